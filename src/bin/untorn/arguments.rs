@@ -1,0 +1,120 @@
+//! What can be typed: the commands, their arguments and the switches that all of them share.
+
+use crate::tour;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// A crash-consistent key-value store that several processes open at once.
+///
+/// Exit codes: 0 done, 1 not found or check failed, 2 usage, 3 store error.
+#[derive(Parser)]
+#[command(name = "untorn", version)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) format: Format,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How keys and values are written, in arguments, input and output alike.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct Format {
+    /// Keys and values are hexadecimal digits instead of UTF-8
+    #[arg(long, global = true)]
+    pub(crate) hex: bool,
+    /// One JSON object a line: {"keyspace","key","value"} for records
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+/// A keyspace of a store.
+#[derive(Args)]
+pub(crate) struct Location {
+    /// The store's directory
+    pub(crate) store: PathBuf,
+    /// The keyspace's name
+    pub(crate) keyspace: String,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Print the value of a key
+    Get {
+        #[command(flatten)]
+        at: Location,
+        #[arg(allow_hyphen_values = true)]
+        key: String,
+    },
+    /// Set a key; durable on return. Creates the store and the keyspace if missing
+    Put {
+        #[command(flatten)]
+        at: Location,
+        #[arg(allow_hyphen_values = true)]
+        key: String,
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+    },
+    /// Delete a key; durable on return
+    Del {
+        #[command(flatten)]
+        at: Location,
+        #[arg(allow_hyphen_values = true)]
+        key: String,
+    },
+    /// Print the records in key order, as dump does, optionally of one prefix only
+    Scan {
+        #[command(flatten)]
+        at: Location,
+        /// Only keys that start with this
+        #[arg(long, value_name = "P", allow_hyphen_values = true)]
+        prefix: Option<String>,
+    },
+    /// Read `key<TAB>value` lines from standard input. Creates the store and the keyspace if missing
+    ///
+    /// Backslash escapes: \t \n \r \\ and \xHH. All lines are durable when the command ends. At the first
+    /// bad line it stops, says its number, and has loaded exactly the lines before it.
+    Load {
+        #[command(flatten)]
+        at: Location,
+    },
+    /// Write all records as `key<TAB>value` lines in key order, of one snapshot
+    ///
+    /// Tab, newline and backslash are escaped as \t, \n and \\; bytes that are not UTF-8 as \xHH.
+    Dump {
+        #[command(flatten)]
+        at: Location,
+    },
+    /// Print the store's counters: transactions, pages, log, readers, logger
+    Stat {
+        /// The store's directory
+        store: PathBuf,
+    },
+    /// Check every page, record and checksum
+    Verify {
+        /// The store's directory
+        store: PathBuf,
+    },
+    /// Write a checkpoint that covers everything visible now, and wait for it
+    Checkpoint {
+        /// The store's directory
+        store: PathBuf,
+    },
+    /// Have the logger write a checkpoint and leave
+    Stop {
+        /// The store's directory
+        store: PathBuf,
+        /// How long to wait for it, in seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+        timeout_seconds: u64,
+    },
+    /// See the store survive: index a directory tree by several processes while they are killed
+    ///
+    /// Four writer processes index every file (path → size, mtime, CRC of the content) into a fresh store,
+    /// two reader processes check every record and every snapshot's totals meanwhile. One writer is killed
+    /// and one stopped in the middle of a transaction, the logger is killed, then everything is.
+    /// Exits 1 if anything acknowledged was missing or anything was torn.
+    Tour(tour::Options),
+    /// One process of the tour
+    #[command(hide = true)]
+    TourChild(tour::Child),
+}

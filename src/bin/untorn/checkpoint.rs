@@ -1,0 +1,16 @@
+//! `checkpoint`: has a checkpoint written that covers everything visible now, and prints the transaction it covers.
+
+use crate::arguments::Format;
+use crate::outcome::Outcome;
+use crate::stat;
+use std::path::Path;
+use untorn::Store;
+
+pub(crate) fn run(path: &Path, format: Format) -> Outcome {
+    let covered = Store::options().create(false).open(path)?.checkpoint()?;
+    if format.json {
+        stat::print(&serde_json::json!({ "checkpointed": covered }), format)
+    } else {
+        stat::print(&serde_json::json!({ "checkpointed": covered.to_string() }), format)
+    }
+}

@@ -1,0 +1,125 @@
+//! `load`: reads records, one a line, from standard input into a keyspace.
+//!
+//! Streaming: at most one batch is in memory, and a batch is one transaction, read whole before the writer lock is
+//! taken, so that a slow input never holds up other writers. The batches become visible as they come and durable
+//! together, by one sync at the end. A bad line ends the load: the lines before it are loaded, its number is
+//! said, nothing after it is read.
+
+use crate::arguments::{Format, Location};
+use crate::line;
+use crate::outcome::{Failure, Outcome};
+use std::io::{self, BufRead, Read, Write};
+use untorn::{Durability, Keyspace, Store, limits};
+
+const BATCH_RECORDS_MAX: usize = 1024;
+const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Each byte may be written as `\xHH`.
+const LINE_BYTES_MAX: u64 = 4 * (limits::VALUE_LEN_MAX + limits::PAGE_SIZE_MAX as u64);
+
+pub(crate) fn run(at: &Location, format: Format) -> Outcome {
+    let store = Store::options().create(true).open(&at.store)?;
+    let keyspace = store.keyspace(&at.keyspace)?;
+    let mut loader = Loader { store: &store, keyspace: &keyspace, batch: Vec::new(), batch_bytes: 0, loaded: 0 };
+    let read = read_all(&mut io::stdin().lock(), &mut loader, format);
+    // Also after a bad line: what came before it is kept, and durable before the message is out.
+    let committed = loader.commit_batch();
+    let synced = store.sync().map_err(Failure::Store);
+    if let Err(failure) = committed.and(read).and(synced) {
+        if matches!(failure, Failure::Store(_)) {
+            eprintln!("untorn: {} records were loaded before the error", loader.loaded);
+        }
+        return Err(failure);
+    }
+    if format.json {
+        writeln!(io::stdout(), "{{\"loaded\":{}}}", loader.loaded).map_err(Failure::output)?;
+    } else {
+        eprintln!("{} records loaded", loader.loaded);
+    }
+    Ok(())
+}
+
+fn read_all(input: &mut impl BufRead, loader: &mut Loader<'_>, format: Format) -> Outcome {
+    let mut text = Vec::new();
+    for number in 1u64.. {
+        text.clear();
+        let length = input
+            .by_ref()
+            .take(LINE_BYTES_MAX)
+            .read_until(b'\n', &mut text)
+            .map_err(Failure::system(format!("reading line {number}")))?;
+        if length == 0 {
+            break;
+        }
+        if text.last() == Some(&b'\n') {
+            text.pop();
+        } else if length as u64 == LINE_BYTES_MAX {
+            return Err(bad_line(number, &format!("longer than {LINE_BYTES_MAX} bytes")));
+        }
+        let (key, value) = line::parse(&text, format).map_err(|what| bad_line(number, &what))?;
+        loader.add(Record { line: number, key, value })?;
+    }
+    Ok(())
+}
+
+fn bad_line(number: u64, what: &str) -> Failure {
+    Failure::Usage(at_line(number, what))
+}
+
+fn at_line(number: u64, what: &str) -> String {
+    format!("line {number}: {what}; exactly the lines before it are loaded")
+}
+
+struct Record {
+    line: u64,
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+/// Collects records and commits them batch by batch.
+struct Loader<'a> {
+    store: &'a Store,
+    keyspace: &'a Keyspace,
+    batch: Vec<Record>,
+    batch_bytes: usize,
+    loaded: u64,
+}
+
+impl Loader<'_> {
+    fn add(&mut self, record: Record) -> Outcome {
+        self.batch_bytes += record.key.len() + record.value.len();
+        self.batch.push(record);
+        if self.batch.len() >= BATCH_RECORDS_MAX || self.batch_bytes >= BATCH_BYTES_MAX {
+            self.commit_batch()?;
+        }
+        Ok(())
+    }
+
+    fn commit_batch(&mut self) -> Outcome {
+        let batch = std::mem::take(&mut self.batch);
+        self.batch_bytes = 0;
+        let Err((index, error)) = self.commit_records(&batch) else { return Ok(()) };
+        // One record was refused and took its batch with it. Those before it have done nothing wrong.
+        let Some(index) = index else { return Err(error.into()) };
+        self.commit_records(&batch[..index]).map_err(|(_, error)| Failure::Store(error))?;
+        match error {
+            untorn::Error::Limit { .. } | untorn::Error::Invalid { .. } => {
+                Err(Failure::System(at_line(batch[index].line, &error.to_string())))
+            }
+            error => Err(error.into()),
+        }
+    }
+
+    /// One transaction. An error names the record that was refused, if it was one.
+    fn commit_records(&mut self, records: &[Record]) -> Result<(), (Option<usize>, untorn::Error)> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let mut txn = self.store.begin().map_err(|error| (None, error))?;
+        for (index, record) in records.iter().enumerate() {
+            txn.put(self.keyspace, &record.key[..], &record.value[..]).map_err(|error| (Some(index), error))?;
+        }
+        let _ticket = txn.commit_with(Durability::Visible).map_err(|error| (None, error))?;
+        self.loaded += records.len() as u64;
+        Ok(())
+    }
+}

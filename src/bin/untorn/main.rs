@@ -1,0 +1,55 @@
+//! The command line `untorn`: reads the arguments, runs one command, turns its outcome into an exit code.
+//!
+//! Each command has a file of its own. Exit codes: 0 done, 1 not found or check failed, 2 usage, 3 store error.
+
+mod arguments;
+mod checkpoint;
+mod del;
+mod dump;
+mod get;
+mod line;
+mod load;
+mod outcome;
+mod put;
+mod scan;
+mod stat;
+mod stop;
+mod text;
+mod tour;
+mod verify;
+
+use arguments::{Arguments, Command};
+use clap::Parser;
+use outcome::{Failure, Outcome};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the output has seen enough; that is no fault of ours or theirs.
+        Err(Failure::OutputClosed) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("untorn: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Outcome {
+    let format = arguments.format;
+    match arguments.command {
+        Command::Get { at, key } => get::run(&at, &key, format),
+        Command::Put { at, key, value } => put::run(&at, &key, &value, format),
+        Command::Del { at, key } => del::run(&at, &key, format),
+        Command::Scan { at, prefix } => scan::run(&at, prefix.as_deref(), format),
+        Command::Load { at } => load::run(&at, format),
+        Command::Dump { at } => dump::run(&at, format),
+        Command::Stat { store } => stat::run(&store, format),
+        Command::Verify { store } => verify::run(&store, format),
+        Command::Checkpoint { store } => checkpoint::run(&store, format),
+        Command::Stop { store, timeout_seconds } => stop::run(&store, timeout_seconds, format),
+        Command::Tour(options) => tour::run(&options, format),
+        Command::TourChild(child) => tour::run_child(&child),
+    }
+}

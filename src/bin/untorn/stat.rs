@@ -1,0 +1,51 @@
+//! `stat`: prints the store's counters as they are now.
+
+use crate::arguments::Format;
+use crate::outcome::{Failure, Outcome};
+use serde::Serialize;
+use serde_json::Value;
+use std::io::{self, Write};
+use std::path::Path;
+use untorn::Store;
+
+pub(crate) fn run(path: &Path, format: Format) -> Outcome {
+    let store = Store::options().create(false).read_only(true).open(path)?;
+    print(&store.stats()?, format)
+}
+
+/// Prints a report: one JSON object on a line, or a line for each of its fields.
+pub(crate) fn print(report: &impl Serialize, format: Format) -> Outcome {
+    let report = serde_json::to_value(report).map_err(|error| Failure::System(error.to_string()))?;
+    let mut out = io::stdout().lock();
+    if format.json {
+        writeln!(out, "{report}").map_err(Failure::output)?;
+    } else {
+        let mut lines = Vec::new();
+        flatten("", &report, &mut lines);
+        let width = lines.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+        for (name, value) in lines {
+            writeln!(out, "{name:width$}  {value}").map_err(Failure::output)?;
+        }
+    }
+    out.flush().map_err(Failure::output)
+}
+
+fn flatten(name: &str, value: &Value, lines: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(fields) => {
+            for (field, value) in fields {
+                let name = if name.is_empty() { field.clone() } else { format!("{name}.{field}") };
+                flatten(&name, value, lines);
+            }
+        }
+        Value::Array(items) if items.is_empty() => lines.push((name.to_owned(), "none".to_owned())),
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                flatten(&format!("{name}[{index}]"), item, lines);
+            }
+        }
+        Value::Null => lines.push((name.to_owned(), "none".to_owned())),
+        Value::String(text) => lines.push((name.to_owned(), text.clone())),
+        other => lines.push((name.to_owned(), other.to_string())),
+    }
+}

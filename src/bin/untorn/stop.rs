@@ -1,0 +1,16 @@
+//! `stop`: has the logger write a checkpoint and leave. That none ran is no failure: none runs afterwards.
+
+use crate::arguments::Format;
+use crate::outcome::Outcome;
+use crate::stat;
+use std::path::Path;
+use std::time::Duration;
+
+pub(crate) fn run(path: &Path, timeout_seconds: u64, format: Format) -> Outcome {
+    let stopped = untorn::stop_logger(path, Duration::from_secs(timeout_seconds))?;
+    if format.json {
+        return stat::print(&serde_json::json!({ "stopped": stopped }), format);
+    }
+    eprintln!("{}", if stopped { "the logger has stopped" } else { "no logger was running" });
+    Ok(())
+}

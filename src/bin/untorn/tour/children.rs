@@ -1,0 +1,244 @@
+//! The parent's hold on the processes of the tour: starts them, listens to them, and never leaves one behind.
+//!
+//! A child ends when it is killed, when its handle is dropped, and when the parent is gone: the kernel sees to the
+//! last. They are signalled through their `Child`, which names nobody else before it has been waited for.
+
+use super::event::{Event, Nanoseconds};
+use super::{janitor, writer};
+use crate::outcome::{Failure, Outcome};
+use rustix::process::{Pid, Signal};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+/// What a writer's share has been told of so far, across the writers that had it.
+#[derive(Default)]
+pub(crate) struct WriterLog {
+    /// The newest commit told as visible.
+    pub(crate) commit: u64,
+    /// The newest commit told as durable.
+    pub(crate) commit_durable: u64,
+    /// Passes through the list.
+    pub(crate) passes: u64,
+    /// Files done in this pass.
+    pub(crate) done: u64,
+    /// (asked, locked) of each commit.
+    pub(crate) commits: Vec<(Nanoseconds, Nanoseconds)>,
+    /// (asked, acknowledged) of each durable commit.
+    pub(crate) durable: Vec<(Nanoseconds, Nanoseconds)>,
+    /// Since when it stands still within a transaction.
+    pub(crate) holding: Option<Nanoseconds>,
+    /// Bytes it has read that no writer wrote.
+    pub(crate) torn: Vec<String>,
+    /// Commits whose durability was refused.
+    pub(crate) refused: Vec<String>,
+    /// What kept it from going on, or was wrong with what it told.
+    pub(crate) failures: Vec<String>,
+}
+
+/// What a reader has told so far.
+#[derive(Default)]
+pub(crate) struct ReaderLog {
+    pub(crate) snapshots: u64,
+    pub(crate) records: u64,
+    pub(crate) torn: Vec<String>,
+    pub(crate) violations: Vec<String>,
+    pub(crate) failures: Vec<String>,
+}
+
+/// Something that takes in events.
+pub(crate) trait Log: Default + Send + 'static {
+    fn take(&mut self, event: Event);
+    fn fail(&mut self, what: String);
+}
+
+impl Log for WriterLog {
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Committed { commit, passes, done, asked, locked } => {
+                if commit != self.commit + 1 {
+                    self.failures.push(format!("commit {commit} follows {}", self.commit));
+                }
+                (self.commit, self.passes, self.done) = (commit, passes, done);
+                self.commits.push((asked, locked));
+            }
+            Event::Durable { commit, asked, acknowledged } => {
+                self.commit_durable = commit.max(self.commit_durable);
+                self.durable.push((asked, acknowledged));
+            }
+            Event::Holding { locked } => self.holding = Some(locked),
+            Event::Torn(what) => self.torn.push(what),
+            Event::Refused(what) => self.refused.push(what),
+            Event::Failed(what) => self.failures.push(what),
+            other => self.failures.push(format!("a writer said {other:?}")),
+        }
+    }
+
+    fn fail(&mut self, what: String) {
+        self.failures.push(what);
+    }
+}
+
+impl Log for ReaderLog {
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Checked { snapshots, records } => (self.snapshots, self.records) = (snapshots, records),
+            Event::Torn(what) => self.torn.push(what),
+            Event::Violation(what) => self.violations.push(what),
+            Event::Failed(what) => self.failures.push(what),
+            other => self.failures.push(format!("a reader said {other:?}")),
+        }
+    }
+
+    fn fail(&mut self, what: String) {
+        self.failures.push(what);
+    }
+}
+
+/// A log that a listening thread fills.
+pub(crate) type Shared<L> = Arc<Mutex<L>>;
+
+/// The log as it is now. A listener that panicked has still left whole entries.
+pub(crate) fn look<L>(log: &Shared<L>) -> MutexGuard<'_, L> {
+    log.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A running child.
+pub(crate) struct Process {
+    child: Child,
+    input: Option<ChildStdin>,
+    listener: Option<JoinHandle<()>>,
+}
+
+impl Process {
+    /// Starts a writer for a share of the files.
+    pub(crate) fn writer(
+        store: &Path,
+        directory: &Path,
+        slot: usize,
+        names: &[&[u8]],
+        log: &Shared<WriterLog>,
+    ) -> Outcome<Process> {
+        let mut command = child_command(store)?;
+        command.arg("writer").arg(slot.to_string()).arg(directory);
+        let mut process = Process::start(command, log)?;
+        if let Some(input) = &mut process.input {
+            writer::write_list(input, names.iter().copied())
+                .map_err(Failure::system("handing a writer its list of files"))?;
+        }
+        Ok(process)
+    }
+
+    /// Starts a reader.
+    pub(crate) fn reader(store: &Path, log: &Shared<ReaderLog>) -> Outcome<Process> {
+        let mut command = child_command(store)?;
+        command.arg("reader");
+        Process::start(command, log)
+    }
+
+    fn start<L: Log>(mut command: Command, log: &Shared<L>) -> Outcome<Process> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().map_err(Failure::system("starting a process of the tour"))?;
+        let input = child.stdin.take();
+        let listener = child.stdout.take().map(|output| {
+            let log = Arc::clone(log);
+            thread::spawn(move || {
+                for line in BufReader::new(output).lines().map_while(Result::ok) {
+                    match Event::parse(&line) {
+                        Some(event) => look(&log).take(event),
+                        None => look(&log).fail(format!("a process said {line:?}")),
+                    }
+                }
+            })
+        });
+        Ok(Process { child, input, listener })
+    }
+
+    /// Sends a writer a command.
+    pub(crate) fn command(&mut self, command: u8) -> Outcome {
+        match &mut self.input {
+            Some(input) => input.write_all(&[command]).map_err(Failure::system("commanding a writer")),
+            None => Ok(()),
+        }
+    }
+
+    /// Stops it, or lets it go on.
+    pub(crate) fn signal(&self, signal: Signal) -> Outcome {
+        rustix::process::kill_process(Pid::from_child(&self.child), signal)
+            .map_err(|errno| Failure::System(format!("signalling a process of the tour: {errno}")))
+    }
+
+    /// Whether it still runs. None of them ends by itself.
+    pub(crate) fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Sends SIGKILL and returns at once.
+    pub(crate) fn kill(&mut self) {
+        // It may have ended by itself, and then there is nobody to kill.
+        let _ = self.child.kill();
+    }
+
+    /// Waits for the end of a killed process and of what it had still told.
+    pub(crate) fn reap(&mut self) {
+        let _ = self.child.wait();
+        if let Some(listener) = self.listener.take() {
+            let _ = listener.join();
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        self.reap();
+    }
+}
+
+/// The process that cleans up behind the parent.
+pub(crate) struct Janitor {
+    child: Child,
+}
+
+impl Janitor {
+    pub(crate) fn start(store: &Path, remove: bool) -> Outcome<Janitor> {
+        let mut command = child_command(store)?;
+        command.arg("janitor").args(remove.then_some("--remove"));
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0);
+        let child = command.spawn().map_err(Failure::system("starting a process of the tour"))?;
+        Ok(Janitor { child })
+    }
+
+    /// Asks it to leave the store where it is.
+    pub(crate) fn keep_store(&mut self) {
+        if let Some(input) = &mut self.child.stdin {
+            let _ = input.write_all(&[janitor::COMMAND_KEEP]);
+        }
+    }
+}
+
+impl Drop for Janitor {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+fn child_command(store: &Path) -> Outcome<Command> {
+    let program = std::env::current_exe().map_err(Failure::system("finding this program's file"))?;
+    let mut command = Command::new(program);
+    command.arg("tour-child").arg(store).arg(std::process::id().to_string());
+    Ok(command)
+}
+
+/// In a child: has the kernel kill it when the parent ends.
+pub(crate) fn end_with_parent(parent: u32) -> Outcome {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|errno| Failure::System(format!("asking to end with the parent: {errno}")))?;
+    // The parent may have ended just before.
+    let is_there = rustix::process::getppid().is_some_and(|pid| pid.as_raw_nonzero().get().cast_unsigned() == parent);
+    if is_there { Ok(()) } else { Err(Failure::System("the tour has ended".to_owned())) }
+}

@@ -1,0 +1,108 @@
+//! What the processes of the tour tell their parent: one event, one line, written at once and in order.
+//!
+//! Times are those of CLOCK_MONOTONIC in nanoseconds, which all processes of a machine share.
+
+use rustix::time::{ClockId, clock_gettime};
+use std::io::{self, Write};
+
+/// A point in time, in nanoseconds.
+pub(crate) type Nanoseconds = u64;
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A writer's commit is visible.
+    Committed {
+        /// Which of the writer's commits, counted from 1.
+        commit: u64,
+        /// Passes through its list so far.
+        passes: u64,
+        /// Files done in this pass.
+        done: u64,
+        /// When it asked for the writer lock.
+        asked: Nanoseconds,
+        /// When it got it.
+        locked: Nanoseconds,
+    },
+    /// A writer's commit, and all before it, were acknowledged as durable.
+    Durable {
+        /// Which of the writer's commits.
+        commit: u64,
+        /// When that commit began.
+        asked: Nanoseconds,
+        /// When the acknowledgement came.
+        acknowledged: Nanoseconds,
+    },
+    /// A writer holds the writer lock, with half of a transaction done, and waits.
+    Holding {
+        /// Since when.
+        locked: Nanoseconds,
+    },
+    /// A commit is visible, but the store would not vouch for its durability.
+    Refused(String),
+    /// A reader's counts so far.
+    Checked {
+        /// Snapshots read from end to end.
+        snapshots: u64,
+        /// Records in them.
+        records: u64,
+    },
+    /// A reader saw bytes that no writer wrote.
+    Torn(String),
+    /// A reader saw something that cannot be.
+    Violation(String),
+    /// The process can't go on.
+    Failed(String),
+}
+
+impl Event {
+    /// Writes the line to standard output, in one call, so that a kill leaves all of it or nothing.
+    pub(crate) fn tell(&self) -> io::Result<()> {
+        let mut line = match self {
+            Event::Committed { commit, passes, done, asked, locked } => {
+                format!("committed {commit} {passes} {done} {asked} {locked}")
+            }
+            Event::Durable { commit, asked, acknowledged } => format!("durable {commit} {asked} {acknowledged}"),
+            Event::Holding { locked } => format!("holding {locked}"),
+            Event::Refused(what) => format!("refused {}", what.escape_default()),
+            Event::Checked { snapshots, records } => format!("checked {snapshots} {records}"),
+            Event::Torn(what) => format!("torn {}", what.escape_default()),
+            Event::Violation(what) => format!("violation {}", what.escape_default()),
+            Event::Failed(what) => format!("failed {}", what.escape_default()),
+        };
+        line.push('\n');
+        let mut out = io::stdout().lock();
+        out.write_all(line.as_bytes())?;
+        out.flush()
+    }
+
+    /// The event of a line.
+    pub(crate) fn parse(line: &str) -> Option<Event> {
+        let (name, rest) = line.split_once(' ')?;
+        let mut numbers = rest.split(' ').map_while(|word| word.parse().ok());
+        let mut number = || numbers.next();
+        Some(match name {
+            "committed" => Event::Committed {
+                commit: number()?,
+                passes: number()?,
+                done: number()?,
+                asked: number()?,
+                locked: number()?,
+            },
+            "durable" => Event::Durable { commit: number()?, asked: number()?, acknowledged: number()? },
+            "holding" => Event::Holding { locked: number()? },
+            "refused" => Event::Refused(rest.to_owned()),
+            "checked" => Event::Checked { snapshots: number()?, records: number()? },
+            "torn" => Event::Torn(rest.to_owned()),
+            "violation" => Event::Violation(rest.to_owned()),
+            "failed" => Event::Failed(rest.to_owned()),
+            _ => return None,
+        })
+    }
+}
+
+/// The time of now.
+pub(crate) fn now() -> Nanoseconds {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}

@@ -1,0 +1,139 @@
+//! `tour`: a real job on real input, done by processes that die.
+//!
+//! | file | job |
+//! |---|---|
+//! | `source` | which files are indexed |
+//! | `record` | what is stored for a file, and each writer's totals |
+//! | `census` | checks one snapshot: every record whole, every total right |
+//! | `event` | what the processes tell the parent, line by line |
+//! | `writer`, `reader`, `janitor` | the processes |
+//! | `children` | the parent's hold on them |
+//! | `stage` | the store and the cast; checks after each death that nothing acknowledged is missing |
+//! | `script` | the faults, in order |
+//! | `report` | the table at the end |
+
+mod census;
+mod children;
+mod event;
+mod janitor;
+mod reader;
+mod record;
+mod report;
+mod script;
+mod source;
+mod stage;
+mod writer;
+
+use crate::arguments::Format;
+use crate::outcome::{Failure, Outcome};
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use untorn::Store;
+
+/// Writers index the files between them, each its share.
+const WRITERS: usize = 4;
+/// Readers check all the time.
+const READERS: usize = 2;
+/// The tour's logger should not outlast it for long, whatever happens.
+const LOGGER_IDLE: Duration = Duration::from_secs(10);
+
+/// What can be chosen about a tour.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The tree to index [default: the sources in cargo's registry, else the Rust toolchain]
+    #[arg(value_name = "DIR")]
+    directory: Option<PathBuf>,
+    /// Build the store here instead of in the temporary directory; removed at the end
+    #[arg(long, value_name = "PATH", conflicts_with = "keep")]
+    store: Option<PathBuf>,
+    /// Build the store here and leave it there
+    #[arg(long, value_name = "PATH")]
+    keep: Option<PathBuf>,
+    /// Index at most this many files [default: 20000, and at most 512 MiB of content]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+}
+
+/// One process of the tour, as its parent starts it.
+#[derive(Args)]
+pub(crate) struct Child {
+    /// The store's directory
+    store: PathBuf,
+    /// Who started it; without that process it ends
+    parent: u32,
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Subcommand)]
+enum Role {
+    /// Indexes the files that standard input lists
+    Writer {
+        /// Which writer this is
+        slot: usize,
+        /// What the files' names are relative to
+        directory: PathBuf,
+    },
+    /// Checks snapshots
+    Reader,
+    /// Cleans up when the parent is gone
+    Janitor {
+        /// Whether to remove the store, too
+        #[arg(long)]
+        remove: bool,
+    },
+}
+
+/// Runs the tour.
+pub(crate) fn run(options: &Options, format: Format) -> Outcome {
+    let source = source::find(options.directory.as_deref(), options.limit)?;
+    let (path, remove) = match (&options.keep, &options.store) {
+        (Some(path), _) => (path.clone(), false),
+        (None, Some(path)) => (path.clone(), true),
+        (None, None) => (fresh_path(), true),
+    };
+    if path.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(Failure::Usage(format!("{} is not empty; the tour wants a fresh store", path.display())));
+    }
+    let mut janitor = children::Janitor::start(&path, remove)?;
+    let played = script::play(&source, &path);
+    // A store that failed a check is evidence.
+    let clean = match &played {
+        Ok(report) => report.violations.is_empty(),
+        Err(failure) => !matches!(failure, Failure::CheckFailed(_)),
+    };
+    if !clean {
+        janitor.keep_store();
+        eprintln!("untorn: the store is kept at {}", path.display());
+    }
+    drop(janitor);
+    let report = played?;
+    report.print(format, if remove && clean { None } else { Some(&path) })?;
+    match report.violations.len() {
+        0 => Ok(()),
+        count => Err(Failure::CheckFailed(format!("{count} violations"))),
+    }
+}
+
+/// Runs one process of it.
+pub(crate) fn run_child(child: &Child) -> Outcome {
+    if let Role::Janitor { remove } = child.role {
+        return janitor::run(&child.store, remove);
+    }
+    children::end_with_parent(child.parent)?;
+    match &child.role {
+        Role::Writer { slot, directory } => writer::run(&child.store, directory, *slot),
+        _ => reader::run(&child.store),
+    }
+}
+
+/// How all of them open the store.
+fn open(path: &std::path::Path, create: bool) -> untorn::Result<Store> {
+    Store::options().create(create).logger_idle(LOGGER_IDLE).open(path)
+}
+
+fn fresh_path() -> PathBuf {
+    let nanoseconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
+    std::env::temp_dir().join(format!("untorn-tour-{}-{nanoseconds:09}", std::process::id()))
+}

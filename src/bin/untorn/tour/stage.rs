@@ -1,0 +1,279 @@
+//! The store and the cast of a tour, and the questions asked after each fault: is everything acknowledged there,
+//! and do the others go on?
+
+use super::census::{self, Census};
+use super::children::{Process, ReaderLog, Shared, WriterLog, look};
+use super::event::Nanoseconds;
+use super::record::{FILES, TOTALS};
+use super::source::Source;
+use super::{READERS, WRITERS, open};
+use crate::outcome::{Failure, Outcome};
+use std::array;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+use untorn::{Keyspace, Stats, Store};
+
+/// Nothing that the tour waits for takes nearly as long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Everything a step acts on.
+pub(crate) struct Stage<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) source: &'a Source,
+    pub(crate) bar: indicatif::ProgressBar,
+    pub(crate) writers: Vec<Process>,
+    pub(crate) writer_logs: [Shared<WriterLog>; WRITERS],
+    pub(crate) readers: Vec<Process>,
+    pub(crate) reader_logs: [Shared<ReaderLog>; READERS],
+    pub(crate) violations: Vec<String>,
+    pub(crate) torn_reads: u64,
+    pub(crate) snapshots: u64,
+    pub(crate) records_read: u64,
+    open: Option<Open>,
+}
+
+struct Open {
+    store: Store,
+    files: Keyspace,
+    totals: Keyspace,
+}
+
+/// How acknowledged and found commits compare.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Comparison {
+    /// Commits told as visible before the snapshot was taken.
+    pub(crate) acknowledged: u64,
+    /// Commits in the snapshot.
+    pub(crate) found: u64,
+    /// Acknowledged ones that are not in it.
+    pub(crate) lost: u64,
+}
+
+impl<'a> Stage<'a> {
+    /// Creates the store and starts everybody.
+    pub(crate) fn set(source: &'a Source, path: &'a Path, bar: indicatif::ProgressBar) -> Outcome<Stage<'a>> {
+        let mut stage = Stage {
+            path,
+            source,
+            bar,
+            writers: Vec::new(),
+            writer_logs: array::from_fn(|_| Shared::default()),
+            readers: Vec::new(),
+            reader_logs: array::from_fn(|_| Shared::default()),
+            violations: Vec::new(),
+            torn_reads: 0,
+            snapshots: 0,
+            records_read: 0,
+            open: None,
+        };
+        stage.open_store(true)?;
+        for slot in 0..WRITERS {
+            let writer = stage.start_writer(slot)?;
+            stage.writers.push(writer);
+        }
+        for log in &stage.reader_logs {
+            stage.readers.push(Process::reader(path, log)?);
+        }
+        Ok(stage)
+    }
+
+    /// Starts the first or the next writer of a share.
+    pub(crate) fn start_writer(&self, slot: usize) -> Outcome<Process> {
+        let names = self.share(slot);
+        Process::writer(self.path, &self.source.directory, slot, &names, &self.writer_logs[slot])
+    }
+
+    /// Dealt like cards, so that each share is spread over the whole tree.
+    fn share(&self, slot: usize) -> Vec<&[u8]> {
+        self.source.names.iter().skip(slot).step_by(WRITERS).map(Vec::as_slice).collect()
+    }
+
+    /// The parent's own client of the store.
+    pub(crate) fn open_store(&mut self, create: bool) -> Outcome {
+        let store = open(self.path, create)?;
+        let (files, totals) = (store.keyspace(FILES)?, store.keyspace(TOTALS)?);
+        self.open = Some(Open { store, files, totals });
+        Ok(())
+    }
+
+    pub(crate) fn close_store(&mut self) {
+        self.open = None;
+    }
+
+    fn opened(&self) -> Outcome<&Open> {
+        self.open.as_ref().ok_or_else(|| Failure::System("the tour has closed its store".to_owned()))
+    }
+
+    pub(crate) fn store(&self) -> Outcome<&Store> {
+        Ok(&self.opened()?.store)
+    }
+
+    pub(crate) fn stats(&self) -> Outcome<Stats> {
+        Ok(self.store()?.stats()?)
+    }
+
+    pub(crate) fn violate(&mut self, what: impl Into<String>) {
+        self.violations.push(what.into());
+    }
+
+    /// Waits for something to come true, keeping the bar alive. Giving up is a violation: somebody is blocked.
+    pub(crate) fn wait_for(&mut self, what: &str, mut is_true: impl FnMut(&Stage<'_>) -> bool) -> Outcome<bool> {
+        let since = Instant::now();
+        while !is_true(self) {
+            if since.elapsed() > PATIENCE {
+                self.violate(format!("waited {PATIENCE:?} in vain for {what}"));
+                return Ok(false);
+            }
+            self.check_cast()?;
+            self.show();
+            thread::sleep(Duration::from_millis(2));
+        }
+        self.show();
+        Ok(true)
+    }
+
+    /// Lets things go on for a while.
+    pub(crate) fn let_run(&mut self, time: Duration) -> Outcome {
+        let since = Instant::now();
+        self.wait_for("time to pass", |_| since.elapsed() >= time).map(|_| ())
+    }
+
+    /// A process that ended by itself has said why, or should have.
+    fn check_cast(&mut self) -> Outcome {
+        for slot in 0..self.writers.len() {
+            if !self.writers[slot].is_running() {
+                self.writers[slot].reap();
+                let log = look(&self.writer_logs[slot]);
+                return Err(ended(&format!("writer {slot}"), &log.torn, &log.failures));
+            }
+        }
+        for index in 0..self.readers.len() {
+            if !self.readers[index].is_running() {
+                self.readers[index].reap();
+                let log = look(&self.reader_logs[index]);
+                return Err(ended(&format!("reader {index}"), &log.torn, &log.failures));
+            }
+        }
+        Ok(())
+    }
+
+    fn show(&self) {
+        self.bar.set_prefix(format!(
+            "{} of {} files, {} commits, {} snapshots checked",
+            self.files_indexed(),
+            self.source.names.len(),
+            self.writer_logs.iter().map(|log| look(log).commit).sum::<u64>(),
+            self.reader_logs.iter().map(|log| look(log).snapshots).sum::<u64>(),
+        ));
+    }
+
+    /// Files that have a record, by what the writers told.
+    pub(crate) fn files_indexed(&self) -> usize {
+        let per_slot = |slot: usize| {
+            let log = look(&self.writer_logs[slot]);
+            if log.passes == 0 { log.done as usize } else { self.share(slot).len() }
+        };
+        (0..WRITERS).map(per_slot).sum()
+    }
+
+    /// Commits told so far, per writer: (visible, durable).
+    pub(crate) fn told(&self) -> [(u64, u64); WRITERS] {
+        array::from_fn(|slot| {
+            let log = look(&self.writer_logs[slot]);
+            (log.commit, log.commit_durable)
+        })
+    }
+
+    /// In fresh snapshots: is all there that was acknowledged before?
+    ///
+    /// The share of a dead writer must hold what it told and at most one commit more: the one it had made visible and
+    /// not yet told when it died.
+    pub(crate) fn compare(&mut self, after: &str, dead: &[usize]) -> Outcome<(Comparison, Census)> {
+        let told = self.told();
+        let (visible, durable) = {
+            let Open { store, files, totals } = self.opened()?;
+            let durable = census::take(&store.durable_snapshot()?, files, totals)?;
+            (census::take(&store.snapshot()?, files, totals)?, durable)
+        };
+        let mut comparison = Comparison { found: visible.commits(), ..Comparison::default() };
+        for (slot, &(commit, commit_durable)) in told.iter().enumerate() {
+            let found = visible.totals[slot].commits;
+            let found_durable = durable.totals[slot].commits;
+            comparison.acknowledged += commit;
+            comparison.lost += commit.saturating_sub(found).max(commit_durable.saturating_sub(found_durable));
+            if found < commit || found_durable < commit_durable {
+                self.violate(format!(
+                    "after {after}: writer {slot} was acknowledged {commit} commits, {commit_durable} durable; \
+                     {found} and {found_durable} are there"
+                ));
+            }
+            if dead.contains(&slot) {
+                if found > commit + 1 {
+                    self.violate(format!(
+                        "after {after}: dead writer {slot} had told {commit} commits, {found} are there"
+                    ));
+                }
+                // Its successor goes on from there.
+                look(&self.writer_logs[slot]).commit = found;
+            }
+        }
+        for census in [&visible, &durable] {
+            self.torn_reads += census.torn.len() as u64;
+            let found = census.torn.iter().chain(&census.violations);
+            self.violations.extend(found.map(|what| format!("after {after}: {what}")));
+            self.snapshots += 1;
+            self.records_read += census.records;
+        }
+        Ok((comparison, visible))
+    }
+
+    /// Waits until each of these writers has got the writer lock after `since`; returns when the first and the last did.
+    pub(crate) fn wait_for_commits(
+        &mut self,
+        what: &str,
+        slots: &[usize],
+        since: Nanoseconds,
+    ) -> Outcome<Option<(Duration, Duration)>> {
+        let first_after = |stage: &Stage<'_>, slot: usize| {
+            let log = look(&stage.writer_logs[slot]);
+            log.commits.iter().rev().map(|&(_, locked)| locked).take_while(|&locked| locked > since).last()
+        };
+        let came = self.wait_for(what, |stage| slots.iter().all(|&slot| first_after(stage, slot).is_some()))?;
+        if !came {
+            return Ok(None);
+        }
+        let times: Vec<Nanoseconds> = slots.iter().filter_map(|&slot| first_after(self, slot)).collect();
+        let after = |time: Option<&Nanoseconds>| time.map(|time| Duration::from_nanos(time - since));
+        Ok(after(times.iter().min()).zip(after(times.iter().max())))
+    }
+
+    /// Has a writer stand still half way through a transaction; returns since when it has the writer lock.
+    pub(crate) fn hold_writer(&mut self, slot: usize) -> Outcome<Nanoseconds> {
+        look(&self.writer_logs[slot]).holding = None;
+        self.writers[slot].command(super::writer::COMMAND_HOLD)?;
+        let log = Shared::clone(&self.writer_logs[slot]);
+        self.wait_for("a writer to get the writer lock", |_| look(&log).holding.is_some())?;
+        let since = look(&log).holding;
+        since.ok_or_else(|| Failure::CheckFailed(format!("writer {slot} never got the writer lock")))
+    }
+
+    /// While one writer had the lock, no other may have had it.
+    pub(crate) fn check_alone(&mut self, holder: usize, from: Nanoseconds, until: Nanoseconds) {
+        for slot in (0..WRITERS).filter(|&slot| slot != holder) {
+            let intruder =
+                look(&self.writer_logs[slot]).commits.iter().any(|&(_, locked)| from < locked && locked < until);
+            if intruder {
+                self.violate(format!("writers {holder} and {slot} had the writer lock at the same time"));
+            }
+        }
+    }
+}
+
+fn ended(who: &str, torn: &[String], failures: &[String]) -> Failure {
+    if torn.is_empty() {
+        Failure::System(format!("{who} ended by itself: {}", failures.join("; ")))
+    } else {
+        Failure::CheckFailed(format!("{who} has read what nobody wrote: {}", torn.join("; ")))
+    }
+}

@@ -1,0 +1,241 @@
+//! A writer process: indexes its share of the files, over and over, until it is killed.
+//!
+//! Each transaction stores a few files' records and the writer's new totals. Contents are read before it begins, so
+//! that the writer lock is held for the stores only. The classes of durability take turns. Every commit is told to
+//! the parent before the next one begins: the store may be ahead of what was told by one commit, never behind.
+
+use super::event::{self, Event, Nanoseconds};
+use super::open;
+use super::record::{FILES, Record, TOTALS, Torn, Totals};
+use crate::outcome::{Failure, Outcome};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+use untorn::{Durability, Error, Keyspace, Store, Ticket};
+
+/// The parent wants the next transaction to stand still half done.
+static HOLD: AtomicBool = AtomicBool::new(false);
+
+/// Commands on standard input, after the list of files.
+pub(crate) const COMMAND_HOLD: u8 = b'h';
+/// Go on after a hold.
+pub(crate) const COMMAND_GO: u8 = b'g';
+
+const FILES_PER_COMMIT_MAX: usize = 8;
+/// Also a short list is spread over so many commits.
+const COMMITS_PER_PASS_MIN: usize = 64;
+
+pub(crate) fn run(path: &Path, directory: &Path, slot: usize) -> Outcome {
+    let names = read_list(&mut io::stdin().lock()).map_err(Failure::system("reading the list of files"))?;
+    thread::spawn(obey);
+    let result = Writer::open(path, directory, slot, names).and_then(|mut writer| {
+        loop {
+            writer.commit_next()?;
+        }
+    });
+    if let Err(failure) = &result {
+        let what = failure.to_string();
+        // Only bytes that no writer wrote fail a check here.
+        let event = if let Failure::CheckFailed(_) = failure { Event::Torn(what) } else { Event::Failed(what) };
+        let _ = event.tell();
+    }
+    result
+}
+
+/// Writes a list as `read_list` reads it.
+pub(crate) fn write_list<'a>(out: &mut impl Write, names: impl ExactSizeIterator<Item = &'a [u8]>) -> io::Result<()> {
+    let mut list = (names.len() as u64).to_le_bytes().to_vec();
+    for name in names {
+        list.extend_from_slice(&(name.len() as u64).to_le_bytes());
+        list.extend_from_slice(name);
+    }
+    out.write_all(&list)?;
+    out.flush()
+}
+
+fn read_list(input: &mut impl Read) -> io::Result<Vec<Vec<u8>>> {
+    let read_length = |input: &mut dyn Read| {
+        let mut length = [0; 8];
+        input.read_exact(&mut length).map(|()| u64::from_le_bytes(length))
+    };
+    let count = read_length(input)?;
+    (0..count)
+        .map(|_| {
+            let length = read_length(input)?;
+            let mut name = Vec::new();
+            input.by_ref().take(length).read_to_end(&mut name)?;
+            Ok(name)
+        })
+        .collect()
+}
+
+fn obey() {
+    for command in io::stdin().lock().bytes().map_while(Result::ok) {
+        match command {
+            COMMAND_HOLD => HOLD.store(true, Ordering::SeqCst),
+            COMMAND_GO => HOLD.store(false, Ordering::SeqCst),
+            _ => {}
+        }
+    }
+}
+
+struct Writer<'a> {
+    store: Store,
+    files: Keyspace,
+    totals: Keyspace,
+    directory: &'a Path,
+    slot: usize,
+    names: Vec<Vec<u8>>,
+    place: Totals,
+    /// A visible commit whose durability is waited for after the next commit.
+    pending: Option<(u64, Nanoseconds, Ticket)>,
+}
+
+impl<'a> Writer<'a> {
+    fn open(path: &Path, directory: &'a Path, slot: usize, names: Vec<Vec<u8>>) -> Outcome<Writer<'a>> {
+        let store = open(path, false)?;
+        let (files, totals) = (store.keyspace(FILES)?, store.keyspace(TOTALS)?);
+        let place = Totals { files: names.len() as u64, ..Totals::default() };
+        let mut writer = Writer { store, files, totals, directory, slot, names, place, pending: None };
+        // Whoever had this share before, its totals say how far it came.
+        writer.place = writer.stored_place()?.unwrap_or(place);
+        Ok(writer)
+    }
+
+    fn stored_place(&self) -> Outcome<Option<Totals>> {
+        match self.totals.get(&Totals::key(self.slot)[..])? {
+            Some(stored) => Totals::decode(&stored).map(Some).map_err(torn_failure),
+            None => Ok(None),
+        }
+    }
+
+    fn commit_next(&mut self) -> Outcome {
+        let mut next = self.place;
+        next.commits += 1;
+        let batch = self.read_batch(next.commits);
+        next.done += batch.len() as u64;
+        if next.done >= next.files {
+            next.passes += 1;
+            next.done = 0;
+        }
+
+        let asked = event::now();
+        let mut txn = self.store.begin()?;
+        let locked = event::now();
+        for (name, record) in &batch {
+            if let Some(old) = txn.get(&self.files, name)? {
+                let decoded = Record::decode(name, old).map_err(torn_failure)?;
+                next.subtract(&decoded, old);
+            }
+            let bytes = record.encode(name);
+            next.add(record, &bytes);
+            txn.put(&self.files, name, &bytes[..])?;
+        }
+        if HOLD.load(Ordering::SeqCst) {
+            hold(locked)?;
+        }
+        txn.put(&self.totals, &Totals::key(self.slot)[..], &next.encode()[..])?;
+        let durability = match next.commits % 4 {
+            0 => Durability::Durable,
+            _ => Durability::Visible,
+        };
+        let result = txn.commit_with(durability);
+        let ticket = match result {
+            Ok(ticket) => ticket,
+            Err(error @ (Error::NotDurable { .. } | Error::LoggerStalled { .. } | Error::LoggerUnavailable { .. })) => {
+                // Whether it has become visible, the store knows best.
+                if self.stored_place()? == Some(next) {
+                    self.told(&next, asked, locked)?;
+                }
+                return refused(&error.to_string());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.told(&next, asked, locked)?;
+        if let Some((commit, asked, ticket)) = self.pending.take() {
+            wait(commit, asked, &ticket)?;
+        }
+        match next.commits % 4 {
+            0 | 1 => wait(next.commits, asked, &ticket)?,
+            2 => self.pending = Some((next.commits, asked, ticket)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn told(&mut self, next: &Totals, asked: Nanoseconds, locked: Nanoseconds) -> Outcome {
+        self.place = *next;
+        let Totals { commits: commit, passes, done, .. } = *next;
+        Event::Committed { commit, passes, done, asked, locked }.tell().map_err(Failure::output)
+    }
+
+    /// The next few files, looked at afresh.
+    fn read_batch(&self, commit: u64) -> Vec<(&[u8], Record)> {
+        let count = (self.names.len() / COMMITS_PER_PASS_MIN).clamp(1, FILES_PER_COMMIT_MAX);
+        let names = self.names.iter().skip(self.place.done as usize).take(count);
+        names.map(|name| (&name[..], self.examine(name, commit))).collect()
+    }
+
+    fn examine(&self, name: &[u8], commit: u64) -> Record {
+        let path = self.directory.join(OsStr::from_bytes(name));
+        let mut record = Record { slot: self.slot as u32, commit, size: 0, mtime_ns: 0, content_crc: None };
+        // A file that has gone or may not be read is indexed as such.
+        record.content_crc = File::open(&path)
+            .and_then(|mut file| {
+                let metadata = file.metadata()?;
+                record.mtime_ns = metadata.mtime().wrapping_mul(1_000_000_000).wrapping_add(metadata.mtime_nsec());
+                content_crc(&mut file, &mut record.size)
+            })
+            .ok();
+        record
+    }
+}
+
+fn content_crc(file: &mut File, size: &mut u64) -> io::Result<u32> {
+    let mut hasher = crc32fast::Hasher::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hasher.finalize()),
+            length => {
+                hasher.update(&buffer[..length]);
+                *size += length as u64;
+            }
+        }
+    }
+}
+
+fn hold(locked: Nanoseconds) -> Outcome {
+    Event::Holding { locked }.tell().map_err(Failure::output)?;
+    while HOLD.load(Ordering::SeqCst) {
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+fn wait(commit: u64, asked: Nanoseconds, ticket: &Ticket) -> Outcome {
+    match ticket.wait() {
+        Ok(()) => {
+            let acknowledged = event::now();
+            Event::Durable { commit, asked, acknowledged }.tell().map_err(Failure::output)
+        }
+        Err(error @ (Error::NotDurable { .. } | Error::LoggerStalled { .. } | Error::LoggerUnavailable { .. })) => {
+            refused(&error.to_string())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn torn_failure(torn: Torn) -> Failure {
+    Failure::CheckFailed(torn.to_string())
+}
+
+fn refused(what: &str) -> Outcome {
+    Event::Refused(what.to_owned()).tell().map_err(Failure::output)
+}

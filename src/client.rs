@@ -1,0 +1,320 @@
+//! One process's use of one store: its identity, its pins and its place among the writers.
+//!
+//! All handles of a process to the same store (same device and inode) share one client, found in a
+//! registry. After a `fork()` the child finds its copies dead: every entry and every drop looks at a
+//! wipe-on-fork word first, so that a child can neither use nor release what is its parent's.
+
+use crate::dir::{self, Dir, FileId};
+use crate::engine::{Engine, has_clients, now_ns};
+use crate::header::Header;
+use crate::logger::spawn::{Keeper, Until};
+use crate::options::Options;
+use crate::shm::arena::Arena;
+use crate::shm::atomic::Native;
+use crate::shm::control::Control;
+use crate::shm::fork::ForkGuard;
+use crate::shm::liveness::{CLIENT_IDS, Claim, InitLock, LOGGER_OFFSET, LockFileId, Tester};
+use crate::shm::{pins, waiter};
+use crate::{ClientId, Error, Result, create, limits};
+use parking_lot::{Condvar, Mutex};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Weak};
+use std::thread::ThreadId;
+use std::time::{Duration, Instant};
+
+pub(crate) mod pin;
+pub(crate) mod waker;
+
+/// One process's use of one store.
+pub(crate) struct Client {
+    /// Tells the clients of this process apart.
+    serial: u64,
+    pub(crate) engine: Engine,
+    fork: ForkGuard,
+    gate: Gate,
+    pub(crate) pool: pin::Pool,
+    pub(crate) wakers: waker::Wakers,
+    /// Its entry in the client table.
+    entry: usize,
+    /// Released last: while it is held, nobody reaps this client.
+    _claim: Claim,
+}
+
+/// Lets one thread of the process at a time go for the writer lock, which knows processes, not threads.
+#[derive(Default)]
+struct Gate {
+    holder: Mutex<Option<ThreadId>>,
+    free: Condvar,
+}
+
+type Registry = Mutex<HashMap<FileId, Weak<Client>>>;
+
+static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::default);
+
+impl Client {
+    /// The client of this process for the store in `dir`, made if this is the first handle.
+    pub(crate) fn join(dir: Dir, options: &Options) -> Result<Arc<Client>> {
+        if options.create {
+            dir.ensure_lock_file()?;
+        } else if dir.open_file(dir::CHECKPOINT, false)?.is_none() {
+            return Err(Error::NotFound { path: dir.path().into() });
+        }
+        let id = dir.file_id(dir::LOCK)?;
+        // The registry stays locked while a client is made, so that a process never makes two.
+        let mut registry = REGISTRY.lock();
+        if let Some(client) = registry.get(&id).and_then(Weak::upgrade) {
+            // A child of fork() finds its parent's entry, which is of no use to it.
+            if client.check_fork().is_ok() {
+                return Ok(client);
+            }
+        }
+        registry.retain(|_, client| client.strong_count() > 0);
+        let client = Arc::new(Client::make(dir, options)?);
+        registry.insert(id, Arc::downgrade(&client));
+        Ok(client)
+    }
+
+    /// Opening, as a client sees it: under the initialisation lock it joins the `control` that is in use;
+    /// if nobody lives it lets go, has a logger started, which recovers, and looks again.
+    fn make(dir: Dir, options: &Options) -> Result<Client> {
+        // A day is as good as for ever, and within the clock's range.
+        let patience = options.logger_timeout.clamp(Duration::from_secs(30), Duration::from_secs(86_400));
+        let deadline = Instant::now() + patience;
+        let keeper = Keeper::new(&dir, options);
+        let tester = dir.with_fd(|fd| Tester::open(fd, None))?;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let init = lock_init(&dir, left)?;
+            if options.create {
+                create::ensure_store(&dir, &options.geometry()?)?;
+            } else if dir.open_file(dir::CHECKPOINT, false)?.is_none() {
+                return Err(Error::NotFound { path: dir.path().into() });
+            }
+            let header = Header::read(&dir.need_file(dir::CHECKPOINT, false)?)?.0;
+            options.refuse_other_geometry(&header.geometry)?;
+            let in_use = tester.is_held(LOGGER_OFFSET) || has_clients(&tester);
+            if in_use && let Some(control) = attach(&dir, &header)? {
+                let client = Client::enter(dir, options, header, control, keeper, init.file_id())?;
+                // From here on the logger knows of this client, and doesn't leave.
+                drop(init);
+                client.engine.ensure_logger()?;
+                return Ok(client);
+            }
+            if in_use && has_clients(&tester) {
+                return Err(Error::Mismatch {
+                    file: dir::CONTROL.into(),
+                    what: "the store is in use, but not by this boot of this kernel".into(),
+                });
+            }
+            drop(init);
+            if Instant::now() > deadline {
+                return Err(Error::LoggerUnavailable { reason: "a logger started, but did not get ready".into() });
+            }
+            keeper.start(&dir, &tester, deadline, Until::Ready)?;
+            // A logger that has its byte may need the initialisation lock.
+            std::thread::sleep(Duration::from_micros(500));
+        }
+    }
+
+    /// Joins: takes a byte of its own, maps the arena, enters the client table. Holds the initialisation lock.
+    fn enter(
+        dir: Dir,
+        options: &Options,
+        header: Header,
+        control: Control,
+        keeper: Keeper,
+        lock_file: LockFileId,
+    ) -> Result<Client> {
+        let (me, claim) = dir.with_fd(|fd| Claim::take_new_id(fd, CLIENT_IDS))?;
+        let arena_file = dir.need_file(dir::ARENA, !options.read_only)?;
+        let high_water = control.newest()?.high_water;
+        let arena = Arena::open(&arena_file, header.store_id, &header.geometry, high_water)?;
+        let tester = dir.with_fd(|fd| Tester::open(fd, Some(lock_file)))?;
+        let entry = enter_table(&control, me, &tester)?;
+        let engine = Engine {
+            dir,
+            store_id: header.store_id,
+            geometry: header.geometry,
+            control,
+            arena,
+            me,
+            lock_file,
+            logger_timeout: options.logger_timeout,
+            keeper: Some(keeper),
+            logger_seen_ns: AtomicU64::new(0),
+        };
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        Ok(Client {
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+            engine,
+            fork: ForkGuard::new()?,
+            gate: Gate::default(),
+            pool: pin::Pool::default(),
+            wakers: waker::Wakers::default(),
+            entry,
+            _claim: claim,
+        })
+    }
+
+    /// An error in a child of `fork()`.
+    #[inline]
+    pub(crate) fn check_fork(&self) -> Result<()> {
+        if self.fork.is_child() { Err(Error::Forked) } else { Ok(()) }
+    }
+
+    /// Whether this is a copy in a child of `fork()`, whose mappings are gone.
+    #[inline]
+    pub(crate) fn is_forked(&self) -> bool {
+        self.fork.is_child()
+    }
+
+    // ---- writing
+
+    /// Takes the writer lock for this thread.
+    pub(crate) fn lock_writer(&self, timeout: Option<Duration>) -> Result<()> {
+        let start = Instant::now();
+        let this = std::thread::current().id();
+        {
+            let mut holder = self.gate.holder.lock();
+            while let Some(thread) = *holder {
+                if thread == this {
+                    return Err(Error::TransactionOpen);
+                }
+                match timeout.and_then(|timeout| start.checked_add(timeout)) {
+                    None => self.gate.free.wait(&mut holder),
+                    Some(deadline) => {
+                        if self.gate.free.wait_until(&mut holder, deadline).timed_out() && holder.is_some() {
+                            return Err(Error::LockTimeout {
+                                waited: start.elapsed(),
+                                holder: "another thread of this process".into(),
+                            });
+                        }
+                    }
+                }
+            }
+            *holder = Some(this);
+        }
+        let left = timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
+        let locked = self.engine.acquire(&self.engine.control.fixed().writer, left);
+        if locked.is_err() {
+            self.open_gate();
+        }
+        locked
+    }
+
+    /// Lets go of the writer lock.
+    pub(crate) fn unlock_writer(&self) {
+        self.engine.release(&self.engine.control.fixed().writer);
+        self.open_gate();
+    }
+
+    fn open_gate(&self) {
+        *self.gate.holder.lock() = None;
+        self.gate.free.notify_one();
+    }
+
+    /// Counts a commit of this process.
+    pub(crate) fn count_commit(&self) {
+        self.engine.control.clients()[self.entry].commits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    // ---- pins
+
+    /// Takes a free reader slot of the shared table.
+    pub(crate) fn claim_reader(&self) -> Result<usize> {
+        let fixed = self.engine.control.fixed();
+        loop {
+            let readers = self.engine.control.readers();
+            if let Some(index) = readers.iter().position(|slot| slot.owner().is_none() && slot.claim(self.engine.me.0))
+            {
+                // The bound covers the slot before anything is pinned in it, so every scan looks there.
+                fixed.reader_bound.fetch_max(index as u64 + 1, Ordering::SeqCst);
+                readers[index].pid.store(u64::from(std::process::id()), Ordering::Relaxed);
+                return Ok(index);
+            }
+            let capacity = readers.len();
+            self.engine.acquire(&fixed.growth, None)?;
+            let grown = if self.engine.control.reader_capacity() == capacity {
+                let file = self.engine.dir.need_file(dir::CONTROL, true);
+                file.and_then(|file| self.engine.control.grow_readers(&file))
+            } else {
+                Ok(())
+            };
+            self.engine.release(&fixed.growth);
+            grown?;
+        }
+    }
+
+    pub(crate) fn reader(&self, index: usize) -> &pins::ReaderSlot<Native> {
+        &self.engine.control.readers()[index]
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if self.fork.is_child() {
+            return;
+        }
+        self.wakers.stop(&self.engine);
+        let me = self.engine.me.0;
+        for slot in self.engine.control.readers() {
+            if slot.owner() == Some(me) {
+                slot.release();
+            }
+        }
+        self.engine.control.clients()[self.entry].owner.store(0, Ordering::Release);
+        // The logger counts its idle time from here.
+        waiter::ring_always::<Native>(&self.engine.control.fixed().logger.bell);
+    }
+}
+
+/// Maps the `control` of a store if it is one of this boot.
+pub(crate) fn attach(dir: &Dir, header: &Header) -> Result<Option<Control>> {
+    match dir.open_file(dir::CONTROL, true).map_err(point_to_messages)? {
+        None => Ok(None),
+        Some(file) => Control::attach(&file, header.store_id, &header.geometry, dir::boot_id()?),
+    }
+}
+
+fn point_to_messages(error: Error) -> Error {
+    match error {
+        Error::Permission { what } => Error::Permission {
+            what: format!("{what}: every direct client, also a read-only one, notes its snapshots in control"),
+        },
+        other => other,
+    }
+}
+
+/// Takes the initialisation lock.
+pub(crate) fn lock_init(dir: &Dir, timeout: Duration) -> Result<InitLock> {
+    match dir.with_fd(|fd| InitLock::acquire(fd, timeout))? {
+        Some(init) => Ok(init),
+        None => Err(Error::LoggerUnavailable {
+            reason: format!("another process has been opening or recovering the store for {timeout:?}"),
+        }),
+    }
+}
+
+/// Enters the client table, over the entry of a dead client if need be.
+fn enter_table(control: &Control, me: ClientId, tester: &Tester) -> Result<usize> {
+    for reap in [false, true] {
+        for (index, entry) in control.clients().iter().enumerate() {
+            let owner = entry.owner.load(Ordering::Acquire);
+            if owner != 0 && (!reap || tester.is_held(owner)) {
+                continue;
+            }
+            if entry.owner.compare_exchange(owner, me.0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                entry.pid.store(u64::from(std::process::id()), Ordering::Relaxed);
+                entry.since_ns.store(now_ns(), Ordering::Relaxed);
+                entry.commits.store(0, Ordering::Relaxed);
+                return Ok(index);
+            }
+        }
+    }
+    Err(Error::Limit {
+        what: "the number of processes that have the store open",
+        found: limits::CLIENTS_MAX as u64 + 1,
+        limit: limits::CLIENTS_MAX as u64,
+    })
+}

@@ -1,0 +1,140 @@
+//! Named places where a test kills, stops or holds the process, and bugs that a test plants.
+//!
+//! Without the feature `crash-points` the macro expands to nothing. With it, the variable
+//! `UNTORN_CRASH=name[@n]:action` acts at the n-th time (from 1) that this process comes by the point
+//! `name`; the action is `kill`, `stop` (SIGSTOP, until somebody continues it), `hold=PATH` (waits until the file
+//! exists; makes `PATH.reached` first) or `fail` (the place's call reports an I/O error). Several are separated by commas.
+//! With `UNTORN_CRASH_ONCE=PATH` a point acts once over all processes that inherit the variables: the one that makes
+//! the file `PATH-name` acts.
+
+/// Passes a named place.
+#[cfg(not(feature = "crash-points"))]
+macro_rules! crash_point {
+    ($name:literal) => {};
+}
+
+/// Passes a named place.
+#[cfg(feature = "crash-points")]
+macro_rules! crash_point {
+    ($name:literal) => {
+        $crate::crash::pass($name)
+    };
+}
+
+/// Whether a planted bug of this name is switched on (`UNTORN_BUG=name`); false in ordinary builds.
+#[cfg(not(feature = "planted-bugs"))]
+macro_rules! planted_bug {
+    ($name:literal) => {
+        false
+    };
+}
+
+/// Whether a planted bug of this name is switched on (`UNTORN_BUG=name`); false in ordinary builds.
+#[cfg(feature = "planted-bugs")]
+macro_rules! planted_bug {
+    ($name:literal) => {
+        $crate::crash::planted($name)
+    };
+}
+
+#[cfg(feature = "crash-points")]
+pub(crate) use active::*;
+
+#[cfg(feature = "crash-points")]
+mod active {
+    use std::path::PathBuf;
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    enum Action {
+        Kill,
+        Stop,
+        Hold(PathBuf),
+        Fail,
+    }
+
+    struct Armed {
+        name: String,
+        /// Acts at this passage, counted from 1; 0 acts at each.
+        nth: u64,
+        passed: AtomicU64,
+        action: Action,
+    }
+
+    fn armed() -> &'static [Armed] {
+        static ARMED: OnceLock<Vec<Armed>> = OnceLock::new();
+        ARMED.get_or_init(|| {
+            let Ok(text) = std::env::var("UNTORN_CRASH") else { return Vec::new() };
+            text.split(',').filter(|part| !part.is_empty()).map(parse).collect()
+        })
+    }
+
+    fn parse(part: &str) -> Armed {
+        let (place, action) = part.split_once(':').expect("UNTORN_CRASH is name[@n]:action");
+        let (name, nth) = match place.split_once('@') {
+            Some((name, nth)) => (name, nth.parse().expect("UNTORN_CRASH counts passages")),
+            None => (place, 1),
+        };
+        let action = match action.split_once('=') {
+            Some(("hold", path)) => Action::Hold(path.into()),
+            _ if action == "kill" => Action::Kill,
+            _ if action == "stop" => Action::Stop,
+            _ if action == "fail" => Action::Fail,
+            _ => panic!("UNTORN_CRASH knows kill, stop, fail and hold=PATH, not {action:?}"),
+        };
+        Armed { name: name.into(), nth, passed: AtomicU64::new(0), action }
+    }
+
+    fn reached(name: &str, mut act: impl FnMut(&Action)) {
+        for point in armed().iter().filter(|point| point.name == name) {
+            let passage = point.passed.fetch_add(1, Ordering::Relaxed) + 1;
+            if (point.nth == 0 || passage == point.nth) && is_first(name) {
+                act(&point.action);
+            }
+        }
+    }
+
+    fn is_first(name: &str) -> bool {
+        match std::env::var("UNTORN_CRASH_ONCE") {
+            Ok(path) => std::fs::File::create_new(format!("{path}-{name}")).is_ok(),
+            Err(_) => true,
+        }
+    }
+
+    /// Passes the place `name`, and kills, stops or holds the process there if that was asked for.
+    pub(crate) fn pass(name: &str) {
+        reached(name, |action| match action {
+            Action::Kill => {
+                let me = rustix::process::getpid();
+                let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);
+                std::thread::sleep(Duration::from_secs(60));
+            }
+            Action::Stop => {
+                let me = rustix::process::getpid();
+                let _ = rustix::process::kill_process(me, rustix::process::Signal::STOP);
+            }
+            Action::Hold(path) => {
+                let _ = std::fs::write(path.with_extension("reached"), name);
+                while !path.exists() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            Action::Fail => {}
+        });
+    }
+
+    /// Whether the call at the place `name` is to report a failure.
+    pub(crate) fn fails(name: &str) -> bool {
+        let mut fails = false;
+        reached(name, |action| fails |= matches!(action, Action::Fail));
+        fails
+    }
+
+    /// Whether the bug `name` is planted in this process.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn planted(name: &str) -> bool {
+        static BUG: OnceLock<Option<String>> = OnceLock::new();
+        BUG.get_or_init(|| std::env::var("UNTORN_BUG").ok()).as_deref() == Some(name)
+    }
+}

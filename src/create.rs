@@ -1,0 +1,73 @@
+//! Making a new store's files, each whole before it gets its name.
+//!
+//! The header is made last: a directory without it holds no store, whatever a process that was killed here
+//! left behind.
+
+use crate::dir::{self, Dir};
+use crate::header::Header;
+use crate::options::Geometry;
+use crate::shm::arena::Arena;
+use crate::slot::SlotImage;
+use crate::{Error, Result};
+use std::os::unix::fs::FileExt;
+use untorn_wal::Lsn;
+
+/// Makes the store's files if there is no header yet. The caller holds the initialisation lock.
+pub(crate) fn ensure_store(dir: &Dir, geometry: &Geometry) -> Result<()> {
+    if dir.open_file(dir::CHECKPOINT, false)?.is_some() {
+        return Ok(());
+    }
+    refuse_headless(dir)?;
+    let mut store_id = [0; 16];
+    rustix::rand::getrandom(&mut store_id, rustix::rand::GetRandomFlags::empty())
+        .map_err(Error::sys("random number for the store's id"))?;
+    crash_point!("create.before_arena");
+    dir.create_file(dir::ARENA, |file| {
+        set_no_cow(file);
+        Arena::format(file, store_id, geometry)
+    })?;
+    crash_point!("create.after_arena");
+    dir.ensure_folder(dir::WAL)?;
+    crash_point!("create.after_wal");
+    let header = Header {
+        store_id,
+        geometry: *geometry,
+        serial: 1,
+        log_position: Lsn::ZERO,
+        clean: true,
+        image: SlotImage::empty(),
+    };
+    dir.create_file(dir::CHECKPOINT, |file| {
+        // Both slots are valid from the start: one is the other's elder.
+        for serial in [0, 1] {
+            let bytes = Header { serial, ..header }.encode();
+            file.write_all_at(&bytes, serial * bytes.len() as u64).map_err(Error::io("write of checkpoint"))?;
+        }
+        Ok(())
+    })?;
+    crash_point!("create.done");
+    Ok(())
+}
+
+/// A directory without a header whose log holds segments is a store that has lost its header: making a new
+/// one over it would destroy what may still be saved.
+fn refuse_headless(dir: &Dir) -> Result<()> {
+    let Ok(folder) = std::fs::read_dir(dir.path().join(dir::WAL)) else { return Ok(()) };
+    let mut names = folder.flatten().map(|entry| entry.file_name());
+    if names.any(|name| name.to_string_lossy().starts_with("seg-")) {
+        return Err(Error::Mismatch {
+            file: dir::CHECKPOINT.into(),
+            what: "it is missing, but the log holds segments of a store".into(),
+        });
+    }
+    Ok(())
+}
+
+/// On btrfs, rewriting allocated blocks in place must not need new ones: no copy-on-write for this file.
+/// Other file systems don't know the flag, which is as good.
+fn set_no_cow(file: &std::fs::File) {
+    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+    if let Ok(flags) = ioctl_getflags(file) {
+        let _ = ioctl_setflags(file, flags | IFlags::NOCOW);
+    }
+}

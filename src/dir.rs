@@ -1,0 +1,275 @@
+//! The store's directory: names of its files, how they are opened and made whole.
+//!
+//! Everything goes through a directory descriptor, so that paths of any length work and a renamed
+//! directory stays the same store. A file is made under another name, synced and renamed into place,
+//! and the directory is synced, so that nobody ever meets a half-made one.
+#![allow(unsafe_code)]
+
+use crate::{Error, Result};
+use rustix::fs::{self, AtFlags, FsWord, Mode, OFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// The empty file whose locked bytes say who is alive.
+pub(crate) const LOCK: &str = "lock";
+/// The two header slots.
+pub(crate) const CHECKPOINT: &str = "checkpoint";
+/// The pages.
+pub(crate) const ARENA: &str = "arena";
+/// The shared region, valid within one boot.
+pub(crate) const CONTROL: &str = "control";
+/// The folder of log segments.
+pub(crate) const WAL: &str = "wal";
+
+/// An open store directory.
+///
+/// A host may close descriptors that it doesn't know, and their numbers come to name other files. So no
+/// other descriptor is kept by a client, and this one is held against the directory's inode before each use.
+#[derive(Debug)]
+pub(crate) struct Dir {
+    fd: ManuallyDrop<OwnedFd>,
+    id: FileId,
+    path: PathBuf,
+}
+
+/// The directory's descriptor, or a fresh one in its place.
+enum Handle<'d> {
+    Kept(BorrowedFd<'d>),
+    Fresh(OwnedFd),
+}
+
+impl AsFd for Handle<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Handle::Kept(fd) => *fd,
+            Handle::Fresh(fd) => fd.as_fd(),
+        }
+    }
+}
+
+/// Device and inode: the same file whatever its path.
+pub(crate) type FileId = (u64, u64);
+
+impl Dir {
+    /// Opens the directory, making it (mode 0700) if `create` allows.
+    pub(crate) fn open(path: &Path, create: bool, any_file_system: bool) -> Result<Dir> {
+        if path.as_os_str().is_empty() {
+            return Err(Error::Invalid { what: "the store's path is empty".into() });
+        }
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let fd = match fs::open(path, flags, Mode::empty()) {
+            Err(Errno::NOENT) if create => {
+                match fs::mkdir(path, Mode::RWXU) {
+                    Ok(()) => sync_parent(path)?,
+                    Err(Errno::EXIST) => {}
+                    Err(errno) => return Err(refused(errno, &path.display().to_string(), "create")),
+                }
+                fs::open(path, flags, Mode::empty())
+            }
+            other => other,
+        };
+        let fd = fd.map_err(|errno| match errno {
+            Errno::NOENT => Error::NotFound { path: path.into() },
+            Errno::NOTDIR => Error::Invalid { what: format!("{} is not a directory", path.display()) },
+            _ => refused(errno, &path.display().to_string(), "open"),
+        })?;
+        // An absolute path serves the logger, whose working directory is another.
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
+        let stat = fs::fstat(&fd).map_err(Error::sys("stat of the store's directory"))?;
+        let dir = Dir { fd: ManuallyDrop::new(fd), id: (stat.st_dev, stat.st_ino), path };
+        if !any_file_system {
+            dir.refuse_unreliable()?;
+        }
+        Ok(dir)
+    }
+
+    fn still_ours(&self, fd: impl AsFd) -> bool {
+        fs::fstat(fd).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.id)
+    }
+
+    fn handle(&self) -> Result<Handle<'_>> {
+        if self.still_ours(&*self.fd) {
+            return Ok(Handle::Kept(self.fd.as_fd()));
+        }
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        match fs::open(&self.path, flags, Mode::empty()) {
+            Ok(fd) if self.still_ours(&fd) => Ok(Handle::Fresh(fd)),
+            _ => Err(Error::Invalid {
+                what: format!(
+                    "the descriptor of {} was closed by somebody else, and the path leads elsewhere now",
+                    self.path.display()
+                ),
+            }),
+        }
+    }
+
+    /// Calls `with` with a descriptor of the directory.
+    pub(crate) fn with_fd<T>(&self, with: impl FnOnce(BorrowedFd<'_>) -> Result<T>) -> Result<T> {
+        with(self.handle()?.as_fd())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Refuses file systems whose locks or syncs do not reach every user of the store.
+    fn refuse_unreliable(&self) -> Result<()> {
+        const UNRELIABLE: [(FsWord, &str); 12] = [
+            (0x6969, "NFS"),
+            (0x517b, "SMB"),
+            (0xff53_4d42, "CIFS"),
+            (0xfe53_4d42, "SMB2"),
+            (0x00c3_6400, "Ceph"),
+            (0x0102_1997, "9P"),
+            (0x5346_414f, "AFS"),
+            (0x7375_7245, "Coda"),
+            (0x0bd0_0bd0, "Lustre"),
+            (0x4750_4653, "GPFS"),
+            (0x0116_1970, "GFS2"),
+            (0x6573_5546, "FUSE"),
+        ];
+        let stat = fs::fstatfs(&*self.fd).map_err(Error::sys("statfs of the store's directory"))?;
+        match UNRELIABLE.iter().find(|(magic, _)| *magic == stat.f_type) {
+            None => Ok(()),
+            Some((_, name)) => {
+                Err(Error::UnsupportedFileSystem { path: self.path.clone(), file_system: (*name).to_string() })
+            }
+        }
+    }
+
+    /// Opens a file of the store; `None` if there is none.
+    pub(crate) fn open_file(&self, name: &str, write: bool) -> Result<Option<File>> {
+        let access = if write { OFlags::RDWR } else { OFlags::RDONLY };
+        match fs::openat(self.handle()?, name, access | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(fd) => Ok(Some(fd.into())),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(refused(errno, name, if write { "write" } else { "read" })),
+        }
+    }
+
+    /// Opens a file of the store that must be there.
+    pub(crate) fn need_file(&self, name: &str, write: bool) -> Result<File> {
+        self.open_file(name, write)?
+            .ok_or_else(|| Error::Mismatch { file: name.to_string(), what: "it is missing".into() })
+    }
+
+    /// Removes a file of the store, if it is there.
+    pub(crate) fn remove_file(&self, name: &str) -> Result<()> {
+        match fs::unlinkat(self.handle()?, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(refused(errno, name, "remove")),
+        }
+    }
+
+    /// Gives a file of the store its name, durably.
+    pub(crate) fn rename_file(&self, from: &str, to: &str) -> Result<()> {
+        fs::renameat(self.handle()?, from, self.handle()?, to)
+            .map_err(Error::sys(format!("rename of {from} to {to}")))?;
+        self.sync()
+    }
+
+    /// Makes the empty `lock` file if there is none; it is never renamed or removed.
+    pub(crate) fn ensure_lock_file(&self) -> Result<()> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+        match fs::openat(self.handle()?, LOCK, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(_) => Ok(()),
+            Err(errno) => Err(refused(errno, LOCK, "create")),
+        }
+    }
+
+    /// Makes an empty file with a fresh inode, over a left-over of a process that died.
+    pub(crate) fn make_file(&self, name: &str) -> Result<File> {
+        self.remove_file(name)?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        match fs::openat(self.handle()?, name, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(fd) => Ok(fd.into()),
+            Err(errno) => Err(refused(errno, name, "create")),
+        }
+    }
+
+    /// Makes a file under another name, lets `fill` write it, syncs it and renames it into place.
+    pub(crate) fn create_file(&self, name: &str, fill: impl FnOnce(&File) -> Result<()>) -> Result<()> {
+        let making = format!("{name}.new");
+        let file = self.make_file(&making)?;
+        fill(&file)?;
+        file.sync_all().map_err(Error::io(format!("sync of {making}")))?;
+        self.rename_file(&making, name)
+    }
+
+    /// Makes a folder in the store's directory if there is none.
+    pub(crate) fn ensure_folder(&self, name: &str) -> Result<()> {
+        match fs::mkdirat(self.handle()?, name, Mode::RWXU) {
+            Ok(()) => self.sync(),
+            Err(Errno::EXIST) => Ok(()),
+            Err(errno) => Err(refused(errno, name, "create")),
+        }
+    }
+
+    /// Makes names created or renamed in the directory durable.
+    pub(crate) fn sync(&self) -> Result<()> {
+        fs::fsync(self.handle()?).map_err(Error::sys("sync of the store's directory"))
+    }
+
+    /// Whether the directory has been removed, or its `lock` has.
+    pub(crate) fn is_gone(&self) -> bool {
+        let gone = self.with_fd(|fd| {
+            let linked = fs::fstat(fd).is_ok_and(|stat| stat.st_nlink > 0);
+            Ok(!linked || fs::statat(fd, LOCK, AtFlags::empty()).is_err())
+        });
+        gone.unwrap_or(true)
+    }
+
+    /// Device and inode of a file of the store.
+    pub(crate) fn file_id(&self, name: &str) -> Result<FileId> {
+        let stat = fs::statat(self.handle()?, name, AtFlags::empty()).map_err(|errno| refused(errno, name, "stat"))?;
+        Ok((stat.st_dev, stat.st_ino))
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        if self.still_ours(&*self.fd) {
+            // SAFETY: dropped once, here, and not used afterwards.
+            unsafe { ManuallyDrop::drop(&mut self.fd) };
+        }
+    }
+}
+
+fn sync_parent(path: &Path) -> Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    // A parent that may not be read (mode --x) cannot be synced; the directory is there all the same.
+    match fs::open(parent, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(fd) => fs::fsync(fd).map_err(Error::sys(format!("sync of {}", parent.display()))),
+        Err(_) => Ok(()),
+    }
+}
+
+fn refused(errno: Errno, name: &str, access: &str) -> Error {
+    match errno {
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => {
+            Error::Permission { what: format!("{access} of {name} ({errno})") }
+        }
+        Errno::NOSPC | Errno::DQUOT => Error::DiskFull { what: name.to_string() },
+        _ => Error::Io { what: format!("{access} of {name}"), source: errno.into() },
+    }
+}
+
+/// The number of this boot of this kernel, which tells a `control` of the past.
+pub(crate) fn boot_id() -> Result<[u64; 2]> {
+    #[cfg(feature = "crash-points")]
+    if let Ok(injected) = std::env::var("UNTORN_BOOT_ID") {
+        return Ok([u64::from_str_radix(&injected, 16).unwrap_or(0), !0]);
+    }
+    let path = "/proc/sys/kernel/random/boot_id";
+    let text = std::fs::read_to_string(path).map_err(Error::io(format!("read of {path}")))?;
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    let number = u128::from_str_radix(&digits, 16)
+        .map_err(|_| Error::Invalid { what: format!("{path} holds no number: {text:?}") })?;
+    Ok([(number >> 64) as u64, number as u64])
+}

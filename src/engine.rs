@@ -1,0 +1,332 @@
+//! What every participant of a store works with, client and logger alike: the directory, the shared
+//! region, the arena, and an identity whose life others can test.
+
+use crate::dir::{self, Dir};
+use crate::error::Result;
+use crate::options::Geometry;
+use crate::shm::arena::Arena;
+use crate::shm::atomic::Native;
+use crate::shm::control::{Control, LockWord, Poison};
+use crate::shm::liveness::{self, CLIENT_IDS, LockFileId, Tester};
+use crate::shm::{lock, pins, waiter};
+use crate::{ClientId, Error, TxnId, limits};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use untorn_wal::Lsn;
+
+/// Longest time that a participant sleeps before it looks again whether whom it waits for is alive.
+pub(crate) const RECHECK: Duration = Duration::from_millis(5);
+
+/// Whether a client lives; whatever is unclear means that one does.
+pub(crate) fn has_clients(tester: &Tester) -> bool {
+    tester.any_held(CLIENT_IDS).map_or(true, |held| held.is_some())
+}
+
+/// One participant's view of a store.
+pub(crate) struct Engine {
+    pub(crate) dir: Dir,
+    pub(crate) store_id: [u8; 16],
+    pub(crate) geometry: Geometry,
+    pub(crate) control: Control,
+    pub(crate) arena: Arena,
+    pub(crate) me: ClientId,
+    /// Which file `lock` is: liveness is asked of no other.
+    pub(crate) lock_file: LockFileId,
+    /// How long to wait for a living logger that makes no progress.
+    pub(crate) logger_timeout: Duration,
+    /// Starts a logger if there is none; the logger's own engine has nothing to start.
+    pub(crate) keeper: Option<crate::logger::spawn::Keeper>,
+    /// When this participant last saw the logger alive, on [`now_ns`]'s clock.
+    pub(crate) logger_seen_ns: AtomicU64,
+}
+
+impl Engine {
+    /// Whether the participant with this id lives. Whatever is unclear means that it does.
+    pub(crate) fn is_alive(&self, id: u64) -> bool {
+        self.tester().map_or(true, |tester| tester.is_alive(id))
+    }
+
+    /// Whether a logger lives.
+    pub(crate) fn has_logger(&self) -> bool {
+        self.tester().map_or(true, |tester| tester.is_held(liveness::LOGGER_OFFSET))
+    }
+
+    /// Whether a client lives.
+    pub(crate) fn has_clients(&self) -> bool {
+        self.tester().map_or(true, |tester| has_clients(&tester))
+    }
+
+    /// `lock` is opened afresh for each test: descriptors don't always survive their host.
+    fn tester(&self) -> Result<Tester> {
+        self.dir.with_fd(|fd| Tester::open(fd, Some(self.lock_file)))
+    }
+
+    /// The arena's file, opened afresh for writing.
+    pub(crate) fn arena_file(&self) -> Result<std::fs::File> {
+        self.dir.need_file(dir::ARENA, true)
+    }
+
+    /// C and K: the newest started and the newest finished checkpoint.
+    pub(crate) fn checkpoints(&self) -> (TxnId, TxnId) {
+        let words = &self.control.fixed().checkpoint;
+        // K is read first: if both move in between, the older K protects too much, never too little.
+        let finished = words.finished.load(Ordering::Acquire);
+        let started = words.started.load(Ordering::Acquire);
+        (TxnId::from_u64(started.max(finished)), TxnId::from_u64(finished))
+    }
+
+    /// All pinned transactions, ascending. The caller holds the writer lock.
+    ///
+    /// The logger's pins are read before the readers': a durable reader pins what the logger pins and
+    /// then checks that the logger still does, so one of the two is always seen (`shm::pins`).
+    pub(crate) fn pins(&self) -> Vec<TxnId> {
+        let fixed = self.control.fixed();
+        let slots = || {
+            let bound = fixed.reader_bound.load(Ordering::SeqCst) as usize;
+            self.control.readers().iter().take(bound)
+        };
+        let mut found = Vec::new();
+        pins::scan(&*fixed.committed, &fixed.logger_pins, slots, |txn| found.push(txn));
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// Takes one of the shared locks; `None` waits without limit.
+    ///
+    /// Only one thread of a process may try at a time: the lock knows owners, not threads.
+    pub(crate) fn acquire(&self, word: &LockWord, timeout: Option<Duration>) -> Result<()> {
+        let start = Instant::now();
+        // A time beyond the clock's range is no limit.
+        let deadline = timeout.and_then(|timeout| start.checked_add(timeout));
+        let alive = |owner: u64| self.is_alive(owner);
+        let acquired = lock::acquire::<Native>(&word.word, &word.bell, self.me.0, &alive, deadline)
+            .map_err(|_| Error::LockTimeout { waited: start.elapsed(), holder: self.holder(word) })?;
+        if let lock::Acquired::TakenOver(_) = acquired {
+            self.control.fixed().counters.lock_take_overs.fetch_add(1, Ordering::Relaxed);
+        }
+        word.holder_pid.store(std::process::id(), Ordering::Relaxed);
+        word.holder_since_ns.store(now_ns(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(crate) fn release(&self, word: &LockWord) {
+        lock::release_and_wake::<Native>(&word.word, &word.bell, self.me.0);
+    }
+
+    /// Who holds a lock, for an error message.
+    fn holder(&self, word: &LockWord) -> String {
+        let age = now_ns().saturating_sub(word.holder_since_ns.load(Ordering::Relaxed));
+        format!("process {} for {:?}", word.holder_pid.load(Ordering::Relaxed), Duration::from_nanos(age))
+    }
+
+    /// Sees to it that the first `bytes` of the arena are backed by written blocks.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`]; nothing has changed then.
+    pub(crate) fn ensure_arena(&self, bytes: u64) -> Result<()> {
+        match self.control.arena_bytes() {
+            Some(backed) if bytes <= backed => Ok(()),
+            _ => self.grow_arena(bytes, None),
+        }
+    }
+
+    /// Grows the arena to at least `bytes` by writing zeros in aligned pieces, under the growth lock.
+    ///
+    /// The writer grows only when the logger did not do it ahead of need, so this lock is apart from the
+    /// writer lock: a commit never waits for the logger's zeros.
+    #[cold]
+    pub(crate) fn grow_arena(&self, bytes: u64, patience: Option<Duration>) -> Result<()> {
+        let fixed = self.control.fixed();
+        self.acquire(&fixed.growth, patience)?;
+        let grown = (|| {
+            let have = match self.control.arena_bytes() {
+                Some(backed) => backed,
+                // The word is damaged; the file knows. A piece that is not whole was never handed out.
+                None => {
+                    let len = self.arena_file()?.metadata().map_err(Error::io("stat of arena"))?.len();
+                    self.control.set_arena_bytes(len);
+                    len - len % limits::GROWTH_PIECE
+                }
+            };
+            let target = bytes.next_multiple_of(limits::GROWTH_PIECE).min(self.geometry.max_size);
+            if target > have {
+                crash_point!("grow.before_zeros");
+                crate::shm::control::write_zeros(&self.arena_file()?, have, target - have, dir::ARENA)?;
+                self.control.set_arena_bytes(target);
+            }
+            Ok(())
+        })();
+        self.release(&fixed.growth);
+        grown
+    }
+
+    // ---- the logger, as others see it
+
+    /// Wakes the flush thread if it sleeps. The caller's news was stored fenced.
+    #[inline]
+    pub(crate) fn wake_logger(&self) {
+        waiter::ring::<Native>(&self.control.fixed().logger.bell);
+    }
+
+    /// Now and then, makes sure that a logger lives, so that visible commits don't stay unflushed.
+    #[inline]
+    pub(crate) fn glance_at_logger(&self) {
+        let now = now_ns();
+        let seen = self.logger_seen_ns.load(Ordering::Relaxed);
+        if now.saturating_sub(seen) > 10_000_000 {
+            self.logger_seen_ns.store(now, Ordering::Relaxed);
+            // A failure shows to whoever waits for durability.
+            let _ = self.ensure_logger();
+        }
+    }
+
+    /// Starts a logger if none lives.
+    pub(crate) fn ensure_logger(&self) -> Result<()> {
+        match &self.keeper {
+            Some(keeper) => keeper.ensure(self),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until the log is durable up to `lsn`; the logger is told to hurry if `hurry`.
+    ///
+    /// # Errors
+    /// [`Error::LoggerStalled`] when a living logger moves nothing for the stated time; the poison's error.
+    pub(crate) fn wait_durable(&self, lsn: Lsn, hurry: bool, timeout: Option<Duration>) -> Result<bool> {
+        let start = Instant::now();
+        let fixed = self.control.fixed();
+        let durable = || self.control.durable().map(|(_, durable)| durable);
+        if durable().is_some_and(|durable| durable >= lsn) {
+            return Ok(true);
+        }
+        if hurry {
+            fixed.logger.flush_request.fetch_max(lsn.0, Ordering::SeqCst);
+        }
+        self.wake_logger();
+        let mut watch = self.watch_logger();
+        let ended = waiter::wait_until::<Native, _, _>(
+            &fixed.durable.bell,
+            timeout.and_then(|timeout| start.checked_add(timeout)),
+            RECHECK,
+            || match durable() {
+                Some(durable) if durable >= lsn => Some(Ok(())),
+                _ => self.refuse_broken_log().err().map(Err),
+            },
+            || watch.check(self, start),
+        );
+        match ended {
+            Ok(found) => found.map(|()| true),
+            Err(waiter::Ended::DeadlinePassed) => Ok(false),
+            Err(waiter::Ended::Stopped(error)) => Err(error),
+        }
+    }
+
+    /// Sleeps a little, until the logger has mended what it publishes. Call it again with the same `waited`.
+    ///
+    /// # Errors
+    /// As [`Watch::check`].
+    pub(crate) fn await_mended(&self, waited: &mut Option<(Instant, u32, Watch)>) -> Result<()> {
+        let (start, looks, watch) = waited.get_or_insert_with(|| (Instant::now(), 0, self.watch_logger()));
+        *looks += 1;
+        if *looks < 100 {
+            std::thread::yield_now();
+            return Ok(());
+        }
+        if start.elapsed() > self.logger_timeout {
+            return Err(Error::LoggerStalled { waited: start.elapsed() });
+        }
+        watch.check(self, *start)?;
+        std::thread::sleep(Duration::from_millis(1));
+        Ok(())
+    }
+
+    /// Begins to watch whether the logger moves.
+    pub(crate) fn watch_logger(&self) -> Watch {
+        Watch { beats: self.control.fixed().logger.beats.load(Ordering::Relaxed), since: Instant::now() }
+    }
+
+    /// The seed of the checksums of this store's log records.
+    pub(crate) fn record_seed(&self) -> u32 {
+        untorn_wal::StoreId(self.store_id).seed()
+    }
+
+    /// An error if the store refuses writes.
+    pub(crate) fn refuse_poisoned(&self) -> Result<()> {
+        let poison = self.control.poison();
+        if poison == 0 {
+            return Ok(());
+        }
+        let errno = self.control.fixed().logger.poison_errno.load(Ordering::Relaxed);
+        let cause = std::io::Error::from_raw_os_error(errno as i32);
+        let what = match poison {
+            1 => "the log could not be written",
+            2 => "a sync of the arena failed",
+            3 => "the checkpoint's header could not be written",
+            _ => "a mark of unknown meaning stands in control",
+        };
+        Err(Error::NeedsRecovery { reason: format!("{what} ({cause})") })
+    }
+
+    /// An error if the log can no longer become durable. A mark of the arena or of the header lets the log go on:
+    /// what was visible before it still becomes durable.
+    pub(crate) fn refuse_broken_log(&self) -> Result<()> {
+        let poison = self.control.poison();
+        if poison == Poison::Arena as u32 || poison == Poison::Header as u32 {
+            return Ok(());
+        }
+        self.refuse_poisoned()
+    }
+
+    /// Sets a sticky mark: no writes until all clients have closed the store and it is recovered. The log's mark
+    /// replaces others, and is never replaced, since those who wait for the log go by it.
+    pub(crate) fn set_poison(&self, poison: Poison, errno: i32) {
+        let logger = &self.control.fixed().logger;
+        let marks = |now: u32| now == 0 || poison == Poison::Log;
+        let replace = |now| marks(now).then_some(poison as u32);
+        if logger.poison.fetch_update(Ordering::AcqRel, Ordering::Acquire, replace).is_ok() {
+            logger.poison_errno.store(errno as u32, Ordering::Relaxed);
+        }
+        self.wake_waiters();
+    }
+
+    /// Wakes everybody who waits for the log or a checkpoint.
+    pub(crate) fn wake_waiters(&self) {
+        let fixed = self.control.fixed();
+        for bell in [&fixed.durable.bell, &fixed.checkpoint.bell] {
+            waiter::ring_always::<Native>(bell);
+        }
+    }
+}
+
+/// Watches the logger while somebody waits for it.
+pub(crate) struct Watch {
+    beats: u64,
+    since: Instant,
+}
+
+impl Watch {
+    /// Starts a logger if none lives, and wakes it.
+    ///
+    /// # Errors
+    /// [`Error::LoggerStalled`] if it lives and has not moved for the stated time.
+    pub(crate) fn check(&mut self, engine: &Engine, start: Instant) -> Result<()> {
+        engine.ensure_logger()?;
+        let beats = engine.control.fixed().logger.beats.load(Ordering::Relaxed);
+        if beats != self.beats {
+            *self = Watch { beats, since: Instant::now() };
+        }
+        if self.since.elapsed() > engine.logger_timeout {
+            return Err(Error::LoggerStalled { waited: start.elapsed() });
+        }
+        engine.wake_logger();
+        Ok(())
+    }
+}
+
+/// Nanoseconds of the monotonic clock, the same in all processes of one boot.
+#[inline]
+pub(crate) fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

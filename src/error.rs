@@ -1,0 +1,198 @@
+//! The one public error: what went wrong, where, and what the caller can do.
+
+use crate::TxnId;
+use std::{io, path::PathBuf, time::Duration};
+
+/// What the calls of this library return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong, by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The handle was made before a `fork()` and is used in the child. Open the store anew there.
+    #[error(
+        "this handle was opened before fork() and belongs to the parent process; open the store again in the child"
+    )]
+    Forked,
+    /// Another transaction kept the writer lock longer than the caller was ready to wait. Try again.
+    #[error("the writer lock was not free within {waited:?} (holder: {holder})")]
+    LockTimeout {
+        /// How long the call waited.
+        waited: Duration,
+        /// Who holds the lock, as far as known.
+        holder: String,
+    },
+    /// This thread already has a write transaction of this store open. Commit or drop it first.
+    #[error("this thread already has a write transaction of this store open")]
+    TransactionOpen,
+    /// The logger process is alive but makes no progress (stopped, or its disk hangs).
+    #[error("the logger is alive but has made no progress for {waited:?}")]
+    LoggerStalled {
+        /// How long the call waited.
+        waited: Duration,
+    },
+    /// No logger process could be started.
+    #[error("no logger could be started: {reason}")]
+    LoggerUnavailable {
+        /// What was tried.
+        reason: String,
+    },
+    /// The transaction is visible, but it is in doubt whether it will survive a power loss.
+    #[error("transaction {txn} is visible but not durable: {reason}")]
+    NotDurable {
+        /// The transaction.
+        txn: TxnId,
+        /// Why it did not become durable.
+        reason: String,
+    },
+    /// There is no room for the log or the arena. Nothing of the transaction happened.
+    #[error("no space left for {what}")]
+    DiskFull {
+        /// What could not grow.
+        what: String,
+    },
+    /// The id belongs to a future that a power loss took back.
+    #[error("transaction {txn} belongs to a future that was lost in a crash")]
+    Diverged {
+        /// The id that was asked for.
+        txn: TxnId,
+    },
+    /// The version that was asked for has been overwritten.
+    #[error("that version has been overwritten")]
+    Stale,
+    /// The consumer fell behind what the log retains.
+    #[error("changes before {oldest} are no longer retained")]
+    Lagged {
+        /// The oldest position that can still be read.
+        oldest: TxnId,
+    },
+    /// A sync of the arena failed: the store is read-only until all its clients have closed it.
+    #[error("the store needs recovery: {reason}; close it in all processes and open it again")]
+    NeedsRecovery {
+        /// What happened.
+        reason: String,
+    },
+    /// Stored bytes are not what was written.
+    #[error("{file} is damaged at byte {offset}: {what}")]
+    Corrupt {
+        /// The file, relative to the store's directory.
+        file: String,
+        /// Byte offset in the file.
+        offset: u64,
+        /// What was expected and found.
+        what: String,
+    },
+    /// The store was made by another version of the format, or with other fixed parameters.
+    #[error("{file} does not fit: {what}")]
+    Mismatch {
+        /// The file, relative to the store's directory.
+        file: String,
+        /// What was expected and found.
+        what: String,
+    },
+    /// There is no store at this path, and it was not to be created.
+    #[error("there is no store at {path}")]
+    NotFound {
+        /// The path that was given.
+        path: PathBuf,
+    },
+    /// The directory lies on a file system that cannot keep the store's promises.
+    #[error("{path} lies on {file_system}, where neither locks nor syncs can be relied on; an option insists")]
+    UnsupportedFileSystem {
+        /// The path that was given.
+        path: PathBuf,
+        /// The name of the file system.
+        file_system: String,
+    },
+    /// The process lacks a right that a direct client needs.
+    #[error("no permission for {what}; a direct client needs to read and write the directory's files")]
+    Permission {
+        /// The file and the access that was refused.
+        what: String,
+    },
+    /// The handle was opened read-only.
+    #[error("the store was opened read-only")]
+    ReadOnly,
+    /// The keyspace was dropped since the handle was made, or never existed.
+    #[error("there is no keyspace {name:?}")]
+    NoKeyspace {
+        /// Its name.
+        name: String,
+    },
+    /// A stated limit would be exceeded. Nothing of the transaction happened.
+    #[error("{what} is {found}, the limit is {limit}")]
+    Limit {
+        /// What is limited.
+        what: &'static str,
+        /// What was asked for.
+        found: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// An option or argument makes no sense.
+    #[error("{what}")]
+    Invalid {
+        /// What is wrong, with its limits.
+        what: String,
+    },
+    /// The operating system refused a call.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was attempted, on which file.
+        what: String,
+        /// The system's error.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+        let what = what.into();
+        move |source| Error::Io { what, source }
+    }
+
+    /// An error of a rustix call.
+    pub(crate) fn sys(what: impl Into<String>) -> impl FnOnce(rustix::io::Errno) -> Error {
+        let what = what.into();
+        move |errno| Error::Io { what, source: errno.into() }
+    }
+
+    pub(crate) fn corrupt(file: &str, offset: u64, what: impl Into<String>) -> Error {
+        Error::Corrupt { file: file.to_string(), offset, what: what.into() }
+    }
+
+    /// The error in words that another process of this library can turn back into it.
+    pub(crate) fn to_words(&self) -> String {
+        let whole = |text: &str| text.replace('\n', " ");
+        let errno = |error: &io::Error| error.raw_os_error().unwrap_or(0);
+        match self {
+            Error::Corrupt { file, offset, what } => format!("corrupt\n{file}\n{offset}\n{}", whole(what)),
+            Error::Mismatch { file, what } => format!("mismatch\n{file}\n{}", whole(what)),
+            Error::DiskFull { what } => format!("full\n{}", whole(what)),
+            Error::Permission { what } => format!("permission\n{}", whole(what)),
+            Error::Io { what, source } => format!("io\n{}\n{}", whole(what), errno(source)),
+            other => format!("other\n{}", whole(&other.to_string())),
+        }
+    }
+
+    /// What [`Error::to_words`] made; `None` for nothing at all.
+    pub(crate) fn from_words(words: &str) -> Option<Error> {
+        if words.is_empty() {
+            return None;
+        }
+        let parts: Vec<&str> = words.lines().collect();
+        Some(match parts[..] {
+            ["corrupt", file, offset, what] => Error::corrupt(file, offset.parse().unwrap_or(0), what),
+            ["mismatch", file, what] => Error::Mismatch { file: file.into(), what: what.into() },
+            ["full", what] => Error::DiskFull { what: what.into() },
+            ["permission", what] => Error::Permission { what: what.into() },
+            ["io", what, errno] => Error::Io {
+                what: what.into(),
+                source: io::Error::from_raw_os_error(errno.parse().unwrap_or(libc::EIO)),
+            },
+            ["other", what] => Error::LoggerUnavailable { reason: what.into() },
+            _ => Error::LoggerUnavailable { reason: words.replace('\n', " ") },
+        })
+    }
+}

@@ -1,0 +1,90 @@
+//! A crash-consistent, embedded, ordered key-value store that several processes open at once.
+//!
+//! Open a directory with [`Store::open`] from as many processes as you like; any of them may be killed at
+//! any instruction, and the machine may lose power: no reader ever sees a torn record or half a
+//! transaction, and no acknowledged write is lost. Two words are kept apart everywhere: *visible* (other
+//! processes see it) and *durable* (an fsync has covered it).
+//!
+//! ```
+//! # fn main() -> untorn::Result<()> {
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let path = dir.path().join("data");
+//! use untorn::{Durability, Store};
+//!
+//! let store = Store::open(&path)?;
+//! let users = store.keyspace("users")?;
+//!
+//! let mut txn = store.begin()?;
+//! txn.put(&users, b"alice", b"1")?;
+//! txn.put(&users, b"bob", b"2")?;
+//! let ticket = txn.commit_with(Durability::Visible)?; // other processes see both, or neither
+//! ticket.wait()?; // now they survive a power loss
+//!
+//! for entry in users.prefix(b"al")? {
+//!     let (key, value) = entry?;
+//!     assert_eq!((&*key, &*value), (&b"alice"[..], &b"1"[..]));
+//! }
+//! # drop(users);
+//! # store.close()?;
+//! # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Map of the modules
+//! Data flows one way: `store` → `txn` → `tree` → `page` → `shm::arena`.
+//!
+//! - `store`, `keyspace`, `snapshot`, `write_txn`, `ticket`, `options`, `stats`, `verify`: what users see
+//! - `client`: one process's use of one store: pins, locks, liveness
+//! - `engine`: what clients and the logger have in common
+//! - `txn`: write transactions, commit, reclaim, replay
+//! - `tree`, `page`: the copy-on-write B+tree, which knows nothing of memory or processes
+//! - `shm`: shared memory: mappings, atomics, the protocols between processes; nearly all `unsafe` is here
+//! - `logger`: the process that makes commits durable
+//! - `dir`, `header`, `slot`, `create`: the files and what they hold
+
+#[macro_use]
+mod crash;
+mod client;
+mod create;
+mod dir;
+mod engine;
+mod error;
+mod fault;
+mod header;
+mod ids;
+mod keyspace;
+pub mod limits;
+mod logger;
+mod options;
+mod page;
+mod shm;
+mod slot;
+mod snapshot;
+mod stats;
+mod store;
+mod ticket;
+mod tree;
+mod txn;
+mod verify;
+mod write_txn;
+
+pub use error::{Error, Result};
+pub use ids::TxnId;
+pub(crate) use ids::{ClientId, KeyspaceId, PageId};
+pub use keyspace::Keyspace;
+pub use logger::spawn::{run_logger, stop_logger};
+pub use options::{Durability, FlushPolicy, Options};
+pub use snapshot::{Key, Range, Snapshot, Value};
+pub use stats::{ClientStat, HolderStat, ReaderStat, Stats};
+pub use store::Store;
+pub use ticket::Ticket;
+pub use verify::{Problem, VerifyReport};
+pub use write_txn::{TxnRange, WriteTxn};
+
+/// The protocols between processes, for the model checker's tests, which run this very code with other atomics. Not
+/// part of the library's interface: it may change in any release.
+#[doc(hidden)]
+pub mod protocols {
+    pub use crate::shm::{atomic, lock, pins, ring, slots, waiter};
+}

@@ -1,0 +1,51 @@
+//! The sizes of a store and how they relate; each is stated in the public documentation.
+
+/// Page sizes that a store can be created with, in bytes.
+pub const PAGE_SIZE_MIN: usize = 4096;
+/// Largest page size, in bytes.
+pub const PAGE_SIZE_MAX: usize = 65536;
+/// Page size unless chosen otherwise, in bytes.
+pub const PAGE_SIZE_DEFAULT: usize = 4096;
+
+/// Longest key in bytes, for a page size: a quarter of the page, 1,024 bytes at the default.
+pub const fn key_len_max(page_size: usize) -> usize {
+    page_size / 4
+}
+
+/// Longest value in bytes: 1 GiB.
+pub const VALUE_LEN_MAX: u64 = 1 << 30;
+
+/// Longest keyspace name in bytes.
+pub const KEYSPACE_NAME_LEN_MAX: usize = 255;
+
+/// Address space that a store reserves unless chosen otherwise, in bytes: 1 TiB.
+pub const MAX_SIZE_DEFAULT: u64 = 1 << 40;
+
+/// Smallest address space that can be reserved, in bytes.
+pub const MAX_SIZE_MIN: u64 = 4 << 20;
+
+/// The arena grows in pieces of this many bytes, aligned: the size of a huge page, so that the kernel
+/// can map each with one entry.
+pub const GROWTH_PIECE: u64 = 2 << 20;
+
+/// Smallest, default and largest ring, in bytes.
+pub const RING_SIZE_MIN: u64 = 64 << 10;
+/// Ring size unless chosen otherwise, in bytes.
+pub const RING_SIZE_DEFAULT: u64 = 2 << 20;
+/// Largest ring, in bytes.
+pub const RING_SIZE_MAX: u64 = 1 << 30;
+
+/// Segment size unless chosen otherwise, in bytes.
+pub const SEGMENT_SIZE_DEFAULT: u64 = 8 << 20;
+
+/// Most clients (processes) that have one store open at once.
+pub const CLIENTS_MAX: usize = 4096;
+
+/// Most snapshots pinned at once, over all processes of a store.
+pub const READERS_MAX: usize = 65536;
+
+/// Most keyspaces of a store.
+pub const KEYSPACES_MAX: u64 = 1 << 20;
+
+const _: () = assert!(SEGMENT_SIZE_DEFAULT >= 4 * RING_SIZE_DEFAULT);
+const _: () = assert!(MAX_SIZE_MIN.is_multiple_of(GROWTH_PIECE) && MAX_SIZE_DEFAULT.is_multiple_of(GROWTH_PIECE));

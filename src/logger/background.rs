@@ -1,0 +1,168 @@
+//! The logger's other thread: what must be done ahead of need, so that no commit waits for it.
+//!
+//! It preallocates log segments, grows the arena, frees what the dead held, and takes checkpoints. It takes
+//! the writer lock only for a checkpoint's start, for the time of copying one slot.
+
+use super::checkpoint;
+use super::process::{Logger, log_error};
+use crate::shm::atomic::Native;
+use crate::shm::waiter;
+use crate::{Error, Result, limits};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use untorn_wal::{LogError, Pool, RealDisk};
+
+/// Longest sleep.
+const NAP: Duration = Duration::from_millis(50);
+/// How often the dead are looked for.
+const REAP: Duration = Duration::from_millis(100);
+/// Time between checkpoints that fail, or that a full device asks for.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Spare segments kept ahead, one of them for a failing successor.
+const SPARES: usize = 2;
+
+/// Works until the logger ends.
+pub(super) fn run(logger: &Logger) {
+    let bell = &logger.engine.control.fixed().logger.background;
+    let mut reaped = Instant::now();
+    let mut retry_at = Instant::now();
+    loop {
+        let ticket = waiter::listen::<Native>(bell);
+        if logger.background_ending.load(Ordering::SeqCst) {
+            return;
+        }
+        let starved = preallocate(logger);
+        grow_ahead(logger);
+        if reaped.elapsed() >= REAP {
+            reap(logger);
+            reaped = Instant::now();
+        }
+        if Instant::now() >= retry_at && wants_checkpoint(logger, starved) {
+            // Whoever waits for log files holds the writer lock, and needs this thread for other work.
+            let patience = if is_log_wanted(logger) { Duration::ZERO } else { NAP };
+            match checkpoint::take(logger, false, patience) {
+                Err(Error::LockTimeout { .. }) if !patience.is_zero() => continue,
+                Err(Error::LockTimeout { .. }) => {}
+                // The error stands in `control` if it is one that lasts.
+                Err(error) => {
+                    checkpoint::note_failure(&logger.engine, &error);
+                    retry_at = Instant::now() + PAUSE;
+                }
+                // On a full device, one after another would only add to the load.
+                Ok(()) if starved => retry_at = Instant::now() + PAUSE,
+                Ok(()) => {}
+            }
+        }
+        waiter::sleep::<Native>(bell, ticket, NAP);
+    }
+}
+
+/// Makes spares until there are `count`. One is enough to go on with: a full device must not keep a store
+/// from being opened and read.
+pub(super) fn ensure_spares(pool: &Pool<RealDisk>, count: usize) -> Result<()> {
+    while pool.stats().spares < count {
+        match pool.add_spare() {
+            Ok(()) => {}
+            Err(_) if pool.stats().spares > 0 => break,
+            Err(error) => return Err(log_error(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Keeps spare segments ahead of what writers may need. True if the device has no room for them.
+fn preallocate(logger: &Logger) -> bool {
+    let fixed = logger.engine.control.fixed();
+    let words = &fixed.logger;
+    loop {
+        let granted = fixed.durable.granted.load(Ordering::SeqCst);
+        let wanted = words.log_request.load(Ordering::SeqCst);
+        let spares = logger.pool.stats().spares;
+        // A stream that is larger than all spares asks for more; the flush thread grants what is made.
+        if spares >= SPARES && (wanted <= granted || spares >= SPARES + 2) {
+            return false;
+        }
+        match logger.pool.add_spare() {
+            Ok(()) => {
+                logger.count_segments();
+                waiter::ring_always::<Native>(&words.bell);
+            }
+            Err(error) => {
+                let is_full = matches!(error, LogError::DiskFull { .. });
+                if is_full {
+                    words.log_full.fetch_add(1, Ordering::SeqCst);
+                    waiter::ring_always::<Native>(&fixed.durable.bell);
+                }
+                return is_full;
+            }
+        }
+    }
+}
+
+/// Grows the arena ahead of need; a full disk is the writers' to report.
+fn grow_ahead(logger: &Logger) {
+    let engine = &logger.engine;
+    let Ok(image) = engine.control.newest() else { return };
+    let used = u64::from(image.high_water) * engine.geometry.page_size as u64;
+    let ahead = (used / 16).clamp(limits::GROWTH_PIECE, 32 * limits::GROWTH_PIECE);
+    let have = engine.control.arena_bytes().unwrap_or(0);
+    if have < used + ahead / 2 {
+        let target = (used + ahead).min(engine.geometry.max_size);
+        // Bounded: the lock's holder may be stopped, and log files are made by this thread as well.
+        let _ = engine.grow_arena(target, Some(NAP));
+    }
+}
+
+/// Frees the table entries and pins of dead clients. Idempotent; the lock is taken over by whoever wants it.
+fn reap(logger: &Logger) {
+    let engine = &logger.engine;
+    let fixed = engine.control.fixed();
+    let mut found = false;
+    for entry in engine.control.clients() {
+        let owner = entry.owner.load(Ordering::Acquire);
+        if owner != 0
+            && !engine.is_alive(owner)
+            && entry.owner.compare_exchange(owner, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        {
+            fixed.counters.reaped_clients.fetch_add(1, Ordering::Relaxed);
+            found = true;
+        }
+    }
+    let bound = fixed.reader_bound.load(Ordering::SeqCst) as usize;
+    for slot in engine.control.readers().iter().take(bound) {
+        if let Some(owner) = slot.owner()
+            && !engine.is_alive(owner)
+            && slot.reap(owner)
+        {
+            fixed.counters.reaped_readers.fetch_add(1, Ordering::Relaxed);
+            found = true;
+        }
+    }
+    if found {
+        // The dead may have died between a store and the wake that was to follow it.
+        engine.wake_waiters();
+        waiter::ring_always::<Native>(&fixed.logger.bell);
+        crate::shm::lock::wake_all::<Native>(&fixed.writer.bell);
+        crate::shm::lock::wake_all::<Native>(&fixed.growth.bell);
+    }
+}
+
+/// Whether a writer waits for more log than is granted.
+fn is_log_wanted(logger: &Logger) -> bool {
+    let fixed = logger.engine.control.fixed();
+    fixed.logger.log_request.load(Ordering::SeqCst) > fixed.durable.granted.load(Ordering::SeqCst)
+}
+
+/// Whether a checkpoint is due. A `starved` log takes one early, for the segments that it sets free.
+fn wants_checkpoint(logger: &Logger, starved: bool) -> bool {
+    let engine = &logger.engine;
+    let fixed = engine.control.fixed();
+    let (started, finished) = engine.checkpoints();
+    if started != finished || fixed.logger.checkpoint_request.load(Ordering::SeqCst) > finished.as_u64() {
+        return true;
+    }
+    let Some((_, durable)) = engine.control.durable() else { return false };
+    let volume = durable.0.saturating_sub(fixed.checkpoint.finished_lsn.load(Ordering::Acquire));
+    volume >= fixed.logger.checkpoint_bytes.load(Ordering::Acquire)
+        || (volume > 0 && (starved || is_log_wanted(logger)))
+}

@@ -1,0 +1,245 @@
+//! One checkpoint: from the started transaction C to the finished one, K = C.
+//!
+//! | step | dies here | then |
+//! |---|---|---|
+//! | C and its image are noted under the writer lock | after it | the successor finds C ≠ K and does this same C |
+//! | the log is made durable up to C | | as above |
+//! | checksums into all pages born in (K, C] | | as above: every one is written again, unconditionally |
+//! | fdatasync of the arena | it failed, or nobody knows | those stores made each page dirty again, so the sync writes them anew |
+//! | header into the slot that does not hold K, fdatasync | | recovery takes the newer header if it is whole |
+//! | a block of the log states K | | the successor writes the header once more |
+//! | K is published, segments are recycled | | |
+//!
+//! **C never changes until K = C**, and both stay protected by rule I3 meanwhile: the pages of the header
+//! that counts are never overwritten, whichever of the two that is.
+
+use super::process::Logger;
+use crate::engine::Engine;
+use crate::header::Header;
+use crate::shm::arena::Pages;
+use crate::shm::atomic::{Native, Word64};
+use crate::shm::control::Poison;
+use crate::shm::waiter;
+use crate::slot::{QueueState, SLOT_WORDS, SlotImage};
+use crate::tree::walk::each_page;
+use crate::txn::workspace::{CLASSES, read_directory};
+use crate::txn::{catalog, queue};
+use crate::{Error, PageId, Result, TxnId, dir};
+use std::fs::File;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use untorn_wal::Lsn;
+
+/// Takes a checkpoint, or finishes the one that a dead logger began. `clean` says that nobody can
+/// commit after it. Does nothing when nothing has been committed since the last one.
+///
+/// It waits for the writer lock no longer than `patience`: its holder may be waiting for what the caller's
+/// thread does besides (log files), may be stopped, or may keep its transaction open for hours.
+///
+/// # Errors
+/// [`Error::LockTimeout`] if the lock was not free: nothing has begun, try again later.
+pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<()> {
+    let engine = &logger.engine;
+    engine.refuse_poisoned()?;
+    let arena_file = engine.arena_file()?;
+    let (mut started, finished) = engine.checkpoints();
+    if started == finished {
+        match start(engine, finished, clean, patience)? {
+            Some(txn) => started = txn,
+            None => return Ok(()),
+        }
+    }
+    crash_point!("checkpoint.started");
+    let (image, log_position) = started_image(engine)?;
+    // Up to the position, not only to the image's tail: frames of a transaction that rolled back lie between,
+    // and a header must not name a place that a power cut may take back.
+    engine.wait_durable(log_position, true, None)?;
+    crash_point!("checkpoint.log_durable");
+    let pages = engine.arena.pages(image.high_water);
+    let early_header = planted_bug!("header-before-pages");
+    if early_header {
+        write_header(logger, &image, log_position, clean)?;
+    }
+    let summed = sum_pages(engine, &arena_file, &pages, &image, finished)?;
+    crash_point!("checkpoint.pages_summed");
+    if let Err(error) = crate::fault::fdatasync(&arena_file, "arena.sync") {
+        // What the kernel did with the pages is unknown: no further checkpoint, no recycling.
+        engine.set_poison(Poison::Arena, error.raw_os_error().unwrap_or(libc::EIO));
+        return Err(Error::Io { what: "sync of arena".into(), source: error });
+    }
+    crash_point!("checkpoint.arena_synced");
+    if !early_header {
+        write_header(logger, &image, log_position, clean)?;
+    }
+    crash_point!("checkpoint.header_written");
+    logger.state_checkpoint(started, log_position)?;
+    crash_point!("checkpoint.stated");
+    let words = &engine.control.fixed().checkpoint;
+    words.finished_lsn.store(log_position.0, Ordering::Release);
+    words.finished.store_fenced(started.as_u64());
+    waiter::ring::<Native>(&words.bell);
+    let counters = &engine.control.fixed().counters;
+    counters.checkpoints.fetch_add(1, Ordering::Relaxed);
+    counters.checkpoint_pages.fetch_add(summed, Ordering::Relaxed);
+    logger.pool.recycle(log_position).map_err(super::process::log_error)?;
+    logger.count_segments();
+    Ok(())
+}
+
+/// Notes C and its image, under the writer lock. `None`: there is nothing new.
+fn start(engine: &Engine, finished: TxnId, clean: bool, patience: Duration) -> Result<Option<TxnId>> {
+    let fixed = engine.control.fixed();
+    engine.acquire(&fixed.writer, Some(patience))?;
+    let noted = (|| {
+        let image = engine.control.newest()?;
+        let words = &fixed.checkpoint;
+        let position = image.log_tail.0.max(fixed.stream.tail.load(Ordering::Acquire));
+        let moved = position > words.finished_lsn.load(Ordering::Acquire);
+        if image.txn == finished && !moved && !clean {
+            return Ok(None);
+        }
+        if image.txn == finished {
+            // Only the log has moved, or the store is left in order: the same transaction, a new header.
+            store_image(engine, &image, position);
+            return Ok(Some(image.txn));
+        }
+        store_image(engine, &image, position);
+        words.started.store_fenced(image.txn.as_u64());
+        Ok(Some(image.txn))
+    })();
+    engine.release(&fixed.writer);
+    noted
+}
+
+fn store_image(engine: &Engine, image: &SlotImage, position: u64) {
+    let words = &engine.control.fixed().checkpoint;
+    for (word, value) in words.image.iter().zip(image.encode()) {
+        word.store(value, Ordering::Relaxed);
+    }
+    words.started_lsn.store(position, Ordering::Release);
+}
+
+/// The image of C, and from where the log is replayed after it.
+fn started_image(engine: &Engine) -> Result<(SlotImage, Lsn)> {
+    let words = &engine.control.fixed().checkpoint;
+    let position = Lsn(words.started_lsn.load(Ordering::Acquire));
+    let image: [u64; SLOT_WORDS] = std::array::from_fn(|i| words.image[i].load(Ordering::Relaxed));
+    let image = SlotImage::decode(&image, dir::CONTROL)?;
+    let started = words.started.load(Ordering::Acquire);
+    if image.txn.as_u64() != started {
+        let what = format!("the image of the started checkpoint is of {}, not of {started:016x}", image.txn);
+        return Err(Error::corrupt(dir::CONTROL, 0, what));
+    }
+    Ok((image, position))
+}
+
+/// Tells those who wait for a checkpoint that an attempt failed. Another one follows before long.
+pub(super) fn note_failure(engine: &Engine, error: &Error) {
+    let (errno, offset) = match error {
+        Error::Corrupt { offset, .. } => (0, *offset),
+        Error::DiskFull { .. } => (libc::ENOSPC, 0),
+        Error::Io { source, .. } => (source.raw_os_error().unwrap_or(libc::EIO), 0),
+        _ => (libc::EIO, 0),
+    };
+    let words = &engine.control.fixed().checkpoint;
+    words.failure_errno.store(errno as u64, Ordering::Relaxed);
+    words.failure_offset.store(offset, Ordering::Relaxed);
+    words.failures.store_fenced(words.failures.load(Ordering::Relaxed) + 1);
+    waiter::ring::<Native>(&words.bell);
+}
+
+/// What the last failed attempt met.
+pub(super) fn last_failure(engine: &Engine) -> Error {
+    let words = &engine.control.fixed().checkpoint;
+    match words.failure_errno.load(Ordering::Relaxed) as i32 {
+        0 => {
+            let offset = words.failure_offset.load(Ordering::Relaxed);
+            Error::corrupt(dir::ARENA, offset, "a checkpoint met damage here; `verify` says more")
+        }
+        libc::ENOSPC => Error::DiskFull { what: "the checkpoint".into() },
+        errno => Error::Io { what: "checkpoint".into(), source: std::io::Error::from_raw_os_error(errno) },
+    }
+}
+
+fn write_header(logger: &Logger, image: &SlotImage, log_position: Lsn, clean: bool) -> Result<()> {
+    let engine = &logger.engine;
+    let serial = &engine.control.fixed().checkpoint.serial;
+    let header = Header {
+        store_id: engine.store_id,
+        geometry: engine.geometry,
+        serial: serial.load(Ordering::Acquire) + 1,
+        log_position,
+        clean,
+        image: *image,
+    };
+    if let Err(error) = engine.dir.need_file(dir::CHECKPOINT, true).and_then(|file| header.write(&file)) {
+        let errno = match &error {
+            Error::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+            _ => libc::EIO,
+        };
+        engine.set_poison(Poison::Header, errno);
+        return Err(error);
+    }
+    // The slot of the newest header is never written next: the serial moves only after success.
+    serial.store(header.serial, Ordering::Release);
+    Ok(())
+}
+
+/// Writes the checksums of all pages of C that were born after K; how many pages that were.
+///
+/// A page born at or before K has only descendants that were too, so the walk goes no deeper there.
+fn sum_pages(engine: &Engine, file: &File, pages: &Pages<'_>, image: &SlotImage, finished: TxnId) -> Result<u64> {
+    let mut summed = 0;
+    let mut roots = vec![image.catalog];
+    roots.extend(catalog::list(pages, image.catalog)?.into_iter().map(|entry| entry.root));
+    for root in roots {
+        each_page_born_after(pages, root, finished, &mut |page, count| {
+            summed += u64::from(count);
+            sum(engine, file, pages, page, count)
+        })?;
+    }
+    let mut queues: Vec<QueueState> = image.queues.to_vec();
+    if !image.run_directory.is_none() {
+        let mut classes = vec![QueueState::default(); CLASSES.len()];
+        read_directory(pages, image.run_directory, &mut classes)?;
+        queues.extend(classes);
+        if pages.birth(image.run_directory)? > finished {
+            sum(engine, file, pages, image.run_directory, 1)?;
+            summed += 1;
+        }
+    }
+    for state in queues.iter().filter(|state| !state.head.is_none()) {
+        queue::each_page(pages, state, &mut |page, birth| {
+            if birth > finished {
+                summed += 1;
+                sum(engine, file, pages, page, 1)?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(summed)
+}
+
+fn each_page_born_after(
+    pages: &Pages<'_>,
+    root: PageId,
+    finished: TxnId,
+    on_page: &mut dyn FnMut(PageId, u32) -> Result<()>,
+) -> Result<()> {
+    each_page(pages, root, &mut |seen| {
+        if seen.birth <= finished {
+            return Ok(false);
+        }
+        on_page(seen.page, seen.pages)?;
+        Ok(true)
+    })
+}
+
+fn sum(engine: &Engine, file: &File, pages: &Pages<'_>, page: PageId, count: u32) -> Result<()> {
+    let body = pages.body_of(page, count)?;
+    engine.arena.store_checksum(body, page);
+    if count > 1 {
+        engine.arena.redirty_interior(file, page, body)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,390 @@
+//! The flush thread: published ring bytes → segment → fsync → acknowledgement.
+//!
+//! **I4** `durable` moves only after an fsync has returned success for all bytes up to it, and every
+//! acknowledgement derives from it: [`Flusher::publish`] is the only place that stores it.
+//!
+//! **I5** After a failed write or sync nothing is tried again on the same file: everything from `durable`
+//! on is written to a new segment. If that fails too, the store takes no more writes, a sticky mark says
+//! so, and every waiter gets the error.
+//!
+//! This thread never takes the writer lock, so a writer that is stopped inside it stops nobody's flush.
+
+use super::process::{Logger, log_error};
+use super::settings;
+use crate::shm::atomic::Native;
+use crate::shm::control::Poison;
+use crate::shm::ring::Ring;
+use crate::shm::waiter;
+use crate::slot::SlotImage;
+use crate::{Error, Result, TxnId, dir};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use untorn_wal::{Due, Log, LogError, Lsn, Pending, RealDisk, Stated, due};
+
+/// Longest sleep: a stalled logger shows by a count that stands still for longer.
+const NAP: Duration = Duration::from_millis(50);
+/// After this time without a commit, an empty block states what has become durable.
+const IDLE_STATEMENT: Duration = Duration::from_millis(30);
+/// Blocks never granted to writers: the logger's own statements.
+const OWN_BLOCKS: u64 = 8;
+
+/// The flush thread's state.
+pub(super) struct Flusher {
+    logger: Arc<Logger>,
+    log: Log<RealDisk>,
+    /// What the next header states; its `durable` is the published one.
+    stated: Stated,
+    /// Log blocks that commits had been charged when everything up to `durable` was written.
+    charged: u64,
+    /// When the oldest unflushed byte was first seen, and when the last flush ended.
+    waiting_since: Option<Instant>,
+    last_flush: Instant,
+    /// The last header written states the newest durable position.
+    is_stated: bool,
+    broken: bool,
+}
+
+/// What has been published and waits.
+struct Published {
+    image: SlotImage,
+    tail: Lsn,
+    charged: u64,
+}
+
+impl Flusher {
+    /// The flusher of a log that was just recovered: everything up to `stated.durable` is durable, and
+    /// the next segment starts there with what `fill` gives.
+    pub(super) fn new(logger: Arc<Logger>, stated: Stated) -> Flusher {
+        let log = Log::new(logger.pool.clone());
+        Flusher {
+            logger,
+            log,
+            stated,
+            charged: 0,
+            waiting_since: None,
+            last_flush: Instant::now(),
+            is_stated: false,
+            broken: false,
+        }
+    }
+
+    /// The flusher of a logger that takes over beside living clients: whatever its predecessor wrote past
+    /// `durable` is not trusted; a new segment takes those bytes from the ring.
+    pub(super) fn attach(logger: Arc<Logger>, stated: &Stated) -> Result<Flusher> {
+        let fixed = logger.engine.control.fixed();
+        let words = &fixed.durable;
+        // A predecessor that died between the two stores leaves them different: both positions were
+        // durable then, and the lower one is certain to be in the ring.
+        let lsn = words.lsn.load(Ordering::Acquire).min(!words.lsn_check.load(Ordering::Acquire));
+        let txn = words.txn.load(Ordering::Acquire).min(!words.txn_check.load(Ordering::Acquire));
+        let stated = Stated {
+            durable: Lsn(lsn).max(stated.durable),
+            durable_txn: txn.max(stated.durable_txn),
+            checkpoint_txn: fixed.checkpoint.finished.load(Ordering::Acquire).max(stated.checkpoint_txn),
+            checkpoint_lsn: Lsn(fixed.checkpoint.finished_lsn.load(Ordering::Acquire)).max(stated.checkpoint_lsn),
+            incarnation: logger.engine.control.committed().incarnation(),
+        };
+        let mut flusher = Flusher::new(logger, stated);
+        // If the words disagree, they do so until this flush publishes what it made durable: position and
+        // transaction become known together.
+        match flusher.flush(true) {
+            Ok(()) => {}
+            // Once there is room, another logger can do it.
+            Err(error @ Error::DiskFull { .. }) => return Err(error),
+            // Whoever waits is to hear of it; a logger that ended here would be started again and again.
+            Err(error) => flusher.give_up(&error),
+        }
+        Ok(flusher)
+    }
+
+    /// Publishes again what was acknowledged, if somebody else has written to those words.
+    fn mend_published(&self) {
+        let control = &self.logger.engine.control;
+        let (txn, lsn) = (self.stated.durable_txn, self.stated.durable.0);
+        if control.durable() != Some((TxnId::from_u64(txn), Lsn(lsn))) {
+            let words = &control.fixed().durable;
+            words.txn.store(txn, Ordering::SeqCst);
+            words.txn_check.store(!txn, Ordering::Release);
+            words.lsn_check.store(!lsn, Ordering::Release);
+            words.lsn.store(lsn, Ordering::Release);
+            waiter::ring_always::<Native>(&words.bell);
+        }
+    }
+
+    /// Flushes until the logger ends.
+    pub(super) fn run(mut self) {
+        let logger = self.logger.clone();
+        let bell = &logger.engine.control.fixed().logger.bell;
+        loop {
+            self.beat();
+            let ticket = waiter::listen::<Native>(bell);
+            if self.logger.ending.load(Ordering::SeqCst) {
+                break;
+            }
+            let nap = match self.round() {
+                Ok(None) => continue,
+                Ok(Some(nap)) => nap,
+                Err(error) => {
+                    self.give_up(&error);
+                    NAP
+                }
+            };
+            waiter::sleep::<Native>(bell, ticket, nap.min(NAP));
+        }
+        // What is still published goes out; a failure leaves it to recovery, which reads the ring.
+        let _ = self.flush(false);
+    }
+
+    fn beat(&self) {
+        self.logger.engine.control.fixed().logger.beats.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Looks once what is due. `None`: something was done, look again.
+    fn round(&mut self) -> Result<Option<Duration>> {
+        if self.broken {
+            if let Some((txn, _)) = self.logger.checkpoint_to_state() {
+                self.logger.checkpoint_stated(txn, false);
+            }
+            return Ok(Some(NAP));
+        }
+        if let Some((txn, lsn)) = self.logger.checkpoint_to_state() {
+            self.stated.checkpoint_txn = txn.as_u64();
+            self.stated.checkpoint_lsn = lsn;
+            self.flush(true)?;
+            self.logger.checkpoint_stated(txn, true);
+            return Ok(None);
+        }
+        let engine = &self.logger.engine;
+        let fixed = engine.control.fixed();
+        let tail = engine.control.newest()?.log_tail.0.max(fixed.stream.tail.load(Ordering::Acquire));
+        let bytes = tail.saturating_sub(self.stated.durable.0);
+        if bytes == 0 {
+            self.waiting_since = None;
+            self.mend_published();
+            self.grant();
+            if !self.is_stated && self.last_flush.elapsed() >= IDLE_STATEMENT && self.may_state() {
+                self.flush(true)?;
+                self.is_stated = true;
+            }
+            return Ok(Some(if self.is_stated { NAP } else { IDLE_STATEMENT }));
+        }
+        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        let pending = Pending {
+            bytes,
+            oldest_age: since.elapsed(),
+            ring_len: engine.geometry.ring_size,
+            ring_used: bytes,
+            requested: fixed.logger.flush_request.load(Ordering::SeqCst) > self.stated.durable.0,
+        };
+        match due(settings::policy(engine), &pending) {
+            Due::Now => {
+                self.flush(false)?;
+                Ok(None)
+            }
+            Due::In(nap) => {
+                self.grant();
+                Ok(Some(nap))
+            }
+            Due::Idle => Ok(Some(NAP)),
+        }
+    }
+
+    /// What is published now. The charge is read before the tail: if a stream moves on in between, too
+    /// little is granted, which the next round mends.
+    fn published(&self, txn: TxnId) -> Result<Option<Published>> {
+        let control = &self.logger.engine.control;
+        let stream = &control.fixed().stream;
+        let charged = stream.charged_below.load(Ordering::Acquire);
+        let tail = stream.tail.load(Ordering::Acquire);
+        let Some(image) = control.image(txn)? else { return Ok(None) };
+        let charged = charged.max(image.blocks_charged);
+        let tail = image.log_tail.max(Lsn(tail));
+        // Nobody publishes what the ring has no room for; a damaged word must not fill the log with nothing.
+        if tail.bytes_since(self.stated.durable) > self.logger.engine.geometry.ring_size {
+            let what = format!("the log's tail {tail} is further from {} than the ring reaches", self.stated.durable);
+            return Err(Error::corrupt(dir::CONTROL, 0, what));
+        }
+        Ok(Some(Published { image, tail, charged }))
+    }
+
+    /// Writes and syncs everything published, then acknowledges it. `even_empty` writes an empty block if
+    /// there is nothing, for what its header states.
+    pub(super) fn flush(&mut self, even_empty: bool) -> Result<()> {
+        let logger = self.logger.clone();
+        let fixed = logger.engine.control.fixed();
+        let (next, published) = loop {
+            // Durable readers will read this transaction: it is pinned before it is published.
+            let next = fixed.logger_pins.pin_next(&fixed.committed, &fixed.durable.txn);
+            if let Some(published) = self.published(next.txn)? {
+                break (next, published);
+            }
+        };
+        let ring_size = logger.engine.geometry.ring_size;
+        if published.tail.bytes_since(self.stated.durable) > ring_size {
+            let what = format!(
+                "the log's tail {} is more than the ring's {ring_size} bytes beyond the durable position {}",
+                published.tail, self.stated.durable
+            );
+            return Err(Error::corrupt(crate::dir::CONTROL, 0, what));
+        }
+        if published.tail == self.stated.durable && !even_empty && self.log.written().is_some() {
+            return Ok(());
+        }
+        fixed.durable_slots[next.place].fill(&published.image.encode());
+        crash_point!("flush.before_write");
+        if planted_bug!("acknowledge-before-fsync") {
+            self.publish(next, &published);
+        }
+        let start = Instant::now();
+        self.write(published.tail)?;
+        crash_point!("flush.synced");
+        let spent = start.elapsed().as_nanos() as u64;
+        fixed.counters.flush_ns.fetch_add(spent, Ordering::Relaxed);
+        fixed.counters.wal_bytes.fetch_add(published.tail.bytes_since(self.stated.durable), Ordering::Relaxed);
+        self.publish(next, &published);
+        self.last_flush = Instant::now();
+        self.waiting_since = None;
+        self.is_stated = false;
+        Ok(())
+    }
+
+    /// Makes the stream durable up to `tail`, in new segments where need be.
+    fn write(&mut self, tail: Lsn) -> Result<()> {
+        let wrote = match self.log.written() {
+            Some(_) => self.write_on(tail),
+            None => self.start_segment(self.stated.durable, tail),
+        };
+        let Err(error) = wrote else { return Ok(()) };
+        if self.log.written().is_some() {
+            // The current segment is as it was: only a spare was missing.
+            return Err(log_error(error));
+        }
+        crash_point!("flush.failed");
+        // A failed sync is never tried again on that file, nor are its bytes trusted.
+        self.start_segment(self.stated.durable, tail).map_err(log_error)
+    }
+
+    fn write_on(&mut self, tail: Lsn) -> Result<(), LogError> {
+        let logger = self.logger.clone();
+        let ring = Ring::<Native>::new(logger.engine.control.ring());
+        let from = self.log.written().ok_or(LogError::NeedsSegment)?;
+        let len = tail.bytes_since(from);
+        let stated = self.stated;
+        let appended = self.log.append(from, len, &stated, &mut |lsn, bytes| copy_out(ring, lsn, bytes))?;
+        crash_point!("flush.before_sync");
+        #[cfg(feature = "crash-points")]
+        if crate::crash::fails("wal.sync") {
+            self.log.abandon();
+            return Err(LogError::Io { what: "injected".into(), source: std::io::Error::from_raw_os_error(libc::EIO) });
+        }
+        let synced = self.log.sync()?;
+        logger.engine.control.fixed().counters.fsyncs.fetch_add(1, Ordering::Relaxed);
+        if appended.full { self.start_segment(synced, tail) } else { Ok(()) }
+    }
+
+    /// New segments from `durable`, which is synced, until everything up to `tail` is durable.
+    fn start_segment(&mut self, durable: Lsn, tail: Lsn) -> Result<(), LogError> {
+        let logger = self.logger.clone();
+        let ring = Ring::<Native>::new(logger.engine.control.ring());
+        let mut durable = durable;
+        loop {
+            crash_point!("segment.before_start");
+            let stated = Stated { durable, ..self.stated };
+            let len = tail.bytes_since(durable);
+            let reached = self.log.start_segment(&stated, len, &mut |lsn, bytes| copy_out(ring, lsn, bytes))?;
+            crash_point!("segment.started");
+            logger.engine.control.fixed().counters.fsyncs.fetch_add(3, Ordering::Relaxed);
+            logger.count_segments();
+            waiter::ring_always::<Native>(&logger.engine.control.fixed().logger.background);
+            durable = reached;
+            if durable >= tail {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The first segment after recovery: `bytes` stand in the stream from `stated.durable` on.
+    pub(super) fn start_recovered(&mut self, bytes: &[u8]) -> Result<Lsn> {
+        let from = self.stated.durable;
+        let mut durable = from;
+        loop {
+            let stated = Stated { durable, ..self.stated };
+            let done = durable.bytes_since(from) as usize;
+            let rest = (bytes.len() - done) as u64;
+            let mut fill = |lsn: Lsn, buffer: &mut [u8]| {
+                let at = lsn.bytes_since(from) as usize;
+                buffer.copy_from_slice(&bytes[at..at + buffer.len()]);
+            };
+            durable = self.log.start_segment(&stated, rest, &mut fill).map_err(log_error)?;
+            if durable.bytes_since(from) as usize >= bytes.len() {
+                self.stated.durable = durable;
+                return Ok(durable);
+            }
+        }
+    }
+
+    /// **I4**: acknowledges, after the sync.
+    fn publish(&mut self, next: crate::shm::pins::NextDurable, published: &Published) {
+        let fixed = self.logger.engine.control.fixed();
+        let words = &fixed.durable;
+        self.stated.durable = published.tail;
+        self.stated.durable_txn = next.txn.as_u64();
+        self.stated.incarnation = next.txn.incarnation();
+        self.charged = published.charged;
+        words.txn_check.store(!next.txn.as_u64(), Ordering::Release);
+        words.lsn_check.store(!published.tail.0, Ordering::Release);
+        words.lsn.store(published.tail.0, Ordering::Release);
+        crash_point!("flush.half_published");
+        fixed.logger_pins.publish(&words.txn, next);
+        self.set_grant();
+        crash_point!("flush.before_wake");
+        waiter::ring::<Native>(&words.bell);
+    }
+
+    /// Blocks that may be charged in all: what was charged up to `durable`, and what is free after it.
+    fn grantable(&self) -> u64 {
+        self.charged + self.log.free_blocks().saturating_sub(OWN_BLOCKS)
+    }
+
+    fn set_grant(&self) {
+        self.logger.engine.control.fixed().durable.granted.store(self.grantable(), Ordering::SeqCst);
+    }
+
+    /// Grants more if there is more, and asks for more files if writers need them.
+    fn grant(&self) {
+        let fixed = self.logger.engine.control.fixed();
+        let granted = fixed.durable.granted.load(Ordering::Acquire);
+        if self.grantable() > granted {
+            self.set_grant();
+            waiter::ring_always::<Native>(&fixed.durable.bell);
+        }
+    }
+
+    /// Whether an empty block can be spared from what was granted.
+    fn may_state(&self) -> bool {
+        let granted = self.logger.engine.control.fixed().durable.granted.load(Ordering::Acquire);
+        self.charged + self.log.free_blocks() > granted
+    }
+
+    /// The log can be written no more.
+    fn give_up(&mut self, error: &Error) {
+        self.broken = true;
+        let errno = match error {
+            Error::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+            Error::DiskFull { .. } => libc::ENOSPC,
+            _ => libc::EIO,
+        };
+        self.logger.engine.set_poison(Poison::Log, errno);
+        if let Some((txn, _)) = self.logger.checkpoint_to_state() {
+            self.logger.checkpoint_stated(txn, false);
+        }
+    }
+}
+
+fn copy_out(ring: Ring<'_, Native>, lsn: Lsn, bytes: &mut [u8]) {
+    // The caller asks for no more than a batch, which fits, and for positions that are multiples of 8.
+    if ring.copy_out(lsn.0, bytes).is_err() {
+        bytes.fill(0);
+    }
+}

@@ -1,0 +1,315 @@
+//! The life of a logger: it takes its byte under the initialisation lock, recovers if nobody lives, serves,
+//! and leaves when it is no longer needed.
+//!
+//! Opens take their byte, and the logger decides to leave, under the initialisation lock, so they can't
+//! miss each other. There is one logger, since there is one byte.
+
+use super::flush::Flusher;
+use super::{background, checkpoint, recover, settings};
+use crate::client::{attach, lock_init};
+use crate::dir::{self, Dir};
+use crate::engine::{Engine, has_clients};
+use crate::header::Header;
+use crate::shm::arena::Arena;
+use crate::shm::atomic::Native;
+use crate::shm::control::Control;
+use crate::shm::liveness::{Claim, InitLock, LOGGER_IDS, LOGGER_OFFSET, LockFileId, Tester};
+use crate::shm::waiter;
+use crate::{Error, Result, TxnId};
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use untorn_wal::{LogError, LogShape, Lsn, Pool, RealDisk, Stated, StoreId, Survey};
+
+/// How often the logger looks whether it is still needed.
+const LOOK: Duration = Duration::from_millis(25);
+/// How long a logger that was told to leave waits for the writer lock, to take a last checkpoint. It holds
+/// the initialisation lock meanwhile, so nobody can open the store.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What the threads of a logger share.
+pub(super) struct Logger {
+    pub(super) engine: Engine,
+    pub(super) pool: Arc<Pool<RealDisk>>,
+    /// What this logger locks is freed when the claim goes, at the latest with the process.
+    _claim: Claim,
+    /// A finished checkpoint that a block of the log is to state, and the newest one stated.
+    stating: Mutex<Stating>,
+    stated: Condvar,
+    /// The background thread is to end, and then the other.
+    pub(super) background_ending: AtomicBool,
+    pub(super) ending: AtomicBool,
+}
+
+#[derive(Default)]
+struct Stating {
+    wanted: Option<(TxnId, Lsn)>,
+    done: Option<TxnId>,
+    failed: bool,
+}
+
+/// How a logger's life ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Ended {
+    /// Another logger holds the byte.
+    NotNeeded,
+    /// It was idle, told to leave, or its directory is gone.
+    Left,
+}
+
+/// Serves as the logger of the store at `dir` until it is no longer needed. Blocks. Calls `on_ready` when
+/// clients can join.
+pub(crate) fn run(dir: Dir, on_ready: impl FnOnce()) -> Result<Ended> {
+    let init = lock_init(&dir, Duration::from_secs(60))?;
+    let Some(byte) = dir.with_fd(|fd| Claim::take(fd, LOGGER_OFFSET))? else {
+        return Ok(Ended::NotNeeded);
+    };
+    crash_point!("logger.byte_taken");
+    let (logger, flusher) = prepare(dir, init.file_id())?;
+    drop(init);
+    crash_point!("logger.ready");
+    on_ready();
+    let init = serve(&logger, flusher);
+    // The byte first: whoever joins next finds it free. The other way round, a client could join in between,
+    // and go on beneath a header that says that the store was left in order.
+    drop(byte);
+    crash_point!("logger.byte_dropped");
+    drop(init);
+    Ok(Ended::Left)
+}
+
+/// Attaches to the living clients' `control`, or recovers and makes a fresh one.
+fn prepare(dir: Dir, lock_file: LockFileId) -> Result<(Arc<Logger>, Flusher)> {
+    let (header, damage) = Header::read(&dir.need_file(dir::CHECKPOINT, true)?)?;
+    let disk = Arc::new(open_log(&dir)?);
+    let shape = LogShape::new(StoreId(header.store_id), header.geometry.segment_size).map_err(log_error)?;
+    let survey = Survey::take(&*disk, &shape).map_err(log_error)?;
+    refuse_old_header(&header, damage, &survey.stated)?;
+    let old = attach(&dir, &header)?;
+    let alive = dir.with_fd(|fd| Ok(has_clients(&Tester::open(fd, Some(lock_file))?)))?;
+    let (me, claim) = dir.with_fd(|fd| Claim::take_new_id(fd, LOGGER_IDS))?;
+    let arena_file = dir.need_file(dir::ARENA, true)?;
+    let arena = Arena::open(&arena_file, header.store_id, &header.geometry, header.image.high_water)?;
+    arena.make_writable(|| Ok(arena_file))?;
+    let engine = |control: Control, dir: Dir, arena: Arena| Engine {
+        dir,
+        store_id: header.store_id,
+        geometry: header.geometry,
+        control,
+        arena,
+        me,
+        lock_file,
+        logger_timeout: Duration::from_secs(3600),
+        keeper: None,
+        logger_seen_ns: AtomicU64::new(0),
+    };
+    let logger = |engine: Engine, pool: Arc<Pool<RealDisk>>| {
+        Arc::new(Logger {
+            engine,
+            pool,
+            _claim: claim,
+            stating: Mutex::default(),
+            stated: Condvar::new(),
+            background_ending: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
+        })
+    };
+    let (logger, flusher) = match old {
+        Some(control) if alive => {
+            let pool = Pool::open(disk, &survey, Lsn(control.fixed().checkpoint.finished_lsn.load(Ordering::Acquire)))
+                .map_err(log_error)?;
+            background::ensure_spares(&pool, 2)?;
+            let logger = logger(engine(control, dir, arena), pool);
+            let flusher = Flusher::attach(logger.clone(), &survey.stated)?;
+            (logger, flusher)
+        }
+        None if alive => {
+            return Err(Error::Mismatch {
+                file: dir::CONTROL.into(),
+                what: "clients live, but their shared region is gone or of another boot".into(),
+            });
+        }
+        old => {
+            let pool = Pool::open(disk.clone(), &survey, header.log_position).map_err(log_error)?;
+            background::ensure_spares(&pool, 2)?;
+            let (control, control_file) = recover::fresh_control(&dir, &header)?;
+            let engine = engine(control, dir, arena);
+            let recovered = recover::replay(&engine, &header, &disk, &shape, old.as_ref())?;
+            let logger = logger(engine, pool);
+            let flusher = recover::finish(logger.clone(), &header, recovered, &control_file)?;
+            (logger, flusher)
+        }
+    };
+    let words = &logger.engine.control.fixed().logger;
+    words.pid.store(std::process::id(), Ordering::Relaxed);
+    words.stop.store(0, Ordering::Relaxed);
+    logger.engine.control.fixed().counters.logger_starts.fetch_add(1, Ordering::Relaxed);
+    logger.count_segments();
+    // Whoever waits for something that the dead logger was to do looks again.
+    logger.engine.wake_waiters();
+    Ok((logger, flusher))
+}
+
+/// A header older than the newest checkpoint that the log states must not be used: its pages may have
+/// been reused since.
+fn refuse_old_header(header: &Header, damage: Option<Error>, stated: &Stated) -> Result<()> {
+    if header.txn().as_u64() >= stated.checkpoint_txn {
+        return Ok(());
+    }
+    let newest = TxnId::from_u64(stated.checkpoint_txn);
+    Err(damage.unwrap_or_else(|| {
+        Error::corrupt(
+            dir::CHECKPOINT,
+            0,
+            format!("the newest header is of transaction {}, the log states a checkpoint of {newest}", header.txn()),
+        )
+    }))
+}
+
+/// Runs the flush and the background thread, and looks now and then whether they are still needed.
+///
+/// Returns with the initialisation lock, if that could be had: nobody has joined since the last checkpoint then.
+fn serve(logger: &Arc<Logger>, flusher: Flusher) -> Option<InitLock> {
+    std::thread::scope(|scope| {
+        let flush = std::thread::Builder::new().name("untorn-flush".into()).spawn_scoped(scope, || flusher.run());
+        let work = std::thread::Builder::new()
+            .name("untorn-background".into())
+            .spawn_scoped(scope, || background::run(logger));
+        if let (Ok(_), Ok(work)) = (&flush, work) {
+            let init = wait_until_unneeded(logger);
+            // The background thread ends first: the last checkpoint needs the flush thread.
+            logger.end_background();
+            let _ = work.join();
+            leave(logger, init.as_ref());
+            logger.ending.store(true, Ordering::SeqCst);
+            waiter::ring_always::<Native>(&logger.engine.control.fixed().logger.bell);
+            if let Ok(flush) = flush {
+                let _ = flush.join();
+            }
+            init
+        } else {
+            logger.ending.store(true, Ordering::SeqCst);
+            None
+        }
+    })
+}
+
+/// Waits until nobody has used the store for the idle time, or the logger was told to leave, or the
+/// directory is gone. With the initialisation lock if that could be had.
+fn wait_until_unneeded(logger: &Logger) -> Option<InitLock> {
+    let engine = &logger.engine;
+    let words = &engine.control.fixed().logger;
+    let mut idle_since = Instant::now();
+    loop {
+        std::thread::sleep(LOOK);
+        if engine.dir.is_gone() {
+            return None;
+        }
+        let told = words.stop.load(Ordering::Acquire) != 0;
+        let in_use = engine.has_clients();
+        if in_use {
+            idle_since = Instant::now();
+        }
+        // A store that refuses writes is recovered by the next logger, so this one makes room at once.
+        let is_marked = engine.control.poison() != 0;
+        let idle = if is_marked { 0 } else { words.idle_ms.load(Ordering::Acquire) };
+        let idle = Duration::from_millis(idle);
+        if !told && (in_use || idle_since.elapsed() < idle) {
+            continue;
+        }
+        let Ok(init) = lock_init(&engine.dir, LOOK) else { continue };
+        if told || !engine.has_clients() {
+            return Some(init);
+        }
+    }
+}
+
+/// Leaves everything flushed and checkpointed.
+fn leave(logger: &Logger, init: Option<&InitLock>) {
+    let engine = &logger.engine;
+    if engine.dir.is_gone() {
+        return;
+    }
+    crash_point!("logger.leaving");
+    // With the initialisation lock and no clients, nobody can commit after the last checkpoint.
+    let alone = init.is_some() && !engine.has_clients();
+    let (started, finished) = engine.checkpoints();
+    let done = if started == finished { Ok(()) } else { checkpoint::take(logger, false, PATIENCE) };
+    // A failure leaves a mark in `control` or in nothing: recovery replays what the checkpoint lacks.
+    let _ = done.and_then(|()| checkpoint::take(logger, alone, PATIENCE));
+    engine.control.fixed().logger.pid.store(0, Ordering::Relaxed);
+}
+
+impl Logger {
+    /// Has a block of the log state a checkpoint, and returns when that is durable.
+    pub(super) fn state_checkpoint(&self, txn: TxnId, lsn: Lsn) -> Result<()> {
+        let mut stating = self.stating.lock();
+        stating.wanted = Some((txn, lsn));
+        stating.done = None;
+        stating.failed = false;
+        waiter::ring_always::<Native>(&self.engine.control.fixed().logger.bell);
+        while stating.done != Some(txn) {
+            if stating.failed || self.ending.load(Ordering::SeqCst) {
+                self.engine.refuse_poisoned()?;
+                return Err(Error::NeedsRecovery { reason: "the log could not state the checkpoint".into() });
+            }
+            self.stated.wait_for(&mut stating, Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// The checkpoint that the next block is to state.
+    pub(super) fn checkpoint_to_state(&self) -> Option<(TxnId, Lsn)> {
+        self.stating.lock().wanted
+    }
+
+    /// The checkpoint was stated, durably, or can't be.
+    pub(super) fn checkpoint_stated(&self, txn: TxnId, durable: bool) {
+        let mut stating = self.stating.lock();
+        stating.wanted = None;
+        stating.done = durable.then_some(txn);
+        stating.failed = !durable;
+        drop(stating);
+        self.stated.notify_all();
+    }
+
+    /// Notes the number of log files, for `stats`.
+    pub(super) fn count_segments(&self) {
+        let stats = self.pool.stats();
+        let counters = &self.engine.control.fixed().counters;
+        counters.wal_segments.store(stats.segments as u64, Ordering::Relaxed);
+        counters.wal_spares.store(stats.spares as u64, Ordering::Relaxed);
+    }
+
+    fn end_background(&self) {
+        let words = &self.engine.control.fixed().logger;
+        self.background_ending.store(true, Ordering::SeqCst);
+        waiter::ring_always::<Native>(&words.background);
+    }
+}
+
+/// The folder of the log.
+pub(crate) fn open_log(dir: &Dir) -> Result<RealDisk> {
+    dir.with_fd(|fd| RealDisk::open_under(fd, dir::WAL).map_err(Error::io("open of the log's directory")))
+}
+
+/// The log's errors as the store's.
+pub(crate) fn log_error(error: LogError) -> Error {
+    match error {
+        LogError::Io { what, source } => Error::Io { what: format!("wal: {what}"), source },
+        LogError::NoRoom | LogError::DiskFull { .. } => Error::DiskFull { what: "the log".into() },
+        LogError::Corrupt { file, offset, what } => {
+            Error::Corrupt { file: format!("{}/{file}", dir::WAL), offset, what }
+        }
+        LogError::Mismatch { file, what } => Error::Mismatch { file: format!("{}/{file}", dir::WAL), what },
+        other => Error::corrupt(dir::WAL, 0, other.to_string()),
+    }
+}
+
+/// What a fresh region starts with.
+pub(super) fn default_settings(control: &Control) {
+    let words = &control.fixed().logger;
+    words.idle_ms.store(settings::IDLE_DEFAULT.as_millis() as u64, Ordering::Relaxed);
+    words.checkpoint_bytes.store(settings::CHECKPOINT_BYTES_DEFAULT, Ordering::Relaxed);
+}

@@ -1,0 +1,90 @@
+//! What clients tell the logger through `control`: its policy, its patience, and that a checkpoint is wanted.
+
+use super::checkpoint;
+use crate::engine::{Engine, RECHECK};
+use crate::options::FlushPolicy;
+use crate::shm::atomic::{Native, Word64};
+use crate::shm::waiter::{self, Ended};
+use crate::{Result, TxnId};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Idle time unless set otherwise.
+pub(super) const IDLE_DEFAULT: Duration = Duration::from_secs(5);
+/// Log volume between checkpoints unless set otherwise, in bytes.
+pub(super) const CHECKPOINT_BYTES_DEFAULT: u64 = 64 << 20;
+
+/// Sets when the logger syncs.
+pub(crate) fn set_policy(engine: &Engine, policy: FlushPolicy) {
+    let (kind, argument) = match policy {
+        FlushPolicy::Every(interval) => (1, interval.as_nanos().min(u128::from(u64::MAX)) as u64),
+        FlushPolicy::EveryBytes(bytes) => (2, bytes),
+        _ => (0, 0),
+    };
+    let logger = &engine.control.fixed().logger;
+    logger.policy_argument.store(argument, Ordering::Release);
+    logger.policy.store_fenced(kind);
+    engine.wake_logger();
+}
+
+/// The policy in force.
+pub(super) fn policy(engine: &Engine) -> FlushPolicy {
+    let logger = &engine.control.fixed().logger;
+    let kind = logger.policy.load(Ordering::Acquire);
+    let argument = logger.policy_argument.load(Ordering::Acquire);
+    match kind {
+        1 => FlushPolicy::Every(Duration::from_nanos(argument)),
+        2 => FlushPolicy::EveryBytes(argument),
+        _ => FlushPolicy::OnCommit,
+    }
+}
+
+/// Sets how long the logger stays without clients.
+pub(crate) fn set_idle(engine: &Engine, idle: Duration) {
+    let ms = (idle.as_millis() as u64).max(1);
+    engine.control.fixed().logger.idle_ms.store(ms, Ordering::Release);
+}
+
+/// Sets the log volume between checkpoints.
+pub(crate) fn set_checkpoint_bytes(engine: &Engine, bytes: u64) {
+    engine.control.fixed().logger.checkpoint_bytes.store(bytes.max(1), Ordering::Release);
+}
+
+/// Has a checkpoint taken that covers what is visible now, and waits for it.
+pub(crate) fn wait_checkpoint(engine: &Engine) -> Result<TxnId> {
+    let wanted = engine.control.committed();
+    let fixed = engine.control.fixed();
+    let start = Instant::now();
+    let mut watch = engine.watch_logger();
+    let failures = fixed.checkpoint.failures.load(Ordering::SeqCst);
+    let ring = || {
+        fixed.logger.checkpoint_request.fetch_max(wanted.as_u64(), Ordering::SeqCst);
+        waiter::ring::<Native>(&fixed.logger.background);
+    };
+    ring();
+    let ended = waiter::wait_until::<Native, _, _>(
+        &fixed.checkpoint.bell,
+        None,
+        RECHECK,
+        || {
+            let finished = TxnId::from_u64(fixed.checkpoint.finished.load(Ordering::SeqCst));
+            if finished >= wanted {
+                return Some(Ok(finished));
+            }
+            if fixed.checkpoint.failures.load(Ordering::SeqCst) != failures {
+                return Some(Err(engine.refuse_poisoned().err().unwrap_or_else(|| checkpoint::last_failure(engine))));
+            }
+            engine.refuse_poisoned().err().map(Err)
+        },
+        || {
+            watch.check(engine, start)?;
+            ring();
+            Ok(())
+        },
+    );
+    match ended {
+        Ok(found) => found,
+        Err(Ended::Stopped(error)) => Err(error),
+        Err(Ended::DeadlinePassed) => unreachable!("there is no deadline"),
+    }
+}

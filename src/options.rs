@@ -1,0 +1,231 @@
+//! How a store is opened, and how durable its commits are by default.
+
+use crate::{Error, Result, Store, limits};
+use std::{path::Path, path::PathBuf, time::Duration};
+pub use untorn_wal::FlushPolicy;
+
+/// How far a commit has come when it returns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum Durability {
+    /// Other processes see it; it survives the death of any process, but not of the kernel or the power.
+    Visible,
+    /// It survives a power loss: an fsync that covers it has returned.
+    #[default]
+    Durable,
+}
+
+/// Options of [`Store::open`]; made by [`Store::options`].
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub(crate) durability: Durability,
+    pub(crate) flush_policy: Option<FlushPolicy>,
+    pub(crate) max_size: Option<u64>,
+    pub(crate) page_size: Option<usize>,
+    pub(crate) segment_size: Option<u64>,
+    pub(crate) ring_size: Option<u64>,
+    pub(crate) create: bool,
+    pub(crate) read_only: bool,
+    pub(crate) any_file_system: bool,
+    pub(crate) logger_program: Option<PathBuf>,
+    pub(crate) logger_thread: bool,
+    pub(crate) logger_idle: Option<Duration>,
+    pub(crate) lock_timeout: Option<Duration>,
+    pub(crate) logger_timeout: Duration,
+    pub(crate) checkpoint_bytes: Option<u64>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            durability: Durability::Durable,
+            flush_policy: None,
+            max_size: None,
+            page_size: None,
+            segment_size: None,
+            ring_size: None,
+            create: true,
+            read_only: false,
+            any_file_system: false,
+            logger_program: None,
+            logger_thread: false,
+            logger_idle: None,
+            lock_timeout: None,
+            logger_timeout: Duration::from_secs(30),
+            checkpoint_bytes: None,
+        }
+    }
+}
+
+impl Options {
+    /// The durability of commits that do not name one. Default: [`Durability::Durable`].
+    pub fn durability(&mut self, durability: Durability) -> &mut Options {
+        self.durability = durability;
+        self
+    }
+
+    /// When the logger syncs. It holds for all processes of the store; unset, what is in force stays
+    /// (at first [`FlushPolicy::OnCommit`]).
+    pub fn flush_policy(&mut self, policy: FlushPolicy) -> &mut Options {
+        self.flush_policy = Some(policy);
+        self
+    }
+
+    /// Address space to reserve and so the largest size of the arena, in bytes, fixed when the store is
+    /// created. Default: 1 TiB; at most 2³² pages (16 TiB at the default page size).
+    pub fn max_size(&mut self, bytes: u64) -> &mut Options {
+        self.max_size = Some(bytes);
+        self
+    }
+
+    /// Page size in bytes, a power of two from 4,096 (the default) to 65,536, fixed when the store is created.
+    pub fn page_size(&mut self, bytes: usize) -> &mut Options {
+        self.page_size = Some(bytes);
+        self
+    }
+
+    /// Size of a log segment in bytes, fixed when the store is created: a multiple of 4,096, at least twice
+    /// the ring's size. Default: 8 MiB.
+    pub fn segment_size(&mut self, bytes: u64) -> &mut Options {
+        self.segment_size = Some(bytes);
+        self
+    }
+
+    /// Size in bytes of the ring by which writers hand their log records to the logger, fixed when the
+    /// store is created: a power of two, at least 64 KiB. Default: 2 MiB. Larger transactions stream through it.
+    pub fn ring_size(&mut self, bytes: u64) -> &mut Options {
+        self.ring_size = Some(bytes);
+        self
+    }
+
+    /// Whether to create the store (and the last component of its path) where there is none. Default: true.
+    pub fn create(&mut self, create: bool) -> &mut Options {
+        self.create = create;
+        self
+    }
+
+    /// Open for reading only: no write call succeeds and the arena is never mapped writable. The
+    /// process still needs write access to `control`, where its pins stand. Default: false.
+    pub fn read_only(&mut self, read_only: bool) -> &mut Options {
+        self.read_only = read_only;
+        self
+    }
+
+    /// Insist on a network or FUSE file system, where neither locks nor syncs can be relied on. Default: false.
+    pub fn any_file_system(&mut self, insist: bool) -> &mut Options {
+        self.any_file_system = insist;
+        self
+    }
+
+    /// The program to start as the logger, called with the store's path. Default: the variable
+    /// `UNTORN_LOGGER`, else the running executable itself, else `untorn-logger` beside it or on `PATH`.
+    pub fn logger_program(&mut self, program: impl Into<PathBuf>) -> &mut Options {
+        self.logger_program = Some(program.into());
+        self
+    }
+
+    /// Run the logger as a thread of this process where no process can be spawned. It then dies with this
+    /// process; another process that has the store open starts the next. Default: false.
+    pub fn logger_thread(&mut self, thread: bool) -> &mut Options {
+        self.logger_thread = thread;
+        self
+    }
+
+    /// How long the logger stays when the last client has left. Default: 5 s.
+    pub fn logger_idle(&mut self, idle: Duration) -> &mut Options {
+        self.logger_idle = Some(idle);
+        self
+    }
+
+    /// How long `begin` waits for the writer lock before [`Error::LockTimeout`]. Default: without limit.
+    pub fn lock_timeout(&mut self, timeout: Duration) -> &mut Options {
+        self.lock_timeout = Some(timeout);
+        self
+    }
+
+    /// How long a call waits for a living logger that makes no progress before
+    /// [`Error::LoggerStalled`]. Default: 30 s.
+    pub fn logger_timeout(&mut self, timeout: Duration) -> &mut Options {
+        self.logger_timeout = timeout;
+        self
+    }
+
+    /// Log volume in bytes after which the logger takes a checkpoint. It holds for all processes of the
+    /// store; unset, what is in force stays (at first 64 MiB).
+    pub fn checkpoint_bytes(&mut self, bytes: u64) -> &mut Options {
+        self.checkpoint_bytes = Some(bytes);
+        self
+    }
+
+    /// Opens the store in the directory `path`; see [`Store::open`].
+    ///
+    /// # Errors
+    /// As [`Store::open`]; [`Error::Invalid`] when options contradict each other.
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<Store> {
+        Store::open_with(path.as_ref(), self)
+    }
+
+    /// What a store to be created with these options will be like.
+    pub(crate) fn geometry(&self) -> Result<Geometry> {
+        let page_size = self.page_size.unwrap_or(limits::PAGE_SIZE_DEFAULT);
+        if !page_size.is_power_of_two() || !(limits::PAGE_SIZE_MIN..=limits::PAGE_SIZE_MAX).contains(&page_size) {
+            return Err(Error::Invalid {
+                what: format!("page size {page_size} is not a power of two from 4096 to 65536"),
+            });
+        }
+        let ring_size = self.ring_size.unwrap_or(limits::RING_SIZE_DEFAULT);
+        if !ring_size.is_power_of_two() || !(limits::RING_SIZE_MIN..=limits::RING_SIZE_MAX).contains(&ring_size) {
+            return Err(Error::Invalid {
+                what: format!("ring size {ring_size} is not a power of two from 64 KiB to 1 GiB"),
+            });
+        }
+        let segment_size = self.segment_size.unwrap_or_else(|| limits::SEGMENT_SIZE_DEFAULT.max(ring_size * 4));
+        if !segment_size.is_multiple_of(4096) || segment_size < 4 * ring_size {
+            return Err(Error::Invalid {
+                what: format!(
+                    "segment size {segment_size} is not a multiple of 4096 of at least four times the ring size {ring_size}"
+                ),
+            });
+        }
+        let max_size = self.max_size.unwrap_or(limits::MAX_SIZE_DEFAULT);
+        let largest = (page_size as u64) << 32;
+        if max_size < limits::MAX_SIZE_MIN || max_size > largest {
+            return Err(Error::Limit {
+                what: "the store's maximum size in bytes (at least 4 MiB)",
+                found: max_size,
+                limit: largest,
+            });
+        }
+        let max_size = max_size.next_multiple_of(limits::GROWTH_PIECE);
+        Ok(Geometry { page_size, max_size, ring_size, segment_size })
+    }
+}
+
+impl Options {
+    /// An error if what was asked for by name is not what the store was created with.
+    pub(crate) fn refuse_other_geometry(&self, store: &Geometry) -> Result<()> {
+        let asked = [
+            ("page size", self.page_size.map(|bytes| bytes as u64), store.page_size as u64),
+            ("ring size", self.ring_size, store.ring_size),
+            ("segment size", self.segment_size, store.segment_size),
+            ("maximum size", self.max_size.map(|bytes| bytes.next_multiple_of(limits::GROWTH_PIECE)), store.max_size),
+        ];
+        for (name, asked, has) in asked {
+            if asked.is_some_and(|asked| asked != has) {
+                return Err(Error::Invalid {
+                    what: format!("the store was created with a {name} of {has} bytes, not {}", asked.unwrap_or(0)),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is fixed when a store is created.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Geometry {
+    pub(crate) page_size: usize,
+    pub(crate) max_size: u64,
+    pub(crate) ring_size: u64,
+    pub(crate) segment_size: u64,
+}

@@ -1,0 +1,476 @@
+//! The layout of `control`, the region that all processes of a store share while one of them lives.
+//!
+//! Everything in it is an atomic: any process may write it at any time, and a flipped bit or a mad
+//! neighbour must lead to an error, never to undefined behaviour. What leads a reader to memory (page
+//! numbers, positions) is checked before use; what acknowledges carries a check of its own.
+//!
+//! | part | offset | what |
+//! |---|---|---|
+//! | [`Fixed`] | 0 | identity, commit slots, locks, watermarks, statistics |
+//! | clients | [`CLIENTS_AT`] | one [`ClientEntry`] per process |
+//! | ring | [`RING_AT`] | log records on their way to the logger |
+//! | readers | after the ring | one [`ReaderSlot`] per pinned snapshot; grows to the end of the file |
+#![allow(unsafe_code)]
+
+use super::atomic::Native;
+use super::mapping::{MapOptions, Mapping};
+use super::pins::{LoggerPins, ReaderSlot};
+use super::slots::{CommitSlot, Slots};
+use crate::options::Geometry;
+use crate::slot::{SLOT_WORDS, SlotImage};
+use crate::{Error, Result, TxnId, dir, limits};
+use std::fs::File;
+use std::mem::{offset_of, size_of};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use untorn_wal::Lsn;
+
+/// "untornC", and the version of this layout.
+const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x01");
+/// Commit slots; the slot of a transaction is its sequence number modulo this.
+pub(crate) const SLOTS: usize = 64;
+/// Bytes from one reader chunk to the next: the table grows by this.
+const READER_CHUNK: usize = 1024;
+
+/// Keeps neighbours out of each other's cache line.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub(crate) struct Line<T>(pub(crate) T);
+
+impl<T> std::ops::Deref for Line<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// Who and what this region belongs to; written once, before the file gets its name.
+#[repr(C)]
+pub(crate) struct Identity {
+    magic: AtomicU64,
+    store_id: [AtomicU64; 2],
+    boot_id: [AtomicU64; 2],
+    /// Its own inode: a copied directory has another.
+    inode: AtomicU64,
+    page_size: AtomicU64,
+    max_size: AtomicU64,
+    ring_size: AtomicU64,
+    segment_size: AtomicU64,
+}
+
+/// A lock of [`super::lock`], and who holds it, for people to read.
+#[repr(C)]
+pub(crate) struct LockWord {
+    pub(crate) word: AtomicU64,
+    pub(crate) holder_since_ns: AtomicU64,
+    pub(crate) bell: AtomicU32,
+    pub(crate) holder_pid: AtomicU32,
+}
+
+/// A transaction that streams frames larger than the ring; see `txn::stream`.
+#[repr(C)]
+pub(crate) struct Stream {
+    /// End of the readable frames; only grows, stored before they are readable.
+    pub(crate) tail: AtomicU64,
+    /// Log blocks charged up to `tail` or beyond; stored before `tail`. The next owner of the lock goes on from here.
+    pub(crate) charged: AtomicU64,
+    /// Log blocks charged up to `tail` or to a place before it; stored after `tail`. The logger grants by this.
+    pub(crate) charged_below: AtomicU64,
+    /// Above all numbers that keyspaces were given, those of transactions that rolled back included.
+    pub(crate) next_keyspace: AtomicU64,
+}
+
+/// How far the log is durable. Written by the logger alone.
+#[repr(C)]
+pub(crate) struct DurableWords {
+    pub(crate) txn: AtomicU64,
+    /// The complement of `txn`: an acknowledgement needs both.
+    pub(crate) txn_check: AtomicU64,
+    pub(crate) lsn: AtomicU64,
+    pub(crate) lsn_check: AtomicU64,
+    /// Log blocks that may be charged before a writer has to wait.
+    pub(crate) granted: AtomicU64,
+    pub(crate) bell: AtomicU32,
+}
+
+/// What clients ask of the logger, and what it says of itself.
+#[repr(C)]
+pub(crate) struct LoggerWords {
+    /// The flush thread listens here.
+    pub(crate) bell: AtomicU32,
+    /// The background thread listens here.
+    pub(crate) background: AtomicU32,
+    /// The log is to be flushed up to here at once.
+    pub(crate) flush_request: AtomicU64,
+    /// A checkpoint of at least this transaction is wanted.
+    pub(crate) checkpoint_request: AtomicU64,
+    /// Not 0: the logger is to leave.
+    pub(crate) stop: AtomicU32,
+    pub(crate) pid: AtomicU32,
+    /// Kind of flush policy and its argument.
+    pub(crate) policy: AtomicU64,
+    pub(crate) policy_argument: AtomicU64,
+    pub(crate) idle_ms: AtomicU64,
+    pub(crate) checkpoint_bytes: AtomicU64,
+    /// Blocks that a waiting writer needs to be granted.
+    pub(crate) log_request: AtomicU64,
+    /// Counts the flush thread's rounds: a living logger that doesn't move it is stalled.
+    pub(crate) beats: AtomicU64,
+    /// Counts the times that the log could not grow since the device is full.
+    pub(crate) log_full: AtomicU32,
+    /// Sticky: see [`Poison`].
+    pub(crate) poison: AtomicU32,
+    /// The error number behind `poison`.
+    pub(crate) poison_errno: AtomicU32,
+    _reserved: AtomicU32,
+}
+
+/// Why a store refuses writes until it is opened anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub(crate) enum Poison {
+    /// The log can be written no more.
+    Log = 1,
+    /// A sync of the arena failed; what the page cache says of it can't be trusted.
+    Arena = 2,
+    /// The checkpoint's header could not be written.
+    Header = 3,
+}
+
+/// The checkpoints: C the newest started, K the newest finished.
+#[repr(C)]
+pub(crate) struct CheckpointWords {
+    pub(crate) started: AtomicU64,
+    pub(crate) finished: AtomicU64,
+    pub(crate) finished_lsn: AtomicU64,
+    /// From where the log is replayed after `started`.
+    pub(crate) started_lsn: AtomicU64,
+    pub(crate) serial: AtomicU64,
+    /// Bumped when `finished` moves, and when an attempt fails.
+    pub(crate) bell: AtomicU32,
+    _reserved: AtomicU32,
+    /// Copy of the image that `started` names, so that a successor writes that very header.
+    pub(crate) image: [AtomicU64; SLOT_WORDS],
+    /// Attempts that failed, and what the last of them met: an error number, or 0 for damage, and its place.
+    pub(crate) failures: AtomicU64,
+    pub(crate) failure_errno: AtomicU64,
+    pub(crate) failure_offset: AtomicU64,
+}
+
+/// Counters for `stats`.
+#[repr(C)]
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) fsyncs: AtomicU64,
+    pub(crate) wal_bytes: AtomicU64,
+    pub(crate) batches: AtomicU64,
+    pub(crate) checkpoints: AtomicU64,
+    pub(crate) checkpoint_pages: AtomicU64,
+    pub(crate) lock_take_overs: AtomicU64,
+    pub(crate) reaped_clients: AtomicU64,
+    pub(crate) reaped_readers: AtomicU64,
+    pub(crate) logger_starts: AtomicU64,
+    pub(crate) wal_segments: AtomicU64,
+    pub(crate) wal_spares: AtomicU64,
+    pub(crate) flush_ns: AtomicU64,
+}
+
+/// Everything of fixed size.
+#[repr(C)]
+pub(crate) struct Fixed {
+    pub(crate) identity: Line<Identity>,
+    /// THE word: the id of the newest visible transaction. Storing it is the pointer swing.
+    pub(crate) committed: Line<AtomicU64>,
+    pub(crate) writer: Line<LockWord>,
+    pub(crate) growth: Line<LockWord>,
+    pub(crate) stream: Line<Stream>,
+    pub(crate) durable: Line<DurableWords>,
+    pub(crate) logger: Line<LoggerWords>,
+    pub(crate) checkpoint: Line<CheckpointWords>,
+    /// Pieces of the arena that have been written with zeros: their blocks are there. A [`checked`] number.
+    pub(crate) arena_bytes: Line<AtomicU64>,
+    /// Reader slots that exist (a [`checked`] number), and a bound on those ever used.
+    pub(crate) reader_capacity: Line<AtomicU64>,
+    pub(crate) reader_bound: AtomicU64,
+    pub(crate) counters: Line<Counters>,
+    /// Transactions that the logger pins for durable readers.
+    pub(crate) logger_pins: LoggerPins<Native>,
+    pub(crate) slots: Line<[CommitSlot<Native, SLOT_WORDS>; SLOTS]>,
+    /// Copies of the images of durable transactions, in the places of the logger's pins.
+    pub(crate) durable_slots: Line<[CommitSlot<Native, SLOT_WORDS>; 2]>,
+}
+
+/// One process.
+#[repr(C, align(64))]
+pub(crate) struct ClientEntry {
+    /// Its client id; 0 is a free entry.
+    pub(crate) owner: AtomicU64,
+    pub(crate) pid: AtomicU64,
+    pub(crate) since_ns: AtomicU64,
+    pub(crate) commits: AtomicU64,
+}
+
+/// Offset of the client table.
+pub(crate) const CLIENTS_AT: usize = size_of::<Fixed>().next_multiple_of(4096);
+/// Offset of the ring.
+pub(crate) const RING_AT: usize = CLIENTS_AT + limits::CLIENTS_MAX * size_of::<ClientEntry>();
+
+const _: () = {
+    assert!(size_of::<ReaderSlot<Native>>() == 64);
+    assert!(size_of::<ClientEntry>() == 64);
+    assert!(size_of::<CommitSlot<Native, SLOT_WORDS>>() == SLOT_WORDS * 8 && SLOT_WORDS.is_multiple_of(8));
+    assert!(offset_of!(Fixed, committed) == 128);
+    assert!(RING_AT.is_multiple_of(4096));
+    assert!((READER_CHUNK * size_of::<ReaderSlot<Native>>()).is_multiple_of(4096));
+};
+
+/// A number that leads to memory, with its complement in the upper half: where a file's blocks end must not be
+/// a flipped bit's word.
+fn checked(number: u32) -> u64 {
+    u64::from(number) | u64::from(!number) << 32
+}
+
+fn unchecked(word: u64) -> Option<u32> {
+    let number = word as u32;
+    (word == checked(number)).then_some(number)
+}
+
+/// The mapped region.
+pub(crate) struct Control {
+    mapping: Mapping,
+    ring_size: usize,
+    /// Reader slots that this process has known to exist; their number never falls.
+    readers_known: AtomicUsize,
+}
+
+impl Control {
+    fn readers_at(ring_size: usize) -> usize {
+        RING_AT + ring_size
+    }
+
+    /// Length of the file while it has `capacity` reader slots.
+    fn file_len(ring_size: usize, capacity: usize) -> usize {
+        Self::readers_at(ring_size) + capacity * size_of::<ReaderSlot<Native>>()
+    }
+
+    /// Fills a new file with a region that nobody uses yet.
+    pub(crate) fn format(file: &File, store_id: [u8; 16], geometry: &Geometry, boot_id: [u64; 2]) -> Result<Control> {
+        let len = Self::file_len(geometry.ring_size as usize, READER_CHUNK);
+        write_zeros(file, 0, len as u64, dir::CONTROL)?;
+        let control = Self::map(file, geometry.ring_size as usize)?;
+        let identity = &control.fixed().identity;
+        let id = [0, 8].map(|at| u64::from_le_bytes(store_id[at..at + 8].try_into().expect("8")));
+        for i in 0..2 {
+            identity.store_id[i].store(id[i], Ordering::Relaxed);
+            identity.boot_id[i].store(boot_id[i], Ordering::Relaxed);
+        }
+        identity.inode.store(inode(file)?, Ordering::Relaxed);
+        identity.page_size.store(geometry.page_size as u64, Ordering::Relaxed);
+        identity.max_size.store(geometry.max_size, Ordering::Relaxed);
+        identity.ring_size.store(geometry.ring_size, Ordering::Relaxed);
+        identity.segment_size.store(geometry.segment_size, Ordering::Relaxed);
+        identity.magic.store(MAGIC, Ordering::Relaxed);
+        control.fixed().reader_capacity.store(checked(READER_CHUNK as u32), Ordering::Release);
+        Ok(control)
+    }
+
+    fn map(file: &File, ring_size: usize) -> Result<Control> {
+        let reserve = Self::file_len(ring_size, limits::READERS_MAX) as u64;
+        let options = MapOptions { reserve, writable: true, in_core_dumps: false };
+        let mapping = Mapping::new(file.as_fd(), dir::CONTROL, options)?;
+        Ok(Control { mapping, ring_size, readers_known: AtomicUsize::new(READER_CHUNK) })
+    }
+
+    /// Maps an existing region; `None` if it is one of the past, of another store or another file.
+    pub(crate) fn attach(
+        file: &File,
+        store_id: [u8; 16],
+        geometry: &Geometry,
+        boot_id: [u64; 2],
+    ) -> Result<Option<Control>> {
+        let len = file.metadata().map_err(Error::io("stat of control"))?.len();
+        if len < Self::file_len(geometry.ring_size as usize, READER_CHUNK) as u64 {
+            return Ok(None);
+        }
+        let control = Self::map(file, geometry.ring_size as usize)?;
+        let identity = &control.fixed().identity;
+        let id = [0, 8].map(|at| u64::from_le_bytes(store_id[at..at + 8].try_into().expect("8")));
+        let fits = identity.magic.load(Ordering::Relaxed) == MAGIC
+            && (0..2).all(|i| {
+                identity.store_id[i].load(Ordering::Relaxed) == id[i]
+                    && identity.boot_id[i].load(Ordering::Relaxed) == boot_id[i]
+            })
+            && identity.inode.load(Ordering::Relaxed) == inode(file)?
+            && identity.page_size.load(Ordering::Relaxed) == geometry.page_size as u64
+            && identity.ring_size.load(Ordering::Relaxed) == geometry.ring_size
+            && Self::file_len(control.ring_size, control.reader_capacity()) as u64 <= len;
+        Ok(fits.then_some(control))
+    }
+
+    /// The part of fixed size.
+    #[inline]
+    pub(crate) fn fixed(&self) -> &Fixed {
+        // SAFETY: the mapping is longer than `Fixed`, page-aligned, and lives as long as `self`; the file
+        // was checked to cover it. `Fixed` consists of atomics alone, for which every bit pattern is
+        // valid and which other processes may change at will.
+        unsafe { &*self.mapping.as_ptr().cast::<Fixed>() }
+    }
+
+    /// The table of processes.
+    pub(crate) fn clients(&self) -> &[ClientEntry] {
+        // SAFETY: as in `fixed`; the table lies within the file, which has at least `RING_AT` bytes.
+        unsafe {
+            let first = self.mapping.as_ptr().add(CLIENTS_AT).cast::<ClientEntry>();
+            std::slice::from_raw_parts(first, limits::CLIENTS_MAX)
+        }
+    }
+
+    /// The ring's words.
+    #[inline]
+    pub(crate) fn ring(&self) -> &[AtomicU64] {
+        // SAFETY: as in `fixed`; the file was checked to hold the whole ring.
+        unsafe {
+            let first = self.mapping.as_ptr().add(RING_AT).cast::<AtomicU64>();
+            std::slice::from_raw_parts(first, self.ring_size / 8)
+        }
+    }
+
+    pub(crate) fn reader_capacity(&self) -> usize {
+        let known = self.readers_known.load(Ordering::Relaxed);
+        match unchecked(self.fixed().reader_capacity.load(Ordering::Acquire)) {
+            Some(capacity) if capacity as usize > known => {
+                let capacity = (capacity as usize).min(limits::READERS_MAX);
+                self.readers_known.fetch_max(capacity, Ordering::Relaxed);
+                capacity
+            }
+            _ => known,
+        }
+    }
+
+    /// Bytes of the arena whose blocks are there; `None` if the word is damaged.
+    pub(crate) fn arena_bytes(&self) -> Option<u64> {
+        let pieces = unchecked(self.fixed().arena_bytes.load(Ordering::Acquire))?;
+        Some(u64::from(pieces) * limits::GROWTH_PIECE)
+    }
+
+    /// Says that the arena's blocks are there up to `bytes`, whole pieces. By the owner of the growth lock.
+    pub(crate) fn set_arena_bytes(&self, bytes: u64) {
+        let pieces = (bytes / limits::GROWTH_PIECE) as u32;
+        self.fixed().arena_bytes.store(checked(pieces), Ordering::Release);
+    }
+
+    /// The reader slots that exist.
+    #[inline]
+    pub(crate) fn readers(&self) -> &[ReaderSlot<Native>] {
+        // SAFETY: as in `fixed`; `reader_capacity` is published (release) only after the file has been
+        // extended to cover that many slots, and it is bounded by what is mapped.
+        unsafe {
+            let first = self.mapping.as_ptr().add(Self::readers_at(self.ring_size));
+            std::slice::from_raw_parts(first.cast::<ReaderSlot<Native>>(), self.reader_capacity())
+        }
+    }
+
+    /// Makes room for more readers in `file`, which is this region. The caller holds the growth lock.
+    pub(crate) fn grow_readers(&self, file: &File) -> Result<()> {
+        let own = self.fixed().identity.inode.load(Ordering::Relaxed);
+        if inode(file)? != own {
+            return Err(Error::Mismatch { file: dir::CONTROL.into(), what: "it was replaced".into() });
+        }
+        let capacity = self.reader_capacity();
+        let grown = capacity + READER_CHUNK;
+        if grown > limits::READERS_MAX {
+            return Err(Error::Limit {
+                what: "the number of pinned snapshots",
+                found: grown as u64,
+                limit: limits::READERS_MAX as u64,
+            });
+        }
+        let from = Self::file_len(self.ring_size, capacity) as u64;
+        let len = (READER_CHUNK * size_of::<ReaderSlot<Native>>()) as u64;
+        write_zeros(file, from, len, dir::CONTROL)?;
+        self.fixed().reader_capacity.store(checked(grown as u32), Ordering::Release);
+        Ok(())
+    }
+
+    /// The newest visible transaction.
+    #[inline]
+    pub(crate) fn committed(&self) -> TxnId {
+        TxnId::from_u64(self.fixed().committed.load(Ordering::Acquire))
+    }
+
+    /// The commit slots.
+    #[inline]
+    pub(crate) fn slots(&self) -> Slots<'_, Native, SLOT_WORDS> {
+        Slots::new(&*self.fixed().slots)
+    }
+
+    /// The image of the newest visible transaction, as of the call.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if `committed` names a transaction that its slot does not hold.
+    pub(crate) fn newest(&self) -> Result<SlotImage> {
+        loop {
+            let committed = self.committed();
+            if let Some(image) = self.image(committed)? {
+                return Ok(image);
+            }
+        }
+    }
+
+    /// The image of `txn`, or `None` if its slot is about to be used again.
+    #[inline]
+    pub(crate) fn image(&self, txn: TxnId) -> Result<Option<SlotImage>> {
+        match self.slots().read(&self.fixed().committed, txn) {
+            Some(words) => SlotImage::decode(&words, dir::CONTROL).map(Some),
+            // The slot of the newest transaction is not used again before 62 others: it, or the word that
+            // names it, is damaged, and looking again would never end.
+            None if self.committed() == txn => {
+                Err(Error::corrupt(dir::CONTROL, 0, format!("the slot of transaction {txn} names another")))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// How far the log is durable: the transaction and where its record ends.
+    ///
+    /// `None` while the words and their checks disagree: a logger is between two stores, or died there
+    /// and its successor will mend it. Nothing is acknowledged from such words.
+    #[inline]
+    pub(crate) fn durable(&self) -> Option<(TxnId, Lsn)> {
+        let words = &self.fixed().durable;
+        let txn = words.txn.load(Ordering::SeqCst);
+        let lsn = words.lsn.load(Ordering::Acquire);
+        let agree = words.txn_check.load(Ordering::Acquire) == !txn && words.lsn_check.load(Ordering::Acquire) == !lsn;
+        agree.then_some((TxnId::from_u64(txn), Lsn(lsn)))
+    }
+
+    pub(crate) fn poison(&self) -> u32 {
+        self.fixed().logger.poison.load(Ordering::Acquire)
+    }
+}
+
+fn inode(file: &File) -> Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    Ok(file.metadata().map_err(Error::io("stat of control"))?.ino())
+}
+
+/// Writes zeros, so that the blocks are there and no later store can meet a full disk.
+pub(crate) fn write_zeros(file: &File, from: u64, len: u64, name: &str) -> Result<()> {
+    use std::os::unix::fs::FileExt;
+    // Beyond the limit the kernel would end the whole process by SIGXFSZ, whose disposition is the host's.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current.unwrap_or(u64::MAX);
+    if from + len > limit {
+        return Err(Error::Limit { what: "the size of a file in bytes (RLIMIT_FSIZE)", found: from + len, limit });
+    }
+    static ZEROS: [u8; limits::GROWTH_PIECE as usize] = [0; limits::GROWTH_PIECE as usize];
+    let mut at = from;
+    while at < from + len {
+        let piece = (from + len - at).min(ZEROS.len() as u64) as usize;
+        file.write_all_at(&ZEROS[..piece], at).map_err(|error| match error.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => Error::DiskFull { what: name.to_string() },
+            _ => Error::Io { what: format!("write of zeros to {name}"), source: error },
+        })?;
+        at += piece as u64;
+    }
+    Ok(())
+}

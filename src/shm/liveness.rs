@@ -1,0 +1,256 @@
+//! Who is alive: bytes of the file `lock`, each locked by one open file that lives as long as its process's memory.
+//!
+//! A claim is an open-file-description lock on one byte, taken through a private open of which one page is then mapped
+//! and the descriptor closed. The mapping keeps the open file, and so the lock: descriptors may be closed by whoever
+//! likes, a forked child doesn't inherit the mapping, and exec, exit and SIGKILL end it, after the last thread has let
+//! go of the memory. Neither pids nor their namespaces matter.
+//!
+//! **Invariant**: a free byte means dead for ever, since client ids are random and never used twice. The byte is the
+//! only authority, and whatever is unclear means alive: a lock wrongly waited for costs time, one wrongly taken, data.
+//!
+//! The offsets 0 and 1 are the initialisation lock and the logger; ids lie between 2^32 and 2^62.
+#![allow(unsafe_code)]
+
+use super::fork::{self, ForkGuard};
+use crate::ids::ClientId;
+use crate::{Error, Result};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+use std::ffi::c_void;
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// The file's name in the store's directory.
+pub(crate) const LOCK_FILE: &str = "lock";
+/// The initialisation lock's byte.
+const INIT_OFFSET: u64 = 0;
+/// The logger's byte.
+pub(crate) const LOGGER_OFFSET: u64 = 1;
+/// Where the clients' bytes are.
+pub(crate) const CLIENT_IDS: Range<u64> = 1 << 32..1 << 61;
+/// Where the bytes are that loggers have as holders of locks: apart, so that one query finds a living client.
+pub(crate) const LOGGER_IDS: Range<u64> = 1 << 61..1 << 62;
+
+/// How often a waiter tries for the initialisation lock.
+const INIT_POLL: Duration = Duration::from_millis(1);
+
+/// Which file `lock` is, so that another one of the same name isn't asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct LockFileId {
+    device: u64,
+    inode: u64,
+}
+
+fn open_lock(directory: impl AsFd) -> Result<(OwnedFd, LockFileId)> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = rustix::fs::openat(directory, LOCK_FILE, flags, Mode::empty()).map_err(|errno| match errno {
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => {
+            Error::Permission { what: format!("{LOCK_FILE} (read and write)") }
+        }
+        errno => Error::sys(format!("opening {LOCK_FILE}"))(errno),
+    })?;
+    let stat = rustix::fs::fstat(&file).map_err(Error::sys(format!("stat of {LOCK_FILE}")))?;
+    Ok((file, LockFileId { device: stat.st_dev, inode: stat.st_ino }))
+}
+
+fn byte_lock(offset: u64, len: u64) -> libc::flock {
+    libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: offset as libc::off_t,
+        l_len: len as libc::off_t,
+        // Must be 0 for locks that belong to the open file.
+        l_pid: 0,
+    }
+}
+
+/// Tries to lock one byte for the open file. False if another one has it.
+fn try_lock_byte(file: &OwnedFd, offset: u64) -> Result<bool> {
+    let lock = byte_lock(offset, 1);
+    // SAFETY: the descriptor is open and `lock` is a valid structure that the call only reads.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } == 0 {
+        return Ok(true);
+    }
+    let error = std::io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::EACCES) => Ok(false),
+        _ => Err(Error::io(format!("locking byte {offset} of {LOCK_FILE}"))(error)),
+    }
+}
+
+/// A byte of `lock` that this process holds, until the claim is dropped or the process's memory is gone.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    page: *mut c_void,
+    page_size: usize,
+    file_id: LockFileId,
+    fork_guard: ForkGuard,
+}
+
+// SAFETY: the page is never accessed, only unmapped, once, by the owner of the claim.
+unsafe impl Send for Claim {}
+// SAFETY: as above; shared references only read plain fields.
+unsafe impl Sync for Claim {}
+
+impl Claim {
+    /// Claims the byte at `offset`. None if somebody alive has it.
+    pub(crate) fn take(directory: impl AsFd, offset: u64) -> Result<Option<Claim>> {
+        let fork_guard = ForkGuard::new()?;
+        let page_size = rustix::param::page_size();
+        // A child forked in here would keep the open file, by its copy of the descriptor or of the mapping.
+        fork::without_forks(|| {
+            let (file, file_id) = open_lock(directory)?;
+            if !try_lock_byte(&file, offset)? {
+                return Ok(None);
+            }
+            // SAFETY: a new mapping at an address of the kernel's choice. It has no access rights, so that the file's
+            // being empty doesn't matter.
+            let page = unsafe {
+                rustix::mm::mmap(std::ptr::null_mut(), page_size, ProtFlags::empty(), MapFlags::SHARED, &file, 0)
+            }
+            .map_err(Error::sys(format!("mapping {LOCK_FILE}")))?;
+            let claim = Claim { page, page_size, file_id, fork_guard };
+            for advice in [Advice::LinuxDontFork, Advice::LinuxDontDump] {
+                // SAFETY: the page was mapped just now and nothing refers to it.
+                unsafe { rustix::mm::madvise(page, page_size, advice) }
+                    .map_err(Error::sys(format!("keeping {LOCK_FILE} from children")))?;
+            }
+            Ok(Some(claim))
+        })?
+    }
+
+    /// Claims the byte of a new random id in `range`.
+    pub(crate) fn take_new_id(directory: impl AsFd, range: Range<u64>) -> Result<(ClientId, Claim)> {
+        loop {
+            let id = random_id(&range)?;
+            if let Some(claim) = Claim::take(&directory, id.0)? {
+                return Ok((id, claim));
+            }
+        }
+    }
+
+    /// The file that the byte belongs to.
+    pub(crate) fn file_id(&self) -> LockFileId {
+        self.file_id
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // A child has no such mapping, and may have something else at its address.
+        if !self.fork_guard.is_child() {
+            // SAFETY: this process mapped the page, refers to it nowhere else, and unmaps it once.
+            let unmapped = unsafe { rustix::mm::munmap(self.page, self.page_size) };
+            debug_assert!(unmapped.is_ok(), "a whole mapping can be unmapped");
+        }
+    }
+}
+
+fn random_id(range: &Range<u64>) -> Result<ClientId> {
+    loop {
+        let mut bytes = [0; 8];
+        let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+        match filled {
+            Ok(8) | Err(Errno::INTR) => {}
+            Ok(_) => continue,
+            Err(errno) => return Err(Error::sys("getting random bytes")(errno)),
+        }
+        let id = u64::from_le_bytes(bytes) % range.end;
+        // Rejects zero, the fixed offsets, and what an interrupted call left unfilled.
+        if range.contains(&id) {
+            return Ok(ClientId(id));
+        }
+    }
+}
+
+/// Tests bytes through an open file of its own, so that it finds the claims of this process too.
+#[derive(Debug)]
+pub(crate) struct Tester {
+    file: OwnedFd,
+}
+
+impl Tester {
+    /// Opens `lock` afresh. Fails if it isn't the file `expected`: then nothing can be said about anybody.
+    pub(crate) fn open(directory: impl AsFd, expected: Option<LockFileId>) -> Result<Tester> {
+        let (file, found) = open_lock(directory)?;
+        match expected {
+            Some(expected) if expected != found => Err(Error::Mismatch {
+                file: LOCK_FILE.to_string(),
+                what: format!("it is another file (expected {expected:?}, found {found:?})"),
+            }),
+            _ => Ok(Tester { file }),
+        }
+    }
+
+    /// Whether the byte at `offset` is held. What can't be found out counts as held, except that nobody can ever have
+    /// held a byte that no file has.
+    pub(crate) fn is_held(&self, offset: u64) -> bool {
+        match offset.checked_add(1) {
+            Some(end) => self.first_held(offset..end).map_or(true, |held| held.is_some()),
+            None => false,
+        }
+    }
+
+    /// Whether the owner of something, named by this id, is alive. Nobody ever had an id outside of the two ranges,
+    /// which then comes from damaged memory.
+    pub(crate) fn is_alive(&self, id: u64) -> bool {
+        (CLIENT_IDS.start..LOGGER_IDS.end).contains(&id) && self.is_held(id)
+    }
+
+    /// Some byte in `offsets` that is held: one query for "is anyone alive".
+    ///
+    /// # Errors
+    /// If the kernel can't say; then assume the worst.
+    pub(crate) fn any_held(&self, offsets: Range<u64>) -> Result<Option<u64>> {
+        self.first_held(offsets)
+    }
+
+    fn first_held(&self, offsets: Range<u64>) -> Result<Option<u64>> {
+        // Offsets of files end at 2^63 - 1, and a length of 0 would mean all the rest.
+        let end = offsets.end.min(i64::MAX as u64);
+        if offsets.start >= end {
+            return Ok(None);
+        }
+        let mut lock = byte_lock(offsets.start, end - offsets.start);
+        // SAFETY: the descriptor is open and `lock` is a valid structure, which the call may write.
+        if unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } != 0 {
+            return Err(Error::io(format!("querying locks of {LOCK_FILE}"))(std::io::Error::last_os_error()));
+        }
+        if lock.l_type == libc::F_UNLCK as libc::c_short {
+            return Ok(None);
+        }
+        Ok(Some((lock.l_start as u64).max(offsets.start)))
+    }
+}
+
+/// The initialisation lock: opening, joining, and the logger's leaving exclude each other. Released on drop.
+///
+/// It is a claim like any other, so that a child forked meanwhile doesn't keep it when its parent dies.
+#[derive(Debug)]
+pub(crate) struct InitLock {
+    claim: Claim,
+}
+
+impl InitLock {
+    /// Waits for the lock, at most for `timeout`. None if somebody alive had it all the time.
+    pub(crate) fn acquire(directory: impl AsFd, timeout: Duration) -> Result<Option<InitLock>> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(claim) = Claim::take(&directory, INIT_OFFSET)? {
+                return Ok(Some(InitLock { claim }));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            std::thread::sleep(INIT_POLL.min(left));
+        }
+    }
+
+    /// The file that the lock is on.
+    pub(crate) fn file_id(&self) -> LockFileId {
+        self.claim.file_id()
+    }
+}

@@ -1,0 +1,23 @@
+//! What processes share: memory, words in it, locks, and whether somebody is alive. The only folder with unsafe code,
+//! together with the few files elsewhere that say so in their first line.
+//!
+//! Protocols, generic over the atomics and model-checked: [`lock`] (who may write), [`pins`] (what readers hold),
+//! [`slots`] (what is current), [`ring`] (the log's bytes), [`waiter`] (sleeping until something moves).
+//! Their ground: [`atomic`], `futex`, `mapping`, `liveness`, `fork`. What lies in the memory: `control`, `arena`, `held`.
+
+pub(crate) mod arena;
+pub mod atomic;
+pub(crate) mod control;
+pub(crate) mod fork;
+pub(crate) mod futex;
+pub(crate) mod held;
+pub(crate) mod liveness;
+pub mod lock;
+pub(crate) mod mapping;
+pub mod pins;
+pub mod ring;
+pub mod slots;
+pub mod waiter;
+
+#[cfg(test)]
+mod process_tests;

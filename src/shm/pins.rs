@@ -1,0 +1,209 @@
+//! Pins: how a reader says which transaction it reads, so that no writer reuses that snapshot's pages.
+//!
+//! **Readers** read `committed`, publish it in a slot, and read `committed` again: unchanged, the pin holds. The
+//! writer that reclaims fences before it scans. So either the scan sees the pin, or the reader sees a `committed` at
+//! least as new as the scan's, for which no page that the scan sets free matters.
+//!
+//! **Durable readers** do the same with the published `durable` transaction, which may be older than pages being
+//! reused; what protects it until their own pin counts is the logger's pin. The logger pins the next transaction
+//! before it publishes it, and drops the older pin after. The scan reads the logger's pins *before* the readers', with
+//! a fence between: a scan that misses the logger's pin on t began after t was replaced, so it sees the pin of every
+//! reader that still found t published.
+//!
+//! A pin word holds the transaction plus one, 0 meaning none, so that zeroed memory pins nothing.
+//!
+//! | slot: owner, pin | meaning | its owner dies here |
+//! |---|---|---|
+//! | 0, anything | free; the pin counts for nothing | – |
+//! | id, stale | just claimed; a dead owner's pin is still there, which protects too much, never too little | reaped |
+//! | id, 0 | claimed, idle | reaped: owner back to 0 |
+//! | id, t | pinned, or about to be checked | reaped: owner back to 0 |
+//!
+//! **Reaping** is one compare-and-swap of the owner, dead id to 0. It never touches the pin: were it to, a slow reaper
+//! could clear the pin of the slot's next owner. A dead id never comes back, so neither can a slow reaper's
+//! compare-and-swap hit that next owner. It is idempotent, and has no middle in which a reaper could die.
+
+use super::atomic::{Model, Word64};
+use super::lock::ClientIdBits;
+use crate::TxnId;
+use std::sync::atomic::Ordering;
+
+fn encode(txn: TxnId) -> u64 {
+    txn.as_u64().wrapping_add(1)
+}
+
+fn decode(pin: u64) -> Option<TxnId> {
+    pin.checked_sub(1).map(TxnId::from_u64)
+}
+
+/// One reader's place in the table; a cache line of its own.
+#[repr(C, align(64))]
+pub struct ReaderSlot<M: Model> {
+    owner: M::U64,
+    pin: M::U64,
+    /// For statistics: when the pin was taken, in a unit of the owner's choice.
+    pub since: M::U64,
+    /// For statistics: the owner's process id, in its own namespace.
+    pub pid: M::U64,
+    _reserved: [M::U64; 4],
+}
+
+impl<M: Model> Default for ReaderSlot<M> {
+    fn default() -> Self {
+        let word = || M::U64::new(0);
+        ReaderSlot {
+            owner: word(),
+            pin: word(),
+            since: word(),
+            pid: word(),
+            _reserved: std::array::from_fn(|_| word()),
+        }
+    }
+}
+
+impl<M: Model> ReaderSlot<M> {
+    /// Takes the slot if it is free.
+    pub fn claim(&self, me: ClientIdBits) -> bool {
+        if self.owner.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            return false;
+        }
+        // Only now is the pin ours to write; a dead owner's may still stand there.
+        self.unpin();
+        true
+    }
+
+    /// Gives the slot back. Only its owner may.
+    pub fn release(&self) {
+        self.unpin();
+        self.owner.store(0, Ordering::Release);
+    }
+
+    /// Frees the slot if it belongs to `dead`, a client whose byte was found free.
+    pub fn reap(&self, dead: ClientIdBits) -> bool {
+        self.owner.compare_exchange(dead, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Who has the slot.
+    pub fn owner(&self) -> Option<ClientIdBits> {
+        Some(self.owner.load(Ordering::Acquire)).filter(|&owner| owner != 0)
+    }
+
+    /// Pins the newest transaction that `watermark` names: `committed`, or the published durable one. Only the slot's
+    /// owner may call this, and it replaces the slot's pin.
+    ///
+    /// Never waits. It repeats while transactions are published faster than it reads one word.
+    #[inline]
+    pub fn pin(&self, watermark: &M::U64) -> TxnId {
+        pin_newest::<M>(&self.pin, watermark)
+    }
+
+    /// Ends the pin. Release: the reader's reads of the pages come before the reuse by a writer that sees this.
+    #[inline]
+    pub fn unpin(&self) {
+        self.pin.store(0, Ordering::Release);
+    }
+
+    /// What the slot protects, as a scan sees it.
+    #[inline]
+    pub fn pinned(&self) -> Option<TxnId> {
+        // Acquire pairs with `unpin` and with the release of `claim`: whoever sees a pin sees its slot's claim.
+        let pinned = decode(self.pin.load(Ordering::Acquire))?;
+        // A free slot's pin is one that a dead owner left.
+        self.owner().map(|_| pinned)
+    }
+}
+
+fn pin_newest<M: Model>(pin: &M::U64, watermark: &M::U64) -> TxnId {
+    let mut seen = watermark.load(Ordering::Acquire);
+    loop {
+        pin.store_fenced(encode(TxnId::from_u64(seen)));
+        // Pairs with the fence of `scan`.
+        let now = watermark.load(Ordering::SeqCst);
+        if now == seen {
+            return TxnId::from_u64(seen);
+        }
+        seen = now;
+    }
+}
+
+/// The logger's two pins: the published durable transaction, and the one that the next flush will cover.
+///
+/// They belong to the logger's office, not to one process: nobody reaps them, a successor goes on with them. At every
+/// instant one of both holds the published transaction, wherever a logger dies.
+#[repr(C, align(64))]
+pub struct LoggerPins<M: Model> {
+    pins: [M::U64; 2],
+    _reserved: [M::U64; 6],
+}
+
+/// A transaction that the logger has pinned and will publish once it is durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "publish it once it is durable"]
+pub struct NextDurable {
+    /// The transaction.
+    pub txn: TxnId,
+    /// Which of the two pins it has; a copy of its commit slot can stand in the place of the same number.
+    pub place: usize,
+}
+
+impl<M: Model> Default for LoggerPins<M> {
+    fn default() -> Self {
+        LoggerPins { pins: std::array::from_fn(|_| M::U64::new(0)), _reserved: std::array::from_fn(|_| M::U64::new(0)) }
+    }
+}
+
+impl<M: Model> LoggerPins<M> {
+    /// Starts out with `txn` published, before anybody else maps the region.
+    pub fn start(&self, published: &M::U64, txn: TxnId) {
+        self.pins[0].store(encode(txn), Ordering::Relaxed);
+        self.pins[1].store(0, Ordering::Relaxed);
+        published.store(txn.as_u64(), Ordering::Release);
+    }
+
+    /// Pins what is committed now, as any reader would, without giving up the pin of the published transaction.
+    /// What an earlier call pinned and never published, by this logger or a dead one, is let go.
+    pub fn pin_next(&self, committed: &M::U64, published: &M::U64) -> NextDurable {
+        let place = 1 - self.place_of(published);
+        NextDurable { txn: pin_newest::<M>(&self.pins[place], committed), place }
+    }
+
+    /// Publishes `next` as durable, and only then drops the older pin. The caller has made it durable, and written
+    /// the copy of its slot.
+    pub fn publish(&self, published: &M::U64, next: NextDurable) {
+        published.store_fenced(next.txn.as_u64());
+        // Release: a scan that sees this zero sees the new `published` too.
+        self.pins[1 - next.place].store(0, Ordering::Release);
+    }
+
+    /// Which of both pins protects the published transaction.
+    pub fn place_of(&self, published: &M::U64) -> usize {
+        let published = encode(TxnId::from_u64(published.load(Ordering::Acquire)));
+        usize::from(self.pins[0].load(Ordering::Acquire) != published)
+    }
+}
+
+/// Calls `protect` with every pinned transaction, the same one more than once perhaps. To be called by the owner of
+/// the writer lock; returns the `committed` for which the answer holds: pages freed by that transaction or an
+/// earlier one, and protected by none of the pins, may be reused. Later transactions of the same hold need a new scan.
+///
+/// `slots` is called after the fence, so that it can read how far the growing table goes.
+pub fn scan<'a, M: Model, I: Iterator<Item = &'a ReaderSlot<M>>>(
+    committed: &M::U64,
+    logger: &LoggerPins<M>,
+    slots: impl FnOnce() -> I,
+    mut protect: impl FnMut(TxnId),
+) -> TxnId {
+    let horizon = TxnId::from_u64(committed.load(Ordering::Acquire));
+    // The owner's own swing was fenced, but the lock may have come from an owner that died between swing and fence.
+    M::fence(Ordering::SeqCst);
+    for pin in &logger.pins {
+        decode(pin.load(Ordering::Acquire)).into_iter().for_each(&mut protect);
+    }
+    // Pairs with the fence in a durable reader's pin: whoever pinned what the logger has just let go is seen. The
+    // logger's own fence would do, but a logger may die before it, and its successor let go instead.
+    M::fence(Ordering::SeqCst);
+    for slot in slots() {
+        slot.pinned().into_iter().for_each(&mut protect);
+    }
+    horizon
+}

@@ -1,0 +1,133 @@
+//! Sleeping until something in shared memory has moved: a bell beside a watermark.
+//!
+//! One 32-bit word, the bell, is even while nobody listens and odd while somebody may. A listener makes it odd,
+//! fences, looks at what it waits for, and sleeps while the bell keeps that odd value. A publisher stores its news
+//! with [`Word64::store_fenced`], then looks at the bell: even, and it is done without a system call; odd, and it
+//! advances the bell by one and wakes all. Either the publisher sees the listener's odd value or the listener sees the news.
+//!
+//! The logger sleeping on the ring, writers waiting for `durable`, and followers of the change feed all wait here.
+//!
+//! | state | bell | who dies here | then |
+//! |---|---|---|---|
+//! | idle | even | – | – |
+//! | listening | odd | a listener | one superfluous wake-up |
+//! | news stored, bell not looked at | odd | the publisher | the listeners' time-out (≤ 100 ms) |
+//! | bell advanced, nobody woken yet | even | the publisher | the listeners' time-out |
+
+use super::atomic::{Model, Woken, Word32, Word64};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// The longest sleep before a waiter looks again by itself.
+pub const NAP_MAX: Duration = Duration::from_millis(100);
+
+/// Says that this thread is about to sleep. The caller then looks at what it waits for, and only if that has not come
+/// does it [`sleep`] with the ticket that this returns.
+#[inline]
+pub fn listen<M: Model>(bell: &M::U32) -> u32 {
+    let mut seen = bell.load(Ordering::Acquire);
+    while seen & 1 == 0 {
+        match bell.compare_exchange(seen, seen | 1, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => seen |= 1,
+            Err(now) => seen = now,
+        }
+    }
+    // Pairs with the fence in the publisher's `store_fenced`.
+    M::fence(Ordering::SeqCst);
+    seen
+}
+
+/// Sleeps until the bell rings after the `ticket` was taken, at most for `timeout`.
+#[inline]
+pub fn sleep<M: Model>(bell: &M::U32, ticket: u32, timeout: Duration) -> Woken {
+    M::wait(bell, ticket, timeout)
+}
+
+/// Wakes all listeners; costs one load if there are none. The caller has just stored its news with
+/// [`Word64::store_fenced`]; without that, a listener could be missed.
+#[inline]
+pub fn ring<M: Model>(bell: &M::U32) {
+    let seen = bell.load(Ordering::SeqCst);
+    if seen & 1 == 1 {
+        ring_odd::<M>(bell, seen);
+    }
+}
+
+/// Wakes everybody whatever the bell says: after reaping the dead, who may have died between store and wake.
+pub fn ring_always<M: Model>(bell: &M::U32) {
+    M::fence(Ordering::SeqCst);
+    ring::<M>(bell);
+    M::wake(bell, u32::MAX);
+}
+
+#[cold]
+fn ring_odd<M: Model>(bell: &M::U32, seen: u32) {
+    // If another publisher has advanced the bell meanwhile, it wakes the listeners that we saw; and later ones took
+    // their tickets after our store, so they see our news.
+    if bell.compare_exchange(seen, seen.wrapping_add(1), Ordering::AcqRel, Ordering::Acquire).is_ok() {
+        M::wake(bell, u32::MAX);
+    }
+}
+
+/// Why a wait ended without what it waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended<E> {
+    /// The deadline came.
+    DeadlinePassed,
+    /// The caller's own check said so.
+    Stopped(E),
+}
+
+/// Waits until `ready` answers something, until `deadline`, or until `on_tick`, called after each nap that nobody
+/// ended, returns an error. A nap lasts at most `nap`, itself at most [`NAP_MAX`].
+pub fn wait_until<M: Model, T, E>(
+    bell: &M::U32,
+    deadline: Option<Instant>,
+    nap: Duration,
+    mut ready: impl FnMut() -> Option<T>,
+    mut on_tick: impl FnMut() -> Result<(), E>,
+) -> Result<T, Ended<E>> {
+    for _ in 0..M::SPINS {
+        if let Some(found) = ready() {
+            return Ok(found);
+        }
+        M::spin_hint();
+    }
+    loop {
+        let ticket = listen::<M>(bell);
+        if let Some(found) = ready() {
+            return Ok(found);
+        }
+        let mut timeout = nap.min(NAP_MAX);
+        if let Some(deadline) = deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Ended::DeadlinePassed);
+            }
+            timeout = timeout.min(left);
+        }
+        if sleep::<M>(bell, ticket, timeout) == Woken::TimedOut {
+            on_tick().map_err(Ended::Stopped)?;
+        }
+    }
+}
+
+/// Moves `watermark` to `value` and wakes whoever waits for it. One publisher at a time; `value` never falls.
+#[inline]
+pub fn publish<M: Model>(watermark: &M::U64, bell: &M::U32, value: u64) {
+    watermark.store_fenced(value);
+    ring::<M>(bell);
+}
+
+/// Waits until `watermark` is at least `at_least`; the value found. See [`wait_until`].
+pub fn wait_for<M: Model, E>(
+    watermark: &M::U64,
+    bell: &M::U32,
+    at_least: u64,
+    deadline: Option<Instant>,
+    on_tick: impl FnMut() -> Result<(), E>,
+) -> Result<u64, Ended<E>> {
+    // Sequentially consistent: the look after `listen` is the second half of Dekker's idiom.
+    let look = || Some(watermark.load(Ordering::SeqCst)).filter(|&value| value >= at_least);
+    wait_until::<M, _, _>(bell, deadline, NAP_MAX, look, on_tick)
+}

@@ -1,0 +1,278 @@
+//! The store as its users see it: opening, transactions, snapshots, and what governs them.
+
+use crate::client::Client;
+use crate::dir::Dir;
+use crate::keyspace::Keyspace;
+use crate::options::{Durability, FlushPolicy, Options};
+use crate::snapshot::Snapshot;
+use crate::stats::Stats;
+use crate::ticket::Ticket;
+use crate::txn::write::Write;
+use crate::verify::{self, VerifyReport};
+use crate::write_txn::WriteTxn;
+use crate::{Error, Result, TxnId, logger};
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A store: an ordered key-value map in a directory, which several processes use at once.
+///
+/// Cheap to clone; all handles of a process to one directory share what they map. It may be used from any
+/// thread, but not in a child of `fork()`, where each call answers [`Error::Forked`]: open it anew there.
+///
+/// ```
+/// # fn main() -> untorn::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("data");
+/// let store = untorn::Store::open(&path)?;
+/// let users = store.keyspace("users")?;
+/// users.put(b"alice", b"1")?; // on return an fsync has covered it
+/// assert_eq!(users.get(b"alice")?.unwrap(), b"1");
+/// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Store {
+    client: Arc<Client>,
+    durability: Durability,
+    read_only: bool,
+    lock_timeout: Option<Duration>,
+}
+
+impl Store {
+    /// Opens the store in the directory `path` and creates it if there is none; a logger process is
+    /// started if none runs.
+    ///
+    /// Blocks while another process initialises or recovers the store. Recovery takes time in proportion
+    /// to the log since the last checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Permission`], [`Error::UnsupportedFileSystem`] for what is in the way;
+    /// [`Error::Corrupt`] and [`Error::Mismatch`] for files that are damaged or are no store of this
+    /// version; [`Error::LoggerUnavailable`] if no logger could be started.
+    pub fn open(path: impl AsRef<Path>) -> Result<Store> {
+        Options::default().open(path)
+    }
+
+    /// Options to open a store with.
+    pub fn options() -> Options {
+        Options::default()
+    }
+
+    pub(crate) fn open_with(path: &Path, options: &Options) -> Result<Store> {
+        let dir = Dir::open(path, options.create, options.any_file_system)?;
+        let client = Client::join(dir, options)?;
+        let store = Store {
+            client,
+            durability: options.durability,
+            read_only: options.read_only,
+            lock_timeout: options.lock_timeout,
+        };
+        if let Some(policy) = options.flush_policy {
+            store.set_flush_policy(policy)?;
+        }
+        let engine = &store.client.engine;
+        if let Some(idle) = options.logger_idle {
+            logger::settings::set_idle(engine, idle);
+        }
+        if let Some(bytes) = options.checkpoint_bytes {
+            logger::settings::set_checkpoint_bytes(engine, bytes);
+        }
+        Ok(store)
+    }
+
+    #[inline]
+    pub(crate) fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
+    fn refuse_read_only(&self) -> Result<()> {
+        self.client.check_fork()?;
+        if self.read_only { Err(Error::ReadOnly) } else { Ok(()) }
+    }
+
+    // ---- keyspaces
+
+    /// The keyspace of this name, created (as a transaction of its own) if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if the name is longer than 255 bytes, [`Error::NoKeyspace`] if the store was
+    /// opened read-only and there is none; those of a commit.
+    pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
+        if let Some(keyspace) = self.find_keyspace(name)? {
+            return Ok(keyspace);
+        }
+        if self.read_only {
+            return Err(Error::NoKeyspace { name: name.into() });
+        }
+        let mut txn = self.begin()?;
+        let keyspace = txn.keyspace(name)?;
+        txn.commit()?;
+        Ok(keyspace)
+    }
+
+    /// The keyspace of this name, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`]; [`Error::Forked`].
+    pub fn find_keyspace(&self, name: &str) -> Result<Option<Keyspace>> {
+        let pin = self.client.pin()?;
+        let pages = pin.pages(&self.client);
+        let id = crate::txn::catalog::find(&pages, pin.catalog(), name)?;
+        Ok(id.map(|id| Keyspace::new(self.clone(), id, name)))
+    }
+
+    /// The names of all keyspaces, in the order in which they were created.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`]; [`Error::Forked`].
+    pub fn keyspaces(&self) -> Result<Vec<String>> {
+        self.snapshot()?.keyspaces()
+    }
+
+    /// Drops a keyspace and all that is in it, as one transaction at the store's default durability. Says
+    /// whether it was there. Takes time in proportion to the keyspace's pages, under the writer lock.
+    ///
+    /// # Errors
+    /// As [`Store::begin`] and [`WriteTxn::commit`].
+    pub fn drop_keyspace(&self, name: &str) -> Result<bool> {
+        let mut txn = self.begin()?;
+        let found = txn.drop_keyspace(name)?;
+        txn.commit()?;
+        Ok(found)
+    }
+
+    // ---- transactions
+
+    /// Begins the exclusive write transaction; it rolls back when dropped.
+    ///
+    /// Waits for the writer lock, which one transaction of all processes holds from `begin` to commit.
+    /// A holder that was killed is noticed within milliseconds and its transaction undone; one that is
+    /// stopped keeps the lock.
+    ///
+    /// # Errors
+    /// [`Error::TransactionOpen`] if this thread has one open already, [`Error::LockTimeout`] if
+    /// [`Options::lock_timeout`] was set, [`Error::ReadOnly`], [`Error::NeedsRecovery`], [`Error::Forked`].
+    pub fn begin(&self) -> Result<WriteTxn<'_>> {
+        self.begin_within(self.durability, self.lock_timeout)
+    }
+
+    /// As [`Store::begin`], with another durability of its commit than the store's default.
+    ///
+    /// # Errors
+    /// As [`Store::begin`].
+    pub fn begin_with(&self, durability: Durability) -> Result<WriteTxn<'_>> {
+        self.begin_within(durability, self.lock_timeout)
+    }
+
+    /// As [`Store::begin`], waiting for the lock no longer than `timeout`.
+    ///
+    /// # Errors
+    /// As [`Store::begin`]; [`Error::LockTimeout`] names who holds the lock.
+    pub fn try_begin(&self, timeout: Duration) -> Result<WriteTxn<'_>> {
+        self.begin_within(self.durability, Some(timeout))
+    }
+
+    fn begin_within(&self, durability: Durability, timeout: Option<Duration>) -> Result<WriteTxn<'_>> {
+        self.refuse_read_only()?;
+        self.client.lock_writer(timeout)?;
+        match Write::begin(&self.client.engine) {
+            Ok(write) => Ok(WriteTxn::new(self, write, durability)),
+            Err(error) => {
+                self.client.unlock_writer();
+                Err(error)
+            }
+        }
+    }
+
+    // ---- snapshots and durability
+
+    /// A repeatable view of all that is visible now. Never waits.
+    ///
+    /// # Errors
+    /// [`Error::Forked`]; [`Error::Limit`] when 65,536 snapshots are pinned.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        let pin = self.client.pin()?;
+        Ok(Snapshot::new(self.client.clone(), pin))
+    }
+
+    /// A repeatable view of only what survives a power loss: [`Store::snapshot`] less what no fsync has
+    /// covered yet. Never waits (but for the successor of a logger that has just died).
+    ///
+    /// # Errors
+    /// As [`Store::snapshot`].
+    pub fn durable_snapshot(&self) -> Result<Snapshot> {
+        let pin = self.client.pin_durable()?;
+        Ok(Snapshot::new(self.client.clone(), pin))
+    }
+
+    /// Returns when all that was visible at the call is durable; flushes at once under any policy.
+    ///
+    /// # Errors
+    /// [`Error::LoggerStalled`], [`Error::LoggerUnavailable`]; [`Error::NotDurable`] if it can no longer
+    /// become durable.
+    pub fn sync(&self) -> Result<()> {
+        self.client.check_fork()?;
+        let newest = self.client.engine.control.newest()?;
+        Ticket::new(self.client.clone(), newest.txn, newest.log_tail).wait_hurrying()
+    }
+
+    /// Takes a checkpoint and returns when it is finished: it covers all that was visible at the call,
+    /// so that recovery need not replay it. The id is that of the newest transaction it covers.
+    ///
+    /// # Errors
+    /// As [`Store::sync`]; [`Error::NeedsRecovery`] if a sync of the arena failed.
+    pub fn checkpoint(&self) -> Result<TxnId> {
+        self.client.check_fork()?;
+        logger::settings::wait_checkpoint(&self.client.engine)
+    }
+
+    /// When the logger syncs, from now on, for all processes of the store.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn set_flush_policy(&self, policy: FlushPolicy) -> Result<()> {
+        self.client.check_fork()?;
+        logger::settings::set_policy(&self.client.engine, policy);
+        Ok(())
+    }
+
+    // ---- looking at it
+
+    /// Figures of the store as of now, for people and for monitoring.
+    ///
+    /// # Errors
+    /// [`Error::Forked`]; [`Error::Corrupt`].
+    pub fn stats(&self) -> Result<Stats> {
+        self.client.check_fork()?;
+        Stats::gather(&self.client.engine)
+    }
+
+    /// Walks everything as of now, beside living writers: that each page is reachable or free or waiting,
+    /// never two of these or none; order, counts, checksums; and the log. What is wrong is listed, not returned as an error.
+    ///
+    /// # Errors
+    /// Only when the walk itself can't go on: [`Error::Forked`], [`Error::Io`].
+    pub fn verify(&self) -> Result<VerifyReport> {
+        let snapshot = self.snapshot()?;
+        verify::verify(&self.client, snapshot.pin())
+    }
+
+    /// Gives up this handle; the last one of the process leaves the store. Dropping does the same.
+    ///
+    /// What is visible stays so and becomes durable by the flush policy; call [`Store::sync`] first to know.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn close(self) -> Result<()> {
+        self.client.check_fork()
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("path", &self.client.engine.dir.path()).finish_non_exhaustive()
+    }
+}

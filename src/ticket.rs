@@ -1,0 +1,106 @@
+//! Tickets: a commit on its way to being durable.
+
+use crate::client::Client;
+use crate::{Error, Result, TxnId};
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin as FuturePin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use untorn_wal::Lsn;
+
+/// A visible commit, whose durability can be waited for, polled or awaited.
+///
+/// As a [`Future`] it needs no particular runtime: one thread of this process wakes its tasks.
+#[derive(Clone)]
+#[must_use = "a commit that is only visible does not survive a power loss; `wait` for it, or say that you don't with `let _`"]
+pub struct Ticket {
+    client: Arc<Client>,
+    txn: TxnId,
+    lsn: Lsn,
+}
+
+impl Ticket {
+    pub(crate) fn new(client: Arc<Client>, txn: TxnId, lsn: Lsn) -> Ticket {
+        Ticket { client, txn, lsn }
+    }
+
+    /// The transaction's id.
+    pub fn txn_id(&self) -> TxnId {
+        self.txn
+    }
+
+    /// Whether it is durable now. Never blocks.
+    pub fn is_durable(&self) -> bool {
+        self.client.check_fork().is_ok()
+            && self.client.engine.control.durable().is_some_and(|(_, durable)| durable >= self.lsn)
+    }
+
+    /// Blocks until it is durable: as long as the flush policy lets it wait, and the fsync.
+    ///
+    /// # Errors
+    /// [`Error::NotDurable`] if it can no longer become durable; [`Error::LoggerStalled`],
+    /// [`Error::LoggerUnavailable`] if that is not known, in which case waiting may be tried again.
+    pub fn wait(&self) -> Result<()> {
+        self.wait_ref()
+    }
+
+    /// As [`Ticket::wait`], no longer than `timeout`; says whether it is durable.
+    ///
+    /// # Errors
+    /// As [`Ticket::wait`].
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<bool> {
+        self.wait_as(false, Some(timeout))
+    }
+
+    pub(crate) fn wait_ref(&self) -> Result<()> {
+        self.wait_as(false, None).map(|_| ())
+    }
+
+    /// Waits, and has the logger flush at once.
+    pub(crate) fn wait_hurrying(&self) -> Result<()> {
+        self.wait_as(true, None).map(|_| ())
+    }
+
+    fn wait_as(&self, hurry: bool, timeout: Option<Duration>) -> Result<bool> {
+        self.client.check_fork()?;
+        self.client.engine.wait_durable(self.lsn, hurry, timeout).map_err(|error| self.in_doubt(error))
+    }
+
+    /// Now and then looks whether a logger lives that will flush this.
+    pub(crate) fn glance(&self) {
+        self.client.engine.glance_at_logger();
+    }
+
+    fn in_doubt(&self, error: Error) -> Error {
+        match error {
+            Error::NeedsRecovery { reason } => Error::NotDurable { txn: self.txn, reason },
+            other => other,
+        }
+    }
+}
+
+impl Future for Ticket {
+    type Output = Result<()>;
+
+    fn poll(self: FuturePin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        if let Err(error) = self.client.check_fork() {
+            return Poll::Ready(Err(error));
+        }
+        if self.is_durable() {
+            return Poll::Ready(Ok(()));
+        }
+        if let Err(error) = self.client.engine.refuse_broken_log() {
+            return Poll::Ready(Err(self.in_doubt(error)));
+        }
+        self.client.wake_at(self.lsn, context.waker());
+        Poll::Pending
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").field("txn", &self.txn).field("durable", &self.is_durable()).finish()
+    }
+}

@@ -1,0 +1,74 @@
+//! The whole commit, in order.
+//!
+//! **I1** Before the swing nothing has happened; after it everything has. What a writer that is killed
+//! here leaves (pages, queue entries, ring bytes, a filled slot) lies beyond what is published, and the
+//! next owner of the lock starts from the published slot.
+//!
+//! **I2** The order in the log is the order of commits and of ids: each record is copied in behind the
+//! published tail, under the lock, and the swing publishes record and pages together.
+
+use super::write::Write;
+use crate::shm::atomic::Native;
+use crate::shm::slots;
+use crate::{Result, TxnId};
+use untorn_wal::Lsn;
+
+/// A commit that has become visible.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Committed {
+    pub(crate) txn: TxnId,
+    /// Durable when the log is durable up to here.
+    pub(crate) lsn: Lsn,
+}
+
+impl Write<'_> {
+    /// Makes the transaction visible. The caller then releases the lock and wakes the logger.
+    ///
+    /// A transaction that changed nothing takes no id: it answers with the one that it began from.
+    ///
+    /// # Errors
+    /// Nothing of the transaction has happened then.
+    pub(crate) fn commit(mut self) -> Result<Committed> {
+        self.refuse_failed()?;
+        if !self.changed {
+            return Ok(Committed { txn: self.base.txn, lsn: self.base.log_tail });
+        }
+        // 1. The new pages: nothing that a committed root reaches is modified.
+        self.store_trees()?;
+        self.work.settle()?;
+        crash_point!("commit.pages_written");
+        // 2. The log record, into the ring beyond the published tail.
+        let early_swing = planted_bug!("swing-before-record");
+        if early_swing {
+            self.publish(self.base.log_tail, self.base.blocks_charged);
+        }
+        let stream = self.stream.as_mut().expect("a live transaction has a log record");
+        let (lsn, charged) = stream.finish(self.engine)?;
+        crash_point!("commit.record_written");
+        // 3. and 4. The next slot, and the swing.
+        self.publish(lsn, charged);
+        crash_point!("commit.after_swing");
+        Ok(Committed { txn: self.txn, lsn })
+    }
+
+    /// Makes a replayed transaction visible, whose record ends at `lsn` in the log.
+    pub(crate) fn commit_replayed(mut self, lsn: Lsn) -> Result<()> {
+        self.refuse_failed()?;
+        self.store_trees()?;
+        self.work.settle()?;
+        self.publish(lsn, 0);
+        Ok(())
+    }
+
+    fn publish(&mut self, lsn: Lsn, charged: u64) {
+        let image = &mut self.work.image;
+        image.txn = self.txn;
+        image.log_tail = lsn;
+        image.blocks_charged = charged;
+        image.commits += 1;
+        let control = &self.engine.control;
+        control.slots().write(&image.encode());
+        crash_point!("commit.before_swing");
+        slots::swing::<Native>(&control.fixed().committed, self.txn);
+    }
+}

@@ -1,0 +1,19 @@
+//! Transactions: what happens between the public calls and the pages.
+//!
+//! - `ops`: the operations in a log record
+//! - `queue`: lists of freed pages
+//! - `workspace`: the pages of a running transaction, and rule I3
+//! - `stream`: the way of log records into the ring, frame by frame if need be
+//! - `catalog`: the tree of keyspaces
+//! - `write`: the operations of a write transaction
+//! - `commit`: the whole commit, in order
+//! - `replay`: log records applied again, through the same write path
+
+pub(crate) mod catalog;
+pub(crate) mod commit;
+pub(crate) mod ops;
+pub(crate) mod queue;
+pub(crate) mod replay;
+pub(crate) mod stream;
+pub(crate) mod workspace;
+pub(crate) mod write;

@@ -1,0 +1,193 @@
+//! The operations that a log record carries: what a transaction did, by key, not by page.
+//!
+//! | byte | operation | then |
+//! |---|---|---|
+//! | 1 | put | keyspace u64, key length u16, value length u32, key, value |
+//! | 2 | delete | keyspace u64, key length u16, key |
+//! | 3 | create keyspace | keyspace u64, name length u16, name |
+//! | 4 | drop keyspace | keyspace u64 |
+//! | 5 | put of a large value | keyspace u64, key length u16, value length u32, key; its bytes follow in 6 |
+//! | 6 | bytes of the large value | length u32, bytes |
+//! | 7 | new incarnation | last id of the one before, u64 |
+//!
+//! All numbers are little-endian. An operation never spans two records.
+
+use crate::{KeyspaceId, TxnId};
+
+/// One operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Op<'a> {
+    Put { keyspace: KeyspaceId, key: &'a [u8], value: &'a [u8] },
+    Delete { keyspace: KeyspaceId, key: &'a [u8] },
+    CreateKeyspace { keyspace: KeyspaceId, name: &'a str },
+    DropKeyspace { keyspace: KeyspaceId },
+    LargePut { keyspace: KeyspaceId, key: &'a [u8], len: u32 },
+    LargeBytes(&'a [u8]),
+    Incarnation { last: TxnId },
+}
+
+/// Values longer than this are logged in pieces, so that no record outgrows the ring.
+pub(crate) const LARGE_VALUE: usize = 16 << 10;
+
+impl Op<'_> {
+    /// Bytes that the operation takes.
+    pub(crate) fn encoded_len(&self) -> usize {
+        1 + match self {
+            Op::Put { key, value, .. } => 14 + key.len() + value.len(),
+            Op::Delete { key, .. } => 10 + key.len(),
+            Op::CreateKeyspace { name, .. } => 10 + name.len(),
+            Op::DropKeyspace { .. } | Op::Incarnation { .. } => 8,
+            Op::LargePut { key, .. } => 14 + key.len(),
+            Op::LargeBytes(bytes) => 4 + bytes.len(),
+        }
+    }
+
+    /// Appends the operation.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        let code_and_id = |out: &mut Vec<u8>, code: u8, id: u64| {
+            out.push(code);
+            out.extend_from_slice(&id.to_le_bytes());
+        };
+        match self {
+            Op::Put { keyspace, key, value } => {
+                code_and_id(out, 1, keyspace.0);
+                out.extend_from_slice(&(key.len() as u16).to_le_bytes());
+                out.extend_from_slice(&(value.len() as u32).to_le_bytes());
+                out.extend_from_slice(key);
+                out.extend_from_slice(value);
+            }
+            Op::Delete { keyspace, key } => {
+                code_and_id(out, 2, keyspace.0);
+                out.extend_from_slice(&(key.len() as u16).to_le_bytes());
+                out.extend_from_slice(key);
+            }
+            Op::CreateKeyspace { keyspace, name } => {
+                code_and_id(out, 3, keyspace.0);
+                out.extend_from_slice(&(name.len() as u16).to_le_bytes());
+                out.extend_from_slice(name.as_bytes());
+            }
+            Op::DropKeyspace { keyspace } => code_and_id(out, 4, keyspace.0),
+            Op::LargePut { keyspace, key, len } => {
+                code_and_id(out, 5, keyspace.0);
+                out.extend_from_slice(&(key.len() as u16).to_le_bytes());
+                out.extend_from_slice(&len.to_le_bytes());
+                out.extend_from_slice(key);
+            }
+            Op::LargeBytes(bytes) => {
+                out.push(6);
+                out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+                out.extend_from_slice(bytes);
+            }
+            Op::Incarnation { last } => code_and_id(out, 7, last.as_u64()),
+        }
+    }
+}
+
+/// Decodes the operations of one record.
+pub(crate) struct Ops<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Ops<'a> {
+    pub(crate) fn new(payload: &'a [u8]) -> Ops<'a> {
+        Ops { rest: payload }
+    }
+
+    fn take(&mut self, len: usize) -> Result<&'a [u8], String> {
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(len)
+            .ok_or_else(|| format!("an operation needs {len} bytes, {} are left", self.rest.len()))?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn number<const N: usize>(&mut self) -> Result<u64, String> {
+        let mut bytes = [0; 8];
+        bytes[..N].copy_from_slice(self.take(N)?);
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    fn decode(&mut self) -> Result<Op<'a>, String> {
+        let code = self.number::<1>()?;
+        Ok(match code {
+            1 => {
+                let keyspace = KeyspaceId(self.number::<8>()?);
+                let key_len = self.number::<2>()? as usize;
+                let value_len = self.number::<4>()? as usize;
+                Op::Put { keyspace, key: self.take(key_len)?, value: self.take(value_len)? }
+            }
+            2 => {
+                let keyspace = KeyspaceId(self.number::<8>()?);
+                let key_len = self.number::<2>()? as usize;
+                Op::Delete { keyspace, key: self.take(key_len)? }
+            }
+            3 => {
+                let keyspace = KeyspaceId(self.number::<8>()?);
+                let name_len = self.number::<2>()? as usize;
+                let name = std::str::from_utf8(self.take(name_len)?)
+                    .map_err(|_| "a keyspace's name is not UTF-8".to_string())?;
+                Op::CreateKeyspace { keyspace, name }
+            }
+            4 => Op::DropKeyspace { keyspace: KeyspaceId(self.number::<8>()?) },
+            5 => {
+                let keyspace = KeyspaceId(self.number::<8>()?);
+                let key_len = self.number::<2>()? as usize;
+                let len = self.number::<4>()? as u32;
+                Op::LargePut { keyspace, key: self.take(key_len)?, len }
+            }
+            6 => {
+                let len = self.number::<4>()? as usize;
+                Op::LargeBytes(self.take(len)?)
+            }
+            7 => Op::Incarnation { last: TxnId::from_u64(self.number::<8>()?) },
+            other => return Err(format!("{other} is no operation")),
+        })
+    }
+}
+
+impl<'a> Iterator for Ops<'a> {
+    /// An operation, or what is wrong with the bytes.
+    type Item = Result<Op<'a>, String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let op = self.decode();
+        if op.is_err() {
+            self.rest = &[];
+        }
+        Some(op)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: each operation survives its encoding, and each cut of the bytes is an error.
+    #[test]
+    fn round_trip_and_every_cut() {
+        let keyspace = KeyspaceId(7);
+        let ops = [
+            Op::Put { keyspace, key: b"", value: b"" },
+            Op::Put { keyspace, key: b"key", value: &[9; 300] },
+            Op::Delete { keyspace, key: b"gone" },
+            Op::CreateKeyspace { keyspace, name: "näme" },
+            Op::DropKeyspace { keyspace },
+            Op::LargePut { keyspace, key: b"large", len: 1 << 30 },
+            Op::LargeBytes(&[1, 2, 3]),
+            Op::Incarnation { last: TxnId::from_u64(99) },
+        ];
+        for op in ops {
+            let mut bytes = Vec::new();
+            op.encode(&mut bytes);
+            assert_eq!(bytes.len(), op.encoded_len());
+            assert_eq!(Ops::new(&bytes).collect::<Result<Vec<_>, _>>().unwrap(), [op]);
+            for cut in 1..bytes.len() {
+                assert!(Ops::new(&bytes[..cut]).any(|op| op.is_err()), "{op:?} cut at {cut}");
+            }
+        }
+    }
+}

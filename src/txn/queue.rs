@@ -1,0 +1,147 @@
+//! Free queues: FIFO lists of freed pages, kept in pages of the arena.
+//!
+//! A queue begins and ends where the commit slot says, so a writer that dies has taken nothing and
+//! given nothing: what it wrote behind the published end is overwritten by the next. A queue page is
+//! therefore filled in place, entry by entry, through atomic words; all other pages of the arena are
+//! never changed once published. A page that a started checkpoint contains is sealed: entries after
+//! that go to the next page, so that its bytes stay those that the checkpoint summed.
+//!
+//! The page after the tail is reserved when the tail is made, since a sealed page can't be given a link.
+//! How many entries a page ended with stands in the page behind it, for the same reason.
+
+use crate::page::PageRead;
+use crate::page::format::{CHECKSUM_LEN, HEADER_LEN, Header, PageKind};
+use crate::shm::arena::{Arena, Pages};
+use crate::slot::QueueState;
+use crate::{PageId, Result, TxnId};
+use std::sync::atomic::Ordering;
+
+/// A freed page or run: it may be reused when nothing protects a commit from `birth` up to, not
+/// including, `freed`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Freed {
+    pub(crate) page: PageId,
+    pub(crate) pages: u32,
+    pub(crate) birth: TxnId,
+    pub(crate) freed: TxnId,
+}
+
+/// Bytes of an entry: page and count, birth, freed.
+const ENTRY_BYTES: usize = 24;
+/// Where the entries begin in the page.
+const ENTRIES_AT: usize = CHECKSUM_LEN + HEADER_LEN;
+
+const _: () = assert!(ENTRIES_AT.is_multiple_of(8));
+
+/// Entries that a queue page holds.
+pub(crate) const fn capacity(page_size: usize) -> u32 {
+    ((page_size - ENTRIES_AT) / ENTRY_BYTES) as u32
+}
+
+/// Makes a page into the (still empty) tail of a queue. Its header keeps, as link, the page reserved to
+/// follow it, and, as extra, how many entries the page before it ended with.
+pub(crate) fn format_page(body: &mut [u8], page: PageId, birth: TxnId, next: PageId, previous_count: u32) {
+    body.fill(0);
+    let header = Header {
+        kind: PageKind::FreeQueue,
+        level: 0,
+        count: 0,
+        page,
+        birth,
+        pages: 1,
+        link: next,
+        extra: u64::from(previous_count),
+    };
+    header.write(body);
+}
+
+/// How many entries the queue page `header`, which is not the tail, holds.
+pub(crate) fn sealed_count(pages: &Pages<'_>, header: &Header) -> Result<u32> {
+    let next = pages.expect(header.link, PageKind::FreeQueue)?;
+    Ok(next.extra.min(u64::from(capacity(pages.page_size()))) as u32)
+}
+
+/// Reads entry `index` of a queue page. Relaxed: the writer lock or a pin orders it after its store.
+pub(crate) fn read_entry(pages: &Pages<'_>, arena: &Arena, page: PageId, index: u32) -> Result<Freed> {
+    if index >= capacity(arena.page_size()) {
+        return Err(arena.damaged(page, format!("queue page has no entry {index}")));
+    }
+    let at = ENTRIES_AT + index as usize * ENTRY_BYTES;
+    let word = |i: usize| arena.word(page, at + 8 * i).load(Ordering::Relaxed);
+    let entry = Freed {
+        page: PageId(word(0) as u32),
+        pages: (word(0) >> 32) as u32,
+        birth: TxnId::from_u64(word(1)),
+        freed: TxnId::from_u64(word(2)),
+    };
+    if entry.birth > entry.freed || pages.check(entry.page, entry.pages).is_err() {
+        return Err(arena.damaged(page, format!("queue entry {index} makes no sense: {entry:?}")));
+    }
+    Ok(entry)
+}
+
+/// Writes entry `index` of a queue page, behind the published end.
+pub(crate) fn write_entry(arena: &Arena, page: PageId, index: u32, entry: Freed) {
+    let at = ENTRIES_AT + index as usize * ENTRY_BYTES;
+    let words = [u64::from(entry.page.0) | u64::from(entry.pages) << 32, entry.birth.as_u64(), entry.freed.as_u64()];
+    for (i, word) in words.into_iter().enumerate() {
+        arena.word(page, at + 8 * i).store(word, Ordering::Relaxed);
+    }
+}
+
+/// Visits the pages of a queue that have a header: all but the one reserved to follow the tail.
+pub(crate) fn each_page(
+    pages: &Pages<'_>,
+    queue: &QueueState,
+    on_page: &mut dyn FnMut(PageId, TxnId) -> Result<()>,
+) -> Result<()> {
+    let mut page = queue.head;
+    while !page.is_none() {
+        let header = pages.expect(page, PageKind::FreeQueue)?;
+        on_page(page, header.birth)?;
+        page = if page == queue.tail { PageId::NONE } else { header.link };
+    }
+    Ok(())
+}
+
+/// Visits what a queue consists of: its own pages (the reserved one has no header yet) and its entries.
+///
+/// `pages` belongs to the commit that `queue` was read from, which the caller protects.
+pub(crate) fn walk(
+    pages: &Pages<'_>,
+    arena: &Arena,
+    queue: &QueueState,
+    on_page: &mut dyn FnMut(PageId, Option<TxnId>) -> Result<()>,
+    on_entry: &mut dyn FnMut(Freed) -> Result<()>,
+) -> Result<()> {
+    if queue.head.is_none() {
+        return Ok(());
+    }
+    let mut page = queue.head;
+    let mut index = queue.head_index;
+    let mut left = queue.count;
+    loop {
+        let header = pages.expect(page, PageKind::FreeQueue)?;
+        on_page(page, Some(header.birth))?;
+        let next = header.link;
+        let end = if page == queue.tail { queue.tail_index } else { sealed_count(pages, &header)? };
+        while index < end {
+            if left == 0 {
+                return Err(arena.damaged(page, "a queue has more entries than it counts"));
+            }
+            left -= 1;
+            on_entry(read_entry(pages, arena, page, index)?)?;
+            index += 1;
+        }
+        if page == queue.tail {
+            on_page(next, None)?;
+            break;
+        }
+        page = next;
+        index = 0;
+    }
+    if left != 0 {
+        return Err(arena.damaged(page, format!("a queue lacks {left} of the entries it counts")));
+    }
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! Replay: log records become commits again, through the write path that made them.
+//!
+//! A streamed transaction is applied frame by frame and rolled back if its commit never comes, so replay
+//! needs no more memory than the original did.
+
+use super::ops::Ops;
+use super::write::Write;
+use crate::engine::Engine;
+use crate::{Error, Result, TxnId};
+use untorn_wal::Lsn;
+use untorn_wal::record::{self, Decoded, RecordKind};
+
+/// Applies the stream of records that follows a checkpoint.
+pub(crate) struct Replay<'e> {
+    engine: &'e Engine,
+    checkpoint: TxnId,
+    /// A streamed transaction whose commit has not come yet.
+    open: Option<Write<'e>>,
+    /// Bytes of the stream not yet decoded, and where they begin.
+    rest: Vec<u8>,
+    at: Lsn,
+    /// Where the last commit's or abort's record ended: the stream is good up to here.
+    settled: Lsn,
+    records: u64,
+}
+
+impl<'e> Replay<'e> {
+    /// Begins at `from`, where the state in `control` ends, which is that of `checkpoint`.
+    pub(crate) fn new(engine: &'e Engine, checkpoint: TxnId, from: Lsn) -> Replay<'e> {
+        Replay { engine, checkpoint, open: None, rest: Vec::new(), at: from, settled: from, records: 0 }
+    }
+
+    /// Applies the records in `bytes`, which continue the stream.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if they are no records: their batch was whole, so somebody damaged them before
+    /// they were written.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<()> {
+        match self.advance(bytes)? {
+            None => Ok(()),
+            Some(what) => Err(Error::corrupt("wal", self.at.0, format!("log position {}: {what}", self.at.0))),
+        }
+    }
+
+    /// Applies as many whole records as `bytes` begin with: what stood in the ring when all died, where
+    /// the first record that is none ends the stream.
+    pub(crate) fn feed_until_bad(&mut self, bytes: &[u8]) -> Result<()> {
+        self.advance(bytes)?;
+        self.rest.clear();
+        Ok(())
+    }
+
+    /// Applies records until the bytes end or are no record; says what is wrong with them then.
+    fn advance(&mut self, bytes: &[u8]) -> Result<Option<String>> {
+        self.rest.extend_from_slice(bytes);
+        let rest = std::mem::take(&mut self.rest);
+        let mut used = 0;
+        let mut wrong = None;
+        loop {
+            match record::decode(&rest[used..], self.engine.record_seed(), self.at) {
+                Decoded::Record { txn, kind, payload, len } => {
+                    let txn = TxnId::from_u64(txn);
+                    let base = self.engine.control.committed();
+                    if kind != RecordKind::Abort && txn != base.next() && txn != base.next_incarnation() {
+                        wrong = Some(format!("transaction {txn} does not follow {base}"));
+                        break;
+                    }
+                    self.apply(txn, kind, payload, Lsn(self.at.0 + len as u64))?;
+                    used += len;
+                    self.at = Lsn(self.at.0 + len as u64);
+                }
+                Decoded::Incomplete => break,
+                Decoded::Bad(reason) => {
+                    wrong = Some(reason.to_string());
+                    break;
+                }
+            }
+        }
+        self.rest = rest;
+        self.rest.drain(..used);
+        Ok(wrong)
+    }
+
+    fn apply(&mut self, txn: TxnId, kind: RecordKind, payload: &[u8], end: Lsn) -> Result<()> {
+        let at = self.at;
+        let damaged = |what: String| Error::corrupt("wal", at.0, format!("log position {}: {what}", at.0));
+        if matches!(kind, RecordKind::Abort | RecordKind::Commit) {
+            // The pieces so far belong to a transaction that never committed.
+            self.open = None;
+        }
+        if kind == RecordKind::Abort {
+            self.settled = end;
+            return Ok(());
+        }
+        let base = self.engine.control.newest()?;
+        let mut write = match self.open.take() {
+            Some(write) => write,
+            None => Write::replay(self.engine, base, txn, self.checkpoint),
+        };
+        for op in Ops::new(payload) {
+            write.apply(op.map_err(&damaged)?)?;
+        }
+        if kind == RecordKind::Frame {
+            self.open = Some(write);
+            return Ok(());
+        }
+        write.commit_replayed(end)?;
+        self.settled = end;
+        self.records += 1;
+        crash_point!("replay.committed");
+        Ok(())
+    }
+
+    /// Where the next byte of the stream is expected: all before it has been decoded or is kept.
+    pub(crate) fn next(&self) -> Lsn {
+        Lsn(self.at.0 + self.rest.len() as u64)
+    }
+
+    /// Ends the replay: where the last whole record ended, and how many transactions were applied.
+    pub(crate) fn finish(self) -> (Lsn, u64) {
+        (self.at, self.records)
+    }
+}

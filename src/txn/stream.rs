@@ -1,0 +1,184 @@
+//! The way of a transaction's log record into the ring.
+//!
+//! A record stands in the ring beyond the published tail before the swing publishes both it and the new
+//! pages. A transaction that outgrows a frame streams: each full frame is published by itself through
+//! `stream.tail`, which only grows and is stored before its bytes count, so the logger can make room
+//! while the transaction goes on. Whoever comes after a streamer that died or rolled back finds
+//! `stream.tail` beyond the slot's tail, and puts an abort record before its own (also in recovery).
+//!
+//! Each record is charged, in blocks, against what the logger has preallocated and granted: a swing
+//! never happens without log space. Streams leave a reserve, so that after a stream that filled the disk
+//! and aborted, an ordinary commit still gets through.
+
+use crate::engine::Engine;
+use crate::shm::atomic::{Native, Word64};
+use crate::shm::ring::Ring;
+use crate::shm::waiter::{self, Ended};
+use crate::slot::SlotImage;
+use crate::{Error, Result, TxnId, dir};
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+use untorn_wal::record::{self, Begun, RecordKind};
+use untorn_wal::{Lsn, blocks_for};
+
+use super::ops::Op;
+
+/// Log blocks that streams leave: an abort record and a good many ordinary commits.
+const RESERVE_BLOCKS: u64 = 32;
+
+/// The log record of a running transaction.
+pub(crate) struct Stream {
+    buffer: Vec<u8>,
+    begun: Begun,
+    /// Where the buffer will stand.
+    at: Lsn,
+    charged: u64,
+    seed: u32,
+    txn: TxnId,
+    /// Bytes after which a frame is sent ahead.
+    frame_bytes: usize,
+    /// Frames of this transaction are in the ring already.
+    pub(crate) streaming: bool,
+    empty: bool,
+}
+
+impl Stream {
+    /// Begins the record of transaction `txn` after `base`. The caller holds the writer lock.
+    pub(crate) fn begin(engine: &Engine, base: &SlotImage, txn: TxnId) -> Result<Stream> {
+        let words = &engine.control.fixed().stream;
+        let tail = Lsn(words.tail.load(Ordering::Acquire));
+        let charged = words.charged.load(Ordering::Acquire).max(base.blocks_charged);
+        let at = base.log_tail.max(tail);
+        // No frame is published before the ring has room for it.
+        let reach = engine.control.durable().map(|(_, durable)| durable.advanced_by(engine.geometry.ring_size));
+        if reach.is_some_and(|reach| at > reach) {
+            return Err(Error::corrupt(
+                dir::CONTROL,
+                0,
+                format!("the log's tail {at} is further than the ring reaches"),
+            ));
+        }
+        let mut buffer = Vec::with_capacity(1024);
+        let seed = engine.record_seed();
+        if tail > base.log_tail {
+            record::encode(&mut buffer, seed, at, txn.as_u64(), RecordKind::Abort, &[]);
+        }
+        let begun = record::begin(&mut buffer);
+        let frame_bytes = (engine.geometry.ring_size as usize / 8).min(256 << 10);
+        Ok(Stream { buffer, begun, at, charged, seed, txn, frame_bytes, streaming: false, empty: true })
+    }
+
+    /// Adds an operation; sends a frame ahead if enough has gathered.
+    pub(crate) fn add(&mut self, engine: &Engine, op: Op<'_>) -> Result<()> {
+        if !self.empty && self.buffer.len() + op.encoded_len() > self.frame_bytes {
+            self.send_frame(engine)?;
+        }
+        op.encode(&mut self.buffer);
+        self.empty = false;
+        Ok(())
+    }
+
+    fn send_frame(&mut self, engine: &Engine) -> Result<()> {
+        let (end, charged) = self.copy_in(engine, RecordKind::Frame, RESERVE_BLOCKS)?;
+        crash_point!("stream.before_tail");
+        let words = &engine.control.fixed().stream;
+        // The charge first: if this process dies in between, the next owner charges no less.
+        words.charged.store(charged, Ordering::Release);
+        words.tail.store_fenced(end.0);
+        // And once more for the logger, which counts what lies below the tail as used up.
+        words.charged_below.store(charged, Ordering::Release);
+        crash_point!("stream.after_tail");
+        engine.wake_logger();
+        self.at = end;
+        self.charged = charged;
+        self.streaming = true;
+        self.buffer.clear();
+        self.begun = record::begin(&mut self.buffer);
+        self.empty = true;
+        Ok(())
+    }
+
+    /// Puts the last record of the transaction into the ring, beyond what is published: where it ends,
+    /// and what is charged then. Nothing has happened yet.
+    pub(crate) fn finish(&mut self, engine: &Engine) -> Result<(Lsn, u64)> {
+        let kind = if self.streaming { RecordKind::FrameCommit } else { RecordKind::Commit };
+        self.copy_in(engine, kind, 0)
+    }
+
+    fn copy_in(&mut self, engine: &Engine, kind: RecordKind, reserve: u64) -> Result<(Lsn, u64)> {
+        let begun = std::mem::replace(&mut self.begun, record::begin(&mut Vec::new()));
+        // An abort record may stand before this one, whose position is then further on.
+        let position = Lsn(self.at.0 + begun.offset() as u64);
+        record::finish(&mut self.buffer, begun, self.seed, position, self.txn.as_u64(), kind);
+        let len = self.buffer.len() as u64;
+        let end = Lsn(self.at.0 + len);
+        let charged = self.charged + blocks_for(len);
+        wait_for_room(engine, end, charged + reserve)?;
+        let ring = Ring::<Native>::new(engine.control.ring());
+        ring.copy_in(self.at.0, &self.buffer).map_err(|_| Error::Limit {
+            what: "a log record in bytes",
+            found: len,
+            limit: engine.geometry.ring_size,
+        })?;
+        Ok((end, charged))
+    }
+}
+
+/// Waits until the ring has room up to `end` and the log is granted `charged` blocks.
+///
+/// **I5**, the ring's part: bytes are reused only when durable.
+fn wait_for_room(engine: &Engine, end: Lsn, charged: u64) -> Result<()> {
+    let ring_size = engine.geometry.ring_size;
+    let durable = engine.control.durable();
+    if durable.is_none_or(|(_, lsn)| end.0 > lsn.0 + ring_size) {
+        let needed = Lsn(end.0.saturating_sub(ring_size).next_multiple_of(8));
+        engine.wait_durable(needed, true, None)?;
+    }
+    let words = &engine.control.fixed().durable;
+    if charged <= words.granted.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    let start = Instant::now();
+    let logger = &engine.control.fixed().logger;
+    // The logger preallocates; it says when its device is full, having tried after this request.
+    let attempts = logger.log_full.load(Ordering::SeqCst);
+    logger.log_request.store_fenced(charged);
+    engine.wake_logger();
+    waiter::ring::<Native>(&logger.background);
+    let mut watch = engine.watch_logger();
+    let mut granted = (words.granted.load(Ordering::SeqCst), Instant::now());
+    let ended = waiter::wait_until::<Native, _, _>(
+        &words.bell,
+        None,
+        crate::engine::RECHECK,
+        || {
+            if charged <= words.granted.load(Ordering::SeqCst) {
+                return Some(Ok(()));
+            }
+            if logger.log_full.load(Ordering::SeqCst) > attempts {
+                return Some(Err(Error::DiskFull { what: "the log".into() }));
+            }
+            engine.refuse_poisoned().err().map(Err)
+        },
+        || {
+            watch.check(engine, start)?;
+            // A logger that lives and grants nothing: a charge that no log can hold.
+            let now = words.granted.load(Ordering::SeqCst);
+            if now != granted.0 {
+                granted = (now, Instant::now());
+            } else if granted.1.elapsed() > engine.logger_timeout {
+                return Err(Error::LoggerStalled { waited: start.elapsed() });
+            }
+            waiter::ring::<Native>(&logger.background);
+            Ok(())
+        },
+    );
+    // The request ends with whoever made it: a large one that was refused must not go on asking for files and
+    // checkpoints.
+    logger.log_request.store(0, Ordering::SeqCst);
+    match ended {
+        Ok(found) => found,
+        Err(Ended::Stopped(error)) => Err(error),
+        Err(Ended::DeadlinePassed) => unreachable!("there is no deadline"),
+    }
+}

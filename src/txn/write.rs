@@ -1,0 +1,380 @@
+//! A write transaction: its operations on keyspaces, each done to the pages and noted for the log.
+
+use super::catalog;
+use super::ops::{LARGE_VALUE, Op};
+use super::stream::Stream;
+use super::workspace::{Protection, Workspace};
+use crate::engine::Engine;
+use crate::page::format::HEADER_LEN;
+use crate::page::{PageWrite, format};
+use crate::slot::SlotImage;
+use crate::tree::{cursor::Cursor, edit, search};
+use crate::{Error, KeyspaceId, PageId, Result, TxnId, dir, limits};
+use std::ops::Bound;
+use std::sync::atomic::Ordering;
+
+/// A keyspace that the transaction has looked at.
+struct OpenTree {
+    entry: catalog::Entry,
+    changed: bool,
+}
+
+/// The state of a write transaction. Its owner holds the writer lock.
+///
+/// Before [`Write::commit`] swings the pointer, nothing of it can be seen and nothing needs to be undone:
+/// dropping it rolls it back.
+pub(crate) struct Write<'e> {
+    pub(super) engine: &'e Engine,
+    pub(super) work: Workspace<'e>,
+    pub(super) base: SlotImage,
+    pub(super) txn: TxnId,
+    /// `None` when records are replayed, which are in the log already.
+    pub(super) stream: Option<Stream>,
+    pub(super) changed: bool,
+    trees: Vec<OpenTree>,
+    /// An operation failed in the middle: the transaction can only be rolled back.
+    failed: bool,
+    /// A large value whose bytes are still coming (replay only).
+    filling: Option<Filling>,
+}
+
+struct Filling {
+    keyspace: KeyspaceId,
+    key: Vec<u8>,
+    page: PageId,
+    pages: u32,
+    len: u64,
+    filled: u64,
+}
+
+impl<'e> Write<'e> {
+    /// Begins the transaction after the newest visible one. The caller holds the writer lock.
+    pub(crate) fn begin(engine: &'e Engine) -> Result<Write<'e>> {
+        engine.refuse_poisoned()?;
+        engine.arena.make_writable(|| engine.arena_file())?;
+        let base = engine.control.newest()?;
+        let next = base.txn.next();
+        Write::after(engine, base, next)
+    }
+
+    /// Begins the first transaction of a new incarnation. The caller holds the writer lock.
+    pub(crate) fn begin_as(engine: &'e Engine, txn: TxnId) -> Result<Write<'e>> {
+        Write::after(engine, engine.control.newest()?, txn)
+    }
+
+    fn after(engine: &'e Engine, base: SlotImage, txn: TxnId) -> Result<Write<'e>> {
+        let stream = Some(Stream::begin(engine, &base, txn)?);
+        Ok(Write::new(engine, base, txn, stream, Protection::Live))
+    }
+
+    /// Begins the transaction `txn` after `base`, to replay its records in recovery from `checkpoint`.
+    pub(crate) fn replay(engine: &'e Engine, base: SlotImage, txn: TxnId, checkpoint: TxnId) -> Write<'e> {
+        Write::new(engine, base, txn, None, Protection::Recovery(checkpoint))
+    }
+
+    fn new(
+        engine: &'e Engine,
+        base: SlotImage,
+        txn: TxnId,
+        stream: Option<Stream>,
+        protection: Protection,
+    ) -> Write<'e> {
+        Write {
+            engine,
+            work: Workspace::new(engine, base, txn, protection),
+            base,
+            txn,
+            stream,
+            changed: false,
+            trees: Vec::new(),
+            failed: false,
+            filling: None,
+        }
+    }
+
+    /// The transaction that this one began from.
+    pub(crate) fn base(&self) -> TxnId {
+        self.base.txn
+    }
+
+    /// Runs a changing step; if it fails in the middle, the transaction can only be rolled back.
+    fn step<T>(&mut self, step: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        if self.failed {
+            return Err(Error::Invalid {
+                what: "the transaction was aborted by an earlier error; roll it back and begin anew".into(),
+            });
+        }
+        self.failed = true;
+        let done = step(self)?;
+        self.failed = false;
+        Ok(done)
+    }
+
+    fn log(&mut self, op: Op<'_>) -> Result<()> {
+        self.changed = true;
+        match &mut self.stream {
+            Some(stream) => stream.add(self.engine, op),
+            None => Ok(()),
+        }
+    }
+
+    // ---- keyspaces
+
+    /// The place of a keyspace in `trees`.
+    fn open(&mut self, id: KeyspaceId) -> Result<usize> {
+        if let Some(at) = self.trees.iter().position(|tree| tree.entry.id == id) {
+            return Ok(at);
+        }
+        let entry = catalog::entry(&self.work, self.work.image.catalog, id)?
+            .ok_or_else(|| Error::NoKeyspace { name: format!("number {}", id.0) })?;
+        self.trees.push(OpenTree { entry, changed: false });
+        Ok(self.trees.len() - 1)
+    }
+
+    /// The root of a keyspace's tree as the transaction sees it.
+    fn root(&self, id: KeyspaceId) -> Result<PageId> {
+        if let Some(tree) = self.trees.iter().find(|tree| tree.entry.id == id) {
+            return Ok(tree.entry.root);
+        }
+        catalog::root(&self.work, self.work.image.catalog, id)?
+            .ok_or_else(|| Error::NoKeyspace { name: format!("number {}", id.0) })
+    }
+
+    /// The keyspace of this name.
+    pub(crate) fn find_keyspace(&self, name: &str) -> Result<Option<KeyspaceId>> {
+        catalog::find(&self.work, self.work.image.catalog, name)
+    }
+
+    /// Creates a keyspace.
+    pub(crate) fn create_keyspace(&mut self, name: &str) -> Result<KeyspaceId> {
+        // A number is not given again after a roll-back: handles that were made there must not lead elsewhere.
+        let given = &self.engine.control.fixed().stream.next_keyspace;
+        let id = KeyspaceId(self.work.image.next_keyspace.max(given.load(Ordering::Relaxed)));
+        given.store(id.0 + 1, Ordering::Relaxed);
+        self.step(|write| write.create_keyspace_as(id, name))?;
+        Ok(id)
+    }
+
+    fn create_keyspace_as(&mut self, id: KeyspaceId, name: &str) -> Result<()> {
+        if name.len() > limits::KEYSPACE_NAME_LEN_MAX {
+            return Err(Error::Limit {
+                what: "the length of a keyspace's name in bytes",
+                found: name.len() as u64,
+                limit: limits::KEYSPACE_NAME_LEN_MAX as u64,
+            });
+        }
+        if self.work.image.keyspaces >= limits::KEYSPACES_MAX {
+            return Err(Error::Limit {
+                what: "the number of keyspaces",
+                found: self.work.image.keyspaces + 1,
+                limit: limits::KEYSPACES_MAX,
+            });
+        }
+        let mut catalog = self.work.image.catalog;
+        let entry = catalog::Entry { id, root: PageId::NONE, entries: 0, name: name.to_string() };
+        catalog::store(&mut self.work, &mut catalog, &entry)?;
+        catalog::store_name(&mut self.work, &mut catalog, id, name)?;
+        self.work.image.catalog = catalog;
+        self.work.image.next_keyspace = self.work.image.next_keyspace.max(id.0 + 1);
+        self.work.image.keyspaces += 1;
+        self.log(Op::CreateKeyspace { keyspace: id, name })
+    }
+
+    /// Drops a keyspace and everything in it.
+    pub(crate) fn drop_keyspace(&mut self, id: KeyspaceId) -> Result<()> {
+        self.step(|write| {
+            let at = write.open(id)?;
+            let tree = write.trees.swap_remove(at);
+            edit::free_tree(&mut write.work, tree.entry.root)?;
+            let mut catalog = write.work.image.catalog;
+            catalog::remove(&mut write.work, &mut catalog, &tree.entry)?;
+            write.work.image.catalog = catalog;
+            write.work.image.keyspaces -= 1;
+            write.work.image.records -= tree.entry.entries.min(write.work.image.records);
+            write.log(Op::DropKeyspace { keyspace: id })
+        })
+    }
+
+    // ---- records
+
+    pub(crate) fn get(&self, id: KeyspaceId, key: &[u8]) -> Result<Option<&[u8]>> {
+        let root = self.root(id)?;
+        Ok(search::get(&self.work, root, key)?.map(|found| found.value))
+    }
+
+    /// A cursor over a range; it is good until the transaction changes something.
+    pub(crate) fn cursor(&self, id: KeyspaceId, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Result<Cursor> {
+        Ok(Cursor::new(self.root(id)?, lower, upper))
+    }
+
+    pub(crate) fn work(&self) -> &Workspace<'e> {
+        &self.work
+    }
+
+    pub(crate) fn put(&mut self, id: KeyspaceId, key: &[u8], value: &[u8]) -> Result<()> {
+        self.check_limits(key, value.len() as u64)?;
+        self.open(id)?;
+        self.step(|write| {
+            let page_size = write.engine.geometry.page_size;
+            if edit::needs_run(page_size, key.len(), value.len()) {
+                let run = format::write_run(&mut write.work, value)?;
+                write.store(id, key, run)?;
+            } else {
+                write.store(id, key, format::Value::Inline(value))?;
+            }
+            if value.len() <= LARGE_VALUE {
+                return write.log(Op::Put { keyspace: id, key, value });
+            }
+            write.log(Op::LargePut { keyspace: id, key, len: value.len() as u32 })?;
+            for piece in value.chunks(LARGE_VALUE) {
+                write.log(Op::LargeBytes(piece))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn check_limits(&self, key: &[u8], value_len: u64) -> Result<()> {
+        let key_len_max = limits::key_len_max(self.engine.geometry.page_size);
+        if key.len() > key_len_max {
+            return Err(Error::Limit {
+                what: "the length of a key in bytes",
+                found: key.len() as u64,
+                limit: key_len_max as u64,
+            });
+        }
+        if value_len > limits::VALUE_LEN_MAX {
+            return Err(Error::Limit {
+                what: "the length of a value in bytes",
+                found: value_len,
+                limit: limits::VALUE_LEN_MAX,
+            });
+        }
+        Ok(())
+    }
+
+    /// Stores a value in the tree.
+    fn store(&mut self, id: KeyspaceId, key: &[u8], value: format::Value<'_>) -> Result<()> {
+        let at = self.open(id)?;
+        let mut root = self.trees[at].entry.root;
+        let replaced = edit::put(&mut self.work, &mut root, key, self.txn, value)?;
+        let tree = &mut self.trees[at];
+        tree.entry.root = root;
+        tree.changed = true;
+        if !replaced {
+            tree.entry.entries += 1;
+            self.work.image.records += 1;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn delete(&mut self, id: KeyspaceId, key: &[u8]) -> Result<bool> {
+        self.check_limits(key, 0)?;
+        let at = self.open(id)?;
+        // A delete of nothing must not copy the path.
+        if search::get(&self.work, self.trees[at].entry.root, key)?.is_none() {
+            return Ok(false);
+        }
+        self.step(|write| {
+            let mut root = write.trees[at].entry.root;
+            edit::delete(&mut write.work, &mut root, key)?;
+            let tree = &mut write.trees[at];
+            tree.entry.root = root;
+            tree.changed = true;
+            // Counts come from stored bytes, which may be damaged.
+            tree.entry.entries = tree.entry.entries.saturating_sub(1);
+            write.work.image.records = write.work.image.records.saturating_sub(1);
+            write.log(Op::Delete { keyspace: id, key })
+        })?;
+        Ok(true)
+    }
+
+    /// Notes a new incarnation, whose predecessor ended with `last`.
+    pub(crate) fn begin_incarnation(&mut self, last: TxnId) -> Result<()> {
+        self.step(|write| {
+            let mut catalog = write.work.image.catalog;
+            catalog::store_incarnation(&mut write.work, &mut catalog, write.txn.incarnation(), last)?;
+            write.work.image.catalog = catalog;
+            write.log(Op::Incarnation { last })
+        })
+    }
+
+    /// Writes the changed keyspaces' roots to the catalog.
+    pub(super) fn store_trees(&mut self) -> Result<()> {
+        let mut catalog = self.work.image.catalog;
+        for tree in &mut self.trees {
+            if std::mem::take(&mut tree.changed) {
+                catalog::store(&mut self.work, &mut catalog, &tree.entry)?;
+            }
+        }
+        self.work.image.catalog = catalog;
+        Ok(())
+    }
+
+    pub(super) fn refuse_failed(&mut self) -> Result<()> {
+        self.step(|_| Ok(()))
+    }
+
+    // ---- replay
+
+    /// Does what a logged operation did. What it found then must be there again: if it isn't, a page that only
+    /// led there, and so was not copied and held against its checksum, is damaged.
+    pub(super) fn apply(&mut self, op: Op<'_>) -> Result<()> {
+        let offset = u64::from(self.work.image.catalog.0) * self.engine.geometry.page_size as u64;
+        let missing = |what: &str| {
+            Error::corrupt(dir::ARENA, offset, format!("the log changes {what}, which the pages don't have"))
+        };
+        match self.apply_found(op) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(missing("a key")),
+            Err(Error::NoKeyspace { .. }) => Err(missing("a keyspace")),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// As [`Write::apply`]; says whether what it changes was there.
+    fn apply_found(&mut self, op: Op<'_>) -> Result<bool> {
+        let damaged = |what: &str| Error::corrupt("wal", 0, what.to_string());
+        if self.filling.is_some() && !matches!(op, Op::LargeBytes(_)) {
+            return Err(damaged("the bytes of a large value are missing"));
+        }
+        match op {
+            Op::Put { keyspace, key, value } => self.put(keyspace, key, value)?,
+            Op::Delete { keyspace, key } => return self.delete(keyspace, key),
+            Op::CreateKeyspace { keyspace, name } => self.step(|write| write.create_keyspace_as(keyspace, name))?,
+            Op::DropKeyspace { keyspace } => self.drop_keyspace(keyspace)?,
+            Op::Incarnation { last } => self.begin_incarnation(last)?,
+            Op::LargePut { keyspace, key, len } => {
+                let len = u64::from(len);
+                self.check_limits(key, len)?;
+                let pages = format::run_pages(self.engine.geometry.page_size, len);
+                let page = self.work.allocate_run(pages)?;
+                let birth = self.txn;
+                let body = self.work.run_mut(page, pages)?;
+                format::write_run_header(body, page, pages, len, birth);
+                let key = key.to_vec();
+                self.filling = Some(Filling { keyspace, key, page, pages, len, filled: 0 });
+            }
+            Op::LargeBytes(bytes) => {
+                let Some(mut filling) = self.filling.take() else {
+                    return Err(damaged("bytes of a large value that was not begun"));
+                };
+                let end = filling.filled + bytes.len() as u64;
+                if end > filling.len {
+                    return Err(damaged("more bytes than the large value has"));
+                }
+                let body = self.work.run_mut(filling.page, filling.pages)?;
+                let at = HEADER_LEN + filling.filled as usize;
+                body[at..at + bytes.len()].copy_from_slice(bytes);
+                filling.filled = end;
+                if end < filling.len {
+                    self.filling = Some(filling);
+                    return Ok(true);
+                }
+                body[at + bytes.len()..].fill(0);
+                let Filling { keyspace, key, page, pages, len, .. } = filling;
+                self.step(|write| write.store(keyspace, &key, format::Value::Run { page, pages, len }))?;
+            }
+        }
+        Ok(true)
+    }
+}

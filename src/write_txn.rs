@@ -1,0 +1,234 @@
+//! The write transaction as its users see it.
+
+use crate::client::Client;
+use crate::keyspace::Keyspace;
+use crate::options::Durability;
+use crate::snapshot::{Key, prefix_bounds, prefix_end};
+use crate::store::Store;
+use crate::ticket::Ticket;
+use crate::tree::cursor::Cursor;
+use crate::txn::write::Write;
+use crate::{Error, Result, TxnId};
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Bound, RangeBounds};
+
+/// The exclusive write transaction of a store: all of it becomes visible at once, or nothing.
+///
+/// It sees its own changes. Dropping it rolls it back. It belongs to the thread that began it.
+///
+/// A transaction may be larger than memory and than the log's ring: its pages go to the arena and its log
+/// record is streamed. Only the disk and the store's maximum size limit it.
+pub struct WriteTxn<'s> {
+    store: &'s Store,
+    /// `None` once committed.
+    write: Option<Write<'s>>,
+    durability: Durability,
+    /// The writer lock is known to be this thread's.
+    _thread: PhantomData<*const ()>,
+}
+
+impl<'s> WriteTxn<'s> {
+    pub(crate) fn new(store: &'s Store, write: Write<'s>, durability: Durability) -> WriteTxn<'s> {
+        WriteTxn { store, write: Some(write), durability, _thread: PhantomData }
+    }
+
+    fn write(&self) -> Result<&Write<'s>> {
+        self.store.client().check_fork()?;
+        Ok(self.write.as_ref().expect("open until commit"))
+    }
+
+    fn write_mut(&mut self) -> Result<&mut Write<'s>> {
+        self.store.client().check_fork()?;
+        Ok(self.write.as_mut().expect("open until commit"))
+    }
+
+    /// The transaction that this one began from: what it sees, but for its own changes.
+    pub fn base_txn_id(&self) -> TxnId {
+        self.write.as_ref().expect("open until commit").base()
+    }
+
+    /// The keyspace of this name, created in this transaction if there is none. A handle to a keyspace
+    /// created in a transaction that is rolled back answers [`Error::NoKeyspace`].
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if the name is longer than 255 bytes or there are 1,048,576 keyspaces.
+    pub fn keyspace(&mut self, name: &str) -> Result<Keyspace> {
+        let store = self.store.clone();
+        let write = self.write_mut()?;
+        let id = match write.find_keyspace(name)? {
+            Some(id) => id,
+            None => write.create_keyspace(name)?,
+        };
+        Ok(Keyspace::new(store, id, name))
+    }
+
+    /// Drops a keyspace and all that is in it. Says whether it was there.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`]; [`Error::Corrupt`].
+    pub fn drop_keyspace(&mut self, name: &str) -> Result<bool> {
+        let write = self.write_mut()?;
+        match write.find_keyspace(name)? {
+            Some(id) => write.drop_keyspace(id).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Stores a value under a key.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] for a key or value that is too long: the transaction goes on without it. After
+    /// [`Error::DiskFull`], [`Error::Corrupt`] and others it can only be rolled back.
+    pub fn put(&mut self, keyspace: &Keyspace, key: &[u8], value: &[u8]) -> Result<()> {
+        keyspace.belongs_to(self.store.client())?;
+        self.write_mut()?.put(keyspace.id(), key, value).map_err(|error| named(error, keyspace))
+    }
+
+    /// The value of a key as this transaction sees it.
+    ///
+    /// # Errors
+    /// [`Error::NoKeyspace`]; [`Error::Corrupt`].
+    pub fn get(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<&[u8]>> {
+        keyspace.belongs_to(self.store.client())?;
+        self.write()?.get(keyspace.id(), key).map_err(|error| named(error, keyspace))
+    }
+
+    /// Removes a key. Says whether it was there.
+    ///
+    /// # Errors
+    /// As [`WriteTxn::put`].
+    pub fn delete(&mut self, keyspace: &Keyspace, key: &[u8]) -> Result<bool> {
+        keyspace.belongs_to(self.store.client())?;
+        self.write_mut()?.delete(keyspace.id(), key).map_err(|error| named(error, keyspace))
+    }
+
+    /// The entries of a range as this transaction sees them, in key order, from both ends.
+    ///
+    /// # Errors
+    /// As [`WriteTxn::get`].
+    pub fn range<'k>(&self, keyspace: &Keyspace, range: impl RangeBounds<&'k [u8]>) -> Result<TxnRange<'_, 's>> {
+        self.cursor(keyspace, (range.start_bound().cloned(), range.end_bound().cloned()))
+    }
+
+    /// The entries whose keys begin with `prefix`, as this transaction sees them.
+    ///
+    /// # Errors
+    /// As [`WriteTxn::get`].
+    pub fn prefix(&self, keyspace: &Keyspace, prefix: &[u8]) -> Result<TxnRange<'_, 's>> {
+        let end = prefix_end(prefix);
+        self.cursor(keyspace, prefix_bounds(prefix, end.as_deref()))
+    }
+
+    fn cursor(&self, keyspace: &Keyspace, (lower, upper): (Bound<&[u8]>, Bound<&[u8]>)) -> Result<TxnRange<'_, 's>> {
+        keyspace.belongs_to(self.store.client())?;
+        let write = self.write()?;
+        let cursor = write.cursor(keyspace.id(), lower, upper).map_err(|error| named(error, keyspace))?;
+        Ok(TxnRange { txn: self, cursor })
+    }
+
+    /// Commits at the transaction's durability, and returns its id. A transaction that changed nothing takes
+    /// no id; it answers with the one that it began from.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`], [`Error::LoggerStalled`] and others before it became visible: nothing of it has
+    /// happened. [`Error::NotDurable`] after that: it is visible, and in doubt.
+    pub fn commit(self) -> Result<TxnId> {
+        let durability = self.durability;
+        let ticket = self.commit_with(durability)?;
+        Ok(ticket.txn_id())
+    }
+
+    /// Commits at this durability, and returns a ticket to wait on, poll or await. With
+    /// [`Durability::Visible`] it returns at once.
+    ///
+    /// # Errors
+    /// As [`WriteTxn::commit`].
+    pub fn commit_with(mut self, durability: Durability) -> Result<Ticket> {
+        let client = self.store.client().clone();
+        client.check_fork()?;
+        let write = self.write.take().expect("open until commit");
+        let base = write.base();
+        let unlock = Unlock(&client);
+        let committed = write.commit();
+        // The lock is let go at the swing; durability is waited for without it.
+        drop(unlock);
+        let committed = committed?;
+        if committed.txn != base {
+            client.count_commit();
+            client.engine.wake_logger();
+        }
+        let ticket = Ticket::new(client, committed.txn, committed.lsn);
+        match durability {
+            Durability::Visible => ticket.glance(),
+            Durability::Durable => ticket.wait_ref()?,
+        }
+        Ok(ticket)
+    }
+
+    /// Undoes everything. Dropping does the same.
+    pub fn rollback(self) {}
+}
+
+/// Lets go of the writer lock, also when a commit panics: this process lives on, so nobody would take it over.
+/// Before the swing nothing has happened, after it everything has; so others can go on in either case.
+struct Unlock<'c>(&'c Client);
+
+impl Drop for Unlock<'_> {
+    fn drop(&mut self) {
+        self.0.unlock_writer();
+    }
+}
+
+fn named(error: Error, keyspace: &Keyspace) -> Error {
+    match error {
+        Error::NoKeyspace { .. } => Error::NoKeyspace { name: keyspace.name().into() },
+        other => other,
+    }
+}
+
+impl Drop for WriteTxn<'_> {
+    fn drop(&mut self) {
+        if self.write.take().is_some() && !self.store.client().is_forked() {
+            self.store.client().unlock_writer();
+        }
+    }
+}
+
+impl fmt::Debug for WriteTxn<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriteTxn").field("base", &self.base_txn_id()).finish_non_exhaustive()
+    }
+}
+
+/// The entries of a range as a write transaction sees them.
+pub struct TxnRange<'t, 's> {
+    txn: &'t WriteTxn<'s>,
+    cursor: Cursor,
+}
+
+impl<'t> TxnRange<'t, '_> {
+    fn step(&mut self, back: bool) -> Result<Option<(Key, &'t [u8])>> {
+        // In a child of fork() the pages are not mapped.
+        let work = self.txn.write()?.work();
+        let found = if back { self.cursor.next_back(work)? } else { self.cursor.next(work)? };
+        Ok(found.map(|entry| {
+            let mut key = Vec::new();
+            entry.key.key_into(&mut key);
+            (Key(key), entry.value)
+        }))
+    }
+}
+
+impl<'t> Iterator for TxnRange<'t, '_> {
+    type Item = Result<(Key, &'t [u8])>;
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step(false).transpose()
+    }
+}
+
+impl DoubleEndedIterator for TxnRange<'_, '_> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.step(true).transpose()
+    }
+}

@@ -1,0 +1,250 @@
+//! What the integration tests share: a store in a directory that goes with the test, other processes that
+//! run a role of the same test executable, and a limit on how long a test may hang.
+//!
+//! A test file that uses processes has one test `child`, which does nothing unless a role is asked for by a
+//! variable: then it is that role. What a role says goes to its parent line by line, as one write each, so
+//! that what was said before a kill is known and nothing else is.
+#![allow(dead_code, unreachable_pub)]
+
+use rustix::process::{Pid, Signal};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+use untorn::{Options, Store};
+
+const ROLE: &str = "UNTORN_TEST_ROLE";
+const STORE: &str = "UNTORN_TEST_STORE";
+const ARGUMENTS: &str = "UNTORN_TEST_ARGUMENTS";
+/// Stands before what a role says; the test harness writes to the same stream.
+const MARK: &str = "@@ ";
+
+/// Ends the whole test process if the test takes longer: a hang names its test.
+pub struct Limit(std::sync::mpsc::Sender<()>);
+
+pub fn limit(seconds: u64) -> Limit {
+    let (alive, ended) = std::sync::mpsc::channel::<()>();
+    let name = std::thread::current().name().unwrap_or("?").to_string();
+    std::thread::spawn(move || {
+        if ended.recv_timeout(Duration::from_secs(seconds)) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("{name} has not ended within {seconds} s");
+            std::process::abort();
+        }
+    });
+    Limit(alive)
+}
+
+/// The directory of a store. When it is dropped, the store's logger has left.
+pub struct TestStore {
+    _dir: tempfile::TempDir,
+    pub path: PathBuf,
+}
+
+impl TestStore {
+    pub fn new() -> TestStore {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        TestStore { _dir: dir, path }
+    }
+
+    pub fn open(&self) -> Store {
+        self.open_with(|_| {})
+    }
+
+    pub fn open_with(&self, set: impl FnOnce(&mut Options)) -> Store {
+        let mut options = Store::options();
+        set(&mut options);
+        options.open(&self.path).unwrap()
+    }
+
+    /// Has the logger leave.
+    pub fn stop_logger(&self) {
+        untorn::stop_logger(&self.path, Duration::from_secs(30)).unwrap();
+    }
+}
+
+impl Drop for TestStore {
+    fn drop(&mut self) {
+        if let Err(error) = untorn::stop_logger(&self.path, Duration::from_secs(20))
+            && !std::thread::panicking()
+            && self.path.exists()
+        {
+            eprintln!("the logger did not leave: {error}");
+        }
+    }
+}
+
+/// Another process, in a role of this test executable. Killed when dropped.
+pub struct Child {
+    process: std::process::Child,
+    lines: Receiver<String>,
+    role: String,
+}
+
+impl Child {
+    pub fn spawn(role: &str, store: &Path, arguments: &[&str]) -> Child {
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args(["child", "--exact", "--nocapture", "--test-threads=1"])
+            .env(ROLE, role)
+            .env(STORE, store)
+            .env(ARGUMENTS, arguments.join("\n"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = BufReader::new(process.stdout.take().unwrap());
+        let (sender, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines() {
+                let Ok(line) = line else { return };
+                if let Some((_, said)) = line.split_once(MARK)
+                    && sender.send(said.to_string()).is_err()
+                {
+                    return;
+                }
+            }
+        });
+        Child { process, lines, role: role.to_string() }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// The next thing that the process says.
+    pub fn hear(&self) -> String {
+        match self.lines.recv_timeout(Duration::from_secs(60)) {
+            Ok(line) => line,
+            Err(error) => panic!("{} {}: {error}", self.role, self.pid()),
+        }
+    }
+
+    /// What it says next must be this.
+    pub fn expect(&self, said: &str) {
+        assert_eq!(self.hear(), said, "{} {}", self.role, self.pid());
+    }
+
+    /// What it has said that nobody has heard.
+    pub fn heard(&self) -> Vec<String> {
+        self.lines.try_iter().collect()
+    }
+
+    /// Tells it something: see [`listen`].
+    pub fn tell(&mut self, line: &str) {
+        let _ = writeln!(self.process.stdin.as_mut().unwrap(), "{line}");
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        send(self.pid(), signal);
+    }
+
+    /// Kills it; all that it has said and nobody has heard.
+    pub fn kill(&mut self) -> Vec<String> {
+        let _ = self.process.kill();
+        self.process.wait().unwrap();
+        self.lines.iter().collect()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for its end, which must be a good one; what it said since.
+    pub fn finish(mut self) -> Vec<String> {
+        drop(self.process.stdin.take());
+        let said = self.lines.iter().collect::<Vec<_>>();
+        let status = self.process.wait().unwrap();
+        assert!(status.success(), "{} {}: {status}, {said:?}", self.role, self.pid());
+        said
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What a process was started for.
+pub struct Role {
+    pub name: String,
+    pub store: PathBuf,
+    pub arguments: Vec<String>,
+}
+
+impl Role {
+    /// The role that this process is to play, if it is not the test itself.
+    pub fn of_this_process() -> Option<Role> {
+        let name = std::env::var(ROLE).ok()?;
+        // Nobody survives the test, however that ends.
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
+        let store = std::env::var_os(STORE).unwrap().into();
+        let arguments = std::env::var(ARGUMENTS).unwrap();
+        let arguments = arguments.split('\n').map(str::to_string).collect();
+        Some(Role { name, store, arguments })
+    }
+
+    pub fn number(&self, index: usize) -> u64 {
+        self.arguments[index].parse().unwrap()
+    }
+}
+
+/// Says something to the parent.
+pub fn say(line: impl std::fmt::Display) {
+    let line = format!("{MARK}{line}\n");
+    std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
+}
+
+/// Waits for what the parent tells; `None` when there will be nothing more.
+pub fn listen() -> Option<String> {
+    let mut line = String::new();
+    (std::io::stdin().read_line(&mut line).unwrap() > 0).then(|| line.trim_end().to_string())
+}
+
+pub fn send(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid as i32).expect("a process id");
+    let _ = rustix::process::kill_process(pid, signal);
+}
+
+/// Kills the store's logger and waits until it is gone.
+pub fn kill_logger(store: &Store) {
+    if let Some(pid) = store.stats().unwrap().logger_pid {
+        send(pid, Signal::KILL);
+        wait_for(Duration::from_secs(10), || !exists(pid));
+    }
+}
+
+/// Whether anything of the process runs. One that has ended may stay as a zombie; but while another thread of it is
+/// still on its way out, it holds its memory, and what it had locked.
+pub fn exists(pid: u32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    let is_zombie = stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" Z") || rest.starts_with(" X"));
+    !is_zombie || threads.count() > 1
+}
+
+/// Waits until something holds.
+#[track_caller]
+pub fn wait_for(at_most: Duration, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < at_most, "not within {at_most:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The seed of a random test: `UNTORN_SEED`, else a new one. Printed, so that a failure shows how to replay it.
+pub fn seed(test: &str) -> u64 {
+    let given = std::env::var("UNTORN_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(rand::random::<u64>);
+    eprintln!("replay: UNTORN_SEED={seed} cargo test {test}");
+    seed
+}
+
+#[track_caller]
+pub fn assert_clean(store: &Store) {
+    let report = store.verify().unwrap();
+    assert!(report.is_clean(), "{report:#?}");
+}

@@ -1,0 +1,271 @@
+//! Stores as files: a small workload whose every state is known, copies of its directory, and what the
+//! log in them states. Shared by the tests that damage files.
+#![allow(unreachable_pub)]
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use untorn::{Durability, Options, Store};
+
+/// What a store holds: (keyspace, key) → value.
+pub(crate) type State = BTreeMap<(String, Vec<u8>), Vec<u8>>;
+
+pub(crate) const RING: u64 = 64 << 10;
+pub(crate) const SEGMENT: u64 = 256 << 10;
+pub(crate) const BLOCK: usize = 4096;
+
+/// Options of the smallest store.
+pub(crate) fn small() -> Options {
+    let mut options = Store::options();
+    options.ring_size(RING).segment_size(SEGMENT).max_size(16 << 20);
+    options
+}
+
+/// The same, recovered by a thread of this process: fast, and nothing to wait for afterwards.
+pub(crate) fn in_process() -> Options {
+    let mut options = Store::options();
+    options.logger_thread(true).logger_idle(Duration::from_millis(1)).create(false);
+    options
+}
+
+/// A directory for stores: in memory if there is such a file system, since these tests sync by the thousand.
+pub(crate) fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+/// Small repeatable random numbers.
+pub(crate) struct Random(pub u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+fn bytes(seed: u64, len: usize) -> Vec<u8> {
+    let mut random = Random(seed);
+    (0..len).map(|_| random.next() as u8).collect()
+}
+
+/// The states that a workload passes through: after the transaction with that sequence number.
+#[derive(Clone, Default)]
+pub(crate) struct History {
+    pub states: Vec<(u64, State)>,
+}
+
+impl History {
+    pub(crate) fn newest(&self) -> &State {
+        &self.states.last().unwrap().1
+    }
+
+    /// Which state this is, by its transaction; an error if it never was.
+    pub(crate) fn find(&self, state: &State) -> Result<u64, String> {
+        match self.states.iter().rev().find(|(_, known)| known == state) {
+            Some((txn, _)) => Ok(*txn),
+            None => Err(format!("a state that never was: {:?}", state.keys().collect::<Vec<_>>())),
+        }
+    }
+}
+
+/// Commits `count` transactions: single keys, several keys in several keyspaces, deletes, a large value, a
+/// transaction larger than the ring, and one that is rolled back after it has streamed. `durable` says which are waited for.
+pub(crate) fn work(store: &Store, history: &mut History, count: u64, durable: impl Fn(u64) -> bool) {
+    if history.states.is_empty() {
+        history.states.push((0, State::new()));
+    }
+    let note = |history: &mut History, ticket: untorn::Ticket, state: State| {
+        history.states.push((ticket.txn_id().sequence(), state));
+    };
+    for _ in 0..count {
+        let step = history.states.len() as u64;
+        let mut state = history.newest().clone();
+        let mut txn = store.begin().unwrap();
+        let mut put = |txn: &mut untorn::WriteTxn<'_>, space: &str, key: &[u8], value: &[u8]| {
+            let keyspace = txn.keyspace(space).unwrap();
+            txn.put(&keyspace, key, value).unwrap();
+            state.insert((space.to_string(), key.to_vec()), value.to_vec());
+        };
+        put(&mut txn, "a", b"step", &step.to_le_bytes());
+        match step % 12 {
+            1 | 7 => {
+                for i in 0..6u64 {
+                    put(&mut txn, "b", format!("many {i}").as_bytes(), &bytes(step * 10 + i, 40));
+                    put(&mut txn, "c", format!("other {step} {i}").as_bytes(), &bytes(step, 90));
+                }
+            }
+            3 => put(&mut txn, "a", b"large", &bytes(step, 30_000)),
+            5 if step < 12 => put(&mut txn, "b", b"larger than the ring", &bytes(step, 90_000)),
+            6 => {
+                // Streams, and never commits: its frames stay in the log.
+                let keyspace = txn.keyspace("b").unwrap();
+                for i in 0..20u64 {
+                    txn.put(&keyspace, &i.to_le_bytes(), &bytes(i, 1000)).unwrap();
+                }
+                txn.rollback();
+                txn = store.begin().unwrap();
+                put(&mut txn, "a", b"step", &step.to_le_bytes());
+            }
+            9 => {
+                let keyspace = txn.keyspace("b").unwrap();
+                txn.delete(&keyspace, b"many 1").unwrap();
+                state.remove(&("b".to_string(), b"many 1".to_vec()));
+            }
+            _ => put(&mut txn, "a", format!("key {step}").as_bytes(), &bytes(step, 60)),
+        }
+        let durability = if durable(step) { Durability::Durable } else { Durability::Visible };
+        let ticket = txn.commit_with(durability).unwrap();
+        note(history, ticket, state);
+    }
+}
+
+/// All that a store holds.
+pub(crate) fn read(store: &Store) -> untorn::Result<State> {
+    let snapshot = store.snapshot()?;
+    let mut state = State::new();
+    for name in snapshot.keyspaces()? {
+        // Damage may let a name be listed and not be found.
+        let Some(keyspace) = store.find_keyspace(&name)? else { continue };
+        for entry in snapshot.range(&keyspace, ..)? {
+            let (key, value) = entry?;
+            state.insert((name.clone(), key.to_vec()), value.to_vec());
+        }
+    }
+    Ok(state)
+}
+
+/// Kills the store's logger, waits until it is gone, and copies the directory: what a crash leaves.
+pub(crate) fn crash_image(store: &Store, from: &Path, to: &Path) {
+    let logger = store.stats().unwrap().logger_pid.expect("a logger runs");
+    kill(logger);
+    wait_dead(logger);
+    copy(from, to);
+}
+
+/// Ends one process that this test started, by its id.
+pub(crate) fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid as i32).expect("a process id");
+    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+}
+
+/// Waits until a killed process runs no more; that somebody reaps it may take seconds.
+pub(crate) fn wait_dead(pid: u32) {
+    let state = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit(')').next()?.trim_start().chars().next()
+    };
+    while state().is_some_and(|state| state != 'Z' && state != 'X') {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Copies a store's directory, holes and all; not its shared region nor its lock.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to.join("wal")).unwrap();
+    fs::write(to.join("lock"), b"").unwrap();
+    for name in ["arena", "checkpoint"] {
+        fs::copy(from.join(name), to.join(name)).unwrap();
+    }
+    for entry in fs::read_dir(from.join("wal")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join("wal").join(entry.file_name())).unwrap();
+    }
+}
+
+/// A store's files in memory, to be laid out again and again with something changed.
+pub(crate) struct Image {
+    pub files: BTreeMap<String, Vec<u8>>,
+}
+
+impl Image {
+    pub(crate) fn load(dir: &Path) -> Image {
+        let mut files = BTreeMap::new();
+        for name in ["arena", "checkpoint"] {
+            files.insert(name.to_string(), fs::read(dir.join(name)).unwrap());
+        }
+        for entry in fs::read_dir(dir.join("wal")).unwrap() {
+            let entry = entry.unwrap();
+            let name = format!("wal/{}", entry.file_name().to_string_lossy());
+            files.insert(name, fs::read(entry.path()).unwrap());
+        }
+        Image { files }
+    }
+
+    /// Writes the files into a fresh directory `dir`, `change` having had its way with them.
+    pub(crate) fn lay_out(&self, dir: &Path, change: impl FnOnce(&mut BTreeMap<String, Vec<u8>>)) {
+        let mut files = self.files.clone();
+        change(&mut files);
+        fs::create_dir_all(dir.join("wal")).unwrap();
+        fs::write(dir.join("lock"), b"").unwrap();
+        for (name, bytes) in &files {
+            fs::write(dir.join(name), bytes).unwrap();
+        }
+    }
+
+    /// Where the log's headers are, and the newest durable transaction that each states. Decoded here by
+    /// hand, so that the code under test isn't asked what it should have found.
+    pub(crate) fn statements(&self) -> Vec<Statement> {
+        let mut found = Vec::new();
+        for (file, bytes) in self.files.iter().filter(|(name, _)| name.starts_with("wal/")) {
+            let mut end = 0;
+            for (index, block) in bytes.chunks(BLOCK).enumerate() {
+                let word = |at: usize| u64::from_le_bytes(block[at..at + 8].try_into().unwrap());
+                let offset = index * BLOCK;
+                let (stated, len) = match &block[..8] {
+                    b"untornWS" => (word(56 + 8), 0),
+                    b"untornWB" if offset >= end => (word(48 + 8), word(32) as u32 as usize),
+                    _ => continue,
+                };
+                end = offset + 128 + len;
+                found.push(Statement {
+                    file: file.clone(),
+                    offset,
+                    len: 128 + len,
+                    txn: untorn::TxnId::from_u64(stated).sequence(),
+                });
+            }
+        }
+        found
+    }
+}
+
+/// A header of the log and what follows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Statement {
+    pub file: String,
+    pub offset: usize,
+    /// Bytes that its checksums cover, from the header on.
+    pub len: usize,
+    /// The newest durable transaction that it states.
+    pub txn: u64,
+}
+
+/// The newest transaction that headers state which lie outside the damaged bytes.
+pub(crate) fn still_stated(statements: &[Statement], file: &str, damaged: std::ops::Range<usize>) -> u64 {
+    let whole = |statement: &&Statement| {
+        statement.file != file || statement.offset + 128 <= damaged.start || statement.offset >= damaged.end
+    };
+    statements.iter().filter(whole).map(|statement| statement.txn).max().unwrap_or(0)
+}
+
+/// A path for the next copy.
+pub(crate) fn numbered(dir: &Path, number: usize) -> PathBuf {
+    dir.join(format!("copy-{number}"))
+}
+
+/// Removes a store's directory, in which a logger's thread may be making a file just now.
+pub fn remove_all(path: impl AsRef<std::path::Path>) {
+    while std::fs::remove_dir_all(&path).is_err_and(|error| error.kind() != std::io::ErrorKind::NotFound) {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}

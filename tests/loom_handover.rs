@@ -1,0 +1,179 @@
+//! Goal: what a writer publishes reaches the logger, whole, and what the logger publishes reaches its waiters: no
+//! wake-up is lost, and one whose sender dies costs a time-out, no more.
+//!
+//! Method: loom runs writers and sleepers through every interleaving. Its futexes never time out where nobody dies, so
+//! that a lost wake-up is a deadlock, which loom reports. Planted bugs must be found.
+
+mod loom_model;
+
+use loom_model::{Hasty, Patient, Role, Word, explore, must_be_found, role};
+use std::convert::Infallible;
+use std::sync::atomic::Ordering;
+use untorn::protocols::atomic::{Model, Word32, Word64};
+use untorn::protocols::ring::Ring;
+use untorn::protocols::waiter::{self, NAP_MAX};
+
+/// The ring has room for one record of 16 bytes and a half, so that the second one wraps.
+const RING_WORDS: usize = 3;
+const RECORD: usize = 16;
+const RECORDS: u64 = 2;
+
+struct Region<M: Model> {
+    /// The end of the published bytes.
+    tail: M::U64,
+    /// Rung when `tail` moves.
+    tail_bell: M::U32,
+    /// The end of the bytes that need not be kept.
+    durable: M::U64,
+    durable_bell: M::U32,
+    ring: [M::U64; RING_WORDS],
+}
+
+fn record(number: u64) -> [u8; RECORD] {
+    std::array::from_fn(|index| (number * 50 + index as u64) as u8)
+}
+
+impl<M: Model<U64 = Word>> Region<M> {
+    fn new() -> Region<M> {
+        let word = || Word::new(0);
+        Region {
+            tail: word(),
+            tail_bell: M::U32::new(0),
+            durable: word(),
+            durable_bell: M::U32::new(0),
+            ring: std::array::from_fn(|_| word()),
+        }
+    }
+
+    /// Writes record `number`, waiting for room.
+    fn write(&self, number: u64) {
+        let end = (number + 1) * RECORD as u64;
+        let room_from = end.saturating_sub((RING_WORDS * 8) as u64);
+        let go_on = || Ok::<(), Infallible>(());
+        waiter::wait_for::<M, _>(&self.durable, &self.durable_bell, room_from, None, go_on).unwrap();
+        Ring::<M>::new(&self.ring).copy_in(number * RECORD as u64, &record(number)).unwrap();
+    }
+
+    fn wait_for_more(&self, taken: u64) -> u64 {
+        let look = || Some(self.tail.load(Ordering::SeqCst)).filter(|&tail| tail > taken);
+        let go_on = || Ok::<(), Infallible>(());
+        waiter::wait_until::<M, _, _>(&self.tail_bell, None, NAP_MAX, look, go_on).unwrap()
+    }
+
+    /// Takes `records` of them, checks each, and calls it durable.
+    fn log(&self, records: u64, wait: impl Fn(&Self, u64) -> u64) {
+        let mut taken = 0;
+        while taken < records * RECORD as u64 {
+            let tail = wait(self, taken);
+            while taken < tail {
+                let mut bytes = [0; RECORD];
+                Ring::<M>::new(&self.ring).copy_out(taken, &mut bytes).unwrap();
+                assert_eq!(bytes, record(taken / RECORD as u64), "a record changed on its way");
+                taken += RECORD as u64;
+            }
+            waiter::publish::<M>(&self.durable, &self.durable_bell, taken);
+        }
+    }
+}
+
+/// Writes and publishes records.
+fn writer<M: Model<U64 = Word>>(
+    records: u64,
+    publish: impl Fn(&Region<M>, u64) + Send + Sync + 'static,
+) -> Role<Region<M>> {
+    role(move |region: &Region<M>| {
+        for number in 0..records {
+            region.write(number);
+            publish(region, (number + 1) * RECORD as u64);
+        }
+    })
+}
+
+fn logger<M: Model<U64 = Word>>(records: u64) -> Role<Region<M>> {
+    role(move |region: &Region<M>| region.log(records, Region::wait_for_more))
+}
+
+fn publish<M: Model>(region: &Region<M>, tail: u64) {
+    waiter::publish::<M>(&region.tail, &region.tail_bell, tail);
+}
+
+#[test]
+fn nothing_is_lost_on_the_way_to_the_logger() {
+    explore(None, Region::<Patient>::new, &[writer(1, publish), logger(1)], |_| {});
+    explore(Some(2), Region::<Patient>::new, &[writer(RECORDS, publish), logger(RECORDS)], |_| {});
+}
+
+#[test]
+fn a_waker_that_dies_costs_a_time_out() {
+    // Died before it looked at the bell.
+    let publish = |region: &Region<Hasty>, tail| region.tail.store(tail, Ordering::Release);
+    explore(Some(3), Region::new, &[writer(1, publish), logger(1)], |_| {});
+    // Died between advancing the bell and the wake-up: later ones see an even bell, and don't ring it.
+    let publish = |region: &Region<Hasty>, tail| {
+        region.tail.store(tail, Ordering::Release);
+        let seen = region.tail_bell.load(Ordering::Acquire);
+        if seen & 1 == 1 {
+            let _ = region.tail_bell.compare_exchange(seen, seen + 1, Ordering::AcqRel, Ordering::Acquire);
+        }
+    };
+    explore(Some(3), Region::new, &[writer(1, publish), logger(1)], |_| {});
+    explore(Some(1), Region::new, &[writer(RECORDS, publish), logger(RECORDS)], |_| {});
+}
+
+#[test]
+fn planted_a_sleeper_that_does_not_look_again() {
+    let wait = |region: &Region<Patient>, taken| {
+        loop {
+            let tail = region.tail.load(Ordering::Acquire);
+            if tail > taken {
+                return tail;
+            }
+            let ticket = waiter::listen::<Patient>(&region.tail_bell);
+            waiter::sleep::<Patient>(&region.tail_bell, ticket, NAP_MAX);
+        }
+    };
+    let logger = role(move |region: &Region<Patient>| region.log(1, wait));
+    must_be_found(None, Region::new, &[writer(1, publish), logger]);
+}
+
+#[test]
+fn planted_a_publisher_that_does_not_fence() {
+    let publish = |region: &Region<Patient>, tail| {
+        region.tail.store(tail, Ordering::Release);
+        waiter::ring::<Patient>(&region.tail_bell);
+    };
+    must_be_found(None, Region::new, &[writer(1, publish), logger(1)]);
+}
+
+#[test]
+fn planted_a_tail_that_does_not_publish_its_bytes() {
+    // Without a release the bytes may come after the tail.
+    let publish = |region: &Region<Hasty>, tail| region.tail.store(tail, Ordering::Relaxed);
+    let write = role(move |region: &Region<Hasty>| {
+        for (index, word) in region.ring.iter().take(RECORD / 8).enumerate() {
+            let bytes = record(0)[index * 8..][..8].try_into().unwrap();
+            word.store(u64::from_le_bytes(bytes), Ordering::Relaxed);
+        }
+        publish(region, RECORD as u64);
+    });
+    must_be_found(Some(3), Region::new, &[write, logger(1)]);
+}
+
+/// One publisher, two waiters for different values: each gets its own.
+#[test]
+fn every_waiter_is_woken() {
+    let waiter = |value| {
+        role(move |region: &Region<Patient>| {
+            let go_on = || Ok::<(), Infallible>(());
+            let (durable, bell) = (&region.durable, &region.durable_bell);
+            let found = waiter::wait_for::<Patient, _>(durable, bell, value, None, go_on).unwrap();
+            assert!(found >= value);
+        })
+    };
+    let publisher = role(|region: &Region<Patient>| {
+        for value in [1, 2] {
+            waiter::publish::<Patient>(&region.durable, &region.durable_bell, value);
+        }
+    });
+    explore(Some(2), Region::new, &[waiter(1), waiter(2), publisher], |_| {});
+}

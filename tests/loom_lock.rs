@@ -1,0 +1,159 @@
+//! Goal: the writer lock excludes, nobody is locked out, and no wake-up is lost, whoever dies at whichever step.
+//!
+//! Method: loom runs clients through `acquire` and `release`. What the lock protects is plain memory, so that an
+//! overlap, or a hand-over without ordering, is found. Without deaths the futexes never time out, and a lost wake-up is a
+//! deadlock; with deaths they time out at once, as then only time-outs are left. Three clients are explored with a
+//! bound on preemptions, since all their interleavings are too many; two, without.
+
+mod loom_model;
+
+use loom::sync::atomic::AtomicBool;
+use loom_model::{Hasty, Patient, Plain, Role, Word, explore, must_be_found, role};
+use std::sync::atomic::Ordering;
+use untorn::protocols::atomic::{Model, Word32, Word64};
+use untorn::protocols::lock;
+
+struct Region<M: Model> {
+    word: M::U64,
+    bell: M::U32,
+    protected: Plain,
+    dead: [AtomicBool; 3],
+}
+
+/// Where a client dies. It has done what the name says, and nothing after.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Death {
+    Never,
+    Announced,
+    Acquired,
+    HalfWritten,
+    Released,
+    BellAdvanced,
+}
+
+use Death::*;
+
+fn id(client: usize) -> u64 {
+    (1 << 40) + client as u64
+}
+
+impl<M: Model<U64 = Word>> Region<M> {
+    fn new() -> Region<M> {
+        Region {
+            word: Word::new(0),
+            bell: M::U32::new(0),
+            protected: Plain::new(0),
+            dead: std::array::from_fn(|_| AtomicBool::new(false)),
+        }
+    }
+
+    fn is_alive(&self, owner: u64) -> bool {
+        !self.dead[(owner - id(0)) as usize].load(Ordering::Acquire)
+    }
+
+    /// One critical section of `client`, which may die in it. The kernel frees a dead client's byte after its last step.
+    fn run(&self, client: usize, death: Death) {
+        self.run_until(client, death);
+        if death != Death::Never {
+            self.dead[client].store(true, Ordering::Release);
+        }
+    }
+
+    fn run_until(&self, client: usize, death: Death) {
+        let me = id(client);
+        if death == Death::Announced {
+            if let Some(owner) = lock::owner::<M>(&self.word) {
+                lock::announce_waiter::<M>(&self.word, owner);
+            }
+            return;
+        }
+        lock::acquire::<M>(&self.word, &self.bell, me, &|owner| self.is_alive(owner), None).unwrap();
+        if death == Death::Acquired {
+            return;
+        }
+        let before = self.protected.read();
+        if death == Death::HalfWritten {
+            return;
+        }
+        self.protected.write(before + 1);
+        match death {
+            Death::Released => drop(lock::release::<M>(&self.word, me)),
+            Death::BellAdvanced => {
+                if lock::release::<M>(&self.word, me) {
+                    self.bell.fetch_add(1, Ordering::Release);
+                }
+            }
+            _ => lock::release_and_wake::<M>(&self.word, &self.bell, me),
+        }
+    }
+}
+
+fn client<M: Model<U64 = Word>>(client: usize, death: Death) -> Role<Region<M>> {
+    role(move |region: &Region<M>| region.run(client, death))
+}
+
+/// Clients that die where `deaths` says.
+fn explore_clients<M: Model<U64 = Word>>(
+    preemptions: Option<usize>,
+    setup: fn() -> Region<M>,
+    deaths: &'static [Death],
+) {
+    let roles: Vec<_> = deaths.iter().enumerate().map(|(index, &death)| client(index, death)).collect();
+    explore(preemptions, setup, &roles, |region| {
+        // Each one that got beyond its writes counts once.
+        let wrote = |death: &&Death| !matches!(death, Announced | Acquired | HalfWritten);
+        assert_eq!(region.protected.read(), deaths.iter().filter(wrote).count() as u64);
+    });
+}
+
+#[test]
+fn excludes_and_loses_no_wake_up() {
+    explore_clients(None, Region::<Patient>::new, &[Never, Never]);
+    explore_clients(Some(2), Region::<Patient>::new, &[Never, Never, Never]);
+}
+
+#[test]
+fn an_owner_or_waker_dies_at_any_step() {
+    explore_clients(Some(3), Region::<Hasty>::new, &[Never, Announced]);
+    explore_clients(Some(3), Region::<Hasty>::new, &[Never, Acquired]);
+    explore_clients(Some(3), Region::<Hasty>::new, &[Never, HalfWritten]);
+    explore_clients(Some(3), Region::<Hasty>::new, &[Never, Released]);
+    explore_clients(Some(3), Region::<Hasty>::new, &[Never, BellAdvanced]);
+}
+
+#[test]
+fn two_survivors_of_a_death() {
+    explore_clients(Some(1), Region::<Hasty>::new, &[Never, Never, HalfWritten]);
+    explore_clients(Some(1), Region::<Hasty>::new, &[Never, Never, Released]);
+    explore_clients(Some(1), Region::<Hasty>::new, &[Never, Never, Announced]);
+}
+
+/// Client 2 has died as the owner. Whoever takes over from it may die there as well.
+#[test]
+fn the_one_that_takes_over_dies_too() {
+    fn with_dead_owner() -> Region<Hasty> {
+        let region = Region::new();
+        region.run(2, Acquired);
+        region
+    }
+    explore_clients(Some(3), with_dead_owner, &[Never, Never]);
+    explore_clients(Some(3), with_dead_owner, &[Never, Acquired]);
+    explore_clients(Some(3), with_dead_owner, &[Never, HalfWritten]);
+    explore_clients(Some(3), with_dead_owner, &[Never, Released]);
+}
+
+#[test]
+fn planted_a_release_that_wakes_nobody() {
+    let forgetful = role(|region: &Region<Patient>| region.run_until(1, Released));
+    must_be_found(None, Region::new, &[client(0, Never), forgetful]);
+}
+
+#[test]
+fn planted_a_take_over_of_the_living() {
+    let robber = role(|region: &Region<Hasty>| {
+        lock::acquire::<Hasty>(&region.word, &region.bell, id(0), &|_| false, None).unwrap();
+        region.protected.write(100);
+        lock::release_and_wake::<Hasty>(&region.word, &region.bell, id(0));
+    });
+    must_be_found(None, Region::new, &[robber, client(1, Never)]);
+}

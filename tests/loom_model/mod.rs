@@ -1,0 +1,244 @@
+//! Loom's atomics behind the façade of the protocols, and futexes made of its parking.
+//!
+//! Loom knows no time. [`Patient`] futexes never time out, so that a lost wake-up is found as a deadlock; [`Hasty`]
+//! ones always do, at once, so that what is reached by time-outs alone can be explored.
+//!
+//! Loom gives sequential consistency to fences only, and treats such loads and stores as acquire and release. That is
+//! why `store_fenced` is a store and a fence here; it can make loom find too much, never too little.
+#![allow(unreachable_pub)]
+// Each test file uses a part.
+#![allow(dead_code)]
+
+use loom::cell::UnsafeCell;
+use loom::sync::atomic::{AtomicU32, AtomicU64};
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use untorn::protocols::atomic::{Model, Woken, Word32, Word64};
+
+/// One thread's part in a model.
+pub type Role<S> = Arc<dyn Fn(&S) + Send + Sync>;
+
+/// A part that does this.
+pub fn role<S>(part: impl Fn(&S) + Send + Sync + 'static) -> Role<S> {
+    Arc::new(part)
+}
+
+/// Runs `roles` on what `setup` makes, through all interleavings with at most `preemptions` (`None`: any number of)
+/// involuntary switches, then `finally`.
+///
+/// Loom finds out where switching matters from the last access to each word only, so that an own load in between can
+/// hide another thread's from it, and it begins with the main thread. Each role is the main thread once; an order
+/// that is hidden from one beginning is found from another.
+pub fn explore<S: Send + Sync + 'static>(
+    preemptions: Option<usize>,
+    setup: fn() -> S,
+    roles: &[Role<S>],
+    finally: impl Fn(&S) + Clone + Send + Sync + 'static,
+) {
+    for main_role in 0..roles.len() {
+        let roles = roles.to_vec();
+        let finally = finally.clone();
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = preemptions;
+        builder.check(move || {
+            // Not loom's: a deadlock, when found, drops it where loom can't run anymore.
+            let shared = Arc::new(setup());
+            let others: Vec<_> = (1..roles.len())
+                .map(|after| {
+                    let shared = shared.clone();
+                    let role = roles[(main_role + after) % roles.len()].clone();
+                    loom::thread::spawn(move || role(&shared))
+                })
+                .collect();
+            roles[main_role](&shared);
+            for other in others {
+                other.join().unwrap();
+            }
+            finally(&shared);
+        });
+    }
+}
+
+/// Says that the model checker must find something wrong with the model: a planted bug that it misses would mean that
+/// it checks nothing.
+pub fn must_be_found<S: Send + Sync + 'static>(preemptions: Option<usize>, setup: fn() -> S, roles: &[Role<S>]) {
+    let check = std::panic::AssertUnwindSafe(|| explore(preemptions, setup, roles, |_| {}));
+    let outcome = std::panic::catch_unwind(check);
+    assert!(outcome.is_err(), "the planted bug was not found");
+}
+
+pub struct Loom<Time, Fences>(PhantomData<(Time, Fences)>);
+
+/// Futexes that never time out.
+pub enum Never {}
+/// Futexes that time out at once.
+pub enum AtOnce {}
+
+pub type Patient = Loom<Never, Kept>;
+pub type Hasty = Loom<AtOnce, Kept>;
+/// A planted bug: the protocols' fences do nothing (those of `store_fenced` are kept).
+pub type Unfenced = Loom<Never, Forgotten>;
+
+pub trait Clock: 'static {
+    const TIMES_OUT: bool;
+}
+
+impl Clock for Never {
+    const TIMES_OUT: bool = false;
+}
+
+impl Clock for AtOnce {
+    const TIMES_OUT: bool = true;
+}
+
+/// Whether fences are done.
+pub trait Fencing: 'static {
+    const KEPT: bool;
+}
+pub enum Kept {}
+pub enum Forgotten {}
+impl Fencing for Kept {
+    const KEPT: bool = true;
+}
+impl Fencing for Forgotten {
+    const KEPT: bool = false;
+}
+
+impl<Time: Clock, Fences: Fencing> Model for Loom<Time, Fences> {
+    type U64 = Word;
+    type U32 = Futex;
+    const SPINS: u32 = 0;
+
+    fn fence(order: Ordering) {
+        if Fences::KEPT {
+            loom::sync::atomic::fence(order);
+        }
+    }
+
+    fn wait(word: &Futex, expected: u32, _: Duration) -> Woken {
+        if Time::TIMES_OUT {
+            // Lets the others go on first; otherwise the model would have no end.
+            loom::thread::yield_now();
+            return Woken::TimedOut;
+        }
+        // Like the kernel: comparing, with the newest value, and joining the sleepers is one step, since loom switches
+        // threads only at its own operations.
+        if word.value.fetch_add(0, Ordering::Relaxed) == expected {
+            word.sleepers.lock().unwrap().push_back(loom::thread::current());
+            loom::thread::park();
+        }
+        Woken::Perhaps
+    }
+
+    fn wake(word: &Futex, count: u32) {
+        // A step that loom knows of, so that it tries to wake before and after somebody falls asleep.
+        word.value.fetch_add(0, Ordering::Relaxed);
+        for _ in 0..count {
+            let sleeper = word.sleepers.lock().unwrap().pop_front();
+            match sleeper {
+                Some(sleeper) => sleeper.unpark(),
+                None => break,
+            }
+        }
+    }
+
+    fn spin_hint() {}
+}
+
+/// A 32-bit word that can be waited on.
+pub struct Futex {
+    value: AtomicU32,
+    /// Not loom's: the kernel's own list, which orders nothing for the program.
+    sleepers: Mutex<VecDeque<loom::thread::Thread>>,
+}
+
+impl Word32 for Futex {
+    fn new(value: u32) -> Futex {
+        Futex { value: AtomicU32::new(value), sleepers: Mutex::default() }
+    }
+    fn load(&self, order: Ordering) -> u32 {
+        self.value.load(order)
+    }
+    fn store(&self, value: u32, order: Ordering) {
+        self.value.store(value, order);
+    }
+    fn swap(&self, value: u32, order: Ordering) -> u32 {
+        self.value.swap(value, order)
+    }
+    fn compare_exchange(&self, current: u32, new: u32, success: Ordering, failure: Ordering) -> Result<u32, u32> {
+        self.value.compare_exchange(current, new, success, failure)
+    }
+    fn fetch_add(&self, value: u32, order: Ordering) -> u32 {
+        self.value.fetch_add(value, order)
+    }
+    fn fetch_or(&self, value: u32, order: Ordering) -> u32 {
+        self.value.fetch_or(value, order)
+    }
+}
+
+/// A 64-bit word.
+pub struct Word(AtomicU64);
+
+impl Word64 for Word {
+    fn new(value: u64) -> Word {
+        Word(AtomicU64::new(value))
+    }
+    fn load(&self, order: Ordering) -> u64 {
+        self.0.load(order)
+    }
+    fn store(&self, value: u64, order: Ordering) {
+        self.0.store(value, order);
+    }
+    fn store_fenced(&self, value: u64) {
+        self.0.store(value, Ordering::Release);
+        loom::sync::atomic::fence(Ordering::SeqCst);
+    }
+    fn swap(&self, value: u64, order: Ordering) -> u64 {
+        self.0.swap(value, order)
+    }
+    fn compare_exchange(&self, current: u64, new: u64, success: Ordering, failure: Ordering) -> Result<u64, u64> {
+        self.0.compare_exchange(current, new, success, failure)
+    }
+    fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
+        self.0.fetch_add(value, order)
+    }
+    fn fetch_max(&self, value: u64, order: Ordering) -> u64 {
+        self.0.fetch_max(value, order)
+    }
+    fn fetch_or(&self, value: u64, order: Ordering) -> u64 {
+        self.0.fetch_or(value, order)
+    }
+    fn fetch_and(&self, value: u64, order: Ordering) -> u64 {
+        self.0.fetch_and(value, order)
+    }
+}
+
+/// Plain memory. The checker panics if two accesses, one of them a write, are not ordered by the protocol.
+pub struct Plain(UnsafeCell<u64>);
+
+// SAFETY: that no accesses race is what the checker checks, before it lets any through.
+#[allow(unsafe_code)]
+unsafe impl Sync for Plain {}
+// SAFETY: a number.
+#[allow(unsafe_code)]
+unsafe impl Send for Plain {}
+
+#[allow(unsafe_code)]
+impl Plain {
+    pub fn new(value: u64) -> Plain {
+        Plain(UnsafeCell::new(value))
+    }
+
+    pub fn read(&self) -> u64 {
+        // SAFETY: the checker has made sure that no write races with this.
+        self.0.with(|value| unsafe { *value })
+    }
+
+    pub fn write(&self, new: u64) {
+        // SAFETY: the checker has made sure that nothing races with this.
+        self.0.with_mut(|value| unsafe { *value = new });
+    }
+}

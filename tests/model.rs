@@ -1,0 +1,501 @@
+//! Goal: whatever is done through the public interface, in whatever order, the store holds what an ordinary
+//! map would, and its snapshots hold what that map held then.
+//!
+//! Method: random sequences of operations, by two handles, are done to a store and to a model made of
+//! `BTreeMap`s. The flush policy is an interval far longer than the test, so that it is known exactly what is
+//! durable: what was visible at the last sync or checkpoint, or when a logger was succeeded or the store
+//! reopened. All reads are compared, also from snapshots taken long before. In the end the store is verified.
+
+mod common;
+
+use common::{TestStore, assert_clean, kill_logger, limit};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::Duration;
+use untorn::{Durability, Error, FlushPolicy, Keyspace, Snapshot, Store};
+
+type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+/// The keyspaces that exist, with what is in them.
+type Model = BTreeMap<usize, Map>;
+type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
+const KEYSPACES: usize = 3;
+const HANDLES: usize = 2;
+
+#[derive(Clone, Debug)]
+enum Change {
+    Put {
+        keyspace: usize,
+        key: Vec<u8>,
+        len: usize,
+    },
+    Delete {
+        keyspace: usize,
+        key: Vec<u8>,
+    },
+    Drop {
+        keyspace: usize,
+    },
+    /// A range is looked at in the middle of the transaction.
+    Look {
+        keyspace: usize,
+        bounds: Bounds,
+    },
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Single(usize, Change),
+    Txn { handle: usize, changes: Vec<Change>, commit: bool },
+    Fill { keyspace: usize, first: u32, count: u32, len: usize },
+    Snapshot { handle: usize, durable: bool },
+    Forget(usize),
+    Range { handle: usize, snapshot: Option<usize>, keyspace: usize, bounds: Bounds, turns: u64 },
+    Prefix { handle: usize, snapshot: Option<usize>, keyspace: usize, prefix: Vec<u8>, turns: u64 },
+    Get { handle: usize, snapshot: Option<usize>, keyspace: usize, key: Vec<u8> },
+    Sync,
+    Checkpoint,
+    KillLogger,
+    Reopen { stop_logger: bool },
+}
+
+fn key() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        6 => prop::collection::vec(prop::sample::select(vec![0u8, b'a', b'b', 0xff]), 0..5),
+        3 => (0u32..200).prop_map(|n| format!("key-{n:05}").into_bytes()),
+        1 => prop::collection::vec(any::<u8>(), 0..40),
+        1 => (1000usize..=1024, any::<u8>()).prop_map(|(len, byte)| vec![byte; len]),
+    ]
+}
+
+fn len() -> impl Strategy<Value = usize> {
+    prop_oneof![8 => 0usize..200, 3 => 900usize..5000, 1 => 5000usize..40_000]
+}
+
+fn bound() -> impl Strategy<Value = Bound<Vec<u8>>> {
+    prop_oneof![Just(Bound::Unbounded), key().prop_map(Bound::Included), key().prop_map(Bound::Excluded)]
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let keyspace = 0..KEYSPACES;
+    prop_oneof![
+        8 => (keyspace.clone(), key(), len()).prop_map(|(keyspace, key, len)| Change::Put { keyspace, key, len }),
+        4 => (keyspace.clone(), key()).prop_map(|(keyspace, key)| Change::Delete { keyspace, key }),
+        1 => keyspace.clone().prop_map(|keyspace| Change::Drop { keyspace }),
+        1 => (keyspace, bound(), bound()).prop_map(|(keyspace, a, b)| Change::Look { keyspace, bounds: (a, b) }),
+    ]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let handle = 0..HANDLES;
+    let keyspace = 0..KEYSPACES;
+    let snapshot = prop::option::of(0usize..6);
+    prop_oneof![
+        12 => (handle.clone(), change()).prop_map(|(handle, change)| Op::Single(handle, change)),
+        8 => (handle.clone(), prop::collection::vec(change(), 0..30), prop::bool::weighted(0.75))
+            .prop_map(|(handle, changes, commit)| Op::Txn { handle, changes, commit }),
+        3 => (keyspace.clone(), 0u32..200, 1u32..150, 0usize..300)
+            .prop_map(|(keyspace, first, count, len)| Op::Fill { keyspace, first, count, len }),
+        4 => (handle.clone(), any::<bool>()).prop_map(|(handle, durable)| Op::Snapshot { handle, durable }),
+        3 => (0usize..6).prop_map(Op::Forget),
+        8 => (handle.clone(), snapshot.clone(), keyspace.clone(), bound(), bound(), any::<u64>()).prop_map(
+            |(handle, snapshot, keyspace, a, b, turns)| Op::Range { handle, snapshot, keyspace, bounds: (a, b), turns }
+        ),
+        5 => (handle.clone(), snapshot.clone(), keyspace.clone(), prop::collection::vec(prop::sample::select(
+            vec![0u8, b'a', b'k', 0xff]), 0..3), any::<u64>()).prop_map(
+            |(handle, snapshot, keyspace, prefix, turns)| Op::Prefix { handle, snapshot, keyspace, prefix, turns }
+        ),
+        8 => (handle, snapshot, keyspace, key())
+            .prop_map(|(handle, snapshot, keyspace, key)| Op::Get { handle, snapshot, keyspace, key }),
+        3 => Just(Op::Sync),
+        2 => Just(Op::Checkpoint),
+        1 => Just(Op::KillLogger),
+        1 => any::<bool>().prop_map(|stop_logger| Op::Reopen { stop_logger }),
+    ]
+}
+
+struct World {
+    store: TestStore,
+    handles: Vec<Store>,
+    /// By handle and number; made when first used, forgotten when dropped.
+    keyspaces: Vec<Vec<Option<Keyspace>>>,
+    snapshots: Vec<(Snapshot, Arc<Model>)>,
+    visible: Model,
+    durable: Arc<Model>,
+    /// Makes the values different.
+    counter: u64,
+}
+
+fn value(counter: u64, len: usize) -> Vec<u8> {
+    counter.to_le_bytes().iter().copied().cycle().take(len).collect()
+}
+
+fn open(store: &TestStore) -> Store {
+    store.open_with(|options| {
+        options.durability(Durability::Visible).flush_policy(FlushPolicy::Every(Duration::from_secs(3600)));
+    })
+}
+
+fn name(keyspace: usize) -> String {
+    format!("keyspace {keyspace}")
+}
+
+fn bounds_of(bounds: &Bounds) -> (Bound<&[u8]>, Bound<&[u8]>) {
+    (bounds.0.as_ref().map(|key| &key[..]), bounds.1.as_ref().map(|key| &key[..]))
+}
+
+/// What a map has in a range; `BTreeMap` itself panics for bounds that cross.
+fn in_range<'m>(map: Option<&'m Map>, bounds: &Bounds) -> Vec<(&'m Vec<u8>, &'m Vec<u8>)> {
+    let above = |key: &Vec<u8>| match &bounds.0 {
+        Bound::Included(low) => key >= low,
+        Bound::Excluded(low) => key > low,
+        Bound::Unbounded => true,
+    };
+    let below = |key: &Vec<u8>| match &bounds.1 {
+        Bound::Included(high) => key <= high,
+        Bound::Excluded(high) => key < high,
+        Bound::Unbounded => true,
+    };
+    map.into_iter().flatten().filter(|(key, _)| above(key) && below(key)).collect()
+}
+
+/// Takes from both ends, as the bits of `turns` say, and holds it against what is expected.
+fn compare<K: AsRef<[u8]>, V: AsRef<[u8]>>(
+    mut found: impl DoubleEndedIterator<Item = untorn::Result<(K, V)>>,
+    expected: Vec<(&Vec<u8>, &Vec<u8>)>,
+    turns: u64,
+) {
+    let mut expected = expected.into_iter();
+    for turn in 0.. {
+        let back = turns >> (turn % 64) & 1 == 1;
+        let (found, expected) =
+            if back { (found.next_back(), expected.next_back()) } else { (found.next(), expected.next()) };
+        match (found, expected) {
+            (None, None) => break,
+            (Some(found), Some((key, value))) => {
+                let (found_key, found_value) = found.unwrap();
+                assert_eq!(found_key.as_ref(), &key[..]);
+                assert!(found_value.as_ref() == &value[..], "the value of {key:?}");
+            }
+            (found, expected) => {
+                let found = found.map(|found| found.unwrap().0.as_ref().to_vec());
+                panic!("found {found:?}, expected {:?}", expected.map(|(key, _)| key));
+            }
+        }
+    }
+    // Used up, from either end, is used up for good.
+    assert!(found.next().is_none() && found.next_back().is_none());
+}
+
+impl World {
+    fn new() -> World {
+        let store = TestStore::new();
+        let mut world = World {
+            handles: Vec::new(),
+            keyspaces: Vec::new(),
+            store,
+            snapshots: Vec::new(),
+            visible: Model::new(),
+            durable: Arc::new(Model::new()),
+            counter: 0,
+        };
+        world.open();
+        world
+    }
+
+    fn open(&mut self) {
+        self.handles = (0..HANDLES).map(|_| open(&self.store)).collect();
+        self.keyspaces = vec![vec![None; KEYSPACES]; HANDLES];
+    }
+
+    /// All that is visible is durable now.
+    fn synced(&mut self) {
+        self.durable = Arc::new(self.visible.clone());
+    }
+
+    fn keyspace(&mut self, handle: usize, keyspace: usize) -> Keyspace {
+        if self.keyspaces[handle][keyspace].is_none() {
+            self.visible.entry(keyspace).or_default();
+            self.keyspaces[handle][keyspace] = Some(self.handles[handle].keyspace(&name(keyspace)).unwrap());
+        }
+        self.keyspaces[handle][keyspace].clone().unwrap()
+    }
+
+    /// Forgets the handles to a keyspace that was dropped; they must know it.
+    fn forget_keyspace(&mut self, keyspace: usize) {
+        for handle in 0..HANDLES {
+            if let Some(old) = self.keyspaces[handle][keyspace].take() {
+                assert!(matches!(old.get(b"a"), Err(Error::NoKeyspace { .. })));
+                assert!(matches!(old.put(b"a", b""), Err(Error::NoKeyspace { .. })));
+            }
+        }
+    }
+
+    fn fresh_value(&mut self, len: usize) -> Vec<u8> {
+        self.counter += 1;
+        value(self.counter, len)
+    }
+
+    fn single(&mut self, handle: usize, change: Change) {
+        match change {
+            Change::Put { keyspace, key, len } => {
+                let value = self.fresh_value(len);
+                self.keyspace(handle, keyspace).put(&key, &value).unwrap();
+                self.visible.get_mut(&keyspace).unwrap().insert(key, value);
+            }
+            Change::Delete { keyspace, key } => {
+                let found = self.keyspace(handle, keyspace).delete(&key).unwrap();
+                assert_eq!(found, self.visible.get_mut(&keyspace).unwrap().remove(&key).is_some());
+            }
+            Change::Drop { keyspace } => {
+                let found = self.handles[handle].drop_keyspace(&name(keyspace)).unwrap();
+                assert_eq!(found, self.visible.remove(&keyspace).is_some());
+                self.forget_keyspace(keyspace);
+            }
+            Change::Look { keyspace, bounds } => self.range(handle, None, keyspace, &bounds, 0),
+        }
+    }
+
+    fn txn(&mut self, handle: usize, changes: Vec<Change>, commit: bool) {
+        let store = self.handles[handle].clone();
+        let mut model = self.visible.clone();
+        let mut dropped = Vec::new();
+        let mut txn = store.begin().unwrap();
+        let before = txn.base_txn_id();
+        for change in changes {
+            match change {
+                Change::Put { keyspace, key, len } => {
+                    let value = self.fresh_value(len);
+                    let handle = txn.keyspace(&name(keyspace)).unwrap();
+                    txn.put(&handle, &key, &value).unwrap();
+                    assert!(txn.get(&handle, &key).unwrap() == Some(&value[..]));
+                    model.entry(keyspace).or_default().insert(key, value);
+                }
+                Change::Delete { keyspace, key } => {
+                    let handle = txn.keyspace(&name(keyspace)).unwrap();
+                    let found = txn.delete(&handle, &key).unwrap();
+                    assert_eq!(found, model.entry(keyspace).or_default().remove(&key).is_some());
+                    assert!(txn.get(&handle, &key).unwrap().is_none());
+                }
+                Change::Drop { keyspace } => {
+                    let found = txn.drop_keyspace(&name(keyspace)).unwrap();
+                    assert_eq!(found, model.remove(&keyspace).is_some());
+                    dropped.push(keyspace);
+                }
+                Change::Look { keyspace, bounds } => {
+                    let handle = txn.keyspace(&name(keyspace)).unwrap();
+                    model.entry(keyspace).or_default();
+                    let found = txn.range(&handle, bounds_of(&bounds)).unwrap();
+                    compare(found, in_range(model.get(&keyspace), &bounds), self.counter);
+                }
+            }
+        }
+        if commit {
+            let id = txn.commit().unwrap();
+            assert!(id >= before);
+            self.visible = model;
+            dropped.into_iter().for_each(|keyspace| self.forget_keyspace(keyspace));
+        } else {
+            txn.rollback();
+        }
+    }
+
+    /// Where a read goes, and what it must find.
+    fn view(&self, snapshot: Option<usize>) -> (Option<&Snapshot>, &Model) {
+        match snapshot.and_then(|index| self.snapshots.get(index)) {
+            Some((snapshot, model)) => (Some(snapshot), model),
+            None => (None, &self.visible),
+        }
+    }
+
+    /// A handle to a keyspace, if it exists now.
+    fn existing(&mut self, handle: usize, keyspace: usize) -> Option<Keyspace> {
+        let found = self.handles[handle].find_keyspace(&name(keyspace)).unwrap();
+        assert_eq!(found.is_some(), self.visible.contains_key(&keyspace));
+        found
+    }
+
+    fn range(&mut self, handle: usize, snapshot: Option<usize>, keyspace: usize, bounds: &Bounds, turns: u64) {
+        let Some(keys) = self.existing(handle, keyspace) else { return };
+        match self.view(snapshot) {
+            (None, model) => {
+                compare(keys.range(bounds_of(bounds)).unwrap(), in_range(model.get(&keyspace), bounds), turns);
+            }
+            (Some(snapshot), model) => match snapshot.range(&keys, bounds_of(bounds)) {
+                Ok(found) => compare(found, in_range(model.get(&keyspace), bounds), turns),
+                // It was created, perhaps anew, since.
+                Err(error) => assert!(matches!(error, Error::NoKeyspace { .. }), "{error}"),
+            },
+        }
+    }
+
+    fn prefix(&mut self, handle: usize, snapshot: Option<usize>, keyspace: usize, prefix: &[u8], turns: u64) {
+        let Some(keys) = self.existing(handle, keyspace) else { return };
+        let (snapshot, model) = self.view(snapshot);
+        let expected = model.get(&keyspace).into_iter().flatten().filter(|(key, _)| key.starts_with(prefix)).collect();
+        let found = match snapshot {
+            None => keys.prefix(prefix),
+            Some(snapshot) => snapshot.prefix(&keys, prefix),
+        };
+        match found {
+            Ok(found) => compare(found, expected, turns),
+            Err(error) => assert!(snapshot.is_some() && matches!(error, Error::NoKeyspace { .. }), "{error}"),
+        }
+    }
+
+    fn get(&mut self, handle: usize, snapshot: Option<usize>, keyspace: usize, key: &[u8]) {
+        let Some(keys) = self.existing(handle, keyspace) else { return };
+        let (snapshot, model) = self.view(snapshot);
+        let expected = model.get(&keyspace).and_then(|map| map.get(key));
+        let found = match snapshot {
+            None => keys.get(key),
+            Some(snapshot) => snapshot.get(&keys, key),
+        };
+        match found {
+            Ok(found) => assert!(found.as_deref() == expected.map(|value| &value[..]), "{key:?}"),
+            Err(error) => assert!(snapshot.is_some() && matches!(error, Error::NoKeyspace { .. }), "{error}"),
+        }
+    }
+
+    /// All that a snapshot has: keyspaces, counts and entries.
+    fn check_whole(&self, snapshot: &Snapshot, model: &Model) {
+        let mut names = snapshot.keyspaces().unwrap();
+        names.sort();
+        assert_eq!(names, model.keys().map(|keyspace| name(*keyspace)).collect::<Vec<_>>());
+        for (keyspace, map) in model {
+            let Some(keys) = self.handles[0].find_keyspace(&name(*keyspace)).unwrap() else { continue };
+            match snapshot.len(&keys) {
+                Ok(len) => {
+                    assert_eq!(len, map.len() as u64);
+                    let all = (Bound::Unbounded, Bound::Unbounded);
+                    compare(snapshot.range(&keys, ..).unwrap(), in_range(Some(map), &all), self.counter);
+                }
+                Err(error) => assert!(matches!(error, Error::NoKeyspace { .. }), "{error}"),
+            }
+        }
+    }
+
+    fn check_now(&self) {
+        let store = &self.handles[0];
+        let (visible, durable) = (store.snapshot().unwrap(), store.durable_snapshot().unwrap());
+        if self.visible == *self.durable {
+            assert_eq!(visible.txn_id(), durable.txn_id(), "{:#?}", store.stats().unwrap());
+        }
+        self.check_whole(&visible, &self.visible);
+        self.check_whole(&durable, &self.durable);
+    }
+
+    fn run(&mut self, op: Op) {
+        match op {
+            Op::Single(handle, change) => self.single(handle, change),
+            Op::Txn { handle, changes, commit } => self.txn(handle, changes, commit),
+            Op::Fill { keyspace, first, count, len } => {
+                let keys = self.keyspace(0, keyspace);
+                let value = self.fresh_value(len);
+                let mut txn = self.handles[0].begin().unwrap();
+                for n in first..first + count {
+                    let key = format!("key-{n:05}").into_bytes();
+                    txn.put(&keys, &key, &value).unwrap();
+                    self.visible.get_mut(&keyspace).unwrap().insert(key, value.clone());
+                }
+                let _ticket = txn.commit_with(Durability::Visible).unwrap();
+            }
+            Op::Snapshot { handle, durable } => {
+                let store = &self.handles[handle];
+                let (snapshot, model) = if durable {
+                    (store.durable_snapshot().unwrap(), self.durable.clone())
+                } else {
+                    (store.snapshot().unwrap(), Arc::new(self.visible.clone()))
+                };
+                self.check_whole(&snapshot, &model);
+                self.snapshots.push((snapshot, model));
+            }
+            Op::Forget(index) => {
+                if index < self.snapshots.len() {
+                    let (snapshot, model) = self.snapshots.swap_remove(index);
+                    self.check_whole(&snapshot, &model);
+                }
+            }
+            Op::Range { handle, snapshot, keyspace, bounds, turns } => {
+                self.range(handle, snapshot, keyspace, &bounds, turns);
+            }
+            Op::Prefix { handle, snapshot, keyspace, prefix, turns } => {
+                self.prefix(handle, snapshot, keyspace, &prefix, turns);
+            }
+            Op::Get { handle, snapshot, keyspace, key } => self.get(handle, snapshot, keyspace, &key),
+            Op::Sync => {
+                self.handles[0].sync().unwrap();
+                self.synced();
+                self.check_now();
+            }
+            Op::Checkpoint => {
+                self.handles[1].checkpoint().unwrap();
+                self.synced();
+                self.check_now();
+            }
+            Op::KillLogger => {
+                kill_logger(&self.handles[0]);
+                // Its successor makes all durable that it finds published.
+                self.handles[0].sync().unwrap();
+                self.synced();
+                self.check_now();
+            }
+            Op::Reopen { stop_logger } => {
+                for (snapshot, model) in std::mem::take(&mut self.snapshots) {
+                    self.check_whole(&snapshot, &model);
+                }
+                if !stop_logger {
+                    kill_logger(&self.handles[0]);
+                }
+                self.keyspaces.clear();
+                self.handles.clear();
+                if stop_logger {
+                    self.store.stop_logger();
+                }
+                self.open();
+                self.synced();
+                self.check_now();
+            }
+        }
+    }
+
+    fn finish(mut self) {
+        for (snapshot, model) in std::mem::take(&mut self.snapshots) {
+            self.check_whole(&snapshot, &model);
+        }
+        self.check_now();
+        let records: usize = self.visible.values().map(Map::len).sum();
+        let stats = self.handles[0].stats().unwrap();
+        assert_eq!((stats.records, stats.keyspaces), (records as u64, self.visible.len() as u64));
+        assert_eq!(self.handles[0].verify().unwrap().entries, records as u64);
+        assert_clean(&self.handles[0]);
+        // With the checksums that only a checkpoint writes.
+        self.handles[0].checkpoint().unwrap();
+        assert_clean(&self.handles[0]);
+    }
+}
+
+#[test]
+fn behaves_like_a_map() {
+    let _limit = limit(600);
+    let seed = common::seed("--test model");
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(40);
+    let config = Config { cases, max_shrink_iters: 300, failure_persistence: None, ..Config::default() };
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    let outcome = runner.run(&prop::collection::vec(op(), 20..120), |ops| {
+        let mut world = World::new();
+        ops.into_iter().for_each(|op| world.run(op));
+        world.finish();
+        Ok::<(), TestCaseError>(())
+    });
+    match outcome {
+        Ok(()) => {}
+        Err(TestError::Fail(reason, ops)) => panic!("{reason}; operations: {ops:?}"),
+        Err(TestError::Abort(reason)) => panic!("{reason}"),
+    }
+}

@@ -1,0 +1,757 @@
+//! Goal: several processes use a store at once, and none of them needs to stay alive: transactions are atomic and
+//! ordered for everybody, one sync serves many, the lock outlives its owners, the logger can be lost at any time.
+//!
+//! Method: real processes, started from this executable in the roles at the end of the file, are killed and stopped
+//! at random or at chosen moments. What they say was acknowledged is what must be there afterwards. Times are
+//! measured and held against bounds that a loaded machine keeps as well.
+
+mod common;
+
+use common::{Child, Role, TestStore, assert_clean, exists, kill_logger, limit, listen, say, send, wait_for};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rustix::process::Signal;
+use std::future::Future;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+use untorn::{Durability, Error, FlushPolicy, Keyspace, Snapshot, Store};
+
+const ACCOUNTS: u32 = 50;
+const TOTAL: u64 = ACCOUNTS as u64 * 1000;
+
+fn account(number: u32) -> [u8; 4] {
+    number.to_be_bytes()
+}
+
+fn amount(value: &[u8]) -> u64 {
+    u64::from_le_bytes(value[..8].try_into().unwrap())
+}
+
+/// Eight bytes that count, and some that make the value larger or smaller.
+fn money(amount: u64, padding: usize) -> Vec<u8> {
+    let mut value = amount.to_le_bytes().to_vec();
+    value.resize(8 + padding, amount as u8);
+    value
+}
+
+fn fill_accounts(store: &Store) {
+    let mut txn = store.begin().unwrap();
+    let accounts = txn.keyspace("accounts").unwrap();
+    for number in 0..ACCOUNTS {
+        txn.put(&accounts, &account(number), &money(1000, 0)).unwrap();
+    }
+    txn.commit().unwrap();
+}
+
+fn check_sum(snapshot: &Snapshot, accounts: &Keyspace) {
+    let sum = |values: &mut dyn Iterator<Item = untorn::Result<(untorn::Key, untorn::Value)>>| {
+        let (mut sum, mut count) = (0, 0);
+        for entry in values {
+            let (_, value) = entry.unwrap();
+            let amount = amount(&value);
+            assert!(value[8..].iter().all(|byte| *byte == amount as u8), "a torn value");
+            sum += amount;
+            count += 1;
+        }
+        assert_eq!((sum, count), (TOTAL, ACCOUNTS));
+    };
+    sum(&mut snapshot.range(accounts, ..).unwrap());
+    sum(&mut snapshot.range(accounts, ..).unwrap().rev());
+    assert_eq!(snapshot.len(accounts).unwrap(), u64::from(ACCOUNTS));
+}
+
+/// Transactions over several keys keep their sum in every snapshot of every process; snapshots are repeatable and
+/// never go back.
+#[test]
+fn each_snapshot_has_the_whole_sum() {
+    let _limit = limit(120);
+    let test = TestStore::new();
+    let store = test.open_with(|options| {
+        options.checkpoint_bytes(1 << 20);
+    });
+    fill_accounts(&store);
+    let writers: Vec<Child> = (0..4u64)
+        .map(|seed| {
+            Child::spawn("transfer", &test.path, &[&seed.to_string(), ["visible", "durable"][seed as usize % 2]])
+        })
+        .collect();
+    let readers: Vec<Child> = (0..2).map(|_| Child::spawn("sum", &test.path, &[])).collect();
+    let end = Instant::now() + Duration::from_secs(4);
+    let accounts = store.keyspace("accounts").unwrap();
+    while Instant::now() < end {
+        let durable = store.durable_snapshot().unwrap();
+        let visible = store.snapshot().unwrap();
+        assert!(durable.txn_id() <= visible.txn_id());
+        check_sum(&durable, &accounts);
+        check_sum(&visible, &accounts);
+    }
+    let count = |children: Vec<Child>| -> u64 {
+        children.into_iter().flat_map(|child| child.finish()).map(|line| line.parse::<u64>().unwrap()).sum()
+    };
+    let (transfers, looks) = (count(writers), count(readers));
+    eprintln!("{transfers} transfers, {looks} snapshots, {} checkpoints", store.stats().unwrap().checkpoints);
+    assert!(transfers > 100 && looks > 10);
+    check_sum(&store.snapshot().unwrap(), &accounts);
+    assert_clean(&store);
+}
+
+/// One sync acknowledges the commits of all processes that it covers.
+#[test]
+fn group_commit_shares_syncs() {
+    let _limit = limit(120);
+    let test = TestStore::new();
+    let store = test.open();
+    let _ = store.keyspace("numbers").unwrap();
+    let mut children: Vec<Child> = (0..8).map(|n| Child::spawn("put", &test.path, &[&n.to_string(), "60"])).collect();
+    children.iter().for_each(|child| child.expect("ready"));
+    let before = store.stats().unwrap();
+    children.iter_mut().for_each(|child| child.tell("go"));
+    children.into_iter().for_each(|child| drop(child.finish()));
+    let after = store.stats().unwrap();
+    let (commits, syncs) = (after.commits - before.commits, after.fsyncs - before.fsyncs);
+    eprintln!("{commits} durable commits, {syncs} syncs");
+    assert_eq!(commits, 8 * 60);
+    assert!(syncs < commits, "{syncs} syncs for {commits} commits");
+    assert_eq!(store.durable_snapshot().unwrap().len(&store.keyspace("numbers").unwrap()).unwrap(), commits);
+}
+
+struct Unpark(std::thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+/// A ticket can be waited on, for a while or until the end, looked at, and awaited without any runtime.
+#[test]
+fn tickets() {
+    let _limit = limit(60);
+    let test = TestStore::new();
+    let store = test.open();
+    let keys = store.keyspace("keys").unwrap();
+    store.set_flush_policy(FlushPolicy::Every(Duration::from_millis(400))).unwrap();
+    store.sync().unwrap();
+    let commit = |key: &[u8]| {
+        let mut txn = store.begin_with(Durability::Visible).unwrap();
+        txn.put(&keys, key, b"v").unwrap();
+        txn.commit_with(Durability::Visible).unwrap()
+    };
+    let ticket = commit(b"a");
+    assert!(!ticket.is_durable());
+    let start = Instant::now();
+    assert!(!ticket.wait_timeout(Duration::from_millis(5)).unwrap());
+    assert!(start.elapsed() < Duration::from_millis(200));
+    assert_eq!(keys.get(b"a").unwrap().unwrap(), b"v");
+    assert!(store.durable_snapshot().unwrap().txn_id() < ticket.txn_id());
+    ticket.wait().unwrap();
+    assert!(ticket.is_durable());
+    assert!(ticket.wait_timeout(Duration::ZERO).unwrap());
+    assert!(store.durable_snapshot().unwrap().txn_id() >= ticket.txn_id());
+
+    let ticket = commit(b"b");
+    block_on(ticket.clone()).unwrap();
+    assert!(ticket.is_durable());
+    block_on(ticket).unwrap();
+
+    // Many at once, from several threads, in any order.
+    let tickets: Vec<_> = (0..40u8).map(|n| commit(&[n])).collect();
+    std::thread::scope(|scope| {
+        for ticket in tickets.iter().rev() {
+            scope.spawn(|| block_on(ticket.clone()).unwrap());
+        }
+        scope.spawn(|| store.sync().unwrap());
+    });
+    // The thread that wakes tasks has ended; another one does as well.
+    std::thread::sleep(Duration::from_millis(20));
+    block_on(commit(b"c")).unwrap();
+
+    // An empty transaction has nothing that could become durable.
+    let empty = store.begin().unwrap().commit_with(Durability::Durable).unwrap();
+    assert_eq!(empty.txn_id(), store.snapshot().unwrap().txn_id());
+    // A ticket outlives the handles.
+    let last = commit(b"d");
+    drop((keys, store));
+    last.wait().unwrap();
+}
+
+/// A thread can have one transaction of a store, whatever handle it begins it on; another thread waits.
+#[test]
+fn second_begin_of_a_thread_is_an_error() {
+    let _limit = limit(60);
+    let test = TestStore::new();
+    let store = test.open();
+    let link = test.path.with_file_name("link");
+    std::os::unix::fs::symlink(&test.path, &link).unwrap();
+    let same = Store::open(&link).unwrap();
+    let keys = store.keyspace("keys").unwrap();
+
+    let txn = store.begin().unwrap();
+    assert!(matches!(store.begin(), Err(Error::TransactionOpen)));
+    assert!(matches!(same.begin(), Err(Error::TransactionOpen)));
+    assert!(matches!(same.try_begin(Duration::from_secs(5)), Err(Error::TransactionOpen)));
+    assert!(matches!(keys.put(b"k", b"v"), Err(Error::TransactionOpen)));
+    assert!(matches!(same.keyspace("new"), Err(Error::TransactionOpen)));
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| {
+            let start = Instant::now();
+            let error = same.try_begin(Duration::from_millis(50)).unwrap_err();
+            assert!(
+                matches!(&error, Error::LockTimeout { waited, .. } if *waited >= Duration::from_millis(50)),
+                "{error}"
+            );
+            assert!(start.elapsed() < Duration::from_secs(2));
+            assert!(matches!(same.try_begin(Duration::ZERO), Err(Error::LockTimeout { .. })));
+        });
+        waits.join().unwrap();
+    });
+    drop(txn);
+    // Errors left nothing locked; a second store of the same process is another matter.
+    let other = TestStore::new();
+    let second = other.open();
+    let one = same.begin().unwrap();
+    let two = second.begin().unwrap();
+    drop((one, two));
+    keys.put(b"k", b"v").unwrap();
+    let foreign = second.begin().unwrap();
+    assert!(matches!(foreign.get(&keys, b"k"), Err(Error::Invalid { .. })));
+}
+
+/// Threads of one process take turns, and each gets one.
+#[test]
+fn threads_take_turns() {
+    let _limit = limit(60);
+    let test = TestStore::new();
+    let store = test.open_with(|options| {
+        options.durability(Durability::Visible);
+    });
+    let keys = store.keyspace("keys").unwrap();
+    keys.put(b"count", &0u64.to_le_bytes()).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..500 {
+                    let mut txn = store.begin().unwrap();
+                    let count = amount(txn.get(&keys, b"count").unwrap().unwrap());
+                    txn.put(&keys, b"count", &(count + 1).to_le_bytes()).unwrap();
+                    txn.commit().unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(amount(&keys.get(b"count").unwrap().unwrap()), 2000);
+}
+
+/// Who waits for the lock in vain learns who has it; a stopped owner keeps it, and stops no reader.
+#[test]
+fn stopped_lock_holder() {
+    let _limit = limit(60);
+    let test = TestStore::new();
+    let store = test.open();
+    let keys = store.keyspace("keys").unwrap();
+    keys.put(b"k", b"old").unwrap();
+    let mut holder = Child::spawn("hold", &test.path, &[]);
+    holder.expect("held");
+    holder.signal(Signal::STOP);
+    let start = Instant::now();
+    let error = store.try_begin(Duration::from_millis(100)).unwrap_err();
+    assert!(start.elapsed() < Duration::from_secs(5));
+    let Error::LockTimeout { holder: named, .. } = &error else { panic!("{error}") };
+    assert!(named.contains(&holder.pid().to_string()), "{named}");
+    let writer = store.stats().unwrap().writer.expect("somebody holds the lock");
+    assert_eq!(writer.pid, holder.pid());
+    assert!(writer.age_ns >= 100_000_000 && writer.age_ns < 60_000_000_000);
+    // The option bounds every begin.
+    let hasty = test.open_with(|options| {
+        options.lock_timeout(Duration::from_millis(20));
+    });
+    assert!(matches!(hasty.begin(), Err(Error::LockTimeout { .. })));
+    assert!(matches!(hasty.keyspace("keys").unwrap().put(b"k", b"new"), Err(Error::LockTimeout { .. })));
+    // Readers go on, also in a process that opens only now, and so does the log.
+    for _ in 0..1000 {
+        assert_eq!(keys.get(b"k").unwrap().unwrap(), b"old");
+        assert_eq!(keys.range(..).unwrap().count(), 1);
+        store.durable_snapshot().unwrap();
+    }
+    store.sync().unwrap();
+    let reader = Child::spawn("get", &test.path, &["k"]);
+    reader.expect("old");
+    drop(reader);
+    holder.signal(Signal::CONT);
+    holder.tell("commit");
+    holder.expect("committed");
+    assert_eq!(keys.get(b"k").unwrap().unwrap(), b"held");
+    store.try_begin(Duration::from_secs(10)).unwrap().commit().unwrap();
+    holder.finish();
+    assert!(store.stats().unwrap().writer.is_none());
+}
+
+/// The lock of a killed owner is taken over within milliseconds, and nothing that it had begun is left.
+#[test]
+fn killed_lock_holder() {
+    let _limit = limit(120);
+    let test = TestStore::new();
+    let store = test.open_with(|options| {
+        options.durability(Durability::Visible);
+    });
+    let keys = store.keyspace("keys").unwrap();
+    keys.put(b"k", b"old").unwrap();
+    let mut times = Vec::new();
+    for _ in 0..10 {
+        let mut holder = Child::spawn("hold", &test.path, &[]);
+        holder.expect("held");
+        let waiting = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                let mut txn = store.begin().unwrap();
+                let taken = Instant::now();
+                assert_eq!(txn.get(&keys, b"k").unwrap().unwrap(), b"old");
+                txn.put(&keys, b"other", b"v").unwrap();
+                txn.commit().unwrap();
+                taken
+            });
+            std::thread::sleep(Duration::from_millis(20));
+            let killed = Instant::now();
+            holder.kill();
+            waiting.join().unwrap().saturating_duration_since(killed)
+        });
+        times.push(waiting);
+        assert_eq!(keys.get(b"k").unwrap().unwrap(), b"old");
+    }
+    times.sort();
+    eprintln!("take-over after {:?} (median), {:?} (longest)", times[times.len() / 2], times[times.len() - 1]);
+    assert!(times[times.len() - 1] < Duration::from_secs(1), "{times:?}");
+    assert!(store.stats().unwrap().lock_take_overs >= 10);
+    wait_for(Duration::from_secs(5), || store.stats().unwrap().clients.len() == 1);
+    assert_clean(&store);
+}
+
+/// A writer that keeps pairs, and what it said.
+struct Pairs {
+    child: Child,
+    name: String,
+    acknowledged: u64,
+}
+
+impl Pairs {
+    fn spawn(path: &Path, name: String) -> Pairs {
+        let seed = rand::random::<u64>().to_string();
+        Pairs { child: Child::spawn("pairs", path, &[&name, &seed]), name, acknowledged: 0 }
+    }
+
+    fn note(&mut self, lines: Vec<String>) {
+        for line in lines {
+            self.acknowledged = line.parse().unwrap();
+        }
+    }
+
+    fn kill(&mut self) {
+        let said = self.child.kill();
+        self.note(said);
+    }
+
+    /// Both keys of the writer hold the same number: the last that was acknowledged, or the one after.
+    fn check(&self, snapshot: &Snapshot, pairs: &Keyspace) {
+        let number = |side: &str| {
+            let key = format!("{side}-{}", self.name);
+            snapshot.get(pairs, key.as_bytes()).unwrap().map_or(0, |value| amount(&value))
+        };
+        let (left, right) = (number("left"), number("right"));
+        assert_eq!(left, right, "half of a transaction of {}", self.name);
+        assert!(
+            left == self.acknowledged || left == self.acknowledged + 1,
+            "{}: {} was acknowledged, {left} is there",
+            self.name,
+            self.acknowledged
+        );
+    }
+}
+
+/// Processes are killed at random for some seconds, the logger among them. What was acknowledged is there, nothing
+/// is there by half, and nobody is held up.
+#[test]
+fn random_kills() {
+    let _limit = limit(180);
+    let seed = common::seed("--test processes random_kills");
+    let mut random = StdRng::seed_from_u64(seed);
+    let test = TestStore::new();
+    let store = test.open_with(|options| {
+        options.checkpoint_bytes(256 << 10);
+    });
+    let pairs = store.keyspace("pairs").unwrap();
+    let mut next = 0..;
+    let mut spawn = || Pairs::spawn(&test.path, format!("writer {}", next.next().unwrap()));
+    let mut living: Vec<Pairs> = (0..4).map(|_| spawn()).collect();
+    let mut dead = Vec::new();
+    let (mut kills, mut logger_kills) = (0, 0);
+    let end = Instant::now() + Duration::from_secs(6);
+    while Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(random.random_range(5..80)));
+        if random.random_bool(0.2) {
+            if let Some(pid) = store.stats().unwrap().logger_pid {
+                send(pid, Signal::KILL);
+                logger_kills += 1;
+            }
+        } else {
+            let victim = random.random_range(0..living.len());
+            living[victim].kill();
+            dead.push(std::mem::replace(&mut living[victim], spawn()));
+            kills += 1;
+        }
+        let start = Instant::now();
+        let snapshot = store.snapshot().unwrap();
+        dead.iter().for_each(|writer| writer.check(&snapshot, &pairs));
+        drop(store.durable_snapshot().unwrap());
+        assert!(start.elapsed() < Duration::from_secs(2), "a reader was held up for {:?}", start.elapsed());
+        if random.random_bool(0.1) {
+            assert_clean(&store);
+        }
+    }
+    // The writers that live still get through.
+    for writer in &mut living {
+        let said = writer.child.heard();
+        writer.note(said);
+        let said = writer.child.hear();
+        writer.note(vec![said]);
+    }
+    living.iter_mut().for_each(Pairs::kill);
+    dead.append(&mut living);
+    let snapshot = store.snapshot().unwrap();
+    dead.iter().for_each(|writer| writer.check(&snapshot, &pairs));
+    drop(snapshot);
+    assert_clean(&store);
+    let stats = store.stats().unwrap();
+    eprintln!(
+        "{kills} writers and {logger_kills} loggers killed, {} commits, {} locks taken over, {} checkpoints",
+        stats.commits, stats.lock_take_overs, stats.checkpoints
+    );
+    // And now all of them at once.
+    drop(pairs);
+    kill_logger(&store);
+    drop(store);
+    let store = test.open();
+    let pairs = store.keyspace("pairs").unwrap();
+    let snapshot = store.snapshot().unwrap();
+    dead.iter().for_each(|writer| writer.check(&snapshot, &pairs));
+    assert_clean(&store);
+}
+
+/// All processes and the logger are killed: what was visible is there when the store is opened again, although
+/// nothing of it was durable.
+#[test]
+fn all_killed_loses_nothing_visible() {
+    let _limit = limit(120);
+    for _ in 0..5 {
+        let test = TestStore::new();
+        let mut writer = Child::spawn("visible", &test.path, &[]);
+        let mut last = writer.hear();
+        while last != "200" {
+            last = writer.hear();
+        }
+        let logger: u32 = {
+            let store = test.open();
+            let stats = store.stats().unwrap();
+            assert!(stats.durable < stats.committed, "nothing asks for a sync");
+            stats.logger_pid.unwrap()
+        };
+        send(logger, Signal::STOP);
+        let said = writer.kill();
+        send(logger, Signal::KILL);
+        wait_for(Duration::from_secs(10), || !exists(logger));
+        let acknowledged: u64 = said.last().unwrap_or(&last).parse().unwrap();
+        let store = test.open();
+        let keys = store.keyspace("keys").unwrap();
+        let len = keys.len().unwrap();
+        assert!(len == acknowledged || len == acknowledged + 1, "{acknowledged} were acknowledged, {len} are there");
+        for n in 1..=len {
+            assert_eq!(amount(&keys.get(&n.to_be_bytes()).unwrap().unwrap()), n);
+        }
+        assert_clean(&store);
+    }
+}
+
+/// The logger is killed again and again under load: durable commits go on with its successor.
+#[test]
+fn killed_logger() {
+    let _limit = limit(120);
+    let test = TestStore::new();
+    let store = test.open();
+    let _ = store.keyspace("numbers").unwrap();
+    let children: Vec<Child> = (0..3).map(|n| Child::spawn("pairs", &test.path, &[&n.to_string(), "1"])).collect();
+    let mut times = Vec::new();
+    for _ in 0..8 {
+        kill_logger(&store);
+        let start = Instant::now();
+        for child in &children {
+            child.heard();
+            child.hear();
+        }
+        store.sync().unwrap();
+        times.push(start.elapsed());
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    eprintln!("went on after {times:?}");
+    assert!(times.iter().all(|time| *time < Duration::from_secs(5)));
+    assert!(store.stats().unwrap().logger_starts >= 8);
+    drop(children);
+    assert_clean(&store);
+}
+
+/// The logger is stopped: whoever waits for it gets an error after the stated time, visible commits and readers go
+/// on, nobody takes its place, and when it continues everything is made up for.
+#[test]
+fn stopped_logger() {
+    let _limit = limit(120);
+    let test = TestStore::new();
+    let store = test.open_with(|options| {
+        options.logger_timeout(Duration::from_millis(300));
+    });
+    let keys = store.keyspace("keys").unwrap();
+    keys.put(b"k", b"before").unwrap();
+    let logger = store.stats().unwrap().logger_pid.unwrap();
+    send(logger, Signal::STOP);
+    std::thread::sleep(Duration::from_millis(20));
+    let stalled = |result: untorn::Result<()>| {
+        let start = Instant::now();
+        let error = result.unwrap_err();
+        assert!(matches!(error, Error::LoggerStalled { .. }), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(5));
+    };
+    stalled(keys.put(b"k", b"stopped").map(drop));
+    stalled(store.sync());
+    stalled(store.checkpoint().map(drop));
+    // It is visible all the same, and others may be.
+    assert_eq!(keys.get(b"k").unwrap().unwrap(), b"stopped");
+    let mut txn = store.begin().unwrap();
+    txn.put(&keys, b"k2", b"visible").unwrap();
+    let ticket = txn.commit_with(Durability::Visible).unwrap();
+    assert!(!ticket.wait_timeout(Duration::from_millis(10)).unwrap());
+    stalled(ticket.wait());
+    assert!(!ticket.is_durable());
+    for _ in 0..100 {
+        assert_eq!(store.snapshot().unwrap().get(&keys, b"k2").unwrap().unwrap(), b"visible");
+        let durable = store.durable_snapshot().unwrap();
+        assert_eq!(durable.get(&keys, b"k").unwrap().unwrap(), b"before");
+    }
+    let reader = Child::spawn("get", &test.path, &["k2"]);
+    reader.expect("visible");
+    reader.finish();
+    assert_eq!(store.stats().unwrap().logger_pid, Some(logger));
+    // A task that awaits is not told that the logger stalls, but it is woken when it goes on.
+    let awaiting = std::thread::spawn({
+        let ticket = ticket.clone();
+        move || block_on(ticket)
+    });
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(!awaiting.is_finished());
+    send(logger, Signal::CONT);
+    ticket.wait().unwrap();
+    awaiting.join().unwrap().unwrap();
+    store.sync().unwrap();
+    assert_eq!(store.durable_snapshot().unwrap().get(&keys, b"k").unwrap().unwrap(), b"stopped");
+    store.checkpoint().unwrap();
+    assert_clean(&store);
+}
+
+/// A writer that outruns a stopped logger waits in `begin` or `commit` for ring space, and gets the same error.
+#[test]
+fn stopped_logger_and_a_full_ring() {
+    let _limit = limit(120);
+    let test = TestStore::new();
+    let store = test.open_with(|options| {
+        options.logger_timeout(Duration::from_millis(200)).ring_size(64 << 10).durability(Durability::Visible);
+    });
+    let keys = store.keyspace("keys").unwrap();
+    store.sync().unwrap();
+    let logger = store.stats().unwrap().logger_pid.unwrap();
+    send(logger, Signal::STOP);
+    let mut written = 0u32;
+    let error = loop {
+        match keys.put(&written.to_be_bytes(), &[7; 3000]) {
+            Ok(_) => written += 1,
+            Err(error) => break error,
+        }
+        assert!(written < 1000);
+    };
+    assert!(matches!(error, Error::LoggerStalled { .. }), "{error}");
+    assert!(written >= 10);
+    assert_eq!(keys.len().unwrap(), u64::from(written));
+    send(logger, Signal::CONT);
+    keys.put(b"more", b"v").unwrap();
+    store.sync().unwrap();
+    assert_eq!(keys.len().unwrap(), u64::from(written) + 1);
+    assert_clean(&store);
+}
+
+/// §10.12: a writer is stopped inside its transaction while visible commits await their flush: they get it.
+#[test]
+fn stopped_writer_does_not_hold_up_flushes() {
+    let _limit = limit(60);
+    let test = TestStore::new();
+    let store = test.open();
+    let keys = store.keyspace("keys").unwrap();
+    store.set_flush_policy(FlushPolicy::Every(Duration::from_millis(300))).unwrap();
+    let mut txn = store.begin().unwrap();
+    txn.put(&keys, b"k", b"old").unwrap();
+    let ticket = txn.commit_with(Durability::Visible).unwrap();
+    let mut holder = Child::spawn("hold", &test.path, &[]);
+    holder.expect("held");
+    holder.signal(Signal::STOP);
+    let start = Instant::now();
+    ticket.wait().unwrap();
+    store.sync().unwrap();
+    assert!(start.elapsed() < Duration::from_secs(5));
+    holder.kill();
+    store.begin().unwrap().commit().unwrap();
+}
+
+// ---- the roles
+
+#[test]
+fn child() {
+    let Some(role) = Role::of_this_process() else { return };
+    match role.name.as_str() {
+        "transfer" => transfer(&role),
+        "sum" => sum(&role),
+        "put" => put(&role),
+        "hold" => hold(&role),
+        "get" => {
+            let store = Store::open(&role.store).unwrap();
+            let keys = store.find_keyspace("keys").unwrap().unwrap();
+            let value = keys.get(role.arguments[0].as_bytes()).unwrap().unwrap();
+            say(String::from_utf8_lossy(&value));
+        }
+        "pairs" => pairs(&role),
+        "visible" => visible(&role),
+        other => panic!("no role {other}"),
+    }
+}
+
+/// Moves amounts between accounts for a while, several in each transaction; some are rolled back.
+fn transfer(role: &Role) {
+    let mut random = StdRng::seed_from_u64(role.number(0));
+    let durability = if role.arguments[1] == "visible" { Durability::Visible } else { Durability::Durable };
+    let store = Store::options().durability(durability).open(&role.store).unwrap();
+    let accounts = store.keyspace("accounts").unwrap();
+    let end = Instant::now() + Duration::from_secs(3);
+    let mut transfers = 0;
+    let mut last = None;
+    while Instant::now() < end {
+        let mut txn = store.begin().unwrap();
+        for _ in 0..random.random_range(1..5) {
+            let from = account(random.random_range(0..ACCOUNTS));
+            let to = account(random.random_range(0..ACCOUNTS));
+            let have = amount(txn.get(&accounts, &from).unwrap().unwrap());
+            let moved = random.random_range(0..=have);
+            let padding = *[0, 50, 2000, 9000].get(random.random_range(0..40)).unwrap_or(&10);
+            txn.put(&accounts, &from, &money(have - moved, padding)).unwrap();
+            let have = amount(txn.get(&accounts, &to).unwrap().unwrap());
+            txn.put(&accounts, &to, &money(have + moved, padding)).unwrap();
+        }
+        if random.random_bool(0.1) {
+            txn.rollback();
+            continue;
+        }
+        let id = txn.commit().unwrap();
+        assert!(last < Some(id));
+        last = Some(id);
+        transfers += 1;
+    }
+    say(transfers);
+}
+
+fn sum(role: &Role) {
+    let store = Store::options().read_only(true).open(&role.store).unwrap();
+    let accounts = store.keyspace("accounts").unwrap();
+    let end = Instant::now() + Duration::from_secs(3);
+    let mut last = None;
+    let mut looks = 0;
+    let first = store.snapshot().unwrap();
+    let contents = |snapshot: &Snapshot| {
+        let entries = snapshot.range(&accounts, ..).unwrap().map(|entry| entry.unwrap());
+        entries.map(|(key, value)| (key.to_vec(), value.to_vec())).collect::<Vec<_>>()
+    };
+    let first_contents = contents(&first);
+    while Instant::now() < end {
+        let snapshot = store.snapshot().unwrap();
+        assert!(last <= Some(snapshot.txn_id()));
+        last = Some(snapshot.txn_id());
+        check_sum(&snapshot, &accounts);
+        let found = contents(&snapshot);
+        check_sum(&store.durable_snapshot().unwrap(), &accounts);
+        std::thread::yield_now();
+        assert!(contents(&snapshot) == found, "a snapshot is not repeatable");
+        looks += 1;
+    }
+    assert!(contents(&first) == first_contents, "an old snapshot is not repeatable");
+    say(looks);
+}
+
+fn put(role: &Role) {
+    let store = Store::open(&role.store).unwrap();
+    let numbers = store.keyspace("numbers").unwrap();
+    say("ready");
+    listen();
+    for n in 0..role.number(1) {
+        numbers.put(&(role.number(0) << 32 | n).to_be_bytes(), b"v").unwrap();
+    }
+}
+
+/// Begins a transaction and changes much in it, says so, and goes on when told.
+fn hold(role: &Role) {
+    let store = Store::open(&role.store).unwrap();
+    let keys = store.keyspace("keys").unwrap();
+    let mut txn = store.begin().unwrap();
+    txn.put(&keys, b"k", b"held").unwrap();
+    for n in 0..200u32 {
+        txn.put(&keys, &n.to_be_bytes(), &[1; 500]).unwrap();
+    }
+    say("held");
+    if listen().as_deref() == Some("commit") {
+        txn.commit().unwrap();
+        say("committed");
+    }
+}
+
+/// Counts in two keys at once, and says each number once it is acknowledged.
+fn pairs(role: &Role) {
+    let mut random = StdRng::seed_from_u64(role.number(1));
+    let store = Store::open(&role.store).unwrap();
+    let pairs = store.keyspace("pairs").unwrap();
+    let keys = ["left", "right"].map(|side| format!("{side}-{}", role.arguments[0]));
+    for number in 1u64.. {
+        let padding = *[3000, 20_000].get(random.random_range(0..20)).unwrap_or(&20);
+        let mut txn = store.begin().unwrap();
+        for key in &keys {
+            txn.put(&pairs, key.as_bytes(), &money(number, padding)).unwrap();
+        }
+        let durability = if random.random_bool(0.5) { Durability::Visible } else { Durability::Durable };
+        let _ticket = txn.commit_with(durability).unwrap();
+        say(number);
+    }
+}
+
+fn visible(role: &Role) {
+    let mut options = Store::options();
+    options.durability(Durability::Visible).flush_policy(FlushPolicy::Every(Duration::from_secs(3600)));
+    let store = options.open(&role.store).unwrap();
+    let keys = store.keyspace("keys").unwrap();
+    for number in 1u64..=3000 {
+        keys.put(&number.to_be_bytes(), &money(number, 10)).unwrap();
+        say(number);
+    }
+    listen();
+}

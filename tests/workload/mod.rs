@@ -1,0 +1,267 @@
+//! What the tests with several processes share: children that run a role of this test executable, and a workload whose
+//! every state tells whether it is whole.
+#![allow(dead_code, unreachable_pub)]
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use untorn::{Durability, Keyspace, Snapshot, Store};
+
+/// A directory for a store; when it goes, so does the store's logger.
+pub(crate) struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    pub(crate) fn new() -> Place {
+        Place { dir: tempfile::tempdir().expect("a temporary directory") }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Its clients are gone by now; the logger leaves at once when told, and for certain with its directory.
+        let _ = untorn::stop_logger(self.path(), Duration::from_secs(10));
+    }
+}
+
+/// A child process that runs a role; killed when dropped.
+pub(crate) struct Role {
+    pub(crate) child: Child,
+    /// What it has said so far, a line each.
+    said: Arc<Mutex<Vec<String>>>,
+}
+
+impl Role {
+    /// Starts `program` (a test executable) in the role `name`, for the store at `path`.
+    pub(crate) fn start(program: &Path, name: &str, path: &Path, arguments: &str, env: &[(&str, &str)]) -> Role {
+        let mut command = Command::new(program);
+        command.args(["--exact", "role", "--nocapture", "--test-threads=1"]);
+        command.env("UNTORN_TEST_ROLE", name).env("UNTORN_TEST_STORE", path).env("UNTORN_TEST_ARGUMENTS", arguments);
+        command.envs(env.iter().copied());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the role starts");
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let (lines, out) = (said.clone(), child.stdout.take().expect("piped"));
+        std::thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                // The test harness prints lines of its own, and without a line's end before the role's first.
+                if let Some((_, line)) = line.split_once("~ ") {
+                    lines.lock().expect("not poisoned").push(line.to_string());
+                }
+            }
+        });
+        Role { child, said }
+    }
+
+    pub(crate) fn own(name: &str, path: &Path, arguments: &str) -> Role {
+        Role::start(&std::env::current_exe().expect("known"), name, path, arguments, &[])
+    }
+
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.said.lock().expect("not poisoned").clone()
+    }
+
+    /// Waits until the role has said a line that begins with `what`.
+    pub(crate) fn wait_for(&self, what: &str) -> String {
+        let start = Instant::now();
+        loop {
+            if let Some(line) = self.lines().into_iter().find(|line| line.starts_with(what)) {
+                return line;
+            }
+            assert!(start.elapsed() < Duration::from_secs(60), "{what:?} not heard in 60 s: {:?}", self.lines().last());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: i32) {
+        // SAFETY: signals a child of ours that has not been waited for.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::kill(self.child.id() as i32, signal);
+        }
+    }
+
+    /// Kills the process and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Waits until the role ends by itself; whether it ended well.
+    pub(crate) fn end(&mut self) -> bool {
+        drop(self.child.stdin.take());
+        self.child.wait().expect("a child of ours").success()
+    }
+
+    /// The newest transaction that the writer said to be visible, and durable.
+    pub(crate) fn acknowledged(&self) -> (u64, u64) {
+        let (mut visible, mut durable) = (0, 0);
+        for line in self.lines() {
+            if let Some((kind, number)) = line.split_once(' ') {
+                let number: u64 = number.parse().unwrap_or(0);
+                match kind {
+                    "V" => visible = number,
+                    "D" => (visible, durable) = (number.max(visible), number),
+                    _ => {}
+                }
+            }
+        }
+        (visible, durable)
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A small store, so that rings wrap, segments fill and checkpoints come soon; patient with a slow disk.
+pub(crate) fn open_small(path: &Path) -> Store {
+    let mut options = Store::options();
+    options.ring_size(64 << 10).segment_size(256 << 10).checkpoint_bytes(96 << 10);
+    options.logger_idle(Duration::from_secs(3)).logger_timeout(Duration::from_secs(120));
+    options.open(path).unwrap()
+}
+
+/// The role that this process is to play: its name, the store, the arguments. `None` in the test run itself.
+pub(crate) fn my_role() -> Option<(String, PathBuf, Vec<String>)> {
+    let name = std::env::var("UNTORN_TEST_ROLE").ok()?;
+    let path = std::env::var_os("UNTORN_TEST_STORE")?;
+    let arguments = std::env::var("UNTORN_TEST_ARGUMENTS").unwrap_or_default();
+    Some((name, path.into(), arguments.split_whitespace().map(str::to_string).collect()))
+}
+
+/// Says a line to the test.
+pub(crate) fn say(line: impl std::fmt::Display) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "~ {line}");
+    let _ = out.flush();
+}
+
+/// A value that shows whether it is torn: a number, and bytes that follow from it.
+pub(crate) fn sealed(number: u64, len: usize) -> Vec<u8> {
+    let mut bytes = number.to_le_bytes().to_vec();
+    let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    while bytes.len() < len.max(16) {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes
+}
+
+/// The number of a value, which must be whole.
+pub(crate) fn unsealed(bytes: &[u8]) -> u64 {
+    let number = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes"));
+    assert_eq!(bytes, sealed(number, bytes.len()), "a torn value");
+    number
+}
+
+/// Keys that each writer overwrites in turn.
+pub(crate) const KEYS: u64 = 40;
+
+/// What one writer does in its n-th transaction: a value of some size under one of its keys, a removal, and the same
+/// number in two keyspaces, which no snapshot may see apart.
+pub(crate) struct Writer {
+    pub(crate) store: Store,
+    data: Keyspace,
+    marks: Keyspace,
+    pub(crate) name: String,
+}
+
+impl Writer {
+    pub(crate) fn open(store: Store, name: &str) -> untorn::Result<Writer> {
+        let (data, marks) = (store.keyspace("data")?, store.keyspace("marks")?);
+        Ok(Writer { store, data, marks, name: name.to_string() })
+    }
+
+    /// The number of the last transaction that is visible.
+    pub(crate) fn last(&self) -> untorn::Result<u64> {
+        Ok(self.marks.get(self.name.as_bytes())?.map_or(0, |value| unsealed(&value)))
+    }
+
+    fn key(&self, n: u64) -> Vec<u8> {
+        format!("{}/{:03}", self.name, n % KEYS).into_bytes()
+    }
+
+    pub(crate) fn commit(&self, n: u64, durability: Durability) -> untorn::Result<untorn::Ticket> {
+        let len = match n % 23 {
+            0 => 20_000,
+            1..5 => 900,
+            _ => 60,
+        };
+        let mut txn = self.store.begin()?;
+        txn.put(&self.data, self.name.as_bytes(), &sealed(n, 30))?;
+        txn.put(&self.data, &self.key(n), &sealed(n, len))?;
+        txn.delete(&self.data, &self.key(n + KEYS / 2))?;
+        txn.put(&self.marks, self.name.as_bytes(), &sealed(n, 30))?;
+        txn.commit_with(durability)
+    }
+}
+
+/// Checks one snapshot: each value whole, each writer's transaction there in both keyspaces or in neither, and the keys
+/// that its last transactions left. Returns the last number of each writer.
+pub(crate) fn check(store: &Store, snapshot: &Snapshot) -> std::collections::BTreeMap<String, u64> {
+    let (Some(data), Some(marks)) = (store.find_keyspace("data").unwrap(), store.find_keyspace("marks").unwrap())
+    else {
+        return Default::default();
+    };
+    let mut found = std::collections::BTreeMap::new();
+    let Ok(range) = snapshot.range(&marks, ..) else { return found };
+    for entry in range {
+        let (key, value) = entry.unwrap();
+        let (name, n) = (String::from_utf8(key.to_vec()).unwrap(), unsealed(&value));
+        let in_data = snapshot.get(&data, name.as_bytes()).unwrap().map(|value| unsealed(&value));
+        assert_eq!(in_data, Some(n), "half a transaction of {name} at {}", snapshot.txn_id());
+        let prefix = format!("{name}/");
+        let mut expected = std::collections::BTreeMap::new();
+        for i in n.saturating_sub(3 * KEYS) + 1..=n {
+            expected.insert(i % KEYS, i);
+            expected.remove(&((i + KEYS / 2) % KEYS));
+        }
+        let mut there = std::collections::BTreeMap::new();
+        for entry in snapshot.prefix(&data, prefix.as_bytes()).unwrap() {
+            let (key, value) = entry.unwrap();
+            let slot: u64 = std::str::from_utf8(&key[prefix.len()..]).unwrap().parse().unwrap();
+            there.insert(slot, unsealed(&value));
+        }
+        assert_eq!(there, expected, "{name} after its transaction {n}, at {}", snapshot.txn_id());
+        found.insert(name, n);
+    }
+    found
+}
+
+/// Fails the test with what verification found, if anything.
+pub(crate) fn assert_verified(store: &Store) {
+    let report = store.verify().unwrap();
+    assert!(report.is_clean(), "{:#?}", report.problems);
+}
+
+/// Small random numbers from a printed seed.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    /// From `UNTORN_SEED`, else from the clock; printed, so that a run can be repeated.
+    pub(crate) fn new(test: &str) -> Random {
+        let seed = std::env::var("UNTORN_SEED").ok().and_then(|seed| seed.parse().ok());
+        let clock = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+        let seed = seed.unwrap_or_else(clock) | 1;
+        eprintln!("replay: UNTORN_SEED={seed} cargo test {test}");
+        Random(seed)
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}

@@ -1,0 +1,70 @@
+//! The write-ahead log of untorn: an ordered stream of records that survives power loss.
+//!
+//! This crate knows bytes, positions and files. It knows no pages and no keys, and it never looks into a
+//! record's payload. It is safe Rust throughout.
+//!
+//! # Map of the modules
+//! Imports point upward in this list.
+//!
+//! | module | its one job |
+//! |---|---|
+//! | [`limits`] | sizes, and how they relate |
+//! | [`lsn`] | [`Lsn`], [`SegmentNumber`], [`StoreId`] |
+//! | [`error`] | [`LogError`]: what can go wrong, by what the caller can do |
+//! | [`record`] | the bytes of one record; the only codec of them |
+//! | [`segment`] | the bytes of segment headers and batch headers, and what they state |
+//! | [`disk`] | the seam to the file system |
+//! | [`survey`] | which segments there are, and which bytes of each count |
+//! | [`scan`] | reading the stream back: valid, torn tail, or corrupt |
+//! | [`pool`] | the segment files: spares made ahead, recycling |
+//! | [`log`] | writing: append, sync, and the one function that starts a segment |
+//! | [`flush`] | the policies: when to sync |
+//! | [`testing`] | a disk in memory that fails and loses power on command |
+//!
+//! # How the pieces fit
+//! Records ([`record`]) form one endless stream of bytes; a position in it is an [`Lsn`]. The log writes
+//! pieces of that stream as *batches*: one write each, beginning on a fresh block, with a header that says
+//! where in the stream the piece lies and what was durable when it was written. Batches fill *segments*,
+//! files of one fixed size. A segment is begun at the durable position, so segments may overlap: from a
+//! segment's first position on, the highest number wins.
+//!
+//! # Invariants
+//! * A block that may hold acknowledged bytes is never written again until the checkpoint has passed it.
+//! * A failed write or sync is never retried on the same segment: [`log::Log::start_segment`] writes
+//!   everything that is not durable once more, elsewhere.
+//! * The header of a new segment reaches the disk after its first batches have, so a segment that counts
+//!   always holds what it took over from its predecessor.
+//! * Bytes pass for part of the stream only with their segment's number and random salt, their own block
+//!   index, the checksum of the batch before them, and their own checksums.
+//! * Whatever is below a `durable` that any valid header states must be readable; otherwise opening is an
+//!   error that names the file and the offset.
+//!
+//! # What remains
+//! The last flush before a crash is acknowledged before any later header can state it. If exactly its bytes
+//! rot on the disk, and nothing has been written after them, they look like a torn tail. An idle store
+//! closes that window by appending one empty batch. A segment header is written into one 512-byte sector,
+//! and the disk is trusted to write such a sector whole or not at all.
+
+pub mod disk;
+pub mod error;
+pub mod flush;
+pub mod limits;
+pub mod log;
+pub mod lsn;
+pub mod pool;
+pub mod record;
+pub mod scan;
+pub mod segment;
+pub mod survey;
+pub mod testing;
+
+pub use disk::{Disk, DiskFile, RealDisk};
+pub use error::{LogError, Result};
+pub use flush::{Due, FlushPolicy, Pending, due};
+pub use log::{Appended, Log, blocks_for};
+pub use lsn::{Lsn, SegmentNumber, StoreId};
+pub use pool::{Pool, PoolStats};
+pub use record::{Decoded, RecordKind};
+pub use scan::Scan;
+pub use segment::{LogShape, Stated};
+pub use survey::Survey;

@@ -1,0 +1,327 @@
+//! Writing the log: append, sync, and the one function that starts a segment. Owned by the flush thread.
+//!
+//! The flush loop is: [`Log::append`] → [`Log::sync`] → publish what is durable → and if the append stopped
+//! short, [`Log::start_segment`] at the durable position, which continues there and returns how far it is
+//! durable. After any failed write or sync the current segment takes no more bytes, and `start_segment`, the
+//! same function, writes everything from the durable position on into another file. It also serves a logger's
+//! start and the end of recovery.
+//!
+//! # How many blocks a commit needs
+//! A writer must know before it commits that its bytes will find room. [`blocks_for`] counts what a
+//! record of that length takes if it is flushed alone: full batches, which waste nothing, and one more whose
+//! last block may be padded. Flushing several together never takes more: look at a run of consecutive batches
+//! of which only the last is not full. It begins and ends between records, if a flush ends only at the end of
+//! a record or after a full batch. With T bytes it takes ⌈(T + 128·⌈T/P⌉) / 4096⌉ blocks (P is the payload of a
+//! full batch), and the sum over its records of ⌈(n + 128·⌈n/P⌉) / 4096⌉ is at least that, since neither
+//! rounding up grows by joining. The end of a segment may cut a run once, between two blocks, which costs one
+//! more header and so at most one block: that block, and the header's, are not counted as free
+//! ([`Log::free_blocks`]). A segment that fails is given up: its successor takes what was not durable in no more
+//! blocks than before, and has at least as many left as the failed one had, if it was a spare. Therefore one
+//! spare is never counted as free.
+//!
+//! A batch without payload states something and takes one block. The caller pays for it out of what grouping
+//! saved, or writes it when nothing else is under way.
+
+use crate::{
+    Disk, DiskFile, Lsn, SegmentNumber,
+    disk::AlignedBuf,
+    error::{LogError, Result},
+    limits::{
+        BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BATCH_PAYLOAD_BYTES_MAX, BLOCK_BYTES, RECORD_ALIGN_BYTES,
+        SEGMENT_HEADER_BYTES,
+    },
+    pool::Pool,
+    segment::{BatchHeader, LogShape, SegmentHeader, Stated, batch_blocks, payload_checksum},
+};
+use rustix::rand::{GetRandomFlags, getrandom};
+use std::{io, sync::Arc};
+
+/// Copies the bytes of the stream from a position on into a buffer.
+pub type Fill<'a> = &'a mut dyn FnMut(Lsn, &mut [u8]);
+
+/// The most blocks that `len` bytes of the stream take, however they are grouped with others.
+#[must_use]
+pub const fn blocks_for(len: u64) -> u64 {
+    let full = len / BATCH_PAYLOAD_BYTES_MAX as u64;
+    let rest = (len % BATCH_PAYLOAD_BYTES_MAX as u64) as usize;
+    let last = if rest == 0 && full > 0 { 0 } else { batch_blocks(rest) as u64 };
+    full * (BATCH_BYTES_MAX / BLOCK_BYTES) as u64 + last
+}
+
+/// How far an append came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub struct Appended {
+    /// Everything below is written; none of it is durable before the next [`Log::sync`].
+    pub to: Lsn,
+    /// The segment is full and something is left, be it only a statement: sync, then start a segment.
+    pub full: bool,
+}
+
+/// The log's writing end.
+#[derive(Debug)]
+pub struct Log<D: Disk> {
+    pool: Arc<Pool<D>>,
+    current: Option<Current<D::File>>,
+    buf: AlignedBuf,
+}
+
+/// The segment that is being written.
+#[derive(Debug)]
+struct Current<F> {
+    file: F,
+    name: String,
+    number: SegmentNumber,
+    salt: u64,
+    next_block: u32,
+    /// Checksum of the header before the next batch.
+    chain: u32,
+    /// Position of the next batch.
+    written: Lsn,
+    unsynced: bool,
+    failed: bool,
+}
+
+impl<D: Disk> Log<D> {
+    /// A log that has no segment yet: the first thing to do is [`Log::start_segment`].
+    #[must_use]
+    pub fn new(pool: Arc<Pool<D>>) -> Self {
+        Self { pool, current: None, buf: AlignedBuf::new(BATCH_BYTES_MAX) }
+    }
+
+    /// The files.
+    #[must_use]
+    pub fn pool(&self) -> &Arc<Pool<D>> {
+        &self.pool
+    }
+
+    /// Up to where everything is written; `None` if a segment must be started first.
+    #[must_use]
+    pub fn written(&self) -> Option<Lsn> {
+        self.current.as_ref().filter(|c| !c.failed).map(|c| c.written)
+    }
+
+    /// How many blocks commits may still claim, counted by [`blocks_for`] and not by bytes: in the current
+    /// segment and in all spares but one. 0 without a spare, since then a failure would find no successor.
+    #[must_use]
+    pub fn free_blocks(&self) -> u64 {
+        let blocks = u64::from(self.pool.shape().segment_blocks());
+        let Some(countable) = (self.pool.stats().spares as u64).checked_sub(1) else {
+            return 0;
+        };
+        let here = self.current.as_ref().filter(|c| !c.failed).map_or(0, |c| blocks - u64::from(c.next_block));
+        // The last block of each segment pays for the cut at its end, and block 0 is its header.
+        here.saturating_sub(1) + countable * (blocks - 2)
+    }
+
+    /// Writes the bytes `from .. from + len` of the stream, which must continue what is written, without
+    /// syncing. `len` 0 writes an empty batch, for what it states. Stops where the segment is full.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] or [`LogError::DiskFull`] if a write fails; any part may have been written, and the
+    /// segment takes no more. [`LogError::NeedsSegment`] if that has happened before. [`LogError::Position`]
+    /// or [`LogError::Invalid`] for a place or a length that does not fit; nothing has happened then.
+    pub fn append(&mut self, from: Lsn, len: u64, stated: &Stated, fill: Fill<'_>) -> Result<Appended> {
+        let current = self.current.as_mut().filter(|c| !c.failed).ok_or(LogError::NeedsSegment)?;
+        if current.written != from {
+            return Err(LogError::Position { expected: current.written, found: from });
+        }
+        check_len(len)?;
+        let appended = current.write(self.pool.shape(), &mut self.buf, len, stated, fill);
+        current.failed |= appended.is_err();
+        appended
+    }
+
+    /// Makes everything written durable: [`Log::written`] is durable when this returns success.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] if the sync fails. It is never repeated: the kernel may have dropped the bytes and
+    /// would answer success. Start a segment at the durable position.
+    pub fn sync(&mut self) -> Result<Lsn> {
+        let current = self.current.as_mut().filter(|c| !c.failed).ok_or(LogError::NeedsSegment)?;
+        if current.unsynced {
+            let synced = current.file.sync().map_err(LogError::io(format!("syncing {}", current.name)));
+            current.failed |= synced.is_err();
+            synced?;
+            current.unsynced = false;
+        }
+        Ok(current.written)
+    }
+
+    /// Gives the current segment up, as a failed write or sync does: its bytes past the durable position are
+    /// trusted no more, and [`Log::start_segment`] must follow.
+    pub fn abandon(&mut self) {
+        if let Some(current) = &mut self.current {
+            current.failed = true;
+        }
+    }
+
+    /// Starts a segment at the durable position `stated.durable` with the `len` bytes of the stream that
+    /// follow it, or as many of them as fit, and returns up to where the stream is durable.
+    ///
+    /// `len` must reach at least to the end of what is written, or, after recovery, of what was read: the
+    /// old segment's bytes from the durable position on count no longer. They always fit, because
+    /// each segment states at its start that everything before it is durable.
+    ///
+    /// Recovery keeps whole records only. If the last of them ends at R, below the newest durable position
+    /// stated (which then lies inside a record that never became whole), it starts the segment at R
+    /// instead, with a record of the kind [`Abort`](crate::RecordKind::Abort) there whose payload is
+    /// long enough to reach that position: so the stream stays a row of records, and positions that were
+    /// stated durable stay readable. Otherwise it starts at the stated position, passes the bytes up to R, and
+    /// new records follow at R.
+    ///
+    /// The spare that it takes is not trusted in any way. First its old header is blanked, then the batches
+    /// are written, then the header, each synced before the next. So at no instant does a header count
+    /// whose batches may be missing, and whatever failed before leaves no trace. After an error it may be
+    /// called again and takes another spare and another number.
+    ///
+    /// # Errors
+    /// [`LogError::NoRoom`] without a spare; the current segment is then as it was. [`LogError::Io`] or
+    /// [`LogError::DiskFull`] if a write or sync fails; then no segment takes bytes until a start succeeds.
+    pub fn start_segment(&mut self, stated: &Stated, len: u64, fill: Fill<'_>) -> Result<Lsn> {
+        check_len(len)?;
+        if !stated.durable.is_aligned() {
+            return Err(LogError::Invalid { what: format!("a segment can't start at position {}", stated.durable) });
+        }
+        let salt = random_salt()?;
+        let (name, number) = self.pool.take_spare().ok_or(LogError::NoRoom)?;
+        // From here on the new header may reach the disk, and would then override the current segment.
+        if let Some(current) = &mut self.current {
+            current.failed = true;
+        }
+        let header = SegmentHeader { number, salt, start: stated.durable, stated: *stated };
+        let started = self.write_segment(&name, &header, len, fill);
+        self.pool.give_back(&name, started.is_ok().then_some((number, stated.durable)));
+        let current = started?;
+        let durable = current.written;
+        self.current = Some(current);
+        Ok(durable)
+    }
+
+    fn write_segment(
+        &mut self,
+        name: &str,
+        header: &SegmentHeader,
+        len: u64,
+        fill: Fill<'_>,
+    ) -> Result<Current<D::File>> {
+        let shape = *self.pool.shape();
+        let file = self.pool.disk().open(name).map_err(LogError::io(format!("opening {name}")))?;
+        self.write_header_block(&file, name, &[])?;
+        let (bytes, crc) = header.encode(&shape);
+        let mut current = Current {
+            file,
+            name: name.to_owned(),
+            number: header.number,
+            salt: header.salt,
+            next_block: 1,
+            chain: crc,
+            written: header.start,
+            unsynced: false,
+            failed: false,
+        };
+        if len > 0 {
+            let _ = current.write(&shape, &mut self.buf, len, &header.stated, fill)?;
+            current.file.sync().map_err(LogError::io(format!("syncing {name}")))?;
+            current.unsynced = false;
+        }
+        self.write_header_block(&current.file, name, &bytes)?;
+        Ok(current)
+    }
+
+    fn write_header_block(&mut self, file: &D::File, name: &str, header: &[u8]) -> Result<()> {
+        debug_assert!(header.is_empty() || header.len() == SEGMENT_HEADER_BYTES);
+        let block = &mut self.buf.bytes_mut()[..BLOCK_BYTES];
+        block[..header.len()].copy_from_slice(header);
+        block[header.len()..].fill(0);
+        file.write_at(0, block).map_err(LogError::io(format!("writing the header of {name}")))?;
+        file.sync().map_err(LogError::io(format!("syncing the header of {name}")))
+    }
+}
+
+impl<F: DiskFile> Current<F> {
+    fn write(
+        &mut self,
+        shape: &LogShape,
+        buf: &mut AlignedBuf,
+        len: u64,
+        stated: &Stated,
+        fill: Fill<'_>,
+    ) -> Result<Appended> {
+        let end = self.written.advanced_by(len);
+        loop {
+            let room = (shape.segment_blocks() - self.next_block) as usize * BLOCK_BYTES;
+            if room == 0 {
+                return Ok(Appended { to: self.written, full: true });
+            }
+            let rest = usize::try_from(end.bytes_since(self.written)).unwrap_or(usize::MAX);
+            let piece = rest.min(BATCH_PAYLOAD_BYTES_MAX).min(room - BATCH_HEADER_BYTES);
+            self.write_batch(shape, buf, piece, stated, fill)?;
+            if self.written == end {
+                return Ok(Appended { to: end, full: false });
+            }
+        }
+    }
+
+    fn write_batch(
+        &mut self,
+        shape: &LogShape,
+        buf: &mut AlignedBuf,
+        len: usize,
+        stated: &Stated,
+        fill: Fill<'_>,
+    ) -> Result<()> {
+        let blocks = batch_blocks(len);
+        let bytes = &mut buf.bytes_mut()[..blocks as usize * BLOCK_BYTES];
+        let (head, rest) = bytes.split_at_mut(BATCH_HEADER_BYTES);
+        let (payload, padding) = rest.split_at_mut(len);
+        if len > 0 {
+            fill(self.written, payload);
+        }
+        padding.fill(0);
+        let header = BatchHeader {
+            number: self.number,
+            salt: self.salt,
+            lsn: self.written,
+            payload_len: len as u32,
+            payload_crc: payload_checksum(self.salt, payload),
+            chain: self.chain,
+            block: self.next_block,
+            stated: *stated,
+        };
+        let (encoded, crc) = header.encode(shape.store());
+        head.copy_from_slice(&encoded);
+        let offset = u64::from(self.next_block) * BLOCK_BYTES as u64;
+        self.unsynced = true;
+        self.file.write_at(offset, bytes).map_err(LogError::io(format!("writing {} at byte {offset}", self.name)))?;
+        self.next_block += blocks;
+        self.chain = crc;
+        self.written = self.written.advanced_by(len as u64);
+        Ok(())
+    }
+}
+
+fn check_len(len: u64) -> Result<()> {
+    if len.is_multiple_of(RECORD_ALIGN_BYTES as u64) {
+        return Ok(());
+    }
+    Err(LogError::Invalid {
+        what: format!("the stream can't be cut after {len} bytes: it must be a multiple of {RECORD_ALIGN_BYTES}"),
+    })
+}
+
+fn random_salt() -> Result<u64> {
+    let mut salt = [0; 8];
+    loop {
+        match getrandom(&mut salt, GetRandomFlags::empty()) {
+            Ok(8) => return Ok(u64::from_le_bytes(salt)),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => {
+                return Err(LogError::Io {
+                    what: "asking the system for random bytes".to_owned(),
+                    source: io::Error::from(e),
+                });
+            }
+        }
+    }
+}

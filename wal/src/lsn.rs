@@ -1,0 +1,62 @@
+//! The names of places: a position in the stream, a segment, a store.
+
+use crate::limits::RECORD_ALIGN_BYTES;
+use std::fmt;
+
+/// A position in the stream of records, in bytes. Headers of batches and segments take no part in it.
+/// It is always a multiple of 8 and never goes back.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Lsn(pub u64);
+
+impl Lsn {
+    /// The beginning of the stream.
+    pub const ZERO: Lsn = Lsn(0);
+
+    /// The position `bytes` further on. The stream would take centuries to reach the end of the range;
+    /// a damaged length saturates and is then refused as out of place.
+    #[must_use]
+    pub fn advanced_by(self, bytes: u64) -> Lsn {
+        Lsn(self.0.saturating_add(bytes))
+    }
+
+    /// How many bytes lie between `earlier` and here; 0 if `earlier` is in fact later.
+    #[must_use]
+    pub fn bytes_since(self, earlier: Lsn) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// Whether the stream may be cut here.
+    #[must_use]
+    pub fn is_aligned(self) -> bool {
+        self.0.is_multiple_of(RECORD_ALIGN_BYTES as u64)
+    }
+}
+
+impl fmt::Display for Lsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// The number of a segment. Each segment that is started gets one above all existing ones; a file that is
+/// recycled gets a new one. 0 is never used.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct SegmentNumber(pub u64);
+
+impl fmt::Display for SegmentNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// The random identity of a store. Every checksum in the log depends on it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct StoreId(pub [u8; 16]);
+
+impl StoreId {
+    /// The value that seeds the checksums of this store's records.
+    #[must_use]
+    pub fn seed(self) -> u32 {
+        crc32fast::hash(&self.0)
+    }
+}

@@ -1,0 +1,335 @@
+//! The bytes of segment headers and batch headers, and what only the logger states in them.
+//!
+//! A segment is a file of one fixed size. Block 0 is its header; batches follow from block 1 on, each on a
+//! fresh block. All integers are little-endian; reserved bytes are zero and checked.
+//!
+//! ```text
+//! segment header                          batch header
+//!   0  magic "untornWS"                     0  magic "untornWB"
+//!   8  format version       u32             8  segment number        u64
+//!  12  blocks in a segment  u32            16  salt of the segment   u64
+//!  16  store id             16 bytes       24  LSN of the payload    u64
+//!  32  segment number       u64            32  payload length        u32
+//!  40  salt                 u64            36  CRC-32 of the payload u32
+//!  48  start LSN            u64            40  chain                 u32
+//!  56  stated               40 bytes       44  block index           u32
+//!  96  reserved             28 bytes       48  stated                40 bytes
+//! 124  CRC-32 of the above  u32            88  reserved              36 bytes
+//!                                         124  CRC-32 of the above   u32
+//! stated: durable u64, durable txn u64, checkpoint txn u64, checkpoint LSN u64, incarnation u32, reserved u32
+//! ```
+//! The position, length and meaning of the segment header's checksum, and the store id's and version's place,
+//! stay the same in all versions, so that a newer file is told apart from a damaged one. A batch header's
+//! checksum starts from the store id; the checksum of a payload starts from the salt. The chain is the
+//! checksum of the batch header before, or of the segment header for the first batch.
+
+use crate::{
+    Lsn, SegmentNumber, StoreId,
+    error::{LogError, Result},
+    limits::{
+        BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BATCH_PAYLOAD_BYTES_MAX, BLOCK_BYTES, SEGMENT_BYTES_MAX,
+        SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES,
+    },
+};
+
+/// The version of the log's format.
+pub const FORMAT_VERSION: u32 = 1;
+const SEGMENT_MAGIC: [u8; 8] = *b"untornWS";
+pub(crate) const BATCH_MAGIC: [u8; 8] = *b"untornWB";
+const STATED_BYTES: usize = 40;
+const CRC_AT: usize = 124;
+const _: () = assert!(CRC_AT + 4 == SEGMENT_HEADER_BYTES && CRC_AT + 4 == BATCH_HEADER_BYTES);
+
+/// What is fixed for a store's log when the store is created.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogShape {
+    store: StoreId,
+    segment_bytes: u64,
+}
+
+impl LogShape {
+    /// A log of the store `store` with segments of `segment_bytes`.
+    ///
+    /// # Errors
+    /// [`LogError::Invalid`] unless the size is a multiple of 4096 between 64 KiB and 1 GiB.
+    pub fn new(store: StoreId, segment_bytes: u64) -> Result<Self> {
+        let fits = (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment_bytes)
+            && segment_bytes.is_multiple_of(BLOCK_BYTES as u64);
+        if !fits {
+            return Err(LogError::Invalid {
+                what: format!(
+                    "a segment of {segment_bytes} bytes: it must be a multiple of {BLOCK_BYTES} between {SEGMENT_BYTES_MIN} and {SEGMENT_BYTES_MAX}"
+                ),
+            });
+        }
+        Ok(Self { store, segment_bytes })
+    }
+
+    /// The store's identity.
+    #[must_use]
+    pub fn store(&self) -> StoreId {
+        self.store
+    }
+
+    /// The size of each segment in bytes.
+    #[must_use]
+    pub fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
+    }
+
+    /// The longest record, with its header and padding, that this log may be given: what the first batches of
+    /// a fresh segment hold. Recovery relies on it, since it may have to void a record that a segment's end cut
+    /// in two; see [`Log::start_segment`](crate::Log::start_segment).
+    #[must_use]
+    pub fn record_bytes_max(&self) -> u64 {
+        let bytes = self.segment_bytes - BLOCK_BYTES as u64;
+        let batches = bytes.div_ceil(BATCH_BYTES_MAX as u64);
+        bytes - batches * BATCH_HEADER_BYTES as u64
+    }
+
+    /// The number of blocks in a segment, its header included.
+    #[must_use]
+    pub fn segment_blocks(&self) -> u32 {
+        (self.segment_bytes / BLOCK_BYTES as u64) as u32
+    }
+}
+
+/// What only the logger says. It stands in every segment header and batch header and takes no place in the
+/// stream. Each field only ever grows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stated {
+    /// Everything below is durable: a sync of it has returned success. May fall inside a record that a
+    /// segment's end cut in two.
+    pub durable: Lsn,
+    /// The newest transaction that is durable as a whole.
+    pub durable_txn: u64,
+    /// The transaction of the newest finished checkpoint.
+    pub checkpoint_txn: u64,
+    /// Where replay begins after that checkpoint.
+    pub checkpoint_lsn: Lsn,
+    /// The incarnation of the store, raised by each recovery.
+    pub incarnation: u32,
+}
+
+impl Stated {
+    /// The newest of both, field by field.
+    #[must_use]
+    pub fn newest(self, other: Stated) -> Stated {
+        Stated {
+            durable: self.durable.max(other.durable),
+            durable_txn: self.durable_txn.max(other.durable_txn),
+            checkpoint_txn: self.checkpoint_txn.max(other.checkpoint_txn),
+            checkpoint_lsn: self.checkpoint_lsn.max(other.checkpoint_lsn),
+            incarnation: self.incarnation.max(other.incarnation),
+        }
+    }
+
+    fn put(&self, out: &mut [u8]) {
+        put_u64(out, 0, self.durable.0);
+        put_u64(out, 8, self.durable_txn);
+        put_u64(out, 16, self.checkpoint_txn);
+        put_u64(out, 24, self.checkpoint_lsn.0);
+        put_u32(out, 32, self.incarnation);
+        put_u32(out, 36, 0);
+    }
+
+    fn get(bytes: &[u8]) -> Option<Stated> {
+        (get_u32(bytes, 36) == 0).then(|| Stated {
+            durable: Lsn(get_u64(bytes, 0)),
+            durable_txn: get_u64(bytes, 8),
+            checkpoint_txn: get_u64(bytes, 16),
+            checkpoint_lsn: Lsn(get_u64(bytes, 24)),
+            incarnation: get_u32(bytes, 32),
+        })
+    }
+}
+
+/// The header of a segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentHeader {
+    /// Its number; above all others when it was started.
+    pub number: SegmentNumber,
+    /// A random value that no other segment shares.
+    pub salt: u64,
+    /// Where in the stream its first batch begins.
+    pub start: Lsn,
+    /// What the logger said when it started the segment.
+    pub stated: Stated,
+}
+
+/// What block 0 of a segment file holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HeaderBlock {
+    /// A header, and its checksum, from which the batches are chained.
+    Valid(SegmentHeader, u32),
+    /// Only zeros: a spare.
+    Blank,
+    /// Neither.
+    Damaged,
+}
+
+impl SegmentHeader {
+    /// The header's bytes, and their checksum.
+    #[must_use]
+    pub fn encode(&self, shape: &LogShape) -> ([u8; SEGMENT_HEADER_BYTES], u32) {
+        let mut out = [0; SEGMENT_HEADER_BYTES];
+        out[..8].copy_from_slice(&SEGMENT_MAGIC);
+        put_u32(&mut out, 8, FORMAT_VERSION);
+        put_u32(&mut out, 12, shape.segment_blocks());
+        out[16..32].copy_from_slice(&shape.store.0);
+        put_u64(&mut out, 32, self.number.0);
+        put_u64(&mut out, 40, self.salt);
+        put_u64(&mut out, 48, self.start.0);
+        self.stated.put(&mut out[56..56 + STATED_BYTES]);
+        let crc = crc32fast::hash(&out[..CRC_AT]);
+        put_u32(&mut out, CRC_AT, crc);
+        (out, crc)
+    }
+
+    /// Reads block 0 of the segment file `file`.
+    ///
+    /// # Errors
+    /// [`LogError::Mismatch`] if the header is whole but belongs to another store, version or segment size.
+    pub fn decode(block: &[u8; BLOCK_BYTES], shape: &LogShape, file: &str) -> Result<HeaderBlock> {
+        let mismatch = |what| Err(LogError::Mismatch { file: file.to_owned(), what });
+        let bytes = &block[..SEGMENT_HEADER_BYTES];
+        let crc = crc32fast::hash(&bytes[..CRC_AT]);
+        if bytes[..8] != SEGMENT_MAGIC || get_u32(bytes, CRC_AT) != crc {
+            let blank = bytes.iter().all(|&b| b == 0);
+            return Ok(if blank { HeaderBlock::Blank } else { HeaderBlock::Damaged });
+        }
+        let version = get_u32(bytes, 8);
+        if version != FORMAT_VERSION {
+            return mismatch(format!("its format version is {version}, this program knows {FORMAT_VERSION}"));
+        }
+        if bytes[16..32] != shape.store.0 {
+            return mismatch("it belongs to another store".to_owned());
+        }
+        let blocks = get_u32(bytes, 12);
+        if blocks != shape.segment_blocks() {
+            return mismatch(format!("it has {blocks} blocks, this store's segments have {}", shape.segment_blocks()));
+        }
+        let header = SegmentHeader {
+            number: SegmentNumber(get_u64(bytes, 32)),
+            salt: get_u64(bytes, 40),
+            start: Lsn(get_u64(bytes, 48)),
+            stated: match Stated::get(&bytes[56..56 + STATED_BYTES]) {
+                Some(stated) => stated,
+                None => return Ok(HeaderBlock::Damaged),
+            },
+        };
+        let reserved_zero = bytes[96..CRC_AT].iter().all(|&b| b == 0);
+        Ok(if reserved_zero { HeaderBlock::Valid(header, crc) } else { HeaderBlock::Damaged })
+    }
+}
+
+/// The header of a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BatchHeader {
+    /// The segment it was written to.
+    pub number: SegmentNumber,
+    /// That segment's salt.
+    pub salt: u64,
+    /// Where in the stream its payload lies.
+    pub lsn: Lsn,
+    /// How many bytes of the stream it carries; may be 0.
+    pub payload_len: u32,
+    /// Checksum of these bytes; see [`payload_checksum`].
+    pub payload_crc: u32,
+    /// Checksum of the header before it.
+    pub chain: u32,
+    /// The block of the file at which it stands.
+    pub block: u32,
+    /// What the logger said when it wrote the batch.
+    pub stated: Stated,
+}
+
+impl BatchHeader {
+    /// The header's bytes, and their checksum.
+    #[must_use]
+    pub fn encode(&self, store: StoreId) -> ([u8; BATCH_HEADER_BYTES], u32) {
+        let mut out = [0; BATCH_HEADER_BYTES];
+        out[..8].copy_from_slice(&BATCH_MAGIC);
+        put_u64(&mut out, 8, self.number.0);
+        put_u64(&mut out, 16, self.salt);
+        put_u64(&mut out, 24, self.lsn.0);
+        put_u32(&mut out, 32, self.payload_len);
+        put_u32(&mut out, 36, self.payload_crc);
+        put_u32(&mut out, 40, self.chain);
+        put_u32(&mut out, 44, self.block);
+        self.stated.put(&mut out[48..48 + STATED_BYTES]);
+        let crc = batch_checksum(store, &out);
+        put_u32(&mut out, CRC_AT, crc);
+        (out, crc)
+    }
+
+    /// Reads the batch header that begins `bytes` and stands at block `block` of its file. `None` if there
+    /// is none that is whole. Whether it belongs where it stands is for the caller to say.
+    #[must_use]
+    pub fn decode(bytes: &[u8], store: StoreId, block: u32) -> Option<(BatchHeader, u32)> {
+        let bytes = bytes.first_chunk::<BATCH_HEADER_BYTES>()?;
+        if bytes[..8] != BATCH_MAGIC {
+            return None;
+        }
+        let crc = get_u32(bytes, CRC_AT);
+        if crc != batch_checksum(store, bytes) || bytes[88..CRC_AT].iter().any(|&b| b != 0) {
+            return None;
+        }
+        let header = BatchHeader {
+            number: SegmentNumber(get_u64(bytes, 8)),
+            salt: get_u64(bytes, 16),
+            lsn: Lsn(get_u64(bytes, 24)),
+            payload_len: get_u32(bytes, 32),
+            payload_crc: get_u32(bytes, 36),
+            chain: get_u32(bytes, 40),
+            block: get_u32(bytes, 44),
+            stated: Stated::get(&bytes[48..48 + STATED_BYTES])?,
+        };
+        let sound =
+            header.block == block && header.payload_len as usize <= BATCH_PAYLOAD_BYTES_MAX && header.lsn.is_aligned();
+        sound.then_some((header, crc))
+    }
+
+    /// How many blocks the batch takes.
+    #[must_use]
+    pub fn blocks(&self) -> u32 {
+        batch_blocks(self.payload_len as usize)
+    }
+}
+
+/// How many blocks a batch with so long a payload takes.
+pub(crate) const fn batch_blocks(payload_len: usize) -> u32 {
+    (BATCH_HEADER_BYTES + payload_len).div_ceil(BLOCK_BYTES) as u32
+}
+
+/// The checksum of a batch's payload in a segment with this salt.
+#[must_use]
+pub fn payload_checksum(salt: u64, payload: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&salt.to_le_bytes());
+    hasher.update(payload);
+    hasher.finalize()
+}
+
+fn batch_checksum(store: StoreId, header: &[u8; BATCH_HEADER_BYTES]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&store.0);
+    hasher.update(&header[..CRC_AT]);
+    hasher.finalize()
+}
+
+fn put_u32(out: &mut [u8], at: usize, value: u32) {
+    out[at..at + 4].copy_from_slice(&value.to_le_bytes());
+}
+
+fn put_u64(out: &mut [u8], at: usize, value: u64) {
+    out[at..at + 8].copy_from_slice(&value.to_le_bytes());
+}
+
+fn get_u32(bytes: &[u8], at: usize) -> u32 {
+    bytes[at..at + 4].iter().rev().fold(0, |n, &b| n << 8 | u32::from(b))
+}
+
+fn get_u64(bytes: &[u8], at: usize) -> u64 {
+    bytes[at..at + 8].iter().rev().fold(0, |n, &b| n << 8 | u64::from(b))
+}

@@ -1,0 +1,233 @@
+//! Which segments there are, and which bytes of each count.
+//!
+//! Segments are known by their headers; names are only slots. A segment's bytes count from its start up to
+//! the lowest start among the segments with higher numbers. The survey also gathers the newest [`Stated`]
+//! of all whole headers, those of batches beyond the end of the valid data included: what is stated to be
+//! durable must be readable.
+
+use crate::{
+    Disk, DiskFile, Lsn, SegmentNumber,
+    disk::AlignedBuf,
+    error::{LogError, Result},
+    limits::{BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BLOCK_BYTES},
+    segment::{BATCH_MAGIC, BatchHeader, HeaderBlock, LogShape, SegmentHeader, Stated},
+};
+use std::io;
+
+/// Names of segment files are this and eight digits.
+const SEGMENT_PREFIX: &str = "seg-";
+/// Names of files that are still being made.
+pub(crate) const UNFINISHED_PREFIX: &str = "new-";
+
+/// The name of the slot with this index.
+#[must_use]
+pub fn slot_name(slot: u32) -> String {
+    format!("{SEGMENT_PREFIX}{slot:08}")
+}
+
+/// The index of the slot with this name, if it is one.
+pub(crate) fn slot_of(name: &str) -> Option<u32> {
+    let digits = name.strip_prefix(SEGMENT_PREFIX)?;
+    let plain = digits.len() == 8 && digits.bytes().all(|b| b.is_ascii_digit());
+    if plain { digits.parse().ok() } else { None }
+}
+
+/// A segment file with a whole header.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// Its name in the log's directory.
+    pub file: String,
+    /// Its header.
+    pub header: SegmentHeader,
+    /// The header's checksum, from which the first batch is chained.
+    pub header_crc: u32,
+    /// Where the bytes that count end: at a later segment's start. `None` for the newest segment.
+    pub end: Option<Lsn>,
+}
+
+/// What lies in the log's directory.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    /// The store's shape.
+    pub shape: LogShape,
+    /// The segments, by ascending number.
+    pub segments: Vec<Found>,
+    /// Files without a header that counts: spares.
+    pub spares: Vec<String>,
+    /// Those of the spares whose header is neither whole nor blank.
+    pub damaged: Vec<String>,
+    /// The newest that any header states.
+    pub stated: Stated,
+}
+
+/// How much a survey reads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// Headers of segments only.
+    Headers,
+    /// Also every block of the newest segment and of files with a damaged header.
+    Blocks,
+}
+
+impl Survey {
+    /// Looks at all segment files.
+    ///
+    /// # Errors
+    /// [`LogError::Mismatch`] for a foreign file, [`LogError::Corrupt`] for a file that is cut short or whose
+    /// header is damaged while later batches follow it, [`LogError::Io`] if a file can't be read.
+    pub fn take<D: Disk>(disk: &D, shape: &LogShape) -> Result<Survey> {
+        Self::take_to(disk, shape, Depth::Blocks)
+    }
+
+    pub(crate) fn take_to<D: Disk>(disk: &D, shape: &LogShape, depth: Depth) -> Result<Survey> {
+        let mut survey = Survey {
+            shape: *shape,
+            segments: Vec::new(),
+            spares: Vec::new(),
+            damaged: Vec::new(),
+            stated: Stated::default(),
+        };
+        let mut names = disk.list().map_err(LogError::io("listing the log's directory"))?;
+        names.retain(|name| slot_of(name).is_some());
+        names.sort();
+        let mut buf = AlignedBuf::new(BATCH_BYTES_MAX);
+        for name in names {
+            survey.look_at(disk, name, depth, &mut buf)?;
+        }
+        survey.segments.sort_by_key(|s| s.header.number);
+        let mut end = None;
+        for segment in survey.segments.iter_mut().rev() {
+            segment.end = end;
+            end = Some(end.map_or(segment.header.start, |e: Lsn| e.min(segment.header.start)));
+        }
+        if depth == Depth::Blocks {
+            survey.look_beyond(disk, &mut buf)?;
+        }
+        Ok(survey)
+    }
+
+    /// The highest number of all segments, 0 if there is none.
+    #[must_use]
+    pub fn number_max(&self) -> SegmentNumber {
+        self.segments.last().map_or(SegmentNumber(0), |s| s.header.number)
+    }
+
+    /// The segment that holds the byte at `at`, by its index.
+    pub(crate) fn segment_at(&self, at: Lsn) -> Option<usize> {
+        self.segments.iter().position(|s| s.header.start <= at && s.end.is_none_or(|end| at < end))
+    }
+
+    fn look_at<D: Disk>(&mut self, disk: &D, name: String, depth: Depth, buf: &mut AlignedBuf) -> Result<()> {
+        let file = match disk.open(&name) {
+            Ok(file) => file,
+            // A reader beside a running logger may see a surplus spare vanish.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && depth == Depth::Headers => {
+                return Ok(());
+            }
+            Err(e) => return Err(LogError::io(format!("opening {name}"))(e)),
+        };
+        let size = file.size().map_err(LogError::io(format!("measuring {name}")))?;
+        if size < BLOCK_BYTES as u64 {
+            return Err(wrong_size(name, size, &self.shape));
+        }
+        let block = &mut buf.bytes_mut()[..BLOCK_BYTES];
+        file.read_at(0, block).map_err(LogError::io(format!("reading {name}")))?;
+        let block = block.first_chunk().expect("the buffer holds a block");
+        // The header first, so that a file with another segment size is a mismatch and not damage.
+        let header = SegmentHeader::decode(block, &self.shape, &name)?;
+        if size != self.shape.segment_bytes() {
+            return Err(wrong_size(name, size, &self.shape));
+        }
+        match header {
+            HeaderBlock::Valid(header, header_crc) => {
+                self.stated = self.stated.newest(header.stated);
+                self.segments.push(Found { file: name, header, header_crc, end: None });
+            }
+            HeaderBlock::Blank => self.spares.push(name),
+            HeaderBlock::Damaged => {
+                self.damaged.push(name.clone());
+                self.spares.push(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gathers what batch headers state, wherever they lie: in the newest segment beyond what is valid, and
+    /// in files whose header is lost. Older segments need no look: the newest header's start is a durable
+    /// position above all that they state.
+    fn look_beyond<D: Disk>(&mut self, disk: &D, buf: &mut AlignedBuf) -> Result<()> {
+        if let Some(newest) = self.segments.last().cloned() {
+            let of = (newest.header.number, newest.header.salt);
+            let mut stated = self.stated;
+            each_batch(disk, &newest.file, &self.shape, buf, |batch| {
+                if (batch.number, batch.salt) == of {
+                    stated = stated.newest(batch.stated);
+                }
+            })?;
+            self.stated = stated;
+        }
+        for file in self.spares.clone() {
+            let damaged = self.damaged.contains(&file);
+            if !damaged && !begins_with_batch(disk, &file, buf)? {
+                continue;
+            }
+            let (mut stated, mut newer) = (self.stated, false);
+            let number_max = self.number_max();
+            each_batch(disk, &file, &self.shape, buf, |batch| {
+                stated = stated.newest(batch.stated);
+                newer |= batch.number > number_max;
+            })?;
+            // A crash leaves a header old, blank or new, never broken. So this one was in use.
+            if damaged && newer {
+                let what =
+                    "the segment's header is damaged, and newer batches than any other segment's follow it".to_owned();
+                return Err(LogError::Corrupt { file, offset: 0, what });
+            }
+            self.stated = stated;
+        }
+        Ok(())
+    }
+}
+
+fn wrong_size(file: String, size: u64, shape: &LogShape) -> LogError {
+    let expected = shape.segment_bytes();
+    LogError::Corrupt {
+        file,
+        offset: size.min(expected),
+        what: format!("the file has {size} bytes instead of {expected}"),
+    }
+}
+
+/// Whether block 1 looks like a batch. A blank header before none is a spare that was never used, which is
+/// not worth reading whole.
+fn begins_with_batch<D: Disk>(disk: &D, name: &str, buf: &mut AlignedBuf) -> Result<bool> {
+    let file = disk.open(name).map_err(LogError::io(format!("opening {name}")))?;
+    let block = &mut buf.bytes_mut()[..BLOCK_BYTES];
+    file.read_at(BLOCK_BYTES as u64, block).map_err(LogError::io(format!("reading {name}")))?;
+    Ok(block.starts_with(&BATCH_MAGIC))
+}
+
+/// Calls `see` with every whole batch header of the file that stands in its own place.
+fn each_batch<D: Disk>(
+    disk: &D,
+    name: &str,
+    shape: &LogShape,
+    buf: &mut AlignedBuf,
+    mut see: impl FnMut(&BatchHeader),
+) -> Result<()> {
+    let file = disk.open(name).map_err(LogError::io(format!("opening {name}")))?;
+    let mut block = 1;
+    while block < shape.segment_blocks() {
+        let count = (shape.segment_blocks() - block).min((BATCH_BYTES_MAX / BLOCK_BYTES) as u32);
+        let piece = &mut buf.bytes_mut()[..count as usize * BLOCK_BYTES];
+        file.read_at(u64::from(block) * BLOCK_BYTES as u64, piece).map_err(LogError::io(format!("reading {name}")))?;
+        for (index, bytes) in piece.chunks_exact(BLOCK_BYTES).enumerate() {
+            let at = block + index as u32;
+            if let Some((header, _)) = BatchHeader::decode(&bytes[..BATCH_HEADER_BYTES], shape.store(), at) {
+                see(&header);
+            }
+        }
+        block += count;
+    }
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! What the tests share: a log on a disk in memory, and the stream that it ought to hold.
+#![allow(dead_code, reason = "each test program uses its own part")]
+
+use std::sync::Arc;
+use untorn_wal::{
+    Log, LogError, LogShape, Lsn, Pool, RecordKind, Result, Scan, Stated, StoreId, Survey, record,
+    testing::{Rng, SimDisk},
+};
+
+pub(crate) const STORE: StoreId = StoreId(*b"a store's own id");
+
+pub(crate) fn shape() -> LogShape {
+    LogShape::new(STORE, 64 << 10).unwrap()
+}
+
+/// The stream as its writers wrote it.
+#[derive(Clone, Default)]
+pub(crate) struct Stream {
+    pub(crate) bytes: Vec<u8>,
+    /// Ends of whole records.
+    pub(crate) ends: Vec<Lsn>,
+}
+
+impl Stream {
+    pub(crate) fn end(&self) -> Lsn {
+        Lsn(self.bytes.len() as u64)
+    }
+
+    pub(crate) fn push(&mut self, txn: u64, payload: &[u8]) -> Lsn {
+        let lsn = self.end();
+        record::encode(&mut self.bytes, STORE.seed(), lsn, txn, RecordKind::Commit, payload);
+        self.ends.push(self.end());
+        self.end()
+    }
+
+    pub(crate) fn push_random(&mut self, rng: &mut Rng, len_max: u64) -> Lsn {
+        let txn = rng.number();
+        let payload: Vec<u8> = (0..rng.below(len_max)).map(|_| rng.number() as u8).collect();
+        self.push(txn, &payload)
+    }
+
+    /// What the log copies from, as it would from the ring.
+    pub(crate) fn fill(&self) -> impl FnMut(Lsn, &mut [u8]) {
+        |lsn, out| out.copy_from_slice(&self.bytes[lsn.0 as usize..][..out.len()])
+    }
+
+    pub(crate) fn left_after(&self, lsn: Lsn) -> u64 {
+        self.end().bytes_since(lsn)
+    }
+}
+
+/// A new log with a started segment and spares.
+pub(crate) fn new_log(disk: &SimDisk, spares: usize) -> Log<SimDisk> {
+    let pool = open_pool(disk, Lsn::ZERO).unwrap();
+    for _ in 0..=spares {
+        pool.add_spare().unwrap();
+    }
+    let mut log = Log::new(pool);
+    log.start_segment(&Stated::default(), 0, &mut |_, _| unreachable!("nothing is to be copied")).unwrap();
+    log
+}
+
+pub(crate) fn open_pool(disk: &SimDisk, from: Lsn) -> Result<Arc<Pool<SimDisk>>> {
+    Pool::open(Arc::new(disk.clone()), &Survey::take(disk, &shape())?, from)
+}
+
+/// Appends and syncs everything of the stream that is not written, and starts segments as they fill.
+/// `stated.durable` moves along.
+pub(crate) fn flush(log: &mut Log<SimDisk>, stream: &Stream, stated: &mut Stated) -> Result<()> {
+    let from = log.written().ok_or(LogError::NeedsSegment)?;
+    let mut appended = log.append(from, stream.left_after(from), stated, &mut stream.fill())?;
+    stated.durable = log.sync()?;
+    while appended.full {
+        stated.durable = log.start_segment(stated, stream.left_after(stated.durable), &mut stream.fill())?;
+        appended.full = stated.durable < stream.end();
+    }
+    Ok(())
+}
+
+/// Everything that a scan from `from` on yields, and the newest that is stated.
+pub(crate) fn read_all(disk: &SimDisk, from: Lsn) -> Result<(Vec<u8>, Stated)> {
+    let mut scan = Scan::open(disk, &shape(), from)?;
+    let mut bytes = Vec::new();
+    while let Some((lsn, chunk)) = scan.next_chunk()? {
+        assert_eq!(lsn.bytes_since(from), bytes.len() as u64, "chunks follow each other");
+        assert!(!chunk.is_empty());
+        bytes.extend_from_slice(chunk);
+    }
+    assert_eq!(scan.end().bytes_since(from), bytes.len() as u64);
+    Ok((bytes, scan.max_stated()))
+}
+
+/// A scan must give what the stream holds from `from` on, at least up to `durable`.
+pub(crate) fn check(disk: &SimDisk, stream: &Stream, from: Lsn, durable: Lsn, note: &str) -> (Lsn, Stated) {
+    let (bytes, stated) = read_all(disk, from).unwrap_or_else(|e| panic!("{note}: {e}"));
+    let end = from.advanced_by(bytes.len() as u64);
+    assert!(end >= durable, "{note}: the log ends at {end}, {durable} was durable");
+    assert!(end <= stream.end(), "{note}: the log ends at {end}, nothing was written beyond {}", stream.end());
+    assert!(bytes == stream.bytes[from.0 as usize..end.0 as usize], "{note}: wrong bytes");
+    (end, stated)
+}

@@ -1,0 +1,190 @@
+//! Goal: damaged files give what was written, up to some point at or past everything stated durable, or an
+//! error that names file and offset; never other bytes, never a panic. Method: two small segments, cut at
+//! every byte and flipped at every byte.
+
+mod common;
+use common::*;
+use untorn_wal::{
+    LogError, Lsn, Scan, Stated, Survey,
+    limits::BLOCK_BYTES,
+    testing::{Call, Fault, Rng, SimDisk},
+};
+
+/// A log of two segments, the older one with its tail superseded, the newer one with a torn last batch.
+/// Also returns the newest durable position that a header states: all but the last flush.
+fn sample() -> (SimDisk, Stream, Lsn) {
+    let disk = SimDisk::new(1);
+    let (mut log, mut stream, mut stated) = (new_log(&disk, 2), Stream::default(), Stated::default());
+    let mut rng = Rng(1);
+    for len in [100, 5000, 10] {
+        stream.push_random(&mut rng, len);
+        flush(&mut log, &stream, &mut stated).unwrap();
+    }
+    // A failed sync: the bytes go to a second segment.
+    stream.push_random(&mut rng, 3000);
+    disk.fail(Some(Call::Sync), 0, Fault::Io);
+    flush(&mut log, &stream, &mut stated).unwrap_err();
+    stated.durable = log.start_segment(&stated, stream.left_after(stated.durable), &mut stream.fill()).unwrap();
+    let mut on_disk = Lsn::ZERO;
+    for len in [5000, 200, 300] {
+        on_disk = stated.durable;
+        stream.push_random(&mut rng, len);
+        flush(&mut log, &stream, &mut stated).unwrap();
+    }
+    (disk, stream, on_disk)
+}
+
+fn files(disk: &SimDisk) -> Vec<String> {
+    let survey = Survey::take(disk, &shape()).unwrap();
+    survey.segments.into_iter().map(|s| s.file).collect()
+}
+
+/// The result after damage: a prefix that holds all that is stated durable by an undamaged header, or an error.
+/// Returns where the prefix ends.
+fn judge(disk: &SimDisk, stream: &Stream, note: &str) -> Option<Lsn> {
+    match read_all(disk, Lsn::ZERO) {
+        Ok((bytes, stated)) => {
+            assert!(stream.bytes.starts_with(&bytes), "{note}: wrong bytes");
+            assert!(
+                bytes.len() as u64 >= stated.durable.0,
+                "{note}: {} bytes, {} are stated",
+                bytes.len(),
+                stated.durable
+            );
+            Some(Lsn(bytes.len() as u64))
+        }
+        Err(LogError::Corrupt { file: named, offset, what }) => {
+            assert!(!what.is_empty() && offset <= shape().segment_bytes(), "{note}");
+            assert!(named.starts_with("seg-"), "{note}: {named}");
+            None
+        }
+        Err(e) => panic!("{note}: {e}"),
+    }
+}
+
+#[test]
+fn every_byte_flipped_in_turn() {
+    let (disk, stream, last_stated) = sample();
+    assert!(last_stated < stream.end());
+    let last_file = files(&disk).pop().unwrap();
+    let last_batch =
+        disk.contents(&last_file).chunks(BLOCK_BYTES).rposition(|b| b.starts_with(b"untornWB")).unwrap() * BLOCK_BYTES;
+    let (mut fine, mut errors) = (0, 0);
+    for file in files(&disk) {
+        let used = disk.contents(&file).iter().rposition(|&b| b != 0).unwrap();
+        for offset in 0..used + BLOCK_BYTES {
+            let mask = 1 << (offset % 8);
+            disk.flip(&file, offset, mask);
+            let note = format!("{file} byte {offset} ^ {mask:#x}");
+            match judge(&disk, &stream, &note) {
+                Some(end) => {
+                    // Only the last header of all states the last but one flush, so only its own damage may
+                    // hide that flush.
+                    let in_last_batch = file == last_file && offset >= last_batch;
+                    assert!(end >= last_stated || in_last_batch, "{note}: lost what was stated");
+                    fine += 1;
+                }
+                None => errors += 1,
+            }
+            disk.flip(&file, offset, mask);
+        }
+    }
+    assert!(fine > 1000 && errors > 1000, "{fine} fine, {errors} errors");
+}
+
+#[test]
+fn cut_at_every_byte() {
+    let (disk, stream, _) = sample();
+    for file in files(&disk) {
+        let whole = disk.contents(&file);
+        for len in 0..whole.len() {
+            disk.set_contents(&file, &whole[..len]);
+            match Scan::open(&disk, &shape(), Lsn::ZERO).err() {
+                Some(LogError::Corrupt { file: named, offset, .. }) => {
+                    assert_eq!((named, offset), (file.clone(), len as u64))
+                }
+                other => panic!("{file} cut to {len} bytes: {other:?}"),
+            }
+        }
+        disk.set_contents(&file, &whole);
+    }
+    check(&disk, &stream, Lsn::ZERO, stream.end(), "whole again");
+}
+
+#[test]
+fn bytes_lost_from_every_byte_on() {
+    let (disk, stream, _) = sample();
+    for file in files(&disk) {
+        let whole = disk.contents(&file);
+        let used = whole.iter().rposition(|&b| b != 0).unwrap();
+        for len in (0..used).filter(|at| at % BLOCK_BYTES < 130 || at % 61 == 0) {
+            let mut cut = whole.clone();
+            cut[len..].fill(0);
+            disk.set_contents(&file, &cut);
+            if len >= 128 {
+                judge(&disk, &stream, &format!("{file} zero from {len} on"));
+            }
+        }
+        disk.set_contents(&file, &whole);
+    }
+}
+
+#[test]
+fn a_read_error_is_an_error_and_never_a_torn_tail() {
+    let (disk, stream, _) = sample();
+    let mut reads = 0;
+    loop {
+        disk.fail(Some(Call::Read), reads, Fault::Io);
+        match read_all(&disk, Lsn::ZERO) {
+            Err(LogError::Io { what, .. }) => assert!(what.contains("seg-"), "{what}"),
+            Err(e) => panic!("read {reads}: {e}"),
+            Ok((bytes, _)) => {
+                assert!(bytes == stream.bytes);
+                break;
+            }
+        }
+        reads += 1;
+    }
+    assert!(reads >= 5, "{reads} reads");
+}
+
+#[test]
+fn what_the_log_no_longer_reaches_is_a_gap() {
+    let disk = SimDisk::new(1);
+    let (mut log, mut stream, mut stated) = (new_log(&disk, 3), Stream::default(), Stated::default());
+    let mut rng = Rng(2);
+    while log.pool().stats().segments < 3 {
+        stream.push_random(&mut rng, 3000);
+        flush(&mut log, &stream, &mut stated).unwrap();
+    }
+    // The oldest segment is recycled, and its file becomes another segment.
+    let checkpoint = Survey::take(&disk, &shape()).unwrap().segments[1].header.start;
+    stated.checkpoint_lsn = checkpoint;
+    assert_eq!(log.pool().recycle(checkpoint).unwrap(), 1);
+    while log.pool().stats().segments < 4 {
+        stream.push_random(&mut rng, 3000);
+        flush(&mut log, &stream, &mut stated).unwrap();
+    }
+    check(&disk, &stream, checkpoint, stated.durable, "from the checkpoint");
+    match read_all(&disk, Lsn::ZERO) {
+        Err(LogError::Gap { wanted: Lsn::ZERO, oldest }) => assert_eq!(oldest, Some(checkpoint)),
+        other => panic!("{:?}", other.map(|o| o.1)),
+    }
+    // A segment in the middle is lost with its header.
+    let middle = files(&disk)[1].clone();
+    disk.set_contents(&middle, &vec![0; shape().segment_bytes() as usize]);
+    assert!(matches!(read_all(&disk, checkpoint), Err(LogError::Corrupt { .. })));
+    // A checkpoint beyond the end of the log vouches for bytes that are not there.
+    let beyond = stream.end().advanced_by(8);
+    assert!(matches!(read_all(&disk, beyond), Err(LogError::Corrupt { .. })));
+}
+
+#[test]
+fn an_untouched_log_is_empty_and_a_foreign_one_is_refused() {
+    let disk = SimDisk::new(1);
+    assert_eq!(read_all(&disk, Lsn::ZERO).unwrap().0, b"");
+    assert!(matches!(read_all(&disk, Lsn(8)), Err(LogError::Gap { oldest: None, .. })));
+    let (disk, _, _) = sample();
+    let other = untorn_wal::LogShape::new(untorn_wal::StoreId([7; 16]), 64 << 10).unwrap();
+    assert!(matches!(Survey::take(&disk, &other), Err(LogError::Mismatch { .. })));
+}

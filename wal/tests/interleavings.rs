@@ -1,0 +1,224 @@
+//! Goal: the interleavings that break lesser logs. Method: each is told step by step on a disk in memory that
+//! loses what a failed sync left clean.
+
+mod common;
+use common::*;
+use untorn_wal::{
+    Log, LogError, Lsn, Scan, Stated, Survey,
+    limits::BLOCK_BYTES,
+    testing::{Call, Fault, SimDisk},
+};
+
+fn started(disk: &SimDisk) -> (Log<SimDisk>, Stream, Stated) {
+    (new_log(disk, 4), Stream::default(), Stated::default())
+}
+
+fn newest_file(disk: &SimDisk) -> String {
+    Survey::take(disk, &shape()).unwrap().segments.pop().unwrap().file
+}
+
+/// fdatasync fails and the logger is killed before it acts on it. Its successor finds the bytes in the page
+/// cache, clean, and a sync would answer success; the disk never got them. So the successor writes everything
+/// past the durable position anew.
+#[test]
+fn a_failed_sync_whose_logger_is_killed_loses_nothing_that_is_acknowledged_later() {
+    for seed in 0..20 {
+        let disk = SimDisk::new(seed);
+        let (mut log, mut stream, mut stated) = started(&disk);
+        stream.push(1, b"first");
+        flush(&mut log, &stream, &mut stated).unwrap();
+        let acknowledged = stated.durable;
+        stream.push(2, &[2; 9000]);
+        disk.fail(Some(Call::Sync), 0, Fault::Io);
+        flush(&mut log, &stream, &mut stated).unwrap_err();
+        assert_eq!(stated.durable, acknowledged);
+        drop(log);
+
+        let (cached, _) = check(&disk, &stream, Lsn::ZERO, acknowledged, "through the page cache");
+        assert_eq!(cached, stream.end(), "the cache shows what the disk may not have");
+        let mut successor = Log::new(open_pool(&disk, Lsn::ZERO).unwrap());
+        let left = stream.left_after(stated.durable);
+        stated.durable = successor.start_segment(&stated, left, &mut stream.fill()).unwrap();
+        assert_eq!(stated.durable, stream.end());
+        let after = disk.power_cut_keeping(|_, _| false);
+        check(&after, &stream, Lsn::ZERO, stated.durable, "after a power cut");
+    }
+}
+
+/// A power cut keeps record 2 and not record 1. After recovery a record of the same length takes 1's place and
+/// is acknowledged. The power is cut again: record 2 must not rise from the dead behind it.
+#[test]
+fn a_record_of_a_lost_future_never_follows_its_replacement() {
+    let disk = SimDisk::new(1);
+    let (mut log, mut stream, mut stated) = started(&disk);
+    stream.push(1, b"kept");
+    flush(&mut log, &stream, &mut stated).unwrap();
+    let kept = stream.clone();
+    for (txn, payload) in [(2, b"record 1"), (3, b"record 2")] {
+        let from = stream.end();
+        stream.push(txn, payload);
+        let _ = log.append(from, stream.left_after(from), &stated, &mut stream.fill()).unwrap();
+    }
+    // Block 1 holds what was kept, 2 holds record 1, 3 holds record 2.
+    let record_2 = 3 * BLOCK_BYTES / 512;
+    let disk = disk.power_cut_keeping(|_, sector| sector >= record_2);
+    let end = check(&disk, &kept, Lsn::ZERO, stated.durable, "after the first cut").0;
+    assert!(disk.contents(&newest_file(&disk))[3 * BLOCK_BYTES..].starts_with(b"untornWB"), "record 2 is on the disk");
+
+    let mut replaced = kept.clone();
+    let mut log = Log::new(open_pool(&disk, Lsn::ZERO).unwrap());
+    log.pool().add_spare().unwrap();
+    stated.durable = log.start_segment(&stated, 0, &mut |_, _| unreachable!()).unwrap();
+    assert_eq!(stated.durable, end);
+    replaced.push(2, b"instead!");
+    flush(&mut log, &replaced, &mut stated).unwrap();
+    assert_eq!(replaced.end(), kept.end().advanced_by(40));
+    for keep in [false, true] {
+        let after = disk.power_cut_keeping(|_, _| keep);
+        assert_eq!(check(&after, &replaced, Lsn::ZERO, stated.durable, "after the second cut").0, replaced.end());
+    }
+}
+
+/// As before, but the recovered log is written to the very same file again: nothing but salt and number tells
+/// the old batch from a new one.
+#[test]
+fn old_batches_in_a_recycled_file_never_pass() {
+    let disk = SimDisk::new(1);
+    let (mut log, mut stream, mut stated) = started(&disk);
+    for txn in 0..4 {
+        stream.push(txn, &[7; 3000]);
+        flush(&mut log, &stream, &mut stated).unwrap();
+    }
+    let old_file = newest_file(&disk);
+    let old = disk.contents(&old_file);
+    log.start_segment(&stated, 0, &mut |_, _| unreachable!()).unwrap();
+    stated.checkpoint_lsn = stated.durable;
+    assert_eq!(log.pool().recycle(stated.checkpoint_lsn).unwrap(), 1);
+    while newest_file(&disk) != old_file {
+        log.pool().add_spare().unwrap();
+        log.start_segment(&stated, 0, &mut |_, _| unreachable!()).unwrap();
+    }
+    // One new batch, then the old ones still lie behind it, whole.
+    stream.push(9, &[9; 3000]);
+    flush(&mut log, &stream, &mut stated).unwrap();
+    let now = disk.contents(&old_file);
+    assert!(now[2 * BLOCK_BYTES..] == old[2 * BLOCK_BYTES..] && old[2 * BLOCK_BYTES..].starts_with(b"untornWB"));
+    let (end, _) = check(&disk, &stream, stated.checkpoint_lsn, stated.durable, "with old batches behind");
+    assert_eq!(end, stream.end());
+    // Even the old batch 1 put back in the new one's place does not pass: it is damage to the new one.
+    let mut forged = now.clone();
+    forged[BLOCK_BYTES..2 * BLOCK_BYTES].copy_from_slice(&old[BLOCK_BYTES..2 * BLOCK_BYTES]);
+    disk.set_contents(&old_file, &forged);
+    let (bytes, _) = read_all(&disk, stated.checkpoint_lsn).unwrap();
+    assert!(bytes.is_empty());
+}
+
+/// Two loggers in turn start segments at the same position, and only the second acknowledges. What the first
+/// wrote past that position never counts, whichever of its blocks reached the disk.
+#[test]
+fn of_two_segments_with_the_same_start_the_later_counts() {
+    let disk = SimDisk::new(1);
+    let (mut log, mut stream, mut stated) = started(&disk);
+    stream.push(1, b"before both");
+    flush(&mut log, &stream, &mut stated).unwrap();
+    let before = stream.clone();
+
+    let mut first = Log::new(open_pool(&disk, Lsn::ZERO).unwrap());
+    first.start_segment(&stated, 0, &mut |_, _| unreachable!()).unwrap();
+    stream.push(2, b"of the first logger");
+    let _ = first.append(stated.durable, stream.left_after(stated.durable), &stated, &mut stream.fill()).unwrap();
+    drop((log, first));
+
+    let disk = disk.power_cut_keeping(|_, _| true);
+    let mut second = Log::new(open_pool(&disk, Lsn::ZERO).unwrap());
+    assert_eq!(second.start_segment(&stated, 0, &mut |_, _| unreachable!()).unwrap(), stated.durable);
+    let mut stream = before;
+    stream.push(2, b"of the second logger");
+    flush(&mut second, &stream, &mut stated).unwrap();
+    let starts: Vec<Lsn> = Survey::take(&disk, &shape()).unwrap().segments.iter().map(|s| s.header.start).collect();
+    assert_eq!(starts[1], starts[2]);
+    assert_eq!(check(&disk, &stream, Lsn::ZERO, stated.durable, "the second counts").0, stream.end());
+}
+
+/// An acknowledged flush that nothing states yet, and recovery starts a segment at the last stated position. If
+/// the power fails between its header and its batches, the acknowledged bytes must still be found.
+#[test]
+fn a_segment_counts_only_once_it_holds_what_it_takes_over() {
+    let base = SimDisk::new(1);
+    let (mut log, mut stream, mut stated) = started(&base);
+    for txn in 0..3 {
+        stream.push(txn, &[txn as u8; 5000]);
+        flush(&mut log, &stream, &mut stated).unwrap();
+    }
+    let acknowledged = stated.durable;
+    let (_, on_disk) = read_all(&base, Lsn::ZERO).unwrap();
+    assert!(on_disk.durable < acknowledged);
+    // Every write and every sync of the start fails in turn, and any choice of sectors survives.
+    for call in [Call::Write, Call::Sync] {
+        for after in 0..3 {
+            for survivors in 0..64_u64 {
+                let disk = base.duplicate();
+                let mut log = Log::new(open_pool(&disk, Lsn::ZERO).unwrap());
+                disk.fail(Some(call), after, Fault::Short);
+                log.start_segment(&on_disk, stream.left_after(on_disk.durable), &mut stream.fill()).unwrap_err();
+                assert!(log.written().is_none());
+                let cut = disk.power_cut_keeping(|_, sector| survivors >> (sector / 8 % 6) & 1 == 1);
+                check(&cut, &stream, Lsn::ZERO, acknowledged, &format!("{call:?} {after}, survivors {survivors:#b}"));
+            }
+        }
+    }
+}
+
+/// After a failure nothing is written to or synced on the same segment, whatever the caller tries.
+#[test]
+fn a_failed_segment_takes_no_more_bytes() {
+    for (call, fault) in [(Call::Sync, Fault::Io), (Call::Write, Fault::NoSpace), (Call::Write, Fault::Short)] {
+        let disk = SimDisk::new(1);
+        let (mut log, mut stream, mut stated) = started(&disk);
+        stream.push(1, &[1; 5000]);
+        disk.fail(Some(call), 0, fault);
+        let error = flush(&mut log, &stream, &mut stated).unwrap_err();
+        assert_eq!(matches!(error, LogError::DiskFull { .. }), fault == Fault::NoSpace, "{error}");
+        let syncs = disk.syncs();
+        assert!(matches!(log.sync(), Err(LogError::NeedsSegment)));
+        assert!(matches!(log.append(Lsn::ZERO, 0, &stated, &mut |_, _| ()), Err(LogError::NeedsSegment)));
+        assert_eq!(disk.syncs(), syncs);
+        stated.durable = log.start_segment(&stated, stream.left_after(stated.durable), &mut stream.fill()).unwrap();
+        assert_eq!(
+            check(&disk.power_cut_keeping(|_, _| false), &stream, Lsn::ZERO, stated.durable, "").0,
+            stream.end()
+        );
+    }
+}
+
+/// A reader beside the logger follows the durable position across segments, and learns when it fell behind.
+#[test]
+fn a_follower_reads_across_segments_and_falls_behind() {
+    let disk = SimDisk::new(1);
+    let (mut log, mut stream, mut stated) = started(&disk);
+    let mut follower = Scan::follow(&disk, &shape(), Lsn::ZERO, Lsn::ZERO).unwrap();
+    let mut bytes = Vec::new();
+    for txn in 0..60 {
+        stream.push(txn, &[txn as u8; 3000]);
+        flush(&mut log, &stream, &mut stated).unwrap();
+        // Written, not durable: not to be seen.
+        stream.push(txn, b"not yet");
+        let _ = log.append(stated.durable, stream.left_after(stated.durable), &stated, &mut stream.fill()).unwrap();
+        // Sometimes in the middle of a batch.
+        follower.extend(if txn % 3 == 0 { Lsn(stated.durable.0 - 1000 / 8 * 8) } else { stated.durable });
+        while let Some((lsn, chunk)) = follower.next_chunk().unwrap() {
+            assert_eq!(lsn.0, bytes.len() as u64);
+            bytes.extend_from_slice(chunk);
+        }
+        assert_eq!(follower.end().0, bytes.len() as u64);
+        log.pool().add_spare().unwrap();
+    }
+    assert!(log.pool().stats().segments > 2);
+    assert!(bytes.len() as u64 == stated.durable.0 && stream.bytes.starts_with(&bytes));
+    stated.checkpoint_lsn = stated.durable;
+    assert!(log.pool().recycle(stated.checkpoint_lsn).unwrap() > 1);
+    log.start_segment(&stated, stream.left_after(stated.durable), &mut stream.fill()).unwrap();
+    log.start_segment(&Stated { durable: stream.end(), ..stated }, 0, &mut |_, _| unreachable!()).unwrap();
+    let oldest = log.pool().stats().oldest;
+    assert!(oldest > Some(Lsn::ZERO));
+}

@@ -1,0 +1,155 @@
+//! Goal: a commit that was given room finds it, however commits are grouped and whatever fails once; spares are
+//! made, recycled and deleted as documented; and a real directory behaves like the disk in memory. Method: random
+//! groupings against the count of free blocks; a temporary directory.
+
+mod common;
+use common::*;
+use std::{fs::File, sync::Arc};
+use untorn_wal::{
+    Log, LogError, LogShape, Lsn, Pool, RealDisk, Scan, Stated, Survey, blocks_for,
+    limits::{BATCH_PAYLOAD_BYTES_MAX, SEGMENT_BYTES_DEFAULT},
+    record,
+    testing::{Call, Fault, Rng, SimDisk},
+};
+
+#[test]
+fn a_block_count_includes_every_header_and_the_padding() {
+    assert_eq!(blocks_for(0), 1);
+    assert_eq!(blocks_for(4096 - 128), 1);
+    assert_eq!(blocks_for(4096 - 120), 2);
+    let full = BATCH_PAYLOAD_BYTES_MAX as u64;
+    assert_eq!(blocks_for(full), 256);
+    assert_eq!(blocks_for(full + 8), 257);
+    assert_eq!(blocks_for(3 * full), 768);
+}
+
+#[test]
+fn whatever_was_given_room_fits_even_if_a_sync_fails() {
+    for seed in 0..300 {
+        let mut rng = Rng(seed);
+        let disk = SimDisk::new(seed);
+        let (mut log, mut stream, mut stated) = (new_log(&disk, 3), Stream::default(), Stated::default());
+        let mut budget = log.free_blocks();
+        assert_eq!(budget, 15 - 1 + 2 * 14);
+        loop {
+            // A group of commits, each of which claims its own blocks before it is visible.
+            let mut claimed = false;
+            for _ in 0..=rng.below(5) {
+                let payload = if rng.one_in(4) { rng.below(30_000) } else { rng.below(400) } as usize;
+                let Some(rest) = budget.checked_sub(blocks_for(record::encoded_len(payload) as u64)) else {
+                    continue;
+                };
+                budget = rest;
+                stream.push(1, &vec![1; payload]);
+                claimed = true;
+            }
+            if !claimed {
+                break; // A flush of nothing would write an empty batch, which nobody has paid for.
+            }
+            if rng.one_in(30) {
+                disk.fail(Some(Call::Sync), 0, Fault::Io);
+            }
+            if let Err(error) = flush(&mut log, &stream, &mut stated) {
+                assert!(matches!(error, LogError::Io { .. }), "seed {seed}: {error}");
+                // The one spare that is never counted pays for this; there is room for one failure.
+                stated.durable =
+                    log.start_segment(&stated, stream.left_after(stated.durable), &mut stream.fill()).unwrap();
+                while stated.durable < stream.end() {
+                    stated.durable =
+                        log.start_segment(&stated, stream.left_after(stated.durable), &mut stream.fill()).unwrap();
+                }
+                break;
+            }
+            // What grouping saved is given back.
+            assert!(
+                log.free_blocks() >= budget || log.pool().stats().spares == 0,
+                "seed {seed}: {} < {budget}",
+                log.free_blocks()
+            );
+            if rng.one_in(2) {
+                budget = budget.max(log.free_blocks());
+            }
+        }
+        assert_eq!(stated.durable, stream.end(), "seed {seed}");
+        check(&disk, &stream, Lsn::ZERO, stream.end(), "all is there");
+    }
+}
+
+#[test]
+fn without_a_spare_there_is_no_room_and_the_segment_stays_as_it_was() {
+    let disk = SimDisk::new(1);
+    let (mut log, mut stream, mut stated) = (new_log(&disk, 0), Stream::default(), Stated::default());
+    assert_eq!(log.free_blocks(), 0);
+    assert!(matches!(log.start_segment(&stated, 0, &mut |_, _| ()), Err(LogError::NoRoom)));
+    stream.push(1, b"still works");
+    flush(&mut log, &stream, &mut stated).unwrap();
+    assert!(matches!(log.append(Lsn::ZERO, 8, &stated, &mut |_, _| ()), Err(LogError::Position { .. })));
+    assert!(matches!(log.append(stated.durable, 7, &stated, &mut |_, _| ()), Err(LogError::Invalid { .. })));
+    log.pool().add_spare().unwrap();
+    assert_eq!(log.free_blocks(), 13);
+}
+
+#[test]
+fn a_full_disk_is_told_apart_and_leaves_no_file_behind() {
+    let disk = SimDisk::new(1);
+    let pool = open_pool(&disk, Lsn::ZERO).unwrap();
+    disk.fail(Some(Call::Write), 0, Fault::NoSpace);
+    assert!(matches!(pool.add_spare(), Err(LogError::DiskFull { .. })));
+    assert_eq!(pool.stats(), untorn_wal::PoolStats::default());
+    assert!(Survey::take(&disk, &shape()).unwrap().spares.is_empty());
+    pool.add_spare().unwrap();
+    // What a dead process left half-made is removed.
+    disk.set_contents("new-00000007", b"half");
+    assert_eq!(open_pool(&disk, Lsn::ZERO).unwrap().stats().spares, 1);
+    assert!(!untorn_wal::Disk::list(&disk).unwrap().contains(&"new-00000007".to_owned()));
+}
+
+#[test]
+fn surplus_spares_are_deleted() {
+    let disk = SimDisk::new(1);
+    let log = new_log(&disk, 6);
+    log.pool().set_spares_max(2);
+    assert_eq!(log.pool().recycle(Lsn::ZERO).unwrap(), 0);
+    let stats = log.pool().stats();
+    assert_eq!((stats.segments, stats.spares, stats.bytes), (1, 2, 3 * 65536));
+    assert_eq!(Survey::take(&disk, &shape()).unwrap().spares.len(), 2);
+}
+
+#[test]
+fn a_real_directory_holds_a_log_under_a_long_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let deep = dir.path().join("d".repeat(200)).join("e".repeat(200));
+    std::fs::create_dir_all(&deep).unwrap();
+    let parent = File::open(&deep).unwrap();
+    for segment_bytes in [64 << 10, SEGMENT_BYTES_DEFAULT] {
+        let name = format!("wal-{segment_bytes}");
+        let disk = Arc::new(RealDisk::create_under(&parent, &name).unwrap());
+        let shape = LogShape::new(STORE, segment_bytes).unwrap();
+        let pool = Pool::open(Arc::clone(&disk), &Survey::take(&*disk, &shape).unwrap(), Lsn::ZERO).unwrap();
+        for _ in 0..4 {
+            pool.add_spare().unwrap();
+        }
+        let mut log = Log::new(pool);
+        let (mut stream, mut stated, mut rng) = (Stream::default(), Stated::default(), Rng(1));
+        log.start_segment(&stated, 0, &mut |_, _| ()).unwrap();
+        for _ in 0..40 {
+            stream.push_random(&mut rng, 3000);
+            let from = log.written().unwrap();
+            let mut appended = log.append(from, stream.left_after(from), &stated, &mut stream.fill()).unwrap();
+            stated.durable = log.sync().unwrap();
+            while appended.full {
+                stated.durable =
+                    log.start_segment(&stated, stream.left_after(stated.durable), &mut stream.fill()).unwrap();
+                appended.full = stated.durable < stream.end();
+            }
+        }
+        let reopened = RealDisk::open_under(&parent, &name).unwrap();
+        let mut scan = Scan::open(&reopened, &shape, Lsn::ZERO).unwrap();
+        let mut bytes = Vec::new();
+        while let Some((_, chunk)) = scan.next_chunk().unwrap() {
+            bytes.extend_from_slice(chunk);
+        }
+        assert!(bytes == stream.bytes);
+        assert!(scan.max_stated().durable > Lsn::ZERO);
+    }
+}
