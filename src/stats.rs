@@ -1,8 +1,11 @@
 //! Figures of a store: what is visible, durable and checkpointed, where the space goes, and who holds it.
 
+use crate::client::Client;
 use crate::engine::{Engine, now_ns};
+use crate::txn::{queue, runs};
 use crate::{Result, TxnId};
 use serde::Serialize;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Figures of a store at one instant; made by [`crate::Store::stats`].
@@ -55,7 +58,7 @@ pub struct Stats {
     pub writer: Option<HolderStat>,
     /// The processes that have the store open.
     pub clients: Vec<ClientStat>,
-    /// The pinned snapshots, oldest transaction first.
+    /// The pinned snapshots, oldest transaction first; those that are younger than the call are not among them.
     pub readers: Vec<ReaderStat>,
     /// Why the store takes no more writes, if it doesn't.
     pub needs_recovery: Option<String>,
@@ -83,22 +86,35 @@ pub struct ClientStat {
     pub commits: u64,
 }
 
-/// A pinned snapshot.
+/// A pinned snapshot, and what it costs.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ReaderStat {
     /// Process id of its owner, in its own namespace.
     pub pid: u32,
+    /// Not a reader's: the logger pins the newest durable transaction, for those who take a durable snapshot.
+    pub is_loggers: bool,
     /// The transaction that it pins.
     pub txn: TxnId,
     /// Transactions committed since.
     pub txns_behind: u64,
+    /// For how long it has been pinned, in nanoseconds, as the logger saw it: it looks ten times a second, so this
+    /// may be a tenth of a second too little. Not known of the logger's own.
+    pub age_ns: Option<u64>,
+    /// Pages that were replaced and can't be reused while it lives (those that others pin as well are counted with each).
+    /// `None` if they could not be counted.
+    pub pages_held: Option<u64>,
 }
 
 impl Stats {
-    pub(crate) fn gather(engine: &Engine) -> Result<Stats> {
+    pub(crate) fn gather(client: &Arc<Client>) -> Result<Stats> {
+        let engine = &client.engine;
         let control = &engine.control;
         let fixed = control.fixed();
+        // Before the pin that the count of held pages takes.
+        let mut readers = readers(engine)?;
+        // A figure that can't be had must not keep the others back.
+        let _ = count_held(client, &mut readers);
         let image = control.newest()?;
         // While the words disagree, what is published last is as good for a figure.
         let durable = control
@@ -107,15 +123,6 @@ impl Stats {
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &fixed.counters;
         let now = now_ns();
-        let mut readers = Vec::new();
-        for slot in control.readers().iter().take(count(&fixed.reader_bound) as usize) {
-            if let Some(txn) = slot.pinned() {
-                let pid = slot.pid.load(Ordering::Relaxed) as u32;
-                let txns_behind = image.txn.sequence().saturating_sub(txn.sequence());
-                readers.push(ReaderStat { pid, txn, txns_behind });
-            }
-        }
-        readers.sort_by_key(|reader| reader.txn);
         let clients = control.clients().iter().filter(|entry| count(&entry.owner) != 0);
         let clients = clients.map(|entry| ClientStat {
             pid: count(&entry.pid) as u32,
@@ -156,4 +163,63 @@ impl Stats {
             needs_recovery: engine.refuse_poisoned().err().map(|error| error.to_string()),
         })
     }
+}
+
+/// Who pins what.
+fn readers(engine: &Engine) -> Result<Vec<ReaderStat>> {
+    let control = &engine.control;
+    let fixed = control.fixed();
+    let newest = control.newest()?.txn;
+    let now = now_ns();
+    let stat = |pid, is_loggers, txn: TxnId, since: Option<u64>| ReaderStat {
+        pid,
+        is_loggers,
+        txn,
+        txns_behind: newest.sequence().saturating_sub(txn.sequence()),
+        age_ns: if is_loggers { None } else { Some(since.map_or(0, |since| now.saturating_sub(since))) },
+        pages_held: None,
+    };
+    let mut found = Vec::new();
+    let bound = fixed.reader_bound.load(Ordering::Relaxed) as usize;
+    for slot in control.readers().iter().take(bound) {
+        if let Some(txn) = slot.pinned() {
+            found.push(stat(slot.pid.load(Ordering::Relaxed) as u32, false, txn, slot.pinned_since(txn)));
+        }
+    }
+    let logger_pid = fixed.logger.pid.load(Ordering::Relaxed);
+    found.extend(fixed.logger_pins.pinned().map(|txn| stat(logger_pid, true, txn, None)));
+    found.sort_by_key(|reader| reader.txn);
+    Ok(found)
+}
+
+/// Counts the pages that each pin keeps from being reused: those that wait in the queues and that the pinned
+/// transaction reaches (rule I3). Takes time in proportion to the queues' lengths.
+fn count_held(client: &Arc<Client>, readers: &mut [ReaderStat]) -> Result<()> {
+    let arena = &client.engine.arena;
+    // Pinned, so that the queues' own pages stay as they are; its slot may be used again before it is read.
+    let (pin, image) = loop {
+        let pin = client.pin()?;
+        if let Some(image) = client.engine.control.image(pin.txn())? {
+            break (pin, image);
+        }
+    };
+    let pages = pin.pages(client);
+    let txns: Vec<TxnId> = readers.iter().map(|reader| reader.txn).collect();
+    // Of a page, the pins from its birth on and before its end hold it: a range, as they are in order.
+    let mut changes = vec![0_i64; txns.len() + 1];
+    for state in runs::all_queues(&pages, &image)? {
+        queue::walk(&pages, arena, &state, &mut |_, _| Ok(()), &mut |entry| {
+            let first = txns.partition_point(|txn| *txn < entry.birth);
+            let end = txns.partition_point(|txn| *txn < entry.freed);
+            changes[first] += i64::from(entry.pages);
+            changes[end] -= i64::from(entry.pages);
+            Ok(())
+        })?;
+    }
+    let mut held = 0;
+    for (reader, change) in readers.iter_mut().zip(changes) {
+        held += change;
+        reader.pages_held = u64::try_from(held).ok();
+    }
+    Ok(())
 }

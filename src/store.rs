@@ -241,13 +241,14 @@ impl Store {
 
     // ---- looking at it
 
-    /// Figures of the store as of now, for people and for monitoring.
+    /// Figures of the store as of now, for people and for monitoring. To say what each pinned snapshot costs, it reads
+    /// the lists of pages that wait for reuse, which takes about a millisecond for 100,000 such pages.
     ///
     /// # Errors
     /// [`Error::Forked`]; [`Error::Corrupt`].
     pub fn stats(&self) -> Result<Stats> {
         self.client.check_fork()?;
-        Stats::gather(&self.client.engine)
+        Stats::gather(&self.client)
     }
 
     /// Walks everything as of now, beside living writers: that each page is reachable or free or waiting,

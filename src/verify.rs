@@ -8,11 +8,11 @@ use crate::client::{Client, pin::Pin};
 use crate::dir;
 use crate::header::Header;
 use crate::logger::process::{log_error, open_log};
-use crate::slot::{QueueState, SlotImage};
+use crate::slot::SlotImage;
 use crate::tree::check::{PageSeen, check_tree};
 use crate::txn::catalog;
 use crate::txn::queue;
-use crate::txn::workspace::{CLASSES, read_directory, run_len};
+use crate::txn::runs::{all_queues, run_len};
 use crate::{Error, PageId, Result, TxnId};
 use serde::Serialize;
 use untorn_wal::{LogShape, Scan, StoreId};
@@ -220,13 +220,11 @@ impl Walk<'_> {
         let client = self.client;
         let engine = &client.engine;
         let pages = engine.arena.pages(self.image.high_water);
-        let mut queues: Vec<QueueState> = self.image.queues.to_vec();
+        let queues = all_queues(&pages, &self.image).unwrap_or_else(|error| {
+            self.report.note(error);
+            self.image.queues.to_vec()
+        });
         if !self.image.run_directory.is_none() {
-            let mut classes = vec![QueueState::default(); CLASSES.len()];
-            match read_directory(&pages, self.image.run_directory, &mut classes) {
-                Ok(()) => queues.extend(classes),
-                Err(error) => self.report.note(error),
-            }
             self.mark(self.image.run_directory, 1, Use::Queue);
             self.report.free_pages += 1;
             if let Ok(birth) = pages.birth(self.image.run_directory) {

@@ -5,6 +5,7 @@
 
 use super::checkpoint;
 use super::process::{Logger, log_error};
+use crate::engine::now_ns;
 use crate::shm::atomic::Native;
 use crate::shm::waiter;
 use crate::{Error, Result, limits};
@@ -113,7 +114,8 @@ fn grow_ahead(logger: &Logger) {
     }
 }
 
-/// Frees the table entries and pins of dead clients. Idempotent; the lock is taken over by whoever wants it.
+/// Frees the table entries and pins of dead clients, and notes since when the others pin what they pin. Idempotent;
+/// the lock is taken over by whoever wants it.
 fn reap(logger: &Logger) {
     let engine = &logger.engine;
     let fixed = engine.control.fixed();
@@ -129,7 +131,9 @@ fn reap(logger: &Logger) {
         }
     }
     let bound = fixed.reader_bound.load(Ordering::SeqCst) as usize;
+    let now = now_ns();
     for slot in engine.control.readers().iter().take(bound) {
+        slot.observe(now);
         if let Some(owner) = slot.owner()
             && !engine.is_alive(owner)
             && slot.reap(owner)

@@ -20,10 +20,9 @@ use crate::shm::arena::Pages;
 use crate::shm::atomic::{Native, Word64};
 use crate::shm::control::Poison;
 use crate::shm::waiter;
-use crate::slot::{QueueState, SLOT_WORDS, SlotImage};
+use crate::slot::{SLOT_WORDS, SlotImage};
 use crate::tree::walk::each_page;
-use crate::txn::workspace::{CLASSES, read_directory};
-use crate::txn::{catalog, queue};
+use crate::txn::{catalog, queue, runs};
 use crate::{Error, PageId, Result, TxnId, dir};
 use std::fs::File;
 use std::sync::atomic::Ordering;
@@ -198,16 +197,11 @@ fn sum_pages(engine: &Engine, file: &File, pages: &Pages<'_>, image: &SlotImage,
             sum(engine, file, pages, page, count)
         })?;
     }
-    let mut queues: Vec<QueueState> = image.queues.to_vec();
-    if !image.run_directory.is_none() {
-        let mut classes = vec![QueueState::default(); CLASSES.len()];
-        read_directory(pages, image.run_directory, &mut classes)?;
-        queues.extend(classes);
-        if pages.birth(image.run_directory)? > finished {
-            sum(engine, file, pages, image.run_directory, 1)?;
-            summed += 1;
-        }
+    if !image.run_directory.is_none() && pages.birth(image.run_directory)? > finished {
+        sum(engine, file, pages, image.run_directory, 1)?;
+        summed += 1;
     }
+    let queues = runs::all_queues(pages, image)?;
     for state in queues.iter().filter(|state| !state.head.is_none()) {
         queue::each_page(pages, state, &mut |page, birth| {
             if birth > finished {

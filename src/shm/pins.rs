@@ -41,11 +41,13 @@ fn decode(pin: u64) -> Option<TxnId> {
 pub struct ReaderSlot<M: Model> {
     owner: M::U64,
     pin: M::U64,
-    /// For statistics: when the pin was taken, in a unit of the owner's choice.
-    pub since: M::U64,
     /// For statistics: the owner's process id, in its own namespace.
     pub pid: M::U64,
-    _reserved: [M::U64; 4],
+    /// For statistics, kept by an observer, so that pinning costs no look at a clock: the pin that was seen here last,
+    /// and when it was first seen.
+    seen_pin: M::U64,
+    seen_since: M::U64,
+    _reserved: [M::U64; 3],
 }
 
 impl<M: Model> Default for ReaderSlot<M> {
@@ -54,8 +56,9 @@ impl<M: Model> Default for ReaderSlot<M> {
         ReaderSlot {
             owner: word(),
             pin: word(),
-            since: word(),
             pid: word(),
+            seen_pin: word(),
+            seen_since: word(),
             _reserved: std::array::from_fn(|_| word()),
         }
     }
@@ -101,6 +104,20 @@ impl<M: Model> ReaderSlot<M> {
     #[inline]
     pub fn unpin(&self) {
         self.pin.store(0, Ordering::Release);
+    }
+
+    /// Notes how long the slot has held its pin; `now` is on a clock that all processes share. One observer at a time.
+    pub fn observe(&self, now: u64) {
+        let pin = self.pin.load(Ordering::Relaxed);
+        if self.seen_pin.load(Ordering::Relaxed) != pin {
+            self.seen_since.store(now, Ordering::Relaxed);
+            self.seen_pin.store(pin, Ordering::Relaxed);
+        }
+    }
+
+    /// Since when the pin of `txn` has been seen here; `None` if it is younger than the last look.
+    pub fn pinned_since(&self, txn: TxnId) -> Option<u64> {
+        (self.seen_pin.load(Ordering::Relaxed) == encode(txn)).then(|| self.seen_since.load(Ordering::Relaxed))
     }
 
     /// What the slot protects, as a scan sees it.
@@ -175,6 +192,11 @@ impl<M: Model> LoggerPins<M> {
         self.pins[1 - next.place].store(0, Ordering::Release);
     }
 
+    /// What both protect.
+    pub fn pinned(&self) -> impl Iterator<Item = TxnId> {
+        self.pins.iter().filter_map(|pin| decode(pin.load(Ordering::Acquire)))
+    }
+
     /// Which of both pins protects the published transaction.
     pub fn place_of(&self, published: &M::U64) -> usize {
         let published = encode(TxnId::from_u64(published.load(Ordering::Acquire)));
@@ -196,9 +218,7 @@ pub fn scan<'a, M: Model, I: Iterator<Item = &'a ReaderSlot<M>>>(
     let horizon = TxnId::from_u64(committed.load(Ordering::Acquire));
     // The owner's own swing was fenced, but the lock may have come from an owner that died between swing and fence.
     M::fence(Ordering::SeqCst);
-    for pin in &logger.pins {
-        decode(pin.load(Ordering::Acquire)).into_iter().for_each(&mut protect);
-    }
+    logger.pinned().for_each(&mut protect);
     // Pairs with the fence in a durable reader's pin: whoever pinned what the logger has just let go is seen. The
     // logger's own fence would do, but a logger may die before it, and its successor let go instead.
     M::fence(Ordering::SeqCst);

@@ -2,6 +2,7 @@
 //!
 //! - `ops`: the operations in a log record
 //! - `queue`: lists of freed pages
+//! - `runs`: runs of contiguous pages for large values, by size class
 //! - `workspace`: the pages of a running transaction, and rule I3
 //! - `stream`: the way of log records into the ring, frame by frame if need be
 //! - `catalog`: the tree of keyspaces
@@ -14,6 +15,7 @@ pub(crate) mod commit;
 pub(crate) mod ops;
 pub(crate) mod queue;
 pub(crate) mod replay;
+pub(crate) mod runs;
 pub(crate) mod stream;
 pub(crate) mod workspace;
 pub(crate) mod write;

@@ -15,8 +15,9 @@
 //! those are kept in a page of their own, the run directory.
 
 use super::queue::{self, Freed};
+use super::runs::{self, CLASSES, class_for, class_of, read_directory, run_len};
 use crate::engine::Engine;
-use crate::page::format::{self, CHECKSUM_LEN, HEADER_LEN, Header, PageKind};
+use crate::page::format::{self, PageKind};
 use crate::page::{PageRead, PageWrite};
 use crate::shm::arena::Pages;
 use crate::slot::{QUEUES, QueueKind, QueueState, SlotImage};
@@ -461,25 +462,8 @@ impl<'e> Workspace<'e> {
         }
         let page = self.image.run_directory;
         let queues = self.directory.take().expect("changed");
-        let header = Header {
-            kind: PageKind::RunDirectory,
-            level: 0,
-            count: 0,
-            page,
-            birth: self.txn,
-            pages: 1,
-            link: PageId::NONE,
-            extra: 0,
-        };
-        let body = self.body_mut(page)?;
-        body.fill(0);
-        header.write(body);
-        for (class, state) in queues.iter().enumerate() {
-            for (i, word) in state.encode().into_iter().enumerate() {
-                let at = HEADER_LEN + (class * QueueState::WORDS + i) * 8;
-                body[at..at + 8].copy_from_slice(&word.to_le_bytes());
-            }
-        }
+        let birth = self.txn;
+        runs::format_directory(self.body_mut(page)?, page, birth, &queues);
         self.directory_changed = false;
         Ok(())
     }
@@ -573,90 +557,5 @@ impl PageWrite for Workspace<'_> {
         target.copy_from_slice(source);
         format::set_identity(target, to, self.txn);
         Ok(())
-    }
-}
-
-/// Reads the queues of runs.
-pub(crate) fn read_directory(pages: &Pages<'_>, page: PageId, queues: &mut [QueueState]) -> Result<()> {
-    pages.expect(page, PageKind::RunDirectory)?;
-    let body = pages.body_of(page, 1)?;
-    for (class, state) in queues.iter_mut().enumerate() {
-        let mut words = [0; QueueState::WORDS];
-        for (i, word) in words.iter_mut().enumerate() {
-            let at = HEADER_LEN + (class * QueueState::WORDS + i) * 8;
-            *word = u64::from_le_bytes(body[at..at + 8].try_into().expect("8 bytes"));
-        }
-        *state = QueueState::decode(&words);
-    }
-    Ok(())
-}
-
-/// How many size classes of runs there are.
-const CLASS_COUNT: usize = 72;
-
-/// Lengths of runs in pages: all up to 9, then four to each doubling, plus the page that a power of two
-/// spills over into by its header. A run is never split for a shorter one and so waste stays below a quarter.
-pub(crate) static CLASSES: [u32; CLASS_COUNT] = {
-    let mut classes = [0; CLASS_COUNT];
-    let mut i = 0;
-    while i < 8 {
-        classes[i] = i as u32 + 2;
-        i += 1;
-    }
-    let mut shift = 1;
-    while i < CLASS_COUNT {
-        let mut quarter = 5;
-        while quarter <= 8 && i < CLASS_COUNT {
-            classes[i] = (quarter << shift) + 1;
-            i += 1;
-            quarter += 1;
-        }
-        shift += 1;
-    }
-    classes
-};
-
-const _: () = assert!(CLASS_COUNT * QueueState::WORDS * 8 + HEADER_LEN + CHECKSUM_LEN <= 4096);
-// The longest run: 1 GiB in the smallest pages, and its header.
-const _: () = assert!(CLASSES[CLASS_COUNT - 1] > (1 << 18));
-
-/// The first class whose runs have at least this many pages.
-fn class_for(pages: u32) -> Result<usize> {
-    let class = CLASSES.partition_point(|len| *len < pages);
-    if class == CLASSES.len() {
-        return Err(Error::Limit {
-            what: "the pages of one value",
-            found: u64::from(pages),
-            limit: u64::from(CLASSES[CLASS_COUNT - 1]),
-        });
-    }
-    Ok(class)
-}
-
-/// The last class whose runs have at most this many pages: what such a free run can serve.
-fn class_of(pages: u32) -> usize {
-    CLASSES.partition_point(|len| *len <= pages) - 1
-}
-
-/// The length that a run for `pages` pages really has.
-pub(crate) fn run_len(pages: u32) -> u32 {
-    if pages <= 1 { pages } else { class_for(pages).map_or(pages, |class| CLASSES[class]) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Goal: every run length has a class that holds it, with bounded waste, and a free run of any
-    /// length falls into a class that it can serve.
-    #[test]
-    fn size_classes() {
-        for pages in 2..=CLASSES[CLASS_COUNT - 1] {
-            let len = run_len(pages);
-            assert!(len >= pages && f64::from(len) <= f64::from(pages) * 1.25 + 1.0, "{pages} {len}");
-            assert!(CLASSES[class_of(pages)] <= pages);
-        }
-        assert_eq!(run_len(257), 257);
-        assert_eq!(run_len((1 << 18) + 1), (1 << 18) + 1);
     }
 }
