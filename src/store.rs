@@ -242,7 +242,7 @@ impl Store {
     // ---- looking at it
 
     /// Figures of the store as of now, for people and for monitoring. To say what each pinned snapshot costs, it reads
-    /// the lists of pages that wait for reuse, which takes about a millisecond for 100,000 such pages.
+    /// the lists of pages that wait for reuse, which takes time in proportion to their number.
     ///
     /// # Errors
     /// [`Error::Forked`]; [`Error::Corrupt`].

@@ -20,7 +20,7 @@ use crate::engine::Engine;
 use crate::page::format::{self, PageKind};
 use crate::page::{PageRead, PageWrite};
 use crate::shm::arena::Pages;
-use crate::slot::{QUEUES, QueueKind, QueueState, SlotImage};
+use crate::slot::{QueueKind, QueueState, SlotImage};
 use crate::{Error, PageId, Result, TxnId};
 use std::collections::HashSet;
 
@@ -182,15 +182,17 @@ impl<'e> Workspace<'e> {
             return Ok(None);
         }
         let pages = self.pages();
-        let header = pages.expect(state.head, PageKind::FreeQueue)?;
-        self.verify_once(state.head, header.birth)?;
-        if state.head != state.tail && state.head_index >= queue::sealed_count(&pages, &header)? {
+        loop {
+            let header = pages.expect(state.head, PageKind::FreeQueue)?;
+            self.verify_once(state.head, header.birth)?;
+            if state.head == state.tail || state.head_index < queue::sealed_count(&pages, &header)? {
+                return queue::read_entry(&pages, &self.engine.arena, state.head, state.head_index).map(Some);
+            }
             // The used-up page is freed like any other; the checkpoint may still contain it.
             self.give(state.head, 1, header.birth);
             state.head = header.link;
             state.head_index = 0;
         }
-        queue::read_entry(&pages, &self.engine.arena, state.head, state.head_index).map(Some)
     }
 
     fn skip(&mut self, state: &mut QueueState) {
@@ -296,55 +298,80 @@ impl<'e> Workspace<'e> {
 
     /// Appends an entry to a queue of single pages.
     fn push(&mut self, kind: QueueKind, entry: Freed) -> Result<()> {
+        let page = self.page_to_append(self.image.queues[kind as usize])?;
         let state = self.image.queues[kind as usize];
-        self.image.queues[kind as usize] = self.append(state, entry)?;
+        self.image.queues[kind as usize] = self.append(state, entry, page)?;
         self.image.free_pages += 1;
         Ok(())
     }
 
     fn push_run(&mut self, class: usize, entry: Freed) -> Result<()> {
         let state = self.directory()?[class];
-        let state = self.append(state, entry)?;
+        let page = self.page_to_append(state)?;
+        let state = self.append(state, entry, page)?;
         self.directory()?[class] = state;
         self.directory_changed = true;
         self.image.free_pages += u64::from(entry.pages);
         Ok(())
     }
 
-    /// Appends behind the published end. Pages that this needs come from the end of the arena or from
-    /// spares, never from the queue itself, which is in the middle of a change.
-    fn append(&mut self, mut state: QueueState, entry: Freed) -> Result<QueueState> {
-        let arena = &self.engine.arena;
-        if state.tail.is_none() {
-            let (page, next) = (self.queue_page()?, self.queue_page()?);
-            self.format_queue_page(page, next, 0);
-            state.head = page;
-            state.tail = page;
-            state.head_index = 0;
-            state.tail_index = 0;
-        } else {
-            let tail = self.pages().expect(state.tail, PageKind::FreeQueue)?;
-            let sealed = tail.birth <= self.started;
-            if sealed || state.tail_index >= queue::capacity(arena.page_size()) {
-                let page = tail.link;
-                self.pages().check(page, 1)?;
-                let next = self.queue_page()?;
-                self.format_queue_page(page, next, state.tail_index);
-                state.tail = page;
-                state.tail_index = 0;
-            }
+    /// Whether the next entry of a queue goes to a page that follows its tail. A page that the started checkpoint
+    /// contains is sealed.
+    fn needs_next_page(&self, state: &QueueState) -> Result<bool> {
+        let tail = self.pages().expect(state.tail, PageKind::FreeQueue)?;
+        let capacity = queue::capacity(self.engine.arena.page_size());
+        Ok(tail.birth <= self.started || state.tail_index >= capacity)
+    }
+
+    /// The page that appending to this queue will take, if any: one to follow the tail. It comes from the heads of the
+    /// other queues where it can, since queues that grew the arena page by page, and freed what they had used up, would
+    /// grow it for ever. Called between two changes of queues, as it takes from them.
+    fn page_to_append(&mut self, state: QueueState) -> Result<Option<PageId>> {
+        if !state.tail.is_none() && !self.needs_next_page(&state)? {
+            return Ok(None);
         }
-        queue::write_entry(arena, state.tail, state.tail_index, entry);
-        state.tail_index += 1;
-        state.count += 1;
-        Ok(state)
+        self.queue_page().map(Some)
     }
 
     fn queue_page(&mut self) -> Result<PageId> {
-        match self.spare.pop() {
-            Some(page) => Ok(page),
-            None => self.extend(1),
+        if let Some(page) = self.spare.pop() {
+            return Ok(page);
         }
+        for kind in [QueueKind::Young, QueueKind::Checkpoint] {
+            let mut state = self.image.queues[kind as usize];
+            let Some(entry) = self.peek(&mut state)? else { continue };
+            // Also if the entry can't be taken: the head may have moved on.
+            self.image.queues[kind as usize] = state;
+            if self.reusable(&entry) {
+                self.skip(&mut state);
+                self.image.queues[kind as usize] = state;
+                self.image.free_pages -= 1;
+                return Ok(entry.page);
+            }
+        }
+        self.extend(1)
+    }
+
+    /// Appends behind the published end; `next` is what [`Workspace::page_to_append`] gave.
+    fn append(&mut self, mut state: QueueState, entry: Freed, next: Option<PageId>) -> Result<QueueState> {
+        if let Some(next) = next {
+            let (page, previous_count) = if state.tail.is_none() {
+                let first = self.extend(1)?;
+                state.head = first;
+                state.head_index = 0;
+                (first, 0)
+            } else {
+                (self.pages().expect(state.tail, PageKind::FreeQueue)?.link, state.tail_index)
+            };
+            self.pages().check(page, 1)?;
+            self.format_queue_page(page, next, previous_count);
+            state.tail = page;
+            state.tail_index = 0;
+        }
+        queue::write_entry(&self.engine.arena, state.tail, state.tail_index, entry);
+        state.tail_index += 1;
+        state.count += 1;
+        Ok(state)
     }
 
     #[allow(unsafe_code)]
@@ -357,12 +384,6 @@ impl<'e> Workspace<'e> {
 
     /// Gives everything that was freed to the queues, as the last step before the image is published.
     pub(crate) fn settle(&mut self) -> Result<()> {
-        // Pages for the queues themselves are set aside first, from where any page comes.
-        let mut aside = Vec::new();
-        for _ in 0..self.queue_pages_needed()? {
-            aside.push(self.take_page()?);
-        }
-        self.spare.append(&mut aside);
         // Going round the pinned queue, a few entries a commit, releases what is no longer held.
         if self.image.queues[QueueKind::Pinned as usize].count > 0 {
             for _ in 0..PINNED_LOOKS {
@@ -385,43 +406,6 @@ impl<'e> Workspace<'e> {
             }
         }
         self.write_directory()
-    }
-
-    /// How many pages the queues will need to take what was freed, rounded up.
-    fn queue_pages_needed(&mut self) -> Result<usize> {
-        // Taking those pages may itself free a few.
-        const SLACK: usize = LOOKS as usize;
-        let capacity = queue::capacity(self.engine.arena.page_size()) as usize;
-        let mut singles = [0; QUEUES];
-        let mut classes = Vec::new();
-        for entry in &self.freed {
-            if entry.pages == 1 {
-                singles[self.kind_for(entry) as usize] += 1;
-            } else {
-                classes.push(class_of(entry.pages));
-            }
-        }
-        singles[QueueKind::Young as usize] += self.spare.len();
-        let mut needed = 0;
-        for (kind, count) in singles.into_iter().enumerate().filter(|(_, count)| *count > 0) {
-            needed += self.pages_to_append(&self.image.queues[kind], count + SLACK, capacity);
-        }
-        classes.extend(self.spare_runs.iter().map(|(_, pages)| class_of(*pages)));
-        classes.sort_unstable();
-        for chunk in classes.chunk_by(|a, b| a == b) {
-            let state = self.directory()?[chunk[0]];
-            needed += self.pages_to_append(&state, chunk.len(), capacity);
-        }
-        Ok(needed)
-    }
-
-    fn pages_to_append(&self, state: &QueueState, count: usize, capacity: usize) -> usize {
-        if state.tail.is_none() {
-            return 1 + count.div_ceil(capacity);
-        }
-        let sealed = self.pages().birth(state.tail).map_or(true, |birth| birth <= self.started);
-        let room = if sealed { 0 } else { capacity - (state.tail_index as usize).min(capacity) };
-        count.saturating_sub(room).div_ceil(capacity)
     }
 
     fn kind_for(&self, entry: &Freed) -> QueueKind {
