@@ -1,6 +1,20 @@
 //! The `checkpoint` file: two header slots, written in turn, of which the newest valid one counts.
 //!
-//! Each slot is a page of its own in the file, so that a torn write of one leaves the other whole.
+//! Each slot is a block of its own in the file, so that a torn write of one leaves the other whole. Little-endian:
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 8 | magic "untornK\x01" |
+//! | 8 | 4 | format version |
+//! | 12 | 4 | CRC-32 of the whole slot, without these 4 bytes |
+//! | 16 | 16 | store id |
+//! | 32 | 4 × 8 | page size, maximum size, ring size, segment size, in bytes |
+//! | 64 | 8 | serial: counts header writes, the higher one is newer; its parity is the slot |
+//! | 72 | 8 | log position from which recovery replays |
+//! | 80 | 8 | 1: nothing was committed after this checkpoint; else 0 |
+//! | 88 | 24 | reserved, zero |
+//! | 112 | 24 × 8 | the image of the commit, see `slot` |
+//! | 304 | 3,792 | zero |
 
 use crate::options::Geometry;
 use crate::slot::{SLOT_WORDS, SlotImage};
@@ -85,6 +99,9 @@ impl Header {
                 what: format!("format version {}, this library knows {FORMAT_VERSION}", word32(8)),
             });
         }
+        if word(80) > 1 || bytes[88..112].iter().chain(&bytes[USED..]).any(|byte| *byte != 0) {
+            return Err(damaged("reserved bytes of the header are not zero".into()));
+        }
         let mut image = [0; SLOT_WORDS];
         for (i, slot) in image.iter_mut().enumerate() {
             *slot = word(112 + i * 8);
@@ -153,4 +170,96 @@ fn checksum(bytes: &[u8; SLOT_BYTES]) -> u32 {
     hasher.update(&bytes[..12]);
     hasher.update(&bytes[16..]);
     hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::PageId;
+    use crate::slot::QueueState;
+
+    /// Computed by another program from the tables in this file and in `slot`; 16 bytes a line, the rest is zero.
+    const GOLDEN: [&str; 19] = [
+        "756e746f726e4b0101000000f3b2596c",
+        "000102030405060708090a0b0c0d0e0f",
+        "00100000000000000000000000010000",
+        "00002000000000000000800000000000",
+        "09000000000000004044000000000000",
+        "01000000000000000000000000000000",
+        "00000000000000000000000000000000",
+        "34120000003000001100000022000000",
+        "33030000000000004044000000000000",
+        "55000000000000006600000000000000",
+        "07000000000000008808000000000000",
+        "99000000000000000010000000000000",
+        "01000000020000000300000004000000",
+        "05000000000000000000000000000000",
+        "00000000000000000000000000000000",
+        "06000000070000000800000009000000",
+        "0a000000000000000000000000000000",
+        "00000000000000000000000000000000",
+        "00000000000000003c21e23525c2faee",
+    ];
+
+    fn header() -> Header {
+        let queue = |n: u32| QueueState {
+            head: PageId(n),
+            tail: PageId(n + 1),
+            head_index: n + 2,
+            tail_index: n + 3,
+            count: u64::from(n) + 4,
+        };
+        let image = SlotImage {
+            txn: TxnId::from_u64(3 << 44 | 0x1234),
+            catalog: PageId(0x11),
+            run_directory: PageId(0x22),
+            high_water: 0x333,
+            log_tail: Lsn(0x4440),
+            blocks_charged: 0x55,
+            next_keyspace: 0x66,
+            keyspaces: 0x7,
+            records: 0x888,
+            free_pages: 0x99,
+            commits: 0x1000,
+            queues: [queue(1), QueueState::default(), queue(6)],
+        };
+        Header {
+            store_id: std::array::from_fn(|i| i as u8),
+            geometry: Geometry { page_size: 4096, max_size: 1 << 40, ring_size: 2 << 20, segment_size: 8 << 20 },
+            serial: 9,
+            log_position: Lsn(0x4440),
+            clean: true,
+            image,
+        }
+    }
+
+    /// Goal: the bytes of a header don't change unnoticed, and read back.
+    #[test]
+    fn a_header_has_its_golden_bytes() {
+        let bytes = header().encode();
+        let lines: Vec<String> =
+            bytes.chunks(16).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
+        assert_eq!(lines[..GOLDEN.len()], GOLDEN);
+        assert!(bytes[USED..].iter().all(|byte| *byte == 0));
+        assert_eq!(Header::decode(&bytes, 0).unwrap(), header());
+    }
+
+    /// Goal: no flipped bit is read as a header, nor reserved bytes that somebody has come to use.
+    #[test]
+    fn a_changed_header_is_refused() {
+        let bytes = header().encode();
+        for bit in (0..USED * 8).chain((USED * 8..SLOT_BYTES * 8).step_by(331)) {
+            let mut flipped = bytes;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(Header::decode(&flipped, 0).is_err(), "bit {bit}");
+        }
+        for at in [81, 88, 111, USED, SLOT_BYTES - 1] {
+            let mut used = bytes;
+            used[at] = 1;
+            let sum = checksum(&used);
+            used[12..16].copy_from_slice(&sum.to_le_bytes());
+            let error = Header::decode(&used, 4096).unwrap_err();
+            assert!(error.to_string().contains("checkpoint is damaged at byte 4096: reserved"), "{error}");
+        }
+    }
 }

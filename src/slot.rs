@@ -3,6 +3,22 @@
 //! The same words stand in a commit slot (`control`), in the copy that durable readers use, and in the
 //! checkpoint's header. The last word is a checksum over the others, so that a flipped bit in shared
 //! memory is an error and not a wild page number.
+//!
+//! | word | what (low half, high half) |
+//! |---|---|
+//! | 0 | transaction id |
+//! | 1 | catalog root page, run directory page |
+//! | 2 | high-water mark: pages handed out so far |
+//! | 3 | log position where the commit's record ends |
+//! | 4 | log blocks charged |
+//! | 5 | number of the next keyspace |
+//! | 6, 7 | keyspaces, records |
+//! | 8 | pages in the queues |
+//! | 9 | commits |
+//! | 10, 11, 12 | queue of young pages: (head page, tail page), (head index, tail index), entries |
+//! | 13 – 15, 16 – 18 | the same for pages held by a checkpoint, by a pin |
+//! | 19 – 22 | reserved, zero |
+//! | 23 | checksum |
 
 use crate::{Error, PageId, Result, TxnId};
 use untorn_wal::Lsn;

@@ -190,4 +190,24 @@ mod tests {
             }
         }
     }
+
+    /// Goal: the bytes of each operation don't change unnoticed.
+    #[test]
+    fn golden_bytes() {
+        let keyspace = KeyspaceId(0x0102);
+        let golden: [(Op<'_>, &[u8]); 7] = [
+            (Op::Put { keyspace, key: b"k", value: b"val" }, b"\x01\x02\x01\0\0\0\0\0\0\x01\0\x03\0\0\0kval"),
+            (Op::Delete { keyspace, key: b"k" }, b"\x02\x02\x01\0\0\0\0\0\0\x01\0k"),
+            (Op::CreateKeyspace { keyspace, name: "ab" }, b"\x03\x02\x01\0\0\0\0\0\0\x02\0ab"),
+            (Op::DropKeyspace { keyspace }, b"\x04\x02\x01\0\0\0\0\0\0"),
+            (Op::LargePut { keyspace, key: b"k", len: 0x8000 }, b"\x05\x02\x01\0\0\0\0\0\0\x01\0\0\x80\0\0k"),
+            (Op::LargeBytes(b"bytes"), b"\x06\x05\0\0\0bytes"),
+            (Op::Incarnation { last: TxnId::from_u64(9) }, b"\x07\x09\0\0\0\0\0\0\0"),
+        ];
+        for (op, bytes) in golden {
+            let mut encoded = Vec::new();
+            op.encode(&mut encoded);
+            assert_eq!(encoded, bytes, "{op:?}");
+        }
+    }
 }

@@ -6,6 +6,14 @@
 //! never changed once published. A page that a started checkpoint contains is sealed: entries after
 //! that go to the next page, so that its bytes stay those that the checkpoint summed.
 //!
+//! | offset in the page | bytes | field |
+//! |---|---|---|
+//! | 0 | 8 | checksum word |
+//! | 8 | 32 | page header, kind `FreeQueue`: `link` is the page after this one, `extra` the entries of the page before |
+//! | 40 + 24 i | 4, 4 | entry i: first page, pages |
+//! | 48 + 24 i | 8 | birth |
+//! | 56 + 24 i | 8 | freed |
+//!
 //! The page after the tail is reserved when the tail is made, since a sealed page can't be given a link.
 //! How many entries a page ended with stands in the page behind it, for the same reason.
 
@@ -144,4 +152,25 @@ pub(crate) fn walk(
         return Err(arena.damaged(page, format!("a queue lacks {left} of the entries it counts")));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: the header of a queue page has its golden bytes, and nothing of what the page held before is left.
+    #[test]
+    fn a_queue_page_has_its_golden_bytes() {
+        let mut body = vec![0xaa; 4096 - CHECKSUM_LEN];
+        format_page(&mut body, PageId(0x0102), TxnId::from_u64(0x0304), PageId(0x0506), 0x07);
+        let expected = [
+            [4, 0, 0, 0, 0x02, 0x01, 0, 0], // queue, level 0, count 0; page 0x102
+            [0x04, 0x03, 0, 0, 0, 0, 0, 0], // birth
+            [1, 0, 0, 0, 0x06, 0x05, 0, 0], // 1 page; the page after it
+            [7, 0, 0, 0, 0, 0, 0, 0],       // entries of the page before it
+        ];
+        assert_eq!(body[..HEADER_LEN], *expected.as_flattened());
+        assert!(body[HEADER_LEN..].iter().all(|byte| *byte == 0));
+        assert_eq!((ENTRIES_AT, ENTRY_BYTES, capacity(4096)), (40, 24, 169));
+    }
 }
