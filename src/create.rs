@@ -18,12 +18,14 @@ pub(crate) fn ensure_store(dir: &Dir, geometry: &Geometry) -> Result<()> {
         return Ok(());
     }
     refuse_headless(dir)?;
+    // Whoever made the directory may have died, or be slow, before its name was durable.
+    dir.sync_parent()?;
     let mut store_id = [0; 16];
     rustix::rand::getrandom(&mut store_id, rustix::rand::GetRandomFlags::empty())
         .map_err(Error::sys("random number for the store's id"))?;
     crash_point!("create.before_arena");
     dir.create_file(dir::ARENA, |file| {
-        set_no_cow(file);
+        dir::set_no_cow(file);
         Arena::format(file, store_id, geometry)
     })?;
     crash_point!("create.after_arena");
@@ -61,13 +63,4 @@ fn refuse_headless(dir: &Dir) -> Result<()> {
         });
     }
     Ok(())
-}
-
-/// On btrfs, rewriting allocated blocks in place must not need new ones: no copy-on-write for this file.
-/// Other file systems don't know the flag, which is as good.
-fn set_no_cow(file: &std::fs::File) {
-    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
-    if let Ok(flags) = ioctl_getflags(file) {
-        let _ = ioctl_setflags(file, flags | IFlags::NOCOW);
-    }
 }

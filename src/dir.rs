@@ -63,8 +63,7 @@ impl Dir {
         let fd = match fs::open(path, flags, Mode::empty()) {
             Err(Errno::NOENT) if create => {
                 match fs::mkdir(path, Mode::RWXU) {
-                    Ok(()) => sync_parent(path)?,
-                    Err(Errno::EXIST) => {}
+                    Ok(()) | Err(Errno::EXIST) => {}
                     Err(errno) => return Err(refused(errno, &path.display().to_string(), "create")),
                 }
                 fs::open(path, flags, Mode::empty())
@@ -213,6 +212,15 @@ impl Dir {
         fs::fsync(self.handle()?).map_err(Error::sys("sync of the store's directory"))
     }
 
+    /// Makes the directory's own name durable.
+    pub(crate) fn sync_parent(&self) -> Result<()> {
+        // A parent that may not be read (mode --x) cannot be synced; the directory is there all the same.
+        match fs::openat(self.handle()?, "..", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(fd) => fs::fsync(fd).map_err(Error::sys(format!("sync of the folder that holds {}", self.path.display()))),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Whether the directory has been removed, or its `lock` has.
     pub(crate) fn is_gone(&self) -> bool {
         let gone = self.with_fd(|fd| {
@@ -238,15 +246,12 @@ impl Drop for Dir {
     }
 }
 
-fn sync_parent(path: &Path) -> Result<()> {
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    // A parent that may not be read (mode --x) cannot be synced; the directory is there all the same.
-    match fs::open(parent, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(fd) => fs::fsync(fd).map_err(Error::sys(format!("sync of {}", parent.display()))),
-        Err(_) => Ok(()),
+/// On btrfs, rewriting allocated blocks in place must not need new ones: no copy-on-write for this file.
+/// Other file systems don't know the flag, which is as good.
+pub(crate) fn set_no_cow(file: &File) {
+    use fs::{IFlags, ioctl_getflags, ioctl_setflags};
+    if let Ok(flags) = ioctl_getflags(file) {
+        let _ = ioctl_setflags(file, flags | IFlags::NOCOW);
     }
 }
 

@@ -33,10 +33,13 @@ pub const RING_SIZE_MIN: u64 = 64 << 10;
 /// Ring size unless chosen otherwise, in bytes.
 pub const RING_SIZE_DEFAULT: u64 = 2 << 20;
 /// Largest ring, in bytes.
-pub const RING_SIZE_MAX: u64 = 1 << 30;
+pub const RING_SIZE_MAX: u64 = 256 << 20;
 
 /// Segment size unless chosen otherwise, in bytes.
 pub const SEGMENT_SIZE_DEFAULT: u64 = 8 << 20;
+
+/// Largest segment, in bytes.
+pub const SEGMENT_SIZE_MAX: u64 = untorn_wal::limits::SEGMENT_BYTES_MAX;
 
 /// Most clients (processes) that have one store open at once.
 pub const CLIENTS_MAX: usize = 4096;
@@ -47,5 +50,6 @@ pub const READERS_MAX: usize = 65536;
 /// Most keyspaces of a store.
 pub const KEYSPACES_MAX: u64 = 1 << 20;
 
+const _: () = assert!(4 * RING_SIZE_MAX <= SEGMENT_SIZE_MAX);
 const _: () = assert!(SEGMENT_SIZE_DEFAULT >= 4 * RING_SIZE_DEFAULT);
 const _: () = assert!(MAX_SIZE_MIN.is_multiple_of(GROWTH_PIECE) && MAX_SIZE_DEFAULT.is_multiple_of(GROWTH_PIECE));

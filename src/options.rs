@@ -84,15 +84,15 @@ impl Options {
         self
     }
 
-    /// Size of a log segment in bytes, fixed when the store is created: a multiple of 4,096, at least twice
-    /// the ring's size. Default: 8 MiB.
+    /// Size of a log segment in bytes, fixed when the store is created: a multiple of 4,096, at least four times
+    /// the ring's size, at most 1 GiB. Default: 8 MiB, or four rings.
     pub fn segment_size(&mut self, bytes: u64) -> &mut Options {
         self.segment_size = Some(bytes);
         self
     }
 
     /// Size in bytes of the ring by which writers hand their log records to the logger, fixed when the
-    /// store is created: a power of two, at least 64 KiB. Default: 2 MiB. Larger transactions stream through it.
+    /// store is created: a power of two from 64 KiB to 256 MiB. Default: 2 MiB. Larger transactions stream through it.
     pub fn ring_size(&mut self, bytes: u64) -> &mut Options {
         self.ring_size = Some(bytes);
         self
@@ -176,14 +176,15 @@ impl Options {
         let ring_size = self.ring_size.unwrap_or(limits::RING_SIZE_DEFAULT);
         if !ring_size.is_power_of_two() || !(limits::RING_SIZE_MIN..=limits::RING_SIZE_MAX).contains(&ring_size) {
             return Err(Error::Invalid {
-                what: format!("ring size {ring_size} is not a power of two from 64 KiB to 1 GiB"),
+                what: format!("ring size {ring_size} is not a power of two from 64 KiB to 256 MiB"),
             });
         }
         let segment_size = self.segment_size.unwrap_or_else(|| limits::SEGMENT_SIZE_DEFAULT.max(ring_size * 4));
-        if !segment_size.is_multiple_of(4096) || segment_size < 4 * ring_size {
+        let fits = (4 * ring_size..=limits::SEGMENT_SIZE_MAX).contains(&segment_size);
+        if !segment_size.is_multiple_of(4096) || !fits {
             return Err(Error::Invalid {
                 what: format!(
-                    "segment size {segment_size} is not a multiple of 4096 of at least four times the ring size {ring_size}"
+                    "segment size {segment_size} is not a multiple of 4096 from four times the ring size {ring_size} to 1 GiB"
                 ),
             });
         }

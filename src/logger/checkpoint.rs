@@ -171,7 +171,9 @@ fn write_header(logger: &Logger, image: &SlotImage, log_position: Lsn, clean: bo
         clean,
         image: *image,
     };
-    if let Err(error) = engine.dir.need_file(dir::CHECKPOINT, true).and_then(|file| header.write(&file)) {
+    // That it can't be opened just now is no reason to give the store up: nothing was written.
+    let file = engine.dir.need_file(dir::CHECKPOINT, true)?;
+    if let Err(error) = header.write(&file) {
         let errno = match &error {
             Error::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
             _ => libc::EIO,
@@ -232,8 +234,5 @@ fn each_page_born_after(
 fn sum(engine: &Engine, file: &File, pages: &Pages<'_>, page: PageId, count: u32) -> Result<()> {
     let body = pages.body_of(page, count)?;
     engine.arena.store_checksum(body, page);
-    if count > 1 {
-        engine.arena.redirty_interior(file, page, body)?;
-    }
-    Ok(())
+    engine.arena.redirty_interior(file, page, body)
 }

@@ -81,7 +81,9 @@ pub(crate) fn run(dir: Dir, on_ready: impl FnOnce()) -> Result<Ended> {
 
 /// Attaches to the living clients' `control`, or recovers and makes a fresh one.
 fn prepare(dir: Dir, lock_file: LockFileId) -> Result<(Arc<Logger>, Flusher)> {
-    let (header, damage) = Header::read(&dir.need_file(dir::CHECKPOINT, true)?)?;
+    let (mut header, damage) = Header::read(&dir.need_file(dir::CHECKPOINT, true)?)?;
+    // The damaged one may have been newer, and have said that the store was in use again.
+    header.clean &= damage.is_none();
     let disk = Arc::new(open_log(&dir)?);
     let shape = LogShape::new(StoreId(header.store_id), header.geometry.segment_size).map_err(log_error)?;
     let survey = Survey::take(&*disk, &shape).map_err(log_error)?;
@@ -152,9 +154,9 @@ fn prepare(dir: Dir, lock_file: LockFileId) -> Result<(Arc<Logger>, Flusher)> {
 }
 
 /// A header older than the newest checkpoint that the log states must not be used: its pages may have
-/// been reused since.
+/// been reused since. Of two checkpoints of one transaction, the log before the later one may be gone.
 fn refuse_old_header(header: &Header, damage: Option<Error>, stated: &Stated) -> Result<()> {
-    if header.txn().as_u64() >= stated.checkpoint_txn {
+    if header.txn().as_u64() >= stated.checkpoint_txn && header.log_position >= stated.checkpoint_lsn {
         return Ok(());
     }
     let newest = TxnId::from_u64(stated.checkpoint_txn);

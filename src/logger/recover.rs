@@ -41,6 +41,7 @@ pub(super) struct Recovered {
 /// Makes a region that holds the checkpoint's state, under a name that nobody opens.
 pub(super) fn fresh_control(dir: &Dir, header: &Header) -> Result<(Control, File)> {
     let file = dir.make_file(FRESH)?;
+    dir::set_no_cow(&file);
     let control = Control::format(&file, header.store_id, &header.geometry, dir::boot_id()?)?;
     default_settings(&control);
     let fixed = control.fixed();

@@ -152,12 +152,16 @@ fn run_daemon(command: &mut Command) -> std::io::Result<ChildStdout> {
     let said = child.stdout.take().ok_or_else(|| std::io::Error::other("no pipe"))?;
     match child.wait() {
         Ok(status) if status.success() => Ok(said),
+        Ok(status) if status.code() == Some(NO_FORK) => Err(std::io::Error::other("the system lets it start no process")),
         Ok(status) => Err(std::io::Error::other(format!("{status}"))),
         // A host that ignores SIGCHLD has its children reaped by the kernel.
         Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(said),
         Err(error) => Err(error),
     }
 }
+
+/// Exit code of a daemon's first process that can't fork the second.
+const NO_FORK: i32 = 71;
 
 /// Asks a started program to become a daemon.
 const DAEMON: &str = "UNTORN_DAEMON";
@@ -338,7 +342,8 @@ fn become_daemon() {
         std::env::remove_var(DAEMON);
         match libc::fork() {
             0 => {}
-            -1 => {}
+            // Whoever started this waits for its end. It says why, and may try again.
+            -1 => libc::_exit(NO_FORK),
             _ => libc::_exit(0),
         }
         libc::setsid();

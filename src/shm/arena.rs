@@ -18,6 +18,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// The smallest pages that a kernel keeps files in, and so the unit of what a failed sync may have dropped.
+const KERNEL_PAGE: usize = 4096;
 /// Marks page 0.
 const MAGIC: [u8; 8] = *b"untornA\x01";
 
@@ -189,14 +191,15 @@ impl Arena {
         Ok(())
     }
 
-    /// Makes the pages inside a run dirty again, whatever an earlier failed sync left: the kernel writes
-    /// them the bytes that they hold, so that no reader sees a store.
+    /// Makes dirty again what the checksum word of a page or run does not, whatever an earlier failed sync left: all
+    /// but the first of the kernel's own pages, which may be smaller than ours. The kernel writes them the bytes that they
+    /// hold, so that no reader sees a store.
     pub(crate) fn redirty_interior(&self, file: &File, id: PageId, body: &[u8]) -> Result<()> {
-        let mut at = self.page_size - CHECKSUM_LEN;
+        let mut at = KERNEL_PAGE - CHECKSUM_LEN;
         while at < body.len() {
             let offset = (self.offset(id) + CHECKSUM_LEN + at) as u64;
             file.write_all_at(&body[at..at + 1], offset).map_err(Error::io("write of arena"))?;
-            at += self.page_size;
+            at += KERNEL_PAGE;
         }
         Ok(())
     }

@@ -78,8 +78,8 @@ pub enum Ended<E> {
     Stopped(E),
 }
 
-/// Waits until `ready` answers something, until `deadline`, or until `on_tick`, called after each nap that nobody
-/// ended, returns an error. A nap lasts at most `nap`, itself at most [`NAP_MAX`].
+/// Waits until `ready` answers something, until `deadline`, or until `on_tick`, called about once in each `nap` (at most
+/// [`NAP_MAX`]), returns an error.
 pub fn wait_until<M: Model, T, E>(
     bell: &M::U32,
     deadline: Option<Instant>,
@@ -93,20 +93,22 @@ pub fn wait_until<M: Model, T, E>(
         }
         M::spin_hint();
     }
+    let nap = nap.min(NAP_MAX);
+    let mut ticked = Instant::now();
     loop {
         let ticket = listen::<M>(bell);
         if let Some(found) = ready() {
             return Ok(found);
         }
-        let mut timeout = nap.min(NAP_MAX);
-        if let Some(deadline) = deadline {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(Ended::DeadlinePassed);
-            }
-            timeout = timeout.min(left);
+        let now = Instant::now();
+        let left = deadline.map_or(nap, |deadline| deadline.saturating_duration_since(now));
+        if left.is_zero() {
+            return Err(Ended::DeadlinePassed);
         }
-        if sleep::<M>(bell, ticket, timeout) == Woken::TimedOut {
+        // By the clock, too: signals, or news for others, may end every nap early. Not when the deadline did.
+        let slept = sleep::<M>(bell, ticket, left.min(nap));
+        if (slept == Woken::TimedOut && left >= nap) || ticked.elapsed() >= nap {
+            ticked = Instant::now();
             on_tick().map_err(Ended::Stopped)?;
         }
     }
