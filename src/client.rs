@@ -4,15 +4,16 @@
 //! registry. After a `fork()` the child finds its copies dead: every entry and every drop looks at a
 //! wipe-on-fork word first, so that a child can neither use nor release what is its parent's.
 
-use crate::dir::{self, Dir, FileId};
+use crate::descriptor::FileId;
+use crate::dir::{self, Dir};
 use crate::engine::{Engine, has_clients, now_ns};
 use crate::header::Header;
-use crate::logger::spawn::{Keeper, Until};
+use crate::logger::keeper::Keeper;
 use crate::options::Options;
 use crate::shm::arena::Arena;
 use crate::shm::atomic::Native;
 use crate::shm::control::Control;
-use crate::shm::fork::ForkGuard;
+use crate::shm::fork::{self, ForkGuard};
 use crate::shm::liveness::{CLIENT_IDS, Claim, InitLock, LOGGER_OFFSET, LockFileId, Tester};
 use crate::shm::{pins, waiter};
 use crate::{ClientId, Error, Result, create, limits};
@@ -48,9 +49,24 @@ struct Gate {
     free: Condvar,
 }
 
-type Registry = Mutex<HashMap<FileId, Weak<Client>>>;
+/// The client of a store, for all handles of this process. Locked while it is made, so that a process never makes two.
+type Seat = Arc<Mutex<Weak<Client>>>;
 
-static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::default);
+/// By process generation, since a child of fork() inherits the map, and seats that may be locked for ever.
+static REGISTRY: LazyLock<Mutex<HashMap<(u64, FileId), Seat>>> = LazyLock::new(Mutex::default);
+
+/// The place of a store's client in this process.
+fn seat(id: FileId) -> Result<Seat> {
+    let generation = ForkGuard::new()?.generation();
+    // A child must not find the map locked either.
+    fork::without_forks(|| {
+        let mut registry = REGISTRY.lock();
+        registry.retain(|(of, _), seat| {
+            *of == generation && (Arc::strong_count(seat) > 1 || seat.lock().strong_count() > 0)
+        });
+        registry.entry((generation, id)).or_default().clone()
+    })
+}
 
 impl Client {
     /// The client of this process for the store in `dir`, made if this is the first handle.
@@ -60,18 +76,14 @@ impl Client {
         } else if dir.open_file(dir::CHECKPOINT, false)?.is_none() {
             return Err(Error::NotFound { path: dir.path().into() });
         }
-        let id = dir.file_id(dir::LOCK)?;
-        // The registry stays locked while a client is made, so that a process never makes two.
-        let mut registry = REGISTRY.lock();
-        if let Some(client) = registry.get(&id).and_then(Weak::upgrade) {
-            // A child of fork() finds its parent's entry, which is of no use to it.
-            if client.check_fork().is_ok() {
-                return Ok(client);
-            }
+        let seat = seat(dir.file_id(dir::LOCK)?)?;
+        let mut seat = seat.lock();
+        if let Some(client) = seat.upgrade() {
+            options.refuse_other_geometry(&client.engine.geometry)?;
+            return Ok(client);
         }
-        registry.retain(|_, client| client.strong_count() > 0);
         let client = Arc::new(Client::make(dir, options)?);
-        registry.insert(id, Arc::downgrade(&client));
+        *seat = Arc::downgrade(&client);
         Ok(client)
     }
 
@@ -81,7 +93,7 @@ impl Client {
         // A day is as good as for ever, and within the clock's range.
         let patience = options.logger_timeout.clamp(Duration::from_secs(30), Duration::from_secs(86_400));
         let deadline = Instant::now() + patience;
-        let keeper = Keeper::new(&dir, options);
+        let keeper = Keeper::new(options);
         let tester = dir.with_fd(|fd| Tester::open(fd, None))?;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -111,7 +123,7 @@ impl Client {
             if Instant::now() > deadline {
                 return Err(Error::LoggerUnavailable { reason: "a logger started, but did not get ready".into() });
             }
-            keeper.start(&dir, &tester, deadline, Until::Ready)?;
+            keeper.start(&dir, &tester, deadline)?;
             // A logger that has its byte may need the initialisation lock.
             std::thread::sleep(Duration::from_micros(500));
         }
@@ -203,6 +215,14 @@ impl Client {
         locked
     }
 
+    /// An error if this thread holds the writer lock.
+    pub(crate) fn refuse_open_transaction(&self) -> Result<()> {
+        match *self.gate.holder.lock() {
+            Some(holder) if holder == std::thread::current().id() => Err(Error::TransactionOpen),
+            _ => Ok(()),
+        }
+    }
+
     /// Lets go of the writer lock.
     pub(crate) fn unlock_writer(&self) {
         self.engine.release(&self.engine.control.fixed().writer);
@@ -222,26 +242,34 @@ impl Client {
     // ---- pins
 
     /// Takes a free reader slot of the shared table.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if there can be no more, [`Error::LockTimeout`] if somebody makes room and gets nowhere.
     pub(crate) fn claim_reader(&self) -> Result<usize> {
-        let fixed = self.engine.control.fixed();
+        let control = &self.engine.control;
         loop {
-            let readers = self.engine.control.readers();
+            let readers = control.readers();
             if let Some(index) = readers.iter().position(|slot| slot.owner().is_none() && slot.claim(self.engine.me.0))
             {
                 // The bound covers the slot before anything is pinned in it, so every scan looks there.
-                fixed.reader_bound.fetch_max(index as u64 + 1, Ordering::SeqCst);
+                if let Err(error) = control.raise_reader_bound(index + 1) {
+                    readers[index].release();
+                    return Err(error);
+                }
                 readers[index].pid.store(u64::from(std::process::id()), Ordering::Relaxed);
                 return Ok(index);
             }
             let capacity = readers.len();
-            self.engine.acquire(&fixed.growth, None)?;
-            let grown = if self.engine.control.reader_capacity() == capacity {
+            // A lock of its own: who grows the arena may take long, or be stopped.
+            let lock = &control.fixed().reader_growth;
+            self.engine.acquire(lock, Some(self.engine.logger_timeout))?;
+            let grown = if control.reader_capacity() == capacity {
                 let file = self.engine.dir.need_file(dir::CONTROL, true);
-                file.and_then(|file| self.engine.control.grow_readers(&file))
+                file.and_then(|file| control.grow_readers(&file))
             } else {
                 Ok(())
             };
-            self.engine.release(&fixed.growth);
+            self.engine.release(lock);
             grown?;
         }
     }
@@ -256,7 +284,6 @@ impl Drop for Client {
         if self.fork.is_child() {
             return;
         }
-        self.wakers.stop(&self.engine);
         let me = self.engine.me.0;
         for slot in self.engine.control.readers() {
             if slot.owner() == Some(me) {

@@ -3,13 +3,12 @@
 //! Everything goes through a directory descriptor, so that paths of any length work and a renamed
 //! directory stays the same store. A file is made under another name, synced and renamed into place,
 //! and the directory is synced, so that nobody ever meets a half-made one.
-#![allow(unsafe_code)]
 
+use crate::descriptor::{Descriptor, FileId};
 use crate::{Error, Result};
 use rustix::fs::{self, AtFlags, FsWord, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
-use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -26,12 +25,10 @@ pub(crate) const WAL: &str = "wal";
 
 /// An open store directory.
 ///
-/// A host may close descriptors that it doesn't know, and their numbers come to name other files. So no
-/// other descriptor is kept by a client, and this one is held against the directory's inode before each use.
+/// Its descriptor may be closed by the host; the path then leads to it again.
 #[derive(Debug)]
 pub(crate) struct Dir {
-    fd: ManuallyDrop<OwnedFd>,
-    id: FileId,
+    fd: Descriptor,
     path: PathBuf,
 }
 
@@ -49,9 +46,6 @@ impl AsFd for Handle<'_> {
         }
     }
 }
-
-/// Device and inode: the same file whatever its path.
-pub(crate) type FileId = (u64, u64);
 
 impl Dir {
     /// Opens the directory, making it (mode 0700) if `create` allows.
@@ -77,25 +71,21 @@ impl Dir {
         })?;
         // An absolute path serves the logger, whose working directory is another.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
-        let stat = fs::fstat(&fd).map_err(Error::sys("stat of the store's directory"))?;
-        let dir = Dir { fd: ManuallyDrop::new(fd), id: (stat.st_dev, stat.st_ino), path };
+        let fd = Descriptor::new(fd).map_err(Error::io("stat of the store's directory"))?;
+        let dir = Dir { fd, path };
         if !any_file_system {
             dir.refuse_unreliable()?;
         }
         Ok(dir)
     }
 
-    fn still_ours(&self, fd: impl AsFd) -> bool {
-        fs::fstat(fd).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.id)
-    }
-
     fn handle(&self) -> Result<Handle<'_>> {
-        if self.still_ours(&*self.fd) {
-            return Ok(Handle::Kept(self.fd.as_fd()));
+        if let Some(fd) = self.fd.get() {
+            return Ok(Handle::Kept(fd));
         }
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         match fs::open(&self.path, flags, Mode::empty()) {
-            Ok(fd) if self.still_ours(&fd) => Ok(Handle::Fresh(fd)),
+            Ok(fd) if self.fd.is_same_file(&fd) => Ok(Handle::Fresh(fd)),
             _ => Err(Error::Invalid {
                 what: format!(
                     "the descriptor of {} was closed by somebody else, and the path leads elsewhere now",
@@ -130,7 +120,7 @@ impl Dir {
             (0x0116_1970, "GFS2"),
             (0x6573_5546, "FUSE"),
         ];
-        let stat = fs::fstatfs(&*self.fd).map_err(Error::sys("statfs of the store's directory"))?;
+        let stat = fs::fstatfs(self.handle()?).map_err(Error::sys("statfs of the store's directory"))?;
         match UNRELIABLE.iter().find(|(magic, _)| *magic == stat.f_type) {
             None => Ok(()),
             Some((_, name)) => {
@@ -216,7 +206,9 @@ impl Dir {
     pub(crate) fn sync_parent(&self) -> Result<()> {
         // A parent that may not be read (mode --x) cannot be synced; the directory is there all the same.
         match fs::openat(self.handle()?, "..", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(fd) => fs::fsync(fd).map_err(Error::sys(format!("sync of the folder that holds {}", self.path.display()))),
+            Ok(fd) => {
+                fs::fsync(fd).map_err(Error::sys(format!("sync of the folder that holds {}", self.path.display())))
+            }
             Err(_) => Ok(()),
         }
     }
@@ -234,15 +226,6 @@ impl Dir {
     pub(crate) fn file_id(&self, name: &str) -> Result<FileId> {
         let stat = fs::statat(self.handle()?, name, AtFlags::empty()).map_err(|errno| refused(errno, name, "stat"))?;
         Ok((stat.st_dev, stat.st_ino))
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        if self.still_ours(&*self.fd) {
-            // SAFETY: dropped once, here, and not used afterwards.
-            unsafe { ManuallyDrop::drop(&mut self.fd) };
-        }
     }
 }
 

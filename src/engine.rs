@@ -35,7 +35,7 @@ pub(crate) struct Engine {
     /// How long to wait for a living logger that makes no progress.
     pub(crate) logger_timeout: Duration,
     /// Starts a logger if there is none; the logger's own engine has nothing to start.
-    pub(crate) keeper: Option<crate::logger::spawn::Keeper>,
+    pub(crate) keeper: Option<crate::logger::keeper::Keeper>,
     /// When this participant last saw the logger alive, on [`now_ns`]'s clock.
     pub(crate) logger_seen_ns: AtomicU64,
 }
@@ -79,17 +79,24 @@ impl Engine {
     ///
     /// The logger's pins are read before the readers': a durable reader pins what the logger pins and
     /// then checks that the logger still does, so one of the two is always seen (`shm::pins`).
-    pub(crate) fn pins(&self) -> Vec<TxnId> {
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if damage in `control` could hide one.
+    pub(crate) fn pins(&self) -> Result<Vec<TxnId>> {
         let fixed = self.control.fixed();
+        let mut damage = None;
         let slots = || {
-            let bound = fixed.reader_bound.load(Ordering::SeqCst) as usize;
-            self.control.readers().iter().take(bound)
+            let used = self.control.used_readers().unwrap_or_else(|error| {
+                damage = Some(error);
+                &[]
+            });
+            used.iter()
         };
         let mut found = Vec::new();
         pins::scan(&*fixed.committed, &fixed.logger_pins, slots, |txn| found.push(txn));
         found.sort_unstable();
         found.dedup();
-        found
+        damage.map_or(Ok(found), Err)
     }
 
     /// Takes one of the shared locks; `None` waits without limit.
@@ -114,6 +121,16 @@ impl Engine {
         lock::release_and_wake::<Native>(&word.word, &word.bell, self.me.0);
     }
 
+    /// An error if the writer lock has been held for longer than `timeout` by one owner, while the caller has `waited`.
+    pub(crate) fn refuse_long_transaction(&self, waited: Duration, timeout: Duration) -> Result<()> {
+        let writer = &self.control.fixed().writer;
+        let age = now_ns().saturating_sub(writer.holder_since_ns.load(Ordering::Relaxed));
+        if lock::owner::<Native>(&writer.word).is_some() && waited >= timeout && u128::from(age) > timeout.as_nanos() {
+            return Err(Error::LockTimeout { waited, holder: self.holder(writer) });
+        }
+        Ok(())
+    }
+
     /// Who holds a lock, for an error message.
     fn holder(&self, word: &LockWord) -> String {
         let age = now_ns().saturating_sub(word.holder_since_ns.load(Ordering::Relaxed));
@@ -123,11 +140,11 @@ impl Engine {
     /// Sees to it that the first `bytes` of the arena are backed by written blocks.
     ///
     /// # Errors
-    /// [`Error::DiskFull`]; nothing has changed then.
+    /// [`Error::DiskFull`], or [`Error::LockTimeout`] if whoever is growing it makes no progress; nothing has changed then.
     pub(crate) fn ensure_arena(&self, bytes: u64) -> Result<()> {
         match self.control.arena_bytes() {
             Some(backed) if bytes <= backed => Ok(()),
-            _ => self.grow_arena(bytes, None),
+            _ => self.grow_arena(bytes, self.logger_timeout),
         }
     }
 
@@ -136,9 +153,10 @@ impl Engine {
     /// The writer grows only when the logger did not do it ahead of need, so this lock is apart from the
     /// writer lock: a commit never waits for the logger's zeros.
     #[cold]
-    pub(crate) fn grow_arena(&self, bytes: u64, patience: Option<Duration>) -> Result<()> {
+    pub(crate) fn grow_arena(&self, bytes: u64, patience: Duration) -> Result<()> {
         let fixed = self.control.fixed();
-        self.acquire(&fixed.growth, patience)?;
+        // Its holder may be the logger, and stopped.
+        self.acquire(&fixed.growth, Some(patience))?;
         let grown = (|| {
             let have = match self.control.arena_bytes() {
                 Some(backed) => backed,
@@ -234,7 +252,7 @@ impl Engine {
             return Ok(());
         }
         if start.elapsed() > self.logger_timeout {
-            return Err(Error::LoggerStalled { waited: start.elapsed() });
+            return Err(Error::LoggerStalled { waited: start.elapsed(), visible: None });
         }
         watch.check(self, *start)?;
         std::thread::sleep(Duration::from_millis(1));
@@ -290,6 +308,13 @@ impl Engine {
         self.wake_waiters();
     }
 
+    /// Has a checkpoint taken that covers `txn`. Returns at once.
+    pub(crate) fn request_checkpoint(&self, txn: TxnId) {
+        let logger = &self.control.fixed().logger;
+        logger.checkpoint_request.fetch_max(txn.as_u64(), Ordering::SeqCst);
+        waiter::ring::<Native>(&logger.background);
+    }
+
     /// Wakes everybody who waits for the log or a checkpoint.
     pub(crate) fn wake_waiters(&self) {
         let fixed = self.control.fixed();
@@ -317,7 +342,7 @@ impl Watch {
             *self = Watch { beats, since: Instant::now() };
         }
         if self.since.elapsed() > engine.logger_timeout {
-            return Err(Error::LoggerStalled { waited: start.elapsed() });
+            return Err(Error::LoggerStalled { waited: start.elapsed(), visible: None });
         }
         engine.wake_logger();
         Ok(())

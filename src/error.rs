@@ -27,10 +27,16 @@ pub enum Error {
     #[error("this thread already has a write transaction of this store open")]
     TransactionOpen,
     /// The logger process is alive but makes no progress (stopped, or its disk hangs).
-    #[error("the logger is alive but has made no progress for {waited:?}")]
+    #[error(
+        "the logger is alive but has made no progress for {waited:?}{}",
+        visible.map_or(String::new(), |txn| format!("; transaction {txn} is visible, and not durable yet"))
+    )]
     LoggerStalled {
         /// How long the call waited.
         waited: Duration,
+        /// The transaction whose durability was waited for: it is visible, and becomes durable if the logger goes on.
+        /// `None` if nothing of the call has happened.
+        visible: Option<TxnId>,
     },
     /// No logger process could be started.
     #[error("no logger could be started: {reason}")]
@@ -38,7 +44,8 @@ pub enum Error {
         /// What was tried.
         reason: String,
     },
-    /// The transaction is visible, but it is in doubt whether it will survive a power loss.
+    /// The transaction is visible, but it is in doubt whether it will survive a power loss: the log can't be written, or
+    /// no logger can be started just now. It must not be taken for one that has not happened.
     #[error("transaction {txn} is visible but not durable: {reason}")]
     NotDurable {
         /// The transaction.

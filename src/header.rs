@@ -137,6 +137,15 @@ impl Header {
     /// The caller holds the older header against what the log states about newer checkpoints, so a
     /// rotten newest header is never silently passed over.
     pub(crate) fn read(file: &File) -> Result<(Header, Option<Error>)> {
+        let (mut found, damage) = Header::read_slots(file)?;
+        match found.pop() {
+            Some(newest) => Ok((newest, damage)),
+            None => Err(damage.expect("two slots, none valid")),
+        }
+    }
+
+    /// Reads the valid headers, the newest last, and the damage of a slot that holds none.
+    pub(crate) fn read_slots(file: &File) -> Result<(Vec<Header>, Option<Error>)> {
         let len = file.metadata().map_err(Error::io("stat of checkpoint"))?.len();
         if len < 2 * SLOT_BYTES as u64 {
             return Err(Error::corrupt(
@@ -158,10 +167,7 @@ impl Header {
             }
         }
         found.sort_by_key(|header| header.serial);
-        match found.pop() {
-            Some(newest) => Ok((newest, damage)),
-            None => Err(damage.expect("two slots, none valid")),
-        }
+        Ok((found, damage))
     }
 }
 

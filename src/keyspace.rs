@@ -24,11 +24,12 @@ pub struct Keyspace {
 
 struct Named {
     name: String,
-    /// The transaction as of which `root` is known; 0 while `root` changes.
+    /// The transaction as of which `root` is known; 0 while `root` changes. It only moves on to newer transactions, so
+    /// that whoever finds it unchanged knows that it has not changed.
     root_as_of: AtomicU64,
     root: AtomicU32,
-    /// Whoever has it may change the two above.
-    caching: Mutex<()>,
+    /// Whoever has it may change the two above. The newest transaction that they were set to.
+    caching: Mutex<TxnId>,
 }
 
 impl Keyspace {
@@ -37,7 +38,7 @@ impl Keyspace {
             name: name.to_string(),
             root_as_of: AtomicU64::new(0),
             root: AtomicU32::new(0),
-            caching: Mutex::new(()),
+            caching: Mutex::new(TxnId::ZERO),
         };
         Keyspace { store, id, shared: Arc::new(shared) }
     }
@@ -72,7 +73,10 @@ impl Keyspace {
     }
 
     pub(crate) fn cache_root(&self, txn: TxnId, root: PageId) {
-        if let Some(_caching) = self.shared.caching.try_lock() {
+        if let Some(mut newest) = self.shared.caching.try_lock()
+            && txn > *newest
+        {
+            *newest = txn;
             self.shared.root_as_of.store(0, Ordering::Relaxed);
             // Release: whoever sees the root sees that it no longer is that of the transaction before.
             self.shared.root.store(root.0, Ordering::Release);

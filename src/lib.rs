@@ -41,12 +41,13 @@
 //! - `tree`, `page`: the copy-on-write B+tree, which knows nothing of memory or processes
 //! - `shm`: shared memory: mappings, atomics, the protocols between processes; nearly all `unsafe` is here
 //! - `logger`: the process that makes commits durable
-//! - `dir`, `header`, `slot`, `create`: the files and what they hold
+//! - `dir`, `descriptor`, `header`, `slot`, `create`: the files and what they hold
 
 #[macro_use]
 mod crash;
 mod client;
 mod create;
+mod descriptor;
 mod dir;
 mod engine;
 mod error;
@@ -73,7 +74,7 @@ pub use error::{Error, Result};
 pub use ids::TxnId;
 pub(crate) use ids::{ClientId, KeyspaceId, PageId};
 pub use keyspace::Keyspace;
-pub use logger::spawn::{run_logger, stop_logger};
+pub use logger::daemon::{run_logger, stop_logger};
 pub use options::{Durability, FlushPolicy, Options};
 pub use snapshot::{Key, Range, Snapshot, Value};
 pub use stats::{ClientStat, HolderStat, ReaderStat, Stats};

@@ -83,10 +83,6 @@ impl Snapshot {
             None => Err(Error::NoKeyspace { name: keyspace.name().into() }),
         }
     }
-
-    pub(crate) fn pin(&self) -> &Pin {
-        &self.pin
-    }
 }
 
 impl Clone for Snapshot {

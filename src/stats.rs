@@ -180,8 +180,7 @@ fn readers(engine: &Engine) -> Result<Vec<ReaderStat>> {
         pages_held: None,
     };
     let mut found = Vec::new();
-    let bound = fixed.reader_bound.load(Ordering::Relaxed) as usize;
-    for slot in control.readers().iter().take(bound) {
+    for slot in control.used_readers()? {
         if let Some(txn) = slot.pinned() {
             found.push(stat(slot.pid.load(Ordering::Relaxed) as u32, false, txn, slot.pinned_since(txn)));
         }
@@ -196,13 +195,8 @@ fn readers(engine: &Engine) -> Result<Vec<ReaderStat>> {
 /// transaction reaches (rule I3). Takes time in proportion to the queues' lengths.
 fn count_held(client: &Arc<Client>, readers: &mut [ReaderStat]) -> Result<()> {
     let arena = &client.engine.arena;
-    // Pinned, so that the queues' own pages stay as they are; its slot may be used again before it is read.
-    let (pin, image) = loop {
-        let pin = client.pin()?;
-        if let Some(image) = client.engine.control.image(pin.txn())? {
-            break (pin, image);
-        }
-    };
+    // Pinned, so that the queues' own pages stay as they are.
+    let (pin, image) = client.pin_image()?;
     let pages = pin.pages(client);
     let txns: Vec<TxnId> = readers.iter().map(|reader| reader.txn).collect();
     // Of a page, the pins from its birth on and before its end hold it: a range, as they are in order.

@@ -211,8 +211,7 @@ impl Store {
     /// Returns when all that was visible at the call is durable; flushes at once under any policy.
     ///
     /// # Errors
-    /// [`Error::LoggerStalled`], [`Error::LoggerUnavailable`]; [`Error::NotDurable`] if it can no longer
-    /// become durable.
+    /// As [`Ticket::wait`].
     pub fn sync(&self) -> Result<()> {
         self.client.check_fork()?;
         let newest = self.client.engine.control.newest()?;
@@ -222,11 +221,16 @@ impl Store {
     /// Takes a checkpoint and returns when it is finished: it covers all that was visible at the call,
     /// so that recovery need not replay it. The id is that of the newest transaction it covers.
     ///
+    /// It begins between two write transactions: one that is open for long, or whose process is stopped, holds it up.
+    ///
     /// # Errors
-    /// As [`Store::sync`]; [`Error::NeedsRecovery`] if a sync of the arena failed.
+    /// [`Error::TransactionOpen`] if this thread has one open; [`Error::LockTimeout`] if another one is open for longer
+    /// than [`Options::lock_timeout`], if that was set; [`Error::LoggerStalled`] and those of starting a logger;
+    /// [`Error::NeedsRecovery`] if the arena can't be synced.
     pub fn checkpoint(&self) -> Result<TxnId> {
         self.client.check_fork()?;
-        logger::settings::wait_checkpoint(&self.client.engine)
+        self.client.refuse_open_transaction()?;
+        logger::settings::wait_checkpoint(&self.client.engine, self.lock_timeout)
     }
 
     /// When the logger syncs, from now on, for all processes of the store.
@@ -257,8 +261,8 @@ impl Store {
     /// # Errors
     /// Only when the walk itself can't go on: [`Error::Forked`], [`Error::Io`].
     pub fn verify(&self) -> Result<VerifyReport> {
-        let snapshot = self.snapshot()?;
-        verify::verify(&self.client, snapshot.pin())
+        self.client.check_fork()?;
+        verify::verify(&self.client)
     }
 
     /// Gives up this handle; the last one of the process leaves the store. Dropping does the same.

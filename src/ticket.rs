@@ -1,6 +1,6 @@
 //! Tickets: a commit on its way to being durable.
 
-use crate::client::Client;
+use crate::client::{Client, waker::Failure};
 use crate::{Error, Result, TxnId};
 use std::fmt;
 use std::future::Future;
@@ -12,18 +12,26 @@ use untorn_wal::Lsn;
 
 /// A visible commit, whose durability can be waited for, polled or awaited.
 ///
-/// As a [`Future`] it needs no particular runtime: one thread of this process wakes its tasks.
-#[derive(Clone)]
+/// As a [`Future`] it needs no particular runtime: one thread of this process wakes its tasks. It goes on pending while
+/// the logger is stopped.
 #[must_use = "a commit that is only visible does not survive a power loss; `wait` for it, or say that you don't with `let _`"]
 pub struct Ticket {
     client: Arc<Client>,
     txn: TxnId,
     lsn: Lsn,
+    /// Of this ticket as a future; a clone is another future.
+    failure: Failure,
+}
+
+impl Clone for Ticket {
+    fn clone(&self) -> Ticket {
+        Ticket::new(self.client.clone(), self.txn, self.lsn)
+    }
 }
 
 impl Ticket {
     pub(crate) fn new(client: Arc<Client>, txn: TxnId, lsn: Lsn) -> Ticket {
-        Ticket { client, txn, lsn }
+        Ticket { client, txn, lsn, failure: Failure::default() }
     }
 
     /// The transaction's id.
@@ -40,8 +48,8 @@ impl Ticket {
     /// Blocks until it is durable: as long as the flush policy lets it wait, and the fsync.
     ///
     /// # Errors
-    /// [`Error::NotDurable`] if it can no longer become durable; [`Error::LoggerStalled`],
-    /// [`Error::LoggerUnavailable`] if that is not known, in which case waiting may be tried again.
+    /// [`Error::NotDurable`] if it can't become durable, for good or because no logger can be started just now;
+    /// [`Error::LoggerStalled`] if that is not known. Waiting may be tried again.
     pub fn wait(&self) -> Result<()> {
         self.wait_ref()
     }
@@ -73,10 +81,13 @@ impl Ticket {
         self.client.engine.glance_at_logger();
     }
 
+    /// The error of a wait, which must say that the transaction has happened.
     fn in_doubt(&self, error: Error) -> Error {
         match error {
+            Error::Forked => error,
+            Error::LoggerStalled { waited, .. } => Error::LoggerStalled { waited, visible: Some(self.txn) },
             Error::NeedsRecovery { reason } => Error::NotDurable { txn: self.txn, reason },
-            other => other,
+            other => Error::NotDurable { txn: self.txn, reason: other.to_string() },
         }
     }
 }
@@ -94,7 +105,10 @@ impl Future for Ticket {
         if let Err(error) = self.client.engine.refuse_broken_log() {
             return Poll::Ready(Err(self.in_doubt(error)));
         }
-        self.client.wake_at(self.lsn, context.waker());
+        if let Some(reason) = self.failure.lock().take() {
+            return Poll::Ready(Err(Error::NotDurable { txn: self.txn, reason }));
+        }
+        self.client.wake_at(self.lsn, context.waker(), &self.failure);
         Poll::Pending
     }
 }

@@ -4,7 +4,7 @@
 //! It works on a pinned snapshot, beside living writers: the commit slot of one transaction says which
 //! pages are in its trees and which in its queues, and the pin keeps all of them as they were.
 
-use crate::client::{Client, pin::Pin};
+use crate::client::Client;
 use crate::dir;
 use crate::header::Header;
 use crate::logger::process::{log_error, open_log};
@@ -15,6 +15,8 @@ use crate::txn::queue;
 use crate::txn::runs::{all_queues, run_len};
 use crate::{Error, PageId, Result, TxnId};
 use serde::Serialize;
+use std::sync::Arc;
+use std::time::Duration;
 use untorn_wal::{LogShape, Scan, StoreId};
 
 /// What [`crate::Store::verify`] found.
@@ -88,16 +90,13 @@ struct Walk<'a> {
 }
 
 /// Checks everything that the pinned transaction consists of, and the log and header at rest.
-pub(crate) fn verify(client: &Client, pin: &Pin) -> Result<VerifyReport> {
+pub(crate) fn verify(client: &Arc<Client>) -> Result<VerifyReport> {
     let engine = &client.engine;
-    let mut report = VerifyReport { txn: pin.txn(), ..VerifyReport::default() };
-    // The slot of a pinned transaction may have been used again; the newest one is checked then.
-    let Some(image) = engine.control.image(pin.txn())? else {
-        report.note(Error::corrupt(dir::CONTROL, 0, "the pinned transaction's slot was used again; try again"));
-        return Ok(report);
-    };
-    let uses = vec![Use::None; image.high_water as usize];
+    // Before the pin: what a later checkpoint sums is not all of what the pinned transaction reaches.
     let finished = engine.checkpoints().1;
+    let (_pin, image) = client.pin_image()?;
+    let report = VerifyReport { txn: image.txn, ..VerifyReport::default() };
+    let uses = vec![Use::None; image.high_water as usize];
     let mut walk = Walk { client, image, finished, uses, report };
     walk.trees();
     walk.queues();
@@ -282,11 +281,15 @@ impl Walk<'_> {
     }
 
     fn headers(&mut self) {
-        let read = self.client.engine.dir.need_file(dir::CHECKPOINT, false).and_then(|file| Header::read(&file));
-        match read {
-            Ok((_, None)) => {}
-            // A header that is being written, or a torn one: the other counts, but somebody should know.
-            Ok((_, Some(damage))) | Err(damage) => self.report.note(damage),
+        let read = || self.client.engine.dir.need_file(dir::CHECKPOINT, false).and_then(|file| Header::read(&file));
+        for is_last in [false, false, true] {
+            match read() {
+                Ok((_, None)) => return,
+                // One that is just being written is whole before long.
+                _ if !is_last => std::thread::sleep(Duration::from_millis(20)),
+                // The other counts, but somebody should know.
+                Ok((_, Some(damage))) | Err(damage) => self.report.note(damage),
+            }
         }
     }
 

@@ -131,8 +131,8 @@ impl<'s> WriteTxn<'s> {
     /// no id; it answers with the one that it began from.
     ///
     /// # Errors
-    /// [`Error::DiskFull`], [`Error::LoggerStalled`] and others before it became visible: nothing of it has
-    /// happened. [`Error::NotDurable`] after that: it is visible, and in doubt.
+    /// [`Error::NotDurable`], or [`Error::LoggerStalled`] that names the transaction: it is visible, and in doubt.
+    /// [`Error::DiskFull`], [`Error::LoggerStalled`] that names none, and all others: nothing of it has happened.
     pub fn commit(self) -> Result<TxnId> {
         let durability = self.durability;
         let ticket = self.commit_with(durability)?;

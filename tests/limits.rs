@@ -270,6 +270,51 @@ fn the_largest_size_is_an_error() {
     assert_clean(&store);
 }
 
+/// A store that has reached its size is full of pages that only a checkpoint sets free: one comes by itself, though no
+/// transaction gets through that would bring it about.
+#[test]
+fn a_full_store_makes_room_by_itself() {
+    let _limit = limit(120);
+    let test = TestStore::new();
+    let store = test.open_with(|options| {
+        options.max_size(limits::MAX_SIZE_MIN).durability(Durability::Visible);
+    });
+    let rows = store.keyspace("rows").unwrap();
+    for key in 0..150u32 {
+        rows.put(&key.to_be_bytes(), &[1; 3000]).unwrap();
+    }
+    store.checkpoint().unwrap();
+    // Replaces every page of the checkpoint, and fills the rest.
+    let error = (0..100_000u32).find_map(|n| rows.put(&(n % 150 + n / 150 * 7).to_be_bytes(), &[2; 3000]).err());
+    assert!(matches!(error, Some(Error::Limit { .. })), "{error:?}");
+    let before = rows.len().unwrap();
+    common::wait_for(Duration::from_secs(20), || rows.delete(&0u32.to_be_bytes()).is_ok());
+    assert_eq!(rows.len().unwrap(), before - 1);
+    assert_clean(&store);
+}
+
+/// After an error in the middle of a change a transaction says nothing more of its state, which is neither old nor new.
+#[test]
+fn a_failed_transaction_answers_nothing() {
+    let _limit = limit(60);
+    let test = TestStore::new();
+    let store = test.open_with(|options| {
+        options.max_size(limits::MAX_SIZE_MIN).durability(Durability::Visible);
+    });
+    let rows = store.keyspace("rows").unwrap();
+    rows.put(b"kept", b"v").unwrap();
+    let mut txn = store.begin().unwrap();
+    let error = (0..100_000u32).find_map(|n| txn.put(&rows, &n.to_be_bytes(), &[2; 3000]).err());
+    assert!(matches!(error, Some(Error::Limit { .. })), "{error:?}");
+    assert!(matches!(txn.get(&rows, b"kept"), Err(Error::Invalid { .. })));
+    assert!(matches!(txn.range(&rows, ..), Err(Error::Invalid { .. })));
+    assert!(matches!(txn.delete(&rows, b"kept"), Err(Error::Invalid { .. })));
+    assert!(matches!(txn.put(&rows, b"kept", b"w"), Err(Error::Invalid { .. })));
+    assert!(matches!(txn.commit(), Err(Error::Invalid { .. })));
+    assert_eq!(rows.get(b"kept").unwrap().unwrap(), b"v");
+    assert_eq!(rows.len().unwrap(), 1);
+}
+
 #[test]
 fn child() {
     let Some(role) = Role::of_this_process() else { return };

@@ -1,11 +1,20 @@
-//! Goal: a write transaction that stays open for long and the logger never wait for each other without end.
+//! Goal: a write transaction that stays open for long and the logger never wait for each other without end, and who waits
+//! for a logger that can't serve learns why.
 //!
 //! Method: transactions that outgrow the log's spares, or that just stay open, while the logger has reasons to
-//! take a checkpoint or to leave; each call must come back within seconds.
+//! take a checkpoint or to leave; loggers whose successor finds damage, or can't be started. Each call must come back
+//! within seconds.
 
+mod common;
+
+use common::{TestStore, kill_logger, limit, wait_for};
+use std::future::Future;
+use std::os::unix::fs::FileExt;
+use std::pin::pin;
 use std::sync::mpsc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
-use untorn::{Durability, Store};
+use untorn::{Durability, Error, Store};
 
 /// Runs `work` on a thread of its own; fails if it takes longer than `limit`.
 fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -111,4 +120,100 @@ fn the_longest_time_out_is_no_limit() {
     assert!(ticket.wait_timeout(Duration::MAX).unwrap());
     drop((ticket, rows, store));
     untorn::stop_logger(&path, Duration::MAX).unwrap();
+}
+
+/// A checkpoint begins between two transactions: it can't be waited for inside of one, and no longer than the option says
+/// for another thread's.
+#[test]
+fn a_checkpoint_does_not_wait_for_its_own_caller() {
+    let _limit = limit(60);
+    let test = TestStore::new();
+    let store = test.open_with(|options| {
+        options.lock_timeout(Duration::from_millis(200));
+    });
+    store.keyspace("rows").unwrap().put(b"a", b"1").unwrap();
+    let txn = store.begin().unwrap();
+    assert!(matches!(store.checkpoint(), Err(Error::TransactionOpen)));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let error = store.checkpoint().unwrap_err();
+            assert!(matches!(&error, Error::LockTimeout { holder, .. } if holder.contains("process")), "{error}");
+        });
+    });
+    drop(txn);
+    assert_eq!(store.checkpoint().unwrap(), store.snapshot().unwrap().txn_id());
+}
+
+/// The logger dies, and the log is found damaged: whoever waits for a commit hears of the damage and of the commit, at once,
+/// instead of starting loggers until the time is up.
+#[test]
+fn what_keeps_a_successor_from_serving_is_said() {
+    let _limit = limit(60);
+    let test = TestStore::new();
+    let store = test.open();
+    let rows = store.keyspace("rows").unwrap();
+    rows.put(b"a", b"1").unwrap();
+    // A block header that another program has come to use.
+    let segment = test.path.join("wal/seg-00000001");
+    let file = std::fs::File::options().read(true).write(true).open(&segment).unwrap();
+    let mut whole = [0; 4096];
+    file.read_exact_at(&mut whole, 0).unwrap();
+    kill_logger(&store);
+    file.write_all_at(&[0xa5; 128], 0).unwrap();
+    let start = Instant::now();
+    let error = rows.put(b"b", b"2").unwrap_err();
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    let Error::NotDurable { txn, reason } = &error else { panic!("{error}") };
+    assert_eq!(*txn, store.snapshot().unwrap().txn_id());
+    assert!(reason.contains("seg-00000001") && reason.contains("damaged"), "{reason}");
+    assert_eq!(rows.get(b"b").unwrap().unwrap(), b"2");
+    // The damage is mended, and everything goes on.
+    file.write_all_at(&whole, 0).unwrap();
+    rows.put(b"c", b"3").unwrap();
+    assert!(store.durable_snapshot().unwrap().get(&rows, b"b").unwrap().is_some());
+}
+
+/// A task that awaits a commit which no logger can take is told so, and may await it again.
+#[test]
+fn an_awaited_commit_without_a_logger_is_an_error() {
+    let _limit = limit(60);
+    let test = TestStore::new();
+    drop(test.open());
+    // A logger serves already; another one can't be started from here.
+    let store = test.open_with(|options| {
+        options.logger_program("/nowhere/untorn-logger").durability(Durability::Visible);
+    });
+    let rows = store.keyspace("rows").unwrap();
+    kill_logger(&store);
+    let mut txn = store.begin().unwrap();
+    txn.put(&rows, b"a", b"1").unwrap();
+    let ticket = txn.commit_with(Durability::Visible).unwrap();
+    let mut future = pin!(ticket.clone());
+    let mut context = Context::from_waker(Waker::noop());
+    let mut poll = || {
+        let mut answer = None;
+        wait_for(Duration::from_secs(20), || {
+            answer = match future.as_mut().poll(&mut context) {
+                Poll::Ready(answer) => Some(answer),
+                Poll::Pending => None,
+            };
+            answer.is_some()
+        });
+        answer.unwrap()
+    };
+    for _ in 0..2 {
+        let error = poll().unwrap_err();
+        let Error::NotDurable { txn, reason } = &error else { panic!("{error}") };
+        assert_eq!(*txn, ticket.txn_id());
+        assert!(reason.contains("/nowhere/untorn-logger"), "{reason}");
+    }
+    // Somebody else has one run.
+    let other = std::process::Command::new(env!("CARGO_BIN_EXE_untorn-logger")).arg(&test.path).spawn();
+    let mut other = other.unwrap();
+    ticket.wait_timeout(Duration::from_secs(20)).ok();
+    wait_for(Duration::from_secs(20), || ticket.is_durable());
+    poll().unwrap();
+    drop((rows, store));
+    test.stop_logger();
+    other.wait().unwrap();
 }

@@ -15,6 +15,7 @@
 use super::Client;
 use crate::shm::arena::Pages;
 use crate::shm::atomic::Native;
+use crate::shm::fork::ForkGuard;
 use crate::shm::pins::ReaderSlot;
 use crate::slot::SlotImage;
 use crate::{PageId, Result, TxnId, dir};
@@ -24,6 +25,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 const ENDING: u32 = u32::MAX;
+/// Slots that a process goes on holding while nothing is pinned in them; the table is for all processes.
+const SLOTS_KEPT: usize = 64;
 
 /// The slots that this process has claimed.
 #[derive(Default)]
@@ -45,6 +48,8 @@ struct LocalSlot {
     high_water: AtomicU32,
     /// While pinned, the mappings stay.
     client: Mutex<Option<Arc<Client>>>,
+    /// In a child of fork() the slot is the parent's, and the lock above may be held by a thread that the child hasn't.
+    fork: ForkGuard,
 }
 
 thread_local! {
@@ -59,6 +64,9 @@ struct Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
+        if self.slot.fork.is_child() {
+            return;
+        }
         // Under the lock, either the last guard sees that nobody keeps the slot, or we see that it is gone.
         let _client = self.slot.client.lock();
         self.slot.kept.store(false, Ordering::Relaxed);
@@ -82,8 +90,22 @@ impl Client {
             return Ok(pin);
         }
         let slot = self.take_slot()?;
-        self.pin_in(&slot)?;
+        if let Err(error) = self.pin_in(&slot) {
+            slot.taken.store(false, Ordering::Release);
+            return Err(error);
+        }
         Ok(Pin { slot })
+    }
+
+    /// Pins the newest visible transaction, with all that its commit slot says.
+    pub(crate) fn pin_image(self: &Arc<Client>) -> Result<(Pin, SlotImage)> {
+        loop {
+            let pin = self.pin()?;
+            // The slot is used again after 62 commits, which may have come since.
+            if let Some(image) = self.engine.control.image(pin.txn())? {
+                return Ok((pin, image));
+            }
+        }
     }
 
     /// Pins the published durable transaction.
@@ -194,6 +216,22 @@ impl Client {
         }
     }
 
+    /// Gives a slot that nobody uses back to the table if this process has many.
+    fn trim_slots(&self, slot: &Arc<LocalSlot>) {
+        let mut slots = self.pool.slots.lock();
+        if slots.len() <= SLOTS_KEPT {
+            return;
+        }
+        let Some(at) = slots.iter().position(|known| Arc::ptr_eq(known, slot)) else { return };
+        let is_free = slot.count.load(Ordering::Acquire) == 0
+            && slot.taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok();
+        // Whoever has taken it meanwhile gives it back later.
+        if is_free {
+            slots.swap_remove(at);
+            self.reader(slot.index).release();
+        }
+    }
+
     /// A slot that nobody else pins in.
     fn take_slot(&self) -> Result<Arc<LocalSlot>> {
         let mut slots = self.pool.slots.lock();
@@ -213,6 +251,7 @@ impl Client {
             catalog: AtomicU32::new(0),
             high_water: AtomicU32::new(0),
             client: Mutex::new(None),
+            fork: self.fork,
         });
         slots.push(slot.clone());
         Ok(slot)
@@ -233,11 +272,12 @@ impl LocalSlot {
         self.count.store(1, Ordering::Release);
     }
 
-    /// Adds a guard to a pin that lives.
+    /// Adds a guard to a pin that lives. Not to one of 2^31 guards: some of those were leaked, and more could make the
+    /// count run over.
     #[inline]
     fn share(&self) -> bool {
         let mut count = self.count.load(Ordering::Relaxed);
-        while count != 0 && count != ENDING {
+        while count != 0 && count < ENDING / 2 {
             match self.count.compare_exchange_weak(count, count + 1, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => return true,
                 Err(now) => count = now,
@@ -266,9 +306,11 @@ impl Pin {
 impl Clone for Pin {
     #[inline]
     fn clone(&self) -> Pin {
-        // The pin lives at least as long as `self`.
-        let shared = self.slot.share();
-        debug_assert!(shared);
+        // The pin lives at least as long as `self`, so only a count that is about to run over keeps this from sharing it.
+        // `Arc` ends the process then, too.
+        if !self.slot.share() {
+            std::process::abort();
+        }
         Pin { slot: self.slot.clone() }
     }
 }
@@ -285,20 +327,23 @@ impl Drop for Pin {
                 Err(now) => count = now,
             }
         }
-        let mut held = self.slot.client.lock();
-        let Some(client) = held.take() else { return };
         // In a child of fork() the table is not mapped, and the pin is the parent's.
-        if client.is_forked() {
-            std::mem::forget(client);
+        if self.slot.fork.is_child() {
             return;
         }
+        let mut held = self.slot.client.lock();
+        let Some(client) = held.take() else { return };
         client.reader(self.slot.index).unpin();
         self.slot.count.store(0, Ordering::Release);
-        if !self.slot.kept.load(Ordering::Relaxed) {
+        let is_kept = self.slot.kept.load(Ordering::Relaxed);
+        if !is_kept {
             self.slot.taken.store(false, Ordering::Release);
         }
         // The client may go with this, and its pool with it; the lock is let go first.
         drop(held);
+        if !is_kept {
+            client.trim_slots(&self.slot);
+        }
         drop(client);
     }
 }

@@ -2,76 +2,97 @@
 //! sleeps on the durable watermark and wakes whoever it covers.
 
 use super::Client;
-use crate::engine::Engine;
+use crate::shm::waiter::NAP_MAX;
+use crate::{Error, Result};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 use untorn_wal::Lsn;
 
 /// Tasks that wait for the log to become durable.
 #[derive(Default)]
 pub(crate) struct Wakers {
-    waiting: Arc<Mutex<Vec<(Lsn, Waker)>>>,
-    running: AtomicBool,
+    state: Mutex<State>,
 }
 
+#[derive(Default)]
+struct State {
+    waiting: Vec<Waiting>,
+    is_running: bool,
+}
+
+struct Waiting {
+    lsn: Lsn,
+    waker: Waker,
+    failure: Failure,
+}
+
+/// Why a ticket that is awaited can't become durable, from the thread to the next poll.
+pub(crate) type Failure = Arc<Mutex<Option<String>>>;
+
 impl Client {
-    /// Has `waker` woken once the log is durable up to `lsn`, or can no longer become so.
-    pub(crate) fn wake_at(self: &Arc<Client>, lsn: Lsn, waker: &Waker) {
-        let mut waiting = self.wakers.waiting.lock();
-        waiting.push((lsn, waker.clone()));
+    /// Has `waker` woken once the log is durable up to `lsn`, or when `failure` says why it can't be.
+    pub(crate) fn wake_at(self: &Arc<Client>, lsn: Lsn, waker: &Waker, failure: &Failure) {
+        let mut state = self.wakers.state.lock();
+        // A task that is polled again waits once.
+        match state.waiting.iter_mut().find(|waiting| Arc::ptr_eq(&waiting.failure, failure)) {
+            Some(waiting) => waiting.waker.clone_from(waker),
+            None => state.waiting.push(Waiting { lsn, waker: waker.clone(), failure: failure.clone() }),
+        }
         // Under the lock: the thread ends under it too, when nobody waits.
-        if self.wakers.running.swap(true, Ordering::AcqRel) {
+        if std::mem::replace(&mut state.is_running, true) {
             return;
         }
-        drop(waiting);
+        drop(state);
         let client = self.clone();
         let spawned = std::thread::Builder::new().name("untorn-waker".into()).spawn(move || client.run_wakers());
         if spawned.is_err() {
             // Without a thread the task is woken at once, and polls again: busy, but right.
-            self.wakers.running.store(false, Ordering::Release);
-            self.wakers.wake_all();
+            let mut state = self.wakers.state.lock();
+            state.is_running = false;
+            let waiting = std::mem::take(&mut state.waiting);
+            drop(state);
+            waiting.into_iter().for_each(|waiting| waiting.waker.wake());
         }
     }
 
     fn run_wakers(self: Arc<Client>) {
         loop {
             let next = {
-                let waiting = self.wakers.waiting.lock();
-                match waiting.iter().map(|(lsn, _)| *lsn).min() {
+                let mut state = self.wakers.state.lock();
+                match state.waiting.iter().map(|waiting| waiting.lsn).min() {
                     Some(next) => next,
                     None => {
-                        self.wakers.running.store(false, Ordering::Release);
+                        state.is_running = false;
                         return;
                     }
                 }
             };
-            let reached = self.engine.wait_durable(next, false, None);
-            let durable = match (reached, self.engine.control.durable()) {
-                (Ok(_), Some((_, durable))) => durable,
-                (Ok(_), None) => continue,
-                // Their next poll meets the error itself.
-                (Err(_), _) => Lsn(u64::MAX),
-            };
-            let mut waiting = self.wakers.waiting.lock();
-            let (ready, rest) = waiting.drain(..).partition(|(lsn, _)| *lsn <= durable);
-            *waiting = rest;
-            drop(waiting);
-            let ready: Vec<(Lsn, Waker)> = ready;
-            ready.into_iter().for_each(|(_, waker)| waker.wake());
+            // No longer than a nap: somebody may have come who waits for less.
+            let reached = self.engine.wait_durable(next, false, Some(NAP_MAX));
+            self.wake_covered(reached);
         }
     }
-}
 
-impl Wakers {
-    fn wake_all(&self) {
-        let waiting = std::mem::take(&mut *self.waiting.lock());
-        waiting.into_iter().for_each(|(_, waker)| waker.wake());
-    }
-
-    /// The client is going: nobody can be waiting, since whoever waits holds it.
-    pub(crate) fn stop(&self, _engine: &Engine) {
-        self.wake_all();
+    fn wake_covered(&self, reached: Result<bool>) {
+        let durable = self.engine.control.durable().map(|(_, durable)| durable);
+        let failed = match reached {
+            Ok(_) => None,
+            // A logger that is stopped may go on.
+            Err(Error::LoggerStalled { .. }) => None,
+            Err(error) => Some(error.to_string()),
+        };
+        let mut state = self.wakers.state.lock();
+        let is_covered = |lsn: Lsn| durable.is_some_and(|durable| lsn <= durable);
+        let (ready, rest): (Vec<_>, Vec<_>) =
+            state.waiting.drain(..).partition(|waiting| failed.is_some() || is_covered(waiting.lsn));
+        state.waiting = rest;
+        drop(state);
+        for waiting in ready {
+            if let Some(reason) = failed.as_ref().filter(|_| !is_covered(waiting.lsn)) {
+                *waiting.failure.lock() = Some(reason.clone());
+            }
+            waiting.waker.wake();
+        }
     }
 }

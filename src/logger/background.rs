@@ -1,14 +1,13 @@
-//! The logger's other thread: what must be done ahead of need, so that no commit waits for it.
+//! The logger's background thread: what must be done ahead of need, so that no commit waits for it.
 //!
-//! It preallocates log segments, grows the arena, frees what the dead held, and takes checkpoints. It takes
-//! the writer lock only for a checkpoint's start, for the time of copying one slot.
+//! It preallocates log segments, grows the arena, and frees what the dead held. It never takes the writer lock, whose
+//! holder may be waiting for just this, and takes no checkpoints, which may take long.
 
-use super::checkpoint;
 use super::process::{Logger, log_error};
 use crate::engine::now_ns;
 use crate::shm::atomic::Native;
 use crate::shm::waiter;
-use crate::{Error, Result, limits};
+use crate::{Result, limits};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use untorn_wal::{LogError, Pool, RealDisk};
@@ -17,8 +16,6 @@ use untorn_wal::{LogError, Pool, RealDisk};
 const NAP: Duration = Duration::from_millis(50);
 /// How often the dead are looked for.
 const REAP: Duration = Duration::from_millis(100);
-/// Time between checkpoints that fail, or that a full device asks for.
-const PAUSE: Duration = Duration::from_millis(200);
 /// Spare segments kept ahead, one of them for a failing successor.
 const SPARES: usize = 2;
 
@@ -26,33 +23,20 @@ const SPARES: usize = 2;
 pub(super) fn run(logger: &Logger) {
     let bell = &logger.engine.control.fixed().logger.background;
     let mut reaped = Instant::now();
-    let mut retry_at = Instant::now();
     loop {
         let ticket = waiter::listen::<Native>(bell);
         if logger.background_ending.load(Ordering::SeqCst) {
             return;
         }
-        let starved = preallocate(logger);
+        let is_starved = preallocate(logger);
+        if logger.is_starved.swap(is_starved, Ordering::SeqCst) != is_starved {
+            // A checkpoint may set segments free.
+            waiter::ring_always::<Native>(bell);
+        }
         grow_ahead(logger);
         if reaped.elapsed() >= REAP {
             reap(logger);
             reaped = Instant::now();
-        }
-        if Instant::now() >= retry_at && wants_checkpoint(logger, starved) {
-            // Whoever waits for log files holds the writer lock, and needs this thread for other work.
-            let patience = if is_log_wanted(logger) { Duration::ZERO } else { NAP };
-            match checkpoint::take(logger, false, patience) {
-                Err(Error::LockTimeout { .. }) if !patience.is_zero() => continue,
-                Err(Error::LockTimeout { .. }) => {}
-                // The error stands in `control` if it is one that lasts.
-                Err(error) => {
-                    checkpoint::note_failure(&logger.engine, &error);
-                    retry_at = Instant::now() + PAUSE;
-                }
-                // On a full device, one after another would only add to the load.
-                Ok(()) if starved => retry_at = Instant::now() + PAUSE,
-                Ok(()) => {}
-            }
         }
         waiter::sleep::<Native>(bell, ticket, NAP);
     }
@@ -89,12 +73,16 @@ fn preallocate(logger: &Logger) -> bool {
                 waiter::ring_always::<Native>(&words.bell);
             }
             Err(error) => {
-                let is_full = matches!(error, LogError::DiskFull { .. });
-                if is_full {
-                    words.log_full.fetch_add(1, Ordering::SeqCst);
-                    waiter::ring_always::<Native>(&fixed.durable.bell);
-                }
-                return is_full;
+                let errno = match &error {
+                    LogError::DiskFull { .. } => libc::ENOSPC,
+                    LogError::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+                    _ => libc::EIO,
+                };
+                // Whoever waits for the log hears of it.
+                words.log_errno.store(errno as u32, Ordering::Relaxed);
+                words.log_failures.fetch_add(1, Ordering::SeqCst);
+                waiter::ring_always::<Native>(&fixed.durable.bell);
+                return errno == libc::ENOSPC;
             }
         }
     }
@@ -110,7 +98,7 @@ fn grow_ahead(logger: &Logger) {
     if have < used + ahead / 2 {
         let target = (used + ahead).min(engine.geometry.max_size);
         // Bounded: the lock's holder may be stopped, and log files are made by this thread as well.
-        let _ = engine.grow_arena(target, Some(NAP));
+        let _ = engine.grow_arena(target, NAP);
     }
 }
 
@@ -130,9 +118,8 @@ fn reap(logger: &Logger) {
             found = true;
         }
     }
-    let bound = fixed.reader_bound.load(Ordering::SeqCst) as usize;
     let now = now_ns();
-    for slot in engine.control.readers().iter().take(bound) {
+    for slot in engine.control.used_readers().unwrap_or_default() {
         slot.observe(now);
         if let Some(owner) = slot.owner()
             && !engine.is_alive(owner)
@@ -148,25 +135,6 @@ fn reap(logger: &Logger) {
         waiter::ring_always::<Native>(&fixed.logger.bell);
         crate::shm::lock::wake_all::<Native>(&fixed.writer.bell);
         crate::shm::lock::wake_all::<Native>(&fixed.growth.bell);
+        crate::shm::lock::wake_all::<Native>(&fixed.reader_growth.bell);
     }
-}
-
-/// Whether a writer waits for more log than is granted.
-fn is_log_wanted(logger: &Logger) -> bool {
-    let fixed = logger.engine.control.fixed();
-    fixed.logger.log_request.load(Ordering::SeqCst) > fixed.durable.granted.load(Ordering::SeqCst)
-}
-
-/// Whether a checkpoint is due. A `starved` log takes one early, for the segments that it sets free.
-fn wants_checkpoint(logger: &Logger, starved: bool) -> bool {
-    let engine = &logger.engine;
-    let fixed = engine.control.fixed();
-    let (started, finished) = engine.checkpoints();
-    if started != finished || fixed.logger.checkpoint_request.load(Ordering::SeqCst) > finished.as_u64() {
-        return true;
-    }
-    let Some((_, durable)) = engine.control.durable() else { return false };
-    let volume = durable.0.saturating_sub(fixed.checkpoint.finished_lsn.load(Ordering::Acquire));
-    volume >= fixed.logger.checkpoint_bytes.load(Ordering::Acquire)
-        || (volume > 0 && (starved || is_log_wanted(logger)))
 }

@@ -26,14 +26,69 @@ use crate::txn::{catalog, queue, runs};
 use crate::{Error, PageId, Result, TxnId, dir};
 use std::fs::File;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use untorn_wal::Lsn;
+
+/// Longest sleep of the checkpoint thread, and how long it waits for the writer lock at a time.
+const NAP: Duration = Duration::from_millis(50);
+/// Time between checkpoints that fail, or that a full device asks for.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Log segments beyond those that the volume between checkpoints takes: loggers that die young leave many that are nearly
+/// empty.
+const SEGMENTS_BEYOND: u64 = 4;
+
+/// The checkpoint thread: takes checkpoints as they are due, until the logger ends. It takes the writer lock only for
+/// their start, for the time of copying one slot.
+pub(super) fn run(logger: &Logger) {
+    let bell = &logger.engine.control.fixed().logger.background;
+    let mut retry_at = Instant::now();
+    loop {
+        let ticket = waiter::listen::<Native>(bell);
+        if logger.background_ending.load(Ordering::SeqCst) {
+            return;
+        }
+        if Instant::now() >= retry_at && is_due(logger) {
+            match take(logger, false, NAP) {
+                Err(Error::LockTimeout { .. }) => continue,
+                // The error stands in `control` if it is one that lasts.
+                Err(error) => {
+                    note_failure(&logger.engine, &error);
+                    retry_at = Instant::now() + PAUSE;
+                }
+                // On a full device, one after another would only add to the load.
+                Ok(()) if logger.is_starved.load(Ordering::SeqCst) => retry_at = Instant::now() + PAUSE,
+                Ok(()) => {}
+            }
+        }
+        waiter::sleep::<Native>(bell, ticket, NAP);
+    }
+}
+
+/// Whether a checkpoint is due. A log that is starved, or that a writer waits for, takes one early, for the segments that
+/// it sets free.
+fn is_due(logger: &Logger) -> bool {
+    let engine = &logger.engine;
+    let fixed = engine.control.fixed();
+    let words = &fixed.logger;
+    let (started, finished) = engine.checkpoints();
+    if started != finished || words.checkpoint_request.load(Ordering::SeqCst) > finished.as_u64() {
+        return true;
+    }
+    let Some((_, durable)) = engine.control.durable() else { return false };
+    let volume = durable.0.saturating_sub(fixed.checkpoint.finished_lsn.load(Ordering::Acquire));
+    let volume_max = words.checkpoint_bytes.load(Ordering::Acquire);
+    let segments_max = volume_max / engine.geometry.segment_size + SEGMENTS_BEYOND;
+    let is_log_wanted = words.log_request.load(Ordering::SeqCst) > fixed.durable.granted.load(Ordering::SeqCst);
+    let is_log_short =
+        is_log_wanted || logger.is_starved.load(Ordering::SeqCst) || logger.pool.stats().segments as u64 > segments_max;
+    volume >= volume_max || (volume > 0 && is_log_short)
+}
 
 /// Takes a checkpoint, or finishes the one that a dead logger began. `clean` says that nobody can
 /// commit after it. Does nothing when nothing has been committed since the last one.
 ///
-/// It waits for the writer lock no longer than `patience`: its holder may be waiting for what the caller's
-/// thread does besides (log files), may be stopped, or may keep its transaction open for hours.
+/// It waits for the writer lock no longer than `patience`: its holder may be stopped, or may keep its transaction open
+/// for hours.
 ///
 /// # Errors
 /// [`Error::LockTimeout`] if the lock was not free: nothing has begun, try again later.
@@ -42,6 +97,7 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     engine.refuse_poisoned()?;
     let arena_file = engine.arena_file()?;
     let (mut started, finished) = engine.checkpoints();
+    refuse_unknown(engine, finished)?;
     if started == finished {
         match start(engine, finished, clean, patience)? {
             Some(txn) => started = txn,
@@ -162,17 +218,17 @@ pub(super) fn last_failure(engine: &Engine) -> Error {
 
 fn write_header(logger: &Logger, image: &SlotImage, log_position: Lsn, clean: bool) -> Result<()> {
     let engine = &logger.engine;
+    // That it can't be opened just now is no reason to give the store up: nothing was written.
+    let file = engine.dir.need_file(dir::CHECKPOINT, true)?;
     let serial = &engine.control.fixed().checkpoint.serial;
     let header = Header {
         store_id: engine.store_id,
         geometry: engine.geometry,
-        serial: serial.load(Ordering::Acquire) + 1,
+        serial: last_serial(&file, serial.load(Ordering::Acquire))? + 1,
         log_position,
         clean,
         image: *image,
     };
-    // That it can't be opened just now is no reason to give the store up: nothing was written.
-    let file = engine.dir.need_file(dir::CHECKPOINT, true)?;
     if let Err(error) = header.write(&file) {
         let errno = match &error {
             Error::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
@@ -183,6 +239,27 @@ fn write_header(logger: &Logger, image: &SlotImage, log_position: Lsn, clean: bo
     }
     // The slot of the newest header is never written next: the serial moves only after success.
     serial.store(header.serial, Ordering::Release);
+    Ok(())
+}
+
+/// The serial of the newest header whose writing has succeeded: what `control` says, if there is such a header, since a
+/// newer one may be what a failed sync left in the cache. Else the word is damaged, and the file knows.
+fn last_serial(file: &File, noted: u64) -> Result<u64> {
+    let (headers, damage) = Header::read_slots(file)?;
+    match headers.last() {
+        _ if headers.iter().any(|header| header.serial == noted) => Ok(noted),
+        Some(newest) => Ok(newest.serial),
+        None => Err(damage.expect("two slots, none valid")),
+    }
+}
+
+/// An error if the checkpoint that counts as finished is none of the two that there are headers of: the word is damaged,
+/// and going by it would sum too little, and protect the wrong pages.
+fn refuse_unknown(engine: &Engine, finished: TxnId) -> Result<()> {
+    let (headers, damage) = Header::read_slots(&engine.dir.need_file(dir::CHECKPOINT, false)?)?;
+    if damage.is_none() && headers.iter().all(|header| header.txn() != finished) {
+        return Err(Error::corrupt(dir::CONTROL, 0, format!("no header is of the finished checkpoint {finished}")));
+    }
     Ok(())
 }
 
@@ -205,7 +282,7 @@ fn sum_pages(engine: &Engine, file: &File, pages: &Pages<'_>, image: &SlotImage,
     }
     let queues = runs::all_queues(pages, image)?;
     for state in queues.iter().filter(|state| !state.head.is_none()) {
-        queue::each_page(pages, state, &mut |page, birth| {
+        queue::each_page(pages, &engine.arena, state, &mut |page, birth| {
             if birth > finished {
                 summed += 1;
                 sum(engine, file, pages, page, 1)?;

@@ -11,6 +11,7 @@
 
 use super::process::{Logger, log_error};
 use super::settings;
+use crate::header::Header;
 use crate::shm::atomic::Native;
 use crate::shm::control::Poison;
 use crate::shm::ring::Ring;
@@ -71,18 +72,21 @@ impl Flusher {
 
     /// The flusher of a logger that takes over beside living clients: whatever its predecessor wrote past
     /// `durable` is not trusted; a new segment takes those bytes from the ring.
-    pub(super) fn attach(logger: Arc<Logger>, stated: &Stated) -> Result<Flusher> {
+    pub(super) fn attach(logger: Arc<Logger>, header: &Header, stated: &Stated) -> Result<Flusher> {
         let fixed = logger.engine.control.fixed();
         let words = &fixed.durable;
         // A predecessor that died between the two stores leaves them different: both positions were
         // durable then, and the lower one is certain to be in the ring.
         let lsn = words.lsn.load(Ordering::Acquire).min(!words.lsn_check.load(Ordering::Acquire));
         let txn = words.txn.load(Ordering::Acquire).min(!words.txn_check.load(Ordering::Acquire));
+        let finished = fixed.checkpoint.finished.load(Ordering::Acquire);
+        let finished_lsn = Lsn(fixed.checkpoint.finished_lsn.load(Ordering::Acquire));
         let stated = Stated {
             durable: Lsn(lsn).max(stated.durable),
             durable_txn: txn.max(stated.durable_txn),
-            checkpoint_txn: fixed.checkpoint.finished.load(Ordering::Acquire).max(stated.checkpoint_txn),
-            checkpoint_lsn: Lsn(fixed.checkpoint.finished_lsn.load(Ordering::Acquire)).max(stated.checkpoint_lsn),
+            // Not more than there is a header of: what is stated here can't be taken back.
+            checkpoint_txn: finished.min(header.txn().as_u64()).max(stated.checkpoint_txn),
+            checkpoint_lsn: finished_lsn.min(header.log_position).max(stated.checkpoint_lsn),
             incarnation: logger.engine.control.committed().incarnation(),
         };
         let mut flusher = Flusher::new(logger, stated);
@@ -125,6 +129,9 @@ impl Flusher {
             let nap = match self.round() {
                 Ok(None) => continue,
                 Ok(Some(nap)) => nap,
+                // The current segment is as it was: a spare was missing, or the process is short of descriptors. Nothing
+                // is lost, and the next round tries again.
+                Err(_) if self.log.written().is_some() => NAP,
                 Err(error) => {
                     self.give_up(&error);
                     NAP
@@ -257,7 +264,6 @@ impl Flusher {
         };
         let Err(error) = wrote else { return Ok(()) };
         if self.log.written().is_some() {
-            // The current segment is as it was: only a spare was missing.
             return Err(log_error(error));
         }
         crash_point!("flush.failed");

@@ -1,6 +1,7 @@
 //! The logger: one process of a store that makes its commits durable.
 //!
-//! - `spawn`: how clients start it
+//! - `keeper`: how clients start it
+//! - `daemon`: how a process becomes it
 //! - `process`: its life, from the initialisation lock to leaving
 //! - `recover`: what it does first when nobody lives: checkpoint, log, ring
 //! - `flush`: the flush thread: ring → segment → fsync → acknowledgement
@@ -10,8 +11,9 @@
 
 pub(crate) mod background;
 pub(crate) mod checkpoint;
+pub(crate) mod daemon;
 pub(crate) mod flush;
+pub(crate) mod keeper;
 pub(crate) mod process;
 pub(crate) mod recover;
 pub(crate) mod settings;
-pub(crate) mod spawn;

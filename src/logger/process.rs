@@ -37,7 +37,9 @@ pub(super) struct Logger {
     /// A finished checkpoint that a block of the log is to state, and the newest one stated.
     stating: Mutex<Stating>,
     stated: Condvar,
-    /// The background thread is to end, and then the other.
+    /// The device has no room for another log segment, as of the last try.
+    pub(super) is_starved: AtomicBool,
+    /// The background and the checkpoint thread are to end, and then the flush thread.
     pub(super) background_ending: AtomicBool,
     pub(super) ending: AtomicBool,
 }
@@ -59,18 +61,20 @@ pub(crate) enum Ended {
 }
 
 /// Serves as the logger of the store at `dir` until it is no longer needed. Blocks. Calls `on_ready` when
-/// clients can join.
+/// clients can join, or when another logger is found to serve.
 pub(crate) fn run(dir: Dir, on_ready: impl FnOnce()) -> Result<Ended> {
     let init = lock_init(&dir, Duration::from_secs(60))?;
     let Some(byte) = dir.with_fd(|fd| Claim::take(fd, LOGGER_OFFSET))? else {
+        on_ready();
         return Ok(Ended::NotNeeded);
     };
     crash_point!("logger.byte_taken");
     let (logger, flusher) = prepare(dir, init.file_id())?;
-    drop(init);
-    crash_point!("logger.ready");
-    on_ready();
-    let init = serve(&logger, flusher);
+    let init = serve(&logger, flusher, || {
+        drop(init);
+        crash_point!("logger.ready");
+        on_ready();
+    })?;
     // The byte first: whoever joins next finds it free. The other way round, a client could join in between,
     // and go on beneath a header that says that the store was left in order.
     drop(byte);
@@ -113,17 +117,19 @@ fn prepare(dir: Dir, lock_file: LockFileId) -> Result<(Arc<Logger>, Flusher)> {
             _claim: claim,
             stating: Mutex::default(),
             stated: Condvar::new(),
+            is_starved: AtomicBool::new(false),
             background_ending: AtomicBool::new(false),
             ending: AtomicBool::new(false),
         })
     };
     let (logger, flusher) = match old {
         Some(control) if alive => {
-            let pool = Pool::open(disk, &survey, Lsn(control.fixed().checkpoint.finished_lsn.load(Ordering::Acquire)))
-                .map_err(log_error)?;
+            // No checkpoint is finished that has no header: more than that is a damaged word.
+            let finished_lsn = Lsn(control.fixed().checkpoint.finished_lsn.load(Ordering::Acquire));
+            let pool = Pool::open(disk, &survey, finished_lsn.min(header.log_position)).map_err(log_error)?;
             background::ensure_spares(&pool, 2)?;
             let logger = logger(engine(control, dir, arena), pool);
-            let flusher = Flusher::attach(logger.clone(), &survey.stated)?;
+            let flusher = Flusher::attach(logger.clone(), &header, &survey.stated)?;
             (logger, flusher)
         }
         None if alive => {
@@ -169,31 +175,40 @@ fn refuse_old_header(header: &Header, damage: Option<Error>, stated: &Stated) ->
     }))
 }
 
-/// Runs the flush and the background thread, and looks now and then whether they are still needed.
+/// Starts the threads, calls `on_ready`, and looks now and then whether they are still needed.
 ///
 /// Returns with the initialisation lock, if that could be had: nobody has joined since the last checkpoint then.
-fn serve(logger: &Arc<Logger>, flusher: Flusher) -> Option<InitLock> {
+///
+/// # Errors
+/// If the system allows no more threads: a logger without one of them would serve nobody.
+fn serve(logger: &Arc<Logger>, flusher: Flusher, on_ready: impl FnOnce()) -> Result<Option<InitLock>> {
     std::thread::scope(|scope| {
-        let flush = std::thread::Builder::new().name("untorn-flush".into()).spawn_scoped(scope, || flusher.run());
-        let work = std::thread::Builder::new()
-            .name("untorn-background".into())
-            .spawn_scoped(scope, || background::run(logger));
-        if let (Ok(_), Ok(work)) = (&flush, work) {
-            let init = wait_until_unneeded(logger);
-            // The background thread ends first: the last checkpoint needs the flush thread.
-            logger.end_background();
-            let _ = work.join();
-            leave(logger, init.as_ref());
-            logger.ending.store(true, Ordering::SeqCst);
-            waiter::ring_always::<Native>(&logger.engine.control.fixed().logger.bell);
-            if let Ok(flush) = flush {
-                let _ = flush.join();
+        let named = |name: &str| std::thread::Builder::new().name(format!("untorn-{name}"));
+        let flush = named("flush").spawn_scoped(scope, || flusher.run());
+        let others = [
+            named("background").spawn_scoped(scope, || background::run(logger)),
+            named("checkpoint").spawn_scoped(scope, || checkpoint::run(logger)),
+        ];
+        let served = match others.iter().find_map(|thread| thread.as_ref().err()).or(flush.as_ref().err()) {
+            Some(error) => {
+                let error = std::io::Error::from(error.kind());
+                Err(Error::io("starting the logger's threads")(error))
             }
-            init
-        } else {
-            logger.ending.store(true, Ordering::SeqCst);
-            None
+            None => {
+                on_ready();
+                Ok(wait_until_unneeded(logger))
+            }
+        };
+        // These end first: the last checkpoint needs the flush thread.
+        logger.end_background();
+        others.into_iter().flatten().for_each(|thread| drop(thread.join()));
+        if let Ok(init) = &served {
+            leave(logger, init.as_ref());
         }
+        logger.ending.store(true, Ordering::SeqCst);
+        waiter::ring_always::<Native>(&logger.engine.control.fixed().logger.bell);
+        flush.into_iter().for_each(|thread| drop(thread.join()));
+        served
     })
 }
 

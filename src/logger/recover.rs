@@ -79,6 +79,7 @@ pub(super) fn replay(
     // covered is known to be there; the rest is written with zeros again before any page of it is handed out.
     let used = u64::from(header.image.high_water) * engine.geometry.page_size as u64;
     let known = used.next_multiple_of(crate::limits::GROWTH_PIECE);
+    back_with_blocks(&engine.arena_file()?, whole.min(known))?;
     engine.control.set_arena_bytes(whole.min(known));
     // Again, since the copy that was read may be one that never reached the disk; into the other slot, so
     // that a cut here leaves this one. Not in order any more, either.
@@ -110,6 +111,22 @@ pub(super) fn replay(
     recovered.end = end;
     recovered.cut(engine)?;
     Ok(recovered)
+}
+
+/// Sees to it that storing into the arena needs no new blocks: a copy of a store may have holes, or share its blocks with
+/// the original, and a store into either on a full disk would be a SIGBUS.
+fn back_with_blocks(file: &File, len: u64) -> Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    use rustix::io::Errno;
+    for flags in [FallocateFlags::UNSHARE_RANGE, FallocateFlags::empty()] {
+        match fallocate(file, flags, 0, len) {
+            Err(Errno::NOSPC | Errno::DQUOT) => return Err(Error::DiskFull { what: dir::ARENA.into() }),
+            // Where the first is not known, nothing is shared; where neither is, there is nothing to be done.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => {}
+            Err(errno) => return Err(Error::sys("allocating the arena's blocks")(errno)),
+        }
+    }
+    Ok(())
 }
 
 /// The published bytes of the old ring from `from` on.

@@ -50,18 +50,15 @@ pub(crate) fn set_checkpoint_bytes(engine: &Engine, bytes: u64) {
     engine.control.fixed().logger.checkpoint_bytes.store(bytes.max(1), Ordering::Release);
 }
 
-/// Has a checkpoint taken that covers what is visible now, and waits for it.
-pub(crate) fn wait_checkpoint(engine: &Engine) -> Result<TxnId> {
+/// Has a checkpoint taken that covers what is visible now, and waits for it; for a transaction that holds its start up,
+/// no longer than `lock_timeout`.
+pub(crate) fn wait_checkpoint(engine: &Engine, lock_timeout: Option<Duration>) -> Result<TxnId> {
     let wanted = engine.control.committed();
     let fixed = engine.control.fixed();
     let start = Instant::now();
     let mut watch = engine.watch_logger();
     let failures = fixed.checkpoint.failures.load(Ordering::SeqCst);
-    let ring = || {
-        fixed.logger.checkpoint_request.fetch_max(wanted.as_u64(), Ordering::SeqCst);
-        waiter::ring::<Native>(&fixed.logger.background);
-    };
-    ring();
+    engine.request_checkpoint(wanted);
     let ended = waiter::wait_until::<Native, _, _>(
         &fixed.checkpoint.bell,
         None,
@@ -78,8 +75,11 @@ pub(crate) fn wait_checkpoint(engine: &Engine) -> Result<TxnId> {
         },
         || {
             watch.check(engine, start)?;
-            ring();
-            Ok(())
+            engine.request_checkpoint(wanted);
+            match lock_timeout {
+                Some(timeout) => engine.refuse_long_transaction(start.elapsed(), timeout),
+                None => Ok(()),
+            }
         },
     );
     match ended {

@@ -32,6 +32,8 @@ pub(crate) const SLOTS: usize = 64;
 /// Bytes from one reader chunk to the next: the table grows by this.
 const READER_CHUNK: usize = 1024;
 
+const CHUNK_BYTES: u64 = (READER_CHUNK * size_of::<ReaderSlot<Native>>()) as u64;
+
 /// Keeps neighbours out of each other's cache line.
 #[repr(C, align(64))]
 #[derive(Debug)]
@@ -116,13 +118,13 @@ pub(crate) struct LoggerWords {
     pub(crate) log_request: AtomicU64,
     /// Counts the flush thread's rounds: a living logger that doesn't move it is stalled.
     pub(crate) beats: AtomicU64,
-    /// Counts the times that the log could not grow since the device is full.
-    pub(crate) log_full: AtomicU32,
+    /// Counts the times that the log could not grow, and the error number of the last one.
+    pub(crate) log_failures: AtomicU32,
+    pub(crate) log_errno: AtomicU32,
     /// Sticky: see [`Poison`].
     pub(crate) poison: AtomicU32,
     /// The error number behind `poison`.
     pub(crate) poison_errno: AtomicU32,
-    _reserved: AtomicU32,
 }
 
 /// Why a store refuses writes until it is opened anew.
@@ -189,9 +191,11 @@ pub(crate) struct Fixed {
     pub(crate) checkpoint: Line<CheckpointWords>,
     /// Pieces of the arena that have been written with zeros: their blocks are there. A [`checked`] number.
     pub(crate) arena_bytes: Line<AtomicU64>,
-    /// Reader slots that exist (a [`checked`] number), and a bound on those ever used.
-    pub(crate) reader_capacity: Line<AtomicU64>,
-    pub(crate) reader_bound: AtomicU64,
+    /// Reader slots that exist, and a bound on those ever used: [`checked`] numbers.
+    reader_capacity: Line<AtomicU64>,
+    reader_bound: AtomicU64,
+    /// Whoever makes room for more readers holds it.
+    pub(crate) reader_growth: Line<LockWord>,
     pub(crate) counters: Line<Counters>,
     /// Transactions that the logger pins for durable readers.
     pub(crate) logger_pins: LoggerPins<Native>,
@@ -271,6 +275,7 @@ impl Control {
         identity.segment_size.store(geometry.segment_size, Ordering::Relaxed);
         identity.magic.store(MAGIC, Ordering::Relaxed);
         control.fixed().reader_capacity.store(checked(READER_CHUNK as u32), Ordering::Release);
+        control.fixed().reader_bound.store(checked(0), Ordering::Release);
         Ok(control)
     }
 
@@ -370,13 +375,54 @@ impl Control {
         }
     }
 
-    /// Makes room for more readers in `file`, which is this region. The caller holds the growth lock.
+    /// The slots that a scan must look at: all that were ever used. Those beyond hold no pin.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if a damaged word could hide a pin.
+    pub(crate) fn used_readers(&self) -> Result<&[ReaderSlot<Native>]> {
+        let fixed = self.fixed();
+        // Sequentially consistent: a scan has fenced, and whoever pins in a slot has raised the bound before.
+        let bound = unchecked(fixed.reader_bound.load(Ordering::SeqCst));
+        let readers = self.readers();
+        match bound.and_then(|bound| readers.get(..bound as usize)) {
+            Some(used) => Ok(used),
+            None => Err(Error::corrupt(dir::CONTROL, 0, "the number of reader slots in use is damaged")),
+        }
+    }
+
+    /// Says that the first `count` slots may be used.
+    pub(crate) fn raise_reader_bound(&self, count: usize) -> Result<()> {
+        let bound = &self.fixed().reader_bound;
+        let mut seen = bound.load(Ordering::SeqCst);
+        loop {
+            match unchecked(seen) {
+                Some(now) if now as usize >= count => return Ok(()),
+                Some(_) => {}
+                None => {
+                    return Err(Error::corrupt(dir::CONTROL, 0, "the number of reader slots in use is damaged"));
+                }
+            }
+            match bound.compare_exchange(seen, checked(count as u32), Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => return Ok(()),
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Makes room for more readers in `file`, which is this region. The caller holds the lock for it.
     pub(crate) fn grow_readers(&self, file: &File) -> Result<()> {
         let own = self.fixed().identity.inode.load(Ordering::Relaxed);
         if inode(file)? != own {
             return Err(Error::Mismatch { file: dir::CONTROL.into(), what: "it was replaced".into() });
         }
         let capacity = self.reader_capacity();
+        // Slots that others use are not to be zeroed, whatever a damaged word says of how many there are.
+        let len = file.metadata().map_err(Error::io("stat of control"))?.len();
+        if unchecked(self.fixed().reader_capacity.load(Ordering::Acquire)) != Some(capacity as u32)
+            || len > Self::file_len(self.ring_size, capacity) as u64 + CHUNK_BYTES
+        {
+            return Err(Error::corrupt(dir::CONTROL, 0, "the number of reader slots is damaged"));
+        }
         let grown = capacity + READER_CHUNK;
         if grown > limits::READERS_MAX {
             return Err(Error::Limit {
@@ -386,8 +432,7 @@ impl Control {
             });
         }
         let from = Self::file_len(self.ring_size, capacity) as u64;
-        let len = (READER_CHUNK * size_of::<ReaderSlot<Native>>()) as u64;
-        write_zeros(file, from, len, dir::CONTROL)?;
+        write_zeros(file, from, CHUNK_BYTES, dir::CONTROL)?;
         self.fixed().reader_capacity.store(checked(grown as u32), Ordering::Release);
         Ok(())
     }

@@ -49,6 +49,11 @@ impl ForkGuard {
         Ok(ForkGuard { word, generation })
     }
 
+    /// Tells this process from its parents and children.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// Whether this runs in a child, forked since the guard was made.
     #[inline]
     pub(crate) fn is_child(&self) -> bool {
@@ -105,13 +110,19 @@ unsafe extern "C" {
     ) -> libc::c_int;
 }
 
-/// Runs `section` while no other thread can `fork()`. The section is short, and doesn't fork itself.
-pub(crate) fn without_forks<T>(section: impl FnOnce() -> T) -> Result<T> {
+/// Has forks go through the gate; the error number, or 0. Called before `main`, where it can be: a fork that has begun by
+/// then would not be seen.
+pub(crate) fn register_handlers() -> libc::c_int {
     static HANDLERS: OnceLock<libc::c_int> = OnceLock::new();
-    let code = *HANDLERS.get_or_init(|| {
+    *HANDLERS.get_or_init(|| {
         // SAFETY: the handlers are functions of this library, call nothing that allocates or locks, and can't unwind.
         unsafe { pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork)) }
-    });
+    })
+}
+
+/// Runs `section` while no other thread can `fork()`. The section is short, and doesn't fork itself.
+pub(crate) fn without_forks<T>(section: impl FnOnce() -> T) -> Result<T> {
+    let code = register_handlers();
     if code != 0 {
         return Err(Error::io("registering a fork handler")(std::io::Error::from_raw_os_error(code)));
     }

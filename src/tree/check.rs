@@ -109,7 +109,11 @@ impl<P: PageRead> Walk<'_, P> {
                 Value::Inline(bytes) => self.report.bytes += bytes.len() as u64,
                 Value::Run { page, pages, len } => {
                     let (_, run_birth) = read_run(self.pages, page, pages, len)?;
-                    check_birth(leaf, run_birth, Some(birth), "the leaf that refers to it")?;
+                    if run_birth != version {
+                        return Err(
+                            leaf.damaged(format!("an entry written by {version} refers to a run of {run_birth}"))
+                        );
+                    }
                     (self.on_page)(PageSeen { page, pages, birth: run_birth, kind: PageKind::Run })?;
                     self.report.runs += 1;
                     self.report.pages += u64::from(pages);

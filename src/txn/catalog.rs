@@ -88,7 +88,8 @@ pub(crate) fn list<P: PageRead>(pages: &P, catalog: PageId) -> Result<Vec<Entry>
     let mut key = Vec::new();
     while let Some(at) = cursor.next(pages)? {
         at.key.key_into(&mut key);
-        let id: [u8; 8] = key[1..].try_into().map_err(|_| damaged("has a number that is not 8 bytes long"))?;
+        let id = key.get(1..).and_then(|id| id.try_into().ok());
+        let id: [u8; 8] = id.ok_or_else(|| damaged("has a number that is not 8 bytes long"))?;
         found.push(decode(KeyspaceId(u64::from_be_bytes(id)), at.value)?);
     }
     Ok(found)
@@ -141,7 +142,8 @@ pub(crate) fn incarnations<P: PageRead>(pages: &P, catalog: PageId) -> Result<Ve
     let mut key = Vec::new();
     while let Some(at) = cursor.next(pages)? {
         at.key.key_into(&mut key);
-        let id: [u8; 4] = key[1..].try_into().map_err(|_| damaged("has an odd incarnation"))?;
+        let id = key.get(1..).and_then(|id| id.try_into().ok());
+        let id: [u8; 4] = id.ok_or_else(|| damaged("has an odd incarnation"))?;
         found.push((u32::from_be_bytes(id), TxnId::from_u64(number(at.value)?)));
     }
     Ok(found)

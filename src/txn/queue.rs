@@ -97,19 +97,36 @@ pub(crate) fn write_entry(arena: &Arena, page: PageId, index: u32, entry: Freed)
     }
 }
 
+/// The page behind a queue's page that is not its tail. Each such page holds an entry, since it was made for one: a damaged
+/// link can't lead round in circles for ever without showing.
+pub(crate) fn next_page(pages: &Pages<'_>, arena: &Arena, header: &Header) -> Result<PageId> {
+    let next = pages.expect(header.link, PageKind::FreeQueue)?;
+    if next.page == header.page || next.extra == 0 {
+        return Err(
+            arena.damaged(header.page, format!("a queue's page is said to be followed by page {}", next.page.0))
+        );
+    }
+    Ok(next.page)
+}
+
 /// Visits the pages of a queue that have a header: all but the one reserved to follow the tail.
 pub(crate) fn each_page(
     pages: &Pages<'_>,
+    arena: &Arena,
     queue: &QueueState,
     on_page: &mut dyn FnMut(PageId, TxnId) -> Result<()>,
 ) -> Result<()> {
     let mut page = queue.head;
-    while !page.is_none() {
+    // All but the first have at least one of the entries.
+    for _ in 0..=queue.count.saturating_add(1) {
         let header = pages.expect(page, PageKind::FreeQueue)?;
         on_page(page, header.birth)?;
-        page = if page == queue.tail { PageId::NONE } else { header.link };
+        if page == queue.tail {
+            return Ok(());
+        }
+        page = next_page(pages, arena, &header)?;
     }
-    Ok(())
+    Err(arena.damaged(page, "a queue has more pages than it counts entries"))
 }
 
 /// Visits what a queue consists of: its own pages (the reserved one has no header yet) and its entries.
@@ -131,8 +148,11 @@ pub(crate) fn walk(
     loop {
         let header = pages.expect(page, PageKind::FreeQueue)?;
         on_page(page, Some(header.birth))?;
-        let next = header.link;
-        let end = if page == queue.tail { queue.tail_index } else { sealed_count(pages, &header)? };
+        let (next, end) = match page == queue.tail {
+            true => (header.link, queue.tail_index),
+            false => (next_page(pages, arena, &header)?, sealed_count(pages, &header)?),
+        };
+        let before = left;
         while index < end {
             if left == 0 {
                 return Err(arena.damaged(page, "a queue has more entries than it counts"));
@@ -144,6 +164,9 @@ pub(crate) fn walk(
         if page == queue.tail {
             on_page(next, None)?;
             break;
+        }
+        if before == left && page != queue.head {
+            return Err(arena.damaged(page, "a queue's page holds no entries"));
         }
         page = next;
         index = 0;

@@ -95,7 +95,7 @@ impl<'e> Replay<'e> {
         let base = self.engine.control.newest()?;
         let mut write = match self.open.take() {
             Some(write) => write,
-            None => Write::replay(self.engine, base, txn, self.checkpoint),
+            None => Write::replay(self.engine, base, txn, self.checkpoint)?,
         };
         for op in Ops::new(payload) {
             write.apply(op.map_err(&damaged)?)?;

@@ -140,8 +140,8 @@ fn wait_for_room(engine: &Engine, end: Lsn, charged: u64) -> Result<()> {
     }
     let start = Instant::now();
     let logger = &engine.control.fixed().logger;
-    // The logger preallocates; it says when its device is full, having tried after this request.
-    let attempts = logger.log_full.load(Ordering::SeqCst);
+    // The logger preallocates; it says when it can't, having tried after this request.
+    let failures = logger.log_failures.load(Ordering::SeqCst);
     logger.log_request.store_fenced(charged);
     engine.wake_logger();
     waiter::ring::<Native>(&logger.background);
@@ -155,8 +155,12 @@ fn wait_for_room(engine: &Engine, end: Lsn, charged: u64) -> Result<()> {
             if charged <= words.granted.load(Ordering::SeqCst) {
                 return Some(Ok(()));
             }
-            if logger.log_full.load(Ordering::SeqCst) > attempts {
-                return Some(Err(Error::DiskFull { what: "the log".into() }));
+            if logger.log_failures.load(Ordering::SeqCst) != failures {
+                let errno = logger.log_errno.load(Ordering::Relaxed) as i32;
+                return Some(Err(match errno {
+                    libc::ENOSPC => Error::DiskFull { what: "the log".into() },
+                    _ => Error::io("making a log segment")(std::io::Error::from_raw_os_error(errno)),
+                }));
             }
             engine.refuse_poisoned().err().map(Err)
         },
@@ -167,7 +171,7 @@ fn wait_for_room(engine: &Engine, end: Lsn, charged: u64) -> Result<()> {
             if now != granted.0 {
                 granted = (now, Instant::now());
             } else if granted.1.elapsed() > engine.logger_timeout {
-                return Err(Error::LoggerStalled { waited: start.elapsed() });
+                return Err(Error::LoggerStalled { waited: start.elapsed(), visible: None });
             }
             waiter::ring::<Native>(&logger.background);
             Ok(())

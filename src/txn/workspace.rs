@@ -64,15 +64,18 @@ pub(crate) enum Protection {
 
 impl<'e> Workspace<'e> {
     /// The workspace of the transaction after `base`. The caller holds the writer lock.
-    pub(crate) fn new(engine: &'e Engine, base: SlotImage, txn: TxnId, protection: Protection) -> Self {
+    ///
+    /// # Errors
+    /// As [`Engine::pins`].
+    pub(crate) fn new(engine: &'e Engine, base: SlotImage, txn: TxnId, protection: Protection) -> Result<Self> {
         let (started, finished, pins) = match protection {
             Protection::Live => {
                 let (started, finished) = engine.checkpoints();
-                (started, finished, engine.pins())
+                (started, finished, engine.pins()?)
             }
             Protection::Recovery(checkpoint) => (checkpoint, checkpoint, Vec::new()),
         };
-        Workspace {
+        Ok(Workspace {
             engine,
             txn,
             committed: base.txn,
@@ -86,7 +89,7 @@ impl<'e> Workspace<'e> {
             spare: Vec::new(),
             spare_runs: Vec::new(),
             verified: HashSet::new(),
-        }
+        })
     }
 
     /// The pages as the transaction sees them.
@@ -189,9 +192,9 @@ impl<'e> Workspace<'e> {
                 return queue::read_entry(&pages, &self.engine.arena, state.head, state.head_index).map(Some);
             }
             // The used-up page is freed like any other; the checkpoint may still contain it.
-            self.give(state.head, 1, header.birth);
-            state.head = header.link;
+            state.head = queue::next_page(&pages, &self.engine.arena, &header)?;
             state.head_index = 0;
+            self.give(header.page, 1, header.birth);
         }
     }
 
@@ -206,14 +209,16 @@ impl<'e> Workspace<'e> {
         let first = self.image.high_water;
         let end = u64::from(first) + u64::from(pages);
         let bytes = end * page_size;
-        if bytes > self.engine.arena.max_size() || end > u64::from(u32::MAX) {
-            return Err(Error::Limit {
-                what: "the store's size in bytes",
-                found: bytes,
-                limit: self.engine.arena.max_size(),
-            });
+        let grown = if bytes > self.engine.arena.max_size() || end > u64::from(u32::MAX) {
+            Err(Error::Limit { what: "the store's size in bytes", found: bytes, limit: self.engine.arena.max_size() })
+        } else {
+            self.engine.ensure_arena(bytes)
+        };
+        if let Err(error) = grown {
+            // A checkpoint may set pages free, and none comes by itself while no transaction gets through.
+            self.engine.request_checkpoint(self.committed);
+            return Err(error);
         }
-        self.engine.ensure_arena(bytes)?;
         self.image.high_water = end as u32;
         Ok(PageId(first))
     }

@@ -64,11 +64,11 @@ impl<'e> Write<'e> {
 
     fn after(engine: &'e Engine, base: SlotImage, txn: TxnId) -> Result<Write<'e>> {
         let stream = Some(Stream::begin(engine, &base, txn)?);
-        Ok(Write::new(engine, base, txn, stream, Protection::Live))
+        Write::new(engine, base, txn, stream, Protection::Live)
     }
 
     /// Begins the transaction `txn` after `base`, to replay its records in recovery from `checkpoint`.
-    pub(crate) fn replay(engine: &'e Engine, base: SlotImage, txn: TxnId, checkpoint: TxnId) -> Write<'e> {
+    pub(crate) fn replay(engine: &'e Engine, base: SlotImage, txn: TxnId, checkpoint: TxnId) -> Result<Write<'e>> {
         Write::new(engine, base, txn, None, Protection::Recovery(checkpoint))
     }
 
@@ -78,10 +78,10 @@ impl<'e> Write<'e> {
         txn: TxnId,
         stream: Option<Stream>,
         protection: Protection,
-    ) -> Write<'e> {
-        Write {
+    ) -> Result<Write<'e>> {
+        Ok(Write {
             engine,
-            work: Workspace::new(engine, base, txn, protection),
+            work: Workspace::new(engine, base, txn, protection)?,
             base,
             txn,
             stream,
@@ -89,7 +89,7 @@ impl<'e> Write<'e> {
             trees: Vec::new(),
             failed: false,
             filling: None,
-        }
+        })
     }
 
     /// The transaction that this one began from.
@@ -99,11 +99,7 @@ impl<'e> Write<'e> {
 
     /// Runs a changing step; if it fails in the middle, the transaction can only be rolled back.
     fn step<T>(&mut self, step: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        if self.failed {
-            return Err(Error::Invalid {
-                what: "the transaction was aborted by an earlier error; roll it back and begin anew".into(),
-            });
-        }
+        self.refuse_failed()?;
         self.failed = true;
         let done = step(self)?;
         self.failed = false;
@@ -198,12 +194,14 @@ impl<'e> Write<'e> {
     // ---- records
 
     pub(crate) fn get(&self, id: KeyspaceId, key: &[u8]) -> Result<Option<&[u8]>> {
+        self.refuse_failed()?;
         let root = self.root(id)?;
         Ok(search::get(&self.work, root, key)?.map(|found| found.value))
     }
 
     /// A cursor over a range; it is good until the transaction changes something.
     pub(crate) fn cursor(&self, id: KeyspaceId, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Result<Cursor> {
+        self.refuse_failed()?;
         Ok(Cursor::new(self.root(id)?, lower, upper))
     }
 
@@ -269,6 +267,7 @@ impl<'e> Write<'e> {
 
     pub(crate) fn delete(&mut self, id: KeyspaceId, key: &[u8]) -> Result<bool> {
         self.check_limits(key, 0)?;
+        self.refuse_failed()?;
         let at = self.open(id)?;
         // A delete of nothing must not copy the path.
         if search::get(&self.work, self.trees[at].entry.root, key)?.is_none() {
@@ -310,8 +309,14 @@ impl<'e> Write<'e> {
         Ok(())
     }
 
-    pub(super) fn refuse_failed(&mut self) -> Result<()> {
-        self.step(|_| Ok(()))
+    /// An error once an operation has failed in the middle: what the trees hold is neither the old nor the new state.
+    pub(super) fn refuse_failed(&self) -> Result<()> {
+        if self.failed {
+            return Err(Error::Invalid {
+                what: "the transaction was aborted by an earlier error; roll it back and begin anew".into(),
+            });
+        }
+        Ok(())
     }
 
     // ---- replay

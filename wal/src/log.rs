@@ -176,8 +176,9 @@ impl<D: Disk> Log<D> {
     /// called again and takes another spare and another number.
     ///
     /// # Errors
-    /// [`LogError::NoRoom`] without a spare; the current segment is then as it was. [`LogError::Io`] or
-    /// [`LogError::DiskFull`] if a write or sync fails; then no segment takes bytes until a start succeeds.
+    /// [`LogError::NoRoom`] without a spare, [`LogError::Io`] if it can't be opened; the current segment is then as it was.
+    /// [`LogError::Io`] or [`LogError::DiskFull`] if a write or sync fails; then no segment takes bytes until a start
+    /// succeeds.
     pub fn start_segment(&mut self, stated: &Stated, len: u64, fill: Fill<'_>) -> Result<Lsn> {
         check_len(len)?;
         if !stated.durable.is_aligned() {
@@ -185,12 +186,20 @@ impl<D: Disk> Log<D> {
         }
         let salt = random_salt()?;
         let (name, number) = self.pool.take_spare().ok_or(LogError::NoRoom)?;
+        let file = match self.pool.disk().open(&name) {
+            Ok(file) => file,
+            // Nothing has changed.
+            Err(error) => {
+                self.pool.give_back(&name, None);
+                return Err(LogError::io(format!("opening {name}"))(error));
+            }
+        };
         // From here on the new header may reach the disk, and would then override the current segment.
         if let Some(current) = &mut self.current {
             current.failed = true;
         }
         let header = SegmentHeader { number, salt, start: stated.durable, stated: *stated };
-        let started = self.write_segment(&name, &header, len, fill);
+        let started = self.write_segment(file, &name, &header, len, fill);
         self.pool.give_back(&name, started.is_ok().then_some((number, stated.durable)));
         let current = started?;
         let durable = current.written;
@@ -200,13 +209,13 @@ impl<D: Disk> Log<D> {
 
     fn write_segment(
         &mut self,
+        file: D::File,
         name: &str,
         header: &SegmentHeader,
         len: u64,
         fill: Fill<'_>,
     ) -> Result<Current<D::File>> {
         let shape = *self.pool.shape();
-        let file = self.pool.disk().open(name).map_err(LogError::io(format!("opening {name}")))?;
         self.write_header_block(&file, name, &[])?;
         let (bytes, crc) = header.encode(&shape);
         let mut current = Current {

@@ -139,8 +139,8 @@ impl<D: Disk> Pool<D> {
         self.disk.sync_dir().map_err(LogError::io("syncing the log's directory"))
     }
 
-    /// Turns segments whose every byte lies below `checkpoint_lsn` into spares, and deletes spares beyond the
-    /// maximum. Call it only when a durable header states that checkpoint. Returns how many segments it freed.
+    /// Turns segments whose every byte lies below `checkpoint_lsn`, or in a later one, into spares, and deletes spares
+    /// beyond the maximum. Call it only when a durable header states that checkpoint. Returns how many segments it freed.
     ///
     /// # Errors
     /// [`LogError::Io`] if a surplus file can't be deleted; what was freed stays freed.
@@ -247,7 +247,8 @@ impl Slots {
         live.sort_unstable();
         let (mut freed, mut end) = (0, None::<Lsn>);
         for &(_, start, index) in live.iter().rev() {
-            if end.is_some_and(|end| end <= checkpoint_lsn) {
+            // Not one byte of a segment counts if a later one begins where it does.
+            if end.is_some_and(|end| end <= checkpoint_lsn.max(start)) {
                 self.files[index].state = State::Spare;
                 freed += 1;
             }

@@ -1,0 +1,49 @@
+//! A descriptor that its host may close behind our back.
+//!
+//! A host may close descriptors that it doesn't know, and their numbers come to name other files. So one that is kept for
+//! long is held against its file's inode before each use, and is not closed when it has come to be somebody else's.
+#![allow(unsafe_code)]
+
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Device and inode: the same file whatever its path.
+pub(crate) type FileId = (u64, u64);
+
+/// An open file, if nobody else has closed it.
+#[derive(Debug)]
+pub(crate) struct Descriptor {
+    fd: ManuallyDrop<OwnedFd>,
+    id: FileId,
+}
+
+impl Descriptor {
+    pub(crate) fn new(fd: OwnedFd) -> std::io::Result<Descriptor> {
+        let id = file_id(&fd)?;
+        Ok(Descriptor { fd: ManuallyDrop::new(fd), id })
+    }
+
+    /// The descriptor; `None` if it names another file by now, or none.
+    pub(crate) fn get(&self) -> Option<BorrowedFd<'_>> {
+        self.is_same_file(&*self.fd).then(|| self.fd.as_fd())
+    }
+
+    /// Whether another descriptor names the file that this one was opened for.
+    pub(crate) fn is_same_file(&self, fd: impl AsFd) -> bool {
+        file_id(fd).is_ok_and(|id| id == self.id)
+    }
+}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        if self.get().is_some() {
+            // SAFETY: dropped once, here, and not used afterwards.
+            unsafe { ManuallyDrop::drop(&mut self.fd) };
+        }
+    }
+}
+
+fn file_id(fd: impl AsFd) -> std::io::Result<FileId> {
+    let stat = rustix::fs::fstat(fd)?;
+    Ok((stat.st_dev, stat.st_ino))
+}

@@ -1,0 +1,162 @@
+//! What makes a process the logger: the hook that runs before `main`, the program `untorn-logger`, and how either
+//! leaves its starter behind; and how a logger is told to leave.
+//!
+//! A daemon has a session of its own, no descriptors but its own, default signals, and the marking variables unset. It says
+//! on its standard output, a pipe to its starter, that it is ready, or why it can't be.
+#![allow(unsafe_code)]
+
+use super::keeper::{BECOME_LOGGER, DAEMON, NO_FORK, READY};
+use super::process;
+use crate::dir::{self, Dir};
+use crate::shm::liveness::{self, Tester};
+use crate::{Error, Result};
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Tells whoever started this process why it could not serve.
+fn say(error: &Error) {
+    let _ = std::io::stdout().write_all(error.to_words().as_bytes());
+    let _ = std::io::stdout().flush();
+}
+
+/// Tells whoever started this process that it serves, and closes the pipe: there is nothing more to say.
+fn fall_silent() {
+    let _ = std::io::stdout().write_all(READY.as_bytes());
+    let _ = std::io::stdout().flush();
+    let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") else { return };
+    // SAFETY: both descriptors are open, and replacing standard output is this program's own affair.
+    unsafe { libc::dup2(null.as_raw_fd(), 1) };
+}
+
+/// Serves as the logger of the store at `path`, in the foreground, until it is no longer needed or told
+/// to leave. Returns at once if another logger serves.
+///
+/// # Errors
+/// What stands in the way of recovery or of opening.
+pub fn run_logger(path: impl AsRef<Path>) -> Result<()> {
+    let daemon = std::env::var_os(DAEMON).is_some();
+    if daemon {
+        become_daemon();
+    }
+    let ended = Dir::open(path.as_ref(), false, true).and_then(|dir| {
+        process::run(dir, || {
+            if daemon {
+                fall_silent();
+            }
+        })
+    });
+    if let (true, Err(error)) = (daemon, &ended) {
+        say(error);
+    }
+    ended.map(|_| ())
+}
+
+/// Tells the logger of the store at `path` to flush, checkpoint and leave, and waits until it has. Says
+/// whether one ran. Clients that still have the store open start another when they need one.
+///
+/// # Errors
+/// [`Error::NotFound`] if there is no store, [`Error::LoggerStalled`] if it does not leave in time.
+pub fn stop_logger(path: impl AsRef<Path>, timeout: Duration) -> Result<bool> {
+    let start = Instant::now();
+    let dir = Dir::open(path.as_ref(), false, true)?;
+    let tester = dir.with_fd(|fd| Tester::open(fd, None))?;
+    let mut ran = false;
+    let mut first = None;
+    while tester.is_held(liveness::LOGGER_OFFSET) {
+        ran = true;
+        let header = crate::header::Header::read(&dir.need_file(dir::CHECKPOINT, false)?)?.0;
+        if let Some(control) = crate::client::attach(&dir, &header)? {
+            // Clients may have started another one since.
+            let starts = control.fixed().counters.logger_starts.load(std::sync::atomic::Ordering::Acquire);
+            if *first.get_or_insert(starts) != starts {
+                return Ok(true);
+            }
+            control.fixed().logger.stop.store(1, std::sync::atomic::Ordering::SeqCst);
+        }
+        if start.elapsed() > timeout {
+            return Err(Error::LoggerStalled { waited: start.elapsed(), visible: None });
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(ran)
+}
+
+// ---- the hook
+
+/// Runs before `main` in every executable that this library is linked into.
+#[used]
+#[unsafe(link_section = ".init_array")]
+pub(super) static HOOK: extern "C" fn() = hook;
+
+extern "C" fn hook() {
+    crate::shm::fork::register_handlers();
+    let Some(path) = std::env::var_os(BECOME_LOGGER) else { return };
+    // A panic must not unwind into the loader.
+    let code = std::panic::catch_unwind(|| become_logger(&path)).unwrap_or(70);
+    std::process::exit(code);
+}
+
+fn become_logger(path: &OsString) -> i32 {
+    become_daemon();
+    die_of_panics(Path::new(path).join(LAST_WORDS));
+    match Dir::open(Path::new(path), false, true).and_then(|dir| process::run(dir, fall_silent)) {
+        Ok(_) => 0,
+        Err(error) => {
+            say(&error);
+            3
+        }
+    }
+}
+
+/// A logger without one of its threads would hold its byte and do nothing. It leaves a note and dies instead;
+/// the next client that waits starts another.
+fn die_of_panics(note: PathBuf) {
+    std::panic::set_hook(Box::new(move |info| {
+        let _ = std::fs::write(&note, format!("{info}\n"));
+        std::process::abort();
+    }));
+}
+
+/// Where a logger that panics says so.
+const LAST_WORDS: &str = "logger.panic";
+
+/// Leaves the process that started this one: a new session, no descriptors but the standard three, default
+/// signals, and a first process that ends, so that nobody has to wait for the second.
+fn become_daemon() {
+    // SAFETY: called before `main`, or at the start of a program whose one thread this is; no other
+    // thread reads the environment or holds a lock across the fork.
+    unsafe {
+        std::env::remove_var(BECOME_LOGGER);
+        std::env::remove_var(DAEMON);
+        match libc::fork() {
+            0 => {}
+            // Whoever started this waits for its end. It says why, and may try again.
+            -1 => libc::_exit(NO_FORK),
+            _ => libc::_exit(0),
+        }
+        libc::setsid();
+        libc::close_range(3, libc::c_uint::MAX, 0);
+        let mut none = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+        for signal in 1..32 {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        // A logger must not die of a closed pipe, of a hang-up, or of a file-size limit.
+        for signal in [libc::SIGPIPE, libc::SIGHUP, libc::SIGXFSZ] {
+            libc::signal(signal, libc::SIG_IGN);
+        }
+        // What its starter may not write, the logger of others' commits may: soft limits go up to the hard ones.
+        let mut limit = std::mem::zeroed();
+        if libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit);
+        }
+        libc::umask(0o077);
+        let root = c"/".as_ptr();
+        let _ = libc::chdir(root);
+    }
+}
