@@ -48,7 +48,7 @@ impl Ran {
 
     #[track_caller]
     fn ok(self) -> Ran {
-        assert_eq!(self.code, 0, "{}", self.error);
+        assert_eq!(self.code, 0, "{}{}", self.error, self.text());
         self
     }
 }

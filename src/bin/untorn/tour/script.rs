@@ -240,11 +240,14 @@ impl Logger {
             .map_err(|errno| Failure::System(format!("killing the logger: {errno}")))
     }
 
-    /// Whether it is still more than an entry in the process table.
+    /// Whether it is still more than an entry in the process table. While one of its threads is on its way out, it has its
+    /// memory, and with that its lock on the store.
     fn is_alive(&self) -> bool {
         let Ok(status) = std::fs::read_to_string(format!("/proc/{}/stat", self.number)) else { return false };
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.number)) else { return false };
         // The name in parentheses may itself contain some.
-        !matches!(status.rsplit(") ").next().and_then(|rest| rest.chars().next()), Some('Z' | 'X'))
+        let is_ended = matches!(status.rsplit(") ").next().and_then(|rest| rest.chars().next()), Some('Z' | 'X'));
+        !is_ended || threads.count() > 1
     }
 }
 
