@@ -3,6 +3,7 @@
 use crate::client::{Client, pin::Pin};
 use crate::keyspace::Keyspace;
 use crate::shm::held::Held;
+use crate::store::Store;
 use crate::tree::{cursor::Cursor, search};
 use crate::txn::catalog;
 use crate::{Error, PageId, Result, TxnId};
@@ -16,13 +17,18 @@ use std::sync::Arc;
 /// snapshot kept for long makes the store grow (`Stats` shows who pins what). Taking one costs tens of
 /// nanoseconds and never waits.
 pub struct Snapshot {
-    client: Arc<Client>,
+    store: Store,
     pin: Pin,
 }
 
 impl Snapshot {
-    pub(crate) fn new(client: Arc<Client>, pin: Pin) -> Snapshot {
-        Snapshot { client, pin }
+    pub(crate) fn new(store: Store, pin: Pin) -> Snapshot {
+        Snapshot { store, pin }
+    }
+
+    #[inline]
+    fn client(&self) -> &Arc<Client> {
+        self.store.client()
     }
 
     /// The transaction that this is a view of.
@@ -35,8 +41,8 @@ impl Snapshot {
     /// # Errors
     /// [`Error::NoKeyspace`] if the keyspace did not exist then; [`Error::Corrupt`]; [`Error::Forked`].
     pub fn get(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Value>> {
-        self.client.check_fork()?;
-        get(&self.client, &self.pin, keyspace, key)
+        self.client().check_fork()?;
+        get(self.client(), &self.pin, keyspace, key)
     }
 
     /// The entries of a range, in key order, from both ends.
@@ -44,9 +50,9 @@ impl Snapshot {
     /// # Errors
     /// As [`Snapshot::get`].
     pub fn range<'k>(&self, keyspace: &Keyspace, range: impl RangeBounds<&'k [u8]>) -> Result<Range> {
-        self.client.check_fork()?;
+        self.client().check_fork()?;
         let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
-        Range::new(self.client.clone(), self.pin.clone(), keyspace, bounds)
+        Range::new(self.client().clone(), self.pin.clone(), keyspace, bounds)
     }
 
     /// The entries whose keys begin with `prefix`.
@@ -54,10 +60,20 @@ impl Snapshot {
     /// # Errors
     /// As [`Snapshot::get`].
     pub fn prefix(&self, keyspace: &Keyspace, prefix: &[u8]) -> Result<Range> {
-        self.client.check_fork()?;
+        self.client().check_fork()?;
         let end = prefix_end(prefix);
         let bounds = prefix_bounds(prefix, end.as_deref());
-        Range::new(self.client.clone(), self.pin.clone(), keyspace, bounds)
+        Range::new(self.client().clone(), self.pin.clone(), keyspace, bounds)
+    }
+
+    /// The keyspace that had this name then, also if it was dropped since.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`]; [`Error::Forked`].
+    pub fn find_keyspace(&self, name: &str) -> Result<Option<Keyspace>> {
+        self.client().check_fork()?;
+        let id = catalog::find(&self.pin.pages(self.client()), self.pin.catalog(), name)?;
+        Ok(id.map(|id| Keyspace::new(self.store.clone(), id, name)))
     }
 
     /// The names of all keyspaces, in the order in which they were created.
@@ -65,8 +81,8 @@ impl Snapshot {
     /// # Errors
     /// [`Error::Corrupt`]; [`Error::Forked`].
     pub fn keyspaces(&self) -> Result<Vec<String>> {
-        self.client.check_fork()?;
-        let pages = self.pin.pages(&self.client);
+        self.client().check_fork()?;
+        let pages = self.pin.pages(self.client());
         Ok(catalog::list(&pages, self.pin.catalog())?.into_iter().map(|entry| entry.name).collect())
     }
 
@@ -75,9 +91,9 @@ impl Snapshot {
     /// # Errors
     /// As [`Snapshot::get`].
     pub fn len(&self, keyspace: &Keyspace) -> Result<u64> {
-        self.client.check_fork()?;
-        keyspace.belongs_to(&self.client)?;
-        let pages = self.pin.pages(&self.client);
+        self.client().check_fork()?;
+        keyspace.belongs_to(self.client())?;
+        let pages = self.pin.pages(self.client());
         match catalog::entry(&pages, self.pin.catalog(), keyspace.id())? {
             Some(entry) => Ok(entry.entries),
             None => Err(Error::NoKeyspace { name: keyspace.name().into() }),
@@ -87,7 +103,7 @@ impl Snapshot {
 
 impl Clone for Snapshot {
     fn clone(&self) -> Snapshot {
-        Snapshot { client: self.client.clone(), pin: self.pin.clone() }
+        Snapshot { store: self.store.clone(), pin: self.pin.clone() }
     }
 }
 

@@ -118,10 +118,7 @@ impl Store {
     /// # Errors
     /// [`Error::Corrupt`]; [`Error::Forked`].
     pub fn find_keyspace(&self, name: &str) -> Result<Option<Keyspace>> {
-        let pin = self.client.pin()?;
-        let pages = pin.pages(&self.client);
-        let id = crate::txn::catalog::find(&pages, pin.catalog(), name)?;
-        Ok(id.map(|id| Keyspace::new(self.clone(), id, name)))
+        self.snapshot()?.find_keyspace(name)
     }
 
     /// The names of all keyspaces, in the order in which they were created.
@@ -195,7 +192,7 @@ impl Store {
     /// [`Error::Forked`]; [`Error::Limit`] when 65,536 snapshots are pinned.
     pub fn snapshot(&self) -> Result<Snapshot> {
         let pin = self.client.pin()?;
-        Ok(Snapshot::new(self.client.clone(), pin))
+        Ok(Snapshot::new(self.clone(), pin))
     }
 
     /// A repeatable view of only what survives a power loss: [`Store::snapshot`] less what no fsync has
@@ -205,7 +202,7 @@ impl Store {
     /// As [`Store::snapshot`].
     pub fn durable_snapshot(&self) -> Result<Snapshot> {
         let pin = self.client.pin_durable()?;
-        Ok(Snapshot::new(self.client.clone(), pin))
+        Ok(Snapshot::new(self.clone(), pin))
     }
 
     /// Returns when all that was visible at the call is durable; flushes at once under any policy.

@@ -1,17 +1,18 @@
 //! Goal: whatever is done through the public interface, in whatever order, the store holds what an ordinary
 //! map would, and its snapshots hold what that map held then.
 //!
-//! Method: random sequences of operations, by two handles, are done to a store and to a model made of
-//! `BTreeMap`s. The flush policy is an interval far longer than the test, so that it is known exactly what is
+//! Method: random sequences of operations, by two handles and by another process, which is killed now and then, are done
+//! to a store and to a model made of `BTreeMap`s. The flush policy is an interval far longer than the test, so that it is known exactly what is
 //! durable: what was visible at the last sync or checkpoint, or when a logger was succeeded or the store
 //! reopened. All reads are compared, also from snapshots taken long before. In the end the store is verified.
 
 mod common;
 
-use common::{TestStore, assert_clean, kill_logger, limit};
+use common::{Child, Role, TestStore, assert_clean, kill_logger, limit, listen, say};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,17 +50,61 @@ enum Change {
 #[derive(Clone, Debug)]
 enum Op {
     Single(usize, Change),
-    Txn { handle: usize, changes: Vec<Change>, commit: bool },
-    Fill { keyspace: usize, first: u32, count: u32, len: usize },
-    Snapshot { handle: usize, durable: bool },
+    Txn {
+        handle: usize,
+        changes: Vec<Change>,
+        commit: bool,
+    },
+    Fill {
+        keyspace: usize,
+        first: u32,
+        count: u32,
+        len: usize,
+    },
+    Snapshot {
+        handle: usize,
+        durable: bool,
+    },
     Forget(usize),
-    Range { handle: usize, snapshot: Option<usize>, keyspace: usize, bounds: Bounds, turns: u64 },
-    Prefix { handle: usize, snapshot: Option<usize>, keyspace: usize, prefix: Vec<u8>, turns: u64 },
-    Get { handle: usize, snapshot: Option<usize>, keyspace: usize, key: Vec<u8> },
+    Range {
+        handle: usize,
+        snapshot: Option<usize>,
+        keyspace: usize,
+        bounds: Bounds,
+        turns: u64,
+    },
+    Prefix {
+        handle: usize,
+        snapshot: Option<usize>,
+        keyspace: usize,
+        prefix: Vec<u8>,
+        turns: u64,
+    },
+    Get {
+        handle: usize,
+        snapshot: Option<usize>,
+        keyspace: usize,
+        key: Vec<u8>,
+    },
+    /// A transaction of the other process.
+    PeerTxn {
+        changes: Vec<Change>,
+        commit: bool,
+    },
+    /// What the other process sees: now, durably, or in a snapshot that it keeps.
+    PeerLook {
+        durable: bool,
+        keep: bool,
+    },
+    /// What it sees in all snapshots that it has kept.
+    PeerKept,
+    KillPeer,
     Sync,
     Checkpoint,
     KillLogger,
-    Reopen { stop_logger: bool },
+    Reopen {
+        stop_logger: bool,
+    },
 }
 
 fn key() -> impl Strategy<Value = Vec<u8>> {
@@ -110,6 +155,11 @@ fn op() -> impl Strategy<Value = Op> {
         ),
         8 => (handle, snapshot, keyspace, key())
             .prop_map(|(handle, snapshot, keyspace, key)| Op::Get { handle, snapshot, keyspace, key }),
+        6 => (prop::collection::vec(change(), 0..12), prop::bool::weighted(0.8))
+            .prop_map(|(changes, commit)| Op::PeerTxn { changes, commit }),
+        3 => (any::<bool>(), any::<bool>()).prop_map(|(durable, keep)| Op::PeerLook { durable, keep }),
+        2 => Just(Op::PeerKept),
+        1 => Just(Op::KillPeer),
         3 => Just(Op::Sync),
         2 => Just(Op::Checkpoint),
         1 => Just(Op::KillLogger),
@@ -123,6 +173,8 @@ struct World {
     /// By handle and number; made when first used, forgotten when dropped.
     keyspaces: Vec<Vec<Option<Keyspace>>>,
     snapshots: Vec<(Snapshot, Arc<Model>)>,
+    /// The other process, once it is needed, and what it must see in the snapshots that it has kept.
+    peer: Option<(Child, Vec<String>)>,
     visible: Model,
     durable: Arc<Model>,
     /// Makes the values different.
@@ -198,6 +250,7 @@ impl World {
             keyspaces: Vec::new(),
             store,
             snapshots: Vec::new(),
+            peer: None,
             visible: Model::new(),
             durable: Arc::new(Model::new()),
             counter: 0,
@@ -303,6 +356,63 @@ impl World {
         }
     }
 
+    fn peer(&mut self) -> &mut (Child, Vec<String>) {
+        let path = &self.store.path;
+        self.peer.get_or_insert_with(|| (Child::spawn("peer", path, &[]), Vec::new()))
+    }
+
+    fn peer_txn(&mut self, changes: Vec<Change>, commit: bool) {
+        let mut model = self.visible.clone();
+        let mut dropped = Vec::new();
+        let mut answers = Vec::new();
+        self.peer().0.tell("txn");
+        for change in changes {
+            let line = match change {
+                Change::Put { keyspace, key, len } => {
+                    self.counter += 1;
+                    let line = format!("put {keyspace} {} {} {len}", hex(&key), self.counter);
+                    model.entry(keyspace).or_default().insert(key, value(self.counter, len));
+                    line
+                }
+                Change::Delete { keyspace, key } => {
+                    answers.push(model.entry(keyspace).or_default().remove(&key).is_some().to_string());
+                    format!("delete {keyspace} {}", hex(&key))
+                }
+                Change::Drop { keyspace } => {
+                    answers.push(model.remove(&keyspace).is_some().to_string());
+                    dropped.push(keyspace);
+                    format!("drop {keyspace}")
+                }
+                Change::Look { .. } => continue,
+            };
+            self.peer().0.tell(&line);
+        }
+        let peer = &mut self.peer().0;
+        peer.tell(if commit { "commit" } else { "rollback" });
+        answers.iter().for_each(|answer| peer.expect(answer));
+        peer.expect("done");
+        if commit {
+            self.visible = model;
+            dropped.into_iter().for_each(|keyspace| self.forget_keyspace(keyspace));
+        }
+    }
+
+    fn peer_look(&mut self, durable: bool, keep: bool) {
+        let expected = digest(if durable { &self.durable } else { &self.visible });
+        let (peer, kept) = self.peer();
+        peer.tell(&format!("look {durable} {keep}"));
+        peer.expect(&expected);
+        if keep {
+            kept.push(expected);
+        }
+    }
+
+    fn peer_kept(&mut self) {
+        let Some((peer, kept)) = &mut self.peer else { return };
+        peer.tell("kept");
+        kept.iter().for_each(|expected| peer.expect(expected));
+    }
+
     /// Where a read goes, and what it must find.
     fn view(&self, snapshot: Option<usize>) -> (Option<&Snapshot>, &Model) {
         match snapshot.and_then(|index| self.snapshots.get(index)) {
@@ -360,21 +470,19 @@ impl World {
         }
     }
 
-    /// All that a snapshot has: keyspaces, counts and entries.
+    /// All that a snapshot has: keyspaces, also those dropped since, counts and entries.
     fn check_whole(&self, snapshot: &Snapshot, model: &Model) {
         let mut names = snapshot.keyspaces().unwrap();
         names.sort();
         assert_eq!(names, model.keys().map(|keyspace| name(*keyspace)).collect::<Vec<_>>());
+        for keyspace in (0..KEYSPACES).filter(|keyspace| !model.contains_key(keyspace)) {
+            assert!(snapshot.find_keyspace(&name(keyspace)).unwrap().is_none());
+        }
         for (keyspace, map) in model {
-            let Some(keys) = self.handles[0].find_keyspace(&name(*keyspace)).unwrap() else { continue };
-            match snapshot.len(&keys) {
-                Ok(len) => {
-                    assert_eq!(len, map.len() as u64);
-                    let all = (Bound::Unbounded, Bound::Unbounded);
-                    compare(snapshot.range(&keys, ..).unwrap(), in_range(Some(map), &all), self.counter);
-                }
-                Err(error) => assert!(matches!(error, Error::NoKeyspace { .. }), "{error}"),
-            }
+            let keys = snapshot.find_keyspace(&name(*keyspace)).unwrap().unwrap();
+            assert_eq!(snapshot.len(&keys).unwrap(), map.len() as u64);
+            let all = (Bound::Unbounded, Bound::Unbounded);
+            compare(snapshot.range(&keys, ..).unwrap(), in_range(Some(map), &all), self.counter);
         }
     }
 
@@ -426,6 +534,10 @@ impl World {
                 self.prefix(handle, snapshot, keyspace, &prefix, turns);
             }
             Op::Get { handle, snapshot, keyspace, key } => self.get(handle, snapshot, keyspace, &key),
+            Op::PeerTxn { changes, commit } => self.peer_txn(changes, commit),
+            Op::PeerLook { durable, keep } => self.peer_look(durable, keep),
+            Op::PeerKept => self.peer_kept(),
+            Op::KillPeer => self.peer = None,
             Op::Sync => {
                 self.handles[0].sync().unwrap();
                 self.synced();
@@ -438,7 +550,11 @@ impl World {
             }
             Op::KillLogger => {
                 kill_logger(&self.handles[0]);
-                // Its successor makes all durable that it finds published.
+                // Its successor makes all durable that it finds published, whenever it comes. This needs one now.
+                let mut txn = self.handles[0].begin().unwrap();
+                txn.keyspace("short-lived").unwrap();
+                txn.commit_with(Durability::Durable).unwrap().wait().unwrap();
+                assert!(self.handles[0].drop_keyspace("short-lived").unwrap());
                 self.handles[0].sync().unwrap();
                 self.synced();
                 self.check_now();
@@ -447,6 +563,8 @@ impl World {
                 for (snapshot, model) in std::mem::take(&mut self.snapshots) {
                     self.check_whole(&snapshot, &model);
                 }
+                self.peer_kept();
+                self.peer = None;
                 if !stop_logger {
                     kill_logger(&self.handles[0]);
                 }
@@ -463,6 +581,7 @@ impl World {
     }
 
     fn finish(mut self) {
+        self.peer_kept();
         for (snapshot, model) in std::mem::take(&mut self.snapshots) {
             self.check_whole(&snapshot, &model);
         }
@@ -476,6 +595,90 @@ impl World {
         self.handles[0].checkpoint().unwrap();
         assert_clean(&self.handles[0]);
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    std::iter::once("x".to_string()).chain(bytes.iter().map(|byte| format!("{byte:02x}"))).collect()
+}
+
+fn from_hex(text: &str) -> Vec<u8> {
+    (1..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+}
+
+/// A whole state in a word.
+fn digest(model: &Model) -> String {
+    let mut hasher = DefaultHasher::new();
+    for (keyspace, map) in model {
+        name(*keyspace).hash(&mut hasher);
+        map.len().hash(&mut hasher);
+        map.iter().for_each(|entry| entry.hash(&mut hasher));
+    }
+    format!("{:016x}", hasher.finish())
+}
+
+/// Not a test of its own: the other process.
+#[test]
+fn child() {
+    let Some(role) = Role::of_this_process() else { return };
+    assert_eq!(role.name, "peer");
+    let store = Store::options().durability(Durability::Visible).open(&role.store).unwrap();
+    let mut kept: Vec<Snapshot> = Vec::new();
+    let look = |snapshot: &Snapshot| {
+        let mut model = Model::new();
+        for keyspace in (0..KEYSPACES).filter(|keyspace| snapshot.keyspaces().unwrap().contains(&name(*keyspace))) {
+            let keys = snapshot.find_keyspace(&name(keyspace)).unwrap().unwrap();
+            let entries = snapshot.range(&keys, ..).unwrap().map(|entry| entry.unwrap());
+            model.insert(keyspace, entries.map(|(key, value)| (key.to_vec(), value.to_vec())).collect());
+        }
+        digest(&model)
+    };
+    while let Some(line) = listen() {
+        let fields: Vec<&str> = line.split(' ').collect();
+        match fields[..] {
+            ["txn"] => peer_transaction(&store),
+            ["look", durable, keep] => {
+                let snapshot = if durable == "true" { store.durable_snapshot() } else { store.snapshot() }.unwrap();
+                say(look(&snapshot));
+                if keep == "true" {
+                    kept.push(snapshot);
+                }
+            }
+            ["kept"] => kept.iter().for_each(|snapshot| say(look(snapshot))),
+            _ => panic!("{line}"),
+        }
+    }
+}
+
+/// One transaction as the test tells it, and what it finds on the way.
+fn peer_transaction(store: &Store) {
+    let mut txn = store.begin().unwrap();
+    let mut found = Vec::new();
+    let commit = loop {
+        let line = listen().unwrap();
+        let fields: Vec<&str> = line.split(' ').collect();
+        let keyspace = |at: usize| name(fields[at].parse().unwrap());
+        match fields[..] {
+            ["put", _, key, counter, len] => {
+                let keys = txn.keyspace(&keyspace(1)).unwrap();
+                let value = value(counter.parse().unwrap(), len.parse().unwrap());
+                txn.put(&keys, &from_hex(key), &value).unwrap();
+            }
+            ["delete", _, key] => {
+                let keys = txn.keyspace(&keyspace(1)).unwrap();
+                found.push(txn.delete(&keys, &from_hex(key)).unwrap());
+            }
+            ["drop", _] => found.push(txn.drop_keyspace(&keyspace(1)).unwrap()),
+            [end] => break end == "commit",
+            _ => panic!("{line}"),
+        }
+    };
+    if commit {
+        txn.commit().unwrap();
+    } else {
+        txn.rollback();
+    }
+    found.iter().for_each(say);
+    say("done");
 }
 
 #[test]
