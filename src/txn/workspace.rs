@@ -49,6 +49,8 @@ pub(crate) struct Workspace<'e> {
     freed: Vec<Freed>,
     /// Pages born in this transaction, or taken from a queue, that it may use (again).
     spare: Vec<PageId>,
+    /// A page for the pinned queue, should that need one while pages are looked for.
+    aside: Option<PageId>,
     spare_runs: Vec<(PageId, u32)>,
     /// Queue pages that were held against their checksums.
     verified: HashSet<PageId>,
@@ -87,6 +89,7 @@ impl<'e> Workspace<'e> {
             directory_changed: false,
             freed: Vec::new(),
             spare: Vec::new(),
+            aside: None,
             spare_runs: Vec::new(),
             verified: HashSet::new(),
         })
@@ -125,6 +128,7 @@ impl<'e> Workspace<'e> {
         if let Some(page) = self.spare.pop() {
             return Ok(page);
         }
+        self.set_aside()?;
         for kind in [QueueKind::Young, QueueKind::Checkpoint] {
             if let Some(page) = self.take_from(kind, LOOKS)? {
                 return Ok(page);
@@ -137,6 +141,35 @@ impl<'e> Workspace<'e> {
             return Ok(page);
         }
         self.extend(1)
+    }
+
+    /// The looks that follow may move entries to the pinned queue just while none can be reused that stands at the head
+    /// of a queue. The page that this may need is taken as soon as one can be had.
+    fn set_aside(&mut self) -> Result<()> {
+        let pinned = self.image.queues[QueueKind::Pinned as usize];
+        let room = queue::capacity(self.engine.arena.page_size()).saturating_sub(pinned.tail_index);
+        if self.aside.is_some() || pinned.tail.is_none() || (room > 3 * LOOKS && !self.needs_next_page(&pinned)?) {
+            return Ok(());
+        }
+        self.aside = self.take_a_head(&[QueueKind::Young, QueueKind::Checkpoint, QueueKind::Pinned])?;
+        Ok(())
+    }
+
+    /// Takes the page at the head of one of these queues, if one can be reused, without moving any entry.
+    fn take_a_head(&mut self, kinds: &[QueueKind]) -> Result<Option<PageId>> {
+        for kind in kinds.iter().map(|kind| *kind as usize) {
+            let mut state = self.image.queues[kind];
+            let Some(entry) = self.peek(&mut state)? else { continue };
+            // Also if the entry can't be taken: the head may have moved on.
+            self.image.queues[kind] = state;
+            if self.reusable(&entry) {
+                self.skip(&mut state);
+                self.image.queues[kind] = state;
+                self.image.free_pages -= 1;
+                return Ok(Some(entry.page));
+            }
+        }
+        Ok(None)
     }
 
     /// Takes the first reusable page of a queue; entries that a pin holds move to the pinned queue.
@@ -303,7 +336,9 @@ impl<'e> Workspace<'e> {
 
     /// Appends an entry to a queue of single pages.
     fn push(&mut self, kind: QueueKind, entry: Freed) -> Result<()> {
-        let page = self.page_to_append(self.image.queues[kind as usize])?;
+        // Looking for a page may itself append to the pinned queue.
+        let looks = kind != QueueKind::Pinned;
+        let page = self.page_to_append(self.image.queues[kind as usize], looks)?;
         let state = self.image.queues[kind as usize];
         self.image.queues[kind as usize] = self.append(state, entry, page)?;
         self.image.free_pages += 1;
@@ -312,7 +347,9 @@ impl<'e> Workspace<'e> {
 
     fn push_run(&mut self, class: usize, entry: Freed) -> Result<()> {
         let state = self.directory()?[class];
-        let page = self.page_to_append(state)?;
+        let page = self.page_to_append(state, true)?;
+        // Looking for that page may have broken a run of this very queue.
+        let state = self.directory()?[class];
         let state = self.append(state, entry, page)?;
         self.directory()?[class] = state;
         self.directory_changed = true;
@@ -328,33 +365,25 @@ impl<'e> Workspace<'e> {
         Ok(tail.birth <= self.started || state.tail_index >= capacity)
     }
 
-    /// The page that appending to this queue will take, if any: one to follow the tail. It comes from the heads of the
-    /// other queues where it can, since queues that grew the arena page by page, and freed what they had used up, would
-    /// grow it for ever. Called between two changes of queues, as it takes from them.
-    fn page_to_append(&mut self, state: QueueState) -> Result<Option<PageId>> {
+    /// The page that appending to this queue will take, if any: one to follow the tail. It comes from where any page
+    /// comes if it `looks`, else from the heads of the other queues where it can, since queues that grew the arena page
+    /// by page, and freed what they had used up, would grow it for ever. Called between two changes of queues, as it takes
+    /// from them.
+    fn page_to_append(&mut self, state: QueueState, looks: bool) -> Result<Option<PageId>> {
         if !state.tail.is_none() && !self.needs_next_page(&state)? {
             return Ok(None);
         }
-        self.queue_page().map(Some)
+        if looks { self.take_page().map(Some) } else { self.queue_page().map(Some) }
     }
 
     fn queue_page(&mut self) -> Result<PageId> {
-        if let Some(page) = self.spare.pop() {
+        if let Some(page) = self.spare.pop().or_else(|| self.aside.take()) {
             return Ok(page);
         }
-        for kind in [QueueKind::Young, QueueKind::Checkpoint] {
-            let mut state = self.image.queues[kind as usize];
-            let Some(entry) = self.peek(&mut state)? else { continue };
-            // Also if the entry can't be taken: the head may have moved on.
-            self.image.queues[kind as usize] = state;
-            if self.reusable(&entry) {
-                self.skip(&mut state);
-                self.image.queues[kind as usize] = state;
-                self.image.free_pages -= 1;
-                return Ok(entry.page);
-            }
+        match self.take_a_head(&[QueueKind::Young, QueueKind::Checkpoint])? {
+            Some(page) => Ok(page),
+            None => self.extend(1),
         }
-        self.extend(1)
     }
 
     /// Appends behind the published end; `next` is what [`Workspace::page_to_append`] gave.
@@ -404,7 +433,7 @@ impl<'e> Workspace<'e> {
                 self.requeue(entry)?;
             } else if let Some((page, pages)) = self.spare_runs.pop() {
                 self.requeue(Freed { page, pages, birth: self.txn, freed: self.txn })?;
-            } else if let Some(page) = self.spare.pop() {
+            } else if let Some(page) = self.spare.pop().or_else(|| self.aside.take()) {
                 self.requeue(Freed { page, pages: 1, birth: self.txn, freed: self.txn })?;
             } else {
                 break;
