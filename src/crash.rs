@@ -1,9 +1,9 @@
 //! Named places where a test kills, stops or holds the process, and bugs that a test plants.
 //!
 //! Without the feature `crash-points` the macro expands to nothing. With it, the variable
-//! `UNTORN_CRASH=name[@n]:action` acts at the n-th time (from 1) that this process comes by the point
+//! `UNTORN_CRASH=name[@n]:action` acts at the n-th time (from 1; 0: each time) that this process comes by the point
 //! `name`; the action is `kill`, `stop` (SIGSTOP, until somebody continues it), `hold=PATH` (waits until the file
-//! exists; makes `PATH.reached` first) or `fail` (the place's call reports an I/O error). Several are separated by commas.
+//! exists, and keeps `PATH.reached` there meanwhile) or `fail` (the place's call reports an I/O error). Several are separated by commas.
 //! With `UNTORN_CRASH_ONCE=PATH` a point acts once over all processes that inherit the variables: the one that makes
 //! the file `PATH-name` acts.
 
@@ -115,8 +115,11 @@ mod active {
                 let _ = rustix::process::kill_process(me, rustix::process::Signal::STOP);
             }
             Action::Hold(path) => {
-                let _ = std::fs::write(path.with_extension("reached"), name);
                 while !path.exists() {
+                    let reached = path.with_extension("reached");
+                    if !reached.exists() {
+                        let _ = std::fs::write(reached, name);
+                    }
                     std::thread::sleep(Duration::from_millis(1));
                 }
             }

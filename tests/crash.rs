@@ -8,12 +8,10 @@
 mod workload;
 
 use std::collections::BTreeSet;
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use untorn::{Durability, Store};
+use workload::victim::{caught, kill_loggers, logger_of};
 use workload::{Place, Role, Writer, assert_verified, check, my_role, open_small, say, sealed, unsealed};
 
 #[test]
@@ -85,23 +83,8 @@ fn pinned(path: &Path) {
     }
 }
 
-/// This executable with the crash points and planted bugs compiled in.
 fn victim() -> &'static Path {
-    static VICTIM: OnceLock<PathBuf> = OnceLock::new();
-    VICTIM.get_or_init(|| {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("crash-points");
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["test", "--no-run", "--test", "crash", "--features", "planted-bugs", "--message-format=json"]);
-        cargo.arg("--target-dir").arg(&target).current_dir(env!("CARGO_MANIFEST_DIR"));
-        let built = cargo.output().expect("cargo runs");
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        let out = String::from_utf8_lossy(&built.stdout).into_owned();
-        let found = out.lines().filter(|line| line.contains("\"name\":\"crash\"")).find_map(|line| {
-            let (_, rest) = line.split_once("\"executable\":\"")?;
-            rest.split_once('"').map(|(path, _)| PathBuf::from(path))
-        });
-        found.expect("cargo names the executable")
-    })
+    workload::victim::build("crash")
 }
 
 /// All named points in the source.
@@ -124,42 +107,6 @@ fn points() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     visit(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
     found
-}
-
-/// The logger of a store, if one lives.
-fn logger_of(path: &Path) -> Option<i32> {
-    let store = Store::options().read_only(true).create(false).open(path).ok()?;
-    store.stats().unwrap().logger_pid.map(|pid| pid as i32)
-}
-
-fn signal(pid: i32, signal: i32) {
-    // SAFETY: the process is the logger of this test's own store.
-    #[allow(unsafe_code)]
-    unsafe {
-        libc::kill(pid, signal);
-    }
-}
-
-/// Kills the loggers that name this store in their environment, also those that are not ready yet.
-fn kill_loggers(path: &Path) {
-    let wanted = path.to_string_lossy().into_owned();
-    for _ in 0..2 {
-        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-            let variables = std::fs::read(entry.path().join("environ")).unwrap_or_default();
-            let variables = String::from_utf8_lossy(&variables).into_owned();
-            if variables.split('\0').any(|variable| variable == format!("UNTORN_BECOME_LOGGER={wanted}")) {
-                signal(pid, libc::SIGKILL);
-                let start = Instant::now();
-                while entry.path().join("maps").exists()
-                    && std::fs::read(entry.path().join("maps")).is_ok_and(|maps| !maps.is_empty())
-                    && start.elapsed() < Duration::from_secs(5)
-                {
-                    std::thread::sleep(Duration::from_micros(200));
-                }
-            }
-        }
-    }
 }
 
 /// What kind of start the store has when the victim comes.
@@ -238,14 +185,6 @@ fn case(orders: &str, point: &str, bug: &str, start: Start, rounds: &str) -> Res
     });
     kill_loggers(&path);
     checked
-}
-
-/// Runs a check; what it panicked with, if it did.
-fn caught(check: impl FnOnce()) -> Result<(), String> {
-    std::panic::catch_unwind(AssertUnwindSafe(check)).map_err(|panic| match panic.downcast::<String>() {
-        Ok(text) => *text,
-        Err(panic) => panic.downcast::<&str>().map_or_else(|_| "a panic".into(), |text| text.to_string()),
-    })
 }
 
 /// What leads to a point, if it is not plain work in a used store.

@@ -189,7 +189,7 @@ fn tickets() {
     last.wait().unwrap();
 }
 
-/// A thread can have one transaction of a store, whatever handle it begins it on; another thread waits.
+/// §10.21: a thread can have one transaction of a store, whatever handle it begins it on; another thread waits.
 #[test]
 fn second_begin_of_a_thread_is_an_error() {
     let _limit = limit(60);
@@ -510,7 +510,7 @@ fn killed_logger() {
     assert_clean(&store);
 }
 
-/// The logger is stopped: whoever waits for it gets an error after the stated time, visible commits and readers go
+/// §10.14: the logger is stopped: whoever waits for it gets an error after the stated time, visible commits and readers go
 /// on, nobody takes its place, and when it continues everything is made up for.
 #[test]
 fn stopped_logger() {

@@ -133,7 +133,10 @@ impl Client {
         let mut waited = None;
         loop {
             // Pins the published t, fences, and checks that t is still published (`shm::pins`).
-            let txn = shared.pin(&fixed.durable.txn);
+            let txn = shared.pin_by(&fixed.durable.txn, || {
+                crash_point!("reader.durable_read");
+            });
+            crash_point!("reader.durable_pinned");
             for place in &*fixed.durable_slots {
                 let words = place.copy();
                 // The places are filled in turn: if t is still published, its place was not refilled while we
@@ -201,7 +204,9 @@ impl Client {
                 return Ok(());
             }
             crash_point!("reader.pinned");
-            match control.image(txn) {
+            let image =
+                if planted_bug!("snapshot-beyond-its-pin") { control.newest().map(Some) } else { control.image(txn) };
+            match image {
                 Ok(Some(image)) => {
                     slot.publish(self, &image);
                     return Ok(());

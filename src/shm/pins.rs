@@ -97,7 +97,14 @@ impl<M: Model> ReaderSlot<M> {
     /// Never waits. It repeats while transactions are published faster than it reads one word.
     #[inline]
     pub fn pin(&self, watermark: &M::U64) -> TxnId {
-        pin_newest::<M>(&self.pin, watermark)
+        pin_newest::<M>(&self.pin, watermark, || {})
+    }
+
+    /// As [`ReaderSlot::pin`]. Calls `unpinned` whenever it knows a transaction that it has not pinned yet: the
+    /// instant at which a test holds it.
+    #[inline]
+    pub fn pin_by(&self, watermark: &M::U64, unpinned: impl FnMut()) -> TxnId {
+        pin_newest::<M>(&self.pin, watermark, unpinned)
     }
 
     /// Ends the pin. Release: the reader's reads of the pages come before the reuse by a writer that sees this.
@@ -130,9 +137,11 @@ impl<M: Model> ReaderSlot<M> {
     }
 }
 
-fn pin_newest<M: Model>(pin: &M::U64, watermark: &M::U64) -> TxnId {
+#[inline]
+fn pin_newest<M: Model>(pin: &M::U64, watermark: &M::U64, mut unpinned: impl FnMut()) -> TxnId {
     let mut seen = watermark.load(Ordering::Acquire);
     loop {
+        unpinned();
         pin.store_fenced(encode(TxnId::from_u64(seen)));
         // Pairs with the fence of `scan`.
         let now = watermark.load(Ordering::SeqCst);
@@ -181,7 +190,7 @@ impl<M: Model> LoggerPins<M> {
     /// What an earlier call pinned and never published, by this logger or a dead one, is let go.
     pub fn pin_next(&self, committed: &M::U64, published: &M::U64) -> NextDurable {
         let place = 1 - self.place_of(published);
-        NextDurable { txn: pin_newest::<M>(&self.pins[place], committed), place }
+        NextDurable { txn: pin_newest::<M>(&self.pins[place], committed, || {}), place }
     }
 
     /// Publishes `next` as durable, and only then drops the older pin. The caller has made it durable, and written

@@ -60,7 +60,7 @@ impl Stream {
         }
         let mut buffer = Vec::with_capacity(1024);
         let seed = engine.record_seed();
-        if tail > base.log_tail {
+        if tail > base.log_tail && !planted_bug!("no-abort-record") {
             record::encode(&mut buffer, seed, at, txn.as_u64(), RecordKind::Abort, &[]);
         }
         let begun = record::begin(&mut buffer);

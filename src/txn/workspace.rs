@@ -362,7 +362,8 @@ impl<'e> Workspace<'e> {
     fn needs_next_page(&self, state: &QueueState) -> Result<bool> {
         let tail = self.pages().expect(state.tail, PageKind::FreeQueue)?;
         let capacity = queue::capacity(self.engine.arena.page_size());
-        Ok(tail.birth <= self.started || state.tail_index >= capacity)
+        let sealed = tail.birth <= self.started && !planted_bug!("append-to-sealed-tail");
+        Ok(sealed || state.tail_index >= capacity)
     }
 
     /// The page that appending to this queue will take, if any: one to follow the tail. It comes from where any page

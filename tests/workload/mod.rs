@@ -2,6 +2,9 @@
 //! every state tells whether it is whole.
 #![allow(dead_code, unreachable_pub)]
 
+pub(crate) mod victim;
+pub(crate) mod worker;
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -79,6 +82,34 @@ impl Role {
         }
     }
 
+    /// Tells the role a line: see [`listen`].
+    pub(crate) fn tell(&mut self, line: &str) {
+        let _ = writeln!(self.child.stdin.as_mut().expect("piped"), "{line}");
+    }
+
+    /// Tells the role a line, and waits for its answer: the next line that it says.
+    #[track_caller]
+    pub(crate) fn ask(&mut self, line: &str) -> String {
+        let heard = self.lines().len();
+        self.tell(line);
+        self.hear(heard)
+    }
+
+    /// Waits for the line that the role says after its first `heard` ones.
+    #[track_caller]
+    pub(crate) fn hear(&mut self, heard: usize) -> String {
+        let start = Instant::now();
+        loop {
+            if let Some(line) = self.lines().get(heard) {
+                return line.clone();
+            }
+            let ended = self.child.try_wait().expect("a child of ours");
+            assert!(ended.is_none(), "it ended: {ended:?}, after {:?}", self.lines().last());
+            assert!(start.elapsed() < Duration::from_secs(60), "no answer in 60 s after {:?}", self.lines().last());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     pub(crate) fn signal(&self, signal: i32) {
         // SAFETY: signals a child of ours that has not been waited for.
         #[allow(unsafe_code)]
@@ -133,9 +164,17 @@ pub(crate) fn open_small(path: &Path) -> Store {
 /// The role that this process is to play: its name, the store, the arguments. `None` in the test run itself.
 pub(crate) fn my_role() -> Option<(String, PathBuf, Vec<String>)> {
     let name = std::env::var("UNTORN_TEST_ROLE").ok()?;
+    // Nobody survives the test, however that ends, but for its loggers and what it forks.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).unwrap();
     let path = std::env::var_os("UNTORN_TEST_STORE")?;
     let arguments = std::env::var("UNTORN_TEST_ARGUMENTS").unwrap_or_default();
     Some((name, path.into(), arguments.split_whitespace().map(str::to_string).collect()))
+}
+
+/// Waits for what the test tells; `None` when there will be nothing more.
+pub(crate) fn listen() -> Option<String> {
+    let mut line = String::new();
+    (std::io::stdin().read_line(&mut line).unwrap() > 0).then(|| line.trim_end().to_string())
 }
 
 /// Says a line to the test.
