@@ -1,0 +1,437 @@
+//! Goal: the orders of events around the log that break lesser designs break nothing here: streams that end half-way, devices
+//! that fill at the worst moment, wakers that die before they wake.
+//!
+//! Method: each order is forced by gates in victims (this executable with crash points), by signals, and by a small tmpfs
+//! that the test fills. What was acknowledged is looked for after everybody was killed and `control` was removed, which
+//! is what a crash of the kernel leaves.
+
+#[allow(dead_code, unreachable_pub)]
+mod common;
+mod workload;
+
+use common::{limit, wait_for};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use untorn::{Durability, Error, FlushPolicy, Store};
+use workload::victim::{Scene, caught, kernel_crash, kill_loggers, logger_of, signal};
+use workload::worker::{self, Few, Figures, STREAM_VALUE, number, stream_key};
+use workload::{Role, assert_verified, my_role, sealed, unsealed};
+
+#[test]
+fn role() {
+    let Some((name, path, _)) = my_role() else { return };
+    match name.as_str() {
+        "worker" => worker::work(&path),
+        other => panic!("no role {other}"),
+    }
+}
+
+fn victim() -> &'static Path {
+    workload::victim::build("interleavings_log")
+}
+
+/// The limit of a test begins when its victim is built, which takes as long as a compiler does.
+fn limit_with_victim(seconds: u64) -> common::Limit {
+    victim();
+    limit(seconds)
+}
+
+// ---- streams
+
+/// How a stream ends that never commits.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Stream {
+    Dies,
+    RollsBack,
+}
+
+/// What comes after it.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Next {
+    ShortOfAnother,
+    ShortOfTheSame,
+    /// A transaction that streams as well, and commits.
+    LongOfAnother,
+}
+
+/// Whether some file of the log holds these bytes.
+fn is_in_log(path: &Path, wanted: &[u8]) -> bool {
+    let files = std::fs::read_dir(path.join("wal")).unwrap().flatten();
+    let mut files = files.map(|file| std::fs::read(file.path()).unwrap_or_default());
+    files.any(|bytes| bytes.windows(wanted.len()).any(|window| window == wanted))
+}
+
+fn unfinished_stream(stream: Stream, next: Next, checkpoint: bool, bug: &str) {
+    let what = format!("{stream:?}, {next:?}, checkpoint {checkpoint}");
+    let scene = Scene::new();
+    let mut streamer = scene.victim(victim(), "worker", "", &[], bug);
+    let mut other = scene.victim(victim(), "worker", "", &[], bug);
+    streamer.wait_for("ready");
+    other.wait_for("ready");
+    other.ask("commit 20 durable");
+    // Three times the ring, so that most of it is durable; and nearly all of it is in the log's files before it ends.
+    streamer.ask("stream lost 200");
+    wait_for(Duration::from_secs(10), || is_in_log(&scene.path, &stream_key("lost", 185)));
+    match stream {
+        Stream::Dies => streamer.kill(),
+        Stream::RollsBack => assert_eq!(streamer.ask("rollback"), "rolled back"),
+    }
+    if checkpoint {
+        other.ask("checkpoint");
+    }
+    let expected = match next {
+        Next::ShortOfAnother => other.ask("commit 1 durable"),
+        Next::ShortOfTheSame => streamer.ask("commit 1 durable"),
+        Next::LongOfAnother => {
+            other.ask("stream kept 30");
+            other.ask("commit-stream");
+            "20".into()
+        }
+    };
+    streamer.kill();
+    other.kill();
+    kernel_crash(&scene.path);
+
+    let store = worker::options().open(&scene.path).unwrap();
+    assert_eq!(number(&store, &store.snapshot().unwrap()).to_string(), expected, "{what}");
+    assert!(store.find_keyspace("lost").unwrap().is_none(), "{what}: the stream is there");
+    let kept = store.find_keyspace("kept").unwrap();
+    assert_eq!(kept.is_some(), next == Next::LongOfAnother, "{what}");
+    if let Some(kept) = kept {
+        assert_eq!(kept.len().unwrap(), 30);
+        for i in 0..30 {
+            let value = kept.get(&stream_key("kept", i)).unwrap().unwrap();
+            assert_eq!((unsealed(&value), value.len()), (i, STREAM_VALUE), "{what}");
+        }
+    }
+    assert_verified(&store);
+}
+
+/// §10.3: a streaming writer dies, or rolls back, after the logger wrote its frames; the next transaction takes the same id and
+/// its record stands behind them. If recovery took both for one transaction, what was never committed would be there; if it
+/// stopped at the frames, what was acknowledged would be lost.
+#[test]
+fn a_stream_that_never_commits_leaves_nothing_to_those_after_it() {
+    let _limit = limit_with_victim(120);
+    for checkpoint in [false, true] {
+        unfinished_stream(Stream::Dies, Next::ShortOfAnother, checkpoint, "");
+        unfinished_stream(Stream::RollsBack, Next::ShortOfAnother, checkpoint, "");
+        unfinished_stream(Stream::RollsBack, Next::ShortOfTheSame, checkpoint, "");
+        unfinished_stream(Stream::Dies, Next::LongOfAnother, checkpoint, "");
+    }
+    let what = caught(|| unfinished_stream(Stream::Dies, Next::LongOfAnother, false, "no-abort-record"));
+    eprintln!("caught: {}", what.expect_err("two streams became one, and nobody noticed"));
+}
+
+// ---- wakers
+
+/// §10.15: a writer dies between its swing and waking the logger, which sleeps, and between its swing and letting go of the
+/// lock, for which another waits. Neither may sleep on: the logger makes the commit durable by itself, the lock is taken over.
+#[test]
+fn a_writer_dies_after_its_swing_and_wakes_nobody() {
+    let _limit = limit_with_victim(60);
+    let scene = Scene::new();
+    let few = Few::open(worker::options().open(&scene.path).unwrap()).unwrap();
+    few.commits(5, true).unwrap();
+    for round in 1..=5 {
+        let swung = scene.gate("swung");
+        let mut writer = scene.victim(victim(), "worker", "", &[swung.at("commit.after_swing")], "");
+        writer.wait_for("ready");
+        let durable = few.store.durable_snapshot().unwrap().txn_id();
+        // The logger has nothing to do, and sleeps.
+        std::thread::sleep(Duration::from_millis(150));
+        swung.close();
+        writer.tell("commit 1 visible");
+        swung.wait();
+        let waited = std::thread::scope(|scope| {
+            let waits = scope.spawn(|| {
+                let txn = few.store.begin().unwrap();
+                let taken = Instant::now();
+                txn.rollback();
+                taken
+            });
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(!waits.is_finished(), "the writer holds the lock");
+            let killed = Instant::now();
+            writer.kill();
+            waits.join().unwrap().saturating_duration_since(killed)
+        });
+        // Nothing is asked of the logger here: its own time-out is 50 ms.
+        let begun = Instant::now();
+        wait_for(Duration::from_secs(2), || few.store.stats().unwrap().durable > durable);
+        eprintln!("the lock after {waited:?}, durable {:?} after that", begun.elapsed());
+        assert!(waited < Duration::from_secs(1), "the lock after {waited:?}");
+        let snapshot = few.store.durable_snapshot().unwrap();
+        assert_eq!(number(&few.store, &snapshot), 5 + round, "the swing had made it visible");
+    }
+    assert_verified(&few.store);
+}
+
+/// §10.15: the logger stops, or dies, between publishing what is durable and waking those who wait for it. They look by
+/// themselves every few milliseconds; if they slept until woken, it would be for ever.
+#[test]
+fn the_logger_dies_before_it_wakes_those_it_has_served() {
+    let _limit = limit_with_victim(60);
+    let scene = Scene::new();
+    let published = scene.gate("published");
+    // Whoever starts a logger, it has the gate.
+    let mut clients = [0, 1].map(|_| scene.victim(victim(), "worker", "", &[published.at("flush.before_wake")], ""));
+    clients.iter().for_each(|client| drop(client.wait_for("ready")));
+    let [first, other] = &mut clients;
+    for round in 1..=3 {
+        let held = Figures::ask(first).logger_pid;
+        published.close();
+        let begun = Instant::now();
+        // Its flush is published and nobody woken: it returns all the same.
+        first.ask("commit 1 durable");
+        published.wait();
+        let served = begun.elapsed();
+        assert!(served < Duration::from_secs(1), "served after {served:?}");
+        // Now somebody waits whom only a successor can serve.
+        let heard = other.lines().len();
+        other.tell("commit 1 durable");
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(other.lines().len(), heard, "nobody can have made that durable");
+        let begun = Instant::now();
+        signal(held as i32, libc::SIGKILL);
+        published.open();
+        let said = other.hear(heard);
+        eprintln!("served after {served:?}, by a successor after {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        assert_eq!(said, (2 * round).to_string());
+        wait_for(Duration::from_secs(5), || {
+            let now = Figures::ask(first).logger_pid;
+            now != held && now != 0
+        });
+    }
+    assert_eq!(first.ask("verify"), "clean");
+}
+
+// ---- policies and full devices
+
+/// §10.13: a flush is due only after more bytes than the ring holds. Without a limit of its own, the logger would wait for
+/// bytes that no writer can bring, and the writers for room.
+#[test]
+fn every_so_many_bytes_more_than_the_ring_holds() {
+    let _limit = limit(60);
+    let scene = Scene::new();
+    let mut options = worker::options();
+    options.durability(Durability::Visible).flush_policy(FlushPolicy::EveryBytes(1 << 40));
+    let store = options.open(&scene.path).unwrap();
+    let keys = store.keyspace("keys").unwrap();
+    let begun = Instant::now();
+    for n in 0..2000u64 {
+        keys.put(&(n % 100).to_be_bytes(), &sealed(n, 1000)).unwrap();
+    }
+    let spent = begun.elapsed();
+    eprintln!("2 MB through a ring of 64 KiB in {spent:?}, {} syncs", store.stats().unwrap().fsyncs);
+    assert!(spent < Duration::from_secs(20), "{spent:?}");
+    // A durable commit does not wait for that many bytes either.
+    let begun = Instant::now();
+    let mut txn = store.begin().unwrap();
+    txn.put(&keys, b"durable", b"v").unwrap();
+    txn.commit_with(Durability::Durable).unwrap().wait().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert_verified(&store);
+}
+
+/// A small file system of its own, which the test can fill. Unmounted when dropped.
+struct Device {
+    dir: tempfile::TempDir,
+}
+
+impl Device {
+    /// `None` where nothing may be mounted; says so, and fails if that is the gate.
+    fn mount(size: &str) -> Option<Device> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        let mounted = mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(dir.path()).status();
+        if mounted.as_ref().is_ok_and(|status| status.success()) {
+            return Some(Device { dir });
+        }
+        assert!(std::env::var_os("CI").is_none(), "the gate must be able to mount: {mounted:?}");
+        eprintln!("SKIPPED, and so not tested: no tmpfs can be mounted here ({mounted:?})");
+        None
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
+    /// Takes all room that is left.
+    fn fill(&self) {
+        let mut file = std::fs::File::create(self.dir.path().join("filler")).unwrap();
+        for piece in [1 << 16, 1 << 12, 1] {
+            while file.write_all(&vec![1; piece]).is_ok() {}
+        }
+    }
+
+    fn free(&self) {
+        std::fs::remove_file(self.dir.path().join("filler")).unwrap();
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        kill_loggers(&self.path());
+        // Lazily: a mapping of a process on its way out must not keep it.
+        let _ = Command::new("umount").arg("-l").arg(self.dir.path()).status();
+    }
+}
+
+/// Small segments, so that a full device shows after few commits.
+fn open_on(device: &Device) -> Store {
+    let mut options = Store::options();
+    options.ring_size(64 << 10).segment_size(256 << 10).checkpoint_bytes(1 << 40).max_size(1 << 30);
+    options.logger_idle(Duration::from_secs(3)).logger_timeout(Duration::from_secs(10));
+    options.open(device.path()).unwrap()
+}
+
+/// Durable commits until the device is full; the number of the last one that was acknowledged.
+fn commit_until_full(few: &Few, from: u64) -> u64 {
+    for n in from.. {
+        assert!(n < from + 20_000, "the device never filled");
+        match few.commit(n, Durability::Durable) {
+            Ok(_) => {}
+            Err(Error::DiskFull { .. }) => {
+                // Before the swing: nothing of it is visible.
+                assert_eq!(number(&few.store, &few.store.snapshot().unwrap()), n - 1);
+                return n - 1;
+            }
+            Err(error) => panic!("commit {n}: {error:?}"),
+        }
+    }
+    unreachable!()
+}
+
+/// After everybody was killed and the kernel crashed, all that was acknowledged is there.
+fn assert_recovered(device: &Device, expected: u64) {
+    kernel_crash(&device.path());
+    let store = open_on(device);
+    assert_eq!(number(&store, &store.snapshot().unwrap()), expected);
+    assert_verified(&store);
+}
+
+/// §10.13: the device fills between a swing and its flush, and stays full: that commit gets through, for its log space was
+/// granted before; so do others, a block each, until the grant is used up. Then the error comes before the swing,
+/// nothing that was acknowledged is lost, and when there is room the store goes on at once.
+#[test]
+fn the_device_fills_between_swing_and_flush() {
+    let _limit = limit_with_victim(90);
+    let Some(device) = Device::mount("12m") else { return };
+    let path = device.path();
+    let gate = workload::victim::Gate::open_at(path.with_file_name("flush"));
+    {
+        // The logger is started by a victim, and so is one.
+        let orders = gate.at("flush.before_write");
+        let mut starter = Role::start(victim(), "worker", &path, "", &[("UNTORN_CRASH", &orders)]);
+        starter.wait_for("ready");
+        let mut options = worker::options();
+        let few = Few::open(options.logger_timeout(Duration::from_secs(10)).open(&path).unwrap()).unwrap();
+        few.commits(10, true).unwrap();
+        starter.kill();
+        gate.close();
+        std::thread::scope(|scope| {
+            let commit = scope.spawn(|| few.commit(11, Durability::Durable).map(drop));
+            gate.wait();
+            // It is visible, and waits for its flush.
+            wait_for(Duration::from_secs(5), || number(&few.store, &few.store.snapshot().unwrap()) == 11);
+            device.fill();
+            gate.open();
+            commit.join().unwrap().unwrap();
+        });
+        let begun = Instant::now();
+        let mut last = commit_until_full(&few, 12);
+        eprintln!("{} durable commits on a full device, in {:?}", last - 11, begun.elapsed());
+        // It reads on, and says the same again.
+        for _ in 0..3 {
+            assert_eq!(number(&few.store, &few.store.snapshot().unwrap()), last);
+            assert_eq!(number(&few.store, &few.store.durable_snapshot().unwrap()), last);
+            // A checkpoint of the logger may have freed some log meanwhile.
+            last = commit_until_full(&few, last + 1);
+        }
+        assert!(few.store.stats().unwrap().needs_recovery.is_none());
+        device.free();
+        let begun = Instant::now();
+        let mut refused = 0;
+        while let Err(error) = few.commit(last + 1, Durability::Durable) {
+            assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
+            refused += 1;
+            assert!(begun.elapsed() < Duration::from_secs(2), "still full after {:?}", begun.elapsed());
+        }
+        eprintln!("went on {:?} after there was room, refused {refused} times", begun.elapsed());
+        last = few.commits(500, true).unwrap();
+        assert_verified(&few.store);
+        drop(few);
+        kernel_crash(&path);
+        let store = worker::options().open(&path).unwrap();
+        assert_eq!(number(&store, &store.snapshot().unwrap()), last);
+        assert_verified(&store);
+    }
+}
+
+/// §10.13: on a full device, tiny durable commits, a block each, use up the log's budget, which is counted in blocks and not in
+/// bytes: the error is `DiskFull` and comes before the swing, again and again; all that was acknowledged survives a crash
+/// whose recovery has room again.
+#[test]
+fn tiny_durable_commits_fill_the_log_of_a_full_device() {
+    let _limit = limit(90);
+    let Some(device) = Device::mount("10m") else { return };
+    let few = Few::open(open_on(&device)).unwrap();
+    few.commits(10, true).unwrap();
+    device.fill();
+    let mut last = 10;
+    for round in 0..5 {
+        let begun = Instant::now();
+        let reached = commit_until_full(&few, last + 1);
+        eprintln!("round {round}: {} commits until full, in {:?}", reached - last, begun.elapsed());
+        last = reached;
+        assert_eq!(few.store.durable_snapshot().unwrap().txn_id(), few.store.snapshot().unwrap().txn_id());
+    }
+    assert!(few.store.stats().unwrap().needs_recovery.is_none());
+    device.free();
+    drop(few);
+    assert_recovered(&device, last);
+}
+
+/// §10.16: on a full device, a stream uses up all of the log that is granted to streams and aborts. A reserve is kept from
+/// streams: the next ordinary writer must get through, at once, and ordinary ones after it.
+#[test]
+fn after_a_stream_that_filled_the_log_an_ordinary_writer_gets_through() {
+    let _limit = limit(90);
+    let Some(device) = Device::mount("10m") else { return };
+    let few = Few::open(open_on(&device)).unwrap();
+    few.commits(10, true).unwrap();
+    let keys = few.store.keyspace("stream").unwrap();
+    device.fill();
+    let mut last = 10;
+    for round in 0..4 {
+        let mut txn = few.store.begin().unwrap();
+        let mut bytes = 0;
+        // One key again and again: the log grows, the arena does not.
+        let error = loop {
+            match txn.put(&keys, b"one", &sealed(bytes, 3000)) {
+                Ok(()) => bytes += 3000,
+                Err(error) => break error,
+            }
+            assert!(bytes < 100 << 20, "the device never filled");
+        };
+        assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
+        drop(txn);
+        let begun = Instant::now();
+        for _ in 0..4 {
+            last += 1;
+            let committed = few.commit(last, Durability::Durable).map(drop);
+            committed.unwrap_or_else(|error| panic!("round {round}, {last}: {error:?}"));
+        }
+        eprintln!("round {round}: a stream of {bytes} bytes, then four commits in {:?}", begun.elapsed());
+    }
+    assert!(keys.is_empty().unwrap());
+    assert_eq!(number(&few.store, &few.store.durable_snapshot().unwrap()), last);
+    device.free();
+    drop((few, keys));
+    assert!(logger_of(&device.path()).is_some());
+    assert_recovered(&device, last);
+}
