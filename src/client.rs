@@ -108,6 +108,7 @@ impl Client {
             let in_use = tester.is_held(LOGGER_OFFSET) || has_clients(&tester);
             if in_use && let Some(control) = attach(&dir, &header)? {
                 let client = Client::enter(dir, options, header, control, keeper, init.file_id())?;
+                crash_point!("client.entered");
                 // From here on the logger knows of this client, and doesn't leave.
                 drop(init);
                 client.engine.ensure_logger()?;

@@ -10,7 +10,7 @@ mod workload;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use untorn::{Durability, Store};
+use untorn::Durability;
 use workload::victim::{caught, kill_loggers, logger_of};
 use workload::{Place, Role, Writer, assert_verified, check, my_role, open_small, say, sealed, unsealed};
 
@@ -191,11 +191,11 @@ fn case(orders: &str, point: &str, bug: &str, start: Start, rounds: &str) -> Res
 fn orders_for(point: &str) -> (String, Start, &'static str) {
     match point {
         "flush.failed" => ("wal.sync@3:fail,flush.failed:kill".into(), Start::Used, ""),
-        "logger.leaving" | "logger.byte_dropped" => (format!("{point}:kill"), Start::Used, "1"),
+        "logger.unneeded" | "logger.leaving" | "logger.byte_dropped" => (format!("{point}:kill"), Start::Used, "1"),
         // The arena grows seldom.
         "grow.before_zeros" => (format!("{point}:kill"), Start::Empty, ""),
-        // What a logger passes once in its life, it passes at the first time.
-        "logger.byte_taken" | "logger.ready" => (format!("{point}:kill"), Start::Used, ""),
+        // What a process passes once in its life, it passes at the first time.
+        "logger.byte_taken" | "logger.ready" | "client.entered" => (format!("{point}:kill"), Start::Used, ""),
         _ if point.starts_with("create.") => (format!("{point}:kill"), Start::Empty, ""),
         _ if point.starts_with("recover.") || point.starts_with("replay.") => {
             (format!("{point}:kill"), Start::Crashed, "")

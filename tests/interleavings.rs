@@ -5,7 +5,6 @@
 //! question while others go on; then they are released or killed, or everybody is and `control` is removed, which is what a
 //! crash of the kernel leaves. Where it is cheap, a planted bug shows that the check can fail.
 
-#[allow(dead_code, unreachable_pub)]
 mod common;
 mod workload;
 

@@ -5,7 +5,6 @@
 //! that the test fills. What was acknowledged is looked for after everybody was killed and `control` was removed, which
 //! is what a crash of the kernel leaves.
 
-#[allow(dead_code, unreachable_pub)]
 mod common;
 mod workload;
 

@@ -235,6 +235,7 @@ fn wait_until_unneeded(logger: &Logger) -> Option<InitLock> {
         if !told && (in_use || idle_since.elapsed() < idle) {
             continue;
         }
+        crash_point!("logger.unneeded");
         let Ok(init) = lock_init(&engine.dir, LOOK) else { continue };
         if told || !engine.has_clients() {
             return Some(init);
