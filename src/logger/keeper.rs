@@ -122,7 +122,7 @@ impl Keeper {
         let commands = self.commands(dir);
         if let Some(mut last) = start.take() {
             let heard = last.ear.hear();
-            let name = commands.get(last.program).map_or("a thread".into(), |command| name_of(command));
+            let name = commands.get(last.program).map_or("a thread".into(), name_of);
             match heard {
                 Heard::Nothing => {
                     *start = Some(last);
