@@ -43,7 +43,8 @@ impl Drop for Descriptor {
     }
 }
 
-fn file_id(fd: impl AsFd) -> std::io::Result<FileId> {
+/// Which file it is.
+pub(crate) fn file_id(fd: impl AsFd) -> std::io::Result<FileId> {
     let stat = rustix::fs::fstat(fd)?;
     Ok((stat.st_dev, stat.st_ino))
 }

@@ -18,6 +18,7 @@ use super::pins::{LoggerPins, ReaderSlot};
 use super::slots::{CommitSlot, Slots};
 use crate::options::Geometry;
 use crate::slot::{SLOT_WORDS, SlotImage};
+use crate::descriptor::{self, FileId};
 use crate::{Error, Result, TxnId, dir, limits};
 use std::fs::File;
 use std::mem::{offset_of, size_of};
@@ -52,8 +53,9 @@ pub(crate) struct Identity {
     magic: AtomicU64,
     store_id: [AtomicU64; 2],
     boot_id: [AtomicU64; 2],
-    /// Its own inode: a copied directory has another.
+    /// The file's own inode and device: a copied one has others.
     inode: AtomicU64,
+    device: AtomicU64,
     page_size: AtomicU64,
     max_size: AtomicU64,
     ring_size: AtomicU64,
@@ -268,7 +270,9 @@ impl Control {
             identity.store_id[i].store(id[i], Ordering::Relaxed);
             identity.boot_id[i].store(boot_id[i], Ordering::Relaxed);
         }
-        identity.inode.store(inode(file)?, Ordering::Relaxed);
+        let (device, inode) = file_id(file)?;
+        identity.inode.store(inode, Ordering::Relaxed);
+        identity.device.store(device, Ordering::Relaxed);
         identity.page_size.store(geometry.page_size as u64, Ordering::Relaxed);
         identity.max_size.store(geometry.max_size, Ordering::Relaxed);
         identity.ring_size.store(geometry.ring_size, Ordering::Relaxed);
@@ -305,7 +309,7 @@ impl Control {
                 identity.store_id[i].load(Ordering::Relaxed) == id[i]
                     && identity.boot_id[i].load(Ordering::Relaxed) == boot_id[i]
             })
-            && identity.inode.load(Ordering::Relaxed) == inode(file)?
+            && identity.is_of(file)?
             && identity.page_size.load(Ordering::Relaxed) == geometry.page_size as u64
             && identity.ring_size.load(Ordering::Relaxed) == geometry.ring_size
             && Self::file_len(control.ring_size, control.reader_capacity()) as u64 <= len;
@@ -411,8 +415,7 @@ impl Control {
 
     /// Makes room for more readers in `file`, which is this region. The caller holds the lock for it.
     pub(crate) fn grow_readers(&self, file: &File) -> Result<()> {
-        let own = self.fixed().identity.inode.load(Ordering::Relaxed);
-        if inode(file)? != own {
+        if !self.fixed().identity.is_of(file)? {
             return Err(Error::Mismatch { file: dir::CONTROL.into(), what: "it was replaced".into() });
         }
         let capacity = self.reader_capacity();
@@ -494,9 +497,15 @@ impl Control {
     }
 }
 
-fn inode(file: &File) -> Result<u64> {
-    use std::os::unix::fs::MetadataExt;
-    Ok(file.metadata().map_err(Error::io("stat of control"))?.ino())
+fn file_id(file: &File) -> Result<FileId> {
+    descriptor::file_id(file).map_err(Error::io("stat of control"))
+}
+
+impl Identity {
+    /// Whether the region is this very file, and not a copy of it.
+    fn is_of(&self, file: &File) -> Result<bool> {
+        Ok(file_id(file)? == (self.device.load(Ordering::Relaxed), self.inode.load(Ordering::Relaxed)))
+    }
 }
 
 /// Writes zeros, so that the blocks are there and no later store can meet a full disk.
