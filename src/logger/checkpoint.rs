@@ -310,6 +310,9 @@ fn each_page_born_after(
 
 fn sum(engine: &Engine, file: &File, pages: &Pages<'_>, page: PageId, count: u32) -> Result<()> {
     let body = pages.body_of(page, count)?;
+    if planted_bug!("sum-once") && engine.arena.verify_checksum(body, page).is_ok() {
+        return Ok(());
+    }
     engine.arena.store_checksum(body, page);
     engine.arena.redirty_interior(file, page, body)
 }
