@@ -25,9 +25,10 @@ use lives::{ARENA, Dies, Failures, HEADER, LOG, Life};
 use recorder::states::{Choice, Dice, Disk, Image};
 use recorder::{Event, Recorder};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
-use workload::{kill_loggers, my_role};
+use workload::my_role;
+use workload::victim::kill_loggers;
 
 #[test]
 fn role() {
@@ -82,10 +83,8 @@ fn own() -> PathBuf {
     std::env::current_exe().expect("known")
 }
 
-/// This executable with planted bugs compiled in.
 fn victim() -> &'static Path {
-    static VICTIM: OnceLock<PathBuf> = OnceLock::new();
-    VICTIM.get_or_init(|| workload::victim("power"))
+    workload::victim::build("power")
 }
 
 /// Searches the record; prints how much that was, and how to have the same states again.

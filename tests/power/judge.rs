@@ -3,9 +3,9 @@
 use crate::recorder::Event;
 use crate::recorder::states::{Choice, Dice, Disk, Image};
 use crate::store_files::{in_process, remove_all};
+use crate::workload::victim::caught;
 use crate::workload::{Writer, check, unsealed};
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use untorn::{Durability, Snapshot, Store};
 
@@ -121,13 +121,10 @@ fn examine(path: &Path, has_store: bool, told: &Told) {
 fn judge(image: &Image, scratch: &Path, number: usize, told: &Told) -> Result<(), String> {
     let path = scratch.join(format!("state-{number}"));
     image.lay_out(&path).unwrap();
-    let judged = std::panic::catch_unwind(AssertUnwindSafe(|| examine(&path, image.has_store(), told)));
+    let judged = caught(|| examine(&path, image.has_store(), told));
     // The logger's thread leaves when it finds its directory gone.
     remove_all(&path);
-    judged.map_err(|panic| match panic.downcast::<String>() {
-        Ok(text) => *text,
-        Err(panic) => panic.downcast::<&str>().map_or_else(|_| "a panic".into(), |text| text.to_string()),
-    })
+    judged
 }
 
 /// How much was looked at.

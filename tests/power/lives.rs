@@ -2,7 +2,8 @@
 
 use crate::recorder::{Event, Recorder};
 use crate::store_files::kill;
-use crate::workload::{Role, kill_loggers};
+use crate::workload::Role;
+use crate::workload::victim::kill_loggers;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 

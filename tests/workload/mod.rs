@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use untorn::{Durability, Keyspace, Snapshot, Store};
+use untorn::{Durability, Keyspace, Options, Snapshot, Store};
 
 /// A directory for a store; when it goes, so does the store's logger.
 pub(crate) struct Place {
@@ -154,11 +154,16 @@ impl Drop for Role {
 }
 
 /// A small store, so that rings wrap, segments fill and checkpoints come soon; patient with a slow disk.
-pub(crate) fn open_small(path: &Path) -> Store {
+pub(crate) fn small_options() -> Options {
     let mut options = Store::options();
     options.ring_size(64 << 10).segment_size(256 << 10).checkpoint_bytes(96 << 10);
     options.logger_idle(Duration::from_secs(3)).logger_timeout(Duration::from_secs(120));
-    options.open(path).unwrap()
+    options
+}
+
+/// Opens such a store.
+pub(crate) fn open_small(path: &Path) -> Store {
+    small_options().open(path).unwrap()
 }
 
 /// The role that this process is to play: its name, the store, the arguments. `None` in the test run itself.
