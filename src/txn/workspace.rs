@@ -45,6 +45,8 @@ pub(crate) struct Workspace<'e> {
     /// The queues of runs, once they were needed, and whether they changed.
     directory: Option<Vec<QueueState>>,
     directory_changed: bool,
+    /// The directory has a page of this transaction's own.
+    has_own_directory: bool,
     /// What this transaction replaced.
     freed: Vec<Freed>,
     /// Pages born in this transaction, or taken from a queue, that it may use (again).
@@ -87,6 +89,7 @@ impl<'e> Workspace<'e> {
             image: base,
             directory: None,
             directory_changed: false,
+            has_own_directory: false,
             freed: Vec::new(),
             spare: Vec::new(),
             aside: None,
@@ -428,7 +431,19 @@ impl<'e> Workspace<'e> {
                 }
             }
         }
-        self.prepare_directory()?;
+        loop {
+            self.prepare_directory()?;
+            self.requeue_all()?;
+            // A queue's own next page may have come out of a run: then the directory changes after all, and must not do so
+            // in the page that the checkpoint and the last commit have.
+            if !self.directory_changed || self.has_own_directory {
+                break;
+            }
+        }
+        self.write_directory()
+    }
+
+    fn requeue_all(&mut self) -> Result<()> {
         loop {
             if let Some(entry) = self.freed.pop() {
                 self.requeue(entry)?;
@@ -437,10 +452,9 @@ impl<'e> Workspace<'e> {
             } else if let Some(page) = self.spare.pop().or_else(|| self.aside.take()) {
                 self.requeue(Freed { page, pages: 1, birth: self.txn, freed: self.txn })?;
             } else {
-                break;
+                return Ok(());
             }
         }
-        self.write_directory()
     }
 
     fn kind_for(&self, entry: &Freed) -> QueueKind {
@@ -463,13 +477,13 @@ impl<'e> Workspace<'e> {
             return Ok(());
         }
         self.directory()?;
-        let old = self.image.run_directory;
-        let old_birth = if old.is_none() { None } else { Some(self.pages().birth(old)?) };
-        if old_birth != Some(self.txn) {
-            if let Some(birth) = old_birth {
-                self.give(old, 1, birth);
+        if !self.has_own_directory {
+            let old = self.image.run_directory;
+            if !old.is_none() {
+                self.give(old, 1, self.pages().birth(old)?);
             }
             self.image.run_directory = self.take_page()?;
+            self.has_own_directory = true;
         }
         self.directory_changed = true;
         Ok(())
