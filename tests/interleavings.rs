@@ -112,7 +112,7 @@ fn unstated_header(when: AllDie, bug: &str) {
     assert_eq!(found, durable, "{when:?}");
 }
 
-/// §10.4: the header of C is on disk and K unpublished when the logger dies; more commits than there are slots follow,
+/// Interleaving 4: the header of C is on disk and K unpublished when the logger dies; more commits than there are slots follow,
 /// then a new logger comes. If C protected no pages until a logger says so, or the new logger chose another C, those commits
 /// would overwrite pages of the header that recovery takes.
 #[test]
@@ -155,7 +155,7 @@ fn commits_during_checkpoint(point: &str, bug: &str) {
     assert_eq!(found, durable, "{point}");
 }
 
-/// §10.9: pages are freed after the checkpoint has started that contains the queues' tails. Were such a tail filled further,
+/// Interleaving 9: pages are freed after the checkpoint has started that contains the queues' tails. Were such a tail filled further,
 /// its bytes would no longer be those that were summed, and recovery would refuse a store that nobody damaged, or hand out
 /// pages that are in use.
 #[test]
@@ -210,7 +210,7 @@ fn stalled_for(commits: u64, bug: &str) {
     assert_verified(&few.store);
 }
 
-/// §10.8: a reader stalls between publishing its pin and reading the slot of what it pinned, until that slot is used again. It
+/// Interleaving 8: a reader stalls between publishing its pin and reading the slot of what it pinned, until that slot is used again. It
 /// must come back with a newer snapshot and a pin on that one, not with a slot that is being filled, or with pages that its old
 /// pin does not hold.
 #[test]
@@ -223,7 +223,7 @@ fn a_reader_that_stalls_for_a_lap_of_the_slots_gets_a_newer_snapshot() {
     eprintln!("caught: {}", what.expect_err("pages of a snapshot were reused, and nobody noticed"));
 }
 
-/// §10.7: a durable reader is held between reading which transaction is durable and pinning it, and between pinning it
+/// Interleaving 7: a durable reader is held between reading which transaction is durable and pinning it, and between pinning it
 /// and reading its slot, while the logger publishes others and lets go of its pin, and a writer reuses the pages. The reader must
 /// notice; else it reads pages that nobody kept for it.
 #[test]
@@ -290,7 +290,7 @@ fn passers_by(path: &Path) {
 /// Pages that a round of the test below replaces: 400 records of 900 bytes, and what leads to them.
 const ROUND_PAGES: u64 = 110;
 
-/// §10.20: a reader stalls for as long as thousands of short ones come and go while a writer overwrites without end. If what
+/// Interleaving 20: a reader stalls for as long as thousands of short ones come and go while a writer overwrites without end. If what
 /// one old pin holds were judged by its age alone, every page freed since would stay; the arena would grow with each commit.
 #[test]
 fn a_stalled_reader_among_thousands_of_short_ones_holds_only_its_own_pages() {

@@ -55,7 +55,7 @@ fn stranger(path: &Path) {
     listen();
 }
 
-/// §10.6: a process of another boot (a container on another kernel, a directory shared by two machines) opens the store while
+/// Interleaving 6: a process of another boot (a container on another kernel, a directory shared by two machines) opens the store while
 /// the first lives. It must not join a region that its memory doesn't share, nor recover beneath the living; when they
 /// are gone it gets in, by recovery.
 #[test]
@@ -92,7 +92,7 @@ fn a_process_of_another_boot_is_refused_while_the_first_lives() {
     assert!(matches!(Store::open(&scene.path), Err(Error::Mismatch { .. })));
 }
 
-/// §10.6: the directory of a living store is copied, region and lock file and all, and the copy is opened in the same boot. Its
+/// Interleaving 6: the directory of a living store is copied, region and lock file and all, and the copy is opened in the same boot. Its
 /// region says that it belongs to this boot; were it believed, the copy would stand on commit slots, locks and a log ring
 /// of somebody else's. It recovers by its files alone, and both go on.
 #[test]
@@ -194,7 +194,7 @@ fn forks_while_opening(path: &Path) {
     let _ = opening.join();
 }
 
-/// §10.10: a process forks and is killed in its transaction; its child lives on. The child has a copy of everything, but must
+/// Interleaving 10: a process forks and is killed in its transaction; its child lives on. The child has a copy of everything, but must
 /// keep neither the lock nor the pins nor the liveness byte: others take over in milliseconds.
 #[test]
 fn a_child_keeps_nothing_of_a_parent_killed_in_its_transaction() {
@@ -244,7 +244,7 @@ fn a_child_keeps_nothing_of_a_parent_killed_in_its_transaction() {
     assert_eq!(few.commits(10, true).unwrap(), 50);
 }
 
-/// §10.10: a process forks on another thread while it opens the store, and is killed there, with the initialisation lock held; its
+/// Interleaving 10: a process forks on another thread while it opens the store, and is killed there, with the initialisation lock held; its
 /// child lives on. Others must get in at once.
 #[test]
 fn a_child_keeps_nothing_of_a_parent_killed_while_opening() {
@@ -363,7 +363,7 @@ fn child_drops(path: &Path) {
     listen();
 }
 
-/// §10.11: the child of a fork uses its copies of handles, snapshot, value, ticket and open transaction, which answer `Forked`, and
+/// Interleaving 11: the child of a fork uses its copies of handles, snapshot, value, ticket and open transaction, which answer `Forked`, and
 /// drops them all. The parent's lock, pin and life must be untouched: a drop that ran in the child would free them.
 #[test]
 fn a_child_drops_its_copies() {
@@ -434,7 +434,7 @@ fn closes_descriptors(path: &Path) {
     assert!(others.iter().all(|file| file.metadata().is_ok()), "a descriptor was closed that was not the store's");
 }
 
-/// §10.11: the host closes all descriptors that it doesn't know, right after the store was opened, and their numbers come to name
+/// Interleaving 11: the host closes all descriptors that it doesn't know, right after the store was opened, and their numbers come to name
 /// other files. A liveness byte held by a descriptor would be free, and its owner reaped while it lives; a descriptor used
 /// unseen would write into somebody else's file.
 #[test]
@@ -469,7 +469,7 @@ fn the_host_closes_all_descriptors() {
 
 // ---- the logger's leaving
 
-/// §10.14: the logger decides to leave just as a client comes: before it has the initialisation lock, with it, and when its
+/// Interleaving 14: the logger decides to leave just as a client comes: before it has the initialisation lock, with it, and when its
 /// byte is free but the lock is not. The client gets in, and is never left with a logger that is on its way out.
 #[test]
 fn the_logger_leaves_as_a_client_comes() {

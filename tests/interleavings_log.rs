@@ -108,7 +108,7 @@ fn unfinished_stream(stream: Stream, next: Next, checkpoint: bool, bug: &str) {
     assert_verified(&store);
 }
 
-/// §10.3: a streaming writer dies, or rolls back, after the logger wrote its frames; the next transaction takes the same id and
+/// Interleaving 3: a streaming writer dies, or rolls back, after the logger wrote its frames; the next transaction takes the same id and
 /// its record stands behind them. If recovery took both for one transaction, what was never committed would be there; if it
 /// stopped at the frames, what was acknowledged would be lost.
 #[test]
@@ -126,7 +126,7 @@ fn a_stream_that_never_commits_leaves_nothing_to_those_after_it() {
 
 // ---- wakers
 
-/// §10.15: a writer dies between its swing and waking the logger, which sleeps, and between its swing and letting go of the
+/// Interleaving 15: a writer dies between its swing and waking the logger, which sleeps, and between its swing and letting go of the
 /// lock, for which another waits. Neither may sleep on: the logger makes the commit durable by itself, the lock is taken over.
 #[test]
 fn a_writer_dies_after_its_swing_and_wakes_nobody() {
@@ -168,7 +168,7 @@ fn a_writer_dies_after_its_swing_and_wakes_nobody() {
     assert_verified(&few.store);
 }
 
-/// §10.15: the logger stops, or dies, between publishing what is durable and waking those who wait for it. They look by
+/// Interleaving 15: the logger stops, or dies, between publishing what is durable and waking those who wait for it. They look by
 /// themselves every few milliseconds; if they slept until woken, it would be for ever.
 #[test]
 fn the_logger_dies_before_it_wakes_those_it_has_served() {
@@ -210,7 +210,7 @@ fn the_logger_dies_before_it_wakes_those_it_has_served() {
 
 // ---- policies and full devices
 
-/// §10.13: a flush is due only after more bytes than the ring holds. Without a limit of its own, the logger would wait for
+/// Interleaving 13: a flush is due only after more bytes than the ring holds. Without a limit of its own, the logger would wait for
 /// bytes that no writer can bring, and the writers for room.
 #[test]
 fn every_so_many_bytes_more_than_the_ring_holds() {
@@ -246,7 +246,7 @@ impl Device {
     fn mount(size: &str) -> Option<Device> {
         let dir = tempfile::tempdir().unwrap();
         let mut mount = Command::new("mount");
-        let mounted = mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(dir.path()).status();
+        let mounted = mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "untorn-test"]).arg(dir.path()).status();
         if mounted.as_ref().is_ok_and(|status| status.success()) {
             return Some(Device { dir });
         }
@@ -313,7 +313,7 @@ fn assert_recovered(device: &Device, expected: u64) {
     assert_verified(&store);
 }
 
-/// §10.13: the device fills between a swing and its flush, and stays full: that commit gets through, for its log space was
+/// Interleaving 13: the device fills between a swing and its flush, and stays full: that commit gets through, for its log space was
 /// granted before; so do others, a block each, until the grant is used up. Then the error comes before the swing,
 /// nothing that was acknowledged is lost, and when there is room the store goes on at once.
 #[test]
@@ -371,7 +371,7 @@ fn the_device_fills_between_swing_and_flush() {
     }
 }
 
-/// §10.13: on a full device, tiny durable commits, a block each, use up the log's budget, which is counted in blocks and not in
+/// Interleaving 13: on a full device, tiny durable commits, a block each, use up the log's budget, which is counted in blocks and not in
 /// bytes: the error is `DiskFull` and comes before the swing, again and again; all that was acknowledged survives a crash
 /// whose recovery has room again.
 #[test]
@@ -395,7 +395,7 @@ fn tiny_durable_commits_fill_the_log_of_a_full_device() {
     assert_recovered(&device, last);
 }
 
-/// §10.16: on a full device, a stream uses up all of the log that is granted to streams and aborts. A reserve is kept from
+/// Interleaving 16: on a full device, a stream uses up all of the log that is granted to streams and aborts. A reserve is kept from
 /// streams: the next ordinary writer must get through, at once, and ordinary ones after it.
 #[test]
 fn after_a_stream_that_filled_the_log_an_ordinary_writer_gets_through() {

@@ -385,3 +385,21 @@ fn planted_trust_in_a_header_after_a_failed_sync_is_caught() {
         Life::begin(recorder, victim(), bug).with_failures(&failures(Dies::Everyone, &[(HEADER, 0)]))
     });
 }
+
+/// A file system of this kind answers to nobody's locks but its own process's, as far as can be known: it is refused by name,
+/// unless the options insist.
+#[test]
+fn such_a_file_system_is_refused_unless_insisted_on() {
+    let _alone = alone();
+    let Some(recorder) = recorder("such_a_file_system_is_refused_unless_insisted_on") else { return };
+    let path = recorder.store();
+    let error = untorn::Store::open(&path).unwrap_err();
+    assert!(
+        matches!(&error, untorn::Error::UnsupportedFileSystem { file_system, path: named } if file_system == "FUSE" && *named == path),
+        "{error}"
+    );
+    let store = untorn::Store::options().any_file_system(true).logger_thread(true).open(&path).unwrap();
+    store.keyspace("a").unwrap().put(b"k", b"v").unwrap();
+    drop(store);
+    untorn::stop_logger(&path, lives::PATIENCE).unwrap();
+}

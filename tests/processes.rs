@@ -189,7 +189,7 @@ fn tickets() {
     last.wait().unwrap();
 }
 
-/// §10.21: a thread can have one transaction of a store, whatever handle it begins it on; another thread waits.
+/// Interleaving 21: a thread can have one transaction of a store, whatever handle it begins it on; another thread waits.
 #[test]
 fn second_begin_of_a_thread_is_an_error() {
     let _limit = limit(60);
@@ -510,7 +510,7 @@ fn killed_logger() {
     assert_clean(&store);
 }
 
-/// §10.14: the logger is stopped: whoever waits for it gets an error after the stated time, visible commits and readers go
+/// Interleaving 14: the logger is stopped: whoever waits for it gets an error after the stated time, visible commits and readers go
 /// on, nobody takes its place, and when it continues everything is made up for.
 #[test]
 fn stopped_logger() {
@@ -599,7 +599,7 @@ fn stopped_logger_and_a_full_ring() {
     assert_clean(&store);
 }
 
-/// §10.12: a writer is stopped inside its transaction while visible commits await their flush: they get it.
+/// Interleaving 12: a writer is stopped inside its transaction while visible commits await their flush: they get it.
 #[test]
 fn stopped_writer_does_not_hold_up_flushes() {
     let _limit = limit(60);

@@ -170,7 +170,7 @@ fn serial(slot: &[u8]) -> u64 {
     u64::from_le_bytes(slot[64..72].try_into().unwrap())
 }
 
-/// §10.17. Goal: a damaged newest header is never passed over in silence once the log states its checkpoint, a
+/// Interleaving 17. Goal: a damaged newest header is never passed over in silence once the log states its checkpoint, a
 /// damaged older one doesn't matter, and two damaged ones are an error.
 #[test]
 fn headers_with_one_byte_changed() {
