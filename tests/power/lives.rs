@@ -191,14 +191,16 @@ fn logger_of_thread(thread: u32, store: &Path) -> u32 {
     process
 }
 
-/// Waits until of a killed process no thread runs any more, one that hangs in a call excepted.
+/// Waits until of a killed process no thread runs any more, one that hangs in a call excepted; then others may hang as
+/// well, behind a lock of the kernel that it holds.
 fn wait_until_gone(process: u32, hanging: Option<u32>) {
     let start = Instant::now();
     let runs = |thread: &std::fs::DirEntry| {
         let is_hanging = hanging.is_some_and(|hanging| thread.file_name().to_str() == Some(&hanging.to_string()));
         let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        let is_dead = stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']));
-        !is_hanging && !is_dead
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('X');
+        let is_behind = hanging.is_some() && state == 'D' && start.elapsed() > Duration::from_millis(300);
+        !is_hanging && !is_behind && !matches!(state, 'Z' | 'X')
     };
     let any_runs = || {
         let threads = std::fs::read_dir(format!("/proc/{process}/task"));
