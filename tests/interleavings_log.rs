@@ -246,7 +246,8 @@ impl Device {
     fn mount(size: &str) -> Option<Device> {
         let dir = tempfile::tempdir().unwrap();
         let mut mount = Command::new("mount");
-        let mounted = mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "untorn-test"]).arg(dir.path()).status();
+        let mounted =
+            mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "untorn-test"]).arg(dir.path()).status();
         if mounted.as_ref().is_ok_and(|status| status.success()) {
             return Some(Device { dir });
         }
