@@ -27,6 +27,8 @@ use untorn_wal::{Due, Log, LogError, Lsn, Pending, RealDisk, Stated, due};
 const NAP: Duration = Duration::from_millis(50);
 /// After this time without a commit, an empty block states what has become durable.
 const IDLE_STATEMENT: Duration = Duration::from_millis(30);
+/// How long a new segment may be missing before the log is given up.
+const FAILING_MAX: Duration = Duration::from_secs(5);
 /// Blocks never granted to writers: the logger's own statements.
 const OWN_BLOCKS: u64 = 8;
 
@@ -41,6 +43,8 @@ pub(super) struct Flusher {
     /// When the oldest unflushed byte was first seen, and when the last flush ended.
     waiting_since: Option<Instant>,
     last_flush: Instant,
+    /// Since when a new segment could not be had.
+    failing_since: Option<Instant>,
     /// The last header written states the newest durable position.
     is_stated: bool,
     broken: bool,
@@ -65,6 +69,7 @@ impl Flusher {
             charged: 0,
             waiting_since: None,
             last_flush: Instant::now(),
+            failing_since: None,
             is_stated: false,
             broken: false,
         }
@@ -129,9 +134,7 @@ impl Flusher {
             let nap = match self.round() {
                 Ok(None) => continue,
                 Ok(Some(nap)) => nap,
-                // The current segment is as it was: a spare was missing, or the process is short of descriptors. Nothing
-                // is lost, and the next round tries again.
-                Err(_) if self.log.written().is_some() => NAP,
+                Err(error) if self.may_pass(&error) => NAP,
                 Err(error) => {
                     self.give_up(&error);
                     NAP
@@ -141,6 +144,14 @@ impl Flusher {
         }
         // What is still published goes out; a failure leaves it to recovery, which reads the ring.
         let _ = self.flush(false);
+    }
+
+    /// Whether to try again before giving the log up: the current segment is as it was, since a spare was missing or could not be
+    /// opened (a process may be short of descriptors). Nothing is lost meanwhile, but others wait.
+    fn may_pass(&mut self, error: &Error) -> bool {
+        let is_outside = matches!(error, Error::DiskFull { .. } | Error::Io { .. });
+        let since = *self.failing_since.get_or_insert_with(Instant::now);
+        is_outside && self.log.written().is_some() && since.elapsed() < FAILING_MAX
     }
 
     fn beat(&self) {
@@ -251,6 +262,7 @@ impl Flusher {
         fixed.counters.wal_bytes.fetch_add(published.tail.bytes_since(self.stated.durable), Ordering::Relaxed);
         self.publish(next, &published);
         self.last_flush = Instant::now();
+        self.failing_since = None;
         self.waiting_since = None;
         self.is_stated = false;
         Ok(())
