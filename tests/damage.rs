@@ -397,6 +397,16 @@ fn live_child() {
     assert!(worst.0 < Duration::from_secs(15), "{} took {:?}", worst.1, worst.0);
 }
 
+/// A process that ends with the test, however that ends.
+struct Mortal(Child);
+
+impl Drop for Mortal {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Waits for a child's end; kills it after the time.
 fn end(child: &mut Child, within: Duration) -> Option<std::process::ExitStatus> {
     let started = Instant::now();
@@ -424,15 +434,15 @@ fn bits_flip_in_the_live_region() {
             store.keyspace("a").unwrap().put(b"key", &[1; 5000]).unwrap();
         }
         untorn::stop_logger(&path, Duration::from_secs(5)).unwrap();
-        let mut logger =
-            Command::new(env!("CARGO_BIN_EXE_untorn-logger")).arg(&path).stderr(Stdio::null()).spawn().unwrap();
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let logger = Command::new(env!("CARGO_BIN_EXE_untorn-logger")).arg(&path).stderr(Stdio::null()).spawn();
+        let mut logger = Mortal(logger.unwrap());
+        let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "live_child", "--nocapture"])
             .env(LIVE, &path)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .spawn();
+        let mut child = Mortal(child.unwrap());
         let started = Instant::now();
         while !path.join("child-is-ready").exists() {
             assert!(started.elapsed() < Duration::from_secs(20), "round {round}: the child did not open the store");
@@ -454,20 +464,19 @@ fn bits_flip_in_the_live_region() {
         }
         std::thread::sleep(Duration::from_millis(200));
         std::fs::write(path.join("child-is-to-stop"), b"").unwrap();
-        let ended = end(&mut child, Duration::from_secs(30));
+        let ended = end(&mut child.0, Duration::from_secs(30));
         let replay = format!("UNTORN_SEED={} round {round}, flips {flips:?}", self::seed());
         let mut said = String::new();
         use std::io::Read;
-        child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        child.0.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        child.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
         let status = ended.unwrap_or_else(|| panic!("{replay}: the client hangs\n{said}"));
         assert!(status.success(), "{replay}: {status}\n{said}");
         // The logger may have been told to leave, may have given up, but it has not crashed.
-        if let Some(status) = logger.try_wait().unwrap() {
+        if let Some(status) = logger.0.try_wait().unwrap() {
             assert!(status.signal().is_none() && status.code() != Some(101), "{replay}: the logger: {status}");
         }
-        logger.kill().unwrap();
-        logger.wait().unwrap();
+        drop(logger);
         // Loggers that clients started find their directory gone.
         store_files::remove_all(&path);
     }

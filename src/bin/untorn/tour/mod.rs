@@ -112,6 +112,7 @@ pub(crate) fn run(options: &Options, format: Format) -> Outcome {
     report.print(format, if remove && clean { None } else { Some(&path) })?;
     match report.violations.len() {
         0 => Ok(()),
+        1 => Err(Failure::CheckFailed("1 violation".to_owned())),
         count => Err(Failure::CheckFailed(format!("{count} violations"))),
     }
 }
