@@ -152,6 +152,7 @@ impl Client {
             control,
             arena,
             me,
+            pid: std::process::id(),
             lock_file,
             logger_timeout: options.logger_timeout,
             keeper: Some(keeper),

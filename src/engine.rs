@@ -30,6 +30,8 @@ pub(crate) struct Engine {
     pub(crate) control: Control,
     pub(crate) arena: Arena,
     pub(crate) me: ClientId,
+    /// This process, for people to read; asking for it is a system call each time.
+    pub(crate) pid: u32,
     /// Which file `lock` is: liveness is asked of no other.
     pub(crate) lock_file: LockFileId,
     /// How long to wait for a living logger that makes no progress.
@@ -112,7 +114,7 @@ impl Engine {
         if let lock::Acquired::TakenOver(_) = acquired {
             self.control.fixed().counters.lock_take_overs.fetch_add(1, Ordering::Relaxed);
         }
-        word.holder_pid.store(std::process::id(), Ordering::Relaxed);
+        word.holder_pid.store(self.pid, Ordering::Relaxed);
         word.holder_since_ns.store(now_ns(), Ordering::Relaxed);
         Ok(())
     }

@@ -105,6 +105,7 @@ fn prepare(dir: Dir, lock_file: LockFileId) -> Result<(Arc<Logger>, Flusher)> {
         control,
         arena,
         me,
+        pid: std::process::id(),
         lock_file,
         logger_timeout: Duration::from_secs(3600),
         keeper: None,
