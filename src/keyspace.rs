@@ -3,6 +3,7 @@
 use crate::client::Client;
 use crate::snapshot::{self, Range, Value, prefix_bounds, prefix_end};
 use crate::store::Store;
+use crate::write_txn::WriteTxn;
 use crate::{Error, KeyspaceId, PageId, Result, TxnId};
 use parking_lot::Mutex;
 use std::fmt;
@@ -20,6 +21,19 @@ pub struct Keyspace {
     store: Store,
     id: KeyspaceId,
     shared: Arc<Named>,
+}
+
+/// How [`Keyspace::compare_and_swap`] ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "a mismatch means that nothing was stored"]
+pub enum CasOutcome {
+    /// The version was the expected one; the change is this transaction.
+    Swapped(TxnId),
+    /// It was not, and nothing has changed.
+    Mismatch {
+        /// The key's version; `None` if it is absent.
+        current: Option<TxnId>,
+    },
 }
 
 struct Named {
@@ -117,6 +131,69 @@ impl Keyspace {
         let client = self.store.client();
         let pin = client.pin()?;
         snapshot::get(client, &pin, self, key)
+    }
+
+    /// The visible value of a key, and its version: the id of the transaction that wrote it last. A key that was
+    /// deleted and written again has another version than before.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn get_versioned(&self, key: &[u8]) -> Result<Option<(Value, TxnId)>> {
+        let client = self.store.client();
+        let pin = client.pin()?;
+        snapshot::get_versioned(client, &pin, self, key)
+    }
+
+    /// Stores a value only if the key's version is the one that the caller knows (`None`: only if the key is absent),
+    /// as one transaction at the store's default durability. Optimistic locking, across processes: read a version,
+    /// compute without holding anything, swap, and begin anew on a mismatch.
+    ///
+    /// ```
+    /// # fn main() -> untorn::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("data");
+    /// # let store = untorn::Store::open(&path)?;
+    /// use untorn::CasOutcome;
+    /// let accounts = store.keyspace("accounts")?;
+    /// let CasOutcome::Swapped(first) = accounts.compare_and_swap(b"alice", None, b"1")? else { panic!() };
+    /// assert_eq!(accounts.get_versioned(b"alice")?.unwrap().1, first);
+    /// accounts.put(b"alice", b"2")?;
+    /// let outcome = accounts.compare_and_swap(b"alice", Some(first), b"3")?;
+    /// assert!(matches!(outcome, CasOutcome::Mismatch { current: Some(version) } if version > first));
+    /// # drop(accounts);
+    /// # store.close()?;
+    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Keyspace::put`]. A mismatch is no error.
+    pub fn compare_and_swap(&self, key: &[u8], expected: Option<TxnId>, value: &[u8]) -> Result<CasOutcome> {
+        self.compare_and(key, expected, |txn| txn.put(self, key, value))
+    }
+
+    /// Removes a key only if its version is the one that the caller knows. See [`Keyspace::compare_and_swap`].
+    ///
+    /// # Errors
+    /// As [`Keyspace::put`]. A mismatch is no error.
+    pub fn compare_and_delete(&self, key: &[u8], expected: TxnId) -> Result<CasOutcome> {
+        self.compare_and(key, Some(expected), |txn| txn.delete(self, key).map(drop))
+    }
+
+    fn compare_and(
+        &self,
+        key: &[u8],
+        expected: Option<TxnId>,
+        change: impl FnOnce(&mut WriteTxn<'_>) -> Result<()>,
+    ) -> Result<CasOutcome> {
+        let mut txn = self.store.begin()?;
+        let current = txn.get_versioned(self, key)?.map(|(_, version)| version);
+        if current != expected {
+            return Ok(CasOutcome::Mismatch { current });
+        }
+        change(&mut txn)?;
+        Ok(CasOutcome::Swapped(txn.commit()?))
     }
 
     /// The visible entries of a range, in key order, from both ends, as of now.

@@ -73,7 +73,7 @@ mod write_txn;
 pub use error::{Error, Result};
 pub use ids::TxnId;
 pub(crate) use ids::{ClientId, KeyspaceId, PageId};
-pub use keyspace::Keyspace;
+pub use keyspace::{CasOutcome, Keyspace};
 pub use logger::daemon::{run_logger, stop_logger};
 pub use options::{Durability, FlushPolicy, Options};
 pub use snapshot::{Key, Range, Snapshot, Value};

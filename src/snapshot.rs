@@ -45,6 +45,15 @@ impl Snapshot {
         get(self.client(), &self.pin, keyspace, key)
     }
 
+    /// The value of a key, and its version: the id of the transaction that wrote it last.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn get_versioned(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<(Value, TxnId)>> {
+        self.client().check_fork()?;
+        get_versioned(self.client(), &self.pin, keyspace, key)
+    }
+
     /// The entries of a range, in key order, from both ends.
     ///
     /// # Errors
@@ -130,9 +139,19 @@ fn root(client: &Client, pin: &Pin, keyspace: &Keyspace) -> Result<PageId> {
 
 #[inline]
 pub(crate) fn get(client: &Client, pin: &Pin, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Value>> {
+    Ok(get_versioned(client, pin, keyspace, key)?.map(|(value, _)| value))
+}
+
+#[inline]
+pub(crate) fn get_versioned(
+    client: &Client,
+    pin: &Pin,
+    keyspace: &Keyspace,
+    key: &[u8],
+) -> Result<Option<(Value, TxnId)>> {
     let root = root(client, pin, keyspace)?;
     let pages = pin.pages(client);
-    Ok(search::get(&pages, root, key)?.map(|found| Value(Held::new(found.value, pin.clone()))))
+    Ok(search::get(&pages, root, key)?.map(|found| (Value(Held::new(found.value, pin.clone())), found.version)))
 }
 
 /// A value in the store, without copying: it dereferences to its bytes and pins its snapshot.

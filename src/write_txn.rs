@@ -94,6 +94,16 @@ impl<'s> WriteTxn<'s> {
         self.write()?.get(keyspace.id(), key).map_err(|error| named(error, keyspace))
     }
 
+    /// The value of a key as this transaction sees it, and its version: the id of the transaction that wrote it last.
+    /// For what this transaction itself wrote that is the id that its commit will have.
+    ///
+    /// # Errors
+    /// As [`WriteTxn::get`].
+    pub fn get_versioned(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<(&[u8], TxnId)>> {
+        keyspace.belongs_to(self.store.client())?;
+        self.write()?.get_versioned(keyspace.id(), key).map_err(|error| named(error, keyspace))
+    }
+
     /// Removes a key. Says whether it was there.
     ///
     /// # Errors

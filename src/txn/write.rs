@@ -199,6 +199,13 @@ impl<'e> Write<'e> {
         Ok(search::get(&self.work, root, key)?.map(|found| found.value))
     }
 
+    /// The value of a key and its version: the transaction that wrote it last, which may be this one.
+    pub(crate) fn get_versioned(&self, id: KeyspaceId, key: &[u8]) -> Result<Option<(&[u8], TxnId)>> {
+        self.refuse_failed()?;
+        let root = self.root(id)?;
+        Ok(search::get(&self.work, root, key)?.map(|found| (found.value, found.version)))
+    }
+
     /// A cursor over a range; it is good until the transaction changes something.
     pub(crate) fn cursor(&self, id: KeyspaceId, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Result<Cursor> {
         self.refuse_failed()?;
