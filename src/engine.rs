@@ -68,6 +68,16 @@ impl Engine {
         self.dir.need_file(dir::ARENA, true)
     }
 
+    /// The file of the shared region, opened afresh for growing it.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if another one stands in its place.
+    pub(crate) fn control_file(&self) -> Result<std::fs::File> {
+        let file = self.dir.need_file(dir::CONTROL, true)?;
+        self.control.refuse_other_file(&file)?;
+        Ok(file)
+    }
+
     /// C and K: the newest started and the newest finished checkpoint.
     pub(crate) fn checkpoints(&self) -> (TxnId, TxnId) {
         let words = &self.control.fixed().checkpoint;
@@ -320,7 +330,7 @@ impl Engine {
     /// Wakes everybody who waits for the log or a checkpoint.
     pub(crate) fn wake_waiters(&self) {
         let fixed = self.control.fixed();
-        for bell in [&fixed.durable.bell, &fixed.checkpoint.bell] {
+        for bell in [&fixed.durable.bell, &fixed.checkpoint.bell, &fixed.cells.done_bell] {
             waiter::ring_always::<Native>(bell);
         }
     }

@@ -127,6 +127,12 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// There is no cell or counter of this name, or the one that the handle was made for was dropped.
+    #[error("there is no cell or counter {name:?}")]
+    NoCell {
+        /// Its name.
+        name: String,
+    },
     /// A stated limit would be exceeded. Nothing of the transaction happened.
     #[error("{what} is {found}, the limit is {limit}")]
     Limit {

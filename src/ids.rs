@@ -75,6 +75,52 @@ impl fmt::Display for TxnId {
     }
 }
 
+/// The version of a cell's value: a number that grows with each value that the cell has.
+///
+/// A version that was lost in a power cut never names another value: after a recovery versions go on from a number
+/// that depends on the store's incarnation, above all that could have been given before.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[serde(transparent)]
+pub struct Version(u64);
+
+/// More values than a cell can have had since its last durable sample, unless that was days ago.
+const UNSAMPLED_MAX: u64 = 1 << 40;
+
+impl Version {
+    /// The version with these raw bits, as [`Version::as_u64`] gave them.
+    pub const fn from_u64(bits: u64) -> Version {
+        Version(bits)
+    }
+
+    /// The raw bits, to be stored or sent elsewhere.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) const fn next(self) -> Version {
+        Version(self.0.wrapping_add(1))
+    }
+
+    /// The lowest version for values stored in `incarnation`, into a cell whose recovered value has this version.
+    pub(crate) fn floor(self, incarnation: u32) -> Version {
+        let first = Version(u64::from(incarnation) << SEQUENCE_BITS);
+        // A cell that has had more values than an incarnation has room for runs ahead of these.
+        if self < first { first } else { Version(self.0.saturating_add(UNSAMPLED_MAX)) }
+    }
+}
+
+impl fmt::Debug for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0 >> SEQUENCE_BITS, self.0 & ((1 << SEQUENCE_BITS) - 1))
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
 /// One process's use of one store: a random number of 62 bits, never reused, never 0.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]

@@ -23,6 +23,18 @@ pub struct Keyspace {
     shared: Arc<Named>,
 }
 
+/// Keyspaces whose names begin so are the store's own.
+const RESERVED: &str = "untorn.";
+
+/// An error if only the store itself may create or change a keyspace of this name.
+#[inline]
+pub(crate) fn refuse_reserved(name: &str) -> Result<()> {
+    if !name.starts_with(RESERVED) {
+        return Ok(());
+    }
+    Err(Error::Invalid { what: format!("keyspace {name:?} is the store's own, as its name begins with {RESERVED:?}") })
+}
+
 /// How [`Keyspace::compare_and_swap`] ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use = "a mismatch means that nothing was stored"]

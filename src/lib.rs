@@ -35,6 +35,7 @@
 //! Data flows one way: `store` → `txn` → `tree` → `page` → `shm::arena`.
 //!
 //! - `store`, `keyspace`, `snapshot`, `write_txn`, `ticket`, `options`, `stats`, `verify`: what users see
+//! - `cells`: values that are updated in place, and counters
 //! - `client`: one process's use of one store: pins, locks, liveness
 //! - `engine`: what clients and the logger have in common
 //! - `txn`: write transactions, commit, reclaim, replay
@@ -45,6 +46,7 @@
 
 #[macro_use]
 mod crash;
+mod cells;
 mod client;
 mod create;
 mod descriptor;
@@ -70,14 +72,18 @@ mod txn;
 mod verify;
 mod write_txn;
 
+pub use cells::CellInfo;
+pub use cells::cell::Cell;
+pub use cells::counter::Counter;
+pub use cells::record::{KEYSPACE as CELLS_KEYSPACE, Sample};
 pub use error::{Error, Result};
-pub use ids::TxnId;
 pub(crate) use ids::{ClientId, KeyspaceId, PageId};
+pub use ids::{TxnId, Version};
 pub use keyspace::{CasOutcome, Keyspace};
 pub use logger::daemon::{run_logger, stop_logger};
 pub use options::{Durability, FlushPolicy, Options};
 pub use snapshot::{Key, Range, Snapshot, Value};
-pub use stats::{ClientStat, HolderStat, ReaderStat, Stats};
+pub use stats::{CellStat, ClientStat, HolderStat, ReaderStat, Stats};
 pub use store::Store;
 pub use ticket::Ticket;
 pub use verify::{Problem, VerifyReport};
@@ -87,5 +93,5 @@ pub use write_txn::{TxnRange, WriteTxn};
 /// part of the library's interface: it may change in any release.
 #[doc(hidden)]
 pub mod protocols {
-    pub use crate::shm::{atomic, lock, pins, ring, slots, waiter};
+    pub use crate::shm::{atomic, cell, lock, pins, ring, slots, waiter};
 }

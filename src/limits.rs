@@ -50,6 +50,15 @@ pub const READERS_MAX: usize = 65536;
 /// Most keyspaces of a store.
 pub const KEYSPACES_MAX: u64 = 1 << 20;
 
+/// Longest value of a cell in bytes; the shortest is 1.
+pub const CELL_LEN_MAX: usize = 4096;
+
+/// Most cells and counters of a store.
+pub const CELLS_MAX: usize = 65536;
+
+/// Longest name of a cell or counter in bytes.
+pub const CELL_NAME_LEN_MAX: usize = 255;
+
 const _: () = assert!(4 * RING_SIZE_MAX <= SEGMENT_SIZE_MAX);
 const _: () = assert!(SEGMENT_SIZE_DEFAULT >= 4 * RING_SIZE_DEFAULT);
 const _: () = assert!(MAX_SIZE_MIN.is_multiple_of(GROWTH_PIECE) && MAX_SIZE_DEFAULT.is_multiple_of(GROWTH_PIECE));

@@ -33,6 +33,7 @@ pub struct Options {
     pub(crate) lock_timeout: Option<Duration>,
     pub(crate) logger_timeout: Duration,
     pub(crate) checkpoint_bytes: Option<u64>,
+    pub(crate) sample_interval: Option<Duration>,
 }
 
 impl Default for Options {
@@ -53,6 +54,7 @@ impl Default for Options {
             lock_timeout: None,
             logger_timeout: Duration::from_secs(30),
             checkpoint_bytes: None,
+            sample_interval: None,
         }
     }
 }
@@ -154,6 +156,13 @@ impl Options {
     /// store; unset, what is in force stays (at first 64 MiB).
     pub fn checkpoint_bytes(&mut self, bytes: u64) -> &mut Options {
         self.checkpoint_bytes = Some(bytes);
+        self
+    }
+
+    /// Time between two samples by which cells and counters become durable, unless the flush policy is
+    /// [`FlushPolicy::Every`], which then says it. It holds for all processes of the store; unset, what is in force stays (at first 10 ms).
+    pub fn sample_interval(&mut self, interval: Duration) -> &mut Options {
+        self.sample_interval = Some(interval);
         self
     }
 

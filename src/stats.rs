@@ -62,6 +62,20 @@ pub struct Stats {
     pub readers: Vec<ReaderStat>,
     /// Why the store takes no more writes, if it doesn't.
     pub needs_recovery: Option<String>,
+    /// Cells and counters.
+    pub cells: CellStat,
+}
+
+/// Cells and counters, and how they become durable.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct CellStat {
+    /// How many there are.
+    pub in_use: u64,
+    /// Transactions that sampled some, since the region was made.
+    pub samples: u64,
+    /// Values in those transactions.
+    pub sampled_values: u64,
 }
 
 /// The holder of the writer lock.
@@ -160,6 +174,11 @@ impl Stats {
             writer,
             clients: clients.collect(),
             readers,
+            cells: CellStat {
+                samples: count(&control.cells().rounds),
+                sampled_values: count(&control.cells().values),
+                in_use: control.cell_entries()?.filter(|entry| count(&entry.hot.generation) != 0).count() as u64,
+            },
             needs_recovery: engine.refuse_poisoned().err().map(|error| error.to_string()),
         })
     }

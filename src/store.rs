@@ -1,9 +1,13 @@
 //! The store as its users see it: opening, transactions, snapshots, and what governs them.
 
+use crate::cells::cell::Cell;
+use crate::cells::counter::Counter;
+use crate::cells::{self, CellInfo};
 use crate::client::Client;
 use crate::dir::Dir;
-use crate::keyspace::Keyspace;
+use crate::keyspace::{Keyspace, refuse_reserved};
 use crate::options::{Durability, FlushPolicy, Options};
+use crate::shm::cells::CellKind;
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
 use crate::ticket::Ticket;
@@ -77,6 +81,9 @@ impl Store {
         if let Some(idle) = options.logger_idle {
             logger::settings::set_idle(engine, idle);
         }
+        if let Some(interval) = options.sample_interval {
+            logger::settings::set_sample_interval(engine, interval);
+        }
         if let Some(bytes) = options.checkpoint_bytes {
             logger::settings::set_checkpoint_bytes(engine, bytes);
         }
@@ -86,6 +93,14 @@ impl Store {
     #[inline]
     pub(crate) fn client(&self) -> &Arc<Client> {
         &self.client
+    }
+
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    pub(crate) fn lock_timeout(&self) -> Option<Duration> {
+        self.lock_timeout
     }
 
     fn refuse_read_only(&self) -> Result<()> {
@@ -107,6 +122,7 @@ impl Store {
         if self.read_only {
             return Err(Error::NoKeyspace { name: name.into() });
         }
+        refuse_reserved(name)?;
         let mut txn = self.begin()?;
         let keyspace = txn.keyspace(name)?;
         txn.commit()?;
@@ -205,12 +221,28 @@ impl Store {
         Ok(Snapshot::new(self.clone(), pin))
     }
 
-    /// Returns when all that was visible at the call is durable; flushes at once under any policy.
+    /// Returns when all that was visible at the call is durable, cells and counters included; flushes at once under any
+    /// policy.
     ///
     /// # Errors
-    /// As [`Ticket::wait`].
+    /// As [`Ticket::wait`]. If the store has cells, which a transaction samples: [`Error::TransactionOpen`] if this thread
+    /// has one open, [`Error::LockTimeout`] if another one is open for longer than [`Options::lock_timeout`], if that was set.
     pub fn sync(&self) -> Result<()> {
         self.client.check_fork()?;
+        if self.client.engine.control.cell_bound()? > 0 {
+            self.client.refuse_open_transaction()?;
+            return self.sync_cells();
+        }
+        self.sync_records()
+    }
+
+    /// Returns when all that cells and counters held at the call is durable.
+    pub(crate) fn sync_cells(&self) -> Result<()> {
+        cells::sampling::wait_round(&self.client.engine, self.lock_timeout)?;
+        self.sync_records()
+    }
+
+    fn sync_records(&self) -> Result<()> {
         let newest = self.client.engine.control.newest()?;
         Ticket::new(self.client.clone(), newest.txn, newest.log_tail).wait_hurrying()
     }
@@ -238,6 +270,105 @@ impl Store {
         self.client.check_fork()?;
         logger::settings::set_policy(&self.client.engine, policy);
         Ok(())
+    }
+
+    // ---- cells and counters
+
+    /// The cell of this name, of `size` bytes (1 to 4,096); created, with all bytes 0, if there is none, as a transaction at the
+    /// store's default durability.
+    ///
+    /// ```
+    /// # fn main() -> untorn::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("data");
+    /// # let store = untorn::Store::open(&path)?;
+    /// let imu = store.cell("imu", 16)?;
+    /// let version = imu.store(b"roll pitch  yaw ")?; // visible to all processes, in place
+    /// let mut reading = [0; 16];
+    /// assert_eq!(imu.load(&mut reading)?, version);
+    /// imu.load_version(version, &mut reading)?; // this very value, or `Stale`
+    /// imu.store_durable(&[1; 16])?; // survives a power loss
+    /// # drop(imu);
+    /// # store.close()?;
+    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it has another size or is a counter; [`Error::Limit`] for the size, the name (255 bytes) and
+    /// the number of cells and counters (65,536); [`Error::NoCell`] if the store was opened read-only and there is none; those of a
+    /// commit.
+    pub fn cell(&self, name: &str, size: usize) -> Result<Cell> {
+        let place = cells::open(self, name, CellKind::Cell { len: size })?;
+        Ok(Cell::new(self.clone(), place, name))
+    }
+
+    /// As [`Store::cell`], for values of a plain type: one without padding, for which any bytes are a value. Several
+    /// processes must mean the same by those bytes.
+    ///
+    /// ```
+    /// # fn main() -> untorn::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("data");
+    /// # let store = untorn::Store::open(&path)?;
+    /// #[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+    /// #[repr(C)]
+    /// struct Pose {
+    ///     x: f64,
+    ///     y: f64,
+    /// }
+    ///
+    /// let pose = store.cell_of::<Pose>("pose")?;
+    /// let version = pose.store(&Pose { x: 1.0, y: 2.0 })?;
+    /// assert_eq!(pose.load()?, (Pose { x: 1.0, y: 2.0 }, version));
+    /// # drop(pose);
+    /// # store.close()?;
+    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Store::cell`].
+    pub fn cell_of<T: bytemuck::Pod>(&self, name: &str) -> Result<Cell<T>> {
+        let place = cells::open(self, name, CellKind::Cell { len: size_of::<T>() })?;
+        Ok(Cell::new(self.clone(), place, name))
+    }
+
+    /// The cell of this name, whatever its size; `None` if there is none, or a counter.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`]; [`Error::Forked`].
+    pub fn find_cell(&self, name: &str) -> Result<Option<Cell>> {
+        let place = cells::find(self, name)?.filter(|place| place.kind != CellKind::Counter);
+        Ok(place.map(|place| Cell::new(self.clone(), place, name)))
+    }
+
+    /// The counter of this name; created, at 0, if there is none, as a transaction at the store's default durability.
+    ///
+    /// # Errors
+    /// As [`Store::cell`].
+    pub fn counter(&self, name: &str) -> Result<Counter> {
+        let place = cells::open(self, name, CellKind::Counter)?;
+        Ok(Counter::new(self.clone(), place, name))
+    }
+
+    /// All cells and counters, by name.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`]; [`Error::Forked`].
+    pub fn cells(&self) -> Result<Vec<CellInfo>> {
+        cells::list(self)
+    }
+
+    /// Drops the cell or counter of this name, as a transaction at the store's default durability. Says whether it was
+    /// there. Its handles answer [`Error::NoCell`] from then on, also when another one of the same name is created.
+    ///
+    /// # Errors
+    /// As [`Store::begin`] and [`WriteTxn::commit`].
+    pub fn drop_cell(&self, name: &str) -> Result<bool> {
+        cells::drop_cell(self, name)
     }
 
     // ---- looking at it

@@ -1,7 +1,7 @@
 //! The write transaction as its users see it.
 
 use crate::client::Client;
-use crate::keyspace::Keyspace;
+use crate::keyspace::{Keyspace, refuse_reserved};
 use crate::options::Durability;
 use crate::snapshot::{Key, prefix_bounds, prefix_end};
 use crate::store::Store;
@@ -38,7 +38,7 @@ impl<'s> WriteTxn<'s> {
         Ok(self.write.as_ref().expect("open until commit"))
     }
 
-    fn write_mut(&mut self) -> Result<&mut Write<'s>> {
+    pub(crate) fn write_mut(&mut self) -> Result<&mut Write<'s>> {
         self.store.client().check_fork()?;
         Ok(self.write.as_mut().expect("open until commit"))
     }
@@ -58,7 +58,10 @@ impl<'s> WriteTxn<'s> {
         let write = self.write_mut()?;
         let id = match write.find_keyspace(name)? {
             Some(id) => id,
-            None => write.create_keyspace(name)?,
+            None => {
+                refuse_reserved(name)?;
+                write.create_keyspace(name)?
+            }
         };
         Ok(Keyspace::new(store, id, name))
     }
@@ -68,6 +71,7 @@ impl<'s> WriteTxn<'s> {
     /// # Errors
     /// [`Error::DiskFull`]; [`Error::Corrupt`].
     pub fn drop_keyspace(&mut self, name: &str) -> Result<bool> {
+        refuse_reserved(name)?;
         let write = self.write_mut()?;
         match write.find_keyspace(name)? {
             Some(id) => write.drop_keyspace(id).map(|()| true),
@@ -82,6 +86,7 @@ impl<'s> WriteTxn<'s> {
     /// [`Error::DiskFull`], [`Error::Corrupt`] and others it can only be rolled back.
     pub fn put(&mut self, keyspace: &Keyspace, key: &[u8], value: &[u8]) -> Result<()> {
         keyspace.belongs_to(self.store.client())?;
+        refuse_reserved(keyspace.name())?;
         self.write_mut()?.put(keyspace.id(), key, value).map_err(|error| named(error, keyspace))
     }
 
@@ -110,6 +115,7 @@ impl<'s> WriteTxn<'s> {
     /// As [`WriteTxn::put`].
     pub fn delete(&mut self, keyspace: &Keyspace, key: &[u8]) -> Result<bool> {
         keyspace.belongs_to(self.store.client())?;
+        refuse_reserved(keyspace.name())?;
         self.write_mut()?.delete(keyspace.id(), key).map_err(|error| named(error, keyspace))
     }
 
@@ -154,13 +160,23 @@ impl<'s> WriteTxn<'s> {
     ///
     /// # Errors
     /// As [`WriteTxn::commit`].
-    pub fn commit_with(mut self, durability: Durability) -> Result<Ticket> {
+    pub fn commit_with(self, durability: Durability) -> Result<Ticket> {
+        self.commit_and(durability, || {})
+    }
+
+    /// Commits at the transaction's durability, and does something between the swing and letting go of the lock.
+    pub(crate) fn commit_then(self, then: impl FnOnce()) -> Result<()> {
+        let durability = self.durability;
+        self.commit_and(durability, then).map(drop)
+    }
+
+    fn commit_and(mut self, durability: Durability, then: impl FnOnce()) -> Result<Ticket> {
         let client = self.store.client().clone();
         client.check_fork()?;
         let write = self.write.take().expect("open until commit");
         let base = write.base();
         let unlock = Unlock(&client);
-        let committed = write.commit();
+        let committed = write.commit().inspect(|_| then());
         // The lock is let go at the swing; durability is waited for without it.
         drop(unlock);
         let committed = committed?;

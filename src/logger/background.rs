@@ -132,6 +132,8 @@ fn reap(logger: &Logger) {
     if found {
         // The dead may have died between a store and the wake that was to follow it.
         engine.wake_waiters();
+        // Or between a store into a cell and the flag that says so.
+        crate::cells::sampling::mark_dirty(engine);
         waiter::ring_always::<Native>(&fixed.logger.bell);
         crate::shm::lock::wake_all::<Native>(&fixed.writer.bell);
         crate::shm::lock::wake_all::<Native>(&fixed.growth.bell);

@@ -99,7 +99,7 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     let (mut started, finished) = engine.checkpoints();
     refuse_unknown(engine, finished)?;
     if started == finished {
-        match start(engine, finished, clean, patience)? {
+        match start(logger, finished, clean, patience)? {
             Some(txn) => started = txn,
             None => return Ok(()),
         }
@@ -142,10 +142,10 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
 }
 
 /// Notes C and its image, under the writer lock. `None`: there is nothing new.
-fn start(engine: &Engine, finished: TxnId, clean: bool, patience: Duration) -> Result<Option<TxnId>> {
+fn start(logger: &Logger, finished: TxnId, clean: bool, patience: Duration) -> Result<Option<TxnId>> {
+    let engine = &logger.engine;
     let fixed = engine.control.fixed();
-    engine.acquire(&fixed.writer, Some(patience))?;
-    let noted = (|| {
+    logger.with_writer_lock(patience, || {
         let image = engine.control.newest()?;
         let words = &fixed.checkpoint;
         let position = image.log_tail.0.max(fixed.stream.tail.load(Ordering::Acquire));
@@ -161,9 +161,7 @@ fn start(engine: &Engine, finished: TxnId, clean: bool, patience: Duration) -> R
         store_image(engine, &image, position);
         words.started.store_fenced(image.txn.as_u64());
         Ok(Some(image.txn))
-    })();
-    engine.release(&fixed.writer);
-    noted
+    })
 }
 
 fn store_image(engine: &Engine, image: &SlotImage, position: u64) {

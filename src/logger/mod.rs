@@ -5,8 +5,10 @@
 //! - `process`: its life, from the initialisation lock to leaving
 //! - `recover`: what it does first when nobody lives: checkpoint, log, ring
 //! - `flush`: the flush thread: ring → segment → fsync → acknowledgement
-//! - `background`: the other thread: preallocation, growth, reaping, checkpoints
+//! - `recover_cells`: the same for cells and counters
+//! - `background`: preallocation, growth, reaping
 //! - `checkpoint`: one checkpoint
+//! - `sampler`: cells and counters become records
 //! - `settings`: what clients tell it through `control`
 
 pub(crate) mod background;
@@ -16,4 +18,6 @@ pub(crate) mod flush;
 pub(crate) mod keeper;
 pub(crate) mod process;
 pub(crate) mod recover;
+pub(crate) mod recover_cells;
+pub(crate) mod sampler;
 pub(crate) mod settings;

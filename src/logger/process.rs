@@ -5,7 +5,7 @@
 //! miss each other. There is one logger, since there is one byte.
 
 use super::flush::Flusher;
-use super::{background, checkpoint, recover, settings};
+use super::{background, checkpoint, recover, sampler, settings};
 use crate::client::{attach, lock_init};
 use crate::dir::{self, Dir};
 use crate::engine::{Engine, has_clients};
@@ -34,6 +34,8 @@ pub(super) struct Logger {
     pub(super) pool: Arc<Pool<RealDisk>>,
     /// What this logger locks is freed when the claim goes, at the latest with the process.
     _claim: Claim,
+    /// The threads of the logger that take the writer lock do so in turn.
+    pub(super) writing: Mutex<()>,
     /// A finished checkpoint that a block of the log is to state, and the newest one stated.
     stating: Mutex<Stating>,
     stated: Condvar,
@@ -116,6 +118,7 @@ fn prepare(dir: Dir, lock_file: LockFileId) -> Result<(Arc<Logger>, Flusher)> {
             engine,
             pool,
             _claim: claim,
+            writing: Mutex::default(),
             stating: Mutex::default(),
             stated: Condvar::new(),
             is_starved: AtomicBool::new(false),
@@ -146,7 +149,7 @@ fn prepare(dir: Dir, lock_file: LockFileId) -> Result<(Arc<Logger>, Flusher)> {
             let engine = engine(control, dir, arena);
             let recovered = recover::replay(&engine, &header, &disk, &shape, old.as_ref())?;
             let logger = logger(engine, pool);
-            let flusher = recover::finish(logger.clone(), &header, recovered, &control_file)?;
+            let flusher = recover::finish(logger.clone(), &header, recovered, &control_file, old.as_ref())?;
             (logger, flusher)
         }
     };
@@ -189,6 +192,7 @@ fn serve(logger: &Arc<Logger>, flusher: Flusher, on_ready: impl FnOnce()) -> Res
         let others = [
             named("background").spawn_scoped(scope, || background::run(logger)),
             named("checkpoint").spawn_scoped(scope, || checkpoint::run(logger)),
+            named("sampler").spawn_scoped(scope, || sampler::run(logger)),
         ];
         let served = match others.iter().find_map(|thread| thread.as_ref().err()).or(flush.as_ref().err()) {
             Some(error) => {
@@ -255,12 +259,28 @@ fn leave(logger: &Logger, init: Option<&InitLock>) {
     let alone = init.is_some() && !engine.has_clients();
     let (started, finished) = engine.checkpoints();
     let done = if started == finished { Ok(()) } else { checkpoint::take(logger, false, PATIENCE) };
+    // What no sample holds is in `control` alone, which a store that was left in order does without.
+    let sampled = sampler::round(logger, &mut sampler::Names::default(), PATIENCE);
+    let in_order = alone && sampled.is_ok();
     // A failure leaves a mark in `control` or in nothing: recovery replays what the checkpoint lacks.
-    let _ = done.and_then(|()| checkpoint::take(logger, alone, PATIENCE));
+    let _ = done.and_then(|()| checkpoint::take(logger, in_order, PATIENCE));
     engine.control.fixed().logger.pid.store(0, Ordering::Relaxed);
 }
 
 impl Logger {
+    /// Does something under the writer lock, which this logger waits for no longer than `patience`. The lock knows
+    /// processes, not threads: those of the logger take turns.
+    pub(super) fn with_writer_lock<T>(&self, patience: Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let Some(_turn) = self.writing.try_lock_for(patience) else {
+            return Err(Error::LockTimeout { waited: patience, holder: "another thread of the logger".into() });
+        };
+        let writer = &self.engine.control.fixed().writer;
+        self.engine.acquire(writer, Some(patience))?;
+        let done = work();
+        self.engine.release(writer);
+        done
+    }
+
     /// Has a block of the log state a checkpoint, and returns when that is durable.
     pub(super) fn state_checkpoint(&self, txn: TxnId, lsn: Lsn) -> Result<()> {
         let mut stating = self.stating.lock();
@@ -305,6 +325,7 @@ impl Logger {
         let words = &self.engine.control.fixed().logger;
         self.background_ending.store(true, Ordering::SeqCst);
         waiter::ring_always::<Native>(&words.background);
+        waiter::ring_always::<Native>(&self.engine.control.cells().bell);
     }
 }
 
@@ -329,6 +350,7 @@ pub(crate) fn log_error(error: LogError) -> Error {
 /// What a fresh region starts with.
 pub(super) fn default_settings(control: &Control) {
     let words = &control.fixed().logger;
+    control.cells().interval_ns.store(sampler::INTERVAL_DEFAULT.as_nanos() as u64, Ordering::Relaxed);
     words.idle_ms.store(settings::IDLE_DEFAULT.as_millis() as u64, Ordering::Relaxed);
     words.checkpoint_bytes.store(settings::CHECKPOINT_BYTES_DEFAULT, Ordering::Relaxed);
 }

@@ -9,6 +9,7 @@
 
 use super::flush::Flusher;
 use super::process::{Logger, default_settings, log_error};
+use super::recover_cells;
 use crate::dir::{self, Dir};
 use crate::engine::Engine;
 use crate::header::Header;
@@ -180,6 +181,7 @@ pub(super) fn finish(
     header: &Header,
     recovered: Recovered,
     control_file: &File,
+    old: Option<&Control>,
 ) -> Result<Flusher> {
     let engine = &logger.engine;
     let fixed = engine.control.fixed();
@@ -208,6 +210,7 @@ pub(super) fn finish(
         begin_incarnation(engine, last)?;
         flusher.flush(false)?;
     }
+    recover_cells::restore(engine, old.filter(|old| old.poison() == 0), control_file, untouched)?;
     crash_point!("recover.before_rename");
     control_file.sync_all().map_err(Error::io("sync of control"))?;
     engine.dir.rename_file(FRESH, dir::CONTROL)?;

@@ -45,6 +45,12 @@ pub(crate) fn set_idle(engine: &Engine, idle: Duration) {
     engine.control.fixed().logger.idle_ms.store(ms, Ordering::Release);
 }
 
+/// Sets the time between samples of the cells.
+pub(crate) fn set_sample_interval(engine: &Engine, interval: Duration) {
+    let ns = interval.as_nanos().min(u128::from(u64::MAX)) as u64;
+    engine.control.cells().interval_ns.store(ns, Ordering::Release);
+}
+
 /// Sets the log volume between checkpoints.
 pub(crate) fn set_checkpoint_bytes(engine: &Engine, bytes: u64) {
     engine.control.fixed().logger.checkpoint_bytes.store(bytes.max(1), Ordering::Release);

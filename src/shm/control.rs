@@ -9,10 +9,12 @@
 //! | [`Fixed`] | 0 | identity, commit slots, locks, watermarks, statistics |
 //! | clients | [`CLIENTS_AT`] | one [`ClientEntry`] per process |
 //! | ring | [`RING_AT`] | log records on their way to the logger |
-//! | readers | after the ring | one [`ReaderSlot`] per pinned snapshot; grows to the end of the file |
+//! | readers | after the ring | one [`ReaderSlot`] per pinned snapshot; grows within its reserved range |
+//! | cells | after that range | see [`super::cells`]; grows as well |
 #![allow(unsafe_code)]
 
 use super::atomic::Native;
+use super::cells::{self, CellsHead};
 use super::mapping::{MapOptions, Mapping};
 use super::pins::{LoggerPins, ReaderSlot};
 use super::slots::{CommitSlot, Slots};
@@ -199,6 +201,7 @@ pub(crate) struct Fixed {
     /// Whoever makes room for more readers holds it.
     pub(crate) reader_growth: Line<LockWord>,
     pub(crate) counters: Line<Counters>,
+    pub(crate) cells: CellsHead,
     /// Transactions that the logger pins for durable readers.
     pub(crate) logger_pins: LoggerPins<Native>,
     pub(crate) slots: Line<[CommitSlot<Native, SLOT_WORDS>; SLOTS]>,
@@ -232,11 +235,11 @@ const _: () = {
 
 /// A number that leads to memory, with its complement in the upper half: where a file's blocks end must not be
 /// a flipped bit's word.
-fn checked(number: u32) -> u64 {
+pub(super) fn checked(number: u32) -> u64 {
     u64::from(number) | u64::from(!number) << 32
 }
 
-fn unchecked(word: u64) -> Option<u32> {
+pub(super) fn unchecked(word: u64) -> Option<u32> {
     let number = word as u32;
     (word == checked(number)).then_some(number)
 }
@@ -254,7 +257,16 @@ impl Control {
         RING_AT + ring_size
     }
 
-    /// Length of the file while it has `capacity` reader slots.
+    /// Where the range that is reserved for readers ends.
+    pub(super) fn readers_end(&self) -> usize {
+        Self::file_len(self.ring_size, limits::READERS_MAX)
+    }
+
+    pub(super) fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    /// Least length of the file while it has `capacity` reader slots.
     fn file_len(ring_size: usize, capacity: usize) -> usize {
         Self::readers_at(ring_size) + capacity * size_of::<ReaderSlot<Native>>()
     }
@@ -280,11 +292,12 @@ impl Control {
         identity.magic.store(MAGIC, Ordering::Relaxed);
         control.fixed().reader_capacity.store(checked(READER_CHUNK as u32), Ordering::Release);
         control.fixed().reader_bound.store(checked(0), Ordering::Release);
+        control.format_cells();
         Ok(control)
     }
 
     fn map(file: &File, ring_size: usize) -> Result<Control> {
-        let reserve = Self::file_len(ring_size, limits::READERS_MAX) as u64;
+        let reserve = Self::file_len(ring_size, limits::READERS_MAX) as u64 + cells::RESERVED_BYTES;
         let options = MapOptions { reserve, writable: true, in_core_dumps: false };
         let mapping = Mapping::new(file.as_fd(), dir::CONTROL, options)?;
         Ok(Control { mapping, ring_size, readers_known: AtomicUsize::new(READER_CHUNK) })
@@ -312,7 +325,8 @@ impl Control {
             && identity.is_of(file)?
             && identity.page_size.load(Ordering::Relaxed) == geometry.page_size as u64
             && identity.ring_size.load(Ordering::Relaxed) == geometry.ring_size
-            && Self::file_len(control.ring_size, control.reader_capacity()) as u64 <= len;
+            && Self::file_len(control.ring_size, control.reader_capacity()) as u64 <= len
+            && control.cells_fit(len);
         Ok(fits.then_some(control))
     }
 
@@ -413,16 +427,12 @@ impl Control {
         }
     }
 
-    /// Makes room for more readers in `file`, which is this region. The caller holds the lock for it.
+    /// Makes room for more readers in `file`, this region. The caller holds the lock for it.
     pub(crate) fn grow_readers(&self, file: &File) -> Result<()> {
-        if !self.fixed().identity.is_of(file)? {
-            return Err(Error::Mismatch { file: dir::CONTROL.into(), what: "it was replaced".into() });
-        }
         let capacity = self.reader_capacity();
         // Slots that others use are not to be zeroed, whatever a damaged word says of how many there are.
-        let len = file.metadata().map_err(Error::io("stat of control"))?.len();
         if unchecked(self.fixed().reader_capacity.load(Ordering::Acquire)) != Some(capacity as u32)
-            || len > Self::file_len(self.ring_size, capacity) as u64 + CHUNK_BYTES
+            || self.used_readers()?.len() > capacity
         {
             return Err(Error::corrupt(dir::CONTROL, 0, "the number of reader slots is damaged"));
         }
@@ -438,6 +448,14 @@ impl Control {
         write_zeros(file, from, CHUNK_BYTES, dir::CONTROL)?;
         self.fixed().reader_capacity.store(checked(grown as u32), Ordering::Release);
         Ok(())
+    }
+
+    /// An error if the file is not this region.
+    pub(crate) fn refuse_other_file(&self, file: &File) -> Result<()> {
+        if self.fixed().identity.is_of(file)? {
+            return Ok(());
+        }
+        Err(Error::Mismatch { file: dir::CONTROL.into(), what: "it was replaced".into() })
     }
 
     /// The newest visible transaction.

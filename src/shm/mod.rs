@@ -2,11 +2,14 @@
 //! together with the few files elsewhere that say so in their first line.
 //!
 //! Protocols, generic over the atomics and model-checked: [`lock`] (who may write), [`pins`] (what readers hold),
-//! [`slots`] (what is current), [`ring`] (the log's bytes), [`waiter`] (sleeping until something moves).
-//! Their ground: [`atomic`], `futex`, `mapping`, `liveness`, `fork`. What lies in the memory: `control`, `arena`, `held`.
+//! [`slots`] (what is current), [`ring`] (the log's bytes), [`waiter`] (sleeping until something moves),
+//! [`cell`] (values updated in place).
+//! Their ground: [`atomic`], `futex`, `mapping`, `liveness`, `fork`. What lies in the memory: `control`, `cells`, `arena`, `held`.
 
 pub(crate) mod arena;
 pub mod atomic;
+pub mod cell;
+pub(crate) mod cells;
 pub(crate) mod control;
 pub(crate) mod fork;
 pub(crate) mod futex;

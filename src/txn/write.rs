@@ -92,6 +92,11 @@ impl<'e> Write<'e> {
         })
     }
 
+    /// The id that the transaction will have.
+    pub(crate) fn txn_id(&self) -> TxnId {
+        self.txn
+    }
+
     /// The transaction that this one began from.
     pub(crate) fn base(&self) -> TxnId {
         self.base.txn

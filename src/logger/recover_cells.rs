@@ -1,0 +1,53 @@
+//! Recovery of cells and counters: each begins anew from its record, or, if the old `control` may be trusted, from the newer
+//! value that stands there, so that mere process deaths lose none.
+
+use super::sampler;
+use crate::cells::record::{KEYSPACE, Record};
+use crate::engine::Engine;
+use crate::shm::cells::FirstValue;
+use crate::shm::control::Control;
+use crate::tree::cursor::Cursor;
+use crate::txn::catalog;
+use crate::{Error, Result, Version, dir};
+use std::fs::File;
+use std::ops::Bound;
+use std::sync::atomic::Ordering;
+
+/// Fills the table of the fresh region, `file`. `is_resumed` says that the store was left in order, so that no version was lost.
+pub(super) fn restore(engine: &Engine, old: Option<&Control>, file: &File, is_resumed: bool) -> Result<()> {
+    let image = engine.control.newest()?;
+    let pages = engine.arena.pages(image.high_water);
+    let Some(keyspace) = catalog::find(&pages, image.catalog, KEYSPACE)? else { return Ok(()) };
+    let Some(root) = catalog::root(&pages, image.catalog, keyspace)? else { return Ok(()) };
+    let mut cursor = Cursor::new(root, Bound::Unbounded, Bound::Unbounded);
+    let mut name = Vec::new();
+    while let Some(at) = cursor.next(&pages)? {
+        at.key.key_into(&mut name);
+        let record = Record::decode(&name, at.value)?;
+        let index = record.index as usize;
+        engine.control.place_cell(index, record.kind, file)?;
+        if engine.control.cell_entry(index)?.hot.generation.load(Ordering::Relaxed) != 0 {
+            let what = format!("cell {:?} has the place of another one", String::from_utf8_lossy(&name));
+            return Err(Error::corrupt(dir::ARENA, 0, what));
+        }
+        let found = old.and_then(|old| newer(old, &record));
+        let (version, value) = found.as_ref().map_or((record.version, record.value), |(v, value)| (*v, value));
+        let floor = if is_resumed { Version::default() } else { version.floor(image.txn.incarnation()) };
+        let sampled = sampler::mark(record.kind, record.version, record.value);
+        let first = FirstValue { value, version, floor, sampled };
+        engine.control.begin_cell(index, record.generation, &first, engine.me.0)?;
+    }
+    crash_point!("recover.cells_restored");
+    Ok(())
+}
+
+/// What the old region has of a cell, if it is that very cell and not older than its record.
+fn newer(old: &Control, record: &Record<'_>) -> Option<(Version, Vec<u8>)> {
+    let entry = old.cell_entry(record.index as usize).ok()?;
+    let is_same = entry.hot.generation.load(Ordering::Acquire) == record.generation;
+    if !is_same || entry.kind().ok()? != record.kind {
+        return None;
+    }
+    let (version, value) = sampler::newest(old, entry).ok()?;
+    (version >= record.version).then_some((version, value))
+}

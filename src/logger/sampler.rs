@@ -1,0 +1,243 @@
+//! The sampler: commits the newest values of cells and counters as ordinary records, at the frequency of the flush.
+//!
+//! One round: clear the flag that something is dirty; copy the newest values of all that differ from their last committed
+//! sample; take the writer lock; put them under their names, in one transaction; commit; note what was sampled.
+//!
+//! | dies here | then |
+//! |---|---|
+//! | between copying and the swing | nothing is noted as sampled: the successor finds the same cells dirty |
+//! | after the swing, before it is noted | they are sampled once more |
+//!
+//! A value that is overwritten before the round copies it is never written anywhere: a million updates a second make
+//! one record per round.
+//!
+//! This thread waits for the writer lock no longer than a round lasts, and skips rounds while the ring is half full,
+//! unless somebody waits for one.
+
+use super::process::Logger;
+use super::settings;
+use crate::cells::record::{KEYSPACE, Record};
+use crate::cells::{each_record, resolve_pending};
+use crate::engine::Engine;
+use crate::options::FlushPolicy;
+use crate::shm::atomic::{Native, Word64};
+use crate::shm::cells::{CellEntry, CellKind};
+use crate::shm::control::Control;
+use crate::shm::{cell, waiter};
+use crate::txn::write::Write;
+use crate::{Error, Result, Version};
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Longest sleep, and longest wait for the writer lock.
+const NAP: Duration = Duration::from_millis(50);
+/// Time between rounds that fail.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Time between rounds unless set otherwise.
+pub(super) const INTERVAL_DEFAULT: Duration = Duration::from_millis(10);
+
+/// Samples until the logger ends.
+pub(super) fn run(logger: &Logger) {
+    let head = logger.engine.control.cells();
+    let mut names = Names::default();
+    // The first one at once: a predecessor may have died in the middle of a round.
+    let mut next = Instant::now();
+    head.dirty.store_fenced(1);
+    loop {
+        let ticket = waiter::listen::<Native>(&head.bell);
+        if logger.background_ending.load(Ordering::SeqCst) {
+            return;
+        }
+        let now = Instant::now();
+        let is_asked = head.wanted.load(Ordering::SeqCst) > head.done.load(Ordering::SeqCst);
+        let is_due = head.dirty.load(Ordering::SeqCst) != 0 && now >= next && !is_ring_full(&logger.engine);
+        if is_asked || is_due {
+            match round(logger, &mut names, NAP) {
+                Ok(()) => next = now + interval(&logger.engine),
+                // A transaction is open for long. What is dirty stays so.
+                Err(Error::LockTimeout { .. }) => {}
+                Err(error) => {
+                    note_failure(&logger.engine, &error);
+                    next = now + PAUSE;
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            continue;
+        }
+        let left = if head.dirty.load(Ordering::SeqCst) != 0 { next.saturating_duration_since(now) } else { NAP };
+        waiter::sleep::<Native>(&head.bell, ticket, left.clamp(Duration::from_micros(50), NAP));
+    }
+}
+
+/// Time between rounds.
+fn interval(engine: &Engine) -> Duration {
+    match settings::policy(engine) {
+        FlushPolicy::Every(interval) => interval,
+        _ => Duration::from_nanos(engine.control.cells().interval_ns.load(Ordering::Acquire)),
+    }
+}
+
+/// Whether half the ring waits to be flushed: writers need the rest.
+fn is_ring_full(engine: &Engine) -> bool {
+    let (Ok(newest), Some((_, durable))) = (engine.control.newest(), engine.control.durable()) else { return false };
+    newest.log_tail.bytes_since(durable) > engine.geometry.ring_size / 2
+}
+
+/// The names of cells, by generation.
+#[derive(Default)]
+pub(super) struct Names(HashMap<u64, Vec<u8>>);
+
+/// A value on its way to its record.
+struct Sampled {
+    index: usize,
+    generation: u64,
+    kind: CellKind,
+    version: Version,
+    value: Vec<u8>,
+}
+
+impl Sampled {
+    /// What is noted as sampled: of a cell its version, of a counter its value.
+    fn mark(&self) -> u64 {
+        mark(self.kind, self.version, &self.value)
+    }
+}
+
+/// What says of a value, in the place of a cell's newest version, that it is sampled.
+pub(super) fn mark(kind: CellKind, version: Version, value: &[u8]) -> u64 {
+    match (kind, value.try_into()) {
+        (CellKind::Counter, Ok(bytes)) => u64::from_le_bytes(bytes),
+        _ => version.as_u64(),
+    }
+}
+
+/// Samples all that is dirty now.
+pub(super) fn round(logger: &Logger, names: &mut Names, patience: Duration) -> Result<()> {
+    let engine = &logger.engine;
+    let head = engine.control.cells();
+    let wanted = head.wanted.load(Ordering::SeqCst);
+    cell::clear_dirty::<Native>(&head.dirty);
+    let done = collect(engine).and_then(|dirty| commit(logger, names, dirty, patience));
+    if done.is_err() {
+        head.dirty.store_fenced(1);
+        return done;
+    }
+    // The check first: while the two disagree, nobody takes a round for done.
+    head.done_check.store(!wanted, Ordering::Release);
+    head.done.store_fenced(wanted);
+    crash_point!("sample.before_wake");
+    waiter::ring::<Native>(&head.done_bell);
+    Ok(())
+}
+
+/// Copies the values that no committed sample holds.
+fn collect(engine: &Engine) -> Result<Vec<Sampled>> {
+    let mut found = Vec::new();
+    for (index, entry) in engine.control.cell_entries()?.enumerate() {
+        let generation = entry.hot.generation.load(Ordering::Acquire);
+        let is_dirty = entry.hot.version.load(Ordering::SeqCst) != entry.hot.sampled.load(Ordering::Relaxed);
+        // One that can't be read is damaged; the others are sampled.
+        if generation != 0
+            && is_dirty
+            && let Ok(kind) = entry.kind()
+            && let Ok((version, value)) = newest(&engine.control, entry)
+        {
+            found.push(Sampled { index, generation, kind, version, value });
+        }
+    }
+    Ok(found)
+}
+
+/// An entry's newest value, and of a cell its version.
+pub(super) fn newest(control: &Control, entry: &CellEntry) -> Result<(Version, Vec<u8>)> {
+    let kind = entry.kind()?;
+    if kind == CellKind::Counter {
+        let value = entry.hot.version.load(Ordering::SeqCst);
+        return Ok((Version::default(), value.to_le_bytes().to_vec()));
+    }
+    let view = control.cell_view(entry)?;
+    let mut value = vec![0; kind.len()];
+    // A writer that never rests may go round the copies now and then, not always.
+    for _ in 0..100_000 {
+        if let Some(version) = view.try_load(&mut value) {
+            return Ok((version, value));
+        }
+        std::hint::spin_loop();
+    }
+    Err(Error::corrupt(crate::dir::CONTROL, 0, "a cell has no value of its newest version"))
+}
+
+fn commit(logger: &Logger, names: &mut Names, dirty: Vec<Sampled>, patience: Duration) -> Result<()> {
+    let engine = &logger.engine;
+    let head = engine.control.cells();
+    if dirty.is_empty() && head.pending.load(Ordering::Acquire) == 0 {
+        return Ok(());
+    }
+    crash_point!("sample.collected");
+    logger.with_writer_lock(patience, || commit_locked(engine, names, &dirty))
+}
+
+fn commit_locked(engine: &Engine, names: &mut Names, dirty: &[Sampled]) -> Result<()> {
+    let head = engine.control.cells();
+    let mut write = Write::begin(engine)?;
+    resolve_pending(engine, &write)?;
+    let Some(keyspace) = write.find_keyspace(KEYSPACE)? else { return Ok(()) };
+    if dirty.iter().any(|sampled| !names.0.contains_key(&sampled.generation)) {
+        names.0.clear();
+        each_record(&write, keyspace, |name, record| {
+            names.0.insert(record.generation, name.to_vec());
+            Ok(())
+        })?;
+    }
+    let mut put = Vec::new();
+    for sampled in dirty {
+        // A cell without a record is one that is being created, or was dropped.
+        let Some(name) = names.0.get(&sampled.generation) else { continue };
+        let is_there = match write.get(keyspace, name)? {
+            Some(bytes) => Record::decode(name, bytes)?.generation == sampled.generation,
+            None => false,
+        };
+        if !is_there {
+            continue;
+        }
+        let record = Record {
+            kind: sampled.kind,
+            index: sampled.index as u32,
+            generation: sampled.generation,
+            version: sampled.version,
+            value: &sampled.value,
+        };
+        write.put(keyspace, name, &record.encode())?;
+        put.push(sampled);
+    }
+    write.commit()?;
+    crash_point!("sample.committed");
+    // Under the lock: nobody gets a freed entry meanwhile.
+    for sampled in &put {
+        let entry = engine.control.cell_entry(sampled.index)?;
+        if entry.hot.generation.load(Ordering::Acquire) == sampled.generation {
+            entry.hot.sampled.store(sampled.mark(), Ordering::Relaxed);
+        }
+    }
+    if !put.is_empty() {
+        head.rounds.fetch_add(1, Ordering::Relaxed);
+        head.values.fetch_add(put.len() as u64, Ordering::Relaxed);
+    }
+    engine.wake_logger();
+    Ok(())
+}
+
+/// Whoever waits for a round hears of it.
+fn note_failure(engine: &Engine, error: &Error) {
+    let errno = match error {
+        Error::DiskFull { .. } => libc::ENOSPC,
+        Error::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+        Error::Corrupt { .. } => 0,
+        _ => libc::EIO,
+    };
+    let head = engine.control.cells();
+    head.errno.store(errno as u32, Ordering::Relaxed);
+    head.failures.fetch_add(1, Ordering::SeqCst);
+    waiter::ring_always::<Native>(&head.done_bell);
+}

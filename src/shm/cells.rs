@@ -1,0 +1,369 @@
+//! Where cells and counters lie in `control`: a table of entries, and the copies of the cells' values behind it.
+//!
+//! | part | offset | what |
+//! |---|---|---|
+//! | table | [`table_at`] | [`ENTRY_CHUNK`] entries at a time, up to [`limits::CELLS_MAX`] |
+//! | bodies | after the table's end | a cell's copies, allocated once and kept by its entry for ever |
+//!
+//! Both have address space reserved and grow within the file, written with zeros before anything is placed there. Between
+//! them and what lies before them the file has holes, which nobody touches.
+//!
+//! Entries are allocated and freed by the owner of the writer lock. An entry that was freed is used again: a cell's, by
+//! whoever holds its latch, so that a writer with a stale handle is never in the middle of it; a counter's, when all
+//! processes that could have a handle to the old counter are gone, since adding takes no latch.
+#![allow(unsafe_code)]
+
+use super::atomic::Native;
+use super::cell::{COPIES, CellView, CellWords, Step};
+use super::control::{Control, Line, checked, unchecked, write_zeros};
+use super::lock;
+use crate::{Error, Result, Version, dir, limits};
+use std::fs::File;
+use std::mem::size_of;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Entries by which the table grows.
+const ENTRY_CHUNK: usize = 1024;
+/// Bytes by which the bodies grow.
+const BODY_CHUNK: u64 = 256 << 10;
+/// Bodies begin at multiples of this, a cache line.
+const BODY_UNIT: u64 = 64;
+const TABLE_BYTES: u64 = (limits::CELLS_MAX * size_of::<CellEntry>()) as u64;
+const BODIES_BYTES: u64 = limits::CELLS_MAX as u64 * (limits::CELL_LEN_MAX * COPIES) as u64;
+/// Address space for all of it.
+pub(super) const RESERVED_BYTES: u64 = TABLE_BYTES + BODIES_BYTES;
+
+/// What an entry is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum CellKind {
+    /// A value of this many bytes under a latch.
+    Cell { len: usize },
+    /// A number that is added to.
+    Counter,
+}
+
+impl CellKind {
+    /// Bytes of the value.
+    pub(crate) fn len(self) -> usize {
+        match self {
+            CellKind::Cell { len } => len,
+            CellKind::Counter => 8,
+        }
+    }
+
+    /// Bytes of the body: entries are used again for cells that need the same.
+    fn body_bytes(self) -> u64 {
+        match self {
+            CellKind::Cell { len } => (len.next_power_of_two().max(8) * COPIES) as u64,
+            CellKind::Counter => 0,
+        }
+    }
+
+    fn encode(self) -> u32 {
+        match self {
+            CellKind::Cell { len } => 1 << 16 | len as u32,
+            CellKind::Counter => 2 << 16,
+        }
+    }
+
+    fn decode(word: u32) -> Option<CellKind> {
+        let len = (word & 0xffff) as usize;
+        match word >> 16 {
+            1 if (1..=limits::CELL_LEN_MAX).contains(&len) => Some(CellKind::Cell { len }),
+            2 if len == 0 => Some(CellKind::Counter),
+            _ => None,
+        }
+    }
+}
+
+/// What is known of all cells together.
+#[repr(C)]
+pub(crate) struct CellsHead {
+    /// Not 0 while a cell may have a value that no sample holds: see [`super::cell`].
+    pub(crate) dirty: Line<AtomicU64>,
+    /// Entries that exist and entries ever used; bytes of bodies that exist, in chunks, and that are given out, in units.
+    /// All are [`checked`] numbers.
+    capacity: AtomicU64,
+    bound: AtomicU64,
+    bodies_backed: AtomicU64,
+    bodies_used: AtomicU64,
+    /// No entry below is free, as a hint.
+    first_free: AtomicU64,
+    /// 1 + the entry of a cell whose creation or drop is being committed. If its owner died, whoever next has the
+    /// writer lock for cells looks which of the two it is.
+    pub(crate) pending: AtomicU64,
+    /// Rounds of sampling that are asked for, and the newest one that is committed.
+    pub(crate) wanted: Line<AtomicU64>,
+    pub(crate) done: AtomicU64,
+    /// The complement of `done`: an acknowledgement needs both.
+    pub(crate) done_check: AtomicU64,
+    /// The sampler listens here, and those who wait for a round.
+    pub(crate) bell: AtomicU32,
+    pub(crate) done_bell: AtomicU32,
+    /// Counts rounds that failed, and the error number of the last: see [`crate::logger::sampler`].
+    pub(crate) failures: AtomicU32,
+    pub(crate) errno: AtomicU32,
+    /// Time between rounds, unless the flush policy says so.
+    pub(crate) interval_ns: AtomicU64,
+    /// For `stats`: rounds that committed something, and the values in them.
+    pub(crate) rounds: AtomicU64,
+    pub(crate) values: AtomicU64,
+}
+
+/// One cell or counter.
+#[repr(C, align(128))]
+pub(crate) struct CellEntry {
+    /// What readers and writers use.
+    pub(crate) hot: CellWords<Native>,
+    /// Which body is this entry's, in units: a [`checked`] number.
+    body: AtomicU64,
+    /// The [`CellKind`]: a [`checked`] number.
+    kind: AtomicU64,
+    /// No value is stored under a version below this.
+    pub(crate) floor: AtomicU64,
+    /// When it was freed.
+    freed_ns: AtomicU64,
+    /// Writers that wait for the latch sleep here.
+    pub(crate) bell: AtomicU32,
+    _reserved: AtomicU32,
+}
+
+const _: () = {
+    assert!(size_of::<CellEntry>() == 128);
+    assert!((ENTRY_CHUNK * size_of::<CellEntry>()).is_multiple_of(4096));
+    assert!(TABLE_BYTES.is_multiple_of(4096) && BODIES_BYTES.is_multiple_of(4096));
+    assert!(limits::CELL_LEN_MAX < 1 << 16);
+};
+
+/// Where the table begins, behind a reader table of its greatest size that ends at `readers_end`.
+fn table_at(readers_end: usize) -> u64 {
+    readers_end.next_multiple_of(4096) as u64
+}
+
+fn damaged(what: &str) -> Error {
+    Error::corrupt(dir::CONTROL, 0, format!("the {what} is damaged"))
+}
+
+impl CellEntry {
+    pub(crate) fn kind(&self) -> Result<CellKind> {
+        let word = unchecked(self.kind.load(Ordering::Acquire));
+        word.and_then(CellKind::decode).ok_or_else(|| damaged("kind of a cell"))
+    }
+
+    /// Whether it has never been any cell's.
+    fn is_unused(&self) -> bool {
+        self.kind.load(Ordering::Acquire) == 0
+    }
+}
+
+impl Control {
+    pub(crate) fn cells(&self) -> &CellsHead {
+        &self.fixed().cells
+    }
+
+    fn number(word: &AtomicU64, max: u64, what: &str) -> Result<u64> {
+        let number = unchecked(word.load(Ordering::Acquire)).map(u64::from);
+        number.filter(|number| *number <= max).ok_or_else(|| damaged(what))
+    }
+
+    /// Starts with no cells.
+    pub(super) fn format_cells(&self) {
+        let head = self.cells();
+        head.done_check.store(!0, Ordering::Release);
+        for word in [&head.capacity, &head.bound, &head.bodies_backed, &head.bodies_used] {
+            word.store(checked(0), Ordering::Release);
+        }
+    }
+
+    /// How many entries were ever used: those beyond hold nothing.
+    pub(crate) fn cell_bound(&self) -> Result<usize> {
+        let capacity = Self::number(&self.cells().capacity, limits::CELLS_MAX as u64, "number of cells")?;
+        Ok(Self::number(&self.cells().bound, capacity, "number of cells in use")? as usize)
+    }
+
+    fn entry_at(&self, index: usize) -> &CellEntry {
+        // SAFETY: within the reserved range of the mapping, aligned, and in the part of the file that `capacity`
+        // says was written, as the callers have checked. All is atomics, which any process may change at will.
+        unsafe {
+            let table = self.mapping().as_ptr().add(table_at(self.readers_end()) as usize);
+            &*table.cast::<CellEntry>().add(index)
+        }
+    }
+
+    /// The entries that were ever used.
+    pub(crate) fn cell_entries(&self) -> Result<impl ExactSizeIterator<Item = &CellEntry>> {
+        Ok((0..self.cell_bound()?).map(|index| self.entry_at(index)))
+    }
+
+    /// One entry; an error if it was never used.
+    pub(crate) fn cell_entry(&self, index: usize) -> Result<&CellEntry> {
+        if index >= self.cell_bound()? {
+            return Err(damaged("place of a cell"));
+        }
+        Ok(self.entry_at(index))
+    }
+
+    /// The cell of an entry, ready to be read and stored.
+    pub(crate) fn cell_view<'c>(&'c self, entry: &'c CellEntry) -> Result<CellView<'c, Native>> {
+        let CellKind::Cell { len } = entry.kind()? else { return Err(damaged("kind of a cell")) };
+        let bytes = CellKind::Cell { len }.body_bytes();
+        let at = Self::number(&entry.body, BODIES_BYTES / BODY_UNIT, "place of a cell's copies")? * BODY_UNIT;
+        let backed =
+            Self::number(&self.cells().bodies_backed, BODIES_BYTES / BODY_CHUNK, "room for cells")? * BODY_CHUNK;
+        if at + bytes > backed {
+            return Err(damaged("place of a cell's copies"));
+        }
+        // SAFETY: within the reserved range, in the part of the file that was written before `bodies_backed` said so;
+        // aligned to a cache line; atomics alone.
+        let copies = unsafe {
+            let bodies = self.mapping().as_ptr().add((table_at(self.readers_end()) + TABLE_BYTES + at) as usize);
+            std::slice::from_raw_parts(bodies.cast::<AtomicU64>(), bytes as usize / 8)
+        };
+        Ok(CellView::new(&entry.hot, copies, len))
+    }
+
+    // ---- by the owner of the writer lock
+
+    /// A free entry for a cell of this kind, used anew or for the first time. `file` is this region.
+    ///
+    /// A freed counter is used again only if it was freed before `counters_before_ns`, a freed cell's entry only if `latch`
+    /// gets its latch, which the caller then has.
+    pub(crate) fn allocate_cell(
+        &self,
+        kind: CellKind,
+        file: &File,
+        counters_before_ns: u64,
+        latch: impl Fn(&CellEntry) -> bool,
+    ) -> Result<usize> {
+        let bound = self.cell_bound()?;
+        let first_free = &self.cells().first_free;
+        let hint = (first_free.load(Ordering::Relaxed) as usize).min(bound);
+        let free = |index: &usize| self.entry_at(*index).hot.generation.load(Ordering::Acquire) == 0;
+        let may_use = |index: &usize| {
+            let entry = self.entry_at(*index);
+            match (kind, entry.kind()) {
+                (CellKind::Counter, Ok(CellKind::Counter)) => {
+                    entry.freed_ns.load(Ordering::Acquire) < counters_before_ns
+                }
+                (_, Ok(old)) => old.body_bytes() == kind.body_bytes() && latch(entry),
+                (_, Err(_)) => entry.is_unused(),
+            }
+        };
+        let mut frees = (hint..bound).filter(free).peekable();
+        first_free.store(frees.peek().map_or(bound, |index| *index) as u64, Ordering::Relaxed);
+        let index = frees.find(may_use).unwrap_or(bound);
+        self.place_cell(index, kind, file)?;
+        Ok(index)
+    }
+
+    /// Makes entry `index`, which is free, one of this kind, with a body if it has none: for a new cell, or in recovery
+    /// for one that had this place before.
+    pub(crate) fn place_cell(&self, index: usize, kind: CellKind, file: &File) -> Result<()> {
+        self.ensure_entries(index + 1, file)?;
+        let entry = self.entry_at(index);
+        if entry.is_unused() {
+            let used = &self.cells().bodies_used;
+            let at = Self::number(used, BODIES_BYTES / BODY_UNIT, "room used by cells")? * BODY_UNIT;
+            let end = at + kind.body_bytes().next_multiple_of(BODY_UNIT);
+            self.ensure_bodies(end, file)?;
+            // Whoever dies after this leaves a body that nobody has, in one entry at most.
+            used.store(checked((end / BODY_UNIT) as u32), Ordering::Release);
+            entry.body.store(checked((at / BODY_UNIT) as u32), Ordering::Relaxed);
+        }
+        entry.kind.store(checked(kind.encode()), Ordering::Release);
+        let bound = self.cell_bound()?.max(index + 1);
+        self.cells().bound.store(checked(bound as u32), Ordering::Release);
+        Ok(())
+    }
+
+    /// Gives an allocated entry its first value, and its identity last. Lets go of its latch.
+    pub(crate) fn begin_cell(&self, index: usize, generation: u64, first: &FirstValue<'_>, me: u64) -> Result<()> {
+        let entry = self.cell_entry(index)?;
+        for stamp in &entry.hot.stamps {
+            stamp.store(0, Ordering::Release);
+        }
+        entry.floor.store(first.floor.as_u64(), Ordering::Relaxed);
+        match entry.kind()? {
+            CellKind::Cell { len } if len == first.value.len() => {
+                let view = self.cell_view(entry)?;
+                view.store_as(first.value, first.version, &mut |_: Step| true);
+            }
+            CellKind::Counter => {
+                let value: [u8; 8] = first.value.try_into().map_err(|_| damaged("value of a counter"))?;
+                entry.hot.version.store(u64::from_le_bytes(value), Ordering::Release);
+            }
+            CellKind::Cell { .. } => return Err(damaged("length of a cell")),
+        }
+        entry.hot.sampled.store(first.sampled, Ordering::Relaxed);
+        entry.hot.generation.store(generation, Ordering::SeqCst);
+        lock::release_and_wake::<Native>(&entry.hot.latch, &entry.bell, me);
+        Ok(())
+    }
+
+    /// Frees an entry: handles find out by its generation.
+    pub(crate) fn free_cell(&self, index: usize, now_ns: u64) -> Result<()> {
+        let entry = self.cell_entry(index)?;
+        entry.freed_ns.store(now_ns, Ordering::Release);
+        let hint = &self.cells().first_free;
+        hint.store(hint.load(Ordering::Relaxed).min(index as u64), Ordering::Relaxed);
+        entry.hot.generation.store(0, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn ensure_entries(&self, count: usize, file: &File) -> Result<()> {
+        let head = self.cells();
+        let capacity = Self::number(&head.capacity, limits::CELLS_MAX as u64, "number of cells")? as usize;
+        if count <= capacity {
+            return Ok(());
+        }
+        if count > limits::CELLS_MAX {
+            return Err(Error::Limit {
+                what: "the number of cells and counters",
+                found: count as u64,
+                limit: limits::CELLS_MAX as u64,
+            });
+        }
+        let grown = count.next_multiple_of(ENTRY_CHUNK);
+        let from = table_at(self.readers_end()) + (capacity * size_of::<CellEntry>()) as u64;
+        write_zeros(file, from, ((grown - capacity) * size_of::<CellEntry>()) as u64, dir::CONTROL)?;
+        head.capacity.store(checked(grown as u32), Ordering::Release);
+        Ok(())
+    }
+
+    fn ensure_bodies(&self, bytes: u64, file: &File) -> Result<()> {
+        let head = self.cells();
+        let backed = Self::number(&head.bodies_backed, BODIES_BYTES / BODY_CHUNK, "room for cells")? * BODY_CHUNK;
+        if bytes <= backed {
+            return Ok(());
+        }
+        let grown = bytes.next_multiple_of(BODY_CHUNK).min(BODIES_BYTES);
+        let from = table_at(self.readers_end()) + TABLE_BYTES + backed;
+        write_zeros(file, from, grown - backed, dir::CONTROL)?;
+        head.bodies_backed.store(checked((grown / BODY_CHUNK) as u32), Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether the file, of this length, has all that its words say.
+    pub(super) fn cells_fit(&self, len: u64) -> bool {
+        let ends = || -> Result<u64> {
+            let head = self.cells();
+            let table = table_at(self.readers_end());
+            let capacity = Self::number(&head.capacity, limits::CELLS_MAX as u64, "number of cells")?;
+            let backed = Self::number(&head.bodies_backed, BODIES_BYTES / BODY_CHUNK, "room for cells")?;
+            let entries_end = if capacity == 0 { 0 } else { table + capacity * size_of::<CellEntry>() as u64 };
+            let bodies_end = if backed == 0 { 0 } else { table + TABLE_BYTES + backed * BODY_CHUNK };
+            Ok(entries_end.max(bodies_end))
+        };
+        ends().is_ok_and(|end| end <= len)
+    }
+}
+
+/// What a cell begins with.
+pub(crate) struct FirstValue<'v> {
+    pub(crate) value: &'v [u8],
+    pub(crate) version: Version,
+    /// No version below this is given to what is stored.
+    pub(crate) floor: Version,
+    /// What a committed sample holds of it: a version, or a counter's value.
+    pub(crate) sampled: u64,
+}
