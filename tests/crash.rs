@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use untorn::Durability;
 use workload::victim::{caught, kill_loggers, logger_of};
-use workload::{Place, Role, Writer, assert_verified, check, my_role, open_small, say, sealed, unsealed};
+use workload::{
+    CellWriter, Place, Role, Writer, assert_verified, check, check_cells, my_role, open_small, say, sealed, unsealed,
+};
 
 #[test]
 fn role() {
@@ -31,6 +33,7 @@ fn busy(path: &Path, arguments: &[String]) {
     let store = open_small(path);
     let writer = Writer::open(store.clone(), &arguments[0]).unwrap();
     let extra = store.keyspace(&format!("extra-{}", arguments[0])).unwrap();
+    let cells = CellWriter::open(&store, &arguments[0]).unwrap();
     let mut n = writer.last().unwrap();
     for round in 0..rounds {
         for _ in 0..12 {
@@ -38,8 +41,14 @@ fn busy(path: &Path, arguments: &[String]) {
             let durable = n.is_multiple_of(4);
             let durability = if durable { Durability::Durable } else { Durability::Visible };
             let _ticket = writer.commit(n, durability).unwrap();
+            cells.store(n).unwrap();
             say(format_args!("{} {n}", if durable { "D" } else { "V" }));
         }
+        cells.store_durable(n).unwrap();
+        say(format_args!("C {n}"));
+        let passing = format!("passing {}", arguments[0]);
+        store.cell(&passing, 24).unwrap().store(&sealed(n, 24)).unwrap();
+        assert!(store.drop_cell(&passing).unwrap());
         // A transaction larger than the ring, a large value, deletes that merge, a keyspace that comes and goes.
         let mut txn = store.begin().unwrap();
         for i in 0..60u64 {
@@ -162,10 +171,13 @@ fn case(orders: &str, point: &str, bug: &str, start: Start, rounds: &str) -> Res
             let store = open_small(&path);
             let found = check(&store, &store.snapshot().unwrap());
             assert!(found.get("victim").copied().unwrap_or(0) >= told.0, "told {told:?}, found {found:?}");
+            let cells = check_cells(&store, "victim");
+            assert!(cells.0 >= told.0 && cells.1 >= told.0, "told {told:?}, found {cells:?}");
             assert_verified(&store);
         }
         role.kill();
         let (victim_told, other_told) = (role.acknowledged(), other.acknowledged());
+        let (victim_cell, other_cell) = (role.acknowledged_cell(), other.acknowledged_cell());
         drop(other);
         kill_loggers(&path);
         {
@@ -173,6 +185,9 @@ fn case(orders: &str, point: &str, bug: &str, start: Start, rounds: &str) -> Res
             let found = check(&store, &store.snapshot().unwrap());
             assert!(found.get("victim").copied().unwrap_or(0) >= victim_told.0, "{victim_told:?}, found {found:?}");
             assert!(found["other"] >= other_told.0, "told {other_told:?}, found {found:?}");
+            let (cells, others) = (check_cells(&store, "victim"), check_cells(&store, "other"));
+            assert!(cells.0 >= victim_told.0 && cells.1 >= victim_told.0, "told {victim_told:?}, found {cells:?}");
+            assert!(others.0 >= other_told.0 && others.1 >= other_told.0, "told {other_told:?}, found {others:?}");
             assert_verified(&store);
         }
         kill_loggers(&path);
@@ -181,6 +196,8 @@ fn case(orders: &str, point: &str, bug: &str, start: Start, rounds: &str) -> Res
         let found = check(&store, &store.snapshot().unwrap());
         assert!(found.get("victim").copied().unwrap_or(0) >= victim_told.1, "{victim_told:?}, found {found:?}");
         assert!(found["other"] >= other_told.1, "told {other_told:?}, found {found:?}");
+        assert!(check_cells(&store, "victim").0 >= victim_cell, "{victim_cell} was durable in the victim's cell");
+        assert!(check_cells(&store, "other").0 >= other_cell, "{other_cell} was durable in the other's cell");
         assert_verified(&store);
     });
     kill_loggers(&path);
@@ -194,6 +211,8 @@ fn orders_for(point: &str) -> (String, Start, &'static str) {
         "logger.unneeded" | "logger.leaving" | "logger.byte_dropped" => (format!("{point}:kill"), Start::Used, "1"),
         // The arena grows seldom.
         "grow.before_zeros" => (format!("{point}:kill"), Start::Empty, ""),
+        // Somebody must have died while a cell was created or dropped.
+        "cell.resolved" => (format!("cell.dropped@2:kill,{point}:kill"), Start::Used, ""),
         // What a process passes once in its life, it passes at the first time.
         "logger.byte_taken" | "logger.ready" | "client.entered" => (format!("{point}:kill"), Start::Used, ""),
         _ if point.starts_with("create.") => (format!("{point}:kill"), Start::Empty, ""),

@@ -130,6 +130,11 @@ impl Role {
         self.child.wait().expect("a child of ours").success()
     }
 
+    /// The newest number that the writer said to be durable in its cell.
+    pub(crate) fn acknowledged_cell(&self) -> u64 {
+        self.lines().iter().filter_map(|line| line.strip_prefix("C ")?.parse().ok()).max().unwrap_or(0)
+    }
+
     /// The newest transaction that the writer said to be visible, and durable.
     pub(crate) fn acknowledged(&self) -> (u64, u64) {
         let (mut visible, mut durable) = (0, 0);
@@ -281,6 +286,39 @@ pub(crate) fn check(store: &Store, snapshot: &Snapshot) -> std::collections::BTr
         found.insert(name, n);
     }
     found
+}
+
+/// A cell and a counter of one writer, which follow its transactions.
+pub(crate) struct CellWriter {
+    cell: untorn::Cell,
+    count: untorn::Counter,
+}
+
+impl CellWriter {
+    pub(crate) fn open(store: &Store, name: &str) -> untorn::Result<CellWriter> {
+        Ok(CellWriter {
+            cell: store.cell(&format!("cell of {name}"), 400)?,
+            count: store.counter(&format!("count of {name}"))?,
+        })
+    }
+
+    pub(crate) fn store(&self, n: u64) -> untorn::Result<()> {
+        self.count.add(1)?;
+        self.cell.store(&sealed(n, 400)).map(drop)
+    }
+
+    pub(crate) fn store_durable(&self, n: u64) -> untorn::Result<()> {
+        self.cell.store_durable(&sealed(n, 400)).map(drop)
+    }
+}
+
+/// What the cell and the counter of a writer hold; the cell's value must be whole.
+pub(crate) fn check_cells(store: &Store, name: &str) -> (u64, u64) {
+    let Some(cell) = store.find_cell(&format!("cell of {name}")).unwrap() else { return (0, 0) };
+    let mut bytes = [0; 400];
+    cell.load(&mut bytes).unwrap();
+    let count = store.counter(&format!("count of {name}")).unwrap();
+    (if bytes == [0; 400] { 0 } else { unsealed(&bytes) }, count.get().unwrap())
 }
 
 /// Fails the test with what verification found, if anything.
