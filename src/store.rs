@@ -341,7 +341,7 @@ impl Store {
     /// # Errors
     /// [`Error::Corrupt`]; [`Error::Forked`].
     pub fn find_cell(&self, name: &str) -> Result<Option<Cell>> {
-        let place = cells::find(self, name)?.filter(|place| place.kind != CellKind::Counter);
+        let place = cells::find(self, name)?.filter(|place| place.kind() != CellKind::Counter);
         Ok(place.map(|place| Cell::new(self.clone(), place, name)))
     }
 

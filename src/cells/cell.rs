@@ -58,7 +58,7 @@ impl<T: ?Sized> Cell<T> {
 
     /// Length of its value in bytes.
     pub fn size(&self) -> usize {
-        self.opened.place.kind.len()
+        self.opened.place.kind().len()
     }
 
     /// The version of its newest value.
@@ -69,7 +69,7 @@ impl<T: ?Sized> Cell<T> {
     pub fn version(&self) -> Result<Version> {
         let entry = self.opened.entry()?;
         let version = entry.hot.version.load(Ordering::Acquire);
-        self.opened.entry()?;
+        self.opened.still()?;
         Ok(Version::from_u64(version))
     }
 }
@@ -158,11 +158,16 @@ impl<T: Pod> Cell<T> {
 }
 
 impl Opened {
+    /// An error in a child of `fork()`, where the cell is not mapped, and if it was dropped.
     #[inline]
     fn entry(&self) -> Result<&CellEntry> {
         self.store.client().check_fork()?;
-        let entry = self.store.client().engine.control.cell_entry(self.place.index)?;
-        if entry.hot.generation.load(Ordering::Acquire) != self.place.generation { Err(self.gone()) } else { Ok(entry) }
+        self.still()
+    }
+
+    #[inline]
+    fn still(&self) -> Result<&CellEntry> {
+        self.place.entry(&self.store.client().engine.control).ok_or_else(|| self.gone())
     }
 
     #[cold]
@@ -172,25 +177,25 @@ impl Opened {
 
     #[inline]
     fn check_len(&self, len: usize) -> Result<()> {
-        if len == self.place.kind.len() { Ok(()) } else { Err(self.other_len(len)) }
+        if len == self.place.kind().len() { Ok(()) } else { Err(self.other_len(len)) }
     }
 
     #[cold]
     fn other_len(&self, len: usize) -> Error {
-        Error::Invalid { what: format!("{:?} is {}, not of {len}", self.name, self.place.kind) }
+        Error::Invalid { what: format!("{:?} is {}, not of {len}", self.name, self.place.kind()) }
     }
 
     #[inline]
     fn load(&self, value: &mut [u8]) -> Result<Version> {
         self.check_len(value.len())?;
         let entry = self.entry()?;
-        let view = self.store.client().engine.control.cell_view(entry)?;
+        let view = self.store.client().engine.control.view_of(&self.place.cell, entry);
         let version = match view.try_load(value) {
             Some(version) => version,
             None => self.load_again(entry, || view.try_load(value))?,
         };
         // Last: what was read may be another cell's, if this one was dropped and its place used again.
-        self.entry()?;
+        self.still()?;
         Ok(version)
     }
 
@@ -204,7 +209,7 @@ impl Opened {
             }
             let version = entry.hot.version.load(Ordering::Relaxed);
             seen = if version == seen.1 { (seen.0 + 1, version) } else { (0, version) };
-            self.entry()?;
+            self.still()?;
             std::hint::spin_loop();
         }
         Err(Error::corrupt(dir::CONTROL, 0, format!("cell {:?} has no value of its newest version", self.name)))
@@ -214,8 +219,9 @@ impl Opened {
     fn load_version(&self, version: Version, value: &mut [u8]) -> Result<()> {
         self.check_len(value.len())?;
         let entry = self.entry()?;
-        let found = self.store.client().engine.control.cell_view(entry)?.load_version(version, value);
-        self.entry()?;
+        let view = self.store.client().engine.control.view_of(&self.place.cell, entry);
+        let found = view.load_version(version, value);
+        self.still()?;
         if found { Ok(()) } else { Err(Error::Stale) }
     }
 
@@ -227,13 +233,13 @@ impl Opened {
             return Err(Error::ReadOnly);
         }
         let engine = &self.store.client().engine;
-        let view = engine.control.cell_view(entry)?;
+        let view = engine.control.view_of(&self.place.cell, entry);
         let me = engine.me.0;
         if lock::try_acquire::<Native>(&entry.hot.latch, me).is_err() {
             self.wait_for_latch(entry)?;
         }
         // Only now: while the latch is held, nobody else gets the entry.
-        let stored = match self.entry() {
+        let stored = match self.still() {
             Ok(_) => {
                 let floor = Version::from_u64(entry.floor.load(Ordering::Relaxed));
                 let version = view.store(value, floor, pass);
@@ -318,6 +324,6 @@ fn pass(step: Step) -> bool {
 
 impl fmt::Debug for Opened {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Opened").field("name", &self.name).field("kind", &self.place.kind).finish_non_exhaustive()
+        f.debug_struct("Opened").field("name", &self.name).field("kind", &self.place.kind()).finish_non_exhaustive()
     }
 }

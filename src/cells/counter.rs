@@ -33,11 +33,13 @@ impl Counter {
     #[inline]
     fn entry(&self) -> Result<&CellEntry> {
         self.store.client().check_fork()?;
-        let entry = self.store.client().engine.control.cell_entry(self.place.index)?;
-        if entry.hot.generation.load(Ordering::Acquire) != self.place.generation {
-            return Err(Error::NoCell { name: self.name().into() });
-        }
-        Ok(entry)
+        self.still()
+    }
+
+    #[inline]
+    fn still(&self) -> Result<&CellEntry> {
+        let entry = self.place.entry(&self.store.client().engine.control);
+        entry.ok_or_else(|| Error::NoCell { name: self.name().into() })
     }
 
     /// Adds, wrapping around at 2⁶⁴. One atomic instruction; never waits.
@@ -80,7 +82,7 @@ impl Counter {
         let entry = self.entry()?;
         let value = entry.hot.version.load(Ordering::Acquire);
         // The counter may have been dropped meanwhile, and its place used again.
-        self.entry()?;
+        self.still()?;
         Ok(value)
     }
 }

@@ -23,7 +23,8 @@ pub(crate) mod sampling;
 
 use crate::engine::{Engine, now_ns};
 use crate::shm::atomic::Native;
-use crate::shm::cells::{CellEntry, CellKind, FirstValue};
+use crate::shm::cells::{CellEntry, CellKind, CellRef, FirstValue};
+use crate::shm::control::Control;
 use crate::shm::lock;
 use crate::store::Store;
 use crate::txn::write::Write;
@@ -35,12 +36,24 @@ use std::sync::atomic::Ordering;
 /// How often a cell that seems to be in the middle of being dropped and created is looked for.
 const LOOKS: u32 = 100;
 
-/// Where a cell is.
+/// Which cell it is, and where.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
-    pub(crate) index: usize,
+    pub(crate) cell: CellRef,
     pub(crate) generation: u64,
-    pub(crate) kind: CellKind,
+}
+
+impl Place {
+    pub(crate) fn kind(&self) -> CellKind {
+        self.cell.kind
+    }
+
+    /// The entry; `None` if it is no longer this cell's.
+    #[inline]
+    pub(crate) fn entry<'c>(&self, control: &'c Control) -> Option<&'c CellEntry> {
+        let entry = control.entry_of(&self.cell);
+        (entry.hot.generation.load(Ordering::Acquire) == self.generation).then_some(entry)
+    }
 }
 
 /// A cell or counter, as [`Store::cells`] lists it.
@@ -61,10 +74,10 @@ pub(crate) fn find(store: &Store, name: &str) -> Result<Option<Place>> {
         let Some(keyspace) = snapshot.find_keyspace(KEYSPACE)? else { return Ok(None) };
         let Some(value) = snapshot.get(&keyspace, name.as_bytes())? else { return Ok(None) };
         let record = Record::decode(name.as_bytes(), &value)?;
-        let place = Place { index: record.index as usize, generation: record.generation, kind: record.kind };
         // Set before the record was visible. If it has changed since, the cell was dropped: the next snapshot says so.
-        if control.cell_entry(place.index)?.hot.generation.load(Ordering::Acquire) == place.generation {
-            return Ok(Some(place));
+        if control.cell_entry(record.index as usize)?.hot.generation.load(Ordering::Acquire) == record.generation {
+            let cell = control.cell_ref(record.index as usize, record.kind)?;
+            return Ok(Some(Place { cell, generation: record.generation }));
         }
         std::thread::yield_now();
     }
@@ -75,8 +88,8 @@ pub(crate) fn find(store: &Store, name: &str) -> Result<Option<Place>> {
 pub(crate) fn open(store: &Store, name: &str, kind: CellKind) -> Result<Place> {
     loop {
         match find(store, name)? {
-            Some(place) if place.kind == kind => return Ok(place),
-            Some(place) => return Err(Error::Invalid { what: format!("{name:?} is {}, not {}", place.kind, kind) }),
+            Some(place) if place.kind() == kind => return Ok(place),
+            Some(place) => return Err(Error::Invalid { what: format!("{name:?} is {}, not {kind}", place.kind()) }),
             None => create(store, name, kind)?,
         }
     }

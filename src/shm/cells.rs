@@ -203,23 +203,56 @@ impl Control {
         Ok(self.entry_at(index))
     }
 
-    /// The cell of an entry, ready to be read and stored.
-    pub(crate) fn cell_view<'c>(&'c self, entry: &'c CellEntry) -> Result<CellView<'c, Native>> {
-        let CellKind::Cell { len } = entry.kind()? else { return Err(damaged("kind of a cell")) };
-        let bytes = CellKind::Cell { len }.body_bytes();
+    /// Where the copies of an entry's cell begin, in bytes after the bodies' begin, checked to lie in the file.
+    fn body_of(&self, entry: &CellEntry, kind: CellKind) -> Result<u64> {
         let at = Self::number(&entry.body, BODIES_BYTES / BODY_UNIT, "place of a cell's copies")? * BODY_UNIT;
         let backed =
             Self::number(&self.cells().bodies_backed, BODIES_BYTES / BODY_CHUNK, "room for cells")? * BODY_CHUNK;
-        if at + bytes > backed {
+        if at + kind.body_bytes() > backed {
             return Err(damaged("place of a cell's copies"));
         }
-        // SAFETY: within the reserved range, in the part of the file that was written before `bodies_backed` said so;
-        // aligned to a cache line; atomics alone.
-        let copies = unsafe {
+        Ok(at)
+    }
+
+    /// The cell of an entry, ready to be read and stored.
+    pub(crate) fn cell_view<'c>(&'c self, entry: &'c CellEntry) -> Result<CellView<'c, Native>> {
+        let kind = entry.kind()?;
+        let CellKind::Cell { len } = kind else { return Err(damaged("kind of a cell")) };
+        Ok(CellView::new(&entry.hot, self.copies_at(self.body_of(entry, kind)?, kind), len))
+    }
+
+    fn copies_at(&self, at: u64, kind: CellKind) -> &[AtomicU64] {
+        // SAFETY: `body_of` has found that it lies within the reserved range, in the part of the file that was written before
+        // `bodies_backed` said so. Aligned to a cache line; atomics alone, which any process may change at will.
+        unsafe {
             let bodies = self.mapping().as_ptr().add((table_at(self.readers_end()) + TABLE_BYTES + at) as usize);
-            std::slice::from_raw_parts(bodies.cast::<AtomicU64>(), bytes as usize / 8)
-        };
-        Ok(CellView::new(&entry.hot, copies, len))
+            std::slice::from_raw_parts(bodies.cast::<AtomicU64>(), kind.body_bytes() as usize / 8)
+        }
+    }
+
+    /// A cell or counter to come back to, found and checked once.
+    pub(crate) fn cell_ref(&self, index: usize, kind: CellKind) -> Result<CellRef> {
+        let entry = self.cell_entry(index)?;
+        if entry.kind()?.body_bytes() != kind.body_bytes() {
+            return Err(damaged("kind of a cell"));
+        }
+        let body = if kind == CellKind::Counter { 0 } else { self.body_of(entry, kind)? };
+        Ok(CellRef { region: self.mapping().as_ptr().addr(), entry: std::ptr::from_ref(entry), body, kind })
+    }
+
+    /// The entry that was found in this very mapping.
+    #[inline]
+    pub(crate) fn entry_of(&self, cell: &CellRef) -> &CellEntry {
+        assert!(cell.region == self.mapping().as_ptr().addr(), "a cell of another region");
+        // SAFETY: `cell_ref` took it from this mapping, whose base no other mapping has while this one lives. Entries keep
+        // their places; the file never shrinks.
+        unsafe { &*cell.entry }
+    }
+
+    /// The cell that was found in this very mapping. An entry keeps its body for ever.
+    #[inline]
+    pub(crate) fn view_of<'c>(&'c self, cell: &CellRef, entry: &'c CellEntry) -> CellView<'c, Native> {
+        CellView::new(&entry.hot, self.copies_at(cell.body, cell.kind), cell.kind.len())
     }
 
     // ---- by the owner of the writer lock
@@ -357,6 +390,21 @@ impl Control {
         ends().is_ok_and(|end| end <= len)
     }
 }
+
+/// A cell or counter of one mapping of `control`, as [`Control::cell_ref`] found and checked it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CellRef {
+    /// Address of the mapping that it was found in.
+    region: usize,
+    entry: *const CellEntry,
+    body: u64,
+    pub(crate) kind: CellKind,
+}
+
+// SAFETY: the address is only used by `entry_of`, which argues about it, from any thread alike.
+unsafe impl Send for CellRef {}
+// SAFETY: as above.
+unsafe impl Sync for CellRef {}
 
 /// What a cell begins with.
 pub(crate) struct FirstValue<'v> {

@@ -1,0 +1,88 @@
+//! What a cell and a counter cost, uncontended, beside the next best things: a mutex within one process, and a
+//! transaction. `cargo bench --bench cells`
+
+use divan::{Bencher, black_box};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use untorn::{Durability, Store};
+
+fn main() {
+    divan::main();
+}
+
+/// A store in a directory of its own, which goes with it.
+struct Place {
+    store: Store,
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Place {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = Store::options();
+        let store = options.durability(Durability::Visible).open(dir.path().join("store")).unwrap();
+        Place { store, dir }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = untorn::stop_logger(self.dir.path().join("store"), Duration::from_secs(10));
+    }
+}
+
+const SIZES: [usize; 4] = [8, 64, 512, 4096];
+
+#[divan::bench(args = SIZES, sample_size = 1000)]
+fn cell_store(bencher: Bencher<'_, '_>, len: usize) {
+    let place = Place::new();
+    let cell = place.store.cell("cell", len).unwrap();
+    let value = vec![7; len];
+    bencher.bench_local(|| cell.store(black_box(&value)).unwrap());
+}
+
+#[divan::bench(args = SIZES, sample_size = 1000)]
+fn cell_load(bencher: Bencher<'_, '_>, len: usize) {
+    let place = Place::new();
+    let cell = place.store.cell("cell", len).unwrap();
+    let mut value = vec![0; len];
+    bencher.bench_local(|| cell.load(black_box(&mut value)).unwrap());
+}
+
+/// The same within one process.
+#[divan::bench(args = SIZES, sample_size = 1000)]
+fn mutex_store(bencher: Bencher<'_, '_>, len: usize) {
+    let cell = Mutex::new(vec![0; len]);
+    let value = vec![7; len];
+    bencher.bench_local(|| cell.lock().unwrap().copy_from_slice(black_box(&value)));
+}
+
+#[divan::bench(args = SIZES, sample_size = 1000)]
+fn mutex_load(bencher: Bencher<'_, '_>, len: usize) {
+    let cell = Mutex::new(vec![7; len]);
+    let mut value = vec![0; len];
+    bencher.bench_local(|| black_box(&mut value).copy_from_slice(&cell.lock().unwrap()));
+}
+
+#[divan::bench(sample_size = 1000)]
+fn counter_add(bencher: Bencher<'_, '_>) {
+    let place = Place::new();
+    let counter = place.store.counter("counter").unwrap();
+    bencher.bench_local(|| counter.add(black_box(1)).unwrap());
+}
+
+/// One atomic addition, and nothing else.
+#[divan::bench(sample_size = 1000)]
+fn atomic_add(bencher: Bencher<'_, '_>) {
+    let counter = AtomicU64::new(0);
+    bencher.bench_local(|| counter.fetch_add(black_box(1), Ordering::SeqCst));
+}
+
+/// The same 64 bytes as a transaction that is only visible.
+#[divan::bench(sample_size = 1000)]
+fn visible_put(bencher: Bencher<'_, '_>) {
+    let place = Place::new();
+    let keys = place.store.keyspace("keys").unwrap();
+    bencher.bench_local(|| keys.put(b"cell", black_box(&[7; 64])).unwrap());
+}
