@@ -105,7 +105,7 @@ impl Version {
     pub(crate) fn floor(self, incarnation: u32) -> Version {
         let first = Version(u64::from(incarnation) << SEQUENCE_BITS);
         // A cell that has had more values than an incarnation has room for runs ahead of these.
-        if self < first { first } else { Version(self.0.saturating_add(UNSAMPLED_MAX)) }
+        if self <= first { first } else { Version(self.0.saturating_add(UNSAMPLED_MAX)) }
     }
 }
 

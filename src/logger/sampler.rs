@@ -118,6 +118,10 @@ pub(super) fn round(logger: &Logger, names: &mut Names, patience: Duration) -> R
     let head = engine.control.cells();
     let wanted = head.wanted.load(Ordering::SeqCst);
     cell::clear_dirty::<Native>(&head.dirty);
+    if planted_bug!("acknowledge-sample-early") {
+        head.done_check.store(!wanted, Ordering::Release);
+        head.done.store_fenced(wanted);
+    }
     let done = collect(engine).and_then(|dirty| commit(logger, names, dirty, patience));
     if done.is_err() {
         head.dirty.store_fenced(1);

@@ -87,7 +87,8 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
 
     #[inline]
     fn copy(&self, version: Version) -> (&'a M::U64, &'a [M::U64]) {
-        let index = (version.as_u64() % C as u64) as usize;
+        let copies = if planted_bug!("single-copy-cell") { 1 } else { C as u64 };
+        let index = (version.as_u64() % copies) as usize;
         let words = self.copies.len() / C;
         (&self.words.stamps[index], &self.copies[index * words..][..self.len.div_ceil(8)])
     }
@@ -124,7 +125,7 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
         }
         // Pairs with the fence in `store`: if any word was of a later value, the stamp is seen cleared, or later.
         M::fence(Ordering::Acquire);
-        stamp.load(Ordering::Relaxed) == version.as_u64()
+        stamp.load(Ordering::Relaxed) == version.as_u64() || planted_bug!("read-cell-once")
     }
 
     /// Makes `value` the newest, as the next version, at least `floor`. The caller holds the latch.

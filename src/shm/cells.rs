@@ -376,18 +376,15 @@ impl Control {
         Ok(())
     }
 
-    /// Whether the file, of this length, has all that its words say.
-    pub(super) fn cells_fit(&self, len: u64) -> bool {
-        let ends = || -> Result<u64> {
-            let head = self.cells();
-            let table = table_at(self.readers_end());
-            let capacity = Self::number(&head.capacity, limits::CELLS_MAX as u64, "number of cells")?;
-            let backed = Self::number(&head.bodies_backed, BODIES_BYTES / BODY_CHUNK, "room for cells")?;
-            let entries_end = if capacity == 0 { 0 } else { table + capacity * size_of::<CellEntry>() as u64 };
-            let bodies_end = if backed == 0 { 0 } else { table + TABLE_BYTES + backed * BODY_CHUNK };
-            Ok(entries_end.max(bodies_end))
-        };
-        ends().is_ok_and(|end| end <= len)
+    /// Where the file must end at least for all that the words say there is.
+    pub(super) fn cells_end(&self) -> Result<u64> {
+        let head = self.cells();
+        let table = table_at(self.readers_end());
+        let capacity = Self::number(&head.capacity, limits::CELLS_MAX as u64, "number of cells")?;
+        let backed = Self::number(&head.bodies_backed, BODIES_BYTES / BODY_CHUNK, "room for cells")?;
+        let entries_end = if capacity == 0 { 0 } else { table + capacity * size_of::<CellEntry>() as u64 };
+        let bodies_end = if backed == 0 { 0 } else { table + TABLE_BYTES + backed * BODY_CHUNK };
+        Ok(entries_end.max(bodies_end))
     }
 }
 

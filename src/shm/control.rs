@@ -325,9 +325,17 @@ impl Control {
             && identity.is_of(file)?
             && identity.page_size.load(Ordering::Relaxed) == geometry.page_size as u64
             && identity.ring_size.load(Ordering::Relaxed) == geometry.ring_size
-            && Self::file_len(control.ring_size, control.reader_capacity()) as u64 <= len
-            && control.cells_fit(len);
+            && control.is_covered_by(file)?;
         Ok(fits.then_some(control))
+    }
+
+    /// Whether the file has all that the region's words say it has. Its length is asked for last: others may be
+    /// growing it, and say so when they have.
+    fn is_covered_by(&self, file: &File) -> Result<bool> {
+        let readers_end = Self::file_len(self.ring_size, self.reader_capacity()) as u64;
+        let Ok(cells_end) = self.cells_end() else { return Ok(false) };
+        let len = file.metadata().map_err(Error::io("stat of control"))?.len();
+        Ok(readers_end.max(cells_end) <= len)
     }
 
     /// The part of fixed size.

@@ -4,7 +4,7 @@ use crate::recorder::Event;
 use crate::recorder::states::{Choice, Dice, Disk, Image};
 use crate::store_files::{in_process, remove_all};
 use crate::workload::victim::caught;
-use crate::workload::{Writer, check, unsealed};
+use crate::workload::{Writer, check, check_cells, unsealed};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use untorn::{Durability, Snapshot, Store};
@@ -18,6 +18,9 @@ pub(crate) struct Told {
     /// Of each writer the last transaction that was acknowledged as durable, and the last large one.
     durable: BTreeMap<String, u64>,
     rounds: BTreeMap<String, u64>,
+    /// Of each writer's cell the newest value that was acknowledged as durable, and the value of each version.
+    cells: BTreeMap<String, u64>,
+    versions: BTreeMap<(String, u64), u64>,
     /// What a recovery before found of writers that are gone since: exactly that stays.
     found: BTreeMap<String, u64>,
     found_all: bool,
@@ -31,6 +34,12 @@ impl Told {
         match kind {
             "D" => drop(self.durable.insert(name, number)),
             "R" => drop(self.rounds.insert(name, number)),
+            "C" => drop(self.cells.insert(name, number)),
+            "S" => {
+                let version = words.next().and_then(|word| word.parse().ok()).expect("a version");
+                let before = self.versions.insert((name.clone(), version), number);
+                assert!(before.is_none_or(|before| before == number), "version {version} of {name} names two values");
+            }
             "F" => drop(self.found.insert(name, number)),
             "F." => self.found_all = true,
             _ => {}
@@ -96,6 +105,19 @@ fn examine(path: &Path, has_store: bool, told: &Told) {
         let round = check_rounds(&store, &snapshot, name, *n);
         let told_round = told.rounds.get(name).copied().unwrap_or(0);
         assert!(round >= told_round, "{name}: the large transaction {told_round} was durable, {round} is there");
+    }
+    for (name, least) in &told.cells {
+        let (n, _) = check_cells(&store, name);
+        assert!(n >= *least, "{name}: {least} was durable in the cell, {n} is there");
+    }
+    for name in found.keys() {
+        let Some(cell) = store.find_cell(&format!("cell of {name}")).unwrap() else { continue };
+        let version = cell.version().unwrap().as_u64();
+        let (n, _) = check_cells(&store, name);
+        let of_version = told.versions.get(&(name.clone(), version)).copied().unwrap_or(n);
+        assert_eq!(n, of_version, "{name}: another value under version {version}");
+        let next = cell.store(&[1; 400]).unwrap().as_u64();
+        assert!(!told.versions.contains_key(&(name.clone(), next)), "{name}: version {next} is given once more");
     }
     if told.found_all {
         // Those of the first life write no more.

@@ -2,7 +2,7 @@
 
 use crate::judge::PER_ROUND;
 use crate::recorder::MARK;
-use crate::workload::{Writer, check, sealed, small_options, unsealed};
+use crate::workload::{CellWriter, Writer, check, sealed, small_options, unsealed};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -38,11 +38,19 @@ pub(crate) fn busy(path: &Path, arguments: &[String]) {
 fn work(store: &Store, marks: &mut Marks, name: &str, rounds: u64) {
     let writer = Writer::open(store.clone(), name).unwrap();
     let extra = store.keyspace(&format!("extra-{name}")).unwrap();
+    let cells = CellWriter::open(store, name).unwrap();
     let mut n = writer.last().unwrap();
     let mut round = extra.get(b"large").unwrap().map_or(0, |value| unsealed(&value));
     for _ in 0..rounds {
         while n < PER_ROUND * (round + 1) {
             n += 1;
+            let version = cells.store(n).unwrap();
+            marks.say(format_args!("S {name} {n} {}", version.as_u64()));
+            if n.is_multiple_of(5) {
+                let version = cells.store_durable(n).unwrap();
+                marks.say(format_args!("S {name} {n} {}", version.as_u64()));
+                marks.say(format_args!("C {name} {n}"));
+            }
             match n % 3 {
                 0 => {
                     let _ticket = writer.commit(n, Durability::Visible).unwrap();

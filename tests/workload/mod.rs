@@ -302,13 +302,13 @@ impl CellWriter {
         })
     }
 
-    pub(crate) fn store(&self, n: u64) -> untorn::Result<()> {
+    pub(crate) fn store(&self, n: u64) -> untorn::Result<untorn::Version> {
         self.count.add(1)?;
-        self.cell.store(&sealed(n, 400)).map(drop)
+        self.cell.store(&sealed(n, 400))
     }
 
-    pub(crate) fn store_durable(&self, n: u64) -> untorn::Result<()> {
-        self.cell.store_durable(&sealed(n, 400)).map(drop)
+    pub(crate) fn store_durable(&self, n: u64) -> untorn::Result<untorn::Version> {
+        self.cell.store_durable(&sealed(n, 400))
     }
 }
 
