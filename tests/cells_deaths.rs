@@ -166,11 +166,20 @@ fn planted_a_counter_by_load_and_store_is_caught() {
 
 // ---- everybody dies, and the kernel
 
+/// The logger is stopped in the middle of a round, and then everybody dies.
 fn durable_stores(bug: &str) -> Result<(), String> {
     let place = Place::new();
     let path = place.path();
-    let mut writer = Role::start(victim(), "durable", &path, "", &[("UNTORN_BUG", bug)]);
+    let once = path.with_extension("once").to_string_lossy().into_owned();
+    let env = [("UNTORN_CRASH", "sample.collected@30:stop"), ("UNTORN_CRASH_ONCE", &once), ("UNTORN_BUG", bug)];
+    let mut writer = Role::start(victim(), "durable", &path, "", &env);
     writer.wait_for("20");
+    let begun = Instant::now();
+    while !Path::new(&format!("{once}-sample.collected")).exists() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "no round came");
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    std::thread::sleep(Duration::from_millis(50));
     writer.kill();
     kernel_crash(&path);
     let told: u64 = writer.lines().last().unwrap().parse().unwrap();
