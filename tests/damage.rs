@@ -386,6 +386,7 @@ fn live_child() {
                         5 => timed("durable snapshot", &mut || drop(store.durable_snapshot().map(|s| s.keyspaces()))),
                         6 => timed("stats", &mut || drop(store.stats())),
                         7 => timed("verify", &mut || drop(store.verify())),
+                        8 => timed("cells", &mut || use_cells(store, random.below(20))),
                         _ => timed("read", &mut || drop(read(store))),
                     }
                 }
@@ -395,6 +396,28 @@ fn live_child() {
     let worst = worst.lock().unwrap();
     println!("longest call: {} {:?}", worst.1, worst.0);
     assert!(worst.0 < Duration::from_secs(15), "{} took {:?}", worst.1, worst.0);
+}
+
+/// Cells in all ways. A value may be anything by now; a call answers.
+fn use_cells(store: &Store, number: u64) {
+    let _ = store.cells();
+    if let Ok(cell) = store.cell(&format!("cell {number}"), 8 + 100 * number as usize) {
+        let mut value = vec![number as u8; cell.size()];
+        let _ = cell.store(&value);
+        if let Ok(version) = cell.load(&mut value) {
+            let _ = cell.load_version(version, &mut value);
+        }
+        if number == 0 {
+            let _ = cell.store_durable(&value);
+        }
+    }
+    if let Ok(counter) = store.counter("counter") {
+        let _ = counter.add(1);
+        let _ = counter.get();
+    }
+    if number == 1 {
+        let _ = store.drop_cell("cell 2");
+    }
 }
 
 /// A process that ends with the test, however that ends.
@@ -432,6 +455,7 @@ fn bits_flip_in_the_live_region() {
         {
             let store = small().open(&path).unwrap();
             store.keyspace("a").unwrap().put(b"key", &[1; 5000]).unwrap();
+            store.cell("cell 3", 308).unwrap().store(&[3; 308]).unwrap();
         }
         untorn::stop_logger(&path, Duration::from_secs(5)).unwrap();
         let logger = Command::new(env!("CARGO_BIN_EXE_untorn-logger")).arg(&path).stderr(Stdio::null()).spawn();
@@ -449,13 +473,18 @@ fn bits_flip_in_the_live_region() {
             std::thread::sleep(Duration::from_millis(1));
         }
         let control = std::fs::File::options().read(true).write(true).open(path.join("control")).unwrap();
+        // The table of cells, and the cells' copies, each after a hole.
+        let data_after = |from: u64| rustix::fs::seek(&control, rustix::fs::SeekFrom::Data(from)).unwrap_or(0);
+        let cells = data_after(2 << 20);
         let mut flips = Vec::new();
         for _ in 0..1 + random.below(4) {
             std::thread::sleep(Duration::from_millis(20 + random.below(60)));
             // Words of state far more often than the tables and the ring.
             let at = match random.below(8) {
                 0 => random.below(control.metadata().unwrap().len()),
-                1 | 2 => random.below(16 << 10),
+                1 => random.below(16 << 10),
+                2 => cells + random.below(3 << 10),
+                3 => data_after(cells + (1 << 20)) + random.below(8 << 10),
                 _ => random.below(2 << 10),
             };
             let bits = 1 << random.below(8);

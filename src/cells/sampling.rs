@@ -43,8 +43,7 @@ pub(crate) fn wait_round(engine: &Engine, lock_timeout: Option<Duration>) -> Res
         None,
         RECHECK,
         || {
-            let done = head.done.load(Ordering::SeqCst);
-            if done >= wanted && head.done_check.load(Ordering::Acquire) == !done {
+            if head.done().is_some_and(|done| done >= wanted) {
                 return Some(Ok(()));
             }
             if head.failures.load(Ordering::SeqCst) != failures {

@@ -50,7 +50,8 @@ pub(super) fn run(logger: &Logger) {
             return;
         }
         let now = Instant::now();
-        let is_asked = head.wanted.load(Ordering::SeqCst) > head.done.load(Ordering::SeqCst);
+        let wanted = head.wanted.load(Ordering::SeqCst);
+        let is_asked = head.done().is_none_or(|done| wanted > done);
         let is_due = head.dirty.load(Ordering::SeqCst) != 0 && now >= next && !is_ring_full(&logger.engine);
         if is_asked || is_due {
             match round(logger, &mut names, NAP) {
@@ -119,17 +120,14 @@ pub(super) fn round(logger: &Logger, names: &mut Names, patience: Duration) -> R
     let wanted = head.wanted.load(Ordering::SeqCst);
     cell::clear_dirty::<Native>(&head.dirty);
     if planted_bug!("acknowledge-sample-early") {
-        head.done_check.store(!wanted, Ordering::Release);
-        head.done.store_fenced(wanted);
+        head.set_done(wanted);
     }
     let done = collect(engine).and_then(|dirty| commit(logger, names, dirty, patience));
     if done.is_err() {
         head.dirty.store_fenced(1);
         return done;
     }
-    // The check first: while the two disagree, nobody takes a round for done.
-    head.done_check.store(!wanted, Ordering::Release);
-    head.done.store_fenced(wanted);
+    head.set_done(wanted);
     crash_point!("sample.before_wake");
     waiter::ring::<Native>(&head.done_bell);
     Ok(())

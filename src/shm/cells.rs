@@ -13,7 +13,7 @@
 //! processes that could have a handle to the old counter are gone, since adding takes no latch.
 #![allow(unsafe_code)]
 
-use super::atomic::Native;
+use super::atomic::{Native, Word64};
 use super::cell::{COPIES, CellView, CellWords, Step};
 use super::control::{Control, Line, checked, unchecked, write_zeros};
 use super::lock;
@@ -94,9 +94,9 @@ pub(crate) struct CellsHead {
     pub(crate) pending: AtomicU64,
     /// Rounds of sampling that are asked for, and the newest one that is committed.
     pub(crate) wanted: Line<AtomicU64>,
-    pub(crate) done: AtomicU64,
+    done: AtomicU64,
     /// The complement of `done`: an acknowledgement needs both.
-    pub(crate) done_check: AtomicU64,
+    done_check: AtomicU64,
     /// The sampler listens here, and those who wait for a round.
     pub(crate) bell: AtomicU32,
     pub(crate) done_bell: AtomicU32,
@@ -142,6 +142,20 @@ fn table_at(readers_end: usize) -> u64 {
 
 fn damaged(what: &str) -> Error {
     Error::corrupt(dir::CONTROL, 0, format!("the {what} is damaged"))
+}
+
+impl CellsHead {
+    /// The newest round that is committed; `None` while the word and its check disagree.
+    pub(crate) fn done(&self) -> Option<u64> {
+        let done = self.done.load(Ordering::SeqCst);
+        (self.done_check.load(Ordering::Acquire) == !done).then_some(done)
+    }
+
+    /// A round is committed. By the sampler alone.
+    pub(crate) fn set_done(&self, round: u64) {
+        self.done_check.store(!round, Ordering::Release);
+        self.done.store_fenced(round);
+    }
 }
 
 impl CellEntry {
