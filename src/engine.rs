@@ -199,6 +199,13 @@ impl Engine {
         waiter::ring::<Native>(&self.control.fixed().logger.bell);
     }
 
+    /// Wakes the flush thread if it sleeps and wants to hear that the log's tail has come to `tail`, which was stored fenced.
+    #[inline]
+    pub(crate) fn tell_logger(&self, tail: Lsn) {
+        let words = &self.control.fixed().logger;
+        waiter::ring_from::<Native>(&words.bell, &words.wake_from, tail.0);
+    }
+
     /// Now and then, makes sure that a logger lives, so that visible commits don't stay unflushed.
     #[inline]
     pub(crate) fn glance_at_logger(&self) {
@@ -232,8 +239,8 @@ impl Engine {
         }
         if hurry {
             fixed.logger.flush_request.fetch_max(lsn.0, Ordering::SeqCst);
+            self.wake_logger();
         }
-        self.wake_logger();
         let mut watch = self.watch_logger();
         let ended = waiter::wait_until::<Native, _, _>(
             &fixed.durable.bell,

@@ -182,7 +182,7 @@ impl<'s> WriteTxn<'s> {
         let committed = committed?;
         if committed.txn != base {
             client.count_commit();
-            client.engine.wake_logger();
+            client.engine.tell_logger(committed.lsn);
         }
         let ticket = Ticket::new(client, committed.txn, committed.lsn);
         match durability {

@@ -23,6 +23,8 @@ struct Region<M: Model> {
     tail: M::U64,
     /// Rung when `tail` moves.
     tail_bell: M::U32,
+    /// The tail from which on `tail_bell` is to be rung; see [`waiter::doze`].
+    wake_from: M::U64,
     /// The end of the bytes that need not be kept.
     durable: M::U64,
     durable_bell: M::U32,
@@ -39,6 +41,7 @@ impl<M: Model<U64 = Word>> Region<M> {
         Region {
             tail: word(),
             tail_bell: M::U32::new(0),
+            wake_from: Word::new(u64::MAX),
             durable: word(),
             durable_bell: M::U32::new(0),
             ring: std::array::from_fn(|_| word()),
@@ -101,6 +104,49 @@ fn publish<M: Model>(region: &Region<M>, tail: u64) {
 fn nothing_is_lost_on_the_way_to_the_logger() {
     explore(None, Region::<Patient>::new, &[writer(1, publish), logger(1)], |_| {});
     explore(Some(2), Region::<Patient>::new, &[writer(RECORDS, publish), logger(RECORDS)], |_| {});
+}
+
+/// A logger that says before it sleeps from which tail on it is to be woken, and is not woken before.
+fn dozing<M: Model<U64 = Word>>(region: &Region<M>, taken: u64) -> u64 {
+    loop {
+        let ticket = waiter::listen::<M>(&region.tail_bell);
+        let tail = region.tail.load(Ordering::SeqCst);
+        if tail > taken {
+            return tail;
+        }
+        let reached = || region.tail.load(Ordering::SeqCst);
+        waiter::doze::<M>(&region.tail_bell, &region.wake_from, ticket, taken + 1, reached, NAP_MAX);
+    }
+}
+
+/// Rings only if the logger wants to hear of it.
+fn publish_from<M: Model<U64 = Word>>(region: &Region<M>, tail: u64) {
+    region.tail.store_fenced(tail);
+    waiter::ring_from::<M>(&region.tail_bell, &region.wake_from, tail);
+}
+
+#[test]
+fn a_dozing_logger_is_woken_by_what_it_wants_to_hear_of() {
+    let logger = |records| role(move |region: &Region<Patient>| region.log(records, dozing));
+    explore(None, Region::new, &[writer(1, publish_from), logger(1)], |_| {});
+    explore(Some(2), Region::new, &[writer(RECORDS, publish_from), logger(RECORDS)], |_| {});
+}
+
+#[test]
+fn planted_a_dozing_logger_that_does_not_look_again() {
+    let wait = |region: &Region<Patient>, taken| {
+        loop {
+            let ticket = waiter::listen::<Patient>(&region.tail_bell);
+            let tail = region.tail.load(Ordering::SeqCst);
+            if tail > taken {
+                return tail;
+            }
+            let (bell, from) = (&region.tail_bell, &region.wake_from);
+            waiter::doze::<Patient>(bell, from, ticket, taken + 1, || 0, NAP_MAX);
+        }
+    };
+    let logger = role(move |region: &Region<Patient>| region.log(1, wait));
+    must_be_found(None, Region::new, &[writer(1, publish_from), logger]);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::{Error, Result, TxnId, dir};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use untorn_wal::{Due, Log, LogError, Lsn, Pending, RealDisk, Stated, due};
+use untorn_wal::{Due, Log, LogError, Lsn, Pending, RealDisk, Stated, bytes_due, due};
 
 /// Longest sleep: a stalled logger shows by a count that stands still for longer.
 const NAP: Duration = Duration::from_millis(50);
@@ -131,16 +131,18 @@ impl Flusher {
             if self.logger.ending.load(Ordering::SeqCst) {
                 break;
             }
-            let nap = match self.round() {
+            let (nap, wanted) = match self.round() {
                 Ok(None) => continue,
-                Ok(Some(nap)) => nap,
-                Err(error) if self.may_pass(&error) => NAP,
+                Ok(Some(nap)) => (nap, self.wanted_tail()),
                 Err(error) => {
-                    self.give_up(&error);
-                    NAP
+                    if !self.may_pass(&error) {
+                        self.give_up(&error);
+                    }
+                    (NAP, u64::MAX)
                 }
             };
-            waiter::sleep::<Native>(bell, ticket, nap.min(NAP));
+            let from = &logger.engine.control.fixed().logger.wake_from;
+            waiter::doze::<Native>(bell, from, ticket, wanted, || self.tail(), nap.min(NAP));
         }
         // What is still published goes out; a failure leaves it to recovery, which reads the ring.
         let _ = self.flush(false);
@@ -175,7 +177,9 @@ impl Flusher {
         }
         let engine = &self.logger.engine;
         let fixed = engine.control.fixed();
-        let tail = engine.control.newest()?.log_tail.0.max(fixed.stream.tail.load(Ordering::Acquire));
+        // A slot that can't be read ends the log, rather than looking like one without news.
+        engine.control.newest()?;
+        let tail = self.tail();
         let bytes = tail.saturating_sub(self.stated.durable.0);
         if bytes == 0 {
             self.waiting_since = None;
@@ -206,6 +210,27 @@ impl Flusher {
             }
             Due::Idle => Ok(Some(NAP)),
         }
+    }
+
+    /// The end of the log's published bytes; what is durable, if a damaged word hides it.
+    fn tail(&self) -> u64 {
+        let control = &self.logger.engine.control;
+        let newest = control.newest().map_or(self.stated.durable.0, |image| image.log_tail.0);
+        newest.max(control.fixed().stream.tail.load(Ordering::SeqCst))
+    }
+
+    /// Where the log's tail must come to for this thread to be woken: the first byte after a rest, then as many as the
+    /// policy waits for. Until then a commit costs no system call.
+    fn wanted_tail(&self) -> u64 {
+        let engine = &self.logger.engine;
+        if self.broken {
+            return u64::MAX;
+        }
+        let bytes = match self.waiting_since {
+            None => 1,
+            Some(_) => bytes_due(settings::policy(engine), engine.geometry.ring_size),
+        };
+        self.stated.durable.0.saturating_add(bytes)
     }
 
     /// What is published now. The charge is read before the tail: if a stream moves on in between, too

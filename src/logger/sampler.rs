@@ -213,7 +213,7 @@ fn commit_locked(engine: &Engine, names: &mut Names, dirty: &[Sampled]) -> Resul
         write.put(keyspace, name, &record.encode())?;
         put.push(sampled);
     }
-    write.commit()?;
+    let committed = write.commit()?;
     crash_point!("sample.committed");
     // Under the lock: nobody gets a freed entry meanwhile.
     for sampled in &put {
@@ -226,7 +226,7 @@ fn commit_locked(engine: &Engine, names: &mut Names, dirty: &[Sampled]) -> Resul
         head.rounds.fetch_add(1, Ordering::Relaxed);
         head.values.fetch_add(put.len() as u64, Ordering::Relaxed);
     }
-    engine.wake_logger();
+    engine.tell_logger(committed.lsn);
     Ok(())
 }
 

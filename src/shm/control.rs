@@ -104,6 +104,8 @@ pub(crate) struct DurableWords {
 pub(crate) struct LoggerWords {
     /// The flush thread listens here.
     pub(crate) bell: AtomicU32,
+    /// The flush thread wants to be woken when the log's tail has come here; see [`super::waiter::ring_from`].
+    pub(crate) wake_from: AtomicU64,
     /// The background thread listens here.
     pub(crate) background: AtomicU32,
     /// The log is to be flushed up to here at once.

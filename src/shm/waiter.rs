@@ -53,6 +53,37 @@ pub fn ring<M: Model>(bell: &M::U32) {
     }
 }
 
+/// As [`ring`], if the listener wants to hear of a watermark that has come to `reached`: it has said in `from` from where on
+/// it does. A listener that is awake wants to hear of nothing (`u64::MAX`), as it looks before it sleeps; see [`doze`].
+#[inline]
+pub fn ring_from<M: Model>(bell: &M::U32, from: &M::U64, reached: u64) {
+    if reached >= from.load(Ordering::SeqCst) {
+        ring::<M>(bell);
+    }
+}
+
+/// Sleeps as [`sleep`] does, and is woken by those [`ring_from`] whose watermark comes to `wanted`; not at all if `reached` says,
+/// when asked last, that it has.
+///
+/// The same idiom as with the bell: the publisher stores its watermark fenced, then looks at `from`; this stores `from` fenced,
+/// then looks at the watermark.
+#[inline]
+pub fn doze<M: Model>(
+    bell: &M::U32,
+    from: &M::U64,
+    ticket: u32,
+    wanted: u64,
+    reached: impl FnOnce() -> u64,
+    timeout: Duration,
+) -> Woken {
+    from.store_fenced(wanted);
+    // For a `reached` that is no sequentially consistent load.
+    M::fence(Ordering::SeqCst);
+    let woken = if reached() >= wanted { Woken::Perhaps } else { sleep::<M>(bell, ticket, timeout) };
+    from.store(u64::MAX, Ordering::Relaxed);
+    woken
+}
+
 /// Wakes everybody whatever the bell says: after reaping the dead, who may have died between store and wake.
 pub fn ring_always<M: Model>(bell: &M::U32) {
     M::fence(Ordering::SeqCst);

@@ -88,7 +88,7 @@ impl Stream {
         // And once more for the logger, which counts what lies below the tail as used up.
         words.charged_below.store(charged, Ordering::Release);
         crash_point!("stream.after_tail");
-        engine.wake_logger();
+        engine.tell_logger(end);
         self.at = end;
         self.charged = charged;
         self.streaming = true;

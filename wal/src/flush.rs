@@ -51,15 +51,24 @@ pub fn due(policy: FlushPolicy, pending: &Pending) -> Due {
     if pending.bytes == 0 {
         return Due::Idle;
     }
-    // A half-full ring is flushed under any policy, so that writers never wait for a policy.
-    if pending.requested || pending.ring_used >= pending.ring_len / 2 {
+    if pending.requested || pending.ring_used.max(pending.bytes) >= bytes_due(policy, pending.ring_len) {
         return Due::Now;
     }
     match policy {
         FlushPolicy::OnCommit => Due::Now,
         FlushPolicy::Every(interval) => at_age(interval, pending.oldest_age),
-        FlushPolicy::EveryBytes(bytes) if pending.bytes >= bytes.min(pending.ring_len / 2) => Due::Now,
         FlushPolicy::EveryBytes(_) => at_age(EVERY_BYTES_AGE_MAX, pending.oldest_age),
+    }
+}
+
+/// How many pending bytes are flushed at once, whatever their age. A half-full ring is flushed under any policy, so that
+/// writers never wait for a policy.
+#[must_use]
+pub fn bytes_due(policy: FlushPolicy, ring_len: u64) -> u64 {
+    match policy {
+        FlushPolicy::OnCommit => 1,
+        FlushPolicy::Every(_) => ring_len / 2,
+        FlushPolicy::EveryBytes(bytes) => bytes.clamp(1, ring_len / 2),
     }
 }
 

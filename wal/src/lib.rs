@@ -60,7 +60,7 @@ pub mod testing;
 
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use error::{LogError, Result};
-pub use flush::{Due, FlushPolicy, Pending, due};
+pub use flush::{Due, FlushPolicy, Pending, bytes_due, due};
 pub use log::{Appended, Log, blocks_for};
 pub use lsn::{Lsn, SegmentNumber, StoreId};
 pub use pool::{Pool, PoolStats};
