@@ -114,6 +114,27 @@ fn a_reader_never_waits_for_a_writer_that_ends() {
     }
 }
 
+/// After a loss versions go on from a floor far above. Wherever that would come round to, the first writer leaves the newest
+/// value alone, too.
+#[test]
+fn a_jump_of_the_versions_spares_the_newest_value() {
+    for floor in 5..9 {
+        for step in STEPS {
+            let dying = role(move |cell: &Cell<Patient, 2>| {
+                let floor = Version::from_u64(floor);
+                assert_eq!(cell.view().store(&value(666), floor, |at| at != step), None);
+            });
+            let reader = role(|cell: &Cell<Patient, 2>| assert_eq!(cell.load(), Some((1, 101))));
+            explore(None, Cell::<Patient, 2>::new, &[reader, dying], move |cell| {
+                let floor = Version::from_u64(floor);
+                let version = cell.view().store(&value(7), floor, |_| true).unwrap();
+                assert!(version >= floor);
+                assert_eq!(cell.load(), Some((version.as_u64(), 7)));
+            });
+        }
+    }
+}
+
 #[test]
 fn planted_a_cell_of_a_single_copy() {
     let dying = role(|cell: &Cell<Patient, 1>| dies(cell, Step::Filled(1)));

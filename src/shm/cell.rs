@@ -133,8 +133,18 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
     /// `goes_on` is asked at each step; when it says no, the writer ends there, as if it were killed.
     #[inline]
     pub fn store(&self, value: &[u8], floor: Version, mut goes_on: impl FnMut(Step) -> bool) -> Option<Version> {
-        let version = Version::from_u64(self.words.version.load(Ordering::Relaxed)).next().max(floor);
+        let next = Version::from_u64(self.words.version.load(Ordering::Relaxed)).next();
+        let version = if next >= floor { next } else { Self::reached(next, floor) };
         self.store_as(value, version, &mut goes_on)
+    }
+
+    /// The version to go on from where `floor` is far above `next`: one that stands in the same copy, that of the oldest
+    /// value. The floor's own copy may be that of the newest value, which must not be touched.
+    #[cold]
+    fn reached(next: Version, floor: Version) -> Version {
+        let copies = C as u64;
+        let ahead = (next.as_u64() % copies + copies - floor.as_u64() % copies) % copies;
+        Version::from_u64(floor.as_u64().wrapping_add(ahead))
     }
 
     /// As [`CellView::store`], with this version: of a value that comes from elsewhere.
