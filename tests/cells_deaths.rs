@@ -26,6 +26,7 @@ fn role() {
         "add" => (0..200_000).for_each(|_| store.counter("count").unwrap().add(1).unwrap()),
         "durable" => store_durably(&store),
         "versions" => say_versions(&store),
+        "create" => drop(store.cell("small", 8).unwrap()),
         other => panic!("no role {other}"),
     }
 }
@@ -114,6 +115,34 @@ fn a_writer_dies_with_half_a_value() {
 #[test]
 fn planted_a_cell_of_a_single_copy_is_caught() {
     half_a_store("single-copy-cell").expect_err("the bug was not caught");
+}
+
+/// A cell's creator dies when its entry says what it is to be, but not yet that it is in use. Whatever becomes that entry
+/// next has room of its own.
+#[test]
+fn a_creator_dies_with_a_smaller_cell_in_the_entry() {
+    let place = Place::new();
+    let path = place.path();
+    let checked = caught(|| {
+        let store = open_small(&path);
+        let mut creator = Role::start(victim(), "create", &path, "", &[("UNTORN_CRASH", "cell.entry_filled:kill")]);
+        assert!(!creator.end());
+        let large = store.cell("large", 4096).unwrap();
+        let others: Vec<Cell> = (0..4).map(|n| store.cell(&format!("other {n}"), 64).unwrap()).collect();
+        large.store(&sealed(7, 4096)).unwrap();
+        for (n, other) in others.iter().enumerate() {
+            for _ in 0..4 {
+                other.store(&sealed(n as u64 + 1, 64)).unwrap();
+            }
+        }
+        assert_eq!(load(&large).0, 7);
+        for n in 8..12 {
+            large.store(&sealed(n, 4096)).unwrap();
+        }
+        others.iter().enumerate().for_each(|(n, other)| assert_eq!(load(other).0, n as u64 + 1));
+    });
+    kill_loggers(&path);
+    assert_eq!(checked, Ok(()));
 }
 
 // ---- a writer that never rests

@@ -308,16 +308,21 @@ impl Control {
     pub(crate) fn place_cell(&self, index: usize, kind: CellKind, file: &File) -> Result<()> {
         self.ensure_entries(index + 1, file)?;
         let entry = self.entry_at(index);
-        if entry.is_unused() {
+        // Somebody may have died when the entry's kind was there and the bound not yet: then what is made of it now may
+        // need a larger body.
+        if !entry.kind().is_ok_and(|old| old.body_bytes() == kind.body_bytes()) {
             let used = &self.cells().bodies_used;
             let at = Self::number(used, BODIES_BYTES / BODY_UNIT, "room used by cells")? * BODY_UNIT;
             let end = at + kind.body_bytes().next_multiple_of(BODY_UNIT);
             self.ensure_bodies(end, file)?;
+            // It says nothing of the body that it gets now.
+            entry.kind.store(0, Ordering::Release);
             // Whoever dies after this leaves a body that nobody has, in one entry at most.
             used.store(checked((end / BODY_UNIT) as u32), Ordering::Release);
             entry.body.store(checked((at / BODY_UNIT) as u32), Ordering::Relaxed);
         }
         entry.kind.store(checked(kind.encode()), Ordering::Release);
+        crash_point!("cell.entry_filled");
         let bound = self.cell_bound()?.max(index + 1);
         self.cells().bound.store(checked(bound as u32), Ordering::Release);
         Ok(())
