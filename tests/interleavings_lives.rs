@@ -275,7 +275,12 @@ fn a_child_keeps_nothing_of_a_parent_killed_while_opening() {
 }
 
 /// What a child of fork() meets when it uses its copies, and then drops them; 0 if all is as it should be.
-fn use_copies(few: Few, held: (untorn::Snapshot, untorn::Value, untorn::Ticket), mut txn: untorn::WriteTxn<'_>) -> i32 {
+fn use_copies(
+    few: Few,
+    held: (untorn::Snapshot, untorn::Value, untorn::Ticket),
+    (cell, counter): (untorn::Cell, untorn::Counter),
+    mut txn: untorn::WriteTxn<'_>,
+) -> i32 {
     let is_forked = |result: Result<(), Error>| matches!(result, Err(Error::Forked));
     let (snapshot, value, ticket) = held;
     let answers = [
@@ -292,6 +297,15 @@ fn use_copies(few: Few, held: (untorn::Snapshot, untorn::Value, untorn::Ticket),
         is_forked(snapshot.get(&few.keys, b"last").map(drop)),
         is_forked(snapshot.range(&few.keys, ..).map(drop)),
         is_forked(ticket.wait()),
+        is_forked(few.store.cell("cell", 8).map(drop)),
+        is_forked(few.store.cells().map(drop)),
+        is_forked(few.store.drop_cell("cell").map(drop)),
+        is_forked(cell.load(&mut [0; 8]).map(drop)),
+        is_forked(cell.version().map(drop)),
+        is_forked(cell.store(&[1; 8]).map(drop)),
+        is_forked(cell.store_durable(&[1; 8]).map(drop)),
+        is_forked(counter.add(1)),
+        is_forked(counter.get().map(drop)),
         is_forked(txn.put(&few.keys, b"last", b"v")),
         is_forked(txn.get(&few.keys, b"last").map(drop)),
         is_forked(txn.commit().map(drop)),
@@ -299,6 +313,7 @@ fn use_copies(few: Few, held: (untorn::Snapshot, untorn::Value, untorn::Ticket),
     let wrong = answers.iter().position(|forked| !forked);
     let copies = (snapshot.clone(), ticket.clone());
     drop((copies, value, ticket, snapshot));
+    drop((cell.clone(), cell, counter.clone(), counter));
     drop(few);
     wrong.map_or(0, |at| 10 + at as i32)
 }
@@ -310,6 +325,7 @@ fn child_drops(path: &Path) {
     let snapshot = few.store.snapshot().unwrap();
     let value = snapshot.get(&few.keys, b"last").unwrap().unwrap();
     let store = few.store.clone();
+    let cells = (store.cell("cell", 8).unwrap(), store.counter("counter").unwrap());
     let mut txn = store.begin().unwrap();
     txn.put(&few.keys, b"by-parent", b"v").unwrap();
     let child = |use_it: &mut dyn FnMut() -> i32| {
@@ -331,10 +347,10 @@ fn child_drops(path: &Path) {
         }
     };
     // The child takes these by value and drops them; in the parent they are as before, since that is another process.
-    let mut taken = Some((few, (snapshot, value, ticket), txn));
+    let mut taken = Some((few, (snapshot, value, ticket), cells, txn));
     let code = child(&mut || {
-        let (few, held, txn) = taken.take().expect("once in the child");
-        use_copies(few, held, txn)
+        let (few, held, cells, txn) = taken.take().expect("once in the child");
+        use_copies(few, held, cells, txn)
     });
     assert_eq!(code, 0, "the child was answered wrongly (10 and up: which call)");
     // A child may open the store anew, as the process that it is.
@@ -347,8 +363,11 @@ fn child_drops(path: &Path) {
     say("forked");
     // Others find all of the parent's as it was; then it goes on.
     assert_eq!(listen().as_deref(), Some("go on"));
-    let (few, (snapshot, value, ticket), txn) = taken.take().expect("still the parent's");
+    let (few, (snapshot, value, ticket), (cell, counter), txn) = taken.take().expect("still the parent's");
     txn.commit().unwrap();
+    cell.store_durable(&[2; 8]).unwrap();
+    counter.add(1).unwrap();
+    assert_eq!(counter.get().unwrap(), 1);
     ticket.wait().unwrap();
     assert_eq!(number(&few.store, &snapshot), 11);
     assert_eq!(workload::unsealed(&value), 11);

@@ -285,6 +285,8 @@ impl Opened {
     }
 
     fn store_durable(&self, value: &[u8]) -> Result<Version> {
+        // First: in a child of `fork()` even the lock behind the next question may be held for ever.
+        self.store.client().check_fork()?;
         self.store.client().refuse_open_transaction()?;
         let version = self.store(value)?;
         self.store.sync_cells().map_err(|error| match error {
