@@ -305,6 +305,30 @@ fn a_long_transaction_holds_the_sampler_up() {
     cell.store_durable(&whole(3, 64)).unwrap();
 }
 
+/// Who does nothing but store into cells has a logger, too, whatever became of the last one.
+#[test]
+fn stores_alone_bring_a_dead_logger_back() {
+    let _limit = limit(60);
+    let test = TestStore::new();
+    let store = test.open();
+    let cell = store.cell("a", 64).unwrap();
+    for round in 1..4u64 {
+        // No sample gets through, so what is stored now stays unsampled until the logger is dead.
+        let txn = store.begin().unwrap();
+        for _ in 0..80 {
+            cell.store(&whole(round, 64)).unwrap();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        kill_logger(&store);
+        drop(txn);
+        let before = store.stats().unwrap().cells.samples;
+        wait_for(Duration::from_secs(10), || {
+            cell.store(&whole(round, 64)).unwrap();
+            store.stats().unwrap().cells.samples > before
+        });
+    }
+}
+
 /// Writers of several processes, killed and stopped at random; readers check every load, and are never held up.
 #[test]
 fn killed_and_stopped_writers() {

@@ -4,6 +4,7 @@ use crate::engine::{Engine, RECHECK};
 use crate::shm::atomic::Native;
 use crate::shm::{cell, waiter};
 use crate::{Error, Result};
+use std::cell::Cell;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -14,6 +15,23 @@ pub(crate) fn mark_dirty(engine: &Engine) {
     let head = engine.control.cells();
     if cell::mark_dirty::<Native>(&head.dirty) {
         wake(engine);
+    } else {
+        glance_now_and_then(engine);
+    }
+}
+
+/// Somebody has said that something is dirty since the sampler last began. The logger may have died or left since,
+/// and who does nothing but store would never hear of it.
+#[inline]
+fn glance_now_and_then(engine: &Engine) {
+    thread_local! {
+        static STORES: Cell<u8> = const { Cell::new(0) };
+    }
+    // Even the coarse clock takes as long as an addition to a counter.
+    let stores = STORES.get().wrapping_add(1);
+    STORES.set(stores);
+    if stores.is_multiple_of(8) {
+        engine.glance_by_coarse_clock();
     }
 }
 
