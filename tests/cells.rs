@@ -329,6 +329,28 @@ fn stores_alone_bring_a_dead_logger_back() {
     }
 }
 
+/// The last sample of a logger that leaves may be larger than the log that is there: more of it is made meanwhile.
+#[test]
+fn a_logger_leaves_with_more_to_sample_than_there_is_log() {
+    let _limit = limit(120);
+    let test = TestStore::new();
+    {
+        let store = test.open_with(|options| {
+            options.ring_size(64 << 10).segment_size(256 << 10).durability(Durability::Visible);
+        });
+        let cells: Vec<Cell> = (0..600).map(|index| store.cell(&format!("{index}"), 4096).unwrap()).collect();
+        store.set_flush_policy(FlushPolicy::Every(Duration::from_secs(3600))).unwrap();
+        store.sync().unwrap();
+        for cell in &cells {
+            cell.store(&whole(5, 4096)).unwrap();
+        }
+    }
+    test.stop_logger();
+    let store = test.open();
+    assert_eq!(load(&store.cell("599", 4096).unwrap()).0, 5);
+    assert_clean(&store);
+}
+
 /// Writers of several processes, killed and stopped at random; readers check every load, and are never held up.
 #[test]
 fn killed_and_stopped_writers() {

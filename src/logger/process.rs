@@ -41,7 +41,8 @@ pub(super) struct Logger {
     stated: Condvar,
     /// The device has no room for another log segment, as of the last try.
     pub(super) is_starved: AtomicBool,
-    /// The background and the checkpoint thread are to end, and then the flush thread.
+    /// The sampler is to end, then the background and the checkpoint thread, and then the flush thread.
+    pub(super) sampler_ending: AtomicBool,
     pub(super) background_ending: AtomicBool,
     pub(super) ending: AtomicBool,
 }
@@ -122,6 +123,7 @@ fn prepare(dir: Dir, lock_file: LockFileId) -> Result<(Arc<Logger>, Flusher)> {
             stating: Mutex::default(),
             stated: Condvar::new(),
             is_starved: AtomicBool::new(false),
+            sampler_ending: AtomicBool::new(false),
             background_ending: AtomicBool::new(false),
             ending: AtomicBool::new(false),
         })
@@ -189,12 +191,13 @@ fn serve(logger: &Arc<Logger>, flusher: Flusher, on_ready: impl FnOnce()) -> Res
     std::thread::scope(|scope| {
         let named = |name: &str| std::thread::Builder::new().name(format!("untorn-{name}"));
         let flush = named("flush").spawn_scoped(scope, || flusher.run());
+        let sampler = named("sampler").spawn_scoped(scope, || sampler::run(logger));
         let others = [
             named("background").spawn_scoped(scope, || background::run(logger)),
             named("checkpoint").spawn_scoped(scope, || checkpoint::run(logger)),
-            named("sampler").spawn_scoped(scope, || sampler::run(logger)),
         ];
-        let served = match others.iter().find_map(|thread| thread.as_ref().err()).or(flush.as_ref().err()) {
+        let threads = || others.iter().chain([&sampler, &flush]);
+        let served = match threads().find_map(|thread| thread.as_ref().err()) {
             Some(error) => {
                 let error = std::io::Error::from(error.kind());
                 Err(Error::io("starting the logger's threads")(error))
@@ -204,11 +207,15 @@ fn serve(logger: &Arc<Logger>, flusher: Flusher, on_ready: impl FnOnce()) -> Res
                 Ok(wait_until_unneeded(logger))
             }
         };
-        // These end first: the last checkpoint needs the flush thread.
+        logger.end_sampler();
+        sampler.into_iter().for_each(|thread| drop(thread.join()));
+        // The last sample may need more log than there is, which the others make meanwhile.
+        let in_order = served.as_ref().is_ok_and(|init| sample_last(logger, init.as_ref()));
+        // These end before the flush thread, which the last checkpoint needs.
         logger.end_background();
         others.into_iter().flatten().for_each(|thread| drop(thread.join()));
-        if let Ok(init) = &served {
-            leave(logger, init.as_ref());
+        if served.is_ok() {
+            leave(logger, in_order);
         }
         logger.ending.store(true, Ordering::SeqCst);
         waiter::ring_always::<Native>(&logger.engine.control.fixed().logger.bell);
@@ -248,20 +255,29 @@ fn wait_until_unneeded(logger: &Logger) -> Option<InitLock> {
     }
 }
 
-/// Leaves everything flushed and checkpointed.
-fn leave(logger: &Logger, init: Option<&InitLock>) {
+/// Samples the cells for the last time. Says whether the store is left in order by that: nobody changes anything after it.
+fn sample_last(logger: &Logger, init: Option<&InitLock>) -> bool {
+    let engine = &logger.engine;
+    if engine.dir.is_gone() {
+        return false;
+    }
+    // Before the sample: a client that leaves while it is taken may have stored something after it. With the
+    // initialisation lock and no clients, nobody can.
+    let alone = init.is_some() && !engine.has_clients();
+    // What no sample holds is in `control` alone, which a store that was left in order does without.
+    let sampled = sampler::round(logger, &mut sampler::Names::default(), PATIENCE);
+    alone && sampled.is_ok()
+}
+
+/// Leaves everything flushed and checkpointed; `in_order` says that nobody can commit any more.
+fn leave(logger: &Logger, in_order: bool) {
     let engine = &logger.engine;
     if engine.dir.is_gone() {
         return;
     }
     crash_point!("logger.leaving");
-    // With the initialisation lock and no clients, nobody can commit after the last checkpoint.
-    let alone = init.is_some() && !engine.has_clients();
     let (started, finished) = engine.checkpoints();
     let done = if started == finished { Ok(()) } else { checkpoint::take(logger, false, PATIENCE) };
-    // What no sample holds is in `control` alone, which a store that was left in order does without.
-    let sampled = sampler::round(logger, &mut sampler::Names::default(), PATIENCE);
-    let in_order = alone && sampled.is_ok();
     // A failure leaves a mark in `control` or in nothing: recovery replays what the checkpoint lacks.
     let _ = done.and_then(|()| checkpoint::take(logger, in_order, PATIENCE));
     engine.control.fixed().logger.pid.store(0, Ordering::Relaxed);
@@ -276,9 +292,15 @@ impl Logger {
         };
         let writer = &self.engine.control.fixed().writer;
         self.engine.acquire(writer, Some(patience))?;
-        let done = work();
-        self.engine.release(writer);
-        done
+        /// Lets go of the lock, also when the work panics: this process lives on, so nobody would take it over.
+        struct Release<'e>(&'e Engine);
+        impl Drop for Release<'_> {
+            fn drop(&mut self) {
+                self.0.release(&self.0.control.fixed().writer);
+            }
+        }
+        let _release = Release(&self.engine);
+        work()
     }
 
     /// Has a block of the log state a checkpoint, and returns when that is durable.
@@ -321,11 +343,14 @@ impl Logger {
         counters.wal_spares.store(stats.spares as u64, Ordering::Relaxed);
     }
 
-    fn end_background(&self) {
-        let words = &self.engine.control.fixed().logger;
-        self.background_ending.store(true, Ordering::SeqCst);
-        waiter::ring_always::<Native>(&words.background);
+    fn end_sampler(&self) {
+        self.sampler_ending.store(true, Ordering::SeqCst);
         waiter::ring_always::<Native>(&self.engine.control.cells().bell);
+    }
+
+    fn end_background(&self) {
+        self.background_ending.store(true, Ordering::SeqCst);
+        waiter::ring_always::<Native>(&self.engine.control.fixed().logger.background);
     }
 }
 

@@ -46,7 +46,7 @@ pub(super) fn run(logger: &Logger) {
     head.dirty.store_fenced(1);
     loop {
         let ticket = waiter::listen::<Native>(&head.bell);
-        if logger.background_ending.load(Ordering::SeqCst) {
+        if logger.sampler_ending.load(Ordering::SeqCst) {
             return;
         }
         let now = Instant::now();
