@@ -329,6 +329,22 @@ fn stores_alone_bring_a_dead_logger_back() {
     }
 }
 
+/// The time between samples is that of the policy in force, not of the one when the last sample was taken.
+#[test]
+fn a_shorter_time_between_samples_counts_at_once() {
+    let _limit = limit(60);
+    let test = TestStore::new();
+    let store = test.open_with(|options| {
+        options.flush_policy(FlushPolicy::Every(Duration::from_secs(3600))).durability(Durability::Visible);
+    });
+    let cell = store.cell("a", 64).unwrap();
+    cell.store_durable(&whole(1, 64)).unwrap();
+    let before = store.stats().unwrap().cells.samples;
+    cell.store(&whole(2, 64)).unwrap();
+    store.set_flush_policy(FlushPolicy::OnCommit).unwrap();
+    wait_for(Duration::from_secs(10), || store.stats().unwrap().cells.samples > before);
+}
+
 /// The last sample of a logger that leaves may be larger than the log that is there: more of it is made meanwhile.
 #[test]
 fn a_logger_leaves_with_more_to_sample_than_there_is_log() {

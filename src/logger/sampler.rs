@@ -32,6 +32,8 @@ use std::time::{Duration, Instant};
 
 /// Longest sleep, and longest wait for the writer lock.
 const NAP: Duration = Duration::from_millis(50);
+/// Time between looks at a ring that is half full.
+const RING_NAP: Duration = Duration::from_millis(2);
 /// Time between rounds that fail.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Time between rounds unless set otherwise.
@@ -41,8 +43,10 @@ pub(super) const INTERVAL_DEFAULT: Duration = Duration::from_millis(10);
 pub(super) fn run(logger: &Logger) {
     let head = logger.engine.control.cells();
     let mut names = Names::default();
+    // When the last round that succeeded began, and how long it took.
+    let mut last: Option<(Instant, Duration)> = None;
+    let mut retry_at = Instant::now();
     // The first one at once: a predecessor may have died in the middle of a round.
-    let mut next = Instant::now();
     head.dirty.store_fenced(1);
     loop {
         let ticket = waiter::listen::<Native>(&head.bell);
@@ -50,24 +54,33 @@ pub(super) fn run(logger: &Logger) {
             return;
         }
         let now = Instant::now();
+        // By the policy of now, not of the last round's time. A round that takes long is followed by as long a rest, since
+        // others want the writer lock, too.
+        let next = last.map_or(now, |(began, took)| began + interval(&logger.engine).max(2 * took)).max(retry_at);
         let wanted = head.wanted.load(Ordering::SeqCst);
-        let is_asked = head.done().is_none_or(|done| wanted > done);
-        let is_due = head.dirty.load(Ordering::SeqCst) != 0 && now >= next && !is_ring_full(&logger.engine);
+        // Not even for those who ask is a round that failed tried again without a pause: its cause may last.
+        let is_asked = now >= retry_at && head.done().is_none_or(|done| wanted > done);
+        let is_dirty = head.dirty.load(Ordering::SeqCst) != 0;
+        let is_due = is_dirty && now >= next && !is_ring_full(&logger.engine);
         if is_asked || is_due {
             match round(logger, &mut names, NAP) {
-                Ok(()) => next = now + interval(&logger.engine),
+                Ok(()) => last = Some((now, now.elapsed())),
                 // A transaction is open for long. What is dirty stays so.
                 Err(Error::LockTimeout { .. }) => {}
                 Err(error) => {
                     note_failure(&logger.engine, &error);
-                    next = now + PAUSE;
-                    std::thread::sleep(Duration::from_millis(1));
+                    retry_at = Instant::now() + PAUSE;
                 }
             }
             continue;
         }
-        let left = if head.dirty.load(Ordering::SeqCst) != 0 { next.saturating_duration_since(now) } else { NAP };
-        waiter::sleep::<Native>(&head.bell, ticket, left.clamp(Duration::from_micros(50), NAP));
+        let left = match next.saturating_duration_since(now) {
+            _ if !is_dirty => NAP,
+            // The ring is full, for as long as a sync takes, or longer.
+            Duration::ZERO => RING_NAP,
+            left => left.clamp(Duration::from_micros(50), NAP),
+        };
+        waiter::sleep::<Native>(&head.bell, ticket, left);
     }
 }
 
