@@ -52,7 +52,7 @@ fn wake(engine: &Engine) {
 pub(crate) fn wait_round(engine: &Engine, lock_timeout: Option<Duration>) -> Result<()> {
     let head = engine.control.cells();
     let failures = head.failures.load(Ordering::SeqCst);
-    let wanted = head.wanted.fetch_add(1, Ordering::SeqCst) + 1;
+    let wanted = head.ask();
     waiter::ring::<Native>(&head.bell);
     let start = Instant::now();
     let mut watch = engine.watch_logger();
@@ -91,7 +91,7 @@ fn last_failure(engine: &Engine) -> Error {
     }
     match engine.control.cells().errno.load(Ordering::Relaxed) as i32 {
         libc::ENOSPC => Error::DiskFull { what: "a sample of the cells".into() },
-        0 => Error::corrupt(crate::dir::ARENA, 0, "the cells' keyspace can't be read"),
+        0 => Error::corrupt(crate::dir::ARENA, 0, "a cell or the cells' keyspace can't be read"),
         errno => Error::io("a sample of the cells")(io::Error::from_raw_os_error(errno)),
     }
 }

@@ -135,7 +135,11 @@ pub(super) fn round(logger: &Logger, names: &mut Names, patience: Duration) -> R
     if planted_bug!("acknowledge-sample-early") {
         head.set_done(wanted);
     }
-    let done = collect(engine).and_then(|dirty| commit(logger, names, dirty, patience));
+    let done = collect(engine).and_then(|(dirty, damage)| {
+        commit(logger, names, dirty, patience)?;
+        // The others are sampled. But nobody is told that all are, and the store is not left in order.
+        damage.map_or(Ok(()), Err)
+    });
     if done.is_err() {
         head.dirty.store_fenced(1);
         return done;
@@ -146,22 +150,25 @@ pub(super) fn round(logger: &Logger, names: &mut Names, patience: Duration) -> R
     Ok(())
 }
 
-/// Copies the values that no committed sample holds.
-fn collect(engine: &Engine) -> Result<Vec<Sampled>> {
+/// Copies the values that no committed sample holds; and says what is wrong if one of them can't be read.
+fn collect(engine: &Engine) -> Result<(Vec<Sampled>, Option<Error>)> {
     let mut found = Vec::new();
+    let mut damage = None;
     for (index, entry) in engine.control.cell_entries()?.enumerate() {
         let generation = entry.hot.generation.load(Ordering::Acquire);
         let is_dirty = entry.hot.version.load(Ordering::SeqCst) != entry.hot.sampled.load(Ordering::Relaxed);
-        // One that can't be read is damaged; the others are sampled.
-        if generation != 0
-            && is_dirty
-            && let Ok(kind) = entry.kind()
-            && let Ok((version, value)) = newest(&engine.control, entry)
-        {
-            found.push(Sampled { index, generation, kind, version, value });
+        if generation == 0 || !is_dirty {
+            continue;
+        }
+        let read = entry.kind().and_then(|kind| newest(&engine.control, entry).map(|found| (kind, found)));
+        match read {
+            Ok((kind, (version, value))) => found.push(Sampled { index, generation, kind, version, value }),
+            // Dropped meanwhile, and its place used again.
+            Err(_) if entry.hot.generation.load(Ordering::Acquire) != generation => {}
+            Err(error) => damage = Some(error),
         }
     }
-    Ok(found)
+    Ok((found, damage))
 }
 
 /// An entry's newest value, and of a cell its version.

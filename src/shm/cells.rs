@@ -151,6 +151,16 @@ impl CellsHead {
         (self.done_check.load(Ordering::Acquire) == !done).then_some(done)
     }
 
+    /// Asks for a round, and says which one covers what was stored before. Beyond all that are committed, whatever
+    /// `wanted` says, since a flipped bit of that must not acknowledge what no round has looked at.
+    pub(crate) fn ask(&self) -> u64 {
+        let done = self.done().unwrap_or(0);
+        let after = |wanted: u64| wanted.max(done).saturating_add(1);
+        let (Ok(wanted) | Err(wanted)) =
+            self.wanted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |wanted| Some(after(wanted)));
+        after(wanted)
+    }
+
     /// A round is committed. By the sampler alone.
     pub(crate) fn set_done(&self, round: u64) {
         self.done_check.store(!round, Ordering::Release);
