@@ -11,7 +11,7 @@ use crate::header::Header;
 use crate::logger::keeper::Keeper;
 use crate::options::Options;
 use crate::shm::arena::Arena;
-use crate::shm::atomic::Native;
+use crate::shm::atomic::{Native, Word64};
 use crate::shm::control::Control;
 use crate::shm::fork::{self, ForkGuard};
 use crate::shm::liveness::{CLIENT_IDS, Claim, InitLock, LOGGER_OFFSET, LockFileId, Tester};
@@ -333,6 +333,10 @@ fn enter_table(control: &Control, me: ClientId, tester: &Tester) -> Result<usize
                 continue;
             }
             if entry.owner.compare_exchange(owner, me.0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                if owner != 0 {
+                    // It may have died between a store into a cell and the flag that says so.
+                    control.cells().dirty.store_fenced(1);
+                }
                 entry.pid.store(u64::from(std::process::id()), Ordering::Relaxed);
                 entry.since_ns.store(now_ns(), Ordering::Relaxed);
                 entry.commits.store(0, Ordering::Relaxed);
