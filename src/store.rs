@@ -365,6 +365,9 @@ impl Store {
     /// Drops the cell or counter of this name, as a transaction at the store's default durability. Says whether it was
     /// there. Its handles answer [`Error::NoCell`] from then on, also when another one of the same name is created.
     ///
+    /// A counter's place is used again only when all processes have closed the store that had it open when the counter was
+    /// dropped: one that makes and drops counters for ever comes to the limit of their number.
+    ///
     /// # Errors
     /// As [`Store::begin`] and [`WriteTxn::commit`].
     pub fn drop_cell(&self, name: &str) -> Result<bool> {
