@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Cell, Durability, Store, Version};
-use workload::victim::{caught, kernel_crash, kill_loggers};
+use workload::victim::{caught, kernel_crash, kill_loggers, logger_of, signal};
 use workload::{Place, Role, my_role, open_small, say, sealed, unsealed};
 
 fn victim() -> &'static Path {
@@ -232,6 +232,10 @@ fn lost_versions(bug: &str) -> Result<(), String> {
     for life in 0..3 {
         let mut writer = Role::start(victim(), "versions", &path, "", &[("UNTORN_BUG", bug)]);
         writer.hear(2000);
+        // From here on nothing is sampled.
+        signal(logger_of(&path).unwrap(), libc::SIGSTOP);
+        let heard = writer.lines().len();
+        writer.hear(heard + 2000);
         writer.kill();
         kernel_crash(&path);
         for line in writer.lines() {
