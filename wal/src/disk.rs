@@ -87,6 +87,7 @@ impl AlignedBuf {
 #[derive(Debug)]
 pub struct RealDisk {
     dir: OwnedFd,
+    read_only: bool,
 }
 
 impl RealDisk {
@@ -96,7 +97,15 @@ impl RealDisk {
     /// As the system reports them, `NotFound` above all.
     pub fn open_under(parent: impl AsFd, name: &str) -> io::Result<Self> {
         let dir = fs::openat(parent, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { dir })
+        Ok(Self { dir, read_only: false })
+    }
+
+    /// As [`RealDisk::open_under`], but its files are opened for reading only.
+    ///
+    /// # Errors
+    /// As the system reports them.
+    pub fn open_read_only(parent: impl AsFd, name: &str) -> io::Result<Self> {
+        Ok(Self { read_only: true, ..Self::open_under(parent, name)? })
     }
 
     /// As [`RealDisk::open_under`], but makes the directory (mode 0700, durably) if it is missing.
@@ -113,7 +122,8 @@ impl RealDisk {
     }
 
     fn open_file(&self, name: &str, flags: OFlags) -> io::Result<RealFile> {
-        let flags = flags | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let access = if self.read_only { OFlags::RDONLY } else { OFlags::RDWR };
+        let flags = flags | access | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let mode = Mode::RUSR | Mode::WUSR;
         match fs::openat(&self.dir, name, flags | OFlags::DIRECT, mode) {
             Ok(fd) => Ok(RealFile { fd, direct: AtomicBool::new(true) }),

@@ -16,6 +16,7 @@
 //! | [`disk`] | the seam to the file system |
 //! | [`survey`] | which segments there are, and which bytes of each count |
 //! | [`scan`] | reading the stream back: valid, torn tail, or corrupt |
+//! | [`follow`] | reading it beside a running logger, which recycles what is read |
 //! | [`pool`] | the segment files: spares made ahead, recycling |
 //! | [`log`] | writing: append, sync, and the one function that starts a segment |
 //! | [`flush`] | the policies: when to sync |
@@ -48,6 +49,7 @@
 pub mod disk;
 pub mod error;
 pub mod flush;
+pub mod follow;
 pub mod limits;
 pub mod log;
 pub mod lsn;
@@ -61,9 +63,10 @@ pub mod testing;
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use error::{LogError, Result};
 pub use flush::{Due, FlushPolicy, Pending, bytes_due, due};
+pub use follow::{Anchor, Follow, anchor_at_or_before, oldest_anchor};
 pub use log::{Appended, Log, blocks_for};
 pub use lsn::{Lsn, SegmentNumber, StoreId};
-pub use pool::{Pool, PoolStats};
+pub use pool::{Pool, PoolStats, Retention};
 pub use record::{Decoded, RecordKind};
 pub use scan::Scan;
 pub use segment::{LogShape, Stated};

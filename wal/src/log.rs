@@ -30,7 +30,7 @@ use crate::{
         BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BATCH_PAYLOAD_BYTES_MAX, BLOCK_BYTES, RECORD_ALIGN_BYTES,
         SEGMENT_HEADER_BYTES,
     },
-    pool::Pool,
+    pool::{Pool, Started, now_ms},
     segment::{BatchHeader, LogShape, SegmentHeader, Stated, batch_blocks, payload_checksum},
 };
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -198,9 +198,10 @@ impl<D: Disk> Log<D> {
         if let Some(current) = &mut self.current {
             current.failed = true;
         }
-        let header = SegmentHeader { number, salt, start: stated.durable, stated: *stated };
+        let started_ms = now_ms();
+        let header = SegmentHeader { number, salt, start: stated.durable, stated: *stated, started_ms };
         let started = self.write_segment(file, &name, &header, len, fill);
-        self.pool.give_back(&name, started.is_ok().then_some((number, stated.durable)));
+        self.pool.give_back(&name, started.is_ok().then_some(Started { number, start: stated.durable, started_ms }));
         let current = started?;
         let durable = current.written;
         self.current = Some(current);

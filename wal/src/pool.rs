@@ -4,8 +4,8 @@
 //! The lock is never held across a write or a sync.
 //!
 //! A file's life: *making* (zeros written under another name, synced, renamed) → *spare* → *taken* (the log
-//! writes its first batches and then its header) → *live* → spare again once the checkpoint has passed its
-//! last byte. A process that dies at any of these leaves a file that the next [`Survey`] judges by its header
+//! writes its first batches and then its header) → *live* → *kept* for followers, once the checkpoint has passed
+//! its last byte and as far as [`Retention`] says → spare again. A process that dies at any of these leaves a file that the next [`Survey`] judges by its header
 //! alone.
 
 use crate::{
@@ -17,6 +17,26 @@ use crate::{
     survey::{Survey, UNFINISHED_PREFIX, slot_name, slot_of},
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+/// How much of the log is kept beyond what recovery needs, for those who follow it. Both bounds hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Retention {
+    /// The segments that are kept take no more than this many bytes on the disk.
+    pub bytes: u64,
+    /// What is older is not kept. By the system's clock, since it counts across restarts.
+    pub age: Duration,
+}
+
+impl Retention {
+    /// Nothing beyond what recovery needs.
+    pub const NOTHING: Retention = Retention { bytes: 0, age: Duration::ZERO };
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
 
 /// The segment files of one log.
 #[derive(Debug)]
@@ -44,14 +64,35 @@ enum State {
     Making,
     Spare,
     Taken,
-    Live { number: SegmentNumber, start: Lsn },
+    Live(Started),
+    /// Below the checkpoint.
+    Kept(Started),
+}
+
+/// A segment that holds bytes of the stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Started {
+    pub(crate) number: SegmentNumber,
+    pub(crate) start: Lsn,
+    pub(crate) started_ms: u64,
+}
+
+impl State {
+    fn started(self) -> Option<Started> {
+        match self {
+            State::Live(started) | State::Kept(started) => Some(started),
+            _ => None,
+        }
+    }
 }
 
 /// How many files the log has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PoolStats {
-    /// Segments that hold bytes which count, or may.
+    /// Segments that hold bytes which count, or may: those that recovery needs.
     pub segments: usize,
+    /// Segments that are kept for followers alone.
+    pub kept: usize,
     /// Files ready to become segments.
     pub spares: usize,
     /// What all files together take on the disk.
@@ -61,12 +102,12 @@ pub struct PoolStats {
 }
 
 impl<D: Disk> Pool<D> {
-    /// The pool of the files that `survey` found. What lies below `checkpoint_lsn` no longer counts. Files
-    /// that were never finished are removed.
+    /// The pool of the files that `survey` found. What lies below `checkpoint_lsn` no longer counts, but is kept as
+    /// `retention` says. Files that were never finished are removed.
     ///
     /// # Errors
     /// [`LogError::Io`] if an unfinished file can't be removed, or the directory can't be synced.
-    pub fn open(disk: Arc<D>, survey: &Survey, checkpoint_lsn: Lsn) -> Result<Arc<Self>> {
+    pub fn open(disk: Arc<D>, survey: &Survey, checkpoint_lsn: Lsn, retention: Retention) -> Result<Arc<Self>> {
         for name in disk.list().map_err(LogError::io("listing the log's directory"))? {
             if name.starts_with(UNFINISHED_PREFIX) {
                 disk.remove(&name).map_err(LogError::io(format!("removing {name}")))?;
@@ -78,7 +119,11 @@ impl<D: Disk> Pool<D> {
         let spares = survey.spares.iter().map(|name| Slot { name: name.clone(), state: State::Spare });
         let live = survey.segments.iter().map(|s| Slot {
             name: s.file.clone(),
-            state: State::Live { number: s.header.number, start: s.header.start },
+            state: State::Live(Started {
+                number: s.header.number,
+                start: s.header.start,
+                started_ms: s.header.started_ms,
+            }),
         });
         let slots = Slots {
             files: spares.chain(live).collect(),
@@ -86,7 +131,7 @@ impl<D: Disk> Pool<D> {
             spares_max: SPARES_MAX_DEFAULT,
         };
         let pool = Arc::new(Self { disk, shape: survey.shape, slots: Mutex::new(slots) });
-        pool.lock().retire_below(checkpoint_lsn);
+        pool.lock().retire_below(checkpoint_lsn, retention, pool.shape.segment_bytes());
         Ok(pool)
     }
 
@@ -139,15 +184,15 @@ impl<D: Disk> Pool<D> {
         self.disk.sync_dir().map_err(LogError::io("syncing the log's directory"))
     }
 
-    /// Turns segments whose every byte lies below `checkpoint_lsn`, or in a later one, into spares, and deletes spares
-    /// beyond the maximum. Call it only when a durable header states that checkpoint. Returns how many segments it freed.
+    /// Turns segments whose every byte lies below `checkpoint_lsn`, or in a later one, into spares, but for those that
+    /// `retention` keeps, and deletes spares beyond the maximum. Call it only when a durable header states that checkpoint. Returns how many segments it freed.
     ///
     /// # Errors
     /// [`LogError::Io`] if a surplus file can't be deleted; what was freed stays freed.
-    pub fn recycle(&self, checkpoint_lsn: Lsn) -> Result<usize> {
+    pub fn recycle(&self, checkpoint_lsn: Lsn, retention: Retention) -> Result<usize> {
         let (freed, surplus) = {
             let mut slots = self.lock();
-            let freed = slots.retire_below(checkpoint_lsn);
+            let freed = slots.retire_below(checkpoint_lsn, retention, self.shape.segment_bytes());
             let mut surplus = Vec::new();
             while slots.spares() > slots.spares_max {
                 let Some(at) = slots.files.iter().rposition(|s| s.state == State::Spare) else {
@@ -166,21 +211,49 @@ impl<D: Disk> Pool<D> {
         Ok(freed)
     }
 
+    /// Gives the oldest segment that is kept for followers alone up, when the device is full: it becomes a spare, or
+    /// with `delete` its room is given back. False if there is none.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] if it can't be deleted; it is a spare then.
+    pub fn yield_kept(&self, delete: bool) -> Result<bool> {
+        let name = {
+            let mut slots = self.lock();
+            let oldest = |(_, slot): &(usize, &Slot)| slot.state.started().map(|started| started.number);
+            let kept = slots.files.iter().enumerate().filter(|(_, slot)| matches!(slot.state, State::Kept(_)));
+            let Some((at, _)) = kept.min_by_key(oldest) else { return Ok(false) };
+            slots.files[at].state = State::Spare;
+            if !delete {
+                return Ok(true);
+            }
+            slots.files[at].state = State::Making;
+            slots.files[at].name.clone()
+        };
+        let removed = self.disk.remove(&name).map_err(LogError::io(format!("removing {name}")));
+        let mut slots = self.lock();
+        match removed {
+            Ok(()) => slots.files.retain(|slot| slot.name != name),
+            Err(error) => {
+                slots.set(&name, State::Spare);
+                return Err(error);
+            }
+        }
+        drop(slots);
+        self.disk.sync_dir().map_err(LogError::io("syncing the log's directory"))?;
+        Ok(true)
+    }
+
     /// How many files there are.
     #[must_use]
     pub fn stats(&self) -> PoolStats {
         let slots = self.lock();
-        let live = || {
-            slots.files.iter().filter_map(|s| match s.state {
-                State::Live { start, .. } => Some(start),
-                _ => None,
-            })
-        };
+        let count = |of: fn(State) -> bool| slots.files.iter().filter(|slot| of(slot.state)).count();
         PoolStats {
-            segments: live().count(),
+            segments: count(|state| matches!(state, State::Live(_))),
+            kept: count(|state| matches!(state, State::Kept(_))),
             spares: slots.spares(),
             bytes: slots.files.len() as u64 * self.shape.segment_bytes(),
-            oldest: live().min(),
+            oldest: slots.files.iter().filter_map(|slot| slot.state.started()).map(|started| started.start).min(),
         }
     }
 
@@ -202,8 +275,8 @@ impl<D: Disk> Pool<D> {
     }
 
     /// The spare that was taken is a segment now, or a spare again.
-    pub(crate) fn give_back(&self, name: &str, started: Option<(SegmentNumber, Lsn)>) {
-        let state = started.map_or(State::Spare, |(number, start)| State::Live { number, start });
+    pub(crate) fn give_back(&self, name: &str, started: Option<Started>) {
+        let state = started.map_or(State::Spare, State::Live);
         self.lock().set(name, state);
     }
 
@@ -234,25 +307,30 @@ impl Slots {
     }
 
     /// A segment's bytes count up to the lowest start among later segments. The newest never retires.
-    fn retire_below(&mut self, checkpoint_lsn: Lsn) -> usize {
-        let mut live: Vec<(SegmentNumber, Lsn, usize)> = self
-            .files
-            .iter()
-            .enumerate()
-            .filter_map(|(index, slot)| match slot.state {
-                State::Live { number, start } => Some((number, start, index)),
-                _ => None,
-            })
-            .collect();
-        live.sort_unstable();
-        let (mut freed, mut end) = (0, None::<Lsn>);
-        for &(_, start, index) in live.iter().rev() {
+    fn retire_below(&mut self, checkpoint_lsn: Lsn, retention: Retention, segment_bytes: u64) -> usize {
+        let with_index = |(index, slot): (usize, &Slot)| slot.state.started().map(|started| (started, index));
+        let mut live: Vec<(Started, usize)> = self.files.iter().enumerate().filter_map(with_index).collect();
+        live.sort_unstable_by_key(|(started, _)| started.number);
+        let (now_ms, age_ms) = (now_ms(), u64::try_from(retention.age.as_millis()).unwrap_or(u64::MAX));
+        let (mut freed, mut kept_bytes, mut is_over) = (0, 0, false);
+        let (mut end, mut ended_ms) = (None::<Lsn>, u64::MAX);
+        for &(started, index) in live.iter().rev() {
             // Not one byte of a segment counts if a later one begins where it does.
-            if end.is_some_and(|end| end <= checkpoint_lsn.max(start)) {
-                self.files[index].state = State::Spare;
-                freed += 1;
+            let is_empty = end.is_some_and(|end| end <= started.start);
+            if end.is_some_and(|end| end <= checkpoint_lsn.max(started.start)) {
+                let keeps = kept_bytes + segment_bytes <= retention.bytes && now_ms.saturating_sub(ended_ms) < age_ms;
+                // What is older than one that is given up serves no follower: it could not read on.
+                is_over |= !keeps && !is_empty;
+                if is_empty || is_over {
+                    self.files[index].state = State::Spare;
+                    freed += 1;
+                } else {
+                    self.files[index].state = State::Kept(started);
+                    kept_bytes += segment_bytes;
+                }
             }
-            end = Some(end.map_or(start, |e| e.min(start)));
+            end = Some(end.map_or(started.start, |e| e.min(started.start)));
+            ended_ms = started.started_ms;
         }
         freed
     }

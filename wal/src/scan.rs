@@ -10,7 +10,7 @@ use crate::{
     disk::AlignedBuf,
     error::{LogError, Result},
     limits::{BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BLOCK_BYTES},
-    segment::{BatchHeader, LogShape, Stated, payload_checksum},
+    segment::{BatchHeader, HeaderBlock, LogShape, SegmentHeader, Stated, payload_checksum},
     survey::{Depth, Survey},
 };
 use std::ops::Range;
@@ -26,6 +26,15 @@ pub struct Scan<'d, D: Disk> {
     /// A follower stops here.
     until: Option<Lsn>,
     place: Option<Place<D::File>>,
+    window: Window,
+}
+
+/// A follower between two reads: it holds no file open, since its host may close what it doesn't know.
+pub(crate) struct Paused {
+    pub(crate) survey: Survey,
+    position: Lsn,
+    durable: Lsn,
+    place: Option<Place<()>>,
     window: Window,
 }
 
@@ -51,15 +60,20 @@ struct Batch {
     lsn: Lsn,
     /// Its payload's place in the window.
     payload: Range<usize>,
+    stated: Stated,
     /// Where the next batch begins, and the checksum that it must name.
     next_block: u32,
     next_chain: u32,
 }
 
 impl Window {
+    fn has(&self, block: u32, count: u32) -> bool {
+        block >= self.blocks.start && block + count <= self.blocks.end
+    }
+
     /// Makes sure that so many blocks of the file are at hand, and returns where in the buffer they begin.
     fn get<F: DiskFile>(&mut self, file: &F, name: &str, block: u32, count: u32, blocks: u32) -> Result<usize> {
-        if block < self.blocks.start || block + count > self.blocks.end {
+        if !self.has(block, count) {
             self.blocks = 0..0;
             let ahead = (blocks - block).min((BATCH_BYTES_MAX / BLOCK_BYTES) as u32);
             let bytes = &mut self.buf.bytes_mut()[..ahead as usize * BLOCK_BYTES];
@@ -128,6 +142,72 @@ impl<'d, D: Disk> Scan<'d, D> {
         self.until = Some(until);
         self.durable = self.durable.max(until);
         self.window.blocks = 0..0;
+    }
+
+    /// Lets go of the files. To be resumed.
+    pub(crate) fn pause(self) -> Paused {
+        let Scan { survey, position, durable, place, window, .. } = self;
+        let place =
+            place.map(|Place { segment, block, chain, lsn, .. }| Place { file: (), segment, block, chain, lsn });
+        Paused { survey, position, durable, place, window }
+    }
+
+    /// Goes on where a follower paused.
+    ///
+    /// # Errors
+    /// [`LogError::Gap`] if the segment has been recycled, [`LogError::Io`] if it can't be opened.
+    pub(crate) fn resume(disk: &'d D, paused: Paused, until: Lsn) -> Result<Self> {
+        let Paused { survey, position, durable, place, window } = paused;
+        let mut scan = Self { disk, survey, position, durable, until: None, place: None, window };
+        if let Some(Place { segment, block, chain, lsn, .. }) = place {
+            let name = &scan.survey.segments[segment].file;
+            let file = disk.open(name).map_err(LogError::io(format!("opening {name}")))?;
+            scan.place = Some(Place { file, segment, block, chain, lsn });
+            scan.refuse_recycled()?;
+        }
+        if scan.durable < until {
+            scan.extend(until);
+        }
+        scan.until = Some(until);
+        Ok(scan)
+    }
+
+    /// An error if the segment has come to hold other bytes. Recycling blanks the header before it writes any batch, so a
+    /// header that still stands after something was copied vouches for the copy.
+    fn refuse_recycled(&self) -> Result<()> {
+        let Some(place) = &self.place else { return Ok(()) };
+        let found = &self.survey.segments[place.segment];
+        let mut block = AlignedBuf::new(BLOCK_BYTES);
+        place.file.read_at(0, block.bytes_mut()).map_err(LogError::io(format!("reading {}", found.file)))?;
+        let block = block.bytes().first_chunk().expect("the buffer holds a block");
+        match SegmentHeader::decode(block, &self.survey.shape, &found.file)? {
+            HeaderBlock::Valid(header, _) if header == found.header => Ok(()),
+            _ => Err(LogError::Gap { wanted: self.position, oldest: None }),
+        }
+    }
+
+    /// The error of a follower: what looks like damage is a gap if the segment after this one has been recycled, or if
+    /// this one has.
+    pub(crate) fn gap_or(&self, error: LogError) -> LogError {
+        let (LogError::Corrupt { .. }, Some(place)) = (&error, &self.place) else { return error };
+        let numbers = |index: usize| self.survey.segments.get(index).map(|segment| segment.header.number.0);
+        let next_is_missing = numbers(place.segment + 1) > numbers(place.segment).map(|number| number + 1);
+        if next_is_missing || self.refuse_recycled().is_err() {
+            return LogError::Gap { wanted: self.position, oldest: None };
+        }
+        error
+    }
+
+    /// What the header of the batch at the current place states; `None` where there is no whole batch. Goes on to the next
+    /// one, without returning its bytes.
+    pub(crate) fn next_stated(&mut self) -> Result<Option<Stated>> {
+        if self.place.is_none() {
+            return Ok(None);
+        }
+        let Ok(batch) = self.read_batch()? else { return Ok(None) };
+        let stated = batch.stated;
+        self.step_past(&batch);
+        Ok(Some(stated))
     }
 
     /// The next bytes of the stream and their position; `None` at the end. Chunks are cut as they were
@@ -220,6 +300,7 @@ impl<'d, D: Disk> Scan<'d, D> {
             return bad(format!("the segment ends at position {}", place.lsn));
         }
         let name = &found.file;
+        let had = self.window.blocks.clone();
         let head = self.window.get(&place.file, name, place.block, 1, blocks)?;
         let store = self.survey.shape.store();
         let Some((header, crc)) = BatchHeader::decode(&self.window.buf.bytes()[head..], store, place.block) else {
@@ -235,13 +316,16 @@ impl<'d, D: Disk> Scan<'d, D> {
             return bad("the batch is longer than the segment".to_owned());
         }
         let start = self.window.get(&place.file, name, place.block, header.blocks(), blocks)? + BATCH_HEADER_BYTES;
+        if self.until.is_some() && self.window.blocks != had {
+            self.refuse_recycled()?;
+        }
         let payload = start..start + header.payload_len as usize;
         let found = payload_checksum(header.salt, &self.window.buf.bytes()[payload.clone()]);
         if found != header.payload_crc {
             return bad(format!("the batch's checksum is {:#010x}, its bytes give {found:#010x}", header.payload_crc));
         }
         let (next_block, next_chain) = (place.block + header.blocks(), crc);
-        Ok(Ok(Batch { lsn: place.lsn, payload, next_block, next_chain }))
+        Ok(Ok(Batch { lsn: place.lsn, payload, stated: header.stated, next_block, next_chain }))
     }
 
     fn step_past(&mut self, batch: &Batch) {

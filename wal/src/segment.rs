@@ -12,11 +12,12 @@
 //!  32  segment number       u64            32  payload length        u32
 //!  40  salt                 u64            36  CRC-32 of the payload u32
 //!  48  start LSN            u64            40  chain                 u32
-//!  56  stated               40 bytes       44  block index           u32
-//!  96  reserved             28 bytes       48  stated                40 bytes
-//! 124  CRC-32 of the above  u32            88  reserved              36 bytes
-//!                                         124  CRC-32 of the above   u32
-//! stated: durable u64, durable txn u64, checkpoint txn u64, checkpoint LSN u64, incarnation u32, reserved u32
+//!  56  stated               48 bytes       44  block index           u32
+//! 104  started, Unix ms     u64            48  stated                48 bytes
+//! 112  reserved             12 bytes       96  reserved              28 bytes
+//! 124  CRC-32 of the above  u32           124  CRC-32 of the above   u32
+//! stated: durable u64, durable txn u64, settled u64, checkpoint txn u64, checkpoint LSN u64, incarnation u32,
+//!         reserved u32
 //! ```
 //! The position, length and meaning of the segment header's checksum, and the store id's and version's place,
 //! stay the same in all versions, so that a newer file is told apart from a damaged one. A batch header's
@@ -36,7 +37,7 @@ use crate::{
 pub const FORMAT_VERSION: u32 = 1;
 const SEGMENT_MAGIC: [u8; 8] = *b"untornWS";
 pub(crate) const BATCH_MAGIC: [u8; 8] = *b"untornWB";
-const STATED_BYTES: usize = 40;
+const STATED_BYTES: usize = 48;
 const CRC_AT: usize = 124;
 const _: () = assert!(CRC_AT + 4 == SEGMENT_HEADER_BYTES && CRC_AT + 4 == BATCH_HEADER_BYTES);
 
@@ -103,6 +104,9 @@ pub struct Stated {
     pub durable: Lsn,
     /// The newest transaction that is durable as a whole.
     pub durable_txn: u64,
+    /// Here a record begins, and those before it are of transactions up to `durable_txn`, or of none that commits: who
+    /// knows all up to that transaction reads on from here.
+    pub settled: Lsn,
     /// The transaction of the newest finished checkpoint.
     pub checkpoint_txn: u64,
     /// Where replay begins after that checkpoint.
@@ -118,6 +122,7 @@ impl Stated {
         Stated {
             durable: self.durable.max(other.durable),
             durable_txn: self.durable_txn.max(other.durable_txn),
+            settled: self.settled.max(other.settled),
             checkpoint_txn: self.checkpoint_txn.max(other.checkpoint_txn),
             checkpoint_lsn: self.checkpoint_lsn.max(other.checkpoint_lsn),
             incarnation: self.incarnation.max(other.incarnation),
@@ -127,19 +132,21 @@ impl Stated {
     fn put(&self, out: &mut [u8]) {
         put_u64(out, 0, self.durable.0);
         put_u64(out, 8, self.durable_txn);
-        put_u64(out, 16, self.checkpoint_txn);
-        put_u64(out, 24, self.checkpoint_lsn.0);
-        put_u32(out, 32, self.incarnation);
-        put_u32(out, 36, 0);
+        put_u64(out, 16, self.settled.0);
+        put_u64(out, 24, self.checkpoint_txn);
+        put_u64(out, 32, self.checkpoint_lsn.0);
+        put_u32(out, 40, self.incarnation);
+        put_u32(out, 44, 0);
     }
 
     fn get(bytes: &[u8]) -> Option<Stated> {
-        (get_u32(bytes, 36) == 0).then(|| Stated {
+        (get_u32(bytes, 44) == 0).then(|| Stated {
             durable: Lsn(get_u64(bytes, 0)),
             durable_txn: get_u64(bytes, 8),
-            checkpoint_txn: get_u64(bytes, 16),
-            checkpoint_lsn: Lsn(get_u64(bytes, 24)),
-            incarnation: get_u32(bytes, 32),
+            settled: Lsn(get_u64(bytes, 16)),
+            checkpoint_txn: get_u64(bytes, 24),
+            checkpoint_lsn: Lsn(get_u64(bytes, 32)),
+            incarnation: get_u32(bytes, 40),
         })
     }
 }
@@ -155,6 +162,8 @@ pub struct SegmentHeader {
     pub start: Lsn,
     /// What the logger said when it started the segment.
     pub stated: Stated,
+    /// When that was, in milliseconds since 1970: all before `start` is older.
+    pub started_ms: u64,
 }
 
 /// What block 0 of a segment file holds.
@@ -181,6 +190,7 @@ impl SegmentHeader {
         put_u64(&mut out, 40, self.salt);
         put_u64(&mut out, 48, self.start.0);
         self.stated.put(&mut out[56..56 + STATED_BYTES]);
+        put_u64(&mut out, 104, self.started_ms);
         let crc = crc32fast::hash(&out[..CRC_AT]);
         put_u32(&mut out, CRC_AT, crc);
         (out, crc)
@@ -217,8 +227,9 @@ impl SegmentHeader {
                 Some(stated) => stated,
                 None => return Ok(HeaderBlock::Damaged),
             },
+            started_ms: get_u64(bytes, 104),
         };
-        let reserved_zero = bytes[96..CRC_AT].iter().all(|&b| b == 0);
+        let reserved_zero = bytes[112..CRC_AT].iter().all(|&b| b == 0);
         Ok(if reserved_zero { HeaderBlock::Valid(header, crc) } else { HeaderBlock::Damaged })
     }
 }
@@ -272,7 +283,7 @@ impl BatchHeader {
             return None;
         }
         let crc = get_u32(bytes, CRC_AT);
-        if crc != batch_checksum(store, bytes) || bytes[88..CRC_AT].iter().any(|&b| b != 0) {
+        if crc != batch_checksum(store, bytes) || bytes[96..CRC_AT].iter().any(|&b| b != 0) {
             return None;
         }
         let header = BatchHeader {

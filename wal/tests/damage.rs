@@ -5,7 +5,7 @@
 mod common;
 use common::*;
 use untorn_wal::{
-    LogError, Lsn, Scan, Stated, Survey,
+    LogError, Lsn, Retention, Scan, Stated, Survey,
     limits::BLOCK_BYTES,
     testing::{Call, Fault, Rng, SimDisk},
 };
@@ -160,7 +160,7 @@ fn what_the_log_no_longer_reaches_is_a_gap() {
     // The oldest segment is recycled, and its file becomes another segment.
     let checkpoint = Survey::take(&disk, &shape()).unwrap().segments[1].header.start;
     stated.checkpoint_lsn = checkpoint;
-    assert_eq!(log.pool().recycle(checkpoint).unwrap(), 1);
+    assert_eq!(log.pool().recycle(checkpoint, Retention::NOTHING).unwrap(), 1);
     while log.pool().stats().segments < 4 {
         stream.push_random(&mut rng, 3000);
         flush(&mut log, &stream, &mut stated).unwrap();

@@ -15,19 +15,26 @@ const RECORD: &str = "0500000041e6815d001000000000000008070605040302010100000000
      68656c6c6f000000";
 const SEGMENT_HEADER: &str = "756e746f726e57530100000010000000000102030405060708090a0b0c0d0e0f\
      0900000000000000a8a7a6a5a4a3a2a100100000000000000010000000000000\
-     0700000000000000050000000000000000080000000000000300000000000000\
-     00000000000000000000000000000000000000000000000000000000098d4582";
+     0700000000000000800f00000000000005000000000000000008000000000000\
+     0300000000000000001b0a2f8c0100000000000000000000000000000016cf99";
 const BATCH_HEADER: &str = "756e746f726e57420900000000000000a8a7a6a5a4a3a2a10010000000000000\
-     28000000e6fe34fb098d45820100000000100000000000000700000000000000\
-     0500000000000000000800000000000003000000000000000000000000000000\
-     0000000000000000000000000000000000000000000000000000000049009f21";
+     28000000e6fe34fb0016cf990100000000100000000000000700000000000000\
+     800f000000000000050000000000000000080000000000000300000000000000\
+     00000000000000000000000000000000000000000000000000000000fb81e070";
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn stated() -> Stated {
-    Stated { durable: Lsn(0x1000), durable_txn: 7, checkpoint_txn: 5, checkpoint_lsn: Lsn(0x800), incarnation: 3 }
+    Stated {
+        durable: Lsn(0x1000),
+        durable_txn: 7,
+        settled: Lsn(0xf80),
+        checkpoint_txn: 5,
+        checkpoint_lsn: Lsn(0x800),
+        incarnation: 3,
+    }
 }
 
 fn golden_record() -> Vec<u8> {
@@ -38,7 +45,8 @@ fn golden_record() -> Vec<u8> {
 }
 
 fn golden_segment_header() -> (SegmentHeader, LogShape) {
-    let header = SegmentHeader { number: SegmentNumber(9), salt: SALT, start: Lsn(0x1000), stated: stated() };
+    let (number, start, started_ms) = (SegmentNumber(9), Lsn(0x1000), 0x018c_2f0a_1b00);
+    let header = SegmentHeader { number, salt: SALT, start, stated: stated(), started_ms };
     (header, LogShape::new(STORE, 64 << 10).unwrap())
 }
 

@@ -4,7 +4,7 @@
 mod common;
 use common::*;
 use untorn_wal::{
-    Log, LogError, Lsn, Scan, Stated, Survey,
+    Log, LogError, Lsn, Retention, Scan, Stated, Survey,
     limits::BLOCK_BYTES,
     testing::{Call, Fault, SimDisk},
 };
@@ -93,7 +93,7 @@ fn old_batches_in_a_recycled_file_never_pass() {
     let old = disk.contents(&old_file);
     log.start_segment(&stated, 0, &mut |_, _| unreachable!()).unwrap();
     stated.checkpoint_lsn = stated.durable;
-    assert_eq!(log.pool().recycle(stated.checkpoint_lsn).unwrap(), 1);
+    assert_eq!(log.pool().recycle(stated.checkpoint_lsn, Retention::NOTHING).unwrap(), 1);
     while newest_file(&disk) != old_file {
         log.pool().add_spare().unwrap();
         log.start_segment(&stated, 0, &mut |_, _| unreachable!()).unwrap();
@@ -216,7 +216,7 @@ fn a_follower_reads_across_segments_and_falls_behind() {
     assert!(log.pool().stats().segments > 2);
     assert!(bytes.len() as u64 == stated.durable.0 && stream.bytes.starts_with(&bytes));
     stated.checkpoint_lsn = stated.durable;
-    assert!(log.pool().recycle(stated.checkpoint_lsn).unwrap() > 1);
+    assert!(log.pool().recycle(stated.checkpoint_lsn, Retention::NOTHING).unwrap() > 1);
     log.start_segment(&stated, stream.left_after(stated.durable), &mut stream.fill()).unwrap();
     log.start_segment(&Stated { durable: stream.end(), ..stated }, 0, &mut |_, _| unreachable!()).unwrap();
     let oldest = log.pool().stats().oldest;

@@ -8,7 +8,7 @@
 mod common;
 use common::*;
 use untorn_wal::{
-    Log, LogError, Lsn, RecordKind, Result, Stated,
+    Log, LogError, Lsn, RecordKind, Result, Retention, Stated,
     limits::RECORD_HEADER_BYTES,
     record,
     testing::{Call, Fault, Rng, SimDisk},
@@ -153,7 +153,9 @@ impl Model {
             Ok(())
         });
         match said {
-            Ok(()) => self.seen.recycled += self.log.pool().recycle(self.stated.checkpoint_lsn).unwrap(),
+            Ok(()) => {
+                self.seen.recycled += self.log.pool().recycle(self.stated.checkpoint_lsn, Retention::NOTHING).unwrap()
+            }
             Err(error) => self.carry_on(error),
         }
     }

@@ -6,7 +6,7 @@ mod common;
 use common::*;
 use std::{fs::File, sync::Arc};
 use untorn_wal::{
-    Log, LogError, LogShape, Lsn, Pool, RealDisk, Scan, Stated, Survey, blocks_for,
+    Log, LogError, LogShape, Lsn, Pool, RealDisk, Retention, Scan, Stated, Survey, blocks_for,
     limits::{BATCH_PAYLOAD_BYTES_MAX, SEGMENT_BYTES_DEFAULT},
     record,
     testing::{Call, Fault, Rng, SimDisk},
@@ -109,7 +109,7 @@ fn surplus_spares_are_deleted() {
     let disk = SimDisk::new(1);
     let log = new_log(&disk, 6);
     log.pool().set_spares_max(2);
-    assert_eq!(log.pool().recycle(Lsn::ZERO).unwrap(), 0);
+    assert_eq!(log.pool().recycle(Lsn::ZERO, Retention::NOTHING).unwrap(), 0);
     let stats = log.pool().stats();
     assert_eq!((stats.segments, stats.spares, stats.bytes), (1, 2, 3 * 65536));
     assert_eq!(Survey::take(&disk, &shape()).unwrap().spares.len(), 2);
@@ -125,7 +125,8 @@ fn a_real_directory_holds_a_log_under_a_long_path() {
         let name = format!("wal-{segment_bytes}");
         let disk = Arc::new(RealDisk::create_under(&parent, &name).unwrap());
         let shape = LogShape::new(STORE, segment_bytes).unwrap();
-        let pool = Pool::open(Arc::clone(&disk), &Survey::take(&*disk, &shape).unwrap(), Lsn::ZERO).unwrap();
+        let pool = Pool::open(Arc::clone(&disk), &Survey::take(&*disk, &shape).unwrap(), Lsn::ZERO, Retention::NOTHING)
+            .unwrap();
         for _ in 0..4 {
             pool.add_spare().unwrap();
         }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use untorn_wal::{
-    Log, LogError, LogShape, Lsn, Pool, RecordKind, Result, Scan, Stated, StoreId, Survey, record,
+    Log, LogError, LogShape, Lsn, Pool, RecordKind, Result, Retention, Scan, Stated, StoreId, Survey, record,
     testing::{Rng, SimDisk},
 };
 
@@ -61,7 +61,7 @@ pub(crate) fn new_log(disk: &SimDisk, spares: usize) -> Log<SimDisk> {
 }
 
 pub(crate) fn open_pool(disk: &SimDisk, from: Lsn) -> Result<Arc<Pool<SimDisk>>> {
-    Pool::open(Arc::new(disk.clone()), &Survey::take(disk, &shape())?, from)
+    Pool::open(Arc::new(disk.clone()), &Survey::take(disk, &shape())?, from, Retention::NOTHING)
 }
 
 /// Appends and syncs everything of the stream that is not written, and starts segments as they fill.
