@@ -5,6 +5,7 @@
 
 use crate::dir::{self, Dir};
 use crate::header::Header;
+use crate::logger::settings::RETENTION_DEFAULT;
 use crate::options::Geometry;
 use crate::shm::arena::Arena;
 use crate::slot::SlotImage;
@@ -37,6 +38,7 @@ pub(crate) fn ensure_store(dir: &Dir, geometry: &Geometry) -> Result<()> {
         serial: 1,
         log_position: Lsn::ZERO,
         clean: true,
+        retention: RETENTION_DEFAULT,
         image: SlotImage::empty(),
     };
     dir.create_file(dir::CHECKPOINT, |file| {

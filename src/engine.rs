@@ -20,6 +20,10 @@ pub(crate) const RECHECK: Duration = Duration::from_millis(5);
 /// How often whoever commits or stores without waiting looks whether a logger lives.
 const GLANCE_NS: u64 = 10_000_000;
 
+/// How long a writer that finds the device full waits for the logger to give room back: files are deleted in
+/// milliseconds, and it may be stopped.
+const YIELD_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Whether a client lives; whatever is unclear means that one does.
 pub(crate) fn has_clients(tester: &Tester) -> bool {
     tester.any_held(CLIENT_IDS).map_or(true, |held| held.is_some())
@@ -159,8 +163,33 @@ impl Engine {
     pub(crate) fn ensure_arena(&self, bytes: u64) -> Result<()> {
         match self.control.arena_bytes() {
             Some(backed) if bytes <= backed => Ok(()),
-            _ => self.grow_arena(bytes, self.logger_timeout),
+            _ => loop {
+                match self.grow_arena(bytes, self.logger_timeout) {
+                    Err(Error::DiskFull { .. }) if self.reclaim_kept_log() => {}
+                    grown => return grown,
+                }
+            },
         }
+    }
+
+    /// The device is full: has the logger give back some of the log that it keeps for followers only. Whether it did.
+    #[cold]
+    fn reclaim_kept_log(&self) -> bool {
+        let fixed = self.control.fixed();
+        let words = &fixed.logger;
+        if self.keeper.is_none() || fixed.counters.wal_kept.load(Ordering::SeqCst) == 0 {
+            return false;
+        }
+        let request = words.yield_request.fetch_add(1, Ordering::SeqCst) + 1;
+        let start = Instant::now();
+        while words.yielded.load(Ordering::SeqCst) < request {
+            if start.elapsed() > YIELD_PATIENCE || self.ensure_logger().is_err() {
+                return false;
+            }
+            waiter::ring_always::<Native>(&words.background);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
     }
 
     /// Grows the arena to at least `bytes` by writing zeros in aligned pieces, under the growth lock.
@@ -207,6 +236,12 @@ impl Engine {
     pub(crate) fn tell_logger(&self, tail: Lsn) {
         let words = &self.control.fixed().logger;
         waiter::ring_from::<Native>(&words.bell, &words.wake_from, tail.0);
+    }
+
+    /// Whether somebody follows what is visible, and so wants to hear of each commit, needs it a flush or not. By the
+    /// flush thread, after it has seen the commit: a follower wishes first and then looks for commits.
+    pub(crate) fn is_visible_feed_followed(&self) -> bool {
+        self.control.fixed().feed.visible_until_ns.load(Ordering::SeqCst) > now_ns()
     }
 
     /// Now and then, makes sure that a logger lives, so that visible commits don't stay unflushed.

@@ -12,7 +12,8 @@
 //! | 64 | 8 | serial: counts header writes, the higher one is newer; its parity is the slot |
 //! | 72 | 8 | log position from which recovery replays |
 //! | 80 | 8 | 1: nothing was committed after this checkpoint; else 0 |
-//! | 88 | 24 | reserved, zero |
+//! | 88 | 2 × 8 | what of the log is kept for its followers: bytes, milliseconds |
+//! | 104 | 8 | reserved, zero |
 //! | 112 | 24 × 8 | the image of the commit, see `slot` |
 //! | 304 | 3,792 | zero |
 
@@ -21,7 +22,8 @@ use crate::slot::{SLOT_WORDS, SlotImage};
 use crate::{Error, Result, TxnId, dir};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use untorn_wal::Lsn;
+use std::time::Duration;
+use untorn_wal::{Lsn, Retention};
 
 /// Marks the file as ours.
 const MAGIC: [u8; 8] = *b"untornK\x01";
@@ -45,6 +47,8 @@ pub(crate) struct Header {
     pub(crate) log_position: Lsn,
     /// Nothing was committed after this checkpoint: the store was left in order.
     pub(crate) clean: bool,
+    /// What is kept of the log before this checkpoint. It stands here so that a restart knows.
+    pub(crate) retention: Retention,
     pub(crate) image: SlotImage,
 }
 
@@ -68,11 +72,13 @@ impl Header {
             self.serial,
             self.log_position.0,
             u64::from(self.clean),
+            self.retention.bytes,
+            u64::try_from(self.retention.age.as_millis()).unwrap_or(u64::MAX),
         ];
         for (i, word) in words.iter().enumerate() {
             bytes[32 + i * 8..40 + i * 8].copy_from_slice(&word.to_le_bytes());
         }
-        // 88..112: reserved, zero.
+        // 104..112: reserved, zero.
         for (i, word) in self.image.encode().iter().enumerate() {
             bytes[112 + i * 8..120 + i * 8].copy_from_slice(&word.to_le_bytes());
         }
@@ -99,7 +105,7 @@ impl Header {
                 what: format!("format version {}, this library knows {FORMAT_VERSION}", word32(8)),
             });
         }
-        if word(80) > 1 || bytes[88..112].iter().chain(&bytes[USED..]).any(|byte| *byte != 0) {
+        if word(80) > 1 || bytes[104..112].iter().chain(&bytes[USED..]).any(|byte| *byte != 0) {
             return Err(damaged("reserved bytes of the header are not zero".into()));
         }
         let mut image = [0; SLOT_WORDS];
@@ -117,6 +123,7 @@ impl Header {
             serial: word(64),
             log_position: Lsn(word(72)),
             clean: word(80) != 0,
+            retention: Retention { bytes: word(88), age: Duration::from_millis(word(96)) },
             image: SlotImage::decode(&image, dir::CHECKPOINT)?,
         })
     }
@@ -186,13 +193,13 @@ mod tests {
 
     /// Computed by another program from the tables in this file and in `slot`; 16 bytes a line, the rest is zero.
     const GOLDEN: [&str; 19] = [
-        "756e746f726e4b0101000000f3b2596c",
+        "756e746f726e4b01010000006627e263",
         "000102030405060708090a0b0c0d0e0f",
         "00100000000000000000000000010000",
         "00002000000000000000800000000000",
         "09000000000000004044000000000000",
-        "01000000000000000000000000000000",
-        "00000000000000000000000000000000",
+        "01000000000000000050000000000000",
+        "89670000000000000000000000000000",
         "34120000003000001100000022000000",
         "33030000000000004044000000000000",
         "55000000000000006600000000000000",
@@ -235,6 +242,7 @@ mod tests {
             serial: 9,
             log_position: Lsn(0x4440),
             clean: true,
+            retention: Retention { bytes: 0x5000, age: Duration::from_millis(0x6789) },
             image,
         }
     }
@@ -259,7 +267,7 @@ mod tests {
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert!(Header::decode(&flipped, 0).is_err(), "bit {bit}");
         }
-        for at in [81, 88, 111, USED, SLOT_BYTES - 1] {
+        for at in [81, 104, 111, USED, SLOT_BYTES - 1] {
             let mut used = bytes;
             used[at] = 1;
             let sum = checksum(&used);

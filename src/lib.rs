@@ -36,6 +36,7 @@
 //!
 //! - `store`, `keyspace`, `snapshot`, `write_txn`, `ticket`, `options`, `stats`, `verify`: what users see
 //! - `cells`: values that are updated in place, and counters
+//! - `changes`, `feed`: following the log
 //! - `client`: one process's use of one store: pins, locks, liveness
 //! - `engine`: what clients and the logger have in common
 //! - `txn`: write transactions, commit, reclaim, replay
@@ -47,6 +48,7 @@
 #[macro_use]
 mod crash;
 mod cells;
+mod changes;
 mod client;
 mod create;
 mod descriptor;
@@ -54,6 +56,7 @@ mod dir;
 mod engine;
 mod error;
 mod fault;
+mod feed;
 mod header;
 mod ids;
 mod keyspace;
@@ -76,6 +79,7 @@ pub use cells::CellInfo;
 pub use cells::cell::Cell;
 pub use cells::counter::Counter;
 pub use cells::record::{KEYSPACE as CELLS_KEYSPACE, Sample};
+pub use changes::{Change, ChangeKind, Changes, Feed};
 pub use error::{Error, Result};
 pub(crate) use ids::{ClientId, KeyspaceId, PageId};
 pub use ids::{TxnId, Version};

@@ -3,6 +3,7 @@
 use crate::{Error, Result, Store, limits};
 use std::{path::Path, path::PathBuf, time::Duration};
 pub use untorn_wal::FlushPolicy;
+use untorn_wal::Retention;
 
 /// How far a commit has come when it returns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -34,6 +35,7 @@ pub struct Options {
     pub(crate) logger_timeout: Duration,
     pub(crate) checkpoint_bytes: Option<u64>,
     pub(crate) sample_interval: Option<Duration>,
+    pub(crate) retention: Option<Retention>,
 }
 
 impl Default for Options {
@@ -55,6 +57,7 @@ impl Default for Options {
             logger_timeout: Duration::from_secs(30),
             checkpoint_bytes: None,
             sample_interval: None,
+            retention: None,
         }
     }
 }
@@ -163,6 +166,18 @@ impl Options {
     /// [`FlushPolicy::Every`], which then says it. It holds for all processes of the store; unset, what is in force stays (at first 10 ms).
     pub fn sample_interval(&mut self, interval: Duration) -> &mut Options {
         self.sample_interval = Some(interval);
+        self
+    }
+
+    /// What is kept of the log for those who follow it by [`Store::changes`], beyond what recovery needs: segments that
+    /// take no more than `bytes` on the disk, and whose changes are no older than `age` (by the system's clock). Both
+    /// bounds hold; `u64::MAX` and [`Duration::MAX`] are no bounds. Who falls behind gets [`Error::Lagged`].
+    ///
+    /// It holds for all processes of the store. Unset, what is in force stays: at first 64 MiB without a bound of
+    /// age. It survives restarts: each checkpoint notes what is in force, and only a power loss
+    /// before the next one forgets a change of it. When the disk is full, what is kept for followers goes before any commit fails.
+    pub fn retain_changes(&mut self, bytes: u64, age: Duration) -> &mut Options {
+        self.retention = Some(Retention { bytes, age });
         self
     }
 

@@ -40,6 +40,8 @@ pub struct Stats {
     pub wal_segments: u64,
     /// Spare log segments.
     pub wal_spares: u64,
+    /// Log segments that are kept for those who follow the changes, and for nothing else.
+    pub wal_kept: u64,
     /// Syncs of the log since the logger's shared region was made.
     pub fsyncs: u64,
     /// Time spent in them, in nanoseconds.
@@ -164,6 +166,7 @@ impl Stats {
             wal_bytes: tail.saturating_sub(count(&fixed.checkpoint.finished_lsn)),
             wal_segments: count(&counters.wal_segments),
             wal_spares: count(&counters.wal_spares),
+            wal_kept: count(&counters.wal_kept),
             fsyncs: count(&counters.fsyncs),
             fsync_ns: count(&counters.flush_ns),
             checkpoints: count(&counters.checkpoints),

@@ -3,6 +3,7 @@
 use crate::cells::cell::Cell;
 use crate::cells::counter::Counter;
 use crate::cells::{self, CellInfo};
+use crate::changes::{Changes, Feed};
 use crate::client::Client;
 use crate::dir::Dir;
 use crate::keyspace::{Keyspace, refuse_reserved};
@@ -86,6 +87,9 @@ impl Store {
         }
         if let Some(bytes) = options.checkpoint_bytes {
             logger::settings::set_checkpoint_bytes(engine, bytes);
+        }
+        if let Some(retention) = options.retention {
+            logger::settings::set_retention(engine, retention);
         }
         Ok(store)
     }
@@ -372,6 +376,20 @@ impl Store {
     /// As [`Store::begin`] and [`WriteTxn::commit`].
     pub fn drop_cell(&self, name: &str) -> Result<bool> {
         cells::drop_cell(self, name)
+    }
+
+    // ---- following the changes
+
+    /// The changes of all transactions after `from`, as they become visible or durable, whatever process makes them.
+    ///
+    /// [`TxnId::ZERO`] stands for the beginning; `store.snapshot()?.txn_id()` for now. Returns at once.
+    ///
+    /// # Errors
+    /// [`Error::Lagged`] if what follows `from` is no longer retained, with the oldest id from which it can begin;
+    /// [`Error::Diverged`] if there is no transaction `from`, or a power loss took it back; [`Error::Corrupt`],
+    /// [`Error::Io`], [`Error::Forked`].
+    pub fn changes(&self, from: TxnId, feed: Feed) -> Result<Changes> {
+        Changes::new(self.client.clone(), from, feed)
     }
 
     // ---- looking at it

@@ -4,10 +4,11 @@
 //! holder may be waiting for just this, and takes no checkpoints, which may take long.
 
 use super::process::{Logger, log_error};
+use super::settings;
 use crate::engine::now_ns;
 use crate::shm::atomic::Native;
 use crate::shm::waiter;
-use crate::{Result, limits};
+use crate::{Error, Result, limits};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use untorn_wal::{LogError, Pool, RealDisk};
@@ -16,13 +17,15 @@ use untorn_wal::{LogError, Pool, RealDisk};
 const NAP: Duration = Duration::from_millis(50);
 /// How often the dead are looked for.
 const REAP: Duration = Duration::from_millis(100);
+/// How often the age of what is kept for followers is looked at.
+const EXPIRE: Duration = Duration::from_millis(250);
 /// Spare segments kept ahead, one of them for a failing successor.
 const SPARES: usize = 2;
 
 /// Works until the logger ends.
 pub(super) fn run(logger: &Logger) {
     let bell = &logger.engine.control.fixed().logger.background;
-    let mut reaped = Instant::now();
+    let (mut reaped, mut expired) = (Instant::now(), Instant::now());
     loop {
         let ticket = waiter::listen::<Native>(bell);
         if logger.background_ending.load(Ordering::SeqCst) {
@@ -33,7 +36,14 @@ pub(super) fn run(logger: &Logger) {
             // A checkpoint may set segments free.
             waiter::ring_always::<Native>(bell);
         }
+        yield_kept(logger);
         grow_ahead(logger);
+        if expired.elapsed() >= EXPIRE {
+            // What can't be deleted now is a spare until it can.
+            let _ = logger.pool.expire(settings::retention(&logger.engine.control));
+            logger.count_segments();
+            expired = Instant::now();
+        }
         if reaped.elapsed() >= REAP {
             reap(logger);
             reaped = Instant::now();
@@ -48,6 +58,7 @@ pub(super) fn ensure_spares(pool: &Pool<RealDisk>, count: usize) -> Result<()> {
     while pool.stats().spares < count {
         match pool.add_spare() {
             Ok(()) => {}
+            Err(LogError::DiskFull { .. }) if pool.yield_kept(false).map_err(log_error)? => {}
             Err(_) if pool.stats().spares > 0 => break,
             Err(error) => return Err(log_error(error)),
         }
@@ -72,6 +83,11 @@ fn preallocate(logger: &Logger) -> bool {
                 logger.count_segments();
                 waiter::ring_always::<Native>(&words.bell);
             }
+            // Before anybody hears of a full device, what is kept for followers goes.
+            Err(LogError::DiskFull { .. }) if logger.pool.yield_kept(false).unwrap_or(false) => {
+                logger.count_segments();
+                waiter::ring_always::<Native>(&words.bell);
+            }
             Err(error) => {
                 let errno = match &error {
                     LogError::DiskFull { .. } => libc::ENOSPC,
@@ -88,6 +104,18 @@ fn preallocate(logger: &Logger) -> bool {
     }
 }
 
+/// Gives room back that was kept for followers, if a writer found the device full.
+fn yield_kept(logger: &Logger) {
+    let words = &logger.engine.control.fixed().logger;
+    let requested = words.yield_request.load(Ordering::SeqCst);
+    if requested == words.yielded.load(Ordering::SeqCst) {
+        return;
+    }
+    let _ = logger.pool.yield_kept(true);
+    logger.count_segments();
+    words.yielded.store(requested, Ordering::SeqCst);
+}
+
 /// Grows the arena ahead of need; a full disk is the writers' to report.
 fn grow_ahead(logger: &Logger) {
     let engine = &logger.engine;
@@ -98,7 +126,10 @@ fn grow_ahead(logger: &Logger) {
     if have < used + ahead / 2 {
         let target = (used + ahead).min(engine.geometry.max_size);
         // Bounded: the lock's holder may be stopped, and log files are made by this thread as well.
-        let _ = engine.grow_arena(target, NAP);
+        if let Err(Error::DiskFull { .. }) = engine.grow_arena(target, NAP) {
+            let _ = logger.pool.yield_kept(true);
+            logger.count_segments();
+        }
     }
 }
 

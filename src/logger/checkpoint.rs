@@ -14,6 +14,7 @@
 //! that counts are never overwritten, whichever of the two that is.
 
 use super::process::Logger;
+use super::settings;
 use crate::engine::Engine;
 use crate::header::Header;
 use crate::shm::arena::Pages;
@@ -136,7 +137,7 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     let counters = &engine.control.fixed().counters;
     counters.checkpoints.fetch_add(1, Ordering::Relaxed);
     counters.checkpoint_pages.fetch_add(summed, Ordering::Relaxed);
-    logger.pool.recycle(log_position).map_err(super::process::log_error)?;
+    logger.pool.recycle(log_position, settings::retention(&engine.control)).map_err(super::process::log_error)?;
     logger.count_segments();
     Ok(())
 }
@@ -225,6 +226,7 @@ fn write_header(logger: &Logger, image: &SlotImage, log_position: Lsn, clean: bo
         serial: last_serial(&file, serial.load(Ordering::Acquire))? + 1,
         log_position,
         clean,
+        retention: settings::retention(&engine.control),
         image: *image,
     };
     if let Err(error) = header.write(&file) {

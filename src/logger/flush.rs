@@ -43,6 +43,8 @@ pub(super) struct Flusher {
     /// When the oldest unflushed byte was first seen, and when the last flush ended.
     waiting_since: Option<Instant>,
     last_flush: Instant,
+    /// The tail of the stream that followers were last told of.
+    seen_tail: u64,
     /// Since when a new segment could not be had.
     failing_since: Option<Instant>,
     /// The last header written states the newest durable position.
@@ -69,6 +71,7 @@ impl Flusher {
             charged: 0,
             waiting_since: None,
             last_flush: Instant::now(),
+            seen_tail: 0,
             failing_since: None,
             is_stated: false,
             broken: false,
@@ -83,12 +86,17 @@ impl Flusher {
         // A predecessor that died between the two stores leaves them different: both positions were
         // durable then, and the lower one is certain to be in the ring.
         let lsn = words.lsn.load(Ordering::Acquire).min(!words.lsn_check.load(Ordering::Acquire));
-        let txn = words.txn.load(Ordering::Acquire).min(!words.txn_check.load(Ordering::Acquire));
+        // These two belong together, as an image has them; else what the log states is older, and true.
+        let settled = match logger.engine.control.durable_image() {
+            Some(image) if image.log_tail >= stated.settled => (image.txn.as_u64(), image.log_tail),
+            _ => (stated.durable_txn, stated.settled),
+        };
         let finished = fixed.checkpoint.finished.load(Ordering::Acquire);
         let finished_lsn = Lsn(fixed.checkpoint.finished_lsn.load(Ordering::Acquire));
         let stated = Stated {
             durable: Lsn(lsn).max(stated.durable),
-            durable_txn: txn.max(stated.durable_txn),
+            durable_txn: settled.0,
+            settled: settled.1,
             // Not more than there is a header of: what is stated here can't be taken back.
             checkpoint_txn: finished.min(header.txn().as_u64()).max(stated.checkpoint_txn),
             checkpoint_lsn: finished_lsn.min(header.log_position).max(stated.checkpoint_lsn),
@@ -190,6 +198,13 @@ impl Flusher {
                 self.is_stated = true;
             }
             return Ok(Some(if self.is_stated { NAP } else { IDLE_STATEMENT }));
+        }
+        if tail != self.seen_tail {
+            self.seen_tail = tail;
+            // Followers of what is visible hear of it before the flush.
+            if engine.is_visible_feed_followed() {
+                waiter::ring::<Native>(&fixed.feed.bell);
+            }
         }
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
         let pending = Pending {
@@ -361,7 +376,10 @@ impl Flusher {
             };
             durable = self.log.start_segment(&stated, rest, &mut fill).map_err(log_error)?;
             if durable.bytes_since(from) as usize >= bytes.len() {
+                // The stream ends with a whole record there.
                 self.stated.durable = durable;
+                self.stated.settled = durable;
+                self.stated.durable_txn = self.logger.engine.control.committed().as_u64();
                 return Ok(durable);
             }
         }
@@ -373,6 +391,8 @@ impl Flusher {
         let words = &fixed.durable;
         self.stated.durable = published.tail;
         self.stated.durable_txn = next.txn.as_u64();
+        // Not the tail: a transaction that still streams may reach over it.
+        self.stated.settled = published.image.log_tail;
         self.stated.incarnation = next.txn.incarnation();
         self.charged = published.charged;
         words.txn_check.store(!next.txn.as_u64(), Ordering::Release);
@@ -383,6 +403,7 @@ impl Flusher {
         self.set_grant();
         crash_point!("flush.before_wake");
         waiter::ring::<Native>(&words.bell);
+        waiter::ring::<Native>(&fixed.feed.bell);
     }
 
     /// Blocks that may be charged in all: what was charged up to `durable`, and what is free after it.

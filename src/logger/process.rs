@@ -132,7 +132,9 @@ fn prepare(dir: Dir, lock_file: LockFileId) -> Result<(Arc<Logger>, Flusher)> {
         Some(control) if alive => {
             // No checkpoint is finished that has no header: more than that is a damaged word.
             let finished_lsn = Lsn(control.fixed().checkpoint.finished_lsn.load(Ordering::Acquire));
-            let pool = Pool::open(disk, &survey, finished_lsn.min(header.log_position)).map_err(log_error)?;
+            let retention = settings::retention(&control);
+            let pool =
+                Pool::open(disk, &survey, finished_lsn.min(header.log_position), retention).map_err(log_error)?;
             background::ensure_spares(&pool, 2)?;
             let logger = logger(engine(control, dir, arena), pool);
             let flusher = Flusher::attach(logger.clone(), &header, &survey.stated)?;
@@ -145,11 +147,18 @@ fn prepare(dir: Dir, lock_file: LockFileId) -> Result<(Arc<Logger>, Flusher)> {
             });
         }
         old => {
-            let pool = Pool::open(disk.clone(), &survey, header.log_position).map_err(log_error)?;
+            let retention = old.as_ref().map_or(header.retention, settings::retention);
+            let pool = Pool::open(disk.clone(), &survey, header.log_position, retention).map_err(log_error)?;
             background::ensure_spares(&pool, 2)?;
             let (control, control_file) = recover::fresh_control(&dir, &header)?;
+            settings::store_retention(&control, retention);
             let engine = engine(control, dir, arena);
-            let recovered = recover::replay(&engine, &header, &disk, &shape, old.as_ref())?;
+            let recovered = recover::replay(&engine, &header, &disk, &shape, old.as_ref());
+            if matches!(recovered, Err(Error::DiskFull { .. })) {
+                // The next attempt finds the room that was kept for followers.
+                while pool.yield_kept(true).map_err(log_error)? {}
+            }
+            let recovered = recovered?;
             let logger = logger(engine, pool);
             let flusher = recover::finish(logger.clone(), &header, recovered, &control_file, old.as_ref())?;
             (logger, flusher)
@@ -341,6 +350,7 @@ impl Logger {
         let counters = &self.engine.control.fixed().counters;
         counters.wal_segments.store(stats.segments as u64, Ordering::Relaxed);
         counters.wal_spares.store(stats.spares as u64, Ordering::Relaxed);
+        counters.wal_kept.store(stats.kept as u64, Ordering::SeqCst);
     }
 
     fn end_sampler(&self) {

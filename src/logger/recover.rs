@@ -189,6 +189,7 @@ pub(super) fn finish(
     let stated = Stated {
         durable: recovered.from,
         durable_txn: header.txn().as_u64(),
+        settled: header.log_position,
         checkpoint_txn: header.txn().as_u64(),
         checkpoint_lsn: header.log_position,
         incarnation: last.incarnation(),

@@ -4,15 +4,19 @@ use super::checkpoint;
 use crate::engine::{Engine, RECHECK};
 use crate::options::FlushPolicy;
 use crate::shm::atomic::{Native, Word64};
+use crate::shm::control::Control;
 use crate::shm::waiter::{self, Ended};
 use crate::{Result, TxnId};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use untorn_wal::Retention;
 
 /// Idle time unless set otherwise.
 pub(super) const IDLE_DEFAULT: Duration = Duration::from_secs(5);
 /// Log volume between checkpoints unless set otherwise, in bytes.
 pub(super) const CHECKPOINT_BYTES_DEFAULT: u64 = 64 << 20;
+/// What a new store keeps of its log for those who follow it.
+pub(crate) const RETENTION_DEFAULT: Retention = Retention { bytes: 64 << 20, age: Duration::MAX };
 
 /// Sets when the logger syncs.
 pub(crate) fn set_policy(engine: &Engine, policy: FlushPolicy) {
@@ -54,6 +58,25 @@ pub(crate) fn set_sample_interval(engine: &Engine, interval: Duration) {
 /// Sets the log volume between checkpoints.
 pub(crate) fn set_checkpoint_bytes(engine: &Engine, bytes: u64) {
     engine.control.fixed().logger.checkpoint_bytes.store(bytes.max(1), Ordering::Release);
+}
+
+/// Sets what of the log is kept for those who follow it.
+pub(crate) fn set_retention(engine: &Engine, retention: Retention) {
+    store_retention(&engine.control, retention);
+}
+
+pub(super) fn store_retention(control: &Control, retention: Retention) {
+    let logger = &control.fixed().logger;
+    let ms = u64::try_from(retention.age.as_millis()).unwrap_or(u64::MAX);
+    logger.retain_bytes.store(retention.bytes, Ordering::Release);
+    logger.retain_ms.store(ms, Ordering::Release);
+}
+
+/// What of the log is kept.
+pub(super) fn retention(control: &Control) -> Retention {
+    let logger = &control.fixed().logger;
+    let age = Duration::from_millis(logger.retain_ms.load(Ordering::Acquire));
+    Retention { bytes: logger.retain_bytes.load(Ordering::Acquire), age }
 }
 
 /// Has a checkpoint taken that covers what is visible now, and waits for it; for a transaction that holds its start up,

@@ -120,6 +120,12 @@ pub(crate) struct LoggerWords {
     pub(crate) policy_argument: AtomicU64,
     pub(crate) idle_ms: AtomicU64,
     pub(crate) checkpoint_bytes: AtomicU64,
+    /// What of the log is kept for those who follow it.
+    pub(crate) retain_bytes: AtomicU64,
+    pub(crate) retain_ms: AtomicU64,
+    /// Counts those who found the disk full and ask for what is kept, and up to whom that was done.
+    pub(crate) yield_request: AtomicU64,
+    pub(crate) yielded: AtomicU64,
     /// Blocks that a waiting writer needs to be granted.
     pub(crate) log_request: AtomicU64,
     /// Counts the flush thread's rounds: a living logger that doesn't move it is stalled.
@@ -165,6 +171,17 @@ pub(crate) struct CheckpointWords {
     pub(crate) failure_offset: AtomicU64,
 }
 
+/// Those who follow the log. Writers look at nothing here: the flush thread rings for them.
+#[repr(C)]
+pub(crate) struct FeedWords {
+    /// Followers listen here.
+    pub(crate) bell: AtomicU32,
+    _reserved: AtomicU32,
+    /// Until then, on the monotonic clock, somebody follows what is visible and wants to hear of each commit, also of those
+    /// that need no flush yet. A follower renews it at each nap, so it ends with the last of them.
+    pub(crate) visible_until_ns: AtomicU64,
+}
+
 /// Counters for `stats`.
 #[repr(C)]
 #[derive(Default)]
@@ -180,6 +197,7 @@ pub(crate) struct Counters {
     pub(crate) logger_starts: AtomicU64,
     pub(crate) wal_segments: AtomicU64,
     pub(crate) wal_spares: AtomicU64,
+    pub(crate) wal_kept: AtomicU64,
     pub(crate) flush_ns: AtomicU64,
 }
 
@@ -195,6 +213,7 @@ pub(crate) struct Fixed {
     pub(crate) durable: Line<DurableWords>,
     pub(crate) logger: Line<LoggerWords>,
     pub(crate) checkpoint: Line<CheckpointWords>,
+    pub(crate) feed: Line<FeedWords>,
     /// Pieces of the arena that have been written with zeros: their blocks are there. A [`checked`] number.
     pub(crate) arena_bytes: Line<AtomicU64>,
     /// Reader slots that exist, and a bound on those ever used: [`checked`] numbers.
@@ -518,6 +537,14 @@ impl Control {
         let lsn = words.lsn.load(Ordering::Acquire);
         let agree = words.txn_check.load(Ordering::Acquire) == !txn && words.lsn_check.load(Ordering::Acquire) == !lsn;
         agree.then_some((TxnId::from_u64(txn), Lsn(lsn)))
+    }
+
+    /// The image of the durable transaction: unlike the durable position, its tail is no place within a transaction that
+    /// still streams. `None` while the logger moves on.
+    pub(crate) fn durable_image(&self) -> Option<SlotImage> {
+        let (txn, _) = self.durable()?;
+        let images = self.fixed().durable_slots.iter().map(|slot| SlotImage::decode(&slot.copy(), dir::CONTROL));
+        images.flatten().find(|image| image.txn == txn)
     }
 
     pub(crate) fn poison(&self) -> u32 {

@@ -5,7 +5,7 @@
 //! | 1 | put | keyspace u64, key length u16, value length u32, key, value |
 //! | 2 | delete | keyspace u64, key length u16, key |
 //! | 3 | create keyspace | keyspace u64, name length u16, name |
-//! | 4 | drop keyspace | keyspace u64 |
+//! | 4 | drop keyspace | keyspace u64, name length u16, name |
 //! | 5 | put of a large value | keyspace u64, key length u16, value length u32, key; its bytes follow in 6 |
 //! | 6 | bytes of the large value | length u32, bytes |
 //! | 7 | new incarnation | last id of the one before, u64 |
@@ -17,13 +17,33 @@ use crate::{KeyspaceId, TxnId};
 /// One operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Op<'a> {
-    Put { keyspace: KeyspaceId, key: &'a [u8], value: &'a [u8] },
-    Delete { keyspace: KeyspaceId, key: &'a [u8] },
-    CreateKeyspace { keyspace: KeyspaceId, name: &'a str },
-    DropKeyspace { keyspace: KeyspaceId },
-    LargePut { keyspace: KeyspaceId, key: &'a [u8], len: u32 },
+    Put {
+        keyspace: KeyspaceId,
+        key: &'a [u8],
+        value: &'a [u8],
+    },
+    Delete {
+        keyspace: KeyspaceId,
+        key: &'a [u8],
+    },
+    CreateKeyspace {
+        keyspace: KeyspaceId,
+        name: &'a str,
+    },
+    /// The name is for those who follow the log: the catalog knows it no longer.
+    DropKeyspace {
+        keyspace: KeyspaceId,
+        name: &'a str,
+    },
+    LargePut {
+        keyspace: KeyspaceId,
+        key: &'a [u8],
+        len: u32,
+    },
     LargeBytes(&'a [u8]),
-    Incarnation { last: TxnId },
+    Incarnation {
+        last: TxnId,
+    },
 }
 
 /// Values longer than this are logged in pieces, so that no record outgrows the ring.
@@ -35,8 +55,8 @@ impl Op<'_> {
         1 + match self {
             Op::Put { key, value, .. } => 14 + key.len() + value.len(),
             Op::Delete { key, .. } => 10 + key.len(),
-            Op::CreateKeyspace { name, .. } => 10 + name.len(),
-            Op::DropKeyspace { .. } | Op::Incarnation { .. } => 8,
+            Op::CreateKeyspace { name, .. } | Op::DropKeyspace { name, .. } => 10 + name.len(),
+            Op::Incarnation { .. } => 8,
             Op::LargePut { key, .. } => 14 + key.len(),
             Op::LargeBytes(bytes) => 4 + bytes.len(),
         }
@@ -61,12 +81,11 @@ impl Op<'_> {
                 out.extend_from_slice(&(key.len() as u16).to_le_bytes());
                 out.extend_from_slice(key);
             }
-            Op::CreateKeyspace { keyspace, name } => {
-                code_and_id(out, 3, keyspace.0);
+            Op::CreateKeyspace { keyspace, name } | Op::DropKeyspace { keyspace, name } => {
+                code_and_id(out, if matches!(self, Op::CreateKeyspace { .. }) { 3 } else { 4 }, keyspace.0);
                 out.extend_from_slice(&(name.len() as u16).to_le_bytes());
                 out.extend_from_slice(name.as_bytes());
             }
-            Op::DropKeyspace { keyspace } => code_and_id(out, 4, keyspace.0),
             Op::LargePut { keyspace, key, len } => {
                 code_and_id(out, 5, keyspace.0);
                 out.extend_from_slice(&(key.len() as u16).to_le_bytes());
@@ -91,6 +110,11 @@ pub(crate) struct Ops<'a> {
 impl<'a> Ops<'a> {
     pub(crate) fn new(payload: &'a [u8]) -> Ops<'a> {
         Ops { rest: payload }
+    }
+
+    /// Bytes that are not decoded yet.
+    pub(crate) fn rest(&self) -> usize {
+        self.rest.len()
     }
 
     fn take(&mut self, len: usize) -> Result<&'a [u8], String> {
@@ -122,14 +146,13 @@ impl<'a> Ops<'a> {
                 let key_len = self.number::<2>()? as usize;
                 Op::Delete { keyspace, key: self.take(key_len)? }
             }
-            3 => {
+            3 | 4 => {
                 let keyspace = KeyspaceId(self.number::<8>()?);
                 let name_len = self.number::<2>()? as usize;
                 let name = std::str::from_utf8(self.take(name_len)?)
                     .map_err(|_| "a keyspace's name is not UTF-8".to_string())?;
-                Op::CreateKeyspace { keyspace, name }
+                if code == 3 { Op::CreateKeyspace { keyspace, name } } else { Op::DropKeyspace { keyspace, name } }
             }
-            4 => Op::DropKeyspace { keyspace: KeyspaceId(self.number::<8>()?) },
             5 => {
                 let keyspace = KeyspaceId(self.number::<8>()?);
                 let key_len = self.number::<2>()? as usize;
@@ -175,7 +198,7 @@ mod tests {
             Op::Put { keyspace, key: b"key", value: &[9; 300] },
             Op::Delete { keyspace, key: b"gone" },
             Op::CreateKeyspace { keyspace, name: "näme" },
-            Op::DropKeyspace { keyspace },
+            Op::DropKeyspace { keyspace, name: "" },
             Op::LargePut { keyspace, key: b"large", len: 1 << 30 },
             Op::LargeBytes(&[1, 2, 3]),
             Op::Incarnation { last: TxnId::from_u64(99) },
@@ -199,7 +222,7 @@ mod tests {
             (Op::Put { keyspace, key: b"k", value: b"val" }, b"\x01\x02\x01\0\0\0\0\0\0\x01\0\x03\0\0\0kval"),
             (Op::Delete { keyspace, key: b"k" }, b"\x02\x02\x01\0\0\0\0\0\0\x01\0k"),
             (Op::CreateKeyspace { keyspace, name: "ab" }, b"\x03\x02\x01\0\0\0\0\0\0\x02\0ab"),
-            (Op::DropKeyspace { keyspace }, b"\x04\x02\x01\0\0\0\0\0\0"),
+            (Op::DropKeyspace { keyspace, name: "ab" }, b"\x04\x02\x01\0\0\0\0\0\0\x02\0ab"),
             (Op::LargePut { keyspace, key: b"k", len: 0x8000 }, b"\x05\x02\x01\0\0\0\0\0\0\x01\0\0\x80\0\0k"),
             (Op::LargeBytes(b"bytes"), b"\x06\x05\0\0\0bytes"),
             (Op::Incarnation { last: TxnId::from_u64(9) }, b"\x07\x09\0\0\0\0\0\0\0"),

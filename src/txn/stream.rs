@@ -11,20 +11,34 @@
 //! and aborted, an ordinary commit still gets through.
 
 use crate::engine::Engine;
+use crate::options::Geometry;
 use crate::shm::atomic::{Native, Word64};
 use crate::shm::ring::Ring;
 use crate::shm::waiter::{self, Ended};
 use crate::slot::SlotImage;
-use crate::{Error, Result, TxnId, dir};
+use crate::{Error, Result, TxnId, dir, limits};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 use untorn_wal::record::{self, Begun, RecordKind};
 use untorn_wal::{Lsn, blocks_for};
 
-use super::ops::Op;
+use super::ops::{LARGE_VALUE, Op};
 
 /// Log blocks that streams leave: an abort record and a good many ordinary commits.
 const RESERVE_BLOCKS: u64 = 32;
+
+/// Bytes after which a frame is sent ahead.
+fn frame_bytes(geometry: &Geometry) -> usize {
+    (geometry.ring_size as usize / 8).min(256 << 10)
+}
+
+/// The most that is copied into the ring at once, beyond what is published: an abort record, and a record that is as
+/// long as a frame or holds one operation.
+pub(crate) fn copied_at_once_max(geometry: &Geometry) -> u64 {
+    let operation = 16 + limits::key_len_max(geometry.page_size) + LARGE_VALUE;
+    let headers = 2 * record::encoded_len(0);
+    (frame_bytes(geometry).max(operation + headers) + 8) as u64
+}
 
 /// The log record of a running transaction.
 pub(crate) struct Stream {
@@ -64,7 +78,7 @@ impl Stream {
             record::encode(&mut buffer, seed, at, txn.as_u64(), RecordKind::Abort, &[]);
         }
         let begun = record::begin(&mut buffer);
-        let frame_bytes = (engine.geometry.ring_size as usize / 8).min(256 << 10);
+        let frame_bytes = frame_bytes(&engine.geometry);
         Ok(Stream { buffer, begun, at, charged, seed, txn, frame_bytes, streaming: false, empty: true })
     }
 

@@ -192,7 +192,7 @@ impl<'e> Write<'e> {
             write.work.image.catalog = catalog;
             write.work.image.keyspaces -= 1;
             write.work.image.records -= tree.entry.entries.min(write.work.image.records);
-            write.log(Op::DropKeyspace { keyspace: id })
+            write.log(Op::DropKeyspace { keyspace: id, name: &tree.entry.name })
         })
     }
 
@@ -358,7 +358,7 @@ impl<'e> Write<'e> {
             Op::Put { keyspace, key, value } => self.put(keyspace, key, value)?,
             Op::Delete { keyspace, key } => return self.delete(keyspace, key),
             Op::CreateKeyspace { keyspace, name } => self.step(|write| write.create_keyspace_as(keyspace, name))?,
-            Op::DropKeyspace { keyspace } => self.drop_keyspace(keyspace)?,
+            Op::DropKeyspace { keyspace, .. } => self.drop_keyspace(keyspace)?,
             Op::Incarnation { last } => self.begin_incarnation(last)?,
             Op::LargePut { keyspace, key, len } => {
                 let len = u64::from(len);

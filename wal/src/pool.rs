@@ -51,6 +51,8 @@ struct Slots {
     files: Vec<Slot>,
     number_max: SegmentNumber,
     spares_max: usize,
+    /// What lies below needs no recovery any more: the highest that this pool was told.
+    checkpoint_lsn: Lsn,
 }
 
 #[derive(Debug)]
@@ -129,9 +131,10 @@ impl<D: Disk> Pool<D> {
             files: spares.chain(live).collect(),
             number_max: survey.number_max(),
             spares_max: SPARES_MAX_DEFAULT,
+            checkpoint_lsn,
         };
         let pool = Arc::new(Self { disk, shape: survey.shape, slots: Mutex::new(slots) });
-        pool.lock().retire_below(checkpoint_lsn, retention, pool.shape.segment_bytes());
+        pool.lock().retire_below(retention, pool.shape.segment_bytes());
         Ok(pool)
     }
 
@@ -192,7 +195,8 @@ impl<D: Disk> Pool<D> {
     pub fn recycle(&self, checkpoint_lsn: Lsn, retention: Retention) -> Result<usize> {
         let (freed, surplus) = {
             let mut slots = self.lock();
-            let freed = slots.retire_below(checkpoint_lsn, retention, self.shape.segment_bytes());
+            slots.checkpoint_lsn = slots.checkpoint_lsn.max(checkpoint_lsn);
+            let freed = slots.retire_below(retention, self.shape.segment_bytes());
             let mut surplus = Vec::new();
             while slots.spares() > slots.spares_max {
                 let Some(at) = slots.files.iter().rposition(|s| s.state == State::Spare) else {
@@ -209,6 +213,14 @@ impl<D: Disk> Pool<D> {
             self.disk.sync_dir().map_err(LogError::io("syncing the log's directory"))?;
         }
         Ok(freed)
+    }
+
+    /// As [`Pool::recycle`] at the same checkpoint as the last time: for those that have become too old since.
+    ///
+    /// # Errors
+    /// As [`Pool::recycle`].
+    pub fn expire(&self, retention: Retention) -> Result<usize> {
+        self.recycle(Lsn::ZERO, retention)
     }
 
     /// Gives the oldest segment that is kept for followers alone up, when the device is full: it becomes a spare, or
@@ -307,7 +319,7 @@ impl Slots {
     }
 
     /// A segment's bytes count up to the lowest start among later segments. The newest never retires.
-    fn retire_below(&mut self, checkpoint_lsn: Lsn, retention: Retention, segment_bytes: u64) -> usize {
+    fn retire_below(&mut self, retention: Retention, segment_bytes: u64) -> usize {
         let with_index = |(index, slot): (usize, &Slot)| slot.state.started().map(|started| (started, index));
         let mut live: Vec<(Started, usize)> = self.files.iter().enumerate().filter_map(with_index).collect();
         live.sort_unstable_by_key(|(started, _)| started.number);
@@ -317,7 +329,7 @@ impl Slots {
         for &(started, index) in live.iter().rev() {
             // Not one byte of a segment counts if a later one begins where it does.
             let is_empty = end.is_some_and(|end| end <= started.start);
-            if end.is_some_and(|end| end <= checkpoint_lsn.max(started.start)) {
+            if end.is_some_and(|end| end <= self.checkpoint_lsn.max(started.start)) {
                 let keeps = kept_bytes + segment_bytes <= retention.bytes && now_ms.saturating_sub(ended_ms) < age_ms;
                 // What is older than one that is given up serves no follower: it could not read on.
                 is_over |= !keeps && !is_empty;

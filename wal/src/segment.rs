@@ -105,7 +105,7 @@ pub struct Stated {
     /// The newest transaction that is durable as a whole.
     pub durable_txn: u64,
     /// Here a record begins, and those before it are of transactions up to `durable_txn`, or of none that commits: who
-    /// knows all up to that transaction reads on from here.
+    /// knows all up to that transaction reads on from here. A segment may begin beyond it.
     pub settled: Lsn,
     /// The transaction of the newest finished checkpoint.
     pub checkpoint_txn: u64,

@@ -1,0 +1,525 @@
+//! Goal: a feed tells every committed change, once, in order, by transactions, to whoever asks, from wherever they were;
+//! and says so when it can't.
+//!
+//! Method: one thing at a time, through the public API, with other processes where they matter. `feed_model` compares
+//! random histories.
+
+mod common;
+
+use common::{Child, Role, TestStore, assert_clean, kill_logger, limit, listen, say, wait_for};
+use std::time::{Duration, Instant};
+use untorn::{Change, ChangeKind, Changes, Durability, Error, Feed, Options, Store, TxnId};
+
+const SOON: Duration = Duration::from_secs(20);
+const BOTH: [Feed; 2] = [Feed::Visible, Feed::Durable];
+
+/// A small ring and small segments, so that little data goes far.
+fn small(options: &mut Options) {
+    options.ring_size(64 << 10).segment_size(256 << 10).max_size(256 << 20);
+}
+
+fn now(store: &Store) -> TxnId {
+    store.snapshot().unwrap().txn_id()
+}
+
+/// All changes up to `until`.
+fn drain(changes: &mut Changes, until: TxnId) -> Vec<Change> {
+    let mut found = Vec::new();
+    while changes.resume_from() < until {
+        match changes.try_next(Duration::from_millis(100)).unwrap() {
+            Some(change) => found.push(change),
+            None => assert!(changes.resume_from() <= until),
+        }
+    }
+    found
+}
+
+/// A change as text.
+fn text(change: &Change) -> String {
+    let value = change.value().map_or("-".into(), |value| value.escape_ascii().to_string());
+    let mark = if change.last_in_txn() { "." } else { "," };
+    format!("{}/{}={value}{mark}", change.keyspace(), change.key().escape_ascii())
+}
+
+fn texts(changes: &[Change]) -> Vec<String> {
+    changes.iter().map(text).collect()
+}
+
+#[test]
+fn every_change_in_order_and_by_transaction() {
+    let _limit = limit(60);
+    let dir = TestStore::new();
+    let store = dir.open();
+    let (users, other) = (store.keyspace("users").unwrap(), store.keyspace("other").unwrap());
+    users.put(b"a", b"1").unwrap();
+    let mut txn = store.begin().unwrap();
+    txn.put(&users, b"b", b"2").unwrap();
+    txn.put(&other, b"c", b"3").unwrap();
+    txn.delete(&users, b"a").unwrap();
+    txn.commit().unwrap();
+    let mut rolled_back = store.begin().unwrap();
+    rolled_back.put(&users, b"never", b"").unwrap();
+    rolled_back.rollback();
+    let last = users.put(b"d", b"").unwrap();
+    for feed in BOTH {
+        let from = |from| drain(&mut store.changes(from, feed).unwrap(), last);
+        let all = from(TxnId::ZERO);
+        assert_eq!(texts(&all), ["users/a=1.", "users/b=2,", "other/c=3,", "users/a=-.", "users/d=."]);
+        let kinds: Vec<ChangeKind> = all.iter().map(Change::kind).collect();
+        use ChangeKind::{Delete, Put};
+        assert_eq!(kinds, [Put, Put, Put, Delete, Put]);
+        assert_eq!(all[4].txn_id(), last);
+        // From each transaction on, the rest.
+        for (index, change) in all.iter().enumerate().filter(|(_, change)| change.last_in_txn()) {
+            assert_eq!(from(change.txn_id()), all[index + 1..]);
+        }
+    }
+}
+
+#[test]
+fn filters_by_keyspace_and_prefix() {
+    let _limit = limit(60);
+    let dir = TestStore::new();
+    let store = dir.open();
+    let (users, other) = (store.keyspace("users").unwrap(), store.keyspace("other").unwrap());
+    let mut txn = store.begin().unwrap();
+    for (keyspace, key) in [(&users, "ab1"), (&other, "ab2"), (&users, "ac3"), (&users, "ab4"), (&other, "x")] {
+        txn.put(keyspace, key.as_bytes(), b"v").unwrap();
+    }
+    let first = txn.commit().unwrap();
+    let last = other.put(b"ab5", b"v").unwrap();
+    let all = || store.changes(TxnId::ZERO, Feed::Visible).unwrap();
+    let mut of_users = all().keyspace("users");
+    assert_eq!(texts(&drain(&mut of_users, last)), ["users/ab1=v,", "users/ac3=v,", "users/ab4=v."]);
+    let mut by_prefix = all().keyspace("users").prefix(b"ab");
+    assert_eq!(by_prefix.try_next(SOON).unwrap().unwrap().key(), b"ab1");
+    assert_eq!(by_prefix.resume_from().sequence(), first.sequence() - 1, "the transaction is not done");
+    let last_one = by_prefix.try_next(SOON).unwrap().unwrap();
+    assert_eq!((text(&last_one).as_str(), by_prefix.resume_from()), ("users/ab4=v.", first));
+    assert_eq!(texts(&drain(&mut all().prefix(b"ab5"), last)), ["other/ab5=v."]);
+    assert_eq!(drain(&mut all().keyspace("nobody"), last), []);
+}
+
+#[test]
+fn a_key_that_changes_twice_in_a_transaction_comes_once() {
+    let _limit = limit(60);
+    let dir = TestStore::new();
+    let store = dir.open_with(small);
+    let keys = store.keyspace("keys").unwrap();
+    let from = now(&store);
+    let mut txn = store.begin().unwrap();
+    for (key, value) in [(b"a", b"1"), (b"b", b"1"), (b"a", b"2")] {
+        txn.put(&keys, key, value).unwrap();
+    }
+    txn.delete(&keys, b"b").unwrap();
+    let small_one = txn.commit().unwrap();
+    assert_eq!(texts(&drain(&mut store.changes(from, Feed::Visible).unwrap(), small_one)), ["keys/a=2,", "keys/b=-."]);
+    // Also in one that streams.
+    let mut txn = store.begin().unwrap();
+    for round in 0..4_u64 {
+        for key in 0..100_u64 {
+            txn.put(&keys, &key.to_be_bytes(), &[&round.to_be_bytes()[..], &[7; 500]].concat()).unwrap();
+        }
+    }
+    let streamed = txn.commit().unwrap();
+    let changes = drain(&mut store.changes(small_one, Feed::Durable).unwrap(), streamed);
+    assert_eq!(changes.len(), 100);
+    for (key, change) in changes.iter().enumerate() {
+        assert_eq!(change.key(), (key as u64).to_be_bytes());
+        assert_eq!(change.value().unwrap()[..8], 3_u64.to_be_bytes());
+        assert_eq!(change.last_in_txn(), key == 99);
+    }
+}
+
+#[test]
+fn waits_and_wakes() {
+    let _limit = limit(60);
+    let dir = TestStore::new();
+    let store = dir.open();
+    let keys = store.keyspace("keys").unwrap();
+    for feed in BOTH {
+        let mut changes = store.changes(now(&store), feed).unwrap();
+        let start = Instant::now();
+        assert_eq!(changes.try_next(Duration::from_millis(150)).unwrap(), None);
+        assert!(start.elapsed() >= Duration::from_millis(150));
+        let waiting = std::thread::spawn(move || changes.next().unwrap().unwrap());
+        std::thread::sleep(Duration::from_millis(300));
+        keys.put(b"woken", b"up").unwrap();
+        assert_eq!(text(&waiting.join().unwrap()), "keys/woken=up.");
+    }
+}
+
+#[test]
+fn the_durable_feed_tells_nothing_that_is_only_visible() {
+    let _limit = limit(60);
+    let dir = TestStore::new();
+    let store = dir.open_with(|options| {
+        options.flush_policy(untorn::FlushPolicy::Every(Duration::from_secs(600)));
+    });
+    let mut txn = store.begin().unwrap();
+    let keys = txn.keyspace("keys").unwrap();
+    let _ticket = txn.commit_with(Durability::Visible).unwrap();
+    store.sync().unwrap();
+    let from = now(&store);
+    let mut txn = store.begin().unwrap();
+    txn.put(&keys, b"k", b"v").unwrap();
+    let _ticket = txn.commit_with(Durability::Visible).unwrap();
+    let mut visible = store.changes(from, Feed::Visible).unwrap();
+    let mut durable = store.changes(from, Feed::Durable).unwrap();
+    assert_eq!(text(&visible.try_next(SOON).unwrap().unwrap()), "keys/k=v.");
+    assert_eq!(durable.try_next(Duration::from_millis(300)).unwrap(), None);
+    store.sync().unwrap();
+    assert_eq!(text(&durable.try_next(SOON).unwrap().unwrap()), "keys/k=v.");
+}
+
+#[test]
+fn transactions_larger_than_the_ring_come_whole_or_not_at_all() {
+    let _limit = limit(120);
+    let dir = TestStore::new();
+    let store = dir.open_with(small);
+    let keys = store.keyspace("keys").unwrap();
+    let from = now(&store);
+    let value = |n: u64| [&n.to_be_bytes()[..], &[n as u8; 900]].concat();
+    let large = vec![5_u8; 300_000];
+    // One that rolls back after it has streamed, one that commits, with a large value within, and a short one.
+    let mut txn = store.begin().unwrap();
+    for n in 0..500_u64 {
+        txn.put(&keys, &[&b"never"[..], &n.to_be_bytes()].concat(), &value(n)).unwrap();
+    }
+    txn.rollback();
+    let mut txn = store.begin().unwrap();
+    for n in 0..500_u64 {
+        txn.put(&keys, &n.to_be_bytes(), &value(n)).unwrap();
+        if n == 250 {
+            txn.put(&keys, b"large", &large).unwrap();
+        }
+    }
+    let streamed = txn.commit().unwrap();
+    let last = keys.put(b"short", b"").unwrap();
+    for feed in BOTH {
+        let changes = drain(&mut store.changes(from, feed).unwrap(), last);
+        assert_eq!(changes.len(), 502);
+        let (short, of_stream) = changes.split_last().unwrap();
+        assert_eq!(short.key(), b"short");
+        let mut n = 0_u64;
+        for (index, change) in of_stream.iter().enumerate() {
+            assert_eq!((change.txn_id(), change.last_in_txn()), (streamed, index == 500));
+            if change.key() == b"large" {
+                assert_eq!(change.value().unwrap(), large);
+            } else {
+                assert_eq!((change.key(), change.value().unwrap()), (&n.to_be_bytes()[..], &value(n)[..]));
+                n += 1;
+            }
+        }
+        // Only the large value, and then it is the last of its transaction.
+        let large_only = drain(&mut store.changes(from, feed).unwrap().prefix(b"large"), last);
+        assert_eq!((large_only.len(), large_only[0].last_in_txn()), (1, true));
+    }
+    assert_clean(&store);
+}
+
+#[test]
+fn dropped_keyspaces_keep_their_names() {
+    let _limit = limit(60);
+    let dir = TestStore::new();
+    let store = dir.open_with(small);
+    let old = store.keyspace("name").unwrap();
+    old.put(b"of the old", b"1").unwrap();
+    let from = now(&store);
+    old.put(b"k", b"1").unwrap();
+    store.drop_keyspace("name").unwrap();
+    let new = store.keyspace("name").unwrap();
+    let last = new.put(b"k", b"2").unwrap();
+    let expected = ["name/k=1.", "name/=-.", "name/k=2."];
+    // The number was created before `from`, and the catalog has forgotten it.
+    let changes = drain(&mut store.changes(from, Feed::Durable).unwrap(), last);
+    assert_eq!(texts(&changes), expected);
+    assert_eq!(changes[1].kind(), ChangeKind::DropKeyspace);
+    assert_eq!(texts(&drain(&mut store.changes(from, Feed::Visible).unwrap().keyspace("name"), last)), expected);
+    assert_eq!(drain(&mut store.changes(from, Feed::Visible).unwrap().keyspace("other"), last), []);
+}
+
+#[test]
+fn ids_that_name_nothing_diverge() {
+    let _limit = limit(60);
+    let dir = TestStore::new();
+    let store = dir.open();
+    let last = store.keyspace("keys").unwrap().put(b"k", b"v").unwrap();
+    for wrong in [last.as_u64() + 1, u64::MAX, last.as_u64() + (1 << 44)] {
+        let wrong = TxnId::from_u64(wrong);
+        match store.changes(wrong, Feed::Visible) {
+            Err(Error::Diverged { txn }) => assert_eq!(txn, wrong),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(store.changes(last, Feed::Visible).is_ok());
+}
+
+/// Writes about so many bytes, in transactions of one key each; how many.
+fn write(store: &Store, bytes: usize, tag: u64) -> u64 {
+    let keys = store.keyspace("keys").unwrap();
+    let count = (bytes / 1000) as u64;
+    for n in 0..count {
+        let mut txn = store.begin().unwrap();
+        txn.put(&keys, &(n % 100).to_be_bytes(), &[&(tag + n).to_be_bytes()[..], &[1; 950]].concat()).unwrap();
+        let _ticket = txn.commit_with(Durability::Visible).unwrap();
+    }
+    store.sync().unwrap();
+    count
+}
+
+/// The numbers that [`write`] gave, after `from`.
+fn numbers(changes: &[Change]) -> Vec<u64> {
+    changes.iter().map(|change| u64::from_be_bytes(change.value().unwrap()[..8].try_into().unwrap())).collect()
+}
+
+#[test]
+fn from_the_beginning_over_checkpoints_and_restarts() {
+    let _limit = limit(120);
+    let dir = TestStore::new();
+    let mut count = 0;
+    for life in 0..4 {
+        let store = dir.open_with(small);
+        count += write(&store, 600_000, count);
+        store.checkpoint().unwrap();
+        count += write(&store, 100_000, count);
+        if life == 1 {
+            kill_logger(&store);
+            count += write(&store, 100_000, count);
+        }
+        for feed in BOTH {
+            let changes = drain(&mut store.changes(TxnId::ZERO, feed).unwrap(), now(&store));
+            assert_eq!(numbers(&changes), (0..count).collect::<Vec<_>>(), "life {life}");
+        }
+        assert_clean(&store);
+        drop(store);
+        match life {
+            0 => dir.stop_logger(),
+            // Everything dies but the region; then without the region.
+            _ => {
+                let store = dir.open_with(small);
+                kill_logger(&store);
+                drop(store);
+                if life == 2 {
+                    std::fs::remove_file(dir.path.join("control")).unwrap();
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn who_falls_behind_hears_from_where_it_goes_on() {
+    let _limit = limit(120);
+    let dir = TestStore::new();
+    let store = dir.open_with(|options| {
+        small(options);
+        options.retain_changes(512 << 10, Duration::MAX);
+    });
+    let mut behind = store.changes(now(&store), Feed::Visible).unwrap();
+    let mut count = write(&store, 10_000, 0);
+    assert_eq!(numbers(&[behind.try_next(SOON).unwrap().unwrap()]), [0]);
+    for _ in 0..5 {
+        count += write(&store, 400_000, count);
+        store.checkpoint().unwrap();
+    }
+    // Spares are taken in turn, so it takes some more until the files that it needs are overwritten.
+    let oldest = loop {
+        match store.changes(TxnId::ZERO, Feed::Durable) {
+            Err(Error::Lagged { oldest }) => break oldest,
+            Ok(mut changes) => match changes.try_next(Duration::ZERO) {
+                Err(Error::Lagged { .. }) => continue,
+                other => assert!(matches!(other, Ok(Some(_))), "{other:?}"),
+            },
+            Err(other) => panic!("{other}"),
+        }
+        count += write(&store, 400_000, count);
+        store.checkpoint().unwrap();
+    };
+    let found = drain(&mut store.changes(oldest, Feed::Durable).unwrap(), now(&store));
+    let found = numbers(&found);
+    assert_eq!(found, (count - found.len() as u64..count).collect::<Vec<_>>());
+    assert!(found.len() > 400, "only {} of {count} were kept", found.len());
+    // The one that fell behind had read some bytes ahead; then it is told, and is told again.
+    let mut delivered = vec![0];
+    let lagged = loop {
+        match behind.try_next(SOON) {
+            Ok(Some(change)) => delivered.extend(numbers(&[change])),
+            Ok(None) => panic!("nothing came"),
+            Err(Error::Lagged { oldest }) => break oldest,
+            Err(other) => panic!("{other}"),
+        }
+    };
+    assert_eq!(delivered, (0..delivered.len() as u64).collect::<Vec<_>>(), "a gap");
+    assert!(matches!(behind.try_next(SOON), Err(Error::Lagged { .. })));
+    assert!(store.changes(lagged, Feed::Visible).is_ok());
+    assert_clean(&store);
+}
+
+#[test]
+fn retention_by_time() {
+    let _limit = limit(120);
+    let dir = TestStore::new();
+    let store = dir.open_with(|options| {
+        small(options);
+        options.retain_changes(u64::MAX, Duration::from_secs(600));
+    });
+    let mut count = 0;
+    for _ in 0..4 {
+        count += write(&store, 400_000, count);
+        store.checkpoint().unwrap();
+    }
+    wait_for(SOON, || store.stats().unwrap().wal_kept >= 4);
+    let all = drain(&mut store.changes(TxnId::ZERO, Feed::Durable).unwrap(), now(&store));
+    assert_eq!(numbers(&all), (0..count).collect::<Vec<_>>());
+    // A shorter time, for all processes; what is older goes without any commit.
+    drop(store);
+    let store = dir.open_with(|options| {
+        options.retain_changes(u64::MAX, Duration::from_millis(1));
+    });
+    wait_for(SOON, || store.stats().unwrap().wal_kept == 0);
+    assert_clean(&store);
+}
+
+#[test]
+fn retention_survives_a_restart() {
+    let _limit = limit(60);
+    let dir = TestStore::new();
+    let store = dir.open_with(|options| {
+        small(options);
+        options.retain_changes(1 << 20, Duration::MAX);
+    });
+    let count = write(&store, 600_000, 0);
+    drop(store);
+    dir.stop_logger();
+    // As after a boot: only what lies on the disk is left.
+    std::fs::remove_file(dir.path.join("control")).unwrap();
+    let store = dir.open();
+    assert!(store.stats().unwrap().wal_kept > 0);
+    let all = drain(&mut store.changes(TxnId::ZERO, Feed::Durable).unwrap(), now(&store));
+    assert_eq!(numbers(&all), (0..count).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_logger_that_is_killed_is_replaced_for_a_follower() {
+    let _limit = limit(60);
+    let dir = TestStore::new();
+    let store = dir.open();
+    let keys = store.keyspace("keys").unwrap();
+    let mut durable = store.changes(now(&store), Feed::Durable).unwrap();
+    for n in 0..5_u64 {
+        kill_logger(&store);
+        // Nobody but the follower calls again.
+        let mut txn = store.begin().unwrap();
+        txn.put(&keys, b"k", &n.to_be_bytes()).unwrap();
+        let _ticket = txn.commit_with(Durability::Visible).unwrap();
+        assert_eq!(durable.try_next(SOON).unwrap().unwrap().value().unwrap(), n.to_be_bytes());
+    }
+}
+
+#[test]
+fn a_forked_child_is_refused() {
+    let _limit = limit(60);
+    let dir = TestStore::new();
+    let store = dir.open();
+    let mut changes = store.changes(TxnId::ZERO, Feed::Visible).unwrap();
+    // SAFETY: the child calls what is checked here and ends at once, without unwinding or running destructors.
+    #[allow(unsafe_code)]
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let refused = matches!(changes.try_next(Duration::ZERO), Err(Error::Forked))
+            && matches!(store.changes(TxnId::ZERO, Feed::Visible), Err(Error::Forked));
+        // SAFETY: ends the process.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::_exit(if refused { 0 } else { 1 })
+        }
+    }
+    let mut status = 0;
+    // SAFETY: waits for the child just made.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::waitpid(child, &raw mut status, 0)
+    };
+    assert_eq!(status, 0);
+    assert_eq!(changes.try_next(Duration::ZERO).unwrap(), None);
+}
+
+#[test]
+fn a_consumer_that_is_killed_resumes_without_gap_or_duplicate() {
+    let _limit = limit(120);
+    for feed in BOTH {
+        let dir = TestStore::new();
+        let store = dir.open_with(small);
+        store.keyspace("keys").unwrap();
+        let from = now(&store);
+        let writer = Child::spawn("writer", &dir.path, &["3000"]);
+        let mut seen: Vec<u64> = Vec::new();
+        let mut position = from;
+        let name = format!("{feed:?}");
+        for round in 0..8 {
+            let mut consumer = Child::spawn("consumer", &dir.path, &[&position.as_u64().to_string(), &name]);
+            for _ in 0..50 + round * 20 {
+                note(&consumer.hear(), &mut position, &mut seen);
+            }
+            if round == 4 {
+                kill_logger(&store);
+            }
+            // What it said before it was killed counts as processed, whole transactions only.
+            for line in consumer.kill() {
+                note(&line, &mut position, &mut seen);
+            }
+        }
+        writer.finish();
+        let rest = drain(&mut store.changes(position, feed).unwrap(), now(&store));
+        seen.extend(numbers(&rest));
+        assert_eq!(seen, (0..3000 * 2).collect::<Vec<u64>>());
+        assert_clean(&store);
+    }
+}
+
+/// A line of the consumer: a transaction, and the numbers in it.
+fn note(line: &str, position: &mut TxnId, seen: &mut Vec<u64>) {
+    let mut numbers = line.split(' ').map(|number| number.parse().unwrap());
+    *position = TxnId::from_u64(numbers.next().unwrap());
+    seen.extend(numbers);
+}
+
+#[test]
+fn child() {
+    let Some(role) = Role::of_this_process() else { return };
+    let store = Store::open(&role.store).unwrap();
+    match role.name.as_str() {
+        "writer" => {
+            let keys = store.keyspace("keys").unwrap();
+            for n in 0..role.number(0) {
+                let mut txn = store.begin().unwrap();
+                for half in 0..2 {
+                    let value = [&(2 * n + half).to_be_bytes()[..], &[3; 200]].concat();
+                    txn.put(&keys, &(2 * (n % 50) + half).to_be_bytes(), &value).unwrap();
+                }
+                let _ticket = txn.commit_with(Durability::Visible).unwrap();
+                if n % 10 == 0 {
+                    std::thread::sleep(Duration::from_millis(3));
+                }
+            }
+            store.sync().unwrap();
+        }
+        "consumer" => {
+            let feed = if role.arguments[1] == "Durable" { Feed::Durable } else { Feed::Visible };
+            let mut line = String::new();
+            for change in store.changes(TxnId::from_u64(role.number(0)), feed).unwrap() {
+                let change = change.unwrap();
+                if line.is_empty() {
+                    line = change.txn_id().as_u64().to_string();
+                }
+                line += &format!(" {}", numbers(std::slice::from_ref(&change))[0]);
+                if change.last_in_txn() {
+                    say(std::mem::take(&mut line));
+                }
+            }
+        }
+        other => panic!("no role {other}"),
+    }
+    let _ = listen;
+}
