@@ -171,6 +171,11 @@ impl Reader {
                     looks += 1;
                     // Nobody is sent to a place from which one comes here again.
                     if position > from {
+                        if planted_bug!("feed-skips-what-is-gone") {
+                            self.forget();
+                            self.at = position;
+                            return Ok(());
+                        }
                         return Err(Error::Lagged { oldest });
                     }
                     if looks > LOOKS_MAX {

@@ -144,6 +144,24 @@ pub(crate) fn read(store: &Store) -> untorn::Result<State> {
     Ok(state)
 }
 
+/// The same by another way: all changes from the beginning on, one after the other.
+pub(crate) fn read_changes(store: &Store) -> untorn::Result<State> {
+    let until = store.durable_snapshot()?.txn_id();
+    let mut changes = store.changes(untorn::TxnId::ZERO, untorn::Feed::Durable)?;
+    let mut state = State::new();
+    while changes.resume_from() < until {
+        let Some(change) = changes.try_next(Duration::ZERO)? else { continue };
+        let at = (change.keyspace().to_string(), change.key().to_vec());
+        match (change.kind(), change.into_value()) {
+            (untorn::ChangeKind::Put, Some(value)) => drop(state.insert(at, value)),
+            (untorn::ChangeKind::Delete, None) => assert!(state.remove(&at).is_some(), "{at:?} was not there"),
+            (untorn::ChangeKind::DropKeyspace, None) => state.retain(|(name, _), _| *name != at.0),
+            other => panic!("{other:?}"),
+        }
+    }
+    Ok(state)
+}
+
 /// Kills the store's logger, waits until it is gone, and copies the directory: what a crash leaves.
 pub(crate) fn crash_image(store: &Store, from: &Path, to: &Path) {
     let logger = store.stats().unwrap().logger_pid.expect("a logger runs");

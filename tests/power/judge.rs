@@ -2,7 +2,7 @@
 
 use crate::recorder::Event;
 use crate::recorder::states::{Choice, Dice, Disk, Image};
-use crate::store_files::{in_process, remove_all};
+use crate::store_files::{in_process, read, read_changes, remove_all};
 use crate::workload::victim::caught;
 use crate::workload::{Writer, check, check_cells, unsealed};
 use std::collections::{BTreeMap, BTreeSet};
@@ -131,6 +131,8 @@ fn examine(path: &Path, has_store: bool, told: &Told) {
     // A torn older header is worth knowing until the next checkpoint overwrites it.
     problems.retain(|problem| problem.file != "checkpoint");
     assert!(problems.is_empty(), "{problems:#?}");
+    // The log tells the same history as the pages, from the beginning on.
+    assert_eq!(read_changes(&store).unwrap(), read(&store).unwrap());
     // And it goes on.
     let writer = Writer::open(store.clone(), "later").unwrap();
     for n in 1..4 {

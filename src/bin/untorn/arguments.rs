@@ -36,6 +36,27 @@ pub(crate) struct Location {
     pub(crate) keyspace: String,
 }
 
+/// What to follow.
+#[derive(Args)]
+pub(crate) struct WatchOptions {
+    /// The store's directory
+    pub(crate) store: PathBuf,
+    /// Only this keyspace
+    pub(crate) keyspace: Option<String>,
+    /// Only keys that start with this
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) prefix: Option<String>,
+    /// Begin after this transaction, 0 for the beginning, instead of now
+    #[arg(long, value_name = "TXN")]
+    pub(crate) from: Option<String>,
+    /// Tell of what an fsync has covered; the default
+    #[arg(long, conflicts_with = "visible")]
+    pub(crate) durable: bool,
+    /// Tell of commits as soon as others see them, though a power loss may take them back
+    #[arg(long)]
+    pub(crate) visible: bool,
+}
+
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Print the value of a key
@@ -84,6 +105,12 @@ pub(crate) enum Command {
         #[command(flatten)]
         at: Location,
     },
+    /// Follow the changes as they are committed, one a line, until interrupted
+    ///
+    /// A line is `txn<TAB>keyspace<TAB>put<TAB>key<TAB>value`, `…delete<TAB>key` or `…drop` (of the whole keyspace),
+    /// escaped as dump does; with --json an object {"txn","keyspace","kind","key","value","last"}, whose value is
+    /// null for what is gone and whose last marks the end of a transaction. Output is flushed after each transaction.
+    Watch(WatchOptions),
     /// Print the store's counters: transactions, pages, log, readers, logger
     Stat {
         /// The store's directory

@@ -17,6 +17,7 @@ mod stop;
 mod text;
 mod tour;
 mod verify;
+mod watch;
 
 use arguments::{Arguments, Command};
 use clap::Parser;
@@ -45,6 +46,7 @@ fn run(arguments: Arguments) -> Outcome {
         Command::Scan { at, prefix } => scan::run(&at, prefix.as_deref(), format),
         Command::Load { at } => load::run(&at, format),
         Command::Dump { at } => dump::run(&at, format),
+        Command::Watch(options) => watch::run(&options, format),
         Command::Stat { store } => stat::run(&store, format),
         Command::Verify { store } => verify::run(&store, format),
         Command::Checkpoint { store } => checkpoint::run(&store, format),

@@ -1,0 +1,141 @@
+//! `watch`: follows the changes of a store on the terminal, until it is interrupted or nobody reads its output any more.
+//!
+//! It may be killed at any time, like every client; handling the signals only makes an interrupted `watch` end as one that
+//! has done what it was asked to. The system calls for that are the `unsafe` of this file.
+#![allow(unsafe_code)]
+
+use crate::arguments::{Format, WatchOptions};
+use crate::outcome::{Failure, Outcome};
+use crate::text;
+use serde::Serialize;
+use std::io::{self, BufWriter, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use untorn::{Change, ChangeKind, Feed, Store, TxnId};
+
+/// How often it looks whether it is to end.
+const LOOK: Duration = Duration::from_millis(200);
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// A change as a JSON line has it.
+#[derive(Serialize)]
+struct JsonChange<'a> {
+    txn: u64,
+    keyspace: &'a str,
+    kind: &'static str,
+    key: String,
+    value: Option<String>,
+    last: bool,
+}
+
+pub(crate) fn run(options: &WatchOptions, format: Format) -> Outcome {
+    let prefix = text::parse(options.prefix.as_deref().unwrap_or_default(), format)?;
+    let store = Store::options().create(false).read_only(true).open(&options.store)?;
+    let feed = if options.visible { Feed::Visible } else { Feed::Durable };
+    let from = match &options.from {
+        Some(text) => parse_txn(text)?,
+        None if options.visible => store.snapshot()?.txn_id(),
+        None => store.durable_snapshot()?.txn_id(),
+    };
+    let mut changes = store.changes(from, feed)?.prefix(&prefix);
+    if let Some(keyspace) = &options.keyspace {
+        changes = changes.keyspace(keyspace);
+    }
+    end_on_signals()?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    while !INTERRUPTED.load(Ordering::Relaxed) {
+        let Some(change) = changes.try_next(LOOK)? else {
+            if is_output_closed() {
+                return Err(Failure::OutputClosed);
+            }
+            continue;
+        };
+        write(&mut out, &change, format)?;
+        if change.last_in_txn() {
+            out.flush().map_err(Failure::output)?;
+        }
+    }
+    // What stands in the buffer is a part of a transaction; whoever resumes gets it again, as a whole.
+    out.flush().map_err(Failure::output)
+}
+
+/// A transaction id as `stat` prints it, or as errors do.
+fn parse_txn(text: &str) -> Outcome<TxnId> {
+    let parsed = match text.split_once('.') {
+        None => text.parse().ok().map(TxnId::from_u64),
+        Some((incarnation, sequence)) => {
+            let of = |incarnation: u64, sequence: u64| {
+                let id = TxnId::from_u64(incarnation.checked_shl(44)? | sequence);
+                (u64::from(id.incarnation()) == incarnation && id.sequence() == sequence).then_some(id)
+            };
+            incarnation.parse().ok().zip(sequence.parse().ok()).and_then(|(high, low)| of(high, low))
+        }
+    };
+    parsed
+        .ok_or_else(|| Failure::Usage(format!("{text:?} is no transaction id; they look like 3.14 or 52776558133262")))
+}
+
+fn write(out: &mut impl Write, change: &Change, format: Format) -> Outcome {
+    let kind = match change.kind() {
+        ChangeKind::Put => "put",
+        ChangeKind::Delete => "delete",
+        _ => "drop",
+    };
+    let mut line = Vec::new();
+    if format.json {
+        let record = JsonChange {
+            txn: change.txn_id().as_u64(),
+            keyspace: change.keyspace(),
+            kind,
+            key: text::render(change.key(), format)?,
+            value: change.value().map(|value| text::render(value, format)).transpose()?,
+            last: change.last_in_txn(),
+        };
+        serde_json::to_writer(&mut line, &record).map_err(|error| Failure::System(error.to_string()))?;
+    } else {
+        let as_text = Format { hex: false, json: false };
+        line.extend_from_slice(format!("{}\t", change.txn_id()).as_bytes());
+        text::render_field(change.keyspace().as_bytes(), as_text, &mut line);
+        line.extend_from_slice(format!("\t{kind}").as_bytes());
+        if change.kind() != ChangeKind::DropKeyspace {
+            line.push(b'\t');
+            text::render_field(change.key(), format, &mut line);
+        }
+        if let Some(value) = change.value() {
+            line.push(b'\t');
+            text::render_field(value, format, &mut line);
+        }
+    }
+    line.push(b'\n');
+    out.write_all(&line).map_err(Failure::output)
+}
+
+extern "C" fn interrupted(_signal: libc::c_int) {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+/// Ends at the next look after SIGINT or SIGTERM.
+fn end_on_signals() -> Outcome {
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: the handler only stores into an atomic, which is safe at any point of any thread. An all-zero `sigaction` is
+        // a valid one, without flags and with an empty mask.
+        let failed = unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = interrupted as extern "C" fn(libc::c_int) as libc::sighandler_t;
+            libc::sigaction(signal, &raw const action, std::ptr::null_mut()) != 0
+        };
+        if failed {
+            return Err(Failure::system("handling signals")(io::Error::last_os_error()));
+        }
+    }
+    Ok(())
+}
+
+/// Whether nobody reads the output any more; a `watch` that has nothing to say would not notice otherwise.
+fn is_output_closed() -> bool {
+    let mut entry = libc::pollfd { fd: libc::STDOUT_FILENO, events: 0, revents: 0 };
+    // SAFETY: one entry, which lives for the call.
+    let ready = unsafe { libc::poll(&raw mut entry, 1, 0) };
+    ready > 0 && entry.revents & (libc::POLLERR | libc::POLLNVAL) != 0
+}
