@@ -1,0 +1,222 @@
+//! Goal: a follower gets the bytes of the stream or an error, whatever happens to the files it reads, and can begin at each
+//! place that it is told of. Method: random runs of a writer that recycles and keeps segments, with followers that are fast, slow,
+//! or read in another thread; and damaged bytes.
+
+mod common;
+
+use common::{Stream, flush, new_log, shape};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use untorn_wal::{
+    Anchor, Follow, Log, LogError, Lsn, Retention, Stated, anchor_at_or_before, oldest_anchor,
+    testing::{Rng, SimDisk},
+};
+
+/// A writer whose transactions count from 1.
+struct Writer {
+    log: Log<SimDisk>,
+    stream: Stream,
+    stated: Stated,
+    retention: Retention,
+}
+
+impl Writer {
+    fn new(disk: &SimDisk, kept: u64) -> Writer {
+        let retention = Retention { bytes: kept * shape().segment_bytes(), age: Duration::MAX };
+        Writer { log: new_log(disk, 3), stream: Stream::default(), stated: Stated::default(), retention }
+    }
+
+    fn commit(&mut self, rng: &mut Rng) {
+        for _ in 0..=rng.below(3) {
+            let payload: Vec<u8> = (0..rng.below(9000)).map(|_| rng.number() as u8).collect();
+            self.stream.push(self.stream.ends.len() as u64 + 1, &payload);
+        }
+        flush(&mut self.log, &self.stream, &mut self.stated).unwrap();
+        self.stated.durable_txn = self.stream.ends.len() as u64;
+        self.stated.settled = self.stated.durable;
+        if rng.one_in(3) {
+            self.log.pool().recycle(self.stated.durable, self.retention).unwrap();
+        }
+        while self.log.pool().stats().spares < 2 {
+            self.log.pool().add_spare().unwrap();
+        }
+    }
+
+    /// Where transaction `txn` ends.
+    fn end_of(&self, txn: u64) -> Lsn {
+        txn.checked_sub(1).map_or(Lsn::ZERO, |index| self.stream.ends[index as usize])
+    }
+}
+
+#[test]
+fn followers_get_the_stream_or_an_error() {
+    let mut gaps = 0;
+    for seed in 0..60 {
+        let mut rng = Rng(seed);
+        let disk = SimDisk::new(seed);
+        let mut writer = Writer::new(&disk, rng.below(5));
+        let mut followers: Vec<(Follow, u64)> =
+            (1..5).map(|pace| (Follow::new(shape(), Lsn::ZERO), pace * pace)).collect();
+        for _ in 0..120 {
+            writer.commit(&mut rng);
+            let durable = writer.stated.durable;
+            for (follow, pace) in &mut followers {
+                if !rng.one_in(*pace) {
+                    continue;
+                }
+                let (from, mut bytes) = (follow.position(), Vec::new());
+                match follow.read(&disk, durable, &mut bytes) {
+                    Ok(()) => {
+                        let end = from.0 as usize + bytes.len();
+                        assert!(follow.position() == Lsn(end as u64) && (from == durable || !bytes.is_empty()));
+                        assert!(bytes == writer.stream.bytes[from.0 as usize..end], "seed {seed}: wrong bytes");
+                    }
+                    Err(LogError::Gap { .. }) => {
+                        let oldest = writer.log.pool().stats().oldest.unwrap();
+                        assert!(from < oldest, "seed {seed}: nothing at {from}, though the log holds {oldest}");
+                        let anchor = oldest_anchor(&disk, &shape()).unwrap().unwrap();
+                        assert!(anchor.position > from, "seed {seed}");
+                        assert_eq!(anchor.position, writer.end_of(anchor.txn), "seed {seed}");
+                        *follow = Follow::new(shape(), anchor.position);
+                        gaps += 1;
+                    }
+                    Err(other) => panic!("seed {seed}: {other}"),
+                }
+            }
+            let txn = rng.below(writer.stream.ends.len() as u64 + 1);
+            if let Some(Anchor { txn: found, position }) = anchor_at_or_before(&disk, &shape(), txn).unwrap() {
+                assert!(found <= txn && position == writer.end_of(found), "seed {seed}");
+                let mut bytes = Vec::new();
+                Follow::new(shape(), position).read(&disk, durable, &mut bytes).unwrap();
+            }
+        }
+    }
+    assert!(gaps > 100, "only {gaps} times was anything recycled under a follower");
+}
+
+#[test]
+fn what_is_kept_can_be_read_to_its_beginning_and_is_given_up_in_order() {
+    let mut rng = Rng(1);
+    let disk = SimDisk::new(1);
+    let mut writer = Writer::new(&disk, 4);
+    while writer.log.pool().stats().kept < 4 {
+        writer.commit(&mut rng);
+    }
+    let mut found = 0;
+    loop {
+        // A segment that has just begun, in the middle of a record, may state no place behind its start yet.
+        if let Some(anchor) = oldest_anchor(&disk, &shape()).unwrap() {
+            let mut follow = Follow::new(shape(), anchor.position);
+            let mut bytes = Vec::new();
+            while follow.position() < writer.stated.durable {
+                follow.read(&disk, writer.stated.durable, &mut bytes).unwrap();
+            }
+            assert!(bytes == writer.stream.bytes[anchor.position.0 as usize..]);
+            found += 1;
+        }
+        let stats = writer.log.pool().stats();
+        if !writer.log.pool().yield_kept(true).unwrap() {
+            assert_eq!(stats.kept, 0);
+            break;
+        }
+        assert_eq!(writer.log.pool().stats().kept, stats.kept - 1);
+        assert!(writer.log.pool().stats().oldest > stats.oldest);
+    }
+    assert!(found >= 4, "{found}");
+    // By age: nothing is as young as that.
+    for _ in 0..40 {
+        writer.commit(&mut rng);
+    }
+    assert!(writer.log.pool().stats().kept > 0);
+    std::thread::sleep(Duration::from_millis(5));
+    let young = Retention { bytes: u64::MAX, age: Duration::from_millis(1) };
+    writer.log.pool().expire(young).unwrap();
+    assert_eq!(writer.log.pool().stats().kept, 0);
+}
+
+#[test]
+fn a_follower_in_another_thread() {
+    let disk = SimDisk::new(3);
+    let mut writer = Writer::new(&disk, 1);
+    let (durable, ended) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (read, gaps) = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut pieces: Vec<(Lsn, Vec<u8>)> = Vec::new();
+            let (mut follow, mut gaps) = (Follow::new(shape(), Lsn::ZERO), 0);
+            while ended.load(Ordering::Acquire) == 0 {
+                let (from, mut bytes) = (follow.position(), Vec::new());
+                match follow.read(&disk, Lsn(durable.load(Ordering::Acquire)), &mut bytes) {
+                    Ok(()) => pieces.push((from, bytes)),
+                    Err(LogError::Gap { .. }) => {
+                        gaps += 1;
+                        if let Ok(Some(anchor)) = oldest_anchor(&disk, &shape()) {
+                            follow = Follow::new(shape(), anchor.position);
+                        }
+                    }
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            (pieces, gaps)
+        });
+        let mut rng = Rng(3);
+        for _ in 0..1500 {
+            writer.commit(&mut rng);
+            durable.store(writer.stated.durable.0, Ordering::Release);
+        }
+        ended.store(1, Ordering::Release);
+        reader.join().unwrap()
+    });
+    let len: usize = read.iter().map(|(_, bytes)| bytes.len()).sum();
+    eprintln!("{len} of {} bytes read, {gaps} gaps", writer.stream.bytes.len());
+    assert!(len > 0);
+    for (from, bytes) in read {
+        assert!(bytes == writer.stream.bytes[from.0 as usize..][..bytes.len()], "wrong bytes at {from}");
+    }
+}
+
+#[test]
+fn damaged_bytes_are_never_passed_on() {
+    let disk = SimDisk::new(4);
+    let mut rng = Rng(4);
+    let mut writer = Writer::new(&disk, 0);
+    while writer.log.pool().stats().segments < 3 {
+        writer.stream.push_random(&mut rng, 9000);
+        flush(&mut writer.log, &writer.stream, &mut writer.stated).unwrap();
+        while writer.log.pool().stats().spares < 2 {
+            writer.log.pool().add_spare().unwrap();
+        }
+    }
+    let files: Vec<String> = (1..=3).map(|slot| format!("seg-{slot:08}")).collect();
+    let mut errors = 0;
+    for round in 0..600 {
+        let damaged = disk.duplicate();
+        let name = &files[rng.below(3) as usize];
+        match round % 3 {
+            0 => damaged.flip(name, rng.below(64 << 10) as usize, 1 << rng.below(8)),
+            1 => {
+                // A block of another place, whole in itself.
+                let mut bytes = damaged.contents(name);
+                let (from, to) = (rng.below(16) as usize * 4096, rng.below(16) as usize * 4096);
+                bytes.copy_within(from..from + 4096, to);
+                damaged.set_contents(name, &bytes);
+            }
+            _ => {
+                let mut bytes = damaged.contents(name);
+                let at = rng.below(16) as usize * 4096;
+                bytes[at..at + 4096].iter_mut().for_each(|byte| *byte = rng.number() as u8);
+                damaged.set_contents(name, &bytes);
+            }
+        }
+        let mut follow = Follow::new(shape(), Lsn::ZERO);
+        let mut bytes = Vec::new();
+        while follow.position() < writer.stated.durable {
+            if follow.read(&damaged, writer.stated.durable, &mut bytes).is_err() {
+                errors += 1;
+                break;
+            }
+        }
+        assert!(bytes == writer.stream.bytes[..bytes.len()], "round {round}: wrong bytes");
+        let _ = (oldest_anchor(&damaged, &shape()), anchor_at_or_before(&damaged, &shape(), 9));
+    }
+    assert!(errors > 100, "{errors}");
+}
