@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use store_files::*;
-use untorn::{Durability, Error, Options, Store};
+use untorn::{Durability, Error, Feed, Options, Store, TxnId};
 
 const PAGE: usize = 4096;
 
@@ -365,7 +365,7 @@ fn live_child() {
             scope.spawn(move || {
                 let mut random = Random(thread);
                 while !stop.exists() {
-                    match random.below(if thread == 0 { 4 } else { 10 }) {
+                    match random.below(if thread == 0 { 4 } else { 12 }) {
                         0 | 1 => timed("put", &mut || {
                             if let Ok(keyspace) = store.keyspace("a") {
                                 let _ = keyspace.put(&random.below(50).to_le_bytes(), &[3; 300]);
@@ -387,6 +387,7 @@ fn live_child() {
                         6 => timed("stats", &mut || drop(store.stats())),
                         7 => timed("verify", &mut || drop(store.verify())),
                         8 => timed("cells", &mut || use_cells(store, random.below(20))),
+                        9 => timed("changes", &mut || follow(store)),
                         _ => timed("read", &mut || drop(read(store))),
                     }
                 }
@@ -417,6 +418,19 @@ fn use_cells(store: &Store, number: u64) {
     }
     if number == 1 {
         let _ = store.drop_cell("cell 2");
+    }
+}
+
+/// Reads a part of the feed. Errors are as good as changes, but what it tells must have happened.
+fn follow(store: &Store) {
+    for feed in [Feed::Visible, Feed::Durable] {
+        let Ok(mut changes) = store.changes(TxnId::ZERO, feed) else { continue };
+        for _ in 0..300 {
+            let Ok(Some(change)) = changes.try_next(Duration::ZERO) else { break };
+            let value = change.value().unwrap_or_default();
+            let is_known = [(1, 5000), (3, 300), (4, 900)].iter().any(|(byte, len)| value == vec![*byte; *len]);
+            assert!(is_known || change.keyspace() != "a", "{change:?}");
+        }
     }
 }
 
