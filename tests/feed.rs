@@ -308,6 +308,54 @@ fn from_the_beginning_over_checkpoints_and_restarts() {
     }
 }
 
+/// A transaction that streams over several segments, others that roll back, and more commits than the slots remember:
+/// whoever knows all up to any of them reads on with the next.
+#[test]
+fn from_each_transaction_on() {
+    let _limit = limit(120);
+    let dir = TestStore::new();
+    let store = dir.open_with(small);
+    let keys = store.keyspace("keys").unwrap();
+    let mut last = now(&store);
+    for round in 0..4_u64 {
+        for n in 0..30 {
+            last = keys.put(&[round as u8, n], &[n; 300]).unwrap();
+        }
+        let mut txn = store.begin().unwrap();
+        for n in 0..900_u64 {
+            txn.put(&keys, &n.to_be_bytes(), &[round as u8; 900]).unwrap();
+        }
+        if round % 2 == 0 {
+            last = txn.commit().unwrap();
+        } else {
+            txn.rollback();
+        }
+    }
+    for n in 0..100 {
+        last = keys.put(b"k", &[n; 300]).unwrap();
+    }
+    let all = drain(&mut store.changes(TxnId::ZERO, Feed::Durable).unwrap(), last);
+    assert_eq!(all.len(), 4 * 30 + 2 * 900 + 100);
+    for recovered in [false, true] {
+        let store = dir.open();
+        for (index, change) in all.iter().enumerate().filter(|(_, change)| change.last_in_txn()) {
+            // The very next one, and now and then the rest.
+            let mut changes = store.changes(change.txn_id(), Feed::Durable).unwrap();
+            let next = all.get(index + 1);
+            if let Some(next) = next {
+                assert_eq!(changes.try_next(Duration::ZERO).unwrap().as_ref(), Some(next), "after {}", change.txn_id());
+            }
+            if index % 7 == 0 {
+                let mut changes = store.changes(change.txn_id(), Feed::Durable).unwrap();
+                assert!(drain(&mut changes, last) == all[index + 1..], "after {}", change.txn_id());
+            }
+        }
+        if !recovered {
+            kill_logger(&store);
+        }
+    }
+}
+
 #[test]
 fn who_falls_behind_hears_from_where_it_goes_on() {
     let _limit = limit(120);

@@ -161,7 +161,7 @@ impl<'d, D: Disk> Scan<'d, D> {
         let mut scan = Self { disk, survey, position, durable, until: None, place: None, window };
         if let Some(Place { segment, block, chain, lsn, .. }) = place {
             let name = &scan.survey.segments[segment].file;
-            let file = disk.open(name).map_err(LogError::io(format!("opening {name}")))?;
+            let file = disk.open(name).map_err(|error| not_there(error, name, scan.position))?;
             scan.place = Some(Place { file, segment, block, chain, lsn });
             scan.refuse_recycled()?;
         }
@@ -285,7 +285,11 @@ impl<'d, D: Disk> Scan<'d, D> {
             return Err(LogError::Gap { wanted: self.position, oldest });
         };
         let found = &self.survey.segments[segment];
-        let file = self.disk.open(&found.file).map_err(LogError::io(format!("opening {}", found.file)))?;
+        let opened = self.disk.open(&found.file);
+        let file = match self.until {
+            Some(_) => opened.map_err(|error| not_there(error, &found.file, self.position))?,
+            None => opened.map_err(LogError::io(format!("opening {}", found.file)))?,
+        };
         self.place = Some(Place { file, segment, block: 1, chain: found.header_crc, lsn: found.header.start });
         Ok(())
     }
@@ -349,5 +353,13 @@ impl<'d, D: Disk> Scan<'d, D> {
         };
         let offset = u64::from(place.block) * BLOCK_BYTES as u64;
         LogError::Corrupt { file, offset, what: format!("{what}; positions up to {} are durable", self.durable) }
+    }
+}
+
+/// A follower can't open a segment: the logger may have deleted it just now.
+fn not_there(error: std::io::Error, name: &str, wanted: Lsn) -> LogError {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => LogError::Gap { wanted, oldest: None },
+        _ => LogError::io(format!("opening {name}"))(error),
     }
 }
