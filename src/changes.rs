@@ -190,12 +190,12 @@ impl Changes {
     /// The next change, waiting for one no longer than `timeout`; `None` if none came. It never waits in the middle of a
     /// transaction, though reading what is no longer in memory takes its time.
     ///
-    /// What is visible is noticed at the latest when the logger has ended the sync that it is in, or within 100 ms.
+    /// What is visible is noticed within a few milliseconds, or when the logger has ended the sync that it is in.
     ///
     /// # Errors
     /// [`Error::Lagged`] if retention was overrun; [`Error::Corrupt`] for damage, [`Error::Io`]; [`Error::Forked`]. A
     /// durable feed answers [`Error::LoggerStalled`], or [`Error::NeedsRecovery`], when there are commits which the logger does
-    /// not make durable. Nothing is skipped by an error; the call may be made again.
+    /// not make durable. Nothing is skipped by an error; the call may be made again, and answers the same as long as the cause is there.
     pub fn try_next(&mut self, timeout: Duration) -> Result<Option<Change>> {
         // A time beyond the clock's range is no limit.
         self.next_until(Instant::now().checked_add(timeout))

@@ -149,6 +149,37 @@ fn waits_and_wakes() {
     }
 }
 
+/// Commits that need no flush for long, and for which nobody wakes the logger, are told within milliseconds.
+#[test]
+fn visible_commits_are_told_soon_under_any_policy() {
+    let _limit = limit(60);
+    let dir = TestStore::new();
+    let store = dir.open();
+    let keys = store.keyspace("keys").unwrap();
+    store.set_flush_policy(untorn::FlushPolicy::Every(Duration::from_secs(600))).unwrap();
+    let mut changes = store.changes(now(&store), Feed::Visible).unwrap();
+    let (sender, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        while let Ok(Some(change)) = changes.try_next(SOON) {
+            let _ = sender.send((Instant::now(), change));
+        }
+    });
+    let mut delays = Vec::new();
+    for n in 0..40_u64 {
+        std::thread::sleep(Duration::from_millis(10));
+        let start = Instant::now();
+        let mut txn = store.begin().unwrap();
+        txn.put(&keys, b"k", &n.to_be_bytes()).unwrap();
+        let _ticket = txn.commit_with(Durability::Visible).unwrap();
+        let (at, change) = told.recv_timeout(SOON).unwrap();
+        assert_eq!(change.value().unwrap(), n.to_be_bytes());
+        delays.push(at.saturating_duration_since(start));
+    }
+    delays.sort();
+    eprintln!("told after {:?} (median), {:?} (longest)", delays[20], delays[39]);
+    assert!(delays[20] < Duration::from_millis(30), "{delays:?}");
+}
+
 #[test]
 fn the_durable_feed_tells_nothing_that_is_only_visible() {
     let _limit = limit(60);

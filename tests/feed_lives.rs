@@ -37,7 +37,7 @@ fn count_on(store: &Store, seed: u64) {
     let keys = store.keyspace("counts").unwrap();
     loop {
         let mut txn = store.begin().unwrap();
-        let n = txn.get(&keys, b"one").unwrap().map_or(0, |value| number(value)) + 1;
+        let n = txn.get(&keys, b"one").unwrap().map_or(0, number) + 1;
         let streams = dice.random_range(0..20) == 0;
         for part in 0..if streams { 120_u64 } else { dice.random_range(0..3) } {
             let value = [&n.to_be_bytes()[..], &vec![7; dice.random_range(0..1500)]].concat();

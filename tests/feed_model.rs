@@ -108,7 +108,9 @@ fn value(seed: u64, len: usize) -> Vec<u8> {
 /// What is delivered of a transaction: of its operations, as they took effect, the last on each key.
 fn expected(said: &str, (_, space, prefix): (Feed, &str, &str)) -> Vec<String> {
     let mut generation: HashMap<&str, u32> = HashMap::new();
-    let mut all: Vec<(Option<(&str, u32, &str)>, &str)> = Vec::new();
+    // What an operation is on, unless that is a keyspace as a whole, and what it looks like.
+    type On<'a> = Option<(&'a str, u32, &'a str)>;
+    let mut all: Vec<(On<'_>, &str)> = Vec::new();
     for shown in said.split(' ').filter(|shown| !shown.is_empty()) {
         let parts: Vec<&str> = shown.split('/').collect();
         let (name, kind, key) = (parts[0], parts[1], parts[2]);

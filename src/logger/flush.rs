@@ -27,6 +27,8 @@ use untorn_wal::{Due, Log, LogError, Lsn, Pending, RealDisk, Stated, bytes_due, 
 const NAP: Duration = Duration::from_millis(50);
 /// After this time without a commit, an empty block states what has become durable.
 const IDLE_STATEMENT: Duration = Duration::from_millis(30);
+/// Longest sleep while commits that need no flush yet come, and somebody follows what is visible.
+const FOLLOWED_NAP: Duration = Duration::from_millis(2);
 /// How long a new segment may be missing before the log is given up.
 const FAILING_MAX: Duration = Duration::from_secs(5);
 /// Blocks never granted to writers: the logger's own statements.
@@ -149,6 +151,7 @@ impl Flusher {
                     (NAP, u64::MAX)
                 }
             };
+            let nap = if self.waits_beside_a_follower() { nap.min(FOLLOWED_NAP) } else { nap };
             let from = &logger.engine.control.fixed().logger.wake_from;
             waiter::doze::<Native>(bell, from, ticket, wanted, || self.tail(), nap.min(NAP));
         }
@@ -225,6 +228,12 @@ impl Flusher {
             }
             Due::Idle => Ok(Some(NAP)),
         }
+    }
+
+    /// Whether commits wait for their flush while somebody wants to hear of each. The writers are not to wake this thread
+    /// for that, so it looks by itself.
+    fn waits_beside_a_follower(&self) -> bool {
+        self.waiting_since.is_some() && self.logger.engine.is_visible_feed_followed()
     }
 
     /// The end of the log's published bytes; what is durable, if a damaged word hides it.

@@ -178,7 +178,8 @@ pub(crate) struct FeedWords {
     pub(crate) bell: AtomicU32,
     _reserved: AtomicU32,
     /// Until then, on the monotonic clock, somebody follows what is visible and wants to hear of each commit, also of those
-    /// that need no flush yet. A follower renews it at each nap, so it ends with the last of them.
+    /// that need no flush yet: the flush thread looks for them more often, and no writer does anything for it. A follower
+    /// renews it at each nap, so it ends with the last of them.
     pub(crate) visible_until_ns: AtomicU64,
 }
 
