@@ -10,7 +10,7 @@ mod workload;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use untorn::Durability;
+use untorn::{Durability, Feed};
 use workload::victim::{caught, kill_loggers, logger_of};
 use workload::{
     CellWriter, Place, Role, Writer, assert_verified, check, check_cells, my_role, open_small, say, sealed, unsealed,
@@ -35,6 +35,9 @@ fn busy(path: &Path, arguments: &[String]) {
     let extra = store.keyspace(&format!("extra-{}", arguments[0])).unwrap();
     let cells = CellWriter::open(&store, &arguments[0]).unwrap();
     let mut n = writer.last().unwrap();
+    let from = store.snapshot().unwrap().txn_id();
+    let mut changes = store.changes(from, Feed::Visible).unwrap().keyspace("marks").prefix(arguments[0].as_bytes());
+    let mut told = n;
     for round in 0..rounds {
         for _ in 0..12 {
             n += 1;
@@ -44,6 +47,12 @@ fn busy(path: &Path, arguments: &[String]) {
             cells.store(n).unwrap();
             say(format_args!("{} {n}", if durable { "D" } else { "V" }));
         }
+        // Its own commits, one after the other.
+        while let Some(change) = changes.try_next(Duration::ZERO).unwrap() {
+            assert_eq!(unsealed(change.value().unwrap()), told + 1);
+            told += 1;
+        }
+        assert_eq!(told, n);
         cells.store_durable(n).unwrap();
         say(format_args!("C {n}"));
         let passing = format!("passing {}", arguments[0]);

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use untorn::{Durability, Keyspace, Options, Snapshot, Store};
+use untorn::{ChangeKind, Durability, Error, Feed, Keyspace, Options, Snapshot, Store, TxnId};
 
 /// A directory for a store; when it goes, so does the store's logger.
 pub(crate) struct Place {
@@ -327,6 +327,39 @@ pub(crate) fn check_cells(store: &Store, name: &str) -> (u64, u64) {
 pub(crate) fn assert_verified(store: &Store) {
     let report = store.verify().unwrap();
     assert!(report.is_clean(), "{:#?}", report.problems);
+    check_feed(store);
+}
+
+/// The log must tell the same history as the pages, as far back as it is retained.
+pub(crate) fn check_feed(store: &Store) {
+    let snapshot = store.snapshot().unwrap();
+    let mut changes = match store.changes(TxnId::ZERO, Feed::Visible) {
+        Err(Error::Lagged { .. }) => return,
+        changes => changes.unwrap(),
+    };
+    let mut told = std::collections::BTreeMap::new();
+    while changes.resume_from() < snapshot.txn_id() {
+        let change = match changes.try_next(Duration::ZERO) {
+            Err(Error::Lagged { .. }) => return,
+            change => change.unwrap(),
+        };
+        let Some(change) = change.filter(|change| !change.keyspace().starts_with("untorn.")) else { continue };
+        let at = (change.keyspace().to_string(), change.key().to_vec());
+        match change.kind() {
+            ChangeKind::Put => drop(told.insert(at, change.into_value().unwrap())),
+            ChangeKind::Delete => assert!(told.remove(&at).is_some(), "{at:?} is deleted, but was not there"),
+            _ => told.retain(|(keyspace, _), _| *keyspace != at.0),
+        }
+    }
+    let mut there = std::collections::BTreeMap::new();
+    for name in snapshot.keyspaces().unwrap().into_iter().filter(|name| !name.starts_with("untorn.")) {
+        let keyspace = snapshot.find_keyspace(&name).unwrap().unwrap();
+        for entry in snapshot.range(&keyspace, ..).unwrap() {
+            let (key, value) = entry.unwrap();
+            there.insert((name.clone(), key.to_vec()), value.to_vec());
+        }
+    }
+    assert!(told == there, "the feed tells of {} records, the pages hold {}", told.len(), there.len());
 }
 
 /// Small random numbers from a printed seed.
