@@ -170,7 +170,7 @@ impl Options {
     }
 
     /// What is kept of the log for those who follow it by [`Store::changes`], beyond what recovery needs: segments that
-    /// take no more than `bytes` on the disk, and whose changes are no older than `age` (by the system's clock). Both
+    /// take, as whole files, no more than `bytes` on the disk, and whose changes are no older than `age` (by the system's clock). Both
     /// bounds hold; `u64::MAX` and [`Duration::MAX`] are no bounds. Who falls behind gets [`Error::Lagged`].
     ///
     /// It holds for all processes of the store. Unset, what is in force stays: at first 64 MiB without a bound of

@@ -203,7 +203,9 @@ impl Reader {
         let ring = Ring::<Native>::new(engine.control.ring());
         let copied = ring.copy_out(from.0, &mut self.buffer[len..]);
         let is_good = copied.is_ok() && ring_holds(engine, from, copied_at_once_max(&engine.geometry))?;
-        if !is_good {
+        if is_good {
+            self.follow = None;
+        } else {
             self.buffer.truncate(len);
         }
         Ok(is_good)

@@ -67,20 +67,17 @@ impl Follow {
         if until <= self.position {
             return Ok(());
         }
-        let len = out.len();
         if let Some(paused) = self.paused.take()
             && self.read_on(Scan::resume(disk, paused, until), out).is_ok()
         {
             return Ok(());
         }
-        out.truncate(len);
         // Recycled, removed, or just being written: a fresh look tells, and of several in a row one is not disturbed.
         let mut last = Ok(());
         for _ in 0..3 {
             last = self.read_on(Scan::follow(disk, &self.shape, self.position, until), out);
-            match last {
-                Ok(()) | Err(LogError::Mismatch { .. }) => break,
-                Err(_) => out.truncate(len),
+            if matches!(last, Ok(()) | Err(LogError::Mismatch { .. })) {
+                break;
             }
         }
         last
@@ -93,6 +90,11 @@ impl Follow {
             match scan.next_chunk() {
                 Ok(Some((_, bytes))) => out.extend_from_slice(bytes),
                 Ok(None) if out.len() > len => break,
+                // What came before is good; the next read meets this again.
+                Err(_) if out.len() > len => {
+                    self.position = scan.end();
+                    return Ok(());
+                }
                 // `until` is durable, so there is more, and this is not it.
                 Ok(None) => return Err(LogError::Gap { wanted: self.position, oldest: None }),
                 Err(error) => return Err(scan.gap_or(error)),
