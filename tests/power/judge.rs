@@ -132,7 +132,12 @@ fn examine(path: &Path, has_store: bool, told: &Told) {
     problems.retain(|problem| problem.file != "checkpoint");
     assert!(problems.is_empty(), "{problems:#?}");
     // The log tells the same history as the pages, from the beginning on.
-    assert_eq!(read_changes(&store).unwrap(), read(&store).unwrap());
+    let (mut told, mut there) = (read_changes(&store).unwrap(), read(&store).unwrap());
+    for state in [&mut told, &mut there] {
+        // Samples of cells come at any time.
+        state.retain(|(keyspace, _), _| !keyspace.starts_with("untorn."));
+    }
+    assert_eq!(told, there);
     // And it goes on.
     let writer = Writer::open(store.clone(), "later").unwrap();
     for n in 1..4 {
