@@ -38,6 +38,7 @@ fn busy(path: &Path, arguments: &[String]) {
     let from = store.snapshot().unwrap().txn_id();
     let mut changes = store.changes(from, Feed::Visible).unwrap().keyspace("marks").prefix(arguments[0].as_bytes());
     let mut told = n;
+    let is_sound = std::env::var_os("UNTORN_BUG").is_none_or(|bug| bug.is_empty());
     for round in 0..rounds {
         for _ in 0..12 {
             n += 1;
@@ -47,12 +48,12 @@ fn busy(path: &Path, arguments: &[String]) {
             cells.store(n).unwrap();
             say(format_args!("{} {n}", if durable { "D" } else { "V" }));
         }
-        // Its own commits, one after the other.
-        while let Some(change) = changes.try_next(Duration::ZERO).unwrap() {
+        // Its own commits, one after the other. A planted bug is to be found by what it leaves, not by this.
+        while is_sound && let Some(change) = changes.try_next(Duration::ZERO).unwrap() {
             assert_eq!(unsealed(change.value().unwrap()), told + 1);
             told += 1;
         }
-        assert_eq!(told, n);
+        assert!(told == n || !is_sound);
         cells.store_durable(n).unwrap();
         say(format_args!("C {n}"));
         let passing = format!("passing {}", arguments[0]);
