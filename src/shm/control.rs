@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use untorn_wal::Lsn;
 
 /// "untornC", and the version of this layout.
-const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x02");
+const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x03");
 /// Commit slots; the slot of a transaction is its sequence number modulo this.
 pub(crate) const SLOTS: usize = 64;
 /// Bytes from one reader chunk to the next: the table grows by this.
