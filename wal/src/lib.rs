@@ -59,6 +59,7 @@ pub mod scan;
 pub mod segment;
 pub mod survey;
 pub mod testing;
+pub mod wire;
 
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use error::{LogError, Result};
