@@ -79,6 +79,15 @@ impl Dir {
         Ok(dir)
     }
 
+    /// The same directory, for another handle to the store.
+    pub(crate) fn again(&self) -> Result<Dir> {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let fd = fs::openat(self.handle()?, ".", flags, Mode::empty())
+            .map_err(Error::sys("open of the store's directory"))?;
+        let fd = Descriptor::new(fd).map_err(Error::io("stat of the store's directory"))?;
+        Ok(Dir { fd, path: self.path.clone() })
+    }
+
     fn handle(&self) -> Result<Handle<'_>> {
         if let Some(fd) = self.fd.get() {
             return Ok(Handle::Kept(fd));

@@ -149,6 +149,37 @@ pub enum Error {
         /// What is wrong, with its limits.
         what: String,
     },
+    /// There is no connection to the server of messages, or it broke, and nothing of the call has happened. Try again.
+    #[error("no connection to the store's socket: {reason}")]
+    Disconnected {
+        /// What happened to it.
+        reason: String,
+    },
+    /// The connection broke after a write was sent and before it was answered: it has happened, or it has not. Look
+    /// before doing it again.
+    #[error("it is in doubt whether the write has happened: {reason}")]
+    InDoubt {
+        /// What happened to the connection.
+        reason: String,
+    },
+    /// The store's access file does not allow it to this user.
+    #[error("not allowed: {what}")]
+    NotAllowed {
+        /// What is not allowed, and by which rule.
+        what: String,
+    },
+    /// The server of messages has no room for it just now. Try again.
+    #[error("the server is busy: {what}")]
+    Busy {
+        /// What there is too much of.
+        what: String,
+    },
+    /// The other side of a connection does not speak the protocol, or not this version of it.
+    #[error("{what}")]
+    Protocol {
+        /// What was expected and found.
+        what: String,
+    },
     /// The operating system refused a call.
     #[error("{what}: {source}")]
     Io {

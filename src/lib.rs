@@ -42,6 +42,7 @@
 //! - `txn`: write transactions, commit, reclaim, replay
 //! - `tree`, `page`: the copy-on-write B+tree, which knows nothing of memory or processes
 //! - `shm`: shared memory: mappings, atomics, the protocols between processes; nearly all `unsafe` is here
+//! - `remote`, `socket`: message-passing clients; their server is in `logger`
 //! - `logger`: the process that makes commits durable
 //! - `dir`, `descriptor`, `header`, `slot`, `create`: the files and what they hold
 
@@ -64,9 +65,11 @@ pub mod limits;
 mod logger;
 mod options;
 mod page;
+mod remote;
 mod shm;
 mod slot;
 mod snapshot;
+mod socket;
 mod stats;
 mod store;
 mod ticket;
@@ -84,8 +87,9 @@ pub use error::{Error, Result};
 pub(crate) use ids::{ClientId, KeyspaceId, PageId};
 pub use ids::{TxnId, Version};
 pub use keyspace::{CasOutcome, Keyspace};
-pub use logger::daemon::{run_logger, stop_logger};
+pub use logger::daemon::{LoggerOptions, run_logger, stop_logger};
 pub use options::{Durability, FlushPolicy, Options};
+pub use remote::{Batch, Client, ClientOptions, CommitOutcome, Scan};
 pub use snapshot::{Key, Range, Snapshot, Value};
 pub use stats::{CellStat, ClientStat, HolderStat, ReaderStat, Stats};
 pub use store::Store;

@@ -67,7 +67,10 @@ impl Store {
     }
 
     pub(crate) fn open_with(path: &Path, options: &Options) -> Result<Store> {
-        let dir = Dir::open(path, options.create, options.any_file_system)?;
+        Store::open_in(Dir::open(path, options.create, options.any_file_system)?, options)
+    }
+
+    pub(crate) fn open_in(dir: Dir, options: &Options) -> Result<Store> {
         let client = Client::join(dir, options)?;
         let store = Store {
             client,

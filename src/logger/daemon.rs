@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use super::keeper::{BECOME_LOGGER, DAEMON, NO_FORK, READY};
-use super::process;
+use super::process::{self, Ended, Host, Service};
 use crate::dir::{self, Dir};
 use crate::shm::liveness::{self, Tester};
 use crate::{Error, Result};
@@ -37,21 +37,74 @@ fn fall_silent() {
 /// # Errors
 /// What stands in the way of recovery or of opening.
 pub fn run_logger(path: impl AsRef<Path>) -> Result<()> {
-    let daemon = std::env::var_os(DAEMON).is_some();
-    if daemon {
-        become_daemon();
+    LoggerOptions::default().run(path)
+}
+
+/// How a logger serves that is run by hand or by a supervisor: see [`run_logger`].
+///
+/// Where all clients pass messages, nobody starts a logger when one is missing. There a supervisor runs one that stays:
+///
+/// ```no_run
+/// untorn::LoggerOptions::default().create(true).idle(std::time::Duration::MAX).run("data")?;
+/// # Ok::<(), untorn::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct LoggerOptions {
+    idle: Option<Duration>,
+    create: bool,
+}
+
+impl LoggerOptions {
+    /// How long it stays when the last client has left, whatever clients say; [`Duration::MAX`]: until it is told to
+    /// leave. Default: what clients say ([`crate::Options::logger_idle`]).
+    pub fn idle(&mut self, idle: Duration) -> &mut LoggerOptions {
+        self.idle = Some(idle);
+        self
     }
-    let ended = Dir::open(path.as_ref(), false, true).and_then(|dir| {
-        process::run(dir, || {
-            if daemon {
-                fall_silent();
+
+    /// Whether to create the store if there is none. Default: false.
+    pub fn create(&mut self, create: bool) -> &mut LoggerOptions {
+        self.create = create;
+        self
+    }
+
+    /// Serves as [`run_logger`] does. One that is to stay for ever waits while another logger serves.
+    ///
+    /// # Errors
+    /// As [`run_logger`].
+    pub fn run(&self, path: impl AsRef<Path>) -> Result<()> {
+        let daemon = std::env::var_os(DAEMON).is_some();
+        if daemon {
+            become_daemon();
+        }
+        let ended = self.serve(path.as_ref(), daemon);
+        if let (true, Err(error)) = (daemon, &ended) {
+            say(error);
+        }
+        ended
+    }
+
+    fn serve(&self, path: &Path, daemon: bool) -> Result<()> {
+        let host = if daemon { Host::Daemon } else { Host::Foreground };
+        let service = Service { stay: self.idle, host };
+        loop {
+            let dir = Dir::open(path, self.create, !self.create)?;
+            if self.create {
+                dir.ensure_lock_file()?;
+                let _init = crate::client::lock_init(&dir, Duration::from_secs(60))?;
+                crate::create::ensure_store(&dir, &crate::Options::default().geometry()?)?;
             }
-        })
-    });
-    if let (true, Err(error)) = (daemon, &ended) {
-        say(error);
+            let ended = process::run(dir, service, || {
+                if daemon {
+                    fall_silent();
+                }
+            })?;
+            if ended == Ended::Left || daemon || self.idle != Some(Duration::MAX) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
     }
-    ended.map(|_| ())
 }
 
 /// Tells the logger of the store at `path` to flush, checkpoint and leave, and waits until it has. Says
@@ -102,7 +155,9 @@ extern "C" fn hook() {
 fn become_logger(path: &OsString) -> i32 {
     become_daemon();
     die_of_panics(Path::new(path).join(LAST_WORDS));
-    match Dir::open(Path::new(path), false, true).and_then(|dir| process::run(dir, fall_silent)) {
+    match Dir::open(Path::new(path), false, true)
+        .and_then(|dir| process::run(dir, Service::of(Host::Daemon), fall_silent))
+    {
         Ok(_) => 0,
         Err(error) => {
             say(&error);

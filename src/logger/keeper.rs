@@ -9,7 +9,7 @@
 //! never waits for a logger to be ready; it starts one if none is on its way, and passes on what the last one said.
 
 use super::daemon::HOOK;
-use super::process;
+use super::process::{self, Host, Service};
 use crate::descriptor::Descriptor;
 use crate::dir::Dir;
 use crate::engine::Engine;
@@ -174,7 +174,7 @@ impl Keeper {
         std::thread::Builder::new()
             .name("untorn-logger".into())
             .spawn(move || {
-                let ended = process::run(dir, || drop(say.try_send(Ok(()))));
+                let ended = process::run(dir, Service::of(Host::Thread), || drop(say.try_send(Ok(()))));
                 if let Err(error) = ended {
                     let _ = say.try_send(Err(error));
                 }

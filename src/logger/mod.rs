@@ -9,6 +9,7 @@
 //! - `background`: preallocation, growth, reaping
 //! - `checkpoint`: one checkpoint
 //! - `sampler`: cells and counters become records
+//! - `serve`: the server of message-passing clients
 //! - `settings`: what clients tell it through `control`
 
 pub(crate) mod background;
@@ -20,4 +21,5 @@ pub(crate) mod process;
 pub(crate) mod recover;
 pub(crate) mod recover_cells;
 pub(crate) mod sampler;
+mod serve;
 pub(crate) mod settings;

@@ -5,6 +5,7 @@
 //! miss each other. There is one logger, since there is one byte.
 
 use super::flush::Flusher;
+use super::serve::{self, Server};
 use super::{background, checkpoint, recover, sampler, settings};
 use crate::client::{attach, lock_init};
 use crate::dir::{self, Dir};
@@ -63,9 +64,34 @@ pub(crate) enum Ended {
     Left,
 }
 
+/// Where a logger runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Host {
+    /// A process of its own, which nobody hears.
+    Daemon,
+    /// A process of its own, whose standard error somebody may read.
+    Foreground,
+    /// A thread of a process that uses the store.
+    Thread,
+}
+
+/// How a logger serves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Service {
+    /// How long it stays without clients, if not as long as clients say.
+    pub(crate) stay: Option<Duration>,
+    pub(crate) host: Host,
+}
+
+impl Service {
+    pub(crate) fn of(host: Host) -> Service {
+        Service { stay: None, host }
+    }
+}
+
 /// Serves as the logger of the store at `dir` until it is no longer needed. Blocks. Calls `on_ready` when
 /// clients can join, or when another logger is found to serve.
-pub(crate) fn run(dir: Dir, on_ready: impl FnOnce()) -> Result<Ended> {
+pub(crate) fn run(dir: Dir, service: Service, on_ready: impl FnOnce()) -> Result<Ended> {
     let init = lock_init(&dir, Duration::from_secs(60))?;
     let Some(byte) = dir.with_fd(|fd| Claim::take(fd, LOGGER_OFFSET))? else {
         on_ready();
@@ -73,7 +99,7 @@ pub(crate) fn run(dir: Dir, on_ready: impl FnOnce()) -> Result<Ended> {
     };
     crash_point!("logger.byte_taken");
     let (logger, flusher) = prepare(dir, init.file_id())?;
-    let init = serve(&logger, flusher, || {
+    let init = serve(&logger, flusher, service, || {
         drop(init);
         crash_point!("logger.ready");
         on_ready();
@@ -196,7 +222,12 @@ fn refuse_old_header(header: &Header, damage: Option<Error>, stated: &Stated) ->
 ///
 /// # Errors
 /// If the system allows no more threads: a logger without one of them would serve nobody.
-fn serve(logger: &Arc<Logger>, flusher: Flusher, on_ready: impl FnOnce()) -> Result<Option<InitLock>> {
+fn serve(
+    logger: &Arc<Logger>,
+    flusher: Flusher,
+    service: Service,
+    on_ready: impl FnOnce(),
+) -> Result<Option<InitLock>> {
     std::thread::scope(|scope| {
         let named = |name: &str| std::thread::Builder::new().name(format!("untorn-{name}"));
         let flush = named("flush").spawn_scoped(scope, || flusher.run());
@@ -212,8 +243,10 @@ fn serve(logger: &Arc<Logger>, flusher: Flusher, on_ready: impl FnOnce()) -> Res
                 Err(Error::io("starting the logger's threads")(error))
             }
             None => {
+                // The socket is there when clients are told that the logger is. A store can do without it.
+                let server = serve::start(&logger.engine.dir, service.host);
                 on_ready();
-                Ok(wait_until_unneeded(logger))
+                Ok(wait_until_unneeded(logger, service, server.as_ref()))
             }
         };
         logger.end_sampler();
@@ -235,7 +268,10 @@ fn serve(logger: &Arc<Logger>, flusher: Flusher, on_ready: impl FnOnce()) -> Res
 
 /// Waits until nobody has used the store for the idle time, or the logger was told to leave, or the
 /// directory is gone. With the initialisation lock if that could be had.
-fn wait_until_unneeded(logger: &Logger) -> Option<InitLock> {
+///
+/// Whoever is connected by message counts as a client. Opening the store for them takes the initialisation lock: see
+/// [`serve`](super::serve) for why nobody waits for the other here.
+fn wait_until_unneeded(logger: &Logger, service: Service, server: Option<&Server>) -> Option<InitLock> {
     let engine = &logger.engine;
     let words = &engine.control.fixed().logger;
     let mut idle_since = Instant::now();
@@ -251,14 +287,16 @@ fn wait_until_unneeded(logger: &Logger) -> Option<InitLock> {
         }
         // A store that refuses writes is recovered by the next logger, so this one makes room at once.
         let is_marked = engine.control.poison() != 0;
-        let idle = if is_marked { 0 } else { words.idle_ms.load(Ordering::Acquire) };
-        let idle = Duration::from_millis(idle);
+        let idle = if is_marked { Duration::ZERO } else { service.stay.unwrap_or_else(|| settings::idle(engine)) };
         if !told && (in_use || idle_since.elapsed() < idle) {
             continue;
         }
         crash_point!("logger.unneeded");
+        if told && let Some(server) = server {
+            server.close();
+        }
         let Ok(init) = lock_init(&engine.dir, LOOK) else { continue };
-        if told || !engine.has_clients() {
+        if told || (!engine.has_clients() && server.is_none_or(Server::close_if_idle)) {
             return Some(init);
         }
     }

@@ -55,6 +55,11 @@ pub(crate) fn set_sample_interval(engine: &Engine, interval: Duration) {
     engine.control.cells().interval_ns.store(ns, Ordering::Release);
 }
 
+/// How long the logger stays without clients.
+pub(super) fn idle(engine: &Engine) -> Duration {
+    Duration::from_millis(engine.control.fixed().logger.idle_ms.load(Ordering::Acquire))
+}
+
 /// Sets the log volume between checkpoints.
 pub(crate) fn set_checkpoint_bytes(engine: &Engine, bytes: u64) {
     engine.control.fixed().logger.checkpoint_bytes.store(bytes.max(1), Ordering::Release);

@@ -80,10 +80,8 @@ pub enum WireError {
 
 type Config = Configuration<LittleEndian, Fixint, Limit<MESSAGE_BYTES_MAX>>;
 
-const CONFIG: Config = bincode::config::standard()
-    .with_little_endian()
-    .with_fixed_int_encoding()
-    .with_limit::<MESSAGE_BYTES_MAX>();
+const CONFIG: Config =
+    bincode::config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<MESSAGE_BYTES_MAX>();
 
 /// The message as a frame, its length first.
 ///

@@ -1,0 +1,259 @@
+//! What each request does: who may do it, and the reads. Writes are in `write`, scans in `scans`.
+//!
+//! A reply is made whole before anything is sent, so that no snapshot is held while a peer takes its time.
+
+use super::Shared;
+use super::policy::Rights;
+use super::room::Share;
+use super::scans::Scans;
+use crate::remote::failure;
+use crate::{Error, Keyspace, Result, Snapshot, Stats, Store, TxnId, Value};
+use std::time::Instant;
+use untorn_wal::wire::{
+    self, FRAME_HEADER_BYTES, Figure, Found, List, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, Reply, Request,
+};
+
+/// A reply, and the room that it takes until it is sent.
+pub(super) struct Answer<'s> {
+    pub(super) frame: Vec<u8>,
+    _share: Option<Share<'s>>,
+}
+
+impl<'s> Answer<'s> {
+    pub(super) fn of_error(error: &Error) -> Answer<'s> {
+        Answer { frame: failure::encode(error), _share: None }
+    }
+
+    /// A reply that is short whatever is in it.
+    pub(super) fn small(reply: &Reply<'_>) -> Result<Answer<'s>> {
+        Ok(Answer { frame: encode(reply)?, _share: None })
+    }
+}
+
+fn encode(reply: &Reply<'_>) -> Result<Vec<u8>> {
+    wire::encode(reply).map_err(|error| Error::Protocol { what: format!("a reply can't be sent: {error}") })
+}
+
+/// What a connection has open.
+pub(super) struct Session<'s> {
+    pub(super) shared: &'s Shared,
+    pub(super) store: Store,
+    scans: Scans,
+}
+
+impl<'s> Session<'s> {
+    pub(super) fn new(shared: &'s Shared, store: Store) -> Session<'s> {
+        Session { shared, store, scans: Scans::default() }
+    }
+
+    /// When the next snapshot that nobody asked for goes.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.scans.next_expiry()
+    }
+
+    pub(super) fn expire(&mut self) {
+        self.scans.expire();
+    }
+
+    /// Does what is asked for.
+    pub(super) fn answer(&mut self, request: &Request<'_>, rights: &Rights<'_>) -> Answer<'s> {
+        self.scans.expire();
+        self.try_answer(request, rights).unwrap_or_else(|error| Answer::of_error(&error))
+    }
+
+    fn try_answer(&mut self, request: &Request<'_>, rights: &Rights<'_>) -> Result<Answer<'s>> {
+        match request {
+            Request::Get { keyspace, key } => self.get(rights, keyspace, key),
+            Request::MultiGet { keyspace, keys } => self.multi_get(rights, keyspace, &keys.0),
+            Request::Put { keyspace, key, value, durability } => {
+                let txn = self.put(rights, keyspace, key, value, *durability)?;
+                Answer::small(&Reply::Committed { txn: txn.as_u64() })
+            }
+            Request::Delete { keyspace, key, durability } => {
+                let (txn, was_there) = self.delete(rights, keyspace, key, *durability)?;
+                Answer::small(&Reply::Deleted { txn: txn.as_u64(), was_there })
+            }
+            Request::Commit { operations, durability } => {
+                Answer::small(&self.commit(rights, &operations.0, *durability)?)
+            }
+            Request::Scan { keyspace, lower, upper, is_reverse, piece_bytes } => {
+                let (snapshot, handle) = self.readable(rights, keyspace)?;
+                let scan = self.scans.open(snapshot, handle, (*lower, *upper), *is_reverse, *piece_bytes)?;
+                // Whoever does not get the number can't close it.
+                self.piece(scan).inspect_err(|_| self.scans.close(scan))
+            }
+            Request::ScanNext { scan } => {
+                refuse_unless(
+                    rights.may_read(self.scans.keyspace(*scan)?),
+                    "reading",
+                    "keyspace",
+                    self.scans.keyspace(*scan)?,
+                )?;
+                self.piece(*scan)
+            }
+            Request::ScanClose { scan } => {
+                self.scans.close(*scan);
+                Answer::small(&Reply::Done)
+            }
+            Request::Keyspaces => self.keyspaces(rights),
+            Request::Sync => {
+                if !rights.may_write_some() {
+                    return Err(Error::NotAllowed { what: "a sync, without the right to write anything".into() });
+                }
+                self.store.sync()?;
+                Answer::small(&Reply::Done)
+            }
+            Request::Checkpoint => {
+                if !rights.may_write_all() {
+                    return Err(Error::NotAllowed {
+                        what: "a checkpoint, without the right to write everything".into(),
+                    });
+                }
+                Answer::small(&Reply::Committed { txn: self.store.checkpoint()?.as_u64() })
+            }
+            Request::Stats => {
+                if !rights.may_read_all() {
+                    return Err(Error::NotAllowed { what: "figures, without the right to read everything".into() });
+                }
+                figures(&self.store.stats()?)
+            }
+            Request::CellLoad { .. }
+            | Request::CellLoadVersion { .. }
+            | Request::CellStore { .. }
+            | Request::CounterAdd { .. }
+            | Request::CounterGet { .. } => Err(Error::Protocol { what: "this server has no cells".into() }),
+            Request::Changes { .. } | Request::ChangesNext { .. } => {
+                Err(Error::Protocol { what: "this server has no change feed".into() })
+            }
+        }
+    }
+
+    // ---- reading
+
+    /// A snapshot taken now, and a keyspace in it.
+    fn readable(&self, rights: &Rights<'_>, name: &str) -> Result<(Snapshot, Keyspace)> {
+        refuse_unless(rights.may_read(name), "reading", "keyspace", name)?;
+        let snapshot = self.store.snapshot()?;
+        match snapshot.find_keyspace(name)? {
+            Some(keyspace) => Ok((snapshot, keyspace)),
+            None => Err(Error::NoKeyspace { name: cut_name(name) }),
+        }
+    }
+
+    fn get(&self, rights: &Rights<'_>, keyspace: &str, key: &[u8]) -> Result<Answer<'s>> {
+        let (snapshot, keyspace) = self.readable(rights, keyspace)?;
+        let found = snapshot.get_versioned(&keyspace, key)?;
+        let share = self.reserve(found.as_ref().map_or(0, |(value, _)| value.len()))?;
+        Ok(Answer { frame: encode(&Reply::Value(found.as_ref().map(as_found)))?, _share: Some(share) })
+    }
+
+    fn multi_get(&self, rights: &Rights<'_>, keyspace: &str, keys: &[&[u8]]) -> Result<Answer<'s>> {
+        let (snapshot, keyspace) = self.readable(rights, keyspace)?;
+        let mut found = Vec::with_capacity(keys.len());
+        let mut bytes = 0;
+        for key in keys {
+            let value = snapshot.get_versioned(&keyspace, key)?;
+            bytes += value.as_ref().map_or(0, |(value, _)| value.len());
+            refuse_large(bytes)?;
+            found.push(value);
+        }
+        let share = self.reserve(bytes)?;
+        let values = List(found.iter().map(|found| found.as_ref().map(as_found)).collect());
+        let frame = encode(&Reply::Values { txn: snapshot.txn_id().as_u64(), values })?;
+        Ok(Answer { frame, _share: Some(share) })
+    }
+
+    fn piece(&mut self, scan: u32) -> Result<Answer<'s>> {
+        let shared = self.shared;
+        self.scans.piece(scan, |bytes, reply| {
+            let share = reserve(shared, bytes)?;
+            Ok(Answer { frame: encode(reply)?, _share: Some(share) })
+        })
+    }
+
+    fn keyspaces(&self, rights: &Rights<'_>) -> Result<Answer<'s>> {
+        let names = self.store.keyspaces()?;
+        let mut names: Vec<&str> = names.iter().map(String::as_str).filter(|name| rights.may_read(name)).collect();
+        // A list's limit; nobody lists more by message.
+        if names.len() > wire::LIST_ITEMS_MAX {
+            return Err(Error::Limit {
+                what: "the number of keyspaces in a message",
+                found: names.len() as u64,
+                limit: wire::LIST_ITEMS_MAX as u64,
+            });
+        }
+        names.shrink_to_fit();
+        let share = self.reserve(names.iter().map(|name| name.len() + 8).sum())?;
+        Ok(Answer { frame: encode(&Reply::Names(List(names)))?, _share: Some(share) })
+    }
+
+    /// Room for a reply with so many bytes of values.
+    fn reserve(&self, bytes: usize) -> Result<Share<'s>> {
+        reserve(self.shared, bytes)
+    }
+}
+
+/// Room for a reply. Nobody waits for it: a snapshot is held meanwhile.
+fn reserve(shared: &Shared, bytes: usize) -> Result<Share<'_>> {
+    refuse_large(bytes)?;
+    shared.bytes.try_take(bytes).ok_or_else(|| Error::Busy { what: "too many bytes of messages".into() })
+}
+
+fn refuse_large(bytes: usize) -> Result<()> {
+    if bytes <= wire::VALUE_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Error::Limit {
+        what: "the length of the values of a reply in bytes",
+        found: bytes as u64,
+        limit: wire::VALUE_BYTES_MAX as u64,
+    })
+}
+
+fn as_found((value, version): &(Value, TxnId)) -> Found<'_> {
+    Found { version: version.as_u64(), value }
+}
+
+/// An error unless something is allowed.
+pub(super) fn refuse_unless(is_allowed: bool, doing: &str, kind: &str, name: &str) -> Result<()> {
+    if is_allowed {
+        return Ok(());
+    }
+    Err(Error::NotAllowed { what: format!("{doing} {kind} {:?}", cut_name(name)) })
+}
+
+/// A name as an error repeats it.
+pub(super) fn cut_name(name: &str) -> String {
+    name.chars().take(NAME_BYTES_MAX).collect()
+}
+
+fn figures<'s>(stats: &Stats) -> Result<Answer<'s>> {
+    let figures = [
+        ("committed", stats.committed.as_u64()),
+        ("durable", stats.durable.as_u64()),
+        ("checkpointed", stats.checkpointed.as_u64()),
+        ("commits", stats.commits),
+        ("records", stats.records),
+        ("keyspaces", stats.keyspaces),
+        ("page_size", stats.page_size),
+        ("pages_total", stats.pages_total),
+        ("pages_free", stats.pages_free),
+        ("arena_bytes", stats.arena_bytes),
+        ("max_size", stats.max_size),
+        ("wal_bytes", stats.wal_bytes),
+        ("wal_segments", stats.wal_segments),
+        ("wal_spares", stats.wal_spares),
+        ("fsyncs", stats.fsyncs),
+        ("fsync_ns", stats.fsync_ns),
+        ("checkpoints", stats.checkpoints),
+        ("lock_take_overs", stats.lock_take_overs),
+        ("reaped", stats.reaped),
+        ("logger_starts", stats.logger_starts),
+        ("clients", stats.clients.len() as u64),
+        ("readers", stats.readers.len() as u64),
+    ];
+    let figures = figures.map(|(name, value)| Figure { name, value });
+    Answer::small(&Reply::Figures(List(figures.to_vec())))
+}
+
+const _: () = assert!(wire::VALUE_BYTES_MAX + FRAME_HEADER_BYTES < MESSAGE_BYTES_MAX);

@@ -1,0 +1,102 @@
+//! One connection: the hellos, and then request by request.
+//!
+//! A peer may be silent between messages for as long as it likes; within one it has the policy's patience. A peer that
+//! takes longer to send or to take a message is cut off, and so is one whose frames can't be told apart.
+
+use super::answer::{Answer, Session};
+use super::{Shared, refuse};
+use crate::Error;
+use crate::remote::failure;
+use crate::socket::Stream;
+use std::time::Instant;
+use untorn_wal::wire::hello::{CLIENT_HELLO_BYTES, ClientHello, Refusal, ServerHello};
+use untorn_wal::wire::{self, MESSAGE_BYTES_MAX, Request};
+
+/// A buffer larger than this is not kept for the next message.
+const KEPT_BYTES_MAX: usize = 64 << 10;
+
+/// Serves until either side ends it.
+pub(super) fn run(shared: &Shared, stream: &Stream, uid: u32) {
+    let policy = shared.policy();
+    let mut hello = [0; CLIENT_HELLO_BYTES];
+    if stream.read(&mut hello, Some(Instant::now() + policy.patience)).is_err() {
+        return;
+    }
+    let hello = match ClientHello::decode(&hello) {
+        Ok(hello) => hello,
+        Err(error) => return refuse(stream, Refusal::Version, &error.to_string()),
+    };
+    let Some(version) = hello.common_version() else {
+        let text = format!(
+            "the client speaks versions {} to {}, the server {} to {}",
+            hello.oldest,
+            hello.newest,
+            wire::VERSION_MIN,
+            wire::VERSION
+        );
+        return refuse(stream, Refusal::Version, &text);
+    };
+    let guest = match shared.open() {
+        Ok(guest) => guest,
+        Err(error) => return refuse(stream, Refusal::Unavailable, &error.to_string()),
+    };
+    // The owner hears what keeps the others out.
+    let notice = policy.fault.as_ref().filter(|_| uid == policy.owner());
+    let notice = notice.map_or(String::new(), |fault| format!("only the owner is let in: {fault}"));
+    let welcome = ServerHello::encode(version, None, &notice);
+    if stream.write(&welcome, Some(Instant::now() + policy.patience)).is_err() {
+        return;
+    }
+    drop(policy);
+    let mut session = Session::new(shared, guest.store.clone());
+    let mut message = Vec::new();
+    while serve_one(shared, stream, uid, &mut session, &mut message).is_some() {
+        if message.capacity() > KEPT_BYTES_MAX {
+            message = Vec::new();
+        }
+    }
+}
+
+/// One request; `None` if there will be no more.
+fn serve_one(
+    shared: &Shared,
+    stream: &Stream,
+    uid: u32,
+    session: &mut Session<'_>,
+    message: &mut Vec<u8>,
+) -> Option<()> {
+    // While it is silent, snapshots that it has left lying are let go.
+    while !stream.wait_readable(session.next_expiry()).ok()? {
+        session.expire();
+    }
+    if shared.is_closing() {
+        return None;
+    }
+    let policy = shared.policy();
+    let deadline = Instant::now() + policy.patience;
+    let header = stream.read_header(Some(deadline)).ok()?;
+    let last_words = |error: Error| {
+        let _ = stream.write(&failure::encode(&error), Some(Instant::now() + policy.patience));
+        None
+    };
+    let Ok(length) = wire::frame_len(header) else {
+        return last_words(Error::Limit {
+            what: "the length of a message in bytes",
+            found: u64::from(u32::from_le_bytes(header)),
+            limit: MESSAGE_BYTES_MAX as u64,
+        });
+    };
+    let Some(share) = shared.bytes.take(length, deadline) else {
+        return last_words(Error::Busy { what: "too many bytes of messages".into() });
+    };
+    stream.read_body(length, message, Some(deadline)).ok()?;
+    let Some(rights) = policy.rights(uid) else {
+        return last_words(Error::NotAllowed { what: format!("uid {uid} is no longer let in") });
+    };
+    let answer = match wire::decode::<Request<'_>>(message) {
+        Ok(request) => session.answer(&request, &rights),
+        Err(error) => Answer::of_error(&Error::Protocol { what: error.to_string() }),
+    };
+    drop(share);
+    stream.write(&answer.frame, Some(Instant::now() + policy.patience)).ok()
+}

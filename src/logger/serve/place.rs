@@ -1,0 +1,182 @@
+//! The socket's name in the file system, and the files beside it that the server reads and writes.
+//!
+//! The socket is bound under another name and renamed into place, so that whoever finds it can connect. Who holds the
+//! logger's byte is alone in the store's directory; elsewhere, a name that another server answers at is left to it.
+
+use super::policy::{ACCESS, ACCESS_BYTES_MAX, Fault, Policy};
+use crate::descriptor::FileId;
+use crate::dir::Dir;
+use crate::socket::{self, Stream};
+use crate::{Error, Result};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// The socket's name in the store's directory.
+pub(super) const SOCKET: &str = "logger.sock";
+/// Where it is noted that there is no socket, and why.
+pub(super) const NOTE: &str = "logger.note";
+const NEW: &str = ".new";
+
+/// A socket that clients can connect to.
+pub(super) struct Place {
+    pub(super) listener: OwnedFd,
+    dir: OwnedFd,
+    name: String,
+    id: FileId,
+}
+
+impl Place {
+    /// Makes the socket where the policy wants it.
+    pub(super) fn take(store: &Dir, policy: &Policy) -> Result<Place> {
+        let (dir, name) = match &policy.socket {
+            None => (open_dir(store)?, SOCKET.to_string()),
+            Some(path) => elsewhere(path)?,
+        };
+        let making = format!("{name}{NEW}");
+        remove_socket(&dir, &making)?;
+        let listener = socket::bind(dir.as_fd(), &making).map_err(Error::io(format!("bind of {making}")))?;
+        let made = (|| {
+            let mode = if policy.is_owners_alone() { 0o600 } else { 0o666 };
+            fs::chmodat(&dir, &making, Mode::from_bits_truncate(mode), AtFlags::empty())?;
+            if geteuid().is_root() && policy.owner() != 0 {
+                fs::chownat(&dir, &making, Some(fs::Uid::from_raw(policy.owner())), None, AtFlags::SYMLINK_NOFOLLOW)?;
+            }
+            let stat = fs::statat(&dir, &making, AtFlags::SYMLINK_NOFOLLOW)?;
+            socket::listen(&listener).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+            fs::renameat(&dir, &making, &dir, &name)?;
+            Ok((stat.st_dev, stat.st_ino))
+        })();
+        match made {
+            Ok(id) => Ok(Place { listener, dir, name, id }),
+            Err(errno) => {
+                let _ = fs::unlinkat(&dir, &making, AtFlags::empty());
+                Err(Error::sys(format!("making the socket {name}"))(errno))
+            }
+        }
+    }
+
+    /// Whether the name is gone, so that nobody finds the socket.
+    pub(super) fn is_lost(&self) -> bool {
+        fs::statat(&self.dir, &self.name, AtFlags::SYMLINK_NOFOLLOW).err() == Some(Errno::NOENT)
+    }
+
+    /// Takes the name away, if it is still this socket's.
+    pub(super) fn remove(self) {
+        let found = fs::statat(&self.dir, &self.name, AtFlags::SYMLINK_NOFOLLOW);
+        if found.is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.id) {
+            let _ = fs::unlinkat(&self.dir, &self.name, AtFlags::empty());
+        }
+    }
+}
+
+fn open_dir(store: &Dir) -> Result<OwnedFd> {
+    store.with_fd(|fd| {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        fs::openat(fd, ".", flags, Mode::empty()).map_err(Error::sys("open of the store's directory"))
+    })
+}
+
+/// The directory and name of a socket that is not in the store's directory.
+fn elsewhere(path: &Path) -> Result<(OwnedFd, String)> {
+    let names = path.parent().zip(path.file_name().and_then(|name| name.to_str()));
+    let (parent, name) = names.ok_or_else(|| Error::Invalid { what: format!("{} names no file", path.display()) })?;
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+    let dir = fs::open(parent, flags, Mode::empty()).map_err(Error::sys(format!("open of {}", parent.display())))?;
+    match fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => {}
+        Err(errno) => return Err(Error::sys(format!("stat of {}", path.display()))(errno)),
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Socket => {
+            return Err(Error::Invalid { what: format!("{} is there, and is no socket", path.display()) });
+        }
+        Ok(_) => {
+            if Stream::connect(path, Instant::now() + Duration::from_millis(100)).is_ok() {
+                return Err(Error::Invalid { what: format!("another server answers at {}", path.display()) });
+            }
+        }
+    }
+    Ok((dir, name.to_string()))
+}
+
+/// Removes what a server that died has left; anything but a socket stays.
+fn remove_socket(dir: &OwnedFd, name: &str) -> Result<()> {
+    match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Socket => {
+            fs::unlinkat(dir, name, AtFlags::empty()).map_err(Error::sys(format!("removal of {name}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Notes in the store's directory why there is no socket, or that there is one.
+pub(super) fn note(store: &Dir, problem: Option<&str>) {
+    let Some(problem) = problem else {
+        let _ = store.remove_file(NOTE);
+        return;
+    };
+    // Where nothing can be written, nothing can be noted.
+    if let Ok(mut file) = store.make_file(NOTE) {
+        let _ = writeln!(file, "There is no socket for message-passing clients: {problem}");
+    }
+}
+
+/// Tells one state of the access file from another.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    id: FileId,
+    size: i64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// That of the file as it is now; `None` if there is none, or none that can be looked at.
+    pub(super) fn now(store: &Dir) -> Option<Stamp> {
+        store.with_fd(|fd| Ok(fs::statat(fd, ACCESS, AtFlags::SYMLINK_NOFOLLOW).ok())).ok().flatten().map(Stamp::of)
+    }
+
+    fn of(stat: Stat) -> Stamp {
+        let id = (stat.st_dev, stat.st_ino);
+        Stamp { id, size: stat.st_size, changed: (stat.st_ctime, stat.st_ctime_nsec as i64) }
+    }
+
+    /// Whether a later change is sure to show: clocks of files are coarse.
+    pub(super) fn is_settled(&self) -> bool {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+        now.tv_sec.saturating_sub(self.changed.0).unsigned_abs() >= 2
+    }
+}
+
+/// The policy as the access file says it, and the uid that owns the store's directory.
+pub(super) fn read_policy(store: &Dir) -> Result<Policy> {
+    let stat = store.with_fd(|fd| fs::fstat(fd).map_err(Error::sys("stat of the store's directory")))?;
+    let owner = stat.st_uid;
+    let whole = |what: String| Policy::faulty(owner, Fault { line: 0, what });
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match store.with_fd(|fd| Ok(fs::openat(fd, ACCESS, flags, Mode::empty())))? {
+        Ok(file) => std::fs::File::from(file),
+        Err(Errno::NOENT) => return Ok(Policy::of_owner(owner)),
+        Err(errno) => return Ok(whole(format!("it can't be opened: {errno}"))),
+    };
+    let stat = fs::fstat(&file).map_err(Error::sys("stat of the access file"))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Ok(whole("it is no regular file".into()));
+    }
+    if stat.st_uid != owner && stat.st_uid != 0 {
+        return Ok(whole(format!("it belongs to uid {}, not to the directory's owner", stat.st_uid)));
+    }
+    if stat.st_mode & 0o022 != 0 {
+        return Ok(whole("others than its owner may write it".into()));
+    }
+    let mut text = Vec::new();
+    match file.take(ACCESS_BYTES_MAX + 1).read_to_end(&mut text) {
+        Err(error) => Ok(whole(format!("it can't be read: {error}"))),
+        Ok(_) if text.len() as u64 > ACCESS_BYTES_MAX => {
+            Ok(whole(format!("it is longer than {ACCESS_BYTES_MAX} bytes")))
+        }
+        Ok(_) => Ok(Policy::parse(&text, owner)),
+    }
+}

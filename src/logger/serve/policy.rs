@@ -1,0 +1,290 @@
+//! The file `access` in the store's directory: who may connect, and what they may do.
+//!
+//! ```text
+//! # comments and empty lines
+//! socket "/run/app/untorn.sock"        # where the socket is; default: logger.sock in the store's directory
+//! allow 1000 read-write                # this uid, everything
+//! allow 1001 read-only "sensors." "x"  # only keyspaces, cells and counters whose names begin with one of these
+//! allow any read-only "public."        # every uid
+//! connections 64                       # how many there may be at once; default 256
+//! patience 2                           # how many seconds a peer may take for a message; default 10
+//! ```
+//!
+//! The directory's owner may always do everything. Several lines for a uid add up. Without the file nobody else is let
+//! in, and with a malformed one neither. The store's own names, `untorn.…`, are nobody's to write.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The file's name.
+pub(super) const ACCESS: &str = "access";
+/// The longest file that is read, in bytes.
+pub(super) const ACCESS_BYTES_MAX: u64 = 64 << 10;
+/// Names that belong to the store itself.
+const OWN_NAMES: &str = "untorn.";
+
+const CONNECTIONS_DEFAULT: usize = 256;
+const CONNECTIONS_MAX: usize = 1024;
+const PATIENCE_DEFAULT: Duration = Duration::from_secs(10);
+const PATIENCE_SECONDS_MAX: u64 = 3600;
+
+/// What the file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Policy {
+    owner: u32,
+    rules: Vec<Rule>,
+    /// What is wrong with the file: then only the owner is let in.
+    pub(super) fault: Option<Fault>,
+    /// Where the socket is, if not in the store's directory.
+    pub(super) socket: Option<PathBuf>,
+    /// How many connections there may be.
+    pub(super) connections: usize,
+    /// How long a peer may take to send or take one message.
+    pub(super) patience: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Rule {
+    /// `None`: every uid.
+    uid: Option<u32>,
+    may_write: bool,
+    /// Empty: all names.
+    prefixes: Vec<String>,
+}
+
+/// Why the file is not understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    /// Counted from 1; 0 if it is about the file as a whole.
+    pub(super) line: usize,
+    pub(super) what: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => write!(f, "the file {ACCESS}: {}", self.what),
+            line => write!(f, "the file {ACCESS}, line {line}: {}", self.what),
+        }
+    }
+}
+
+impl Policy {
+    /// The policy of a store without the file: only the owner.
+    pub(super) fn of_owner(owner: u32) -> Policy {
+        Policy {
+            owner,
+            rules: Vec::new(),
+            fault: None,
+            socket: None,
+            connections: CONNECTIONS_DEFAULT,
+            patience: PATIENCE_DEFAULT,
+        }
+    }
+
+    /// The policy of a store whose file can't be understood.
+    pub(super) fn faulty(owner: u32, fault: Fault) -> Policy {
+        Policy { fault: Some(fault), ..Policy::of_owner(owner) }
+    }
+
+    /// What a file says.
+    pub(super) fn parse(text: &[u8], owner: u32) -> Policy {
+        match parse(text, owner) {
+            Ok(policy) => policy,
+            Err(fault) => Policy::faulty(owner, fault),
+        }
+    }
+
+    /// Whether nobody but the owner can connect: then the socket's mode says so, too.
+    pub(super) fn is_owners_alone(&self) -> bool {
+        self.rules.iter().all(|rule| rule.uid == Some(self.owner))
+    }
+
+    pub(super) fn owner(&self) -> u32 {
+        self.owner
+    }
+
+    /// What a uid may do; `None` if it may not connect.
+    pub(super) fn rights(&self, uid: u32) -> Option<Rights<'_>> {
+        let rights = Rights { policy: self, uid };
+        (uid == self.owner || rights.rules().next().is_some()).then_some(rights)
+    }
+}
+
+/// What one uid may do.
+#[derive(Clone, Copy)]
+pub(super) struct Rights<'p> {
+    policy: &'p Policy,
+    uid: u32,
+}
+
+impl Rights<'_> {
+    fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.policy.rules.iter().filter(|rule| rule.uid.is_none_or(|uid| uid == self.uid))
+    }
+
+    pub(super) fn is_owner(&self) -> bool {
+        self.uid == self.policy.owner
+    }
+
+    /// Whether it may read a keyspace, cell or counter.
+    pub(super) fn may_read(&self, name: &str) -> bool {
+        self.is_owner() || self.rules().any(|rule| rule.covers(name))
+    }
+
+    /// Whether it may write it.
+    pub(super) fn may_write(&self, name: &str) -> bool {
+        !name.starts_with(OWN_NAMES)
+            && (self.is_owner() || self.rules().any(|rule| rule.may_write && rule.covers(name)))
+    }
+
+    /// Whether it may read everything, and so know the store's figures.
+    pub(super) fn may_read_all(&self) -> bool {
+        self.is_owner() || self.rules().any(|rule| rule.prefixes.is_empty())
+    }
+
+    /// Whether it may write everything, and so have work done for the store as a whole.
+    pub(super) fn may_write_all(&self) -> bool {
+        self.is_owner() || self.rules().any(|rule| rule.may_write && rule.prefixes.is_empty())
+    }
+
+    /// Whether it may write anything.
+    pub(super) fn may_write_some(&self) -> bool {
+        self.is_owner() || self.rules().any(|rule| rule.may_write)
+    }
+}
+
+impl Rule {
+    fn covers(&self, name: &str) -> bool {
+        self.prefixes.is_empty() || self.prefixes.iter().any(|prefix| name.starts_with(&**prefix))
+    }
+}
+
+// ---- the text
+
+fn parse(text: &[u8], owner: u32) -> Result<Policy, Fault> {
+    let mut policy = Policy::of_owner(owner);
+    for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
+        let at = |what: String| Fault { line: index + 1, what };
+        let line = std::str::from_utf8(line).map_err(|_| at("it is not UTF-8".into()))?;
+        let words = split(line).map_err(at)?;
+        read_line(&mut policy, &words).map_err(at)?;
+    }
+    Ok(policy)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Word {
+    Bare(String),
+    Quoted(String),
+}
+
+/// The words of a line without its comment.
+fn split(line: &str) -> Result<Vec<Word>, String> {
+    let mut words = Vec::new();
+    let mut rest = line.chars().peekable();
+    while let Some(first) = rest.next() {
+        match first {
+            '#' => break,
+            c if c.is_whitespace() => {}
+            '"' => {
+                let mut text = String::new();
+                loop {
+                    match rest.next() {
+                        Some('"') => break,
+                        Some('\\') => match rest.next() {
+                            Some(c @ ('"' | '\\')) => text.push(c),
+                            _ => return Err("a backslash stands before \" or \\ only".into()),
+                        },
+                        Some(c) => text.push(c),
+                        None => return Err("a quoted text has no end".into()),
+                    }
+                }
+                if rest.peek().is_some_and(|c| !c.is_whitespace() && *c != '#') {
+                    return Err("there is no space after a quoted text".into());
+                }
+                words.push(Word::Quoted(text));
+            }
+            c => {
+                let mut text = String::from(c);
+                while let Some(c) = rest.next_if(|c| !c.is_whitespace() && *c != '#' && *c != '"') {
+                    text.push(c);
+                }
+                words.push(Word::Bare(text));
+            }
+        }
+    }
+    Ok(words)
+}
+
+fn read_line(policy: &mut Policy, words: &[Word]) -> Result<(), String> {
+    let Some((Word::Bare(first), rest)) = words.split_first() else {
+        return if words.is_empty() { Ok(()) } else { Err("a line begins with a word, not a quoted text".into()) };
+    };
+    match (&**first, rest) {
+        ("allow", [Word::Bare(who), Word::Bare(access), prefixes @ ..]) => {
+            policy.rules.push(Rule { uid: uid(who)?, may_write: may_write(access)?, prefixes: quoted(prefixes)? });
+            Ok(())
+        }
+        ("allow", _) => Err("expected: allow UID|any read-only|read-write [\"PREFIX\" …]".into()),
+        ("socket", [Word::Quoted(path)]) => {
+            if !Path::new(path).is_absolute() || path.contains('\0') || Path::new(path).file_name().is_none() {
+                return Err("the socket's path must be absolute, and name a file".into());
+            }
+            if policy.socket.replace(path.into()).is_some() {
+                return Err("there is a line for the socket already".into());
+            }
+            Ok(())
+        }
+        ("socket", _) => Err("expected: socket \"/PATH\"".into()),
+        ("connections", [Word::Bare(count)]) => {
+            policy.connections = number(count, CONNECTIONS_MAX as u64)? as usize;
+            Ok(())
+        }
+        ("connections", _) => Err("expected: connections NUMBER".into()),
+        ("patience", [Word::Bare(seconds)]) => {
+            policy.patience = Duration::from_secs(number(seconds, PATIENCE_SECONDS_MAX)?);
+            Ok(())
+        }
+        ("patience", _) => Err("expected: patience SECONDS".into()),
+        _ => Err("a line begins with allow, socket, connections or patience".into()),
+    }
+}
+
+/// A uid, or `None` for any.
+fn uid(text: &str) -> Result<Option<u32>, String> {
+    if text == "any" {
+        return Ok(None);
+    }
+    match (text.bytes().all(|byte| byte.is_ascii_digit()), text.parse()) {
+        // The last number stands for "no user" in system calls.
+        (true, Ok(uid)) if uid != u32::MAX => Ok(Some(uid)),
+        _ => Err("a uid is a decimal number, or any".into()),
+    }
+}
+
+fn may_write(text: &str) -> Result<bool, String> {
+    match text {
+        "read-only" => Ok(false),
+        "read-write" => Ok(true),
+        _ => Err("expected read-only or read-write".into()),
+    }
+}
+
+fn quoted(words: &[Word]) -> Result<Vec<String>, String> {
+    let texts = words.iter().map(|word| match word {
+        // An empty one would allow everything, which is said by leaving it out.
+        Word::Quoted(text) if text.is_empty() => Err("an empty prefix; leave it out to allow every name".to_string()),
+        Word::Quoted(text) => Ok(text.clone()),
+        Word::Bare(_) => Err("a prefix stands in quotation marks".to_string()),
+    });
+    texts.collect()
+}
+
+fn number(text: &str, max: u64) -> Result<u64, String> {
+    match (text.bytes().all(|byte| byte.is_ascii_digit()), text.parse()) {
+        (true, Ok(number)) if (1..=max).contains(&number) => Ok(number),
+        _ => Err(format!("expected a number from 1 to {max}")),
+    }
+}

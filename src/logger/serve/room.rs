@@ -1,0 +1,163 @@
+//! What the server has room for: connections, in all and for each user, and bytes of messages.
+
+use super::policy::Policy;
+use crate::socket::Stream;
+use parking_lot::{Condvar, Mutex};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+use untorn_wal::wire::MESSAGE_BYTES_MAX;
+
+/// Messages up to this length are not counted: each connection may have one.
+const SMALL_BYTES: usize = 64 << 10;
+/// Bytes of larger messages that may be in the server at once.
+const BYTES_MAX: usize = 4 * MESSAGE_BYTES_MAX;
+
+/// The connections.
+#[derive(Default)]
+pub(super) struct Room {
+    guests: Mutex<Guests>,
+    left: Condvar,
+}
+
+#[derive(Default)]
+struct Guests {
+    is_closed: bool,
+    next: u64,
+    connected: HashMap<u64, Guest>,
+}
+
+struct Guest {
+    uid: u32,
+    stream: Arc<Stream>,
+}
+
+/// Why somebody is not let in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum NoSeat {
+    Closed,
+    /// There are so many connections already, of this uid or in all.
+    Full {
+        of_uid: bool,
+        limit: usize,
+    },
+}
+
+/// One connection's place; dropped, it is free.
+pub(super) struct Seat {
+    room: Arc<Room>,
+    number: u64,
+}
+
+impl Room {
+    /// Takes a seat. A user who is not the owner can have half of them: nobody shuts out the others.
+    pub(super) fn enter(self: &Arc<Room>, uid: u32, stream: Arc<Stream>, policy: &Policy) -> Result<Seat, NoSeat> {
+        let mut guests = self.guests.lock();
+        if guests.is_closed {
+            return Err(NoSeat::Closed);
+        }
+        if guests.connected.len() >= policy.connections {
+            return Err(NoSeat::Full { of_uid: false, limit: policy.connections });
+        }
+        let limit = if uid == policy.owner() { policy.connections } else { policy.connections.div_ceil(2) };
+        if guests.connected.values().filter(|guest| guest.uid == uid).count() >= limit {
+            return Err(NoSeat::Full { of_uid: true, limit });
+        }
+        let number = guests.next;
+        guests.next += 1;
+        guests.connected.insert(number, Guest { uid, stream });
+        Ok(Seat { room: self.clone(), number })
+    }
+
+    /// Lets nobody in any more, if nobody is there. Says whether it did.
+    pub(super) fn close_if_empty(&self) -> bool {
+        let mut guests = self.guests.lock();
+        guests.is_closed |= guests.connected.is_empty();
+        guests.is_closed
+    }
+
+    /// Lets nobody in any more, ends all connections, and waits until they have left, or until `deadline`.
+    pub(super) fn close(&self, deadline: Instant) {
+        let mut guests = self.guests.lock();
+        guests.is_closed = true;
+        guests.connected.values().for_each(|guest| guest.stream.end());
+        while !guests.connected.is_empty() {
+            if self.left.wait_until(&mut guests, deadline).timed_out() {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.guests.lock().is_closed
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.room.guests.lock().connected.remove(&self.number);
+        self.room.left.notify_all();
+    }
+}
+
+/// Room for the bytes of messages.
+pub(super) struct Bytes {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+/// Some of the room; dropped, it is free again.
+pub(super) struct Share<'b> {
+    bytes: &'b Bytes,
+    count: usize,
+}
+
+impl Bytes {
+    pub(super) fn new() -> Bytes {
+        Bytes { free: Mutex::new(BYTES_MAX), freed: Condvar::new() }
+    }
+
+    /// Room for a message of so many bytes; `None` if there is none until `deadline`.
+    pub(super) fn take(&self, count: usize, deadline: Instant) -> Option<Share<'_>> {
+        let count = if count <= SMALL_BYTES { 0 } else { count };
+        let mut free = self.free.lock();
+        while *free < count {
+            if self.freed.wait_until(&mut free, deadline).timed_out() && *free < count {
+                return None;
+            }
+        }
+        *free -= count;
+        Some(Share { bytes: self, count })
+    }
+
+    /// As [`Bytes::take`], without waiting.
+    pub(super) fn try_take(&self, count: usize) -> Option<Share<'_>> {
+        self.take(count, Instant::now())
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        if self.count > 0 {
+            *self.bytes.free.lock() += self.count;
+            self.bytes.freed.notify_all();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Room that was taken must come back, and nobody may get more than there is.
+
+    use super::*;
+
+    #[test]
+    fn bytes_are_given_back() {
+        let bytes = Bytes::new();
+        let all: Vec<_> = (0..4).map(|_| bytes.try_take(MESSAGE_BYTES_MAX).unwrap()).collect();
+        assert!(bytes.try_take(MESSAGE_BYTES_MAX).is_none());
+        assert!(bytes.try_take(SMALL_BYTES).is_some(), "a small message needs no room");
+        drop(all);
+        assert!(bytes.try_take(MESSAGE_BYTES_MAX).is_some());
+    }
+}

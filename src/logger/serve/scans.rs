@@ -1,0 +1,158 @@
+//! The scans that a connection has open: each a snapshot, and the rest of a range.
+//!
+//! A snapshot is what makes all pieces of a scan one view. It is kept between two pieces, but not for a peer that does not
+//! come back: [`HOLD`] after the last piece, or [`LIFE`] after the first, it goes, and the next piece is `Stale`.
+
+use crate::{Error, Keyspace, Result, Snapshot};
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::time::{Duration, Instant};
+use untorn_wal::wire::{Edge, List, PIECE_BYTES_MAX, PIECE_RECORDS_MAX, Record, Reply};
+
+/// How long a snapshot is kept for the next piece.
+const HOLD: Duration = Duration::from_secs(10);
+/// How long a scan may take.
+const LIFE: Duration = Duration::from_secs(600);
+/// How many scans a connection may have open.
+const SCANS_MAX: usize = 8;
+
+#[derive(Default)]
+pub(super) struct Scans {
+    last: u32,
+    open: BTreeMap<u32, Scan>,
+}
+
+struct Scan {
+    snapshot: Snapshot,
+    keyspace: Keyspace,
+    lower: Bound<Vec<u8>>,
+    upper: Bound<Vec<u8>>,
+    is_reverse: bool,
+    piece_bytes: usize,
+    ends: Instant,
+    expires: Instant,
+}
+
+impl Scans {
+    /// A new scan; its number.
+    pub(super) fn open(
+        &mut self,
+        snapshot: Snapshot,
+        keyspace: Keyspace,
+        (lower, upper): (Edge<'_>, Edge<'_>),
+        is_reverse: bool,
+        piece_bytes: u32,
+    ) -> Result<u32> {
+        if self.open.len() >= SCANS_MAX {
+            return Err(Error::Limit {
+                what: "the number of scans that a connection has open",
+                found: SCANS_MAX as u64 + 1,
+                limit: SCANS_MAX as u64,
+            });
+        }
+        let now = Instant::now();
+        let scan = Scan {
+            snapshot,
+            keyspace,
+            lower: bound(lower),
+            upper: bound(upper),
+            is_reverse,
+            piece_bytes: (piece_bytes as usize).clamp(1, PIECE_BYTES_MAX),
+            ends: now + LIFE,
+            expires: now + HOLD,
+        };
+        // Not 0, which says that there are no more pieces, and none that is open.
+        loop {
+            self.last = self.last.wrapping_add(1);
+            if self.last != 0 && !self.open.contains_key(&self.last) {
+                break;
+            }
+        }
+        self.open.insert(self.last, scan);
+        Ok(self.last)
+    }
+
+    /// The name of the keyspace of a scan.
+    pub(super) fn keyspace(&self, scan: u32) -> Result<&str> {
+        self.open.get(&scan).map(|scan| scan.keyspace.name()).ok_or(Error::Stale)
+    }
+
+    pub(super) fn close(&mut self, scan: u32) {
+        self.open.remove(&scan);
+    }
+
+    /// The next piece, given to `send` with the number of its bytes.
+    pub(super) fn piece<T>(&mut self, number: u32, send: impl FnOnce(usize, &Reply<'_>) -> Result<T>) -> Result<T> {
+        let scan = self.open.get_mut(&number).ok_or(Error::Stale)?;
+        let range = (scan.lower.as_ref().map(|key| &key[..]), scan.upper.as_ref().map(|key| &key[..]));
+        if is_empty(range) {
+            let reply = Reply::Piece { scan: 0, txn: scan.snapshot.txn_id().as_u64(), records: List(Vec::new()) };
+            self.open.remove(&number);
+            return send(0, &reply);
+        }
+        let mut range = scan.snapshot.range(&scan.keyspace, range)?;
+        let (mut records, mut bytes, mut is_last) = (Vec::new(), 0, false);
+        while records.len() < PIECE_RECORDS_MAX {
+            let next = if scan.is_reverse { range.next_back() } else { range.next() };
+            let Some(record) = next else {
+                is_last = true;
+                break;
+            };
+            let (key, value) = record?;
+            if !records.is_empty() && bytes + key.len() + value.len() > scan.piece_bytes {
+                break;
+            }
+            bytes += key.len() + value.len();
+            records.push((key, value));
+        }
+        let list = List(records.iter().map(|(key, value)| Record { key, value }).collect());
+        let reply = Reply::Piece {
+            scan: if is_last { 0 } else { number },
+            txn: scan.snapshot.txn_id().as_u64(),
+            records: list,
+        };
+        let sent = send(bytes, &reply)?;
+        if is_last {
+            self.open.remove(&number);
+        } else if let Some((key, _)) = records.last() {
+            let reached = Bound::Excluded(key.to_vec());
+            if scan.is_reverse {
+                scan.upper = reached;
+            } else {
+                scan.lower = reached;
+            }
+            scan.expires = scan.ends.min(Instant::now() + HOLD);
+        }
+        Ok(sent)
+    }
+
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.open.values().map(|scan| scan.expires).min()
+    }
+
+    pub(super) fn expire(&mut self) {
+        if !self.open.is_empty() {
+            let now = Instant::now();
+            self.open.retain(|_, scan| scan.expires > now);
+        }
+    }
+}
+
+fn bound(edge: Edge<'_>) -> Bound<Vec<u8>> {
+    match edge {
+        Edge::Open => Bound::Unbounded,
+        Edge::With(key) => Bound::Included(key.to_vec()),
+        Edge::Without(key) => Bound::Excluded(key.to_vec()),
+    }
+}
+
+/// Whether nothing can lie in the range, also if its edges are in the wrong order.
+fn is_empty(range: (Bound<&[u8]>, Bound<&[u8]>)) -> bool {
+    match range {
+        (Bound::Included(lower), Bound::Included(upper)) => lower > upper,
+        (Bound::Included(lower) | Bound::Excluded(lower), Bound::Included(upper) | Bound::Excluded(upper)) => {
+            lower >= upper
+        }
+        _ => false,
+    }
+}

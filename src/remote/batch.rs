@@ -1,0 +1,95 @@
+//! A batch: changes, and conditions under which they are made, as one transaction by one message.
+
+use crate::TxnId;
+use untorn_wal::wire::Operation;
+
+/// Changes and conditions for [`Client::commit`](crate::Client::commit): all of the changes are made, as one transaction, if
+/// all of the conditions hold; else none.
+///
+/// Conditions are about the store as it is before the batch, wherever they stand in it. At most 65,536 changes and
+/// conditions, and 16 MiB in all.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    items: Vec<Item>,
+}
+
+#[derive(Clone, Debug)]
+struct Item {
+    keyspace: String,
+    key: Vec<u8>,
+    what: What,
+}
+
+#[derive(Clone, Debug)]
+enum What {
+    ExpectVersion(TxnId),
+    ExpectAbsent,
+    Put(Vec<u8>),
+    Delete,
+}
+
+/// How [`Client::commit`](crate::Client::commit) ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "a batch may not have been committed"]
+pub enum CommitOutcome {
+    /// All conditions held; the changes are this transaction.
+    Committed(TxnId),
+    /// A condition did not hold, and nothing has changed.
+    Mismatch {
+        /// Which of the batch's changes and conditions, counted from 0 in the order in which they were added.
+        index: usize,
+        /// The key's version; `None` if it is absent.
+        current: Option<TxnId>,
+    },
+}
+
+impl Batch {
+    /// An empty batch.
+    pub fn new() -> Batch {
+        Batch::default()
+    }
+
+    /// Stores a value under a key; makes the keyspace if there is none.
+    pub fn put(&mut self, keyspace: &str, key: &[u8], value: &[u8]) -> &mut Batch {
+        self.add(keyspace, key, What::Put(value.to_vec()))
+    }
+
+    /// Removes a key, if it is there.
+    pub fn delete(&mut self, keyspace: &str, key: &[u8]) -> &mut Batch {
+        self.add(keyspace, key, What::Delete)
+    }
+
+    /// Makes it a condition that this transaction was the last to write the key.
+    pub fn expect_version(&mut self, keyspace: &str, key: &[u8], version: TxnId) -> &mut Batch {
+        self.add(keyspace, key, What::ExpectVersion(version))
+    }
+
+    /// Makes it a condition that the key is not there.
+    pub fn expect_absent(&mut self, keyspace: &str, key: &[u8]) -> &mut Batch {
+        self.add(keyspace, key, What::ExpectAbsent)
+    }
+
+    /// How many changes and conditions it has.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    fn add(&mut self, keyspace: &str, key: &[u8], what: What) -> &mut Batch {
+        self.items.push(Item { keyspace: keyspace.into(), key: key.into(), what });
+        self
+    }
+
+    pub(super) fn operations(&self) -> impl Iterator<Item = Operation<'_>> {
+        self.items.iter().map(|Item { keyspace, key, what }| match what {
+            What::ExpectVersion(version) => Operation::ExpectVersion { keyspace, key, version: version.as_u64() },
+            What::ExpectAbsent => Operation::ExpectAbsent { keyspace, key },
+            What::Put(value) => Operation::Put { keyspace, key, value },
+            What::Delete => Operation::Delete { keyspace, key },
+        })
+    }
+}

@@ -1,0 +1,229 @@
+//! One connection to the server of messages: a request out, its reply back, and what it means when either is lost.
+//!
+//! The server acts on whole requests only. So a request that was not handed over whole has not happened, and may be sent
+//! again over another connection. One that was, and was not answered, is sent again if it is a read, and in doubt if
+//! it is a write.
+
+use super::failure;
+use crate::socket::{self, Stream};
+use crate::{Durability, Error, Result};
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use untorn_wal::wire::hello::{ClientHello, Refusal, SERVER_HELLO_BYTES, ServerHello};
+use untorn_wal::wire::{self, LIST_ITEMS_MAX, MESSAGE_BYTES_MAX, Reply, Request, WireError};
+
+/// A buffer larger than this is not kept for the next reply.
+const KEPT_BYTES_MAX: usize = 64 << 10;
+/// Between two tries to connect.
+const RETRY: Duration = Duration::from_millis(10);
+/// How long a reply is waited for that a server may have sent before it hung up.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// What it means to send a request twice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    /// Nothing.
+    Read,
+    /// The write happens twice.
+    Write,
+    /// It is about something that the server keeps for this very connection.
+    Bound,
+}
+
+/// A connection, made again when it breaks.
+pub(super) struct Link {
+    path: PathBuf,
+    answer_timeout: Duration,
+    reconnect_timeout: Duration,
+    stream: Option<Stream>,
+    /// Counts connections, so that what belongs to a broken one is known as such.
+    generation: u64,
+    notice: Option<String>,
+    reply: Vec<u8>,
+}
+
+/// A connection broke.
+struct Broken {
+    /// The whole request was handed over.
+    is_sent: bool,
+    error: io::Error,
+}
+
+impl Link {
+    pub(super) fn new(path: PathBuf, answer_timeout: Duration, reconnect_timeout: Duration) -> Link {
+        Link { path, answer_timeout, reconnect_timeout, stream: None, generation: 0, notice: None, reply: Vec::new() }
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub(super) fn notice(&self) -> Option<&str> {
+        self.notice.as_deref()
+    }
+
+    /// Another connection to the same socket, not made yet.
+    pub(super) fn another(&self) -> Link {
+        Link::new(self.path.clone(), self.answer_timeout, self.reconnect_timeout)
+    }
+
+    /// Makes the connection, at the first try.
+    pub(super) fn connect(&mut self) -> Result<()> {
+        let deadline = Instant::now() + self.answer_timeout.min(Duration::from_secs(3600));
+        let stream = Stream::connect(&self.path, deadline).map_err(|error| self.not_connected(error))?;
+        // A server that sends us away may not have waited for our hello.
+        let _ = stream.write(&ClientHello::OURS.encode(), Some(deadline));
+        let mut bytes = [0; SERVER_HELLO_BYTES];
+        let unanswered = |error: io::Error| Error::Disconnected { reason: format!("no hello came back: {error}") };
+        stream.read(&mut bytes, Some(deadline)).map_err(unanswered)?;
+        let hello = ServerHello::decode(&bytes).map_err(|error| Error::Protocol { what: error.to_string() })?;
+        let mut text = Vec::new();
+        stream.read_body(hello.text_bytes, &mut text, Some(deadline)).map_err(unanswered)?;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        match hello.refusal {
+            None => {}
+            Some(Refusal::Version) => return Err(Error::Protocol { what: format!("no version in common: {text}") }),
+            Some(Refusal::NotAllowed) => return Err(Error::NotAllowed { what: text }),
+            Some(Refusal::Busy) => return Err(Error::Busy { what: text }),
+            Some(_) => return Err(Error::Disconnected { reason: text }),
+        }
+        self.stream = Some(stream);
+        self.generation += 1;
+        self.notice = (!text.is_empty()).then_some(text);
+        Ok(())
+    }
+
+    fn not_connected(&self, error: io::Error) -> Error {
+        match error.kind() {
+            io::ErrorKind::NotFound => Error::NotFound { path: self.path.clone() },
+            io::ErrorKind::PermissionDenied => {
+                Error::NotAllowed { what: format!("the socket's mode keeps this user out of {}", self.path.display()) }
+            }
+            _ if std::fs::metadata(&self.path).is_ok_and(|found| !found.file_type().is_socket()) => {
+                Error::Invalid { what: format!("{} is no socket", self.path.display()) }
+            }
+            io::ErrorKind::ConnectionRefused => {
+                Error::Disconnected { reason: format!("nobody serves at {}", self.path.display()) }
+            }
+            _ => Error::Disconnected { reason: format!("{}: {error}", self.path.display()) },
+        }
+    }
+
+    /// Makes the connection once more; a new logger may be on its way.
+    fn reconnect(&mut self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            match self.connect() {
+                Err(Error::Disconnected { .. } | Error::NotFound { .. } | Error::Busy { .. })
+                    if start.elapsed() < self.reconnect_timeout =>
+                {
+                    std::thread::sleep(RETRY);
+                }
+                Err(Error::NotFound { path }) => {
+                    return Err(Error::Disconnected { reason: format!("{} is gone", path.display()) });
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Sends a request, and reads its reply; `read` gives what it says, if it is the kind of reply that fits.
+    pub(super) fn call<T>(
+        &mut self,
+        kind: Kind,
+        request: &Request<'_>,
+        read: impl FnOnce(Reply<'_>) -> Option<T>,
+    ) -> Result<T> {
+        refuse_long_lists(request)?;
+        let frame = wire::encode(request).map_err(too_long)?;
+        self.exchange_safely(kind, &frame)?;
+        let read = match wire::decode::<Reply<'_>>(&self.reply) {
+            Ok(Reply::Failed(failure)) => Err(failure::decode(&failure)),
+            Ok(reply) => read(reply).ok_or_else(|| Error::Protocol { what: "a reply of the wrong kind".into() }),
+            Err(error) => Err(Error::Protocol { what: error.to_string() }),
+        };
+        if self.reply.capacity() > KEPT_BYTES_MAX {
+            self.reply = Vec::new();
+        }
+        if let Err(Error::Protocol { .. }) = read {
+            // Nothing that comes over it can be believed any more.
+            self.stream = None;
+        }
+        read
+    }
+
+    fn exchange_safely(&mut self, kind: Kind, frame: &[u8]) -> Result<()> {
+        let mut is_second = false;
+        loop {
+            if self.stream.is_none() {
+                if kind == Kind::Bound {
+                    return Err(Error::Disconnected { reason: "what was open went with the connection".into() });
+                }
+                self.reconnect()?;
+            }
+            let Err(broken) = self.exchange(frame) else { return Ok(()) };
+            self.stream = None;
+            let reason = broken.error.to_string();
+            match kind {
+                Kind::Write if broken.is_sent => return Err(Error::InDoubt { reason }),
+                Kind::Read | Kind::Write if !is_second && broken.error.kind() != io::ErrorKind::TimedOut => {
+                    is_second = true;
+                }
+                _ => return Err(Error::Disconnected { reason }),
+            }
+        }
+    }
+
+    fn exchange(&mut self, frame: &[u8]) -> Result<(), Broken> {
+        let stream = self.stream.as_ref().expect("connected");
+        let deadline = Instant::now().checked_add(self.answer_timeout);
+        let written = stream.write(frame, deadline);
+        let (is_sent, until) = match &written {
+            Ok(()) => (true, deadline),
+            // It may have said why it hung up.
+            Err(_) => (false, Some(Instant::now() + LAST_WORDS)),
+        };
+        let reply = &mut self.reply;
+        let answered = (|| {
+            let length = socket::frame_len(stream.read_header(until)?)?;
+            stream.read_body(length, reply, until)
+        })();
+        match (answered, written) {
+            (Ok(()), _) => Ok(()),
+            (Err(_), Err((_, error))) => Err(Broken { is_sent, error }),
+            (Err(error), Ok(())) => Err(Broken { is_sent, error }),
+        }
+    }
+}
+
+/// What the server would refuse as a whole, it need not be sent.
+fn refuse_long_lists(request: &Request<'_>) -> Result<()> {
+    let (what, found) = match request {
+        Request::MultiGet { keys, .. } => ("the number of keys in a message", keys.0.len()),
+        Request::Commit { operations, .. } => ("the number of changes in a batch", operations.0.len()),
+        _ => return Ok(()),
+    };
+    if found > LIST_ITEMS_MAX {
+        return Err(Error::Limit { what, found: found as u64, limit: LIST_ITEMS_MAX as u64 });
+    }
+    Ok(())
+}
+
+fn too_long(error: WireError) -> Error {
+    match error {
+        WireError::TooLong { bytes } => {
+            Error::Limit { what: "the length of a message in bytes", found: bytes, limit: MESSAGE_BYTES_MAX as u64 }
+        }
+        other => Error::Protocol { what: other.to_string() },
+    }
+}
+
+/// A durability as the protocol has it.
+pub(super) fn durability(durability: Durability) -> wire::Durability {
+    match durability {
+        Durability::Visible => wire::Durability::Visible,
+        Durability::Durable => wire::Durability::Durable,
+    }
+}

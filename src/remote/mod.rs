@@ -1,0 +1,367 @@
+//! The message-passing client: a store used through the socket of its logger, without mapping anything.
+//!
+//! - `connection`: one connection; a request out, its reply back, and what it means when either is lost
+//! - `batch`: several changes as one transaction
+//! - `scan`: ranges, piece by piece
+//! - `failure`: errors as they cross the socket
+//!
+//! The protocol is in `untorn_wal::wire` and `docs/protocol.md`; the server in `logger::serve`.
+
+mod batch;
+mod connection;
+pub(crate) mod failure;
+mod scan;
+
+pub use batch::{Batch, CommitOutcome};
+pub use scan::Scan;
+
+use crate::shm::fork::ForkGuard;
+use crate::{CasOutcome, Durability, Error, Result, TxnId};
+use connection::{Kind, Link};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::RangeBounds;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use untorn_wal::wire::{Found, List, Reply, Request};
+
+/// A message-passing client of a store, made by [`Client::connect`].
+///
+/// It sends each call to the store's logger over a Unix socket and waits for the answer. It maps nothing of the store, so
+/// it can corrupt nothing: it is for processes that are less trusted than those that open the directory, or that see no
+/// more of the store than its socket, such as those in other containers. A call takes tens of microseconds where a
+/// direct [`crate::Store`] takes one or less.
+///
+/// Threads may share a client; their calls go one after the other. Connect once per thread to have them served at once.
+///
+/// # When the connection breaks
+/// A read is sent again over a new connection, if one can be made within [`ClientOptions::reconnect_timeout`]. A write
+/// whose answer is lost is [`Error::InDoubt`]: it is not sent again.
+///
+/// ```
+/// # fn main() -> untorn::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("data");
+/// # let store = untorn::Store::open(&path)?;
+/// use untorn::{Batch, Client, CommitOutcome};
+///
+/// let remote = Client::connect(path.join("logger.sock"))?;
+/// let alice = remote.put("users", b"alice", b"1")?; // durable on return
+/// assert_eq!(remote.get("users", b"alice")?.as_deref(), Some(&b"1"[..]));
+///
+/// let mut batch = Batch::new();
+/// batch.expect_version("users", b"alice", alice).put("users", b"alice", b"2").put("audit", b"1", b"alice: 2");
+/// let CommitOutcome::Committed(txn) = remote.commit(&batch)? else { panic!("somebody else was faster") };
+///
+/// for record in remote.scan("users", ..)? {
+///     let (key, value) = record?;
+///     println!("{key:?} {value:?} as of {txn} or later");
+/// }
+/// # drop((remote, store));
+/// # untorn::stop_logger(&path, std::time::Duration::from_secs(10))?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Client {
+    link: Mutex<Link>,
+    durability: Durability,
+    fork: ForkGuard,
+}
+
+/// Options of [`Client::connect`]; made by [`Client::options`].
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    durability: Durability,
+    answer_timeout: Duration,
+    reconnect_timeout: Duration,
+}
+
+impl Default for ClientOptions {
+    fn default() -> ClientOptions {
+        ClientOptions {
+            durability: Durability::Durable,
+            answer_timeout: Duration::from_secs(60),
+            reconnect_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl ClientOptions {
+    /// The durability of writes that do not name one. Default: [`Durability::Durable`].
+    pub fn durability(&mut self, durability: Durability) -> &mut ClientOptions {
+        self.durability = durability;
+        self
+    }
+
+    /// How long a call waits for its answer before the connection is given up. Default: 60 s; the server itself gives
+    /// up waiting for the writer lock after 10 s, and for the disk after 30 s.
+    pub fn answer_timeout(&mut self, timeout: Duration) -> &mut ClientOptions {
+        self.answer_timeout = timeout;
+        self
+    }
+
+    /// How long a call tries to connect again when the connection broke, since a new logger may be on its way. Default: 5 s.
+    pub fn reconnect_timeout(&mut self, timeout: Duration) -> &mut ClientOptions {
+        self.reconnect_timeout = timeout;
+        self
+    }
+
+    /// Connects; see [`Client::connect`].
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect(&self, socket: impl AsRef<Path>) -> Result<Client> {
+        let path: PathBuf = std::path::absolute(socket.as_ref()).unwrap_or_else(|_| socket.as_ref().into());
+        let mut link = Link::new(path, self.answer_timeout, self.reconnect_timeout);
+        link.connect()?;
+        Ok(Client { link: Mutex::new(link), durability: self.durability, fork: ForkGuard::new()? })
+    }
+}
+
+impl Client {
+    /// Connects to the socket of a store: `logger.sock` in its directory, unless the store's access file names another.
+    ///
+    /// A logger must run. A direct client starts one when it opens the store; where there are none, a supervisor runs
+    /// `untorn-logger STORE --idle never`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such file; [`Error::Disconnected`] if nobody answers there;
+    /// [`Error::NotAllowed`] if the store's access file does not let this user in; [`Error::Busy`];
+    /// [`Error::Protocol`] if the two have no version of the protocol in common.
+    pub fn connect(socket: impl AsRef<Path>) -> Result<Client> {
+        ClientOptions::default().connect(socket)
+    }
+
+    /// Options to connect with.
+    pub fn options() -> ClientOptions {
+        ClientOptions::default()
+    }
+
+    /// What the server had to say when the connection was made: to the store's owner, what is wrong with the access file.
+    pub fn notice(&self) -> Option<String> {
+        self.check_fork().ok()?;
+        self.link.lock().notice().map(str::to_string)
+    }
+
+    fn check_fork(&self) -> Result<()> {
+        if self.fork.is_child() { Err(Error::Forked) } else { Ok(()) }
+    }
+
+    /// Sends a request and reads what it is answered.
+    fn call<T>(&self, kind: Kind, request: &Request<'_>, read: impl FnOnce(Reply<'_>) -> Option<T>) -> Result<T> {
+        // Before the lock, which a child may have inherited locked.
+        self.check_fork()?;
+        self.link.lock().call(kind, request, read)
+    }
+
+    // ---- reading
+
+    /// The visible value of a key.
+    ///
+    /// # Errors
+    /// [`Error::NoKeyspace`]; [`Error::NotAllowed`]; [`Error::Limit`] for a value longer than 16 MiB;
+    /// [`Error::Disconnected`]; [`Error::Busy`]; [`Error::Corrupt`].
+    pub fn get(&self, keyspace: &str, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        Ok(self.get_versioned(keyspace, key)?.map(|(value, _)| value))
+    }
+
+    /// The visible value of a key, and its version: the transaction that wrote it.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub fn get_versioned(&self, keyspace: &str, key: &[u8]) -> Result<Option<(Vec<u8>, TxnId)>> {
+        self.call(Kind::Read, &Request::Get { keyspace, key }, |reply| match reply {
+            Reply::Value(found) => Some(found.map(owned)),
+            _ => None,
+        })
+    }
+
+    /// The visible values of several keys, all as of the same transaction.
+    ///
+    /// # Errors
+    /// As [`Client::get`]; [`Error::Limit`] for more than 65,536 keys, or 16 MiB of keys or values.
+    pub fn multi_get(&self, keyspace: &str, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>> {
+        let request = Request::MultiGet { keyspace, keys: List(keys.to_vec()) };
+        self.call(Kind::Read, &request, |reply| match reply {
+            Reply::Values { values, .. } if values.0.len() == keys.len() => {
+                Some(values.0.into_iter().map(|found| found.map(|found| owned(found).0)).collect())
+            }
+            _ => None,
+        })
+    }
+
+    /// The visible records of a range, in key order, as of one transaction. They come in pieces of up to 1 MiB.
+    ///
+    /// The server keeps the scan's snapshot between pieces: up to 10 s for each and 10 min in all. If the next piece is
+    /// asked for later, it is [`Error::Stale`].
+    ///
+    /// # Errors
+    /// As [`Client::get`]; [`Error::Limit`] if this client has 8 scans open.
+    pub fn scan<'k>(&self, keyspace: &str, range: impl RangeBounds<&'k [u8]>) -> Result<Scan<'_>> {
+        Scan::open(self, keyspace, range, false)
+    }
+
+    /// As [`Client::scan`], from the end of the range to its beginning.
+    ///
+    /// # Errors
+    /// As [`Client::scan`].
+    pub fn scan_back<'k>(&self, keyspace: &str, range: impl RangeBounds<&'k [u8]>) -> Result<Scan<'_>> {
+        Scan::open(self, keyspace, range, true)
+    }
+
+    /// The visible records whose keys begin with `prefix`; see [`Client::scan`].
+    ///
+    /// # Errors
+    /// As [`Client::scan`].
+    pub fn prefix(&self, keyspace: &str, prefix: &[u8]) -> Result<Scan<'_>> {
+        let end = crate::snapshot::prefix_end(prefix);
+        self.scan(keyspace, crate::snapshot::prefix_bounds(prefix, end.as_deref()))
+    }
+
+    /// The names of the keyspaces that this client may read, in the order in which they were created.
+    ///
+    /// # Errors
+    /// [`Error::Disconnected`]; [`Error::Corrupt`].
+    pub fn keyspaces(&self) -> Result<Vec<String>> {
+        self.call(Kind::Read, &Request::Keyspaces, |reply| match reply {
+            Reply::Names(names) => Some(names.0.into_iter().map(str::to_string).collect()),
+            _ => None,
+        })
+    }
+
+    // ---- writing
+
+    /// Stores a value under a key, as one transaction at the client's default durability; makes the keyspace if there is
+    /// none.
+    ///
+    /// # Errors
+    /// [`Error::InDoubt`] if the answer was lost, [`Error::NotDurable`] and [`Error::LoggerStalled`] that name the
+    /// transaction: it may have happened, or has. All others: it has not. [`Error::NotAllowed`];
+    /// [`Error::Limit`] for a key or value that is too long, here 16 MiB; [`Error::LockTimeout`]; [`Error::DiskFull`].
+    pub fn put(&self, keyspace: &str, key: &[u8], value: &[u8]) -> Result<TxnId> {
+        self.put_with(keyspace, key, value, self.durability)
+    }
+
+    /// As [`Client::put`], at this durability.
+    ///
+    /// # Errors
+    /// As [`Client::put`].
+    pub fn put_with(&self, keyspace: &str, key: &[u8], value: &[u8], durability: Durability) -> Result<TxnId> {
+        let request = Request::Put { keyspace, key, value, durability: connection::durability(durability) };
+        self.call(Kind::Write, &request, |reply| match reply {
+            Reply::Committed { txn } => Some(TxnId::from_u64(txn)),
+            _ => None,
+        })
+    }
+
+    /// Removes a key, as one transaction at the client's default durability. Says whether it was there.
+    ///
+    /// # Errors
+    /// As [`Client::put`]; [`Error::NoKeyspace`].
+    pub fn delete(&self, keyspace: &str, key: &[u8]) -> Result<bool> {
+        let request = Request::Delete { keyspace, key, durability: connection::durability(self.durability) };
+        self.call(Kind::Write, &request, |reply| match reply {
+            Reply::Deleted { was_there, .. } => Some(was_there),
+            _ => None,
+        })
+    }
+
+    /// Commits a batch as one transaction at the client's default durability, if all of its conditions hold.
+    ///
+    /// # Errors
+    /// As [`Client::put`]; [`Error::NoKeyspace`] for a deletion in a keyspace that is not there.
+    pub fn commit(&self, batch: &Batch) -> Result<CommitOutcome> {
+        self.commit_with(batch, self.durability)
+    }
+
+    /// As [`Client::commit`], at this durability.
+    ///
+    /// # Errors
+    /// As [`Client::commit`].
+    pub fn commit_with(&self, batch: &Batch, durability: Durability) -> Result<CommitOutcome> {
+        let operations = List(batch.operations().collect());
+        let request = Request::Commit { operations, durability: connection::durability(durability) };
+        self.call(Kind::Write, &request, |reply| match reply {
+            Reply::Committed { txn } => Some(CommitOutcome::Committed(TxnId::from_u64(txn))),
+            Reply::Unmet { index, current } => {
+                Some(CommitOutcome::Mismatch { index: index as usize, current: current.map(TxnId::from_u64) })
+            }
+            _ => None,
+        })
+    }
+
+    /// Stores a value only if the key's version is the expected one; `None` expects the key to be absent.
+    ///
+    /// # Errors
+    /// As [`Client::put`].
+    pub fn compare_and_swap(
+        &self,
+        keyspace: &str,
+        key: &[u8],
+        expected: Option<TxnId>,
+        value: &[u8],
+    ) -> Result<CasOutcome> {
+        let mut batch = Batch::new();
+        match expected {
+            Some(version) => batch.expect_version(keyspace, key, version),
+            None => batch.expect_absent(keyspace, key),
+        };
+        Ok(match self.commit(batch.put(keyspace, key, value))? {
+            CommitOutcome::Committed(txn) => CasOutcome::Swapped(txn),
+            CommitOutcome::Mismatch { current, .. } => CasOutcome::Mismatch { current },
+        })
+    }
+
+    /// Returns when all that was visible at the call is durable; the logger flushes at once under any policy. Needs the
+    /// right to write something.
+    ///
+    /// # Errors
+    /// [`Error::NotAllowed`]; [`Error::Disconnected`]; [`Error::NotDurable`]; [`Error::LoggerStalled`].
+    pub fn sync(&self) -> Result<()> {
+        self.call(Kind::Read, &Request::Sync, done)
+    }
+
+    // ---- the store as a whole
+
+    /// Takes a checkpoint and returns when it is finished; the id is that of the newest transaction it covers. Needs the
+    /// right to write everything.
+    ///
+    /// # Errors
+    /// [`Error::NotAllowed`]; [`Error::LockTimeout`] if a transaction holds it up for 10 s; [`Error::NeedsRecovery`];
+    /// [`Error::Disconnected`].
+    pub fn checkpoint(&self) -> Result<TxnId> {
+        self.call(Kind::Read, &Request::Checkpoint, |reply| match reply {
+            Reply::Committed { txn } => Some(TxnId::from_u64(txn)),
+            _ => None,
+        })
+    }
+
+    /// Figures of the store, by the names of [`crate::Stats`]; transactions as [`TxnId::as_u64`] gives them. Needs the
+    /// right to read everything.
+    ///
+    /// # Errors
+    /// [`Error::NotAllowed`]; [`Error::Disconnected`].
+    pub fn stats(&self) -> Result<BTreeMap<String, u64>> {
+        self.call(Kind::Read, &Request::Stats, |reply| match reply {
+            Reply::Figures(figures) => {
+                Some(figures.0.iter().map(|figure| (figure.name.to_string(), figure.value)).collect())
+            }
+            _ => None,
+        })
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("durability", &self.durability).finish_non_exhaustive()
+    }
+}
+
+fn done(reply: Reply<'_>) -> Option<()> {
+    matches!(reply, Reply::Done).then_some(())
+}
+
+fn owned(found: Found<'_>) -> (Vec<u8>, TxnId) {
+    (found.value.to_vec(), TxnId::from_u64(found.version))
+}

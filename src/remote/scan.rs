@@ -1,0 +1,117 @@
+//! A range by message: fetched piece by piece, all of one snapshot that the server keeps.
+
+use super::Client;
+use super::connection::Kind;
+use crate::{Error, Result, TxnId};
+use std::collections::VecDeque;
+use std::fmt;
+use std::ops::{Bound, RangeBounds};
+use untorn_wal::wire::{Edge, PIECE_BYTES_MAX, Reply, Request};
+
+/// A record that a scan came to: its key and value.
+type Record = (Vec<u8>, Vec<u8>);
+
+/// The records of a range, made by [`Client::scan`]. All are of one snapshot, whatever is written meanwhile.
+pub struct Scan<'c> {
+    client: &'c Client,
+    txn: TxnId,
+    /// The server's number for it; 0 when there are no more pieces.
+    number: u32,
+    /// The connection for which the number holds.
+    generation: u64,
+    records: VecDeque<Record>,
+}
+
+/// What a piece brings.
+struct Piece {
+    number: u32,
+    txn: TxnId,
+    records: VecDeque<Record>,
+}
+
+impl<'c> Scan<'c> {
+    pub(super) fn open<'k>(
+        client: &'c Client,
+        keyspace: &str,
+        range: impl RangeBounds<&'k [u8]>,
+        is_reverse: bool,
+    ) -> Result<Scan<'c>> {
+        let request = Request::Scan {
+            keyspace,
+            lower: edge(range.start_bound()),
+            upper: edge(range.end_bound()),
+            is_reverse,
+            piece_bytes: PIECE_BYTES_MAX as u32,
+        };
+        client.check_fork()?;
+        let mut link = client.link.lock();
+        let piece = link.call(Kind::Read, &request, read)?;
+        let generation = link.generation();
+        Ok(Scan { client, txn: piece.txn, number: piece.number, generation, records: piece.records })
+    }
+
+    /// The transaction that this is a view of.
+    pub fn txn_id(&self) -> TxnId {
+        self.txn
+    }
+
+    fn fetch(&mut self) -> Result<()> {
+        self.client.check_fork()?;
+        let mut link = self.client.link.lock();
+        if link.generation() != self.generation {
+            return Err(Error::Disconnected { reason: "the scan's snapshot went with the connection".into() });
+        }
+        let piece = link.call(Kind::Bound, &Request::ScanNext { scan: self.number }, read)?;
+        self.number = piece.number;
+        self.records = piece.records;
+        Ok(())
+    }
+}
+
+impl Iterator for Scan<'_> {
+    type Item = Result<Record>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.records.is_empty() && self.number != 0 {
+            if let Err(error) = self.fetch() {
+                // There is no going on after a gap.
+                self.number = 0;
+                return Some(Err(error));
+            }
+        }
+        self.records.pop_front().map(Ok)
+    }
+}
+
+impl Drop for Scan<'_> {
+    fn drop(&mut self) {
+        if self.number == 0 || self.client.check_fork().is_err() {
+            return;
+        }
+        let mut link = self.client.link.lock();
+        if link.generation() == self.generation {
+            // If it can't be told, the server lets the snapshot go by itself.
+            let _ = link.call(Kind::Bound, &Request::ScanClose { scan: self.number }, super::done);
+        }
+    }
+}
+
+impl fmt::Debug for Scan<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scan").field("txn", &self.txn).finish_non_exhaustive()
+    }
+}
+
+fn read(reply: Reply<'_>) -> Option<Piece> {
+    let Reply::Piece { scan, txn, records } = reply else { return None };
+    let records = records.0.iter().map(|record| (record.key.to_vec(), record.value.to_vec())).collect();
+    Some(Piece { number: scan, txn: TxnId::from_u64(txn), records })
+}
+
+fn edge<'k>(bound: Bound<&&'k [u8]>) -> Edge<'k> {
+    match bound {
+        Bound::Unbounded => Edge::Open,
+        Bound::Included(key) => Edge::With(key),
+        Bound::Excluded(key) => Edge::Without(key),
+    }
+}

@@ -1,0 +1,182 @@
+//! Unix sockets as both sides of the message protocol use them: addresses of any length, whole messages, and a time for
+//! each wait.
+//!
+//! A socket here never blocks by itself: whoever waits says until when. Nothing in this file knows what a message means.
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{self, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{
+    self, AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, sockopt,
+};
+use rustix::time::Timespec;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use untorn_wal::wire::{self, FRAME_HEADER_BYTES};
+
+/// Bytes of a message that room is made for before any of them has come.
+const BYTES_AHEAD: usize = 64 << 10;
+/// The longest address that the kernel takes.
+const ADDRESS_BYTES_MAX: usize = 107;
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    fd: OwnedFd,
+}
+
+impl Stream {
+    /// Connects to the socket at `path`, however long that is.
+    pub(crate) fn connect(path: &Path, deadline: Instant) -> io::Result<Stream> {
+        let fd = new_socket()?;
+        let bytes = path.as_os_str().len();
+        // The file, open, if its name is too long: the short name of a descriptor leads to it as well.
+        let opened;
+        let address = if bytes <= ADDRESS_BYTES_MAX {
+            SocketAddrUnix::new(path)?
+        } else {
+            opened = fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+            SocketAddrUnix::new(format!("/proc/self/fd/{}", opened.as_raw_fd()))?
+        };
+        loop {
+            match net::connect(&fd, &address) {
+                Ok(()) => return Ok(Stream { fd }),
+                Err(Errno::INTR) => {}
+                // As many wait to be accepted as may.
+                Err(Errno::AGAIN) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
+                Err(Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// A connection that was accepted.
+    pub(crate) fn accepted(fd: OwnedFd) -> Stream {
+        Stream { fd }
+    }
+
+    /// The user id of the process that made the connection, as the kernel says.
+    pub(crate) fn peer_uid(&self) -> io::Result<u32> {
+        Ok(sockopt::socket_peercred(&self.fd)?.uid.as_raw())
+    }
+
+    /// Waits until there is something to read, or the other side has gone. False if `deadline` passes first.
+    pub(crate) fn wait_readable(&self, deadline: Option<Instant>) -> io::Result<bool> {
+        self.wait(PollFlags::IN, deadline)
+    }
+
+    fn wait(&self, flags: PollFlags, deadline: Option<Instant>) -> io::Result<bool> {
+        wait_for(&mut [PollFd::new(&self.fd, flags)], deadline)
+    }
+
+    /// Fills `bytes`.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the other side has gone, `TimedOut` if `deadline` passes.
+    pub(crate) fn read(&self, bytes: &mut [u8], deadline: Option<Instant>) -> io::Result<()> {
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match net::recv(&self.fd, &mut bytes[filled..], RecvFlags::empty()) {
+                Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok((count, _)) => filled += count,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    if !self.wait(PollFlags::IN, deadline)? {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the length of a message.
+    pub(crate) fn read_header(&self, deadline: Option<Instant>) -> io::Result<[u8; FRAME_HEADER_BYTES]> {
+        let mut header = [0; FRAME_HEADER_BYTES];
+        self.read(&mut header, deadline)?;
+        Ok(header)
+    }
+
+    /// Reads a message of `length` bytes into `message`, which grows as the bytes come.
+    pub(crate) fn read_body(&self, length: usize, message: &mut Vec<u8>, deadline: Option<Instant>) -> io::Result<()> {
+        message.clear();
+        while message.len() < length {
+            let have = message.len();
+            let next = length.min((have * 2).max(BYTES_AHEAD));
+            message.resize(next, 0);
+            self.read(&mut message[have..], deadline)?;
+        }
+        Ok(())
+    }
+
+    /// Writes all of `bytes`; how many were taken if that fails.
+    pub(crate) fn write(&self, bytes: &[u8], deadline: Option<Instant>) -> Result<(), (usize, io::Error)> {
+        let mut written = 0;
+        while written < bytes.len() {
+            match net::send(&self.fd, &bytes[written..], SendFlags::NOSIGNAL) {
+                Ok(count) => written += count,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => match self.wait(PollFlags::OUT, deadline) {
+                    Ok(true) => {}
+                    Ok(false) => return Err((written, io::ErrorKind::TimedOut.into())),
+                    Err(error) => return Err((written, error)),
+                },
+                Err(errno) => return Err((written, errno.into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the connection for both sides, also for a thread that waits for it.
+    pub(crate) fn end(&self) {
+        let _ = net::shutdown(&self.fd, Shutdown::Both);
+    }
+}
+
+/// Waits until one of them is ready; false if `deadline` passes first.
+pub(crate) fn wait_for(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<bool> {
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(fds, timeout.as_ref()) {
+            Ok(0) if left.is_some_and(|left| left.is_zero()) => return Ok(false),
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => return Ok(true),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+fn new_socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
+}
+
+/// A socket with a name in a directory that nobody can connect to yet: [`listen`] makes that possible.
+pub(crate) fn bind(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+    let fd = new_socket()?;
+    net::bind(&fd, &SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))?)?;
+    Ok(fd)
+}
+
+/// Lets clients connect.
+pub(crate) fn listen(fd: impl AsFd) -> io::Result<()> {
+    Ok(net::listen(fd, 128)?)
+}
+
+/// The next client that wants to connect, if one does.
+pub(crate) fn accept(fd: impl AsFd) -> io::Result<Option<Stream>> {
+    match net::accept_with(fd, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        Ok(fd) => Ok(Some(Stream::accepted(fd))),
+        Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// The limits of a frame, as an error of the system.
+pub(crate) fn frame_len(header: [u8; FRAME_HEADER_BYTES]) -> io::Result<usize> {
+    wire::frame_len(header).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}

@@ -1,0 +1,574 @@
+//! Goal: message-passing clients get what the store has, by every operation, and the same answers as a direct client;
+//! what was acknowledged is as durable as it was asked for; and clients and loggers come, go and die in any order.
+//!
+//! Method: direct and message-passing clients of one store, in this process and in others, each checking what the other did.
+
+mod common;
+
+use common::*;
+use rustix::process::Signal;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use untorn::{Batch, CasOutcome, Client, CommitOutcome, Durability, Error, FlushPolicy, TxnId};
+
+trait Socket {
+    fn socket(&self) -> PathBuf;
+    fn client(&self) -> Client;
+}
+
+impl Socket for TestStore {
+    fn socket(&self) -> PathBuf {
+        self.path.join("logger.sock")
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(self.socket()).unwrap()
+    }
+}
+
+type Records = Vec<(Vec<u8>, Vec<u8>)>;
+
+fn collect(scan: untorn::Scan<'_>) -> Records {
+    scan.map(Result::unwrap).collect()
+}
+
+#[test]
+fn child() {
+    let Some(role) = Role::of_this_process() else { return };
+    let socket = role.store.join("logger.sock");
+    match &*role.name {
+        // Puts, and says what was acknowledged.
+        "putter" => {
+            let client = Client::connect(socket).unwrap();
+            let name = role.arguments[0].clone();
+            say("ready");
+            for number in 0..role.number(1) {
+                let txn = client.put(&name, &number.to_be_bytes(), &number.to_le_bytes()).unwrap();
+                say(txn.as_u64());
+            }
+        }
+        // Asks for a lot and takes nothing.
+        "silent" => {
+            let client = Client::connect(socket).unwrap();
+            client.get("k", b"big").unwrap();
+            say("connected");
+            loop {
+                client.get("k", b"big").unwrap();
+            }
+        }
+        // A direct client that holds the writer lock.
+        "holder" => {
+            let store = untorn::Store::open(&role.store).unwrap();
+            let txn = store.begin().unwrap();
+            say("holding");
+            listen();
+            drop(txn);
+        }
+        name => panic!("{name}"),
+    }
+}
+
+#[test]
+fn every_operation() {
+    let _limit = limit(60);
+    let at = TestStore::new();
+    let store = at.open();
+    let client = at.client();
+    let direct = store.keyspace("direct").unwrap();
+    direct.put(b"k", b"v").unwrap();
+
+    // Reads see what direct clients wrote, and the other way round.
+    assert_eq!(client.get("direct", b"k").unwrap().as_deref(), Some(&b"v"[..]));
+    assert_eq!(client.get("direct", b"absent").unwrap(), None);
+    let first = client.put("users", b"alice", b"1").unwrap();
+    let users = store.find_keyspace("users").unwrap().unwrap();
+    let (value, version) = users.get_versioned(b"alice").unwrap().unwrap();
+    assert_eq!((&*value, version), (&b"1"[..], first));
+    assert_eq!(client.get_versioned("users", b"alice").unwrap(), Some((b"1".to_vec(), first)));
+    assert_eq!(client.keyspaces().unwrap(), ["direct", "users"]);
+
+    // Keyspaces that are not there.
+    assert!(matches!(client.get("none", b"k"), Err(Error::NoKeyspace { name }) if name == "none"));
+    assert!(matches!(client.delete("none", b"k"), Err(Error::NoKeyspace { .. })));
+    assert!(matches!(client.scan("none", ..), Err(Error::NoKeyspace { .. })));
+    assert!(matches!(client.multi_get("none", &[b"k"]), Err(Error::NoKeyspace { .. })));
+
+    // Deletes.
+    assert!(client.delete("users", b"alice").unwrap());
+    assert!(!client.delete("users", b"alice").unwrap());
+    assert_eq!(client.get("users", b"alice").unwrap(), None);
+
+    // Several keys at once.
+    client.put("users", b"", b"empty key").unwrap();
+    client.put("users", b"e", b"").unwrap();
+    let values = client.multi_get("users", &[b"e", b"absent", b"", b"e"]).unwrap();
+    assert_eq!(values, [Some(b"".to_vec()), None, Some(b"empty key".to_vec()), Some(b"".to_vec())]);
+    assert_eq!(client.multi_get("users", &[]).unwrap(), Vec::<Option<Vec<u8>>>::new());
+
+    // The store as a whole.
+    let covered = client.checkpoint().unwrap();
+    let stats = client.stats().unwrap();
+    assert!(stats["checkpointed"] >= covered.as_u64() && stats["keyspaces"] == 2, "{stats:?}");
+    client.put_with("users", b"v", b"", Durability::Visible).unwrap();
+    client.sync().unwrap();
+    assert!(store.stats().unwrap().durable >= users.get_versioned(b"v").unwrap().unwrap().1);
+    assert_eq!(client.notice(), None);
+    assert_clean(&store);
+}
+
+#[test]
+fn limits_are_errors_that_name_them() {
+    let _limit = limit(60);
+    let at = TestStore::new();
+    let store = at.open();
+    let client = at.client();
+    let long = vec![7; 16 << 20];
+    client.put("k", b"16 MiB", &long).unwrap();
+    assert_eq!(client.get("k", b"16 MiB").unwrap().unwrap(), long);
+    assert!(matches!(
+        client.put("k", b"more", &vec![7; 17 << 20]),
+        Err(Error::Limit { what: "the length of a message in bytes", .. })
+    ));
+    assert!(matches!(client.put("k", &[1; 2000], b""), Err(Error::Limit { found: 2000, limit: 1024, .. })));
+    assert!(matches!(client.put(&"n".repeat(256), b"", b""), Err(Error::Limit { found: 256, limit: 255, .. })));
+    let too_many: Vec<&[u8]> = vec![b"k"; 65_537];
+    assert!(matches!(client.multi_get("k", &too_many), Err(Error::Limit { found: 65_537, limit: 65_536, .. })));
+    assert!(matches!(client.multi_get("k", &[b"16 MiB", b"16 MiB"]), Err(Error::Limit { .. })));
+    // A direct client may store what no message can hold.
+    store.keyspace("k").unwrap().put(b"longer", &vec![7; 17 << 20]).unwrap();
+    assert!(matches!(client.get("k", b"longer"), Err(Error::Limit { .. })));
+    assert!(client.prefix("k", b"longer").is_err());
+    // A batch that goes wrong in the middle leaves nothing.
+    let mut batch = Batch::new();
+    batch.put("k", b"a", b"").put("new", b"b", b"").put("k", &[1; 2000], b"");
+    assert!(matches!(client.commit(&batch), Err(Error::Limit { .. })));
+    assert_eq!(client.get("k", b"a").unwrap(), None);
+    assert_eq!(client.keyspaces().unwrap(), ["k"]);
+    // The client goes on after each of these.
+    assert!(matches!(client.put("untorn.own", b"k", b""), Err(Error::NotAllowed { .. })));
+    client.put("k", b"a", b"").unwrap();
+}
+
+#[test]
+fn scans_are_of_one_snapshot() {
+    let _limit = limit(60);
+    let at = TestStore::new();
+    let store = at.open();
+    let keyspace = store.keyspace("k").unwrap();
+    let mut model = BTreeMap::new();
+    let mut txn = store.begin().unwrap();
+    for number in 0..5000u32 {
+        let (key, value) = (number.to_be_bytes().to_vec(), vec![number as u8; 1000]);
+        txn.put(&keyspace, &key, &value).unwrap();
+        model.insert(key, value);
+    }
+    let as_of = txn.commit().unwrap();
+    let model: Records = model.into_iter().collect();
+    let client = at.client();
+
+    // Five pieces, and writes between them.
+    let mut scan = client.scan("k", ..).unwrap();
+    assert_eq!(scan.txn_id(), as_of);
+    let mut seen: Records = Vec::new();
+    for index in 0..5000u32 {
+        if index % 500 == 3 {
+            keyspace.put(&index.to_be_bytes(), b"new").unwrap();
+            client.delete("k", &(4999 - index).to_be_bytes()).unwrap();
+            keyspace.put(&[index as u8, 0xff, 0xff], b"between").unwrap();
+        }
+        seen.push(scan.next().unwrap().unwrap());
+    }
+    assert!(scan.next().is_none());
+    assert!(seen == model, "a scan saw what was written meanwhile");
+
+    // Each range as a direct client has it, from both ends.
+    let key = |number: u32| number.to_be_bytes();
+    let snapshot = store.snapshot().unwrap();
+    let (low, high) = (key(100), key(2700));
+    let bounds: [(Bound<&[u8]>, Bound<&[u8]>); 7] = [
+        (Bound::Unbounded, Bound::Unbounded),
+        (Bound::Included(&low), Bound::Excluded(&high)),
+        (Bound::Excluded(&low), Bound::Included(&high)),
+        (Bound::Included(&high), Bound::Unbounded),
+        (Bound::Unbounded, Bound::Excluded(&low)),
+        (Bound::Included(&low), Bound::Included(&low)),
+        (Bound::Included(b"z"), Bound::Unbounded),
+    ];
+    for bounds in bounds {
+        let expected = snapshot.range(&keyspace, bounds).unwrap();
+        let mut expected: Records = expected.map(|kv| kv.map(|(k, v)| (k.to_vec(), v.to_vec())).unwrap()).collect();
+        assert!(collect(client.scan("k", bounds).unwrap()) == expected, "{bounds:?}");
+        expected.reverse();
+        assert!(collect(client.scan_back("k", bounds).unwrap()) == expected, "{bounds:?}");
+    }
+    // Edges in the wrong order hold nothing.
+    for bounds in
+        [(Bound::Included(&high[..]), Bound::Included(&low[..])), (Bound::Excluded(&low), Bound::Excluded(&low))]
+    {
+        assert!(collect(client.scan("k", bounds).unwrap()).is_empty());
+    }
+    let prefixed = collect(client.prefix("k", &[0, 0, 1]).unwrap());
+    assert!(prefixed.iter().all(|(key, _)| key.starts_with(&[0, 0, 1])) && prefixed.len() >= 250);
+
+    // A client has so many open, and those that are dropped count no longer.
+    let open: Vec<_> = (0..8).map(|_| client.scan("k", ..).unwrap()).collect();
+    assert!(matches!(client.scan("k", ..), Err(Error::Limit { limit: 8, .. })));
+    drop(open);
+    let _open: Vec<_> = (0..8).map(|_| client.scan("k", ..).unwrap()).collect();
+}
+
+#[test]
+fn a_scan_that_is_left_lying_lets_its_snapshot_go() {
+    let _limit = limit(60);
+    let at = TestStore::new();
+    let store = at.open();
+    let keyspace = store.keyspace("k").unwrap();
+    for number in 0..300u32 {
+        keyspace.put(&number.to_be_bytes(), &[1; 8000]).unwrap();
+    }
+    let client = at.client();
+    let mut scan = client.scan("k", ..).unwrap();
+    scan.next().unwrap().unwrap();
+    assert_eq!(store.stats().unwrap().readers.len(), 1);
+    wait_for(Duration::from_secs(20), || store.stats().unwrap().readers.is_empty());
+    let last = scan.last().unwrap();
+    assert!(matches!(last, Err(Error::Stale)), "{last:?}");
+    client.get("k", b"").unwrap();
+}
+
+#[test]
+fn batches_and_their_conditions() {
+    let _limit = limit(60);
+    let at = TestStore::new();
+    let store = at.open();
+    let client = at.client();
+    let version = client.put("a", b"x", b"1").unwrap();
+
+    let mut batch = Batch::new();
+    batch.put("b", b"y", b"2").expect_version("a", b"x", version).delete("a", b"x").expect_absent("a", b"z");
+    assert_eq!(batch.len(), 4);
+    let CommitOutcome::Committed(second) = client.commit(&batch).unwrap() else { panic!() };
+    assert_eq!(client.get("a", b"x").unwrap(), None);
+    assert_eq!(client.get_versioned("b", b"y").unwrap().unwrap().1, second);
+    // The key is gone, so the same batch does nothing now, and says which condition it was.
+    assert_eq!(client.commit(&batch).unwrap(), CommitOutcome::Mismatch { index: 1, current: None });
+    assert_eq!(client.get_versioned("b", b"y").unwrap().unwrap().1, second);
+    let mut batch = Batch::new();
+    batch.put("c", b"never", b"").expect_absent("none", b"k").expect_absent("b", b"y");
+    assert_eq!(client.commit(&batch).unwrap(), CommitOutcome::Mismatch { index: 2, current: Some(second) });
+    assert_eq!(client.keyspaces().unwrap(), ["a", "b"]);
+    // Conditions are about what was there before.
+    let mut batch = Batch::new();
+    batch.put("b", b"n", b"").expect_absent("b", b"n").put("b", b"n", b"last").delete("b", b"y");
+    assert!(matches!(client.commit(&batch).unwrap(), CommitOutcome::Committed(_)));
+    assert_eq!(client.get("b", b"n").unwrap().unwrap(), b"last");
+    // Nothing, and nothing but conditions.
+    let before = store.snapshot().unwrap().txn_id();
+    assert_eq!(client.commit(&Batch::new()).unwrap(), CommitOutcome::Committed(before));
+    let mut batch = Batch::new();
+    assert_eq!(client.commit(batch.expect_absent("b", b"y")).unwrap(), CommitOutcome::Committed(before));
+    let mut batch = Batch::new();
+    assert!(matches!(client.commit(batch.delete("none", b"y")), Err(Error::NoKeyspace { .. })));
+    // One key.
+    let CasOutcome::Swapped(first) = client.compare_and_swap("b", b"cas", None, b"1").unwrap() else { panic!() };
+    let again = client.compare_and_swap("b", b"cas", None, b"2").unwrap();
+    assert_eq!(again, CasOutcome::Mismatch { current: Some(first) });
+    let lost = Some(TxnId::from_u64(first.as_u64() + 1));
+    assert_eq!(
+        client.compare_and_swap("b", b"cas", lost, b"2").unwrap(),
+        CasOutcome::Mismatch { current: Some(first) }
+    );
+    assert!(matches!(client.compare_and_swap("b", b"cas", Some(first), b"2").unwrap(), CasOutcome::Swapped(_)));
+    assert_clean(&store);
+}
+
+/// No increment of many clients that only know versions gets lost.
+#[test]
+fn many_clients_at_once() {
+    let _limit = limit(120);
+    let at = TestStore::new();
+    let store = at.open();
+    let fsyncs = store.stats().unwrap().fsyncs;
+    let (clients, rounds) = (32, 20u64);
+    std::thread::scope(|scope| {
+        for number in 0..clients {
+            let at = &at;
+            scope.spawn(move || {
+                let client = at.client();
+                for round in 0..rounds {
+                    client.put(&format!("own {number}"), &round.to_be_bytes(), &round.to_le_bytes()).unwrap();
+                    loop {
+                        let found = client.get_versioned("shared", b"sum");
+                        let found = if let Err(Error::NoKeyspace { .. }) = found { None } else { found.unwrap() };
+                        let sum = found.as_ref().map_or(0, |(v, _)| u64::from_le_bytes(v[..].try_into().unwrap()));
+                        let version = found.map(|(_, version)| version);
+                        let outcome = client.compare_and_swap("shared", b"sum", version, &(sum + 1).to_le_bytes());
+                        if let CasOutcome::Swapped(_) = outcome.unwrap() {
+                            break;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let sum = store.find_keyspace("shared").unwrap().unwrap().get(b"sum").unwrap().unwrap();
+    assert_eq!(u64::from_le_bytes(sum[..].try_into().unwrap()), clients * rounds);
+    for number in 0..clients {
+        assert_eq!(store.find_keyspace(&format!("own {number}")).unwrap().unwrap().len().unwrap(), rounds);
+    }
+    let stats = store.stats().unwrap();
+    let acknowledged = clients * rounds * 2;
+    assert!(stats.fsyncs - fsyncs < acknowledged / 2, "{} fsyncs for {acknowledged} commits", stats.fsyncs - fsyncs);
+    assert_clean(&store);
+}
+
+#[test]
+fn a_visible_write_is_answered_before_the_flush() {
+    let _limit = limit(60);
+    let at = TestStore::new();
+    let store = at.open_with(|options| {
+        options.flush_policy(FlushPolicy::Every(Duration::from_secs(3600)));
+    });
+    let client = at.client();
+    let start = Instant::now();
+    let txn = client.put_with("k", b"a", b"", Durability::Visible).unwrap();
+    let mut batch = Batch::new();
+    batch.put("k", b"b", b"");
+    let _ = client.commit_with(&batch, Durability::Visible).unwrap();
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(store.stats().unwrap().durable < txn);
+    client.sync().unwrap();
+    assert!(store.stats().unwrap().durable > txn);
+    // A durable one waits for the flush, here for somebody who hurries it.
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| client.put("k", b"c", b"").unwrap());
+        let keyspace = store.find_keyspace("k").unwrap().unwrap();
+        wait_for(Duration::from_secs(10), || keyspace.get(b"c").unwrap().is_some());
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!waiting.is_finished());
+        store.sync().unwrap();
+        let txn = waiting.join().unwrap();
+        assert!(store.stats().unwrap().durable >= txn);
+    });
+}
+
+/// The logger stays while somebody is connected, and leaves when nobody is.
+#[test]
+fn the_logger_stays_for_messages_and_leaves_without() {
+    let _limit = limit(60);
+    let at = TestStore::new();
+    let store = at.open_with(|options| {
+        options.logger_idle(Duration::from_millis(100));
+    });
+    let pid = store.stats().unwrap().logger_pid.unwrap();
+    let client = at.client();
+    drop(store);
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(exists(pid));
+    client.put("k", b"a", b"1").unwrap();
+    let second = at.client();
+    drop(client);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(second.get("k", b"a").unwrap().unwrap(), b"1");
+    drop(second);
+    wait_for(Duration::from_secs(10), || !exists(pid));
+    assert!(!at.socket().exists(), "the socket stayed");
+    assert!(matches!(Client::connect(at.socket()), Err(Error::NotFound { .. })));
+    // It left in order, and what it acknowledged is there.
+    let store = at.open();
+    assert_eq!(&*store.find_keyspace("k").unwrap().unwrap().get(b"a").unwrap().unwrap(), b"1");
+}
+
+/// One that is told to leave ends the connections. A client goes on with the next one.
+#[test]
+fn a_logger_that_is_told_to_leave_and_the_next_one() {
+    let _limit = limit(60);
+    let at = TestStore::new();
+    let store = at.open();
+    let keyspace = store.keyspace("k").unwrap();
+    let client = at.client();
+    client.put("k", b"a", b"1").unwrap();
+    let mut scan = client.scan("k", ..).unwrap();
+    let start = Instant::now();
+    at.stop_logger();
+    assert!(start.elapsed() < Duration::from_secs(4), "connections held it up for {:?}", start.elapsed());
+    keyspace.put(b"b", b"2").unwrap();
+    assert_eq!(client.get("k", b"b").unwrap().unwrap(), b"2");
+    client.put("k", b"c", b"3").unwrap();
+    // All of the scan was there in its first piece.
+    assert!(scan.next().unwrap().is_ok() && scan.next().is_none());
+    drop(store);
+    drop(keyspace);
+    // Also while requests wait: for the writer lock here, which a direct client holds.
+    let mut holder = Child::spawn("holder", &at.path, &[]);
+    holder.expect("holding");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| client.put("k", b"d", b""));
+        std::thread::sleep(Duration::from_millis(300));
+        at.stop_logger();
+        let ended = waiting.join().unwrap();
+        assert!(matches!(ended, Err(Error::InDoubt { .. } | Error::LockTimeout { .. })), "{ended:?}");
+    });
+    holder.tell("end");
+    holder.finish();
+}
+
+#[test]
+fn the_logger_is_killed() {
+    let _limit = limit(120);
+    let at = TestStore::new();
+    let store = at.open();
+    let keyspace = store.keyspace("k").unwrap();
+    for number in 0..300u32 {
+        keyspace.put(&number.to_be_bytes(), &[1; 8000]).unwrap();
+    }
+    let client = at.client();
+    let mut scan = client.scan("k", ..).unwrap();
+    scan.next().unwrap().unwrap();
+    // Nobody starts another before somebody writes.
+    let pid = store.stats().unwrap().logger_pid.unwrap();
+    send(pid, Signal::KILL);
+    wait_for(Duration::from_secs(10), || !exists(pid));
+    let quick = Client::options().reconnect_timeout(Duration::from_millis(50)).connect(at.socket());
+    assert!(matches!(quick, Err(Error::Disconnected { .. })), "{quick:?}");
+    // A read finds the next logger by itself.
+    std::thread::scope(|scope| {
+        let read = scope.spawn(|| client.get("k", b"later").unwrap());
+        std::thread::sleep(Duration::from_millis(100));
+        keyspace.put(b"later", b"1").unwrap();
+        let read = read.join().unwrap();
+        assert!(read.is_none() || read.unwrap() == b"1");
+    });
+    // The scan's snapshot died with the logger, and the scan does not go on with another.
+    let last = scan.by_ref().last().unwrap();
+    assert!(matches!(last, Err(Error::Disconnected { .. })), "{last:?}");
+    // A write whose answer is lost is in doubt: the logger is stopped, so that it can't answer, and killed then.
+    let pid = store.stats().unwrap().logger_pid.unwrap();
+    send(pid, Signal::STOP);
+    std::thread::scope(|scope| {
+        let write = scope.spawn(|| client.put("k", b"doubt", b""));
+        std::thread::sleep(Duration::from_millis(200));
+        send(pid, Signal::KILL);
+        assert!(matches!(write.join().unwrap(), Err(Error::InDoubt { .. })));
+    });
+    // A write that could not be sent has not happened, and is sent again.
+    keyspace.put(b"start", b"another").unwrap();
+    client.put("k", b"doubt", b"2").unwrap();
+    kill_logger(&store);
+    std::thread::scope(|scope| {
+        let write = scope.spawn(|| client.put("k", b"again", b"3").unwrap());
+        std::thread::sleep(Duration::from_millis(100));
+        keyspace.put(b"start", b"another").unwrap();
+        write.join().unwrap();
+    });
+    assert_eq!(&*keyspace.get(b"again").unwrap().unwrap(), b"3");
+    assert_clean(&store);
+}
+
+/// What was acknowledged while the logger is killed again and again is there.
+#[test]
+fn acknowledged_writes_survive_kills() {
+    let _limit = limit(180);
+    let at = TestStore::new();
+    let store = at.open();
+    let mut putters: Vec<Child> =
+        (0..4).map(|number| Child::spawn("putter", &at.path, &[&format!("k{number}"), "100000"])).collect();
+    putters.iter().for_each(|putter| putter.expect("ready"));
+    std::thread::sleep(Duration::from_millis(500));
+    kill_logger(&store);
+    let mut acknowledged = Vec::new();
+    for putter in &mut putters {
+        acknowledged.push(putter.kill().len() as u64);
+    }
+    assert!(acknowledged.iter().all(|&count| count > 10), "{acknowledged:?}");
+    for (number, count) in acknowledged.iter().enumerate() {
+        let keyspace = store.find_keyspace(&format!("k{number}")).unwrap().unwrap();
+        for key in 0..*count {
+            assert_eq!(&*keyspace.get(&key.to_be_bytes()).unwrap().unwrap(), key.to_le_bytes());
+        }
+    }
+    assert_clean(&store);
+}
+
+#[test]
+fn clients_that_die_or_stop_hold_nobody_up() {
+    let _limit = limit(120);
+    let at = TestStore::new();
+    let store = at.open();
+    store.keyspace("k").unwrap().put(b"big", &vec![1; 8 << 20]).unwrap();
+    std::fs::write(at.path.join("access"), "patience 1\n").unwrap();
+    let mut children: Vec<Child> = (0..4).map(|_| Child::spawn("silent", &at.path, &[])).collect();
+    for child in &children {
+        child.expect("connected");
+        child.signal(Signal::STOP);
+    }
+    let client = at.client();
+    let start = Instant::now();
+    for number in 0..50u32 {
+        client.put("k", &number.to_be_bytes(), b"").unwrap();
+        assert!(start.elapsed() < Duration::from_secs(20));
+    }
+    // The stopped ones are cut off, and pin nothing.
+    wait_for(Duration::from_secs(20), || store.stats().unwrap().readers.is_empty());
+    children.iter_mut().for_each(|child| drop(child.kill()));
+    drop(client);
+    at.client().get("k", b"big").unwrap();
+}
+
+#[test]
+fn long_paths_and_names() {
+    let _limit = limit(60);
+    let dir = tempfile::tempdir().unwrap();
+    let mut path = dir.path().to_path_buf();
+    for _ in 0..3 {
+        path.push("d".repeat(100));
+        std::fs::create_dir(&path).unwrap();
+    }
+    let path = path.join("store");
+    let store = untorn::Store::open(&path).unwrap();
+    let client = Client::connect(path.join("logger.sock")).unwrap();
+    client.put("k", b"a", b"1").unwrap();
+    drop(client);
+    // The policy's place, whose directory has a long name.
+    let place = path.join("elsewhere.sock");
+    std::fs::write(path.join("access"), format!("socket {:?}\n", place.display().to_string())).unwrap();
+    wait_for(Duration::from_secs(10), || place.exists() && !path.join("logger.sock").exists());
+    let client = Client::connect(&place).unwrap();
+    assert_eq!(client.get("k", b"a").unwrap().unwrap(), b"1");
+    drop(client);
+    drop(store);
+    untorn::stop_logger(&path, Duration::from_secs(20)).unwrap();
+    assert!(!place.exists());
+}
+
+/// Inside of a process that uses the store itself, and in a child of it.
+#[test]
+fn a_logger_thread_serves_messages_too() {
+    let _limit = limit(60);
+    let at = TestStore::new();
+    let store = at.open_with(|options| {
+        options.logger_thread(true);
+    });
+    let client = at.client();
+    client.put("k", b"a", b"1").unwrap();
+    assert_eq!(&*store.find_keyspace("k").unwrap().unwrap().get(b"a").unwrap().unwrap(), b"1");
+    at.stop_logger();
+    // The next one is a thread again.
+    store.keyspace("k").unwrap().put(b"b", b"2").unwrap();
+    assert_eq!(client.get("k", b"b").unwrap().unwrap(), b"2");
+    assert_eq!(store.stats().unwrap().logger_pid, Some(std::process::id()));
+    drop(store);
+    assert_eq!(client.get("k", b"b").unwrap().unwrap(), b"2");
+}
+
+#[test]
+fn what_is_no_socket() {
+    let _limit = limit(60);
+    let at = TestStore::new();
+    let _store = at.open();
+    assert!(matches!(Client::connect(&at.path), Err(Error::Invalid { .. })));
+    assert!(matches!(Client::connect(at.path.join("arena")), Err(Error::Invalid { .. })));
+    assert!(matches!(Client::connect(at.path.join("none")), Err(Error::NotFound { .. })));
+}
