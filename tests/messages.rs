@@ -291,6 +291,53 @@ fn batches_and_their_conditions() {
     assert_clean(&store);
 }
 
+#[test]
+fn cells_and_counters() {
+    let _limit = limit(60);
+    let at = TestStore::new();
+    let store = at.open();
+    let client = at.client();
+    assert!(matches!(client.cell_load("imu"), Err(Error::NoCell { name }) if name == "imu"));
+    let first = client.cell_store("imu", &[1; 16]).unwrap();
+    assert_eq!(client.cell_load("imu").unwrap(), (vec![1; 16], first));
+    let cell = store.find_cell("imu").unwrap().unwrap();
+    let second = cell.store(&[2; 16]).unwrap();
+    assert_eq!(client.cell_load("imu").unwrap(), (vec![2; 16], second));
+    assert_eq!(client.cell_load_version("imu", first).unwrap(), [1; 16]);
+    for _ in 0..10 {
+        client.cell_store("imu", &[3; 16]).unwrap();
+    }
+    assert!(matches!(client.cell_load_version("imu", first), Err(Error::Stale)));
+    assert!(matches!(client.cell_store("imu", &[0; 15]), Err(Error::Invalid { .. })));
+    assert!(client.cell_store("large", &[0; 4097]).is_err());
+    assert!(client.cell_store("empty", &[]).is_err());
+    assert!(matches!(client.cell_store("untorn.own", &[0; 8]), Err(Error::NotAllowed { .. })));
+    client.cell_store_durable("imu", &[4; 16]).unwrap();
+
+    assert_eq!(client.counter_get("hits").unwrap(), 0);
+    assert!(store.cells().unwrap().iter().all(|cell| cell.name != "hits"), "reading made a counter");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let client = at.client();
+                (0..100).for_each(|_| client.counter_add("hits", 2).unwrap());
+            });
+        }
+    });
+    assert_eq!(client.counter_get("hits").unwrap(), 800);
+    assert_eq!(store.counter("hits").unwrap().get().unwrap(), 800);
+    assert!(client.counter_add("imu", 1).is_err() && client.counter_get("imu").is_err());
+    client.sync().unwrap();
+    // What was durable is there when everybody has gone.
+    drop((client, cell, store));
+    at.stop_logger();
+    let store = at.open();
+    let client = at.client();
+    assert_eq!(client.cell_load("imu").unwrap().0, [4; 16]);
+    assert_eq!(client.counter_get("hits").unwrap(), 800);
+    assert_clean(&store);
+}
+
 /// No increment of many clients that only know versions gets lost.
 #[test]
 fn many_clients_at_once() {

@@ -29,6 +29,7 @@ pub(crate) fn encode(error: &Error) -> Vec<u8> {
         Error::Mismatch { file, what } => Failure::Mismatch { file, what: cut(what) },
         Error::ReadOnly => Failure::ReadOnly,
         Error::NoKeyspace { name } => Failure::NoKeyspace { name },
+        Error::NoCell { name } => Failure::NoCell { name },
         Error::Limit { what, found, limit } => Failure::Limit { what, found: *found, limit: *limit },
         Error::Invalid { what } => Failure::Invalid { what: cut(what) },
         Error::Io { what, source } => {
@@ -63,6 +64,7 @@ pub(crate) fn decode(failure: &Failure<'_>) -> Error {
         Failure::Mismatch { file, what } => Error::Mismatch { file: file.into(), what: what.into() },
         Failure::ReadOnly => Error::ReadOnly,
         Failure::NoKeyspace { name } => Error::NoKeyspace { name: name.into() },
+        Failure::NoCell { name } => Error::NoCell { name: name.into() },
         Failure::Limit { what, found, limit } => Error::Limit { what: named(what), found, limit },
         Failure::Invalid { what } => Error::Invalid { what: what.into() },
         Failure::Io { what, errno } => {
@@ -128,6 +130,7 @@ mod tests {
             Error::Mismatch { file: "wal".into(), what: "w".into() },
             Error::ReadOnly,
             Error::NoKeyspace { name: "n".into() },
+            Error::NoCell { name: "n".into() },
             Error::Limit { what: "the length of a key in bytes", found: 2000, limit: 1024 },
             Error::Invalid { what: "w".into() },
             Error::NotAllowed { what: "w".into() },

@@ -2,12 +2,14 @@
 //!
 //! - `connection`: one connection; a request out, its reply back, and what it means when either is lost
 //! - `batch`: several changes as one transaction
+//! - `cells`: cells and counters
 //! - `scan`: ranges, piece by piece
 //! - `failure`: errors as they cross the socket
 //!
 //! The protocol is in `untorn_wal::wire` and `docs/protocol.md`; the server in `logger::serve`.
 
 mod batch;
+mod cells;
 mod connection;
 pub(crate) mod failure;
 mod scan;

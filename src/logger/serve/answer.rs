@@ -1,4 +1,4 @@
-//! What each request does: who may do it, and the reads. Writes are in `write`, scans in `scans`.
+//! What each request does: who may do it, and the reads. Writes are in `write`, scans in `scans`, cells in `cells`.
 //!
 //! A reply is made whole before anything is sent, so that no snapshot is held while a peer takes its time.
 
@@ -117,11 +117,11 @@ impl<'s> Session<'s> {
                 }
                 figures(&self.store.stats()?)
             }
-            Request::CellLoad { .. }
-            | Request::CellLoadVersion { .. }
-            | Request::CellStore { .. }
-            | Request::CounterAdd { .. }
-            | Request::CounterGet { .. } => Err(Error::Protocol { what: "this server has no cells".into() }),
+            Request::CellLoad { name } => self.cell_load(rights, name, None),
+            Request::CellLoadVersion { name, version } => self.cell_load(rights, name, Some(*version)),
+            Request::CellStore { name, value, is_durable } => self.cell_store(rights, name, value, *is_durable),
+            Request::CounterAdd { name, amount } => self.counter_add(rights, name, *amount),
+            Request::CounterGet { name } => self.counter_get(rights, name),
             Request::Changes { .. } | Request::ChangesNext { .. } => {
                 Err(Error::Protocol { what: "this server has no change feed".into() })
             }

@@ -8,7 +8,7 @@
 //! - `place`: the socket's name in the file system
 //! - `room`: how many connections, how many bytes
 //! - `connection`: one connection, from hello to end
-//! - `answer`, `write`, `scans`: what each request does
+//! - `answer`, `write`, `scans`, `cells`: what each request does
 //!
 //! Nothing waits for a peer while it holds a lock, a transaction or (but for scans, for a bounded time) a snapshot: a
 //! request is there whole before it is looked at, and its reply is made whole before it is sent.
@@ -18,6 +18,7 @@
 //! to leave ends the connections before it takes that lock ([`Server::close`]), and waits for them a bounded time.
 
 mod answer;
+mod cells;
 mod connection;
 mod place;
 mod policy;

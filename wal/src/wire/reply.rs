@@ -187,6 +187,11 @@ pub enum Failure<'a> {
         name: &'a str,
     },
     /// 13
+    NoCell {
+        /// Its name.
+        name: &'a str,
+    },
+    /// 14
     Limit {
         /// What is limited.
         what: &'a str,
@@ -195,34 +200,34 @@ pub enum Failure<'a> {
         /// The limit.
         limit: u64,
     },
-    /// 14
+    /// 15
     Invalid {
         /// What is wrong.
         what: &'a str,
     },
-    /// 15
+    /// 16
     Io {
         /// What was attempted.
         what: &'a str,
         /// The system's error number.
         errno: i32,
     },
-    /// 16: the access file does not allow it.
+    /// 17: the access file does not allow it.
     NotAllowed {
         /// What is not allowed.
         what: &'a str,
     },
-    /// 17: the server has no room for it just now. Try again.
+    /// 18: the server has no room for it just now. Try again.
     Busy {
         /// What there is too much of.
         what: &'a str,
     },
-    /// 18: the request was no message of this protocol.
+    /// 19: the request was no message of this protocol.
     Protocol {
         /// What is wrong with it.
         what: &'a str,
     },
-    /// 19: something else.
+    /// 20: something else.
     Other {
         /// What.
         what: &'a str,
