@@ -27,6 +27,7 @@ use recorder::{Event, Recorder};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+use untorn::{Client, Durability};
 use workload::my_role;
 use workload::victim::kill_loggers;
 
@@ -37,6 +38,7 @@ fn role() {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).unwrap();
     match name.as_str() {
         "busy" => roles::busy(&path, &arguments),
+        "remote" => roles::remote(&path, &arguments),
         "presser" => roles::press(&path),
         "second" => roles::second(&path, &arguments),
         "bulk" => roles::bulk(&path, &arguments),
@@ -139,6 +141,53 @@ fn cuts_while_writers_work() {
     let counts = search(test, &record, 0, Told::default(), 1000).unwrap();
     // A recorder to which no mapped page comes before its sync would show nothing.
     assert!(counts.of_arena > counts.cuts / 10 && counts.of_log > 0 && counts.of_header > 0, "{counts:?}");
+}
+
+/// Several writers that pass messages.
+fn life_by_message(recorder: Recorder, program: &Path, bug: &'static str) -> Vec<Event> {
+    let mut life = Life::begin(recorder, program, bug);
+    for writer in 0..3 {
+        let names: Vec<String> = (0..6).map(|name| format!("m{writer}{name}")).collect();
+        let role = life.processes.start("remote", &names.join(" "));
+        life.processes.writers.push(role);
+    }
+    life.processes.wait_for_writers();
+    life.end()
+}
+
+#[test]
+fn cuts_while_messages_are_acknowledged() {
+    let (test, _alone) = ("cuts_while_messages_are_acknowledged", alone());
+    let Some(recorder) = recorder(test) else { return };
+    let record = life_by_message(recorder, &own(), "");
+    search(test, &record, 0, Told::default(), 300).unwrap();
+}
+
+/// A sync of the log is held: whoever asked for durability waits, whoever did not, does not. It fails: the log goes on
+/// elsewhere, and the answer is that it is durable.
+#[test]
+fn a_message_is_answered_after_the_sync() {
+    let (test, _alone) = ("a_message_is_answered_after_the_sync", alone());
+    let Some(recorder) = recorder(test) else { return };
+    let mut life = Life::begin(recorder, &own(), "");
+    life.processes.start_writers(1, 1);
+    life.processes.wait_for_writers();
+    let socket = life.processes.store.join("logger.sock");
+    let (client, other) = (Client::connect(&socket).unwrap(), Client::connect(&socket).unwrap());
+    client.put("k", b"before", b"").unwrap();
+    life.recorder.hold_sync(LOG, 0);
+    std::thread::scope(|scope| {
+        let durable = scope.spawn(|| client.put("k", b"durable", b""));
+        let held = life.recorder.held(lives::PATIENCE).expect("a sync of the log");
+        other.put_with("k", b"visible", b"", Durability::Visible).unwrap();
+        assert!(other.get("k", b"durable").unwrap().is_some());
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!durable.is_finished(), "answered before the sync");
+        held.fail();
+        durable.join().unwrap().unwrap();
+    });
+    drop((client, other));
+    life.end();
 }
 
 /// Loggers, and all writers now and then, are killed in the middle; others go on, and the power goes later.
@@ -362,6 +411,12 @@ fn planted(test: &str, bug: &'static str, life: impl Fn(Recorder, &'static str) 
 fn planted_an_acknowledgement_before_the_sync_is_caught() {
     let test = "planted_an_acknowledgement_before_the_sync_is_caught";
     planted(test, "acknowledge-before-fsync", |recorder, bug| (plain_life(recorder, victim(), bug), 0));
+}
+
+#[test]
+fn planted_an_answer_before_the_sync_is_caught() {
+    let test = "planted_an_answer_before_the_sync_is_caught";
+    planted(test, "message-answered-before-sync", |recorder, bug| (life_by_message(recorder, victim(), bug), 0));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
-use untorn::{Durability, FlushPolicy, Store};
+use untorn::{Client, CommitOutcome, Durability, FlushPolicy, Store};
 
 /// The file that puts acknowledgements into the record.
 struct Marks(File);
@@ -89,6 +89,22 @@ fn work(store: &Store, marks: &mut Marks, name: &str, rounds: u64) {
         store.drop_keyspace(&short_lived).unwrap();
         if round % 3 == 2 {
             store.checkpoint().unwrap();
+        }
+    }
+}
+
+/// Works by message: what [`Writer`] does, each commit acknowledged as durable. `arguments` names the writers.
+pub(crate) fn remote(path: &Path, arguments: &[String]) {
+    // A direct client, so that somebody starts the logger.
+    let _store = open_recorded(path);
+    let client = Client::connect(path.join("logger.sock")).unwrap();
+    let mut marks = Marks::open(path);
+    for name in arguments {
+        for n in 1..=PER_ROUND {
+            let batch = Writer::batch(name, n);
+            let outcome = client.commit(&batch).unwrap();
+            assert!(matches!(outcome, CommitOutcome::Committed(_)));
+            marks.say(format_args!("D {name} {n}"));
         }
     }
 }

@@ -74,6 +74,7 @@ struct FileNode {
     recorded: bool,
     /// Something was written since the last sync.
     unsynced: bool,
+    is_socket: bool,
 }
 
 /// Which sync is to be held.
@@ -269,7 +270,11 @@ impl State {
                 }
             }
             let parent = self.dir_at(file.path.parent().expect("not the root"));
-            self.insert(parent, name_of(&file.path), Inode::File(FileNode { bytes, recorded: true, unsynced: false }));
+            self.insert(
+                parent,
+                name_of(&file.path),
+                Inode::File(FileNode { bytes, recorded: true, ..FileNode::default() }),
+            );
         }
         // What was loaded is durable from the beginning: the record begins with it.
         let mut events = Vec::new();
@@ -351,6 +356,7 @@ impl State {
     fn attributes(&self, number: u64) -> Option<FileAttr> {
         let (kind, size, perm, nlink) = match self.inode(number)? {
             Inode::Dir(_) => (FileType::Directory, 0, 0o700, 2),
+            Inode::File(file) if file.is_socket => (FileType::Socket, 0, 0o600, 1),
             Inode::File(file) => (FileType::RegularFile, file.bytes.len() as u64, 0o600, 1),
         };
         let time = SystemTime::UNIX_EPOCH;

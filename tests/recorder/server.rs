@@ -85,8 +85,15 @@ impl Filesystem for Server {
         }
     }
 
-    fn mknod(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
-        let made = self.shared.lock().make(parent.0, name, false);
+    fn mknod(&self, _: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, _: u32, reply: ReplyEntry) {
+        let mut state = self.shared.lock();
+        let mut made = state.make(parent.0, name, false);
+        if let (Ok(attributes), libc::S_IFSOCK) = (&made, mode & libc::S_IFMT) {
+            let number = attributes.ino.0;
+            state.file_mut(number).expect("made just now").is_socket = true;
+            made = state.attributes(number).ok_or(Errno::EIO);
+        }
+        drop(state);
         self.entry(made, reply);
     }
 

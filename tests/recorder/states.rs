@@ -20,7 +20,7 @@ const ROOT: u64 = 1;
 
 /// Files of this name mean nothing after a power cut.
 pub(crate) fn is_of_one_boot(name: &str) -> bool {
-    name.starts_with("control") || name == "logger.sock" || name == super::MARK
+    name.starts_with("control") || name.starts_with("logger.sock") || name == super::MARK
 }
 
 /// Small repeatable random numbers.

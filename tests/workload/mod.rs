@@ -243,15 +243,27 @@ impl Writer {
         format!("{}/{:03}", self.name, n % KEYS).into_bytes()
     }
 
-    pub(crate) fn commit(&self, n: u64, durability: Durability) -> untorn::Result<untorn::Ticket> {
-        let len = match n % 23 {
+    /// The same transaction for a message-passing client.
+    pub(crate) fn batch(name: &str, n: u64) -> untorn::Batch {
+        let key = |n: u64| format!("{name}/{:03}", n % KEYS).into_bytes();
+        let mut batch = untorn::Batch::new();
+        batch.put("data", name.as_bytes(), &sealed(n, 30)).put("data", &key(n), &sealed(n, Writer::len(n)));
+        batch.delete("data", &key(n + KEYS / 2)).put("marks", name.as_bytes(), &sealed(n, 30));
+        batch
+    }
+
+    fn len(n: u64) -> usize {
+        match n % 23 {
             0 => 20_000,
             1..5 => 900,
             _ => 60,
-        };
+        }
+    }
+
+    pub(crate) fn commit(&self, n: u64, durability: Durability) -> untorn::Result<untorn::Ticket> {
         let mut txn = self.store.begin()?;
         txn.put(&self.data, self.name.as_bytes(), &sealed(n, 30))?;
-        txn.put(&self.data, &self.key(n), &sealed(n, len))?;
+        txn.put(&self.data, &self.key(n), &sealed(n, Writer::len(n)))?;
         txn.delete(&self.data, &self.key(n + KEYS / 2))?;
         txn.put(&self.marks, self.name.as_bytes(), &sealed(n, 30))?;
         txn.commit_with(durability)

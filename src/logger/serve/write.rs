@@ -116,7 +116,7 @@ impl Session<'_> {
     /// Commits, and waits as long as the durability asked for takes.
     fn finish(&self, txn: WriteTxn<'_>, durability: Durability) -> Result<TxnId> {
         let ticket = txn.commit_with(crate::Durability::Visible)?;
-        if durability != Durability::Visible && !planted_bug!("message_answered_before_sync") {
+        if durability != Durability::Visible && !planted_bug!("message-answered-before-sync") {
             self.wait(&ticket)?;
         }
         Ok(ticket.txn_id())
