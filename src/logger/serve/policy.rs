@@ -288,3 +288,135 @@ fn number(text: &str, max: u64) -> Result<u64, String> {
         _ => Err(format!("expected a number from 1 to {max}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! Whatever the file holds, it is understood or it is not: then nobody but the owner gets in. What is understood is
+    //! what was meant.
+
+    use super::*;
+    use proptest::prelude::*;
+
+    const OWNER: u32 = 7;
+
+    fn fault(text: &str) -> (usize, String) {
+        let fault = Policy::parse(text.as_bytes(), OWNER).fault.unwrap_or_else(|| panic!("{text:?} is understood"));
+        (fault.line, fault.what)
+    }
+
+    #[test]
+    fn a_whole_file() {
+        let text = "# who\n\n  allow 1000 read-write# all\nallow 1001 read-only \"a.\" \"b \\\"\\\\#\"\t# some\n\
+                    allow any read-only \"public\"\r\nsocket \"/run/x y.sock\"\nconnections 9\npatience 3";
+        let policy = Policy::parse(text.as_bytes(), OWNER);
+        assert_eq!(policy.fault, None);
+        assert_eq!(policy.socket.as_deref(), Some(Path::new("/run/x y.sock")));
+        assert_eq!((policy.connections, policy.patience), (9, Duration::from_secs(3)));
+        assert!(!policy.is_owners_alone());
+        let all = policy.rights(1000).unwrap();
+        assert!(all.may_read("x") && all.may_write("x") && all.may_read_all() && all.may_write_all());
+        let some = policy.rights(1001).unwrap();
+        assert!(some.may_read("a.1") && some.may_read("b \"\\#2") && some.may_read("public") && !some.may_read("a"));
+        assert!(!some.may_write("a.1") && !some.may_write_some() && !some.may_read_all());
+        assert!(policy.rights(5).unwrap().may_read("publicity"));
+        for uid in [OWNER, 1000] {
+            assert!(!policy.rights(uid).unwrap().may_write("untorn.cells"));
+        }
+    }
+
+    #[test]
+    fn without_rules() {
+        let policy = Policy::parse(b"", OWNER);
+        assert_eq!(policy, Policy::of_owner(OWNER));
+        assert!(policy.is_owners_alone() && policy.rights(0).is_none() && policy.rights(OWNER).is_some());
+    }
+
+    #[test]
+    fn what_is_not_understood_is_said_with_its_line() {
+        for (text, line, what) in [
+            ("allow 1 read-only\nallow 2", 2, "expected: allow"),
+            ("allow x read-only", 1, "uid"),
+            ("allow -1 read-only", 1, "uid"),
+            ("allow +1 read-only", 1, "uid"),
+            ("allow 4294967295 read-only", 1, "uid"),
+            ("allow 99999999999 read-only", 1, "uid"),
+            ("allow 1 readonly", 1, "read-only or read-write"),
+            ("allow 1 read-only a.", 1, "quotation"),
+            ("allow 1 read-only \"\"", 1, "empty"),
+            ("allow 1 read-only \"a", 1, "no end"),
+            ("allow 1 read-only \"a\\n\"", 1, "backslash"),
+            ("allow 1 read-only \"a\"\"b\"", 1, "space"),
+            ("\"allow\" 1 read-only", 1, "begins with"),
+            ("Allow 1 read-only", 1, "begins with"),
+            ("deny 1", 1, "begins with"),
+            ("socket \"run/x\"", 1, "absolute"),
+            ("socket \"/run/..\"", 1, "absolute"),
+            ("socket /run/x", 1, "expected: socket"),
+            ("socket \"/a\"\nsocket \"/b\"", 2, "already"),
+            ("connections 0", 1, "number from 1"),
+            ("connections 1025", 1, "number from 1"),
+            ("connections", 1, "expected: connections"),
+            ("patience 0", 1, "number from 1"),
+            ("patience 1 2", 1, "expected: patience"),
+        ] {
+            let (at, why) = fault(text);
+            assert!(at == line && why.contains(what), "{text:?}: line {at}: {why}");
+        }
+        let policy = Policy::parse(b"allow 1 read-write\n\xff", OWNER);
+        assert_eq!(policy.fault.as_ref().unwrap().to_string(), "the file access, line 2: it is not UTF-8");
+        assert!(policy.rights(1).is_none() && policy.is_owners_alone());
+    }
+
+    fn word() -> impl Strategy<Value = String> {
+        prop_oneof![
+            Just("allow".to_string()),
+            Just("any".to_string()),
+            Just("socket".to_string()),
+            Just("read-only".to_string()),
+            Just("read-write".to_string()),
+            Just("connections".to_string()),
+            "[0-9]{1,11}",
+            "\"[a-z./\\\\\"]{0,6}\"",
+            any::<String>(),
+            "[ \t#\r\n\"\\\\]{1,3}",
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes(text: Vec<u8>, uid: u32) {
+            let policy = Policy::parse(&text, OWNER);
+            prop_assert!(policy.rights(OWNER).is_some());
+            prop_assert!(policy.fault.is_none() || uid == OWNER || policy.rights(uid).is_none());
+        }
+
+        #[test]
+        fn nearly_rules(words in prop::collection::vec(word(), 0..24), uid: u32, name: String) {
+            let policy = Policy::parse(words.join(" ").as_bytes(), OWNER);
+            prop_assert!((1..=CONNECTIONS_MAX).contains(&policy.connections));
+            let Some(rights) = policy.rights(uid) else { return Ok(()) };
+            prop_assert!(!rights.may_write(&name) || rights.may_read(&name));
+            let own = [OWN_NAMES, &name].concat();
+            prop_assert!(!rights.may_write(&own));
+        }
+
+        #[test]
+        fn rules_mean_what_they_say(
+            uid in 8u32..1000,
+            may_write: bool,
+            prefixes in prop::collection::vec("[^\0\n]{1,5}", 0..4),
+            name: String,
+        ) {
+            let access = if may_write { "read-write" } else { "read-only" };
+            let quote = |text: &String| format!(" \"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+            let line = format!("allow {uid} {access}{}", prefixes.iter().map(quote).collect::<String>());
+            let policy = Policy::parse(line.as_bytes(), OWNER);
+            prop_assert_eq!(&policy.fault, &None, "{}", line);
+            let rights = policy.rights(uid).unwrap();
+            let covered = prefixes.is_empty() || prefixes.iter().any(|prefix| name.starts_with(prefix));
+            prop_assert_eq!(rights.may_read(&name), covered);
+            prop_assert_eq!(rights.may_write(&name), covered && may_write && !name.starts_with(OWN_NAMES));
+            prop_assert!(policy.rights(uid + 1).is_none());
+        }
+    }
+}
