@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[cfg(feature = "cli")]
 fn program() -> &'static Path {
@@ -492,4 +492,138 @@ fn the_logger_says_how_it_is_used() {
     let (code, said) = logger(&[fixture.store().as_ref()]);
     assert_eq!(code, Some(3));
     assert!(said.contains("store"), "{said}");
+}
+
+/// `untorn-logger` in the foreground, told to leave at the end.
+struct Logger {
+    process: std::process::Child,
+    store: PathBuf,
+}
+
+impl Logger {
+    fn start(store: &Path, arguments: &[&str]) -> Logger {
+        let process = Command::new(env!("CARGO_BIN_EXE_untorn-logger")).arg(store).args(arguments).spawn().unwrap();
+        let logger = Logger { process, store: store.to_owned() };
+        let start = Instant::now();
+        while !logger.socket().exists() {
+            assert!(start.elapsed() < Duration::from_secs(20), "no socket");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        logger
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.store.join("logger.sock")
+    }
+
+    /// `untorn COMMAND SOCKET ARGUMENTS…`, with the input on standard input.
+    fn feed(&self, input: &[u8], command: &str, arguments: &[&str]) -> Ran {
+        let mut line = vec![OsStr::new(command).to_owned(), self.socket().into_os_string()];
+        line.extend(arguments.iter().map(|argument| OsStr::new(argument).to_owned()));
+        run(&line, input)
+    }
+
+    fn run(&self, command: &str, arguments: &[&str]) -> Ran {
+        self.feed(b"", command, arguments)
+    }
+}
+
+impl Drop for Logger {
+    fn drop(&mut self) {
+        let _ = Command::new(program()).arg("stop").arg(&self.store).stderr(Stdio::null()).status();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A store whose clients all pass messages: every command that can do its work so does, with the same output and codes.
+#[test]
+fn a_socket_in_place_of_a_directory() {
+    let fixture = Fixture::new();
+    let logger = Logger::start(&fixture.store(), &["--create", "--idle", "never"]);
+    logger.run("put", &["users", "alice", "1"]).ok();
+    logger.run("put", &["users", "bob", "-2"]).ok();
+    assert_eq!(logger.run("get", &["users", "alice"]).ok().text(), "1\n");
+    assert_eq!(
+        logger.run("get", &["users", "bob", "--json"]).ok().text(),
+        fixture.run("get", &["users", "bob", "--json"]).ok().text()
+    );
+    let keys = awkward_keys();
+    let lines: String = keys.iter().map(|key| format!("{}\t{}\n", hex(key), hex(key))).collect();
+    logger.feed(lines.as_bytes(), "load", &["awkward", "--hex"]).ok();
+    assert_eq!(logger.run("dump", &["awkward", "--hex"]).ok().text(), lines);
+    assert_eq!(fixture.run("dump", &["awkward", "--hex"]).ok().text(), lines);
+    assert_eq!(logger.run("scan", &["users", "--prefix", "b"]).ok().text(), "bob\t-2\n");
+    logger.run("del", &["users", "bob"]).ok();
+    for (command, arguments) in [
+        ("del", &["users", "bob"][..]),
+        ("get", &["users", "bob"]),
+        ("get", &["none", "bob"]),
+        ("scan", &["none"]),
+        ("dump", &["none"]),
+        ("del", &["none", "x"]),
+    ] {
+        let (by_message, direct) = (logger.run(command, arguments), fixture.run(command, arguments));
+        assert_eq!((by_message.code, by_message.error), (1, direct.error), "{command} {arguments:?}");
+    }
+    // The lines before a bad one are loaded, and no other; the bad one is named.
+    let long = format!("{}\t\n", "k".repeat(2000));
+    for bad in ["no tab\n", &long] {
+        let ran = logger.feed(format!("a\t1\nb\t2\n{bad}c\t3\n").as_bytes(), "load", &["partly"]);
+        assert!(ran.code >= 2 && ran.error.contains("line 3"), "{} {}", ran.code, ran.error);
+        assert_eq!(logger.run("dump", &["partly"]).ok().text(), "a\t1\nb\t2\n");
+    }
+    assert!(logger.run("checkpoint", &[]).ok().text().contains("checkpointed"));
+    assert!(logger.run("stat", &["--json"]).ok().text().contains("\"committed\":"));
+    assert!(logger.run("stat", &[]).ok().text().contains("keyspaces"));
+    for command in ["verify", "stop"] {
+        let ran = logger.run(command, &[]);
+        assert!(ran.code == 2 && ran.error.contains("directory"), "{command}: {} {}", ran.code, ran.error);
+    }
+    // The owner hears of an access file that nobody understands.
+    fs::write(fixture.store().join("access"), "allow everybody\n").unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let ran = logger.run("get", &["users", "alice"]).ok();
+    assert!(ran.error.contains("line 1"), "{}", ran.error);
+    fixture.run("verify", &[]).ok();
+    let socket = logger.socket();
+    drop(logger);
+    assert!(!socket.exists());
+    // A socket that is gone is a store that is not there, and one that nobody serves is an error of its own.
+    let socket = socket.to_str().unwrap();
+    assert_eq!(run(&["get", socket, "users", "alice"], b"").code, 3);
+    drop(std::os::unix::net::UnixListener::bind(socket).unwrap());
+    let ran = run(&["get", socket, "users", "alice"], b"");
+    assert!(ran.code == 3 && ran.error.contains("nobody serves"), "{}", ran.error);
+}
+
+/// A logger that is to stay stays, and takes over from one that was there before.
+#[test]
+fn a_logger_that_stays() {
+    let fixture = Fixture::new();
+    fixture.run("put", &["users", "alice", "1"]).ok();
+    // The command's own logger has some seconds left; this one waits for it.
+    let mut logger = Logger::start(&fixture.store(), &["--idle", "never"]);
+    assert!(fixture.run("stop", &[]).ok().error.contains("stopped"));
+    let start = Instant::now();
+    while logger.run("get", &["users", "alice"]).code != 0 {
+        assert!(start.elapsed() < Duration::from_secs(10));
+    }
+    assert!(logger.process.try_wait().unwrap().is_none());
+    fixture.run("stop", &[]).ok();
+    assert!(logger.process.wait().unwrap().success());
+    // With a time of its own it leaves after that.
+    let mut logger = Logger::start(&fixture.store(), &["--idle", "1"]);
+    let start = Instant::now();
+    assert!(logger.process.wait().unwrap().success());
+    assert!(start.elapsed() < Duration::from_secs(5));
+    drop(logger);
+    for arguments in [&["--idle", "soon"][..], &["--idle"], &["--stay"], &["another"]] {
+        let program = env!("CARGO_BIN_EXE_untorn-logger");
+        let output = Command::new(program).arg(fixture.store()).args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    }
+    let missing = fixture.directory.path().join("missing");
+    let output = Command::new(env!("CARGO_BIN_EXE_untorn-logger")).arg(&missing).output().unwrap();
+    assert!(output.status.code() == Some(3) && !missing.exists());
 }

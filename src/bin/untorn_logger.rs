@@ -1,42 +1,73 @@
-//! `untorn-logger STORE`: the logger process of one store, in the foreground.
+//! `untorn-logger STORE [--idle SECONDS|never] [--create]`: the logger process of one store, in the foreground.
 //!
 //! Exit codes: 0 it left because it was told to or nobody used the store any more, 2 usage, 3 it could not go on.
 
-use std::path::Path;
+use std::ffi::OsString;
 use std::process::ExitCode;
+use std::time::Duration;
+use untorn::LoggerOptions;
 
-const USAGE: &str = "usage: untorn-logger STORE
+const USAGE: &str = "usage: untorn-logger STORE [--idle SECONDS|never] [--create]
 
-Runs the logger of the store in directory STORE, in the foreground. Stores start their logger by
-themselves; this is for supervisors and for containers that want to see it.";
+Runs the logger of the store in directory STORE, in the foreground. Direct clients start their logger by
+themselves; this is for supervisors, and for stores whose clients all pass messages through its socket.
+
+  --idle SECONDS  leave when nobody has used the store for so long, whatever clients say
+  --idle never    stay until told to leave (untorn stop); wait while another logger serves
+  --create        make the store if there is none";
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
-    let (Some(store), None) = (arguments.next(), arguments.next()) else {
-        eprintln!("{USAGE}");
-        return ExitCode::from(2);
-    };
-    match store.to_str() {
-        Some("-h" | "--help") => {
-            println!("{USAGE}");
+    let (store, options) = match parse(std::env::args_os().skip(1)) {
+        Ok(Asked::Serve(store, options)) => (store, options),
+        Ok(Asked::Say(text)) => {
+            println!("{text}");
             return ExitCode::SUCCESS;
         }
-        Some("-V" | "--version") => {
-            println!("untorn-logger {}", env!("CARGO_PKG_VERSION"));
-            return ExitCode::SUCCESS;
-        }
-        // A misspelt switch would otherwise become the name of a store.
-        Some(switch) if switch.starts_with('-') => {
-            eprintln!("untorn-logger: unknown option {switch}\n{USAGE}");
+        Err(what) => {
+            eprintln!("untorn-logger: {what}\n{USAGE}");
             return ExitCode::from(2);
         }
-        _ => {}
-    }
-    match untorn::run_logger(Path::new(&store)) {
+    };
+    match options.run(&store) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("untorn-logger: {error}");
             ExitCode::from(3)
         }
+    }
+}
+
+enum Asked {
+    Serve(OsString, LoggerOptions),
+    Say(String),
+}
+
+fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Asked, String> {
+    let (mut store, mut options) = (None, LoggerOptions::default());
+    while let Some(argument) = arguments.next() {
+        match argument.to_str() {
+            Some("-h" | "--help") => return Ok(Asked::Say(USAGE.into())),
+            Some("-V" | "--version") => return Ok(Asked::Say(format!("untorn-logger {}", env!("CARGO_PKG_VERSION")))),
+            Some("--create") => {
+                options.create(true);
+            }
+            Some("--idle") => {
+                let idle = arguments.next().unwrap_or_default();
+                options.idle(parse_idle(&idle.to_string_lossy())?);
+            }
+            // A misspelt switch would otherwise become the name of a store.
+            Some(switch) if switch.starts_with('-') => return Err(format!("unknown option {switch}")),
+            _ if store.is_some() => return Err("more than one store".into()),
+            _ => store = Some(argument),
+        }
+    }
+    store.map(|store| Asked::Serve(store, options)).ok_or_else(|| "no store is named".into())
+}
+
+fn parse_idle(text: &str) -> Result<Duration, String> {
+    match text.parse::<u64>() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) if text == "never" => Ok(Duration::MAX),
+        Err(_) => Err(format!("--idle {text:?} is neither a number of seconds nor never")),
     }
 }

@@ -30,7 +30,7 @@ pub(crate) struct Format {
 /// A keyspace of a store.
 #[derive(Args)]
 pub(crate) struct Location {
-    /// The store's directory
+    /// The store's directory, or the socket of its logger
     pub(crate) store: PathBuf,
     /// The keyspace's name
     pub(crate) keyspace: String,
@@ -113,7 +113,7 @@ pub(crate) enum Command {
     Watch(WatchOptions),
     /// Print the store's counters: transactions, pages, log, readers, logger
     Stat {
-        /// The store's directory
+        /// The store's directory, or the socket of its logger
         store: PathBuf,
     },
     /// Check every page, record and checksum
@@ -123,7 +123,7 @@ pub(crate) enum Command {
     },
     /// Write a checkpoint that covers everything visible now, and wait for it
     Checkpoint {
-        /// The store's directory
+        /// The store's directory, or the socket of its logger
         store: PathBuf,
     },
     /// Have the logger write a checkpoint and leave

@@ -3,11 +3,11 @@
 use crate::arguments::Format;
 use crate::outcome::Outcome;
 use crate::stat;
+use crate::target::Target;
 use std::path::Path;
-use untorn::Store;
 
 pub(crate) fn run(path: &Path, format: Format) -> Outcome {
-    let covered = Store::options().create(false).open(path)?.checkpoint()?;
+    let covered = Target::to_change(path)?.checkpoint()?;
     if format.json {
         stat::print(&serde_json::json!({ "checkpointed": covered }), format)
     } else {

@@ -8,8 +8,9 @@
 use crate::arguments::{Format, Location};
 use crate::line;
 use crate::outcome::{Failure, Outcome};
+use crate::target::Target;
 use std::io::{self, BufRead, Read, Write};
-use untorn::{Durability, Keyspace, Store, limits};
+use untorn::limits;
 
 const BATCH_RECORDS_MAX: usize = 1024;
 const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -17,13 +18,13 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 const LINE_BYTES_MAX: u64 = 4 * (limits::VALUE_LEN_MAX + limits::PAGE_SIZE_MAX as u64);
 
 pub(crate) fn run(at: &Location, format: Format) -> Outcome {
-    let store = Store::options().create(true).open(&at.store)?;
-    let keyspace = store.keyspace(&at.keyspace)?;
-    let mut loader = Loader { store: &store, keyspace: &keyspace, batch: Vec::new(), batch_bytes: 0, loaded: 0 };
+    let target = Target::to_fill(&at.store)?;
+    target.ensure_keyspace(&at.keyspace)?;
+    let mut loader = Loader { target: &target, keyspace: &at.keyspace, batch: Vec::new(), batch_bytes: 0, loaded: 0 };
     let read = read_all(&mut io::stdin().lock(), &mut loader, format);
     // Also after a bad line: what came before it is kept, and durable before the message is out.
     let committed = loader.commit_batch();
-    let synced = store.sync().map_err(Failure::Store);
+    let synced = target.sync().map_err(Failure::Store);
     if let Err(failure) = committed.and(read).and(synced) {
         if matches!(failure, Failure::Store(_)) {
             eprintln!("untorn: {} records were loaded before the error", loader.loaded);
@@ -77,8 +78,8 @@ struct Record {
 
 /// Collects records and commits them batch by batch.
 struct Loader<'a> {
-    store: &'a Store,
-    keyspace: &'a Keyspace,
+    target: &'a Target,
+    keyspace: &'a str,
     batch: Vec<Record>,
     batch_bytes: usize,
     loaded: u64,
@@ -114,11 +115,7 @@ impl Loader<'_> {
         if records.is_empty() {
             return Ok(());
         }
-        let mut txn = self.store.begin().map_err(|error| (None, error))?;
-        for (index, record) in records.iter().enumerate() {
-            txn.put(self.keyspace, &record.key[..], &record.value[..]).map_err(|error| (Some(index), error))?;
-        }
-        let _ticket = txn.commit_with(Durability::Visible).map_err(|error| (None, error))?;
+        self.target.load(self.keyspace, records.iter().map(|record| (&record.key[..], &record.value[..])))?;
         self.loaded += records.len() as u64;
         Ok(())
     }

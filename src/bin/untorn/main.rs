@@ -14,6 +14,7 @@ mod put;
 mod scan;
 mod stat;
 mod stop;
+mod target;
 mod text;
 mod tour;
 mod verify;

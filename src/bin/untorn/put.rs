@@ -2,12 +2,11 @@
 
 use crate::arguments::{Format, Location};
 use crate::outcome::Outcome;
+use crate::target::Target;
 use crate::text;
-use untorn::Store;
 
 pub(crate) fn run(at: &Location, key: &str, value: &str, format: Format) -> Outcome {
     let (key, value) = (text::parse(key, format)?, text::parse(value, format)?);
-    let store = Store::options().create(true).open(&at.store)?;
-    store.keyspace(&at.keyspace)?.put(&key[..], &value[..])?;
+    Target::to_fill(&at.store)?.put(&at.keyspace, &key, &value)?;
     Ok(())
 }

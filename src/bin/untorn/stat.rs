@@ -2,15 +2,17 @@
 
 use crate::arguments::Format;
 use crate::outcome::{Failure, Outcome};
+use crate::target::Target;
 use serde::Serialize;
 use serde_json::Value;
 use std::io::{self, Write};
 use std::path::Path;
-use untorn::Store;
 
 pub(crate) fn run(path: &Path, format: Format) -> Outcome {
-    let store = Store::options().create(false).read_only(true).open(path)?;
-    print(&store.stats()?, format)
+    match Target::to_read(path)? {
+        Target::Directory(store) => print(&store.stats()?, format),
+        Target::Socket(client) => print(&client.stats()?, format),
+    }
 }
 
 /// Prints a report: one JSON object on a line, or a line for each of its fields.

@@ -3,10 +3,12 @@
 use crate::arguments::Format;
 use crate::outcome::{Failure, Outcome};
 use crate::stat;
+use crate::target::refuse_socket;
 use std::path::Path;
 use untorn::{Error, Store, VerifyReport};
 
 pub(crate) fn run(path: &Path, format: Format) -> Outcome {
+    refuse_socket(path, "verify")?;
     let problems = match check(path) {
         Ok(report) => {
             stat::print(&report, format)?;
