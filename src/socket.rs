@@ -3,6 +3,7 @@
 //!
 //! A socket here never blocks by itself: whoever waits says until when. Nothing in this file knows what a message means.
 
+use crate::shm::private::Private;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
@@ -11,7 +12,7 @@ use rustix::net::{
 };
 use rustix::time::Timespec;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn_wal::wire::{self, FRAME_HEADER_BYTES};
@@ -24,13 +25,13 @@ const ADDRESS_BYTES_MAX: usize = 107;
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    fd: OwnedFd,
+    fd: Private,
 }
 
 impl Stream {
     /// Connects to the socket at `path`, however long that is.
     pub(crate) fn connect(path: &Path, deadline: Instant) -> io::Result<Stream> {
-        let fd = new_socket()?;
+        let fd = private(new_socket)?;
         let bytes = path.as_os_str().len();
         // The file, open, if its name is too long: the short name of a descriptor leads to it as well.
         let opened;
@@ -41,7 +42,7 @@ impl Stream {
             SocketAddrUnix::new(format!("/proc/self/fd/{}", opened.as_raw_fd()))?
         };
         loop {
-            match net::connect(&fd, &address) {
+            match net::connect(fd.get()?, &address) {
                 Ok(()) => return Ok(Stream { fd }),
                 Err(Errno::INTR) => {}
                 // As many wait to be accepted as may.
@@ -52,14 +53,9 @@ impl Stream {
         }
     }
 
-    /// A connection that was accepted.
-    pub(crate) fn accepted(fd: OwnedFd) -> Stream {
-        Stream { fd }
-    }
-
     /// The user id of the process that made the connection, as the kernel says.
     pub(crate) fn peer_uid(&self) -> io::Result<u32> {
-        Ok(sockopt::socket_peercred(&self.fd)?.uid.as_raw())
+        Ok(sockopt::socket_peercred(self.fd.get()?)?.uid.as_raw())
     }
 
     /// Waits until there is something to read, or the other side has gone. False if `deadline` passes first.
@@ -68,7 +64,7 @@ impl Stream {
     }
 
     fn wait(&self, flags: PollFlags, deadline: Option<Instant>) -> io::Result<bool> {
-        wait_for(&mut [PollFd::new(&self.fd, flags)], deadline)
+        wait_for(&mut [PollFd::new(&self.fd.get()?, flags)], deadline)
     }
 
     /// Fills `bytes`.
@@ -76,9 +72,10 @@ impl Stream {
     /// # Errors
     /// `UnexpectedEof` if the other side has gone, `TimedOut` if `deadline` passes.
     pub(crate) fn read(&self, bytes: &mut [u8], deadline: Option<Instant>) -> io::Result<()> {
+        let fd = self.fd.get()?;
         let mut filled = 0;
         while filled < bytes.len() {
-            match net::recv(&self.fd, &mut bytes[filled..], RecvFlags::empty()) {
+            match net::recv(fd, &mut bytes[filled..], RecvFlags::empty()) {
                 Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok((count, _)) => filled += count,
                 Err(Errno::INTR) => {}
@@ -114,9 +111,10 @@ impl Stream {
 
     /// Writes all of `bytes`; how many were taken if that fails.
     pub(crate) fn write(&self, bytes: &[u8], deadline: Option<Instant>) -> Result<(), (usize, io::Error)> {
+        let fd = self.fd.get().map_err(|error| (0, error))?;
         let mut written = 0;
         while written < bytes.len() {
-            match net::send(&self.fd, &bytes[written..], SendFlags::NOSIGNAL) {
+            match net::send(fd, &bytes[written..], SendFlags::NOSIGNAL) {
                 Ok(count) => written += count,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => match self.wait(PollFlags::OUT, deadline) {
@@ -132,7 +130,7 @@ impl Stream {
 
     /// Ends the connection for both sides, also for a thread that waits for it.
     pub(crate) fn end(&self) {
-        let _ = net::shutdown(&self.fd, Shutdown::Both);
+        let _ = self.fd.get().map(|fd| net::shutdown(fd, Shutdown::Both));
     }
 }
 
@@ -156,24 +154,33 @@ fn new_socket() -> io::Result<OwnedFd> {
 }
 
 /// A socket with a name in a directory that nobody can connect to yet: [`listen`] makes that possible.
-pub(crate) fn bind(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
-    let fd = new_socket()?;
-    net::bind(&fd, &SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))?)?;
+pub(crate) fn bind(dir: BorrowedFd<'_>, name: &str) -> io::Result<Private> {
+    let fd = private(new_socket)?;
+    net::bind(fd.get()?, &SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))?)?;
     Ok(fd)
 }
 
 /// Lets clients connect.
-pub(crate) fn listen(fd: impl AsFd) -> io::Result<()> {
-    Ok(net::listen(fd, 128)?)
+pub(crate) fn listen(socket: &Private) -> io::Result<()> {
+    Ok(net::listen(socket.get()?, 128)?)
 }
 
 /// The next client that wants to connect, if one does.
-pub(crate) fn accept(fd: impl AsFd) -> io::Result<Option<Stream>> {
-    match net::accept_with(fd, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-        Ok(fd) => Ok(Some(Stream::accepted(fd))),
-        Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
-        Err(errno) => Err(errno.into()),
+pub(crate) fn accept(socket: &Private) -> io::Result<Option<Stream>> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let listening = socket.get()?;
+    match private(|| Ok(net::accept_with(listening, flags)?)) {
+        Ok(fd) => Ok(Some(Stream { fd })),
+        Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED)) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
+}
+
+/// What `open` opens, for this process and not its children.
+fn private(open: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<Private> {
+    Private::open(open).map_err(io::Error::other)?
 }
 
 /// The limits of a frame, as an error of the system.

@@ -3,15 +3,41 @@
 //!
 //! Method: direct and message-passing clients of one store, in this process and in others, each checking what the other did.
 
+#![allow(unsafe_code)]
+
 mod common;
 
 use common::*;
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use untorn::{Batch, CasOutcome, Client, CommitOutcome, Durability, Error, FlushPolicy, TxnId};
+
+/// Says so when there is a child, and lets both live: this process until it is killed, the child until there is a file
+/// of the name `end` in the store's directory.
+fn fork_and_wait(store: &Path, in_child: impl FnOnce()) -> ! {
+    // SAFETY: the child calls nothing that a thread it has not got could have locked, but for this library, which says that
+    // it knows.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        in_child();
+        let start = Instant::now();
+        // The test hears no more of this process when the parent is gone.
+        // SAFETY: nobody writes there any more.
+        unsafe { libc::close(1) };
+        while store.exists() && !store.join("end").exists() && start.elapsed() < Duration::from_secs(30) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // SAFETY: ends the child without what its parent would do at its end.
+        unsafe { libc::_exit(0) };
+    }
+    say("forked");
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
 
 trait Socket {
     fn socket(&self) -> PathBuf;
@@ -68,6 +94,36 @@ fn child() {
             say("holding");
             listen();
             drop(txn);
+        }
+        "forker" => {
+            let client = Client::connect(socket).unwrap();
+            client.get("k", b"a").unwrap();
+            fork_and_wait(&role.store, || assert!(matches!(client.get("k", b"a"), Err(Error::Forked))));
+        }
+        "serving forker" => {
+            let store = untorn::Store::options().logger_thread(true).open(&role.store).unwrap();
+            let client = Client::connect(socket).unwrap();
+            client.get("k", b"a").unwrap();
+            fork_and_wait(&role.store, || assert!(matches!(store.snapshot(), Err(Error::Forked))));
+        }
+        "closer" => {
+            let client = Client::connect(socket).unwrap();
+            let mut foreign = Vec::new();
+            for fd in 3..64 {
+                // SAFETY: this process has nothing open beyond the standard three but what the host is to close.
+                unsafe { libc::close(fd) };
+            }
+            for number in 0..64 {
+                foreign.push(std::fs::File::create_new(role.store.join(format!("foreign {number}"))).unwrap());
+            }
+            assert_eq!(client.get("k", b"a").unwrap().unwrap(), b"1");
+            client.put("k", b"b", b"2").unwrap();
+            drop(client);
+            for file in &foreign {
+                assert_eq!(file.metadata().unwrap().len(), 0, "a foreign file was written to");
+            }
+            drop(foreign);
+            say("untouched");
         }
         name => panic!("{name}"),
     }
@@ -628,4 +684,48 @@ fn what_is_no_socket() {
     assert!(matches!(Client::connect(&at.path), Err(Error::Invalid { .. })));
     assert!(matches!(Client::connect(at.path.join("arena")), Err(Error::Invalid { .. })));
     assert!(matches!(Client::connect(at.path.join("none")), Err(Error::NotFound { .. })));
+}
+
+/// A child that lives on keeps no connection of its parent's open: neither a client's, whose seat the server gives away,
+/// nor a server's.
+#[test]
+fn children_keep_no_connections() {
+    let _limit = limit(60);
+    let at = TestStore::new();
+    let store = at.open();
+    let client = at.client();
+    client.put("k", b"a", b"1").unwrap();
+    let clients = store.stats().unwrap().clients.len();
+    assert_eq!(clients, 2, "this process, and the logger for those who pass messages");
+    let mut forker = Child::spawn("forker", &at.path, &[]);
+    forker.expect("forked");
+    // The client's process ends, and its child does not: the server hears of it.
+    forker.kill();
+    drop(client);
+    wait_for(Duration::from_secs(10), || store.stats().unwrap().clients.len() == 1);
+    // A child of a process with a logger thread does not keep clients waiting for its dead parent.
+    drop(store);
+    at.stop_logger();
+    let mut forker = Child::spawn("serving forker", &at.path, &[]);
+    forker.expect("forked");
+    let client = Client::options().reconnect_timeout(Duration::ZERO).connect(at.socket()).unwrap();
+    client.get("k", b"a").unwrap();
+    forker.kill();
+    let start = Instant::now();
+    assert!(matches!(client.get("k", b"a"), Err(Error::Disconnected { .. })));
+    assert!(matches!(Client::connect(at.socket()), Err(Error::Disconnected { .. })));
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    std::fs::write(at.path.join("end"), "").unwrap();
+}
+
+/// A host that closes what it doesn't know takes a connection, and not more: its own files get none of our bytes.
+#[test]
+fn the_host_closes_descriptors() {
+    let _limit = limit(60);
+    let at = TestStore::new();
+    let store = at.open();
+    store.keyspace("k").unwrap().put(b"a", b"1").unwrap();
+    let host = Child::spawn("closer", &at.path, &[]);
+    host.expect("untouched");
+    host.finish();
 }

@@ -94,9 +94,14 @@ extern "C" fn before_fork() {
     close_gate();
 }
 
-/// In the parent and, as the child's copy of the gate is closed too, in the child.
-extern "C" fn after_fork() {
+extern "C" fn after_fork_in_parent() {
     open_gate();
+}
+
+/// The child's copy of the gate is closed, too.
+extern "C" fn after_fork_in_child() {
+    open_gate();
+    super::private::close_in_child();
 }
 
 type ForkHandler = extern "C" fn();
@@ -116,7 +121,7 @@ pub(crate) fn register_handlers() -> libc::c_int {
     static HANDLERS: OnceLock<libc::c_int> = OnceLock::new();
     *HANDLERS.get_or_init(|| {
         // SAFETY: the handlers are functions of this library, call nothing that allocates or locks, and can't unwind.
-        unsafe { pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork)) }
+        unsafe { pthread_atfork(Some(before_fork), Some(after_fork_in_parent), Some(after_fork_in_child)) }
     })
 }
 

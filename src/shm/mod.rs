@@ -18,6 +18,7 @@ pub(crate) mod liveness;
 pub mod lock;
 pub(crate) mod mapping;
 pub mod pins;
+pub(crate) mod private;
 pub mod ring;
 pub mod slots;
 pub mod waiter;

@@ -29,14 +29,12 @@ mod write;
 use super::process::Host;
 use crate::dir::Dir;
 use crate::options::Options;
-use crate::socket::{self, Stream};
+use crate::socket::Stream;
 use crate::{Error, Result, Store};
 use parking_lot::Mutex;
 use place::{Place, Stamp};
 use policy::Policy;
 use room::{Bytes, NoSeat, Room};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -65,8 +63,7 @@ struct Shared {
     room: Arc<Room>,
     bytes: Bytes,
     store: Mutex<Kept>,
-    /// Wakes the listening thread.
-    bell: OwnedFd,
+    place: Mutex<Option<Arc<Place>>>,
 }
 
 /// The policy, and when it was read from what.
@@ -108,7 +105,6 @@ impl Server {
         let dir = dir.again()?;
         let stamp = Stamp::now(&dir);
         let policy = Arc::new(place::read_policy(&dir)?);
-        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(Error::sys("eventfd"))?;
         let shared = Arc::new(Shared {
             dir,
             host,
@@ -116,9 +112,9 @@ impl Server {
             room: Arc::default(),
             bytes: Bytes::new(),
             store: Mutex::default(),
-            bell,
+            place: Mutex::default(),
         });
-        let mut listener = Listener { shared: shared.clone(), place: None, bound_as: None, noted: None };
+        let mut listener = Listener { shared: shared.clone(), bound_as: None, noted: None };
         listener.look_after_place();
         let thread = std::thread::Builder::new().name("untorn-listen".into()).spawn(move || listener.run());
         let listening = Mutex::new(Some(thread.map_err(Error::io("starting a thread that listens"))?));
@@ -138,7 +134,11 @@ impl Server {
     pub(super) fn close(&self) {
         let Some(listening) = self.listening.lock().take() else { return };
         self.shared.room.close(Instant::now() + CLOSING);
-        let _ = rustix::io::write(&self.shared.bell, &1u64.to_ne_bytes());
+        // Both waits of the listening thread: for a client, and for a place.
+        if let Some(place) = &*self.shared.place.lock() {
+            place.end();
+        }
+        listening.thread().unpark();
         let _ = listening.join();
     }
 }
@@ -208,7 +208,6 @@ impl Drop for Guest<'_> {
 /// The thread that listens.
 struct Listener {
     shared: Arc<Shared>,
-    place: Option<Place>,
     /// The policy by which the place was made.
     bound_as: Option<Arc<Policy>>,
     /// What was said of it last; at first nothing, so that an old note goes.
@@ -218,25 +217,28 @@ struct Listener {
 impl Listener {
     fn run(mut self) {
         while !self.shared.is_closing() {
-            let mut fds = vec![PollFd::new(&self.shared.bell, PollFlags::IN)];
-            if let Some(place) = &self.place {
-                fds.push(PollFd::new(&place.listener, PollFlags::IN));
-            }
-            let looked = socket::wait_for(&mut fds, Some(Instant::now() + LOOK));
+            let place = self.shared.place.lock().clone();
+            let next = match &place {
+                Some(place) => place.next_client(LOOK),
+                None => {
+                    std::thread::park_timeout(LOOK);
+                    Ok(None)
+                }
+            };
             if self.shared.is_closing() {
                 break;
             }
-            match self.place.as_ref().map(|place| socket::accept(&place.listener)) {
-                Some(Ok(Some(stream))) => receive(&self.shared, stream),
-                Some(Ok(None)) | None => self.look_after_place(),
-                // No more descriptors, say: those who wait go on waiting.
-                Some(Err(_)) => std::thread::sleep(Duration::from_millis(100)),
-            }
-            if looked.is_err() {
-                std::thread::sleep(Duration::from_millis(100));
+            match next {
+                Ok(Some(stream)) => receive(&self.shared, stream),
+                Ok(None) => self.look_after_place(),
+                // No more descriptors, say, in which case those who wait go on waiting; or somebody has closed ours.
+                Err(_) => {
+                    std::thread::sleep(Duration::from_millis(100));
+                    self.look_after_place();
+                }
             }
         }
-        if let Some(place) = self.place.take() {
+        if let Some(place) = self.shared.place.lock().take() {
             place.remove();
         }
     }
@@ -248,14 +250,15 @@ impl Listener {
             .bound_as
             .as_ref()
             .is_some_and(|bound| bound.socket == policy.socket && bound.is_owners_alone() == policy.is_owners_alone());
-        if is_as_wanted && self.place.as_ref().is_some_and(|place| !place.is_lost()) {
+        if is_as_wanted && self.shared.place.lock().as_ref().is_some_and(|place| !place.is_lost()) {
             return;
         }
         let taken = Place::take(&self.shared.dir, &policy);
         let problem = taken.as_ref().err().map(Error::to_string);
         if let Ok(place) = taken {
             // Under the same name it is the new one's by now.
-            if let Some(old) = self.place.replace(place) {
+            let old = self.shared.place.lock().replace(Arc::new(place));
+            if let Some(old) = old {
                 old.remove();
             }
             self.bound_as = Some(policy);

@@ -4,14 +4,17 @@
 //! logger's byte is alone in the store's directory; elsewhere, a name that another server answers at is left to it.
 
 use super::policy::{ACCESS, ACCESS_BYTES_MAX, Fault, Policy};
-use crate::descriptor::FileId;
+use crate::descriptor::{Descriptor, FileId};
 use crate::dir::Dir;
+use crate::shm::private::Private;
 use crate::socket::{self, Stream};
 use crate::{Error, Result};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
+use rustix::net::{self, Shutdown};
 use rustix::process::geteuid;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -24,8 +27,8 @@ const NEW: &str = ".new";
 
 /// A socket that clients can connect to.
 pub(super) struct Place {
-    pub(super) listener: OwnedFd,
-    dir: OwnedFd,
+    listener: Private,
+    dir: Descriptor,
     name: String,
     id: FileId,
 }
@@ -52,7 +55,10 @@ impl Place {
             Ok((stat.st_dev, stat.st_ino))
         })();
         match made {
-            Ok(id) => Ok(Place { listener, dir, name, id }),
+            Ok(id) => {
+                let dir = Descriptor::new(dir).map_err(Error::io("stat of the socket's directory"))?;
+                Ok(Place { listener, dir, name, id })
+            }
             Err(errno) => {
                 let _ = fs::unlinkat(&dir, &making, AtFlags::empty());
                 Err(Error::sys(format!("making the socket {name}"))(errno))
@@ -60,16 +66,33 @@ impl Place {
         }
     }
 
-    /// Whether the name is gone, so that nobody finds the socket.
+    /// The next client, if one comes within that time.
+    pub(super) fn next_client(&self, time: Duration) -> io::Result<Option<Stream>> {
+        let listening = self.listener.get()?;
+        if !socket::wait_for(&mut [PollFd::new(&listening, PollFlags::IN)], Some(Instant::now() + time))? {
+            return Ok(None);
+        }
+        socket::accept(&self.listener)
+    }
+
+    /// Wakes whoever waits for a client. None can connect afterwards.
+    pub(super) fn end(&self) {
+        let _ = self.listener.get().map(|fd| net::shutdown(fd, Shutdown::Both));
+    }
+
+    /// Whether nobody finds the socket, because its name is gone, or a host has closed what it did not know.
     pub(super) fn is_lost(&self) -> bool {
-        fs::statat(&self.dir, &self.name, AtFlags::SYMLINK_NOFOLLOW).err() == Some(Errno::NOENT)
+        let Some(dir) = self.dir.get() else { return true };
+        self.listener.get().is_err()
+            || fs::statat(dir, &self.name, AtFlags::SYMLINK_NOFOLLOW).err() == Some(Errno::NOENT)
     }
 
     /// Takes the name away, if it is still this socket's.
-    pub(super) fn remove(self) {
-        let found = fs::statat(&self.dir, &self.name, AtFlags::SYMLINK_NOFOLLOW);
+    pub(super) fn remove(&self) {
+        let Some(dir) = self.dir.get() else { return };
+        let found = fs::statat(dir, &self.name, AtFlags::SYMLINK_NOFOLLOW);
         if found.is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.id) {
-            let _ = fs::unlinkat(&self.dir, &self.name, AtFlags::empty());
+            let _ = fs::unlinkat(dir, &self.name, AtFlags::empty());
         }
     }
 }
