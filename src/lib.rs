@@ -89,7 +89,7 @@ pub use ids::{TxnId, Version};
 pub use keyspace::{CasOutcome, Keyspace};
 pub use logger::daemon::{LoggerOptions, run_logger, stop_logger};
 pub use options::{Durability, FlushPolicy, Options};
-pub use remote::{Batch, Client, ClientOptions, CommitOutcome, Scan};
+pub use remote::{Batch, Client, ClientOptions, CommitOutcome, RemoteChanges, Scan};
 pub use snapshot::{Key, Range, Snapshot, Value};
 pub use stats::{CellStat, ClientStat, HolderStat, ReaderStat, Stats};
 pub use store::Store;

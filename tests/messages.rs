@@ -186,6 +186,7 @@ fn limits_are_errors_that_name_them() {
     let long = vec![7; 16 << 20];
     client.put("k", b"16 MiB", &long).unwrap();
     assert_eq!(client.get("k", b"16 MiB").unwrap().unwrap(), long);
+    assert_eq!(collect(client.scan("k", ..).unwrap()), [(b"16 MiB".to_vec(), long.clone())]);
     assert!(matches!(
         client.put("k", b"more", &vec![7; 17 << 20]),
         Err(Error::Limit { what: "the length of a message in bytes", .. })
@@ -430,7 +431,12 @@ fn many_clients_at_once() {
     }
     let stats = store.stats().unwrap();
     let acknowledged = clients * rounds * 2;
-    assert!(stats.fsyncs - fsyncs < acknowledged / 2, "{} fsyncs for {acknowledged} commits", stats.fsyncs - fsyncs);
+    // One after the other they would be one each. How many share one depends on the disk.
+    assert!(
+        stats.fsyncs - fsyncs < acknowledged * 4 / 5,
+        "{} fsyncs for {acknowledged} commits",
+        stats.fsyncs - fsyncs
+    );
     assert_clean(&store);
 }
 

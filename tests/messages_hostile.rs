@@ -261,7 +261,7 @@ fn mutated_requests() {
         Request::CellStore { name: "cell", value: b"12345678", is_durable: false },
         Request::CounterAdd { name: "counter", amount: 1 },
         Request::CounterGet { name: "counter" },
-        Request::Changes { from: 0, feed: Feed::Visible, keyspace: Some("m"), prefix: b"p" },
+        Request::Changes { from: Some(0), feed: Feed::Visible, keyspace: Some("m"), prefix: b"p" },
         Request::ChangesNext { wait_ms: 0 },
     ];
     let mut raw = victim.raw().welcome();

@@ -60,6 +60,10 @@ impl Link {
         self.generation
     }
 
+    pub(super) fn answer_timeout(&self) -> Duration {
+        self.answer_timeout
+    }
+
     pub(super) fn notice(&self) -> Option<&str> {
         self.notice.as_deref()
     }

@@ -3,6 +3,7 @@
 //! - `connection`: one connection; a request out, its reply back, and what it means when either is lost
 //! - `batch`: several changes as one transaction
 //! - `cells`: cells and counters
+//! - `changes`: the change feed
 //! - `scan`: ranges, piece by piece
 //! - `failure`: errors as they cross the socket
 //!
@@ -10,11 +11,13 @@
 
 mod batch;
 mod cells;
+mod changes;
 mod connection;
 pub(crate) mod failure;
 mod scan;
 
 pub use batch::{Batch, CommitOutcome};
+pub use changes::RemoteChanges;
 pub use scan::Scan;
 
 use crate::shm::fork::ForkGuard;

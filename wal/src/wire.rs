@@ -18,7 +18,7 @@ pub mod request;
 
 pub use hello::{ClientHello, Refusal, ServerHello};
 pub use list::List;
-pub use reply::{ChangeItem, Failure, Figure, Found, Record, Reply};
+pub use reply::{ChangeItem, Failure, Figure, Found, Happened, Record, Reply};
 pub use request::{Durability, Edge, Feed, Operation, Request};
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
@@ -44,7 +44,7 @@ pub const PIECE_BYTES_MAX: usize = 1 << 20;
 /// The most records of one piece of a scan or a change feed.
 pub const PIECE_RECORDS_MAX: usize = 16_384;
 /// The longest that the server keeps a request for changes waiting, in milliseconds.
-pub const CHANGES_WAIT_MS_MAX: u32 = 30_000;
+pub const CHANGES_WAIT_MS_MAX: u32 = 10_000;
 
 const _: () = {
     assert!(VERSION_MIN <= VERSION);

@@ -11,8 +11,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use untorn_wal::wire::hello::{CLIENT_HELLO_BYTES, ClientHello, Refusal, SERVER_HELLO_BYTES, ServerHello};
 use untorn_wal::wire::{
-    self, ChangeItem, Durability, Edge, FRAME_HEADER_BYTES, Failure, Feed, Figure, Found, List, MESSAGE_BYTES_MAX,
-    Operation, Record, Reply, Request, WireError,
+    self, ChangeItem, Durability, Edge, FRAME_HEADER_BYTES, Failure, Feed, Figure, Found, Happened, List,
+    MESSAGE_BYTES_MAX, Operation, Record, Reply, Request, WireError,
 };
 
 /// Counts the bytes that a thread allocates.
@@ -136,7 +136,7 @@ impl Material {
             16 => Request::CounterGet { name },
             17 => {
                 let feed = if number % 2 == 0 { Feed::Durable } else { Feed::Visible };
-                Request::Changes { from: number, feed, keyspace: Some(keyspace), prefix: key }
+                Request::Changes { from: Some(number), feed, keyspace: Some(keyspace), prefix: key }
             }
             _ => Request::ChangesNext { wait_ms: number as u32 },
         }
@@ -167,7 +167,7 @@ impl Material {
             10 => Reply::Cell { version: number, value },
             11 => Reply::Count(number),
             _ => {
-                let change = ChangeItem { txn, keyspace: name, key, value: Some(value), is_last_in_txn: true };
+                let change = ChangeItem { txn, keyspace: name, key, what: Happened::Put(value), is_last_in_txn: true };
                 Reply::Changes { through: txn, changes: List(vec![change; 2]) }
             }
         }

@@ -1,17 +1,21 @@
-//! What each request does: who may do it, and the reads. Writes are in `write`, scans in `scans`, cells in `cells`.
+//! What each request does: who may do it, and the reads. Writes are in `write`, scans in `scans`, cells in `cells`, changes in `feed`.
 //!
 //! A reply is made whole before anything is sent, so that no snapshot is held while a peer takes its time.
 
 use super::Shared;
+use super::feed::OpenFeed;
 use super::policy::Rights;
 use super::room::Share;
 use super::scans::Scans;
+use crate::limits::PAGE_SIZE_MAX;
 use crate::remote::failure;
 use crate::{Error, Keyspace, Result, Snapshot, Stats, Store, TxnId, Value};
 use std::time::Instant;
-use untorn_wal::wire::{
-    self, FRAME_HEADER_BYTES, Figure, Found, List, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, Reply, Request,
-};
+use untorn_wal::wire::{self, Figure, Found, List, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, Reply, Request, WireError};
+
+/// The most bytes of names, keys and values in one reply: a value of the greatest length, and what names it.
+const REPLY_BYTES_MAX: usize = wire::VALUE_BYTES_MAX + (32 << 10);
+const _: () = assert!(REPLY_BYTES_MAX < MESSAGE_BYTES_MAX && PAGE_SIZE_MAX / 4 + NAME_BYTES_MAX < (32 << 10));
 
 /// A reply, and the room that it takes until it is sent.
 pub(super) struct Answer<'s> {
@@ -24,6 +28,10 @@ impl<'s> Answer<'s> {
         Answer { frame: failure::encode(error), _share: None }
     }
 
+    pub(super) fn new(reply: &Reply<'_>, share: Share<'s>) -> Result<Answer<'s>> {
+        Ok(Answer { frame: encode(reply)?, _share: Some(share) })
+    }
+
     /// A reply that is short whatever is in it.
     pub(super) fn small(reply: &Reply<'_>) -> Result<Answer<'s>> {
         Ok(Answer { frame: encode(reply)?, _share: None })
@@ -31,7 +39,10 @@ impl<'s> Answer<'s> {
 }
 
 fn encode(reply: &Reply<'_>) -> Result<Vec<u8>> {
-    wire::encode(reply).map_err(|error| Error::Protocol { what: format!("a reply can't be sent: {error}") })
+    wire::encode(reply).map_err(|error| match error {
+        WireError::TooLong { bytes } => too_large(bytes),
+        other => Error::Protocol { what: format!("a reply can't be sent: {other}") },
+    })
 }
 
 /// What a connection has open.
@@ -39,11 +50,12 @@ pub(super) struct Session<'s> {
     pub(super) shared: &'s Shared,
     pub(super) store: Store,
     scans: Scans,
+    pub(super) feed: Option<OpenFeed>,
 }
 
 impl<'s> Session<'s> {
     pub(super) fn new(shared: &'s Shared, store: Store) -> Session<'s> {
-        Session { shared, store, scans: Scans::default() }
+        Session { shared, store, scans: Scans::default(), feed: None }
     }
 
     /// When the next snapshot that nobody asked for goes.
@@ -122,9 +134,10 @@ impl<'s> Session<'s> {
             Request::CellStore { name, value, is_durable } => self.cell_store(rights, name, value, *is_durable),
             Request::CounterAdd { name, amount } => self.counter_add(rights, name, *amount),
             Request::CounterGet { name } => self.counter_get(rights, name),
-            Request::Changes { .. } | Request::ChangesNext { .. } => {
-                Err(Error::Protocol { what: "this server has no change feed".into() })
+            Request::Changes { from, feed, keyspace, prefix } => {
+                self.open_feed(rights, *from, *feed, *keyspace, prefix)
             }
+            Request::ChangesNext { wait_ms } => self.next_changes(rights, *wait_ms),
         }
     }
 
@@ -144,7 +157,7 @@ impl<'s> Session<'s> {
         let (snapshot, keyspace) = self.readable(rights, keyspace)?;
         let found = snapshot.get_versioned(&keyspace, key)?;
         let share = self.reserve(found.as_ref().map_or(0, |(value, _)| value.len()))?;
-        Ok(Answer { frame: encode(&Reply::Value(found.as_ref().map(as_found)))?, _share: Some(share) })
+        Answer::new(&Reply::Value(found.as_ref().map(as_found)), share)
     }
 
     fn multi_get(&self, rights: &Rights<'_>, keyspace: &str, keys: &[&[u8]]) -> Result<Answer<'s>> {
@@ -159,16 +172,12 @@ impl<'s> Session<'s> {
         }
         let share = self.reserve(bytes)?;
         let values = List(found.iter().map(|found| found.as_ref().map(as_found)).collect());
-        let frame = encode(&Reply::Values { txn: snapshot.txn_id().as_u64(), values })?;
-        Ok(Answer { frame, _share: Some(share) })
+        Answer::new(&Reply::Values { txn: snapshot.txn_id().as_u64(), values }, share)
     }
 
     fn piece(&mut self, scan: u32) -> Result<Answer<'s>> {
         let shared = self.shared;
-        self.scans.piece(scan, |bytes, reply| {
-            let share = reserve(shared, bytes)?;
-            Ok(Answer { frame: encode(reply)?, _share: Some(share) })
-        })
+        self.scans.piece(scan, |bytes, reply| Answer::new(reply, reserve(shared, bytes)?))
     }
 
     fn keyspaces(&self, rights: &Rights<'_>) -> Result<Answer<'s>> {
@@ -184,7 +193,7 @@ impl<'s> Session<'s> {
         }
         names.shrink_to_fit();
         let share = self.reserve(names.iter().map(|name| name.len() + 8).sum())?;
-        Ok(Answer { frame: encode(&Reply::Names(List(names)))?, _share: Some(share) })
+        Answer::new(&Reply::Names(List(names)), share)
     }
 
     /// Room for a reply with so many bytes of values.
@@ -194,20 +203,17 @@ impl<'s> Session<'s> {
 }
 
 /// Room for a reply. Nobody waits for it: a snapshot is held meanwhile.
-fn reserve(shared: &Shared, bytes: usize) -> Result<Share<'_>> {
+pub(super) fn reserve(shared: &Shared, bytes: usize) -> Result<Share<'_>> {
     refuse_large(bytes)?;
     shared.bytes.try_take(bytes).ok_or_else(|| Error::Busy { what: "too many bytes of messages".into() })
 }
 
 fn refuse_large(bytes: usize) -> Result<()> {
-    if bytes <= wire::VALUE_BYTES_MAX {
-        return Ok(());
-    }
-    Err(Error::Limit {
-        what: "the length of the values of a reply in bytes",
-        found: bytes as u64,
-        limit: wire::VALUE_BYTES_MAX as u64,
-    })
+    if bytes <= REPLY_BYTES_MAX { Ok(()) } else { Err(too_large(bytes as u64)) }
+}
+
+fn too_large(found: u64) -> Error {
+    Error::Limit { what: "the length of a reply in bytes", found, limit: REPLY_BYTES_MAX as u64 }
 }
 
 fn as_found((value, version): &(Value, TxnId)) -> Found<'_> {
@@ -255,5 +261,3 @@ fn figures<'s>(stats: &Stats) -> Result<Answer<'s>> {
     let figures = figures.map(|(name, value)| Figure { name, value });
     Answer::small(&Reply::Figures(List(figures.to_vec())))
 }
-
-const _: () = assert!(wire::VALUE_BYTES_MAX + FRAME_HEADER_BYTES < MESSAGE_BYTES_MAX);

@@ -8,7 +8,7 @@
 //! - `place`: the socket's name in the file system
 //! - `room`: how many connections, how many bytes
 //! - `connection`: one connection, from hello to end
-//! - `answer`, `write`, `scans`, `cells`: what each request does
+//! - `answer`, `write`, `scans`, `cells`, `feed`: what each request does
 //!
 //! Nothing waits for a peer while it holds a lock, a transaction or (but for scans, for a bounded time) a snapshot: a
 //! request is there whole before it is looked at, and its reply is made whole before it is sent.
@@ -20,6 +20,7 @@
 mod answer;
 mod cells;
 mod connection;
+mod feed;
 mod place;
 mod policy;
 mod room;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use untorn_wal::wire::{Durability, Operation, Reply};
 
 /// Between two looks whether the logger is to leave.
-const SLICE: Duration = Duration::from_millis(100);
+pub(super) const SLICE: Duration = Duration::from_millis(100);
 /// How long an answer waits for the flush.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(30);
 

@@ -97,6 +97,17 @@ pub struct Figure<'a> {
     pub value: u64,
 }
 
+/// What happened to a key or a keyspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+pub enum Happened<'a> {
+    /// 0: the key has this value now.
+    Put(&'a [u8]),
+    /// 1: the key is gone.
+    Delete,
+    /// 2: the keyspace is gone with all its keys; the key is empty.
+    DropKeyspace,
+}
+
 /// One changed key of one transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 pub struct ChangeItem<'a> {
@@ -106,8 +117,8 @@ pub struct ChangeItem<'a> {
     pub keyspace: &'a str,
     /// The key.
     pub key: &'a [u8],
-    /// The new value; `None` if the key was deleted.
-    pub value: Option<&'a [u8]>,
+    /// What happened to the key.
+    pub what: Happened<'a>,
     /// Whether this is the transaction's last change in the feed.
     pub is_last_in_txn: bool,
 }

@@ -113,10 +113,11 @@ pub enum Request<'a> {
         /// The counter's name.
         name: &'a str,
     },
-    /// 17: opens the change feed of this connection, in place of one that is open. Answer: `Done`.
+    /// 17: opens the change feed of this connection, in place of one that is open. Answer: `Changes`, empty, with where
+    /// it begins.
     Changes {
-        /// The transaction after which it begins.
-        from: u64,
+        /// The transaction after which it begins; `None`: now.
+        from: Option<u64>,
         /// Which changes.
         feed: Feed,
         /// Only those of this keyspace.

@@ -1,0 +1,239 @@
+//! The change feed by message.
+
+use super::Client;
+use super::connection::{Kind, Link};
+use crate::shm::fork::ForkGuard;
+use crate::{Change, ChangeKind, Error, Feed, Result, TxnId};
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use untorn_wal::wire::{self, Happened, Reply, Request};
+
+/// How long one request waits at the server.
+const WAIT_MAX: Duration = Duration::from_millis(wire::CHANGES_WAIT_MS_MAX as u64);
+
+/// The changes of a store after some transaction, in the order in which they were committed; made by [`Client::changes`].
+///
+/// As [`crate::Changes`] it blocks when it is used as an iterator, has no end, and slows no writer. It has a connection of
+/// its own. Changes of keyspaces that the client may not read are left out.
+///
+/// # When the connection breaks
+/// Between two transactions it goes on over another connection. In the middle of one it answers [`Error::Disconnected`],
+/// and then begins with that transaction again, which may have been made durable by another logger since: see
+/// [`RemoteChanges::resume_from`].
+///
+/// ```
+/// # fn main() -> untorn::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("data");
+/// # let store = untorn::Store::open(&path)?;
+/// use std::time::Duration;
+/// use untorn::{Client, Feed};
+///
+/// let remote = Client::connect(path.join("logger.sock"))?;
+/// let mut changes = remote.changes_from_now(Feed::Durable)?.keyspace("users");
+/// remote.put("users", b"alice", b"1")?;
+/// let change = changes.try_next(Duration::from_secs(10))?.expect("it was put before");
+/// assert_eq!((change.key(), change.value()), (&b"alice"[..], Some(&b"1"[..])));
+/// # drop((changes, remote, store));
+/// # untorn::stop_logger(&path, Duration::from_secs(10))?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct RemoteChanges {
+    link: Link,
+    fork: ForkGuard,
+    feed: Feed,
+    keyspace: Option<String>,
+    prefix: Vec<u8>,
+    /// Whether the server has this feed open on this connection.
+    is_open: bool,
+    /// Everything up to here was delivered.
+    position: TxnId,
+    /// Everything up to here is delivered when `pending` is.
+    through: TxnId,
+    pending: VecDeque<Change>,
+    /// The change that was delivered last was not its transaction's last.
+    is_inside: bool,
+}
+
+impl Client {
+    /// The changes of all transactions after `from`, as they become visible or durable. See [`crate::Store::changes`].
+    ///
+    /// # Errors
+    /// [`Error::Lagged`] if what follows `from` is no longer retained; [`Error::Diverged`] if there is no transaction
+    /// `from`, or a power loss took it back; [`Error::Disconnected`]; [`Error::Busy`] if there can be no further connection.
+    pub fn changes(&self, from: TxnId, feed: Feed) -> Result<RemoteChanges> {
+        self.open_changes(Some(from), feed)
+    }
+
+    /// The changes of all transactions after those that are visible, or durable, now.
+    ///
+    /// # Errors
+    /// As [`Client::changes`].
+    pub fn changes_from_now(&self, feed: Feed) -> Result<RemoteChanges> {
+        self.open_changes(None, feed)
+    }
+
+    fn open_changes(&self, from: Option<TxnId>, feed: Feed) -> Result<RemoteChanges> {
+        self.check_fork()?;
+        let mut link = self.link.lock().another();
+        link.connect()?;
+        let mut changes = RemoteChanges {
+            link,
+            fork: self.fork,
+            feed,
+            keyspace: None,
+            prefix: Vec::new(),
+            is_open: false,
+            position: TxnId::ZERO,
+            through: TxnId::ZERO,
+            pending: VecDeque::new(),
+            is_inside: false,
+        };
+        changes.open(from)?;
+        Ok(changes)
+    }
+}
+
+impl RemoteChanges {
+    /// Only changes of the keyspace with this name. To be said before the first change is taken.
+    #[must_use]
+    pub fn keyspace(mut self, name: &str) -> RemoteChanges {
+        self.keyspace = Some(name.into());
+        self.is_open = false;
+        self
+    }
+
+    /// Only changes of keys that begin with `prefix`, and drops of keyspaces. To be said before the first change is taken.
+    #[must_use]
+    pub fn prefix(mut self, prefix: &[u8]) -> RemoteChanges {
+        self.prefix = prefix.into();
+        self.is_open = false;
+        self
+    }
+
+    /// Where to resume: everything up to this transaction has been delivered, or did not match.
+    pub fn resume_from(&self) -> TxnId {
+        self.position
+    }
+
+    /// The next change, waiting for one no longer than `timeout`; `None` if none came.
+    ///
+    /// # Errors
+    /// As [`crate::Changes::try_next`]; [`Error::NotAllowed`]; [`Error::Disconnected`]; [`Error::Limit`] for a
+    /// value longer than 16 MiB, which only a direct client can follow.
+    pub fn try_next(&mut self, timeout: Duration) -> Result<Option<Change>> {
+        self.next_until(Instant::now().checked_add(timeout))
+    }
+
+    fn next_until(&mut self, deadline: Option<Instant>) -> Result<Option<Change>> {
+        if self.fork.is_child() {
+            return Err(Error::Forked);
+        }
+        loop {
+            if let Some(change) = self.pending.pop_front() {
+                self.is_inside = !change.last_in_txn();
+                if change.last_in_txn() {
+                    self.position = change.txn_id();
+                }
+                self.settle();
+                return Ok(Some(change));
+            }
+            if !self.is_open {
+                self.open(Some(self.position))?;
+            }
+            let left = deadline.map_or(WAIT_MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+            let wait = left.min(WAIT_MAX).min(self.link.answer_timeout() / 2);
+            let request = Request::ChangesNext { wait_ms: wait.as_millis() as u32 };
+            match self.link.call(Kind::Bound, &request, read) {
+                Ok((through, changes)) => {
+                    (self.through, self.pending) = (through, changes);
+                    self.settle();
+                    if self.pending.is_empty() && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                        return Ok(None);
+                    }
+                }
+                Err(error @ Error::Disconnected { .. }) => {
+                    self.is_open = false;
+                    if std::mem::take(&mut self.is_inside) {
+                        return Err(error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Notes how far everything has been delivered.
+    fn settle(&mut self) {
+        if self.pending.is_empty() && !self.is_inside {
+            self.position = self.position.max(self.through);
+        }
+    }
+
+    /// Has the server open the feed, over another connection if need be.
+    fn open(&mut self, from: Option<TxnId>) -> Result<()> {
+        let request = Request::Changes {
+            from: from.map(TxnId::as_u64),
+            feed: match self.feed {
+                Feed::Durable => wire::Feed::Durable,
+                Feed::Visible => wire::Feed::Visible,
+            },
+            keyspace: self.keyspace.as_deref(),
+            prefix: &self.prefix,
+        };
+        let (through, _) = self.link.call(Kind::Read, &request, read)?;
+        (self.position, self.through, self.is_open) = (through, through, true);
+        Ok(())
+    }
+}
+
+fn read(reply: Reply<'_>) -> Option<(TxnId, VecDeque<Change>)> {
+    let Reply::Changes { through, changes } = reply else { return None };
+    let mut keyspace: Arc<str> = "".into();
+    let changes = changes.0.into_iter().map(|item| {
+        if *keyspace != *item.keyspace {
+            keyspace = item.keyspace.into();
+        }
+        let (kind, value) = match item.what {
+            Happened::Put(value) => (ChangeKind::Put, Some(value.to_vec())),
+            Happened::Delete => (ChangeKind::Delete, None),
+            Happened::DropKeyspace => (ChangeKind::DropKeyspace, None),
+        };
+        Change {
+            txn: TxnId::from_u64(item.txn),
+            keyspace: keyspace.clone(),
+            kind,
+            key: item.key.to_vec(),
+            value,
+            last: item.is_last_in_txn,
+        }
+    });
+    Some((TxnId::from_u64(through), changes.collect()))
+}
+
+impl Iterator for RemoteChanges {
+    type Item = Result<Change>;
+
+    /// Blocks until there is a change. `None` never comes.
+    fn next(&mut self) -> Option<Result<Change>> {
+        loop {
+            match self.next_until(None) {
+                Ok(None) => {}
+                Ok(Some(change)) => return Some(Ok(change)),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for RemoteChanges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemoteChanges")
+            .field("feed", &self.feed)
+            .field("position", &self.position)
+            .finish_non_exhaustive()
+    }
+}
