@@ -627,3 +627,33 @@ fn a_logger_that_stays() {
     let output = Command::new(env!("CARGO_BIN_EXE_untorn-logger")).arg(&missing).output().unwrap();
     assert!(output.status.code() == Some(3) && !missing.exists());
 }
+
+/// The first lines that `untorn watch STORE ARGUMENTS…` prints.
+fn watched(store: &Path, arguments: &[&str], lines: usize) -> Vec<String> {
+    let mut command = Command::new(program());
+    let mut process = command.arg("watch").arg(store).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+    let out = std::io::BufReader::new(process.stdout.take().unwrap());
+    let lines = std::io::BufRead::lines(out).take(lines).map(Result::unwrap).collect();
+    process.kill().unwrap();
+    process.wait().unwrap();
+    lines
+}
+
+#[test]
+fn a_socket_can_be_watched() {
+    let fixture = Fixture::new();
+    let logger = Logger::start(&fixture.store(), &["--create", "--idle", "never"]);
+    for (command, arguments) in
+        [("put", &["users", "alice", "1"][..]), ("put", &["other", "bob", "2"]), ("del", &["users", "alice"])]
+    {
+        logger.run(command, arguments).ok();
+    }
+    for arguments in [&["--from", "0"][..], &["users", "a", "--from", "0", "--visible"], &["--from", "0", "--json"]] {
+        let by_message = watched(&logger.socket(), arguments, 2);
+        assert_eq!(by_message, watched(&fixture.store(), arguments, 2));
+        assert!(by_message[0].contains("alice") && by_message.len() == 2, "{by_message:?}");
+    }
+    // A place that is not there.
+    let ran = logger.run("watch", &["--from", "999999"]);
+    assert!(ran.code == 3 && ran.error.contains("lost"), "{}", ran.error);
+}

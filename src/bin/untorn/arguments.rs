@@ -39,7 +39,7 @@ pub(crate) struct Location {
 /// What to follow.
 #[derive(Args)]
 pub(crate) struct WatchOptions {
-    /// The store's directory
+    /// The store's directory, or the socket of its logger
     pub(crate) store: PathBuf,
     /// Only this keyspace
     pub(crate) keyspace: Option<String>,

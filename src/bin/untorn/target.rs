@@ -3,7 +3,10 @@
 use crate::outcome::{Failure, Outcome};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
-use untorn::{Batch, Client, CommitOutcome, Durability, Error, Keyspace, Store, TxnId};
+use std::time::Duration;
+use untorn::{
+    Batch, Change, Changes, Client, CommitOutcome, Durability, Error, Feed, Keyspace, RemoteChanges, Store, TxnId,
+};
 
 pub(crate) enum Target {
     Directory(Store),
@@ -125,10 +128,60 @@ impl Target {
         }
     }
 
+    /// The changes after `from`, or after now.
+    pub(crate) fn follow(
+        &self,
+        from: Option<TxnId>,
+        feed: Feed,
+        keyspace: Option<&str>,
+        prefix: &[u8],
+    ) -> untorn::Result<Follower> {
+        Ok(match self {
+            Target::Directory(store) => {
+                let from = match from {
+                    Some(txn) => txn,
+                    None if feed == Feed::Visible => store.snapshot()?.txn_id(),
+                    None => store.durable_snapshot()?.txn_id(),
+                };
+                let changes = store.changes(from, feed)?.prefix(prefix);
+                Follower::Direct(Box::new(match keyspace {
+                    Some(name) => changes.keyspace(name),
+                    None => changes,
+                }))
+            }
+            Target::Socket(client) => {
+                let changes = match from {
+                    Some(txn) => client.changes(txn, feed)?,
+                    None => client.changes_from_now(feed)?,
+                };
+                let changes = changes.prefix(prefix);
+                Follower::Remote(Box::new(match keyspace {
+                    Some(name) => changes.keyspace(name),
+                    None => changes,
+                }))
+            }
+        })
+    }
+
     pub(crate) fn checkpoint(&self) -> untorn::Result<TxnId> {
         match self {
             Target::Directory(store) => store.checkpoint(),
             Target::Socket(client) => client.checkpoint(),
+        }
+    }
+}
+
+/// Somebody who follows the changes.
+pub(crate) enum Follower {
+    Direct(Box<Changes>),
+    Remote(Box<RemoteChanges>),
+}
+
+impl Follower {
+    pub(crate) fn try_next(&mut self, timeout: Duration) -> untorn::Result<Option<Change>> {
+        match self {
+            Follower::Direct(changes) => changes.try_next(timeout),
+            Follower::Remote(changes) => changes.try_next(timeout),
         }
     }
 }

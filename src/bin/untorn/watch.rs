@@ -6,12 +6,13 @@
 
 use crate::arguments::{Format, WatchOptions};
 use crate::outcome::{Failure, Outcome};
+use crate::target::Target;
 use crate::text;
 use serde::Serialize;
 use std::io::{self, BufWriter, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use untorn::{Change, ChangeKind, Feed, Store, TxnId};
+use untorn::{Change, ChangeKind, Feed, TxnId};
 
 /// How often it looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(200);
@@ -31,17 +32,10 @@ struct JsonChange<'a> {
 
 pub(crate) fn run(options: &WatchOptions, format: Format) -> Outcome {
     let prefix = text::parse(options.prefix.as_deref().unwrap_or_default(), format)?;
-    let store = Store::options().create(false).read_only(true).open(&options.store)?;
     let feed = if options.visible { Feed::Visible } else { Feed::Durable };
-    let from = match &options.from {
-        Some(text) => parse_txn(text)?,
-        None if options.visible => store.snapshot()?.txn_id(),
-        None => store.durable_snapshot()?.txn_id(),
-    };
-    let mut changes = store.changes(from, feed)?.prefix(&prefix);
-    if let Some(keyspace) = &options.keyspace {
-        changes = changes.keyspace(keyspace);
-    }
+    let from = options.from.as_deref().map(parse_txn).transpose()?;
+    let target = Target::to_read(&options.store)?;
+    let mut changes = target.follow(from, feed, options.keyspace.as_deref(), &prefix)?;
     end_on_signals()?;
     let mut out = BufWriter::new(io::stdout().lock());
     while !INTERRUPTED.load(Ordering::Relaxed) {
