@@ -55,6 +55,7 @@ impl Socket for TestStore {
 }
 
 type Records = Vec<(Vec<u8>, Vec<u8>)>;
+type Bounds<'k> = (Bound<&'k [u8]>, Bound<&'k [u8]>);
 
 fn collect(scan: untorn::Scan<'_>) -> Records {
     scan.map(Result::unwrap).collect()
@@ -247,7 +248,7 @@ fn scans_are_of_one_snapshot() {
     let key = |number: u32| number.to_be_bytes();
     let snapshot = store.snapshot().unwrap();
     let (low, high) = (key(100), key(2700));
-    let bounds: [(Bound<&[u8]>, Bound<&[u8]>); 7] = [
+    let bounds: [Bounds<'_>; 7] = [
         (Bound::Unbounded, Bound::Unbounded),
         (Bound::Included(&low), Bound::Excluded(&high)),
         (Bound::Excluded(&low), Bound::Included(&high)),
@@ -734,4 +735,39 @@ fn the_host_closes_descriptors() {
     let host = Child::spawn("closer", &at.path, &[]);
     host.expect("untouched");
     host.finish();
+}
+
+/// A logger that leaves when nobody is there, just as somebody comes: whoever has been let in is served.
+#[test]
+fn the_logger_leaves_as_somebody_connects() {
+    use rand::{Rng, SeedableRng};
+    let _limit = limit(120);
+    let seed = seed("--test messages the_logger_leaves_as_somebody_connects");
+    let mut dice = rand::rngs::StdRng::seed_from_u64(seed);
+    let at = TestStore::new();
+    drop(at.open());
+    at.stop_logger();
+    let (mut served, mut refused) = (0, 0);
+    for round in 0..60u32 {
+        let idle = Duration::from_millis(dice.random_range(1..40));
+        let delay = Duration::from_micros(dice.random_range(0..120_000));
+        std::thread::scope(|scope| {
+            let logger = scope.spawn(|| untorn::LoggerOptions::default().idle(idle).run(&at.path));
+            std::thread::sleep(delay);
+            match Client::connect(at.socket()) {
+                Ok(client) => {
+                    client.put("k", &round.to_be_bytes(), b"").unwrap();
+                    std::thread::sleep(2 * idle);
+                    client.get("k", &round.to_be_bytes()).unwrap().unwrap();
+                    served += 1;
+                }
+                Err(Error::NotFound { .. } | Error::Disconnected { .. }) => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+            let start = Instant::now();
+            logger.join().unwrap().unwrap();
+            assert!(start.elapsed() < Duration::from_secs(5), "round {round}: {:?}", start.elapsed());
+        });
+    }
+    assert!(served > 5 && refused > 0, "served {served}, refused {refused}");
 }

@@ -47,7 +47,7 @@ impl Victim {
     }
 
     /// The logger is what it was, and serves.
-    fn is_well(self) {
+    fn end(self) {
         assert_eq!(self.client().get("k", b"a").unwrap().unwrap(), b"1");
         assert_eq!(self.store.stats().unwrap().logger_pid, Some(self.logger), "the logger died");
         assert!(!self.at.path.join("logger.panic").exists());
@@ -139,7 +139,7 @@ fn no_version_in_common() {
         odd.send(&ClientHello { oldest, newest }.encode()).unwrap();
         assert_eq!(odd.hello().0.refusal, Some(Refusal::Version));
     }
-    victim.is_well();
+    victim.end();
 }
 
 /// A server that speaks another protocol, or a later version of ours.
@@ -199,7 +199,7 @@ fn garbage_instead_of_a_hello() {
             assert!(raw.is_cut_off());
         }
     }
-    victim.is_well();
+    victim.end();
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn garbage_in_frames_is_answered() {
     raw.send(&wire::encode(&Request::Get { keyspace: "k", key: b"a" }).unwrap()).unwrap();
     let reply = raw.reply().unwrap();
     assert!(matches!(wire::decode(&reply), Ok(Reply::Value(Some(found))) if found.value == b"1"));
-    victim.is_well();
+    victim.end();
 }
 
 /// Valid requests of every kind, with some bytes changed, cut or added.
@@ -285,7 +285,7 @@ fn mutated_requests() {
         let reply = raw.reply().unwrap();
         wire::decode::<Reply<'_>>(&reply).unwrap();
     }
-    victim.is_well();
+    victim.end();
 }
 
 #[test]
@@ -334,7 +334,7 @@ fn lengths_that_lie() {
     // Now there is room for large messages again.
     client.put("k", b"large", &vec![1; 16 << 20]).unwrap();
     drop(client);
-    victim.is_well();
+    victim.end();
 }
 
 #[test]
@@ -374,7 +374,7 @@ fn half_messages() {
     assert!(matches!(wire::decode(&idle.reply().unwrap()), Ok(Reply::Committed { .. })));
     client.get("k", b"a").unwrap();
     drop(client);
-    victim.is_well();
+    victim.end();
 }
 
 /// Requests without end, and nobody who reads the replies.
@@ -416,7 +416,7 @@ fn floods() {
         assert!(most.saturating_sub(before) < 200 << 20, "{} bytes", most - before);
     });
     wait_for(Duration::from_secs(20), || victim.store.stats().unwrap().readers.iter().all(|reader| reader.is_loggers));
-    victim.is_well();
+    victim.end();
 }
 
 /// Connections that come and go, without a word or with half of one.
@@ -447,7 +447,7 @@ fn storms_of_connections() {
         }
     });
     drop(client);
-    victim.is_well();
+    victim.end();
 }
 
 #[test]
@@ -462,7 +462,7 @@ fn no_more_connections_than_there_may_be() {
     drop(clients);
     wait_for(Duration::from_secs(10), || Client::connect(victim.at.path.join("logger.sock")).is_ok());
     wait_for(Duration::from_secs(10), || victim.store.stats().unwrap().clients.len() == 1);
-    victim.is_well();
+    victim.end();
 }
 
 /// Nobody who is idle costs anything: no thread of the logger spins.
@@ -482,5 +482,5 @@ fn idle_connections_do_not_spin() {
     // A hundred ticks are a second.
     assert!(used < 60, "{used} ticks in 3 s of silence");
     drop(clients);
-    victim.is_well();
+    victim.end();
 }

@@ -4,7 +4,7 @@
 //! by an ordinary [`Store`] of this process, opened for the first connection and dropped with the last. So there is no
 //! second path to the data, and who is connected counts as a client: the logger stays.
 //!
-//! - `policy`: the access file: who may do what
+//! - `access`, `policy`: the access file: who may do what
 //! - `place`: the socket's name in the file system
 //! - `room`: how many connections, how many bytes
 //! - `connection`: one connection, from hello to end
@@ -17,6 +17,7 @@
 //! logger that is idle leaves only if nobody is connected or connecting ([`Server::close_if_idle`]), and one that was told
 //! to leave ends the connections before it takes that lock ([`Server::close`]), and waits for them a bounded time.
 
+mod access;
 mod answer;
 mod cells;
 mod connection;

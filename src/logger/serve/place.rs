@@ -3,7 +3,8 @@
 //! The socket is bound under another name and renamed into place, so that whoever finds it can connect. Who holds the
 //! logger's byte is alone in the store's directory; elsewhere, a name that another server answers at is left to it.
 
-use super::policy::{ACCESS, ACCESS_BYTES_MAX, Fault, Policy};
+use super::access;
+use super::policy::{Fault, Policy};
 use crate::descriptor::{Descriptor, FileId};
 use crate::dir::Dir;
 use crate::shm::private::Private;
@@ -158,7 +159,11 @@ pub(super) struct Stamp {
 impl Stamp {
     /// That of the file as it is now; `None` if there is none, or none that can be looked at.
     pub(super) fn now(store: &Dir) -> Option<Stamp> {
-        store.with_fd(|fd| Ok(fs::statat(fd, ACCESS, AtFlags::SYMLINK_NOFOLLOW).ok())).ok().flatten().map(Stamp::of)
+        store
+            .with_fd(|fd| Ok(fs::statat(fd, access::NAME, AtFlags::SYMLINK_NOFOLLOW).ok()))
+            .ok()
+            .flatten()
+            .map(Stamp::of)
     }
 
     fn of(stat: Stat) -> Stamp {
@@ -179,7 +184,7 @@ pub(super) fn read_policy(store: &Dir) -> Result<Policy> {
     let owner = stat.st_uid;
     let whole = |what: String| Policy::faulty(owner, Fault { line: 0, what });
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match store.with_fd(|fd| Ok(fs::openat(fd, ACCESS, flags, Mode::empty())))? {
+    let file = match store.with_fd(|fd| Ok(fs::openat(fd, access::NAME, flags, Mode::empty())))? {
         Ok(file) => std::fs::File::from(file),
         Err(Errno::NOENT) => return Ok(Policy::of_owner(owner)),
         Err(errno) => return Ok(whole(format!("it can't be opened: {errno}"))),
@@ -195,10 +200,10 @@ pub(super) fn read_policy(store: &Dir) -> Result<Policy> {
         return Ok(whole("others than its owner may write it".into()));
     }
     let mut text = Vec::new();
-    match file.take(ACCESS_BYTES_MAX + 1).read_to_end(&mut text) {
+    match file.take(access::BYTES_MAX + 1).read_to_end(&mut text) {
         Err(error) => Ok(whole(format!("it can't be read: {error}"))),
-        Ok(_) if text.len() as u64 > ACCESS_BYTES_MAX => {
-            Ok(whole(format!("it is longer than {ACCESS_BYTES_MAX} bytes")))
+        Ok(_) if text.len() as u64 > access::BYTES_MAX => {
+            Ok(whole(format!("it is longer than {} bytes", access::BYTES_MAX)))
         }
         Ok(_) => Ok(Policy::parse(&text, owner)),
     }
