@@ -309,3 +309,22 @@ fn a_place_that_is_not_there_yet() {
         assert_eq!(std::fs::metadata(&path).unwrap().ino(), inode);
     }
 }
+
+/// A logger that runs as root serves the directory's owner, whose socket it is.
+#[test]
+fn a_directory_of_somebody_else() {
+    let _limit = limit(60);
+    let Some(house) = House::new("a_directory_of_somebody_else") else { return };
+    for dir in [house.at.path.parent().unwrap(), &house.at.path] {
+        std::os::unix::fs::chown(dir, Some(ALICE), Some(ALICE)).unwrap();
+    }
+    // The next logger looks whose the directory is.
+    house.at.stop_logger();
+    house.store.keyspace("k").unwrap().put(b"a", b"1").unwrap();
+    let socket = house.at.path.join("logger.sock");
+    let found = std::fs::metadata(&socket).unwrap();
+    assert_eq!((found.uid(), found.mode() & 0o777), (ALICE, 0o600));
+    connect_as(ALICE, &socket).unwrap().put("k", b"a", b"2").unwrap();
+    // Root may do what it likes to the files, but by message it is somebody like others.
+    refused(Client::connect(&socket), "uid 0");
+}

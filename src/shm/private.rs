@@ -31,10 +31,12 @@ static LIST: [Entry; ENTRIES] =
 /// the child does next.
 pub(super) fn close_in_child() {
     for entry in &LIST {
-        let fd = entry.next.swap(0, Ordering::Relaxed) - 1;
+        // Only what is written to is copied for the child.
+        let fd = entry.next.load(Ordering::Relaxed) - 1;
         if fd < 0 {
             continue;
         }
+        entry.next.store(0, Ordering::Relaxed);
         // SAFETY: nobody in the child uses the number: the threads that did are not there, and what they left answers `Forked`.
         let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
         let id = (entry.device.load(Ordering::Relaxed), entry.inode.load(Ordering::Relaxed));

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use rustix::net::{self, Shutdown};
 use rustix::process::geteuid;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -45,12 +45,17 @@ impl Place {
         remove_socket(&dir, &making)?;
         let listener = socket::bind(dir.as_fd(), &making).map_err(Error::io(format!("bind of {making}")))?;
         let made = (|| {
-            let mode = if policy.is_owners_alone() { 0o600 } else { 0o666 };
-            fs::chmodat(&dir, &making, Mode::from_bits_truncate(mode), AtFlags::empty())?;
-            if geteuid().is_root() && policy.owner() != 0 {
-                fs::chownat(&dir, &making, Some(fs::Uid::from_raw(policy.owner())), None, AtFlags::SYMLINK_NOFOLLOW)?;
+            // Through a descriptor: others may be able to change names in this directory.
+            let made = fs::openat(&dir, &making, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+            let stat = fs::fstat(&made)?;
+            if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+                return Err(Errno::NOTSOCK);
             }
-            let stat = fs::statat(&dir, &making, AtFlags::SYMLINK_NOFOLLOW)?;
+            if geteuid().is_root() && policy.owner() != 0 {
+                fs::chownat(&made, "", Some(fs::Uid::from_raw(policy.owner())), None, AtFlags::EMPTY_PATH)?;
+            }
+            let mode = if policy.is_owners_alone() { 0o600 } else { 0o666 };
+            fs::chmod(format!("/proc/self/fd/{}", made.as_raw_fd()), Mode::from_bits_truncate(mode))?;
             socket::listen(&listener).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
             fs::renameat(&dir, &making, &dir, &name)?;
             Ok((stat.st_dev, stat.st_ino))
