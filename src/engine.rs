@@ -65,6 +65,14 @@ impl Engine {
         self.tester().map_or(true, |tester| has_clients(&tester))
     }
 
+    /// Whether a client lives other than `own`.
+    pub(crate) fn has_clients_beside(&self, own: ClientId) -> bool {
+        let Ok(tester) = self.tester() else { return true };
+        [CLIENT_IDS.start..own.0, own.0 + 1..CLIENT_IDS.end]
+            .into_iter()
+            .any(|ids| tester.any_held(ids).map_or(true, |held| held.is_some()))
+    }
+
     /// `lock` is opened afresh for each test: descriptors don't always survive their host.
     fn tester(&self) -> Result<Tester> {
         self.dir.with_fd(|fd| Tester::open(fd, Some(self.lock_file)))

@@ -592,6 +592,8 @@ fn a_socket_in_place_of_a_directory() {
     // A socket that is gone is a store that is not there, and one that nobody serves is an error of its own.
     let socket = socket.to_str().unwrap();
     assert_eq!(run(&["get", socket, "users", "alice"], b"").code, 3);
+    assert_eq!(run(&["put", socket, "users", "alice", "1"], b"").code, 3);
+    assert!(!Path::new(socket).exists(), "a store was made where a socket was meant");
     drop(std::os::unix::net::UnixListener::bind(socket).unwrap());
     let ran = run(&["get", socket, "users", "alice"], b"");
     assert!(ran.code == 3 && ran.error.contains("nobody serves"), "{}", ran.error);

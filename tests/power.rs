@@ -38,6 +38,7 @@ fn role() {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).unwrap();
     match name.as_str() {
         "busy" => roles::busy(&path, &arguments),
+        "supervised" => roles::supervised(&path),
         "remote" => roles::remote(&path, &arguments),
         "presser" => roles::press(&path),
         "second" => roles::second(&path, &arguments),
@@ -187,6 +188,48 @@ fn a_message_is_answered_after_the_sync() {
         durable.join().unwrap().unwrap();
     });
     drop((client, other));
+    life.end();
+}
+
+/// A sync of the arena fails, after which a store refuses writes until all have closed it. Where all clients pass messages, the
+/// logger sees to that by itself, and the next one recovers.
+#[test]
+fn clients_that_pass_messages_need_not_close_the_store() {
+    let (test, _alone) = ("clients_that_pass_messages_need_not_close_the_store", alone());
+    let Some(recorder) = recorder(test) else { return };
+    let mut life = Life::begin(recorder, &own(), "");
+    life.processes.start_writers(1, 1);
+    life.processes.wait_for_writers();
+    life.processes.stop_logger();
+    let serving = life.processes.start("supervised", "");
+    let socket = life.processes.store.join("logger.sock");
+    let start = Instant::now();
+    let client = loop {
+        match Client::options().reconnect_timeout(lives::PATIENCE).connect(&socket) {
+            Ok(client) => break client,
+            Err(_) => assert!(start.elapsed() < lives::PATIENCE, "no socket"),
+        }
+    };
+    let before = client.put("k", b"before", b"1").unwrap();
+    life.recorder.hold_sync(ARENA, 0);
+    std::thread::scope(|scope| {
+        let checkpoint = scope.spawn(|| client.checkpoint());
+        life.recorder.held(lives::PATIENCE).expect("a sync of the arena").fail();
+        // Refused, or taken by the next logger: the request may be sent again.
+        let _ = checkpoint.join().unwrap();
+    });
+    let start = Instant::now();
+    // A logger that has recovered begins a new incarnation.
+    loop {
+        match client.put("k", b"after", b"2") {
+            Ok(txn) if txn.incarnation() > before.incarnation() => break,
+            ended => assert!(start.elapsed() < lives::PATIENCE, "{ended:?}"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(client.get("k", b"before").unwrap().unwrap(), b"1");
+    drop(client);
+    drop(serving);
     life.end();
 }
 

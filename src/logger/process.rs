@@ -281,12 +281,16 @@ fn wait_until_unneeded(logger: &Logger, service: Service, server: Option<&Server
             return None;
         }
         let told = words.stop.load(Ordering::Acquire) != 0;
+        // A store that refuses writes is recovered by the next logger, so this one makes room at once. Those who pass
+        // messages are none the wiser: they connect again.
+        let is_marked = engine.control.poison() != 0;
+        if is_marked && let Some(server) = server.filter(|server| server.is_sole_client(engine)) {
+            server.close();
+        }
         let in_use = engine.has_clients();
         if in_use {
             idle_since = Instant::now();
         }
-        // A store that refuses writes is recovered by the next logger, so this one makes room at once.
-        let is_marked = engine.control.poison() != 0;
         let idle = if is_marked { Duration::ZERO } else { service.stay.unwrap_or_else(|| settings::idle(engine)) };
         if !told && (in_use || idle_since.elapsed() < idle) {
             continue;

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
-use untorn::{Client, CommitOutcome, Durability, FlushPolicy, Store};
+use untorn::{Client, CommitOutcome, Durability, FlushPolicy, LoggerOptions, Store};
 
 /// The file that puts acknowledgements into the record.
 struct Marks(File);
@@ -106,6 +106,13 @@ pub(crate) fn remote(path: &Path, arguments: &[String]) {
             assert!(matches!(outcome, CommitOutcome::Committed(_)));
             marks.say(format_args!("D {name} {n}"));
         }
+    }
+}
+
+/// Serves as a supervisor would have it: a logger that stays, and another one when that has left.
+pub(crate) fn supervised(path: &Path) {
+    loop {
+        LoggerOptions::default().idle(Duration::MAX).run(path).unwrap();
     }
 }
 

@@ -26,6 +26,14 @@ impl Target {
 
     /// A store, made if there is none.
     pub(crate) fn to_fill(path: &Path) -> Outcome<Target> {
+        Target::open_or_make(path)
+    }
+
+    /// As [`Target::open`], but a directory is not made in place of a socket whose logger has gone.
+    fn open_or_make(path: &Path) -> Outcome<Target> {
+        if path.extension().is_some_and(|extension| extension == "sock") && !path.exists() {
+            return Err(Error::NotFound { path: path.into() }.into());
+        }
         Target::open(path, |path| Store::options().create(true).open(path))
     }
 

@@ -30,6 +30,7 @@ mod write;
 
 use super::process::Host;
 use crate::dir::Dir;
+use crate::engine::Engine;
 use crate::options::Options;
 use crate::socket::Stream;
 use crate::{Error, Result, Store};
@@ -130,6 +131,16 @@ impl Server {
             self.close();
         }
         closed
+    }
+
+    /// Whether nobody uses the store but those who pass messages.
+    pub(super) fn is_sole_client(&self, engine: &Engine) -> bool {
+        // The store of a host that runs the logger as a thread is the server's as well.
+        if self.shared.host == Host::Thread {
+            return false;
+        }
+        let kept = self.shared.store.lock();
+        kept.store.as_ref().is_some_and(|store| !engine.has_clients_beside(store.client().engine.me))
     }
 
     /// Ends all connections and takes the socket away. The initialisation lock is free meanwhile, or nobody is connected.
