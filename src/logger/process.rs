@@ -163,6 +163,8 @@ fn prepare(dir: Dir, lock_file: LockFileId) -> Result<(Arc<Logger>, Flusher)> {
                 Pool::open(disk, &survey, finished_lsn.min(header.log_position), retention).map_err(log_error)?;
             background::ensure_spares(&pool, 2)?;
             let logger = logger(engine(control, dir, arena), pool);
+            // Attaching acknowledges what was left, and whoever hears of that may tell this logger to leave.
+            logger.enter_control();
             let flusher = Flusher::attach(logger.clone(), &header, &survey.stated)?;
             (logger, flusher)
         }
@@ -186,14 +188,11 @@ fn prepare(dir: Dir, lock_file: LockFileId) -> Result<(Arc<Logger>, Flusher)> {
             }
             let recovered = recovered?;
             let logger = logger(engine, pool);
+            logger.enter_control();
             let flusher = recover::finish(logger.clone(), &header, recovered, &control_file, old.as_ref())?;
             (logger, flusher)
         }
     };
-    let words = &logger.engine.control.fixed().logger;
-    words.pid.store(std::process::id(), Ordering::Relaxed);
-    words.stop.store(0, Ordering::Relaxed);
-    logger.engine.control.fixed().counters.logger_starts.fetch_add(1, Ordering::Relaxed);
     logger.count_segments();
     // Whoever waits for something that the dead logger was to do looks again.
     logger.engine.wake_waiters();
@@ -335,6 +334,14 @@ fn leave(logger: &Logger, in_order: bool) {
 }
 
 impl Logger {
+    /// Says in `control` who the logger is. What the one before was told is not for this one.
+    fn enter_control(&self) {
+        let fixed = self.engine.control.fixed();
+        fixed.logger.pid.store(std::process::id(), Ordering::Relaxed);
+        fixed.logger.stop.store(0, Ordering::Relaxed);
+        fixed.counters.logger_starts.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Does something under the writer lock, which this logger waits for no longer than `patience`. The lock knows
     /// processes, not threads: those of the logger take turns.
     pub(super) fn with_writer_lock<T>(&self, patience: Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
