@@ -84,7 +84,12 @@ pub struct Child {
 
 impl Child {
     pub fn spawn(role: &str, store: &Path, arguments: &[&str]) -> Child {
-        let mut process = Command::new(std::env::current_exe().unwrap())
+        Child::start(Command::new(std::env::current_exe().unwrap()), role, store, arguments)
+    }
+
+    /// As [`Child::spawn`], by a command that lacks nothing but the arguments of the test executable.
+    pub fn start(mut command: Command, role: &str, store: &Path, arguments: &[&str]) -> Child {
+        let mut process = command
             .args(["child", "--exact", "--nocapture", "--test-threads=1"])
             .env(ROLE, role)
             .env(STORE, store)
@@ -133,6 +138,12 @@ impl Child {
     /// Tells it something: see [`listen`].
     pub fn tell(&mut self, line: &str) {
         let _ = writeln!(self.process.stdin.as_mut().unwrap(), "{line}");
+    }
+
+    /// Tells it something, and hears what it answers.
+    pub fn ask(&mut self, line: &str) -> String {
+        self.tell(line);
+        self.hear()
     }
 
     pub fn signal(&self, signal: Signal) {
