@@ -33,6 +33,27 @@ fn ten_open_a_new_store_at_once() {
     }
 }
 
+/// Processes open a store while another one makes so many cells that the shared region grows all the time. An opener
+/// once held what the words say is there against a length that it had looked at before, and took the region for one of another boot.
+#[test]
+fn the_region_grows_while_others_open() {
+    let _limit = limit(120);
+    let test = TestStore::new();
+    let store = test.open_with(|options| {
+        options.durability(Durability::Visible);
+    });
+    let openers: Vec<Child> = (0..2).map(|_| Child::spawn("reopen", &test.path, &[])).collect();
+    openers.iter().for_each(|opener| opener.expect("opening"));
+    let mut snapshots = Vec::new();
+    for n in 0..2000 {
+        store.cell(&n.to_string(), 4096).unwrap();
+        snapshots.push(store.snapshot().unwrap());
+    }
+    let opened: u64 = openers.into_iter().map(|opener| opener.finish()[0].parse::<u64>().unwrap()).sum();
+    eprintln!("opened {opened} times");
+    assert!(opened > 10);
+}
+
 /// Some of the openers of a new store, and its first loggers, are killed while they make it; the others get in.
 #[test]
 fn openers_are_killed_while_they_make_the_store() {
@@ -304,6 +325,16 @@ fn child() {
             keys.put(role.arguments[0].as_bytes(), b"v").unwrap();
             say("put");
             listen();
+        }
+        "reopen" => {
+            say("opening");
+            let told = std::thread::spawn(listen);
+            let mut opened = 0;
+            while !told.is_finished() {
+                Store::open(&role.store).unwrap().close().unwrap();
+                opened += 1;
+            }
+            say(opened);
         }
         "get" => {
             let store = Store::open(&role.store).unwrap();
