@@ -23,8 +23,8 @@ use std::time::Duration;
 
 /// A store: an ordered key-value map in a directory, which several processes use at once.
 ///
-/// Cheap to clone; all handles of a process to one directory share what they map. It may be used from any
-/// thread, but not in a child of `fork()`, where each call answers [`Error::Forked`]: open it anew there.
+/// Cheap to clone; all handles of a process to one directory share what they map. Threads may share it, and all that is made
+/// from it but a [`WriteTxn`], which stays with its thread.
 ///
 /// ```
 /// # fn main() -> untorn::Result<()> {
@@ -38,6 +38,12 @@ use std::time::Duration;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # Fork and exec
+/// A child of `fork()` can use nothing that its parent opened: each call answers [`Error::Forked`], dropping does nothing, and
+/// the parent is unharmed, whatever its threads were doing. The child may open the store for itself, at any depth. Only the
+/// bytes of a [`crate::Value`] must not be looked at there: they are not mapped. This holds for the `fork()` of the C library,
+/// not for a raw `clone` system call that copies memory. `exec`, like death, gives up at once whatever the process held.
 #[derive(Clone)]
 pub struct Store {
     client: Arc<Client>,

@@ -15,7 +15,16 @@ use std::ops::{Bound, RangeBounds};
 
 /// The exclusive write transaction of a store: all of it becomes visible at once, or nothing.
 ///
-/// It sees its own changes. Dropping it rolls it back. It belongs to the thread that began it.
+/// It sees its own changes. Dropping it rolls it back. It belongs to the thread that began it, and can't be passed to another one:
+///
+/// ```compile_fail,E0277
+/// fn pass_on<T: Send>(_: T) {}
+/// fn try_it(txn: untorn::WriteTxn<'_>) {
+///     pass_on(txn);
+/// }
+/// ```
+///
+/// In a child of `fork()` its calls answer [`Error::Forked`], and dropping it there rolls nothing back: it goes on in the parent.
 ///
 /// A transaction may be larger than memory and than the log's ring: its pages go to the arena and its log
 /// record is streamed. Only the disk and the store's maximum size limit it.

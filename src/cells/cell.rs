@@ -28,6 +28,9 @@ const SPINS: u32 = 400;
 /// A store is *visible* at once, and survives the death of any process, also of all. It becomes *durable* by sampling: the
 /// logger commits the newest value to the keyspace [`crate::CELLS_KEYSPACE`] at the frequency of the flush policy, or each
 /// 10 ms ([`crate::Options::sample_interval`]). After a power loss the cell has the value of its last durable sample, or a newer one.
+///
+/// Threads may share it. In a child of `fork()` each call answers [`Error::Forked`], and the cell is as the parent has it,
+/// also if the fork fell in the middle of a store; a cell that the child opens for itself is the same cell.
 #[derive(Debug)]
 pub struct Cell<T: ?Sized = [u8]> {
     opened: Arc<Opened>,
