@@ -1,0 +1,60 @@
+//! Goal: the examples do what they say they show, end by themselves, and leave nothing behind.
+//!
+//! Method: cargo builds them beside the tests; each is run once, and its output looked at.
+
+mod common;
+
+use common::{limit, wait_for};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+/// Runs an example in a temporary directory of its own, which it must leave empty; what it printed.
+fn run(name: &str) -> String {
+    let own = std::env::current_exe().unwrap();
+    // target/<profile>/deps/<this test> and target/<profile>/examples/<name>.
+    let program: PathBuf = own.parent().unwrap().with_file_name("examples").join(name);
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new(&program).env("TMPDIR", dir.path()).output().unwrap();
+    let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{name}: {}\n{out}\n{error}", output.status);
+    assert_eq!(error, "", "{name} complains");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "{name} leaves files behind");
+    // A logger that has left may be on its way out.
+    wait_for(Duration::from_secs(5), || processes_of(&program) == 0);
+    out.into_owned()
+}
+
+/// How many processes run a program.
+fn processes_of(program: &PathBuf) -> usize {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    processes.filter(|entry| std::fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe == *program)).count()
+}
+
+#[test]
+fn quickstart() {
+    let _limit = limit(60);
+    let out = run("quickstart");
+    let expected = "before: alice has 100\nnow: alice has 70\nnow: bob has 50\n\
+                    another process: position 52.5, 13.4\nvisits: 2\ncarol has 7\n";
+    assert_eq!(out, expected);
+}
+
+/// The naive way loses additions, the others none. (That others lose none, the example itself asserts.)
+#[test]
+fn scoreboard() {
+    let _limit = limit(120);
+    let out = run("scoreboard");
+    let lost: Vec<(&str, u64)> = out
+        .lines()
+        .filter_map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let [way, _, _, lost] = words[..] else { return None };
+            Some((way, lost.parse().ok()?))
+        })
+        .collect();
+    let [("get-then-put", naive), ("counter", 0), ("compare-and-swap", 0), ("transaction", 0)] = lost[..] else {
+        panic!("{out}")
+    };
+    assert!(naive > 0, "{out}");
+}
