@@ -173,7 +173,10 @@ impl Dir {
     pub(crate) fn ensure_lock_file(&self) -> Result<()> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
         match fs::openat(self.handle()?, LOCK, flags, Mode::RUSR | Mode::WUSR) {
-            Ok(_) => Ok(()),
+            Ok(fd) => {
+                untorn_wal::give_to_owner(self.handle()?, fd);
+                Ok(())
+            }
             Err(errno) => Err(refused(errno, LOCK, "create")),
         }
     }
@@ -183,7 +186,10 @@ impl Dir {
         self.remove_file(name)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         match fs::openat(self.handle()?, name, flags, Mode::RUSR | Mode::WUSR) {
-            Ok(fd) => Ok(fd.into()),
+            Ok(fd) => {
+                untorn_wal::give_to_owner(self.handle()?, &fd);
+                Ok(fd.into())
+            }
             Err(errno) => Err(refused(errno, name, "create")),
         }
     }
@@ -200,7 +206,13 @@ impl Dir {
     /// Makes a folder in the store's directory if there is none.
     pub(crate) fn ensure_folder(&self, name: &str) -> Result<()> {
         match fs::mkdirat(self.handle()?, name, Mode::RWXU) {
-            Ok(()) => self.sync(),
+            Ok(()) => {
+                let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+                let made = fs::openat(self.handle()?, name, flags, Mode::empty())
+                    .map_err(|errno| refused(errno, name, "open"))?;
+                untorn_wal::give_to_owner(self.handle()?, made);
+                self.sync()
+            }
             Err(Errno::EXIST) => Ok(()),
             Err(errno) => Err(refused(errno, name, "create")),
         }

@@ -9,7 +9,7 @@ mod common;
 use common::{Child, Role, TestStore, assert_clean, exists, limit, listen, say, wait_for};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use untorn::{Durability, Error, FlushPolicy, Store};
@@ -355,6 +355,14 @@ fn child() {
             store.set_flush_policy(policy).unwrap();
         }
         "read-only" => read_only(&role),
+        "as-user" => {
+            let user = role.number(0) as u32;
+            rustix::thread::set_thread_gid(rustix::process::Gid::from_raw(user)).unwrap();
+            rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(user)).unwrap();
+            let store = Store::options().segment_size(1 << 18).ring_size(1 << 16).open(&role.store).unwrap();
+            store.keyspace("keys").unwrap().put(role.arguments[1].as_bytes(), b"v").unwrap();
+            say(store.keyspace("keys").unwrap().len().unwrap());
+        }
         "as-nobody" => as_nobody(&role.store, role.arguments[0] == "true"),
         other => panic!("no role {other}"),
     }
@@ -376,6 +384,44 @@ fn read_only(role: &Role) {
         assert!(matches!(store.keyspace("new"), Err(Error::NoKeyspace { .. })));
         assert!(matches!(store.drop_keyspace("keys"), Err(Error::ReadOnly)));
         say("refused");
+    }
+}
+
+/// Root looks at somebody's store while nobody uses it, and works with it: the logger that it starts, and so the files that are made
+/// then, must not lock the owner out.
+#[test]
+fn root_leaves_a_store_to_its_owner() {
+    const USER: u32 = 12345;
+    let _limit = limit(60);
+    if !is_root("root leaves a store to its owner") {
+        return;
+    }
+    let test = TestStore::new();
+    let parent = test.path.parent().unwrap();
+    std::fs::set_permissions(parent, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::create_dir(&test.path).unwrap();
+    std::os::unix::fs::chown(&test.path, Some(USER), Some(USER)).unwrap();
+    for round in 1..4u64 {
+        // First of all root makes the store.
+        let store = test.open_with(|options| {
+            options.segment_size(1 << 18).ring_size(1 << 16);
+        });
+        let keys = store.keyspace("keys").unwrap();
+        for n in 0..20u8 {
+            keys.put(&[n], &[round as u8; 50_000]).unwrap();
+        }
+        drop((keys, store));
+        test.stop_logger();
+        let user = Child::spawn("as-user", &test.path, &[&USER.to_string(), &format!("round {round}")]);
+        user.expect(&(20 + round).to_string());
+        user.finish();
+        test.stop_logger();
+    }
+    for dir in [test.path.clone(), test.path.join("wal")] {
+        for file in std::fs::read_dir(dir).unwrap().flatten() {
+            let stat = file.metadata().unwrap();
+            assert_eq!((stat.uid(), stat.gid()), (USER, USER), "{:?}", file.path());
+        }
     }
 }
 

@@ -39,6 +39,17 @@ pub trait Disk: Send + Sync {
     fn sync_dir(&self) -> io::Result<()>;
 }
 
+/// Gives what root makes in somebody's directory to the directory's owner, who could not use it otherwise. Others may not
+/// give anything away, and leave it as it is.
+pub fn give_to_owner(dir: impl AsFd, made: impl AsFd) {
+    /// What the kernel says of an owner whom a user namespace does not know.
+    const UNKNOWN: u32 = 65534;
+    let (Ok(dir), Ok(stat)) = (fs::fstat(dir), fs::fstat(&made)) else { return };
+    if stat.st_uid != dir.st_uid && dir.st_uid != UNKNOWN {
+        let _ = fs::fchown(made, Some(fs::Uid::from_raw(dir.st_uid)), Some(fs::Gid::from_raw(dir.st_gid)));
+    }
+}
+
 /// An open file. Offsets, lengths and the addresses of buffers are multiples of [`BLOCK_BYTES`]; see
 /// [`AlignedBuf`].
 pub trait DiskFile: Send {
@@ -158,6 +169,7 @@ impl Disk for RealDisk {
 
     fn create(&self, name: &str) -> io::Result<RealFile> {
         let file = self.open_file(name, OFlags::CREATE | OFlags::EXCL)?;
+        give_to_owner(&self.dir, &file.fd);
         // On btrfs even a rewrite of allocated blocks needs free space, unless the file is not
         // copy-on-write. Elsewhere the flag is unknown, and that is as good.
         if let Ok(flags) = fs::ioctl_getflags(&file.fd) {

@@ -61,7 +61,7 @@ pub mod survey;
 pub mod testing;
 pub mod wire;
 
-pub use disk::{Disk, DiskFile, RealDisk};
+pub use disk::{Disk, DiskFile, RealDisk, give_to_owner};
 pub use error::{LogError, Result};
 pub use flush::{Due, FlushPolicy, Pending, bytes_due, due};
 pub use follow::{Anchor, Follow, anchor_at_or_before, oldest_anchor};
