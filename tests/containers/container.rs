@@ -15,7 +15,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// Where a container finds the test executable.
@@ -71,14 +71,17 @@ impl Container {
         let root = tempfile::tempdir().unwrap();
         fs::set_permissions(root.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let program = root.path().join("test");
-        fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        // Not by this process: another thread that forks meanwhile would have the copy open for writing, and nobody could run it.
+        let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&program).status().unwrap();
+        assert!(copied.success());
         fs::create_dir(root.path().join("root")).unwrap();
         let mut command = Command::new("unshare");
         command.args(["--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child"]);
         if plan.first_uid.is_some() {
             command.args(["--user", "--keep-caps"]);
         }
-        command.arg("--").arg(&program);
+        // It complains when a container is killed.
+        command.arg("--").arg(&program).stderr(Stdio::null());
         let mut arguments = vec![if plan.has_proc { "proc" } else { "bare" }.to_string()];
         let libraries = ["/lib", "/lib64", "/usr/lib", "/usr/lib64"].map(|dir| (Path::new(dir), dir));
         let mounts = plan.mounts.iter().copied().chain([(program.as_path(), PROGRAM)]).chain(libraries);
@@ -186,7 +189,9 @@ pub(crate) fn init(role: &Role) {
     listen();
     become_root();
     let has_proc = role.arguments[0] == "proc";
-    make_root(&role.store, has_proc, &role.arguments[1..]).unwrap();
+    if let Err(error) = make_root(&role.store, has_proc, &role.arguments[1..]) {
+        return say(format_args!("making the root: {error}"));
+    }
     say("ready");
     while let Some(line) = listen() {
         let next: u32 = line.strip_prefix("next ").unwrap().parse().unwrap();
