@@ -12,6 +12,7 @@ mod common;
 mod container;
 #[path = "containers/worker.rs"]
 mod worker;
+mod workload;
 
 use common::{Role, TestStore, assert_clean, limit, wait_for};
 use container::{Container, Inside, Plan, is_possible};
@@ -45,9 +46,13 @@ struct Pair {
 
 impl Pair {
     fn new() -> Pair {
+        Pair::with_bug(None)
+    }
+
+    fn with_bug(bug: Option<&'static str>) -> Pair {
         let test = TestStore::new();
         std::fs::create_dir(&test.path).unwrap();
-        let start = |at| Container::start(&Plan { mounts: &[(&test.path, at)], first_uid: None, has_proc: true });
+        let start = |at| Container::start(&Plan { mounts: &[(&test.path, at)], first_uid: None, has_proc: true, bug });
         let (a, b) = (start(OF_A), start(OF_B));
         Pair { test, a, b }
     }
@@ -226,6 +231,32 @@ fn the_living_are_never_taken_for_dead() {
     assert_clean(&store);
 }
 
+/// A liveness that asks the kernel about pids, as many a lock file does, fails in both ways, and the two tests above would show it.
+#[test]
+fn planted_liveness_by_pid_is_caught() {
+    if !is_possible("planted_liveness_by_pid_is_caught") {
+        return;
+    }
+    workload::victim::build("containers");
+    let _limit = limit(60);
+    let mut pair = Pair::with_bug(Some("liveness-by-pid"));
+    let mut b = pair.worker_b(SAME);
+    let mut a = pair.worker_a(SAME);
+    assert_eq!(a.ask("begin"), "begun");
+    a.kill();
+    b.child.tell("wait");
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(b.child.heard().is_empty(), "the dead one was noticed although somebody of its id lives");
+    b.kill();
+    // Where nobody has the id, the dead one is noticed even so.
+    let mut b = pair.worker_b(SAME + 20);
+    assert!(b.ask("wait").parse::<u64>().is_ok());
+    let mut a = pair.worker_a(SAME);
+    assert_eq!(a.ask("begin"), "begun");
+    a.stop();
+    assert_eq!(b.ask("begin"), "begun", "the living one kept its lock although nobody of its id lives");
+}
+
 /// What a counting worker said was acknowledged.
 fn heard(worker: &Inside) -> u64 {
     worker.child.heard().last().map_or(0, |line| line.parse().unwrap())
@@ -296,8 +327,9 @@ fn user_namespaces() {
     // To find what it mounts, the root of a container must get through to it.
     let parent = test.path.parent().unwrap();
     std::fs::set_permissions(parent, std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
-    let start =
-        |at, first| Container::start(&Plan { mounts: &[(&test.path, at)], first_uid: Some(first), has_proc: true });
+    let start = |at, first| {
+        Container::start(&Plan { mounts: &[(&test.path, at)], first_uid: Some(first), has_proc: true, bug: None })
+    };
     let (mut container_a, mut container_b) = (start(OF_A, OWNER), start(OF_B, OWNER - 1000));
     let mut a = container_a.run("worker", SAME, 0, OF_A, &[]);
     a.child.expect("open");

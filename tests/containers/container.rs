@@ -29,6 +29,8 @@ pub(crate) struct Plan<'p> {
     pub(crate) first_uid: Option<u32>,
     /// Whether it has `/proc` and `/dev/null`, which a direct client needs.
     pub(crate) has_proc: bool,
+    /// A bug that is planted in all that runs there.
+    pub(crate) bug: Option<&'static str>,
 }
 
 /// A running container.
@@ -38,6 +40,7 @@ pub(crate) struct Container {
     pid: u32,
     has_user_namespace: bool,
     has_proc: bool,
+    bug: Option<&'static str>,
     _root: tempfile::TempDir,
 }
 
@@ -72,7 +75,11 @@ impl Container {
         fs::set_permissions(root.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let program = root.path().join("test");
         // Not by this process: another thread that forks meanwhile would have the copy open for writing, and nobody could run it.
-        let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&program).status().unwrap();
+        let original = match plan.bug {
+            Some(_) => crate::workload::victim::build("containers").to_path_buf(),
+            None => std::env::current_exe().unwrap(),
+        };
+        let copied = Command::new("cp").arg(original).arg(&program).status().unwrap();
         assert!(copied.success());
         fs::create_dir(root.path().join("root")).unwrap();
         let mut command = Command::new("unshare");
@@ -98,7 +105,8 @@ impl Container {
             fs::write(format!("/proc/{pid}/gid_map"), format!("0 {first} 65536")).unwrap();
         }
         assert_eq!(init.ask("mapped"), "ready");
-        Container { init, pid, has_user_namespace: plan.first_uid.is_some(), has_proc: plan.has_proc, _root: root }
+        let Plan { first_uid, has_proc, bug, .. } = *plan;
+        Container { init, pid, has_user_namespace: first_uid.is_some(), has_proc, bug, _root: root }
     }
 
     /// Starts this test executable in a role, as process `pid` of the container (if it has `/proc`) and its user `uid`.
@@ -111,7 +119,7 @@ impl Container {
         if self.has_user_namespace || uid != "0" {
             command.args(["--setuid", &uid, "--setgid", &uid]);
         }
-        command.arg("--").arg(PROGRAM);
+        command.arg("--").arg(PROGRAM).envs(self.bug.map(|bug| ("UNTORN_BUG", bug)));
         let child = Child::start(command, role, Path::new(store), arguments);
         let said = child.hear();
         assert!(!self.has_proc || said == format!("process {pid}"), "{said}, not {pid}");
