@@ -58,3 +58,30 @@ fn scoreboard() {
     };
     assert!(naive > 0, "{out}");
 }
+
+/// Nothing is mixed up, and each reading is accounted for.
+#[test]
+fn sensor_fusion() {
+    let _limit = limit(120);
+    let out = run("sensor_fusion");
+    let numbers: Vec<u64> = out
+        .lines()
+        .map(|line| line.split_once(' ').and_then(|(number, _)| number.parse().ok()).expect("it begins with a number"))
+        .collect();
+    let [announced, taken, late, outdated, mixed_up] = numbers[..] else { panic!("{out}") };
+    assert_eq!(taken + late + outdated, announced, "{out}");
+    assert!(taken > 0 && late > 0, "{out}");
+    assert_eq!(mixed_up, 0, "{out}");
+}
+
+#[test]
+fn config_watch() {
+    let _limit = limit(60);
+    let expected = r#"begins with {"log": "info"}
+log changed: {"log": "debug"}
+host, port changed: {"host": "db1.example", "log": "debug", "port": "5432"}
+log changed: {"host": "db1.example", "port": "5432"}
+stop changed: {"host": "db1.example", "port": "5432", "stop": "now"}
+"#;
+    assert_eq!(run("config_watch"), expected);
+}

@@ -18,8 +18,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use untorn::{
-    CasOutcome, Cell, Counter, Durability, Error, FlushPolicy, Key, Keyspace, Options, Range, Snapshot, Store, Ticket,
-    Value,
+    CasOutcome, Cell, Change, Changes, Counter, Durability, Error, Feed, FlushPolicy, Key, Keyspace, Options, Range,
+    Snapshot, Store, Ticket, TxnId, Value,
 };
 
 /// Threads may share every handle, and pass it on. (A write transaction belongs to its thread; its documentation has
@@ -37,6 +37,8 @@ const _: () = {
     shared_by_threads::<Cell>();
     shared_by_threads::<Cell<u64>>();
     shared_by_threads::<Counter>();
+    shared_by_threads::<Changes>();
+    shared_by_threads::<Change>();
     shared_by_threads::<Error>();
 };
 
@@ -106,6 +108,8 @@ fn each_call(path: &Path) {
     let durable = store.durable_snapshot().unwrap();
     let mut range = snapshot.range(&keys, ..).unwrap();
     let value = range.next().unwrap().unwrap().1;
+    let mut changes = store.changes(TxnId::ZERO, Feed::Visible).unwrap();
+    let first = changes.try_next(Duration::from_secs(10)).unwrap().unwrap();
     let mut txn = store.begin_with(Durability::Visible).unwrap();
     txn.put(&keys, b"n", b"x").unwrap();
     let ticket = txn.commit_with(Durability::Visible).unwrap();
@@ -180,6 +184,9 @@ fn each_call(path: &Path) {
             w.check("Counter::add", counter.add(1));
             w.check("Counter::sub", counter.sub(1));
             w.check("Counter::get", counter.get());
+            w.check("Store::changes", store.changes(TxnId::ZERO, Feed::Durable));
+            w.check("Changes::try_next", changes.try_next(Duration::ZERO));
+            w.check("Changes::next", changes.next().unwrap());
             if ticket.is_durable() {
                 wrong.0.push("Ticket::is_durable".into());
             }
@@ -222,6 +229,7 @@ fn each_call(path: &Path) {
     in_hand.take().unwrap().commit().unwrap();
     assert_eq!((open, in_txn), (0, 0), "some calls were answered wrongly");
     // To the parent nothing has happened.
+    assert!(changes.try_next(Duration::from_secs(10)).unwrap().unwrap().txn_id() > first.txn_id());
     assert_eq!(value, b"v");
     assert_eq!(range.next().unwrap().unwrap().1, b"w");
     assert_eq!(keys.get(b"n").unwrap().unwrap(), b"by parent");
