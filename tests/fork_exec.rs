@@ -18,8 +18,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use untorn::{
-    CasOutcome, Cell, Change, Changes, Counter, Durability, Error, Feed, FlushPolicy, Key, Keyspace, Options, Range,
-    Snapshot, Store, Ticket, TxnId, Value,
+    Batch, CasOutcome, Cell, Change, Changes, Client, Counter, Durability, Error, Feed, FlushPolicy, Key, Keyspace,
+    Options, Range, RemoteChanges, Snapshot, Store, Ticket, TxnId, Value,
 };
 
 /// Threads may share every handle, and pass it on. (A write transaction belongs to its thread; its documentation has
@@ -39,6 +39,8 @@ const _: () = {
     shared_by_threads::<Counter>();
     shared_by_threads::<Changes>();
     shared_by_threads::<Change>();
+    shared_by_threads::<Client>();
+    shared_by_threads::<RemoteChanges>();
     shared_by_threads::<Error>();
 };
 
@@ -110,6 +112,12 @@ fn each_call(path: &Path) {
     let value = range.next().unwrap().unwrap().1;
     let mut changes = store.changes(TxnId::ZERO, Feed::Visible).unwrap();
     let first = changes.try_next(Duration::from_secs(10)).unwrap().unwrap();
+    let client = Client::connect(path.join("logger.sock")).unwrap();
+    let mut scan = client.scan("keys", ..).unwrap();
+    let mut remote_changes = client.changes(TxnId::ZERO, Feed::Visible).unwrap();
+    let remote_first = remote_changes.try_next(Duration::from_secs(10)).unwrap().unwrap();
+    let mut batch = Batch::new();
+    batch.put("keys", b"m", b"x");
     let mut txn = store.begin_with(Durability::Visible).unwrap();
     txn.put(&keys, b"n", b"x").unwrap();
     let ticket = txn.commit_with(Durability::Visible).unwrap();
@@ -187,6 +195,31 @@ fn each_call(path: &Path) {
             w.check("Store::changes", store.changes(TxnId::ZERO, Feed::Durable));
             w.check("Changes::try_next", changes.try_next(Duration::ZERO));
             w.check("Changes::next", changes.next().unwrap());
+            w.check("Client::get", client.get("keys", b"k"));
+            w.check("Client::get_versioned", client.get_versioned("keys", b"k"));
+            w.check("Client::multi_get", client.multi_get("keys", &[b"k"]));
+            w.check("Client::scan", client.scan("keys", ..));
+            w.check("Client::scan_back", client.scan_back("keys", ..));
+            w.check("Client::prefix", client.prefix("keys", b"k"));
+            w.check("Client::keyspaces", client.keyspaces());
+            w.check("Client::put", client.put("keys", b"k", b"x"));
+            w.check("Client::delete", client.delete("keys", b"k"));
+            w.check("Client::commit", client.commit(&batch));
+            w.check("Client::compare_and_swap", client.compare_and_swap("keys", b"k", None, b"x"));
+            w.check("Client::sync", client.sync());
+            w.check("Client::checkpoint", client.checkpoint());
+            w.check("Client::stats", client.stats());
+            w.check("Client::cell_load", client.cell_load("cell"));
+            w.check("Client::cell_load_version", client.cell_load_version("cell", stored));
+            w.check("Client::cell_store", client.cell_store("cell", &[2; 8]));
+            w.check("Client::cell_store_durable", client.cell_store_durable("cell", &[2; 8]));
+            w.check("Client::counter_add", client.counter_add("counter", 1));
+            w.check("Client::counter_get", client.counter_get("counter"));
+            w.check("Client::changes", client.changes(TxnId::ZERO, Feed::Visible));
+            w.check("Client::changes_from_now", client.changes_from_now(Feed::Visible));
+            w.check("RemoteChanges::try_next", remote_changes.try_next(Duration::ZERO));
+            w.check("RemoteChanges::next", remote_changes.next().unwrap());
+            w.check("Scan::next", scan.next().unwrap());
             if ticket.is_durable() {
                 wrong.0.push("Ticket::is_durable".into());
             }
@@ -229,7 +262,10 @@ fn each_call(path: &Path) {
     in_hand.take().unwrap().commit().unwrap();
     assert_eq!((open, in_txn), (0, 0), "some calls were answered wrongly");
     // To the parent nothing has happened.
+    assert_eq!(scan.next().unwrap().unwrap().0, b"k".to_vec());
+    assert_eq!(client.get("keys", b"l").unwrap().as_deref(), Some(&b"w"[..]));
     assert!(changes.try_next(Duration::from_secs(10)).unwrap().unwrap().txn_id() > first.txn_id());
+    assert!(remote_changes.try_next(Duration::from_secs(10)).unwrap().unwrap().txn_id() > remote_first.txn_id());
     assert_eq!(value, b"v");
     assert_eq!(range.next().unwrap().unwrap().1, b"w");
     assert_eq!(keys.get(b"n").unwrap().unwrap(), b"by parent");

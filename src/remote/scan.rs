@@ -72,6 +72,9 @@ impl Iterator for Scan<'_> {
     type Item = Result<Record>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if let Err(error) = self.client.check_fork() {
+            return Some(Err(error));
+        }
         while self.records.is_empty() && self.number != 0 {
             if let Err(error) = self.fetch() {
                 // There is no going on after a gap.
