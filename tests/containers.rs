@@ -10,6 +10,8 @@
 mod common;
 #[path = "containers/container.rs"]
 mod container;
+#[path = "containers/messenger.rs"]
+mod messenger;
 #[path = "containers/worker.rs"]
 mod worker;
 mod workload;
@@ -27,6 +29,7 @@ fn child() {
     match role.name.as_str() {
         "init" => container::init(&role),
         "worker" => worker::work(&role),
+        "messenger" => messenger::serve(&role),
         other => panic!("no role {other}"),
     }
 }
@@ -356,4 +359,81 @@ fn user_namespaces() {
     let said = stranger.child.hear();
     assert!(said.starts_with("refused: no permission for ") && said.contains("direct client"), "{said}");
     wait_for(Duration::from_secs(5), || a.ask("pids") == format!("[{SAME}]"));
+}
+
+/// Containers whose roots hold a socket and what programs need to run: no store, no `/proc`, no `/dev`, other users. One sees the directory
+/// that the socket is in, and finds the next logger's socket there; the other sees the file, which is that of the first logger for ever.
+#[test]
+fn nothing_but_the_socket() {
+    const WRITER: u32 = 200_000;
+    const READER: u32 = 300_000;
+    if !is_possible("nothing_but_the_socket") {
+        return;
+    }
+    let _limit = limit(60);
+    let test = TestStore::new();
+    let parent = test.path.parent().unwrap();
+    let run = parent.join("run");
+    let socket = run.join("untorn.sock");
+    for dir in [&run, &test.path] {
+        std::fs::create_dir(dir).unwrap();
+    }
+    for (dir, mode) in [(parent, 0o711), (&test.path, 0o700), (&run, 0o755)] {
+        std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    }
+    let access = test.path.join("access");
+    let rules = format!("allow {WRITER} read-write \"shared\"\nallow {READER} read-only \"shared\"\n");
+    std::fs::write(&access, format!("socket \"{}\"\n{rules}", socket.display())).unwrap();
+    std::fs::set_permissions(&access, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let store = host(&test.path);
+    store.keyspace("private").unwrap().put(b"k", b"of the host").unwrap();
+    let shared = store.keyspace("shared").unwrap();
+    wait_for(Duration::from_secs(5), || socket.exists());
+
+    let start = |from: &Path, to, first| {
+        Container::start(&Plan { mounts: &[(from, to)], first_uid: Some(first), has_proc: false, bug: None })
+    };
+    let mut of_writer = start(&run, "/run/untorn", WRITER);
+    let mut of_reader = start(&socket, "/untorn.sock", READER);
+    let mut writer = of_writer.run("messenger", SAME, 0, "/run/untorn/untorn.sock", &[]);
+    let mut reader = of_reader.run("messenger", SAME, 0, "/untorn.sock", &[]);
+    writer.child.expect("connected");
+    reader.child.expect("connected");
+    assert_eq!(writer.ask("look"), "run test");
+    assert_eq!(writer.ask("put shared a of-writer"), "durable");
+    assert_eq!(shared.get(b"a").unwrap().unwrap(), b"of-writer");
+    shared.put(b"b", b"of-host").unwrap();
+    for client in [&mut writer, &mut reader] {
+        assert_eq!(client.ask("get shared b"), "of-host");
+        assert_eq!(client.ask("scan shared"), "a b");
+        assert_eq!(client.ask("follow shared"), "a");
+        assert!(client.ask("get private k").starts_with("error: "));
+    }
+    assert!(reader.ask("put shared a of-reader").starts_with("error: "));
+    // Another user of the container is another user of the host, whom nobody has allowed in.
+    let stranger = of_writer.run("messenger", SAME, 5, "/run/untorn/untorn.sock", &[]);
+    let said = stranger.child.hear();
+    assert!(said.starts_with("refused: "), "{said}");
+
+    // A client is killed in the middle of its requests: nothing is held up.
+    let mut storm = of_writer.run("messenger", SAME, 0, "/run/untorn/untorn.sock", &[]);
+    storm.child.expect("connected");
+    storm.child.tell("storm shared");
+    wait_for(Duration::from_secs(5), || shared.get(b"storm").unwrap().is_some());
+    storm.kill();
+    let killed = Instant::now();
+    shared.put(b"c", b"of-host").unwrap();
+    assert!(killed.elapsed() < Duration::from_secs(1));
+
+    // The logger is killed, and the host has the next one.
+    common::kill_logger(&store);
+    shared.put(b"d", b"of-host").unwrap();
+    assert_eq!(writer.ask("put shared e after"), "durable");
+    assert_eq!(shared.get(b"e").unwrap().unwrap(), b"after");
+    let said = reader.ask("get shared e");
+    assert!(said.starts_with("error: "), "through a file of a logger that is gone: {said}");
+    of_writer.destroy();
+    of_reader.destroy();
+    assert_eq!(store.stats().unwrap().clients.len(), 1);
+    assert_clean(&store);
 }
