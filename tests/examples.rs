@@ -85,3 +85,11 @@ stop changed: {"host": "db1.example", "port": "5432", "stop": "now"}
 "#;
     assert_eq!(run("config_watch"), expected);
 }
+
+#[test]
+fn message_client() {
+    let _limit = limit(60);
+    let expected = "alice has 100\n30 moved to bob\nnot a second time\nalice has 70\nbob has 50\ncarol has 0\n\
+                    the owner finds: alice 70\nthe owner finds: bob 50\nthe owner finds: carol 0\n";
+    assert_eq!(run("message_client"), expected);
+}
