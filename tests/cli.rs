@@ -1,39 +1,16 @@
 //! Drives the command line as a user does: exit codes, formats, round trips of awkward bytes, the tour.
-//!
-//! `cargo test` alone builds no program that needs the feature `cli`. So without the feature these tests first build
-//! it, in a target directory of their own; with it (`cargo test --features cli`) cargo has done so already.
 
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-#[cfg(feature = "cli")]
-fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| PathBuf::from(env!("CARGO_BIN_EXE_untorn")))
-}
+#[path = "common/program.rs"]
+mod program;
 
-#[cfg(not(feature = "cli"))]
-fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli");
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--features", "cli", "--bin", "untorn", "--manifest-path"])
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
-            .arg("--target-dir")
-            .arg(&target)
-            .env_remove("CARGO_BUILD_TARGET")
-            .status()
-            .expect("cargo runs");
-        assert!(built.success(), "the command line does not build");
-        target.join("debug/untorn")
-    })
-}
+use program::untorn as program;
 
 /// What a run of the program has left.
 struct Ran {
