@@ -2,15 +2,18 @@
 //! whatever its parent's threads were doing, and can open the store for itself; exec gives up at once what the process held; threads
 //! share every handle.
 //!
-//! Method: real forks and execs in processes of their own (the roles at the end), each call of each kind of handle once in a child,
+//! Method: real forks and execs in processes of their own, each call of each kind of handle once in a child (`every_call`),
 //! forks in the middle of other threads' work, and an observer that looks what became of lock, pins and latch. What a child's
 //! drops must leave alone, and what a dead parent must not keep, is in `interleavings_lives.rs`.
 
 #![allow(unsafe_code)]
 
 mod common;
+#[path = "fork_exec/every_call.rs"]
+mod every_call;
 
 use common::{Child, Role, TestStore, assert_clean, exists, limit, listen, say, wait_for};
+use every_call::Wrong;
 use rustix::process::Signal;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -18,8 +21,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use untorn::{
-    Batch, CasOutcome, Cell, Change, Changes, Client, Counter, Durability, Error, Feed, FlushPolicy, Key, Keyspace,
-    Options, Range, RemoteChanges, Snapshot, Store, Ticket, TxnId, Value,
+    CasOutcome, Cell, Change, Changes, Client, Counter, Durability, Error, Key, Keyspace, Options, Range,
+    RemoteChanges, Snapshot, Store, Ticket, Value,
 };
 
 /// Threads may share every handle, and pass it on. (A write transaction belongs to its thread; its documentation has
@@ -69,7 +72,7 @@ fn in_child(work: impl FnOnce() -> i32) -> i32 {
 fn child() {
     let Some(role) = Role::of_this_process() else { return };
     match role.name.as_str() {
-        "each-call" => each_call(&role.store),
+        "every-call" => every_call::role(&role.store),
         "forks-while-busy" => forks_while_busy(&role.store),
         "generations" => generations(&role.store),
         "execs" => execs(&role.store),
@@ -80,213 +83,11 @@ fn child() {
 
 // ---- fork
 
-/// Calls that were not answered `Forked`.
-#[derive(Default)]
-struct Wrong(Vec<String>);
-
-impl Wrong {
-    fn check<T>(&mut self, call: &str, answer: untorn::Result<T>) {
-        match answer {
-            Err(Error::Forked) => {}
-            Err(error) => self.0.push(format!("{call}: {error}")),
-            Ok(_) => self.0.push(format!("{call}: done")),
-        }
-    }
-}
-
-/// Each call of each kind of handle answers `Forked` in a child.
-fn each_call(path: &Path) {
-    let store = Store::open(path).unwrap();
-    let keys = store.keyspace("keys").unwrap();
-    let version = keys.put(b"k", b"v").unwrap();
-    keys.put(b"l", b"w").unwrap();
-    let cell = store.cell("cell", 8).unwrap();
-    let typed = store.cell_of::<u64>("typed").unwrap();
-    let stored = cell.store(&[1; 8]).unwrap();
-    let typed_stored = typed.store(&1).unwrap();
-    let counter = store.counter("counter").unwrap();
-    counter.add(1).unwrap();
-    let snapshot = store.snapshot().unwrap();
-    let durable = store.durable_snapshot().unwrap();
-    let mut range = snapshot.range(&keys, ..).unwrap();
-    let value = range.next().unwrap().unwrap().1;
-    let mut changes = store.changes(TxnId::ZERO, Feed::Visible).unwrap();
-    let first = changes.try_next(Duration::from_secs(10)).unwrap().unwrap();
-    let client = Client::connect(path.join("logger.sock")).unwrap();
-    let mut scan = client.scan("keys", ..).unwrap();
-    let mut remote_changes = client.changes(TxnId::ZERO, Feed::Visible).unwrap();
-    let remote_first = remote_changes.try_next(Duration::from_secs(10)).unwrap().unwrap();
-    let mut batch = Batch::new();
-    batch.put("keys", b"m", b"x");
-    let mut txn = store.begin_with(Durability::Visible).unwrap();
-    txn.put(&keys, b"n", b"x").unwrap();
-    let ticket = txn.commit_with(Durability::Visible).unwrap();
-    let (begun, told) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
-    let open = std::thread::scope(|scope| {
-        // One transaction is open, another thread's, when the child is forked.
-        scope.spawn(|| {
-            let txn = store.begin().unwrap();
-            begun.wait();
-            told.wait();
-            txn.rollback();
-        });
-        begun.wait();
-        let code = in_child(|| {
-            let mut wrong = Wrong::default();
-            let w = &mut wrong;
-            w.check("Store::keyspace", store.keyspace("keys"));
-            w.check("Store::keyspace, new", store.keyspace("new"));
-            w.check("Store::find_keyspace", store.find_keyspace("keys"));
-            w.check("Store::keyspaces", store.keyspaces());
-            w.check("Store::drop_keyspace", store.drop_keyspace("keys"));
-            w.check("Store::begin", store.begin());
-            w.check("Store::begin_with", store.begin_with(Durability::Visible));
-            w.check("Store::try_begin", store.try_begin(Duration::ZERO));
-            w.check("Store::snapshot", store.snapshot());
-            w.check("Store::durable_snapshot", store.durable_snapshot());
-            w.check("Store::sync", store.sync());
-            w.check("Store::checkpoint", store.checkpoint());
-            w.check("Store::set_flush_policy", store.set_flush_policy(FlushPolicy::OnCommit));
-            w.check("Store::cell", store.cell("cell", 8));
-            w.check("Store::cell_of", store.cell_of::<u64>("typed"));
-            w.check("Store::find_cell", store.find_cell("cell"));
-            w.check("Store::counter", store.counter("counter"));
-            w.check("Store::cells", store.cells());
-            w.check("Store::drop_cell", store.drop_cell("cell"));
-            w.check("Store::stats", store.stats());
-            w.check("Store::verify", store.verify());
-            w.check("Store::close", store.clone().close());
-            w.check("Keyspace::put", keys.put(b"k", b"x"));
-            w.check("Keyspace::get", keys.get(b"k"));
-            w.check("Keyspace::get_versioned", keys.get_versioned(b"k"));
-            w.check("Keyspace::delete", keys.delete(b"k"));
-            w.check("Keyspace::compare_and_swap", keys.compare_and_swap(b"k", Some(version), b"x"));
-            w.check("Keyspace::compare_and_delete", keys.compare_and_delete(b"k", version));
-            w.check("Keyspace::range", keys.range(..));
-            w.check("Keyspace::prefix", keys.prefix(b"k"));
-            w.check("Keyspace::len", keys.len());
-            w.check("Keyspace::is_empty", keys.is_empty());
-            for snapshot in [&snapshot, &durable] {
-                w.check("Snapshot::get", snapshot.get(&keys, b"k"));
-                w.check("Snapshot::get_versioned", snapshot.get_versioned(&keys, b"k"));
-                w.check("Snapshot::range", snapshot.range(&keys, ..));
-                w.check("Snapshot::prefix", snapshot.prefix(&keys, b"k"));
-                w.check("Snapshot::find_keyspace", snapshot.find_keyspace("keys"));
-                w.check("Snapshot::keyspaces", snapshot.keyspaces());
-                w.check("Snapshot::len", snapshot.len(&keys));
-            }
-            w.check("Range::next", range.next().unwrap());
-            w.check("Range::next_back", range.next_back().unwrap());
-            w.check("Ticket::wait", ticket.wait());
-            w.check("Ticket::wait_timeout", ticket.wait_timeout(Duration::ZERO));
-            w.check("Ticket, awaited", poll_once(ticket.clone()));
-            w.check("Cell::store", cell.store(&[2; 8]));
-            w.check("Cell::store_durable", cell.store_durable(&[2; 8]));
-            w.check("Cell::load", cell.load(&mut [0; 8]));
-            w.check("Cell::load_version", cell.load_version(stored, &mut [0; 8]));
-            w.check("Cell::version", cell.version());
-            w.check("Cell<T>::store", typed.store(&2));
-            w.check("Cell<T>::store_durable", typed.store_durable(&2));
-            w.check("Cell<T>::load", typed.load());
-            w.check("Cell<T>::load_version", typed.load_version(typed_stored));
-            w.check("Counter::add", counter.add(1));
-            w.check("Counter::sub", counter.sub(1));
-            w.check("Counter::get", counter.get());
-            w.check("Store::changes", store.changes(TxnId::ZERO, Feed::Durable));
-            w.check("Changes::try_next", changes.try_next(Duration::ZERO));
-            w.check("Changes::next", changes.next().unwrap());
-            w.check("Client::get", client.get("keys", b"k"));
-            w.check("Client::get_versioned", client.get_versioned("keys", b"k"));
-            w.check("Client::multi_get", client.multi_get("keys", &[b"k"]));
-            w.check("Client::scan", client.scan("keys", ..));
-            w.check("Client::scan_back", client.scan_back("keys", ..));
-            w.check("Client::prefix", client.prefix("keys", b"k"));
-            w.check("Client::keyspaces", client.keyspaces());
-            w.check("Client::put", client.put("keys", b"k", b"x"));
-            w.check("Client::delete", client.delete("keys", b"k"));
-            w.check("Client::commit", client.commit(&batch));
-            w.check("Client::compare_and_swap", client.compare_and_swap("keys", b"k", None, b"x"));
-            w.check("Client::sync", client.sync());
-            w.check("Client::checkpoint", client.checkpoint());
-            w.check("Client::stats", client.stats());
-            w.check("Client::cell_load", client.cell_load("cell"));
-            w.check("Client::cell_load_version", client.cell_load_version("cell", stored));
-            w.check("Client::cell_store", client.cell_store("cell", &[2; 8]));
-            w.check("Client::cell_store_durable", client.cell_store_durable("cell", &[2; 8]));
-            w.check("Client::counter_add", client.counter_add("counter", 1));
-            w.check("Client::counter_get", client.counter_get("counter"));
-            w.check("Client::changes", client.changes(TxnId::ZERO, Feed::Visible));
-            w.check("Client::changes_from_now", client.changes_from_now(Feed::Visible));
-            w.check("RemoteChanges::try_next", remote_changes.try_next(Duration::ZERO));
-            w.check("RemoteChanges::next", remote_changes.next().unwrap());
-            w.check("Scan::next", scan.next().unwrap());
-            if ticket.is_durable() {
-                wrong.0.push("Ticket::is_durable".into());
-            }
-            // What answers nothing must do no harm.
-            let named = (keys.name(), cell.name(), cell.size(), counter.name(), snapshot.txn_id(), ticket.txn_id());
-            let shown = format!("{named:?} {store:?} {keys:?} {snapshot:?} {range:?} {ticket:?} {cell:?} {counter:?}");
-            let copies = (store.clone(), keys.clone(), snapshot.clone(), ticket.clone(), cell.clone(), counter.clone());
-            // SAFETY: these are the child's copies, which nothing uses after this.
-            let owned = unsafe { [std::ptr::read(&snapshot), std::ptr::read(&durable)] };
-            // SAFETY: as above.
-            let (value, range) = unsafe { (std::ptr::read(&value), std::ptr::read(&range)) };
-            drop((copies, owned, value, range));
-            wrong.0.iter().for_each(say);
-            i32::from(!wrong.0.is_empty() || shown.is_empty())
-        });
-        told.wait();
-        code
-    });
-    // A second child uses the transaction that its parent has open on this very thread.
-    let mut txn = store.begin().unwrap();
-    txn.put(&keys, b"n", b"by parent").unwrap();
-    let mut in_hand = Some(txn);
-    let in_txn = in_child(|| {
-        let mut txn = in_hand.take().unwrap();
-        let mut wrong = Wrong::default();
-        wrong.check("WriteTxn::put", txn.put(&keys, b"k", b"x"));
-        wrong.check("WriteTxn::get", txn.get(&keys, b"k").map(drop));
-        wrong.check("WriteTxn::get_versioned", txn.get_versioned(&keys, b"k").map(drop));
-        wrong.check("WriteTxn::delete", txn.delete(&keys, b"k"));
-        wrong.check("WriteTxn::range", txn.range(&keys, ..).map(drop));
-        wrong.check("WriteTxn::prefix", txn.prefix(&keys, b"k").map(drop));
-        wrong.check("WriteTxn::keyspace", txn.keyspace("new"));
-        wrong.check("WriteTxn::drop_keyspace", txn.drop_keyspace("keys"));
-        wrong.check("Keyspace::put, in a transaction", keys.put(b"k", b"x"));
-        let shown = format!("{:?}", txn.base_txn_id());
-        wrong.check("WriteTxn::commit_with", txn.commit_with(Durability::Visible));
-        wrong.0.iter().for_each(say);
-        i32::from(!wrong.0.is_empty() || shown.is_empty())
-    });
-    in_hand.take().unwrap().commit().unwrap();
-    assert_eq!((open, in_txn), (0, 0), "some calls were answered wrongly");
-    // To the parent nothing has happened.
-    assert_eq!(scan.next().unwrap().unwrap().0, b"k".to_vec());
-    assert_eq!(client.get("keys", b"l").unwrap().as_deref(), Some(&b"w"[..]));
-    assert!(changes.try_next(Duration::from_secs(10)).unwrap().unwrap().txn_id() > first.txn_id());
-    assert!(remote_changes.try_next(Duration::from_secs(10)).unwrap().unwrap().txn_id() > remote_first.txn_id());
-    assert_eq!(value, b"v");
-    assert_eq!(range.next().unwrap().unwrap().1, b"w");
-    assert_eq!(keys.get(b"n").unwrap().unwrap(), b"by parent");
-    assert_eq!((typed.load().unwrap(), counter.get().unwrap()), ((1, typed_stored), 1));
-    ticket.wait().unwrap();
-    say("done");
-}
-
-fn poll_once(ticket: Ticket) -> untorn::Result<()> {
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match std::future::Future::poll(std::pin::pin!(ticket), &mut context) {
-        std::task::Poll::Ready(answer) => answer,
-        std::task::Poll::Pending => Ok(()),
-    }
-}
-
 #[test]
-fn each_call_of_a_child_answers_forked() {
+fn every_call_of_a_child_answers_forked() {
     let _limit = limit(60);
     let test = TestStore::new();
-    let parent = Child::spawn("each-call", &test.path, &[]);
+    let parent = Child::spawn("every-call", &test.path, &[]);
     assert_eq!(parent.finish(), ["done"]);
     assert_clean(&test.open());
 }
