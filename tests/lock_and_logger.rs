@@ -217,3 +217,23 @@ fn an_awaited_commit_without_a_logger_is_an_error() {
     test.stop_logger();
     other.wait().unwrap();
 }
+
+/// Whoever kills loggers may hit one before it has left its starter: that is no reason to give up.
+#[test]
+fn a_logger_that_is_killed_while_it_starts_is_started_again() {
+    use std::os::unix::fs::PermissionsExt;
+    let _limit = limit(60);
+    let test = TestStore::new();
+    let beside = test.path.parent().unwrap();
+    let (program, mark) = (beside.join("killed-once"), beside.join("mark"));
+    let logger = env!("CARGO_BIN_EXE_untorn-logger");
+    let text =
+        format!("#!/bin/sh\nif [ ! -e {0} ]; then : > {0}; kill -9 $$; fi\nexec {logger} \"$@\"\n", mark.display());
+    std::fs::write(&program, text).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let store = test.open_with(|options| {
+        options.logger_program(&program);
+    });
+    store.keyspace("keys").unwrap().put(b"a", b"1").unwrap();
+    assert!(mark.exists());
+}

@@ -19,6 +19,7 @@ use crate::{Error, Result};
 use parking_lot::Mutex;
 use rustix::fs::{OFlags, fcntl_setfl};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
@@ -264,7 +265,8 @@ fn run_daemon(command: &mut Command) -> std::io::Result<Ear> {
                 return Err(std::io::Error::other(format!("it did not become a daemon within {LEAVING:?}")));
             }
             Ok(None) => std::thread::sleep(POLL),
-            Ok(Some(status)) if status.success() => return Ok(ear),
+            // Killed: whether the second lives, the pipe will tell.
+            Ok(Some(status)) if status.success() || status.signal().is_some() => return Ok(ear),
             Ok(Some(status)) if status.code() == Some(NO_FORK) => {
                 return Err(std::io::Error::other("the system lets it start no process"));
             }
