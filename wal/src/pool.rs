@@ -191,7 +191,7 @@ impl<D: Disk> Pool<D> {
     /// `retention` keeps, and deletes spares beyond the maximum. Call it only when a durable header states that checkpoint. Returns how many segments it freed.
     ///
     /// # Errors
-    /// [`LogError::Io`] if a surplus file can't be deleted; what was freed stays freed.
+    /// [`LogError::Io`] if a surplus file can't be deleted: it stays a spare. What was freed stays freed.
     pub fn recycle(&self, checkpoint_lsn: Lsn, retention: Retention) -> Result<usize> {
         let (freed, surplus) = {
             let mut slots = self.lock();
@@ -202,13 +202,24 @@ impl<D: Disk> Pool<D> {
                 let Some(at) = slots.files.iter().rposition(|s| s.state == State::Spare) else {
                     break;
                 };
-                surplus.push(slots.files.remove(at).name);
+                // It keeps its name until it is gone: one that is made meanwhile must not take it.
+                slots.files[at].state = State::Making;
+                surplus.push(slots.files[at].name.clone());
             }
             (freed, surplus)
         };
+        let mut failed = Ok(());
         for name in &surplus {
-            self.disk.remove(name).map_err(LogError::io(format!("removing {name}")))?;
+            if failed.is_ok() {
+                failed = self.disk.remove(name).map_err(LogError::io(format!("removing {name}")));
+            }
+            let mut slots = self.lock();
+            match failed {
+                Ok(()) => slots.files.retain(|slot| slot.name != *name),
+                Err(_) => slots.set(name, State::Spare),
+            }
         }
+        failed?;
         if !surplus.is_empty() {
             self.disk.sync_dir().map_err(LogError::io("syncing the log's directory"))?;
         }
@@ -310,10 +321,10 @@ impl Slots {
     }
 
     fn reserve_slot(&mut self) -> u32 {
-        let mut slot = 1;
-        while self.files.iter().any(|s| slot_of(&s.name) == Some(slot)) {
-            slot += 1;
-        }
+        // Many segments may be kept, and the flush thread waits for this lock.
+        let mut used: Vec<u32> = self.files.iter().filter_map(|s| slot_of(&s.name)).collect();
+        used.sort_unstable();
+        let slot = used.into_iter().fold(1, |free, used| if used == free { free + 1 } else { free });
         self.files.push(Slot { name: slot_name(slot), state: State::Making });
         slot
     }

@@ -3,10 +3,12 @@
 
 mod common;
 use common::*;
+use std::io;
+use std::sync::{Arc, Mutex, Weak};
 use untorn_wal::{
-    Log, LogError, Lsn, Retention, Scan, Stated, Survey,
+    Disk, Log, LogError, Lsn, Pool, Retention, Scan, Stated, Survey,
     limits::BLOCK_BYTES,
-    testing::{Call, Fault, SimDisk},
+    testing::{Call, Fault, SimDisk, SimFile},
 };
 
 fn started(disk: &SimDisk) -> (Log<SimDisk>, Stream, Stated) {
@@ -221,4 +223,64 @@ fn a_follower_reads_across_segments_and_falls_behind() {
     log.start_segment(&Stated { durable: stream.end(), ..stated }, 0, &mut |_, _| unreachable!()).unwrap();
     let oldest = log.pool().stats().oldest;
     assert!(oldest > Some(Lsn::ZERO));
+}
+
+/// A disk on which another thread makes a spare just before a file is removed.
+struct Crossed {
+    disk: SimDisk,
+    pool: Mutex<Weak<Pool<Crossed>>>,
+}
+
+impl Disk for Crossed {
+    type File = SimFile;
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.disk.list()
+    }
+    fn open(&self, name: &str) -> io::Result<SimFile> {
+        self.disk.open(name)
+    }
+    fn create(&self, name: &str) -> io::Result<SimFile> {
+        self.disk.create(name)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let pool = std::mem::take(&mut *self.pool.lock().unwrap());
+        if let Some(pool) = pool.upgrade() {
+            pool.add_spare().unwrap();
+        }
+        self.disk.remove(name)
+    }
+    fn sync_dir(&self) -> io::Result<()> {
+        self.disk.sync_dir()
+    }
+}
+
+/// One thread deletes a surplus spare while another makes one: the new file must not get the name that is about to be
+/// removed, or it would be gone while the pool counts on it, perhaps with a segment in it already.
+#[test]
+fn a_spare_that_is_made_while_another_is_deleted_stays() {
+    let disk = Arc::new(Crossed { disk: SimDisk::new(1), pool: Mutex::default() });
+    let survey = Survey::take(&*disk, &shape()).unwrap();
+    let pool = Pool::open(disk.clone(), &survey, Lsn::ZERO, Retention::NOTHING).unwrap();
+    (0..3).for_each(|_| pool.add_spare().unwrap());
+    pool.set_spares_max(2);
+    *disk.pool.lock().unwrap() = Arc::downgrade(&pool);
+    pool.recycle(Lsn::ZERO, Retention::NOTHING).unwrap();
+    assert_eq!((pool.stats().spares, disk.list().unwrap().len()), (3, 3));
+}
+
+/// What could not be deleted is a spare still, and is deleted the next time.
+#[test]
+fn a_surplus_spare_that_cannot_be_deleted_is_not_forgotten() {
+    let disk = SimDisk::new(1);
+    let pool = open_pool(&disk, Lsn::ZERO).unwrap();
+    (0..4).for_each(|_| pool.add_spare().unwrap());
+    pool.set_spares_max(1);
+    disk.fail(Some(Call::Name), 1, Fault::Io);
+    pool.recycle(Lsn::ZERO, Retention::NOTHING).unwrap_err();
+    assert_eq!((pool.stats().spares, disk.list().unwrap().len()), (3, 3));
+    pool.recycle(Lsn::ZERO, Retention::NOTHING).unwrap();
+    assert_eq!((pool.stats().spares, disk.list().unwrap().len()), (1, 1));
 }
