@@ -7,6 +7,7 @@
 mod common;
 
 use common::{Child, Role, TestStore, assert_clean, kill_logger, limit, listen, say, wait_for};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use untorn::{Change, ChangeKind, Changes, Durability, Error, Feed, Options, Store, TxnId};
 
@@ -178,6 +179,36 @@ fn visible_commits_are_told_soon_under_any_policy() {
     delays.sort();
     eprintln!("told after {:?} (median), {:?} (longest)", delays[20], delays[39]);
     assert!(delays[20] < Duration::from_millis(30), "{delays:?}");
+}
+
+/// Others commit faster than this feed reads, and nothing of it is wanted.
+#[test]
+fn a_deadline_holds_where_nothing_that_comes_is_wanted() {
+    let _limit = limit(60);
+    let dir = TestStore::new();
+    let store = dir.open();
+    let keys = store.keyspace("keys").unwrap();
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let value = vec![7; 30_000];
+            while !ended.load(Ordering::Relaxed) {
+                let mut txn = store.begin().unwrap();
+                txn.put(&keys, b"k", &value).unwrap();
+                let _ticket = txn.commit_with(Durability::Visible).unwrap();
+            }
+        });
+        let mut answers = Vec::new();
+        for feed in BOTH.into_iter().cycle().take(20) {
+            let mut changes = store.changes(now(&store), feed).unwrap().keyspace("nobody");
+            let start = Instant::now();
+            answers.push((changes.try_next(Duration::from_millis(20)), start.elapsed()));
+        }
+        ended.store(true, Ordering::Relaxed);
+        for (answer, took) in answers {
+            assert!(matches!(answer, Ok(None)) && took < Duration::from_secs(1), "{answer:?} after {took:?}");
+        }
+    });
 }
 
 #[test]
