@@ -74,6 +74,15 @@ pub(super) fn replay(
     shape: &LogShape,
     old: Option<&Control>,
 ) -> Result<Recovered> {
+    // Again, since the copy that was read may be one that never reached the disk; into the other slot, so
+    // that a cut here leaves this one. Not in order any more, either. Before all that may find the device full: the log
+    // below this checkpoint is given up then, and the header before may still need it.
+    let header_file = engine.dir.need_file(dir::CHECKPOINT, true)?;
+    let serial = header.serial + 1;
+    if !planted_bug!("trust-read-header") {
+        Header { clean: false, serial, ..*header }.write(&header_file)?;
+    }
+    engine.control.fixed().checkpoint.serial.store(serial, Ordering::Release);
     let len = engine.arena_file()?.metadata().map_err(Error::io("stat of arena"))?.len();
     let whole = len - len % crate::limits::GROWTH_PIECE;
     // A power cut may have kept the file's length and lost blocks before it. Only what the checkpoint's sync
@@ -82,14 +91,6 @@ pub(super) fn replay(
     let known = used.next_multiple_of(crate::limits::GROWTH_PIECE);
     back_with_blocks(&engine.arena_file()?, whole.min(known))?;
     engine.control.set_arena_bytes(whole.min(known));
-    // Again, since the copy that was read may be one that never reached the disk; into the other slot, so
-    // that a cut here leaves this one. Not in order any more, either.
-    let header_file = engine.dir.need_file(dir::CHECKPOINT, true)?;
-    let serial = header.serial + 1;
-    if !planted_bug!("trust-read-header") {
-        Header { clean: false, serial, ..*header }.write(&header_file)?;
-    }
-    engine.control.fixed().checkpoint.serial.store(serial, Ordering::Release);
     crash_point!("recover.header_rewritten");
 
     let mut scan = Scan::open(disk, shape, header.log_position).map_err(log_error)?;
