@@ -110,12 +110,13 @@ impl Reader {
             };
             // The segments know better than a ring that somebody else has written to.
             let durable = engine.control.durable().map_or(Lsn::ZERO, |(_, durable)| durable);
-            if self.at >= durable || self.distrusted >= durable {
+            let is_from_segments = self.at < self.distrusted;
+            self.forget();
+            if self.at >= durable || is_from_segments {
                 let what = format!("log position {}: {what}", self.at);
                 return Err(Error::corrupt(dir::WAL, self.at.0, what));
             }
             self.distrusted = durable;
-            self.forget();
         }
     }
 

@@ -10,7 +10,7 @@ use crate::logger::process::log_error;
 use crate::txn::catalog;
 use crate::{Error, Result, TxnId};
 use std::sync::Arc;
-use untorn_wal::{Lsn, anchor_at_or_before, oldest_anchor};
+use untorn_wal::{LogError, Lsn, anchor_at_or_before, oldest_anchor};
 
 /// A place at or before the first record of the transaction after `from`.
 ///
@@ -49,8 +49,11 @@ pub(super) fn oldest(engine: &Engine) -> Result<(TxnId, Lsn)> {
     let (disk, shape) = open_segments(engine)?;
     // Segments that are recycled while we look leave older ones behind which lead nowhere.
     for _ in 0..3 {
-        if let Ok(Some(anchor)) = oldest_anchor(&disk, &shape) {
-            return Ok((TxnId::from_u64(anchor.txn), anchor.position));
+        match oldest_anchor(&disk, &shape) {
+            Ok(Some(anchor)) => return Ok((TxnId::from_u64(anchor.txn), anchor.position)),
+            Ok(None) | Err(LogError::Gap { .. }) => {}
+            // Nobody is sent away from what is there because it can't be read just now.
+            Err(error) => return Err(log_error(error)),
         }
     }
     let newest = engine.control.newest()?;
