@@ -266,7 +266,7 @@ impl Client {
             let lock = &control.fixed().reader_growth;
             self.engine.acquire(lock, Some(self.engine.logger_timeout))?;
             let grown = if control.reader_capacity() == capacity {
-                self.engine.control_file().and_then(|file| control.grow_readers(&file))
+                self.engine.control_file().and_then(|file| self.engine.with_room(|| control.grow_readers(&file)))
             } else {
                 Ok(())
             };

@@ -177,12 +177,18 @@ impl Engine {
     pub(crate) fn ensure_arena(&self, bytes: u64) -> Result<()> {
         match self.control.arena_bytes() {
             Some(backed) if bytes <= backed => Ok(()),
-            _ => loop {
-                match self.grow_arena(bytes, self.logger_timeout) {
-                    Err(Error::DiskFull { .. }) if self.reclaim_kept_log() => {}
-                    grown => return grown,
-                }
-            },
+            _ => self.with_room(|| self.grow_arena(bytes, self.logger_timeout)),
+        }
+    }
+
+    /// Does what takes room on the device, again and again while the device is full and some of the log is kept for
+    /// followers only.
+    pub(crate) fn with_room<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+        loop {
+            match work() {
+                Err(Error::DiskFull { .. }) if self.reclaim_kept_log() => {}
+                done => return done,
+            }
         }
     }
 

@@ -123,7 +123,8 @@ fn create(store: &Store, name: &str, kind: CellKind) -> Result<()> {
     }
     let file = engine.control_file()?;
     let latch = |entry: &CellEntry| take_free_latch(engine, entry);
-    let index = engine.control.allocate_cell(kind, &file, oldest_client_ns(engine), latch)?;
+    let oldest = oldest_client_ns(engine);
+    let index = engine.with_room(|| engine.control.allocate_cell(kind, &file, oldest, latch))?;
     crash_point!("cell.allocated");
     // From here on until the commit, whatever goes wrong leaves it to `resolve_pending`.
     head.pending.store(index as u64 + 1, Ordering::Release);
