@@ -222,16 +222,16 @@ impl Changes {
         let engine = &client.engine;
         loop {
             if let Some(delivery) = &mut self.delivery {
-                if let Some(change) = delivery.next(engine, &self.names)? {
-                    if change.last {
-                        // Whoever has it has all, and may stop here.
-                        self.position = delivery.txn;
-                        self.delivery = None;
-                    }
-                    return Ok(Some(change));
+                let change = delivery.next(engine, &self.names)?;
+                // Whoever has the last one has all, and may stop here.
+                if change.as_ref().is_none_or(|change| change.last)
+                    && let Some(delivery) = self.delivery.take()
+                {
+                    self.position = delivery.end(&mut self.names);
                 }
-                self.position = delivery.txn;
-                self.delivery = None;
+                if change.is_some() {
+                    return Ok(change);
+                }
             }
             let Some(record) = self.reader.peek(engine, self.bound)? else { return Ok(None) };
             if record.txn <= self.position || record.kind == RecordKind::Abort {

@@ -11,7 +11,7 @@ use untorn_wal::Lsn;
 
 /// A transaction that is being delivered.
 pub(crate) struct Delivery {
-    pub(crate) txn: TxnId,
+    txn: TxnId,
     plan: Plan,
     filter: Filter,
     /// The record that is being delivered.
@@ -48,6 +48,12 @@ impl Delivery {
     pub(crate) fn of_stream(txn: TxnId, plan: Plan, filter: Filter, start: Lsn, end: Lsn) -> Delivery {
         let rest = Some((Reader::new(start), end));
         Delivery { txn, plan, filter, payload: Vec::new(), at: 0, rest, index: 0, filling: None }
+    }
+
+    /// All of it is delivered: the transaction.
+    pub(crate) fn end(self, names: &mut Names) -> TxnId {
+        self.plan.dropped.into_iter().for_each(|id| names.forget(id));
+        self.txn
     }
 
     /// The next change; `None` at the end of the transaction.

@@ -25,6 +25,11 @@ impl Names {
         }
     }
 
+    /// Forgets a keyspace of which nothing more comes. A follower may outlive any number of them.
+    pub(crate) fn forget(&mut self, id: KeyspaceId) {
+        self.known.remove(&id);
+    }
+
     /// A name that is known already.
     pub(crate) fn get(&self, id: KeyspaceId) -> Option<&Arc<str>> {
         self.known.get(&id)

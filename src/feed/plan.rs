@@ -40,6 +40,8 @@ pub(crate) struct Plan {
     hashers: [RandomState; 2],
     /// What it creates itself, which it may yet take back.
     created: HashMap<KeyspaceId, String>,
+    /// What it drops: its end is the last that is heard of these.
+    pub(super) dropped: Vec<KeyspaceId>,
 }
 
 /// What an operation changes: its keyspace, and a key unless that is the keyspace as a whole.
@@ -56,7 +58,7 @@ fn target<'a>(op: &Op<'a>) -> Option<(KeyspaceId, Option<&'a [u8]>)> {
 impl Plan {
     pub(crate) fn new() -> Plan {
         let hashers = [RandomState::new(), RandomState::new()];
-        Plan { count: 0, last: Some(HashMap::new()), hashers, created: HashMap::new() }
+        Plan { count: 0, last: Some(HashMap::new()), hashers, created: HashMap::new(), dropped: Vec::new() }
     }
 
     /// Whether nothing of the transaction is wanted.
@@ -77,7 +79,10 @@ impl Plan {
             let op = op.map_err(|what| Error::corrupt(dir::WAL, from.0, what))?;
             match op {
                 Op::CreateKeyspace { keyspace, name } => drop(self.created.insert(keyspace, name.to_string())),
-                Op::DropKeyspace { keyspace, name } => names.learn(keyspace, name),
+                Op::DropKeyspace { keyspace, name } => {
+                    names.learn(keyspace, name);
+                    self.dropped.push(keyspace);
+                }
                 _ => {}
             }
             let Some((keyspace, key)) = target(&op) else { continue };

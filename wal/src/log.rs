@@ -106,7 +106,7 @@ impl<D: Disk> Log<D> {
     #[must_use]
     pub fn free_blocks(&self) -> u64 {
         let blocks = u64::from(self.pool.shape().segment_blocks());
-        let Some(countable) = (self.pool.stats().spares as u64).checked_sub(1) else {
+        let Some(countable) = (self.pool.spares() as u64).checked_sub(1) else {
             return 0;
         };
         let here = self.current.as_ref().filter(|c| !c.failed).map_or(0, |c| blocks - u64::from(c.next_block));

@@ -280,6 +280,11 @@ impl<D: Disk> Pool<D> {
         }
     }
 
+    /// How many files are ready to become segments. Asked at each flush, however many are kept.
+    pub(crate) fn spares(&self) -> usize {
+        self.lock().spares()
+    }
+
     pub(crate) fn disk(&self) -> &D {
         &self.disk
     }
