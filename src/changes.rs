@@ -103,7 +103,8 @@ impl fmt::Debug for Change {
 /// Each changed key is one item; those of one transaction come together, in the order in which they were made, the last of
 /// them marked by [`Change::last_in_txn`]. A key that a transaction changed several times comes once, as the
 /// transaction left it (but several times, in order, if it changed more than 262,144 keys). Of a transaction
-/// that rolled back nothing comes. As an iterator it blocks and has no end.
+/// that rolled back nothing comes. Samples of cells and counters are changes, too, of the keyspace `untorn.cells`. As an
+/// iterator it blocks and has no end.
 ///
 /// # Resuming
 /// Keep the id of the last transaction of which everything was processed, [`Changes::resume_from`], beside what was made of it, and begin
@@ -190,7 +191,8 @@ impl Changes {
     /// The next change, waiting for one no longer than `timeout`; `None` if none came. It never waits in the middle of a
     /// transaction, though reading what is no longer in memory takes its time.
     ///
-    /// What is visible is noticed within a few milliseconds, or when the logger has ended the sync that it is in.
+    /// What is visible is noticed within a few milliseconds, or when the logger has ended the sync that it is in; within 100
+    /// ms at the latest, also when the logger is stopped or dead.
     ///
     /// # Errors
     /// [`Error::Lagged`] if retention was overrun; [`Error::Corrupt`] for damage, [`Error::Io`]; [`Error::Forked`]. A

@@ -6,7 +6,8 @@
 
 mod common;
 
-use common::{Child, Role, TestStore, assert_clean, kill_logger, limit, listen, say, wait_for};
+use common::{Child, Role, TestStore, assert_clean, kill_logger, limit, listen, say, send, wait_for};
+use rustix::process::Signal;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use untorn::{Change, ChangeKind, Changes, Durability, Error, Feed, Options, Store, TxnId};
@@ -525,6 +526,35 @@ fn a_logger_that_is_killed_is_replaced_for_a_follower() {
         let _ticket = txn.commit_with(Durability::Visible).unwrap();
         assert_eq!(durable.try_next(SOON).unwrap().unwrap().value().unwrap(), n.to_be_bytes());
     }
+}
+
+/// What is visible is heard of without the logger; who waits for durability hears that it is stopped, and misses nothing.
+#[test]
+fn a_stopped_logger_under_followers() {
+    let _limit = limit(60);
+    let dir = TestStore::new();
+    let store = dir.open_with(|options| {
+        options.logger_timeout(Duration::from_millis(300));
+    });
+    let keys = store.keyspace("keys").unwrap();
+    let [mut visible, mut durable] = BOTH.map(|feed| store.changes(now(&store), feed).unwrap());
+    let waiting = std::thread::spawn(move || visible.try_next(SOON).map(|change| (change.unwrap(), Instant::now())));
+    let logger = store.stats().unwrap().logger_pid.unwrap();
+    send(logger, Signal::STOP);
+    std::thread::sleep(Duration::from_millis(200));
+    let start = Instant::now();
+    let mut txn = store.begin().unwrap();
+    txn.put(&keys, b"k", b"v").unwrap();
+    let _ticket = txn.commit_with(Durability::Visible).unwrap();
+    let (change, at) = waiting.join().unwrap().unwrap();
+    assert_eq!(text(&change), "keys/k=v.");
+    assert!(at - start < Duration::from_secs(1), "{:?}", at - start);
+    for _ in 0..2 {
+        assert_eq!(durable.try_next(Duration::from_millis(50)).unwrap(), None);
+        assert!(matches!(durable.next(), Some(Err(Error::LoggerStalled { .. }))));
+    }
+    send(logger, Signal::CONT);
+    assert_eq!(text(&durable.try_next(SOON).unwrap().unwrap()), "keys/k=v.");
 }
 
 #[test]
