@@ -51,6 +51,10 @@ impl Place {
             if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
                 return Err(Errno::NOTSOCK);
             }
+            // Somebody else's that was put in its place is not opened to others.
+            if stat.st_uid != geteuid().as_raw() || stat.st_nlink != 1 {
+                return Err(Errno::PERM);
+            }
             if geteuid().is_root() && policy.owner() != 0 {
                 fs::chownat(&made, "", Some(fs::Uid::from_raw(policy.owner())), None, AtFlags::EMPTY_PATH)?;
             }
