@@ -419,6 +419,43 @@ fn floods() {
     victim.end();
 }
 
+/// Servers that answer everything and tell nothing: a client notices, or its time is over.
+#[test]
+fn servers_that_lead_on() {
+    let _limit = limit(60);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            std::thread::spawn(move || {
+                let mut raw = Raw(stream.unwrap());
+                let mut hello = [0; 16];
+                raw.0.read_exact(&mut hello).unwrap();
+                raw.send(&ServerHello::encode(wire::VERSION, None, "")).unwrap();
+                while let Ok(request) = raw.reply() {
+                    let reply = match wire::decode::<Request<'_>>(&request).unwrap() {
+                        // There is always more, and never anything.
+                        Request::Scan { .. } | Request::ScanNext { .. } => {
+                            Reply::Piece { scan: 1, txn: 1, records: List(Vec::new()) }
+                        }
+                        Request::Changes { .. } => Reply::Changes { through: 1, changes: List(Vec::new()) },
+                        // It hangs up.
+                        _ => return,
+                    };
+                    raw.send(&wire::encode(&reply).unwrap()).unwrap();
+                }
+            });
+        }
+    });
+    let client = Client::connect(&path).unwrap();
+    let ended = client.scan("k", ..).map(Iterator::count);
+    assert!(matches!(ended, Err(Error::Protocol { .. })), "{ended:?}");
+    let mut changes = client.changes_from_now(untorn::Feed::Visible).unwrap();
+    let ended = changes.try_next(Duration::from_millis(300));
+    assert!(matches!(ended, Err(Error::Disconnected { .. })), "{ended:?}");
+}
+
 /// Connections that come and go, without a word or with half of one.
 #[test]
 fn storms_of_connections() {

@@ -157,7 +157,9 @@ impl RemoteChanges {
                 }
                 Err(error @ Error::Disconnected { .. }) => {
                     self.is_open = false;
-                    if std::mem::take(&mut self.is_inside) {
+                    // A server that hangs up each time is not waited for either.
+                    let is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+                    if std::mem::take(&mut self.is_inside) || is_over {
                         return Err(error);
                     }
                 }

@@ -195,7 +195,12 @@ impl Link {
             stream.read_body(length, reply, until)
         })();
         match (answered, written) {
-            (Ok(()), _) => Ok(()),
+            (Ok(()), Ok(())) => Ok(()),
+            (Ok(()), Err(_)) => {
+                // Half of a request went into it.
+                self.stream = None;
+                Ok(())
+            }
             (Err(_), Err((_, error))) => Err(Broken { is_sent, error }),
             (Err(error), Ok(())) => Err(Broken { is_sent, error }),
         }

@@ -107,6 +107,10 @@ impl fmt::Debug for Scan<'_> {
 
 fn read(reply: Reply<'_>) -> Option<Piece> {
     let Reply::Piece { scan, txn, records } = reply else { return None };
+    // Of pieces without a record there could be any number.
+    if scan != 0 && records.0.is_empty() {
+        return None;
+    }
     let records = records.0.iter().map(|record| (record.key.to_vec(), record.value.to_vec())).collect();
     Some(Piece { number: scan, txn: TxnId::from_u64(txn), records })
 }
