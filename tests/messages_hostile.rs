@@ -419,6 +419,25 @@ fn floods() {
     victim.end();
 }
 
+/// Somebody who connects all the time does not keep the socket from being moved.
+#[test]
+fn the_socket_moves_in_a_storm() {
+    let _limit = limit(60);
+    let victim = Victim::new("");
+    let (old, new) = (victim.at.path.join("logger.sock"), victim.at.path.join("other.sock"));
+    std::fs::write(victim.at.path.join("access"), format!("socket \"{}\"\n", new.display())).unwrap();
+    let start = Instant::now();
+    while !new.exists() {
+        assert!(start.elapsed() < Duration::from_secs(10), "the socket was not moved");
+        drop(UnixStream::connect(&old));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    wait_for(Duration::from_secs(10), || !old.exists());
+    std::fs::remove_file(victim.at.path.join("access")).unwrap();
+    wait_for(Duration::from_secs(10), || old.exists());
+    victim.end();
+}
+
 /// Servers that answer everything and tell nothing: a client notices, or its time is over.
 #[test]
 fn servers_that_lead_on() {

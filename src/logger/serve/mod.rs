@@ -232,8 +232,14 @@ impl Listener {
         while !self.shared.is_closing() {
             let place = self.shared.place.lock().clone();
             let next = match &place {
-                Some(place) => place.next_client(LOOK),
+                Some(place) => place.next_client(LOOK.saturating_sub(looked.elapsed())),
+        let mut looked = Instant::now();
                 None => {
+            // Also if somebody connects all the time.
+            if looked.elapsed() >= LOOK {
+                self.look_after_place();
+                looked = Instant::now();
+            }
                     std::thread::park_timeout(LOOK);
                     Ok(None)
                 }
@@ -243,7 +249,7 @@ impl Listener {
             }
             match next {
                 Ok(Some(stream)) => receive(&self.shared, stream),
-                Ok(None) => self.look_after_place(),
+                Ok(None) => {}
                 // No more descriptors, say, in which case those who wait go on waiting; or somebody has closed ours.
                 Err(_) => {
                     std::thread::sleep(Duration::from_millis(100));
