@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{
     self, AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, sockopt,
 };
+use rustix::process::{Resource, getrlimit};
 use rustix::time::Timespec;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -19,6 +20,8 @@ use untorn_wal::wire::{self, FRAME_HEADER_BYTES};
 
 /// Bytes of a message that room is made for before any of them has come.
 const BYTES_AHEAD: usize = 64 << 10;
+/// Descriptors that connections leave to others, or a quarter of those that there may be.
+const DESCRIPTORS_SPARED: u64 = 128;
 /// The longest address that the kernel takes.
 const ADDRESS_BYTES_MAX: usize = 107;
 
@@ -56,6 +59,13 @@ impl Stream {
     /// The user id of the process that made the connection, as the kernel says.
     pub(crate) fn peer_uid(&self) -> io::Result<u32> {
         Ok(sockopt::socket_peercred(self.fd.get()?)?.uid.as_raw())
+    }
+
+    /// Whether this process is about to have as many files open as it may. What keeps the store going opens some, too.
+    pub(crate) fn is_among_the_last(&self) -> bool {
+        let Some(most) = getrlimit(Resource::Nofile).current else { return false };
+        // The lowest number that is free is taken first.
+        self.fd.get().is_ok_and(|fd| fd.as_raw_fd() as u64 + DESCRIPTORS_SPARED.min(most / 4) >= most)
     }
 
     /// Waits until there is something to read, or the other side has gone. False if `deadline` passes first.

@@ -419,6 +419,34 @@ fn floods() {
     victim.end();
 }
 
+/// As many connections as a process may have files open: the log goes on all the same.
+#[test]
+fn connections_leave_descriptors_for_the_log() {
+    let _limit = limit(60);
+    let at = TestStore::new();
+    drop(at.open_with(|options| {
+        options.ring_size(64 << 10).segment_size(256 << 10);
+    }));
+    at.stop_logger();
+    std::fs::write(at.path.join("access"), "connections 1000\n").unwrap();
+    let mut logger = std::process::Command::new("sh")
+        .args(["-c", "ulimit -n 64 && exec \"$0\" \"$1\" --idle never", env!("CARGO_BIN_EXE_untorn-logger")])
+        .arg(&at.path)
+        .spawn()
+        .unwrap();
+    let socket = at.path.join("logger.sock");
+    wait_for(Duration::from_secs(20), || Client::connect(&socket).is_ok());
+    let client = Client::connect(&socket).unwrap();
+    let crowd: Vec<UnixStream> = (0..100).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    for number in 0..40u32 {
+        client.put("k", &number.to_be_bytes(), &[1; 60_000]).unwrap();
+    }
+    client.checkpoint().unwrap();
+    drop((crowd, client));
+    at.stop_logger();
+    assert!(logger.wait().unwrap().success());
+}
+
 /// Somebody who connects all the time does not keep the socket from being moved.
 #[test]
 fn the_socket_moves_in_a_storm() {

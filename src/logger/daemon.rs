@@ -205,10 +205,13 @@ fn become_daemon() {
             libc::signal(signal, libc::SIG_IGN);
         }
         // What its starter may not write, the logger of others' commits may: soft limits go up to the hard ones.
-        let mut limit = std::mem::zeroed();
-        if libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) == 0 {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit);
+        // Each connection is an open file.
+        for resource in [libc::RLIMIT_FSIZE, libc::RLIMIT_NOFILE] {
+            let mut limit = std::mem::zeroed();
+            if libc::getrlimit(resource, &raw mut limit) == 0 {
+                limit.rlim_cur = limit.rlim_max;
+                libc::setrlimit(resource, &raw const limit);
+            }
         }
         libc::umask(0o077);
         let root = c"/".as_ptr();

@@ -305,6 +305,9 @@ fn receive(shared: &Arc<Shared>, stream: Stream) {
         Ok(seat) => seat,
         Err(NoSeat::Closed) => return refuse(&stream, Refusal::Leaving, "the logger is leaving"),
         Err(NoSeat::Full { of_uid, limit }) => {
+    if stream.is_among_the_last() {
+        return refuse(&stream, Refusal::Busy, "the logger may not have more files open");
+    }
             let whose = if of_uid { format!(" of uid {uid}") } else { String::new() };
             return refuse(&stream, Refusal::Busy, &format!("there are {limit} connections{whose} already"));
         }
