@@ -3,6 +3,7 @@
 //! A snapshot is what makes all pieces of a scan one view. It is kept between two pieces, but not for a peer that does not
 //! come back: [`HOLD`] after the last piece, or [`LIFE`] after the first, it goes, and the next piece is `Stale`.
 
+use crate::limits::{PAGE_SIZE_MAX, key_len_max};
 use crate::{Error, Keyspace, Result, Snapshot};
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -54,8 +55,8 @@ impl Scans {
         let scan = Scan {
             snapshot,
             keyspace,
-            lower: bound(lower),
-            upper: bound(upper),
+            lower: lower_bound(lower),
+            upper: upper_bound(upper),
             is_reverse,
             piece_bytes: (piece_bytes as usize).clamp(1, PIECE_BYTES_MAX),
             ends: now + LIFE,
@@ -138,13 +139,32 @@ impl Scans {
     }
 }
 
-fn bound(edge: Edge<'_>) -> Bound<Vec<u8>> {
+/// The longest key that any store can hold. What of an edge is longer is not kept.
+const KEY_BYTES_MAX: usize = key_len_max(PAGE_SIZE_MAX);
+
+fn lower_bound(edge: Edge<'_>) -> Bound<Vec<u8>> {
     match edge {
         Edge::Open => Bound::Unbounded,
         Edge::With(key) => Bound::Included(key.to_vec()),
         Edge::Without(key) => Bound::Excluded(key.to_vec()),
     }
 }
+        // Keys that can be there lie beyond such an edge if they lie beyond its beginning.
+        Edge::With(key) | Edge::Without(key) if key.len() > KEY_BYTES_MAX => {
+            Bound::Excluded(key[..KEY_BYTES_MAX].to_vec())
+        }
+        Edge::With(key) => Bound::Included(key.to_vec()),
+        Edge::Without(key) => Bound::Excluded(key.to_vec()),
+    }
+}
+
+fn upper_bound(edge: Edge<'_>) -> Bound<Vec<u8>> {
+    match edge {
+        Edge::Open => Bound::Unbounded,
+        // As above; its beginning itself lies before it.
+        Edge::With(key) | Edge::Without(key) if key.len() > KEY_BYTES_MAX => {
+            Bound::Included(key[..KEY_BYTES_MAX].to_vec())
+        }
 
 /// Whether nothing can lie in the range, also if its edges are in the wrong order.
 fn is_empty(range: (Bound<&[u8]>, Bound<&[u8]>)) -> bool {
