@@ -73,15 +73,19 @@ impl House {
 }
 
 fn connect_as(uid: u32, path: &Path) -> Result<Client> {
+    as_user(uid, || Client::options().reconnect_timeout(Duration::ZERO).connect(path))
+}
+
+fn as_user<T: Send>(uid: u32, act: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
-        let connecting = scope.spawn(|| {
+        let acting = scope.spawn(|| {
             let id = rustix::process::Uid::from_raw(uid);
             set_thread_groups(&[]).unwrap();
             set_thread_gid(rustix::process::Gid::from_raw(uid)).unwrap();
             set_thread_res_uid(id, id, id).unwrap();
-            Client::options().reconnect_timeout(Duration::ZERO).connect(path)
+            act()
         });
-        connecting.join().unwrap()
+        acting.join().unwrap()
     })
 }
 
@@ -257,6 +261,18 @@ fn rights_that_are_taken_away_are_gone_at_once() {
     house.set(&format!("allow {BOB} read-only\n"));
     refused(alice.get("other", b"a"), "no longer");
     refused(house.connect_as(ALICE), "54321");
+}
+
+/// Those who are not the owner leave some connections to the owner, however many they are.
+#[test]
+fn the_owner_gets_in_beside_many_others() {
+    let _limit = limit(60);
+    let Some(house) = House::new("the_owner_gets_in_beside_many_others") else { return };
+    house.set("connections 8\nallow any read-only\n");
+    let _others: Vec<Client> = (0..7).map(|number| house.connect_as(ALICE + number).unwrap()).collect();
+    let refused = house.connect_as(ALICE + 7);
+    assert!(matches!(&refused, Err(Error::Busy { what }) if what.contains('7')), "{refused:?}");
+    Client::connect(house.socket()).unwrap();
 }
 
 /// Nobody but the owner gets more than half of the connections.

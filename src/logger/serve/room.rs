@@ -50,7 +50,8 @@ pub(super) struct Seat {
 }
 
 impl Room {
-    /// Takes a seat. A user who is not the owner can have half of them: nobody shuts out the others.
+    /// Takes a seat. A user who is not the owner can have half of them, and all those together leave an eighth to the owner:
+    /// nobody shuts out the others.
     pub(super) fn enter(self: &Arc<Room>, uid: u32, stream: Arc<Stream>, policy: &Policy) -> Result<Seat, NoSeat> {
         let mut guests = self.guests.lock();
         if guests.is_closed {
@@ -68,6 +69,11 @@ impl Room {
         guests.connected.insert(number, Guest { uid, stream });
         Ok(Seat { room: self.clone(), number })
     }
+        let of_others = guests.connected.values().filter(|guest| guest.uid != policy.owner()).count();
+        let limit = policy.connections - policy.connections / 8;
+        if uid != policy.owner() && of_others >= limit {
+            return Err(NoSeat::Full { of_uid: false, limit });
+        }
 
     /// Lets nobody in any more, if nobody is there. Says whether it did.
     pub(super) fn close_if_empty(&self) -> bool {
