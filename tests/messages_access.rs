@@ -263,6 +263,25 @@ fn rights_that_are_taken_away_are_gone_at_once() {
     refused(house.connect_as(ALICE), "54321");
 }
 
+/// Also what a feed has taken already and not sent.
+#[test]
+fn a_feed_does_not_tell_what_may_no_longer_be_read() {
+    let _limit = limit(60);
+    let Some(house) = House::new("a_feed_does_not_tell_what_may_no_longer_be_read") else { return };
+    house.set(&format!("allow {ALICE} read-only\n"));
+    let (secret, open) = (house.store.keyspace("secret").unwrap(), house.store.keyspace("open").unwrap());
+    let alice = house.connect_as(ALICE).unwrap();
+    let mut changes = as_user(ALICE, || alice.changes_from_now(untorn::Feed::Visible)).unwrap();
+    secret.put(b"first", &vec![1; 700_000]).unwrap();
+    secret.put(b"second", &vec![1; 700_000]).unwrap();
+    let first = changes.try_next(Duration::from_secs(10)).unwrap().unwrap();
+    assert_eq!(first.key(), b"first");
+    house.set(&format!("allow {ALICE} read-only \"open\"\n"));
+    open.put(b"k", b"").unwrap();
+    let next = changes.try_next(Duration::from_secs(10)).unwrap().unwrap();
+    assert_eq!((next.keyspace(), next.key()), ("open", &b"k"[..]));
+}
+
 /// Those who are not the owner leave some connections to the owner, however many they are.
 #[test]
 fn the_owner_gets_in_beside_many_others() {

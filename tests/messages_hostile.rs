@@ -419,6 +419,94 @@ fn floods() {
     victim.end();
 }
 
+/// What a connection keeps from one request to the next is small, whatever it was asked for.
+#[test]
+fn long_edges_and_prefixes_are_not_kept() {
+    let _limit = limit(60);
+    let victim = Victim::new("");
+    let keyspace = victim.store.keyspace("k").unwrap();
+    let longest = vec![b'b'; 1024];
+    keyspace.put(&longest, b"2").unwrap();
+    keyspace.put(b"c", b"3").unwrap();
+    // Such an edge lies where it would lie for a direct client.
+    let client = victim.client();
+    let edge = vec![b'b'; 20_000];
+    let keys = |scan: untorn::Scan<'_>| scan.map(|record| record.unwrap().0).collect::<Vec<_>>();
+    assert_eq!(keys(client.scan("k", &edge[..]..).unwrap()), [b"c".to_vec()]);
+    assert_eq!(keys(client.scan("k", ..=&edge[..]).unwrap()), [b"a".to_vec(), longest.clone()]);
+    assert_eq!(keys(client.scan_back("k", ..&edge[..]).unwrap()), [longest.clone(), b"a".to_vec()]);
+    let before = victim.resident_bytes();
+    let far = vec![0xff; 6 << 20];
+    let scan =
+        Request::Scan { keyspace: "k", lower: Edge::Open, upper: Edge::With(&far), is_reverse: false, piece_bytes: 1 };
+    let scan = wire::encode(&scan).unwrap();
+    let follow = Request::Changes { from: None, feed: Feed::Visible, keyspace: None, prefix: &far };
+    let follow = wire::encode(&follow).unwrap();
+    let mut raws = Vec::new();
+    for _ in 0..8 {
+        let mut raw = victim.raw().welcome();
+        for _ in 0..8 {
+            raw.send(&scan).unwrap();
+            let reply = raw.reply().unwrap();
+            assert!(matches!(wire::decode(&reply), Ok(Reply::Piece { scan: 1.., .. })));
+        }
+        raw.send(&follow).unwrap();
+        let reply = raw.reply().unwrap();
+        assert!(matches!(wire::decode(&reply), Ok(Reply::Failed(Failure::Limit { .. }))));
+        raws.push(raw);
+    }
+    let grown = victim.resident_bytes().saturating_sub(before);
+    assert!(grown < 128 << 20, "{grown} bytes for 64 open scans");
+    drop((raws, client));
+    victim.end();
+}
+
+/// Feeds whose next change is a large one, and that are not asked for it.
+#[test]
+fn feeds_that_are_left_lying() {
+    let _limit = limit(120);
+    let victim = Victim::new("");
+    let keyspace = victim.store.keyspace("k").unwrap();
+    let from = victim.store.snapshot().unwrap().txn_id();
+    keyspace.put(b"small", b"").unwrap();
+    keyspace.put(b"large", &vec![7; 16 << 20]).unwrap();
+    // In one transaction, more than one of them too large for a piece.
+    let mut txn = victim.store.begin().unwrap();
+    for number in 0..40u32 {
+        txn.put(&keyspace, &number.to_be_bytes(), &vec![number as u8; 300_000]).unwrap();
+    }
+    txn.commit().unwrap();
+    let open = Request::Changes { from: Some(from.as_u64()), feed: Feed::Durable, keyspace: None, prefix: b"" };
+    let (open, next) = (wire::encode(&open).unwrap(), wire::encode(&Request::ChangesNext { wait_ms: 0 }).unwrap());
+    let keys = |raw: &mut Raw| -> Vec<Vec<u8>> {
+        raw.send(&next).unwrap();
+        let reply = raw.reply().unwrap();
+        let Ok(Reply::Changes { changes, .. }) = wire::decode(&reply) else { panic!() };
+        changes.0.iter().map(|change| change.key.to_vec()).collect()
+    };
+    let before = victim.resident_bytes();
+    let mut raws: Vec<Raw> = (0..24).map(|_| victim.raw().welcome()).collect();
+    for raw in &mut raws {
+        raw.send(&open).unwrap();
+        raw.reply().unwrap();
+        assert_eq!(keys(raw), [b"small".to_vec()]);
+    }
+    let grown = victim.resident_bytes().saturating_sub(before);
+    assert!(grown < 200 << 20, "{grown} bytes for feeds that nobody reads");
+    // There is no room for what these take, and they tell all the same what there was to tell, in order, once.
+    for raw in raws.iter_mut().rev().take(2) {
+        let mut told = Vec::new();
+        while told.len() < 41 {
+            told.extend(keys(raw));
+        }
+        assert_eq!(told[0], b"large");
+        assert!(told[1..].iter().eq((0..40u32).map(|number| number.to_be_bytes()).collect::<Vec<_>>().iter()));
+        assert!(keys(raw).is_empty());
+    }
+    drop(raws);
+    victim.end();
+}
+
 /// As many connections as a process may have files open: the log goes on all the same.
 #[test]
 fn connections_leave_descriptors_for_the_log() {

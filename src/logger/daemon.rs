@@ -213,6 +213,10 @@ fn become_daemon() {
                 libc::setrlimit(resource, &raw const limit);
             }
         }
+        // Memory of a large message goes back with the message. Else the C library, once it has seen one, keeps as much for
+        // each thread.
+        #[cfg(target_env = "gnu")]
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
         libc::umask(0o077);
         let root = c"/".as_ptr();
         let _ = libc::chdir(root);

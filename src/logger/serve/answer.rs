@@ -5,7 +5,7 @@
 use super::Shared;
 use super::feed::OpenFeed;
 use super::policy::Rights;
-use super::room::Share;
+use super::room::{Share, User};
 use super::scans::Scans;
 use crate::limits::PAGE_SIZE_MAX;
 use crate::remote::failure;
@@ -14,8 +14,11 @@ use std::time::Instant;
 use untorn_wal::wire::{self, Figure, Found, List, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, Reply, Request, WireError};
 
 /// The most bytes of names, keys and values in one reply: a value of the greatest length, and what names it.
-const REPLY_BYTES_MAX: usize = wire::VALUE_BYTES_MAX + (32 << 10);
+pub(super) const REPLY_BYTES_MAX: usize = wire::VALUE_BYTES_MAX + (32 << 10);
 const _: () = assert!(REPLY_BYTES_MAX < MESSAGE_BYTES_MAX && PAGE_SIZE_MAX / 4 + NAME_BYTES_MAX < (32 << 10));
+
+/// What stands around an item of a reply, in bytes.
+const ITEM_BYTES: usize = 24;
 
 /// A reply, and the room that it takes until it is sent.
 pub(super) struct Answer<'s> {
@@ -49,13 +52,14 @@ fn encode(reply: &Reply<'_>) -> Result<Vec<u8>> {
 pub(super) struct Session<'s> {
     pub(super) shared: &'s Shared,
     pub(super) store: Store,
+    pub(super) user: User,
     scans: Scans,
-    pub(super) feed: Option<OpenFeed>,
+    pub(super) feed: Option<OpenFeed<'s>>,
 }
 
 impl<'s> Session<'s> {
-    pub(super) fn new(shared: &'s Shared, store: Store) -> Session<'s> {
-        Session { shared, store, scans: Scans::default(), feed: None }
+    pub(super) fn new(shared: &'s Shared, store: Store, user: User) -> Session<'s> {
+        Session { shared, store, user, scans: Scans::default(), feed: None }
     }
 
     /// When the next snapshot that nobody asked for goes.
@@ -156,7 +160,7 @@ impl<'s> Session<'s> {
     fn get(&self, rights: &Rights<'_>, keyspace: &str, key: &[u8]) -> Result<Answer<'s>> {
         let (snapshot, keyspace) = self.readable(rights, keyspace)?;
         let found = snapshot.get_versioned(&keyspace, key)?;
-        let share = self.reserve(found.as_ref().map_or(0, |(value, _)| value.len()))?;
+        let share = self.reserve(found.as_ref().map_or(0, |(value, _)| value.len()), 1)?;
         Answer::new(&Reply::Value(found.as_ref().map(as_found)), share)
     }
 
@@ -170,14 +174,14 @@ impl<'s> Session<'s> {
             refuse_large(bytes)?;
             found.push(value);
         }
-        let share = self.reserve(bytes)?;
+        let share = self.reserve(bytes, found.len())?;
         let values = List(found.iter().map(|found| found.as_ref().map(as_found)).collect());
         Answer::new(&Reply::Values { txn: snapshot.txn_id().as_u64(), values }, share)
     }
 
     fn piece(&mut self, scan: u32) -> Result<Answer<'s>> {
-        let shared = self.shared;
-        self.scans.piece(scan, |bytes, reply| Answer::new(reply, reserve(shared, bytes)?))
+        let (shared, user) = (self.shared, self.user);
+        self.scans.piece(scan, |bytes, count, reply| Answer::new(reply, reserve(shared, user, bytes, count)?))
     }
 
     fn keyspaces(&self, rights: &Rights<'_>) -> Result<Answer<'s>> {
@@ -192,20 +196,23 @@ impl<'s> Session<'s> {
             });
         }
         names.shrink_to_fit();
-        let share = self.reserve(names.iter().map(|name| name.len() + 8).sum())?;
+        let share = self.reserve(names.iter().map(|name| name.len()).sum(), names.len())?;
         Answer::new(&Reply::Names(List(names)), share)
     }
 
-    /// Room for a reply with so many bytes of values.
-    fn reserve(&self, bytes: usize) -> Result<Share<'s>> {
-        reserve(self.shared, bytes)
+    /// Room for a reply with so many bytes of values, of so many items.
+    fn reserve(&self, bytes: usize, items: usize) -> Result<Share<'s>> {
+        reserve(self.shared, self.user, bytes, items)
     }
 }
 
 /// Room for a reply. Nobody waits for it: a snapshot is held meanwhile.
-pub(super) fn reserve(shared: &Shared, bytes: usize) -> Result<Share<'_>> {
+pub(super) fn reserve(shared: &Shared, user: User, bytes: usize, items: usize) -> Result<Share<'_>> {
     refuse_large(bytes)?;
-    shared.bytes.try_take(bytes).ok_or_else(|| Error::Busy { what: "too many bytes of messages".into() })
+    shared
+        .bytes
+        .try_take(user, bytes + items * ITEM_BYTES)
+        .ok_or_else(|| Error::Busy { what: "too many bytes of messages".into() })
 }
 
 fn refuse_large(bytes: usize) -> Result<()> {

@@ -4,6 +4,7 @@
 //! takes longer to send or to take a message is cut off, and so is one whose frames can't be told apart.
 
 use super::answer::{Answer, Session};
+use super::room::User;
 use super::{Shared, refuse};
 use crate::Error;
 use crate::remote::failure;
@@ -47,10 +48,11 @@ pub(super) fn run(shared: &Shared, stream: &Stream, uid: u32) {
     if stream.write(&welcome, Some(Instant::now() + policy.patience)).is_err() {
         return;
     }
+    let user = User { uid, is_owner: uid == policy.owner() };
     drop(policy);
-    let mut session = Session::new(shared, guest.store.clone());
+    let mut session = Session::new(shared, guest.store.clone(), user);
     let mut message = Vec::new();
-    while serve_one(shared, stream, uid, &mut session, &mut message).is_some() {
+    while serve_one(shared, stream, &mut session, &mut message).is_some() {
         if message.capacity() > KEPT_BYTES_MAX {
             message = Vec::new();
         }
@@ -58,13 +60,7 @@ pub(super) fn run(shared: &Shared, stream: &Stream, uid: u32) {
 }
 
 /// One request; `None` if there will be no more.
-fn serve_one(
-    shared: &Shared,
-    stream: &Stream,
-    uid: u32,
-    session: &mut Session<'_>,
-    message: &mut Vec<u8>,
-) -> Option<()> {
+fn serve_one(shared: &Shared, stream: &Stream, session: &mut Session<'_>, message: &mut Vec<u8>) -> Option<()> {
     // While it is silent, snapshots that it has left lying are let go.
     while !stream.wait_readable(session.next_expiry()).ok()? {
         session.expire();
@@ -86,10 +82,11 @@ fn serve_one(
             limit: MESSAGE_BYTES_MAX as u64,
         });
     };
-    let Some(share) = shared.bytes.take(length, deadline) else {
+    let Some(share) = shared.bytes.take(session.user, length, deadline) else {
         return last_words(Error::Busy { what: "too many bytes of messages".into() });
     };
     stream.read_body(length, message, Some(deadline)).ok()?;
+    let uid = session.user.uid;
     let Some(rights) = policy.rights(uid) else {
         return last_words(Error::NotAllowed { what: format!("uid {uid} is no longer let in") });
     };

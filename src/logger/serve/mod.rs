@@ -64,7 +64,10 @@ struct Shared {
     host: Host,
     policy: Mutex<Watched>,
     room: Arc<Room>,
+    /// Those of messages.
     bytes: Bytes,
+    /// Those of changes that feeds have taken and not sent.
+    kept: Bytes,
     store: Mutex<Kept>,
     place: Mutex<Option<Arc<Place>>>,
 }
@@ -113,7 +116,8 @@ impl Server {
             host,
             policy: Mutex::new(Watched { policy, stamp, looked: Instant::now() }),
             room: Arc::default(),
-            bytes: Bytes::new(),
+            bytes: Bytes::default(),
+            kept: Bytes::default(),
             store: Mutex::default(),
             place: Mutex::default(),
         });
@@ -229,17 +233,17 @@ struct Listener {
 
 impl Listener {
     fn run(mut self) {
-        while !self.shared.is_closing() {
-            let place = self.shared.place.lock().clone();
-            let next = match &place {
-                Some(place) => place.next_client(LOOK.saturating_sub(looked.elapsed())),
         let mut looked = Instant::now();
-                None => {
+        while !self.shared.is_closing() {
             // Also if somebody connects all the time.
             if looked.elapsed() >= LOOK {
                 self.look_after_place();
                 looked = Instant::now();
             }
+            let place = self.shared.place.lock().clone();
+            let next = match &place {
+                Some(place) => place.next_client(LOOK.saturating_sub(looked.elapsed())),
+                None => {
                     std::thread::park_timeout(LOOK);
                     Ok(None)
                 }
@@ -301,13 +305,13 @@ fn receive(shared: &Arc<Shared>, stream: Stream) {
         };
         return refuse(&stream, Refusal::NotAllowed, &text);
     }
+    if stream.is_among_the_last() {
+        return refuse(&stream, Refusal::Busy, "the logger may not have more files open");
+    }
     let seat = match shared.room.enter(uid, stream.clone(), &policy) {
         Ok(seat) => seat,
         Err(NoSeat::Closed) => return refuse(&stream, Refusal::Leaving, "the logger is leaving"),
         Err(NoSeat::Full { of_uid, limit }) => {
-    if stream.is_among_the_last() {
-        return refuse(&stream, Refusal::Busy, "the logger may not have more files open");
-    }
             let whose = if of_uid { format!(" of uid {uid}") } else { String::new() };
             return refuse(&stream, Refusal::Busy, &format!("there are {limit} connections{whose} already"));
         }

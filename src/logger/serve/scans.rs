@@ -82,14 +82,18 @@ impl Scans {
         self.open.remove(&scan);
     }
 
-    /// The next piece, given to `send` with the number of its bytes.
-    pub(super) fn piece<T>(&mut self, number: u32, send: impl FnOnce(usize, &Reply<'_>) -> Result<T>) -> Result<T> {
+    /// The next piece, given to `send` with the number of its bytes and of its records.
+    pub(super) fn piece<T>(
+        &mut self,
+        number: u32,
+        send: impl FnOnce(usize, usize, &Reply<'_>) -> Result<T>,
+    ) -> Result<T> {
         let scan = self.open.get_mut(&number).ok_or(Error::Stale)?;
         let range = (scan.lower.as_ref().map(|key| &key[..]), scan.upper.as_ref().map(|key| &key[..]));
         if is_empty(range) {
             let reply = Reply::Piece { scan: 0, txn: scan.snapshot.txn_id().as_u64(), records: List(Vec::new()) };
             self.open.remove(&number);
-            return send(0, &reply);
+            return send(0, 0, &reply);
         }
         let mut range = scan.snapshot.range(&scan.keyspace, range)?;
         let (mut records, mut bytes, mut is_last) = (Vec::new(), 0, false);
@@ -112,7 +116,7 @@ impl Scans {
             txn: scan.snapshot.txn_id().as_u64(),
             records: list,
         };
-        let sent = send(bytes, &reply)?;
+        let sent = send(bytes, records.len(), &reply)?;
         if is_last {
             self.open.remove(&number);
         } else if let Some((key, _)) = records.last() {
@@ -145,10 +149,6 @@ const KEY_BYTES_MAX: usize = key_len_max(PAGE_SIZE_MAX);
 fn lower_bound(edge: Edge<'_>) -> Bound<Vec<u8>> {
     match edge {
         Edge::Open => Bound::Unbounded,
-        Edge::With(key) => Bound::Included(key.to_vec()),
-        Edge::Without(key) => Bound::Excluded(key.to_vec()),
-    }
-}
         // Keys that can be there lie beyond such an edge if they lie beyond its beginning.
         Edge::With(key) | Edge::Without(key) if key.len() > KEY_BYTES_MAX => {
             Bound::Excluded(key[..KEY_BYTES_MAX].to_vec())
@@ -165,6 +165,10 @@ fn upper_bound(edge: Edge<'_>) -> Bound<Vec<u8>> {
         Edge::With(key) | Edge::Without(key) if key.len() > KEY_BYTES_MAX => {
             Bound::Included(key[..KEY_BYTES_MAX].to_vec())
         }
+        Edge::With(key) => Bound::Included(key.to_vec()),
+        Edge::Without(key) => Bound::Excluded(key.to_vec()),
+    }
+}
 
 /// Whether nothing can lie in the range, also if its edges are in the wrong order.
 fn is_empty(range: (Bound<&[u8]>, Bound<&[u8]>)) -> bool {
