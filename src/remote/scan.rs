@@ -68,6 +68,21 @@ impl<'c> Scan<'c> {
     }
 }
 
+impl Scan<'_> {
+    /// Tells the server that there will be no further piece asked for.
+    fn close(&mut self) {
+        let number = std::mem::take(&mut self.number);
+        if number == 0 || self.client.check_fork().is_err() {
+            return;
+        }
+        let mut link = self.client.link.lock();
+        if link.generation() == self.generation {
+            // If it can't be told, the server lets the snapshot go by itself.
+            let _ = link.call(Kind::Bound, &Request::ScanClose { scan: number }, super::done);
+        }
+    }
+}
+
 impl Iterator for Scan<'_> {
     type Item = Result<Record>;
 
@@ -78,7 +93,7 @@ impl Iterator for Scan<'_> {
         while self.records.is_empty() && self.number != 0 {
             if let Err(error) = self.fetch() {
                 // There is no going on after a gap.
-                self.number = 0;
+                self.close();
                 return Some(Err(error));
             }
         }
@@ -88,14 +103,7 @@ impl Iterator for Scan<'_> {
 
 impl Drop for Scan<'_> {
     fn drop(&mut self) {
-        if self.number == 0 || self.client.check_fork().is_err() {
-            return;
-        }
-        let mut link = self.client.link.lock();
-        if link.generation() == self.generation {
-            // If it can't be told, the server lets the snapshot go by itself.
-            let _ = link.call(Kind::Bound, &Request::ScanClose { scan: self.number }, super::done);
-        }
+        self.close();
     }
 }
 
