@@ -288,6 +288,53 @@ fn mutated_requests() {
     victim.end();
 }
 
+/// The largest numbers that fit, wherever there is one.
+#[test]
+fn numbers_at_their_ends() {
+    let _limit = limit(60);
+    let victim = Victim::new("");
+    victim.store.cell("cell", 8).unwrap();
+    let max = u64::MAX;
+    let expect = vec![Operation::ExpectVersion { keyspace: "k", key: b"a", version: max }];
+    let scan =
+        |edge| Request::Scan { keyspace: "k", lower: edge, upper: edge, is_reverse: false, piece_bytes: u32::MAX };
+    let requests = [
+        Request::Commit { operations: List(expect), durability: Durability::Within { micros: max } },
+        Request::Put { keyspace: "k", key: b"b", value: b"", durability: Durability::Within { micros: max } },
+        Request::CellLoadVersion { name: "cell", version: max },
+        Request::CellLoadVersion { name: "cell", version: 0 },
+        Request::CounterAdd { name: "counter", amount: max },
+        Request::CounterAdd { name: "counter", amount: max },
+        Request::Changes { from: Some(max), feed: Feed::Durable, keyspace: None, prefix: b"" },
+        Request::Changes { from: Some(1 << 63), feed: Feed::Visible, keyspace: Some(""), prefix: b"" },
+        Request::Changes { from: Some(0), feed: Feed::Visible, keyspace: None, prefix: b"" },
+        Request::ScanNext { scan: u32::MAX },
+        Request::ScanClose { scan: u32::MAX },
+        scan(Edge::With(b"")),
+        scan(Edge::Without(b"")),
+        scan(Edge::Without(b"a")),
+        scan(Edge::With(&[0xff; 20_000])),
+        Request::Scan {
+            keyspace: "k",
+            lower: Edge::With(b"b"),
+            upper: Edge::Without(b"a"),
+            is_reverse: true,
+            piece_bytes: 0,
+        },
+        Request::CellStore { name: "new", value: b"", is_durable: true },
+        Request::CellStore { name: "", value: b"1", is_durable: false },
+        Request::MultiGet { keyspace: "k", keys: List(vec![b""; 65_536]) },
+        Request::ChangesNext { wait_ms: u32::MAX },
+    ];
+    let mut raw = victim.raw().welcome();
+    for request in &requests {
+        raw.send(&wire::encode(request).unwrap()).unwrap();
+        let reply = raw.reply().unwrap();
+        wire::decode::<Reply<'_>>(&reply).unwrap();
+    }
+    victim.end();
+}
+
 #[test]
 fn lengths_that_lie() {
     let _limit = limit(60);
