@@ -185,6 +185,16 @@ mod tests {
     }
 
     #[test]
+    fn the_stores_own_names_are_not_meant_by_the_way() {
+        for (prefixes, may_read) in
+            [("", true), ("\"untorn.\"", true), ("\"untorn.c\"", true), ("\"u\" \"untorn\"", false)]
+        {
+            let policy = Policy::parse(format!("allow 1 read-only {prefixes}").as_bytes(), OWNER);
+            assert_eq!(policy.rights(1).unwrap().may_read("untorn.cells"), may_read, "{prefixes}");
+        }
+    }
+
+    #[test]
     fn without_rules() {
         let policy = Policy::parse(b"", OWNER);
         assert_eq!(policy, Policy::of_owner(OWNER));
@@ -273,7 +283,8 @@ mod tests {
             let policy = Policy::parse(line.as_bytes(), OWNER);
             prop_assert_eq!(&policy.fault, &None, "{}", line);
             let rights = policy.rights(uid).unwrap();
-            let covered = prefixes.is_empty() || prefixes.iter().any(|prefix| name.starts_with(prefix));
+            let is_meant = |prefix: &&String| !name.starts_with("untorn.") || prefix.starts_with("untorn.");
+            let covered = prefixes.is_empty() || prefixes.iter().filter(is_meant).any(|prefix| name.starts_with(prefix));
             prop_assert_eq!(rights.may_read(&name), covered);
             prop_assert_eq!(rights.may_write(&name), covered && may_write && !name.starts_with("untorn."));
             prop_assert!(policy.rights(uid + 1).is_none());

@@ -142,6 +142,9 @@ impl Rights<'_> {
 
 impl Rule {
     fn covers(&self, name: &str) -> bool {
-        self.prefixes.is_empty() || self.prefixes.iter().any(|prefix| name.starts_with(&**prefix))
+        // The store's own names tell of all others: a rule about names that begin with `u` does not mean them.
+        let is_own = name.starts_with(OWN_NAMES);
+        let covers = |prefix: &String| name.starts_with(&**prefix) && (!is_own || prefix.starts_with(OWN_NAMES));
+        self.prefixes.is_empty() || self.prefixes.iter().any(covers)
     }
 }
