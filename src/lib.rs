@@ -97,6 +97,11 @@ pub use ticket::Ticket;
 pub use verify::{Problem, VerifyReport};
 pub use write_txn::{TxnRange, WriteTxn};
 
+/// Has `cargo test` compile the programs in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 /// The protocols between processes, for the model checker's tests, which run this very code with other atomics. Not
 /// part of the library's interface: it may change in any release.
 #[doc(hidden)]
