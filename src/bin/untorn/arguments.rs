@@ -46,7 +46,7 @@ pub(crate) struct WatchOptions {
     /// Only keys that start with this
     #[arg(allow_hyphen_values = true)]
     pub(crate) prefix: Option<String>,
-    /// Begin after this transaction, 0 for the beginning, instead of now
+    /// Begin after this transaction (3.14, or the number that --json prints), 0 for the beginning, instead of now
     #[arg(long, value_name = "TXN")]
     pub(crate) from: Option<String>,
     /// Tell of what an fsync has covered; the default
@@ -63,6 +63,7 @@ pub(crate) enum Command {
     Get {
         #[command(flatten)]
         at: Location,
+        /// The record's key
         #[arg(allow_hyphen_values = true)]
         key: String,
     },
@@ -70,8 +71,10 @@ pub(crate) enum Command {
     Put {
         #[command(flatten)]
         at: Location,
+        /// The record's key
         #[arg(allow_hyphen_values = true)]
         key: String,
+        /// Its new value
         #[arg(allow_hyphen_values = true)]
         value: String,
     },
@@ -79,6 +82,7 @@ pub(crate) enum Command {
     Del {
         #[command(flatten)]
         at: Location,
+        /// The record's key
         #[arg(allow_hyphen_values = true)]
         key: String,
     },
@@ -93,7 +97,8 @@ pub(crate) enum Command {
     /// Read `key<TAB>value` lines from standard input. Creates the store and the keyspace if missing
     ///
     /// Backslash escapes: \t \n \r \\ and \xHH. All lines are durable when the command ends. At the first
-    /// bad line it stops, says its number, and has loaded exactly the lines before it.
+    /// bad line it stops, says its number, has loaded exactly the lines before it, and exits with 2. With --json a
+    /// line is an object as dump writes it; its "keyspace" is not looked at, so a dump can be loaded into another one.
     Load {
         #[command(flatten)]
         at: Location,
