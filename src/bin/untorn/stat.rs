@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 use std::io::{self, Write};
 use std::path::Path;
+use untorn::TxnId;
 
 pub(crate) fn run(path: &Path, format: Format) -> Outcome {
     match Target::to_read(path)? {
@@ -32,8 +33,15 @@ pub(crate) fn print(report: &impl Serialize, format: Format) -> Outcome {
     out.flush().map_err(Failure::output)
 }
 
+/// The fields that hold transaction ids; they are written as `watch` and `checkpoint` write them, incarnation first.
+const TXN_FIELDS: [&str; 4] = ["checkpointed", "committed", "durable", "txn"];
+
 fn flatten(name: &str, value: &Value, lines: &mut Vec<(String, String)>) {
     match value {
+        Value::Number(number) if TXN_FIELDS.contains(&name.rsplit('.').next().unwrap_or(name)) => {
+            let text = number.as_u64().map(|bits| TxnId::from_u64(bits).to_string());
+            lines.push((name.to_owned(), text.unwrap_or_else(|| number.to_string())));
+        }
         Value::Object(fields) => {
             for (field, value) in fields {
                 let name = if name.is_empty() { field.clone() } else { format!("{name}.{field}") };
