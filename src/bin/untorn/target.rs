@@ -1,6 +1,7 @@
 //! What a command works on: a store by its directory, or by its socket, as a message-passing client.
 
 use crate::outcome::{Failure, Outcome};
+use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::Duration;
@@ -26,20 +27,22 @@ impl Target {
 
     /// A store, made if there is none.
     pub(crate) fn to_fill(path: &Path) -> Outcome<Target> {
-        Target::open_or_make(path)
-    }
-
-    /// As [`Target::open`], but a directory is not made in place of a socket whose logger has gone.
-    fn open_or_make(path: &Path) -> Outcome<Target> {
-        if path.extension().is_some_and(|extension| extension == "sock") && !path.exists() {
-            return Err(Error::NotFound { path: path.into() }.into());
-        }
         Target::open(path, |path| Store::options().create(true).open(path))
     }
 
     fn open(path: &Path, open: impl FnOnce(&Path) -> untorn::Result<Store>) -> Outcome<Target> {
-        if !is_socket(path) {
-            return Ok(Target::Directory(open(path)?));
+        match std::fs::metadata(path) {
+            Ok(found) if found.file_type().is_socket() => {}
+            // So that no directory is made, or missed, in place of a socket whose logger has gone.
+            Err(error) if error.kind() == ErrorKind::NotFound && path.extension() == Some("sock".as_ref()) => {
+                let what =
+                    format!("there is no socket at {}; it is there while the store's logger runs", path.display());
+                return Err(Failure::System(what));
+            }
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                return Err(Failure::system(format!("looking for {}", path.display()))(error));
+            }
+            _ => return Ok(Target::Directory(open(path)?)),
         }
         let client = Client::connect(path)?;
         if let Some(notice) = client.notice() {
