@@ -59,8 +59,8 @@ pub enum Error {
         /// What could not grow.
         what: String,
     },
-    /// The id belongs to a future that a power loss took back.
-    #[error("transaction {txn} belongs to a future that was lost in a crash")]
+    /// The id belongs to a future that a power loss took back, or never was given by this store.
+    #[error("transaction {txn} is none of this store's: it was lost in a crash, or never was")]
     Diverged {
         /// The id that was asked for.
         txn: TxnId,
