@@ -289,7 +289,7 @@ fn missing_rights_are_named() {
     refused("false", "no permission for create of lock");
     refused("true", "no permission for read of checkpoint");
     mode("checkpoint", 0o644);
-    refused("true", "no permission for lock");
+    refused("true", "no permission for read and write of lock (Permission denied");
     mode("lock", 0o666);
     refused("true", "every direct client, also a read-only one");
     mode("control", 0o666);

@@ -47,7 +47,7 @@ fn open_lock(directory: impl AsFd) -> Result<(OwnedFd, LockFileId)> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = rustix::fs::openat(directory, LOCK_FILE, flags, Mode::empty()).map_err(|errno| match errno {
         Errno::ACCESS | Errno::PERM | Errno::ROFS => {
-            Error::Permission { what: format!("{LOCK_FILE} (read and write)") }
+            Error::Permission { what: format!("read and write of {LOCK_FILE} ({errno})") }
         }
         errno => Error::sys(format!("opening {LOCK_FILE}"))(errno),
     })?;
