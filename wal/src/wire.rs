@@ -71,7 +71,7 @@ pub enum WireError {
         what: String,
     },
     /// The other side does not speak this protocol at all.
-    #[error("the other side does not speak this protocol: it began with {found:02x?}")]
+    #[error("the other side does not speak this protocol: it began with \"{}\"", found.escape_ascii())]
     Magic {
         /// What it began with.
         found: [u8; 8],
