@@ -110,7 +110,9 @@ impl Options {
     }
 
     /// Open for reading only: no write call succeeds and the arena is never mapped writable. The
-    /// process still needs write access to `control`, where its pins stand. Default: false.
+    /// process still needs write access to `control`, where its pins stand. Where there is no store an empty one is
+    /// created all the same, so that readers may come before writers, unless [`create`](Options::create) is false.
+    /// Default: false.
     pub fn read_only(&mut self, read_only: bool) -> &mut Options {
         self.read_only = read_only;
         self
