@@ -1,6 +1,6 @@
 //! `untorn-logger STORE [--idle SECONDS|never] [--create]`: the logger process of one store, in the foreground.
 //!
-//! Exit codes: 0 it left because it was told to or nobody used the store any more, 2 usage, 3 it could not go on.
+//! Exit codes: see [`USAGE`].
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -14,7 +14,10 @@ themselves; this is for supervisors, and for stores whose clients all pass messa
 
   --idle SECONDS  leave when nobody has used the store for so long, whatever clients say
   --idle never    stay until told to leave (untorn stop); wait while another logger serves
-  --create        make the store if there is none";
+  --create        make the store if there is none
+
+Exit codes: 0 it was told to leave, nobody uses the store any more, or another logger serves it already; 2 usage;
+3 it could not go on.";
 
 fn main() -> ExitCode {
     let (store, options) = match parse(std::env::args_os().skip(1)) {
