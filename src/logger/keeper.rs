@@ -19,7 +19,7 @@ use crate::{Error, Result};
 use parking_lot::Mutex;
 use rustix::fs::{OFlags, fcntl_setfl};
 use std::os::fd::OwnedFd;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
@@ -200,7 +200,8 @@ impl Keeper {
         let mut commands = Vec::new();
         if is_linked_into_executable() {
             let mut command = Command::new("/proc/self/exe");
-            command.env(BECOME_LOGGER, dir.path());
+            // The hook looks at the variable alone; name and argument are what `ps` shows.
+            command.arg0("untorn-logger").arg(dir.path()).env(BECOME_LOGGER, dir.path());
             commands.push(command);
         }
         if let Ok(own) = std::env::current_exe() {
