@@ -10,15 +10,18 @@
 /// Passes a named place.
 #[cfg(not(feature = "crash-points"))]
 macro_rules! crash_point {
-    ($name:literal) => {};
+    ($name:literal) => {
+        const _: () = assert!($crate::crash_points::has($name), "not in the catalogue of crash points");
+    };
 }
 
 /// Passes a named place.
 #[cfg(feature = "crash-points")]
 macro_rules! crash_point {
-    ($name:literal) => {
+    ($name:literal) => {{
+        const _: () = assert!($crate::crash_points::has($name), "not in the catalogue of crash points");
         $crate::crash::pass($name)
-    };
+    }};
 }
 
 /// Whether a planted bug of this name is switched on (`UNTORN_BUG=name`); false in ordinary builds.

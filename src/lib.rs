@@ -51,6 +51,8 @@ mod crash;
 mod cells;
 mod changes;
 mod client;
+#[doc(hidden)]
+pub mod crash_points;
 mod create;
 mod descriptor;
 mod dir;

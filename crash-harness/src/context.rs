@@ -1,0 +1,118 @@
+//! What a suite works with: its seed, its limit, a place for its stores, and a bar that shows how far it has come.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How much a suite may do.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Limit {
+    /// About so many seconds.
+    Seconds(u64),
+    /// So many states or kill points.
+    States(u64),
+}
+
+impl Limit {
+    /// The first suite's share, of those that are still to run, when so many seconds are gone. Suites get time by weight.
+    pub fn share(self, gone: f64, left: &[crate::suites::Suite]) -> Limit {
+        match self {
+            Limit::States(_) => self,
+            Limit::Seconds(seconds) => {
+                let rest = (seconds as f64 - gone).max(1.0);
+                let weights: f64 = left.iter().map(|suite| suite.weight).sum();
+                Limit::Seconds((rest * left[0].weight / weights).ceil() as u64)
+            }
+        }
+    }
+}
+
+/// One run of a suite.
+pub struct Context {
+    /// The suite's name.
+    pub suite: &'static str,
+    /// What its random choices follow.
+    pub seed: u64,
+    /// How much it may do.
+    pub limit: Limit,
+    /// The one thing that is to be done again, from a replay line.
+    pub only: Option<String>,
+    start: Instant,
+    bar: ProgressBar,
+    scratch: tempfile::TempDir,
+}
+
+impl Context {
+    /// Begins a run.
+    ///
+    /// # Errors
+    /// If there is no place for its stores.
+    pub fn new(suite: &'static str, seed: u64, limit: Limit, only: Option<String>) -> Result<Context, String> {
+        let length = match limit {
+            Limit::Seconds(seconds) => seconds,
+            Limit::States(states) => states,
+        };
+        let bar = ProgressBar::new(length);
+        let style = ProgressStyle::with_template("{prefix:>9} {bar:30} {pos}/{len} {msg}").expect("a template");
+        bar.set_style(style);
+        bar.set_prefix(suite);
+        let scratch = tempfile::Builder::new().prefix("crash-harness-").tempdir();
+        let scratch = scratch.map_err(|error| format!("a directory for the stores: {error}"))?;
+        Ok(Context { suite, seed, limit, only, start: Instant::now(), bar, scratch })
+    }
+
+    /// Random choices, the same for the same seed and purpose.
+    pub fn random(&self, purpose: u64) -> StdRng {
+        StdRng::seed_from_u64(self.seed ^ purpose.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    /// Where stores go; it goes with the context.
+    pub fn scratch(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// A directory for one store, which is not there yet.
+    pub fn place(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    /// How long it has run.
+    pub fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// Shows how far it has come, and says whether it may go on after so many states.
+    pub fn may_go_on(&self, states: u64, doing: &str) -> bool {
+        self.bar.set_message(format!("{states} states, {doing}"));
+        match self.limit {
+            Limit::Seconds(seconds) => {
+                self.bar.set_position(self.start.elapsed().as_secs().min(seconds));
+                self.start.elapsed().as_secs() < seconds
+            }
+            Limit::States(most) => {
+                self.bar.set_position(states.min(most));
+                states < most
+            }
+        }
+    }
+
+    /// Whether a thing is to be done: all are, unless a replay line names one.
+    pub fn wants(&self, name: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| only == name)
+    }
+
+    /// The command that does one thing of this run again.
+    pub fn replay(&self, only: &str) -> String {
+        format!(
+            "cargo run --release -p crash-harness -- {} --seed {} --states 1 --only '{only}'",
+            self.suite, self.seed
+        )
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}

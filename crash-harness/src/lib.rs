@@ -1,0 +1,20 @@
+//! The crash harness of untorn: it kills, steps, cuts and breaks, and checks what is left.
+//!
+//! | module | its one job |
+//! |---|---|
+//! | [`suites`] | which suites there are |
+//! | [`context`], [`outcome`], [`report`] | what a suite works with, what it finds, how that is shown |
+//! | [`role`], [`process`], [`victim`] | the processes that are killed, and the build of them that has crash points |
+//! | [`workload`], [`oracle`] | what they do, and what must hold afterwards |
+//! | [`kill`] | deaths at named points and at random instants |
+
+pub mod context;
+pub mod kill;
+pub mod oracle;
+pub mod outcome;
+pub mod process;
+pub mod report;
+pub mod role;
+pub mod suites;
+pub mod victim;
+pub mod workload;

@@ -1,0 +1,94 @@
+//! The command line of the harness: which suites run, for how long, and where their reports go.
+//!
+//! Exit code 0: nothing was violated (of `controls`: every planted bug was caught); 1: something was; 2: usage; 3: the
+//! harness itself could not go on.
+
+use clap::{Parser, ValueEnum};
+use crash_harness::{context::Context, context::Limit, report, role, suites};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Kills untorn's processes at every instruction, cuts the power, breaks the disk, and checks what is left.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// Which suite to run.
+    #[arg(value_enum)]
+    suite: Suite,
+    /// What random choices follow; a new one unless given.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// About how long to run, in seconds; 600 for `all`, 60 for one suite.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// How many states or kill points to check, instead of a time.
+    #[arg(long, conflicts_with = "seconds")]
+    states: Option<u64>,
+    /// Only this one: the point, the call, the variant that a violation's replay line names.
+    #[arg(long)]
+    only: Option<String>,
+    /// Writes the outcome as JSON, one object a line; `-` is the standard output.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Writes a report for people to this directory.
+    #[arg(long)]
+    report: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Suite {
+    /// Real processes, killed at every named point and at random instants.
+    Kill,
+    /// All suites, within the time.
+    All,
+}
+
+impl Suite {
+    fn runs(self) -> Vec<suites::Suite> {
+        match self {
+            Suite::Kill => vec![suites::KILL],
+            Suite::All => suites::ALL.to_vec(),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    // What the harness starts itself as: the processes that it kills.
+    if let Some(role) = role::Role::of_this_process() {
+        return role.play();
+    }
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("crash-harness: {error}");
+            ExitCode::from(3)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<bool, String> {
+    let suites = arguments.suite.runs();
+    let limit = match (arguments.states, arguments.seconds) {
+        (Some(states), _) => Limit::States(states),
+        (None, seconds) => Limit::Seconds(seconds.unwrap_or(if suites.len() > 1 { 600 } else { 60 })),
+    };
+    let seed = arguments.seed.unwrap_or_else(rand::random::<u64>);
+    let mut outcomes = Vec::new();
+    for (index, suite) in suites.iter().enumerate() {
+        // What one suite leaves of its time, the later ones get.
+        let share =
+            limit.share(outcomes.iter().map(|o: &crash_harness::outcome::Outcome| o.seconds).sum(), &suites[index..]);
+        let context = Context::new(suite.name, seed, share, arguments.only.clone())?;
+        let outcome = (suite.run)(&context);
+        context.finish();
+        outcomes.push(outcome);
+    }
+    report::json::write(&outcomes, arguments.json.as_deref())?;
+    if let Some(directory) = &arguments.report {
+        report::html::write(&outcomes, directory)?;
+    }
+    report::table::print(&outcomes);
+    Ok(outcomes.iter().all(|outcome| outcome.is_good()))
+}

@@ -1,0 +1,236 @@
+//! What must hold of a store, whatever happened to the processes that used it.
+
+use crate::outcome::{Finding, Kind};
+use crate::workload::{CELL, KEYS, misbehaved, sealed};
+use std::collections::BTreeMap;
+use untorn::{Durability, Keyspace, Snapshot, Store, Version};
+
+/// Accounts between which amounts are moved, and what each begins with.
+pub const ACCOUNTS: u64 = 32;
+const EACH: u64 = 1000;
+
+/// The number of a value, which must be whole.
+///
+/// # Errors
+/// A torn read.
+pub fn unsealed(bytes: &[u8]) -> Result<u64, Finding> {
+    let torn = || Finding::new(Kind::TornRead, format!("a value of {} bytes is torn", bytes.len()));
+    let number = bytes.first_chunk::<8>().map(|number| u64::from_le_bytes(*number)).ok_or_else(torn)?;
+    if sealed(number, bytes.len()) == bytes { Ok(number) } else { Err(torn()) }
+}
+
+/// The key of a writer's n-th transaction.
+pub fn key(name: &str, n: u64) -> Vec<u8> {
+    format!("{name}/{:03}", n % KEYS).into_bytes()
+}
+
+/// Checks one snapshot: each value whole, each writer's transaction there in both keyspaces or in neither, the keys that its
+/// last transactions left, the sum of the accounts. The last number of each writer.
+///
+/// # Errors
+/// What does not hold.
+pub fn check(store: &Store, snapshot: &Snapshot) -> Result<BTreeMap<String, u64>, Finding> {
+    let find = |name: &str| snapshot.find_keyspace(name).map_err(misbehaved("find_keyspace"));
+    if let Some(accounts) = find("accounts")? {
+        check_sum(snapshot, &accounts)?;
+    }
+    let mut found = BTreeMap::new();
+    let (Some(data), Some(marks)) = (find("data")?, find("marks")?) else { return Ok(found) };
+    for entry in snapshot.range(&marks, ..).map_err(misbehaved("range"))? {
+        let (name, value) = entry.map_err(misbehaved("range"))?;
+        let n = unsealed(&value)?;
+        let name = String::from_utf8_lossy(&name).into_owned();
+        check_writer(snapshot, &data, &name, n)?;
+        if let Some(extra) = find(&format!("extra {name}"))? {
+            check_large(snapshot, &extra, &name, n)?;
+        }
+        found.insert(name, n);
+    }
+    let _ = store;
+    Ok(found)
+}
+
+fn check_writer(snapshot: &Snapshot, data: &Keyspace, name: &str, n: u64) -> Result<(), Finding> {
+    let half = |what: String| Finding::new(Kind::HalfApplied, format!("{name} at {}: {what}", snapshot.txn_id()));
+    let there = snapshot.get(data, name.as_bytes()).map_err(misbehaved("get"))?;
+    let there = there.map(|value| unsealed(&value)).transpose()?;
+    if there != Some(n) {
+        return Err(half(format!("{n} in one keyspace, {there:?} in the other")));
+    }
+    let mut expected = BTreeMap::new();
+    for i in n.saturating_sub(3 * KEYS) + 1..=n {
+        expected.insert(key(name, i), i);
+        expected.remove(&key(name, i + KEYS / 2));
+    }
+    let mut found = BTreeMap::new();
+    for entry in snapshot.prefix(data, format!("{name}/").as_bytes()).map_err(misbehaved("prefix"))? {
+        let (key, value) = entry.map_err(misbehaved("prefix"))?;
+        found.insert(key.to_vec(), unsealed(&value)?);
+    }
+    if found == expected { Ok(()) } else { Err(half(format!("after {n} its keys are {found:?}"))) }
+}
+
+/// The large transactions of a writer: the last one whole, or what the next transaction left of it.
+fn check_large(snapshot: &Snapshot, extra: &Keyspace, name: &str, n: u64) -> Result<(), Finding> {
+    let mut rounds = BTreeMap::<u64, u64>::new();
+    for entry in snapshot.range(extra, ..).map_err(misbehaved("range"))? {
+        let (_, value) = entry.map_err(misbehaved("range"))?;
+        *rounds.entry(unsealed(&value)?).or_default() += 1;
+    }
+    let whole = match rounds.iter().collect::<Vec<_>>()[..] {
+        [] => true,
+        [(round, count)] => [61, 6].contains(count) && *round <= n,
+        _ => false,
+    };
+    if whole {
+        return Ok(());
+    }
+    let what = format!("{name} at {}: parts of its large transactions: {rounds:?}", snapshot.txn_id());
+    Err(Finding::new(Kind::HalfApplied, what))
+}
+
+/// What a writer's cell and counter hold.
+///
+/// # Errors
+/// A torn read, or an error of the store.
+pub fn cells_of(store: &Store, name: &str) -> Result<(u64, u64), Finding> {
+    let cell = store.find_cell(&format!("cell of {name}")).map_err(misbehaved("find_cell"))?;
+    let Some(cell) = cell else { return Ok((0, 0)) };
+    let mut bytes = [0; CELL];
+    cell.load(&mut bytes).map_err(misbehaved("load"))?;
+    let value = if bytes == [0; CELL] { 0 } else { unsealed(&bytes)? };
+    let count = store.counter(&format!("count of {name}")).map_err(misbehaved("counter"))?;
+    Ok((value, count.get().map_err(misbehaved("get of a counter"))?))
+}
+
+/// All cells of writers: whole, and no version older than at the last look.
+///
+/// # Errors
+/// What does not hold.
+pub fn check_cell_order(store: &Store, seen: &mut BTreeMap<String, (Version, u64)>) -> Result<(), Finding> {
+    let snapshot = store.snapshot().map_err(misbehaved("snapshot"))?;
+    let Some(marks) = snapshot.find_keyspace("marks").map_err(misbehaved("find_keyspace"))? else { return Ok(()) };
+    for entry in snapshot.range(&marks, ..).map_err(misbehaved("range"))? {
+        let name = String::from_utf8_lossy(&entry.map_err(misbehaved("range"))?.0).into_owned();
+        let cell = store.find_cell(&format!("cell of {name}")).map_err(misbehaved("find_cell"))?;
+        let Some(cell) = cell else { continue };
+        let mut bytes = [0; CELL];
+        let version = cell.load(&mut bytes).map_err(misbehaved("load"))?;
+        let value = if bytes == [0; CELL] { 0 } else { unsealed(&bytes)? };
+        let before = seen.insert(name.clone(), (version, value)).unwrap_or((version, value));
+        if version < before.0 || (version == before.0 && value != before.1) {
+            let what = format!("the cell of {name}: {before:?}, then {:?}", (version, value));
+            return Err(Finding::new(Kind::OrderViolation, what));
+        }
+    }
+    Ok(())
+}
+
+/// Everything that `verify` walks is in order: nothing damaged, no page lost or used twice.
+///
+/// # Errors
+/// What it found.
+pub fn verified(store: &Store) -> Result<(), Finding> {
+    let report = store.verify().map_err(misbehaved("verify"))?;
+    if report.is_clean() { Ok(()) } else { Err(Finding::new(Kind::Damaged, format!("verify: {:?}", report.problems))) }
+}
+
+/// What a writer was told.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Told {
+    /// The newest transaction that it was told to be visible, and durable.
+    pub visible: u64,
+    /// See there.
+    pub durable: u64,
+    /// The newest value of its cell that it was told to be durable.
+    pub cell: u64,
+}
+
+impl Told {
+    /// What a process has said so far.
+    pub fn by(process: &crate::process::Process) -> Told {
+        let durable = process.newest("D ");
+        Told { visible: process.newest("V ").max(durable), durable, cell: process.newest("C ") }
+    }
+}
+
+/// Whether all that writers were told is there: after mere deaths all that was visible, after a power cut all that was
+/// durable.
+///
+/// # Errors
+/// What is lost, or any other check of the store that fails.
+pub fn kept<'t>(
+    store: &Store,
+    told: impl IntoIterator<Item = (&'t str, Told)>,
+    after_power_cut: bool,
+) -> Result<(), Finding> {
+    let snapshot = store.snapshot().map_err(misbehaved("snapshot"))?;
+    let found = check(store, &snapshot)?;
+    for (name, told) in told {
+        let there = found.get(name).copied().unwrap_or(0);
+        let (cell, count) = cells_of(store, name)?;
+        let (least, cell_least) =
+            if after_power_cut { (told.durable, told.cell) } else { (told.visible, told.visible.max(told.cell)) };
+        let lost = |what: String| Err(Finding::new(Kind::LostAcked, format!("{name}: {what}")));
+        if there < least {
+            return lost(format!("told {told:?}, transaction {there} is there"));
+        }
+        if cell < cell_least {
+            return lost(format!("told {told:?}, its cell holds {cell}"));
+        }
+        if !after_power_cut && count < least {
+            return lost(format!("told {told:?}, its counter says {count}"));
+        }
+    }
+    Ok(())
+}
+
+/// Accounts whose sum never changes.
+pub struct Accounts(Keyspace);
+
+impl Accounts {
+    /// Opens them; whoever comes first fills them.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn open(store: &Store) -> untorn::Result<Accounts> {
+        let mut txn = store.begin_with(Durability::Visible)?;
+        let accounts = txn.keyspace("accounts")?;
+        if txn.get(&accounts, &0u64.to_be_bytes())?.is_none() {
+            for account in 0..ACCOUNTS {
+                txn.put(&accounts, &account.to_be_bytes(), &EACH.to_le_bytes())?;
+            }
+        }
+        txn.commit()?;
+        Ok(Accounts(accounts))
+    }
+
+    /// Moves an amount, as far as there is one.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn transfer(&self, store: &Store, from: u64, to: u64, amount: u64) -> untorn::Result<()> {
+        let mut txn = store.begin_with(Durability::Visible)?;
+        let balance = |value: Option<&[u8]>| value.and_then(|v| v.try_into().ok()).map_or(0, u64::from_le_bytes);
+        let there = balance(txn.get(&self.0, &from.to_be_bytes())?);
+        let moved = amount.min(there);
+        txn.put(&self.0, &from.to_be_bytes(), &(there - moved).to_le_bytes())?;
+        let there = balance(txn.get(&self.0, &to.to_be_bytes())?);
+        txn.put(&self.0, &to.to_be_bytes(), &(there + moved).to_le_bytes())?;
+        txn.commit().map(drop)
+    }
+}
+
+fn check_sum(snapshot: &Snapshot, accounts: &Keyspace) -> Result<(), Finding> {
+    let (mut sum, mut count) = (0, 0);
+    for entry in snapshot.range(accounts, ..).map_err(misbehaved("range"))? {
+        let (_, value) = entry.map_err(misbehaved("range"))?;
+        sum += (*value).try_into().map_or(0, u64::from_le_bytes);
+        count += 1;
+    }
+    if (sum, count) == (ACCOUNTS * EACH, ACCOUNTS) || count == 0 {
+        return Ok(());
+    }
+    let what = format!("the accounts at {}: {count} with {sum} in all", snapshot.txn_id());
+    Err(Finding::new(Kind::HalfApplied, what))
+}

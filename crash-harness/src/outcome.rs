@@ -1,0 +1,147 @@
+//! What a suite found: the numbers that programs read, and what people want to see of it.
+
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// What can be violated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A value, or a cell, that is part old and part new.
+    TornRead,
+    /// Something that was acknowledged is not there.
+    LostAcked,
+    /// Part of a transaction.
+    HalfApplied,
+    /// A later change without an earlier one, a snapshot that changed, a version that names two values.
+    OrderViolation,
+    /// Somebody was held up for longer than the stated bound.
+    BlockedReader,
+    /// A panic, a signal that nobody sent, a call that answered what it must not.
+    Misbehaved,
+    /// `verify` found damage, or a page that nobody can use again.
+    Damaged,
+}
+
+/// A check that failed.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// What was violated.
+    pub kind: Kind,
+    /// In which way, in words.
+    pub what: String,
+}
+
+impl Finding {
+    /// A finding.
+    pub fn new(kind: Kind, what: impl Into<String>) -> Finding {
+        Finding { kind, what: what.into() }
+    }
+}
+
+/// A violation, and the command that shows it again.
+#[derive(Clone, Debug, Serialize)]
+pub struct Violation {
+    /// What was violated.
+    pub kind: Kind,
+    /// In which way, and where.
+    pub what: String,
+    /// One command line.
+    pub replay: String,
+}
+
+/// Something that could not be tried, and why.
+#[derive(Clone, Debug, Serialize)]
+pub struct Skipped {
+    /// What.
+    pub what: String,
+    /// Why.
+    pub why: String,
+}
+
+/// A planted bug, and whether it was caught.
+#[derive(Clone, Debug, Serialize)]
+pub struct Variant {
+    /// The bug's name.
+    pub name: String,
+    /// Whether the suite that is meant for it found it.
+    pub caught: bool,
+    /// That suite.
+    pub suite: String,
+    /// How many states were checked until then.
+    pub states: u64,
+}
+
+/// How often something was hit: the cells of a coverage map.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Coverage {
+    /// What the cells are: crash points, instructions, calls.
+    pub of: String,
+    /// How often each was hit, by name, in the order in which they are drawn.
+    pub hits: Vec<(String, u64)>,
+}
+
+/// What one suite found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Outcome {
+    /// The suite's name.
+    pub suite: String,
+    /// What its random choices followed.
+    pub seed: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Distinct crash states or kill points that were checked.
+    pub states: u64,
+    /// Processes that were killed.
+    pub kills: u64,
+    /// Values that were part old and part new.
+    pub torn_reads: u64,
+    /// Acknowledged changes that were not there.
+    pub lost_acked: u64,
+    /// Transactions that were there in part.
+    pub half_applied: u64,
+    /// Changes out of order.
+    pub order_violations: u64,
+    /// Waits beyond the stated bound.
+    pub blocked_readers: u64,
+    /// All violations, of these kinds and others.
+    pub violations: Vec<Violation>,
+    /// What could not be tried.
+    pub skipped: Vec<Skipped>,
+    /// What the time did not suffice for, or what is not covered at all.
+    pub uncovered: Vec<String>,
+    /// Planted bugs, of the suite that has them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub variants: Vec<Variant>,
+    /// What was hit how often.
+    pub coverage: Vec<Coverage>,
+    /// Further figures, by name.
+    pub figures: BTreeMap<String, f64>,
+}
+
+impl Outcome {
+    /// Whether nothing was violated, and every planted bug was caught.
+    pub fn is_good(&self) -> bool {
+        self.violations.is_empty() && self.variants.iter().all(|variant| variant.caught)
+    }
+
+    /// Notes a violation.
+    pub fn violated(&mut self, finding: Finding, place: &str, replay: String) {
+        let count = match finding.kind {
+            Kind::TornRead => Some(&mut self.torn_reads),
+            Kind::LostAcked => Some(&mut self.lost_acked),
+            Kind::HalfApplied => Some(&mut self.half_applied),
+            Kind::OrderViolation => Some(&mut self.order_violations),
+            Kind::BlockedReader => Some(&mut self.blocked_readers),
+            Kind::Misbehaved | Kind::Damaged => None,
+        };
+        count.into_iter().for_each(|count| *count += 1);
+        eprintln!("VIOLATION {:?} at {place}: {}\n  replay: {replay}", finding.kind, finding.what);
+        self.violations.push(Violation { kind: finding.kind, what: format!("{place}: {}", finding.what), replay });
+    }
+
+    /// Notes something that could not be tried.
+    pub fn skip(&mut self, what: impl Into<String>, why: impl Into<String>) {
+        self.skipped.push(Skipped { what: what.into(), why: why.into() });
+    }
+}

@@ -1,0 +1,165 @@
+//! Processes that the harness starts, hears, stops and kills.
+
+use crate::outcome::{Finding, Kind};
+use crate::role;
+use rustix::process::{Pid, Signal};
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// A process in a role. Killed when dropped.
+pub struct Process {
+    child: Child,
+    role: String,
+    lines: Arc<Mutex<Vec<String>>>,
+    listener: Option<std::thread::JoinHandle<()>>,
+    was_killed: bool,
+}
+
+impl Process {
+    /// Starts `program`, a build of the harness, in a role.
+    pub fn start(program: &Path, role: &str, store: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Process {
+        let mut command = Command::new(program);
+        command.arg("role").arg(role).arg(store).args(arguments).envs(env.iter().copied());
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("starting {}: {error}", program.display()));
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let (heard, out) = (lines.clone(), child.stdout.take().expect("piped"));
+        let listener = std::thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                heard.lock().expect("not poisoned").push(line);
+            }
+        });
+        Process { child, role: role.to_string(), lines, listener: Some(listener), was_killed: false }
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Vec<String>> {
+        self.lines.lock().expect("not poisoned")
+    }
+
+    /// All that it has said so far.
+    pub fn lines(&self) -> Vec<String> {
+        self.heard().clone()
+    }
+
+    /// Waits until it has said so many lines that begin with `what`.
+    ///
+    /// # Errors
+    /// A finding if it does not within `time`, or says that a check failed.
+    pub fn wait_for(&mut self, what: &str, count: usize, time: Duration) -> Result<(), Finding> {
+        let start = Instant::now();
+        loop {
+            self.refuse_finding()?;
+            if self.heard().iter().filter(|line| line.starts_with(what)).count() >= count {
+                return Ok(());
+            }
+            if start.elapsed() > time {
+                let what = format!("{} has not said {what:?} {count} times within {time:?}", self.role);
+                return Err(Finding::new(Kind::BlockedReader, what));
+            }
+            std::thread::sleep(Duration::from_micros(500));
+        }
+    }
+
+    /// What the newest line that begins with `what` says, as a number; 0 if there is none.
+    pub fn newest(&self, what: &str) -> u64 {
+        let lines = self.heard();
+        let number = |line: &String| line.strip_prefix(what)?.trim().parse().ok();
+        lines.iter().rev().find_map(number).unwrap_or(0)
+    }
+
+    /// An error if a check of the process failed, or if it ended by itself in another way than a good one.
+    ///
+    /// # Errors
+    /// The finding.
+    pub fn refuse_finding(&mut self) -> Result<(), Finding> {
+        let found = self.heard().iter().find_map(|line| role::finding(line));
+        if let Some(found) = found {
+            return Err(found);
+        }
+        match self.child.try_wait().expect("a child of ours") {
+            Some(status) if !status.success() && !self.was_killed && status.signal() != Some(libc::SIGKILL) => {
+                Err(Finding::new(Kind::Misbehaved, format!("{} ended by itself: {status}", self.role)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let _ = rustix::process::kill_process(self.pid(), signal);
+    }
+
+    /// Kills it, and waits until it is gone and all that it said is heard.
+    pub fn kill(&mut self) {
+        self.was_killed = true;
+        let _ = self.child.kill();
+        self.wait();
+    }
+
+    /// Waits for its end; whether that was a good one.
+    pub fn wait(&mut self) -> bool {
+        let status = self.child.wait().expect("a child of ours");
+        if let Some(listener) = self.listener.take() {
+            let _ = listener.join();
+        }
+        status.success()
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child of ours").is_none()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Kills the loggers of the store at `path`, also those that are not ready yet, and waits until they are gone. They are
+/// known by the store's path in their environment.
+pub fn kill_loggers(path: &Path) -> usize {
+    let wanted = format!("UNTORN_BECOME_LOGGER={}", path.display());
+    let mut killed = 0;
+    // One may be starting another just now.
+    for _ in 0..2 {
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+            let variables = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+            if !variables.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes()) {
+                continue;
+            }
+            if let Some(pid) = Pid::from_raw(pid) {
+                killed += usize::from(rustix::process::kill_process(pid, Signal::KILL).is_ok());
+            }
+            let start = Instant::now();
+            // It is gone when its memory is; a zombie has none.
+            while std::fs::read(entry.path().join("maps")).is_ok_and(|maps| !maps.is_empty())
+                && start.elapsed() < Duration::from_secs(5)
+            {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        }
+    }
+    killed
+}
+
+/// What a kernel crash leaves of a store whose clients have been killed: no logger, and no shared region.
+pub fn crash_kernel(path: &Path) {
+    kill_loggers(path);
+    let _ = std::fs::remove_file(path.join("control"));
+}

@@ -1,0 +1,76 @@
+//! What the harness starts itself as: a process in a role, which says line by line what it was told.
+//!
+//! | line | means |
+//! |---|---|
+//! | `V n` | the n-th transaction of this writer is visible |
+//! | `D n` | it is durable |
+//! | `C n` | its cell's value n is durable |
+//! | `ok` | a check passed |
+//! | `! kind what` | a check failed; the process then ends with exit code 9 |
+
+use crate::outcome::{Finding, Kind};
+use crate::workload;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Exit code of a process whose check failed.
+pub const FOUND: u8 = 9;
+
+/// A process of the harness, as it finds itself started.
+#[derive(Clone, Debug)]
+pub struct Role {
+    /// What it is to do.
+    pub name: String,
+    /// The store's directory.
+    pub store: PathBuf,
+    /// The rest.
+    pub arguments: Vec<String>,
+}
+
+impl Role {
+    /// The role that this process was started for.
+    pub fn of_this_process() -> Option<Role> {
+        let mut arguments = std::env::args_os().skip(1);
+        if arguments.next()? != "role" {
+            return None;
+        }
+        // Nobody survives the harness, however that ends.
+        let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+        let name = arguments.next()?.into_string().ok()?;
+        let store = arguments.next()?.into();
+        Some(Role { name, store, arguments: arguments.filter_map(|argument| argument.into_string().ok()).collect() })
+    }
+
+    /// Plays it to its end.
+    pub fn play(&self) -> ExitCode {
+        match workload::play(self) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(finding) => {
+                say(format_args!("! {:?} {}", finding.kind, finding.what.replace('\n', " ")));
+                ExitCode::from(FOUND)
+            }
+        }
+    }
+}
+
+/// Says a line to the harness, in one write.
+pub fn say(line: impl std::fmt::Display) {
+    let line = format!("{line}\n");
+    let _ = std::io::stdout().lock().write_all(line.as_bytes());
+}
+
+/// What a line that begins with `!` says.
+pub fn finding(line: &str) -> Option<Finding> {
+    let (kind, what) = line.strip_prefix("! ")?.split_once(' ')?;
+    let kind = match kind {
+        "TornRead" => Kind::TornRead,
+        "LostAcked" => Kind::LostAcked,
+        "HalfApplied" => Kind::HalfApplied,
+        "OrderViolation" => Kind::OrderViolation,
+        "BlockedReader" => Kind::BlockedReader,
+        "Damaged" => Kind::Damaged,
+        _ => Kind::Misbehaved,
+    };
+    Some(Finding::new(kind, what))
+}

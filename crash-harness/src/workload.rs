@@ -1,0 +1,239 @@
+//! What the processes do: work whose every state shows whether it is whole, and checks while they are at it.
+//!
+//! A writer's n-th transaction leaves marks from which the oracle knows n, and from n all that must be there.
+
+use crate::oracle::{self, Accounts, unsealed};
+use crate::outcome::{Finding, Kind};
+use crate::role::{Role, say};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+use untorn::{Cell, Counter, Durability, Error, Keyspace, Options, Store};
+
+/// Keys that each writer overwrites in turn.
+pub const KEYS: u64 = 40;
+/// Length of a writer's cell in bytes.
+pub const CELL: usize = 400;
+
+/// A store in which rings wrap, segments fill and checkpoints come soon; patient with a slow disk.
+pub fn options() -> Options {
+    let mut options = Store::options();
+    options.ring_size(64 << 10).segment_size(256 << 10).checkpoint_bytes(96 << 10);
+    options.logger_idle(Duration::from_secs(3)).logger_timeout(Duration::from_secs(120));
+    options
+}
+
+/// Opens it.
+///
+/// # Errors
+/// A finding: nothing that the harness does may keep a store from being opened.
+pub fn open(path: &Path) -> Result<Store, Finding> {
+    options().open(path).map_err(misbehaved("opening the store"))
+}
+
+/// An error of a call that must not fail here.
+pub fn misbehaved(what: &'static str) -> impl FnOnce(Error) -> Finding {
+    move |error| match error {
+        Error::Corrupt { .. } => Finding::new(Kind::Damaged, format!("{what}: {error}")),
+        Error::LockTimeout { .. } | Error::LoggerStalled { .. } => {
+            Finding::new(Kind::BlockedReader, format!("{what}: {error}"))
+        }
+        error => Finding::new(Kind::Misbehaved, format!("{what}: {error}")),
+    }
+}
+
+/// Plays a role.
+///
+/// # Errors
+/// What a check found.
+pub fn play(role: &Role) -> Result<(), Finding> {
+    let argument = |at: usize| role.arguments.get(at).map_or("", String::as_str);
+    match role.name.as_str() {
+        "writer" => write(&role.store, argument(0), argument(1).parse().unwrap_or(u64::MAX)),
+        "transfer" => transfer(&role.store, argument(0)),
+        "reader" => read(&role.store),
+        "opener" => open_and_close(&role.store),
+        other => Err(Finding::new(Kind::Misbehaved, format!("no role {other}"))),
+    }
+}
+
+/// A value that shows whether it is torn: a number, and bytes that follow from it.
+pub fn sealed(number: u64, len: usize) -> Vec<u8> {
+    let mut bytes = number.to_le_bytes().to_vec();
+    let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    while bytes.len() < len.max(16) {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(len.max(16));
+    bytes
+}
+
+/// What one writer has open.
+pub struct Writer {
+    store: Store,
+    data: Keyspace,
+    marks: Keyspace,
+    extra: Keyspace,
+    cell: Cell,
+    count: Counter,
+    name: String,
+}
+
+impl Writer {
+    /// Opens all that the writer `name` uses.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn open(store: Store, name: &str) -> untorn::Result<Writer> {
+        Ok(Writer {
+            data: store.keyspace("data")?,
+            marks: store.keyspace("marks")?,
+            extra: store.keyspace(&format!("extra {name}"))?,
+            cell: store.cell(&format!("cell of {name}"), CELL)?,
+            count: store.counter(&format!("count of {name}"))?,
+            name: name.to_string(),
+            store,
+        })
+    }
+
+    /// The number of the last transaction that is visible.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn last(&self) -> Result<u64, Finding> {
+        let value = self.marks.get(self.name.as_bytes()).map_err(misbehaved("get"))?;
+        value.map_or(Ok(0), |value| unsealed(&value))
+    }
+
+    /// The n-th transaction: values of some sizes under keys that are overwritten in turn, a removal, and the same number in
+    /// two keyspaces.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn commit(&self, n: u64, durability: Durability) -> untorn::Result<()> {
+        let len = match n % 23 {
+            0 => 20_000,
+            1..5 => 900,
+            _ => 60,
+        };
+        let mut txn = self.store.begin()?;
+        txn.put(&self.data, self.name.as_bytes(), &sealed(n, 30))?;
+        txn.put(&self.data, &oracle::key(&self.name, n), &sealed(n, len))?;
+        txn.delete(&self.data, &oracle::key(&self.name, n + KEYS / 2))?;
+        txn.put(&self.marks, self.name.as_bytes(), &sealed(n, 30))?;
+        let _ticket = txn.commit_with(durability)?;
+        self.count.add(1)?;
+        self.cell.store(&sealed(n, CELL)).map(drop)
+    }
+
+    /// A transaction larger than the ring, deletes that merge, one that rolls back, a keyspace and a cell that come and go.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn large(&self, round: u64) -> untorn::Result<()> {
+        let mut txn = self.store.begin()?;
+        for i in 0..60u64 {
+            txn.put(&self.extra, &i.to_be_bytes(), &sealed(round, 3000))?;
+        }
+        txn.put(&self.extra, b"large", &sealed(round, 150_000))?;
+        let _ticket = txn.commit_with(Durability::Visible)?;
+        let mut txn = self.store.begin()?;
+        for i in 5..60u64 {
+            txn.delete(&self.extra, &i.to_be_bytes())?;
+        }
+        let passing = format!("passing {}", self.name);
+        let keyspace = txn.keyspace(&passing)?;
+        txn.put(&keyspace, b"k", &sealed(round, 50))?;
+        let _ticket = txn.commit_with(Durability::Visible)?;
+        let mut txn = self.store.begin()?;
+        for i in 100..140u64 {
+            txn.put(&self.extra, &i.to_be_bytes(), &sealed(round, 3000))?;
+        }
+        txn.rollback();
+        self.store.drop_keyspace(&passing)?;
+        self.store.cell(&passing, 24)?.store(&sealed(round, 24))?;
+        self.store.drop_cell(&passing).map(drop)
+    }
+}
+
+/// Writes until killed, or for so many rounds: small transactions, a large one, now and then a checkpoint.
+fn write(path: &Path, name: &str, rounds: u64) -> Result<(), Finding> {
+    let store = open(path)?;
+    let writer = Writer::open(store.clone(), name).map_err(misbehaved("opening keyspaces and cells"))?;
+    let mut n = writer.last()?;
+    for round in 0..rounds {
+        for _ in 0..12 {
+            n += 1;
+            let durable = n.is_multiple_of(4);
+            let durability = if durable { Durability::Durable } else { Durability::Visible };
+            writer.commit(n, durability).map_err(misbehaved("commit"))?;
+            say(format_args!("{} {n}", if durable { "D" } else { "V" }));
+        }
+        writer.cell.store_durable(&sealed(n, CELL)).map_err(misbehaved("store_durable"))?;
+        say(format_args!("C {n}"));
+        writer.large(n).map_err(misbehaved("a large transaction"))?;
+        if round % 3 == 2 {
+            store.checkpoint().map_err(misbehaved("checkpoint"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Moves amounts between accounts, whose sum never changes, until killed.
+fn transfer(path: &Path, name: &str) -> Result<(), Finding> {
+    let store = open(path)?;
+    let accounts = Accounts::open(&store).map_err(misbehaved("opening the accounts"))?;
+    let mut random = name.bytes().fold(std::process::id() as u64, |sum, byte| sum * 31 + u64::from(byte)) | 1;
+    let mut step = |bound: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % bound
+    };
+    for n in 1.. {
+        let (from, to, amount) = (step(oracle::ACCOUNTS), step(oracle::ACCOUNTS), step(50));
+        accounts.transfer(&store, from, to, amount).map_err(misbehaved("transfer"))?;
+        say(format_args!("T {n}"));
+    }
+    Ok(())
+}
+
+/// Checks snapshots until killed: each whole and repeatable, none older than the one before, durable ones behind visible
+/// ones, cells whole and never going back.
+fn read(path: &Path) -> Result<(), Finding> {
+    let store = options().read_only(true).open(path).map_err(misbehaved("opening the store"))?;
+    let mut last = BTreeMap::new();
+    let mut versions = BTreeMap::new();
+    loop {
+        let durable = store.durable_snapshot().map_err(misbehaved("durable_snapshot"))?;
+        let durable = oracle::check(&store, &durable)?;
+        let snapshot = store.snapshot().map_err(misbehaved("snapshot"))?;
+        let found = oracle::check(&store, &snapshot)?;
+        oracle::check_cell_order(&store, &mut versions)?;
+        if oracle::check(&store, &snapshot)? != found {
+            return Err(Finding::new(Kind::OrderViolation, "a snapshot changed"));
+        }
+        for (name, n) in last.iter().chain(&durable) {
+            if found.get(name).is_none_or(|now| now < n) {
+                return Err(Finding::new(Kind::OrderViolation, format!("{name} went back from {n}: {found:?}")));
+            }
+        }
+        last = found;
+        say("ok");
+        // Leaves the writers some of a small machine.
+        std::thread::sleep(Duration::from_millis(3));
+    }
+}
+
+/// Opens the store, looks, and closes it, until killed.
+fn open_and_close(path: &Path) -> Result<(), Finding> {
+    loop {
+        let store = open(path)?;
+        store.stats().map_err(misbehaved("stats"))?;
+        store.close().map_err(misbehaved("close"))?;
+        say("ok");
+    }
+}

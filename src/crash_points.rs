@@ -1,0 +1,86 @@
+//! The catalogue of crash points: every name that [`crash_point!`](crate::crash) is given. A name that is not here does
+//! not compile.
+//!
+//! In ordinary builds this is a list and nothing else: the points themselves are compiled in by the feature `crash-points`.
+
+/// All of them, in alphabetical order.
+pub const ALL: &[&str] = &[
+    "cell.allocated",
+    "cell.begun",
+    "cell.cleared",
+    "cell.created",
+    "cell.dropped",
+    "cell.half_filled",
+    "cell.latched",
+    "cell.moved",
+    "cell.resolved",
+    "cell.stamped",
+    "checkpoint.arena_synced",
+    "checkpoint.header_written",
+    "checkpoint.log_durable",
+    "checkpoint.pages_summed",
+    "checkpoint.started",
+    "checkpoint.stated",
+    "client.entered",
+    "commit.after_swing",
+    "commit.before_swing",
+    "commit.pages_written",
+    "commit.record_written",
+    "create.after_arena",
+    "create.after_wal",
+    "create.before_arena",
+    "create.done",
+    "flush.before_sync",
+    "flush.before_wake",
+    "flush.before_write",
+    "flush.failed",
+    "flush.half_published",
+    "flush.synced",
+    "grow.before_zeros",
+    "header.after_sync",
+    "header.before_sync",
+    "header.before_write",
+    "logger.byte_dropped",
+    "logger.byte_taken",
+    "logger.leaving",
+    "logger.ready",
+    "logger.unneeded",
+    "reader.durable_pinned",
+    "reader.durable_read",
+    "reader.pinned",
+    "recover.before_rename",
+    "recover.cells_restored",
+    "recover.done",
+    "recover.header_rewritten",
+    "recover.log_replayed",
+    "recover.ring_replayed",
+    "recover.segment_started",
+    "replay.committed",
+    "sample.before_wake",
+    "sample.collected",
+    "sample.committed",
+    "segment.before_start",
+    "segment.started",
+    "stream.after_tail",
+    "stream.before_tail",
+];
+
+/// Whether the catalogue has this name. Asked at compile time, by each point.
+pub const fn has(name: &str) -> bool {
+    let mut index = 0;
+    while index < ALL.len() {
+        if is_same(ALL[index].as_bytes(), name.as_bytes()) {
+            return true;
+        }
+        index += 1;
+    }
+    false
+}
+
+const fn is_same(a: &[u8], b: &[u8]) -> bool {
+    let mut index = 0;
+    while index < a.len() && index < b.len() && a[index] == b[index] {
+        index += 1;
+    }
+    index == a.len() && index == b.len()
+}
