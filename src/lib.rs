@@ -108,5 +108,6 @@ struct Readme;
 /// part of the library's interface: it may change in any release.
 #[doc(hidden)]
 pub mod protocols {
+    pub use crate::shm::control::REGION_INODE_AT;
     pub use crate::shm::{atomic, cell, lock, pins, ring, slots, waiter};
 }

@@ -6,7 +6,7 @@
 use crate::context::Context;
 use crate::oracle::{self, Told};
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
-use crate::process::{Process, crash_kernel, kill_loggers};
+use crate::process::{Process, crash_kernel, for_each_logger, kill_loggers};
 use crate::{victim, workload};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -100,7 +100,6 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
         }
         std::thread::sleep(Duration::from_micros(500));
     }
-    let _ = std::fs::remove_file(&mark);
     std::thread::sleep(Duration::from_millis(20));
     outcome.kills += u64::from(action == "kill");
     if action == "stop" {
@@ -157,20 +156,6 @@ fn while_stopped(path: &Path, stopped: &mut Process) -> Result<(), Finding> {
     let store = workload::open(path)?;
     oracle::kept(&store, [("victim", Told::by(stopped)), ("other", Told::by(&other))], false)?;
     oracle::verified(&store)
-}
-
-fn for_each_logger(path: &Path, act: impl Fn(rustix::process::Pid)) {
-    let wanted = format!("UNTORN_BECOME_LOGGER={}", path.display());
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let pid =
-            entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(rustix::process::Pid::from_raw);
-        let variables = std::fs::read(entry.path().join("environ")).unwrap_or_default();
-        if let Some(pid) = pid
-            && variables.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
-        {
-            act(pid);
-        }
-    }
 }
 
 fn prepare(path: &Path, start: Start) -> Result<(), Finding> {

@@ -7,6 +7,7 @@
 //! | [`role`], [`process`], [`victim`] | the processes that are killed, and the build of them that has crash points |
 //! | [`workload`], [`oracle`] | what they do, and what must hold afterwards |
 //! | [`kill`] | deaths at named points and at random instants |
+//! | [`step`] | every instruction of an update |
 
 pub mod context;
 pub mod kill;
@@ -15,6 +16,7 @@ pub mod outcome;
 pub mod process;
 pub mod report;
 pub mod role;
+pub mod step;
 pub mod suites;
 pub mod victim;
 pub mod workload;

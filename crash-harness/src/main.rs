@@ -39,6 +39,8 @@ struct Arguments {
 enum Suite {
     /// Real processes, killed at every named point and at random instants.
     Kill,
+    /// A writer is single-stepped through each kind of update, and each state on the way is judged.
+    Step,
     /// All suites, within the time.
     All,
 }
@@ -47,6 +49,7 @@ impl Suite {
     fn runs(self) -> Vec<suites::Suite> {
         match self {
             Suite::Kill => vec![suites::KILL],
+            Suite::Step => vec![suites::STEP],
             Suite::All => suites::ALL.to_vec(),
         }
     }

@@ -130,30 +130,35 @@ impl Drop for Process {
     }
 }
 
-/// Kills the loggers of the store at `path`, also those that are not ready yet, and waits until they are gone. They are
-/// known by the store's path in their environment.
-pub fn kill_loggers(path: &Path) -> usize {
+/// Does something with each logger of the store at `path`, also with those that are not ready yet. They are known by the
+/// store's path in their environment.
+pub fn for_each_logger(path: &Path, mut act: impl FnMut(Pid)) {
     let wanted = format!("UNTORN_BECOME_LOGGER={}", path.display());
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+        let variables = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+        if let Some(pid) = pid
+            && variables.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
+        {
+            act(pid);
+        }
+    }
+}
+
+/// Kills the loggers of the store at `path`, and waits until they are gone. How many there were.
+pub fn kill_loggers(path: &Path) -> usize {
     let mut killed = 0;
     // One may be starting another just now.
     for _ in 0..2 {
-        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-            let variables = std::fs::read(entry.path().join("environ")).unwrap_or_default();
-            if !variables.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes()) {
-                continue;
-            }
-            if let Some(pid) = Pid::from_raw(pid) {
-                killed += usize::from(rustix::process::kill_process(pid, Signal::KILL).is_ok());
-            }
+        for_each_logger(path, |pid| {
+            killed += usize::from(rustix::process::kill_process(pid, Signal::KILL).is_ok());
             let start = Instant::now();
             // It is gone when its memory is; a zombie has none.
-            while std::fs::read(entry.path().join("maps")).is_ok_and(|maps| !maps.is_empty())
-                && start.elapsed() < Duration::from_secs(5)
-            {
+            let maps = format!("/proc/{}/maps", pid.as_raw_nonzero());
+            while std::fs::read(&maps).is_ok_and(|maps| !maps.is_empty()) && start.elapsed() < Duration::from_secs(5) {
                 std::thread::sleep(Duration::from_micros(200));
             }
-        }
+        });
     }
     killed
 }

@@ -17,5 +17,8 @@ pub struct Suite {
 /// Real processes, killed at named points and at random instants.
 pub const KILL: Suite = Suite { name: "kill", weight: 2.0, run: crate::kill::run };
 
+/// Every instruction of every kind of update.
+pub const STEP: Suite = Suite { name: "step", weight: 2.0, run: crate::step::run };
+
 /// All of them, in the order in which `all` runs them.
-pub const ALL: &[Suite] = &[KILL];
+pub const ALL: &[Suite] = &[KILL, STEP];

@@ -52,6 +52,7 @@ pub fn play(role: &Role) -> Result<(), Finding> {
         "writer" => write(&role.store, argument(0), argument(1).parse().unwrap_or(u64::MAX)),
         "transfer" => transfer(&role.store, argument(0)),
         "reader" => read(&role.store),
+        "stepped" => crate::step::kinds::play(&role.store, argument(0)),
         "opener" => open_and_close(&role.store),
         other => Err(Finding::new(Kind::Misbehaved, format!("no role {other}"))),
     }

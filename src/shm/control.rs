@@ -64,6 +64,9 @@ pub(crate) struct Identity {
     segment_size: AtomicU64,
 }
 
+/// Where the region says which inode it is, and then on which device: who copies one for a test makes it the copy's own.
+pub const REGION_INODE_AT: u64 = (offset_of!(Fixed, identity) + offset_of!(Identity, inode)) as u64;
+
 /// A lock of [`super::lock`], and who holds it, for people to read.
 #[repr(C)]
 pub(crate) struct LockWord {

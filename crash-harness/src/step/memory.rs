@@ -1,0 +1,140 @@
+//! The memory that processes share, as the stepper watches it, and copies of a store in the middle of an update.
+#![allow(unsafe_code)]
+
+use crate::outcome::{Finding, Kind};
+use crate::workload;
+use rustix::fs::SeekFrom;
+use rustix::mm::{MapFlags, ProtFlags};
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use untorn::Store;
+
+/// As much of the arena as a small store uses.
+const ARENA_BYTES: usize = 1 << 20;
+
+/// The shared files, mapped, and what they held at the last look.
+pub(super) struct Memory {
+    ranges: Vec<Range>,
+}
+
+struct Range {
+    at: *const u8,
+    held: Vec<u8>,
+}
+
+impl Memory {
+    /// The parts of `control` that have blocks, and the beginning of `arena`.
+    pub(super) fn of(path: &Path) -> Result<Memory, Finding> {
+        let mut ranges = Vec::new();
+        let control = open(path, "control")?;
+        let mut from = 0;
+        while let Ok(start) = rustix::fs::seek(&control, SeekFrom::Data(from)) {
+            let end = rustix::fs::seek(&control, SeekFrom::Hole(start)).unwrap_or(start);
+            ranges.push(Range::map(&control, start, (end - start) as usize)?);
+            from = end;
+        }
+        let arena = open(path, "arena")?;
+        let len = arena.metadata().map_or(0, |metadata| metadata.len() as usize).min(ARENA_BYTES);
+        ranges.push(Range::map(&arena, 0, len)?);
+        let mut memory = Memory { ranges };
+        memory.look();
+        Ok(memory)
+    }
+
+    /// Whether anything is other than at the last look.
+    pub(super) fn has_changed(&self) -> bool {
+        self.ranges.iter().any(Range::has_changed)
+    }
+
+    /// Remembers what is there now.
+    pub(super) fn look(&mut self) {
+        for range in &mut self.ranges {
+            // SAFETY: mapped for as long as this lives. Who writes there is stopped, or this process's own reader, whose
+            // calls have returned.
+            let now = unsafe { std::slice::from_raw_parts(range.at, range.held.len()) };
+            range.held.copy_from_slice(now);
+        }
+    }
+}
+
+impl Range {
+    fn map(file: &File, from: u64, len: usize) -> Result<Range, Finding> {
+        let failed = |error| Finding::new(Kind::Misbehaved, format!("mapping what is shared: {error}"));
+        // SAFETY: a new mapping at an address of the kernel's choice, for reading alone.
+        let at = unsafe {
+            rustix::mm::mmap(std::ptr::null_mut(), len, ProtFlags::READ, MapFlags::SHARED, file, from)
+                .map_err(failed)?
+        };
+        Ok(Range { at: at.cast(), held: vec![0; len] })
+    }
+
+    fn has_changed(&self) -> bool {
+        // SAFETY: both have this length. As in `look`.
+        unsafe { libc::memcmp(self.at.cast(), self.held.as_ptr().cast(), self.held.len()) != 0 }
+    }
+}
+
+impl Drop for Range {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map` with this length; nobody else knows of it.
+        let _ = unsafe { rustix::mm::munmap(self.at.cast_mut().cast(), self.held.len()) };
+    }
+}
+
+fn open(path: &Path, name: &str) -> Result<File, Finding> {
+    let failed = |error| Finding::new(Kind::Misbehaved, format!("opening {name}: {error}"));
+    File::open(path.join(name)).map_err(failed)
+}
+
+/// Copies a store as it stands. The region of the copy passes for the copy's own if it is kept, as if the processes had died
+/// and the files had stayed.
+pub(super) fn copy_store(from: &Path, to: &Path, keeps_region: bool) -> Result<(), Finding> {
+    let _ = std::fs::remove_dir_all(to);
+    let copied = (|| {
+        std::fs::create_dir_all(to.join("wal"))?;
+        for name in ["lock", "checkpoint", "arena"] {
+            copy_sparse(&from.join(name), &to.join(name))?;
+        }
+        for entry in std::fs::read_dir(from.join("wal"))? {
+            let entry = entry?;
+            copy_sparse(&entry.path(), &to.join("wal").join(entry.file_name()))?;
+        }
+        if keeps_region {
+            let region = to.join("control");
+            copy_sparse(&from.join("control"), &region)?;
+            let file = File::options().write(true).open(&region)?;
+            let is = file.metadata()?;
+            file.write_all_at(&is.ino().to_le_bytes(), untorn::protocols::REGION_INODE_AT)?;
+            file.write_all_at(&is.dev().to_le_bytes(), untorn::protocols::REGION_INODE_AT + 8)?;
+        }
+        Ok(())
+    })();
+    copied.map_err(|error: std::io::Error| Finding::new(Kind::Misbehaved, format!("copying the store: {error}")))
+}
+
+fn copy_sparse(from: &Path, to: &Path) -> std::io::Result<()> {
+    let (from, to) = (File::open(from)?, File::options().write(true).create_new(true).open(to)?);
+    to.set_len(from.metadata()?.len())?;
+    let mut at = 0;
+    let mut buffer = vec![0; 1 << 20];
+    while let Ok(start) = rustix::fs::seek(&from, SeekFrom::Data(at)) {
+        let end = rustix::fs::seek(&from, SeekFrom::Hole(start))?;
+        let mut here = start;
+        while here < end {
+            let len = (end - here).min(buffer.len() as u64) as usize;
+            from.read_exact_at(&mut buffer[..len], here)?;
+            to.write_all_at(&buffer[..len], here)?;
+            here += len as u64;
+        }
+        at = end;
+    }
+    Ok(())
+}
+
+/// Opens a copy, with the logger in this process.
+pub(super) fn open_copy(path: &Path) -> Result<Store, Finding> {
+    let mut options = workload::options();
+    options.logger_thread(true).logger_idle(std::time::Duration::ZERO);
+    options.open(path).map_err(workload::misbehaved("opening a copy"))
+}

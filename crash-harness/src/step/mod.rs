@@ -1,0 +1,233 @@
+//! Single steps: a writer goes through one update instruction by instruction, and each state of shared memory on the way is
+//! judged by a reader and by a recoverer.
+//!
+//! **Exhaustive**: all instructions of the update are stepped, and every one that changed the shared region or the arena gives
+//! a state. In each state a living reader must see the store as it was before or as it is afterwards, and never the former after
+//! the latter (I1); a recovery of a copy with the region, as after the death of all, must find what that reader saw, and
+//! one without it, as after a kernel crash, what was durable before. Then real kills at every k-th instruction, after
+//! which another process writes on.
+//!
+//! The logger is stopped meanwhile, so that nothing else changes. What the logger itself does step by step is not covered here.
+
+pub mod kinds;
+mod memory;
+mod trace;
+
+use crate::context::Context;
+use crate::outcome::{Coverage, Finding, Kind, Outcome};
+use crate::process::{Process, for_each_logger, kill_loggers};
+use crate::{oracle, victim, workload};
+use kinds::{Digest, KINDS, digest};
+use memory::Memory;
+use rustix::process::Signal;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use trace::{Stopped, Traced};
+use untorn::Store;
+
+/// Instructions of an update that are never reached: it would be caught in a loop.
+const STEPS_MAX: u64 = 5_000_000;
+/// Cells of the map of an update's instructions.
+const MAP_CELLS: u64 = 96;
+
+/// Runs the suite.
+pub fn run(context: &Context) -> Outcome {
+    let mut outcome = Outcome { suite: context.suite.into(), seed: context.seed, ..Outcome::default() };
+    let mut lengths = Vec::new();
+    for kind in KINDS {
+        let name = format!("{kind}:all");
+        if !context.wants(&name) || (context.only.is_none() && !context.may_go_on(outcome.states, kind)) {
+            if context.only.is_none() {
+                outcome.uncovered.push(format!("{kind}: the time was up"));
+            }
+            continue;
+        }
+        let path = context.place(&kind.replace(' ', "-"));
+        match through(context, &path, kind, &mut outcome) {
+            Ok(steps) => lengths.push((*kind, steps)),
+            Err(finding) => outcome.violated(finding, &name, context.replay(&name)),
+        }
+        clear(&path);
+    }
+    kills(context, &lengths, &mut outcome);
+    outcome.uncovered.push("steps of the logger: its deaths are tried at named points and at random".into());
+    outcome.seconds = context.elapsed().as_secs_f64();
+    outcome
+}
+
+fn clear(path: &Path) {
+    for_each_logger(path, |pid| drop_result(rustix::process::kill_process(pid, Signal::CONT)));
+    kill_loggers(path);
+    let _ = std::fs::remove_dir_all(path);
+}
+
+fn drop_result<T, E>(_: Result<T, E>) {}
+
+/// A store in the state before the update, its reader, and a writer that stands before its first instruction.
+struct Scene {
+    store: Store,
+    writer: Traced,
+}
+
+fn scene(path: &Path, kind: &str) -> Result<Scene, Finding> {
+    kinds::prepare(path, kind)?;
+    let store = workload::open(path)?;
+    let writer = Traced::start(Process::start(&victim::own(), "stepped", path, &[kind], &[]))?;
+    store.sync().map_err(workload::misbehaved("sync"))?;
+    for_each_logger(path, |pid| drop_result(rustix::process::kill_process(pid, Signal::STOP)));
+    // It may be in the middle of something, which ends with the stop.
+    std::thread::sleep(Duration::from_millis(5));
+    Ok(Scene { store, writer })
+}
+
+/// Steps through one update and judges every state; how many instructions it has.
+fn through(context: &Context, path: &Path, kind: &str, outcome: &mut Outcome) -> Result<u64, Finding> {
+    let Scene { store, mut writer } = scene(path, kind)?;
+    let before = digest(&store)?;
+    let mut memory = Memory::of(path)?;
+    let mut changed_at = Vec::new();
+    let (mut seen, mut steps) = (vec![(0, before.clone())], 0);
+    loop {
+        let is_over = writer.step()? == Stopped::AtTheEnd;
+        steps += 1;
+        if steps > STEPS_MAX {
+            return Err(Finding::new(Kind::BlockedReader, format!("{kind}: no end after {STEPS_MAX} instructions")));
+        }
+        if is_over || memory.has_changed() {
+            changed_at.push(steps);
+            let visible = digest(&store)?;
+            judge_copies(context, path, &before, &visible, steps)?;
+            outcome.states += 1;
+            if outcome.states.is_multiple_of(16) {
+                context.may_go_on(outcome.states, &format!("{kind}, instruction {steps}"));
+            }
+            seen.push((steps, visible));
+            // The reader pins what it reads, in the same region.
+            memory.look();
+        }
+        if is_over {
+            break;
+        }
+    }
+    one_switch(kind, &seen)?;
+    let count = format!("{kind}: instructions");
+    outcome.figures.insert(count, steps as f64);
+    outcome.figures.insert(format!("{kind}: states"), changed_at.len() as f64);
+    outcome.coverage.push(map(kind, steps, &changed_at));
+    writer.go_on();
+    Ok(steps)
+}
+
+/// **I1**: what is seen is the state before, then the state after, and nothing else.
+fn one_switch(kind: &str, seen: &[(u64, Digest)]) -> Result<(), Finding> {
+    let (before, after) = (&seen[0].1, &seen[seen.len() - 1].1);
+    if before == after {
+        return Err(Finding::new(Kind::LostAcked, format!("{kind}: nothing has changed at its end")));
+    }
+    let switch = seen.iter().position(|(_, digest)| digest == after).unwrap_or(seen.len());
+    let odd = seen[..switch].iter().find(|(_, digest)| digest != before);
+    let odd = odd.or_else(|| seen[switch..].iter().find(|(_, digest)| digest != after));
+    match odd {
+        None => Ok(()),
+        Some((step, digest)) => {
+            let what = format!("{kind}: after instruction {step} neither the old state nor the new one: {digest:?}");
+            Err(Finding::new(Kind::HalfApplied, what))
+        }
+    }
+}
+
+/// What a recovery finds in a copy, with the shared region and without.
+fn judge_copies(context: &Context, path: &Path, before: &Digest, visible: &Digest, step: u64) -> Result<(), Finding> {
+    for (keeps_region, expected, kind) in [(true, visible, Kind::LostAcked), (false, before, Kind::OrderViolation)] {
+        let copy = context.place("copy");
+        memory::copy_store(path, &copy, keeps_region)?;
+        let store = memory::open_copy(&copy)?;
+        let found = digest(&store)?;
+        oracle::verified(&store)?;
+        drop(store);
+        let _ = std::fs::remove_dir_all(&copy);
+        if found != *expected {
+            let how = if keeps_region { "with" } else { "without" };
+            let what = format!("instruction {step}: recovered {how} the region: {found:?} instead of {expected:?}");
+            return Err(Finding::new(kind, what));
+        }
+    }
+    Ok(())
+}
+
+/// Which stretches of an update's instructions change what is shared.
+fn map(kind: &str, steps: u64, changed_at: &[u64]) -> Coverage {
+    let width = steps.div_ceil(MAP_CELLS).max(1);
+    let cell = |index: u64| {
+        let range = index * width + 1..=(index + 1) * width;
+        let states = changed_at.iter().filter(|at| range.contains(at)).count() as u64;
+        // Every one was stepped; a stretch that changes nothing counts once.
+        (format!("instructions {} to {}: states", range.start(), range.end()), states.max(1))
+    };
+    Coverage { of: format!("{kind}: {steps} instructions"), hits: (0..steps.div_ceil(width)).map(cell).collect() }
+}
+
+// ---- real kills
+
+/// Kills at every k-th instruction, as many as there is time for.
+fn kills(context: &Context, lengths: &[(&'static str, u64)], outcome: &mut Outcome) {
+    if let Some((kind, at)) = context.only.as_deref().and_then(|only| only.split_once(":kill ")) {
+        let Some(kind) = KINDS.iter().find(|known| **known == kind) else { return };
+        kill_at(context, kind, at.parse().unwrap_or(1), outcome);
+        return;
+    }
+    let mut tried = 0_u64;
+    // By bisection: the first kills are spread over the whole update, later ones fill the gaps.
+    for halving in 0..20_u32 {
+        for (kind, steps) in lengths {
+            let parts = 1_u64 << halving;
+            for part in (1..=parts).step_by(2) {
+                let at = steps * part / (parts + 1);
+                if context.only.is_some() || !context.may_go_on(outcome.states, &format!("{kind}, killed at {at}")) {
+                    outcome.figures.insert("kills at an instruction".into(), tried as f64);
+                    return;
+                }
+                if at > 0 {
+                    kill_at(context, kind, at, outcome);
+                    tried += 1;
+                }
+            }
+        }
+    }
+}
+
+fn kill_at(context: &Context, kind: &str, at: u64, outcome: &mut Outcome) {
+    let path = context.place("killed");
+    let done = (|| {
+        let Scene { store, mut writer } = scene(&path, kind)?;
+        let before = digest(&store)?;
+        for _ in 0..at {
+            if writer.step()? == Stopped::AtTheEnd {
+                break;
+            }
+        }
+        writer.kill();
+        let seen = digest(&store)?;
+        for_each_logger(&path, |pid| drop_result(rustix::process::kill_process(pid, Signal::CONT)));
+        let begun = Instant::now();
+        kinds::write_on(&store)?;
+        if begun.elapsed() > crate::kill::BLOCKED_MAX {
+            let what = format!("the next writer was held up for {:?}", begun.elapsed());
+            return Err(Finding::new(Kind::BlockedReader, what));
+        }
+        kinds::undo_write_on(&store)?;
+        let after = digest(&store)?;
+        if after != seen {
+            let what = format!("{seen:?}, and after the next writer {after:?}; before: {before:?}");
+            return Err(Finding::new(Kind::HalfApplied, what));
+        }
+        oracle::verified(&store)
+    })();
+    clear(&path);
+    outcome.kills += 1;
+    outcome.states += 1;
+    let name = format!("{kind}:kill {at}");
+    if let Err(finding) = done {
+        outcome.violated(finding, &name, context.replay(&name));
+    }
+}
