@@ -29,6 +29,11 @@ impl Limit {
     }
 }
 
+/// From so much on a suite leaves nothing out.
+const LONG_SECONDS: u64 = 1200;
+/// See there.
+const LONG_STATES: u64 = 100_000;
+
 /// One run of a suite.
 pub struct Context {
     /// The suite's name.
@@ -42,6 +47,8 @@ pub struct Context {
     start: Instant,
     bar: ProgressBar,
     scratch: tempfile::TempDir,
+    /// In memory, where the system has such a place.
+    in_memory: Option<tempfile::TempDir>,
 }
 
 impl Context {
@@ -60,7 +67,8 @@ impl Context {
         bar.set_prefix(suite);
         let scratch = tempfile::Builder::new().prefix("crash-harness-").tempdir();
         let scratch = scratch.map_err(|error| format!("a directory for the stores: {error}"))?;
-        Ok(Context { suite, seed, limit, only, start: Instant::now(), bar, scratch })
+        let in_memory = tempfile::Builder::new().prefix("crash-harness-").tempdir_in("/dev/shm").ok();
+        Ok(Context { suite, seed, limit, only, start: Instant::now(), bar, scratch, in_memory })
     }
 
     /// Random choices, the same for the same seed and purpose.
@@ -76,6 +84,19 @@ impl Context {
     /// A directory for one store, which is not there yet.
     pub fn place(&self, name: &str) -> PathBuf {
         self.scratch.path().join(name)
+    }
+
+    /// As [`Context::place`], in memory if the system has such a place: for stores of which only the processes are killed.
+    pub fn place_in_memory(&self, name: &str) -> PathBuf {
+        self.in_memory.as_ref().unwrap_or(&self.scratch).path().join(name)
+    }
+
+    /// Whether there is time for everything, and not only for a good part of it.
+    pub fn is_long(&self) -> bool {
+        match self.limit {
+            Limit::Seconds(seconds) => seconds >= LONG_SECONDS,
+            Limit::States(states) => states >= LONG_STATES,
+        }
     }
 
     /// How long it has run.

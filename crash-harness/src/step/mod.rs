@@ -3,9 +3,9 @@
 //!
 //! **Exhaustive**: all instructions of the update are stepped, and every one that changed the shared region or the arena gives
 //! a state. In each state a living reader must see the store as it was before or as it is afterwards, and never the former after
-//! the latter (I1); a recovery of a copy with the region, as after the death of all, must find what that reader saw, and
-//! one without it, as after a kernel crash, what was durable before. Then real kills at every k-th instruction, after
-//! which another process writes on.
+//! the latter (I1). A recovery of a copy with the region, as after the death of all, must find what that reader saw, and
+//! one without it, as after a kernel crash, what was durable before: in a long run of every state, in a short one of each
+//! [`RECOVER_EACH`]th, and of those about the swing. Then real kills at every k-th instruction, after which another process writes on.
 //!
 //! The logger is stopped meanwhile, so that nothing else changes. What the logger itself does step by step is not covered here.
 
@@ -27,6 +27,8 @@ use untorn::Store;
 
 /// Instructions of an update that are never reached: it would be caught in a loop.
 const STEPS_MAX: u64 = 5_000_000;
+/// In a short run, each so-manieth state is recovered.
+const RECOVER_EACH: u64 = 32;
 /// Cells of the map of an update's instructions.
 const MAP_CELLS: u64 = 96;
 
@@ -42,7 +44,7 @@ pub fn run(context: &Context) -> Outcome {
             }
             continue;
         }
-        let path = context.place(&kind.replace(' ', "-"));
+        let path = context.place_in_memory(&kind.replace(' ', "-"));
         match through(context, &path, kind, &mut outcome) {
             Ok(steps) => lengths.push((*kind, steps)),
             Err(finding) => outcome.violated(finding, &name, context.replay(&name)),
@@ -50,6 +52,11 @@ pub fn run(context: &Context) -> Outcome {
         clear(&path);
     }
     kills(context, &lengths, &mut outcome);
+    if !context.is_long() {
+        outcome
+            .uncovered
+            .push(format!("recoveries of all states: one in {RECOVER_EACH}; from 1,200 seconds on, of all"));
+    }
     outcome.uncovered.push("steps of the logger: its deaths are tried at named points and at random".into());
     outcome.seconds = context.elapsed().as_secs_f64();
     outcome
@@ -86,7 +93,7 @@ fn through(context: &Context, path: &Path, kind: &str, outcome: &mut Outcome) ->
     let before = digest(&store)?;
     let mut memory = Memory::of(path)?;
     let mut changed_at = Vec::new();
-    let (mut seen, mut steps) = (vec![(0, before.clone())], 0);
+    let (mut seen, mut steps, mut recoveries) = (vec![(0, before.clone())], 0, 0_u64);
     loop {
         let is_over = writer.step()? == Stopped::AtTheEnd;
         steps += 1;
@@ -96,7 +103,11 @@ fn through(context: &Context, path: &Path, kind: &str, outcome: &mut Outcome) ->
         if is_over || memory.has_changed() {
             changed_at.push(steps);
             let visible = digest(&store)?;
-            judge_copies(context, path, &before, &visible, steps)?;
+            let is_news = seen.last().is_none_or(|(_, last)| *last != visible);
+            if is_over || is_news || context.is_long() || changed_at.len() as u64 % RECOVER_EACH == 1 {
+                judge_copies(context, path, &before, &visible, steps)?;
+                recoveries += 1;
+            }
             outcome.states += 1;
             if outcome.states.is_multiple_of(16) {
                 context.may_go_on(outcome.states, &format!("{kind}, instruction {steps}"));
@@ -113,6 +124,7 @@ fn through(context: &Context, path: &Path, kind: &str, outcome: &mut Outcome) ->
     let count = format!("{kind}: instructions");
     outcome.figures.insert(count, steps as f64);
     outcome.figures.insert(format!("{kind}: states"), changed_at.len() as f64);
+    outcome.figures.insert(format!("{kind}: states recovered"), recoveries as f64);
     outcome.coverage.push(map(kind, steps, &changed_at));
     writer.go_on();
     Ok(steps)
@@ -139,7 +151,7 @@ fn one_switch(kind: &str, seen: &[(u64, Digest)]) -> Result<(), Finding> {
 /// What a recovery finds in a copy, with the shared region and without.
 fn judge_copies(context: &Context, path: &Path, before: &Digest, visible: &Digest, step: u64) -> Result<(), Finding> {
     for (keeps_region, expected, kind) in [(true, visible, Kind::LostAcked), (false, before, Kind::OrderViolation)] {
-        let copy = context.place("copy");
+        let copy = context.place_in_memory("copy");
         memory::copy_store(path, &copy, keeps_region)?;
         let store = memory::open_copy(&copy)?;
         let found = digest(&store)?;
@@ -197,7 +209,7 @@ fn kills(context: &Context, lengths: &[(&'static str, u64)], outcome: &mut Outco
 }
 
 fn kill_at(context: &Context, kind: &str, at: u64, outcome: &mut Outcome) {
-    let path = context.place("killed");
+    let path = context.place_in_memory("killed");
     let done = (|| {
         let Scene { store, mut writer } = scene(&path, kind)?;
         let before = digest(&store)?;
