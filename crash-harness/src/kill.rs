@@ -227,7 +227,15 @@ fn random_deaths(
         let start = |role: &str, name: &str| Process::start(&own, role, path, &[name], &[]);
         let mut writers: Vec<(String, Process)> =
             (0..WRITERS).map(|i| format!("w{i}-{life}")).map(|name| (name.clone(), start("writer", &name))).collect();
-        let mut others = vec![start("reader", ""), start("reader", ""), start("transfer", "t"), start("opener", "")];
+        let mut others = vec![
+            start("reader", ""),
+            start("follower", "visible"),
+            start("follower", "durable"),
+            start("transfer", "t"),
+            start("opener", ""),
+        ];
+        let messenger_name = format!("m-{life}");
+        let mut messenger = start("messenger", &messenger_name);
         for (_, writer) in &mut writers {
             writer.wait_for("V", 1, BLOCKED_MAX)?;
         }
@@ -279,6 +287,9 @@ fn random_deaths(
             told.push((name, Told::by(&writer)));
             outcome.kills += 1;
         }
+        messenger.refuse_finding()?;
+        messenger.kill();
+        told.push((messenger_name, Told::by_messenger(&messenger)));
         for other in &mut others {
             other.refuse_finding()?;
             other.kill();
@@ -300,10 +311,12 @@ fn random_deaths(
         told.clear();
         for (name, n) in found {
             let cell = oracle::cells_of(&store, &name)?.0;
-            told.push((name, Told { visible: n.min(cell), durable: n, cell }));
+            let is_messenger = name.starts_with('m');
+            let visible = if is_messenger { n } else { n.min(cell) };
+            told.push((name, Told { visible, durable: n, cell, is_messenger }));
         }
         // The counter of a writer that died between its commit and its addition is behind.
-        for (name, told) in &mut told {
+        for (name, told) in told.iter_mut().filter(|(_, told)| !told.is_messenger) {
             told.visible = told.visible.min(oracle::cells_of(&store, name)?.1);
         }
     }
@@ -314,7 +327,7 @@ fn random_deaths(
 fn respawn(writer: &mut (String, Process), told: &mut Vec<(String, Told)>, program: &Path, path: &Path, name: &str) {
     writer.1.kill();
     told.push((writer.0.clone(), Told::by(&writer.1)));
-    let name = format!("w{name}");
+    let name = format!("r{name}");
     let process = Process::start(program, "writer", path, &[&name], &[]);
     *writer = (name, process);
 }

@@ -5,12 +5,14 @@
 //! | [`suites`] | which suites there are |
 //! | [`context`], [`outcome`], [`report`] | what a suite works with, what it finds, how that is shown |
 //! | [`role`], [`process`], [`victim`] | the processes that are killed, and the build of them that has crash points |
-//! | [`workload`], [`oracle`] | what they do, and what must hold afterwards |
+//! | [`workload`], [`messenger`], [`follower`], [`oracle`] | what they do, and what must hold afterwards |
 //! | [`kill`] | deaths at named points and at random instants |
 //! | [`step`] | every instruction of an update |
 
 pub mod context;
+pub mod follower;
 pub mod kill;
+pub mod messenger;
 pub mod oracle;
 pub mod outcome;
 pub mod process;

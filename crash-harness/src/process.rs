@@ -4,6 +4,7 @@ use crate::outcome::{Finding, Kind};
 use crate::role;
 use rustix::process::{Pid, Signal};
 use std::io::{BufRead, BufReader};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -165,6 +166,27 @@ pub fn kill_loggers(path: &Path) -> usize {
 
 /// What a kernel crash leaves of a store whose clients have been killed: no logger, and no shared region.
 pub fn crash_kernel(path: &Path) {
-    kill_loggers(path);
+    let start = Instant::now();
+    // A logger that was just being started when its client died is not known by its environment yet.
+    while kill_loggers(path) > 0 || (is_in_use(path) && start.elapsed() < Duration::from_secs(5)) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let _ = std::fs::remove_file(path.join("control"));
+}
+
+/// Whether any process has the store at `path` open: whether any byte of its file `lock` is locked.
+#[allow(unsafe_code)]
+fn is_in_use(path: &Path) -> bool {
+    let Ok(lock) = std::fs::File::options().read(true).write(true).open(path.join("lock")) else { return false };
+    // The length 0 reaches to the end.
+    let mut asked = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    // SAFETY: the descriptor is open, and the call writes to a structure of ours that is valid.
+    let answered = unsafe { libc::fcntl(lock.as_raw_fd(), libc::F_OFD_GETLK, &raw mut asked) };
+    answered == 0 && asked.l_type != libc::F_UNLCK as libc::c_short
 }

@@ -5,6 +5,7 @@
 use crate::oracle::{self, Accounts, unsealed};
 use crate::outcome::{Finding, Kind};
 use crate::role::{Role, say};
+use crate::{follower, messenger};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -28,7 +29,18 @@ pub fn options() -> Options {
 /// # Errors
 /// A finding: nothing that the harness does may keep a store from being opened.
 pub fn open(path: &Path) -> Result<Store, Finding> {
-    options().open(path).map_err(misbehaved("opening the store"))
+    open_with(&options(), path)
+}
+
+/// Opens it with other options. Whoever has its logger killed time and again is told so, and tries once more.
+fn open_with(options: &Options, path: &Path) -> Result<Store, Finding> {
+    let start = std::time::Instant::now();
+    loop {
+        match options.open(path) {
+            Err(Error::LoggerUnavailable { .. }) if start.elapsed() < Duration::from_secs(20) => {}
+            opened => return opened.map_err(misbehaved("opening the store")),
+        }
+    }
 }
 
 /// An error of a call that must not fail here.
@@ -52,6 +64,8 @@ pub fn play(role: &Role) -> Result<(), Finding> {
         "writer" => write(&role.store, argument(0), argument(1).parse().unwrap_or(u64::MAX)),
         "transfer" => transfer(&role.store, argument(0)),
         "reader" => read(&role.store),
+        "messenger" => messenger::write(&role.store, argument(0)),
+        "follower" => follower::follow(&role.store, argument(0) == "durable"),
         "stepped" => crate::step::kinds::play(&role.store, argument(0)),
         "opener" => open_and_close(&role.store),
         other => Err(Finding::new(Kind::Misbehaved, format!("no role {other}"))),
@@ -205,7 +219,7 @@ fn transfer(path: &Path, name: &str) -> Result<(), Finding> {
 /// Checks snapshots until killed: each whole and repeatable, none older than the one before, durable ones behind visible
 /// ones, cells whole and never going back.
 fn read(path: &Path) -> Result<(), Finding> {
-    let store = options().read_only(true).open(path).map_err(misbehaved("opening the store"))?;
+    let store = open_with(options().read_only(true), path)?;
     let mut last = BTreeMap::new();
     let mut versions = BTreeMap::new();
     loop {

@@ -1,0 +1,89 @@
+//! A writer that sends messages: it maps nothing, and must get along with loggers that die while it waits for their answers.
+
+use crate::oracle::{self, unsealed};
+use crate::outcome::{Finding, Kind};
+use crate::role::say;
+use crate::workload::{KEYS, misbehaved, sealed};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use untorn::{Batch, Client, CommitOutcome, Durability, Error};
+
+/// How long nobody may be there to talk to: somebody else has to start the next logger.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Writes until killed: the same transactions as other writers, every fourth acknowledged after its fsync.
+///
+/// # Errors
+/// What a check found.
+pub fn write(path: &Path, name: &str) -> Result<(), Finding> {
+    let client = connect(path)?;
+    let mut n = last(&client, name)?;
+    loop {
+        n += 1;
+        let durable = n.is_multiple_of(4);
+        let durability = if durable { Durability::Durable } else { Durability::Visible };
+        let len = if n.is_multiple_of(23) { 20_000 } else { 60 };
+        let mut batch = Batch::new();
+        batch.put("data", name.as_bytes(), &sealed(n, 30)).put("data", &oracle::key(name, n), &sealed(n, len));
+        batch.delete("data", &oracle::key(name, n + KEYS / 2)).put("marks", name.as_bytes(), &sealed(n, 30));
+        match commit(&client, &batch, durability)? {
+            Answer::Committed => say(format_args!("{} {n}", if durable { "D" } else { "V" })),
+            // It has happened or it has not: nothing in between, and not twice.
+            Answer::InDoubt => {
+                let found = last(&client, name)?;
+                if found != n && found != n - 1 {
+                    let what = format!("{name}: {n} was in doubt, {found} is there");
+                    return Err(Finding::new(Kind::OrderViolation, what));
+                }
+                n = found;
+            }
+        }
+    }
+}
+
+enum Answer {
+    Committed,
+    InDoubt,
+}
+
+fn commit(client: &Client, batch: &Batch, durability: Durability) -> Result<Answer, Finding> {
+    let start = Instant::now();
+    loop {
+        match client.commit_with(batch, durability) {
+            Ok(CommitOutcome::Committed(_)) => return Ok(Answer::Committed),
+            Ok(CommitOutcome::Mismatch { .. }) => {
+                return Err(Finding::new(Kind::Misbehaved, "a batch without conditions did not match"));
+            }
+            Err(Error::InDoubt { .. } | Error::NotDurable { .. }) => return Ok(Answer::InDoubt),
+            Err(Error::Disconnected { .. } | Error::Busy { .. }) if start.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(error) => return Err(misbehaved("a batch by message")(error)),
+        }
+    }
+}
+
+fn connect(path: &Path) -> Result<Client, Finding> {
+    let start = Instant::now();
+    loop {
+        match Client::connect(path.join("logger.sock")) {
+            Ok(client) => return Ok(client),
+            Err(_) if start.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(2)),
+            Err(error) => return Err(misbehaved("connecting")(error)),
+        }
+    }
+}
+
+fn last(client: &Client, name: &str) -> Result<u64, Finding> {
+    let start = Instant::now();
+    loop {
+        match client.get("marks", name.as_bytes()) {
+            Ok(None) | Err(Error::NoKeyspace { .. }) => return Ok(0),
+            Ok(Some(value)) => return unsealed(&value),
+            Err(Error::Disconnected { .. } | Error::Busy { .. }) if start.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(error) => return Err(misbehaved("a get by message")(error)),
+        }
+    }
+}
