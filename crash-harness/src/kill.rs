@@ -52,6 +52,8 @@ fn way_to(point: &str, action: &str) -> (String, Start, &'static str) {
         "grow.before_zeros" => (at(1), Start::Empty, ""),
         "cell.resolved" => (format!("cell.dropped@2:kill,{}", at(1)), Start::Used, ""),
         "logger.byte_taken" | "logger.ready" | "client.entered" => (at(1), Start::Used, ""),
+        // The logger commits as well, when it recovers and when it samples; later on it is the victim that comes first.
+        _ if point.starts_with("commit.") => (at(9), Start::Used, ""),
         _ if point.starts_with("create.") => (at(1), Start::Empty, ""),
         _ if point.starts_with("recover.") || point.starts_with("replay.") => (at(1), Start::Crashed, ""),
         _ => (at(2), Start::Used, ""),

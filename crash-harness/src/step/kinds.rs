@@ -131,7 +131,7 @@ pub fn play(path: &Path, kind: &str) -> Result<(), Finding> {
     // What a first call sets up for good is done before.
     let warm = store.begin().map_err(misbehaved("begin"))?;
     drop(warm);
-    stand_still(true);
+    stand_still(true)?;
     let done: untorn::Result<()> = (|| {
         match kind {
             "counter addition" => counter.add(5)?,
@@ -168,7 +168,7 @@ pub fn play(path: &Path, kind: &str) -> Result<(), Finding> {
         }
         Ok(())
     })();
-    stand_still(false);
+    stand_still(false)?;
     done.map_err(misbehaved("the update"))
 }
 

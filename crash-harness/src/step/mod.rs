@@ -36,6 +36,10 @@ const MAP_CELLS: u64 = 96;
 pub fn run(context: &Context) -> Outcome {
     let mut outcome = Outcome { suite: context.suite.into(), seed: context.seed, ..Outcome::default() };
     let mut lengths = Vec::new();
+    if let Err(why) = can_trace(context) {
+        outcome.skip("single steps", why);
+        return outcome;
+    }
     for kind in KINDS {
         let name = format!("{kind}:all");
         if !context.wants(&name) || (context.only.is_none() && !context.may_go_on(outcome.states, kind)) {
@@ -60,6 +64,23 @@ pub fn run(context: &Context) -> Outcome {
     outcome.uncovered.push("steps of the logger: its deaths are tried at named points and at random".into());
     outcome.seconds = context.elapsed().as_secs_f64();
     outcome
+}
+
+/// Whether processes can be traced here at all.
+fn can_trace(context: &Context) -> Result<(), String> {
+    let path = context.place_in_memory("probe");
+    let traced = scene(&path, KINDS[0]);
+    let answer = match traced {
+        Ok(scene) => {
+            scene.writer.kill();
+            Ok(())
+        }
+        Err(finding) if finding.what.contains(trace::UNTRACEABLE) => Err(finding.what),
+        // Whatever else it is, the suite will meet it.
+        Err(_) => Ok(()),
+    };
+    clear(&path);
+    answer
 }
 
 fn clear(path: &Path) {

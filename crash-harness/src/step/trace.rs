@@ -21,15 +21,18 @@ pub(super) struct Traced {
     _thread: PhantomData<*const ()>,
 }
 
+/// What a process says that can't be traced: some containers forbid it.
+pub(super) const UNTRACEABLE: &str = "can't be traced here";
+
 /// By the traced process: stands still, for its tracer. Twice: before the update and after it.
-pub(super) fn stand_still(is_first: bool) {
-    // SAFETY: the first request takes no pointers and lets the parent trace this process; the signal stops it.
-    unsafe {
-        if is_first {
-            libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0);
-        }
-        libc::raise(libc::SIGSTOP);
+pub(super) fn stand_still(is_first: bool) -> Result<(), Finding> {
+    // SAFETY: the request takes no pointers and lets the parent trace this process.
+    if is_first && unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) } != 0 {
+        return Err(Finding::new(Kind::Misbehaved, UNTRACEABLE));
     }
+    // SAFETY: stops this process, until its tracer lets it go on.
+    unsafe { libc::raise(libc::SIGSTOP) };
+    Ok(())
 }
 
 impl Traced {

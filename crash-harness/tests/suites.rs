@@ -1,0 +1,72 @@
+//! Goal: the suites do what their names say: a small run finds nothing in the store, says what it did in the form that programs
+//! read, and finds a bug that is planted.
+//!
+//! Method: the program itself, on a small part of each suite. Longer runs are the program's own business.
+
+use serde_json::Value;
+use std::process::Command;
+
+/// Runs the harness; its exit code, and its outcomes.
+fn harness(arguments: &[&str], bug: &str) -> (i32, Vec<Value>) {
+    let place = tempfile::tempdir().unwrap();
+    let json = place.path().join("outcome.json");
+    let status = Command::new(env!("CARGO_BIN_EXE_crash-harness"))
+        .args(arguments)
+        .arg("--json")
+        .arg(&json)
+        .arg("--report")
+        .arg(place.path().join("report"))
+        .env("UNTORN_BUG", bug)
+        .status()
+        .unwrap();
+    let text = std::fs::read_to_string(&json).unwrap();
+    let page = std::fs::read_to_string(place.path().join("report/index.html")).unwrap();
+    assert!(page.contains("</html>") && !page.contains("http"), "the report stands for itself");
+    (status.code().unwrap(), text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+}
+
+/// Steps need a system that lets processes be traced. Where it does not, that is said, and an error where nothing may be skipped.
+fn is_skipped(outcome: &Value) -> bool {
+    let skipped = !outcome["skipped"].as_array().unwrap().is_empty();
+    assert!(!skipped || std::env::var_os("CI").is_none(), "{}", outcome["skipped"]);
+    skipped
+}
+
+#[test]
+fn every_instruction_of_a_cell_store() {
+    let (code, outcomes) = harness(&["step", "--seed", "1", "--states", "1", "--only", "cell store:all"], "");
+    if is_skipped(&outcomes[0]) {
+        return;
+    }
+    assert_eq!(code, 0, "{}", outcomes[0]["violations"]);
+    assert!(outcomes[0]["states"].as_u64().unwrap() > 8, "{}", outcomes[0]);
+    assert_eq!(outcomes[0]["coverage"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn kills_at_random() {
+    let (code, outcomes) = harness(&["kill", "--seed", "1", "--states", "1", "--only", "random:0"], "");
+    assert_eq!(code, 0, "{}", outcomes[0]["violations"]);
+    let kills = outcomes[0]["kills"].as_u64().unwrap();
+    assert!(kills > 20, "{kills} kills");
+    for count in ["torn_reads", "lost_acked", "half_applied", "order_violations", "blocked_readers"] {
+        assert_eq!(outcomes[0][count], 0, "{count}");
+    }
+}
+
+#[test]
+fn a_death_at_a_point_and_the_bug_planted_there() {
+    let only = ["kill", "--seed", "1", "--states", "1", "--only", "commit.record_written:kill"];
+    let (code, outcomes) = harness(&only, "");
+    assert_eq!(code, 0, "{}", outcomes[0]["violations"]);
+    let (code, outcomes) = harness(&only, "swing-before-record");
+    let violations = outcomes[0]["violations"].as_array().unwrap();
+    assert_eq!(code, 1, "the bug was not caught");
+    assert!(violations[0]["replay"].as_str().unwrap().contains("--only 'commit.record_written:kill'"));
+}
+
+#[test]
+fn wrong_arguments_are_told() {
+    let status = Command::new(env!("CARGO_BIN_EXE_crash-harness")).arg("nothing").output().unwrap().status;
+    assert_eq!(status.code(), Some(2));
+}
