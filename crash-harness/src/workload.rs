@@ -9,7 +9,7 @@ use crate::{follower, messenger};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
-use untorn::{Cell, Counter, Durability, Error, Keyspace, Options, Store};
+use untorn::{Cell, Counter, Durability, Error, Keyspace, Options, Store, TxnId};
 
 /// Keys that each writer overwrites in turn.
 pub const KEYS: u64 = 40;
@@ -180,18 +180,40 @@ fn write(path: &Path, name: &str, rounds: u64) -> Result<(), Finding> {
     let writer = Writer::open(store.clone(), name).map_err(misbehaved("opening keyspaces and cells"))?;
     let mut n = writer.last()?;
     for round in 0..rounds {
+        let mut before = TxnId::ZERO;
         for _ in 0..12 {
+            before = store.snapshot().map_err(misbehaved("snapshot"))?.txn_id();
             n += 1;
             let durable = n.is_multiple_of(4);
             let durability = if durable { Durability::Durable } else { Durability::Visible };
             writer.commit(n, durability).map_err(misbehaved("commit"))?;
             say(format_args!("{} {n}", if durable { "D" } else { "V" }));
         }
+        look(&store, before)?;
         writer.cell.store_durable(&sealed(n, CELL)).map_err(misbehaved("store_durable"))?;
         say(format_args!("C {n}"));
         writer.large(n).map_err(misbehaved("a large transaction"))?;
         if round % 3 == 2 {
             store.checkpoint().map_err(misbehaved("checkpoint"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads in the other ways that there are: what is durable, and some of the changes since a transaction.
+fn look(store: &Store, from: TxnId) -> Result<(), Finding> {
+    let durable = store.durable_snapshot().map_err(misbehaved("durable_snapshot"))?;
+    oracle::check(store, &durable)?;
+    let mut changes = store.changes(from, untorn::Feed::Visible).map_err(misbehaved("changes"))?;
+    for _ in 0..10 {
+        match changes.try_next(Duration::ZERO) {
+            Ok(Some(change)) if change.txn_id() > from => {}
+            Ok(Some(change)) => {
+                let what = format!("a feed after {from} began with {}", change.txn_id());
+                return Err(Finding::new(Kind::OrderViolation, what));
+            }
+            Ok(None) | Err(Error::Lagged { .. }) => break,
+            Err(error) => return Err(misbehaved("a feed")(error)),
         }
     }
     Ok(())
