@@ -1,4 +1,4 @@
-//! The catalogue of crash points: every name that [`crash_point!`](crate::crash) is given. A name that is not here does
+//! The catalogue of crash points: every name that `crash_point!` is given. A name that is not here does
 //! not compile.
 //!
 //! In ordinary builds this is a list and nothing else: the points themselves are compiled in by the feature `crash-points`.

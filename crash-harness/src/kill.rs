@@ -257,8 +257,8 @@ fn random_deaths(
                         writer.signal(Signal::KILL);
                     }
                     outcome.kills += writers.len() as u64 - 1;
-                    for at in 1..writers.len() {
-                        respawn(&mut writers[at], &mut told, &own, path, &format!("{life}-{death}-{at}"));
+                    for (at, writer) in writers.iter_mut().enumerate().skip(1) {
+                        respawn(writer, &mut told, &own, path, &format!("{life}-{death}-{at}"));
                     }
                 }
                 _ => {
