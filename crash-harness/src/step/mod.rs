@@ -4,8 +4,8 @@
 //! **Exhaustive**: all instructions of the update are stepped, and every one that changed the shared region or the arena gives
 //! a state. In each state a living reader must see the store as it was before or as it is afterwards, and never the former after
 //! the latter (I1). A recovery of a copy with the region, as after the death of all, must find what that reader saw, and
-//! one without it, as after a kernel crash, what was durable before: in a long run of every state, in a short one of each
-//! [`RECOVER_EACH`]th, and of those about the swing. Then real kills at every k-th instruction, after which another process writes on.
+//! one without it, as after a kernel crash, what was durable before: in a long run of every state, in a short one of one in so
+//! many (`RECOVER_EACH`), and of those about the swing. Then real kills at every k-th instruction, after which another process writes on.
 //!
 //! The logger is stopped meanwhile, so that nothing else changes. What the logger itself does step by step is not covered here.
 
