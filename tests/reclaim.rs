@@ -166,7 +166,8 @@ fn overwriting_the_same_keys_does_not_grow_the_store() {
         let checkpoints = stats.checkpoints - settled.checkpoints;
         let (was, is) = (settled.pages_total, stats.pages_total);
         println!("{records} + {small}: {was} pages, {is} after {checkpoints} more checkpoints");
-        assert!(checkpoints > 5);
+        // How many there are, the disk decides.
+        assert!(checkpoints > 1, "{checkpoints} checkpoints");
         assert!(is <= was + was / 4 + 16, "{was} pages, {is} after {checkpoints} more checkpoints");
         let report = store.verify().unwrap();
         assert!(report.is_clean(), "{report:#?}");
