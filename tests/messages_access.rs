@@ -357,6 +357,8 @@ fn a_directory_of_somebody_else() {
     house.at.stop_logger();
     house.store.keyspace("k").unwrap().put(b"a", b"1").unwrap();
     let socket = house.at.path.join("logger.sock");
+    // The logger makes it when it serves already.
+    wait_for(Duration::from_secs(10), || socket.exists());
     let found = std::fs::metadata(&socket).unwrap();
     assert_eq!((found.uid(), found.mode() & 0o777), (ALICE, 0o600));
     connect_as(ALICE, &socket).unwrap().put("k", b"a", b"2").unwrap();
