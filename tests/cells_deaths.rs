@@ -200,12 +200,13 @@ fn planted_a_counter_by_load_and_store_is_caught() {
 
 // ---- everybody dies, and the kernel
 
-/// The logger is stopped in the middle of a round, and then everybody dies.
+/// The sampler is held in the middle of a round, and then everybody dies. The log goes on meanwhile.
 fn durable_stores(bug: &str) -> Result<(), String> {
     let place = Place::new();
     let path = place.path();
     let once = path.with_extension("once").to_string_lossy().into_owned();
-    let env = [("UNTORN_CRASH", "sample.collected@30:stop"), ("UNTORN_CRASH_ONCE", &once), ("UNTORN_BUG", bug)];
+    let orders = format!("sample.collected@30:hold={}", path.with_extension("gate").display());
+    let env = [("UNTORN_CRASH", orders.as_str()), ("UNTORN_CRASH_ONCE", &once), ("UNTORN_BUG", bug)];
     let mut writer = Role::start(victim(), "durable", &path, "", &env);
     writer.wait_for("20");
     let begun = Instant::now();
