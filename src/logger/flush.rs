@@ -153,7 +153,7 @@ impl Flusher {
             };
             let nap = if self.waits_beside_a_follower() { nap.min(FOLLOWED_NAP) } else { nap };
             let from = &logger.engine.control.fixed().logger.wake_from;
-            waiter::doze::<Native>(bell, from, ticket, wanted, || self.tail(), nap.min(NAP));
+            waiter::doze::<Native>(bell, from, ticket, wanted, || self.tail().unwrap_or(u64::MAX), nap.min(NAP));
         }
         // What is still published goes out; a failure leaves it to recovery, which reads the ring.
         let _ = self.flush(false);
@@ -188,9 +188,7 @@ impl Flusher {
         }
         let engine = &self.logger.engine;
         let fixed = engine.control.fixed();
-        // A slot that can't be read ends the log, rather than looking like one without news.
-        engine.control.newest()?;
-        let tail = self.tail();
+        let tail = self.tail()?;
         let bytes = tail.saturating_sub(self.stated.durable.0);
         if bytes == 0 {
             self.waiting_since = None;
@@ -236,11 +234,14 @@ impl Flusher {
         self.waiting_since.is_some() && self.logger.engine.is_visible_feed_followed()
     }
 
-    /// The end of the log's published bytes; what is durable, if a damaged word hides it.
-    fn tail(&self) -> u64 {
+    /// The end of the log's published bytes.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for a slot that can't be read: it ends the log, rather than looking like one without news.
+    fn tail(&self) -> Result<u64> {
         let control = &self.logger.engine.control;
-        let newest = control.newest().map_or(self.stated.durable.0, |image| image.log_tail.0);
-        newest.max(control.fixed().stream.tail.load(Ordering::SeqCst))
+        let newest = control.newest()?.log_tail.0;
+        Ok(newest.max(control.fixed().stream.tail.load(Ordering::SeqCst)))
     }
 
     /// Where the log's tail must come to for this thread to be woken: the first byte after a rest, then as many as the

@@ -185,9 +185,8 @@ pub fn mark_dirty<M: Model>(flag: &M::U64) -> bool {
 
 /// The sampler begins: what is stored from now on says so anew.
 #[inline]
-pub fn clear_dirty<M: Model>(flag: &M::U64) -> bool {
-    let was_dirty = flag.swap(0, Ordering::SeqCst) != 0;
+pub fn clear_dirty<M: Model>(flag: &M::U64) {
+    flag.swap(0, Ordering::SeqCst);
     // The looks at the versions, after the flag is cleared.
     M::fence(Ordering::SeqCst);
-    was_dirty
 }
