@@ -1,42 +1,23 @@
 //! What a cell and a counter cost, uncontended, beside the next best things: a mutex within one process, and a
 //! transaction. `cargo bench --bench cells`
 
+mod place;
+
 use divan::{Bencher, black_box};
+use place::Place;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
-use untorn::{Durability, Store};
+use untorn::FlushPolicy;
 
 fn main() {
     divan::main();
-}
-
-/// A store in a directory of its own, which goes with it.
-struct Place {
-    store: Store,
-    dir: tempfile::TempDir,
-}
-
-impl Place {
-    fn new() -> Place {
-        let dir = tempfile::tempdir().unwrap();
-        let mut options = Store::options();
-        let store = options.durability(Durability::Visible).open(dir.path().join("store")).unwrap();
-        Place { store, dir }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = untorn::stop_logger(self.dir.path().join("store"), Duration::from_secs(10));
-    }
 }
 
 const SIZES: [usize; 4] = [8, 64, 512, 4096];
 
 #[divan::bench(args = SIZES, sample_size = 1000)]
 fn cell_store(bencher: Bencher<'_, '_>, len: usize) {
-    let place = Place::new();
+    let place = Place::new(FlushPolicy::OnCommit);
     let cell = place.store.cell("cell", len).unwrap();
     let value = vec![7; len];
     bencher.bench_local(|| cell.store(black_box(&value)).unwrap());
@@ -44,7 +25,7 @@ fn cell_store(bencher: Bencher<'_, '_>, len: usize) {
 
 #[divan::bench(args = SIZES, sample_size = 1000)]
 fn cell_load(bencher: Bencher<'_, '_>, len: usize) {
-    let place = Place::new();
+    let place = Place::new(FlushPolicy::OnCommit);
     let cell = place.store.cell("cell", len).unwrap();
     let mut value = vec![0; len];
     bencher.bench_local(|| cell.load(black_box(&mut value)).unwrap());
@@ -67,7 +48,7 @@ fn mutex_load(bencher: Bencher<'_, '_>, len: usize) {
 
 #[divan::bench(sample_size = 1000)]
 fn counter_add(bencher: Bencher<'_, '_>) {
-    let place = Place::new();
+    let place = Place::new(FlushPolicy::OnCommit);
     let counter = place.store.counter("counter").unwrap();
     bencher.bench_local(|| counter.add(black_box(1)).unwrap());
 }
@@ -82,7 +63,7 @@ fn atomic_add(bencher: Bencher<'_, '_>) {
 /// The same 64 bytes as a transaction that is only visible.
 #[divan::bench(sample_size = 1000)]
 fn visible_put(bencher: Bencher<'_, '_>) {
-    let place = Place::new();
+    let place = Place::new(FlushPolicy::OnCommit);
     let keys = place.store.keyspace("keys").unwrap();
     bencher.bench_local(|| keys.put(b"cell", black_box(&[7; 64])).unwrap());
 }

@@ -1,32 +1,14 @@
 //! What a commit costs its caller, by flush policy, and a read. `cargo bench --bench commits`
 
+mod place;
+
 use divan::{Bencher, black_box};
+use place::Place;
 use std::time::Duration;
-use untorn::{Durability, FlushPolicy, Store};
+use untorn::FlushPolicy;
 
 fn main() {
     divan::main();
-}
-
-/// A store in a directory of its own, which goes with it.
-struct Place {
-    store: Store,
-    dir: tempfile::TempDir,
-}
-
-impl Place {
-    fn new(policy: FlushPolicy) -> Place {
-        let dir = tempfile::tempdir().unwrap();
-        let mut options = Store::options();
-        options.durability(Durability::Visible).flush_policy(policy);
-        Place { store: options.open(dir.path().join("store")).unwrap(), dir }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = untorn::stop_logger(self.dir.path().join("store"), Duration::from_secs(10));
-    }
 }
 
 const KEYS: u64 = 100_000;

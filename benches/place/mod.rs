@@ -1,0 +1,24 @@
+//! A store in a directory of its own, which goes with it; its commits are visible unless they say otherwise.
+
+use std::time::Duration;
+use untorn::{Durability, FlushPolicy, Store};
+
+pub(crate) struct Place {
+    pub(crate) store: Store,
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    pub(crate) fn new(policy: FlushPolicy) -> Place {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = Store::options();
+        options.durability(Durability::Visible).flush_policy(policy);
+        Place { store: options.open(dir.path().join("store")).unwrap(), dir }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = untorn::stop_logger(self.dir.path().join("store"), Duration::from_secs(10));
+    }
+}
