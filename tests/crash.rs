@@ -7,7 +7,6 @@
 
 mod workload;
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use untorn::{Durability, Feed};
@@ -104,28 +103,6 @@ fn pinned(path: &Path) {
 
 fn victim() -> &'static Path {
     workload::victim::build("crash")
-}
-
-/// All named points in the source.
-fn points() -> BTreeSet<String> {
-    fn visit(folder: &Path, found: &mut BTreeSet<String>) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                visit(&path, found);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let text = std::fs::read_to_string(&path).unwrap();
-                found.extend(
-                    text.split("crash_point!(\"")
-                        .skip(1)
-                        .map(|rest| rest.split('"').next().expect("a name").to_string()),
-                );
-            }
-        }
-    }
-    let mut found = BTreeSet::new();
-    visit(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
-    found
 }
 
 /// What kind of start the store has when the victim comes.
@@ -235,7 +212,7 @@ fn orders_for(point: &str) -> (String, Start, &'static str) {
 
 #[test]
 fn a_death_at_every_point() {
-    let points = points();
+    let points = untorn::crash_points::ALL;
     assert!(points.len() > 30, "{points:?}");
     let only = std::env::var("UNTORN_POINT").ok();
     let mut failures = Vec::new();
