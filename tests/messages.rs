@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use untorn::{Batch, CasOutcome, Client, CommitOutcome, Durability, Error, FlushPolicy, TxnId};
+use untorn::{Batch, CasOutcome, Client, CommitOutcome, Durability, Error, FlushPolicy, Keyspace, TxnId};
 
 /// Says so when there is a child, and lets both live: this process until it is killed, the child until there is a file
 /// of the name `end` in the store's directory.
@@ -51,6 +51,13 @@ impl Socket for TestStore {
 
     fn client(&self) -> Client {
         Client::connect(self.socket()).unwrap()
+    }
+}
+
+/// More than one piece of a scan holds.
+fn fill(keyspace: &Keyspace) {
+    for number in 0..300u32 {
+        keyspace.put(&number.to_be_bytes(), &[1; 8000]).unwrap();
     }
 }
 
@@ -286,9 +293,7 @@ fn a_scan_that_is_left_lying_lets_its_snapshot_go() {
     let at = TestStore::new();
     let store = at.open();
     let keyspace = store.keyspace("k").unwrap();
-    for number in 0..300u32 {
-        keyspace.put(&number.to_be_bytes(), &[1; 8000]).unwrap();
-    }
+    fill(&keyspace);
     let client = at.client();
     let mut scan = client.scan("k", ..).unwrap();
     let as_of = scan.txn_id();
@@ -537,9 +542,7 @@ fn the_logger_is_killed() {
     let at = TestStore::new();
     let store = at.open();
     let keyspace = store.keyspace("k").unwrap();
-    for number in 0..300u32 {
-        keyspace.put(&number.to_be_bytes(), &[1; 8000]).unwrap();
-    }
+    fill(&keyspace);
     let client = at.client();
     let mut scan = client.scan("k", ..).unwrap();
     scan.next().unwrap().unwrap();
