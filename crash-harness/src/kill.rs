@@ -6,7 +6,7 @@
 use crate::context::Context;
 use crate::oracle::{self, Told};
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
-use crate::process::{Process, crash_kernel, for_each_logger, kill_loggers};
+use crate::process::{Process, crash_kernel, kill_loggers, signal_loggers};
 use crate::{victim, workload};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -143,9 +143,7 @@ fn while_stopped(path: &Path, stopped: &mut Process) -> Result<(), Finding> {
     reader.refuse_finding()?;
     // Whoever it is: the victim, or a logger that it started.
     stopped.signal(Signal::CONT);
-    for_each_logger(path, |pid| {
-        let _ = rustix::process::kill_process(pid, Signal::CONT);
-    });
+    signal_loggers(path, Signal::CONT);
     let mut other = Process::start(&victim::own(), "writer", path, &["other"], &[]);
     other.wait_for("C", 1, BLOCKED_MAX)?;
     reader.refuse_finding()?;
@@ -309,7 +307,7 @@ fn random_deaths(
         // What a recovery found is durable.
         store.sync().map_err(workload::misbehaved("sync"))?;
         let snapshot = store.snapshot().map_err(workload::misbehaved("snapshot"))?;
-        let found = oracle::check(&store, &snapshot)?;
+        let found = oracle::check(&snapshot)?;
         told.clear();
         for (name, n) in found {
             let cell = oracle::cells_of(&store, &name)?.0;

@@ -29,7 +29,7 @@ pub fn key(name: &str, n: u64) -> Vec<u8> {
 ///
 /// # Errors
 /// What does not hold.
-pub fn check(store: &Store, snapshot: &Snapshot) -> Result<BTreeMap<String, u64>, Finding> {
+pub fn check(snapshot: &Snapshot) -> Result<BTreeMap<String, u64>, Finding> {
     let find = |name: &str| snapshot.find_keyspace(name).map_err(misbehaved("find_keyspace"));
     if let Some(accounts) = find("accounts")? {
         check_sum(snapshot, &accounts)?;
@@ -46,7 +46,6 @@ pub fn check(store: &Store, snapshot: &Snapshot) -> Result<BTreeMap<String, u64>
         }
         found.insert(name, n);
     }
-    let _ = store;
     Ok(found)
 }
 
@@ -89,16 +88,21 @@ fn check_large(snapshot: &Snapshot, extra: &Keyspace, name: &str, n: u64) -> Res
     Err(Finding::new(Kind::HalfApplied, what))
 }
 
+/// A writer's cell: its version, and the number of its value, 0 if nothing was stored yet. `None` if there is no such cell.
+fn load_cell(store: &Store, name: &str) -> Result<Option<(Version, u64)>, Finding> {
+    let cell = store.find_cell(&format!("cell of {name}")).map_err(misbehaved("find_cell"))?;
+    let Some(cell) = cell else { return Ok(None) };
+    let mut bytes = [0; CELL];
+    let version = cell.load(&mut bytes).map_err(misbehaved("load"))?;
+    Ok(Some((version, if bytes == [0; CELL] { 0 } else { unsealed(&bytes)? })))
+}
+
 /// What a writer's cell and counter hold.
 ///
 /// # Errors
 /// A torn read, or an error of the store.
 pub fn cells_of(store: &Store, name: &str) -> Result<(u64, u64), Finding> {
-    let cell = store.find_cell(&format!("cell of {name}")).map_err(misbehaved("find_cell"))?;
-    let Some(cell) = cell else { return Ok((0, 0)) };
-    let mut bytes = [0; CELL];
-    cell.load(&mut bytes).map_err(misbehaved("load"))?;
-    let value = if bytes == [0; CELL] { 0 } else { unsealed(&bytes)? };
+    let Some((_, value)) = load_cell(store, name)? else { return Ok((0, 0)) };
     let count = store.counter(&format!("count of {name}")).map_err(misbehaved("counter"))?;
     Ok((value, count.get().map_err(misbehaved("get of a counter"))?))
 }
@@ -112,14 +116,10 @@ pub fn check_cell_order(store: &Store, seen: &mut BTreeMap<String, (Version, u64
     let Some(marks) = snapshot.find_keyspace("marks").map_err(misbehaved("find_keyspace"))? else { return Ok(()) };
     for entry in snapshot.range(&marks, ..).map_err(misbehaved("range"))? {
         let name = String::from_utf8_lossy(&entry.map_err(misbehaved("range"))?.0).into_owned();
-        let cell = store.find_cell(&format!("cell of {name}")).map_err(misbehaved("find_cell"))?;
-        let Some(cell) = cell else { continue };
-        let mut bytes = [0; CELL];
-        let version = cell.load(&mut bytes).map_err(misbehaved("load"))?;
-        let value = if bytes == [0; CELL] { 0 } else { unsealed(&bytes)? };
-        let before = seen.insert(name.clone(), (version, value)).unwrap_or((version, value));
-        if version < before.0 || (version == before.0 && value != before.1) {
-            let what = format!("the cell of {name}: {before:?}, then {:?}", (version, value));
+        let Some(now) = load_cell(store, &name)? else { continue };
+        let before = seen.insert(name.clone(), now).unwrap_or(now);
+        if now.0 < before.0 || (now.0 == before.0 && now.1 != before.1) {
+            let what = format!("the cell of {name}: {before:?}, then {now:?}");
             return Err(Finding::new(Kind::OrderViolation, what));
         }
     }
@@ -173,7 +173,7 @@ pub fn kept<'t>(
     after_power_cut: bool,
 ) -> Result<(), Finding> {
     let snapshot = store.snapshot().map_err(misbehaved("snapshot"))?;
-    let found = check(store, &snapshot)?;
+    let found = check(&snapshot)?;
     for (name, told) in told {
         let there = found.get(name).copied().unwrap_or(0);
         let (cell, count) = cells_of(store, name)?;

@@ -133,7 +133,7 @@ impl Drop for Process {
 
 /// Does something with each logger of the store at `path`, also with those that are not ready yet. They are known by the
 /// store's path in their environment.
-pub fn for_each_logger(path: &Path, mut act: impl FnMut(Pid)) {
+fn for_each_logger(path: &Path, mut act: impl FnMut(Pid)) {
     let wanted = format!("UNTORN_BECOME_LOGGER={}", path.display());
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
@@ -144,6 +144,13 @@ pub fn for_each_logger(path: &Path, mut act: impl FnMut(Pid)) {
             act(pid);
         }
     }
+}
+
+/// Sends a signal to the loggers of the store at `path`.
+pub fn signal_loggers(path: &Path, signal: Signal) {
+    for_each_logger(path, |pid| {
+        let _ = rustix::process::kill_process(pid, signal);
+    });
 }
 
 /// Kills the loggers of the store at `path`, and waits until they are gone. How many there were.

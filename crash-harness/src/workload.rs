@@ -203,7 +203,7 @@ fn write(path: &Path, name: &str, rounds: u64) -> Result<(), Finding> {
 /// Reads in the other ways that there are: what is durable, and some of the changes since a transaction.
 fn look(store: &Store, from: TxnId) -> Result<(), Finding> {
     let durable = store.durable_snapshot().map_err(misbehaved("durable_snapshot"))?;
-    oracle::check(store, &durable)?;
+    oracle::check(&durable)?;
     let mut changes = store.changes(from, untorn::Feed::Visible).map_err(misbehaved("changes"))?;
     for _ in 0..10 {
         match changes.try_next(Duration::ZERO) {
@@ -246,11 +246,11 @@ fn read(path: &Path) -> Result<(), Finding> {
     let mut versions = BTreeMap::new();
     loop {
         let durable = store.durable_snapshot().map_err(misbehaved("durable_snapshot"))?;
-        let durable = oracle::check(&store, &durable)?;
+        let durable = oracle::check(&durable)?;
         let snapshot = store.snapshot().map_err(misbehaved("snapshot"))?;
-        let found = oracle::check(&store, &snapshot)?;
+        let found = oracle::check(&snapshot)?;
         oracle::check_cell_order(&store, &mut versions)?;
-        if oracle::check(&store, &snapshot)? != found {
+        if oracle::check(&snapshot)? != found {
             return Err(Finding::new(Kind::OrderViolation, "a snapshot changed"));
         }
         for (name, n) in last.iter().chain(&durable) {

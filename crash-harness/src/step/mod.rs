@@ -15,7 +15,7 @@ mod trace;
 
 use crate::context::Context;
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
-use crate::process::{Process, for_each_logger, kill_loggers};
+use crate::process::{Process, kill_loggers, signal_loggers};
 use crate::{oracle, victim, workload};
 use kinds::{Digest, KINDS, digest};
 use memory::Memory;
@@ -84,12 +84,10 @@ fn can_trace(context: &Context) -> Result<(), String> {
 }
 
 fn clear(path: &Path) {
-    for_each_logger(path, |pid| drop_result(rustix::process::kill_process(pid, Signal::CONT)));
+    signal_loggers(path, Signal::CONT);
     kill_loggers(path);
     let _ = std::fs::remove_dir_all(path);
 }
-
-fn drop_result<T, E>(_: Result<T, E>) {}
 
 /// A store in the state before the update, its reader, and a writer that stands before its first instruction.
 struct Scene {
@@ -102,7 +100,7 @@ fn scene(path: &Path, kind: &str) -> Result<Scene, Finding> {
     let store = workload::open(path)?;
     let writer = Traced::start(Process::start(&victim::own(), "stepped", path, &[kind], &[]))?;
     store.sync().map_err(workload::misbehaved("sync"))?;
-    for_each_logger(path, |pid| drop_result(rustix::process::kill_process(pid, Signal::STOP)));
+    signal_loggers(path, Signal::STOP);
     // It may be in the middle of something, which ends with the stop.
     std::thread::sleep(Duration::from_millis(5));
     Ok(Scene { store, writer })
@@ -241,7 +239,7 @@ fn kill_at(context: &Context, kind: &str, at: u64, outcome: &mut Outcome) {
         }
         writer.kill();
         let seen = digest(&store)?;
-        for_each_logger(&path, |pid| drop_result(rustix::process::kill_process(pid, Signal::CONT)));
+        signal_loggers(&path, Signal::CONT);
         let begun = Instant::now();
         kinds::write_on(&store)?;
         if begun.elapsed() > crate::kill::BLOCKED_MAX {
