@@ -202,6 +202,15 @@ impl Error {
         move |errno| Error::Io { what, source: errno.into() }
     }
 
+    /// The error as a number of the system, for words in shared memory that have room for no more.
+    pub(crate) fn errno(&self) -> i32 {
+        match self {
+            Error::DiskFull { .. } => libc::ENOSPC,
+            Error::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+            _ => libc::EIO,
+        }
+    }
+
     pub(crate) fn corrupt(file: &str, offset: u64, what: impl Into<String>) -> Error {
         Error::Corrupt { file: file.to_string(), offset, what: what.into() }
     }

@@ -191,9 +191,7 @@ fn started_image(engine: &Engine) -> Result<(SlotImage, Lsn)> {
 pub(super) fn note_failure(engine: &Engine, error: &Error) {
     let (errno, offset) = match error {
         Error::Corrupt { offset, .. } => (0, *offset),
-        Error::DiskFull { .. } => (libc::ENOSPC, 0),
-        Error::Io { source, .. } => (source.raw_os_error().unwrap_or(libc::EIO), 0),
-        _ => (libc::EIO, 0),
+        other => (other.errno(), 0),
     };
     let words = &engine.control.fixed().checkpoint;
     words.failure_errno.store(errno as u64, Ordering::Relaxed);
@@ -230,11 +228,7 @@ fn write_header(logger: &Logger, image: &SlotImage, log_position: Lsn, clean: bo
         image: *image,
     };
     if let Err(error) = header.write(&file) {
-        let errno = match &error {
-            Error::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
-            _ => libc::EIO,
-        };
-        engine.set_poison(Poison::Header, errno);
+        engine.set_poison(Poison::Header, error.errno());
         return Err(error);
     }
     // The slot of the newest header is never written next: the serial moves only after success.

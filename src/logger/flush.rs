@@ -444,12 +444,7 @@ impl Flusher {
     /// The log can be written no more.
     fn give_up(&mut self, error: &Error) {
         self.broken = true;
-        let errno = match error {
-            Error::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
-            Error::DiskFull { .. } => libc::ENOSPC,
-            _ => libc::EIO,
-        };
-        self.logger.engine.set_poison(Poison::Log, errno);
+        self.logger.engine.set_poison(Poison::Log, error.errno());
         if let Some((txn, _)) = self.logger.checkpoint_to_state() {
             self.logger.checkpoint_stated(txn, false);
         }

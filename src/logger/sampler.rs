@@ -253,10 +253,8 @@ fn commit_locked(engine: &Engine, names: &mut Names, dirty: &[Sampled]) -> Resul
 /// Whoever waits for a round hears of it.
 fn note_failure(engine: &Engine, error: &Error) {
     let errno = match error {
-        Error::DiskFull { .. } => libc::ENOSPC,
-        Error::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
         Error::Corrupt { .. } => 0,
-        _ => libc::EIO,
+        other => other.errno(),
     };
     let head = engine.control.cells();
     head.errno.store(errno as u32, Ordering::Relaxed);
