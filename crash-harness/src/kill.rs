@@ -21,7 +21,7 @@ const REACH: Duration = Duration::from_secs(20);
 
 /// Runs the suite.
 pub fn run(context: &Context) -> Outcome {
-    let mut outcome = Outcome { suite: context.suite.into(), seed: context.seed, ..Outcome::default() };
+    let mut outcome = Outcome::of(context);
     match victim::program() {
         Ok(program) => at_points(context, &mut outcome, program),
         Err(why) => outcome.skip("deaths at named points", why),

@@ -3,7 +3,8 @@
 //! Exit code 0: nothing was violated (of `controls`: every planted bug was caught); 1: something was; 2: usage; 3: the
 //! harness itself could not go on.
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use crash_harness::{context::Context, context::Limit, report, role, suites};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,8 +14,8 @@ use std::process::ExitCode;
 #[command(version, about)]
 struct Arguments {
     /// Which suite to run.
-    #[arg(value_enum)]
-    suite: Suite,
+    #[arg(value_parser = suite_names())]
+    suite: String,
     /// What random choices follow; a new one unless given.
     #[arg(long)]
     seed: Option<u64>,
@@ -35,24 +36,10 @@ struct Arguments {
     report: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Suite {
-    /// Real processes, killed at every named point and at random instants.
-    Kill,
-    /// A writer is single-stepped through each kind of update, and each state on the way is judged.
-    Step,
-    /// All suites, within the time.
-    All,
-}
-
-impl Suite {
-    fn runs(self) -> Vec<suites::Suite> {
-        match self {
-            Suite::Kill => vec![suites::KILL],
-            Suite::Step => vec![suites::STEP],
-            Suite::All => suites::ALL.to_vec(),
-        }
-    }
+/// The names of the suites, and `all`.
+fn suite_names() -> PossibleValuesParser {
+    let names = suites::ALL.iter().map(|suite| PossibleValue::new(suite.name).help(suite.about));
+    names.chain([PossibleValue::new("all").help("All suites, within the time")]).into()
 }
 
 fn main() -> ExitCode {
@@ -72,7 +59,8 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<bool, String> {
-    let suites = arguments.suite.runs();
+    let wanted = |suite: &&suites::Suite| arguments.suite == "all" || arguments.suite == suite.name;
+    let suites: Vec<suites::Suite> = suites::ALL.iter().filter(wanted).copied().collect();
     let limit = match (arguments.states, arguments.seconds) {
         (Some(states), _) => Limit::States(states),
         (None, seconds) => Limit::Seconds(seconds.unwrap_or(if suites.len() > 1 { 600 } else { 60 })),

@@ -1,5 +1,6 @@
 //! What a suite found: the numbers that programs read, and what people want to see of it.
 
+use crate::context::Context;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -120,6 +121,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// One without findings yet.
+    pub fn of(context: &Context) -> Outcome {
+        Outcome { suite: context.suite.into(), seed: context.seed, ..Outcome::default() }
+    }
+
     /// Whether nothing was violated, and every planted bug was caught.
     pub fn is_good(&self) -> bool {
         self.violations.is_empty() && self.variants.iter().all(|variant| variant.caught)

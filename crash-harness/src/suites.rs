@@ -8,17 +8,26 @@ use crate::outcome::Outcome;
 pub struct Suite {
     /// Its name.
     pub name: &'static str,
+    /// What it does, in a line.
+    pub about: &'static str,
     /// Its share of the time, beside the others'.
     pub weight: f64,
     /// Runs it.
     pub run: fn(&Context) -> Outcome,
 }
 
-/// Real processes, killed at named points and at random instants.
-pub const KILL: Suite = Suite { name: "kill", weight: 2.0, run: crate::kill::run };
-
-/// Every instruction of every kind of update.
-pub const STEP: Suite = Suite { name: "step", weight: 2.0, run: crate::step::run };
-
 /// All of them, in the order in which `all` runs them.
-pub const ALL: &[Suite] = &[KILL, STEP];
+pub const ALL: &[Suite] = &[
+    Suite {
+        name: "kill",
+        about: "Real processes, killed at every named point and at random instants",
+        weight: 2.0,
+        run: crate::kill::run,
+    },
+    Suite {
+        name: "step",
+        about: "A writer is single-stepped through each kind of update, and each state on the way is judged",
+        weight: 2.0,
+        run: crate::step::run,
+    },
+];

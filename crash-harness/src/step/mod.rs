@@ -34,7 +34,7 @@ const MAP_CELLS: u64 = 96;
 
 /// Runs the suite.
 pub fn run(context: &Context) -> Outcome {
-    let mut outcome = Outcome { suite: context.suite.into(), seed: context.seed, ..Outcome::default() };
+    let mut outcome = Outcome::of(context);
     let mut lengths = Vec::new();
     if let Err(why) = can_trace(context) {
         outcome.skip("single steps", why);
