@@ -5,8 +5,8 @@
 
 use clap::Parser;
 use clap::builder::{PossibleValue, PossibleValuesParser};
-use crash_harness::{context::Context, context::Limit, report, role, suites};
-use std::path::PathBuf;
+use crash_harness::{context::Context, context::Limit, report, role, suites, victim};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Kills untorn's processes at every instruction, cuts the power, breaks the disk, and checks what is left.
@@ -66,6 +66,8 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         (None, seconds) => Limit::Seconds(seconds.unwrap_or(if suites.len() > 1 { 600 } else { 60 })),
     };
     let seed = arguments.seed.unwrap_or_else(rand::random::<u64>);
+    // What has to be built first takes nobody's time.
+    let _ = victim::program();
     let mut outcomes = Vec::new();
     for (index, suite) in suites.iter().enumerate() {
         // What one suite leaves of its time, the later ones get.
@@ -80,6 +82,19 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     if let Some(directory) = &arguments.report {
         report::html::write(&outcomes, directory)?;
     }
-    report::table::print(&outcomes);
+    let table = report::table::text(&outcomes);
+    // The standard output is for one thing.
+    if arguments.json.as_deref() == Some(Path::new("-")) {
+        eprint!("{table}");
+    } else {
+        print!("{table}");
+    }
+    let skipped = outcomes.iter().any(|outcome| !outcome.skipped.is_empty());
+    if skipped && std::env::var_os("CI").is_some() {
+        return Err("something was skipped, and the variable CI says that nothing may be".into());
+    }
+    if let Some(idle) = outcomes.iter().find(|outcome| outcome.states == 0 && outcome.skipped.is_empty()) {
+        return Err(format!("{}: nothing was tried; is the name after --only right, and the time enough?", idle.suite));
+    }
     Ok(outcomes.iter().all(|outcome| outcome.is_good()))
 }

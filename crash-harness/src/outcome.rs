@@ -150,4 +150,22 @@ impl Outcome {
     pub fn skip(&mut self, what: impl Into<String>, why: impl Into<String>) {
         self.skipped.push(Skipped { what: what.into(), why: why.into() });
     }
+
+    /// What is not covered, for people: things that were left out for the same reason in one line.
+    pub fn uncovered_in_short(&self) -> Vec<String> {
+        let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+        for line in &self.uncovered {
+            let (what, why) = line.rsplit_once(": ").unwrap_or(("", line));
+            match reasons.iter_mut().find(|(known, _)| *known == why) {
+                Some((_, things)) => things.push(what),
+                None => reasons.push((why, vec![what])),
+            }
+        }
+        let line = |(why, things): (&str, Vec<&str>)| match things.as_slice() {
+            [""] => why.to_string(),
+            [thing] => format!("{thing}: {why}"),
+            things => format!("{} things, {why}: {}", things.len(), things.join(", ")),
+        };
+        reasons.into_iter().map(line).collect()
+    }
 }

@@ -1,13 +1,9 @@
-//! Outcomes as one self-contained page: a table, a coverage map per suite as inline SVG, and the violations.
+//! Outcomes as one self-contained page: a verdict, a table of all suites, and per suite what was hit, found and left out.
 
-use crate::outcome::{Coverage, Outcome};
+use crate::outcome::Outcome;
+use crate::report::{machine, map};
 use std::fmt::Write;
 use std::path::Path;
-
-/// Cells of a coverage map side by side.
-const COLUMNS: usize = 24;
-/// Side of a cell, with its gap, in pixels.
-const CELL: usize = 20;
 
 /// Writes `index.html` to a directory, which is made if it is missing.
 ///
@@ -22,109 +18,124 @@ pub fn write(outcomes: &[Outcome], directory: &Path) -> Result<(), String> {
 }
 
 fn page(outcomes: &[Outcome]) -> String {
-    let good = outcomes.iter().all(Outcome::is_good);
     let states: u64 = outcomes.iter().map(|outcome| outcome.states).sum();
     let kills: u64 = outcomes.iter().map(|outcome| outcome.kills).sum();
+    let seconds: f64 = outcomes.iter().map(|outcome| outcome.seconds).sum();
     let violations: usize = outcomes.iter().map(|outcome| outcome.violations.len()).sum();
+    let uncaught = outcomes.iter().flat_map(|outcome| &outcome.variants).filter(|variant| !variant.caught).count();
+    let is_good = outcomes.iter().all(Outcome::is_good);
+    let verdict = match (violations, uncaught) {
+        (0, 0) if states == 0 => "Nothing was tried".to_string(),
+        (0, 0) => "Nothing was violated".to_string(),
+        (0, uncaught) => format!("{uncaught} planted bugs were not caught"),
+        (violations, _) => format!("{violations} violations"),
+    };
     let mut html = String::from(HEAD);
-    let verdict = if good { "Nothing was violated" } else { "Something was violated" };
     let _ = write!(
         html,
-        "<header class={}><h1>{verdict}</h1><p><b>{states}</b> crash states and kill points checked, <b>{kills}</b> processes \
-         killed, <b>{violations}</b> violations.</p></header>",
-        if good { "good" } else { "bad" }
+        "<header class={}><h1>{verdict}</h1><p><b>{}</b> crash states and kill points checked, <b>{}</b> processes killed, in \
+         {seconds:.0} seconds.</p><p class=sub>{}</p></header>",
+        if is_good && states > 0 { "good" } else { "bad" },
+        grouped(states),
+        grouped(kills),
+        escape(&machine::describe())
     );
-    for outcome in outcomes {
-        suite(&mut html, outcome);
-    }
+    overview(&mut html, outcomes);
+    outcomes.iter().for_each(|outcome| suite(&mut html, outcome));
     html.push_str("</main></body></html>\n");
     html
 }
 
+/// A line per suite; the bar is its share of all states, by their logarithm.
+fn overview(html: &mut String, outcomes: &[Outcome]) {
+    let most = outcomes.iter().map(|outcome| outcome.states).max().unwrap_or(0).max(1) as f64;
+    html.push_str(
+        "<table class=overview><tr><th>suite<th><th class=n>states<th class=n>kills<th class=n>torn<th class=n>lost\
+         <th class=n>half<th class=n>order<th class=n>blocked<th class=n>all violations<th class=n>skipped<th>",
+    );
+    for o in outcomes {
+        let width = 120.0 * (o.states as f64).ln_1p() / most.ln_1p();
+        let _ = write!(
+            html,
+            "<tr><td><a href='#{0}'>{0}</a><td><svg class=bar width=120 height=12><rect class=hit width='{width:.0}' height=12 \
+             rx=2 /></svg><td class=n>{1}<td class=n>{2}",
+            o.suite,
+            grouped(o.states),
+            grouped(o.kills)
+        );
+        let counts = [o.torn_reads, o.lost_acked, o.half_applied, o.order_violations, o.blocked_readers];
+        for count in counts.into_iter().chain([o.violations.len() as u64]) {
+            let _ = write!(html, "<td class='n{}'>{count}", if count > 0 { " bad" } else { "" });
+        }
+        let verdict = match (o.is_good(), o.states) {
+            (true, 0) => "<td class=bad>nothing tried",
+            (true, _) => "<td class=good>good",
+            (false, _) => "<td class=bad>bad",
+        };
+        let _ = write!(html, "<td class=n>{}{verdict}", o.skipped.len());
+    }
+    html.push_str("</table>");
+}
+
 fn suite(html: &mut String, outcome: &Outcome) {
+    let about = crate::suites::ALL.iter().find(|suite| suite.name == outcome.suite).map_or("", |suite| suite.about);
     let _ = write!(
         html,
-        "<section><h2>{}</h2><p class=sub>{:.1} s, seed {}</p><dl>",
-        outcome.suite, outcome.seconds, outcome.seed
+        "<section id='{0}'><h2>{0}</h2><p>{1}</p><p class=sub>{2:.1} s, seed {3}</p>",
+        outcome.suite,
+        escape(about),
+        outcome.seconds,
+        outcome.seed
     );
-    let figures = [
-        ("states", outcome.states),
-        ("kills", outcome.kills),
-        ("torn reads", outcome.torn_reads),
-        ("acknowledged, lost", outcome.lost_acked),
-        ("half applied", outcome.half_applied),
-        ("out of order", outcome.order_violations),
-        ("blocked", outcome.blocked_readers),
-    ];
-    for (name, value) in figures {
-        let class = if value > 0 && !["states", "kills"].contains(&name) { " class=bad" } else { "" };
-        let _ = write!(html, "<div{class}><dt>{name}</dt><dd>{value}</dd></div>");
+    for violation in &outcome.violations {
+        let _ = write!(
+            html,
+            "<div class=violation><b>{:?}</b> {}<pre>{}</pre></div>",
+            violation.kind,
+            escape(&violation.what),
+            escape(&violation.replay)
+        );
     }
-    html.push_str("</dl>");
-    for (name, value) in &outcome.figures {
-        let _ = write!(html, "<p class=sub>{}: {value:.3}</p>", escape(name));
-    }
-    outcome.coverage.iter().for_each(|coverage| map(html, coverage));
+    map::draw(html, &outcome.coverage);
     if !outcome.variants.is_empty() {
-        html.push_str("<table><tr><th>planted bug</th><th>meant for</th><th>states</th><th></th></tr>");
+        html.push_str("<table><tr><th>planted bug<th>meant for<th class=n>states until caught<th>");
         for v in &outcome.variants {
             let caught = if v.caught { "<td class=good>caught" } else { "<td class=bad>not caught" };
-            let _ = write!(html, "<tr><td>{}<td>{}<td>{}{caught}</tr>", escape(&v.name), escape(&v.suite), v.states);
+            let _ = write!(html, "<tr><td>{}<td>{}<td class=n>{}{caught}", escape(&v.name), escape(&v.suite), v.states);
         }
         html.push_str("</table>");
     }
-    let lists = [
-        ("Violations", outcome.violations.iter().map(|v| format!("{:?}: {}\n{}", v.kind, v.what, v.replay)).collect()),
-        ("Skipped", outcome.skipped.iter().map(|s| format!("{}: {}", s.what, s.why)).collect::<Vec<_>>()),
-        ("Not covered", outcome.uncovered.clone()),
-    ];
-    for (title, lines) in lists.iter().filter(|(_, lines)| !lines.is_empty()) {
-        let _ = write!(
-            html,
-            "<details{}><summary>{title}: {}</summary>",
-            if *title == "Violations" { " open" } else { "" },
-            lines.len()
-        );
-        for line in lines {
-            let _ = write!(html, "<pre>{}</pre>", escape(line));
+    if !outcome.figures.is_empty() {
+        let _ = write!(html, "<details><summary>Figures: {}</summary><table>", outcome.figures.len());
+        for (name, value) in &outcome.figures {
+            let value = if value.fract() == 0.0 { grouped(*value as u64) } else { format!("{value:.3}") };
+            let _ = write!(html, "<tr><td>{}<td class=n>{value}", escape(name));
         }
-        html.push_str("</details>");
+        html.push_str("</table></details>");
+    }
+    let skipped = outcome.skipped.iter().map(|s| format!("{}: {}", s.what, s.why)).collect();
+    for (title, lines) in [("Skipped", skipped), ("Not covered", outcome.uncovered_in_short())] {
+        if !lines.is_empty() {
+            let _ = write!(html, "<details><summary>{title}: {}</summary><ul>", lines.len());
+            for line in &lines {
+                let _ = write!(html, "<li>{}", escape(line));
+            }
+            html.push_str("</ul></details>");
+        }
     }
     html.push_str("</section>");
 }
 
-/// One square per thing that can be hit, the fuller the more often it was; red if never.
-fn map(html: &mut String, coverage: &Coverage) {
-    let most = coverage.hits.iter().map(|(_, hits)| *hits).max().unwrap_or(0).max(1);
-    let hit = coverage.hits.iter().filter(|(_, hits)| *hits > 0).count();
-    let rows = coverage.hits.len().div_ceil(COLUMNS);
-    let _ = write!(
-        html,
-        "<figure><svg viewBox='0 0 {} {}' role=img aria-label='coverage of {}'>",
-        COLUMNS * CELL,
-        rows * CELL,
-        escape(&coverage.of)
-    );
-    for (index, (name, hits)) in coverage.hits.iter().enumerate() {
-        let (x, y) = (index % COLUMNS * CELL, index / COLUMNS * CELL);
-        let strength = 0.35 + 0.65 * ((*hits as f64).ln_1p() / (most as f64).ln_1p());
-        let fill = if *hits == 0 { "class=never".into() } else { format!("class=hit fill-opacity='{strength:.2}'") };
-        let _ = write!(
-            html,
-            "<rect x='{x}' y='{y}' width='{0}' height='{0}' rx='3' {fill}><title>{1}: {hits}</title></rect>",
-            CELL - 3,
-            escape(name)
-        );
-    }
-    let _ = write!(
-        html,
-        "</svg><figcaption>{}: {hit} of {} hit. One square each; hover for its name.</figcaption></figure>",
-        escape(&coverage.of),
-        coverage.hits.len()
-    );
+/// A number with its thousands set apart.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let parts: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().filter_map(|part| std::str::from_utf8(part).ok()).collect();
+    parts.join("\u{202f}")
 }
 
-fn escape(text: &str) -> String {
+/// Text as HTML has it.
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\'', "&#39;")
 }
 
@@ -132,12 +143,15 @@ const HEAD: &str = "<!doctype html><html lang=en><head><meta charset=utf-8><meta
 <title>Crash report</title><style>\
 :root{color-scheme:light dark;--good:#1a7f4b;--bad:#c0352b;--line:#8884;--hit:#2a7ab8}\
 body{font:15px/1.5 system-ui,sans-serif;margin:0}main{max-width:64rem;margin:auto;padding:1.5rem}\
-header{border-left:6px solid;padding:.2rem 1rem}header.good{border-color:var(--good)}header.bad{border-color:var(--bad)}\
-h1{margin:0;font-size:1.6rem}h2{margin:2rem 0 0;text-transform:capitalize}.sub{margin:0;opacity:.7}\
-dl{display:flex;flex-wrap:wrap;gap:.6rem;margin:.8rem 0}dl div{border:1px solid var(--line);border-radius:6px;padding:.3rem .8rem}\
-dt{font-size:.75rem;opacity:.7}dd{margin:0;font-size:1.3rem;font-variant-numeric:tabular-nums}\
-.bad,.bad dd{color:var(--bad)}td.good{color:var(--good)}\
-figure{margin:1rem 0}svg{width:100%;max-width:44rem}rect.hit{fill:var(--hit)}rect.never{fill:none;stroke:var(--bad)}\
-figcaption{font-size:.85rem;opacity:.7}table{border-collapse:collapse}td,th{text-align:left;padding:.2rem .8rem .2rem 0}\
+header{border-left:6px solid;padding:.2rem 1rem}header p{margin:.3rem 0}header.good{border-color:var(--good)}header.bad{border-color:var(--bad)}\
+h1{margin:0;font-size:1.6rem}h2{margin:2.5rem 0 0;border-top:1px solid var(--line);padding-top:1rem}\
+section p{margin:.2rem 0}.sub{opacity:.7;font-size:.85rem}a{color:var(--hit)}\
+table{border-collapse:collapse;margin:.8rem 0;font-variant-numeric:tabular-nums}td,th{text-align:left;padding:.2rem .9rem .2rem 0}\
+th{font-size:.75rem;font-weight:normal;opacity:.7}.n{text-align:right}.overview{width:100%}.overview td{border-top:1px solid var(--line)}\
+.bad{color:var(--bad)}header.bad,header.good{color:inherit}.good{color:var(--good)}\
+figure{margin:1rem 0}svg{vertical-align:middle}figure svg{width:100%;height:auto;display:block}svg text{font:11px system-ui,sans-serif;fill:currentColor}\
+rect.hit{fill:var(--hit)}rect.base{fill:var(--line)}rect.never{fill:none;stroke:var(--bad)}svg text.sub{font-size:11px;opacity:.6}\
+figcaption{font-size:.85rem}details{margin:.5rem 0}summary{cursor:pointer}\
+.violation{border-left:4px solid var(--bad);padding:.2rem 1rem;margin:.6rem 0}\
 pre{white-space:pre-wrap;background:#8881;padding:.5rem;border-radius:4px;overflow-wrap:anywhere}\
 </style></head><body><main>";

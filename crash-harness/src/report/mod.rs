@@ -2,4 +2,6 @@
 
 pub mod html;
 pub mod json;
+mod machine;
+mod map;
 pub mod table;

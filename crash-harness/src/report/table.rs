@@ -1,18 +1,29 @@
-//! Outcomes as a table on the terminal.
+//! Outcomes as a table for the terminal.
 
 use crate::outcome::Outcome;
+use std::fmt::Write;
 
-/// Prints a line per suite, then what was skipped and what the time did not suffice for.
-pub fn print(outcomes: &[Outcome]) {
-    println!(
-        "\n{:<10} {:>8} {:>10} {:>8} {:>6} {:>6} {:>6} {:>6} {:>8}  verdict",
+/// Longest line that says what is not covered; the report has it in full.
+const LINE_MAX: usize = 160;
+
+/// A line per suite, then what was skipped, what the time did not suffice for, and what was violated.
+pub fn text(outcomes: &[Outcome]) -> String {
+    let mut text = format!(
+        "\n{:<16} {:>8} {:>10} {:>8} {:>6} {:>6} {:>6} {:>6} {:>8}  verdict\n",
         "suite", "seconds", "states", "kills", "torn", "lost", "half", "order", "blocked"
     );
     for o in outcomes {
-        let verdict =
-            if o.is_good() { "nothing violated".into() } else { format!("{} VIOLATIONS", o.violations.len()) };
-        println!(
-            "{:<10} {:>8.1} {:>10} {:>8} {:>6} {:>6} {:>6} {:>6} {:>8}  {verdict}",
+        let uncaught = o.variants.iter().filter(|variant| !variant.caught).count();
+        let verdict = match (o.violations.len(), uncaught) {
+            (0, 0) if o.states == 0 => "nothing tried".into(),
+            (0, 0) if o.variants.is_empty() => "nothing violated".into(),
+            (0, 0) => format!("all {} planted bugs caught", o.variants.len()),
+            (0, uncaught) => format!("{uncaught} PLANTED BUGS NOT CAUGHT"),
+            (violations, _) => format!("{violations} VIOLATIONS"),
+        };
+        let _ = writeln!(
+            text,
+            "{:<16} {:>8.1} {:>10} {:>8} {:>6} {:>6} {:>6} {:>6} {:>8}  {verdict}",
             o.suite,
             o.seconds,
             o.states,
@@ -27,21 +38,27 @@ pub fn print(outcomes: &[Outcome]) {
     for o in outcomes {
         for variant in &o.variants {
             let caught = if variant.caught { "caught" } else { "NOT CAUGHT" };
-            println!(
-                "{:>10}: {caught:<10} {} by {} in {} states",
+            let _ = writeln!(
+                text,
+                "{}: {caught} {} by {}, {} states",
                 o.suite, variant.name, variant.suite, variant.states
             );
         }
         for skipped in &o.skipped {
-            println!("{:>10}: SKIPPED {}: {}", o.suite, skipped.what, skipped.why);
+            let _ = writeln!(text, "{}: SKIPPED {}: {}", o.suite, skipped.what, skipped.why);
         }
-        for what in &o.uncovered {
-            println!("{:>10}: not covered: {what}", o.suite);
+        for what in o.uncovered_in_short() {
+            let cut = what.char_indices().nth(LINE_MAX).map(|(at, _)| at);
+            let (what, more) = cut.map_or((what.as_str(), ""), |at| (&what[..at], " ..."));
+            let _ = writeln!(text, "{}: not covered: {what}{more}", o.suite);
         }
         for violation in &o.violations {
-            println!("{:>10}: {:?}: {}\n            {}", o.suite, violation.kind, violation.what, violation.replay);
+            let _ =
+                writeln!(text, "{}: {:?}: {}\n  replay: {}", o.suite, violation.kind, violation.what, violation.replay);
         }
     }
-    let seeds: Vec<String> = outcomes.iter().take(1).map(|o| o.seed.to_string()).collect();
-    println!("seed {}", seeds.join(", "));
+    if let Some(first) = outcomes.first() {
+        let _ = writeln!(text, "seed {}", first.seed);
+    }
+    text
 }
