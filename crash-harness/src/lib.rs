@@ -8,6 +8,7 @@
 //! | [`workload`], [`messenger`], [`follower`], [`oracle`] | what they do, and what must hold afterwards |
 //! | [`kill`] | deaths at named points and at random instants |
 //! | [`step`] | every instruction of an update |
+//! | [`recorder`] | a file system that knows every state that a power cut could leave |
 
 pub mod context;
 pub mod follower;
@@ -16,6 +17,7 @@ pub mod messenger;
 pub mod oracle;
 pub mod outcome;
 pub mod process;
+pub mod recorder;
 pub mod report;
 pub mod role;
 pub mod step;

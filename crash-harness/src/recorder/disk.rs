@@ -1,0 +1,429 @@
+//! The states that a power cut could have left, from what a recorder recorded up to the cut.
+//!
+//! Durable is what a completed sync covered. Of everything later, any part may be on the disk: of each sector any version written
+//! since, or the durable one; of each directory its durable names, or those after any number of
+//! its later changes; of each file its durable length or a later one. Writes that a failed sync covered stay
+//! in doubt for ever, until something newer that is written there becomes durable.
+
+use super::choice::Choice;
+use super::event::{Event, NameChange, OfOneBoot, PAGE, Page, ROOT};
+use super::image::{FileImage, Image};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A disk after the first so many events, with all that is in doubt.
+pub struct Disk {
+    files: BTreeMap<u64, DiskFile>,
+    dirs: BTreeMap<u64, DiskDir>,
+    of_one_boot: OfOneBoot,
+    /// Bytes that are written whole or not at all.
+    sector: usize,
+}
+
+#[derive(Default)]
+struct DiskFile {
+    pages: BTreeMap<u64, DiskPage>,
+    /// The pages of which something is in doubt.
+    doubtful: BTreeSet<u64>,
+    size: u64,
+    later_sizes: Vec<(usize, u64)>,
+}
+
+#[derive(Default)]
+struct DiskPage {
+    durable: Option<Page>,
+    later: Vec<Version>,
+}
+
+struct Version {
+    /// The event that wrote it.
+    event: usize,
+    content: Page,
+    /// A sync that covered it failed: no later one makes it durable.
+    lost: bool,
+}
+
+#[derive(Default)]
+struct DiskDir {
+    names: BTreeMap<String, (u64, bool)>,
+    later: Vec<(usize, NameChange)>,
+}
+
+/// How one file's doubts are resolved under [`Choice::Random`].
+enum Mode {
+    Nothing,
+    Everything,
+    /// What was written before this event.
+    Until(usize),
+    /// Each page by itself; one in so many is the durable one, else any version.
+    Pages(usize),
+    /// Each sector by itself, likewise.
+    Sectors(usize),
+}
+
+/// One combination of the [`Disk::combinations`]: of each thing in doubt, which of its versions, 0 being the durable one.
+struct Combination {
+    rest: u64,
+    dirs: BTreeMap<u64, usize>,
+    pages: BTreeMap<(u64, u64), usize>,
+    sizes: BTreeMap<u64, usize>,
+}
+
+impl Combination {
+    fn digit(&mut self, later: usize) -> usize {
+        let versions = later as u64 + 1;
+        let digit = self.rest % versions;
+        self.rest /= versions;
+        digit as usize
+    }
+}
+
+/// A choice that is being carried out.
+struct Chooser<'a> {
+    choice: &'a Choice,
+    dice: StdRng,
+    combination: Option<Combination>,
+}
+
+impl Chooser<'_> {
+    fn below(&mut self, bound: usize) -> usize {
+        self.dice.random_range(0..bound.max(1))
+    }
+}
+
+impl Disk {
+    /// An empty one, which tears writes at so many bytes (a divisor of [`PAGE`]).
+    pub fn new(of_one_boot: OfOneBoot, sector: usize) -> Disk {
+        assert!(sector > 0 && PAGE.is_multiple_of(sector), "pages are whole sectors");
+        Disk { files: BTreeMap::new(), dirs: BTreeMap::new(), of_one_boot, sector }
+    }
+
+    /// The next event, which has the position `at` in the record.
+    pub fn apply(&mut self, at: usize, event: &Event) {
+        match event {
+            Event::Write { file, first, pages, size, .. } => {
+                let file = self.files.entry(*file).or_default();
+                for (index, content) in pages.iter().enumerate() {
+                    let page = first + index as u64;
+                    let version = Version { event: at, content: content.clone(), lost: false };
+                    file.pages.entry(page).or_default().later.push(version);
+                    file.doubtful.insert(page);
+                }
+                file.resize(at, *size);
+            }
+            Event::Resized { file, size } => self.files.entry(*file).or_default().resize(at, *size),
+            Event::Synced { file, before } => self.files.entry(*file).or_default().sync(*before),
+            Event::SyncFailed { file, before } => {
+                let file = self.files.entry(*file).or_default();
+                for page in &file.doubtful {
+                    let page = file.pages.get_mut(page).expect("doubtful pages are known");
+                    for version in page.later.iter_mut().filter(|version| version.event < *before) {
+                        version.lost = true;
+                    }
+                }
+            }
+            Event::Name { dir, change } => {
+                if let NameChange::Made { inode, is_dir, .. } = change {
+                    if *is_dir {
+                        self.dirs.entry(*inode).or_default();
+                    } else {
+                        self.files.entry(*inode).or_default();
+                    }
+                }
+                let names: &[&String] = match change {
+                    NameChange::Made { name, .. } | NameChange::Removed { name } => &[name],
+                    NameChange::Moved { from, to } => &[from, to],
+                };
+                // What no cut leaves leaves nothing in doubt.
+                if names.iter().any(|name| !self.of_one_boot.has(name)) {
+                    self.dirs.entry(*dir).or_default().later.push((at, change.clone()));
+                }
+            }
+            Event::DirSynced { dir, before } => {
+                let dir = self.dirs.entry(*dir).or_default();
+                let count = dir.later.iter().filter(|(event, _)| event < before).count();
+                for (_, change) in dir.later.drain(..count) {
+                    change_names(&mut dir.names, &change);
+                }
+            }
+            Event::Mark(_) => {}
+        }
+    }
+
+    /// The events whose writes are in doubt.
+    pub fn doubtful_writes(&self) -> Vec<usize> {
+        let versions = |file: &DiskFile| {
+            let pages = file.doubtful.iter().flat_map(|page| file.pages[page].later.iter());
+            pages.map(|version| version.event).collect::<Vec<_>>()
+        };
+        self.files.values().flat_map(versions).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// The numbers of the files of which something is in doubt.
+    pub fn doubtful_files(&self) -> impl Iterator<Item = u64> + '_ {
+        self.files.iter().filter(|(_, file)| !file.doubtful.is_empty()).map(|(number, _)| *number)
+    }
+
+    /// How many combinations there are of all that is in doubt, if no page is torn: of each page any version, of each directory any
+    /// number of its changes, of each file any length. `None` if there are more than can be counted.
+    pub fn combinations(&self) -> Option<u64> {
+        let dirs = self.dirs.values().map(|dir| dir.later.len());
+        let sizes = self.files.values().map(|file| file.later_sizes.len());
+        let pages = self.files.values().flat_map(|file| file.doubtful.iter().map(|page| file.pages[page].later.len()));
+        dirs.chain(sizes).chain(pages).try_fold(1u64, |all, later| all.checked_mul(later as u64 + 1))
+    }
+
+    fn combination(&self, nth: u64) -> Combination {
+        let mut found =
+            Combination { rest: nth, dirs: BTreeMap::new(), pages: BTreeMap::new(), sizes: BTreeMap::new() };
+        for (number, dir) in &self.dirs {
+            let digit = found.digit(dir.later.len());
+            found.dirs.insert(*number, digit);
+        }
+        for (number, file) in &self.files {
+            let digit = found.digit(file.later_sizes.len());
+            found.sizes.insert(*number, digit);
+            for page in &file.doubtful {
+                let digit = found.digit(file.pages[page].later.len());
+                found.pages.insert((*number, *page), digit);
+            }
+        }
+        found
+    }
+
+    /// The files as one choice leaves them.
+    pub fn image(&self, choice: &Choice) -> Image {
+        let (seed, combination) = match choice {
+            Choice::Random(seed) => (*seed, None),
+            Choice::Combination(nth) => (0, Some(self.combination(*nth))),
+            _ => (0, None),
+        };
+        let mut chooser = Chooser { choice, dice: StdRng::seed_from_u64(seed), combination };
+        let mut image = Image::default();
+        self.collect(ROOT, Path::new(""), &mut chooser, &mut image);
+        image
+    }
+
+    fn collect(&self, number: u64, path: &Path, chooser: &mut Chooser<'_>, image: &mut Image) {
+        let Some(dir) = self.dirs.get(&number) else { return };
+        let count = match chooser.choice {
+            Choice::Nothing { names } | Choice::Everything { names } if *names => dir.later.len(),
+            Choice::Without(_) => dir.later.len(),
+            Choice::Random(_) => chooser.below(dir.later.len() + 1),
+            Choice::Combination(_) => chooser.combination.as_ref().map_or(0, |digits| digits.dirs[&number]),
+            _ => 0,
+        };
+        let mut names = dir.names.clone();
+        for (_, change) in &dir.later[..count] {
+            change_names(&mut names, change);
+        }
+        for (name, (inode, is_dir)) in names {
+            if self.of_one_boot.has(&name) {
+                continue;
+            }
+            let path = path.join(name);
+            if is_dir {
+                image.dirs.push(path.clone());
+                self.collect(inode, &path, chooser, image);
+            } else if let Some(file) = self.files.get(&inode) {
+                image.files.push(file.image(inode, path, chooser, self.sector));
+            }
+        }
+    }
+}
+
+fn change_names(names: &mut BTreeMap<String, (u64, bool)>, change: &NameChange) {
+    match change {
+        NameChange::Made { name, inode, is_dir } => {
+            names.insert(name.clone(), (*inode, *is_dir));
+        }
+        NameChange::Moved { from, to } => {
+            if let Some(inode) = names.remove(from) {
+                names.insert(to.clone(), inode);
+            }
+        }
+        NameChange::Removed { name } => {
+            names.remove(name);
+        }
+    }
+}
+
+impl DiskFile {
+    fn resize(&mut self, at: usize, size: u64) {
+        if self.later_sizes.last().map_or(self.size, |(_, size)| *size) != size {
+            self.later_sizes.push((at, size));
+        }
+    }
+
+    fn sync(&mut self, before: usize) {
+        let pages = &mut self.pages;
+        self.doubtful.retain(|page| {
+            let page = pages.get_mut(page).expect("doubtful pages are known");
+            let is_covered = |version: &Version| version.event < before && !version.lost;
+            if let Some(newest) = page.later.iter().rposition(is_covered) {
+                page.durable = Some(page.later[newest].content.clone());
+                page.later.drain(..=newest);
+            }
+            !page.later.is_empty()
+        });
+        let covered = self.later_sizes.iter().filter(|(at, _)| *at < before).count();
+        if let Some((_, size)) = self.later_sizes.drain(..covered).next_back() {
+            self.size = size;
+        }
+    }
+
+    fn mode(&self, chooser: &mut Chooser<'_>) -> Mode {
+        match chooser.below(6) {
+            0 => Mode::Nothing,
+            1 => Mode::Everything,
+            2 => {
+                let versions = self.doubtful.iter().flat_map(|page| self.pages[page].later.iter());
+                let events: Vec<usize> = versions.map(|version| version.event).collect();
+                let at = chooser.below(events.len());
+                events.get(at).map_or(Mode::Nothing, |event| Mode::Until(*event))
+            }
+            3 => Mode::Pages(2 + chooser.below(3)),
+            4 => Mode::Pages(9),
+            _ => Mode::Sectors(2 + chooser.below(6)),
+        }
+    }
+
+    fn image(&self, inode: u64, path: PathBuf, chooser: &mut Chooser<'_>, sector: usize) -> FileImage {
+        let is_random = matches!(chooser.choice, Choice::Random(_));
+        let mode = if is_random { self.mode(chooser) } else { Mode::Nothing };
+        let mut pages = BTreeMap::new();
+        let mut has_any = false;
+        for (number, page) in &self.pages {
+            let durable = || page.durable.clone();
+            let newest = |wanted: &dyn Fn(usize) -> bool| {
+                page.later.iter().rfind(|version| wanted(version.event)).map(|version| version.content.clone())
+            };
+            let content = match (chooser.choice, &mode) {
+                _ if page.later.is_empty() => durable(),
+                (Choice::Nothing { .. }, _) | (Choice::Random(_), Mode::Nothing) => durable(),
+                (Choice::Everything { .. }, _) | (Choice::Random(_), Mode::Everything) => newest(&|_| true),
+                (Choice::Only(event), _) => newest(&|at| at == *event).or_else(durable),
+                (Choice::Without(event), _) => newest(&|at| at != *event).or_else(durable),
+                (Choice::Combination(_), _) => {
+                    let digits = chooser.combination.as_ref().expect("made for this choice");
+                    match digits.pages[&(inode, *number)] {
+                        0 => durable(),
+                        nth => Some(page.later[nth - 1].content.clone()),
+                    }
+                }
+                (Choice::Random(_), Mode::Until(event)) => newest(&|at| at < *event).or_else(durable),
+                (Choice::Random(_), Mode::Pages(odds)) => {
+                    if chooser.below(*odds) == 0 {
+                        durable()
+                    } else {
+                        Some(page.any_version(chooser).clone())
+                    }
+                }
+                (Choice::Random(_), Mode::Sectors(odds)) => {
+                    let mut mixed = page.durable.as_ref().map_or([0; PAGE], |page| **page);
+                    for nth in 0..PAGE / sector {
+                        if chooser.below(*odds) != 0 {
+                            let bytes = nth * sector..(nth + 1) * sector;
+                            mixed[bytes.clone()].copy_from_slice(&page.any_version(chooser)[bytes]);
+                        }
+                    }
+                    Some(Arc::new(mixed))
+                }
+            };
+            if let Some(content) = content {
+                has_any |= !page.later.is_empty();
+                pages.insert(*number, content);
+            }
+        }
+        let last = self.later_sizes.last().map_or(self.size, |(_, size)| *size);
+        // A length may be there without the bytes before it. Bytes beyond the length are not.
+        let nth = match chooser.choice {
+            Choice::Random(_) => Some(chooser.below(self.later_sizes.len() + 1)),
+            Choice::Combination(_) => chooser.combination.as_ref().map(|digits| digits.sizes[&inode]),
+            _ => None,
+        };
+        let size = match (chooser.choice, nth) {
+            (_, Some(0)) => self.size,
+            (_, Some(nth)) => self.later_sizes[nth - 1].1,
+            (Choice::Everything { .. } | Choice::Without(_), _) => last,
+            (Choice::Only(_), _) if has_any => last,
+            _ => self.size,
+        };
+        pages.retain(|page, _| page * (PAGE as u64) < size);
+        FileImage { path, size, pages }
+    }
+}
+
+impl DiskPage {
+    fn any_version(&self, chooser: &mut Chooser<'_>) -> &Page {
+        // The newest one as often as all older ones.
+        let newest = self.later.len() - 1;
+        let at = if chooser.below(2) == 0 { newest } else { chooser.below(self.later.len()) };
+        &self.later[at].content
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(file: u64, first: u64, byte: u8) -> Event {
+        let size = 2 * PAGE as u64;
+        Event::Write { file, first, pages: vec![Arc::new([byte; PAGE])], size, is_write_back: false }
+    }
+
+    fn made(name: &str, inode: u64) -> Event {
+        Event::Name { dir: ROOT, change: NameChange::Made { name: name.into(), inode, is_dir: false } }
+    }
+
+    /// The first bytes of the file's pages in each combination.
+    fn states(events: &[Event]) -> BTreeSet<Option<Vec<u8>>> {
+        let mut disk = Disk::new(OfOneBoot::names(&["volatile"]), 512);
+        for (at, event) in events.iter().enumerate() {
+            disk.apply(at, event);
+        }
+        let all = disk.combinations().unwrap();
+        let state = |nth| {
+            let image = disk.image(&Choice::Combination(nth));
+            let file = image.files.first()?;
+            Some((0..file.size / PAGE as u64).map(|page| file.pages.get(&page).map_or(0, |page| page[0])).collect())
+        };
+        (0..all).map(state).collect()
+    }
+
+    #[test]
+    fn each_combination_of_what_is_in_doubt_is_a_state() {
+        let durable = [made("file", 3), Event::DirSynced { dir: ROOT, before: 1 }];
+        let mut events = durable.to_vec();
+        events.extend([write(3, 0, 1), write(3, 1, 2), Event::Synced { file: 3, before: 4 }]);
+        assert_eq!(states(&events), BTreeSet::from([Some(vec![1, 2])]));
+        // Any age of one page, and the other one.
+        events.extend([write(3, 0, 3), write(3, 0, 4), write(3, 1, 5)]);
+        let expected = [1, 3, 4].into_iter().flat_map(|first| [2, 5].map(|second| Some(vec![first, second])));
+        assert_eq!(states(&events), expected.collect());
+        // A sync covers what came before it, not what came before its answer.
+        events.push(Event::Synced { file: 3, before: 6 });
+        let expected = [3, 4].into_iter().flat_map(|first| [2, 5].map(|second| Some(vec![first, second])));
+        assert_eq!(states(&events), expected.collect());
+    }
+
+    #[test]
+    fn names_and_lengths_are_in_doubt_too_and_what_belongs_to_one_boot_is_not() {
+        let events = [made("file", 3), made("volatile", 4), write(3, 0, 1)];
+        assert_eq!(states(&events), BTreeSet::from([None, Some(vec![]), Some(vec![0, 0]), Some(vec![1, 0])]));
+    }
+
+    #[test]
+    fn what_a_failed_sync_covered_stays_in_doubt() {
+        let mut events = vec![made("file", 3), Event::DirSynced { dir: ROOT, before: 1 }];
+        events.extend([write(3, 0, 1), Event::Synced { file: 3, before: 3 }, write(3, 0, 2)]);
+        events.extend([Event::SyncFailed { file: 3, before: 5 }, Event::Synced { file: 3, before: 6 }]);
+        assert_eq!(states(&events), BTreeSet::from([Some(vec![1, 0]), Some(vec![2, 0])]));
+        // Until something newer is durable.
+        events.extend([write(3, 0, 3), Event::Synced { file: 3, before: 8 }]);
+        assert_eq!(states(&events), BTreeSet::from([Some(vec![3, 0])]));
+    }
+}
