@@ -98,7 +98,7 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     engine.refuse_poisoned()?;
     let arena_file = engine.arena_file()?;
     let (mut started, finished) = engine.checkpoints();
-    refuse_unknown(engine, finished)?;
+    refuse_unknown(engine, started, finished)?;
     if started == finished {
         match start(logger, finished, clean, patience)? {
             Some(txn) => started = txn,
@@ -249,9 +249,13 @@ fn last_serial(file: &File, noted: u64) -> Result<u64> {
 
 /// An error if the checkpoint that counts as finished is none of the two that there are headers of: the word is damaged,
 /// and going by it would sum too little, and protect the wrong pages.
-fn refuse_unknown(engine: &Engine, finished: TxnId) -> Result<()> {
+///
+/// Unless both headers are of the one that was started after it: its logger died after writing the header and before
+/// calling it finished, and so did the successor that wrote it again. An older word than the headers sums and protects more than it must.
+fn refuse_unknown(engine: &Engine, started: TxnId, finished: TxnId) -> Result<()> {
     let (headers, damage) = Header::read_slots(&engine.dir.need_file(dir::CHECKPOINT, false)?)?;
-    if damage.is_none() && headers.iter().all(|header| header.txn() != finished) {
+    let is_written_again = finished < started && headers.iter().any(|header| header.txn() == started);
+    if damage.is_none() && !is_written_again && headers.iter().all(|header| header.txn() != finished) {
         return Err(Error::corrupt(dir::CONTROL, 0, format!("no header is of the finished checkpoint {finished}")));
     }
     Ok(())
