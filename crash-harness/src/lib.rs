@@ -9,9 +9,11 @@
 //! | [`kill`] | deaths at named points and at random instants |
 //! | [`step`] | every instruction of an update |
 //! | [`recorder`] | a file system that knows every state that a power cut could leave |
+//! | [`history`] | what clients were told, judged by a checker of linearizability |
 
 pub mod context;
 pub mod follower;
+pub mod history;
 pub mod kill;
 pub mod messenger;
 pub mod oracle;

@@ -63,7 +63,8 @@ fn commit(client: &Client, batch: &Batch, durability: Durability) -> Result<Answ
     }
 }
 
-fn connect(path: &Path) -> Result<Client, Finding> {
+/// Connects as soon as somebody is there.
+pub(crate) fn connect(path: &Path) -> Result<Client, Finding> {
     let start = Instant::now();
     loop {
         match Client::connect(path.join("logger.sock")) {

@@ -30,4 +30,10 @@ pub const ALL: &[Suite] = &[
         weight: 2.0,
         run: crate::step::run,
     },
+    Suite {
+        name: "linearizability",
+        about: "What clients were told under kills must be what one map would have told, one transaction after the other",
+        weight: 0.7,
+        run: crate::history::run,
+    },
 ];

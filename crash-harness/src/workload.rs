@@ -67,6 +67,7 @@ pub fn play(role: &Role) -> Result<(), Finding> {
         "messenger" => messenger::write(&role.store, argument(0)),
         "follower" => follower::follow(&role.store, argument(0) == "durable"),
         "stepped" => crate::step::kinds::play(&role.store, argument(0)),
+        "client" => crate::history::play(role),
         "opener" => open_and_close(&role.store),
         other => Err(Finding::new(Kind::Misbehaved, format!("no role {other}"))),
     }

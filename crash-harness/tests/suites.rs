@@ -4,13 +4,30 @@
 //! Method: the program itself, on a small part of each suite. Longer runs are the program's own business.
 
 use serde_json::Value;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// The program.
+const HARNESS: &str = env!("CARGO_BIN_EXE_crash-harness");
 
 /// Runs the harness; its exit code, and its outcomes.
 fn harness(arguments: &[&str], bug: &str) -> (i32, Vec<Value>) {
+    run(Path::new(HARNESS), arguments, bug)
+}
+
+/// The build of the harness that has planted bugs in all its processes, and in itself.
+fn with_bugs() -> PathBuf {
+    // It makes that when it kills at a point.
+    let (code, _) = harness(&["kill", "--seed", "1", "--states", "1", "--only", "none"], "");
+    assert_eq!(code, 0);
+    Path::new(HARNESS).ancestors().nth(2).unwrap().join("crash-victims/release/crash-harness")
+}
+
+/// Runs a build of it.
+fn run(program: &Path, arguments: &[&str], bug: &str) -> (i32, Vec<Value>) {
     let place = tempfile::tempdir().unwrap();
     let json = place.path().join("outcome.json");
-    let status = Command::new(env!("CARGO_BIN_EXE_crash-harness"))
+    let status = Command::new(program)
         .args(arguments)
         .arg("--json")
         .arg(&json)
@@ -67,7 +84,43 @@ fn a_death_at_a_point_and_the_bug_planted_there() {
 }
 
 #[test]
+fn histories_under_kills() {
+    let (code, outcomes) = harness(&["linearizability", "--seed", "1", "--states", "100"], "");
+    assert_eq!(code, 0, "{}", outcomes[0]["violations"]);
+    let figure = |name: &str| outcomes[0]["figures"][name].as_f64().unwrap();
+    assert!(figure("histories") >= 4.0 && figure("operations") > 100.0, "{}", outcomes[0]["figures"]);
+    assert!(outcomes[0]["kills"].as_u64().unwrap() > 5);
+}
+
+#[test]
+fn a_history_that_a_planted_bug_made_is_judged_again() {
+    let program = with_bugs();
+    // It shows if all die between the answer and the sync.
+    let tries = (0..20).map(|seed| {
+        run(
+            &program,
+            &["linearizability", "--seed", &seed.to_string(), "--states", "200"],
+            "message-answered-before-sync",
+        )
+    });
+    let is_history = |outcome: &Value| {
+        let violations = outcome["violations"].as_array().unwrap().clone();
+        violations.iter().find_map(|violation| {
+            let replay = violation["replay"].as_str().unwrap();
+            Some(format!("history:{}", replay.split_once("history:")?.1.trim_end_matches('\'')))
+        })
+    };
+    let only = tries.map(|(_, outcomes)| is_history(&outcomes[0])).find_map(|found| found);
+    let only = only.expect("the bug was not caught");
+    // The judgement needs no bug: it is one of the file alone.
+    let (code, outcomes) = harness(&["linearizability", "--states", "1", "--only", &only], "");
+    assert_eq!(code, 1);
+    assert_eq!(outcomes[0]["order_violations"], 1);
+    std::fs::remove_file(only.strip_prefix("history:").unwrap()).unwrap();
+}
+
+#[test]
 fn wrong_arguments_are_told() {
-    let status = Command::new(env!("CARGO_BIN_EXE_crash-harness")).arg("nothing").output().unwrap().status;
+    let status = Command::new(HARNESS).arg("nothing").output().unwrap().status;
     assert_eq!(status.code(), Some(2));
 }

@@ -1,0 +1,334 @@
+//! Histories: what real clients were told, under kills, must be what one map would have told, one transaction after the other.
+//!
+//! Clients of each kind work on a few keys while they and the logger are killed; each begin and answer is recorded, and the
+//! history is judged by stateright's tester of linearizability. Where everything that is told is durable, the history goes on over a
+//! crash of the kernel, which must make no difference; else over deaths of all processes alone.
+
+mod client;
+mod event;
+mod judge;
+mod model;
+
+pub(crate) use client::play;
+
+use crate::context::Context;
+use crate::kill::BLOCKED_MAX;
+use crate::outcome::{Finding, Kind, Outcome};
+use crate::process::{Process, crash_kernel, kill_loggers};
+use crate::workload::misbehaved;
+use crate::{oracle, victim, workload};
+use client::{KEYS, KEYSPACE, KINDS, Orders, key_in, seen, starting_flag};
+use event::{Answer, Event, Operation, What};
+use judge::{Verdict, judge};
+use rand::Rng;
+use rand::rngs::StdRng;
+use rustix::process::Signal;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Clients at a time.
+const CLIENTS: usize = 8;
+/// Operations of each.
+const OPERATIONS: u32 = 12;
+/// Clients that are killed in one history, at most: each leaves an operation of which nobody knows whether it happened.
+const DEATHS_MAX: usize = 6;
+/// Histories that one store lives through.
+const HISTORIES: u32 = 4;
+
+/// Runs the suite.
+pub fn run(context: &Context) -> Outcome {
+    let mut outcome = Outcome::of(context);
+    let mut figures = Figures::default();
+    if let Some(path) = context.only.as_deref().and_then(|only| only.strip_prefix("history:")) {
+        again(context, Path::new(path), &mut outcome, &mut figures);
+    } else {
+        rounds(context, &mut outcome, &mut figures);
+    }
+    figures.tell(&mut outcome);
+    outcome.seconds = context.elapsed().as_secs_f64();
+    outcome
+}
+
+fn rounds(context: &Context, outcome: &mut Outcome, figures: &mut Figures) {
+    for round in 0.. {
+        let name = format!("round:{round}");
+        if context.only.is_none() && !context.may_go_on(outcome.states, &name) {
+            return;
+        }
+        if context.wants(&name) {
+            // Deaths alone don't need a disk; kernel crashes are tried on one, whose syncs take their time.
+            let is_durable = round % 2 == 1;
+            let place = format!("history-{round}");
+            let path = if is_durable { context.place(&place) } else { context.place_in_memory(&place) };
+            let mut round = Round { context, outcome, figures, name: &name, path: &path, is_durable };
+            if let Err(finding) = round.run(&mut context.random(round_purpose(&name))) {
+                outcome.violated(finding, &name, context.replay(&name));
+            }
+            kill_loggers(&path);
+            let _ = std::fs::remove_dir_all(&path);
+        }
+        if context.only.as_ref().is_some_and(|only| *only == name || !only.starts_with("round:")) {
+            return;
+        }
+    }
+}
+
+fn round_purpose(name: &str) -> u64 {
+    name.bytes().fold(17, |sum, byte| sum * 31 + u64::from(byte))
+}
+
+/// Judges a history that was saved.
+fn again(context: &Context, path: &Path, outcome: &mut Outcome, figures: &mut Figures) {
+    let name = format!("history:{}", path.display());
+    match event::load(path) {
+        Ok(events) => {
+            if let Err(finding) = figures.judge(&events) {
+                outcome.violated(finding, &name, context.replay(&name));
+            }
+        }
+        Err(finding) => outcome.violated(finding, &name, context.replay(&name)),
+    }
+    outcome.states += 1;
+}
+
+#[derive(Default)]
+struct Figures {
+    histories: u64,
+    operations: u64,
+    unanswered: u64,
+    kernel_crashes: u64,
+    undecided: u64,
+    longest: Duration,
+}
+
+impl Figures {
+    fn judge(&mut self, events: &[Event]) -> Result<(), Finding> {
+        let begun = Instant::now();
+        let verdict = judge(events).map_err(|what| Finding::new(Kind::Misbehaved, format!("no history: {what}")))?;
+        self.longest = self.longest.max(begun.elapsed());
+        self.histories += 1;
+        let operations = events.iter().filter(|event| matches!(event.what, What::Began(_))).count();
+        let answered = events.iter().filter(|event| matches!(event.what, What::Answered(_))).count();
+        self.operations += operations as u64;
+        self.unanswered += (operations - answered) as u64;
+        match verdict {
+            Verdict::Linearizable => Ok(()),
+            Verdict::NotLinearizable => {
+                let what = format!("a history of {operations} operations is not linearizable");
+                Err(Finding::new(Kind::OrderViolation, what))
+            }
+            Verdict::Undecided => {
+                self.undecided += 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn tell(&self, outcome: &mut Outcome) {
+        if self.undecided > 0 {
+            outcome.uncovered.push(format!("{} histories with too many orders to try", self.undecided));
+        }
+        let figures = [
+            ("histories", self.histories as f64),
+            ("operations", self.operations as f64),
+            ("operations without an answer", self.unanswered as f64),
+            ("histories over a crash of the kernel", self.kernel_crashes as f64),
+            ("longest check of a history, in seconds", self.longest.as_secs_f64()),
+        ];
+        outcome.figures.extend(figures.map(|(name, figure)| (name.to_string(), figure)));
+    }
+}
+
+/// One store, and the histories that it lives through.
+struct Round<'r> {
+    context: &'r Context,
+    outcome: &'r mut Outcome,
+    figures: &'r mut Figures,
+    name: &'r str,
+    path: &'r Path,
+    is_durable: bool,
+}
+
+impl Round<'_> {
+    fn run(&mut self, random: &mut StdRng) -> Result<(), Finding> {
+        {
+            let store = workload::open(self.path)?;
+            store.keyspace(KEYSPACE).map_err(misbehaved("keyspace"))?;
+        }
+        for history in 0..HISTORIES {
+            let events = self.record(history, random);
+            let _ = std::fs::remove_file(starting_flag(self.path, history));
+            let events = events?;
+            self.outcome.states += 1;
+            if let Err(finding) = self.figures.judge(&events) {
+                let file = event::save(&events, &format!("{}-{}-{history}", self.context.seed, self.name))?;
+                let replay = self.context.replay(&format!("history:{}", file.display()));
+                self.outcome.violated(finding, self.name, replay);
+            }
+        }
+        let store = workload::open(self.path)?;
+        oracle::verified(&store)
+    }
+
+    /// Lets clients work, kills some, then all, and has a look at what is left.
+    fn record(&mut self, history: u32, random: &mut StdRng) -> Result<Vec<Event>, Finding> {
+        let mut clients = Clients::start(self.path, history, self.is_durable, random);
+        for client in &mut clients.running {
+            client.wait_for("ready", 1, BLOCKED_MAX)?;
+        }
+        let begun = std::fs::write(starting_flag(self.path, history), "");
+        begun.map_err(|error| Finding::new(Kind::Misbehaved, format!("the starting flag: {error}")))?;
+        self.deaths(&mut clients, random)?;
+        let mut events = clients.end(self.outcome)?;
+        if random.random_bool(0.7) {
+            self.outcome.kills += kill_loggers(self.path) as u64;
+        }
+        if self.is_durable && random.random_bool(0.7) {
+            crash_kernel(self.path);
+            self.figures.kernel_crashes += 1;
+        }
+        events.extend(self.look(clients.next, history)?);
+        Ok(events)
+    }
+
+    /// Kills and stops until all clients are done, or until all are to die.
+    fn deaths(&mut self, clients: &mut Clients, random: &mut StdRng) -> Result<(), Finding> {
+        let is_short = random.random_bool(0.5);
+        let mut left = DEATHS_MAX;
+        let begun = Instant::now();
+        while clients.are_running() {
+            if begun.elapsed() > BLOCKED_MAX {
+                let what = format!("clients were held up for {BLOCKED_MAX:?}: {}", clients.where_they_are());
+                return Err(Finding::new(Kind::BlockedReader, what));
+            }
+            std::thread::sleep(Duration::from_micros(random.random_range(300..6000)));
+            // Who sends messages can't start a logger.
+            if !clients.can_start_a_logger() {
+                workload::open(self.path)?;
+            }
+            match random.random_range(0..8) {
+                0 => self.outcome.kills += kill_loggers(self.path) as u64,
+                1 => clients.stop_one(random),
+                // Several at once, the logger among them.
+                2 if left > 1 => {
+                    self.outcome.kills += kill_loggers(self.path) as u64 + clients.kill(2, random);
+                    left -= 2;
+                }
+                3..6 if left > 0 => {
+                    self.outcome.kills += clients.kill(1, random);
+                    left -= 1;
+                }
+                _ => continue,
+            }
+            self.outcome.states += 1;
+            if is_short && left < DEATHS_MAX / 2 {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads all keys at the end.
+    fn look(&self, client: u32, history: u32) -> Result<Vec<Event>, Finding> {
+        let store = workload::open(self.path)?;
+        let keyspace = store.keyspace(KEYSPACE).map_err(misbehaved("keyspace"))?;
+        let keys: Vec<u8> = (0..KEYS).collect();
+        let began = Event::now(client, What::Began(Operation { read: keys.clone(), ..Operation::default() }));
+        let snapshot = store.snapshot().map_err(misbehaved("snapshot"))?;
+        let mut read = Vec::new();
+        for key in keys {
+            let found = snapshot.get_versioned(&keyspace, &key_in(history, key)).map_err(misbehaved("get"))?;
+            read.push(seen(found.as_ref().map(|(value, version)| (&**value, *version))));
+        }
+        let at = Some(snapshot.txn_id().as_u64());
+        Ok(vec![began, Event::now(client, What::Answered(Answer::Done { read, at }))])
+    }
+}
+
+/// The clients of one history.
+struct Clients<'c> {
+    path: &'c Path,
+    history: u32,
+    is_durable: bool,
+    running: Vec<Process>,
+    kinds: Vec<&'static str>,
+    gone: Vec<Process>,
+    next: u32,
+}
+
+impl<'c> Clients<'c> {
+    fn start(path: &'c Path, history: u32, is_durable: bool, random: &mut StdRng) -> Clients<'c> {
+        let kinds: Vec<&'static str> = (0..CLIENTS).map(|at| KINDS[at % KINDS.len()]).collect();
+        let mut clients =
+            Clients { path, history, is_durable, running: Vec::new(), kinds: kinds.clone(), gone: Vec::new(), next: 0 };
+        clients.running = kinds.into_iter().map(|kind| clients.one(kind, OPERATIONS, random)).collect();
+        clients
+    }
+
+    fn one(&mut self, kind: &'static str, operations: u32, random: &mut StdRng) -> Process {
+        let (client, history, is_durable) = (self.next, self.history, self.is_durable);
+        self.next += 1;
+        let orders = Orders { kind, client, history, seed: random.random(), operations, is_durable };
+        let arguments = orders.arguments();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        Process::start(&victim::own(), "client", self.path, &arguments, &[])
+    }
+
+    fn are_running(&mut self) -> bool {
+        self.running.iter_mut().any(Process::is_running)
+    }
+
+    fn can_start_a_logger(&mut self) -> bool {
+        let kinds = self.kinds.clone();
+        self.running.iter_mut().zip(kinds).any(|(client, kind)| kind != "messages" && client.is_running())
+    }
+
+    /// What those that run said last.
+    fn where_they_are(&mut self) -> String {
+        let kinds = self.kinds.clone();
+        let running = self.running.iter_mut().zip(kinds).filter_map(|(client, kind)| {
+            client.is_running().then(|| format!("{kind} after {:?}", client.lines().last()))
+        });
+        running.collect::<Vec<_>>().join("; ")
+    }
+
+    /// Kills so many at the same time, and starts others in their place.
+    fn kill(&mut self, count: usize, random: &mut StdRng) -> u64 {
+        let first = random.random_range(0..CLIENTS);
+        let dying: Vec<usize> = (first..first + count).map(|at| at % CLIENTS).collect();
+        dying.iter().for_each(|at| self.running[*at].signal(Signal::KILL));
+        for at in dying {
+            let next = self.one(self.kinds[at], OPERATIONS / 2, random);
+            let mut dead = std::mem::replace(&mut self.running[at], next);
+            dead.kill();
+            self.gone.push(dead);
+        }
+        count as u64
+    }
+
+    fn stop_one(&self, random: &mut StdRng) {
+        let client = &self.running[random.random_range(0..CLIENTS)];
+        client.signal(Signal::STOP);
+        std::thread::sleep(Duration::from_millis(random.random_range(1..8)));
+        client.signal(Signal::CONT);
+    }
+
+    /// Kills all that still run, at once; everything that was recorded.
+    fn end(&mut self, outcome: &mut Outcome) -> Result<Vec<Event>, Finding> {
+        let mut running = std::mem::take(&mut self.running);
+        for client in &mut running {
+            if client.is_running() {
+                client.signal(Signal::KILL);
+                outcome.kills += 1;
+            }
+        }
+        let mut events = Vec::new();
+        for mut client in running.into_iter().chain(std::mem::take(&mut self.gone)) {
+            client.kill();
+            client.refuse_finding()?;
+            let lines = client.lines();
+            events.extend(event::parse(lines.iter().map(String::as_str))?);
+        }
+        Ok(events)
+    }
+}
