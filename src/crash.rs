@@ -24,19 +24,11 @@ macro_rules! crash_point {
     }};
 }
 
-/// Whether a planted bug of this name is switched on (`UNTORN_BUG=name`); false in ordinary builds.
-#[cfg(not(feature = "planted-bugs"))]
+/// Whether a planted bug of this name is switched on (`UNTORN_BUG=name`); false in ordinary builds. The catalogue is
+/// [`untorn_wal::planted_bugs`].
 macro_rules! planted_bug {
     ($name:literal) => {
-        false
-    };
-}
-
-/// Whether a planted bug of this name is switched on (`UNTORN_BUG=name`); false in ordinary builds.
-#[cfg(feature = "planted-bugs")]
-macro_rules! planted_bug {
-    ($name:literal) => {
-        $crate::crash::planted($name)
+        untorn_wal::planted_bug!($name)
     };
 }
 
@@ -135,12 +127,5 @@ mod active {
         let mut fails = false;
         reached(name, |action| fails |= matches!(action, Action::Fail));
         fails
-    }
-
-    /// Whether the bug `name` is planted in this process.
-    #[cfg(feature = "planted-bugs")]
-    pub(crate) fn planted(name: &str) -> bool {
-        static BUG: OnceLock<Option<String>> = OnceLock::new();
-        BUG.get_or_init(|| std::env::var("UNTORN_BUG").ok()).as_deref() == Some(name)
     }
 }

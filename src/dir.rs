@@ -220,11 +220,17 @@ impl Dir {
 
     /// Makes names created or renamed in the directory durable.
     pub(crate) fn sync(&self) -> Result<()> {
+        if planted_bug!("skip-directory-fsync") {
+            return Ok(());
+        }
         fs::fsync(self.handle()?).map_err(Error::sys("sync of the store's directory"))
     }
 
     /// Makes the directory's own name durable.
     pub(crate) fn sync_parent(&self) -> Result<()> {
+        if planted_bug!("skip-directory-fsync") {
+            return Ok(());
+        }
         // A parent that may not be read (mode --x) cannot be synced; the directory is there all the same.
         match fs::openat(self.handle()?, "..", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
             Ok(fd) => {

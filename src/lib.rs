@@ -53,6 +53,8 @@ mod changes;
 mod client;
 #[doc(hidden)]
 pub mod crash_points;
+#[doc(hidden)]
+pub use untorn_wal::planted_bugs;
 mod create;
 mod descriptor;
 mod dir;

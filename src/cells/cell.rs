@@ -270,6 +270,7 @@ impl Opened {
         let alive = |owner: u64| engine.is_alive(owner);
         // A writer is here for well below a microsecond: one who is here for longer may be dead.
         if let Some(owner) = lock::owner::<Native>(latch)
+            && !planted_bug!("lock-without-takeover")
             && !alive(owner.id())
             && lock::take_over::<Native>(latch, owner, me)
         {

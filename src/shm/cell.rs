@@ -153,7 +153,15 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
         let (stamp, payload) = self.copy(version);
         let mut pass = |step| goes_on(step).then_some(());
         pass(Step::Latched)?;
-        stamp.store(0, Ordering::Relaxed);
+        // What a weak memory model may make of this function without its fences and releases; it says so in this order, since
+        // a processor that keeps stores in order shows nothing else.
+        let comes_early = planted_bug!("seqlock-without-fence");
+        if comes_early {
+            stamp.store(version.as_u64(), Ordering::Relaxed);
+            self.words.version.store(version.as_u64(), Ordering::Relaxed);
+        } else {
+            stamp.store(0, Ordering::Relaxed);
+        }
         pass(Step::Cleared)?;
         // Pairs with the fence in `read`.
         M::fence(Ordering::Release);

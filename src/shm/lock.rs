@@ -154,7 +154,7 @@ pub fn acquire<M: Model>(
             Some((id, since)) if id == owner.id() => napped || now - since >= NAP_MAX,
             _ => false,
         };
-        if owner.id() == 0 || (outlasted && !is_alive(owner.id())) {
+        if owner.id() == 0 || (outlasted && !planted_bug!("lock-without-takeover") && !is_alive(owner.id())) {
             if take_over::<M>(word, owner, me) {
                 return Ok(Acquired::TakenOver(owner.id()));
             }

@@ -20,6 +20,7 @@
 //! | [`pool`] | the segment files: spares made ahead, recycling |
 //! | [`log`] | writing: append, sync, and the one function that starts a segment |
 //! | [`flush`] | the policies: when to sync |
+//! | [`planted_bugs`] | deliberate bugs that the checks must catch, in no ordinary build |
 //! | [`testing`] | a disk in memory that fails and loses power on command |
 //!
 //! # How the pieces fit
@@ -53,6 +54,7 @@ pub mod follow;
 pub mod limits;
 pub mod log;
 pub mod lsn;
+pub mod planted_bugs;
 pub mod pool;
 pub mod record;
 pub mod scan;

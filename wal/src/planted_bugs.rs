@@ -1,0 +1,107 @@
+//! The catalogue of planted bugs: deliberate mistakes, one at a time, that the checks of `crash-harness` must catch. A name that
+//! is not here does not compile.
+//!
+//! It stands in this crate because this is the lowest one: the log has such bugs, and so has the store above it. In ordinary
+//! builds it is a list that nothing but the compiler reads: each place asks a constant `false`. With the feature
+//! `planted-bugs`, which no default and no dependency switches on, the variable `UNTORN_BUG` names the one that this process has.
+
+/// All of them, in alphabetical order, each with the line that says what goes wrong.
+pub const ALL: &[(&str, &str)] = &[
+    ("acknowledge-before-fsync", "a flush publishes what it is about to write as durable"),
+    ("acknowledge-sample-early", "a sample of cells counts as committed before it is"),
+    ("append-to-sealed-tail", "a queue page that a checkpoint contains is filled further"),
+    ("counter-by-load-and-store", "a counter's addition is a load and a store"),
+    ("feed-before-fsync", "a durable feed tells of what is visible"),
+    ("feed-open-stream", "a feed tells of a streamed transaction that has not committed"),
+    ("feed-skips-what-is-gone", "a feed goes on behind what was recycled, and does not say so"),
+    ("header-before-pages", "a checkpoint's header is written before its pages"),
+    ("ignore-fsync-error", "a sync that fails counts as done"),
+    ("liveness-by-pid", "who lives is asked of the kernel by process id"),
+    ("lock-without-takeover", "a lock whose owner is dead is waited for"),
+    ("message-answered-before-sync", "a durable commit by message is answered at visibility"),
+    ("no-abort-record", "the next writer does not say that a stream before it ended"),
+    ("read-cell-once", "a cell's load does not look at its stamp again"),
+    ("retry-fsync", "a sync that fails is tried again, and the second answer believed"),
+    ("reuse-one-txn-early", "a page is reused while the transaction that it belongs to is pinned"),
+    ("reuse-running-checkpoint", "a page of the checkpoint that is being written is reused"),
+    ("seqlock-without-fence", "a cell's stamp and version come before its payload, as a missing fence would let them"),
+    ("single-copy-cell", "a cell has one copy, which is overwritten in place"),
+    ("skip-directory-fsync", "directories are not synced after a create, rename or unlink"),
+    ("skip-reader-reread", "a reader pins what it saw and does not look whether that still is the newest"),
+    ("snapshot-beyond-its-pin", "a snapshot reads a newer transaction than it has pinned"),
+    ("sum-once", "pages that have a checksum are not written again after a failed sync"),
+    ("swing-before-record", "the pointer swings before the log record is there"),
+    ("trust-read-header", "recovery builds on a header that may be in the page cache alone"),
+    ("trust-recycled-segment", "recovery takes batches of a segment's former life for its own"),
+    ("versions-go-on", "a cell's versions go on after a loss as if nothing had been lost"),
+    ("wal-without-crc", "recovery does not look at the log's checksums"),
+];
+
+/// Whether the catalogue has this name. Asked at compile time, by each place.
+#[must_use]
+pub const fn has(name: &str) -> bool {
+    let mut index = 0;
+    while index < ALL.len() {
+        if is_same(ALL[index].0.as_bytes(), name.as_bytes()) {
+            return true;
+        }
+        index += 1;
+    }
+    false
+}
+
+const fn is_same(a: &[u8], b: &[u8]) -> bool {
+    let mut index = 0;
+    while index < a.len() && index < b.len() && a[index] == b[index] {
+        index += 1;
+    }
+    index == a.len() && index == b.len()
+}
+
+/// Whether this process has the bug `name`.
+///
+/// # Panics
+/// If `UNTORN_BUG` names none of the catalogue: a check that is run with a bug that nobody plants would seem to miss it.
+#[cfg(feature = "planted-bugs")]
+#[inline(never)]
+#[must_use]
+pub fn is_planted(name: &str) -> bool {
+    static BUG: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    let bug = BUG.get_or_init(|| {
+        let bug = std::env::var("UNTORN_BUG").ok().filter(|bug| !bug.is_empty());
+        assert!(bug.as_deref().is_none_or(has), "UNTORN_BUG is {bug:?}, which the catalogue does not have");
+        bug
+    });
+    bug.as_deref() == Some(name)
+}
+
+/// Whether the planted bug of this name is switched on (`UNTORN_BUG=name`); false in ordinary builds.
+#[cfg(not(feature = "planted-bugs"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! planted_bug {
+    ($name:literal) => {{
+        const _: () = assert!($crate::planted_bugs::has($name), "not in the catalogue of planted bugs");
+        false
+    }};
+}
+
+/// Whether the planted bug of this name is switched on (`UNTORN_BUG=name`); false in ordinary builds.
+#[cfg(feature = "planted-bugs")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! planted_bug {
+    ($name:literal) => {{
+        const _: () = assert!($crate::planted_bugs::has($name), "not in the catalogue of planted bugs");
+        $crate::planted_bugs::is_planted($name)
+    }};
+}
+
+#[cfg(test)]
+mod tests {
+    /// Goal: no name stands twice, and the order is the one that people look them up in.
+    #[test]
+    fn the_catalogue_is_in_order() {
+        assert!(super::ALL.is_sorted_by(|(a, _), (b, _)| a < b));
+    }
+}
