@@ -34,6 +34,9 @@ pub fn follow(path: &Path, is_durable: bool) -> Result<(), Finding> {
                 Ok(Some(change)) => {
                     let value = change.value().ok_or_else(|| Finding::new(Kind::Misbehaved, "a mark was removed"))?;
                     let n = unsealed(value)?;
+                    if is_durable {
+                        say(format_args!("F {} {n}", String::from_utf8_lossy(change.key())));
+                    }
                     let before = last.insert(change.key().to_vec(), n);
                     if before.is_some_and(|before| before + 1 != n) {
                         let name = String::from_utf8_lossy(change.key()).into_owned();

@@ -26,6 +26,7 @@ pub fn run(context: &Context) -> Outcome {
         Ok(program) => at_points(context, &mut outcome, program),
         Err(why) => outcome.skip("deaths at named points", why),
     }
+    crate::scenes::run(context, &mut outcome);
     at_random(context, &mut outcome);
     outcome.seconds = context.elapsed().as_secs_f64();
     outcome
@@ -43,9 +44,22 @@ enum Start {
 }
 
 /// How a process is brought to a point: the orders, the store, and after how many rounds the victim leaves.
-fn way_to(point: &str, action: &str) -> (String, Start, &'static str) {
-    let at = |passage: u32| format!("{point}@{passage}:{action}");
+fn way_to(point: &str, action: &str, path: &Path) -> (String, Start, &'static str) {
+    // Before an end only the thread that comes by is held: others of its process may acknowledge what they must not.
+    let act = match action {
+        "end" => format!("hold={}", path.with_extension("gate").display()),
+        action => action.to_string(),
+    };
+    let at = |passage: u32| format!("{point}@{passage}:{act}");
     match point {
+        // Not those of the logger's recovery: there must be something to lose.
+        _ if action == "end"
+            && (point.starts_with("flush.") || point.starts_with("sample."))
+            && point != "flush.failed" =>
+        {
+            (at(12), Start::Used, "")
+        }
+        _ if action == "end" && point.starts_with("header.") => (at(3), Start::Used, ""),
         "flush.failed" => (format!("wal.sync@3:fail,{}", at(1)), Start::Used, ""),
         "logger.unneeded" | "logger.leaving" | "logger.byte_dropped" => (at(1), Start::Used, "1"),
         // Seldom passed, or once in a life.
@@ -64,7 +78,7 @@ fn at_points(context: &Context, outcome: &mut Outcome, program: &Path) {
     let mut coverage = Coverage { of: "crash points".into(), hits: Vec::new() };
     for (index, point) in untorn::crash_points::ALL.iter().enumerate() {
         let mut hits = 0;
-        for action in ["kill", "stop"] {
+        for action in ["kill", "stop", "end"] {
             let name = format!("{point}:{action}");
             if !context.wants(&name) || (context.only.is_none() && !context.may_go_on(outcome.states, &name)) {
                 if context.only.is_none() {
@@ -89,14 +103,22 @@ fn at_points(context: &Context, outcome: &mut Outcome, program: &Path) {
 
 /// A process dies at a point, or is stopped there for a while; all that must hold then, and after the deaths of all.
 fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mut Outcome) -> Result<(), Finding> {
-    let (orders, start, rounds) = way_to(point, action);
+    let (orders, start, rounds) = way_to(point, action, path);
     prepare(path, start)?;
     let once = path.with_extension("once").to_string_lossy().into_owned();
     let env = [("UNTORN_CRASH", orders.as_str()), ("UNTORN_CRASH_ONCE", once.as_str())];
     let mut doomed = Process::start(program, "writer", path, &["victim", rounds], &env);
     let mark = PathBuf::from(format!("{once}-{point}"));
     let begun = Instant::now();
+    let mut others = None;
     while !mark.exists() {
+        // Once the victim works the logger is its own, and not one without crash points that somebody else started. Where it is
+        // to be left alone with its logger, nobody else comes.
+        if action == "end" && rounds.is_empty() && others.is_none() && doomed.newest("S ") > 0 {
+            others = Some(crate::end::Others::start(path));
+        }
+        // A check of its own may fail before it comes there.
+        doomed.refuse_finding()?;
         if begun.elapsed() > REACH {
             return Err(Finding::new(Kind::Misbehaved, format!("nobody came by {point} within {REACH:?}")));
         }
@@ -106,6 +128,10 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
     outcome.kills += u64::from(action == "kill");
     if action == "stop" {
         return while_stopped(path, &mut doomed);
+    }
+    if action == "end" {
+        outcome.kills += 2 + 2 * u64::from(others.is_some());
+        return crate::end::end(path, doomed, others);
     }
     let told = Told::by(&doomed);
     let mut other = Process::start(&victim::own(), "writer", path, &["other"], &[]);

@@ -6,12 +6,13 @@
 //! | [`context`], [`outcome`], [`report`] | what a suite works with, what it finds, how that is shown |
 //! | [`role`], [`process`], [`victim`] | the processes that are killed, and the build of them that has crash points |
 //! | [`workload`], [`messenger`], [`follower`], [`oracle`] | what they do, and what must hold afterwards |
-//! | [`kill`] | deaths at named points and at random instants |
+//! | [`kill`], [`end`], [`scenes`] | deaths at named points and at random instants, everybody's at once, and in arranged scenes |
 //! | [`step`] | every instruction of an update |
 //! | [`recorder`] | a file system that knows every state that a power cut could leave |
 //! | [`history`] | what clients were told, judged by a checker of linearizability |
 
 pub mod context;
+pub mod end;
 pub mod follower;
 pub mod history;
 pub mod kill;
@@ -22,6 +23,7 @@ pub mod process;
 pub mod recorder;
 pub mod report;
 pub mod role;
+pub mod scenes;
 pub mod step;
 pub mod suites;
 pub mod victim;

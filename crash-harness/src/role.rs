@@ -5,6 +5,8 @@
 //! | `V n` | the n-th transaction of this writer is visible |
 //! | `D n` | it is durable |
 //! | `C n` | its cell's value n is durable |
+//! | `S v` | its cell's newest value has version v |
+//! | `F name n` | the durable feed tells of the n-th transaction of that writer |
 //! | `ok` | a check passed |
 //! | `! kind what` | a check failed; the process then ends with exit code 9 |
 

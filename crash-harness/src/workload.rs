@@ -20,6 +20,8 @@ pub const CELL: usize = 400;
 pub fn options() -> Options {
     let mut options = Store::options();
     options.ring_size(64 << 10).segment_size(256 << 10).checkpoint_bytes(96 << 10);
+    // Segments are recycled soon, too.
+    options.retain_changes(512 << 10, Duration::from_secs(3600));
     options.logger_idle(Duration::from_secs(3)).logger_timeout(Duration::from_secs(120));
     options
 }
@@ -59,6 +61,9 @@ pub fn misbehaved(what: &'static str) -> impl FnOnce(Error) -> Finding {
 /// # Errors
 /// What a check found.
 pub fn play(role: &Role) -> Result<(), Finding> {
+    if let Some(played) = crate::scenes::play(role) {
+        return played;
+    }
     let argument = |at: usize| role.arguments.get(at).map_or("", String::as_str);
     match role.name.as_str() {
         "writer" => write(&role.store, argument(0), argument(1).parse().unwrap_or(u64::MAX)),
@@ -189,6 +194,7 @@ fn write(path: &Path, name: &str, rounds: u64) -> Result<(), Finding> {
             let durability = if durable { Durability::Durable } else { Durability::Visible };
             writer.commit(n, durability).map_err(misbehaved("commit"))?;
             say(format_args!("{} {n}", if durable { "D" } else { "V" }));
+            say(format_args!("S {}", writer.cell.version().map_err(misbehaved("version"))?.as_u64()));
         }
         look(&store, before)?;
         writer.cell.store_durable(&sealed(n, CELL)).map_err(misbehaved("store_durable"))?;

@@ -122,6 +122,9 @@ pub fn prepare(path: &Path, kind: &str) -> Result<(), Finding> {
 /// # Errors
 /// Those of the store.
 pub fn play(path: &Path, kind: &str) -> Result<(), Finding> {
+    if let Some(operation) = kind.strip_prefix("between ") {
+        return super::between::play(path, operation);
+    }
     let Open { store, keys } = open(path)?;
     let cell = store.cell("cell", 64).map_err(misbehaved("cell"))?;
     let counter = store.counter("counter").map_err(misbehaved("counter"))?;

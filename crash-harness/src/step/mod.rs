@@ -5,10 +5,12 @@
 //! a state. In each state a living reader must see the store as it was before or as it is afterwards, and never the former after
 //! the latter (I1). A recovery of a copy with the region, as after the death of all, must find what that reader saw, and
 //! one without it, as after a kernel crash, what was durable before: in a long run of every state, in a short one of one in so
-//! many (`RECOVER_EACH`), and of those about the swing. Then real kills at every k-th instruction, after which another process writes on.
+//! many (`RECOVER_EACH`), and of those about the swing. Then others write between the instructions of those who read or add (see
+//! [`between`]). Then real kills at every k-th instruction, after which another process writes on.
 //!
 //! The logger is stopped meanwhile, so that nothing else changes. What the logger itself does step by step is not covered here.
 
+pub mod between;
 pub mod kinds;
 mod memory;
 mod trace;
@@ -52,6 +54,20 @@ pub fn run(context: &Context) -> Outcome {
         match through(context, &path, kind, &mut outcome) {
             Ok(steps) => lengths.push((*kind, steps)),
             Err(finding) => outcome.violated(finding, &name, context.replay(&name)),
+        }
+        clear(&path);
+    }
+    for operation in between::OPERATIONS {
+        let name = format!("{operation}:between");
+        if !context.wants(&name) || (context.only.is_none() && !context.may_go_on(outcome.states, &name)) {
+            if context.only.is_none() {
+                outcome.uncovered.push(format!("{name}: the time was up"));
+            }
+            continue;
+        }
+        let path = context.place_in_memory(&name.replace([' ', ':'], "-"));
+        if let Err(finding) = between::try_all(context, &path, operation, &mut outcome) {
+            outcome.violated(finding, &name, context.replay(&name));
         }
         clear(&path);
     }

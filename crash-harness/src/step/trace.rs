@@ -3,6 +3,7 @@
 
 use crate::outcome::{Finding, Kind};
 use crate::process::Process;
+use crate::role;
 use std::marker::PhantomData;
 
 /// Where a step has led.
@@ -51,7 +52,13 @@ impl Traced {
         // SAFETY: waits for a child of ours, with a valid place for its status.
         let waited = unsafe { libc::waitpid(self.pid, &raw mut status, libc::__WALL) };
         if waited != self.pid || !libc::WIFSTOPPED(status) {
-            let said = self.process.lines().join("; ");
+            // Hears all that it said.
+            self.process.kill();
+            let lines = self.process.lines();
+            if let Some(found) = lines.iter().find_map(|line| role::finding(line)) {
+                return Err(found);
+            }
+            let said = lines.join("; ");
             return Err(ended(format!("ended in the middle, with status {status:#x}: {said}")));
         }
         Ok(libc::WSTOPSIG(status))
@@ -66,6 +73,18 @@ impl Traced {
         match self.wait()? {
             libc::SIGTRAP => Ok(Stopped::Before),
             libc::SIGSTOP => Ok(Stopped::AtTheEnd),
+            signal => Err(ended(format!("met signal {signal}"))),
+        }
+    }
+
+    /// Lets it go on to where it stands still the next time.
+    pub(super) fn run_on(&mut self) -> Result<(), Finding> {
+        // SAFETY: the process is ours, traced by this thread, and stopped.
+        if unsafe { libc::ptrace(libc::PTRACE_CONT, self.pid, 0, 0) } != 0 {
+            return Err(ended("can't go on".into()));
+        }
+        match self.wait()? {
+            libc::SIGSTOP => Ok(()),
             signal => Err(ended(format!("met signal {signal}"))),
         }
     }

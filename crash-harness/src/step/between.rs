@@ -1,0 +1,199 @@
+//! What others do between two instructions of one operation: a reader, or one who adds to a counter, is stepped to its k-th
+//! instruction, then another process does as much as it takes to overwrite what the first was about to look at, and the
+//! first goes on by itself. Whatever it then sees must be whole.
+//!
+//! It is the other half of the suite: there a writer stands still and readers look at what it has left so far, here a reader stands
+//! still and writers go round it. The instants that matter are few and known: those before and after each instruction
+//! with which the operation itself changes what is shared (it pins, it adds). All of them are tried, and others evenly in between.
+
+use super::memory::Memory;
+use super::trace::{Stopped, Traced, stand_still};
+use crate::context::Context;
+use crate::oracle::unsealed;
+use crate::outcome::{Finding, Kind, Outcome};
+use crate::process::{Process, signal_loggers};
+use crate::victim;
+use crate::workload::{self, misbehaved, sealed};
+use rand::Rng;
+use rustix::process::Signal;
+use std::collections::BTreeSet;
+use std::path::Path;
+use untorn::{Cell, Counter, Durability, Keyspace, Store};
+
+/// The operations.
+pub const OPERATIONS: &[&str] = &["cell load", "counter addition", "snapshot read"];
+/// Length of the cell in bytes.
+const CELL: usize = 256;
+/// Values that go round the copies of a cell.
+const STORES: u64 = 5;
+/// Commits after which pages of the first one's predecessor have been used again.
+const COMMITS: u64 = 12;
+/// Instructions before and after one that changes what is shared.
+const AROUND: u64 = 6;
+/// Further instants in a short run.
+const SPREAD: u64 = 20;
+/// Instructions that no such operation has.
+const STEPS_MAX: u64 = 1_000_000;
+
+/// What both sides have open.
+struct Shared {
+    store: Store,
+    left: Keyspace,
+    right: Keyspace,
+    cell: Cell,
+    counter: Counter,
+}
+
+impl Shared {
+    fn open(path: &Path) -> Result<Shared, Finding> {
+        let mut options = workload::options();
+        let store = options.durability(Durability::Visible).open(path).map_err(misbehaved("opening"))?;
+        let open = || -> untorn::Result<Shared> {
+            Ok(Shared {
+                left: store.keyspace("left")?,
+                right: store.keyspace("right")?,
+                cell: store.cell("between", CELL)?,
+                counter: store.counter("between, counted")?,
+                store: store.clone(),
+            })
+        };
+        open().map_err(misbehaved("opening what is shared"))
+    }
+
+    /// Gives everything the number `n`.
+    fn write(&self, operation: &str, n: u64) -> untorn::Result<()> {
+        match operation {
+            "cell load" => self.cell.store(&sealed(n, CELL)).map(drop),
+            "counter addition" => self.counter.add(1),
+            _ => {
+                let mut txn = self.store.begin()?;
+                for i in 0..4u64 {
+                    txn.put(&self.left, &i.to_be_bytes(), &sealed(n, 900))?;
+                    txn.put(&self.right, &i.to_be_bytes(), &sealed(n, 900))?;
+                }
+                txn.commit().map(drop)
+            }
+        }
+    }
+
+    /// The operation, and what must hold of it by itself.
+    fn operate(&self, operation: &str) -> Result<(), Finding> {
+        match operation {
+            "cell load" => {
+                let mut bytes = [0; CELL];
+                self.cell.load(&mut bytes).map_err(misbehaved("load"))?;
+                unsealed(&bytes).map(drop)
+            }
+            "counter addition" => self.counter.add(1).map_err(misbehaved("add")),
+            _ => {
+                let snapshot = self.store.snapshot().map_err(misbehaved("snapshot"))?;
+                let mut numbers = BTreeSet::new();
+                for (keyspace, i) in [(&self.left, 0u64), (&self.right, 3)] {
+                    let value = snapshot.get(keyspace, &i.to_be_bytes()).map_err(misbehaved("get"))?;
+                    numbers.insert(value.map(|value| unsealed(&value)).transpose()?);
+                }
+                if numbers.len() == 1 {
+                    return Ok(());
+                }
+                Err(Finding::new(Kind::HalfApplied, format!("a snapshot has parts of transactions: {numbers:?}")))
+            }
+        }
+    }
+}
+
+/// By the stepped process: does the operation again and again, and stands still before each.
+///
+/// # Errors
+/// What does not hold.
+pub fn play(path: &Path, operation: &str) -> Result<(), Finding> {
+    let shared = Shared::open(path)?;
+    // What a first call sets up for good is done before.
+    shared.operate(operation)?;
+    for nth in 0.. {
+        stand_still(nth == 0)?;
+        shared.operate(operation)?;
+    }
+    Ok(())
+}
+
+/// Tries one operation at all instants that matter.
+pub(super) fn try_all(context: &Context, path: &Path, operation: &str, outcome: &mut Outcome) -> Result<(), Finding> {
+    let shared = Shared::open(path)?;
+    let others = |n: &mut u64, times: u64| {
+        for _ in 0..times {
+            *n += 1;
+            shared.write(operation, *n).map_err(misbehaved("writing in between"))?;
+        }
+        Ok(())
+    };
+    let times = match operation {
+        "cell load" => STORES,
+        "counter addition" => 1,
+        _ => COMMITS,
+    };
+    let mut n = 0;
+    others(&mut n, times)?;
+    let role = format!("between {operation}");
+    let mut stepped = Traced::start(Process::start(&victim::own(), "stepped", path, &[&role], &[]))?;
+    // Nobody else may change anything while it is seen what the operation itself changes.
+    signal_loggers(path, Signal::STOP);
+    let measured = measure(path, &mut stepped);
+    signal_loggers(path, Signal::CONT);
+    let (length, changes) = measured?;
+    let mut points: BTreeSet<u64> =
+        changes.iter().flat_map(|at| at.saturating_sub(AROUND)..=(at + AROUND).min(length)).collect();
+    if context.is_long() {
+        points.extend(0..length);
+    } else {
+        let stride = (length / SPREAD).max(1);
+        points.extend((context.random(length).random_range(0..stride)..length).step_by(stride as usize));
+    }
+    // Additions so far: those before, the warm one of the stepped process, and the one that was measured.
+    let mut added = n + 2;
+    for at in &points {
+        if context.only.is_none() && !context.may_go_on(outcome.states, &format!("{operation}, others at {at}")) {
+            outcome.uncovered.push(format!("{operation}, others in between, from instruction {at} of {length} on"));
+            break;
+        }
+        let mut is_over = false;
+        for _ in 0..*at {
+            is_over |= stepped.step()? == Stopped::AtTheEnd;
+            if is_over {
+                break;
+            }
+        }
+        others(&mut n, times)?;
+        added += times + 1;
+        if !is_over {
+            stepped.run_on()?;
+        }
+        outcome.states += 1;
+        let count = shared.counter.get().map_err(misbehaved("get of a counter"))?;
+        if operation == "counter addition" && count != added {
+            let what = format!("at instruction {at}: {added} additions, the counter says {count}");
+            return Err(Finding::new(Kind::LostAcked, what));
+        }
+    }
+    outcome.figures.insert(format!("{operation}: instants at which others wrote"), points.len() as f64);
+    stepped.kill();
+    Ok(())
+}
+
+/// How many instructions the operation has, and at which of them it changes what is shared.
+fn measure(path: &Path, stepped: &mut Traced) -> Result<(u64, Vec<u64>), Finding> {
+    let (mut memory, mut steps, mut changes) = (Memory::of(path)?, 0, Vec::new());
+    loop {
+        let is_over = stepped.step()? == Stopped::AtTheEnd;
+        steps += 1;
+        if memory.has_changed() {
+            changes.push(steps);
+            memory.look();
+        }
+        if is_over {
+            return Ok((steps, changes));
+        }
+        if steps > STEPS_MAX {
+            return Err(Finding::new(Kind::BlockedReader, format!("no end after {STEPS_MAX} instructions")));
+        }
+    }
+}
