@@ -27,6 +27,9 @@ use std::time::{Duration, Instant};
 pub(crate) mod pin;
 pub(crate) mod waker;
 
+/// How long an opener waits for the logger of a store that needs recovery to leave. One that is stopped does not.
+const LEAVING_MAX: Duration = Duration::from_secs(10);
+
 /// One process's use of one store.
 pub(crate) struct Client {
     /// Tells the clients of this process apart.
@@ -92,7 +95,8 @@ impl Client {
     fn make(dir: Dir, options: &Options) -> Result<Client> {
         // A day is as good as for ever, and within the clock's range.
         let patience = options.logger_timeout.clamp(Duration::from_secs(30), Duration::from_secs(86_400));
-        let deadline = Instant::now() + patience;
+        let started = Instant::now();
+        let deadline = started + patience;
         let keeper = Keeper::new(options);
         let tester = dir.with_fd(|fd| Tester::open(fd, None))?;
         loop {
@@ -107,6 +111,14 @@ impl Client {
             options.refuse_other_geometry(&header.geometry)?;
             let in_use = tester.is_held(LOGGER_OFFSET) || has_clients(&tester);
             if in_use && let Some(control) = attach(&dir, &header)? {
+                // A store that takes no more writes is to be closed by all and opened again. If nobody has it open any more, its
+                // logger is about to leave, and the next one recovers it.
+                let is_left = control.poison() != 0 && !has_clients(&tester);
+                if is_left && started.elapsed() < LEAVING_MAX {
+                    drop((control, init));
+                    std::thread::sleep(Duration::from_millis(1));
+                    continue;
+                }
                 let client = Client::enter(dir, options, header, control, keeper, init.file_id())?;
                 crash_point!("client.entered");
                 // From here on the logger knows of this client, and doesn't leave.
