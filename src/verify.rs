@@ -69,6 +69,17 @@ impl VerifyReport {
         };
         self.problems.push(Problem { file, offset, what });
     }
+
+    /// Notes damage. What the system refused is none: the walk can't go on.
+    fn note_damage(&mut self, error: Error) -> Result<()> {
+        match error {
+            Error::Corrupt { .. } | Error::Mismatch { .. } => {
+                self.note(error);
+                Ok(())
+            }
+            other => Err(other),
+        }
+    }
 }
 
 /// What a page was found to be.
@@ -101,8 +112,8 @@ pub(crate) fn verify(client: &Arc<Client>) -> Result<VerifyReport> {
     walk.trees();
     walk.queues();
     walk.unaccounted();
-    walk.headers();
-    walk.log();
+    walk.headers()?;
+    walk.log()?;
     Ok(walk.report)
 }
 
@@ -280,20 +291,21 @@ impl Walk<'_> {
         }
     }
 
-    fn headers(&mut self) {
+    fn headers(&mut self) -> Result<()> {
         let read = || self.client.engine.dir.need_file(dir::CHECKPOINT, false).and_then(|file| Header::read(&file));
         for is_last in [false, false, true] {
             match read() {
-                Ok((_, None)) => return,
+                Ok((_, None)) => break,
                 // One that is just being written is whole before long.
                 _ if !is_last => std::thread::sleep(Duration::from_millis(20)),
                 // The other counts, but somebody should know.
-                Ok((_, Some(damage))) | Err(damage) => self.report.note(damage),
+                Ok((_, Some(damage))) | Err(damage) => self.report.note_damage(damage)?,
             }
         }
+        Ok(())
     }
 
-    fn log(&mut self) {
+    fn log(&mut self) -> Result<()> {
         let engine = &self.client.engine;
         let read = || -> Result<u64> {
             let disk = open_log(&engine.dir)?;
@@ -327,7 +339,8 @@ impl Walk<'_> {
         };
         match read() {
             Ok(bytes) => self.report.wal_bytes = bytes,
-            Err(error) => self.report.note(error),
+            Err(error) => self.report.note_damage(error)?,
         }
+        Ok(())
     }
 }
