@@ -7,6 +7,8 @@
 //! | [`role`], [`process`], [`victim`] | the processes that are killed, and the build of them that has crash points |
 //! | [`workload`], [`messenger`], [`follower`], [`oracle`] | what they do, and what must hold afterwards |
 //! | [`kill`], [`end`], [`scenes`] | deaths at named points and at random instants, everybody's at once, and in arranged scenes |
+//! | [`inject`] | faults of single system calls, of any program |
+//! | [`kill`] | deaths at named points and at random instants |
 //! | [`step`] | every instruction of an update |
 //! | [`recorder`] | a file system that knows every state that a power cut could leave |
 //! | [`history`] | what clients were told, judged by a checker of linearizability |
@@ -15,6 +17,7 @@ pub mod context;
 pub mod end;
 pub mod follower;
 pub mod history;
+pub mod inject;
 pub mod kill;
 pub mod messenger;
 pub mod oracle;

@@ -1,0 +1,155 @@
+//! The calls about files, in the kinds in which they fail.
+
+use std::fmt;
+
+/// A kind of call.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Call {
+    /// Opens or makes a file.
+    Open,
+    /// Reads from a descriptor.
+    Read,
+    /// Writes to a descriptor.
+    Write,
+    /// Waits until a file is on the disk.
+    Sync,
+    /// Allocates blocks ahead.
+    Allocate,
+    /// Changes a length.
+    Truncate,
+    /// Gives another name, or one more.
+    Rename,
+    /// Removes a name.
+    Unlink,
+    /// Makes a directory.
+    MakeDir,
+    /// Lists a directory.
+    List,
+    /// Maps a file.
+    Map,
+    /// Waits until mapped pages are on the disk.
+    SyncMap,
+}
+
+/// What a call does instead of what it was asked.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Effect {
+    /// It fails with this error, and does nothing.
+    Error(i32),
+    /// It does the first half.
+    Short,
+}
+
+/// All kinds, with their names.
+const NAMES: [(Call, &str); 12] = [
+    (Call::Open, "open"),
+    (Call::Read, "read"),
+    (Call::Write, "write"),
+    (Call::Sync, "sync"),
+    (Call::Allocate, "fallocate"),
+    (Call::Truncate, "truncate"),
+    (Call::Rename, "rename"),
+    (Call::Unlink, "unlink"),
+    (Call::MakeDir, "mkdir"),
+    (Call::List, "list"),
+    (Call::Map, "mmap"),
+    (Call::SyncMap, "msync"),
+];
+
+/// The errors that occur, with their names.
+const ERRORS: [(i32, &str); 7] = [
+    (libc::EIO, "EIO"),
+    (libc::ENOSPC, "ENOSPC"),
+    (libc::EINTR, "EINTR"),
+    (libc::EMFILE, "EMFILE"),
+    (libc::ENFILE, "ENFILE"),
+    (libc::ENOMEM, "ENOMEM"),
+    (libc::EACCES, "EACCES"),
+];
+
+impl Call {
+    /// All kinds.
+    pub fn all() -> impl Iterator<Item = Call> {
+        NAMES.iter().map(|(call, _)| *call)
+    }
+
+    /// The kind of this name.
+    pub fn named(name: &str) -> Option<Call> {
+        NAMES.iter().find(|(_, known)| *known == name).map(|(call, _)| *call)
+    }
+
+    /// How it may fail.
+    pub fn effects(self) -> &'static [Effect] {
+        use Effect::{Error, Short};
+        match self {
+            Call::Open => &[
+                Error(libc::EIO),
+                Error(libc::ENOSPC),
+                Error(libc::EINTR),
+                Error(libc::EMFILE),
+                Error(libc::ENFILE),
+                Error(libc::EACCES),
+            ],
+            Call::Read => &[Error(libc::EIO), Error(libc::EINTR), Short],
+            Call::Write => &[Error(libc::EIO), Error(libc::ENOSPC), Error(libc::EINTR), Short],
+            Call::Sync => &[Error(libc::EIO), Error(libc::ENOSPC), Error(libc::EINTR)],
+            Call::Allocate | Call::Truncate => &[Error(libc::EIO), Error(libc::ENOSPC), Error(libc::EINTR)],
+            Call::Rename | Call::MakeDir => &[Error(libc::EIO), Error(libc::ENOSPC)],
+            Call::Unlink | Call::List | Call::SyncMap => &[Error(libc::EIO)],
+            Call::Map => &[Error(libc::ENOMEM), Error(libc::EACCES)],
+        }
+    }
+
+    /// Whether a fault of this kind comes to all calls like it: those that change something.
+    pub fn can_spread(self, effect: Effect) -> bool {
+        match effect {
+            Effect::Error(libc::ENOSPC) => self.allocates(true),
+            Effect::Error(libc::EIO) => self.changes(true),
+            _ => false,
+        }
+    }
+
+    /// Whether it changes what is on the disk. An open does if it may make a file.
+    pub(super) fn changes(self, makes: bool) -> bool {
+        match self {
+            Call::Open => makes,
+            Call::Read | Call::List | Call::Map => false,
+            _ => true,
+        }
+    }
+
+    /// Whether it needs room on the disk.
+    pub(super) fn allocates(self, makes: bool) -> bool {
+        matches!(self, Call::Write | Call::Allocate | Call::Truncate | Call::MakeDir | Call::Rename)
+            || (self == Call::Open && makes)
+    }
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = NAMES.iter().find(|(call, _)| call == self);
+        f.write_str(named.map_or("?", |(_, name)| name))
+    }
+}
+
+impl Effect {
+    /// The effect of this name.
+    pub fn named(name: &str) -> Option<Effect> {
+        if name == "short" {
+            return Some(Effect::Short);
+        }
+        ERRORS.iter().find(|(_, known)| *known == name).map(|(errno, _)| Effect::Error(*errno))
+    }
+}
+
+impl fmt::Display for Effect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Effect::Short => f.write_str("short"),
+            Effect::Error(errno) => match ERRORS.iter().find(|(known, _)| known == errno) {
+                Some((_, name)) => f.write_str(name),
+                None => write!(f, "E{errno}"),
+            },
+        }
+    }
+}
