@@ -7,14 +7,15 @@
 //! | [`role`], [`process`], [`victim`] | the processes that are killed, and the build of them that has crash points |
 //! | [`workload`], [`messenger`], [`follower`], [`oracle`] | what they do, and what must hold afterwards |
 //! | [`kill`], [`end`], [`scenes`] | deaths at named points and at random instants, everybody's at once, and in arranged scenes |
+//! | [`faults`] | calls that fail, full disks, damaged bytes, strangers |
 //! | [`inject`] | faults of single system calls, of any program |
-//! | [`kill`] | deaths at named points and at random instants |
 //! | [`step`] | every instruction of an update |
 //! | [`recorder`] | a file system that knows every state that a power cut could leave |
 //! | [`history`] | what clients were told, judged by a checker of linearizability |
 
 pub mod context;
 pub mod end;
+pub mod faults;
 pub mod follower;
 pub mod history;
 pub mod inject;

@@ -36,4 +36,10 @@ pub const ALL: &[Suite] = &[
         weight: 0.7,
         run: crate::history::run,
     },
+    Suite {
+        name: "faults",
+        about: "Each call about a file fails in turn, the disk is full, bits flip, strangers send bytes",
+        weight: 2.0,
+        run: crate::faults::run,
+    },
 ];

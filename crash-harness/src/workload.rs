@@ -74,6 +74,7 @@ pub fn play(role: &Role) -> Result<(), Finding> {
         "stepped" => crate::step::kinds::play(&role.store, argument(0)),
         "client" => crate::history::play(role),
         "opener" => open_and_close(&role.store),
+        "enduring" => crate::faults::worker::play(role),
         other => Err(Finding::new(Kind::Misbehaved, format!("no role {other}"))),
     }
 }

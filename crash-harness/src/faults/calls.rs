@@ -1,0 +1,240 @@
+//! Each call about a file of the store, in turn, fails: once, from then on, or from then on with all others like it.
+//!
+//! Three lives of one store make the catalogue of calls: a store is made and worked with, its logger is killed beside it, and
+//! then everybody dies; the next life recovers it from what the processes shared, and leaves in order; then the kernel "crashes" (the
+//! shared region is gone), and the third recovers from the disk. The first run counts the calls. Every other one has one of
+//! them fail, for as long as the life lasts in which that happened: later the cause is gone, and everything must work again.
+
+use super::{after, told};
+use crate::context::Context;
+use crate::inject::{Effect, Ended, Fault, Injector, Site, Span, Traced};
+use crate::oracle::Told;
+use crate::outcome::{Coverage, Finding, Kind, Outcome};
+use crate::process::{crash_kernel, kill_loggers};
+use crate::role;
+use crate::victim;
+use rand::seq::SliceRandom;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// Longest life, errors and all.
+const LIFE_MAX: Duration = Duration::from_secs(150);
+/// The three lives: their writer, and how they end.
+const LIVES: [(&str, &str); 3] = [("a", "die"), ("b", "leave"), ("c", "leave")];
+/// Stores that are worked with at once: most of the time a life waits for something.
+const AT_ONCE: usize = 4;
+
+/// What one run of three lives came by.
+#[derive(Default)]
+struct Run {
+    counts: BTreeMap<Site, u64>,
+    fired: u64,
+    errors: Vec<String>,
+}
+
+/// Runs this part for as long as the context and `may_go_on` allow.
+pub(super) fn run(context: &Context, outcome: &mut Outcome, may_go_on: &(dyn Fn(u64, &str) -> bool + Sync)) {
+    let named = context.only.as_deref().map(str::parse::<Fault>);
+    if let Some(Err(_)) = &named
+        && context.only.as_deref() != Some("calls")
+    {
+        return;
+    }
+    if let Some(Ok(fault)) = named {
+        let name = fault.to_string();
+        match three_lives(&context.place_in_memory("named"), Some(fault)) {
+            Ok(Ok(run)) => {
+                eprintln!("{name}: {} calls failed", run.fired);
+                run.errors.iter().for_each(|error| eprintln!("  {error}"));
+                outcome.states += 1;
+            }
+            Ok(Err(finding)) => outcome.violated(finding, &name, context.replay(&name)),
+            Err(why) => outcome.skip("faults of single calls", why),
+        }
+        return;
+    }
+    let counts = match three_lives(&context.place_in_memory("counted"), None) {
+        Err(why) => return outcome.skip("faults of single calls", why),
+        Ok(Err(finding)) => return outcome.violated(finding, "without a fault", context.replay("calls")),
+        Ok(Ok(run)) => run.counts,
+    };
+    let faults = schedule(context, &counts);
+    outcome.figures.insert("calls: in the catalogue".into(), counts.values().sum::<u64>() as f64);
+    outcome.figures.insert("calls: sites".into(), counts.len() as f64);
+    outcome.figures.insert("calls: faults that can be tried".into(), faults.len() as f64);
+
+    let queue = Mutex::new(faults.iter().enumerate());
+    let found = Mutex::new((outcome, BTreeMap::<Site, u64>::new(), 0u64, 0u64));
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
+                    let Some((index, fault)) = next else { break };
+                    let name = fault.to_string();
+                    let states = found.lock().unwrap_or_else(std::sync::PoisonError::into_inner).0.states;
+                    if !may_go_on(states, &name) {
+                        break;
+                    }
+                    let path = context.place_in_memory(&format!("call-{index}"));
+                    let run = three_lives(&path, Some(fault.clone()));
+                    let mut found = found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    let (outcome, hits, tried, missed) = &mut *found;
+                    *tried += 1;
+                    match run {
+                        Ok(Ok(run)) if run.fired == 0 => *missed += 1,
+                        Ok(Ok(_)) => {
+                            outcome.states += 1;
+                            *hits.entry(fault.site.clone()).or_default() += 1;
+                        }
+                        Ok(Err(finding)) => {
+                            *hits.entry(fault.site.clone()).or_default() += 1;
+                            outcome.violated(finding, &name, context.replay(&name));
+                        }
+                        Err(why) => outcome.skip(name, why),
+                    }
+                }
+            });
+        }
+    });
+    let (outcome, hits, tried, missed) = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    outcome.figures.insert("calls: faults tried".into(), tried as f64);
+    outcome.figures.insert("calls: faults whose call did not come".into(), missed as f64);
+    let hits_of = |site: &Site| (site.to_string(), hits.get(site).copied().unwrap_or(0));
+    outcome.coverage.push(Coverage { of: "calls that failed".into(), hits: counts.keys().map(hits_of).collect() });
+    if tried < faults.len() as u64 {
+        let never: Vec<String> =
+            counts.keys().filter(|site| !hits.contains_key(site)).map(ToString::to_string).collect();
+        let left = faults.len() as u64 - tried;
+        outcome.uncovered.push(format!("{left} of {} faults of single calls: the time was up", faults.len()));
+        outcome.uncovered.extend(never.into_iter().map(|site| format!("no call of {site} has failed")));
+    }
+}
+
+/// All faults, in the order in which they are tried: one of each site, another one of each, and so on.
+fn schedule(context: &Context, counts: &BTreeMap<Site, u64>) -> Vec<Fault> {
+    let mut random = context.random(1);
+    let mut of_sites: Vec<Vec<Fault>> = Vec::new();
+    for (site, count) in counts {
+        let mut faults = Vec::new();
+        for effect in site.call.effects() {
+            for span in [Span::Once, Span::Lasting, Span::Everything] {
+                let is_real = match (span, effect) {
+                    (Span::Once, _) => true,
+                    // A call is interrupted now and then, not for ever: whoever tries again would do so for ever.
+                    (_, Effect::Error(libc::EINTR)) => false,
+                    (Span::Lasting, _) => true,
+                    (Span::Everything, _) => site.call.can_spread(*effect),
+                };
+                if !is_real {
+                    continue;
+                }
+                faults.extend((1..=*count).map(|nth| Fault { site: site.clone(), nth, effect: *effect, span }));
+            }
+        }
+        faults.shuffle(&mut random);
+        of_sites.push(faults);
+    }
+    let mut all = Vec::new();
+    for round in 0..of_sites.iter().map(Vec::len).max().unwrap_or(0) {
+        let mut of_round: Vec<Fault> = of_sites.iter().filter_map(|faults| faults.get(round).cloned()).collect();
+        of_round.shuffle(&mut random);
+        all.extend(of_round);
+    }
+    all
+}
+
+/// Three lives of a store and what is left of it, with a fault or without.
+///
+/// # Errors
+/// Why nothing can be traced here; inside, what was found.
+fn three_lives(path: &Path, fault: Option<Fault>) -> Result<Result<Run, Finding>, String> {
+    let has_fault = fault.is_some();
+    // What a logger that can't write leaves in the shared region is given up: visible transactions too.
+    let may_give_up =
+        fault.as_ref().is_some_and(|fault| fault.span != Span::Once || fault.site.who.starts_with("untorn-logger"));
+    let is_once = fault.as_ref().is_some_and(|fault| fault.span == Span::Once);
+    let injector = Injector::new(path, fault)?;
+    let mut run = Run::default();
+    let mut told: Vec<(String, Told)> = Vec::new();
+    let lived = (|| {
+        let mut must_be_kept = String::new();
+        let mut has_left = true;
+        for (name, ending) in LIVES {
+            if name == "c" {
+                crash_kernel(path);
+            }
+            let fired_before = injector.fired();
+            let mut command = Command::new(victim::own());
+            command.args(["role", "enduring"]).arg(path).args([name, "2", ending, &must_be_kept]);
+            // Who leaves in order leaves everything durable.
+            command.arg(if has_left && !may_give_up { "visible" } else { "durable" });
+            command.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+            let mut traced = injector.spawn(name, command)?;
+            let lived = judge(&injector, &mut traced, name);
+            let lines = traced.lines();
+            let fired = injector.fired();
+            run.errors.extend(lines.iter().filter(|line| line.starts_with("E ")).cloned());
+            told.push((name.to_string(), told::by(&lines)));
+            if let Err(finding) = lived {
+                return Ok(Err(finding));
+            }
+            let is_done = lines.iter().any(|line| line == "done");
+            // A fault that passes is got over, at the latest by opening the store again.
+            if !is_done && (is_once || fired == fired_before) {
+                let what = format!("{name} gave up, although nothing fails any more: {}", lines.join("; "));
+                return Ok(Err(Finding::new(Kind::Misbehaved, what)));
+            }
+            if fired > 0 {
+                injector.heal();
+            }
+            if !is_done {
+                kill_loggers(path);
+            }
+            must_be_kept = told::write(&told);
+            has_left = is_done || ending == "die";
+        }
+        Ok(Ok(()))
+    })();
+    run.fired = injector.fired();
+    run.counts = injector.counts();
+    let crashed = injector.ended().into_iter().find(Ended::crashed);
+    drop(injector);
+    kill_loggers(path);
+    let judged = match (lived, crashed) {
+        (Err(why), _) => return Err(why),
+        (Ok(Err(finding)), _) => Err(finding),
+        (_, Some(ended)) => {
+            let note = std::fs::read_to_string(path.join("logger.panic")).unwrap_or_default();
+            let what = format!("{} ended by itself: {} {}", ended.who, ended.status, note.trim());
+            Err(Finding::new(Kind::Misbehaved, what))
+        }
+        (Ok(Ok(())), None) => after::judge(path, &told, has_fault),
+    };
+    let _ = std::fs::remove_dir_all(path);
+    Ok(judged.map(|()| run))
+}
+
+/// Waits for the end of a life, and for what its writer found.
+fn judge(injector: &Injector, traced: &mut Traced, name: &str) -> Result<(), Finding> {
+    let status = traced.wait(LIFE_MAX);
+    let lines = traced.lines();
+    if let Some(finding) = lines.iter().find_map(|line| role::finding(line)) {
+        return Err(Finding { what: format!("{}; it said: {}", finding.what, lines.join("; ")), ..finding });
+    }
+    match status {
+        None => {
+            let what = format!("{name} goes on for {LIFE_MAX:?}: {}", lines.join("; "));
+            Err(Finding::new(Kind::BlockedReader, what))
+        }
+        Some(status) if status.success() => Ok(()),
+        Some(status) => {
+            let fired = injector.fired();
+            let what = format!("{name} ended by itself after {fired} calls had failed: {status}: {}", lines.join("; "));
+            Err(Finding::new(Kind::Misbehaved, what))
+        }
+    }
+}
