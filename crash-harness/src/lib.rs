@@ -10,6 +10,7 @@
 //! | [`faults`] | calls that fail, full disks, damaged bytes, strangers |
 //! | [`inject`] | faults of single system calls, of any program |
 //! | [`step`] | every instruction of an update |
+//! | [`power`] | the power goes, with any part of what was not synced on the disk |
 //! | [`recorder`] | a file system that knows every state that a power cut could leave |
 //! | [`history`] | what clients were told, judged by a checker of linearizability |
 
@@ -23,6 +24,7 @@ pub mod kill;
 pub mod messenger;
 pub mod oracle;
 pub mod outcome;
+pub mod power;
 pub mod process;
 pub mod recorder;
 pub mod report;

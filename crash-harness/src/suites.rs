@@ -42,4 +42,10 @@ pub const ALL: &[Suite] = &[
         weight: 2.0,
         run: crate::faults::run,
     },
+    Suite {
+        name: "power",
+        about: "The power goes at any instant, with any part of what was not synced on the disk",
+        weight: 3.0,
+        run: crate::power::run,
+    },
 ];

@@ -5,11 +5,11 @@
 use crate::oracle::{self, Accounts, unsealed};
 use crate::outcome::{Finding, Kind};
 use crate::role::{Role, say};
-use crate::{follower, messenger};
+use crate::{follower, messenger, power};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
-use untorn::{Cell, Counter, Durability, Error, Keyspace, Options, Store, TxnId};
+use untorn::{Cell, Counter, Durability, Error, Keyspace, Options, Store, Ticket, TxnId};
 
 /// Keys that each writer overwrites in turn.
 pub const KEYS: u64 = 40;
@@ -35,7 +35,10 @@ pub fn open(path: &Path) -> Result<Store, Finding> {
 }
 
 /// Opens it with other options. Whoever has its logger killed time and again is told so, and tries once more.
-fn open_with(options: &Options, path: &Path) -> Result<Store, Finding> {
+///
+/// # Errors
+/// As above.
+pub fn open_with(options: &Options, path: &Path) -> Result<Store, Finding> {
     let start = std::time::Instant::now();
     loop {
         match options.open(path) {
@@ -75,6 +78,7 @@ pub fn play(role: &Role) -> Result<(), Finding> {
         "client" => crate::history::play(role),
         "opener" => open_and_close(&role.store),
         "enduring" => crate::faults::worker::play(role),
+        name if name.starts_with(power::roles::PREFIX) => power::roles::play(role),
         other => Err(Finding::new(Kind::Misbehaved, format!("no role {other}"))),
     }
 }
@@ -130,12 +134,29 @@ impl Writer {
         value.map_or(Ok(0), |value| unsealed(&value))
     }
 
+    /// The number of the last large transaction that is visible: see [`Writer::large`].
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn last_large(&self) -> Result<u64, Finding> {
+        let value = self.extra.get(b"large").map_err(misbehaved("get"))?;
+        value.map_or(Ok(0), |value| unsealed(&value))
+    }
+
     /// The n-th transaction: values of some sizes under keys that are overwritten in turn, a removal, and the same number in
     /// two keyspaces.
     ///
     /// # Errors
     /// Those of the store.
     pub fn commit(&self, n: u64, durability: Durability) -> untorn::Result<()> {
+        self.commit_with_ticket(n, durability).map(drop)
+    }
+
+    /// The same, with a ticket.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn commit_with_ticket(&self, n: u64, durability: Durability) -> untorn::Result<Ticket> {
         let len = match n % 23 {
             0 => 20_000,
             1..5 => 900,
@@ -146,9 +167,10 @@ impl Writer {
         txn.put(&self.data, &oracle::key(&self.name, n), &sealed(n, len))?;
         txn.delete(&self.data, &oracle::key(&self.name, n + KEYS / 2))?;
         txn.put(&self.marks, self.name.as_bytes(), &sealed(n, 30))?;
-        let _ticket = txn.commit_with(durability)?;
+        let ticket = txn.commit_with(durability)?;
         self.count.add(1)?;
-        self.cell.store(&sealed(n, CELL)).map(drop)
+        self.cell.store(&sealed(n, CELL))?;
+        Ok(ticket)
     }
 
     /// A transaction larger than the ring, deletes that merge, one that rolls back, a keyspace and a cell that come and go.

@@ -119,6 +119,39 @@ fn a_history_that_a_planted_bug_made_is_judged_again() {
     std::fs::remove_file(only.strip_prefix("history:").unwrap()).unwrap();
 }
 
+/// Power cuts need a system where file systems can be mounted.
+fn power_cuts(only: &str) -> Option<Value> {
+    let (code, mut outcomes) = harness(&["power", "--seed", "1", "--states", "1", "--only", only], "");
+    if is_skipped(&outcomes[0]) {
+        return None;
+    }
+    assert_eq!(code, 0, "{}", outcomes[0]["violations"]);
+    assert!(outcomes[0]["states"].as_u64().unwrap() >= 100, "{}", outcomes[0]);
+    Some(outcomes.remove(0))
+}
+
+#[test]
+fn cuts_of_a_plain_life() {
+    let Some(outcome) = power_cuts("plain") else { return };
+    // A recorder to which no mapped page comes before its sync would show nothing.
+    let hits = outcome["coverage"][0]["hits"].as_array().unwrap();
+    for operation in ["acknowledgement", "arena: mapped pages written back", "log: write", "log: sync", "header: sync"]
+    {
+        assert!(hits.iter().any(|hit| hit[0] == operation && hit[1].as_u64().unwrap() > 0), "{operation}: {hits:?}");
+    }
+    assert!(outcome["figures"]["cuts of which every combination was tried"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn cuts_while_a_store_is_recovered() {
+    power_cuts("recovery");
+}
+
+#[test]
+fn cuts_after_a_failed_sync() {
+    power_cuts("failed syncs arena, logger dies");
+}
+
 #[test]
 fn wrong_arguments_are_told() {
     let status = Command::new(HARNESS).arg("nothing").output().unwrap().status;

@@ -1,0 +1,244 @@
+//! What must hold of a store after a power cut at which so much had been told.
+
+use crate::oracle;
+use crate::outcome::{Finding, Kind};
+use crate::workload::{CELL, Writer, misbehaved, sealed};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+use untorn::{ChangeKind, Durability, Error, Feed, Options, Snapshot, Store};
+
+/// Transactions of a writer before each of its large ones.
+pub const PER_ROUND: u64 = 12;
+
+/// What the processes had been told when the power went.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// Of each writer the last transaction that was acknowledged as durable, and the last large one.
+    durable: BTreeMap<String, u64>,
+    large: BTreeMap<String, u64>,
+    /// Of each writer's cell the newest value that was acknowledged as durable, and the value of each version.
+    cells: BTreeMap<String, u64>,
+    versions: BTreeMap<String, BTreeMap<u64, u64>>,
+    /// What a recovery before found of writers that are gone since: exactly that stays.
+    found: BTreeMap<String, u64>,
+    found_all: bool,
+}
+
+impl Told {
+    /// Takes in a mark: see [`super::roles`].
+    ///
+    /// # Errors
+    /// If two values were told to have the same version.
+    pub fn hear(&mut self, mark: &str) -> Result<(), Finding> {
+        let mut words = mark.split(' ');
+        let (kind, name) = (words.next().unwrap_or_default(), words.next().unwrap_or_default().to_string());
+        let mut number = || words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
+        match kind {
+            "D" => drop(self.durable.insert(name, number())),
+            "L" => drop(self.large.insert(name, number())),
+            "C" => drop(self.cells.insert(name, number())),
+            "S" => {
+                let (n, version) = (number(), number());
+                let before = self.versions.entry(name.clone()).or_default().insert(version, n);
+                if before.is_some_and(|before| before != n) {
+                    let what = format!("version {version} of {name} names two values");
+                    return Err(Finding::new(Kind::OrderViolation, what));
+                }
+            }
+            "F" => drop(self.found.insert(name, number())),
+            "F." => self.found_all = true,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Forgets what an earlier life's recovery found: another recovery comes.
+    pub fn next_life(mut self) -> Told {
+        self.found.clear();
+        self.found_all = false;
+        self
+    }
+
+    /// Whether nothing was promised yet.
+    fn is_nothing(&self) -> bool {
+        self.durable.is_empty() && self.cells.is_empty()
+    }
+}
+
+/// The role of a fresh process that recovers a store and checks it. Where what had been told is, and whether there is a store.
+///
+/// # Errors
+/// What does not hold.
+pub fn play(path: &Path, told: &str, has_store: &str) -> Result<(), Finding> {
+    let told = std::fs::read(told).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let told: Told = told.ok_or_else(|| Finding::new(Kind::Misbehaved, "what was told can't be read"))?;
+    examine(path, has_store == "true", &told)
+}
+
+/// Recovered by a thread of this process: nothing to wait for afterwards.
+fn in_process() -> Options {
+    let mut options = Store::options();
+    options.logger_thread(true).logger_idle(Duration::from_millis(1)).create(false);
+    options
+}
+
+/// Recovers the store at `path`, and checks everything that must hold of it.
+///
+/// # Errors
+/// What does not hold.
+pub fn examine(path: &Path, has_store: bool, told: &Told) -> Result<(), Finding> {
+    if !has_store && !told.is_nothing() {
+        return Err(Finding::new(Kind::LostAcked, "the store is gone"));
+    }
+    // If the cut came before there was a store, nothing was promised, and one can be made.
+    let store = in_process().create(!has_store).open(path).map_err(misbehaved("recovering the store"))?;
+    let snapshot = store.snapshot().map_err(misbehaved("snapshot"))?;
+    let found = oracle::check(&snapshot)?;
+    let lost = |what: String| Err(Finding::new(Kind::LostAcked, what));
+    for (name, n) in &told.durable {
+        let there = found.get(name).copied().unwrap_or(0);
+        if there < *n {
+            return lost(format!("{name}: {n} was acknowledged as durable, {there} is there"));
+        }
+    }
+    for (name, n) in &found {
+        check_large(&snapshot, name, *n, told.large.get(name).copied().unwrap_or(0))?;
+    }
+    for (name, least) in &told.cells {
+        let (n, _) = oracle::cells_of(&store, name)?;
+        if n < *least {
+            return lost(format!("{name}: {least} was durable in its cell, {n} is there"));
+        }
+    }
+    for name in found.keys() {
+        check_versions(&store, name, told)?;
+    }
+    if told.found_all {
+        // Those of the first life write no more.
+        let first = |found: &BTreeMap<String, u64>| {
+            found.clone().into_iter().filter(|(name, _)| name.starts_with('w')).collect::<BTreeMap<_, _>>()
+        };
+        if first(&found) != first(&told.found) {
+            let what = format!("a recovery found {:?}, the next one {:?}", first(&told.found), first(&found));
+            return Err(Finding::new(Kind::OrderViolation, what));
+        }
+    }
+    let mut problems = store.verify().map_err(misbehaved("verify"))?.problems;
+    // A torn older header is worth knowing until the next checkpoint overwrites it.
+    problems.retain(|problem| problem.file != "checkpoint");
+    if !problems.is_empty() {
+        return Err(Finding::new(Kind::Damaged, format!("verify: {problems:?}")));
+    }
+    check_history(&store)?;
+    check_goes_on(&store)
+}
+
+/// A large transaction has its place between the others: the last one before the n-th is there, and what was told of it.
+fn check_large(snapshot: &Snapshot, name: &str, n: u64, told: u64) -> Result<(), Finding> {
+    // Only some writers have any.
+    let extra = snapshot.find_keyspace(&format!("extra {name}")).map_err(misbehaved("find_keyspace"))?;
+    let large = match extra {
+        Some(extra) => match snapshot.get(&extra, b"large").map_err(misbehaved("get"))? {
+            Some(value) => oracle::unsealed(&value)?,
+            None => 0,
+        },
+        None if name.starts_with('m') => return Ok(()),
+        None => 0,
+    };
+    if large < told {
+        let what = format!("{name}: its large transaction {told} was durable, {large} is there");
+        return Err(Finding::new(Kind::LostAcked, what));
+    }
+    if (large..=large + PER_ROUND).contains(&n) {
+        return Ok(());
+    }
+    Err(Finding::new(Kind::OrderViolation, format!("{name}: the large transaction {large} beside {n}")))
+}
+
+/// A version names one value, also one that was told before the cut, and is never given again.
+fn check_versions(store: &Store, name: &str, told: &Told) -> Result<(), Finding> {
+    let Some(versions) = told.versions.get(name) else { return Ok(()) };
+    let cell = store.find_cell(&format!("cell of {name}")).map_err(misbehaved("find_cell"))?;
+    let Some(cell) = cell else { return Ok(()) };
+    let version = cell.version().map_err(misbehaved("version"))?.as_u64();
+    let (n, _) = oracle::cells_of(store, name)?;
+    let of_version = versions.get(&version).copied().unwrap_or(n);
+    let wrong = |what: String| Err(Finding::new(Kind::OrderViolation, format!("{name}: {what}")));
+    if n != of_version {
+        return wrong(format!("version {version} was {of_version}, and is {n}"));
+    }
+    let next = cell.store(&sealed(n, CELL)).map_err(misbehaved("store"))?.as_u64();
+    if versions.contains_key(&next) {
+        return wrong(format!("version {next} is given once more"));
+    }
+    Ok(())
+}
+
+/// All records, by keyspace and key; not those of cells, of which samples come at any time.
+type Records = BTreeMap<(String, Vec<u8>), Vec<u8>>;
+
+fn is_ordinary(keyspace: &str) -> bool {
+    !keyspace.starts_with("untorn.")
+}
+
+/// The log tells the same history as the pages, from the beginning on, if it is kept from there.
+fn check_history(store: &Store) -> Result<(), Finding> {
+    let until = store.durable_snapshot().map_err(misbehaved("durable_snapshot"))?.txn_id();
+    let mut changes = match store.changes(untorn::TxnId::ZERO, Feed::Durable) {
+        Err(Error::Lagged { .. }) => return Ok(()),
+        changes => changes.map_err(misbehaved("changes"))?,
+    };
+    let mut told = Records::new();
+    while changes.resume_from() < until {
+        let change = match changes.try_next(Duration::ZERO) {
+            Err(Error::Lagged { .. }) => return Ok(()),
+            change => change.map_err(misbehaved("a feed"))?,
+        };
+        let Some(change) = change.filter(|change| is_ordinary(change.keyspace())) else { continue };
+        let at = (change.keyspace().to_string(), change.key().to_vec());
+        match (change.kind(), change.into_value()) {
+            (ChangeKind::Put, Some(value)) => drop(told.insert(at, value)),
+            (ChangeKind::Delete, None) if told.remove(&at).is_some() => {}
+            (ChangeKind::DropKeyspace, None) => told.retain(|(name, _), _| *name != at.0),
+            (kind, _) => {
+                let what = format!("the feed tells of {kind:?} of {at:?}, which was not there");
+                return Err(Finding::new(Kind::OrderViolation, what));
+            }
+        }
+    }
+    let mut there = Records::new();
+    let snapshot = store.snapshot().map_err(misbehaved("snapshot"))?;
+    let names = snapshot.keyspaces().map_err(misbehaved("keyspaces"))?;
+    for name in names.into_iter().filter(|name| is_ordinary(name)) {
+        let keyspace = snapshot.find_keyspace(&name).map_err(misbehaved("find_keyspace"))?;
+        let Some(keyspace) = keyspace else {
+            return Err(Finding::new(Kind::HalfApplied, format!("the keyspace {name} is listed and not there")));
+        };
+        for entry in snapshot.range(&keyspace, ..).map_err(misbehaved("range"))? {
+            let (key, value) = entry.map_err(misbehaved("range"))?;
+            there.insert((name.clone(), key.to_vec()), value.to_vec());
+        }
+    }
+    if told == there {
+        return Ok(());
+    }
+    let what = format!("the feed tells of {} records, the pages hold {}", told.len(), there.len());
+    Err(Finding::new(Kind::OrderViolation, what))
+}
+
+/// Work goes on.
+fn check_goes_on(store: &Store) -> Result<(), Finding> {
+    let writer = Writer::open(store.clone(), "later").map_err(misbehaved("opening keyspaces and cells"))?;
+    for n in writer.last()? + 1..writer.last()? + 4 {
+        writer.commit(n, Durability::Durable).map_err(misbehaved("commit"))?;
+    }
+    let last = writer.last()?;
+    let durable = store.durable_snapshot().map_err(misbehaved("durable_snapshot"))?;
+    let found = oracle::check(&durable)?;
+    if found.get("later") == Some(&last) {
+        return Ok(());
+    }
+    Err(Finding::new(Kind::LostAcked, format!("afterwards: {last} is durable, {:?} is there", found.get("later"))))
+}

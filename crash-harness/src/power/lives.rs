@@ -1,0 +1,295 @@
+//! Lives on a recorder: real processes of a store, what happens to them, and how it ends.
+
+use super::roles::{KEEPS_ALL, KEEPS_LITTLE, PREFIX};
+use crate::outcome::{Finding, Kind};
+use crate::process::{Process, kill_loggers};
+use crate::recorder::image::Image;
+use crate::recorder::{OfOneBoot, Record, Recorder};
+use rand::Rng;
+use rand::rngs::StdRng;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Longest wait for something that must happen, on a machine that is busy with other things as well.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The names of untorn's files that mean nothing after a power cut.
+pub fn of_one_boot() -> OfOneBoot {
+    OfOneBoot::names(&["control", "logger.sock"])
+}
+
+/// The processes that use a store, with their marks; all are gone when it is dropped.
+pub struct Processes {
+    program: PathBuf,
+    /// The store.
+    pub store: PathBuf,
+    mark: PathBuf,
+    /// What is kept of the log.
+    keeps: &'static str,
+    /// Those that are waited for.
+    pub writers: Vec<Process>,
+    presser: Option<Process>,
+    /// How many were killed.
+    pub kills: u64,
+}
+
+impl Processes {
+    /// Nobody but the one that has the kernel write mapped pages back. `program` is a build of the harness.
+    pub fn new(program: PathBuf, store: PathBuf, mark: PathBuf) -> Processes {
+        let mut processes =
+            Processes { program, store, mark, keeps: KEEPS_ALL, writers: Vec::new(), presser: None, kills: 0 };
+        processes.presser = Some(processes.start_without_mark("press"));
+        processes
+    }
+
+    /// Segments of the log are to be used again and again.
+    pub fn keep_little(&mut self) {
+        self.keeps = KEEPS_LITTLE;
+    }
+
+    /// Starts a role that leaves marks.
+    pub fn start(&self, role: &str, arguments: &[&str]) -> Process {
+        let mark = self.mark.to_string_lossy();
+        let arguments: Vec<&str> = [&*mark, self.keeps].into_iter().chain(arguments.iter().copied()).collect();
+        Process::start(&self.program, &format!("{PREFIX}{role}"), &self.store, &arguments, &[])
+    }
+
+    /// Starts one that doesn't.
+    pub fn start_without_mark(&self, role: &str) -> Process {
+        Process::start(&self.program, &format!("{PREFIX}{role}"), &self.store, &[], &[])
+    }
+
+    /// Starts so many writers, which do so many rounds.
+    pub fn start_writers(&mut self, count: usize, rounds: u64) {
+        for i in 0..count {
+            let writer = self.start("busy", &[&format!("w{i}"), &rounds.to_string()]);
+            self.writers.push(writer);
+        }
+    }
+
+    /// Has the logger leave in good order.
+    ///
+    /// # Errors
+    /// If it doesn't.
+    pub fn stop_logger(&mut self) -> Result<(), Finding> {
+        self.writers.push(self.start_without_mark("leave"));
+        self.wait_for_writers()
+    }
+
+    /// Waits until all writers have done what they were to do.
+    ///
+    /// # Errors
+    /// If one fails, or is held up.
+    pub fn wait_for_writers(&mut self) -> Result<(), Finding> {
+        let start = Instant::now();
+        for writer in &mut self.writers {
+            while writer.is_running() {
+                if start.elapsed() > PATIENCE {
+                    return Err(Finding::new(Kind::BlockedReader, format!("a writer was held up for {PATIENCE:?}")));
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let ended_well = writer.wait();
+            writer.refuse_finding()?;
+            if !ended_well {
+                return Err(Finding::new(Kind::Misbehaved, "a writer did not do what it was to do"));
+            }
+        }
+        self.writers.clear();
+        Ok(())
+    }
+
+    /// Waits until all writers have met an error.
+    pub(super) fn wait_for_refusals(&mut self) -> Result<(), Finding> {
+        let start = Instant::now();
+        for writer in &mut self.writers {
+            while writer.is_running() {
+                if start.elapsed() > PATIENCE {
+                    return Err(Finding::new(Kind::Misbehaved, "a writer goes on after a sync that failed for good"));
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        self.writers.clear();
+        Ok(())
+    }
+
+    /// Kills all writers.
+    pub fn kill_writers(&mut self) {
+        self.kills += self.writers.len() as u64;
+        self.writers.clear();
+    }
+
+    /// Kills the logger, with any that is just being started.
+    pub fn kill_loggers(&mut self) {
+        self.kills += kill_loggers(&self.store) as u64;
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        self.writers.clear();
+        self.presser = None;
+        kill_loggers(&self.store);
+    }
+}
+
+/// A recorder with processes on it. They go first, then the file system.
+pub struct Life {
+    /// See there.
+    pub processes: Processes,
+    /// See there.
+    pub recorder: Recorder,
+}
+
+/// What a life left.
+pub struct Lived {
+    /// All that was recorded.
+    pub record: Record,
+    /// Where cuts are of interest: from this position on.
+    pub from: usize,
+    /// How many processes were killed.
+    pub kills: u64,
+}
+
+impl Life {
+    /// Begins on an empty file system, or on what a cut left.
+    ///
+    /// # Errors
+    /// If nothing can be mounted.
+    pub fn begin(program: PathBuf, image: Option<&Image>) -> io::Result<Life> {
+        let recorder = Recorder::mount(of_one_boot(), image)?;
+        Ok(Life { processes: Processes::new(program, recorder.store(), recorder.mark()), recorder })
+    }
+
+    /// Waits until something holds, and the writers live.
+    ///
+    /// # Errors
+    /// If it does not in time, or a writer failed.
+    pub fn wait_for(&mut self, what: &str, holds: impl Fn(&Recorder) -> bool) -> Result<(), Finding> {
+        let start = Instant::now();
+        while !holds(&self.recorder) {
+            if start.elapsed() > PATIENCE {
+                return Err(Finding::new(Kind::BlockedReader, format!("{what}: not within {PATIENCE:?}")));
+            }
+            for writer in &mut self.processes.writers {
+                writer.refuse_finding()?;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// The power goes.
+    pub fn end(self, from: usize) -> Lived {
+        let Life { processes, recorder } = self;
+        let kills = processes.kills;
+        drop(processes);
+        Lived { record: recorder.finish(), from, kills }
+    }
+}
+
+/// Several writers from the creation of the store on. In between everybody leaves in good order, and comes back.
+///
+/// # Errors
+/// What the processes found.
+pub fn plain(mut life: Life, _: &mut StdRng) -> Result<Lived, Finding> {
+    life.processes.start_writers(3, 2);
+    life.processes.wait_for_writers()?;
+    life.processes.stop_logger()?;
+    life.processes.start_writers(2, 1);
+    life.processes.wait_for_writers()?;
+    Ok(life.end(0))
+}
+
+/// Several writers that pass messages.
+///
+/// # Errors
+/// What the processes found.
+pub fn by_message(mut life: Life, _: &mut StdRng) -> Result<Lived, Finding> {
+    for writer in 0..3 {
+        let names: Vec<String> = (0..6).map(|name| format!("m{writer}{name}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let role = life.processes.start("remote", &names);
+        life.processes.writers.push(role);
+    }
+    life.processes.wait_for_writers()?;
+    Ok(life.end(0))
+}
+
+/// Loggers, and all writers now and then, are killed in the middle; others go on, and the power goes later.
+///
+/// # Errors
+/// What the processes found.
+pub fn with_kills(mut life: Life, random: &mut StdRng) -> Result<Lived, Finding> {
+    life.processes.keep_little();
+    life.processes.start_writers(3, u64::MAX);
+    for kill in 0..6 {
+        let so_far = life.recorder.marks(0, "D ");
+        life.wait_for("acknowledgements", |recorder| recorder.marks(0, "D ") >= so_far + 12)?;
+        std::thread::sleep(Duration::from_micros(random.random_range(0..3000)));
+        if kill % 3 == 2 {
+            life.processes.kill_writers();
+            if kill == 5 {
+                life.processes.kill_loggers();
+            }
+            life.processes.start_writers(3, if kill == 5 { 2 } else { u64::MAX });
+        } else {
+            life.processes.kill_loggers();
+        }
+    }
+    life.processes.wait_for_writers()?;
+    Ok(life.end(0))
+}
+
+/// One process takes checkpoint after checkpoint, others write meanwhile.
+///
+/// # Errors
+/// What the processes found.
+pub fn checkpoints(mut life: Life, _: &mut StdRng) -> Result<Lived, Finding> {
+    life.processes.keep_little();
+    life.processes.start_writers(2, u64::MAX);
+    life.wait_for("work", |recorder| recorder.marks(0, "D ") >= 8)?;
+    let from = life.recorder.position();
+    let role = life.processes.start("checkpoint", &["c0"]);
+    let mut busy = std::mem::replace(&mut life.processes.writers, vec![role]);
+    life.processes.wait_for_writers()?;
+    for writer in &mut busy {
+        writer.refuse_finding()?;
+    }
+    life.processes.writers = busy;
+    life.processes.kill_writers();
+    Ok(life.end(from))
+}
+
+/// So much in the log at once that one sync covers two batches.
+///
+/// # Errors
+/// What the process found.
+pub fn two_batches(mut life: Life, _: &mut StdRng) -> Result<Lived, Finding> {
+    let writer = life.processes.start("bulk", &["w0"]);
+    life.processes.writers.push(writer);
+    life.processes.wait_for_writers()?;
+    Ok(life.end(0))
+}
+
+/// Lives on from a state, in the role `role`. Before that, so many are killed while they recover, or soon after.
+///
+/// # Errors
+/// What the processes found.
+pub fn live_on(mut life: Life, random: &mut StdRng, role: &str, kills: u64) -> Result<Lived, Finding> {
+    let from = life.recorder.position();
+    for _ in 0..kills {
+        let short = life.processes.start(role, &["x0"]);
+        // Within the time of a recovery, more or less. Whoever opens gives up after a few dead loggers, so it dies too.
+        std::thread::sleep(Duration::from_micros(random.random_range(0..20_000)));
+        life.processes.kill_loggers();
+        drop(short);
+        life.processes.kills += 1;
+    }
+    let writer = life.processes.start(role, &["x0"]);
+    life.processes.writers.push(writer);
+    life.processes.wait_for_writers()?;
+    Ok(life.end(from))
+}

@@ -1,0 +1,410 @@
+//! Power cuts: the power may go at any instant, with any part of what was not synced on the disk. The store opens, all that was
+//! acknowledged as durable is there, every transaction is whole or absent, in order, and work goes on.
+//!
+//! Real processes work on a file system of this process that records what a disk would be told (see [`crate::recorder`]), while
+//! another one has the kernel write mapped pages back all the time. Then the record is cut at many places, states that the cut could
+//! have left are laid out in memory, recovered by a fresh process and checked. Some of these live on, on a recorder of their
+//! own, and the power goes again.
+//!
+//! | module | its one job |
+//! |---|---|
+//! | [`roles`], [`lives`], [`failures`] | what processes do on a recorder, and what happens to them |
+//! | [`judge`] | what must hold of a state |
+//! | [`search`], [`operations`] | which states are tried, and which operations they follow |
+//! | [`replay`] | a state in which something did not hold, once more |
+
+pub mod failures;
+pub mod judge;
+pub mod lives;
+pub mod operations;
+pub mod replay;
+pub mod roles;
+pub mod search;
+
+use crate::context::{Context, Limit};
+use crate::outcome::{Coverage, Finding, Outcome};
+use crate::recorder::choice::Choice;
+use crate::recorder::image::Image;
+use crate::recorder::{Event, Record, Recorder, own_mounts};
+use crate::victim;
+use failures::Failures;
+use judge::Told;
+use lives::{Life, Lived};
+use rand::rngs::StdRng;
+use search::{Bad, Counts, Files, Search};
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
+
+/// States that are tried of each life at least.
+const STATES_MIN: u64 = 24;
+/// The same if only one is wanted.
+const STATES_ONLY: u64 = 300;
+/// If there are no more combinations at a cut, all are tried: in a short run, in a long one.
+const EXHAUST: (u64, u64) = (64, 256);
+
+/// How a record comes about whose states are tried.
+#[derive(Clone, Copy)]
+enum Story {
+    /// From the store's creation on.
+    Fresh(fn(Life, &mut StdRng) -> Result<Lived, Finding>),
+    /// The same, with cuts only while checkpoints are taken.
+    Checkpoints,
+    /// Syncs fail.
+    Failing(&'static Failures),
+    /// A cut, and cuts while that is recovered.
+    Recovery,
+    /// A cut, work after the recovery, and another cut. So many processes are killed while they recover.
+    LivingOn { kills: u64 },
+    /// One sync is to make two batches of the log durable, and the power goes with the second one on the disk and without the
+    /// first. After the recovery, records of the same lengths take the place of the first, are acknowledged, and the power
+    /// goes again: the second must not rise from the dead.
+    LaterBatch { kills: u64 },
+}
+
+/// A life with its name, and its share of the time, beside the others'.
+struct Item {
+    name: String,
+    story: Story,
+    weight: f64,
+    /// As many states of one record, then there is another one.
+    states_of_one: u64,
+}
+
+fn items() -> Vec<Item> {
+    let item = |name: &str, story, weight, states_of_one| Item { name: name.to_string(), story, weight, states_of_one };
+    let mut items = vec![
+        item("plain", Story::Fresh(lives::plain), 6.0, 1500),
+        item("by message", Story::Fresh(lives::by_message), 3.0, 1000),
+        item("with kills", Story::Fresh(lives::with_kills), 4.0, 1500),
+        item("checkpoints", Story::Checkpoints, 3.0, 1000),
+        item("recovery", Story::Recovery, 4.0, 80),
+        item("after a cut", Story::LivingOn { kills: 0 }, 3.0, 150),
+        item("after a cut, killed while recovering", Story::LivingOn { kills: 3 }, 3.0, 150),
+        item("a later batch without the earlier", Story::LaterBatch { kills: 0 }, 1.5, 150),
+        item("a later batch without the earlier, killed while recovering", Story::LaterBatch { kills: 2 }, 1.5, 150),
+    ];
+    items.extend(failures::ALL.iter().map(|failures| item(&failures.name(), Story::Failing(failures), 1.0, 300)));
+    items
+}
+
+/// Runs the suite.
+pub fn run(context: &Context) -> Outcome {
+    let mut outcome = Outcome::of(context);
+    if let Err(why) = prepare() {
+        outcome.skip("power cuts", why);
+    } else if let Some(saved) = context.only.as_deref().and_then(|only| only.strip_prefix("record:")) {
+        replay::again(context, &mut outcome, saved);
+    } else {
+        let mut suite = Suite::new(context, &mut outcome);
+        suite.run();
+        suite.report();
+    }
+    outcome.seconds = context.elapsed().as_secs_f64();
+    outcome
+}
+
+/// Whether file systems can be mounted here. They go with this process, however that ends.
+fn prepare() -> Result<(), String> {
+    own_mounts().map_err(|error| format!("no mounts of its own (that takes root): {error}"))?;
+    let tried = Recorder::mount(lives::of_one_boot(), None);
+    tried.map(drop).map_err(|error| format!("no file system in user space: {error}"))
+}
+
+/// How much one item may do.
+#[derive(Clone, Copy)]
+struct Share {
+    until: Option<Instant>,
+    states: u64,
+}
+
+struct Suite<'a> {
+    context: &'a Context,
+    outcome: &'a mut Outcome,
+    /// A plain life, that others go on from.
+    base: Option<Record>,
+    /// How many cuts came right after each operation.
+    hits: BTreeMap<String, u64>,
+    /// How many states were tried of each item.
+    tried: Vec<(String, u64)>,
+    counts: Counts,
+    lives: u64,
+    writes: u64,
+}
+
+/// Why there is no record.
+enum Ended {
+    /// A check of a process failed.
+    Found(Finding),
+    /// The state that it lived on from can be shown again.
+    FoundAfter(Finding, String),
+    /// It could not be brought about.
+    NotReached(String),
+}
+
+impl From<Finding> for Ended {
+    fn from(finding: Finding) -> Ended {
+        Ended::Found(finding)
+    }
+}
+
+/// A record to be searched.
+struct Lead {
+    lived: Lived,
+    /// What had been told before.
+    told: Told,
+    spans: Vec<RangeInclusive<usize>>,
+}
+
+impl Lead {
+    fn new(lived: Lived, told: Told) -> Lead {
+        let spans = vec![lived.from..=lived.record.events.len()];
+        Lead { lived, told, spans }
+    }
+}
+
+impl<'a> Suite<'a> {
+    fn new(context: &'a Context, outcome: &'a mut Outcome) -> Suite<'a> {
+        let (hits, tried, counts) = (BTreeMap::new(), Vec::new(), Counts::default());
+        Suite { context, outcome, base: None, hits, tried, counts, lives: 0, writes: 0 }
+    }
+
+    fn run(&mut self) {
+        let items: Vec<Item> = items().into_iter().filter(|item| self.context.wants(&item.name)).collect();
+        for (index, item) in items.iter().enumerate() {
+            if !self.context.may_go_on(self.outcome.states, &item.name) && self.context.only.is_none() {
+                self.outcome.uncovered.push(format!("{}: the time was up", item.name));
+                continue;
+            }
+            let left: f64 = items[index..].iter().map(|item| item.weight).sum();
+            let share = self.share(item.weight / left);
+            let before = self.outcome.states;
+            self.live(item, share);
+            self.tried.push((item.name.clone(), self.outcome.states - before));
+        }
+    }
+
+    /// This part of what is left.
+    fn share(&self, part: f64) -> Share {
+        let least = if self.context.only.is_some() { STATES_ONLY } else { STATES_MIN };
+        match self.context.limit {
+            Limit::Seconds(seconds) => {
+                let left = (seconds as f64 - self.context.elapsed().as_secs_f64()).max(0.0);
+                Share { until: Some(Instant::now() + Duration::from_secs_f64(left * part)), states: u64::MAX }
+            }
+            Limit::States(states) => {
+                let left = states.saturating_sub(self.outcome.states) as f64;
+                Share { until: None, states: least.max((left * part).ceil() as u64) }
+            }
+        }
+    }
+
+    /// Lives, and tries states, until the share is used up, or something does not hold.
+    fn live(&mut self, item: &Item, share: Share) {
+        let mut random =
+            self.context.random(item.name.bytes().fold(1, |sum: u64, byte| sum.wrapping_mul(31) + u64::from(byte)));
+        let begun = self.outcome.states;
+        let may_go_on = |states: u64| {
+            let done = states - begun;
+            let is_in_time = share.until.is_none_or(|until| Instant::now() < until);
+            done < share.states && (is_in_time || done < STATES_MIN)
+        };
+        let mut is_first = true;
+        while is_first || may_go_on(self.outcome.states) {
+            is_first = false;
+            let lead = match self.lead(item, &mut random) {
+                Ok(lead) => lead,
+                Err(Ended::NotReached(why)) => {
+                    self.outcome.uncovered.push(format!("{}: {why}", item.name));
+                    return;
+                }
+                Err(Ended::Found(finding)) => {
+                    self.outcome.states += 1;
+                    return self.outcome.violated(finding, &item.name, self.context.replay(&item.name));
+                }
+                Err(Ended::FoundAfter(finding, replay)) => {
+                    self.outcome.states += 1;
+                    return self.outcome.violated(finding, &item.name, replay);
+                }
+            };
+            self.lives += 1;
+            self.outcome.kills += lead.lived.kills;
+            let is_write = |event: &&Event| matches!(event, Event::Write { .. });
+            self.writes += lead.lived.record.events.iter().filter(is_write).count() as u64;
+            if let Some(bad) = self.search(item, &lead, &mut random, &may_go_on) {
+                let only = replay::save(self.context, &lead.lived.record, &item.name, &lead.told, &bad);
+                return self.outcome.violated(bad.finding, &item.name, only);
+            }
+            if matches!(item.story, Story::Fresh(_)) && item.name == "plain" {
+                self.base = Some(lead.lived.record);
+            }
+        }
+    }
+
+    /// Tries states of one record.
+    fn search(
+        &mut self,
+        item: &Item,
+        lead: &Lead,
+        random: &mut StdRng,
+        may_go_on: &dyn Fn(u64) -> bool,
+    ) -> Option<Bad> {
+        let place = self.context.place_in_memory("states");
+        let _ = std::fs::create_dir_all(&place);
+        let exhaust = if self.context.is_long() { EXHAUST.1 } else { EXHAUST.0 };
+        let record = &lead.lived.record;
+        let mut search = Search::new(record, &Files, lead.told.clone(), &lead.spans, place.clone(), exhaust);
+        let (before, context) = (self.outcome.states, self.context);
+        let mut found = None;
+        while found.is_none() && search.counts.states < item.states_of_one && may_go_on(before + search.counts.states) {
+            let tried = search.counts.states;
+            let mut is_in_share = |states: u64| {
+                context.may_go_on(before + states, &item.name);
+                may_go_on(before + states)
+            };
+            found = search.pass(STATES_MIN * 3, random, &mut is_in_share).err();
+            // Nothing is left that is new.
+            if search.counts.states == tried {
+                break;
+            }
+        }
+        self.outcome.states += search.counts.states;
+        self.counts.cuts += search.counts.cuts;
+        self.counts.exhausted += search.counts.exhausted;
+        for (operation, hits) in search.hits {
+            *self.hits.entry(operation).or_default() += hits;
+        }
+        let _ = std::fs::remove_dir_all(place);
+        found.map(|found| *found)
+    }
+
+    /// A record of the story.
+    fn lead(&mut self, item: &Item, random: &mut StdRng) -> Result<Lead, Ended> {
+        let begin = |image: Option<&Image>| {
+            Life::begin(victim::own(), image)
+                .map_err(|error| Ended::NotReached(format!("nothing can be mounted any more: {error}")))
+        };
+        Ok(match item.story {
+            Story::Fresh(live) => Lead::new(live(begin(None)?, random)?, Told::default()),
+            Story::Failing(failures) => Lead::new(failures.live(begin(None)?)?, Told::default()),
+            Story::Checkpoints => {
+                let mut lead = Lead::new(lives::checkpoints(begin(None)?, random)?, Told::default());
+                lead.spans = between(&lead.lived.record, "K<", "K>");
+                lead
+            }
+            Story::Recovery => {
+                let mut lead = self.after_a_cut("recover", 0, random)?;
+                let end = lead.lived.record.events.len();
+                let found = |event: &Event| matches!(event, Event::Mark(said) if said == "F.");
+                let recovered = lead.lived.record.events.iter().position(found).map_or(end, |at| at + 1);
+                lead.spans = vec![lead.lived.from..=recovered];
+                lead
+            }
+            Story::LivingOn { kills } => self.after_a_cut("second", kills, random)?,
+            Story::LaterBatch { kills } => later_batch(self.context, &item.name, begin, kills, random)?,
+        })
+    }
+
+    /// Lives on from a state of a plain life.
+    fn after_a_cut(&mut self, role: &str, kills: u64, random: &mut StdRng) -> Result<Lead, Ended> {
+        let unmounted = |error| Ended::NotReached(format!("nothing can be mounted any more: {error}"));
+        if self.base.is_none() {
+            let life = Life::begin(victim::own(), None).map_err(unmounted)?;
+            self.base = Some(lives::plain(life, random)?.record);
+        }
+        let base = self.base.as_ref().expect("lived just now");
+        let samples = search::samples(base, &Told::default(), 1, random)?;
+        let sample = samples.into_iter().next();
+        let sample = sample.ok_or_else(|| Ended::NotReached("no state of the log in doubt was found".into()))?;
+        let life = Life::begin(victim::own(), Some(&sample.image)).map_err(unmounted)?;
+        let lived = lives::live_on(life, random, role, kills).map_err(|finding| {
+            let bad = Bad { finding, cut: sample.cut, choice: sample.choice };
+            let only = replay::save(self.context, base, "after a cut", &Told::default(), &bad);
+            Ended::FoundAfter(bad.finding, only)
+        })?;
+        Ok(Lead::new(lived, sample.told.next_life()))
+    }
+
+    /// Puts what was done into the outcome.
+    fn report(self) {
+        let Suite { outcome, hits, tried, counts, lives, writes, .. } = self;
+        let states =
+            |name: &str| tried.iter().filter(|(tried, _)| tried == name).map(|(_, states)| *states).sum::<u64>();
+        let mut figure = |name: &str, value: u64| {
+            outcome.figures.insert(name.into(), value as f64);
+        };
+        figure("lives", lives);
+        figure("writes recorded", writes);
+        // Each by a process of its own.
+        figure("states recovered by a fresh process", tried.iter().map(|(_, states)| *states).sum());
+        figure("cuts", counts.cuts);
+        figure("cuts of which every combination was tried", counts.exhausted);
+        figure("states of cuts during recovery", states("recovery"));
+        figure("states of cuts during checkpoints", states("checkpoints"));
+        outcome
+            .coverage
+            .push(Coverage { of: "operations right before a cut".into(), hits: hits.into_iter().collect() });
+        outcome.coverage.push(Coverage { of: "lives, by states".into(), hits: tried });
+    }
+}
+
+/// The stretches between two marks.
+fn between(record: &Record, from: &str, to: &str) -> Vec<RangeInclusive<usize>> {
+    let mut spans = Vec::new();
+    let mut begun = None;
+    for (at, event) in record.events.iter().enumerate() {
+        match event {
+            Event::Mark(said) if said == from => begun = Some(at + 1),
+            Event::Mark(said) if said == to => spans.extend(begun.take().map(|begun| begun..=at + 1)),
+            _ => {}
+        }
+    }
+    spans
+}
+
+/// The record of [`Story::LaterBatch`].
+fn later_batch(
+    context: &Context,
+    name: &str,
+    begin: impl Fn(Option<&Image>) -> Result<Life, Ended>,
+    kills: u64,
+    random: &mut StdRng,
+) -> Result<Lead, Ended> {
+    let first = lives::two_batches(begin(None)?, random)?.record;
+    let Some((cut, earlier)) = two_batches(&first) else {
+        return Err(Ended::NotReached("the log never took two batches before one sync".into()));
+    };
+    let choice = Choice::Without(earlier);
+    let (image, told) = search::state(&first, crate::recorder::SECTOR, Told::default(), cut, &choice)?;
+    let lived = lives::live_on(begin(Some(&image))?, random, "bulk", kills).map_err(|finding| {
+        let bad = Bad { finding, cut, choice };
+        let only = replay::save(context, &first, name, &Told::default(), &bad);
+        Ended::FoundAfter(bad.finding, only)
+    })?;
+    Ok(Lead::new(lived, told.next_life()))
+}
+
+/// Where one sync is about to make two batches durable, and the write of the first of them.
+fn two_batches(record: &Record) -> Option<(usize, usize)> {
+    /// A batch that fills what the log writes at once.
+    const WHOLE: usize = 256;
+    let mut writes: Vec<usize> = Vec::new();
+    let mut begun = false;
+    for (at, event) in record.events.iter().enumerate() {
+        match event {
+            Event::Write { file, pages, .. } if begun => {
+                let continues =
+                    |before: &usize| matches!(&record.events[*before], Event::Write { file: f, .. } if f == file);
+                if pages.len() == WHOLE {
+                    writes = vec![at];
+                } else if writes.len() == 1 && writes.iter().all(continues) {
+                    writes.push(at);
+                }
+            }
+            Event::Synced { .. } if writes.len() == 2 => return Some((at, writes[0])),
+            Event::Mark(said) => begun |= said.starts_with("B "),
+            _ => {}
+        }
+    }
+    None
+}

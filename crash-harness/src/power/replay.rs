@@ -1,0 +1,73 @@
+//! A state in which something did not hold, once more: real processes never leave the same record twice, so it is kept.
+
+use super::judge::Told;
+use super::search::{self, Bad, Bench, Files};
+use crate::context::Context;
+use crate::outcome::{Finding, Outcome};
+use crate::recorder::Record;
+use crate::recorder::choice::Choice;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// So many records are kept; the oldest go.
+const KEPT_MAX: usize = 20;
+
+/// What is kept beside a record.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    life: String,
+    /// What had been told before the record began.
+    told: Told,
+}
+
+/// Keeps a record, and returns the command that shows one of its states again.
+pub fn save(context: &Context, record: &Record, life: &str, told: &Told, bad: &Bad) -> String {
+    let note = Note { life: life.to_string(), told: told.clone() };
+    match keep(context, record, &note) {
+        Ok(path) => context.replay(&format!("record:{}:{}:{}", path.display(), bad.cut, bad.choice)),
+        Err(error) => {
+            eprintln!("the record of {life} could not be kept: {error}");
+            context.replay(life)
+        }
+    }
+}
+
+fn keep(context: &Context, record: &Record, note: &Note) -> std::io::Result<PathBuf> {
+    let directory = std::env::temp_dir().join("crash-harness-records");
+    std::fs::create_dir_all(&directory)?;
+    let mut kept: Vec<_> = std::fs::read_dir(&directory)?.flatten().map(|entry| entry.path()).collect();
+    kept.sort_by_key(|path| path.metadata().and_then(|of| of.modified()).ok());
+    for old in kept.iter().rev().skip(KEPT_MAX - 1) {
+        let _ = std::fs::remove_file(old);
+    }
+    let prefix = format!("{}-{}-", context.suite, context.seed);
+    let file = tempfile::Builder::new().prefix(&prefix).suffix(".record").tempfile_in(directory)?;
+    let (_, path) = file.keep().map_err(|error| error.error)?;
+    record.save(&path, note)?;
+    Ok(path)
+}
+
+/// Judges the state that `saved` names: the record's file, the cut, the choice.
+pub fn again(context: &Context, outcome: &mut Outcome, saved: &str) {
+    let parts: Vec<&str> = saved.rsplitn(3, ':').collect();
+    let &[choice, cut, file] = parts.as_slice() else {
+        return outcome.skip(saved, "expected record:FILE:CUT:CHOICE");
+    };
+    let (Ok(cut), Ok(choice)) = (cut.parse(), choice.parse()) else {
+        return outcome.skip(saved, "expected record:FILE:CUT:CHOICE");
+    };
+    let (record, note) = match Record::load::<Note>(Path::new(file)) {
+        Ok(loaded) => loaded,
+        Err(error) => return outcome.skip(saved, format!("the record can't be read: {error}")),
+    };
+    outcome.states += 1;
+    if let Err(finding) = judge(context, &record, note.told, cut, &choice) {
+        outcome.violated(finding, &note.life, context.replay(&format!("record:{saved}")));
+    }
+}
+
+fn judge(context: &Context, record: &Record, told: Told, cut: usize, choice: &Choice) -> Result<(), Finding> {
+    let bench = &Files;
+    let (image, told) = search::state(record, bench.sector(), told, cut, choice)?;
+    search::judge(bench, &image, &told, &context.place_in_memory(""))
+}

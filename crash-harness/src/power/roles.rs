@@ -1,0 +1,224 @@
+//! What the processes on a recorder do. They say what they were told by marks in the record, after the call returned.
+//!
+//! | mark | means |
+//! |---|---|
+//! | `D name n` | the writer's n-th transaction is durable |
+//! | `L name n` | its large transaction after the n-th is durable |
+//! | `S name n version` | its cell holds n under that version |
+//! | `C name n` | its cell's value n is durable |
+//! | `F name n`, `F.` | a recovery found the writer's n-th transaction as its last; found no other writer |
+//! | `K<`, `K>` | a checkpoint was asked for; was taken |
+//! | `B name` | the log is about to get two batches before one sync |
+
+use super::judge::{self, PER_ROUND};
+use crate::oracle;
+use crate::outcome::{Finding, Kind};
+use crate::role::Role;
+use crate::workload::{CELL, KEYS, Writer, misbehaved, open_with, options, sealed};
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::time::Duration;
+use untorn::{Batch, Client, CommitOutcome, Durability, FlushPolicy, LoggerOptions, Store};
+
+/// How the names of this suite's roles begin.
+pub const PREFIX: &str = "power-";
+
+/// The log is kept from the beginning on.
+pub const KEEPS_ALL: &str = "all";
+/// As little of the log as there can be is kept.
+pub const KEEPS_LITTLE: &str = "little";
+
+/// Plays one of them. Their first arguments are the file for marks and what is kept of the log.
+///
+/// # Errors
+/// What a check found.
+pub fn play(role: &Role) -> Result<(), Finding> {
+    let argument = |at: usize| role.arguments.get(at).map_or("", String::as_str);
+    let number = |at: usize| argument(at).parse().unwrap_or(u64::MAX);
+    let path = &role.store;
+    match role.name.strip_prefix(PREFIX).unwrap_or_default() {
+        "busy" => work(&open(path, argument(1))?, &mut Marks::open(argument(0))?, argument(2), number(3)),
+        "second" => second(&open(path, argument(1))?, &mut Marks::open(argument(0))?, argument(2)),
+        "recover" => recover(open(path, argument(1))?, &mut Marks::open(argument(0))?),
+        "checkpoint" => checkpoint(&open(path, argument(1))?, &mut Marks::open(argument(0))?, argument(2)),
+        "bulk" => bulk(path, &mut Marks::open(argument(0))?, argument(2)),
+        // A direct client, so that somebody starts the logger.
+        "remote" => remote(&open(path, argument(1))?, path, &mut Marks::open(argument(0))?, &role.arguments[2..]),
+        "supervised" => supervised(path),
+        "press" => press(path),
+        // It may have left by itself.
+        "leave" => untorn::stop_logger(path, super::lives::PATIENCE).map(drop).map_err(misbehaved("stop_logger")),
+        "judge" => judge::play(path, argument(0), argument(1)),
+        other => Err(Finding::new(Kind::Misbehaved, format!("no role {other}"))),
+    }
+}
+
+/// The file that puts acknowledgements into the record.
+struct Marks(File);
+
+impl Marks {
+    fn open(path: &str) -> Result<Marks, Finding> {
+        let opened = File::options().write(true).open(path);
+        opened.map(Marks).map_err(|error| Finding::new(Kind::Misbehaved, format!("opening {path}: {error}")))
+    }
+
+    /// Says something after the call that it is about has returned.
+    fn say(&mut self, line: impl std::fmt::Display) {
+        // One write call, which is one mark. Nobody listens when the power has gone.
+        let _ = self.0.write_all(line.to_string().as_bytes());
+    }
+}
+
+/// Opens the store. What is kept of the log for feeds: everything, so that a state can be compared with its whole history, or little, so that
+/// segments are used again and again.
+fn open(path: &Path, keeps: &str) -> Result<Store, Finding> {
+    let mut options = options();
+    if keeps == KEEPS_ALL {
+        options.retain_changes(u64::MAX, Duration::MAX);
+    }
+    open_with(options.any_file_system(true), path)
+}
+
+/// Does everything that a store can do, for so many rounds, going on where it left off.
+fn work(store: &Store, marks: &mut Marks, name: &str, rounds: u64) -> Result<(), Finding> {
+    let writer = Writer::open(store.clone(), name).map_err(misbehaved("opening keyspaces and cells"))?;
+    let cell = store.cell(&format!("cell of {name}"), CELL).map_err(misbehaved("cell"))?;
+    let mut n = writer.last()?;
+    let mut large = writer.last_large()?;
+    for round in 0..rounds {
+        while n < large + PER_ROUND {
+            n += 1;
+            let version = cell.store(&sealed(n, CELL)).map_err(misbehaved("store"))?;
+            marks.say(format_args!("S {name} {n} {}", version.as_u64()));
+            if n.is_multiple_of(5) {
+                let version = cell.store_durable(&sealed(n, CELL)).map_err(misbehaved("store_durable"))?;
+                marks.say(format_args!("S {name} {n} {}", version.as_u64()));
+                marks.say(format_args!("C {name} {n}"));
+            }
+            let durability = if n % 3 == 1 { Durability::Durable } else { Durability::Visible };
+            let ticket = writer.commit_with_ticket(n, durability).map_err(misbehaved("commit"))?;
+            if n % 3 == 2 {
+                ticket.wait().map_err(misbehaved("waiting for durability"))?;
+            }
+            if n % 3 != 0 {
+                marks.say(format_args!("D {name} {n}"));
+            }
+        }
+        large = n;
+        writer.large(large).map_err(misbehaved("a large transaction"))?;
+        if round.is_multiple_of(2) {
+            store.sync().map_err(misbehaved("sync"))?;
+            marks.say(format_args!("L {name} {large}"));
+        }
+        if round % 3 == 1 {
+            store.checkpoint().map_err(misbehaved("checkpoint"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Works by message: what [`Writer`] does, each commit acknowledged as durable.
+fn remote(_: &Store, path: &Path, marks: &mut Marks, names: &[String]) -> Result<(), Finding> {
+    let client = Client::connect(path.join("logger.sock")).map_err(misbehaved("connecting"))?;
+    for name in names {
+        for n in 1..=PER_ROUND {
+            let mut batch = Batch::new();
+            batch.put("data", name.as_bytes(), &sealed(n, 30)).put("data", &oracle::key(name, n), &sealed(n, 60));
+            batch.delete("data", &oracle::key(name, n + KEYS / 2)).put("marks", name.as_bytes(), &sealed(n, 30));
+            match client.commit(&batch).map_err(misbehaved("a batch by message"))? {
+                CommitOutcome::Committed(_) => marks.say(format_args!("D {name} {n}")),
+                other => return Err(Finding::new(Kind::Misbehaved, format!("a batch by message: {other:?}"))),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Serves as a supervisor would have it: a logger that stays, and another one when that has left.
+fn supervised(path: &Path) -> Result<(), Finding> {
+    loop {
+        LoggerOptions::default().idle(Duration::MAX).run(path).map_err(misbehaved("a logger in the foreground"))?;
+    }
+}
+
+/// Has the kernel write back the arena's dirty pages, again and again, as it may at any time.
+fn press(path: &Path) -> Result<(), Finding> {
+    let arena = loop {
+        match File::open(path.join("arena")) {
+            Ok(file) => break file,
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    loop {
+        // SAFETY: the descriptor is open; the call reads no memory of ours.
+        #[allow(unsafe_code)]
+        let begun = unsafe { libc::sync_file_range(arena.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+        if begun != 0 {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_micros(300));
+    }
+}
+
+/// Says what is there.
+fn say_found(store: &Store, marks: &mut Marks) -> Result<(), Finding> {
+    for (name, n) in oracle::check(&store.snapshot().map_err(misbehaved("snapshot"))?)? {
+        marks.say(format_args!("F {name} {n}"));
+    }
+    marks.say("F.");
+    Ok(())
+}
+
+/// The life after a power cut: says what is there, then works like those before, with records of the same lengths.
+fn second(store: &Store, marks: &mut Marks, name: &str) -> Result<(), Finding> {
+    say_found(store, marks)?;
+    work(store, marks, name, 2)
+}
+
+/// Only has the store recovered, and says what is there.
+fn recover(store: Store, marks: &mut Marks) -> Result<(), Finding> {
+    say_found(&store, marks)?;
+    store.close().map_err(misbehaved("close"))
+}
+
+/// Takes one checkpoint after the other, some transactions between them.
+fn checkpoint(store: &Store, marks: &mut Marks, name: &str) -> Result<(), Finding> {
+    let writer = Writer::open(store.clone(), name).map_err(misbehaved("opening keyspaces and cells"))?;
+    for n in writer.last()? + 1..=PER_ROUND {
+        writer.commit(n, Durability::Durable).map_err(misbehaved("commit"))?;
+        marks.say(format_args!("D {name} {n}"));
+        marks.say("K<");
+        store.checkpoint().map_err(misbehaved("checkpoint"))?;
+        marks.say("K>");
+    }
+    Ok(())
+}
+
+/// Bytes of each value that fills the log.
+const BULK: usize = 120_000;
+
+/// Commits so much at once that the log takes it in two batches, which one sync is to make durable. Says when it is.
+fn bulk(path: &Path, marks: &mut Marks, name: &str) -> Result<(), Finding> {
+    let mut options = Store::options();
+    options.any_file_system(true).ring_size(2 << 20).segment_size(8 << 20);
+    let store = open_with(&options, path)?;
+    say_found(&store, marks)?;
+    let writer = Writer::open(store.clone(), name).map_err(misbehaved("opening keyspaces and cells"))?;
+    let values = store.keyspace("bulk").map_err(misbehaved("keyspace"))?;
+    let policy = FlushPolicy::Every(Duration::from_secs(3600));
+    store.set_flush_policy(policy).map_err(misbehaved("set_flush_policy"))?;
+    // The logger looks at the policy when it wakes.
+    std::thread::sleep(Duration::from_millis(120));
+    marks.say(format_args!("B {name}"));
+    for n in writer.last()? + 1..PER_ROUND {
+        let mut txn = store.begin().map_err(misbehaved("begin"))?;
+        txn.put(&values, name.as_bytes(), &sealed(n, BULK)).map_err(misbehaved("put"))?;
+        let _ticket = txn.commit_with(Durability::Visible).map_err(misbehaved("commit"))?;
+        writer.commit(n, Durability::Visible).map_err(misbehaved("commit"))?;
+    }
+    store.sync().map_err(misbehaved("sync"))?;
+    marks.say(format_args!("D {name} {}", PER_ROUND - 1));
+    Ok(())
+}

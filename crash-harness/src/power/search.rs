@@ -1,0 +1,400 @@
+//! The search through the states of one record: where it is cut, what of the doubtful is there, and the judgement of each state.
+
+use super::judge::Told;
+use super::operations;
+use super::roles::PREFIX;
+use crate::outcome::{Finding, Kind};
+use crate::process::Process;
+use crate::recorder::choice::Choice;
+use crate::recorder::disk::Disk;
+use crate::recorder::image::Image;
+use crate::recorder::{Event, Record};
+use crate::victim;
+use rand::Rng;
+use rand::rngs::StdRng;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// States tried for each cut, more or less, if there are too many to try them all.
+const PER_CUT: u64 = 6;
+/// How long a state may take to be recovered and checked.
+const JUDGED_MAX: Duration = Duration::from_secs(120);
+
+/// How the states of a record are made into stores, and judged.
+pub trait Bench: Sync {
+    /// Bytes at which writes are torn.
+    fn sector(&self) -> usize;
+
+    /// Judges one state, in a place of its own. What had been told is in a file, too.
+    ///
+    /// # Errors
+    /// What does not hold.
+    fn judge(&self, image: &Image, place: &Path, told: &Path) -> Result<(), Finding>;
+}
+
+/// The store's files lie in a directory.
+pub struct Files;
+
+impl Bench for Files {
+    fn sector(&self) -> usize {
+        crate::recorder::SECTOR
+    }
+
+    fn judge(&self, image: &Image, place: &Path, told: &Path) -> Result<(), Finding> {
+        image.lay_out(place).map_err(|error| Finding::new(Kind::Misbehaved, format!("laying a state out: {error}")))?;
+        let judged = recovered(place, image.file("checkpoint").is_some(), told);
+        let _ = std::fs::remove_dir_all(place);
+        judged
+    }
+}
+
+/// Has a fresh process recover the store at `path`, and check it.
+///
+/// # Errors
+/// What does not hold.
+pub fn recovered(path: &Path, has_store: bool, told: &Path) -> Result<(), Finding> {
+    let told = told.to_string_lossy();
+    let arguments = [&*told, if has_store { "true" } else { "false" }];
+    let mut process = Process::start(&victim::own(), &format!("{PREFIX}judge"), path, &arguments, &[]);
+    let start = Instant::now();
+    while process.is_running() {
+        if start.elapsed() > JUDGED_MAX {
+            return Err(Finding::new(
+                Kind::BlockedReader,
+                format!("recovery and checks took more than {JUDGED_MAX:?}"),
+            ));
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    let ended_well = process.wait();
+    process.refuse_finding()?;
+    if ended_well { Ok(()) } else { Err(Finding::new(Kind::Misbehaved, "the recovering process was killed")) }
+}
+
+/// How much was looked at.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Counts {
+    /// Cuts that were made.
+    pub cuts: u64,
+    /// Those of which every combination was tried.
+    pub exhausted: u64,
+    /// States that were recovered and checked.
+    pub states: u64,
+}
+
+/// A state in which something did not hold.
+#[derive(Clone, Debug)]
+pub struct Bad {
+    /// What.
+    pub finding: Finding,
+    /// Where the record was cut.
+    pub cut: usize,
+    /// What of the doubtful was there.
+    pub choice: Choice,
+}
+
+/// A state to live on from.
+pub struct Sample {
+    /// The files.
+    pub image: Image,
+    /// What had been told.
+    pub told: Told,
+    /// Where the record was cut.
+    pub cut: usize,
+    /// What of the doubtful was there.
+    pub choice: Choice,
+}
+
+/// The states of one record.
+pub struct Search<'a> {
+    record: &'a Record,
+    bench: &'a dyn Bench,
+    /// What had been told before the record began.
+    told: Told,
+    /// Where it may be cut.
+    all: Vec<usize>,
+    /// The same by the operation right before, and then by the one right after. They take turns, so that what is rare, such as the sync of a
+    /// header, gets as many cuts as what is frequent.
+    turns: Vec<Vec<usize>>,
+    /// Whose turn it is.
+    turn: usize,
+    operations: Vec<String>,
+    /// What was tried already.
+    seen: BTreeSet<(u64, usize)>,
+    place: PathBuf,
+    /// If there are no more combinations at a cut, all are tried.
+    exhaust: u64,
+    /// How much was looked at.
+    pub counts: Counts,
+    /// How many cuts were made right after each operation.
+    pub hits: BTreeMap<String, u64>,
+}
+
+/// What had been told at a cut, in a file, for as long as anybody needs it.
+struct ToldFile(PathBuf);
+
+impl Drop for ToldFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl ToldFile {
+    fn write(told: &Told, path: PathBuf) -> Result<ToldFile, Finding> {
+        let written = std::fs::write(&path, serde_json::to_vec(told).unwrap_or_default());
+        let failed = |error| Finding::new(Kind::Misbehaved, format!("writing what was told: {error}"));
+        written.map(|()| ToldFile(path)).map_err(failed)
+    }
+}
+
+/// Has one state judged, in `place`, an empty directory.
+///
+/// # Errors
+/// What does not hold.
+pub fn judge(bench: &dyn Bench, image: &Image, told: &Told, place: &Path) -> Result<(), Finding> {
+    let file = ToldFile::write(told, place.join("told"))?;
+    bench.judge(image, &place.join("state"), &file.0)
+}
+
+/// A state on its way to be judged.
+struct Job {
+    image: Image,
+    told: Arc<ToldFile>,
+    cut: usize,
+    choice: Choice,
+}
+
+impl<'a> Search<'a> {
+    /// Of cuts within these spans of the record; in `place`, an empty directory, states are laid out.
+    pub fn new(
+        record: &'a Record,
+        bench: &'a dyn Bench,
+        told: Told,
+        spans: &[RangeInclusive<usize>],
+        place: PathBuf,
+        exhaust: u64,
+    ) -> Search<'a> {
+        let operations = operations::of(record);
+        let is_within = |at: &usize| spans.iter().any(|span| span.contains(at));
+        let all: Vec<usize> = (1..=record.events.len()).filter(is_within).collect();
+        let mut turns: BTreeMap<(bool, &str), Vec<usize>> = BTreeMap::new();
+        for at in &all {
+            for (is_after, operation) in [(false, operations.get(at - 1)), (true, operations.get(*at))] {
+                if let Some(operation) = operation {
+                    turns.entry((is_after, operation)).or_default().push(*at);
+                }
+            }
+        }
+        let turns = turns.into_values().collect();
+        let (counts, hits) = (Counts::default(), BTreeMap::new());
+        Search {
+            record,
+            bench,
+            told,
+            all,
+            turns,
+            turn: 0,
+            operations,
+            seen: BTreeSet::new(),
+            place,
+            exhaust,
+            counts,
+            hits,
+        }
+    }
+
+    /// Tries about so many states more, for as long as it may go on; the first one in which something did not hold.
+    ///
+    /// # Errors
+    /// That one.
+    pub fn pass(
+        &mut self,
+        budget: u64,
+        random: &mut StdRng,
+        may_go_on: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<(), Box<Bad>> {
+        let cuts = self.cuts((budget / PER_CUT).max(1) as usize, random);
+        let is_over = AtomicBool::new(false);
+        let bad: Mutex<Option<Bad>> = Mutex::new(None);
+        let judged = AtomicU64::new(0);
+        let workers = std::thread::available_parallelism().map_or(2, usize::from);
+        let (give, take) = sync_channel::<Job>(workers);
+        let take = Mutex::new(take);
+        let (bench, place) = (self.bench, self.place.clone());
+        let before = self.counts.states;
+        std::thread::scope(|scope| {
+            for worker in 0..workers {
+                let (take, bad, judged, is_over) = (&take, &bad, &judged, &is_over);
+                let place = place.join(format!("worker-{worker}"));
+                scope.spawn(move || {
+                    work(bench, take, &place, judged, &|found| {
+                        is_over.store(true, Ordering::Relaxed);
+                        bad.lock().expect("not poisoned").get_or_insert(found);
+                    })
+                });
+            }
+            let mut may_go_on =
+                || !is_over.load(Ordering::Relaxed) && may_go_on(before + judged.load(Ordering::Relaxed));
+            let cut = self.walk(&cuts, random, &give, &mut may_go_on);
+            drop(give);
+            if let Err((cut, finding)) = cut {
+                let found = Bad { finding, cut, choice: Choice::Nothing { names: true } };
+                bad.lock().expect("not poisoned").get_or_insert(found);
+            }
+        });
+        self.counts.states += judged.load(Ordering::Relaxed);
+        let found = bad.into_inner().expect("not poisoned");
+        found.map_or(Ok(()), |found| Err(Box::new(found)))
+    }
+
+    /// Goes through the record, and gives out the states at each cut.
+    fn walk(
+        &mut self,
+        cuts: &BTreeSet<usize>,
+        random: &mut StdRng,
+        give: &SyncSender<Job>,
+        may_go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<(), (usize, Finding)> {
+        let mut disk = self.record.disk(self.bench.sector());
+        let mut told = self.told.clone();
+        let mut done = 0;
+        for cut in cuts.iter().copied() {
+            advance(&mut disk, &mut told, self.record, done, cut).map_err(|finding| (cut, finding))?;
+            done = cut;
+            self.counts.cuts += 1;
+            *self.hits.entry(self.operations[cut - 1].clone()).or_default() += 1;
+            let all = disk.combinations().filter(|all| *all <= self.exhaust);
+            let choices = match all {
+                Some(all) => (0..all).map(Choice::Combination).chain(torn(random)).collect(),
+                None => choices(&disk, random),
+            };
+            let file = ToldFile::write(&told, self.place.join(format!("told-{}", self.counts.cuts)));
+            let file = Arc::new(file.map_err(|finding| (cut, finding))?);
+            for choice in choices {
+                if !may_go_on() {
+                    return Ok(());
+                }
+                let image = disk.image(&choice);
+                // What was told differs from cut to cut, and what is a state with it.
+                if self.seen.insert((image.fingerprint(), cut)) {
+                    let _ = give.send(Job { image, told: file.clone(), cut, choice });
+                }
+            }
+            self.counts.exhausted += u64::from(all.is_some());
+        }
+        Ok(())
+    }
+
+    /// So many cuts: mostly right before and after an operation of each kind, and anywhere.
+    fn cuts(&mut self, count: usize, random: &mut StdRng) -> BTreeSet<usize> {
+        if count >= self.all.len() {
+            return self.all.iter().copied().collect();
+        }
+        let mut cuts = BTreeSet::new();
+        while cuts.len() < count {
+            let from = if random.random_range(0..5) == 0 {
+                &self.all
+            } else {
+                self.turn += 1;
+                &self.turns[(self.turn - 1) % self.turns.len()]
+            };
+            cuts.insert(from[random.random_range(0..from.len())]);
+        }
+        cuts
+    }
+}
+
+/// Judges states until there are no more.
+fn work(bench: &dyn Bench, take: &Mutex<Receiver<Job>>, place: &Path, judged: &AtomicU64, found: &dyn Fn(Bad)) {
+    for number in 0.. {
+        let job = take.lock().expect("not poisoned").recv();
+        let Ok(job) = job else { return };
+        let place = place.with_extension(format!("{number}"));
+        if let Err(finding) = bench.judge(&job.image, &place, &job.told.0) {
+            found(Bad { finding, cut: job.cut, choice: job.choice });
+        }
+        judged.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Applies the events between two positions, and hears what was said.
+fn advance(disk: &mut Disk, told: &mut Told, record: &Record, from: usize, to: usize) -> Result<(), Finding> {
+    for (at, event) in record.events.iter().enumerate().take(to).skip(from) {
+        disk.apply(at, event);
+        if let Event::Mark(said) = event {
+            told.hear(said)?;
+        }
+    }
+    Ok(())
+}
+
+/// The state of one choice at one cut, and what had been told.
+///
+/// # Errors
+/// If what was told contradicts itself.
+pub fn state(
+    record: &Record,
+    sector: usize,
+    mut told: Told,
+    cut: usize,
+    choice: &Choice,
+) -> Result<(Image, Told), Finding> {
+    let mut disk = record.disk(sector);
+    advance(&mut disk, &mut told, record, 0, cut)?;
+    Ok((disk.image(choice), told))
+}
+
+/// States of a store to live on from, at random cuts after the first quarter; in most of them something of the log is in doubt.
+///
+/// # Errors
+/// If what was told contradicts itself.
+pub fn samples(record: &Record, told: &Told, count: usize, random: &mut StdRng) -> Result<Vec<Sample>, Finding> {
+    let paths = record.paths();
+    let is_log = |number: &u64| paths.get(number).is_some_and(|path| path.contains("/wal/"));
+    let len = record.events.len();
+    let mut found = Vec::new();
+    // More than that are never needed.
+    for _ in 0..200 * count {
+        if found.len() == count {
+            break;
+        }
+        let cut = random.random_range(len / 4..=len);
+        let mut disk = record.disk(crate::recorder::SECTOR);
+        let mut heard = told.clone();
+        advance(&mut disk, &mut heard, record, 0, cut)?;
+        let is_wanted = disk.doubtful_files().any(|file| is_log(&file)) || random.random_range(0..6) == 0;
+        let choice = Choice::Random(random.random());
+        let image = disk.image(&choice);
+        if is_wanted && image.file("checkpoint").is_some() {
+            found.push(Sample { image, told: heard, cut, choice });
+        }
+    }
+    Ok(found)
+}
+
+fn choices(disk: &Disk, random: &mut StdRng) -> Vec<Choice> {
+    let mut choices = Vec::new();
+    for names in [true, false] {
+        choices.push(Choice::Nothing { names });
+        choices.push(Choice::Everything { names });
+    }
+    let mut writes = disk.doubtful_writes();
+    while writes.len() > 3 {
+        writes.swap_remove(random.random_range(0..writes.len()));
+    }
+    for event in writes {
+        choices.push(if random.random_bool(0.5) { Choice::Only(event) } else { Choice::Without(event) });
+    }
+    choices.extend(torn(random));
+    choices
+}
+
+/// Two random states, in which sectors may be torn apart.
+fn torn(random: &mut StdRng) -> [Choice; 2] {
+    [Choice::Random(random.random()), Choice::Random(random.random())]
+}
