@@ -4,6 +4,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How much a suite may do.
@@ -44,6 +46,12 @@ pub struct Context {
     pub limit: Limit,
     /// The one thing that is to be done again, from a replay line.
     pub only: Option<String>,
+    /// Other suites want some of the time, too.
+    pub is_one_of_several: bool,
+    /// Ends with the first violation: whoever asks wants to know whether there is one.
+    pub until_first: bool,
+    /// Whether there was one. Set by the outcome.
+    pub is_violated: Arc<AtomicBool>,
     start: Instant,
     bar: ProgressBar,
     scratch: tempfile::TempDir,
@@ -68,7 +76,19 @@ impl Context {
         let scratch = tempfile::Builder::new().prefix("crash-harness-").tempdir();
         let scratch = scratch.map_err(|error| format!("a directory for the stores: {error}"))?;
         let in_memory = tempfile::Builder::new().prefix("crash-harness-").tempdir_in("/dev/shm").ok();
-        Ok(Context { suite, seed, limit, only, start: Instant::now(), bar, scratch, in_memory })
+        Ok(Context {
+            suite,
+            seed,
+            limit,
+            only,
+            is_one_of_several: false,
+            until_first: false,
+            is_violated: Arc::default(),
+            start: Instant::now(),
+            bar,
+            scratch,
+            in_memory,
+        })
     }
 
     /// Random choices, the same for the same seed and purpose.
@@ -107,6 +127,9 @@ impl Context {
     /// Shows how far it has come, and says whether it may go on after so many states.
     pub fn may_go_on(&self, states: u64, doing: &str) -> bool {
         self.bar.set_message(format!("{states} states, {doing}"));
+        if self.until_first && self.is_violated.load(Ordering::Relaxed) {
+            return false;
+        }
         match self.limit {
             Limit::Seconds(seconds) => {
                 self.bar.set_position(self.start.elapsed().as_secs().min(seconds));

@@ -9,12 +9,14 @@
 //! | [`kill`], [`end`], [`scenes`] | deaths at named points and at random instants, everybody's at once, and in arranged scenes |
 //! | [`faults`] | calls that fail, full disks, damaged bytes, strangers |
 //! | [`inject`] | faults of single system calls, of any program |
+//! | [`controls`] | whether the suites find bugs that are planted |
 //! | [`step`] | every instruction of an update |
 //! | [`power`] | the power goes, with any part of what was not synced on the disk |
 //! | [`recorder`] | a file system that knows every state that a power cut could leave |
 //! | [`history`] | what clients were told, judged by a checker of linearizability |
 
 pub mod context;
+pub mod controls;
 pub mod end;
 pub mod faults;
 pub mod follower;

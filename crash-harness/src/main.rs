@@ -28,6 +28,9 @@ struct Arguments {
     /// Only this one: the point, the call, the variant that a violation's replay line names.
     #[arg(long)]
     only: Option<String>,
+    /// Ends a suite with its first violation: what `controls` asks for.
+    #[arg(long, hide = true)]
+    until_first: bool,
     /// Writes the outcome as JSON, one object a line; `-` is the standard output.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -73,7 +76,9 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         // What one suite leaves of its time, the later ones get.
         let share =
             limit.share(outcomes.iter().map(|o: &crash_harness::outcome::Outcome| o.seconds).sum(), &suites[index..]);
-        let context = Context::new(suite.name, seed, share, arguments.only.clone())?;
+        let mut context = Context::new(suite.name, seed, share, arguments.only.clone())?;
+        context.is_one_of_several = suites.len() > 1;
+        context.until_first = arguments.until_first;
         let outcome = (suite.run)(&context);
         context.finish();
         outcomes.push(outcome);

@@ -1,11 +1,13 @@
 //! What a suite found: the numbers that programs read, and what people want to see of it.
 
 use crate::context::Context;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What can be violated.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A value, or a cell, that is part old and part new.
@@ -118,12 +120,20 @@ pub struct Outcome {
     pub coverage: Vec<Coverage>,
     /// Further figures, by name.
     pub figures: BTreeMap<String, f64>,
+    /// Tells the context of the first violation.
+    #[serde(skip)]
+    is_violated: Arc<AtomicBool>,
 }
 
 impl Outcome {
     /// One without findings yet.
     pub fn of(context: &Context) -> Outcome {
-        Outcome { suite: context.suite.into(), seed: context.seed, ..Outcome::default() }
+        Outcome {
+            suite: context.suite.into(),
+            seed: context.seed,
+            is_violated: context.is_violated.clone(),
+            ..Outcome::default()
+        }
     }
 
     /// Whether nothing was violated, and every planted bug was caught.
@@ -142,6 +152,7 @@ impl Outcome {
             Kind::Misbehaved | Kind::Damaged => None,
         };
         count.into_iter().for_each(|count| *count += 1);
+        self.is_violated.store(true, Ordering::Relaxed);
         eprintln!("VIOLATION {:?} at {place}: {}\n  replay: {replay}", finding.kind, finding.what);
         self.violations.push(Violation { kind: finding.kind, what: format!("{place}: {}", finding.what), replay });
     }

@@ -48,4 +48,10 @@ pub const ALL: &[Suite] = &[
         weight: 3.0,
         run: crate::power::run,
     },
+    Suite {
+        name: "controls",
+        about: "Bugs are planted one by one, and the suite that is meant for each must find it",
+        weight: 2.0,
+        run: crate::controls::run,
+    },
 ];

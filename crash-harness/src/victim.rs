@@ -20,6 +20,13 @@ pub fn own() -> PathBuf {
     std::env::current_exe().unwrap_or_else(|_| "crash-harness".into())
 }
 
+/// The target directory of this build, in which others get directories of their own.
+pub fn target() -> PathBuf {
+    let target = own().ancestors().nth(2).map_or_else(|| "target".into(), Path::to_path_buf);
+    // Of the victims' own build, it is the one around it.
+    if target.ends_with("crash-victims") { target.parent().map_or(target.clone(), Path::to_path_buf) } else { target }
+}
+
 fn build() -> Result<PathBuf, String> {
     if cfg!(feature = "victim") {
         return Ok(own());
@@ -28,7 +35,7 @@ fn build() -> Result<PathBuf, String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
     // Beside this build, so that neither makes the other anew.
-    let target = own().ancestors().nth(2).map_or_else(|| "target".into(), Path::to_path_buf).join("crash-victims");
+    let target = target().join("crash-victims");
     let built = Command::new(cargo)
         .args(["build", "--release", "--bin", "crash-harness", "--features", "victim", "--message-format=json"])
         .arg("--manifest-path")

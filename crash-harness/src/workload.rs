@@ -20,8 +20,6 @@ pub const CELL: usize = 400;
 pub fn options() -> Options {
     let mut options = Store::options();
     options.ring_size(64 << 10).segment_size(256 << 10).checkpoint_bytes(96 << 10);
-    // Segments are recycled soon, too.
-    options.retain_changes(512 << 10, Duration::from_secs(3600));
     options.logger_idle(Duration::from_secs(3)).logger_timeout(Duration::from_secs(120));
     options
 }

@@ -1,0 +1,148 @@
+//! Planted bugs stay where they belong: no manifest of this workspace switches them on, by a default or for a dependency, and the
+//! programs that are published have none of them, which their bytes show.
+//!
+//! Bytes: each place that asks for a bug hands its name to a function that is never inlined, so a program with planted bugs
+//! has all their names in it. That this is so is looked at in the same way, in a build that has them.
+
+use crate::outcome::{Finding, Kind};
+use crate::victim;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Features that no default and no dependency may name.
+const FORBIDDEN: &[&str] = &["planted-bugs", "crash-points", "victim"];
+/// The variables that choose among what those features compile in.
+const VARIABLES: &[&str] = &["UNTORN_BUG", "UNTORN_CRASH"];
+
+/// Looks at the manifests and at the programs; how many programs. The inner error is a finding.
+///
+/// # Errors
+/// If cargo can't be run here, or can't build.
+pub fn look() -> Result<Result<u64, Finding>, String> {
+    let found = |what: String| Ok(Err(Finding::new(Kind::Misbehaved, what)));
+    let metadata = cargo(&["metadata", "--no-deps", "--format-version", "1"])?;
+    let metadata: Value = serde_json::from_slice(&metadata).map_err(|error| format!("cargo's metadata: {error}"))?;
+    if let Some(what) = switched_on(&metadata) {
+        return found(what);
+    }
+    let plain = programs(&["--features", "untorn/cli"], "", 2)?;
+    for program in &plain {
+        if let Some(name) = names_in(program)?.into_iter().next() {
+            return found(format!("{} has the bytes of {name:?} in it", program.display()));
+        }
+    }
+    let with_bugs = programs(&["--bin", "untorn-logger", "--features", "untorn/planted-bugs"], "crash-victims", 1)?;
+    let missing: Vec<&str> = {
+        let there = names_in(&with_bugs[0])?;
+        names().filter(|name| !there.contains(name)).collect()
+    };
+    if !missing.is_empty() {
+        return found(format!(
+            "a program with planted bugs does not show {missing:?}: the look at the others proves nothing"
+        ));
+    }
+    Ok(Ok(plain.len() as u64))
+}
+
+fn names() -> impl Iterator<Item = &'static str> {
+    untorn::planted_bugs::ALL.iter().map(|(name, _)| *name).chain(VARIABLES.iter().copied())
+}
+
+/// Which of the names the bytes of a file have.
+fn names_in(program: &Path) -> Result<BTreeSet<&'static str>, String> {
+    let bytes = std::fs::read(program).map_err(|error| format!("reading {}: {error}", program.display()))?;
+    let has = |name: &str| bytes.windows(name.len()).any(|window| window == name.as_bytes());
+    Ok(names().filter(|name| has(name)).collect())
+}
+
+fn cargo(arguments: &[&str]) -> Result<Vec<u8>, String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let ended = Command::new(cargo)
+        .args(arguments)
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+        .output()
+        .map_err(|error| format!("running cargo: {error}"))?;
+    if ended.status.success() {
+        return Ok(ended.stdout);
+    }
+    Err(format!("cargo {}: {}", arguments.join(" "), String::from_utf8_lossy(&ended.stderr)))
+}
+
+/// Builds programs of the library's package below the target directory, and says where they are.
+fn programs(which: &[&str], place: &str, count: usize) -> Result<Vec<PathBuf>, String> {
+    let target = victim::target().join(place);
+    let target = target.to_str().ok_or("the target directory has no name in UTF-8")?;
+    let bins: &[&str] = if which.contains(&"--bin") { &[] } else { &["--bins"] };
+    let common = ["build", "--release", "-p", "untorn", "--message-format=json", "--target-dir", target];
+    let said = cargo(&[&common[..], bins, which].concat())?;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    let messages = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let found: Vec<PathBuf> =
+        messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).collect();
+    if found.len() == count { Ok(found) } else { Err(format!("cargo names {found:?} instead of {count} programs")) }
+}
+
+/// What in the manifests switches a forbidden feature on, if anything does.
+fn switched_on(metadata: &Value) -> Option<String> {
+    // `untorn/planted-bugs`, `dep?/planted-bugs` and `planted-bugs` all name it.
+    let names = |item: &str| FORBIDDEN.contains(&item.rsplit('/').next().unwrap_or(item));
+    let strings = |value: &Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().filter_map(|item| item.as_str().map(str::to_string)).collect()
+    };
+    let packages = metadata["packages"].as_array()?;
+    if packages.is_empty() {
+        return Some("there are no manifests to look at".into());
+    }
+    for package in packages {
+        let name = package["name"].as_str().unwrap_or_default();
+        for dependency in package["dependencies"].as_array().into_iter().flatten() {
+            if let Some(feature) = strings(&dependency["features"]).into_iter().find(|feature| names(feature)) {
+                return Some(format!("{name} switches {feature} of {} on", dependency["name"]));
+            }
+        }
+        for (feature, items) in package["features"].as_object().into_iter().flatten() {
+            if let Some(item) = strings(items).into_iter().find(|item| names(item))
+                && !FORBIDDEN.contains(&feature.as_str())
+            {
+                return Some(format!("the feature {feature} of {name} switches {item} on"));
+            }
+        }
+        let is_published = package["publish"].as_array().is_none_or(|registries| !registries.is_empty());
+        if is_published && package["features"].get("victim").is_some() {
+            return Some(format!("{name} has the feature victim, and is published"));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn package(dependencies: &str, features: &str, publish: &str) -> Value {
+        let text = format!(
+            r#"{{"packages":[{{"name":"p","dependencies":{dependencies},"features":{features},"publish":{publish}}}]}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// Goal: the look at the manifests passes those that are in order, and each way of switching a bug on is seen.
+    #[test]
+    fn each_way_to_switch_a_bug_on_is_seen() {
+        let own = cargo(&["metadata", "--no-deps", "--format-version", "1"]).unwrap();
+        assert_eq!(switched_on(&serde_json::from_slice(&own).unwrap()), None);
+        assert_eq!(switched_on(&package("[]", r#"{"victim":["untorn/planted-bugs"]}"#, "[]")), None);
+        let bad = [
+            package(r#"[{"name":"untorn","features":["planted-bugs"]}]"#, "{}", "[]"),
+            package("[]", r#"{"default":["planted-bugs"],"planted-bugs":[]}"#, "null"),
+            package("[]", r#"{"fast":["untorn?/crash-points"]}"#, "[]"),
+            package("[]", r#"{"victim":["untorn/planted-bugs"]}"#, "null"),
+            serde_json::from_str(r#"{"packages":[]}"#).unwrap(),
+        ];
+        for (index, metadata) in bad.iter().enumerate() {
+            assert!(switched_on(metadata).is_some(), "{index}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Which suite is meant for which planted bug, the part of it that is quick, and what it is to find. All bugs of the catalogue
+//! are here; a test says so.
+
+use crate::outcome::Kind::{
+    self, BlockedReader, Damaged, HalfApplied, LostAcked, Misbehaved, OrderViolation, TornRead,
+};
+
+/// A part of a suite: what `crash-harness SUITE --only ONLY` does.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Check {
+    /// The suite; or `model`, the model checker's own test.
+    pub suite: &'static str,
+    /// What of it.
+    pub only: &'static str,
+}
+
+impl std::fmt::Display for Check {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} --only '{}'", self.suite, self.only)
+    }
+}
+
+impl Check {
+    /// Whether it is one of this program.
+    pub fn is_a_suite(&self) -> bool {
+        self.suite != MODEL
+    }
+}
+
+/// What stands in the place of a suite for the model checker, whose models are tests of the library: `only` names one.
+pub const MODEL: &str = "model";
+
+/// A bug, and what must catch it.
+#[derive(Clone, Copy, Debug)]
+pub struct Control {
+    /// The bug's name in the catalogue.
+    pub bug: &'static str,
+    /// What is meant for it.
+    pub check: Check,
+    /// What it may show as. Whatever else fails is no proof.
+    pub shows_as: &'static [Kind],
+    /// How often it is tried, with other random choices: what shows depends on who comes first.
+    pub tries: u64,
+}
+
+const fn by(bug: &'static str, suite: &'static str, only: &'static str, shows_as: &'static [Kind]) -> Control {
+    Control { bug, check: Check { suite, only }, shows_as, tries: 3 }
+}
+
+const fn often(control: Control) -> Control {
+    Control { tries: 12, ..control }
+}
+
+/// What a reader sees of pages that were used again beneath it: other bytes, bytes without a meaning, or another time.
+const REUSED: &[Kind] = &[TornRead, HalfApplied, OrderViolation, Damaged, Misbehaved];
+
+/// All of them; those that take long by waiting come first.
+pub const CONTROLS: &[Control] = &[
+    by("lock-without-takeover", "kill", "commit.pages_written:kill", &[BlockedReader]),
+    by("skip-reader-reread", "step", "snapshot read:between", REUSED),
+    by("swing-before-record", "step", "small put:all", &[LostAcked]),
+    by("trust-recycled-segment", "kill", "scene:recycled segment", &[Damaged, OrderViolation]),
+    by("acknowledge-before-fsync", "power", "plain", &[LostAcked, Damaged]),
+    often(by("acknowledge-sample-early", "kill", "sample.collected:end", &[LostAcked])),
+    by("append-to-sealed-tail", "kill", "random:0", &[Damaged]),
+    by("counter-by-load-and-store", "step", "counter addition:between", &[LostAcked]),
+    often(by("feed-before-fsync", "kill", "flush.before_write:end", &[LostAcked])),
+    by("feed-open-stream", "kill", "random:0", &[OrderViolation]),
+    by("feed-skips-what-is-gone", "kill", "scene:recycled under a follower", &[OrderViolation]),
+    by("header-before-pages", "power", "plain", &[Damaged, LostAcked, HalfApplied, TornRead]),
+    by("ignore-fsync-error", "power", "failed syncs log, nobody dies", &[LostAcked, Damaged]),
+    by(
+        "liveness-by-pid",
+        "kill",
+        "scene:namespaces",
+        &[Damaged, HalfApplied, LostAcked, OrderViolation, BlockedReader],
+    ),
+    by("message-answered-before-sync", "power", "by message", &[LostAcked]),
+    by("no-abort-record", "kill", "scene:unfinished stream", &[HalfApplied]),
+    by("read-cell-once", "step", "cell load:between", &[TornRead]),
+    by("retry-fsync", "power", "failed syncs log, nobody dies", &[LostAcked, Damaged]),
+    by("reuse-one-txn-early", "kill", "random:0", REUSED),
+    by("reuse-running-checkpoint", "kill", "random:0", &[Damaged]),
+    by("seqlock-without-fence", "step", "cell store:all", &[HalfApplied, TornRead]),
+    by("single-copy-cell", "step", "cell store:all", &[Damaged, TornRead, HalfApplied]),
+    by("skip-directory-fsync", "power", "plain", &[LostAcked, Damaged]),
+    by("snapshot-beyond-its-pin", "kill", "random:0", &[OrderViolation, HalfApplied, TornRead]),
+    by("sum-once", "power", "failed syncs arena, logger dies", &[Damaged, LostAcked, HalfApplied, TornRead]),
+    by("trust-read-header", "power", "failed syncs header, everyone dies", &[Damaged, LostAcked]),
+    by("versions-go-on", "kill", "sample.collected:end", &[OrderViolation]),
+    by("wal-without-crc", "power", "plain", &[Damaged, LostAcked, HalfApplied, TornRead]),
+    // The model of the same bug: what a missing fence lets a weak memory order do, of which x86 shows nothing.
+    by("seqlock-without-fence", MODEL, "loom_cell planted_a_cell_without_fences", &[]),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// Goal: a bug that somebody adds to the catalogue is not forgotten here, and no name is wrong.
+    #[test]
+    fn all_bugs_of_the_catalogue_have_a_suite() {
+        let in_catalogue: BTreeSet<&str> = untorn::planted_bugs::ALL.iter().map(|(name, _)| *name).collect();
+        let in_table: BTreeSet<&str> = CONTROLS.iter().map(|control| control.bug).collect();
+        assert_eq!(in_catalogue, in_table);
+        for control in CONTROLS.iter().filter(|control| control.check.is_a_suite()) {
+            let is_known = crate::suites::ALL.iter().any(|suite| suite.name == control.check.suite);
+            assert!(is_known && !control.shows_as.is_empty() && control.tries > 0, "{control:?}");
+        }
+    }
+}
