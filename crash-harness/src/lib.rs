@@ -14,6 +14,7 @@
 //! | [`power`] | the power goes, with any part of what was not synced on the disk |
 //! | [`recorder`] | a file system that knows every state that a power cut could leave |
 //! | [`history`] | what clients were told, judged by a checker of linearizability |
+//! | [`subject`] | any other store in the place of this one |
 
 pub mod context;
 pub mod controls;
@@ -33,6 +34,7 @@ pub mod report;
 pub mod role;
 pub mod scenes;
 pub mod step;
+pub mod subject;
 pub mod suites;
 pub mod victim;
 pub mod workload;

@@ -89,6 +89,9 @@ pub struct Coverage {
 pub struct Outcome {
     /// The suite's name.
     pub suite: String,
+    /// Which store it tried, in which version and with which settings, if that is not untorn as it comes.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub about: String,
     /// What its random choices followed.
     pub seed: u64,
     /// How long it took.
@@ -113,6 +116,9 @@ pub struct Outcome {
     pub skipped: Vec<Skipped>,
     /// What the time did not suffice for, or what is not covered at all.
     pub uncovered: Vec<String>,
+    /// What was seen, breaks no promise, and is worth knowing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
     /// Planted bugs, of the suite that has them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub variants: Vec<Variant>,

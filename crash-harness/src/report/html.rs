@@ -78,7 +78,8 @@ fn overview(html: &mut String, outcomes: &[Outcome]) {
 }
 
 fn suite(html: &mut String, outcome: &Outcome) {
-    let about = crate::suites::ALL.iter().find(|suite| suite.name == outcome.suite).map_or("", |suite| suite.about);
+    let suite = crate::suites::ALL.iter().find(|suite| suite.name == outcome.suite);
+    let about = suite.map_or(outcome.about.as_str(), |suite| suite.about);
     let _ = write!(
         html,
         "<section id='{0}'><h2>{0}</h2><p>{1}</p><p class=sub>{2:.1} s, seed {3}</p>",
@@ -114,7 +115,9 @@ fn suite(html: &mut String, outcome: &Outcome) {
         html.push_str("</table></details>");
     }
     let skipped = outcome.skipped.iter().map(|s| format!("{}: {}", s.what, s.why)).collect();
-    for (title, lines) in [("Skipped", skipped), ("Not covered", outcome.uncovered_in_short())] {
+    for (title, lines) in
+        [("Remarks", outcome.remarks.clone()), ("Skipped", skipped), ("Not covered", outcome.uncovered_in_short())]
+    {
         if !lines.is_empty() {
             let _ = write!(html, "<details><summary>{title}: {}</summary><ul>", lines.len());
             for line in &lines {

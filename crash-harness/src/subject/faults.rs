@@ -1,0 +1,102 @@
+//! Failing syncs: one of a store's syncs fails, or several in a row, and takes with it what it covered: the page cache keeps the
+//! bytes, and later syncs succeed without them. That is what Linux does after a failed write-back.
+//!
+//! The writer tries the same batch again, opens the store again if that does not help, and goes on. Then another process opens
+//! it, and goes on as well. Then the power goes.
+
+use super::Subject;
+use super::cuts::{ENOUGH, Model, Search, again, ended, place, recorder, rounds};
+use super::kills::{replay, start};
+use crate::context::Context;
+use crate::outcome::{Finding, Outcome};
+use crate::recorder::{Event, Record};
+use rand::Rng;
+use rand::rngs::StdRng;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+/// Batches of the writer to which it happens, and of the one after it.
+const BATCHES: (&str, &str) = ("30", "8");
+/// Cuts after each failure.
+const CUTS: usize = 4;
+
+/// Failing syncs until the time is up.
+pub fn run(context: &Context, subject: &dyn Subject, model: Model, outcome: &mut Outcome) {
+    let about = subject.about();
+    if let Some(only) = context.only.as_ref().filter(|only| only.contains('@')) {
+        return again(context, subject, model, only, outcome);
+    }
+    for round in rounds(context, about.name) {
+        if outcome.violations.len() >= ENOUGH || !context.may_go_on(outcome.states, about.name) {
+            return;
+        }
+        let name = format!("{}:{round}", about.name);
+        let mut random = context.random(round);
+        let recorded = record(subject, &mut random, outcome);
+        let record = match recorded {
+            Ok(Some(record)) => record,
+            Ok(None) => return,
+            Err(finding) => {
+                outcome.violated(finding, &name, replay(context, "faults", subject, &name));
+                continue;
+            }
+        };
+        let Some(from) = record.events.iter().position(|event| matches!(event, Event::SyncFailed { .. })) else {
+            continue;
+        };
+        *outcome.figures.entry("syncs that failed".into()).or_default() +=
+            record.events.iter().filter(|event| matches!(event, Event::SyncFailed { .. })).count() as f64;
+        Search { context, subject, run: "faults", round, record: &record, from, model, cuts: CUTS }
+            .run(&mut random, outcome);
+    }
+}
+
+/// A writer to which syncs fail, and one that comes after it.
+fn record(subject: &dyn Subject, random: &mut StdRng, outcome: &mut Outcome) -> Result<Option<Record>, Finding> {
+    let Some(recorder) = recorder(subject, outcome) else { return Ok(None) };
+    let path = place(&recorder)?;
+    let failures = if random.random_bool(0.7) { 1 } else { 3 };
+    recorder.hold_sync("", random.random_range(0..60));
+    let is_over = AtomicBool::new(false);
+    let done = std::thread::scope(|scope| {
+        // Whoever meets it: also a process that the store started by itself, at any time.
+        scope.spawn(|| {
+            let mut failed = 0;
+            while !is_over.load(Relaxed) {
+                if let Some(held) = recorder.held(Duration::from_millis(5)) {
+                    failed += 1;
+                    if failed < failures {
+                        recorder.hold_sync("", 0);
+                    }
+                    held.fail();
+                }
+            }
+        });
+        let done = two_writers(subject, &path, outcome);
+        subject.end(&path);
+        is_over.store(true, Relaxed);
+        done
+    });
+    done.map(|()| Some(recorder.finish()))
+}
+
+fn two_writers(subject: &dyn Subject, path: &Path, outcome: &mut Outcome) -> Result<(), Finding> {
+    for (name, batches) in [("w0", BATCHES.0), ("w1", BATCHES.1)] {
+        let mut writer = start(subject, "subject-writer", path, &[name, batches, "stubborn"]);
+        ended(&mut writer)?;
+        for (what, name) in [
+            ("E", "batches that failed"),
+            ("R", "batches that succeeded when tried again"),
+            ("O", "times the store had to be opened again"),
+            ("G", "writers that gave up"),
+        ] {
+            let count = writer.lines().iter().filter(|line| line.starts_with(what)).count();
+            *outcome.figures.entry(name.into()).or_default() += count as f64;
+        }
+        // Whatever it started for itself goes too.
+        subject.end(path);
+    }
+    Ok(())
+}
