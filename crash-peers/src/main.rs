@@ -1,0 +1,166 @@
+//! The crash harness run against other embedded stores, and against untorn in the same way.
+//!
+//! Exit code 0: no promise was broken, and every control was caught; 1: otherwise; 2: usage; 3: the program itself could not go on.
+
+mod fjall;
+mod lmdb;
+mod plain_files;
+mod redb;
+mod sqlite;
+mod stores;
+mod table;
+
+use clap::{Parser, ValueEnum};
+use crash_harness::context::{Context, Limit};
+use crash_harness::outcome::{Outcome, Variant};
+use crash_harness::subject::cuts::Model;
+use crash_harness::subject::{self, Subject};
+use crash_harness::{report, role};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Kills, power cuts and failing syncs for several embedded stores, side by side.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// What is done to them.
+    run: Run,
+    /// Which stores, separated by commas: rows (`sqlite-wal-full`) or families (`sqlite`); all unless given.
+    #[arg(long, value_delimiter = ',')]
+    store: Vec<String>,
+    /// What random choices follow; a new one unless given.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// About how long in all, in seconds; ten for each store and run unless given.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// How many states of each store and run, instead of a time.
+    #[arg(long, conflicts_with = "seconds")]
+    states: Option<u64>,
+    /// Only this one: what a violation's replay line names.
+    #[arg(long)]
+    only: Option<String>,
+    /// Bytes that the disk writes as a whole; smaller pieces of a page may be new beside old ones.
+    #[arg(long, default_value_t = 512, value_parser = parse_sector)]
+    sector: usize,
+    /// The name of a new file is durable only after a sync of its directory, which is all that POSIX grants. Unless given, a sync
+    /// of the file makes its name durable too, as the journals of ext4, XFS and btrfs do.
+    #[arg(long)]
+    strict_names: bool,
+    /// Writes the outcome as JSON, one object a line; `-` is the standard output.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Writes a report for people to this directory.
+    #[arg(long)]
+    report: Option<PathBuf>,
+}
+
+fn parse_sector(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(bytes @ (512 | 4096)) => Ok(bytes),
+        _ => Err("512 or 4096".into()),
+    }
+}
+
+/// What is done to the stores.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Run {
+    /// Processes are killed at random instants under load.
+    Kill,
+    /// The power goes, with any part of what was not synced on the disk.
+    Cuts,
+    /// A sync fails, takes with it what it covered, and the power goes later.
+    Faults,
+    /// All of these.
+    All,
+}
+
+impl Run {
+    fn name(self) -> &'static str {
+        match self {
+            Run::Kill => "kill",
+            Run::Cuts => "cuts",
+            Run::Faults => "faults",
+            Run::All => "all",
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    // What the program starts itself as: the processes that it kills.
+    if let Some(role) = role::Role::of_this_process() {
+        return subject::work::play(&role, stores::ALL);
+    }
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("crash-peers: {error}");
+            ExitCode::from(3)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<bool, String> {
+    let runs = match arguments.run {
+        Run::All => vec![Run::Kill, Run::Cuts, Run::Faults],
+        one => vec![one],
+    };
+    let subjects = stores::chosen(&arguments.store)?;
+    let seed = arguments.seed.unwrap_or_else(rand::random::<u64>);
+    let turns = (runs.len() * subjects.len()) as u64;
+    let limit = match (arguments.states, arguments.seconds) {
+        (Some(states), _) => Limit::States(states),
+        (None, seconds) => Limit::Seconds(seconds.map_or(10, |seconds| seconds.div_ceil(turns))),
+    };
+    let mut rows = Vec::new();
+    for subject in subjects {
+        let mut outcomes = Vec::new();
+        for run in &runs {
+            outcomes.push(one(*run, subject, seed, limit, arguments)?);
+        }
+        rows.push(table::Row { about: subject.about(), outcomes });
+    }
+    table::print(&rows);
+    let outcomes: Vec<Outcome> = rows.into_iter().flat_map(|row| row.outcomes).collect();
+    report::json::write(&outcomes, arguments.json.as_deref())?;
+    if let Some(directory) = &arguments.report {
+        report::html::write(&outcomes, directory)?;
+    }
+    let names = if arguments.strict_names { "only by a sync of the directory" } else { "by a sync of the file too" };
+    println!("seed {seed}; sectors of {} bytes; names of new files durable {names}", arguments.sector);
+    Ok(outcomes.iter().all(Outcome::is_good))
+}
+
+/// Does one thing to one store.
+fn one(run: Run, subject: &dyn Subject, seed: u64, limit: Limit, arguments: &Arguments) -> Result<Outcome, String> {
+    let about = subject.about();
+    let context = Context::new(run.name(), seed, limit, arguments.only.clone())?;
+    let mut outcome = Outcome::of(&context);
+    outcome.suite = format!("{}.{}", about.name, run.name());
+    outcome.about = table::describe(&about);
+    let model = Model { sector: arguments.sector, strict_names: arguments.strict_names };
+    match run {
+        Run::Kill => subject::kills::run(&context, subject, &mut outcome),
+        Run::Cuts => subject::cuts::run(&context, subject, model, &mut outcome),
+        _ => subject::faults::run(&context, subject, model, &mut outcome),
+    }
+    outcome.seconds = context.elapsed().as_secs_f64();
+    context.finish();
+    if about.control_of.contains(&run.name()) {
+        as_control(&mut outcome, about.name, arguments.only.is_none());
+    }
+    Ok(outcome)
+}
+
+/// What was found in settings that are known not to keep the promise shows that the checks work, and is no violation.
+fn as_control(outcome: &mut Outcome, name: &str, is_whole: bool) {
+    let caught = !outcome.violations.is_empty();
+    outcome.figures.insert("violations found in this control".into(), outcome.violations.len() as f64);
+    outcome.violations.clear();
+    if is_whole {
+        let (suite, states) = (outcome.suite.clone(), outcome.states);
+        outcome.variants.push(Variant { name: name.into(), caught, suite, states });
+    }
+}

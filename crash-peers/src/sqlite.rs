@@ -1,0 +1,149 @@
+//! SQLite as a subject: one table of keys and values, in several journal modes.
+
+use crash_harness::subject::{About, Change, Entries, Failure, Promise, Result, Store, Subject};
+use rusqlite::{Connection, ErrorCode, OptionalExtension};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// SQLite with these settings.
+pub(crate) struct Sqlite {
+    name: &'static str,
+    journal: &'static str,
+    synchronous: &'static str,
+    after_cut: Promise,
+    control_of: &'static [&'static str],
+}
+
+/// Each commit syncs the log.
+pub(crate) const WAL_FULL: Sqlite =
+    Sqlite { name: "sqlite-wal-full", journal: "WAL", synchronous: "FULL", after_cut: Promise::Batch, control_of: &[] };
+
+/// Only checkpoints sync; documented to lose the latest commits, and nothing else, when the power goes.
+pub(crate) const WAL_NORMAL: Sqlite = Sqlite {
+    name: "sqlite-wal-normal",
+    journal: "WAL",
+    synchronous: "NORMAL",
+    after_cut: Promise::Sync,
+    control_of: &[],
+};
+
+/// A rollback journal. With `FULL` alone its removal, which is the commit, is not synced (documented); with `EXTRA` it is.
+pub(crate) const DELETE_EXTRA: Sqlite = Sqlite {
+    name: "sqlite-delete-extra",
+    journal: "DELETE",
+    synchronous: "EXTRA",
+    after_cut: Promise::Batch,
+    control_of: &[],
+};
+
+/// Nothing is synced, which is documented to lose and to damage data when the power goes: a control of the checks.
+pub(crate) const WAL_OFF: Sqlite = Sqlite {
+    name: "sqlite-wal-off",
+    journal: "WAL",
+    synchronous: "OFF",
+    after_cut: Promise::Batch,
+    control_of: &["cuts"],
+};
+
+/// Pages of the log after which SQLite takes a checkpoint by itself; 1,000 unless set. Fewer, so that a short run has many.
+const CHECKPOINT_PAGES: u32 = 100;
+
+/// How long to wait for other processes.
+const BUSY: Duration = Duration::from_secs(25);
+
+impl Subject for Sqlite {
+    fn about(&self) -> About {
+        let checkpoint = format!(", wal_autocheckpoint={CHECKPOINT_PAGES}");
+        About {
+            name: self.name,
+            version: rusqlite::version().into(),
+            settings: format!(
+                "journal_mode={}, synchronous={}{}",
+                self.journal,
+                self.synchronous,
+                if self.journal == "WAL" { &checkpoint } else { "" }
+            ),
+            after_kill: Promise::Batch,
+            after_cut: self.after_cut,
+            many_processes: true,
+            control_of: self.control_of,
+        }
+    }
+
+    fn open(&self, path: &Path) -> Result<Box<dyn Store>> {
+        std::fs::create_dir_all(path)?;
+        let connection = Connection::open(path.join("data.sqlite"))?;
+        connection.busy_timeout(BUSY)?;
+        // The change of the mode does not wait for others by itself.
+        let begun = Instant::now();
+        let mode: String = loop {
+            match connection.query_row(&format!("PRAGMA journal_mode={}", self.journal), [], |row| row.get(0)) {
+                Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && begun.elapsed() < BUSY => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                answered => break answered?,
+            }
+        };
+        if !mode.eq_ignore_ascii_case(self.journal) {
+            return Err(Failure(format!("the journal mode is {mode}")));
+        }
+        connection.pragma_update(None, "synchronous", self.synchronous)?;
+        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        connection.execute_batch(
+            "CREATE TABLE IF NOT EXISTS data (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
+        )?;
+        Ok(Box::new(Open { connection, is_log: self.journal == "WAL" }))
+    }
+}
+
+struct Open {
+    connection: Connection,
+    is_log: bool,
+}
+
+impl Store for Open {
+    fn batch(&mut self, changes: &[Change]) -> Result<()> {
+        // A writer from the beginning on: one that began by reading could be refused.
+        let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        for change in changes {
+            match &change.value {
+                Some(value) => transaction
+                    .prepare_cached("INSERT OR REPLACE INTO data VALUES (?1, ?2)")?
+                    .execute((&change.key, value))?,
+                None => transaction.prepare_cached("DELETE FROM data WHERE key = ?1")?.execute([&change.key])?,
+            };
+        }
+        Ok(transaction.commit()?)
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        if self.is_log {
+            // Of all that SQLite offers, only a checkpoint syncs the log afterwards. It says whether another one kept it from that.
+            let begun = Instant::now();
+            while self.connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |row| row.get::<_, i64>(0))? != 0 {
+                if begun.elapsed() > BUSY {
+                    return Err(Failure("a checkpoint was kept from completing".into()));
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let mut select = self.connection.prepare_cached("SELECT value FROM data WHERE key = ?1")?;
+        Ok(select.query_row([key], |row| row.get(0)).optional()?)
+    }
+
+    fn snapshot(&self) -> Result<Entries> {
+        // One statement reads one state.
+        let mut select = self.connection.prepare_cached("SELECT key, value FROM data")?;
+        let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<rusqlite::Result<Entries>>()?)
+    }
+
+    fn verify(&mut self) -> Result<()> {
+        let said: String = self.connection.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
+        if said == "ok" { Ok(()) } else { Err(Failure(said)) }
+    }
+}

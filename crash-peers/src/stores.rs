@@ -1,0 +1,43 @@
+//! The rows: which stores there are, each with one choice of settings.
+
+use crate::{fjall::Fjall, lmdb, plain_files::PlainFiles, redb, sqlite};
+use crash_harness::subject::{Subject, untorn::Untorn};
+
+/// All of them, in the order of the table.
+pub(crate) const ALL: &[&dyn Subject] = &[
+    &Untorn { durable: true },
+    &Untorn { durable: false },
+    &sqlite::WAL_FULL,
+    &sqlite::WAL_NORMAL,
+    &sqlite::DELETE_EXTRA,
+    &sqlite::WAL_OFF,
+    &lmdb::DEFAULT,
+    &lmdb::WRITE_MAP,
+    &lmdb::NO_SYNC,
+    &redb::EXCLUSIVE,
+    &redb::MULTI_WRITER,
+    &redb::NONE,
+    &Fjall,
+    &PlainFiles,
+];
+
+/// Those that are named, by row or by the family with which the rows' names begin; all if none are.
+pub(crate) fn chosen(names: &[String]) -> Result<Vec<&'static dyn Subject>, String> {
+    let is_of = |row: &str, name: &str| row == name || row.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'));
+    let rows = || ALL.iter().map(|subject| subject.about().name);
+    if let Some(name) = names.iter().find(|name| !rows().any(|row| is_of(row, name))) {
+        let rows: Vec<&str> = rows().collect();
+        return Err(format!("no store is named {name:?}; there are {}", rows.join(", ")));
+    }
+    let wanted = |row: &str| names.is_empty() || names.iter().any(|name| name == row || is_of(row, name));
+    Ok(ALL.iter().copied().filter(|subject| wanted(subject.about().name)).collect())
+}
+
+/// The version of a package as `Cargo.lock` has it, for libraries that can't be asked.
+pub(crate) fn locked_version(package: &str) -> String {
+    let lock = include_str!("../../Cargo.lock");
+    let name = format!("name = \"{package}\"");
+    let mut lines = lock.lines().skip_while(|line| *line != name).skip(1);
+    let version = lines.next().and_then(|line| line.strip_prefix("version = \"")?.strip_suffix('"'));
+    version.unwrap_or("unknown").into()
+}
