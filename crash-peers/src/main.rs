@@ -19,7 +19,7 @@ use crash_harness::{report, role};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Kills, power cuts and failing syncs for several embedded stores, side by side.
+/// Kills, power cuts, failing syncs and failing calls for several embedded stores, side by side.
 #[derive(Parser)]
 #[command(version, about)]
 struct Arguments {
@@ -71,6 +71,8 @@ enum Run {
     Cuts,
     /// A sync fails, takes with it what it covered, and the power goes later.
     Faults,
+    /// One call about a file fails: a write, a sync, an open; once or from then on; or it does half of what it was asked.
+    Errors,
     /// All of these.
     All,
 }
@@ -81,6 +83,7 @@ impl Run {
             Run::Kill => "kill",
             Run::Cuts => "cuts",
             Run::Faults => "faults",
+            Run::Errors => "errors",
             Run::All => "all",
         }
     }
@@ -104,7 +107,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<bool, String> {
     let runs = match arguments.run {
-        Run::All => vec![Run::Kill, Run::Cuts, Run::Faults],
+        Run::All => vec![Run::Kill, Run::Cuts, Run::Faults, Run::Errors],
         one => vec![one],
     };
     let subjects = stores::chosen(&arguments.store)?;
@@ -144,12 +147,14 @@ fn one(run: Run, subject: &dyn Subject, seed: u64, limit: Limit, arguments: &Arg
     match run {
         Run::Kill => subject::kills::run(&context, subject, &mut outcome),
         Run::Cuts => subject::cuts::run(&context, subject, model, &mut outcome),
+        Run::Errors => subject::errors::run(&context, subject, &mut outcome),
         _ => subject::faults::run(&context, subject, model, &mut outcome),
     }
     outcome.seconds = context.elapsed().as_secs_f64();
     context.finish();
     if about.control_of.contains(&run.name()) {
-        as_control(&mut outcome, about.name, arguments.only.is_none());
+        let is_whole = arguments.only.is_none() && outcome.states > 0;
+        as_control(&mut outcome, about.name, is_whole);
     }
     Ok(outcome)
 }

@@ -42,7 +42,7 @@ pub(crate) const WAL_OFF: Sqlite = Sqlite {
     journal: "WAL",
     synchronous: "OFF",
     after_cut: Promise::Batch,
-    control_of: &["cuts"],
+    control_of: &["cuts", "faults"],
 };
 
 /// Pages of the log after which SQLite takes a checkpoint by itself; 1,000 unless set. Fewer, so that a short run has many.

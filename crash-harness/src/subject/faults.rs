@@ -4,9 +4,9 @@
 //! The writer tries the same batch again, opens the store again if that does not help, and goes on. Then another process opens
 //! it, and goes on as well. Then the power goes.
 
-use super::Subject;
 use super::cuts::{ENOUGH, Model, Search, again, ended, place, recorder, rounds};
 use super::kills::{replay, start};
+use super::{Subject, work};
 use crate::context::Context;
 use crate::outcome::{Finding, Outcome};
 use crate::recorder::{Event, Record};
@@ -96,12 +96,7 @@ fn two_writers(subject: &dyn Subject, path: &Path, outcome: &mut Outcome) -> Res
     for (name, batches) in [("w0", BATCHES.0), ("w1", BATCHES.1)] {
         let mut writer = start(subject, "subject-writer", path, &[name, batches, "stubborn"]);
         ended(&mut writer)?;
-        for (what, name) in [
-            ("E", "batches that failed"),
-            ("R", "batches that succeeded when tried again"),
-            ("O", "times the store had to be opened again"),
-            ("G", "writers that gave up"),
-        ] {
+        for (what, name) in work::FATES {
             let count = writer.lines().iter().filter(|line| line.starts_with(what)).count();
             *outcome.figures.entry(name.into()).or_default() += count as f64;
         }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`work`] | what the processes do with a store whose kind they don't know |
 //! | [`judge`] | what must hold afterwards, by what the store itself promises |
-//! | [`kills`], [`cuts`], [`faults`] | processes that are killed, power that goes, syncs that fail |
+//! | [`kills`], [`cuts`], [`faults`], [`errors`] | processes that are killed, power that goes, syncs that fail, any call that fails |
 //! | [`untorn`] | untorn, in the place of one store among others |
 //!
 //! A store is added by implementing [`Subject`] and [`Store`], for example a file that is written anew and renamed for each batch:
@@ -92,6 +92,7 @@
 //! ```
 
 pub mod cuts;
+pub mod errors;
 pub mod faults;
 pub mod judge;
 pub mod kills;

@@ -32,6 +32,17 @@ const ATTEMPTS: u32 = 4;
 /// The writer as which a check writes on.
 pub const LATER: &str = "later";
 
+/// How a finding about a store that panicked begins.
+pub const PANICKED: &str = "it panicked";
+
+/// What a stubborn writer says of its fate, and what that means.
+pub const FATES: [(&str, &str); 4] = [
+    ("E", "batches that failed"),
+    ("R", "batches that succeeded when tried again"),
+    ("O", "times the store had to be opened again"),
+    ("G", "writers that gave up"),
+];
+
 /// The key of a writer's mark.
 pub fn mark(name: &str) -> Vec<u8> {
     format!("mark/{name}").into_bytes()
@@ -83,7 +94,7 @@ pub fn play(role: &Role, subjects: &[&dyn Subject]) -> ExitCode {
     // A store that panics is to be quoted.
     let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(play)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        Err(Finding::new(Kind::Misbehaved, format!("it panicked: {}", text.unwrap_or("without words"))))
+        Err(Finding::new(Kind::Misbehaved, format!("{PANICKED}: {}", text.unwrap_or("without words"))))
     });
     match played {
         Ok(()) => ExitCode::SUCCESS,
