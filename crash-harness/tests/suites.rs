@@ -148,6 +148,11 @@ fn cuts_while_a_store_is_recovered() {
 }
 
 #[test]
+fn cuts_beneath_a_real_file_system() {
+    power_cuts("ext4");
+}
+
+#[test]
 fn cuts_after_a_failed_sync() {
     power_cuts("failed syncs arena, logger dies");
 }

@@ -9,13 +9,16 @@
 //! | module | its one job |
 //! |---|---|
 //! | [`roles`], [`lives`], [`failures`] | what processes do on a recorder, and what happens to them |
+//! | [`device`], [`loop_device`] | the same beneath a real file system, on a block device |
 //! | [`judge`] | what must hold of a state |
 //! | [`search`], [`operations`] | which states are tried, and which operations they follow |
 //! | [`replay`] | a state in which something did not hold, once more |
 
+pub mod device;
 pub mod failures;
 pub mod judge;
 pub mod lives;
+pub mod loop_device;
 pub mod operations;
 pub mod replay;
 pub mod roles;
@@ -27,11 +30,12 @@ use crate::recorder::choice::Choice;
 use crate::recorder::image::Image;
 use crate::recorder::{Event, Record, Recorder, own_mounts};
 use crate::victim;
+use device::{FileSystem, Unmade};
 use failures::Failures;
 use judge::Told;
 use lives::{Life, Lived};
 use rand::rngs::StdRng;
-use search::{Bad, Counts, Files, Search};
+use search::{Bad, Counts, Search};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
@@ -60,6 +64,17 @@ enum Story {
     /// first. After the recovery, records of the same lengths take the place of the first, are acknowledged, and the power
     /// goes again: the second must not rise from the dead.
     LaterBatch { kills: u64 },
+    /// On a file system of the kernel, on a device that is recorded.
+    Device(FileSystem),
+}
+
+impl Story {
+    fn file_system(self) -> Option<FileSystem> {
+        match self {
+            Story::Device(file_system) => Some(file_system),
+            _ => None,
+        }
+    }
 }
 
 /// A life with its name, and its share of the time, beside the others'.
@@ -84,6 +99,7 @@ fn items() -> Vec<Item> {
         item("a later batch without the earlier", Story::LaterBatch { kills: 0 }, 1.5, 150),
         item("a later batch without the earlier, killed while recovering", Story::LaterBatch { kills: 2 }, 1.5, 150),
     ];
+    items.extend(device::ALL.map(|file_system| item(file_system.name(), Story::Device(file_system), 5.0, 400)));
     items.extend(failures::ALL.iter().map(|failures| item(&failures.name(), Story::Failing(failures), 1.0, 300)));
     items
 }
@@ -140,6 +156,17 @@ enum Ended {
     FoundAfter(Finding, String),
     /// It could not be brought about.
     NotReached(String),
+    /// The system does not let the harness.
+    Skipped(String),
+}
+
+impl From<Unmade> for Ended {
+    fn from(unmade: Unmade) -> Ended {
+        match unmade {
+            Unmade::Skipped(why) => Ended::Skipped(why),
+            Unmade::Found(finding) => Ended::Found(finding),
+        }
+    }
 }
 
 impl From<Finding> for Ended {
@@ -170,7 +197,15 @@ impl<'a> Suite<'a> {
     }
 
     fn run(&mut self) {
-        let items: Vec<Item> = items().into_iter().filter(|item| self.context.wants(&item.name)).collect();
+        let mut items: Vec<Item> = items().into_iter().filter(|item| self.context.wants(&item.name)).collect();
+        if !self.context.is_long() && self.context.only.is_none() {
+            // They are slow.
+            let is_slow = |item: &Item| matches!(item.story, Story::Device(FileSystem::Xfs | FileSystem::Btrfs));
+            let left_out = items.extract_if(.., |item| is_slow(item)).map(|item| item.name);
+            self.outcome
+                .uncovered
+                .extend(left_out.map(|name| format!("{name}: only runs of 1,200 seconds and more have it")));
+        }
         for (index, item) in items.iter().enumerate() {
             if !self.context.may_go_on(self.outcome.states, &item.name) && self.context.only.is_none() {
                 self.outcome.uncovered.push(format!("{}: the time was up", item.name));
@@ -218,6 +253,9 @@ impl<'a> Suite<'a> {
                     self.outcome.uncovered.push(format!("{}: {why}", item.name));
                     return;
                 }
+                Err(Ended::Skipped(why)) => {
+                    return self.outcome.skip(format!("cuts beneath {}", item.name), why);
+                }
                 Err(Ended::Found(finding)) => {
                     self.outcome.states += 1;
                     return self.outcome.violated(finding, &item.name, self.context.replay(&item.name));
@@ -232,7 +270,14 @@ impl<'a> Suite<'a> {
             let is_write = |event: &&Event| matches!(event, Event::Write { .. });
             self.writes += lead.lived.record.events.iter().filter(is_write).count() as u64;
             if let Some(bad) = self.search(item, &lead, &mut random, &may_go_on) {
-                let only = replay::save(self.context, &lead.lived.record, &item.name, &lead.told, &bad);
+                let only = replay::save(
+                    self.context,
+                    &lead.lived.record,
+                    item.story.file_system(),
+                    &item.name,
+                    &lead.told,
+                    &bad,
+                );
                 return self.outcome.violated(bad.finding, &item.name, only);
             }
             if matches!(item.story, Story::Fresh(_)) && item.name == "plain" {
@@ -253,7 +298,8 @@ impl<'a> Suite<'a> {
         let _ = std::fs::create_dir_all(&place);
         let exhaust = if self.context.is_long() { EXHAUST.1 } else { EXHAUST.0 };
         let record = &lead.lived.record;
-        let mut search = Search::new(record, &Files, lead.told.clone(), &lead.spans, place.clone(), exhaust);
+        let bench = search::bench(item.story.file_system());
+        let mut search = Search::new(record, &*bench, lead.told.clone(), &lead.spans, place.clone(), exhaust);
         let (before, context) = (self.outcome.states, self.context);
         let mut found = None;
         while found.is_none() && search.counts.states < item.states_of_one && may_go_on(before + search.counts.states) {
@@ -301,6 +347,10 @@ impl<'a> Suite<'a> {
                 lead
             }
             Story::LivingOn { kills } => self.after_a_cut("second", kills, random)?,
+            Story::Device(file_system) => {
+                let place = self.context.place(&format!("mounted-{}", self.lives));
+                Lead::new(device::live(file_system, &place)?, Told::default())
+            }
             Story::LaterBatch { kills } => later_batch(self.context, &item.name, begin, kills, random)?,
         })
     }
@@ -319,7 +369,7 @@ impl<'a> Suite<'a> {
         let life = Life::begin(victim::own(), Some(&sample.image)).map_err(unmounted)?;
         let lived = lives::live_on(life, random, role, kills).map_err(|finding| {
             let bad = Bad { finding, cut: sample.cut, choice: sample.choice };
-            let only = replay::save(self.context, base, "after a cut", &Told::default(), &bad);
+            let only = replay::save(self.context, base, None, "after a cut", &Told::default(), &bad);
             Ended::FoundAfter(bad.finding, only)
         })?;
         Ok(Lead::new(lived, sample.told.next_life()))
@@ -378,7 +428,7 @@ fn later_batch(
     let (image, told) = search::state(&first, crate::recorder::SECTOR, Told::default(), cut, &choice)?;
     let lived = lives::live_on(begin(Some(&image))?, random, "bulk", kills).map_err(|finding| {
         let bad = Bad { finding, cut, choice };
-        let only = replay::save(context, &first, name, &Told::default(), &bad);
+        let only = replay::save(context, &first, None, name, &Told::default(), &bad);
         Ended::FoundAfter(bad.finding, only)
     })?;
     Ok(Lead::new(lived, told.next_life()))

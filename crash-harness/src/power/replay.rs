@@ -1,7 +1,8 @@
 //! A state in which something did not hold, once more: real processes never leave the same record twice, so it is kept.
 
+use super::device::FileSystem;
 use super::judge::Told;
-use super::search::{self, Bad, Bench, Files};
+use super::search::{self, Bad};
 use crate::context::Context;
 use crate::outcome::{Finding, Outcome};
 use crate::recorder::Record;
@@ -16,13 +17,23 @@ const KEPT_MAX: usize = 20;
 #[derive(Serialize, Deserialize)]
 struct Note {
     life: String,
+    /// What the device bears, if it is one.
+    file_system: Option<String>,
     /// What had been told before the record began.
     told: Told,
 }
 
 /// Keeps a record, and returns the command that shows one of its states again.
-pub fn save(context: &Context, record: &Record, life: &str, told: &Told, bad: &Bad) -> String {
-    let note = Note { life: life.to_string(), told: told.clone() };
+pub fn save(
+    context: &Context,
+    record: &Record,
+    file_system: Option<FileSystem>,
+    life: &str,
+    told: &Told,
+    bad: &Bad,
+) -> String {
+    let file_system = file_system.map(|file_system| file_system.name().to_string());
+    let note = Note { life: life.to_string(), file_system, told: told.clone() };
     match keep(context, record, &note) {
         Ok(path) => context.replay(&format!("record:{}:{}:{}", path.display(), bad.cut, bad.choice)),
         Err(error) => {
@@ -61,13 +72,13 @@ pub fn again(context: &Context, outcome: &mut Outcome, saved: &str) {
         Err(error) => return outcome.skip(saved, format!("the record can't be read: {error}")),
     };
     outcome.states += 1;
-    if let Err(finding) = judge(context, &record, note.told, cut, &choice) {
+    if let Err(finding) = judge(context, &record, &note, cut, &choice) {
         outcome.violated(finding, &note.life, context.replay(&format!("record:{saved}")));
     }
 }
 
-fn judge(context: &Context, record: &Record, told: Told, cut: usize, choice: &Choice) -> Result<(), Finding> {
-    let bench = &Files;
-    let (image, told) = search::state(record, bench.sector(), told, cut, choice)?;
-    search::judge(bench, &image, &told, &context.place_in_memory(""))
+fn judge(context: &Context, record: &Record, note: &Note, cut: usize, choice: &Choice) -> Result<(), Finding> {
+    let bench = search::bench(note.file_system.as_deref().and_then(FileSystem::named));
+    let (image, told) = search::state(record, bench.sector(), note.told.clone(), cut, choice)?;
+    search::judge(&*bench, &image, &told, &context.place_in_memory(""))
 }

@@ -1,5 +1,6 @@
 //! The search through the states of one record: where it is cut, what of the doubtful is there, and the judgement of each state.
 
+use super::device::{Devices, FileSystem};
 use super::judge::Told;
 use super::operations;
 use super::roles::PREFIX;
@@ -50,6 +51,14 @@ impl Bench for Files {
         let judged = recovered(place, image.file("checkpoint").is_some(), told);
         let _ = std::fs::remove_dir_all(place);
         judged
+    }
+}
+
+/// How states are judged: on a file system of the kernel, or as mere files.
+pub fn bench(file_system: Option<FileSystem>) -> Box<dyn Bench> {
+    match file_system {
+        Some(file_system) => Box::new(Devices::new(file_system)),
+        None => Box::new(Files),
     }
 }
 

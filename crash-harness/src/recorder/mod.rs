@@ -160,7 +160,8 @@ impl Recorder {
         Ok(Recorder { shared, session: Some(session), mount: Some(mount) })
     }
 
-    fn root(&self) -> &Path {
+    /// Where it is mounted.
+    pub fn root(&self) -> &Path {
         self.mount.as_ref().expect("mounted until dropped").path()
     }
 

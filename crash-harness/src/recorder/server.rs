@@ -75,7 +75,12 @@ impl Filesystem for Server {
         if let Some(size) = size
             && let Some(file) = state.file_mut(inode.0)
         {
-            file.bytes.resize(size as usize, 0);
+            if file.bytes.is_empty() {
+                // Memory that is not touched yet.
+                file.bytes = vec![0; size as usize];
+            } else {
+                file.bytes.resize(size as usize, 0);
+            }
             if file.recorded {
                 file.unsynced = true;
                 state.events.push(Event::Resized { file: inode.0, size });
