@@ -5,7 +5,7 @@
 //! `name`; the action is `kill`, `stop` (SIGSTOP, until somebody continues it), `hold=PATH` (waits until the file
 //! exists, and keeps `PATH.reached` there meanwhile) or `fail` (the place's call reports an I/O error). Several are separated by commas.
 //! With `UNTORN_CRASH_ONCE=PATH` a point acts once over all processes that inherit the variables: the one that makes
-//! the file `PATH-name` acts.
+//! the file `PATH-name` acts. With `UNTORN_CRASH_TIMES=n` as well it acts so many times: the second one makes `PATH-name-2`.
 
 /// Passes a named place.
 #[cfg(not(feature = "crash-points"))]
@@ -92,7 +92,11 @@ mod active {
 
     fn is_first(name: &str) -> bool {
         match std::env::var("UNTORN_CRASH_ONCE") {
-            Ok(path) => std::fs::File::create_new(format!("{path}-{name}")).is_ok(),
+            Ok(path) => {
+                let times = std::env::var("UNTORN_CRASH_TIMES").map_or(1, |times| times.parse().expect("a number"));
+                let mark = |time| if time == 1 { format!("{path}-{name}") } else { format!("{path}-{name}-{time}") };
+                (1..=times).any(|time| std::fs::File::create_new(mark(time)).is_ok())
+            }
             Err(_) => true,
         }
     }

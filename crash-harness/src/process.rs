@@ -50,6 +50,11 @@ impl Process {
         self.heard().clone()
     }
 
+    /// How many lines that are.
+    pub fn lines_count(&self) -> usize {
+        self.heard().len()
+    }
+
     /// Waits until it has said so many lines that begin with `what`.
     ///
     /// # Errors

@@ -70,6 +70,8 @@ pub fn play(role: &Role) -> Result<(), Finding> {
         "writer" => write(&role.store, argument(0), argument(1).parse().unwrap_or(u64::MAX)),
         "transfer" => transfer(&role.store, argument(0)),
         "reader" => read(&role.store),
+        "holder" => hold(&role.store),
+        "checkpointer" => take_checkpoints(&role.store),
         "messenger" => messenger::write(&role.store, argument(0)),
         "follower" => follower::follow(&role.store, argument(0) == "durable"),
         "stepped" => crate::step::kinds::play(&role.store, argument(0)),
@@ -232,7 +234,11 @@ fn write(path: &Path, name: &str, rounds: u64) -> Result<(), Finding> {
 fn look(store: &Store, from: TxnId) -> Result<(), Finding> {
     let durable = store.durable_snapshot().map_err(misbehaved("durable_snapshot"))?;
     oracle::check(&durable)?;
-    let mut changes = store.changes(from, untorn::Feed::Visible).map_err(misbehaved("changes"))?;
+    let mut changes = match store.changes(from, untorn::Feed::Visible) {
+        // Whoever is stopped for a while is late.
+        Err(Error::Lagged { .. }) => return Ok(()),
+        changes => changes.map_err(misbehaved("changes"))?,
+    };
     for _ in 0..10 {
         match changes.try_next(Duration::ZERO) {
             Ok(Some(change)) if change.txn_id() > from => {}
@@ -290,6 +296,37 @@ fn read(path: &Path) -> Result<(), Finding> {
         say("ok");
         // Leaves the writers some of a small machine.
         std::thread::sleep(Duration::from_millis(3));
+    }
+}
+
+/// Holds snapshots for a while, until killed, and looks at everything in them again and again: it never changes, whatever is written, killed
+/// and recovered meanwhile.
+fn hold(path: &Path) -> Result<(), Finding> {
+    let store = open(path)?;
+    loop {
+        let snapshot = store.snapshot().map_err(misbehaved("snapshot"))?;
+        let first = oracle::contents(&snapshot)?;
+        for _ in 0..20 {
+            say("ok");
+            std::thread::sleep(Duration::from_millis(10));
+            let again = oracle::contents(&snapshot)?;
+            if again != first {
+                let what = format!("a snapshot of {} changed: {first:?}, then {again:?}", snapshot.txn_id());
+                return Err(Finding::new(Kind::OrderViolation, what));
+            }
+        }
+    }
+}
+
+/// Takes one checkpoint after the other, until killed. Whoever has the logger killed in each is told so.
+fn take_checkpoints(path: &Path) -> Result<(), Finding> {
+    let store = open(path)?;
+    loop {
+        match store.checkpoint() {
+            Ok(_) | Err(Error::LoggerUnavailable { .. }) => say("ok"),
+            Err(error) => return Err(misbehaved("checkpoint")(error)),
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

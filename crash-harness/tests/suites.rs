@@ -72,6 +72,24 @@ fn kills_at_random() {
 }
 
 #[test]
+fn a_death_at_every_point() {
+    let (code, outcomes) = harness(&["kill", "--seed", "1", "--states", "1", "--only", "every point"], "");
+    assert_eq!(code, 0, "{}", outcomes[0]["violations"]);
+    let hits = outcomes[0]["coverage"][0]["hits"].as_array().unwrap();
+    assert!(hits.len() > 50, "{hits:?}");
+    assert!(hits.iter().all(|hit| hit[1].as_u64() > Some(0)), "never hit: {hits:?}");
+}
+
+/// Its second logger, too, once left a checkpoint that was taken for damage.
+#[test]
+fn two_deaths_in_a_row_in_the_middle_of_a_checkpoint() {
+    let only = ["kill", "--seed", "1", "--states", "1", "--only", "checkpoint.header_written:twice"];
+    let (code, outcomes) = harness(&only, "");
+    assert_eq!(code, 0, "{}", outcomes[0]["violations"]);
+    assert!(outcomes[0]["kills"].as_u64().unwrap() >= 4);
+}
+
+#[test]
 fn a_death_at_a_point_and_the_bug_planted_there() {
     let only = ["kill", "--seed", "1", "--states", "1", "--only", "commit.record_written:kill"];
     let (code, outcomes) = harness(&only, "");

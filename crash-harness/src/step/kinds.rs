@@ -1,12 +1,13 @@
 //! The kinds of updates that are stepped through, and what a store holds, in a digest.
 
 use super::trace::stand_still;
+use crate::oracle;
 use crate::outcome::Finding;
 use crate::role::say;
 use crate::workload::{self, misbehaved, sealed};
 use std::collections::BTreeMap;
 use std::path::Path;
-use untorn::{CELLS_KEYSPACE, Durability, Keyspace, Store};
+use untorn::{Durability, Keyspace, Store};
 
 /// All kinds.
 pub const KINDS: &[&str] = &[
@@ -41,38 +42,19 @@ pub type Digest = BTreeMap<String, u64>;
 /// # Errors
 /// What can't be read.
 pub fn digest(store: &Store) -> Result<Digest, Finding> {
-    let mut digest = Digest::new();
-    let snapshot = store.snapshot().map_err(misbehaved("snapshot"))?;
-    for name in snapshot.keyspaces().map_err(misbehaved("keyspaces"))? {
-        // The samples follow the cells, in their own time.
-        if name == CELLS_KEYSPACE {
-            continue;
-        }
-        let keyspace = snapshot.find_keyspace(&name).map_err(misbehaved("find_keyspace"))?;
-        let Some(keyspace) = keyspace else { continue };
-        let mut sum = 1;
-        for entry in snapshot.range(&keyspace, ..).map_err(misbehaved("range"))? {
-            let (key, value) = entry.map_err(misbehaved("range"))?;
-            sum = hash(hash(sum, &key), &value);
-        }
-        digest.insert(name, sum);
-    }
+    let mut digest = oracle::contents(&store.snapshot().map_err(misbehaved("snapshot"))?)?;
     for cell in store.cells().map_err(misbehaved("cells"))? {
         let sum = match store.find_cell(&cell.name).map_err(misbehaved("find_cell"))? {
             Some(found) => {
                 let mut bytes = vec![0; found.size()];
                 found.load(&mut bytes).map_err(misbehaved("load"))?;
-                hash(2, &bytes)
+                oracle::hash(2, &bytes)
             }
             None => store.counter(&cell.name).and_then(|c| c.get()).map_err(misbehaved("counter"))?,
         };
         digest.insert(format!("cell {}", cell.name), sum);
     }
     Ok(digest)
-}
-
-fn hash(sum: u64, bytes: &[u8]) -> u64 {
-    bytes.iter().fold(sum ^ 0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 struct Open {

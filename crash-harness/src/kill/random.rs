@@ -1,0 +1,219 @@
+//! Deaths at random instants under load: of one process, of several and the logger at once, of all; and stops in the middle.
+
+use super::BLOCKED_MAX;
+use crate::context::Context;
+use crate::oracle::{self, Told};
+use crate::outcome::{Finding, Kind, Outcome};
+use crate::process::{Process, crash_kernel, kill_loggers};
+use crate::workload::misbehaved;
+use crate::{victim, workload};
+use rand::Rng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rustix::process::Signal;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Who works at the same time: what they do, and with which argument.
+const CAST: [(&str, &str); 11] = [
+    ("writer", ""),
+    ("writer", ""),
+    ("writer", ""),
+    ("messenger", ""),
+    ("transfer", "t"),
+    ("reader", ""),
+    ("holder", ""),
+    ("follower", "visible"),
+    ("follower", "durable"),
+    ("opener", ""),
+    ("checkpointer", ""),
+];
+/// Times that everybody dies, in one store.
+const LIVES: usize = 3;
+/// Deaths between those.
+const DEATHS: usize = 10;
+
+/// Rounds of random deaths, each in a store of its own, until the time is up.
+pub(super) fn rounds(context: &Context, outcome: &mut Outcome) {
+    let mut slowest = Duration::ZERO;
+    for round in 0.. {
+        let name = format!("random:{round}");
+        if context.only.is_none() && !context.may_go_on(outcome.states, "random kills") {
+            break;
+        }
+        if context.wants(&name) {
+            // In memory deaths come more often; on a disk they also meet syncs that take their time.
+            let place = format!("random-{round}");
+            let path = if round % 2 == 0 { context.place(&place) } else { context.place_in_memory(&place) };
+            let mut random = context.random(round);
+            let done = Round { path: &path, outcome, slowest: &mut slowest, told: Vec::new() }.run(&mut random);
+            kill_loggers(&path);
+            let _ = std::fs::remove_dir_all(&path);
+            if let Err(finding) = done {
+                outcome.violated(finding, &name, context.replay(&name));
+            }
+        }
+        if context.only.as_ref().is_some_and(|only| *only == name || !only.starts_with("random:")) {
+            break;
+        }
+    }
+    outcome.figures.insert("longest wait after a death, in seconds".into(), slowest.as_secs_f64());
+}
+
+/// One of those who work.
+struct Member {
+    role: &'static str,
+    argument: &'static str,
+    /// Writers have names of their own, by which what they were told is found again.
+    name: String,
+    process: Process,
+}
+
+impl Member {
+    fn start(path: &Path, (role, argument): (&'static str, &'static str), number: &str) -> Member {
+        let name = match role {
+            "writer" => format!("w{number}"),
+            "messenger" => format!("m{number}"),
+            _ => argument.to_string(),
+        };
+        let process = Process::start(&victim::own(), role, path, &[&name], &[]);
+        Member { role, argument, name, process }
+    }
+
+    fn told(&self) -> Option<(String, Told)> {
+        let told = match self.role {
+            "writer" => Told::by(&self.process),
+            "messenger" => Told::by_messenger(&self.process),
+            _ => return None,
+        };
+        Some((self.name.clone(), told))
+    }
+
+    /// Waits until it has said something more.
+    fn goes_on(&mut self) -> Result<(), Finding> {
+        let heard = self.process.lines_count();
+        let begun = Instant::now();
+        while self.process.lines_count() <= heard {
+            self.process.refuse_finding()?;
+            if begun.elapsed() > BLOCKED_MAX {
+                let what = format!("{} {} was held up for {BLOCKED_MAX:?}", self.role, self.name);
+                return Err(Finding::new(Kind::BlockedReader, what));
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        Ok(())
+    }
+}
+
+/// One store.
+struct Round<'r> {
+    path: &'r Path,
+    outcome: &'r mut Outcome,
+    slowest: &'r mut Duration,
+    told: Vec<(String, Told)>,
+}
+
+impl Round<'_> {
+    fn run(&mut self, random: &mut StdRng) -> Result<(), Finding> {
+        for life in 0..LIVES {
+            let start = |at: usize| Member::start(self.path, CAST[at], &format!("{at}-{life}"));
+            let mut cast: Vec<Member> = (0..CAST.len()).map(start).collect();
+            for writer in cast.iter_mut().filter(|member| member.role == "writer") {
+                writer.process.wait_for("V", 1, BLOCKED_MAX)?;
+            }
+            for death in 0..DEATHS {
+                std::thread::sleep(Duration::from_micros(random.random_range(500..30_000)));
+                self.death(&mut cast, &format!("{life}-{death}"), random)?;
+                self.outcome.states += 1;
+            }
+            // With nobody's help, everybody goes on.
+            let begun = Instant::now();
+            for member in &mut cast {
+                member.goes_on()?;
+            }
+            *self.slowest = begun.elapsed().max(*self.slowest);
+            self.end(cast, random)?;
+            self.outcome.states += 1;
+        }
+        Ok(())
+    }
+
+    /// Kills or stops some. Then some writer must go on, and nobody may have met anything odd.
+    fn death(&mut self, cast: &mut [Member], name: &str, random: &mut StdRng) -> Result<(), Finding> {
+        match random.random_range(0..8) {
+            0 => self.outcome.kills += kill_loggers(self.path) as u64,
+            1 => {
+                let member = &cast[random.random_range(0..cast.len())];
+                member.process.signal(Signal::STOP);
+                std::thread::sleep(Duration::from_millis(random.random_range(1..20)));
+                member.process.signal(Signal::CONT);
+            }
+            2 | 3 => self.kill(cast, random.random_range(2..6), random.random_bool(0.7), name, random),
+            _ => self.kill(cast, 1, false, name, random),
+        }
+        let begun = Instant::now();
+        let heard: Vec<usize> = cast.iter().map(|member| member.process.lines_count()).collect();
+        let goes_on = |cast: &[Member]| {
+            let writers = cast.iter().zip(&heard).filter(|(member, _)| member.role == "writer");
+            writers.into_iter().any(|(writer, heard)| writer.process.lines_count() > *heard)
+        };
+        while !goes_on(cast) {
+            if begun.elapsed() > BLOCKED_MAX {
+                return Err(Finding::new(Kind::BlockedReader, format!("all writers were held up for {BLOCKED_MAX:?}")));
+            }
+            std::thread::sleep(Duration::from_micros(200));
+            cast.iter_mut().try_for_each(|member| member.process.refuse_finding())?;
+        }
+        *self.slowest = begun.elapsed().max(*self.slowest);
+        cast.iter_mut().try_for_each(|member| member.process.refuse_finding())
+    }
+
+    /// Kills so many at the same time, and the logger too if that is wanted, and starts others in their places.
+    fn kill(&mut self, cast: &mut [Member], count: usize, logger_too: bool, name: &str, random: &mut StdRng) {
+        let mut dying: Vec<usize> = (0..cast.len()).collect();
+        dying.shuffle(random);
+        dying.truncate(count);
+        dying.iter().for_each(|at| cast[*at].process.signal(Signal::KILL));
+        if logger_too {
+            self.outcome.kills += kill_loggers(self.path) as u64;
+        }
+        for at in dying {
+            let next = Member::start(self.path, (cast[at].role, cast[at].argument), &format!("{at}-{name}"));
+            let mut dead = std::mem::replace(&mut cast[at], next);
+            dead.process.kill();
+            self.told.extend(dead.told());
+            self.outcome.kills += 1;
+        }
+    }
+
+    /// Kills all, and now and then the kernel, and looks at what is left.
+    fn end(&mut self, mut cast: Vec<Member>, random: &mut StdRng) -> Result<(), Finding> {
+        // All of them at once, the logger first, last or not at all.
+        let logger_first = random.random_bool(0.5);
+        if logger_first {
+            self.outcome.kills += kill_loggers(self.path) as u64;
+        }
+        cast.iter().for_each(|member| member.process.signal(Signal::KILL));
+        for member in &mut cast {
+            member.process.kill();
+            member.process.refuse_finding()?;
+            self.told.extend(member.told());
+            self.outcome.kills += 1;
+        }
+        drop(cast);
+        self.outcome.kills += kill_loggers(self.path) as u64;
+        let is_kernel_dead = random.random_bool(0.4);
+        if is_kernel_dead {
+            crash_kernel(self.path);
+        }
+        let store = workload::open(self.path)?;
+        oracle::kept(&store, self.told.iter().map(|(name, told)| (name.as_str(), *told)), is_kernel_dead)?;
+        oracle::counters_not_ahead(&store)?;
+        oracle::verified(&store)?;
+        // What a recovery found is durable.
+        store.sync().map_err(misbehaved("sync"))?;
+        let snapshot = store.snapshot().map_err(misbehaved("snapshot"))?;
+        self.told = oracle::told_by(&store, &oracle::check(&snapshot)?)?;
+        Ok(())
+    }
+}

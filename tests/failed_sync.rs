@@ -1,0 +1,85 @@
+//! Goal: a sync of the arena or of a checkpoint's header that fails is never taken for one that worked: no checkpoint any more, a mark
+//! that stays, errors that say so; readers go on; and after all have closed the store, it is whole again.
+//!
+//! Method: this test builds itself once more with crash points, by which a sync can be made to fail, and a logger be held before it.
+
+mod workload;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+use untorn::Durability;
+use workload::victim::{kill_loggers, logger_of};
+use workload::{Place, Role, Writer, assert_verified, check, my_role, open_small, say};
+
+#[test]
+fn role() {
+    let Some((name, path, arguments)) = my_role() else { return };
+    assert_eq!(name, "busy");
+    busy(&path, &arguments);
+}
+
+/// Writes, and takes checkpoints, until killed, until an error, or until so many rounds are done.
+fn busy(path: &Path, arguments: &[String]) {
+    let rounds: u64 = arguments.get(1).map_or(u64::MAX, |text| text.parse().unwrap());
+    let store = open_small(path);
+    let writer = Writer::open(store.clone(), &arguments[0]).unwrap();
+    let mut n = writer.last().unwrap();
+    for round in 0..rounds {
+        for _ in 0..12 {
+            n += 1;
+            let durable = n.is_multiple_of(4);
+            let durability = if durable { Durability::Durable } else { Durability::Visible };
+            let _ticket = writer.commit(n, durability).unwrap();
+            say(format_args!("{} {n}", if durable { "D" } else { "V" }));
+        }
+        if round % 3 == 2 {
+            store.checkpoint().unwrap();
+        }
+    }
+}
+
+/// A failed sync of the arena, of the header: no checkpoint any more, a sticky mark, errors that say so, readers go on;
+/// after all have closed it, the store is whole again.
+///
+/// The logger is held before the sync until another client has joined, since a marked store that nobody uses any more is
+/// recovered at once.
+#[test]
+fn a_failed_sync_of_arena_or_header_is_sticky_until_all_have_closed() {
+    // The first write of a header is recovery's.
+    for (before, point, nth) in
+        [("checkpoint.pages_summed", "arena.sync", 1), ("checkpoint.arena_synced", "checkpoint.sync", 2)]
+    {
+        let place = Place::new();
+        let path = place.path();
+        assert!(Role::own("busy", &path, "before 4").end());
+        kill_loggers(&path);
+        let gate = path.with_extension("gate");
+        let once = path.with_extension("once").to_string_lossy().into_owned();
+        let orders = format!("{before}:hold={},{point}@{nth}:fail", gate.display());
+        let env = [("UNTORN_CRASH", orders.as_str()), ("UNTORN_CRASH_ONCE", &once)];
+        let mut role = Role::start(workload::victim::build("failed_sync"), "busy", &path, "victim", &env);
+        let begun = Instant::now();
+        while !gate.with_extension("reached").exists() {
+            assert!(begun.elapsed() < Duration::from_secs(40), "{point}: no checkpoint came");
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        let store = open_small(&path);
+        std::fs::write(&gate, "").unwrap();
+        assert!(!role.end(), "{point}: the writer should have met the error");
+        let told = role.acknowledged();
+        let refused = store.begin().map(|_| ()).unwrap_err();
+        assert!(matches!(refused, untorn::Error::NeedsRecovery { .. }), "{point}: {refused}");
+        assert!(store.stats().unwrap().needs_recovery.is_some());
+        check(&store, &store.snapshot().unwrap());
+        drop(store);
+        // A marked store's logger makes room as soon as nobody uses it; told, it is quicker.
+        untorn::stop_logger(&path, Duration::from_secs(10)).unwrap();
+        let store = open_small(&path);
+        let found = check(&store, &store.snapshot().unwrap());
+        assert!(found["victim"] >= told.1, "{point}: told {told:?}, found {found:?}");
+        store.begin().unwrap().rollback();
+        assert_verified(&store);
+        drop(store);
+        assert!(logger_of(&path).is_some());
+    }
+}
