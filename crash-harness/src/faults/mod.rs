@@ -1,24 +1,162 @@
-//! What else can go wrong: each call about a file fails in turn, the disk is full, descriptors run out, bits flip at rest and in
-//! the shared region, strangers send bytes. Errors must be clear, nobody may crash, nothing acknowledged may be lost, and when
-//! the cause is gone, the store must work again.
+//! What else can go wrong: each call about a file fails in turn, each sync loses what it was to keep, the disk is full, descriptors
+//! run out, bits flip at rest and in the shared region, strangers send bytes. Errors must be clear, nobody may crash, nothing
+//! acknowledged may be lost, and when the cause is gone, the store must work again.
 //!
 //! | file | its one job |
 //! |---|---|
 //! | `calls.rs` | each call fails, once and from then on |
-//! | `worker.rs`, `told.rs`, `after.rs` | a writer that copes with errors, what it was told, and what must hold afterwards |
+//! | `syncs.rs`, `after_cut.rs` | each sync fails, and then the power |
+//! | `at_rest.rs` | damage to the files of a closed store |
+//! | `full.rs`, `limits.rs` | a full disk; too few bytes or descriptors for a process |
+//! | `hostile.rs`, `live.rs` | strangers on the socket; bits that flip in the shared region |
+//! | `worker.rs`, `told.rs`, `cast.rs`, `after.rs` | a writer that copes with errors, what it was told, who plays beside it, and what must hold afterwards |
 
 mod after;
+pub(crate) mod after_cut;
+pub(crate) mod at_rest;
 mod calls;
+mod cast;
+mod full;
+mod hostile;
+pub(crate) mod limits;
+mod live;
+mod syncs;
 mod told;
 pub(crate) mod worker;
 
-use crate::context::Context;
-use crate::outcome::Outcome;
+use crate::context::{Context, Limit};
+use crate::outcome::{Coverage, Outcome};
+use cast::Trouble;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// How far into its time the suite is when each part is to be over.
+const CALLS: f64 = 0.4;
+const SYNCS: f64 = 0.55;
+const AT_REST: f64 = 0.68;
+const FULL: f64 = 0.75;
+const LIMITS: f64 = 0.87;
+const HOSTILE: f64 = 0.94;
+const LIVE: f64 = 1.0;
 
 /// Runs the suite.
 pub fn run(context: &Context) -> Outcome {
     let mut outcome = Outcome::of(context);
-    calls::run(context, &mut outcome, &|states, doing| context.may_go_on(states, doing));
+    let until = |share: f64| {
+        // Something of each part is done in any case.
+        let has_begun = AtomicBool::new(false);
+        move |states: u64, doing: &str| {
+            let gone = match context.limit {
+                Limit::Seconds(seconds) => context.elapsed().as_secs_f64() / seconds as f64,
+                Limit::States(most) => states as f64 / most as f64,
+            };
+            let is_first = !has_begun.swap(true, Ordering::Relaxed);
+            (context.may_go_on(states, doing) && gone < share) || is_first
+        }
+    };
+    calls::run(context, &mut outcome, &until(CALLS));
+    syncs::run(context, &mut outcome, &until(SYNCS));
+    at_rest::run(context, &mut outcome, &until(AT_REST));
+    scenes(context, &mut outcome, &until(FULL), "full disks", full_disks(context));
+    scenes(context, &mut outcome, &until(LIMITS), "limits", limited(context));
+    scenes(context, &mut outcome, &until(HOSTILE), "strangers", strangers(context));
+    scenes(context, &mut outcome, &until(LIVE), "bits that flip in the region", flips(context));
     outcome.seconds = context.elapsed().as_secs_f64();
     outcome
+}
+
+/// One scene, by its name; what it adds to the figures.
+type Scene<'c> = (String, Box<dyn Fn() -> Result<Vec<(&'static str, f64)>, Trouble> + 'c>);
+
+/// Scenes, as many as the time suffices for.
+fn scenes<'c>(
+    context: &'c Context,
+    outcome: &mut Outcome,
+    may_go_on: &dyn Fn(u64, &str) -> bool,
+    of: &str,
+    scenes: Box<dyn Iterator<Item = Scene<'c>> + 'c>,
+) {
+    let mut hits = Vec::new();
+    for (name, play) in scenes {
+        if !context.wants(&name) {
+            continue;
+        }
+        if context.only.is_none() && !may_go_on(outcome.states, &name) {
+            outcome.uncovered.push(format!("{of}: {name} and what comes after it: the time was up"));
+            break;
+        }
+        match play() {
+            Ok(figures) => {
+                outcome.states += 1;
+                hits.push((name, 1));
+                for (figure, value) in figures {
+                    *outcome.figures.entry(format!("{of}: {figure}")).or_default() += value;
+                }
+            }
+            Err(Trouble::Skipped(why)) => outcome.skip(name, why),
+            Err(Trouble::Found(finding)) => outcome.violated(finding, &name, context.replay(&name)),
+        }
+        if context.only.is_some() {
+            break;
+        }
+    }
+    if !hits.is_empty() {
+        outcome.coverage.push(Coverage { of: of.into(), hits });
+    }
+}
+
+fn full_disks(context: &Context) -> Box<dyn Iterator<Item = Scene<'_>> + '_> {
+    Box::new(full::FILE_SYSTEMS.into_iter().map(move |kind| {
+        let scene = move || full::play(context, kind).map(|()| Vec::new());
+        (format!("disk-full:{kind}"), Box::new(scene) as Box<dyn Fn() -> _>)
+    }))
+}
+
+fn limited(context: &Context) -> Box<dyn Iterator<Item = Scene<'_>> + '_> {
+    Box::new(limits::all(context).into_iter().map(move |limited| {
+        let path = context.place_in_memory(&limited.name().replace(':', "-"));
+        let name = limited.name();
+        let scene = move || {
+            let played = limited.play(&path).map(|()| Vec::new());
+            let _ = std::fs::remove_dir_all(&path);
+            played
+        };
+        (name, Box::new(scene) as Box<dyn Fn() -> _>)
+    }))
+}
+
+/// The numbers of scenes of which there is no end; the one that a replay line names, if it names one.
+fn numbers(context: &Context, kind: &str) -> Box<dyn Iterator<Item = u64>> {
+    match context.only.as_deref() {
+        None => Box::new(0..),
+        Some(only) => {
+            let number = only.strip_prefix(kind).and_then(|rest| rest.strip_prefix(':'));
+            Box::new(number.and_then(|number| number.parse().ok()).into_iter())
+        }
+    }
+}
+
+fn strangers(context: &Context) -> Box<dyn Iterator<Item = Scene<'_>> + '_> {
+    Box::new(numbers(context, "hostile").map(move |n| {
+        let path = context.place_in_memory(&format!("hostile-{n}"));
+        let scene = move || {
+            let played = hostile::play(&path, context.seed.wrapping_add(n));
+            let _ = std::fs::remove_dir_all(&path);
+            played.map(|connections| vec![("connections", connections as f64)])
+        };
+        (format!("hostile:{n}"), Box::new(scene) as Box<dyn Fn() -> _>)
+    }))
+}
+
+fn flips(context: &Context) -> Box<dyn Iterator<Item = Scene<'_>> + '_> {
+    Box::new(numbers(context, "control-flip").map(move |n| {
+        let path = context.place_in_memory(&format!("flips-{n}"));
+        let scene = move || {
+            let played = live::play(&path, context.seed.wrapping_add(n));
+            let _ = std::fs::remove_dir_all(&path);
+            let flipped = played?;
+            let refused = f64::from(u8::from(flipped.refused.is_some()));
+            Ok(vec![("bits", flipped.flips.len() as f64), ("refused afterwards, and said why", refused)])
+        };
+        (format!("control-flip:{n}"), Box::new(scene) as Box<dyn Fn() -> _>)
+    }))
 }

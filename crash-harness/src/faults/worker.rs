@@ -9,6 +9,7 @@ use crate::outcome::{Finding, Kind};
 use crate::role::{Role, say};
 use crate::workload::{CELL, Writer, sealed};
 use crate::{oracle, workload};
+use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Durability, Error, Feed, Options, Store, TxnId};
@@ -19,16 +20,23 @@ const TRIES: usize = 6;
 const PATIENCE: Duration = Duration::from_secs(12);
 /// Commits of a round.
 const COMMITS: u64 = 7;
+/// Records by which a store grows in a round, and for how many rounds it does.
+const GROWTH: u64 = 150;
+const GROWING: u64 = 8;
 
 /// Options of the store: small files, so that much happens to them, and no long waits for a logger that can't go on.
 pub(super) fn options() -> Options {
     let mut options = workload::options();
     options.logger_timeout(Duration::from_secs(8)).sample_interval(Duration::from_millis(20));
+    options.any_file_system(std::env::var_os(MARK).is_some());
     options
 }
 
+/// Where the worker leaves marks of what it was told, too, and then does not mind the file system.
+pub(super) const MARK: &str = "UNTORN_FAULTS_MARK";
+
 /// Plays the role: `NAME ROUNDS ENDING TOLD WHAT`, where the ending is `leave` (everybody leaves in order), `die` (nobody does) or `stay`
-/// (until killed, however many rounds that takes). What earlier writers were told must be there, all that was `visible` or only what was `durable`.
+/// (until killed, however many rounds that takes). What earlier writers were told must be there.
 ///
 /// # Errors
 /// What a check found.
@@ -41,7 +49,8 @@ pub(crate) fn play(role: &Role) -> Result<(), Finding> {
         n: 0,
         open: None,
         kept: told::parse(argument(3)),
-        only_durable: argument(4) == "durable",
+        how: argument(4),
+        endless: ending == "stay" && argument(1).is_empty(),
     };
     if !worker.work(rounds, ending)? {
         say("gave up");
@@ -51,7 +60,7 @@ pub(crate) fn play(role: &Role) -> Result<(), Finding> {
         "leave" => {
             drop(worker.open.take());
             if let Err(error) = untorn::stop_logger(&role.store, Duration::from_secs(20)) {
-                complain("stop_logger", &error)?;
+                worker.complain("stop_logger", &error)?;
             }
             say("done");
             Ok(())
@@ -68,11 +77,12 @@ pub(crate) fn play(role: &Role) -> Result<(), Finding> {
 ///
 /// # Errors
 /// If it says nothing, or takes a failed call for damage: no byte of the store has changed by itself.
-pub(super) fn complain(what: &str, error: &Error) -> Result<(), Finding> {
+fn complain(what: &str, error: &Error, anything: bool) -> Result<(), Finding> {
     let text = error.to_string().replace('\n', " ");
     say(format_args!("E {what}: {text}"));
     let misbehaved = |why: &str| Err(Finding::new(Kind::Misbehaved, format!("{what}: {why}: {error:?}")));
     match error {
+        Error::Corrupt { .. } if anything => Ok(()),
         Error::Corrupt { .. } => misbehaved("an error of the system was taken for damage"),
         Error::Io { what, source } if what.trim().is_empty() || source.raw_os_error() == Some(0) => {
             misbehaved("an error that does not say what it is about")
@@ -101,8 +111,11 @@ struct Worker<'r> {
     open: Option<Open>,
     /// What earlier writers were told to be visible: it must be there when the store opens for the first time.
     kept: Vec<(String, oracle::Told)>,
-    /// Of that, only what was durable.
-    only_durable: bool,
+    /// `durable`: of that, only what was durable. `grow`: the store grows. `anything`: bytes are damaged meanwhile, so that
+    /// calls may answer anything.
+    how: &'r str,
+    /// Tries for ever.
+    endless: bool,
 }
 
 impl Worker<'_> {
@@ -118,7 +131,10 @@ impl Worker<'_> {
             if !self.attempt("a cell", |open, name| store_cell(open, name, n))? {
                 return Ok(false);
             }
-            say(format_args!("C {n}"));
+            tell(format_args!("C {n}"));
+            if self.how == "grow" && !self.attempt("growth", |open, name| grow(open, name, round))? {
+                return Ok(false);
+            }
             if !self.attempt("a large transaction", |open, _| open.writer.large(n))? {
                 return Ok(false);
             }
@@ -139,6 +155,14 @@ impl Worker<'_> {
         Ok(true)
     }
 
+    fn anything(&self) -> bool {
+        self.how == "anything"
+    }
+
+    fn complain(&self, what: &str, error: &Error) -> Result<(), Finding> {
+        complain(what, error, self.anything())
+    }
+
     /// Opens the store and all that the writer uses, if it is not open.
     fn open(&mut self) -> untorn::Result<&Open> {
         if self.open.is_none() {
@@ -156,12 +180,12 @@ impl Worker<'_> {
         mut call: impl FnMut(&Open, &str) -> untorn::Result<()>,
     ) -> Result<bool, Finding> {
         let start = Instant::now();
-        for _ in 0..TRIES {
+        for _ in 0..if self.endless { usize::MAX } else { TRIES } {
             let was_open = self.open.is_some();
             let name = self.name;
             let error = match self.open() {
                 Err(error) => {
-                    complain("open", &error)?;
+                    self.complain("open", &error)?;
                     error
                 }
                 Ok(open) => {
@@ -173,14 +197,14 @@ impl Worker<'_> {
                     match call(open, name) {
                         Ok(()) => return Ok(true),
                         Err(error) => {
-                            complain(what, &error)?;
+                            self.complain(what, &error)?;
                             error
                         }
                     }
                 }
             };
             self.after(&error);
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > PATIENCE && !self.endless {
                 break;
             }
         }
@@ -200,6 +224,7 @@ impl Worker<'_> {
         let n = self.n + 1;
         let durable = n.is_multiple_of(3);
         let durability = if durable { Durability::Durable } else { Durability::Visible };
+        let anything = self.anything();
         let mut happened = false;
         // What the last try said of it: there, not there, or perhaps.
         let mut expected = Some(false);
@@ -212,6 +237,8 @@ impl Worker<'_> {
                     happened = true;
                     return catch_up(open, name, n);
                 }
+                // A word that was damaged may have led to another transaction.
+                _ if anything => return Ok(()),
                 _ => {
                     let what = format!("the commit of {n} answered otherwise ({expected:?}), {there} is there");
                     say(format_args!("! {:?} {what}", Kind::OrderViolation));
@@ -225,7 +252,7 @@ impl Worker<'_> {
             let is_there = matches!(error, Error::NotDurable { .. } | Error::LoggerStalled { visible: Some(_), .. });
             // Whether it survives what is to come is in doubt, but not that it has happened.
             if is_there {
-                if last(open, name)? != n {
+                if last(open, name)? != n && !anything {
                     say(format_args!("! {:?} {error}: and yet {n} is not there", Kind::OrderViolation));
                     std::process::exit(i32::from(crate::role::FOUND));
                 }
@@ -238,7 +265,7 @@ impl Worker<'_> {
         if done {
             self.n = n;
             let durable = durable && !happened;
-            say(format_args!("{} {n}", if durable { "D" } else { "V" }));
+            tell(format_args!("{} {n}", if durable { "D" } else { "V" }));
         }
         Ok(done)
     }
@@ -246,7 +273,7 @@ impl Worker<'_> {
     /// What earlier writers were told is there; and where this one goes on.
     fn check_kept(&mut self, store: &Store) -> Result<(), Finding> {
         for (name, told) in std::mem::take(&mut self.kept) {
-            lenient(oracle::kept(store, [(name.as_str(), told)], self.only_durable))?;
+            lenient(oracle::kept(store, [(name.as_str(), told)], self.how == "durable"))?;
         }
         Ok(())
     }
@@ -263,7 +290,10 @@ impl Worker<'_> {
             }
             Ok(())
         })?;
-        lenient(found)?;
+        match found {
+            Err(Finding { kind: Kind::Damaged, what }) if self.anything() => say(format_args!("E a check: {what}")),
+            found => lenient(found)?,
+        }
         Ok(done)
     }
 
@@ -276,7 +306,7 @@ impl Worker<'_> {
                 say("read on");
                 Ok(())
             }
-            Err(error) => complain("a snapshot", &error),
+            Err(error) => self.complain("a snapshot", &error),
         }
     }
 
@@ -322,6 +352,27 @@ fn catch_up(open: &Open, name: &str, n: u64) -> untorn::Result<()> {
 
 fn store_cell(open: &Open, name: &str, n: u64) -> untorn::Result<()> {
     open.store.cell(&format!("cell of {name}"), CELL)?.store_durable(&sealed(n, CELL)).map(drop)
+}
+
+/// Makes the store larger for some rounds, and then overwrites.
+fn grow(open: &Open, name: &str, round: u64) -> untorn::Result<()> {
+    let growth = open.store.keyspace(&format!("growth of {name}"))?;
+    let mut txn = open.store.begin()?;
+    for i in 0..GROWTH {
+        txn.put(&growth, &(round % GROWING * GROWTH + i).to_be_bytes(), &sealed(round, 3000))?;
+    }
+    txn.commit_with(Durability::Visible).map(drop)
+}
+
+/// Says what was acknowledged, and leaves a mark of it where that is wanted.
+fn tell(line: impl std::fmt::Display) {
+    let line = line.to_string();
+    if let Some(mark) = std::env::var_os(MARK)
+        && let Ok(mut file) = std::fs::File::options().write(true).open(mark)
+    {
+        let _ = file.write_all(line.as_bytes());
+    }
+    say(line);
 }
 
 /// Reads some of the changes from the oldest on.

@@ -1,0 +1,51 @@
+//! States of a disk after a power cut, recovered and judged one after the other by a process of its own.
+
+use super::at_rest::in_process;
+use super::told;
+use crate::oracle;
+use crate::outcome::{Finding, Kind};
+use crate::process::Process;
+use crate::role::{Role, say};
+use crate::victim;
+use crate::workload::misbehaved;
+use std::path::Path;
+
+/// Has the states `0`, `1`, … in a directory judged, each against what was said until then, in `0.said`, ….
+///
+/// # Errors
+/// The first that does not hold, and why.
+pub(super) fn judge(states: &Path, count: usize) -> Result<(), (usize, Finding)> {
+    let mut process = Process::start(&victim::own(), "cut", states, &[&count.to_string()], &[]);
+    let ended_well = process.wait();
+    let at = process.newest("T ") as usize;
+    process.refuse_finding().map_err(|finding| (at, finding))?;
+    if ended_well { Ok(()) } else { Err((at, Finding::new(Kind::Misbehaved, "who recovers the store died"))) }
+}
+
+/// The role of that process.
+///
+/// # Errors
+/// What does not hold of the state that was named last.
+pub(crate) fn play(role: &Role) -> Result<(), Finding> {
+    let count: usize = role.arguments.first().and_then(|count| count.parse().ok()).unwrap_or(0);
+    for index in 0..count {
+        say(format_args!("T {index}"));
+        let said = std::fs::read_to_string(role.store.join(format!("{index}.said"))).unwrap_or_default();
+        let said: Vec<String> = said.lines().map(ToString::to_string).collect();
+        let told = told::by(&said);
+        let path = role.store.join(index.to_string());
+        let has_store = path.join("checkpoint").exists();
+        if !has_store && told.durable == 0 && told.cell == 0 {
+            continue;
+        }
+        let store = in_process().open(&path).map_err(misbehaved("recovering after the cut"))?;
+        oracle::kept(&store, [("a", told)], true)?;
+        let mut problems = store.verify().map_err(misbehaved("verify"))?.problems;
+        // A torn older header is worth knowing until the next checkpoint overwrites it.
+        problems.retain(|problem| problem.file != "checkpoint");
+        if !problems.is_empty() {
+            return Err(Finding::new(Kind::Damaged, format!("verify: {problems:?}")));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,408 @@
+//! Damage at rest: bits flip in the files of a closed store, files are shortened, lengthened, gone, or there although they should not be.
+//! Opening says what is damaged, or `verify` does, or it does not matter; what both take for good is what was stored.
+//!
+//! Two stores are damaged: one that everybody has left in order, and one after a kernel crash, whose log is still needed. A
+//! process of its own tries one damage after the other, so that one that dies of it shows.
+
+use super::told;
+use crate::context::Context;
+use crate::oracle::{self, Told};
+use crate::outcome::{Coverage, Finding, Kind, Outcome};
+use crate::process::{Process, crash_kernel, kill_loggers};
+use crate::role::{self, Role, say};
+use crate::victim;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use untorn::{Error, Options, Store};
+
+const PAGE: u64 = 4096;
+/// What lies in the first bytes of a page, or of a block of the log, that says what the rest is.
+const HEADER: u64 = 128;
+/// What is used of a header slot.
+const SLOT: u64 = 512;
+/// Other bytes that are tried in a long run, for each byte of a header.
+const OTHERS: usize = 2;
+/// Longest look at one damaged store.
+const LOOK_MAX: Duration = Duration::from_secs(60);
+
+/// How many damages a process tries, one after the other.
+const BATCH: &str = "20";
+
+type Files = BTreeMap<String, Vec<u8>>;
+
+/// One damage.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Damage {
+    Flip { file: String, at: u64, bit: u32 },
+    Cut { file: String, to: u64 },
+    Longer { file: String, by: u64 },
+    Gone { file: String },
+    Stray { file: String },
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Damage::Flip { file, at, bit } => write!(f, "flip:{file}:{at}:{bit}"),
+            Damage::Cut { file, to } => write!(f, "cut:{file}:{to}"),
+            Damage::Longer { file, by } => write!(f, "longer:{file}:{by}"),
+            Damage::Gone { file } => write!(f, "gone:{file}"),
+            Damage::Stray { file } => write!(f, "stray:{file}"),
+        }
+    }
+}
+
+impl Damage {
+    fn parse(name: &str) -> Option<Damage> {
+        let parts: Vec<&str> = name.split(':').collect();
+        let file = parts.get(1)?.to_string();
+        let number = |at: usize| parts.get(at).and_then(|part| part.parse::<u64>().ok());
+        Some(match parts[0] {
+            "flip" => Damage::Flip { file, at: number(2)?, bit: number(3)? as u32 % 8 },
+            "cut" => Damage::Cut { file, to: number(2)? },
+            "longer" => Damage::Longer { file, by: number(2)? },
+            "gone" => Damage::Gone { file },
+            "stray" => Damage::Stray { file },
+            _ => return None,
+        })
+    }
+
+    fn apply(&self, files: &mut Files) {
+        match self {
+            Damage::Flip { file, at, bit } => {
+                if let Some(byte) = files.get_mut(file).and_then(|bytes| bytes.get_mut(*at as usize)) {
+                    *byte ^= 1 << bit;
+                }
+            }
+            Damage::Cut { file, to } => {
+                files.entry(file.clone()).or_default().truncate(*to as usize);
+            }
+            Damage::Longer { file, by } => {
+                let bytes = files.entry(file.clone()).or_default();
+                let len = bytes.len() + *by as usize;
+                bytes.resize(len, 0xa5);
+            }
+            Damage::Gone { file } => drop(files.remove(file)),
+            Damage::Stray { file } => drop(files.insert(file.clone(), vec![0x5a; 5000])),
+        }
+    }
+
+    /// What the coverage map counts it under.
+    fn class(&self) -> String {
+        let (kind, file) = match self {
+            Damage::Flip { file, .. } => ("flip", file),
+            Damage::Cut { file, .. } => ("cut", file),
+            Damage::Longer { file, .. } => ("longer", file),
+            Damage::Gone { file } => ("gone", file),
+            Damage::Stray { file } => ("stray", file),
+        };
+        let file = if file.starts_with("wal/seg-") { "wal/seg-#" } else { file };
+        format!("{kind}:{file}")
+    }
+
+    /// What no store can notice: it has lost the end of its log as a whole, as if that had never been written.
+    fn is_beyond_notice(&self, newest_segment: &str) -> bool {
+        match self {
+            Damage::Gone { file } | Damage::Cut { file, .. } => file == newest_segment,
+            _ => false,
+        }
+    }
+}
+
+/// One of the two stores, and how far it is with.
+struct Image {
+    how: &'static str,
+    path: PathBuf,
+    told: Vec<(String, Told)>,
+    done: u64,
+    is_through: bool,
+}
+
+/// What came of the damages so far.
+#[derive(Default)]
+struct Tally {
+    hits: BTreeMap<String, u64>,
+    verdicts: BTreeMap<String, u64>,
+}
+
+/// Runs this part: some damages of the one store, then some of the other, in turn.
+pub(super) fn run(context: &Context, outcome: &mut Outcome, may_go_on: &dyn Fn(u64, &str) -> bool) {
+    let mut images = Vec::new();
+    for how in ["left", "crashed"] {
+        if context.only.is_some() && only(context, how).is_none() {
+            continue;
+        }
+        let path = context.place_in_memory(&format!("image-{how}"));
+        match make(&path, how) {
+            Ok(told) => images.push(Image { how, path, told, done: 0, is_through: false }),
+            Err(finding) => outcome.violated(finding, how, context.replay(how)),
+        }
+    }
+    let mut tally = Tally::default();
+    while images.iter().any(|image| !image.is_through) {
+        for image in images.iter_mut().filter(|image| !image.is_through) {
+            if context.only.is_some() || may_go_on(outcome.states, &format!("damage at rest, {}", image.how)) {
+                batch(context, image, &mut tally, outcome);
+                image.is_through |= context.only.is_some();
+            } else {
+                outcome.uncovered.push(format!("damage at rest, {}, after {}: the time was up", image.how, image.done));
+                image.is_through = true;
+            }
+        }
+    }
+    for (verdict, count) in tally.verdicts {
+        outcome.figures.insert(format!("damage at rest: {verdict}"), count as f64);
+    }
+    if !tally.hits.is_empty() {
+        outcome.coverage.push(Coverage { of: "damage at rest".into(), hits: tally.hits.into_iter().collect() });
+    }
+    images.iter().for_each(|image| drop(fs::remove_dir_all(&image.path)));
+}
+
+/// The damage that a replay line names.
+fn only(context: &Context, how: &str) -> Option<String> {
+    let named = context.only.as_deref()?.strip_prefix(how)?.strip_prefix(':')?;
+    Damage::parse(named).map(|damage| damage.to_string())
+}
+
+/// Has a process try the next damages of an image.
+fn batch(context: &Context, image: &mut Image, tally: &mut Tally, outcome: &mut Outcome) {
+    let scratch = context.place_in_memory(&format!("damaged-{}", image.how));
+    let arguments = [
+        scratch.to_str().unwrap_or_default(),
+        &context.seed.to_string(),
+        &image.done.to_string(),
+        BATCH,
+        &only(context, image.how).unwrap_or_default(),
+        if context.is_long() { "long" } else { "short" },
+        &told::write(&image.told),
+    ];
+    let mut process = Process::start(&victim::own(), "damaged", &image.path, &arguments, &[]);
+    let (mut heard, mut since) = (0, Instant::now());
+    while process.is_running() && since.elapsed() < LOOK_MAX {
+        let lines = process.lines().len();
+        if lines != heard {
+            (heard, since) = (lines, Instant::now());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let hangs = process.is_running();
+    let ended_well = !hangs && process.wait();
+    process.kill();
+    let lines = process.lines();
+    let mut trying = String::new();
+    let mut tried = 0;
+    for line in &lines {
+        let name = format!("{}:{trying}", image.how);
+        if let Some(name) = line.strip_prefix("T ") {
+            trying = name.to_string();
+            tried += 1;
+            *tally.hits.entry(Damage::parse(name).map_or_else(String::new, |damage| damage.class())).or_default() += 1;
+        } else if let Some(verdict) = line.strip_prefix("R ") {
+            *tally.verdicts.entry(verdict.to_string()).or_default() += 1;
+        } else if let Some(finding) = role::finding(line) {
+            outcome.violated(finding, &name, context.replay(&name));
+        }
+    }
+    if !ended_well {
+        let what = if hangs { "hangs" } else { "died" };
+        let name = format!("{}:{trying}", image.how);
+        let finding = Finding::new(Kind::Misbehaved, format!("who looks at the damaged store {what}"));
+        outcome.violated(finding, &name, context.replay(&name));
+    }
+    let _ = fs::remove_dir_all(&scratch);
+    image.done += tried;
+    outcome.states += tried;
+    image.is_through |= tried == 0 || lines.iter().any(|line| line == "all");
+}
+
+/// Makes a store, and keeps its files. What its writer was told.
+fn make(path: &Path, how: &str) -> Result<Vec<(String, Told)>, Finding> {
+    let mut writer = Process::start(&victim::own(), "writer", path, &["w", "4"], &[]);
+    if !writer.wait() {
+        writer.refuse_finding()?;
+        return Err(Finding::new(Kind::Misbehaved, "the writer before failed"));
+    }
+    let told = vec![("w".to_string(), Told::by(&writer))];
+    if how == "left" {
+        let stopped = untorn::stop_logger(path, Duration::from_secs(60));
+        stopped.map_err(crate::workload::misbehaved("stop_logger"))?;
+    } else {
+        // What became durable last is stated by the next block, which comes soon.
+        std::thread::sleep(Duration::from_millis(300));
+        kill_loggers(path);
+    }
+    crash_kernel(path);
+    for name in ["logger.sock", "logger.note"] {
+        let _ = fs::remove_file(path.join(name));
+    }
+    Ok(told)
+}
+
+fn load(path: &Path) -> Files {
+    let mut files = Files::new();
+    for folder in ["", "wal/"] {
+        for entry in fs::read_dir(path.join(folder)).into_iter().flatten().flatten() {
+            if entry.path().is_file() {
+                let name = format!("{folder}{}", entry.file_name().to_string_lossy());
+                files.insert(name, fs::read(entry.path()).unwrap_or_default());
+            }
+        }
+    }
+    files
+}
+
+fn lay_out(files: &Files, path: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(path.join("wal"))?;
+    files.iter().try_for_each(|(name, bytes)| fs::write(path.join(name), bytes))
+}
+
+/// All damages of a run, in the order in which they are tried.
+fn schedule(files: &Files, is_long: bool, dice: &mut StdRng) -> Vec<Damage> {
+    let mut structural = Vec::new();
+    let mut headers = Vec::new();
+    for (name, bytes) in files {
+        let (file, len) = (name.clone(), bytes.len() as u64);
+        for to in [0, 1, 100, len / 2, len.saturating_sub(PAGE), len.saturating_sub(1)] {
+            if to < len {
+                structural.push(Damage::Cut { file: file.clone(), to });
+            }
+        }
+        structural.push(Damage::Longer { file: file.clone(), by: PAGE });
+        structural.push(Damage::Longer { file: file.clone(), by: 1 });
+        if name != "lock" {
+            structural.push(Damage::Gone { file: file.clone() });
+        }
+        for start in (0..len).step_by(PAGE as usize) {
+            let header = match name.as_str() {
+                "checkpoint" => SLOT,
+                "arena" if bytes[start as usize..].iter().take(HEADER as usize).any(|byte| *byte != 0) => HEADER,
+                log if log.starts_with("wal/") && bytes[start as usize..].starts_with(b"untornW") => HEADER,
+                _ => 0,
+            };
+            headers.extend((start..(start + header).min(len)).map(|at| (file.clone(), at)));
+        }
+    }
+    for name in ["wal/new-00000099", "wal/seg-99999999", "wal/strange", "control", "control.new", "arena.new", "access"]
+    {
+        structural.push(Damage::Stray { file: name.into() });
+    }
+    let flip = |dice: &mut StdRng, (file, at): (String, u64)| Damage::Flip { file, at, bit: dice.random_range(0..8) };
+    let others = if is_long { headers.len() * OTHERS } else { headers.len() };
+    let mut flips: Vec<Damage> = headers.into_iter().map(|place| flip(dice, place)).collect();
+    let sizes: Vec<(&String, u64)> = files.iter().map(|(name, bytes)| (name, bytes.len() as u64)).collect();
+    for _ in 0..others {
+        let (name, len) = sizes[dice.random_range(0..sizes.len())];
+        if len > 0 {
+            // Mostly where something stands.
+            let used = files[name].iter().rposition(|byte| *byte != 0).map_or(len, |at| at as u64 + 1);
+            let bound = if dice.random_range(0..8) == 0 { len } else { used };
+            let at = dice.random_range(0..bound);
+            flips.push(flip(dice, (name.clone(), at)));
+        }
+    }
+    flips.shuffle(dice);
+    structural.shuffle(dice);
+    // One of the few to three of the many, as long as there are any.
+    let mut all = Vec::new();
+    let mut flips = flips.into_iter();
+    for damage in structural {
+        all.push(damage);
+        all.extend(flips.by_ref().take(3));
+    }
+    all.extend(flips);
+    all
+}
+
+/// The role of the process that tries damages: `SCRATCH SEED SKIP COUNT ONLY short|long TOLD`, of the image that is its store.
+///
+/// # Errors
+/// The first thing that does not hold.
+pub(crate) fn play(role: &Role) -> Result<(), Finding> {
+    let argument = |at: usize| role.arguments.get(at).map_or("", String::as_str);
+    let number = |at: usize| argument(at).parse::<u64>().unwrap_or(0);
+    let files = load(&role.store);
+    let told = told::parse(argument(6));
+    let mut dice = StdRng::seed_from_u64(number(1));
+    let all = match Damage::parse(argument(4)) {
+        Some(only) => vec![only],
+        None => schedule(&files, argument(5) == "long", &mut dice),
+    };
+    let newest = newest_segment(&files);
+    let skip = number(2) as usize;
+    for (index, damage) in all.iter().enumerate().skip(skip).take(number(3) as usize) {
+        say(format_args!("T {damage}"));
+        let path = Path::new(argument(0)).join(index.to_string());
+        let mut damaged = files.clone();
+        damage.apply(&mut damaged);
+        let laid_out = lay_out(&damaged, &path);
+        laid_out.map_err(|error| Finding::new(Kind::Misbehaved, format!("laying out a store: {error}")))?;
+        match judge(&path, &told) {
+            Ok(verdict) => say(format_args!("R {verdict}")),
+            Err(finding) if finding.kind == Kind::LostAcked && damage.is_beyond_notice(&newest) => {
+                say("R the newest part of the log is gone as a whole, which nothing shows");
+            }
+            // The others are tried all the same.
+            Err(finding) => say(format_args!("! {:?} {}", finding.kind, finding.what.replace('\n', " "))),
+        }
+        let _ = fs::remove_dir_all(&path);
+    }
+    if all.len() <= skip + number(3) as usize {
+        say("all");
+    }
+    Ok(())
+}
+
+/// The segment with the highest number in its header.
+fn newest_segment(files: &Files) -> String {
+    let number =
+        |bytes: &[u8]| bytes.get(32..40).and_then(|number| number.try_into().ok()).map_or(0, u64::from_le_bytes);
+    let segments = files.iter().filter(|(_, bytes)| bytes.starts_with(b"untornWS"));
+    segments.max_by_key(|(_, bytes)| number(bytes)).map_or_else(String::new, |(name, _)| name.clone())
+}
+
+/// Opens a store, recovered by a thread of this process, and holds it against what was told.
+fn judge(path: &Path, told: &[(String, Told)]) -> Result<&'static str, Finding> {
+    let store = match in_process().open(path) {
+        Ok(store) => store,
+        Err(Error::Corrupt { file, .. } | Error::Mismatch { file, .. }) if !file.is_empty() => return Ok("refused"),
+        Err(Error::Io { what, .. }) if !what.trim().is_empty() => return Ok("refused"),
+        Err(Error::NotFound { .. }) => return Ok("refused"),
+        Err(error) => return Err(Finding::new(Kind::Misbehaved, format!("an unclear error: {error:?}"))),
+    };
+    let kept = oracle::kept(&store, told.iter().map(|(name, told)| (name.as_str(), *told)), true);
+    match (kept, store.verify()) {
+        (Ok(()), Ok(report)) if report.is_clean() => Ok("harmless"),
+        (Err(finding), Ok(report)) if report.is_clean() => {
+            Err(Finding { what: format!("{}; and verify finds nothing", finding.what), ..finding })
+        }
+        (_, Ok(_) | Err(Error::Corrupt { .. })) => Ok("found by verify"),
+        (_, Err(error)) => Err(Finding::new(Kind::Misbehaved, format!("verify: {error:?}"))),
+    }
+}
+
+/// Recovered by a thread of this process: nothing to wait for afterwards.
+pub(super) fn in_process() -> Options {
+    let mut options = Store::options();
+    options.logger_thread(true).logger_idle(Duration::from_millis(1)).create(false);
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_back_to_their_damages() {
+        for name in ["flip:wal/seg-00000001:77:3", "cut:arena:4096", "longer:lock:1", "gone:checkpoint", "stray:access"]
+        {
+            assert_eq!(Damage::parse(name).unwrap().to_string(), name);
+        }
+    }
+}

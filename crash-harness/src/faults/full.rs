@@ -1,0 +1,123 @@
+//! The disk is full, again and again, while writers make the store grow and all of them have it mapped: they hear of it, readers go on, and
+//! as soon as there is room, so do the writers.
+//!
+//! The disk is a small file system of its own: tmpfs, and ext4 on a loop device.
+
+use super::after;
+use super::cast::{Cast, Played, Trouble};
+use crate::context::Context;
+use crate::process::Process;
+use crate::recorder::own_mounts;
+use crate::victim;
+use rustix::mount::{MountFlags, UnmountFlags};
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// The file systems on which this is tried.
+pub(super) const FILE_SYSTEMS: [&str; 2] = ["tmpfs", "ext4"];
+/// How large they are: some times what the store has at first.
+const MIB: u64 = 24;
+/// How often the disk is filled.
+const FILLED: usize = 3;
+
+/// A small file system, unmounted when dropped.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(context: &Context, kind: &str) -> Played<Small> {
+        let skipped = |error: &dyn std::fmt::Display| Trouble::Skipped(format!("no {kind} can be mounted: {error}"));
+        own_mounts().map_err(|error| skipped(&error))?;
+        let at = context.place(&format!("small-{kind}"));
+        std::fs::create_dir_all(&at).map_err(|error| skipped(&error))?;
+        if kind == "tmpfs" {
+            let size = std::ffi::CString::new(format!("size={MIB}m")).expect("no zero byte");
+            rustix::mount::mount("small", &at, "tmpfs", MountFlags::empty(), Some(&*size))
+                .map_err(|error| skipped(&error))?;
+            return Ok(Small(at));
+        }
+        let disk = context.place(&format!("disk-{kind}"));
+        let made = File::create(&disk).and_then(|file| file.set_len(MIB << 20));
+        made.map_err(|error| skipped(&error))?;
+        run(Command::new(format!("mkfs.{kind}")).arg("-q").arg(&disk)).map_err(|error| skipped(&error))?;
+        // The loop device goes with the mount.
+        run(Command::new("mount").args(["-o", "loop"]).arg(&disk).arg(&at)).map_err(|error| skipped(&error))?;
+        Ok(Small(at))
+    }
+
+    /// Leaves not a block of it.
+    fn fill(&self) -> std::io::Result<()> {
+        let mut file = File::create(self.0.join("ballast"))?;
+        for piece in [1 << 20, 64 << 10, 4096, 1] {
+            let bytes = vec![0x55; piece];
+            while file.write_all(&bytes).is_ok() {}
+        }
+        // Blocks are given out late on some file systems.
+        let _ = file.sync_all();
+        Ok(())
+    }
+
+    fn clear(&self) -> std::io::Result<()> {
+        std::fs::remove_file(self.0.join("ballast"))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let done = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    if done.status.success() {
+        return Ok(());
+    }
+    Err(format!("{command:?}: {} {}", done.status, String::from_utf8_lossy(&done.stderr).trim()))
+}
+
+/// Plays it on a file system of this kind.
+pub(super) fn play(context: &Context, kind: &str) -> Played<()> {
+    let small = Small::mount(context, kind)?;
+    let told = writers_on(&small);
+    let judged = told.and_then(|told| Ok(after::judge(&small.0.join("store"), &told, true)?));
+    crate::process::kill_loggers(&small.0.join("store"));
+    judged
+}
+
+fn writers_on(small: &Small) -> Played<Vec<(String, crate::oracle::Told)>> {
+    let path: &Path = &small.0.join("store");
+    let mut cast = Cast::new(path)?;
+    let mut writers = Vec::new();
+    for name in ["g0", "g1"] {
+        writers.push(cast.start(name, "enduring", &[name, "", "stay", "", "grow"])?);
+    }
+    let io = |error: std::io::Error| Trouble::Skipped(format!("the ballast: {error}"));
+    for cycle in 0..FILLED {
+        for writer in &writers {
+            let so_far = cast.count(*writer, "D ");
+            cast.wait_for(*writer, "D ", so_far + 4 + cycle)?;
+        }
+        let errors = || writers.iter().map(|writer| cast.count(*writer, "E ")).sum::<usize>();
+        let before = errors();
+        small.fill().map_err(io)?;
+        // Somebody meets it before long; who needs no more room need not.
+        let filled = Instant::now();
+        while errors() < before + 2 && filled.elapsed() < Duration::from_secs(3) {
+            cast.check()?;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // Whoever comes now can read.
+        let mut reader = Process::start(&victim::own(), "reader", path, &[], &[]);
+        reader.wait_for("ok", 3, super::cast::PATIENCE)?;
+        reader.kill();
+        small.clear().map_err(io)?;
+    }
+    for writer in &writers {
+        let so_far = cast.count(*writer, "D ");
+        cast.wait_for(*writer, "D ", so_far + 6)?;
+    }
+    cast.end()
+}

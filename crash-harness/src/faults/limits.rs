@@ -1,0 +1,108 @@
+//! A process is short of something that the system grants it: bytes of a file (`RLIMIT_FSIZE`), or descriptors (`RLIMIT_NOFILE`). It hears of
+//! it, others work on beside it, and whoever comes afterwards finds everything.
+//!
+//! A soft limit is the client's own: its logger lifts it to the hard one. A hard one binds the logger, too.
+
+use super::after;
+use super::cast::{Cast, PATIENCE, Played, found};
+use super::worker;
+use crate::context::Context;
+use crate::outcome::{Finding, Kind};
+use crate::process::Process;
+use crate::role::Role;
+use crate::victim;
+use rand::seq::SliceRandom;
+use rustix::process::{Resource, Rlimit, setrlimit};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+
+/// One limit.
+#[derive(Clone, Debug)]
+pub(super) struct Limited {
+    /// `file-size-limit` or `descriptors`.
+    what: &'static str,
+    /// Whether the logger that the process starts has it, too.
+    is_hard: bool,
+    /// Whether the signal that comes with it is ignored.
+    ignores: bool,
+    limit: u64,
+}
+
+/// All of them, in the order in which they are tried.
+pub(super) fn all(context: &Context) -> Vec<Limited> {
+    let mut all = Vec::new();
+    for is_hard in [false, true] {
+        for limit in [0, 4096, 100_000, 300_000, 1 << 20, 2 << 20, (2 << 20) + 1, 3 << 20, 5 << 20] {
+            for ignores in [true, false] {
+                all.push(Limited { what: "file-size-limit", is_hard, ignores, limit });
+            }
+        }
+        all.extend((3..36).map(|limit| Limited { what: "descriptors", is_hard, ignores: true, limit }));
+    }
+    all.shuffle(&mut context.random(2));
+    all
+}
+
+impl Limited {
+    /// What a replay line calls it.
+    pub(super) fn name(&self) -> String {
+        let whose = if self.is_hard { "all" } else { "client" };
+        let signal = if self.ignores { "" } else { ":signal" };
+        format!("{}:{whose}:{}{signal}", self.what, self.limit)
+    }
+
+    /// Plays it.
+    pub(super) fn play(&self, path: &Path) -> Played<()> {
+        let mut before = Process::start(&victim::own(), "writer", path, &["before", "1"], &[]);
+        if !before.wait() {
+            before.refuse_finding()?;
+            return found(Kind::Misbehaved, "the writer before failed");
+        }
+        // Whoever is limited starts its own logger.
+        crate::process::kill_loggers(path);
+        let mut cast = Cast::new(path)?;
+        let kind = if self.is_hard { "hard" } else { "soft" };
+        let signal = if self.ignores { "ignored" } else { "default" };
+        let limit = self.limit.to_string();
+        let limited =
+            cast.start("limited", "limited", &[self.what, &limit, kind, signal, "limited", "2", "die", "", "visible"])?;
+        // A logger with a hard limit serves its own.
+        let other = if self.is_hard {
+            None
+        } else {
+            Some(cast.start("other", "enduring", &["other", "3", "stay", "", "visible"])?)
+        };
+        let status = cast.wait(limited, PATIENCE * 2)?;
+        let died_of_it = status.signal() == Some(libc::SIGXFSZ) && self.what == "file-size-limit" && !self.ignores;
+        if !status.success() && !died_of_it {
+            cast.check()?;
+            return found(Kind::Misbehaved, format!("the limited process ended by itself: {status}"));
+        }
+        if let Some(other) = other {
+            cast.wait_for(other, "done", 1)?;
+        }
+        let told = cast.end()?;
+        Ok(after::judge(path, &told, self.is_hard)?)
+    }
+}
+
+/// The role of a process that limits itself, and is then an [`worker`]: `WHAT LIMIT hard|soft ignored|default …`.
+///
+/// # Errors
+/// As the worker.
+#[allow(unsafe_code)]
+pub(crate) fn play(role: &Role) -> Result<(), Finding> {
+    let argument = |at: usize| role.arguments.get(at).map_or("", String::as_str);
+    let resource = if argument(0) == "descriptors" { Resource::Nofile } else { Resource::Fsize };
+    let limit = argument(1).parse().unwrap_or(0);
+    let hard = rustix::process::getrlimit(resource).maximum;
+    let maximum = if argument(2) == "hard" { Some(limit) } else { hard };
+    if argument(3) == "ignored" {
+        // SAFETY: no handler, which could run amid something; the disposition of a signal that this program does not use otherwise.
+        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    }
+    let set = setrlimit(resource, Rlimit { current: Some(limit), maximum });
+    set.map_err(|error| Finding::new(Kind::Misbehaved, format!("setting a limit: {error}")))?;
+    let rest = role.arguments.iter().skip(4).cloned().collect();
+    worker::play(&Role { arguments: rest, ..role.clone() })
+}

@@ -1,0 +1,78 @@
+//! Bits flip in the shared region while processes work in it. Whoever maps a store can overwrite it, so this is not promised to go
+//! unnoticed: calls may fail. But nobody crashes, nobody hangs, and what was durable before the first flip is there when the
+//! region is gone, or opening says what is damaged.
+
+use super::cast::{Cast, PATIENCE, Played, found};
+use super::told;
+use crate::oracle;
+use crate::outcome::Kind;
+use crate::process::crash_kernel;
+use crate::workload;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+use untorn::Error;
+
+/// What became of it.
+#[derive(Default)]
+pub(super) struct Flipped {
+    /// Which bits, by their byte.
+    pub(super) flips: Vec<(u64, u32)>,
+    /// What the store says when it is opened without the region, if it can't be.
+    pub(super) refused: Option<String>,
+}
+
+/// Plays it.
+pub(super) fn play(path: &Path, seed: u64) -> Played<Flipped> {
+    let mut dice = StdRng::seed_from_u64(seed);
+    let mut cast = Cast::new(path)?;
+    let workers = [
+        cast.start("a", "enduring", &["a", "12", "leave", "", "anything"])?,
+        cast.start("b", "enduring", &["b", "12", "leave", "", "anything"])?,
+    ];
+    for worker in workers {
+        cast.wait_for(worker, "D ", 2)?;
+    }
+    let before = workers.map(|worker| (cast.name(worker), told::by(&cast.lines(worker))));
+    let mut flipped = Flipped::default();
+    if let Ok(control) = File::options().read(true).write(true).open(path.join("control")) {
+        let len = control.metadata().map_or(0, |metadata| metadata.len());
+        for _ in 0..dice.random_range(1..5) {
+            // Words of state far more often than the tables, the ring and the cells.
+            let within = [2 << 10, 2 << 10, 16 << 10, 256 << 10, len][dice.random_range(0..5)].min(len).max(1);
+            let (at, bit) = (dice.random_range(0..within), dice.random_range(0..8));
+            let mut byte = [0];
+            if control.read_exact_at(&mut byte, at).is_ok() && control.write_all_at(&[byte[0] ^ 1 << bit], at).is_ok() {
+                flipped.flips.push((at, bit));
+            }
+            std::thread::sleep(Duration::from_millis(dice.random_range(1..40)));
+        }
+    }
+    for worker in workers {
+        let status = cast.wait(worker, PATIENCE * 3)?;
+        cast.check()?;
+        if !status.success() {
+            return found(
+                Kind::Misbehaved,
+                format!("{} ended by itself: {status}; {:?}", cast.name(worker), flipped.flips),
+            );
+        }
+    }
+    cast.end()?;
+    crash_kernel(path);
+    match workload::options().open(path) {
+        Ok(store) => {
+            for (name, told) in &before {
+                oracle::kept(&store, [(name.as_str(), *told)], true)?;
+            }
+            oracle::verified(&store)?;
+        }
+        Err(error @ (Error::Corrupt { .. } | Error::Mismatch { .. })) => flipped.refused = Some(error.to_string()),
+        Err(error) => return found(Kind::Misbehaved, format!("opening without the region: {error}")),
+    }
+    crate::process::kill_loggers(path);
+    Ok(flipped)
+}

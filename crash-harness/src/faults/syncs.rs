@@ -1,0 +1,206 @@
+//! Each sync of a life fails in turn, as on a real disk: what it was to make durable is lost, although the page cache has it and later
+//! syncs succeed. Then the power goes, right after it and later. All that was acknowledged is there.
+//!
+//! This needs the recording file system, since no call that is merely answered with an error shows it.
+
+use super::after_cut;
+use super::cast::{Played, Trouble, found};
+use crate::context::Context;
+use crate::outcome::{Coverage, Finding, Kind, Outcome};
+use crate::process::{Process, kill_loggers};
+use crate::recorder::choice::Choice;
+use crate::recorder::{Event, OfOneBoot, Record, Recorder, SECTOR, own_mounts};
+use crate::{role, victim};
+use rand::seq::SliceRandom;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Longest life, errors and all.
+const LIFE_MAX: Duration = Duration::from_secs(120);
+/// Cuts after each failed sync, beside that right after it, and states of each cut.
+const CUTS: usize = 6;
+const RANDOM: u64 = 2;
+
+/// A sync that fails.
+#[derive(Clone, Copy, Debug)]
+struct Failing {
+    /// How many pass before, of those that have something to make durable.
+    skip: usize,
+    /// All later ones fail, too.
+    lasting: bool,
+}
+
+impl Failing {
+    fn name(self) -> String {
+        format!("sync:{}:{}", self.skip + 1, if self.lasting { "lasting" } else { "once" })
+    }
+
+    fn parse(name: &str) -> Option<Failing> {
+        let (nth, span) = name.strip_prefix("sync:")?.split_once(':')?;
+        Some(Failing { skip: nth.parse::<usize>().ok()?.checked_sub(1)?, lasting: span == "lasting" })
+    }
+}
+
+/// Runs this part.
+pub(super) fn run(context: &Context, outcome: &mut Outcome, may_go_on: &dyn Fn(u64, &str) -> bool) {
+    if let Err(error) = own_mounts() {
+        return outcome.skip("failing syncs", format!("no mounts of its own: {error}"));
+    }
+    let mut states = 0;
+    let failing = match context.only.as_deref() {
+        Some(only) => match Failing::parse(only) {
+            Some(failing) => vec![failing],
+            None => return,
+        },
+        None => match count() {
+            Err(Trouble::Skipped(why)) => return outcome.skip("failing syncs", why),
+            Err(Trouble::Found(finding)) => return outcome.violated(finding, "no sync", context.replay("sync:0:once")),
+            Ok(count) => {
+                outcome.figures.insert("syncs: of a life".into(), count as f64);
+                let each = |lasting| (0..count).map(move |skip| Failing { skip, lasting });
+                let mut all: Vec<Failing> = each(false).chain(each(true)).collect();
+                all.shuffle(&mut context.random(3));
+                all
+            }
+        },
+    };
+    let mut hits = Vec::new();
+    for (index, one) in failing.iter().enumerate() {
+        let name = one.name();
+        if context.only.is_none() && !may_go_on(outcome.states, &name) {
+            let left = failing.len() - index;
+            outcome.uncovered.push(format!("failing syncs: {left} of {}: the time was up", failing.len()));
+            break;
+        }
+        match fail(context, *one) {
+            Ok(checked) => {
+                outcome.states += checked;
+                states += checked;
+                hits.push((name, checked));
+            }
+            Err(Trouble::Skipped(why)) => outcome.skip(name, why),
+            Err(Trouble::Found(finding)) => {
+                hits.push((name.clone(), 1));
+                outcome.violated(finding, &name, context.replay(&name));
+            }
+        }
+    }
+    outcome.figures.insert("syncs: failed".into(), hits.len() as f64);
+    outcome.figures.insert("syncs: states after them".into(), states as f64);
+    outcome.coverage.push(Coverage { of: "syncs that failed, and states after them".into(), hits });
+}
+
+fn mount() -> Played<Recorder> {
+    let mounted = Recorder::mount(OfOneBoot::names(&["control", "logger.sock"]), None);
+    mounted.map_err(|error| Trouble::Skipped(format!("no recording file system (root and FUSE): {error}")))
+}
+
+fn start(recorder: &Recorder) -> Process {
+    let mark = recorder.mark().to_string_lossy().into_owned();
+    let env = [(super::worker::MARK, mark.as_str())];
+    Process::start(&victim::own(), "enduring", &recorder.store(), &["a", "2", "leave", "", "visible"], &env)
+}
+
+/// Waits for the end of the writer. How long that may take, and what it must not say.
+fn end(process: &mut Process, meanwhile: &mut dyn FnMut()) -> Played<()> {
+    let begun = Instant::now();
+    while process.is_running() {
+        meanwhile();
+        if begun.elapsed() > LIFE_MAX {
+            let said = process.lines().join("; ");
+            return found(Kind::BlockedReader, format!("the writer goes on for {LIFE_MAX:?}: {said}"));
+        }
+    }
+    let ended_well = process.wait();
+    if let Some(finding) = process.lines().iter().find_map(|line| role::finding(line)) {
+        return found(finding.kind, format!("{}: {}", finding.what, process.lines().join("; ")));
+    }
+    process.refuse_finding()?;
+    if ended_well { Ok(()) } else { found(Kind::Misbehaved, "the writer ended by itself") }
+}
+
+/// How many syncs a life has.
+fn count() -> Played<usize> {
+    let recorder = mount()?;
+    let mut process = start(&recorder);
+    let ended = end(&mut process, &mut || std::thread::sleep(Duration::from_millis(2)));
+    kill_loggers(&recorder.store());
+    ended?;
+    Ok(recorder.syncs(0, ""))
+}
+
+/// One life with a sync that fails, and the states that a power cut afterwards could leave. How many were judged.
+fn fail(context: &Context, failing: Failing) -> Played<u64> {
+    let recorder = mount()?;
+    recorder.hold_sync("", failing.skip);
+    let mut process = start(&recorder);
+    let ended = end(&mut process, &mut || {
+        let Some(held) = recorder.held(Duration::from_millis(5)) else { return };
+        if failing.lasting {
+            // Ordered before the answer, so that none slips through.
+            recorder.hold_sync("", 0);
+        }
+        held.fail();
+    });
+    let store = recorder.store();
+    drop(process);
+    // Of the loggers, too, syncs may be held.
+    while kill_loggers(&store) > 0 {
+        drop(recorder.held(Duration::ZERO));
+    }
+    let record = recorder.finish();
+    ended?;
+    judge(context, &record, &context.place_in_memory(&failing.name()))
+}
+
+/// Lays states out, and has a process recover and judge them.
+fn judge(context: &Context, record: &Record, scratch: &Path) -> Played<u64> {
+    let failed: Vec<usize> =
+        (0..record.events.len()).filter(|at| matches!(record.events[*at], Event::SyncFailed { .. })).collect();
+    // The first of them, then the rest: when all fail there are many.
+    let failed: Vec<usize> = failed.iter().copied().take(4).chain(failed.last().copied()).collect();
+    let mut cuts = BTreeSet::from([record.events.len()]);
+    for at in failed {
+        cuts.insert(at + 1);
+        let marks = (at..record.events.len()).filter(|at| matches!(record.events[*at], Event::Mark(_)));
+        cuts.extend(marks.map(|mark| mark + 1).take(CUTS));
+    }
+    let mut states = Vec::new();
+    let mut seen = BTreeSet::new();
+    let mut disk = record.disk(SECTOR);
+    let mut said = Vec::new();
+    for (at, event) in record.events.iter().enumerate() {
+        disk.apply(at, event);
+        if let Event::Mark(mark) = event {
+            said.push(mark.clone());
+        }
+        if !cuts.contains(&(at + 1)) {
+            continue;
+        }
+        let mut choices = vec![Choice::Nothing { names: true }, Choice::Everything { names: true }];
+        choices.extend((0..RANDOM).map(|n| Choice::Random(context.seed.wrapping_add(at as u64 * 7 + n))));
+        for choice in choices {
+            let image = disk.image(&choice);
+            if seen.insert((image.fingerprint(), said.len())) {
+                states.push((format!("cut after event {at}, {choice}"), image, said.clone()));
+            }
+        }
+    }
+    let io = |error: std::io::Error| Trouble::Skipped(format!("laying out states: {error}"));
+    std::fs::create_dir_all(scratch).map_err(io)?;
+    let checked = states.len() as u64;
+    for (index, (_, image, said)) in states.iter().enumerate() {
+        image.lay_out(&scratch.join(index.to_string())).map_err(io)?;
+        std::fs::write(scratch.join(format!("{index}.said")), said.join("\n")).map_err(io)?;
+    }
+    let judged = after_cut::judge(scratch, states.len());
+    let _ = std::fs::remove_dir_all(scratch);
+    match judged {
+        Ok(()) => Ok(checked),
+        Err((index, finding)) => {
+            let place = states.get(index).map_or("", |(place, _, _)| place.as_str());
+            Err(Trouble::Found(Finding { what: format!("{place}: {}", finding.what), ..finding }))
+        }
+    }
+}
