@@ -74,7 +74,7 @@ impl FileSystem {
             FileSystem::Xfs => ("mkfs.xfs", &["-q", "-f", "-K"]),
             FileSystem::Btrfs => ("mkfs.btrfs", &["-q", "-f", "-K"]),
         };
-        let made = Command::new(program).args(arguments).arg(device).output();
+        let made = tool(program).args(arguments).arg(device).output();
         let made = made.map_err(|error| format!("{program} can't be run: {error}"))?;
         if made.status.success() {
             return Ok(());
@@ -87,6 +87,14 @@ impl FileSystem {
         let data = (self == FileSystem::Xfs).then(|| CString::new("nouuid").expect("no zero byte"));
         Ok(mount(device, at, self.name(), MountFlags::NOATIME, data.as_deref())?)
     }
+}
+
+/// A program of the system's administrator, which not everybody's path leads to.
+fn tool(program: &str) -> Command {
+    let mut command = Command::new(program);
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
+    command
 }
 
 /// A mounted file system on a device; unmounted when dropped.
@@ -242,7 +250,7 @@ impl Bench for Devices {
         drop(mounted);
         if is_alone {
             // Else it would refuse an older image.
-            let _ = Command::new("btrfs").args(["device", "scan", "--forget"]).output();
+            let _ = tool("btrfs").args(["device", "scan", "--forget"]).output();
         }
         let _ = std::fs::remove_dir_all(place);
         judged
