@@ -9,7 +9,7 @@ use super::judge;
 use super::kills::{PATIENCE, checked, replay};
 use super::{Subject, work};
 use crate::context::Context;
-use crate::inject::{Fault, Injector, Site, Span};
+use crate::inject::{Effect, Fault, Injector, Site, Span};
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
 use crate::{role, victim};
 use rand::Rng;
@@ -66,6 +66,8 @@ fn chosen(sites: &[(Site, u64)], random: &mut StdRng) -> Fault {
     let effects = site.call.effects();
     let effect = effects[random.random_range(0..effects.len())];
     let span = match random.random_range(0..3) {
+        // Whoever is told so tries again, for ever if it is for ever.
+        _ if effect == Effect::Error(libc::EINTR) => Span::Once,
         0 if site.call.can_spread(effect) => Span::Everything,
         1 => Span::Lasting,
         _ => Span::Once,
