@@ -17,7 +17,7 @@ impl Subject for PlainFiles {
             after_kill: Promise::Batch,
             after_cut: Promise::Batch,
             many_processes: false,
-            control_of: &["kill", "cuts", "faults"],
+            control_of: &["kill", "cuts", "faults", "errors"],
         }
     }
 

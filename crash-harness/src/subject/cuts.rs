@@ -31,7 +31,7 @@ pub(super) const ENOUGH: usize = 12;
 pub const UNFINISHED: &str = "states before the first commit that the store refuses to open";
 
 /// Notes that a store that was just being made can't be opened. Nothing had been promised yet; somebody must remove it.
-fn unfinished(outcome: &mut Outcome, what: &str) {
+pub(super) fn unfinished(outcome: &mut Outcome, what: &str) {
     let count = outcome.figures.entry(UNFINISHED.into()).or_default();
     *count += 1.0;
     if *count == 1.0 {

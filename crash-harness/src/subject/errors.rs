@@ -4,7 +4,7 @@
 //!
 //! What a failed sync does to the page cache is not shown by this, but by [`super::faults`].
 
-use super::cuts::{ENOUGH, rounds};
+use super::cuts::{ENOUGH, rounds, unfinished};
 use super::judge;
 use super::kills::{PATIENCE, checked, replay};
 use super::{Subject, work};
@@ -126,7 +126,14 @@ fn write(
         let count = lines.iter().filter(|line| line.starts_with(what)).count();
         *outcome.figures.entry(name.into()).or_default() += count as f64;
     }
-    let found = checked(subject, path, "close")?;
-    judge::kept(&found.there, &work::told("w0", &lines), about.after_kill)?;
+    let told = work::told("w0", &lines);
+    match checked(subject, path, "close") {
+        Ok(found) => drop(judge::kept(&found.there, &told, about.after_kill)?),
+        Err(finding) if told.is_empty() && finding.kind == Kind::Misbehaved => {
+            let fault = fault.map(ToString::to_string).unwrap_or_default();
+            unfinished(outcome, &format!("{}: {fault}: {}", about.name, finding.what));
+        }
+        Err(finding) => return Err(finding),
+    }
     Ok(Some(counts))
 }

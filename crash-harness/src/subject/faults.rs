@@ -4,11 +4,11 @@
 //! The writer tries the same batch again, opens the store again if that does not help, and goes on. Then another process opens
 //! it, and goes on as well. Then the power goes.
 
-use super::cuts::{ENOUGH, Model, Search, again, ended, place, recorder, rounds};
+use super::cuts::{ENOUGH, Model, Search, again, ended, place, recorder, rounds, unfinished};
 use super::kills::{replay, start};
 use super::{Subject, work};
 use crate::context::Context;
-use crate::outcome::{Finding, Outcome};
+use crate::outcome::{Finding, Kind, Outcome};
 use crate::recorder::{Event, Record};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -89,7 +89,13 @@ fn record(subject: &dyn Subject, random: &mut StdRng, outcome: &mut Outcome) -> 
         is_over.store(true, Relaxed);
         done
     });
-    done.map(|()| Some(recorder.finish()))
+    match done {
+        Err(finding) if finding.kind == Kind::Misbehaved && recorder.marks(0, "V ") == 0 => {
+            unfinished(outcome, &format!("{}: {}", subject.about().name, finding.what));
+        }
+        done => done?,
+    }
+    Ok(Some(recorder.finish()))
 }
 
 fn two_writers(subject: &dyn Subject, path: &Path, outcome: &mut Outcome) -> Result<(), Finding> {

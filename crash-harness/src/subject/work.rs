@@ -131,8 +131,7 @@ fn write(subject: &dyn Subject, path: &Path, name: &str, rounds: u64, stubborn: 
     let marks = File::options().write(true).open(path.with_file_name(MARK)).ok();
     let mut voice = Voice { name, marks };
     let mut store = if stubborn { open_again(subject, path)? } else { open(subject, path)? };
-    let last = store.get(&mark(name)).map_err(|failure| failure.finding("get"))?;
-    let mut n = last.map_or(Ok(0), |value| oracle::unsealed(&value))?;
+    let mut n = last(&*store, name)?;
     voice.say("B", n)?;
     for round in 1..=rounds {
         n += 1;
@@ -153,11 +152,15 @@ fn write(subject: &dyn Subject, path: &Path, name: &str, rounds: u64, stubborn: 
                 voice.say("G", n)?;
                 return Ok(());
             }
-            // Who had no success twice lets go of the store, and opens it anew.
+            // Who had no success twice lets go of the store, opens it anew, and goes on after what is there: without a promise
+            // batches may be gone.
             if attempt > 0 {
                 voice.say("O", n)?;
                 drop(store);
                 store = open_again(subject, path)?;
+                let there = last(&*store, name)?;
+                voice.say("B", there)?;
+                n = there + 1;
             }
         }
         voice.say("V", n)?;
@@ -173,6 +176,12 @@ fn write(subject: &dyn Subject, path: &Path, name: &str, rounds: u64, stubborn: 
         }
     }
     Ok(())
+}
+
+/// The number of the last batch of a writer that is there.
+fn last(store: &dyn Store, name: &str) -> Result<u64, Finding> {
+    let value = store.get(&mark(name)).map_err(|failure| failure.finding("get"))?;
+    value.map_or(Ok(0), |value| oracle::unsealed(&value))
 }
 
 fn open(subject: &dyn Subject, path: &Path) -> Result<Box<dyn Store>, Finding> {
