@@ -25,7 +25,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Mutex;
 use table::{CONTROLS, Check, Control};
-use trial::Trial;
+pub use trial::{Trial, catch};
 
 /// Runs side by side: most of them wait for deaths more than they work.
 const AT_ONCE: usize = 2;
@@ -100,7 +100,7 @@ impl Job {
         let name = self.name();
         match self {
             Job::Planted(control) => {
-                let tried = trial::catch(context, program, control);
+                let tried = catch(context, program, control);
                 let mut outcome = outcome.lock().expect("not poisoned");
                 outcome.states += tried.states();
                 match tried {

@@ -41,7 +41,8 @@ struct SaidSkipped {
 }
 
 /// How it went with a bug.
-pub(super) enum Trial {
+#[derive(Debug)]
+pub enum Trial {
     /// Found.
     Caught {
         /// States until then.
@@ -62,7 +63,7 @@ pub(super) enum Trial {
 
 impl Trial {
     /// States that were looked at.
-    pub(super) fn states(&self) -> u64 {
+    pub fn states(&self) -> u64 {
         match self {
             Trial::Caught { states, .. } | Trial::Missed { states, .. } => *states,
             Trial::Impossible(_) => 0,
@@ -71,7 +72,7 @@ impl Trial {
 }
 
 /// Looks for a bug with the check that is meant for it.
-pub(super) fn catch(context: &Context, program: &Path, control: &Control) -> Trial {
+pub fn catch(context: &Context, program: &Path, control: &Control) -> Trial {
     if !control.check.is_a_suite() {
         return in_the_model(control.check.only);
     }

@@ -1,0 +1,44 @@
+//! Goal: the controls catch a bug that is there, and miss one that is not: they look at what a suite finds, and not at the
+//! bug's name.
+//!
+//! Method: the program itself with a quick bug; and the same control against a build that has no planted bugs. Runs of all
+//! bugs are the program's own business.
+
+use crash_harness::context::{Context, Limit};
+use crash_harness::controls;
+use serde_json::Value;
+use std::path::Path;
+use std::process::Command;
+
+const BUG: &str = "feed-skips-what-is-gone";
+
+#[test]
+fn a_bug_that_is_there_is_caught() {
+    let place = tempfile::tempdir().unwrap();
+    let json = place.path().join("outcome.json");
+    let status = Command::new(env!("CARGO_BIN_EXE_crash-harness"))
+        .args(["controls", "--seed", "1", "--only", BUG, "--json"])
+        .arg(&json)
+        .status()
+        .unwrap();
+    let outcome: Value = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
+    assert_eq!(status.code(), Some(0), "{outcome}");
+    let variants = outcome["variants"].as_array().unwrap();
+    assert_eq!(variants.len(), 1, "{outcome}");
+    let variant = &variants[0];
+    assert_eq!((&variant["name"], &variant["caught"], &variant["suite"]), (&BUG.into(), &true.into(), &"kill".into()));
+    assert!(variant["states"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn a_bug_that_is_not_there_is_missed() {
+    let context = Context::new("controls", 1, Limit::Seconds(60), None).unwrap();
+    // This build has no planted bugs, whatever its environment says.
+    let plain = Path::new(env!("CARGO_BIN_EXE_crash-harness"));
+    let control = controls::table::CONTROLS.iter().find(|control| control.bug == BUG).unwrap();
+    let tried = controls::catch(&context, plain, control);
+    assert!(matches!(tried, controls::Trial::Missed { .. }), "{tried:?}");
+    // Nor does a program that says nothing pass for one that found something.
+    let tried = controls::catch(&context, Path::new("true"), control);
+    assert!(matches!(tried, controls::Trial::Missed { .. }), "{tried:?}");
+}
