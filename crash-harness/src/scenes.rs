@@ -62,6 +62,7 @@ pub fn run(context: &Context, outcome: &mut Outcome) {
 /// # Errors
 /// What a check found.
 pub fn play(role: &Role) -> Option<Result<(), Finding>> {
+    end_with_the_parent();
     match role.name.as_str() {
         "streamer" => Some(stream_and_wait(&role.store)),
         "contained" => Some(contained(role)),
@@ -224,6 +225,19 @@ fn recycled_under_a_follower(path: &Path, outcome: &mut Outcome) -> Result<bool,
 /// What a role says that can't have a pid namespace.
 const NO_NAMESPACES: &str = "no pid namespaces here";
 
+/// Says to a process that it ends when its standard input does.
+const TIED: &str = "CRASH_HARNESS_TIED";
+
+/// Ends this process when its parent ends, if it is tied to that.
+fn end_with_the_parent() {
+    if std::env::var_os(TIED).is_some() {
+        std::thread::spawn(|| {
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            std::process::exit(1);
+        });
+    }
+}
+
 /// Plays another role, as process 1 of a pid namespace of its own.
 #[allow(unsafe_code)]
 fn contained(role: &Role) -> Result<(), Finding> {
@@ -237,9 +251,13 @@ fn contained(role: &Role) -> Result<(), Finding> {
     let mut command = std::process::Command::new(victim::own());
     let (name, arguments) = role.arguments.split_first().expect("the role to play");
     command.arg("role").arg(name).arg(&role.store).args(arguments);
-    // It says by itself what it finds, on the same output.
-    let ended =
-        command.status().map_err(|error| Finding::new(Kind::Misbehaved, format!("starting {name}: {error}")))?;
+    // It says by itself what it finds, on the same output. A parent that is killed before its child has asked to be told of
+    // that would leave it behind, and a process 1 does not learn its parent's id: so it hears it from a pipe.
+    command.stdin(std::process::Stdio::piped()).env(TIED, "1");
+    let failed = |error| Finding::new(Kind::Misbehaved, format!("starting {name}: {error}"));
+    let mut child = command.spawn().map_err(failed)?;
+    let _tie = child.stdin.take();
+    let ended = child.wait().map_err(failed)?;
     std::process::exit(ended.code().unwrap_or(1));
 }
 

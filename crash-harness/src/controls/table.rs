@@ -84,7 +84,7 @@ pub const CONTROLS: &[Control] = &[
     by("seqlock-without-fence", "step", "cell store:all", &[HalfApplied, TornRead]),
     by("single-copy-cell", "step", "cell store:all", &[Damaged, TornRead, HalfApplied]),
     by("skip-directory-fsync", "power", "plain", &[LostAcked, Damaged]),
-    by("snapshot-beyond-its-pin", "kill", "random:0", &[OrderViolation, HalfApplied, TornRead]),
+    often(by("snapshot-beyond-its-pin", "kill", "random:0", REUSED)),
     by("sum-once", "power", "failed syncs arena, logger dies", &[Damaged, LostAcked, HalfApplied, TornRead]),
     by("trust-read-header", "power", "failed syncs header, everyone dies", &[Damaged, LostAcked]),
     by("versions-go-on", "kill", "sample.collected:end", &[OrderViolation]),
