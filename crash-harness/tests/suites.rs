@@ -61,6 +61,17 @@ fn every_instruction_of_a_cell_store() {
 }
 
 #[test]
+fn every_instruction_of_a_flush_by_the_logger() {
+    let only = "logger: flush of a commit:all";
+    let (code, outcomes) = harness(&["step", "--seed", "1", "--states", "1", "--only", only], "");
+    if is_skipped(&outcomes[0]) {
+        return;
+    }
+    assert_eq!(code, 0, "{}", outcomes[0]["violations"]);
+    assert!(outcomes[0]["states"].as_u64().unwrap() > 8, "{}", outcomes[0]);
+}
+
+#[test]
 fn kills_at_random() {
     let (code, outcomes) = harness(&["kill", "--seed", "1", "--states", "1", "--only", "random:0"], "");
     assert_eq!(code, 0, "{}", outcomes[0]["violations"]);

@@ -104,6 +104,9 @@ pub fn prepare(path: &Path, kind: &str) -> Result<(), Finding> {
 /// # Errors
 /// Those of the store.
 pub fn play(path: &Path, kind: &str) -> Result<(), Finding> {
+    if kind == "logger" {
+        return super::logger::host(path);
+    }
     if let Some(operation) = kind.strip_prefix("between ") {
         return super::between::play(path, operation);
     }

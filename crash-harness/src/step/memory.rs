@@ -12,6 +12,8 @@ use untorn::Store;
 
 /// As much of the arena as a small store uses.
 const ARENA_BYTES: usize = 1 << 20;
+/// As much of that as an update may add to what is used.
+const UPDATE_BYTES: usize = 192 << 10;
 
 /// The shared files, mapped, and what they held at the last look.
 pub(super) struct Memory {
@@ -36,8 +38,31 @@ impl Memory {
         }
         let arena = open(path, "arena")?;
         let len = arena.metadata().map_or(0, |metadata| metadata.len() as usize).min(ARENA_BYTES);
-        ranges.push(Range::map(&arena, 0, len)?);
+        let mut used = vec![0; len];
+        let failed = |error| Finding::new(Kind::Misbehaved, format!("reading the arena: {error}"));
+        arena.read_exact_at(&mut used, 0).map_err(failed)?;
+        let used = used.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        ranges.push(Range::map(&arena, 0, len.min(used + UPDATE_BYTES))?);
         let mut memory = Memory { ranges };
+        memory.look();
+        Ok(memory)
+    }
+
+    /// These, and the files that the logger alone writes: the headers of checkpoints, and the log as far as there is one.
+    pub(super) fn with_files(path: &Path) -> Result<Memory, Finding> {
+        let mut memory = Memory::of(path)?;
+        let failed = |error| Finding::new(Kind::Misbehaved, format!("the files of the store: {error}"));
+        let mut names = vec!["checkpoint".to_string()];
+        for entry in std::fs::read_dir(path.join("wal")).map_err(failed)? {
+            names.push(format!("wal/{}", entry.map_err(failed)?.file_name().to_string_lossy()));
+        }
+        for name in names {
+            let file = open(path, &name)?;
+            let len = file.metadata().map_err(failed)?.len() as usize;
+            if len > 0 {
+                memory.ranges.push(Range::map(&file, 0, len)?);
+            }
+        }
         memory.look();
         Ok(memory)
     }

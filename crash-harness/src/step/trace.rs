@@ -102,6 +102,6 @@ impl Traced {
     }
 }
 
-fn ended(what: String) -> Finding {
+pub(super) fn ended(what: String) -> Finding {
     Finding::new(Kind::Misbehaved, format!("the stepped process {what}"))
 }

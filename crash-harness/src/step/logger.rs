@@ -1,0 +1,180 @@
+//! The logger's own steps: its threads go on instruction by instruction, in turn, through a checkpoint with its header, a flush of the
+//! log, and a sample of cells; each state of shared memory and of the files on the way is judged as a writer's are.
+//!
+//! The logger runs as threads of a process of its own, which does nothing else. Those that have to do with the matter are stepped, one
+//! instruction of each in turn, which is one of the many orders that there are; the others stand still. What is asked of the logger is
+//! asked by a thread of the harness, which is not stepped.
+
+use super::kinds::{Digest, digest, prepare};
+use super::memory::Memory;
+use super::threads::Threads;
+use super::{RECOVER_EACH, STEPS_MAX, judge_copies, map};
+use crate::context::Context;
+use crate::outcome::{Finding, Kind, Outcome};
+use crate::process::{Process, kill_loggers};
+use crate::role::say;
+use crate::workload::{self, misbehaved, sealed};
+use crate::{oracle, victim};
+use std::path::Path;
+use std::time::Duration;
+use untorn::{Durability, Options, Store};
+
+/// What the logger does, and which of its threads.
+pub(super) const KINDS: &[(&str, &[&str])] = &[
+    ("logger: checkpoint with its header", &["untorn-checkpoint", "untorn-flush"]),
+    ("logger: flush of a commit", &["untorn-flush"]),
+    ("logger: sample of a cell", &["untorn-sampler", "untorn-flush"]),
+];
+
+/// Patient: a traced logger is slow.
+fn options() -> Options {
+    let mut options = workload::options();
+    options.logger_timeout(Duration::from_secs(3600));
+    options
+}
+
+/// By the traced process: is the logger, and nothing else, until killed.
+pub(super) fn host(path: &Path) -> Result<(), Finding> {
+    let store = options().logger_thread(true).open(path).map_err(misbehaved("opening"))?;
+    // The one before may have been about to die: a durable commit needs one that lives, which is then this process's own.
+    let put = store.keyspace("host").and_then(|host| host.put(b"k", b"v"));
+    put.map_err(misbehaved("a durable put"))?;
+    say("ready");
+    loop {
+        std::thread::sleep(Duration::from_secs(3600));
+        store.stats().map_err(misbehaved("stats"))?;
+    }
+}
+
+/// A store, and its logger, which stands still.
+struct Scene {
+    store: Store,
+    logger: Threads,
+}
+
+fn scene(path: &Path, (kind, threads): (&str, &[&str])) -> Result<Scene, Finding> {
+    prepare(path, kind)?;
+    kill_loggers(path);
+    let mut process = Process::start(&victim::own(), "stepped", path, &["logger"], &[]);
+    process.wait_for("ready", 1, crate::kill::BLOCKED_MAX)?;
+    let store = options().open(path).map_err(misbehaved("opening"))?;
+    let keys = store.keyspace("keys").map_err(misbehaved("keyspace"))?;
+    // Something for a checkpoint to sum.
+    for i in 0..3u64 {
+        keys.put(&(i * 20).to_be_bytes(), &sealed(i + 50, 100)).map_err(misbehaved("put"))?;
+    }
+    store.sync().map_err(misbehaved("sync"))?;
+    // Its threads go to sleep.
+    std::thread::sleep(Duration::from_millis(20));
+    Ok(Scene { store, logger: Threads::take(process, threads)? })
+}
+
+/// Asks the logger for something, and returns when it is done.
+fn ask(store: &Store, kind: &str) -> untorn::Result<()> {
+    if kind.contains("checkpoint") {
+        return store.checkpoint().map(drop);
+    }
+    if kind.contains("sample") {
+        return store.cell("cell", 64)?.store_durable(&sealed(2, 64)).map(drop);
+    }
+    let keys = store.keyspace("keys")?;
+    let mut txn = store.begin_with(Durability::Durable)?;
+    txn.put(&keys, b"flushed", &sealed(4, 100))?;
+    txn.commit().map(drop)
+}
+
+/// Steps through what the logger does, and judges every state; how many instructions that are.
+pub(super) fn through(
+    context: &Context,
+    path: &Path,
+    kind: (&str, &[&str]),
+    outcome: &mut Outcome,
+) -> Result<u64, Finding> {
+    let Scene { store, mut logger } = scene(path, kind)?;
+    let kind = kind.0;
+    let before = digest(&store)?;
+    let mut memory = Memory::with_files(path)?;
+    let (mut steps, mut recoveries, mut changed_at, mut last) = (0, 0_u64, Vec::new(), before.clone());
+    let asked = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| ask(&store, kind));
+        let mut judge = |steps: u64, is_over: bool| {
+            changed_at.push(steps);
+            let visible = digest(&store)?;
+            in_order(kind, &before, &last, &visible, steps)?;
+            let is_news = visible != last;
+            last = visible;
+            if is_over || is_news || context.is_long() || changed_at.len() as u64 % RECOVER_EACH == 1 {
+                // What is visible becomes durable in one of these states; what was acknowledged is.
+                let durable: &[&Digest] = if is_over { &[&last] } else { &[&before, &last] };
+                judge_copies(context, path, durable, &last, steps)?;
+                recoveries += 1;
+            }
+            outcome.states += 1;
+            if outcome.states.is_multiple_of(16) {
+                context.may_go_on(outcome.states, &format!("{kind}, instruction {steps}"));
+            }
+            Ok(())
+        };
+        let stepped = (|| {
+            while steps < STEPS_MAX {
+                if logger.step()? {
+                    steps += 1;
+                    if memory.has_changed() {
+                        judge(steps, false)?;
+                        memory.look();
+                    }
+                } else if asking.is_finished() {
+                    return judge(steps, true);
+                }
+            }
+            Err(Finding::new(Kind::BlockedReader, format!("{kind}: no end after {STEPS_MAX} instructions")))
+        })();
+        // If it was left in the middle, another one finishes it, and answers who asked.
+        logger.kill();
+        let asked = asking.join().expect("does not panic");
+        stepped.map(|()| asked)
+    })?;
+    asked.map_err(misbehaved("what was asked of the logger"))?;
+    outcome.figures.insert(format!("{kind}: instructions"), steps as f64);
+    outcome.figures.insert(format!("{kind}: states"), changed_at.len() as f64);
+    outcome.figures.insert(format!("{kind}: states recovered"), recoveries as f64);
+    outcome.coverage.push(map(kind, steps, &changed_at));
+    Ok(steps)
+}
+
+/// What is seen never changes in a checkpoint; else it changes once, and not back.
+fn in_order(kind: &str, before: &Digest, last: &Digest, now: &Digest, step: u64) -> Result<(), Finding> {
+    let may_change = last == before && !kind.contains("checkpoint");
+    if now == last || may_change {
+        return Ok(());
+    }
+    let what = format!("{kind}: after instruction {step}: {last:?}, then {now:?}");
+    Err(Finding::new(Kind::HalfApplied, what))
+}
+
+/// Kills the logger at an instruction. Its successor does what was asked.
+pub(super) fn kill_at(path: &Path, kind: (&str, &[&str]), at: u64) -> Result<(), Finding> {
+    let Scene { store, mut logger } = scene(path, kind)?;
+    let kind = kind.0;
+    let before = digest(&store)?;
+    let asked = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| ask(&store, kind));
+        let mut steps = 0;
+        let stepped = (|| {
+            while steps < at && !asking.is_finished() {
+                steps += u64::from(logger.step()?);
+            }
+            Ok(())
+        })();
+        logger.kill();
+        let asked = asking.join().expect("does not panic");
+        stepped.map(|()| asked)
+    })?;
+    asked.map_err(misbehaved("what was asked of the logger"))?;
+    let after = digest(&store)?;
+    if (after == before) != kind.contains("checkpoint") {
+        return Err(Finding::new(Kind::LostAcked, format!("{kind}: {before:?}, then {after:?}")));
+    }
+    store.checkpoint().map_err(misbehaved("checkpoint"))?;
+    oracle::verified(&store)
+}

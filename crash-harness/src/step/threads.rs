@@ -1,0 +1,152 @@
+//! The threads of a process, traced: some go on instruction by instruction, one at a time, the others stand still.
+#![allow(unsafe_code)]
+
+use super::trace::{UNTRACEABLE, ended};
+use crate::outcome::{Finding, Kind};
+use crate::process::Process;
+use std::marker::PhantomData;
+use std::time::{Duration, Instant};
+
+/// How long the end of a step is waited for, before the thread counts as one that sleeps in the kernel.
+const STEP_WAIT: Duration = Duration::from_micros(150);
+/// How long all threads must sleep before nothing more is to be expected of them.
+const QUIET: Duration = Duration::from_millis(2);
+
+/// How long a thread may take until it has its name.
+const NAMED: Duration = Duration::from_secs(20);
+
+/// Whether the kernel calls a thread of this name so: it cuts names.
+fn is_name_of(known: &str, name: &str) -> bool {
+    name.starts_with(known.trim()) && known.trim().len() > "untorn-".len()
+}
+
+/// Whether a process has threads of all of these names.
+fn has_names(pid: libc::pid_t, names: &[&str]) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let known: Vec<String> =
+        threads.filter_map(|entry| std::fs::read_to_string(entry.path().join("comm")).ok()).collect();
+    names.iter().all(|name| known.iter().any(|known| is_name_of(known, name)))
+}
+
+struct Thread {
+    tid: libc::pid_t,
+    /// Stands before an instruction. Else it is in the kernel: it waits for something, or is on its way.
+    stands: bool,
+}
+
+/// A process whose threads are traced. Only the thread that took them may step them.
+pub(super) struct Threads {
+    process: Process,
+    /// All but the first one.
+    others: Vec<libc::pid_t>,
+    stepped: Vec<Thread>,
+    next: usize,
+    _thread: PhantomData<*const ()>,
+}
+
+impl Threads {
+    /// Stops all threads of a process. Those with these names are the ones that are stepped.
+    pub(super) fn take(process: Process, names: &[&str]) -> Result<Threads, Finding> {
+        let pid = process.pid().as_raw_nonzero();
+        // A thread names itself, when it comes to it.
+        let begun = Instant::now();
+        while !has_names(pid.get(), names) && begun.elapsed() < NAMED {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let mut threads = Threads { process, others: Vec::new(), stepped: Vec::new(), next: 0, _thread: PhantomData };
+        let failed = |error: std::io::Error| Finding::new(Kind::Misbehaved, format!("the threads of {pid}: {error}"));
+        for entry in std::fs::read_dir(format!("/proc/{pid}/task")).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let Some(tid) = entry.file_name().to_str().and_then(|tid| tid.parse::<libc::pid_t>().ok()) else {
+                continue;
+            };
+            let name = std::fs::read_to_string(entry.path().join("comm")).map_err(failed)?;
+            // SAFETY: the thread is one of a child of ours; the requests take no pointers.
+            let is_seized = unsafe {
+                libc::ptrace(libc::PTRACE_SEIZE, tid, 0, 0) == 0 && libc::ptrace(libc::PTRACE_INTERRUPT, tid, 0, 0) == 0
+            };
+            if !is_seized {
+                return Err(Finding::new(Kind::Misbehaved, UNTRACEABLE));
+            }
+            if tid != pid.get() {
+                threads.others.push(tid);
+            }
+            threads.stopped(tid, 0)?;
+            if names.iter().any(|wanted| is_name_of(&name, wanted)) {
+                threads.stepped.push(Thread { tid, stands: true });
+            }
+        }
+        if threads.stepped.len() == names.len() {
+            return Ok(threads);
+        }
+        Err(ended(format!("has {} of the threads {names:?}", threads.stepped.len())))
+    }
+
+    /// Whether a thread has stopped.
+    fn stopped(&mut self, tid: libc::pid_t, flags: libc::c_int) -> Result<bool, Finding> {
+        let mut status = 0;
+        // SAFETY: waits for a thread of a child of ours, with a valid place for its status.
+        let waited = unsafe { libc::waitpid(tid, &raw mut status, flags | libc::__WALL) };
+        match waited {
+            0 => Ok(false),
+            _ if waited == tid && libc::WIFSTOPPED(status) && libc::WSTOPSIG(status) == libc::SIGTRAP => Ok(true),
+            _ => {
+                self.process.refuse_finding()?;
+                Err(ended(format!("ended in the middle, with status {status:#x}")))
+            }
+        }
+    }
+
+    /// The next thread's next instruction. `false` if all of them sleep: they wait for something that none of them does.
+    pub(super) fn step(&mut self) -> Result<bool, Finding> {
+        let begun = Instant::now();
+        while begun.elapsed() < QUIET {
+            for _ in 0..self.stepped.len() {
+                self.next = (self.next + 1) % self.stepped.len();
+                if self.step_one(self.next)? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// One instruction of one thread; whether it is done.
+    fn step_one(&mut self, at: usize) -> Result<bool, Finding> {
+        let tid = self.stepped[at].tid;
+        let mut patience = Duration::ZERO;
+        if self.stepped[at].stands {
+            // SAFETY: the thread is traced by this thread, and stopped.
+            if unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, tid, 0, 0) } != 0 {
+                return Err(ended("can't be stepped".into()));
+            }
+            patience = STEP_WAIT;
+        }
+        let begun = Instant::now();
+        loop {
+            self.stepped[at].stands = self.stopped(tid, libc::WNOHANG)?;
+            if self.stepped[at].stands || begun.elapsed() >= patience {
+                return Ok(self.stepped[at].stands);
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Kills the process where its threads stand.
+    pub(super) fn kill(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.process.signal(rustix::process::Signal::KILL);
+        // The end of a process is told when that of each traced thread has been.
+        for tid in &self.others {
+            let mut status = 0;
+            // SAFETY: waits for a thread of a child of ours, with a valid place for its status.
+            while unsafe { libc::waitpid(*tid, &raw mut status, libc::__WALL) } == *tid && libc::WIFSTOPPED(status) {}
+        }
+        self.process.kill();
+    }
+}
