@@ -49,7 +49,10 @@ pub(super) fn run(context: &Context, outcome: &mut Outcome, may_go_on: &(dyn Fn(
             Ok(Ok(run)) => {
                 eprintln!("{name}: {} calls failed", run.fired);
                 run.errors.iter().for_each(|error| eprintln!("  {error}"));
-                outcome.states += 1;
+                if run.fired == 0 {
+                    outcome.uncovered.push(format!("{name}: the call did not come"));
+                }
+                outcome.states += u64::from(run.fired > 0);
             }
             Ok(Err(finding)) => outcome.violated(finding, &name, context.replay(&name)),
             Err(why) => outcome.skip("faults of single calls", why),

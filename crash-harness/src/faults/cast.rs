@@ -75,20 +75,25 @@ impl Cast {
     }
 
     /// Waits until a player has said so many lines that begin so.
-    pub(super) fn wait_for(&self, player: usize, what: &str, count: usize) -> Played<()> {
+    pub(super) fn wait_for(&mut self, player: usize, what: &str, count: usize) -> Played<()> {
         let start = Instant::now();
         while self.count(player, what) < count {
             self.check()?;
-            let name = &self.players[player].0;
-            let said = || self.players[player].1.lines().into_iter().rev().take(6).collect::<Vec<_>>().join("; ");
-            if self.injector.ended().iter().any(|ended| ended.pid == self.players[player].1.pid()) {
-                return found(Kind::Misbehaved, format!("{name} ended before it said {what:?}: {}", said()));
+            let (name, traced) = &mut self.players[player];
+            // When its end is known, all that it said is heard.
+            let has_ended = traced.wait(Duration::from_millis(2)).is_some();
+            let said = traced.lines();
+            if said.iter().filter(|line| line.starts_with(what)).count() >= count {
+                break;
+            }
+            let said = said.into_iter().rev().take(6).collect::<Vec<_>>().join("; ");
+            if has_ended {
+                return found(Kind::Misbehaved, format!("{name} ended before it said {what:?}: {said}"));
             }
             if start.elapsed() > PATIENCE {
-                let what = format!("{name} has not said {what:?} {count} times within {PATIENCE:?}: {}", said());
+                let what = format!("{name} has not said {what:?} {count} times within {PATIENCE:?}: {said}");
                 return found(Kind::BlockedReader, what);
             }
-            std::thread::sleep(Duration::from_millis(2));
         }
         Ok(())
     }

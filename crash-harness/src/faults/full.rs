@@ -6,6 +6,7 @@
 use super::after;
 use super::cast::{Cast, Played, Trouble};
 use crate::context::Context;
+use crate::oracle::Told;
 use crate::process::Process;
 use crate::recorder::own_mounts;
 use crate::victim;
@@ -78,22 +79,27 @@ fn run(command: &mut Command) -> Result<(), String> {
     Err(format!("{command:?}: {} {}", done.status, String::from_utf8_lossy(&done.stderr).trim()))
 }
 
-/// Plays it on a file system of this kind.
-pub(super) fn play(context: &Context, kind: &str) -> Played<()> {
+/// Plays it on a file system of this kind. How many readers were told that there is no room.
+pub(super) fn play(context: &Context, kind: &str) -> Played<u64> {
     let small = Small::mount(context, kind)?;
     let told = writers_on(&small);
-    let judged = told.and_then(|told| Ok(after::judge(&small.0.join("store"), &told, true)?));
+    let judged = told.and_then(|(told, turned_away)| {
+        after::judge(&small.0.join("store"), &told, true)?;
+        Ok(turned_away)
+    });
     crate::process::kill_loggers(&small.0.join("store"));
     judged
 }
 
-fn writers_on(small: &Small) -> Played<Vec<(String, crate::oracle::Told)>> {
+/// What the writers were told, and how many readers were told that there is no room.
+fn writers_on(small: &Small) -> Played<(Vec<(String, Told)>, u64)> {
     let path: &Path = &small.0.join("store");
     let mut cast = Cast::new(path)?;
     let mut writers = Vec::new();
     for name in ["g0", "g1"] {
         writers.push(cast.start(name, "enduring", &[name, "", "stay", "", "grow"])?);
     }
+    let mut turned_away = 0;
     let io = |error: std::io::Error| Trouble::Skipped(format!("the ballast: {error}"));
     for cycle in 0..FILLED {
         for writer in &writers {
@@ -109,9 +115,13 @@ fn writers_on(small: &Small) -> Played<Vec<(String, crate::oracle::Told)>> {
             cast.check()?;
             std::thread::sleep(Duration::from_millis(5));
         }
-        // Whoever comes now can read.
+        // Whoever comes now can read. When the log could not go on for long and was given up, opening recovers the store, which needs room
+        // for a new region: that is said.
         let mut reader = Process::start(&victim::own(), "reader", path, &[], &[]);
-        reader.wait_for("ok", 3, super::cast::PATIENCE)?;
+        match reader.wait_for("ok", 3, super::cast::PATIENCE) {
+            Err(finding) if finding.what.contains("no space left for") => turned_away += 1,
+            read => read?,
+        }
         reader.kill();
         small.clear().map_err(io)?;
     }
@@ -119,5 +129,5 @@ fn writers_on(small: &Small) -> Played<Vec<(String, crate::oracle::Told)>> {
         let so_far = cast.count(*writer, "D ");
         cast.wait_for(*writer, "D ", so_far + 6)?;
     }
-    cast.end()
+    Ok((cast.end()?, turned_away))
 }

@@ -106,7 +106,10 @@ fn scenes<'c>(
 
 fn full_disks(context: &Context) -> Box<dyn Iterator<Item = Scene<'_>> + '_> {
     Box::new(full::FILE_SYSTEMS.into_iter().map(move |kind| {
-        let scene = move || full::play(context, kind).map(|()| Vec::new());
+        let scene = move || {
+            let turned_away = full::play(context, kind)?;
+            Ok(vec![("readers that were told so", turned_away as f64)])
+        };
         (format!("disk-full:{kind}"), Box::new(scene) as Box<dyn Fn() -> _>)
     }))
 }

@@ -1,0 +1,94 @@
+//! Goal: the suite of faults finds nothing in the store where there is nothing to be found, and finds a sync whose error is ignored or
+//! that is tried again.
+//!
+//! Method: single faults by their names, as a replay line gives them. Two of them are of bugs that the suite has found.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const HARNESS: &str = env!("CARGO_BIN_EXE_crash-harness");
+
+/// Has one fault played; the outcome, which counts no skipped parts where nothing may be skipped.
+fn play(program: &Path, only: &str, bug: &str) -> Value {
+    let place = tempfile::tempdir().unwrap();
+    let json = place.path().join("outcome.json");
+    let status = Command::new(program)
+        .args(["faults", "--seed", "1", "--states", "1", "--only", only, "--json"])
+        .arg(&json)
+        .env("UNTORN_BUG", bug)
+        .status()
+        .unwrap();
+    let outcome: Value = serde_json::from_str(std::fs::read_to_string(&json).unwrap().trim()).unwrap();
+    let is_good = outcome["violations"].as_array().unwrap().is_empty();
+    assert_eq!(status.code(), Some(i32::from(!is_good)), "{outcome}");
+    let skipped = !outcome["skipped"].as_array().unwrap().is_empty();
+    assert!(!skipped || std::env::var_os("CI").is_none(), "{}", outcome["skipped"]);
+    outcome
+}
+
+/// Each of these has been played, unless this machine does not let it be, and nothing was found.
+fn good(names: &[&str]) {
+    for name in names {
+        let outcome = play(Path::new(HARNESS), name, "");
+        assert!(outcome["violations"].as_array().unwrap().is_empty(), "{name}: {}", outcome["violations"]);
+        let skipped = !outcome["skipped"].as_array().unwrap().is_empty();
+        assert!(skipped || outcome["states"].as_u64() > Some(0), "{name}: {outcome}");
+    }
+}
+
+/// A store that needs recovery could not be opened again by whoever was quick about it, and `verify` took a directory that it could
+/// not list for damage.
+#[test]
+fn calls_that_failed_in_ways_that_were_mistaken() {
+    good(&["untorn-logger/untorn-checkpoi:sync:arena:3:ENOSPC:once", "a:open:wal:5:EACCES:lasting"]);
+}
+
+#[test]
+fn calls_of_each_kind() {
+    good(&[
+        "untorn-logger/untorn-flush:write:wal/seg-#:3:short:lasting",
+        "untorn-logger/untorn-flush:sync:wal/seg-#:4:EIO:once",
+        "a:open:control:1:EMFILE:once",
+        "untorn-logger:rename:control.new:1:EIO:lasting",
+        "a:mmap:arena:1:ENOMEM:once",
+        "untorn-logger/untorn-backgrou:write:wal/new-#:2:ENOSPC:everything",
+    ]);
+}
+
+#[test]
+fn scenes_of_each_kind() {
+    good(&[
+        "sync:5:once",
+        "sync:9:lasting",
+        "left:gone:checkpoint",
+        "crashed:flip:wal/seg-00000001:40:2",
+        "disk-full:tmpfs",
+        "descriptors:client:9",
+        "descriptors:all:12",
+        "file-size-limit:client:300000",
+        "hostile:1",
+        "control-flip:1",
+    ]);
+}
+
+/// The build of the harness that has planted bugs in all its processes.
+fn with_bugs() -> PathBuf {
+    Path::new(HARNESS).ancestors().nth(2).unwrap().join("crash-victims/release/crash-harness")
+}
+
+#[test]
+fn planted_syncs_that_lie() {
+    // Makes that build.
+    good(&["sync:1:once"]);
+    for bug in ["ignore-fsync-error", "retry-fsync"] {
+        // Which sync is the log's varies by a few.
+        let caught = (8..24).find(|nth| {
+            let outcome = play(&with_bugs(), &format!("sync:{nth}:once"), bug);
+            let violations = outcome["violations"].as_array().unwrap();
+            violations.iter().any(|violation| ["lost_acked", "damaged"].contains(&violation["kind"].as_str().unwrap()))
+                || !outcome["skipped"].as_array().unwrap().is_empty()
+        });
+        assert!(caught.is_some(), "{bug} was not caught");
+    }
+}
