@@ -20,7 +20,9 @@ use std::time::{Duration, Instant};
 /// The file systems on which this is tried.
 pub(super) const FILE_SYSTEMS: [&str; 2] = ["tmpfs", "ext4"];
 /// How large they are: some times what the store has at first.
-const MIB: u64 = 24;
+const MIB: u64 = 32;
+/// What is kept back for the end: a store that has taken the whole disk can't be recovered until somebody makes room for a new region.
+const RESERVE: u64 = 8 << 20;
 /// How often the disk is filled.
 const FILLED: usize = 3;
 
@@ -82,7 +84,11 @@ fn run(command: &mut Command) -> Result<(), String> {
 /// Plays it on a file system of this kind. How many readers were told that there is no room.
 pub(super) fn play(context: &Context, kind: &str) -> Played<u64> {
     let small = Small::mount(context, kind)?;
+    let reserve = small.0.join("reserve");
+    let kept_back = File::create(&reserve).and_then(|mut file| file.write_all(&vec![0x55; RESERVE as usize]));
+    kept_back.map_err(|error| Trouble::Skipped(format!("the reserve: {error}")))?;
     let told = writers_on(&small);
+    let _ = std::fs::remove_file(&reserve);
     let judged = told.and_then(|(told, turned_away)| {
         after::judge(&small.0.join("store"), &told, true)?;
         Ok(turned_away)
