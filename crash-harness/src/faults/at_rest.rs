@@ -93,6 +93,12 @@ impl Damage {
         }
     }
 
+    /// Whether a replay line means it: that names one damage, or how those begin that it means, as `flip:arena` does.
+    fn is_meant_by(&self, only: &str) -> bool {
+        let name = self.to_string();
+        name.strip_prefix(only).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+    }
+
     /// What the coverage map counts it under.
     fn class(&self) -> String {
         let (kind, file) = match self {
@@ -147,9 +153,9 @@ pub(super) fn run(context: &Context, outcome: &mut Outcome, may_go_on: &dyn Fn(u
     let mut tally = Tally::default();
     while images.iter().any(|image| !image.is_through) {
         for image in images.iter_mut().filter(|image| !image.is_through) {
-            if context.only.is_some() || may_go_on(outcome.states, &format!("damage at rest, {}", image.how)) {
+            if may_go_on(outcome.states, &format!("damage at rest, {}", image.how)) {
                 batch(context, image, &mut tally, outcome);
-                image.is_through |= context.only.is_some();
+                image.is_through |= only(context, image.how).is_some_and(|only| Damage::parse(only).is_some());
             } else {
                 outcome.uncovered.push(format!("damage at rest, {}, after {}: the time was up", image.how, image.done));
                 image.is_through = true;
@@ -165,10 +171,9 @@ pub(super) fn run(context: &Context, outcome: &mut Outcome, may_go_on: &dyn Fn(u
     images.iter().for_each(|image| drop(fs::remove_dir_all(&image.path)));
 }
 
-/// The damage that a replay line names.
-fn only(context: &Context, how: &str) -> Option<String> {
-    let named = context.only.as_deref()?.strip_prefix(how)?.strip_prefix(':')?;
-    Damage::parse(named).map(|damage| damage.to_string())
+/// The damage, or the damages, that a replay line names.
+fn only<'c>(context: &'c Context, how: &str) -> Option<&'c str> {
+    context.only.as_deref()?.strip_prefix(how)?.strip_prefix(':')
 }
 
 /// Has a process try the next damages of an image.
@@ -179,7 +184,7 @@ fn batch(context: &Context, image: &mut Image, tally: &mut Tally, outcome: &mut 
         &context.seed.to_string(),
         &image.done.to_string(),
         BATCH,
-        &only(context, image.how).unwrap_or_default(),
+        only(context, image.how).unwrap_or_default(),
         if context.is_long() { "long" } else { "short" },
         &told::write(&image.told),
     ];
@@ -332,7 +337,11 @@ pub(crate) fn play(role: &Role) -> Result<(), Finding> {
     let mut dice = StdRng::seed_from_u64(number(1));
     let all = match Damage::parse(argument(4)) {
         Some(only) => vec![only],
-        None => schedule(&files, argument(5) == "long", &mut dice),
+        None => {
+            let mut all = schedule(&files, argument(5) == "long", &mut dice);
+            all.retain(|damage| argument(4).is_empty() || damage.is_meant_by(argument(4)));
+            all
+        }
     };
     let newest = newest_segment(&files);
     let skip = number(2) as usize;
@@ -404,5 +413,8 @@ mod tests {
         {
             assert_eq!(Damage::parse(name).unwrap().to_string(), name);
         }
+        let flip = Damage::parse("flip:arena:77:3").unwrap();
+        assert!(["flip", "flip:arena", "flip:arena:77:3"].iter().all(|only| flip.is_meant_by(only)));
+        assert!(!["flip:arena:7", "flip:arenas", "cut"].iter().any(|only| flip.is_meant_by(only)));
     }
 }

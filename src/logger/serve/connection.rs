@@ -92,6 +92,7 @@ fn serve_one(shared: &Shared, stream: &Stream, session: &mut Session<'_>, messag
     };
     let answer = match wire::decode::<Request<'_>>(message) {
         Ok(request) => session.answer(&request, &rights),
+        Err(error) if planted_bug!("malformed-message-unwrapped") => panic!("{error}"),
         Err(error) => Answer::of_error(&Error::Protocol { what: error.to_string() }),
     };
     drop(share);
