@@ -34,7 +34,7 @@ struct DiskFile {
 
 #[derive(Default)]
 struct DiskPage {
-    durable: Option<Page>,
+    durable: Option<Version>,
     later: Vec<Version>,
 }
 
@@ -264,15 +264,34 @@ impl DiskFile {
             let page = pages.get_mut(page).expect("doubtful pages are known");
             let is_covered = |version: &Version| version.event < before && !version.lost;
             if let Some(newest) = page.later.iter().rposition(is_covered) {
-                page.durable = Some(page.later[newest].content.clone());
-                page.later.drain(..=newest);
+                page.durable = page.later.drain(..=newest).next_back();
             }
             !page.later.is_empty()
         });
         let covered = self.later_sizes.iter().filter(|(at, _)| *at < before).count();
+        let cuts = self.cuts(covered);
+        if !cuts.is_empty() {
+            for (number, page) in &mut self.pages {
+                let versions = page.durable.iter_mut().chain(&mut page.later);
+                versions.for_each(|version| version.content = version.cut(*number, &cuts));
+            }
+        }
         if let Some((_, size)) = self.later_sizes.drain(..covered).next_back() {
             self.size = size;
         }
+    }
+
+    /// Of the first so many lengths that are not durable, those that are shorter than the one before, with their events: what was written earlier
+    /// beyond them is gone, also when the file grows again.
+    fn cuts(&self, count: usize) -> Vec<(usize, u64)> {
+        let mut before = self.size;
+        let is_cut = |(_, size): &&(usize, u64)| std::mem::replace(&mut before, *size) > *size;
+        self.later_sizes[..count].iter().filter(is_cut).copied().collect()
+    }
+
+    /// Whether something that this event wrote is in doubt.
+    fn has_written(&self, event: usize) -> bool {
+        self.doubtful.iter().any(|page| self.pages[page].later.iter().any(|version| version.event == event))
     }
 
     fn mode(&self, chooser: &mut Chooser<'_>) -> Mode {
@@ -294,13 +313,23 @@ impl DiskFile {
     fn image(&self, inode: u64, path: PathBuf, chooser: &mut Chooser<'_>, sector: usize) -> FileImage {
         let is_random = matches!(chooser.choice, Choice::Random(_));
         let mode = if is_random { self.mode(chooser) } else { Mode::Nothing };
+        // A length may be there without the bytes before it. Bytes beyond the length are not.
+        let nth = match chooser.choice {
+            Choice::Nothing { .. } => 0,
+            Choice::Everything { .. } | Choice::Without(_) => self.later_sizes.len(),
+            Choice::Only(event) if self.has_written(*event) => self.later_sizes.len(),
+            Choice::Only(_) => 0,
+            Choice::Random(_) => chooser.below(self.later_sizes.len() + 1),
+            Choice::Combination(_) => chooser.combination.as_ref().expect("made for this choice").sizes[&inode],
+        };
+        let size = if nth == 0 { self.size } else { self.later_sizes[nth - 1].1 };
+        let cuts = self.cuts(nth);
         let mut pages = BTreeMap::new();
-        let mut has_any = false;
         for (number, page) in &self.pages {
-            let durable = || page.durable.clone();
-            let newest = |wanted: &dyn Fn(usize) -> bool| {
-                page.later.iter().rfind(|version| wanted(version.event)).map(|version| version.content.clone())
-            };
+            let cut = |version: &Version| version.cut(*number, &cuts);
+            let durable = || page.durable.as_ref().map(cut);
+            let newest =
+                |wanted: &dyn Fn(usize) -> bool| page.later.iter().rfind(|version| wanted(version.event)).map(cut);
             let content = match (chooser.choice, &mode) {
                 _ if page.later.is_empty() => durable(),
                 (Choice::Nothing { .. }, _) | (Choice::Random(_), Mode::Nothing) => durable(),
@@ -311,7 +340,7 @@ impl DiskFile {
                     let digits = chooser.combination.as_ref().expect("made for this choice");
                     match digits.pages[&(inode, *number)] {
                         0 => durable(),
-                        nth => Some(page.later[nth - 1].content.clone()),
+                        nth => Some(cut(&page.later[nth - 1])),
                     }
                 }
                 (Choice::Random(_), Mode::Until(event)) => newest(&|at| at < *event).or_else(durable),
@@ -319,50 +348,49 @@ impl DiskFile {
                     if chooser.below(*odds) == 0 {
                         durable()
                     } else {
-                        Some(page.any_version(chooser).clone())
+                        Some(cut(page.any_version(chooser)))
                     }
                 }
                 (Choice::Random(_), Mode::Sectors(odds)) => {
-                    let mut mixed = page.durable.as_ref().map_or([0; PAGE], |page| **page);
+                    let mut mixed = durable().map_or([0; PAGE], |page| *page);
                     for nth in 0..PAGE / sector {
                         if chooser.below(*odds) != 0 {
                             let bytes = nth * sector..(nth + 1) * sector;
-                            mixed[bytes.clone()].copy_from_slice(&page.any_version(chooser)[bytes]);
+                            mixed[bytes.clone()].copy_from_slice(&cut(page.any_version(chooser))[bytes]);
                         }
                     }
                     Some(Arc::new(mixed))
                 }
             };
             if let Some(content) = content {
-                has_any |= !page.later.is_empty();
                 pages.insert(*number, content);
             }
         }
-        let last = self.later_sizes.last().map_or(self.size, |(_, size)| *size);
-        // A length may be there without the bytes before it. Bytes beyond the length are not.
-        let nth = match chooser.choice {
-            Choice::Random(_) => Some(chooser.below(self.later_sizes.len() + 1)),
-            Choice::Combination(_) => chooser.combination.as_ref().map(|digits| digits.sizes[&inode]),
-            _ => None,
-        };
-        let size = match (chooser.choice, nth) {
-            (_, Some(0)) => self.size,
-            (_, Some(nth)) => self.later_sizes[nth - 1].1,
-            (Choice::Everything { .. } | Choice::Without(_), _) => last,
-            (Choice::Only(_), _) if has_any => last,
-            _ => self.size,
-        };
         pages.retain(|page, _| page * (PAGE as u64) < size);
         FileImage { path, size, pages }
     }
 }
 
+impl Version {
+    /// What is left of it after the file was cut to these lengths, if that happened later.
+    fn cut(&self, page: u64, cuts: &[(usize, u64)]) -> Page {
+        let shortest = cuts.iter().filter(|(at, _)| *at > self.event).map(|(_, size)| *size).min();
+        let left = shortest.map_or(PAGE as u64, |size| size.saturating_sub(page * PAGE as u64)) as usize;
+        if left >= PAGE {
+            return self.content.clone();
+        }
+        let mut content = [0; PAGE];
+        content[..left].copy_from_slice(&self.content[..left]);
+        Arc::new(content)
+    }
+}
+
 impl DiskPage {
-    fn any_version(&self, chooser: &mut Chooser<'_>) -> &Page {
+    fn any_version(&self, chooser: &mut Chooser<'_>) -> &Version {
         // The newest one as often as all older ones.
         let newest = self.later.len() - 1;
         let at = if chooser.below(2) == 0 { newest } else { chooser.below(self.later.len()) };
-        &self.later[at].content
+        &self.later[at]
     }
 }
 
@@ -425,5 +453,14 @@ mod tests {
         // Until something newer is durable.
         events.extend([write(3, 0, 3), Event::Synced { file: 3, before: 8 }]);
         assert_eq!(states(&events), BTreeSet::from([Some(vec![3, 0])]));
+    }
+    #[test]
+    fn what_was_cut_off_does_not_come_back_when_the_file_grows_again() {
+        let mut events = vec![made("file", 3), Event::DirSynced { dir: ROOT, before: 1 }];
+        events.extend([write(3, 0, 1), write(3, 1, 2), Event::Synced { file: 3, before: 4 }]);
+        events.extend([Event::Resized { file: 3, size: 0 }, Event::Resized { file: 3, size: 2 * PAGE as u64 }]);
+        assert_eq!(states(&events), BTreeSet::from([Some(vec![1, 2]), Some(vec![]), Some(vec![0, 0])]));
+        events.extend([write(3, 1, 4), Event::Synced { file: 3, before: 8 }]);
+        assert_eq!(states(&events), BTreeSet::from([Some(vec![0, 4])]));
     }
 }
