@@ -63,6 +63,13 @@ fn start(mut command: Command) -> Started {
     Ok((pid, out))
 }
 
+/// Whether a task is a thread of another.
+fn is_thread(tid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+    let process = status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse::<i32>().ok());
+    process.is_some_and(|process| process != tid)
+}
+
 /// The name under which a process was executed.
 fn program_of(tid: i32) -> String {
     let arguments = std::fs::read(format!("/proc/{tid}/cmdline")).unwrap_or_default();
@@ -111,18 +118,15 @@ impl Tracer<'_> {
         let signal = libc::WSTOPSIG(status);
         match status >> 16 {
             libc::PTRACE_EVENT_SECCOMP => self.call(pid),
-            event @ (libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK) => {
-                let mut child: libc::c_ulong = 0;
-                // SAFETY: the task is stopped and traced by this thread; the place for the answer is valid.
-                unsafe { libc::ptrace(libc::PTRACE_GETEVENTMSG, pid, 0, &raw mut child) };
-                if event == libc::PTRACE_EVENT_CLONE {
-                    self.threads.insert(child as i32);
-                }
-                self.shared.lock().alive.insert(child as i32);
-            }
             libc::PTRACE_EVENT_EXEC => drop(self.names.remove(&pid)),
-            // A new task begins with a stop of the tracer's making; every other signal is its own affair.
-            0 if self.known.insert(pid) && signal == libc::SIGSTOP => {}
+            // A new task begins with a stop of the tracer's making, often before its maker's stop about it; every other signal is its own affair.
+            0 if self.known.insert(pid) => {
+                self.shared.lock().alive.insert(pid);
+                if is_thread(pid) {
+                    self.threads.insert(pid);
+                }
+                return if signal == libc::SIGSTOP { 0 } else { signal };
+            }
             0 => return signal,
             _ => {}
         }
