@@ -28,7 +28,7 @@ pub fn run(context: &Context, subject: &dyn Subject, outcome: &mut Outcome) {
     let counted = write(subject, &path, None, outcome);
     remove(subject, &path);
     let sites: Vec<(Site, u64)> = match counted {
-        Ok(Some(counts)) => counts.into_iter().collect(),
+        Ok(Some(written)) => written.counts.into_iter().collect(),
         Ok(None) => return,
         Err(finding) => return outcome.violated(finding, name, replay(context, "errors", subject, name)),
     };
@@ -41,9 +41,15 @@ pub fn run(context: &Context, subject: &dyn Subject, outcome: &mut Outcome) {
         let fault = chosen(&sites, &mut context.random(round));
         let path = context.place_in_memory(&format!("{name}-{round}"));
         let done = write(subject, &path, Some(&fault), outcome);
-        outcome.states += 1;
         remove(subject, &path);
-        *hits.entry(fault.site.to_string()).or_default() += 1;
+        // Real processes never make the very same calls twice.
+        let has_come = !matches!(&done, Ok(Some(Written { fired: 0, .. }) | None));
+        if has_come {
+            outcome.states += 1;
+            *hits.entry(fault.site.to_string()).or_default() += 1;
+        } else {
+            *outcome.figures.entry("faults whose call did not come".into()).or_default() += 1.0;
+        }
         if let Err(finding) = done {
             outcome.violated(
                 finding,
@@ -75,13 +81,21 @@ fn chosen(sites: &[(Site, u64)], random: &mut StdRng) -> Fault {
     Fault { site: site.clone(), nth: random.random_range(1..=*count), effect, span }
 }
 
-/// A writer to which this happens, and the check afterwards. How often each site was come by; none if nothing can be traced here.
+/// What a writer came by.
+struct Written {
+    /// How often it came by each site.
+    counts: BTreeMap<Site, u64>,
+    /// How many calls failed.
+    fired: u64,
+}
+
+/// A writer to which this happens, and the check afterwards; none if nothing can be traced here.
 fn write(
     subject: &dyn Subject,
     path: &Path,
     fault: Option<&Fault>,
     outcome: &mut Outcome,
-) -> Result<Option<BTreeMap<Site, u64>>, Finding> {
+) -> Result<Option<Written>, Finding> {
     let about = subject.about();
     let mut command = Command::new(victim::own());
     command.args(["role", "subject-writer"]).arg(path).args([about.name, "w0", BATCHES, "stubborn"]);
@@ -100,7 +114,7 @@ fn write(
     injector.heal();
     writer.kill();
     let lines = writer.lines();
-    let counts = injector.counts();
+    let written = Written { counts: injector.counts(), fired: injector.fired() };
     let crashed = injector.ended().into_iter().find(|process| process.crashed());
     subject.end(path);
     drop(writer);
@@ -135,5 +149,5 @@ fn write(
         }
         Err(finding) => return Err(finding),
     }
-    Ok(Some(counts))
+    Ok(Some(written))
 }
