@@ -9,6 +9,10 @@ use crate::role::{Role, say};
 use crate::victim;
 use crate::workload::misbehaved;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Longest look at one state.
+const LOOK_MAX: Duration = Duration::from_secs(120);
 
 /// Has the states `0`, `1`, … in a directory judged, each against what was said until then, in `0.said`, ….
 ///
@@ -16,6 +20,17 @@ use std::path::Path;
 /// The first that does not hold, and why.
 pub(super) fn judge(states: &Path, count: usize) -> Result<(), (usize, Finding)> {
     let mut process = Process::start(&victim::own(), "cut", states, &[&count.to_string()], &[]);
+    let (mut heard, mut since) = (0, Instant::now());
+    while process.is_running() {
+        if process.lines_count() != heard {
+            (heard, since) = (process.lines_count(), Instant::now());
+        }
+        if since.elapsed() > LOOK_MAX {
+            let what = format!("recovery and checks took more than {LOOK_MAX:?}");
+            return Err((process.newest("T ") as usize, Finding::new(Kind::BlockedReader, what)));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let ended_well = process.wait();
     let at = process.newest("T ") as usize;
     process.refuse_finding().map_err(|finding| (at, finding))?;
@@ -35,10 +50,11 @@ pub(crate) fn play(role: &Role) -> Result<(), Finding> {
         let told = told::by(&said);
         let path = role.store.join(index.to_string());
         let has_store = path.join("checkpoint").exists();
-        if !has_store && told.durable == 0 && told.cell == 0 {
-            continue;
+        if !has_store && (told.durable > 0 || told.cell > 0) {
+            return Err(Finding::new(Kind::LostAcked, "the store is gone"));
         }
-        let store = in_process().open(&path).map_err(misbehaved("recovering after the cut"))?;
+        // If the cut came before there was a store, nothing was promised, and one can be made.
+        let store = in_process().create(!has_store).open(&path).map_err(misbehaved("recovering after the cut"))?;
         oracle::kept(&store, [("a", told)], true)?;
         let mut problems = store.verify().map_err(misbehaved("verify"))?.problems;
         // A torn older header is worth knowing until the next checkpoint overwrites it.

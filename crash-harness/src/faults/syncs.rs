@@ -44,15 +44,15 @@ impl Failing {
 
 /// Runs this part.
 pub(super) fn run(context: &Context, outcome: &mut Outcome, may_go_on: &dyn Fn(u64, &str) -> bool) {
+    if context.only.as_deref().is_some_and(|only| Failing::parse(only).is_none()) {
+        return;
+    }
     if let Err(error) = own_mounts() {
         return outcome.skip("failing syncs", format!("no mounts of its own: {error}"));
     }
     let mut states = 0;
     let failing = match context.only.as_deref() {
-        Some(only) => match Failing::parse(only) {
-            Some(failing) => vec![failing],
-            None => return,
-        },
+        Some(only) => Failing::parse(only).into_iter().collect(),
         None => match count() {
             Err(Trouble::Skipped(why)) => return outcome.skip("failing syncs", why),
             Err(Trouble::Found(finding)) => return outcome.violated(finding, "no sync", context.replay("sync:0:once")),
