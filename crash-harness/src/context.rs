@@ -1,5 +1,6 @@
 //! What a suite works with: its seed, its limit, a place for its stores, and a bar that shows how far it has come.
 
+use crate::scratch::Scratch;
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -54,9 +55,9 @@ pub struct Context {
     pub is_violated: Arc<AtomicBool>,
     start: Instant,
     bar: ProgressBar,
-    scratch: tempfile::TempDir,
+    scratch: Scratch,
     /// In memory, where the system has such a place.
-    in_memory: Option<tempfile::TempDir>,
+    in_memory: Option<Scratch>,
 }
 
 impl Context {
@@ -73,9 +74,9 @@ impl Context {
         let style = ProgressStyle::with_template("{prefix:>9} {bar:30} {pos}/{len} {msg}").expect("a template");
         bar.set_style(style);
         bar.set_prefix(suite);
-        let scratch = tempfile::Builder::new().prefix("crash-harness-").tempdir();
+        let scratch = Scratch::new(&std::env::temp_dir());
         let scratch = scratch.map_err(|error| format!("a directory for the stores: {error}"))?;
-        let in_memory = tempfile::Builder::new().prefix("crash-harness-").tempdir_in("/dev/shm").ok();
+        let in_memory = Scratch::new("/dev/shm".as_ref()).ok();
         Ok(Context {
             suite,
             seed,

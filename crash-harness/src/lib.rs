@@ -3,7 +3,7 @@
 //! | module | its one job |
 //! |---|---|
 //! | [`suites`] | which suites there are |
-//! | [`context`], [`outcome`], [`report`] | what a suite works with, what it finds, how that is shown |
+//! | [`context`], [`scratch`], [`outcome`], [`report`] | what a suite works with, what it finds, how that is shown |
 //! | [`role`], [`process`], [`victim`] | the processes that are killed, and the build of them that has crash points |
 //! | [`workload`], [`messenger`], [`follower`], [`oracle`] | what they do, and what must hold afterwards |
 //! | [`kill`], [`end`], [`scenes`] | deaths at named points and at random instants, everybody's at once, and in arranged scenes |
@@ -33,6 +33,7 @@ pub mod recorder;
 pub mod report;
 pub mod role;
 pub mod scenes;
+pub mod scratch;
 pub mod step;
 pub mod subject;
 pub mod suites;

@@ -1,0 +1,76 @@
+//! Temporary directories that go with their owner; and those of owners that were killed go with the next one.
+//!
+//! An owner holds a lock on its directory for as long as it lives, which tells the others from those that are left over, in whatever
+//! namespace it lives.
+
+use rustix::fs::{FlockOperation, flock};
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// How the names begin. Whatever bears such a name is locked by its owner.
+const PREFIX: &str = "crash-harness.";
+/// Younger ones may not be locked yet.
+const AGE_MIN: Duration = Duration::from_secs(60);
+
+/// A temporary directory, removed when dropped.
+pub struct Scratch {
+    directory: TempDir,
+    _lock: File,
+}
+
+impl Scratch {
+    /// Makes one in `parent`, and removes what is left over there.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn new(parent: &Path) -> io::Result<Scratch> {
+        sweep(parent, AGE_MIN);
+        let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
+        let lock = File::open(directory.path())?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Scratch { directory, _lock: lock })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+/// Removes the directories whose owners are gone, as far as this user may.
+fn sweep(parent: &Path, age_min: Duration) {
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let is_ours = is_directory && entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
+        let age = entry.metadata().and_then(|of| of.modified()).ok().and_then(|made| made.elapsed().ok());
+        if !is_ours || age.is_none_or(|age| age < age_min) {
+            continue;
+        }
+        let lock = File::open(entry.path());
+        if lock.is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_over_goes_and_what_is_in_use_stays() {
+        let place = tempfile::tempdir().unwrap();
+        let used = Scratch::new(place.path()).unwrap();
+        let left = place.path().join(format!("{PREFIX}abcdef"));
+        let records = place.path().join("crash-harness-records");
+        std::fs::create_dir_all(left.join("store")).unwrap();
+        std::fs::create_dir(&records).unwrap();
+        sweep(place.path(), AGE_MIN);
+        assert!(left.exists());
+        sweep(place.path(), Duration::ZERO);
+        assert!(used.path().exists() && records.exists() && !left.exists());
+    }
+}
