@@ -98,7 +98,11 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     if skipped && std::env::var_os("CI").is_some() {
         return Err("something was skipped, and the variable CI says that nothing may be".into());
     }
-    if let Some(idle) = outcomes.iter().find(|outcome| outcome.states == 0 && outcome.skipped.is_empty()) {
+    // What fails before its first state is complete has been tried.
+    let is_idle = |outcome: &&crash_harness::outcome::Outcome| {
+        outcome.states == 0 && outcome.skipped.is_empty() && outcome.violations.is_empty()
+    };
+    if let Some(idle) = outcomes.iter().find(is_idle) {
         return Err(format!("{}: nothing was tried; is the name after --only right, and the time enough?", idle.suite));
     }
     Ok(outcomes.iter().all(|outcome| outcome.is_good()))
