@@ -114,6 +114,11 @@ impl Client {
                 // A store that takes no more writes is to be closed by all and opened again. If nobody has it open any more, its
                 // logger is about to leave, and the next one recovers it.
                 let is_left = control.poison() != 0 && !has_clients(&tester);
+                // That logger would wait for itself, and everybody else for it.
+                if is_left && options.is_of_logger {
+                    let reason = "the store is to be recovered, and its logger is leaving".into();
+                    return Err(Error::NeedsRecovery { reason });
+                }
                 if is_left && started.elapsed() < LEAVING_MAX {
                     drop((control, init));
                     std::thread::sleep(Duration::from_millis(1));

@@ -30,6 +30,8 @@ pub struct Options {
     pub(crate) any_file_system: bool,
     pub(crate) logger_program: Option<PathBuf>,
     pub(crate) logger_thread: bool,
+    /// The logger itself opens the store, for those who pass messages.
+    pub(crate) is_of_logger: bool,
     pub(crate) logger_idle: Option<Duration>,
     pub(crate) lock_timeout: Option<Duration>,
     pub(crate) logger_timeout: Duration,
@@ -52,6 +54,7 @@ impl Default for Options {
             any_file_system: false,
             logger_program: None,
             logger_thread: false,
+            is_of_logger: false,
             logger_idle: None,
             lock_timeout: None,
             logger_timeout: Duration::from_secs(30),

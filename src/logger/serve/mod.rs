@@ -137,14 +137,17 @@ impl Server {
         closed
     }
 
-    /// Whether nobody uses the store but those who pass messages.
+    /// Whether nobody uses the store but those who pass messages, or are about to.
     pub(super) fn is_sole_client(&self, engine: &Engine) -> bool {
         // The store of a host that runs the logger as a thread is the server's as well.
         if self.shared.host == Host::Thread {
             return false;
         }
         let kept = self.shared.store.lock();
-        kept.store.as_ref().is_some_and(|store| !engine.has_clients_beside(store.client().engine.me))
+        match &kept.store {
+            Some(store) => !engine.has_clients_beside(store.client().engine.me),
+            None => !engine.has_clients(),
+        }
     }
 
     /// Ends all connections and takes the socket away. The initialisation lock is free meanwhile, or nobody is connected.
@@ -197,6 +200,7 @@ impl Shared {
             None => {
                 let mut options = Options::default();
                 options.create(false).lock_timeout(LOCK_PATIENCE).logger_thread(self.host == Host::Thread);
+                options.is_of_logger = true;
                 let store = Store::open_in(self.dir.again()?, &options)?;
                 kept.store.insert(store).clone()
             }
