@@ -44,6 +44,7 @@ pub fn end(path: &Path, mut writer: Process, mut others: Option<Others>) -> Resu
     for process in std::iter::once(&mut writer).chain(others.iter_mut().flat_map(Others::all)) {
         process.refuse_finding()?;
         process.kill();
+        process.refuse_finding()?;
     }
     crash_kernel(path);
     let store = workload::open(path)?;

@@ -15,10 +15,11 @@ use rustix::process::Signal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long others may be held up by a death, on a machine that is busy with other things as well.
-pub const BLOCKED_MAX: Duration = Duration::from_secs(20);
+/// How long others may be held up by a death, on a machine that is busy with other things as well. Longer than any of the processes
+/// itself tries in vain (30 s), so that whoever is held up says first what it waits for.
+pub const BLOCKED_MAX: Duration = Duration::from_secs(45);
 /// How long it may take until a process comes by a point.
-const REACH: Duration = Duration::from_secs(20);
+const REACH: Duration = Duration::from_secs(45);
 
 /// What `--only` calls one death at each point, whatever the limit.
 pub const EVERY_POINT: &str = "every point";
@@ -198,7 +199,8 @@ fn while_stopped(path: &Path, stopped: &mut Process) -> Result<(), Finding> {
     signal_loggers(path, Signal::CONT);
     let mut other = Process::start(&victim::own(), "writer", path, &["other"], &[]);
     other.wait_for("C", 1, BLOCKED_MAX)?;
-    reader.refuse_finding()?;
+    // Also a reader that had to wait, and one that did not.
+    reader.wait_for("ok", reader.lines_count() + 1, BLOCKED_MAX)?;
     stopped.refuse_finding()?;
     other.refuse_finding()?;
     reader.kill();
@@ -232,7 +234,7 @@ fn prepare(path: &Path, start: Start) -> Result<(), Finding> {
     // The victim's logger is to be one with crash points.
     kill_loggers(path);
     if start == Start::Crashed {
-        let _ = std::fs::remove_file(path.join("control"));
+        crash_kernel(path);
     }
     Ok(())
 }

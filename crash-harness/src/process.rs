@@ -2,18 +2,25 @@
 
 use crate::outcome::{Finding, Kind};
 use crate::role;
-use rustix::process::{Pid, Signal};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io::{BufRead, BufReader};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+/// How long a process may take to die: one that writes to a slow disk ends after that write.
+const GONE_MAX: Duration = Duration::from_secs(30);
+
 /// A process in a role. Killed when dropped.
 pub struct Process {
     child: Child,
+    /// Names the process also when it has ended and its id is another's. `None` where the kernel has no such thing.
+    handle: Option<OwnedFd>,
+    /// Its role, and what it was told.
     role: String,
     lines: Arc<Mutex<Vec<String>>>,
     listener: Option<std::thread::JoinHandle<()>>,
@@ -38,7 +45,9 @@ impl Process {
                 heard.lock().expect("not poisoned").push(line);
             }
         });
-        Process { child, role: role.to_string(), lines, listener: Some(listener), was_killed: false }
+        let handle = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).ok();
+        let role = std::iter::once(role).chain(arguments.iter().copied()).collect::<Vec<_>>().join(" ");
+        Process { child, handle, role, lines, listener: Some(listener), was_killed: false }
     }
 
     fn heard(&self) -> MutexGuard<'_, Vec<String>> {
@@ -67,7 +76,9 @@ impl Process {
                 return Ok(());
             }
             if start.elapsed() > time {
-                let what = format!("{} has not said {what:?} {count} times within {time:?}", self.role);
+                let where_it_is = self.where_it_is();
+                let what =
+                    format!("`{}` has not said {what:?} {count} times within {time:?}: {where_it_is}", self.role);
                 return Err(Finding::new(Kind::BlockedReader, what));
             }
             std::thread::sleep(Duration::from_micros(500));
@@ -79,6 +90,23 @@ impl Process {
         let lines = self.heard();
         let number = |line: &String| line.strip_prefix(what)?.trim().parse().ok();
         lines.iter().rev().find_map(number).unwrap_or(0)
+    }
+
+    /// What it said last, and what its threads wait for, as the kernel says.
+    pub fn where_it_is(&mut self) -> String {
+        let last = self.heard().last().cloned();
+        let said = last.map_or("it has said nothing".into(), |line| format!("it said {line:?} last"));
+        if !self.is_running() {
+            return format!("{said}, and has ended");
+        }
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid().as_raw_nonzero()));
+        let waits = threads.into_iter().flatten().flatten().map(|thread| {
+            let read = |file: &str| std::fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+            // The state stands after the name, which ends with the last parenthesis.
+            let state = read("stat").rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('?');
+            format!("{} {state} in {}", read("comm").trim(), read("wchan").trim())
+        });
+        format!("{said}; its threads: {}", waits.collect::<Vec<_>>().join(", "))
     }
 
     /// An error if a check of the process failed, or if it ended by itself in another way than a good one.
@@ -103,9 +131,12 @@ impl Process {
         Pid::from_child(&self.child)
     }
 
-    /// Sends it a signal.
+    /// Sends it a signal, unless it has ended: its id may be somebody else's by then.
     pub fn signal(&self, signal: Signal) {
-        let _ = rustix::process::kill_process(self.pid(), signal);
+        let _ = match &self.handle {
+            Some(handle) => pidfd_send_signal(handle, signal),
+            None => rustix::process::kill_process(self.pid(), signal),
+        };
     }
 
     /// Kills it, and waits until it is gone and all that it said is heard.
@@ -159,18 +190,33 @@ pub fn signal_loggers(path: &Path, signal: Signal) {
     });
 }
 
+/// Waits until a process that was killed is gone with all its threads. As long as one of them is left its locks are held: who opens
+/// the store then takes it for alive, and starts no other one. On a busy machine that is many milliseconds.
+fn wait_until_gone(handle: &OwnedFd) {
+    let start = Instant::now();
+    let mut asked = [PollFd::new(handle, PollFlags::IN)];
+    let bound = Timespec { tv_sec: 1, tv_nsec: 0 };
+    while !poll(&mut asked, Some(&bound)).is_ok_and(|count| count > 0) && start.elapsed() < GONE_MAX {}
+}
+
+/// How many loggers the store at `path` has, those that are not ready yet among them.
+pub fn loggers(path: &Path) -> usize {
+    let mut count = 0;
+    for_each_logger(path, |_| count += 1);
+    count
+}
+
 /// Kills the loggers of the store at `path`, and waits until they are gone. How many there were.
 pub fn kill_loggers(path: &Path) -> usize {
     let mut killed = 0;
     // One may be starting another just now.
     for _ in 0..2 {
         for_each_logger(path, |pid| {
+            // Opened before it is killed, so that it is this one.
+            let handle = pidfd_open(pid, PidfdFlags::empty());
             killed += usize::from(rustix::process::kill_process(pid, Signal::KILL).is_ok());
-            let start = Instant::now();
-            // It is gone when its memory is; a zombie has none.
-            let maps = format!("/proc/{}/maps", pid.as_raw_nonzero());
-            while std::fs::read(&maps).is_ok_and(|maps| !maps.is_empty()) && start.elapsed() < Duration::from_secs(5) {
-                std::thread::sleep(Duration::from_micros(200));
+            if let Ok(handle) = handle {
+                wait_until_gone(&handle);
             }
         });
     }
@@ -180,11 +226,17 @@ pub fn kill_loggers(path: &Path) -> usize {
 /// What a kernel crash leaves of a store whose clients have been killed: no logger, and no shared region.
 pub fn crash_kernel(path: &Path) {
     let start = Instant::now();
-    // A logger that was just being started when its client died is not known by its environment yet.
-    while kill_loggers(path) > 0 || (is_in_use(path) && start.elapsed() < Duration::from_secs(5)) {
-        std::thread::sleep(Duration::from_millis(1));
+    loop {
+        // A logger that was just being started when its client died is not known by its environment yet.
+        while kill_loggers(path) > 0 || (is_in_use(path) && start.elapsed() < GONE_MAX) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let _ = std::fs::remove_file(path.join("control"));
+        // One that came only now may have the region that is no more.
+        if kill_loggers(path) == 0 && !is_in_use(path) || start.elapsed() > GONE_MAX {
+            return;
+        }
     }
-    let _ = std::fs::remove_file(path.join("control"));
 }
 
 /// Whether any process has the store at `path` open: whether any byte of its file `lock` is locked.

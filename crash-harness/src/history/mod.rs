@@ -14,7 +14,7 @@ pub(crate) use client::play;
 use crate::context::Context;
 use crate::kill::BLOCKED_MAX;
 use crate::outcome::{Finding, Kind, Outcome};
-use crate::process::{Process, crash_kernel, kill_loggers};
+use crate::process::{Process, crash_kernel, kill_loggers, loggers};
 use crate::workload::misbehaved;
 use crate::{oracle, victim, workload};
 use client::{KEYS, KEYSPACE, KINDS, Orders, key_in, seen, starting_flag};
@@ -173,9 +173,7 @@ impl Round<'_> {
     /// Lets clients work, kills some, then all, and has a look at what is left.
     fn record(&mut self, history: u32, random: &mut StdRng) -> Result<Vec<Event>, Finding> {
         let mut clients = Clients::start(self.path, history, self.is_durable, random);
-        for client in &mut clients.running {
-            client.wait_for("ready", 1, BLOCKED_MAX)?;
-        }
+        clients.wait_until_ready()?;
         let begun = std::fs::write(starting_flag(self.path, history), "");
         begun.map_err(|error| Finding::new(Kind::Misbehaved, format!("the starting flag: {error}")))?;
         self.deaths(&mut clients, random)?;
@@ -283,19 +281,48 @@ impl<'c> Clients<'c> {
         self.running.iter_mut().zip(kinds).any(|(client, kind)| kind != "messages" && client.is_running())
     }
 
-    /// What those that run said last.
+    /// Waits until all have opened the store, or are connected. Nobody is killed meanwhile, so nobody has to help.
+    fn wait_until_ready(&mut self) -> Result<(), Finding> {
+        for at in 0..CLIENTS {
+            if let Err(finding) = self.running[at].wait_for("ready", 1, BLOCKED_MAX) {
+                // What another one met may be why.
+                self.running.iter_mut().try_for_each(Process::refuse_finding)?;
+                return Err(Finding::new(finding.kind, format!("{}; {}", finding.what, self.how_the_store_is())));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is known of the store when somebody waits for it in vain: its loggers, what they left in writing, the clients, and what
+    /// one more of them meets.
+    fn how_the_store_is(&mut self) -> String {
+        let loggers = loggers(self.path);
+        let left = ["logger.panic", "logger.note"].map(|name| {
+            let text = std::fs::read_to_string(self.path.join(name)).unwrap_or_default();
+            if text.is_empty() { String::new() } else { format!("{name}: {}; ", text.trim()) }
+        });
+        let clients = self.where_they_are();
+        let another = workload::open(self.path).and_then(|store| store.checkpoint().map_err(misbehaved("checkpoint")));
+        let another = another.map_or_else(|finding| finding.what, |_| "could work".into());
+        format!("{} loggers; {}one more client {another}; those that run: {clients}", loggers, left.concat())
+    }
+
+    /// Where those are that run.
     fn where_they_are(&mut self) -> String {
         let kinds = self.kinds.clone();
-        let running = self.running.iter_mut().zip(kinds).filter_map(|(client, kind)| {
-            client.is_running().then(|| format!("{kind} after {:?}", client.lines().last()))
-        });
+        let running = self
+            .running
+            .iter_mut()
+            .zip(kinds)
+            .filter_map(|(client, kind)| client.is_running().then(|| format!("{kind}: {}", client.where_it_is())));
         running.collect::<Vec<_>>().join("; ")
     }
 
-    /// Kills so many at the same time, and starts others in their place.
+    /// Kills so many at the same time, and starts others in their place. How many had not ended by themselves.
     fn kill(&mut self, count: usize, random: &mut StdRng) -> u64 {
         let first = random.random_range(0..CLIENTS);
         let dying: Vec<usize> = (first..first + count).map(|at| at % CLIENTS).collect();
+        let killed = dying.iter().filter(|at| self.running[**at].is_running()).count();
         dying.iter().for_each(|at| self.running[*at].signal(Signal::KILL));
         for at in dying {
             let next = self.one(self.kinds[at], OPERATIONS / 2, random);
@@ -303,7 +330,7 @@ impl<'c> Clients<'c> {
             dead.kill();
             self.gone.push(dead);
         }
-        count as u64
+        killed as u64
     }
 
     fn stop_one(&self, random: &mut StdRng) {

@@ -96,7 +96,8 @@ impl Member {
         while self.process.lines_count() <= heard {
             self.process.refuse_finding()?;
             if begun.elapsed() > BLOCKED_MAX {
-                let what = format!("{} {} was held up for {BLOCKED_MAX:?}", self.role, self.name);
+                let where_it_is = self.process.where_it_is();
+                let what = format!("{} {} was held up for {BLOCKED_MAX:?}: {where_it_is}", self.role, self.name);
                 return Err(Finding::new(Kind::BlockedReader, what));
             }
             std::thread::sleep(Duration::from_micros(200));
@@ -148,8 +149,8 @@ impl Round<'_> {
                 std::thread::sleep(Duration::from_millis(random.random_range(1..20)));
                 member.process.signal(Signal::CONT);
             }
-            2 | 3 => self.kill(cast, random.random_range(2..6), random.random_bool(0.7), name, random),
-            _ => self.kill(cast, 1, false, name, random),
+            2 | 3 => self.kill(cast, random.random_range(2..6), random.random_bool(0.7), name, random)?,
+            _ => self.kill(cast, 1, false, name, random)?,
         }
         let begun = Instant::now();
         let heard: Vec<usize> = cast.iter().map(|member| member.process.lines_count()).collect();
@@ -159,7 +160,10 @@ impl Round<'_> {
         };
         while !goes_on(cast) {
             if begun.elapsed() > BLOCKED_MAX {
-                return Err(Finding::new(Kind::BlockedReader, format!("all writers were held up for {BLOCKED_MAX:?}")));
+                let writers = cast.iter_mut().filter(|member| member.role == "writer");
+                let writers: Vec<_> = writers.map(|writer| writer.process.where_it_is()).collect();
+                let what = format!("all writers were held up for {BLOCKED_MAX:?}: {}", writers.join(" | "));
+                return Err(Finding::new(Kind::BlockedReader, what));
             }
             std::thread::sleep(Duration::from_micros(200));
             cast.iter_mut().try_for_each(|member| member.process.refuse_finding())?;
@@ -169,7 +173,14 @@ impl Round<'_> {
     }
 
     /// Kills so many at the same time, and the logger too if that is wanted, and starts others in their places.
-    fn kill(&mut self, cast: &mut [Member], count: usize, logger_too: bool, name: &str, random: &mut StdRng) {
+    fn kill(
+        &mut self,
+        cast: &mut [Member],
+        count: usize,
+        logger_too: bool,
+        name: &str,
+        random: &mut StdRng,
+    ) -> Result<(), Finding> {
         let mut dying: Vec<usize> = (0..cast.len()).collect();
         dying.shuffle(random);
         dying.truncate(count);
@@ -181,9 +192,12 @@ impl Round<'_> {
             let next = Member::start(self.path, (cast[at].role, cast[at].argument), &format!("{at}-{name}"));
             let mut dead = std::mem::replace(&mut cast[at], next);
             dead.process.kill();
+            // What it found since it was looked at last dies with it otherwise.
+            dead.process.refuse_finding()?;
             self.told.extend(dead.told());
             self.outcome.kills += 1;
         }
+        Ok(())
     }
 
     /// Kills all, and now and then the kernel, and looks at what is left.

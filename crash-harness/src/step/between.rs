@@ -150,6 +150,7 @@ pub(super) fn try_all(context: &Context, path: &Path, operation: &str, outcome: 
     }
     // Additions so far: those before, the warm one of the stepped process, and the one that was measured.
     let mut added = n + 2;
+    let mut tried = 0_u64;
     for at in &points {
         if context.only.is_none() && !context.may_go_on(outcome.states, &format!("{operation}, others at {at}")) {
             outcome.uncovered.push(format!("{operation}, others in between, from instruction {at} of {length} on"));
@@ -168,13 +169,14 @@ pub(super) fn try_all(context: &Context, path: &Path, operation: &str, outcome: 
             stepped.run_on()?;
         }
         outcome.states += 1;
+        tried += 1;
         let count = shared.counter.get().map_err(misbehaved("get of a counter"))?;
         if operation == "counter addition" && count != added {
             let what = format!("at instruction {at}: {added} additions, the counter says {count}");
             return Err(Finding::new(Kind::LostAcked, what));
         }
     }
-    outcome.figures.insert(format!("{operation}: instants at which others wrote"), points.len() as f64);
+    outcome.figures.insert(format!("{operation}: instants at which others wrote"), tried as f64);
     stepped.kill();
     Ok(())
 }
