@@ -199,6 +199,21 @@ fn wait_until_gone(handle: &OwnedFd) {
     while !poll(&mut asked, Some(&bound)).is_ok_and(|count| count > 0) && start.elapsed() < GONE_MAX {}
 }
 
+/// Whether all threads of all loggers of the store at `path` stand still, after they were told to: each ends first what it does in
+/// the kernel, which on a busy machine takes its time.
+pub fn are_loggers_stopped(path: &Path) -> bool {
+    let mut all = true;
+    for_each_logger(path, |pid| {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()));
+        for thread in threads.into_iter().flatten().flatten() {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // The state stands after the name, which ends with the last parenthesis. A process that has ended stands still as well.
+            all &= stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['T', 'Z', 'X']));
+        }
+    });
+    all
+}
+
 /// How many loggers the store at `path` has, those that are not ready yet among them.
 pub fn loggers(path: &Path) -> usize {
     let mut count = 0;

@@ -20,7 +20,7 @@ mod trace;
 
 use crate::context::Context;
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
-use crate::process::{Process, kill_loggers, signal_loggers};
+use crate::process::{Process, are_loggers_stopped, kill_loggers, signal_loggers};
 use crate::{oracle, victim, workload};
 use kinds::{Digest, KINDS, digest};
 use memory::Memory;
@@ -134,10 +134,33 @@ fn scene(path: &Path, kind: &str) -> Result<Scene, Finding> {
     let store = workload::open(path)?;
     let writer = Traced::start(Process::start(&victim::own(), "stepped", path, &[kind], &[]))?;
     store.sync().map_err(workload::misbehaved("sync"))?;
-    signal_loggers(path, Signal::STOP);
-    // It may be in the middle of something, which ends with the stop.
-    std::thread::sleep(Duration::from_millis(5));
+    stop_loggers(path, kind)?;
     Ok(Scene { store, writer })
+}
+
+/// Stops the logger where it is in the middle of nothing: if it stood there with the writer lock, the update would never end.
+fn stop_loggers(path: &Path, kind: &str) -> Result<(), Finding> {
+    let begun = Instant::now();
+    loop {
+        signal_loggers(path, Signal::STOP);
+        while !are_loggers_stopped(path) {
+            if begun.elapsed() > crate::kill::BLOCKED_MAX {
+                return Err(Finding::new(Kind::Misbehaved, format!("{kind}: the logger did not stop")));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // This lock is held by a dead writer, from whom the update is to take it.
+        if kind == "lock take-over" {
+            return Ok(());
+        }
+        let probe = workload::options().lock_timeout(Duration::from_millis(200)).open(path);
+        match probe.and_then(|store| store.begin().map(untorn::WriteTxn::rollback)) {
+            Err(untorn::Error::LockTimeout { .. }) if begun.elapsed() < crate::kill::BLOCKED_MAX => {}
+            other => return other.map_err(workload::misbehaved("a look at the writer lock")),
+        }
+        signal_loggers(path, Signal::CONT);
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Steps through one update and judges every state; how many instructions it has.
