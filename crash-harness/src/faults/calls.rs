@@ -113,7 +113,9 @@ pub(super) fn run(context: &Context, outcome: &mut Outcome, may_go_on: &(dyn Fn(
             counts.keys().filter(|site| !hits.contains_key(site)).map(ToString::to_string).collect();
         let left = faults.len() as u64 - tried;
         outcome.uncovered.push(format!("{left} of {} faults of single calls: the time was up", faults.len()));
-        outcome.uncovered.extend(never.into_iter().map(|site| format!("no call of {site} has failed")));
+        outcome
+            .uncovered
+            .extend(never.into_iter().map(|site| format!("{site}: no call of these has failed, the time was up")));
     }
 }
 

@@ -69,8 +69,10 @@ fn overview(html: &mut String, outcomes: &[Outcome]) {
         }
         let verdict = match (o.is_good(), o.states) {
             (true, 0) => "<td class=bad>nothing tried",
-            (true, _) => "<td class=good>good",
-            (false, _) => "<td class=bad>bad",
+            (true, _) if o.variants.is_empty() => "<td class=good>nothing violated",
+            (true, _) => "<td class=good>caught",
+            (false, _) if o.violations.is_empty() => "<td class=bad>not caught",
+            (false, _) => "<td class=bad>violated",
         };
         let _ = write!(html, "<td class=n>{}{verdict}", o.skipped.len());
     }
@@ -142,9 +144,10 @@ pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\'', "&#39;")
 }
 
-const HEAD: &str = "<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width'>\
+const HEAD: &str = "<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'>\
 <title>Crash report</title><style>\
 :root{color-scheme:light dark;--good:#1a7f4b;--bad:#c0352b;--line:#8884;--hit:#2a7ab8}\
+@media(prefers-color-scheme:dark){:root{--good:#4cc38a;--bad:#ff7b6b;--hit:#4d9fdc}}\
 body{font:15px/1.5 system-ui,sans-serif;margin:0}main{max-width:64rem;margin:auto;padding:1.5rem}\
 header{border-left:6px solid;padding:.2rem 1rem}header p{margin:.3rem 0}header.good{border-color:var(--good)}header.bad{border-color:var(--bad)}\
 h1{margin:0;font-size:1.6rem}h2{margin:2.5rem 0 0;border-top:1px solid var(--line);padding-top:1rem}\
@@ -153,8 +156,9 @@ table{border-collapse:collapse;margin:.8rem 0;font-variant-numeric:tabular-nums}
 th{font-size:.75rem;font-weight:normal;opacity:.7}.n{text-align:right}.overview{width:100%}.overview td{border-top:1px solid var(--line)}\
 .bad{color:var(--bad)}header.bad,header.good{color:inherit}.good{color:var(--good)}\
 figure{margin:1rem 0}svg{vertical-align:middle}figure svg{width:100%;height:auto;display:block}svg text{font:11px system-ui,sans-serif;fill:currentColor}\
-rect.hit{fill:var(--hit)}rect.base{fill:var(--line)}rect.never{fill:none;stroke:var(--bad)}svg text.sub{font-size:11px;opacity:.6}\
+rect.hit{fill:var(--hit)}rect.base{fill:var(--line)}rect.never{fill:none;stroke:var(--bad)}svg text.sub{font-size:11px;opacity:.6}svg text.on{fill:#fff}\
 figcaption{font-size:.85rem}details{margin:.5rem 0}summary{cursor:pointer}\
 .violation{border-left:4px solid var(--bad);padding:.2rem 1rem;margin:.6rem 0}\
 pre{white-space:pre-wrap;background:#8881;padding:.5rem;border-radius:4px;overflow-wrap:anywhere}\
+@media print{main{max-width:none;padding:0}figure,.violation,tr{break-inside:avoid}*{print-color-adjust:exact}}\
 </style></head><body><main>";

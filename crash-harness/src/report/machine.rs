@@ -6,9 +6,11 @@ use std::os::linux::fs::MetadataExt;
 pub(super) fn describe() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_string();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let program = std::env::current_exe().unwrap_or_default();
+    let program = program.file_name().unwrap_or_default().to_string_lossy();
     let command: Vec<String> = std::env::args().skip(1).collect();
     format!(
-        "untorn {}, Linux {}, {cores} processors, stores on {}; {}; crash-harness {}",
+        "untorn {}, Linux {}, {cores} processors, stores on {}; {}; {program} {}",
         env!("CARGO_PKG_VERSION"),
         read("/proc/sys/kernel/osrelease"),
         file_system(),

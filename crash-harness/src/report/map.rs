@@ -1,8 +1,10 @@
-//! Coverage maps as inline SVG. What the cells are decides how they are drawn: stretches of instructions as a strip, `call:file`
-//! as a matrix, `area.point` as a row of squares per area, everything else as rows of squares.
+//! Coverage maps as inline SVG. What the cells are decides how they are drawn: stretches of instructions as a strip, `call:file` and
+//! `who:call:file` as a matrix if it is not too wide, `area.point` and other names with parts as a row of squares per area,
+//! names without parts as bars.
 
 use super::html::escape;
 use crate::outcome::Coverage;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 /// Width of a map in units of its own.
@@ -13,6 +15,14 @@ const NAMES: usize = 200;
 const LINE: usize = 20;
 /// Side of a square with its gap.
 const SQUARE: usize = 18;
+/// Longest bar.
+const BAR: usize = 130;
+/// So many letters of a name fit beside it.
+const BAR_NAME: usize = 44;
+/// A matrix has as many columns as their names have room for; and its rows fit on a screen or two.
+const COLUMNS_MAX: usize = 12;
+/// See there.
+const ROWS_MAX: usize = 70;
 
 /// Draws the maps of a suite; strips that follow each other share a figure.
 pub(super) fn draw(html: &mut String, coverages: &[Coverage]) {
@@ -21,10 +31,12 @@ pub(super) fn draw(html: &mut String, coverages: &[Coverage]) {
         let strips = rest.iter().take_while(|coverage| is_strip(coverage)).count();
         if strips > 0 {
             draw_strips(html, &rest[..strips]);
-        } else if let Some(names) = split(first, ':') {
+        } else if let Some(names) = in_two(first) {
             draw_matrix(html, first, &names);
-        } else {
+        } else if first.hits.iter().all(|(name, _)| name.contains(PARTS)) {
             draw_rows(html, first);
+        } else {
+            draw_bars(html, first);
         }
         rest = &rest[strips.max(1)..];
     }
@@ -34,9 +46,26 @@ fn is_strip(coverage: &Coverage) -> bool {
     !coverage.hits.is_empty() && coverage.hits.iter().all(|(name, _)| name.starts_with("instructions "))
 }
 
-/// Every name in two, if all have the separator.
-fn split(coverage: &Coverage, separator: char) -> Option<Vec<(&str, &str)>> {
-    coverage.hits.iter().map(|(name, _)| name.split_once(separator)).collect()
+/// What stands between the parts of a name.
+const PARTS: [char; 2] = ['.', ':'];
+
+/// Every name as a row and a column, if all have both and a matrix of them has a fit size.
+fn in_two(coverage: &Coverage) -> Option<Vec<(String, String)>> {
+    let names: Option<Vec<(&str, &str)>> = coverage.hits.iter().map(|(name, _)| name.split_once(':')).collect();
+    let names: Vec<(String, String)> = names?.into_iter().map(arranged).collect();
+    let count = |part: fn(&(String, String)) -> &String| names.iter().map(part).collect::<BTreeSet<_>>().len();
+    let (rows, columns) = (count(|name| &name.0), count(|name| &name.1));
+    (rows.max(columns) > 1 && rows <= ROWS_MAX && columns <= COLUMNS_MAX).then_some(names)
+}
+
+/// Of `call:file` the call is the row. Of `who:call:file` who is the column: there are few of them. A thread goes by its own name alone.
+fn arranged((first, rest): (&str, &str)) -> (String, String) {
+    if rest.contains(':') {
+        let thread = first.rsplit('/').next().unwrap_or(first);
+        (rest.replace(':', " "), thread.trim_start_matches("untorn-").to_string())
+    } else {
+        (first.to_string(), rest.to_string())
+    }
 }
 
 fn begin(html: &mut String, height: usize, label: &str) {
@@ -76,17 +105,10 @@ fn draw_strips(html: &mut String, coverages: &[Coverage]) {
     end(html, "The instructions of each update, from left to right; full where shared memory or a file changed.");
 }
 
-/// Rows are what stands before the colon, columns what stands after it.
-fn draw_matrix(html: &mut String, coverage: &Coverage, names: &[(&str, &str)]) {
-    let (mut rows, mut columns) = (Vec::new(), Vec::new());
-    for (row, column) in names {
-        if !rows.contains(row) {
-            rows.push(*row);
-        }
-        if !columns.contains(column) {
-            columns.push(*column);
-        }
-    }
+/// A cell for each name, in its row and its column, with its number.
+fn draw_matrix(html: &mut String, coverage: &Coverage, names: &[(String, String)]) {
+    let rows: BTreeSet<&str> = names.iter().map(|(row, _)| row.as_str()).collect();
+    let columns: BTreeSet<&str> = names.iter().map(|(_, column)| column.as_str()).collect();
     let width = ((WIDTH - NAMES) / columns.len().max(1)).min(130);
     let most = most(coverage);
     begin(html, (rows.len() + 1) * LINE, &coverage.of);
@@ -97,16 +119,17 @@ fn draw_matrix(html: &mut String, coverage: &Coverage, names: &[(&str, &str)]) {
         let _ = write!(html, "<text x=0 y='{}'>{}</text>", (index + 1) * LINE + 14, escape(row));
     }
     for ((row, column), (name, hits)) in names.iter().zip(&coverage.hits) {
-        let at = |of: &[&str], name: &str| of.iter().position(|known| *known == name).unwrap_or(0);
+        let at = |of: &BTreeSet<&str>, name: &str| of.range(..name).count();
         let (x, y) = (NAMES + at(&columns, column) * width, (at(&rows, row) + 1) * LINE);
         let _ = write!(
             html,
-            "<rect x='{x}' y='{}' width='{}' height='{}' rx=3 {}><title>{}: {hits}</title></rect><text x='{}' y='{}'>{hits}</text>",
+            "<rect x='{x}' y='{}' width='{}' height='{}' rx=3 {}><title>{}: {hits}</title></rect><text{} x='{}' y='{}'>{hits}</text>",
             y + 1,
             width - 4,
             LINE - 3,
             fill(*hits, most),
             escape(name),
+            if *hits > 0 && strength(*hits, most) > 0.6 { " class=on" } else { "" },
             x + 6,
             y + 14
         );
@@ -114,9 +137,9 @@ fn draw_matrix(html: &mut String, coverage: &Coverage, names: &[(&str, &str)]) {
     end(html, &caption(coverage));
 }
 
-/// Squares; those whose names begin alike, up to a dot, on lines of their own.
+/// Squares; those whose names begin alike, up to a dot or a colon, on lines of their own.
 fn draw_rows(html: &mut String, coverage: &Coverage) {
-    let area = |name: &str| name.split_once('.').map_or(String::new(), |(area, _)| area.to_string());
+    let area = |name: &str| name.split_once(PARTS).map_or(String::new(), |(area, _)| area.to_string());
     let mut groups: Vec<(String, Vec<&(String, u64)>)> = Vec::new();
     for hit in &coverage.hits {
         let area = area(&hit.0);
@@ -150,10 +173,38 @@ fn draw_rows(html: &mut String, coverage: &Coverage) {
     end(html, &caption(coverage));
 }
 
+/// A line for each name, in two columns: the name, a bar as long as the logarithm of its number, the number.
+fn draw_bars(html: &mut String, coverage: &Coverage) {
+    let lines = coverage.hits.len().div_ceil(2);
+    let most = most(coverage);
+    begin(html, lines * LINE, &coverage.of);
+    for (index, (name, hits)) in coverage.hits.iter().enumerate() {
+        let (x, y) = (index / lines * (WIDTH / 2), index % lines * LINE);
+        // What is too long for its place is cut here, and whole where somebody points at it.
+        let cut: String = name.chars().take(BAR_NAME).collect();
+        let more = if cut.len() < name.len() { "…" } else { "" };
+        let width = (BAR as f64 * (*hits as f64).ln_1p() / most.ln_1p()).max(4.0);
+        let fill = if *hits == 0 { "class=never" } else { "class=hit fill-opacity=.8" };
+        let bar = x + WIDTH / 2 - BAR - 60;
+        let _ = write!(
+            html,
+            "<text x='{x}' y='{0}'>{1}{more}<title>{2}</title></text><rect x='{bar}' y='{3}' width='{width:.0}' height='{4}' rx=3 \
+             {fill}><title>{2}: {hits}</title></rect><text class=sub x='{5:.0}' y='{0}'>{hits}</text>",
+            y + 14,
+            escape(&cut),
+            escape(name),
+            y + 1,
+            LINE - 4,
+            bar as f64 + width + 6.0
+        );
+    }
+    end(html, &caption(coverage));
+}
+
 fn caption(coverage: &Coverage) -> String {
     let hit = coverage.hits.iter().filter(|(_, hits)| *hits > 0).count();
     format!(
-        "{}: {hit} of {} hit; one cell each, red where never. Hover for names and numbers.",
+        "{}: {hit} of {} hit, the fuller the more often; an empty red one never. Point at one for its name and number.",
         coverage.of,
         coverage.hits.len()
     )
@@ -163,7 +214,12 @@ fn most(coverage: &Coverage) -> f64 {
     coverage.hits.iter().map(|(_, hits)| *hits).max().unwrap_or(0).max(1) as f64
 }
 
+/// How full a cell is drawn, by the logarithm of its number.
+fn strength(hits: u64, most: f64) -> f64 {
+    0.25 + 0.75 * (hits as f64).ln_1p() / most.ln_1p()
+}
+
 fn fill(hits: u64, most: f64) -> String {
-    let strength = 0.25 + 0.75 * (hits as f64).ln_1p() / most.ln_1p();
+    let strength = strength(hits, most);
     if hits == 0 { "class=never".into() } else { format!("class=hit fill-opacity='{strength:.2}'") }
 }

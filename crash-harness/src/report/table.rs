@@ -17,7 +17,7 @@ pub fn text(outcomes: &[Outcome]) -> String {
         let verdict = match (o.violations.len(), uncaught) {
             (0, 0) if o.states == 0 => "nothing tried".into(),
             (0, 0) if o.variants.is_empty() => "nothing violated".into(),
-            (0, 0) => format!("all {} planted bugs caught", o.variants.len()),
+            (0, 0) => format!("each of {} planted bugs caught", o.variants.len()),
             (0, uncaught) => format!("{uncaught} PLANTED BUGS NOT CAUGHT"),
             (violations, _) => format!("{violations} VIOLATIONS"),
         };
