@@ -37,6 +37,9 @@ const LONG_SECONDS: u64 = 1200;
 /// See there.
 const LONG_STATES: u64 = 100_000;
 
+/// So many bytes must be free where stores go.
+const FREE_MIN: u64 = 1 << 30;
+
 /// One run of a suite.
 pub struct Context {
     /// The suite's name.
@@ -56,7 +59,7 @@ pub struct Context {
     start: Instant,
     bar: ProgressBar,
     scratch: Scratch,
-    /// In memory, where the system has such a place.
+    /// In memory, where the system has such a place, and enough of it.
     in_memory: Option<Scratch>,
 }
 
@@ -76,7 +79,12 @@ impl Context {
         bar.set_prefix(suite);
         let scratch = Scratch::new(&std::env::temp_dir());
         let scratch = scratch.map_err(|error| format!("a directory for the stores: {error}"))?;
-        let in_memory = Scratch::new("/dev/shm".as_ref()).ok();
+        // A store on a full disk does what it must not do elsewhere; and the memory of a container is often small.
+        if scratch.free() < FREE_MIN {
+            let place = std::env::temp_dir();
+            return Err(format!("less than 1 GiB is free in {}; TMPDIR can name another place", place.display()));
+        }
+        let in_memory = Scratch::new("/dev/shm".as_ref()).ok().filter(|scratch| scratch.free() >= FREE_MIN);
         Ok(Context {
             suite,
             seed,
@@ -150,14 +158,21 @@ impl Context {
 
     /// The command that does one thing of this run again.
     pub fn replay(&self, only: &str) -> String {
-        format!(
-            "cargo run --release -p crash-harness -- {} --seed {} --states 1 --only '{only}'",
-            self.suite, self.seed
-        )
+        format!("{} {} --seed {} --states 1 --only '{only}'", program(), self.suite, self.seed)
     }
 
     /// Takes the bar away.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// How a person starts this build of the harness. One with crash points and planted bugs is no build that cargo would run again, and
+/// what it found may be the bug that its environment names.
+fn program() -> String {
+    if !cfg!(feature = "victim") {
+        return "cargo run --release -p crash-harness --".into();
+    }
+    let bug = std::env::var("UNTORN_BUG").map(|bug| format!("UNTORN_BUG={bug} ")).unwrap_or_default();
+    format!("{bug}{}", crate::victim::own().display())
 }

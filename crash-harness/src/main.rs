@@ -20,10 +20,10 @@ struct Arguments {
     #[arg(long)]
     seed: Option<u64>,
     /// About how long to run, in seconds; 600 for `all`, 60 for one suite.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: Option<u64>,
     /// How many states or kill points to check, instead of a time.
-    #[arg(long, conflicts_with = "seconds")]
+    #[arg(long, conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
     states: Option<u64>,
     /// Only this one: the point, the call, the variant that a violation's replay line names.
     #[arg(long)]
@@ -68,6 +68,9 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         (Some(states), _) => Limit::States(states),
         (None, seconds) => Limit::Seconds(seconds.unwrap_or(if suites.len() > 1 { 600 } else { 60 })),
     };
+    if let (true, Some(only)) = (suites.len() > 1, &arguments.only) {
+        return Err(format!("--only {only:?} is of one suite: name that in place of `all`"));
+    }
     let seed = arguments.seed.unwrap_or_else(rand::random::<u64>);
     // What has to be built first takes nobody's time.
     let _ = victim::program();
@@ -83,16 +86,17 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         context.finish();
         outcomes.push(outcome);
     }
-    report::json::write(&outcomes, arguments.json.as_deref())?;
-    if let Some(directory) = &arguments.report {
-        report::html::write(&outcomes, directory)?;
-    }
     let table = report::table::text(&outcomes);
     // The standard output is for one thing.
     if arguments.json.as_deref() == Some(Path::new("-")) {
         eprint!("{table}");
     } else {
         print!("{table}");
+    }
+    // After the table: what can't be written somewhere has been seen all the same.
+    report::json::write(&outcomes, arguments.json.as_deref())?;
+    if let Some(directory) = &arguments.report {
+        report::html::write(&outcomes, directory)?;
     }
     let skipped = outcomes.iter().any(|outcome| !outcome.skipped.is_empty());
     if skipped && std::env::var_os("CI").is_some() {
@@ -103,7 +107,10 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         outcome.states == 0 && outcome.skipped.is_empty() && outcome.violations.is_empty()
     };
     if let Some(idle) = outcomes.iter().find(is_idle) {
-        return Err(format!("{}: nothing was tried; is the name after --only right, and the time enough?", idle.suite));
+        let why = arguments.only.as_ref().map_or("the time did not suffice".into(), |only| {
+            format!("it has nothing named {only:?}, or that did not come about")
+        });
+        return Err(format!("{}: nothing was tried: {why}", idle.suite));
     }
     Ok(outcomes.iter().all(|outcome| outcome.is_good()))
 }

@@ -3,7 +3,7 @@
 //! An owner holds a lock on its directory for as long as it lives, which tells the others from those that are left over, in whatever
 //! namespace it lives.
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, flock, statvfs};
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -37,6 +37,11 @@ impl Scratch {
     /// Where it is.
     pub fn path(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// How many bytes are free there.
+    pub fn free(&self) -> u64 {
+        statvfs(self.path()).map_or(0, |of| of.f_bavail.saturating_mul(of.f_frsize))
     }
 }
 

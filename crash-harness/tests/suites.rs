@@ -188,6 +188,8 @@ fn cuts_after_a_failed_sync() {
 
 #[test]
 fn wrong_arguments_are_told() {
-    let status = Command::new(HARNESS).arg("nothing").output().unwrap().status;
-    assert_eq!(status.code(), Some(2));
+    for (arguments, code) in [(&["nothing"][..], 2), (&["kill", "--states", "0"], 2), (&["all", "--only", "x"], 3)] {
+        let status = Command::new(HARNESS).args(arguments).output().unwrap().status;
+        assert_eq!(status.code(), Some(code), "{arguments:?}");
+    }
 }
