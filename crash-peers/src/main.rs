@@ -32,10 +32,10 @@ struct Arguments {
     #[arg(long)]
     seed: Option<u64>,
     /// About how long in all, in seconds; ten for each store and run unless given.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: Option<u64>,
     /// How many states of each store and run, instead of a time.
-    #[arg(long, conflicts_with = "seconds")]
+    #[arg(long, conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
     states: Option<u64>,
     /// Only this one: what a violation's replay line names.
     #[arg(long)]

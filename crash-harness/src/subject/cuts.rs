@@ -53,7 +53,7 @@ pub struct Model {
 pub fn run(context: &Context, subject: &dyn Subject, model: Model, outcome: &mut Outcome) {
     let about = subject.about();
     if let Some(only) = context.only.as_ref().filter(|only| only.contains('@')) {
-        return again(context, subject, model, only, outcome);
+        return again(context, "cuts", subject, model, only, outcome);
     }
     for round in rounds(context, about.name) {
         if outcome.violations.len() >= ENOUGH || !context.may_go_on(outcome.states, about.name) {
@@ -170,9 +170,7 @@ impl Search<'_> {
                 if let Err(finding) = self.judge(&state, &choice, outcome) {
                     let kept = kept_at.get_or_insert_with(|| self.keep());
                     let place = format!("{}@{cut}@{choice}", kept.display());
-                    let names = if self.model.strict_names { " --strict-names" } else { "" };
-                    let command = replay(self.context, self.run, self.subject, &place);
-                    let command = format!("{command} --sector {}{names}", self.model.sector);
+                    let command = self.replay(&place);
                     let at =
                         format!("{}, cut {cut} of {}, {choice}", self.subject.about().name, self.record.events.len());
                     match finding.kind {
@@ -184,6 +182,13 @@ impl Search<'_> {
                 }
             }
         }
+    }
+
+    /// The command that judges a state again, under the same model.
+    fn replay(&self, place: &str) -> String {
+        let names = if self.model.strict_names { " --strict-names" } else { "" };
+        let command = replay(self.context, self.run, self.subject, place);
+        format!("{command} --sector {}{names}", self.model.sector)
     }
 
     fn judge(&self, state: &State, choice: &Choice, outcome: &mut Outcome) -> Result<(), Finding> {
@@ -302,7 +307,14 @@ fn choices(disk: &Disk, random: &mut StdRng) -> Vec<Choice> {
 }
 
 /// One state of a record that was kept: `file@cut@choice`.
-pub(super) fn again(context: &Context, subject: &dyn Subject, model: Model, only: &str, outcome: &mut Outcome) {
+pub(super) fn again(
+    context: &Context,
+    run: &'static str,
+    subject: &dyn Subject,
+    model: Model,
+    only: &str,
+    outcome: &mut Outcome,
+) {
     let parts: Vec<&str> = only.split('@').collect();
     let wanted = || -> Result<(Record, usize, Choice), String> {
         let [file, cut, choice] = parts[..] else { return Err("it is not of the form file@cut@choice".into()) };
@@ -312,11 +324,11 @@ pub(super) fn again(context: &Context, subject: &dyn Subject, model: Model, only
     match wanted() {
         Err(why) => outcome.skip(only, why),
         Ok((record, cut, choice)) => {
-            let search = Search { context, subject, run: "cuts", round: 0, record: &record, from: 0, model, cuts: 1 };
+            let search = Search { context, subject, run, round: 0, record: &record, from: 0, model, cuts: 1 };
             let mut state = State::new(&record, model);
             state.advance(cut);
             if let Err(finding) = search.judge(&state, &choice, outcome) {
-                outcome.violated(finding, only, replay(context, "cuts", subject, only));
+                outcome.violated(finding, only, search.replay(only));
             }
         }
     }

@@ -142,7 +142,8 @@ fn write(
     }
     let told = work::told("w0", &lines);
     match checked(subject, path, "close") {
-        Ok(found) => drop(judge::kept(&found.there, &told, about.after_kill)?),
+        // Calls that go on failing may cost what no sync had covered, as a power cut does: no store here promises more.
+        Ok(found) => drop(judge::kept(&found.there, &told, about.after_cut)?),
         Err(finding) if told.is_empty() && finding.kind == Kind::Misbehaved => {
             let fault = fault.map(ToString::to_string).unwrap_or_default();
             unfinished(outcome, &format!("{}: {fault}: {}", about.name, finding.what));

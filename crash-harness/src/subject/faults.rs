@@ -29,7 +29,7 @@ const FRUITLESS: u32 = 8;
 pub fn run(context: &Context, subject: &dyn Subject, model: Model, outcome: &mut Outcome) {
     let about = subject.about();
     if let Some(only) = context.only.as_ref().filter(|only| only.contains('@')) {
-        return again(context, subject, model, only, outcome);
+        return again(context, "faults", subject, model, only, outcome);
     }
     let mut fruitless = 0;
     for round in rounds(context, about.name) {
