@@ -7,7 +7,7 @@ mod workload;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
-use untorn::Durability;
+use untorn::{Durability, Store};
 use workload::victim::{kill_loggers, logger_of};
 use workload::{Place, Role, Writer, assert_verified, check, my_role, open_small, say};
 
@@ -38,11 +38,33 @@ fn busy(path: &Path, arguments: &[String]) {
     }
 }
 
-/// A failed sync of the arena, of the header: no checkpoint any more, a sticky mark, errors that say so, readers go on;
-/// after all have closed it, the store is whole again.
+/// A store that a failed sync has marked, still open, and what its writer was told before that.
 ///
 /// The logger is held before the sync until another client has joined, since a marked store that nobody uses any more is
 /// recovered at once.
+fn marked(path: &Path, before: &str, point: &str, nth: u32) -> (Store, (u64, u64)) {
+    assert!(Role::own("busy", path, "before 4").end());
+    kill_loggers(path);
+    let gate = path.with_extension("gate");
+    let once = path.with_extension("once").to_string_lossy().into_owned();
+    let orders = format!("{before}:hold={},{point}@{nth}:fail", gate.display());
+    let env = [("UNTORN_CRASH", orders.as_str()), ("UNTORN_CRASH_ONCE", &once)];
+    let mut role = Role::start(workload::victim::build("failed_sync"), "busy", path, "victim", &env);
+    let begun = Instant::now();
+    while !gate.with_extension("reached").exists() {
+        assert!(begun.elapsed() < Duration::from_secs(40), "{point}: no checkpoint came");
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    let store = open_small(path);
+    std::fs::write(&gate, "").unwrap();
+    assert!(!role.end(), "{point}: the writer should have met the error");
+    let refused = store.begin().map(|_| ()).unwrap_err();
+    assert!(matches!(refused, untorn::Error::NeedsRecovery { .. }), "{point}: {refused}");
+    (store, role.acknowledged())
+}
+
+/// A failed sync of the arena, of the header: no checkpoint any more, a sticky mark, errors that say so, readers go on;
+/// after all have closed it, the store is whole again.
 #[test]
 fn a_failed_sync_of_arena_or_header_is_sticky_until_all_have_closed() {
     // The first write of a header is recovery's.
@@ -51,24 +73,7 @@ fn a_failed_sync_of_arena_or_header_is_sticky_until_all_have_closed() {
     {
         let place = Place::new();
         let path = place.path();
-        assert!(Role::own("busy", &path, "before 4").end());
-        kill_loggers(&path);
-        let gate = path.with_extension("gate");
-        let once = path.with_extension("once").to_string_lossy().into_owned();
-        let orders = format!("{before}:hold={},{point}@{nth}:fail", gate.display());
-        let env = [("UNTORN_CRASH", orders.as_str()), ("UNTORN_CRASH_ONCE", &once)];
-        let mut role = Role::start(workload::victim::build("failed_sync"), "busy", &path, "victim", &env);
-        let begun = Instant::now();
-        while !gate.with_extension("reached").exists() {
-            assert!(begun.elapsed() < Duration::from_secs(40), "{point}: no checkpoint came");
-            std::thread::sleep(Duration::from_micros(500));
-        }
-        let store = open_small(&path);
-        std::fs::write(&gate, "").unwrap();
-        assert!(!role.end(), "{point}: the writer should have met the error");
-        let told = role.acknowledged();
-        let refused = store.begin().map(|_| ()).unwrap_err();
-        assert!(matches!(refused, untorn::Error::NeedsRecovery { .. }), "{point}: {refused}");
+        let (store, told) = marked(&path, before, point, nth);
         assert!(store.stats().unwrap().needs_recovery.is_some());
         check(&store, &store.snapshot().unwrap());
         drop(store);
@@ -82,4 +87,27 @@ fn a_failed_sync_of_arena_or_header_is_sticky_until_all_have_closed() {
         drop(store);
         assert!(logger_of(&path).is_some());
     }
+}
+
+/// A client by message that comes when all have closed a marked store is sent away, and does not keep it from its recovery.
+///
+/// The logger once opened the store for it, and as any opener waited there for the logger of a marked store to leave, which was itself;
+/// and it did not leave, since somebody was connected. When it gave up, the client was let in to the region that takes no writes.
+#[test]
+fn a_client_by_message_is_not_let_in_to_a_marked_store_that_all_have_left() {
+    let place = Place::new();
+    let path = place.path();
+    let (store, _) = marked(&path, "checkpoint.pages_summed", "arena.sync", 1);
+    // Those who come earlier are served.
+    drop(untorn::Client::connect(path.join("logger.sock")).unwrap());
+    // The last of them has left as well.
+    while store.stats().unwrap().clients.len() > 1 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    drop(store);
+    // By the logger that leaves, or since it has left: nobody here starts another one.
+    assert!(untorn::Client::connect(path.join("logger.sock")).is_err());
+    let store = open_small(&path);
+    store.begin().unwrap().rollback();
+    assert_verified(&store);
 }
