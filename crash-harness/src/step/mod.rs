@@ -9,7 +9,7 @@
 //! [`between`]). Then real kills at every k-th instruction, after which another process writes on.
 //!
 //! The logger is stopped meanwhile, so that nothing else changes: a writer changes no file but through the arena's mapping. Of its own work
-//! the logger is stepped in [`logger`], where the files are watched as well.
+//! the logger is stepped in `logger`, where the files are watched as well.
 
 pub mod between;
 pub mod kinds;
