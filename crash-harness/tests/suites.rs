@@ -18,7 +18,7 @@ fn harness(arguments: &[&str], bug: &str) -> (i32, Vec<Value>) {
 /// The build of the harness that has planted bugs in all its processes, and in itself.
 fn with_bugs() -> PathBuf {
     // It makes that when it kills at a point.
-    let (code, _) = harness(&["kill", "--seed", "1", "--states", "1", "--only", "none"], "");
+    let (code, _) = harness(&["kill", "--seed", "1", "--states", "1", "--only", "commit.after_swing:kill"], "");
     assert_eq!(code, 0);
     Path::new(HARNESS).ancestors().nth(2).unwrap().join("crash-victims/release/crash-harness")
 }
