@@ -60,13 +60,9 @@ fn way_to(point: &str, action: &str, path: &Path) -> (String, Start, &'static st
     };
     let at = |passage: u32| format!("{point}@{passage}:{act}");
     match point {
-        // Not those of the logger's recovery: there must be something to lose.
-        _ if action == "end"
-            && (point.starts_with("flush.") || point.starts_with("sample."))
-            && point != "flush.failed" =>
-        {
-            (at(12), Start::Used, "")
-        }
+        // Not those of the logger's recovery: there must be something to lose. And the follower must be there already.
+        _ if action == "end" && point.starts_with("flush.") && point != "flush.failed" => (at(150), Start::Used, ""),
+        _ if action == "end" && point.starts_with("sample.") => (at(12), Start::Used, ""),
         _ if action == "end" && point.starts_with("header.") => (at(3), Start::Used, ""),
         "flush.failed" => (format!("wal.sync@3:fail,{}", at(1)), Start::Used, ""),
         "logger.unneeded" | "logger.leaving" | "logger.byte_dropped" => (at(1), Start::Used, "1"),
