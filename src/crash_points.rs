@@ -71,18 +71,10 @@ pub const ALL: &[&str] = &[
 pub const fn has(name: &str) -> bool {
     let mut index = 0;
     while index < ALL.len() {
-        if is_same(ALL[index].as_bytes(), name.as_bytes()) {
+        if untorn_wal::planted_bugs::is_same(ALL[index], name) {
             return true;
         }
         index += 1;
     }
     false
-}
-
-const fn is_same(a: &[u8], b: &[u8]) -> bool {
-    let mut index = 0;
-    while index < a.len() && index < b.len() && a[index] == b[index] {
-        index += 1;
-    }
-    index == a.len() && index == b.len()
 }

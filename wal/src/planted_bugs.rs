@@ -45,7 +45,7 @@ pub const ALL: &[(&str, &str)] = &[
 pub const fn has(name: &str) -> bool {
     let mut index = 0;
     while index < ALL.len() {
-        if is_same(ALL[index].0.as_bytes(), name.as_bytes()) {
+        if is_same(ALL[index].0, name) {
             return true;
         }
         index += 1;
@@ -53,7 +53,10 @@ pub const fn has(name: &str) -> bool {
     false
 }
 
-const fn is_same(a: &[u8], b: &[u8]) -> bool {
+/// Whether two names are the same, as a constant expression can ask.
+#[must_use]
+pub const fn is_same(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
     let mut index = 0;
     while index < a.len() && index < b.len() && a[index] == b[index] {
         index += 1;
