@@ -102,9 +102,7 @@ impl Process {
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid().as_raw_nonzero()));
         let waits = threads.into_iter().flatten().flatten().map(|thread| {
             let read = |file: &str| std::fs::read_to_string(thread.path().join(file)).unwrap_or_default();
-            // The state stands after the name, which ends with the last parenthesis.
-            let state = read("stat").rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('?');
-            format!("{} {state} in {}", read("comm").trim(), read("wchan").trim())
+            format!("{} {} in {}", read("comm").trim(), state_of(&thread.path()), read("wchan").trim())
         });
         format!("{said}; its threads: {}", waits.collect::<Vec<_>>().join(", "))
     }
@@ -168,15 +166,26 @@ impl Drop for Process {
     }
 }
 
-/// Does something with each logger of the store at `path`, also with those that are not ready yet. They are known by the
-/// store's path in their environment.
-fn for_each_logger(path: &Path, mut act: impl FnMut(Pid)) {
+/// The state of a thread, as the kernel's `stat` below `/proc` has it: `R`, `S`, `D`, `T`, `Z`; `X` also if there is none any more.
+pub fn state_of(thread: &Path) -> char {
+    let stat = std::fs::read_to_string(thread.join("stat")).unwrap_or_default();
+    // It stands after the name, which ends with the last parenthesis.
+    stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('X')
+}
+
+/// Whether a process is a logger of the store at `path`, be it ready or not: its environment names the store.
+pub fn is_logger_of(process: Pid, path: &Path) -> bool {
     let wanted = format!("UNTORN_BECOME_LOGGER={}", path.display());
+    let variables = std::fs::read(format!("/proc/{}/environ", process.as_raw_nonzero())).unwrap_or_default();
+    variables.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
+}
+
+/// Does something with each logger of the store at `path`.
+fn for_each_logger(path: &Path, mut act: impl FnMut(Pid)) {
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
-        let variables = std::fs::read(entry.path().join("environ")).unwrap_or_default();
         if let Some(pid) = pid
-            && variables.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
+            && is_logger_of(pid, path)
         {
             act(pid);
         }
@@ -206,9 +215,8 @@ pub fn are_loggers_stopped(path: &Path) -> bool {
     for_each_logger(path, |pid| {
         let threads = std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()));
         for thread in threads.into_iter().flatten().flatten() {
-            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-            // The state stands after the name, which ends with the last parenthesis. A process that has ended stands still as well.
-            all &= stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['T', 'Z', 'X']));
+            // A process that has ended stands still as well.
+            all &= matches!(state_of(&thread.path()), 'T' | 'Z' | 'X');
         }
     });
     all

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Exit code of a process whose check failed.
-pub const FOUND: u8 = 9;
+const FOUND: u8 = 9;
 
 /// A process of the harness, as it finds itself started.
 #[derive(Clone, Debug)]
@@ -46,14 +46,30 @@ impl Role {
 
     /// Plays it to its end.
     pub fn play(&self) -> ExitCode {
-        match workload::play(self) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(finding) => {
-                say(format_args!("! {:?} {}", finding.kind, finding.what.replace('\n', " ")));
-                ExitCode::from(FOUND)
-            }
+        end_of(workload::play(self))
+    }
+}
+
+/// How a process ends that has played its role; it says what it found.
+pub fn end_of(played: Result<(), Finding>) -> ExitCode {
+    match played {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(finding) => {
+            say_finding(&finding);
+            ExitCode::from(FOUND)
         }
     }
+}
+
+/// Ends the process in the middle, for what it found.
+pub fn die_of(finding: &Finding) -> ! {
+    say_finding(finding);
+    std::process::exit(i32::from(FOUND))
+}
+
+/// Says that a check failed, as [`finding`] hears it.
+pub fn say_finding(finding: &Finding) {
+    say(format_args!("! {:?} {}", finding.kind, finding.what.replace('\n', " ")));
 }
 
 /// Says a line to the harness, in one write.

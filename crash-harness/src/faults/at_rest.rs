@@ -358,7 +358,7 @@ pub(crate) fn play(role: &Role) -> Result<(), Finding> {
                 say("R the newest part of the log is gone as a whole, which nothing shows");
             }
             // The others are tried all the same.
-            Err(finding) => say(format_args!("! {:?} {}", finding.kind, finding.what.replace('\n', " "))),
+            Err(finding) => role::say_finding(&finding),
         }
         let _ = fs::remove_dir_all(&path);
     }

@@ -6,7 +6,7 @@
 
 use super::told;
 use crate::outcome::{Finding, Kind};
-use crate::role::{Role, say};
+use crate::role::{self, Role, say};
 use crate::workload::{CELL, Writer, sealed};
 use crate::{oracle, workload};
 use std::io::Write;
@@ -241,8 +241,7 @@ impl Worker<'_> {
                 _ if anything => return Ok(()),
                 _ => {
                     let what = format!("the commit of {n} answered otherwise ({expected:?}), {there} is there");
-                    say(format_args!("! {:?} {what}", Kind::OrderViolation));
-                    std::process::exit(i32::from(crate::role::FOUND));
+                    role::die_of(&Finding::new(Kind::OrderViolation, what));
                 }
             }
             let error = match open.writer.commit(n, durability) {
@@ -253,8 +252,8 @@ impl Worker<'_> {
             // Whether it survives what is to come is in doubt, but not that it has happened.
             if is_there {
                 if last(open, name)? != n && !anything {
-                    say(format_args!("! {:?} {error}: and yet {n} is not there", Kind::OrderViolation));
-                    std::process::exit(i32::from(crate::role::FOUND));
+                    let what = format!("{error}: and yet {n} is not there");
+                    role::die_of(&Finding::new(Kind::OrderViolation, what));
                 }
                 expected = None;
             } else {
@@ -334,12 +333,7 @@ fn last(open: &Open, name: &str) -> untorn::Result<u64> {
     let snapshot = open.store.snapshot()?;
     let Some(marks) = snapshot.find_keyspace("marks")? else { return Ok(0) };
     let value = snapshot.get(&marks, name.as_bytes())?;
-    Ok(value.map_or(0, |value| {
-        oracle::unsealed(&value).unwrap_or_else(|finding| {
-            say(format_args!("! {:?} {}", finding.kind, finding.what));
-            std::process::exit(i32::from(crate::role::FOUND));
-        })
-    }))
+    Ok(value.map_or(0, |value| oracle::unsealed(&value).unwrap_or_else(|finding| role::die_of(&finding))))
 }
 
 /// What belongs to a transaction beside it: its writer could not say it, since its call failed.

@@ -3,6 +3,7 @@
 
 use super::lives::{Life, Lived, PATIENCE};
 use crate::outcome::{Finding, Kind};
+use crate::process::{is_logger_of, state_of};
 use rustix::process::{Pid, Signal};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -144,12 +145,8 @@ impl Failures {
 fn logger_of_thread(thread: u32, store: &Path) -> Result<Pid, Finding> {
     let status = std::fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
     let process = status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse::<i32>().ok());
-    let process = process.unwrap_or(0);
-    let variables = std::fs::read(format!("/proc/{process}/environ")).unwrap_or_default();
-    let wanted = format!("UNTORN_BECOME_LOGGER={}", store.display());
-    let is_logger = variables.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes());
-    let other = || Finding::new(Kind::Misbehaved, format!("the process {process} syncs, and is no logger"));
-    Pid::from_raw(process).filter(|_| is_logger).ok_or_else(other)
+    let other = || Finding::new(Kind::Misbehaved, format!("the process {process:?} syncs, and is no logger"));
+    process.and_then(Pid::from_raw).filter(|process| is_logger_of(*process, store)).ok_or_else(other)
 }
 
 /// Waits until of a killed process no thread runs any more, one that hangs in a call excepted; then others may hang as
@@ -159,8 +156,7 @@ fn wait_until_gone(process: Pid, hanging: Option<u32>) -> Result<(), Finding> {
     let start = Instant::now();
     let runs = |thread: &std::fs::DirEntry| {
         let is_hanging = hanging.is_some_and(|hanging| thread.file_name().to_str() == Some(&hanging.to_string()));
-        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('X');
+        let state = state_of(&thread.path());
         let is_behind = hanging.is_some() && state == 'D' && start.elapsed() > Duration::from_millis(300);
         !is_hanging && !is_behind && !matches!(state, 'Z' | 'X')
     };

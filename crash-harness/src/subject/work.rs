@@ -7,7 +7,7 @@ use super::{Change, Store, Subject};
 use crate::oracle;
 use crate::outcome::{Finding, Kind};
 use crate::recorder::MARK;
-use crate::role::{FOUND, Role, say};
+use crate::role::{self, Role, say};
 use crate::workload::{KEYS, sealed};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -96,13 +96,7 @@ pub fn play(role: &Role, subjects: &[&dyn Subject]) -> ExitCode {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
         Err(Finding::new(Kind::Misbehaved, format!("{PANICKED}: {}", text.unwrap_or("without words"))))
     });
-    match played {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(finding) => {
-            say(format_args!("! {:?} {}", finding.kind, finding.what.replace('\n', " ")));
-            ExitCode::from(FOUND)
-        }
-    }
+    role::end_of(played)
 }
 
 /// Says what was told to a writer: to the harness, and into the record if the store lies on a recorder.
