@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`suites`] | which suites there are |
 //! | [`context`], [`scratch`], [`outcome`], [`report`] | what a suite works with, what it finds, how that is shown |
-//! | [`role`], [`process`], [`victim`] | the processes that are killed, and the build of them that has crash points |
+//! | [`role`], [`process`], [`victim`], [`cargo`] | the processes that are killed, and the build of them that has crash points |
 //! | [`workload`], [`messenger`], [`follower`], [`oracle`] | what they do, and what must hold afterwards |
 //! | [`kill`], [`end`], [`scenes`] | deaths at named points and at random instants, everybody's at once, and in arranged scenes |
 //! | [`faults`] | calls that fail, full disks, damaged bytes, strangers |
@@ -16,6 +16,7 @@
 //! | [`history`] | what clients were told, judged by a checker of linearizability |
 //! | [`subject`] | any other store in the place of this one |
 
+pub mod cargo;
 pub mod context;
 pub mod controls;
 pub mod end;

@@ -2,8 +2,8 @@
 //!
 //! No other crate switches that feature on, and what is published never has it.
 
+use crate::cargo;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 
 /// The program whose processes can be killed at named points.
@@ -22,9 +22,11 @@ pub fn own() -> PathBuf {
 
 /// The target directory of this build, in which others get directories of their own.
 pub fn target() -> PathBuf {
-    let target = own().ancestors().nth(2).map_or_else(|| "target".into(), Path::to_path_buf);
-    // Of the victims' own build, it is the one around it.
-    if target.ends_with("crash-victims") { target.parent().map_or(target.clone(), Path::to_path_buf) } else { target }
+    let own = own();
+    // A program lies in its profile's directory, a test one deeper; and the victims' profile in a directory of its own.
+    let profile_and_above = own.ancestors().skip(1).skip_while(|place| place.ends_with("deps"));
+    let mut target_and_above = profile_and_above.skip(1).skip_while(|place| place.ends_with("crash-victims"));
+    target_and_above.next().map_or_else(|| "target".into(), Path::to_path_buf)
 }
 
 fn build() -> Result<PathBuf, String> {
@@ -32,25 +34,9 @@ fn build() -> Result<PathBuf, String> {
         return Ok(own());
     }
     eprintln!("building the victims, with crash points");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
     // Beside this build, so that neither makes the other anew.
-    let target = target().join("crash-victims");
-    let built = Command::new(cargo)
-        .args(["build", "--release", "--bin", "crash-harness", "--features", "victim", "--message-format=json"])
-        .arg("--manifest-path")
-        .arg(manifest)
-        .arg("--target-dir")
-        .arg(target)
-        .output()
-        .map_err(|error| format!("running cargo: {error}"))?;
-    if !built.status.success() {
-        return Err(format!("building the victims: {}", String::from_utf8_lossy(&built.stderr)));
-    }
-    let said = String::from_utf8_lossy(&built.stdout).into_owned();
-    let executable = said.lines().filter(|line| line.contains("\"name\":\"crash-harness\"")).find_map(|line| {
-        let (_, rest) = line.split_once("\"executable\":\"")?;
-        rest.split_once('"').map(|(path, _)| PathBuf::from(path))
-    });
-    executable.ok_or_else(|| "cargo does not name the victims' executable".into())
+    let which = ["-p", "crash-harness", "--bin", "crash-harness", "--features", "victim"];
+    let built = cargo::programs(&which, &target().join("crash-victims"));
+    let built = built.map_err(|error| format!("building the victims: {error}"))?;
+    built.into_iter().next().ok_or_else(|| "cargo does not name the victims' executable".into())
 }

@@ -4,7 +4,7 @@
 //! Method: single faults by their names, as a replay line gives them. Two of them are of bugs that the suite has found.
 
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 const HARNESS: &str = env!("CARGO_BIN_EXE_crash-harness");
@@ -72,19 +72,15 @@ fn scenes_of_each_kind() {
     ]);
 }
 
-/// The build of the harness that has planted bugs in all its processes.
-fn with_bugs() -> PathBuf {
-    Path::new(HARNESS).ancestors().nth(2).unwrap().join("crash-victims/release/crash-harness")
-}
-
 #[test]
 fn planted_syncs_that_lie() {
-    // Makes that build.
     good(&["sync:1:once"]);
+    // The build of the harness that has planted bugs in all its processes.
+    let program = crash_harness::victim::program().unwrap();
     for bug in ["ignore-fsync-error", "retry-fsync"] {
         // Which sync is the log's varies by a few.
         let caught = (8..24).find(|nth| {
-            let outcome = play(&with_bugs(), &format!("sync:{nth}:once"), bug);
+            let outcome = play(program, &format!("sync:{nth}:once"), bug);
             let violations = outcome["violations"].as_array().unwrap();
             violations.iter().any(|violation| ["lost_acked", "damaged"].contains(&violation["kind"].as_str().unwrap()))
                 || !outcome["skipped"].as_array().unwrap().is_empty()

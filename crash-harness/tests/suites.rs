@@ -4,7 +4,7 @@
 //! Method: the program itself, on a small part of each suite. Longer runs are the program's own business.
 
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 /// The program.
@@ -13,14 +13,6 @@ const HARNESS: &str = env!("CARGO_BIN_EXE_crash-harness");
 /// Runs the harness; its exit code, and its outcomes.
 fn harness(arguments: &[&str], bug: &str) -> (i32, Vec<Value>) {
     run(Path::new(HARNESS), arguments, bug)
-}
-
-/// The build of the harness that has planted bugs in all its processes, and in itself.
-fn with_bugs() -> PathBuf {
-    // It makes that when it kills at a point.
-    let (code, _) = harness(&["kill", "--seed", "1", "--states", "1", "--only", "commit.after_swing:kill"], "");
-    assert_eq!(code, 0);
-    Path::new(HARNESS).ancestors().nth(2).unwrap().join("crash-victims/release/crash-harness")
 }
 
 /// Runs a build of it.
@@ -123,11 +115,12 @@ fn histories_under_kills() {
 
 #[test]
 fn a_history_that_a_planted_bug_made_is_judged_again() {
-    let program = with_bugs();
+    // The build that has planted bugs in all its processes, and in itself.
+    let program = crash_harness::victim::program().unwrap();
     // It shows if all die between the answer and the sync.
     let tries = (0..20).map(|seed| {
         run(
-            &program,
+            program,
             &["linearizability", "--seed", &seed.to_string(), "--states", "200"],
             "message-answered-before-sync",
         )

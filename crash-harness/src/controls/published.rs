@@ -5,11 +5,10 @@
 //! has all their names in it. That this is so is looked at in the same way, in a build that has them.
 
 use crate::outcome::{Finding, Kind};
-use crate::victim;
+use crate::{cargo, victim};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// Features that no default and no dependency may name.
 const FORBIDDEN: &[&str] = &["planted-bugs", "crash-points", "victim"];
@@ -22,12 +21,12 @@ const VARIABLES: &[&str] = &["UNTORN_BUG", "UNTORN_CRASH"];
 /// If cargo can't be run here, or can't build.
 pub fn look() -> Result<Result<u64, Finding>, String> {
     let found = |what: String| Ok(Err(Finding::new(Kind::Misbehaved, what)));
-    let metadata = cargo(&["metadata", "--no-deps", "--format-version", "1"])?;
+    let metadata = cargo::output(&["metadata", "--no-deps", "--format-version", "1"])?;
     let metadata: Value = serde_json::from_slice(&metadata).map_err(|error| format!("cargo's metadata: {error}"))?;
     if let Some(what) = switched_on(&metadata) {
         return found(what);
     }
-    let plain = programs(&["--features", "untorn/cli"], "", 2)?;
+    let plain = programs(&["--bins", "--features", "untorn/cli"], "", 2)?;
     for program in &plain {
         if let Some(name) = names_in(program)?.into_iter().next() {
             return found(format!("{} has the bytes of {name:?} in it", program.display()));
@@ -57,30 +56,9 @@ fn names_in(program: &Path) -> Result<BTreeSet<&'static str>, String> {
     Ok(names().filter(|name| has(name)).collect())
 }
 
-fn cargo(arguments: &[&str]) -> Result<Vec<u8>, String> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let ended = Command::new(cargo)
-        .args(arguments)
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
-        .output()
-        .map_err(|error| format!("running cargo: {error}"))?;
-    if ended.status.success() {
-        return Ok(ended.stdout);
-    }
-    Err(format!("cargo {}: {}", arguments.join(" "), String::from_utf8_lossy(&ended.stderr)))
-}
-
 /// Builds programs of the library's package below the target directory, and says where they are.
 fn programs(which: &[&str], place: &str, count: usize) -> Result<Vec<PathBuf>, String> {
-    let target = victim::target().join(place);
-    let target = target.to_str().ok_or("the target directory has no name in UTF-8")?;
-    let bins: &[&str] = if which.contains(&"--bin") { &[] } else { &["--bins"] };
-    let common = ["build", "--release", "-p", "untorn", "--message-format=json", "--target-dir", target];
-    let said = cargo(&[&common[..], bins, which].concat())?;
-    let said = String::from_utf8_lossy(&said).into_owned();
-    let messages = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let found: Vec<PathBuf> =
-        messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).collect();
+    let found = cargo::programs(&[&["-p", "untorn"], which].concat(), &victim::target().join(place))?;
     if found.len() == count { Ok(found) } else { Err(format!("cargo names {found:?} instead of {count} programs")) }
 }
 
@@ -131,7 +109,7 @@ mod tests {
     /// Goal: the look at the manifests passes those that are in order, and each way of switching a bug on is seen.
     #[test]
     fn each_way_to_switch_a_bug_on_is_seen() {
-        let own = cargo(&["metadata", "--no-deps", "--format-version", "1"]).unwrap();
+        let own = cargo::output(&["metadata", "--no-deps", "--format-version", "1"]).unwrap();
         assert_eq!(switched_on(&serde_json::from_slice(&own).unwrap()), None);
         assert_eq!(switched_on(&package("[]", r#"{"victim":["untorn/planted-bugs"]}"#, "[]")), None);
         let bad = [

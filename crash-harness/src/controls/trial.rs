@@ -1,6 +1,7 @@
 //! One run of a part of a suite, with a bug or without: this program as a process of its own, and what its JSON says.
 
 use super::table::{Check, Control};
+use crate::cargo;
 use crate::context::Context;
 use crate::outcome::Kind;
 use serde::Deserialize;
@@ -135,14 +136,10 @@ pub(super) fn run(program: &Path, check: &Check, bug: &str, seed: u64) -> Result
 /// A model's own test of the bug: it passes if the model checker finds something wrong with the model that has it.
 fn in_the_model(only: &str) -> Trial {
     let (test, name) = only.split_once(' ').expect("a test program, and one of its tests");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
     // Where `cargo test` has built it, if somebody has run the tests.
     let target = crate::victim::target();
-    let ended = Command::new(cargo)
-        .args(["test", "--quiet", "--test", test, "--manifest-path"])
-        .arg(manifest)
-        .arg("--target-dir")
+    let ended = cargo::command()
+        .args(["test", "--quiet", "--test", test, "--target-dir"])
         .arg(target)
         .args(["--", "--exact", name])
         .stdin(Stdio::null())
