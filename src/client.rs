@@ -14,6 +14,7 @@ use crate::shm::arena::Arena;
 use crate::shm::atomic::{Native, Word64};
 use crate::shm::control::Control;
 use crate::shm::fork::{self, ForkGuard};
+use crate::shm::latencies::CommitClass;
 use crate::shm::liveness::{CLIENT_IDS, Claim, InitLock, LOGGER_OFFSET, LockFileId, Tester};
 use crate::shm::{pins, waiter};
 use crate::{ClientId, Error, Result, create, limits};
@@ -202,9 +203,12 @@ impl Client {
 
     // ---- writing
 
-    /// Takes the writer lock for this thread.
-    pub(crate) fn lock_writer(&self, timeout: Option<Duration>) -> Result<()> {
-        let start = Instant::now();
+    /// Takes the writer lock for this thread, for a commit of this class.
+    pub(crate) fn lock_writer(&self, class: CommitClass, timeout: Option<Duration>) -> Result<()> {
+        let asked_ns = now_ns();
+        let waited = || Duration::from_nanos(now_ns().saturating_sub(asked_ns));
+        // A time beyond the clock's range is no limit.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let this = std::thread::current().id();
         {
             let mut holder = self.gate.holder.lock();
@@ -212,12 +216,12 @@ impl Client {
                 if thread == this {
                     return Err(Error::TransactionOpen);
                 }
-                match timeout.and_then(|timeout| start.checked_add(timeout)) {
+                match deadline {
                     None => self.gate.free.wait(&mut holder),
                     Some(deadline) => {
                         if self.gate.free.wait_until(&mut holder, deadline).timed_out() && holder.is_some() {
                             return Err(Error::LockTimeout {
-                                waited: start.elapsed(),
+                                waited: waited(),
                                 holder: "another thread of this process".into(),
                             });
                         }
@@ -226,8 +230,8 @@ impl Client {
             }
             *holder = Some(this);
         }
-        let left = timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
-        let locked = self.engine.acquire(&self.engine.control.fixed().writer, left);
+        let left = timeout.map(|timeout| timeout.saturating_sub(waited()));
+        let locked = self.engine.acquire_writer(class, asked_ns, left);
         if locked.is_err() {
             self.open_gate();
         }
@@ -242,9 +246,9 @@ impl Client {
         }
     }
 
-    /// Lets go of the writer lock.
-    pub(crate) fn unlock_writer(&self) {
-        self.engine.release(&self.engine.control.fixed().writer);
+    /// Lets go of the writer lock, taken for a commit of this class.
+    pub(crate) fn unlock_writer(&self, class: CommitClass) {
+        self.engine.release_writer(class);
         self.open_gate();
     }
 

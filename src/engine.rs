@@ -7,6 +7,7 @@ use crate::options::Geometry;
 use crate::shm::arena::Arena;
 use crate::shm::atomic::Native;
 use crate::shm::control::{Control, LockWord, Poison};
+use crate::shm::latencies::CommitClass;
 use crate::shm::liveness::{self, CLIENT_IDS, LockFileId, Tester};
 use crate::shm::{lock, pins, waiter};
 use crate::{ClientId, Error, TxnId, limits};
@@ -136,6 +137,38 @@ impl Engine {
     ///
     /// Only one thread of a process may try at a time: the lock knows owners, not threads.
     pub(crate) fn acquire(&self, word: &LockWord, timeout: Option<Duration>) -> Result<()> {
+        self.take(word, timeout).map(drop)
+    }
+
+    /// Takes the writer lock for a commit of this class, whose caller began to wait at `asked_ns`.
+    pub(crate) fn acquire_writer(&self, class: CommitClass, asked_ns: u64, timeout: Option<Duration>) -> Result<()> {
+        let fixed = self.control.fixed();
+        let since_ns = self.take(&fixed.writer, timeout)?;
+        fixed.latencies.lock_wait[class].record_alone(since_ns.saturating_sub(asked_ns));
+        Ok(())
+    }
+
+    /// Lets go of the writer lock, taken for a commit of this class.
+    pub(crate) fn release_writer(&self, class: CommitClass) {
+        let fixed = self.control.fixed();
+        let since_ns = fixed.writer.holder_since_ns.load(Ordering::Relaxed);
+        fixed.latencies.lock_hold[class].record_alone(now_ns().saturating_sub(since_ns));
+        self.release(&fixed.writer);
+    }
+
+    /// Takes a lock, and says since when it is held.
+    fn take(&self, word: &LockWord, timeout: Option<Duration>) -> Result<u64> {
+        if lock::try_acquire::<Native>(&word.word, self.me.0).is_err() {
+            self.wait_for_lock(word, timeout)?;
+        }
+        let since_ns = now_ns();
+        word.holder_pid.store(self.pid, Ordering::Relaxed);
+        word.holder_since_ns.store(since_ns, Ordering::Relaxed);
+        Ok(since_ns)
+    }
+
+    #[cold]
+    fn wait_for_lock(&self, word: &LockWord, timeout: Option<Duration>) -> Result<()> {
         let start = Instant::now();
         // A time beyond the clock's range is no limit.
         let deadline = timeout.and_then(|timeout| start.checked_add(timeout));
@@ -145,8 +178,6 @@ impl Engine {
         if let lock::Acquired::TakenOver(_) = acquired {
             self.control.fixed().counters.lock_take_overs.fetch_add(1, Ordering::Relaxed);
         }
-        word.holder_pid.store(self.pid, Ordering::Relaxed);
-        word.holder_since_ns.store(now_ns(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -325,6 +356,12 @@ impl Engine {
             Err(waiter::Ended::DeadlinePassed) => Ok(false),
             Err(waiter::Ended::Stopped(error)) => Err(error),
         }
+    }
+
+    /// Counts a commit of this class as acknowledged, which somebody has waited for since `began_ns`.
+    pub(crate) fn note_acknowledgement(&self, class: CommitClass, began_ns: u64) {
+        let latency = &self.control.fixed().latencies.acknowledgement[class];
+        latency.record(now_ns().saturating_sub(began_ns));
     }
 
     /// Sleeps a little, until the logger has mended what it publishes. Call it again with the same `waited`.

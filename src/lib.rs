@@ -94,8 +94,9 @@ pub use keyspace::{CasOutcome, Keyspace};
 pub use logger::daemon::{LoggerOptions, run_logger, stop_logger};
 pub use options::{Durability, FlushPolicy, Options};
 pub use remote::{Batch, Client, ClientOptions, CommitOutcome, RemoteChanges, Scan};
+pub use shm::histogram::Latency;
 pub use snapshot::{Key, Range, Snapshot, Value};
-pub use stats::{CellStat, ClientStat, HolderStat, ReaderStat, Stats};
+pub use stats::{CellStat, ClientStat, HolderStat, Latencies, LatencyByClass, ReaderStat, Stats};
 pub use store::Store;
 pub use ticket::Ticket;
 pub use verify::{Problem, VerifyReport};
@@ -111,5 +112,5 @@ struct Readme;
 #[doc(hidden)]
 pub mod protocols {
     pub use crate::shm::control::REGION_INODE_AT;
-    pub use crate::shm::{atomic, cell, lock, pins, ring, slots, waiter};
+    pub use crate::shm::{atomic, cell, histogram, lock, pins, ring, slots, waiter};
 }

@@ -1,5 +1,6 @@
 //! How a store is opened, and how durable its commits are by default.
 
+use crate::shm::latencies::CommitClass;
 use crate::{Error, Result, Store, limits};
 use std::{path::Path, path::PathBuf, time::Duration};
 pub use untorn_wal::FlushPolicy;
@@ -14,6 +15,16 @@ pub enum Durability {
     /// It survives a power loss: an fsync that covers it has returned.
     #[default]
     Durable,
+}
+
+impl Durability {
+    /// The class that a commit of this durability is counted in.
+    pub(crate) fn class(self) -> CommitClass {
+        match self {
+            Durability::Visible => CommitClass::Bulk,
+            Durability::Durable => CommitClass::Urgent,
+        }
+    }
 }
 
 /// Options of [`Store::open`]; made by [`Store::options`].

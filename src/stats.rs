@@ -2,6 +2,8 @@
 
 use crate::client::Client;
 use crate::engine::{Engine, now_ns};
+use crate::shm::histogram::Latency;
+use crate::shm::latencies::{self, CommitClass};
 use crate::txn::{queue, runs};
 use crate::{Result, TxnId};
 use serde::Serialize;
@@ -18,6 +20,18 @@ pub struct Stats {
     pub durable: TxnId,
     /// The newest transaction in a finished checkpoint; recovery replays what is younger.
     pub checkpointed: TxnId,
+    /// Transactions that are visible and not durable.
+    pub lag_txns: u64,
+    /// How old the oldest of them is, in nanoseconds; 0 if there are none.
+    ///
+    /// What the logger knows of it: when it saw the commit come, or, of one that came during a flush that did not cover it, when that
+    /// flush began, or, if it is stopped or dead, when it last saw all durable. So this may be too large by the duration of
+    /// one flush, or by 50 ms beside a logger that does not run, and too small by the time that it takes to wake.
+    pub lag_ns: u64,
+    /// Commits that have become durable since the logger's shared region was made; with [`Stats::fsyncs`], how many share one.
+    pub acknowledged: u64,
+    /// When that region was made, in seconds since 1970: what is counted since then begins anew when this changes.
+    pub region_start_seconds: u64,
     /// Transactions committed since the store was created.
     pub commits: u64,
     /// Records in all keyspaces.
@@ -66,6 +80,56 @@ pub struct Stats {
     pub needs_recovery: Option<String>,
     /// Cells and counters.
     pub cells: CellStat,
+    /// How long things take.
+    pub latencies: Latencies,
+}
+
+/// How long things take, in all processes of the store, since its shared region was made: it lives while any process, the
+/// logger among them, has the store open, and no longer than the kernel.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Latencies {
+    /// How long callers waited until a commit was durable: from the swing for a durable one; for one that was only
+    /// visible, from the beginning of a wait ([`Ticket::wait`](crate::Ticket::wait), its first poll, [`Store::sync`](crate::Store::sync)) that found
+    /// it not yet durable.
+    pub acknowledgement: LatencyByClass,
+    /// How long writers waited for the writer lock, other threads of their own process included.
+    pub lock_wait: LatencyByClass,
+    /// How long they held it.
+    pub lock_hold: LatencyByClass,
+    /// Flushes of the log: write and fsync of what they acknowledge.
+    pub flush: Latency,
+    /// Checkpoints that were finished, from noting what they cover.
+    pub checkpoint: Latency,
+    /// Rounds of sampling cells and counters.
+    pub sample: Latency,
+}
+
+/// The same for commits whose callers wait, and for others.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct LatencyByClass {
+    /// Of commits that are durable when they return.
+    pub urgent: Latency,
+    /// Of commits that are only visible when they return, and of what the logger does itself.
+    pub bulk: Latency,
+}
+
+impl Latencies {
+    fn gather(shared: &latencies::Latencies) -> Latencies {
+        let by_class = |shared: &latencies::ByClass| LatencyByClass {
+            urgent: shared[CommitClass::Urgent].read(),
+            bulk: shared[CommitClass::Bulk].read(),
+        };
+        Latencies {
+            acknowledgement: by_class(&shared.acknowledgement),
+            lock_wait: by_class(&shared.lock_wait),
+            lock_hold: by_class(&shared.lock_hold),
+            flush: shared.flush.read(),
+            checkpoint: shared.checkpoint.read(),
+            sample: shared.sample.read(),
+        }
+    }
 }
 
 /// Cells and counters, and how they become durable.
@@ -139,6 +203,8 @@ impl Stats {
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &fixed.counters;
         let now = now_ns();
+        let lag_txns = image.txn.sequence().saturating_sub(durable.sequence());
+        let lag_ns = if lag_txns == 0 { 0 } else { now.saturating_sub(count(&fixed.logger.durable_as_of_ns)) };
         let clients = control.clients().iter().filter(|entry| count(&entry.owner) != 0);
         let clients = clients.map(|entry| ClientStat {
             pid: count(&entry.pid) as u32,
@@ -155,6 +221,10 @@ impl Stats {
             committed: image.txn,
             durable,
             checkpointed: TxnId::from_u64(count(&fixed.checkpoint.finished)),
+            lag_txns,
+            lag_ns,
+            acknowledged: count(&counters.acknowledged),
+            region_start_seconds: count(&counters.began_unix_seconds),
             commits: image.commits,
             records: image.records,
             keyspaces: image.keyspaces,
@@ -182,6 +252,7 @@ impl Stats {
                 sampled_values: count(&control.cells().values),
                 in_use: control.cell_entries()?.filter(|entry| count(&entry.hot.generation) != 0).count() as u64,
             },
+            latencies: Latencies::gather(&fixed.latencies),
             needs_recovery: engine.refuse_poisoned().err().map(|error| error.to_string()),
         })
     }

@@ -9,6 +9,7 @@ use crate::dir::Dir;
 use crate::keyspace::{Keyspace, refuse_reserved};
 use crate::options::{Durability, FlushPolicy, Options};
 use crate::shm::cells::CellKind;
+use crate::shm::latencies::CommitClass;
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
 use crate::ticket::Ticket;
@@ -203,11 +204,11 @@ impl Store {
 
     fn begin_within(&self, durability: Durability, timeout: Option<Duration>) -> Result<WriteTxn<'_>> {
         self.refuse_read_only()?;
-        self.client.lock_writer(timeout)?;
+        self.client.lock_writer(durability.class(), timeout)?;
         match Write::begin(&self.client.engine) {
             Ok(write) => Ok(WriteTxn::new(self, write, durability)),
             Err(error) => {
-                self.client.unlock_writer();
+                self.client.unlock_writer(durability.class());
                 Err(error)
             }
         }
@@ -257,7 +258,7 @@ impl Store {
 
     fn sync_records(&self) -> Result<()> {
         let newest = self.client.engine.control.newest()?;
-        Ticket::new(self.client.clone(), newest.txn, newest.log_tail).wait_hurrying()
+        Ticket::new(self.client.clone(), newest.txn, newest.log_tail, CommitClass::Bulk).wait_hurrying()
     }
 
     /// Takes a checkpoint and returns when it is finished: it covers all that was visible at the call,

@@ -1,6 +1,8 @@
 //! Tickets: a commit on its way to being durable.
 
 use crate::client::{Client, waker::Failure};
+use crate::engine::now_ns;
+use crate::shm::latencies::CommitClass;
 use crate::{Error, Result, TxnId};
 use std::fmt;
 use std::future::Future;
@@ -19,19 +21,20 @@ pub struct Ticket {
     client: Arc<Client>,
     txn: TxnId,
     lsn: Lsn,
+    class: CommitClass,
     /// Of this ticket as a future; a clone is another future.
     failure: Failure,
 }
 
 impl Clone for Ticket {
     fn clone(&self) -> Ticket {
-        Ticket::new(self.client.clone(), self.txn, self.lsn)
+        Ticket::new(self.client.clone(), self.txn, self.lsn, self.class)
     }
 }
 
 impl Ticket {
-    pub(crate) fn new(client: Arc<Client>, txn: TxnId, lsn: Lsn) -> Ticket {
-        Ticket { client, txn, lsn, failure: Failure::default() }
+    pub(crate) fn new(client: Arc<Client>, txn: TxnId, lsn: Lsn, class: CommitClass) -> Ticket {
+        Ticket { client, txn, lsn, class, failure: Failure::default() }
     }
 
     /// The transaction's id.
@@ -73,7 +76,17 @@ impl Ticket {
 
     fn wait_as(&self, hurry: bool, timeout: Option<Duration>) -> Result<bool> {
         self.client.check_fork()?;
-        self.client.engine.wait_durable(self.lsn, hurry, timeout).map_err(|error| self.in_doubt(error))
+        // Nobody waits then, and there is nothing to measure.
+        if self.is_durable() {
+            return Ok(true);
+        }
+        let engine = &self.client.engine;
+        let began_ns = now_ns();
+        let is_durable = engine.wait_durable(self.lsn, hurry, timeout).map_err(|error| self.in_doubt(error))?;
+        if is_durable {
+            engine.note_acknowledgement(self.class, began_ns);
+        }
+        Ok(is_durable)
     }
 
     /// Now and then looks whether a logger lives that will flush this.
@@ -108,7 +121,7 @@ impl Future for Ticket {
         if let Some(reason) = self.failure.lock().take() {
             return Poll::Ready(Err(Error::NotDurable { txn: self.txn, reason }));
         }
-        self.client.wake_at(self.lsn, context.waker(), &self.failure);
+        self.client.wake_at(self.lsn, self.class, context.waker(), &self.failure);
         Poll::Pending
     }
 }

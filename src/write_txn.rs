@@ -3,6 +3,7 @@
 use crate::client::Client;
 use crate::keyspace::{Keyspace, refuse_reserved};
 use crate::options::Durability;
+use crate::shm::latencies::CommitClass;
 use crate::snapshot::{Key, prefix_bounds, prefix_end};
 use crate::store::Store;
 use crate::ticket::Ticket;
@@ -184,7 +185,7 @@ impl<'s> WriteTxn<'s> {
         client.check_fork()?;
         let write = self.write.take().expect("open until commit");
         let base = write.base();
-        let unlock = Unlock(&client);
+        let unlock = Unlock(&client, self.durability.class());
         let committed = write.commit().inspect(|_| then());
         // The lock is let go at the swing; durability is waited for without it.
         drop(unlock);
@@ -193,7 +194,7 @@ impl<'s> WriteTxn<'s> {
             client.count_commit();
             client.engine.tell_logger(committed.lsn);
         }
-        let ticket = Ticket::new(client, committed.txn, committed.lsn);
+        let ticket = Ticket::new(client, committed.txn, committed.lsn, durability.class());
         match durability {
             Durability::Visible => ticket.glance(),
             Durability::Durable => ticket.wait_ref()?,
@@ -207,11 +208,11 @@ impl<'s> WriteTxn<'s> {
 
 /// Lets go of the writer lock, also when a commit panics: this process lives on, so nobody would take it over.
 /// Before the swing nothing has happened, after it everything has; so others can go on in either case.
-struct Unlock<'c>(&'c Client);
+struct Unlock<'c>(&'c Client, CommitClass);
 
 impl Drop for Unlock<'_> {
     fn drop(&mut self) {
-        self.0.unlock_writer();
+        self.0.unlock_writer(self.1);
     }
 }
 
@@ -225,7 +226,7 @@ fn named(error: Error, keyspace: &Keyspace) -> Error {
 impl Drop for WriteTxn<'_> {
     fn drop(&mut self) {
         if self.write.take().is_some() && !self.store.client().is_forked() {
-            self.store.client().unlock_writer();
+            self.store.client().unlock_writer(self.durability.class());
         }
     }
 }

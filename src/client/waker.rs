@@ -2,6 +2,8 @@
 //! sleeps on the durable watermark and wakes whoever it covers.
 
 use super::Client;
+use crate::engine::now_ns;
+use crate::shm::latencies::CommitClass;
 use crate::shm::waiter::NAP_MAX;
 use crate::{Error, Result};
 use parking_lot::Mutex;
@@ -23,6 +25,8 @@ struct State {
 
 struct Waiting {
     lsn: Lsn,
+    class: CommitClass,
+    since_ns: u64,
     waker: Waker,
     failure: Failure,
 }
@@ -32,12 +36,15 @@ pub(crate) type Failure = Arc<Mutex<Option<String>>>;
 
 impl Client {
     /// Has `waker` woken once the log is durable up to `lsn`, or when `failure` says why it can't be.
-    pub(crate) fn wake_at(self: &Arc<Client>, lsn: Lsn, waker: &Waker, failure: &Failure) {
+    pub(crate) fn wake_at(self: &Arc<Client>, lsn: Lsn, class: CommitClass, waker: &Waker, failure: &Failure) {
         let mut state = self.wakers.state.lock();
         // A task that is polled again waits once.
         match state.waiting.iter_mut().find(|waiting| Arc::ptr_eq(&waiting.failure, failure)) {
             Some(waiting) => waiting.waker.clone_from(waker),
-            None => state.waiting.push(Waiting { lsn, waker: waker.clone(), failure: failure.clone() }),
+            None => {
+                let (waker, failure) = (waker.clone(), failure.clone());
+                state.waiting.push(Waiting { lsn, class, since_ns: now_ns(), waker, failure });
+            }
         }
         // Under the lock: the thread ends under it too, when nobody waits.
         if std::mem::replace(&mut state.is_running, true) {
@@ -91,6 +98,8 @@ impl Client {
         for waiting in ready {
             if let Some(reason) = failed.as_ref().filter(|_| !is_covered(waiting.lsn)) {
                 *waiting.failure.lock() = Some(reason.clone());
+            } else {
+                self.engine.note_acknowledgement(waiting.class, waiting.since_ns);
             }
             waiting.waker.wake();
         }

@@ -105,6 +105,7 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
             None => return Ok(()),
         }
     }
+    let began = Instant::now();
     crash_point!("checkpoint.started");
     let (image, log_position) = started_image(engine)?;
     // Up to the position, not only to the image's tail: frames of a transaction that rolled back lie between,
@@ -137,6 +138,8 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     let counters = &engine.control.fixed().counters;
     counters.checkpoints.fetch_add(1, Ordering::Relaxed);
     counters.checkpoint_pages.fetch_add(summed, Ordering::Relaxed);
+    let spent = began.elapsed().as_nanos() as u64;
+    engine.control.fixed().latencies.checkpoint.record(spent);
     logger.pool.recycle(log_position, settings::retention(&engine.control)).map_err(super::process::log_error)?;
     logger.count_segments();
     Ok(())

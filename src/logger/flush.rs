@@ -11,6 +11,7 @@
 
 use super::process::{Logger, log_error};
 use super::settings;
+use crate::engine::now_ns;
 use crate::header::Header;
 use crate::shm::atomic::Native;
 use crate::shm::control::Poison;
@@ -167,6 +168,11 @@ impl Flusher {
         is_outside && self.log.written().is_some() && since.elapsed() < FAILING_MAX
     }
 
+    /// Publishes, for `stats`, how old a commit can be that is not durable.
+    fn note_durable_as_of(&self, ns: u64) {
+        self.logger.engine.control.fixed().logger.durable_as_of_ns.store(ns, Ordering::Relaxed);
+    }
+
     fn beat(&self) {
         self.logger.engine.control.fixed().logger.beats.fetch_add(1, Ordering::Relaxed);
     }
@@ -192,6 +198,7 @@ impl Flusher {
         let bytes = tail.saturating_sub(self.stated.durable.0);
         if bytes == 0 {
             self.waiting_since = None;
+            self.note_durable_as_of(now_ns());
             self.mend_published();
             self.grant();
             if !self.is_stated && self.last_flush.elapsed() >= IDLE_STATEMENT && self.may_state() {
@@ -206,6 +213,9 @@ impl Flusher {
             if engine.is_visible_feed_followed() {
                 waiter::ring::<Native>(&fixed.feed.bell);
             }
+        }
+        if self.waiting_since.is_none() {
+            self.note_durable_as_of(now_ns());
         }
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
         let pending = Pending {
@@ -281,6 +291,8 @@ impl Flusher {
     pub(super) fn flush(&mut self, even_empty: bool) -> Result<()> {
         let logger = self.logger.clone();
         let fixed = logger.engine.control.fixed();
+        // What comes from here on may miss this flush.
+        let began_ns = now_ns();
         let (next, published) = loop {
             // Durable readers will read this transaction: it is pinned before it is published.
             let next = fixed.logger_pins.pin_next(&fixed.committed, &fixed.durable.txn);
@@ -309,8 +321,10 @@ impl Flusher {
         crash_point!("flush.synced");
         let spent = start.elapsed().as_nanos() as u64;
         fixed.counters.flush_ns.fetch_add(spent, Ordering::Relaxed);
+        fixed.latencies.flush.record(spent);
         fixed.counters.wal_bytes.fetch_add(published.tail.bytes_since(self.stated.durable), Ordering::Relaxed);
         self.publish(next, &published);
+        self.note_durable_as_of(began_ns);
         self.last_flush = Instant::now();
         self.failing_since = None;
         self.waiting_since = None;
@@ -399,6 +413,8 @@ impl Flusher {
     fn publish(&mut self, next: crate::shm::pins::NextDurable, published: &Published) {
         let fixed = self.logger.engine.control.fixed();
         let words = &fixed.durable;
+        let acknowledged = next.txn.sequence().saturating_sub(TxnId::from_u64(self.stated.durable_txn).sequence());
+        fixed.counters.acknowledged.fetch_add(acknowledged, Ordering::Relaxed);
         self.stated.durable = published.tail;
         self.stated.durable_txn = next.txn.as_u64();
         // Not the tail: a transaction that still streams may reach over it.

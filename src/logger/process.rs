@@ -9,11 +9,12 @@ use super::serve::{self, Server};
 use super::{background, checkpoint, recover, sampler, settings};
 use crate::client::{attach, lock_init};
 use crate::dir::{self, Dir};
-use crate::engine::{Engine, has_clients};
+use crate::engine::{Engine, has_clients, now_ns};
 use crate::header::Header;
 use crate::shm::arena::Arena;
 use crate::shm::atomic::Native;
 use crate::shm::control::Control;
+use crate::shm::latencies::CommitClass;
 use crate::shm::liveness::{Claim, InitLock, LOGGER_IDS, LOGGER_OFFSET, LockFileId, Tester};
 use crate::shm::waiter;
 use crate::{Error, Result, TxnId};
@@ -338,6 +339,7 @@ impl Logger {
     fn enter_control(&self) {
         let fixed = self.engine.control.fixed();
         fixed.logger.pid.store(std::process::id(), Ordering::Relaxed);
+        fixed.logger.started_ns.store(now_ns(), Ordering::Relaxed);
         fixed.logger.stop.store(0, Ordering::Relaxed);
         fixed.counters.logger_starts.fetch_add(1, Ordering::Relaxed);
     }
@@ -345,16 +347,16 @@ impl Logger {
     /// Does something under the writer lock, which this logger waits for no longer than `patience`. The lock knows
     /// processes, not threads: those of the logger take turns.
     pub(super) fn with_writer_lock<T>(&self, patience: Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let asked_ns = now_ns();
         let Some(_turn) = self.writing.try_lock_for(patience) else {
             return Err(Error::LockTimeout { waited: patience, holder: "another thread of the logger".into() });
         };
-        let writer = &self.engine.control.fixed().writer;
-        self.engine.acquire(writer, Some(patience))?;
+        self.engine.acquire_writer(CommitClass::Bulk, asked_ns, Some(patience))?;
         /// Lets go of the lock, also when the work panics: this process lives on, so nobody would take it over.
         struct Release<'e>(&'e Engine);
         impl Drop for Release<'_> {
             fn drop(&mut self) {
-                self.0.release(&self.0.control.fixed().writer);
+                self.0.release_writer(CommitClass::Bulk);
             }
         }
         let _release = Release(&self.engine);

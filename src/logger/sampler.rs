@@ -64,7 +64,11 @@ pub(super) fn run(logger: &Logger) {
         let is_due = is_dirty && now >= next && !is_ring_full(&logger.engine);
         if is_asked || is_due {
             match round(logger, &mut names, NAP) {
-                Ok(()) => last = Some((now, now.elapsed())),
+                Ok(()) => {
+                    let took = now.elapsed();
+                    logger.engine.control.fixed().latencies.sample.record(took.as_nanos() as u64);
+                    last = Some((now, took));
+                }
                 // A transaction is open for long. What is dirty stays so.
                 Err(Error::LockTimeout { .. }) => {}
                 Err(error) => {

@@ -6,7 +6,7 @@
 //!
 //! | part | offset | what |
 //! |---|---|---|
-//! | [`Fixed`] | 0 | identity, commit slots, locks, watermarks, statistics |
+//! | [`Fixed`] | 0 | identity, commit slots, locks, watermarks, statistics, histograms |
 //! | clients | [`CLIENTS_AT`] | one [`ClientEntry`] per process |
 //! | ring | [`RING_AT`] | log records on their way to the logger |
 //! | readers | after the ring | one [`ReaderSlot`] per pinned snapshot; grows within its reserved range |
@@ -15,6 +15,7 @@
 
 use super::atomic::Native;
 use super::cells::{self, CellsHead};
+use super::latencies::Latencies;
 use super::mapping::{MapOptions, Mapping};
 use super::pins::{LoggerPins, ReaderSlot};
 use super::slots::{CommitSlot, Slots};
@@ -26,10 +27,11 @@ use std::fs::File;
 use std::mem::{offset_of, size_of};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 use untorn_wal::Lsn;
 
 /// "untornC", and the version of this layout.
-const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x03");
+const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x04");
 /// Commit slots; the slot of a transaction is its sequence number modulo this.
 pub(crate) const SLOTS: usize = 64;
 /// Bytes from one reader chunk to the next: the table grows by this.
@@ -133,6 +135,11 @@ pub(crate) struct LoggerWords {
     pub(crate) log_request: AtomicU64,
     /// Counts the flush thread's rounds: a living logger that doesn't move it is stalled.
     pub(crate) beats: AtomicU64,
+    /// When the logger started, on the monotonic clock.
+    pub(crate) started_ns: AtomicU64,
+    /// On the monotonic clock, a time such that what is visible now and not durable is younger, or not much older: see
+    /// [`Stats::lag_ns`](crate::Stats::lag_ns).
+    pub(crate) durable_as_of_ns: AtomicU64,
     /// Counts the times that the log could not grow, and the error number of the last one.
     pub(crate) log_failures: AtomicU32,
     pub(crate) log_errno: AtomicU32,
@@ -203,6 +210,10 @@ pub(crate) struct Counters {
     pub(crate) wal_spares: AtomicU64,
     pub(crate) wal_kept: AtomicU64,
     pub(crate) flush_ns: AtomicU64,
+    /// Commits that have become durable.
+    pub(crate) acknowledged: AtomicU64,
+    /// When the region was made, by the clock on the wall, in seconds since 1970.
+    pub(crate) began_unix_seconds: AtomicU64,
 }
 
 /// Everything of fixed size.
@@ -232,6 +243,8 @@ pub(crate) struct Fixed {
     pub(crate) slots: Line<[CommitSlot<Native, SLOT_WORDS>; SLOTS]>,
     /// Copies of the images of durable transactions, in the places of the logger's pins.
     pub(crate) durable_slots: Line<[CommitSlot<Native, SLOT_WORDS>; 2]>,
+    /// How long things take.
+    pub(crate) latencies: Latencies,
 }
 
 /// One process.
@@ -314,6 +327,8 @@ impl Control {
         identity.max_size.store(geometry.max_size, Ordering::Relaxed);
         identity.ring_size.store(geometry.ring_size, Ordering::Relaxed);
         identity.segment_size.store(geometry.segment_size, Ordering::Relaxed);
+        let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        control.fixed().counters.began_unix_seconds.store(began.as_secs(), Ordering::Relaxed);
         identity.magic.store(MAGIC, Ordering::Relaxed);
         control.fixed().reader_capacity.store(checked(READER_CHUNK as u32), Ordering::Release);
         control.fixed().reader_bound.store(checked(0), Ordering::Release);

@@ -3,8 +3,8 @@
 //!
 //! Protocols, generic over the atomics and model-checked: [`lock`] (who may write), [`pins`] (what readers hold),
 //! [`slots`] (what is current), [`ring`] (the log's bytes), [`waiter`] (sleeping until something moves),
-//! [`cell`] (values updated in place).
-//! Their ground: [`atomic`], `futex`, `mapping`, `liveness`, `fork`. What lies in the memory: `control`, `cells`, `arena`, `held`.
+//! [`cell`] (values updated in place), [`histogram`] (how long things take).
+//! Their ground: [`atomic`], `futex`, `mapping`, `liveness`, `fork`. What lies in the memory: `control`, `cells`, `latencies`, `arena`, `held`.
 
 pub(crate) mod arena;
 pub mod atomic;
@@ -14,6 +14,8 @@ pub(crate) mod control;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod held;
+pub mod histogram;
+pub(crate) mod latencies;
 pub(crate) mod liveness;
 pub mod lock;
 pub(crate) mod mapping;

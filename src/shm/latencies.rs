@@ -1,0 +1,48 @@
+//! The histograms of a store: what is measured, and by whom. They begin anew with the region.
+
+use super::atomic::Native;
+use super::histogram::Histogram;
+use std::ops::Index;
+
+/// How urgent a commit is: its latencies are counted apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum CommitClass {
+    /// Its caller waits until it is durable.
+    Urgent,
+    /// It is visible first, and durable when that costs little. The logger's own transactions are of this class.
+    Bulk,
+}
+
+/// A histogram for each class of commits.
+#[repr(C)]
+pub(crate) struct ByClass {
+    urgent: Histogram<Native>,
+    bulk: Histogram<Native>,
+}
+
+impl Index<CommitClass> for ByClass {
+    type Output = Histogram<Native>;
+    fn index(&self, class: CommitClass) -> &Histogram<Native> {
+        match class {
+            CommitClass::Urgent => &self.urgent,
+            CommitClass::Bulk => &self.bulk,
+        }
+    }
+}
+
+/// All of them.
+#[repr(C)]
+pub(crate) struct Latencies {
+    /// From a caller's beginning to wait for durability, for an urgent commit the swing, to its knowing. By whoever waits.
+    pub(crate) acknowledgement: ByClass,
+    /// From asking for the writer lock to having it. By who has just taken it: nobody else records meanwhile.
+    pub(crate) lock_wait: ByClass,
+    /// From having it to letting it go. By who is about to let it go: nobody else records meanwhile.
+    pub(crate) lock_hold: ByClass,
+    /// Write and fsync of what one flush acknowledges. By the flush thread.
+    pub(crate) flush: Histogram<Native>,
+    /// From noting what a checkpoint is to cover until it is finished. By the checkpoint thread.
+    pub(crate) checkpoint: Histogram<Native>,
+    /// One round of sampling cells, the wait for the writer lock included. By the sampler.
+    pub(crate) sample: Histogram<Native>,
+}
