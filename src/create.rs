@@ -56,13 +56,19 @@ pub(crate) fn ensure_store(dir: &Dir, geometry: &Geometry) -> Result<()> {
 /// A directory without a header whose log holds segments is a store that has lost its header: making a new
 /// one over it would destroy what may still be saved.
 fn refuse_headless(dir: &Dir) -> Result<()> {
-    let Ok(folder) = std::fs::read_dir(dir.path().join(dir::WAL)) else { return Ok(()) };
-    let mut names = folder.flatten().map(|entry| entry.file_name());
-    if names.any(|name| name.to_string_lossy().starts_with("seg-")) {
-        return Err(Error::Mismatch {
-            file: dir::CHECKPOINT.into(),
-            what: "it is missing, but the log holds segments of a store".into(),
-        });
+    let folder = match std::fs::read_dir(dir.path().join(dir::WAL)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        // A log that can't be looked at may hold segments.
+        listed => listed.map_err(Error::io("listing of wal"))?,
+    };
+    for entry in folder {
+        let name = entry.map_err(Error::io("listing of wal"))?.file_name();
+        if name.to_string_lossy().starts_with("seg-") {
+            return Err(Error::Mismatch {
+                file: dir::CHECKPOINT.into(),
+                what: "it is missing, but the log holds segments of a store".into(),
+            });
+        }
     }
     Ok(())
 }
