@@ -5,8 +5,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 /// How much a suite may do.
@@ -39,6 +39,27 @@ const LONG_STATES: u64 = 100_000;
 
 /// So many bytes must be free where stores go.
 const FREE_MIN: u64 = 1 << 30;
+
+/// Set by Ctrl-C.
+static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// From now on Ctrl-C ends the suites early, with all that they have found; a second one ends the process at once.
+///
+/// # Errors
+/// If the system does not let the signal be handled.
+pub fn end_at_interrupt() -> std::io::Result<()> {
+    // The first to be registered is the first to be asked: it acts when the flag is set already.
+    signal_hook::flag::register_conditional_shutdown(libc::SIGINT, INTERRUPTED_CODE.into(), INTERRUPTED.clone())?;
+    signal_hook::flag::register(libc::SIGINT, INTERRUPTED.clone()).map(drop)
+}
+
+/// Whether somebody has pressed Ctrl-C.
+pub fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// Exit code of a run that Ctrl-C has ended.
+pub const INTERRUPTED_CODE: u8 = 130;
 
 /// One run of a suite.
 pub struct Context {
@@ -137,6 +158,9 @@ impl Context {
     pub fn may_go_on(&self, states: u64, doing: &str) -> bool {
         self.bar.set_message(format!("{states} states, {doing}"));
         if self.until_first && self.is_violated.load(Ordering::Relaxed) {
+            return false;
+        }
+        if is_interrupted() {
             return false;
         }
         match self.limit {

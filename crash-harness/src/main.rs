@@ -1,11 +1,11 @@
 //! The command line of the harness: which suites run, for how long, and where their reports go.
 //!
 //! Exit code 0: nothing was violated (of `controls`: every planted bug was caught); 1: something was; 2: usage; 3: the
-//! harness itself could not go on.
+//! harness itself could not go on; 130: Ctrl-C ended it, after it has told what it had found by then.
 
 use clap::Parser;
 use clap::builder::{PossibleValue, PossibleValuesParser};
-use crash_harness::{context::Context, context::Limit, report, role, suites, victim};
+use crash_harness::{context, context::Context, context::Limit, report, role, suites, victim};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -52,6 +52,7 @@ fn main() -> ExitCode {
     }
     let arguments = Arguments::parse();
     match run(&arguments) {
+        Ok(_) if context::is_interrupted() => ExitCode::from(context::INTERRUPTED_CODE),
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
@@ -73,7 +74,10 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     }
     let seed = arguments.seed.unwrap_or_else(rand::random::<u64>);
     // What has to be built first takes nobody's time.
-    let _ = victim::program();
+    if suites.iter().any(suites::Suite::needs_victims) {
+        let _ = victim::program();
+    }
+    context::end_at_interrupt().map_err(|error| format!("handling Ctrl-C: {error}"))?;
     let mut outcomes = Vec::new();
     for (index, suite) in suites.iter().enumerate() {
         // What one suite leaves of its time, the later ones get.
@@ -82,9 +86,15 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         let mut context = Context::new(suite.name, seed, share, arguments.only.clone())?;
         context.is_one_of_several = suites.len() > 1;
         context.until_first = arguments.until_first;
-        let outcome = (suite.run)(&context);
+        let mut outcome = (suite.run)(&context);
         context.finish();
+        if context::is_interrupted() {
+            outcome.uncovered.push("whatever was to come: it was interrupted".into());
+        }
         outcomes.push(outcome);
+        if context::is_interrupted() {
+            break;
+        }
     }
     let table = report::table::text(&outcomes);
     // The standard output is for one thing.
@@ -106,7 +116,8 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     let is_idle = |outcome: &&crash_harness::outcome::Outcome| {
         outcome.states == 0 && outcome.skipped.is_empty() && outcome.violations.is_empty()
     };
-    if let Some(idle) = outcomes.iter().find(is_idle) {
+    let idle = outcomes.iter().find(is_idle).filter(|_| !context::is_interrupted());
+    if let Some(idle) = idle {
         let why = arguments.only.as_ref().map_or("the time did not suffice".into(), |only| {
             format!("it has nothing named {only:?}, or that did not come about")
         });

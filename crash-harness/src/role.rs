@@ -39,6 +39,8 @@ impl Role {
         }
         // Nobody survives the harness, however that ends.
         let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+        // Ctrl-C goes to the whole group that is in the terminal's foreground: it is for the harness, which ends in order.
+        let _ = rustix::process::setpgid(None, None);
         let name = arguments.next()?.into_string().ok()?;
         let store = arguments.next()?.into();
         Some(Role { name, store, arguments: arguments.filter_map(|argument| argument.into_string().ok()).collect() })

@@ -16,6 +16,13 @@ pub struct Suite {
     pub run: fn(&Context) -> Outcome,
 }
 
+impl Suite {
+    /// Whether it asks for the build with crash points and planted bugs.
+    pub fn needs_victims(&self) -> bool {
+        ["kill", "controls"].contains(&self.name)
+    }
+}
+
 /// All of them, in the order in which `all` runs them.
 pub const ALL: &[Suite] = &[
     Suite {

@@ -186,6 +186,9 @@ pub(super) fn finish(
 ) -> Result<Flusher> {
     let engine = &logger.engine;
     let fixed = engine.control.fixed();
+    if planted_bug!("region-removed-first") {
+        engine.dir.remove_file(dir::CONTROL)?;
+    }
     let last = engine.control.committed();
     let stated = Stated {
         durable: recovered.from,

@@ -30,6 +30,14 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use untorn_wal::Lsn;
 
+/// Where the region has numbers that lead to memory, each with its complement, by what they count: who damages a region for a test
+/// damages these above all.
+pub const CHECKED_NUMBERS: &[(&str, u64)] = &[
+    ("arena-pieces", offset_of!(Fixed, arena_bytes) as u64),
+    ("reader-slots", offset_of!(Fixed, reader_capacity) as u64),
+    ("reader-slots-used", offset_of!(Fixed, reader_bound) as u64),
+];
+
 /// "untornC", and the version of this layout.
 const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x04");
 /// Commit slots; the slot of a transaction is its sequence number modulo this.
@@ -279,7 +287,7 @@ pub(super) fn checked(number: u32) -> u64 {
 
 pub(super) fn unchecked(word: u64) -> Option<u32> {
     let number = word as u32;
-    (word == checked(number)).then_some(number)
+    (word == checked(number) || planted_bug!("number-without-complement")).then_some(number)
 }
 
 /// The mapped region.

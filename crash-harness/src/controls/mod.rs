@@ -18,7 +18,7 @@ pub mod published;
 pub mod table;
 mod trial;
 
-use crate::context::Context;
+use crate::context::{Context, is_interrupted};
 use crate::outcome::{Finding, Kind, Outcome, Variant};
 use crate::victim;
 use std::collections::BTreeSet;
@@ -80,7 +80,7 @@ fn all(context: &Context, program: &Path, outcome: &mut Outcome) {
                 while let Some(job) = { queue.lock().expect("not poisoned").next() } {
                     let name = job.name();
                     let states = found.lock().expect("not poisoned").states;
-                    if !context.may_go_on(states, &name) && context.is_one_of_several {
+                    if is_interrupted() || (!context.may_go_on(states, &name) && context.is_one_of_several) {
                         found.lock().expect("not poisoned").uncovered.push(format!("{name}: the time was up"));
                         continue;
                     }
@@ -101,6 +101,11 @@ impl Job {
         match self {
             Job::Planted(control) => {
                 let tried = catch(context, program, control);
+                // Ctrl-C has ended the try as well.
+                if is_interrupted() && !matches!(tried, Trial::Caught { .. }) {
+                    outcome.lock().expect("not poisoned").uncovered.push(format!("{name}: it was interrupted"));
+                    return;
+                }
                 let mut outcome = outcome.lock().expect("not poisoned");
                 outcome.states += tried.states();
                 match tried {
@@ -121,6 +126,9 @@ impl Job {
             }
             Job::Clean(check) => {
                 let tried = trial::run(program, check, "", context.seed);
+                if is_interrupted() {
+                    return;
+                }
                 let mut outcome = outcome.lock().expect("not poisoned");
                 match tried {
                     Ok(run) if !run.skipped.is_empty() => outcome.skip(name, run.skipped.join("; ")),
@@ -134,6 +142,9 @@ impl Job {
             }
             Job::Published => {
                 let looked = published::look();
+                if is_interrupted() {
+                    return;
+                }
                 let mut outcome = outcome.lock().expect("not poisoned");
                 match looked {
                     Ok(Ok(programs)) => outcome.states += programs,

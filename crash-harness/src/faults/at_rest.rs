@@ -34,7 +34,8 @@ const LOOK_MAX: Duration = Duration::from_secs(60);
 /// How many damages a process tries, one after the other.
 const BATCH: &str = "20";
 
-type Files = BTreeMap<String, Vec<u8>>;
+/// Names below a store's directory, and what the files hold.
+pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 
 /// One damage.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -93,10 +94,10 @@ impl Damage {
         }
     }
 
-    /// Whether a replay line means it: that names one damage, or how those begin that it means, as `flip:arena` does.
+    /// Whether a replay line means it: that names one damage, or how those begin that it means, as `flip:arena` and `flip:wal` do.
     fn is_meant_by(&self, only: &str) -> bool {
         let name = self.to_string();
-        name.strip_prefix(only).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+        name.strip_prefix(only).is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/']))
     }
 
     /// What the coverage map counts it under.
@@ -250,7 +251,8 @@ fn make(path: &Path, how: &str) -> Result<Vec<(String, Told)>, Finding> {
     Ok(told)
 }
 
-fn load(path: &Path) -> Files {
+/// All files of a store, by name.
+pub(crate) fn load(path: &Path) -> Files {
     let mut files = Files::new();
     for folder in ["", "wal/"] {
         for entry in fs::read_dir(path.join(folder)).into_iter().flatten().flatten() {

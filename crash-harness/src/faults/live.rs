@@ -15,6 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 use untorn::Error;
+pub(super) use untorn::protocols::CHECKED_NUMBERS as NUMBERS;
 
 /// What became of it.
 #[derive(Default)]
@@ -25,13 +26,17 @@ pub(super) struct Flipped {
     pub(super) refused: Option<String>,
 }
 
-/// Plays it.
-pub(super) fn play(path: &Path, seed: u64) -> Played<Flipped> {
+/// Bits of a number that counts pieces or slots: one that flips makes it larger or smaller by far more than there are.
+const TELLING_BITS: std::ops::Range<u64> = 4..16;
+
+/// Plays it. The bits are anywhere in the region, or one is in the number at the offset `number`, while the store grows.
+pub(super) fn play(path: &Path, number: Option<u64>, seed: u64) -> Played<Flipped> {
     let mut dice = StdRng::seed_from_u64(seed);
     let mut cast = Cast::new(path)?;
+    let how = if number.is_some() { "anything, grow" } else { "anything" };
     let workers = [
-        cast.start("a", "enduring", &["a", "12", "leave", "", "anything"])?,
-        cast.start("b", "enduring", &["b", "12", "leave", "", "anything"])?,
+        cast.start("a", "enduring", &["a", "12", "leave", "", how])?,
+        cast.start("b", "enduring", &["b", "12", "leave", "", how])?,
     ];
     for worker in workers {
         cast.wait_for(worker, "D ", 2)?;
@@ -40,10 +45,18 @@ pub(super) fn play(path: &Path, seed: u64) -> Played<Flipped> {
     let mut flipped = Flipped::default();
     if let Ok(control) = File::options().read(true).write(true).open(path.join("control")) {
         let len = control.metadata().map_or(0, |metadata| metadata.len());
-        for _ in 0..dice.random_range(1..5) {
-            // Words of state far more often than the tables, the ring and the cells.
-            let within = [2 << 10, 2 << 10, 16 << 10, 256 << 10, len][dice.random_range(0..5)].min(len).max(1);
-            let (at, bit) = (dice.random_range(0..within), dice.random_range(0..8));
+        for _ in 0..if number.is_some() { 1 } else { dice.random_range(1..5) } {
+            let (at, bit) = match number {
+                Some(at) => {
+                    let bit = dice.random_range(TELLING_BITS);
+                    (at + bit / 8, (bit % 8) as u32)
+                }
+                None => {
+                    // Words of state far more often than the tables, the ring and the cells.
+                    let within = [2 << 10, 2 << 10, 16 << 10, 256 << 10, len][dice.random_range(0..5)].min(len).max(1);
+                    (dice.random_range(0..within), dice.random_range(0..8))
+                }
+            };
             let mut byte = [0];
             if control.read_exact_at(&mut byte, at).is_ok() && control.write_all_at(&[byte[0] ^ 1 << bit], at).is_ok() {
                 flipped.flips.push((at, bit));

@@ -24,7 +24,7 @@ mod syncs;
 mod told;
 pub(crate) mod worker;
 
-use crate::context::{Context, Limit};
+use crate::context::{Context, Limit, is_interrupted};
 use crate::outcome::{Coverage, Outcome};
 use cast::Trouble;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,7 +50,7 @@ pub fn run(context: &Context) -> Outcome {
                 Limit::States(most) => states as f64 / most as f64,
             };
             let is_first = !has_begun.swap(true, Ordering::Relaxed);
-            (context.may_go_on(states, doing) && gone < share) || is_first
+            (context.may_go_on(states, doing) && gone < share) || (is_first && !is_interrupted())
         }
     };
     calls::run(context, &mut outcome, &until(CALLS));
@@ -67,6 +67,13 @@ pub fn run(context: &Context) -> Outcome {
 /// One scene, by its name; what it adds to the figures.
 type Scene<'c> = (String, Box<dyn Fn() -> Result<Vec<(&'static str, f64)>, Trouble> + 'c>);
 
+/// Whether a scene is to be played: all are, unless a replay line names one, or how those begin that it means, as
+/// `descriptors:client` does.
+fn is_meant(context: &Context, name: &str) -> bool {
+    let Some(only) = context.only.as_deref() else { return true };
+    name.strip_prefix(only).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+}
+
 /// Scenes, as many as the time suffices for.
 fn scenes<'c>(
     context: &'c Context,
@@ -77,10 +84,11 @@ fn scenes<'c>(
 ) {
     let mut hits = Vec::new();
     for (name, play) in scenes {
-        if !context.wants(&name) {
+        let is_named = context.only.is_some() && context.wants(&name);
+        if !is_meant(context, &name) {
             continue;
         }
-        if context.only.is_none() && !may_go_on(outcome.states, &name) {
+        if !is_named && !may_go_on(outcome.states, &name) {
             outcome.uncovered.push(format!("{of}: {name} and what comes after it: the time was up"));
             break;
         }
@@ -95,7 +103,7 @@ fn scenes<'c>(
             Err(Trouble::Skipped(why)) => outcome.skip(name, why),
             Err(Trouble::Found(finding)) => outcome.violated(finding, &name, context.replay(&name)),
         }
-        if context.only.is_some() {
+        if is_named {
             break;
         }
     }
@@ -151,15 +159,17 @@ fn strangers(context: &Context) -> Box<dyn Iterator<Item = Scene<'_>> + '_> {
 }
 
 fn flips(context: &Context) -> Box<dyn Iterator<Item = Scene<'_>> + '_> {
-    Box::new(numbers(context, "control-flip").map(move |n| {
-        let path = context.place_in_memory(&format!("flips-{n}"));
+    let words = live::NUMBERS.iter().map(|(word, at)| ((*word).to_string(), Some(*at), 0));
+    let numbers = numbers(context, "control-flip").map(|n| (n.to_string(), None, n));
+    Box::new(words.chain(numbers).map(move |(which, at, n)| {
+        let path = context.place_in_memory(&format!("flips-{which}"));
         let scene = move || {
-            let played = live::play(&path, context.seed.wrapping_add(n));
+            let played = live::play(&path, at, context.seed.wrapping_add(n));
             let _ = std::fs::remove_dir_all(&path);
             let flipped = played?;
             let refused = f64::from(u8::from(flipped.refused.is_some()));
             Ok(vec![("bits", flipped.flips.len() as f64), ("refused afterwards, and said why", refused)])
         };
-        (format!("control-flip:{n}"), Box::new(scene) as Box<dyn Fn() -> _>)
+        (format!("control-flip:{which}"), Box::new(scene) as Box<dyn Fn() -> _>)
     }))
 }

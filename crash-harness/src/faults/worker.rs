@@ -82,8 +82,12 @@ fn complain(what: &str, error: &Error, anything: bool) -> Result<(), Finding> {
     say(format_args!("E {what}: {text}"));
     let misbehaved = |why: &str| Err(Finding::new(Kind::Misbehaved, format!("{what}: {why}: {error:?}")));
     match error {
-        Error::Corrupt { .. } if anything => Ok(()),
+        Error::Corrupt { .. } | Error::Mismatch { .. } if anything => Ok(()),
         Error::Corrupt { .. } => misbehaved("an error of the system was taken for damage"),
+        // The region alone may go, with everybody who used it.
+        Error::Mismatch { file, what } if file != "control" && what.contains("missing") => {
+            misbehaved("an error of the system was taken for a file that is not there")
+        }
         Error::Io { what, source } if what.trim().is_empty() || source.raw_os_error() == Some(0) => {
             misbehaved("an error that does not say what it is about")
         }
@@ -112,7 +116,7 @@ struct Worker<'r> {
     /// What earlier writers were told to be visible: it must be there when the store opens for the first time.
     kept: Vec<(String, oracle::Told)>,
     /// `durable`: of that, only what was durable. `grow`: the store grows. `anything`: bytes are damaged meanwhile, so that
-    /// calls may answer anything.
+    /// calls may answer anything; `anything, grow`: both.
     how: &'r str,
     /// Tries for ever.
     endless: bool,
@@ -132,7 +136,7 @@ impl Worker<'_> {
                 return Ok(false);
             }
             tell(format_args!("C {n}"));
-            if self.how == "grow" && !self.attempt("growth", |open, name| grow(open, name, round))? {
+            if self.how.ends_with("grow") && !self.attempt("growth", |open, name| grow(open, name, round))? {
                 return Ok(false);
             }
             if !self.attempt("a large transaction", |open, _| open.writer.large(n))? {
@@ -156,7 +160,7 @@ impl Worker<'_> {
     }
 
     fn anything(&self) -> bool {
-        self.how == "anything"
+        self.how.starts_with("anything")
     }
 
     fn complain(&self, what: &str, error: &Error) -> Result<(), Finding> {

@@ -107,6 +107,9 @@ pub fn play(path: &Path, kind: &str) -> Result<(), Finding> {
     if kind == "logger" {
         return super::logger::host(path);
     }
+    if kind == "recovery" {
+        return super::recovery::play(path);
+    }
     if let Some(operation) = kind.strip_prefix("between ") {
         return super::between::play(path, operation);
     }

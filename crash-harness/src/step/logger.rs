@@ -138,7 +138,7 @@ pub(super) fn through(
     outcome.figures.insert(format!("{kind}: instructions"), steps as f64);
     outcome.figures.insert(format!("{kind}: states"), changed_at.len() as f64);
     outcome.figures.insert(format!("{kind}: states recovered"), recoveries as f64);
-    outcome.coverage.push(map(kind, steps, &changed_at));
+    outcome.coverage.push(map(kind, "instructions", steps, &changed_at));
     Ok(steps)
 }
 

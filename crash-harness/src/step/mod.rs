@@ -9,12 +9,13 @@
 //! [`between`]). Then real kills at every k-th instruction, after which another process writes on.
 //!
 //! The logger is stopped meanwhile, so that nothing else changes: a writer changes no file but through the arena's mapping. Of its own work
-//! the logger is stepped in `logger`, where the files are watched as well.
+//! the logger is stepped in `logger`, where the files are watched as well, and its recovery in `recovery`.
 
 pub mod between;
 pub mod kinds;
 mod logger;
 mod memory;
+mod recovery;
 mod threads;
 mod trace;
 
@@ -75,6 +76,21 @@ pub fn run(context: &Context) -> Outcome {
         }
         clear(&path);
     }
+    for kind in recovery::KINDS {
+        let name = format!("{kind}:all");
+        if !context.wants(&name) || (context.only.is_none() && !context.may_go_on(outcome.states, kind)) {
+            if context.only.is_none() {
+                outcome.uncovered.push(format!("{kind}: the time was up"));
+            }
+            continue;
+        }
+        let path = context.place_in_memory(&kind.replace(' ', "-"));
+        match recovery::through(context, &path, kind, &mut outcome) {
+            Ok(stops) => lengths.push((*kind, stops * recovery::INSTRUCTIONS)),
+            Err(finding) => outcome.violated(finding, &name, context.replay(&name)),
+        }
+        clear(&path);
+    }
     for operation in between::OPERATIONS {
         let name = format!("{operation}:between");
         if !context.wants(&name) || (context.only.is_none() && !context.may_go_on(outcome.states, &name)) {
@@ -95,7 +111,7 @@ pub fn run(context: &Context) -> Outcome {
             .uncovered
             .push(format!("recoveries of all states: one in {RECOVER_EACH}; from 1,200 seconds on, of all"));
     }
-    outcome.uncovered.push("steps of the logger's recovery: its deaths are tried at named points and at random".into());
+    outcome.uncovered.push("recovery's stores to mapped pages, one by one: judged with the next system call".into());
     outcome.seconds = context.elapsed().as_secs_f64();
     outcome
 }
@@ -201,7 +217,7 @@ fn through(context: &Context, path: &Path, kind: &str, outcome: &mut Outcome) ->
     outcome.figures.insert(count, steps as f64);
     outcome.figures.insert(format!("{kind}: states"), changed_at.len() as f64);
     outcome.figures.insert(format!("{kind}: states recovered"), recoveries as f64);
-    outcome.coverage.push(map(kind, steps, &changed_at));
+    outcome.coverage.push(map(kind, "instructions", steps, &changed_at));
     writer.go_on();
     Ok(steps)
 }
@@ -232,34 +248,42 @@ fn judge_copies(
     visible: &Digest,
     step: u64,
 ) -> Result<(), Finding> {
-    for (keeps_region, expected, kind) in
-        [(true, &[visible][..], Kind::LostAcked), (false, durable, Kind::OrderViolation)]
-    {
-        let copy = context.place_in_memory("copy");
-        memory::copy_store(path, &copy, keeps_region)?;
-        let store = memory::open_copy(&copy)?;
-        let found = digest(&store)?;
-        oracle::verified(&store)?;
-        drop(store);
-        let _ = std::fs::remove_dir_all(&copy);
-        if expected.iter().all(|expected| found != **expected) {
-            let how = if keeps_region { "with" } else { "without" };
-            let what = format!("instruction {step}: recovered {how} the region: {found:?} instead of {expected:?}");
-            return Err(Finding::new(kind, what));
-        }
+    judge_copy(context, path, true, &[visible], step)?;
+    judge_copy(context, path, false, durable, step).map(drop)
+}
+
+/// What a recovery finds in a copy, which must be one of these.
+fn judge_copy(
+    context: &Context,
+    path: &Path,
+    keeps_region: bool,
+    expected: &[&Digest],
+    step: u64,
+) -> Result<Digest, Finding> {
+    let copy = context.place_in_memory("copy");
+    memory::copy_store(path, &copy, keeps_region)?;
+    let store = memory::open_copy(&copy)?;
+    let found = digest(&store)?;
+    oracle::verified(&store)?;
+    drop(store);
+    let _ = std::fs::remove_dir_all(&copy);
+    if expected.contains(&&found) {
+        return Ok(found);
     }
-    Ok(())
+    let (how, kind) = if keeps_region { ("with", Kind::LostAcked) } else { ("without", Kind::OrderViolation) };
+    let what = format!("at {step}: recovered {how} the region: {found:?} instead of {expected:?}");
+    Err(Finding::new(kind, what))
 }
 
 /// Which stretches of an update's instructions change what is shared.
-fn map(kind: &str, steps: u64, changed_at: &[u64]) -> Coverage {
+fn map(kind: &str, unit: &str, steps: u64, changed_at: &[u64]) -> Coverage {
     let width = steps.div_ceil(MAP_CELLS).max(1);
     let cell = |index: u64| {
         let range = index * width + 1..=(index + 1) * width;
         let states = changed_at.iter().filter(|at| range.contains(at)).count() as u64;
-        (format!("instructions {} to {}: states", range.start(), range.end()), states)
+        (format!("{unit} {} to {}: states", range.start(), range.end()), states)
     };
-    Coverage { of: format!("{kind}: {steps} instructions"), hits: (0..steps.div_ceil(width)).map(cell).collect() }
+    Coverage { of: format!("{kind}: {steps} {unit}"), hits: (0..steps.div_ceil(width)).map(cell).collect() }
 }
 
 // ---- real kills
@@ -267,7 +291,7 @@ fn map(kind: &str, steps: u64, changed_at: &[u64]) -> Coverage {
 /// Kills at every k-th instruction, as many as there is time for.
 fn kills(context: &Context, lengths: &[(&'static str, u64)], outcome: &mut Outcome) {
     if let Some((kind, at)) = context.only.as_deref().and_then(|only| only.split_once(":kill ")) {
-        let mut known = KINDS.iter().copied().chain(logger::KINDS.iter().map(|kind| kind.0));
+        let mut known = KINDS.iter().chain(recovery::KINDS).copied().chain(logger::KINDS.iter().map(|kind| kind.0));
         let Some(kind) = known.find(|known| *known == kind) else { return };
         kill_at(context, kind, at.parse().unwrap_or(1), outcome);
         return;
@@ -298,6 +322,9 @@ fn kill_at(context: &Context, kind: &str, at: u64, outcome: &mut Outcome) {
     let done = (|| {
         if let Some(kind) = of_logger {
             return logger::kill_at(&path, *kind, at);
+        }
+        if recovery::KINDS.contains(&kind) {
+            return recovery::kill_at(&path, kind, at);
         }
         let Scene { store, mut writer } = scene(&path, kind)?;
         let before = digest(&store)?;

@@ -77,6 +77,23 @@ impl Traced {
         }
     }
 
+    /// Lets it go on until it is about to make a system call, or has just made one.
+    pub(super) fn run_to_call(&mut self) -> Result<(), Finding> {
+        // SAFETY: the process is ours, traced by this thread, and stopped.
+        if unsafe { libc::ptrace(libc::PTRACE_SYSCALL, self.pid, 0, 0) } != 0 {
+            return Err(ended("can't go on".into()));
+        }
+        match self.wait()? {
+            libc::SIGTRAP => Ok(()),
+            signal => Err(ended(format!("met signal {signal}"))),
+        }
+    }
+
+    /// How many threads it has. Only the first is traced.
+    pub(super) fn threads(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/task", self.pid)).map_or(0, Iterator::count)
+    }
+
     /// Lets it go on to where it stands still the next time.
     pub(super) fn run_on(&mut self) -> Result<(), Finding> {
         // SAFETY: the process is ours, traced by this thread, and stopped.

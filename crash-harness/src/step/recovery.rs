@@ -1,0 +1,159 @@
+//! The logger's recovery, step by step: it runs in a process of its own, which is stopped before and after each of its system
+//! calls. Whenever a file of the store or its shared region is then other than at the stop before, the store is copied in that
+//! very state and recovered afresh, as after a death in the middle of recovery.
+//!
+//! A recovery changes files by system calls alone, but for the pages of the arena, which are mapped: what of those changed in
+//! between is judged with the next call, and not store by store. (It has millions of instructions, nearly all of which read and
+//! sum.) The region that it makes has another name until it is whole. Kills hit it at instructions in between as well.
+
+use super::kinds::{Digest, digest, prepare};
+use super::trace::Traced;
+use super::{clear, judge_copy, map, stop_loggers};
+use crate::context::Context;
+use crate::faults::at_rest::{Files, load};
+use crate::outcome::{Finding, Kind, Outcome};
+use crate::process::{Process, crash_kernel, kill_loggers};
+use crate::workload::{self, misbehaved, sealed};
+use crate::{oracle, victim};
+use std::path::Path;
+use untorn::{Durability, LoggerOptions};
+
+/// With the region of those who died, and without one, as after a kernel crash.
+pub(super) const KINDS: &[&str] = &["recovery with the region", "recovery without a region"];
+/// Stops that no recovery of a small store has.
+const STOPS_MAX: u64 = 100_000;
+/// What a kill's number counts: stops by the thousand, and then single instructions.
+pub(super) const INSTRUCTIONS: u64 = 1000;
+
+/// By the traced process: recovers the store, and is its logger.
+///
+/// # Errors
+/// What stands in the way.
+pub(super) fn play(path: &Path) -> Result<(), Finding> {
+    super::trace::stand_still(true)?;
+    LoggerOptions::default().run(path).map_err(misbehaved("recovery"))
+}
+
+/// A store that everybody has left by dying, and a process that stands before its recovery.
+struct Scene {
+    /// What a recovery may find without the region, in the order in which it may come to be: what was durable, the same with all
+    /// commits that were visible, and all that was visible, the cells too.
+    without: Vec<Digest>,
+    /// What it must find with the region.
+    visible: Digest,
+    recovering: Traced,
+}
+
+fn scene(path: &Path, kind: &str) -> Result<Scene, Finding> {
+    prepare(path, kind)?;
+    let (durable, mut visible);
+    {
+        let store = workload::open(path)?;
+        let keys = store.keyspace("keys").map_err(misbehaved("keyspace"))?;
+        // A log that is to be replayed.
+        for i in 0..3u64 {
+            keys.put(&(i * 20).to_be_bytes(), &sealed(i + 50, 100)).map_err(misbehaved("put"))?;
+        }
+        store.sync().map_err(misbehaved("sync"))?;
+        durable = digest(&store)?;
+        // What nobody writes to the log any more.
+        stop_loggers(path, kind)?;
+        let left = (|| {
+            let mut txn = store.begin_with(Durability::Visible)?;
+            txn.put(&keys, b"visible", &sealed(60, 100))?;
+            txn.put(&keys, &20u64.to_be_bytes(), &sealed(61, 2000))?;
+            txn.commit()?;
+            store.cell("cell", 64)?.store(&sealed(3, 64))?;
+            store.counter("counter")?.add(2)
+        })();
+        left.map_err(misbehaved("what is visible and not durable"))?;
+        visible = digest(&store)?;
+    }
+    kill_loggers(path);
+    if kind == KINDS[1] {
+        crash_kernel(path);
+        visible.clone_from(&durable);
+    }
+    let is_cell = |name: &String| name.starts_with("cell ");
+    let commits =
+        visible.iter().filter(|entry| !is_cell(entry.0)).chain(durable.iter().filter(|entry| is_cell(entry.0)));
+    let commits = commits.map(|(name, sum)| (name.clone(), *sum)).collect();
+    let recovering = Traced::start(Process::start(&victim::own(), "stepped", path, &["recovery"], &[]))?;
+    Ok(Scene { without: vec![durable, commits, visible.clone()], visible, recovering })
+}
+
+/// The files that count in a recovery: the region that is not in use yet is none of them.
+fn files(path: &Path) -> Files {
+    let mut files = load(path);
+    files.retain(|name, _| !["lock", "control.new"].contains(&name.as_str()));
+    files
+}
+
+/// Goes through a recovery and judges every state; how many stops it has.
+pub(super) fn through(context: &Context, path: &Path, kind: &str, outcome: &mut Outcome) -> Result<u64, Finding> {
+    let Scene { without, visible, mut recovering } = scene(path, kind)?;
+    let (mut stops, mut changed_at, mut last, mut stage) = (0, Vec::new(), Files::new(), 0);
+    // It begins to serve with the first of its other threads.
+    while recovering.threads() == 1 {
+        let now = files(path);
+        if now != last {
+            let has_region = now.contains_key("control");
+            if has_region {
+                judge_copy(context, path, true, &[&visible], stops)?;
+            }
+            // What a crash of the kernel finds never becomes older again.
+            if kind == KINDS[0] && !has_region {
+                // All processes have died, but not the kernel: what was visible is in the log by now.
+                stage = stage.max(1);
+            }
+            let allowed: Vec<&Digest> = without[stage..].iter().collect();
+            let found = judge_copy(context, path, false, &allowed, stops)?;
+            stage += allowed.iter().position(|digest| **digest == found).unwrap_or_default();
+            changed_at.push(stops);
+            outcome.states += 1;
+            context.may_go_on(outcome.states, &format!("{kind}, stop {stops}"));
+            last = now;
+        }
+        recovering.run_to_call()?;
+        stops += 1;
+        if stops > STOPS_MAX {
+            return Err(Finding::new(Kind::BlockedReader, format!("{kind}: no end after {STOPS_MAX} stops")));
+        }
+    }
+    // The commits that it serves are durable. The cells are with the next sample.
+    judge_copy(context, path, false, &[&without[1], &visible], stops)?;
+    judge_copy(context, path, true, &[&visible], stops)?;
+    recovering.kill();
+    outcome.figures.insert(format!("{kind}: stops"), stops as f64);
+    outcome.figures.insert(format!("{kind}: states"), changed_at.len() as f64);
+    outcome.coverage.push(map(kind, "stops", stops, &changed_at));
+    Ok(stops)
+}
+
+/// Kills the one who recovers, after `at / 1000` stops and `at % 1000` instructions. The next one recovers.
+pub(super) fn kill_at(path: &Path, kind: &str, at: u64) -> Result<(), Finding> {
+    let Scene { visible, mut recovering, .. } = scene(path, kind)?;
+    for _ in 0..at / INSTRUCTIONS {
+        if recovering.threads() > 1 {
+            break;
+        }
+        recovering.run_to_call()?;
+    }
+    for _ in 0..at % INSTRUCTIONS {
+        if recovering.threads() > 1 {
+            break;
+        }
+        recovering.step()?;
+    }
+    recovering.kill();
+    let store = workload::open(path)?;
+    let found = digest(&store)?;
+    if found != visible {
+        return Err(Finding::new(Kind::LostAcked, format!("{kind}: {found:?} instead of {visible:?}")));
+    }
+    super::kinds::write_on(&store)?;
+    oracle::verified(&store)?;
+    drop(store);
+    clear(path);
+    Ok(())
+}
