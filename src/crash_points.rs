@@ -27,6 +27,7 @@ pub const ALL: &[&str] = &[
     "commit.before_swing",
     "commit.pages_written",
     "commit.record_written",
+    "commit.swung",
     "create.after_arena",
     "create.after_wal",
     "create.before_arena",

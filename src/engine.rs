@@ -9,7 +9,7 @@ use crate::shm::atomic::Native;
 use crate::shm::control::{Control, LockWord, Poison};
 use crate::shm::latencies::CommitClass;
 use crate::shm::liveness::{self, CLIENT_IDS, LockFileId, Tester};
-use crate::shm::{lock, pins, waiter};
+use crate::shm::{deadline, lock, pins, waiter};
 use crate::{ClientId, Error, TxnId, limits};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -287,6 +287,20 @@ impl Engine {
     pub(crate) fn tell_logger(&self, tail: Lsn) {
         let words = &self.control.fixed().logger;
         waiter::ring_from::<Native>(&words.bell, &words.wake_from, tail.0);
+    }
+
+    /// Wakes the flush thread if it sleeps and would wake too late for a commit that is to be durable by `deadline_ns`, which was
+    /// announced; or if the ring is half full with this commit.
+    #[inline]
+    pub(crate) fn tell_logger_by(&self, tail: Lsn, deadline_ns: u64) {
+        let fixed = self.control.fixed();
+        let words = &fixed.logger;
+        waiter::ring_from::<Native>(&words.bell, &words.wake_urgency, deadline::urgency(deadline_ns));
+        // While the flush thread sleeps this word stands still, and it sleeps only if it saw less than half a ring.
+        let durable = fixed.durable.lsn.load(Ordering::SeqCst);
+        if tail.0.saturating_sub(durable) >= self.geometry.ring_size / 2 {
+            waiter::ring::<Native>(&words.bell);
+        }
     }
 
     /// Whether somebody follows what is visible, and so wants to hear of each commit, needs it a flush or not. By the

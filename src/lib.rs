@@ -96,7 +96,7 @@ pub use options::{Durability, FlushPolicy, Options};
 pub use remote::{Batch, Client, ClientOptions, CommitOutcome, RemoteChanges, Scan};
 pub use shm::histogram::Latency;
 pub use snapshot::{Key, Range, Snapshot, Value};
-pub use stats::{CellStat, ClientStat, HolderStat, Latencies, LatencyByClass, ReaderStat, Stats};
+pub use stats::{CellStat, ClientStat, DeadlineStat, HolderStat, Latencies, LatencyByClass, ReaderStat, Stats};
 pub use store::Store;
 pub use ticket::Ticket;
 pub use verify::{Problem, VerifyReport};
@@ -112,5 +112,5 @@ struct Readme;
 #[doc(hidden)]
 pub mod protocols {
     pub use crate::shm::control::{CHECKED_NUMBERS, REGION_INODE_AT};
-    pub use crate::shm::{atomic, cell, histogram, lock, pins, ring, slots, waiter};
+    pub use crate::shm::{atomic, cell, deadline, histogram, lock, pins, ring, slots, waiter};
 }

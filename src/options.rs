@@ -1,12 +1,36 @@
 //! How a store is opened, and how durable its commits are by default.
 
+use crate::engine::now_ns;
 use crate::shm::latencies::CommitClass;
 use crate::{Error, Result, Store, limits};
 use std::{path::Path, path::PathBuf, time::Duration};
 pub use untorn_wal::FlushPolicy;
 use untorn_wal::Retention;
 
+/// A commit that has so much time is of the same class as one that does not wait to be durable.
+pub(crate) const BULK_TIME_MIN: Duration = Duration::from_millis(100);
+
 /// How far a commit has come when it returns.
+///
+/// ```
+/// # fn main() -> untorn::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("data");
+/// use std::time::Duration;
+/// use untorn::{Durability, Store};
+///
+/// let store = Store::options().durability(Durability::Within(Duration::from_millis(20))).open(&path)?;
+/// let readings = store.keyspace("readings")?;
+/// readings.put(b"10:00", b"21.5")?; // shares its fsync with all that comes in the next 20 ms
+/// let mut txn = store.begin_with(Durability::Durable)?; // this one is in a hurry
+/// txn.put(&readings, b"alarm", b"on")?;
+/// txn.commit()?;
+/// # drop(readings);
+/// # store.close()?;
+/// # untorn::stop_logger(&path, Duration::from_secs(5))?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum Durability {
@@ -15,6 +39,27 @@ pub enum Durability {
     /// It survives a power loss: an fsync that covers it has returned.
     #[default]
     Durable,
+    /// As [`Durability::Durable`], and there is time: the logger may put the fsync off until so long after the call of the
+    /// commit, so that one covers more. It delays as far as the deadlines of all commits allow, going by its running
+    /// estimate of how long a flush takes; an fsync for other reasons (the flush policy for commits of the other kinds, a half-full
+    /// ring, [`Store::sync`]) covers this commit as well.
+    ///
+    /// The deadline is what the logger aims at, not a limit: a slow disk can miss it. Then the commit returns later, as
+    /// durable as ever, and is counted in [`Stats::deadlines`](crate::Stats::deadlines). Zero is [`Durability::Durable`].
+    Within(Duration),
+}
+
+impl Durability {
+    /// By when a commit that is made now is to be durable, on the monotonic clock; `None` if the flush policy says.
+    pub(crate) fn deadline_ns(self) -> Option<u64> {
+        match self {
+            Durability::Within(time) if !time.is_zero() => {
+                let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+                Some(now_ns().saturating_add(time).min(u64::MAX - 1))
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Durability {
@@ -22,7 +67,8 @@ impl Durability {
     pub(crate) fn class(self) -> CommitClass {
         match self {
             Durability::Visible => CommitClass::Bulk,
-            Durability::Durable => CommitClass::Urgent,
+            Durability::Within(time) if time >= BULK_TIME_MIN => CommitClass::Bulk,
+            Durability::Durable | Durability::Within(_) => CommitClass::Urgent,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::client::Client;
 use crate::engine::{Engine, now_ns};
+use crate::shm::control::Counters;
 use crate::shm::histogram::Latency;
 use crate::shm::latencies::{self, CommitClass};
 use crate::txn::{queue, runs};
@@ -60,6 +61,8 @@ pub struct Stats {
     pub fsyncs: u64,
     /// Time spent in them, in nanoseconds.
     pub fsync_ns: u64,
+    /// How commits shared those syncs, and whether their deadlines were met.
+    pub deadlines: DeadlineStat,
     /// Checkpoints finished since then.
     pub checkpoints: u64,
     /// Times that the writer lock was taken over from a dead owner.
@@ -109,9 +112,9 @@ pub struct Latencies {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct LatencyByClass {
-    /// Of commits that are durable when they return.
+    /// Of commits that are durable when they return, and had less than 100 ms for it.
     pub urgent: Latency,
-    /// Of commits that are only visible when they return, and of what the logger does itself.
+    /// Of commits that are only visible when they return, or had more time, and of what the logger does itself.
     pub bulk: Latency,
 }
 
@@ -130,6 +133,31 @@ impl Latencies {
             sample: shared.sample.read(),
         }
     }
+}
+
+/// How commits share flushes of the log, and what became of [`Durability::Within`](crate::Durability::Within), since the logger's
+/// shared region was made.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct DeadlineStat {
+    /// Commits that had a deadline. One whose caller still waits, or died, is neither met nor missed.
+    pub commits: u64,
+    /// Those whose caller was told before the deadline that they are durable.
+    pub met: u64,
+    /// Those whose caller was told after it.
+    pub missed: u64,
+    /// `met` as a share of `met` and `missed`; `None` without any.
+    pub met_share: Option<f64>,
+    /// Flushes that made the [`Stats::acknowledged`] commits durable, each with one fsync if it did not come to the end of a segment.
+    pub flushes: u64,
+    /// Fsyncs saved: how many more flushes there would have been with one for each commit that became durable, of whatever kind.
+    pub flushes_saved: u64,
+    /// How long the logger expects a flush to take at most, in nanoseconds: write, fsync, and telling who waits. It follows what is
+    /// measured, by a smoothed mean and four times the smoothed deviation. 0 before the first flush.
+    pub flush_estimate_ns: u64,
+    /// How late it expects a sleeping thread to wake up, in nanoseconds, estimated likewise. A flush for a deadline begins by the
+    /// first and twice the second ahead of it: once for the logger itself, once for whoever waits.
+    pub wake_estimate_ns: u64,
 }
 
 /// Cells and counters, and how they become durable.
@@ -239,6 +267,7 @@ impl Stats {
             wal_kept: count(&counters.wal_kept),
             fsyncs: count(&counters.fsyncs),
             fsync_ns: count(&counters.flush_ns),
+            deadlines: DeadlineStat::gather(counters),
             checkpoints: count(&counters.checkpoints),
             lock_take_overs: count(&counters.lock_take_overs),
             reaped: count(&counters.reaped_clients) + count(&counters.reaped_readers),
@@ -255,6 +284,25 @@ impl Stats {
             latencies: Latencies::gather(&fixed.latencies),
             needs_recovery: engine.refuse_poisoned().err().map(|error| error.to_string()),
         })
+    }
+}
+
+impl DeadlineStat {
+    fn gather(counters: &Counters) -> DeadlineStat {
+        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let (met, missed) = (count(&counters.deadlines_met), count(&counters.deadlines_missed));
+        let told = met.saturating_add(missed);
+        let flushes = count(&counters.flushes);
+        DeadlineStat {
+            commits: count(&counters.deadline_commits),
+            met,
+            missed,
+            met_share: (told > 0).then(|| met as f64 / told as f64),
+            flushes,
+            flushes_saved: count(&counters.acknowledged).saturating_sub(flushes),
+            flush_estimate_ns: count(&counters.flush_estimate_ns),
+            wake_estimate_ns: count(&counters.wake_estimate_ns),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin as FuturePin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use untorn_wal::Lsn;
@@ -22,19 +23,33 @@ pub struct Ticket {
     txn: TxnId,
     lsn: Lsn,
     class: CommitClass,
+    /// By when it was to be durable, on the monotonic clock.
+    deadline_ns: Option<u64>,
     /// Of this ticket as a future; a clone is another future.
     failure: Failure,
 }
 
 impl Clone for Ticket {
     fn clone(&self) -> Ticket {
-        Ticket::new(self.client.clone(), self.txn, self.lsn, self.class)
+        Ticket::new(self.client.clone(), self.txn, self.lsn, self.class).with_deadline(self.deadline_ns)
     }
 }
 
 impl Ticket {
     pub(crate) fn new(client: Arc<Client>, txn: TxnId, lsn: Lsn, class: CommitClass) -> Ticket {
-        Ticket { client, txn, lsn, class, failure: Failure::default() }
+        Ticket { client, txn, lsn, class, deadline_ns: None, failure: Failure::default() }
+    }
+
+    pub(crate) fn with_deadline(self, deadline_ns: Option<u64>) -> Ticket {
+        Ticket { deadline_ns, ..self }
+    }
+
+    /// Counts whether its deadline was met. Once, by whoever has just waited for it.
+    pub(crate) fn count_deadline(&self) {
+        let Some(by) = self.deadline_ns else { return };
+        let counters = &self.client.engine.control.fixed().counters;
+        let counter = if now_ns() <= by { &counters.deadlines_met } else { &counters.deadlines_missed };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The transaction's id.

@@ -13,6 +13,7 @@ use crate::{Error, Result, TxnId};
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Bound, RangeBounds};
+use std::sync::atomic::Ordering;
 
 /// The exclusive write transaction of a store: all of it becomes visible at once, or nothing.
 ///
@@ -166,7 +167,8 @@ impl<'s> WriteTxn<'s> {
     }
 
     /// Commits at this durability, and returns a ticket to wait on, poll or await. With
-    /// [`Durability::Visible`] it returns at once.
+    /// [`Durability::Visible`] it returns at once, with [`Durability::Within`] when an fsync has covered it, which may be put
+    /// off for so long.
     ///
     /// # Errors
     /// As [`WriteTxn::commit`].
@@ -180,26 +182,47 @@ impl<'s> WriteTxn<'s> {
         self.commit_and(durability, then).map(drop)
     }
 
-    fn commit_and(mut self, durability: Durability, then: impl FnOnce()) -> Result<Ticket> {
+    fn commit_and(self, durability: Durability, then: impl FnOnce()) -> Result<Ticket> {
+        let ticket = self.make_visible(durability, then)?;
+        match durability {
+            Durability::Visible => ticket.glance(),
+            Durability::Within(_) if planted_bug!("within-answered-before-sync") => {}
+            Durability::Durable | Durability::Within(_) => {
+                ticket.wait_ref()?;
+                ticket.count_deadline();
+            }
+        }
+        Ok(ticket)
+    }
+
+    /// Commits, and waits for nothing: the flush is due as the durability says, and the caller waits for it by the ticket.
+    pub(crate) fn commit_unwaited(self, durability: Durability) -> Result<Ticket> {
+        self.make_visible(durability, || {})
+    }
+
+    fn make_visible(mut self, durability: Durability, then: impl FnOnce()) -> Result<Ticket> {
         let client = self.store.client().clone();
         client.check_fork()?;
+        let deadline_ns = durability.deadline_ns();
         let write = self.write.take().expect("open until commit");
         let base = write.base();
         let unlock = Unlock(&client, self.durability.class());
-        let committed = write.commit().inspect(|_| then());
+        let committed = write.commit(deadline_ns).inspect(|_| then());
         // The lock is let go at the swing; durability is waited for without it.
         drop(unlock);
         let committed = committed?;
         if committed.txn != base {
             client.count_commit();
-            client.engine.tell_logger(committed.lsn);
+            match deadline_ns {
+                None => client.engine.tell_logger(committed.lsn),
+                Some(by) => {
+                    client.engine.control.fixed().counters.deadline_commits.fetch_add(1, Ordering::Relaxed);
+                    client.engine.tell_logger_by(committed.lsn, by);
+                }
+            }
         }
-        let ticket = Ticket::new(client, committed.txn, committed.lsn, durability.class());
-        match durability {
-            Durability::Visible => ticket.glance(),
-            Durability::Durable => ticket.wait_ref()?,
-        }
-        Ok(ticket)
+        let deadline_ns = deadline_ns.filter(|_| committed.txn != base);
+        Ok(Ticket::new(client, committed.txn, committed.lsn, durability.class()).with_deadline(deadline_ns))
     }
 
     /// Undoes everything. Dropping does the same.

@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 use untorn::protocols::atomic::{Model, Word32, Word64};
 use untorn::protocols::ring::Ring;
-use untorn::protocols::waiter::{self, NAP_MAX};
+use untorn::protocols::waiter::{self, NAP_MAX, Wish};
 
 /// The ring has room for one record of 16 bytes and a half, so that the second one wraps.
 const RING_WORDS: usize = 3;
@@ -115,7 +115,8 @@ fn dozing<M: Model<U64 = Word>>(region: &Region<M>, taken: u64) -> u64 {
             return tail;
         }
         let reached = || region.tail.load(Ordering::SeqCst);
-        waiter::doze::<M>(&region.tail_bell, &region.wake_from, ticket, taken + 1, reached, NAP_MAX);
+        let wish = Wish { from: &region.wake_from, wanted: taken + 1, reached: &reached };
+        waiter::doze::<M>(&region.tail_bell, ticket, &[wish], NAP_MAX);
     }
 }
 
@@ -141,8 +142,8 @@ fn planted_a_dozing_logger_that_does_not_look_again() {
             if tail > taken {
                 return tail;
             }
-            let (bell, from) = (&region.tail_bell, &region.wake_from);
-            waiter::doze::<Patient>(bell, from, ticket, taken + 1, || 0, NAP_MAX);
+            let wish = Wish { from: &region.wake_from, wanted: taken + 1, reached: &|| 0 };
+            waiter::doze::<Patient>(&region.tail_bell, ticket, &[wish], NAP_MAX);
         }
     };
     let logger = role(move |region: &Region<Patient>| region.log(1, wait));

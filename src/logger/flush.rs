@@ -7,6 +7,10 @@
 //! on is written to a new segment. If that fails too, the store takes no more writes, a sticky mark says
 //! so, and every waiter gets the error.
 //!
+//! **As late as allowed.** Commits with a deadline are flushed when the earliest of them just leaves time for it, by two running
+//! estimates: how long a flush takes, and how late a sleeping thread wakes up. What a flush covers is everything that is
+//! published when it begins ([`Flusher::flush`] takes the deadlines before it looks at that).
+//!
 //! This thread never takes the writer lock, so a writer that is stopped inside it stops nobody's flush.
 
 use super::process::{Logger, log_error};
@@ -16,13 +20,14 @@ use crate::header::Header;
 use crate::shm::atomic::Native;
 use crate::shm::control::Poison;
 use crate::shm::ring::Ring;
-use crate::shm::waiter;
+use crate::shm::waiter::{self, Wish};
+use crate::shm::{atomic::Woken, deadline};
 use crate::slot::SlotImage;
 use crate::{Error, Result, TxnId, dir};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use untorn_wal::{Due, Log, LogError, Lsn, Pending, RealDisk, Stated, bytes_due, due};
+use untorn_wal::{Due, Estimate, Log, LogError, Lsn, Pending, RealDisk, Stated, bytes_due, due};
 
 /// Longest sleep: a stalled logger shows by a count that stands still for longer.
 const NAP: Duration = Duration::from_millis(50);
@@ -32,6 +37,11 @@ const IDLE_STATEMENT: Duration = Duration::from_millis(30);
 const FOLLOWED_NAP: Duration = Duration::from_millis(2);
 /// How long a new segment may be missing before the log is given up.
 const FAILING_MAX: Duration = Duration::from_secs(5);
+/// The deadline of a commit whose writer died before it could say when; nobody waits for it.
+const ORPHAN_TIME: Duration = Duration::from_millis(50);
+/// What is expected of the first flush, and of the first time that this thread is to wake up.
+const FLUSH_GUESS: Duration = Duration::from_millis(5);
+const WAKE_GUESS: Duration = Duration::from_micros(100);
 /// Blocks never granted to writers: the logger's own statements.
 const OWN_BLOCKS: u64 = 8;
 
@@ -43,9 +53,13 @@ pub(super) struct Flusher {
     stated: Stated,
     /// Log blocks that commits had been charged when everything up to `durable` was written.
     charged: u64,
-    /// When the oldest unflushed byte was first seen, and when the last flush ended.
-    waiting_since: Option<Instant>,
+    /// Commits wait for a flush. Since when the flush policy has had some of them to decide about.
+    is_waiting: bool,
+    policy_since: Option<Instant>,
     last_flush: Instant,
+    /// How long a flush takes, and how late this thread wakes up.
+    flush_time: Estimate,
+    wake_time: Estimate,
     /// The tail of the stream that followers were last told of.
     seen_tail: u64,
     /// Since when a new segment could not be had.
@@ -72,8 +86,11 @@ impl Flusher {
             log,
             stated,
             charged: 0,
-            waiting_since: None,
+            is_waiting: false,
+            policy_since: None,
             last_flush: Instant::now(),
+            flush_time: Estimate::starting_at(FLUSH_GUESS),
+            wake_time: Estimate::starting_at(WAKE_GUESS),
             seen_tail: 0,
             failing_since: None,
             is_stated: false,
@@ -142,22 +159,57 @@ impl Flusher {
             if self.logger.ending.load(Ordering::SeqCst) {
                 break;
             }
-            let (nap, wanted) = match self.round() {
-                Ok(None) => continue,
-                Ok(Some(nap)) => (nap, self.wanted_tail()),
+            match self.round() {
+                Ok(None) => {}
+                Ok(Some(until_ns)) => self.sleep(ticket, until_ns),
                 Err(error) => {
                     if !self.may_pass(&error) {
                         self.give_up(&error);
                     }
-                    (NAP, u64::MAX)
+                    waiter::sleep::<Native>(bell, ticket, NAP);
                 }
-            };
-            let nap = if self.waits_beside_a_follower() { nap.min(FOLLOWED_NAP) } else { nap };
-            let from = &logger.engine.control.fixed().logger.wake_from;
-            waiter::doze::<Native>(bell, from, ticket, wanted, || self.tail().unwrap_or(u64::MAX), nap.min(NAP));
+            }
         }
         // What is still published goes out; a failure leaves it to recovery, which reads the ring.
         let _ = self.flush(false);
+    }
+
+    /// Sleeps until `until_ns` on the monotonic clock, or until there is a commit for which that is too late.
+    fn sleep(&mut self, ticket: u32, until_ns: u64) {
+        let logger = self.logger.clone();
+        let control = &logger.engine.control;
+        let words = &control.fixed().logger;
+        let now = now_ns();
+        let longest = if self.waits_beside_a_follower() { FOLLOWED_NAP } else { NAP };
+        let until_ns = until_ns.min(now + longest.as_nanos() as u64);
+        let policy_waits = self.policy_since.is_some();
+        // A slot that can't be read is not for this sleep to find out.
+        let tail = || self.tail().unwrap_or(u64::MAX);
+        let policy_tail = || {
+            // The log's tail first: whose swing is seen there, its `policy_tail` is seen too.
+            let tail = tail();
+            if policy_waits { tail } else { self.policy_tail().min(tail) }
+        };
+        let more_urgent = || deadline::peek::<Native>(&control.fixed().deadlines.urgency);
+        let latest_ns = until_ns.saturating_add(self.lead().as_nanos() as u64);
+        let wishes = [
+            Wish { from: &words.wake_from, wanted: self.wanted_tail(), reached: &policy_tail },
+            // Of a commit that has as little time as the one that this was planned for, it need not hear.
+            Wish {
+                from: &words.wake_urgency,
+                wanted: deadline::urgency(latest_ns).saturating_add(1),
+                reached: &more_urgent,
+            },
+        ];
+        let nap = Duration::from_nanos(until_ns.saturating_sub(now));
+        if waiter::doze::<Native>(&words.bell, ticket, &wishes, nap) == Woken::TimedOut {
+            self.wake_time.add(Duration::from_nanos(now_ns().saturating_sub(until_ns)));
+        }
+    }
+
+    /// How long before a deadline a flush begins: as long as it takes, while this thread wakes up, and then whoever waits for it.
+    fn lead(&self) -> Duration {
+        self.flush_time.bound() + 2 * self.wake_time.bound()
     }
 
     /// Whether to try again before giving the log up: the current segment is as it was, since a spare was missing or could not be
@@ -177,13 +229,14 @@ impl Flusher {
         self.logger.engine.control.fixed().logger.beats.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Looks once what is due. `None`: something was done, look again.
-    fn round(&mut self) -> Result<Option<Duration>> {
+    /// Looks once what is due. `None`: something was done, look again; else until when to sleep, on the monotonic clock.
+    fn round(&mut self) -> Result<Option<u64>> {
+        let after = |time: Duration| now_ns().saturating_add(time.as_nanos() as u64);
         if self.broken {
             if let Some((txn, _)) = self.logger.checkpoint_to_state() {
                 self.logger.checkpoint_stated(txn, false);
             }
-            return Ok(Some(NAP));
+            return Ok(Some(after(NAP)));
         }
         if let Some((txn, lsn)) = self.logger.checkpoint_to_state() {
             self.stated.checkpoint_txn = txn.as_u64();
@@ -192,20 +245,23 @@ impl Flusher {
             self.logger.checkpoint_stated(txn, true);
             return Ok(None);
         }
-        let engine = &self.logger.engine;
+        let logger = self.logger.clone();
+        let engine = &logger.engine;
         let fixed = engine.control.fixed();
         let tail = self.tail()?;
         let bytes = tail.saturating_sub(self.stated.durable.0);
-        if bytes == 0 {
-            self.waiting_since = None;
+        if bytes == 0 || !std::mem::replace(&mut self.is_waiting, bytes > 0) {
             self.note_durable_as_of(now_ns());
+        }
+        if bytes == 0 {
+            (self.is_waiting, self.policy_since) = (false, None);
             self.mend_published();
             self.grant();
             if !self.is_stated && self.last_flush.elapsed() >= IDLE_STATEMENT && self.may_state() {
                 self.flush(true)?;
                 self.is_stated = true;
             }
-            return Ok(Some(if self.is_stated { NAP } else { IDLE_STATEMENT }));
+            return Ok(Some(after(if self.is_stated { NAP } else { IDLE_STATEMENT })));
         }
         if tail != self.seen_tail {
             self.seen_tail = tail;
@@ -214,13 +270,20 @@ impl Flusher {
                 waiter::ring::<Native>(&fixed.feed.bell);
             }
         }
-        if self.waiting_since.is_none() {
-            self.note_durable_as_of(now_ns());
+        if self.policy_tail() > self.stated.durable.0 {
+            self.policy_since.get_or_insert_with(Instant::now);
         }
-        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        let deadlines = &fixed.deadlines;
+        if self.policy_since.is_none() && deadline::peek::<Native>(&deadlines.urgency) == 0 {
+            deadline::announce::<Native>(&deadlines.urgency, deadline::urgency(after(ORPHAN_TIME)));
+        }
+        let earliest_ns = deadline::deadline(deadline::peek::<Native>(&deadlines.urgency));
+        let now = now_ns();
+        let start_in = |by_ns: u64| Duration::from_nanos(by_ns.saturating_sub(now)).saturating_sub(self.lead());
         let pending = Pending {
             bytes,
-            oldest_age: since.elapsed(),
+            policy_age: self.policy_since.map(|since| since.elapsed()),
+            start_in: earliest_ns.map(start_in),
             ring_len: engine.geometry.ring_size,
             ring_used: bytes,
             requested: fixed.logger.flush_request.load(Ordering::SeqCst) > self.stated.durable.0,
@@ -230,18 +293,24 @@ impl Flusher {
                 self.flush(false)?;
                 Ok(None)
             }
-            Due::In(nap) => {
+            Due::In(rest) => {
                 self.grant();
-                Ok(Some(nap))
+                Ok(Some(now.saturating_add(rest.as_nanos() as u64)))
             }
-            Due::Idle => Ok(Some(NAP)),
+            Due::Idle => Ok(Some(after(NAP))),
         }
+    }
+
+    /// The end of the newest commit, or frame of a stream, for which the flush policy decides.
+    fn policy_tail(&self) -> u64 {
+        let fixed = self.logger.engine.control.fixed();
+        fixed.deadlines.policy_tail.load(Ordering::Acquire).max(fixed.stream.tail.load(Ordering::Acquire))
     }
 
     /// Whether commits wait for their flush while somebody wants to hear of each. The writers are not to wake this thread
     /// for that, so it looks by itself.
     fn waits_beside_a_follower(&self) -> bool {
-        self.waiting_since.is_some() && self.logger.engine.is_visible_feed_followed()
+        self.is_waiting && self.logger.engine.is_visible_feed_followed()
     }
 
     /// The end of the log's published bytes.
@@ -254,14 +323,14 @@ impl Flusher {
         Ok(newest.max(control.fixed().stream.tail.load(Ordering::SeqCst)))
     }
 
-    /// Where the log's tail must come to for this thread to be woken: the first byte after a rest, then as many as the
-    /// policy waits for. Until then a commit costs no system call.
+    /// Where the log's tail must come to for this thread to be woken: the first byte of the policy's after a rest, then as many
+    /// as the policy waits for. Until then a commit costs no system call.
     fn wanted_tail(&self) -> u64 {
         let engine = &self.logger.engine;
         if self.broken {
             return u64::MAX;
         }
-        let bytes = match self.waiting_since {
+        let bytes = match self.policy_since {
             None => 1,
             Some(_) => bytes_due(settings::policy(engine), engine.geometry.ring_size),
         };
@@ -293,6 +362,9 @@ impl Flusher {
         let fixed = logger.engine.control.fixed();
         // What comes from here on may miss this flush.
         let began_ns = now_ns();
+        // Before the look at what is published: see `shm::deadline`. If this flush fails, the next is not long in coming: what
+        // waits without a deadline is given one.
+        deadline::take::<Native>(&fixed.deadlines.urgency);
         let (next, published) = loop {
             // Durable readers will read this transaction: it is pinned before it is published.
             let next = fixed.logger_pins.pin_next(&fixed.committed, &fixed.durable.txn);
@@ -316,20 +388,29 @@ impl Flusher {
         if planted_bug!("acknowledge-before-fsync") {
             self.publish(next, &published);
         }
-        let start = Instant::now();
+        let begun = Instant::now();
         self.write(published.tail)?;
         crash_point!("flush.synced");
-        let spent = start.elapsed().as_nanos() as u64;
+        let spent = begun.elapsed().as_nanos() as u64;
         fixed.counters.flush_ns.fetch_add(spent, Ordering::Relaxed);
         fixed.latencies.flush.record(spent);
         fixed.counters.wal_bytes.fetch_add(published.tail.bytes_since(self.stated.durable), Ordering::Relaxed);
         self.publish(next, &published);
         self.note_durable_as_of(began_ns);
+        self.note_flush(Duration::from_nanos(now_ns().saturating_sub(began_ns)));
         self.last_flush = Instant::now();
         self.failing_since = None;
-        self.waiting_since = None;
+        (self.is_waiting, self.policy_since) = (false, None);
         self.is_stated = false;
         Ok(())
+    }
+
+    /// Learns from a flush how long one takes.
+    fn note_flush(&mut self, took: Duration) {
+        self.flush_time.add(took);
+        let counters = &self.logger.engine.control.fixed().counters;
+        counters.flush_estimate_ns.store(self.flush_time.bound().as_nanos() as u64, Ordering::Relaxed);
+        counters.wake_estimate_ns.store(self.wake_time.bound().as_nanos() as u64, Ordering::Relaxed);
     }
 
     /// Makes the stream durable up to `tail`, in new segments where need be.
@@ -414,7 +495,10 @@ impl Flusher {
         let fixed = self.logger.engine.control.fixed();
         let words = &fixed.durable;
         let acknowledged = next.txn.sequence().saturating_sub(TxnId::from_u64(self.stated.durable_txn).sequence());
-        fixed.counters.acknowledged.fetch_add(acknowledged, Ordering::Relaxed);
+        if acknowledged > 0 {
+            fixed.counters.acknowledged.fetch_add(acknowledged, Ordering::Relaxed);
+            fixed.counters.flushes.fetch_add(1, Ordering::Relaxed);
+        }
         self.stated.durable = published.tail;
         self.stated.durable_txn = next.txn.as_u64();
         // Not the tail: a transaction that still streams may reach over it.

@@ -229,7 +229,7 @@ fn begin_incarnation(engine: &Engine, last: TxnId) -> Result<()> {
     engine.acquire(&fixed.writer, None)?;
     let mut write = Write::begin_as(engine, last.next_incarnation())?;
     write.begin_incarnation(last)?;
-    write.commit()?;
+    write.commit(None)?;
     engine.release(&fixed.writer);
     Ok(())
 }

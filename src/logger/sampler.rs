@@ -237,7 +237,7 @@ fn commit_locked(engine: &Engine, names: &mut Names, dirty: &[Sampled]) -> Resul
         write.put(keyspace, name, &record.encode())?;
         put.push(sampled);
     }
-    let committed = write.commit()?;
+    let committed = write.commit(None)?;
     crash_point!("sample.committed");
     // Under the lock: nobody gets a freed entry meanwhile.
     for sampled in &put {

@@ -142,7 +142,7 @@ impl Link {
     ) -> Result<T> {
         refuse_long_lists(request)?;
         let frame = wire::encode(request).map_err(too_long)?;
-        self.exchange_safely(kind, &frame)?;
+        self.exchange_safely(kind, &frame, time_allowed(request))?;
         let read = match wire::decode::<Reply<'_>>(&self.reply) {
             Ok(Reply::Failed(failure)) => Err(failure::decode(&failure)),
             Ok(reply) => read(reply).ok_or_else(|| Error::Protocol { what: "a reply of the wrong kind".into() }),
@@ -158,7 +158,7 @@ impl Link {
         read
     }
 
-    fn exchange_safely(&mut self, kind: Kind, frame: &[u8]) -> Result<()> {
+    fn exchange_safely(&mut self, kind: Kind, frame: &[u8], allowed: Duration) -> Result<()> {
         let mut is_second = false;
         loop {
             if self.stream.is_none() {
@@ -167,7 +167,7 @@ impl Link {
                 }
                 self.reconnect()?;
             }
-            let Err(broken) = self.exchange(frame) else { return Ok(()) };
+            let Err(broken) = self.exchange(frame, allowed) else { return Ok(()) };
             self.stream = None;
             let reason = broken.error.to_string();
             match kind {
@@ -180,9 +180,9 @@ impl Link {
         }
     }
 
-    fn exchange(&mut self, frame: &[u8]) -> Result<(), Broken> {
+    fn exchange(&mut self, frame: &[u8], allowed: Duration) -> Result<(), Broken> {
         let stream = self.stream.as_ref().expect("connected");
-        let deadline = Instant::now().checked_add(self.answer_timeout);
+        let deadline = Instant::now().checked_add(self.answer_timeout.saturating_add(allowed));
         let written = stream.write(frame, deadline);
         let (is_sent, until) = match &written {
             Ok(()) => (true, deadline),
@@ -204,6 +204,19 @@ impl Link {
             (Err(_), Err((_, error))) => Err(Broken { is_sent, error }),
             (Err(error), Ok(())) => Err(Broken { is_sent, error }),
         }
+    }
+}
+
+/// The time that a request itself allows for its answer.
+fn time_allowed(request: &Request<'_>) -> Duration {
+    match request {
+        Request::Put { durability, .. } | Request::Delete { durability, .. } | Request::Commit { durability, .. } => {
+            match durability {
+                wire::Durability::Within { micros } => Duration::from_micros(*micros),
+                _ => Duration::ZERO,
+            }
+        }
+        _ => Duration::ZERO,
     }
 }
 
@@ -234,5 +247,8 @@ pub(super) fn durability(durability: Durability) -> wire::Durability {
     match durability {
         Durability::Visible => wire::Durability::Visible,
         Durability::Durable => wire::Durability::Durable,
+        Durability::Within(time) => {
+            wire::Durability::Within { micros: u64::try_from(time.as_micros()).unwrap_or(u64::MAX) }
+        }
     }
 }

@@ -99,8 +99,9 @@ impl ClientOptions {
         self
     }
 
-    /// How long a call waits for its answer before the connection is given up. Default: 60 s; the server itself gives
-    /// up waiting for the writer lock after 10 s, and for the disk after 30 s.
+    /// How long a call waits for its answer before the connection is given up, beyond the time of a write at
+    /// [`Durability::Within`]. Default: 60 s; the server itself gives up waiting for the writer lock after 10 s, and for the disk after
+    /// 30 s.
     pub fn answer_timeout(&mut self, timeout: Duration) -> &mut ClientOptions {
         self.answer_timeout = timeout;
         self

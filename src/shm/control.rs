@@ -39,7 +39,7 @@ pub const CHECKED_NUMBERS: &[(&str, u64)] = &[
 ];
 
 /// "untornC", and the version of this layout.
-const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x04");
+const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x05");
 /// Commit slots; the slot of a transaction is its sequence number modulo this.
 pub(crate) const SLOTS: usize = 64;
 /// Bytes from one reader chunk to the next: the table grows by this.
@@ -99,6 +99,16 @@ pub(crate) struct Stream {
     pub(crate) next_keyspace: AtomicU64,
 }
 
+/// By when what is published is to be durable. A commit stands in one of these, before its swing.
+#[repr(C)]
+pub(crate) struct DeadlineWords {
+    /// The end of the newest commit of which the flush policy decides when it is flushed; stored by the owner of the writer lock.
+    /// One that dies before its swing leaves it further than the log reaches: the next commit is flushed by the policy then.
+    pub(crate) policy_tail: AtomicU64,
+    /// How urgent the most urgent of the others is that no flush has taken; see [`super::deadline`].
+    pub(crate) urgency: AtomicU64,
+}
+
 /// How far the log is durable. Written by the logger alone.
 #[repr(C)]
 pub(crate) struct DurableWords {
@@ -119,6 +129,8 @@ pub(crate) struct LoggerWords {
     pub(crate) bell: AtomicU32,
     /// The flush thread wants to be woken when the log's tail has come here; see [`super::waiter::ring_from`].
     pub(crate) wake_from: AtomicU64,
+    /// The flush thread wants to be woken for a commit that is so urgent; see [`super::deadline`].
+    pub(crate) wake_urgency: AtomicU64,
     /// The background thread listens here.
     pub(crate) background: AtomicU32,
     /// The log is to be flushed up to here at once.
@@ -218,10 +230,18 @@ pub(crate) struct Counters {
     pub(crate) wal_spares: AtomicU64,
     pub(crate) wal_kept: AtomicU64,
     pub(crate) flush_ns: AtomicU64,
-    /// Commits that have become durable.
+    /// Commits that have become durable, and the flushes that made them so.
     pub(crate) acknowledged: AtomicU64,
+    pub(crate) flushes: AtomicU64,
     /// When the region was made, by the clock on the wall, in seconds since 1970.
     pub(crate) began_unix_seconds: AtomicU64,
+    /// Commits with a deadline, and those whose caller was told before it, and after it.
+    pub(crate) deadline_commits: AtomicU64,
+    pub(crate) deadlines_met: AtomicU64,
+    pub(crate) deadlines_missed: AtomicU64,
+    /// What the flush thread expects of a flush, and of being woken.
+    pub(crate) flush_estimate_ns: AtomicU64,
+    pub(crate) wake_estimate_ns: AtomicU64,
 }
 
 /// Everything of fixed size.
@@ -233,6 +253,7 @@ pub(crate) struct Fixed {
     pub(crate) writer: Line<LockWord>,
     pub(crate) growth: Line<LockWord>,
     pub(crate) stream: Line<Stream>,
+    pub(crate) deadlines: Line<DeadlineWords>,
     pub(crate) durable: Line<DurableWords>,
     pub(crate) logger: Line<LoggerWords>,
     pub(crate) checkpoint: Line<CheckpointWords>,

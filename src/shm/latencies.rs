@@ -7,9 +7,9 @@ use std::ops::Index;
 /// How urgent a commit is: its latencies are counted apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum CommitClass {
-    /// Its caller waits until it is durable.
+    /// Its caller waits until it is durable, and has less than 100 ms.
     Urgent,
-    /// It is visible first, and durable when that costs little. The logger's own transactions are of this class.
+    /// It is visible first, and durable when that costs little, or has more time. The logger's own transactions are of this class.
     Bulk,
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Protocols, generic over the atomics and model-checked: [`lock`] (who may write), [`pins`] (what readers hold),
 //! [`slots`] (what is current), [`ring`] (the log's bytes), [`waiter`] (sleeping until something moves),
-//! [`cell`] (values updated in place), [`histogram`] (how long things take).
+//! [`deadline`] (by when the log is to be flushed), [`cell`] (values updated in place), [`histogram`] (how long things take).
 //! Their ground: [`atomic`], `futex`, `mapping`, `liveness`, `fork`. What lies in the memory: `control`, `cells`, `latencies`, `arena`, `held`.
 
 pub(crate) mod arena;
@@ -11,6 +11,7 @@ pub mod atomic;
 pub mod cell;
 pub(crate) mod cells;
 pub(crate) mod control;
+pub mod deadline;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod held;

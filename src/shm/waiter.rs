@@ -62,25 +62,33 @@ pub fn ring_from<M: Model>(bell: &M::U32, from: &M::U64, reached: u64) {
     }
 }
 
-/// Sleeps as [`sleep`] does, and is woken by those [`ring_from`] whose watermark comes to `wanted`; not at all if `reached` says,
-/// when asked last, that it has.
+/// What a sleeper wants to hear of; see [`doze`].
+pub struct Wish<'a, M: Model> {
+    /// Where it says so: what [`ring_from`] looks at.
+    pub from: &'a M::U64,
+    /// From where on it wants to hear of the watermark.
+    pub wanted: u64,
+    /// Where the watermark is now.
+    pub reached: &'a dyn Fn() -> u64,
+}
+
+/// Sleeps as [`sleep`] does, and is woken by those [`ring_from`] whose watermark comes to what is `wanted` of it; not at all if
+/// one of them, when asked last, has come there.
 ///
 /// The same idiom as with the bell: the publisher stores its watermark fenced, then looks at `from`; this stores `from` fenced,
 /// then looks at the watermark.
 #[inline]
-pub fn doze<M: Model>(
-    bell: &M::U32,
-    from: &M::U64,
-    ticket: u32,
-    wanted: u64,
-    reached: impl FnOnce() -> u64,
-    timeout: Duration,
-) -> Woken {
-    from.store_fenced(wanted);
+pub fn doze<M: Model>(bell: &M::U32, ticket: u32, wishes: &[Wish<'_, M>], timeout: Duration) -> Woken {
+    for wish in wishes {
+        wish.from.store_fenced(wish.wanted);
+    }
     // For a `reached` that is no sequentially consistent load.
     M::fence(Ordering::SeqCst);
-    let woken = if reached() >= wanted { Woken::Perhaps } else { sleep::<M>(bell, ticket, timeout) };
-    from.store(u64::MAX, Ordering::Relaxed);
+    let has_come = wishes.iter().any(|wish| (wish.reached)() >= wish.wanted);
+    let woken = if has_come { Woken::Perhaps } else { sleep::<M>(bell, ticket, timeout) };
+    for wish in wishes {
+        wish.from.store(u64::MAX, Ordering::Relaxed);
+    }
     woken
 }
 

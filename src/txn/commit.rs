@@ -9,8 +9,9 @@
 
 use super::write::Write;
 use crate::shm::atomic::Native;
-use crate::shm::slots;
+use crate::shm::{deadline, slots};
 use crate::{Result, TxnId};
+use std::sync::atomic::Ordering;
 use untorn_wal::Lsn;
 
 /// A commit that has become visible.
@@ -24,11 +25,12 @@ pub(crate) struct Committed {
 impl Write<'_> {
     /// Makes the transaction visible. The caller then releases the lock and wakes the logger.
     ///
-    /// A transaction that changed nothing takes no id: it answers with the one that it began from.
+    /// With a `deadline` on the monotonic clock it is to be durable by then, in nanoseconds; otherwise the flush policy decides. A
+    /// transaction that changed nothing takes no id: it answers with the one that it began from.
     ///
     /// # Errors
     /// Nothing of the transaction has happened then.
-    pub(crate) fn commit(mut self) -> Result<Committed> {
+    pub(crate) fn commit(mut self, deadline_ns: Option<u64>) -> Result<Committed> {
         self.refuse_failed()?;
         if !self.changed {
             return Ok(Committed { txn: self.base.txn, lsn: self.base.log_tail });
@@ -40,13 +42,13 @@ impl Write<'_> {
         // 2. The log record, into the ring beyond the published tail.
         let early_swing = planted_bug!("swing-before-record");
         if early_swing {
-            self.publish(self.base.log_tail, self.base.blocks_charged);
+            self.publish(self.base.log_tail, self.base.blocks_charged, deadline_ns);
         }
         let stream = self.stream.as_mut().expect("a live transaction has a log record");
         let (lsn, charged) = stream.finish(self.engine)?;
         crash_point!("commit.record_written");
         // 3. and 4. The next slot, and the swing.
-        self.publish(lsn, charged);
+        self.publish(lsn, charged, deadline_ns);
         crash_point!("commit.after_swing");
         Ok(Committed { txn: self.txn, lsn })
     }
@@ -56,19 +58,29 @@ impl Write<'_> {
         self.refuse_failed()?;
         self.store_trees()?;
         self.work.settle()?;
-        self.publish(lsn, 0);
+        self.publish(lsn, 0, None);
         Ok(())
     }
 
-    fn publish(&mut self, lsn: Lsn, charged: u64) {
+    fn publish(&mut self, lsn: Lsn, charged: u64, deadline_ns: Option<u64>) {
         let image = &mut self.work.image;
         image.txn = self.txn;
         image.log_tail = lsn;
         image.blocks_charged = charged;
         image.commits += 1;
         let control = &self.engine.control;
+        let waiting = &control.fixed().deadlines;
+        match deadline_ns {
+            None => waiting.policy_tail.store(lsn.0, Ordering::Release),
+            Some(by) => deadline::announce::<Native>(&waiting.urgency, deadline::urgency(by)),
+        }
         control.slots().write(&image.encode());
         crash_point!("commit.before_swing");
         slots::swing::<Native>(&control.fixed().committed, self.txn);
+        crash_point!("commit.swung");
+        if let Some(by) = deadline_ns {
+            // Again: a flush that does not cover this commit may have taken the first one.
+            deadline::announce::<Native>(&waiting.urgency, deadline::urgency(by));
+        }
     }
 }

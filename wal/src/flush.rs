@@ -1,4 +1,4 @@
-//! The flush policies: when what is written becomes durable. Pure arithmetic; the flush thread asks it each
+//! When what is written becomes durable: by policy, or by deadline. Pure arithmetic; the flush thread asks it each
 //! time something changes.
 
 use crate::limits::EVERY_BYTES_AGE_MAX;
@@ -24,8 +24,12 @@ pub enum FlushPolicy {
 pub struct Pending {
     /// Published bytes that are not durable.
     pub bytes: u64,
-    /// How long the oldest of them has waited; never longer than the time since the last flush.
-    pub oldest_age: Duration,
+    /// How long the oldest commit has waited for which the policy decides, or the time since the last flush if that is
+    /// less. `None`: all that waits has a deadline of its own.
+    pub policy_age: Option<Duration>,
+    /// In what time a flush must begin so that the earliest deadline is met; zero if that is past. `None`: nothing that
+    /// waits has a deadline.
+    pub start_in: Option<Duration>,
     /// Size of the ring in bytes.
     pub ring_len: u64,
     /// How much of the ring cannot be reused yet.
@@ -41,52 +45,67 @@ pub enum Due {
     Now,
     /// After this time, unless something changes.
     In(Duration),
-    /// Nothing waits.
+    /// Nothing waits, or nothing says when.
     Idle,
 }
 
-/// When to flush what is pending.
+/// When to flush what is pending: as late as all that waits allows. One flush covers everything that is published, so it
+/// is due at the earliest time at which the policy, a deadline, a request or the ring wants one.
+///
+/// For deadlines alone this is the greedy choice of points that stab intervals: each commit is one, from its publication to the
+/// last instant at which its flush can begin, and no choice of points is smaller than waiting for the first of those ends each
+/// time (a test compares it with the best of all choices).
 #[must_use]
 pub fn due(policy: FlushPolicy, pending: &Pending) -> Due {
     if pending.bytes == 0 {
         return Due::Idle;
     }
-    if pending.requested || pending.ring_used.max(pending.bytes) >= bytes_due(policy, pending.ring_len) {
+    let ring_used = pending.ring_used.max(pending.bytes);
+    if pending.requested || ring_used >= half(pending.ring_len) {
         return Due::Now;
     }
-    match policy {
-        FlushPolicy::OnCommit => Due::Now,
-        FlushPolicy::Every(interval) => at_age(interval, pending.oldest_age),
-        FlushPolicy::EveryBytes(_) => at_age(EVERY_BYTES_AGE_MAX, pending.oldest_age),
+    let by_policy = pending.policy_age.map(|age| match policy {
+        _ if ring_used >= bytes_due(policy, pending.ring_len) => Duration::ZERO,
+        FlushPolicy::OnCommit => Duration::ZERO,
+        FlushPolicy::Every(interval) => interval.saturating_sub(age),
+        FlushPolicy::EveryBytes(_) => EVERY_BYTES_AGE_MAX.saturating_sub(age),
+    });
+    match by_policy.into_iter().chain(pending.start_in).min() {
+        None => Due::Idle,
+        Some(Duration::ZERO) => Due::Now,
+        Some(rest) => Due::In(rest),
     }
 }
 
-/// How many pending bytes are flushed at once, whatever their age. A half-full ring is flushed under any policy, so that
-/// writers never wait for a policy.
+/// How many pending bytes are flushed at once, whatever their age, if the policy decides. A half-full ring is flushed under any
+/// policy, so that writers never wait for a policy.
 #[must_use]
 pub fn bytes_due(policy: FlushPolicy, ring_len: u64) -> u64 {
     match policy {
         FlushPolicy::OnCommit => 1,
-        FlushPolicy::Every(_) => ring_len / 2,
-        FlushPolicy::EveryBytes(bytes) => bytes.clamp(1, ring_len / 2),
+        FlushPolicy::Every(_) => half(ring_len),
+        FlushPolicy::EveryBytes(bytes) => bytes.clamp(1, half(ring_len)),
     }
 }
 
-fn at_age(limit: Duration, age: Duration) -> Due {
-    match limit.checked_sub(age) {
-        Some(rest) if !rest.is_zero() => Due::In(rest),
-        _ => Due::Now,
-    }
+fn half(ring_len: u64) -> u64 {
+    (ring_len / 2).max(1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const MS: Duration = Duration::from_millis(1);
 
     fn pending(bytes: u64, age: Duration) -> Pending {
-        Pending { bytes, oldest_age: age, ring_len: 1 << 20, ring_used: bytes, requested: false }
+        Pending { bytes, policy_age: Some(age), start_in: None, ring_len: 1 << 20, ring_used: bytes, requested: false }
+    }
+
+    /// Nothing for the policy to decide, but a deadline.
+    fn within(bytes: u64, start_in: Duration) -> Pending {
+        Pending { policy_age: None, start_in: Some(start_in), ..pending(bytes, MS) }
     }
 
     #[test]
@@ -107,11 +126,101 @@ mod tests {
     }
 
     #[test]
-    fn a_half_full_ring_or_a_request_overrules_the_policy() {
+    fn a_half_full_ring_or_a_request_overrules_the_policy_and_deadlines() {
         let hour = FlushPolicy::Every(3600 * 1000 * MS);
         assert_eq!(due(hour, &pending(1 << 19, MS)), Due::Now);
         assert_eq!(due(hour, &Pending { requested: true, ..pending(8, MS) }), Due::Now);
         // The limit is larger than the ring, and would never be reached.
         assert_eq!(due(FlushPolicy::EveryBytes(u64::MAX), &pending(1 << 19, MS)), Due::Now);
+        assert_eq!(due(FlushPolicy::OnCommit, &within(1 << 19, 1000 * MS)), Due::Now);
+        assert_eq!(due(FlushPolicy::OnCommit, &Pending { requested: true, ..within(8, MS) }), Due::Now);
+    }
+
+    #[test]
+    fn a_deadline_is_waited_for_under_every_policy() {
+        for policy in [FlushPolicy::OnCommit, FlushPolicy::Every(MS), FlushPolicy::EveryBytes(1)] {
+            assert_eq!(due(policy, &within(8, 30 * MS)), Due::In(30 * MS));
+            assert_eq!(due(policy, &within(8, Duration::ZERO)), Due::Now);
+        }
+    }
+
+    #[test]
+    fn of_the_policy_and_a_deadline_the_earlier_counts() {
+        let both = |age, start_in| Pending { start_in: Some(start_in), ..pending(8, age) };
+        assert_eq!(due(FlushPolicy::Every(10 * MS), &both(4 * MS, 30 * MS)), Due::In(6 * MS));
+        assert_eq!(due(FlushPolicy::Every(10 * MS), &both(4 * MS, 2 * MS)), Due::In(2 * MS));
+        assert_eq!(due(FlushPolicy::OnCommit, &both(Duration::ZERO, 30 * MS)), Due::Now);
+        assert_eq!(due(FlushPolicy::EveryBytes(100), &both(MS, 30 * MS)), Due::In(30 * MS));
+    }
+
+    #[test]
+    fn what_nobody_says_anything_of_is_idle() {
+        let orphan = Pending { policy_age: None, ..pending(8, MS) };
+        assert_eq!(due(FlushPolicy::OnCommit, &orphan), Due::Idle);
+    }
+
+    /// A commit: published at, and to be durable at, in units of 1 ms.
+    type Commit = (u64, u64);
+
+    /// What a logger does that asks [`due`] at each instant and whose flushes take `flush` ms each, of which it expects
+    /// `estimate`: when its flushes begin.
+    fn flushes(commits: &[Commit], flush: u64, estimate: u64) -> Vec<u64> {
+        let mut begun: Vec<u64> = Vec::new();
+        let last = commits.iter().map(|&(_, deadline)| deadline).max().unwrap_or(0);
+        let mut now = 0;
+        while now <= last {
+            let covered = begun.last().copied();
+            let waits = |&&(at, _): &&Commit| at <= now && covered.is_none_or(|covered| at > covered);
+            let earliest = commits.iter().filter(waits).map(|&(_, deadline)| deadline).min();
+            let start_in = earliest.map(|deadline| (deadline.saturating_sub(estimate).saturating_sub(now)) as u32 * MS);
+            let bytes = if earliest.is_some() { 8 } else { 0 };
+            let pending = Pending { bytes, policy_age: None, start_in, ring_len: 1 << 20, ..Pending::default() };
+            match due(FlushPolicy::OnCommit, &pending) {
+                Due::Now => {
+                    begun.push(now);
+                    now += flush.max(1);
+                }
+                Due::In(_) | Due::Idle => now += 1,
+            }
+        }
+        begun
+    }
+
+    /// The least number of instants such that each commit has one between its publication and the last instant at which
+    /// its flush can begin, by trying all choices.
+    fn fewest(commits: &[Commit], estimate: u64) -> usize {
+        let mut instants: Vec<u64> = commits.iter().map(|&(_, deadline)| deadline - estimate).collect();
+        instants.sort_unstable();
+        instants.dedup();
+        (0_u32..1 << instants.len())
+            .filter(|choice| {
+                commits.iter().all(|&(at, deadline)| {
+                    let chosen = (0..instants.len()).filter(|bit| choice & (1 << bit) != 0);
+                    chosen.map(|bit| instants[bit]).any(|instant| at <= instant && instant <= deadline - estimate)
+                })
+            })
+            .map(u32::count_ones)
+            .min()
+            .unwrap_or(0) as usize
+    }
+
+    proptest! {
+        /// Goal: if no flush takes longer than estimated, no deadline is missed that leaves time for one flush in progress and
+        /// its own; and no schedule, though it knew all that is to come, could do with fewer flushes.
+        #[test]
+        fn deadlines_are_met_with_the_fewest_flushes(
+            arrivals in proptest::collection::vec((0_u64..60, 0_u64..40), 0..9),
+            estimate in 1_u64..6,
+            saved in 0_u64..6,
+        ) {
+            let commits: Vec<Commit> = arrivals.iter().map(|&(at, slack)| (at, at + 2 * estimate + slack)).collect();
+            let flush = estimate.saturating_sub(saved);
+            let begun = flushes(&commits, flush, estimate);
+            for &(at, deadline) in &commits {
+                let met = begun.iter().any(|&begin| begin >= at && begin + flush <= deadline);
+                prop_assert!(met, "{commits:?}: flushes at {begun:?} miss ({at}, {deadline})");
+            }
+            prop_assert_eq!(begun.len(), fewest(&commits, estimate), "{:?}: {:?}", commits, begun);
+        }
     }
 }

@@ -19,7 +19,8 @@
 //! | [`follow`] | reading it beside a running logger, which recycles what is read |
 //! | [`pool`] | the segment files: spares made ahead, recycling |
 //! | [`log`] | writing: append, sync, and the one function that starts a segment |
-//! | [`flush`] | the policies: when to sync |
+//! | [`estimate`] | how long something will take |
+//! | [`flush`] | policies and deadlines: when to sync |
 //! | [`planted_bugs`] | deliberate bugs that the checks must catch, in no ordinary build |
 //! | [`testing`] | a disk in memory that fails and loses power on command |
 //!
@@ -49,6 +50,7 @@
 
 pub mod disk;
 pub mod error;
+pub mod estimate;
 pub mod flush;
 pub mod follow;
 pub mod limits;
@@ -65,6 +67,7 @@ pub mod wire;
 
 pub use disk::{Disk, DiskFile, RealDisk, give_to_owner};
 pub use error::{LogError, Result};
+pub use estimate::Estimate;
 pub use flush::{Due, FlushPolicy, Pending, bytes_due, due};
 pub use follow::{Anchor, Follow, anchor_at_or_before, oldest_anchor};
 pub use log::{Appended, Log, blocks_for};

@@ -42,6 +42,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("trust-recycled-segment", "recovery takes batches of a segment's former life for its own"),
     ("versions-go-on", "a cell's versions go on after a loss as if nothing had been lost"),
     ("wal-without-crc", "recovery does not look at the log's checksums"),
+    ("within-answered-before-sync", "a commit that has time is answered before the sync that covers it"),
 ];
 
 /// Whether the catalogue has this name. Asked at compile time, by each place.

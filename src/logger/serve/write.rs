@@ -14,7 +14,7 @@ use untorn_wal::wire::{Durability, Operation, Reply};
 
 /// Between two looks whether the logger is to leave.
 pub(super) const SLICE: Duration = Duration::from_millis(100);
-/// How long an answer waits for the flush.
+/// How long an answer waits for the flush, beyond the time that the write itself allows.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(30);
 
 impl Session<'_> {
@@ -115,21 +115,30 @@ impl Session<'_> {
 
     /// Commits, and waits as long as the durability asked for takes.
     fn finish(&self, txn: WriteTxn<'_>, durability: Durability) -> Result<TxnId> {
-        let ticket = txn.commit_with(crate::Durability::Visible)?;
-        if durability != Durability::Visible && !planted_bug!("message-answered-before-sync") {
-            self.wait(&ticket)?;
+        let (durability, patience) = match durability {
+            Durability::Visible => (crate::Durability::Visible, None),
+            Durability::Durable => (crate::Durability::Durable, Some(FLUSH_PATIENCE)),
+            Durability::Within { micros } => {
+                let time = Duration::from_micros(micros);
+                (crate::Durability::Within(time), Some(FLUSH_PATIENCE.saturating_add(time)))
+            }
+        };
+        let ticket = txn.commit_unwaited(durability)?;
+        if let Some(patience) = patience.filter(|_| !planted_bug!("message-answered-before-sync")) {
+            self.wait(&ticket, patience)?;
+            ticket.count_deadline();
         }
         Ok(ticket.txn_id())
     }
 
-    fn wait(&self, ticket: &Ticket) -> Result<()> {
+    fn wait(&self, ticket: &Ticket, patience: Duration) -> Result<()> {
         let start = Instant::now();
         while !ticket.wait_timeout(SLICE)? {
             if self.shared.is_closing() {
                 let reason = "the logger is leaving, and did not wait for the flush".into();
                 return Err(Error::NotDurable { txn: ticket.txn_id(), reason });
             }
-            if start.elapsed() >= FLUSH_PATIENCE {
+            if start.elapsed() >= patience {
                 return Err(Error::LoggerStalled { waited: start.elapsed(), visible: Some(ticket.txn_id()) });
             }
         }

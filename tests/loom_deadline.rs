@@ -1,0 +1,177 @@
+//! Goal: no deadline is lost: a commit that no flush has covered has its deadline in the word, and a flush thread that sleeps
+//! is woken for one that is earlier than what it planned for.
+//!
+//! Method: loom runs writers that announce, swing and announce again beside a logger that takes the word and flushes only
+//! while the word says that something is due. Its futexes never time out, so a deadline that is lost, or a wake-up, leaves
+//! a commit that is never flushed, which loom reports as a deadlock. Planted bugs must be found.
+
+mod loom_model;
+
+use loom_model::{Hasty, Patient, Role, Word, explore, must_be_found, role};
+use std::convert::Infallible;
+use std::sync::atomic::Ordering;
+use untorn::protocols::atomic::{Model, Word32, Word64};
+use untorn::protocols::deadline;
+use untorn::protocols::waiter::{self, NAP_MAX, Wish};
+
+struct Region<M: Model> {
+    /// The end of the published bytes.
+    tail: M::U64,
+    /// The urgency of the most urgent commit.
+    urgency: M::U64,
+    /// From which urgency on the logger wants to be woken.
+    wake_urgency: M::U64,
+    bell: M::U32,
+    durable: M::U64,
+    durable_bell: M::U32,
+}
+
+impl<M: Model<U64 = Word>> Region<M> {
+    fn new() -> Region<M> {
+        Region {
+            tail: Word::new(0),
+            urgency: Word::new(0),
+            wake_urgency: Word::new(u64::MAX),
+            bell: M::U32::new(0),
+            durable: Word::new(0),
+            durable_bell: M::U32::new(0),
+        }
+    }
+
+    /// A commit of `urgency` that ends at `tail`, as `txn::commit` and the client do it.
+    fn commit(&self, tail: u64, urgency: u64) {
+        deadline::announce::<M>(&self.urgency, urgency);
+        self.tail.store_fenced(tail);
+        deadline::announce::<M>(&self.urgency, urgency);
+        waiter::ring_from::<M>(&self.bell, &self.wake_urgency, urgency);
+    }
+
+    fn wait(&self, tail: u64) {
+        let go_on = || Ok::<(), Infallible>(());
+        waiter::wait_for::<M, _>(&self.durable, &self.durable_bell, tail, None, go_on).unwrap();
+    }
+
+    /// Flushes whatever is at least as urgent as `due`, until everything up to `end` is durable. The order of taking and
+    /// looking is `flush`'s.
+    fn log(&self, end: u64, due: u64, flush: impl Fn(&Self) -> u64) {
+        let mut durable = 0;
+        while durable < end {
+            let ticket = waiter::listen::<M>(&self.bell);
+            if deadline::peek::<M>(&self.urgency) >= due {
+                let tail = flush(self);
+                assert!(tail >= durable, "the tail went back");
+                durable = tail;
+                waiter::publish::<M>(&self.durable, &self.durable_bell, durable);
+                continue;
+            }
+            let reached = || deadline::peek::<M>(&self.urgency);
+            let wish = Wish { from: &self.wake_urgency, wanted: due, reached: &reached };
+            waiter::doze::<M>(&self.bell, ticket, &[wish], NAP_MAX);
+        }
+    }
+}
+
+/// Takes the deadlines, then looks what they belong to.
+fn flush<M: Model<U64 = Word>>(region: &Region<M>) -> u64 {
+    deadline::take::<M>(&region.urgency);
+    region.tail.load(Ordering::SeqCst)
+}
+
+fn logger(end: u64, flush: impl Fn(&Region<Patient>) -> u64 + Send + Sync + 'static) -> Role<Region<Patient>> {
+    role(move |region: &Region<Patient>| region.log(end, 1, &flush))
+}
+
+#[test]
+fn a_commit_with_a_deadline_is_flushed() {
+    let writer = role(|region: &Region<Patient>| {
+        region.commit(1, 5);
+        region.wait(1);
+    });
+    explore(Some(4), Region::new, &[writer, logger(1, flush)], |_| {});
+}
+
+/// The second commit comes while the first is being flushed, or is covered by that flush, or comes after it.
+#[test]
+fn commits_beside_a_flush_keep_their_deadlines() {
+    let writer = role(|region: &Region<Patient>| {
+        region.commit(1, 5);
+        region.commit(2, 7);
+        region.wait(2);
+    });
+    explore(Some(3), Region::new, &[writer, logger(2, flush)], |_| {});
+}
+
+/// A commit that has time wakes nobody; the urgent one after it does, and its flush covers both.
+#[test]
+fn one_that_is_not_urgent_enough_is_left_to_the_next() {
+    let writer = role(|region: &Region<Patient>| {
+        region.commit(1, 2);
+        region.commit(2, 7);
+        region.wait(2);
+    });
+    let logger = role(|region: &Region<Patient>| region.log(2, 6, flush));
+    explore(Some(3), Region::new, &[writer, logger], |_| {});
+}
+
+/// The writer dies between its swing and its second announcement. The logger, which gives what has no deadline one of its own,
+/// flushes it all the same.
+#[test]
+fn a_writer_that_dies_after_its_swing() {
+    let writer = role(|region: &Region<Hasty>| {
+        deadline::announce::<Hasty>(&region.urgency, 5);
+        region.tail.store_fenced(1);
+    });
+    let logger = role(|region: &Region<Hasty>| {
+        let mut durable = 0;
+        while durable < 1 {
+            let ticket = waiter::listen::<Hasty>(&region.bell);
+            let is_pending = region.tail.load(Ordering::SeqCst) > durable;
+            if is_pending && deadline::peek::<Hasty>(&region.urgency) == 0 {
+                deadline::announce::<Hasty>(&region.urgency, 1);
+            }
+            if is_pending {
+                durable = flush(region);
+                continue;
+            }
+            waiter::sleep::<Hasty>(&region.bell, ticket, NAP_MAX);
+        }
+    });
+    explore(Some(3), Region::new, &[writer, logger], |_| {});
+}
+
+#[test]
+fn planted_a_writer_that_announces_only_before_its_swing() {
+    let writer = role(|region: &Region<Patient>| {
+        deadline::announce::<Patient>(&region.urgency, 5);
+        region.tail.store_fenced(1);
+        waiter::ring_from::<Patient>(&region.bell, &region.wake_urgency, 5);
+        region.wait(1);
+    });
+    must_be_found(None, Region::new, &[writer, logger(1, flush)]);
+}
+
+#[test]
+fn planted_a_logger_that_looks_before_it_takes() {
+    let writer = role(|region: &Region<Patient>| {
+        region.commit(1, 5);
+        region.wait(1);
+    });
+    let flush = |region: &Region<Patient>| {
+        let tail = region.tail.load(Ordering::SeqCst);
+        deadline::take::<Patient>(&region.urgency);
+        tail
+    };
+    must_be_found(None, Region::new, &[writer, logger(1, flush)]);
+}
+
+#[test]
+fn planted_an_announcement_without_a_fence() {
+    let writer = role(|region: &Region<Patient>| {
+        region.urgency.fetch_max(5, Ordering::SeqCst);
+        region.tail.store(1, Ordering::Release);
+        region.urgency.fetch_max(5, Ordering::SeqCst);
+        waiter::ring_from::<Patient>(&region.bell, &region.wake_urgency, 5);
+        region.wait(1);
+    });
+    must_be_found(None, Region::new, &[writer, logger(1, flush)]);
+}
