@@ -217,7 +217,7 @@ fn write(path: &Path, name: &str, rounds: u64) -> Result<(), Finding> {
             before = store.snapshot().map_err(misbehaved("snapshot"))?.txn_id();
             n += 1;
             let durable = n.is_multiple_of(4);
-            let durability = if durable { Durability::Durable } else { Durability::Visible };
+            let durability = durability(durable, n / 4);
             writer.commit(n, durability).map_err(misbehaved("commit"))?;
             say(format_args!("{} {n}", if durable { "D" } else { "V" }));
             say(format_args!("S {}", writer.cell.version().map_err(misbehaved("version"))?.as_u64()));
@@ -231,6 +231,15 @@ fn write(path: &Path, name: &str, rounds: u64) -> Result<(), Finding> {
         }
     }
     Ok(())
+}
+
+/// What is acknowledged as durable is so by one of two ways, in turn: at once, or when a deadline comes.
+pub fn durability(durable: bool, turn: u64) -> Durability {
+    match durable {
+        false => Durability::Visible,
+        true if turn.is_multiple_of(2) => Durability::Durable,
+        true => Durability::Within(Duration::from_millis(5)),
+    }
 }
 
 /// Reads in the other ways that there are: what is durable, and some of the changes since a transaction.

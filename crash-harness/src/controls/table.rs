@@ -106,6 +106,7 @@ pub const CONTROLS: &[Control] = &[
     by("trust-read-header", "power", "failed syncs header, everyone dies", &[Damaged, LostAcked]),
     by("versions-go-on", "kill", "sample.collected:end", &[OrderViolation]),
     by("wal-without-crc", "power", "plain", &[Damaged, LostAcked, HalfApplied, TornRead]),
+    by("within-answered-before-sync", "power", "plain", &[LostAcked]),
     // The model of the same bug: what a missing fence lets a weak memory order do, of which x86 shows nothing.
     by("seqlock-without-fence", MODEL, "loom_cell planted_a_cell_without_fences", &[]),
 ];

@@ -14,7 +14,7 @@ use super::judge::{self, PER_ROUND};
 use crate::oracle;
 use crate::outcome::{Finding, Kind};
 use crate::role::Role;
-use crate::workload::{CELL, KEYS, Writer, misbehaved, open_with, options, sealed};
+use crate::workload::{CELL, KEYS, Writer, durability, misbehaved, open_with, options, sealed};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -97,7 +97,7 @@ fn work(store: &Store, marks: &mut Marks, name: &str, rounds: u64) -> Result<(),
                 marks.say(format_args!("S {name} {n} {}", version.as_u64()));
                 marks.say(format_args!("C {name} {n}"));
             }
-            let durability = if n % 3 == 1 { Durability::Durable } else { Durability::Visible };
+            let durability = durability(n % 3 == 1, n / 3);
             let ticket = writer.commit_with_ticket(n, durability).map_err(misbehaved("commit"))?;
             if n % 3 == 2 {
                 ticket.wait().map_err(misbehaved("waiting for durability"))?;
