@@ -81,7 +81,7 @@ impl Engine {
     }
 
     /// `lock` is opened afresh for each test: descriptors don't always survive their host.
-    fn tester(&self) -> Result<Tester> {
+    pub(crate) fn tester(&self) -> Result<Tester> {
         self.dir.with_fd(|fd| Tester::open(fd, Some(self.lock_file)))
     }
 
@@ -409,19 +409,7 @@ impl Engine {
 
     /// An error if the store refuses writes.
     pub(crate) fn refuse_poisoned(&self) -> Result<()> {
-        let poison = self.control.poison();
-        if poison == 0 {
-            return Ok(());
-        }
-        let errno = self.control.fixed().logger.poison_errno.load(Ordering::Relaxed);
-        let cause = std::io::Error::from_raw_os_error(errno as i32);
-        let what = match poison {
-            1 => "the log could not be written",
-            2 => "a sync of the arena failed",
-            3 => "the checkpoint's header could not be written",
-            _ => "a mark of unknown meaning stands in control",
-        };
-        Err(Error::NeedsRecovery { reason: format!("{what} ({cause})") })
+        self.control.refuse_poisoned()
     }
 
     /// An error if the log can no longer become durable. A mark of the arena or of the header lets the log go on:

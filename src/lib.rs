@@ -34,7 +34,7 @@
 //! # Map of the modules
 //! Data flows one way: `store` → `txn` → `tree` → `page` → `shm::arena`.
 //!
-//! - `store`, `keyspace`, `snapshot`, `write_txn`, `ticket`, `options`, `stats`, `verify`: what users see
+//! - `store`, `keyspace`, `snapshot`, `write_txn`, `ticket`, `options`, `stats`, `observe`, `verify`: what users see
 //! - `cells`: values that are updated in place, and counters
 //! - `changes`, `feed`: following the log
 //! - `client`: one process's use of one store: pins, locks, liveness
@@ -67,6 +67,7 @@ mod ids;
 mod keyspace;
 pub mod limits;
 mod logger;
+mod observe;
 mod options;
 mod page;
 mod remote;
@@ -92,6 +93,7 @@ pub(crate) use ids::{ClientId, KeyspaceId, PageId};
 pub use ids::{TxnId, Version};
 pub use keyspace::{CasOutcome, Keyspace};
 pub use logger::daemon::{LoggerOptions, run_logger, stop_logger};
+pub use observe::{Observation, observe};
 pub use options::{Durability, FlushPolicy, Options};
 pub use remote::{Batch, Client, ClientOptions, CommitOutcome, RemoteChanges, Scan};
 pub use shm::histogram::Latency;

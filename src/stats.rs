@@ -1,10 +1,14 @@
 //! Figures of a store: what is visible, durable and checkpointed, where the space goes, and who holds it.
 
 use crate::client::Client;
-use crate::engine::{Engine, now_ns};
-use crate::shm::control::Counters;
+use crate::engine::now_ns;
+use crate::options::Geometry;
+use crate::shm::atomic::Native;
+use crate::shm::control::{Control, Counters};
 use crate::shm::histogram::Latency;
 use crate::shm::latencies::{self, CommitClass};
+use crate::shm::liveness::{LOGGER_OFFSET, Tester};
+use crate::shm::lock;
 use crate::txn::{queue, runs};
 use crate::{Result, TxnId};
 use serde::Serialize;
@@ -51,7 +55,7 @@ pub struct Stats {
     pub max_size: u64,
     /// Log bytes that recovery would replay now.
     pub wal_bytes: u64,
-    /// Log segments in use, and spare.
+    /// Log segments that recovery needs; those below are not among them.
     pub wal_segments: u64,
     /// Spare log segments.
     pub wal_spares: u64,
@@ -71,8 +75,10 @@ pub struct Stats {
     pub reaped: u64,
     /// Loggers started.
     pub logger_starts: u64,
-    /// Process id of the logger, in its own namespace.
+    /// Process id of the logger, in its own namespace, if one lives.
     pub logger_pid: Option<u32>,
+    /// For how long it has served, in nanoseconds.
+    pub logger_age_ns: Option<u64>,
     /// Who holds the writer lock.
     pub writer: Option<HolderStat>,
     /// The processes that have the store open.
@@ -186,12 +192,20 @@ pub struct HolderStat {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ClientStat {
+    /// Its id; no other process, of any store, ever has the same.
+    pub id: u64,
     /// Its process id, in its own namespace.
     pub pid: u32,
     /// For how long, in nanoseconds.
     pub age_ns: u64,
     /// Its commits.
     pub commits: u64,
+    /// Snapshots that it has pinned.
+    pub pins: u64,
+    /// Whether it lives. The logger looks for the dead ten times a second, and they are gone then.
+    pub is_alive: bool,
+    /// Whether it holds the writer lock.
+    pub holds_writer_lock: bool,
 }
 
 /// A pinned snapshot, and what it costs.
@@ -217,12 +231,17 @@ pub struct ReaderStat {
 impl Stats {
     pub(crate) fn gather(client: &Arc<Client>) -> Result<Stats> {
         let engine = &client.engine;
-        let control = &engine.control;
-        let fixed = control.fixed();
         // Before the pin that the count of held pages takes.
-        let mut readers = readers(engine)?;
+        let mut stats = Stats::read(&engine.control, &engine.geometry, engine.tester().ok().as_ref())?;
         // A figure that can't be had must not keep the others back.
-        let _ = count_held(client, &mut readers);
+        let _ = count_held(client, &mut stats.readers);
+        Ok(stats)
+    }
+
+    /// What stands in the shared region; it is only read. Without a `tester` everybody in its tables counts as alive.
+    pub(crate) fn read(control: &Control, geometry: &Geometry, tester: Option<&Tester>) -> Result<Stats> {
+        let fixed = control.fixed();
+        let readers = readers(control)?;
         let image = control.newest()?;
         // While the words disagree, what is published last is as good for a figure.
         let durable = control
@@ -234,16 +253,29 @@ impl Stats {
         let lag_txns = image.txn.sequence().saturating_sub(durable.sequence());
         let lag_ns = if lag_txns == 0 { 0 } else { now.saturating_sub(count(&fixed.logger.durable_as_of_ns)) };
         let clients = control.clients().iter().filter(|entry| count(&entry.owner) != 0);
-        let clients = clients.map(|entry| ClientStat {
-            pid: count(&entry.pid) as u32,
-            age_ns: now.saturating_sub(count(&entry.since_ns)),
-            commits: count(&entry.commits),
+        let pinning: Vec<u64> =
+            control.used_readers()?.iter().filter_map(|slot| slot.pinned().and(slot.owner())).collect();
+        let writer_id = lock::owner::<Native>(&fixed.writer.word).map(lock::Owner::id);
+        let clients = clients.map(|entry| {
+            let id = count(&entry.owner);
+            ClientStat {
+                id,
+                pid: count(&entry.pid) as u32,
+                age_ns: now.saturating_sub(count(&entry.since_ns)),
+                commits: count(&entry.commits),
+                pins: pinning.iter().filter(|owner| **owner == id).count() as u64,
+                is_alive: tester.is_none_or(|tester| tester.is_alive(id)),
+                holds_writer_lock: writer_id == Some(id),
+            }
         });
-        let writer = (count(&fixed.writer.word) != 0).then(|| HolderStat {
+        let writer = writer_id.map(|_| HolderStat {
             pid: fixed.writer.holder_pid.load(Ordering::Relaxed),
             age_ns: now.saturating_sub(count(&fixed.writer.holder_since_ns)),
         });
-        let logger_pid = fixed.logger.pid.load(Ordering::Relaxed);
+        // A logger that was killed leaves its pid behind.
+        let has_logger = tester.is_none_or(|tester| tester.is_held(LOGGER_OFFSET));
+        let logger_pid = Some(fixed.logger.pid.load(Ordering::Relaxed)).filter(|pid| has_logger && *pid != 0);
+        let logger_age_ns = logger_pid.map(|_| now.saturating_sub(count(&fixed.logger.started_ns)));
         let tail = image.log_tail.0.max(count(&fixed.stream.tail));
         Ok(Stats {
             committed: image.txn,
@@ -256,11 +288,11 @@ impl Stats {
             commits: image.commits,
             records: image.records,
             keyspaces: image.keyspaces,
-            page_size: engine.geometry.page_size as u64,
+            page_size: geometry.page_size as u64,
             pages_total: u64::from(image.high_water),
             pages_free: image.free_pages,
             arena_bytes: control.arena_bytes().unwrap_or(0),
-            max_size: engine.geometry.max_size,
+            max_size: geometry.max_size,
             wal_bytes: tail.saturating_sub(count(&fixed.checkpoint.finished_lsn)),
             wal_segments: count(&counters.wal_segments),
             wal_spares: count(&counters.wal_spares),
@@ -272,7 +304,8 @@ impl Stats {
             lock_take_overs: count(&counters.lock_take_overs),
             reaped: count(&counters.reaped_clients) + count(&counters.reaped_readers),
             logger_starts: count(&counters.logger_starts),
-            logger_pid: (logger_pid != 0).then_some(logger_pid),
+            logger_pid,
+            logger_age_ns,
             writer,
             clients: clients.collect(),
             readers,
@@ -282,7 +315,7 @@ impl Stats {
                 in_use: control.cell_entries()?.filter(|entry| count(&entry.hot.generation) != 0).count() as u64,
             },
             latencies: Latencies::gather(&fixed.latencies),
-            needs_recovery: engine.refuse_poisoned().err().map(|error| error.to_string()),
+            needs_recovery: control.refuse_poisoned().err().map(|error| error.to_string()),
         })
     }
 }
@@ -307,8 +340,7 @@ impl DeadlineStat {
 }
 
 /// Who pins what.
-fn readers(engine: &Engine) -> Result<Vec<ReaderStat>> {
-    let control = &engine.control;
+fn readers(control: &Control) -> Result<Vec<ReaderStat>> {
     let fixed = control.fixed();
     let newest = control.newest()?.txn;
     let now = now_ns();

@@ -342,7 +342,7 @@ impl Control {
     pub(crate) fn format(file: &File, store_id: [u8; 16], geometry: &Geometry, boot_id: [u64; 2]) -> Result<Control> {
         let len = Self::file_len(geometry.ring_size as usize, READER_CHUNK);
         write_zeros(file, 0, len as u64, dir::CONTROL)?;
-        let control = Self::map(file, geometry.ring_size as usize)?;
+        let control = Self::map(file, geometry.ring_size as usize, true)?;
         let identity = &control.fixed().identity;
         let id = [0, 8].map(|at| u64::from_le_bytes(store_id[at..at + 8].try_into().expect("8")));
         for i in 0..2 {
@@ -365,9 +365,9 @@ impl Control {
         Ok(control)
     }
 
-    fn map(file: &File, ring_size: usize) -> Result<Control> {
+    fn map(file: &File, ring_size: usize, writable: bool) -> Result<Control> {
         let reserve = Self::file_len(ring_size, limits::READERS_MAX) as u64 + cells::RESERVED_BYTES;
-        let options = MapOptions { reserve, writable: true, in_core_dumps: false };
+        let options = MapOptions { reserve, writable, in_core_dumps: false };
         let mapping = Mapping::new(file.as_fd(), dir::CONTROL, options)?;
         Ok(Control { mapping, ring_size, readers_known: AtomicUsize::new(READER_CHUNK) })
     }
@@ -379,11 +379,32 @@ impl Control {
         geometry: &Geometry,
         boot_id: [u64; 2],
     ) -> Result<Option<Control>> {
+        Self::map_if_it_fits(file, store_id, geometry, boot_id, true)
+    }
+
+    /// As [`Control::attach`], to read from only: a store into it would end the process, so nothing may be called on it but
+    /// what loads.
+    pub(crate) fn look_into(
+        file: &File,
+        store_id: [u8; 16],
+        geometry: &Geometry,
+        boot_id: [u64; 2],
+    ) -> Result<Option<Control>> {
+        Self::map_if_it_fits(file, store_id, geometry, boot_id, false)
+    }
+
+    fn map_if_it_fits(
+        file: &File,
+        store_id: [u8; 16],
+        geometry: &Geometry,
+        boot_id: [u64; 2],
+        writable: bool,
+    ) -> Result<Option<Control>> {
         let len = file.metadata().map_err(Error::io("stat of control"))?.len();
         if len < Self::file_len(geometry.ring_size as usize, READER_CHUNK) as u64 {
             return Ok(None);
         }
-        let control = Self::map(file, geometry.ring_size as usize)?;
+        let control = Self::map(file, geometry.ring_size as usize, writable)?;
         let identity = &control.fixed().identity;
         let id = [0, 8].map(|at| u64::from_le_bytes(store_id[at..at + 8].try_into().expect("8")));
         let fits = identity.magic.load(Ordering::Relaxed) == MAGIC
@@ -597,6 +618,23 @@ impl Control {
 
     pub(crate) fn poison(&self) -> u32 {
         self.fixed().logger.poison.load(Ordering::Acquire)
+    }
+
+    /// An error if the store refuses writes.
+    pub(crate) fn refuse_poisoned(&self) -> Result<()> {
+        let poison = self.poison();
+        if poison == 0 {
+            return Ok(());
+        }
+        let errno = self.fixed().logger.poison_errno.load(Ordering::Relaxed);
+        let cause = std::io::Error::from_raw_os_error(errno as i32);
+        let what = match poison {
+            1 => "the log could not be written",
+            2 => "a sync of the arena failed",
+            3 => "the checkpoint's header could not be written",
+            _ => "a mark of unknown meaning stands in control",
+        };
+        Err(Error::NeedsRecovery { reason: format!("{what} ({cause})") })
     }
 }
 

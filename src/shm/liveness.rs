@@ -43,8 +43,8 @@ pub(crate) struct LockFileId {
     inode: u64,
 }
 
-fn open_lock(directory: impl AsFd) -> Result<(OwnedFd, LockFileId)> {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+fn open_lock(directory: impl AsFd, access: OFlags) -> Result<(OwnedFd, LockFileId)> {
+    let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = rustix::fs::openat(directory, LOCK_FILE, flags, Mode::empty()).map_err(|errno| match errno {
         Errno::ACCESS | Errno::PERM | Errno::ROFS => {
             Error::Permission { what: format!("read and write of {LOCK_FILE} ({errno})") }
@@ -101,7 +101,7 @@ impl Claim {
         let page_size = rustix::param::page_size();
         // A child forked in here would keep the open file, by its copy of the descriptor or of the mapping.
         fork::without_forks(|| {
-            let (file, file_id) = open_lock(directory)?;
+            let (file, file_id) = open_lock(directory, OFlags::RDWR)?;
             if !try_lock_byte(&file, offset)? {
                 return Ok(None);
             }
@@ -174,7 +174,7 @@ pub(crate) struct Tester {
 impl Tester {
     /// Opens `lock` afresh. Fails if it isn't the file `expected`: then nothing can be said about anybody.
     pub(crate) fn open(directory: impl AsFd, expected: Option<LockFileId>) -> Result<Tester> {
-        let (file, found) = open_lock(directory)?;
+        let (file, found) = open_lock(directory, OFlags::RDWR)?;
         match expected {
             Some(expected) if expected != found => Err(Error::Mismatch {
                 file: LOCK_FILE.to_string(),
@@ -182,6 +182,11 @@ impl Tester {
             }),
             _ => Ok(Tester { file }),
         }
+    }
+
+    /// As [`Tester::open`], for somebody who may only read the file, which is enough to ask.
+    pub(crate) fn open_to_look(directory: impl AsFd) -> Result<Tester> {
+        Ok(Tester { file: open_lock(directory, OFlags::RDONLY)?.0 })
     }
 
     /// Whether the byte at `offset` is held. What can't be found out counts as held, except that nobody can ever have
