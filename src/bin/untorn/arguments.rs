@@ -57,6 +57,19 @@ pub(crate) struct WatchOptions {
     pub(crate) visible: bool,
 }
 
+/// What to look at, and how often.
+#[derive(Args)]
+pub(crate) struct TopOptions {
+    /// The store's directory
+    pub(crate) store: PathBuf,
+    /// Milliseconds between looks, at least 100
+    #[arg(long, value_name = "MS", default_value_t = 1000)]
+    pub(crate) interval: u64,
+    /// Print one page, of one interval, and exit; COLUMNS and LINES say how large
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Print the value of a key
@@ -120,7 +133,14 @@ pub(crate) enum Command {
     Stat {
         /// The store's directory, or the socket of its logger
         store: PathBuf,
+        /// Print what Prometheus scrapes (text format 0.0.4), without becoming a client or starting a logger; needs the directory
+        #[arg(long, conflicts_with = "json")]
+        prometheus: bool,
     },
+    /// Show live what the store does, until q; or once, as text, if the output is no terminal
+    ///
+    /// Looks from outside: it is no client, starts no logger, and goes on when the logger restarts or everybody leaves.
+    Top(TopOptions),
     /// Check every page, record and checksum
     Verify {
         /// The store's directory

@@ -10,12 +10,14 @@ mod get;
 mod line;
 mod load;
 mod outcome;
+mod prometheus;
 mod put;
 mod scan;
 mod stat;
 mod stop;
 mod target;
 mod text;
+mod top;
 mod tour;
 mod verify;
 mod watch;
@@ -48,7 +50,9 @@ fn run(arguments: Arguments) -> Outcome {
         Command::Load { at } => load::run(&at, format),
         Command::Dump { at } => dump::run(&at, format),
         Command::Watch(options) => watch::run(&options, format),
-        Command::Stat { store } => stat::run(&store, format),
+        Command::Stat { store, prometheus: true } => prometheus::run(&store),
+        Command::Stat { store, .. } => stat::run(&store, format),
+        Command::Top(options) => top::run(&options),
         Command::Verify { store } => verify::run(&store, format),
         Command::Checkpoint { store } => checkpoint::run(&store, format),
         Command::Stop { store, timeout_seconds } => stop::run(&store, timeout_seconds, format),
