@@ -400,7 +400,8 @@ impl Flusher {
         self.note_flush(Duration::from_nanos(now_ns().saturating_sub(began_ns)));
         self.last_flush = Instant::now();
         self.failing_since = None;
-        (self.is_waiting, self.policy_since) = (false, None);
+        // What came meanwhile has waited since this flush began, not since the next look.
+        (self.is_waiting, self.policy_since) = (true, None);
         self.is_stated = false;
         Ok(())
     }
