@@ -28,6 +28,7 @@ fn page(outcomes: &[Outcome]) -> String {
         (0, 0) if states == 0 => "Nothing was tried".to_string(),
         (0, 0) => "Nothing was violated".to_string(),
         (0, uncaught) => format!("{uncaught} planted bugs were not caught"),
+        (1, _) => "1 violation".into(),
         (violations, _) => format!("{violations} violations"),
     };
     let mut html = String::from(HEAD);

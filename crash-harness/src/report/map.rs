@@ -11,6 +11,10 @@ use std::fmt::Write;
 const WIDTH: usize = 960;
 /// Width of the names at its left.
 const NAMES: usize = 200;
+/// Width of the names of strips.
+const STRIP_NAMES: usize = 230;
+/// Width of a letter at most, of a column's name.
+const LETTER: usize = 7;
 /// Height of a line.
 const LINE: usize = 20;
 /// Side of a square with its gap.
@@ -82,14 +86,14 @@ fn draw_strips(html: &mut String, coverages: &[Coverage]) {
     begin(html, coverages.len() * LINE, "instructions");
     for (line, coverage) in coverages.iter().enumerate() {
         let y = line * LINE;
-        let (kind, steps) = coverage.of.split_once(": ").unwrap_or((&coverage.of, ""));
+        let (kind, steps) = coverage.of.rsplit_once(": ").unwrap_or((&coverage.of, ""));
         let states: u64 = coverage.hits.iter().map(|(_, hits)| hits).sum();
         let _ = write!(html, "<text x=0 y='{}'>{}</text>", y + 14, escape(kind));
         let cells = coverage.hits.len().max(1);
-        let width = (WIDTH - NAMES - 220) as f64 / cells as f64;
+        let width = (WIDTH - STRIP_NAMES - 220) as f64 / cells as f64;
         let most = most(coverage);
         for (index, (name, hits)) in coverage.hits.iter().enumerate() {
-            let x = NAMES as f64 + index as f64 * width;
+            let x = STRIP_NAMES as f64 + index as f64 * width;
             let _ = write!(
                 html,
                 "<rect x='{x:.2}' y='{}' width='{width:.2}' height='{}' {}><title>{}: {hits}</title></rect>",
@@ -113,7 +117,13 @@ fn draw_matrix(html: &mut String, coverage: &Coverage, names: &[(String, String)
     let most = most(coverage);
     begin(html, (rows.len() + 1) * LINE, &coverage.of);
     for (index, column) in columns.iter().enumerate() {
-        let _ = write!(html, "<text class=sub x='{}' y=14>{}</text>", NAMES + index * width, escape(column));
+        let _ = write!(
+            html,
+            "<text class=sub x='{}' y=14>{}<title>{}</title></text>",
+            NAMES + index * width,
+            escape(&shortened(column, width / LETTER)),
+            escape(column)
+        );
     }
     for (index, row) in rows.iter().enumerate() {
         let _ = write!(html, "<text x=0 y='{}'>{}</text>", (index + 1) * LINE + 14, escape(row));
@@ -181,14 +191,13 @@ fn draw_bars(html: &mut String, coverage: &Coverage) {
     for (index, (name, hits)) in coverage.hits.iter().enumerate() {
         let (x, y) = (index / lines * (WIDTH / 2), index % lines * LINE);
         // What is too long for its place is cut here, and whole where somebody points at it.
-        let cut: String = name.chars().take(BAR_NAME).collect();
-        let more = if cut.len() < name.len() { "…" } else { "" };
+        let cut = shortened(name, BAR_NAME);
         let width = (BAR as f64 * (*hits as f64).ln_1p() / most.ln_1p()).max(4.0);
         let fill = if *hits == 0 { "class=never" } else { "class=hit fill-opacity=.8" };
         let bar = x + WIDTH / 2 - BAR - 60;
         let _ = write!(
             html,
-            "<text x='{x}' y='{0}'>{1}{more}<title>{2}</title></text><rect x='{bar}' y='{3}' width='{width:.0}' height='{4}' rx=3 \
+            "<text x='{x}' y='{0}'>{1}<title>{2}</title></text><rect x='{bar}' y='{3}' width='{width:.0}' height='{4}' rx=3 \
              {fill}><title>{2}: {hits}</title></rect><text class=sub x='{5:.0}' y='{0}'>{hits}</text>",
             y + 14,
             escape(&cut),
@@ -199,6 +208,14 @@ fn draw_bars(html: &mut String, coverage: &Coverage) {
         );
     }
     end(html, &caption(coverage));
+}
+
+/// A name that has room for so many letters.
+fn shortened(name: &str, letters: usize) -> String {
+    if name.chars().count() <= letters {
+        return name.into();
+    }
+    name.chars().take(letters.saturating_sub(1)).chain(['…']).collect()
 }
 
 fn caption(coverage: &Coverage) -> String {

@@ -19,6 +19,7 @@ pub fn text(outcomes: &[Outcome]) -> String {
             (0, 0) if o.variants.is_empty() => "nothing violated".into(),
             (0, 0) => format!("each of {} planted bugs caught", o.variants.len()),
             (0, uncaught) => format!("{uncaught} PLANTED BUGS NOT CAUGHT"),
+            (1, _) => "1 VIOLATION".into(),
             (violations, _) => format!("{violations} VIOLATIONS"),
         };
         let _ = writeln!(
