@@ -87,6 +87,8 @@ impl Client {
             return Ok(client);
         }
         let client = Arc::new(Client::make(dir, options)?);
+        let control = &client.engine.control;
+        tracing::info!(path = %client.engine.dir.path().display(), committed = %control.committed(), "store opened");
         *seat = Arc::downgrade(&client);
         Ok(client)
     }
@@ -315,6 +317,7 @@ impl Drop for Client {
         self.engine.control.clients()[self.entry].owner.store(0, Ordering::Release);
         // The logger counts its idle time from here.
         waiter::ring_always::<Native>(&self.engine.control.fixed().logger.bell);
+        tracing::info!(path = %self.engine.dir.path().display(), "store closed");
     }
 }
 

@@ -25,6 +25,9 @@ const GLANCE_NS: u64 = 10_000_000;
 /// milliseconds, and it may be stopped.
 const YIELD_PATIENCE: Duration = Duration::from_secs(2);
 
+/// A flush, or a wait for a lock, that takes longer is told of.
+pub(crate) const SLOW: Duration = Duration::from_secs(1);
+
 /// Whether a client lives; whatever is unclear means that one does.
 pub(crate) fn has_clients(tester: &Tester) -> bool {
     tester.any_held(CLIENT_IDS).map_or(true, |held| held.is_some())
@@ -176,7 +179,14 @@ impl Engine {
         let acquired = lock::acquire::<Native>(&word.word, &word.bell, self.me.0, &alive, deadline)
             .map_err(|_| Error::LockTimeout { waited: start.elapsed(), holder: self.holder(word) })?;
         if let lock::Acquired::TakenOver(_) = acquired {
+            // Nobody has written there since, so this is the dead one's, if it lived long enough to write it.
+            let pid = word.holder_pid.load(Ordering::Relaxed);
+            tracing::warn!(pid, "a lock was taken over from a process that died");
             self.control.fixed().counters.lock_take_overs.fetch_add(1, Ordering::Relaxed);
+        }
+        let waited = start.elapsed();
+        if waited >= SLOW {
+            tracing::warn!(waited_ms = waited.as_millis() as u64, "waited long for a lock");
         }
         Ok(())
     }
@@ -428,10 +438,14 @@ impl Engine {
         let logger = &self.control.fixed().logger;
         let marks = |now: u32| now == 0 || poison == Poison::Log;
         let replace = |now| marks(now).then_some(poison as u32);
-        if logger.poison.fetch_update(Ordering::AcqRel, Ordering::Acquire, replace).is_ok() {
+        let is_new = logger.poison.fetch_update(Ordering::AcqRel, Ordering::Acquire, replace).is_ok();
+        if is_new {
             logger.poison_errno.store(errno as u32, Ordering::Relaxed);
         }
         self.wake_waiters();
+        if is_new && let Err(error) = self.refuse_poisoned() {
+            tracing::error!(needs_recovery = %error, "the store takes no more writes");
+        }
     }
 
     /// Has a checkpoint taken that covers `txn`. Returns at once.

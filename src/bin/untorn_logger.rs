@@ -16,6 +16,9 @@ themselves; this is for supervisors, and for stores whose clients all pass messa
   --idle never    stay until told to leave (untorn stop); wait while another logger serves
   --create        make the store if there is none
 
+What happens goes to standard error, from the level on that RUST_LOG names (error, warn, info, debug, trace, off;
+default info), if this program was built with the feature cli.
+
 Exit codes: 0 it was told to leave, nobody uses the store any more, or another logger serves it already; 2 usage;
 3 it could not go on.";
 
@@ -31,6 +34,8 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    #[cfg(feature = "cli")]
+    show_events();
     match options.run(&store) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -38,6 +43,17 @@ fn main() -> ExitCode {
             ExitCode::from(3)
         }
     }
+}
+
+/// Writes the library's events to standard error, from what level on says `RUST_LOG`: `warn`, `untorn::logger=debug,info`, `off`.
+#[cfg(feature = "cli")]
+fn show_events() {
+    use tracing_subscriber::filter::{LevelFilter, Targets};
+    use tracing_subscriber::prelude::*;
+    let wanted = std::env::var("RUST_LOG").ok().and_then(|wanted| wanted.parse::<Targets>().ok());
+    let wanted = wanted.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(lines.with_filter(wanted)).init();
 }
 
 enum Asked {

@@ -146,6 +146,7 @@ fn reap(logger: &Logger) {
             && entry.owner.compare_exchange(owner, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         {
             fixed.counters.reaped_clients.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(pid = entry.pid.load(Ordering::Relaxed), "a process died with the store open");
             found = true;
         }
     }
@@ -157,6 +158,7 @@ fn reap(logger: &Logger) {
             && slot.reap(owner)
         {
             fixed.counters.reaped_readers.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(pid = slot.pid.load(Ordering::Relaxed), "the reader slot of a dead process was freed");
             found = true;
         }
     }

@@ -53,6 +53,7 @@ pub(super) fn run(logger: &Logger) {
                 Err(Error::LockTimeout { .. }) => continue,
                 // The error stands in `control` if it is one that lasts.
                 Err(error) => {
+                    tracing::warn!(%error, "a checkpoint failed; another one will be tried");
                     note_failure(&logger.engine, &error);
                     retry_at = Instant::now() + PAUSE;
                 }
@@ -106,6 +107,7 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
         }
     }
     let began = Instant::now();
+    tracing::debug!(committed = %started, checkpointed = %finished, "checkpoint started");
     crash_point!("checkpoint.started");
     let (image, log_position) = started_image(engine)?;
     // Up to the position, not only to the image's tail: frames of a transaction that rolled back lie between,
@@ -140,7 +142,12 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     counters.checkpoint_pages.fetch_add(summed, Ordering::Relaxed);
     let spent = began.elapsed().as_nanos() as u64;
     engine.control.fixed().latencies.checkpoint.record(spent);
-    logger.pool.recycle(log_position, settings::retention(&engine.control)).map_err(super::process::log_error)?;
+    tracing::debug!(checkpointed = %started, pages = summed, checkpoint_ns = spent, "checkpoint finished");
+    let freed = logger.pool.recycle(log_position, settings::retention(&engine.control));
+    let freed = freed.map_err(super::process::log_error)?;
+    if freed > 0 {
+        tracing::debug!(segments = freed, "log segments recycled");
+    }
     logger.count_segments();
     Ok(())
 }

@@ -15,7 +15,7 @@
 
 use super::process::{Logger, log_error};
 use super::settings;
-use crate::engine::now_ns;
+use crate::engine::{SLOW, now_ns};
 use crate::header::Header;
 use crate::shm::atomic::Native;
 use crate::shm::control::Poison;
@@ -133,6 +133,11 @@ impl Flusher {
             Err(error) => flusher.give_up(&error),
         }
         Ok(flusher)
+    }
+
+    /// The newest transaction that it has acknowledged.
+    pub(super) fn durable_txn(&self) -> tracing::field::DisplayValue<TxnId> {
+        tracing::field::display(TxnId::from_u64(self.stated.durable_txn))
     }
 
     /// Publishes again what was acknowledged, if somebody else has written to those words.
@@ -388,6 +393,7 @@ impl Flusher {
         if planted_bug!("acknowledge-before-fsync") {
             self.publish(next, &published);
         }
+        let durable_before = self.stated.durable;
         let begun = Instant::now();
         self.write(published.tail)?;
         crash_point!("flush.synced");
@@ -398,6 +404,12 @@ impl Flusher {
         self.publish(next, &published);
         self.note_durable_as_of(began_ns);
         self.note_flush(Duration::from_nanos(now_ns().saturating_sub(began_ns)));
+        let (bytes, flush_ns) = (published.tail.bytes_since(durable_before), spent);
+        if spent >= SLOW.as_nanos() as u64 {
+            tracing::warn!(durable = self.durable_txn(), bytes, flush_ns, "a flush took long");
+        } else {
+            tracing::trace!(durable = self.durable_txn(), bytes, flush_ns, "flushed");
+        }
         self.last_flush = Instant::now();
         self.failing_since = None;
         // What came meanwhile has waited since this flush began, not since the next look.
@@ -426,6 +438,7 @@ impl Flusher {
         }
         crash_point!("flush.failed");
         // A failed sync is never tried again on that file, nor are its bytes trusted.
+        tracing::warn!(%error, "a flush failed; its bytes go to a new segment");
         self.start_segment(self.stated.durable, tail).map_err(log_error)
     }
 
@@ -460,6 +473,7 @@ impl Flusher {
             crash_point!("segment.started");
             logger.engine.control.fixed().counters.fsyncs.fetch_add(3, Ordering::Relaxed);
             logger.count_segments();
+            tracing::debug!(from = durable.0, to = reached.0, "log segment started");
             waiter::ring_always::<Native>(&logger.engine.control.fixed().logger.background);
             durable = reached;
             if durable >= tail {
@@ -480,7 +494,9 @@ impl Flusher {
                 let at = lsn.bytes_since(from) as usize;
                 buffer.copy_from_slice(&bytes[at..at + buffer.len()]);
             };
+            let start = durable.0;
             durable = self.log.start_segment(&stated, rest, &mut fill).map_err(log_error)?;
+            tracing::debug!(from = start, to = durable.0, "log segment started");
             if durable.bytes_since(from) as usize >= bytes.len() {
                 // The stream ends with a whole record there.
                 self.stated.durable = durable;

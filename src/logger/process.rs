@@ -99,7 +99,13 @@ pub(crate) fn run(dir: Dir, service: Service, on_ready: impl FnOnce()) -> Result
         return Ok(Ended::NotNeeded);
     };
     crash_point!("logger.byte_taken");
-    let (logger, flusher) = prepare(dir, init.file_id())?;
+    let began = Instant::now();
+    let path = dir.path().display().to_string();
+    let (logger, flusher) =
+        prepare(dir, init.file_id()).inspect_err(|error| tracing::error!(%path, %error, "the logger can't serve"))?;
+    let committed = logger.engine.control.committed();
+    let took_ms = began.elapsed().as_millis() as u64;
+    tracing::info!(%path, logger_pid = std::process::id(), %committed, took_ms, "logger started");
     let init = serve(&logger, flusher, service, || {
         drop(init);
         crash_point!("logger.ready");
@@ -110,6 +116,7 @@ pub(crate) fn run(dir: Dir, service: Service, on_ready: impl FnOnce()) -> Result
     drop(byte);
     crash_point!("logger.byte_dropped");
     drop(init);
+    tracing::info!(%path, "logger left");
     Ok(Ended::Left)
 }
 
@@ -167,6 +174,10 @@ fn prepare(dir: Dir, lock_file: LockFileId) -> Result<(Arc<Logger>, Flusher)> {
             // Attaching acknowledges what was left, and whoever hears of that may tell this logger to leave.
             logger.enter_control();
             let flusher = Flusher::attach(logger.clone(), &header, &survey.stated)?;
+            tracing::info!(
+                durable = flusher.durable_txn(),
+                "took over from a logger that has gone, beside its clients"
+            );
             (logger, flusher)
         }
         None if alive => {

@@ -22,6 +22,7 @@ use crate::{Error, Result, TxnId};
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 use untorn_wal::record::{self, RecordKind};
 use untorn_wal::{LogShape, Lsn, RealDisk, Scan, Stated};
 
@@ -74,6 +75,7 @@ pub(super) fn replay(
     shape: &LogShape,
     old: Option<&Control>,
 ) -> Result<Recovered> {
+    let began = Instant::now();
     // Again, since the copy that was read may be one that never reached the disk; into the other slot, so
     // that a cut here leaves this one. Not in order any more, either. Before all that may find the device full: the log
     // below this checkpoint is given up then, and the header before may still need it.
@@ -114,6 +116,11 @@ pub(super) fn replay(
     let (end, _) = replay.finish();
     recovered.end = end;
     recovered.cut(engine)?;
+    let committed = engine.control.committed();
+    let transactions = committed.sequence().saturating_sub(header.txn().sequence());
+    let bytes = end.0.saturating_sub(header.log_position.0);
+    let took_ms = began.elapsed().as_millis() as u64;
+    tracing::info!(checkpointed = %header.txn(), %committed, transactions, bytes, took_ms, "log replayed");
     Ok(recovered)
 }
 

@@ -50,6 +50,7 @@ pub(super) fn run(shared: &Shared, stream: &Stream, uid: u32) {
     }
     let user = User { uid, is_owner: uid == policy.owner() };
     drop(policy);
+    tracing::info!(uid, "message client connected");
     let mut session = Session::new(shared, guest.store.clone(), user);
     let mut message = Vec::new();
     while serve_one(shared, stream, &mut session, &mut message).is_some() {

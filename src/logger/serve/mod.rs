@@ -101,6 +101,9 @@ pub(super) fn start(dir: &Dir, host: Host) -> Option<Server> {
 /// Says that there is no socket, and why; or that there is one.
 fn say(dir: &Dir, host: Host, problem: Option<&str>) {
     place::note(dir, problem);
+    if let Some(problem) = problem {
+        tracing::warn!(problem, "no socket for message-passing clients");
+    }
     if let (Host::Foreground, Some(problem)) = (host, problem) {
         eprintln!("untorn: no socket for message-passing clients: {problem}");
     }
@@ -332,6 +335,7 @@ fn receive(shared: &Arc<Shared>, stream: Stream) {
 
 /// Sends a client away. What the socket does not take at once it does not get.
 fn refuse(stream: &Stream, refusal: Refusal, text: &str) {
+    tracing::info!(reason = text, "message client refused");
     let _ = stream.write(&ServerHello::encode(0, Some(refusal), text), Some(Instant::now()));
     stream.end();
 }
