@@ -147,7 +147,7 @@ impl Engine {
     pub(crate) fn acquire_writer(&self, class: CommitClass, asked_ns: u64, timeout: Option<Duration>) -> Result<()> {
         let fixed = self.control.fixed();
         let since_ns = self.take(&fixed.writer, timeout)?;
-        fixed.latencies.lock_wait[class].record_alone(since_ns.saturating_sub(asked_ns));
+        fixed.latencies.lock[class].wait.record_alone(since_ns.saturating_sub(asked_ns));
         Ok(())
     }
 
@@ -155,7 +155,7 @@ impl Engine {
     pub(crate) fn release_writer(&self, class: CommitClass) {
         let fixed = self.control.fixed();
         let since_ns = fixed.writer.holder_since_ns.load(Ordering::Relaxed);
-        fixed.latencies.lock_hold[class].record_alone(now_ns().saturating_sub(since_ns));
+        fixed.latencies.lock[class].hold.record_alone(now_ns().saturating_sub(since_ns));
         self.release(&fixed.writer);
     }
 

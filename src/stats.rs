@@ -127,14 +127,14 @@ pub struct LatencyByClass {
 
 impl Latencies {
     fn gather(shared: &latencies::Latencies) -> Latencies {
-        let by_class = |shared: &latencies::ByClass| LatencyByClass {
-            urgent: shared[CommitClass::Urgent].read(),
-            bulk: shared[CommitClass::Bulk].read(),
+        let by_class = |read: &dyn Fn(CommitClass) -> Latency| LatencyByClass {
+            urgent: read(CommitClass::Urgent),
+            bulk: read(CommitClass::Bulk),
         };
         Latencies {
-            acknowledgement: by_class(&shared.acknowledgement),
-            lock_wait: by_class(&shared.lock_wait),
-            lock_hold: by_class(&shared.lock_hold),
+            acknowledgement: by_class(&|class| shared.acknowledgement[class].read()),
+            lock_wait: by_class(&|class| shared.lock[class].wait.read()),
+            lock_hold: by_class(&|class| shared.lock[class].hold.read()),
             flush: shared.flush.read(),
             checkpoint: shared.checkpoint.read(),
             sample: shared.sample.read(),

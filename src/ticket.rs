@@ -106,7 +106,7 @@ impl Ticket {
 
     /// Now and then looks whether a logger lives that will flush this.
     pub(crate) fn glance(&self) {
-        self.client.engine.glance_at_logger();
+        self.client.engine.glance_by_coarse_clock();
     }
 
     /// The error of a wait, which must say that the transaction has happened.

@@ -39,7 +39,7 @@ pub const CHECKED_NUMBERS: &[(&str, u64)] = &[
 ];
 
 /// "untornC", and the version of this layout.
-const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x05");
+const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x06");
 /// Commit slots; the slot of a transaction is its sequence number modulo this.
 pub(crate) const SLOTS: usize = 64;
 /// Bytes from one reader chunk to the next: the table grows by this.

@@ -13,16 +13,16 @@ pub(crate) enum CommitClass {
     Bulk,
 }
 
-/// A histogram for each class of commits.
+/// The same for each class of commits.
 #[repr(C)]
-pub(crate) struct ByClass {
-    urgent: Histogram<Native>,
-    bulk: Histogram<Native>,
+pub(crate) struct ByClass<T> {
+    urgent: T,
+    bulk: T,
 }
 
-impl Index<CommitClass> for ByClass {
-    type Output = Histogram<Native>;
-    fn index(&self, class: CommitClass) -> &Histogram<Native> {
+impl<T> Index<CommitClass> for ByClass<T> {
+    type Output = T;
+    fn index(&self, class: CommitClass) -> &T {
         match class {
             CommitClass::Urgent => &self.urgent,
             CommitClass::Bulk => &self.bulk,
@@ -30,15 +30,24 @@ impl Index<CommitClass> for ByClass {
     }
 }
 
+/// What each commit records. One page, so that it costs one entry of the processor's page tables' cache.
+#[repr(C, align(4096))]
+pub(crate) struct LockTimes {
+    /// From asking for the writer lock to having it. By who has just taken it: nobody else records meanwhile.
+    pub(crate) wait: Histogram<Native>,
+    /// From having it to letting it go. By who is about to let it go: nobody else records meanwhile.
+    pub(crate) hold: Histogram<Native>,
+}
+
+const _: () = assert!(size_of::<LockTimes>() == 4096);
+
 /// All of them.
 #[repr(C)]
 pub(crate) struct Latencies {
     /// From a caller's beginning to wait for durability, for an urgent commit the swing, to its knowing. By whoever waits.
-    pub(crate) acknowledgement: ByClass,
-    /// From asking for the writer lock to having it. By who has just taken it: nobody else records meanwhile.
-    pub(crate) lock_wait: ByClass,
-    /// From having it to letting it go. By who is about to let it go: nobody else records meanwhile.
-    pub(crate) lock_hold: ByClass,
+    pub(crate) acknowledgement: ByClass<Histogram<Native>>,
+    /// The writer lock.
+    pub(crate) lock: ByClass<LockTimes>,
     /// Write and fsync of what one flush acknowledges. By the flush thread.
     pub(crate) flush: Histogram<Native>,
     /// From noting what a checkpoint is to cover until it is finished. By the checkpoint thread.
