@@ -195,12 +195,43 @@ impl<'s> WriteTxn<'s> {
         Ok(ticket)
     }
 
-    /// Commits, and waits for nothing: the flush is due as the durability says, and the caller waits for it by the ticket.
-    pub(crate) fn commit_unwaited(self, durability: Durability) -> Result<Ticket> {
-        self.make_visible(durability, || {})
+    /// Commits, and waits for nothing: returns at visibility, with a ticket to wait on, poll or await, and has the logger flush by when the
+    /// durability says, as [`WriteTxn::commit_with`] has. So one thread can have many commits on their way, each with its deadline.
+    /// Whether such a deadline was met is not counted in [`Stats::deadlines`](crate::Stats::deadlines), since nobody may wait for it.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use untorn::Durability;
+    /// # fn main() -> untorn::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("data");
+    /// # let store = untorn::Store::open(&path)?;
+    /// # let readings = store.keyspace("readings")?;
+    /// let mut tickets = Vec::new();
+    /// for n in 0..100_u8 {
+    ///     let mut txn = store.begin()?;
+    ///     txn.put(&readings, &[n], b"21.5")?;
+    ///     tickets.push(txn.commit_unwaited(Durability::Within(Duration::from_millis(20)))?);
+    /// }
+    /// tickets[99].wait()?; // some 20 ms later, and the others with it
+    /// assert!(tickets.iter().all(|ticket| ticket.is_durable()));
+    /// # drop((tickets, readings));
+    /// # store.close()?;
+    /// # untorn::stop_logger(&path, Duration::from_secs(5))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`WriteTxn::commit`].
+    pub fn commit_unwaited(self, durability: Durability) -> Result<Ticket> {
+        let ticket = self.make_visible(durability, || {})?;
+        ticket.glance();
+        Ok(ticket)
     }
 
-    fn make_visible(mut self, durability: Durability, then: impl FnOnce()) -> Result<Ticket> {
+    /// Commits, and has the logger flush by when the durability says; neither waits for that nor looks whether a logger lives.
+    pub(crate) fn make_visible(mut self, durability: Durability, then: impl FnOnce()) -> Result<Ticket> {
         let client = self.store.client().clone();
         client.check_fork()?;
         let deadline_ns = durability.deadline_ns();

@@ -123,7 +123,7 @@ impl Session<'_> {
                 (crate::Durability::Within(time), Some(FLUSH_PATIENCE.saturating_add(time)))
             }
         };
-        let ticket = txn.commit_unwaited(durability)?;
+        let ticket = txn.make_visible(durability, || {})?;
         if let Some(patience) = patience.filter(|_| !planted_bug!("message-answered-before-sync")) {
             self.wait(&ticket, patience)?;
             ticket.count_deadline();
