@@ -4,6 +4,7 @@ use super::disk::Disk;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Bytes of a page of the page cache, in which writes are recorded.
 pub const PAGE: usize = 4096;
@@ -118,11 +119,19 @@ impl OfOneBoot {
     }
 }
 
+/// The time by the clock that all processes of a machine share and that never goes back (CLOCK_MONOTONIC).
+pub fn now() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 /// All that a recorder recorded.
 #[derive(Clone, Debug, Default)]
 pub struct Record {
     /// In the order in which it happened.
     pub events: Vec<Event>,
+    /// When each of them happened, by the clock of [`now`]; nothing in a record that was read from a file.
+    pub times: Vec<Duration>,
     /// What a cut takes away in any case.
     pub of_one_boot: OfOneBoot,
 }

@@ -5,7 +5,7 @@
 //! | module | its one job |
 //! |---|---|
 //! | [`event`] | what is recorded |
-//! | `tree`, `server` | the files, and the kernel's requests |
+//! | `tree`, `server`, `slow` | the files, the kernel's requests, and syncs that take their time |
 //! | [`disk`], [`choice`] | what a cut leaves in doubt, and what of that is there |
 //! | [`image`] | files as a cut left them |
 //! | [`saved`] | a record in a file, to be looked at again |
@@ -40,15 +40,16 @@ pub mod event;
 pub mod image;
 pub mod saved;
 mod server;
+mod slow;
 mod tree;
 
-pub use event::{Event, MARK, NameChange, OfOneBoot, PAGE, Page, Record, STORE};
+pub use event::{Event, MARK, NameChange, OfOneBoot, PAGE, Page, Record, STORE, now};
 
 use fuser::{BackgroundSession, Config, Errno, MountOption, ReplyEmpty};
 use image::Image;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 use tree::Tree;
 
@@ -85,7 +86,7 @@ impl Held {
     pub fn succeed(mut self) {
         if let Some(reply) = self.reply.take() {
             let mut tree = self.shared.lock();
-            tree.events.push(Event::Synced { file: self.file, before: self.before });
+            tree.note(Event::Synced { file: self.file, before: self.before });
             drop(tree);
             reply.ok();
         }
@@ -96,7 +97,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         if let Some(reply) = self.reply.take() {
             let mut tree = self.shared.lock();
-            tree.events.push(Event::SyncFailed { file: self.file, before: self.before });
+            tree.note(Event::SyncFailed { file: self.file, before: self.before });
             drop(tree);
             reply.error(Errno::EIO);
         }
@@ -106,6 +107,7 @@ impl Drop for Held {
 struct Shared {
     tree: Mutex<Tree>,
     has_held: Condvar,
+    slow: OnceLock<slow::Slow>,
 }
 
 impl Shared {
@@ -152,7 +154,7 @@ impl Recorder {
         if let Some(image) = image {
             tree.load(image);
         }
-        let shared = Arc::new(Shared { tree: Mutex::new(tree), has_held: Condvar::new() });
+        let shared = Arc::new(Shared { tree: Mutex::new(tree), has_held: Condvar::new(), slow: OnceLock::new() });
         let mount = tempfile::Builder::new().prefix("recorder-").tempdir()?;
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("recorder".into()), MountOption::NoAtime];
@@ -173,6 +175,12 @@ impl Recorder {
     /// The file to which processes write their marks, one with each write call.
     pub fn mark(&self) -> PathBuf {
         self.root().join(MARK)
+    }
+
+    /// From now on each sync of a file takes as long as one of these, chosen at random, as on a disk; in memory it would take no time. What is
+    /// written meanwhile is not covered by it. It can be said once.
+    pub fn slow_down_syncs(&self, takes: Vec<Duration>) {
+        let _ = self.shared.slow.set(slow::Slow::start(takes, Arc::downgrade(&self.shared)));
     }
 
     /// Holds the next sync of a file whose path in the store begins so and that has something to sync; `skip` of them pass before.
@@ -220,7 +228,8 @@ impl Recorder {
     pub fn finish(mut self) -> Record {
         self.unmount();
         let mut tree = self.shared.lock();
-        Record { events: std::mem::take(&mut tree.events), of_one_boot: tree.of_one_boot.clone() }
+        let (events, times) = (std::mem::take(&mut tree.events), std::mem::take(&mut tree.times));
+        Record { events, times, of_one_boot: tree.of_one_boot.clone() }
     }
 
     fn unmount(&mut self) {

@@ -112,7 +112,7 @@ impl Record {
             })
         };
         let events = lines.into_iter().map(event).collect::<io::Result<_>>()?;
-        Ok((Record { events, of_one_boot: head.of_one_boot }, head.note))
+        Ok((Record { events, times: Vec::new(), of_one_boot: head.of_one_boot }, head.note))
     }
 }
 
@@ -136,7 +136,7 @@ mod tests {
             Event::Name { dir: 1, change: NameChange::Removed { name: "c".into() } },
             Event::DirSynced { dir: 1, before: usize::MAX },
         ];
-        let record = Record { events, of_one_boot: OfOneBoot::names(&["control"]) };
+        let record = Record { events, times: Vec::new(), of_one_boot: OfOneBoot::names(&["control"]) };
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("record");
         record.save(&path, &("note", 5)).unwrap();

@@ -83,7 +83,7 @@ impl Filesystem for Server {
             }
             if file.recorded {
                 file.unsynced = true;
-                state.events.push(Event::Resized { file: inode.0, size });
+                state.note(Event::Resized { file: inode.0, size });
             }
         }
         match state.attributes(inode.0) {
@@ -190,7 +190,7 @@ impl Filesystem for Server {
         let mut state = self.shared.lock();
         let written = if inode.0 == MARK_INODE {
             let said = String::from_utf8_lossy(data).trim_end().to_string();
-            state.events.push(Event::Mark(said));
+            state.note(Event::Mark(said));
             Ok(())
         } else {
             // Only pages that were changed through a mapping come from the page cache: it is written through.
@@ -215,7 +215,10 @@ impl Filesystem for Server {
             && file.recorded
         {
             file.unsynced = false;
-            state.events.push(Event::Synced { file: inode.0, before });
+            if let Some(slow) = self.shared.slow.get() {
+                return slow.answer_later(inode.0, before, reply);
+            }
+            state.note(Event::Synced { file: inode.0, before });
         }
         reply.ok();
     }
@@ -223,7 +226,7 @@ impl Filesystem for Server {
     fn fsyncdir(&self, _: &Request, inode: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         let mut state = self.shared.lock();
         let before = state.events.len();
-        state.events.push(Event::DirSynced { dir: inode.0, before });
+        state.note(Event::DirSynced { dir: inode.0, before });
         reply.ok();
     }
 

@@ -1,6 +1,6 @@
 //! The files that a recorder serves, and the record of what happens to them.
 
-use super::event::{Event, MARK, NameChange, OfOneBoot, PAGE, Page, ROOT};
+use super::event::{Event, MARK, NameChange, OfOneBoot, PAGE, Page, ROOT, now};
 use super::image::Image;
 use super::{Held, Order};
 use fuser::{Errno, FileAttr, FileType, INodeNo};
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// The number of the file to which processes write their marks.
 pub(super) const MARK_INODE: u64 = 2;
@@ -31,6 +31,8 @@ pub(super) struct Tree {
     /// By number, from 1; they are never freed, as long as the recorder is there.
     pub(super) inodes: Vec<Inode>,
     pub(super) events: Vec<Event>,
+    /// When each of them happened.
+    pub(super) times: Vec<Duration>,
     pub(super) order: Option<Order>,
     pub(super) held: Option<Held>,
     pub(super) of_one_boot: OfOneBoot,
@@ -43,6 +45,7 @@ impl Tree {
         Tree {
             inodes: vec![Inode::Dir(root), Inode::File(FileNode::default())],
             events: Vec::new(),
+            times: Vec::new(),
             order: None,
             held: None,
             of_one_boot,
@@ -92,7 +95,13 @@ impl Tree {
             }
             events.push(Event::DirSynced { dir, before: events.len() });
         }
-        self.events.append(&mut events);
+        events.into_iter().for_each(|event| self.note(event));
+    }
+
+    /// Records that something has happened, now.
+    pub(super) fn note(&mut self, event: Event) {
+        self.events.push(event);
+        self.times.push(now());
     }
 
     fn dir_at(&self, path: &Path) -> u64 {
@@ -185,7 +194,7 @@ impl Tree {
         };
         let number = self.insert(parent, name, inode);
         let change = NameChange::Made { name: name.to_string(), inode: number, is_dir };
-        self.events.push(Event::Name { dir: parent, change });
+        self.note(Event::Name { dir: parent, change });
         self.attributes(number).ok_or(Errno::EIO)
     }
 
@@ -199,7 +208,7 @@ impl Tree {
             _ => {}
         }
         self.dir_mut(parent).ok_or(Errno::ENOTDIR)?.remove(name);
-        self.events.push(Event::Name { dir: parent, change: NameChange::Removed { name: name.to_string() } });
+        self.note(Event::Name { dir: parent, change: NameChange::Removed { name: name.to_string() } });
         Ok(())
     }
 
@@ -209,7 +218,7 @@ impl Tree {
         let inode = names.remove(from).ok_or(Errno::ENOENT)?;
         names.insert(to.to_string(), inode);
         let change = NameChange::Moved { from: from.to_string(), to: to.to_string() };
-        self.events.push(Event::Name { dir, change });
+        self.note(Event::Name { dir, change });
         Ok(())
     }
 
@@ -227,7 +236,7 @@ impl Tree {
             let first = from / PAGE;
             let pages = pages_of(&file.bytes, first * PAGE, to, &zero);
             let size = file.bytes.len() as u64;
-            self.events.push(Event::Write { file: number, first: first as u64, pages, size, is_write_back });
+            self.note(Event::Write { file: number, first: first as u64, pages, size, is_write_back });
         }
         Ok(())
     }
