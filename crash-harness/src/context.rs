@@ -73,6 +73,8 @@ pub struct Context {
     pub only: Option<String>,
     /// Other suites want some of the time, too.
     pub is_one_of_several: bool,
+    /// How much may be at risk, if somebody asks: what advice is wanted for besides the usual.
+    pub limits: Vec<crate::tradeoff::advice::Limit>,
     /// Ends with the first violation: whoever asks wants to know whether there is one.
     pub until_first: bool,
     /// Whether there was one. Set by the outcome.
@@ -112,6 +114,7 @@ impl Context {
             limit,
             only,
             is_one_of_several: false,
+            limits: Vec::new(),
             until_first: false,
             is_violated: Arc::default(),
             start: Instant::now(),

@@ -14,6 +14,7 @@
 //! | [`power`] | the power goes, with any part of what was not synced on the disk |
 //! | [`recorder`] | a file system that knows every state that a power cut could leave |
 //! | [`history`] | what clients were told, judged by a checker of linearizability |
+//! | [`tradeoff`] | what a sync less costs in lost records, and one more in latency |
 //! | [`subject`] | any other store in the place of this one |
 
 pub mod cargo;
@@ -38,5 +39,6 @@ pub mod scratch;
 pub mod step;
 pub mod subject;
 pub mod suites;
+pub mod tradeoff;
 pub mod victim;
 pub mod workload;

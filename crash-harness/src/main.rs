@@ -5,6 +5,7 @@
 
 use clap::Parser;
 use clap::builder::{PossibleValue, PossibleValuesParser};
+use crash_harness::tradeoff::advice::Limit as AtMost;
 use crash_harness::{context, context::Context, context::Limit, report, role, suites, victim};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,7 +20,7 @@ struct Arguments {
     /// What random choices follow; a new one unless given.
     #[arg(long)]
     seed: Option<u64>,
-    /// About how long to run, in seconds; 600 for `all`, 60 for one suite.
+    /// About how long to run, in seconds; 600 for `all`, 120 for `tradeoff`, 60 for another suite.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: Option<u64>,
     /// How many states or kill points to check, instead of a time.
@@ -28,6 +29,12 @@ struct Arguments {
     /// Only this one: the point, the call, the variant that a violation's replay line names.
     #[arg(long)]
     only: Option<String>,
+    /// Advice of `tradeoff` for so many records that a crash may take.
+    #[arg(long, value_name = "N")]
+    at_most_records: Option<u64>,
+    /// Advice of `tradeoff` for what was acknowledged in the last so many milliseconds before a crash.
+    #[arg(long, value_name = "MS")]
+    at_most_ms: Option<f64>,
     /// Ends a suite with its first violation: what `controls` asks for.
     #[arg(long, hide = true)]
     until_first: bool,
@@ -67,7 +74,10 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     let suites: Vec<suites::Suite> = suites::ALL.iter().filter(wanted).copied().collect();
     let limit = match (arguments.states, arguments.seconds) {
         (Some(states), _) => Limit::States(states),
-        (None, seconds) => Limit::Seconds(seconds.unwrap_or(if suites.len() > 1 { 600 } else { 60 })),
+        (None, Some(seconds)) => Limit::Seconds(seconds),
+        (None, None) if suites.len() > 1 => Limit::Seconds(600),
+        // At one sync a second less says nothing.
+        (None, None) => Limit::Seconds(if arguments.suite == "tradeoff" { 120 } else { 60 }),
     };
     if let (true, Some(only)) = (suites.len() > 1, &arguments.only) {
         return Err(format!("--only {only:?} is of one suite: name that in place of `all`"));
@@ -86,6 +96,8 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         let mut context = Context::new(suite.name, seed, share, arguments.only.clone())?;
         context.is_one_of_several = suites.len() > 1;
         context.until_first = arguments.until_first;
+        context.limits.extend(arguments.at_most_records.map(AtMost::Records));
+        context.limits.extend(arguments.at_most_ms.map(AtMost::Ms));
         let mut outcome = (suite.run)(&context);
         context.finish();
         if context::is_interrupted() {

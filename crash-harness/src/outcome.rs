@@ -1,6 +1,8 @@
 //! What a suite found: the numbers that programs read, and what people want to see of it.
 
 use crate::context::Context;
+use crate::tradeoff::advice::Advice;
+use crate::tradeoff::row::Row;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -122,6 +124,12 @@ pub struct Outcome {
     /// Planted bugs, of the suite that has them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub variants: Vec<Variant>,
+    /// Loss, latency and throughput by setting, of the suite that compares them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<Row>,
+    /// Which of these to use.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub advice: Vec<Advice>,
     /// What was hit how often.
     pub coverage: Vec<Coverage>,
     /// Further figures, by name.

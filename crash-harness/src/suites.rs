@@ -56,6 +56,12 @@ pub const ALL: &[Suite] = &[
         run: crate::power::run,
     },
     Suite {
+        name: "tradeoff",
+        about: "How often to sync: records lost in a power cut, latency and throughput of four schemes, beside what models predict",
+        weight: 0.7,
+        run: crate::tradeoff::run,
+    },
+    Suite {
         name: "controls",
         about: "Bugs are planted one by one, and the suite that is meant for each must find it",
         weight: 2.0,

@@ -79,6 +79,8 @@ pub fn play(role: &Role) -> Result<(), Finding> {
         "opener" => open_and_close(&role.store),
         "enduring" => crate::faults::worker::play(role),
         name if name.starts_with(power::roles::PREFIX) => power::roles::play(role),
+        "load" => crate::tradeoff::load::play(role),
+        "count" => crate::tradeoff::loss::play_count(role),
         "limited" => crate::faults::limits::play(role),
         "damaged" => crate::faults::at_rest::play(role),
         "cut" => crate::faults::after_cut::play(role),

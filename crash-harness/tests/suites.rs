@@ -186,3 +186,45 @@ fn wrong_arguments_are_told() {
         assert_eq!(status.code(), Some(code), "{arguments:?}");
     }
 }
+
+/// Goal: the comparison has its rows, those that wait lose nothing, and those that acknowledge early lose about half an interval; that is
+/// 50 records at 10 syncs and 1,000 records a second, of which a dozen cuts show a few at least.
+#[test]
+fn what_a_sync_less_costs() {
+    let (code, outcomes) = harness(&["tradeoff", "--seed", "1", "--seconds", "10"], "");
+    assert_eq!(code, 0, "{}", outcomes[0]["violations"]);
+    let rows = outcomes[0]["rows"].as_array().unwrap();
+    for scheme in ["mmap-interval", "logger-visible", "logger-durable", "logger-within"] {
+        let row = rows.iter().find(|row| row["scheme"] == scheme).unwrap_or_else(|| panic!("no row of {scheme}"));
+        let number = |name: &str| row[name].as_f64().unwrap_or_else(|| panic!("{name} of {row}"));
+        let (acknowledged, p99) = (number("ack_ms_mean"), number("ack_ms_p99"));
+        assert!(
+            number("throughput") > 0.0 && number("fsyncs") > 0.0 && acknowledged > 0.0 && p99 >= number("ack_ms_p50"),
+            "{row}"
+        );
+        let waits = matches!(scheme, "logger-durable" | "logger-within");
+        assert_eq!(number("lost_predicted"), if waits { 0.0 } else { 50.0 });
+        assert_eq!(number("ack_predicted_ms"), if waits { 50.0 } else { 0.0 });
+        if row["lost_mean"].is_null() {
+            assert!(is_skipped(&outcomes[0]));
+            continue;
+        }
+        assert!(number("cuts") >= 12.0);
+        assert_eq!(number("lost_max") > 0.0, !waits, "{row}");
+    }
+    assert!(outcomes[0]["advice"].as_array().unwrap().iter().all(|advice| advice["text"].is_string()));
+}
+
+/// Goal: a durable commit that was not is found. Method: a bug that says so before the sync, where there is nearly always a sync in progress.
+#[test]
+fn an_acknowledgement_before_its_sync_is_seen_by_what_a_cut_takes() {
+    let program = crash_harness::victim::program().unwrap();
+    let only = ["tradeoff", "--seed", "1", "--states", "1", "--only", "logger-durable:on-commit:1000"];
+    let (code, outcomes) = run(program, &only, "");
+    if is_skipped(&outcomes[0]) {
+        return;
+    }
+    assert_eq!(code, 0, "{}", outcomes[0]["violations"]);
+    let (code, outcomes) = run(program, &only, "acknowledge-before-fsync");
+    assert_eq!((code, &outcomes[0]["lost_acked"]), (1, &Value::from(1)));
+}

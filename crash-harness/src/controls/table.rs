@@ -61,6 +61,7 @@ pub const CONTROLS: &[Control] = &[
     by("swing-before-record", "step", "small put:all", &[LostAcked]),
     by("trust-recycled-segment", "kill", "scene:recycled segment", &[Damaged, OrderViolation]),
     by("acknowledge-before-fsync", "power", "plain", &[LostAcked, Damaged]),
+    by("acknowledge-before-fsync", "tradeoff", "logger-durable:on-commit:1000", &[LostAcked]),
     often(by("acknowledge-sample-early", "kill", "sample.collected:end", &[LostAcked])),
     by("append-to-sealed-tail", "kill", "random:0", &[Damaged]),
     by("counter-by-load-and-store", "step", "counter addition:between", &[LostAcked]),

@@ -122,7 +122,10 @@ pub fn run(context: &Context) -> Outcome {
 }
 
 /// Whether file systems can be mounted here. They go with this process, however that ends.
-fn prepare() -> Result<(), String> {
+///
+/// # Errors
+/// Why not.
+pub fn prepare() -> Result<(), String> {
     own_mounts().map_err(|error| format!("no mounts of its own (that takes root): {error}"))?;
     let tried = Recorder::mount(lives::of_one_boot(), None);
     tried.map(drop).map_err(|error| format!("no file system in user space: {error}"))

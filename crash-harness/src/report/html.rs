@@ -13,6 +13,7 @@ pub fn write(outcomes: &[Outcome], directory: &Path) -> Result<(), String> {
     std::fs::create_dir_all(directory).map_err(|error| format!("making {}: {error}", directory.display()))?;
     let to = directory.join("index.html");
     std::fs::write(&to, page(outcomes)).map_err(|error| format!("writing {}: {error}", to.display()))?;
+    crate::tradeoff::page::write_files(outcomes, directory)?;
     eprintln!("report: {}", to.display());
     Ok(())
 }
@@ -101,6 +102,7 @@ fn suite(html: &mut String, outcome: &Outcome) {
         );
     }
     map::draw(html, &outcome.coverage);
+    crate::tradeoff::page::draw(html, outcome);
     if !outcome.variants.is_empty() {
         html.push_str("<table><tr><th>planted bug<th>meant for<th class=n>states until caught<th>");
         for v in &outcome.variants {
@@ -133,7 +135,7 @@ fn suite(html: &mut String, outcome: &Outcome) {
 }
 
 /// A number with its thousands set apart.
-fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let parts: Vec<&str> =
         digits.as_bytes().rchunks(3).rev().filter_map(|part| std::str::from_utf8(part).ok()).collect();
@@ -141,7 +143,7 @@ fn grouped(number: u64) -> String {
 }
 
 /// Text as HTML has it.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\'', "&#39;")
 }
 

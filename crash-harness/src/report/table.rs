@@ -37,6 +37,7 @@ pub fn text(outcomes: &[Outcome]) -> String {
         );
     }
     for o in outcomes {
+        text += &crate::tradeoff::table::text(o);
         for variant in &o.variants {
             let caught = if variant.caught { "caught" } else { "NOT CAUGHT" };
             let _ = writeln!(

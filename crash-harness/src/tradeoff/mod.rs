@@ -1,0 +1,234 @@
+//! How often to sync? Four schemes are compared on the disk that holds the temporary files, over a range of sync frequencies and
+//! record rates: what a power cut takes, how long acknowledgements take, and at what cost; beside each what models predict. It ends with advice.
+//!
+//! Each setting runs twice. On the disk, one after the other, latency, throughput, syncs and bytes are measured. Then the schemes of one frequency
+//! and rate run side by side on the recorder, whose syncs take as long as the disk's did, and the power is cut at random instants
+//! ([`loss`]).
+//!
+//! | module | its one job |
+//! |---|---|
+//! | [`setting`] | what is compared |
+//! | [`load`], [`baseline`] | a process that puts records and measures; the file of the scheme without a log |
+//! | [`loss`] | what a cut takes |
+//! | [`model`], [`row`] | what it ought to take, and why it differs; both side by side |
+//! | [`advice`] | which setting to use |
+//! | [`table`], [`page`], [`chart`] | how that is shown |
+
+pub mod advice;
+pub mod baseline;
+pub mod chart;
+pub mod load;
+pub mod loss;
+pub mod model;
+pub mod page;
+pub mod row;
+pub mod setting;
+pub mod table;
+
+use crate::context::{Context, Limit};
+use crate::outcome::{Finding, Outcome};
+use crate::process::kill_loggers;
+use load::Measured;
+use loss::{Losses, Run};
+use row::Row;
+use setting::{SCHEMES, Setting};
+use std::time::{Duration, Instant};
+
+/// The log's ring, as stores have it unless told otherwise, is flushed when it is half full, whatever the policy.
+const HALF_A_RING: f64 = (untorn::limits::RING_SIZE_DEFAULT / 2) as f64;
+/// Instants of a cut, of each setting at least; and seconds for more of them.
+const CUTS_MIN: usize = 12;
+/// See there.
+const CUTTING: f64 = 1.5;
+/// A setting is measured for so many intervals, and not for less than so many seconds.
+const INTERVALS: f64 = 6.0;
+/// See there.
+const SECONDS_MIN: f64 = 0.8;
+/// What it takes to start a process and to make a store, in seconds.
+const STARTING: f64 = 0.5;
+/// So much longer than usual a setting is measured, if there is time; and so much shorter, if there is little.
+const STRETCH_MAX: f64 = 8.0;
+/// See there.
+const STRETCH_MIN: f64 = 0.5;
+
+/// A frequency and a rate, at which all schemes are compared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Cell {
+    hz: Option<u32>,
+    rate: u32,
+}
+
+/// All of them; what matters most comes first, since the time may not suffice for all.
+fn cells() -> Vec<Cell> {
+    let of_rate = |rate| [Some(10), Some(100), Some(1000), None, Some(1)].map(|hz| Cell { hz, rate });
+    let mut cells: Vec<Cell> = [1000, 10_000, 100].into_iter().flat_map(of_rate).collect();
+    // To see where the rate is no longer carried.
+    cells.extend([Some(100), None].map(|hz| Cell { hz, rate: 100_000 }));
+    cells
+}
+
+impl Cell {
+    fn settings(self) -> Vec<Setting> {
+        let has = |scheme: &setting::Scheme| self.hz.is_some() || scheme.has_on_commit();
+        SCHEMES.into_iter().filter(has).map(|scheme| Setting { scheme, hz: self.hz, rate: self.rate }).collect()
+    }
+
+    /// How long nothing is measured yet, and for how long it is, in seconds.
+    fn times(self, stretch: f64) -> (f64, f64) {
+        let interval = self.hz.map_or(0.0, |hz| 1.0 / f64::from(hz));
+        ((1.2 * interval).max(0.25), (INTERVALS * interval).max(SECONDS_MIN) * stretch)
+    }
+
+    /// How long it takes, in seconds: each scheme on the disk, and all of them on the recorder.
+    fn cost(self, stretch: f64) -> f64 {
+        let (warm_up, seconds) = self.times(stretch);
+        (self.settings().len() + 1) as f64 * (warm_up + seconds + STARTING) + CUTTING * stretch
+    }
+}
+
+impl std::fmt::Display for Cell {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.hz {
+            Some(hz) => write!(to, "{hz} Hz and {} records/s", self.rate),
+            None => write!(to, "a sync for each commit and {} records/s", self.rate),
+        }
+    }
+}
+
+/// Runs the suite.
+pub fn run(context: &Context) -> Outcome {
+    let mut outcome = Outcome::of(context);
+    let can_cut = crate::power::prepare();
+    if let Err(why) = &can_cut {
+        outcome.skip("what a power cut takes", why);
+    }
+    let mut suite = Suite { context, outcome: &mut outcome, can_cut: can_cut.is_ok(), rows: Vec::new() };
+    match &context.only {
+        Some(only) => match only.parse() {
+            Ok(setting) => suite.compare(&[setting], 1.0),
+            Err(why) => suite.outcome.skip(only, why),
+        },
+        None => suite.all(),
+    }
+    suite.rows.sort_by_key(|(setting, _)| (setting.rate, setting.scheme, setting.hz.unwrap_or(u32::MAX)));
+    let rows: Vec<Row> = suite.rows.into_iter().map(|(_, row)| row).collect();
+    let limits: Vec<advice::Limit> = context.limits.iter().chain(&advice::LIMITS).copied().collect();
+    outcome.advice = advice::advise(&rows, &limits);
+    outcome.figures.insert("power cuts".into(), rows.iter().map(|row| row.cuts as f64).sum());
+    outcome.rows = rows;
+    outcome.seconds = context.elapsed().as_secs_f64();
+    outcome
+}
+
+struct Suite<'a> {
+    context: &'a Context,
+    outcome: &'a mut Outcome,
+    can_cut: bool,
+    rows: Vec<(Setting, Row)>,
+}
+
+impl Suite<'_> {
+    fn all(&mut self) {
+        let all: f64 = cells().iter().map(|cell| cell.cost(1.0)).sum();
+        let stretch = match self.context.limit {
+            Limit::Seconds(seconds) if seconds as f64 > all => (seconds as f64 / all).min(STRETCH_MAX),
+            Limit::Seconds(seconds) => (seconds as f64 / cells()[0].cost(1.0)).clamp(STRETCH_MIN, 1.0),
+            Limit::States(_) => 1.0,
+        };
+        for (index, cell) in cells().into_iter().enumerate() {
+            let left = match self.context.limit {
+                Limit::Seconds(seconds) => seconds as f64 - self.context.elapsed().as_secs_f64(),
+                Limit::States(_) => f64::MAX,
+            };
+            let may_go_on = self.context.may_go_on(self.outcome.states, &cell.to_string());
+            if index > 0 && (!may_go_on || cell.cost(stretch) > left) {
+                self.outcome.uncovered.push(format!("{cell}: the time was up"));
+                continue;
+            }
+            self.compare(&cell.settings(), stretch);
+        }
+    }
+
+    /// Measures these settings one after the other, cuts the power of all, and notes what came out.
+    fn compare(&mut self, settings: &[Setting], stretch: f64) {
+        let mut measured = Vec::new();
+        for setting in settings {
+            self.context.may_go_on(self.outcome.states, &setting.to_string());
+            match self.measure(setting, stretch) {
+                Ok(on_disk) => measured.push((*setting, on_disk)),
+                Err(finding) => self.found(setting, finding),
+            }
+        }
+        let lost = self.lose(&measured, stretch);
+        for ((setting, on_disk), lost) in measured.into_iter().zip(lost) {
+            let lost = lost.unwrap_or_else(|finding| {
+                self.outcome.states += 1;
+                self.found(&setting, finding);
+                None
+            });
+            if let Some(lost) = &lost {
+                self.outcome.states += lost.states;
+                self.outcome.kills += lost.kills;
+            }
+            self.rows.push((setting, Row::new(&setting, &on_disk, lost.as_ref(), HALF_A_RING)));
+        }
+    }
+
+    fn found(&mut self, setting: &Setting, finding: Finding) {
+        let name = setting.to_string();
+        self.outcome.violated(finding, &name, self.context.replay(&name));
+    }
+
+    fn measure(&self, setting: &Setting, stretch: f64) -> Result<Measured, Finding> {
+        let place = self.context.place(&format!("{setting}").replace(':', "-"));
+        let measured = self.run(setting, stretch, &place).load(&place, "");
+        kill_loggers(&place);
+        let _ = std::fs::remove_dir_all(&place);
+        measured
+    }
+
+    fn run<'p>(&self, setting: &Setting, stretch: f64, place: &'p std::path::Path) -> Run<'p> {
+        let (warm_up, seconds) = Cell { hz: setting.hz, rate: setting.rate }.times(stretch);
+        Run { setting: *setting, seed: self.context.seed, warm_up, seconds, place }
+    }
+
+    /// What cuts take, side by side: these runs are about what is lost when, and not about how long anything takes.
+    fn lose(&mut self, measured: &[(Setting, Measured)], stretch: f64) -> Vec<Result<Option<Losses>, Finding>> {
+        if !self.can_cut {
+            return measured.iter().map(|_| Ok(None)).collect();
+        }
+        let lose = |(index, (setting, on_disk)): (usize, &(Setting, Measured))| {
+            let place = self.context.place_in_memory(&format!("cut-{setting}").replace(':', "-"));
+            let run = self.run(setting, stretch, &place);
+            let mut random = self.context.random(u64::from(setting.rate) << 8 | index as u64);
+            let time = run.warm_up + run.seconds + STARTING + CUTTING * stretch;
+            let lost = run.lose(&on_disk.sync, &mut random, CUTS_MIN, Instant::now() + Duration::from_secs_f64(time));
+            let _ = std::fs::remove_dir_all(&place);
+            lost
+        };
+        let lost: Vec<_> = std::thread::scope(|scope| {
+            let runs: Vec<_> = measured.iter().enumerate().map(|of| scope.spawn(move || lose(of))).collect();
+            runs.into_iter().map(|run| run.join().expect("a run does not panic")).collect()
+        });
+        let unmounted = |why: String| {
+            self.outcome.skip("what a power cut takes", why);
+            None
+        };
+        let mut unmounted = unmounted;
+        lost.into_iter().map(|lost| lost.map(|lost| lost.map_or_else(&mut unmounted, Some))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a minute or two have all frequencies at one rate, and half a minute the usual ones.
+    #[test]
+    fn what_matters_most_fits_into_a_short_run() {
+        let cost = |count: usize| cells()[..count].iter().map(|cell| cell.cost(1.0)).sum::<f64>();
+        assert!(cells()[0].cost(STRETCH_MIN) <= 10.0, "{}", cells()[0].cost(STRETCH_MIN));
+        assert!(cost(3) <= 35.0 && cost(5) <= 90.0, "{} {}", cost(3), cost(5));
+        assert!(cells()[..5].iter().any(|cell| cell.hz == Some(1)));
+    }
+}

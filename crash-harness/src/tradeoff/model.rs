@@ -1,0 +1,264 @@
+//! What ought to be lost, and how long an acknowledgement ought to take: the plain model, and a refined one that knows how the schemes work and
+//! how long a sync takes here; and what the difference between model and measurement is due to.
+//!
+//! Plain: with f syncs a second and r records, a cut finds half an interval of them unsynced, r/(2f), and who waits does so for half an interval, 1/(2f).
+//!
+//! Refined, for the logger: its interval Δ begins with the oldest record that waits, then comes a sync of the length S, which covers what had
+//! come when it began. If nothing comes during the sync, the next interval begins with the next record, 1/r later on average. So a cycle has the
+//! length Δ + S + e^(-rS)/r, and begins with k = rS + e^(-rS) records on average; the mean number of records that are not durable is
+//!
+//! ```text
+//!     L = (k·Δ + r·Δ²/2 + (k + r·Δ)·S + r·S²/2) / (Δ + S + e^(-rS)/r)
+//! ```
+//!
+//! with the mean of S, and the mean of its squares, since a long sync is met by more records than a short one,
+//! and each is not durable for L/r on average (Little's law, L = λW: Operations Research 9, 1961). The same L is lost by the scheme that
+//! acknowledges early, and L/r waited for by the one that does not: they are two sides of one thing.
+
+use super::load::SyncTimes;
+use super::setting::{Scheme, Setting};
+
+/// A prediction.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Prediction {
+    /// Acknowledged records that a cut takes, on average.
+    pub lost: f64,
+    /// Mean time to the acknowledgement, in milliseconds.
+    pub ack_ms: f64,
+}
+
+/// The plain model, for so many syncs a second.
+pub fn plain(setting: &Setting, hz: f64) -> Prediction {
+    let half = if hz > 0.0 { 0.5 / hz } else { 0.0 };
+    if setting.scheme.waits() {
+        Prediction { lost: 0.0, ack_ms: half * 1e3 }
+    } else {
+        Prediction { lost: f64::from(setting.rate) * half, ack_ms: 0.0 }
+    }
+}
+
+/// The refined model, with the rate that was reached, the measured lengths of syncs, and how long before a deadline the logger begins one, in
+/// seconds.
+pub fn refined(setting: &Setting, rate: f64, sync: &SyncTimes, head_start: f64) -> Prediction {
+    let interval = setting.interval().as_secs_f64();
+    match setting.scheme {
+        Scheme::MmapInterval => mapped(interval, rate, sync),
+        Scheme::LoggerVisible => Prediction { lost: not_durable(interval, rate, sync), ack_ms: 0.0 },
+        Scheme::LoggerDurable => Prediction { lost: 0.0, ack_ms: waiting_ms(interval, rate, sync) },
+        Scheme::LoggerWithin => {
+            let put_off = (interval - head_start).max(0.0);
+            Prediction { lost: 0.0, ack_ms: waiting_ms(put_off, rate, sync) }
+        }
+    }
+}
+
+/// The mean number of records that are visible and not durable: see above.
+fn not_durable(interval: f64, rate: f64, sync: &SyncTimes) -> f64 {
+    if rate <= 0.0 {
+        return 0.0;
+    }
+    let (mean, square) = (sync.mean, sync.mean_square());
+    let nobody_came = (-rate * mean).exp();
+    let first = rate * mean + nobody_came;
+    let of_a_cycle =
+        first * interval + rate * interval * interval / 2.0 + (first + rate * interval) * mean + rate * square / 2.0;
+    of_a_cycle / (interval + mean + nobody_came / rate)
+}
+
+fn waiting_ms(interval: f64, rate: f64, sync: &SyncTimes) -> f64 {
+    if rate <= 0.0 { 0.0 } else { not_durable(interval, rate, sync) / rate * 1e3 }
+}
+
+/// The writer of the mapped file syncs by the clock, every P, and takes no records meanwhile; those that come wait, and follow at once. From the
+/// end of a sync on, rS records and then all that come are at risk; during the next sync, rP.
+fn mapped(interval: f64, rate: f64, sync: &SyncTimes) -> Prediction {
+    let (mean, square) = (sync.mean, sync.mean_square());
+    let period = interval.max(mean);
+    if period <= 0.0 {
+        return Prediction { lost: 0.0, ack_ms: 0.0 };
+    }
+    let lost = rate * (period / 2.0 + mean - square / (2.0 * period));
+    Prediction { lost, ack_ms: square / (2.0 * period) * 1e3 }
+}
+
+/// The most that a cut can take, in records and in seconds, if no sync takes longer than the given one: an interval, the sync that had just begun
+/// before it, and the one after it.
+pub fn worst(setting: &Setting, rate: f64, sync: f64) -> (f64, f64) {
+    if setting.scheme.waits() {
+        return (0.0, 0.0);
+    }
+    let age = setting.interval().as_secs_f64() + 2.0 * sync;
+    (rate * age, age)
+}
+
+/// What the measurements are about, for an explanation.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence {
+    /// Records acknowledged in a second.
+    pub throughput: f64,
+    /// The length of a sync, in seconds.
+    pub sync: f64,
+    /// How long before a deadline the logger begins, in seconds.
+    pub head_start: f64,
+    /// Log bytes of a second, and the bytes at which a flush comes under any policy.
+    pub log_bytes_per_second: f64,
+    /// See there.
+    pub half_a_ring: f64,
+    /// How late records were put on average, in what was measured, as part of it: nothing that a model knows of.
+    pub late: f64,
+    /// The measured value, its standard error if it is a mean of samples, the plain prediction and the refined one.
+    pub measured: f64,
+    /// See there.
+    pub error: f64,
+    /// See there.
+    pub plain: f64,
+    /// See there.
+    pub refined: f64,
+}
+
+/// As much of a difference is not worth a word.
+const CLOSE: f64 = 0.1;
+
+/// Why the plain model and the measurement differ, from what was measured beside; empty if they don't, by more than a tenth or two standard errors.
+pub fn why(setting: &Setting, of: &Evidence) -> Vec<String> {
+    let mut why = Vec::new();
+    let scale = of.measured.abs().max(of.plain.abs()).max(f64::MIN_POSITIVE);
+    let is_near = |a: f64, b: f64| (a - b).abs() <= (CLOSE * scale).max(2.0 * of.error);
+    if is_near(of.measured, of.plain) {
+        return why;
+    }
+    let rate = f64::from(setting.rate);
+    if of.throughput < (1.0 - CLOSE) * rate {
+        why.push(format!("the rate was not reached ({:.0}/s)", of.throughput));
+    }
+    let interval = setting.interval().as_secs_f64();
+    if of.sync > CLOSE * interval {
+        why.push(format!("a sync takes {:.2} ms itself, and covers what had come when it began", of.sync * 1e3));
+    }
+    let is_loggers = setting.scheme != Scheme::MmapInterval;
+    if is_loggers && interval > 0.0 && rate * interval < 10.0 {
+        let records = rate * interval;
+        why.push(format!("the interval begins with the oldest waiting record, and has {records:.1} records only"));
+    }
+    if setting.scheme == Scheme::LoggerWithin {
+        why.push(format!(
+            "the logger begins {:.2} ms before the deadline, by what it expects a flush to take",
+            of.head_start * 1e3
+        ));
+    }
+    if is_loggers && interval > 0.0 && of.log_bytes_per_second * interval > of.half_a_ring {
+        why.push("a half-full ring is flushed before the interval is over".into());
+    }
+    if of.late > CLOSE * of.measured {
+        why.push(format!("records were put {:.2} ms late on average: the machine was busy", of.late));
+    }
+    let expected = of.refined + of.late;
+    if !is_near(of.measured, expected) {
+        let left = of.measured - expected;
+        why.push(format!("with that {expected:.2} was to be expected; {left:+.2} is left unexplained"));
+    }
+    why
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    fn close(a: f64, b: f64) -> bool {
+        (a - b).abs() <= 0.02 * b.abs().max(1e-9)
+    }
+
+    /// Syncs that all take equally long.
+    fn always(seconds: f64) -> SyncTimes {
+        SyncTimes { mean: seconds, max: seconds, parts: vec![seconds] }
+    }
+
+    fn setting(scheme: Scheme, hz: u32, rate: u32) -> Setting {
+        Setting { scheme, hz: Some(hz), rate }
+    }
+
+    #[test]
+    fn the_plain_model_is_half_an_interval() {
+        let visible = plain(&setting(Scheme::LoggerVisible, 10, 1000), 10.0);
+        assert_eq!(visible, Prediction { lost: 50.0, ack_ms: 0.0 });
+        let durable = plain(&setting(Scheme::LoggerDurable, 10, 1000), 10.0);
+        assert_eq!(durable, Prediction { lost: 0.0, ack_ms: 50.0 });
+    }
+
+    /// Goal: with many records and fast syncs the refined model is the plain one; with few it is an interval, and without an interval one and a half syncs.
+    #[test]
+    fn the_refined_model_at_its_ends() {
+        let many = refined(&setting(Scheme::LoggerDurable, 10, 100_000), 1e5, &always(1e-7), 0.0);
+        assert!(close(many.ack_ms, 50.0), "{many:?}");
+        let few = refined(&setting(Scheme::LoggerDurable, 1000, 1), 0.01, &always(1e-7), 0.0);
+        assert!(close(few.ack_ms, 1.0), "{few:?}");
+        let grouped =
+            refined(&Setting { scheme: Scheme::LoggerDurable, hz: None, rate: 100_000 }, 1e5, &always(1e-3), 0.0);
+        assert!(close(grouped.ack_ms, 1.5), "{grouped:?}");
+        let mapped = refined(&setting(Scheme::MmapInterval, 10, 1000), 1000.0, &always(0.0), 0.0);
+        assert!(close(mapped.lost, 50.0) && mapped.ack_ms == 0.0, "{mapped:?}");
+    }
+
+    /// Goal: the formula is right. Method: the logger's rule, played out event by event.
+    #[test]
+    fn the_formula_agrees_with_a_simulation() {
+        let varied = SyncTimes { mean: 0.004, max: 0.01, parts: vec![0.001, 0.001, 0.01] };
+        let cases = [
+            (0.1, 100.0, always(0.001)),
+            (0.001, 500.0, always(0.002)),
+            (0.0, 1000.0, always(0.001)),
+            (0.01, 50.0, always(0.0)),
+            (0.002, 5000.0, varied),
+        ];
+        for (interval, rate, sync) in cases {
+            let mut random = StdRng::seed_from_u64(7);
+            let mut arrivals = Vec::new();
+            let mut at = 0.0;
+            while arrivals.len() < 200_000 {
+                at += -(1.0 - random.random::<f64>()).ln() / rate;
+                arrivals.push(at);
+            }
+            let (mut waited, mut next, mut free) = (0.0, 0, 0.0_f64);
+            while next < arrivals.len() {
+                let begins = f64::max(arrivals[next], free) + interval;
+                let covered = arrivals.partition_point(|at| *at <= begins);
+                free = begins + sync.parts[random.random_range(0..sync.parts.len())];
+                waited += arrivals[next..covered].iter().map(|at| free - at).sum::<f64>();
+                next = covered;
+            }
+            let simulated = waited / arrivals.len() as f64;
+            let formula = waiting_ms(interval, rate, &sync) / 1e3;
+            assert!(close(formula, simulated), "{interval} {rate} {sync:?}: {formula} {simulated}");
+        }
+    }
+
+    /// Goal: nothing is explained that needs no explanation, and what the evidence shows is named.
+    #[test]
+    fn differences_are_explained_by_what_was_measured() {
+        let visible = setting(Scheme::LoggerVisible, 100, 1000);
+        let fits = Evidence {
+            throughput: 1000.0,
+            sync: 0.0001,
+            head_start: 0.0,
+            log_bytes_per_second: 1e5,
+            half_a_ring: 1e6,
+            late: 0.0,
+            measured: 5.2,
+            error: 0.0,
+            plain: 5.0,
+            refined: 5.1,
+        };
+        assert!(why(&visible, &fits).is_empty());
+        assert!(why(&visible, &Evidence { measured: 9.0, error: 2.5, ..fits }).is_empty());
+        let slow = Evidence { sync: 0.004, measured: 9.1, refined: 9.0, ..fits };
+        assert!(why(&visible, &slow)[0].contains("4.00 ms"), "{:?}", why(&visible, &slow));
+        let unexplained = why(&visible, &Evidence { measured: 20.0, ..fits });
+        assert!(unexplained.len() == 1 && unexplained[0].contains("unexplained"), "{unexplained:?}");
+        let busy = why(&visible, &Evidence { measured: 9.0, late: 3.9, ..fits });
+        assert!(busy.len() == 1 && busy[0].contains("late"), "{busy:?}");
+        let forced = Evidence { log_bytes_per_second: 1e9, measured: 1.0, refined: 5.0, ..fits };
+        assert!(why(&visible, &forced)[0].contains("half-full"));
+    }
+}
