@@ -216,7 +216,7 @@ mod tests {
             let mut random = StdRng::seed_from_u64(7);
             let mut arrivals = Vec::new();
             let mut at = 0.0;
-            while arrivals.len() < 200_000 {
+            while arrivals.len() < 2_000_000 {
                 at += -(1.0 - random.random::<f64>()).ln() / rate;
                 arrivals.push(at);
             }
