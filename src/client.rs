@@ -16,15 +16,15 @@ use crate::shm::control::Control;
 use crate::shm::fork::{self, ForkGuard};
 use crate::shm::latencies::CommitClass;
 use crate::shm::liveness::{CLIENT_IDS, Claim, InitLock, LOGGER_OFFSET, LockFileId, Tester};
-use crate::shm::{pins, waiter};
+use crate::shm::{lock, pins, waiter};
 use crate::{ClientId, Error, Result, create, limits};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
-use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
+mod gate;
 pub(crate) mod pin;
 pub(crate) mod waker;
 
@@ -37,20 +37,13 @@ pub(crate) struct Client {
     serial: u64,
     pub(crate) engine: Engine,
     fork: ForkGuard,
-    gate: Gate,
+    gate: gate::Gate,
     pub(crate) pool: pin::Pool,
     pub(crate) wakers: waker::Wakers,
     /// Its entry in the client table.
     entry: usize,
     /// Released last: while it is held, nobody reaps this client.
     _claim: Claim,
-}
-
-/// Lets one thread of the process at a time go for the writer lock, which knows processes, not threads.
-#[derive(Default)]
-struct Gate {
-    holder: Mutex<Option<ThreadId>>,
-    free: Condvar,
 }
 
 /// The client of a store, for all handles of this process. Locked while it is made, so that a process never makes two.
@@ -183,7 +176,7 @@ impl Client {
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             engine,
             fork: ForkGuard::new()?,
-            gate: Gate::default(),
+            gate: gate::Gate::default(),
             pool: pin::Pool::default(),
             wakers: waker::Wakers::default(),
             entry,
@@ -209,54 +202,56 @@ impl Client {
     pub(crate) fn lock_writer(&self, class: CommitClass, timeout: Option<Duration>) -> Result<()> {
         let asked_ns = now_ns();
         let waited = || Duration::from_nanos(now_ns().saturating_sub(asked_ns));
-        // A time beyond the clock's range is no limit.
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let this = std::thread::current().id();
-        {
-            let mut holder = self.gate.holder.lock();
-            while let Some(thread) = *holder {
-                if thread == this {
-                    return Err(Error::TransactionOpen);
-                }
-                match deadline {
-                    None => self.gate.free.wait(&mut holder),
-                    Some(deadline) => {
-                        if self.gate.free.wait_until(&mut holder, deadline).timed_out() && holder.is_some() {
-                            return Err(Error::LockTimeout {
-                                waited: waited(),
-                                holder: "another thread of this process".into(),
-                            });
-                        }
-                    }
-                }
+        let left = || timeout.map(|timeout| timeout.saturating_sub(waited()));
+        let engine = &self.engine;
+        let fixed = engine.control.fixed();
+        if class == CommitClass::Urgent {
+            fixed.deadlines.urgent_asked_ns.store(asked_ns, Ordering::Relaxed);
+        }
+        loop {
+            if class == CommitClass::Bulk && waited() < limits::BULK_PATIENCE {
+                self.wait_for_share(asked_ns, waited);
             }
-            *holder = Some(this);
+            let lift = || {
+                if lock::owner::<Native>(&fixed.writer.word).is_none_or(|owner| owner.id() != engine.me.0) {
+                    lock::wake_all::<Native>(&fixed.writer.bell);
+                }
+            };
+            self.gate.enter(class, asked_ns, timeout, lift)?;
+            let locked = engine.acquire_writer(class, &|| self.gate.is_lifted(), asked_ns, left());
+            if locked.is_err() {
+                self.gate.leave();
+                return locked;
+            }
+            // Who went before may have used up the share.
+            let must_wait = class == CommitClass::Bulk
+                && waited() < limits::BULK_PATIENCE
+                && engine.bulk_waits_for(asked_ns).is_some();
+            if !must_wait {
+                return Ok(());
+            }
+            engine.release(&fixed.writer);
+            self.gate.leave();
         }
-        let left = timeout.map(|timeout| timeout.saturating_sub(waited()));
-        let locked = self.engine.acquire_writer(class, asked_ns, left);
-        if locked.is_err() {
-            self.open_gate();
+    }
+
+    /// Before a bulk commit: waits until the log is durable but for a share, while urgent commits come. Not for ever: a logger that does
+    /// not get on is for those to find out who need it.
+    fn wait_for_share(&self, asked_ns: u64, waited: impl Fn() -> Duration) {
+        if let Some(needed) = self.engine.bulk_waits_for(asked_ns) {
+            let _ = self.engine.wait_durable(needed, true, Some(limits::BULK_PATIENCE.saturating_sub(waited())));
         }
-        locked
     }
 
     /// An error if this thread holds the writer lock.
     pub(crate) fn refuse_open_transaction(&self) -> Result<()> {
-        match *self.gate.holder.lock() {
-            Some(holder) if holder == std::thread::current().id() => Err(Error::TransactionOpen),
-            _ => Ok(()),
-        }
+        if self.gate.is_this_threads() { Err(Error::TransactionOpen) } else { Ok(()) }
     }
 
     /// Lets go of the writer lock, taken for a commit of this class.
     pub(crate) fn unlock_writer(&self, class: CommitClass) {
-        self.engine.release_writer(class);
-        self.open_gate();
-    }
-
-    fn open_gate(&self) {
-        *self.gate.holder.lock() = None;
-        self.gate.free.notify_one();
+        self.engine.release_writer(class, self.gate.has_urgent());
+        self.gate.leave();
     }
 
     /// Counts a commit of this process.

@@ -18,6 +18,9 @@ use untorn_wal::Lsn;
 /// Longest time that a participant sleeps before it looks again whether whom it waits for is alive.
 pub(crate) const RECHECK: Duration = Duration::from_millis(5);
 
+/// While an urgent commit has come within this time, bulk ones leave the log to it but for a share.
+const URGENT_RECENT: Duration = Duration::from_secs(1);
+
 /// How often whoever commits or stores without waiting looks whether a logger lives.
 const GLANCE_NS: u64 = 10_000_000;
 
@@ -140,29 +143,57 @@ impl Engine {
     ///
     /// Only one thread of a process may try at a time: the lock knows owners, not threads.
     pub(crate) fn acquire(&self, word: &LockWord, timeout: Option<Duration>) -> Result<()> {
-        self.take(word, timeout).map(drop)
+        self.take(word, &|| CommitClass::Bulk, timeout).map(drop)
     }
 
-    /// Takes the writer lock for a commit of this class, whose caller began to wait at `asked_ns`.
-    pub(crate) fn acquire_writer(&self, class: CommitClass, asked_ns: u64, timeout: Option<Duration>) -> Result<()> {
+    /// Takes the writer lock for a commit of this class, whose caller began to wait at `asked_ns`. A bulk one is let in as urgent
+    /// when it `is_lifted`, and when it has waited for [`limits::BULK_PATIENCE`].
+    pub(crate) fn acquire_writer(
+        &self,
+        class: CommitClass,
+        is_lifted: &dyn Fn() -> bool,
+        asked_ns: u64,
+        timeout: Option<Duration>,
+    ) -> Result<()> {
         let fixed = self.control.fixed();
-        let since_ns = self.take(&fixed.writer, timeout)?;
+        let has_patience = || u128::from(now_ns().saturating_sub(asked_ns)) < limits::BULK_PATIENCE.as_nanos();
+        let class_now = || if is_lifted() || !has_patience() { CommitClass::Urgent } else { class };
+        let since_ns = self.take(&fixed.writer, &class_now, timeout)?;
         fixed.latencies.lock[class].wait.record_alone(since_ns.saturating_sub(asked_ns));
         Ok(())
     }
 
-    /// Lets go of the writer lock, taken for a commit of this class.
-    pub(crate) fn release_writer(&self, class: CommitClass) {
+    /// Lets go of the writer lock, taken for a commit of this class. `to_urgent`: somebody urgent of this process comes for it at once.
+    pub(crate) fn release_writer(&self, class: CommitClass, to_urgent: bool) {
         let fixed = self.control.fixed();
         let since_ns = fixed.writer.holder_since_ns.load(Ordering::Relaxed);
         fixed.latencies.lock[class].hold.record_alone(now_ns().saturating_sub(since_ns));
-        self.release(&fixed.writer);
+        if to_urgent {
+            lock::release_to_urgent::<Native>(&fixed.writer.word, &fixed.writer.bells(), self.me.0);
+        } else {
+            self.release(&fixed.writer);
+        }
+    }
+
+    /// How far the log must be durable before a bulk commit may add to what waits for its flush; `None`: it may at once. While
+    /// urgent commits come, one flush covers no more than a share of the ring and one more commit, so that nobody
+    /// urgent waits for more.
+    pub(crate) fn bulk_waits_for(&self, now_ns: u64) -> Option<Lsn> {
+        let fixed = self.control.fixed();
+        let urgent_ns = fixed.deadlines.urgent_asked_ns.load(Ordering::Relaxed);
+        if urgent_ns == 0 || u128::from(now_ns.saturating_sub(urgent_ns)) >= URGENT_RECENT.as_nanos() {
+            return None;
+        }
+        let tail = self.control.newest().ok()?.log_tail;
+        let (_, durable) = self.control.durable()?;
+        let share = limits::BULK_SHARE_BYTES.min(self.geometry.ring_size / 4);
+        (tail.bytes_since(durable) > share).then(|| Lsn((tail.0 - share).next_multiple_of(8)))
     }
 
     /// Takes a lock, and says since when it is held.
-    fn take(&self, word: &LockWord, timeout: Option<Duration>) -> Result<u64> {
+    fn take(&self, word: &LockWord, class: &dyn Fn() -> CommitClass, timeout: Option<Duration>) -> Result<u64> {
         if lock::try_acquire::<Native>(&word.word, self.me.0).is_err() {
-            self.wait_for_lock(word, timeout)?;
+            self.wait_for_lock(word, class, timeout)?;
         }
         let since_ns = now_ns();
         word.holder_pid.store(self.pid, Ordering::Relaxed);
@@ -171,12 +202,12 @@ impl Engine {
     }
 
     #[cold]
-    fn wait_for_lock(&self, word: &LockWord, timeout: Option<Duration>) -> Result<()> {
+    fn wait_for_lock(&self, word: &LockWord, class: &dyn Fn() -> CommitClass, timeout: Option<Duration>) -> Result<()> {
         let start = Instant::now();
         // A time beyond the clock's range is no limit.
         let deadline = timeout.and_then(|timeout| start.checked_add(timeout));
         let alive = |owner: u64| self.is_alive(owner);
-        let acquired = lock::acquire::<Native>(&word.word, &word.bell, self.me.0, &alive, deadline)
+        let acquired = lock::acquire_as::<Native>(&word.word, &word.bells(), class, self.me.0, &alive, deadline)
             .map_err(|_| Error::LockTimeout { waited: start.elapsed(), holder: self.holder(word) })?;
         if let lock::Acquired::TakenOver(_) = acquired {
             // Nobody has written there since, so this is the dead one's, if it lived long enough to write it.
@@ -192,7 +223,7 @@ impl Engine {
     }
 
     pub(crate) fn release(&self, word: &LockWord) {
-        lock::release_and_wake::<Native>(&word.word, &word.bell, self.me.0);
+        lock::release_and_wake_next::<Native>(&word.word, &word.bells(), self.me.0);
     }
 
     /// An error if the writer lock has been held for longer than `timeout` by one owner, while the caller has `waited`.

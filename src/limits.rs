@@ -1,5 +1,7 @@
 //! The sizes of a store and how they relate; each is stated in the public documentation.
 
+use std::time::Duration;
+
 /// Page sizes that a store can be created with, in bytes.
 pub const PAGE_SIZE_MIN: usize = 4096;
 /// Largest page size, in bytes.
@@ -58,6 +60,16 @@ pub const CELLS_MAX: usize = 65536;
 
 /// Longest name of a cell or counter in bytes.
 pub const CELL_NAME_LEN_MAX: usize = 255;
+
+/// A commit at [`Durability::Within`](crate::Durability::Within) with so much time is of the bulk class, as visible ones are.
+pub const BULK_TIME_MIN: Duration = Duration::from_millis(100);
+
+/// A bulk commit that has waited so long for the writer lock is let in like an urgent one.
+pub const BULK_PATIENCE: Duration = Duration::from_millis(50);
+
+/// While urgent commits come, bulk commits publish no more than so many bytes ahead of what is durable, or a quarter of a ring that is
+/// smaller than four times this.
+pub const BULK_SHARE_BYTES: u64 = 256 << 10;
 
 const _: () = assert!(4 * RING_SIZE_MAX <= SEGMENT_SIZE_MAX);
 const _: () = assert!(SEGMENT_SIZE_DEFAULT >= 4 * RING_SIZE_DEFAULT);

@@ -7,9 +7,6 @@ use std::{path::Path, path::PathBuf, time::Duration};
 pub use untorn_wal::FlushPolicy;
 use untorn_wal::Retention;
 
-/// A commit that has so much time is of the same class as one that does not wait to be durable.
-pub(crate) const BULK_TIME_MIN: Duration = Duration::from_millis(100);
-
 /// How far a commit has come when it returns.
 ///
 /// ```
@@ -67,7 +64,7 @@ impl Durability {
     pub(crate) fn class(self) -> CommitClass {
         match self {
             Durability::Visible => CommitClass::Bulk,
-            Durability::Within(time) if time >= BULK_TIME_MIN => CommitClass::Bulk,
+            Durability::Within(time) if time >= limits::BULK_TIME_MIN => CommitClass::Bulk,
             Durability::Durable | Durability::Within(_) => CommitClass::Urgent,
         }
     }

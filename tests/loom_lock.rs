@@ -11,10 +11,11 @@ use loom::sync::atomic::AtomicBool;
 use loom_model::{Hasty, Patient, Plain, Role, Word, explore, must_be_found, role};
 use std::sync::atomic::Ordering;
 use untorn::protocols::atomic::{Model, Word32, Word64};
-use untorn::protocols::lock;
+use untorn::protocols::lock::{self, Bells, Class, Next};
 
 struct Region<M: Model> {
     word: M::U64,
+    urgent: M::U32,
     bell: M::U32,
     protected: Plain,
     dead: [AtomicBool; 3],
@@ -31,6 +32,7 @@ enum Death {
     BellAdvanced,
 }
 
+use Class::*;
 use Death::*;
 
 fn id(client: usize) -> u64 {
@@ -41,6 +43,7 @@ impl<M: Model<U64 = Word>> Region<M> {
     fn new() -> Region<M> {
         Region {
             word: Word::new(0),
+            urgent: M::U32::new(0),
             bell: M::U32::new(0),
             protected: Plain::new(0),
             dead: std::array::from_fn(|_| AtomicBool::new(false)),
@@ -51,23 +54,27 @@ impl<M: Model<U64 = Word>> Region<M> {
         !self.dead[(owner - id(0)) as usize].load(Ordering::Acquire)
     }
 
+    fn bells(&self) -> Bells<'_, M> {
+        Bells { urgent: &self.urgent, bulk: &self.bell }
+    }
+
     /// One critical section of `client`, which may die in it. The kernel frees a dead client's byte after its last step.
-    fn run(&self, client: usize, death: Death) {
-        self.run_until(client, death);
+    fn run(&self, client: usize, class: Class, death: Death) {
+        self.run_until(client, class, death);
         if death != Death::Never {
             self.dead[client].store(true, Ordering::Release);
         }
     }
 
-    fn run_until(&self, client: usize, death: Death) {
+    fn run_until(&self, client: usize, class: Class, death: Death) {
         let me = id(client);
         if death == Death::Announced {
             if let Some(owner) = lock::owner::<M>(&self.word) {
-                lock::announce_waiter::<M>(&self.word, owner);
+                lock::announce_waiter::<M>(&self.word, owner, class);
             }
             return;
         }
-        lock::acquire::<M>(&self.word, &self.bell, me, &|owner| self.is_alive(owner), None).unwrap();
+        lock::acquire_as::<M>(&self.word, &self.bells(), &|| class, me, &|owner| self.is_alive(owner), None).unwrap();
         if death == Death::Acquired {
             return;
         }
@@ -77,19 +84,21 @@ impl<M: Model<U64 = Word>> Region<M> {
         }
         self.protected.write(before + 1);
         match death {
-            Death::Released => drop(lock::release::<M>(&self.word, me)),
-            Death::BellAdvanced => {
-                if lock::release::<M>(&self.word, me) {
-                    self.bell.fetch_add(1, Ordering::Release);
-                }
+            Death::Released => {
+                let _ = lock::release::<M>(&self.word, me);
             }
-            _ => lock::release_and_wake::<M>(&self.word, &self.bell, me),
+            Death::BellAdvanced => match lock::release::<M>(&self.word, me) {
+                Next::Nobody => {}
+                Next::Bulk => drop(self.bell.fetch_add(1, Ordering::Release)),
+                Next::Urgent => drop(self.urgent.fetch_add(1, Ordering::Release)),
+            },
+            _ => lock::release_and_wake_next::<M>(&self.word, &self.bells(), me),
         }
     }
 }
 
-fn client<M: Model<U64 = Word>>(client: usize, death: Death) -> Role<Region<M>> {
-    role(move |region: &Region<M>| region.run(client, death))
+fn client<M: Model<U64 = Word>>(client: usize, class: Class, death: Death) -> Role<Region<M>> {
+    role(move |region: &Region<M>| region.run(client, class, death))
 }
 
 /// Clients that die where `deaths` says.
@@ -98,7 +107,18 @@ fn explore_clients<M: Model<U64 = Word>>(
     setup: fn() -> Region<M>,
     deaths: &'static [Death],
 ) {
-    let roles: Vec<_> = deaths.iter().enumerate().map(|(index, &death)| client(index, death)).collect();
+    explore_classes(preemptions, setup, &[Bulk; 3], deaths);
+}
+
+/// The same, each of its class.
+fn explore_classes<M: Model<U64 = Word>>(
+    preemptions: Option<usize>,
+    setup: fn() -> Region<M>,
+    classes: &'static [Class],
+    deaths: &'static [Death],
+) {
+    let one = |(index, (&death, &class))| client(index, class, death);
+    let roles: Vec<_> = deaths.iter().zip(classes).enumerate().map(one).collect();
     explore(preemptions, setup, &roles, |region| {
         // Each one that got beyond its writes counts once.
         let wrote = |death: &&Death| !matches!(death, Announced | Acquired | HalfWritten);
@@ -133,7 +153,7 @@ fn two_survivors_of_a_death() {
 fn the_one_that_takes_over_dies_too() {
     fn with_dead_owner() -> Region<Hasty> {
         let region = Region::new();
-        region.run(2, Acquired);
+        region.run(2, Bulk, Acquired);
         region
     }
     explore_clients(Some(3), with_dead_owner, &[Never, Never]);
@@ -144,8 +164,8 @@ fn the_one_that_takes_over_dies_too() {
 
 #[test]
 fn planted_a_release_that_wakes_nobody() {
-    let forgetful = role(|region: &Region<Patient>| region.run_until(1, Released));
-    must_be_found(None, Region::new, &[client(0, Never), forgetful]);
+    let forgetful = role(|region: &Region<Patient>| region.run_until(1, Bulk, Released));
+    must_be_found(None, Region::new, &[client(0, Bulk, Never), forgetful]);
 }
 
 #[test]
@@ -155,5 +175,40 @@ fn planted_a_take_over_of_the_living() {
         region.protected.write(100);
         lock::release_and_wake::<Hasty>(&region.word, &region.bell, id(0));
     });
-    must_be_found(None, Region::new, &[robber, client(1, Never)]);
+    must_be_found(None, Region::new, &[robber, client(1, Bulk, Never)]);
+}
+
+#[test]
+fn two_classes_lose_no_wake_up() {
+    explore_classes(None, Region::<Patient>::new, &[Urgent, Bulk], &[Never, Never]);
+    explore_classes(Some(2), Region::<Patient>::new, &[Urgent, Bulk, Bulk], &[Never, Never, Never]);
+    explore_classes(Some(2), Region::<Patient>::new, &[Urgent, Urgent, Bulk], &[Never, Never, Never]);
+}
+
+#[test]
+fn one_of_two_classes_dies_at_any_step() {
+    for classes in [&[Bulk, Urgent], &[Urgent, Bulk], &[Urgent, Urgent]] {
+        for deaths in [&[Never, Announced], &[Never, Acquired], &[Never, Released], &[Never, BellAdvanced]] {
+            explore_classes(Some(2), Region::<Hasty>::new, classes, deaths);
+        }
+    }
+    explore_classes(Some(1), Region::<Hasty>::new, &[Bulk, Urgent, Urgent], &[Never, Never, Released]);
+    explore_classes(Some(1), Region::<Hasty>::new, &[Bulk, Urgent, Bulk], &[Never, Announced, HalfWritten]);
+}
+
+/// A reservation that nobody waits for, and that is not taken back: the others sleep beside a lock that nobody holds.
+#[test]
+fn planted_a_reservation_that_is_not_taken_back() {
+    let forgetful = role(|region: &Region<Patient>| {
+        let me = id(0);
+        lock::acquire_as::<Patient>(&region.word, &region.bells(), &|| Urgent, me, &|_| true, None).unwrap();
+        match lock::release::<Patient>(&region.word, me) {
+            Next::Urgent => {
+                region.urgent.fetch_add(1, Ordering::Release);
+                Patient::wake(&region.urgent, 1);
+            }
+            next => lock::wake_next::<Patient>(&region.word, &region.bells(), next),
+        }
+    });
+    must_be_found(Some(2), Region::new, &[forgetful, client(1, Bulk, Never), client(2, Bulk, Never)]);
 }

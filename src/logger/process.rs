@@ -362,12 +362,12 @@ impl Logger {
         let Some(_turn) = self.writing.try_lock_for(patience) else {
             return Err(Error::LockTimeout { waited: patience, holder: "another thread of the logger".into() });
         };
-        self.engine.acquire_writer(CommitClass::Bulk, asked_ns, Some(patience))?;
+        self.engine.acquire_writer(CommitClass::Bulk, &|| false, asked_ns, Some(patience))?;
         /// Lets go of the lock, also when the work panics: this process lives on, so nobody would take it over.
         struct Release<'e>(&'e Engine);
         impl Drop for Release<'_> {
             fn drop(&mut self) {
-                self.0.release_writer(CommitClass::Bulk);
+                self.0.release_writer(CommitClass::Bulk, false);
             }
         }
         let _release = Release(&self.engine);

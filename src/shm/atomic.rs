@@ -31,8 +31,8 @@ pub trait Model: Sized + 'static {
     /// Sleeps while `word` holds `expected`, at most for `timeout`.
     fn wait(word: &Self::U32, expected: u32, timeout: Duration) -> Woken;
 
-    /// Wakes up to `count` sleepers of `word`.
-    fn wake(word: &Self::U32, count: u32);
+    /// Wakes up to `count` sleepers of `word`; how many there were.
+    fn wake(word: &Self::U32, count: u32) -> u32;
 
     /// Said between two looks of a spinning waiter.
     fn spin_hint();
@@ -105,8 +105,8 @@ impl Model for Native {
     }
 
     #[inline]
-    fn wake(word: &AtomicU32, count: u32) {
-        super::futex::wake(word, count);
+    fn wake(word: &AtomicU32, count: u32) -> u32 {
+        super::futex::wake(word, count)
     }
 
     #[inline]

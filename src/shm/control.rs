@@ -16,6 +16,7 @@
 use super::atomic::Native;
 use super::cells::{self, CellsHead};
 use super::latencies::Latencies;
+use super::lock;
 use super::mapping::{MapOptions, Mapping};
 use super::pins::{LoggerPins, ReaderSlot};
 use super::slots::{CommitSlot, Slots};
@@ -39,7 +40,7 @@ pub const CHECKED_NUMBERS: &[(&str, u64)] = &[
 ];
 
 /// "untornC", and the version of this layout.
-const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x06");
+const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x07");
 /// Commit slots; the slot of a transaction is its sequence number modulo this.
 pub(crate) const SLOTS: usize = 64;
 /// Bytes from one reader chunk to the next: the table grows by this.
@@ -84,6 +85,16 @@ pub(crate) struct LockWord {
     pub(crate) holder_since_ns: AtomicU64,
     pub(crate) bell: AtomicU32,
     pub(crate) holder_pid: AtomicU32,
+    /// Of the writer lock: what its urgent waiters sleep on.
+    pub(crate) urgent_bell: AtomicU32,
+    _reserved: AtomicU32,
+}
+
+impl LockWord {
+    /// The bells of a lock whose waiters have classes: the writer lock.
+    pub(crate) fn bells(&self) -> lock::Bells<'_, Native> {
+        lock::Bells { urgent: &self.urgent_bell, bulk: &self.bell }
+    }
 }
 
 /// A transaction that streams frames larger than the ring; see `txn::stream`.
@@ -107,6 +118,9 @@ pub(crate) struct DeadlineWords {
     pub(crate) policy_tail: AtomicU64,
     /// How urgent the most urgent of the others is that no flush has taken; see [`super::deadline`].
     pub(crate) urgency: AtomicU64,
+    /// When an urgent commit last asked for the writer lock, on the monotonic clock. While that is not long ago, the others publish no more
+    /// than a share ahead of what is durable.
+    pub(crate) urgent_asked_ns: AtomicU64,
 }
 
 /// How far the log is durable. Written by the logger alone.

@@ -25,11 +25,11 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Duration) -> Woken 
 }
 
 /// Wakes up to `count` sleepers of `word`. Nobody sleeping is no error.
-pub(crate) fn wake(word: &AtomicU32, count: u32) {
+pub(crate) fn wake(word: &AtomicU32, count: u32) -> u32 {
     // The kernel reads the count as an i32.
     let count = count.min(i32::MAX as u32);
     // The only errors are those of an address that is not mapped, which a reference rules out.
-    let _ = futex::wake(word, Flags::empty(), count);
+    futex::wake(word, Flags::empty(), count).map_or(0, |woken| woken as u32)
 }
 
 #[cfg(test)]

@@ -4,14 +4,9 @@ use super::atomic::Native;
 use super::histogram::Histogram;
 use std::ops::Index;
 
-/// How urgent a commit is: its latencies are counted apart.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum CommitClass {
-    /// Its caller waits until it is durable, and has less than 100 ms.
-    Urgent,
-    /// It is visible first, and durable when that costs little, or has more time. The logger's own transactions are of this class.
-    Bulk,
-}
+/// How urgent a commit is: whether its caller waits until it is durable, and has less than 100 ms. Urgent ones are let in first, and their latencies are
+/// counted apart. The logger's own transactions are bulk.
+pub(crate) use super::lock::Class as CommitClass;
 
 /// The same for each class of commits.
 #[repr(C)]

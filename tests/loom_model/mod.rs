@@ -133,16 +133,17 @@ impl<Time: Clock, Fences: Fencing> Model for Loom<Time, Fences> {
         Woken::Perhaps
     }
 
-    fn wake(word: &Futex, count: u32) {
+    fn wake(word: &Futex, count: u32) -> u32 {
         // A step that loom knows of, so that it tries to wake before and after somebody falls asleep.
         word.value.fetch_add(0, Ordering::Relaxed);
-        for _ in 0..count {
-            let sleeper = word.sleepers.lock().unwrap().pop_front();
-            match sleeper {
-                Some(sleeper) => sleeper.unpark(),
-                None => break,
-            }
+        let mut woken = 0;
+        while woken < count
+            && let Some(sleeper) = { word.sleepers.lock().unwrap().pop_front() }
+        {
+            sleeper.unpark();
+            woken += 1;
         }
+        woken
     }
 
     fn spin_hint() {}

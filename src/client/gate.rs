@@ -1,0 +1,114 @@
+//! Lets one thread of the process at a time go for the writer lock, which knows processes, not threads: urgent ones first.
+//!
+//! A thread that has passed the gate may still wait for the lock, as a bulk one behind all that are urgent elsewhere. If an urgent
+//! thread comes to the gate then, it would wait as long: the one before it is *lifted* to wait as urgently (priority
+//! inheritance, as of Sha, Rajkumar and Lehoczky, 1990). A bulk thread that has waited here for as long as bulk commits have patience
+//! counts as urgent.
+
+use crate::engine::now_ns;
+use crate::limits::BULK_PATIENCE;
+use crate::shm::latencies::CommitClass;
+use crate::{Error, Result};
+use parking_lot::{Condvar, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::ThreadId;
+use std::time::Duration;
+
+#[derive(Default)]
+pub(super) struct Gate {
+    state: Mutex<State>,
+    urgent: Condvar,
+    bulk: Condvar,
+    /// Urgent threads before the gate; changed under the lock.
+    urgents: AtomicUsize,
+    /// The thread that has passed waits for the lock, and somebody urgent for it.
+    lifted: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    holder: Option<ThreadId>,
+}
+
+impl Gate {
+    /// Waits until this thread may go for the lock. `lift` has the one that has passed look again how urgent it is, if it still waits.
+    ///
+    /// # Errors
+    /// [`Error::TransactionOpen`] if this thread has passed already; [`Error::LockTimeout`].
+    pub(super) fn enter(
+        &self,
+        class: CommitClass,
+        asked_ns: u64,
+        timeout: Option<Duration>,
+        lift: impl Fn(),
+    ) -> Result<()> {
+        let this = std::thread::current().id();
+        let mut state = self.state.lock();
+        if state.holder == Some(this) {
+            return Err(Error::TransactionOpen);
+        }
+        let mut is_urgent = class == CommitClass::Urgent;
+        let mut is_counted = false;
+        while state.holder.is_some() || (!is_urgent && self.has_urgent()) {
+            let waited = Duration::from_nanos(now_ns().saturating_sub(asked_ns));
+            is_urgent |= waited >= BULK_PATIENCE;
+            if is_urgent && !std::mem::replace(&mut is_counted, true) {
+                self.urgents.fetch_add(1, Ordering::SeqCst);
+                continue;
+            }
+            if is_urgent && !self.lifted.swap(true, Ordering::SeqCst) {
+                lift();
+            }
+            let left = timeout.map(|timeout| timeout.saturating_sub(waited));
+            if left == Some(Duration::ZERO) {
+                self.urgents.fetch_sub(usize::from(is_counted), Ordering::SeqCst);
+                // A wake-up may have come to this one that was for another.
+                self.wake_next(&state);
+                return Err(Error::LockTimeout { waited, holder: "another thread of this process".into() });
+            }
+            match (is_urgent, left) {
+                (true, None) => self.urgent.wait(&mut state),
+                (true, Some(left)) => {
+                    let _ = self.urgent.wait_for(&mut state, left);
+                }
+                (false, left) => {
+                    let patience = BULK_PATIENCE.saturating_sub(waited);
+                    let _ = self.bulk.wait_for(&mut state, left.map_or(patience, |left| left.min(patience)));
+                }
+            }
+        }
+        self.urgents.fetch_sub(usize::from(is_counted), Ordering::SeqCst);
+        state.holder = Some(this);
+        // Whoever is urgent and comes from here on lifts this one anew; those who wait already have to be counted in.
+        self.lifted.store(self.has_urgent(), Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Whether an urgent thread stands before the gate.
+    pub(super) fn has_urgent(&self) -> bool {
+        self.urgents.load(Ordering::SeqCst) > 0
+    }
+
+    /// Whether the thread that has passed is to wait as an urgent one.
+    pub(super) fn is_lifted(&self) -> bool {
+        self.lifted.load(Ordering::SeqCst)
+    }
+
+    /// The thread that has passed has let go of the lock, or did not get it.
+    pub(super) fn leave(&self) {
+        let mut state = self.state.lock();
+        state.holder = None;
+        self.wake_next(&state);
+    }
+
+    fn wake_next(&self, state: &State) {
+        if state.holder.is_none() {
+            let next = if self.has_urgent() { &self.urgent } else { &self.bulk };
+            next.notify_one();
+        }
+    }
+
+    pub(super) fn is_this_threads(&self) -> bool {
+        self.state.lock().holder == Some(std::thread::current().id())
+    }
+}
