@@ -21,6 +21,7 @@
 //! | [`log`] | writing: append, sync, and the one function that starts a segment |
 //! | [`estimate`] | how long something will take |
 //! | [`flush`] | policies and deadlines: when to sync |
+//! | [`response`] | how long a commit can take at the most |
 //! | [`planted_bugs`] | deliberate bugs that the checks must catch, in no ordinary build |
 //! | [`testing`] | a disk in memory that fails and loses power on command |
 //!
@@ -59,6 +60,7 @@ pub mod lsn;
 pub mod planted_bugs;
 pub mod pool;
 pub mod record;
+pub mod response;
 pub mod scan;
 pub mod segment;
 pub mod survey;

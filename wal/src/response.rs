@@ -1,0 +1,246 @@
+//! The longest time that a commit can take: response-time analysis for fixed priorities without preemption.
+//!
+//! The writer lock is a resource like the bus of a controller area network: whoever holds it is not interrupted, and of those
+//! who wait the most urgent is next. So the analysis of that bus applies: K. Tindell, A. Burns, A. Wellings, *Calculating controller area
+//! network (CAN) message response times* (1995), as mended by R. Davis, A. Burns, R. Bril, J. Lukkien, *Controller Area Network (CAN)
+//! schedulability analysis: Refuted, revisited and revised*, Real-Time Systems 35 (2007). The older one looked at the first
+//! instance only; a later one of the same busy period can take longer, since an instance that is not preempted pushes
+//! others behind itself.
+//!
+//! All times are nanoseconds. Pure arithmetic.
+
+/// Who asks for the resource again and again. The order of a slice of them is that of their priorities, the highest first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Task {
+    /// For how long it holds the resource at the most.
+    pub hold_ns: u64,
+    /// The shortest time between two of its requests, on average over a burst.
+    pub period_ns: u64,
+    /// How much earlier than by that period a request may come: n at once are a jitter of n − 1 periods.
+    pub jitter_ns: u64,
+}
+
+impl Task {
+    /// `callers` who ask `per_second` times in all, each for at most `hold_ns`. They may all come at once.
+    #[must_use]
+    pub fn of_callers(callers: u64, per_second: f64, hold_ns: u64) -> Task {
+        // As good as never is once in an hour.
+        let period_ns = (1e9 / per_second).clamp(1.0, LONGEST_NS as f64) as u64;
+        Task::of_callers_each(callers, period_ns, hold_ns)
+    }
+
+    fn of_callers_each(callers: u64, period_ns: u64, hold_ns: u64) -> Task {
+        Task { hold_ns, period_ns, jitter_ns: callers.saturating_sub(1).saturating_mul(period_ns) }
+    }
+
+    fn callers(&self) -> u64 {
+        self.jitter_ns / self.period_ns.max(1) + 1
+    }
+
+    /// How many requests can come in a window of `ns`, its end included.
+    fn requests(&self, ns: u64) -> u64 {
+        (ns.saturating_add(self.jitter_ns) / self.period_ns.max(1)).saturating_add(1)
+    }
+}
+
+/// Beyond this no bound is looked for: it would be of no use.
+const LONGEST_NS: u64 = 3_600_000_000_000;
+
+/// The longest time from a request of task `index` until it gives the resource back, if it may have to wait for `blocking_ns` for those of
+/// lower priority; `None` if there is no bound, since more is asked for than there is.
+#[must_use]
+pub fn response_ns(tasks: &[Task], index: usize, blocking_ns: u64) -> Option<u64> {
+    let task = tasks.get(index)?;
+    let higher = &tasks[..index];
+    let asked = |tasks: &[Task], window: u64| {
+        tasks.iter().fold(0_u64, |sum, task| sum.saturating_add(task.requests(window).saturating_mul(task.hold_ns)))
+    };
+    // The longest time for which those of this priority and above keep the resource busy. A request that comes at its very end
+    // is not part of it any more.
+    let busy_ns = fixed_point(task.hold_ns.max(1), |busy| {
+        blocking_ns.saturating_add(asked(&tasks[..=index], busy.saturating_sub(1)))
+    })?;
+    let instances = task.requests(busy_ns.saturating_sub(1));
+    let mut longest = 0;
+    // The start of instance q cannot be held up any more than by all that came up to it, its own instant included.
+    let mut start_ns = 0;
+    for instance in 0..instances {
+        let before = blocking_ns.saturating_add(instance.saturating_mul(task.hold_ns));
+        start_ns = fixed_point(before.max(start_ns), |start| before.saturating_add(asked(higher, start)))?;
+        // Requests are late by the jitter at first and come by the period then: the window begins with the first.
+        let asked_at = instance.saturating_mul(task.period_ns).saturating_sub(task.jitter_ns);
+        longest = longest.max(start_ns.saturating_add(task.hold_ns).saturating_sub(asked_at));
+    }
+    Some(longest)
+}
+
+/// The least value from `begin` on that `next` maps to itself.
+fn fixed_point(begin: u64, next: impl Fn(u64) -> u64) -> Option<u64> {
+    let mut now = begin;
+    loop {
+        let then = next(now).max(now);
+        if then == now {
+            return Some(now);
+        }
+        if then > LONGEST_NS {
+            return None;
+        }
+        now = then;
+    }
+}
+
+/// What is known of a store, for the bounds of its two classes of commits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Classes {
+    /// Urgent commits, and all others.
+    pub urgent: Task,
+    /// All others.
+    pub bulk: Task,
+    /// How long a bulk commit waits for the lock before it counts as urgent.
+    pub bulk_patience_ns: u64,
+    /// The longest flush: an fsync that has begun is not interrupted.
+    pub flush_ns: u64,
+    /// How late a sleeping thread wakes up.
+    pub wake_ns: u64,
+}
+
+/// The bound of an urgent commit, part by part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bound {
+    /// For how long those of lower priority hold it up: two of their sections (see the table of the writer lock for the second).
+    pub blocking_ns: u64,
+    /// Until the commit is visible and the lock given back.
+    pub visible_ns: u64,
+    /// Until its caller knows that it is durable.
+    pub durable_ns: u64,
+}
+
+impl Classes {
+    /// The longest times of an urgent commit; `None` if there is no bound.
+    ///
+    /// What comes after the lock is not a matter of how many commits there are: one flush covers all that is published when it
+    /// begins. So a commit waits for the one that has begun just before it, for its own, and for the logger and its caller to wake up.
+    ///
+    /// Bulk commits that have lost their patience come before it, too: as often as they can lose it.
+    #[must_use]
+    pub fn urgent(&self) -> Option<Bound> {
+        let callers = self.bulk.callers();
+        let period_ns = self.bulk.period_ns.max(self.bulk_patience_ns / callers);
+        let impatient = Task::of_callers_each(callers, period_ns, self.bulk.hold_ns);
+        let blocking_ns = self.bulk.hold_ns.saturating_mul(2);
+        let visible_ns = response_ns(&[impatient, self.urgent], 1, blocking_ns)?;
+        Some(self.with_flush(blocking_ns, visible_ns))
+    }
+
+    /// The longest times of a bulk commit that is waited for.
+    #[must_use]
+    pub fn bulk(&self) -> Option<Bound> {
+        let visible_ns = response_ns(&[self.urgent, self.bulk], 1, 0)?;
+        Some(self.with_flush(0, visible_ns))
+    }
+
+    fn with_flush(&self, blocking_ns: u64, visible_ns: u64) -> Bound {
+        let flushes = self.flush_ns.saturating_mul(2).saturating_add(self.wake_ns.saturating_mul(2));
+        Bound { blocking_ns, visible_ns, durable_ns: visible_ns.saturating_add(flushes) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const US: u64 = 1000;
+
+    fn task(hold_us: u64, period_us: u64) -> Task {
+        Task { hold_ns: hold_us * US, period_ns: period_us * US, jitter_ns: 0 }
+    }
+
+    /// The example by which Davis et al. refute the older analysis (their Table 2): messages of 1 ms, with periods of 2.5, 3.5 and
+    /// 3.5 ms. The first instance of the third takes 3 ms, the second one 3.5.
+    #[test]
+    fn the_example_in_which_the_second_instance_takes_longer() {
+        let tasks = [task(1000, 2500), task(1000, 3500), task(1000, 3500)];
+        assert_eq!(response_ns(&tasks, 0, 1000 * US), Some(2000 * US));
+        assert_eq!(response_ns(&tasks, 1, 1000 * US), Some(3000 * US));
+        assert_eq!(response_ns(&tasks, 2, 0), Some(3500 * US));
+    }
+
+    #[test]
+    fn no_bound_when_more_is_asked_for_than_there_is() {
+        let tasks = [task(600, 1000), task(500, 1000)];
+        assert_eq!(response_ns(&tasks, 0, 500 * US), Some(1100 * US));
+        assert_eq!(response_ns(&tasks, 1, 0), None);
+        assert_eq!(response_ns(&tasks, 2, 0), None);
+    }
+
+    #[test]
+    fn those_who_may_come_at_once_wait_for_each_other() {
+        let four = Task::of_callers(4, 100.0, 200 * US);
+        assert_eq!(response_ns(&[four], 0, 0), Some(800 * US));
+        assert_eq!(response_ns(&[four], 0, 300 * US), Some(1100 * US));
+        // One who never asks.
+        assert_eq!(response_ns(&[Task::of_callers(3, 0.0, 200 * US), task(100, 1000)], 1, 0), Some(700 * US));
+    }
+
+    #[test]
+    fn flushes_count_twice_however_many_commits_there_are() {
+        let classes = |callers| Classes {
+            urgent: Task::of_callers(callers, 100.0, 10 * US),
+            bulk: Task::of_callers(1, 100.0, 1000 * US),
+            bulk_patience_ns: 50_000 * US,
+            flush_ns: 3000 * US,
+            wake_ns: 100 * US,
+        };
+        let (one, eight) = (classes(1).urgent().unwrap(), classes(8).urgent().unwrap());
+        assert_eq!(one.blocking_ns, 2000 * US);
+        assert_eq!(one.durable_ns - one.visible_ns, 6200 * US);
+        assert_eq!(eight.durable_ns - one.durable_ns, 70 * US);
+    }
+
+    /// What the resource does when the requests are these: of each, when it asked and when it gave the resource back.
+    fn simulate(requests: &[(u64, usize)], holds: &[u64]) -> Vec<(usize, u64)> {
+        let mut waiting: Vec<(usize, u64)> = Vec::new();
+        let mut to_come = requests.iter().copied().peekable();
+        let (mut now, mut done) = (0, Vec::new());
+        loop {
+            while let Some((at, class)) = to_come.next_if(|(at, _)| *at <= now) {
+                waiting.push((class, at));
+            }
+            match waiting.iter().copied().min() {
+                Some(next) => {
+                    waiting.retain(|other| *other != next);
+                    now += holds[next.0];
+                    done.push((next.0, now - next.1));
+                }
+                None => match to_come.peek() {
+                    Some((at, _)) => now = *at,
+                    None => return done,
+                },
+            }
+        }
+    }
+
+    proptest! {
+        /// Goal: no simulated run of a non-preemptive resource takes longer than the bound says, whatever the offsets.
+        #[test]
+        fn no_run_exceeds_the_bound(
+            params in proptest::collection::vec((1_u64..20, 1_u64..60, 0_u64..60), 1..5),
+        ) {
+            let tasks: Vec<Task> =
+                params.iter().map(|&(hold, slack, _)| Task { hold_ns: hold, period_ns: hold + slack, jitter_ns: 0 }).collect();
+            let mut requests: Vec<(u64, usize)> = Vec::new();
+            for (class, (&(.., offset), task)) in params.iter().zip(&tasks).enumerate() {
+                requests.extend((0..40).map(|n| (offset + n * task.period_ns, class)));
+            }
+            requests.sort_unstable();
+            let holds: Vec<u64> = tasks.iter().map(|task| task.hold_ns).collect();
+            for (class, took) in simulate(&requests, &holds) {
+                let blocking = tasks[class + 1..].iter().map(|task| task.hold_ns).max().unwrap_or(0);
+                if let Some(bound) = response_ns(&tasks, class, blocking) {
+                    prop_assert!(took <= bound, "{:?}: class {} took {} of {}", tasks, class, took, bound);
+                }
+            }
+        }
+    }
+}
