@@ -98,7 +98,7 @@ fn load(path: &Path, as_urgent: bool) {
             // Overwritten before long, so that the store stays small.
             txn.put(&keyspace, &(n % 20_000).to_be_bytes(), &[7; 1024]).expect("put");
         }
-        let _ = txn.commit_with(Durability::Visible).expect("committed");
+        drop(txn.commit_with(Durability::Visible).expect("committed"));
     }
 }
 

@@ -422,7 +422,17 @@ fn a_store_is_looked_after() {
     assert!(fixture.run("stat", &[]).ok().text().lines().any(|line| line.starts_with("committed ")));
     assert!(fixture.run("checkpoint", &["--json"]).ok().text().contains("\"checkpointed\":"));
     assert!(fixture.run("verify", &["--json"]).ok().text().contains("\"problems\":[]"));
+    let deadlines = fixture.run("deadlines", &["--seconds", "0.1", "--json"]).ok();
+    for field in
+        ["\"blocked_at_most_us\":", "\"durable_within_us\":", "\"lock_hold_longest_us\":", "\"deadlines_met\":0"]
+    {
+        assert!(deadlines.text().contains(field), "{field} in {}", deadlines.text());
+    }
+    let lines = fixture.run("deadlines", &["--seconds", "0"]).ok();
+    assert!(lines.text().lines().any(|line| line.starts_with("urgent.visible_within_us ")), "{}", lines.text());
+    assert_eq!(fixture.run("deadlines", &["--seconds", "-1"]).code, 2);
     fixture.run("stop", &[]).ok();
+    assert_eq!(fixture.run("deadlines", &[]).code, 3);
     assert_eq!(fixture.run("stop", &["--json"]).ok().text(), "{\"stopped\":false}\n");
     assert_eq!(fixture.run("get", &["users", "alice"]).ok().text(), "1\n");
 }

@@ -362,7 +362,10 @@ impl Logger {
         let Some(_turn) = self.writing.try_lock_for(patience) else {
             return Err(Error::LockTimeout { waited: patience, holder: "another thread of the logger".into() });
         };
-        self.engine.acquire_writer(CommitClass::Bulk, &|| false, asked_ns, Some(patience))?;
+        // It may have less patience than bulk commits have, and must not give up each time before it gets its turn.
+        let half = patience.as_nanos() as u64 / 2;
+        let is_lifted = || now_ns().saturating_sub(asked_ns) >= half;
+        self.engine.acquire_writer(CommitClass::Bulk, &is_lifted, asked_ns, Some(patience))?;
         /// Lets go of the lock, also when the work panics: this process lives on, so nobody would take it over.
         struct Release<'e>(&'e Engine);
         impl Drop for Release<'_> {

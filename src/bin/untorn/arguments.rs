@@ -141,6 +141,20 @@ pub(crate) enum Command {
     ///
     /// Looks from outside: it is no client, starts no logger, and goes on when the logger restarts or everybody leaves.
     Top(TopOptions),
+    /// Print how long commits can take at the most, by class, beside how long they took
+    ///
+    /// Bounds follow by response-time analysis from the longest lock holds and flushes so far, and from how often commits
+    /// come in the seconds looked at. Urgent are durable commits and those within less than 100 ms; all others are bulk.
+    Deadlines {
+        /// The store's directory
+        store: PathBuf,
+        /// How long to look at how often commits come
+        #[arg(long, default_value_t = 1.0)]
+        seconds: f64,
+        /// How many of each class may commit at the same instant; else as many as processes have the store open
+        #[arg(long)]
+        callers: Option<u64>,
+    },
     /// Check every page, record and checksum
     Verify {
         /// The store's directory

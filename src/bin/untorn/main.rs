@@ -4,6 +4,7 @@
 
 mod arguments;
 mod checkpoint;
+mod deadlines;
 mod del;
 mod dump;
 mod get;
@@ -55,6 +56,7 @@ fn run(arguments: Arguments) -> Outcome {
         Command::Top(options) => top::run(&options),
         Command::Verify { store } => verify::run(&store, format),
         Command::Checkpoint { store } => checkpoint::run(&store, format),
+        Command::Deadlines { store, seconds, callers } => deadlines::run(&store, seconds, callers, format),
         Command::Stop { store, timeout_seconds } => stop::run(&store, timeout_seconds, format),
         Command::Tour(options) => tour::run(&options, format),
         Command::TourChild(child) => tour::run_child(&child),
