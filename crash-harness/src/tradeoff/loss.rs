@@ -115,7 +115,7 @@ impl Run<'_> {
     /// Runs it on the recorder, whose syncs take as long as some of `sync`, and cuts the record at `cuts_min` instants, at more of them until `until`.
     ///
     /// # Errors
-    /// What must not be: see [`Judge::cut`]. The inner error is a recorder that can't be mounted.
+    /// What must not be: a scheme that waits lost something, or a store can't be recovered. The inner error is a recorder that can't be mounted.
     pub fn lose(
         &self,
         sync: &SyncTimes,
