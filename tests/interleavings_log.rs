@@ -236,6 +236,24 @@ fn every_so_many_bytes_more_than_the_ring_holds() {
     assert_verified(&store);
 }
 
+/// Interleaving 13 the other way round: small commits, each charged a block of the log, use that up long before they fill the ring, and
+/// a flush is not due for an hour. The writer that waited for the log held the lock that a checkpoint needed to make files
+/// of the log free; nobody flushed, which alone would have given the blocks back, and it got `LoggerStalled`.
+#[test]
+fn small_visible_commits_use_up_the_log_before_a_flush_is_due() {
+    let _limit = limit(120);
+    let scene = Scene::new();
+    let mut options = Store::options();
+    options.durability(Durability::Visible).flush_policy(FlushPolicy::Every(Duration::from_secs(3600)));
+    let store = options.logger_timeout(Duration::from_secs(10)).open(&scene.path).unwrap();
+    let keys = store.keyspace("keys").unwrap();
+    for n in 0..60_000u64 {
+        keys.put(&(n % 1000).to_be_bytes(), b"small").unwrap_or_else(|error| panic!("commit {n}: {error}"));
+    }
+    store.sync().unwrap();
+    assert_verified(&store);
+}
+
 /// A small file system of its own, which the test can fill. Unmounted when dropped.
 struct Device {
     dir: tempfile::TempDir,

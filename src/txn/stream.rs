@@ -127,7 +127,7 @@ impl Stream {
         let len = self.buffer.len() as u64;
         let end = Lsn(self.at.0 + len);
         let charged = self.charged + blocks_for(len);
-        wait_for_room(engine, end, charged + reserve)?;
+        wait_for_room(engine, self.at, end, charged + reserve)?;
         let ring = Ring::<Native>::new(engine.control.ring());
         ring.copy_in(self.at.0, &self.buffer).map_err(|_| Error::Limit {
             what: "a log record in bytes",
@@ -138,10 +138,10 @@ impl Stream {
     }
 }
 
-/// Waits until the ring has room up to `end` and the log is granted `charged` blocks.
+/// Waits until the ring has room up to `end` and the log is granted `charged` blocks. Everything before `at` is published.
 ///
 /// **I5**, the ring's part: bytes are reused only when durable.
-fn wait_for_room(engine: &Engine, end: Lsn, charged: u64) -> Result<()> {
+fn wait_for_room(engine: &Engine, at: Lsn, end: Lsn, charged: u64) -> Result<()> {
     let ring_size = engine.geometry.ring_size;
     let durable = engine.control.durable();
     if durable.is_none_or(|(_, lsn)| end.0 > lsn.0 + ring_size) {
@@ -157,6 +157,9 @@ fn wait_for_room(engine: &Engine, end: Lsn, charged: u64) -> Result<()> {
     // The logger preallocates; it says when it can't, having tried after this request.
     let failures = logger.log_failures.load(Ordering::SeqCst);
     logger.log_request.store_fenced(charged);
+    // Each small commit is charged a block, in case it is flushed by itself. A flush of many together uses few, and the rest
+    // can be granted anew. No policy may put that off: while this writer waits under the lock, no checkpoint makes files free.
+    logger.flush_request.fetch_max(at.0, Ordering::SeqCst);
     engine.wake_logger();
     waiter::ring::<Native>(&logger.background);
     let mut watch = engine.watch_logger();
