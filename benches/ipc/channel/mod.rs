@@ -1,0 +1,197 @@
+//! The ways of handing a record to another process, behind one trait.
+//!
+//! A record is a number of words of 64 bits that lies in the sender's own memory. It is handed over when the receiver has
+//! read each of its words once. Both know how long it is; none has more than one record under way.
+//!
+//! A channel goes both ways, by the same means. Its two ends find each other by names in a directory.
+
+mod messages;
+mod sealed;
+mod shared;
+mod store;
+
+use super::digest::Digest;
+use std::io;
+use std::path::Path;
+
+/// The longest record, in words: 16 MiB.
+pub(crate) const WORDS_MAX: usize = 16 << 17;
+
+/// One end.
+pub(crate) trait Channel {
+    /// Hands a record over.
+    fn send(&mut self, record: &[u64]) -> io::Result<()>;
+    /// Takes a record of so many words.
+    fn receive(&mut self, words: usize) -> io::Result<Received>;
+    /// System calls made at this end so far. Those that the library makes are not seen from here.
+    fn calls(&self) -> Calls;
+}
+
+/// A record that was received: its first words, and all of them in digest.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Received {
+    pub(crate) head: [u64; 3],
+    pub(crate) digest: Digest,
+}
+
+impl Received {
+    fn of(record: &[u64]) -> Received {
+        let mut head = [0; 3];
+        let known = record.len().min(3);
+        head[..known].copy_from_slice(&record[..known]);
+        Received { head, digest: Digest::of(record) }
+    }
+}
+
+/// System calls.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Calls {
+    pub(crate) sending: u64,
+    pub(crate) receiving: u64,
+}
+
+/// Which end it is: that of the process that starts the other, or the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    First,
+    Second,
+}
+
+/// A way of handing over.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Kind {
+    Pipe,
+    Stream,
+    Seqpacket,
+    SealedRead,
+    SealedMapped,
+    Kept,
+    Ring,
+    Arena,
+    ArenaSpin,
+    StoreFeed,
+    StoreSpin,
+}
+
+/// What the model takes a way of handing over for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Family {
+    /// Each byte is copied twice by the kernel.
+    Message,
+    /// Each byte crosses from cache to cache.
+    Shared,
+    /// A buffer beside a message that says it is filled.
+    Buffer,
+    /// The store, with all that it does besides.
+    Store,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Kind; 11] = [
+        Kind::Pipe,
+        Kind::Stream,
+        Kind::Seqpacket,
+        Kind::SealedRead,
+        Kind::SealedMapped,
+        Kind::Kept,
+        Kind::Ring,
+        Kind::Arena,
+        Kind::ArenaSpin,
+        Kind::StoreFeed,
+        Kind::StoreSpin,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Pipe => "pipe",
+            Kind::Stream => "stream",
+            Kind::Seqpacket => "seqpacket",
+            Kind::SealedRead => "memfd-read",
+            Kind::SealedMapped => "memfd-mapped",
+            Kind::Kept => "kept-buffer",
+            Kind::Ring => "ring",
+            Kind::Arena => "arena",
+            Kind::ArenaSpin => "arena-spin",
+            Kind::StoreFeed => "store-feed",
+            Kind::StoreSpin => "store-spin",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// In words.
+    pub(crate) fn meaning(self) -> &'static str {
+        match self {
+            Kind::Pipe => "a pipe of 64 KiB",
+            Kind::Stream => "a Unix stream socket",
+            Kind::Seqpacket => "a Unix seqpacket socket, up to 64 KiB a packet",
+            Kind::SealedRead => "a sealed memfd for each record, its descriptor by a stream socket; read into a buffer",
+            Kind::SealedMapped => "the same, mapped by the receiver and read in place",
+            Kind::Kept => "one shared buffer for all records, a message for each; copied out before it is looked at",
+            Kind::Ring => "a shared ring of 256 KiB, copied in and out; a futex where one has to wait",
+            Kind::Arena => "written into a shared arena, a pointer swung; read in place; a futex where one has to wait",
+            Kind::ArenaSpin => "the same, without sleeping: whoever waits looks all the time",
+            Kind::StoreFeed => "untorn: a visible put here, a follower of visible changes there; by way of the logger",
+            Kind::StoreSpin => "untorn: a visible put here, snapshots there until the new version shows",
+        }
+    }
+
+    pub(crate) fn family(self) -> Family {
+        match self {
+            Kind::Pipe | Kind::Stream | Kind::Seqpacket => Family::Message,
+            Kind::Ring | Kind::Arena | Kind::ArenaSpin => Family::Shared,
+            Kind::SealedRead | Kind::SealedMapped | Kind::Kept => Family::Buffer,
+            Kind::StoreFeed | Kind::StoreSpin => Family::Store,
+        }
+    }
+
+    /// How often each byte is copied, from the sender's memory until it can be read; by construction.
+    ///
+    /// The store's: into the log's buffer, into the ring, into the page; the logger's write to the log is not waited for.
+    /// A follower copies it out of the ring.
+    pub(crate) fn copies(self) -> u32 {
+        match self {
+            Kind::Arena | Kind::ArenaSpin | Kind::SealedMapped => 1,
+            Kind::Pipe | Kind::Stream | Kind::Seqpacket | Kind::Ring | Kind::SealedRead | Kind::Kept => 2,
+            Kind::StoreSpin => 3,
+            Kind::StoreFeed => 4,
+        }
+    }
+
+    /// Whether the calls that [`Channel::calls`] counts are all there are.
+    pub(crate) fn counts_all_calls(self) -> bool {
+        self.family() != Family::Store
+    }
+
+    /// One end of it. The first makes what the second finds; each waits for the other.
+    pub(crate) fn open(self, dir: &Path, end: End) -> io::Result<Box<dyn Channel>> {
+        Ok(match self {
+            Kind::Pipe => Box::new(messages::Messages::pipe(dir, end)?),
+            Kind::Stream => Box::new(messages::Messages::stream(dir, end)?),
+            Kind::Seqpacket => Box::new(messages::Messages::seqpacket(dir, end)?),
+            Kind::SealedRead => Box::new(sealed::Sealed::open(dir, end, false)?),
+            Kind::SealedMapped => Box::new(sealed::Sealed::open(dir, end, true)?),
+            Kind::Kept => Box::new(sealed::Kept::open(dir, end)?),
+            Kind::Ring => Box::new(shared::Ring::open(dir, end)?),
+            Kind::Arena => Box::new(shared::Arena::open(dir, end, super::bell::Wait::Futex)?),
+            Kind::ArenaSpin => Box::new(shared::Arena::open(dir, end, super::bell::Wait::Spin)?),
+            Kind::StoreFeed => Box::new(store::Followed::open(dir, end)?),
+            Kind::StoreSpin => Box::new(store::Watched::open(dir, end)?),
+        })
+    }
+
+    /// What the first end has to make before the second starts.
+    pub(crate) fn prepare(self, dir: &Path) -> io::Result<()> {
+        match self {
+            Kind::Pipe => messages::make_pipes(dir),
+            Kind::Kept => shared::make(dir, sealed::Kept::WORDS),
+            Kind::Ring => shared::make(dir, shared::Ring::WORDS),
+            Kind::Arena | Kind::ArenaSpin => shared::make(dir, shared::Arena::WORDS),
+            Kind::StoreFeed | Kind::StoreSpin => store::make(dir),
+            // Their sockets are made by whoever connects them.
+            Kind::Stream | Kind::Seqpacket | Kind::SealedRead | Kind::SealedMapped => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Shared memory by itself, without a store: a ring through which records are copied, and an arena in which each is written
+//! once and found by a pointer.
+
+use super::super::bell::{self, Wait};
+use super::super::digest::Digest;
+use super::super::memory::Memory;
+use super::{Calls, Channel, End, Received, WORDS_MAX};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+/// Makes the file that both map.
+pub(super) fn make(dir: &Path, words: usize) -> io::Result<()> {
+    let file = File::create_new(dir.join("memory"))?;
+    file.set_len(words as u64 * 8)?;
+    // Both ends use each page once, so that none is new when it is measured.
+    let memory = map(dir, words)?;
+    memory.words().iter().step_by(512).for_each(|word| word.store(0, Ordering::Relaxed));
+    Ok(())
+}
+
+/// Maps it, and touches all of it.
+pub(super) fn map(dir: &Path, words: usize) -> io::Result<Memory> {
+    let file = OpenOptions::new().read(true).write(true).open(dir.join("memory"))?;
+    let memory = Memory::map(&file, words, true)?;
+    memory.digest(0, words);
+    Ok(memory)
+}
+
+/// One direction of a ring, as places in the memory. Positions count words and only grow.
+#[derive(Clone, Copy)]
+struct Lane {
+    tail: usize,
+    head: usize,
+    filled: usize,
+    emptied: usize,
+    data: usize,
+}
+
+impl Lane {
+    const DATA_WORDS: usize = 256 << 7;
+    const WORDS: usize = 16 + 2 * bell::WORDS + Lane::DATA_WORDS;
+
+    /// Each position has a cache line of its own.
+    const fn at(start: usize) -> Lane {
+        let bells = start + 16;
+        Lane {
+            tail: start,
+            head: start + 8,
+            filled: bells,
+            emptied: bells + bell::WORDS,
+            data: bells + 2 * bell::WORDS,
+        }
+    }
+}
+
+/// Two rings, one each way.
+pub(super) struct Ring {
+    memory: Memory,
+    outgoing: Lane,
+    incoming: Lane,
+    buffer: Vec<u64>,
+    calls: Calls,
+}
+
+impl Ring {
+    pub(super) const WORDS: usize = 2 * Lane::WORDS;
+    /// What is copied before it is told: the other side then works on it meanwhile.
+    const PIECE_WORDS: usize = Lane::DATA_WORDS / 4;
+
+    pub(super) fn open(dir: &Path, end: End) -> io::Result<Ring> {
+        let memory = map(dir, Ring::WORDS)?;
+        let lanes = [Lane::at(0), Lane::at(Lane::WORDS)];
+        let [outgoing, incoming] = if end == End::First { lanes } else { [lanes[1], lanes[0]] };
+        Ok(Ring { memory, outgoing, incoming, buffer: vec![1; WORDS_MAX], calls: Calls::default() })
+    }
+}
+
+impl Channel for Ring {
+    fn send(&mut self, record: &[u64]) -> io::Result<()> {
+        let (memory, lane) = (&self.memory, self.outgoing);
+        let mut rest = record;
+        let mut tail = memory.words()[lane.tail].load(Ordering::Relaxed);
+        while !rest.is_empty() {
+            let taken = || (tail - memory.words()[lane.head].load(Ordering::Acquire)) as usize;
+            let free = || Lane::DATA_WORDS - taken();
+            self.calls.sending += bell::wait(memory, lane.emptied, Wait::Futex, || free() > 0);
+            let at = tail as usize % Lane::DATA_WORDS;
+            let count = rest.len().min(free()).min(Ring::PIECE_WORDS).min(Lane::DATA_WORDS - at);
+            memory.copy_in(lane.data + at, &rest[..count]);
+            tail += count as u64;
+            memory.words()[lane.tail].store(tail, Ordering::Release);
+            self.calls.sending += bell::ring(memory, lane.filled);
+            rest = &rest[count..];
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, words: usize) -> io::Result<Received> {
+        let (memory, lane) = (&self.memory, self.incoming);
+        let mut filled = 0;
+        let mut head = memory.words()[lane.head].load(Ordering::Relaxed);
+        while filled < words {
+            let there = || (memory.words()[lane.tail].load(Ordering::Acquire) - head) as usize;
+            self.calls.receiving += bell::wait(memory, lane.filled, Wait::Futex, || there() > 0);
+            let at = head as usize % Lane::DATA_WORDS;
+            let count = (words - filled).min(there()).min(Ring::PIECE_WORDS).min(Lane::DATA_WORDS - at);
+            memory.copy_out(lane.data + at, &mut self.buffer[filled..filled + count]);
+            head += count as u64;
+            memory.words()[lane.head].store(head, Ordering::Release);
+            self.calls.receiving += bell::ring(memory, lane.emptied);
+            filled += count;
+        }
+        Ok(Received::of(&self.buffer[..words]))
+    }
+
+    fn calls(&self) -> Calls {
+        self.calls
+    }
+}
+
+/// One direction of the arena: a word that says how many records there were, and room for the newest two.
+#[derive(Clone, Copy)]
+struct Side {
+    swing: usize,
+    bell: usize,
+    data: usize,
+}
+
+impl Side {
+    const WORDS: usize = 16 + bell::WORDS + 2 * WORDS_MAX;
+
+    const fn at(start: usize) -> Side {
+        Side { swing: start, bell: start + 16, data: start + 16 + bell::WORDS }
+    }
+
+    /// Records take turns: the one before may still be read.
+    fn place(self, number: u64) -> usize {
+        self.data + (number % 2) as usize * WORDS_MAX
+    }
+}
+
+/// A copy-on-write arena in its barest form.
+pub(super) struct Arena {
+    memory: Memory,
+    how: Wait,
+    outgoing: Side,
+    incoming: Side,
+    sent: u64,
+    received: u64,
+    calls: Calls,
+}
+
+impl Arena {
+    pub(super) const WORDS: usize = 2 * Side::WORDS;
+
+    pub(super) fn open(dir: &Path, end: End, how: Wait) -> io::Result<Arena> {
+        let memory = map(dir, Arena::WORDS)?;
+        let sides = [Side::at(0), Side::at(Side::WORDS)];
+        let [outgoing, incoming] = if end == End::First { sides } else { [sides[1], sides[0]] };
+        Ok(Arena { memory, how, outgoing, incoming, sent: 0, received: 0, calls: Calls::default() })
+    }
+}
+
+impl Channel for Arena {
+    fn send(&mut self, record: &[u64]) -> io::Result<()> {
+        self.sent += 1;
+        self.memory.copy_in(self.outgoing.place(self.sent), record);
+        self.memory.words()[self.outgoing.swing].store(self.sent, Ordering::Release);
+        if self.how == Wait::Futex {
+            self.calls.sending += bell::ring(&self.memory, self.outgoing.bell);
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, words: usize) -> io::Result<Received> {
+        self.received += 1;
+        let (memory, side, number) = (&self.memory, self.incoming, self.received);
+        let is_there = || memory.words()[side.swing].load(Ordering::Acquire) >= number;
+        self.calls.receiving += bell::wait(memory, side.bell, self.how, is_there);
+        let mut head = [0; 3];
+        memory.copy_out(side.place(number), &mut head[..words.min(3)]);
+        let digest: Digest = memory.digest(side.place(number), words);
+        Ok(Received { head, digest })
+    }
+
+    fn calls(&self) -> Calls {
+        self.calls
+    }
+}

@@ -1,0 +1,52 @@
+//! What it costs to hand a record to another process: by messages and by shared memory, by size of the record and of
+//! the batch. `cargo bench --bench ipc`; `-- --quick` takes some seconds. `docs/ipc.md` explains what comes out.
+//!
+//! - `channel`: the ways of handing over; `memory` and `bell` are what those by shared memory stand on
+//! - `pair`: the other process, and what the two agree on; `digest` proves that every byte arrived
+//! - `measure`: one record after another, by size; `batch`: by records per message; `flushes`: by records per fsync
+//! - `remote`: values by `untorn::Client`, beside a direct client's
+//! - `model`, `fit`: the straight lines through the points
+//! - `report`, `chart`: the tables, the page and its pictures
+
+pub(crate) mod arguments;
+pub(crate) mod batch;
+pub(crate) mod bell;
+pub(crate) mod channel;
+pub(crate) mod chart;
+pub(crate) mod clock;
+pub(crate) mod digest;
+pub(crate) mod fit;
+pub(crate) mod flushes;
+pub(crate) mod machine;
+pub(crate) mod measure;
+pub(crate) mod memory;
+pub(crate) mod model;
+pub(crate) mod pair;
+pub(crate) mod remote;
+pub(crate) mod report;
+
+use arguments::Arguments;
+use std::io;
+
+fn main() -> io::Result<()> {
+    // The other process of a pair is this executable once more.
+    if pair::consume_if_asked()? {
+        return Ok(());
+    }
+    let arguments = Arguments::read(std::env::args().skip(1));
+    let machine = machine::Machine::look(&arguments);
+    if arguments.is_pinned {
+        machine::pin(0);
+    }
+    eprintln!("{machine}");
+    let points = measure::all(&arguments)?;
+    let fits = model::Fits::of(&points);
+    let batches = batch::all(&arguments, &machine)?;
+    let flushes = flushes::all(&arguments)?;
+    let calls = remote::all(&arguments)?;
+    let found = report::Found { machine, points, fits, batches, flushes, calls };
+    print!("{}", report::text(&found));
+    let page = report::write(&arguments.report, &found)?;
+    eprintln!("charts: {}", page.display());
+    Ok(())
+}
