@@ -242,17 +242,17 @@ impl<'s> WriteTxn<'s> {
         // The lock is let go at the swing; durability is waited for without it.
         drop(unlock);
         let committed = committed?;
-        if committed.txn != base {
-            client.count_commit();
-            match deadline_ns {
-                None => client.engine.tell_logger(committed.lsn),
-                Some(by) => {
-                    client.engine.control.fixed().counters.deadline_commits.fetch_add(1, Ordering::Relaxed);
-                    client.engine.tell_logger_by(committed.lsn, by);
-                }
-            }
+        match deadline_ns {
+            None => client.engine.tell_logger(committed.lsn),
+            Some(by) => client.engine.tell_logger_by(committed.lsn, by),
         }
         let deadline_ns = deadline_ns.filter(|_| committed.txn != base);
+        if committed.txn != base {
+            client.count_commit();
+            if deadline_ns.is_some() {
+                client.engine.control.fixed().counters.deadline_commits.fetch_add(1, Ordering::Relaxed);
+            }
+        }
         Ok(Ticket::new(client, committed.txn, committed.lsn, durability.class()).with_deadline(deadline_ns))
     }
 

@@ -50,8 +50,26 @@ fn one_urgent_commit_takes_all_that_wait_along() {
     });
     let after = store.stats().unwrap().deadlines;
     assert_eq!((after.met, after.missed, after.met_share), (8, 0, Some(1.0)));
-    assert_eq!(after.flushes - before.flushes, 1);
-    assert_eq!(after.flushes_saved - before.flushes_saved, 8);
+    // Two, if a flush began between the urgent commit's word and its swing.
+    let flushes = after.flushes - before.flushes;
+    assert!((1..=2).contains(&flushes), "{after:?}");
+    assert_eq!(after.flushes_saved - before.flushes_saved, 9 - flushes);
+}
+
+/// Who changes nothing has read what another one made, and must not wait as long as that one may: an hour.
+#[test]
+fn a_commit_that_changes_nothing_waits_for_nobody_else() {
+    let _limit = limit(120);
+    let dir = TestStore::new();
+    let store = dir.open();
+    let keyspaces = ["k", "l", "m"].map(|name| store.keyspace(name).unwrap());
+    let within = Durability::Within(Duration::from_millis(20));
+    put_beside(&store, &keyspaces[0], 2, b"v", || assert!(!keyspaces[0].delete(b"absent").unwrap()));
+    put_beside(&store, &keyspaces[1], 2, b"v", || drop(store.begin().unwrap().commit().unwrap()));
+    put_beside(&store, &keyspaces[2], 2, b"v", || drop(store.begin_with(within).unwrap().commit().unwrap()));
+    // Those who changed nothing are no commits, and kept no deadline.
+    let deadlines = store.stats().unwrap().deadlines;
+    assert_eq!((deadlines.commits, deadlines.met + deadlines.missed), (6, 6));
 }
 
 #[test]

@@ -114,7 +114,7 @@ pub(crate) struct Stream {
 #[repr(C)]
 pub(crate) struct DeadlineWords {
     /// The end of the newest commit of which the flush policy decides when it is flushed; stored by the owner of the writer lock.
-    /// One that dies before its swing leaves it further than the log reaches: the next commit is flushed by the policy then.
+    /// One that dies before its swing leaves it further than the log reaches; the next one that commits sets it right.
     pub(crate) policy_tail: AtomicU64,
     /// How urgent the most urgent of the others is that no flush has taken; see [`super::deadline`].
     pub(crate) urgency: AtomicU64,

@@ -8,7 +8,7 @@
 //! published tail, under the lock, and the swing publishes record and pages together.
 
 use super::write::Write;
-use crate::shm::atomic::Native;
+use crate::shm::atomic::{Native, Word64};
 use crate::shm::{deadline, slots};
 use crate::{Result, TxnId};
 use std::sync::atomic::Ordering;
@@ -33,6 +33,7 @@ impl Write<'_> {
     pub(crate) fn commit(mut self, deadline_ns: Option<u64>) -> Result<Committed> {
         self.refuse_failed()?;
         if !self.changed {
+            self.want_base_durable(deadline_ns);
             return Ok(Committed { txn: self.base.txn, lsn: self.base.log_tail });
         }
         // 1. The new pages: nothing that a committed root reaches is modified.
@@ -62,6 +63,21 @@ impl Write<'_> {
         Ok(())
     }
 
+    /// Nothing has changed, but whoever commits may wait until what it has read is durable: so that is due as this commit would be,
+    /// not when the one that made it has time. Under the writer lock, so nobody else stores to `policy_tail`.
+    fn want_base_durable(&self, deadline_ns: Option<u64>) {
+        let control = &self.engine.control;
+        let base = self.base.log_tail;
+        if control.durable().is_some_and(|(_, durable)| durable >= base) {
+            return;
+        }
+        let waiting = &control.fixed().deadlines;
+        match deadline_ns {
+            None => waiting.policy_tail.store_fenced(base.0),
+            Some(by) => deadline::announce::<Native>(&waiting.urgency, deadline::urgency(by)),
+        }
+    }
+
     fn publish(&mut self, lsn: Lsn, charged: u64, deadline_ns: Option<u64>) {
         let image = &mut self.work.image;
         image.txn = self.txn;
@@ -70,11 +86,17 @@ impl Write<'_> {
         image.commits += 1;
         let control = &self.engine.control;
         let waiting = &control.fixed().deadlines;
+        control.slots().write(&image.encode());
         match deadline_ns {
             None => waiting.policy_tail.store(lsn.0, Ordering::Release),
-            Some(by) => deadline::announce::<Native>(&waiting.urgency, deadline::urgency(by)),
+            Some(by) => {
+                // A writer that died before its swing has left it further than the log reaches.
+                if waiting.policy_tail.load(Ordering::Relaxed) > self.base.log_tail.0 {
+                    waiting.policy_tail.store(self.base.log_tail.0, Ordering::Release);
+                }
+                deadline::announce::<Native>(&waiting.urgency, deadline::urgency(by));
+            }
         }
-        control.slots().write(&image.encode());
         crash_point!("commit.before_swing");
         slots::swing::<Native>(&control.fixed().committed, self.txn);
         crash_point!("commit.swung");
