@@ -385,6 +385,18 @@ impl Engine {
     /// # Errors
     /// [`Error::LoggerStalled`] when a living logger moves nothing for the stated time; the poison's error.
     pub(crate) fn wait_durable(&self, lsn: Lsn, hurry: bool, timeout: Option<Duration>) -> Result<bool> {
+        self.wait_durable_looking(lsn, hurry, timeout, RECHECK)
+    }
+
+    /// As [`Engine::wait_durable`], for a commit that need not be durable before `deadline_ns`: who has time looks less often after the
+    /// logger.
+    pub(crate) fn wait_durable_by(&self, lsn: Lsn, deadline_ns: u64, timeout: Option<Duration>) -> Result<bool> {
+        let left = Duration::from_nanos(deadline_ns.saturating_sub(now_ns()));
+        self.wait_durable_looking(lsn, false, timeout, (left / 4).clamp(RECHECK, waiter::NAP_MAX))
+    }
+
+    /// Waits for durability, and looks after the logger once in each `nap`.
+    fn wait_durable_looking(&self, lsn: Lsn, hurry: bool, timeout: Option<Duration>, nap: Duration) -> Result<bool> {
         let start = Instant::now();
         let fixed = self.control.fixed();
         let durable = || self.control.durable().map(|(_, durable)| durable);
@@ -399,7 +411,7 @@ impl Engine {
         let ended = waiter::wait_until::<Native, _, _>(
             &fixed.durable.bell,
             timeout.and_then(|timeout| start.checked_add(timeout)),
-            RECHECK,
+            nap,
             || match durable() {
                 Some(durable) if durable >= lsn => Some(Ok(())),
                 _ => self.refuse_broken_log().err().map(Err),
@@ -502,20 +514,24 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Starts a logger if none lives, and wakes it.
+    /// Starts a logger if none lives. Of one that has moved since the last look nothing is asked, which costs no system call; one that has
+    /// stood still for longer than it ever sleeps is woken.
     ///
     /// # Errors
     /// [`Error::LoggerStalled`] if it lives and has not moved for the stated time.
     pub(crate) fn check(&mut self, engine: &Engine, start: Instant) -> Result<()> {
-        engine.ensure_logger()?;
         let beats = engine.control.fixed().logger.beats.load(Ordering::Relaxed);
         if beats != self.beats {
             *self = Watch { beats, since: Instant::now() };
+            return Ok(());
         }
+        engine.ensure_logger()?;
         if self.since.elapsed() > engine.logger_timeout {
             return Err(Error::LoggerStalled { waited: start.elapsed(), visible: None });
         }
-        engine.wake_logger();
+        if self.since.elapsed() >= waiter::NAP_MAX {
+            engine.wake_logger();
+        }
         Ok(())
     }
 }

@@ -97,7 +97,11 @@ impl Ticket {
         }
         let engine = &self.client.engine;
         let began_ns = now_ns();
-        let is_durable = engine.wait_durable(self.lsn, hurry, timeout).map_err(|error| self.in_doubt(error))?;
+        let waited = match self.deadline_ns {
+            Some(by) if !hurry => engine.wait_durable_by(self.lsn, by, timeout),
+            _ => engine.wait_durable(self.lsn, hurry, timeout),
+        };
+        let is_durable = waited.map_err(|error| self.in_doubt(error))?;
         if is_durable {
             engine.note_acknowledgement(self.class, began_ns);
         }
