@@ -27,7 +27,7 @@ use crate::{Error, Result, TxnId, dir};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use untorn_wal::{Due, Estimate, Log, LogError, Lsn, Pending, RealDisk, Stated, bytes_due, due};
+use untorn_wal::{Due, Lead, Log, LogError, Lsn, Pending, RealDisk, Stated, bytes_due, due};
 
 /// Longest sleep: a stalled logger shows by a count that stands still for longer.
 const NAP: Duration = Duration::from_millis(50);
@@ -39,9 +39,9 @@ const FOLLOWED_NAP: Duration = Duration::from_millis(2);
 const FAILING_MAX: Duration = Duration::from_secs(5);
 /// The deadline of a commit whose writer died before it could say when; nobody waits for it.
 const ORPHAN_TIME: Duration = Duration::from_millis(50);
-/// What is expected of the first flush, and of the first time that this thread is to wake up.
-const FLUSH_GUESS: Duration = Duration::from_millis(5);
-const WAKE_GUESS: Duration = Duration::from_micros(100);
+/// That of the frames of a transaction that still streams: nobody waits for those either. Whoever needs their room in the ring asks for
+/// a flush, and half a ring of them is flushed at once.
+const STREAM_TIME: Duration = Duration::from_secs(1);
 /// Blocks never granted to writers: the logger's own statements.
 const OWN_BLOCKS: u64 = 8;
 
@@ -57,9 +57,10 @@ pub(super) struct Flusher {
     is_waiting: bool,
     policy_since: Option<Instant>,
     last_flush: Instant,
-    /// How long a flush takes, and how late this thread wakes up.
-    flush_time: Estimate,
-    wake_time: Estimate,
+    /// How long before a deadline a flush begins.
+    lead: Lead,
+    /// The flush in progress has started a segment, and says nothing of how long the next one will take.
+    has_started_segment: bool,
     /// The tail of the stream that followers were last told of.
     seen_tail: u64,
     /// Since when a new segment could not be had.
@@ -89,8 +90,8 @@ impl Flusher {
             is_waiting: false,
             policy_since: None,
             last_flush: Instant::now(),
-            flush_time: Estimate::starting_at(FLUSH_GUESS),
-            wake_time: Estimate::starting_at(WAKE_GUESS),
+            lead: Lead::default(),
+            has_started_segment: false,
             seen_tail: 0,
             failing_since: None,
             is_stated: false,
@@ -166,7 +167,11 @@ impl Flusher {
             }
             match self.round() {
                 Ok(None) => {}
-                Ok(Some(until_ns)) => self.sleep(ticket, until_ns),
+                Ok(Some(until_ns)) => {
+                    // Nothing was to be done that could have failed.
+                    self.failing_since = None;
+                    self.sleep(ticket, until_ns);
+                }
                 Err(error) => {
                     if !self.may_pass(&error) {
                         self.give_up(&error);
@@ -185,6 +190,11 @@ impl Flusher {
         let control = &logger.engine.control;
         let words = &control.fixed().logger;
         let now = now_ns();
+        // Nobody's wish can be met then: a deadline that stays, or a slot that can't be read, is no reason to stay awake.
+        if self.broken {
+            waiter::sleep::<Native>(&words.bell, ticket, Duration::from_nanos(until_ns.saturating_sub(now)));
+            return;
+        }
         let longest = if self.waits_beside_a_follower() { FOLLOWED_NAP } else { NAP };
         let until_ns = until_ns.min(now + longest.as_nanos() as u64);
         let policy_waits = self.policy_since.is_some();
@@ -195,8 +205,13 @@ impl Flusher {
             let tail = tail();
             if policy_waits { tail } else { self.policy_tail().min(tail) }
         };
-        let more_urgent = || deadline::peek::<Native>(&control.fixed().deadlines.urgency);
-        let latest_ns = until_ns.saturating_add(self.lead().as_nanos() as u64);
+        // A deadline without a commit is nobody's: its writer is still on its way to its swing, and rings after that if the word tells it to;
+        // or it has died, or the word is stale.
+        let more_urgent = || match tail() > self.stated.durable.0 {
+            true => deadline::peek::<Native>(&control.fixed().deadlines.urgency),
+            false => 0,
+        };
+        let latest_ns = until_ns.saturating_add(self.lead.bound().as_nanos() as u64);
         let wishes = [
             Wish { from: &words.wake_from, wanted: self.wanted_tail(), reached: &policy_tail },
             // Of a commit that has as little time as the one that this was planned for, it need not hear.
@@ -208,13 +223,8 @@ impl Flusher {
         ];
         let nap = Duration::from_nanos(until_ns.saturating_sub(now));
         if waiter::doze::<Native>(&words.bell, ticket, &wishes, nap) == Woken::TimedOut {
-            self.wake_time.add(Duration::from_nanos(now_ns().saturating_sub(until_ns)));
+            self.lead.woke(Duration::from_nanos(now_ns().saturating_sub(until_ns)));
         }
-    }
-
-    /// How long before a deadline a flush begins: as long as it takes, while this thread wakes up, and then whoever waits for it.
-    fn lead(&self) -> Duration {
-        self.flush_time.bound() + 2 * self.wake_time.bound()
     }
 
     /// Whether to try again before giving the log up: the current segment is as it was, since a spare was missing or could not be
@@ -280,17 +290,18 @@ impl Flusher {
         }
         let deadlines = &fixed.deadlines;
         if self.policy_since.is_none() && deadline::peek::<Native>(&deadlines.urgency) == 0 {
-            deadline::announce::<Native>(&deadlines.urgency, deadline::urgency(after(ORPHAN_TIME)));
+            let is_commit = engine.control.newest()?.log_tail > self.stated.durable;
+            let time = if is_commit { ORPHAN_TIME } else { STREAM_TIME };
+            deadline::announce::<Native>(&deadlines.urgency, deadline::urgency(after(time)));
         }
         let earliest_ns = deadline::deadline(deadline::peek::<Native>(&deadlines.urgency));
         let now = now_ns();
-        let start_in = |by_ns: u64| Duration::from_nanos(by_ns.saturating_sub(now)).saturating_sub(self.lead());
+        let start_in = |by_ns: u64| Duration::from_nanos(by_ns.saturating_sub(now)).saturating_sub(self.lead.bound());
         let pending = Pending {
             bytes,
             policy_age: self.policy_since.map(|since| since.elapsed()),
             start_in: earliest_ns.map(start_in),
             ring_len: engine.geometry.ring_size,
-            ring_used: bytes,
             requested: fixed.logger.flush_request.load(Ordering::SeqCst) > self.stated.durable.0,
         };
         match due(settings::policy(engine), &pending) {
@@ -306,10 +317,10 @@ impl Flusher {
         }
     }
 
-    /// The end of the newest commit, or frame of a stream, for which the flush policy decides.
+    /// The end of the newest commit for which the flush policy decides. Not the frames of a transaction that still streams: nobody waits
+    /// for them, and how urgent the whole is shows only when it commits.
     fn policy_tail(&self) -> u64 {
-        let fixed = self.logger.engine.control.fixed();
-        fixed.deadlines.policy_tail.load(Ordering::Acquire).max(fixed.stream.tail.load(Ordering::Acquire))
+        self.logger.engine.control.fixed().deadlines.policy_tail.load(Ordering::Acquire)
     }
 
     /// Whether commits wait for their flush while somebody wants to hear of each. The writers are not to wake this thread
@@ -364,12 +375,23 @@ impl Flusher {
     /// there is nothing, for what its header states.
     pub(super) fn flush(&mut self, even_empty: bool) -> Result<()> {
         let logger = self.logger.clone();
+        let urgency = &logger.engine.control.fixed().deadlines.urgency;
+        // Before the look at what is published: see `shm::deadline`.
+        let taken = deadline::take::<Native>(urgency);
+        let flushed = self.flush_published(even_empty);
+        if flushed.is_err() && taken != 0 {
+            // They still wait. Without this, one that has little time would wait for another that has an hour.
+            deadline::announce::<Native>(urgency, taken);
+        }
+        flushed
+    }
+
+    /// [`Flusher::flush`], once the deadlines were taken.
+    fn flush_published(&mut self, even_empty: bool) -> Result<()> {
+        let logger = self.logger.clone();
         let fixed = logger.engine.control.fixed();
         // What comes from here on may miss this flush.
         let began_ns = now_ns();
-        // Before the look at what is published: see `shm::deadline`. If this flush fails, the next is not long in coming: what
-        // waits without a deadline is given one.
-        deadline::take::<Native>(&fixed.deadlines.urgency);
         let (next, published) = loop {
             // Durable readers will read this transaction: it is pinned before it is published.
             let next = fixed.logger_pins.pin_next(&fixed.committed, &fixed.durable.txn);
@@ -377,14 +399,6 @@ impl Flusher {
                 break (next, published);
             }
         };
-        let ring_size = logger.engine.geometry.ring_size;
-        if published.tail.bytes_since(self.stated.durable) > ring_size {
-            let what = format!(
-                "the log's tail {} is more than the ring's {ring_size} bytes beyond the durable position {}",
-                published.tail, self.stated.durable
-            );
-            return Err(Error::corrupt(crate::dir::CONTROL, 0, what));
-        }
         if published.tail == self.stated.durable && !even_empty && self.log.written().is_some() {
             return Ok(());
         }
@@ -394,6 +408,7 @@ impl Flusher {
             self.publish(next, &published);
         }
         let durable_before = self.stated.durable;
+        self.has_started_segment = false;
         let begun = Instant::now();
         self.write(published.tail)?;
         crash_point!("flush.synced");
@@ -418,12 +433,13 @@ impl Flusher {
         Ok(())
     }
 
-    /// Learns from a flush how long one takes.
+    /// Learns from a flush how long one takes. One that started a segment, as a logger's first one does, takes several times as long as all
+    /// others, and would have them begin too early.
     fn note_flush(&mut self, took: Duration) {
-        self.flush_time.add(took);
+        self.lead.flushed(Some(took).filter(|_| !self.has_started_segment));
         let counters = &self.logger.engine.control.fixed().counters;
-        counters.flush_estimate_ns.store(self.flush_time.bound().as_nanos() as u64, Ordering::Relaxed);
-        counters.wake_estimate_ns.store(self.wake_time.bound().as_nanos() as u64, Ordering::Relaxed);
+        counters.flush_estimate_ns.store(self.lead.flush().as_nanos() as u64, Ordering::Relaxed);
+        counters.wake_estimate_ns.store(self.lead.wake().as_nanos() as u64, Ordering::Relaxed);
     }
 
     /// Makes the stream durable up to `tail`, in new segments where need be.
@@ -465,6 +481,7 @@ impl Flusher {
         let logger = self.logger.clone();
         let ring = Ring::<Native>::new(logger.engine.control.ring());
         let mut durable = durable;
+        self.has_started_segment = true;
         loop {
             crash_point!("segment.before_start");
             let stated = Stated { durable, ..self.stated };

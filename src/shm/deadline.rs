@@ -10,11 +10,13 @@
 //! afterwards: the logger's look came before the swing then, and the second announcement comes after that. The first one
 //! is there so that nobody ever sees a commit without its deadline, and flushes it early for want of one.
 //!
-//! | who dies | then |
+//! | what happens | then |
 //! |---|---|
-//! | a writer before its swing | a deadline without a commit: it makes one flush of what there is come early |
-//! | a writer after its swing, before it announces again | its deadline may be gone; nobody waits for that commit, and the logger gives it a deadline of its own |
-//! | the logger, having taken the word | its successor begins by flushing everything |
+//! | a flush covers a commit between its swing and its second announcement | a deadline without a commit: nobody's while nothing waits; else it makes one flush of what there is come early |
+//! | a writer dies before its swing | the same |
+//! | a writer dies after its swing, before it announces again | its deadline may be gone; nobody waits for that commit, and the logger gives it a deadline of its own |
+//! | a flush fails that has taken the word | it announces again what it took |
+//! | the logger dies, having taken the word | its successor begins by flushing everything |
 //!
 //! A damaged word makes a flush early, or as late as the deadline that the logger gives whatever has none.
 

@@ -22,7 +22,7 @@ pub enum FlushPolicy {
 /// What waits for a flush.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Pending {
-    /// Published bytes that are not durable.
+    /// Published bytes that are not durable: as much of the ring cannot be reused yet.
     pub bytes: u64,
     /// How long the oldest commit has waited for which the policy decides, or the time since the last flush if that is
     /// less. `None`: all that waits has a deadline of its own.
@@ -32,8 +32,6 @@ pub struct Pending {
     pub start_in: Option<Duration>,
     /// Size of the ring in bytes.
     pub ring_len: u64,
-    /// How much of the ring cannot be reused yet.
-    pub ring_used: u64,
     /// Somebody asks for a flush and waits.
     pub requested: bool,
 }
@@ -60,12 +58,11 @@ pub fn due(policy: FlushPolicy, pending: &Pending) -> Due {
     if pending.bytes == 0 {
         return Due::Idle;
     }
-    let ring_used = pending.ring_used.max(pending.bytes);
-    if pending.requested || ring_used >= half(pending.ring_len) {
+    if pending.requested || pending.bytes >= half(pending.ring_len) {
         return Due::Now;
     }
     let by_policy = pending.policy_age.map(|age| match policy {
-        _ if ring_used >= bytes_due(policy, pending.ring_len) => Duration::ZERO,
+        _ if pending.bytes >= bytes_due(policy, pending.ring_len) => Duration::ZERO,
         FlushPolicy::OnCommit => Duration::ZERO,
         FlushPolicy::Every(interval) => interval.saturating_sub(age),
         FlushPolicy::EveryBytes(_) => EVERY_BYTES_AGE_MAX.saturating_sub(age),
@@ -100,7 +97,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn pending(bytes: u64, age: Duration) -> Pending {
-        Pending { bytes, policy_age: Some(age), start_in: None, ring_len: 1 << 20, ring_used: bytes, requested: false }
+        Pending { bytes, policy_age: Some(age), start_in: None, ring_len: 1 << 20, requested: false }
     }
 
     /// Nothing for the policy to decide, but a deadline.

@@ -20,6 +20,7 @@
 //! | [`pool`] | the segment files: spares made ahead, recycling |
 //! | [`log`] | writing: append, sync, and the one function that starts a segment |
 //! | [`estimate`] | how long something will take |
+//! | [`lead`] | how long before a deadline a flush begins |
 //! | [`flush`] | policies and deadlines: when to sync |
 //! | [`response`] | how long a commit can take at the most |
 //! | [`planted_bugs`] | deliberate bugs that the checks must catch, in no ordinary build |
@@ -54,6 +55,7 @@ pub mod error;
 pub mod estimate;
 pub mod flush;
 pub mod follow;
+pub mod lead;
 pub mod limits;
 pub mod log;
 pub mod lsn;
@@ -72,6 +74,7 @@ pub use error::{LogError, Result};
 pub use estimate::Estimate;
 pub use flush::{Due, FlushPolicy, Pending, bytes_due, due};
 pub use follow::{Anchor, Follow, anchor_at_or_before, oldest_anchor};
+pub use lead::Lead;
 pub use log::{Appended, Log, blocks_for};
 pub use lsn::{Lsn, SegmentNumber, StoreId};
 pub use pool::{Pool, PoolStats, Retention};

@@ -1,0 +1,112 @@
+//! How long before a deadline a flush begins: as long as one takes, while the thread that begins it wakes up, and then whoever waits
+//! for it.
+//!
+//! How late a thread wakes up shows only when it sleeps until a time. A thread that is always busy does not, and if it were busy
+//! *because* it once woke up late, the estimate would never hear of better times. So a flush before which nobody slept counts as
+//! a wake-up as good as the guess.
+
+use crate::Estimate;
+use std::time::Duration;
+
+/// What is expected of the first flush, and of the first wake-up.
+const FLUSH_GUESS: Duration = Duration::from_millis(5);
+const WAKE_GUESS: Duration = Duration::from_micros(100);
+/// A wake-up later than this says nothing of the next one: the process was stopped, or the machine slept.
+const WAKE_MAX: Duration = Duration::from_millis(10);
+
+/// The running estimates behind it.
+///
+/// ```
+/// use std::time::Duration;
+/// let mut lead = untorn_wal::Lead::default();
+/// lead.woke(Duration::from_micros(60));
+/// lead.flushed(Some(Duration::from_millis(2)));
+/// assert!(lead.bound() > Duration::from_millis(2));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lead {
+    flush: Estimate,
+    wake: Estimate,
+    /// A wake-up was measured since the last flush.
+    has_woken: bool,
+}
+
+impl Default for Lead {
+    fn default() -> Lead {
+        Lead { flush: Estimate::starting_at(FLUSH_GUESS), wake: Estimate::starting_at(WAKE_GUESS), has_woken: false }
+    }
+}
+
+impl Lead {
+    /// The thread slept until a time, and woke up so much after it.
+    pub fn woke(&mut self, late: Duration) {
+        self.wake.add(late.min(WAKE_MAX));
+        self.has_woken = true;
+    }
+
+    /// A flush has ended that took so long; `None` if it did what others need not do, and says nothing of the next one.
+    pub fn flushed(&mut self, took: Option<Duration>) {
+        if let Some(took) = took {
+            self.flush.add(took);
+        }
+        if !std::mem::take(&mut self.has_woken) {
+            self.wake.add(self.wake.mean().min(WAKE_GUESS));
+        }
+    }
+
+    /// What the next flush will hardly exceed.
+    #[must_use]
+    pub fn flush(&self) -> Duration {
+        self.flush.bound()
+    }
+
+    /// How late the next wake-up will hardly be.
+    #[must_use]
+    pub fn wake(&self) -> Duration {
+        self.wake.bound()
+    }
+
+    /// How long before a deadline a flush begins.
+    #[must_use]
+    pub fn bound(&self) -> Duration {
+        self.flush() + 2 * self.wake()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Once every commit has less time than the estimate says a flush needs, each is flushed at once and nobody sleeps any more: that must
+    /// not last.
+    #[test]
+    fn one_late_wake_up_is_forgotten_though_nobody_sleeps() {
+        let deadline = 20 * MS;
+        let mut lead = Lead::default();
+        lead.woke(100 * MS);
+        assert!(lead.bound() > deadline, "{lead:?}");
+        (0..50).for_each(|_| lead.flushed(Some(MS)));
+        assert!(lead.bound() < deadline, "{lead:?}");
+    }
+
+    #[test]
+    fn wake_ups_that_are_always_late_are_allowed_for() {
+        let mut lead = Lead::default();
+        for _ in 0..50 {
+            lead.woke(4 * MS);
+            lead.flushed(Some(MS));
+        }
+        assert!(lead.wake() >= 4 * MS - MS / 10, "{lead:?}");
+    }
+
+    #[test]
+    fn a_flush_that_is_no_example_changes_no_expectation() {
+        let mut lead = Lead::default();
+        lead.flushed(Some(MS));
+        let expected = lead.flush();
+        lead.flushed(None);
+        assert_eq!(lead.flush(), expected);
+    }
+}
