@@ -223,6 +223,9 @@ impl Options {
 
     /// Time between two samples by which cells and counters become durable, unless the flush policy is
     /// [`FlushPolicy::Every`], which then says it. It holds for all processes of the store; unset, what is in force stays (at first 10 ms).
+    ///
+    /// Each sample is a commit of which the flush policy decides, whatever time other commits have: under
+    /// [`FlushPolicy::OnCommit`] one counter that is added to all the time makes one fsync in each interval.
     pub fn sample_interval(&mut self, interval: Duration) -> &mut Options {
         self.sample_interval = Some(interval);
         self

@@ -21,6 +21,10 @@ struct Region<M: Model> {
     urgency: M::U64,
     /// From which urgency on the logger wants to be woken.
     wake_urgency: M::U64,
+    /// The end of the newest commit without a deadline.
+    policy_tail: M::U64,
+    /// From which tail on the logger wants to be woken.
+    wake_from: M::U64,
     bell: M::U32,
     durable: M::U64,
     durable_bell: M::U32,
@@ -32,6 +36,8 @@ impl<M: Model<U64 = Word>> Region<M> {
             tail: Word::new(0),
             urgency: Word::new(0),
             wake_urgency: Word::new(u64::MAX),
+            policy_tail: Word::new(0),
+            wake_from: Word::new(u64::MAX),
             bell: M::U32::new(0),
             durable: Word::new(0),
             durable_bell: M::U32::new(0),
@@ -113,30 +119,89 @@ fn one_that_is_not_urgent_enough_is_left_to_the_next() {
     explore(Some(3), Region::new, &[writer, logger], |_| {});
 }
 
-/// The writer dies between its swing and its second announcement. The logger, which gives what has no deadline one of its own,
-/// flushes it all the same.
-#[test]
-fn a_writer_that_dies_after_its_swing() {
+/// A writer that dies between its swing and its second announcement, and a logger that gives what has no deadline one of its own, if
+/// `has_orphan_rule`.
+fn a_dying_writer(has_orphan_rule: bool) -> [Role<Region<Hasty>>; 2] {
     let writer = role(|region: &Region<Hasty>| {
         deadline::announce::<Hasty>(&region.urgency, 5);
         region.tail.store_fenced(1);
     });
-    let logger = role(|region: &Region<Hasty>| {
+    let logger = role(move |region: &Region<Hasty>| {
         let mut durable = 0;
         while durable < 1 {
             let ticket = waiter::listen::<Hasty>(&region.bell);
             let is_pending = region.tail.load(Ordering::SeqCst) > durable;
-            if is_pending && deadline::peek::<Hasty>(&region.urgency) == 0 {
+            if has_orphan_rule && is_pending && deadline::peek::<Hasty>(&region.urgency) == 0 {
                 deadline::announce::<Hasty>(&region.urgency, 1);
             }
-            if is_pending {
+            if deadline::peek::<Hasty>(&region.urgency) >= 1 {
                 durable = flush(region);
                 continue;
             }
             waiter::sleep::<Hasty>(&region.bell, ticket, NAP_MAX);
         }
     });
-    explore(Some(3), Region::new, &[writer, logger], |_| {});
+    [writer, logger]
+}
+
+#[test]
+fn a_writer_that_dies_after_its_swing() {
+    explore(Some(3), Region::new, &a_dying_writer(true), |_| {});
+}
+
+#[test]
+fn planted_no_deadline_for_orphans() {
+    must_be_found(Some(3), Region::new, &a_dying_writer(false));
+}
+
+/// A commit that has time, then one of which the policy decides, by a writer that stores `policy_tail` before its swing, or after it; and a
+/// logger that sleeps with both wishes.
+fn both_kinds(is_stored_before: bool) -> [Role<Region<Patient>>; 2] {
+    let writer = role(move |region: &Region<Patient>| {
+        region.commit(1, 2);
+        if is_stored_before {
+            region.policy_tail.store(2, Ordering::Release);
+        }
+        region.tail.store_fenced(2);
+        waiter::ring_from::<Patient>(&region.bell, &region.wake_from, 2);
+        if !is_stored_before {
+            region.policy_tail.store(2, Ordering::Release);
+        }
+        region.wait(2);
+    });
+    let logger = role(|region: &Region<Patient>| {
+        let mut durable = 0;
+        while durable < 2 {
+            let ticket = waiter::listen::<Patient>(&region.bell);
+            // The tail first: whose swing is seen there, its `policy_tail` is seen too.
+            let policy = || {
+                let tail = region.tail.load(Ordering::SeqCst);
+                region.policy_tail.load(Ordering::Acquire).min(tail)
+            };
+            let urgency = || deadline::peek::<Patient>(&region.urgency);
+            if policy() > durable || urgency() >= 6 {
+                durable = flush(region);
+                waiter::publish::<Patient>(&region.durable, &region.durable_bell, durable);
+                continue;
+            }
+            let wishes = [
+                Wish { from: &region.wake_from, wanted: durable + 1, reached: &policy },
+                Wish { from: &region.wake_urgency, wanted: 6, reached: &urgency },
+            ];
+            waiter::doze::<Patient>(&region.bell, ticket, &wishes, NAP_MAX);
+        }
+    });
+    [writer, logger]
+}
+
+#[test]
+fn a_commit_of_the_policy_after_one_that_has_time() {
+    explore(Some(2), Region::new, &both_kinds(true), |_| {});
+}
+
+#[test]
+fn planted_a_writer_that_tells_the_policy_after_its_swing() {
+    must_be_found(Some(2), Region::new, &both_kinds(false));
 }
 
 #[test]

@@ -56,6 +56,7 @@ fn longest_of(bucket: usize) -> u64 {
 /// The shared words. All zero is an empty histogram.
 #[repr(C, align(64))]
 pub struct Histogram<M: Model> {
+    /// Wraps after 584 years of recorded time.
     sum_ns: M::U64,
     max_ns: M::U64,
     buckets: [M::U64; BUCKETS],
