@@ -25,6 +25,8 @@ pub struct Ticket {
     class: CommitClass,
     /// By when it was to be durable, on the monotonic clock.
     deadline_ns: Option<u64>,
+    /// When it became visible, if who commits it waits for it and then counts it.
+    swung_ns: Option<u64>,
     /// Of this ticket as a future; a clone is another future.
     failure: Failure,
 }
@@ -37,15 +39,24 @@ impl Clone for Ticket {
 
 impl Ticket {
     pub(crate) fn new(client: Arc<Client>, txn: TxnId, lsn: Lsn, class: CommitClass) -> Ticket {
-        Ticket { client, txn, lsn, class, deadline_ns: None, failure: Failure::default() }
+        Ticket { client, txn, lsn, class, deadline_ns: None, swung_ns: None, failure: Failure::default() }
     }
 
     pub(crate) fn with_deadline(self, deadline_ns: Option<u64>) -> Ticket {
         Ticket { deadline_ns, ..self }
     }
 
-    /// Counts whether its deadline was met. Once, by whoever has just waited for it.
-    pub(crate) fn count_deadline(&self) {
+    /// Who commits waits for it, and calls [`Ticket::count_acknowledged`] then; waiting itself counts nothing.
+    pub(crate) fn counted_from(self, swung_ns: Option<u64>) -> Ticket {
+        Ticket { swung_ns, ..self }
+    }
+
+    /// Counts how long its acknowledgement took from the swing on, and whether its deadline was met. Once, by whoever commits and has
+    /// just waited for it, also if there was nothing left to wait for.
+    pub(crate) fn count_acknowledged(&self) {
+        if let Some(swung_ns) = self.swung_ns {
+            self.client.engine.note_acknowledgement(self.class, swung_ns);
+        }
         let Some(by) = self.deadline_ns else { return };
         let counters = &self.client.engine.control.fixed().counters;
         let counter = if now_ns() <= by { &counters.deadlines_met } else { &counters.deadlines_missed };
@@ -91,7 +102,7 @@ impl Ticket {
 
     fn wait_as(&self, hurry: bool, timeout: Option<Duration>) -> Result<bool> {
         self.client.check_fork()?;
-        // Nobody waits then, and there is nothing to measure.
+        // Nobody waits then, and a wait has nothing to measure.
         if self.is_durable() {
             return Ok(true);
         }
@@ -102,7 +113,7 @@ impl Ticket {
             _ => engine.wait_durable(self.lsn, hurry, timeout),
         };
         let is_durable = waited.map_err(|error| self.in_doubt(error))?;
-        if is_durable {
+        if is_durable && self.swung_ns.is_none() {
             engine.note_acknowledgement(self.class, began_ns);
         }
         Ok(is_durable)

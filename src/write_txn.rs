@@ -1,6 +1,7 @@
 //! The write transaction as its users see it.
 
 use crate::client::Client;
+use crate::engine::now_ns;
 use crate::keyspace::{Keyspace, refuse_reserved};
 use crate::options::Durability;
 use crate::shm::latencies::CommitClass;
@@ -189,7 +190,7 @@ impl<'s> WriteTxn<'s> {
             Durability::Within(_) if planted_bug!("within-answered-before-sync") => {}
             Durability::Durable | Durability::Within(_) => {
                 ticket.wait_ref()?;
-                ticket.count_deadline();
+                ticket.count_acknowledged();
             }
         }
         Ok(ticket)
@@ -225,7 +226,7 @@ impl<'s> WriteTxn<'s> {
     /// # Errors
     /// As [`WriteTxn::commit`].
     pub fn commit_unwaited(self, durability: Durability) -> Result<Ticket> {
-        let ticket = self.make_visible(durability, || {})?;
+        let ticket = self.make_visible(durability, || {})?.counted_from(None);
         ticket.glance();
         Ok(ticket)
     }
@@ -238,7 +239,9 @@ impl<'s> WriteTxn<'s> {
         let write = self.write.take().expect("open until commit");
         let base = write.base();
         let unlock = Unlock(&client, self.durability.class());
-        let committed = write.commit(deadline_ns).inspect(|_| then());
+        let committed = write.commit(deadline_ns);
+        let swung_ns = (durability != Durability::Visible).then(now_ns);
+        let committed = committed.inspect(|_| then());
         // The lock is let go at the swing; durability is waited for without it.
         drop(unlock);
         let committed = committed?;
@@ -246,14 +249,15 @@ impl<'s> WriteTxn<'s> {
             None => client.engine.tell_logger(committed.lsn),
             Some(by) => client.engine.tell_logger_by(committed.lsn, by),
         }
-        let deadline_ns = deadline_ns.filter(|_| committed.txn != base);
+        let (deadline_ns, swung_ns) = if committed.txn == base { (None, None) } else { (deadline_ns, swung_ns) };
         if committed.txn != base {
             client.count_commit();
             if deadline_ns.is_some() {
                 client.engine.control.fixed().counters.deadline_commits.fetch_add(1, Ordering::Relaxed);
             }
         }
-        Ok(Ticket::new(client, committed.txn, committed.lsn, durability.class()).with_deadline(deadline_ns))
+        let ticket = Ticket::new(client, committed.txn, committed.lsn, durability.class());
+        Ok(ticket.with_deadline(deadline_ns).counted_from(swung_ns))
     }
 
     /// Undoes everything. Dropping does the same.

@@ -39,7 +39,8 @@ const _: () = assert!(size_of::<LockTimes>() == 4096);
 /// All of them.
 #[repr(C)]
 pub(crate) struct Latencies {
-    /// From a caller's beginning to wait for durability, for an urgent commit the swing, to its knowing. By whoever waits.
+    /// Of a commit whose caller waits for durability: from the swing to its knowing, once. Of a ticket that is waited for later: from the
+    /// beginning of that wait. By whoever waits.
     pub(crate) acknowledgement: ByClass<Histogram<Native>>,
     /// The writer lock.
     pub(crate) lock: ByClass<LockTimes>,

@@ -126,7 +126,7 @@ impl Session<'_> {
         let ticket = txn.make_visible(durability, || {})?;
         if let Some(patience) = patience.filter(|_| !planted_bug!("message-answered-before-sync")) {
             self.wait(&ticket, patience)?;
-            ticket.count_deadline();
+            ticket.count_acknowledged();
         }
         Ok(ticket.txn_id())
     }
