@@ -22,6 +22,8 @@ const BOTTOM: f64 = 46.0;
 const HEIGHT: f64 = 250.0;
 /// See there.
 const GAP: f64 = 14.0;
+/// Room that a label takes; one that would cover another is left out.
+const LABEL: (f64, f64) = (24.0, 9.0);
 /// The place beside an axis for what is 0.
 const ZERO: f64 = 30.0;
 
@@ -98,7 +100,7 @@ pub fn all(rows: &[Row]) -> Vec<(&'static str, &'static str, String)> {
         ),
         (
             frontier,
-            "The frontier: what a crash takes against what an acknowledgement takes; the numbers are syncs per second (c: at each commit), the larger a mark the more records were acknowledged in a second. Left and below is better.",
+            "The frontier: what a crash takes against what an acknowledgement takes; the numbers are syncs per second (c: at each commit), the larger a mark the more records were acknowledged in a second. A number that would cover another is left out; point at the mark for it. Left and below is better.",
         ),
     ];
     with_captions.into_iter().map(|(chart, caption)| (chart.name, caption, chart.draw())).collect()
@@ -227,8 +229,9 @@ impl Chart<'_> {
         if let Some((_, model)) = self.model {
             self.curve(svg, rate, x, y, model);
         }
+        let mut labels = Vec::new();
         for row in self.rows.iter().filter(|row| row.rate == rate) {
-            self.row(svg, row, x, y);
+            self.row(svg, row, x, y, &mut labels);
         }
     }
 
@@ -247,7 +250,8 @@ impl Chart<'_> {
         let _ = write!(svg, "<path class='model' d='{path}'/>");
     }
 
-    fn row(&self, svg: &mut String, row: &Row, x: Axis, y: Axis) {
+    /// Draws a row's mark; `labels` are the places of those that the panel has.
+    fn row(&self, svg: &mut String, row: &Row, x: Axis, y: Axis, labels: &mut Vec<(f64, f64)>) {
         let Some(mark) = (self.mark)(row) else { return };
         let nth = SCHEMES.iter().position(|scheme| scheme.name() == row.scheme).unwrap_or(0);
         // Beside each other, where they would cover each other.
@@ -276,7 +280,12 @@ impl Chart<'_> {
             let label = if row.on_commit { "c".into() } else { format!("{}", row.fsync_hz) };
             // Each scheme has its side, so that labels of two that are close don't meet.
             let (class, dx, dy) = [("m", 0.0, -9.0), ("m", 0.0, 18.0), ("n", -9.0, 4.0), ("", 9.0, 4.0)][nth];
-            let _ = write!(svg, "<text class='{class} small' x='{:.1}' y='{:.1}'>{label}</text>", at_x + dx, at_y + dy);
+            let place = (at_x + dx, at_y + dy);
+            let is_free = |(x, y): &(f64, f64)| (x - place.0).abs() >= LABEL.0 || (y - place.1).abs() >= LABEL.1;
+            if labels.iter().all(is_free) {
+                let _ = write!(svg, "<text class='{class} small' x='{:.1}' y='{:.1}'>{label}</text>", place.0, place.1);
+                labels.push(place);
+            }
         }
     }
 }
