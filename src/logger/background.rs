@@ -168,7 +168,7 @@ fn reap(logger: &Logger) {
         // Or between a store into a cell and the flag that says so.
         crate::cells::sampling::mark_dirty(engine);
         waiter::ring_always::<Native>(&fixed.logger.bell);
-        crate::shm::lock::wake_all::<Native>(&fixed.writer.urgent_bell);
+        crate::shm::lock::wake_all::<Native>(&fixed.writer.urgent.bell);
         crate::shm::lock::wake_all::<Native>(&fixed.writer.bell);
         crate::shm::lock::wake_all::<Native>(&fixed.growth.bell);
         crate::shm::lock::wake_all::<Native>(&fixed.reader_growth.bell);

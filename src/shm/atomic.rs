@@ -36,6 +36,9 @@ pub trait Model: Sized + 'static {
 
     /// Said between two looks of a spinning waiter.
     fn spin_hint();
+
+    /// Nanoseconds of the monotonic clock, the same in all processes. In a model no time passes.
+    fn now_ns() -> u64;
 }
 
 /// A 64-bit atomic.
@@ -112,6 +115,12 @@ impl Model for Native {
     #[inline]
     fn spin_hint() {
         std::hint::spin_loop();
+    }
+
+    #[inline]
+    fn now_ns() -> u64 {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
     }
 }
 

@@ -85,15 +85,14 @@ pub(crate) struct LockWord {
     pub(crate) holder_since_ns: AtomicU64,
     pub(crate) bell: AtomicU32,
     pub(crate) holder_pid: AtomicU32,
-    /// Of the writer lock: what its urgent waiters sleep on.
-    pub(crate) urgent_bell: AtomicU32,
-    _reserved: AtomicU32,
+    /// Of the writer lock.
+    pub(crate) urgent: lock::Urgent<Native>,
 }
 
 impl LockWord {
     /// The bells of a lock whose waiters have classes: the writer lock.
     pub(crate) fn bells(&self) -> lock::Bells<'_, Native> {
-        lock::Bells { urgent: &self.urgent_bell, bulk: &self.bell }
+        lock::Bells::two(&self.urgent, &self.bell)
     }
 }
 

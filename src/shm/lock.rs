@@ -6,7 +6,9 @@
 //!
 //! Waiters are of two classes. Bit 62 says that urgent ones may be waiting, bit 63 that others may be; each class has a bell that
 //! it sleeps on. An owner that releases while urgent ones may wait leaves the word *reserved*: free for the urgent, held for the others,
-//! so that no bulk load can come between. If the kernel then says that none of them slept, the reservation is taken back.
+//! so that no bulk load can come between. A reservation has a number, so that no two are taken for each other. If the kernel says that
+//! nobody urgent slept, and nobody is on the way, whoever reserved takes it back.
+//! *On the way* is who has counted itself in ([`Urgent`]) and not yet left, for [`PATIENCE`] after the last of them looked or was woken.
 //! Locks with one class of waiters (growth, a cell's latch) never see bit 62.
 //!
 //! | word | meaning | its owner dies here | a waiter dies here |
@@ -14,16 +16,18 @@
 //! | 0 | free | – | those still asleep time out within 5 ms and take it |
 //! | id | held | the next acquirer waits 5 ms, finds the id's byte free, swaps it for its own id | – |
 //! | id, bit 63 or 62 | held, somebody may wait | the same; the bits are kept | a superfluous wake-up at release |
-//! | 0, bit 62 | reserved for the urgent | urgent sleepers time out within 5 ms and take it; a bulk waiter takes it after 5 ms in which the bell stood still | the same |
+//! | bit 62, number below 2^32 | reserved for the urgent | urgent sleepers time out within 5 ms and take it; a bulk waiter takes it once it has stood for 200 µs, which one that sleeps sees within 5 ms | it stands for 200 µs, once: whoever takes it then counts anew who is on the way |
 //! | 0, bell not yet advanced | just released | those asleep time out within 5 ms and take it | – |
 //! | bell advanced, nobody woken yet | just released | the same | – |
 //!
 //! Whoever acquires after having waited leaves its class's bit set, since it can't know whether others wait: the release wakes
 //! one sleeper only. Taking over needs no repair here: what a dead owner left unpublished is overwritten (invariant I1
-//! of the design). A word that names no possible client (damage) is taken over like a dead owner's.
+//! of the design). A word that names no possible client (damage) is taken over like a dead owner's, or like a reservation that nobody
+//! comes for.
 //!
-//! An urgent waiter that has announced itself and does not sleep yet is awake, and takes part in the race for a word whose
-//! reservation is taken back at that instant. It may lose that race once: so it waits for two bulk sections at most, nearly always for one.
+//! So an urgent waiter, from its announcement on, waits for the bulk section that is under way, and for no other, provided that it runs
+//! within [`PATIENCE`] of being woken. In the instant before its announcement another may begin: two at most. Within a class there is no
+//! order: a later comer may pass one that has been woken and does not run yet.
 
 use super::atomic::{Model, Woken, Word32, Word64};
 use std::sync::atomic::Ordering;
@@ -36,6 +40,13 @@ pub type ClientIdBits = u64;
 const URGENT: u64 = 1 << 62;
 const WAITERS: u64 = 1 << 63;
 const FLAGS: u64 = URGENT | WAITERS;
+
+/// In a reservation, which is [`URGENT`] and a number that no client id can be: nobody urgent of another process had announced itself.
+const HANDED_OVER: u64 = 1 << 31;
+const RESERVATION_MAX: u64 = u32::MAX as u64;
+
+/// How long a reservation stands for somebody who has been woken, or has announced itself, and does not run.
+pub const PATIENCE: Duration = Duration::from_micros(200);
 
 /// Who is let in first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,10 +66,77 @@ impl Class {
     }
 }
 
+/// The urgent waiters of a lock, in shared memory. All zero at first.
+#[repr(C)]
+pub struct Urgent<M: Model> {
+    /// What they sleep on.
+    pub bell: M::U32,
+    /// How many have announced themselves and not left. Too large if one has died, until a reservation is taken back.
+    waiting: M::U32,
+    /// The number of the newest reservation. The lock's owner counts.
+    reservations: M::U32,
+    _reserved: M::U32,
+    /// When one of them last announced itself, or was to be woken.
+    seen_ns: M::U64,
+}
+
+impl<M: Model> Urgent<M> {
+    /// Of a lock that nobody waits for.
+    #[must_use]
+    pub fn new() -> Urgent<M> {
+        let word = || M::U32::new(0);
+        Urgent { bell: word(), waiting: word(), reservations: word(), _reserved: word(), seen_ns: M::U64::new(0) }
+    }
+
+    fn count_in(&self) {
+        self.seen_ns.store(M::now_ns(), Ordering::Relaxed);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count_out(&self) {
+        let mut seen = self.waiting.load(Ordering::Relaxed);
+        // Zero if it was found late, and counted anew without it.
+        while seen > 0 {
+            match self.waiting.compare_exchange(seen, seen - 1, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Forgets who is on the way: nobody, or somebody who does not run.
+    fn count_anew(&self) {
+        self.waiting.store(0, Ordering::Relaxed);
+    }
+
+    /// The next reservation. By the owner of the lock.
+    fn next_reservation(&self) -> u64 {
+        let number = self.reservations.load(Ordering::Relaxed).wrapping_add(1);
+        self.reservations.store(number, Ordering::Relaxed);
+        URGENT | (u64::from(number) & (HANDED_OVER - 1))
+    }
+
+    /// Wakes one that sleeps. Whether the lock is to stay reserved: one has been woken, or is on the way.
+    fn wake(&self) -> bool {
+        let (now, seen_ns) = (M::now_ns(), self.seen_ns.load(Ordering::Relaxed));
+        // Before the wake-up: who comes first and releases again must know of it.
+        self.seen_ns.store(now, Ordering::Relaxed);
+        // A time in the future is damage.
+        let is_recent = now.checked_sub(seen_ns).is_some_and(|ago| u128::from(ago) < PATIENCE.as_nanos());
+        wake_one::<M>(&self.bell) || (is_recent && self.waiting.load(Ordering::Relaxed) > 0)
+    }
+}
+
+impl<M: Model> Default for Urgent<M> {
+    fn default() -> Urgent<M> {
+        Urgent::new()
+    }
+}
+
 /// What the sleepers of each class sleep on.
 pub struct Bells<'a, M: Model> {
-    /// The urgent ones.
-    pub urgent: &'a M::U32,
+    /// The urgent ones, of a lock that has such.
+    pub urgent: Option<&'a Urgent<M>>,
     /// All others.
     pub bulk: &'a M::U32,
 }
@@ -66,14 +144,12 @@ pub struct Bells<'a, M: Model> {
 impl<'a, M: Model> Bells<'a, M> {
     /// Of a lock with one class of waiters.
     pub fn one(bell: &'a M::U32) -> Bells<'a, M> {
-        Bells { urgent: bell, bulk: bell }
+        Bells { urgent: None, bulk: bell }
     }
 
-    fn of(&self, class: Class) -> &'a M::U32 {
-        match class {
-            Class::Urgent => self.urgent,
-            Class::Bulk => self.bulk,
-        }
+    /// Of a lock with two.
+    pub fn two(urgent: &'a Urgent<M>, bulk: &'a M::U32) -> Bells<'a, M> {
+        Bells { urgent: Some(urgent), bulk }
     }
 }
 
@@ -87,15 +163,26 @@ pub struct Owner(u64);
 impl Owner {
     /// The owner's id; 0 if it is free, or reserved.
     pub fn id(self) -> ClientIdBits {
-        self.0 & !FLAGS
+        if self.is_reserved() { 0 } else { self.0 & !FLAGS }
     }
 
     fn is_reserved(self) -> bool {
-        self.id() == 0 && self.0 & URGENT != 0
+        self.0 & URGENT != 0 && self.0 & !FLAGS <= RESERVATION_MAX
     }
 
     fn is_free_for(self, class: Class) -> bool {
         self.id() == 0 && (class == Class::Urgent || !self.is_reserved())
+    }
+
+    /// The bits that an owner keeps who takes the lock in this state.
+    fn kept(self) -> u64 {
+        let is_handed_over = self.is_reserved() && self.0 & HANDED_OVER != 0;
+        self.0 & if is_handed_over { WAITERS } else { FLAGS }
+    }
+
+    /// Who owns it, or which reservation it is: what the classes' bits say of waiters apart.
+    fn identity(self) -> u64 {
+        if self.is_reserved() { self.0 & !WAITERS } else { self.id() }
     }
 }
 
@@ -109,6 +196,13 @@ pub fn owner<M: Model>(word: &M::U64) -> Option<Owner> {
 #[inline]
 pub fn try_acquire<M: Model>(word: &M::U64, me: ClientIdBits) -> Result<(), Owner> {
     swap_in::<M>(word, 0, me)
+}
+
+/// Takes the lock if it is free for this class.
+#[inline]
+pub fn try_acquire_as<M: Model>(word: &M::U64, class: Class, me: ClientIdBits) -> Result<(), Owner> {
+    let seen = Owner(word.load(Ordering::Relaxed));
+    if seen.is_free_for(class) { swap_in::<M>(word, seen.0, me | seen.kept()) } else { Err(seen) }
 }
 
 fn swap_in<M: Model>(word: &M::U64, current: u64, new: u64) -> Result<(), Owner> {
@@ -134,6 +228,24 @@ pub fn take_over<M: Model>(word: &M::U64, dead: Owner, me: ClientIdBits) -> bool
     swap_in::<M>(word, dead.0, me | (dead.0 & FLAGS)).is_ok()
 }
 
+/// For whom a lock is kept free, until somebody urgent takes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reservation(u64);
+
+impl Reservation {
+    /// As a word, to be kept somewhere; never 0.
+    #[must_use]
+    pub fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// What was kept.
+    #[must_use]
+    pub fn from_bits(bits: u64) -> Option<Reservation> {
+        (bits != 0).then_some(Reservation(bits))
+    }
+}
+
 /// Who is to be woken after a [`release`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
@@ -143,27 +255,31 @@ pub enum Next {
     /// One of the bulk, if one sleeps.
     Bulk,
     /// One of the urgent, for whom the word is reserved.
-    Urgent,
+    Urgent(Reservation),
 }
 
 /// Lets go of the lock, and says who may sleep and must be woken: [`wake_next`].
 ///
 /// A word that doesn't name `me` (damage, or a reaper that wrongly took us for dead) is left alone.
 #[inline]
-pub fn release<M: Model>(word: &M::U64, me: ClientIdBits) -> Next {
+pub fn release<M: Model>(word: &M::U64, bells: &Bells<'_, M>, me: ClientIdBits) -> Next {
     match word.compare_exchange(me, 0, Ordering::Release, Ordering::Relaxed) {
         Ok(_) => Next::Nobody,
-        Err(seen) => release_to_waiters::<M>(word, me, seen),
+        Err(seen) => release_to_waiters::<M>(word, bells, me, seen),
     }
 }
 
 #[cold]
-fn release_to_waiters<M: Model>(word: &M::U64, me: ClientIdBits, mut seen: u64) -> Next {
+fn release_to_waiters<M: Model>(word: &M::U64, bells: &Bells<'_, M>, me: ClientIdBits, mut seen: u64) -> Next {
+    let mut reserved = None;
     while seen & !FLAGS == me {
-        let is_reserved = seen & URGENT != 0;
-        let new = if is_reserved { seen & FLAGS } else { 0 };
+        let reservation = match bells.urgent {
+            Some(urgent) if seen & URGENT != 0 => Some(*reserved.get_or_insert_with(|| urgent.next_reservation())),
+            _ => None,
+        };
+        let new = reservation.map_or(0, |reservation| reservation | (seen & WAITERS));
         match word.compare_exchange(seen, new, Ordering::Release, Ordering::Relaxed) {
-            Ok(_) => return if is_reserved { Next::Urgent } else { Next::Bulk },
+            Ok(_) => return reservation.map_or(Next::Bulk, |reservation| Next::Urgent(Reservation(reservation))),
             // Only the owner removes bits; another waiter has announced itself.
             Err(now) => seen = now,
         }
@@ -171,29 +287,36 @@ fn release_to_waiters<M: Model>(word: &M::U64, me: ClientIdBits, mut seen: u64) 
     Next::Nobody
 }
 
-/// Wakes whom a [`release`] asked for. If none of the urgent slept, the word is free for all again.
+/// Wakes whom a [`release`] asked for. If none of the urgent slept or is on the way, the word is free for all again.
 pub fn wake_next<M: Model>(word: &M::U64, bells: &Bells<'_, M>, next: Next) {
-    let is_woken = match next {
-        Next::Nobody => true,
-        Next::Bulk => wake_one::<M>(bells.bulk),
-        Next::Urgent => wake_one::<M>(bells.urgent),
-    };
-    if !is_woken && next == Next::Urgent && take_back::<M>(word) {
-        wake_one::<M>(bells.bulk);
+    match (next, bells.urgent) {
+        (Next::Nobody, _) | (Next::Urgent(_), None) => {}
+        (Next::Bulk, _) => drop(wake_one::<M>(bells.bulk)),
+        (Next::Urgent(reservation), Some(urgent)) => {
+            if !urgent.wake() {
+                take_back::<M>(word, bells, reservation);
+            }
+        }
     }
 }
 
-/// Takes a reservation back. True if bulk waiters may sleep beside it.
-fn take_back<M: Model>(word: &M::U64) -> bool {
+/// Takes a reservation back, if it stands still, and wakes one of the bulk. Nobody else's is touched.
+pub fn take_back<M: Model>(word: &M::U64, bells: &Bells<'_, M>, reservation: Reservation) {
     let mut seen = word.load(Ordering::Relaxed);
-    while Owner(seen).is_reserved() {
+    while seen & !WAITERS == reservation.0 {
         match word.compare_exchange(seen, 0, Ordering::Release, Ordering::Relaxed) {
-            Ok(_) => return seen & WAITERS != 0,
+            Ok(_) => {
+                if let Some(urgent) = bells.urgent {
+                    urgent.count_anew();
+                }
+                if seen & WAITERS != 0 {
+                    wake_one::<M>(bells.bulk);
+                }
+                return;
+            }
             Err(now) => seen = now,
         }
     }
-    // Somebody urgent took it, and kept the bits.
-    false
 }
 
 /// Whether somebody slept.
@@ -246,68 +369,124 @@ pub fn acquire_as<M: Model>(
     is_alive: &dyn Fn(ClientIdBits) -> bool,
     deadline: Option<Instant>,
 ) -> Result<Acquired, Owner> {
-    if try_acquire::<M>(word, me).is_ok() {
-        return Ok(Acquired::Released);
-    }
-    for _ in 0..M::SPINS {
-        if word.load(Ordering::Relaxed) == 0 && try_acquire::<M>(word, me).is_ok() {
+    for _ in 0..=M::SPINS {
+        if try_acquire_as::<M>(word, class(), me).is_ok() {
             return Ok(Acquired::Released);
         }
         M::spin_hint();
     }
-    // The bits of the classes that this one has slept in: it may have used up a wake-up that was for others, too.
-    let mut slept = 0;
-    // What was seen last, since when, and whether a whole nap has passed since. The clock counts too, as signals
-    // may end every nap early. A reservation is known by the urgent bell, which each one rings.
-    let mut suspect: Option<((ClientIdBits, u32), Instant)> = None;
-    let mut napped = false;
-    loop {
-        let class = class();
-        let bell = bells.of(class);
-        // Before the look at the lock: a release after that look changes the bell, so the sleep ends at once.
-        let ticket = bell.load(Ordering::Acquire);
-        let seen = Owner(word.load(Ordering::Acquire));
-        if seen.is_free_for(class) {
-            if swap_in::<M>(word, seen.0, me | (seen.0 & FLAGS) | slept).is_ok() {
-                return Ok(Acquired::Released);
+    let mut waiter = Waiter { word, bells, slept: 0, is_counted: false };
+    let acquired = waiter.wait(class, me, is_alive, deadline);
+    if waiter.is_counted
+        && let Some(urgent) = bells.urgent
+    {
+        urgent.count_out();
+    }
+    if acquired.is_err() {
+        waiter.pass_on();
+    }
+    acquired
+}
+
+/// Somebody who waits in [`acquire_as`].
+struct Waiter<'a, M: Model> {
+    word: &'a M::U64,
+    bells: &'a Bells<'a, M>,
+    /// The bits of the classes that it has slept in: it may have used up a wake-up that was for others, too.
+    slept: u64,
+    /// Among the urgent.
+    is_counted: bool,
+}
+
+impl<M: Model> Waiter<'_, M> {
+    fn wait(
+        &mut self,
+        class: &dyn Fn() -> Class,
+        me: ClientIdBits,
+        is_alive: &dyn Fn(ClientIdBits) -> bool,
+        deadline: Option<Instant>,
+    ) -> Result<Acquired, Owner> {
+        let (word, bells) = (self.word, self.bells);
+        // What was seen last, since when, and whether a whole nap has passed since. The clock counts too, as signals
+        // may end every nap early.
+        let mut suspect: Option<(u64, u64)> = None;
+        let mut napped = false;
+        loop {
+            // Before the look at the class, and at the lock: whoever changes one of them rings later, so the sleep ends at once.
+            let ticket = bells.bulk.load(Ordering::Acquire);
+            let urgent = bells.urgent.map(|urgent| (urgent, urgent.bell.load(Ordering::Acquire)));
+            let class = class();
+            let (bell, ticket) = match (class, urgent) {
+                (Class::Urgent, Some((urgent, ticket))) => (&urgent.bell, ticket),
+                _ => (bells.bulk, ticket),
+            };
+            let seen = Owner(word.load(Ordering::Acquire));
+            if seen.is_free_for(class) {
+                if swap_in::<M>(word, seen.0, me | seen.kept() | self.slept).is_ok() {
+                    return Ok(Acquired::Released);
+                }
+                continue;
             }
-            continue;
-        }
-        let now = Instant::now();
-        let known = (seen.id(), if seen.is_reserved() { bells.urgent.load(Ordering::Acquire) } else { 0 });
-        let outlasted = match suspect {
-            Some((before, since)) if before == known => napped || now - since >= NAP_MAX,
-            _ => false,
-        };
-        if outlasted && seen.is_reserved() {
-            // Whoever it was reserved for is dead, or has given up.
-            if swap_in::<M>(word, seen.0, me | (seen.0 & WAITERS) | slept).is_ok() {
-                return Ok(Acquired::Released);
+            let nap = if seen.is_reserved() { PATIENCE } else { NAP_MAX };
+            let (now_ns, known) = (M::now_ns(), seen.identity());
+            let outlasted = suspect.is_some_and(|(before, since_ns)| {
+                before == known && (napped || u128::from(now_ns.saturating_sub(since_ns)) >= nap.as_nanos())
+            });
+            if outlasted && seen.is_reserved() {
+                // Whoever it was reserved for is dead, has given up, or does not run.
+                if swap_in::<M>(word, seen.0, me | (seen.0 & WAITERS) | self.slept).is_ok() {
+                    if let Some(urgent) = bells.urgent {
+                        urgent.count_anew();
+                    }
+                    return Ok(Acquired::Released);
+                }
+                continue;
             }
-            continue;
-        }
-        if outlasted && !planted_bug!("lock-without-takeover") && !is_alive(seen.id()) {
-            if take_over::<M>(word, seen, me) {
-                return Ok(Acquired::TakenOver(seen.id()));
+            if outlasted && !planted_bug!("lock-without-takeover") && !is_alive(seen.id()) {
+                if take_over::<M>(word, seen, me) {
+                    return Ok(Acquired::TakenOver(seen.id()));
+                }
+                continue;
             }
-            continue;
+            let left = match deadline {
+                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
+                None => NAP_MAX,
+            };
+            if left.is_zero() {
+                return Err(seen);
+            }
+            if let (Class::Urgent, Some((urgent, _)), false) = (class, urgent, self.is_counted) {
+                self.is_counted = true;
+                urgent.count_in();
+            }
+            if !announce_waiter::<M>(word, seen, class) {
+                continue;
+            }
+            self.slept |= class.flag();
+            if outlasted || suspect.is_none_or(|(before, _)| before != known) {
+                suspect = Some((known, now_ns));
+            }
+            napped = M::wait(bell, ticket, left.min(nap)) == Woken::TimedOut && left >= nap;
         }
-        let left = match deadline {
-            Some(deadline) => deadline.saturating_duration_since(now),
-            None => NAP_MAX,
-        };
-        if left.is_zero() {
-            announce::<M>(word, seen, slept);
-            return Err(seen);
+    }
+
+    /// Gives up: passes on what may have been a wake-up for others.
+    fn pass_on(&self) {
+        if self.slept == 0 {
+            return;
         }
-        if !announce_waiter::<M>(word, seen, class) {
-            continue;
+        loop {
+            let seen = Owner(self.word.load(Ordering::Relaxed));
+            if seen.is_reserved() {
+                return wake_next::<M>(self.word, self.bells, Next::Urgent(Reservation(seen.identity())));
+            }
+            if seen.id() == 0 {
+                return wake_next::<M>(self.word, self.bells, Next::Bulk);
+            }
+            if announce::<M>(self.word, seen, self.slept) {
+                return;
+            }
         }
-        slept |= class.flag();
-        if outlasted || suspect.is_none_or(|(before, _)| before != known) {
-            suspect = Some((known, now));
-        }
-        napped = M::wait(bell, ticket, left.min(NAP_MAX)) == Woken::TimedOut;
     }
 }
 
@@ -320,23 +499,33 @@ pub fn release_and_wake<M: Model>(word: &M::U64, bell: &M::U32, me: ClientIdBits
 /// [`release_and_wake`] of a lock with two classes of waiters.
 #[inline]
 pub fn release_and_wake_next<M: Model>(word: &M::U64, bells: &Bells<'_, M>, me: ClientIdBits) {
-    match release::<M>(word, me) {
+    match release::<M>(word, bells, me) {
         Next::Nobody => {}
         next => wake_next::<M>(word, bells, next),
     }
 }
 
 /// As [`release_and_wake_next`], by a process that has an urgent waiter of its own on the way, who does not sleep here: the lock stays
-/// reserved until that one, or another urgent one, takes it. Should it not come, it is as if it had died.
-pub fn release_to_urgent<M: Model>(word: &M::U64, bells: &Bells<'_, M>, me: ClientIdBits) {
-    while let Some(seen) = owner::<M>(word).filter(|owner| owner.id() == me) {
-        if announce_waiter::<M>(word, seen, Class::Urgent) {
-            break;
+/// reserved until that one, or another urgent one, takes it. Should it not come, the caller [takes it back](take_back).
+pub fn release_to_urgent<M: Model>(word: &M::U64, bells: &Bells<'_, M>, me: ClientIdBits) -> Option<Reservation> {
+    let urgent = bells.urgent?;
+    let reserved = urgent.next_reservation();
+    let mut seen = word.load(Ordering::Relaxed);
+    while seen & !FLAGS == me {
+        let is_announced = seen & URGENT != 0;
+        let reservation = if is_announced { reserved } else { reserved | HANDED_OVER };
+        match word.compare_exchange(seen, reservation | (seen & WAITERS), Ordering::Release, Ordering::Relaxed) {
+            Ok(_) => {
+                // Whoever announced itself may be of another process, and sleep.
+                if is_announced {
+                    urgent.wake();
+                }
+                return Some(Reservation(reservation));
+            }
+            Err(now) => seen = now,
         }
     }
-    if release::<M>(word, me) == Next::Urgent {
-        wake_one::<M>(bells.urgent);
-    }
+    None
 }
 
 #[cfg(test)]
@@ -348,19 +537,34 @@ mod tests {
     const OWNER: u64 = (1 << 40) + 1;
     const OTHER: u64 = (1 << 40) + 2;
 
+    struct Queue(Urgent<Native>, AtomicU32);
+
+    impl Queue {
+        fn new() -> Queue {
+            Queue(Urgent::new(), AtomicU32::new(0))
+        }
+
+        fn bells(&self) -> Bells<'_, Native> {
+            Bells::two(&self.0, &self.1)
+        }
+    }
+
+    fn reserved(word: &AtomicU64) -> bool {
+        Owner(word.load(Ordering::Relaxed)).is_reserved()
+    }
+
     fn try_as(word: &AtomicU64, class: Class) -> Result<Acquired, Owner> {
-        let (urgent, bulk) = (AtomicU32::new(0), AtomicU32::new(0));
-        let bells = Bells { urgent: &urgent, bulk: &bulk };
-        acquire_as::<Native>(word, &bells, &|| class, OTHER, &|_| true, Some(Instant::now()))
+        let queue = Queue::new();
+        acquire_as::<Native>(word, &queue.bells(), &|| class, OTHER, &|_| true, Some(Instant::now()))
     }
 
     /// Goal: while somebody urgent may wait, a release lets in nobody else.
     #[test]
     fn a_release_reserves_the_lock_for_the_urgent() {
-        let word = AtomicU64::new(OWNER);
+        let (word, queue) = (AtomicU64::new(OWNER), Queue::new());
         assert!(announce_waiter::<Native>(&word, Owner(OWNER), Class::Bulk));
         assert!(announce_waiter::<Native>(&word, Owner(OWNER | WAITERS), Class::Urgent));
-        assert_eq!(release::<Native>(&word, OWNER), Next::Urgent);
+        assert!(matches!(release::<Native>(&word, &queue.bells(), OWNER), Next::Urgent(_)));
         assert_eq!(owner::<Native>(&word), None);
         assert!(try_acquire::<Native>(&word, OTHER).is_err());
         assert!(try_as(&word, Class::Bulk).is_err());
@@ -372,31 +576,69 @@ mod tests {
     /// Goal: a reservation for nobody does not stay.
     #[test]
     fn a_reservation_that_nobody_waits_for_is_taken_back() {
-        let (urgent, bulk) = (AtomicU32::new(0), AtomicU32::new(0));
-        let word = AtomicU64::new(OWNER | FLAGS);
-        release_and_wake_next::<Native>(&word, &Bells { urgent: &urgent, bulk: &bulk }, OWNER);
+        let (word, queue) = (AtomicU64::new(OWNER | FLAGS), Queue::new());
+        release_and_wake_next::<Native>(&word, &queue.bells(), OWNER);
         assert_eq!(word.load(Ordering::Relaxed), 0);
         // Both were told: they may be about to fall asleep.
-        assert_eq!((urgent.load(Ordering::Relaxed), bulk.load(Ordering::Relaxed)), (1, 1));
+        assert_eq!((queue.0.bell.load(Ordering::Relaxed), queue.1.load(Ordering::Relaxed)), (1, 1));
     }
 
-    /// Goal: one for somebody who is on the way does.
+    /// Goal: one for somebody who has been woken and does not run yet stays, though another urgent one came between: otherwise one bulk
+    /// section after the other could pass it.
+    #[test]
+    fn a_reservation_for_somebody_on_the_way_stays() {
+        let (word, queue) = (AtomicU64::new(OWNER | FLAGS), Queue::new());
+        queue.0.count_in();
+        // As if for a clock that stands still.
+        queue.0.seen_ns.store(Native::now_ns() + 1_000_000_000, Ordering::Relaxed);
+        release_and_wake_next::<Native>(&word, &queue.bells(), OWNER);
+        assert!(!reserved(&word), "a time in the future is damage");
+        word.store(OWNER | FLAGS, Ordering::Relaxed);
+        // It may happen that this thread does not run for long between the two: then there is nothing to see.
+        let was_kept = (0..1000).any(|_| {
+            word.store(OWNER | FLAGS, Ordering::Relaxed);
+            queue.0.count_anew();
+            queue.0.count_in();
+            release_and_wake_next::<Native>(&word, &queue.bells(), OWNER);
+            reserved(&word)
+        });
+        assert!(was_kept);
+        assert_eq!(try_as(&word, Class::Urgent), Ok(Acquired::Released));
+        queue.0.count_out();
+        release_and_wake_next::<Native>(&word, &queue.bells(), OTHER);
+        assert_eq!(word.load(Ordering::Relaxed), 0);
+    }
+
+    /// Goal: whoever is slow to take its reservation back does not take back somebody else's.
+    #[test]
+    fn a_reservation_is_not_taken_for_another() {
+        let (word, queue) = (AtomicU64::new(OWNER | URGENT), Queue::new());
+        let Next::Urgent(first) = release::<Native>(&word, &queue.bells(), OWNER) else { panic!("not reserved") };
+        word.store(OTHER | URGENT, Ordering::Relaxed);
+        let second = release::<Native>(&word, &queue.bells(), OTHER);
+        assert_ne!(second, Next::Urgent(first));
+        take_back::<Native>(&word, &queue.bells(), first);
+        assert!(reserved(&word));
+    }
+
+    /// Goal: one for somebody who is on the way does not cost those a wake-up who take it in turn.
     #[test]
     fn a_reservation_for_an_own_waiter_stays() {
-        let (urgent, bulk) = (AtomicU32::new(0), AtomicU32::new(0));
-        let word = AtomicU64::new(OWNER);
-        release_to_urgent::<Native>(&word, &Bells { urgent: &urgent, bulk: &bulk }, OWNER);
+        let (word, queue) = (AtomicU64::new(OWNER), Queue::new());
+        let reservation = release_to_urgent::<Native>(&word, &queue.bells(), OWNER).unwrap();
         assert!(try_as(&word, Class::Bulk).is_err());
         assert_eq!(try_as(&word, Class::Urgent), Ok(Acquired::Released));
+        assert_eq!(word.load(Ordering::Relaxed) & URGENT, 0);
+        assert_eq!(queue.0.bell.load(Ordering::Relaxed), 0);
+        take_back::<Native>(&word, &queue.bells(), reservation);
+        assert_eq!(word.load(Ordering::Relaxed) & !FLAGS, OTHER);
     }
 
     /// Goal: one that was left by somebody who died heals.
     #[test]
     fn a_bulk_waiter_takes_a_reservation_that_stands_still() {
-        let (urgent, bulk) = (AtomicU32::new(0), AtomicU32::new(0));
-        let word = AtomicU64::new(URGENT);
-        let bells = Bells { urgent: &urgent, bulk: &bulk };
-        let taken = acquire_as::<Native>(&word, &bells, &|| Class::Bulk, OTHER, &|_| true, None);
+        let (word, queue) = (AtomicU64::new(URGENT | 7), Queue::new());
+        let taken = acquire_as::<Native>(&word, &queue.bells(), &|| Class::Bulk, OTHER, &|_| true, None);
         assert_eq!(taken, Ok(Acquired::Released));
         assert_eq!(word.load(Ordering::Relaxed) & !FLAGS, OTHER);
     }
@@ -404,12 +646,17 @@ mod tests {
     /// Goal: who waits as bulk and becomes urgent is let in as such.
     #[test]
     fn a_waiter_can_be_lifted() {
-        let (urgent, bulk) = (AtomicU32::new(0), AtomicU32::new(0));
-        let word = AtomicU64::new(URGENT);
+        let (word, queue) = (AtomicU64::new(OWNER), Queue::new());
         let looks = AtomicU32::new(0);
-        let class = || if looks.fetch_add(1, Ordering::Relaxed) == 0 { Class::Bulk } else { Class::Urgent };
-        let bells = Bells { urgent: &urgent, bulk: &bulk };
-        let taken = acquire_as::<Native>(&word, &bells, &class, OTHER, &|_| true, None);
-        assert_eq!((taken, looks.load(Ordering::Relaxed)), (Ok(Acquired::Released), 2));
+        let class = || match looks.fetch_add(1, Ordering::Relaxed) {
+            // Urgent as soon as it has slept once, when the lock becomes reserved.
+            n if n <= Native::SPINS + 1 => Class::Bulk,
+            _ => {
+                word.store(URGENT | 7, Ordering::Relaxed);
+                Class::Urgent
+            }
+        };
+        let taken = acquire_as::<Native>(&word, &queue.bells(), &class, OTHER, &|_| true, None);
+        assert_eq!((taken, looks.load(Ordering::Relaxed)), (Ok(Acquired::Released), Native::SPINS + 3));
     }
 }

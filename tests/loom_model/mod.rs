@@ -147,6 +147,10 @@ impl<Time: Clock, Fences: Fencing> Model for Loom<Time, Fences> {
     }
 
     fn spin_hint() {}
+
+    fn now_ns() -> u64 {
+        0
+    }
 }
 
 /// A 32-bit word that can be waited on.
