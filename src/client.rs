@@ -23,6 +23,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
+use untorn_wal::Lsn;
 
 mod gate;
 pub(crate) mod pin;
@@ -38,6 +39,8 @@ pub(crate) struct Client {
     pub(crate) engine: Engine,
     fork: ForkGuard,
     gate: gate::Gate,
+    /// For which of its urgent threads this process last left the writer lock reserved: a [`lock::Reservation`].
+    handed_over: AtomicU64,
     pub(crate) pool: pin::Pool,
     pub(crate) wakers: waker::Wakers,
     /// Its entry in the client table.
@@ -177,6 +180,7 @@ impl Client {
             engine,
             fork: ForkGuard::new()?,
             gate: gate::Gate::default(),
+            handed_over: AtomicU64::new(0),
             pool: pin::Pool::default(),
             wakers: waker::Wakers::default(),
             entry,
@@ -200,46 +204,75 @@ impl Client {
 
     /// Takes the writer lock for this thread, for a commit of this class.
     pub(crate) fn lock_writer(&self, class: CommitClass, timeout: Option<Duration>) -> Result<()> {
-        let asked_ns = now_ns();
-        let waited = || Duration::from_nanos(now_ns().saturating_sub(asked_ns));
-        let left = || timeout.map(|timeout| timeout.saturating_sub(waited()));
         let engine = &self.engine;
-        let fixed = engine.control.fixed();
+        let asked_ns = now_ns();
         if class == CommitClass::Urgent {
-            fixed.deadlines.urgent_asked_ns.store(asked_ns, Ordering::Relaxed);
+            engine.control.fixed().deadlines.urgent_asked_ns.store(asked_ns, Ordering::Relaxed);
         }
+        let since = |now_ns: u64| Duration::from_nanos(now_ns.saturating_sub(asked_ns));
+        let share_patience = gate::patience(timeout);
+        let mut waits_for_share = class == CommitClass::Bulk;
+        // When it began to queue: a slow disk must not use up its patience with other writers.
+        let mut queued_ns = asked_ns;
         loop {
-            if class == CommitClass::Bulk && waited() < limits::BULK_PATIENCE {
-                self.wait_for_share(asked_ns, waited);
+            if waits_for_share && let Some(needed) = engine.bulk_waits_for() {
+                waits_for_share = self.wait_for_share(needed, share_patience.saturating_sub(since(now_ns())))?;
+                queued_ns = now_ns();
             }
-            let lift = || {
-                if lock::owner::<Native>(&fixed.writer.word).is_none_or(|owner| owner.id() != engine.me.0) {
-                    lock::wake_all::<Native>(&fixed.writer.bell);
-                }
-            };
-            self.gate.enter(class, asked_ns, timeout, lift)?;
-            let locked = engine.acquire_writer(class, &|| self.gate.is_lifted(), asked_ns, left());
-            if locked.is_err() {
-                self.gate.leave();
-                return locked;
-            }
+            let left = timeout.map(|timeout| timeout.saturating_sub(since(queued_ns)));
+            self.pass_gate_and_lock(&gate::Wait::new(class, queued_ns, left))?;
             // Who went before may have used up the share.
-            let must_wait = class == CommitClass::Bulk
-                && waited() < limits::BULK_PATIENCE
-                && engine.bulk_waits_for(asked_ns).is_some();
-            if !must_wait {
+            if !waits_for_share || engine.bulk_waits_for().is_none() || since(now_ns()) >= share_patience {
+                engine.note_lock_wait(class, asked_ns);
                 return Ok(());
             }
-            engine.release(&fixed.writer);
-            self.gate.leave();
+            self.let_go();
         }
     }
 
-    /// Before a bulk commit: waits until the log is durable but for a share, while urgent commits come. Not for ever: a logger that does
-    /// not get on is for those to find out who need it.
-    fn wait_for_share(&self, asked_ns: u64, waited: impl Fn() -> Duration) {
-        if let Some(needed) = self.engine.bulk_waits_for(asked_ns) {
-            let _ = self.engine.wait_durable(needed, true, Some(limits::BULK_PATIENCE.saturating_sub(waited())));
+    /// Before a bulk commit: waits until the log is durable up to `needed`, that is but for a share, and says whether it would wait
+    /// again. Not for ever, nor after an error: a logger that does not get on is for those to find out who need it.
+    fn wait_for_share(&self, needed: Lsn, patience: Duration) -> Result<bool> {
+        self.refuse_open_transaction()?;
+        Ok(!patience.is_zero() && self.engine.wait_durable(needed, true, Some(patience)).unwrap_or(false))
+    }
+
+    fn pass_gate_and_lock(&self, wait: &gate::Wait) -> Result<()> {
+        let (engine, writer) = (&self.engine, &self.engine.control.fixed().writer);
+        let lift = || {
+            if lock::owner::<Native>(&writer.word).is_none_or(|owner| owner.id() != engine.me.0) {
+                lock::wake_all::<Native>(&writer.bell);
+            }
+        };
+        if let Err(error) = self.gate.enter(wait, lift) {
+            self.take_back_unused();
+            return Err(error);
+        }
+        let class = || if self.gate.is_lifted() { CommitClass::Urgent } else { wait.class() };
+        engine.acquire_writer(&class, wait.left()).inspect_err(|_| self.gate.leave())
+    }
+
+    /// Lets go of the writer lock: urgent threads of this process are next, then urgent ones elsewhere.
+    fn let_go(&self) {
+        let writer = &self.engine.control.fixed().writer;
+        if self.gate.has_urgent() {
+            let reservation = lock::release_to_urgent::<Native>(&writer.word, &writer.bells(), self.engine.me.0);
+            self.handed_over.store(reservation.map_or(0, lock::Reservation::to_bits), Ordering::SeqCst);
+            // Whoever it is for may have given up before it was noted.
+            self.take_back_unused();
+        } else {
+            self.engine.release(writer);
+        }
+        self.gate.leave();
+    }
+
+    /// Takes back the writer lock's reservation for an urgent thread of this process, if all of them have given up.
+    fn take_back_unused(&self) {
+        if !self.gate.has_urgent()
+            && let Some(reservation) = lock::Reservation::from_bits(self.handed_over.load(Ordering::SeqCst))
+        {
+            let writer = &self.engine.control.fixed().writer;
+            lock::take_back::<Native>(&writer.word, &writer.bells(), reservation);
         }
     }
 
@@ -250,8 +283,8 @@ impl Client {
 
     /// Lets go of the writer lock, taken for a commit of this class.
     pub(crate) fn unlock_writer(&self, class: CommitClass) {
-        self.engine.release_writer(class, self.gate.has_urgent());
-        self.gate.leave();
+        self.engine.note_lock_hold(class);
+        self.let_go();
     }
 
     /// Counts a commit of this process.

@@ -143,62 +143,57 @@ impl Engine {
     ///
     /// Only one thread of a process may try at a time: the lock knows owners, not threads.
     pub(crate) fn acquire(&self, word: &LockWord, timeout: Option<Duration>) -> Result<()> {
-        self.take(word, &|| CommitClass::Bulk, timeout).map(drop)
+        self.take(word, &|| CommitClass::Bulk, timeout)
     }
 
-    /// Takes the writer lock for a commit of this class, whose caller began to wait at `asked_ns`. A bulk one is let in as urgent
-    /// when it `is_lifted`, and when it has waited for [`limits::BULK_PATIENCE`].
-    pub(crate) fn acquire_writer(
-        &self,
-        class: CommitClass,
-        is_lifted: &dyn Fn() -> bool,
-        asked_ns: u64,
-        timeout: Option<Duration>,
-    ) -> Result<()> {
+    /// Takes the writer lock, as what `class` says before each look. A bulk one may become urgent while it waits.
+    pub(crate) fn acquire_writer(&self, class: &dyn Fn() -> CommitClass, timeout: Option<Duration>) -> Result<()> {
+        self.take(&self.control.fixed().writer, class, timeout)
+    }
+
+    /// Notes how long a commit of this class, which has the writer lock and will keep it, has waited for it.
+    pub(crate) fn note_lock_wait(&self, class: CommitClass, asked_ns: u64) {
         let fixed = self.control.fixed();
-        let has_patience = || u128::from(now_ns().saturating_sub(asked_ns)) < limits::BULK_PATIENCE.as_nanos();
-        let class_now = || if is_lifted() || !has_patience() { CommitClass::Urgent } else { class };
-        let since_ns = self.take(&fixed.writer, &class_now, timeout)?;
+        let since_ns = fixed.writer.holder_since_ns.load(Ordering::Relaxed);
         fixed.latencies.lock[class].wait.record_alone(since_ns.saturating_sub(asked_ns));
-        Ok(())
     }
 
-    /// Lets go of the writer lock, taken for a commit of this class. `to_urgent`: somebody urgent of this process comes for it at once.
-    pub(crate) fn release_writer(&self, class: CommitClass, to_urgent: bool) {
+    /// Notes for how long a commit of this class, which is about to let go of the writer lock, has had it.
+    pub(crate) fn note_lock_hold(&self, class: CommitClass) {
         let fixed = self.control.fixed();
         let since_ns = fixed.writer.holder_since_ns.load(Ordering::Relaxed);
         fixed.latencies.lock[class].hold.record_alone(now_ns().saturating_sub(since_ns));
-        if to_urgent {
-            lock::release_to_urgent::<Native>(&fixed.writer.word, &fixed.writer.bells(), self.me.0);
-        } else {
-            self.release(&fixed.writer);
-        }
     }
 
     /// How far the log must be durable before a bulk commit may add to what waits for its flush; `None`: it may at once. While
     /// urgent commits come, one flush covers no more than a share of the ring and one more commit, so that nobody
     /// urgent waits for more.
-    pub(crate) fn bulk_waits_for(&self, now_ns: u64) -> Option<Lsn> {
+    pub(crate) fn bulk_waits_for(&self) -> Option<Lsn> {
         let fixed = self.control.fixed();
         let urgent_ns = fixed.deadlines.urgent_asked_ns.load(Ordering::Relaxed);
-        if urgent_ns == 0 || u128::from(now_ns.saturating_sub(urgent_ns)) >= URGENT_RECENT.as_nanos() {
+        // A time in the future is damage.
+        let ago = if urgent_ns == 0 { None } else { now_ns().checked_sub(urgent_ns) };
+        if ago.is_none_or(|ago| u128::from(ago) >= URGENT_RECENT.as_nanos()) {
             return None;
         }
-        let tail = self.control.newest().ok()?.log_tail;
+        // Frames of a transaction that streams lie behind the newest commit.
+        let streamed = Lsn(fixed.stream.tail.load(Ordering::Relaxed));
+        let tail = self.control.newest().ok()?.log_tail.max(streamed);
         let (_, durable) = self.control.durable()?;
         let share = limits::BULK_SHARE_BYTES.min(self.geometry.ring_size / 4);
         (tail.bytes_since(durable) > share).then(|| Lsn((tail.0 - share).next_multiple_of(8)))
     }
 
-    /// Takes a lock, and says since when it is held.
-    fn take(&self, word: &LockWord, class: &dyn Fn() -> CommitClass, timeout: Option<Duration>) -> Result<u64> {
-        if lock::try_acquire::<Native>(&word.word, self.me.0).is_err() {
+    fn take(&self, word: &LockWord, class: &dyn Fn() -> CommitClass, timeout: Option<Duration>) -> Result<()> {
+        // Nearly always free, and then nobody's class matters.
+        if lock::try_acquire::<Native>(&word.word, self.me.0).is_err()
+            && lock::try_acquire_as::<Native>(&word.word, class(), self.me.0).is_err()
+        {
             self.wait_for_lock(word, class, timeout)?;
         }
-        let since_ns = now_ns();
         word.holder_pid.store(self.pid, Ordering::Relaxed);
-        word.holder_since_ns.store(since_ns, Ordering::Relaxed);
-        Ok(since_ns)
+        word.holder_since_ns.store(now_ns(), Ordering::Relaxed);
+        Ok(())
     }
 
     #[cold]

@@ -6,13 +6,53 @@
 //! counts as urgent.
 
 use crate::engine::now_ns;
-use crate::limits::BULK_PATIENCE;
+use crate::limits;
 use crate::shm::latencies::CommitClass;
 use crate::{Error, Result};
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::ThreadId;
 use std::time::Duration;
+
+/// A wait for the writer lock, the gate before it included.
+pub(super) struct Wait {
+    class: CommitClass,
+    since_ns: u64,
+    timeout: Option<Duration>,
+    patience: Duration,
+}
+
+impl Wait {
+    /// One that begins at `since_ns`, and ends `timeout` after that at the latest.
+    pub(super) fn new(class: CommitClass, since_ns: u64, timeout: Option<Duration>) -> Wait {
+        // Who doesn't wait does not age either.
+        let patience = patience(timeout.filter(|timeout| !timeout.is_zero()));
+        Wait { class, since_ns, timeout, patience }
+    }
+
+    fn waited(&self) -> Duration {
+        Duration::from_nanos(now_ns().saturating_sub(self.since_ns))
+    }
+
+    /// What is left of the time-out.
+    pub(super) fn left(&self) -> Option<Duration> {
+        self.timeout.map(|timeout| timeout.saturating_sub(self.waited()))
+    }
+
+    /// As what it waits now: a bulk one loses its patience.
+    pub(super) fn class(&self) -> CommitClass {
+        if self.class == CommitClass::Urgent || self.waited() >= self.patience {
+            CommitClass::Urgent
+        } else {
+            CommitClass::Bulk
+        }
+    }
+}
+
+/// For how long a bulk commit lets others go first. Who gives up early ages early, or it would never get its turn.
+pub(super) fn patience(timeout: Option<Duration>) -> Duration {
+    timeout.map_or(limits::BULK_PATIENCE, |timeout| limits::BULK_PATIENCE.min(timeout / 2))
+}
 
 #[derive(Default)]
 pub(super) struct Gate {
@@ -35,23 +75,16 @@ impl Gate {
     ///
     /// # Errors
     /// [`Error::TransactionOpen`] if this thread has passed already; [`Error::LockTimeout`].
-    pub(super) fn enter(
-        &self,
-        class: CommitClass,
-        asked_ns: u64,
-        timeout: Option<Duration>,
-        lift: impl Fn(),
-    ) -> Result<()> {
+    pub(super) fn enter(&self, wait: &Wait, lift: impl Fn()) -> Result<()> {
         let this = std::thread::current().id();
         let mut state = self.state.lock();
         if state.holder == Some(this) {
             return Err(Error::TransactionOpen);
         }
-        let mut is_urgent = class == CommitClass::Urgent;
+        let mut is_urgent = wait.class == CommitClass::Urgent;
         let mut is_counted = false;
         while state.holder.is_some() || (!is_urgent && self.has_urgent()) {
-            let waited = Duration::from_nanos(now_ns().saturating_sub(asked_ns));
-            is_urgent |= waited >= BULK_PATIENCE;
+            is_urgent |= wait.class() == CommitClass::Urgent;
             if is_urgent && !std::mem::replace(&mut is_counted, true) {
                 self.urgents.fetch_add(1, Ordering::SeqCst);
                 continue;
@@ -59,12 +92,15 @@ impl Gate {
             if is_urgent && !self.lifted.swap(true, Ordering::SeqCst) {
                 lift();
             }
-            let left = timeout.map(|timeout| timeout.saturating_sub(waited));
+            let left = wait.left();
             if left == Some(Duration::ZERO) {
                 self.urgents.fetch_sub(usize::from(is_counted), Ordering::SeqCst);
                 // A wake-up may have come to this one that was for another.
                 self.wake_next(&state);
-                return Err(Error::LockTimeout { waited, holder: "another thread of this process".into() });
+                return Err(Error::LockTimeout {
+                    waited: wait.waited(),
+                    holder: "another thread of this process".into(),
+                });
             }
             match (is_urgent, left) {
                 (true, None) => self.urgent.wait(&mut state),
@@ -72,7 +108,7 @@ impl Gate {
                     let _ = self.urgent.wait_for(&mut state, left);
                 }
                 (false, left) => {
-                    let patience = BULK_PATIENCE.saturating_sub(waited);
+                    let patience = wait.patience.saturating_sub(wait.waited());
                     let _ = self.bulk.wait_for(&mut state, left.map_or(patience, |left| left.min(patience)));
                 }
             }

@@ -17,7 +17,7 @@ use crate::shm::control::Control;
 use crate::shm::latencies::CommitClass;
 use crate::shm::liveness::{Claim, InitLock, LOGGER_IDS, LOGGER_OFFSET, LockFileId, Tester};
 use crate::shm::waiter;
-use crate::{Error, Result, TxnId};
+use crate::{Error, Result, TxnId, limits};
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -363,14 +363,19 @@ impl Logger {
             return Err(Error::LockTimeout { waited: patience, holder: "another thread of the logger".into() });
         };
         // It may have less patience than bulk commits have, and must not give up each time before it gets its turn.
-        let half = patience.as_nanos() as u64 / 2;
-        let is_lifted = || now_ns().saturating_sub(asked_ns) >= half;
-        self.engine.acquire_writer(CommitClass::Bulk, &is_lifted, asked_ns, Some(patience))?;
+        let patient_ns = limits::BULK_PATIENCE.min(patience / 2).as_nanos();
+        let class = || match u128::from(now_ns().saturating_sub(asked_ns)) < patient_ns {
+            true => CommitClass::Bulk,
+            false => CommitClass::Urgent,
+        };
+        self.engine.acquire_writer(&class, Some(patience))?;
+        self.engine.note_lock_wait(CommitClass::Bulk, asked_ns);
         /// Lets go of the lock, also when the work panics: this process lives on, so nobody would take it over.
         struct Release<'e>(&'e Engine);
         impl Drop for Release<'_> {
             fn drop(&mut self) {
-                self.0.release_writer(CommitClass::Bulk, false);
+                self.0.note_lock_hold(CommitClass::Bulk);
+                self.0.release(&self.0.control.fixed().writer);
             }
         }
         let _release = Release(&self.engine);
