@@ -2,7 +2,8 @@
 //!
 //! First, how long an urgent commit takes beside a bulk load of other processes: alone; with all of one class, as if there
 //! were no priorities (the bulk load begins its transactions as urgent ones); and with classes. Beside what is measured stands the
-//! bound that response-time analysis computes from the longest lock holds and flushes of the same run.
+//! bound that response-time analysis computes from the longest lock holds and flushes of the same run. Beside a load without a pause there
+//! is none; a load that pauses leaves room for one, so that the two can be compared.
 //!
 //! Second, how many flushes commits need that have time, beside commits that have none.
 //!
@@ -21,6 +22,8 @@ const STORE: &str = "UNTORN_BENCH_STORE";
 const BULK_PROCESSES: usize = 3;
 /// Of one bulk transaction: 50 records of 1 KiB.
 const BULK_RECORDS: u64 = 50;
+/// How long each of the bulk processes pauses, if it does.
+const BULK_PAUSE: Duration = Duration::from_millis(100);
 const URGENT_EVERY: Duration = Duration::from_millis(5);
 const THREADS: u64 = 8;
 const PAUSE: Duration = Duration::from_millis(2);
@@ -28,7 +31,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 fn main() {
     if let Ok(role) = std::env::var(ROLE) {
         let path = std::env::var_os(STORE).expect("the parent says where");
-        return load(Path::new(&path), role == "urgent");
+        return load(Path::new(&path), &role);
     }
     let seconds = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(3);
     let time = Duration::from_secs(seconds);
@@ -39,7 +42,7 @@ fn main() {
         "{:<28}{:>9}{:>9}{:>9}{:>9}{:>12}{:>10}{:>10}",
         "bulk load", "commits", "p50 ms", "p99 ms", "max ms", "bulk MiB/s", "bound ms", "max/bound"
     );
-    for bulk in ["none", "begun as urgent (before)", "of its class (after)"] {
+    for bulk in ["none", "begun as urgent (before)", "of its class (after)", "of its class, paced"] {
         urgent_beside(bulk, time);
     }
     println!();
@@ -86,10 +89,10 @@ impl Drop for Load {
 }
 
 /// A bulk load, until killed.
-fn load(path: &Path, as_urgent: bool) {
+fn load(path: &Path, role: &str) {
     let store = Store::open(path).expect("the store");
     let keyspace = store.keyspace("k").expect("the keyspace");
-    let class = if as_urgent { Durability::Durable } else { Durability::Visible };
+    let class = if role == "urgent" { Durability::Durable } else { Durability::Visible };
     let mut n = u64::from(std::process::id()) << 32;
     loop {
         let mut txn = store.begin_with(class).expect("begun");
@@ -99,6 +102,9 @@ fn load(path: &Path, as_urgent: bool) {
             txn.put(&keyspace, &(n % 20_000).to_be_bytes(), &[7; 1024]).expect("put");
         }
         drop(txn.commit_with(Durability::Visible).expect("committed"));
+        if role == "paced" {
+            std::thread::sleep(BULK_PAUSE);
+        }
     }
 }
 
@@ -119,13 +125,18 @@ fn urgent_beside(bulk: &str, time: Duration) {
     let loads: Vec<Load> = (0..processes)
         .map(|_| {
             let mut command = Command::new(&program);
-            command.env(ROLE, if as_urgent { "urgent" } else { "bulk" }).env(STORE, place.path());
+            let role = match bulk {
+                "of its class, paced" => "paced",
+                _ if as_urgent => "urgent",
+                _ => "bulk",
+            };
+            command.env(ROLE, role).env(STORE, place.path());
             Load(command.spawn().expect("started"))
         })
         .collect();
     let commits = || store.stats().expect("stats").commits;
     let begun = commits();
-    while processes > 0 && commits() < begun + 100 {
+    while processes > 0 && commits() < begun + 20 {
         std::thread::sleep(Duration::from_millis(10));
     }
     let before = store.stats().expect("stats");
@@ -172,7 +183,9 @@ fn bound(before: &Stats, after: &Stats, took: Duration, bulk_processes: u64, as_
         urgent: task(urgent_callers, &then.urgent, &now.urgent),
         // The logger's checkpoints and samples are bulk as well.
         bulk: task(if as_urgent { 1 } else { bulk_processes + 1 }, &then.bulk, &now.bulk),
-        bulk_patience_ns: untorn::limits::BULK_PATIENCE.as_nanos() as u64,
+        // The logger is half as patient as others.
+        bulk_patience_ns: untorn::limits::BULK_PATIENCE.as_nanos() as u64 / 2,
+        share_wait_ns: untorn::limits::BULK_PATIENCE.as_nanos() as u64,
         flush_ns: after.latencies.flush.max().as_nanos() as u64,
         wake_ns: after.deadlines.wake_estimate_ns,
     };

@@ -2,9 +2,10 @@
 
 use crate::client::Client;
 use crate::engine::now_ns;
+use crate::logger::settings;
 use crate::options::Geometry;
 use crate::shm::atomic::Native;
-use crate::shm::control::{Control, Counters};
+use crate::shm::control::Control;
 use crate::shm::histogram::Latency;
 use crate::shm::latencies::{self, CommitClass};
 use crate::shm::liveness::{LOGGER_OFFSET, Tester};
@@ -165,6 +166,8 @@ pub struct DeadlineStat {
     /// How late it expects a sleeping thread to wake up, in nanoseconds, estimated likewise. A flush for a deadline begins by the
     /// first and twice the second ahead of it: once for the logger itself, once for whoever waits.
     pub wake_estimate_ns: u64,
+    /// Whether the flush policy has commits without a time of their own flushed at once: it is `FlushPolicy::OnCommit`.
+    pub policy_flushes_at_once: bool,
 }
 
 /// Cells and counters, and how they become durable.
@@ -300,7 +303,7 @@ impl Stats {
             wal_kept: count(&counters.wal_kept),
             fsyncs: count(&counters.fsyncs),
             fsync_ns: count(&counters.flush_ns),
-            deadlines: DeadlineStat::gather(counters),
+            deadlines: DeadlineStat::gather(control),
             checkpoints: count(&counters.checkpoints),
             lock_take_overs: count(&counters.lock_take_overs),
             reaped: count(&counters.reaped_clients) + count(&counters.reaped_readers),
@@ -322,7 +325,8 @@ impl Stats {
 }
 
 impl DeadlineStat {
-    fn gather(counters: &Counters) -> DeadlineStat {
+    fn gather(control: &Control) -> DeadlineStat {
+        let counters = &control.fixed().counters;
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let (met, missed) = (count(&counters.deadlines_met), count(&counters.deadlines_missed));
         let told = met.saturating_add(missed);
@@ -336,6 +340,7 @@ impl DeadlineStat {
             flushes_saved: count(&counters.acknowledged).saturating_sub(flushes),
             flush_estimate_ns: count(&counters.flush_estimate_ns),
             wake_estimate_ns: count(&counters.wake_estimate_ns),
+            policy_flushes_at_once: settings::flushes_at_once(control),
         }
     }
 }

@@ -31,6 +31,11 @@ pub(crate) fn set_policy(engine: &Engine, policy: FlushPolicy) {
     engine.wake_logger();
 }
 
+/// Whether the policy in force has every commit flushed at once.
+pub(crate) fn flushes_at_once(control: &Control) -> bool {
+    control.fixed().logger.policy.load(Ordering::Relaxed) == 0
+}
+
 /// The policy in force.
 pub(super) fn policy(engine: &Engine) -> FlushPolicy {
     let logger = &engine.control.fixed().logger;

@@ -14,8 +14,14 @@ use untorn::{Error, Latency, LatencyByClass, Observation, Stats, limits};
 use untorn_wal::response::{Bound, Classes, Task};
 
 /// The bounds hold if this does.
-const ASSUMED: &str = "no lock hold and no flush is longer than the longest so far, commits come no more often than in the \
-    seconds looked at, and urgent ones are flushed at once (policy on-commit, or a deadline that is due)";
+const ASSUMED: &str = "no lock hold and no flush is longer than the longest so far, and no thread that may run waits longer for a processor \
+    than the wake-up estimate, nor than 200 us; commits come no more often than on average in the seconds looked at, from as many \
+    callers at once as stated (one for each process that has the store open, and one for the logger: --callers for threads and message connections); \
+    each process commits in one class only, and with no lock time-out shorter than 100 ms; bulk transactions don't stream; a durable bound is that of \
+    Durable commits, or of deadlines that are due";
+
+/// How many callers the logger is: its checkpoints and samples are bulk commits.
+const LOGGER_CALLERS: u64 = 1;
 
 #[derive(Serialize)]
 struct Report {
@@ -50,6 +56,10 @@ struct Class {
     visible_within_us: Option<f64>,
     durable_within_us: Option<f64>,
     no_bound_because: Option<&'static str>,
+    no_durable_bound_because: Option<&'static str>,
+    /// What the bound until visible is to be compared with: the longest wait and the longest hold, not necessarily of one commit.
+    visible_took_at_most_us: f64,
+    /// From the swing until its caller knew that it was durable: what comes after the bound until visible.
     acknowledged: u64,
     acknowledged_p50_us: f64,
     acknowledged_p99_us: f64,
@@ -84,16 +94,22 @@ fn report(before: &Stats, after: &Stats, took: Duration, callers: Option<u64>) -
     let (then, now) = (&before.latencies, &after.latencies);
     let urgent_rate = per_second(&then.lock_hold.urgent, &now.lock_hold.urgent);
     let bulk_rate = per_second(&then.lock_hold.bulk, &now.lock_hold.bulk);
-    let task = |rate, hold: &Latency| Task::of_callers(callers, rate, hold.max().as_nanos() as u64);
+    let task = |callers, rate, hold: &Latency| Task::of_callers(callers, rate, hold.max().as_nanos() as u64);
+    let patience_ns = limits::BULK_PATIENCE.as_nanos() as u64;
     let classes = Classes {
-        urgent: task(urgent_rate, &now.lock_hold.urgent),
-        bulk: task(bulk_rate, &now.lock_hold.bulk),
-        bulk_patience_ns: limits::BULK_PATIENCE.as_nanos() as u64,
+        urgent: task(callers, urgent_rate, &now.lock_hold.urgent),
+        bulk: task(callers + LOGGER_CALLERS, bulk_rate, &now.lock_hold.bulk),
+        // The logger is half as patient.
+        bulk_patience_ns: patience_ns / 2,
+        share_wait_ns: patience_ns,
         flush_ns: now.flush.max().as_nanos() as u64,
         wake_ns: after.deadlines.wake_estimate_ns,
     };
-    let class = |of: fn(&LatencyByClass) -> &Latency, rate: f64, bound: Option<Bound>| {
+    let class = |of: fn(&LatencyByClass) -> &Latency, callers: u64, rate: f64, bound: Option<Bound>| {
         let (hold, wait, told) = (of(&now.lock_hold), of(&now.lock_wait), of(&now.acknowledgement));
+        let is_seen = hold.count() > 0;
+        let bound = bound.filter(|_| is_seen);
+        let is_flushed_at_once = after.deadlines.policy_flushes_at_once;
         let bounded = |part: fn(&Bound) -> u64| bound.map(|bound| part(&bound) as f64 / 1e3);
         Class {
             commits: hold.count(),
@@ -105,10 +121,17 @@ fn report(before: &Stats, after: &Stats, took: Duration, callers: Option<u64>) -
             utilisation: rate * hold.max().as_secs_f64(),
             blocked_at_most_us: bounded(|bound| bound.blocking_ns),
             visible_within_us: bounded(|bound| bound.visible_ns),
-            durable_within_us: bounded(|bound| bound.durable_ns),
-            no_bound_because: bound
-                .is_none()
-                .then_some("by their longest holds, commits ask for more of the lock than there is"),
+            durable_within_us: bounded(|bound| bound.durable_ns).filter(|_| is_flushed_at_once),
+            no_bound_because: match (is_seen, bound) {
+                (false, _) => Some("there have been no commits of this class"),
+                (true, None) => {
+                    Some("by their longest holds, commits ask for more of the lock than there is, or all but that")
+                }
+                (true, Some(_)) => None,
+            },
+            no_durable_bound_because: (!is_flushed_at_once)
+                .then_some("the flush policy lets commits wait for an interval, or for others"),
+            visible_took_at_most_us: us(wait.max() + hold.max()),
             acknowledged: told.count(),
             acknowledged_p50_us: us(told.percentile(50.0)),
             acknowledged_p99_us: us(told.percentile(99.0)),
@@ -119,8 +142,8 @@ fn report(before: &Stats, after: &Stats, took: Duration, callers: Option<u64>) -
     Report {
         assumed: ASSUMED,
         looked_for_seconds: took.as_secs_f64(),
-        urgent: class(|by| &by.urgent, urgent_rate, classes.urgent()),
-        bulk: class(|by| &by.bulk, bulk_rate, classes.bulk()),
+        urgent: class(|by| &by.urgent, callers, urgent_rate, classes.urgent()),
+        bulk: class(|by| &by.bulk, callers + LOGGER_CALLERS, bulk_rate, classes.bulk()),
         flush_p50_us: us(now.flush.percentile(50.0)),
         flush_p999_us: us(now.flush.percentile(99.9)),
         flush_longest_us: us(now.flush.max()),
