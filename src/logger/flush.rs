@@ -53,6 +53,8 @@ pub(super) struct Flusher {
     stated: Stated,
     /// Log blocks that commits had been charged when everything up to `durable` was written.
     charged: u64,
+    /// Commits up to this one were counted as acknowledged, also if a logger that died counted them.
+    counted_txn: u64,
     /// Commits wait for a flush. Since when the flush policy has had some of them to decide about.
     is_waiting: bool,
     policy_since: Option<Instant>,
@@ -87,6 +89,7 @@ impl Flusher {
             log,
             stated,
             charged: 0,
+            counted_txn: 0,
             is_waiting: false,
             policy_since: None,
             last_flush: Instant::now(),
@@ -123,7 +126,11 @@ impl Flusher {
             checkpoint_lsn: finished_lsn.min(header.log_position).max(stated.checkpoint_lsn),
             incarnation: logger.engine.control.committed().incarnation(),
         };
-        let mut flusher = Flusher::new(logger, stated);
+        // `publish` counts before its first store, and stores the check first: what is only half published was counted. Not more than
+        // there is, for the word may be damaged.
+        let half_published = !words.txn_check.load(Ordering::Acquire);
+        let counted_txn = half_published.min(logger.engine.control.committed().as_u64());
+        let mut flusher = Flusher { counted_txn, ..Flusher::new(logger, stated) };
         // If the words disagree, they do so until this flush publishes what it made durable: position and
         // transaction become known together.
         match flusher.flush(true) {
@@ -528,7 +535,8 @@ impl Flusher {
     fn publish(&mut self, next: crate::shm::pins::NextDurable, published: &Published) {
         let fixed = self.logger.engine.control.fixed();
         let words = &fixed.durable;
-        let acknowledged = next.txn.sequence().saturating_sub(TxnId::from_u64(self.stated.durable_txn).sequence());
+        let counted_txn = TxnId::from_u64(self.stated.durable_txn.max(self.counted_txn));
+        let acknowledged = next.txn.sequence().saturating_sub(counted_txn.sequence());
         if acknowledged > 0 {
             fixed.counters.acknowledged.fetch_add(acknowledged, Ordering::Relaxed);
             fixed.counters.flushes.fetch_add(1, Ordering::Relaxed);
