@@ -5,7 +5,7 @@
 use crate::dir::{self, Dir};
 use crate::engine::has_clients;
 use crate::header::Header;
-use crate::shm::control::Control;
+use crate::shm::control::{Control, LAYOUT};
 use crate::shm::liveness::{LOGGER_OFFSET, Tester};
 use crate::stats::Stats;
 use crate::{Error, Result};
@@ -69,12 +69,21 @@ pub fn observe(path: impl AsRef<Path>) -> Result<Observation> {
         Some(file) => Control::look_into(file, header.store_id, &header.geometry, dir::boot_id()?)?,
         None => None,
     };
-    match control {
-        Some(control) => Ok(Observation::Live(Box::new(Stats::read(&control, &header.geometry, Some(&tester))?))),
-        None if has_clients => Err(Error::Mismatch {
-            file: dir::CONTROL.into(),
-            what: "the store is in use, but by another version, or not by this boot of this kernel".into(),
-        }),
+    if let Some(control) = control {
+        return Ok(Observation::Live(Box::new(Stats::read(&control, &header.geometry, Some(&tester))?)));
+    }
+    let foreign = match &file {
+        Some(file) => Control::foreign_layout(file, header.store_id, dir::boot_id()?)?,
+        None => None,
+    };
+    let refuse = |what: String| Err(Error::Mismatch { file: dir::CONTROL.into(), what });
+    match foreign {
+        // Until a logger has recovered the store, it leaves what an earlier one shared.
+        Some(found) => refuse(format!(
+            "it has layout {found}, of which this version of the library, whose layout is {LAYOUT}, knows nothing: another version has the \
+             store open, or had it, and it is just being recovered"
+        )),
+        None if has_clients => refuse("the store is in use, but not by this boot of this kernel".into()),
         None => Ok(Observation::Starting),
     }
 }

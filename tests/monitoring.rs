@@ -8,6 +8,7 @@ mod program;
 
 use common::{Child, Role, TestStore, kill_logger, limit, listen, say, wait_for};
 use std::collections::{BTreeMap, HashSet};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -268,4 +269,31 @@ fn parse_labels(text: &str) -> (Vec<(String, String)>, String) {
             other => panic!("{other:?} in {text}"),
         }
     }
+}
+
+/// A logger that serves by another layout, with no client, was taken for one that recovers the store.
+#[test]
+fn a_region_of_another_layout_is_named_as_such() {
+    let _limit = limit(120);
+    let place = TestStore::new();
+    drop(place.open_with(|options| {
+        options.logger_idle(Duration::from_secs(600));
+    }));
+    assert!(matches!(observe(&place.path).unwrap(), Observation::Live(_)));
+    let control = std::fs::File::options().read(true).write(true).open(place.path.join("control")).unwrap();
+    // The last byte of the magic.
+    let mut layout = [0];
+    control.read_exact_at(&mut layout, 7).unwrap();
+    control.write_all_at(&[layout[0] - 1], 7).unwrap();
+    let found = observe(&place.path);
+    control.write_all_at(&layout, 7).unwrap();
+    match found {
+        Err(untorn::Error::Mismatch { file, what }) => {
+            assert_eq!(file, "control");
+            assert!(what.contains(&format!("layout {}", layout[0] - 1)), "{what}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(observe(&place.path).unwrap(), Observation::Live(_)));
+    place.stop_logger();
 }

@@ -39,8 +39,10 @@ pub const CHECKED_NUMBERS: &[(&str, u64)] = &[
     ("reader-slots-used", offset_of!(Fixed, reader_bound) as u64),
 ];
 
-/// "untornC", and the version of this layout.
+/// "untornC", and the version of this layout. These, and whose region it is, stand where they do in every version.
 const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x07");
+/// The version of this layout.
+pub(crate) const LAYOUT: u8 = MAGIC.to_le_bytes()[7];
 /// Commit slots; the slot of a transaction is its sequence number modulo this.
 pub(crate) const SLOTS: usize = 64;
 /// Bytes from one reader chunk to the next: the table grows by this.
@@ -397,6 +399,10 @@ impl Control {
 
     /// As [`Control::attach`], to read from only: a store into it would end the process, so nothing may be called on it but
     /// what loads.
+    ///
+    /// Of memory that is mapped for reading only, the language promises no more than relaxed loads of up to a pointer's size, since a stronger
+    /// one could be a compare-and-exchange on some target. On those that this library is for (x86-64, AArch64, 64-bit RISC-V) every atomic
+    /// load of 8 bytes or fewer is a load, with barriers if need be, whatever its ordering. A port to another one has to look at this.
     pub(crate) fn look_into(
         file: &File,
         store_id: [u8; 16],
@@ -404,6 +410,21 @@ impl Control {
         boot_id: [u64; 2],
     ) -> Result<Option<Control>> {
         Self::map_if_it_fits(file, store_id, geometry, boot_id, false)
+    }
+
+    /// The version of the layout of a region of this store and this boot, if it is another than this library's.
+    pub(crate) fn foreign_layout(file: &File, store_id: [u8; 16], boot_id: [u64; 2]) -> Result<Option<u8>> {
+        use std::os::unix::fs::FileExt;
+        let mut found = [0; offset_of!(Identity, inode)];
+        match file.read_exact_at(&mut found, 0) {
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+            read => read.map_err(Error::io("read of control"))?,
+        }
+        let (magic, rest) = found.split_at(offset_of!(Identity, store_id));
+        let boot_id = boot_id.map(u64::to_ne_bytes);
+        let is_foreign = magic[..7] == MAGIC.to_le_bytes()[..7] && magic[7] != LAYOUT;
+        let is_this_stores = rest[..16] == store_id && rest[16..] == *boot_id.as_flattened();
+        Ok((is_foreign && is_this_stores).then_some(magic[7]))
     }
 
     fn map_if_it_fits(
