@@ -202,10 +202,10 @@ impl Client {
 
     // ---- writing
 
-    /// Takes the writer lock for this thread, for a commit of this class.
-    pub(crate) fn lock_writer(&self, class: CommitClass, timeout: Option<Duration>) -> Result<()> {
+    /// Takes the writer lock for this thread, for a commit of this class, whose caller has waited since `asked_ns`; the time-out counts from
+    /// there as well.
+    pub(crate) fn lock_writer(&self, class: CommitClass, asked_ns: u64, timeout: Option<Duration>) -> Result<()> {
         let engine = &self.engine;
-        let asked_ns = now_ns();
         if class == CommitClass::Urgent {
             engine.control.fixed().deadlines.urgent_asked_ns.store(asked_ns, Ordering::Relaxed);
         }

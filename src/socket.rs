@@ -73,6 +73,15 @@ impl Stream {
         self.wait(PollFlags::IN, deadline)
     }
 
+    /// Whether the other side has gone, so that nothing that is written can reach it.
+    pub(crate) fn has_hung_up(&self) -> bool {
+        let Ok(fd) = self.fd.get() else { return true };
+        // A hang-up is told unasked. One that has only stopped writing is none: it may wait for its reply.
+        let mut looked_at = [PollFd::new(&fd, PollFlags::empty())];
+        let found = poll(&mut looked_at, Some(&Timespec::default()));
+        found.is_ok() && looked_at[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+    }
+
     fn wait(&self, flags: PollFlags, deadline: Option<Instant>) -> io::Result<bool> {
         wait_for(&mut [PollFd::new(&self.fd.get()?, flags)], deadline)
     }
@@ -136,6 +145,11 @@ impl Stream {
             }
         }
         Ok(())
+    }
+
+    /// Reads no more, which whoever waits for a message learns at once. What is still to be said can be said.
+    pub(crate) fn end_reading(&self) {
+        let _ = self.fd.get().map(|fd| net::shutdown(fd, Shutdown::Read));
     }
 
     /// Ends the connection for both sides, also for a thread that waits for it.

@@ -6,6 +6,7 @@ use crate::cells::{self, CellInfo};
 use crate::changes::{Changes, Feed};
 use crate::client::Client;
 use crate::dir::Dir;
+use crate::engine::now_ns;
 use crate::keyspace::{Keyspace, refuse_reserved};
 use crate::options::{Durability, FlushPolicy, Options};
 use crate::shm::cells::CellKind;
@@ -203,8 +204,19 @@ impl Store {
     }
 
     fn begin_within(&self, durability: Durability, timeout: Option<Duration>) -> Result<WriteTxn<'_>> {
+        self.begin_since(now_ns(), durability, timeout)
+    }
+
+    /// As [`Store::begin_with`], for somebody who has waited since `asked_ns` on the monotonic clock, and does so for no longer than `timeout`
+    /// in all. Who waits piece by piece keeps its patience by it, and its place in what is measured.
+    pub(crate) fn begin_since(
+        &self,
+        asked_ns: u64,
+        durability: Durability,
+        timeout: Option<Duration>,
+    ) -> Result<WriteTxn<'_>> {
         self.refuse_read_only()?;
-        self.client.lock_writer(durability.class(), timeout)?;
+        self.client.lock_writer(durability.class(), asked_ns, timeout)?;
         match Write::begin(&self.client.engine) {
             Ok(write) => Ok(WriteTxn::new(self, write, durability)),
             Err(error) => {
@@ -258,7 +270,8 @@ impl Store {
 
     fn sync_records(&self) -> Result<()> {
         let newest = self.client.engine.control.newest()?;
-        Ticket::new(self.client.clone(), newest.txn, newest.log_tail, CommitClass::Bulk).wait_hurrying()
+        Ticket::new(self.client.clone(), newest.txn, newest.log_tail, CommitClass::Bulk).wait_hurrying(None)?;
+        Ok(())
     }
 
     /// Takes a checkpoint and returns when it is finished: it covers all that was visible at the call,

@@ -95,9 +95,9 @@ impl Ticket {
         self.wait_as(false, None).map(|_| ())
     }
 
-    /// Waits, and has the logger flush at once.
-    pub(crate) fn wait_hurrying(&self) -> Result<()> {
-        self.wait_as(true, None).map(|_| ())
+    /// Waits, no longer than `timeout` if there is one, and has the logger flush at once. Says whether it is durable.
+    pub(crate) fn wait_hurrying(&self, timeout: Option<Duration>) -> Result<bool> {
+        self.wait_as(true, timeout)
     }
 
     fn wait_as(&self, hurry: bool, timeout: Option<Duration>) -> Result<bool> {

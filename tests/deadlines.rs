@@ -9,7 +9,7 @@ mod common;
 
 use common::{TestStore, kill_logger, limit, wait_for};
 use std::time::Duration;
-use untorn::{Client, Durability, FlushPolicy, Keyspace, Store};
+use untorn::{Client, Durability, Error, FlushPolicy, Keyspace, Store};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SOON: Duration = Duration::from_secs(20);
@@ -179,4 +179,21 @@ fn by_message() {
     let stats = store.stats().unwrap();
     assert_eq!(stats.durable, stats.committed);
     assert_eq!((stats.deadlines.commits, stats.deadlines.met + stats.deadlines.missed), (1, 1));
+}
+
+/// A commit by message may have no more time than the server has patience: a connection and its thread are held for as long.
+#[test]
+fn by_message_there_is_no_more_time_than_patience() {
+    let _limit = limit(120);
+    let dir = TestStore::new();
+    let store = dir.open();
+    let keyspace = store.keyspace("k").unwrap();
+    let path = dir.path.join("logger.sock");
+    wait_for(SOON, || path.exists());
+    let remote = Client::connect(&path).unwrap();
+    match remote.put_with("k", b"a", b"1", Durability::Within(Duration::from_secs(11))) {
+        Err(Error::Limit { found, limit, .. }) => assert_eq!((found, limit), (11_000_000, 10_000_000)),
+        other => panic!("{other:?}"),
+    }
+    assert!(keyspace.get(b"a").unwrap().is_none());
 }

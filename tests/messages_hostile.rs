@@ -582,6 +582,53 @@ fn connections_leave_descriptors_for_the_log() {
     assert!(logger.wait().unwrap().success());
 }
 
+/// A commit may have much time, but a seat and its thread are not held for that when their peer has gone; the commit stands.
+#[test]
+fn who_hangs_up_before_a_deadline_frees_the_seat() {
+    let _limit = limit(60);
+    let victim = Victim::new("connections 1\npatience 3600\n");
+    let keys = victim.store.keyspace("k").unwrap();
+    let mut peer = victim.raw().welcome();
+    let durability = Durability::Within { micros: 3_000_000_000 };
+    let request = Request::Put { keyspace: "k", key: b"b", value: b"1", durability };
+    peer.send(&wire::encode(&request).unwrap()).unwrap();
+    wait_for(Duration::from_secs(20), || keys.get(b"b").unwrap().is_some());
+    // Who only says no more waits for its answer.
+    peer.0.shutdown(std::net::Shutdown::Write).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(Client::connect(victim.at.path.join("logger.sock")).is_err());
+    drop(peer);
+    wait_for(Duration::from_secs(20), || Client::connect(victim.at.path.join("logger.sock")).is_ok());
+    assert_eq!(keys.get(b"b").unwrap().unwrap(), b"1");
+    // Its seat is taken until it is noticed that this one has gone as well.
+    wait_for(Duration::from_secs(20), || Client::connect(victim.at.path.join("logger.sock")).is_ok());
+    drop(keys);
+}
+
+/// A logger that is told to leave asks for the flush of a commit that still has time, and says that it is durable. It once left its
+/// client in doubt, though a flush followed.
+#[test]
+fn a_commit_that_has_time_is_answered_when_the_logger_leaves() {
+    let _limit = limit(60);
+    let victim = Victim::new("patience 3600\n");
+    let keys = victim.store.keyspace("k").unwrap();
+    let client = victim.client();
+    let time = untorn::Durability::Within(Duration::from_secs(1000));
+    std::thread::scope(|scope| {
+        let put = scope.spawn(|| client.put_with("k", b"b", b"1", time));
+        wait_for(Duration::from_secs(20), || keys.get(b"b").unwrap().is_some());
+        let begun = Instant::now();
+        untorn::stop_logger(&victim.at.path, Duration::from_secs(20)).unwrap();
+        match put.join().unwrap() {
+            Ok(_) => {}
+            // A flush that takes a second is not waited for.
+            Err(Error::NotDurable { .. }) if begun.elapsed() >= Duration::from_secs(1) => {}
+            Err(error) => panic!("{error:?}, after {:?}", begun.elapsed()),
+        }
+    });
+    assert_clean(&victim.store);
+}
+
 /// Somebody who connects all the time does not keep the socket from being moved.
 #[test]
 fn the_socket_moves_in_a_storm() {

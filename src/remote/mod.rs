@@ -94,6 +94,9 @@ impl Default for ClientOptions {
 
 impl ClientOptions {
     /// The durability of writes that do not name one. Default: [`Durability::Durable`].
+    ///
+    /// The server gives a commit no more time ([`Durability::Within`]) than its patience with a peer, 10 s unless its access file says
+    /// otherwise: more answers [`Error::Limit`], and nothing has happened.
     pub fn durability(&mut self, durability: Durability) -> &mut ClientOptions {
         self.durability = durability;
         self

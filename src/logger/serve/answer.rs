@@ -7,6 +7,7 @@ use super::feed::OpenFeed;
 use super::policy::Rights;
 use super::room::{Share, User};
 use super::scans::Scans;
+use super::write::Awaited;
 use crate::limits::PAGE_SIZE_MAX;
 use crate::remote::failure;
 use crate::{Error, Keyspace, Result, Snapshot, Stats, Store, TxnId, Value};
@@ -20,24 +21,30 @@ const _: () = assert!(REPLY_BYTES_MAX < MESSAGE_BYTES_MAX && PAGE_SIZE_MAX / 4 +
 /// What stands around an item of a reply, in bytes.
 const ITEM_BYTES: usize = 24;
 
-/// A reply, and the room that it takes until it is sent.
+/// A reply, the room that it takes until it is sent, and the commit that is to be durable before.
 pub(super) struct Answer<'s> {
     pub(super) frame: Vec<u8>,
+    pub(super) awaited: Option<Awaited>,
     _share: Option<Share<'s>>,
 }
 
 impl<'s> Answer<'s> {
     pub(super) fn of_error(error: &Error) -> Answer<'s> {
-        Answer { frame: failure::encode(error), _share: None }
+        Answer { frame: failure::encode(error), awaited: None, _share: None }
     }
 
     pub(super) fn new(reply: &Reply<'_>, share: Share<'s>) -> Result<Answer<'s>> {
-        Ok(Answer { frame: encode(reply)?, _share: Some(share) })
+        Ok(Answer { frame: encode(reply)?, awaited: None, _share: Some(share) })
     }
 
     /// A reply that is short whatever is in it.
     pub(super) fn small(reply: &Reply<'_>) -> Result<Answer<'s>> {
-        Ok(Answer { frame: encode(reply)?, _share: None })
+        Answer::after(None, reply)
+    }
+
+    /// A short reply to a commit, once that is durable.
+    pub(super) fn after(awaited: Option<Awaited>, reply: &Reply<'_>) -> Result<Answer<'s>> {
+        Ok(Answer { frame: encode(reply)?, awaited, _share: None })
     }
 }
 
@@ -81,17 +88,9 @@ impl<'s> Session<'s> {
         match request {
             Request::Get { keyspace, key } => self.get(rights, keyspace, key),
             Request::MultiGet { keyspace, keys } => self.multi_get(rights, keyspace, &keys.0),
-            Request::Put { keyspace, key, value, durability } => {
-                let txn = self.put(rights, keyspace, key, value, *durability)?;
-                Answer::small(&Reply::Committed { txn: txn.as_u64() })
-            }
-            Request::Delete { keyspace, key, durability } => {
-                let (txn, was_there) = self.delete(rights, keyspace, key, *durability)?;
-                Answer::small(&Reply::Deleted { txn: txn.as_u64(), was_there })
-            }
-            Request::Commit { operations, durability } => {
-                Answer::small(&self.commit(rights, &operations.0, *durability)?)
-            }
+            Request::Put { keyspace, key, value, durability } => self.put(rights, keyspace, key, value, *durability),
+            Request::Delete { keyspace, key, durability } => self.delete(rights, keyspace, key, *durability),
+            Request::Commit { operations, durability } => self.commit(rights, &operations.0, *durability),
             Request::Scan { keyspace, lower, upper, is_reverse, piece_bytes } => {
                 let (snapshot, handle) = self.readable(rights, keyspace)?;
                 let scan = self.scans.open(snapshot, handle, (*lower, *upper), *is_reverse, *piece_bytes)?;

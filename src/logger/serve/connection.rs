@@ -54,9 +54,14 @@ pub(super) fn run(shared: &Shared, stream: &Stream, uid: u32) {
     let mut session = Session::new(shared, guest.store.clone(), user);
     let mut message = Vec::new();
     while serve_one(shared, stream, &mut session, &mut message).is_some() {
-        if message.capacity() > KEPT_BYTES_MAX {
-            message = Vec::new();
-        }
+        free(&mut message);
+    }
+}
+
+/// Gives back a buffer's memory if it is not to be kept.
+fn free(message: &mut Vec<u8>) {
+    if message.capacity() > KEPT_BYTES_MAX {
+        *message = Vec::new();
     }
 }
 
@@ -91,11 +96,23 @@ fn serve_one(shared: &Shared, stream: &Stream, session: &mut Session<'_>, messag
     let Some(rights) = policy.rights(uid) else {
         return last_words(Error::NotAllowed { what: format!("uid {uid} is no longer let in") });
     };
-    let answer = match wire::decode::<Request<'_>>(message) {
+    let mut answer = match wire::decode::<Request<'_>>(message) {
         Ok(request) => session.answer(&request, &rights),
         Err(error) if planted_bug!("malformed-message-unwrapped") => panic!("{error}"),
         Err(error) => Answer::of_error(&Error::Protocol { what: error.to_string() }),
     };
-    drop(share);
+    if let Some(awaited) = answer.awaited.take() {
+        // The commit has its bytes in the log: while it waits for its flush, others can have their room.
+        drop(share);
+        free(message);
+        match awaited.wait(shared, stream) {
+            Ok(true) => {}
+            // It is visible, and its deadline holds. Nobody is there to be told.
+            Ok(false) => return None,
+            Err(error) => answer = Answer::of_error(&error),
+        }
+    } else {
+        drop(share);
+    }
     stream.write(&answer.frame, Some(Instant::now() + policy.patience)).ok()
 }

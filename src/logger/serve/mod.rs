@@ -49,7 +49,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const POLICY_FRESH: Duration = Duration::from_millis(50);
 /// How long a request may wait for the writer lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a leaving logger waits for its connections.
+/// How long a leaving logger waits for what its connections are being answered, and how long for them to end.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 const CLOSING: Duration = Duration::from_secs(5);
 
 /// The server of one logger.
@@ -156,7 +157,8 @@ impl Server {
     /// Ends all connections and takes the socket away. The initialisation lock is free meanwhile, or nobody is connected.
     pub(super) fn close(&self) {
         let Some(listening) = self.listening.lock().take() else { return };
-        self.shared.room.close(Instant::now() + CLOSING);
+        let now = Instant::now();
+        self.shared.room.close(now + LAST_ANSWERS, now + CLOSING);
         // Both waits of the listening thread: for a client, and for a place.
         if let Some(place) = &*self.shared.place.lock() {
             place.end();

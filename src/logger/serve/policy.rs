@@ -113,6 +113,11 @@ impl Rights<'_> {
         self.uid == self.policy.owner
     }
 
+    /// The longest time that it may give a commit to become durable: it has a connection and a thread for as long.
+    pub(super) fn commit_time_max(&self) -> Duration {
+        self.policy.patience
+    }
+
     /// Whether it may read a keyspace, cell or counter.
     pub(super) fn may_read(&self, name: &str) -> bool {
         self.is_owner() || self.rules().any(|rule| rule.covers(name))

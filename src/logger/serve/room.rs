@@ -2,7 +2,7 @@
 
 use super::policy::Policy;
 use crate::socket::Stream;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -91,16 +91,25 @@ impl Room {
         guests.is_closed
     }
 
-    /// Lets nobody in any more, ends all connections, and waits until they have left, or until `deadline`.
-    pub(super) fn close(&self, deadline: Instant) {
+    /// Lets nobody in any more, takes no more requests, ends all connections, and waits until they have left, or until `deadline`. Those that
+    /// are being answered have until `answers` for that.
+    pub(super) fn close(&self, answers: Instant, deadline: Instant) {
         let mut guests = self.guests.lock();
         guests.is_closed = true;
-        guests.connected.values().for_each(|guest| guest.stream.end());
+        guests.connected.values().for_each(|guest| guest.stream.end_reading());
+        if !self.wait_until_empty(&mut guests, answers) {
+            guests.connected.values().for_each(|guest| guest.stream.end());
+            self.wait_until_empty(&mut guests, deadline);
+        }
+    }
+
+    fn wait_until_empty(&self, guests: &mut MutexGuard<'_, Guests>, deadline: Instant) -> bool {
         while !guests.connected.is_empty() {
-            if self.left.wait_until(&mut guests, deadline).timed_out() {
-                return;
+            if self.left.wait_until(guests, deadline).timed_out() {
+                return guests.connected.is_empty();
             }
         }
+        true
     }
 
     pub(super) fn is_closed(&self) -> bool {

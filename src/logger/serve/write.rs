@@ -2,59 +2,64 @@
 //! was asked for.
 //!
 //! Nothing is waited for without looking now and then whether the logger is to leave. The writer lock is let go at the
-//! swing, so that commits of many connections share one fsync.
+//! swing, so that commits of many connections share one fsync; then the request's bytes are, for who waits for a flush needs none of them.
 
-use super::LOCK_PATIENCE;
-use super::answer::{Session, cut_name, refuse_unless};
+use super::answer::{Answer, Session, cut_name, refuse_unless};
 use super::policy::Rights;
-use crate::{Error, Keyspace, Result, Ticket, TxnId, WriteTxn};
+use super::{LOCK_PATIENCE, Shared};
+use crate::engine::now_ns;
+use crate::socket::Stream;
+use crate::{Durability, Error, Keyspace, Result, Ticket, WriteTxn};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
-use untorn_wal::wire::{Durability, Operation, Reply};
+use untorn_wal::wire::{self, Operation, Reply};
 
 /// Between two looks whether the logger is to leave.
 pub(super) const SLICE: Duration = Duration::from_millis(100);
 /// How long an answer waits for the flush, beyond the time that the write itself allows.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a leaving logger waits for a flush that it asks for.
+const LAST_FLUSH: Duration = Duration::from_secs(1);
 
-impl Session<'_> {
+impl<'s> Session<'s> {
     pub(super) fn put(
         &self,
         rights: &Rights<'_>,
         name: &str,
         key: &[u8],
         value: &[u8],
-        durability: Durability,
-    ) -> Result<TxnId> {
+        durability: wire::Durability,
+    ) -> Result<Answer<'s>> {
         refuse_unless(rights.may_write(name), "writing", "keyspace", name)?;
-        let mut txn = self.begin()?;
+        let durability = durability_of(durability, rights)?;
+        let mut txn = self.begin(durability)?;
         let keyspace = txn.keyspace(name)?;
         txn.put(&keyspace, key, value)?;
-        self.finish(txn, durability)
+        finish(txn, durability, |txn| Reply::Committed { txn })
     }
 
-    /// The transaction, and whether the key was there.
     pub(super) fn delete(
         &self,
         rights: &Rights<'_>,
         name: &str,
         key: &[u8],
-        durability: Durability,
-    ) -> Result<(TxnId, bool)> {
+        durability: wire::Durability,
+    ) -> Result<Answer<'s>> {
         refuse_unless(rights.may_write(name), "writing", "keyspace", name)?;
-        let mut txn = self.begin()?;
+        let durability = durability_of(durability, rights)?;
+        let mut txn = self.begin(durability)?;
         // Under the writer lock, what is visible is what the transaction began from.
         let keyspace = self.store.find_keyspace(name)?.ok_or_else(|| Error::NoKeyspace { name: cut_name(name) })?;
         let was_there = txn.delete(&keyspace, key)?;
-        Ok((self.finish(txn, durability)?, was_there))
+        finish(txn, durability, |txn| Reply::Deleted { txn, was_there })
     }
 
     pub(super) fn commit(
         &self,
         rights: &Rights<'_>,
         operations: &[Operation<'_>],
-        durability: Durability,
-    ) -> Result<Reply<'static>> {
+        durability: wire::Durability,
+    ) -> Result<Answer<'s>> {
         for operation in operations {
             match operation {
                 Operation::ExpectVersion { keyspace, .. } | Operation::ExpectAbsent { keyspace, .. } => {
@@ -65,7 +70,8 @@ impl Session<'_> {
                 }
             }
         }
-        let mut txn = self.begin()?;
+        let durability = durability_of(durability, rights)?;
+        let mut txn = self.begin(durability)?;
         let mut keyspaces = Keyspaces { session: self, found: HashMap::new() };
         for (index, operation) in operations.iter().enumerate() {
             let (keyspace, key, expected) = match operation {
@@ -78,7 +84,7 @@ impl Session<'_> {
                 None => None,
             };
             if current != expected {
-                return Ok(Reply::Unmet { index: index as u32, current });
+                return Answer::small(&Reply::Unmet { index: index as u32, current });
             }
         }
         for operation in operations {
@@ -95,15 +101,18 @@ impl Session<'_> {
                 Operation::ExpectVersion { .. } | Operation::ExpectAbsent { .. } => {}
             }
         }
-        Ok(Reply::Committed { txn: self.finish(txn, durability)?.as_u64() })
+        finish(txn, durability, |txn| Reply::Committed { txn })
     }
 
-    fn begin(&self) -> Result<WriteTxn<'_>> {
-        let start = Instant::now();
+    /// Waits for the writer lock as one wait, though in pieces, so that it has what patience earns.
+    fn begin(&self, durability: Durability) -> Result<WriteTxn<'_>> {
+        let asked_ns = now_ns();
+        let mut until = Duration::ZERO;
         loop {
-            match self.store.try_begin(SLICE) {
+            until += SLICE;
+            match self.store.begin_since(asked_ns, durability, Some(until)) {
                 Err(Error::LockTimeout { holder, .. }) => {
-                    let waited = start.elapsed();
+                    let waited = Duration::from_nanos(now_ns().saturating_sub(asked_ns));
                     if waited >= LOCK_PATIENCE || self.shared.is_closing() {
                         return Err(Error::LockTimeout { waited, holder });
                     }
@@ -112,37 +121,75 @@ impl Session<'_> {
             }
         }
     }
+}
 
-    /// Commits, and waits as long as the durability asked for takes.
-    fn finish(&self, txn: WriteTxn<'_>, durability: Durability) -> Result<TxnId> {
-        let (durability, patience) = match durability {
-            Durability::Visible => (crate::Durability::Visible, None),
-            Durability::Durable => (crate::Durability::Durable, Some(FLUSH_PATIENCE)),
-            Durability::Within { micros } => {
-                let time = Duration::from_micros(micros);
-                (crate::Durability::Within(time), Some(FLUSH_PATIENCE.saturating_add(time)))
+/// How durable a commit is to be.
+///
+/// # Errors
+/// [`Error::Limit`] if it has more time than a message client can give.
+fn durability_of(asked: wire::Durability, rights: &Rights<'_>) -> Result<Durability> {
+    match asked {
+        wire::Durability::Visible => Ok(Durability::Visible),
+        wire::Durability::Durable => Ok(Durability::Durable),
+        wire::Durability::Within { micros } => {
+            let limit = rights.commit_time_max();
+            if Duration::from_micros(micros) > limit {
+                return Err(Error::Limit {
+                    what: "the time in microseconds that a message client gives a commit",
+                    found: micros,
+                    limit: limit.as_micros() as u64,
+                });
             }
-        };
-        let ticket = txn.make_visible(durability, || {})?;
-        if let Some(patience) = patience.filter(|_| !planted_bug!("message-answered-before-sync")) {
-            self.wait(&ticket, patience)?;
-            ticket.count_acknowledged();
+            Ok(Durability::Within(Duration::from_micros(micros)))
         }
-        Ok(ticket.txn_id())
     }
+}
 
-    fn wait(&self, ticket: &Ticket, patience: Duration) -> Result<()> {
+/// Commits, and makes the reply for when it is as durable as was asked for.
+fn finish<'s>(
+    txn: WriteTxn<'_>,
+    durability: Durability,
+    reply: impl FnOnce(u64) -> Reply<'static>,
+) -> Result<Answer<'s>> {
+    let patience = match durability {
+        Durability::Visible => None,
+        Durability::Durable => Some(FLUSH_PATIENCE),
+        Durability::Within(time) => Some(FLUSH_PATIENCE + time),
+    };
+    let ticket = txn.make_visible(durability, || {})?;
+    let reply = reply(ticket.txn_id().as_u64());
+    let patience = patience.filter(|_| !planted_bug!("message-answered-before-sync"));
+    Answer::after(patience.map(|patience| Awaited { ticket, patience }), &reply)
+}
+
+/// A commit that is visible, and to be durable before its reply is sent.
+pub(super) struct Awaited {
+    ticket: Ticket,
+    patience: Duration,
+}
+
+impl Awaited {
+    /// Waits until it is durable. False: the peer has gone, and nobody waits any more.
+    pub(super) fn wait(&self, shared: &Shared, stream: &Stream) -> Result<bool> {
         let start = Instant::now();
-        while !ticket.wait_timeout(SLICE)? {
-            if self.shared.is_closing() {
-                let reason = "the logger is leaving, and did not wait for the flush".into();
-                return Err(Error::NotDurable { txn: ticket.txn_id(), reason });
+        while !self.ticket.wait_timeout(SLICE)? {
+            if stream.has_hung_up() {
+                return Ok(false);
             }
-            if start.elapsed() >= patience {
-                return Err(Error::LoggerStalled { waited: start.elapsed(), visible: Some(ticket.txn_id()) });
+            // The flush is to come anyway, and the peer is to hear of it.
+            if shared.is_closing() {
+                if self.ticket.wait_hurrying(Some(LAST_FLUSH))? {
+                    break;
+                }
+                let reason = "the logger is leaving, and did not wait for the flush".into();
+                return Err(Error::NotDurable { txn: self.ticket.txn_id(), reason });
+            }
+            if start.elapsed() >= self.patience {
+                return Err(Error::LoggerStalled { waited: start.elapsed(), visible: Some(self.ticket.txn_id()) });
             }
         }
-        Ok(())
+        self.ticket.count_acknowledged();
+        Ok(true)
     }
 }
 
