@@ -7,7 +7,7 @@ use crate::options::Geometry;
 use crate::shm::arena::Arena;
 use crate::shm::atomic::Native;
 use crate::shm::control::{Control, LockWord, Poison};
-use crate::shm::latencies::CommitClass;
+use crate::shm::latencies::{Acknowledged, CommitClass};
 use crate::shm::liveness::{self, CLIENT_IDS, LockFileId, Tester};
 use crate::shm::{deadline, lock, pins, waiter};
 use crate::{ClientId, Error, TxnId, limits};
@@ -420,9 +420,9 @@ impl Engine {
         }
     }
 
-    /// Counts a commit of this class as acknowledged, which somebody has waited for since `began_ns`.
-    pub(crate) fn note_acknowledgement(&self, class: CommitClass, began_ns: u64) {
-        let latency = &self.control.fixed().latencies.acknowledgement[class];
+    /// Counts a commit as acknowledged, which somebody has waited for since `began_ns`.
+    pub(crate) fn note_acknowledgement(&self, of: Acknowledged, began_ns: u64) {
+        let latency = &self.control.fixed().latencies.acknowledgement[of];
         latency.record(now_ns().saturating_sub(began_ns));
     }
 

@@ -98,7 +98,9 @@ pub use options::{Durability, FlushPolicy, Options};
 pub use remote::{Batch, Client, ClientOptions, CommitOutcome, RemoteChanges, Scan};
 pub use shm::histogram::Latency;
 pub use snapshot::{Key, Range, Snapshot, Value};
-pub use stats::{CellStat, ClientStat, DeadlineStat, HolderStat, Latencies, LatencyByClass, ReaderStat, Stats};
+pub use stats::{
+    Acknowledgements, CellStat, ClientStat, DeadlineStat, HolderStat, Latencies, LatencyByClass, ReaderStat, Stats,
+};
 pub use store::Store;
 pub use ticket::Ticket;
 pub use verify::{Problem, VerifyReport};

@@ -7,7 +7,7 @@ use crate::options::Geometry;
 use crate::shm::atomic::Native;
 use crate::shm::control::Control;
 use crate::shm::histogram::Latency;
-use crate::shm::latencies::{self, CommitClass};
+use crate::shm::latencies::{self, Acknowledged, CommitClass};
 use crate::shm::liveness::{LOGGER_OFFSET, Tester};
 use crate::shm::lock;
 use crate::txn::{queue, runs};
@@ -100,10 +100,8 @@ pub struct Stats {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Latencies {
-    /// How long callers waited until a commit was durable: from the swing for a durable one; for one that was only
-    /// visible, from the beginning of a wait ([`Ticket::wait`](crate::Ticket::wait), its first poll, [`Store::sync`](crate::Store::sync)) that found
-    /// it not yet durable.
-    pub acknowledgement: LatencyByClass,
+    /// How long callers waited until a commit was durable.
+    pub acknowledgement: Acknowledgements,
     /// How long writers waited for the writer lock, other threads of their own process included.
     pub lock_wait: LatencyByClass,
     /// How long they held it.
@@ -114,6 +112,20 @@ pub struct Latencies {
     pub checkpoint: Latency,
     /// Rounds of sampling cells and counters.
     pub sample: Latency,
+}
+
+/// How long callers waited until a commit was durable. Each commit is counted once, and each wait for a ticket.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Acknowledgements {
+    /// Of commits that are [`Durable`](crate::Durability::Durable): from the swing until their caller knew.
+    pub urgent: Latency,
+    /// Of commits that have time ([`Within`](crate::Durability::Within)): from the swing until their caller knew. The logger puts their flush off,
+    /// so this is near their times by intent; [`Stats::deadlines`] says how many were late.
+    pub within: Latency,
+    /// Of tickets: from the beginning of a wait ([`Ticket::wait`](crate::Ticket::wait), its first poll,
+    /// [`Store::sync`](crate::Store::sync)) that found the commit not yet durable.
+    pub bulk: Latency,
 }
 
 /// The same for commits whose callers wait, and for others.
@@ -133,7 +145,11 @@ impl Latencies {
             bulk: read(CommitClass::Bulk),
         };
         Latencies {
-            acknowledgement: by_class(&|class| shared.acknowledgement[class].read()),
+            acknowledgement: Acknowledgements {
+                urgent: shared.acknowledgement[Acknowledged::Durable].read(),
+                within: shared.acknowledgement[Acknowledged::Within].read(),
+                bulk: shared.acknowledgement[Acknowledged::Ticket].read(),
+            },
             lock_wait: by_class(&|class| shared.lock[class].wait.read()),
             lock_hold: by_class(&|class| shared.lock[class].hold.read()),
             flush: shared.flush.read(),

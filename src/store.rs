@@ -10,7 +10,6 @@ use crate::engine::now_ns;
 use crate::keyspace::{Keyspace, refuse_reserved};
 use crate::options::{Durability, FlushPolicy, Options};
 use crate::shm::cells::CellKind;
-use crate::shm::latencies::CommitClass;
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
 use crate::ticket::Ticket;
@@ -270,7 +269,7 @@ impl Store {
 
     fn sync_records(&self) -> Result<()> {
         let newest = self.client.engine.control.newest()?;
-        Ticket::new(self.client.clone(), newest.txn, newest.log_tail, CommitClass::Bulk).wait_hurrying(None)?;
+        Ticket::new(self.client.clone(), newest.txn, newest.log_tail).wait_hurrying(None)?;
         Ok(())
     }
 

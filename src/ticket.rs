@@ -2,7 +2,7 @@
 
 use crate::client::{Client, waker::Failure};
 use crate::engine::now_ns;
-use crate::shm::latencies::CommitClass;
+use crate::shm::latencies::Acknowledged;
 use crate::{Error, Result, TxnId};
 use std::fmt;
 use std::future::Future;
@@ -22,7 +22,6 @@ pub struct Ticket {
     client: Arc<Client>,
     txn: TxnId,
     lsn: Lsn,
-    class: CommitClass,
     /// By when it was to be durable, on the monotonic clock.
     deadline_ns: Option<u64>,
     /// When it became visible, if who commits it waits for it and then counts it.
@@ -33,13 +32,13 @@ pub struct Ticket {
 
 impl Clone for Ticket {
     fn clone(&self) -> Ticket {
-        Ticket::new(self.client.clone(), self.txn, self.lsn, self.class).with_deadline(self.deadline_ns)
+        Ticket::new(self.client.clone(), self.txn, self.lsn).with_deadline(self.deadline_ns)
     }
 }
 
 impl Ticket {
-    pub(crate) fn new(client: Arc<Client>, txn: TxnId, lsn: Lsn, class: CommitClass) -> Ticket {
-        Ticket { client, txn, lsn, class, deadline_ns: None, swung_ns: None, failure: Failure::default() }
+    pub(crate) fn new(client: Arc<Client>, txn: TxnId, lsn: Lsn) -> Ticket {
+        Ticket { client, txn, lsn, deadline_ns: None, swung_ns: None, failure: Failure::default() }
     }
 
     pub(crate) fn with_deadline(self, deadline_ns: Option<u64>) -> Ticket {
@@ -55,7 +54,8 @@ impl Ticket {
     /// just waited for it, also if there was nothing left to wait for.
     pub(crate) fn count_acknowledged(&self) {
         if let Some(swung_ns) = self.swung_ns {
-            self.client.engine.note_acknowledgement(self.class, swung_ns);
+            let of = if self.deadline_ns.is_some() { Acknowledged::Within } else { Acknowledged::Durable };
+            self.client.engine.note_acknowledgement(of, swung_ns);
         }
         let Some(by) = self.deadline_ns else { return };
         let counters = &self.client.engine.control.fixed().counters;
@@ -114,7 +114,7 @@ impl Ticket {
         };
         let is_durable = waited.map_err(|error| self.in_doubt(error))?;
         if is_durable && self.swung_ns.is_none() {
-            engine.note_acknowledgement(self.class, began_ns);
+            engine.note_acknowledgement(Acknowledged::Ticket, began_ns);
         }
         Ok(is_durable)
     }
@@ -151,7 +151,7 @@ impl Future for Ticket {
         if let Some(reason) = self.failure.lock().take() {
             return Poll::Ready(Err(Error::NotDurable { txn: self.txn, reason }));
         }
-        self.client.wake_at(self.lsn, self.class, context.waker(), &self.failure);
+        self.client.wake_at(self.lsn, context.waker(), &self.failure);
         Poll::Pending
     }
 }

@@ -256,7 +256,7 @@ impl<'s> WriteTxn<'s> {
                 client.engine.control.fixed().counters.deadline_commits.fetch_add(1, Ordering::Relaxed);
             }
         }
-        let ticket = Ticket::new(client, committed.txn, committed.lsn, durability.class());
+        let ticket = Ticket::new(client, committed.txn, committed.lsn);
         Ok(ticket.with_deadline(deadline_ns).counted_from(swung_ns))
     }
 

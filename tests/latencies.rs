@@ -51,7 +51,9 @@ fn each_process_counts_in_the_class_of_its_commits() {
     assert_eq!(urgent(&now.lock_hold, &before.lock_hold), 7);
     assert!(bulk(&now.lock_hold, &before.lock_hold) >= 5);
     // Each once, also those that were durable before their caller began to wait.
-    assert_eq!(urgent(&now.acknowledgement, &before.acknowledgement), 7, "{now:#?}");
+    let (told, told_before) = (&now.acknowledgement, &before.acknowledgement);
+    assert_eq!(count(&told.urgent, &told_before.urgent), 7, "{now:#?}");
+    assert_eq!(count(&told.within, &told_before.within), 0);
     assert_eq!(u128::from(stats.fsync_ns), now.flush.sum().as_nanos());
     assert!(now.flush.count() > 0 && now.flush.mean() <= now.flush.max());
 
@@ -69,6 +71,30 @@ fn each_process_counts_in_the_class_of_its_commits() {
     place.stop_logger();
     let anew = place.open().stats().unwrap().latencies;
     assert_eq!(anew.lock_hold.urgent.count(), 0, "{anew:#?}");
+}
+
+/// A commit that has time is put off by intent, however little that is; among those that have none it looked like an illness.
+#[test]
+fn commits_that_have_time_are_acknowledged_apart() {
+    let _limit = limit(120);
+    let place = TestStore::new();
+    let store = place.open();
+    let keys = store.keyspace("keys").unwrap();
+    let before = store.stats().unwrap().latencies.acknowledgement;
+    let times = [1, 90, 150].map(Duration::from_millis);
+    for time in times {
+        let mut txn = store.begin_with(Durability::Within(time)).unwrap();
+        txn.put(&keys, b"key", b"value").unwrap();
+        txn.commit().unwrap();
+    }
+    let mut txn = store.begin_with(Durability::Within(times[2])).unwrap();
+    txn.put(&keys, b"key", b"other").unwrap();
+    // Whoever waits later is counted as such, if there is something to wait for.
+    txn.commit_unwaited(Durability::Within(times[2])).unwrap().wait().unwrap();
+    let now = store.stats().unwrap().latencies.acknowledgement;
+    assert_eq!(now.within.since(&before.within).count(), 3, "{now:#?}");
+    assert_eq!(now.urgent.since(&before.urgent).count(), 0, "{now:#?}");
+    assert!(now.bulk.since(&before.bulk).count() <= 1, "{now:#?}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use super::Client;
 use crate::engine::now_ns;
-use crate::shm::latencies::CommitClass;
+use crate::shm::latencies::Acknowledged;
 use crate::shm::waiter::NAP_MAX;
 use crate::{Error, Result};
 use parking_lot::Mutex;
@@ -25,7 +25,6 @@ struct State {
 
 struct Waiting {
     lsn: Lsn,
-    class: CommitClass,
     since_ns: u64,
     waker: Waker,
     failure: Failure,
@@ -36,14 +35,14 @@ pub(crate) type Failure = Arc<Mutex<Option<String>>>;
 
 impl Client {
     /// Has `waker` woken once the log is durable up to `lsn`, or when `failure` says why it can't be.
-    pub(crate) fn wake_at(self: &Arc<Client>, lsn: Lsn, class: CommitClass, waker: &Waker, failure: &Failure) {
+    pub(crate) fn wake_at(self: &Arc<Client>, lsn: Lsn, waker: &Waker, failure: &Failure) {
         let mut state = self.wakers.state.lock();
         // A task that is polled again waits once.
         match state.waiting.iter_mut().find(|waiting| Arc::ptr_eq(&waiting.failure, failure)) {
             Some(waiting) => waiting.waker.clone_from(waker),
             None => {
                 let (waker, failure) = (waker.clone(), failure.clone());
-                state.waiting.push(Waiting { lsn, class, since_ns: now_ns(), waker, failure });
+                state.waiting.push(Waiting { lsn, since_ns: now_ns(), waker, failure });
             }
         }
         // Under the lock: the thread ends under it too, when nobody waits.
@@ -99,7 +98,7 @@ impl Client {
             if let Some(reason) = failed.as_ref().filter(|_| !is_covered(waiting.lsn)) {
                 *waiting.failure.lock() = Some(reason.clone());
             } else {
-                self.engine.note_acknowledgement(waiting.class, waiting.since_ns);
+                self.engine.note_acknowledgement(Acknowledged::Ticket, waiting.since_ns);
             }
             waiting.waker.wake();
         }

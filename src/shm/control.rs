@@ -40,7 +40,7 @@ pub const CHECKED_NUMBERS: &[(&str, u64)] = &[
 ];
 
 /// "untornC", and the version of this layout. These, and whose region it is, stand where they do in every version.
-const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x07");
+const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x08");
 /// The version of this layout.
 pub(crate) const LAYOUT: u8 = MAGIC.to_le_bytes()[7];
 /// Commit slots; the slot of a transaction is its sequence number modulo this.

@@ -15,6 +15,36 @@ pub(crate) struct ByClass<T> {
     bulk: T,
 }
 
+/// Of whom it is that somebody waits for durability.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Acknowledged {
+    /// A commit that is to be durable at once, and whose caller waits.
+    Durable,
+    /// A commit that has time, and whose caller waits. It is put off by intent, so it says nothing of how the others fare.
+    Within,
+    /// A ticket that is waited for later, whatever it is of; and [`crate::Store::sync`].
+    Ticket,
+}
+
+/// The same for each of these.
+#[repr(C)]
+pub(crate) struct ByAcknowledged<T> {
+    durable: T,
+    within: T,
+    ticket: T,
+}
+
+impl<T> Index<Acknowledged> for ByAcknowledged<T> {
+    type Output = T;
+    fn index(&self, of: Acknowledged) -> &T {
+        match of {
+            Acknowledged::Durable => &self.durable,
+            Acknowledged::Within => &self.within,
+            Acknowledged::Ticket => &self.ticket,
+        }
+    }
+}
+
 impl<T> Index<CommitClass> for ByClass<T> {
     type Output = T;
     fn index(&self, class: CommitClass) -> &T {
@@ -41,7 +71,7 @@ const _: () = assert!(size_of::<LockTimes>() == 4096);
 pub(crate) struct Latencies {
     /// Of a commit whose caller waits for durability: from the swing to its knowing, once. Of a ticket that is waited for later: from the
     /// beginning of that wait. By whoever waits.
-    pub(crate) acknowledgement: ByClass<Histogram<Native>>,
+    pub(crate) acknowledgement: ByAcknowledged<Histogram<Native>>,
     /// The writer lock.
     pub(crate) lock: ByClass<LockTimes>,
     /// Write and fsync of what one flush acknowledges. By the flush thread.

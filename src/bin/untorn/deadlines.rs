@@ -105,8 +105,8 @@ fn report(before: &Stats, after: &Stats, took: Duration, callers: Option<u64>) -
         flush_ns: now.flush.max().as_nanos() as u64,
         wake_ns: after.deadlines.wake_estimate_ns,
     };
-    let class = |of: fn(&LatencyByClass) -> &Latency, callers: u64, rate: f64, bound: Option<Bound>| {
-        let (hold, wait, told) = (of(&now.lock_hold), of(&now.lock_wait), of(&now.acknowledgement));
+    let class = |of: fn(&LatencyByClass) -> &Latency, told: &Latency, callers: u64, rate: f64, bound: Option<Bound>| {
+        let (hold, wait) = (of(&now.lock_hold), of(&now.lock_wait));
         let is_seen = hold.count() > 0;
         let bound = bound.filter(|_| is_seen);
         let is_flushed_at_once = after.deadlines.policy_flushes_at_once;
@@ -142,8 +142,8 @@ fn report(before: &Stats, after: &Stats, took: Duration, callers: Option<u64>) -
     Report {
         assumed: ASSUMED,
         looked_for_seconds: took.as_secs_f64(),
-        urgent: class(|by| &by.urgent, callers, urgent_rate, classes.urgent()),
-        bulk: class(|by| &by.bulk, callers + LOGGER_CALLERS, bulk_rate, classes.bulk()),
+        urgent: class(|by| &by.urgent, &now.acknowledgement.urgent, callers, urgent_rate, classes.urgent()),
+        bulk: class(|by| &by.bulk, &now.acknowledgement.bulk, callers + LOGGER_CALLERS, bulk_rate, classes.bulk()),
         flush_p50_us: us(now.flush.percentile(50.0)),
         flush_p999_us: us(now.flush.percentile(99.9)),
         flush_longest_us: us(now.flush.max()),

@@ -106,8 +106,11 @@ impl Page {
 
     fn latencies(&mut self, stats: &Stats) {
         let latencies = &stats.latencies;
-        let acknowledgement = "How long callers waited until a commit was durable.";
-        self.by_class("untorn_acknowledgement_seconds", acknowledgement, &latencies.acknowledgement);
+        let (name, told) = ("untorn_acknowledgement_seconds", &latencies.acknowledgement);
+        self.family(name, "histogram", "How long callers waited until a commit was durable.");
+        for (class, latency) in [("urgent", &told.urgent), ("within", &told.within), ("bulk", &told.bulk)] {
+            self.histogram(name, &label("class", class), latency);
+        }
         self.by_class("untorn_lock_wait_seconds", "How long writers waited for the writer lock.", &latencies.lock_wait);
         self.by_class("untorn_lock_hold_seconds", "How long writers held the writer lock.", &latencies.lock_hold);
         for (name, help, latency) in [

@@ -60,7 +60,7 @@ fn shortened(text: &str, room: usize) -> String {
 fn draw_live(frame: &mut Frame<'_>, area: Rect, moment: &Moment<'_>) {
     let stats = moment.now;
     let notice = u16::from(stats.needs_recovery.is_some());
-    let rows = [3, notice, 10, 4, 0].map(Constraint::Length);
+    let rows = [3, notice, 11, 4, 0].map(Constraint::Length);
     let [progress, broken, latencies, space, users] =
         Layout::vertical([rows[0], rows[1], rows[2], rows[3], Constraint::Fill(1)]).areas(area);
     draw_progress(frame, progress, moment);
@@ -113,8 +113,9 @@ fn heading() -> Style {
 
 fn draw_latencies(frame: &mut Frame<'_>, area: Rect, moment: &Moment<'_>) {
     type Pick = fn(&Stats) -> &Latency;
-    let kinds: [(&str, Pick); 9] = [
+    let kinds: [(&str, Pick); 10] = [
         ("acknowledgement, urgent", |stats| &stats.latencies.acknowledgement.urgent),
+        ("acknowledgement, within", |stats| &stats.latencies.acknowledgement.within),
         ("acknowledgement, bulk", |stats| &stats.latencies.acknowledgement.bulk),
         ("lock wait, urgent", |stats| &stats.latencies.lock_wait.urgent),
         ("lock wait, bulk", |stats| &stats.latencies.lock_wait.bulk),
