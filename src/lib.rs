@@ -115,6 +115,6 @@ struct Readme;
 /// part of the library's interface: it may change in any release.
 #[doc(hidden)]
 pub mod protocols {
-    pub use crate::shm::control::{CHECKED_NUMBERS, REGION_INODE_AT};
+    pub use crate::shm::control::{BEATS_AT, CHECKED_NUMBERS, REGION_INODE_AT};
     pub use crate::shm::{atomic, cell, deadline, histogram, lock, pins, ring, slots, waiter};
 }

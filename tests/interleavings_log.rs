@@ -208,6 +208,99 @@ fn the_logger_dies_before_it_wakes_those_it_has_served() {
     assert_eq!(first.ask("verify"), "clean");
 }
 
+/// The logger dies between two stores of an acknowledgement, which it has counted. Its successor publishes the same commits again, and once
+/// counted them again.
+#[test]
+fn a_logger_that_dies_in_an_acknowledgement_has_counted_it() {
+    let _limit = limit_with_victim(60);
+    let scene = Scene::new();
+    let published = scene.gate("half-published");
+    let mut worker = scene.victim(victim(), "worker", "", &[published.at("flush.half_published")], "");
+    worker.wait_for("ready");
+    worker.ask("commit 5 durable");
+    let store = worker::options().create(false).open(&scene.path).unwrap();
+    let before = store.stats().unwrap();
+    published.close();
+    let heard = worker.lines().len();
+    worker.tell("commit 3 durable");
+    published.wait();
+    // Not held for the statement that an idle log makes: some of the three are in it.
+    wait_for(Duration::from_secs(20), || store.stats().unwrap().acknowledged > before.acknowledged);
+    signal(before.logger_pid.unwrap() as i32, libc::SIGKILL);
+    published.open();
+    assert_eq!(worker.hear(heard), "8");
+    let after = store.stats().unwrap();
+    assert_eq!(after.durable.as_u64() - before.durable.as_u64(), 3);
+    assert_eq!(after.acknowledged - before.acknowledged, 3);
+    assert_verified(&store);
+}
+
+// ---- deadlines that nobody can serve
+
+/// The flush thread's rounds in a second: some twenty while it rests.
+fn rounds_in_a_second(path: &Path) -> u64 {
+    use std::os::unix::fs::FileExt;
+    let control = std::fs::File::open(path.join("control")).unwrap();
+    let rounds = || {
+        let mut bytes = [0; 8];
+        control.read_exact_at(&mut bytes, untorn::protocols::BEATS_AT).unwrap();
+        u64::from_ne_bytes(bytes)
+    };
+    let before = rounds();
+    std::thread::sleep(Duration::from_secs(1));
+    rounds() - before
+}
+
+/// Far more than it needs, and far less than a thread has time for that does not sleep.
+const ROUNDS_MAX: u64 = 2000;
+
+/// A writer has announced a deadline and is stopped before its swing. Nothing can be flushed for it, and the flush thread looked again
+/// and again, as fast as a processor can.
+#[test]
+fn a_writer_is_stopped_between_its_deadline_and_its_swing() {
+    let _limit = limit_with_victim(60);
+    let scene = Scene::new();
+    let swing = scene.gate("swing");
+    let mut starter = scene.victim(victim(), "worker", "", &[], "");
+    starter.wait_for("ready");
+    let mut writer = scene.victim(victim(), "worker", "", &[swing.at("commit.before_swing")], "");
+    writer.wait_for("ready");
+    starter.ask("commit 5 durable");
+    swing.close();
+    let heard = writer.lines().len();
+    writer.tell("commit-within 1000");
+    swing.wait();
+    let rounds = rounds_in_a_second(&scene.path);
+    swing.open();
+    assert_eq!(writer.hear(heard), "6");
+    assert!(rounds > 0, "the logger does not run");
+    assert!(rounds < ROUNDS_MAX, "{rounds} rounds in a second");
+}
+
+/// The log breaks while a commit waits that had a deadline: that stays for ever.
+#[test]
+fn the_log_breaks_under_a_deadline() {
+    let _limit = limit_with_victim(60);
+    let scene = Scene::new();
+    let starter = scene.victim(victim(), "worker", "", &["wal.sync@30:fail".into()], "");
+    starter.wait_for("ready");
+    let few = Few::open(worker::options().create(false).open(&scene.path).unwrap()).unwrap();
+    let logger = few.store.stats().unwrap().logger_pid.unwrap();
+    // Its bytes would go to a new segment after that, which it can't open.
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the limit is read, of a process that this test started, and nothing is written.
+    #[allow(unsafe_code)]
+    let limited = unsafe { libc::prlimit(logger as i32, libc::RLIMIT_NOFILE, &none, std::ptr::null_mut()) };
+    assert_eq!(limited, 0);
+    let within = Durability::Within(Duration::from_millis(1));
+    let error = (1..200).find_map(|n| few.commit(n, within).err()).expect("the thirtieth sync fails");
+    assert!(matches!(error, Error::NotDurable { .. }), "{error:?}");
+    assert!(few.store.stats().unwrap().needs_recovery.is_some());
+    let rounds = rounds_in_a_second(&scene.path);
+    assert!(rounds > 0, "the logger does not run");
+    assert!(rounds < ROUNDS_MAX, "{rounds} rounds in a second");
+}
+
 // ---- policies and full devices
 
 /// Interleaving 13: a flush is due only after more bytes than the ring holds. Without a limit of its own, the logger would wait for

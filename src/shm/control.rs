@@ -80,6 +80,9 @@ pub(crate) struct Identity {
 /// Where the region says which inode it is, and then on which device: who copies one for a test makes it the copy's own.
 pub const REGION_INODE_AT: u64 = (offset_of!(Fixed, identity) + offset_of!(Identity, inode)) as u64;
 
+/// Where the region counts the rounds of the flush thread, for a test that looks whether it rests.
+pub const BEATS_AT: u64 = (offset_of!(Fixed, logger) + offset_of!(LoggerWords, beats)) as u64;
+
 /// A lock of [`super::lock`], and who holds it, for people to read.
 #[repr(C)]
 pub(crate) struct LockWord {

@@ -115,6 +115,12 @@ pub(crate) fn work(path: &Path) {
             ["commit", count, durability] => {
                 say(few.commits(count.parse().unwrap(), durability == "durable").unwrap());
             }
+            ["commit-within", micros] => {
+                let last = number(&store, &store.snapshot().unwrap());
+                let time = Duration::from_micros(micros.parse().unwrap());
+                let _ticket = few.commit(last + 1, Durability::Within(time)).unwrap();
+                say(last + 1);
+            }
             ["checkpoint"] => say(store.checkpoint().unwrap()),
             // The answer comes when it has been asked for, not when it is there.
             ["begin-checkpoint"] => {
