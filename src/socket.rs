@@ -18,7 +18,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn_wal::wire::{self, FRAME_HEADER_BYTES};
 
-/// Bytes of a message that room is made for before any of them has come.
+/// Bytes of a message that memory is taken for before any of them has come.
 const BYTES_AHEAD: usize = 64 << 10;
 /// Descriptors that connections leave to others, or a quarter of those that there may be.
 const DESCRIPTORS_SPARED: u64 = 128;
@@ -121,8 +121,10 @@ impl Stream {
         message.clear();
         while message.len() < length {
             let have = message.len();
-            let next = length.min((have * 2).max(BYTES_AHEAD));
-            message.resize(next, 0);
+            // Room for all of it is only addresses; what is not written to takes no memory. So it need not move as it
+            // grows, and what is made zero lies in the cache when the bytes come.
+            message.reserve_exact(length - have);
+            message.resize(length.min(have + BYTES_AHEAD), 0);
             self.read(&mut message[have..], deadline)?;
         }
         Ok(())

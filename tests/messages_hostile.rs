@@ -508,6 +508,30 @@ fn long_edges_and_prefixes_are_not_kept() {
     victim.end();
 }
 
+/// The memory of long messages is used again for a moment, and goes although all who sent them are still there.
+#[test]
+fn memory_of_long_messages_goes_back() {
+    let _limit = limit(60);
+    let victim = Victim::new("");
+    let clients: Vec<Client> = (0..4).map(|_| victim.client()).collect();
+    clients.iter().for_each(|client| assert_eq!(client.get("k", b"a").unwrap().unwrap(), b"1"));
+    let before = victim.resident_bytes();
+    for (number, client) in clients.iter().enumerate() {
+        let value = vec![number as u8; 16 << 20];
+        client.put("k", b"long", &value).unwrap();
+        assert!(client.get("k", b"long").unwrap().unwrap() == value);
+    }
+    wait_for(Duration::from_secs(30), || victim.resident_bytes() < before + (6 << 20));
+    // A shorter one has nothing of the longer ones that were in the same memory.
+    for (client, bytes) in clients.iter().zip([100_000, 5 << 20, 9 << 20, 1 << 20]) {
+        let value = vec![9; bytes];
+        client.put("k", b"shorter", &value).unwrap();
+        assert!(client.get("k", b"shorter").unwrap().unwrap() == value);
+    }
+    drop(clients);
+    victim.end();
+}
+
 /// Feeds whose next change is a large one, and that are not asked for it.
 #[test]
 fn feeds_that_are_left_lying() {

@@ -140,17 +140,50 @@ impl Link {
         request: &Request<'_>,
         read: impl FnOnce(Reply<'_>) -> Option<T>,
     ) -> Result<T> {
+        let read = self.ask(kind, request, read);
+        self.keep_little();
+        read
+    }
+
+    /// As [`Link::call`] for a read whose reply is `Value`: its value and version. A long value is what the reply was read into,
+    /// not a copy of it.
+    pub(super) fn call_for_value(&mut self, request: &Request<'_>) -> Result<Option<(Vec<u8>, u64)>> {
+        let found = self.ask(Kind::Read, request, |reply| match reply {
+            Reply::Value(found) => Some(found.map(|found| (found.value.len(), found.version))),
+            _ => None,
+        });
+        let found = found.map(|found| found.map(|(length, version)| (self.end_of_reply(length), version)));
+        self.keep_little();
+        found
+    }
+
+    /// The last bytes of the reply, which is not needed any more.
+    fn end_of_reply(&mut self, length: usize) -> Vec<u8> {
+        let before = self.reply.len() - length;
+        if self.reply.capacity() <= KEPT_BYTES_MAX {
+            return self.reply[before..].to_vec();
+        }
+        let mut reply = std::mem::take(&mut self.reply);
+        reply.drain(..before);
+        reply
+    }
+
+    fn keep_little(&mut self) {
+        if self.reply.capacity() > KEPT_BYTES_MAX {
+            self.reply = Vec::new();
+        }
+    }
+
+    /// As [`Link::call`]; the reply is still there.
+    fn ask<T>(&mut self, kind: Kind, request: &Request<'_>, read: impl FnOnce(Reply<'_>) -> Option<T>) -> Result<T> {
         refuse_long_lists(request)?;
-        let frame = wire::encode(request).map_err(too_long)?;
-        self.exchange_safely(kind, &frame, time_allowed(request))?;
+        wire::encoded_len(request).map_err(too_long)?;
+        self.exchange_safely(kind, request, time_allowed(request))?;
         let read = match wire::decode::<Reply<'_>>(&self.reply) {
             Ok(Reply::Failed(failure)) => Err(failure::decode(&failure)),
             Ok(reply) => read(reply).ok_or_else(|| Error::Protocol { what: "a reply of the wrong kind".into() }),
             Err(error) => Err(Error::Protocol { what: error.to_string() }),
         };
-        if self.reply.capacity() > KEPT_BYTES_MAX {
-            self.reply = Vec::new();
-        }
         if let Err(Error::Protocol { .. }) = read {
             // Nothing that comes over it can be believed any more.
             self.stream = None;
@@ -158,7 +191,7 @@ impl Link {
         read
     }
 
-    fn exchange_safely(&mut self, kind: Kind, frame: &[u8], allowed: Duration) -> Result<()> {
+    fn exchange_safely(&mut self, kind: Kind, request: &Request<'_>, allowed: Duration) -> Result<()> {
         let mut is_second = false;
         loop {
             if self.stream.is_none() {
@@ -167,7 +200,7 @@ impl Link {
                 }
                 self.reconnect()?;
             }
-            let Err(broken) = self.exchange(frame, allowed) else { return Ok(()) };
+            let Err(broken) = self.exchange(request, allowed) else { return Ok(()) };
             self.stream = None;
             let reason = broken.error.to_string();
             match kind {
@@ -180,10 +213,10 @@ impl Link {
         }
     }
 
-    fn exchange(&mut self, frame: &[u8], allowed: Duration) -> Result<(), Broken> {
+    fn exchange(&mut self, request: &Request<'_>, allowed: Duration) -> Result<(), Broken> {
         let stream = self.stream.as_ref().expect("connected");
         let deadline = Instant::now().checked_add(self.answer_timeout.saturating_add(allowed));
-        let written = stream.write(frame, deadline);
+        let written = wire::encode_in_pieces(request, |piece| stream.write(piece, deadline));
         let (is_sent, until) = match &written {
             Ok(()) => (true, deadline),
             // It may have said why it hung up.

@@ -180,10 +180,10 @@ impl Client {
     /// # Errors
     /// As [`Client::get`].
     pub fn get_versioned(&self, keyspace: &str, key: &[u8]) -> Result<Option<(Vec<u8>, TxnId)>> {
-        self.call(Kind::Read, &Request::Get { keyspace, key }, |reply| match reply {
-            Reply::Value(found) => Some(found.map(owned)),
-            _ => None,
-        })
+        // Before the lock, which a child may have inherited locked.
+        self.check_fork()?;
+        let found = self.link.lock().call_for_value(&Request::Get { keyspace, key })?;
+        Ok(found.map(|(value, version)| (value, TxnId::from_u64(version))))
     }
 
     /// The visible values of several keys, all as of the same transaction.

@@ -22,7 +22,9 @@ pub use reply::{ChangeItem, Failure, Figure, Found, Happened, Record, Reply};
 pub use request::{Durability, Edge, Feed, Operation, Request};
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
-use bincode::enc::Encode;
+use bincode::enc::write::{SizeWriter, Writer};
+use bincode::enc::{Encode, EncoderImpl};
+use bincode::error::EncodeError;
 
 /// The version of the protocol that this code speaks, and the oldest that it understands.
 pub const VERSION: u16 = 1;
@@ -88,14 +90,100 @@ const CONFIG: Config =
 /// # Errors
 /// [`WireError::TooLong`].
 pub fn encode(message: &impl Encode) -> Result<Vec<u8>, WireError> {
-    let mut frame = bincode::encode_to_vec(([0u8; FRAME_HEADER_BYTES], message), CONFIG)
-        .map_err(|error| WireError::Malformed { what: error.to_string() })?;
-    let bytes = frame.len() - FRAME_HEADER_BYTES;
-    if bytes > MESSAGE_BYTES_MAX {
-        return Err(WireError::TooLong { bytes: bytes as u64 });
-    }
-    frame[..FRAME_HEADER_BYTES].copy_from_slice(&(bytes as u32).to_le_bytes());
+    let mut frame = Vec::new();
+    encode_into(message, &mut frame)?;
     Ok(frame)
+}
+
+/// As [`encode`], into a buffer that may have served before: what is in it goes, the memory stays. It grows to what the frame
+/// takes and no further.
+///
+/// # Errors
+/// [`WireError::TooLong`].
+pub fn encode_into(message: &impl Encode, frame: &mut Vec<u8>) -> Result<(), WireError> {
+    let bytes = encoded_len(message)?;
+    frame.clear();
+    frame.reserve_exact(FRAME_HEADER_BYTES + bytes);
+    frame.extend_from_slice(&(bytes as u32).to_le_bytes());
+    let mut encoder = EncoderImpl::new(Appending(frame), CONFIG);
+    message.encode(&mut encoder).map_err(|error| WireError::Malformed { what: error.to_string() })
+}
+
+/// The length of a message, without the four bytes of its frame that say so.
+///
+/// # Errors
+/// [`WireError::TooLong`] if it may not be so long.
+pub fn encoded_len(message: &impl Encode) -> Result<usize, WireError> {
+    let mut encoder = EncoderImpl::new(SizeWriter::default(), CONFIG);
+    message.encode(&mut encoder).map_err(|error| WireError::Malformed { what: error.to_string() })?;
+    match encoder.into_writer().bytes_written {
+        bytes if bytes > MESSAGE_BYTES_MAX => Err(WireError::TooLong { bytes: bytes as u64 }),
+        bytes => Ok(bytes),
+    }
+}
+
+/// Hands the frame of a message on in pieces, in order. Byte strings of 64 KiB and more come as they lie in the message, without
+/// a copy; what stands between them is collected. Frames that are shorter than that are one piece.
+///
+/// # Errors
+/// What `hand_on` says; it is not called again after that.
+///
+/// # Panics
+/// If [`encoded_len`] has not said that the message is as long as a message may be.
+pub fn encode_in_pieces<E>(message: &impl Encode, hand_on: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    let bytes = encoded_len(message).expect("a message that was measured");
+    let mut collected = Vec::with_capacity((FRAME_HEADER_BYTES + bytes).min(PIECE_BYTES));
+    collected.extend_from_slice(&(bytes as u32).to_le_bytes());
+    let mut encoder = EncoderImpl::new(Pieces { collected, hand_on, failure: None }, CONFIG);
+    let encoded = message.encode(&mut encoder);
+    let mut pieces = encoder.into_writer();
+    match pieces.failure.take() {
+        Some(failure) => Err(failure),
+        None => {
+            encoded.expect("a message that was measured");
+            (pieces.hand_on)(&pieces.collected)
+        }
+    }
+}
+
+/// Byte strings of so many bytes are handed on where they lie.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// What is encoded goes to the end of it.
+struct Appending<'v>(&'v mut Vec<u8>);
+
+impl Writer for Appending<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+struct Pieces<F, E> {
+    collected: Vec<u8>,
+    hand_on: F,
+    /// What `hand_on` said when it failed; the encoder's errors have no place for it.
+    failure: Option<E>,
+}
+
+impl<E, F: FnMut(&[u8]) -> Result<(), E>> Writer for Pieces<F, E> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        if self.collected.len() + bytes.len() <= PIECE_BYTES {
+            self.collected.extend_from_slice(bytes);
+            return Ok(());
+        }
+        let mut handed_on = (self.hand_on)(&self.collected);
+        self.collected.clear();
+        if bytes.len() < PIECE_BYTES {
+            self.collected.extend_from_slice(bytes);
+        } else if handed_on.is_ok() {
+            handed_on = (self.hand_on)(bytes);
+        }
+        handed_on.map_err(|failure| {
+            self.failure = Some(failure);
+            EncodeError::Other("it could not be handed on")
+        })
+    }
 }
 
 /// How many bytes follow a frame's header.

@@ -307,3 +307,37 @@ fn the_bytes_of_version_1() {
         concat!("11000000", "00000000", "0c000000", "0100000000000000", "6b")
     );
 }
+
+/// In pieces it is the same frame; long values are not copied, and who refuses a piece is not asked again.
+#[test]
+fn a_frame_in_pieces() {
+    for (key, value) in [(1, 0), (10, 70_000), (65_500, 65_535), (70_000, 1 << 20), (3, (64 << 10) - 60), (3, 64 << 10)]
+    {
+        let (key, value) = (vec![1; key], vec![2; value]);
+        let request = Request::Put { keyspace: "k", key: &key, value: &value, durability: Durability::Visible };
+        let mut pieces = Vec::new();
+        let mut whole = Vec::new();
+        wire::encode_in_pieces(&request, |piece| {
+            pieces.push((piece.as_ptr(), piece.len()));
+            whole.extend_from_slice(piece);
+            Ok::<(), ()>(())
+        })
+        .unwrap();
+        assert!(whole == wire::encode(&request).unwrap());
+        assert!(whole.len() > 64 << 10 || pieces.len() == 1, "a short frame in {} pieces", pieces.len());
+        if value.len() > 64 << 10 {
+            assert!(pieces.contains(&(value.as_ptr(), value.len())), "the value was copied");
+        }
+        for refused in 0..pieces.len() {
+            let mut asked = 0;
+            let failed = wire::encode_in_pieces(&request, |_| {
+                asked += 1;
+                if asked == refused + 1 { Err(refused) } else { Ok(()) }
+            });
+            assert_eq!((failed, asked), (Err(refused), refused + 1));
+        }
+    }
+    let key = vec![1; MESSAGE_BYTES_MAX];
+    let too_long = wire::encoded_len(&Request::Get { keyspace: "k", key: &key });
+    assert!(matches!(too_long, Err(WireError::TooLong { .. })));
+}

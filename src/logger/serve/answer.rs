@@ -23,18 +23,21 @@ const ITEM_BYTES: usize = 24;
 
 /// A reply, the room that it takes until it is sent, and the commit that is to be durable before.
 pub(super) struct Answer<'s> {
-    pub(super) frame: Vec<u8>,
     pub(super) awaited: Option<Awaited>,
-    _share: Option<Share<'s>>,
+    /// Of a reply that needs no room.
+    small: Vec<u8>,
+    /// The room of another, in whose buffer it is.
+    share: Option<Share<'s>>,
 }
 
 impl<'s> Answer<'s> {
     pub(super) fn of_error(error: &Error) -> Answer<'s> {
-        Answer { frame: failure::encode(error), awaited: None, _share: None }
+        Answer { awaited: None, small: failure::encode(error), share: None }
     }
 
-    pub(super) fn new(reply: &Reply<'_>, share: Share<'s>) -> Result<Answer<'s>> {
-        Ok(Answer { frame: encode(reply)?, awaited: None, _share: Some(share) })
+    pub(super) fn new(reply: &Reply<'_>, mut share: Share<'s>) -> Result<Answer<'s>> {
+        encode(reply, &mut share.buffer)?;
+        Ok(Answer { awaited: None, small: Vec::new(), share: Some(share) })
     }
 
     /// A reply that is short whatever is in it.
@@ -44,12 +47,19 @@ impl<'s> Answer<'s> {
 
     /// A short reply to a commit, once that is durable.
     pub(super) fn after(awaited: Option<Awaited>, reply: &Reply<'_>) -> Result<Answer<'s>> {
-        Ok(Answer { frame: encode(reply)?, awaited, _share: None })
+        let mut small = Vec::new();
+        encode(reply, &mut small)?;
+        Ok(Answer { awaited, small, share: None })
+    }
+
+    /// The reply as it is sent.
+    pub(super) fn frame(&self) -> &[u8] {
+        self.share.as_ref().map_or(&self.small, |share| &share.buffer)
     }
 }
 
-fn encode(reply: &Reply<'_>) -> Result<Vec<u8>> {
-    wire::encode(reply).map_err(|error| match error {
+fn encode(reply: &Reply<'_>, frame: &mut Vec<u8>) -> Result<()> {
+    wire::encode_into(reply, frame).map_err(|error| match error {
         WireError::TooLong { bytes } => too_large(bytes),
         other => Error::Protocol { what: format!("a reply can't be sent: {other}") },
     })

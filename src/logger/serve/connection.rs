@@ -4,7 +4,7 @@
 //! takes longer to send or to take a message is cut off, and so is one whose frames can't be told apart.
 
 use super::answer::{Answer, Session};
-use super::room::User;
+use super::room::{SMALL_BYTES, User};
 use super::{Shared, refuse};
 use crate::Error;
 use crate::remote::failure;
@@ -12,9 +12,6 @@ use crate::socket::Stream;
 use std::time::Instant;
 use untorn_wal::wire::hello::{CLIENT_HELLO_BYTES, ClientHello, Refusal, ServerHello};
 use untorn_wal::wire::{self, MESSAGE_BYTES_MAX, Request};
-
-/// A buffer larger than this is not kept for the next message.
-const KEPT_BYTES_MAX: usize = 64 << 10;
 
 /// Serves until either side ends it.
 pub(super) fn run(shared: &Shared, stream: &Stream, uid: u32) {
@@ -52,21 +49,13 @@ pub(super) fn run(shared: &Shared, stream: &Stream, uid: u32) {
     drop(policy);
     tracing::info!(uid, "message client connected");
     let mut session = Session::new(shared, guest.store.clone(), user);
-    let mut message = Vec::new();
-    while serve_one(shared, stream, &mut session, &mut message).is_some() {
-        free(&mut message);
-    }
-}
-
-/// Gives back a buffer's memory if it is not to be kept.
-fn free(message: &mut Vec<u8>) {
-    if message.capacity() > KEPT_BYTES_MAX {
-        *message = Vec::new();
-    }
+    // Of short messages; a long one's comes with its share of the room.
+    let mut buffer = Vec::new();
+    while serve_one(shared, stream, &mut session, &mut buffer).is_some() {}
 }
 
 /// One request; `None` if there will be no more.
-fn serve_one(shared: &Shared, stream: &Stream, session: &mut Session<'_>, message: &mut Vec<u8>) -> Option<()> {
+fn serve_one(shared: &Shared, stream: &Stream, session: &mut Session<'_>, buffer: &mut Vec<u8>) -> Option<()> {
     // While it is silent, snapshots that it has left lying are let go.
     while !stream.wait_readable(session.next_expiry()).ok()? {
         session.expire();
@@ -88,9 +77,10 @@ fn serve_one(shared: &Shared, stream: &Stream, session: &mut Session<'_>, messag
             limit: MESSAGE_BYTES_MAX as u64,
         });
     };
-    let Some(share) = shared.bytes.take(session.user, length, deadline) else {
+    let Some(mut share) = shared.bytes.take(session.user, length, deadline) else {
         return last_words(Error::Busy { what: "too many bytes of messages".into() });
     };
+    let message = if length <= SMALL_BYTES { buffer } else { &mut share.buffer };
     stream.read_body(length, message, Some(deadline)).ok()?;
     let uid = session.user.uid;
     let Some(rights) = policy.rights(uid) else {
@@ -101,18 +91,15 @@ fn serve_one(shared: &Shared, stream: &Stream, session: &mut Session<'_>, messag
         Err(error) if planted_bug!("malformed-message-unwrapped") => panic!("{error}"),
         Err(error) => Answer::of_error(&Error::Protocol { what: error.to_string() }),
     };
+    // What the commit has written lies in the log: while it waits for its flush, others can have its room.
+    drop(share);
     if let Some(awaited) = answer.awaited.take() {
-        // The commit has its bytes in the log: while it waits for its flush, others can have their room.
-        drop(share);
-        free(message);
         match awaited.wait(shared, stream) {
             Ok(true) => {}
             // It is visible, and its deadline holds. Nobody is there to be told.
             Ok(false) => return None,
             Err(error) => answer = Answer::of_error(&error),
         }
-    } else {
-        drop(share);
     }
-    stream.write(&answer.frame, Some(Instant::now() + policy.patience)).ok()
+    stream.write(answer.frame(), Some(Instant::now() + policy.patience)).ok()
 }

@@ -247,6 +247,7 @@ impl Listener {
             // Also if somebody connects all the time.
             if looked.elapsed() >= LOOK {
                 self.look_after_place();
+                self.shared.bytes.forget_unused();
                 looked = Instant::now();
             }
             let place = self.shared.place.lock().clone();

@@ -1,19 +1,30 @@
 //! What the server has room for: connections, in all and for each user, and bytes of messages.
+//!
+//! With room for a long message comes a buffer for it. One that is given back is kept for the next message of about that
+//! length, whoever's it is, because new memory costs more than the copy into it: each page is found, made zero and mapped by the
+//! kernel. Buffers that are kept are within the same bound as the messages, and go when room is needed, or after
+//! [`KEPT_FOR`].
 
 use super::policy::Policy;
 use crate::socket::Stream;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use untorn_wal::wire::MESSAGE_BYTES_MAX;
 
 /// Messages up to this length are not counted: each connection may have one.
-const SMALL_BYTES: usize = 64 << 10;
+pub(super) const SMALL_BYTES: usize = 64 << 10;
 /// Bytes of larger messages that may be in the server at once.
 const BYTES_MAX: usize = 4 * MESSAGE_BYTES_MAX;
 /// Of these, what a user who is not the owner can have: nobody shuts out the others.
 const BYTES_OF_USER_MAX: usize = BYTES_MAX / 2;
+/// Bytes of the buffers that are kept.
+const KEPT_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
+/// A buffer that nobody wanted for so long is not kept any longer.
+const KEPT_FOR: Duration = Duration::from_secs(1);
+/// What a frame may have beyond the bytes that were counted: the words around a single value.
+const SLACK_BYTES: usize = 64;
 
 /// For whom there is room.
 #[derive(Clone, Copy, Debug)]
@@ -136,6 +147,13 @@ struct Taken {
     total: usize,
     /// By uid; whoever has none is not in it.
     of_users: HashMap<u32, usize>,
+    /// Buffers that wait for a message, those that wait longest first.
+    kept: Vec<Kept>,
+}
+
+struct Kept {
+    buffer: Vec<u8>,
+    since: Instant,
 }
 
 /// Some of the room; dropped, it is free again.
@@ -143,12 +161,16 @@ pub(super) struct Share<'b> {
     bytes: &'b Bytes,
     uid: u32,
     count: usize,
+    /// For the message that it was taken for. Empty at first; with memory of an earlier one, if that was kept.
+    pub(super) buffer: Vec<u8>,
 }
 
 impl Bytes {
     /// Room for a message of so many bytes; `None` if there is none until `deadline`.
     pub(super) fn take(&self, user: User, count: usize, deadline: Instant) -> Option<Share<'_>> {
         let count = if count <= SMALL_BYTES { 0 } else { count };
+        // Memory goes back to the system when the lock is free again.
+        let (mut buffer, mut given_up) = (Vec::new(), Vec::new());
         let mut taken = self.taken.lock();
         while count > 0 && !taken.has_room(user, count) {
             if self.freed.wait_until(&mut taken, deadline).timed_out() && !taken.has_room(user, count) {
@@ -158,13 +180,29 @@ impl Bytes {
         if count > 0 {
             taken.total += count;
             *taken.of_users.entry(user.uid).or_default() += count;
+            buffer = taken.lend(count);
+            while taken.total + taken.kept_bytes() > BYTES_MAX {
+                given_up.push(taken.kept.remove(0));
+            }
         }
-        Some(Share { bytes: self, uid: user.uid, count })
+        drop(taken);
+        // What it has more than was counted would be outside of the bound.
+        buffer.shrink_to(count + SLACK_BYTES);
+        Some(Share { bytes: self, uid: user.uid, count, buffer })
     }
 
     /// As [`Bytes::take`], without waiting.
     pub(super) fn try_take(&self, user: User, count: usize) -> Option<Share<'_>> {
         self.take(user, count, Instant::now())
+    }
+
+    /// Lets go of the buffers that nobody wanted for a while. To be called now and then.
+    pub(super) fn forget_unused(&self) {
+        let mut taken = self.taken.lock();
+        let unused = taken.kept.iter().take_while(|kept| kept.since.elapsed() >= KEPT_FOR).count();
+        let forgotten: Vec<Kept> = taken.kept.drain(..unused).collect();
+        drop(taken);
+        drop(forgotten);
     }
 }
 
@@ -172,6 +210,29 @@ impl Taken {
     fn has_room(&self, user: User, count: usize) -> bool {
         let of_user = self.of_users.get(&user.uid).copied().unwrap_or(0);
         self.total + count <= BYTES_MAX && (user.is_owner || of_user + count <= BYTES_OF_USER_MAX)
+    }
+
+    fn kept_bytes(&self) -> usize {
+        self.kept.iter().map(|kept| kept.buffer.capacity()).sum()
+    }
+
+    /// The smallest buffer for so many bytes, but not one that a message twice as long could have; or a new one.
+    fn lend(&mut self, count: usize) -> Vec<u8> {
+        let capacity = |kept: &Kept| kept.buffer.capacity();
+        let fits = |kept: &Kept| (count..2 * count).contains(&capacity(kept));
+        let best = (0..self.kept.len()).filter(|at| fits(&self.kept[*at])).min_by_key(|at| capacity(&self.kept[*at]));
+        best.map_or_else(Vec::new, |at| self.kept.remove(at).buffer)
+    }
+
+    /// Keeps a buffer, if there is room for it; else gives it back.
+    fn keep(&mut self, mut buffer: Vec<u8>) -> Option<Vec<u8>> {
+        let kept_bytes = self.kept_bytes() + buffer.capacity();
+        if buffer.capacity() == 0 || kept_bytes > KEPT_BYTES_MAX || self.total + kept_bytes > BYTES_MAX {
+            return Some(buffer);
+        }
+        buffer.clear();
+        self.kept.push(Kept { buffer, since: Instant::now() });
+        None
     }
 }
 
@@ -188,8 +249,10 @@ impl Drop for Share<'_> {
                 taken.of_users.remove(&self.uid);
             }
         }
+        let not_kept = taken.keep(std::mem::take(&mut self.buffer));
         drop(taken);
         self.bytes.freed.notify_all();
+        drop(not_kept);
     }
 }
 
@@ -224,5 +287,56 @@ mod tests {
         assert!(bytes.try_take(OWNER, MESSAGE_BYTES_MAX).is_none());
         drop(of_one);
         assert!(bytes.try_take(guest(1), MESSAGE_BYTES_MAX).is_some());
+    }
+
+    /// A buffer that has been written to, as a message of so many bytes leaves it.
+    fn serve(bytes: &Bytes, count: usize) -> *const u8 {
+        let mut share = bytes.try_take(OWNER, count).unwrap();
+        assert!(share.buffer.is_empty());
+        assert!(share.buffer.capacity() <= count + SLACK_BYTES, "memory that is not counted");
+        share.buffer.resize(count, 1);
+        share.buffer.as_ptr()
+    }
+
+    fn kept_bytes(bytes: &Bytes) -> usize {
+        bytes.taken.lock().kept_bytes()
+    }
+
+    #[test]
+    fn buffers_are_used_again() {
+        let bytes = Bytes::default();
+        let first = serve(&bytes, 1 << 20);
+        assert_eq!(serve(&bytes, 1 << 20), first);
+        // Neither by a message that it is too short for, nor by one that leaves most of it empty.
+        serve(&bytes, (1 << 20) + 1000);
+        serve(&bytes, 100 << 10);
+        assert_eq!(bytes.taken.lock().kept.len(), 3);
+        assert_eq!(serve(&bytes, 1 << 20), first);
+    }
+
+    #[test]
+    fn buffers_are_kept_within_bounds() {
+        let bytes = Bytes::default();
+        // Many at once, of which not all can be kept.
+        let shares: Vec<_> = (0..50)
+            .map(|_| {
+                let mut share = bytes.try_take(OWNER, 1 << 20).unwrap();
+                share.buffer.resize(1 << 20, 1);
+                share
+            })
+            .collect();
+        drop(shares);
+        assert!((15 << 20..=KEPT_BYTES_MAX).contains(&kept_bytes(&bytes)), "{}", kept_bytes(&bytes));
+        // Messages have the room, all of it.
+        let all: Vec<_> = (0..4).map(|_| bytes.try_take(OWNER, MESSAGE_BYTES_MAX).unwrap()).collect();
+        assert_eq!(kept_bytes(&bytes), 0);
+        drop(all);
+        // Nobody wants it: it goes.
+        serve(&bytes, MESSAGE_BYTES_MAX);
+        bytes.forget_unused();
+        assert_eq!(kept_bytes(&bytes), MESSAGE_BYTES_MAX, "it was wanted just now");
+        std::thread::sleep(KEPT_FOR);
+        bytes.forget_unused();
+        assert_eq!(kept_bytes(&bytes), 0);
     }
 }
