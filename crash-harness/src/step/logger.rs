@@ -8,7 +8,7 @@
 use super::kinds::{Digest, digest, prepare};
 use super::memory::Memory;
 use super::threads::Threads;
-use super::{RECOVER_EACH, STEPS_MAX, judge_copies, map};
+use super::{RECOVER_EACH, STEPS_MAX, judge_recovered, map, recovered};
 use crate::context::Context;
 use crate::outcome::{Finding, Kind, Outcome};
 use crate::process::{Process, kill_loggers};
@@ -104,9 +104,15 @@ pub(super) fn through(
             let is_news = visible != last;
             last = visible;
             if is_over || is_news || context.is_long() || changed_at.len() as u64 % RECOVER_EACH == 1 {
+                let found = recovered(context, path, true)?;
+                // Whoever asks is not stepped: its commit may have come before the copy was made, and after the look at it.
+                let now = digest(&store)?;
+                in_order(kind, &before, &last, &now, steps)?;
+                judge_recovered(&found, true, &[&last, &now], steps)?;
+                last = now;
                 // What is visible becomes durable in one of these states; what was acknowledged is.
                 let durable: &[&Digest] = if is_over { &[&last] } else { &[&before, &last] };
-                judge_copies(context, path, durable, &last, steps)?;
+                judge_recovered(&recovered(context, path, false)?, false, durable, steps)?;
                 recoveries += 1;
             }
             outcome.states += 1;

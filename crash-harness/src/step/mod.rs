@@ -260,6 +260,13 @@ fn judge_copy(
     expected: &[&Digest],
     step: u64,
 ) -> Result<Digest, Finding> {
+    let found = recovered(context, path, keeps_region)?;
+    judge_recovered(&found, keeps_region, expected, step)?;
+    Ok(found)
+}
+
+/// What a recovery finds in a copy that is made now.
+fn recovered(context: &Context, path: &Path, keeps_region: bool) -> Result<Digest, Finding> {
     let copy = context.place_in_memory("copy");
     memory::copy_store(path, &copy, keeps_region)?;
     let store = memory::open_copy(&copy)?;
@@ -267,10 +274,15 @@ fn judge_copy(
     oracle::verified(&store)?;
     drop(store);
     let _ = std::fs::remove_dir_all(&copy);
-    if expected.contains(&&found) {
-        return Ok(found);
+    Ok(found)
+}
+
+/// It must be one of these.
+fn judge_recovered(found: &Digest, kept_region: bool, expected: &[&Digest], step: u64) -> Result<(), Finding> {
+    if expected.contains(&found) {
+        return Ok(());
     }
-    let (how, kind) = if keeps_region { ("with", Kind::LostAcked) } else { ("without", Kind::OrderViolation) };
+    let (how, kind) = if kept_region { ("with", Kind::LostAcked) } else { ("without", Kind::OrderViolation) };
     let what = format!("at {step}: recovered {how} the region: {found:?} instead of {expected:?}");
     Err(Finding::new(kind, what))
 }
