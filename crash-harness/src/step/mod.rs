@@ -47,63 +47,21 @@ pub fn run(context: &Context) -> Outcome {
         return outcome;
     }
     for kind in KINDS {
-        let name = format!("{kind}:all");
-        if !context.wants(&name) || (context.only.is_none() && !context.may_go_on(outcome.states, kind)) {
-            if context.only.is_none() {
-                outcome.uncovered.push(format!("{kind}: the time was up"));
-            }
-            continue;
-        }
-        let path = context.place_in_memory(&kind.replace(' ', "-"));
-        match through(context, &path, kind, &mut outcome) {
-            Ok(steps) => lengths.push((*kind, steps)),
-            Err(finding) => outcome.violated(finding, &name, context.replay(&name)),
-        }
-        clear(&path);
+        let steps = each(context, &mut outcome, kind, "all", |path, outcome| through(context, path, kind, outcome));
+        lengths.extend(steps.map(|steps| (*kind, steps)));
     }
     for kind in logger::KINDS {
-        let name = format!("{}:all", kind.0);
-        if !context.wants(&name) || (context.only.is_none() && !context.may_go_on(outcome.states, kind.0)) {
-            if context.only.is_none() {
-                outcome.uncovered.push(format!("{}: the time was up", kind.0));
-            }
-            continue;
-        }
-        let path = context.place_in_memory(&kind.0.replace([' ', ':'], "-"));
-        match logger::through(context, &path, *kind, &mut outcome) {
-            Ok(steps) => lengths.push((kind.0, steps)),
-            Err(finding) => outcome.violated(finding, &name, context.replay(&name)),
-        }
-        clear(&path);
+        let step = |path: &Path, outcome: &mut Outcome| logger::through(context, path, *kind, outcome);
+        lengths.extend(each(context, &mut outcome, kind.0, "all", step).map(|steps| (kind.0, steps)));
     }
     for kind in recovery::KINDS {
-        let name = format!("{kind}:all");
-        if !context.wants(&name) || (context.only.is_none() && !context.may_go_on(outcome.states, kind)) {
-            if context.only.is_none() {
-                outcome.uncovered.push(format!("{kind}: the time was up"));
-            }
-            continue;
-        }
-        let path = context.place_in_memory(&kind.replace(' ', "-"));
-        match recovery::through(context, &path, kind, &mut outcome) {
-            Ok(stops) => lengths.push((*kind, stops * recovery::INSTRUCTIONS)),
-            Err(finding) => outcome.violated(finding, &name, context.replay(&name)),
-        }
-        clear(&path);
+        let step = |path: &Path, outcome: &mut Outcome| recovery::through(context, path, kind, outcome);
+        let stops = each(context, &mut outcome, kind, "all", step);
+        lengths.extend(stops.map(|stops| (*kind, stops * recovery::INSTRUCTIONS)));
     }
     for operation in between::OPERATIONS {
-        let name = format!("{operation}:between");
-        if !context.wants(&name) || (context.only.is_none() && !context.may_go_on(outcome.states, &name)) {
-            if context.only.is_none() {
-                outcome.uncovered.push(format!("{name}: the time was up"));
-            }
-            continue;
-        }
-        let path = context.place_in_memory(&name.replace([' ', ':'], "-"));
-        if let Err(finding) = between::try_all(context, &path, operation, &mut outcome) {
-            outcome.violated(finding, &name, context.replay(&name));
-        }
-        clear(&path);
+        let between = |path: &Path, outcome: &mut Outcome| between::try_all(context, path, operation, outcome);
+        let _ = each(context, &mut outcome, operation, "between", between);
     }
     kills(context, &lengths, &mut outcome);
     if !context.is_long() {
@@ -114,6 +72,29 @@ pub fn run(context: &Context) -> Outcome {
     outcome.uncovered.push("recovery's stores to mapped pages, one by one: judged with the next system call".into());
     outcome.seconds = context.elapsed().as_secs_f64();
     outcome
+}
+
+/// Does one thing with an update or an operation, in a place of its own, if it is wanted and there is time; what it answers.
+fn each<T>(
+    context: &Context,
+    outcome: &mut Outcome,
+    of: &str,
+    what: &str,
+    run: impl FnOnce(&Path, &mut Outcome) -> Result<T, Finding>,
+) -> Option<T> {
+    let name = format!("{of}:{what}");
+    if !context.wants(&name) {
+        return None;
+    }
+    if context.only.is_none() && !context.may_go_on(outcome.states, &name) {
+        outcome.uncovered.push(format!("{name}: the time was up"));
+        return None;
+    }
+    let path = context.place_in_memory(&name.replace([' ', ':'], "-"));
+    let answer = run(&path, outcome);
+    let answer = answer.map_err(|finding| outcome.violated(finding, &name, context.replay(&name))).ok();
+    clear(&path);
+    answer
 }
 
 /// Whether processes can be traced here at all.
