@@ -1,7 +1,7 @@
 //! How a store is opened, and how durable its commits are by default.
 
 use crate::engine::now_ns;
-use crate::shm::latencies::CommitClass;
+use crate::shm::lock::CommitClass;
 use crate::{Error, Result, Store, limits};
 use std::{path::Path, path::PathBuf, time::Duration};
 pub use untorn_wal::FlushPolicy;
@@ -57,9 +57,7 @@ impl Durability {
             _ => None,
         }
     }
-}
 
-impl Durability {
     /// The class that a commit of this durability is counted in.
     pub(crate) fn class(self) -> CommitClass {
         match self {

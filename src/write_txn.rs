@@ -4,7 +4,7 @@ use crate::client::Client;
 use crate::engine::now_ns;
 use crate::keyspace::{Keyspace, refuse_reserved};
 use crate::options::Durability;
-use crate::shm::latencies::CommitClass;
+use crate::shm::lock::CommitClass;
 use crate::snapshot::{Key, prefix_bounds, prefix_end};
 use crate::store::Store;
 use crate::ticket::Ticket;

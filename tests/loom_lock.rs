@@ -11,7 +11,7 @@ use loom::sync::atomic::AtomicBool;
 use loom_model::{Hasty, Patient, Plain, Role, Word, explore, must_be_found, role};
 use std::sync::atomic::Ordering;
 use untorn::protocols::atomic::{Model, Word32, Word64};
-use untorn::protocols::lock::{self, Bells, Class, Next};
+use untorn::protocols::lock::{self, Bells, CommitClass, Next};
 
 struct Region<M: Model> {
     word: M::U64,
@@ -33,7 +33,7 @@ enum Death {
     BellAdvanced,
 }
 
-use Class::*;
+use CommitClass::*;
 use Death::*;
 
 fn id(client: usize) -> u64 {
@@ -61,14 +61,14 @@ impl<M: Model<U64 = Word>> Region<M> {
     }
 
     /// One critical section of `client`, which may die in it. The kernel frees a dead client's byte after its last step.
-    fn run(&self, client: usize, class: Class, death: Death) {
+    fn run(&self, client: usize, class: CommitClass, death: Death) {
         self.run_until(client, class, death);
         if death != Death::Never {
             self.dead[client].store(true, Ordering::Release);
         }
     }
 
-    fn run_until(&self, client: usize, class: Class, death: Death) {
+    fn run_until(&self, client: usize, class: CommitClass, death: Death) {
         let me = id(client);
         if death == Death::Announced {
             if let Some(owner) = lock::owner::<M>(&self.word) {
@@ -99,7 +99,7 @@ impl<M: Model<U64 = Word>> Region<M> {
     }
 }
 
-fn client<M: Model<U64 = Word>>(client: usize, class: Class, death: Death) -> Role<Region<M>> {
+fn client<M: Model<U64 = Word>>(client: usize, class: CommitClass, death: Death) -> Role<Region<M>> {
     role(move |region: &Region<M>| region.run(client, class, death))
 }
 
@@ -116,7 +116,7 @@ fn explore_clients<M: Model<U64 = Word>>(
 fn explore_classes<M: Model<U64 = Word>>(
     preemptions: Option<usize>,
     setup: fn() -> Region<M>,
-    classes: &'static [Class],
+    classes: &'static [CommitClass],
     deaths: &'static [Death],
 ) {
     let one = |(index, (&death, &class))| client(index, class, death);

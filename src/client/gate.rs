@@ -7,7 +7,7 @@
 
 use crate::engine::now_ns;
 use crate::limits;
-use crate::shm::latencies::CommitClass;
+use crate::shm::lock::CommitClass;
 use crate::{Error, Result};
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -56,18 +56,14 @@ pub(super) fn patience(timeout: Option<Duration>) -> Duration {
 
 #[derive(Default)]
 pub(super) struct Gate {
-    state: Mutex<State>,
+    /// The thread that has passed.
+    holder: Mutex<Option<ThreadId>>,
     urgent: Condvar,
     bulk: Condvar,
     /// Urgent threads before the gate; changed under the lock.
     urgents: AtomicUsize,
     /// The thread that has passed waits for the lock, and somebody urgent for it.
     lifted: AtomicBool,
-}
-
-#[derive(Default)]
-struct State {
-    holder: Option<ThreadId>,
 }
 
 impl Gate {
@@ -77,13 +73,13 @@ impl Gate {
     /// [`Error::TransactionOpen`] if this thread has passed already; [`Error::LockTimeout`].
     pub(super) fn enter(&self, wait: &Wait, lift: impl Fn()) -> Result<()> {
         let this = std::thread::current().id();
-        let mut state = self.state.lock();
-        if state.holder == Some(this) {
+        let mut holder = self.holder.lock();
+        if *holder == Some(this) {
             return Err(Error::TransactionOpen);
         }
         let mut is_urgent = wait.class == CommitClass::Urgent;
         let mut is_counted = false;
-        while state.holder.is_some() || (!is_urgent && self.has_urgent()) {
+        while holder.is_some() || (!is_urgent && self.has_urgent()) {
             is_urgent |= wait.class() == CommitClass::Urgent;
             if is_urgent && !std::mem::replace(&mut is_counted, true) {
                 self.urgents.fetch_add(1, Ordering::SeqCst);
@@ -96,25 +92,25 @@ impl Gate {
             if left == Some(Duration::ZERO) {
                 self.urgents.fetch_sub(usize::from(is_counted), Ordering::SeqCst);
                 // A wake-up may have come to this one that was for another.
-                self.wake_next(&state);
+                self.wake_next(*holder);
                 return Err(Error::LockTimeout {
                     waited: wait.waited(),
                     holder: "another thread of this process".into(),
                 });
             }
             match (is_urgent, left) {
-                (true, None) => self.urgent.wait(&mut state),
+                (true, None) => self.urgent.wait(&mut holder),
                 (true, Some(left)) => {
-                    let _ = self.urgent.wait_for(&mut state, left);
+                    let _ = self.urgent.wait_for(&mut holder, left);
                 }
                 (false, left) => {
                     let patience = wait.patience.saturating_sub(wait.waited());
-                    let _ = self.bulk.wait_for(&mut state, left.map_or(patience, |left| left.min(patience)));
+                    let _ = self.bulk.wait_for(&mut holder, left.map_or(patience, |left| left.min(patience)));
                 }
             }
         }
         self.urgents.fetch_sub(usize::from(is_counted), Ordering::SeqCst);
-        state.holder = Some(this);
+        *holder = Some(this);
         // Whoever is urgent and comes from here on lifts this one anew; those who wait already have to be counted in.
         self.lifted.store(self.has_urgent(), Ordering::SeqCst);
         Ok(())
@@ -132,19 +128,19 @@ impl Gate {
 
     /// The thread that has passed has let go of the lock, or did not get it.
     pub(super) fn leave(&self) {
-        let mut state = self.state.lock();
-        state.holder = None;
-        self.wake_next(&state);
+        let mut holder = self.holder.lock();
+        *holder = None;
+        self.wake_next(*holder);
     }
 
-    fn wake_next(&self, state: &State) {
-        if state.holder.is_none() {
+    fn wake_next(&self, holder: Option<ThreadId>) {
+        if holder.is_none() {
             let next = if self.has_urgent() { &self.urgent } else { &self.bulk };
             next.notify_one();
         }
     }
 
     pub(super) fn is_this_threads(&self) -> bool {
-        self.state.lock().holder == Some(std::thread::current().id())
+        *self.holder.lock() == Some(std::thread::current().id())
     }
 }

@@ -2,11 +2,8 @@
 
 use super::atomic::Native;
 use super::histogram::Histogram;
+use super::lock::CommitClass;
 use std::ops::Index;
-
-/// How urgent a commit is: whether its caller waits until it is durable, and has less than 100 ms. Urgent ones are let in first, and their latencies are
-/// counted apart. The logger's own transactions are bulk.
-pub(crate) use super::lock::Class as CommitClass;
 
 /// The same for each class of commits.
 #[repr(C)]

@@ -48,20 +48,21 @@ const RESERVATION_MAX: u64 = u32::MAX as u64;
 /// How long a reservation stands for somebody who has been woken, or has announced itself, and does not run.
 pub const PATIENCE: Duration = Duration::from_micros(200);
 
-/// Who is let in first.
+/// How urgent a commit is: whether its caller waits until it is durable, and has less than 100 ms. Urgent ones are let in first, and their
+/// latencies are counted apart. The logger's own transactions are bulk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Class {
+pub enum CommitClass {
     /// Before all others.
     Urgent,
     /// When nobody urgent waits.
     Bulk,
 }
 
-impl Class {
+impl CommitClass {
     fn flag(self) -> u64 {
         match self {
-            Class::Urgent => URGENT,
-            Class::Bulk => WAITERS,
+            CommitClass::Urgent => URGENT,
+            CommitClass::Bulk => WAITERS,
         }
     }
 }
@@ -170,8 +171,8 @@ impl Owner {
         self.0 & URGENT != 0 && self.0 & !FLAGS <= RESERVATION_MAX
     }
 
-    fn is_free_for(self, class: Class) -> bool {
-        self.id() == 0 && (class == Class::Urgent || !self.is_reserved())
+    fn is_free_for(self, class: CommitClass) -> bool {
+        self.id() == 0 && (class == CommitClass::Urgent || !self.is_reserved())
     }
 
     /// The bits that an owner keeps who takes the lock in this state.
@@ -200,7 +201,7 @@ pub fn try_acquire<M: Model>(word: &M::U64, me: ClientIdBits) -> Result<(), Owne
 
 /// Takes the lock if it is free for this class.
 #[inline]
-pub fn try_acquire_as<M: Model>(word: &M::U64, class: Class, me: ClientIdBits) -> Result<(), Owner> {
+pub fn try_acquire_as<M: Model>(word: &M::U64, class: CommitClass, me: ClientIdBits) -> Result<(), Owner> {
     let seen = Owner(word.load(Ordering::Relaxed));
     if seen.is_free_for(class) { swap_in::<M>(word, seen.0, me | seen.kept()) } else { Err(seen) }
 }
@@ -210,7 +211,7 @@ fn swap_in<M: Model>(word: &M::U64, current: u64, new: u64) -> Result<(), Owner>
 }
 
 /// Makes sure that `seen`, if it still holds the lock, will wake somebody of `class` at release. False if the word has changed.
-pub fn announce_waiter<M: Model>(word: &M::U64, seen: Owner, class: Class) -> bool {
+pub fn announce_waiter<M: Model>(word: &M::U64, seen: Owner, class: CommitClass) -> bool {
     announce::<M>(word, seen, class.flag())
 }
 
@@ -353,7 +354,7 @@ pub fn acquire<M: Model>(
     is_alive: &dyn Fn(ClientIdBits) -> bool,
     deadline: Option<Instant>,
 ) -> Result<Acquired, Owner> {
-    acquire_as::<M>(word, &Bells::one(bell), &|| Class::Bulk, me, is_alive, deadline)
+    acquire_as::<M>(word, &Bells::one(bell), &|| CommitClass::Bulk, me, is_alive, deadline)
 }
 
 /// [`acquire`] of a lock with two classes of waiters. Of which one the caller is, it says before each look: a bulk waiter may
@@ -364,7 +365,7 @@ pub fn acquire<M: Model>(
 pub fn acquire_as<M: Model>(
     word: &M::U64,
     bells: &Bells<'_, M>,
-    class: &dyn Fn() -> Class,
+    class: &dyn Fn() -> CommitClass,
     me: ClientIdBits,
     is_alive: &dyn Fn(ClientIdBits) -> bool,
     deadline: Option<Instant>,
@@ -401,7 +402,7 @@ struct Waiter<'a, M: Model> {
 impl<M: Model> Waiter<'_, M> {
     fn wait(
         &mut self,
-        class: &dyn Fn() -> Class,
+        class: &dyn Fn() -> CommitClass,
         me: ClientIdBits,
         is_alive: &dyn Fn(ClientIdBits) -> bool,
         deadline: Option<Instant>,
@@ -417,7 +418,7 @@ impl<M: Model> Waiter<'_, M> {
             let urgent = bells.urgent.map(|urgent| (urgent, urgent.bell.load(Ordering::Acquire)));
             let class = class();
             let (bell, ticket) = match (class, urgent) {
-                (Class::Urgent, Some((urgent, ticket))) => (&urgent.bell, ticket),
+                (CommitClass::Urgent, Some((urgent, ticket))) => (&urgent.bell, ticket),
                 _ => (bells.bulk, ticket),
             };
             let seen = Owner(word.load(Ordering::Acquire));
@@ -455,7 +456,7 @@ impl<M: Model> Waiter<'_, M> {
             if left.is_zero() {
                 return Err(seen);
             }
-            if let (Class::Urgent, Some((urgent, _)), false) = (class, urgent, self.is_counted) {
+            if let (CommitClass::Urgent, Some((urgent, _)), false) = (class, urgent, self.is_counted) {
                 self.is_counted = true;
                 urgent.count_in();
             }
@@ -553,7 +554,7 @@ mod tests {
         Owner(word.load(Ordering::Relaxed)).is_reserved()
     }
 
-    fn try_as(word: &AtomicU64, class: Class) -> Result<Acquired, Owner> {
+    fn try_as(word: &AtomicU64, class: CommitClass) -> Result<Acquired, Owner> {
         let queue = Queue::new();
         acquire_as::<Native>(word, &queue.bells(), &|| class, OTHER, &|_| true, Some(Instant::now()))
     }
@@ -562,13 +563,13 @@ mod tests {
     #[test]
     fn a_release_reserves_the_lock_for_the_urgent() {
         let (word, queue) = (AtomicU64::new(OWNER), Queue::new());
-        assert!(announce_waiter::<Native>(&word, Owner(OWNER), Class::Bulk));
-        assert!(announce_waiter::<Native>(&word, Owner(OWNER | WAITERS), Class::Urgent));
+        assert!(announce_waiter::<Native>(&word, Owner(OWNER), CommitClass::Bulk));
+        assert!(announce_waiter::<Native>(&word, Owner(OWNER | WAITERS), CommitClass::Urgent));
         assert!(matches!(release::<Native>(&word, &queue.bells(), OWNER), Next::Urgent(_)));
         assert_eq!(owner::<Native>(&word), None);
         assert!(try_acquire::<Native>(&word, OTHER).is_err());
-        assert!(try_as(&word, Class::Bulk).is_err());
-        assert_eq!(try_as(&word, Class::Urgent), Ok(Acquired::Released));
+        assert!(try_as(&word, CommitClass::Bulk).is_err());
+        assert_eq!(try_as(&word, CommitClass::Urgent), Ok(Acquired::Released));
         // Others may wait still, of both classes.
         assert_eq!(word.load(Ordering::Relaxed), OTHER | FLAGS);
     }
@@ -603,7 +604,7 @@ mod tests {
             reserved(&word)
         });
         assert!(was_kept);
-        assert_eq!(try_as(&word, Class::Urgent), Ok(Acquired::Released));
+        assert_eq!(try_as(&word, CommitClass::Urgent), Ok(Acquired::Released));
         queue.0.count_out();
         release_and_wake_next::<Native>(&word, &queue.bells(), OTHER);
         assert_eq!(word.load(Ordering::Relaxed), 0);
@@ -626,8 +627,8 @@ mod tests {
     fn a_reservation_for_an_own_waiter_stays() {
         let (word, queue) = (AtomicU64::new(OWNER), Queue::new());
         let reservation = release_to_urgent::<Native>(&word, &queue.bells(), OWNER).unwrap();
-        assert!(try_as(&word, Class::Bulk).is_err());
-        assert_eq!(try_as(&word, Class::Urgent), Ok(Acquired::Released));
+        assert!(try_as(&word, CommitClass::Bulk).is_err());
+        assert_eq!(try_as(&word, CommitClass::Urgent), Ok(Acquired::Released));
         assert_eq!(word.load(Ordering::Relaxed) & URGENT, 0);
         assert_eq!(queue.0.bell.load(Ordering::Relaxed), 0);
         take_back::<Native>(&word, &queue.bells(), reservation);
@@ -638,7 +639,7 @@ mod tests {
     #[test]
     fn a_bulk_waiter_takes_a_reservation_that_stands_still() {
         let (word, queue) = (AtomicU64::new(URGENT | 7), Queue::new());
-        let taken = acquire_as::<Native>(&word, &queue.bells(), &|| Class::Bulk, OTHER, &|_| true, None);
+        let taken = acquire_as::<Native>(&word, &queue.bells(), &|| CommitClass::Bulk, OTHER, &|_| true, None);
         assert_eq!(taken, Ok(Acquired::Released));
         assert_eq!(word.load(Ordering::Relaxed) & !FLAGS, OTHER);
     }
@@ -650,10 +651,10 @@ mod tests {
         let looks = AtomicU32::new(0);
         let class = || match looks.fetch_add(1, Ordering::Relaxed) {
             // Urgent as soon as it has slept once, when the lock becomes reserved.
-            n if n <= Native::SPINS + 1 => Class::Bulk,
+            n if n <= Native::SPINS + 1 => CommitClass::Bulk,
             _ => {
                 word.store(URGENT | 7, Ordering::Relaxed);
-                Class::Urgent
+                CommitClass::Urgent
             }
         };
         let taken = acquire_as::<Native>(&word, &queue.bells(), &class, OTHER, &|_| true, None);
