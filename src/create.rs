@@ -56,13 +56,11 @@ pub(crate) fn ensure_store(dir: &Dir, geometry: &Geometry) -> Result<()> {
 /// A directory without a header whose log holds segments is a store that has lost its header: making a new
 /// one over it would destroy what may still be saved.
 fn refuse_headless(dir: &Dir) -> Result<()> {
-    let folder = match std::fs::read_dir(dir.path().join(dir::WAL)) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        // A log that can't be looked at may hold segments.
-        listed => listed.map_err(Error::io("listing of wal"))?,
-    };
-    for entry in folder {
-        let name = entry.map_err(Error::io("listing of wal"))?.file_name();
+    let Some(folder) = dir.open_folder(dir::WAL)? else { return Ok(()) };
+    // A log that can't be listed may hold segments.
+    for entry in rustix::fs::Dir::new(folder).map_err(Error::sys("listing of wal"))? {
+        let entry = entry.map_err(Error::sys("listing of wal"))?;
+        let name = entry.file_name();
         if name.to_string_lossy().starts_with("seg-") {
             return Err(Error::Mismatch {
                 file: dir::CHECKPOINT.into(),

@@ -9,8 +9,10 @@ use crate::{Error, Result};
 use rustix::fs::{self, AtFlags, FsWord, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use untorn_wal::files;
 
 /// The empty file whose locked bytes say who is alive.
 pub(crate) const LOCK: &str = "lock";
@@ -139,13 +141,17 @@ impl Dir {
     }
 
     /// Opens a file of the store; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if the name is there and is no regular file.
     pub(crate) fn open_file(&self, name: &str, write: bool) -> Result<Option<File>> {
-        let access = if write { OFlags::RDWR } else { OFlags::RDONLY };
-        match fs::openat(self.handle()?, name, access | OFlags::CLOEXEC, Mode::empty()) {
+        match files::open_file(self.handle()?, name, write) {
             Ok(fd) => Ok(Some(fd.into())),
-            Err(Errno::NOENT) => Ok(None),
-            Err(Errno::MFILE) if planted_bug!("no-descriptor-no-file") => Ok(None),
-            Err(errno) => Err(refused(errno, name, if write { "write" } else { "read" })),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) if error.raw_os_error() == Some(libc::EMFILE) && planted_bug!("no-descriptor-no-file") => {
+                Ok(None)
+            }
+            Err(error) => Err(refused_io(error, name, if write { "write" } else { "read" })),
         }
     }
 
@@ -172,27 +178,20 @@ impl Dir {
 
     /// Makes the empty `lock` file if there is none; it is never renamed or removed.
     pub(crate) fn ensure_lock_file(&self) -> Result<()> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-        match fs::openat(self.handle()?, LOCK, flags, Mode::RUSR | Mode::WUSR) {
-            Ok(fd) => {
-                untorn_wal::give_to_owner(self.handle()?, fd);
+        match files::create_new(self.handle()?, LOCK) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                self.open_file(LOCK, true)?;
                 Ok(())
             }
-            Err(errno) => Err(refused(errno, LOCK, "create")),
+            made => made.map(drop).map_err(|error| refused_io(error, LOCK, "create")),
         }
     }
 
     /// Makes an empty file with a fresh inode, over a left-over of a process that died.
     pub(crate) fn make_file(&self, name: &str) -> Result<File> {
         self.remove_file(name)?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        match fs::openat(self.handle()?, name, flags, Mode::RUSR | Mode::WUSR) {
-            Ok(fd) => {
-                untorn_wal::give_to_owner(self.handle()?, &fd);
-                Ok(fd.into())
-            }
-            Err(errno) => Err(refused(errno, name, "create")),
-        }
+        let made = files::create_new(self.handle()?, name);
+        made.map(File::from).map_err(|error| refused_io(error, name, "create"))
     }
 
     /// Makes a file under another name, lets `fill` write it, syncs it and renames it into place.
@@ -205,17 +204,26 @@ impl Dir {
     }
 
     /// Makes a folder in the store's directory if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if the name is there and is no directory.
     pub(crate) fn ensure_folder(&self, name: &str) -> Result<()> {
-        match fs::mkdirat(self.handle()?, name, Mode::RWXU) {
-            Ok(()) => {
-                let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-                let made = fs::openat(self.handle()?, name, flags, Mode::empty())
-                    .map_err(|errno| refused(errno, name, "open"))?;
-                untorn_wal::give_to_owner(self.handle()?, made);
-                self.sync()
-            }
-            Err(Errno::EXIST) => Ok(()),
-            Err(errno) => Err(refused(errno, name, "create")),
+        match files::create_folder(self.handle()?, name) {
+            Ok(true) => self.sync(),
+            Ok(false) => Ok(()),
+            Err(error) => Err(refused_io(error, name, "create")),
+        }
+    }
+
+    /// Opens a folder in the store's directory; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if the name is there and is no directory.
+    pub(crate) fn open_folder(&self, name: &str) -> Result<Option<OwnedFd>> {
+        match files::open_folder(self.handle()?, name) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(refused_io(error, name, "read")),
         }
     }
 
@@ -245,14 +253,15 @@ impl Dir {
     pub(crate) fn is_gone(&self) -> bool {
         let gone = self.with_fd(|fd| {
             let linked = fs::fstat(fd).is_ok_and(|stat| stat.st_nlink > 0);
-            Ok(!linked || fs::statat(fd, LOCK, AtFlags::empty()).is_err())
+            Ok(!linked || fs::statat(fd, LOCK, AtFlags::SYMLINK_NOFOLLOW).is_err())
         });
         gone.unwrap_or(true)
     }
 
     /// Device and inode of a file of the store.
     pub(crate) fn file_id(&self, name: &str) -> Result<FileId> {
-        let stat = fs::statat(self.handle()?, name, AtFlags::empty()).map_err(|errno| refused(errno, name, "stat"))?;
+        let stat = fs::statat(self.handle()?, name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|errno| refused(errno, name, "stat"))?;
         Ok((stat.st_dev, stat.st_ino))
     }
 }
@@ -263,6 +272,14 @@ pub(crate) fn set_no_cow(file: &File) {
     use fs::{IFlags, ioctl_getflags, ioctl_setflags};
     if let Ok(flags) = ioctl_getflags(file) {
         let _ = ioctl_setflags(file, flags | IFlags::NOCOW);
+    }
+}
+
+/// As [`refused`], for an error that may name what the file is instead.
+fn refused_io(error: io::Error, name: &str, access: &str) -> Error {
+    match Errno::from_io_error(&error) {
+        Some(errno) => refused(errno, name, access),
+        None => Error::io(format!("{access} of {name}"))(error),
     }
 }
 

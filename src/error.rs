@@ -2,6 +2,7 @@
 
 use crate::TxnId;
 use std::{io, path::PathBuf, time::Duration};
+use untorn_wal::files::WrongKind;
 
 /// What the calls of this library return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -90,7 +91,8 @@ pub enum Error {
         /// What was expected and found.
         what: String,
     },
-    /// The store was made by another version of the format, or with other fixed parameters.
+    /// The store was made by another version of the format, or with other fixed parameters; or a name in its directory
+    /// leads to something else than a regular file.
     #[error("{file} does not fit: {what}")]
     Mismatch {
         /// The file, relative to the store's directory.
@@ -193,7 +195,10 @@ pub enum Error {
 impl Error {
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
         let what = what.into();
-        move |source| Error::Io { what, source }
+        move |source| match WrongKind::of(&source) {
+            Some(wrong) => Error::Mismatch { file: wrong.name.clone(), what: wrong.what() },
+            None => Error::Io { what, source },
+        }
     }
 
     /// An error of a rustix call.

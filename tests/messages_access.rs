@@ -238,7 +238,7 @@ fn a_malformed_file_lets_only_the_owner_in() {
     std::fs::remove_dir(&access).unwrap();
     std::os::unix::fs::symlink("/etc/hostname", &access).unwrap();
     std::thread::sleep(Duration::from_millis(100));
-    refused(connect_as(ALICE, &own), "opened");
+    refused(connect_as(ALICE, &own), "symbolic link");
 }
 
 #[test]

@@ -154,7 +154,7 @@ extern "C" fn hook() {
 
 fn become_logger(path: &OsString) -> i32 {
     become_daemon();
-    die_of_panics(Path::new(path).join(LAST_WORDS));
+    die_of_panics(PathBuf::from(path));
     match Dir::open(Path::new(path), false, true)
         .and_then(|dir| process::run(dir, Service::of(Host::Daemon), fall_silent))
     {
@@ -168,9 +168,10 @@ fn become_logger(path: &OsString) -> i32 {
 
 /// A logger without one of its threads would hold its byte and do nothing. It leaves a note and dies instead;
 /// the next client that waits starts another.
-fn die_of_panics(note: PathBuf) {
+fn die_of_panics(path: PathBuf) {
     std::panic::set_hook(Box::new(move |info| {
-        let _ = std::fs::write(&note, format!("{info}\n"));
+        let note = Dir::open(&path, false, true).and_then(|dir| dir.make_file(LAST_WORDS));
+        let _ = note.map(|mut note| writeln!(note, "{info}"));
         std::process::abort();
     }));
 }

@@ -14,13 +14,13 @@
 use super::fork::{self, ForkGuard};
 use crate::ids::ClientId;
 use crate::{Error, Result};
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use std::ffi::c_void;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
+use untorn_wal::files;
 
 /// The file's name in the store's directory.
 pub(crate) const LOCK_FILE: &str = "lock";
@@ -43,13 +43,12 @@ pub(crate) struct LockFileId {
     inode: u64,
 }
 
-fn open_lock(directory: impl AsFd, access: OFlags) -> Result<(OwnedFd, LockFileId)> {
-    let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = rustix::fs::openat(directory, LOCK_FILE, flags, Mode::empty()).map_err(|errno| match errno {
-        Errno::ACCESS | Errno::PERM | Errno::ROFS => {
+fn open_lock(directory: impl AsFd, write: bool) -> Result<(OwnedFd, LockFileId)> {
+    let file = files::open_file(directory, LOCK_FILE, write).map_err(|error| match Errno::from_io_error(&error) {
+        Some(errno @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) => {
             Error::Permission { what: format!("read and write of {LOCK_FILE} ({errno})") }
         }
-        errno => Error::sys(format!("opening {LOCK_FILE}"))(errno),
+        _ => Error::io(format!("opening {LOCK_FILE}"))(error),
     })?;
     let stat = rustix::fs::fstat(&file).map_err(Error::sys(format!("stat of {LOCK_FILE}")))?;
     Ok((file, LockFileId { device: stat.st_dev, inode: stat.st_ino }))
@@ -101,7 +100,7 @@ impl Claim {
         let page_size = rustix::param::page_size();
         // A child forked in here would keep the open file, by its copy of the descriptor or of the mapping.
         fork::without_forks(|| {
-            let (file, file_id) = open_lock(directory, OFlags::RDWR)?;
+            let (file, file_id) = open_lock(directory, true)?;
             if !try_lock_byte(&file, offset)? {
                 return Ok(None);
             }
@@ -174,7 +173,7 @@ pub(crate) struct Tester {
 impl Tester {
     /// Opens `lock` afresh. Fails if it isn't the file `expected`: then nothing can be said about anybody.
     pub(crate) fn open(directory: impl AsFd, expected: Option<LockFileId>) -> Result<Tester> {
-        let (file, found) = open_lock(directory, OFlags::RDWR)?;
+        let (file, found) = open_lock(directory, true)?;
         match expected {
             Some(expected) if expected != found => Err(Error::Mismatch {
                 file: LOCK_FILE.to_string(),
@@ -186,7 +185,7 @@ impl Tester {
 
     /// As [`Tester::open`], for somebody who may only read the file, which is enough to ask.
     pub(crate) fn open_to_look(directory: impl AsFd) -> Result<Tester> {
-        Ok(Tester { file: open_lock(directory, OFlags::RDONLY)?.0 })
+        Ok(Tester { file: open_lock(directory, false)?.0 })
     }
 
     /// Whether the byte at `offset` is held. What can't be found out counts as held, except that nobody can ever have

@@ -1,6 +1,6 @@
 //! What can go wrong with the log, by what the caller can do about it.
 
-use crate::Lsn;
+use crate::{Lsn, files::WrongKind};
 use std::io;
 
 /// What the calls of this crate return.
@@ -74,10 +74,14 @@ pub enum LogError {
 }
 
 impl LogError {
-    /// Turns a system error into the fitting variant: a full disk or an exhausted quota is `DiskFull`.
+    /// Turns a system error into the fitting variant: a full disk or an exhausted quota is `DiskFull`, a name that leads
+    /// to no regular file is `Mismatch`.
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> LogError {
         let what = what.into();
         move |source| match source.kind() {
+            _ if let Some(wrong) = WrongKind::of(&source) => {
+                LogError::Mismatch { file: wrong.name.clone(), what: wrong.what() }
+            }
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
                 LogError::DiskFull { what }
             }

@@ -13,6 +13,7 @@
 //! | [`error`] | [`LogError`]: what can go wrong, by what the caller can do |
 //! | [`record`] | the bytes of one record; the only codec of them |
 //! | [`segment`] | the bytes of segment headers and batch headers, and what they state |
+//! | [`files`] | how files and folders are opened, whatever their names lead to |
 //! | [`disk`] | the seam to the file system |
 //! | [`survey`] | which segments there are, and which bytes of each count |
 //! | [`scan`] | reading the stream back: valid, torn tail, or corrupt |
@@ -53,6 +54,7 @@
 pub mod disk;
 pub mod error;
 pub mod estimate;
+pub mod files;
 pub mod flush;
 pub mod follow;
 pub mod lead;

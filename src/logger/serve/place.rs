@@ -19,6 +19,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
+use untorn_wal::files;
 
 /// The socket's name in the store's directory.
 pub(super) const SOCKET: &str = "logger.sock";
@@ -192,16 +193,15 @@ pub(super) fn read_policy(store: &Dir) -> Result<Policy> {
     let stat = store.with_fd(|fd| fs::fstat(fd).map_err(Error::sys("stat of the store's directory")))?;
     let owner = stat.st_uid;
     let whole = |what: String| Policy::faulty(owner, Fault { line: 0, what });
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match store.with_fd(|fd| Ok(fs::openat(fd, access::NAME, flags, Mode::empty())))? {
+    let file = match store.with_fd(|fd| Ok(files::open_file(fd, access::NAME, false)))? {
         Ok(file) => std::fs::File::from(file),
-        Err(Errno::NOENT) => return Ok(Policy::of_owner(owner)),
-        Err(errno) => return Ok(whole(format!("it can't be opened: {errno}"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Policy::of_owner(owner)),
+        Err(error) => {
+            let what = files::WrongKind::of(&error).map(files::WrongKind::what);
+            return Ok(whole(what.unwrap_or_else(|| format!("it can't be opened: {error}"))));
+        }
     };
     let stat = fs::fstat(&file).map_err(Error::sys("stat of the access file"))?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Ok(whole("it is no regular file".into()));
-    }
     if stat.st_uid != owner && stat.st_uid != 0 {
         return Ok(whole(format!("it belongs to uid {}, not to the directory's owner", stat.st_uid)));
     }

@@ -1,0 +1,122 @@
+//! How the files and folders of a store are opened: the only functions that do it.
+//!
+//! A store's directory may be writable by others, so a name in it may lead anywhere. No call follows a symbolic link
+//! (`O_NOFOLLOW`), waits for the other end of a FIFO or for a device (`O_NONBLOCK`), or passes a descriptor on to
+//! another program (`O_CLOEXEC`). What was opened is checked to be a regular file. A name that is there but is no regular
+//! file is an error that contains [`WrongKind`]; it is never treated as missing.
+//!
+//! Only [`create_new`] and [`create_folder`] give away what they made, since only they know that they made it: with
+//! `O_EXCL` and `mkdir` no other file can have taken the name.
+
+use crate::disk::give_to_owner;
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// A name of a store's file or folder that leads to something else.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{name} is {found}, expected {expected}")]
+pub struct WrongKind {
+    /// The name in its directory.
+    pub name: String,
+    /// What it is.
+    pub found: &'static str,
+    /// What it must be.
+    pub expected: &'static str,
+}
+
+impl WrongKind {
+    /// The one that caused `error`, if one did.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Option<&WrongKind> {
+        error.get_ref()?.downcast_ref()
+    }
+
+    /// What was found and expected, for an error that names the file by itself.
+    #[must_use]
+    pub fn what(&self) -> String {
+        format!("it is {}, expected {}", self.found, self.expected)
+    }
+}
+
+const FILE: &str = "a regular file";
+const FOLDER: &str = "a directory";
+const SAFE: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+
+/// Opens the regular file `name` in `dir` for reading, and for writing too if `write` is set.
+///
+/// # Errors
+/// As the system reports them, `NotFound` if there is no such name; [`WrongKind`] if it is no regular file.
+pub fn open_file(dir: impl AsFd, name: &str, write: bool) -> io::Result<OwnedFd> {
+    let access = if write { OFlags::RDWR } else { OFlags::RDONLY };
+    let file = fs::openat(&dir, name, access | SAFE, Mode::empty())
+        .map_err(|errno| explain(&dir, name, FileType::RegularFile, errno))?;
+    match describe(fs::fstat(&file)?.st_mode) {
+        FILE => Ok(file),
+        found => Err(wrong_kind(name, found, FILE)),
+    }
+}
+
+/// Creates the file `name` in `dir`, with mode 0600, and gives it to the directory's owner.
+///
+/// # Errors
+/// As the system reports them, `AlreadyExists` if the name is taken.
+pub fn create_new(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | SAFE;
+    let file = fs::openat(&dir, name, flags, Mode::RUSR | Mode::WUSR)?;
+    give_to_owner(&dir, &file);
+    Ok(file)
+}
+
+/// Opens the folder `name` in `dir`.
+///
+/// # Errors
+/// As the system reports them, `NotFound` if there is no such name; [`WrongKind`] if it is no directory.
+pub fn open_folder(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
+    fs::openat(&dir, name, OFlags::RDONLY | OFlags::DIRECTORY | SAFE, Mode::empty())
+        .map_err(|errno| explain(&dir, name, FileType::Directory, errno))
+}
+
+/// Creates the folder `name` in `dir`, with mode 0700, and gives it to the directory's owner. False if it is there
+/// already.
+///
+/// # Errors
+/// As the system reports them; [`WrongKind`] if the name is there and is no directory.
+pub fn create_folder(dir: impl AsFd, name: &str) -> io::Result<bool> {
+    let is_new = match fs::mkdirat(&dir, name, Mode::RWXU) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
+        Err(errno) => return Err(errno.into()),
+    };
+    let folder = open_folder(&dir, name)?;
+    if is_new {
+        give_to_owner(&dir, folder);
+    }
+    Ok(is_new)
+}
+
+/// The error of an open that the system refused with `errno`: the kind of the file, if that is the reason.
+fn explain(dir: impl AsFd, name: &str, expected: FileType, errno: Errno) -> io::Error {
+    let found = match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) != expected => describe(stat.st_mode),
+        _ => return errno.into(),
+    };
+    wrong_kind(name, found, if expected == FileType::Directory { FOLDER } else { FILE })
+}
+
+fn wrong_kind(name: &str, found: &'static str, expected: &'static str) -> io::Error {
+    io::Error::other(WrongKind { name: name.to_owned(), found, expected })
+}
+
+fn describe(mode: u32) -> &'static str {
+    match FileType::from_raw_mode(mode) {
+        FileType::RegularFile => FILE,
+        FileType::Directory => FOLDER,
+        FileType::Symlink => "a symbolic link",
+        FileType::Fifo => "a FIFO",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice | FileType::BlockDevice => "a device",
+        FileType::Unknown => "of an unknown kind",
+    }
+}
