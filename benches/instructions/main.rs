@@ -1,0 +1,72 @@
+//! Counts the instructions of the engine's hot paths under callgrind and compares them with a table
+//! that is kept in the repository. Noise of the machine does not move these counts.
+//!
+//! ```text
+//! cargo bench --profile counted --bench instructions               # compare; exit 1 if a path grew
+//! cargo bench --profile counted --bench instructions -- --record   # write the counts to the table
+//! ```
+//!
+//! - `workloads`: what is counted; each workload is one function that callgrind collects in
+//! - `callgrind`: runs a workload under valgrind and adds up its instructions by function
+//! - `table`: the counts that are expected, by compiler and C library
+//!
+//! The logger is a process of its own and is not counted. The workloads wait for nothing: commits are
+//! visible, and each of them runs alone on its store. What is left of chance (a lock that the logger
+//! holds for a moment) only adds instructions, so the smallest of three runs counts.
+
+pub(crate) mod callgrind;
+pub(crate) mod table;
+pub(crate) mod workloads;
+
+use callgrind::Counts;
+use std::process::ExitCode;
+use table::{Table, Toolchain};
+
+/// How many times a workload is run; the run with the fewest instructions counts.
+const RUNS: usize = 3;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["--workload", name] => {
+            workloads::run(name);
+            ExitCode::SUCCESS
+        }
+        [] => guard(false),
+        ["--record"] => guard(true),
+        _ => {
+            eprintln!("usage: cargo bench --profile counted --bench instructions [-- --record]");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Counts every workload and compares the counts with the table, or writes them to it.
+fn guard(record: bool) -> ExitCode {
+    let toolchain = Toolchain::current();
+    let mut table = Table::read();
+    let mut counted = table::Row::new();
+    for name in workloads::NAMES {
+        let counts = (0..RUNS).map(|_| callgrind::count(name)).min_by(Counts::compare).expect("RUNS > 0");
+        println!("{name:<14} {:>10.1} instructions a call", counts.total);
+        counted.insert(name.to_string(), counts);
+    }
+    if record {
+        table.rows.insert(toolchain.to_string(), counted);
+        table.write();
+        println!("recorded for {toolchain}");
+        return ExitCode::SUCCESS;
+    }
+    let Some(expected) = table.rows.get(&toolchain.to_string()) else {
+        eprintln!("the table has no counts for {toolchain}; record them from a commit that is known to be good:");
+        eprintln!("  cargo bench --profile counted --bench instructions -- --record");
+        // A toolchain without counts is no finding, except where the table is kept.
+        return ExitCode::from(u8::from(std::env::var_os("CI").is_some()));
+    };
+    let grown = table::compare(expected, &counted);
+    for line in &grown {
+        eprintln!("{line}");
+    }
+    ExitCode::from(u8::from(!grown.is_empty()))
+}
