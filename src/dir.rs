@@ -5,6 +5,7 @@
 //! and the directory is synced, so that nobody ever meets a half-made one.
 
 use crate::descriptor::{Descriptor, FileId};
+use crate::owner::{self, Ownership};
 use crate::{Error, Result};
 use rustix::fs::{self, AtFlags, FsWord, Mode, OFlags};
 use rustix::io::Errno;
@@ -32,6 +33,8 @@ pub(crate) const WAL: &str = "wal";
 pub(crate) struct Dir {
     fd: Descriptor,
     path: PathBuf,
+    /// The uid that owns it, and so the store.
+    owner: u32,
 }
 
 /// The directory's descriptor, or a fresh one in its place.
@@ -51,7 +54,10 @@ impl AsFd for Handle<'_> {
 
 impl Dir {
     /// Opens the directory, making it (mode 0700) if `create` allows.
-    pub(crate) fn open(path: &Path, create: bool, any_file_system: bool) -> Result<Dir> {
+    ///
+    /// # Errors
+    /// [`Error::Permission`] if it belongs to another user: see [`owner`].
+    pub(crate) fn open(path: &Path, create: bool, any_file_system: bool, ownership: Ownership) -> Result<Dir> {
         if path.as_os_str().is_empty() {
             return Err(Error::Invalid { what: "the store's path is empty".into() });
         }
@@ -74,7 +80,10 @@ impl Dir {
         // An absolute path serves the logger, whose working directory is another.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
         let fd = Descriptor::new(fd).map_err(Error::io("stat of the store's directory"))?;
-        let dir = Dir { fd, path };
+        let stat =
+            fd.get().map(fs::fstat).unwrap_or(Err(Errno::BADF)).map_err(Error::sys("stat of the store's directory"))?;
+        owner::check_directory(&stat, &path, ownership)?;
+        let dir = Dir { fd, path, owner: stat.st_uid };
         if !any_file_system {
             dir.refuse_unreliable()?;
         }
@@ -87,7 +96,7 @@ impl Dir {
         let fd = fs::openat(self.handle()?, ".", flags, Mode::empty())
             .map_err(Error::sys("open of the store's directory"))?;
         let fd = Descriptor::new(fd).map_err(Error::io("stat of the store's directory"))?;
-        Ok(Dir { fd, path: self.path.clone() })
+        Ok(Dir { fd, path: self.path.clone(), owner: self.owner })
     }
 
     fn handle(&self) -> Result<Handle<'_>> {
@@ -109,6 +118,11 @@ impl Dir {
     /// Calls `with` with a descriptor of the directory.
     pub(crate) fn with_fd<T>(&self, with: impl FnOnce(BorrowedFd<'_>) -> Result<T>) -> Result<T> {
         with(self.handle()?.as_fd())
+    }
+
+    /// Whether another user than this process's owns it.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.owner != rustix::process::geteuid().as_raw()
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -143,7 +157,8 @@ impl Dir {
     /// Opens a file of the store; `None` if there is none.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] if the name is there and is no regular file.
+    /// [`Error::Mismatch`] if the name is there and is no regular file; [`Error::Permission`] without the right, or if it
+    /// belongs to another user than the directory.
     pub(crate) fn open_file(&self, name: &str, write: bool) -> Result<Option<File>> {
         match files::open_file(self.handle()?, name, write) {
             Ok(fd) => Ok(Some(fd.into())),

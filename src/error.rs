@@ -2,7 +2,7 @@
 
 use crate::TxnId;
 use std::{io, path::PathBuf, time::Duration};
-use untorn_wal::files::WrongKind;
+use untorn_wal::files::{OtherOwner, WrongKind};
 
 /// What the calls of this library return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -195,9 +195,10 @@ pub enum Error {
 impl Error {
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
         let what = what.into();
-        move |source| match WrongKind::of(&source) {
-            Some(wrong) => Error::Mismatch { file: wrong.name.clone(), what: wrong.what() },
-            None => Error::Io { what, source },
+        move |source| match (WrongKind::of(&source), OtherOwner::of(&source)) {
+            (Some(wrong), _) => Error::Mismatch { file: wrong.name.clone(), what: wrong.what() },
+            (None, Some(other)) => Error::Permission { what: other.to_string() },
+            (None, None) => Error::Io { what, source },
         }
     }
 

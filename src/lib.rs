@@ -69,6 +69,7 @@ pub mod limits;
 mod logger;
 mod observe;
 mod options;
+mod owner;
 mod page;
 mod remote;
 mod shm;

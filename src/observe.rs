@@ -5,6 +5,7 @@
 use crate::dir::{self, Dir};
 use crate::engine::has_clients;
 use crate::header::Header;
+use crate::owner::Ownership;
 use crate::shm::control::{Control, LAYOUT};
 use crate::shm::liveness::{LOGGER_OFFSET, Tester};
 use crate::stats::Stats;
@@ -25,7 +26,8 @@ pub enum Observation {
 }
 
 /// Looks at the store in the directory `path` from outside, for monitoring: neither is the caller a client then, nor does anything
-/// start, wait, or change. Needs the right to read the store's files, not to write them.
+/// start, wait, or change. Needs the right to read the store's files, not to write them; the store must be the caller's own, unless
+/// [`Options::foreign_owner`](crate::Options::foreign_owner) allows otherwise: see [`Options::observe`](crate::Options::observe).
 ///
 /// Unlike [`crate::Store::stats`] it can't tell how many pages each snapshot holds back, for that takes a snapshot of its own. All
 /// else is the same. Takes well below a millisecond; never blocks.
@@ -52,8 +54,12 @@ pub enum Observation {
 /// [`Error::NotFound`] if there is no store; [`Error::Permission`]; [`Error::Corrupt`]; [`Error::Mismatch`] if it is in use by another
 /// version of this library, or not by this boot of this kernel.
 pub fn observe(path: impl AsRef<Path>) -> Result<Observation> {
-    let path = path.as_ref();
-    let dir = Dir::open(path, false, true)?;
+    observe_as(path.as_ref(), Ownership::Own)
+}
+
+/// As [`observe`], also of another user's store.
+pub(crate) fn observe_as(path: &Path, ownership: Ownership) -> Result<Observation> {
+    let dir = Dir::open(path, false, true, ownership)?;
     let Some(checkpoint) = dir.open_file(dir::CHECKPOINT, false)? else {
         return Err(Error::NotFound { path: path.into() });
     };

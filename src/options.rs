@@ -1,8 +1,9 @@
 //! How a store is opened, and how durable its commits are by default.
 
 use crate::engine::now_ns;
+use crate::owner::Ownership;
 use crate::shm::lock::CommitClass;
-use crate::{Error, Result, Store, limits};
+use crate::{Error, Observation, Result, Store, limits};
 use std::{path::Path, path::PathBuf, time::Duration};
 pub use untorn_wal::FlushPolicy;
 use untorn_wal::Retention;
@@ -80,6 +81,7 @@ pub struct Options {
     pub(crate) create: bool,
     pub(crate) read_only: bool,
     pub(crate) any_file_system: bool,
+    pub(crate) foreign_owner: bool,
     pub(crate) logger_program: Option<PathBuf>,
     pub(crate) logger_thread: bool,
     /// The logger itself opens the store, for those who pass messages.
@@ -104,6 +106,7 @@ impl Default for Options {
             create: true,
             read_only: false,
             any_file_system: false,
+            foreign_owner: false,
             logger_program: None,
             logger_thread: false,
             is_of_logger: false,
@@ -179,7 +182,20 @@ impl Options {
         self
     }
 
-    /// The program to start as the logger, called with the store's path. Default: the variable
+    /// Lets root open a store whose directory belongs to another user. Default: false, and such an open answers
+    /// [`Error::Permission`].
+    ///
+    /// The owner of a store can read and change everything in it, whatever root writes there. The logger that this process starts becomes the
+    /// owner (uid and gid of the directory, no other groups, no capabilities, no environment but `PATH` and `UNTORN_…`) before it
+    /// reads or makes anything; for that it needs `CAP_SETUID` and `CAP_SETGID`. Files that root itself makes are given to the owner.
+    /// A process of any other uid is refused all the same, but for [`Options::observe`].
+    pub fn foreign_owner(&mut self, allow: bool) -> &mut Options {
+        self.foreign_owner = allow;
+        self
+    }
+
+    /// The program to start as the logger, called with the store's path, and with `--foreign-owner` after
+    /// it if [`foreign_owner`](Options::foreign_owner) makes it another user's. Default: the variable
     /// `UNTORN_LOGGER`, else the running executable itself, else `untorn-logger` beside it or on `PATH`.
     pub fn logger_program(&mut self, program: impl Into<PathBuf>) -> &mut Options {
         self.logger_program = Some(program.into());
@@ -247,6 +263,29 @@ impl Options {
     /// As [`Store::open`]; [`Error::Invalid`] when options contradict each other.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Store> {
         Store::open_with(path.as_ref(), self)
+    }
+
+    /// As [`observe`](crate::observe), also of another user's store if [`foreign_owner`](Options::foreign_owner) allows: for whom
+    /// its files can be read. The owner can end the process that looks, by cutting a file short.
+    ///
+    /// # Errors
+    /// As [`observe`](crate::observe).
+    pub fn observe(&self, path: impl AsRef<Path>) -> Result<Observation> {
+        let ownership = if self.foreign_owner { Ownership::ForeignToRead } else { Ownership::Own };
+        crate::observe::observe_as(path.as_ref(), ownership)
+    }
+
+    /// As [`stop_logger`](crate::stop_logger), also of another user's store if [`foreign_owner`](Options::foreign_owner) allows.
+    ///
+    /// # Errors
+    /// As [`stop_logger`](crate::stop_logger).
+    pub fn stop_logger(&self, path: impl AsRef<Path>, timeout: Duration) -> Result<bool> {
+        crate::logger::daemon::stop_logger_as(path.as_ref(), timeout, self.ownership())
+    }
+
+    /// Whose stores these options open.
+    pub(crate) fn ownership(&self) -> Ownership {
+        if self.foreign_owner { Ownership::Foreign } else { Ownership::Own }
     }
 
     /// What a store to be created with these options will be like.

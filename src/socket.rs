@@ -3,14 +3,15 @@
 //!
 //! A socket here never blocks by itself: whoever waits says until when. Nothing in this file knows what a message means.
 
+use crate::owner;
 use crate::shm::private::Private;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{self, Mode, OFlags};
+use rustix::fs::{self, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{
     self, AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, sockopt,
 };
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, geteuid, getrlimit};
 use rustix::time::Timespec;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -34,7 +35,8 @@ pub(crate) struct Stream {
 impl Stream {
     /// Connects to the socket at `path`, however long that is.
     pub(crate) fn connect(path: &Path, deadline: Instant) -> io::Result<Stream> {
-        let fd = private(new_socket)?;
+        let stream = Stream { fd: private(new_socket)? };
+        let owner = socket_owner(path)?;
         let bytes = path.as_os_str().len();
         // The file, open, if its name is too long: the short name of a descriptor leads to it as well.
         let opened;
@@ -45,8 +47,11 @@ impl Stream {
             SocketAddrUnix::new(format!("/proc/self/fd/{}", opened.as_raw_fd()))?
         };
         loop {
-            match net::connect(fd.get()?, &address) {
-                Ok(()) => return Ok(Stream { fd }),
+            match net::connect(stream.fd.get()?, &address) {
+                Ok(()) => {
+                    stream.refuse_other_server(owner)?;
+                    return Ok(stream);
+                }
                 Err(Errno::INTR) => {}
                 // As many wait to be accepted as may.
                 Err(Errno::AGAIN) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
@@ -56,7 +61,19 @@ impl Stream {
         }
     }
 
-    /// The user id of the process that made the connection, as the kernel says.
+    /// An error if the socket is not served by its owner: the name was changed meanwhile to lead to another server, which is to get
+    /// nothing from this process. Nothing has been sent yet.
+    fn refuse_other_server(&self, owner: u32) -> io::Result<()> {
+        let server = self.peer_uid()?;
+        // A mount may give a file an owner whom this user namespace knows though it does not know the server.
+        if server == owner || Some(server) == owner::unmapped_uid() {
+            return Ok(());
+        }
+        let what = format!("the socket belongs to uid {owner}, the server at it to uid {server}");
+        Err(io::Error::new(io::ErrorKind::InvalidData, what))
+    }
+
+    /// The user id of the process at the other end, as the kernel says.
     pub(crate) fn peer_uid(&self) -> io::Result<u32> {
         Ok(sockopt::socket_peercred(self.fd.get()?)?.uid.as_raw())
     }
@@ -157,6 +174,29 @@ impl Stream {
     /// Ends the connection for both sides, also for a thread that waits for it.
     pub(crate) fn end(&self) {
         let _ = self.fd.get().map(|fd| net::shutdown(fd, Shutdown::Both));
+    }
+}
+
+/// The uid that a socket belongs to. A symbolic link is followed if it is this user's or root's: others could lead this process, with its
+/// rights, to a server of any kind.
+fn socket_owner(path: &Path) -> io::Result<u32> {
+    let found = fs::lstat(path)?;
+    if FileType::from_raw_mode(found.st_mode) != FileType::Symlink {
+        return Ok(found.st_uid);
+    }
+    if found.st_uid != geteuid().as_raw() && found.st_uid != 0 {
+        let what = format!("it is a symbolic link that uid {} has made; name the socket itself", found.st_uid);
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    Ok(fs::stat(path)?.st_uid)
+}
+
+/// Whether a server may be at work at the socket `path`. Only a connection that is refused proves that there is none.
+pub(crate) fn may_be_served(path: &Path) -> bool {
+    // Nothing is waited for: a server whose queue is full lives.
+    match Stream::connect(path, Instant::now()) {
+        Ok(_) => true,
+        Err(error) => error.kind() != io::ErrorKind::ConnectionRefused && error.kind() != io::ErrorKind::NotFound,
     }
 }
 

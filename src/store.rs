@@ -74,7 +74,7 @@ impl Store {
     }
 
     pub(crate) fn open_with(path: &Path, options: &Options) -> Result<Store> {
-        Store::open_in(Dir::open(path, options.create, options.any_file_system)?, options)
+        Store::open_in(Dir::open(path, options.create, options.any_file_system, options.ownership())?, options)
     }
 
     pub(crate) fn open_in(dir: Dir, options: &Options) -> Result<Store> {

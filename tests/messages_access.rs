@@ -76,6 +76,14 @@ fn connect_as(uid: u32, path: &Path) -> Result<Client> {
     as_user(uid, || Client::options().reconnect_timeout(Duration::ZERO).connect(path))
 }
 
+/// A connection, unless the server's queue is full.
+fn connect_at_once(path: &Path) -> rustix::io::Result<std::os::fd::OwnedFd> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
 fn as_user<T: Send>(uid: u32, act: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let acting = scope.spawn(|| {
@@ -328,14 +336,24 @@ fn a_place_that_is_not_there_yet() {
     // Whoever takes the name away, it comes again.
     std::fs::remove_file(&place).unwrap();
     wait_for(Duration::from_secs(10), || place.exists());
-    // What is no socket, or another server's, is left alone.
-    for other in ["plain", "served"] {
+    // What is no socket, or another server's, is left alone; also a server's that is too busy to accept anyone.
+    for other in ["plain", "served", "busy"] {
         let path = house.public.path().join(other);
         let _served;
+        let mut waiting = Vec::new();
         if other == "plain" {
             std::fs::write(&path, "precious").unwrap();
         } else {
             _served = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        }
+        if other == "busy" {
+            let refused = loop {
+                match connect_at_once(&path) {
+                    Ok(connection) => waiting.push(connection),
+                    Err(errno) => break errno,
+                }
+            };
+            assert_eq!(refused, rustix::io::Errno::AGAIN, "after {} connections", waiting.len());
         }
         let inode = std::fs::metadata(&path).unwrap().ino();
         house.set_bare(&format!("socket \"{}\"\n", path.display()));
@@ -345,23 +363,28 @@ fn a_place_that_is_not_there_yet() {
     }
 }
 
-/// A logger that runs as root serves the directory's owner, whose socket it is.
+/// A logger that root starts in another user's directory serves that user, whose socket it is.
 #[test]
-fn a_directory_of_somebody_else() {
+fn a_directory_of_another_user() {
     let _limit = limit(60);
-    let Some(house) = House::new("a_directory_of_somebody_else") else { return };
-    for dir in [house.at.path.parent().unwrap(), &house.at.path] {
+    if !may_change_uid("a_directory_of_another_user") {
+        return;
+    }
+    let at = TestStore::new();
+    std::fs::create_dir(&at.path).unwrap();
+    for dir in [at.path.parent().unwrap(), &at.path] {
         std::os::unix::fs::chown(dir, Some(ALICE), Some(ALICE)).unwrap();
     }
-    // The next logger looks whose the directory is.
-    house.at.stop_logger();
-    house.store.keyspace("k").unwrap().put(b"a", b"1").unwrap();
-    let socket = house.at.path.join("logger.sock");
+    let store = at.open_with(|options| {
+        options.foreign_owner(true);
+    });
+    store.keyspace("k").unwrap().put(b"a", b"1").unwrap();
+    let socket = at.path.join("logger.sock");
     // The logger makes it when it serves already.
     wait_for(Duration::from_secs(10), || socket.exists());
     let found = std::fs::metadata(&socket).unwrap();
     assert_eq!((found.uid(), found.mode() & 0o777), (ALICE, 0o600));
     connect_as(ALICE, &socket).unwrap().put("k", b"a", b"2").unwrap();
-    // Root may do what it likes to the files, but by message it is somebody like others.
+    // Root may do what it likes to the files, but by message it is a user like others.
     refused(Client::connect(&socket), "uid 0");
 }

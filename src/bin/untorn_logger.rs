@@ -1,13 +1,15 @@
-//! `untorn-logger STORE [--idle SECONDS|never] [--create]`: the logger process of one store, in the foreground.
+//! `untorn-logger STORE [--idle SECONDS|never] [--create] [--foreign-owner]`: the logger process of one store, in the foreground.
 //!
 //! Exit codes: see [`USAGE`].
+#![allow(unsafe_code)]
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 use std::time::Duration;
 use untorn::LoggerOptions;
 
-const USAGE: &str = "usage: untorn-logger STORE [--idle SECONDS|never] [--create]
+const USAGE: &str = "usage: untorn-logger STORE [--idle SECONDS|never] [--create] [--foreign-owner]
 
 Runs the logger of the store in directory STORE, in the foreground. Direct clients start their logger by
 themselves; this is for supervisors, and for stores whose clients all pass messages through its socket.
@@ -15,6 +17,7 @@ themselves; this is for supervisors, and for stores whose clients all pass messa
   --idle SECONDS  leave when nobody has used the store for so long, whatever clients say
   --idle never    stay until told to leave (untorn stop); wait while another logger serves
   --create        make the store if there is none
+  --foreign-owner as root, serve a store that belongs to another user, by becoming that user
 
 What happens goes to standard error, from the level on that RUST_LOG names (error, warn, info, debug, trace, off;
 default info), if this program was built with the feature cli.
@@ -34,6 +37,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if options.is_foreign_owner_allowed() {
+        leave_environment_behind();
+    }
     #[cfg(feature = "cli")]
     show_events();
     match options.run(&store) {
@@ -43,6 +49,26 @@ fn main() -> ExitCode {
             ExitCode::from(3)
         }
     }
+}
+
+/// Starts this program again without what root's environment and open files would tell another user, whose process it is to become.
+fn leave_environment_behind() {
+    let is_kept = |name: &OsStr| {
+        matches!(name.as_encoded_bytes(), b"PATH" | b"RUST_LOG") || name.as_encoded_bytes().starts_with(b"UNTORN_")
+    };
+    // SAFETY: the program has one thread, which has opened nothing. What its starter left open is closed by `execve`, or, where a kernel
+    // or a filter refuses the call, stays open.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    // Once is enough.
+    if std::env::vars_os().all(|(name, _)| is_kept(&name)) {
+        return;
+    }
+    let mut command = std::process::Command::new("/proc/self/exe");
+    command.arg0("untorn-logger").args(std::env::args_os().skip(1)).env_clear();
+    command.envs(std::env::vars_os().filter(|(name, _)| is_kept(name)));
+    let error = command.exec();
+    eprintln!("untorn-logger: starting again with a clean environment: {error}");
+    std::process::exit(3);
 }
 
 /// Writes the library's events to standard error, from what level on says `RUST_LOG`: `warn`, `untorn::logger=debug,info`, `off`.
@@ -69,6 +95,9 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Asked, String>
             Some("-V" | "--version") => return Ok(Asked::Say(format!("untorn-logger {}", env!("CARGO_PKG_VERSION")))),
             Some("--create") => {
                 options.create(true);
+            }
+            Some("--foreign-owner") => {
+                options.foreign_owner(true);
             }
             Some("--idle") => {
                 let idle = arguments.next().unwrap_or_default();

@@ -5,9 +5,11 @@
 //! on its standard output, a pipe to its starter, that it is ready, or why it can't be.
 #![allow(unsafe_code)]
 
-use super::keeper::{BECOME_LOGGER, DAEMON, NO_FORK, READY};
+use super::keeper::{BECOME_LOGGER, DAEMON, FOREIGN_OWNER, NO_FORK, READY};
+use super::privileges;
 use super::process::{self, Ended, Host, Service};
 use crate::dir::{self, Dir};
+use crate::owner::Ownership;
 use crate::shm::liveness::{self, Tester};
 use crate::{Error, Result};
 use std::ffi::OsString;
@@ -52,6 +54,7 @@ pub fn run_logger(path: impl AsRef<Path>) -> Result<()> {
 pub struct LoggerOptions {
     idle: Option<Duration>,
     create: bool,
+    foreign_owner: bool,
 }
 
 impl LoggerOptions {
@@ -66,6 +69,21 @@ impl LoggerOptions {
     pub fn create(&mut self, create: bool) -> &mut LoggerOptions {
         self.create = create;
         self
+    }
+
+    /// Lets root serve a store whose directory belongs to another user. Default: false. See [`crate::Options::foreign_owner`].
+    ///
+    /// The whole process then becomes one of that user before it reads or makes anything there, and stays that: uid and gid of the
+    /// directory, no other groups, no capabilities. Its environment and its open files are the caller's to choose: the owner is not to see
+    /// anything by them.
+    pub fn foreign_owner(&mut self, allow: bool) -> &mut LoggerOptions {
+        self.foreign_owner = allow;
+        self
+    }
+
+    #[doc(hidden)]
+    pub fn is_foreign_owner_allowed(&self) -> bool {
+        self.foreign_owner
     }
 
     /// Serves as [`run_logger`] does. One that is to stay for ever waits while another logger serves.
@@ -88,7 +106,9 @@ impl LoggerOptions {
         let host = if daemon { Host::Daemon } else { Host::Foreground };
         let service = Service { stay: self.idle, host };
         loop {
-            let dir = Dir::open(path, self.create, !self.create)?;
+            let ownership = if self.foreign_owner { Ownership::Foreign } else { Ownership::Own };
+            let dir = Dir::open(path, self.create, !self.create, ownership)?;
+            privileges::become_owner(&dir)?;
             if self.create {
                 dir.ensure_lock_file()?;
                 let _init = crate::client::lock_init(&dir, Duration::from_secs(60))?;
@@ -113,8 +133,13 @@ impl LoggerOptions {
 /// # Errors
 /// [`Error::NotFound`] if there is no store, [`Error::LoggerStalled`] if it does not leave in time.
 pub fn stop_logger(path: impl AsRef<Path>, timeout: Duration) -> Result<bool> {
+    stop_logger_as(path.as_ref(), timeout, Ownership::Own)
+}
+
+/// As [`stop_logger`], also of another user's store.
+pub(crate) fn stop_logger_as(path: &Path, timeout: Duration, ownership: Ownership) -> Result<bool> {
     let start = Instant::now();
-    let dir = Dir::open(path.as_ref(), false, true)?;
+    let dir = Dir::open(path, false, true, ownership)?;
     let tester = dir.with_fd(|fd| Tester::open(fd, None))?;
     let mut ran = false;
     let mut first = None;
@@ -153,11 +178,14 @@ extern "C" fn hook() {
 }
 
 fn become_logger(path: &OsString) -> i32 {
+    let ownership = if std::env::var_os(FOREIGN_OWNER).is_some() { Ownership::Foreign } else { Ownership::Own };
     become_daemon();
-    die_of_panics(PathBuf::from(path));
-    match Dir::open(Path::new(path), false, true)
-        .and_then(|dir| process::run(dir, Service::of(Host::Daemon), fall_silent))
-    {
+    let served = Dir::open(Path::new(path), false, true, ownership).and_then(|dir| {
+        privileges::become_owner(&dir)?;
+        die_of_panics(PathBuf::from(path));
+        process::run(dir, Service::of(Host::Daemon), fall_silent)
+    });
+    match served {
         Ok(_) => 0,
         Err(error) => {
             say(&error);
@@ -170,7 +198,7 @@ fn become_logger(path: &OsString) -> i32 {
 /// the next client that waits starts another.
 fn die_of_panics(path: PathBuf) {
     std::panic::set_hook(Box::new(move |info| {
-        let note = Dir::open(&path, false, true).and_then(|dir| dir.make_file(LAST_WORDS));
+        let note = Dir::open(&path, false, true, Ownership::Own).and_then(|dir| dir.make_file(LAST_WORDS));
         let _ = note.map(|mut note| writeln!(note, "{info}"));
         std::process::abort();
     }));
@@ -187,6 +215,7 @@ fn become_daemon() {
     unsafe {
         std::env::remove_var(BECOME_LOGGER);
         std::env::remove_var(DAEMON);
+        std::env::remove_var(FOREIGN_OWNER);
         match libc::fork() {
             0 => {}
             // Whoever started this waits for its end. It says why, and may try again.

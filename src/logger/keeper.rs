@@ -14,6 +14,7 @@ use crate::descriptor::Descriptor;
 use crate::dir::Dir;
 use crate::engine::Engine;
 use crate::options::Options;
+use crate::owner::Ownership;
 use crate::shm::liveness::{self, Tester};
 use crate::{Error, Result};
 use parking_lot::Mutex;
@@ -29,6 +30,8 @@ use std::time::{Duration, Instant};
 pub(super) const BECOME_LOGGER: &str = "UNTORN_BECOME_LOGGER";
 /// Asks a started program to become a daemon.
 pub(super) const DAEMON: &str = "UNTORN_DAEMON";
+/// Tells the hook that the store may belong to another user than root, who starts it.
+pub(super) const FOREIGN_OWNER: &str = "UNTORN_FOREIGN_OWNER";
 /// Exit code of a daemon's first process that can't fork the second.
 pub(super) const NO_FORK: i32 = 71;
 /// What a daemon says when it serves.
@@ -47,6 +50,7 @@ pub(crate) struct Keeper {
     program: Option<PathBuf>,
     thread: bool,
     any_file_system: bool,
+    ownership: Ownership,
     /// The newest start, until it is known what came of it. One thread of the process looks after it.
     start: Mutex<Option<Start>>,
 }
@@ -86,6 +90,7 @@ impl Keeper {
             program: options.logger_program.clone(),
             thread: options.logger_thread,
             any_file_system: options.any_file_system,
+            ownership: options.ownership(),
             start: Mutex::new(None),
         }
     }
@@ -170,7 +175,13 @@ impl Keeper {
     }
 
     fn start_thread(&self, dir: &Dir) -> Result<Ear> {
-        let dir = Dir::open(dir.path(), false, self.any_file_system)?;
+        // A thread can't become another user's alone.
+        if dir.is_foreign() {
+            let what = "a logger that is a thread of root would serve another user's store with root's rights: \
+                        Options::logger_thread and Options::foreign_owner exclude each other";
+            return Err(Error::Invalid { what: what.into() });
+        }
+        let dir = Dir::open(dir.path(), false, self.any_file_system, self.ownership)?;
         let (say, said) = sync_channel(1);
         std::thread::Builder::new()
             .name("untorn-logger".into())
@@ -192,6 +203,10 @@ impl Keeper {
         let external = |program: PathBuf| {
             let mut command = Command::new(program);
             command.arg(dir.path());
+            if dir.is_foreign() {
+                command.arg("--foreign-owner");
+                keep_little_environment(&mut command);
+            }
             command
         };
         if let Some(program) = named {
@@ -201,7 +216,12 @@ impl Keeper {
         if is_linked_into_executable() {
             let mut command = Command::new("/proc/self/exe");
             // The hook looks at the variable alone; name and argument are what `ps` shows.
-            command.arg0("untorn-logger").arg(dir.path()).env(BECOME_LOGGER, dir.path());
+            command.arg0("untorn-logger").arg(dir.path());
+            if dir.is_foreign() {
+                keep_little_environment(&mut command);
+                command.env(FOREIGN_OWNER, "1");
+            }
+            command.env(BECOME_LOGGER, dir.path());
             commands.push(command);
         }
         if let Ok(own) = std::env::current_exe() {
@@ -213,6 +233,15 @@ impl Keeper {
         commands.push(external("untorn-logger".into()));
         commands
     }
+}
+
+/// A logger that becomes another user takes along nothing of root's environment but where programs are, and what this library's variables say.
+fn keep_little_environment(command: &mut Command) {
+    command.env_clear();
+    command.envs(std::env::vars_os().filter(|(name, _)| {
+        let name = name.as_encoded_bytes();
+        name == b"PATH" || name.starts_with(b"UNTORN_")
+    }));
 }
 
 fn name_of(command: &Command) -> String {

@@ -2,6 +2,7 @@
 //!
 //! - `keeper`: how clients start it
 //! - `daemon`: how a process becomes it
+//! - `privileges`: how one that root starts becomes the store's owner
 //! - `process`: its life, from the initialisation lock to leaving
 //! - `recover`: what it does first when nobody lives: checkpoint, log, ring
 //! - `flush`: the flush thread: ring → segment → fsync → acknowledgement
@@ -17,6 +18,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod daemon;
 pub(crate) mod flush;
 pub(crate) mod keeper;
+mod privileges;
 pub(crate) mod process;
 pub(crate) mod recover;
 pub(crate) mod recover_cells;

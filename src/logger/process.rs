@@ -442,7 +442,7 @@ pub(crate) fn open_log(dir: &Dir) -> Result<RealDisk> {
 /// The log's errors as the store's.
 pub(crate) fn log_error(error: LogError) -> Error {
     match error {
-        LogError::Io { what, source } => Error::Io { what: format!("wal: {what}"), source },
+        LogError::Io { what, source } => Error::io(format!("wal: {what}"))(source),
         LogError::NoRoom | LogError::DiskFull { .. } => Error::DiskFull { what: "the log".into() },
         LogError::Corrupt { file, offset, what } => {
             Error::Corrupt { file: format!("{}/{file}", dir::WAL), offset, what }

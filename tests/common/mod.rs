@@ -60,13 +60,13 @@ impl TestStore {
 
     /// Has the logger leave.
     pub fn stop_logger(&self) {
-        untorn::stop_logger(&self.path, Duration::from_secs(30)).unwrap();
+        Store::options().foreign_owner(true).stop_logger(&self.path, Duration::from_secs(30)).unwrap();
     }
 }
 
 impl Drop for TestStore {
     fn drop(&mut self) {
-        if let Err(error) = untorn::stop_logger(&self.path, Duration::from_secs(20))
+        if let Err(error) = Store::options().foreign_owner(true).stop_logger(&self.path, Duration::from_secs(20))
             && !std::thread::panicking()
             && self.path.exists()
         {

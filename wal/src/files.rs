@@ -5,12 +5,17 @@
 //! another program (`O_CLOEXEC`). What was opened is checked to be a regular file. A name that is there but is no regular
 //! file is an error that contains [`WrongKind`]; it is never treated as missing.
 //!
+//! A file or folder that does not belong to its directory's owner is refused as well ([`OtherOwner`]): another user has put it there,
+//! and could change it under the store. Root's are accepted in a directory of the caller's own, since a restored backup may contain them
+//! and root needs no trick. In another user's directory they are not: a hard link is all that it takes to have one there.
+//!
 //! Only [`create_new`] and [`create_folder`] give away what they made, since only they know that they made it: with
 //! `O_EXCL` and `mkdir` no other file can have taken the name.
 
 use crate::disk::give_to_owner;
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -40,6 +45,29 @@ impl WrongKind {
     }
 }
 
+/// A file or folder in a store's directory that belongs to another user.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "{name}: it belongs to uid {found}, the directory that it is in to uid {expected}; if it is part of the store, give it to the owner (chown \
+     {expected})"
+)]
+pub struct OtherOwner {
+    /// The name in its directory.
+    pub name: String,
+    /// The uid that owns it.
+    pub found: u32,
+    /// The uid that owns the directory.
+    pub expected: u32,
+}
+
+impl OtherOwner {
+    /// The one that caused `error`, if one did.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Option<&OtherOwner> {
+        error.get_ref()?.downcast_ref()
+    }
+}
+
 const FILE: &str = "a regular file";
 const FOLDER: &str = "a directory";
 const SAFE: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
@@ -47,13 +75,15 @@ const SAFE: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOE
 /// Opens the regular file `name` in `dir` for reading, and for writing too if `write` is set.
 ///
 /// # Errors
-/// As the system reports them, `NotFound` if there is no such name; [`WrongKind`] if it is no regular file.
+/// As the system reports them, `NotFound` if there is no such name; [`WrongKind`] if it is no regular file;
+/// [`OtherOwner`].
 pub fn open_file(dir: impl AsFd, name: &str, write: bool) -> io::Result<OwnedFd> {
     let access = if write { OFlags::RDWR } else { OFlags::RDONLY };
     let file = fs::openat(&dir, name, access | SAFE, Mode::empty())
         .map_err(|errno| explain(&dir, name, FileType::RegularFile, errno))?;
-    match describe(fs::fstat(&file)?.st_mode) {
-        FILE => Ok(file),
+    let stat = fs::fstat(&file)?;
+    match describe(stat.st_mode) {
+        FILE => check_owner(&dir, name, &stat).map(|()| file),
         found => Err(wrong_kind(name, found, FILE)),
     }
 }
@@ -72,10 +102,23 @@ pub fn create_new(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
 /// Opens the folder `name` in `dir`.
 ///
 /// # Errors
-/// As the system reports them, `NotFound` if there is no such name; [`WrongKind`] if it is no directory.
+/// As the system reports them, `NotFound` if there is no such name; [`WrongKind`] if it is no directory; [`OtherOwner`].
 pub fn open_folder(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
+    let folder = open_any_folder(&dir, name)?;
+    check_owner(&dir, name, &fs::fstat(&folder)?)?;
+    Ok(folder)
+}
+
+fn open_any_folder(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
     fs::openat(&dir, name, OFlags::RDONLY | OFlags::DIRECTORY | SAFE, Mode::empty())
         .map_err(|errno| explain(&dir, name, FileType::Directory, errno))
+}
+
+/// Checks that what was opened belongs to the owner of its directory.
+fn check_owner(dir: impl AsFd, name: &str, stat: &Stat) -> io::Result<()> {
+    let (found, expected, own) = (stat.st_uid, fs::fstat(dir)?.st_uid, geteuid().as_raw());
+    let is_accepted = found == expected || (own == expected && found == 0) || (own != 0 && own == found);
+    if is_accepted { Ok(()) } else { Err(io::Error::other(OtherOwner { name: name.to_owned(), found, expected })) }
 }
 
 /// Creates the folder `name` in `dir`, with mode 0700, and gives it to the directory's owner. False if it is there
@@ -89,9 +132,10 @@ pub fn create_folder(dir: impl AsFd, name: &str) -> io::Result<bool> {
         Err(Errno::EXIST) => false,
         Err(errno) => return Err(errno.into()),
     };
-    let folder = open_folder(&dir, name)?;
     if is_new {
-        give_to_owner(&dir, folder);
+        give_to_owner(&dir, open_any_folder(&dir, name)?);
+    } else {
+        open_folder(&dir, name)?;
     }
     Ok(is_new)
 }

@@ -12,6 +12,9 @@ use std::path::PathBuf;
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) format: Format,
+    /// As root, open a store that belongs to another user, who gets everything that is put into it
+    #[arg(long, global = true)]
+    pub(crate) foreign_owner: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }

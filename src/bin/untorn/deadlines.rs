@@ -7,6 +7,7 @@
 use crate::arguments::Format;
 use crate::outcome::{Failure, Outcome};
 use crate::stat;
+use crate::target::options;
 use serde::Serialize;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -75,7 +76,7 @@ pub(crate) fn run(path: &Path, seconds: f64, callers: Option<u64>, format: Forma
 }
 
 fn look(path: &Path) -> Result<Box<Stats>, Failure> {
-    match untorn::observe(path)? {
+    match options().observe(path)? {
         Observation::Live(stats) => Ok(stats),
         _ => {
             Err(Error::LoggerUnavailable { reason: "nobody has the store open: there is nothing to measure".into() }

@@ -43,6 +43,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Outcome {
     let format = arguments.format;
+    target::set_foreign_owner(arguments.foreign_owner);
     match arguments.command {
         Command::Get { at, key } => get::run(&at, &key, format),
         Command::Put { at, key, value } => put::run(&at, &key, &value, format),

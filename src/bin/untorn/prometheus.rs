@@ -7,6 +7,7 @@
 //! family. Counters begin anew with the store's shared region; `untorn_region_start_time_seconds` tells when that was.
 
 use crate::outcome::{Failure, Outcome};
+use crate::target::options;
 use std::fmt::{Display, Write};
 use std::io::Write as _;
 use std::path::Path;
@@ -19,7 +20,7 @@ const BOUNDS: [f64; 16] =
     [1e-6, 4e-6, 16e-6, 64e-6, 256e-6, 1e-3, 2e-3, 4e-3, 8e-3, 16e-3, 32e-3, 64e-3, 0.256, 1.0, 8.0, 60.0];
 
 pub(crate) fn run(path: &Path) -> Outcome {
-    let text = match untorn::observe(path)? {
+    let text = match options().observe(path)? {
         Observation::Live(stats) => Page::of(path, Some(&stats)),
         _ => Page::of(path, None),
     };

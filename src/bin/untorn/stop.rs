@@ -3,13 +3,13 @@
 use crate::arguments::Format;
 use crate::outcome::Outcome;
 use crate::stat;
-use crate::target::refuse_socket;
+use crate::target::{options, refuse_socket};
 use std::path::Path;
 use std::time::Duration;
 
 pub(crate) fn run(path: &Path, timeout_seconds: u64, format: Format) -> Outcome {
     refuse_socket(path, "stop")?;
-    let stopped = untorn::stop_logger(path, Duration::from_secs(timeout_seconds))?;
+    let stopped = options().stop_logger(path, Duration::from_secs(timeout_seconds))?;
     if format.json {
         return stat::print(&serde_json::json!({ "stopped": stopped }), format);
     }

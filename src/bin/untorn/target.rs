@@ -4,10 +4,26 @@ use crate::outcome::{Failure, Outcome};
 use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use untorn::{
-    Batch, Change, Changes, Client, CommitOutcome, Durability, Error, Feed, Keyspace, RemoteChanges, Store, TxnId,
+    Batch, Change, Changes, Client, CommitOutcome, Durability, Error, Feed, Keyspace, Options, RemoteChanges, Store,
+    TxnId,
 };
+
+/// Whether the switch `--foreign-owner` was given; set once, before any command runs.
+static FOREIGN_OWNER: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn set_foreign_owner(allow: bool) {
+    FOREIGN_OWNER.store(allow, Ordering::Relaxed);
+}
+
+/// Options by which every command opens a store.
+pub(crate) fn options() -> Options {
+    let mut options = Store::options();
+    options.foreign_owner(FOREIGN_OWNER.load(Ordering::Relaxed));
+    options
+}
 
 pub(crate) enum Target {
     Directory(Store),
@@ -17,17 +33,17 @@ pub(crate) enum Target {
 impl Target {
     /// A store that is there, to read from.
     pub(crate) fn to_read(path: &Path) -> Outcome<Target> {
-        Target::open(path, |path| Store::options().create(false).read_only(true).open(path))
+        Target::open(path, |path| options().create(false).read_only(true).open(path))
     }
 
     /// A store that is there, to change.
     pub(crate) fn to_change(path: &Path) -> Outcome<Target> {
-        Target::open(path, |path| Store::options().create(false).open(path))
+        Target::open(path, |path| options().create(false).open(path))
     }
 
     /// A store, made if there is none.
     pub(crate) fn to_fill(path: &Path) -> Outcome<Target> {
-        Target::open(path, |path| Store::options().create(true).open(path))
+        Target::open(path, |path| options().create(true).open(path))
     }
 
     fn open(path: &Path, open: impl FnOnce(&Path) -> untorn::Result<Store>) -> Outcome<Target> {

@@ -3,9 +3,9 @@
 use crate::arguments::Format;
 use crate::outcome::{Failure, Outcome};
 use crate::stat;
-use crate::target::refuse_socket;
+use crate::target::{options, refuse_socket};
 use std::path::Path;
-use untorn::{Error, Store, VerifyReport};
+use untorn::{Error, VerifyReport};
 
 pub(crate) fn run(path: &Path, format: Format) -> Outcome {
     refuse_socket(path, "verify")?;
@@ -30,5 +30,5 @@ pub(crate) fn run(path: &Path, format: Format) -> Outcome {
 }
 
 fn check(path: &Path) -> untorn::Result<VerifyReport> {
-    Store::options().create(false).read_only(true).open(path)?.verify()
+    options().create(false).read_only(true).open(path)?.verify()
 }

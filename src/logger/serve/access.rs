@@ -10,7 +10,7 @@
 //! patience 2                           # how many seconds a peer may take for a message; default 10
 //! ```
 
-use super::policy::{Fault, Policy, Rule};
+use super::policy::{Fault, Policy, Principal, Rule};
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,13 +23,19 @@ const CONNECTIONS_MAX: usize = 1024;
 const PATIENCE_SECONDS_MAX: u64 = 3600;
 
 /// The policy that a file states.
-pub(super) fn parse(text: &[u8], owner: u32) -> Result<Policy, Fault> {
-    let mut policy = Policy::of_owner(owner);
+pub(super) fn parse(text: &[u8], principal: Principal) -> Result<Policy, Fault> {
+    let mut policy = Policy::of_owner(principal);
     for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
         let at = |what: String| Fault { line: index + 1, what };
         let line = std::str::from_utf8(line).map_err(|_| at("it is not UTF-8".into()))?;
         let words = split(line).map_err(at)?;
         read_line(&mut policy, &words).map_err(at)?;
+        let named = policy.rules.last().and_then(|rule| rule.uid);
+        if let Some(uid) = named.filter(|uid| principal.unmapped == Some(*uid)) {
+            return Err(at(format!(
+                "{uid} names every user whose uid this user namespace has no number for; allow a uid that it has, or any"
+            )));
+        }
     }
     Ok(policy)
 }
@@ -158,9 +164,10 @@ mod tests {
     use proptest::prelude::*;
 
     const OWNER: u32 = 7;
+    const PRINCIPAL: Principal = Principal { uid: OWNER, unmapped: None };
 
     fn fault(text: &str) -> (usize, String) {
-        let fault = Policy::parse(text.as_bytes(), OWNER).fault.unwrap_or_else(|| panic!("{text:?} is understood"));
+        let fault = Policy::parse(text.as_bytes(), PRINCIPAL).fault.unwrap_or_else(|| panic!("{text:?} is understood"));
         (fault.line, fault.what)
     }
 
@@ -168,7 +175,7 @@ mod tests {
     fn a_whole_file() {
         let text = "# who\n\n  allow 1000 read-write# all\nallow 1001 read-only \"a.\" \"b \\\"\\\\#\"\t# some\n\
                     allow any read-only \"public\"\r\nsocket \"/run/x y.sock\"\nconnections 9\npatience 3";
-        let policy = Policy::parse(text.as_bytes(), OWNER);
+        let policy = Policy::parse(text.as_bytes(), PRINCIPAL);
         assert_eq!(policy.fault, None);
         assert_eq!(policy.socket.as_deref(), Some(Path::new("/run/x y.sock")));
         assert_eq!((policy.connections, policy.patience), (9, Duration::from_secs(3)));
@@ -189,15 +196,15 @@ mod tests {
         for (prefixes, may_read) in
             [("", true), ("\"untorn.\"", true), ("\"untorn.c\"", true), ("\"u\" \"untorn\"", false)]
         {
-            let policy = Policy::parse(format!("allow 1 read-only {prefixes}").as_bytes(), OWNER);
+            let policy = Policy::parse(format!("allow 1 read-only {prefixes}").as_bytes(), PRINCIPAL);
             assert_eq!(policy.rights(1).unwrap().may_read("untorn.cells"), may_read, "{prefixes}");
         }
     }
 
     #[test]
     fn without_rules() {
-        let policy = Policy::parse(b"", OWNER);
-        assert_eq!(policy, Policy::of_owner(OWNER));
+        let policy = Policy::parse(b"", PRINCIPAL);
+        assert_eq!(policy, Policy::of_owner(PRINCIPAL));
         assert!(policy.is_owners_alone() && policy.rights(0).is_none() && policy.rights(OWNER).is_some());
     }
 
@@ -232,7 +239,7 @@ mod tests {
             let (at, why) = fault(text);
             assert!(at == line && why.contains(what), "{text:?}: line {at}: {why}");
         }
-        let policy = Policy::parse(b"allow 1 read-write\n\xff", OWNER);
+        let policy = Policy::parse(b"allow 1 read-write\n\xff", PRINCIPAL);
         assert_eq!(policy.fault.as_ref().unwrap().to_string(), "the file access, line 2: it is not UTF-8");
         assert!(policy.rights(1).is_none() && policy.is_owners_alone());
     }
@@ -255,14 +262,14 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes(text: Vec<u8>, uid: u32) {
-            let policy = Policy::parse(&text, OWNER);
+            let policy = Policy::parse(&text, PRINCIPAL);
             prop_assert!(policy.rights(OWNER).is_some());
             prop_assert!(policy.fault.is_none() || uid == OWNER || policy.rights(uid).is_none());
         }
 
         #[test]
         fn nearly_rules(words in prop::collection::vec(word(), 0..24), uid: u32, name: String) {
-            let policy = Policy::parse(words.join(" ").as_bytes(), OWNER);
+            let policy = Policy::parse(words.join(" ").as_bytes(), PRINCIPAL);
             prop_assert!((1..=CONNECTIONS_MAX).contains(&policy.connections));
             let Some(rights) = policy.rights(uid) else { return Ok(()) };
             prop_assert!(!rights.may_write(&name) || rights.may_read(&name));
@@ -280,7 +287,7 @@ mod tests {
             let access = if may_write { "read-write" } else { "read-only" };
             let quote = |text: &String| format!(" \"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
             let line = format!("allow {uid} {access}{}", prefixes.iter().map(quote).collect::<String>());
-            let policy = Policy::parse(line.as_bytes(), OWNER);
+            let policy = Policy::parse(line.as_bytes(), PRINCIPAL);
             prop_assert_eq!(&policy.fault, &None, "{}", line);
             let rights = policy.rights(uid).unwrap();
             let is_meant = |prefix: &&String| !name.starts_with("untorn.") || prefix.starts_with("untorn.");

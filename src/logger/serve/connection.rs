@@ -39,13 +39,13 @@ pub(super) fn run(shared: &Shared, stream: &Stream, uid: u32) {
         Err(error) => return refuse(stream, Refusal::Unavailable, &error.to_string()),
     };
     // The owner hears what keeps the others out.
-    let notice = policy.fault.as_ref().filter(|_| uid == policy.owner());
+    let notice = policy.fault.as_ref().filter(|_| policy.is_owner(uid));
     let notice = notice.map_or(String::new(), |fault| format!("only the owner is let in: {fault}"));
     let welcome = ServerHello::encode(version, None, &notice);
     if stream.write(&welcome, Some(Instant::now() + policy.patience)).is_err() {
         return;
     }
-    let user = User { uid, is_owner: uid == policy.owner() };
+    let user = User { uid, is_owner: policy.is_owner(uid) };
     drop(policy);
     tracing::info!(uid, "message client connected");
     let mut session = Session::new(shared, guest.store.clone(), user);

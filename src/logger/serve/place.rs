@@ -4,7 +4,7 @@
 //! logger's byte is alone in the store's directory; elsewhere, a name that another server answers at is left to it.
 
 use super::access;
-use super::policy::{Fault, Policy};
+use super::policy::{Fault, Policy, Principal};
 use crate::descriptor::{Descriptor, FileId};
 use crate::dir::Dir;
 use crate::shm::private::Private;
@@ -55,9 +55,6 @@ impl Place {
             // Somebody else's that was put in its place is not opened to others.
             if stat.st_uid != geteuid().as_raw() || stat.st_nlink != 1 {
                 return Err(Errno::PERM);
-            }
-            if geteuid().is_root() && policy.owner() != 0 {
-                fs::chownat(&made, "", Some(fs::Uid::from_raw(policy.owner())), None, AtFlags::EMPTY_PATH)?;
             }
             let mode = if policy.is_owners_alone() { 0o600 } else { 0o666 };
             fs::chmod(format!("/proc/self/fd/{}", made.as_raw_fd()), Mode::from_bits_truncate(mode))?;
@@ -128,7 +125,7 @@ fn elsewhere(path: &Path) -> Result<(OwnedFd, String)> {
             return Err(Error::Invalid { what: format!("{} is there, and is no socket", path.display()) });
         }
         Ok(_) => {
-            if Stream::connect(path, Instant::now() + Duration::from_millis(100)).is_ok() {
+            if socket::may_be_served(path) {
                 return Err(Error::Invalid { what: format!("another server answers at {}", path.display()) });
             }
         }
@@ -188,10 +185,9 @@ impl Stamp {
     }
 }
 
-/// The policy as the access file says it, and the uid that owns the store's directory.
+/// The policy as the access file says it. The owner is this process's user, whatever becomes of the directory.
 pub(super) fn read_policy(store: &Dir) -> Result<Policy> {
-    let stat = store.with_fd(|fd| fs::fstat(fd).map_err(Error::sys("stat of the store's directory")))?;
-    let owner = stat.st_uid;
+    let owner = Principal::of_this_process();
     let whole = |what: String| Policy::faulty(owner, Fault { line: 0, what });
     let file = match store.with_fd(|fd| Ok(files::open_file(fd, access::NAME, false)))? {
         Ok(file) => std::fs::File::from(file),
@@ -202,8 +198,8 @@ pub(super) fn read_policy(store: &Dir) -> Result<Policy> {
         }
     };
     let stat = fs::fstat(&file).map_err(Error::sys("stat of the access file"))?;
-    if stat.st_uid != owner && stat.st_uid != 0 {
-        return Ok(whole(format!("it belongs to uid {}, not to the directory's owner", stat.st_uid)));
+    if stat.st_uid != owner.uid && stat.st_uid != 0 {
+        return Ok(whole(format!("it belongs to uid {}, not to the store's owner, uid {}", stat.st_uid, owner.uid)));
     }
     if stat.st_mode & 0o022 != 0 {
         return Ok(whole("others than its owner may write it".into()));

@@ -1,9 +1,11 @@
 //! Who may do what by message, as the access file says it (see `access`).
 //!
-//! The directory's owner may always do everything. Several rules for a uid add up. Without the file nobody else is let in,
+//! The store's owner, whose process the logger is, may always do everything. Several rules for a uid add up. Without the file nobody else is let in,
 //! and with a malformed one neither. The store's own names, `untorn.…`, are nobody's to write.
 
 use super::access;
+use crate::owner;
+use rustix::process::geteuid;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,10 +16,31 @@ const OWN_NAMES: &str = "untorn.";
 const CONNECTIONS_DEFAULT: usize = 256;
 const PATIENCE_DEFAULT: Duration = Duration::from_secs(10);
 
+/// Whose server it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Principal {
+    /// The logger's effective uid. It owns the store's directory: the logger has not started otherwise.
+    pub(super) uid: u32,
+    /// The uid by which the kernel names every user that this user namespace has no number for. It names no user in
+    /// particular, so no rule but one for every uid is about it, and it is not the owner.
+    pub(super) unmapped: Option<u32>,
+}
+
+impl Principal {
+    /// That of this process.
+    pub(super) fn of_this_process() -> Principal {
+        Principal { uid: geteuid().as_raw(), unmapped: owner::unmapped_uid() }
+    }
+
+    fn is_owner(&self, uid: u32) -> bool {
+        uid == self.uid && self.unmapped != Some(uid)
+    }
+}
+
 /// What the file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Policy {
-    owner: u32,
+    principal: Principal,
     pub(super) rules: Vec<Rule>,
     /// What is wrong with the file: then only the owner is let in.
     pub(super) fault: Option<Fault>,
@@ -57,9 +80,9 @@ impl fmt::Display for Fault {
 
 impl Policy {
     /// The policy of a store without the file: only the owner.
-    pub(super) fn of_owner(owner: u32) -> Policy {
+    pub(super) fn of_owner(principal: Principal) -> Policy {
         Policy {
-            owner,
+            principal,
             rules: Vec::new(),
             fault: None,
             socket: None,
@@ -69,31 +92,31 @@ impl Policy {
     }
 
     /// The policy of a store whose file can't be understood.
-    pub(super) fn faulty(owner: u32, fault: Fault) -> Policy {
-        Policy { fault: Some(fault), ..Policy::of_owner(owner) }
+    pub(super) fn faulty(principal: Principal, fault: Fault) -> Policy {
+        Policy { fault: Some(fault), ..Policy::of_owner(principal) }
     }
 
     /// What a file says.
-    pub(super) fn parse(text: &[u8], owner: u32) -> Policy {
-        match access::parse(text, owner) {
+    pub(super) fn parse(text: &[u8], principal: Principal) -> Policy {
+        match access::parse(text, principal) {
             Ok(policy) => policy,
-            Err(fault) => Policy::faulty(owner, fault),
+            Err(fault) => Policy::faulty(principal, fault),
         }
     }
 
     /// Whether nobody but the owner can connect: then the socket's mode says so, too.
     pub(super) fn is_owners_alone(&self) -> bool {
-        self.rules.iter().all(|rule| rule.uid == Some(self.owner))
+        self.rules.iter().all(|rule| rule.uid == Some(self.principal.uid))
     }
 
-    pub(super) fn owner(&self) -> u32 {
-        self.owner
+    pub(super) fn is_owner(&self, uid: u32) -> bool {
+        self.principal.is_owner(uid)
     }
 
     /// What a uid may do; `None` if it may not connect.
     pub(super) fn rights(&self, uid: u32) -> Option<Rights<'_>> {
         let rights = Rights { policy: self, uid };
-        (uid == self.owner || rights.rules().next().is_some()).then_some(rights)
+        (rights.is_owner() || rights.rules().next().is_some()).then_some(rights)
     }
 }
 
@@ -106,11 +129,12 @@ pub(super) struct Rights<'p> {
 
 impl Rights<'_> {
     fn rules(&self) -> impl Iterator<Item = &Rule> {
-        self.policy.rules.iter().filter(|rule| rule.uid.is_none_or(|uid| uid == self.uid))
+        let is_of_peer = |uid| uid == self.uid && self.policy.principal.unmapped != Some(uid);
+        self.policy.rules.iter().filter(move |rule| rule.uid.is_none_or(is_of_peer))
     }
 
     pub(super) fn is_owner(&self) -> bool {
-        self.uid == self.policy.owner
+        self.policy.principal.is_owner(self.uid)
     }
 
     /// The longest time that it may give a commit to become durable: it has a connection and a thread for as long.

@@ -80,12 +80,12 @@ impl Room {
         if guests.connected.len() >= policy.connections {
             return Err(NoSeat::Full { of_uid: false, limit: policy.connections });
         }
-        let of_others = guests.connected.values().filter(|guest| guest.uid != policy.owner()).count();
+        let of_others = guests.connected.values().filter(|guest| !policy.is_owner(guest.uid)).count();
         let limit = policy.connections - policy.connections / 8;
-        if uid != policy.owner() && of_others >= limit {
+        if !policy.is_owner(uid) && of_others >= limit {
             return Err(NoSeat::Full { of_uid: false, limit });
         }
-        let limit = if uid == policy.owner() { policy.connections } else { policy.connections.div_ceil(2) };
+        let limit = if policy.is_owner(uid) { policy.connections } else { policy.connections.div_ceil(2) };
         if guests.connected.values().filter(|guest| guest.uid == uid).count() >= limit {
             return Err(NoSeat::Full { of_uid: true, limit });
         }

@@ -9,6 +9,7 @@ mod text;
 
 use crate::arguments::TopOptions;
 use crate::outcome::{Failure, Outcome};
+use crate::target;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::{DefaultTerminal, Terminal};
@@ -26,7 +27,7 @@ pub(crate) fn run(options: &TopOptions) -> Outcome {
     let interval = Duration::from_millis(options.interval).max(INTERVAL_MIN);
     let path = &options.store;
     // What is wrong with the store at the beginning is an error, and not shown on a page.
-    untorn::observe(path)?;
+    target::options().observe(path)?;
     if options.once || !io::stdout().is_terminal() {
         return print_once(path, interval);
     }

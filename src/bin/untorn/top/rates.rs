@@ -1,5 +1,6 @@
 //! What two looks at a store say of the time between them.
 
+use crate::target::options;
 use std::time::{Duration, Instant};
 use untorn::{Latency, Observation, Stats};
 
@@ -11,7 +12,7 @@ pub(crate) struct Look {
 
 impl Look {
     pub(crate) fn at(path: &std::path::Path) -> Look {
-        Look { found: untorn::observe(path), at: Instant::now() }
+        Look { found: options().observe(path), at: Instant::now() }
     }
 
     fn stats(&self) -> Option<&Stats> {
