@@ -154,7 +154,7 @@ pub struct Changes {
 
 impl Changes {
     pub(crate) fn new(client: Arc<Client>, from: TxnId, feed: Feed) -> Result<Changes> {
-        client.check_fork()?;
+        client.check_usable()?;
         let at = seek::position_after(&client, from)?;
         Ok(Changes {
             client,
@@ -204,7 +204,7 @@ impl Changes {
     }
 
     fn next_until(&mut self, deadline: Option<Instant>) -> Result<Option<Change>> {
-        self.client.check_fork()?;
+        self.client.check_usable()?;
         loop {
             self.look()?;
             if let Some(change) = self.advance()? {

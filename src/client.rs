@@ -4,17 +4,17 @@
 //! registry. After a `fork()` the child finds its copies dead: every entry and every drop looks at a
 //! wipe-on-fork word first, so that a child can neither use nor release what is its parent's.
 
-use crate::descriptor::FileId;
 use crate::dir::{self, Dir};
 use crate::engine::{Engine, has_clients, now_ns};
 use crate::header::Header;
 use crate::logger::keeper::Keeper;
 use crate::options::Options;
+use crate::presence::Presence;
 use crate::shm::arena::Arena;
 use crate::shm::atomic::{Native, Word64};
 use crate::shm::control::Control;
 use crate::shm::fork::{self, ForkGuard};
-use crate::shm::liveness::{CLIENT_IDS, Claim, InitLock, LOGGER_OFFSET, LockFileId, Tester};
+use crate::shm::liveness::{self, CLIENT_IDS, InitLock, LOGGER_OFFSET, LockFileId, Tester};
 use crate::shm::lock::CommitClass;
 use crate::shm::{lock, pins, waiter};
 use crate::{ClientId, Error, Result, create, limits};
@@ -45,18 +45,16 @@ pub(crate) struct Client {
     pub(crate) wakers: waker::Wakers,
     /// Its entry in the client table.
     entry: usize,
-    /// Released last: while it is held, nobody reaps this client.
-    _claim: Claim,
 }
 
 /// The client of a store, for all handles of this process. Locked while it is made, so that a process never makes two.
 type Seat = Arc<Mutex<Weak<Client>>>;
 
 /// By process generation, since a child of fork() inherits the map, and seats that may be locked for ever.
-static REGISTRY: LazyLock<Mutex<HashMap<(u64, FileId), Seat>>> = LazyLock::new(Mutex::default);
+static REGISTRY: LazyLock<Mutex<HashMap<(u64, LockFileId), Seat>>> = LazyLock::new(Mutex::default);
 
 /// The place of a store's client in this process.
-fn seat(id: FileId) -> Result<Seat> {
+fn seat(id: LockFileId) -> Result<Seat> {
     let generation = ForkGuard::new()?.generation();
     // A child must not find the map locked either.
     fork::without_forks(|| {
@@ -76,9 +74,10 @@ impl Client {
         } else if dir.open_file(dir::CHECKPOINT, false)?.is_none() {
             return Err(Error::NotFound { path: dir.path().into() });
         }
-        let seat = seat(dir.file_id(dir::LOCK)?)?;
+        let seat = seat(dir.with_fd(|fd| liveness::lock_file_id(fd))?)?;
         let mut seat = seat.lock();
-        if let Some(client) = seat.upgrade() {
+        // One that counts as dead is of no more use.
+        if let Some(client) = seat.upgrade().filter(|client| client.engine.presence.check().is_ok()) {
             options.refuse_other_geometry(&client.engine.geometry)?;
             return Ok(client);
         }
@@ -155,8 +154,15 @@ impl Client {
         keeper: Keeper,
         lock_file: LockFileId,
     ) -> Result<Client> {
-        let (me, claim) = dir.with_fd(|fd| Claim::take_new_id(fd, CLIENT_IDS))?;
-        let arena_file = dir.need_file(dir::ARENA, !options.read_only)?;
+        let presence = Presence::take(&dir, CLIENT_IDS, lock_file)?;
+        let me = presence.id();
+        // For writing, also by read-only handles: on a stacked file system, the first open for writing copies a file of a
+        // lower layer, and an earlier mapping would be of the original. `control` and `lock` are always opened so. A user
+        // without the right to write relies on the logger, which has opened the file before any client can join.
+        let arena_file = match dir.need_file(dir::ARENA, true) {
+            Err(Error::Permission { .. }) if options.read_only => dir.need_file(dir::ARENA, false)?,
+            opened => opened?,
+        };
         let high_water = control.newest()?.high_water;
         let arena = Arena::open(&arena_file, header.store_id, &header.geometry, high_water)?;
         let tester = dir.with_fd(|fd| Tester::open(fd, Some(lock_file)))?;
@@ -173,6 +179,7 @@ impl Client {
             logger_timeout: options.logger_timeout,
             keeper: Some(keeper),
             logger_seen_ns: AtomicU64::new(0),
+            presence,
         };
         static SERIAL: AtomicU64 = AtomicU64::new(0);
         Ok(Client {
@@ -184,14 +191,14 @@ impl Client {
             pool: pin::Pool::default(),
             wakers: waker::Wakers::default(),
             entry,
-            _claim: claim,
         })
     }
 
-    /// An error in a child of `fork()`.
+    /// An error in a child of `fork()`, and if other processes take this one for dead. Costs a load, but where a
+    /// descriptor shows that this process lives.
     #[inline]
-    pub(crate) fn check_fork(&self) -> Result<()> {
-        if self.fork.is_child() { Err(Error::Forked) } else { Ok(()) }
+    pub(crate) fn check_usable(&self) -> Result<()> {
+        if self.fork.is_child() { Err(Error::Forked) } else { self.engine.presence.check() }
     }
 
     /// Whether this is a copy in a child of `fork()`, whose mappings are gone.
@@ -221,6 +228,11 @@ impl Client {
             }
             let left = timeout.map(|timeout| timeout.saturating_sub(since(queued_ns)));
             self.pass_gate_and_lock(&gate::Wait::new(class, queued_ns, left))?;
+            // Again, since the wait may have been long.
+            if let Err(error) = engine.presence.check() {
+                self.let_go();
+                return Err(error);
+            }
             // Who went before may have used up the share.
             if !waits_for_share || engine.bulk_waits_for().is_none() || since(now_ns()) >= share_patience {
                 engine.note_lock_wait(class, asked_ns);

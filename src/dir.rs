@@ -4,14 +4,14 @@
 //! directory stays the same store. A file is made under another name, synced and renamed into place,
 //! and the directory is synced, so that nobody ever meets a half-made one.
 
-use crate::descriptor::{Descriptor, FileId};
+use crate::descriptor::Descriptor;
 use crate::owner::{self, Ownership};
 use crate::{Error, Result};
 use rustix::fs::{self, AtFlags, FsWord, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use untorn_wal::files;
 
@@ -129,28 +129,18 @@ impl Dir {
         &self.path
     }
 
-    /// Refuses file systems whose locks or syncs do not reach every user of the store.
+    /// Refuses file systems whose locks or syncs do not reach every user of the store. Whether locks work at all is
+    /// proven at each open (`shm/liveness.rs`).
     fn refuse_unreliable(&self) -> Result<()> {
-        const UNRELIABLE: [(FsWord, &str); 12] = [
-            (0x6969, "NFS"),
-            (0x517b, "SMB"),
-            (0xff53_4d42, "CIFS"),
-            (0xfe53_4d42, "SMB2"),
-            (0x00c3_6400, "Ceph"),
-            (0x0102_1997, "9P"),
-            (0x5346_414f, "AFS"),
-            (0x7375_7245, "Coda"),
-            (0x0bd0_0bd0, "Lustre"),
-            (0x4750_4653, "GPFS"),
-            (0x0116_1970, "GFS2"),
-            (0x6573_5546, "FUSE"),
-        ];
-        let stat = fs::fstatfs(self.handle()?).map_err(Error::sys("statfs of the store's directory"))?;
-        match UNRELIABLE.iter().find(|(magic, _)| *magic == stat.f_type) {
-            None => Ok(()),
-            Some((_, name)) => {
-                Err(Error::UnsupportedFileSystem { path: self.path.clone(), file_system: (*name).to_string() })
-            }
+        match file_system(self.handle()?)? {
+            (_, true) => Ok(()),
+            (file_system, false) => Err(Error::UnsupportedFileSystem {
+                path: self.path.clone(),
+                file_system,
+                reason: "locks and syncs there do not reach every process that sees the directory; set \
+                         `Options::any_file_system(true)` to open it anyway"
+                    .into(),
+            }),
         }
     }
 
@@ -272,13 +262,36 @@ impl Dir {
         });
         gone.unwrap_or(true)
     }
+}
 
-    /// Device and inode of a file of the store.
-    pub(crate) fn file_id(&self, name: &str) -> Result<FileId> {
-        let stat = fs::statat(self.handle()?, name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|errno| refused(errno, name, "stat"))?;
-        Ok((stat.st_dev, stat.st_ino))
-    }
+/// The name of the file system that a file lies on, else its number; and whether its locks and syncs reach every user.
+pub(crate) fn file_system(fd: impl AsFd) -> Result<(String, bool)> {
+    const NAMES: [(FsWord, &str, bool); 13] = [
+        (0x6969, "NFS", false),
+        (0x517b, "SMB", false),
+        (0xff53_4d42, "CIFS", false),
+        (0xfe53_4d42, "SMB2", false),
+        (0x00c3_6400, "Ceph", false),
+        (0x0102_1997, "9P", false),
+        (0x5346_414f, "AFS", false),
+        (0x7375_7245, "Coda", false),
+        (0x0bd0_0bd0, "Lustre", false),
+        (0x4750_4653, "GPFS", false),
+        (0x0116_1970, "GFS2", false),
+        (0x6573_5546, "FUSE", false),
+        (0x794c_7630, "overlayfs", true),
+    ];
+    let stat = fs::fstatfs(fd).map_err(Error::sys("statfs of the store's directory"))?;
+    Ok(match NAMES.iter().find(|(magic, ..)| *magic == stat.f_type) {
+        Some((_, name, is_reliable)) => ((*name).to_string(), *is_reliable),
+        None => (format!("file system {:#x}", stat.f_type), true),
+    })
+}
+
+/// The path of an open directory, as the kernel knows it now.
+pub(crate) fn path_of(fd: impl AsFd) -> Option<PathBuf> {
+    let link = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+    std::fs::read_link(link).ok()
 }
 
 /// On btrfs, rewriting allocated blocks in place must not need new ones: no copy-on-write for this file.

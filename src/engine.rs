@@ -4,6 +4,7 @@
 use crate::dir::{self, Dir};
 use crate::error::Result;
 use crate::options::Geometry;
+use crate::presence::Presence;
 use crate::shm::arena::Arena;
 use crate::shm::atomic::Native;
 use crate::shm::control::{Control, LockWord, Poison};
@@ -55,6 +56,8 @@ pub(crate) struct Engine {
     pub(crate) keeper: Option<crate::logger::keeper::Keeper>,
     /// When this participant last saw the logger alive, on [`now_ns`]'s clock.
     pub(crate) logger_seen_ns: AtomicU64,
+    /// Dropped last: while it is there, this participant is not taken for dead.
+    pub(crate) presence: Presence,
 }
 
 impl Engine {

@@ -107,12 +107,21 @@ pub enum Error {
         path: PathBuf,
     },
     /// The directory lies on a file system that cannot keep the store's promises.
-    #[error("{path} lies on {file_system}, where neither locks nor syncs can be relied on; an option insists")]
+    #[error("{path} lies on {file_system}: {reason}")]
     UnsupportedFileSystem {
-        /// The path that was given.
+        /// The directory.
         path: PathBuf,
-        /// The name of the file system.
+        /// The name of the file system, or its number as `statfs` gives it.
         file_system: String,
+        /// What cannot be relied on, and the option that opens the store all the same, if there is one.
+        reason: String,
+    },
+    /// The handle is cut off from the store, and nothing of the call has happened. Drop it and open the store again: what
+    /// was acknowledged is there.
+    #[error("this handle is cut off from the store: {reason}; drop it and open the store again")]
+    Detached {
+        /// What cuts it off.
+        reason: String,
     },
     /// The process lacks a right that a direct client needs.
     #[error("no permission for {what}; a direct client needs to read and write the directory's files")]

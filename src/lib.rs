@@ -71,6 +71,7 @@ mod observe;
 mod options;
 mod owner;
 mod page;
+mod presence;
 mod remote;
 mod shm;
 mod slot;

@@ -176,7 +176,8 @@ impl Options {
         self
     }
 
-    /// Insist on a network or FUSE file system, where neither locks nor syncs can be relied on. Default: false.
+    /// Opens a store on a network or FUSE file system too, where locks and syncs may not reach every process. Does not
+    /// override the proof that a lock of the store is seen through another open of its file. Default: false.
     pub fn any_file_system(&mut self, insist: bool) -> &mut Options {
         self.any_file_system = insist;
         self

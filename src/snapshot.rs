@@ -41,7 +41,7 @@ impl Snapshot {
     /// # Errors
     /// [`Error::NoKeyspace`] if the keyspace did not exist then; [`Error::Corrupt`]; [`Error::Forked`].
     pub fn get(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Value>> {
-        self.client().check_fork()?;
+        self.client().check_usable()?;
         get(self.client(), &self.pin, keyspace, key)
     }
 
@@ -50,7 +50,7 @@ impl Snapshot {
     /// # Errors
     /// As [`Snapshot::get`].
     pub fn get_versioned(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<(Value, TxnId)>> {
-        self.client().check_fork()?;
+        self.client().check_usable()?;
         get_versioned(self.client(), &self.pin, keyspace, key)
     }
 
@@ -59,7 +59,7 @@ impl Snapshot {
     /// # Errors
     /// As [`Snapshot::get`].
     pub fn range<'k>(&self, keyspace: &Keyspace, range: impl RangeBounds<&'k [u8]>) -> Result<Range> {
-        self.client().check_fork()?;
+        self.client().check_usable()?;
         let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
         Range::new(self.client().clone(), self.pin.clone(), keyspace, bounds)
     }
@@ -69,7 +69,7 @@ impl Snapshot {
     /// # Errors
     /// As [`Snapshot::get`].
     pub fn prefix(&self, keyspace: &Keyspace, prefix: &[u8]) -> Result<Range> {
-        self.client().check_fork()?;
+        self.client().check_usable()?;
         let end = prefix_end(prefix);
         let bounds = prefix_bounds(prefix, end.as_deref());
         Range::new(self.client().clone(), self.pin.clone(), keyspace, bounds)
@@ -80,7 +80,7 @@ impl Snapshot {
     /// # Errors
     /// [`Error::Corrupt`]; [`Error::Forked`].
     pub fn find_keyspace(&self, name: &str) -> Result<Option<Keyspace>> {
-        self.client().check_fork()?;
+        self.client().check_usable()?;
         let id = catalog::find(&self.pin.pages(self.client()), self.pin.catalog(), name)?;
         Ok(id.map(|id| Keyspace::new(self.store.clone(), id, name)))
     }
@@ -90,7 +90,7 @@ impl Snapshot {
     /// # Errors
     /// [`Error::Corrupt`]; [`Error::Forked`].
     pub fn keyspaces(&self) -> Result<Vec<String>> {
-        self.client().check_fork()?;
+        self.client().check_usable()?;
         let pages = self.pin.pages(self.client());
         Ok(catalog::list(&pages, self.pin.catalog())?.into_iter().map(|entry| entry.name).collect())
     }
@@ -100,7 +100,7 @@ impl Snapshot {
     /// # Errors
     /// As [`Snapshot::get`].
     pub fn len(&self, keyspace: &Keyspace) -> Result<u64> {
-        self.client().check_fork()?;
+        self.client().check_usable()?;
         keyspace.belongs_to(self.client())?;
         let pages = self.pin.pages(self.client());
         match catalog::entry(&pages, self.pin.catalog(), keyspace.id())? {
@@ -235,7 +235,7 @@ impl Range {
     }
 
     fn step(&mut self, back: bool) -> Result<Option<(Key, Value)>> {
-        self.client.check_fork()?;
+        self.client.check_usable()?;
         let pages = self.pin.pages(&self.client);
         let found = if back { self.cursor.next_back(&pages)? } else { self.cursor.next(&pages)? };
         Ok(found.map(|entry| {

@@ -118,7 +118,7 @@ impl Store {
     }
 
     fn refuse_read_only(&self) -> Result<()> {
-        self.client.check_fork()?;
+        self.client.check_usable()?;
         if self.read_only { Err(Error::ReadOnly) } else { Ok(()) }
     }
 
@@ -253,7 +253,7 @@ impl Store {
     /// As [`Ticket::wait`]. If the store has cells, which a transaction samples: [`Error::TransactionOpen`] if this thread
     /// has one open, [`Error::LockTimeout`] if another one is open for longer than [`Options::lock_timeout`], if that was set.
     pub fn sync(&self) -> Result<()> {
-        self.client.check_fork()?;
+        self.client.check_usable()?;
         if self.client.engine.control.cell_bound()? > 0 {
             self.client.refuse_open_transaction()?;
             return self.sync_cells();
@@ -283,7 +283,7 @@ impl Store {
     /// than [`Options::lock_timeout`], if that was set; [`Error::LoggerStalled`] and those of starting a logger;
     /// [`Error::NeedsRecovery`] if the arena can't be synced.
     pub fn checkpoint(&self) -> Result<TxnId> {
-        self.client.check_fork()?;
+        self.client.check_usable()?;
         self.client.refuse_open_transaction()?;
         logger::settings::wait_checkpoint(&self.client.engine, self.lock_timeout)
     }
@@ -293,7 +293,7 @@ impl Store {
     /// # Errors
     /// [`Error::Forked`].
     pub fn set_flush_policy(&self, policy: FlushPolicy) -> Result<()> {
-        self.client.check_fork()?;
+        self.client.check_usable()?;
         logger::settings::set_policy(&self.client.engine, policy);
         Ok(())
     }
@@ -422,7 +422,7 @@ impl Store {
     /// # Errors
     /// [`Error::Forked`]; [`Error::Corrupt`].
     pub fn stats(&self) -> Result<Stats> {
-        self.client.check_fork()?;
+        self.client.check_usable()?;
         Stats::gather(&self.client)
     }
 
@@ -432,7 +432,7 @@ impl Store {
     /// # Errors
     /// Only when the walk itself can't go on: [`Error::Forked`], [`Error::Io`].
     pub fn verify(&self) -> Result<VerifyReport> {
-        self.client.check_fork()?;
+        self.client.check_usable()?;
         verify::verify(&self.client)
     }
 
@@ -443,7 +443,7 @@ impl Store {
     /// # Errors
     /// [`Error::Forked`].
     pub fn close(self) -> Result<()> {
-        self.client.check_fork()
+        self.client.check_usable()
     }
 }
 

@@ -70,7 +70,7 @@ impl Ticket {
 
     /// Whether it is durable now. Never blocks.
     pub fn is_durable(&self) -> bool {
-        self.client.check_fork().is_ok()
+        self.client.check_usable().is_ok()
             && self.client.engine.control.durable().is_some_and(|(_, durable)| durable >= self.lsn)
     }
 
@@ -101,7 +101,7 @@ impl Ticket {
     }
 
     fn wait_as(&self, hurry: bool, timeout: Option<Duration>) -> Result<bool> {
-        self.client.check_fork()?;
+        self.client.check_usable()?;
         // Nobody waits then, and a wait has nothing to measure.
         if self.is_durable() {
             return Ok(true);
@@ -139,7 +139,7 @@ impl Future for Ticket {
     type Output = Result<()>;
 
     fn poll(self: FuturePin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
-        if let Err(error) = self.client.check_fork() {
+        if let Err(error) = self.client.check_usable() {
             return Poll::Ready(Err(error));
         }
         if self.is_durable() {

@@ -46,12 +46,12 @@ impl<'s> WriteTxn<'s> {
     }
 
     fn write(&self) -> Result<&Write<'s>> {
-        self.store.client().check_fork()?;
+        self.store.client().check_usable()?;
         Ok(self.write.as_ref().expect("open until commit"))
     }
 
     pub(crate) fn write_mut(&mut self) -> Result<&mut Write<'s>> {
-        self.store.client().check_fork()?;
+        self.store.client().check_usable()?;
         Ok(self.write.as_mut().expect("open until commit"))
     }
 
@@ -234,7 +234,7 @@ impl<'s> WriteTxn<'s> {
     /// Commits, and has the logger flush by when the durability says; neither waits for that nor looks whether a logger lives.
     pub(crate) fn make_visible(mut self, durability: Durability, then: impl FnOnce()) -> Result<Ticket> {
         let client = self.store.client().clone();
-        client.check_fork()?;
+        client.check_usable()?;
         let deadline_ns = durability.deadline_ns();
         let write = self.write.take().expect("open until commit");
         let base = write.base();

@@ -95,7 +95,7 @@ fn such_a_file_system_is_refused_unless_insisted_on() {
     let path = life.processes.store.clone();
     let error = untorn::Store::open(&path).unwrap_err();
     assert!(
-        matches!(&error, untorn::Error::UnsupportedFileSystem { file_system, path: named } if file_system == "FUSE" && *named == path),
+        matches!(&error, untorn::Error::UnsupportedFileSystem { file_system, path: named, .. } if file_system == "FUSE" && *named == path),
         "{error}"
     );
     // The writers insist.

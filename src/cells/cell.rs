@@ -164,7 +164,7 @@ impl Opened {
     /// An error in a child of `fork()`, where the cell is not mapped, and if it was dropped.
     #[inline]
     fn entry(&self) -> Result<&CellEntry> {
-        self.store.client().check_fork()?;
+        self.store.client().check_usable()?;
         self.still()
     }
 
@@ -290,7 +290,7 @@ impl Opened {
 
     fn store_durable(&self, value: &[u8]) -> Result<Version> {
         // First: in a child of `fork()` even the lock behind the next question may be held for ever.
-        self.store.client().check_fork()?;
+        self.store.client().check_usable()?;
         self.store.client().refuse_open_transaction()?;
         let version = self.store(value)?;
         self.store.sync_cells().map_err(|error| match error {

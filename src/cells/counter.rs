@@ -35,7 +35,7 @@ impl Counter {
 
     #[inline]
     fn entry(&self) -> Result<&CellEntry> {
-        self.store.client().check_fork()?;
+        self.store.client().check_usable()?;
         self.still()
     }
 

@@ -85,7 +85,7 @@ impl Client {
     /// Pins the newest visible transaction. Tens of nanoseconds when the thread has pinned before.
     #[inline]
     pub(crate) fn pin(self: &Arc<Client>) -> Result<Pin> {
-        self.check_fork()?;
+        self.check_usable()?;
         if let Some(pin) = self.pin_kept()? {
             return Ok(pin);
         }
@@ -110,7 +110,7 @@ impl Client {
 
     /// Pins the published durable transaction.
     pub(crate) fn pin_durable(self: &Arc<Client>) -> Result<Pin> {
-        self.check_fork()?;
+        self.check_usable()?;
         let slot = self.take_slot()?;
         let found = self.find_durable(&slot);
         match found {

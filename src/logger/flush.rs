@@ -136,7 +136,7 @@ impl Flusher {
         match flusher.flush(true) {
             Ok(()) => {}
             // Once there is room, another logger can do it.
-            Err(error @ Error::DiskFull { .. }) => return Err(error),
+            Err(error @ (Error::DiskFull { .. } | Error::Detached { .. })) => return Err(error),
             // Whoever waits is to hear of it; a logger that ended here would be started again and again.
             Err(error) => flusher.give_up(&error),
         }
@@ -179,6 +179,8 @@ impl Flusher {
                     self.failing_since = None;
                     self.sleep(ticket, until_ns);
                 }
+                // The log is another logger's now.
+                Err(Error::Detached { .. }) => return,
                 Err(error) => {
                     if !self.may_pass(&error) {
                         self.give_up(&error);
@@ -414,6 +416,7 @@ impl Flusher {
         if planted_bug!("acknowledge-before-fsync") {
             self.publish(next, &published);
         }
+        self.logger.check_present()?;
         let durable_before = self.stated.durable;
         self.has_started_segment = false;
         let begun = Instant::now();

@@ -11,6 +11,7 @@ use crate::client::{attach, lock_init};
 use crate::dir::{self, Dir};
 use crate::engine::{Engine, has_clients, now_ns};
 use crate::header::Header;
+use crate::presence::{self, Presence};
 use crate::shm::arena::Arena;
 use crate::shm::atomic::Native;
 use crate::shm::control::Control;
@@ -19,8 +20,8 @@ use crate::shm::lock::CommitClass;
 use crate::shm::waiter;
 use crate::{Error, Result, TxnId, limits};
 use parking_lot::{Condvar, Mutex};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use untorn_wal::{LogError, LogShape, Lsn, Pool, RealDisk, Stated, StoreId, Survey};
 
@@ -34,8 +35,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub(super) struct Logger {
     pub(super) engine: Engine,
     pub(super) pool: Arc<Pool<RealDisk>>,
-    /// What this logger locks is freed when the claim goes, at the latest with the process.
-    _claim: Claim,
+    /// The logger's byte, as long as this logger has it.
+    byte: Weak<Claim>,
     /// The threads of the logger that take the writer lock do so in turn.
     pub(super) writing: Mutex<()>,
     /// A finished checkpoint that a block of the log is to state, and the newest one stated.
@@ -94,15 +95,15 @@ impl Service {
 /// clients can join, or when another logger is found to serve.
 pub(crate) fn run(dir: Dir, service: Service, on_ready: impl FnOnce()) -> Result<Ended> {
     let init = lock_init(&dir, Duration::from_secs(60))?;
-    let Some(byte) = dir.with_fd(|fd| Claim::take(fd, LOGGER_OFFSET))? else {
+    let Some(byte) = dir.with_fd(|fd| Claim::take(fd, LOGGER_OFFSET))?.map(Arc::new) else {
         on_ready();
         return Ok(Ended::NotNeeded);
     };
     crash_point!("logger.byte_taken");
     let began = Instant::now();
     let path = dir.path().display().to_string();
-    let (logger, flusher) =
-        prepare(dir, init.file_id()).inspect_err(|error| tracing::error!(%path, %error, "the logger can't serve"))?;
+    let (logger, flusher) = prepare(dir, init.file_id(), Arc::downgrade(&byte))
+        .inspect_err(|error| tracing::error!(%path, %error, "the logger can't serve"))?;
     let committed = logger.engine.control.committed();
     let took_ms = began.elapsed().as_millis() as u64;
     tracing::info!(%path, logger_pid = std::process::id(), %committed, took_ms, "logger started");
@@ -121,7 +122,7 @@ pub(crate) fn run(dir: Dir, service: Service, on_ready: impl FnOnce()) -> Result
 }
 
 /// Attaches to the living clients' `control`, or recovers and makes a fresh one.
-fn prepare(dir: Dir, lock_file: LockFileId) -> Result<(Arc<Logger>, Flusher)> {
+fn prepare(dir: Dir, lock_file: LockFileId, byte: Weak<Claim>) -> Result<(Arc<Logger>, Flusher)> {
     let (mut header, damage) = Header::read(&dir.need_file(dir::CHECKPOINT, true)?)?;
     // The damaged one may have been newer, and have said that the store was in use again.
     header.clean &= damage.is_none();
@@ -131,7 +132,8 @@ fn prepare(dir: Dir, lock_file: LockFileId) -> Result<(Arc<Logger>, Flusher)> {
     refuse_old_header(&header, damage, &survey.stated)?;
     let old = attach(&dir, &header)?;
     let alive = dir.with_fd(|fd| Ok(has_clients(&Tester::open(fd, Some(lock_file))?)))?;
-    let (me, claim) = dir.with_fd(|fd| Claim::take_new_id(fd, LOGGER_IDS))?;
+    let presence = Presence::take(&dir, LOGGER_IDS, lock_file)?;
+    let me = presence.id();
     let arena_file = dir.need_file(dir::ARENA, true)?;
     let arena = Arena::open(&arena_file, header.store_id, &header.geometry, header.image.high_water)?;
     arena.make_writable(|| Ok(arena_file))?;
@@ -147,12 +149,13 @@ fn prepare(dir: Dir, lock_file: LockFileId) -> Result<(Arc<Logger>, Flusher)> {
         logger_timeout: Duration::from_secs(3600),
         keeper: None,
         logger_seen_ns: AtomicU64::new(0),
+        presence,
     };
     let logger = |engine: Engine, pool: Arc<Pool<RealDisk>>| {
         Arc::new(Logger {
             engine,
             pool,
-            _claim: claim,
+            byte,
             writing: Mutex::default(),
             stating: Mutex::default(),
             stated: Condvar::new(),
@@ -288,7 +291,7 @@ fn wait_until_unneeded(logger: &Logger, service: Service, server: Option<&Server
     let mut idle_since = Instant::now();
     loop {
         std::thread::sleep(LOOK);
-        if engine.dir.is_gone() {
+        if engine.dir.is_gone() || logger.check_present().is_err() {
             return None;
         }
         let told = words.stop.load(Ordering::Acquire) != 0;
@@ -320,7 +323,7 @@ fn wait_until_unneeded(logger: &Logger, service: Service, server: Option<&Server
 /// Samples the cells for the last time. Says whether the store is left in order by that: nobody changes anything after it.
 fn sample_last(logger: &Logger, init: Option<&InitLock>) -> bool {
     let engine = &logger.engine;
-    if engine.dir.is_gone() {
+    if engine.dir.is_gone() || logger.check_present().is_err() {
         return false;
     }
     // Before the sample: a client that leaves while it is taken may have stored something after it. With the
@@ -334,7 +337,7 @@ fn sample_last(logger: &Logger, init: Option<&InitLock>) -> bool {
 /// Leaves everything flushed and checkpointed; `in_order` says that nobody can commit any more.
 fn leave(logger: &Logger, in_order: bool) {
     let engine = &logger.engine;
-    if engine.dir.is_gone() {
+    if engine.dir.is_gone() || logger.check_present().is_err() {
         return;
     }
     crash_point!("logger.leaving");
@@ -355,6 +358,15 @@ impl Logger {
         fixed.counters.logger_starts.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// An error if other processes take this logger for dead, and so may have another one: then it must write nothing
+    /// more.
+    pub(super) fn check_present(&self) -> Result<()> {
+        match self.byte.upgrade() {
+            Some(byte) if !byte.is_lost() => self.engine.presence.check(),
+            _ => Err(presence::lost_descriptor()),
+        }
+    }
+
     /// Does something under the writer lock, which this logger waits for no longer than `patience`. The lock knows
     /// processes, not threads: those of the logger take turns.
     pub(super) fn with_writer_lock<T>(&self, patience: Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -368,6 +380,7 @@ impl Logger {
             true => CommitClass::Bulk,
             false => CommitClass::Urgent,
         };
+        self.check_present()?;
         self.engine.acquire_writer(&class, Some(patience))?;
         self.engine.note_lock_wait(CommitClass::Bulk, asked_ns);
         /// Lets go of the lock, also when the work panics: this process lives on, so nobody would take it over.

@@ -1,19 +1,34 @@
-//! Who is alive: bytes of the file `lock`, each locked by one open file that lives as long as its process's memory.
+//! Liveness: bytes of the file `lock`, each locked by one open file that lives as long as its
+//! process's memory.
 //!
-//! A claim is an open-file-description lock on one byte, taken through a private open of which one page is then mapped
-//! and the descriptor closed. The mapping keeps the open file, and so the lock: descriptors may be closed by whoever
-//! likes, a forked child doesn't inherit the mapping, and exec, exit and SIGKILL end it, after the last thread has let
-//! go of the memory. Neither pids nor their namespaces matter.
+//! A claim is an open-file-description lock on one byte. Two things can keep the open file:
+//!
+//! - **A mapping.** One page of the file is mapped and the descriptor closed. The host may close any
+//!   descriptor, a forked child does not inherit the mapping, and exec, exit and SIGKILL end it after
+//!   the last thread has released the memory.
+//! - **A descriptor.** On a stacked file system (overlayfs) a mapping refers to the file underneath, and
+//!   the lock ends with `close`. There the descriptor stays open, in the table that all threads share:
+//!   the kernel closes a table when its last thread ends, and each thread releases the memory before the
+//!   table, so the lock outlives the memory here as well. See [`Private`] for children, and
+//!   [`Claim::is_lost`] for a host that closes it.
+//!
+//! **Proof.** Which of the two holds is tried, not looked up by the file system's name: a claim is given
+//! out only after a fresh open of the file has found its lock. The query asks for a random *witness*
+//! byte, locked through the same open file, since another process may have taken a free byte of the
+//! claim meanwhile. All locks of an open file end together. A file system on which neither passes is an
+//! error.
 //!
 //! **Invariant**: a free byte means dead for ever, since client ids are random and never used twice. The byte is the
 //! only authority, and whatever is unclear means alive: a lock wrongly waited for costs time, one wrongly taken, data.
 //!
-//! The offsets 0 and 1 are the initialisation lock and the logger; ids lie between 2^32 and 2^62.
+//! The offsets 0 and 1 are the initialisation lock and the logger; ids lie between 2^32 and 2^62,
+//! witnesses above.
 #![allow(unsafe_code)]
 
 use super::fork::{self, ForkGuard};
+use super::private::Private;
 use crate::ids::ClientId;
-use crate::{Error, Result};
+use crate::{Error, Result, dir};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use std::ffi::c_void;
@@ -33,24 +48,31 @@ pub(crate) const CLIENT_IDS: Range<u64> = 1 << 32..1 << 61;
 /// Where the bytes are that loggers have as holders of locks: apart, so that one query finds a living client.
 pub(crate) const LOGGER_IDS: Range<u64> = 1 << 61..1 << 62;
 
+/// Where the witnesses are that prove claims: above all ids.
+const WITNESSES: Range<u64> = 1 << 62..(1 << 63) - 1;
+
 /// How often a waiter tries for the initialisation lock.
 const INIT_POLL: Duration = Duration::from_millis(1);
 
 /// Which file `lock` is, so that another one of the same name isn't asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct LockFileId {
     device: u64,
     inode: u64,
 }
 
 fn open_lock(directory: impl AsFd, write: bool) -> Result<(OwnedFd, LockFileId)> {
-    let file = files::open_file(directory, LOCK_FILE, write).map_err(|error| match Errno::from_io_error(&error) {
+    open_file(directory, LOCK_FILE, write)
+}
+
+fn open_file(directory: impl AsFd, name: &str, write: bool) -> Result<(OwnedFd, LockFileId)> {
+    let file = files::open_file(directory, name, write).map_err(|error| match Errno::from_io_error(&error) {
         Some(errno @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) => {
-            Error::Permission { what: format!("read and write of {LOCK_FILE} ({errno})") }
+            Error::Permission { what: format!("read and write of {name} ({errno})") }
         }
-        _ => Error::io(format!("opening {LOCK_FILE}"))(error),
+        _ => Error::io(format!("opening {name}"))(error),
     })?;
-    let stat = rustix::fs::fstat(&file).map_err(Error::sys(format!("stat of {LOCK_FILE}")))?;
+    let stat = rustix::fs::fstat(&file).map_err(Error::sys(format!("stat of {name}")))?;
     Ok((file, LockFileId { device: stat.st_dev, inode: stat.st_ino }))
 }
 
@@ -65,8 +87,8 @@ fn byte_lock(offset: u64, len: u64) -> libc::flock {
     }
 }
 
-/// Tries to lock one byte for the open file. False if another one has it.
-fn try_lock_byte(file: &OwnedFd, offset: u64) -> Result<bool> {
+/// Tries to lock one byte of the file `name` for the open file. False if another one has it.
+fn try_lock_byte(file: &OwnedFd, name: &str, offset: u64) -> Result<bool> {
     let lock = byte_lock(offset, 1);
     // SAFETY: the descriptor is open and `lock` is a valid structure that the call only reads.
     if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } == 0 {
@@ -75,49 +97,143 @@ fn try_lock_byte(file: &OwnedFd, offset: u64) -> Result<bool> {
     let error = std::io::Error::last_os_error();
     match error.raw_os_error() {
         Some(libc::EAGAIN | libc::EACCES) => Ok(false),
-        _ => Err(Error::io(format!("locking byte {offset} of {LOCK_FILE}"))(error)),
+        _ => Err(Error::io(format!("locking byte {offset} of {name}"))(error)),
     }
 }
 
-/// A byte of `lock` that this process holds, until the claim is dropped or the process's memory is gone.
+/// The first locked byte in `offsets` of the file `name`, as an open file sees it that holds no locks.
+fn first_held(file: &OwnedFd, name: &str, offsets: Range<u64>) -> Result<Option<u64>> {
+    // Offsets of files end at 2^63 - 1, and a length of 0 would mean all the rest.
+    let end = offsets.end.min(i64::MAX as u64);
+    if offsets.start >= end {
+        return Ok(None);
+    }
+    let mut lock = byte_lock(offsets.start, end - offsets.start);
+    // SAFETY: the descriptor is open and `lock` is a valid structure, which the call may write.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } != 0 {
+        return Err(Error::io(format!("querying locks of {name}"))(std::io::Error::last_os_error()));
+    }
+    if lock.l_type == libc::F_UNLCK as libc::c_short {
+        return Ok(None);
+    }
+    Ok(Some((lock.l_start as u64).max(offsets.start)))
+}
+
+/// A locked byte that this process holds, until the claim is dropped or the process's memory is gone.
 #[derive(Debug)]
 pub(crate) struct Claim {
+    holder: Holder,
+    file_id: LockFileId,
+}
+
+/// What keeps the open file whose locks a claim consists of.
+#[derive(Debug)]
+enum Holder {
+    Mapping {
+        /// Dropped with the claim, and used for nothing else.
+        _page: MappedPage,
+    },
+    /// Only where a mapping does not do it.
+    Descriptor(Private),
+}
+
+/// A page without access rights.
+#[derive(Debug)]
+struct MappedPage {
     page: *mut c_void,
     page_size: usize,
-    file_id: LockFileId,
     fork_guard: ForkGuard,
 }
 
-// SAFETY: the page is never accessed, only unmapped, once, by the owner of the claim.
-unsafe impl Send for Claim {}
+// SAFETY: the page is never accessed, only unmapped, once, by its owner.
+unsafe impl Send for MappedPage {}
 // SAFETY: as above; shared references only read plain fields.
-unsafe impl Sync for Claim {}
+unsafe impl Sync for MappedPage {}
+
+impl MappedPage {
+    /// Maps the first page of `file`, called `name` in errors. Inside of `without_forks`.
+    fn new(file: &OwnedFd, name: &str, fork_guard: ForkGuard) -> Result<MappedPage> {
+        let page_size = rustix::param::page_size();
+        // SAFETY: a new mapping at an address of the kernel's choice. It has no access rights, so that the file's
+        // being empty doesn't matter.
+        let page =
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), page_size, ProtFlags::empty(), MapFlags::SHARED, file, 0) }
+                .map_err(Error::sys(format!("mapping {name}")))?;
+        let mapped = MappedPage { page, page_size, fork_guard };
+        for advice in [Advice::LinuxDontFork, Advice::LinuxDontDump] {
+            // SAFETY: the page was mapped just now and nothing refers to it.
+            unsafe { rustix::mm::madvise(page, page_size, advice) }
+                .map_err(Error::sys(format!("keeping {name} from children")))?;
+        }
+        Ok(mapped)
+    }
+}
+
+impl Drop for MappedPage {
+    fn drop(&mut self) {
+        // A child has no such mapping, and may have something else at its address.
+        if !self.fork_guard.is_child() {
+            // SAFETY: this process mapped the page, refers to it nowhere else, and unmaps it once.
+            let unmapped = unsafe { rustix::mm::munmap(self.page, self.page_size) };
+            debug_assert!(unmapped.is_ok(), "a whole mapping can be unmapped");
+        }
+    }
+}
 
 impl Claim {
-    /// Claims the byte at `offset`. None if somebody alive has it.
+    /// Claims the byte at `offset` of `lock`. None if another open file holds it.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedFileSystem`] if the file system keeps no locks.
     pub(crate) fn take(directory: impl AsFd, offset: u64) -> Result<Option<Claim>> {
+        Claim::take_in(directory, LOCK_FILE, offset)
+    }
+
+    /// As [`Claim::take`], for a byte of the file `name`.
+    pub(crate) fn take_in(directory: impl AsFd, name: &str, offset: u64) -> Result<Option<Claim>> {
+        let directory = directory.as_fd();
         let fork_guard = ForkGuard::new()?;
-        let page_size = rustix::param::page_size();
+        let witness = random_in(&WITNESSES)?;
+        let open_locked = || {
+            let (file, file_id) = open_file(directory, name, true)?;
+            let is_locked = try_lock_byte(&file, name, offset)? && try_lock_byte(&file, name, witness)?;
+            Ok::<_, Error>(is_locked.then_some((file, file_id)))
+        };
+        let is_proven = || {
+            let (file, _) = open_file(directory, name, true)?;
+            Ok::<_, Error>(first_held(&file, name, witness..witness + 1)?.is_some())
+        };
         // A child forked in here would keep the open file, by its copy of the descriptor or of the mapping.
-        fork::without_forks(|| {
-            let (file, file_id) = open_lock(directory, true)?;
-            if !try_lock_byte(&file, offset)? {
-                return Ok(None);
-            }
-            // SAFETY: a new mapping at an address of the kernel's choice. It has no access rights, so that the file's
-            // being empty doesn't matter.
-            let page = unsafe {
-                rustix::mm::mmap(std::ptr::null_mut(), page_size, ProtFlags::empty(), MapFlags::SHARED, &file, 0)
-            }
-            .map_err(Error::sys(format!("mapping {LOCK_FILE}")))?;
-            let claim = Claim { page, page_size, file_id, fork_guard };
-            for advice in [Advice::LinuxDontFork, Advice::LinuxDontDump] {
-                // SAFETY: the page was mapped just now and nothing refers to it.
-                unsafe { rustix::mm::madvise(page, page_size, advice) }
-                    .map_err(Error::sys(format!("keeping {LOCK_FILE} from children")))?;
-            }
-            Ok(Some(claim))
-        })?
+        let mapped = fork::without_forks(|| match open_locked()? {
+            None => Ok(None),
+            Some((file, file_id)) => Ok(Some((MappedPage::new(&file, name, fork_guard)?, file_id))),
+        })?;
+        let Some((page, file_id)) = mapped? else { return Ok(None) };
+        if is_proven()? {
+            return Ok(Some(Claim { holder: Holder::Mapping { _page: page }, file_id }));
+        }
+        drop(page);
+        // The witness's low bits tell this open file from others of the same file; they are a position that
+        // every file system allows.
+        let mark = 1 + (witness & 0x3fff_ffff);
+        let mut file_id = None;
+        let kept = Private::open_marked(mark, || {
+            Ok(open_locked()?.map(|(file, id)| {
+                file_id = Some(id);
+                file
+            }))
+        })?;
+        let (Some(kept), Some(file_id)) = (kept, file_id) else { return Ok(None) };
+        if is_proven()? {
+            return Ok(Some(Claim { holder: Holder::Descriptor(kept), file_id }));
+        }
+        Err(Error::UnsupportedFileSystem {
+            path: dir::path_of(directory).unwrap_or_default(),
+            file_system: dir::file_system(directory)?.0,
+            reason: format!(
+                "a lock of {name} is not seen through another open of it, so no process could tell who is alive"
+            ),
+        })
     }
 
     /// Claims the byte of a new random id in `range`.
@@ -134,20 +250,24 @@ impl Claim {
     pub(crate) fn file_id(&self) -> LockFileId {
         self.file_id
     }
-}
 
-impl Drop for Claim {
-    fn drop(&mut self) {
-        // A child has no such mapping, and may have something else at its address.
-        if !self.fork_guard.is_child() {
-            // SAFETY: this process mapped the page, refers to it nowhere else, and unmaps it once.
-            let unmapped = unsafe { rustix::mm::munmap(self.page, self.page_size) };
-            debug_assert!(unmapped.is_ok(), "a whole mapping can be unmapped");
+    /// Whether this process has lost the byte: the host has closed the descriptor that kept it. Other
+    /// processes then take this one for dead. Never where a mapping keeps the byte; costs no system call there.
+    #[inline]
+    pub(crate) fn is_lost(&self) -> bool {
+        match &self.holder {
+            Holder::Mapping { .. } => false,
+            Holder::Descriptor(kept) => kept.get().is_err(),
         }
     }
 }
 
 fn random_id(range: &Range<u64>) -> Result<ClientId> {
+    random_in(range).map(ClientId)
+}
+
+/// A random number in `range`, whose end is a power of two, or one less.
+fn random_in(range: &Range<u64>) -> Result<u64> {
     loop {
         let mut bytes = [0; 8];
         let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
@@ -156,12 +276,18 @@ fn random_id(range: &Range<u64>) -> Result<ClientId> {
             Ok(_) => continue,
             Err(errno) => return Err(Error::sys("getting random bytes")(errno)),
         }
-        let id = u64::from_le_bytes(bytes) % range.end;
+        let number = u64::from_le_bytes(bytes) % range.end;
         // Rejects zero, the fixed offsets, and what an interrupted call left unfilled.
-        if range.contains(&id) {
-            return Ok(ClientId(id));
+        if range.contains(&number) {
+            return Ok(number);
         }
     }
+}
+
+/// Which file `lock` is, opened for writing: on a stacked file system that is when a file of a lower layer is copied,
+/// and its inode may become another.
+pub(crate) fn lock_file_id(directory: impl AsFd) -> Result<LockFileId> {
+    Ok(open_lock(directory, true)?.1)
 }
 
 /// Tests bytes through an open file of its own, so that it finds the claims of this process too.
@@ -212,20 +338,7 @@ impl Tester {
     }
 
     fn first_held(&self, offsets: Range<u64>) -> Result<Option<u64>> {
-        // Offsets of files end at 2^63 - 1, and a length of 0 would mean all the rest.
-        let end = offsets.end.min(i64::MAX as u64);
-        if offsets.start >= end {
-            return Ok(None);
-        }
-        let mut lock = byte_lock(offsets.start, end - offsets.start);
-        // SAFETY: the descriptor is open and `lock` is a valid structure, which the call may write.
-        if unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } != 0 {
-            return Err(Error::io(format!("querying locks of {LOCK_FILE}"))(std::io::Error::last_os_error()));
-        }
-        if lock.l_type == libc::F_UNLCK as libc::c_short {
-            return Ok(None);
-        }
-        Ok(Some((lock.l_start as u64).max(offsets.start)))
+        first_held(&self.file, LOCK_FILE, offsets)
     }
 }
 

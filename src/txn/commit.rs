@@ -48,6 +48,8 @@ impl Write<'_> {
         let stream = self.stream.as_mut().expect("a live transaction has a log record");
         let (lsn, charged) = stream.finish(self.engine)?;
         crash_point!("commit.record_written");
+        // Nobody else may have taken the lock over while the pages and the record were written.
+        self.engine.presence.check()?;
         // 3. and 4. The next slot, and the swing.
         self.publish(lsn, charged, deadline_ns);
         crash_point!("commit.after_swing");
