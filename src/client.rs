@@ -20,7 +20,7 @@ use crate::shm::{lock, pins, waiter};
 use crate::{ClientId, Error, Result, create, limits};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
 use untorn_wal::Lsn;
@@ -178,6 +178,7 @@ impl Client {
             lock_file,
             logger_timeout: options.logger_timeout,
             keeper: Some(keeper),
+            has_failed: AtomicBool::new(false),
             logger_seen_ns: AtomicU64::new(0),
             presence,
         };

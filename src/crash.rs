@@ -2,7 +2,7 @@
 //!
 //! Without the feature `crash-points` the macro expands to nothing. With it, the variable
 //! `UNTORN_CRASH=name[@n]:action` acts at the n-th time (from 1; 0: each time) that this process comes by the point
-//! `name`; the action is `kill`, `stop` (SIGSTOP, until somebody continues it), `hold=PATH` (waits until the file
+//! `name`; the action is `kill`, `stop` (SIGSTOP, until it is continued), `panic`, `hold=PATH` (waits until the file
 //! exists, and keeps `PATH.reached` there meanwhile) or `fail` (the place's call reports an I/O error). Several are separated by commas.
 //! With `UNTORN_CRASH_ONCE=PATH` a point acts once over all processes that inherit the variables: the one that makes
 //! the file `PATH-name` acts. With `UNTORN_CRASH_TIMES=n` as well it acts so many times: the second one makes `PATH-name-2`.
@@ -45,6 +45,7 @@ mod active {
     enum Action {
         Kill,
         Stop,
+        Panic,
         Hold(PathBuf),
         Fail,
     }
@@ -75,8 +76,9 @@ mod active {
             Some(("hold", path)) => Action::Hold(path.into()),
             _ if action == "kill" => Action::Kill,
             _ if action == "stop" => Action::Stop,
+            _ if action == "panic" => Action::Panic,
             _ if action == "fail" => Action::Fail,
-            _ => panic!("UNTORN_CRASH knows kill, stop, fail and hold=PATH, not {action:?}"),
+            _ => panic!("UNTORN_CRASH knows kill, stop, panic, fail and hold=PATH, not {action:?}"),
         };
         Armed { name: name.into(), nth, passed: AtomicU64::new(0), action }
     }
@@ -122,6 +124,7 @@ mod active {
                     std::thread::sleep(Duration::from_millis(1));
                 }
             }
+            Action::Panic => panic!("the crash point {name}"),
             Action::Fail => {}
         });
     }

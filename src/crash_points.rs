@@ -5,6 +5,7 @@
 
 /// All of them, in alphabetical order.
 pub const ALL: &[&str] = &[
+    "background.looked",
     "cell.allocated",
     "cell.begun",
     "cell.cleared",
@@ -19,6 +20,7 @@ pub const ALL: &[&str] = &[
     "checkpoint.arena_synced",
     "checkpoint.header_written",
     "checkpoint.log_durable",
+    "checkpoint.looked",
     "checkpoint.pages_summed",
     "checkpoint.started",
     "checkpoint.stated",
@@ -38,6 +40,7 @@ pub const ALL: &[&str] = &[
     "flush.before_write",
     "flush.failed",
     "flush.half_published",
+    "flush.looked",
     "flush.synced",
     "grow.before_zeros",
     "header.after_sync",
@@ -62,8 +65,10 @@ pub const ALL: &[&str] = &[
     "sample.before_wake",
     "sample.collected",
     "sample.committed",
+    "sample.looked",
     "segment.before_start",
     "segment.started",
+    "serve.looked",
     "stream.after_tail",
     "stream.before_tail",
 ];

@@ -13,7 +13,7 @@ use crate::shm::liveness::{self, CLIENT_IDS, LockFileId, Tester};
 use crate::shm::lock::CommitClass;
 use crate::shm::{deadline, lock, pins, waiter};
 use crate::{ClientId, Error, TxnId, limits};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use untorn_wal::Lsn;
 
@@ -29,6 +29,9 @@ const GLANCE_NS: u64 = 10_000_000;
 /// How long a writer that finds the device full waits for the logger to give room back: files are deleted in
 /// milliseconds, and it may be stopped.
 const YIELD_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a thread of the logger waits for the growth lock.
+const LOGGER_GROWTH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A flush, or a wait for a lock, that takes longer is told of.
 pub(crate) const SLOW: Duration = Duration::from_secs(1);
@@ -54,6 +57,8 @@ pub(crate) struct Engine {
     pub(crate) logger_timeout: Duration,
     /// Starts a logger if there is none; the logger's own engine has nothing to start.
     pub(crate) keeper: Option<crate::logger::keeper::Keeper>,
+    /// One of this logger's threads has panicked: waits of the others for the logger end. Never set in a client.
+    pub(crate) has_failed: AtomicBool,
     /// When this participant last saw the logger alive, on [`now_ns`]'s clock.
     pub(crate) logger_seen_ns: AtomicU64,
     /// Dropped last: while it is there, this participant is not taken for dead.
@@ -248,7 +253,11 @@ impl Engine {
     pub(crate) fn ensure_arena(&self, bytes: u64) -> Result<()> {
         match self.control.arena_bytes() {
             Some(backed) if bytes <= backed => Ok(()),
-            _ => self.with_room(|| self.grow_arena(bytes, self.logger_timeout)),
+            _ => {
+                // A thread of the logger waits for a stopped process no longer than for a lock: it must be able to end.
+                let patience = if self.keeper.is_some() { self.logger_timeout } else { LOGGER_GROWTH_TIMEOUT };
+                self.with_room(|| self.grow_arena(bytes, patience))
+            }
         }
     }
 
@@ -292,7 +301,15 @@ impl Engine {
         let fixed = self.control.fixed();
         // Its holder may be the logger, and stopped.
         self.acquire(&fixed.growth, Some(patience))?;
-        let grown = (|| {
+        /// Releases the lock, also when growing panics: this process lives on, so its lock would not be taken over.
+        struct Release<'e>(&'e Engine);
+        impl Drop for Release<'_> {
+            fn drop(&mut self) {
+                self.0.release(&self.0.control.fixed().growth);
+            }
+        }
+        let _release = Release(self);
+        (|| {
             let have = match self.control.arena_bytes() {
                 Some(backed) => backed,
                 // The word is damaged; the file knows. A piece that is not whole was never handed out.
@@ -309,9 +326,7 @@ impl Engine {
                 self.control.set_arena_bytes(target);
             }
             Ok(())
-        })();
-        self.release(&fixed.growth);
-        grown
+        })()
     }
 
     // ---- the logger, as others see it
@@ -519,6 +534,9 @@ impl Watch {
     /// # Errors
     /// [`Error::LoggerStalled`] if it lives and has not moved for the stated time.
     pub(crate) fn check(&mut self, engine: &Engine, start: Instant) -> Result<()> {
+        if engine.has_failed.load(Ordering::Acquire) {
+            return Err(Error::LoggerUnavailable { reason: "a thread of the logger panicked".into() });
+        }
         let beats = engine.control.fixed().logger.beats.load(Ordering::Relaxed);
         if beats != self.beats {
             *self = Watch { beats, since: Instant::now() };

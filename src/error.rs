@@ -45,6 +45,15 @@ pub enum Error {
         /// What was tried.
         reason: String,
     },
+    /// A thread of the logger that this process runs in the foreground panicked. The logger has given up its place, so the
+    /// next one, started by a client or a supervisor, goes on from where it ended.
+    #[error("the logger's {thread} thread panicked: {message}; the logger has ended, start it again")]
+    LoggerPanicked {
+        /// The thread.
+        thread: String,
+        /// The panic's message.
+        message: String,
+    },
     /// The transaction is visible, but it is in doubt whether it will survive a power loss: the log can't be written, or
     /// no logger can be started just now. It must not be taken for one that has not happened.
     #[error("transaction {txn} is visible but not durable: {reason}")]

@@ -42,7 +42,8 @@ fn main() -> ExitCode {
     }
     #[cfg(feature = "cli")]
     show_events();
-    match options.run(&store) {
+    // SAFETY: this program has started no thread, and opened nothing that it uses.
+    match unsafe { options.run_as_program(&store) } {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("untorn-logger: {error}");

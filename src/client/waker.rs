@@ -7,6 +7,7 @@ use crate::shm::latencies::Acknowledged;
 use crate::shm::waiter::NAP_MAX;
 use crate::{Error, Result};
 use parking_lot::Mutex;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::Waker;
 use untorn_wal::Lsn;
@@ -36,33 +37,44 @@ pub(crate) type Failure = Arc<Mutex<Option<String>>>;
 impl Client {
     /// Has `waker` woken once the log is durable up to `lsn`, or when `failure` says why it can't be.
     pub(crate) fn wake_at(self: &Arc<Client>, lsn: Lsn, waker: &Waker, failure: &Failure) {
+        // Cloned before the lock is taken, and the old one dropped after it: both are code of the caller's runtime.
+        let waker = waker.clone();
+        let mut old = None;
         let mut state = self.wakers.state.lock();
         // A task that is polled again waits once.
         match state.waiting.iter_mut().find(|waiting| Arc::ptr_eq(&waiting.failure, failure)) {
-            Some(waiting) => waiting.waker.clone_from(waker),
+            Some(waiting) => old = Some(std::mem::replace(&mut waiting.waker, waker)),
             None => {
-                let (waker, failure) = (waker.clone(), failure.clone());
+                let failure = failure.clone();
                 state.waiting.push(Waiting { lsn, since_ns: now_ns(), waker, failure });
             }
         }
         // Under the lock: the thread ends under it too, when nobody waits.
-        if std::mem::replace(&mut state.is_running, true) {
+        let is_running = std::mem::replace(&mut state.is_running, true);
+        drop(state);
+        if is_running {
+            drop(old);
             return;
         }
-        drop(state);
         let client = self.clone();
         let spawned = std::thread::Builder::new().name("untorn-waker".into()).spawn(move || client.run_wakers());
         if spawned.is_err() {
             // Without a thread the task is woken at once, and polls again: busy, but right.
-            let mut state = self.wakers.state.lock();
-            state.is_running = false;
-            let waiting = std::mem::take(&mut state.waiting);
-            drop(state);
-            waiting.into_iter().for_each(|waiting| waiting.waker.wake());
+            self.wakers.wake_all();
         }
     }
 
     fn run_wakers(self: Arc<Client>) {
+        /// If the thread panics, its tasks poll again, and the first of them starts another.
+        struct Restart<'w>(&'w Wakers);
+        impl Drop for Restart<'_> {
+            fn drop(&mut self) {
+                if std::thread::panicking() {
+                    self.0.wake_all();
+                }
+            }
+        }
+        let _restart = Restart(&self.wakers);
         loop {
             let next = {
                 let mut state = self.wakers.state.lock();
@@ -100,7 +112,27 @@ impl Client {
             } else {
                 self.engine.note_acknowledgement(Acknowledged::Ticket, waiting.since_ns);
             }
-            waiting.waker.wake();
+            wake(waiting.waker);
         }
+    }
+}
+
+impl Wakers {
+    /// The thread does not run. Wakes all tasks, which poll again.
+    fn wake_all(&self) {
+        let mut state = self.state.lock();
+        state.is_running = false;
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        waiting.into_iter().for_each(|waiting| wake(waiting.waker));
+    }
+}
+
+/// Wakes a task. A panic of the caller's runtime ends here: it must not keep other tasks from being woken.
+fn wake(waker: Waker) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+        // Its destructor may panic as well.
+        std::mem::forget(payload);
+        tracing::warn!("a waker of an awaited ticket panicked");
     }
 }

@@ -31,6 +31,7 @@ pub(super) fn run(logger: &Logger) {
         if logger.background_ending.load(Ordering::SeqCst) {
             return;
         }
+        crash_point!("background.looked");
         let is_starved = preallocate(logger);
         if logger.is_starved.swap(is_starved, Ordering::SeqCst) != is_starved {
             // A checkpoint may set segments free.

@@ -48,6 +48,7 @@ pub(super) fn run(logger: &Logger) {
         if logger.background_ending.load(Ordering::SeqCst) {
             return;
         }
+        crash_point!("checkpoint.looked");
         if Instant::now() >= retry_at && is_due(logger) {
             match take(logger, false, NAP) {
                 Err(Error::LockTimeout { .. }) => continue,

@@ -1,11 +1,14 @@
-//! What makes a process the logger: the hook that runs before `main`, the program `untorn-logger`, and how either
-//! leaves its starter behind; and how a logger is told to leave.
+//! How a process becomes the logger: by the hook that runs before `main`, by the program `untorn-logger`, or by
+//! [`run_logger`]; and how a logger is told to leave.
 //!
-//! A daemon has a session of its own, no descriptors but its own, default signals, and the marking variables unset. It says
-//! on its standard output, a pipe to its starter, that it is ready, or why it can't be.
+//! The hook and `untorn-logger` daemonise. [`run_logger`] never does: it is a safe function that a host calls at any time
+//! with threads and descriptors of its own, and a daemon forks and closes every descriptor.
+//!
+//! A daemon has a session of its own, no descriptors but its own, default signals, and the marking variables unset. Its
+//! standard output is a pipe to its starter. It writes there that it is ready, or why it cannot serve.
 #![allow(unsafe_code)]
 
-use super::keeper::{BECOME_LOGGER, DAEMON, FOREIGN_OWNER, NO_FORK, READY};
+use super::keeper::{BECOME_LOGGER, DAEMON, FOREIGN_OWNER, NO_FORK, READY, is_linked_into_executable};
 use super::privileges;
 use super::process::{self, Ended, Host, Service};
 use crate::dir::{self, Dir};
@@ -91,24 +94,39 @@ impl LoggerOptions {
     /// # Errors
     /// As [`run_logger`].
     pub fn run(&self, path: impl AsRef<Path>) -> Result<()> {
-        let daemon = std::env::var_os(DAEMON).is_some();
-        if daemon {
-            become_daemon();
-        }
-        let ended = self.serve(path.as_ref(), daemon);
-        if let (true, Err(error)) = (daemon, &ended) {
-            say(error);
-        }
-        ended
+        self.serve(path.as_ref(), Host::Foreground)
     }
 
-    fn serve(&self, path: &Path, daemon: bool) -> Result<()> {
-        let host = if daemon { Host::Daemon } else { Host::Foreground };
+    /// As [`LoggerOptions::run`], for the main function of `untorn-logger`: daemonises first if the program was started
+    /// by a client.
+    ///
+    /// # Errors
+    /// As [`run_logger`].
+    ///
+    /// # Safety
+    /// The process has one thread, and no code of it uses a descriptor above 2 that is open now, or the variables that
+    /// mark a started logger.
+    #[doc(hidden)]
+    #[allow(unsafe_code)]
+    pub unsafe fn run_as_program(&self, path: impl AsRef<Path>) -> Result<()> {
+        if std::env::var_os(DAEMON).is_none() {
+            return self.run(path);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { become_daemon() };
+        self.serve(path.as_ref(), Host::Daemon).inspect_err(say)
+    }
+
+    fn serve(&self, path: &Path, host: Host) -> Result<()> {
+        let daemon = host == Host::Daemon;
         let service = Service { stay: self.idle, host };
         loop {
             let ownership = if self.foreign_owner { Ownership::Foreign } else { Ownership::Own };
             let dir = Dir::open(path, self.create, !self.create, ownership)?;
             privileges::become_owner(&dir)?;
+            if daemon {
+                die_of_panics(path.into());
+            }
             if self.create {
                 dir.ensure_lock_file()?;
                 let _init = crate::client::lock_init(&dir, Duration::from_secs(60))?;
@@ -172,6 +190,10 @@ pub(super) static HOOK: extern "C" fn() = hook;
 extern "C" fn hook() {
     crate::shm::fork::register_handlers();
     let Some(path) = std::env::var_os(BECOME_LOGGER) else { return };
+    // In a library that a host loads, this runs in the host.
+    if !is_linked_into_executable() {
+        return;
+    }
     // A panic must not unwind into the loader.
     let code = std::panic::catch_unwind(|| become_logger(&path)).unwrap_or(70);
     std::process::exit(code);
@@ -179,7 +201,9 @@ extern "C" fn hook() {
 
 fn become_logger(path: &OsString) -> i32 {
     let ownership = if std::env::var_os(FOREIGN_OWNER).is_some() { Ownership::Foreign } else { Ownership::Own };
-    become_daemon();
+    // SAFETY: this runs before `main` in the executable itself, so the process has one thread, and none of its code has
+    // opened anything yet.
+    unsafe { become_daemon() };
     let served = Dir::open(Path::new(path), false, true, ownership).and_then(|dir| {
         privileges::become_owner(&dir)?;
         die_of_panics(PathBuf::from(path));
@@ -209,9 +233,12 @@ const LAST_WORDS: &str = "logger.panic";
 
 /// Leaves the process that started this one: a new session, no descriptors but the standard three, default
 /// signals, and a first process that ends, so that nobody has to wait for the second.
-fn become_daemon() {
-    // SAFETY: called before `main`, or at the start of a program whose one thread this is; no other
-    // thread reads the environment or holds a lock across the fork.
+///
+/// # Safety
+/// The process has one thread, and no code of it uses a descriptor above 2 that is open now, or the marking variables.
+unsafe fn become_daemon() {
+    // SAFETY: no other thread reads the environment or holds a lock across the fork, and the descriptors that are closed
+    // are used by nothing: both are the caller's promise.
     unsafe {
         std::env::remove_var(BECOME_LOGGER);
         std::env::remove_var(DAEMON);

@@ -167,6 +167,7 @@ impl Flusher {
         let logger = self.logger.clone();
         let bell = &logger.engine.control.fixed().logger.bell;
         loop {
+            crash_point!("flush.looked");
             self.beat();
             let ticket = waiter::listen::<Native>(bell);
             if self.logger.ending.load(Ordering::SeqCst) {

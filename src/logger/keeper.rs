@@ -292,7 +292,9 @@ fn run_daemon(command: &mut Command) -> std::io::Result<Ear> {
             Ok(None) if since.elapsed() > LEAVING => {
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err(std::io::Error::other(format!("it did not become a daemon within {LEAVING:?}")));
+                return Err(std::io::Error::other(format!(
+                    "it did not become a daemon within {LEAVING:?}, as untorn-logger does"
+                )));
             }
             Ok(None) => std::thread::sleep(POLL),
             // Killed: whether the second lives, the pipe will tell.
@@ -309,7 +311,7 @@ fn run_daemon(command: &mut Command) -> std::io::Result<Ear> {
 }
 
 /// Whether the hook lies in the executable's image, not in a plug-in that it loaded.
-fn is_linked_into_executable() -> bool {
+pub(super) fn is_linked_into_executable() -> bool {
     let hook = HOOK as usize;
     let Ok(own) = std::fs::read_link("/proc/self/exe") else { return false };
     let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return false };

@@ -4,6 +4,7 @@
 //! - `daemon`: how a process becomes it
 //! - `privileges`: how one that root starts becomes the store's owner
 //! - `process`: its life, from the initialisation lock to leaving
+//! - `panics`: what becomes of it when one of its threads panics
 //! - `recover`: what it does first when nobody lives: checkpoint, log, ring
 //! - `flush`: the flush thread: ring → segment → fsync → acknowledgement
 //! - `recover_cells`: the same for cells and counters
@@ -18,6 +19,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod daemon;
 pub(crate) mod flush;
 pub(crate) mod keeper;
+mod panics;
 mod privileges;
 pub(crate) mod process;
 pub(crate) mod recover;

@@ -5,6 +5,7 @@
 //! miss each other. There is one logger, since there is one byte.
 
 use super::flush::Flusher;
+use super::panics::Panics;
 use super::serve::{self, Server};
 use super::{background, checkpoint, recover, sampler, settings};
 use crate::client::{attach, lock_init};
@@ -148,6 +149,7 @@ fn prepare(dir: Dir, lock_file: LockFileId, byte: Weak<Claim>) -> Result<(Arc<Lo
         lock_file,
         logger_timeout: Duration::from_secs(3600),
         keeper: None,
+        has_failed: AtomicBool::new(false),
         logger_seen_ns: AtomicU64::new(0),
         presence,
     };
@@ -235,21 +237,27 @@ fn refuse_old_header(header: &Header, damage: Option<Error>, stated: &Stated) ->
 /// Returns with the initialisation lock, if that could be had: nobody has joined since the last checkpoint then.
 ///
 /// # Errors
-/// If the system allows no more threads: a logger without one of them would serve nobody.
+/// If the system allows no more threads, or if one of them panics: a logger without it would serve nobody. All of them
+/// have ended then, so that a successor never runs beside one.
 fn serve(
     logger: &Arc<Logger>,
     flusher: Flusher,
     service: Service,
     on_ready: impl FnOnce(),
 ) -> Result<Option<InitLock>> {
+    let panics = &Arc::new(Panics::of_this_thread());
+    let panicked = || logger.engine.has_failed.store(true, Ordering::SeqCst);
     std::thread::scope(|scope| {
+        // The scope waits for its threads, also when this one panics.
+        let _end = EndThreads(logger);
         let named = |name: &str| std::thread::Builder::new().name(format!("untorn-{name}"));
-        let flush = named("flush").spawn_scoped(scope, || flusher.run());
-        let sampler = named("sampler").spawn_scoped(scope, || sampler::run(logger));
-        let others = [
-            named("background").spawn_scoped(scope, || background::run(logger)),
-            named("checkpoint").spawn_scoped(scope, || checkpoint::run(logger)),
-        ];
+        let flush = named("flush").spawn_scoped(scope, move || panics.watch("flush", || flusher.run(), panicked));
+        let sampler =
+            named("sampler").spawn_scoped(scope, move || panics.watch("sampler", || sampler::run(logger), panicked));
+        let background = move || panics.watch("background", || background::run(logger), panicked);
+        let checkpoint = move || panics.watch("checkpoint", || checkpoint::run(logger), panicked);
+        let others =
+            [named("background").spawn_scoped(scope, background), named("checkpoint").spawn_scoped(scope, checkpoint)];
         let threads = || others.iter().chain([&sampler, &flush]);
         let served = match threads().find_map(|thread| thread.as_ref().err()) {
             Some(error) => {
@@ -258,9 +266,9 @@ fn serve(
             }
             None => {
                 // The socket is there when clients are told that the logger is. A store can do without it.
-                let server = serve::start(&logger.engine.dir, service.host);
+                let server = serve::start(&logger.engine.dir, service.host, panics);
                 on_ready();
-                Ok(wait_until_unneeded(logger, service, server.as_ref()))
+                wait_until_unneeded(logger, service, server.as_ref(), panics)
             }
         };
         logger.end_sampler();
@@ -273,11 +281,26 @@ fn serve(
         if served.is_ok() {
             leave(logger, in_order);
         }
-        logger.ending.store(true, Ordering::SeqCst);
-        waiter::ring_always::<Native>(&logger.engine.control.fixed().logger.bell);
+        logger.end_flush();
         flush.into_iter().for_each(|thread| drop(thread.join()));
-        served
+        // One may have panicked since.
+        served.and_then(|init| panics.error().map_or(Ok(init), Err))
     })
+}
+
+/// Ends the logger's threads when it is dropped, and their waits if this thread panics.
+struct EndThreads<'l>(&'l Logger);
+
+impl Drop for EndThreads<'_> {
+    fn drop(&mut self) {
+        let logger = self.0;
+        if std::thread::panicking() {
+            logger.engine.has_failed.store(true, Ordering::SeqCst);
+        }
+        logger.end_sampler();
+        logger.end_background();
+        logger.end_flush();
+    }
 }
 
 /// Waits until nobody has used the store for the idle time, or the logger was told to leave, or the
@@ -285,14 +308,26 @@ fn serve(
 ///
 /// Whoever is connected by message counts as a client. Opening the store for them takes the initialisation lock: see
 /// [`serve`](super::serve) for why nobody waits for the other here.
-fn wait_until_unneeded(logger: &Logger, service: Service, server: Option<&Server>) -> Option<InitLock> {
+///
+/// # Errors
+/// If a thread of the logger has panicked.
+fn wait_until_unneeded(
+    logger: &Logger,
+    service: Service,
+    server: Option<&Server>,
+    panics: &Panics,
+) -> Result<Option<InitLock>> {
     let engine = &logger.engine;
     let words = &engine.control.fixed().logger;
     let mut idle_since = Instant::now();
     loop {
-        std::thread::sleep(LOOK);
+        // A thread that panics wakes this one. It may have done so before.
+        if let Some(error) = panics.error() {
+            return Err(error);
+        }
+        std::thread::park_timeout(LOOK);
         if engine.dir.is_gone() || logger.check_present().is_err() {
-            return None;
+            return Ok(None);
         }
         let told = words.stop.load(Ordering::Acquire) != 0;
         // A store that refuses writes is recovered by the next logger, so this one makes room at once. Those who pass
@@ -315,7 +350,7 @@ fn wait_until_unneeded(logger: &Logger, service: Service, server: Option<&Server
         }
         let Ok(init) = lock_init(&engine.dir, LOOK) else { continue };
         if told || (!engine.has_clients() && server.is_none_or(Server::close_if_idle)) {
-            return Some(init);
+            return Ok(Some(init));
         }
     }
 }
@@ -403,7 +438,7 @@ impl Logger {
         stating.failed = false;
         waiter::ring_always::<Native>(&self.engine.control.fixed().logger.bell);
         while stating.done != Some(txn) {
-            if stating.failed || self.ending.load(Ordering::SeqCst) {
+            if stating.failed || self.ending.load(Ordering::SeqCst) || self.engine.has_failed.load(Ordering::SeqCst) {
                 self.engine.refuse_poisoned()?;
                 return Err(Error::NeedsRecovery { reason: "the log could not state the checkpoint".into() });
             }
@@ -439,6 +474,11 @@ impl Logger {
     fn end_sampler(&self) {
         self.sampler_ending.store(true, Ordering::SeqCst);
         waiter::ring_always::<Native>(&self.engine.control.cells().bell);
+    }
+
+    fn end_flush(&self) {
+        self.ending.store(true, Ordering::SeqCst);
+        waiter::ring_always::<Native>(&self.engine.control.fixed().logger.bell);
     }
 
     fn end_background(&self) {

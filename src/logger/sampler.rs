@@ -53,6 +53,7 @@ pub(super) fn run(logger: &Logger) {
         if logger.sampler_ending.load(Ordering::SeqCst) {
             return;
         }
+        crash_point!("sample.looked");
         let now = Instant::now();
         // By the policy of now, not of the last round's time. A round that takes long is followed by as long a rest, since
         // others want the writer lock, too.

@@ -28,6 +28,7 @@ mod room;
 mod scans;
 mod write;
 
+use super::panics::Panics;
 use super::process::Host;
 use crate::dir::Dir;
 use crate::engine::Engine;
@@ -89,8 +90,8 @@ struct Kept {
 
 /// Makes the socket and listens. Where that can't be, it is noted, and tried again now and then; `None` if there is
 /// nobody to try.
-pub(super) fn start(dir: &Dir, host: Host) -> Option<Server> {
-    match Server::start(dir, host) {
+pub(super) fn start(dir: &Dir, host: Host, panics: &Arc<Panics>) -> Option<Server> {
+    match Server::start(dir, host, panics) {
         Ok(server) => Some(server),
         Err(error) => {
             say(dir, host, Some(&error.to_string()));
@@ -111,7 +112,7 @@ fn say(dir: &Dir, host: Host, problem: Option<&str>) {
 }
 
 impl Server {
-    fn start(dir: &Dir, host: Host) -> Result<Server> {
+    fn start(dir: &Dir, host: Host, panics: &Arc<Panics>) -> Result<Server> {
         let dir = dir.again()?;
         let stamp = Stamp::now(&dir);
         let policy = Arc::new(place::read_policy(&dir)?);
@@ -127,7 +128,9 @@ impl Server {
         });
         let mut listener = Listener { shared: shared.clone(), bound_as: None, noted: None };
         listener.look_after_place();
-        let thread = std::thread::Builder::new().name("untorn-listen".into()).spawn(move || listener.run());
+        let panics = panics.clone();
+        let run = move || panics.watch("listening", move || listener.run(), || {});
+        let thread = std::thread::Builder::new().name("untorn-listen".into()).spawn(run);
         let listening = Mutex::new(Some(thread.map_err(Error::io("starting a thread that listens"))?));
         Ok(Server { shared, listening })
     }
@@ -244,6 +247,7 @@ impl Listener {
     fn run(mut self) {
         let mut looked = Instant::now();
         while !self.shared.is_closing() {
+            crash_point!("serve.looked");
             // Also if somebody connects all the time.
             if looked.elapsed() >= LOOK {
                 self.look_after_place();

@@ -1,0 +1,53 @@
+//! A panic of one of the logger's threads ends the logger.
+//!
+//! A logger without one of its threads would hold its byte and do only a part of its work; clients would wait for the rest.
+//! A daemon aborts in its panic hook (`daemon`). A logger inside of a host's process must not, so the panic is
+//! recorded here. The thread that serves then ends the others, gives the byte up, and returns the panic as an error.
+//!
+//! | thread waits for | ended by |
+//! |---|---|
+//! | its bell | the bell, once its `ending` flag is set |
+//! | the log, in a transaction or a checkpoint | [`Engine::has_failed`](crate::engine::Engine), which each look after the logger checks |
+//! | the writer lock, the growth lock | the thread's own short limit |
+
+use crate::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
+use std::thread::Thread;
+
+/// The first panic of a logger's threads.
+pub(super) struct Panics {
+    first: OnceLock<(&'static str, String)>,
+    /// The thread that serves, which sleeps parked.
+    serving: Thread,
+}
+
+impl Panics {
+    /// Panics that are reported to the calling thread.
+    pub(super) fn of_this_thread() -> Panics {
+        Panics { first: OnceLock::new(), serving: std::thread::current() }
+    }
+
+    /// Does the work of the thread named `thread`. If it panics, calls `on_panic`, records the panic, and wakes the thread
+    /// that serves.
+    pub(super) fn watch(&self, thread: &'static str, work: impl FnOnce(), on_panic: impl FnOnce()) {
+        // The work's state is not used after a panic: the logger ends.
+        let Err(payload) = catch_unwind(AssertUnwindSafe(work)) else { return };
+        let text = match (payload.downcast_ref::<String>(), payload.downcast_ref::<&str>()) {
+            (Some(text), _) => text.clone(),
+            (None, Some(text)) => (*text).to_string(),
+            (None, None) => "no message".to_string(),
+        };
+        // Its destructor may panic as well.
+        std::mem::forget(payload);
+        on_panic();
+        let _ = self.first.set((thread, text));
+        self.serving.unpark();
+    }
+
+    /// The error that the logger ends with, if a thread has panicked.
+    pub(super) fn error(&self) -> Option<Error> {
+        let (thread, text) = self.first.get()?;
+        Some(Error::LoggerPanicked { thread: (*thread).to_string(), message: text.clone() })
+    }
+}
