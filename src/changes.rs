@@ -2,7 +2,7 @@
 
 use crate::client::Client;
 use crate::engine::now_ns;
-use crate::feed::{Bound, Delivery, Filter, Names, Plan, Reader, seek};
+use crate::feed::{Admission, Admit, Bound, Delivered, Delivery, Filter, Names, Plan, Reader, seek};
 use crate::shm::atomic::Native;
 use crate::shm::waiter::{self, Ended, NAP_MAX};
 use crate::{Error, Result, TxnId, dir};
@@ -207,7 +207,7 @@ impl Changes {
         self.client.check_usable()?;
         loop {
             self.look()?;
-            if let Some(change) = self.advance()? {
+            if let Advance::Change(change) = self.advance(&mut |_, _, _| Admission::Whole)? {
                 return Ok(Some(change));
             }
             // Also by the clock: where others commit all the time what is not wanted, there is no end of news.
@@ -218,24 +218,46 @@ impl Changes {
         }
     }
 
+    /// The next change that there is, if `admit` takes it. Does not wait.
+    pub(crate) fn next_admitted(&mut self, admit: Admit<'_>) -> Result<Advance> {
+        self.client.check_usable()?;
+        self.look()?;
+        self.advance(admit)
+    }
+
+    /// Waits until there is more to read. False if `deadline` came first.
+    pub(crate) fn wait_for_more(&mut self, deadline: Instant) -> Result<bool> {
+        self.wait(Some(deadline))
+    }
+
+    /// Lets go of memory that can be read again, and returns how many bytes are held still.
+    pub(crate) fn let_go(&mut self) -> usize {
+        self.reader = Reader::new(self.reader.at());
+        self.delivery.as_mut().map_or(0, Delivery::let_go)
+    }
+
     /// The next change before the bound.
-    fn advance(&mut self) -> Result<Option<Change>> {
+    fn advance(&mut self, admit: Admit<'_>) -> Result<Advance> {
         let client = self.client.clone();
         let engine = &client.engine;
         loop {
             if let Some(delivery) = &mut self.delivery {
-                let change = delivery.next(engine, &self.names)?;
-                // Whoever has the last one has all, and may stop here.
+                let change = match delivery.next(engine, &self.names, admit)? {
+                    Delivered::Change(change) => Some(change),
+                    Delivered::End => None,
+                    Delivered::Later => return Ok(Advance::Later),
+                };
+                // With the last one all of it is delivered, and the consumer may stop here.
                 if change.as_ref().is_none_or(|change| change.last)
                     && let Some(delivery) = self.delivery.take()
                 {
                     self.position = delivery.end(&mut self.names);
                 }
-                if change.is_some() {
-                    return Ok(change);
+                if let Some(change) = change {
+                    return Ok(Advance::Change(change));
                 }
             }
-            let Some(record) = self.reader.peek(engine, self.bound)? else { return Ok(None) };
+            let Some(record) = self.reader.peek(engine, self.bound)? else { return Ok(Advance::Nothing) };
             if record.txn <= self.position || record.kind == RecordKind::Abort {
                 self.reader.skip(&record);
                 continue;
@@ -243,7 +265,7 @@ impl Changes {
             match record.kind {
                 RecordKind::Frame => {
                     if !self.plan_stream()? {
-                        return Ok(None);
+                        return Ok(Advance::Nothing);
                     }
                 }
                 RecordKind::FrameCommit => {
@@ -346,6 +368,15 @@ impl Changes {
             Err(Ended::Stopped(error)) => Err(error),
         }
     }
+}
+
+/// What [`Changes::next_admitted`] came to.
+pub(crate) enum Advance {
+    Change(Change),
+    /// There is no more before the bound.
+    Nothing,
+    /// There is a change that was put off.
+    Later,
 }
 
 /// How far a feed goes now; `None` while the logger moves it on.

@@ -147,6 +147,24 @@ impl Stream {
         Ok(())
     }
 
+    /// Reads so many bytes more and appends them to `message`.
+    pub(crate) fn read_more(&self, count: usize, message: &mut Vec<u8>, deadline: Option<Instant>) -> io::Result<()> {
+        let have = message.len();
+        message.resize(have + count, 0);
+        self.read(&mut message[have..], deadline)
+    }
+
+    /// Reads so many bytes and forgets them.
+    pub(crate) fn discard(&self, mut count: usize, deadline: Option<Instant>) -> io::Result<()> {
+        let mut scratch = [0; 4096];
+        while count > 0 {
+            let next = count.min(scratch.len());
+            self.read(&mut scratch[..next], deadline)?;
+            count -= next;
+        }
+        Ok(())
+    }
+
     /// Writes all of `bytes`; how many were taken if that fails.
     pub(crate) fn write(&self, bytes: &[u8], deadline: Option<Instant>) -> Result<(), (usize, io::Error)> {
         let fd = self.fd.get().map_err(|error| (0, error))?;

@@ -9,6 +9,29 @@ use crate::txn::ops::{Op, Ops};
 use crate::{Error, Result, TxnId, dir};
 use untorn_wal::Lsn;
 
+/// What becomes of a change that is about to be delivered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Admission {
+    /// It is delivered whole.
+    Whole,
+    /// It is delivered without its value, which is not copied.
+    WithoutValue,
+    /// It is not delivered now; the next call comes to it again.
+    Later,
+}
+
+/// Decides about a change by the name of its keyspace and the bytes of its key and value, before they are copied.
+pub(crate) type Admit<'a> = &'a mut dyn FnMut(&str, usize, usize) -> Admission;
+
+/// What [`Delivery::next`] came to.
+pub(crate) enum Delivered {
+    Change(Change),
+    /// The transaction has no more.
+    End,
+    /// There is one that was put off.
+    Later,
+}
+
 /// A transaction that is being delivered.
 pub(crate) struct Delivery {
     txn: TxnId,
@@ -27,7 +50,9 @@ pub(crate) struct Delivery {
 
 struct Filling {
     change: Change,
-    value: Vec<u8>,
+    /// Not if it is delivered without its value.
+    value: Option<Vec<u8>>,
+    come: usize,
     len: usize,
 }
 
@@ -36,6 +61,7 @@ enum Step {
     Nothing,
     Change(Change),
     Fill(Filling),
+    Later,
 }
 
 impl Delivery {
@@ -56,15 +82,29 @@ impl Delivery {
         self.txn
     }
 
-    /// The next change; `None` at the end of the transaction.
+    /// Lets go of memory that can be read again, and returns how many bytes are held still.
+    pub(crate) fn let_go(&mut self) -> usize {
+        if let Some((reader, _)) = &mut self.rest {
+            *reader = Reader::new(reader.at());
+        }
+        self.payload.drain(..std::mem::take(&mut self.at));
+        self.payload.shrink_to_fit();
+        let filling = self.filling.as_ref().and_then(|filling| filling.value.as_ref()).map_or(0, Vec::capacity);
+        self.payload.capacity() + filling + self.plan.held_bytes()
+    }
+
+    /// The next change.
     ///
     /// # Errors
     /// [`Error::Lagged`] if the rest of it is gone, [`Error::Corrupt`]. It may be tried again.
-    pub(crate) fn next(&mut self, engine: &Engine, names: &Names) -> Result<Option<Change>> {
+    pub(crate) fn next(&mut self, engine: &Engine, names: &Names, admit: Admit<'_>) -> Result<Delivered> {
         loop {
             while self.at < self.payload.len() {
-                if let Some(change) = self.step(names)? {
-                    return Ok(Some(change));
+                match self.step(names, admit)? {
+                    Step::Nothing => {}
+                    Step::Change(change) => return Ok(Delivered::Change(change)),
+                    Step::Fill(filling) => self.filling = Some(filling),
+                    Step::Later => return Ok(Delivered::Later),
                 }
             }
             let Some((reader, end)) = &mut self.rest else { break };
@@ -78,26 +118,29 @@ impl Delivery {
         if self.filling.is_some() {
             return Err(damaged("the bytes of a large value are missing"));
         }
-        Ok(None)
+        Ok(Delivered::End)
     }
 
-    fn step(&mut self, names: &Names) -> Result<Option<Change>> {
+    fn step(&mut self, names: &Names, admit: Admit<'_>) -> Result<Step> {
         let mut ops = Ops::new(&self.payload[self.at..]);
         let op = ops.next().expect("there are bytes left").map_err(|what| damaged(&what))?;
         let rest = ops.rest();
         if let Op::LargeBytes(bytes) = op {
             let done = match &mut self.filling {
                 None => None,
-                Some(filling) if filling.value.len() + bytes.len() > filling.len => {
+                Some(filling) if filling.come + bytes.len() > filling.len => {
                     return Err(damaged("more bytes than the large value has"));
                 }
                 Some(filling) => {
-                    filling.value.extend_from_slice(bytes);
-                    (filling.value.len() == filling.len).then(|| self.filling.take().expect("just seen"))
+                    filling.come += bytes.len();
+                    if let Some(value) = &mut filling.value {
+                        value.extend_from_slice(bytes);
+                    }
+                    (filling.come == filling.len).then(|| self.filling.take().expect("just seen"))
                 }
             };
             self.at = self.payload.len() - rest;
-            return Ok(done.map(|done| Change { value: Some(done.value), ..done.change }));
+            return Ok(done.map_or(Step::Nothing, |done| Step::Change(Change { value: done.value, ..done.change })));
         }
         if self.filling.is_some() {
             return Err(damaged("the bytes of a large value are missing"));
@@ -105,22 +148,30 @@ impl Delivery {
         let mut step = Step::Nothing;
         if Plan::wants(names, &self.filter, &op) {
             if self.plan.delivers(self.index, &op) {
-                step = self.deliver(names, &op);
+                step = self.deliver(names, &op, admit);
+                if let Step::Later = step {
+                    return Ok(step);
+                }
             }
             self.index += 1;
         }
         self.at = self.payload.len() - rest;
-        match step {
-            Step::Nothing => Ok(None),
-            Step::Change(change) => Ok(Some(change)),
-            Step::Fill(filling) => {
-                self.filling = Some(filling);
-                Ok(None)
-            }
-        }
+        Ok(step)
     }
 
-    fn deliver(&self, names: &Names, op: &Op<'_>) -> Step {
+    fn deliver(&self, names: &Names, op: &Op<'_>, admit: Admit<'_>) -> Step {
+        let (id, key_bytes, value_bytes) = match *op {
+            Op::Put { keyspace, key, value } => (keyspace, key.len(), value.len()),
+            Op::LargePut { keyspace, key, len } => (keyspace, key.len(), len as usize),
+            Op::Delete { keyspace, key } => (keyspace, key.len(), 0),
+            Op::DropKeyspace { keyspace, .. } => (keyspace, 0, 0),
+            _ => return Step::Nothing,
+        };
+        let has_value = match admit(names.get(id).map_or("", |name| name), key_bytes, value_bytes) {
+            Admission::Whole => true,
+            Admission::WithoutValue => false,
+            Admission::Later => return Step::Later,
+        };
         let change = |keyspace, kind, key: &[u8], value: Option<&[u8]>| Change {
             txn: self.txn,
             keyspace: names.get(keyspace).cloned().unwrap_or_default(),
@@ -130,12 +181,14 @@ impl Delivery {
             last: self.plan.is_last(self.index),
         };
         match *op {
-            Op::Put { keyspace, key, value } => Step::Change(change(keyspace, ChangeKind::Put, key, Some(value))),
+            Op::Put { keyspace, key, value } => {
+                Step::Change(change(keyspace, ChangeKind::Put, key, Some(value).filter(|_| has_value)))
+            }
             Op::Delete { keyspace, key } => Step::Change(change(keyspace, ChangeKind::Delete, key, None)),
             Op::DropKeyspace { keyspace, .. } => Step::Change(change(keyspace, ChangeKind::DropKeyspace, &[], None)),
             Op::LargePut { keyspace, key, len } => {
                 let change = change(keyspace, ChangeKind::Put, key, None);
-                Step::Fill(Filling { change, value: Vec::new(), len: len as usize })
+                Step::Fill(Filling { change, value: has_value.then(Vec::new), come: 0, len: len as usize })
             }
             _ => Step::Nothing,
         }

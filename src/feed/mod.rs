@@ -18,7 +18,7 @@ mod plan;
 mod reader;
 pub(crate) mod seek;
 
-pub(crate) use delivery::Delivery;
+pub(crate) use delivery::{Admission, Admit, Delivered, Delivery};
 pub(crate) use names::Names;
 pub(crate) use plan::{Filter, Plan};
 pub(crate) use reader::{Bound, Reader};

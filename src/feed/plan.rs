@@ -61,6 +61,12 @@ impl Plan {
         Plan { count: 0, last: Some(HashMap::new()), hashers, created: HashMap::new(), dropped: Vec::new() }
     }
 
+    /// Bytes of memory that it holds, but for names.
+    pub(super) fn held_bytes(&self) -> usize {
+        // Each entry has a control byte.
+        self.last.as_ref().map_or(0, |last| last.capacity() * (size_of::<((u64, u64), u64)>() + 1))
+    }
+
     /// Whether nothing of the transaction is wanted.
     pub(crate) fn is_empty(&self) -> bool {
         self.count == 0

@@ -58,6 +58,64 @@ impl<'s> Answer<'s> {
     }
 }
 
+/// Checks the right to make a long request by its first bytes, which contain all that a right depends on: what it is, and the name
+/// of the keyspace or cell. Each operation of a batch is checked again when all of it is there.
+///
+/// # Errors
+/// [`Error::NotAllowed`]; [`Error::Protocol`] if they are not the beginning of a request.
+pub(super) fn check_head(head: &[u8], rights: &Rights<'_>) -> Result<()> {
+    let name = |at| name_at(head, at).ok_or_else(|| Error::Protocol { what: "a long request without a name".into() });
+    let may = |is_write, kind, name: &str| match is_write {
+        true => refuse_unless(rights.may_write(name), "writing", kind, name),
+        false => refuse_unless(rights.may_read(name), "reading", kind, name),
+    };
+    match kind_of(head) {
+        GET | MULTI_GET | SCAN => may(false, "keyspace", name(4)?),
+        PUT | DELETE => may(true, "keyspace", name(4)?),
+        CELL_STORE => may(true, "cell", name(4)?),
+        // The first operation; the numbers of conditions come before those of changes.
+        COMMIT => {
+            let is_condition = head.get(12).is_some_and(|operation| *operation < 2);
+            may(!is_condition, "keyspace", name(16)?)
+        }
+        CHANGES => Ok(()),
+        _ => Err(Error::Protocol { what: "a request that is longer than any of its kind".into() }),
+    }
+}
+
+/// How many items the list of a request has, as it says itself.
+pub(super) fn items_of(message: &[u8]) -> u64 {
+    let at = match kind_of(message) {
+        MULTI_GET => name_at(message, 4).map(|name| 12 + name.len()),
+        COMMIT => Some(4),
+        _ => None,
+    };
+    at.and_then(|at| message.get(at..at + 8))
+        .map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().expect("eight bytes")))
+}
+
+/// The numbers of requests that can be long.
+pub(super) const GET: u32 = 0;
+pub(super) const MULTI_GET: u32 = 1;
+pub(super) const PUT: u32 = 2;
+pub(super) const DELETE: u32 = 3;
+pub(super) const COMMIT: u32 = 4;
+pub(super) const SCAN: u32 = 5;
+pub(super) const SCAN_NEXT: u32 = 6;
+pub(super) const CELL_STORE: u32 = 14;
+pub(super) const CHANGES: u32 = 17;
+
+/// The number of a request.
+pub(super) fn kind_of(message: &[u8]) -> u32 {
+    message.first_chunk().map_or(u32::MAX, |bytes| u32::from_le_bytes(*bytes))
+}
+
+fn name_at(bytes: &[u8], at: usize) -> Option<&str> {
+    let length = u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?);
+    let name = bytes.get(at + 8..)?.get(..usize::try_from(length).ok()?)?;
+    std::str::from_utf8(name).ok()
+}
+
 fn encode(reply: &Reply<'_>, frame: &mut Vec<u8>) -> Result<()> {
     wire::encode_into(reply, frame).map_err(|error| match error {
         WireError::TooLong { bytes } => too_large(bytes),
@@ -218,10 +276,11 @@ impl<'s> Session<'s> {
 /// Room for a reply. Nobody waits for it: a snapshot is held meanwhile.
 pub(super) fn reserve(shared: &Shared, user: User, bytes: usize, items: usize) -> Result<Share<'_>> {
     refuse_large(bytes)?;
-    shared
-        .bytes
-        .try_take(user, bytes + items * ITEM_BYTES)
-        .ok_or_else(|| Error::Busy { what: "too many bytes of messages".into() })
+    shared.bytes.try_take(user, bytes + items * ITEM_BYTES).ok_or_else(too_many_bytes)
+}
+
+pub(super) fn too_many_bytes() -> Error {
+    Error::Busy { what: "too many bytes of messages".into() }
 }
 
 fn refuse_large(bytes: usize) -> Result<()> {

@@ -3,9 +3,9 @@
 //! A peer may be silent between messages for as long as it likes; within one it has the policy's patience. A peer that
 //! takes longer to send or to take a message is cut off, and so is one whose frames can't be told apart.
 
-use super::answer::{Answer, Session};
-use super::room::{SMALL_BYTES, User};
-use super::{Shared, refuse};
+use super::answer::{self, Answer, Session};
+use super::room::{SMALL_BYTES, STEP_BYTES, User};
+use super::{Shared, TURN_PATIENCE, refuse};
 use crate::Error;
 use crate::remote::failure;
 use crate::socket::Stream;
@@ -77,20 +77,47 @@ fn serve_one(shared: &Shared, stream: &Stream, session: &mut Session<'_>, buffer
             limit: MESSAGE_BYTES_MAX as u64,
         });
     };
-    let Some(mut share) = shared.bytes.take(session.user, length, deadline) else {
-        return last_words(Error::Busy { what: "too many bytes of messages".into() });
-    };
-    let message = if length <= SMALL_BYTES { buffer } else { &mut share.buffer };
-    stream.read_body(length, message, Some(deadline)).ok()?;
     let uid = session.user.uid;
     let Some(rights) = policy.rights(uid) else {
         return last_words(Error::NotAllowed { what: format!("uid {uid} is no longer let in") });
     };
+    let head = length.min(SMALL_BYTES);
+    stream.read_body(head, buffer, Some(deadline)).ok()?;
+    let mut share = shared.bytes.share(session.user);
+    let mut message: &[u8] = buffer;
+    if head < length {
+        // What the peer has no right to ask for takes no room.
+        if let Err(error) = answer::check_head(buffer, &rights) {
+            stream.discard(length - head, Some(deadline)).ok()?;
+            return stream.write(&failure::encode(&error), Some(Instant::now() + policy.patience)).ok();
+        }
+        share.reuse_buffer(length);
+        // Room for all of it is only addresses; what is not written to takes no memory. So it need not move as it grows.
+        share.buffer.reserve_exact(length);
+        share.buffer.extend_from_slice(buffer);
+        while share.buffer.len() < length {
+            let next = STEP_BYTES.min(length - share.buffer.len());
+            if !share.grow(share.buffer.len() + next, deadline) {
+                return last_words(Error::Busy { what: "too many bytes of messages".into() });
+            }
+            stream.read_more(next, &mut share.buffer, Some(deadline)).ok()?;
+        }
+        message = &share.buffer;
+    }
+    let mut turn = None;
+    if let Some(turns) = shared.turns_for(message) {
+        turn = turns.take(session.user, Instant::now() + TURN_PATIENCE, || shared.is_closing());
+        if turn.is_none() {
+            let busy = Error::Busy { what: "other long requests are being served".into() };
+            return stream.write(&failure::encode(&busy), Some(Instant::now() + policy.patience)).ok();
+        }
+    }
     let mut answer = match wire::decode::<Request<'_>>(message) {
         Ok(request) => session.answer(&request, &rights),
         Err(error) if planted_bug!("malformed-message-unwrapped") => panic!("{error}"),
         Err(error) => Answer::of_error(&Error::Protocol { what: error.to_string() }),
     };
+    drop(turn);
     // What the commit has written lies in the log: while it waits for its flush, others can have its room.
     drop(share);
     if let Some(awaited) = answer.awaited.take() {

@@ -1,13 +1,19 @@
 //! The change feed of a connection. What a client may not read it does not hear of.
 //!
+//! Rights come first: a value that the client may not read is never copied. One that it may read is copied only when there is room for it,
+//! and all that a feed holds from one request to the next is counted as messages are.
+//!
 //! A feed holds nothing of the store back: who falls behind gets `Lagged`. A transaction's last change is marked as such
 //! among those that the client may read; so the newest one is held back until it is known whether another follows, which
 //! is never waited for.
 
-use super::answer::{Answer, REPLY_BYTES_MAX, Session, refuse_unless, reserve};
+use super::answer::{Answer, REPLY_BYTES_MAX, Session, refuse_unless, reserve, too_many_bytes};
 use super::policy::Rights;
-use super::room::Share;
+use super::room::{Share, User};
 use super::write::SLICE;
+use super::{Shared, TURN_PATIENCE};
+use crate::changes::Advance;
+use crate::feed::Admission;
 use crate::limits::{PAGE_SIZE_MAX, key_len_max};
 use crate::{Change, ChangeKind, Changes, Error, Result, Store, TxnId};
 use std::collections::VecDeque;
@@ -16,6 +22,21 @@ use untorn_wal::wire::{self, ChangeItem, Happened, List, PIECE_BYTES_MAX, PIECE_
 
 /// How long a reply may be gathered for, once there is something to say or much that the client may not hear of.
 const GATHERING: Duration = Duration::from_millis(500);
+
+/// How long it is gathered before others have their turn.
+const TURN_TIME: Duration = Duration::from_millis(20);
+/// What a change takes beside its bytes.
+const TAKEN_BYTES: usize = size_of::<Taken>();
+
+/// Why no more changes are taken for now.
+enum Enough {
+    /// There are no more, or no more go into the piece.
+    Nothing,
+    /// The turn is over.
+    ForATurn,
+    /// There is no room for the next one, in the piece or in the server.
+    NoRoom,
+}
 
 /// A connection's feed.
 pub(super) struct OpenFeed<'s> {
@@ -34,8 +55,8 @@ pub(super) struct OpenFeed<'s> {
     /// What is to be sent next.
     ready: VecDeque<Taken>,
     ready_bytes: usize,
-    /// The room that these take from one request to the next.
-    kept_in: Option<Share<'s>>,
+    /// The room that these take, and between two requests what `changes` holds.
+    share: Share<'s>,
     /// Everything up to here was sent, or is not the client's to hear of.
     through: TxnId,
 }
@@ -96,7 +117,7 @@ impl<'s> Session<'s> {
             held: None,
             ready: VecDeque::new(),
             ready_bytes: 0,
-            kept_in: None,
+            share: self.shared.bytes.share(self.user),
             through: from,
         });
         Answer::small(&Reply::Changes { through: from.as_u64(), changes: List(Vec::new()) })
@@ -111,7 +132,7 @@ impl<'s> Session<'s> {
         let wait = Duration::from_millis(u64::from(wait_ms.min(wire::CHANGES_WAIT_MS_MAX)));
         feed.leave_out(rights);
         if feed.ready.is_empty() {
-            let gathered = feed.gather(&self.store, rights, wait, || shared.is_closing());
+            let gathered = feed.gather(shared, &self.store, self.user, rights, wait);
             // An error comes again, and what came before it is not lost.
             if feed.ready.is_empty() {
                 gathered?;
@@ -129,13 +150,10 @@ impl<'s> Session<'s> {
             feed.ready_bytes -= bytes;
             feed.through = *through;
         }
-        // Nobody knows when the rest will be asked for. What there is no room for is taken again then.
-        feed.kept_in = None;
-        let rest =
-            feed.ready.iter().chain(&feed.held).map(|taken| taken.bytes).filter(|bytes| *bytes <= REPLY_BYTES_MAX);
-        match shared.kept.try_take(self.user, rest.sum()) {
-            Some(share) => feed.kept_in = Some(share),
-            None => feed.give_up(),
+        // It is not known when the rest will be asked for. What there is no room for is taken again then.
+        let rest = feed.changes.let_go() + feed.value_bytes();
+        if !feed.share.try_keep(0) || !feed.share.try_keep(rest) {
+            feed.give_up();
         }
         Ok(answer?.0)
     }
@@ -145,10 +163,11 @@ impl OpenFeed<'_> {
     /// Takes the next changes, waiting for the first no longer than `wait`.
     fn gather(
         &mut self,
+        shared: &Shared,
         store: &Store,
+        user: User,
         rights: &Rights<'_>,
         wait: Duration,
-        is_closing: impl Fn() -> bool,
     ) -> Result<()> {
         let start = Instant::now();
         if let Some(at) = self.again {
@@ -159,14 +178,82 @@ impl OpenFeed<'_> {
             };
             (self.again, self.told, self.skip) = (None, 0, at.after);
         }
-        while self.ready_bytes < PIECE_BYTES_MAX && self.ready.len() < PIECE_RECORDS_MAX {
-            let left = if self.ready.is_empty() { wait.saturating_sub(start.elapsed()) } else { Duration::ZERO };
-            let before = self.changes.resume_from();
-            let Some(change) = self.changes.try_next(left.min(SLICE))? else {
-                if left.is_zero() || is_closing() {
-                    break;
+        let mut turn = None;
+        loop {
+            if turn.is_none() {
+                turn = shared.reads.take(user, Instant::now() + TURN_PATIENCE, || shared.is_closing());
+                if turn.is_none() {
+                    return Ok(());
                 }
-                continue;
+            }
+            let taken = self.take_some(rights)?;
+            let is_over = start.elapsed() > if self.ready.is_empty() { wait } else { wait.min(GATHERING) };
+            let is_full = self.ready_bytes >= PIECE_BYTES_MAX || self.ready.len() >= PIECE_RECORDS_MAX;
+            match taken {
+                // What is there is sent; what comes after it has the room then.
+                Enough::NoRoom if self.ready.is_empty() => return Err(too_many_bytes()),
+                Enough::NoRoom => return Ok(()),
+                _ if is_full || shared.is_closing() => return Ok(()),
+                Enough::Nothing if !self.ready.is_empty() => return Ok(()),
+                Enough::Nothing if is_over => return Ok(()),
+                Enough::ForATurn if is_over && start.elapsed() > GATHERING => return Ok(()),
+                Enough::ForATurn => {
+                    // What there is no room for between two turns is held in one.
+                    let rest = self.changes.let_go() + self.value_bytes();
+                    if self.share.try_keep(rest) {
+                        turn = None;
+                    }
+                }
+                Enough::Nothing => {
+                    let rest = self.changes.let_go() + self.value_bytes();
+                    if !self.share.try_keep(rest) {
+                        return Err(too_many_bytes());
+                    }
+                    turn = None;
+                    self.changes.wait_for_more(Instant::now() + SLICE.min(wait.saturating_sub(start.elapsed())))?;
+                }
+            }
+        }
+    }
+
+    /// Takes the changes that are there, as many as go into a piece, for the time of a turn.
+    fn take_some(&mut self, rights: &Rights<'_>) -> Result<Enough> {
+        let start = Instant::now();
+        while self.ready_bytes < PIECE_BYTES_MAX && self.ready.len() < PIECE_RECORDS_MAX {
+            if start.elapsed() > TURN_TIME {
+                return Ok(Enough::ForATurn);
+            }
+            let before = self.changes.resume_from();
+            let (share, is_skipped) = (&mut self.share, self.skip > 0);
+            let (ready_bytes, ready_count) = (self.ready_bytes, self.ready.len());
+            let held_bytes = self.held.as_ref().map(|held| held.bytes);
+            let (mut follows, mut bytes) = (false, 0);
+            let admitted = self.changes.next_admitted(&mut |name, key_bytes, value_bytes| {
+                if is_skipped || !rights.may_read(name) {
+                    return Admission::WithoutValue;
+                }
+                follows = true;
+                bytes = name.len() + key_bytes + value_bytes;
+                let before = ready_bytes + held_bytes.unwrap_or(0);
+                let is_last_of_piece = (ready_count > 0 || held_bytes.is_some()) && before + bytes > PIECE_BYTES_MAX;
+                match bytes > REPLY_BYTES_MAX {
+                    _ if is_last_of_piece => Admission::Later,
+                    // No reply has room for it, which the client is told when its turn comes.
+                    true => Admission::WithoutValue,
+                    false if share.try_resize(before + bytes + TAKEN_BYTES * (ready_count + 2)) => Admission::Whole,
+                    false => Admission::Later,
+                }
+            })?;
+            let change = match admitted {
+                Advance::Change(change) => change,
+                Advance::Nothing => return Ok(Enough::Nothing),
+                Advance::Later => {
+                    // One that it may read follows in the transaction, so the one that is held back is not the last.
+                    if let Some(held) = self.held.take_if(|_| follows) {
+                        self.add(held);
+                    }
+                    return Ok(Enough::NoRoom);
+                }
             };
             let at = At { txn: before, after: self.told };
             let is_last = change.last;
@@ -175,7 +262,7 @@ impl OpenFeed<'_> {
             self.skip = self.skip.saturating_sub(1);
             if is_new && rights.may_read(&change.keyspace) {
                 // Only its successor says whether one that is held back is the last.
-                if let Some(before) = self.held.replace(Taken::new(change, at)) {
+                if let Some(before) = self.held.replace(Taken { change, bytes, at }) {
                     self.add(before);
                 }
             }
@@ -183,11 +270,14 @@ impl OpenFeed<'_> {
                 last.change.last = true;
                 self.add(last);
             }
-            if start.elapsed() > wait.max(GATHERING) {
-                break;
-            }
         }
-        Ok(())
+        Ok(Enough::Nothing)
+    }
+
+    /// Bytes of what was taken and not sent.
+    fn value_bytes(&self) -> usize {
+        let taken = self.ready.iter().chain(&self.held);
+        taken.map(|taken| TAKEN_BYTES + if taken.bytes <= REPLY_BYTES_MAX { taken.bytes } else { 0 }).sum()
     }
 
     fn add(&mut self, taken: Taken) {
@@ -234,17 +324,6 @@ impl OpenFeed<'_> {
 
 fn refuse_longer(what: &'static str, found: usize, limit: usize) -> Result<()> {
     if found <= limit { Ok(()) } else { Err(Error::Limit { what, found: found as u64, limit: limit as u64 }) }
-}
-
-impl Taken {
-    fn new(mut change: Change, at: At) -> Taken {
-        let value_bytes = change.value.as_ref().map_or(0, Vec::len);
-        let bytes = change.keyspace.len() + change.key.len() + value_bytes;
-        if bytes > REPLY_BYTES_MAX {
-            change.value = None;
-        }
-        Taken { change, bytes, at }
-    }
 }
 
 fn as_item(change: &Change) -> ChangeItem<'_> {

@@ -7,6 +7,7 @@
 //! - `access`, `policy`: the access file: who may do what
 //! - `place`: the socket's name in the file system
 //! - `room`: how many connections, how many bytes
+//! - `turns`: whose long request is served
 //! - `connection`: one connection, from hello to end
 //! - `answer`, `write`, `scans`, `cells`, `feed`: what each request does
 //!
@@ -26,6 +27,7 @@ mod place;
 mod policy;
 mod room;
 mod scans;
+mod turns;
 mod write;
 
 use super::panics::Panics;
@@ -38,10 +40,11 @@ use crate::{Error, Result, Store};
 use parking_lot::Mutex;
 use place::{Place, Stamp};
 use policy::Policy;
-use room::{Bytes, NoSeat, Room};
+use room::{Bytes, NoSeat, Room, SMALL_BYTES};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use turns::Turns;
 use untorn_wal::wire::hello::{Refusal, ServerHello};
 
 /// How often the listening thread looks whether socket and policy are as they should be.
@@ -50,6 +53,10 @@ const LOOK: Duration = Duration::from_secs(1);
 const POLICY_FRESH: Duration = Duration::from_millis(50);
 /// How long a request may wait for the writer lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a long request may wait for its turn.
+const TURN_PATIENCE: Duration = Duration::from_secs(30);
+/// Requests for more items than this have turns.
+const ITEMS_WITHOUT_TURN: u64 = 64;
 /// How long a leaving logger waits for what its connections are being answered, and how long for them to end.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 const CLOSING: Duration = Duration::from_secs(5);
@@ -68,8 +75,10 @@ struct Shared {
     room: Arc<Room>,
     /// Those of messages.
     bytes: Bytes,
-    /// Those of changes that feeds have taken and not sent.
-    kept: Bytes,
+    /// For long reads. Half of the processors are left to the flush thread and to direct clients.
+    reads: Turns,
+    /// For long writes: they wait for the writer lock.
+    writes: Turns,
     store: Mutex<Kept>,
     place: Mutex<Option<Arc<Place>>>,
 }
@@ -122,7 +131,8 @@ impl Server {
             policy: Mutex::new(Watched { policy, stamp, looked: Instant::now() }),
             room: Arc::default(),
             bytes: Bytes::default(),
-            kept: Bytes::default(),
+            reads: Turns::new((std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1)),
+            writes: Turns::new(2),
             store: Mutex::default(),
             place: Mutex::default(),
         });
@@ -198,6 +208,17 @@ impl Shared {
     /// Whether the logger is leaving.
     fn is_closing(&self) -> bool {
         self.room.is_closed()
+    }
+
+    /// The turns that a request has to wait for, if it is a long one.
+    fn turns_for(&self, message: &[u8]) -> Option<&Turns> {
+        let is_long = message.len() > SMALL_BYTES || answer::items_of(message) > ITEMS_WITHOUT_TURN;
+        match answer::kind_of(message) {
+            answer::COMMIT if is_long => Some(&self.writes),
+            answer::MULTI_GET if is_long => Some(&self.reads),
+            answer::SCAN | answer::SCAN_NEXT => Some(&self.reads),
+            _ => None,
+        }
     }
 
     /// The store, for one connection.

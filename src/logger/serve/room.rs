@@ -13,12 +13,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use untorn_wal::wire::MESSAGE_BYTES_MAX;
 
-/// Messages up to this length are not counted: each connection may have one.
-pub(super) const SMALL_BYTES: usize = 64 << 10;
-/// Bytes of larger messages that may be in the server at once.
+/// Messages up to this length are not counted: each connection may have one request and one reply of so many bytes.
+pub(super) const SMALL_BYTES: usize = 16 << 10;
+/// Bytes of everything larger that peers cause, at once.
 const BYTES_MAX: usize = 4 * MESSAGE_BYTES_MAX;
-/// Of these, what a user who is not the owner can have: nobody shuts out the others.
+/// Of these, what all users but the owner can have together: the owner is left room for a message.
+const BYTES_OF_OTHERS_MAX: usize = BYTES_MAX - MESSAGE_BYTES_MAX;
+/// Of these, what one of them can have.
 const BYTES_OF_USER_MAX: usize = BYTES_MAX / 2;
+/// A message that comes is counted in steps of so many bytes.
+pub(super) const STEP_BYTES: usize = 64 << 10;
 /// Bytes of the buffers that are kept.
 const KEPT_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
 /// A buffer that nobody wanted for so long is not kept any longer.
@@ -145,10 +149,22 @@ pub(super) struct Bytes {
 #[derive(Default)]
 struct Taken {
     total: usize,
-    /// By uid; whoever has none is not in it.
+    of_others: usize,
+    /// By uid; a user who has none is not in it.
     of_users: HashMap<u32, usize>,
+    /// Whether a message of the owner, and one of the others, has the right to what the last message needs.
+    finishing: [bool; 2],
     /// Buffers that wait for a message, those that wait longest first.
     kept: Vec<Kept>,
+}
+
+/// How far a user may go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Reach {
+    /// Leaves room for the longest message of the same kind of user: for what takes more while it holds some.
+    Ordinary,
+    /// All that the user can have.
+    Full,
 }
 
 struct Kept {
@@ -157,43 +173,129 @@ struct Kept {
 }
 
 /// Some of the room; dropped, it is free again.
+///
+/// A request's share grows as its bytes come, so that announcing a length costs the others nothing. Requests that hold some and
+/// wait for more could so wait for each other. Therefore they leave a message's length of the room to one of them, of the owner's and of
+/// the others' each, that may take it: it has all that it needs, and when it has been answered the next one is.
 pub(super) struct Share<'b> {
     bytes: &'b Bytes,
-    uid: u32,
+    user: User,
     count: usize,
+    is_finishing: bool,
     /// For the message that it was taken for. Empty at first; with memory of an earlier one, if that was kept.
     pub(super) buffer: Vec<u8>,
 }
 
-impl Bytes {
-    /// Room for a message of so many bytes; `None` if there is none until `deadline`.
-    pub(super) fn take(&self, user: User, count: usize, deadline: Instant) -> Option<Share<'_>> {
-        let count = if count <= SMALL_BYTES { 0 } else { count };
-        // Memory goes back to the system when the lock is free again.
-        let (mut buffer, mut given_up) = (Vec::new(), Vec::new());
-        let mut taken = self.taken.lock();
-        while count > 0 && !taken.has_room(user, count) {
-            if self.freed.wait_until(&mut taken, deadline).timed_out() && !taken.has_room(user, count) {
-                return None;
+impl<'b> Share<'b> {
+    /// Grows to `count` bytes, and waits for room until `deadline`. False if there is none until then.
+    pub(super) fn grow(&mut self, count: usize, deadline: Instant) -> bool {
+        let bytes = self.bytes;
+        let more = counted(count).saturating_sub(self.count);
+        let mut given_up = Vec::new();
+        let mut taken = bytes.taken.lock();
+        while more > 0 && !self.has_room(&mut taken, more) {
+            if bytes.freed.wait_until(&mut taken, deadline).timed_out() && !self.has_room(&mut taken, more) {
+                return false;
             }
         }
-        if count > 0 {
-            taken.total += count;
-            *taken.of_users.entry(user.uid).or_default() += count;
-            buffer = taken.lend(count);
+        self.add(&mut taken, more, &mut given_up);
+        true
+    }
+
+    fn has_room(&mut self, taken: &mut Taken, more: usize) -> bool {
+        if !self.is_finishing && !taken.has_room(self.user, more, Reach::Ordinary) {
+            let finishing = &mut taken.finishing[usize::from(self.user.is_owner)];
+            self.is_finishing = !std::mem::replace(finishing, true);
+        }
+        taken.has_room(self.user, more, if self.is_finishing { Reach::Full } else { Reach::Ordinary })
+    }
+
+    /// Grows or shrinks to `count` bytes without waiting; what it keeps between two requests leaves room for messages.
+    pub(super) fn try_keep(&mut self, count: usize) -> bool {
+        self.try_set(count, Reach::Ordinary)
+    }
+
+    /// Grows or shrinks to `count` bytes without waiting, as far as the user can go.
+    pub(super) fn try_resize(&mut self, count: usize) -> bool {
+        self.try_set(count, Reach::Full)
+    }
+
+    fn try_set(&mut self, count: usize, reach: Reach) -> bool {
+        let count = counted(count);
+        let mut given_up = Vec::new();
+        let mut taken = self.bytes.taken.lock();
+        if count <= self.count {
+            taken.give_back(self.user, self.count - count);
+            self.count = count;
+            drop(taken);
+            self.bytes.freed.notify_all();
+            return true;
+        }
+        let more = count - self.count;
+        let has_room = taken.has_room(self.user, more, reach);
+        if has_room {
+            self.add(&mut taken, more, &mut given_up);
+        }
+        has_room
+    }
+
+    /// Memory that makes way is handed to the caller, to be freed when the lock is.
+    fn add(&mut self, taken: &mut Taken, more: usize, given_up: &mut Vec<Kept>) {
+        if more > 0 {
+            taken.add(self.user, more);
+            self.count += more;
             while taken.total + taken.kept_bytes() > BYTES_MAX {
                 given_up.push(taken.kept.remove(0));
             }
         }
-        drop(taken);
-        // What it has more than was counted would be outside of the bound.
-        buffer.shrink_to(count + SLACK_BYTES);
-        Some(Share { bytes: self, uid: user.uid, count, buffer })
     }
 
-    /// As [`Bytes::take`], without waiting.
+    /// Takes a buffer that was kept for a message of `count` bytes, if there is one and room for all of it: its memory is there already.
+    pub(super) fn reuse_buffer(&mut self, count: usize) {
+        let mut taken = self.bytes.taken.lock();
+        let more = counted(count).saturating_sub(self.count);
+        if taken.has_room(self.user, more, Reach::Ordinary) {
+            let mut buffer = taken.lend(count);
+            if buffer.capacity() > 0 {
+                let mut given_up = Vec::new();
+                self.add(&mut taken, more, &mut given_up);
+                drop(taken);
+                buffer.shrink_to(count + SLACK_BYTES);
+                self.buffer = buffer;
+            }
+        }
+    }
+}
+
+/// What is counted of so many bytes.
+fn counted(count: usize) -> usize {
+    if count <= SMALL_BYTES { 0 } else { count }
+}
+
+impl Bytes {
+    /// No room yet, for what will grow.
+    pub(super) fn share(&self, user: User) -> Share<'_> {
+        Share { bytes: self, user, count: 0, is_finishing: false, buffer: Vec::new() }
+    }
+
+    /// Room for a message of so many bytes, and a buffer for it; `None` if there is none.
     pub(super) fn try_take(&self, user: User, count: usize) -> Option<Share<'_>> {
-        self.take(user, count, Instant::now())
+        let mut share = self.share(user);
+        let count = counted(count);
+        // Memory goes back to the system when the lock is free again.
+        let mut given_up = Vec::new();
+        let mut taken = self.taken.lock();
+        if count > 0 {
+            if !taken.has_room(user, count, Reach::Full) {
+                return None;
+            }
+            share.buffer = taken.lend(count);
+            share.add(&mut taken, count, &mut given_up);
+        }
+        drop(taken);
+        // What it has more than was counted would be outside of the bound.
+        share.buffer.shrink_to(count + SLACK_BYTES);
+        Some(share)
     }
 
     /// Lets go of the buffers that nobody wanted for a while. To be called now and then.
@@ -207,9 +309,32 @@ impl Bytes {
 }
 
 impl Taken {
-    fn has_room(&self, user: User, count: usize) -> bool {
+    fn has_room(&self, user: User, more: usize, reach: Reach) -> bool {
+        let spare = if reach == Reach::Ordinary { MESSAGE_BYTES_MAX } else { 0 };
+        if user.is_owner {
+            return self.total + more + spare <= BYTES_MAX;
+        }
         let of_user = self.of_users.get(&user.uid).copied().unwrap_or(0);
-        self.total + count <= BYTES_MAX && (user.is_owner || of_user + count <= BYTES_OF_USER_MAX)
+        self.total + more <= BYTES_OF_OTHERS_MAX
+            && self.of_others + more + spare <= BYTES_OF_OTHERS_MAX
+            && of_user + more + spare <= BYTES_OF_USER_MAX
+    }
+
+    fn add(&mut self, user: User, more: usize) {
+        self.total += more;
+        self.of_others += if user.is_owner { 0 } else { more };
+        *self.of_users.entry(user.uid).or_default() += more;
+    }
+
+    fn give_back(&mut self, user: User, count: usize) {
+        self.total -= count;
+        self.of_others -= if user.is_owner { 0 } else { count };
+        if let Some(of_user) = self.of_users.get_mut(&user.uid) {
+            *of_user -= count;
+            if *of_user == 0 {
+                self.of_users.remove(&user.uid);
+            }
+        }
     }
 
     fn kept_bytes(&self) -> usize {
@@ -238,16 +363,13 @@ impl Taken {
 
 impl Drop for Share<'_> {
     fn drop(&mut self) {
-        if self.count == 0 {
+        if self.count == 0 && !self.is_finishing {
             return;
         }
         let mut taken = self.bytes.taken.lock();
-        taken.total -= self.count;
-        if let Some(of_user) = taken.of_users.get_mut(&self.uid) {
-            *of_user -= self.count;
-            if *of_user == 0 {
-                taken.of_users.remove(&self.uid);
-            }
+        taken.give_back(self.user, self.count);
+        if self.is_finishing {
+            taken.finishing[usize::from(self.user.is_owner)] = false;
         }
         let not_kept = taken.keep(std::mem::take(&mut self.buffer));
         drop(taken);
@@ -338,5 +460,45 @@ mod tests {
         std::thread::sleep(KEPT_FOR);
         bytes.forget_unused();
         assert_eq!(kept_bytes(&bytes), 0);
+    }
+
+    /// Peers that announce much and send little cost the others nothing; and requests that come in pieces never wait for each other.
+    #[test]
+    fn what_comes_in_pieces_gets_through() {
+        let bytes = Bytes::default();
+        let users = [OWNER, User { uid: 1, is_owner: false }, User { uid: 2, is_owner: false }];
+        let now = Instant::now();
+        for others in [&users[..1], &users[1..], &users[..]] {
+            let mut coming: Vec<(Share<'_>, usize)> =
+                (0..12).map(|n| (bytes.share(others[n % others.len()]), 0)).collect();
+            let mut rounds = 0;
+            while !coming.is_empty() {
+                rounds += 1;
+                assert!(rounds < 100_000, "{} requests wait for each other", coming.len());
+                for (share, have) in &mut coming {
+                    let next = (*have + (1 << 20)).min(MESSAGE_BYTES_MAX);
+                    if share.grow(next, now) {
+                        *have = next;
+                    }
+                }
+                assert!(bytes.taken.lock().total <= BYTES_MAX);
+                coming.retain(|(_, have)| *have < MESSAGE_BYTES_MAX);
+            }
+            assert!(bytes.taken.lock().of_users.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_owner_has_a_reserve() {
+        let bytes = Bytes::default();
+        let guests = (1..9).map(|uid| User { uid, is_owner: false });
+        let mut shares: Vec<Share<'_>> = guests.map(|guest| bytes.share(guest)).collect();
+        for step in 1..=1000 {
+            for share in &mut shares {
+                let _ = share.grow(step * STEP_BYTES, Instant::now());
+            }
+        }
+        let mut of_owner = bytes.share(OWNER);
+        assert!(of_owner.grow(MESSAGE_BYTES_MAX, Instant::now()));
     }
 }
