@@ -9,7 +9,7 @@ use crate::engine::{Engine, has_clients, now_ns};
 use crate::header::Header;
 use crate::logger::keeper::Keeper;
 use crate::options::Options;
-use crate::presence::Presence;
+use crate::presence::{self, Presence};
 use crate::shm::arena::Arena;
 use crate::shm::atomic::{Native, Word64};
 use crate::shm::control::Control;
@@ -129,6 +129,9 @@ impl Client {
                 client.engine.ensure_logger()?;
                 return Ok(client);
             }
+            if !in_use {
+                presence::refuse_others(&dir, init.file_id())?;
+            }
             if in_use && has_clients(&tester) {
                 return Err(Error::Mismatch {
                     file: dir::CONTROL.into(),
@@ -155,6 +158,7 @@ impl Client {
         lock_file: LockFileId,
     ) -> Result<Client> {
         let presence = Presence::take(&dir, CLIENT_IDS, lock_file)?;
+        presence::refuse_others(&dir, lock_file)?;
         let me = presence.id();
         // For writing, also by read-only handles: on a stacked file system, the first open for writing copies a file of a
         // lower layer, and an earlier mapping would be of the original. `control` and `lock` are always opened so. A user

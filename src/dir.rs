@@ -6,12 +6,14 @@
 
 use crate::descriptor::Descriptor;
 use crate::owner::{self, Ownership};
+use crate::shm::liveness::LockFileId;
 use crate::{Error, Result};
 use rustix::fs::{self, AtFlags, FsWord, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use untorn_wal::files;
 
@@ -254,14 +256,41 @@ impl Dir {
         }
     }
 
-    /// Whether the directory has been removed, or its `lock` has.
-    pub(crate) fn is_gone(&self) -> bool {
-        let gone = self.with_fd(|fd| {
-            let linked = fs::fstat(fd).is_ok_and(|stat| stat.st_nlink > 0);
-            Ok(!linked || fs::statat(fd, LOCK, AtFlags::SYMLINK_NOFOLLOW).is_err())
-        });
-        gone.unwrap_or(true)
+    /// An error if `lock` is no longer the file that a participant's presence is in: then no logger can be started for the
+    /// participant, and none may go on. What cannot be found out is no error.
+    ///
+    /// # Errors
+    /// [`Error::Detached`] names what was removed.
+    pub(crate) fn check_lock(&self, expected: LockFileId) -> Result<()> {
+        let handle = self.handle()?;
+        let path = self.path.display();
+        let reason = match fs::statat(&handle, LOCK, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if LockFileId::of(&stat) == expected => return Ok(()),
+            Ok(_) => format!("another file was put in the place of {LOCK} in {path} while the store was open"),
+            Err(Errno::NOENT) if is_removed(&handle) => {
+                format!("the directory {path} was removed while the store was open")
+            }
+            Err(Errno::NOENT) => format!("{LOCK} was removed from {path} while the store was open"),
+            Err(_) => return Ok(()),
+        };
+        Err(Error::Detached { reason })
     }
+
+    /// The directory's path now: it may have been renamed since it was opened.
+    pub(crate) fn current_path(&self) -> PathBuf {
+        let is_same = |path: &PathBuf| {
+            let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
+            fs::open(path, flags, Mode::empty()).is_ok_and(|fd| self.fd.is_same_file(&fd))
+        };
+        let now = self.handle().ok().and_then(path_of).filter(is_same);
+        now.unwrap_or_else(|| self.path.clone())
+    }
+}
+
+/// Whether an open directory has no name any more. A directory of several layers has one link even then.
+fn is_removed(fd: impl AsFd) -> bool {
+    let is_unlinked = fs::fstat(&fd).is_ok_and(|stat| stat.st_nlink == 0);
+    is_unlinked || path_of(fd).is_some_and(|path| path.as_os_str().as_bytes().ends_with(b" (deleted)"))
 }
 
 /// The name of the file system that a file lies on, else its number; and whether its locks and syncs reach every user.

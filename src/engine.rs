@@ -100,9 +100,19 @@ impl Engine {
         self.dir.with_fd(|fd| Tester::open(fd, Some(self.lock_file)))
     }
 
+    /// An error if `lock` or the directory was removed: see [`Dir::check_lock`].
+    pub(crate) fn refuse_cut_off(&self) -> Result<()> {
+        self.dir.check_lock(self.lock_file)
+    }
+
     /// The arena's file, opened afresh for writing.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if another one stands in its place.
     pub(crate) fn arena_file(&self) -> Result<std::fs::File> {
-        self.dir.need_file(dir::ARENA, true)
+        let file = self.dir.need_file(dir::ARENA, true)?;
+        self.arena.refuse_other_file(&file)?;
+        Ok(file)
     }
 
     /// The file of the shared region, opened afresh for growing it.

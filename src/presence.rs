@@ -1,17 +1,52 @@
 //! Presence: what shows other processes that a participant of a store, client or logger, is alive.
 //!
-//! It is a locked byte of `lock`, at the offset of the participant's id (`shm/liveness.rs`).
+//! It is a locked byte of `lock`, at the offset of the participant's id (`shm/liveness.rs`), and a shared lock on one byte of
+//! `arena`, whose offset is derived from the inode of `lock`.
+//!
+//! **Why the second one.** `lock` is an empty file, which invites deletion. A process that opens the store after that makes
+//! another `lock`, finds no claim in it, and would recover the store beneath the living ones. `arena` holds the data and is not
+//! removed by mistake. Each participant takes its claims first and then looks for claims on `arena` that belong to another
+//! `lock`; if there are any, it neither recovers nor joins. Of two that come at once, at least one sees the other. As long as a
+//! participant holds `lock` open, by its mapping or its descriptor, no other file has that inode.
 
 use crate::dir::Dir;
-use crate::shm::liveness::{Claim, LockFileId};
+use crate::shm::liveness::{self, Claim, LockFileId};
 use crate::{ClientId, Error, Result, dir};
 use std::ops::Range;
+use std::time::{Duration, Instant};
+
+/// How long an opener waits for participants of another `lock` to end: a logger leaves soon after `lock` has gone.
+const OTHERS_TIMEOUT: Duration = Duration::from_secs(3);
+const OTHERS_POLL: Duration = Duration::from_millis(1);
 
 /// A participant's proof of life, as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Presence {
     id: ClientId,
+    _in_arena: Claim,
     in_lock: Claim,
+}
+
+/// An error if participants live whose claims are in another file `lock` than this one.
+///
+/// # Errors
+/// [`Error::Mismatch`] names `lock`.
+pub(crate) fn refuse_others(dir: &Dir, lock_file: LockFileId) -> Result<()> {
+    let start = Instant::now();
+    let mine = lock_file.arena_offset();
+    dir.need_file(dir::ARENA, false)?;
+    while dir.with_fd(|fd| liveness::is_held_beside(fd, dir::ARENA, mine))? {
+        if start.elapsed() > OTHERS_TIMEOUT {
+            return Err(Error::Mismatch {
+                file: dir::LOCK.into(),
+                what: "it was removed or replaced while processes had the store open, and they still have; close the store in \
+                       all of them, then open it again: nothing is lost"
+                    .into(),
+            });
+        }
+        std::thread::sleep(OTHERS_POLL);
+    }
+    Ok(())
 }
 
 impl Presence {
@@ -24,7 +59,9 @@ impl Presence {
         if in_lock.file_id() != lock_file {
             return Err(Error::Detached { reason: format!("{} was replaced during the opening", dir::LOCK) });
         }
-        Ok(Presence { id, in_lock })
+        dir.need_file(dir::ARENA, false)?;
+        let in_arena = dir.with_fd(|fd| Claim::share(fd, dir::ARENA, lock_file.arena_offset()))?;
+        Ok(Presence { id, _in_arena: in_arena, in_lock })
     }
 
     pub(crate) fn id(&self) -> ClientId {

@@ -176,8 +176,8 @@ impl Store {
     /// Begins the exclusive write transaction; it rolls back when dropped.
     ///
     /// Waits for the writer lock, which one transaction of all processes holds from `begin` to commit.
-    /// A holder that was killed is noticed within milliseconds and its transaction undone; one that is
-    /// stopped keeps the lock.
+    /// A holder that was killed is noticed within milliseconds of the release of its memory, which takes the kernel some
+    /// 90 ms per GiB, and its transaction is undone; one that is stopped keeps the lock.
     ///
     /// # Errors
     /// [`Error::TransactionOpen`] if this thread has one open already, [`Error::LockTimeout`] if

@@ -14,7 +14,6 @@ use crate::descriptor::Descriptor;
 use crate::dir::Dir;
 use crate::engine::Engine;
 use crate::options::Options;
-use crate::owner::Ownership;
 use crate::shm::liveness::{self, Tester};
 use crate::{Error, Result};
 use parking_lot::Mutex;
@@ -49,8 +48,6 @@ const POLL: Duration = Duration::from_micros(300);
 pub(crate) struct Keeper {
     program: Option<PathBuf>,
     thread: bool,
-    any_file_system: bool,
-    ownership: Ownership,
     /// The newest start, until it is known what came of it. One thread of the process looks after it.
     start: Mutex<Option<Start>>,
 }
@@ -86,13 +83,7 @@ enum Heard {
 
 impl Keeper {
     pub(crate) fn new(options: &Options) -> Keeper {
-        Keeper {
-            program: options.logger_program.clone(),
-            thread: options.logger_thread,
-            any_file_system: options.any_file_system,
-            ownership: options.ownership(),
-            start: Mutex::new(None),
-        }
+        Keeper { program: options.logger_program.clone(), thread: options.logger_thread, start: Mutex::new(None) }
     }
 
     /// Starts a logger if the store's byte is free and none is on its way. Waits for no logger: look again.
@@ -101,8 +92,11 @@ impl Keeper {
     /// What the last one met if it could not serve, as it says itself; [`Error::LoggerUnavailable`] if there is
     /// no program to start.
     pub(crate) fn ensure(&self, engine: &Engine) -> Result<()> {
-        if engine.has_logger() {
-            return Ok(());
+        match engine.tester() {
+            Ok(tester) if tester.is_held(liveness::LOGGER_OFFSET) => return Ok(()),
+            Ok(_) => {}
+            // What is unclear means that one lives, unless none ever can.
+            Err(_) => return engine.refuse_cut_off(),
         }
         // Another thread is at it.
         let Some(mut start) = self.start.try_lock() else { return Ok(()) };
@@ -181,7 +175,7 @@ impl Keeper {
                         Options::logger_thread and Options::foreign_owner exclude each other";
             return Err(Error::Invalid { what: what.into() });
         }
-        let dir = Dir::open(dir.path(), false, self.any_file_system, self.ownership)?;
+        let dir = dir.again()?;
         let (say, said) = sync_channel(1);
         std::thread::Builder::new()
             .name("untorn-logger".into())
@@ -200,9 +194,11 @@ impl Keeper {
             return Vec::new();
         }
         let named = self.program.clone().or_else(|| std::env::var_os(PROGRAM).map(PathBuf::from));
+        // Not the path that it was opened by: another store may be there by now.
+        let path = dir.current_path();
         let external = |program: PathBuf| {
             let mut command = Command::new(program);
-            command.arg(dir.path());
+            command.arg(&path);
             if dir.is_foreign() {
                 command.arg("--foreign-owner");
                 keep_little_environment(&mut command);
@@ -216,12 +212,12 @@ impl Keeper {
         if is_linked_into_executable() {
             let mut command = Command::new("/proc/self/exe");
             // The hook looks at the variable alone; name and argument are what `ps` shows.
-            command.arg0("untorn-logger").arg(dir.path());
+            command.arg0("untorn-logger").arg(&path);
             if dir.is_foreign() {
                 keep_little_environment(&mut command);
                 command.env(FOREIGN_OWNER, "1");
             }
-            command.env(BECOME_LOGGER, dir.path());
+            command.env(BECOME_LOGGER, &path);
             commands.push(command);
         }
         if let Ok(own) = std::env::current_exe() {

@@ -134,6 +134,8 @@ fn prepare(dir: Dir, lock_file: LockFileId, byte: Weak<Claim>) -> Result<(Arc<Lo
     let old = attach(&dir, &header)?;
     let alive = dir.with_fd(|fd| Ok(has_clients(&Tester::open(fd, Some(lock_file))?)))?;
     let presence = Presence::take(&dir, LOGGER_IDS, lock_file)?;
+    // Its own claim first: of two participants that come at once, one sees the other.
+    presence::refuse_others(&dir, lock_file)?;
     let me = presence.id();
     let arena_file = dir.need_file(dir::ARENA, true)?;
     let arena = Arena::open(&arena_file, header.store_id, &header.geometry, header.image.high_water)?;
@@ -326,7 +328,7 @@ fn wait_until_unneeded(
             return Err(error);
         }
         std::thread::park_timeout(LOOK);
-        if engine.dir.is_gone() || logger.check_present().is_err() {
+        if engine.refuse_cut_off().is_err() || logger.check_present().is_err() {
             return Ok(None);
         }
         let told = words.stop.load(Ordering::Acquire) != 0;
@@ -358,7 +360,7 @@ fn wait_until_unneeded(
 /// Samples the cells for the last time. Says whether the store is left in order by that: nobody changes anything after it.
 fn sample_last(logger: &Logger, init: Option<&InitLock>) -> bool {
     let engine = &logger.engine;
-    if engine.dir.is_gone() || logger.check_present().is_err() {
+    if engine.refuse_cut_off().is_err() || logger.check_present().is_err() {
         return false;
     }
     // Before the sample: a client that leaves while it is taken may have stored something after it. With the
@@ -372,7 +374,7 @@ fn sample_last(logger: &Logger, init: Option<&InitLock>) -> bool {
 /// Leaves everything flushed and checkpointed; `in_order` says that nobody can commit any more.
 fn leave(logger: &Logger, in_order: bool) {
     let engine = &logger.engine;
-    if engine.dir.is_gone() || logger.check_present().is_err() {
+    if engine.refuse_cut_off().is_err() || logger.check_present().is_err() {
         return;
     }
     crash_point!("logger.leaving");

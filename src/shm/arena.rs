@@ -8,6 +8,7 @@
 #![allow(unsafe_code)]
 
 use super::mapping::{MapOptions, Mapping};
+use crate::descriptor::{FileId, file_id};
 use crate::options::Geometry;
 use crate::page::PageRead;
 use crate::page::format::{CHECKSUM_LEN, HEADER_LEN, Header, PageKind};
@@ -33,6 +34,7 @@ pub(crate) struct Arena {
     write: OnceLock<Mapping>,
     page_size: usize,
     max_size: u64,
+    file_id: FileId,
 }
 
 impl Arena {
@@ -74,7 +76,16 @@ impl Arena {
             });
         }
         let read = map(file, geometry.max_size, false)?;
-        Ok(Arena { read, write: OnceLock::new(), page_size, max_size: geometry.max_size })
+        let file_id = file_id(file).map_err(Error::io("stat of arena"))?;
+        Ok(Arena { read, write: OnceLock::new(), page_size, max_size: geometry.max_size, file_id })
+    }
+
+    /// An error if `file` is not the one that is mapped: to grow or sync it would do nothing for the mapped one.
+    pub(crate) fn refuse_other_file(&self, file: &File) -> Result<()> {
+        if file_id(file).is_ok_and(|id| id == self.file_id) {
+            return Ok(());
+        }
+        Err(Error::Mismatch { file: dir::ARENA.into(), what: "it was replaced while the store was open".into() })
     }
 
     /// Maps the arena writable too, if it is not yet. A handle that only reads never gets here.

@@ -61,6 +61,17 @@ pub(crate) struct LockFileId {
     inode: u64,
 }
 
+impl LockFileId {
+    pub(crate) fn of(stat: &rustix::fs::Stat) -> LockFileId {
+        LockFileId { device: stat.st_dev, inode: stat.st_ino }
+    }
+
+    /// The offset of the byte of `arena` that participants of this `lock` share. The device is that of the directory.
+    pub(crate) fn arena_offset(self) -> u64 {
+        self.inode % WITNESSES.start
+    }
+}
+
 fn open_lock(directory: impl AsFd, write: bool) -> Result<(OwnedFd, LockFileId)> {
     open_file(directory, LOCK_FILE, write)
 }
@@ -73,12 +84,19 @@ fn open_file(directory: impl AsFd, name: &str, write: bool) -> Result<(OwnedFd, 
         _ => Error::io(format!("opening {name}"))(error),
     })?;
     let stat = rustix::fs::fstat(&file).map_err(Error::sys(format!("stat of {name}")))?;
-    Ok((file, LockFileId { device: stat.st_dev, inode: stat.st_ino }))
+    Ok((file, LockFileId::of(&stat)))
 }
 
-fn byte_lock(offset: u64, len: u64) -> libc::flock {
+/// How a byte is locked: by one open file alone, or by several, which need not be open for writing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mode {
+    Alone,
+    Shared,
+}
+
+fn byte_lock(mode: Mode, offset: u64, len: u64) -> libc::flock {
     libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
+        l_type: if mode == Mode::Alone { libc::F_WRLCK } else { libc::F_RDLCK } as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: offset as libc::off_t,
         l_len: len as libc::off_t,
@@ -88,8 +106,8 @@ fn byte_lock(offset: u64, len: u64) -> libc::flock {
 }
 
 /// Tries to lock one byte of the file `name` for the open file. False if another one has it.
-fn try_lock_byte(file: &OwnedFd, name: &str, offset: u64) -> Result<bool> {
-    let lock = byte_lock(offset, 1);
+fn try_lock_byte(file: &OwnedFd, name: &str, mode: Mode, offset: u64) -> Result<bool> {
+    let lock = byte_lock(mode, offset, 1);
     // SAFETY: the descriptor is open and `lock` is a valid structure that the call only reads.
     if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } == 0 {
         return Ok(true);
@@ -108,7 +126,7 @@ fn first_held(file: &OwnedFd, name: &str, offsets: Range<u64>) -> Result<Option<
     if offsets.start >= end {
         return Ok(None);
     }
-    let mut lock = byte_lock(offsets.start, end - offsets.start);
+    let mut lock = byte_lock(Mode::Alone, offsets.start, end - offsets.start);
     // SAFETY: the descriptor is open and `lock` is a valid structure, which the call may write.
     if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } != 0 {
         return Err(Error::io(format!("querying locks of {name}"))(std::io::Error::last_os_error()));
@@ -186,21 +204,34 @@ impl Claim {
     /// # Errors
     /// [`Error::UnsupportedFileSystem`] if the file system keeps no locks.
     pub(crate) fn take(directory: impl AsFd, offset: u64) -> Result<Option<Claim>> {
-        Claim::take_in(directory, LOCK_FILE, offset)
+        Claim::take_in(directory, LOCK_FILE, Mode::Alone, offset)
     }
 
-    /// As [`Claim::take`], for a byte of the file `name`.
-    pub(crate) fn take_in(directory: impl AsFd, name: &str, offset: u64) -> Result<Option<Claim>> {
+    /// Claims the byte at `offset` of the file `name` together with others who share it. Needs no right to write the file.
+    ///
+    /// # Errors
+    /// As [`Claim::take`].
+    pub(crate) fn share(directory: impl AsFd, name: &str, offset: u64) -> Result<Claim> {
+        match Claim::take_in(directory, name, Mode::Shared, offset)? {
+            Some(claim) => Ok(claim),
+            None => Err(Error::Mismatch {
+                file: name.into(),
+                what: "a process that does not belong to the store has locked it".into(),
+            }),
+        }
+    }
+
+    fn take_in(directory: impl AsFd, name: &str, mode: Mode, offset: u64) -> Result<Option<Claim>> {
         let directory = directory.as_fd();
         let fork_guard = ForkGuard::new()?;
         let witness = random_in(&WITNESSES)?;
         let open_locked = || {
-            let (file, file_id) = open_file(directory, name, true)?;
-            let is_locked = try_lock_byte(&file, name, offset)? && try_lock_byte(&file, name, witness)?;
+            let (file, file_id) = open_file(directory, name, mode == Mode::Alone)?;
+            let is_locked = try_lock_byte(&file, name, mode, offset)? && try_lock_byte(&file, name, mode, witness)?;
             Ok::<_, Error>(is_locked.then_some((file, file_id)))
         };
         let is_proven = || {
-            let (file, _) = open_file(directory, name, true)?;
+            let (file, _) = open_file(directory, name, false)?;
             Ok::<_, Error>(first_held(&file, name, witness..witness + 1)?.is_some())
         };
         // A child forked in here would keep the open file, by its copy of the descriptor or of the mapping.
@@ -288,6 +319,17 @@ fn random_in(range: &Range<u64>) -> Result<u64> {
 /// and its inode may become another.
 pub(crate) fn lock_file_id(directory: impl AsFd) -> Result<LockFileId> {
     Ok(open_lock(directory, true)?.1)
+}
+
+/// Whether a byte of the file `name` is held other than the one at `offset`, witnesses aside.
+pub(crate) fn is_held_beside(directory: impl AsFd, name: &str, offset: u64) -> Result<bool> {
+    let (file, _) = open_file(directory, name, false)?;
+    for offsets in [0..offset, offset + 1..WITNESSES.start] {
+        if first_held(&file, name, offsets)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Tests bytes through an open file of its own, so that it finds the claims of this process too.
