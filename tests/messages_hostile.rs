@@ -709,6 +709,39 @@ fn servers_that_lead_on() {
     assert!(matches!(ended, Err(Error::Disconnected { .. })), "{ended:?}");
 }
 
+/// What a server says is printed by programs: it is no command for their terminals.
+#[test]
+fn texts_of_a_server_are_plain() {
+    let _limit = limit(60);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let evil = "a\u{1b}]0;title\u{7}\u{9b}2J\nuntorn: fine\r\u{202e}b";
+    let server = std::thread::spawn(move || {
+        let refuse = |raw: &mut Raw| raw.send(&ServerHello::encode(0, Some(Refusal::NotAllowed), evil)).unwrap();
+        refuse(&mut Raw(listener.accept().unwrap().0));
+        let mut raw = Raw(listener.accept().unwrap().0);
+        raw.send(&ServerHello::encode(wire::VERSION, None, evil)).unwrap();
+        let mut hello = [0; 16];
+        raw.0.read_exact(&mut hello).unwrap();
+        for failure in [Failure::NotAllowed { what: evil }, Failure::Corrupt { file: evil, offset: 1, what: evil }] {
+            raw.reply().unwrap();
+            raw.send(&wire::encode(&Reply::Failed(failure)).unwrap()).unwrap();
+        }
+    });
+    let check = |text: String| {
+        assert!(text.contains("title") && !text.contains(|c: char| c.is_control() || c == '\u{202e}'), "{text:?}");
+    };
+    check(Client::connect(&path).unwrap_err().to_string());
+    let client = Client::connect(&path).unwrap();
+    check(client.notice().unwrap());
+    for _ in 0..2 {
+        check(client.get("k", b"k").unwrap_err().to_string());
+    }
+    drop(client);
+    server.join().unwrap();
+}
+
 /// Connections that come and go, without a word or with half of one.
 #[test]
 fn storms_of_connections() {

@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     match unsafe { options.run_as_program(&store) } {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("untorn-logger: {error}");
+            eprintln!("untorn-logger: {}", untorn_wal::printable(&error.to_string()));
             ExitCode::from(3)
         }
     }

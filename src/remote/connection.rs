@@ -85,7 +85,7 @@ impl Link {
         let hello = ServerHello::decode(&bytes).map_err(|error| Error::Protocol { what: error.to_string() })?;
         let mut text = Vec::new();
         stream.read_body(hello.text_bytes, &mut text, Some(deadline)).map_err(unanswered)?;
-        let text = String::from_utf8_lossy(&text).into_owned();
+        let text = untorn_wal::printable(&String::from_utf8_lossy(&text));
         match hello.refusal {
             None => {}
             Some(Refusal::Version) => return Err(Error::Protocol { what: format!("no version in common: {text}") }),

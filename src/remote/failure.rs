@@ -5,6 +5,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
+use untorn_wal::printable;
 use untorn_wal::wire::{self, Failure, Reply};
 
 /// The longest text of an error that is sent, in bytes.
@@ -48,32 +49,34 @@ pub(crate) fn encode(error: &Error) -> Vec<u8> {
 pub(crate) fn decode(failure: &Failure<'_>) -> Error {
     match *failure {
         Failure::LockTimeout { waited_ms, holder } => {
-            Error::LockTimeout { waited: Duration::from_millis(waited_ms), holder: holder.into() }
+            Error::LockTimeout { waited: Duration::from_millis(waited_ms), holder: printable(holder) }
         }
         Failure::LoggerStalled { waited_ms, visible } => {
             Error::LoggerStalled { waited: Duration::from_millis(waited_ms), visible: visible.map(TxnId::from_u64) }
         }
-        Failure::LoggerUnavailable { reason } => Error::LoggerUnavailable { reason: reason.into() },
-        Failure::NotDurable { txn, reason } => Error::NotDurable { txn: TxnId::from_u64(txn), reason: reason.into() },
-        Failure::DiskFull { what } => Error::DiskFull { what: what.into() },
+        Failure::LoggerUnavailable { reason } => Error::LoggerUnavailable { reason: printable(reason) },
+        Failure::NotDurable { txn, reason } => {
+            Error::NotDurable { txn: TxnId::from_u64(txn), reason: printable(reason) }
+        }
+        Failure::DiskFull { what } => Error::DiskFull { what: printable(what) },
         Failure::Diverged { txn } => Error::Diverged { txn: TxnId::from_u64(txn) },
         Failure::Stale => Error::Stale,
         Failure::Lagged { oldest } => Error::Lagged { oldest: TxnId::from_u64(oldest) },
-        Failure::NeedsRecovery { reason } => Error::NeedsRecovery { reason: reason.into() },
-        Failure::Corrupt { file, offset, what } => Error::corrupt(file, offset, what),
-        Failure::Mismatch { file, what } => Error::Mismatch { file: file.into(), what: what.into() },
+        Failure::NeedsRecovery { reason } => Error::NeedsRecovery { reason: printable(reason) },
+        Failure::Corrupt { file, offset, what } => Error::corrupt(&printable(file), offset, printable(what)),
+        Failure::Mismatch { file, what } => Error::Mismatch { file: printable(file), what: printable(what) },
         Failure::ReadOnly => Error::ReadOnly,
-        Failure::NoKeyspace { name } => Error::NoKeyspace { name: name.into() },
-        Failure::NoCell { name } => Error::NoCell { name: name.into() },
+        Failure::NoKeyspace { name } => Error::NoKeyspace { name: printable(name) },
+        Failure::NoCell { name } => Error::NoCell { name: printable(name) },
         Failure::Limit { what, found, limit } => Error::Limit { what: named(what), found, limit },
-        Failure::Invalid { what } => Error::Invalid { what: what.into() },
+        Failure::Invalid { what } => Error::Invalid { what: printable(what) },
         Failure::Io { what, errno } => {
-            Error::Io { what: format!("server: {what}"), source: io::Error::from_raw_os_error(errno) }
+            Error::Io { what: format!("server: {}", printable(what)), source: io::Error::from_raw_os_error(errno) }
         }
-        Failure::NotAllowed { what } => Error::NotAllowed { what: what.into() },
-        Failure::Busy { what } => Error::Busy { what: what.into() },
-        Failure::Protocol { what } => Error::Protocol { what: what.into() },
-        Failure::Other { what } => Error::Io { what: "server".into(), source: io::Error::other(what.to_string()) },
+        Failure::NotAllowed { what } => Error::NotAllowed { what: printable(what) },
+        Failure::Busy { what } => Error::Busy { what: printable(what) },
+        Failure::Protocol { what } => Error::Protocol { what: printable(what) },
+        Failure::Other { what } => Error::Io { what: "server".into(), source: io::Error::other(printable(what)) },
     }
 }
 

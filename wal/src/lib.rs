@@ -84,3 +84,19 @@ pub use record::{Decoded, RecordKind};
 pub use scan::Scan;
 pub use segment::{LogShape, Stated};
 pub use survey::Survey;
+
+/// Text that comes from outside, from a peer or a file, as it may be printed: control characters, which a terminal would obey, and those that
+/// change the direction of the text are written as escapes.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let is_plain = |c: char| {
+        !c.is_control() && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().fold(String::with_capacity(text.len()), |mut printed, c| {
+        match is_plain(c) {
+            true => printed.push(c),
+            false => printed.extend(c.escape_default()),
+        }
+        printed
+    })
+}

@@ -35,7 +35,9 @@ fn main() -> ExitCode {
         // Whoever read the output has seen enough; that is no fault of ours or theirs.
         Err(Failure::OutputClosed) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("untorn: {failure}");
+            // Its lines may repeat names and paths, in which a terminal would find commands.
+            let text = failure.to_string();
+            eprintln!("untorn: {}", text.lines().map(untorn_wal::printable).collect::<Vec<_>>().join("\n"));
             ExitCode::from(failure.exit_code())
         }
     }

@@ -111,6 +111,9 @@ pub(super) fn start(dir: &Dir, host: Host, panics: &Arc<Panics>) -> Option<Serve
 
 /// Says that there is no socket, and why; or that there is one.
 fn say(dir: &Dir, host: Host, problem: Option<&str>) {
+    // It may repeat a path of the access file.
+    let problem = problem.map(untorn_wal::printable);
+    let problem = problem.as_deref();
     place::note(dir, problem);
     if let Some(problem) = problem {
         tracing::warn!(problem, "no socket for message-passing clients");
