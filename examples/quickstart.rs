@@ -24,7 +24,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     users.put(b"bob", b"20")?;
 
     // Several keys: all of them become visible at once, or none. Dropped without a commit, it never was.
-    let mut txn = store.begin()?;
+    // Begun as visible, it gives way to transactions of other processes that wait for the disk.
+    let mut txn = store.begin_with(Durability::Visible)?;
     txn.put(&users, b"alice", b"70")?;
     txn.put(&users, b"bob", b"50")?;
     // Faster: visible to all processes now, durable a little later. The ticket says when.

@@ -14,7 +14,7 @@
 //! let store = Store::open(&path)?;
 //! let users = store.keyspace("users")?;
 //!
-//! let mut txn = store.begin()?;
+//! let mut txn = store.begin_with(Durability::Visible)?; // gives way to commits that wait for the disk
 //! txn.put(&users, b"alice", b"1")?;
 //! txn.put(&users, b"bob", b"2")?;
 //! let ticket = txn.commit_with(Durability::Visible)?; // other processes see both, or neither

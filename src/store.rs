@@ -186,7 +186,8 @@ impl Store {
         self.begin_within(self.durability, self.lock_timeout)
     }
 
-    /// As [`Store::begin`], with another durability of its commit than the store's default.
+    /// As [`Store::begin`], with another durability of its commit than the store's default. The durability also decides how
+    /// it waits for the lock: [`Durability::Visible`] lets commits go first that wait for the disk.
     ///
     /// # Errors
     /// As [`Store::begin`].

@@ -167,7 +167,9 @@ impl<'s> WriteTxn<'s> {
         Ok(ticket.txn_id())
     }
 
-    /// Commits at this durability, and returns a ticket to wait on, poll or await. With
+    /// Commits at this durability, and returns a ticket to wait on, poll or await. How the transaction waited for the
+    /// lock, as an urgent or as a bulk one, was decided by the durability that it began with:
+    /// [`Store::begin_with`] takes the one that is meant. With
     /// [`Durability::Visible`] it returns at once, with [`Durability::Within`] when an fsync has covered it, which may be put
     /// off for so long.
     ///

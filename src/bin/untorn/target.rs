@@ -120,11 +120,11 @@ impl Target {
         match self {
             Target::Directory(store) => {
                 let keyspace = store.keyspace(keyspace).map_err(whole)?;
-                let mut txn = store.begin().map_err(whole)?;
+                let mut txn = store.begin_with(Durability::Visible).map_err(whole)?;
                 for (index, (key, value)) in records.enumerate() {
                     txn.put(&keyspace, key, value).map_err(|error| (Some(index), error))?;
                 }
-                txn.commit_with(Durability::Visible).map(drop).map_err(whole)
+                txn.commit().map(drop).map_err(whole)
             }
             Target::Socket(client) => {
                 let mut batch = Batch::new();

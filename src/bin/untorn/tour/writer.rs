@@ -125,8 +125,12 @@ impl<'a> Writer<'a> {
             next.done = 0;
         }
 
+        let durability = match next.commits % 4 {
+            0 => Durability::Durable,
+            _ => Durability::Visible,
+        };
         let asked = event::now();
-        let mut txn = self.store.begin()?;
+        let mut txn = self.store.begin_with(durability)?;
         let locked = event::now();
         for (name, record) in &batch {
             if let Some(old) = txn.get(&self.files, name)? {
@@ -141,10 +145,6 @@ impl<'a> Writer<'a> {
             hold(locked)?;
         }
         txn.put(&self.totals, &Totals::key(self.slot)[..], &next.encode()[..])?;
-        let durability = match next.commits % 4 {
-            0 => Durability::Durable,
-            _ => Durability::Visible,
-        };
         let result = txn.commit_with(durability);
         let ticket = match result {
             Ok(ticket) => ticket,
