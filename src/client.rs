@@ -47,6 +47,11 @@ pub(crate) struct Client {
     entry: usize,
 }
 
+// What a panic of the host can interrupt is what the death of the process can: each protocol of the shared region leaves a
+// state that others go on from, and the locks of this process are free again after a panic, and not poisoned.
+impl std::panic::UnwindSafe for Client {}
+impl std::panic::RefUnwindSafe for Client {}
+
 /// The client of a store, for all handles of this process. Locked while it is made, so that a process never makes two.
 type Seat = Arc<Mutex<Weak<Client>>>;
 

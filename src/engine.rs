@@ -65,6 +65,10 @@ pub(crate) struct Engine {
     pub(crate) presence: Presence,
 }
 
+// As for `Client`, which owns it.
+impl std::panic::UnwindSafe for Engine {}
+impl std::panic::RefUnwindSafe for Engine {}
+
 impl Engine {
     /// Whether the participant with this id lives. Whatever is unclear means that it does.
     pub(crate) fn is_alive(&self, id: u64) -> bool {

@@ -108,6 +108,19 @@ pub use ticket::Ticket;
 pub use verify::{Problem, VerifyReport};
 pub use write_txn::{TxnRange, WriteTxn};
 
+/// Handles may be used after a panic that unwound through one of their calls. Their shared state is in the region, where each
+/// protocol goes on from the death of its process at any step, so from a panic too. Their own locks guard single values that
+/// are replaced as a whole, and are not poisoned.
+macro_rules! unwind_safe {
+    ($($handle:ty),*) => {
+        $(
+            impl std::panic::UnwindSafe for $handle {}
+            impl std::panic::RefUnwindSafe for $handle {}
+        )*
+    };
+}
+unwind_safe!(Keyspace, Snapshot, Range, Value, Ticket);
+
 /// Has `cargo test` compile the programs in the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
