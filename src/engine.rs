@@ -478,6 +478,48 @@ impl Engine {
         Ok(())
     }
 
+    /// Returns once the log states durably that the current incarnation is used.
+    ///
+    /// An incarnation begins with the first transaction or cell value of a life that follows a loss. A life that commits
+    /// nothing uses none up, however often it is repeated. What it had begun to use is known after the next loss, since
+    /// this comes before the swing, and before the cell's version moves. If the process dies in between, the incarnation
+    /// is used and empty.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if no incarnation is left; [`Error::LoggerStalled`]; what the log died of.
+    #[cold]
+    pub(crate) fn state_incarnation(&self) -> Result<()> {
+        self.control.committed().next_in(self.control.incarnation()?)?;
+        if self.control.is_incarnation_stated() {
+            return Ok(());
+        }
+        let ask = || {
+            self.control.want_incarnation_stated();
+            self.wake_logger();
+        };
+        ask();
+        let start = Instant::now();
+        let mut watch = self.watch_logger();
+        let ended = waiter::wait_until::<Native, _, _>(
+            &self.control.fixed().durable.bell,
+            None,
+            RECHECK,
+            || match self.control.is_incarnation_stated() {
+                true => Some(Ok(())),
+                false => self.refuse_broken_log().err().map(Err),
+            },
+            || {
+                ask();
+                watch.check(self, start)
+            },
+        );
+        match ended {
+            Ok(found) => found,
+            Err(waiter::Ended::Stopped(error)) => Err(error),
+            Err(waiter::Ended::DeadlinePassed) => unreachable!("there is no deadline"),
+        }
+    }
+
     /// Begins to watch whether the logger moves.
     pub(crate) fn watch_logger(&self) -> Watch {
         Watch { beats: self.control.fixed().logger.beats.load(Ordering::Relaxed), since: Instant::now() }

@@ -57,6 +57,18 @@ impl Header {
         self.image.txn
     }
 
+    /// The serial of the header after one of this serial.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] before a newer header would count as older. No store comes to that by itself.
+    pub(crate) fn next_serial(serial: u64) -> Result<u64> {
+        serial.checked_add(1).ok_or(Error::Limit {
+            what: "the serial of a header in checkpoint (restore a backup)",
+            found: serial,
+            limit: u64::MAX - 1,
+        })
+    }
+
     pub(crate) fn encode(&self) -> [u8; SLOT_BYTES] {
         let mut bytes = [0; SLOT_BYTES];
         bytes[0..8].copy_from_slice(&MAGIC);
@@ -188,8 +200,8 @@ fn checksum(bytes: &[u8; SLOT_BYTES]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::PageId;
     use crate::slot::QueueState;
+    use crate::{PageId, Version};
 
     /// Computed by another program from the tables in this file and in `slot`; 16 bytes a line, the rest is zero.
     const GOLDEN: [&str; 19] = [
@@ -235,6 +247,7 @@ mod tests {
             free_pages: 0x99,
             commits: 0x1000,
             queues: [queue(1), QueueState::default(), queue(6)],
+            cells_floor: Version::default(),
         };
         Header {
             store_id: std::array::from_fn(|i| i as u8),

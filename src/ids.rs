@@ -1,5 +1,6 @@
 //! Typed identifiers: no bare integer crosses a module.
 
+use crate::{Error, Result};
 use serde::Serialize;
 use std::fmt;
 
@@ -20,14 +21,18 @@ impl PageId {
 
 /// The id of a transaction: an incarnation in the 20 high bits, a sequence number in the 44 low bits.
 ///
-/// Ids order transactions as they became visible. Each recovery that may have lost a future raises the
-/// incarnation, so that an id of the lost future never names something else.
+/// Ids order transactions as they became visible. The first transaction after a recovery that may have lost
+/// transactions raises the incarnation, so that an id of a lost transaction never names another one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
 #[serde(transparent)]
 pub struct TxnId(u64);
 
 /// Bits of a [`TxnId`] that count transactions.
 const SEQUENCE_BITS: u32 = 44;
+/// The last transaction that a store can have.
+const SEQUENCE_MAX: u64 = (1 << SEQUENCE_BITS) - 1;
+/// The last incarnation that a store can have.
+pub(crate) const INCARNATION_MAX: u32 = (1 << (64 - SEQUENCE_BITS)) - 1;
 
 impl TxnId {
     /// Before the first transaction.
@@ -43,23 +48,35 @@ impl TxnId {
         self.0
     }
 
-    /// How many recoveries came before.
+    /// The number of recoveries after which the store was written to again.
     pub const fn incarnation(self) -> u32 {
         (self.0 >> SEQUENCE_BITS) as u32
     }
 
     /// The position in the order of all transactions of the store; it is never reset.
     pub const fn sequence(self) -> u64 {
-        self.0 & ((1 << SEQUENCE_BITS) - 1)
+        self.0 & SEQUENCE_MAX
     }
 
-    pub(crate) const fn next(self) -> TxnId {
-        TxnId(self.0 + 1)
+    /// The id of the next transaction in `incarnation`, which is this id's or a later one.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] before an id would be given again: a carry out of either field would do that.
+    pub(crate) fn next_in(self, incarnation: u32) -> Result<TxnId> {
+        if incarnation > INCARNATION_MAX {
+            let what = "the incarnation of a store (copy its records into a new store)";
+            return Err(Error::Limit { what, found: incarnation.into(), limit: INCARNATION_MAX.into() });
+        }
+        if self.sequence() == SEQUENCE_MAX {
+            let what = "the number of a store's transactions (copy its records into a new store)";
+            return Err(Error::Limit { what, found: SEQUENCE_MAX + 1, limit: SEQUENCE_MAX });
+        }
+        Ok(TxnId(u64::from(incarnation) << SEQUENCE_BITS | (self.sequence() + 1)))
     }
 
-    /// The first id of the incarnation after this one.
-    pub(crate) const fn next_incarnation(self) -> TxnId {
-        TxnId(((self.incarnation() as u64 + 1) << SEQUENCE_BITS) | (self.sequence() + 1))
+    /// Whether `next` can be the id of the transaction after this one.
+    pub(crate) const fn precedes(self, next: TxnId) -> bool {
+        next.sequence() == self.sequence() + 1 && next.incarnation() >= self.incarnation()
     }
 }
 
@@ -77,14 +94,14 @@ impl fmt::Display for TxnId {
 
 /// The version of a cell's value: a number that grows with each value that the cell has.
 ///
-/// A version that was lost in a power cut never names another value: after a recovery versions go on from a number
-/// that depends on the store's incarnation, above all that could have been given before.
+/// A version names one value for ever, also after a power loss took that value back, and also after the cell was
+/// dropped and another one of its name was created.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
 #[serde(transparent)]
 pub struct Version(u64);
 
-/// More values than a cell can have had since its last durable sample, unless that was days ago.
-const UNSAMPLED_MAX: u64 = 1 << 40;
+/// More values than a cell can have had since its last durable sample: ten million a second for five days.
+const UNSAMPLED_MAX: u64 = 1 << 42;
 
 impl Version {
     /// The version with these raw bits, as [`Version::as_u64`] gave them.
@@ -97,15 +114,28 @@ impl Version {
         self.0
     }
 
-    pub(crate) const fn next(self) -> Version {
-        Version(self.0.wrapping_add(1))
+    /// The next version; `None` after the last one.
+    pub(crate) const fn next(self) -> Option<Version> {
+        match self.0.checked_add(1) {
+            Some(next) => Some(Version(next)),
+            None => None,
+        }
     }
 
-    /// The lowest version for values stored in `incarnation`, into a cell whose recovered value has this version.
-    pub(crate) fn floor(self, incarnation: u32) -> Version {
-        let first = Version(u64::from(incarnation) << SEQUENCE_BITS);
-        // A cell that has had more values than an incarnation has room for runs ahead of these.
-        if self <= first { first } else { Version(self.0.saturating_add(UNSAMPLED_MAX)) }
+    /// The lowest version that a cell can be given in `incarnation`, if the newest version known of it is this one, and
+    /// its newest record was committed in the incarnation `committed_in`.
+    ///
+    /// The result depends on durable facts alone. So each recovery in the same incarnation comes to the same floor,
+    /// whether or not anything was stored since the first of them. It is above every version that was given before:
+    /// - In the incarnation of the record nothing is lost: the floor is at most this version.
+    /// - Each later incarnation began after a loss. It took back less than [`UNSAMPLED_MAX`] versions of this cell above
+    ///   those of the incarnation before, or versions below the first one of this incarnation. The first term counts
+    ///   for a cell that has had more values than an incarnation has room for.
+    pub(crate) fn floor(self, committed_in: u32, incarnation: u32) -> Version {
+        let losses = u64::from(incarnation.saturating_sub(committed_in));
+        let reached = self.0.saturating_add(losses.saturating_mul(UNSAMPLED_MAX));
+        let first = u64::from(incarnation).saturating_mul(1 << SEQUENCE_BITS);
+        Version(reached.max(first))
     }
 }
 
@@ -136,3 +166,36 @@ impl fmt::Debug for ClientId {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
 #[serde(transparent)]
 pub(crate) struct KeyspaceId(pub(crate) u64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: ids end at an error at both limits, and before a field overflows into the other.
+    #[test]
+    fn the_last_ids() {
+        let last = TxnId::from_u64(7 << SEQUENCE_BITS | (SEQUENCE_MAX - 1)).next_in(7).unwrap();
+        assert_eq!((last.incarnation(), last.sequence()), (7, SEQUENCE_MAX));
+        assert!(matches!(last.next_in(7), Err(Error::Limit { limit: SEQUENCE_MAX, .. })));
+        let first = TxnId::ZERO.next_in(INCARNATION_MAX).unwrap();
+        assert_eq!((first.incarnation(), first.sequence()), (INCARNATION_MAX, 1));
+        assert!(matches!(first.next_in(INCARNATION_MAX + 1), Err(Error::Limit { limit: 0xf_ffff, .. })));
+        assert!(!last.precedes(TxnId::from_u64(8 << SEQUENCE_BITS)));
+    }
+
+    /// Goal: the floor of a cell is above all versions that a loss can have taken back, and the same each time.
+    #[test]
+    fn floors_of_versions() {
+        let of = |incarnation: u64, values: u64| Version(incarnation << SEQUENCE_BITS | values);
+        // Nothing is lost: versions go on.
+        assert_eq!(of(3, 9).floor(3, 3), of(3, 9));
+        assert_eq!(of(0, 2).floor(0, 1), of(1, 0));
+        // A cell that has had more values than its incarnation has room for, or has nearly.
+        assert_eq!(of(2, 5).floor(1, 2), Version(of(2, 5).0 + UNSAMPLED_MAX));
+        let nearly = of(0, SEQUENCE_MAX - 1);
+        assert_eq!(nearly.floor(0, 1), Version(nearly.0 + UNSAMPLED_MAX));
+        assert_eq!(Version(u64::MAX - 5).floor(0, 1), Version(u64::MAX));
+        assert_eq!(of(0, 1).floor(0, INCARNATION_MAX + 1), Version(u64::MAX));
+        assert_eq!(Version(u64::MAX).next(), None);
+    }
+}

@@ -17,14 +17,17 @@
 //! | 9 | commits |
 //! | 10, 11, 12 | queue of young pages: (head page, tail page), (head index, tail index), entries |
 //! | 13 – 15, 16 – 18 | the same for pages held by a checkpoint, by a pin |
-//! | 19 – 22 | reserved, zero |
+//! | 19 | versions that dropped cells have had: those of new cells are above it |
+//! | 20 – 22 | reserved, zero |
 //! | 23 | checksum |
 
-use crate::{Error, PageId, Result, TxnId};
+use crate::{Error, PageId, Result, TxnId, Version};
 use untorn_wal::Lsn;
 
 /// Words of an image; a multiple of the 8 words of a cache line.
 pub(crate) const SLOT_WORDS: usize = 24;
+/// The word of `cells_floor`.
+const CELLS_FLOOR_AT: usize = 19;
 
 /// The three queues of free single pages; which of them a page stands in is a hint, rule I3 decides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -103,6 +106,8 @@ pub(crate) struct SlotImage {
     /// Transactions committed, the empty ones excepted.
     pub(crate) commits: u64,
     pub(crate) queues: [QueueState; QUEUES],
+    /// Versions that dropped cells have had, as of this commit: those of new cells are above it.
+    pub(crate) cells_floor: Version,
 }
 
 impl SlotImage {
@@ -127,6 +132,7 @@ impl SlotImage {
             let at = 10 + i * QueueState::WORDS;
             words[at..at + QueueState::WORDS].copy_from_slice(&queue.encode());
         }
+        words[CELLS_FLOOR_AT] = self.cells_floor.as_u64();
         words[SLOT_WORDS - 1] = checksum(&words);
         words
     }
@@ -159,6 +165,7 @@ impl SlotImage {
             free_pages: words[8],
             commits: words[9],
             queues,
+            cells_floor: Version::from_u64(words[CELLS_FLOOR_AT]),
         })
     }
 }
@@ -184,6 +191,7 @@ mod tests {
         let mut image = SlotImage::empty();
         image.txn = TxnId::from_u64(77);
         image.queues[1] = QueueState { head: PageId(3), tail: PageId(9), head_index: 4, tail_index: 5, count: 600 };
+        image.cells_floor = Version::from_u64(1 << 44 | 6);
         let words = image.encode();
         assert_eq!(SlotImage::decode(&words, "control").unwrap(), image);
         for bit in 0..SLOT_WORDS * 64 {

@@ -209,19 +209,20 @@ impl Walk<'_> {
         }
     }
 
-    /// Each incarnation began after the last transaction of the one before it, and none is missing.
+    /// Each incarnation began after the last transaction of the one before it. Numbers are missing of those that a loss
+    /// took back as a whole.
     fn incarnations(&mut self, found: &[(u32, TxnId)]) {
-        let mut expected = 1;
+        let mut before = 0;
         for (incarnation, last) in found {
-            if *incarnation != expected || last.incarnation() + 1 != expected {
+            if *incarnation <= before || last.incarnation() != before {
                 let what =
-                    format!("incarnation {incarnation} is said to follow {last}, expected incarnation {expected}");
+                    format!("incarnation {incarnation} is said to follow {last}, expected one of incarnation {before}");
                 return self.report.note(self.client.engine.arena.damaged(self.image.catalog, what));
             }
-            expected += 1;
+            before = *incarnation;
         }
-        if self.image.txn.incarnation() + 1 != expected {
-            let what = format!("transaction {} is of an incarnation that nobody noted", self.image.txn);
+        if self.image.txn.incarnation() != before {
+            let what = format!("transaction {} is of an incarnation that the catalog does not note", self.image.txn);
             self.report.note(self.client.engine.arena.damaged(self.image.catalog, what));
         }
     }

@@ -64,7 +64,8 @@ impl<'s> WriteTxn<'s> {
     /// created in a transaction that is rolled back answers [`Error::NoKeyspace`].
     ///
     /// # Errors
-    /// [`Error::Limit`] if the name is longer than 255 bytes or there are 1,048,576 keyspaces.
+    /// [`Error::Limit`] if the name is longer than 255 bytes or there are 1,048,576 keyspaces: the transaction goes on
+    /// without it.
     pub fn keyspace(&mut self, name: &str) -> Result<Keyspace> {
         let store = self.store.clone();
         let write = self.write_mut()?;

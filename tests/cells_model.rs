@@ -3,7 +3,9 @@
 //! So also after the peer, the logger, or everybody was killed.
 //!
 //! Method: proptest makes histories of calls by this process and by a peer, both of which keep their handles, also stale
-//! ones. Versions are not predicted: they must grow, and name for ever the value that they were given for.
+//! ones. Versions are not predicted: they must grow, and name for ever the value that they were given for. That holds also
+//! over losses (everything is killed and `control` removed), of which several follow each other and clean stops at once, and
+//! over cells that are dropped and created again: the versions that were given to a name are kept for the whole history.
 
 mod common;
 
@@ -37,8 +39,16 @@ enum Turn {
     Call { by_peer: bool, call: Call },
     KillPeer,
     KillLogger,
-    KillAll,
-    StopLogger,
+    Ends(Vec<End>),
+}
+
+/// How all processes of the store end.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Kill,
+    /// What the log does not hold is lost.
+    Lose,
+    Stop,
 }
 
 fn turns() -> impl Strategy<Value = Vec<Turn>> {
@@ -47,7 +57,7 @@ fn turns() -> impl Strategy<Value = Vec<Turn>> {
         4 => (name(), 0..SIZES.len()).prop_map(|(name, size)| Call::Open { name, size }),
         10 => (name(), prop::bool::weighted(0.1)).prop_map(|(name, durable)| Call::Store { name, durable }),
         8 => name().prop_map(|name| Call::Load { name }),
-        4 => (name(), 0..6_usize).prop_map(|(name, back)| Call::LoadVersion { name, back }),
+        4 => (name(), 0..12_usize).prop_map(|(name, back)| Call::LoadVersion { name, back }),
         1 => name().prop_map(|name| Call::Drop { name }),
         1 => Just(Call::OpenCounter),
         5 => any::<u64>().prop_map(|number| Call::Add { number }),
@@ -59,8 +69,8 @@ fn turns() -> impl Strategy<Value = Vec<Turn>> {
         60 => (any::<bool>(), call).prop_map(|(by_peer, call)| Turn::Call { by_peer, call }),
         1 => Just(Turn::KillPeer),
         1 => Just(Turn::KillLogger),
-        1 => Just(Turn::KillAll),
-        1 => Just(Turn::StopLogger),
+        2 => prop::collection::vec(prop_oneof![Just(End::Kill), Just(End::Lose), Just(End::Stop)], 1..4)
+            .prop_map(Turn::Ends),
     ];
     prop::collection::vec(turn, 1..150)
 }
@@ -156,7 +166,9 @@ fn peer(role: &Role) {
 }
 
 fn open(path: &std::path::Path) -> Store {
-    Store::options().durability(Durability::Visible).open(path).unwrap()
+    // Most values are overwritten or lost before they are sampled.
+    let interval = Duration::from_secs(1);
+    Store::options().durability(Durability::Visible).sample_interval(interval).open(path).unwrap()
 }
 
 // ---- the model
@@ -174,6 +186,8 @@ struct ModelCell {
 #[derive(Default)]
 struct Model {
     cells: BTreeMap<u8, ModelCell>,
+    /// Each version that was given to a name, in all cells that had it, and the hash of its value.
+    given: BTreeMap<u8, Vec<(u64, u64)>>,
     /// When the counter was made, and its value.
     counter: Option<(u64, u64)>,
     /// Which cell each process's handle is of: when it was made.
@@ -183,6 +197,36 @@ struct Model {
 }
 
 impl Model {
+    /// A value has this version, which names no other one.
+    fn give(&mut self, name: u8, version: u64, hash: u64) {
+        let given = self.given.entry(name).or_default();
+        match given.iter().find(|(other, _)| *other == version) {
+            Some((_, other)) => assert_eq!(*other, hash, "version {version} names two values"),
+            None => given.push((version, hash)),
+        }
+    }
+
+    /// Takes over what a loss has left.
+    fn reload(&mut self, own: &mut Actor) {
+        self.clock += 1;
+        let made = self.clock;
+        self.cells.clear();
+        self.counter = None;
+        for info in own.store.cells().unwrap() {
+            let Some(size) = info.len else {
+                let value = own.store.counter(&info.name).unwrap().get().unwrap();
+                self.counter = Some((made, value));
+                continue;
+            };
+            let name = info.name.strip_prefix("cell ").unwrap().parse().unwrap();
+            let mut value = vec![0; size];
+            let version = own.store.cell(&info.name, size).unwrap().load(&mut value).unwrap().as_u64();
+            self.give(name, version, hash(&value));
+            let values = vec![(Some(version), hash(&value))];
+            self.cells.insert(name, ModelCell { made, size, values });
+        }
+    }
+
     /// What a call is in words, and a check of its answer.
     fn call(&mut self, by: usize, call: &Call) -> (String, Check) {
         self.clock += 1;
@@ -219,6 +263,9 @@ impl Model {
                     assert!(version > newest, "version {version} after {newest}");
                     let hash = hash(&value(now, cell.size));
                     cell.values.push((Some(version), hash));
+                    let given = model.given.entry(name).or_default();
+                    assert!(given.iter().all(|(other, _)| *other != version), "version {version} was given before");
+                    given.push((version, hash));
                 };
                 (format!("{} {name} {now}", if durable { "durable" } else { "store" }), Box::new(check))
             }
@@ -235,20 +282,23 @@ impl Model {
                     let (known, expected) = cell.values.last_mut().expect("at least the first");
                     assert_eq!(found, expected.to_string());
                     assert_eq!(*known.get_or_insert(version), version);
+                    let expected = *expected;
+                    model.give(name, version, expected);
                 };
                 (format!("load {name}"), Box::new(check))
             }
             Call::LoadVersion { name, back } => {
                 let current = is_current(self, name);
-                let values = self.cells.get(&name).map(|cell| cell.values.as_slice()).unwrap_or_default();
-                let asked = values.len().checked_sub(back + 1).and_then(|at| values[at].0.zip(Some(values[at].1)));
+                let newest =
+                    self.cells.get(&name).and_then(|cell| cell.values.last()).and_then(|(version, _)| *version);
+                let given = self.given.get(&name).map(Vec::as_slice).unwrap_or_default();
+                let asked = given.len().checked_sub(back + 1).map(|at| given[at]);
                 let version = asked.map_or(u64::MAX, |(version, _)| version);
                 let check = move |_: &mut Model, answer: &str| match asked {
                     _ if !current => assert_eq!(answer, "gone"),
                     None => assert_eq!(answer, "stale"),
-                    // Of the others, what a recovery brings back is the newest alone.
-                    Some((_, hash)) if back > 0 => assert!(answer == "stale" || answer == hash.to_string()),
-                    Some((_, hash)) => assert_eq!(answer, hash.to_string()),
+                    Some((version, hash)) if newest == Some(version) => assert_eq!(answer, hash.to_string()),
+                    Some((_, hash)) => assert!(answer == "stale" || answer == hash.to_string()),
                 };
                 (format!("version {name} {version}"), Box::new(check))
             }
@@ -323,18 +373,27 @@ fn run(turns: &[Turn]) {
                 model.counter_handles[1] = None;
             }
             Turn::KillLogger => kill_logger(&own.store),
-            Turn::KillAll | Turn::StopLogger => {
+            Turn::Ends(ends) => {
                 peer = None;
-                let logger = own.store.stats().unwrap().logger_pid;
-                drop(own);
-                match logger {
-                    Some(logger) if matches!(turn, Turn::KillAll) => {
-                        send(logger, Signal::KILL);
-                        wait_for(Duration::from_secs(10), || !exists(logger));
+                for end in ends {
+                    let logger = own.store.stats().unwrap().logger_pid;
+                    drop(own);
+                    match logger {
+                        Some(logger) if !matches!(end, End::Stop) => {
+                            send(logger, Signal::KILL);
+                            wait_for(Duration::from_secs(10), || !exists(logger));
+                        }
+                        _ => test.stop_logger(),
                     }
-                    _ => test.stop_logger(),
+                    let loses = matches!(end, End::Lose);
+                    if loses {
+                        std::fs::remove_file(test.path.join("control")).unwrap();
+                    }
+                    own = Actor::new(open(&test.path));
+                    if loses {
+                        model.reload(&mut own);
+                    }
                 }
-                own = Actor::new(open(&test.path));
                 model.handles = Default::default();
                 model.counter_handles = Default::default();
             }

@@ -2,7 +2,7 @@
 
 use super::{Place, sampling};
 use crate::shm::atomic::Native;
-use crate::shm::cell::Step;
+use crate::shm::cell::{CellView, Step};
 use crate::shm::cells::CellEntry;
 use crate::shm::lock;
 use crate::store::Store;
@@ -81,10 +81,11 @@ impl Cell<[u8]> {
     /// Stores a value of exactly the cell's size, and returns its version. Visible to all processes on return.
     ///
     /// Waits only for another writer of this cell: less than a microsecond if that runs, as long as it lasts if it is
-    /// stopped in the middle, hardly longer than finding that out if it is dead.
+    /// stopped in the middle, hardly longer than finding that out if it is dead. The first store after a crash also waits
+    /// for one flush of the log.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for another size; [`Error::LockTimeout`] if [`crate::Options::lock_timeout`] was set;
+    /// [`Error::Invalid`] for another size; [`Error::Limit`] if no version is left; [`Error::LockTimeout`] if [`crate::Options::lock_timeout`] was set;
     /// [`Error::NoCell`] if it was dropped; [`Error::ReadOnly`]; [`Error::Forked`].
     #[inline]
     pub fn store(&self, value: &[u8]) -> Result<Version> {
@@ -242,18 +243,27 @@ impl Opened {
             self.wait_for_latch(entry)?;
         }
         // Only now: while the latch is held, nobody else gets the entry.
-        let stored = match self.still() {
-            Ok(_) => {
-                let floor = Version::from_u64(entry.floor.load(Ordering::Relaxed));
-                let version = view.store(value, floor, pass);
-                Ok(version.expect("it goes on to the end"))
-            }
-            Err(error) => Err(error),
-        };
+        let stored = self.still().and_then(|_| {
+            let (next, floor) = (view.next(), Version::from_u64(entry.floor.load(Ordering::Relaxed)));
+            let version = if next >= floor { next } else { self.first_version(next, floor)? };
+            Ok(view.store_as(value, version, &mut pass).expect("it goes on to the end"))
+        });
         lock::release_and_wake::<Native>(&entry.hot.latch, &entry.bell, me);
         let version = stored?;
         sampling::mark_dirty(engine);
         Ok(version)
+    }
+
+    /// The version of the first value after a recovery that may have lost some. The log states first that the incarnation
+    /// is used, so that no later life of the store gives this version again.
+    #[cold]
+    fn first_version(&self, next: Version, floor: Version) -> Result<Version> {
+        self.store.client().engine.state_incarnation()?;
+        CellView::<Native>::reach(next, floor).ok_or(Error::Limit {
+            what: "the versions of a cell (copy its value into one of another name)",
+            found: u64::MAX,
+            limit: u64::MAX,
+        })
     }
 
     #[cold]

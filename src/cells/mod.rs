@@ -14,7 +14,12 @@
 //! | noted as pending | the record is there: the entry stays |
 //! | swing done, generation not cleared | no record: the entry is freed |
 //!
-//! In each case by whoever next has the writer lock for cells: see [`resolve_pending`].
+//! In each case by the next owner of the writer lock for cells: see [`resolve_pending`].
+//!
+//! **Versions** of a new cell begin above those of every cell that was dropped before, whatever its name. How far those went
+//! is in three places. The drop commits the newest version with it, to the slot image (`cells_floor`). Freeing the entry
+//! notes it in `control` (`versions_gone`), with what was stored until then. A clean stop commits that too. After a loss,
+//! [`Version::floor`] adds what may have been given since.
 
 pub(crate) mod cell;
 pub(crate) mod counter;
@@ -129,11 +134,11 @@ fn create(store: &Store, name: &str, kind: CellKind) -> Result<()> {
     // From here on until the commit, whatever goes wrong leaves it to `resolve_pending`.
     head.pending.store(index as u64 + 1, Ordering::Release);
     let generation = write.txn_id().as_u64();
-    let floor = Version::default().floor(write.txn_id().incarnation());
-    let version = floor.next();
+    // Above those of all cells that were dropped: a version that a consumer has kept never names a value of another cell.
+    let version = write.cells_floor().max(head.versions_gone()).next().ok_or_else(no_version)?;
     let zeros = vec![0; kind.len()];
     let sampled = if kind == CellKind::Counter { 0 } else { version.as_u64() };
-    let first = FirstValue { value: &zeros, version, floor, sampled };
+    let first = FirstValue { value: &zeros, version, floor: version, sampled };
     engine.control.begin_cell(index, generation, &first, engine.me.0)?;
     crash_point!("cell.begun");
     let version = if kind == CellKind::Counter { Version::default() } else { version };
@@ -154,7 +159,14 @@ pub(crate) fn drop_cell(store: &Store, name: &str) -> Result<bool> {
     resolve_pending(engine, write)?;
     let Some(keyspace) = write.find_keyspace(KEYSPACE)? else { return Ok(false) };
     let Some(bytes) = write.get(keyspace, name.as_bytes())? else { return Ok(false) };
-    let index = Record::decode(name.as_bytes(), bytes)?.index as usize;
+    let record = Record::decode(name.as_bytes(), bytes)?;
+    let (index, kind, sampled) = (record.index as usize, record.kind, record.version);
+    if kind != CellKind::Counter {
+        // For a life of the store that knows of `versions_gone` no more. What is stored until the entry is free counts
+        // among what a crash takes back: see `Version::floor`.
+        let newest = engine.control.cell_entry(index)?.hot.version.load(Ordering::Acquire);
+        write.raise_cells_floor(sampled.max(Version::from_u64(newest)))?;
+    }
     write.delete(keyspace, name.as_bytes())?;
     head.pending.store(index as u64 + 1, Ordering::Release);
     txn.commit_then(|| {
@@ -238,6 +250,11 @@ fn oldest_client_ns(engine: &Engine) -> u64 {
     let clients = engine.control.clients().iter();
     let joined = clients.filter(|client| client.owner.load(Ordering::Acquire) != 0);
     joined.map(|client| client.since_ns.load(Ordering::Acquire)).min().unwrap_or(0)
+}
+
+fn no_version() -> Error {
+    let what = "the versions of a store's cells (copy its records into a new store)";
+    Error::Limit { what, found: u64::MAX, limit: u64::MAX }
 }
 
 fn damaged(what: &str) -> Error {

@@ -51,7 +51,7 @@ fn target<'a>(op: &Op<'a>) -> Option<(KeyspaceId, Option<&'a [u8]>)> {
             Some((keyspace, Some(key)))
         }
         Op::DropKeyspace { keyspace, .. } => Some((keyspace, None)),
-        Op::CreateKeyspace { .. } | Op::LargeBytes(_) | Op::Incarnation { .. } => None,
+        Op::CreateKeyspace { .. } | Op::LargeBytes(_) | Op::Incarnation { .. } | Op::CellsFloor(_) => None,
     }
 }
 

@@ -232,7 +232,7 @@ fn write_header(logger: &Logger, image: &SlotImage, log_position: Lsn, clean: bo
     let header = Header {
         store_id: engine.store_id,
         geometry: engine.geometry,
-        serial: last_serial(&file, serial.load(Ordering::Acquire))? + 1,
+        serial: Header::next_serial(last_serial(&file, serial.load(Ordering::Acquire))?)?,
         log_position,
         clean,
         retention: settings::retention(&engine.control),

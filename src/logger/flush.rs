@@ -124,7 +124,12 @@ impl Flusher {
             // Not more than there is a header of: what is stated here can't be taken back.
             checkpoint_txn: finished.min(header.txn().as_u64()).max(stated.checkpoint_txn),
             checkpoint_lsn: finished_lsn.min(header.log_position).max(stated.checkpoint_lsn),
-            incarnation: logger.engine.control.committed().incarnation(),
+            // What the predecessor stated last may be in a batch, which the survey does not read.
+            incarnation: match logger.engine.control.incarnation() {
+                Ok(incarnation) if logger.engine.control.is_incarnation_stated() => incarnation,
+                _ => logger.engine.control.committed().incarnation(),
+            }
+            .max(stated.incarnation),
         };
         // `publish` counts before its first store, and stores the check first: what is only half published was counted. Not more than
         // there is, for the word may be damaged.
@@ -273,6 +278,13 @@ impl Flusher {
         let logger = self.logger.clone();
         let engine = &logger.engine;
         let fixed = engine.control.fixed();
+        if let Some(incarnation) = engine.control.incarnation_to_state() {
+            self.stated.incarnation = self.stated.incarnation.max(incarnation);
+            self.flush(true)?;
+            engine.control.incarnation_stated(incarnation);
+            waiter::ring_always::<Native>(&fixed.durable.bell);
+            return Ok(None);
+        }
         let tail = self.tail()?;
         let bytes = tail.saturating_sub(self.stated.durable.0);
         if bytes == 0 || !std::mem::replace(&mut self.is_waiting, bytes > 0) {
@@ -549,7 +561,7 @@ impl Flusher {
         self.stated.durable_txn = next.txn.as_u64();
         // Not the tail: a transaction that still streams may reach over it.
         self.stated.settled = published.image.log_tail;
-        self.stated.incarnation = next.txn.incarnation();
+        self.stated.incarnation = self.stated.incarnation.max(next.txn.incarnation());
         self.charged = published.charged;
         words.txn_check.store(!next.txn.as_u64(), Ordering::Release);
         words.lsn_check.store(!published.tail.0, Ordering::Release);

@@ -381,7 +381,10 @@ fn leave(logger: &Logger, in_order: bool) {
     let (started, finished) = engine.checkpoints();
     let done = if started == finished { Ok(()) } else { checkpoint::take(logger, false, PATIENCE) };
     // A failure leaves a mark in `control` or in nothing: recovery replays what the checkpoint lacks.
-    let _ = done.and_then(|()| checkpoint::take(logger, in_order, PATIENCE));
+    // A store to which nothing was committed since a loss is not in order: the next life must not go on with the ids and
+    // versions that follow, which may have been given before the loss.
+    let is_begun = engine.control.incarnation().is_ok_and(|next| next == engine.control.committed().incarnation());
+    let _ = done.and_then(|()| checkpoint::take(logger, in_order && is_begun, PATIENCE));
     engine.control.fixed().logger.pid.store(0, Ordering::Relaxed);
 }
 

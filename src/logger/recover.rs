@@ -3,8 +3,8 @@
 //! The newest valid header, written and synced again before anything is allocated, so that what was read
 //! is what the disk holds; the log since then, replayed through the normal write path; then, if the old
 //! `control` is of this boot and carries no sticky mark, what stood in its ring and the log did not
-//! have yet, so that mere process deaths lose nothing visible; then a new segment, and, unless
-//! the store was left in order, a new incarnation. The fresh `control` gets its name last: a crash in recovery
+//! have yet, so that mere process deaths lose nothing visible; then a new segment. Unless the store was left in order, the
+//! next transaction begins a new incarnation. The fresh `control` gets its name last: a crash in recovery
 //! just starts it again.
 
 use super::flush::Flusher;
@@ -13,12 +13,12 @@ use super::recover_cells;
 use crate::dir::{self, Dir};
 use crate::engine::Engine;
 use crate::header::Header;
+use crate::ids::INCARNATION_MAX;
 use crate::shm::atomic::Native;
 use crate::shm::control::Control;
 use crate::shm::ring::Ring;
 use crate::txn::replay::Replay;
-use crate::txn::write::Write;
-use crate::{Error, Result, TxnId};
+use crate::{Error, Result};
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -80,7 +80,7 @@ pub(super) fn replay(
     // that a cut here leaves this one. Not in order any more, either. Before all that may find the device full: the log
     // below this checkpoint is given up then, and the header before may still need it.
     let header_file = engine.dir.need_file(dir::CHECKPOINT, true)?;
-    let serial = header.serial + 1;
+    let serial = Header::next_serial(header.serial)?;
     if !planted_bug!("trust-read-header") {
         Header { clean: false, serial, ..*header }.write(&header_file)?;
     }
@@ -173,7 +173,7 @@ impl Recovered {
         }
         let gap = (self.from.0 - self.end.0) as usize;
         let payload = vec![0; gap.saturating_sub(record::encoded_len(0))];
-        let txn = engine.control.committed().next().as_u64();
+        let txn = engine.control.committed().as_u64();
         self.bytes.clear();
         let seed = engine.record_seed();
         record::encode(&mut self.bytes, seed, self.end, txn, RecordKind::Abort, &payload);
@@ -183,7 +183,7 @@ impl Recovered {
     }
 }
 
-/// Starts the new segment and the new incarnation, and puts the fresh region in place.
+/// Starts the new segment, sets the incarnation to come, and puts the fresh region in place.
 pub(super) fn finish(
     logger: Arc<Logger>,
     header: &Header,
@@ -214,29 +214,16 @@ pub(super) fn finish(
     fixed.durable.lsn_check.store(!recovered.end.0, Ordering::Release);
     fixed.stream.tail.store(recovered.end.0, Ordering::Release);
     flusher.flush(true)?;
-    let untouched = header.clean && last == header.txn() && recovered.bytes.is_empty();
-    if !untouched {
-        // Nobody makes more log files yet, so this one commit must not wait for them: it goes into the segment
-        // just begun, where there is room, or the flush fails. That flush states anew what is granted.
-        fixed.durable.granted.store(u64::MAX, Ordering::SeqCst);
-        begin_incarnation(engine, last)?;
-        flusher.flush(false)?;
-    }
-    recover_cells::restore(engine, old.filter(|old| old.poison() == 0), control_file, untouched)?;
+    // Left in order, the store goes on with the ids and versions that follow. Else some may be lost: what comes next is of
+    // an incarnation that nothing was given of. Its first commit begins it: see `Engine::state_incarnation`.
+    let used = last.incarnation().max(stated.incarnation);
+    let untouched = header.clean && last == header.txn() && recovered.bytes.is_empty() && used == last.incarnation();
+    let incarnation = if untouched { used } else { used.min(INCARNATION_MAX) + 1 };
+    engine.control.begin_incarnation(incarnation, untouched);
+    recover_cells::restore(engine, old.filter(|old| old.poison() == 0), control_file, incarnation)?;
     crash_point!("recover.before_rename");
     control_file.sync_all().map_err(Error::io("sync of control"))?;
     engine.dir.rename_file(FRESH, dir::CONTROL)?;
     crash_point!("recover.done");
     Ok(flusher)
-}
-
-/// The new incarnation's entry is its first transaction, and durable before anybody can join.
-fn begin_incarnation(engine: &Engine, last: TxnId) -> Result<()> {
-    let fixed = engine.control.fixed();
-    engine.acquire(&fixed.writer, None)?;
-    let mut write = Write::begin_as(engine, last.next_incarnation())?;
-    write.begin_incarnation(last)?;
-    write.commit(None)?;
-    engine.release(&fixed.writer);
-    Ok(())
 }

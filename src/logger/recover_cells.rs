@@ -6,15 +6,18 @@ use crate::cells::record::{KEYSPACE, Record};
 use crate::engine::Engine;
 use crate::shm::cells::FirstValue;
 use crate::shm::control::Control;
-use crate::tree::cursor::Cursor;
+use crate::tree::{cursor::Cursor, search};
 use crate::txn::catalog;
 use crate::{Error, Result, Version, dir};
 use std::fs::File;
 use std::ops::Bound;
 use std::sync::atomic::Ordering;
 
-/// Fills the table of the fresh region, `file`. `is_resumed` says that the store was left in order, so that no version was lost.
-pub(super) fn restore(engine: &Engine, old: Option<&Control>, file: &File, is_resumed: bool) -> Result<()> {
+/// Fills the table of the fresh region, `file`, for values that will be stored in `incarnation`.
+///
+/// Nothing is written that would keep the floors of the versions. They follow from the incarnation and from what is durable,
+/// so the next recovery finds the same ones: see [`Version::floor`].
+pub(super) fn restore(engine: &Engine, old: Option<&Control>, file: &File, incarnation: u32) -> Result<()> {
     let image = engine.control.newest()?;
     let pages = engine.arena.pages(image.high_water);
     let Some(keyspace) = catalog::find(&pages, image.catalog, KEYSPACE)? else { return Ok(()) };
@@ -32,10 +35,12 @@ pub(super) fn restore(engine: &Engine, old: Option<&Control>, file: &File, is_re
         }
         let found = old.and_then(|old| newer(old, &record));
         let (version, value) = found.as_ref().map_or((record.version, record.value), |(v, value)| (*v, value));
-        let floor = if is_resumed || planted_bug!("versions-go-on") {
+        let floor = if planted_bug!("versions-go-on") {
             Version::default()
         } else {
-            version.floor(image.txn.incarnation())
+            let found = search::get(&pages, root, &name)?;
+            let committed_in = found.map_or(0, |found| found.version.incarnation());
+            version.floor(committed_in, incarnation)
         };
         let sampled = sampler::mark(record.kind, record.version, record.value);
         let first = FirstValue { value, version, floor, sampled };

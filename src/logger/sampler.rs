@@ -198,7 +198,9 @@ pub(super) fn newest(control: &Control, entry: &CellEntry) -> Result<(Version, V
 fn commit(logger: &Logger, names: &mut Names, dirty: Vec<Sampled>, patience: Duration) -> Result<()> {
     let engine = &logger.engine;
     let head = engine.control.cells();
-    if dirty.is_empty() && head.pending.load(Ordering::Acquire) == 0 {
+    // Of dropped cells: without this, a clean stop would lose it.
+    let is_floor_known = head.versions_gone() <= engine.control.newest()?.cells_floor;
+    if dirty.is_empty() && head.pending.load(Ordering::Acquire) == 0 && is_floor_known {
         return Ok(());
     }
     crash_point!("sample.collected");
@@ -210,6 +212,7 @@ fn commit_locked(engine: &Engine, names: &mut Names, dirty: &[Sampled]) -> Resul
     let mut write = Write::begin(engine)?;
     resolve_pending(engine, &write)?;
     let Some(keyspace) = write.find_keyspace(KEYSPACE)? else { return Ok(()) };
+    write.raise_cells_floor(head.versions_gone())?;
     if dirty.iter().any(|sampled| !names.0.contains_key(&sampled.generation)) {
         names.0.clear();
         each_record(&write, keyspace, |name, record| {

@@ -42,7 +42,7 @@ impl Memory {
     }
 
     pub(crate) fn next_txn(&mut self) {
-        self.txn = self.txn.next();
+        self.txn = self.txn.next_in(self.txn.incarnation()).expect("few transactions");
     }
 
     /// Recycles all that was freed when no root older than `oldest` is read any more; the bytes are spoilt at once.

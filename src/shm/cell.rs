@@ -131,20 +131,28 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
     /// Makes `value` the newest, as the next version, at least `floor`. The caller holds the latch.
     ///
     /// `goes_on` is asked at each step; when it says no, the writer ends there, as if it were killed.
-    #[inline]
     pub fn store(&self, value: &[u8], floor: Version, mut goes_on: impl FnMut(Step) -> bool) -> Option<Version> {
-        let next = Version::from_u64(self.words.version.load(Ordering::Relaxed)).next();
-        let version = if next >= floor { next } else { Self::reached(next, floor) };
+        let next = self.next();
+        let version = if next >= floor { next } else { Self::reach(next, floor)? };
         self.store_as(value, version, &mut goes_on)
     }
 
-    /// The version to go on from where `floor` is far above `next`: one that stands in the same copy, that of the oldest
-    /// value. The floor's own copy may be that of the newest value, which must not be touched.
+    /// The version after the newest one; 0 after the last one that there is. The caller holds the latch.
+    #[inline]
+    pub fn next(&self) -> Version {
+        Version::from_u64(self.words.version.load(Ordering::Relaxed).wrapping_add(1))
+    }
+
+    /// The version to go on from where `floor` is above `next`: one that stands in the same copy, that of the oldest
+    /// value. The floor's own copy may be that of the newest value, which must not be touched. `None` if no version is left.
     #[cold]
-    fn reached(next: Version, floor: Version) -> Version {
+    pub fn reach(next: Version, floor: Version) -> Option<Version> {
         let copies = C as u64;
         let ahead = (next.as_u64() % copies + copies - floor.as_u64() % copies) % copies;
-        Version::from_u64(floor.as_u64().wrapping_add(ahead))
+        if next.as_u64() == 0 {
+            return None;
+        }
+        floor.as_u64().checked_add(ahead).map(Version::from_u64)
     }
 
     /// As [`CellView::store`], with this version: of a value that comes from elsewhere.

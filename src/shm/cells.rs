@@ -89,6 +89,8 @@ pub(crate) struct CellsHead {
     bodies_used: AtomicU64,
     /// No entry below is free, as a hint.
     first_free: AtomicU64,
+    /// No version up to this one is given to a new cell: cells that were dropped had them. By the owner of the writer lock.
+    versions_gone: AtomicU64,
     /// 1 + the entry of a cell whose creation or drop is being committed. If its owner died, whoever next has the
     /// writer lock for cells looks which of the two it is.
     pub(crate) pending: AtomicU64,
@@ -159,6 +161,11 @@ impl CellsHead {
         let (Ok(wanted) | Err(wanted)) =
             self.wanted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |wanted| Some(after(wanted)));
         after(wanted)
+    }
+
+    /// The newest version that a dropped cell may have had.
+    pub(crate) fn versions_gone(&self) -> Version {
+        Version::from_u64(self.versions_gone.load(Ordering::Acquire))
     }
 
     /// A round is committed. By the sampler alone.
@@ -363,12 +370,22 @@ impl Control {
     }
 
     /// Frees an entry: handles find out by its generation.
+    ///
+    /// Notes every version that the cell has had, for [`CellsHead::versions_gone`]. The generation is cleared first, and the
+    /// version read after it. A writer looks at the generation with the latch, and the one before it moved the version before
+    /// it released the latch; all four are sequentially consistent or fenced. So of the writers whose version is not seen
+    /// here, only the first can have seen the generation: at most one more version is given.
     pub(crate) fn free_cell(&self, index: usize, now_ns: u64) -> Result<()> {
         let entry = self.cell_entry(index)?;
         entry.freed_ns.store(now_ns, Ordering::Release);
         let hint = &self.cells().first_free;
         hint.store(hint.load(Ordering::Relaxed).min(index as u64), Ordering::Relaxed);
         entry.hot.generation.store(0, Ordering::SeqCst);
+        std::sync::atomic::fence(Ordering::SeqCst);
+        if let Ok(CellKind::Cell { .. }) = entry.kind() {
+            let newest = entry.hot.version.load(Ordering::SeqCst);
+            self.cells().versions_gone.fetch_max(newest.saturating_add(1), Ordering::SeqCst);
+        }
         Ok(())
     }
 

@@ -114,6 +114,17 @@ pub(crate) struct Stream {
     pub(crate) next_keyspace: AtomicU64,
 }
 
+/// The incarnation of the transactions to come. All are [`checked`] numbers, and none changes but to the current one.
+#[repr(C)]
+pub(crate) struct IncarnationWords {
+    /// Stored by recovery, before any process can join.
+    current: AtomicU64,
+    /// The current one once the log states durably that it is used; stored by the logger.
+    stated: AtomicU64,
+    /// The current one once a process wants that; stored by any.
+    wanted: AtomicU64,
+}
+
 /// By when what is published is to be durable. A commit stands in one of these, before its swing.
 #[repr(C)]
 pub(crate) struct DeadlineWords {
@@ -271,6 +282,7 @@ pub(crate) struct Fixed {
     pub(crate) writer: Line<LockWord>,
     pub(crate) growth: Line<LockWord>,
     pub(crate) stream: Line<Stream>,
+    incarnation: Line<IncarnationWords>,
     pub(crate) deadlines: Line<DeadlineWords>,
     pub(crate) durable: Line<DurableWords>,
     pub(crate) logger: Line<LoggerWords>,
@@ -381,6 +393,45 @@ impl Control {
         control.fixed().reader_bound.store(checked(0), Ordering::Release);
         control.format_cells();
         Ok(control)
+    }
+
+    /// The incarnation of the transactions to come: that of the newest one, or a later one after a loss.
+    #[inline]
+    pub(crate) fn incarnation(&self) -> Result<u32> {
+        let word = unchecked(self.fixed().incarnation.current.load(Ordering::Relaxed));
+        word.ok_or_else(|| Error::corrupt(dir::CONTROL, 0, "the incarnation of the store is damaged"))
+    }
+
+    /// By recovery: begins with this incarnation. `is_stated`: the log states that it is used.
+    pub(crate) fn begin_incarnation(&self, incarnation: u32, is_stated: bool) {
+        let words = &self.fixed().incarnation;
+        words.current.store(checked(incarnation), Ordering::Release);
+        words.stated.store(if is_stated { checked(incarnation) } else { 0 }, Ordering::Release);
+    }
+
+    /// Whether the log states that the current incarnation is used. A flipped bit in either word means no.
+    pub(crate) fn is_incarnation_stated(&self) -> bool {
+        let words = &self.fixed().incarnation;
+        words.stated.load(Ordering::Acquire) == words.current.load(Ordering::Acquire)
+    }
+
+    /// Asks the logger to state that the current incarnation is used.
+    pub(crate) fn want_incarnation_stated(&self) {
+        let words = &self.fixed().incarnation;
+        words.wanted.store(words.current.load(Ordering::Acquire), Ordering::SeqCst);
+    }
+
+    /// By the logger: the incarnation to state.
+    pub(crate) fn incarnation_to_state(&self) -> Option<u32> {
+        let words = &self.fixed().incarnation;
+        let current = words.current.load(Ordering::Acquire);
+        let is_wanted = words.wanted.load(Ordering::SeqCst) == current && !self.is_incarnation_stated();
+        unchecked(current).filter(|_| is_wanted)
+    }
+
+    /// By the logger: it is stated, durably.
+    pub(crate) fn incarnation_stated(&self, incarnation: u32) {
+        self.fixed().incarnation.stated.store(checked(incarnation), Ordering::SeqCst);
     }
 
     fn map(file: &File, ring_size: usize, writable: bool) -> Result<Control> {

@@ -48,6 +48,11 @@ impl Write<'_> {
         let stream = self.stream.as_mut().expect("a live transaction has a log record");
         let (lsn, charged) = stream.finish(self.engine)?;
         crash_point!("commit.record_written");
+        // Nothing of an incarnation is visible before the log states that it is used: what a crash takes back of it is
+        // never given again.
+        if self.begins_incarnation() {
+            self.engine.state_incarnation()?;
+        }
         // Nobody else may have taken the lock over while the pages and the record were written.
         self.engine.presence.check()?;
         // 3. and 4. The next slot, and the swing.
@@ -85,7 +90,7 @@ impl Write<'_> {
         image.txn = self.txn;
         image.log_tail = lsn;
         image.blocks_charged = charged;
-        image.commits += 1;
+        image.commits = image.commits.saturating_add(1);
         let control = &self.engine.control;
         let waiting = &control.fixed().deadlines;
         control.slots().write(&image.encode());

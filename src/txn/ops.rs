@@ -9,10 +9,11 @@
 //! | 5 | put of a large value | keyspace u64, key length u16, value length u32, key; its bytes follow in 6 |
 //! | 6 | bytes of the large value | length u32, bytes |
 //! | 7 | new incarnation | last id of the one before, u64 |
+//! | 8 | versions of dropped cells | the newest one, u64 |
 //!
 //! All numbers are little-endian. An operation never spans two records.
 
-use crate::{KeyspaceId, TxnId};
+use crate::{KeyspaceId, TxnId, Version};
 
 /// One operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,6 +45,8 @@ pub(crate) enum Op<'a> {
     Incarnation {
         last: TxnId,
     },
+    /// Cells that were dropped have had versions up to this one.
+    CellsFloor(Version),
 }
 
 /// Values longer than this are logged in pieces, so that no record outgrows the ring.
@@ -56,7 +59,7 @@ impl Op<'_> {
             Op::Put { key, value, .. } => 14 + key.len() + value.len(),
             Op::Delete { key, .. } => 10 + key.len(),
             Op::CreateKeyspace { name, .. } | Op::DropKeyspace { name, .. } => 10 + name.len(),
-            Op::Incarnation { .. } => 8,
+            Op::Incarnation { .. } | Op::CellsFloor(_) => 8,
             Op::LargePut { key, .. } => 14 + key.len(),
             Op::LargeBytes(bytes) => 4 + bytes.len(),
         }
@@ -98,6 +101,7 @@ impl Op<'_> {
                 out.extend_from_slice(bytes);
             }
             Op::Incarnation { last } => code_and_id(out, 7, last.as_u64()),
+            Op::CellsFloor(version) => code_and_id(out, 8, version.as_u64()),
         }
     }
 }
@@ -164,6 +168,7 @@ impl<'a> Ops<'a> {
                 Op::LargeBytes(self.take(len)?)
             }
             7 => Op::Incarnation { last: TxnId::from_u64(self.number::<8>()?) },
+            8 => Op::CellsFloor(Version::from_u64(self.number::<8>()?)),
             other => return Err(format!("{other} is no operation")),
         })
     }
@@ -202,6 +207,7 @@ mod tests {
             Op::LargePut { keyspace, key: b"large", len: 1 << 30 },
             Op::LargeBytes(&[1, 2, 3]),
             Op::Incarnation { last: TxnId::from_u64(99) },
+            Op::CellsFloor(Version::from_u64(98)),
         ];
         for op in ops {
             let mut bytes = Vec::new();
@@ -218,7 +224,7 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let keyspace = KeyspaceId(0x0102);
-        let golden: [(Op<'_>, &[u8]); 7] = [
+        let golden: [(Op<'_>, &[u8]); 8] = [
             (Op::Put { keyspace, key: b"k", value: b"val" }, b"\x01\x02\x01\0\0\0\0\0\0\x01\0\x03\0\0\0kval"),
             (Op::Delete { keyspace, key: b"k" }, b"\x02\x02\x01\0\0\0\0\0\0\x01\0k"),
             (Op::CreateKeyspace { keyspace, name: "ab" }, b"\x03\x02\x01\0\0\0\0\0\0\x02\0ab"),
@@ -226,6 +232,7 @@ mod tests {
             (Op::LargePut { keyspace, key: b"k", len: 0x8000 }, b"\x05\x02\x01\0\0\0\0\0\0\x01\0\0\x80\0\0k"),
             (Op::LargeBytes(b"bytes"), b"\x06\x05\0\0\0bytes"),
             (Op::Incarnation { last: TxnId::from_u64(9) }, b"\x07\x09\0\0\0\0\0\0\0"),
+            (Op::CellsFloor(Version::from_u64(9)), b"\x08\x09\0\0\0\0\0\0\0"),
         ];
         for (op, bytes) in golden {
             let mut encoded = Vec::new();

@@ -61,7 +61,7 @@ impl<'e> Replay<'e> {
                 Decoded::Record { txn, kind, payload, len } => {
                     let txn = TxnId::from_u64(txn);
                     let base = self.engine.control.committed();
-                    if kind != RecordKind::Abort && txn != base.next() && txn != base.next_incarnation() {
+                    if kind != RecordKind::Abort && !base.precedes(txn) {
                         wrong = Some(format!("transaction {txn} does not follow {base}"));
                         break;
                     }

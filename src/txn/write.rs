@@ -9,7 +9,8 @@ use crate::page::format::HEADER_LEN;
 use crate::page::{PageWrite, format};
 use crate::slot::SlotImage;
 use crate::tree::{cursor::Cursor, edit, search};
-use crate::{Error, KeyspaceId, PageId, Result, TxnId, dir, limits};
+use crate::{Error, KeyspaceId, PageId, Result, TxnId, Version, dir, limits};
+use std::collections::HashMap;
 use std::ops::Bound;
 use std::sync::atomic::Ordering;
 
@@ -17,6 +18,48 @@ use std::sync::atomic::Ordering;
 struct OpenTree {
     entry: catalog::Entry,
     changed: bool,
+}
+
+/// The keyspaces that the transaction has looked at. A few are found by going through them, more by an index, so that a
+/// transaction over n keyspaces takes time in proportion to n.
+#[derive(Default)]
+struct OpenTrees {
+    list: Vec<OpenTree>,
+    /// Where each one is in `list`, once there are more than [`SCANNED_MAX`].
+    index: HashMap<KeyspaceId, usize>,
+}
+
+/// Keyspaces that are found without an index.
+const SCANNED_MAX: usize = 16;
+
+impl OpenTrees {
+    fn position(&self, id: KeyspaceId) -> Option<usize> {
+        if self.index.is_empty() {
+            return self.list.iter().position(|tree| tree.entry.id == id);
+        }
+        self.index.get(&id).copied()
+    }
+
+    fn push(&mut self, tree: OpenTree) -> usize {
+        let at = self.list.len();
+        self.list.push(tree);
+        if at >= SCANNED_MAX {
+            let from = if self.index.is_empty() { 0 } else { at };
+            self.index.extend((from..=at).map(|at| (self.list[at].entry.id, at)));
+        }
+        at
+    }
+
+    fn remove(&mut self, id: KeyspaceId) -> Option<OpenTree> {
+        let at = self.position(id)?;
+        let removed = self.list.swap_remove(at);
+        if self.index.remove(&id).is_some()
+            && let Some(moved) = self.list.get(at)
+        {
+            self.index.insert(moved.entry.id, at);
+        }
+        Some(removed)
+    }
 }
 
 /// The state of a write transaction. Its owner holds the writer lock.
@@ -31,7 +74,7 @@ pub(crate) struct Write<'e> {
     /// `None` when records are replayed, which are in the log already.
     pub(super) stream: Option<Stream>,
     pub(super) changed: bool,
-    trees: Vec<OpenTree>,
+    trees: OpenTrees,
     /// An operation failed in the middle: the transaction can only be rolled back.
     failed: bool,
     /// A large value whose bytes are still coming (replay only).
@@ -49,20 +92,14 @@ struct Filling {
 
 impl<'e> Write<'e> {
     /// Begins the transaction after the newest visible one. The caller holds the writer lock.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if no id is left for it.
     pub(crate) fn begin(engine: &'e Engine) -> Result<Write<'e>> {
         engine.refuse_poisoned()?;
         engine.arena.make_writable(|| engine.arena_file())?;
         let base = engine.control.newest()?;
-        let next = base.txn.next();
-        Write::after(engine, base, next)
-    }
-
-    /// Begins the first transaction of a new incarnation. The caller holds the writer lock.
-    pub(crate) fn begin_as(engine: &'e Engine, txn: TxnId) -> Result<Write<'e>> {
-        Write::after(engine, engine.control.newest()?, txn)
-    }
-
-    fn after(engine: &'e Engine, base: SlotImage, txn: TxnId) -> Result<Write<'e>> {
+        let txn = base.txn.next_in(engine.control.incarnation()?)?;
         let stream = Some(Stream::begin(engine, &base, txn)?);
         Write::new(engine, base, txn, stream, Protection::Live)
     }
@@ -86,7 +123,7 @@ impl<'e> Write<'e> {
             txn,
             stream,
             changed: false,
-            trees: Vec::new(),
+            trees: OpenTrees::default(),
             failed: false,
             filling: None,
         })
@@ -102,10 +139,14 @@ impl<'e> Write<'e> {
         self.base.txn
     }
 
-    /// Runs a changing step; if it fails in the middle, the transaction can only be rolled back.
+    /// Runs a changing step; if it fails in the middle, the transaction can only be rolled back. So arguments are checked
+    /// before it.
     fn step<T>(&mut self, step: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.refuse_failed()?;
         self.failed = true;
+        if self.begins_incarnation() && self.stream.is_some() && !self.changed {
+            self.note_incarnation(self.base.txn)?;
+        }
         let done = step(self)?;
         self.failed = false;
         Ok(done)
@@ -123,19 +164,18 @@ impl<'e> Write<'e> {
 
     /// The place of a keyspace in `trees`.
     fn open(&mut self, id: KeyspaceId) -> Result<usize> {
-        if let Some(at) = self.trees.iter().position(|tree| tree.entry.id == id) {
+        if let Some(at) = self.trees.position(id) {
             return Ok(at);
         }
         let entry = catalog::entry(&self.work, self.work.image.catalog, id)?
             .ok_or_else(|| Error::NoKeyspace { name: format!("number {}", id.0) })?;
-        self.trees.push(OpenTree { entry, changed: false });
-        Ok(self.trees.len() - 1)
+        Ok(self.trees.push(OpenTree { entry, changed: false }))
     }
 
     /// The root of a keyspace's tree as the transaction sees it.
     fn root(&self, id: KeyspaceId) -> Result<PageId> {
-        if let Some(tree) = self.trees.iter().find(|tree| tree.entry.id == id) {
-            return Ok(tree.entry.root);
+        if let Some(at) = self.trees.position(id) {
+            return Ok(self.trees.list[at].entry.root);
         }
         catalog::root(&self.work, self.work.image.catalog, id)?
             .ok_or_else(|| Error::NoKeyspace { name: format!("number {}", id.0) })
@@ -148,15 +188,22 @@ impl<'e> Write<'e> {
 
     /// Creates a keyspace.
     pub(crate) fn create_keyspace(&mut self, name: &str) -> Result<KeyspaceId> {
+        self.refuse_failed()?;
+        self.check_new_keyspace(name)?;
         // A number is not given again after a roll-back: handles that were made there must not lead elsewhere.
         let given = &self.engine.control.fixed().stream.next_keyspace;
         let id = KeyspaceId(self.work.image.next_keyspace.max(given.load(Ordering::Relaxed)));
-        given.store(id.0 + 1, Ordering::Relaxed);
+        let next = id.0.checked_add(1).ok_or(Error::Limit {
+            what: "the number of a keyspace (copy the store's records into a new store)",
+            found: id.0,
+            limit: u64::MAX - 1,
+        })?;
+        given.store(next, Ordering::Relaxed);
         self.step(|write| write.create_keyspace_as(id, name))?;
         Ok(id)
     }
 
-    fn create_keyspace_as(&mut self, id: KeyspaceId, name: &str) -> Result<()> {
+    fn check_new_keyspace(&self, name: &str) -> Result<()> {
         if name.len() > limits::KEYSPACE_NAME_LEN_MAX {
             return Err(Error::Limit {
                 what: "the length of a keyspace's name in bytes",
@@ -171,21 +218,26 @@ impl<'e> Write<'e> {
                 limit: limits::KEYSPACES_MAX,
             });
         }
+        Ok(())
+    }
+
+    fn create_keyspace_as(&mut self, id: KeyspaceId, name: &str) -> Result<()> {
         let mut catalog = self.work.image.catalog;
         let entry = catalog::Entry { id, root: PageId::NONE, entries: 0, name: name.to_string() };
         catalog::store(&mut self.work, &mut catalog, &entry)?;
         catalog::store_name(&mut self.work, &mut catalog, id, name)?;
         self.work.image.catalog = catalog;
-        self.work.image.next_keyspace = self.work.image.next_keyspace.max(id.0 + 1);
+        self.work.image.next_keyspace = self.work.image.next_keyspace.max(id.0.saturating_add(1));
         self.work.image.keyspaces += 1;
         self.log(Op::CreateKeyspace { keyspace: id, name })
     }
 
     /// Drops a keyspace and everything in it.
     pub(crate) fn drop_keyspace(&mut self, id: KeyspaceId) -> Result<()> {
+        self.refuse_failed()?;
+        self.open(id)?;
         self.step(|write| {
-            let at = write.open(id)?;
-            let tree = write.trees.swap_remove(at);
+            let tree = write.trees.remove(id).expect("opened above");
             edit::free_tree(&mut write.work, tree.entry.root)?;
             let mut catalog = write.work.image.catalog;
             catalog::remove(&mut write.work, &mut catalog, &tree.entry)?;
@@ -265,9 +317,9 @@ impl<'e> Write<'e> {
     /// Stores a value in the tree.
     fn store(&mut self, id: KeyspaceId, key: &[u8], value: format::Value<'_>) -> Result<()> {
         let at = self.open(id)?;
-        let mut root = self.trees[at].entry.root;
+        let mut root = self.trees.list[at].entry.root;
         let replaced = edit::put(&mut self.work, &mut root, key, self.txn, value)?;
-        let tree = &mut self.trees[at];
+        let tree = &mut self.trees.list[at];
         tree.entry.root = root;
         tree.changed = true;
         if !replaced {
@@ -282,13 +334,13 @@ impl<'e> Write<'e> {
         self.refuse_failed()?;
         let at = self.open(id)?;
         // A delete of nothing must not copy the path.
-        if search::get(&self.work, self.trees[at].entry.root, key)?.is_none() {
+        if search::get(&self.work, self.trees.list[at].entry.root, key)?.is_none() {
             return Ok(false);
         }
         self.step(|write| {
-            let mut root = write.trees[at].entry.root;
+            let mut root = write.trees.list[at].entry.root;
             edit::delete(&mut write.work, &mut root, key)?;
-            let tree = &mut write.trees[at];
+            let tree = &mut write.trees.list[at];
             tree.entry.root = root;
             tree.changed = true;
             // Counts come from stored bytes, which may be damaged.
@@ -299,20 +351,44 @@ impl<'e> Write<'e> {
         Ok(true)
     }
 
-    /// Notes a new incarnation, whose predecessor ended with `last`.
-    pub(crate) fn begin_incarnation(&mut self, last: TxnId) -> Result<()> {
+    /// Whether this is the first transaction of its incarnation.
+    pub(super) fn begins_incarnation(&self) -> bool {
+        self.txn.incarnation() != self.base.txn.incarnation()
+    }
+
+    /// Notes a new incarnation, whose predecessor ended with `last`: the first change of its first transaction.
+    fn note_incarnation(&mut self, last: TxnId) -> Result<()> {
+        let mut catalog = self.work.image.catalog;
+        catalog::store_incarnation(&mut self.work, &mut catalog, self.txn.incarnation(), last)?;
+        self.work.image.catalog = catalog;
+        let floor = self.work.image.cells_floor;
+        self.work.image.cells_floor = floor.floor(last.incarnation(), self.txn.incarnation());
+        self.log(Op::Incarnation { last })
+    }
+
+    // ---- cells
+
+    /// Versions of new cells are above this one.
+    pub(crate) fn cells_floor(&self) -> Version {
+        let noted_in = if self.changed { self.txn } else { self.base.txn };
+        self.work.image.cells_floor.floor(noted_in.incarnation(), self.txn.incarnation())
+    }
+
+    /// Notes that dropped cells have had versions up to `version`.
+    pub(crate) fn raise_cells_floor(&mut self, version: Version) -> Result<()> {
+        if version <= self.work.image.cells_floor {
+            return Ok(());
+        }
         self.step(|write| {
-            let mut catalog = write.work.image.catalog;
-            catalog::store_incarnation(&mut write.work, &mut catalog, write.txn.incarnation(), last)?;
-            write.work.image.catalog = catalog;
-            write.log(Op::Incarnation { last })
+            write.work.image.cells_floor = write.work.image.cells_floor.max(version);
+            write.log(Op::CellsFloor(version))
         })
     }
 
     /// Writes the changed keyspaces' roots to the catalog.
     pub(super) fn store_trees(&mut self) -> Result<()> {
         let mut catalog = self.work.image.catalog;
-        for tree in &mut self.trees {
+        for tree in &mut self.trees.list {
             if std::mem::take(&mut tree.changed) {
                 catalog::store(&mut self.work, &mut catalog, &tree.entry)?;
             }
@@ -357,9 +433,13 @@ impl<'e> Write<'e> {
         match op {
             Op::Put { keyspace, key, value } => self.put(keyspace, key, value)?,
             Op::Delete { keyspace, key } => return self.delete(keyspace, key),
-            Op::CreateKeyspace { keyspace, name } => self.step(|write| write.create_keyspace_as(keyspace, name))?,
+            Op::CreateKeyspace { keyspace, name } => {
+                self.check_new_keyspace(name)?;
+                self.step(|write| write.create_keyspace_as(keyspace, name))?;
+            }
             Op::DropKeyspace { keyspace, .. } => self.drop_keyspace(keyspace)?,
-            Op::Incarnation { last } => self.begin_incarnation(last)?,
+            Op::Incarnation { last } => self.step(|write| write.note_incarnation(last))?,
+            Op::CellsFloor(version) => self.raise_cells_floor(version)?,
             Op::LargePut { keyspace, key, len } => {
                 let len = u64::from(len);
                 self.check_limits(key, len)?;

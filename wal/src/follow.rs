@@ -128,7 +128,7 @@ pub fn oldest_anchor<D: Disk>(disk: &D, shape: &LogShape) -> Result<Option<Ancho
     for (index, segment) in survey.segments.iter().enumerate().rev() {
         let next = survey.segments.get(index + 1);
         // A number that is missing was a segment that has been recycled, or one that never came to be.
-        if next.is_some_and(|next| next.header.number.0 != segment.header.number.0 + 1) {
+        if next.is_some_and(|next| Some(next.header.number.0) != segment.header.number.0.checked_add(1)) {
             break;
         }
         if segment.end.is_none_or(|end| end > segment.header.start) {

@@ -293,7 +293,7 @@ impl<D: Disk> Pool<D> {
     pub(crate) fn take_spare(&self) -> Option<(String, SegmentNumber)> {
         let mut slots = self.lock();
         let at = slots.files.iter().position(|s| s.state == State::Spare)?;
-        slots.number_max.0 += 1;
+        slots.number_max.0 = slots.number_max.0.checked_add(1)?;
         // At the end of the list, so that after a failure another spare comes first.
         let mut slot = slots.files.remove(at);
         slot.state = State::Taken;

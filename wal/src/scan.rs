@@ -192,7 +192,8 @@ impl<'d, D: Disk> Scan<'d, D> {
     pub(crate) fn gap_or(&self, error: LogError) -> LogError {
         let (LogError::Corrupt { .. }, Some(place)) = (&error, &self.place) else { return error };
         let numbers = |index: usize| self.survey.segments.get(index).map(|segment| segment.header.number.0);
-        let next_is_missing = numbers(place.segment + 1) > numbers(place.segment).map(|number| number + 1);
+        let next_is_missing =
+            numbers(place.segment + 1) > numbers(place.segment).map(|number| number.saturating_add(1));
         if next_is_missing || self.refuse_recycled().is_err() {
             return LogError::Gap { wanted: self.position, oldest: None };
         }
