@@ -55,7 +55,7 @@ fn turns() -> impl Strategy<Value = Vec<Turn>> {
     let name = || 0..NAMES;
     let call = prop_oneof![
         4 => (name(), 0..SIZES.len()).prop_map(|(name, size)| Call::Open { name, size }),
-        10 => (name(), prop::bool::weighted(0.1)).prop_map(|(name, durable)| Call::Store { name, durable }),
+        10 => (name(), prop::bool::weighted(0.2)).prop_map(|(name, durable)| Call::Store { name, durable }),
         8 => name().prop_map(|name| Call::Load { name }),
         4 => (name(), 0..12_usize).prop_map(|(name, back)| Call::LoadVersion { name, back }),
         1 => name().prop_map(|name| Call::Drop { name }),
@@ -69,7 +69,7 @@ fn turns() -> impl Strategy<Value = Vec<Turn>> {
         60 => (any::<bool>(), call).prop_map(|(by_peer, call)| Turn::Call { by_peer, call }),
         1 => Just(Turn::KillPeer),
         1 => Just(Turn::KillLogger),
-        2 => prop::collection::vec(prop_oneof![Just(End::Kill), Just(End::Lose), Just(End::Stop)], 1..4)
+        3 => prop::collection::vec(prop_oneof![Just(End::Kill), Just(End::Lose), Just(End::Stop)], 1..4)
             .prop_map(Turn::Ends),
     ];
     prop::collection::vec(turn, 1..150)
@@ -414,6 +414,25 @@ fn histories_agree_with_a_model() {
             Ok(())
         })
         .unwrap();
+}
+
+/// The shortest history that found versions given twice: a loss, then a clean stop with nothing stored in between.
+#[test]
+fn a_loss_and_an_idle_life() {
+    let _limit = limit(120);
+    let by_own = |call: Call| Turn::Call { by_peer: false, call };
+    let stores = |count: usize| (0..count).map(|_| by_own(Call::Store { name: 0, durable: false })).collect::<Vec<_>>();
+    let looks = (0..10).map(|back| by_own(Call::LoadVersion { name: 0, back })).collect::<Vec<_>>();
+    let history = [
+        vec![by_own(Call::Open { name: 0, size: 0 }), by_own(Call::Store { name: 0, durable: true })],
+        stores(4),
+        vec![Turn::Ends(vec![End::Lose, End::Stop]), by_own(Call::Open { name: 0, size: 0 })],
+        stores(1),
+        looks.clone(),
+        stores(4),
+        looks,
+    ];
+    run(&history.concat());
 }
 
 #[test]
