@@ -316,40 +316,21 @@ impl Client {
 
     // ---- pins
 
-    /// Takes a free reader slot of the shared table.
+    /// Claims the lowest free reader slot of the shared table. Waits for no other process.
     ///
     /// # Errors
-    /// [`Error::Limit`] if there can be no more, [`Error::LockTimeout`] if somebody makes room and gets nowhere.
+    /// [`Error::Limit`] if there can be no more, [`Error::DiskFull`] if there is no room for more.
     pub(crate) fn claim_reader(&self) -> Result<usize> {
-        let control = &self.engine.control;
-        loop {
-            let readers = control.readers();
-            if let Some(index) = readers.iter().position(|slot| slot.owner().is_none() && slot.claim(self.engine.me.0))
-            {
-                // The bound covers the slot before anything is pinned in it, so every scan looks there.
-                if let Err(error) = control.raise_reader_bound(index + 1) {
-                    readers[index].release();
-                    return Err(error);
-                }
-                readers[index].pid.store(u64::from(std::process::id()), Ordering::Relaxed);
-                return Ok(index);
-            }
-            let capacity = readers.len();
-            // A lock of its own: who grows the arena may take long, or be stopped.
-            let lock = &control.fixed().reader_growth;
-            self.engine.acquire(lock, Some(self.engine.logger_timeout))?;
-            let grown = if control.reader_capacity() == capacity {
-                self.engine.control_file().and_then(|file| self.engine.with_room(|| control.grow_readers(&file)))
-            } else {
-                Ok(())
-            };
-            self.engine.release(lock);
-            grown?;
-        }
+        let engine = &self.engine;
+        let claim = || engine.control.claim_reader(engine.me.0, |id| engine.is_alive(id), || engine.control_file());
+        let index = engine.with_room(claim)?;
+        self.reader(index).pid.store(u64::from(engine.pid), Ordering::Relaxed);
+        Ok(index)
     }
 
+    #[inline]
     pub(crate) fn reader(&self, index: usize) -> &pins::ReaderSlot<Native> {
-        &self.engine.control.readers()[index]
+        self.engine.control.reader(index)
     }
 }
 
@@ -359,11 +340,7 @@ impl Drop for Client {
             return;
         }
         let me = self.engine.me.0;
-        for slot in self.engine.control.readers() {
-            if slot.owner() == Some(me) {
-                slot.release();
-            }
-        }
+        self.engine.control.release_readers_of(me);
         self.engine.control.clients()[self.entry].owner.store(0, Ordering::Release);
         // The logger counts its idle time from here.
         waiter::ring_always::<Native>(&self.engine.control.fixed().logger.bell);
@@ -410,6 +387,8 @@ fn enter_table(control: &Control, me: ClientId, tester: &Tester) -> Result<usize
                 if owner != 0 {
                     // It may have died between a store into a cell and the flag that says so.
                     control.cells().dirty.store_fenced(1);
+                    // Or between its claim of a reader slot and the bit that leads to it.
+                    control.fixed().readers.deaths.store(1, Ordering::Release);
                 }
                 entry.pid.store(u64::from(std::process::id()), Ordering::Relaxed);
                 entry.since_ns.store(now_ns(), Ordering::Relaxed);

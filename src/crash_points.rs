@@ -54,6 +54,8 @@ pub const ALL: &[&str] = &[
     "reader.durable_pinned",
     "reader.durable_read",
     "reader.pinned",
+    "readers.chunk_claimed",
+    "readers.claimed",
     "recover.before_rename",
     "recover.cells_restored",
     "recover.done",

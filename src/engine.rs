@@ -11,7 +11,7 @@ use crate::shm::control::{Control, LockWord, Poison};
 use crate::shm::latencies::Acknowledged;
 use crate::shm::liveness::{self, CLIENT_IDS, LockFileId, Tester};
 use crate::shm::lock::CommitClass;
-use crate::shm::{deadline, lock, pins, waiter};
+use crate::shm::{deadline, lock, waiter};
 use crate::{ClientId, Error, TxnId, limits};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -81,6 +81,11 @@ impl Engine {
         self.tester().map_or(true, |tester| tester.is_alive(id))
     }
 
+    /// As [`Engine::is_alive`], of several participants one after the other.
+    pub(crate) fn is_alive_by(&self, tester: &Tester, id: u64) -> bool {
+        if planted_bug!("liveness-by-pid") { self.is_alive(id) } else { tester.is_alive(id) }
+    }
+
     /// Whether a logger lives.
     pub(crate) fn has_logger(&self) -> bool {
         self.tester().map_or(true, |tester| tester.is_held(liveness::LOGGER_OFFSET))
@@ -146,20 +151,11 @@ impl Engine {
     /// # Errors
     /// [`Error::Corrupt`] if damage in `control` could hide one.
     pub(crate) fn pins(&self) -> Result<Vec<TxnId>> {
-        let fixed = self.control.fixed();
-        let mut damage = None;
-        let slots = || {
-            let used = self.control.used_readers().unwrap_or_else(|error| {
-                damage = Some(error);
-                &[]
-            });
-            used.iter()
-        };
         let mut found = Vec::new();
-        pins::scan(&*fixed.committed, &fixed.logger_pins, slots, |txn| found.push(txn));
+        self.control.scan_pins(|txn| found.push(txn))?;
         found.sort_unstable();
         found.dedup();
-        damage.map_or(Ok(found), Err)
+        Ok(found)
     }
 
     /// Takes one of the shared locks; `None` waits without limit.

@@ -130,6 +130,7 @@ struct Readme;
 /// part of the library's interface: it may change in any release.
 #[doc(hidden)]
 pub mod protocols {
-    pub use crate::shm::control::{BEATS_AT, CHECKED_NUMBERS, REGION_INODE_AT};
-    pub use crate::shm::{atomic, cell, deadline, histogram, lock, pins, ring, slots, waiter};
+    pub use crate::shm::control::{BEATS_AT, CHECKED_NUMBERS, READER_CHUNK, REGION_INODE_AT};
+    pub use crate::shm::readers::{READER_MAP_AT, READER_MAP_BYTES};
+    pub use crate::shm::{atomic, cell, deadline, histogram, lock, occupancy, pins, ring, slots, waiter};
 }

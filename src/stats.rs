@@ -274,8 +274,8 @@ impl Stats {
         let lag_txns = image.txn.sequence().saturating_sub(durable.sequence());
         let lag_ns = if lag_txns == 0 { 0 } else { now.saturating_sub(count(&fixed.logger.durable_as_of_ns)) };
         let clients = control.clients().iter().filter(|entry| count(&entry.owner) != 0);
-        let pinning: Vec<u64> =
-            control.used_readers()?.iter().filter_map(|slot| slot.pinned().and(slot.owner())).collect();
+        let mut pinning: Vec<u64> = Vec::new();
+        control.for_each_reader(|_, slot| pinning.extend(slot.pinned().and(slot.owner())));
         let writer_id = lock::owner::<Native>(&fixed.writer.word).map(lock::Owner::id);
         let clients = clients.map(|entry| {
             let id = count(&entry.owner);
@@ -376,11 +376,11 @@ fn readers(control: &Control) -> Result<Vec<ReaderStat>> {
         pages_held: None,
     };
     let mut found = Vec::new();
-    for slot in control.used_readers()? {
+    control.for_each_reader(|_, slot| {
         if let Some(txn) = slot.pinned() {
             found.push(stat(slot.pid.load(Ordering::Relaxed) as u32, false, txn, slot.pinned_since(txn)));
         }
-    }
+    });
     let logger_pid = fixed.logger.pid.load(Ordering::Relaxed);
     found.extend(fixed.logger_pins.pinned().map(|txn| stat(logger_pid, true, txn, None)));
     found.sort_by_key(|reader| reader.txn);

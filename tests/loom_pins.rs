@@ -2,7 +2,8 @@
 //!
 //! Method: loom runs a reader, a reclaiming writer and, for durable readers, the logger, through every interleaving
 //! and every value that weak memory may return. The page is plain memory, so the checker also finds a reuse that
-//! isn't ordered behind the last read. Planted bugs show that it would find what these tests are for.
+//! isn't ordered behind the last read. The scan finds the reader's slot by the occupancy map, whose flag other threads
+//! clear and set meanwhile. Planted bugs show that it would find what these tests are for.
 
 mod loom_model;
 
@@ -10,21 +11,28 @@ use loom_model::{Patient, Plain, Role, Unfenced, Word, explore, must_be_found, r
 use std::sync::atomic::Ordering;
 use untorn::TxnId;
 use untorn::protocols::atomic::{Model, Word64};
-use untorn::protocols::pins::{LoggerPins, ReaderSlot, scan};
+use untorn::protocols::occupancy::Occupancy;
+use untorn::protocols::pins::{LoggerPins, ReaderSlot, claim_lowest, reap, release, scan};
 use untorn::protocols::slots::swing;
 
 const READER: u64 = 7;
 const DEAD: u64 = 8;
+const REAPER: u64 = 9;
 /// What the page holds while transaction 1 may be read.
 const OLD: u64 = 11;
 const REUSED: u64 = 22;
 
-/// A page born by transaction 1 and freed by transaction 2.
+/// One area of one word.
+type Map<M> = Occupancy<M, 1, 1, 1>;
+
+/// A page born by transaction 1 and freed by transaction 2, and two reader slots of one area.
 struct Store<M: Model> {
     committed: M::U64,
     durable: M::U64,
     logger: LoggerPins<M>,
+    map: Map<M>,
     slot: ReaderSlot<M>,
+    neighbour: ReaderSlot<M>,
     page: Plain,
 }
 
@@ -35,7 +43,9 @@ impl<M: Model<U64 = Word>> Store<M> {
             committed: Word::new(1),
             durable: Word::new(0),
             logger: LoggerPins::default(),
+            map: Map::default(),
             slot: ReaderSlot::default(),
+            neighbour: ReaderSlot::default(),
             page: Plain::new(OLD),
         }
     }
@@ -45,23 +55,57 @@ impl<M: Model<U64 = Word>> Store<M> {
         let store: Store<M> = Store::new();
         store.committed.store(2, Ordering::Release);
         store.logger.start(&store.durable, TxnId::from_u64(1));
-        assert!(store.slot.claim(READER));
+        store.enter(READER);
         store
     }
 
     /// A client died with transaction 1 pinned.
     fn with_dead_reader() -> Store<M> {
         let store: Store<M> = Store::new();
-        assert!(store.slot.claim(DEAD));
+        store.enter(DEAD);
         store.slot.pin(&store.committed);
         store
+    }
+
+    /// The neighbouring slot has an owner that pins nothing.
+    fn with_neighbour() -> Store<M> {
+        let store: Store<M> = Store::new();
+        assert!(store.neighbour.claim(REAPER));
+        store.map.enter(1);
+        store
+    }
+
+    fn slot_at(&self, index: usize) -> &ReaderSlot<M> {
+        if index == 0 { &self.slot } else { &self.neighbour }
+    }
+
+    /// Claims the slot and enters it in the map. False if it has an owner.
+    fn try_enter(&self, me: u64) -> bool {
+        let is_claimed = self.slot.claim(me);
+        if is_claimed {
+            self.map.enter(0);
+        }
+        is_claimed
+    }
+
+    fn enter(&self, me: u64) {
+        assert!(self.try_enter(me));
+    }
+
+    fn release(&self) {
+        release(&self.map, 0, &self.slot);
+    }
+
+    fn reap(&self, dead: u64) -> bool {
+        reap(&self.map, 0, &self.slot, dead, REAPER)
     }
 
     /// What the owner of the writer lock does to allocate.
     fn reuse_if_unprotected(&self) -> bool {
         let mut is_protected = false;
         let protect = |pinned: TxnId| is_protected |= pinned.as_u64() == 1;
-        let horizon = scan(&self.committed, &self.logger, || std::iter::once(&self.slot), protect);
+        let slot = |index| Some(self.slot_at(index));
+        let horizon = scan(&self.committed, &self.logger, &self.map, slot, protect);
         let reusable = horizon.as_u64() >= 2 && !is_protected;
         if reusable {
             self.page.write(REUSED);
@@ -85,7 +129,7 @@ impl<M: Model<U64 = Word>> Store<M> {
 /// Claims the slot and reads what is committed, this many times.
 fn reader<M: Model<U64 = Word>>(rounds: usize) -> Role<Store<M>> {
     role(move |store: &Store<M>| {
-        assert!(store.slot.claim(READER));
+        store.enter(READER);
         for _ in 0..rounds {
             store.read(store.slot.pin(&store.committed));
             store.slot.unpin();
@@ -123,7 +167,7 @@ fn a_pinned_page_is_not_reused_after_a_writers_death() {
 #[test]
 fn planted_a_reader_that_does_not_look_again() {
     let reader = role(|store: &Store<Patient>| {
-        assert!(store.slot.claim(READER));
+        store.enter(READER);
         store.read(store.pin_without_looking_again(&store.committed));
     });
     must_be_found(None, Store::new, &[reader, writer()]);
@@ -138,17 +182,17 @@ fn planted_a_scan_without_its_fence() {
 #[test]
 fn reaping_never_takes_the_next_owners_pin() {
     let slow_reaper = role(|store: &Store<Patient>| {
-        let _ = store.slot.reap(DEAD);
+        let _ = store.reap(DEAD);
     });
     let next_reader = role(|store: &Store<Patient>| {
-        if store.slot.claim(READER) {
+        if store.try_enter(READER) {
             store.read(store.slot.pin(&store.committed));
-            store.slot.release();
+            store.release();
         }
     });
     let reaping_writer = role(|store: &Store<Patient>| {
         swing::<Patient>(&store.committed, TxnId::from_u64(2));
-        store.slot.reap(DEAD);
+        store.reap(DEAD);
         store.reuse_if_unprotected();
     });
     let roles = [slow_reaper, next_reader, reaping_writer];
@@ -157,6 +201,82 @@ fn reaping_never_takes_the_next_owners_pin() {
         assert_eq!(store.slot.pinned(), None);
         assert!(store.page.read() == REUSED || store.reuse_if_unprotected(), "a dead reader's pin must end");
     });
+}
+
+/// The owner of the neighbouring slot gives it back, and with it the last bit of the area: it may clear the flag.
+fn leaving_neighbour<M: Model<U64 = Word>>() -> Role<Store<M>> {
+    role(|store: &Store<M>| release(&store.map, 1, &store.neighbour))
+}
+
+#[test]
+fn a_neighbour_that_leaves_never_hides_a_pin() {
+    let roles = [reader(1), successor_of_a_writer(), leaving_neighbour()];
+    explore(Some(4), Store::<Patient>::with_neighbour, &roles, |store| {
+        // Neither does it leave a slot behind that no scan finds.
+        assert_eq!(entered(&store.map), [0]);
+    });
+}
+
+/// A reader gives its slot back; the next owner and a scan come at once.
+#[test]
+fn a_slot_that_goes_from_hand_to_hand_hides_no_pin() {
+    let passing = || {
+        role(|store: &Store<Patient>| {
+            let slot = |index| store.slot_at(index);
+            if let Some(index) = claim_lowest(&store.map, 0..64, slot, READER) {
+                store.read(store.slot_at(index).pin(&store.committed));
+                release(&store.map, index, store.slot_at(index));
+            }
+        })
+    };
+    explore(Some(2), Store::<Patient>::new, &[passing(), passing(), successor_of_a_writer()], |store| {
+        assert_eq!(entered(&store.map), []);
+        assert!(store.page.read() == REUSED || store.reuse_if_unprotected(), "no pin is left");
+    });
+}
+
+fn entered<M: Model>(map: &Map<M>) -> Vec<usize> {
+    let mut found = Vec::new();
+    map.for_each(|index| found.push(index));
+    found
+}
+
+#[test]
+fn planted_a_reader_that_pins_before_it_is_entered() {
+    let reader = role(|store: &Store<Patient>| {
+        assert!(store.slot.claim(READER));
+        let pinned = store.slot.pin(&store.committed);
+        store.map.enter(0);
+        store.read(pinned);
+    });
+    must_be_found(None, Store::new, &[reader, successor_of_a_writer()]);
+}
+
+/// The owner of the last bit clears the flag whatever became of the summary word.
+#[test]
+fn planted_a_flag_that_is_cleared_without_a_second_look() {
+    let clearing = role(|store: &Store<Patient>| {
+        if store.map.areas[0][0].fetch_and(!2, Ordering::AcqRel) & !2 == 0 {
+            store.map.summaries[0].fetch_and(!1, Ordering::AcqRel);
+        }
+    });
+    must_be_found(Some(4), Store::with_neighbour, &[reader(1), successor_of_a_writer(), clearing]);
+}
+
+/// A reaper that frees the slot first and clears its bit afterwards takes the next owner's bit.
+#[test]
+fn planted_a_reaper_that_clears_the_bit_of_a_slot_that_is_not_its_own() {
+    let slow_reaper = role(|store: &Store<Patient>| {
+        if store.slot.take_over(DEAD, 0) {
+            store.map.leave(0);
+        }
+    });
+    let next_reader = role(|store: &Store<Patient>| {
+        if store.try_enter(READER) {
+            store.read(store.slot.pin(&store.committed));
+        }
+    });
+    must_be_found(Some(3), Store::with_dead_reader, &[slow_reaper, next_reader, successor_of_a_writer()]);
 }
 
 /// Reads what is durable.
@@ -223,7 +343,7 @@ fn planted_a_scan_that_reads_the_readers_before_the_logger() {
         Patient::fence(Ordering::SeqCst);
         let mut is_protected = store.slot.pinned().is_some_and(|pinned| pinned.as_u64() == 1);
         let protect = |pinned: TxnId| is_protected |= pinned.as_u64() == 1;
-        scan(&store.committed, &store.logger, std::iter::empty, protect);
+        scan(&store.committed, &store.logger, &Map::default(), |_| None, protect);
         if !is_protected {
             store.page.write(REUSED);
         }
@@ -239,7 +359,7 @@ fn a_loggers_successor_goes_on_with_its_pins() {
         let successor = role(move |store: &Store<Patient>| {
             let pins = || {
                 let mut pins = Vec::new();
-                scan(&store.committed, &store.logger, std::iter::empty, |pinned| pins.push(pinned.as_u64()));
+                scan(&store.committed, &store.logger, &store.map, |_| None, |pinned| pins.push(pinned.as_u64()));
                 pins.sort_unstable();
                 pins
             };

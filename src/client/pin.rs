@@ -2,7 +2,8 @@
 //!
 //! A thread keeps one slot and uses it again and again: consecutive reads at the same transaction share
 //! the pin, and the last guard to be dropped, on whatever thread, ends it. If older guards still hold the
-//! thread's slot at another transaction, the read takes a further slot from the process's pool.
+//! thread's slot at another transaction, the read takes a further slot. A slot that no thread keeps goes
+//! into the process's pool with its last guard, or back to the table if the pool has enough.
 //!
 //! | count | means | who moves it on |
 //! |---|---|---|
@@ -21,25 +22,23 @@ use crate::slot::SlotImage;
 use crate::{PageId, Result, TxnId, dir};
 use parking_lot::Mutex;
 use std::cell::RefCell;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 const ENDING: u32 = u32::MAX;
-/// Slots that a process goes on holding while nothing is pinned in them; the table is for all processes.
-const SLOTS_KEPT: usize = 64;
+/// Idle slots that a process goes on holding beside those of its threads: each costs every writer a look.
+const IDLE_SLOTS_KEPT: usize = 8;
 
-/// The slots that this process has claimed.
+/// The slots that this process has claimed and that neither a thread nor a guard has.
 #[derive(Default)]
 pub(crate) struct Pool {
-    slots: Mutex<Vec<Arc<LocalSlot>>>,
+    idle: Mutex<Vec<Arc<LocalSlot>>>,
 }
 
 /// A reader slot of this process.
 struct LocalSlot {
     index: usize,
     count: AtomicU32,
-    /// Somebody may pin in it: a thread that keeps it, or a guard that took it.
-    taken: AtomicBool,
     /// A thread keeps it beyond the last guard. Changed under the lock of `client`.
     kept: AtomicBool,
     /// What is pinned: transaction, catalog root, high-water mark. Written by the owner while the count is 0.
@@ -48,6 +47,8 @@ struct LocalSlot {
     high_water: AtomicU32,
     /// While pinned, the mappings stay.
     client: Mutex<Option<Arc<Client>>>,
+    /// Whose slot it is. The client gives back all its slots when it goes.
+    home: Weak<Client>,
     /// In a child of fork() the slot is the parent's, and the lock above may be held by a thread that the child hasn't.
     fork: ForkGuard,
 }
@@ -67,11 +68,15 @@ impl Drop for Kept {
         if self.slot.fork.is_child() {
             return;
         }
-        // Under the lock, either the last guard sees that nobody keeps the slot, or we see that it is gone.
-        let _client = self.slot.client.lock();
-        self.slot.kept.store(false, Ordering::Relaxed);
-        if self.slot.count.load(Ordering::Acquire) == 0 {
-            self.slot.taken.store(false, Ordering::Release);
+        let home = self.slot.home.upgrade();
+        // Under the lock, either the last guard sees that no thread keeps the slot, or this sees that it is gone.
+        let is_idle = {
+            let _client = self.slot.client.lock();
+            self.slot.kept.store(false, Ordering::Relaxed);
+            self.slot.count.load(Ordering::Acquire) == 0
+        };
+        if is_idle && let Some(client) = home {
+            client.give_back(&self.slot);
         }
     }
 }
@@ -91,7 +96,7 @@ impl Client {
         }
         let slot = self.take_slot()?;
         if let Err(error) = self.pin_in(&slot) {
-            slot.taken.store(false, Ordering::Release);
+            self.give_back(&slot);
             return Err(error);
         }
         Ok(Pin { slot })
@@ -120,7 +125,7 @@ impl Client {
             }
             Err(error) => {
                 self.reader(slot.index).unpin();
-                slot.taken.store(false, Ordering::Release);
+                self.give_back(&slot);
                 Err(error)
             }
         }
@@ -164,8 +169,8 @@ impl Client {
             let slot = match kept.iter().find(|kept| kept.client == this) {
                 Some(kept) => &kept.slot,
                 None => {
-                    // Clients that are gone leave no other trace than their pool's slots being ours alone.
-                    kept.retain(|kept| Arc::strong_count(&kept.slot) > 1);
+                    // Those of clients that are gone.
+                    kept.retain(|kept| kept.slot.home.strong_count() > 0);
                     let slot = self.take_slot()?;
                     slot.kept.store(true, Ordering::Relaxed);
                     kept.push(Kept { client: this, slot });
@@ -221,45 +226,35 @@ impl Client {
         }
     }
 
-    /// Gives a slot that nobody uses back to the table if this process has many.
-    fn trim_slots(&self, slot: &Arc<LocalSlot>) {
-        let mut slots = self.pool.slots.lock();
-        if slots.len() <= SLOTS_KEPT {
-            return;
-        }
-        let Some(at) = slots.iter().position(|known| Arc::ptr_eq(known, slot)) else { return };
-        let is_free = slot.count.load(Ordering::Acquire) == 0
-            && slot.taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok();
-        // Whoever has taken it meanwhile gives it back later.
-        if is_free {
-            slots.swap_remove(at);
-            self.reader(slot.index).release();
+    /// Keeps a slot that neither a thread nor a guard has any more for later, or releases it.
+    #[cold]
+    fn give_back(&self, slot: &Arc<LocalSlot>) {
+        let mut idle = self.pool.idle.lock();
+        if idle.len() < IDLE_SLOTS_KEPT {
+            idle.push(slot.clone());
+        } else {
+            drop(idle);
+            self.engine.control.release_reader(slot.index);
         }
     }
 
-    /// A slot that nobody else pins in.
-    fn take_slot(&self) -> Result<Arc<LocalSlot>> {
-        let mut slots = self.pool.slots.lock();
-        let free = |slot: &&Arc<LocalSlot>| {
-            slot.count.load(Ordering::Acquire) == 0
-                && slot.taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
-        };
-        if let Some(slot) = slots.iter().find(free) {
-            return Ok(slot.clone());
+    /// A slot that nothing else pins in.
+    #[cold]
+    fn take_slot(self: &Arc<Client>) -> Result<Arc<LocalSlot>> {
+        if let Some(slot) = self.pool.idle.lock().pop() {
+            return Ok(slot);
         }
-        let slot = Arc::new(LocalSlot {
+        Ok(Arc::new(LocalSlot {
             index: self.claim_reader()?,
             count: AtomicU32::new(0),
-            taken: AtomicBool::new(true),
             kept: AtomicBool::new(false),
             txn: AtomicU64::new(0),
             catalog: AtomicU32::new(0),
             high_water: AtomicU32::new(0),
             client: Mutex::new(None),
+            home: Arc::downgrade(self),
             fork: self.fork,
-        });
-        slots.push(slot.clone());
-        Ok(slot)
+        }))
     }
 }
 
@@ -341,13 +336,10 @@ impl Drop for Pin {
         client.reader(self.slot.index).unpin();
         self.slot.count.store(0, Ordering::Release);
         let is_kept = self.slot.kept.load(Ordering::Relaxed);
-        if !is_kept {
-            self.slot.taken.store(false, Ordering::Release);
-        }
         // The client may go with this, and its pool with it; the lock is let go first.
         drop(held);
         if !is_kept {
-            client.trim_slots(&self.slot);
+            client.give_back(&self.slot);
         }
         drop(client);
     }

@@ -9,6 +9,7 @@ use crate::engine::now_ns;
 use crate::shm::atomic::Native;
 use crate::shm::waiter;
 use crate::{Error, Result, limits};
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use untorn_wal::{LogError, Pool, RealDisk};
@@ -134,16 +135,19 @@ fn grow_ahead(logger: &Logger) {
     }
 }
 
-/// Frees the table entries and pins of dead clients, and notes since when the others pin what they pin. Idempotent;
-/// the lock is taken over by whoever wants it.
+/// Frees the table entries and reader slots of dead clients, and notes since when the others pin what they pin.
+/// Idempotent; the locks of the dead are taken over by those that want them. Costs one query of the kernel for each client.
 fn reap(logger: &Logger) {
     let engine = &logger.engine;
     let fixed = engine.control.fixed();
-    let mut found = false;
+    let Ok(tester) = engine.tester() else { return };
+    let mut known = HashMap::new();
+    let mut is_alive = |owner: u64| *known.entry(owner).or_insert_with(|| engine.is_alive_by(&tester, owner));
+    let mut found = fixed.readers.deaths.swap(0, Ordering::AcqRel) != 0;
     for entry in engine.control.clients() {
         let owner = entry.owner.load(Ordering::Acquire);
         if owner != 0
-            && !engine.is_alive(owner)
+            && !is_alive(owner)
             && entry.owner.compare_exchange(owner, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         {
             fixed.counters.reaped_clients.fetch_add(1, Ordering::Relaxed);
@@ -152,17 +156,18 @@ fn reap(logger: &Logger) {
         }
     }
     let now = now_ns();
-    for slot in engine.control.used_readers().unwrap_or_default() {
-        slot.observe(now);
-        if let Some(owner) = slot.owner()
-            && !engine.is_alive(owner)
-            && slot.reap(owner)
-        {
+    engine.control.for_each_reader(|_, slot| slot.observe(now));
+    // After a death, all slots: one that was claimed and not entered is found in no other way.
+    engine.control.reap_readers(
+        found,
+        engine.me.0,
+        |owner| !is_alive(owner),
+        |slot| {
             fixed.counters.reaped_readers.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(pid = slot.pid.load(Ordering::Relaxed), "the reader slot of a dead process was freed");
             found = true;
-        }
-    }
+        },
+    );
     if found {
         // The dead may have died between a store and the wake that was to follow it.
         engine.wake_waiters();
@@ -172,6 +177,5 @@ fn reap(logger: &Logger) {
         crate::shm::lock::wake_all::<Native>(&fixed.writer.urgent.bell);
         crate::shm::lock::wake_all::<Native>(&fixed.writer.bell);
         crate::shm::lock::wake_all::<Native>(&fixed.growth.bell);
-        crate::shm::lock::wake_all::<Native>(&fixed.reader_growth.bell);
     }
 }

@@ -9,7 +9,7 @@
 //! | [`Fixed`] | 0 | identity, commit slots, locks, watermarks, statistics, histograms |
 //! | clients | [`CLIENTS_AT`] | one [`ClientEntry`] per process |
 //! | ring | [`RING_AT`] | log records on their way to the logger |
-//! | readers | after the ring | one [`ReaderSlot`] per pinned snapshot; grows within its reserved range |
+//! | readers | after the ring | one [`ReaderSlot`] per pinned snapshot; grows within its reserved range, see [`super::readers`] |
 //! | cells | after that range | see [`super::cells`]; grows as well |
 #![allow(unsafe_code)]
 
@@ -19,6 +19,7 @@ use super::latencies::Latencies;
 use super::lock;
 use super::mapping::{MapOptions, Mapping};
 use super::pins::{LoggerPins, ReaderSlot};
+use super::readers::ReaderWords;
 use super::slots::{CommitSlot, Slots};
 use crate::descriptor::{self, FileId};
 use crate::options::Geometry;
@@ -27,7 +28,7 @@ use crate::{Error, Result, TxnId, dir, limits};
 use std::fs::File;
 use std::mem::{offset_of, size_of};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use untorn_wal::Lsn;
 
@@ -35,20 +36,20 @@ use untorn_wal::Lsn;
 /// damages these above all.
 pub const CHECKED_NUMBERS: &[(&str, u64)] = &[
     ("arena-pieces", offset_of!(Fixed, arena_bytes) as u64),
-    ("reader-slots", offset_of!(Fixed, reader_capacity) as u64),
-    ("reader-slots-used", offset_of!(Fixed, reader_bound) as u64),
+    // Of the second chunk: the first one is there for good.
+    ("reader-chunk", (offset_of!(Fixed, readers) + offset_of!(ReaderWords, chunks) + 8) as u64),
 ];
 
 /// "untornC", and the version of this layout. These, and whose region it is, stand where they do in every version.
-const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x08");
+const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x09");
 /// The version of this layout.
 pub(crate) const LAYOUT: u8 = MAGIC.to_le_bytes()[7];
 /// Commit slots; the slot of a transaction is its sequence number modulo this.
 pub(crate) const SLOTS: usize = 64;
-/// Bytes from one reader chunk to the next: the table grows by this.
-const READER_CHUNK: usize = 1024;
+/// Reader slots of a chunk: the table grows by this.
+pub const READER_CHUNK: usize = 1024;
 
-const CHUNK_BYTES: u64 = (READER_CHUNK * size_of::<ReaderSlot<Native>>()) as u64;
+pub(super) const CHUNK_BYTES: u64 = (READER_CHUNK * size_of::<ReaderSlot<Native>>()) as u64;
 
 /// Keeps neighbours out of each other's cache line.
 #[repr(C, align(64))]
@@ -290,11 +291,8 @@ pub(crate) struct Fixed {
     pub(crate) feed: Line<FeedWords>,
     /// Pieces of the arena that have been written with zeros: their blocks are there. A [`checked`] number.
     pub(crate) arena_bytes: Line<AtomicU64>,
-    /// Reader slots that exist, and a bound on those ever used: [`checked`] numbers.
-    reader_capacity: Line<AtomicU64>,
-    reader_bound: AtomicU64,
-    /// Whoever makes room for more readers holds it.
-    pub(crate) reader_growth: Line<LockWord>,
+    /// What tells where reader slots are, and which are used.
+    pub(crate) readers: ReaderWords,
     pub(crate) counters: Line<Counters>,
     pub(crate) cells: CellsHead,
     /// Transactions that the logger pins for durable readers.
@@ -345,13 +343,19 @@ pub(super) fn unchecked(word: u64) -> Option<u32> {
 pub(crate) struct Control {
     mapping: Mapping,
     ring_size: usize,
-    /// Reader slots that this process has known to exist; their number never falls.
-    readers_known: AtomicUsize,
+    /// The chunks of reader slots that this process has found ready, a bit for each: they are so for ever.
+    pub(super) readers_known: AtomicU64,
 }
 
 impl Control {
     fn readers_at(ring_size: usize) -> usize {
         RING_AT + ring_size
+    }
+
+    /// Where the reader slots begin.
+    #[inline]
+    pub(super) fn readers_begin(&self) -> usize {
+        Self::readers_at(self.ring_size)
     }
 
     /// Where the range that is reserved for readers ends.
@@ -389,8 +393,7 @@ impl Control {
         let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         control.fixed().counters.began_unix_seconds.store(began.as_secs(), Ordering::Relaxed);
         identity.magic.store(MAGIC, Ordering::Relaxed);
-        control.fixed().reader_capacity.store(checked(READER_CHUNK as u32), Ordering::Release);
-        control.fixed().reader_bound.store(checked(0), Ordering::Release);
+        control.format_readers();
         control.format_cells();
         Ok(control)
     }
@@ -438,7 +441,7 @@ impl Control {
         let reserve = Self::file_len(ring_size, limits::READERS_MAX) as u64 + cells::RESERVED_BYTES;
         let options = MapOptions { reserve, writable, in_core_dumps: false };
         let mapping = Mapping::new(file.as_fd(), dir::CONTROL, options)?;
-        Ok(Control { mapping, ring_size, readers_known: AtomicUsize::new(READER_CHUNK) })
+        Ok(Control { mapping, ring_size, readers_known: AtomicU64::new(1) })
     }
 
     /// Maps an existing region; `None` if it is one of the past, of another store or another file.
@@ -510,7 +513,7 @@ impl Control {
     /// Whether the file has all that the region's words say it has. Its length is asked for last: others may be
     /// growing it, and say so when they have.
     fn is_covered_by(&self, file: &File) -> Result<bool> {
-        let readers_end = Self::file_len(self.ring_size, self.reader_capacity()) as u64;
+        let readers_end = self.ready_readers_end() as u64;
         let Ok(cells_end) = self.cells_end() else { return Ok(false) };
         let len = file.metadata().map_err(Error::io("stat of control"))?.len();
         Ok(readers_end.max(cells_end) <= len)
@@ -544,18 +547,6 @@ impl Control {
         }
     }
 
-    pub(crate) fn reader_capacity(&self) -> usize {
-        let known = self.readers_known.load(Ordering::Relaxed);
-        match unchecked(self.fixed().reader_capacity.load(Ordering::Acquire)) {
-            Some(capacity) if capacity as usize > known => {
-                let capacity = (capacity as usize).min(limits::READERS_MAX);
-                self.readers_known.fetch_max(capacity, Ordering::Relaxed);
-                capacity
-            }
-            _ => known,
-        }
-    }
-
     /// Bytes of the arena whose blocks are there; `None` if the word is damaged.
     pub(crate) fn arena_bytes(&self) -> Option<u64> {
         let pieces = unchecked(self.fixed().arena_bytes.load(Ordering::Acquire))?;
@@ -566,74 +557,6 @@ impl Control {
     pub(crate) fn set_arena_bytes(&self, bytes: u64) {
         let pieces = (bytes / limits::GROWTH_PIECE) as u32;
         self.fixed().arena_bytes.store(checked(pieces), Ordering::Release);
-    }
-
-    /// The reader slots that exist.
-    #[inline]
-    pub(crate) fn readers(&self) -> &[ReaderSlot<Native>] {
-        // SAFETY: as in `fixed`; `reader_capacity` is published (release) only after the file has been
-        // extended to cover that many slots, and it is bounded by what is mapped.
-        unsafe {
-            let first = self.mapping.as_ptr().add(Self::readers_at(self.ring_size));
-            std::slice::from_raw_parts(first.cast::<ReaderSlot<Native>>(), self.reader_capacity())
-        }
-    }
-
-    /// The slots that a scan must look at: all that were ever used. Those beyond hold no pin.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`] if a damaged word could hide a pin.
-    pub(crate) fn used_readers(&self) -> Result<&[ReaderSlot<Native>]> {
-        let fixed = self.fixed();
-        // Sequentially consistent: a scan has fenced, and whoever pins in a slot has raised the bound before.
-        let bound = unchecked(fixed.reader_bound.load(Ordering::SeqCst));
-        let readers = self.readers();
-        match bound.and_then(|bound| readers.get(..bound as usize)) {
-            Some(used) => Ok(used),
-            None => Err(Error::corrupt(dir::CONTROL, 0, "the number of reader slots in use is damaged")),
-        }
-    }
-
-    /// Says that the first `count` slots may be used.
-    pub(crate) fn raise_reader_bound(&self, count: usize) -> Result<()> {
-        let bound = &self.fixed().reader_bound;
-        let mut seen = bound.load(Ordering::SeqCst);
-        loop {
-            match unchecked(seen) {
-                Some(now) if now as usize >= count => return Ok(()),
-                Some(_) => {}
-                None => {
-                    return Err(Error::corrupt(dir::CONTROL, 0, "the number of reader slots in use is damaged"));
-                }
-            }
-            match bound.compare_exchange(seen, checked(count as u32), Ordering::SeqCst, Ordering::SeqCst) {
-                Ok(_) => return Ok(()),
-                Err(now) => seen = now,
-            }
-        }
-    }
-
-    /// Makes room for more readers in `file`, this region. The caller holds the lock for it.
-    pub(crate) fn grow_readers(&self, file: &File) -> Result<()> {
-        let capacity = self.reader_capacity();
-        // Slots that others use are not to be zeroed, whatever a damaged word says of how many there are.
-        if unchecked(self.fixed().reader_capacity.load(Ordering::Acquire)) != Some(capacity as u32)
-            || self.used_readers()?.len() > capacity
-        {
-            return Err(Error::corrupt(dir::CONTROL, 0, "the number of reader slots is damaged"));
-        }
-        let grown = capacity + READER_CHUNK;
-        if grown > limits::READERS_MAX {
-            return Err(Error::Limit {
-                what: "the number of pinned snapshots",
-                found: grown as u64,
-                limit: limits::READERS_MAX as u64,
-            });
-        }
-        let from = Self::file_len(self.ring_size, capacity) as u64;
-        write_zeros(file, from, CHUNK_BYTES, dir::CONTROL)?;
-        self.fixed().reader_capacity.store(checked(grown as u32), Ordering::Release);
-        Ok(())
     }
 
     /// An error if the file is not this region.

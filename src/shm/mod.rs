@@ -1,10 +1,10 @@
 //! What processes share: memory, words in it, locks, and whether somebody is alive. The only folder with unsafe code,
 //! together with the few files elsewhere that say so in their first line.
 //!
-//! Protocols, generic over the atomics and model-checked: [`lock`] (who may write), [`pins`] (what readers hold),
+//! Protocols, generic over the atomics and model-checked: [`lock`] (who may write), [`pins`] (what readers hold), [`occupancy`] (where),
 //! [`slots`] (what is current), [`ring`] (the log's bytes), [`waiter`] (sleeping until something moves),
 //! [`deadline`] (by when the log is to be flushed), [`cell`] (values updated in place), [`histogram`] (how long things take).
-//! Their ground: [`atomic`], `futex`, `mapping`, `liveness`, `fork`. What lies in the memory: `control`, `cells`, `latencies`, `arena`, `held`.
+//! Their ground: [`atomic`], `futex`, `mapping`, `liveness`, `fork`. What lies in the memory: `control`, `readers`, `cells`, `latencies`, `arena`, `held`.
 
 pub(crate) mod arena;
 pub mod atomic;
@@ -20,8 +20,10 @@ pub(crate) mod latencies;
 pub(crate) mod liveness;
 pub mod lock;
 pub(crate) mod mapping;
+pub mod occupancy;
 pub mod pins;
 pub(crate) mod private;
+pub(crate) mod readers;
 pub mod ring;
 pub mod slots;
 pub mod waiter;

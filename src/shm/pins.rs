@@ -12,20 +12,24 @@
 //!
 //! A pin word holds the transaction plus one, 0 meaning none, so that zeroed memory pins nothing.
 //!
-//! | slot: owner, pin | meaning | its owner dies here |
+//! | slot: owner, pin, entered | meaning | its owner dies here |
 //! |---|---|---|
-//! | 0, anything | free; the pin counts for nothing | – |
-//! | id, stale | just claimed; a dead owner's pin is still there, which protects too much, never too little | reaped |
-//! | id, 0 | claimed, idle | reaped: owner back to 0 |
-//! | id, t | pinned, or about to be checked | reaped: owner back to 0 |
+//! | 0, 0, no | free | – |
+//! | id, 0, no | claimed, about to be entered; or about to be free | reaped by a look at all slots |
+//! | id, 0, yes | idle | reaped |
+//! | id, t, yes | pinned, or about to be checked | reaped |
 //!
-//! **Reaping** is one compare-and-swap of the owner, dead id to 0. It never touches the pin: were it to, a slow reaper
-//! could clear the pin of the slot's next owner. A dead id never comes back, so neither can a slow reaper's
-//! compare-and-swap hit that next owner. It is idempotent, and has no middle in which a reaper could die.
+//! *Entered* means that the occupancy map (`shm::occupancy`) leads every scan to the slot.
+//!
+//! **Reaping** replaces the dead owner by the reaper with one compare-and-swap, and then releases the slot as an owner
+//! does. A dead id never comes back, so the compare-and-swap of a slow reaper fails once the slot has another owner. A
+//! reaper that dies in between leaves a slot whose owner is dead: it is reaped in turn.
 
 use super::atomic::{Model, Word64};
 use super::lock::ClientIdBits;
+use super::occupancy::Occupancy;
 use crate::TxnId;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 fn encode(txn: TxnId) -> u64 {
@@ -65,25 +69,20 @@ impl<M: Model> Default for ReaderSlot<M> {
 }
 
 impl<M: Model> ReaderSlot<M> {
-    /// Takes the slot if it is free.
+    /// Takes the slot if it is free. A scan finds its pins once it is entered in the occupancy map.
     pub fn claim(&self, me: ClientIdBits) -> bool {
+        // Acquire pairs with the release of the owner before.
         if self.owner.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed).is_err() {
             return false;
         }
-        // Only now is the pin ours to write; a dead owner's may still stand there.
+        // No owner leaves one, but damage may.
         self.unpin();
         true
     }
 
-    /// Gives the slot back. Only its owner may.
-    pub fn release(&self) {
-        self.unpin();
-        self.owner.store(0, Ordering::Release);
-    }
-
-    /// Frees the slot if it belongs to `dead`, a client whose byte was found free.
-    pub fn reap(&self, dead: ClientIdBits) -> bool {
-        self.owner.compare_exchange(dead, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    /// Takes the slot over from `dead`, a client whose byte was found free. Its pin stays until the slot is released.
+    pub fn take_over(&self, dead: ClientIdBits, me: ClientIdBits) -> bool {
+        self.owner.compare_exchange(dead, me, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// Who has the slot.
@@ -130,11 +129,49 @@ impl<M: Model> ReaderSlot<M> {
     /// What the slot protects, as a scan sees it.
     #[inline]
     pub fn pinned(&self) -> Option<TxnId> {
-        // Acquire pairs with `unpin` and with the release of `claim`: whoever sees a pin sees its slot's claim.
-        let pinned = decode(self.pin.load(Ordering::Acquire))?;
-        // A free slot's pin is one that a dead owner left.
-        self.owner().map(|_| pinned)
+        // Acquire pairs with `unpin`.
+        decode(self.pin.load(Ordering::Acquire))
     }
+}
+
+/// Claims the lowest free slot in `range`, whole words of the occupancy map, and enters it. Takes no lock.
+pub fn claim_lowest<'a, M: Model, const S: usize, const A: usize, const W: usize>(
+    occupancy: &Occupancy<M, S, A, W>,
+    range: Range<usize>,
+    slot: impl Fn(usize) -> &'a ReaderSlot<M>,
+    me: ClientIdBits,
+) -> Option<usize> {
+    let index = occupancy.claim_vacant(range, |index| slot(index).claim(me).then_some(index))?;
+    crash_point!("readers.claimed");
+    occupancy.enter(index);
+    Some(index)
+}
+
+/// Gives a slot back. Only its owner may.
+pub fn release<M: Model, const S: usize, const A: usize, const W: usize>(
+    occupancy: &Occupancy<M, S, A, W>,
+    index: usize,
+    slot: &ReaderSlot<M>,
+) {
+    slot.unpin();
+    // Before another owner can enter it.
+    occupancy.leave(index);
+    slot.owner.store(0, Ordering::Release);
+}
+
+/// Frees the slot if it belongs to `dead`, a client whose byte was found free. `me` is the id of the living reaper.
+pub fn reap<M: Model, const S: usize, const A: usize, const W: usize>(
+    occupancy: &Occupancy<M, S, A, W>,
+    index: usize,
+    slot: &ReaderSlot<M>,
+    dead: ClientIdBits,
+    me: ClientIdBits,
+) -> bool {
+    let is_taken = slot.take_over(dead, me);
+    if is_taken {
+        release(occupancy, index, slot);
+    }
+    is_taken
 }
 
 #[inline]
@@ -217,11 +254,12 @@ impl<M: Model> LoggerPins<M> {
 /// the writer lock; returns the `committed` for which the answer holds: pages freed by that transaction or an
 /// earlier one, and protected by none of the pins, may be reused. Later transactions of the same hold need a new scan.
 ///
-/// `slots` is called after the fence, so that it can read how far the growing table goes.
-pub fn scan<'a, M: Model, I: Iterator<Item = &'a ReaderSlot<M>>>(
+/// `slot` finds the slot of a number; `None`, which is damage, counts as no pin here.
+pub fn scan<'a, M: Model, const S: usize, const A: usize, const W: usize>(
     committed: &M::U64,
     logger: &LoggerPins<M>,
-    slots: impl FnOnce() -> I,
+    occupancy: &Occupancy<M, S, A, W>,
+    mut slot: impl FnMut(usize) -> Option<&'a ReaderSlot<M>>,
     mut protect: impl FnMut(TxnId),
 ) -> TxnId {
     let horizon = TxnId::from_u64(committed.load(Ordering::Acquire));
@@ -231,8 +269,10 @@ pub fn scan<'a, M: Model, I: Iterator<Item = &'a ReaderSlot<M>>>(
     // Pairs with the fence in a durable reader's pin: whoever pinned what the logger has just let go is seen. The
     // logger's own fence would do, but a logger may die before it, and its successor let go instead.
     M::fence(Ordering::SeqCst);
-    for slot in slots() {
-        slot.pinned().into_iter().for_each(&mut protect);
-    }
+    occupancy.for_each(|index| {
+        if let Some(pinned) = slot(index).and_then(ReaderSlot::pinned) {
+            protect(pinned);
+        }
+    });
     horizon
 }

@@ -20,6 +20,10 @@ const ARGUMENTS: &str = "UNTORN_TEST_ARGUMENTS";
 /// Stands before what a role says; the test harness writes to the same stream.
 const MARK: &str = "@@ ";
 
+/// A test that waits for so long hangs. No test says anything about how long something takes: a busy machine may take
+/// a hundred times as long as an idle one.
+pub const HANGS: Duration = Duration::from_secs(300);
+
 /// Ends the whole test process if the test takes longer: a hang names its test.
 pub struct Limit(std::sync::mpsc::Sender<()>);
 
@@ -244,6 +248,12 @@ pub fn wait_for(at_most: Duration, mut holds: impl FnMut() -> bool) {
         assert!(start.elapsed() < at_most, "not within {at_most:?}");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Waits until something holds.
+#[track_caller]
+pub fn wait_until(holds: impl FnMut() -> bool) {
+    wait_for(HANGS, holds);
 }
 
 /// The seed of a random test: `UNTORN_SEED`, else a new one. Printed, so that a failure shows how to replay it.
