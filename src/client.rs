@@ -204,10 +204,15 @@ impl Client {
         })
     }
 
-    /// An error in a child of `fork()`, and if other processes take this one for dead. Costs a load, but where a
-    /// descriptor shows that this process lives.
-    #[inline]
+    /// An error in a child of `fork()`, and if other processes take this one for dead. Costs two loads, and
+    /// system calls only where a descriptor shows that this process lives.
+    #[inline(always)]
     pub(crate) fn check_usable(&self) -> Result<()> {
+        if self.fork.is_child() || self.engine.presence.can_be_lost() { self.check_usable_slowly() } else { Ok(()) }
+    }
+
+    #[cold]
+    fn check_usable_slowly(&self) -> Result<()> {
         if self.fork.is_child() { Err(Error::Forked) } else { self.engine.presence.check() }
     }
 

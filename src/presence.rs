@@ -68,11 +68,16 @@ impl Presence {
         self.id
     }
 
+    /// Whether the host can end the proof of life, by closing a descriptor. If not, [`Presence::check`] never fails.
+    #[inline]
+    pub(crate) fn can_be_lost(&self) -> bool {
+        self.in_lock.is_kept_by_descriptor()
+    }
+
     /// An error if this process has lost its proof of life. Other processes then treat it as dead: they take its locks
     /// over, reuse the pages that it has pinned, and may have a logger of their own. So each entry of a handle asks, and a
     /// commit asks again just before it publishes. Not covered: what a thread does between the question and its end, and bytes
     /// of values that are already lent out.
-    #[inline]
     pub(crate) fn check(&self) -> Result<()> {
         if self.in_lock.is_lost() { Err(lost_descriptor()) } else { Ok(()) }
     }

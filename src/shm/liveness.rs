@@ -282,6 +282,12 @@ impl Claim {
         self.file_id
     }
 
+    /// Whether a descriptor keeps the byte, which the host can close, and not a mapping.
+    #[inline]
+    pub(crate) fn is_kept_by_descriptor(&self) -> bool {
+        matches!(self.holder, Holder::Descriptor(_))
+    }
+
     /// Whether this process has lost the byte: the host has closed the descriptor that kept it. Other
     /// processes then take this one for dead. Never where a mapping keeps the byte; costs no system call there.
     #[inline]
