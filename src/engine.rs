@@ -143,6 +143,26 @@ impl Engine {
         (TxnId::from_u64(started.max(finished)), TxnId::from_u64(finished))
     }
 
+    /// Whether a checkpoint has started and is not finished: what was noted of it must not change.
+    pub(crate) fn runs_checkpoint(&self) -> bool {
+        let words = &self.control.fixed().checkpoint;
+        let (started, finished) = self.checkpoints();
+        started != finished || words.again.load(Ordering::SeqCst) != 0
+    }
+
+    /// What the last attempt at a checkpoint met that failed.
+    pub(crate) fn last_checkpoint_failure(&self) -> Error {
+        let words = &self.control.fixed().checkpoint;
+        match words.failure_errno.load(Ordering::Relaxed) as i32 {
+            0 => {
+                let offset = words.failure_offset.load(Ordering::Relaxed);
+                Error::corrupt(dir::ARENA, offset, "a checkpoint met damage here; `verify` says more")
+            }
+            libc::ENOSPC => Error::DiskFull { what: "the checkpoint".into() },
+            errno => Error::Io { what: "checkpoint".into(), source: std::io::Error::from_raw_os_error(errno) },
+        }
+    }
+
     /// All pinned transactions, ascending. The caller holds the writer lock.
     ///
     /// The logger's pins are read before the readers': a durable reader pins what the logger pins and

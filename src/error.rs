@@ -229,7 +229,8 @@ impl Error {
     /// The error as a number of the system, for words in shared memory that have room for no more.
     pub(crate) fn errno(&self) -> i32 {
         match self {
-            Error::DiskFull { .. } => libc::ENOSPC,
+            // Of a store that has reached its largest size.
+            Error::DiskFull { .. } | Error::Limit { .. } => libc::ENOSPC,
             Error::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
             _ => libc::EIO,
         }

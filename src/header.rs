@@ -246,7 +246,7 @@ mod tests {
             records: 0x888,
             free_pages: 0x99,
             commits: 0x1000,
-            queues: [queue(1), QueueState::default(), queue(6)],
+            queues: [queue(1), QueueState::default(), queue(6), QueueState::default()],
             cells_floor: Version::default(),
         };
         Header {

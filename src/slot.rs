@@ -18,7 +18,7 @@
 //! | 10, 11, 12 | queue of young pages: (head page, tail page), (head index, tail index), entries |
 //! | 13 – 15, 16 – 18 | the same for pages held by a checkpoint, by a pin |
 //! | 19 | versions that dropped cells have had: those of new cells are above it |
-//! | 20 – 22 | reserved, zero |
+//! | 20 – 22 | the queue of cold pages, as those before |
 //! | 23 | checksum |
 
 use crate::{Error, PageId, Result, TxnId, Version};
@@ -29,19 +29,22 @@ pub(crate) const SLOT_WORDS: usize = 24;
 /// The word of `cells_floor`.
 const CELLS_FLOOR_AT: usize = 19;
 
-/// The three queues of free single pages; which of them a page stands in is a hint, rule I3 decides.
+/// The queues of free single pages. Which of them holds a page is a hint; rule I3 decides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum QueueKind {
-    /// Born after the newest started checkpoint: only pins can hold them.
+    /// Born after the newest started checkpoint: only pins can hold them. A bounded number, which is used first: see
+    /// `txn::workspace`.
     Young = 0,
     /// Born before it: held until the next checkpoint is finished.
     Checkpoint = 1,
     /// Found held by a pin when they were looked at.
     Pinned = 2,
+    /// As young ones, but more than are recycled: used only when the others have none.
+    Cold = 3,
 }
 
 /// How many queues of single pages there are.
-pub(crate) const QUEUES: usize = 3;
+pub(crate) const QUEUES: usize = 4;
 
 /// A FIFO queue of freed pages: where it begins and ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -80,6 +83,12 @@ impl QueueState {
         }
     }
 }
+
+/// The first word of each queue.
+const QUEUES_AT: [usize; QUEUES] = [10, 13, 16, 20];
+
+// The last word is the checksum.
+const _: () = assert!(QUEUES_AT[QUEUES - 1] + QueueState::WORDS < SLOT_WORDS);
 
 /// What a commit publishes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -129,7 +138,7 @@ impl SlotImage {
         words[8] = self.free_pages;
         words[9] = self.commits;
         for (i, queue) in self.queues.iter().enumerate() {
-            let at = 10 + i * QueueState::WORDS;
+            let at = QUEUES_AT[i];
             words[at..at + QueueState::WORDS].copy_from_slice(&queue.encode());
         }
         words[CELLS_FLOOR_AT] = self.cells_floor.as_u64();
@@ -150,7 +159,7 @@ impl SlotImage {
         }
         let mut queues = [QueueState::default(); QUEUES];
         for (i, queue) in queues.iter_mut().enumerate() {
-            *queue = QueueState::decode(&words[10 + i * QueueState::WORDS..]);
+            *queue = QueueState::decode(&words[QUEUES_AT[i]..]);
         }
         Ok(SlotImage {
             txn: TxnId::from_u64(words[0]),
@@ -192,6 +201,7 @@ mod tests {
         image.txn = TxnId::from_u64(77);
         image.queues[1] = QueueState { head: PageId(3), tail: PageId(9), head_index: 4, tail_index: 5, count: 600 };
         image.cells_floor = Version::from_u64(1 << 44 | 6);
+        image.queues[3] = QueueState { head: PageId(8), tail: PageId(7), head_index: 6, tail_index: 5, count: 400 };
         let words = image.encode();
         assert_eq!(SlotImage::decode(&words, "control").unwrap(), image);
         for bit in 0..SLOT_WORDS * 64 {

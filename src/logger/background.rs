@@ -91,6 +91,13 @@ fn preallocate(logger: &Logger) -> bool {
                 waiter::ring_always::<Native>(&words.bell);
             }
             Err(error) => {
+                // What was made free meanwhile is granted before a writer gives up.
+                logger.grant_again();
+                if words.log_request.load(Ordering::SeqCst) <= fixed.durable.granted.load(Ordering::SeqCst)
+                    && wanted > granted
+                {
+                    return matches!(error, LogError::DiskFull { .. });
+                }
                 let errno = match &error {
                     LogError::DiskFull { .. } => libc::ENOSPC,
                     LogError::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),

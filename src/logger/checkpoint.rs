@@ -2,13 +2,14 @@
 //!
 //! | step | dies here | then |
 //! |---|---|---|
-//! | C and its image are noted under the writer lock | after it | the successor finds C ≠ K and does this same C |
+//! | C and its image are noted under the writer lock, by the logger or by a writer ([`room`]) | after it | the successor finds C ≠ K and does this same C |
 //! | the log is made durable up to C | | as above |
 //! | checksums into all pages born in (K, C] | | as above: every one is written again, unconditionally |
 //! | fdatasync of the arena | it failed, or nobody knows | those stores made each page dirty again, so the sync writes them anew |
 //! | header into the slot that does not hold K, fdatasync | | recovery takes the newer header if it is whole |
 //! | a block of the log states K | | the successor writes the header once more |
-//! | K is published, segments are recycled | | |
+//! | segments are recycled | | as above; they hold nothing that the header needs |
+//! | K is published | | |
 //!
 //! **C never changes until K = C**, and both stay protected by rule I3 meanwhile: the pages of the header
 //! that counts are never overwritten, whichever of the two that is.
@@ -23,7 +24,7 @@ use crate::shm::control::Poison;
 use crate::shm::waiter;
 use crate::slot::{SLOT_WORDS, SlotImage};
 use crate::tree::walk::each_page;
-use crate::txn::{catalog, queue, runs};
+use crate::txn::{catalog, queue, room, runs};
 use crate::{Error, PageId, Result, TxnId, dir};
 use std::fs::File;
 use std::sync::atomic::Ordering;
@@ -73,8 +74,8 @@ fn is_due(logger: &Logger) -> bool {
     let engine = &logger.engine;
     let fixed = engine.control.fixed();
     let words = &fixed.logger;
-    let (started, finished) = engine.checkpoints();
-    if started != finished || words.checkpoint_request.load(Ordering::SeqCst) > finished.as_u64() {
+    let (_, finished) = engine.checkpoints();
+    if engine.runs_checkpoint() || words.checkpoint_request.load(Ordering::SeqCst) > finished.as_u64() {
         return true;
     }
     let Some((_, durable)) = engine.control.durable() else { return false };
@@ -101,7 +102,7 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     let arena_file = engine.arena_file()?;
     let (mut started, finished) = engine.checkpoints();
     refuse_unknown(engine, started, finished)?;
-    if started == finished {
+    if !engine.runs_checkpoint() {
         match start(logger, finished, clean, patience)? {
             Some(txn) => started = txn,
             None => return Ok(()),
@@ -135,21 +136,25 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     logger.state_checkpoint(started, log_position)?;
     crash_point!("checkpoint.stated");
     let words = &engine.control.fixed().checkpoint;
+    // Before segments are recycled: a reader of the log that misses one looks whether this has moved.
     words.finished_lsn.store(log_position.0, Ordering::Release);
+    // Before K is published: a writer that has waited for K for its log finds what it needs.
+    let freed = logger.pool.recycle(log_position, settings::retention(&engine.control));
+    logger.count_segments();
+    logger.grant_again();
     words.finished.store_fenced(started.as_u64());
-    waiter::ring::<Native>(&words.bell);
+    words.again.store(0, Ordering::SeqCst);
+    waiter::ring_always::<Native>(&words.bell);
     let counters = &engine.control.fixed().counters;
     counters.checkpoints.fetch_add(1, Ordering::Relaxed);
     counters.checkpoint_pages.fetch_add(summed, Ordering::Relaxed);
     let spent = began.elapsed().as_nanos() as u64;
     engine.control.fixed().latencies.checkpoint.record(spent);
     tracing::debug!(checkpointed = %started, pages = summed, checkpoint_ns = spent, "checkpoint finished");
-    let freed = logger.pool.recycle(log_position, settings::retention(&engine.control));
     let freed = freed.map_err(super::process::log_error)?;
     if freed > 0 {
         tracing::debug!(segments = freed, "log segments recycled");
     }
-    logger.count_segments();
     Ok(())
 }
 
@@ -158,6 +163,10 @@ fn start(logger: &Logger, finished: TxnId, clean: bool, patience: Duration) -> R
     let engine = &logger.engine;
     let fixed = engine.control.fixed();
     logger.with_writer_lock(patience, || {
+        if engine.runs_checkpoint() {
+            // A writer has started one meanwhile. C never changes until K = C.
+            return Ok(Some(engine.checkpoints().0));
+        }
         let image = engine.control.newest()?;
         let words = &fixed.checkpoint;
         let position = image.log_tail.0.max(fixed.stream.tail.load(Ordering::Acquire));
@@ -165,23 +174,9 @@ fn start(logger: &Logger, finished: TxnId, clean: bool, patience: Duration) -> R
         if image.txn == finished && !moved && !clean {
             return Ok(None);
         }
-        if image.txn == finished {
-            // Only the log has moved, or the store is left in order: the same transaction, a new header.
-            store_image(engine, &image, position);
-            return Ok(Some(image.txn));
-        }
-        store_image(engine, &image, position);
-        words.started.store_fenced(image.txn.as_u64());
+        room::start(engine, &image, Lsn(position));
         Ok(Some(image.txn))
     })
-}
-
-fn store_image(engine: &Engine, image: &SlotImage, position: u64) {
-    let words = &engine.control.fixed().checkpoint;
-    for (word, value) in words.image.iter().zip(image.encode()) {
-        word.store(value, Ordering::Relaxed);
-    }
-    words.started_lsn.store(position, Ordering::Release);
 }
 
 /// The image of C, and from where the log is replayed after it.
@@ -209,19 +204,6 @@ pub(super) fn note_failure(engine: &Engine, error: &Error) {
     words.failure_offset.store(offset, Ordering::Relaxed);
     words.failures.store_fenced(words.failures.load(Ordering::Relaxed) + 1);
     waiter::ring::<Native>(&words.bell);
-}
-
-/// What the last failed attempt met.
-pub(super) fn last_failure(engine: &Engine) -> Error {
-    let words = &engine.control.fixed().checkpoint;
-    match words.failure_errno.load(Ordering::Relaxed) as i32 {
-        0 => {
-            let offset = words.failure_offset.load(Ordering::Relaxed);
-            Error::corrupt(dir::ARENA, offset, "a checkpoint met damage here; `verify` says more")
-        }
-        libc::ENOSPC => Error::DiskFull { what: "the checkpoint".into() },
-        errno => Error::Io { what: "checkpoint".into(), source: std::io::Error::from_raw_os_error(errno) },
-    }
 }
 
 fn write_header(logger: &Logger, image: &SlotImage, log_position: Lsn, clean: bool) -> Result<()> {

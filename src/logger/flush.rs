@@ -61,6 +61,9 @@ pub(super) struct Flusher {
     last_flush: Instant,
     /// How long before a deadline a flush begins.
     lead: Lead,
+    /// A checkpoint covers the log up to here. If everything is durable there and the device has no room for more of the
+    /// log, the flush in progress starts a segment, so that the one before it can be recycled.
+    roll_at: Option<Lsn>,
     /// The flush in progress has started a segment, and says nothing of how long the next one will take.
     has_started_segment: bool,
     /// The tail of the stream that followers were last told of.
@@ -94,6 +97,7 @@ impl Flusher {
             policy_since: None,
             last_flush: Instant::now(),
             lead: Lead::default(),
+            roll_at: None,
             has_started_segment: false,
             seen_tail: 0,
             failing_since: None,
@@ -266,12 +270,20 @@ impl Flusher {
             if let Some((txn, _)) = self.logger.checkpoint_to_state() {
                 self.logger.checkpoint_stated(txn, false);
             }
+            self.logger.granted_again();
             return Ok(Some(after(NAP)));
+        }
+        if self.logger.wants_grant() {
+            self.grant();
+            self.logger.granted_again();
         }
         if let Some((txn, lsn)) = self.logger.checkpoint_to_state() {
             self.stated.checkpoint_txn = txn.as_u64();
             self.stated.checkpoint_lsn = lsn;
-            self.flush(true)?;
+            self.roll_at = Some(lsn);
+            let flushed = self.flush(true);
+            self.roll_at = None;
+            flushed?;
             self.logger.checkpoint_stated(txn, true);
             return Ok(None);
         }
@@ -468,6 +480,11 @@ impl Flusher {
     /// Makes the stream durable up to `tail`, in new segments where need be.
     fn write(&mut self, tail: Lsn) -> Result<()> {
         let wrote = match self.log.written() {
+            Some(_) if self.rolls(tail) => match self.start_segment(tail, tail) {
+                // The spare could not be opened, and nothing has changed.
+                Err(_) if self.log.written().is_some() => self.write_on(tail),
+                started => started,
+            },
             Some(_) => self.write_on(tail),
             None => self.start_segment(self.stated.durable, tail),
         };
@@ -479,6 +496,24 @@ impl Flusher {
         // A failed sync is never tried again on that file, nor are its bytes trusted.
         tracing::warn!(%error, "a flush failed; its bytes go to a new segment");
         self.start_segment(self.stated.durable, tail).map_err(log_error)
+    }
+
+    /// Whether the log goes on in the last spare segment rather than in the current one.
+    ///
+    /// That spare is kept for the case that a write fails. But if the device has no room for another file, and the current segment is
+    /// nearly used up, commits would wait for ever. After a checkpoint of everything nothing in the current segment is needed once
+    /// the next one has begun: it is the spare then. In between, until the checkpoint thread has recycled it, a write that fails
+    /// ends the log, as a second failure in a row does at any time.
+    fn rolls(&self, tail: Lsn) -> bool {
+        let is_all_covered = self.roll_at == Some(tail) && self.stated.durable == tail;
+        if !is_all_covered || self.logger.pool.stats().spares != 1 {
+            return false;
+        }
+        let wanted = self.logger.engine.control.fixed().logger.log_request.load(Ordering::SeqCst);
+        let (left, whole) = (self.log.blocks_left(), u64::from(self.logger.pool.shape().segment_blocks()));
+        let is_short = wanted > self.grantable() || (self.logger.is_starved.load(Ordering::SeqCst) && left < whole / 2);
+        // At least the header and one block are behind it.
+        is_short && left + 2 < whole
     }
 
     fn write_on(&mut self, tail: Lsn) -> Result<(), LogError> {

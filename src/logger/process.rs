@@ -56,6 +56,8 @@ struct Stating {
     wanted: Option<(TxnId, Lsn)>,
     done: Option<TxnId>,
     failed: bool,
+    /// The flush thread is to grant again what log there is.
+    grants: bool,
 }
 
 /// How a logger's life ended.
@@ -378,8 +380,7 @@ fn leave(logger: &Logger, in_order: bool) {
         return;
     }
     crash_point!("logger.leaving");
-    let (started, finished) = engine.checkpoints();
-    let done = if started == finished { Ok(()) } else { checkpoint::take(logger, false, PATIENCE) };
+    let done = if engine.runs_checkpoint() { checkpoint::take(logger, false, PATIENCE) } else { Ok(()) };
     // A failure leaves a mark in `control` or in nothing: recovery replays what the checkpoint lacks.
     // A store to which nothing was committed since a loss is not in order: the next life must not go on with the ids and
     // versions that follow, which may have been given before the loss.
@@ -464,6 +465,27 @@ impl Logger {
         stating.done = durable.then_some(txn);
         stating.failed = !durable;
         drop(stating);
+        self.stated.notify_all();
+    }
+
+    /// Has the flush thread grant what log there is now, and returns when it has.
+    pub(super) fn grant_again(&self) {
+        let mut stating = self.stating.lock();
+        stating.grants = true;
+        waiter::ring_always::<Native>(&self.engine.control.fixed().logger.bell);
+        while stating.grants && !self.ending.load(Ordering::SeqCst) {
+            self.stated.wait_for(&mut stating, Duration::from_millis(20));
+        }
+    }
+
+    /// Whether the flush thread is to grant again what there is. It then calls [`Logger::granted_again`].
+    pub(super) fn wants_grant(&self) -> bool {
+        self.stating.lock().grants
+    }
+
+    /// All log that there is was granted.
+    pub(super) fn granted_again(&self) {
+        self.stating.lock().grants = false;
         self.stated.notify_all();
     }
 

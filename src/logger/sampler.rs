@@ -220,6 +220,8 @@ fn commit_locked(engine: &Engine, names: &mut Names, dirty: &[Sampled]) -> Resul
             Ok(())
         })?;
     }
+    // A full store must not keep cells from becoming durable.
+    write.overwrites_only();
     let mut put = Vec::new();
     for sampled in dirty {
         // A cell without a record is one that is being created, or was dropped.

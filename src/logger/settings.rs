@@ -1,6 +1,5 @@
 //! What clients tell the logger through `control`: its policy, its patience, and that a checkpoint is wanted.
 
-use super::checkpoint;
 use crate::engine::{Engine, RECHECK};
 use crate::options::FlushPolicy;
 use crate::shm::atomic::{Native, Word64};
@@ -108,7 +107,7 @@ pub(crate) fn wait_checkpoint(engine: &Engine, lock_timeout: Option<Duration>) -
                 return Some(Ok(finished));
             }
             if fixed.checkpoint.failures.load(Ordering::SeqCst) != failures {
-                return Some(Err(engine.refuse_poisoned().err().unwrap_or_else(|| checkpoint::last_failure(engine))));
+                return Some(Err(engine.refuse_poisoned().err().unwrap_or_else(|| engine.last_checkpoint_failure())));
             }
             engine.refuse_poisoned().err().map(Err)
         },

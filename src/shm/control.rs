@@ -222,7 +222,8 @@ pub(crate) struct CheckpointWords {
     pub(crate) serial: AtomicU64,
     /// Bumped when `finished` moves, and when an attempt fails.
     pub(crate) bell: AtomicU32,
-    _reserved: AtomicU32,
+    /// Not 0: a checkpoint of the transaction `finished` has started once more, for a new header.
+    pub(crate) again: AtomicU32,
     /// Copy of the image that `started` names, so that a successor writes that very header.
     pub(crate) image: [AtomicU64; SLOT_WORDS],
     /// Attempts that failed, and what the last of them met: an error number, or 0 for damage, and its place.

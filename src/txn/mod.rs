@@ -4,6 +4,7 @@
 //! - `queue`: lists of freed pages
 //! - `runs`: runs of contiguous pages for large values, by size class
 //! - `workspace`: the pages of a running transaction, and rule I3
+//! - `room`: what a writer does when the store is full; what is reserved for deletes
 //! - `stream`: the way of log records into the ring, frame by frame if need be
 //! - `catalog`: the tree of keyspaces
 //! - `write`: the operations of a write transaction
@@ -15,6 +16,7 @@ pub(crate) mod commit;
 pub(crate) mod ops;
 pub(crate) mod queue;
 pub(crate) mod replay;
+pub(crate) mod room;
 pub(crate) mod runs;
 pub(crate) mod stream;
 pub(crate) mod workspace;

@@ -23,6 +23,7 @@ use untorn_wal::record::{self, Begun, RecordKind};
 use untorn_wal::{Lsn, blocks_for};
 
 use super::ops::{LARGE_VALUE, Op};
+use super::room::{self, Wanted};
 
 /// Log blocks that streams leave: an abort record and a good many ordinary commits.
 const RESERVE_BLOCKS: u64 = 32;
@@ -42,6 +43,11 @@ pub(crate) fn copied_at_once_max(geometry: &Geometry) -> u64 {
 
 /// The log record of a running transaction.
 pub(crate) struct Stream {
+    /// What the transaction began from, and where its first record stands.
+    base: SlotImage,
+    from: Lsn,
+    /// A checkpoint was started for this record, and the pages' side of the transaction does not know.
+    has_checkpointed: bool,
     buffer: Vec<u8>,
     begun: Begun,
     /// Where the buffer will stand.
@@ -79,7 +85,30 @@ impl Stream {
         }
         let begun = record::begin(&mut buffer);
         let frame_bytes = frame_bytes(&engine.geometry);
-        Ok(Stream { buffer, begun, at, charged, seed, txn, frame_bytes, streaming: false, empty: true })
+        Ok(Stream {
+            base: *base,
+            from: at,
+            has_checkpointed: false,
+            buffer,
+            begun,
+            at,
+            charged,
+            seed,
+            txn,
+            frame_bytes,
+            streaming: false,
+            empty: true,
+        })
+    }
+
+    /// Where the transaction's first record stands.
+    pub(crate) fn from(&self) -> Lsn {
+        self.from
+    }
+
+    /// Whether a checkpoint was started since this was asked last.
+    pub(crate) fn take_checkpointed(&mut self) -> bool {
+        std::mem::take(&mut self.has_checkpointed)
     }
 
     /// Adds an operation; sends a frame ahead if enough has gathered.
@@ -127,7 +156,7 @@ impl Stream {
         let len = self.buffer.len() as u64;
         let end = Lsn(self.at.0 + len);
         let charged = self.charged + blocks_for(len);
-        wait_for_room(engine, self.at, end, charged + reserve)?;
+        self.wait_for_room(engine, end, charged + reserve)?;
         let ring = Ring::<Native>::new(engine.control.ring());
         ring.copy_in(self.at.0, &self.buffer).map_err(|_| Error::Limit {
             what: "a log record in bytes",
@@ -136,25 +165,62 @@ impl Stream {
         })?;
         Ok((end, charged))
     }
+
+    /// Waits until the ring has room up to `end` and the log is granted `charged` blocks.
+    ///
+    /// **I5**, the ring's part: bytes are reused only when durable.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`] if the device has no room for more of the log, and a checkpoint sets none free.
+    fn wait_for_room(&mut self, engine: &Engine, end: Lsn, charged: u64) -> Result<()> {
+        let ring_size = engine.geometry.ring_size;
+        let durable = engine.control.durable();
+        if durable.is_none_or(|(_, lsn)| end.0 > lsn.0 + ring_size) {
+            let needed = Lsn(end.0.saturating_sub(ring_size).next_multiple_of(8));
+            engine.wait_durable(needed, true, None)?;
+        }
+        if charged <= engine.control.fixed().durable.granted.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let logger = &engine.control.fixed().logger;
+        let waited = loop {
+            match wait_for_grant(engine, self.at, charged) {
+                Err(Error::DiskFull { .. }) => {}
+                waited => break waited,
+            }
+            self.has_checkpointed = true;
+            match room::checkpoint(engine, &self.base, self.from, Wanted::Log) {
+                Ok(true) => {}
+                Ok(false) => break Err(no_log(engine)),
+                Err(error) => break Err(error),
+            }
+        };
+        // The request ends with whoever made it: a large one that was refused must not go on asking for files and
+        // checkpoints.
+        logger.log_request.store(0, Ordering::SeqCst);
+        waited
+    }
 }
 
-/// Waits until the ring has room up to `end` and the log is granted `charged` blocks. Everything before `at` is published.
-///
-/// **I5**, the ring's part: bytes are reused only when durable.
-fn wait_for_room(engine: &Engine, at: Lsn, end: Lsn, charged: u64) -> Result<()> {
-    let ring_size = engine.geometry.ring_size;
-    let durable = engine.control.durable();
-    if durable.is_none_or(|(_, lsn)| end.0 > lsn.0 + ring_size) {
-        let needed = Lsn(end.0.saturating_sub(ring_size).next_multiple_of(8));
-        engine.wait_durable(needed, true, None)?;
-    }
+/// The error of a log that can't grow.
+fn no_log(engine: &Engine) -> Error {
+    let kept = engine.control.fixed().counters.wal_kept.load(Ordering::SeqCst);
+    let what = match kept {
+        0 => "the log".into(),
+        _ => format!(
+            "the log: {kept} segments are kept for followers (`Options::retain_changes`) and could not be deleted"
+        ),
+    };
+    Error::DiskFull { what }
+}
+
+/// Waits until the log is granted `charged` blocks. Everything before `at` is published. The caller ends the request.
+fn wait_for_grant(engine: &Engine, at: Lsn, charged: u64) -> Result<()> {
     let words = &engine.control.fixed().durable;
-    if charged <= words.granted.load(Ordering::Acquire) {
-        return Ok(());
-    }
     let start = Instant::now();
     let logger = &engine.control.fixed().logger;
-    // The logger preallocates; it says when it can't, having tried after this request.
+    // The logger preallocates, and counts each attempt that fails. One may be under way that began before this request, and does
+    // not know what a checkpoint has set free since. The next one does.
     let failures = logger.log_failures.load(Ordering::SeqCst);
     logger.log_request.store_fenced(charged);
     // Each small commit is charged a block, in case it is flushed by itself. A flush of many together uses few, and the rest
@@ -172,7 +238,7 @@ fn wait_for_room(engine: &Engine, at: Lsn, end: Lsn, charged: u64) -> Result<()>
             if charged <= words.granted.load(Ordering::SeqCst) {
                 return Some(Ok(()));
             }
-            if logger.log_failures.load(Ordering::SeqCst) != failures {
+            if logger.log_failures.load(Ordering::SeqCst).wrapping_sub(failures) >= 2 {
                 let errno = logger.log_errno.load(Ordering::Relaxed) as i32;
                 return Some(Err(match errno {
                     libc::ENOSPC => Error::DiskFull { what: "the log".into() },
@@ -194,9 +260,6 @@ fn wait_for_room(engine: &Engine, at: Lsn, end: Lsn, charged: u64) -> Result<()>
             Ok(())
         },
     );
-    // The request ends with whoever made it: a large one that was refused must not go on asking for files and
-    // checkpoints.
-    logger.log_request.store(0, Ordering::SeqCst);
     match ended {
         Ok(found) => found,
         Err(Ended::Stopped(error)) => Err(error),

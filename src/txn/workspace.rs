@@ -10,11 +10,20 @@
 //! hold). A pin taken later is on the newest commit or is given up again (`shm::pins`), and a page
 //! freed by then has freed ≤ committed, so it is never needed by that pin.
 //!
-//! Single pages stand in three queues by what may hold them: which one is a hint that lets allocation
+//! Single pages stand in four queues by what may hold them: which one is a hint that lets allocation
 //! look at a bounded few entries. Runs stand in one queue for each size class; the heads and tails of
 //! those are kept in a page of their own, the run directory.
+//!
+//! **What is recycled.** A page that is reused is written at the next checkpoint. So the queue of young pages, which
+//! is used first, holds no more than [`YOUNG_BYTES`]: updates go round these few pages, however many are free. What is freed
+//! beyond that is *cold*, and used when neither a young page nor one that a checkpoint has let go can be had. A transaction that
+//! takes as many pages as it frees leaves the lengths of all queues as they are; a queue consists of one page for each page
+//! full of entries, and three more at most.
+//!
+//! **A full store.** What to do when no page can be had, and which pages are left to deletes, is in [`super::room`].
 
 use super::queue::{self, Freed};
+use super::room::{self, Share, Wanted};
 use super::runs::{self, CLASSES, class_for, class_of, read_directory, run_len};
 use crate::engine::Engine;
 use crate::page::format::{self, PageKind};
@@ -23,15 +32,31 @@ use crate::shm::arena::Pages;
 use crate::slot::{QueueKind, QueueState, SlotImage};
 use crate::{Error, PageId, Result, TxnId};
 use std::collections::HashSet;
+use untorn_wal::Lsn;
 
 /// Queue entries that one allocation looks at in one queue before it goes on elsewhere.
 const LOOKS: u32 = 8;
 /// Entries of the pinned queue that each commit looks at, going round.
 const PINNED_LOOKS: u32 = 4;
+/// Entries that are looked at in each queue before a transaction fails.
+const LAST_LOOKS: u32 = 512;
+/// Bytes in young pages beyond which pages that become free are cold.
+const YOUNG_BYTES: usize = 1 << 20;
+/// Young pages that are recycled however large they are: as many as pins may hold for a moment.
+const YOUNG_MIN: usize = 64;
 
 /// The pages of one transaction.
 pub(crate) struct Workspace<'e> {
     engine: &'e Engine,
+    /// What the transaction began from.
+    base: SlotImage,
+    /// Where the log holds the transaction's first record.
+    log_from: Lsn,
+    /// How much of the space the transaction may use, and the pages that it leaves, once that was asked.
+    share: Share,
+    leaves: Option<u64>,
+    /// Nothing could be had by the usual few looks.
+    is_thorough: bool,
     /// The id that the transaction will have; pages born in it carry it.
     txn: TxnId,
     committed: TxnId,
@@ -54,11 +79,21 @@ pub(crate) struct Workspace<'e> {
     /// A page for the pinned queue, should that need one while pages are looked for.
     aside: Option<PageId>,
     spare_runs: Vec<(PageId, u32)>,
+    /// What is left of free runs that were broken. Each run was reusable as a whole, so its rest is reusable at once.
+    broken: Vec<(PageId, u32)>,
     /// Queue pages that were held against their checksums.
     verified: HashSet<PageId>,
 }
 
-/// Whose pins count.
+/// The pages that an entry needs which does not fit a queue's last page.
+struct NewTail {
+    /// The queue's first page, if it has none.
+    first: Option<PageId>,
+    /// The page that is reserved to follow the one that the entry goes to.
+    next: PageId,
+}
+
+/// Selects which pins protect pages from reuse.
 pub(crate) enum Protection {
     /// A live store: all pins, C and K.
     Live,
@@ -67,20 +102,32 @@ pub(crate) enum Protection {
 }
 
 impl<'e> Workspace<'e> {
-    /// The workspace of the transaction after `base`. The caller holds the writer lock.
+    /// The workspace of the transaction after `base`, whose first record the log will hold at `log_from`. The caller holds the
+    /// writer lock.
     ///
     /// # Errors
     /// As [`Engine::pins`].
-    pub(crate) fn new(engine: &'e Engine, base: SlotImage, txn: TxnId, protection: Protection) -> Result<Self> {
-        let (started, finished, pins) = match protection {
+    pub(crate) fn new(
+        engine: &'e Engine,
+        base: SlotImage,
+        log_from: Lsn,
+        txn: TxnId,
+        protection: Protection,
+    ) -> Result<Self> {
+        let (started, finished, pins, share) = match protection {
             Protection::Live => {
                 let (started, finished) = engine.checkpoints();
-                (started, finished, engine.pins()?)
+                (started, finished, engine.pins()?, Share::Shrinking)
             }
-            Protection::Recovery(checkpoint) => (checkpoint, checkpoint, Vec::new()),
+            Protection::Recovery(checkpoint) => (checkpoint, checkpoint, Vec::new(), Share::All),
         };
         Ok(Workspace {
             engine,
+            base,
+            log_from,
+            share,
+            leaves: None,
+            is_thorough: false,
             txn,
             committed: base.txn,
             started,
@@ -94,8 +141,36 @@ impl<'e> Workspace<'e> {
             spare: Vec::new(),
             aside: None,
             spare_runs: Vec::new(),
+            broken: Vec::new(),
             verified: HashSet::new(),
         })
+    }
+
+    /// Sets how much of the space the transaction may use from now on.
+    pub(crate) fn set_share(&mut self, share: Share) {
+        self.share = share;
+        self.leaves = None;
+    }
+
+    /// As [`Workspace::set_share`], if the transaction has done nothing yet that makes the store larger and is to do so now.
+    pub(crate) fn grow(&mut self) {
+        if self.share == Share::Shrinking {
+            self.set_share(Share::Growing);
+        }
+    }
+
+    /// Takes note of a checkpoint that was started or finished during the transaction.
+    ///
+    /// Queue pages that were filled in place until now are sealed from here on, if the checkpoint contains them. What the transaction
+    /// put there stands behind the end that the checkpoint knows, and stays as it is. Pins that have ended meanwhile hold
+    /// nothing any more; a new one is of the transaction that this one began from, and needs no page that was free there.
+    ///
+    /// # Errors
+    /// As [`Engine::pins`].
+    pub(crate) fn refresh(&mut self) -> Result<()> {
+        (self.started, self.finished) = self.engine.checkpoints();
+        self.pins = self.engine.pins()?;
+        Ok(())
     }
 
     /// The pages as the transaction sees them.
@@ -131,19 +206,118 @@ impl<'e> Workspace<'e> {
         if let Some(page) = self.spare.pop() {
             return Ok(page);
         }
-        self.set_aside()?;
-        for kind in [QueueKind::Young, QueueKind::Checkpoint] {
-            if let Some(page) = self.take_from(kind, LOOKS)? {
+        self.leave_reserve(1)?;
+        loop {
+            if let Some(page) = self.find_page()? {
                 return Ok(page);
             }
+            match self.extend(1) {
+                Err(full) if self.make_room(&full)? => {}
+                extended => return extended.map_err(|full| self.explain(full)),
+            }
         }
-        if let Some(page) = self.look_at_pinned(LOOKS)? {
-            return Ok(page);
+    }
+
+    /// A free page that can be reused, if a few looks find one.
+    fn find_page(&mut self) -> Result<Option<PageId>> {
+        if let Some(page) = self.take_broken(1) {
+            return Ok(Some(page));
         }
-        if let Some(page) = self.break_run()? {
-            return Ok(page);
+        self.set_aside()?;
+        let looks = self.looks();
+        for kind in [QueueKind::Young, QueueKind::Checkpoint, QueueKind::Cold] {
+            if let Some(page) = self.take_from(kind, looks)? {
+                return Ok(Some(page));
+            }
         }
-        self.extend(1)
+        if let Some(page) = self.look_at_pinned(looks)? {
+            return Ok(Some(page));
+        }
+        self.break_run()
+    }
+
+    fn looks(&self) -> u32 {
+        if self.is_thorough { LAST_LOOKS } else { LOOKS }
+    }
+
+    /// Takes pages from what is left of a run that this transaction has broken.
+    fn take_broken(&mut self, pages: u32) -> Option<PageId> {
+        let at = self.broken.iter().rposition(|(_, left)| *left >= pages)?;
+        let (page, left) = self.broken[at];
+        if left == pages {
+            self.broken.swap_remove(at);
+        } else {
+            self.broken[at] = (PageId(page.0 + pages), left - pages);
+        }
+        Some(page)
+    }
+
+    // ---- a full store
+
+    /// Sees to it that what the transaction has to leave to others is there after it has taken so many pages: free, or at the end of
+    /// the arena and backed by blocks.
+    ///
+    /// Free pages that the last checkpoint holds count, since another one sets them free. Those that pins hold don't.
+    fn leave_reserve(&mut self, pages: u32) -> Result<()> {
+        let page_size = self.engine.arena.page_size();
+        let left = *self.leaves.get_or_insert_with(|| {
+            let most = self.engine.arena.max_size() / page_size as u64;
+            self.share.leaves(page_size, self.image.high_water, most)
+        });
+        if left == 0 {
+            return Ok(());
+        }
+        let pinned = self.image.queues[QueueKind::Pinned as usize].count;
+        let end = |held: u64, work: &Self| {
+            let broken: u64 = work.broken.iter().map(|(_, pages)| u64::from(*pages)).sum();
+            let free = (work.image.free_pages + broken).saturating_sub(held);
+            let end = (u64::from(work.image.high_water) + u64::from(pages) + left).saturating_sub(free);
+            end * page_size as u64
+        };
+        let bytes = end(pinned, self);
+        let backed = self.engine.control.arena_bytes().unwrap_or(0);
+        if bytes <= backed {
+            return Ok(());
+        }
+        let Err(full) = self.back(bytes) else { return Ok(()) };
+        // What stands in the queue of pinned pages was found held once. Most of those pins may have ended since; the logger's own move
+        // on when all is durable, as it is after a checkpoint.
+        while end(0, self) <= backed {
+            let held = room::held_in(&self.pages(), &self.engine.arena, &self.base, &self.pins)?;
+            if end(held, self) <= backed {
+                return Ok(());
+            }
+            if !self.make_room(&full)? {
+                break;
+            }
+        }
+        Err(self.explain(full))
+    }
+
+    /// After `full`, does what can be done for a page to be found: look at more entries, then have a checkpoint taken of what the
+    /// transaction began from. False if nothing is left to do.
+    fn make_room(&mut self, full: &Error) -> Result<bool> {
+        if !room::is_full(full) {
+            return Ok(false);
+        }
+        if !std::mem::replace(&mut self.is_thorough, true) {
+            return Ok(true);
+        }
+        // In recovery nobody takes checkpoints, and nothing but the one that it began from holds anything.
+        if self.share == Share::All {
+            return Ok(false);
+        }
+        let is_made = room::checkpoint(self.engine, &self.base, self.log_from, Wanted::Pages)?;
+        self.refresh()?;
+        Ok(is_made)
+    }
+
+    /// The error that is returned in place of `full`: one that names the snapshot that holds most of the free pages, if any does.
+    fn explain(&self, full: Error) -> Error {
+        if !room::is_full(&full) || self.share == Share::All {
+            return full;
+        }
+        room::holder(self.engine, &self.base).unwrap_or(None).map_or(full, |what| Error::DiskFull { what })
     }
 
     /// The looks that follow may move entries to the pinned queue just while none can be reused that stands at the head
@@ -154,7 +328,8 @@ impl<'e> Workspace<'e> {
         if self.aside.is_some() || pinned.tail.is_none() || (room > 3 * LOOKS && !self.needs_next_page(&pinned)?) {
             return Ok(());
         }
-        self.aside = self.take_a_head(&[QueueKind::Young, QueueKind::Checkpoint, QueueKind::Pinned])?;
+        let kinds = [QueueKind::Young, QueueKind::Checkpoint, QueueKind::Cold, QueueKind::Pinned];
+        self.aside = self.take_a_head(&kinds)?;
         Ok(())
     }
 
@@ -244,19 +419,18 @@ impl<'e> Workspace<'e> {
         let page_size = self.engine.arena.page_size() as u64;
         let first = self.image.high_water;
         let end = u64::from(first) + u64::from(pages);
-        let bytes = end * page_size;
-        let grown = if bytes > self.engine.arena.max_size() || end > u64::from(u32::MAX) {
-            Err(Error::Limit { what: "the store's size in bytes", found: bytes, limit: self.engine.arena.max_size() })
-        } else {
-            self.engine.ensure_arena(bytes)
-        };
-        if let Err(error) = grown {
-            // A checkpoint may set pages free, and none comes by itself while no transaction gets through.
-            self.engine.request_checkpoint(self.committed);
-            return Err(error);
-        }
+        self.back(end * page_size)?;
         self.image.high_water = end as u32;
         Ok(PageId(first))
+    }
+
+    /// Sees to it that the first `bytes` of the arena are backed by blocks.
+    fn back(&self, bytes: u64) -> Result<()> {
+        let limit = self.engine.arena.max_size().min(u64::from(u32::MAX) * self.engine.arena.page_size() as u64);
+        if bytes > limit {
+            return Err(Error::Limit { what: "the store's size in bytes", found: bytes, limit });
+        }
+        self.engine.ensure_arena(bytes)
     }
 
     // ---- runs
@@ -281,6 +455,30 @@ impl<'e> Workspace<'e> {
         if let Some(at) = self.spare_runs.iter().position(|(_, spare)| *spare == len) {
             return Ok(self.spare_runs.swap_remove(at).0);
         }
+        self.leave_reserve(len)?;
+        loop {
+            if let Some(page) = self.take_broken(len) {
+                return Ok(page);
+            }
+            if let Some(page) = self.find_run(class)? {
+                return Ok(page);
+            }
+            // A run is split for a shorter one only when nothing else is left, so that long ones stay.
+            if self.is_thorough
+                && let Some(page) = self.split_run(class + 1, len)?
+            {
+                return Ok(page);
+            }
+            match self.extend(len) {
+                Err(full) if self.make_room(&full)? => {}
+                extended => return extended.map_err(|full| self.explain(full)),
+            }
+        }
+    }
+
+    /// A free run of this class that can be reused, if a few looks find one.
+    fn find_run(&mut self, class: usize) -> Result<Option<PageId>> {
+        let len = CLASSES[class];
         for _ in 0..LOOKS {
             let mut state = self.directory()?[class];
             let Some(entry) = self.peek(&mut state)? else { break };
@@ -296,11 +494,11 @@ impl<'e> Workspace<'e> {
                 return Err(self.engine.arena.damaged(entry.page, "a free run is shorter than its class"));
             }
             if entry.pages > len {
-                self.give(PageId(entry.page.0 + len), entry.pages - len, self.txn);
+                self.broken.push((PageId(entry.page.0 + len), entry.pages - len));
             }
-            return Ok(entry.page);
+            return Ok(Some(entry.page));
         }
-        self.extend(len)
+        Ok(None)
     }
 
     /// Takes a page from a free run, so that space once used by large values serves small ones.
@@ -308,8 +506,17 @@ impl<'e> Workspace<'e> {
         if self.image.run_directory.is_none() && self.directory.is_none() {
             return Ok(None);
         }
+        self.split_run(0, 1)
+    }
+
+    /// Takes pages from a free run of this class or a longer one, if the first of a queue can be reused. What is left of it
+    /// serves the same transaction.
+    ///
+    /// **I3** The run is reusable as a whole or not at all; so what is left of it is, from now on, and when the transaction is
+    /// rolled back the whole run is in its queue as before.
+    fn split_run(&mut self, least: usize, pages: u32) -> Result<Option<PageId>> {
         let classes = self.directory()?.len();
-        for class in 0..classes {
+        for class in least..classes {
             let mut state = self.directory()?[class];
             let Some(entry) = self.peek(&mut state)? else { continue };
             let reusable = self.reusable(&entry);
@@ -322,8 +529,11 @@ impl<'e> Workspace<'e> {
                 continue;
             }
             self.image.free_pages -= u64::from(entry.pages);
-            if entry.pages > 1 {
-                self.give(PageId(entry.page.0 + 1), entry.pages - 1, self.txn);
+            if entry.pages < pages {
+                return Err(self.engine.arena.damaged(entry.page, "a free run is shorter than its class"));
+            }
+            if entry.pages > pages {
+                self.broken.push((PageId(entry.page.0 + pages), entry.pages - pages));
             }
             return Ok(Some(entry.page));
         }
@@ -373,33 +583,44 @@ impl<'e> Workspace<'e> {
     /// comes if it `looks`, else from the heads of the other queues where it can, since queues that grew the arena page
     /// by page, and freed what they had used up, would grow it for ever. Called between two changes of queues, as it takes
     /// from them.
-    fn page_to_append(&mut self, state: QueueState, looks: bool) -> Result<Option<PageId>> {
+    fn page_to_append(&mut self, state: QueueState, looks: bool) -> Result<Option<NewTail>> {
         if !state.tail.is_none() && !self.needs_next_page(&state)? {
             return Ok(None);
         }
-        if looks { self.take_page().map(Some) } else { self.queue_page().map(Some) }
+        let mut take = || if looks { self.take_page() } else { self.queue_page() };
+        let first = if state.tail.is_none() { Some(take()?) } else { None };
+        Ok(Some(NewTail { first, next: take()? }))
     }
 
     fn queue_page(&mut self) -> Result<PageId> {
         if let Some(page) = self.spare.pop().or_else(|| self.aside.take()) {
             return Ok(page);
         }
-        match self.take_a_head(&[QueueKind::Young, QueueKind::Checkpoint])? {
-            Some(page) => Ok(page),
-            None => self.extend(1),
+        loop {
+            if let Some(page) = self.take_broken(1) {
+                return Ok(page);
+            }
+            if let Some(page) = self.take_a_head(&[QueueKind::Young, QueueKind::Checkpoint, QueueKind::Cold])? {
+                return Ok(page);
+            }
+            match self.extend(1) {
+                Err(full) if self.make_room(&full)? => {}
+                extended => return extended.map_err(|full| self.explain(full)),
+            }
         }
     }
 
-    /// Appends behind the published end; `next` is what [`Workspace::page_to_append`] gave.
-    fn append(&mut self, mut state: QueueState, entry: Freed, next: Option<PageId>) -> Result<QueueState> {
-        if let Some(next) = next {
-            let (page, previous_count) = if state.tail.is_none() {
-                let first = self.extend(1)?;
-                state.head = first;
-                state.head_index = 0;
-                (first, 0)
-            } else {
-                (self.pages().expect(state.tail, PageKind::FreeQueue)?.link, state.tail_index)
+    /// Appends behind the published end; `new` is what [`Workspace::page_to_append`] gave. Looking for those pages has appended to no
+    /// queue but that of pinned pages, which does not look.
+    fn append(&mut self, mut state: QueueState, entry: Freed, new: Option<NewTail>) -> Result<QueueState> {
+        if let Some(NewTail { first, next }) = new {
+            let (page, previous_count) = match first {
+                Some(first) => {
+                    state.head = first;
+                    state.head_index = 0;
+                    (first, 0)
+                }
+                None => (self.pages().expect(state.tail, PageKind::FreeQueue)?.link, state.tail_index),
             };
             self.pages().check(page, 1)?;
             self.format_queue_page(page, next, previous_count);
@@ -447,7 +668,7 @@ impl<'e> Workspace<'e> {
         loop {
             if let Some(entry) = self.freed.pop() {
                 self.requeue(entry)?;
-            } else if let Some((page, pages)) = self.spare_runs.pop() {
+            } else if let Some((page, pages)) = self.spare_runs.pop().or_else(|| self.broken.pop()) {
                 self.requeue(Freed { page, pages, birth: self.txn, freed: self.txn })?;
             } else if let Some(page) = self.spare.pop().or_else(|| self.aside.take()) {
                 self.requeue(Freed { page, pages: 1, birth: self.txn, freed: self.txn })?;
@@ -459,7 +680,12 @@ impl<'e> Workspace<'e> {
 
     fn kind_for(&self, entry: &Freed) -> QueueKind {
         let newest = if planted_bug!("reuse-running-checkpoint") { self.finished } else { self.started };
-        if entry.birth > newest { QueueKind::Young } else { QueueKind::Checkpoint }
+        let young_max = (YOUNG_BYTES / self.engine.arena.page_size()).max(YOUNG_MIN) as u64;
+        match entry.birth > newest {
+            false => QueueKind::Checkpoint,
+            true if self.image.queues[QueueKind::Young as usize].count < young_max => QueueKind::Young,
+            true => QueueKind::Cold,
+        }
     }
 
     fn requeue(&mut self, entry: Freed) -> Result<()> {
@@ -471,8 +697,9 @@ impl<'e> Workspace<'e> {
 
     /// The directory is replaced like any page; its new page must be there before the queues settle.
     fn prepare_directory(&mut self) -> Result<()> {
+        let has_runs = self.freed.iter().map(|entry| entry.pages).chain(self.broken.iter().map(|(_, pages)| *pages));
         let changes =
-            self.directory_changed || !self.spare_runs.is_empty() || self.freed.iter().any(|entry| entry.pages > 1);
+            self.directory_changed || !self.spare_runs.is_empty() || has_runs.into_iter().any(|pages| pages > 1);
         if !changes {
             return Ok(());
         }

@@ -2,6 +2,7 @@
 
 use super::catalog;
 use super::ops::{LARGE_VALUE, Op};
+use super::room::Share;
 use super::stream::Stream;
 use super::workspace::{Protection, Workspace};
 use crate::engine::Engine;
@@ -116,9 +117,10 @@ impl<'e> Write<'e> {
         stream: Option<Stream>,
         protection: Protection,
     ) -> Result<Write<'e>> {
+        let log_from = stream.as_ref().map_or(base.log_tail, Stream::from);
         Ok(Write {
             engine,
-            work: Workspace::new(engine, base, txn, protection)?,
+            work: Workspace::new(engine, base, log_from, txn, protection)?,
             base,
             txn,
             stream,
@@ -155,9 +157,21 @@ impl<'e> Write<'e> {
     fn log(&mut self, op: Op<'_>) -> Result<()> {
         self.changed = true;
         match &mut self.stream {
-            Some(stream) => stream.add(self.engine, op),
+            Some(stream) => {
+                let added = stream.add(self.engine, op);
+                // Also after an error, for what is done next.
+                if stream.take_checkpointed() {
+                    self.work.refresh()?;
+                }
+                added
+            }
             None => Ok(()),
         }
+    }
+
+    /// Lets the transaction use the pages that are left to deletes: it overwrites records with others of the same length.
+    pub(crate) fn overwrites_only(&mut self) {
+        self.work.set_share(Share::Reserved);
     }
 
     // ---- keyspaces
@@ -222,6 +236,7 @@ impl<'e> Write<'e> {
     }
 
     fn create_keyspace_as(&mut self, id: KeyspaceId, name: &str) -> Result<()> {
+        self.work.grow();
         let mut catalog = self.work.image.catalog;
         let entry = catalog::Entry { id, root: PageId::NONE, entries: 0, name: name.to_string() };
         catalog::store(&mut self.work, &mut catalog, &entry)?;
@@ -276,6 +291,7 @@ impl<'e> Write<'e> {
     pub(crate) fn put(&mut self, id: KeyspaceId, key: &[u8], value: &[u8]) -> Result<()> {
         self.check_limits(key, value.len() as u64)?;
         self.open(id)?;
+        self.work.grow();
         self.step(|write| {
             let page_size = write.engine.geometry.page_size;
             if edit::needs_run(page_size, key.len(), value.len()) {

@@ -114,6 +114,13 @@ impl<D: Disk> Log<D> {
         here.saturating_sub(1) + countable * (blocks - 2)
     }
 
+    /// Blocks that are left in the current segment.
+    #[must_use]
+    pub fn blocks_left(&self) -> u64 {
+        let blocks = u64::from(self.pool.shape().segment_blocks());
+        self.current.as_ref().filter(|c| !c.failed).map_or(0, |c| blocks - u64::from(c.next_block))
+    }
+
     /// Writes the bytes `from .. from + len` of the stream, which must continue what is written, without
     /// syncing. `len` 0 writes an empty batch, for what it states. Stops where the segment is full.
     ///
