@@ -13,12 +13,12 @@
 //! | 72 | 8 | log position from which recovery replays |
 //! | 80 | 8 | 1: nothing was committed after this checkpoint; else 0 |
 //! | 88 | 2 × 8 | what of the log is kept for its followers: bytes, milliseconds |
-//! | 104 | 8 | reserved, zero |
+//! | 104 | 8 | checksum word of the catalog's root page; 0 without a catalog, or if not stated |
 //! | 112 | 24 × 8 | the image of the commit, see `slot` |
 //! | 304 | 3,792 | zero |
 
 use crate::options::Geometry;
-use crate::slot::{SLOT_WORDS, SlotImage};
+use crate::slot::{self, SLOT_WORDS, SlotImage};
 use crate::{Error, Result, TxnId, dir};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -34,6 +34,8 @@ const SLOT_BYTES: usize = 4096;
 /// Bytes of a slot that are used. The checksum covers the whole slot, at the same place in all versions, so
 /// that a newer header is told apart from a damaged one.
 const USED: usize = 112 + SLOT_WORDS * 8;
+/// More headers than a store can come to have.
+const SERIAL_MAX: u64 = 1 << 62;
 const _: () = assert!(USED <= 512, "a header lies in one sector, which disks write whole");
 
 /// What a checkpoint says: the store's identity, its fixed parameters and one commit.
@@ -49,6 +51,9 @@ pub(crate) struct Header {
     pub(crate) clean: bool,
     /// What is kept of the log before this checkpoint. It stands here so that a restart knows.
     pub(crate) retention: Retention,
+    /// The checksum word of the catalog's root, which each commit changes: an arena of another time shows by it. 0: not
+    /// stated.
+    pub(crate) catalog_sum: u64,
     pub(crate) image: SlotImage,
 }
 
@@ -62,11 +67,35 @@ impl Header {
     /// # Errors
     /// [`Error::Limit`] before a newer header would count as older. No store comes to that by itself.
     pub(crate) fn next_serial(serial: u64) -> Result<u64> {
-        serial.checked_add(1).ok_or(Error::Limit {
-            what: "the serial of a header in checkpoint (restore a backup)",
-            found: serial,
-            limit: u64::MAX - 1,
-        })
+        match serial.checked_add(1) {
+            Some(next) if next <= SERIAL_MAX => Ok(next),
+            _ => Err(Error::Limit {
+                what: "the serial of a header in checkpoint (restore a backup)",
+                found: serial,
+                limit: SERIAL_MAX - 1,
+            }),
+        }
+    }
+
+    /// An error if a counter is half-way to its end, which no store comes to: what is written next must stay within what
+    /// [`Header::decode`] accepts.
+    pub(crate) fn refuse_exhausted(&self) -> Result<()> {
+        let image = &self.image;
+        let counters = [
+            (64, "serial", self.serial, SERIAL_MAX),
+            (72, "log position", self.log_position.0, Lsn::MAX.0),
+            (112 + 8 * 7, "number of records", image.records, slot::COUNT_MAX),
+            (112 + 8 * 8, "number of free pages", image.free_pages, slot::COUNT_MAX),
+            (112 + 8 * 9, "number of commits", image.commits, slot::COUNT_MAX),
+        ];
+        match counters.into_iter().find(|(_, _, found, max)| *found > max / 2) {
+            None => Ok(()),
+            Some((at, what, found, max)) => {
+                let offset = self.serial % 2 * SLOT_BYTES as u64 + at;
+                let what = format!("the header's {what} is {found}, expected at most {}", max / 2);
+                Err(Error::corrupt(dir::CHECKPOINT, offset, what))
+            }
+        }
     }
 
     pub(crate) fn encode(&self) -> [u8; SLOT_BYTES] {
@@ -86,11 +115,11 @@ impl Header {
             u64::from(self.clean),
             self.retention.bytes,
             u64::try_from(self.retention.age.as_millis()).unwrap_or(u64::MAX),
+            self.catalog_sum,
         ];
         for (i, word) in words.iter().enumerate() {
             bytes[32 + i * 8..40 + i * 8].copy_from_slice(&word.to_le_bytes());
         }
-        // 104..112: reserved, zero.
         for (i, word) in self.image.encode().iter().enumerate() {
             bytes[112 + i * 8..120 + i * 8].copy_from_slice(&word.to_le_bytes());
         }
@@ -99,9 +128,12 @@ impl Header {
         bytes
     }
 
-    /// Decodes a slot that stands at byte `offset` of the file.
-    fn decode(bytes: &[u8; SLOT_BYTES], offset: u64) -> Result<Header> {
-        let damaged = |what: String| Error::corrupt(dir::CHECKPOINT, offset, what);
+    /// Decodes the slot with this index. Every field is held against every limit that creation and checkpoints keep: a
+    /// checksum proves that the bytes are what was written, not who wrote them.
+    fn decode(bytes: &[u8; SLOT_BYTES], slot: u64) -> Result<Header> {
+        let offset = slot * SLOT_BYTES as u64;
+        let damaged_at = |at: usize, what: String| Error::corrupt(dir::CHECKPOINT, offset + at as u64, what);
+        let damaged = |what: String| damaged_at(0, what);
         if bytes[0..8] != MAGIC {
             return Err(damaged("no header of a store stands here".into()));
         }
@@ -117,31 +149,51 @@ impl Header {
                 what: format!("format version {}, this library knows {FORMAT_VERSION}", word32(8)),
             });
         }
-        if word(80) > 1 || bytes[104..112].iter().chain(&bytes[USED..]).any(|byte| *byte != 0) {
-            return Err(damaged("reserved bytes of the header are not zero".into()));
-        }
         let mut image = [0; SLOT_WORDS];
         for (i, slot) in image.iter_mut().enumerate() {
             *slot = word(112 + i * 8);
         }
+        if word(80) > 1 || !slot::is_reserved_zero(&image) || bytes[USED..].iter().any(|byte| *byte != 0) {
+            return Err(damaged("reserved bytes of the header are not zero".into()));
+        }
+        let geometry = Geometry {
+            page_size: usize::try_from(word(32)).unwrap_or(usize::MAX),
+            max_size: word(40),
+            ring_size: word(48),
+            segment_size: word(56),
+        };
+        if let Some((parameter, what)) = geometry.problem() {
+            return Err(damaged_at(32 + 8 * parameter as usize, what));
+        }
+        let (serial, log_position) = (word(64), Lsn(word(72)));
+        if serial % 2 != slot || serial > SERIAL_MAX {
+            let what = format!("the header has serial {serial}, which does not belong in slot {slot}");
+            return Err(damaged_at(64, what));
+        }
+        if !log_position.is_stored() {
+            let what = format!("log position {log_position} is not a multiple of 8 up to {}", Lsn::MAX);
+            return Err(damaged_at(72, what));
+        }
+        let image = SlotImage::decode(&image, dir::CHECKPOINT)?;
+        if let Some((word, what)) = image.problem(&geometry) {
+            return Err(damaged_at(112 + 8 * word, what));
+        }
         Ok(Header {
             store_id: bytes[16..32].try_into().expect("16 bytes"),
-            geometry: Geometry {
-                page_size: word(32) as usize,
-                max_size: word(40),
-                ring_size: word(48),
-                segment_size: word(56),
-            },
-            serial: word(64),
-            log_position: Lsn(word(72)),
+            geometry,
+            serial,
+            log_position,
             clean: word(80) != 0,
             retention: Retention { bytes: word(88), age: Duration::from_millis(word(96)) },
-            image: SlotImage::decode(&image, dir::CHECKPOINT)?,
+            catalog_sum: word(104),
+            image,
         })
     }
 
     /// Writes the header to the slot that does not hold the previous one, and syncs it.
     pub(crate) fn write(&self, file: &File) -> Result<()> {
+        // A header that the next open refuses must not take the place of one that it accepts.
+        Header::decode(&self.encode(), self.serial % 2)?;
         let offset = (self.serial % 2) * SLOT_BYTES as u64;
         crash_point!("header.before_write");
         file.write_all_at(&self.encode(), offset).map_err(Error::io("write of checkpoint"))?;
@@ -179,13 +231,20 @@ impl Header {
             let offset = slot * SLOT_BYTES as u64;
             let mut bytes = [0; SLOT_BYTES];
             file.read_exact_at(&mut bytes, offset).map_err(Error::io("read of checkpoint"))?;
-            match Header::decode(&bytes, offset) {
+            match Header::decode(&bytes, slot) {
                 Ok(header) => found.push(header),
                 Err(newer @ Error::Mismatch { .. }) => return Err(newer),
                 Err(error) => damage = Some(error),
             }
         }
         found.sort_by_key(|header| header.serial);
+        if let [older, newer] = &found[..]
+            && (older.store_id, older.geometry) != (newer.store_id, newer.geometry)
+        {
+            let offset = older.serial % 2 * SLOT_BYTES as u64;
+            let what = "its store id or fixed sizes are not those of the header in the other slot";
+            return Err(Error::corrupt(dir::CHECKPOINT, offset, what));
+        }
         Ok((found, damage))
     }
 }
@@ -205,13 +264,13 @@ mod tests {
 
     /// Computed by another program from the tables in this file and in `slot`; 16 bytes a line, the rest is zero.
     const GOLDEN: [&str; 19] = [
-        "756e746f726e4b01010000006627e263",
+        "756e746f726e4b010100000077672147",
         "000102030405060708090a0b0c0d0e0f",
         "00100000000000000000000000010000",
         "00002000000000000000800000000000",
         "09000000000000004044000000000000",
         "01000000000000000050000000000000",
-        "89670000000000000000000000000000",
+        "89670000000000007856341200000080",
         "34120000003000001100000022000000",
         "33030000000000004044000000000000",
         "55000000000000006600000000000000",
@@ -256,6 +315,7 @@ mod tests {
             log_position: Lsn(0x4440),
             clean: true,
             retention: Retention { bytes: 0x5000, age: Duration::from_millis(0x6789) },
+            catalog_sum: 0x8000_0000_1234_5678,
             image,
         }
     }
@@ -268,7 +328,7 @@ mod tests {
             bytes.chunks(16).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
         assert_eq!(lines[..GOLDEN.len()], GOLDEN);
         assert!(bytes[USED..].iter().all(|byte| *byte == 0));
-        assert_eq!(Header::decode(&bytes, 0).unwrap(), header());
+        assert_eq!(Header::decode(&bytes, 1).unwrap(), header());
     }
 
     /// Goal: no flipped bit is read as a header, nor reserved bytes that somebody has come to use.
@@ -278,14 +338,14 @@ mod tests {
         for bit in (0..USED * 8).chain((USED * 8..SLOT_BYTES * 8).step_by(331)) {
             let mut flipped = bytes;
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(Header::decode(&flipped, 0).is_err(), "bit {bit}");
+            assert!(Header::decode(&flipped, 1).is_err(), "bit {bit}");
         }
-        for at in [81, 104, 111, USED, SLOT_BYTES - 1] {
+        for at in [81, 112 + 20, 112 + 22 * 8, USED, SLOT_BYTES - 1] {
             let mut used = bytes;
             used[at] = 1;
             let sum = checksum(&used);
             used[12..16].copy_from_slice(&sum.to_le_bytes());
-            let error = Header::decode(&used, 4096).unwrap_err();
+            let error = Header::decode(&used, 1).unwrap_err();
             assert!(error.to_string().contains("checkpoint is damaged at byte 4096: reserved"), "{error}");
         }
     }

@@ -293,37 +293,23 @@ impl Options {
     /// What a store to be created with these options will be like.
     pub(crate) fn geometry(&self) -> Result<Geometry> {
         let page_size = self.page_size.unwrap_or(limits::PAGE_SIZE_DEFAULT);
-        if !page_size.is_power_of_two() || !(limits::PAGE_SIZE_MIN..=limits::PAGE_SIZE_MAX).contains(&page_size) {
-            return Err(Error::Invalid {
-                what: format!("page size {page_size} is not a power of two from 4096 to 65536"),
-            });
-        }
         let ring_size = self.ring_size.unwrap_or(limits::RING_SIZE_DEFAULT);
-        if !ring_size.is_power_of_two() || !(limits::RING_SIZE_MIN..=limits::RING_SIZE_MAX).contains(&ring_size) {
-            return Err(Error::Invalid {
-                what: format!("ring size {ring_size} is not a power of two from 64 KiB to 256 MiB"),
+        let segment_size = limits::SEGMENT_SIZE_DEFAULT.max(ring_size.saturating_mul(4));
+        let segment_size = self.segment_size.unwrap_or(segment_size);
+        let asked = self.max_size.unwrap_or(limits::MAX_SIZE_DEFAULT);
+        let max_size = asked.checked_next_multiple_of(limits::GROWTH_PIECE).unwrap_or(u64::MAX);
+        let geometry = Geometry { page_size, max_size, ring_size, segment_size };
+        if let Some((parameter, what)) = geometry.problem() {
+            return Err(match parameter {
+                Parameter::Max => Error::Limit {
+                    what: "the store's maximum size in bytes (at least 4 MiB)",
+                    found: asked,
+                    limit: geometry.max_size_max(),
+                },
+                _ => Error::Invalid { what },
             });
         }
-        let segment_size = self.segment_size.unwrap_or_else(|| limits::SEGMENT_SIZE_DEFAULT.max(ring_size * 4));
-        let fits = (4 * ring_size..=limits::SEGMENT_SIZE_MAX).contains(&segment_size);
-        if !segment_size.is_multiple_of(4096) || !fits {
-            return Err(Error::Invalid {
-                what: format!(
-                    "segment size {segment_size} is not a multiple of 4096 from four times the ring size {ring_size} to 1 GiB"
-                ),
-            });
-        }
-        let max_size = self.max_size.unwrap_or(limits::MAX_SIZE_DEFAULT);
-        let largest = (page_size as u64) << 32;
-        if max_size < limits::MAX_SIZE_MIN || max_size > largest {
-            return Err(Error::Limit {
-                what: "the store's maximum size in bytes (at least 4 MiB)",
-                found: max_size,
-                limit: largest,
-            });
-        }
-        let max_size = max_size.next_multiple_of(limits::GROWTH_PIECE);
-        Ok(Geometry { page_size, max_size, ring_size, segment_size })
+        Ok(geometry)
     }
 }
 
@@ -354,4 +340,57 @@ pub(crate) struct Geometry {
     pub(crate) max_size: u64,
     pub(crate) ring_size: u64,
     pub(crate) segment_size: u64,
+}
+
+/// The sizes in a [`Geometry`], in the order in which a header has them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Parameter {
+    Page,
+    Max,
+    Ring,
+    Segment,
+}
+
+impl Geometry {
+    /// The first parameter that no store has, and what is wrong with it. Creation and opening alike go by this, so that
+    /// sizes and offsets computed from a geometry never overflow, whatever a file contains.
+    pub(crate) fn problem(&self) -> Option<(Parameter, String)> {
+        let Geometry { page_size, max_size, ring_size, segment_size } = *self;
+        if !page_size.is_power_of_two() || !(limits::PAGE_SIZE_MIN..=limits::PAGE_SIZE_MAX).contains(&page_size) {
+            let what = format!("page size {page_size} is not a power of two from 4096 to 65536");
+            return Some((Parameter::Page, what));
+        }
+        if !ring_size.is_power_of_two() || !(limits::RING_SIZE_MIN..=limits::RING_SIZE_MAX).contains(&ring_size) {
+            let what = format!("ring size {ring_size} is not a power of two from 64 KiB to 256 MiB");
+            return Some((Parameter::Ring, what));
+        }
+        let fits = (4 * ring_size..=limits::SEGMENT_SIZE_MAX).contains(&segment_size);
+        if !segment_size.is_multiple_of(4096) || !fits {
+            let what = format!(
+                "segment size {segment_size} is not a multiple of 4096 from four times the ring size {ring_size} to 1 GiB"
+            );
+            return Some((Parameter::Segment, what));
+        }
+        let fits = (limits::MAX_SIZE_MIN..=self.max_size_max()).contains(&max_size);
+        if !max_size.is_multiple_of(limits::GROWTH_PIECE) || !fits {
+            let what = format!(
+                "maximum size {max_size} is not a multiple of {} from {} to {}",
+                limits::GROWTH_PIECE,
+                limits::MAX_SIZE_MIN,
+                self.max_size_max()
+            );
+            return Some((Parameter::Max, what));
+        }
+        None
+    }
+
+    /// The largest arena that page numbers can address, in bytes.
+    fn max_size_max(&self) -> u64 {
+        (self.page_size as u64) << 32
+    }
+
+    /// Pages in an arena of the greatest size.
+    pub(crate) fn pages_max(&self) -> u64 {
+        self.max_size / self.page_size as u64
+    }
 }

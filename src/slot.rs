@@ -21,7 +21,9 @@
 //! | 20 – 22 | the queue of cold pages, as those before |
 //! | 23 | checksum |
 
-use crate::{Error, PageId, Result, TxnId, Version};
+use crate::options::Geometry;
+use crate::txn::queue;
+use crate::{Error, PageId, Result, TxnId, Version, limits};
 use untorn_wal::Lsn;
 
 /// Words of an image; a multiple of the 8 words of a cache line.
@@ -41,6 +43,14 @@ pub(crate) enum QueueKind {
     Pinned = 2,
     /// As young ones, but more than are recycled: used only when the others have none.
     Cold = 3,
+}
+
+/// More than anything counted here can come to.
+pub(crate) const COUNT_MAX: u64 = 1 << 62;
+
+/// Whether the bits that are reserved are zero, as they are written.
+pub(crate) fn is_reserved_zero(words: &[u64; SLOT_WORDS]) -> bool {
+    words[2] >> 32 == 0
 }
 
 /// How many queues of single pages there are.
@@ -144,6 +154,54 @@ impl SlotImage {
         words[CELLS_FLOOR_AT] = self.cells_floor.as_u64();
         words[SLOT_WORDS - 1] = checksum(&words);
         words
+    }
+
+    /// The first word that no commit of such a store publishes, and what is wrong with it. Of an image at rest, whose
+    /// checksum proves nothing of its origin.
+    pub(crate) fn problem(&self, geometry: &Geometry) -> Option<(usize, String)> {
+        let pages = self.high_water;
+        let no_page = |page: PageId| page.0 >= pages && !page.is_none();
+        let pages_max = geometry.pages_max();
+        if pages == 0 || u64::from(pages) > pages_max {
+            return Some((2, format!("the high-water mark is page {pages}, expected 1 to {pages_max}")));
+        }
+        if no_page(self.catalog) || no_page(self.run_directory) {
+            let (catalog, directory) = (self.catalog.0, self.run_directory.0);
+            let what =
+                format!("the catalog is page {catalog} and the run directory page {directory}, of {pages} pages");
+            return Some((1, what));
+        }
+        if !self.log_tail.is_stored() {
+            return Some((3, format!("the record ends at log position {}, which is none", self.log_tail)));
+        }
+        if self.next_keyspace == 0 {
+            return Some((5, "the next keyspace has number 0, expected 1 or more".into()));
+        }
+        let keyspaces_max = limits::KEYSPACES_MAX.min(self.next_keyspace - 1);
+        let counts = [
+            (6, "keyspaces", self.keyspaces, keyspaces_max),
+            (7, "records", self.records, COUNT_MAX),
+            (8, "free pages", self.free_pages, COUNT_MAX),
+            (9, "commits", self.commits, COUNT_MAX),
+        ];
+        for (word, what, found, max) in counts {
+            if found > max {
+                return Some((word, format!("the commit counts {found} {what}, expected at most {max}")));
+            }
+        }
+        let entries_max = queue::capacity(geometry.page_size);
+        for (index, queue) in self.queues.iter().enumerate() {
+            let fits = !no_page(queue.head)
+                && !no_page(queue.tail)
+                && queue.head.is_none() == queue.tail.is_none()
+                && queue.head_index.max(queue.tail_index) <= entries_max
+                && queue.count <= COUNT_MAX;
+            if !fits {
+                let what = format!("queue {index} has impossible ends ({queue:?}, {pages} pages)");
+                return Some((QUEUES_AT[index], what));
+            }
+        }
+        None
     }
 
     /// The image of these words, which came from `file` (named in the error).

@@ -218,6 +218,7 @@ fn write_header(logger: &Logger, image: &SlotImage, log_position: Lsn, clean: bo
         log_position,
         clean,
         retention: settings::retention(&engine.control),
+        catalog_sum: if image.catalog.is_none() { 0 } else { engine.arena.checksum_word(image.catalog) },
         image: *image,
     };
     if let Err(error) = header.write(&file) {

@@ -86,7 +86,7 @@ impl Flusher {
     /// The flusher of a log that was just recovered: everything up to `stated.durable` is durable, and
     /// the next segment starts there with what `fill` gives.
     pub(super) fn new(logger: Arc<Logger>, stated: Stated) -> Flusher {
-        let log = Log::new(logger.pool.clone());
+        let log = Log::new(logger.pool.clone()).with_region(logger.engine.control.region());
         Flusher {
             logger,
             log,
@@ -546,6 +546,7 @@ impl Flusher {
             let len = tail.bytes_since(durable);
             let reached = self.log.start_segment(&stated, len, &mut |lsn, bytes| copy_out(ring, lsn, bytes))?;
             crash_point!("segment.started");
+            self.note_segment();
             logger.engine.control.fixed().counters.fsyncs.fetch_add(3, Ordering::Relaxed);
             logger.count_segments();
             tracing::debug!(from = durable.0, to = reached.0, "log segment started");
@@ -554,6 +555,13 @@ impl Flusher {
             if durable >= tail {
                 return Ok(());
             }
+        }
+    }
+
+    /// Notes which segment is the newest, whose header is durable: see [`crate::shm::control::Control::is_of_log`].
+    fn note_segment(&self) {
+        if let Some(number) = self.log.number() {
+            self.logger.engine.control.fixed().logger.segment.store(number.0, Ordering::Release);
         }
     }
 
@@ -571,6 +579,7 @@ impl Flusher {
             };
             let start = durable.0;
             durable = self.log.start_segment(&stated, rest, &mut fill).map_err(log_error)?;
+            self.note_segment();
             tracing::debug!(from = start, to = durable.0, "log segment started");
             if durable.bytes_since(from) as usize >= bytes.len() {
                 // The stream ends with a whole record there.

@@ -5,6 +5,7 @@
 //! - `privileges`: how one that root starts becomes the store's owner
 //! - `process`: its life, from the initialisation lock to leaving
 //! - `panics`: what becomes of it when one of its threads panics
+//! - `check`: what it checks before it recovers, without changing a byte
 //! - `recover`: what it does first when nobody lives: checkpoint, log, ring
 //! - `flush`: the flush thread: ring → segment → fsync → acknowledgement
 //! - `recover_cells`: the same for cells and counters
@@ -15,6 +16,7 @@
 //! - `settings`: what clients tell it through `control`
 
 pub(crate) mod background;
+mod check;
 pub(crate) mod checkpoint;
 pub(crate) mod daemon;
 pub(crate) mod flush;

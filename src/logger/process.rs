@@ -7,7 +7,7 @@
 use super::flush::Flusher;
 use super::panics::Panics;
 use super::serve::{self, Server};
-use super::{background, checkpoint, recover, sampler, settings};
+use super::{background, check, checkpoint, recover, sampler, settings};
 use crate::client::{attach, lock_init};
 use crate::dir::{self, Dir};
 use crate::engine::{Engine, has_clients, now_ns};
@@ -24,7 +24,7 @@ use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-use untorn_wal::{LogError, LogShape, Lsn, Pool, RealDisk, Stated, StoreId, Survey};
+use untorn_wal::{LogError, LogShape, Lsn, Pool, RealDisk, StoreId, Survey};
 
 /// How often the logger looks whether it is still needed.
 const LOOK: Duration = Duration::from_millis(25);
@@ -129,18 +129,39 @@ fn prepare(dir: Dir, lock_file: LockFileId, byte: Weak<Claim>) -> Result<(Arc<Lo
     let (mut header, damage) = Header::read(&dir.need_file(dir::CHECKPOINT, true)?)?;
     // The damaged one may have been newer, and have said that the store was in use again.
     header.clean &= damage.is_none();
+    header.refuse_exhausted()?;
     let disk = Arc::new(open_log(&dir)?);
     let shape = LogShape::new(StoreId(header.store_id), header.geometry.segment_size).map_err(log_error)?;
     let survey = Survey::take(&*disk, &shape).map_err(log_error)?;
-    refuse_old_header(&header, damage, &survey.stated)?;
+    check::refuse_old_header(&header, damage, &survey.stated)?;
+    check::refuse_last_segment(&survey)?;
     let old = attach(&dir, &header)?;
     let alive = dir.with_fd(|fd| Ok(has_clients(&Tester::open(fd, Some(lock_file))?)))?;
+    let is_of_log = |control: &Control| control.is_of_log(survey.segments.last().map(|newest| &newest.header));
+    let old = match old {
+        Some(control) if is_of_log(&control) => Some(control),
+        Some(_) if alive => {
+            return Err(Error::Mismatch {
+                file: dir::WAL.into(),
+                what: "processes have the store open, and the log is not the one that they write: its files were replaced; \
+                       close the store in all processes and open it again"
+                    .into(),
+            });
+        }
+        _ => None,
+    };
+    if !alive {
+        check::check_log(&disk, &survey, &header)?;
+    }
     let presence = Presence::take(&dir, LOGGER_IDS, lock_file)?;
     // Its own claim first: of two participants that come at once, one sees the other.
     presence::refuse_others(&dir, lock_file)?;
     let me = presence.id();
     let arena_file = dir.need_file(dir::ARENA, true)?;
     let arena = Arena::open(&arena_file, header.store_id, &header.geometry, header.image.high_water)?;
+    if !alive {
+        check::check_arena(&arena, &header)?;
+    }
     arena.make_writable(|| Ok(arena_file))?;
     let engine = |control: Control, dir: Dir, arena: Arena| Engine {
         dir,
@@ -201,6 +222,9 @@ fn prepare(dir: Dir, lock_file: LockFileId, byte: Weak<Claim>) -> Result<(Arc<Lo
             background::ensure_spares(&pool, 2)?;
             let (control, control_file) = recover::fresh_control(&dir, &header)?;
             settings::store_retention(&control, retention);
+            if let Some(old) = &old {
+                control.continue_region(old);
+            }
             let engine = engine(control, dir, arena);
             let recovered = recover::replay(&engine, &header, &disk, &shape, old.as_ref());
             if matches!(recovered, Err(Error::DiskFull { .. })) {
@@ -218,22 +242,6 @@ fn prepare(dir: Dir, lock_file: LockFileId, byte: Weak<Claim>) -> Result<(Arc<Lo
     // Whoever waits for something that the dead logger was to do looks again.
     logger.engine.wake_waiters();
     Ok((logger, flusher))
-}
-
-/// A header older than the newest checkpoint that the log states must not be used: its pages may have
-/// been reused since. Of two checkpoints of one transaction, the log before the later one may be gone.
-fn refuse_old_header(header: &Header, damage: Option<Error>, stated: &Stated) -> Result<()> {
-    if header.txn().as_u64() >= stated.checkpoint_txn && header.log_position >= stated.checkpoint_lsn {
-        return Ok(());
-    }
-    let newest = TxnId::from_u64(stated.checkpoint_txn);
-    Err(damage.unwrap_or_else(|| {
-        Error::corrupt(
-            dir::CHECKPOINT,
-            0,
-            format!("the newest header is of transaction {}, the log states a checkpoint of {newest}", header.txn()),
-        )
-    }))
 }
 
 /// Starts the threads, calls `on_ready`, and looks now and then whether they are still needed.
@@ -385,8 +393,13 @@ fn leave(logger: &Logger, in_order: bool) {
     // A store to which nothing was committed since a loss is not in order: the next life must not go on with the ids and
     // versions that follow, which may have been given before the loss.
     let is_begun = engine.control.incarnation().is_ok_and(|next| next == engine.control.committed().incarnation());
-    let _ = done.and_then(|()| checkpoint::take(logger, in_order && is_begun, PATIENCE));
+    let done = done.and_then(|()| checkpoint::take(logger, in_order && is_begun, PATIENCE));
     engine.control.fixed().logger.pid.store(0, Ordering::Relaxed);
+    // All that is needed is in the other files now. If a backup replaces them before the next open, that open must not
+    // believe this region, which is of a later time.
+    if in_order && done.is_ok() {
+        engine.control.invalidate();
+    }
 }
 
 impl Logger {

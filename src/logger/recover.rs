@@ -38,6 +38,8 @@ pub(super) struct Recovered {
     bytes: Vec<u8>,
     /// Where the last whole record ends.
     end: Lsn,
+    /// What the old region holds is of the same time as the log.
+    counts_old: bool,
 }
 
 /// Makes a region that holds the checkpoint's state, under a name that nobody opens.
@@ -98,8 +100,13 @@ pub(super) fn replay(
     let mut scan = Scan::open(disk, shape, header.log_position).map_err(log_error)?;
     let stated = scan.max_stated();
     let mut replay = Replay::new(engine, header.txn(), header.log_position);
-    let mut recovered =
-        Recovered { stated, from: stated.durable.max(header.log_position), bytes: Vec::new(), end: Lsn::ZERO };
+    let mut recovered = Recovered {
+        stated,
+        from: stated.durable.max(header.log_position),
+        bytes: Vec::new(),
+        end: Lsn::ZERO,
+        counts_old: false,
+    };
     while let Some((lsn, bytes)) = scan.next_chunk().map_err(log_error)? {
         recovered.keep(lsn, bytes);
         replay.feed(bytes)?;
@@ -110,6 +117,11 @@ pub(super) fn replay(
         if let Some(bytes) = ring_bytes(old, next)? {
             replay.feed_until_bad(&bytes)?;
             recovered.keep(next, &bytes);
+        }
+        // What it calls durable is in the log, or at least in its ring. If not, the log is of an earlier time.
+        recovered.counts_old = old.durable().is_none_or(|(_, durable)| durable <= next.max(replay.next()));
+        if !recovered.counts_old {
+            engine.control.begin_region()?;
         }
     }
     crash_point!("recover.ring_replayed");
@@ -220,7 +232,7 @@ pub(super) fn finish(
     let untouched = header.clean && last == header.txn() && recovered.bytes.is_empty() && used == last.incarnation();
     let incarnation = if untouched { used } else { used.min(INCARNATION_MAX) + 1 };
     engine.control.begin_incarnation(incarnation, untouched);
-    recover_cells::restore(engine, old.filter(|old| old.poison() == 0), control_file, incarnation)?;
+    recover_cells::restore(engine, old.filter(|_| recovered.counts_old), control_file, incarnation)?;
     crash_point!("recover.before_rename");
     control_file.sync_all().map_err(Error::io("sync of control"))?;
     engine.dir.rename_file(FRESH, dir::CONTROL)?;

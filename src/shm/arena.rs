@@ -190,6 +190,11 @@ impl Arena {
         self.word(id, 0).store(Self::sum(body), Ordering::Relaxed);
     }
 
+    /// The checksum word of a page, which must lie in the file.
+    pub(crate) fn checksum_word(&self, id: PageId) -> u64 {
+        self.word(id, 0).load(Ordering::Relaxed)
+    }
+
     /// Holds a page or run, born at or before the newest checkpoint, against its checksum.
     pub(crate) fn verify_checksum(&self, body: &[u8], id: PageId) -> Result<()> {
         let found = self.word(id, 0).load(Ordering::Relaxed);

@@ -30,7 +30,7 @@ use std::mem::{offset_of, size_of};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
-use untorn_wal::Lsn;
+use untorn_wal::{Lsn, segment::SegmentHeader};
 
 /// Where the region has numbers that lead to memory, each with its complement, by what they count: who damages a region for a test
 /// damages these above all.
@@ -41,7 +41,7 @@ pub const CHECKED_NUMBERS: &[(&str, u64)] = &[
 ];
 
 /// "untornC", and the version of this layout. These, and whose region it is, stand where they do in every version.
-const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x09");
+const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x0a");
 /// The version of this layout.
 pub(crate) const LAYOUT: u8 = MAGIC.to_le_bytes()[7];
 /// Commit slots; the slot of a transaction is its sequence number modulo this.
@@ -76,6 +76,8 @@ pub(crate) struct Identity {
     max_size: AtomicU64,
     ring_size: AtomicU64,
     segment_size: AtomicU64,
+    /// Names the life of the store that this region belongs to: the headers of the log's segments repeat it.
+    region: AtomicU64,
 }
 
 /// Where the region says which inode it is, and then on which device: who copies one for a test makes it the copy's own.
@@ -183,6 +185,8 @@ pub(crate) struct LoggerWords {
     pub(crate) yielded: AtomicU64,
     /// Blocks that a waiting writer needs to be granted.
     pub(crate) log_request: AtomicU64,
+    /// The number of the segment that was started last; stored after its header is durable.
+    pub(crate) segment: AtomicU64,
     /// Counts the flush thread's rounds: a living logger that doesn't move it is stalled.
     pub(crate) beats: AtomicU64,
     /// When the logger started, on the monotonic clock.
@@ -391,6 +395,7 @@ impl Control {
         identity.max_size.store(geometry.max_size, Ordering::Relaxed);
         identity.ring_size.store(geometry.ring_size, Ordering::Relaxed);
         identity.segment_size.store(geometry.segment_size, Ordering::Relaxed);
+        control.begin_region()?;
         let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         control.fixed().counters.began_unix_seconds.store(began.as_secs(), Ordering::Relaxed);
         identity.magic.store(MAGIC, Ordering::Relaxed);
@@ -506,7 +511,9 @@ impl Control {
             })
             && identity.is_of(file)?
             && identity.page_size.load(Ordering::Relaxed) == geometry.page_size as u64
+            && identity.max_size.load(Ordering::Relaxed) == geometry.max_size
             && identity.ring_size.load(Ordering::Relaxed) == geometry.ring_size
+            && identity.segment_size.load(Ordering::Relaxed) == geometry.segment_size
             && control.is_covered_by(file)?;
         Ok(fits.then_some(control))
     }
@@ -558,6 +565,42 @@ impl Control {
     pub(crate) fn set_arena_bytes(&self, bytes: u64) {
         let pieces = (bytes / limits::GROWTH_PIECE) as u32;
         self.fixed().arena_bytes.store(checked(pieces), Ordering::Release);
+    }
+
+    /// What the headers of the log's segments repeat.
+    pub(crate) fn region(&self) -> u64 {
+        self.fixed().identity.region.load(Ordering::Relaxed)
+    }
+
+    /// Makes this the region of a new life, whose log no earlier region belongs to.
+    pub(crate) fn begin_region(&self) -> Result<()> {
+        let mut random = [0; 8];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+            .map_err(Error::sys("random number for the shared region"))?;
+        // Not 0, which a segment has that was started without a region.
+        self.fixed().identity.region.store(u64::from_le_bytes(random) | 1, Ordering::Relaxed);
+        self.fixed().logger.segment.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Makes this the region of the same life as `old`: a recovery that dies has lost nothing that `old` holds.
+    pub(crate) fn continue_region(&self, old: &Control) {
+        self.fixed().identity.region.store(old.region(), Ordering::Relaxed);
+        self.fixed().logger.segment.store(old.fixed().logger.segment.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Whether the newest segment of the log is one that was started in this region's life, and no older than the last
+    /// one that the region knows. If not, the files are of another time than the region, which must not be believed then:
+    /// a backup was copied over them, say. A newer one is as good: its logger died before it could store the number.
+    pub(crate) fn is_of_log(&self, newest: Option<&SegmentHeader>) -> bool {
+        let number = self.fixed().logger.segment.load(Ordering::Relaxed);
+        newest.is_some_and(|newest| newest.region == self.region() && newest.number.0 >= number)
+    }
+
+    /// By the last process of a store that it leaves in order: no open accepts this region any more, or its copy. The file
+    /// stays, so that the next open has its blocks on a full disk.
+    pub(crate) fn invalidate(&self) {
+        self.fixed().identity.magic.store(0, Ordering::Release);
     }
 
     /// An error if the file is not this region.

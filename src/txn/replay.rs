@@ -3,12 +3,89 @@
 //! A streamed transaction is applied frame by frame and rolled back if its commit never comes, so replay
 //! needs no more memory than the original did.
 
-use super::ops::Ops;
+use super::ops::{Op, Ops};
 use super::write::Write;
 use crate::engine::Engine;
-use crate::{Error, Result, TxnId};
+use crate::{Error, Result, TxnId, limits};
 use untorn_wal::Lsn;
 use untorn_wal::record::{self, Decoded, RecordKind};
+
+/// An error if a record of `txn` can't come next after the commit of `base`.
+fn follows(base: TxnId, txn: TxnId, kind: RecordKind) -> Result<(), String> {
+    if kind == RecordKind::Abort || base.precedes(txn) {
+        return Ok(());
+    }
+    Err(format!("transaction {txn} does not follow {base}"))
+}
+
+/// Reads the stream that follows a checkpoint without applying it: a damaged log is found before recovery changes a
+/// byte of any file.
+pub(crate) struct Check {
+    seed: u32,
+    page_size: usize,
+    last: TxnId,
+    rest: Vec<u8>,
+    at: Lsn,
+}
+
+impl Check {
+    /// Begins at `from`, behind the commit of `checkpoint`. `seed` is that of the store's records.
+    pub(crate) fn new(seed: u32, page_size: usize, checkpoint: TxnId, from: Lsn) -> Check {
+        Check { seed, page_size, last: checkpoint, rest: Vec::new(), at: from }
+    }
+
+    /// Checks the records in `bytes`, which continue the stream.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if they are no records, are out of order, or have no whole operations.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<()> {
+        self.rest.extend_from_slice(bytes);
+        let mut used = 0;
+        loop {
+            let at = self.at;
+            let damaged = |what: String| Error::corrupt("wal", at.0, format!("log position {}: {what}", at.0));
+            match record::decode(&self.rest[used..], self.seed, at) {
+                Decoded::Record { txn, kind, payload, len } => {
+                    let txn = TxnId::from_u64(txn);
+                    follows(self.last, txn, kind).map_err(damaged)?;
+                    // What lies in an abort record is never applied.
+                    if kind != RecordKind::Abort {
+                        Ops::new(payload).try_for_each(|op| self.check_op(&op?)).map_err(damaged)?;
+                    }
+                    if matches!(kind, RecordKind::Commit | RecordKind::FrameCommit) {
+                        self.last = txn;
+                    }
+                    used += len;
+                    self.at = Lsn(at.0 + len as u64);
+                }
+                Decoded::Incomplete => break,
+                Decoded::Bad(reason) => return Err(damaged(reason.to_string())),
+            }
+        }
+        self.rest.drain(..used);
+        Ok(())
+    }
+
+    /// Holds an operation against the limits that the call kept by which it came into the log.
+    fn check_op(&self, op: &Op<'_>) -> Result<(), String> {
+        let key_max = limits::key_len_max(self.page_size) as u64;
+        let (what, found, max) = match op {
+            Op::Put { key, .. } | Op::Delete { key, .. } => ("a key of bytes", key.len() as u64, key_max),
+            Op::LargePut { key, .. } if key.len() as u64 > key_max => ("a key of bytes", key.len() as u64, key_max),
+            Op::LargePut { len, .. } => ("a value of bytes", u64::from(*len), limits::VALUE_LEN_MAX),
+            Op::CreateKeyspace { name, .. } => {
+                ("a name of bytes", name.len() as u64, limits::KEYSPACE_NAME_LEN_MAX as u64)
+            }
+            Op::DropKeyspace { .. } | Op::LargeBytes(_) | Op::Incarnation { .. } | Op::CellsFloor(_) => return Ok(()),
+        };
+        if found > max { Err(format!("an operation has {what} {found}, the limit is {max}")) } else { Ok(()) }
+    }
+
+    /// The last transaction that the stream commits.
+    pub(crate) fn last(&self) -> TxnId {
+        self.last
+    }
+}
 
 /// Applies the stream of records that follows a checkpoint.
 pub(crate) struct Replay<'e> {
@@ -60,9 +137,8 @@ impl<'e> Replay<'e> {
             match record::decode(&rest[used..], self.engine.record_seed(), self.at) {
                 Decoded::Record { txn, kind, payload, len } => {
                     let txn = TxnId::from_u64(txn);
-                    let base = self.engine.control.committed();
-                    if kind != RecordKind::Abort && !base.precedes(txn) {
-                        wrong = Some(format!("transaction {txn} does not follow {base}"));
+                    if let Err(what) = follows(self.engine.control.committed(), txn, kind) {
+                        wrong = Some(what);
                         break;
                     }
                     self.apply(txn, kind, payload, Lsn(self.at.0 + len as u64))?;

@@ -343,7 +343,7 @@ impl<'e> Workspace<'e> {
             if self.reusable(&entry) {
                 self.skip(&mut state);
                 self.image.queues[kind] = state;
-                self.image.free_pages -= 1;
+                self.image.free_pages = self.image.free_pages.saturating_sub(1);
                 return Ok(Some(entry.page));
             }
         }
@@ -364,7 +364,7 @@ impl<'e> Workspace<'e> {
             }
             self.skip(&mut state);
             self.image.queues[kind as usize] = state;
-            self.image.free_pages -= 1;
+            self.image.free_pages = self.image.free_pages.saturating_sub(1);
             if self.reusable(&entry) {
                 return Ok(Some(entry.page));
             }
@@ -381,7 +381,7 @@ impl<'e> Workspace<'e> {
             let Some(entry) = self.peek(&mut state)? else { break };
             self.skip(&mut state);
             self.image.queues[kind] = state;
-            self.image.free_pages -= 1;
+            self.image.free_pages = self.image.free_pages.saturating_sub(1);
             if self.reusable(&entry) {
                 return Ok(Some(entry.page));
             }
@@ -485,7 +485,7 @@ impl<'e> Workspace<'e> {
             self.skip(&mut state);
             self.directory()?[class] = state;
             self.directory_changed = true;
-            self.image.free_pages -= u64::from(entry.pages);
+            self.image.free_pages = self.image.free_pages.saturating_sub(u64::from(entry.pages));
             if !self.reusable(&entry) {
                 self.push_run(class, entry)?;
                 continue;
@@ -528,7 +528,7 @@ impl<'e> Workspace<'e> {
             if !reusable {
                 continue;
             }
-            self.image.free_pages -= u64::from(entry.pages);
+            self.image.free_pages = self.image.free_pages.saturating_sub(u64::from(entry.pages));
             if entry.pages < pages {
                 return Err(self.engine.arena.damaged(entry.page, "a free run is shorter than its class"));
             }

@@ -257,7 +257,7 @@ impl<'e> Write<'e> {
             let mut catalog = write.work.image.catalog;
             catalog::remove(&mut write.work, &mut catalog, &tree.entry)?;
             write.work.image.catalog = catalog;
-            write.work.image.keyspaces -= 1;
+            write.work.image.keyspaces = write.work.image.keyspaces.saturating_sub(1);
             write.work.image.records -= tree.entry.entries.min(write.work.image.records);
             write.log(Op::DropKeyspace { keyspace: id, name: &tree.entry.name })
         })
@@ -339,8 +339,8 @@ impl<'e> Write<'e> {
         tree.entry.root = root;
         tree.changed = true;
         if !replaced {
-            tree.entry.entries += 1;
-            self.work.image.records += 1;
+            tree.entry.entries = tree.entry.entries.saturating_add(1);
+            self.work.image.records = self.work.image.records.saturating_add(1);
         }
         Ok(())
     }

@@ -276,6 +276,18 @@ pub(crate) fn still_stated(statements: &[Statement], file: &str, damaged: std::o
     statements.iter().filter(whole).map(|statement| statement.txn).max().unwrap_or(0)
 }
 
+/// The bytes of every file in a store's directory, whatever its name: a store that is refused keeps them all.
+pub(crate) fn all_files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for folder in ["", "wal/"] {
+        let Ok(entries) = fs::read_dir(dir.join(folder)) else { continue };
+        for entry in entries.flatten().filter(|entry| entry.path().is_file()) {
+            found.insert(format!("{folder}{}", entry.file_name().to_string_lossy()), fs::read(entry.path()).unwrap());
+        }
+    }
+    found
+}
+
 /// A path for the next copy.
 pub(crate) fn numbered(dir: &Path, number: usize) -> PathBuf {
     dir.join(format!("copy-{number}"))

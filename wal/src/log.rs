@@ -64,6 +64,7 @@ pub struct Log<D: Disk> {
     pool: Arc<Pool<D>>,
     current: Option<Current<D::File>>,
     buf: AlignedBuf,
+    region: u64,
 }
 
 /// The segment that is being written.
@@ -86,7 +87,20 @@ impl<D: Disk> Log<D> {
     /// A log that has no segment yet: the first thing to do is [`Log::start_segment`].
     #[must_use]
     pub fn new(pool: Arc<Pool<D>>) -> Self {
-        Self { pool, current: None, buf: AlignedBuf::new(BATCH_BYTES_MAX) }
+        Self { pool, current: None, buf: AlignedBuf::new(BATCH_BYTES_MAX), region: 0 }
+    }
+
+    /// The same log, whose segments' headers will contain `region`: so the caller recognises, after a crash, that the
+    /// newest segment is one that it started.
+    #[must_use]
+    pub fn with_region(self, region: u64) -> Self {
+        Self { region, ..self }
+    }
+
+    /// The number of the segment that was started last.
+    #[must_use]
+    pub fn number(&self) -> Option<SegmentNumber> {
+        self.current.as_ref().map(|current| current.number)
     }
 
     /// The files.
@@ -206,7 +220,8 @@ impl<D: Disk> Log<D> {
             current.failed = true;
         }
         let started_ms = now_ms();
-        let header = SegmentHeader { number, salt, start: stated.durable, stated: *stated, started_ms };
+        let header =
+            SegmentHeader { number, salt, start: stated.durable, stated: *stated, started_ms, region: self.region };
         let started = self.write_segment(file, &name, &header, len, fill);
         self.pool.give_back(&name, started.is_ok().then_some(Started { number, start: stated.durable, started_ms }));
         let current = started?;

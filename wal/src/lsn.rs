@@ -12,6 +12,9 @@ impl Lsn {
     /// The beginning of the stream.
     pub const ZERO: Lsn = Lsn(0);
 
+    /// No stored position is higher: what is added to one that was checked against this does not overflow.
+    pub const MAX: Lsn = Lsn(1 << 62);
+
     /// The position `bytes` further on. The stream would take centuries to reach the end of the range;
     /// a damaged length saturates and is then refused as out of place.
     #[must_use]
@@ -23,6 +26,12 @@ impl Lsn {
     #[must_use]
     pub fn bytes_since(self, earlier: Lsn) -> u64 {
         self.0.saturating_sub(earlier.0)
+    }
+
+    /// Whether this can be a position of a stored stream.
+    #[must_use]
+    pub fn is_stored(self) -> bool {
+        self.is_aligned() && self <= Lsn::MAX
     }
 
     /// Whether the stream may be cut here.
@@ -42,6 +51,11 @@ impl fmt::Display for Lsn {
 /// recycled gets a new one. 0 is never used.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct SegmentNumber(pub u64);
+
+impl SegmentNumber {
+    /// No segment has a higher number.
+    pub const MAX: SegmentNumber = SegmentNumber(1 << 62);
+}
 
 impl fmt::Display for SegmentNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

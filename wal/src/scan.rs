@@ -96,6 +96,14 @@ impl<'d, D: Disk> Scan<'d, D> {
         Self::begin(disk, Survey::take(disk, shape)?, from, None)
     }
 
+    /// As [`Scan::open`], of a log that was surveyed just now.
+    ///
+    /// # Errors
+    /// As [`Scan::open`].
+    pub fn of_survey(disk: &'d D, survey: Survey, from: Lsn) -> Result<Self> {
+        Self::begin(disk, survey, from, None)
+    }
+
     /// Prepares to read from `from` up to `until`, which must be durable, beside a running logger. Headers of
     /// segments are all it looks at beforehand.
     ///

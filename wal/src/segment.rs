@@ -14,7 +14,8 @@
 //!  48  start LSN            u64            40  chain                 u32
 //!  56  stated               48 bytes       44  block index           u32
 //! 104  started, Unix ms     u64            48  stated                48 bytes
-//! 112  reserved             12 bytes       96  reserved              28 bytes
+//! 112  region               u64            96  reserved              28 bytes
+//! 120  reserved             u32
 //! 124  CRC-32 of the above  u32           124  CRC-32 of the above   u32
 //! stated: durable u64, durable txn u64, settled u64, checkpoint txn u64, checkpoint LSN u64, incarnation u32,
 //!         reserved u32
@@ -164,6 +165,8 @@ pub struct SegmentHeader {
     pub stated: Stated,
     /// When that was, in milliseconds since 1970: all before `start` is older.
     pub started_ms: u64,
+    /// What the caller of the log wants to recognise its segments by: see [`Log::with_region`](crate::Log::with_region).
+    pub region: u64,
 }
 
 /// What block 0 of a segment file holds.
@@ -191,6 +194,7 @@ impl SegmentHeader {
         put_u64(&mut out, 48, self.start.0);
         self.stated.put(&mut out[56..56 + STATED_BYTES]);
         put_u64(&mut out, 104, self.started_ms);
+        put_u64(&mut out, 112, self.region);
         let crc = crc32fast::hash(&out[..CRC_AT]);
         put_u32(&mut out, CRC_AT, crc);
         (out, crc)
@@ -199,7 +203,8 @@ impl SegmentHeader {
     /// Reads block 0 of the segment file `file`.
     ///
     /// # Errors
-    /// [`LogError::Mismatch`] if the header is whole but belongs to another store, version or segment size.
+    /// [`LogError::Mismatch`] if the header is whole but belongs to another store, version or segment size;
+    /// [`LogError::Corrupt`] if it is whole and no logger can have written it.
     pub fn decode(block: &[u8; BLOCK_BYTES], shape: &LogShape, file: &str) -> Result<HeaderBlock> {
         let mismatch = |what| Err(LogError::Mismatch { file: file.to_owned(), what });
         let bytes = &block[..SEGMENT_HEADER_BYTES];
@@ -219,18 +224,22 @@ impl SegmentHeader {
         if blocks != shape.segment_blocks() {
             return mismatch(format!("it has {blocks} blocks, this store's segments have {}", shape.segment_blocks()));
         }
-        let header = SegmentHeader {
-            number: SegmentNumber(get_u64(bytes, 32)),
-            salt: get_u64(bytes, 40),
-            start: Lsn(get_u64(bytes, 48)),
-            stated: match Stated::get(&bytes[56..56 + STATED_BYTES]) {
-                Some(stated) => stated,
-                None => return Ok(HeaderBlock::Damaged),
-            },
-            started_ms: get_u64(bytes, 104),
+        let impossible = |offset, what| Err(LogError::Corrupt { file: file.to_owned(), offset, what });
+        let stated = Stated::get(&bytes[56..56 + STATED_BYTES]);
+        let Some(stated) = stated.filter(|_| bytes[120..CRC_AT].iter().all(|&b| b == 0)) else {
+            return impossible(0, "reserved bytes of the segment's header are not zero".to_owned());
         };
-        let reserved_zero = bytes[112..CRC_AT].iter().all(|&b| b == 0);
-        Ok(if reserved_zero { HeaderBlock::Valid(header, crc) } else { HeaderBlock::Damaged })
+        let number = SegmentNumber(get_u64(bytes, 32));
+        if !(SegmentNumber(1)..=SegmentNumber::MAX).contains(&number) {
+            return impossible(32, format!("the segment has number {number}, expected 1 to {}", SegmentNumber::MAX));
+        }
+        let start = Lsn(get_u64(bytes, 48));
+        let positions = [(48, start), (56, stated.durable), (72, stated.settled), (88, stated.checkpoint_lsn)];
+        if let Some((offset, found)) = positions.into_iter().find(|(_, position)| !position.is_stored()) {
+            return impossible(offset, format!("position {found} is not a multiple of 8 up to {}", Lsn::MAX));
+        }
+        let (salt, started_ms, region) = (get_u64(bytes, 40), get_u64(bytes, 104), get_u64(bytes, 112));
+        Ok(HeaderBlock::Valid(SegmentHeader { number, salt, start, stated, started_ms, region }, crc))
     }
 }
 
@@ -296,8 +305,11 @@ impl BatchHeader {
             block: get_u32(bytes, 44),
             stated: Stated::get(&bytes[48..48 + STATED_BYTES])?,
         };
-        let sound =
-            header.block == block && header.payload_len as usize <= BATCH_PAYLOAD_BYTES_MAX && header.lsn.is_aligned();
+        let stated = &header.stated;
+        let positions = [header.lsn, stated.durable, stated.settled, stated.checkpoint_lsn];
+        let sound = header.block == block
+            && header.payload_len as usize <= BATCH_PAYLOAD_BYTES_MAX
+            && positions.into_iter().all(Lsn::is_stored);
         sound.then_some((header, crc))
     }
 

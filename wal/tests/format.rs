@@ -46,7 +46,7 @@ fn golden_record() -> Vec<u8> {
 
 fn golden_segment_header() -> (SegmentHeader, LogShape) {
     let (number, start, started_ms) = (SegmentNumber(9), Lsn(0x1000), 0x018c_2f0a_1b00);
-    let header = SegmentHeader { number, salt: SALT, start, stated: stated(), started_ms };
+    let header = SegmentHeader { number, salt: SALT, start, stated: stated(), started_ms, region: 0 };
     (header, LogShape::new(STORE, 64 << 10).unwrap())
 }
 

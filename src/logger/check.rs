@@ -1,0 +1,134 @@
+//! What is checked before recovery changes a byte of any file, so that a store that is refused stays as it was.
+//!
+//! The header is held against the log, the log is read to its end, and of the arena those pages are held against their
+//! checksums, and against the header, by which an arena of another time shows: the catalog, the run directory, and the
+//! ends of the queues. The rest of the arena is not read: a large store must open at once. Damage that replay meets there
+//! refuses the open too; by then the header has been written anew, and pages that the checkpoint does not use.
+
+use super::process::log_error;
+use crate::dir;
+use crate::header::Header;
+use crate::page::format::PageKind;
+use crate::shm::arena::{Arena, Pages};
+use crate::tree::walk::each_page;
+use crate::txn::replay::Check;
+use crate::txn::{catalog, runs};
+use crate::{Error, PageId, Result, TxnId};
+use untorn_wal::{RealDisk, Scan, SegmentNumber, Stated, StoreId, Survey};
+
+/// Pages of the catalog that are read at most: some hundred thousand keyspaces.
+const CATALOG_PAGES_MAX: u64 = 4096;
+
+/// A header older than the newest checkpoint that the log states must not be used: its pages may have
+/// been reused since. Of two checkpoints of one transaction, the log before the later one may be gone.
+pub(super) fn refuse_old_header(header: &Header, damage: Option<Error>, stated: &Stated) -> Result<()> {
+    if header.txn().as_u64() >= stated.checkpoint_txn && header.log_position >= stated.checkpoint_lsn {
+        return Ok(());
+    }
+    let newest = TxnId::from_u64(stated.checkpoint_txn);
+    Err(damage.unwrap_or_else(|| {
+        Error::corrupt(
+            dir::CHECKPOINT,
+            0,
+            format!(
+                "the newest header is of transaction {}, the log states a checkpoint of {newest}: the files are of different \
+                 times; restore a backup into an empty directory",
+                header.txn()
+            ),
+        )
+    }))
+}
+
+/// An error if the next segment would have a number that no log accepts, which no store comes to by itself.
+pub(super) fn refuse_last_segment(survey: &Survey) -> Result<()> {
+    match survey.segments.last() {
+        Some(newest) if newest.header.number.0 > SegmentNumber::MAX.0 / 2 => {
+            let (number, max) = (newest.header.number, SegmentNumber::MAX.0 / 2);
+            let what = format!("the segment has number {number}, expected at most {max}");
+            Err(Error::corrupt(&format!("{}/{}", dir::WAL, newest.file), 32, what))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads the log after the checkpoint to its end, and changes nothing: a store that can't be recovered for what its log
+/// holds keeps every byte of every file.
+pub(super) fn check_log(disk: &RealDisk, survey: &Survey, header: &Header) -> Result<()> {
+    let mut scan = Scan::of_survey(disk, survey.clone(), header.log_position).map_err(log_error)?;
+    let seed = StoreId(header.store_id).seed();
+    let mut check = Check::new(seed, header.geometry.page_size, header.txn(), header.log_position);
+    while let Some((_, bytes)) = scan.next_chunk().map_err(log_error)? {
+        check.feed(bytes)?;
+    }
+    let durable = TxnId::from_u64(scan.max_stated().durable_txn);
+    if durable > check.last() {
+        let what = format!("the log states that transaction {durable} is durable, but ends with {}", check.last());
+        return Err(Error::corrupt(dir::WAL, 0, what));
+    }
+    Ok(())
+}
+
+/// Holds the pages that lead to everything else against their checksums and the header.
+pub(super) fn check_arena(arena: &Arena, header: &Header) -> Result<()> {
+    let image = &header.image;
+    let pages = arena.pages(image.high_water);
+    let check = |page: PageId, count: u32, birth: TxnId| -> Result<()> {
+        if birth > image.txn {
+            let what = format!("page {} was born in {birth}, after the checkpoint of {}", page.0, image.txn);
+            return Err(arena.damaged(page, what));
+        }
+        arena.verify_checksum(pages.body_of(page, count)?, page)
+    };
+    check_catalog(arena, header, &pages, &check)?;
+    if !image.run_directory.is_none() {
+        check(image.run_directory, 1, pages.birth(image.run_directory)?)?;
+    }
+    for queue in runs::all_queues(&pages, image)?.iter().filter(|queue| !queue.head.is_none()) {
+        for page in [queue.head, queue.tail] {
+            let found = pages.expect(page, PageKind::FreeQueue)?;
+            check(page, 1, found.birth)?;
+        }
+    }
+    Ok(())
+}
+
+/// The catalog is what the header says that it is, and counts what the header counts.
+fn check_catalog(
+    arena: &Arena,
+    header: &Header,
+    pages: &Pages<'_>,
+    check: &dyn Fn(PageId, u32, TxnId) -> Result<()>,
+) -> Result<()> {
+    let image = &header.image;
+    let (stated, root) = (header.catalog_sum, image.catalog);
+    if stated != 0 {
+        pages.check(root, 1)?;
+        let found = arena.checksum_word(root);
+        if found != stated {
+            let what = format!(
+                "the catalog's page {} has checksum {found:016x}, the checkpoint states {stated:016x}: arena and checkpoint are \
+                 of different times",
+                root.0
+            );
+            return Err(arena.damaged(root, what));
+        }
+    }
+    let mut seen = 0;
+    each_page(pages, root, &mut |page| {
+        seen += 1;
+        check(page.page, page.pages, page.birth)?;
+        Ok(seen < CATALOG_PAGES_MAX)
+    })?;
+    if seen >= CATALOG_PAGES_MAX {
+        return Ok(());
+    }
+    let keyspaces = catalog::list(pages, root)?;
+    let records = keyspaces.iter().fold(0, |sum: u64, keyspace| sum.saturating_add(keyspace.entries));
+    let counts = [("keyspaces", keyspaces.len() as u64, image.keyspaces), ("records", records, image.records)];
+    match counts.into_iter().find(|(_, found, expected)| found != expected) {
+        None => Ok(()),
+        Some((what, found, expected)) => {
+            Err(arena.damaged(root, format!("the catalog has {found} {what}, the checkpoint counts {expected}")))
+        }
+    }
+}

@@ -1,0 +1,422 @@
+//! Goal: a checksum proves nothing of who wrote the bytes. Whatever a field of a checksummed structure contains, opening the
+//! store answers, without a panic, a fault, a hang or a huge allocation; a store that is refused keeps every byte, and
+//! the error names a file and what is wrong with it.
+//!
+//! Method: each field of each structure at rest is set to extreme values, and all checksums over it are made to fit. Each
+//! changed store is opened, read, written to and verified in another process, which dies of any panic of any thread, and
+//! of any allocation that the store does not justify. `UNTORN_SWEEP=1` tries every value in every structure.
+#![allow(unsafe_code)]
+
+mod common;
+#[path = "common/store_files.rs"]
+mod store_files;
+
+use common::{Child, Role, limit, listen, say};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use store_files::{
+    BLOCK, History, Image, Random, all_files, crash_image, in_process, numbered, read, scratch, small, work,
+};
+use untorn::{Error, Store};
+
+const PAGE: usize = 4096;
+/// More than any single buffer that a store of these sizes needs.
+const ALLOCATION_MAX: usize = 64 << 20;
+
+/// Ends the process at an allocation that a number in a file has asked for.
+struct Bounded;
+
+// SAFETY: passes every call on to the system's allocator, or ends the process.
+unsafe impl GlobalAlloc for Bounded {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if layout.size() > ALLOCATION_MAX {
+            std::process::abort();
+        }
+        // SAFETY: as promised by the caller.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: as promised by the caller.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Bounded = Bounded;
+
+// ---- the process that opens
+
+/// Not a test of its own: opens what it is told to, and says how that ended.
+#[test]
+fn child() {
+    let Some(_role) = Role::of_this_process() else { return };
+    std::panic::set_hook(Box::new(|info| {
+        eprintln!("{info}");
+        std::process::abort();
+    }));
+    while let Some(path) = listen() {
+        match use_store(Path::new(&path)) {
+            Ok(()) => say("opened"),
+            Err(Error::Corrupt { file, what, .. } | Error::Mismatch { file, what }) if !file.is_empty() => {
+                say(format_args!("refused {file}: {what}"));
+            }
+            // A value of the log that the store has no room for.
+            Err(error @ Error::Limit { .. }) => say(format_args!("limited {error}")),
+            Err(error) => say(format_args!("odd {error:?}")),
+        }
+    }
+}
+
+/// Opens a store and uses it. An error of the opening is the caller's; later ones are as good as success.
+fn use_store(path: &Path) -> untorn::Result<()> {
+    let store = in_process().logger_timeout(Duration::from_secs(5)).lock_timeout(Duration::from_secs(5)).open(path)?;
+    let _ = read(&store);
+    let _ = store.verify();
+    let _ = (|| -> untorn::Result<()> {
+        let mut txn = store.begin()?;
+        for name in ["a", "new"] {
+            let keyspace = txn.keyspace(name)?;
+            txn.put(&keyspace, b"large", &[1; 9000])?;
+            txn.delete(&keyspace, b"step")?;
+        }
+        txn.commit()?;
+        store.checkpoint().map(drop)
+    })();
+    let _ = store.verify();
+    Ok(())
+}
+
+// ---- structures and their checksums
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
+}
+
+fn set_u32(bytes: &mut [u8], at: usize, value: u32) {
+    bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+}
+
+fn crc(parts: &[&[u8]]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    parts.iter().for_each(|part| hasher.update(part));
+    hasher.finalize()
+}
+
+/// The sum over the image of a commit, as `docs/format.md` leads to it.
+fn seal_image(slot: &mut [u8]) {
+    let mut sum: u64 = 0x9e37_79b9_7f4a_7c15;
+    for index in 0..23 {
+        let word = u64_at(slot, 112 + 8 * index);
+        let wide = u128::from(word ^ sum) * 0xa076_1d64_78bd_642f_u128;
+        sum = (wide as u64) ^ ((wide >> 64) as u64) ^ word.rotate_left(29);
+    }
+    slot[112 + 8 * 23..304].copy_from_slice(&sum.to_le_bytes());
+}
+
+fn seal_slot(slot: &mut [u8]) {
+    seal_image(slot);
+    let sum = crc(&[&slot[..12], &slot[16..BLOCK]]);
+    set_u32(slot, 12, sum);
+}
+
+/// The batches of a segment: block and length of the payload.
+fn batches(segment: &[u8]) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    let mut at = BLOCK;
+    while segment.get(at..at + 8) == Some(b"untornWB") {
+        let len = u32_at(segment, at + 32) as usize;
+        found.push((at, len));
+        at += (128 + len).next_multiple_of(BLOCK);
+    }
+    found
+}
+
+/// Makes all checksums of a segment fit again: the header's, and each batch's with its payload and its chain.
+fn seal_segment(segment: &mut [u8], batches: &[(usize, usize)], store: &[u8], keeps_chain: bool) {
+    let mut chain = crc(&[&segment[..124]]);
+    set_u32(segment, 124, chain);
+    for &(at, len) in batches {
+        if !keeps_chain {
+            set_u32(segment, at + 40, chain);
+        }
+        let payload = crc(&[&segment[at + 16..at + 24], &segment[at + 128..at + 128 + len]]);
+        set_u32(segment, at + 36, payload);
+        chain = crc(&[store, &segment[at..at + 124]]);
+        set_u32(segment, at + 124, chain);
+    }
+}
+
+/// A field: the file, the offset and the width in bytes; and what is to be sealed after a change.
+#[derive(Clone, Debug)]
+struct Field {
+    file: String,
+    at: usize,
+    width: usize,
+    seal: Seal,
+}
+
+#[derive(Clone, Debug)]
+enum Seal {
+    /// The header in this slot.
+    Slot(usize),
+    /// Page 0 of the arena.
+    ArenaHead,
+    /// A page, by its offset.
+    Page(usize),
+    /// A segment; `chain` is the field itself.
+    Segment { chain: bool },
+    /// The record at this offset, and the segment.
+    Record(usize),
+}
+
+/// All fields of the structures in these files.
+fn fields(image: &Image) -> Vec<Field> {
+    let mut found = Vec::new();
+    let mut add = |file: &str, at: usize, width: usize, seal: Seal| {
+        found.push(Field { file: file.to_owned(), at, width, seal });
+    };
+    for slot in 0..2 {
+        let base = slot * BLOCK;
+        add("checkpoint", base + 8, 4, Seal::Slot(slot));
+        for at in (16..304).step_by(8) {
+            add("checkpoint", base + at, 8, Seal::Slot(slot));
+            if at >= 112 {
+                add("checkpoint", base + at, 4, Seal::Slot(slot));
+                add("checkpoint", base + at + 4, 4, Seal::Slot(slot));
+            }
+        }
+    }
+    for at in [8, 24] {
+        add("arena", at, 8, Seal::ArenaHead);
+    }
+    let arena = &image.files["arena"];
+    for page in (PAGE..arena.len()).step_by(PAGE).filter(|page| u64_at(arena, *page) >> 63 == 1) {
+        for (at, width) in
+            [(8, 1), (9, 1), (10, 2), (12, 4), (16, 8), (24, 4), (28, 4), (32, 2), (34, 2), (36, 2), (38, 2)]
+        {
+            add("arena", page + at, width, Seal::Page(page));
+        }
+        for at in (40..120).step_by(8).chain((PAGE - 64..PAGE).step_by(16)) {
+            add("arena", page + at, 2, Seal::Page(page));
+            add("arena", page + at, 8, Seal::Page(page));
+        }
+    }
+    for (file, bytes) in image.files.iter().filter(|(_, bytes)| bytes.starts_with(b"untornWS")) {
+        for (at, width) in [(8, 4), (12, 4), (96, 4), (100, 4), (16, 8), (32, 8), (40, 8), (48, 8), (104, 8), (112, 8)]
+        {
+            add(file, at, width, Seal::Segment { chain: false });
+        }
+        for at in (56..96).step_by(8) {
+            add(file, at, 8, Seal::Segment { chain: false });
+        }
+        let batches = batches(bytes);
+        for (batch, len) in batches.first().into_iter().chain(batches.iter().rev().take(3)) {
+            for (at, width) in [(32, 4), (40, 4), (44, 4), (88, 4), (8, 8), (16, 8), (24, 8), (96, 8)] {
+                add(file, batch + at, width, Seal::Segment { chain: at == 40 });
+            }
+            for at in (48..88).step_by(8) {
+                add(file, batch + at, 8, Seal::Segment { chain: false });
+            }
+            if *len > 64 {
+                let record = batch + 128;
+                for (at, width) in [(0, 4), (8, 8), (16, 8), (24, 1), (25, 1), (32, 1), (33, 8), (41, 2), (43, 4)] {
+                    add(file, record + at, width, Seal::Record(record));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Extreme values for a field of this width that holds `old`.
+fn values(old: u64, width: usize) -> Vec<u64> {
+    let max = if width == 8 { u64::MAX } else { (1 << (8 * width)) - 1 };
+    let high = 1 << (8 * width - 1);
+    let mut values = vec![0, 1, 2, 7, max, max - 1, high, high - 1, high >> 1, 0x1000 & max];
+    values.extend([
+        old.wrapping_add(1),
+        old.wrapping_sub(1),
+        old.wrapping_mul(2),
+        old / 2,
+        old ^ 4,
+        old + (old == 0) as u64 * 3,
+    ]);
+    values.iter_mut().for_each(|value| *value &= max);
+    values.sort_unstable();
+    values.dedup();
+    values.retain(|value| *value != old);
+    values
+}
+
+/// Sets one field of the files and makes the checksums fit.
+fn patch(files: &mut std::collections::BTreeMap<String, Vec<u8>>, field: &Field, value: u64) {
+    let store = files["checkpoint"][16..32].to_vec();
+    let bytes = files.get_mut(&field.file).unwrap();
+    let batches = batches(bytes);
+    let set =
+        |bytes: &mut [u8]| bytes[field.at..field.at + field.width].copy_from_slice(&value.to_le_bytes()[..field.width]);
+    set(bytes);
+    match field.seal {
+        Seal::Slot(slot) => seal_slot(&mut bytes[slot * BLOCK..][..BLOCK]),
+        Seal::ArenaHead => {
+            let sum = crc(&[&bytes[..32]]);
+            set_u32(bytes, 32, sum);
+        }
+        Seal::Page(page) => {
+            let sum = u64::from(crc(&[&bytes[page + 8..page + PAGE]])) | 1 << 63;
+            bytes[page..page + 8].copy_from_slice(&sum.to_le_bytes());
+        }
+        Seal::Segment { chain } => seal_segment(bytes, &batches, &store, chain),
+        Seal::Record(record) => {
+            let len = u32_at(bytes, record) as usize;
+            let end = record + 32 + len;
+            if end <= bytes.len() {
+                set_u32(bytes, record + 4, 0);
+                let mut hasher = crc32fast::Hasher::new_with_initial(crc(&[&store]));
+                hasher.update(&bytes[record..end]);
+                set_u32(bytes, record + 4, hasher.finalize());
+            }
+            seal_segment(bytes, &batches, &store, false);
+        }
+    }
+}
+
+// ---- the test
+
+fn sweeps_all() -> bool {
+    std::env::var_os("UNTORN_SWEEP").is_some()
+}
+
+/// A crashed store, whose log holds what the checkpoint lacks, or one that was left in order.
+fn image(dir: &Path, clean: bool) -> Image {
+    std::fs::create_dir_all(dir).unwrap();
+    let live = dir.join("live");
+    let store = small().open(&live).unwrap();
+    let mut history = History::default();
+    work(&store, &mut history, 14, |_| true);
+    store.checkpoint().unwrap();
+    if !clean {
+        work(&store, &mut history, 8, |_| true);
+    }
+    store.sync().unwrap();
+    let to = dir.join("image");
+    if clean {
+        drop(store);
+        untorn::stop_logger(&live, Duration::from_secs(30)).unwrap();
+        store_files::copy(&live, &to);
+    } else {
+        crash_image(&store, &live, &to);
+        drop(store);
+    }
+    let image = Image::load(&to);
+    store_files::remove_all(&live);
+    image
+}
+
+/// Opens stores in another process, and holds those that are refused against what they were.
+struct Opener {
+    child: Child,
+    dir: PathBuf,
+    number: usize,
+    opened: usize,
+    refused: usize,
+}
+
+impl Opener {
+    fn new(dir: &Path) -> Opener {
+        let child = Child::spawn("opener", dir, &[]);
+        Opener { child, dir: dir.to_owned(), number: 0, opened: 0, refused: 0 }
+    }
+
+    fn open(&mut self, image: &Image, field: &Field, value: u64) {
+        self.number += 1;
+        let path = numbered(&self.dir, self.number);
+        image.lay_out(&path, |files| patch(files, field, value));
+        let before = all_files(&path);
+        eprint!("{field:?} = {value:#x}: ");
+        let said = self.child.ask(path.to_str().unwrap());
+        eprintln!("{said}");
+        match said.split(' ').next() {
+            Some("opened" | "limited") => self.opened += 1,
+            Some("refused") => {
+                self.refused += 1;
+                // Replay has begun when it meets damage in the arena that was not checked before: see `logger/check.rs`.
+                let is_met_by_replay = said.starts_with("refused arena") && !said.contains("different times");
+                let is_kept = before == all_files(&path);
+                assert!(is_met_by_replay || is_kept, "{field:?} = {value:#x}: {said}, and files were touched");
+            }
+            _ => panic!("{field:?} = {value:#x}: {said}"),
+        }
+        store_files::remove_all(&path);
+    }
+}
+
+#[test]
+fn each_field_of_each_checksummed_structure() {
+    let _limit = limit(1200);
+    let dir = scratch();
+    for clean in [true, false] {
+        let image = image(&dir.path().join(format!("clean-{clean}")), clean);
+        let mut opener = Opener::new(dir.path());
+        let mut random = Random(5);
+        for field in fields(&image) {
+            let bytes = &image.files[&field.file];
+            let old = (0..field.width).rev().fold(0, |n, index| n << 8 | u64::from(bytes[field.at + index]));
+            // Of pages there are many, which are alike.
+            let share = if sweeps_all() { 1 } else { if matches!(field.seal, Seal::Page(_)) { 48 } else { 4 } };
+            for value in values(old, field.width) {
+                if random.below(share) == 0 {
+                    opener.open(&image, &field, value);
+                }
+            }
+        }
+        eprintln!("clean={clean}: {} opened, {} refused", opener.opened, opener.refused);
+        assert!(opener.opened > 0 && opener.refused > 0);
+        opener.child.finish();
+    }
+}
+
+/// Numbers that took the logger down: each of them by name, in both slots at once, so that no other header serves.
+#[test]
+fn sizes_that_no_store_has_are_refused_by_name() {
+    let _limit = limit(300);
+    let dir = scratch();
+    let image = image(&dir.path().join("sizes"), true);
+    for (at, value, what) in [
+        (32, 0, "page size"),
+        (32, 1 << 63, "page size"),
+        (40, 0x1000, "maximum size"),
+        (40, u64::MAX, "maximum size"),
+        (40, (16 << 20) + 4096, "maximum size"),
+        (48, 0, "ring size"),
+        (48, 1 << 40, "ring size"),
+        (56, 0, "segment size"),
+        (56, 8191, "segment size"),
+        (72, 3, "log position"),
+        (112 + 16, 0, "high-water mark"),
+        (112 + 16, u64::from(u32::MAX), "high-water mark"),
+    ] {
+        let path = numbered(dir.path(), at * 7 + value as usize % 5);
+        image.lay_out(&path, |files| {
+            for slot in 0..2 {
+                let field =
+                    Field { file: "checkpoint".into(), at: slot * BLOCK + at, width: 8, seal: Seal::Slot(slot) };
+                patch(files, &field, value);
+            }
+        });
+        for options in [in_process(), Store::options()] {
+            let before = all_files(&path);
+            let error = options.open(&path).map(drop).unwrap_err();
+            let Error::Corrupt { file, offset, what: found } = &error else { panic!("{what} {value}: {error:?}") };
+            assert!(file == "checkpoint" && *offset as usize % BLOCK == at && found.contains(what), "{what}: {error}");
+            assert!(before == all_files(&path), "{what} {value}: files were touched");
+        }
+        store_files::remove_all(&path);
+    }
+}
