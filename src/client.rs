@@ -112,7 +112,7 @@ impl Client {
             }
             let header = Header::read(&dir.need_file(dir::CHECKPOINT, false)?)?.0;
             options.refuse_other_geometry(&header.geometry)?;
-            let in_use = tester.is_held(LOGGER_OFFSET) || has_clients(&tester);
+            let in_use = tester.is_held(LOGGER_OFFSET)? || has_clients(&tester);
             if in_use && let Some(control) = attach(&dir, &header)? {
                 // A store that takes no more writes is to be closed by all and opened again. If nobody has it open any more, its
                 // logger is about to leave, and the next one recovers it.
@@ -175,6 +175,7 @@ impl Client {
         let high_water = control.newest()?.high_water;
         let arena = Arena::open(&arena_file, header.store_id, &header.geometry, high_water)?;
         let tester = dir.with_fd(|fd| Tester::open(fd, Some(lock_file)))?;
+        let lock_reserve = dir.with_fd(|fd| liveness::open_reserve(fd, lock_file))?;
         let entry = enter_table(&control, me, &tester)?;
         let engine = Engine {
             dir,
@@ -185,6 +186,7 @@ impl Client {
             me,
             pid: std::process::id(),
             lock_file,
+            lock_reserve,
             logger_timeout: options.logger_timeout,
             keeper: Some(keeper),
             has_failed: AtomicBool::new(false),
@@ -381,11 +383,11 @@ pub(crate) fn lock_init(dir: &Dir, timeout: Duration) -> Result<InitLock> {
 }
 
 /// Enters the client table, over the entry of a dead client if need be.
-fn enter_table(control: &Control, me: ClientId, tester: &Tester) -> Result<usize> {
+fn enter_table(control: &Control, me: ClientId, tester: &Tester<'_>) -> Result<usize> {
     for reap in [false, true] {
         for (index, entry) in control.clients().iter().enumerate() {
             let owner = entry.owner.load(Ordering::Acquire);
-            if owner != 0 && (!reap || tester.is_held(owner)) {
+            if owner != 0 && (!reap || tester.is_held(owner)?) {
                 continue;
             }
             if entry.owner.compare_exchange(owner, me.0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
@@ -398,6 +400,7 @@ fn enter_table(control: &Control, me: ClientId, tester: &Tester) -> Result<usize
                 entry.pid.store(u64::from(std::process::id()), Ordering::Relaxed);
                 entry.since_ns.store(now_ns(), Ordering::Relaxed);
                 entry.commits.store(0, Ordering::Relaxed);
+                entry.since_txn.store(control.committed().as_u64(), Ordering::Release);
                 return Ok(index);
             }
         }

@@ -37,6 +37,7 @@ pub(crate) use active::*;
 
 #[cfg(feature = "crash-points")]
 mod active {
+    use crate::environment;
     use std::path::PathBuf;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,10 +59,14 @@ mod active {
         action: Action,
     }
 
+    fn variable(name: &str) -> Result<String, ()> {
+        environment::variable(name).and_then(|value| value.into_string().ok()).ok_or(())
+    }
+
     fn armed() -> &'static [Armed] {
         static ARMED: OnceLock<Vec<Armed>> = OnceLock::new();
         ARMED.get_or_init(|| {
-            let Ok(text) = std::env::var("UNTORN_CRASH") else { return Vec::new() };
+            let Ok(text) = variable("UNTORN_CRASH") else { return Vec::new() };
             text.split(',').filter(|part| !part.is_empty()).map(parse).collect()
         })
     }
@@ -93,9 +98,9 @@ mod active {
     }
 
     fn is_first(name: &str) -> bool {
-        match std::env::var("UNTORN_CRASH_ONCE") {
+        match variable("UNTORN_CRASH_ONCE") {
             Ok(path) => {
-                let times = std::env::var("UNTORN_CRASH_TIMES").map_or(1, |times| times.parse().expect("a number"));
+                let times = variable("UNTORN_CRASH_TIMES").map_or(1, |times| times.parse().expect("a number"));
                 let mark = |time| if time == 1 { format!("{path}-{name}") } else { format!("{path}-{name}-{time}") };
                 (1..=times).any(|time| std::fs::File::create_new(mark(time)).is_ok())
             }

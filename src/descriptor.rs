@@ -2,8 +2,12 @@
 //!
 //! A host may close descriptors that it doesn't know, and their numbers come to name other files. So one that is kept for
 //! long is held against its file's inode before each use, and is not closed when it has come to be somebody else's.
+//!
+//! A host may also open the same file and get the same number. A marked descriptor has a file position
+//! that no other open file of that inode has, and the position is compared as well.
 #![allow(unsafe_code)]
 
+use rustix::fs::SeekFrom;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -15,17 +19,28 @@ pub(crate) type FileId = (u64, u64);
 pub(crate) struct Descriptor {
     fd: ManuallyDrop<OwnedFd>,
     id: FileId,
+    /// Its file position, if it is marked.
+    mark: Option<u64>,
 }
 
 impl Descriptor {
     pub(crate) fn new(fd: OwnedFd) -> std::io::Result<Descriptor> {
         let id = file_id(&fd)?;
-        Ok(Descriptor { fd: ManuallyDrop::new(fd), id })
+        Ok(Descriptor { fd: ManuallyDrop::new(fd), id, mark: None })
     }
 
-    /// The descriptor; `None` if it names another file by now, or none.
+    /// As [`Descriptor::new`], for a regular file of which neither position nor content is used.
+    pub(crate) fn marked(fd: OwnedFd, mark: u64) -> std::io::Result<Descriptor> {
+        rustix::fs::seek(&fd, SeekFrom::Start(mark))?;
+        let mut descriptor = Descriptor::new(fd)?;
+        descriptor.mark = Some(mark);
+        Ok(descriptor)
+    }
+
+    /// The descriptor; `None` if it names another open file by now, or none.
     pub(crate) fn get(&self) -> Option<BorrowedFd<'_>> {
-        self.is_same_file(&*self.fd).then(|| self.fd.as_fd())
+        let is_marked = |mark| rustix::fs::seek(&*self.fd, SeekFrom::Current(0)).is_ok_and(|found| found == mark);
+        (self.is_same_file(&*self.fd) && self.mark.is_none_or(is_marked)).then(|| self.fd.as_fd())
     }
 
     /// Whether another descriptor names the file that this one was opened for.

@@ -1,6 +1,7 @@
 //! What every participant of a store works with, client and logger alike: the directory, the shared
 //! region, the arena, and an identity whose life others can test.
 
+use crate::descriptor::Descriptor;
 use crate::dir::{self, Dir};
 use crate::error::Result;
 use crate::options::Geometry;
@@ -10,9 +11,10 @@ use crate::shm::atomic::Native;
 use crate::shm::control::{Control, LockWord, Poison};
 use crate::shm::latencies::Acknowledged;
 use crate::shm::liveness::{self, CLIENT_IDS, LockFileId, Tester};
-use crate::shm::lock::CommitClass;
+use crate::shm::lock::{Acquired, CommitClass, Owner};
 use crate::shm::{deadline, lock, waiter};
 use crate::{ClientId, Error, TxnId, limits};
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use untorn_wal::Lsn;
@@ -30,6 +32,9 @@ const GLANCE_NS: u64 = 10_000_000;
 /// milliseconds, and it may be stopped.
 const YIELD_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a waiter goes on while it cannot tell whether the owner of a lock lives.
+const UNCLEAR_MAX: Duration = Duration::from_secs(1);
+
 /// How long a thread of the logger waits for the growth lock.
 const LOGGER_GROWTH_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -37,7 +42,7 @@ const LOGGER_GROWTH_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) const SLOW: Duration = Duration::from_secs(1);
 
 /// Whether a client lives; whatever is unclear means that one does.
-pub(crate) fn has_clients(tester: &Tester) -> bool {
+pub(crate) fn has_clients(tester: &Tester<'_>) -> bool {
     tester.any_held(CLIENT_IDS).map_or(true, |held| held.is_some())
 }
 
@@ -53,6 +58,8 @@ pub(crate) struct Engine {
     pub(crate) pid: u32,
     /// Which file `lock` is: liveness is asked of no other.
     pub(crate) lock_file: LockFileId,
+    /// `lock`, kept open for liveness tests: a process that has used up its descriptors can still tell who is dead.
+    pub(crate) lock_reserve: Descriptor,
     /// How long to wait for a living logger that makes no progress.
     pub(crate) logger_timeout: Duration,
     /// Starts a logger if there is none; the logger's own engine has nothing to start.
@@ -78,17 +85,28 @@ impl Engine {
             let pid = rustix::process::Pid::from_raw(pid as i32);
             return pid.is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok());
         }
-        self.tester().map_or(true, |tester| tester.is_alive(id))
+        self.liveness(id).unwrap_or(true)
+    }
+
+    /// As [`Engine::is_alive`].
+    ///
+    /// # Errors
+    /// What keeps this process from telling.
+    fn liveness(&self, id: u64) -> Result<bool> {
+        self.tester()?.is_alive(id)
     }
 
     /// As [`Engine::is_alive`], of several participants one after the other.
-    pub(crate) fn is_alive_by(&self, tester: &Tester, id: u64) -> bool {
-        if planted_bug!("liveness-by-pid") { self.is_alive(id) } else { tester.is_alive(id) }
+    pub(crate) fn is_alive_by(&self, tester: &Tester<'_>, id: u64) -> bool {
+        if planted_bug!("liveness-by-pid") { self.is_alive(id) } else { tester.is_alive(id).unwrap_or(true) }
     }
 
     /// Whether a logger lives.
-    pub(crate) fn has_logger(&self) -> bool {
-        self.tester().map_or(true, |tester| tester.is_held(liveness::LOGGER_OFFSET))
+    ///
+    /// # Errors
+    /// What keeps this process from telling.
+    pub(crate) fn has_logger(&self) -> Result<bool> {
+        self.tester()?.is_held(liveness::LOGGER_OFFSET)
     }
 
     /// Whether a client lives.
@@ -104,9 +122,21 @@ impl Engine {
             .any(|ids| tester.any_held(ids).map_or(true, |held| held.is_some()))
     }
 
-    /// `lock` is opened afresh for each test: descriptors don't always survive their host.
-    pub(crate) fn tester(&self) -> Result<Tester> {
-        self.dir.with_fd(|fd| Tester::open(fd, Some(self.lock_file)))
+    /// Tests through a fresh descriptor of `lock`, which finds out whether the file is still there. A process that cannot
+    /// open it tests through the one that it keeps.
+    pub(crate) fn tester(&self) -> Result<Tester<'_>> {
+        let opened = self.dir.with_fd(|fd| Tester::open(fd, Some(self.lock_file)));
+        let is_short = match &opened {
+            Err(Error::Io { source, .. }) => {
+                matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+            }
+            Err(Error::Permission { .. }) => true,
+            _ => false,
+        };
+        if is_short && let Some(tester) = Tester::with(&self.lock_reserve) {
+            return Ok(tester);
+        }
+        opened
     }
 
     /// An error if `lock` or the directory was removed: see [`Dir::check_lock`].
@@ -240,8 +270,10 @@ impl Engine {
         let start = Instant::now();
         // A time beyond the clock's range is no limit.
         let deadline = timeout.and_then(|timeout| start.checked_add(timeout));
-        let alive = |owner: u64| self.is_alive(owner);
-        let acquired = lock::acquire_as::<Native>(&word.word, &word.bells(), class, self.me.0, &alive, deadline)
+        let acquired = self
+            .acquire_while_clear(deadline, |alive, until| {
+                lock::acquire_as::<Native>(&word.word, &word.bells(), class, self.me.0, alive, until)
+            })?
             .map_err(|_| Error::LockTimeout { waited: start.elapsed(), holder: self.holder(word) })?;
         if let lock::Acquired::TakenOver(_) = acquired {
             // Nobody has written there since, so this is the dead one's, if it lived long enough to write it.
@@ -254,6 +286,35 @@ impl Engine {
             tracing::warn!(waited_ms = waited.as_millis() as u64, "waited long for a lock");
         }
         Ok(())
+    }
+
+    /// Acquires a lock by `acquire`, which is called again and again with a test for the owner's life and a limit.
+    ///
+    /// # Errors
+    /// What keeps this process from telling whether the owner lives, if that lasts: it would wait for a dead one for ever.
+    pub(crate) fn acquire_while_clear(
+        &self,
+        deadline: Option<Instant>,
+        acquire: impl Fn(&dyn Fn(u64) -> bool, Option<Instant>) -> std::result::Result<Acquired, Owner>,
+    ) -> Result<std::result::Result<Acquired, Owner>> {
+        loop {
+            let unclear = RefCell::new(None);
+            let alive = |owner: u64| {
+                let found = self.liveness(owner);
+                let is_alive = *found.as_ref().unwrap_or(&true);
+                unclear.replace(found.err());
+                is_alive
+            };
+            let soon = Instant::now() + UNCLEAR_MAX;
+            match acquire(&alive, Some(deadline.map_or(soon, |deadline| deadline.min(soon)))) {
+                Ok(acquired) => return Ok(Ok(acquired)),
+                Err(owner) => match unclear.take() {
+                    Some(error) => return Err(error),
+                    None if deadline.is_some_and(|deadline| Instant::now() >= deadline) => return Ok(Err(owner)),
+                    None => {}
+                },
+            }
+        }
     }
 
     pub(crate) fn release(&self, word: &LockWord) {
@@ -435,8 +496,25 @@ impl Engine {
     /// As [`Engine::wait_durable`], for a commit that need not be durable before `deadline_ns`: who has time looks less often after the
     /// logger.
     pub(crate) fn wait_durable_by(&self, lsn: Lsn, deadline_ns: u64, timeout: Option<Duration>) -> Result<bool> {
+        let began = Instant::now();
         let left = Duration::from_nanos(deadline_ns.saturating_sub(now_ns()));
-        self.wait_durable_looking(lsn, false, timeout, (left / 4).clamp(RECHECK, waiter::NAP_MAX))
+        let patience = timeout.map_or(left, |timeout| timeout.min(left));
+        let nap = (left / 4).clamp(RECHECK, waiter::NAP_MAX);
+        if self.wait_durable_looking(lsn, false, Some(patience), nap)? {
+            return Ok(true);
+        }
+        // The deadline has passed by the clock of this process. The logger may be in another time namespace, where it is
+        // far away, or the word that holds it is damaged. A flush that is requested goes by neither.
+        match timeout.map(|timeout| timeout.saturating_sub(began.elapsed())) {
+            Some(Duration::ZERO) => Ok(false),
+            rest => self.wait_durable_looking(lsn, true, rest, RECHECK),
+        }
+    }
+
+    /// Requests a flush up to `lsn`, at once.
+    pub(crate) fn request_flush(&self, lsn: Lsn) {
+        self.control.fixed().logger.flush_request.fetch_max(lsn.0, Ordering::SeqCst);
+        self.wake_logger();
     }
 
     /// Waits for durability, and looks after the logger once in each `nap`.
@@ -448,8 +526,7 @@ impl Engine {
             return Ok(true);
         }
         if hurry {
-            fixed.logger.flush_request.fetch_max(lsn.0, Ordering::SeqCst);
-            self.wake_logger();
+            self.request_flush(lsn);
         }
         let mut watch = self.watch_logger();
         let ended = waiter::wait_until::<Native, _, _>(
@@ -625,7 +702,7 @@ impl Watch {
     }
 }
 
-/// Nanoseconds of the monotonic clock, the same in all processes of one boot.
+/// Nanoseconds of the monotonic clock: the same in all processes of one boot that are in one time namespace.
 #[inline]
 pub(crate) fn now_ns() -> u64 {
     clock_ns(rustix::time::ClockId::Monotonic)

@@ -59,6 +59,7 @@ mod create;
 mod descriptor;
 mod dir;
 mod engine;
+mod environment;
 mod error;
 mod fault;
 mod feed;

@@ -65,7 +65,7 @@ pub(crate) fn observe_as(path: &Path, ownership: Ownership) -> Result<Observatio
     };
     let tester = dir.with_fd(|fd| Tester::open_to_look(fd))?;
     let has_clients = has_clients(&tester);
-    let has_logger = tester.is_held(LOGGER_OFFSET);
+    let has_logger = tester.is_held(LOGGER_OFFSET)?;
     if !has_clients && !has_logger {
         return Ok(Observation::Unused);
     }

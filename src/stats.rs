@@ -260,7 +260,7 @@ impl Stats {
     }
 
     /// What stands in the shared region; it is only read. Without a `tester` everybody in its tables counts as alive.
-    pub(crate) fn read(control: &Control, geometry: &Geometry, tester: Option<&Tester>) -> Result<Stats> {
+    pub(crate) fn read(control: &Control, geometry: &Geometry, tester: Option<&Tester<'_>>) -> Result<Stats> {
         let fixed = control.fixed();
         let readers = readers(control)?;
         let image = control.newest()?;
@@ -285,7 +285,7 @@ impl Stats {
                 age_ns: now.saturating_sub(count(&entry.since_ns)),
                 commits: count(&entry.commits),
                 pins: pinning.iter().filter(|owner| **owner == id).count() as u64,
-                is_alive: tester.is_none_or(|tester| tester.is_alive(id)),
+                is_alive: tester.is_none_or(|tester| tester.is_alive(id).unwrap_or(true)),
                 holds_writer_lock: writer_id == Some(id),
             }
         });
@@ -294,7 +294,7 @@ impl Stats {
             age_ns: now.saturating_sub(count(&fixed.writer.holder_since_ns)),
         });
         // A logger that was killed leaves its pid behind.
-        let has_logger = tester.is_none_or(|tester| tester.is_held(LOGGER_OFFSET));
+        let has_logger = tester.is_none_or(|tester| tester.is_held(LOGGER_OFFSET).unwrap_or(true));
         let logger_pid = Some(fixed.logger.pid.load(Ordering::Relaxed)).filter(|pid| has_logger && *pid != 0);
         let logger_age_ns = logger_pid.map(|_| now.saturating_sub(count(&fixed.logger.started_ns)));
         let tail = image.log_tail.0.max(count(&fixed.stream.tail));

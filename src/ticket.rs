@@ -151,7 +151,7 @@ impl Future for Ticket {
         if let Some(reason) = self.failure.lock().take() {
             return Poll::Ready(Err(Error::NotDurable { txn: self.txn, reason }));
         }
-        self.client.wake_at(self.lsn, context.waker(), &self.failure);
+        self.client.wake_at(self.lsn, self.deadline_ns, context.waker(), &self.failure);
         Poll::Pending
     }
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
-use untorn::{Durability, Error, LoggerOptions};
+use untorn::{Durability, Error, LoggerOptions, Store};
 
 /// The limit of every wait here: longer means that it hangs.
 const HANGS: Duration = Duration::from_secs(60);
@@ -26,6 +26,22 @@ fn child() {
     match role.name.as_str() {
         "descriptors" => descriptors(&role),
         "foreground" => foreground(&role),
+        "holder" => {
+            let store = Store::open(&role.store).unwrap();
+            let _txn = store.begin().unwrap();
+            say("holds");
+            listen();
+        }
+        "no-descriptors" => no_descriptors(&role),
+        "other-clock" => other_clock(&role),
+        "init" => init(&role),
+        "strained" => strained(&role),
+        "secure" => {
+            let store = Store::open(&role.store).unwrap();
+            store.keyspace("rows").unwrap().put(b"k", b"v").unwrap();
+            say(store.stats().unwrap().logger_pid.unwrap());
+            listen();
+        }
         other => panic!("no role {other}"),
     }
 }
@@ -163,4 +179,219 @@ fn foreground(role: &Role) {
         error => say(error),
     }
     listen();
+}
+
+/// A process without a free descriptor could not tell that a lock's holder was dead, and waited for it for ever. With the
+/// logger dead, it was told after 30 s that the logger is alive.
+#[test]
+fn a_process_without_descriptors_tells_who_is_dead() {
+    let _limit = limit(180);
+    let test = TestStore::new();
+    let mut waiter = Child::spawn("no-descriptors", &test.path, &[]);
+    waiter.expect("open");
+    let mut holder = Child::spawn("holder", &test.path, &[]);
+    holder.expect("holds");
+    waiter.tell("begin");
+    waiter.expect("beginning");
+    holder.kill();
+    waiter.expect("begun");
+    let error = waiter.ask("logger");
+    assert!(error.contains("Too many open files"), "{error}");
+    waiter.finish();
+}
+
+fn no_descriptors(role: &Role) {
+    let store = Store::open(&role.store).unwrap();
+    let rows = store.keyspace("rows").unwrap();
+    say("open");
+    listen();
+    let logger = store.stats().unwrap().logger_pid.unwrap();
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let mut all = Vec::new();
+    while let Ok(file) = null.try_clone() {
+        all.push(file);
+    }
+    say("beginning");
+    let txn = store.begin().unwrap();
+    say("begun");
+    listen();
+    drop(txn);
+    common::send(logger, rustix::process::Signal::KILL);
+    let mut last = None;
+    // It may be acknowledged by the logger while that dies.
+    wait_for(HANGS, || {
+        last = rows.put(b"k", b"v").err();
+        last.is_some()
+    });
+    say(last.unwrap());
+}
+
+fn unshare(options: &[&str], what: &str) -> Option<Command> {
+    let is_possible = Command::new("unshare").args(options).arg("true").status().is_ok_and(|status| status.success());
+    if !is_possible {
+        assert!(std::env::var_os("CI").is_none(), "{what}: needs root and unshare, which CI has");
+        eprintln!("SKIPPED (1): {what}: needs root and unshare");
+        return None;
+    }
+    let mut command = Command::new("unshare");
+    command.args(options).arg(std::env::current_exe().unwrap());
+    Some(command)
+}
+
+/// A deadline of a process whose clock is an hour ahead was an hour away for the logger, and the commit waited for it.
+#[test]
+fn a_deadline_by_another_clock_is_kept() {
+    let _limit = limit(180);
+    let options = ["--time", "--monotonic", "3600", "--fork"];
+    let Some(command) = unshare(&options, "a deadline by another clock is kept") else { return };
+    let test = TestStore::new();
+    let store = test.open();
+    store.keyspace("rows").unwrap();
+    let child = Child::start(command, "other-clock", &test.path, &[]);
+    child.expect("waited");
+    child.expect("awaited");
+    child.finish();
+}
+
+fn other_clock(role: &Role) {
+    let store = Store::open(&role.store).unwrap();
+    let rows = store.keyspace("rows").unwrap();
+    let within = Durability::Within(Duration::from_millis(50));
+    let mut txn = store.begin().unwrap();
+    txn.put(&rows, b"a", b"1").unwrap();
+    txn.commit_with(within).unwrap().wait().unwrap();
+    say("waited");
+    let mut txn = store.begin().unwrap();
+    txn.put(&rows, b"b", b"2").unwrap();
+    let mut ticket = pin!(txn.commit_unwaited(within).unwrap());
+    let flag = Arc::new(Flag(AtomicBool::new(false)));
+    let waker = Waker::from(flag.clone());
+    if ticket.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+        wait_for(HANGS, || flag.0.load(Ordering::SeqCst));
+    }
+    say("awaited");
+}
+
+/// Each life of the logger left a zombie in a host that is an init process and reaps nothing.
+#[test]
+fn an_init_process_that_reaps_nothing_collects_no_zombies() {
+    let _limit = limit(180);
+    let options = ["--pid", "--mount", "--fork", "--mount-proc"];
+    let Some(command) = unshare(&options, "an init process that reaps nothing") else { return };
+    let test = TestStore::new();
+    let child = Child::start(command, "init", &test.path, &[]);
+    child.expect("1");
+    child.expect("no zombies");
+    child.finish();
+}
+
+fn init(role: &Role) {
+    say(std::process::id());
+    for _ in 0..3 {
+        let store = Store::open(&role.store).unwrap();
+        store.keyspace("rows").unwrap().put(b"k", b"v").unwrap();
+        drop(store);
+        untorn::stop_logger(&role.store, HANGS).unwrap();
+    }
+    let zombies = || {
+        let stats = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse::<u32>().ok()?;
+            std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()
+        });
+        stats.filter(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" Z"))).count()
+    };
+    wait_for(HANGS, || zombies() == 0);
+    say("no zombies");
+}
+
+/// The logger took over its starter's niceness and limit of CPU time, and, where a filter refuses `close_range`, its
+/// descriptors.
+#[test]
+fn the_logger_is_free_of_its_starter() {
+    let _limit = limit(180);
+    if !rustix::process::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "needs root, which CI has");
+        eprintln!("SKIPPED (1): the logger is free of its starter: needs root");
+        return;
+    }
+    let test = TestStore::new();
+    let child = Child::spawn("strained", &test.path, &[]);
+    child.expect("0");
+    let limit = child.hear();
+    // The hard limit is lifted where the system allows it, the soft one always.
+    assert!(limit.contains("unlimited") || limit.matches("2000").count() == 2, "{limit}");
+    child.expect("closed");
+    child.finish();
+}
+
+#[allow(unsafe_code)]
+fn strained(role: &Role) {
+    let allow = |k| libc::sock_filter { code: 0x06, jt: 0, jf: 0, k };
+    let mut filter = [
+        libc::sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 },
+        libc::sock_filter { code: 0x15, jt: 0, jf: 1, k: libc::SYS_close_range as u32 },
+        allow(0x0005_0000 | libc::EPERM as u32),
+        allow(0x7fff_0000),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    let mut pipe = [0; 2];
+    // SAFETY: the calls read and write values on this stack, and their results are checked.
+    unsafe {
+        assert_eq!(libc::pipe(pipe.as_mut_ptr()), 0);
+        assert_eq!(libc::setpriority(libc::PRIO_PROCESS, 0, 10), 0);
+        let limit = libc::rlimit { rlim_cur: 1000, rlim_max: 2000 };
+        assert_eq!(libc::setrlimit(libc::RLIMIT_CPU, &raw const limit), 0);
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program), 0);
+    }
+    let store = Store::open(&role.store).unwrap();
+    let logger = store.stats().unwrap().logger_pid.unwrap();
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/{logger}/{name}")).unwrap();
+    let stat = read("stat");
+    say(stat.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap());
+    say(read("limits").lines().find(|line| line.starts_with("Max cpu time")).unwrap());
+    let mut one = [0u8];
+    // SAFETY: the descriptors are this function's own.
+    let ended = unsafe {
+        libc::close(pipe[1]);
+        libc::read(pipe[0], one.as_mut_ptr().cast(), 1)
+    };
+    say(if ended == 0 { "closed" } else { "open" });
+}
+
+/// A program with more rights than its caller obeyed the caller's variables: it ran the caller's program with its rights.
+#[test]
+fn a_setuid_program_obeys_no_variable() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    use std::os::unix::process::CommandExt;
+    const OWNER: u32 = 12345;
+    let _limit = limit(180);
+    if !rustix::process::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "needs root, which CI has");
+        eprintln!("SKIPPED (1): a setuid program obeys no variable: needs root");
+        return;
+    }
+    let test = TestStore::new();
+    let beside = test.path.parent().unwrap();
+    std::fs::set_permissions(beside, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::create_dir(&test.path).unwrap();
+    chown(&test.path, Some(OWNER), Some(OWNER)).unwrap();
+    let (program, evil, mark) = (beside.join("program"), beside.join("evil"), beside.join("mark"));
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    chown(&program, Some(OWNER), Some(OWNER)).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o4755)).unwrap();
+    std::fs::create_dir(&mark).unwrap();
+    std::fs::set_permissions(&mark, std::fs::Permissions::from_mode(0o777)).unwrap();
+    std::fs::write(&evil, format!("#!/bin/sh\n: > {}/ran\n", mark.display())).unwrap();
+    std::fs::set_permissions(&evil, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new(&program);
+    command.uid(54321).gid(54321).env("UNTORN_LOGGER", &evil).env("UNTORN_BECOME_LOGGER", &test.path);
+    let mut child = Child::start(command, "secure", &test.path, &[]);
+    let logger: u32 = child.hear().parse().unwrap();
+    assert!(!mark.join("ran").exists());
+    let stat = std::fs::metadata(format!("/proc/{logger}")).unwrap();
+    assert_eq!(stat.uid(), OWNER);
+    assert_ne!(logger, child.pid());
+    child.tell("end");
+    child.finish();
 }

@@ -287,7 +287,9 @@ impl Opened {
             return Ok(());
         }
         let deadline = self.store.lock_timeout().and_then(|timeout| start.checked_add(timeout));
-        let acquired = lock::acquire::<Native>(latch, &entry.bell, me, &alive, deadline);
+        let acquired = engine.acquire_while_clear(deadline, |alive, until| {
+            lock::acquire::<Native>(latch, &entry.bell, me, alive, until)
+        })?;
         acquired.map(drop).map_err(|owner| self.latch_timeout(owner.id(), start.elapsed()))
     }
 

@@ -26,7 +26,7 @@ pub(crate) mod counter;
 pub(crate) mod record;
 pub(crate) mod sampling;
 
-use crate::engine::{Engine, now_ns};
+use crate::engine::Engine;
 use crate::shm::atomic::Native;
 use crate::shm::cells::{CellEntry, CellKind, CellRef, FirstValue};
 use crate::shm::control::Control;
@@ -128,7 +128,7 @@ fn create(store: &Store, name: &str, kind: CellKind) -> Result<()> {
     }
     let file = engine.control_file()?;
     let latch = |entry: &CellEntry| take_free_latch(engine, entry);
-    let oldest = oldest_client_ns(engine);
+    let oldest = oldest_client_txn(engine);
     let index = engine.with_room(|| engine.control.allocate_cell(kind, &file, oldest, latch))?;
     crash_point!("cell.allocated");
     // From here on until the commit, whatever goes wrong leaves it to `resolve_pending`.
@@ -172,7 +172,7 @@ pub(crate) fn drop_cell(store: &Store, name: &str) -> Result<bool> {
     txn.commit_then(|| {
         crash_point!("cell.dropped");
         // An entry that can't be found is damage, and nobody's.
-        let _ = engine.control.free_cell(index, now_ns());
+        let _ = engine.control.free_cell(index);
         head.pending.store(0, Ordering::Release);
     })?;
     Ok(true)
@@ -227,7 +227,7 @@ pub(crate) fn resolve_pending(engine: &Engine, write: &Write<'_>) -> Result<()> 
             })?;
         }
         if !is_there {
-            control.free_cell(pending as usize - 1, now_ns())?;
+            control.free_cell(pending as usize - 1)?;
         }
     }
     crash_point!("cell.resolved");
@@ -245,11 +245,12 @@ fn take_free_latch(engine: &Engine, entry: &CellEntry) -> bool {
     }
 }
 
-/// Since when the client has been here that has been here for longest.
-fn oldest_client_ns(engine: &Engine) -> u64 {
+/// The newest transaction when the client joined that has been here for longest. Not a time: clients may be in time
+/// namespaces whose clocks differ.
+fn oldest_client_txn(engine: &Engine) -> u64 {
     let clients = engine.control.clients().iter();
     let joined = clients.filter(|client| client.owner.load(Ordering::Acquire) != 0);
-    joined.map(|client| client.since_ns.load(Ordering::Acquire)).min().unwrap_or(0)
+    joined.map(|client| client.since_txn.load(Ordering::Acquire)).min().unwrap_or(0)
 }
 
 fn no_version() -> Error {

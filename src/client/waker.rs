@@ -26,6 +26,8 @@ struct State {
 
 struct Waiting {
     lsn: Lsn,
+    /// By when it is to be durable, if the flush policy does not decide.
+    deadline_ns: Option<u64>,
     since_ns: u64,
     waker: Waker,
     failure: Failure,
@@ -35,8 +37,9 @@ struct Waiting {
 pub(crate) type Failure = Arc<Mutex<Option<String>>>;
 
 impl Client {
-    /// Has `waker` woken once the log is durable up to `lsn`, or when `failure` says why it can't be.
-    pub(crate) fn wake_at(self: &Arc<Client>, lsn: Lsn, waker: &Waker, failure: &Failure) {
+    /// Has `waker` woken once the log is durable up to `lsn`, or when `failure` says why it can't be. A flush is requested
+    /// when `deadline_ns` has passed.
+    pub(crate) fn wake_at(self: &Arc<Client>, lsn: Lsn, deadline_ns: Option<u64>, waker: &Waker, failure: &Failure) {
         // Cloned before the lock is taken, and the old one dropped after it: both are code of the caller's runtime.
         let waker = waker.clone();
         let mut old = None;
@@ -46,7 +49,7 @@ impl Client {
             Some(waiting) => old = Some(std::mem::replace(&mut waiting.waker, waker)),
             None => {
                 let failure = failure.clone();
-                state.waiting.push(Waiting { lsn, since_ns: now_ns(), waker, failure });
+                state.waiting.push(Waiting { lsn, deadline_ns, since_ns: now_ns(), waker, failure });
             }
         }
         // Under the lock: the thread ends under it too, when nobody waits.
@@ -78,6 +81,12 @@ impl Client {
         loop {
             let next = {
                 let mut state = self.wakers.state.lock();
+                // As in `Engine::wait_durable_by`.
+                let now = now_ns();
+                let is_late = |waiting: &&Waiting| waiting.deadline_ns.is_some_and(|by| by <= now);
+                if let Some(late) = state.waiting.iter().filter(is_late).map(|waiting| waiting.lsn).max() {
+                    self.engine.request_flush(late);
+                }
                 match state.waiting.iter().map(|waiting| waiting.lsn).min() {
                     Some(next) => next,
                     None => {

@@ -8,10 +8,11 @@
 //! standard output is a pipe to its starter. It writes there that it is ready, or why it cannot serve.
 #![allow(unsafe_code)]
 
-use super::keeper::{BECOME_LOGGER, DAEMON, FOREIGN_OWNER, NO_FORK, READY, is_linked_into_executable};
+use super::keeper::{BECOME_LOGGER, DAEMON, DAEMON_OF_INIT, FOREIGN_OWNER, NO_FORK, READY, is_linked_into_executable};
 use super::privileges;
 use super::process::{self, Ended, Host, Service};
 use crate::dir::{self, Dir};
+use crate::environment;
 use crate::owner::Ownership;
 use crate::shm::liveness::{self, Tester};
 use crate::{Error, Result};
@@ -109,7 +110,7 @@ impl LoggerOptions {
     #[doc(hidden)]
     #[allow(unsafe_code)]
     pub unsafe fn run_as_program(&self, path: impl AsRef<Path>) -> Result<()> {
-        if std::env::var_os(DAEMON).is_none() {
+        if environment::variable(DAEMON).is_none() {
             return self.run(path);
         }
         // SAFETY: the caller's promise.
@@ -161,7 +162,7 @@ pub(crate) fn stop_logger_as(path: &Path, timeout: Duration, ownership: Ownershi
     let tester = dir.with_fd(|fd| Tester::open(fd, None))?;
     let mut ran = false;
     let mut first = None;
-    while tester.is_held(liveness::LOGGER_OFFSET) {
+    while tester.is_held(liveness::LOGGER_OFFSET)? {
         ran = true;
         let header = crate::header::Header::read(&dir.need_file(dir::CHECKPOINT, false)?)?.0;
         if let Some(control) = crate::client::attach(&dir, &header)? {
@@ -189,7 +190,7 @@ pub(super) static HOOK: extern "C" fn() = hook;
 
 extern "C" fn hook() {
     crate::shm::fork::register_handlers();
-    let Some(path) = std::env::var_os(BECOME_LOGGER) else { return };
+    let Some(path) = environment::variable(BECOME_LOGGER) else { return };
     // In a library that a host loads, this runs in the host.
     if !is_linked_into_executable() {
         return;
@@ -200,7 +201,7 @@ extern "C" fn hook() {
 }
 
 fn become_logger(path: &OsString) -> i32 {
-    let ownership = if std::env::var_os(FOREIGN_OWNER).is_some() { Ownership::Foreign } else { Ownership::Own };
+    let ownership = if environment::variable(FOREIGN_OWNER).is_some() { Ownership::Foreign } else { Ownership::Own };
     // SAFETY: this runs before `main` in the executable itself, so the process has one thread, and none of its code has
     // opened anything yet.
     unsafe { become_daemon() };
@@ -240,35 +241,58 @@ unsafe fn become_daemon() {
     // SAFETY: no other thread reads the environment or holds a lock across the fork, and the descriptors that are closed
     // are used by nothing: both are the caller's promise.
     unsafe {
+        let is_child_of_init = environment::variable(DAEMON).is_some_and(|value| value == DAEMON_OF_INIT);
         std::env::remove_var(BECOME_LOGGER);
         std::env::remove_var(DAEMON);
         std::env::remove_var(FOREIGN_OWNER);
-        match libc::fork() {
+        match if is_child_of_init { 0 } else { libc::fork() } {
             0 => {}
             // Whoever started this waits for its end. It says why, and may try again.
             -1 => libc::_exit(NO_FORK),
             _ => libc::_exit(0),
         }
         libc::setsid();
-        libc::close_range(3, libc::c_uint::MAX, 0);
+        close_descriptors();
         let mut none = std::mem::zeroed();
         libc::sigemptyset(&mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
         for signal in 1..32 {
             libc::signal(signal, libc::SIG_DFL);
         }
-        // A logger must not die of a closed pipe, of a hang-up, or of a file-size limit.
-        for signal in [libc::SIGPIPE, libc::SIGHUP, libc::SIGXFSZ] {
+        // A logger must not die of a closed pipe, of a hang-up, or of a soft limit.
+        for signal in [libc::SIGPIPE, libc::SIGHUP, libc::SIGXFSZ, libc::SIGXCPU] {
             libc::signal(signal, libc::SIG_IGN);
         }
         // What its starter may not write, the logger of others' commits may: soft limits go up to the hard ones.
         // Each connection is an open file.
-        for resource in [libc::RLIMIT_FSIZE, libc::RLIMIT_NOFILE] {
-            let mut limit = std::mem::zeroed();
+        let none = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+        let resources = [
+            libc::RLIMIT_FSIZE,
+            libc::RLIMIT_NOFILE,
+            libc::RLIMIT_CPU,
+            libc::RLIMIT_AS,
+            libc::RLIMIT_DATA,
+            libc::RLIMIT_NPROC,
+        ];
+        for resource in resources {
+            // At its hard limit of CPU time a process is killed. Root, and no other, may lift that.
+            if resource == libc::RLIMIT_CPU && libc::setrlimit(resource, &raw const none) == 0 {
+                continue;
+            }
+            let mut limit: libc::rlimit = std::mem::zeroed();
             if libc::getrlimit(resource, &raw mut limit) == 0 {
                 limit.rlim_cur = limit.rlim_max;
                 libc::setrlimit(resource, &raw const limit);
             }
+        }
+        // All clients wait for the logger, so it runs neither after everything else nor before it, as the thread that
+        // started it may. Where the system refuses that, the logger keeps what it has.
+        if libc::sched_getscheduler(0) != libc::SCHED_OTHER {
+            let ordinary: libc::sched_param = std::mem::zeroed();
+            libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const ordinary);
+        }
+        if libc::getpriority(libc::PRIO_PROCESS, 0) > 0 {
+            libc::setpriority(libc::PRIO_PROCESS, 0, 0);
         }
         // Memory of a large message goes back with the message. Else the C library, once it has seen one, keeps as much for
         // each thread.
@@ -277,5 +301,33 @@ unsafe fn become_daemon() {
         libc::umask(0o077);
         let root = c"/".as_ptr();
         let _ = libc::chdir(root);
+    }
+}
+
+/// Closes all descriptors but the standard three. A system call filter may refuse `close_range`; then each is closed by its
+/// number.
+///
+/// # Safety
+/// No code of this process uses a descriptor above 2 that is open now.
+unsafe fn close_descriptors() {
+    /// More numbers than this are not tried where nothing lists the open ones.
+    const NUMBERS_MAX: libc::rlim_t = 1 << 20;
+    // SAFETY: the caller's promise.
+    if unsafe { libc::close_range(3, libc::c_uint::MAX, 0) } == 0 {
+        return;
+    }
+    let listed = std::fs::read_dir("/proc/self/fd").map(|numbers| {
+        let number = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse::<i32>().ok();
+        numbers.flatten().filter_map(number).collect::<Vec<i32>>()
+    });
+    let numbers = listed.unwrap_or_else(|_| {
+        let mut limit = libc::rlimit { rlim_cur: NUMBERS_MAX, rlim_max: NUMBERS_MAX };
+        // SAFETY: the call writes into a value on this stack.
+        unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+        (3..limit.rlim_max.min(NUMBERS_MAX) as i32).collect()
+    });
+    for number in numbers.into_iter().filter(|number| *number > 2) {
+        // SAFETY: the caller's promise. The directory that listed them is closed already, which is an error without effect.
+        unsafe { libc::close(number) };
     }
 }

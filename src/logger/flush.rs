@@ -42,6 +42,9 @@ const ORPHAN_TIME: Duration = Duration::from_millis(50);
 /// That of the frames of a transaction that still streams: nobody waits for those either. Whoever needs their room in the ring asks for
 /// a flush, and half a ring of them is flushed at once.
 const STREAM_TIME: Duration = Duration::from_secs(1);
+/// The longest time that a commit with a deadline waits for a flush by the logger's own clock, whatever its deadline is: that
+/// may be of another time namespace, or damaged, and nothing may wait for the commit that would request a flush.
+const DEADLINE_MAX: Duration = Duration::from_secs(60);
 /// Blocks never granted to writers: the logger's own statements.
 const OWN_BLOCKS: u64 = 8;
 
@@ -57,6 +60,7 @@ pub(super) struct Flusher {
     counted_txn: u64,
     /// Commits wait for a flush. Since when the flush policy has had some of them to decide about.
     is_waiting: bool,
+    waiting_since: Instant,
     policy_since: Option<Instant>,
     last_flush: Instant,
     /// How long before a deadline a flush begins.
@@ -94,6 +98,7 @@ impl Flusher {
             charged: 0,
             counted_txn: 0,
             is_waiting: false,
+            waiting_since: Instant::now(),
             policy_since: None,
             last_flush: Instant::now(),
             lead: Lead::default(),
@@ -301,6 +306,7 @@ impl Flusher {
         let bytes = tail.saturating_sub(self.stated.durable.0);
         if bytes == 0 || !std::mem::replace(&mut self.is_waiting, bytes > 0) {
             self.note_durable_as_of(now_ns());
+            self.waiting_since = Instant::now();
         }
         if bytes == 0 {
             (self.is_waiting, self.policy_since) = (false, None);
@@ -328,8 +334,9 @@ impl Flusher {
             let time = if is_commit { ORPHAN_TIME } else { STREAM_TIME };
             deadline::announce::<Native>(&deadlines.urgency, deadline::urgency(after(time)));
         }
-        let earliest_ns = deadline::deadline(deadline::peek::<Native>(&deadlines.urgency));
         let now = now_ns();
+        let latest_ns = now.saturating_add(DEADLINE_MAX.saturating_sub(self.waiting_since.elapsed()).as_nanos() as u64);
+        let earliest_ns = deadline::deadline(deadline::peek::<Native>(&deadlines.urgency)).map(|by| by.min(latest_ns));
         let start_in = |by_ns: u64| Duration::from_nanos(by_ns.saturating_sub(now)).saturating_sub(self.lead.bound());
         let pending = Pending {
             bytes,
@@ -463,7 +470,7 @@ impl Flusher {
         self.last_flush = Instant::now();
         self.failing_since = None;
         // What came meanwhile has waited since this flush began, not since the next look.
-        (self.is_waiting, self.policy_since) = (true, None);
+        (self.is_waiting, self.waiting_since, self.policy_since) = (true, begun, None);
         self.is_stated = false;
         Ok(())
     }

@@ -13,11 +13,13 @@ use super::process::{self, Host, Service};
 use crate::descriptor::Descriptor;
 use crate::dir::Dir;
 use crate::engine::Engine;
+use crate::environment;
 use crate::options::Options;
 use crate::shm::liveness::{self, Tester};
 use crate::{Error, Result};
 use parking_lot::Mutex;
 use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::process::child_subreaper;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
@@ -31,6 +33,8 @@ pub(super) const BECOME_LOGGER: &str = "UNTORN_BECOME_LOGGER";
 pub(super) const DAEMON: &str = "UNTORN_DAEMON";
 /// Tells the hook that the store may belong to another user than root, who starts it.
 pub(super) const FOREIGN_OWNER: &str = "UNTORN_FOREIGN_OWNER";
+/// The value of [`DAEMON`] where the daemon is its starter's child: see [`run_daemon`].
+pub(super) const DAEMON_OF_INIT: &str = "child";
 /// Exit code of a daemon's first process that can't fork the second.
 pub(super) const NO_FORK: i32 = 71;
 /// What a daemon says when it serves.
@@ -92,11 +96,14 @@ impl Keeper {
     /// What the last one met if it could not serve, as it says itself; [`Error::LoggerUnavailable`] if there is
     /// no program to start.
     pub(crate) fn ensure(&self, engine: &Engine) -> Result<()> {
-        match engine.tester() {
-            Ok(tester) if tester.is_held(liveness::LOGGER_OFFSET) => return Ok(()),
-            Ok(_) => {}
-            // What is unclear means that one lives, unless none ever can.
-            Err(_) => return engine.refuse_cut_off(),
+        match engine.has_logger() {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            // Where none ever can live, that is the cause.
+            Err(error) => {
+                engine.refuse_cut_off()?;
+                return Err(error);
+            }
         }
         // Another thread is at it.
         let Some(mut start) = self.start.try_lock() else { return Ok(()) };
@@ -107,17 +114,17 @@ impl Keeper {
     ///
     /// # Errors
     /// As [`Keeper::ensure`].
-    pub(crate) fn start(&self, dir: &Dir, tester: &Tester, deadline: Instant) -> Result<()> {
+    pub(crate) fn start(&self, dir: &Dir, tester: &Tester<'_>, deadline: Instant) -> Result<()> {
         let has_logger = || tester.is_held(liveness::LOGGER_OFFSET);
         let mut start = self.start.lock();
-        while !has_logger() && Instant::now() < deadline {
+        while !has_logger()? && Instant::now() < deadline {
             self.look(&mut start, dir, &has_logger)?;
             std::thread::sleep(POLL);
         }
         Ok(())
     }
 
-    fn look(&self, start: &mut Option<Start>, dir: &Dir, has_logger: &dyn Fn() -> bool) -> Result<()> {
+    fn look(&self, start: &mut Option<Start>, dir: &Dir, has_logger: &dyn Fn() -> Result<bool>) -> Result<()> {
         let (mut program, mut attempt, mut tried, mut mismatch) = (0, 1, Vec::new(), None);
         let commands = self.commands(dir);
         if let Some(mut last) = start.take() {
@@ -143,7 +150,7 @@ impl Keeper {
                     tried.push(format!("{name} ended at once"));
                 }
             }
-            if has_logger() {
+            if has_logger()? {
                 return Ok(());
             }
         }
@@ -164,6 +171,9 @@ impl Keeper {
                 Err(error) => tried.push(format!("{}: {error}", name_of(&command))),
             }
             attempt = 1;
+        }
+        if tried.is_empty() && mismatch.is_none() {
+            tried.push("a setuid program starts no program but itself and what Options::logger_program names".into());
         }
         Err(mismatch.unwrap_or(Error::LoggerUnavailable { reason: tried.join("; ") }))
     }
@@ -193,12 +203,13 @@ impl Keeper {
         if self.thread {
             return Vec::new();
         }
-        let named = self.program.clone().or_else(|| std::env::var_os(PROGRAM).map(PathBuf::from));
+        let named = self.program.clone().or_else(|| environment::variable(PROGRAM).map(PathBuf::from));
         // Not the path that it was opened by: another store may be there by now.
         let path = dir.current_path();
         let external = |program: PathBuf| {
             let mut command = Command::new(program);
             command.arg(&path);
+            environment::shed_caller(&mut command);
             if dir.is_foreign() {
                 command.arg("--foreign-owner");
                 keep_little_environment(&mut command);
@@ -213,12 +224,17 @@ impl Keeper {
             let mut command = Command::new("/proc/self/exe");
             // The hook looks at the variable alone; name and argument are what `ps` shows.
             command.arg0("untorn-logger").arg(&path);
+            environment::shed_caller(&mut command);
             if dir.is_foreign() {
                 keep_little_environment(&mut command);
                 command.env(FOREIGN_OWNER, "1");
             }
             command.env(BECOME_LOGGER, &path);
             commands.push(command);
+        }
+        // The caller chooses where a hard link to the executable lies, and what is on `PATH`.
+        if environment::is_of_caller() {
+            return commands;
         }
         if let Ok(own) = std::env::current_exe() {
             let beside = own.with_file_name("untorn-logger");
@@ -236,7 +252,7 @@ fn keep_little_environment(command: &mut Command) {
     command.env_clear();
     command.envs(std::env::vars_os().filter(|(name, _)| {
         let name = name.as_encoded_bytes();
-        name == b"PATH" || name.starts_with(b"UNTORN_")
+        !environment::is_of_caller() && (name == b"PATH" || name.starts_with(b"UNTORN_"))
     }));
 }
 
@@ -276,12 +292,22 @@ impl Ear {
 }
 
 /// Runs a command as a daemon: its first process ends when the second lives on by itself, whose standard output is a pipe.
+///
+/// An init process, or a subreaper, becomes the parent of its children's orphans, so the second process would come back to
+/// it, and stay a zombie when it ends if the host reaps nothing. There the first process is the logger, and a thread
+/// waits for its end. It waits for that process alone, so the host's own children are the host's to wait for.
 fn run_daemon(command: &mut Command) -> std::io::Result<Ear> {
-    command.env(DAEMON, "1").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let adopts_orphans = std::process::id() == 1 || child_subreaper().is_ok_and(|subreaper| subreaper.is_some());
+    command.env(DAEMON, if adopts_orphans { DAEMON_OF_INIT } else { "1" });
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn()?;
     let pipe: OwnedFd = child.stdout.take().ok_or_else(|| std::io::Error::other("no pipe"))?.into();
     fcntl_setfl(&pipe, OFlags::NONBLOCK)?;
     let ear = Ear::Process { pipe: Descriptor::new(pipe)?, words: Vec::new() };
+    if adopts_orphans {
+        let wait = std::thread::Builder::new().name("untorn-reaper".into()).spawn(move || child.wait());
+        return wait.map(|_| ear);
+    }
     let since = Instant::now();
     loop {
         match child.try_wait() {

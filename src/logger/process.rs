@@ -18,7 +18,7 @@ use crate::shm::atomic::Native;
 use crate::shm::control::Control;
 use crate::shm::liveness::{Claim, InitLock, LOGGER_IDS, LOGGER_OFFSET, LockFileId, Tester};
 use crate::shm::lock::CommitClass;
-use crate::shm::waiter;
+use crate::shm::{liveness, waiter};
 use crate::{Error, Result, TxnId, limits};
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -157,6 +157,7 @@ fn prepare(dir: Dir, lock_file: LockFileId, byte: Weak<Claim>) -> Result<(Arc<Lo
     // Its own claim first: of two participants that come at once, one sees the other.
     presence::refuse_others(&dir, lock_file)?;
     let me = presence.id();
+    let lock_reserve = dir.with_fd(|fd| liveness::open_reserve(fd, lock_file))?;
     let arena_file = dir.need_file(dir::ARENA, true)?;
     let arena = Arena::open(&arena_file, header.store_id, &header.geometry, header.image.high_water)?;
     if !alive {
@@ -172,6 +173,7 @@ fn prepare(dir: Dir, lock_file: LockFileId, byte: Weak<Claim>) -> Result<(Arc<Lo
         me,
         pid: std::process::id(),
         lock_file,
+        lock_reserve,
         logger_timeout: Duration::from_secs(3600),
         keeper: None,
         has_failed: AtomicBool::new(false),

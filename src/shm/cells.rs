@@ -123,8 +123,8 @@ pub(crate) struct CellEntry {
     kind: AtomicU64,
     /// No value is stored under a version below this.
     pub(crate) floor: AtomicU64,
-    /// When it was freed.
-    freed_ns: AtomicU64,
+    /// The newest transaction when it was freed.
+    freed_txn: AtomicU64,
     /// Writers that wait for the latch sleep here.
     pub(crate) bell: AtomicU32,
     _reserved: AtomicU32,
@@ -290,13 +290,14 @@ impl Control {
 
     /// A free entry for a cell of this kind, used anew or for the first time. `file` is this region.
     ///
-    /// A freed counter is used again only if it was freed before `counters_before_ns`, a freed cell's entry only if `latch`
-    /// gets its latch, which the caller then has.
+    /// A freed counter is used again only if the newest transaction was `counters_before` or an older
+    /// one when it was freed. A freed cell's entry is used again only if `latch` gets its latch, which
+    /// the caller then has.
     pub(crate) fn allocate_cell(
         &self,
         kind: CellKind,
         file: &File,
-        counters_before_ns: u64,
+        counters_before: u64,
         latch: impl Fn(&CellEntry) -> bool,
     ) -> Result<usize> {
         let bound = self.cell_bound()?;
@@ -307,7 +308,7 @@ impl Control {
             let entry = self.entry_at(*index);
             match (kind, entry.kind()) {
                 (CellKind::Counter, Ok(CellKind::Counter)) => {
-                    entry.freed_ns.load(Ordering::Acquire) < counters_before_ns
+                    entry.freed_txn.load(Ordering::Acquire) <= counters_before
                 }
                 (_, Ok(old)) => old.body_bytes() == kind.body_bytes() && latch(entry),
                 (_, Err(_)) => entry.is_unused(),
@@ -375,9 +376,9 @@ impl Control {
     /// version read after it. A writer looks at the generation with the latch, and the one before it moved the version before
     /// it released the latch; all four are sequentially consistent or fenced. So of the writers whose version is not seen
     /// here, only the first can have seen the generation: at most one more version is given.
-    pub(crate) fn free_cell(&self, index: usize, now_ns: u64) -> Result<()> {
+    pub(crate) fn free_cell(&self, index: usize) -> Result<()> {
         let entry = self.cell_entry(index)?;
-        entry.freed_ns.store(now_ns, Ordering::Release);
+        entry.freed_txn.store(self.committed().as_u64(), Ordering::Release);
         let hint = &self.cells().first_free;
         hint.store(hint.load(Ordering::Relaxed).min(index as u64), Ordering::Relaxed);
         entry.hot.generation.store(0, Ordering::SeqCst);

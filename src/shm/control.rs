@@ -317,6 +317,8 @@ pub(crate) struct ClientEntry {
     pub(crate) pid: AtomicU64,
     pub(crate) since_ns: AtomicU64,
     pub(crate) commits: AtomicU64,
+    /// The newest transaction when it joined, so it has no handle to what was dropped before that.
+    pub(crate) since_txn: AtomicU64,
 }
 
 /// Offset of the client table.

@@ -19,7 +19,8 @@
 //! error.
 //!
 //! **Invariant**: a free byte means dead for ever, since client ids are random and never used twice. The byte is the
-//! only authority, and whatever is unclear means alive: a lock wrongly waited for costs time, one wrongly taken, data.
+//! only authority, and whatever is unclear means alive: a lock wrongly waited for costs time, one wrongly taken, data. A
+//! waiter does not wait for what stays unclear: it returns the cause (`Engine::acquire_while_clear`).
 //!
 //! The offsets 0 and 1 are the initialisation lock and the logger; ids lie between 2^32 and 2^62,
 //! witnesses above.
@@ -27,13 +28,14 @@
 
 use super::fork::{self, ForkGuard};
 use super::private::Private;
+use crate::descriptor::Descriptor;
 use crate::ids::ClientId;
 use crate::{Error, Result, dir};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use std::ffi::c_void;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 use untorn_wal::files;
 
@@ -120,7 +122,7 @@ fn try_lock_byte(file: &OwnedFd, name: &str, mode: Mode, offset: u64) -> Result<
 }
 
 /// The first locked byte in `offsets` of the file `name`, as an open file sees it that holds no locks.
-fn first_held(file: &OwnedFd, name: &str, offsets: Range<u64>) -> Result<Option<u64>> {
+fn first_held(file: impl AsFd, name: &str, offsets: Range<u64>) -> Result<Option<u64>> {
     // Offsets of files end at 2^63 - 1, and a length of 0 would mean all the rest.
     let end = offsets.end.min(i64::MAX as u64);
     if offsets.start >= end {
@@ -128,7 +130,7 @@ fn first_held(file: &OwnedFd, name: &str, offsets: Range<u64>) -> Result<Option<
     }
     let mut lock = byte_lock(Mode::Alone, offsets.start, end - offsets.start);
     // SAFETY: the descriptor is open and `lock` is a valid structure, which the call may write.
-    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } != 0 {
+    if unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } != 0 {
         return Err(Error::io(format!("querying locks of {name}"))(std::io::Error::last_os_error()));
     }
     if lock.l_type == libc::F_UNLCK as libc::c_short {
@@ -340,41 +342,68 @@ pub(crate) fn is_held_beside(directory: impl AsFd, name: &str, offset: u64) -> R
 
 /// Tests bytes through an open file of its own, so that it finds the claims of this process too.
 #[derive(Debug)]
-pub(crate) struct Tester {
-    file: OwnedFd,
+pub(crate) struct Tester<'f> {
+    file: TestFile<'f>,
 }
 
-impl Tester {
+#[derive(Debug)]
+enum TestFile<'f> {
+    Own(OwnedFd),
+    /// Kept open by somebody else, whose host may close it at any time.
+    Kept(&'f Descriptor, BorrowedFd<'f>),
+}
+
+/// Opens `lock` for [`Tester::with`], so that bytes can be tested when the process has no descriptor left to open it anew.
+pub(crate) fn open_reserve(directory: impl AsFd, expected: LockFileId) -> Result<Descriptor> {
+    // A position that every file system allows.
+    let mark = random_in(&(1..1 << 30))?;
+    match Tester::open(directory, Some(expected))?.file {
+        TestFile::Own(file) => Descriptor::marked(file, mark).map_err(Error::io(format!("stat of {LOCK_FILE}"))),
+        TestFile::Kept(..) => unreachable!("it was opened just now"),
+    }
+}
+
+impl<'f> Tester<'f> {
+    /// Tests through a descriptor that is kept; `None` if it has come to name another file, or none.
+    pub(crate) fn with(kept: &'f Descriptor) -> Option<Tester<'f>> {
+        Some(Tester { file: TestFile::Kept(kept, kept.get()?) })
+    }
+
     /// Opens `lock` afresh. Fails if it isn't the file `expected`: then nothing can be said about anybody.
-    pub(crate) fn open(directory: impl AsFd, expected: Option<LockFileId>) -> Result<Tester> {
+    pub(crate) fn open(directory: impl AsFd, expected: Option<LockFileId>) -> Result<Tester<'f>> {
         let (file, found) = open_lock(directory, true)?;
         match expected {
             Some(expected) if expected != found => Err(Error::Mismatch {
                 file: LOCK_FILE.to_string(),
                 what: format!("it is another file (expected {expected:?}, found {found:?})"),
             }),
-            _ => Ok(Tester { file }),
+            _ => Ok(Tester { file: TestFile::Own(file) }),
         }
     }
 
     /// As [`Tester::open`], for somebody who may only read the file, which is enough to ask.
-    pub(crate) fn open_to_look(directory: impl AsFd) -> Result<Tester> {
-        Ok(Tester { file: open_lock(directory, false)?.0 })
+    pub(crate) fn open_to_look(directory: impl AsFd) -> Result<Tester<'f>> {
+        Ok(Tester { file: TestFile::Own(open_lock(directory, false)?.0) })
     }
 
-    /// Whether the byte at `offset` is held. What can't be found out counts as held, except that nobody can ever have
-    /// held a byte that no file has.
-    pub(crate) fn is_held(&self, offset: u64) -> bool {
+    /// Whether the byte at `offset` is held. A byte that no file has was never held.
+    ///
+    /// # Errors
+    /// If the kernel cannot tell. The caller then treats the byte as held, or returns the error.
+    pub(crate) fn is_held(&self, offset: u64) -> Result<bool> {
         match offset.checked_add(1) {
-            Some(end) => self.first_held(offset..end).map_or(true, |held| held.is_some()),
-            None => false,
+            Some(end) => Ok(self.first_held(offset..end)?.is_some()),
+            None => Ok(false),
         }
     }
 
     /// Whether the owner of something, named by this id, is alive. Nobody ever had an id outside of the two ranges,
     /// which then comes from damaged memory.
-    pub(crate) fn is_alive(&self, id: u64) -> bool {
-        (CLIENT_IDS.start..LOGGER_IDS.end).contains(&id) && self.is_held(id)
+    ///
+    /// # Errors
+    /// As [`Tester::is_held`].
+    pub(crate) fn is_alive(&self, id: u64) -> Result<bool> {
+        Ok((CLIENT_IDS.start..LOGGER_IDS.end).contains(&id) && self.is_held(id)?)
     }
 
     /// Some byte in `offsets` that is held: one query for "is anyone alive".
@@ -386,7 +415,19 @@ impl Tester {
     }
 
     fn first_held(&self, offsets: Range<u64>) -> Result<Option<u64>> {
-        first_held(&self.file, LOCK_FILE, offsets)
+        let file = match &self.file {
+            TestFile::Own(file) => file.as_fd(),
+            TestFile::Kept(_, file) => *file,
+        };
+        let held = first_held(file, LOCK_FILE, offsets)?;
+        // Else another file may have answered, in which nothing is held.
+        if let TestFile::Kept(kept, _) = &self.file
+            && kept.get().is_none()
+        {
+            let source = std::io::Error::from_raw_os_error(libc::EBADF);
+            return Err(Error::Io { what: format!("querying locks of {LOCK_FILE}"), source });
+        }
+        Ok(held)
     }
 }
 
