@@ -1,6 +1,8 @@
 //! Goal: the calls of the public interface do what they say, in one process.
 
-use std::time::Duration;
+mod common;
+
+use common::HANGS;
 use untorn::{Durability, Store};
 
 #[test]
@@ -29,7 +31,7 @@ fn put_get_delete_and_reopen() {
         let report = store.verify().unwrap();
         assert!(report.is_clean(), "{report:#?}");
     }
-    assert!(untorn::stop_logger(&path, Duration::from_secs(5)).unwrap());
+    assert!(untorn::stop_logger(&path, HANGS).unwrap());
     let store = Store::open(&path).unwrap();
     let users = store.keyspace("users").unwrap();
     assert_eq!(users.len().unwrap(), 10_000);
@@ -38,5 +40,5 @@ fn put_get_delete_and_reopen() {
     assert!(report.is_clean(), "{report:#?}");
     drop(users);
     drop(store);
-    untorn::stop_logger(&path, Duration::from_secs(5)).unwrap();
+    untorn::stop_logger(&path, HANGS).unwrap();
 }

@@ -3,8 +3,10 @@
 //! Method: processes with crash points die in the middle of a store, or everybody does, and the kernel; each check is then
 //! made with a planted bug as well, which it must catch. Interleaving 18 of docs/design.md is here.
 
+mod common;
 mod workload;
 
+use common::{HANGS, wait_until};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -105,7 +107,7 @@ fn half_a_store(bug: &str) -> Result<(), String> {
         // The next writer finds the latch held by a dead one.
         let begun = Instant::now();
         cell.store(&sealed(7, 64)).unwrap();
-        assert!(begun.elapsed() < Duration::from_secs(5), "the latch was not taken over for {:?}", begun.elapsed());
+        assert!(begun.elapsed() < HANGS, "the latch was not taken over for {:?}", begun.elapsed());
         assert_eq!(load(&cell).0, 7);
     });
     kill_loggers(&path);
@@ -209,11 +211,7 @@ fn durable_stores(bug: &str) -> Result<(), String> {
     let env = [("UNTORN_CRASH", orders.as_str()), ("UNTORN_CRASH_ONCE", &once), ("UNTORN_BUG", bug)];
     let mut writer = Role::start(victim(), "durable", &path, "", &env);
     writer.wait_for("20");
-    let begun = Instant::now();
-    while !Path::new(&format!("{once}-sample.collected")).exists() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "no round came");
-        std::thread::sleep(Duration::from_micros(500));
-    }
+    wait_until(|| Path::new(&format!("{once}-sample.collected")).exists());
     std::thread::sleep(Duration::from_millis(50));
     writer.kill();
     kernel_crash(&path);

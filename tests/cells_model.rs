@@ -9,7 +9,7 @@
 
 mod common;
 
-use common::{Child, Role, TestStore, assert_clean, exists, kill_logger, limit, listen, say, send, wait_for};
+use common::{Child, Role, TestStore, assert_clean, exists, kill_logger, limit, listen, say, send, wait_until};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rustix::process::Signal;
@@ -381,7 +381,7 @@ fn run(turns: &[Turn]) {
                     match logger {
                         Some(logger) if !matches!(end, End::Stop) => {
                             send(logger, Signal::KILL);
-                            wait_for(Duration::from_secs(10), || !exists(logger));
+                            wait_until(|| !exists(logger));
                         }
                         _ => test.stop_logger(),
                     }
@@ -405,7 +405,7 @@ fn run(turns: &[Turn]) {
 
 #[test]
 fn histories_agree_with_a_model() {
-    let _limit = limit(400);
+    let _limit = limit();
     let cases = if std::env::var_os("UNTORN_SWEEP").is_some() { 400 } else { 24 };
     let config = Config { cases, max_shrink_iters: 200, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
@@ -419,7 +419,7 @@ fn histories_agree_with_a_model() {
 /// The shortest history that found versions given twice: a loss, then a clean stop with nothing stored in between.
 #[test]
 fn a_loss_and_an_idle_life() {
-    let _limit = limit(120);
+    let _limit = limit();
     let by_own = |call: Call| Turn::Call { by_peer: false, call };
     let stores = |count: usize| (0..count).map(|_| by_own(Call::Store { name: 0, durable: false })).collect::<Vec<_>>();
     let looks = (0..10).map(|back| by_own(Call::LoadVersion { name: 0, back })).collect::<Vec<_>>();

@@ -5,11 +5,13 @@ use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+mod common;
 #[path = "common/program.rs"]
 mod program;
 
+use common::{HANGS, wait_until};
 use program::untorn as program;
 
 /// What a run of the program has left.
@@ -326,7 +328,7 @@ impl Watch {
     #[track_caller]
     fn expect(&self, expected: &[&str]) {
         for line in expected {
-            assert_eq!(self.lines.recv_timeout(Duration::from_secs(20)).as_deref(), Ok(*line));
+            assert_eq!(self.lines.recv_timeout(HANGS).as_deref(), Ok(*line));
         }
     }
 
@@ -396,15 +398,9 @@ fn watch_ends_when_nobody_reads_and_says_what_is_wrong() {
     let mut command = Command::new(program());
     let mut child = command.arg("watch").arg(fixture.store()).stdout(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
-    let start = std::time::Instant::now();
-    let status = loop {
-        match child.try_wait().unwrap() {
-            Some(status) => break status,
-            None => assert!(start.elapsed() < Duration::from_secs(20), "it goes on without a reader"),
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    };
-    assert_eq!(status.code(), Some(0));
+    // It ends without a reader.
+    wait_until(|| child.try_wait().unwrap().is_some());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
     for (arguments, code) in [(["--from", "x"], 2), (["--from", "9.9999"], 3), (["--durable", "--visible"], 2)] {
         assert_eq!(fixture.run("watch", &arguments).code, code, "{arguments:?}");
     }
@@ -491,11 +487,7 @@ impl Logger {
     fn start(store: &Path, arguments: &[&str]) -> Logger {
         let process = Command::new(env!("CARGO_BIN_EXE_untorn-logger")).arg(store).args(arguments).spawn().unwrap();
         let logger = Logger { process, store: store.to_owned() };
-        let start = Instant::now();
-        while !logger.socket().exists() {
-            assert!(start.elapsed() < Duration::from_secs(20), "no socket");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_until(|| logger.socket().exists());
         logger
     }
 
@@ -567,11 +559,9 @@ fn a_socket_in_place_of_a_directory() {
         let ran = logger.run(command, &[]);
         assert!(ran.code == 2 && ran.error.contains("directory"), "{command}: {} {}", ran.code, ran.error);
     }
-    // The owner hears of an access file that nobody understands.
+    // The owner is warned of an access file that cannot be read, once the logger has seen it.
     fs::write(fixture.store().join("access"), "allow everybody\n").unwrap();
-    std::thread::sleep(Duration::from_millis(100));
-    let ran = logger.run("get", &["users", "alice"]).ok();
-    assert!(ran.error.contains("line 1"), "{}", ran.error);
+    wait_until(|| logger.run("get", &["users", "alice"]).ok().error.contains("line 1"));
     fixture.run("verify", &[]).ok();
     let socket = logger.socket();
     drop(logger);
@@ -594,18 +584,14 @@ fn a_logger_that_stays() {
     // The command's own logger has some seconds left; this one waits for it.
     let mut logger = Logger::start(&fixture.store(), &["--idle", "never"]);
     assert!(fixture.run("stop", &[]).ok().error.contains("stopped"));
-    let start = Instant::now();
-    while logger.run("get", &["users", "alice"]).code != 0 {
-        assert!(start.elapsed() < Duration::from_secs(10));
-    }
+    wait_until(|| logger.run("get", &["users", "alice"]).code == 0);
     assert!(logger.process.try_wait().unwrap().is_none());
     fixture.run("stop", &[]).ok();
     assert!(logger.process.wait().unwrap().success());
-    // With a time of its own it leaves after that.
+    // With an idle time of its own it leaves after that.
     let mut logger = Logger::start(&fixture.store(), &["--idle", "1"]);
-    let start = Instant::now();
+    wait_until(|| logger.process.try_wait().unwrap().is_some());
     assert!(logger.process.wait().unwrap().success());
-    assert!(start.elapsed() < Duration::from_secs(5));
     drop(logger);
     for arguments in [&["--idle", "soon"][..], &["--idle"], &["--stay"], &["another"]] {
         let program = env!("CARGO_BIN_EXE_untorn-logger");

@@ -16,7 +16,7 @@ mod messenger;
 mod worker;
 mod workload;
 
-use common::{Role, TestStore, assert_clean, limit, wait_for};
+use common::{HANGS, Role, TestStore, assert_clean, limit, wait_until};
 use container::{Container, Inside, Plan, is_possible};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
@@ -84,7 +84,7 @@ fn both_open_at_once() {
     if !is_possible("both_open_at_once") {
         return;
     }
-    let _limit = limit(60);
+    let _limit = limit();
     let mut pair = Pair::new();
     for round in 0..3 {
         let mut workers = [pair.a.run("worker", SAME, 0, OF_A, &[]), pair.b.run("worker", SAME, 0, OF_B, &[])];
@@ -110,7 +110,7 @@ fn the_dead_are_noticed() {
     if !is_possible("the_dead_are_noticed") {
         return;
     }
-    let _limit = limit(60);
+    let _limit = limit();
     let mut pair = Pair::new();
     let mut b = pair.worker_b(SAME);
     assert_eq!(b.ask("put k old"), "put");
@@ -126,7 +126,7 @@ fn the_dead_are_noticed() {
     a.kill();
     b.child.hear();
     eprintln!("the lock was taken over after {:?}", killed.elapsed());
-    assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
+    assert!(killed.elapsed() < HANGS, "{:?}", killed.elapsed());
     assert_eq!(b.ask("get k"), "old");
 
     // With a snapshot, which holds back what B then frees.
@@ -139,8 +139,8 @@ fn the_dead_are_noticed() {
     }
     assert_eq!(pins(), 1);
     a.kill();
-    wait_for(Duration::from_secs(5), || pins() == 0);
-    wait_for(Duration::from_secs(5), || store.stats().unwrap().clients.len() == 2);
+    wait_until(|| pins() == 0);
+    wait_until(|| store.stats().unwrap().clients.len() == 2);
     // The living one of that id stays; and the host is there.
     assert_eq!(b.ask("pids"), format!("[{SAME}, {}]", std::process::id()));
 
@@ -156,7 +156,7 @@ fn the_dead_are_noticed() {
         a.kill();
         assert_eq!(b.ask("load"), "whole");
         assert_eq!(b.ask("store"), "stored");
-        assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
+        assert!(killed.elapsed() < HANGS, "{:?}", killed.elapsed());
         if caught {
             break;
         }
@@ -174,7 +174,7 @@ fn the_living_are_never_taken_for_dead() {
     if !is_possible("the_living_are_never_taken_for_dead") {
         return;
     }
-    let _limit = limit(60);
+    let _limit = limit();
     let mut pair = Pair::new();
     let mut b = pair.worker_b(SAME + 20);
     assert_eq!(b.ask("put k old"), "put");
@@ -228,7 +228,7 @@ fn the_living_are_never_taken_for_dead() {
         a.go_on();
         a.ask("stored").parse().unwrap()
     };
-    wait_for(Duration::from_secs(5), || a.ask("stored").parse::<u64>().unwrap() > before);
+    wait_until(|| a.ask("stored").parse::<u64>().unwrap() > before);
     let stats = store.stats().unwrap();
     assert_eq!((stats.lock_take_overs, stats.reaped), (0, 0), "nobody has died");
     assert_clean(&store);
@@ -241,7 +241,7 @@ fn planted_liveness_by_pid_is_caught() {
         return;
     }
     workload::victim::build("containers");
-    let _limit = limit(60);
+    let _limit = limit();
     let mut pair = Pair::with_bug(Some("liveness-by-pid"));
     let mut b = pair.worker_b(SAME);
     let mut a = pair.worker_a(SAME);
@@ -277,7 +277,7 @@ fn the_logger_dies_with_its_container() {
     if !is_possible("the_logger_dies_with_its_container") {
         return;
     }
-    let _limit = limit(60);
+    let _limit = limit();
     let mut pair = Pair::new();
     let mut a = pair.worker_a(SAME);
     let mut b = pair.worker_b(SAME);
@@ -295,7 +295,7 @@ fn the_logger_dies_with_its_container() {
     let before = heard(&b);
     let mut newest = before;
     while newest <= before + 2 {
-        assert!(killed.elapsed() < Duration::from_secs(10), "B's durable commits stand still");
+        assert!(killed.elapsed() < HANGS, "B's durable commits stand still");
         std::thread::sleep(Duration::from_millis(1));
         newest = newest.max(heard(&b));
     }
@@ -323,7 +323,7 @@ fn user_namespaces() {
     if !is_possible("user_namespaces") {
         return;
     }
-    let _limit = limit(60);
+    let _limit = limit();
     let test = TestStore::new();
     std::fs::create_dir(&test.path).unwrap();
     chown(&test.path, Some(OWNER), Some(OWNER)).unwrap();
@@ -358,7 +358,7 @@ fn user_namespaces() {
     let stranger = container_b.run("worker", SAME, 5, OF_B, &[]);
     let said = stranger.child.hear();
     assert!(said.starts_with("refused: no permission for ") && said.contains("direct client"), "{said}");
-    wait_for(Duration::from_secs(5), || a.ask("pids") == format!("[{SAME}]"));
+    wait_until(|| a.ask("pids") == format!("[{SAME}]"));
 }
 
 /// Containers whose roots hold a socket and what programs need to run: no store, no `/proc`, no `/dev`, other users. One sees the directory
@@ -370,7 +370,7 @@ fn nothing_but_the_socket() {
     if !is_possible("nothing_but_the_socket") {
         return;
     }
-    let _limit = limit(60);
+    let _limit = limit();
     let test = TestStore::new();
     let parent = test.path.parent().unwrap();
     let run = parent.join("run");
@@ -388,7 +388,7 @@ fn nothing_but_the_socket() {
     let store = host(&test.path);
     store.keyspace("private").unwrap().put(b"k", b"of the host").unwrap();
     let shared = store.keyspace("shared").unwrap();
-    wait_for(Duration::from_secs(5), || socket.exists());
+    wait_until(|| socket.exists());
 
     let start = |from: &Path, to, first| {
         Container::start(&Plan { mounts: &[(from, to)], first_uid: Some(first), has_proc: false, bug: None })
@@ -419,11 +419,11 @@ fn nothing_but_the_socket() {
     let mut storm = of_writer.run("messenger", SAME, 0, "/run/untorn/untorn.sock", &[]);
     storm.child.expect("connected");
     storm.child.tell("storm shared");
-    wait_for(Duration::from_secs(5), || shared.get(b"storm").unwrap().is_some());
+    wait_until(|| shared.get(b"storm").unwrap().is_some());
     storm.kill();
     let killed = Instant::now();
     shared.put(b"c", b"of-host").unwrap();
-    assert!(killed.elapsed() < Duration::from_secs(1));
+    assert!(killed.elapsed() < HANGS);
 
     // The logger is killed, and the host has the next one.
     common::kill_logger(&store);

@@ -7,12 +7,11 @@
 
 mod common;
 
-use common::{TestStore, kill_logger, limit, wait_for};
+use common::{TestStore, kill_logger, limit, wait_until};
 use std::time::Duration;
 use untorn::{Client, Durability, Error, FlushPolicy, Keyspace, Store};
 
 const HOUR: Duration = Duration::from_secs(3600);
-const SOON: Duration = Duration::from_secs(20);
 
 /// A commit of one record.
 fn put(store: &Store, keyspace: &Keyspace, key: &str, value: &[u8], durability: Durability) {
@@ -27,7 +26,7 @@ fn put_beside(store: &Store, keyspace: &Keyspace, threads: usize, value: &[u8], 
         for thread in 0..threads {
             scope.spawn(move || put(store, keyspace, &format!("beside {thread}"), value, Durability::Within(HOUR)));
         }
-        wait_for(SOON, || keyspace.prefix(b"beside ").unwrap().count() == threads);
+        wait_until(|| keyspace.prefix(b"beside ").unwrap().count() == threads);
         hurry();
     });
     assert_eq!(store.durable_snapshot().unwrap().prefix(keyspace, b"beside ").unwrap().count(), threads);
@@ -35,7 +34,7 @@ fn put_beside(store: &Store, keyspace: &Keyspace, threads: usize, value: &[u8], 
 
 #[test]
 fn one_urgent_commit_takes_all_that_wait_along() {
-    let _limit = limit(120);
+    let _limit = limit();
     let dir = TestStore::new();
     let store = dir.open();
     let keyspace = store.keyspace("k").unwrap();
@@ -59,7 +58,7 @@ fn one_urgent_commit_takes_all_that_wait_along() {
 /// Who changes nothing has read what another one made, and must not wait as long as that one may: an hour.
 #[test]
 fn a_commit_that_changes_nothing_waits_for_nobody_else() {
-    let _limit = limit(120);
+    let _limit = limit();
     let dir = TestStore::new();
     let store = dir.open();
     let keyspaces = ["k", "l", "m"].map(|name| store.keyspace(name).unwrap());
@@ -78,7 +77,7 @@ fn a_commit_that_changes_nothing_waits_for_nobody_else() {
 
 #[test]
 fn a_shorter_deadline_or_a_sync_does_so_too() {
-    let _limit = limit(120);
+    let _limit = limit();
     let dir = TestStore::new();
     let store = dir.open();
     let (keyspace, with_sync) = (store.keyspace("k").unwrap(), store.keyspace("l").unwrap());
@@ -92,7 +91,7 @@ fn a_shorter_deadline_or_a_sync_does_so_too() {
 /// What has a deadline is flushed for it although the policy of the other commits has no end.
 #[test]
 fn a_deadline_comes_by_itself_and_may_be_missed() {
-    let _limit = limit(120);
+    let _limit = limit();
     let dir = TestStore::new();
     let store = dir.open_with(|options| {
         options.flush_policy(FlushPolicy::Every(HOUR));
@@ -112,7 +111,7 @@ fn a_deadline_comes_by_itself_and_may_be_missed() {
 /// A deadline of zero is none: no commit is counted as one with time.
 #[test]
 fn no_time_at_all_is_durable() {
-    let _limit = limit(60);
+    let _limit = limit();
     let dir = TestStore::new();
     let store = dir.open_with(|options| {
         options.durability(Durability::Within(Duration::ZERO));
@@ -125,13 +124,13 @@ fn no_time_at_all_is_durable() {
 /// The longest time that there is is no time in the past.
 #[test]
 fn for_ever_is_until_somebody_syncs() {
-    let _limit = limit(60);
+    let _limit = limit();
     let dir = TestStore::new();
     let store = dir.open();
     let keyspace = store.keyspace("k").unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| put(&store, &keyspace, "k", b"v", Durability::Within(Duration::MAX)));
-        wait_for(SOON, || keyspace.get(b"k").unwrap().is_some());
+        wait_until(|| keyspace.get(b"k").unwrap().is_some());
         std::thread::sleep(Duration::from_millis(200));
         let stats = store.stats().unwrap();
         assert!(stats.durable < stats.committed, "{stats:?}");
@@ -141,7 +140,7 @@ fn for_ever_is_until_somebody_syncs() {
 
 #[test]
 fn a_half_full_ring_is_flushed_whatever_time_there_is() {
-    let _limit = limit(120);
+    let _limit = limit();
     let dir = TestStore::new();
     let store = dir.open_with(|options| {
         options.ring_size(64 << 10);
@@ -156,7 +155,7 @@ fn a_half_full_ring_is_flushed_whatever_time_there_is() {
 /// The logger dies while a commit waits, having taken its deadline or not; its successor begins with a flush of everything.
 #[test]
 fn the_logger_dies_while_a_commit_has_time() {
-    let _limit = limit(120);
+    let _limit = limit();
     let dir = TestStore::new();
     let store = dir.open();
     let keyspace = store.keyspace("k").unwrap();
@@ -167,14 +166,14 @@ fn the_logger_dies_while_a_commit_has_time() {
 /// A message client's commit has time as well, beyond its patience for an answer; and it counts.
 #[test]
 fn by_message() {
-    let _limit = limit(120);
+    let _limit = limit();
     let dir = TestStore::new();
     let store = dir.open();
     store.keyspace("k").unwrap();
     let path = dir.path.join("logger.sock");
-    wait_for(SOON, || path.exists());
-    let remote = Client::options().answer_timeout(Duration::from_millis(300)).connect(&path).unwrap();
-    let durability = Durability::Within(Duration::from_millis(600));
+    wait_until(|| path.exists());
+    let remote = Client::options().answer_timeout(Duration::from_secs(3)).connect(&path).unwrap();
+    let durability = Durability::Within(Duration::from_secs(5));
     remote.put_with("k", b"a", b"1", durability).unwrap();
     let stats = store.stats().unwrap();
     assert_eq!(stats.durable, stats.committed);
@@ -184,12 +183,12 @@ fn by_message() {
 /// A commit by message may have no more time than the server has patience: a connection and its thread are held for as long.
 #[test]
 fn by_message_there_is_no_more_time_than_patience() {
-    let _limit = limit(120);
+    let _limit = limit();
     let dir = TestStore::new();
     let store = dir.open();
     let keyspace = store.keyspace("k").unwrap();
     let path = dir.path.join("logger.sock");
-    wait_for(SOON, || path.exists());
+    wait_until(|| path.exists());
     let remote = Client::connect(&path).unwrap();
     match remote.put_with("k", b"a", b"1", Durability::Within(Duration::from_secs(11))) {
         Err(Error::Limit { found, limit, .. }) => assert_eq!((found, limit), (11_000_000, 10_000_000)),

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Child, Role, TestStore, limit, listen, say};
+use common::{Child, HANGS, Role, TestStore, limit, listen, say};
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -50,7 +50,7 @@ impl Heard {
     fn expect(&self, level: &str, words: &[&str]) {
         let start = std::time::Instant::now();
         while !self.has(level, words) {
-            assert!(start.elapsed() < Duration::from_secs(30), "no {level} {words:?} in {:#?}", self.lines());
+            assert!(start.elapsed() < HANGS, "no {level} {words:?} in {:#?}", self.lines());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -67,7 +67,7 @@ fn the_events_of_a_life() {
     if Role::of_this_process().is_some() {
         return;
     }
-    let _limit = limit(120);
+    let _limit = limit();
     let heard = Heard::default();
     let writer = heard.clone();
     tracing_subscriber::fmt()

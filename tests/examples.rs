@@ -4,10 +4,9 @@
 
 mod common;
 
-use common::{limit, wait_for};
+use common::{limit, wait_until};
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 /// Runs an example in a temporary directory of its own, which it must leave empty; what it printed.
 fn run(name: &str) -> String {
@@ -21,7 +20,7 @@ fn run(name: &str) -> String {
     assert_eq!(error, "", "{name} complains");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "{name} leaves files behind");
     // A logger that has left may be on its way out.
-    wait_for(Duration::from_secs(5), || processes_of(&program) == 0);
+    wait_until(|| processes_of(&program) == 0);
     out.into_owned()
 }
 
@@ -33,7 +32,7 @@ fn processes_of(program: &PathBuf) -> usize {
 
 #[test]
 fn quickstart() {
-    let _limit = limit(60);
+    let _limit = limit();
     let out = run("quickstart");
     let expected = "before: alice has 100\nnow: alice has 70\nnow: bob has 50\n\
                     another process: position 52.5, 13.4\nvisits: 2\ncarol has 7\n";
@@ -43,7 +42,7 @@ fn quickstart() {
 /// The naive way loses additions, the others none. (That others lose none, the example itself asserts.)
 #[test]
 fn scoreboard() {
-    let _limit = limit(120);
+    let _limit = limit();
     let out = run("scoreboard");
     let lost: Vec<(&str, u64)> = out
         .lines()
@@ -62,7 +61,7 @@ fn scoreboard() {
 /// Nothing is mixed up, and each reading is accounted for.
 #[test]
 fn sensor_fusion() {
-    let _limit = limit(120);
+    let _limit = limit();
     let out = run("sensor_fusion");
     let numbers: Vec<u64> = out
         .lines()
@@ -76,7 +75,7 @@ fn sensor_fusion() {
 
 #[test]
 fn config_watch() {
-    let _limit = limit(60);
+    let _limit = limit();
     let expected = r#"begins with {"log": "info"}
 log changed: {"log": "debug"}
 host, port changed: {"host": "db1.example", "log": "debug", "port": "5432"}
@@ -88,7 +87,7 @@ stop changed: {"host": "db1.example", "port": "5432", "stop": "now"}
 
 #[test]
 fn message_client() {
-    let _limit = limit(60);
+    let _limit = limit();
     let expected = "alice has 100\n30 moved to bob\nnot a second time\nalice has 70\nbob has 50\ncarol has 0\n\
                     the owner finds: alice 70\nthe owner finds: bob 50\nthe owner finds: carol 0\n";
     assert_eq!(run("message_client"), expected);

@@ -3,10 +3,11 @@
 //!
 //! Method: this test builds itself once more with crash points, by which a sync can be made to fail, and a logger be held before it.
 
+mod common;
 mod workload;
 
+use common::{HANGS, wait_until};
 use std::path::Path;
-use std::time::{Duration, Instant};
 use untorn::{Durability, Store};
 use workload::victim::{kill_loggers, logger_of};
 use workload::{Place, Role, Writer, assert_verified, check, my_role, open_small, say};
@@ -50,11 +51,7 @@ fn marked(path: &Path, before: &str, point: &str, nth: u32) -> (Store, (u64, u64
     let orders = format!("{before}:hold={},{point}@{nth}:fail", gate.display());
     let env = [("UNTORN_CRASH", orders.as_str()), ("UNTORN_CRASH_ONCE", &once)];
     let mut role = Role::start(workload::victim::build("failed_sync"), "busy", path, "victim", &env);
-    let begun = Instant::now();
-    while !gate.with_extension("reached").exists() {
-        assert!(begun.elapsed() < Duration::from_secs(40), "{point}: no checkpoint came");
-        std::thread::sleep(Duration::from_micros(500));
-    }
+    wait_until(|| gate.with_extension("reached").exists());
     let store = open_small(path);
     std::fs::write(&gate, "").unwrap();
     assert!(!role.end(), "{point}: the writer should have met the error");
@@ -78,7 +75,7 @@ fn a_failed_sync_of_arena_or_header_is_sticky_until_all_have_closed() {
         check(&store, &store.snapshot().unwrap());
         drop(store);
         // A marked store's logger makes room as soon as nobody uses it; told, it is quicker.
-        untorn::stop_logger(&path, Duration::from_secs(10)).unwrap();
+        untorn::stop_logger(&path, HANGS).unwrap();
         let store = open_small(&path);
         let found = check(&store, &store.snapshot().unwrap());
         assert!(found["victim"] >= told.1, "{point}: told {told:?}, found {found:?}");
@@ -101,9 +98,7 @@ fn a_client_by_message_is_not_let_in_to_a_marked_store_that_all_have_left() {
     // Those who come earlier are served.
     drop(untorn::Client::connect(path.join("logger.sock")).unwrap());
     // The last of them has left as well.
-    while store.stats().unwrap().clients.len() > 1 {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    wait_until(|| store.stats().unwrap().clients.len() <= 1);
     drop(store);
     // By the logger that leaves, or since it has left: nobody here starts another one.
     assert!(untorn::Client::connect(path.join("logger.sock")).is_err());

@@ -5,9 +5,11 @@
 //! places (whose own checksums are right), and the ring in shared memory by random bits, all while the store is open. A
 //! feed is read from some place on and held against the history. Then the damage is taken back. `proptest` chooses and shrinks.
 
+mod common;
 #[path = "common/store_files.rs"]
 mod store_files;
 
+use common::HANGS;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::fs::File;
@@ -125,7 +127,7 @@ impl Scene {
         let mut changes = store.changes(TxnId::ZERO, Feed::Durable).unwrap();
         let mut truth = Vec::new();
         while changes.resume_from() < last {
-            truth.extend(changes.try_next(Duration::from_secs(5)).unwrap());
+            truth.extend(changes.try_next(HANGS).unwrap());
         }
         // What has become durable is stated once more, and then the files rest.
         std::thread::sleep(Duration::from_millis(300));
@@ -174,7 +176,7 @@ impl Scene {
         };
         let start = Instant::now();
         while changes.resume_from() < last {
-            prop_assert!(start.elapsed() < Duration::from_secs(30), "it hangs");
+            prop_assert!(start.elapsed() < HANGS, "it hangs");
             match changes.try_next(Duration::ZERO) {
                 Ok(Some(change)) => prop_assert_eq!(Some(&change), expected.next()),
                 Ok(None) => {}

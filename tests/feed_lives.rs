@@ -5,15 +5,13 @@
 
 mod common;
 
-use common::{Child, Role, TestStore, assert_clean, kill_logger, limit, say, seed};
+use common::{Child, HANGS, Role, TestStore, assert_clean, kill_logger, limit, say, seed};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 use untorn::{Durability, Error, Feed, Options, Store, TxnId};
-
-const SOON: Duration = Duration::from_secs(20);
 
 fn small(options: &mut Options) {
     options.ring_size(64 << 10).segment_size(256 << 10).checkpoint_bytes(300 << 10).max_size(256 << 20);
@@ -87,7 +85,7 @@ fn note(lines: Vec<String>, position: &mut TxnId, seen: &mut Vec<u64>) {
 
 #[test]
 fn everybody_is_killed_again_and_again() {
-    let _limit = limit(180);
+    let _limit = limit();
     let seed = seed("--test feed_lives everybody_is_killed");
     let mut dice = StdRng::seed_from_u64(seed);
     for feed in [Feed::Visible, Feed::Durable] {
@@ -164,7 +162,7 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        let _ = untorn::stop_logger(self.path(), SOON);
+        let _ = untorn::stop_logger(self.path(), HANGS);
         let _ = Command::new("umount").arg("-l").arg(self.dir.path()).status();
     }
 }
@@ -173,11 +171,11 @@ impl Drop for Device {
 /// the arena, until nothing is kept any more.
 #[test]
 fn on_a_full_device_what_is_kept_gives_way() {
-    let _limit = limit(120);
+    let _limit = limit();
     let Some(device) = Device::mount("24m") else { return };
     let mut options = Store::options();
     small(&mut options);
-    options.retain_changes(u64::MAX, Duration::MAX).logger_timeout(SOON);
+    options.retain_changes(u64::MAX, Duration::MAX).logger_timeout(HANGS);
     let store = options.open(device.path()).unwrap();
     let keys = store.keyspace("keys").unwrap();
     let commit = |key: u64, value: &[u8]| {
@@ -192,7 +190,7 @@ fn on_a_full_device_what_is_kept_gives_way() {
     store.sync().unwrap();
     let kept = store.stats().unwrap().wal_kept;
     assert!(kept > 30, "{kept}");
-    let changes = |from| store.changes(from, Feed::Durable).and_then(|mut changes| changes.try_next(SOON));
+    let changes = |from| store.changes(from, Feed::Durable).and_then(|mut changes| changes.try_next(HANGS));
     let Err(Error::Lagged { oldest }) = changes(TxnId::ZERO) else { panic!("the device holds all of it") };
     assert!(changes(oldest).unwrap().is_some());
     // The arena.
@@ -222,7 +220,7 @@ fn on_a_full_device_what_is_kept_gives_way() {
 /// A host closes all descriptors that it doesn't know between two calls; the feed goes on, and closes nobody else's.
 #[test]
 fn the_host_closes_all_descriptors() {
-    let _limit = limit(60);
+    let _limit = limit();
     let dir = TestStore::new();
     let store = dir.open_with(small);
     let keys = store.keyspace("keys").unwrap();
@@ -254,7 +252,7 @@ fn close_and_follow(store: &Store) {
     // Its number is one that the store used to have.
     let mut own: Vec<std::fs::File> = (0..8).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
     for n in 0..2000 {
-        let change = changes.try_next(SOON).unwrap().unwrap();
+        let change = changes.try_next(HANGS).unwrap().unwrap();
         assert_eq!(number(change.value().unwrap()), n);
         if n == 500 {
             // Far enough behind to need the segments.
@@ -274,7 +272,7 @@ fn close_and_follow(store: &Store) {
 /// Samples of cells are changes of a keyspace like any other.
 #[test]
 fn samples_of_cells_are_in_the_feed_unless_filtered_out() {
-    let _limit = limit(60);
+    let _limit = limit();
     let dir = TestStore::new();
     let store = dir.open();
     let from = store.snapshot().unwrap().txn_id();

@@ -249,7 +249,7 @@ proptest! {
 
     #[test]
     fn feeds_tell_what_was_committed(steps in prop::collection::vec(step(), 60..160)) {
-        let _limit = limit(300);
+        let _limit = limit();
         run(&steps);
     }
 }

@@ -12,7 +12,7 @@ mod common;
 #[path = "fork_exec/every_call.rs"]
 mod every_call;
 
-use common::{Child, Role, TestStore, assert_clean, exists, limit, listen, say, wait_for};
+use common::{Child, HANGS, Role, TestStore, assert_clean, exists, limit, listen, say, wait_until};
 use every_call::Wrong;
 use rustix::process::Signal;
 use std::os::unix::process::CommandExt;
@@ -85,7 +85,7 @@ fn child() {
 
 #[test]
 fn every_call_of_a_child_answers_forked() {
-    let _limit = limit(60);
+    let _limit = limit();
     let test = TestStore::new();
     let parent = Child::spawn("every-call", &test.path, &[]);
     assert_eq!(parent.finish(), ["done"]);
@@ -151,14 +151,14 @@ fn forks_while_busy(path: &Path) {
     let mut bytes = [0; 4096];
     cell.load(&mut bytes).unwrap();
     assert!(bytes.iter().all(|byte| *byte == bytes[0]), "a torn value");
-    wait_for(Duration::from_secs(10), || store.stats().unwrap().clients.len() == 1);
+    wait_until(|| store.stats().unwrap().clients.len() == 1);
     assert_eq!(store.stats().unwrap().lock_take_overs, 0, "a child died with a lock");
     say("done");
 }
 
 #[test]
 fn forks_in_the_middle_of_other_threads_work() {
-    let _limit = limit(120);
+    let _limit = limit();
     let test = TestStore::new();
     let parent = Child::spawn("forks-while-busy", &test.path, &[]);
     assert_eq!(parent.finish(), ["done"]);
@@ -191,7 +191,7 @@ fn generations(path: &Path) {
 
 #[test]
 fn children_of_children() {
-    let _limit = limit(60);
+    let _limit = limit();
     let test = TestStore::new();
     let parent = Child::spawn("generations", &test.path, &[]);
     assert_eq!(parent.finish(), ["done"]);
@@ -217,12 +217,12 @@ fn execs(path: &Path) {
     txn.put(&keys, b"k", b"unfinished").unwrap();
     say("held");
     listen();
-    panic!("{}", Command::new("sleep").arg("60").exec());
+    panic!("{}", Command::new("sleep").arg("3600").exec());
 }
 
 #[test]
 fn exec_lets_go_of_everything() {
-    let _limit = limit(60);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open_with(|options| {
         options.lock_timeout(Duration::from_millis(50));
@@ -239,14 +239,14 @@ fn exec_lets_go_of_everything() {
         assert!(is_pinned() && is_client());
         let asked = Instant::now();
         child.tell("exec");
-        wait_for(Duration::from_secs(5), || store.begin().is_ok());
-        wait_for(Duration::from_secs(5), || cell.store(&[2; 4096]).is_ok());
+        wait_until(|| store.begin().is_ok());
+        wait_until(|| cell.store(&[2; 4096]).is_ok());
         eprintln!("lock and latch were free {:?} after exec was asked for", asked.elapsed());
-        assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+        assert!(asked.elapsed() < HANGS, "{:?}", asked.elapsed());
         assert_eq!(keys.get(b"k").unwrap().unwrap(), b"old");
         let command = std::fs::read_to_string(format!("/proc/{}/comm", child.pid())).unwrap();
         assert_eq!(command.trim_end(), "sleep", "the process lives on");
-        wait_for(Duration::from_secs(5), || {
+        wait_until(|| {
             let stats = store.stats().unwrap();
             stats.clients.len() == 1 && stats.readers.iter().all(|reader| reader.pid != child.pid())
         });
@@ -262,7 +262,7 @@ fn starts_others(path: &Path) {
     let _snapshot = store.snapshot().unwrap();
     let mut txn = store.begin().unwrap();
     txn.put(&keys, b"k", b"unfinished").unwrap();
-    let mut other = Command::new("sleep").arg("60").stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let mut other = Command::new("sleep").arg("3600").stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
     say(other.id());
     listen();
     other.kill().and_then(|()| other.wait()).unwrap();
@@ -271,7 +271,7 @@ fn starts_others(path: &Path) {
 /// A program that a process starts inherits nothing of the store: when its parent is killed, lock and pins are free.
 #[test]
 fn a_program_started_by_a_client_keeps_nothing() {
-    let _limit = limit(60);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open();
     let mut client = Child::spawn("starts-others", &test.path, &[]);
@@ -280,12 +280,12 @@ fn a_program_started_by_a_client_keeps_nothing() {
     let killed = Instant::now();
     client.kill();
     store.begin().unwrap().rollback();
-    assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
+    assert!(killed.elapsed() < HANGS, "{:?}", killed.elapsed());
     assert!(exists(other));
     let open = std::fs::read_dir(format!("/proc/{other}/fd")).unwrap().flatten();
     let of_store = open.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(&test.path)));
     assert_eq!(of_store.count(), 0, "it inherited a descriptor");
-    wait_for(Duration::from_secs(5), || store.stats().unwrap().clients.len() == 1);
+    wait_until(|| store.stats().unwrap().clients.len() == 1);
     common::send(other, Signal::KILL);
 }
 
@@ -296,7 +296,7 @@ fn a_program_started_by_a_client_keeps_nothing() {
 fn threads_share_handles() {
     const THREADS: u64 = 4;
     const ROUNDS: u64 = 400;
-    let _limit = limit(120);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open_with(|options| {
         options.durability(Durability::Visible);

@@ -7,15 +7,13 @@
 
 mod common;
 
-use common::{Child, Role, TestStore, assert_clean, kill_logger, limit, listen, say, wait_for};
+use common::{Child, HANGS, Role, TestStore, assert_clean, kill_logger, limit, listen, say, wait_until};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 use untorn::{Durability, Error, Keyspace, Store, limits};
 
 /// A wait that lasts longer is a hang.
-const HANGS: Duration = Duration::from_secs(120);
 
 #[test]
 fn child() {
@@ -115,7 +113,7 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        let _ = untorn::stop_logger(self.path(), Duration::from_secs(20));
+        let _ = untorn::stop_logger(self.path(), HANGS);
         // Lazily: a mapping of a process on its way out must not keep it.
         let _ = Command::new("umount").arg("-l").arg(self.dir.path()).status();
     }
@@ -175,7 +173,7 @@ fn gcd(a: u64, b: u64) -> u64 {
 /// spare segment was never used, and no checkpoint let go of the segment that was being written.
 #[test]
 fn a_store_that_fills_its_own_volume_can_delete() {
-    let _limit = limit(400);
+    let _limit = limit();
     for (kind, mib) in [(Kind::Tmpfs, 20), (Kind::Ext4, 32)] {
         let Some(device) = Device::mount(kind, mib) else { continue };
         let store = device.open();
@@ -200,7 +198,7 @@ fn a_store_that_fills_its_own_volume_can_delete() {
 /// Updates that replace what is there get through for ever, also when the logger dies again and again.
 #[test]
 fn on_a_device_that_others_fill_deletes_get_through() {
-    let _limit = limit(300);
+    let _limit = limit();
     let Some(device) = Device::mount(Kind::Tmpfs, 12) else { return };
     let store = device.open();
     let rows = store.keyspace("rows").unwrap();
@@ -231,7 +229,7 @@ fn on_a_device_that_others_fill_deletes_get_through() {
 /// and the same one in smaller parts, get through at once.
 #[test]
 fn after_a_stream_that_failed_the_next_one_gets_through() {
-    let _limit = limit(200);
+    let _limit = limit();
     let Some(device) = Device::mount(Kind::Tmpfs, 20) else { return };
     let store = device.open();
     let rows = store.keyspace("rows").unwrap();
@@ -272,7 +270,7 @@ fn open_with_max_size(test: &TestStore, max_size: u64) -> Store {
 /// At `max_size` every second delete failed, as it found only pages that the last checkpoint held.
 #[test]
 fn at_the_largest_size_each_delete_gets_through() {
-    let _limit = limit(300);
+    let _limit = limit();
     for (page_size, max_size) in [(4096, limits::MAX_SIZE_MIN), (4096, 16 << 20), (65536, 32 << 20)] {
         let test = TestStore::new();
         let store = test.open_with(|options| {
@@ -300,7 +298,7 @@ fn at_the_largest_size_each_delete_gets_through() {
 /// A keyspace that takes all of the store is dropped; so are its records, in transactions of a thousand.
 #[test]
 fn at_the_largest_size_everything_can_be_dropped() {
-    let _limit = limit(200);
+    let _limit = limit();
     let test = TestStore::new();
     let store = open_with_max_size(&test, 64 << 20);
     for round in 0..3 {
@@ -329,7 +327,7 @@ fn at_the_largest_size_everything_can_be_dropped() {
 /// Two processes delete at a full store; one is killed in the middle, and so is the logger.
 #[test]
 fn several_processes_delete_from_a_full_store() {
-    let _limit = limit(300);
+    let _limit = limit();
     let test = TestStore::new();
     let store = open_with_max_size(&test, limits::MAX_SIZE_MIN);
     let rows = store.keyspace("rows").unwrap();
@@ -363,7 +361,7 @@ fn several_processes_delete_from_a_full_store() {
 /// All processes are killed while the store is full and what deletes are promised is in use; recovery finds room.
 #[test]
 fn a_full_store_is_recovered() {
-    let _limit = limit(300);
+    let _limit = limit();
     for is_lost in [false, true] {
         let test = TestStore::new();
         let store = open_with_max_size(&test, limits::MAX_SIZE_MIN);
@@ -393,7 +391,7 @@ fn a_full_store_is_recovered() {
 /// from. Recovery from that checkpoint needs all of its frames: it must not begin behind those that were there.
 #[test]
 fn a_stream_that_waits_for_a_checkpoint_is_recovered_whole() {
-    let _limit = limit(200);
+    let _limit = limit();
     const ROWS: u64 = 2800;
     for commits in [true, false] {
         let test = TestStore::new();
@@ -439,7 +437,7 @@ fn a_stream_that_waits_for_a_checkpoint_is_recovered_whole() {
 /// A snapshot in another process holds the space. The error says so, and whose it is; when it is gone, so is the error.
 #[test]
 fn who_holds_the_space_is_named() {
-    let _limit = limit(200);
+    let _limit = limit();
     let test = TestStore::new();
     let store = open_with_max_size(&test, 8 << 20);
     let rows = store.keyspace("rows").unwrap();
@@ -474,7 +472,7 @@ fn who_holds_the_space_is_named() {
         }
     }
     holder.kill();
-    wait_for(HANGS, || store.stats().unwrap().readers.iter().all(|reader| reader.is_loggers));
+    wait_until(|| store.stats().unwrap().readers.iter().all(|reader| reader.is_loggers));
     delete_each(&rows, left);
     assert_clean(&store);
 }
@@ -482,7 +480,7 @@ fn who_holds_the_space_is_named() {
 /// Cells stay durable in a full store: their records are overwritten by others of the same length.
 #[test]
 fn cells_stay_durable_in_a_full_store() {
-    let _limit = limit(200);
+    let _limit = limit();
     let test = TestStore::new();
     let store = open_with_max_size(&test, limits::MAX_SIZE_MIN);
     let cell = store.cell("cell", 64).unwrap();
@@ -501,7 +499,7 @@ fn cells_stay_durable_in_a_full_store() {
 /// One large value was deleted. Each transaction got one page of the free extent, and the rest only after a commit that never came.
 #[test]
 fn a_free_extent_serves_a_whole_transaction() {
-    let _limit = limit(200);
+    let _limit = limit();
     let test = TestStore::new();
     let store = open_with_max_size(&test, 64 << 20);
     let rows = store.keyspace("rows").unwrap();
@@ -541,7 +539,7 @@ fn a_free_extent_serves_a_whole_transaction() {
 /// checkpoint wrote the whole pool.
 #[test]
 fn one_hot_key_uses_the_same_few_pages() {
-    let _limit = limit(300);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open_with(|options| {
         options.durability(Durability::Visible).checkpoint_bytes(1 << 40);

@@ -64,7 +64,7 @@ fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 
 #[test]
 fn each_name_that_leads_elsewhere_is_an_error() {
-    let _limit = limit(300);
+    let _limit = limit();
     let dir = scratch();
     let image = image(dir.path());
     let segment = image.files.iter().find(|(_, bytes)| bytes.starts_with(b"untornWS")).unwrap().0.clone();
@@ -100,7 +100,7 @@ fn each_name_that_leads_elsewhere_is_an_error() {
 /// A new store is not made through names that lead elsewhere, be there something at their end or nothing.
 #[test]
 fn creation_follows_no_link() {
-    let _limit = limit(120);
+    let _limit = limit();
     let dir = scratch();
     for (number, name) in ["lock", "checkpoint", "wal"].into_iter().enumerate() {
         for target in ["missing", "present"] {
@@ -126,7 +126,7 @@ fn root_gives_away_only_what_it_made() {
         eprintln!("not root: nothing to give away");
         return;
     }
-    let _limit = limit(120);
+    let _limit = limit();
     let dir = scratch();
     let secret = dir.path().join("secret");
     fs::write(&secret, b"root's").unwrap();

@@ -7,7 +7,7 @@
 mod common;
 mod workload;
 
-use common::{Child, Role, TestStore, assert_clean, limit, listen, say, wait_for};
+use common::{Child, Role, TestStore, assert_clean, limit, listen, say, wait_until};
 use std::future::Future;
 use std::pin::pin;
 use std::process::Command;
@@ -18,7 +18,6 @@ use std::time::Duration;
 use untorn::{Durability, Error, LoggerOptions, Store};
 
 /// The limit of every wait here: longer means that it hangs.
-const HANGS: Duration = Duration::from_secs(60);
 
 #[test]
 fn child() {
@@ -49,7 +48,7 @@ fn child() {
 /// `run_logger` forked its caller and closed all of its descriptors if the variable `UNTORN_DAEMON` was set.
 #[test]
 fn a_host_that_serves_keeps_its_descriptors_whatever_the_environment_says() {
-    let _limit = limit(120);
+    let _limit = limit();
     let test = TestStore::new();
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.env("UNTORN_DAEMON", "1");
@@ -66,7 +65,7 @@ fn descriptors(role: &Role) {
     let (reader, writer) = std::io::pipe().unwrap();
     let path = role.store.clone();
     let serving = std::thread::spawn(move || LoggerOptions::default().create(true).run(path));
-    wait_for(HANGS, || untorn::observe(&role.store).is_ok_and(|seen| matches!(seen, untorn::Observation::Live(_))));
+    wait_until(|| untorn::observe(&role.store).is_ok_and(|seen| matches!(seen, untorn::Observation::Live(_))));
     say(std::process::id());
     say("serves");
     serving.join().unwrap().unwrap();
@@ -111,7 +110,7 @@ impl Wake for Flag {
 /// A panic of one task's waker ended the thread that wakes all tasks: every later ticket stayed pending.
 #[test]
 fn a_waker_that_panics_keeps_no_other_task_waiting() {
-    let _limit = limit(120);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open();
     let rows = store.keyspace("rows").unwrap();
@@ -131,13 +130,13 @@ fn a_waker_that_panics_keeps_no_other_task_waiting() {
         let other = two.as_mut().poll(&mut Context::from_waker(&good));
         std::thread::spawn(move || drop(bad)).join().ok();
         assert!(polled.is_pending() && other.is_pending(), "a flush that came early proves nothing");
-        wait_for(HANGS, || flag.0.load(Ordering::SeqCst));
+        wait_until(|| flag.0.load(Ordering::SeqCst));
         assert!(matches!(two.as_mut().poll(&mut Context::from_waker(&good)), Poll::Ready(Ok(()))));
         // The thread goes on for those that come later.
         flag.0.store(false, Ordering::SeqCst);
         let mut third = pin!(commit(b"c"));
         if third.as_mut().poll(&mut Context::from_waker(&good)).is_pending() {
-            wait_for(HANGS, || flag.0.load(Ordering::SeqCst));
+            wait_until(|| flag.0.load(Ordering::SeqCst));
         }
     }
 }
@@ -146,7 +145,7 @@ fn a_waker_that_panics_keeps_no_other_task_waiting() {
 #[test]
 fn a_thread_that_panics_ends_the_logger() {
     let victim = workload::victim::build("hosts");
-    let _limit = limit(300);
+    let _limit = limit();
     for (thread, point) in [
         ("flush", "flush.looked"),
         ("sampler", "sample.looked"),

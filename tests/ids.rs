@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{Child, Role, TestStore, assert_clean, exists, limit, listen, say, send, wait_for};
+use common::{Child, Role, TestStore, assert_clean, exists, limit, listen, say, send, wait_until};
 use rustix::process::Signal;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -29,7 +29,7 @@ fn kill_all(test: &TestStore, store: Store, loses: bool) {
     send(logger, Signal::STOP);
     drop(store);
     send(logger, Signal::KILL);
-    wait_for(Duration::from_secs(60), || !exists(logger));
+    wait_until(|| !exists(logger));
     if loses {
         std::fs::remove_file(test.path.join("control")).unwrap();
     }
@@ -52,7 +52,7 @@ fn check(cell: &Cell<u64>, given: &[(Version, u64)]) {
 /// Versions that a loss took back were given again after one clean restart in which nothing was stored.
 #[test]
 fn versions_that_a_loss_took_back() {
-    let _limit = limit(300);
+    let _limit = limit();
     #[derive(Clone, Copy, Debug)]
     enum Idle {
         Clean,
@@ -105,7 +105,7 @@ fn versions_that_a_loss_took_back() {
 /// A new cell of the name of a dropped one had the same versions.
 #[test]
 fn versions_of_a_dropped_cell() {
-    let _limit = limit(300);
+    let _limit = limit();
     let test = TestStore::new();
     let mut given = Vec::new();
     let mut store = open_slow(&test.path);
@@ -160,7 +160,7 @@ fn victim(role: &Role) {
 
 #[test]
 fn lives_without_a_commit_use_up_no_incarnation() {
-    let _limit = limit(300);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open();
     store.keyspace("keys").unwrap().put(b"key", b"first").unwrap();
@@ -175,7 +175,7 @@ fn lives_without_a_commit_use_up_no_incarnation() {
         child.kill();
         drop(watching);
         send(logger, Signal::KILL);
-        wait_for(Duration::from_secs(60), || !exists(logger));
+        wait_until(|| !exists(logger));
         if round % 2 == 0 {
             std::fs::remove_file(test.path.join("control")).unwrap();
         }
@@ -195,7 +195,7 @@ fn lives_without_a_commit_use_up_no_incarnation() {
 /// Ids of transactions that were visible and lost are given to no others, however often nothing is committed after it.
 #[test]
 fn ids_that_a_loss_took_back() {
-    let _limit = limit(300);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open();
     let mut last = store.keyspace("keys").unwrap().put(b"key", b"durable").unwrap();
@@ -280,7 +280,7 @@ fn assert_read(store: &Store) {
 
 #[test]
 fn the_last_transaction() {
-    let _limit = limit(120);
+    let _limit = limit();
     let test = made();
     let last = (1 << 44) - 1;
     patch_header(&test.path, true, |words| words[0] = last - 2);
@@ -312,7 +312,7 @@ fn the_last_transaction() {
 
 #[test]
 fn the_last_incarnation() {
-    let _limit = limit(120);
+    let _limit = limit();
     let test = made();
     let last = (1_u64 << 20) - 1;
     patch_header(&test.path, false, |words| words[0] |= (last - 1) << 44);
@@ -340,7 +340,7 @@ fn the_last_incarnation() {
 
 #[test]
 fn the_last_keyspace() {
-    let _limit = limit(120);
+    let _limit = limit();
     let test = made();
     patch_header(&test.path, true, |words| words[5] = u64::MAX - 1);
     let store = test.open();
@@ -360,7 +360,7 @@ fn the_last_keyspace() {
 /// What is wrong with an argument is found before anything is changed: the transaction goes on.
 #[test]
 fn a_refused_argument_leaves_the_transaction_usable() {
-    let _limit = limit(60);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open();
     let keys = store.keyspace("keys").unwrap();
@@ -389,7 +389,7 @@ fn a_refused_argument_leaves_the_transaction_usable() {
 /// A transaction over many keyspaces finds each of them, also after some are dropped in it.
 #[test]
 fn a_transaction_over_many_keyspaces() {
-    let _limit = limit(120);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open();
     let mut txn = store.begin().unwrap();

@@ -8,7 +8,7 @@
 mod common;
 mod workload;
 
-use common::{exists, limit, wait_for};
+use common::{exists, limit, wait_until};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::Durability;
@@ -30,10 +30,10 @@ fn victim() -> &'static Path {
     workload::victim::build("interleavings")
 }
 
-/// The limit of a test begins when its victim is built, which takes as long as a compiler does.
-fn limit_with_victim(seconds: u64) -> common::Limit {
+/// The limit of a test that begins once its victim is built.
+fn limit_with_victim() -> common::Limit {
     victim();
-    limit(seconds)
+    limit()
 }
 
 /// Opens the store after a crash of the kernel: the last commit's number, and the figures at once after recovery.
@@ -100,7 +100,7 @@ fn unstated_header(when: AllDie, bug: &str) {
         AllDie::AfterItsCheckpoint => {
             successor.open();
             header.open();
-            wait_for(Duration::from_secs(10), || Figures::ask(&mut worker).checkpointed == before.committed);
+            wait_until(|| Figures::ask(&mut worker).checkpointed == before.committed);
             worker.ask("commit 80 durable").parse().unwrap()
         }
     };
@@ -117,7 +117,7 @@ fn unstated_header(when: AllDie, bug: &str) {
 /// would overwrite pages of the header that recovery takes.
 #[test]
 fn a_header_that_nothing_states_stays_whole_while_commits_follow() {
-    let _limit = limit_with_victim(120);
+    let _limit = limit_with_victim();
     for when in [AllDie::BeforeTheSuccessor, AllDie::AfterItsHeader, AllDie::AfterItsCheckpoint] {
         unstated_header(when, "");
     }
@@ -160,7 +160,7 @@ fn commits_during_checkpoint(point: &str, bug: &str) {
 /// pages that are in use.
 #[test]
 fn a_tail_that_a_checkpoint_contains_is_sealed() {
-    let _limit = limit_with_victim(120);
+    let _limit = limit_with_victim();
     for point in ["checkpoint.started", "checkpoint.pages_summed"] {
         commits_during_checkpoint(point, "");
     }
@@ -215,7 +215,7 @@ fn stalled_for(commits: u64, bug: &str) {
 /// pin does not hold.
 #[test]
 fn a_reader_that_stalls_for_a_lap_of_the_slots_gets_a_newer_snapshot() {
-    let _limit = limit_with_victim(120);
+    let _limit = limit_with_victim();
     for commits in [1, 61, 62, 63, 64, 65, 200] {
         stalled_for(commits, "");
     }
@@ -228,7 +228,7 @@ fn a_reader_that_stalls_for_a_lap_of_the_slots_gets_a_newer_snapshot() {
 /// notice; else it reads pages that nobody kept for it.
 #[test]
 fn a_durable_reader_notices_that_the_logger_moved_on() {
-    let _limit = limit_with_victim(60);
+    let _limit = limit_with_victim();
     for point in ["reader.durable_read", "reader.durable_pinned"] {
         let scene = Scene::new();
         let few = Few::open(worker::options().open(&scene.path).unwrap()).unwrap();
@@ -294,7 +294,7 @@ const ROUND_PAGES: u64 = 100;
 /// one old pin holds were judged by its age alone, every page freed since would stay; the arena would grow with each commit.
 #[test]
 fn a_stalled_reader_among_thousands_of_short_ones_holds_only_its_own_pages() {
-    let _limit = limit(120);
+    let _limit = limit();
     let scene = Scene::new();
     let mut options = worker::options();
     options.checkpoint_bytes(1 << 20);
@@ -368,8 +368,8 @@ fn a_stalled_reader_among_thousands_of_short_ones_holds_only_its_own_pages() {
     let (pid, held) = (stalled.child.id(), total());
     assert!(few.store.stats().unwrap().readers.iter().any(|reader| reader.pid == pid));
     stalled.kill();
-    wait_for(Duration::from_secs(5), || !exists(pid));
-    wait_for(Duration::from_secs(5), || few.store.stats().unwrap().readers.iter().all(|reader| reader.pid != pid));
+    wait_until(|| !exists(pid));
+    wait_until(|| few.store.stats().unwrap().readers.iter().all(|reader| reader.pid != pid));
     churn(rounds..rounds + 60);
     few.store.checkpoint().unwrap();
     // As much new data as it held fits into what it held.

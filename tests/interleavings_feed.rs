@@ -6,15 +6,13 @@
 mod common;
 mod workload;
 
-use common::{limit, wait_for};
+use common::{HANGS, limit, wait_until};
 use std::path::Path;
 use std::time::Duration;
 use untorn::{Error, Feed, FlushPolicy, Store, TxnId};
 use workload::victim::{Scene, caught, kernel_crash};
 use workload::worker::{self, Few};
 use workload::{Role, assert_verified, my_role, say, unsealed};
-
-const SOON: Duration = Duration::from_secs(20);
 
 #[test]
 fn role() {
@@ -30,10 +28,10 @@ fn victim() -> &'static Path {
     workload::victim::build("interleavings_feed")
 }
 
-/// The limit of a test begins when its victim is built, which takes as long as a compiler does.
-fn limit_with_victim(seconds: u64) -> common::Limit {
+/// The limit of a test that begins once its victim is built.
+fn limit_with_victim() -> common::Limit {
     victim();
-    limit(seconds)
+    limit()
 }
 
 /// The role: `from feed`. Says `n number txn` for each commit of a worker, `s keyspace` once for each transaction that
@@ -48,7 +46,7 @@ fn follow(path: &Path, arguments: &[String]) {
     };
     say("ready");
     loop {
-        match changes.try_next(SOON) {
+        match changes.try_next(HANGS) {
             Ok(None) => {}
             Ok(Some(change)) if change.keyspace() == "few" => {
                 if change.key() == b"last" {
@@ -90,7 +88,7 @@ fn now(path: &Path) -> TxnId {
 /// covered them. Its position names nothing any more, also after other commits have taken their place.
 #[test]
 fn a_consumer_resumes_from_an_id_that_a_crash_took_back() {
-    let _limit = limit_with_victim(120);
+    let _limit = limit_with_victim();
     let scene = Scene::new();
     let mut lost = Vec::new();
     let mut kept: Option<TxnId> = None;
@@ -113,14 +111,14 @@ fn a_consumer_resumes_from_an_id_that_a_crash_took_back() {
         }
         if let Some(kept) = kept {
             let mut changes = store.changes(kept, Feed::Durable).unwrap().prefix(b"last");
-            let next = changes.try_next(SOON).unwrap().unwrap();
+            let next = changes.try_next(HANGS).unwrap().unwrap();
             assert_eq!(unsealed(next.value().unwrap()), 5 * life + 1);
         }
         drop(store);
         let follower = scene.victim(victim(), "follower", &format!("{} visible", from.as_u64()), &[], "");
         follower.wait_for("ready");
         worker.ask("commit 4 visible");
-        wait_for(SOON, || told(&follower).len() == 4);
+        wait_until(|| told(&follower).len() == 4);
         let heard = told(&follower);
         drop((worker, follower));
         kernel_crash(&scene.path);
@@ -138,7 +136,7 @@ fn a_consumer_resumes_from_an_id_that_a_crash_took_back() {
 /// the segments.
 #[test]
 fn the_ring_is_overwritten_under_a_follower() {
-    let _limit = limit_with_victim(120);
+    let _limit = limit_with_victim();
     for feed in ["visible", "durable"] {
         let scene = Scene::new();
         let mut worker = start_worker(&scene, "");
@@ -152,7 +150,7 @@ fn the_ring_is_overwritten_under_a_follower() {
             gate.wait();
             worker.ask("commit 700 durable");
             gate.open();
-            wait_for(SOON, || told(&follower).len() == 703 * (round + 1));
+            wait_until(|| told(&follower).len() == 703 * (round + 1));
         }
         assert_eq!(numbers(&follower), (1..=5 * 703).collect::<Vec<_>>());
     }
@@ -176,13 +174,13 @@ fn a_stream_is_followed(bug: &str) {
     quiet("rolled-back");
     worker.ask("rollback");
     worker.ask("commit 3 durable");
-    wait_for(SOON, || followers.iter().all(|follower| told(follower).len() == 4));
+    wait_until(|| followers.iter().all(|follower| told(follower).len() == 4));
     quiet("rolled-back");
     worker.ask("stream killed 200");
     worker.kill();
     let mut worker = start_worker(&scene, "");
     worker.ask("commit 3 durable");
-    wait_for(SOON, || followers.iter().all(|follower| told(follower).len() == 7));
+    wait_until(|| followers.iter().all(|follower| told(follower).len() == 7));
     quiet("killed");
     worker.ask("stream committed 200");
     std::thread::sleep(Duration::from_millis(100));
@@ -196,13 +194,13 @@ fn a_stream_is_followed(bug: &str) {
 
 #[test]
 fn streams_are_followed_that_commit_and_that_do_not() {
-    let _limit = limit_with_victim(120);
+    let _limit = limit_with_victim();
     a_stream_is_followed("");
 }
 
 #[test]
 fn planted_a_stream_that_is_told_before_it_commits_is_caught() {
-    let _limit = limit_with_victim(240);
+    let _limit = limit_with_victim();
     let error = caught(|| a_stream_is_followed("feed-open-stream")).expect_err("the bug was not caught");
     eprintln!("feed-open-stream, caught: {error}");
 }
@@ -216,17 +214,17 @@ fn the_durable_feed_waits(bug: &str) {
     store.set_flush_policy(FlushPolicy::Every(Duration::from_secs(3600))).unwrap();
     std::thread::sleep(Duration::from_millis(120));
     let follower = scene.victim(victim(), "follower", "0 durable", &[], bug);
-    wait_for(SOON, || told(&follower).len() == 2);
+    wait_until(|| told(&follower).len() == 2);
     worker.ask("commit 2 visible");
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(numbers(&follower), [1, 2]);
     store.sync().unwrap();
-    wait_for(SOON, || told(&follower).len() == 4);
+    wait_until(|| told(&follower).len() == 4);
 }
 
 #[test]
 fn planted_a_durable_feed_ahead_of_the_sync_is_caught() {
-    let _limit = limit_with_victim(120);
+    let _limit = limit_with_victim();
     the_durable_feed_waits("");
     let error = caught(|| the_durable_feed_waits("feed-before-fsync")).expect_err("the bug was not caught");
     eprintln!("feed-before-fsync, caught: {error}");
@@ -257,7 +255,7 @@ fn the_log_is_recycled_under_a_follower(bug: &str) {
     if bug.is_empty() {
         assert!(follower.wait_for("e ").starts_with("e Lagged"), "{:?}", follower.lines().last());
     } else {
-        wait_for(SOON, || numbers(&follower).last() == Some(&count));
+        wait_until(|| numbers(&follower).last() == Some(&count));
     }
     let told = numbers(&follower);
     assert_eq!(told, (1..=told.len() as u64).collect::<Vec<_>>(), "a gap");
@@ -265,7 +263,7 @@ fn the_log_is_recycled_under_a_follower(bug: &str) {
 
 #[test]
 fn planted_a_gap_where_the_log_is_gone_is_caught() {
-    let _limit = limit_with_victim(240);
+    let _limit = limit_with_victim();
     the_log_is_recycled_under_a_follower("");
     let bug = "feed-skips-what-is-gone";
     let error = caught(|| the_log_is_recycled_under_a_follower(bug)).expect_err("the bug was not caught");

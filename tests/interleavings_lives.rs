@@ -9,7 +9,7 @@
 mod common;
 mod workload;
 
-use common::{exists, limit, wait_for};
+use common::{HANGS, exists, limit, wait_until};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Durability, Error, FlushPolicy, Store};
@@ -36,10 +36,10 @@ fn victim() -> &'static Path {
     workload::victim::build("interleavings_lives")
 }
 
-/// The limit of a test begins when its victim is built, which takes as long as a compiler does.
-fn limit_with_victim(seconds: u64) -> common::Limit {
+/// The limit of a test that begins once its victim is built.
+fn limit_with_victim() -> common::Limit {
     victim();
-    limit(seconds)
+    limit()
 }
 
 // ---- other boots, other copies
@@ -60,7 +60,7 @@ fn stranger(path: &Path) {
 /// are gone it gets in, by recovery.
 #[test]
 fn a_process_of_another_boot_is_refused_while_the_first_lives() {
-    let _limit = limit_with_victim(60);
+    let _limit = limit_with_victim();
     let scene = Scene::new();
     let few = Few::open(worker::options().open(&scene.path).unwrap()).unwrap();
     few.commits(10, true).unwrap();
@@ -97,7 +97,7 @@ fn a_process_of_another_boot_is_refused_while_the_first_lives() {
 /// of somebody else's. It recovers by its files alone, and both go on.
 #[test]
 fn a_copied_store_goes_its_own_way() {
-    let _limit = limit(60);
+    let _limit = limit();
     let scene = Scene::new();
     let few = Few::open(worker::options().open(&scene.path).unwrap()).unwrap();
     few.commits(40, true).unwrap();
@@ -198,7 +198,7 @@ fn forks_while_opening(path: &Path) {
 /// keep neither the lock nor the pins nor the liveness byte: others take over in milliseconds.
 #[test]
 fn a_child_keeps_nothing_of_a_parent_killed_in_its_transaction() {
-    let _limit = limit(60);
+    let _limit = limit();
     let scene = Scene::new();
     let few = Few::open(worker::options().open(&scene.path).unwrap()).unwrap();
     few.commits(10, true).unwrap();
@@ -222,10 +222,10 @@ fn a_child_keeps_nothing_of_a_parent_killed_in_its_transaction() {
             waits.join().unwrap().saturating_duration_since(killed)
         });
         eprintln!("taken over after {waited:?}");
-        assert!(waited < Duration::from_secs(1), "{waited:?}");
+        assert!(waited < HANGS, "{waited:?}");
         assert!(child.is_running());
         few.commits(10, true).unwrap();
-        wait_for(Duration::from_secs(5), || {
+        wait_until(|| {
             let stats = few.store.stats().unwrap();
             stats.clients.len() == 1 && stats.readers.iter().all(|reader| reader.pid != pid)
         });
@@ -238,7 +238,7 @@ fn a_child_keeps_nothing_of_a_parent_killed_in_its_transaction() {
     worker::options().logger_idle(Duration::from_millis(100)).open(&scene.path).unwrap();
     drop(few);
     parent.kill();
-    wait_for(Duration::from_secs(10), || !exists(logger));
+    wait_until(|| !exists(logger));
     assert!(child.is_running());
     let few = Few::open(worker::options().open(&scene.path).unwrap()).unwrap();
     assert_eq!(few.commits(10, true).unwrap(), 50);
@@ -248,7 +248,7 @@ fn a_child_keeps_nothing_of_a_parent_killed_in_its_transaction() {
 /// child lives on. Others must get in at once.
 #[test]
 fn a_child_keeps_nothing_of_a_parent_killed_while_opening() {
-    let _limit = limit_with_victim(60);
+    let _limit = limit_with_victim();
     for point in ["create.after_arena", "client.entered"] {
         let scene = Scene::new();
         let gate = scene.gate("gate");
@@ -265,11 +265,11 @@ fn a_child_keeps_nothing_of_a_parent_killed_while_opening() {
         parent.kill();
         other.wait_for("ready");
         eprintln!("{point}: opened after {:?}", killed.elapsed());
-        assert!(killed.elapsed() < Duration::from_secs(3), "{point}: {:?}", killed.elapsed());
+        assert!(killed.elapsed() < HANGS, "{point}: {:?}", killed.elapsed());
         assert!(child.is_running());
         assert_eq!(other.ask("commit 10 durable"), "10");
         let store = worker::options().open(&scene.path).unwrap();
-        wait_for(Duration::from_secs(5), || store.stats().unwrap().clients.len() == 2);
+        wait_until(|| store.stats().unwrap().clients.len() == 2);
         assert_verified(&store);
     }
 }
@@ -386,7 +386,7 @@ fn child_drops(path: &Path) {
 /// drops them all. The parent's lock, pin and life must be untouched: a drop that ran in the child would free them.
 #[test]
 fn a_child_drops_its_copies() {
-    let _limit = limit(60);
+    let _limit = limit();
     let scene = Scene::new();
     let mut parent = Role::own("child-drops", &scene.path, "");
     let heard = parent.hear(0);
@@ -458,7 +458,7 @@ fn closes_descriptors(path: &Path) {
 /// unseen would write into somebody else's file.
 #[test]
 fn the_host_closes_all_descriptors() {
-    let _limit = limit(60);
+    let _limit = limit();
     let scene = Scene::new();
     let mut host = Role::own("closes", &scene.path, "");
     assert_eq!(host.hear(0), "closed");
@@ -476,7 +476,7 @@ fn the_host_closes_all_descriptors() {
     let logger = store.stats().unwrap().logger_pid.unwrap();
     drop(store);
     signal(logger as i32, libc::SIGKILL);
-    wait_for(Duration::from_secs(5), || !exists(logger));
+    wait_until(|| !exists(logger));
     assert_eq!(host.ask("commit"), "41");
     let store = worker::options().open(&scene.path).unwrap();
     assert_ne!(store.stats().unwrap().logger_pid, Some(logger));
@@ -492,7 +492,7 @@ fn the_host_closes_all_descriptors() {
 /// byte is free but the lock is not. The client gets in, and is never left with a logger that is on its way out.
 #[test]
 fn the_logger_leaves_as_a_client_comes() {
-    let _limit = limit_with_victim(60);
+    let _limit = limit_with_victim();
     for point in ["logger.unneeded", "logger.leaving", "logger.byte_dropped"] {
         let scene = Scene::new();
         let gate = scene.gate("gate");
@@ -510,7 +510,7 @@ fn the_logger_leaves_as_a_client_comes() {
         comer.wait_for("ready");
         assert_eq!(comer.ask("commit 20 durable"), "20");
         eprintln!("{point}: durable {:?} after", released.elapsed());
-        assert!(released.elapsed() < Duration::from_secs(5), "{point}: {:?}", released.elapsed());
+        assert!(released.elapsed() < HANGS, "{point}: {:?}", released.elapsed());
         // It stays, although the idle time that the first client set is over.
         let logger = Figures::ask(&mut comer).logger_pid;
         std::thread::sleep(Duration::from_millis(300));

@@ -8,7 +8,7 @@
 mod common;
 mod workload;
 
-use common::{limit, wait_for};
+use common::{HANGS, limit, wait_until};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -31,10 +31,10 @@ fn victim() -> &'static Path {
     workload::victim::build("interleavings_log")
 }
 
-/// The limit of a test begins when its victim is built, which takes as long as a compiler does.
-fn limit_with_victim(seconds: u64) -> common::Limit {
+/// The limit of a test that begins once its victim is built.
+fn limit_with_victim() -> common::Limit {
     victim();
-    limit(seconds)
+    limit()
 }
 
 // ---- streams
@@ -72,7 +72,7 @@ fn unfinished_stream(stream: Stream, next: Next, checkpoint: bool, bug: &str) {
     other.ask("commit 20 durable");
     // Three times the ring, so that most of it is durable; and nearly all of it is in the log's files before it ends.
     streamer.ask("stream lost 200");
-    wait_for(Duration::from_secs(10), || is_in_log(&scene.path, &stream_key("lost", 185)));
+    wait_until(|| is_in_log(&scene.path, &stream_key("lost", 185)));
     match stream {
         Stream::Dies => streamer.kill(),
         Stream::RollsBack => assert_eq!(streamer.ask("rollback"), "rolled back"),
@@ -113,7 +113,7 @@ fn unfinished_stream(stream: Stream, next: Next, checkpoint: bool, bug: &str) {
 /// stopped at the frames, what was acknowledged would be lost.
 #[test]
 fn a_stream_that_never_commits_leaves_nothing_to_those_after_it() {
-    let _limit = limit_with_victim(120);
+    let _limit = limit_with_victim();
     for checkpoint in [false, true] {
         unfinished_stream(Stream::Dies, Next::ShortOfAnother, checkpoint, "");
         unfinished_stream(Stream::RollsBack, Next::ShortOfAnother, checkpoint, "");
@@ -130,7 +130,7 @@ fn a_stream_that_never_commits_leaves_nothing_to_those_after_it() {
 /// lock, for which another waits. Neither may sleep on: the logger makes the commit durable by itself, the lock is taken over.
 #[test]
 fn a_writer_dies_after_its_swing_and_wakes_nobody() {
-    let _limit = limit_with_victim(60);
+    let _limit = limit_with_victim();
     let scene = Scene::new();
     let few = Few::open(worker::options().open(&scene.path).unwrap()).unwrap();
     few.commits(5, true).unwrap();
@@ -159,9 +159,9 @@ fn a_writer_dies_after_its_swing_and_wakes_nobody() {
         });
         // Nothing is asked of the logger here: its own time-out is 50 ms.
         let begun = Instant::now();
-        wait_for(Duration::from_secs(2), || few.store.stats().unwrap().durable > durable);
+        wait_until(|| few.store.stats().unwrap().durable > durable);
         eprintln!("the lock after {waited:?}, durable {:?} after that", begun.elapsed());
-        assert!(waited < Duration::from_secs(1), "the lock after {waited:?}");
+        assert!(waited < HANGS, "the lock after {waited:?}");
         let snapshot = few.store.durable_snapshot().unwrap();
         assert_eq!(number(&few.store, &snapshot), 5 + round, "the swing had made it visible");
     }
@@ -172,7 +172,7 @@ fn a_writer_dies_after_its_swing_and_wakes_nobody() {
 /// themselves every few milliseconds; if they slept until woken, it would be for ever.
 #[test]
 fn the_logger_dies_before_it_wakes_those_it_has_served() {
-    let _limit = limit_with_victim(60);
+    let _limit = limit_with_victim();
     let scene = Scene::new();
     let published = scene.gate("published");
     // Whoever starts a logger, it has the gate.
@@ -187,7 +187,7 @@ fn the_logger_dies_before_it_wakes_those_it_has_served() {
         first.ask("commit 1 durable");
         published.wait();
         let served = begun.elapsed();
-        assert!(served < Duration::from_secs(1), "served after {served:?}");
+        assert!(served < HANGS, "served after {served:?}");
         // Now somebody waits whom only a successor can serve.
         let heard = other.lines().len();
         other.tell("commit 1 durable");
@@ -198,9 +198,9 @@ fn the_logger_dies_before_it_wakes_those_it_has_served() {
         published.open();
         let said = other.hear(heard);
         eprintln!("served after {served:?}, by a successor after {:?}", begun.elapsed());
-        assert!(begun.elapsed() < Duration::from_secs(10));
+        assert!(begun.elapsed() < HANGS);
         assert_eq!(said, (2 * round).to_string());
-        wait_for(Duration::from_secs(5), || {
+        wait_until(|| {
             let now = Figures::ask(first).logger_pid;
             now != held && now != 0
         });
@@ -212,7 +212,7 @@ fn the_logger_dies_before_it_wakes_those_it_has_served() {
 /// counted them again.
 #[test]
 fn a_logger_that_dies_in_an_acknowledgement_has_counted_it() {
-    let _limit = limit_with_victim(60);
+    let _limit = limit_with_victim();
     let scene = Scene::new();
     let published = scene.gate("half-published");
     let mut worker = scene.victim(victim(), "worker", "", &[published.at("flush.half_published")], "");
@@ -225,7 +225,7 @@ fn a_logger_that_dies_in_an_acknowledgement_has_counted_it() {
     worker.tell("commit 3 durable");
     published.wait();
     // Not held for the statement that an idle log makes: some of the three are in it.
-    wait_for(Duration::from_secs(20), || store.stats().unwrap().acknowledged > before.acknowledged);
+    wait_until(|| store.stats().unwrap().acknowledged > before.acknowledged);
     signal(before.logger_pid.unwrap() as i32, libc::SIGKILL);
     published.open();
     assert_eq!(worker.hear(heard), "8");
@@ -258,7 +258,7 @@ const ROUNDS_MAX: u64 = 2000;
 /// and again, as fast as a processor can.
 #[test]
 fn a_writer_is_stopped_between_its_deadline_and_its_swing() {
-    let _limit = limit_with_victim(60);
+    let _limit = limit_with_victim();
     let scene = Scene::new();
     let swing = scene.gate("swing");
     let mut starter = scene.victim(victim(), "worker", "", &[], "");
@@ -280,7 +280,7 @@ fn a_writer_is_stopped_between_its_deadline_and_its_swing() {
 /// The log breaks while a commit waits that had a deadline: that stays for ever.
 #[test]
 fn the_log_breaks_under_a_deadline() {
-    let _limit = limit_with_victim(60);
+    let _limit = limit_with_victim();
     let scene = Scene::new();
     let starter = scene.victim(victim(), "worker", "", &["wal.sync@30:fail".into()], "");
     starter.wait_for("ready");
@@ -307,7 +307,7 @@ fn the_log_breaks_under_a_deadline() {
 /// bytes that no writer can bring, and the writers for room.
 #[test]
 fn every_so_many_bytes_more_than_the_ring_holds() {
-    let _limit = limit(60);
+    let _limit = limit();
     let scene = Scene::new();
     let mut options = worker::options();
     options.durability(Durability::Visible).flush_policy(FlushPolicy::EveryBytes(1 << 40));
@@ -319,13 +319,13 @@ fn every_so_many_bytes_more_than_the_ring_holds() {
     }
     let spent = begun.elapsed();
     eprintln!("2 MB through a ring of 64 KiB in {spent:?}, {} syncs", store.stats().unwrap().fsyncs);
-    assert!(spent < Duration::from_secs(20), "{spent:?}");
+    assert!(spent < HANGS, "{spent:?}");
     // A durable commit does not wait for that many bytes either.
     let begun = Instant::now();
     let mut txn = store.begin().unwrap();
     txn.put(&keys, b"durable", b"v").unwrap();
     txn.commit_with(Durability::Durable).unwrap().wait().unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(begun.elapsed() < HANGS);
     assert_verified(&store);
 }
 
@@ -334,11 +334,11 @@ fn every_so_many_bytes_more_than_the_ring_holds() {
 /// of the log free; nobody flushed, which alone would have given the blocks back, and it got `LoggerStalled`.
 #[test]
 fn small_visible_commits_use_up_the_log_before_a_flush_is_due() {
-    let _limit = limit(120);
+    let _limit = limit();
     let scene = Scene::new();
     let mut options = Store::options();
     options.durability(Durability::Visible).flush_policy(FlushPolicy::Every(Duration::from_secs(3600)));
-    let store = options.logger_timeout(Duration::from_secs(10)).open(&scene.path).unwrap();
+    let store = options.logger_timeout(HANGS).open(&scene.path).unwrap();
     let keys = store.keyspace("keys").unwrap();
     for n in 0..60_000u64 {
         keys.put(&(n % 1000).to_be_bytes(), b"small").unwrap_or_else(|error| panic!("commit {n}: {error}"));
@@ -423,7 +423,7 @@ fn assert_recovered(device: &Device, expected: u64) {
 /// A stream that no log of this device can hold fails before its swing. Nothing that was acknowledged is lost.
 #[test]
 fn the_device_fills_between_swing_and_flush() {
-    let _limit = limit_with_victim(90);
+    let _limit = limit_with_victim();
     let Some(device) = Device::mount("12m") else { return };
     let path = device.path();
     let gate = workload::victim::Gate::open_at(path.with_file_name("flush"));
@@ -441,7 +441,7 @@ fn the_device_fills_between_swing_and_flush() {
             let commit = scope.spawn(|| few.commit(11, Durability::Durable).map(drop));
             gate.wait();
             // It is visible, and waits for its flush.
-            wait_for(Duration::from_secs(5), || number(&few.store, &few.store.snapshot().unwrap()) == 11);
+            wait_until(|| number(&few.store, &few.store.snapshot().unwrap()) == 11);
             device.fill();
             gate.open();
             commit.join().unwrap().unwrap();
@@ -468,7 +468,7 @@ fn the_device_fills_between_swing_and_flush() {
         while let Err(error) = few.commit(last + 1, Durability::Durable) {
             assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
             refused += 1;
-            assert!(begun.elapsed() < Duration::from_secs(2), "still full after {:?}", begun.elapsed());
+            assert!(begun.elapsed() < HANGS, "still full after {:?}", begun.elapsed());
         }
         eprintln!("went on {:?} after there was room, refused {refused} times", begun.elapsed());
         last = few.commits(500, true).unwrap();
@@ -486,7 +486,7 @@ fn the_device_fills_between_swing_and_flush() {
 /// acknowledged survives a crash whose recovery has room again.
 #[test]
 fn tiny_durable_commits_use_up_the_log_of_a_full_device() {
-    let _limit = limit(90);
+    let _limit = limit();
     let Some(device) = Device::mount("10m") else { return };
     let few = Few::open(open_on(&device)).unwrap();
     few.commits(10, true).unwrap();
@@ -509,7 +509,7 @@ fn tiny_durable_commits_use_up_the_log_of_a_full_device() {
 /// streams: the next ordinary writer must get through, at once, and ordinary ones after it.
 #[test]
 fn after_a_stream_that_filled_the_log_an_ordinary_writer_gets_through() {
-    let _limit = limit(90);
+    let _limit = limit();
     let Some(device) = Device::mount("10m") else { return };
     let few = Few::open(open_on(&device)).unwrap();
     few.commits(10, true).unwrap();

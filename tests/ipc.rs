@@ -26,7 +26,7 @@ fn second() {
 
 #[test]
 fn every_byte_arrives() {
-    let _limit = limit(300);
+    let _limit = limit();
     for kind in Kind::ALL {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["second", "--exact", "--test-threads=1"]).stdout(std::process::Stdio::null());

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Child, Role, TestStore, limit, listen, say, wait_for};
+use common::{Child, HANGS, Role, TestStore, limit, listen, say, wait_until};
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Waker};
@@ -28,7 +28,7 @@ fn child() {
 
 #[test]
 fn each_process_counts_in_the_class_of_its_commits() {
-    let _limit = limit(120);
+    let _limit = limit();
     let place = TestStore::new();
     let store = place.open();
     let keys = store.keyspace("keys").unwrap();
@@ -58,7 +58,7 @@ fn each_process_counts_in_the_class_of_its_commits() {
     assert!(now.flush.count() > 0 && now.flush.mean() <= now.flush.max());
 
     // They are the region's, not the logger's: another one goes on counting.
-    untorn::stop_logger(&place.path, Duration::from_secs(30)).unwrap();
+    untorn::stop_logger(&place.path, HANGS).unwrap();
     keys.put(b"after", b"the first logger").unwrap();
     let later = store.stats().unwrap();
     assert!(later.logger_starts > stats.logger_starts);
@@ -76,7 +76,7 @@ fn each_process_counts_in_the_class_of_its_commits() {
 /// A commit that has time is put off by intent, however little that is; among those that have none it looked like an illness.
 #[test]
 fn commits_that_have_time_are_acknowledged_apart() {
-    let _limit = limit(120);
+    let _limit = limit();
     let place = TestStore::new();
     let store = place.open();
     let keys = store.keyspace("keys").unwrap();
@@ -99,7 +99,7 @@ fn commits_that_have_time_are_acknowledged_apart() {
 
 #[test]
 fn a_lock_held_long_shows_with_its_holder_and_its_waiter() {
-    let _limit = limit(120);
+    let _limit = limit();
     let place = TestStore::new();
     let store = place.open();
     let keys = store.keyspace("keys").unwrap();
@@ -125,7 +125,7 @@ fn a_lock_held_long_shows_with_its_holder_and_its_waiter() {
 
 #[test]
 fn what_the_logger_does_is_measured() {
-    let _limit = limit(120);
+    let _limit = limit();
     let place = TestStore::new();
     let store = place.open();
     store.keyspace("keys").unwrap().put(b"key", b"value").unwrap();
@@ -138,7 +138,7 @@ fn what_the_logger_does_is_measured() {
 
 #[test]
 fn who_waits_for_a_visible_commit_is_counted_once_it_is_durable() {
-    let _limit = limit(120);
+    let _limit = limit();
     let place = TestStore::new();
     let store = place.open_with(|options| {
         options.flush_policy(FlushPolicy::Every(Duration::from_secs(3600)));
@@ -153,7 +153,7 @@ fn who_waits_for_a_visible_commit_is_counted_once_it_is_durable() {
     assert_eq!(acknowledged(), 0);
     store.sync().unwrap();
     // That of `sync`, and that of the task, by the thread that wakes it.
-    wait_for(Duration::from_secs(30), || acknowledged() == 2);
+    wait_until(|| acknowledged() == 2);
     ticket.wait().unwrap();
     assert_eq!(acknowledged(), 2, "nobody has waited");
 }

@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{Child, Role, TestStore, assert_clean, limit, listen, say};
+use common::{Child, HANGS, Role, TestStore, assert_clean, limit, listen, say};
 use std::time::Duration;
 use untorn::{Durability, Error, Store, limits};
 
@@ -25,7 +25,7 @@ fn refused(error: Error, what: &str, found: u64, limit: u64) {
 /// Values of all kinds of lengths, contiguous and whole; those beyond the limit are refused, and the transaction goes on.
 #[test]
 fn values_from_nothing_to_the_limit() {
-    let _limit = limit(300);
+    let _limit = limit();
     let test = TestStore::new();
     let store = visible(&test);
     let values = store.keyspace("values").unwrap();
@@ -72,7 +72,7 @@ fn values_from_nothing_to_the_limit() {
 /// Keys and names at their limits, at every page size.
 #[test]
 fn keys_and_names_up_to_their_limits() {
-    let _limit = limit(120);
+    let _limit = limit();
     for page_size in [4096, 8192, 65536] {
         let test = TestStore::new();
         let store = test.open_with(|options| {
@@ -104,7 +104,7 @@ fn keys_and_names_up_to_their_limits() {
 /// Thousands of keyspaces come and go, and leave nothing behind.
 #[test]
 fn thousands_of_keyspaces() {
-    let _limit = limit(180);
+    let _limit = limit();
     const COUNT: usize = 5000;
     let test = TestStore::new();
     let store = visible(&test);
@@ -146,7 +146,7 @@ fn thousands_of_keyspaces() {
 /// for ever.
 #[test]
 fn endless_overwriting_is_bounded() {
-    let _limit = limit(180);
+    let _limit = limit();
     // Small records only, then some that are runs, of lengths that vary all the time.
     for (runs, growth) in [(false, 1.5), (true, 1.25)] {
         let test = TestStore::new();
@@ -186,7 +186,7 @@ fn endless_overwriting_is_bounded() {
 /// Who pins what, since when, and what that costs, shows in the figures; so does that it ends.
 #[test]
 fn what_a_snapshot_costs_shows() {
-    let _limit = limit(120);
+    let _limit = limit();
     let test = TestStore::new();
     let store = visible(&test);
     let rows = store.keyspace("rows").unwrap();
@@ -218,7 +218,7 @@ fn what_a_snapshot_costs_shows() {
     let stat = &found[0];
     assert_eq!((stat.pid, stat.txn, stat.txns_behind), (reader.pid(), pinned, 900));
     let age = Duration::from_nanos(stat.age_ns.unwrap());
-    assert!((Duration::from_millis(100)..Duration::from_secs(60)).contains(&age), "{age:?}");
+    assert!((Duration::from_millis(100)..HANGS).contains(&age), "{age:?}");
     // 300 records of 1,000 bytes fill at least 75 pages, and all of those were replaced.
     let held = stat.pages_held.unwrap();
     assert!((75..200).contains(&held), "{held} pages");
@@ -228,7 +228,7 @@ fn what_a_snapshot_costs_shows() {
     assert_eq!((found.len(), found[1].pages_held), (2, Some(0)), "{found:?}");
     drop(now);
     reader.kill();
-    common::wait_for(Duration::from_secs(10), || readers(false).is_empty());
+    common::wait_until(|| readers(false).is_empty());
     // What it held is used again: nothing grows.
     let before = store.stats().unwrap().pages_total;
     for key in 0..300u32 {
@@ -241,7 +241,7 @@ fn what_a_snapshot_costs_shows() {
 /// The largest size is an error that names it; the transaction is gone, the store goes on.
 #[test]
 fn the_largest_size_is_an_error() {
-    let _limit = limit(120);
+    let _limit = limit();
     let test = TestStore::new();
     let most = limits::MAX_SIZE_MIN;
     let store = test.open_with(|options| {
@@ -275,7 +275,7 @@ fn the_largest_size_is_an_error() {
 /// transaction gets through that would bring it about.
 #[test]
 fn a_full_store_makes_room_by_itself() {
-    let _limit = limit(120);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open_with(|options| {
         options.max_size(limits::MAX_SIZE_MIN).durability(Durability::Visible);
@@ -289,7 +289,7 @@ fn a_full_store_makes_room_by_itself() {
     let error = (0..100_000u32).find_map(|n| rows.put(&(n % 150 + n / 150 * 7).to_be_bytes(), &[2; 3000]).err());
     assert!(matches!(error, Some(Error::Limit { .. })), "{error:?}");
     let before = rows.len().unwrap();
-    common::wait_for(Duration::from_secs(20), || rows.delete(&0u32.to_be_bytes()).is_ok());
+    common::wait_until(|| rows.delete(&0u32.to_be_bytes()).is_ok());
     assert_eq!(rows.len().unwrap(), before - 1);
     assert_clean(&store);
 }
@@ -297,7 +297,7 @@ fn a_full_store_makes_room_by_itself() {
 /// After an error in the middle of a change a transaction says nothing more of its state, which is neither old nor new.
 #[test]
 fn a_failed_transaction_answers_nothing() {
-    let _limit = limit(60);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open_with(|options| {
         options.max_size(limits::MAX_SIZE_MIN).durability(Durability::Visible);

@@ -7,7 +7,7 @@
 
 mod common;
 
-use common::{TestStore, kill_logger, limit, wait_for};
+use common::{HANGS, TestStore, kill_logger, limit, wait_until};
 use std::future::Future;
 use std::os::unix::fs::FileExt;
 use std::pin::pin;
@@ -16,11 +16,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use untorn::{Durability, Error, Store};
 
-/// Runs `work` on a thread of its own; fails if it takes longer than `limit`.
-fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> T {
+/// Runs `work` on a thread of its own; fails if it hangs.
+fn within_limit<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, wait) = mpsc::channel();
     std::thread::spawn(move || done.send(work()));
-    wait.recv_timeout(limit).expect("it came to an end in time")
+    wait.recv_timeout(HANGS).expect("it ends")
 }
 
 /// The logger's background thread waited for the writer lock, to begin a checkpoint, while the transaction that
@@ -30,12 +30,12 @@ fn a_transaction_larger_than_the_spares_meets_a_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("data");
     let at = path.clone();
-    within(Duration::from_secs(30), move || {
+    within_limit(move || {
         let store = Store::options()
             .ring_size(64 << 10)
             .segment_size(256 << 10)
             .checkpoint_bytes(512 << 10)
-            .logger_timeout(Duration::from_secs(3))
+            .logger_timeout(Duration::from_secs(60))
             .open(&at)
             .unwrap();
         let rows = store.keyspace("rows").unwrap();
@@ -48,7 +48,7 @@ fn a_transaction_larger_than_the_spares_meets_a_checkpoint() {
         let report = store.verify().unwrap();
         assert!(report.is_clean(), "{report:#?}");
     });
-    untorn::stop_logger(&path, Duration::from_secs(10)).unwrap();
+    untorn::stop_logger(&path, HANGS).unwrap();
 }
 
 /// A logger that is told to leave wants a last checkpoint; a transaction that stays open must not keep it,
@@ -63,13 +63,13 @@ fn the_logger_leaves_beside_an_open_transaction() {
     let mut txn = store.begin().unwrap();
     txn.put(&rows, b"b", b"2").unwrap();
     let start = Instant::now();
-    assert!(untorn::stop_logger(&path, Duration::from_secs(10)).unwrap());
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(untorn::stop_logger(&path, HANGS).unwrap());
+    assert!(start.elapsed() < HANGS, "{:?}", start.elapsed());
     // A successor is started by whoever waits for it.
     txn.commit_with(Durability::Durable).unwrap().wait().unwrap();
     assert_eq!(rows.get(b"b").unwrap().unwrap(), b"2");
     drop((rows, store));
-    untorn::stop_logger(&path, Duration::from_secs(10)).unwrap();
+    untorn::stop_logger(&path, HANGS).unwrap();
 }
 
 /// A store whose header was lost is no empty directory: opening it must not replace the rest of it.
@@ -78,14 +78,14 @@ fn a_store_without_its_header_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("data");
     Store::open(&path).unwrap().keyspace("rows").unwrap().put(b"a", b"1").unwrap();
-    untorn::stop_logger(&path, Duration::from_secs(10)).unwrap();
+    untorn::stop_logger(&path, HANGS).unwrap();
     std::fs::rename(path.join("checkpoint"), path.join("aside")).unwrap();
     assert!(matches!(Store::open(&path), Err(untorn::Error::Mismatch { .. })));
     std::fs::rename(path.join("aside"), path.join("checkpoint")).unwrap();
     let store = Store::open(&path).unwrap();
     assert_eq!(store.keyspace("rows").unwrap().get(b"a").unwrap().unwrap(), b"1");
     drop(store);
-    untorn::stop_logger(&path, Duration::from_secs(10)).unwrap();
+    untorn::stop_logger(&path, HANGS).unwrap();
 }
 
 /// The number of a keyspace whose creation was rolled back was given to the next one, and the old handle then
@@ -103,7 +103,7 @@ fn a_handle_of_a_rolled_back_keyspace_leads_nowhere() {
     assert!(matches!(stale.get(b"k"), Err(untorn::Error::NoKeyspace { .. })));
     assert!(other.is_empty().unwrap());
     drop((stale, other, store));
-    untorn::stop_logger(&path, Duration::from_secs(10)).unwrap();
+    untorn::stop_logger(&path, HANGS).unwrap();
 }
 
 /// `Duration::MAX` means "as long as it takes". It overflowed the clock, in one place with the process's gate to
@@ -126,7 +126,7 @@ fn the_longest_time_out_is_no_limit() {
 /// for another thread's.
 #[test]
 fn a_checkpoint_does_not_wait_for_its_own_caller() {
-    let _limit = limit(60);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open_with(|options| {
         options.lock_timeout(Duration::from_millis(200));
@@ -148,9 +148,11 @@ fn a_checkpoint_does_not_wait_for_its_own_caller() {
 /// instead of starting loggers until the time is up.
 #[test]
 fn what_keeps_a_successor_from_serving_is_said() {
-    let _limit = limit(60);
+    let _limit = limit();
     let test = TestStore::new();
-    let store = test.open();
+    let store = test.open_with(|options| {
+        options.logger_timeout(2 * HANGS);
+    });
     let rows = store.keyspace("rows").unwrap();
     rows.put(b"a", b"1").unwrap();
     // A block header that another program has come to use.
@@ -162,7 +164,7 @@ fn what_keeps_a_successor_from_serving_is_said() {
     file.write_all_at(&[0xa5; 128], 0).unwrap();
     let start = Instant::now();
     let error = rows.put(b"b", b"2").unwrap_err();
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert!(start.elapsed() < HANGS, "{:?}", start.elapsed());
     let Error::NotDurable { txn, reason } = &error else { panic!("{error}") };
     assert_eq!(*txn, store.snapshot().unwrap().txn_id());
     assert!(reason.contains("seg-00000001") && reason.contains("damaged"), "{reason}");
@@ -176,7 +178,7 @@ fn what_keeps_a_successor_from_serving_is_said() {
 /// A task that awaits a commit which no logger can take is told so, and may await it again.
 #[test]
 fn an_awaited_commit_without_a_logger_is_an_error() {
-    let _limit = limit(60);
+    let _limit = limit();
     let test = TestStore::new();
     drop(test.open());
     // A logger serves already; another one can't be started from here.
@@ -192,7 +194,7 @@ fn an_awaited_commit_without_a_logger_is_an_error() {
     let mut context = Context::from_waker(Waker::noop());
     let mut poll = || {
         let mut answer = None;
-        wait_for(Duration::from_secs(20), || {
+        wait_until(|| {
             answer = match future.as_mut().poll(&mut context) {
                 Poll::Ready(answer) => Some(answer),
                 Poll::Pending => None,
@@ -210,8 +212,8 @@ fn an_awaited_commit_without_a_logger_is_an_error() {
     // Somebody else has one run.
     let other = std::process::Command::new(env!("CARGO_BIN_EXE_untorn-logger")).arg(&test.path).spawn();
     let mut other = other.unwrap();
-    ticket.wait_timeout(Duration::from_secs(20)).ok();
-    wait_for(Duration::from_secs(20), || ticket.is_durable());
+    ticket.wait_timeout(HANGS).ok();
+    wait_until(|| ticket.is_durable());
     poll().unwrap();
     drop((rows, store));
     test.stop_logger();
@@ -222,7 +224,7 @@ fn an_awaited_commit_without_a_logger_is_an_error() {
 #[test]
 fn a_logger_that_is_killed_while_it_starts_is_started_again() {
     use std::os::unix::fs::PermissionsExt;
-    let _limit = limit(60);
+    let _limit = limit();
     let test = TestStore::new();
     let beside = test.path.parent().unwrap();
     let (program, mark) = (beside.join("killed-once"), beside.join("mark"));

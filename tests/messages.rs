@@ -27,7 +27,7 @@ fn fork_and_wait(store: &Path, in_child: impl FnOnce()) -> ! {
         // The test hears no more of this process when the parent is gone.
         // SAFETY: nobody writes there any more.
         unsafe { libc::close(1) };
-        while store.exists() && !store.join("end").exists() && start.elapsed() < Duration::from_secs(30) {
+        while store.exists() && !store.join("end").exists() && start.elapsed() < HANGS {
             std::thread::sleep(Duration::from_millis(5));
         }
         // SAFETY: ends the child without what its parent would do at its end.
@@ -139,7 +139,7 @@ fn child() {
 
 #[test]
 fn every_operation() {
-    let _limit = limit(60);
+    let _limit = limit();
     let at = TestStore::new();
     let store = at.open();
     let client = at.client();
@@ -187,7 +187,7 @@ fn every_operation() {
 
 #[test]
 fn limits_are_errors_that_name_them() {
-    let _limit = limit(60);
+    let _limit = limit();
     let at = TestStore::new();
     let store = at.open();
     let client = at.client();
@@ -221,7 +221,7 @@ fn limits_are_errors_that_name_them() {
 
 #[test]
 fn scans_are_of_one_snapshot() {
-    let _limit = limit(60);
+    let _limit = limit();
     let at = TestStore::new();
     let store = at.open();
     let keyspace = store.keyspace("k").unwrap();
@@ -289,7 +289,7 @@ fn scans_are_of_one_snapshot() {
 
 #[test]
 fn a_scan_that_is_left_lying_lets_its_snapshot_go() {
-    let _limit = limit(60);
+    let _limit = limit();
     let at = TestStore::new();
     let store = at.open();
     let keyspace = store.keyspace("k").unwrap();
@@ -302,7 +302,7 @@ fn a_scan_that_is_left_lying_lets_its_snapshot_go() {
     keyspace.put(b"later", b"").unwrap();
     scan.next().unwrap().unwrap();
     assert!(is_pinned());
-    wait_for(Duration::from_secs(20), || !is_pinned());
+    wait_until(|| !is_pinned());
     let last = scan.last().unwrap();
     assert!(matches!(last, Err(Error::Stale)), "{last:?}");
     client.get("k", b"").unwrap();
@@ -310,7 +310,7 @@ fn a_scan_that_is_left_lying_lets_its_snapshot_go() {
 
 #[test]
 fn batches_and_their_conditions() {
-    let _limit = limit(60);
+    let _limit = limit();
     let at = TestStore::new();
     let store = at.open();
     let client = at.client();
@@ -356,7 +356,7 @@ fn batches_and_their_conditions() {
 
 #[test]
 fn cells_and_counters() {
-    let _limit = limit(60);
+    let _limit = limit();
     let at = TestStore::new();
     let store = at.open();
     let client = at.client();
@@ -404,7 +404,7 @@ fn cells_and_counters() {
 /// No increment of many clients that only know versions gets lost.
 #[test]
 fn many_clients_at_once() {
-    let _limit = limit(120);
+    let _limit = limit();
     let at = TestStore::new();
     // The same on every disk: a commit waits some milliseconds for the flush, and others come meanwhile.
     let store = at.open_with(|options| {
@@ -447,7 +447,7 @@ fn many_clients_at_once() {
 
 #[test]
 fn a_visible_write_is_answered_before_the_flush() {
-    let _limit = limit(60);
+    let _limit = limit();
     let at = TestStore::new();
     let store = at.open_with(|options| {
         options.flush_policy(FlushPolicy::Every(Duration::from_secs(3600)));
@@ -458,7 +458,7 @@ fn a_visible_write_is_answered_before_the_flush() {
     let mut batch = Batch::new();
     batch.put("k", b"b", b"");
     let _ = client.commit_with(&batch, Durability::Visible).unwrap();
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < HANGS);
     assert!(store.stats().unwrap().durable < txn);
     client.sync().unwrap();
     assert!(store.stats().unwrap().durable > txn);
@@ -466,7 +466,7 @@ fn a_visible_write_is_answered_before_the_flush() {
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| client.put("k", b"c", b"").unwrap());
         let keyspace = store.find_keyspace("k").unwrap().unwrap();
-        wait_for(Duration::from_secs(10), || keyspace.get(b"c").unwrap().is_some());
+        wait_until(|| keyspace.get(b"c").unwrap().is_some());
         std::thread::sleep(Duration::from_millis(300));
         assert!(!waiting.is_finished());
         store.sync().unwrap();
@@ -478,7 +478,7 @@ fn a_visible_write_is_answered_before_the_flush() {
 /// The logger stays while somebody is connected, and leaves when nobody is.
 #[test]
 fn the_logger_stays_for_messages_and_leaves_without() {
-    let _limit = limit(60);
+    let _limit = limit();
     let at = TestStore::new();
     let store = at.open_with(|options| {
         options.logger_idle(Duration::from_millis(100));
@@ -494,7 +494,7 @@ fn the_logger_stays_for_messages_and_leaves_without() {
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(second.get("k", b"a").unwrap().unwrap(), b"1");
     drop(second);
-    wait_for(Duration::from_secs(10), || !exists(pid));
+    wait_until(|| !exists(pid));
     assert!(!at.socket().exists(), "the socket stayed");
     assert!(matches!(Client::connect(at.socket()), Err(Error::NotFound { .. })));
     // It left in order, and what it acknowledged is there.
@@ -505,16 +505,17 @@ fn the_logger_stays_for_messages_and_leaves_without() {
 /// One that is told to leave ends the connections. A client goes on with the next one.
 #[test]
 fn a_logger_that_is_told_to_leave_and_the_next_one() {
-    let _limit = limit(60);
+    let _limit = limit();
     let at = TestStore::new();
+    std::fs::create_dir(&at.path).unwrap();
+    std::fs::write(at.path.join("access"), "patience 3600\n").unwrap();
     let store = at.open();
     let keyspace = store.keyspace("k").unwrap();
     let client = at.client();
     client.put("k", b"a", b"1").unwrap();
     let mut scan = client.scan("k", ..).unwrap();
-    let start = Instant::now();
+    // Connections do not hold it up: the server has more patience with them than a hanging test.
     at.stop_logger();
-    assert!(start.elapsed() < Duration::from_secs(4), "connections held it up for {:?}", start.elapsed());
     keyspace.put(b"b", b"2").unwrap();
     assert_eq!(client.get("k", b"b").unwrap().unwrap(), b"2");
     client.put("k", b"c", b"3").unwrap();
@@ -538,7 +539,7 @@ fn a_logger_that_is_told_to_leave_and_the_next_one() {
 
 #[test]
 fn the_logger_is_killed() {
-    let _limit = limit(120);
+    let _limit = limit();
     let at = TestStore::new();
     let store = at.open();
     let keyspace = store.keyspace("k").unwrap();
@@ -549,7 +550,7 @@ fn the_logger_is_killed() {
     // Nobody starts another before somebody writes.
     let pid = store.stats().unwrap().logger_pid.unwrap();
     send(pid, Signal::KILL);
-    wait_for(Duration::from_secs(10), || !exists(pid));
+    wait_until(|| !exists(pid));
     let quick = Client::options().reconnect_timeout(Duration::from_millis(50)).connect(at.socket());
     assert!(matches!(quick, Err(Error::Disconnected { .. })), "{quick:?}");
     // A read finds the next logger by itself.
@@ -589,7 +590,7 @@ fn the_logger_is_killed() {
 /// What was acknowledged while the logger is killed again and again is there.
 #[test]
 fn acknowledged_writes_survive_kills() {
-    let _limit = limit(180);
+    let _limit = limit();
     let at = TestStore::new();
     let store = at.open();
     let mut putters: Vec<Child> =
@@ -615,7 +616,7 @@ fn acknowledged_writes_survive_kills() {
 
 #[test]
 fn clients_that_die_or_stop_hold_nobody_up() {
-    let _limit = limit(120);
+    let _limit = limit();
     let at = TestStore::new();
     let store = at.open();
     store.keyspace("k").unwrap().put(b"big", &vec![1; 8 << 20]).unwrap();
@@ -629,11 +630,10 @@ fn clients_that_die_or_stop_hold_nobody_up() {
     let start = Instant::now();
     for number in 0..50u32 {
         client.put("k", &number.to_be_bytes(), b"").unwrap();
-        assert!(start.elapsed() < Duration::from_secs(20));
+        assert!(start.elapsed() < HANGS);
     }
     // The stopped ones are cut off, and pin nothing.
-    std::thread::sleep(Duration::from_secs(2));
-    assert!(store.stats().unwrap().readers.iter().all(|reader| reader.is_loggers));
+    wait_until(|| store.stats().unwrap().readers.iter().all(|reader| reader.is_loggers));
     children.iter_mut().for_each(|child| drop(child.kill()));
     drop(client);
     at.client().get("k", b"big").unwrap();
@@ -641,7 +641,7 @@ fn clients_that_die_or_stop_hold_nobody_up() {
 
 #[test]
 fn long_paths_and_names() {
-    let _limit = limit(60);
+    let _limit = limit();
     let dir = tempfile::tempdir().unwrap();
     let mut path = dir.path().to_path_buf();
     for _ in 0..3 {
@@ -656,19 +656,19 @@ fn long_paths_and_names() {
     // The policy's place, whose directory has a long name.
     let place = path.join("elsewhere.sock");
     std::fs::write(path.join("access"), format!("socket {:?}\n", place.display().to_string())).unwrap();
-    wait_for(Duration::from_secs(10), || place.exists() && !path.join("logger.sock").exists());
+    wait_until(|| place.exists() && !path.join("logger.sock").exists());
     let client = Client::connect(&place).unwrap();
     assert_eq!(client.get("k", b"a").unwrap().unwrap(), b"1");
     drop(client);
     drop(store);
-    untorn::stop_logger(&path, Duration::from_secs(20)).unwrap();
+    untorn::stop_logger(&path, HANGS).unwrap();
     assert!(!place.exists());
 }
 
 /// Inside of a process that uses the store itself, and in a child of it.
 #[test]
 fn a_logger_thread_serves_messages_too() {
-    let _limit = limit(60);
+    let _limit = limit();
     let at = TestStore::new();
     let store = at.open_with(|options| {
         options.logger_thread(true);
@@ -687,7 +687,7 @@ fn a_logger_thread_serves_messages_too() {
 
 #[test]
 fn what_is_no_socket() {
-    let _limit = limit(60);
+    let _limit = limit();
     let at = TestStore::new();
     let _store = at.open();
     assert!(matches!(Client::connect(&at.path), Err(Error::Invalid { .. })));
@@ -699,7 +699,7 @@ fn what_is_no_socket() {
 /// nor a server's.
 #[test]
 fn children_keep_no_connections() {
-    let _limit = limit(60);
+    let _limit = limit();
     let at = TestStore::new();
     let store = at.open();
     let client = at.client();
@@ -711,7 +711,7 @@ fn children_keep_no_connections() {
     // The client's process ends, and its child does not: the server hears of it.
     forker.kill();
     drop(client);
-    wait_for(Duration::from_secs(10), || store.stats().unwrap().clients.len() == 1);
+    wait_until(|| store.stats().unwrap().clients.len() == 1);
     // A child of a process with a logger thread does not keep clients waiting for its dead parent.
     drop(store);
     at.stop_logger();
@@ -723,14 +723,14 @@ fn children_keep_no_connections() {
     let start = Instant::now();
     assert!(matches!(client.get("k", b"a"), Err(Error::Disconnected { .. })));
     assert!(matches!(Client::connect(at.socket()), Err(Error::Disconnected { .. })));
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(start.elapsed() < HANGS, "{:?}", start.elapsed());
     std::fs::write(at.path.join("end"), "").unwrap();
 }
 
 /// A host that closes what it doesn't know takes a connection, and not more: its own files get none of our bytes.
 #[test]
 fn the_host_closes_descriptors() {
-    let _limit = limit(60);
+    let _limit = limit();
     let at = TestStore::new();
     let store = at.open();
     store.keyspace("k").unwrap().put(b"a", b"1").unwrap();
@@ -743,7 +743,7 @@ fn the_host_closes_descriptors() {
 #[test]
 fn the_logger_leaves_as_somebody_connects() {
     use rand::{Rng, SeedableRng};
-    let _limit = limit(120);
+    let _limit = limit();
     let seed = seed("--test messages the_logger_leaves_as_somebody_connects");
     let mut dice = rand::rngs::StdRng::seed_from_u64(seed);
     let at = TestStore::new();
@@ -768,7 +768,7 @@ fn the_logger_leaves_as_somebody_connects() {
             }
             let start = Instant::now();
             logger.join().unwrap().unwrap();
-            assert!(start.elapsed() < Duration::from_secs(5), "round {round}: {:?}", start.elapsed());
+            assert!(start.elapsed() < HANGS, "round {round}: {:?}", start.elapsed());
         });
     }
     assert!(served > 5 && refused > 0, "served {served}, refused {refused}");

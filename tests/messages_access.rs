@@ -52,11 +52,9 @@ impl House {
     /// Puts an access file in place, with the socket in public.
     fn set(&self, rules: &str) {
         self.set_bare(&format!("socket \"{}\"\n{rules}", self.socket().display()));
-        wait_for(Duration::from_secs(10), || self.socket().exists());
+        wait_until(|| self.socket().exists());
         let mode = if rules.contains("allow") { 0o666 } else { 0o600 };
-        wait_for(Duration::from_secs(10), || {
-            std::fs::metadata(self.socket()).is_ok_and(|found| found.mode() & 0o777 == mode)
-        });
+        wait_until(|| std::fs::metadata(self.socket()).is_ok_and(|found| found.mode() & 0o777 == mode));
     }
 
     fn set_bare(&self, text: &str) {
@@ -107,7 +105,7 @@ fn refused<T: std::fmt::Debug>(result: Result<T>, with: &str) {
 
 #[test]
 fn without_a_file_only_the_owner() {
-    let _limit = limit(60);
+    let _limit = limit();
     let Some(house) = House::new("without_a_file_only_the_owner") else { return };
     let socket = house.at.path.join("logger.sock");
     let mode = std::fs::metadata(&socket).unwrap().mode();
@@ -124,7 +122,7 @@ fn without_a_file_only_the_owner() {
 
 #[test]
 fn read_only_and_read_write() {
-    let _limit = limit(60);
+    let _limit = limit();
     let Some(house) = House::new("read_only_and_read_write") else { return };
     house.set(&format!("allow {ALICE} read-only\nallow {BOB} read-write # and more\n"));
     let keyspace = house.store.keyspace("k").unwrap();
@@ -162,7 +160,7 @@ fn read_only_and_read_write() {
 
 #[test]
 fn prefixes() {
-    let _limit = limit(60);
+    let _limit = limit();
     let Some(house) = House::new("prefixes") else { return };
     house.set(&format!(
         "allow {ALICE} read-only \"public.\" \"sensors\"\nallow {ALICE} read-write \"alice.\"\nallow any read-only \"public.\"\n"
@@ -209,7 +207,7 @@ fn prefixes() {
 
 #[test]
 fn a_malformed_file_lets_only_the_owner_in() {
-    let _limit = limit(60);
+    let _limit = limit();
     let Some(house) = House::new("a_malformed_file_lets_only_the_owner_in") else { return };
     house.set(&format!("allow {ALICE} read-write\n"));
     house.connect_as(ALICE).unwrap().put("k", b"a", b"1").unwrap();
@@ -217,7 +215,7 @@ fn a_malformed_file_lets_only_the_owner_in() {
     let own = house.at.path.join("logger.sock");
     // Then the socket is where it is without a file, and its mode says that nobody else can connect.
     house.set_bare(&format!("allow {ALICE} read-write\n\nallow {BOB} everything\n"));
-    wait_for(Duration::from_secs(10), || own.exists());
+    wait_until(|| own.exists());
     refused(staying.get("k", b"a"), "no longer");
     let owner = Client::connect(&own).unwrap();
     let notice = owner.notice().unwrap();
@@ -251,7 +249,7 @@ fn a_malformed_file_lets_only_the_owner_in() {
 
 #[test]
 fn rights_that_are_taken_away_are_gone_at_once() {
-    let _limit = limit(60);
+    let _limit = limit();
     let Some(house) = House::new("rights_that_are_taken_away_are_gone_at_once") else { return };
     let keyspace = house.store.keyspace("k").unwrap();
     for number in 0..300u32 {
@@ -274,7 +272,7 @@ fn rights_that_are_taken_away_are_gone_at_once() {
 /// Also what a feed has taken already and not sent.
 #[test]
 fn a_feed_does_not_tell_what_may_no_longer_be_read() {
-    let _limit = limit(60);
+    let _limit = limit();
     let Some(house) = House::new("a_feed_does_not_tell_what_may_no_longer_be_read") else { return };
     house.set(&format!("allow {ALICE} read-only\n"));
     let (secret, open) = (house.store.keyspace("secret").unwrap(), house.store.keyspace("open").unwrap());
@@ -282,18 +280,18 @@ fn a_feed_does_not_tell_what_may_no_longer_be_read() {
     let mut changes = as_user(ALICE, || alice.changes_from_now(untorn::Feed::Visible)).unwrap();
     secret.put(b"first", &vec![1; 700_000]).unwrap();
     secret.put(b"second", &vec![1; 700_000]).unwrap();
-    let first = changes.try_next(Duration::from_secs(10)).unwrap().unwrap();
+    let first = changes.try_next(HANGS).unwrap().unwrap();
     assert_eq!(first.key(), b"first");
     house.set(&format!("allow {ALICE} read-only \"open\"\n"));
     open.put(b"k", b"").unwrap();
-    let next = changes.try_next(Duration::from_secs(10)).unwrap().unwrap();
+    let next = changes.try_next(HANGS).unwrap().unwrap();
     assert_eq!((next.keyspace(), next.key()), ("open", &b"k"[..]));
 }
 
 /// Those who are not the owner leave some connections to the owner, however many they are.
 #[test]
 fn the_owner_gets_in_beside_many_others() {
-    let _limit = limit(60);
+    let _limit = limit();
     let Some(house) = House::new("the_owner_gets_in_beside_many_others") else { return };
     house.set("connections 8\nallow any read-only\n");
     let _others: Vec<Client> = (0..7).map(|number| house.connect_as(ALICE + number).unwrap()).collect();
@@ -305,7 +303,7 @@ fn the_owner_gets_in_beside_many_others() {
 /// Nobody but the owner gets more than half of the connections.
 #[test]
 fn one_user_does_not_shut_out_the_others() {
-    let _limit = limit(60);
+    let _limit = limit();
     let Some(house) = House::new("one_user_does_not_shut_out_the_others") else { return };
     house.set(&format!("connections 6\nallow {ALICE} read-only\nallow {BOB} read-only\n"));
     let alices: Vec<Client> = (0..3).map(|_| house.connect_as(ALICE).unwrap()).collect();
@@ -320,22 +318,22 @@ fn one_user_does_not_shut_out_the_others() {
 /// The socket can't be made where the file wants it: the logger works on, says so, and makes it when it can.
 #[test]
 fn a_place_that_is_not_there_yet() {
-    let _limit = limit(60);
+    let _limit = limit();
     let Some(house) = House::new("a_place_that_is_not_there_yet") else { return };
     let note = house.at.path.join("logger.note");
     let wanted = house.public.path().join("later");
     let place = wanted.join("untorn.sock");
     house.set_bare(&format!("socket \"{}\"\n", place.display()));
-    wait_for(Duration::from_secs(10), || std::fs::read_to_string(&note).is_ok_and(|text| text.contains("later")));
+    wait_until(|| std::fs::read_to_string(&note).is_ok_and(|text| text.contains("later")));
     // A new logger does not fail over it either.
     kill_logger(&house.store);
     house.store.keyspace("k").unwrap().put(b"a", b"").unwrap();
     std::fs::create_dir(&wanted).unwrap();
-    wait_for(Duration::from_secs(10), || place.exists() && !note.exists());
+    wait_until(|| place.exists() && !note.exists());
     Client::connect(&place).unwrap().get("k", b"a").unwrap();
     // Whoever takes the name away, it comes again.
     std::fs::remove_file(&place).unwrap();
-    wait_for(Duration::from_secs(10), || place.exists());
+    wait_until(|| place.exists());
     // What is no socket, or another server's, is left alone; also a server's that is too busy to accept anyone.
     for other in ["plain", "served", "busy"] {
         let path = house.public.path().join(other);
@@ -357,7 +355,7 @@ fn a_place_that_is_not_there_yet() {
         }
         let inode = std::fs::metadata(&path).unwrap().ino();
         house.set_bare(&format!("socket \"{}\"\n", path.display()));
-        wait_for(Duration::from_secs(10), || std::fs::read_to_string(&note).is_ok_and(|text| text.contains(other)));
+        wait_until(|| std::fs::read_to_string(&note).is_ok_and(|text| text.contains(other)));
         std::thread::sleep(Duration::from_millis(1200));
         assert_eq!(std::fs::metadata(&path).unwrap().ino(), inode);
     }
@@ -366,7 +364,7 @@ fn a_place_that_is_not_there_yet() {
 /// A logger that root starts in another user's directory serves that user, whose socket it is.
 #[test]
 fn a_directory_of_another_user() {
-    let _limit = limit(60);
+    let _limit = limit();
     if !may_change_uid("a_directory_of_another_user") {
         return;
     }
@@ -381,7 +379,7 @@ fn a_directory_of_another_user() {
     store.keyspace("k").unwrap().put(b"a", b"1").unwrap();
     let socket = at.path.join("logger.sock");
     // The logger makes it when it serves already.
-    wait_for(Duration::from_secs(10), || socket.exists());
+    wait_until(|| socket.exists());
     let found = std::fs::metadata(&socket).unwrap();
     assert_eq!((found.uid(), found.mode() & 0o777), (ALICE, 0o600));
     connect_as(ALICE, &socket).unwrap().put("k", b"a", b"2").unwrap();

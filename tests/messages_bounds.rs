@@ -43,7 +43,7 @@ impl Server {
         let store = at.open();
         store.keyspace("public").unwrap().put(b"k", b"v").unwrap();
         let logger = store.stats().unwrap().logger_pid.unwrap();
-        wait_for(Duration::from_secs(60), || socket.exists());
+        wait_until(|| socket.exists());
         Some(Server { at, store, public, logger })
     }
 
@@ -55,7 +55,7 @@ impl Server {
     fn raw(&self, uid: u32) -> UnixStream {
         as_user(uid, || {
             let mut stream = UnixStream::connect(self.socket()).unwrap();
-            stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            stream.set_read_timeout(Some(HANGS)).unwrap();
             stream.write_all(&ClientHello::OURS.encode()).unwrap();
             let mut hello = [0; SERVER_HELLO_BYTES];
             stream.read_exact(&mut hello).unwrap();
@@ -100,7 +100,7 @@ fn reply(stream: &mut UnixStream) -> Vec<u8> {
 /// Peers that announce the longest message, and send some of it or nothing, leave the owner its room. They once had it for the announcement.
 #[test]
 fn announced_lengths_take_no_room() {
-    let _limit = limit(120);
+    let _limit = limit();
     let rules = format!("allow {ALICE} read-only\nallow {BOB} read-only\npatience 3600\n");
     let Some(server) = Server::new("announced_lengths_take_no_room", &rules) else { return };
     let mut liars: Vec<UnixStream> = [ALICE, ALICE, BOB, BOB].iter().map(|uid| server.raw(*uid)).collect();
@@ -143,7 +143,7 @@ fn announced_lengths_take_no_room() {
 /// A long request without the right to it is refused by its first bytes, and the connection goes on.
 #[test]
 fn rights_come_before_bytes() {
-    let _limit = limit(120);
+    let _limit = limit();
     let Some(server) = Server::new("rights_come_before_bytes", &format!("allow {ALICE} read-only \"public\"\n")) else {
         return;
     };
@@ -178,7 +178,7 @@ fn rights_come_before_bytes() {
 /// Feeds pass over values that their clients may not read without copying them.
 #[test]
 fn feeds_hold_nothing_that_may_not_be_read() {
-    let _limit = limit(240);
+    let _limit = limit();
     let Some(server) = Server::new("feeds_hold_nothing", &format!("allow {ALICE} read-only \"public\"\n")) else {
         return;
     };
@@ -208,7 +208,7 @@ fn feeds_hold_nothing_that_may_not_be_read() {
                         let mut changes = client.changes(from, Feed::Visible).unwrap();
                         let mut told = Vec::new();
                         while told.len() < 2 {
-                            let change = changes.try_next(Duration::from_secs(100)).unwrap().expect("a change");
+                            let change = changes.try_next(HANGS).unwrap().expect("a change");
                             told.push((change.key().to_vec(), change.value().unwrap().to_vec(), change.last_in_txn()));
                         }
                         let change = |key: &[u8], value: &[u8], last| (key.to_vec(), value.to_vec(), last);
@@ -228,7 +228,7 @@ fn feeds_hold_nothing_that_may_not_be_read() {
 /// Many long requests at once: their memory is that of a few. What a direct client's commit takes meanwhile is printed, not judged.
 #[test]
 fn many_long_requests() {
-    let _limit = limit(240);
+    let _limit = limit();
     let Some(server) = Server::new("many_long_requests", &format!("allow {ALICE} read-only\n")) else { return };
     let before = server.resident_bytes();
     let keys: Vec<[u8; 4]> = (0..65_536u32).map(u32::to_be_bytes).collect();

@@ -39,13 +39,13 @@ impl House {
 
 #[track_caller]
 fn take(changes: &mut RemoteChanges, count: usize) -> Vec<Change> {
-    let next = || changes.try_next(20 * SECOND).unwrap().expect("there are more");
+    let next = || changes.try_next(HANGS).unwrap().expect("there are more");
     std::iter::repeat_with(next).take(count).collect()
 }
 
 #[test]
 fn the_same_as_a_direct_feed() {
-    let _limit = limit(120);
+    let _limit = limit();
     let house = House::new();
     let client = house.client();
     let from = house.store.snapshot().unwrap().txn_id();
@@ -97,7 +97,7 @@ fn the_same_as_a_direct_feed() {
 
 #[test]
 fn places_that_are_not_there() {
-    let _limit = limit(60);
+    let _limit = limit();
     let house = House::new();
     let client = house.client();
     client.put("k", b"a", b"").unwrap();
@@ -121,30 +121,29 @@ fn places_that_are_not_there() {
 
 #[test]
 fn waiting() {
-    let _limit = limit(60);
-    let house = House::new();
+    let _limit = limit();
+    let at = TestStore::new();
+    std::fs::create_dir(&at.path).unwrap();
+    std::fs::write(at.path.join("access"), "patience 3600\n").unwrap();
+    let house = House { store: at.open(), at };
     let client = house.client();
     client.put("k", b"a", b"").unwrap();
     let mut changes = client.changes_from_now(Feed::Durable).unwrap();
     let start = Instant::now();
     assert!(changes.try_next(SECOND / 2).unwrap().is_none());
-    assert!(start.elapsed() >= SECOND / 2 && start.elapsed() < 5 * SECOND);
+    assert!(start.elapsed() >= SECOND / 2 && start.elapsed() < HANGS);
     // One that waits hears of it when it happens, and holds nobody up meanwhile.
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| changes.next().unwrap().unwrap());
         std::thread::sleep(SECOND / 4);
         client.put("k", b"b", b"2").unwrap();
-        let start = Instant::now();
         assert_eq!(waiting.join().unwrap().key(), b"b");
-        assert!(start.elapsed() < SECOND);
     });
     // A logger that is told to leave is not held up by those who wait.
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| changes.next().unwrap());
         std::thread::sleep(SECOND / 4);
-        let start = Instant::now();
         house.at.stop_logger();
-        assert!(start.elapsed() < 4 * SECOND, "{:?}", start.elapsed());
         house.store.find_keyspace("k").unwrap().unwrap().put(b"c", b"3").unwrap();
         assert_eq!(waiting.join().unwrap().unwrap().key(), b"c");
     });
@@ -153,7 +152,7 @@ fn waiting() {
 /// While loggers are killed, and then compared with what a direct client hears.
 #[test]
 fn loggers_die_under_a_feed() {
-    let _limit = limit(120);
+    let _limit = limit();
     let house = House::new();
     let from = house.store.snapshot().unwrap().txn_id();
     let client = house.client();
@@ -204,7 +203,7 @@ fn loggers_die_under_a_feed() {
 /// What a client may not read it does not hear of, and each of its transactions has a last change all the same.
 #[test]
 fn only_what_may_be_read() {
-    let _limit = limit(60);
+    let _limit = limit();
     let Some((house, socket, _public)) = with_prefix("only_what_may_be_read", "public.") else { return };
     let from = house.store.snapshot().unwrap().txn_id();
     let names = ["public.a", "secret", "public.b"];
@@ -249,7 +248,7 @@ fn with_prefix(test: &str, prefix: &str) -> Option<(House, std::path::PathBuf, t
     let house = House::new();
     let rule = format!("socket \"{}\"\nallow {SOMEBODY} read-only \"{prefix}\"\n", socket.display());
     std::fs::write(house.at.path.join("access"), rule).unwrap();
-    wait_for(20 * SECOND, || socket.exists());
+    wait_until(|| socket.exists());
     Some((house, socket, public))
 }
 

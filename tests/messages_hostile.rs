@@ -67,8 +67,8 @@ struct Raw(UnixStream);
 impl Raw {
     fn connect(path: &Path) -> Raw {
         let stream = UnixStream::connect(path).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_read_timeout(Some(HANGS)).unwrap();
+        stream.set_write_timeout(Some(HANGS)).unwrap();
         Raw(stream)
     }
 
@@ -120,7 +120,7 @@ impl Raw {
 
 #[test]
 fn no_version_in_common() {
-    let _limit = limit(60);
+    let _limit = limit();
     let victim = Victim::new("");
     let mut late = victim.raw();
     late.send(&ClientHello { oldest: wire::VERSION + 1, newest: 900 }.encode()).unwrap();
@@ -145,7 +145,7 @@ fn no_version_in_common() {
 /// A server that speaks another protocol, or a later version of ours.
 #[test]
 fn servers_that_a_client_does_not_understand() {
-    let _limit = limit(60);
+    let _limit = limit();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sock");
     let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -180,7 +180,7 @@ fn servers_that_a_client_does_not_understand() {
 
 #[test]
 fn garbage_instead_of_a_hello() {
-    let _limit = limit(60);
+    let _limit = limit();
     let seed = seed("--test messages_hostile garbage_instead_of_a_hello");
     let mut dice = StdRng::seed_from_u64(seed);
     let victim = Victim::new("patience 1\n");
@@ -204,7 +204,7 @@ fn garbage_instead_of_a_hello() {
 
 #[test]
 fn garbage_in_frames_is_answered() {
-    let _limit = limit(60);
+    let _limit = limit();
     let seed = seed("--test messages_hostile garbage_in_frames_is_answered");
     let mut dice = StdRng::seed_from_u64(seed);
     let victim = Victim::new("");
@@ -234,7 +234,7 @@ fn garbage_in_frames_is_answered() {
 /// Valid requests of every kind, with some bytes changed, cut or added.
 #[test]
 fn mutated_requests() {
-    let _limit = limit(120);
+    let _limit = limit();
     let seed = seed("--test messages_hostile mutated_requests");
     let mut dice = StdRng::seed_from_u64(seed);
     let victim = Victim::new("");
@@ -291,7 +291,7 @@ fn mutated_requests() {
 /// The largest numbers that fit, wherever there is one.
 #[test]
 fn numbers_at_their_ends() {
-    let _limit = limit(60);
+    let _limit = limit();
     let victim = Victim::new("");
     victim.store.cell("cell", 8).unwrap();
     let max = u64::MAX;
@@ -337,7 +337,7 @@ fn numbers_at_their_ends() {
 
 #[test]
 fn lengths_that_lie() {
-    let _limit = limit(60);
+    let _limit = limit();
     let victim = Victim::new("patience 2\n");
     // A frame longer than there may be is refused before it comes.
     for length in [MESSAGE_BYTES_MAX as u32 + 1, u32::MAX] {
@@ -372,7 +372,7 @@ fn lengths_that_lie() {
     for number in 0..20u32 {
         client.put("k", &number.to_be_bytes(), b"").unwrap();
     }
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < HANGS);
     let grown = victim.resident_bytes().saturating_sub(before);
     assert!(grown < 64 << 20, "{grown} bytes for promises");
     for liar in &mut liars {
@@ -386,7 +386,7 @@ fn lengths_that_lie() {
 
 #[test]
 fn half_messages() {
-    let _limit = limit(60);
+    let _limit = limit();
     let victim = Victim::new("patience 1\n");
     let put =
         wire::encode(&Request::Put { keyspace: "k", key: b"half", value: &[1; 1000], durability: Durability::Visible })
@@ -403,12 +403,12 @@ fn half_messages() {
     in_length.send(&put[..3]).unwrap();
     in_message.send(&put[..500]).unwrap();
     let mut trickling = victim.raw().welcome();
-    let start = Instant::now();
+    // All of it would take ten times as long as the server has patience.
     let trickled = put.iter().all(|byte| {
         std::thread::sleep(Duration::from_millis(10));
         trickling.send(&[*byte]).is_ok()
     });
-    assert!(!trickled && start.elapsed() < Duration::from_secs(10));
+    assert!(!trickled);
     assert!(silent.is_cut_off() && in_length.is_cut_off() && in_message.is_cut_off());
     assert_eq!(victim.store.find_keyspace("k").unwrap().unwrap().get(b"half").unwrap(), None);
     // Between messages a peer may be silent.
@@ -427,7 +427,7 @@ fn half_messages() {
 /// Requests without end, and nobody who reads the replies.
 #[test]
 fn floods() {
-    let _limit = limit(120);
+    let _limit = limit();
     let victim = Victim::new("patience 1\n");
     victim.store.keyspace("k").unwrap().put(b"big", &vec![1; 4 << 20]).unwrap();
     let before = victim.resident_bytes();
@@ -459,17 +459,17 @@ fn floods() {
             client.put("k", &number.to_be_bytes(), b"").unwrap();
             most = most.max(victim.resident_bytes());
         }
-        assert!(start.elapsed() < Duration::from_secs(20));
+        assert!(start.elapsed() < HANGS);
         assert!(most.saturating_sub(before) < 200 << 20, "{} bytes", most - before);
     });
-    wait_for(Duration::from_secs(20), || victim.store.stats().unwrap().readers.iter().all(|reader| reader.is_loggers));
+    wait_until(|| victim.store.stats().unwrap().readers.iter().all(|reader| reader.is_loggers));
     victim.end();
 }
 
 /// What a connection keeps from one request to the next is small, whatever it was asked for.
 #[test]
 fn long_edges_and_prefixes_are_not_kept() {
-    let _limit = limit(60);
+    let _limit = limit();
     let victim = Victim::new("");
     let keyspace = victim.store.keyspace("k").unwrap();
     let longest = vec![b'b'; 1024];
@@ -511,7 +511,7 @@ fn long_edges_and_prefixes_are_not_kept() {
 /// The memory of long messages is used again for a moment, and goes although all who sent them are still there.
 #[test]
 fn memory_of_long_messages_goes_back() {
-    let _limit = limit(60);
+    let _limit = limit();
     let victim = Victim::new("");
     let clients: Vec<Client> = (0..4).map(|_| victim.client()).collect();
     clients.iter().for_each(|client| assert_eq!(client.get("k", b"a").unwrap().unwrap(), b"1"));
@@ -521,7 +521,7 @@ fn memory_of_long_messages_goes_back() {
         client.put("k", b"long", &value).unwrap();
         assert!(client.get("k", b"long").unwrap().unwrap() == value);
     }
-    wait_for(Duration::from_secs(30), || victim.resident_bytes() < before + (6 << 20));
+    wait_until(|| victim.resident_bytes() < before + (6 << 20));
     // A shorter one has nothing of the longer ones that were in the same memory.
     for (client, bytes) in clients.iter().zip([100_000, 5 << 20, 9 << 20, 1 << 20]) {
         let value = vec![9; bytes];
@@ -535,7 +535,7 @@ fn memory_of_long_messages_goes_back() {
 /// Feeds whose next change is a large one, and that are not asked for it.
 #[test]
 fn feeds_that_are_left_lying() {
-    let _limit = limit(120);
+    let _limit = limit();
     let victim = Victim::new("");
     let keyspace = victim.store.keyspace("k").unwrap();
     let from = victim.store.snapshot().unwrap().txn_id();
@@ -581,7 +581,7 @@ fn feeds_that_are_left_lying() {
 /// As many connections as a process may have files open: the log goes on all the same.
 #[test]
 fn connections_leave_descriptors_for_the_log() {
-    let _limit = limit(60);
+    let _limit = limit();
     let at = TestStore::new();
     drop(at.open_with(|options| {
         options.ring_size(64 << 10).segment_size(256 << 10);
@@ -594,7 +594,7 @@ fn connections_leave_descriptors_for_the_log() {
         .spawn()
         .unwrap();
     let socket = at.path.join("logger.sock");
-    wait_for(Duration::from_secs(20), || Client::connect(&socket).is_ok());
+    wait_until(|| Client::connect(&socket).is_ok());
     let client = Client::connect(&socket).unwrap();
     let crowd: Vec<UnixStream> = (0..100).map(|_| UnixStream::connect(&socket).unwrap()).collect();
     for number in 0..40u32 {
@@ -609,23 +609,23 @@ fn connections_leave_descriptors_for_the_log() {
 /// A commit may have much time, but a seat and its thread are not held for that when their peer has gone; the commit stands.
 #[test]
 fn who_hangs_up_before_a_deadline_frees_the_seat() {
-    let _limit = limit(60);
+    let _limit = limit();
     let victim = Victim::new("connections 1\npatience 3600\n");
     let keys = victim.store.keyspace("k").unwrap();
     let mut peer = victim.raw().welcome();
     let durability = Durability::Within { micros: 3_000_000_000 };
     let request = Request::Put { keyspace: "k", key: b"b", value: b"1", durability };
     peer.send(&wire::encode(&request).unwrap()).unwrap();
-    wait_for(Duration::from_secs(20), || keys.get(b"b").unwrap().is_some());
+    wait_until(|| keys.get(b"b").unwrap().is_some());
     // Who only says no more waits for its answer.
     peer.0.shutdown(std::net::Shutdown::Write).unwrap();
     std::thread::sleep(Duration::from_millis(500));
     assert!(Client::connect(victim.at.path.join("logger.sock")).is_err());
     drop(peer);
-    wait_for(Duration::from_secs(20), || Client::connect(victim.at.path.join("logger.sock")).is_ok());
+    wait_until(|| Client::connect(victim.at.path.join("logger.sock")).is_ok());
     assert_eq!(keys.get(b"b").unwrap().unwrap(), b"1");
     // Its seat is taken until it is noticed that this one has gone as well.
-    wait_for(Duration::from_secs(20), || Client::connect(victim.at.path.join("logger.sock")).is_ok());
+    wait_until(|| Client::connect(victim.at.path.join("logger.sock")).is_ok());
     drop(keys);
 }
 
@@ -633,16 +633,16 @@ fn who_hangs_up_before_a_deadline_frees_the_seat() {
 /// client in doubt, though a flush followed.
 #[test]
 fn a_commit_that_has_time_is_answered_when_the_logger_leaves() {
-    let _limit = limit(60);
+    let _limit = limit();
     let victim = Victim::new("patience 3600\n");
     let keys = victim.store.keyspace("k").unwrap();
     let client = victim.client();
     let time = untorn::Durability::Within(Duration::from_secs(1000));
     std::thread::scope(|scope| {
         let put = scope.spawn(|| client.put_with("k", b"b", b"1", time));
-        wait_for(Duration::from_secs(20), || keys.get(b"b").unwrap().is_some());
+        wait_until(|| keys.get(b"b").unwrap().is_some());
         let begun = Instant::now();
-        untorn::stop_logger(&victim.at.path, Duration::from_secs(20)).unwrap();
+        untorn::stop_logger(&victim.at.path, HANGS).unwrap();
         match put.join().unwrap() {
             Ok(_) => {}
             // A flush that takes a second is not waited for.
@@ -656,26 +656,25 @@ fn a_commit_that_has_time_is_answered_when_the_logger_leaves() {
 /// Somebody who connects all the time does not keep the socket from being moved.
 #[test]
 fn the_socket_moves_in_a_storm() {
-    let _limit = limit(60);
+    let _limit = limit();
     let victim = Victim::new("");
     let (old, new) = (victim.at.path.join("logger.sock"), victim.at.path.join("other.sock"));
     std::fs::write(victim.at.path.join("access"), format!("socket \"{}\"\n", new.display())).unwrap();
-    let start = Instant::now();
-    while !new.exists() {
-        assert!(start.elapsed() < Duration::from_secs(10), "the socket was not moved");
+    wait_until(|| {
         drop(UnixStream::connect(&old));
         std::thread::sleep(Duration::from_millis(20));
-    }
-    wait_for(Duration::from_secs(10), || !old.exists());
+        new.exists()
+    });
+    wait_until(|| !old.exists());
     std::fs::remove_file(victim.at.path.join("access")).unwrap();
-    wait_for(Duration::from_secs(10), || old.exists());
+    wait_until(|| old.exists());
     victim.end();
 }
 
 /// Servers that answer everything and tell nothing: a client notices, or its time is over.
 #[test]
 fn servers_that_lead_on() {
-    let _limit = limit(60);
+    let _limit = limit();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sock");
     let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -712,7 +711,7 @@ fn servers_that_lead_on() {
 /// What a server says is printed by programs: it is no command for their terminals.
 #[test]
 fn texts_of_a_server_are_plain() {
-    let _limit = limit(60);
+    let _limit = limit();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sock");
     let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -745,7 +744,7 @@ fn texts_of_a_server_are_plain() {
 /// Connections that come and go, without a word or with half of one.
 #[test]
 fn storms_of_connections() {
-    let _limit = limit(120);
+    let _limit = limit();
     let seed = seed("--test messages_hostile storms_of_connections");
     let victim = Victim::new("patience 1\nconnections 1000\n");
     let client = victim.client();
@@ -775,7 +774,7 @@ fn storms_of_connections() {
 
 #[test]
 fn no_more_connections_than_there_may_be() {
-    let _limit = limit(60);
+    let _limit = limit();
     let victim = Victim::new("connections 3\n");
     let clients: Vec<Client> = (0..3).map(|_| victim.client()).collect();
     let refused = Client::connect(victim.at.path.join("logger.sock"));
@@ -783,15 +782,15 @@ fn no_more_connections_than_there_may_be() {
     // Those that are there are served; a seat that is left can be taken.
     clients.iter().for_each(|client| drop(client.get("k", b"a").unwrap()));
     drop(clients);
-    wait_for(Duration::from_secs(10), || Client::connect(victim.at.path.join("logger.sock")).is_ok());
-    wait_for(Duration::from_secs(10), || victim.store.stats().unwrap().clients.len() == 1);
+    wait_until(|| Client::connect(victim.at.path.join("logger.sock")).is_ok());
+    wait_until(|| victim.store.stats().unwrap().clients.len() == 1);
     victim.end();
 }
 
 /// Nobody who is idle costs anything: no thread of the logger spins.
 #[test]
 fn idle_connections_do_not_spin() {
-    let _limit = limit(60);
+    let _limit = limit();
     let victim = Victim::new("");
     let clients: Vec<Client> = (0..50).map(|_| victim.client()).collect();
     let ticks = || {

@@ -683,7 +683,7 @@ fn peer_transaction(store: &Store) {
 
 #[test]
 fn behaves_like_a_map() {
-    let _limit = limit(600);
+    let _limit = limit();
     let seed = common::seed("--test model");
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(40);
     let config = Config { cases, max_shrink_iters: 300, failure_persistence: None, ..Config::default() };

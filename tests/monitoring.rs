@@ -6,7 +6,7 @@ mod common;
 #[path = "common/program.rs"]
 mod program;
 
-use common::{Child, Role, TestStore, kill_logger, limit, listen, say, wait_for};
+use common::{Child, HANGS, Role, TestStore, kill_logger, limit, listen, say, wait_until};
 use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -75,7 +75,7 @@ fn files(path: &Path) -> Vec<(String, u64, std::time::SystemTime)> {
 
 #[test]
 fn looking_changes_nothing() {
-    let _limit = limit(120);
+    let _limit = limit();
     let place = TestStore::new();
     assert!(matches!(observe(&place.path), Err(untorn::Error::NotFound { .. })));
     assert!(!place.path.exists());
@@ -116,7 +116,7 @@ fn looking_changes_nothing() {
 
 #[test]
 fn the_lag_grows_until_a_flush_and_is_gone_after_it() {
-    let _limit = limit(120);
+    let _limit = limit();
     let place = TestStore::new();
     let store = place.open_with(|options| {
         options.flush_policy(FlushPolicy::Every(Duration::from_secs(3600))).durability(Durability::Visible);
@@ -129,7 +129,7 @@ fn the_lag_grows_until_a_flush_and_is_gone_after_it() {
         keys.put(b"key", b"value").unwrap();
     }
     assert_eq!(live(&place.path).lag_txns, 3);
-    wait_for(Duration::from_secs(30), || live(&place.path).lag_ns > 100_000_000);
+    wait_until(|| live(&place.path).lag_ns > 100_000_000);
     store.sync().unwrap();
     let flushed = live(&place.path);
     assert_eq!((flushed.lag_txns, flushed.lag_ns), (0, 0));
@@ -138,7 +138,7 @@ fn the_lag_grows_until_a_flush_and_is_gone_after_it() {
 
 #[test]
 fn the_page_shows_a_load_that_comes_and_goes() {
-    let _limit = limit(120);
+    let _limit = limit();
     let place = TestStore::new();
     let mut other = Child::spawn("load", &place.path, &[]);
     other.expect("ready");
@@ -160,7 +160,7 @@ fn the_page_shows_a_load_that_comes_and_goes() {
 
 #[test]
 fn what_is_scraped_is_well_formed_and_counts() {
-    let _limit = limit(120);
+    let _limit = limit();
     let dir = tempfile::tempdir().unwrap();
     // Its name needs each kind of escape.
     let path = dir.path().join("a \"quoted\" \\ and \n broken name");
@@ -178,7 +178,7 @@ fn what_is_scraped_is_well_formed_and_counts() {
     assert_eq!((after["untorn_up"], after["untorn_processes"], after["untorn_readers"]), (1.0, 1.0, 1.0));
     assert!(after.iter().all(|(name, value)| !name.ends_with("_total") || *value >= before[name]));
     drop(other);
-    untorn::stop_logger(&path, Duration::from_secs(30)).unwrap();
+    untorn::stop_logger(&path, HANGS).unwrap();
 }
 
 /// Reads the text exposition format 0.0.4, and refuses whatever is not in it. Samples by name, with their labels but `store`; a family
@@ -274,7 +274,7 @@ fn parse_labels(text: &str) -> (Vec<(String, String)>, String) {
 /// A logger that serves by another layout, with no client, was taken for one that recovers the store.
 #[test]
 fn a_region_of_another_layout_is_named_as_such() {
-    let _limit = limit(120);
+    let _limit = limit();
     let place = TestStore::new();
     drop(place.open_with(|options| {
         options.logger_idle(Duration::from_secs(600));

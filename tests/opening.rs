@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{Child, Role, TestStore, assert_clean, exists, limit, listen, say, wait_for};
+use common::{Child, HANGS, Role, TestStore, assert_clean, exists, limit, listen, say, wait_until};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -17,7 +17,7 @@ use untorn::{Durability, Error, FlushPolicy, Store};
 /// Ten processes open a store that does not exist yet, at the same instant: one store, one logger, ten clients.
 #[test]
 fn ten_open_a_new_store_at_once() {
-    let _limit = limit(120);
+    let _limit = limit();
     for _ in 0..5 {
         let test = TestStore::new();
         let mut children: Vec<Child> = (0..10).map(|n| Child::spawn("open", &test.path, &[&n.to_string()])).collect();
@@ -37,7 +37,7 @@ fn ten_open_a_new_store_at_once() {
 /// once held what the words say is there against a length that it had looked at before, and took the region for one of another boot.
 #[test]
 fn the_region_grows_while_others_open() {
-    let _limit = limit(120);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open_with(|options| {
         options.durability(Durability::Visible);
@@ -57,7 +57,7 @@ fn the_region_grows_while_others_open() {
 /// Some of the openers of a new store, and its first loggers, are killed while they make it; the others get in.
 #[test]
 fn openers_are_killed_while_they_make_the_store() {
-    let _limit = limit(180);
+    let _limit = limit();
     let seed = common::seed("--test opening openers_are_killed");
     let mut random = StdRng::seed_from_u64(seed);
     for round in 0..12 {
@@ -75,7 +75,7 @@ fn openers_are_killed_while_they_make_the_store() {
         }
         let start = Instant::now();
         let store = test.open();
-        assert!(start.elapsed() < Duration::from_secs(10));
+        assert!(start.elapsed() < HANGS);
         let found = store.keyspace("keys").unwrap().len().unwrap();
         assert!((acknowledged + 2..=6).contains(&found), "UNTORN_SEED={seed}, round {round}: {found} keys");
         assert_clean(&store);
@@ -85,7 +85,7 @@ fn openers_are_killed_while_they_make_the_store() {
 /// Nobody uses the store any more: the logger leaves by itself, leaving nothing to replay, and a later opener starts another.
 #[test]
 fn an_idle_logger_leaves() {
-    let _limit = limit(60);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open_with(|options| {
         options.logger_idle(Duration::from_millis(100));
@@ -97,7 +97,7 @@ fn an_idle_logger_leaves() {
     assert!(exists(logger));
     let before = store.snapshot().unwrap().txn_id();
     drop(store);
-    wait_for(Duration::from_secs(10), || !exists(logger));
+    wait_until(|| !exists(logger));
     let store = test.open();
     let stats = store.stats().unwrap();
     assert_ne!(stats.logger_pid.unwrap(), logger);
@@ -109,7 +109,7 @@ fn an_idle_logger_leaves() {
 /// The path of a store may be longer than what system calls, socket addresses or a shell take at once.
 #[test]
 fn long_paths() {
-    let _limit = limit(60);
+    let _limit = limit();
     let dir = tempfile::tempdir().unwrap();
     let mut path = dir.path().to_path_buf();
     while path.as_os_str().len() < 3800 {
@@ -128,15 +128,15 @@ fn long_paths() {
     store.checkpoint().unwrap();
     assert_clean(&store);
     drop((keys, store));
-    untorn::stop_logger(&path, Duration::from_secs(20)).unwrap();
+    untorn::stop_logger(&path, HANGS).unwrap();
     assert_eq!(Store::open(&path).unwrap().keyspace("keys").unwrap().get(b"k").unwrap().unwrap(), b"w");
-    untorn::stop_logger(&path, Duration::from_secs(20)).unwrap();
+    untorn::stop_logger(&path, HANGS).unwrap();
 }
 
 /// Handles of one process to one directory share what they map, by whatever path; two directories have nothing in common.
 #[test]
 fn one_store_twice_and_two_stores_in_a_process() {
-    let _limit = limit(60);
+    let _limit = limit();
     let test = TestStore::new();
     let other = TestStore::new();
     let one = test.open();
@@ -166,7 +166,7 @@ fn one_store_twice_and_two_stores_in_a_process() {
 /// The policy can be set at open and changed while the store runs, for all processes.
 #[test]
 fn flush_policies_change_at_run_time() {
-    let _limit = limit(60);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open_with(|options| {
         options.durability(Durability::Visible).flush_policy(FlushPolicy::Every(Duration::from_secs(3600)));
@@ -182,20 +182,20 @@ fn flush_policies_change_at_run_time() {
     assert!(!ticket.wait_timeout(Duration::from_millis(300)).unwrap(), "an hour has not passed");
     // Another process changes it, and what waits goes out.
     Child::spawn("policy", &test.path, &["every", "20"]).finish();
-    assert!(ticket.wait_timeout(Duration::from_secs(10)).unwrap());
+    assert!(ticket.wait_timeout(HANGS).unwrap());
     Child::spawn("policy", &test.path, &["bytes", "4000"]).finish();
     let small = commit(b"b", 1000);
     assert!(!small.wait_timeout(Duration::from_millis(200)).unwrap(), "4,000 bytes have not gathered");
     let more = commit(b"c", 3500);
     assert!(small.wait_timeout(Duration::from_millis(700)).unwrap() && more.is_durable());
     Child::spawn("policy", &test.path, &["commit", ""]).finish();
-    assert!(commit(b"d", 10).wait_timeout(Duration::from_secs(10)).unwrap());
+    assert!(commit(b"d", 10).wait_timeout(HANGS).unwrap());
 }
 
 /// A read-only opener reads beside writers, also what it finds only later, and has no writable mapping of the arena.
 #[test]
 fn read_only_maps_nothing_writable() {
-    let _limit = limit(60);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open();
     let keys = store.keyspace("keys").unwrap();
@@ -224,7 +224,7 @@ fn read_only_maps_nothing_writable() {
 /// What stands in the way of opening is named: the path, the file, the right that is missing.
 #[test]
 fn what_is_in_the_way_is_named() {
-    let _limit = limit(120);
+    let _limit = limit();
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("missing");
     let error = Store::options().create(false).open(&missing).unwrap_err();
@@ -259,7 +259,7 @@ fn what_is_in_the_way_is_named() {
 /// Without the rights that a direct client needs, the error says which file and which right; and nothing was changed.
 #[test]
 fn missing_rights_are_named() {
-    let _limit = limit(120);
+    let _limit = limit();
     if !is_root("missing rights are named") {
         return;
     }
@@ -388,7 +388,7 @@ fn read_only(role: &Role) {
 #[test]
 fn root_leaves_a_store_to_its_owner() {
     const USER: u32 = 12345;
-    let _limit = limit(60);
+    let _limit = limit();
     if !is_root("root leaves a store to its owner") {
         return;
     }

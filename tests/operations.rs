@@ -8,11 +8,10 @@ mod common;
 #[path = "common/program.rs"]
 mod program;
 
-use common::limit;
+use common::{HANGS, limit};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 const DOCUMENT: &str = include_str!("../docs/operations.md");
 
@@ -26,7 +25,7 @@ fn the_commands_of_the_document() {
         return;
     }
     let programs = [program::untorn().to_path_buf(), PathBuf::from(env!("CARGO_BIN_EXE_untorn-logger"))];
-    let _limit = limit(120);
+    let _limit = limit();
     let dir = tempfile::tempdir().unwrap();
     let (bin, lab) = (dir.path().join("bin"), dir.path().join("lab"));
     // Other users run them, and find the socket.
@@ -42,7 +41,7 @@ fn the_commands_of_the_document() {
     let script = format!("set -eux\n{commands}");
     let output = Command::new("bash").args(["-c", &script]).current_dir(&lab).env("PATH", path).output().unwrap();
     for store in ["store", "messages", "copy"] {
-        let _ = untorn::stop_logger(lab.join(store), Duration::from_secs(10));
+        let _ = untorn::stop_logger(lab.join(store), HANGS);
     }
     let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}\n{error}\n{out}", output.status);

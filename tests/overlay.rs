@@ -9,7 +9,7 @@
 
 mod common;
 
-use common::{Child, Role, assert_clean, exists, kill_logger, limit, listen, say, wait_for};
+use common::{Child, HANGS, Role, assert_clean, exists, kill_logger, limit, listen, say, wait_until};
 use rustix::mount::{MountFlags, mount};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -19,7 +19,6 @@ use std::time::Duration;
 use untorn::{Error, Options, Store};
 
 /// A wait that takes longer hangs.
-const HANGS: Duration = Duration::from_secs(60);
 
 #[test]
 fn child() {
@@ -38,7 +37,7 @@ fn child() {
 
 /// Runs a role of this file in a mount namespace of its own, with an empty directory.
 fn inside(role: &str) {
-    let _limit = limit(240);
+    let _limit = limit();
     let possible = Command::new("unshare").args(["--mount", "true"]).output();
     let problem = match possible {
         Ok(output) if output.status.success() => None,
@@ -186,7 +185,7 @@ fn processes(at: &Path) {
     assert!(matches!(store.try_begin(Duration::from_millis(20)), Err(Error::LockTimeout { .. })));
     a.kill();
     assert_eq!(b.ask("put b"), "put");
-    wait_for(HANGS, || store.stats().unwrap().clients.len() == 2);
+    wait_until(|| store.stats().unwrap().clients.len() == 2);
     assert_eq!(store.stats().unwrap().lock_take_overs, 1);
     // Writers and the logger are killed at any time.
     let mut acknowledged = Vec::new();
@@ -277,7 +276,7 @@ fn children(at: &Path) {
         let listed = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
         listed.flat_map(|pids| pids.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>()).collect()
     };
-    wait_for(HANGS, || !children().is_empty());
+    wait_until(|| !children().is_empty());
     let spawned = children()[0];
     common::send(pid, rustix::process::Signal::KILL);
     // It has copied its parent's descriptors and not closed them yet.
@@ -341,7 +340,7 @@ fn closing(at: &Path) {
 /// answers for it.
 #[test]
 fn locks_that_do_not_hold() {
-    let _limit = limit(120);
+    let _limit = limit();
     let directory = tempfile::tempdir().unwrap();
     Child::spawn("blind", directory.path(), &[]).finish();
 }

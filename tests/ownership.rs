@@ -131,7 +131,7 @@ fn refused<T>(result: Result<T>, with: &[&str]) {
 /// Whoever owns the directory gets everything by its `access` file. So root does not join in silence, and leaves everything as it was.
 #[test]
 fn root_does_not_join_by_accident() {
-    let _limit = limit(120);
+    let _limit = limit();
     if !is_root("root_does_not_join_by_accident") {
         return;
     }
@@ -188,7 +188,7 @@ fn assert_is_owners(pid: u32) {
 /// Root joins, and everything that stays is the owner's. Nothing in the directory leads a process of root anywhere.
 #[test]
 fn root_joins_if_it_says_so() {
-    let _limit = limit(120);
+    let _limit = limit();
     if !is_root("root_joins_if_it_says_so") {
         return;
     }
@@ -209,7 +209,7 @@ fn root_joins_if_it_says_so() {
         if let Some(logger) = &logger {
             let found = || Store::options().foreign_owner(true).observe(&test.path);
             let serves = |found| matches!(found, Observation::Live(stats) if stats.logger_pid == Some(logger.id()));
-            wait_for(Duration::from_secs(60), || found().is_ok_and(serves));
+            wait_until(|| found().is_ok_and(serves));
         }
         let store = test.open_with(|options| {
             options.foreign_owner(true);
@@ -219,7 +219,7 @@ fn root_joins_if_it_says_so() {
         assert!(logger.as_ref().is_none_or(|logger| logger.id() == pid));
         assert_is_owners(pid);
         // The socket's place is one where only root may write.
-        wait_for(Duration::from_secs(60), || test.path.join("logger.note").exists());
+        wait_until(|| test.path.join("logger.note").exists());
         assert!(!forbidden.exists());
         for file in files(&test.path) {
             let found = std::fs::symlink_metadata(&file).unwrap();
@@ -248,7 +248,7 @@ fn root_joins_if_it_says_so() {
 /// Modes that let everyone write do not let another uid in; what it puts there without this library is refused by the owner.
 #[test]
 fn modes_let_no_other_user_in() {
-    let _limit = limit(120);
+    let _limit = limit();
     if !is_root("modes_let_no_other_user_in") {
         return;
     }
@@ -320,7 +320,7 @@ fn spawn_inside(store: &Path, map: &str) -> Child {
 #[test]
 fn unmapped_users_are_no_user() {
     const INSIDE: u32 = 100_000;
-    let _limit = limit(120);
+    let _limit = limit();
     if !is_root("unmapped_users_are_no_user") {
         return;
     }
@@ -348,10 +348,10 @@ fn unmapped_users_are_no_user() {
     set("allow any read-only \"public\"\n");
     let child = spawn_inside(&test.path, &format!("0 {INSIDE} 65536"));
     child.expect("open");
-    wait_for(Duration::from_secs(60), || socket.exists());
+    wait_until(|| socket.exists());
     let is_owners_socket =
         || std::fs::metadata(&socket).is_ok_and(|found| found.uid() == INSIDE && found.mode() & 0o777 == 0o666);
-    wait_for(Duration::from_secs(60), is_owners_socket);
+    wait_until(is_owners_socket);
     let connect = |uid| as_user(uid, || Client::options().reconnect_timeout(Duration::ZERO).connect(&socket));
     let peers = [ALICE, BOB, 65_534].map(|uid| connect(uid).unwrap());
     for peer in &peers {
@@ -362,14 +362,12 @@ fn unmapped_users_are_no_user() {
     }
     // A line for the uid that they look like would be one for all of them.
     set("allow 65534 read-write\n");
-    wait_for(Duration::from_secs(60), || {
-        matches!(peers[0].get("public", b"k"), Err(Error::NotAllowed { .. } | Error::Disconnected { .. }))
-    });
+    wait_until(|| matches!(peers[0].get("public", b"k"), Err(Error::NotAllowed { .. } | Error::Disconnected { .. })));
     for uid in [ALICE, BOB, 65_534] {
         assert!(connect(uid).is_err());
     }
     let owner = as_user(INSIDE, || Client::connect(test.path.join("logger.sock")));
-    wait_for(Duration::from_secs(60), || test.path.join("logger.sock").exists());
+    wait_until(|| test.path.join("logger.sock").exists());
     let owner = owner.or_else(|_| as_user(INSIDE, || Client::connect(test.path.join("logger.sock")))).unwrap();
     assert!(owner.notice().unwrap().contains("65534"), "{:?}", owner.notice());
     owner.put("public", b"k", b"w").unwrap();
@@ -382,7 +380,7 @@ fn unmapped_users_are_no_user() {
 /// A name in another user's directory does not lead root to a server of a third user, or of root itself.
 #[test]
 fn sockets_are_their_owners() {
-    let _limit = limit(120);
+    let _limit = limit();
     if !is_root("sockets_are_their_owners") {
         return;
     }

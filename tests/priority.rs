@@ -57,7 +57,7 @@ fn ids(store: &Store, children: &mut [Child]) -> Vec<u64> {
 
 #[test]
 fn urgent_processes_are_let_in_first() {
-    let _limit = limit(120);
+    let _limit = limit();
     let dir = TestStore::new();
     let store = dir.open();
     store.keyspace("k").unwrap();
@@ -80,7 +80,7 @@ fn urgent_processes_are_let_in_first() {
 /// The threads of one process stand before its gate, one of them, a bulk one, in the queue of processes: it is lifted.
 #[test]
 fn an_urgent_thread_is_not_kept_behind_a_bulk_one_of_its_process() {
-    let _limit = limit(120);
+    let _limit = limit();
     let dir = TestStore::new();
     let store = dir.open();
     let keyspace = store.keyspace("k").unwrap();
@@ -115,7 +115,7 @@ fn an_urgent_thread_is_not_kept_behind_a_bulk_one_of_its_process() {
 /// Urgent commits without a pause, of two processes: a bulk one still gets its turn.
 #[test]
 fn bulk_commits_are_not_starved() {
-    let _limit = limit(120);
+    let _limit = limit();
     let dir = TestStore::new();
     let store = dir.open();
     let keyspace = store.keyspace("k").unwrap();
@@ -141,7 +141,7 @@ fn bulk_commits_are_not_starved() {
 /// transaction open learns so at once. The logger is stopped, so that what is published stays pending.
 #[test]
 fn a_bulk_commit_that_must_not_wait_does_not_wait_for_its_share() {
-    let _limit = limit(120);
+    let _limit = limit();
     let dir = TestStore::new();
     let store = dir.open();
     let keyspace = store.keyspace("k").unwrap();

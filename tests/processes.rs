@@ -7,7 +7,7 @@
 
 mod common;
 
-use common::{Child, Role, TestStore, assert_clean, exists, kill_logger, limit, listen, say, send, wait_for};
+use common::{Child, HANGS, Role, TestStore, assert_clean, exists, kill_logger, limit, listen, say, send, wait_until};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
@@ -67,7 +67,7 @@ fn check_sum(snapshot: &Snapshot, accounts: &Keyspace) {
 /// never go back.
 #[test]
 fn each_snapshot_has_the_whole_sum() {
-    let _limit = limit(120);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open_with(|options| {
         options.checkpoint_bytes(1 << 20);
@@ -101,7 +101,7 @@ fn each_snapshot_has_the_whole_sum() {
 /// One sync acknowledges the commits of all processes that it covers.
 #[test]
 fn group_commit_shares_syncs() {
-    let _limit = limit(120);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open();
     let _ = store.keyspace("numbers").unwrap();
@@ -140,11 +140,11 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 /// A ticket can be waited on, for a while or until the end, looked at, and awaited without any runtime.
 #[test]
 fn tickets() {
-    let _limit = limit(60);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open();
     let keys = store.keyspace("keys").unwrap();
-    store.set_flush_policy(FlushPolicy::Every(Duration::from_millis(400))).unwrap();
+    store.set_flush_policy(FlushPolicy::Every(Duration::from_secs(3600))).unwrap();
     store.sync().unwrap();
     let commit = |key: &[u8]| {
         let mut txn = store.begin_with(Durability::Visible).unwrap();
@@ -155,9 +155,10 @@ fn tickets() {
     assert!(!ticket.is_durable());
     let start = Instant::now();
     assert!(!ticket.wait_timeout(Duration::from_millis(5)).unwrap());
-    assert!(start.elapsed() < Duration::from_millis(200));
+    assert!(start.elapsed() < HANGS);
     assert_eq!(keys.get(b"a").unwrap().unwrap(), b"v");
     assert!(store.durable_snapshot().unwrap().txn_id() < ticket.txn_id());
+    store.set_flush_policy(FlushPolicy::Every(Duration::from_millis(100))).unwrap();
     ticket.wait().unwrap();
     assert!(ticket.is_durable());
     assert!(ticket.wait_timeout(Duration::ZERO).unwrap());
@@ -192,7 +193,7 @@ fn tickets() {
 /// Interleaving 21: a thread can have one transaction of a store, whatever handle it begins it on; another thread waits.
 #[test]
 fn second_begin_of_a_thread_is_an_error() {
-    let _limit = limit(60);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open();
     let link = test.path.with_file_name("link");
@@ -214,7 +215,7 @@ fn second_begin_of_a_thread_is_an_error() {
                 matches!(&error, Error::LockTimeout { waited, .. } if *waited >= Duration::from_millis(50)),
                 "{error}"
             );
-            assert!(start.elapsed() < Duration::from_secs(2));
+            assert!(start.elapsed() < HANGS);
             assert!(matches!(same.try_begin(Duration::ZERO), Err(Error::LockTimeout { .. })));
         });
         waits.join().unwrap();
@@ -234,7 +235,7 @@ fn second_begin_of_a_thread_is_an_error() {
 /// Threads of one process take turns, and each gets one.
 #[test]
 fn threads_take_turns() {
-    let _limit = limit(60);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open_with(|options| {
         options.durability(Durability::Visible);
@@ -259,7 +260,7 @@ fn threads_take_turns() {
 /// Who waits for the lock in vain learns who has it; a stopped owner keeps it, and stops no reader.
 #[test]
 fn stopped_lock_holder() {
-    let _limit = limit(60);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open();
     let keys = store.keyspace("keys").unwrap();
@@ -269,12 +270,12 @@ fn stopped_lock_holder() {
     holder.signal(Signal::STOP);
     let start = Instant::now();
     let error = store.try_begin(Duration::from_millis(100)).unwrap_err();
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < HANGS);
     let Error::LockTimeout { holder: named, .. } = &error else { panic!("{error}") };
     assert!(named.contains(&holder.pid().to_string()), "{named}");
     let writer = store.stats().unwrap().writer.expect("somebody holds the lock");
     assert_eq!(writer.pid, holder.pid());
-    assert!(writer.age_ns >= 100_000_000 && writer.age_ns < 60_000_000_000);
+    assert!((Duration::from_millis(100)..HANGS).contains(&Duration::from_nanos(writer.age_ns)));
     // The option bounds every begin.
     let hasty = test.open_with(|options| {
         options.lock_timeout(Duration::from_millis(20));
@@ -295,7 +296,7 @@ fn stopped_lock_holder() {
     holder.tell("commit");
     holder.expect("committed");
     assert_eq!(keys.get(b"k").unwrap().unwrap(), b"held");
-    store.try_begin(Duration::from_secs(10)).unwrap().commit().unwrap();
+    store.try_begin(HANGS).unwrap().commit().unwrap();
     holder.finish();
     assert!(store.stats().unwrap().writer.is_none());
 }
@@ -303,7 +304,7 @@ fn stopped_lock_holder() {
 /// The lock of a killed owner is taken over within milliseconds, and nothing that it had begun is left.
 #[test]
 fn killed_lock_holder() {
-    let _limit = limit(120);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open_with(|options| {
         options.durability(Durability::Visible);
@@ -333,9 +334,9 @@ fn killed_lock_holder() {
     }
     times.sort();
     eprintln!("take-over after {:?} (median), {:?} (longest)", times[times.len() / 2], times[times.len() - 1]);
-    assert!(times[times.len() - 1] < Duration::from_secs(1), "{times:?}");
+    assert!(times[times.len() - 1] < HANGS, "{times:?}");
     assert!(store.stats().unwrap().lock_take_overs >= 10);
-    wait_for(Duration::from_secs(5), || store.stats().unwrap().clients.len() == 1);
+    wait_until(|| store.stats().unwrap().clients.len() == 1);
     assert_clean(&store);
 }
 
@@ -384,7 +385,7 @@ impl Pairs {
 /// is there by half, and nobody is held up.
 #[test]
 fn random_kills() {
-    let _limit = limit(180);
+    let _limit = limit();
     let seed = common::seed("--test processes random_kills");
     let mut random = StdRng::seed_from_u64(seed);
     let test = TestStore::new();
@@ -415,7 +416,7 @@ fn random_kills() {
         let snapshot = store.snapshot().unwrap();
         dead.iter().for_each(|writer| writer.check(&snapshot, &pairs));
         drop(store.durable_snapshot().unwrap());
-        assert!(start.elapsed() < Duration::from_secs(2), "a reader was held up for {:?}", start.elapsed());
+        assert!(start.elapsed() < HANGS, "a reader was held up for {:?}", start.elapsed());
         if random.random_bool(0.1) {
             assert_clean(&store);
         }
@@ -453,7 +454,7 @@ fn random_kills() {
 /// nothing of it was durable.
 #[test]
 fn all_killed_loses_nothing_visible() {
-    let _limit = limit(120);
+    let _limit = limit();
     for _ in 0..5 {
         let test = TestStore::new();
         let mut writer = Child::spawn("visible", &test.path, &[]);
@@ -470,7 +471,7 @@ fn all_killed_loses_nothing_visible() {
         send(logger, Signal::STOP);
         let said = writer.kill();
         send(logger, Signal::KILL);
-        wait_for(Duration::from_secs(10), || !exists(logger));
+        wait_until(|| !exists(logger));
         let acknowledged: u64 = said.last().unwrap_or(&last).parse().unwrap();
         let store = test.open();
         let keys = store.keyspace("keys").unwrap();
@@ -486,7 +487,7 @@ fn all_killed_loses_nothing_visible() {
 /// The logger is killed again and again under load: durable commits go on with its successor.
 #[test]
 fn killed_logger() {
-    let _limit = limit(120);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open();
     let _ = store.keyspace("numbers").unwrap();
@@ -504,7 +505,7 @@ fn killed_logger() {
         std::thread::sleep(Duration::from_millis(30));
     }
     eprintln!("went on after {times:?}");
-    assert!(times.iter().all(|time| *time < Duration::from_secs(5)));
+    assert!(times.iter().all(|time| *time < HANGS));
     assert!(store.stats().unwrap().logger_starts >= 8);
     drop(children);
     assert_clean(&store);
@@ -514,7 +515,7 @@ fn killed_logger() {
 /// on, nobody takes its place, and when it continues everything is made up for.
 #[test]
 fn stopped_logger() {
-    let _limit = limit(120);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open_with(|options| {
         options.logger_timeout(Duration::from_millis(300));
@@ -528,7 +529,7 @@ fn stopped_logger() {
     let stalled = |call: &dyn Fn() -> untorn::Result<()>| {
         let start = Instant::now();
         let error = call().unwrap_err();
-        assert!(start.elapsed() < Duration::from_secs(5));
+        assert!(start.elapsed() < HANGS);
         let Error::LoggerStalled { visible, .. } = error else { panic!("{error}") };
         visible
     };
@@ -572,7 +573,7 @@ fn stopped_logger() {
 /// A writer that outruns a stopped logger waits in `begin` or `commit` for ring space, and gets the same error.
 #[test]
 fn stopped_logger_and_a_full_ring() {
-    let _limit = limit(120);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open_with(|options| {
         options.logger_timeout(Duration::from_millis(200)).ring_size(64 << 10).durability(Durability::Visible);
@@ -602,7 +603,7 @@ fn stopped_logger_and_a_full_ring() {
 /// Interleaving 12: a writer is stopped inside its transaction while visible commits await their flush: they get it.
 #[test]
 fn stopped_writer_does_not_hold_up_flushes() {
-    let _limit = limit(60);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open();
     let keys = store.keyspace("keys").unwrap();
@@ -616,7 +617,7 @@ fn stopped_writer_does_not_hold_up_flushes() {
     let start = Instant::now();
     ticket.wait().unwrap();
     store.sync().unwrap();
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < HANGS);
     holder.kill();
     store.begin().unwrap().commit().unwrap();
 }

@@ -7,7 +7,7 @@
 mod common;
 mod workload;
 
-use common::{HANGS, limit, wait_until};
+use common::{limit, wait_until};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Barrier;
@@ -65,7 +65,7 @@ const CACHE: u32 = 8;
 
 #[test]
 fn slots_of_dropped_snapshots_go_back_to_the_table() {
-    let _limit = limit(HANGS.as_secs());
+    let _limit = limit();
     let scene = Scene::new();
     let store = worker::options().open(&scene.path).unwrap();
     let mut held = snapshots(&store, 3000);
@@ -85,7 +85,7 @@ fn slots_of_dropped_snapshots_go_back_to_the_table() {
 
 #[test]
 fn the_slots_of_threads_that_ended_go_back_to_the_table() {
-    let _limit = limit(HANGS.as_secs());
+    let _limit = limit();
     let scene = Scene::new();
     let store = worker::options().open(&scene.path).unwrap();
     const THREADS: usize = 200;
@@ -118,7 +118,7 @@ fn the_slots_of_threads_that_ended_go_back_to_the_table() {
 
 #[test]
 fn the_slots_of_a_process_that_died_go_back_to_the_table() {
-    let _limit = limit(HANGS.as_secs());
+    let _limit = limit();
     let scene = Scene::new();
     let store = worker::options().open(&scene.path).unwrap();
     let mut holder = workload::Role::own("holder", &scene.path, "2000");
@@ -133,7 +133,7 @@ fn the_slots_of_a_process_that_died_go_back_to_the_table() {
 #[test]
 fn a_slot_whose_owner_died_before_it_was_entered_is_used_again() {
     let victim = victim::build("reader_slots");
-    let _limit = limit(HANGS.as_secs());
+    let _limit = limit();
     let scene = Scene::new();
     let store = worker::options().open(&scene.path).unwrap();
     let before = store.stats().unwrap().reaped;
@@ -149,7 +149,7 @@ fn a_slot_whose_owner_died_before_it_was_entered_is_used_again() {
 #[test]
 fn a_process_stopped_while_it_makes_room_blocks_no_reader() {
     let victim = victim::build("reader_slots");
-    let _limit = limit(HANGS.as_secs());
+    let _limit = limit();
     let scene = Scene::new();
     let store = worker::options().open(&scene.path).unwrap();
     let gate = scene.gate("making-room");

@@ -7,9 +7,11 @@
 //! in this process. All bytes of the last batches and of the segments' headers are tried; of the others one in a few, unless
 //! `UNTORN_SWEEP=1` asks for all.
 
+mod common;
 #[path = "common/store_files.rs"]
 mod store_files;
 
+use common::HANGS;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -268,7 +270,7 @@ fn recovery_killed_again_and_again() {
         let started = Instant::now();
         let mut child = start(&copy);
         while !copy.join("control").exists() {
-            assert!(started.elapsed() < Duration::from_secs(10));
+            assert!(started.elapsed() < HANGS, "it does not recover");
             std::thread::sleep(Duration::from_micros(100));
         }
         let whole = started.elapsed();
@@ -369,7 +371,7 @@ fn errors_of_recovery_reach_the_caller() {
             matches!(&error, Error::Corrupt { file, offset, .. } if *file == newest.file && *offset == newest.offset as u64),
             "{error:?}"
         );
-        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        assert!(started.elapsed() < HANGS, "{:?}", started.elapsed());
     }
     // A program that is no logger is named.
     let copy = dir.path().join("no-logger");
@@ -384,7 +386,7 @@ fn limits_of_the_starter_are_not_the_loggers() {
     let dir = scratch();
     let path = dir.path().join("limited");
     drop(small().open(&path).unwrap());
-    untorn::stop_logger(&path, Duration::from_secs(5)).unwrap();
+    untorn::stop_logger(&path, HANGS).unwrap();
     // The soft limit alone, which can be raised again.
     let before = getrlimit(Resource::Fsize);
     assert_ne!(before.current, Some(0));
@@ -398,7 +400,7 @@ fn limits_of_the_starter_are_not_the_loggers() {
     let fields: Vec<&str> = line.split_whitespace().collect();
     assert_eq!(fields[3], fields[4], "{line}");
     drop(store);
-    untorn::stop_logger(&path, Duration::from_secs(5)).unwrap();
+    untorn::stop_logger(&path, HANGS).unwrap();
 }
 
 /// Goal: the pages of a checkpoint stay as they are until the next one, those that free queues consist of included.

@@ -6,13 +6,11 @@
 
 mod common;
 
-use common::{Child, Role, TestStore, assert_clean, exists, kill_logger, limit, listen, say, wait_for};
+use common::{Child, HANGS, Role, TestStore, assert_clean, exists, kill_logger, limit, listen, say, wait_until};
 use std::path::Path;
-use std::time::Duration;
 use untorn::{Error, Store};
 
 /// A wait that takes longer hangs.
-const HANGS: Duration = Duration::from_secs(60);
 
 #[test]
 fn child() {
@@ -88,7 +86,7 @@ type Removal = fn(&Path);
 /// store, all that was acknowledged is there.
 #[test]
 fn lock_is_removed_while_a_process_has_the_store_open() {
-    let _limit = limit(240);
+    let _limit = limit();
     let ways: [(&str, Removal); 3] = [
         ("removed", |path| std::fs::remove_file(path.join("lock")).unwrap()),
         ("replaced", |path| {
@@ -126,7 +124,7 @@ fn lock_is_removed_while_a_process_has_the_store_open() {
 /// The directory is removed: a durable call answers that, not that a logger is stalled; the logger leaves.
 #[test]
 fn the_directory_is_removed() {
-    let _limit = limit(120);
+    let _limit = limit();
     let test = TestStore::new();
     let mut holder = holder(&test.path);
     assert_eq!(holder.ask("before"), "put");
@@ -135,7 +133,7 @@ fn the_directory_is_removed() {
     let answer = put_until_refused(&mut holder, &mut Vec::new());
     let expected = format!("the directory {} was removed", test.path.display());
     assert!(answer.contains(&expected), "{answer}");
-    wait_for(HANGS, || !exists(logger));
+    wait_until(|| !exists(logger));
     holder.finish();
     // Another store of the same name is a new one.
     let store = test.open();
@@ -146,7 +144,7 @@ fn the_directory_is_removed() {
 /// store has taken the old path.
 #[test]
 fn the_directory_is_renamed() {
-    let _limit = limit(120);
+    let _limit = limit();
     let test = TestStore::new();
     let mut holder = holder(&test.path);
     assert_eq!(holder.ask("before"), "put");
@@ -173,7 +171,7 @@ fn the_directory_is_renamed() {
 /// `arena` is replaced: what grows or syncs it must not take the other file for it.
 #[test]
 fn arena_is_replaced() {
-    let _limit = limit(120);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open();
     let keys = store.keyspace("keys").unwrap();

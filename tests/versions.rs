@@ -18,7 +18,7 @@ fn version(keyspace: &Keyspace, key: &[u8]) -> Option<TxnId> {
 
 #[test]
 fn a_version_is_the_transaction_of_the_last_write() {
-    let _limit = limit(60);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open();
     let keys = store.keyspace("keys").unwrap();
@@ -51,7 +51,7 @@ fn a_version_is_the_transaction_of_the_last_write() {
 
 #[test]
 fn a_swap_happens_only_at_the_version_that_is_expected() {
-    let _limit = limit(60);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open();
     let keys = store.keyspace("keys").unwrap();
@@ -71,7 +71,7 @@ fn a_swap_happens_only_at_the_version_that_is_expected() {
 /// Versions outlive the logger, and what is replayed has the versions that it had.
 #[test]
 fn versions_survive_replay() {
-    let _limit = limit(60);
+    let _limit = limit();
     let test = TestStore::new();
     let mut known = Vec::new();
     {
@@ -100,7 +100,7 @@ fn versions_survive_replay() {
 
 #[test]
 fn counting_by_swaps_loses_nothing_to_kills() {
-    let _limit = limit(120);
+    let _limit = limit();
     let test = TestStore::new();
     let store = test.open();
     let keys = store.keyspace("keys").unwrap();

@@ -20,19 +20,23 @@ const ARGUMENTS: &str = "UNTORN_TEST_ARGUMENTS";
 /// Stands before what a role says; the test harness writes to the same stream.
 const MARK: &str = "@@ ";
 
-/// A test that waits for so long hangs. No test says anything about how long something takes: a busy machine may take
-/// a hundred times as long as an idle one.
+/// A wait that lasts this long hangs. Every wait of a test ends by this limit and by no shorter one: a
+/// busy machine may take a hundred times as long as an idle one. Benchmarks measure how long something
+/// takes; tests do not.
 pub const HANGS: Duration = Duration::from_secs(300);
 
-/// Ends the whole test process if the test takes longer: a hang names its test.
+/// A test that lasts this long hangs. A test waits several times, and may build another program.
+const TEST_HANGS: Duration = HANGS.saturating_mul(4);
+
+/// Ends the whole test process if the test hangs, and names the test.
 pub struct Limit(std::sync::mpsc::Sender<()>);
 
-pub fn limit(seconds: u64) -> Limit {
+pub fn limit() -> Limit {
     let (alive, ended) = std::sync::mpsc::channel::<()>();
     let name = std::thread::current().name().unwrap_or("?").to_string();
     std::thread::spawn(move || {
-        if ended.recv_timeout(Duration::from_secs(seconds)) == Err(RecvTimeoutError::Timeout) {
-            eprintln!("{name} has not ended within {seconds} s");
+        if ended.recv_timeout(TEST_HANGS) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("{name} has not ended within {TEST_HANGS:?}");
             std::process::abort();
         }
     });
@@ -64,7 +68,7 @@ impl TestStore {
 
     /// Has the logger leave.
     pub fn stop_logger(&self) {
-        Store::options().foreign_owner(true).stop_logger(&self.path, Duration::from_secs(30)).unwrap();
+        Store::options().foreign_owner(true).stop_logger(&self.path, HANGS).unwrap();
     }
 }
 
@@ -123,7 +127,7 @@ impl Child {
 
     /// The next thing that the process says.
     pub fn hear(&self) -> String {
-        match self.lines.recv_timeout(Duration::from_secs(60)) {
+        match self.lines.recv_timeout(HANGS) {
             Ok(line) => line,
             Err(error) => panic!("{} {}: {error}", self.role, self.pid()),
         }
@@ -227,7 +231,7 @@ pub fn send(pid: u32, signal: Signal) {
 pub fn kill_logger(store: &Store) {
     if let Some(pid) = store.stats().unwrap().logger_pid {
         send(pid, Signal::KILL);
-        wait_for(Duration::from_secs(10), || !exists(pid));
+        wait_until(|| !exists(pid));
     }
 }
 
@@ -242,18 +246,12 @@ pub fn exists(pid: u32) -> bool {
 
 /// Waits until something holds.
 #[track_caller]
-pub fn wait_for(at_most: Duration, mut holds: impl FnMut() -> bool) {
+pub fn wait_until(mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < at_most, "not within {at_most:?}");
+        assert!(start.elapsed() < HANGS, "not within {HANGS:?}");
         std::thread::sleep(Duration::from_millis(1));
     }
-}
-
-/// Waits until something holds.
-#[track_caller]
-pub fn wait_until(holds: impl FnMut() -> bool) {
-    wait_for(HANGS, holds);
 }
 
 /// The seed of a random test: `UNTORN_SEED`, else a new one. Printed, so that a failure shows how to replay it.

@@ -6,7 +6,7 @@
 //! own namespace, so the host never sees them; they and all of its processes go when `init` does, which
 //! dies with the test.
 
-use crate::common::{Child, Role, exists, listen, say, wait_for};
+use crate::common::{Child, Role, exists, listen, say, wait_until};
 use rustix::fs::{Mode, RawMode, chmod};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change, unmount,
@@ -16,7 +16,6 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 /// Where a container finds the test executable.
 const PROGRAM: &str = "/test";
@@ -132,7 +131,7 @@ impl Container {
     /// Kills all that runs in it.
     pub(crate) fn destroy(self) {
         crate::common::send(self.pid, Signal::KILL);
-        wait_for(Duration::from_secs(10), || !exists(self.pid));
+        wait_until(|| !exists(self.pid));
     }
 }
 
@@ -145,19 +144,19 @@ impl Inside {
         }
         self.child.signal(Signal::CONT);
         // `nsenter` ends when it has taken note of the end: then the id is free again.
-        wait_for(Duration::from_secs(10), || !self.child.is_running());
+        wait_until(|| !self.child.is_running());
     }
 
     /// Stops it, and returns when it no longer runs.
     pub(crate) fn stop(&self) {
         pidfd_send_signal(&self.process, Signal::STOP).unwrap();
         // `nsenter` stops with it, and would otherwise continue it at some later time.
-        wait_for(Duration::from_secs(10), || is_stopped(self.pid) && is_stopped(self.child.pid()));
+        wait_until(|| is_stopped(self.pid) && is_stopped(self.child.pid()));
     }
 
     pub(crate) fn go_on(&self) {
         self.child.signal(Signal::CONT);
-        wait_for(Duration::from_secs(10), || !is_stopped(self.pid));
+        wait_until(|| !is_stopped(self.pid));
     }
 
     pub(crate) fn ask(&mut self, line: &str) -> String {

@@ -1,6 +1,6 @@
 //! A process that has nothing of a store but a path to its socket, and does what it is told, one command at a time.
 
-use crate::common::{Role, listen, say};
+use crate::common::{HANGS, Role, listen, say};
 use std::time::Duration;
 use untorn::{Client, Feed, TxnId};
 
@@ -40,7 +40,7 @@ fn answer(client: &Client, words: &[&str]) -> untorn::Result<String> {
         // The first change there ever was.
         ["follow", keyspace] => {
             let mut changes = client.changes(TxnId::ZERO, Feed::Durable)?.keyspace(keyspace);
-            let change = changes.try_next(Duration::from_secs(10))?;
+            let change = changes.try_next(HANGS)?;
             change.map_or("nothing".into(), |change| String::from_utf8_lossy(change.key()).into_owned())
         }
         // Puts for ever.

@@ -1,6 +1,6 @@
 //! Every call of every kind of handle, once, in a child of fork(): each must answer `Forked`, and to the parent nothing may happen.
 
-use crate::common::say;
+use crate::common::{HANGS, say};
 use crate::in_child;
 use std::path::Path;
 use std::sync::Barrier;
@@ -9,8 +9,6 @@ use untorn::{
     Batch, Cell, Changes, Client, Counter, Durability, Error, Feed, FlushPolicy, Keyspace, Range, RemoteChanges,
     Snapshot, Store, Ticket, TxnId, Value, Version,
 };
-
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Calls that were not answered `Forked`.
 #[derive(Default)]
@@ -69,7 +67,7 @@ impl Handles {
         let client = Client::connect(path.join("logger.sock")).unwrap();
         let mut changes = store.changes(TxnId::ZERO, Feed::Visible).unwrap();
         let mut remote_changes = client.changes(TxnId::ZERO, Feed::Visible).unwrap();
-        for first in [changes.try_next(PATIENCE), remote_changes.try_next(PATIENCE)] {
+        for first in [changes.try_next(HANGS), remote_changes.try_next(HANGS)] {
             assert_eq!(first.unwrap().unwrap().key(), b"k");
         }
         let mut txn = store.begin_with(Durability::Visible).unwrap();
@@ -223,7 +221,7 @@ impl Handles {
         assert_eq!((self.typed.load().unwrap(), self.counter.get().unwrap()), ((1, self.typed_stored), 1));
         self.ticket.wait().unwrap();
         assert_eq!(self.client.get("keys", b"l").unwrap().as_deref(), Some(&b"w"[..]));
-        for second in [self.changes.try_next(PATIENCE), self.remote_changes.try_next(PATIENCE)] {
+        for second in [self.changes.try_next(HANGS), self.remote_changes.try_next(HANGS)] {
             assert_eq!(second.unwrap().unwrap().key(), b"l");
         }
     }

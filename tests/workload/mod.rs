@@ -5,6 +5,7 @@
 pub(crate) mod victim;
 pub(crate) mod worker;
 
+use crate::common::HANGS;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -77,7 +78,7 @@ impl Role {
             if let Some(line) = self.lines().into_iter().find(|line| line.starts_with(what)) {
                 return line;
             }
-            assert!(start.elapsed() < Duration::from_secs(60), "{what:?} not heard in 60 s: {:?}", self.lines().last());
+            assert!(start.elapsed() < HANGS, "{what:?} not heard: {:?}", self.lines().last());
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -107,7 +108,7 @@ impl Role {
             let ended = self.child.try_wait().expect("a child of ours");
             let is_over = ended.is_some() && start.elapsed() > Duration::from_secs(5);
             assert!(!is_over, "it ended: {ended:?}, after {:?}", self.lines().last());
-            assert!(start.elapsed() < Duration::from_secs(60), "no answer in 60 s after {:?}", self.lines().last());
+            assert!(start.elapsed() < HANGS, "no answer after {:?}", self.lines().last());
             std::thread::sleep(Duration::from_millis(1));
         }
     }

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 use super::{Place, Role};
+use crate::common::{HANGS, wait_until};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -71,7 +72,7 @@ pub(crate) fn kill_loggers(path: &Path) {
                 let start = Instant::now();
                 while entry.path().join("maps").exists()
                     && std::fs::read(entry.path().join("maps")).is_ok_and(|maps| !maps.is_empty())
-                    && start.elapsed() < Duration::from_secs(5)
+                    && start.elapsed() < HANGS
                 {
                     std::thread::sleep(Duration::from_micros(200));
                 }
@@ -119,11 +120,7 @@ impl Gate {
     /// Waits until somebody is held.
     #[track_caller]
     pub(crate) fn wait(&self) {
-        let start = Instant::now();
-        while !self.is_reached() {
-            assert!(start.elapsed() < Duration::from_secs(20), "nobody came to {}", self.path.display());
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        wait_until(|| self.is_reached());
     }
 
     pub(crate) fn is_reached(&self) -> bool {

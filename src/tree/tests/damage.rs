@@ -43,7 +43,7 @@ fn exercise(pair: &Pair) {
             break;
         }
     }
-    assert!(started.elapsed() < Duration::from_secs(20), "damage must not lead to endless work");
+    assert!(started.elapsed() < Duration::from_secs(300), "damage must not lead to endless work");
 }
 
 proptest! {
