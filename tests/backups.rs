@@ -8,7 +8,7 @@ mod common;
 #[path = "common/store_files.rs"]
 mod store_files;
 
-use common::{Child, Role, exists, limit, listen, say, wait_for};
+use common::{Child, Role, exists, limit, listen, say, wait_until};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -49,7 +49,7 @@ fn write(path: &Path, value: &str, ends: &str) {
         kill(logger);
         child.kill();
         // Until its last thread has ended, it holds its byte, and the store is in use.
-        wait_for(Duration::from_secs(60), || !exists(logger));
+        wait_until(|| !exists(logger));
     } else {
         child.finish();
         untorn::stop_logger(path, Duration::from_secs(60)).unwrap();
@@ -85,7 +85,7 @@ fn found_in(store: Store, path: &Path) -> [String; 3] {
 
 #[test]
 fn a_backup_that_is_copied_back_is_what_is_found() {
-    let _limit = limit(300);
+    let _limit = limit();
     for ends in ["in order", "killed"] {
         for rounds in [1, 4] {
             let dir = scratch();
@@ -111,7 +111,7 @@ fn a_backup_that_is_copied_back_is_what_is_found() {
 /// The directory that is copied over is a store that has lived on by itself.
 #[test]
 fn the_other_direction() {
-    let _limit = limit(300);
+    let _limit = limit();
     let dir = scratch();
     let (path, backup) = (dir.path().join("store"), dir.path().join("backup"));
     write(&path, "1", "in order");
@@ -125,7 +125,7 @@ fn the_other_direction() {
 /// A clean stop leaves nothing that a later open could believe instead of the files; but it leaves the blocks.
 #[test]
 fn a_clean_stop_leaves_no_region() {
-    let _limit = limit(120);
+    let _limit = limit();
     let dir = scratch();
     let path = dir.path().join("store");
     write(&path, "1", "in order");
@@ -138,7 +138,7 @@ fn a_clean_stop_leaves_no_region() {
 /// Mere deaths lose nothing that was visible, however often recovery itself begins.
 #[test]
 fn what_was_visible_is_there_after_deaths() {
-    let _limit = limit(300);
+    let _limit = limit();
     let dir = scratch();
     let path = dir.path().join("store");
     for value in ["1", "2", "3"] {

@@ -359,7 +359,7 @@ impl Opener {
 
 #[test]
 fn each_field_of_each_checksummed_structure() {
-    let _limit = limit(1200);
+    let _limit = limit();
     let dir = scratch();
     for clean in [true, false] {
         let image = image(&dir.path().join(format!("clean-{clean}")), clean);
@@ -385,7 +385,7 @@ fn each_field_of_each_checksummed_structure() {
 /// Numbers that took the logger down: each of them by name, in both slots at once, so that no other header serves.
 #[test]
 fn sizes_that_no_store_has_are_refused_by_name() {
-    let _limit = limit(300);
+    let _limit = limit();
     let dir = scratch();
     let image = image(&dir.path().join("sizes"), true);
     for (at, value, what) in [

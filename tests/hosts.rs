@@ -7,7 +7,7 @@
 mod common;
 mod workload;
 
-use common::{Child, Role, TestStore, assert_clean, limit, listen, say, wait_until};
+use common::{Child, HANGS, Role, TestStore, assert_clean, limit, listen, say, wait_until};
 use std::future::Future;
 use std::pin::pin;
 use std::process::Command;
@@ -184,7 +184,7 @@ fn foreground(role: &Role) {
 /// logger dead, it was told after 30 s that the logger is alive.
 #[test]
 fn a_process_without_descriptors_tells_who_is_dead() {
-    let _limit = limit(180);
+    let _limit = limit();
     let test = TestStore::new();
     let mut waiter = Child::spawn("no-descriptors", &test.path, &[]);
     waiter.expect("open");
@@ -218,7 +218,7 @@ fn no_descriptors(role: &Role) {
     common::send(logger, rustix::process::Signal::KILL);
     let mut last = None;
     // It may be acknowledged by the logger while that dies.
-    wait_for(HANGS, || {
+    wait_until(|| {
         last = rows.put(b"k", b"v").err();
         last.is_some()
     });
@@ -240,7 +240,7 @@ fn unshare(options: &[&str], what: &str) -> Option<Command> {
 /// A deadline of a process whose clock is an hour ahead was an hour away for the logger, and the commit waited for it.
 #[test]
 fn a_deadline_by_another_clock_is_kept() {
-    let _limit = limit(180);
+    let _limit = limit();
     let options = ["--time", "--monotonic", "3600", "--fork"];
     let Some(command) = unshare(&options, "a deadline by another clock is kept") else { return };
     let test = TestStore::new();
@@ -266,7 +266,7 @@ fn other_clock(role: &Role) {
     let flag = Arc::new(Flag(AtomicBool::new(false)));
     let waker = Waker::from(flag.clone());
     if ticket.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
-        wait_for(HANGS, || flag.0.load(Ordering::SeqCst));
+        wait_until(|| flag.0.load(Ordering::SeqCst));
     }
     say("awaited");
 }
@@ -274,7 +274,7 @@ fn other_clock(role: &Role) {
 /// Each life of the logger left a zombie in a host that is an init process and reaps nothing.
 #[test]
 fn an_init_process_that_reaps_nothing_collects_no_zombies() {
-    let _limit = limit(180);
+    let _limit = limit();
     let options = ["--pid", "--mount", "--fork", "--mount-proc"];
     let Some(command) = unshare(&options, "an init process that reaps nothing") else { return };
     let test = TestStore::new();
@@ -299,7 +299,7 @@ fn init(role: &Role) {
         });
         stats.filter(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" Z"))).count()
     };
-    wait_for(HANGS, || zombies() == 0);
+    wait_until(|| zombies() == 0);
     say("no zombies");
 }
 
@@ -307,7 +307,7 @@ fn init(role: &Role) {
 /// descriptors.
 #[test]
 fn the_logger_is_free_of_its_starter() {
-    let _limit = limit(180);
+    let _limit = limit();
     if !rustix::process::geteuid().is_root() {
         assert!(std::env::var_os("CI").is_none(), "needs root, which CI has");
         eprintln!("SKIPPED (1): the logger is free of its starter: needs root");
@@ -364,7 +364,7 @@ fn a_setuid_program_obeys_no_variable() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
     use std::os::unix::process::CommandExt;
     const OWNER: u32 = 12345;
-    let _limit = limit(180);
+    let _limit = limit();
     if !rustix::process::geteuid().is_root() {
         assert!(std::env::var_os("CI").is_none(), "needs root, which CI has");
         eprintln!("SKIPPED (1): a setuid program obeys no variable: needs root");
