@@ -178,9 +178,13 @@ impl Dir {
 
     /// Gives a file of the store its name, durably.
     pub(crate) fn rename_file(&self, from: &str, to: &str) -> Result<()> {
-        fs::renameat(self.handle()?, from, self.handle()?, to)
-            .map_err(Error::sys(format!("rename of {from} to {to}")))?;
+        self.rename_loosely(from, to)?;
         self.sync()
+    }
+
+    /// Gives a file of the store another name, over whatever has that name. Not durable before [`Dir::sync`].
+    pub(crate) fn rename_loosely(&self, from: &str, to: &str) -> Result<()> {
+        fs::renameat(self.handle()?, from, self.handle()?, to).map_err(Error::sys(format!("rename of {from} to {to}")))
     }
 
     /// Makes the empty `lock` file if there is none; it is never renamed or removed.
@@ -205,8 +209,12 @@ impl Dir {
     pub(crate) fn create_file(&self, name: &str, fill: impl FnOnce(&File) -> Result<()>) -> Result<()> {
         let making = format!("{name}.new");
         let file = self.make_file(&making)?;
-        fill(&file)?;
-        file.sync_all().map_err(Error::io(format!("sync of {making}")))?;
+        let made = fill(&file).and_then(|()| file.sync_all().map_err(Error::io(format!("sync of {making}"))));
+        if made.is_err() {
+            // On a full disk it would take the room that others need.
+            let _ = self.remove_file(&making);
+        }
+        made?;
         self.rename_file(&making, name)
     }
 

@@ -236,6 +236,11 @@ impl Error {
         }
     }
 
+    /// A full disk: `name` needs `bytes` more.
+    pub(crate) fn disk_full(name: &str, bytes: u64) -> Error {
+        Error::DiskFull { what: format!("{name}, which needs {bytes} bytes more") }
+    }
+
     pub(crate) fn corrupt(file: &str, offset: u64, what: impl Into<String>) -> Error {
         Error::Corrupt { file: file.to_string(), offset, what: what.into() }
     }

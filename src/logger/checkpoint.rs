@@ -158,6 +158,32 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     Ok(())
 }
 
+/// Takes a checkpoint of the newest commit in recovery, where no other thread or process uses the store; returns its header.
+///
+/// `before` is the newest checkpoint so far. The log is durable up to `log_position`, where nothing of that commit or
+/// of an earlier one lies any more.
+///
+/// # Errors
+/// Whatever stops it leaves `before` the newest checkpoint.
+pub(super) fn take_replayed(engine: &Engine, before: &Header, log_position: Lsn) -> Result<Header> {
+    let image = engine.control.newest()?;
+    let arena_file = engine.arena_file()?;
+    sum_pages(engine, &arena_file, &engine.arena.pages(image.high_water), &image, before.txn())?;
+    crate::fault::fdatasync(&arena_file, "arena.sync").map_err(Error::io("sync of arena"))?;
+    crash_point!("recover.checkpoint_synced");
+    let words = &engine.control.fixed().checkpoint;
+    let serial = Header::next_serial(words.serial.load(Ordering::Acquire))?;
+    let catalog_sum = if image.catalog.is_none() { 0 } else { engine.arena.checksum_word(image.catalog) };
+    let header = Header { serial, log_position, clean: false, catalog_sum, image, ..*before };
+    header.write(&engine.dir.need_file(dir::CHECKPOINT, true)?)?;
+    words.serial.store(serial, Ordering::Release);
+    words.finished_lsn.store(log_position.0, Ordering::Release);
+    words.started_lsn.store(log_position.0, Ordering::Release);
+    words.started.store(image.txn.as_u64(), Ordering::Release);
+    words.finished.store_fenced(image.txn.as_u64());
+    Ok(header)
+}
+
 /// Notes C and its image, under the writer lock. `None`: there is nothing new.
 fn start(logger: &Logger, finished: TxnId, clean: bool, patience: Duration) -> Result<Option<TxnId>> {
     let engine = &logger.engine;

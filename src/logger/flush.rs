@@ -296,9 +296,7 @@ impl Flusher {
         let engine = &logger.engine;
         let fixed = engine.control.fixed();
         if let Some(incarnation) = engine.control.incarnation_to_state() {
-            self.stated.incarnation = self.stated.incarnation.max(incarnation);
-            self.flush(true)?;
-            engine.control.incarnation_stated(incarnation);
+            self.state_incarnation(incarnation)?;
             waiter::ring_always::<Native>(&fixed.durable.bell);
             return Ok(None);
         }
@@ -356,6 +354,14 @@ impl Flusher {
             }
             Due::Idle => Ok(Some(after(NAP))),
         }
+    }
+
+    /// States durably that an incarnation is used, which then may be.
+    pub(super) fn state_incarnation(&mut self, incarnation: u32) -> Result<()> {
+        self.stated.incarnation = self.stated.incarnation.max(incarnation);
+        self.flush(true)?;
+        self.logger.engine.control.incarnation_stated(incarnation);
+        Ok(())
     }
 
     /// The end of the newest commit for which the flush policy decides. Not the frames of a transaction that still streams: nobody waits

@@ -105,7 +105,7 @@ pub(crate) fn run(dir: Dir, service: Service, on_ready: impl FnOnce()) -> Result
     crash_point!("logger.byte_taken");
     let began = Instant::now();
     let path = dir.path().display().to_string();
-    let (logger, flusher) = prepare(dir, init.file_id(), Arc::downgrade(&byte))
+    let (logger, flusher) = prepare(&dir, init.file_id(), &byte)
         .inspect_err(|error| tracing::error!(%path, %error, "the logger can't serve"))?;
     let committed = logger.engine.control.committed();
     let took_ms = began.elapsed().as_millis() as u64;
@@ -125,7 +125,24 @@ pub(crate) fn run(dir: Dir, service: Service, on_ready: impl FnOnce()) -> Result
 }
 
 /// Attaches to the living clients' `control`, or recovers and makes a fresh one.
-fn prepare(dir: Dir, lock_file: LockFileId, byte: Weak<Claim>) -> Result<(Arc<Logger>, Flusher)> {
+fn prepare(dir: &Dir, lock_file: LockFileId, byte: &Arc<Claim>) -> Result<(Arc<Logger>, Flusher)> {
+    loop {
+        let mut has_given_back = false;
+        match try_to_prepare(dir.again()?, lock_file, Arc::downgrade(byte), &mut has_given_back) {
+            // Each time there is less to give back.
+            Err(Error::DiskFull { .. }) if has_given_back => {}
+            prepared => return prepared,
+        }
+    }
+}
+
+/// As [`prepare`]. If the disk is full, `has_given_back` says that some of the log's files were deleted for it.
+fn try_to_prepare(
+    dir: Dir,
+    lock_file: LockFileId,
+    byte: Weak<Claim>,
+    has_given_back: &mut bool,
+) -> Result<(Arc<Logger>, Flusher)> {
     let (mut header, damage) = Header::read(&dir.need_file(dir::CHECKPOINT, true)?)?;
     // The damaged one may have been newer, and have said that the store was in use again.
     header.clean &= damage.is_none();
@@ -219,24 +236,35 @@ fn prepare(dir: Dir, lock_file: LockFileId, byte: Weak<Claim>) -> Result<(Arc<Lo
             });
         }
         old => {
-            let retention = old.as_ref().map_or(header.retention, settings::retention);
-            let pool = Pool::open(disk.clone(), &survey, header.log_position, retention).map_err(log_error)?;
-            background::ensure_spares(&pool, 2)?;
-            let (control, control_file) = recover::fresh_control(&dir, &header)?;
-            settings::store_retention(&control, retention);
+            header.retention = old.as_ref().map_or(header.retention, settings::retention);
+            // What stands in a region that carries a mark is not to be trusted.
+            let old = old.filter(|old| old.poison() == 0);
+            let pool = Pool::open(disk.clone(), &survey, header.log_position, header.retention).map_err(log_error)?;
+            match background::ensure_spares(&pool, 2) {
+                // The replay makes room.
+                Err(Error::DiskFull { .. }) => {}
+                made => made?,
+            }
+            let (control, region) = recover::fresh_control(&dir, &header, old.as_ref(), &pool)?;
+            settings::store_retention(&control, header.retention);
             if let Some(old) = &old {
                 control.continue_region(old);
             }
             let engine = engine(control, dir, arena);
-            let recovered = recover::replay(&engine, &header, &disk, &shape, old.as_ref());
+            let recovered = recover::replay(&engine, &header, &pool, &disk, &shape, old.as_ref());
             if matches!(recovered, Err(Error::DiskFull { .. })) {
-                // The next attempt finds the room that was kept for followers.
-                while pool.yield_kept(true).map_err(log_error)? {}
+                // The next attempt finds the room.
+                while pool.yield_kept(true).map_err(log_error)? {
+                    *has_given_back = true;
+                }
+                while pool.remove_spare().map_err(log_error)? {
+                    *has_given_back = true;
+                }
             }
             let recovered = recovered?;
             let logger = logger(engine, pool);
             logger.enter_control();
-            let flusher = recover::finish(logger.clone(), &header, recovered, &control_file, old.as_ref())?;
+            let flusher = recover::finish(logger.clone(), recovered, region, old.as_ref())?;
             (logger, flusher)
         }
     };

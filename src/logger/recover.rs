@@ -6,10 +6,21 @@
 //! have yet, so that mere process deaths lose nothing visible; then a new segment. Unless the store was left in order, the
 //! next transaction begins a new incarnation. The fresh `control` gets its name last: a crash in recovery
 //! just starts it again.
+//!
+//! **On a full disk** recovery takes no block that it does not have:
+//!
+//! | what it needs | where that comes from |
+//! |---|---|
+//! | a region | the blocks of the old `control` or of a `control.new`, which is where an attempt that died left them |
+//! | a segment | a spare, or a segment that is kept for followers; else a checkpoint of what has been replayed, below which segments are free |
+//! | pages for the values of cells | a checkpoint, which frees what only the one before it held |
+//!
+//! An old `control` of this boot holds what the log does not have yet. The new region is then made in memory, and takes those
+//! blocks when the log has all of it: see [`settle`].
 
 use super::flush::Flusher;
 use super::process::{Logger, default_settings, log_error};
-use super::recover_cells;
+use super::{checkpoint, recover_cells, sampler};
 use crate::dir::{self, Dir};
 use crate::engine::Engine;
 use crate::header::Header;
@@ -20,14 +31,18 @@ use crate::shm::ring::Ring;
 use crate::txn::replay::Replay;
 use crate::{Error, Result};
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use untorn_wal::record::{self, RecordKind};
-use untorn_wal::{LogShape, Lsn, RealDisk, Scan, Stated};
+use untorn_wal::{LogShape, Lsn, Pool, RealDisk, Scan, Stated};
 
 /// Name of a region that is not in use yet.
 const FRESH: &str = "control.new";
+
+/// How long the only thread of a recovery waits for the writer lock, which is free.
+const SAMPLE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What replay found.
 pub(super) struct Recovered {
@@ -40,13 +55,54 @@ pub(super) struct Recovered {
     end: Lsn,
     /// What the old region holds is of the same time as the log.
     counts_old: bool,
+    /// The newest checkpoint: the one that the replay began at, or one that it took.
+    header: Header,
 }
 
-/// Makes a region that holds the checkpoint's state, under a name that nobody opens.
-pub(super) fn fresh_control(dir: &Dir, header: &Header) -> Result<(Control, File)> {
-    let file = dir.make_file(FRESH)?;
-    dir::set_no_cow(&file);
-    let control = Control::format(&file, header.store_id, &header.geometry, dir::boot_id()?)?;
+/// The file of a region that is not in use yet.
+pub(super) struct RegionFile {
+    file: File,
+    /// It is memory, for want of room on the device.
+    is_memory: bool,
+}
+
+/// Makes a region that holds the checkpoint's state, under a name that no client opens, or in memory.
+///
+/// `old` is the region that still counts. Without one, a file of that name holds nothing of worth, and gives its blocks.
+pub(super) fn fresh_control(
+    dir: &Dir,
+    header: &Header,
+    old: Option<&Control>,
+    pool: &Pool<RealDisk>,
+) -> Result<(Control, RegionFile)> {
+    if old.is_none() && is_own_file(dir, dir::CONTROL)? {
+        // From here on there is no `control`: the log has all that counts.
+        dir.rename_loosely(dir::CONTROL, FRESH)?;
+    }
+    let boot_id = dir::boot_id()?;
+    let format = |file: &File| Control::format(file, header.store_id, &header.geometry, boot_id);
+    let (control, file) = loop {
+        let file = match dir.open_file(FRESH, true)? {
+            Some(file) if is_own_file(dir, FRESH)? => file,
+            _ => {
+                let file = dir.make_file(FRESH)?;
+                dir::set_no_cow(&file);
+                file
+            }
+        };
+        match format(&file) {
+            Ok(control) => break (control, RegionFile { file, is_memory: false }),
+            Err(Error::DiskFull { .. }) if pool.yield_kept(true).map_err(log_error)? => {}
+            Err(Error::DiskFull { .. }) if old.is_some() => {
+                // What little room it got may be what the rest of recovery needs.
+                dir.remove_file(FRESH)?;
+                let file = memory_file()?;
+                break (format(&file)?, RegionFile { file, is_memory: true });
+            }
+            Err(Error::DiskFull { .. }) if pool.remove_spare().map_err(log_error)? => {}
+            Err(error) => return Err(error),
+        }
+    };
     default_settings(&control);
     let fixed = control.fixed();
     let mut image = header.image;
@@ -69,10 +125,24 @@ pub(super) fn fresh_control(dir: &Dir, header: &Header) -> Result<(Control, File
     Ok((control, file))
 }
 
+/// Whether there is a file of this name that no other store shares by a link.
+fn is_own_file(dir: &Dir, name: &str) -> Result<bool> {
+    let Some(file) = dir.open_file(name, false)? else { return Ok(false) };
+    let stat = file.metadata().map_err(Error::io(format!("stat of {name}")))?;
+    Ok(stat.is_file() && stat.nlink() == 1)
+}
+
+fn memory_file() -> Result<File> {
+    use rustix::fs::{MemfdFlags, memfd_create};
+    let file = memfd_create("untorn-control", MemfdFlags::CLOEXEC);
+    Ok(file.map_err(Error::sys("making a file in memory for control"))?.into())
+}
+
 /// Brings the fresh region to the newest state that can be had.
 pub(super) fn replay(
     engine: &Engine,
     header: &Header,
+    pool: &Pool<RealDisk>,
     disk: &RealDisk,
     shape: &LogShape,
     old: Option<&Control>,
@@ -100,19 +170,30 @@ pub(super) fn replay(
     let mut scan = Scan::open(disk, shape, header.log_position).map_err(log_error)?;
     let stated = scan.max_stated();
     let mut replay = Replay::new(engine, header.txn(), header.log_position);
-    let mut recovered = Recovered {
-        stated,
-        from: stated.durable.max(header.log_position),
-        bytes: Vec::new(),
-        end: Lsn::ZERO,
-        counts_old: false,
-    };
+    let from = stated.durable.max(header.log_position);
+    let mut recovered =
+        Recovered { stated, from, bytes: Vec::new(), end: Lsn::ZERO, counts_old: false, header: *header };
+    // Up to `from` all is known to be durable: a checkpoint may be taken there. Not beyond it, where bytes that were read may
+    // be ones that the disk never got.
+    // One spare is for the segment that follows, and without a second one no commit is granted any log.
+    let mut needs_segment = pool.stats().spares < 2;
     while let Some((lsn, bytes)) = scan.next_chunk().map_err(log_error)? {
         recovered.keep(lsn, bytes);
-        replay.feed(bytes)?;
+        let durable = from.0.saturating_sub(lsn.0).min(bytes.len() as u64) as usize;
+        if needs_segment && durable < bytes.len() {
+            replay.feed(&bytes[..durable])?;
+            recovered.free_segments(engine, &mut replay, pool)?;
+            needs_segment = false;
+            replay.feed(&bytes[durable..])?;
+        } else {
+            replay.feed(bytes)?;
+        }
+    }
+    if needs_segment {
+        recovered.free_segments(engine, &mut replay, pool)?;
     }
     crash_point!("recover.log_replayed");
-    if let Some(old) = old.filter(|old| old.poison() == 0) {
+    if let Some(old) = old {
         let next = replay.next();
         if let Some(bytes) = ring_bytes(old, next)? {
             replay.feed_until_bad(&bytes)?;
@@ -143,7 +224,8 @@ fn back_with_blocks(file: &File, len: u64) -> Result<()> {
     use rustix::io::Errno;
     for flags in [FallocateFlags::UNSHARE_RANGE, FallocateFlags::empty()] {
         match fallocate(file, flags, 0, len) {
-            Err(Errno::NOSPC | Errno::DQUOT) => return Err(Error::DiskFull { what: dir::ARENA.into() }),
+            // How many of them are missing is not known.
+            Err(Errno::NOSPC | Errno::DQUOT) => return Err(Error::disk_full(dir::ARENA, len)),
             // Where the first is not known, nothing is shared; where neither is, there is nothing to be done.
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => {}
             Err(errno) => return Err(Error::sys("allocating the arena's blocks")(errno)),
@@ -176,6 +258,21 @@ impl Recovered {
         }
     }
 
+    /// There are too few spares, and no room for one: takes a checkpoint of what has been replayed, for the segments that lie below it.
+    ///
+    /// The log is durable up to there, and the older checkpoint's pages are as they were: it counts until the new header is on the
+    /// disk. From then on the new one is what the replay protects.
+    fn free_segments(&mut self, engine: &Engine, replay: &mut Replay<'_>, pool: &Pool<RealDisk>) -> Result<()> {
+        let position = replay.settled();
+        if position > self.header.log_position && engine.control.committed() != self.header.txn() {
+            self.header = checkpoint::take_replayed(engine, &self.header, position)?;
+            replay.protect(self.header.txn());
+            pool.recycle(position, self.header.retention).map_err(log_error)?;
+        }
+        crash_point!("recover.segments_freed");
+        super::background::ensure_spares(pool, 2)
+    }
+
     /// Cuts the stream behind the last whole record. If a position inside a record that never became whole
     /// was stated durable, an abort record reaches over it: positions never go back.
     fn cut(&mut self, engine: &Engine) -> Result<()> {
@@ -198,12 +295,12 @@ impl Recovered {
 /// Starts the new segment, sets the incarnation to come, and puts the fresh region in place.
 pub(super) fn finish(
     logger: Arc<Logger>,
-    header: &Header,
     recovered: Recovered,
-    control_file: &File,
+    region: RegionFile,
     old: Option<&Control>,
 ) -> Result<Flusher> {
     let engine = &logger.engine;
+    let header = &recovered.header;
     let fixed = engine.control.fixed();
     if planted_bug!("region-removed-first") {
         engine.dir.remove_file(dir::CONTROL)?;
@@ -232,10 +329,50 @@ pub(super) fn finish(
     let untouched = header.clean && last == header.txn() && recovered.bytes.is_empty() && used == last.incarnation();
     let incarnation = if untouched { used } else { used.min(INCARNATION_MAX) + 1 };
     engine.control.begin_incarnation(incarnation, untouched);
-    recover_cells::restore(engine, old.filter(|_| recovered.counts_old), control_file, incarnation)?;
+    recover_cells::restore(engine, old.filter(|_| recovered.counts_old), &region.file, incarnation)?;
     crash_point!("recover.before_rename");
-    control_file.sync_all().map_err(Error::io("sync of control"))?;
+    if region.is_memory {
+        settle(&logger, &mut flusher, &recovered, &region.file)?;
+    } else {
+        region.file.sync_all().map_err(Error::io("sync of control"))?;
+    }
     engine.dir.rename_file(FRESH, dir::CONTROL)?;
     crash_point!("recover.done");
     Ok(flusher)
+}
+
+/// Moves a region that was made in memory to the blocks of the old `control`.
+///
+/// | state | dies here |
+/// |---|---|
+/// | the log is durable up to the newest commit of the old region, and of its cells the newest values are committed | the old region counts, and has nothing that the log lacks |
+/// | it has the name of one that is not in use | there is no region: recovery goes by the log, and takes those blocks |
+/// | its bytes are partly or wholly the new ones | as above |
+/// | it has its name again | done |
+fn settle(logger: &Logger, flusher: &mut Flusher, recovered: &Recovered, memory: &File) -> Result<()> {
+    let engine = &logger.engine;
+    let parts = sampler::parts(engine)?;
+    if !parts.is_empty() {
+        // No other thread states it.
+        flusher.state_incarnation(engine.control.incarnation()?)?;
+    }
+    let mut newest = recovered.header;
+    for part in &parts {
+        // No other thread grants log space. The part goes into the segment just begun or into the spare, or the flush
+        // fails. That flush states anew what is granted.
+        engine.control.fixed().durable.granted.store(u64::MAX, Ordering::SeqCst);
+        match sampler::commit_part(logger, part, SAMPLE_PATIENCE) {
+            Err(Error::DiskFull { .. } | Error::Limit { .. }) if engine.control.committed() != newest.txn() => {
+                // The log is durable up to here: see `finish`, and the flush below.
+                let position = recovered.end.max(engine.control.newest()?.log_tail);
+                newest = checkpoint::take_replayed(engine, &newest, position)?;
+                sampler::commit_part(logger, part, SAMPLE_PATIENCE)?;
+            }
+            committed => committed?,
+        }
+        flusher.flush(false)?;
+    }
+    engine.dir.rename_loosely(dir::CONTROL, FRESH)?;
+    crash_point!("recover.region_taken");
+    engine.control.move_to(memory, &engine.dir.need_file(FRESH, true)?)
 }

@@ -24,6 +24,7 @@ use crate::shm::atomic::{Native, Word64};
 use crate::shm::cells::{CellEntry, CellKind};
 use crate::shm::control::Control;
 use crate::shm::{cell, waiter};
+use crate::txn::room::Share;
 use crate::txn::write::Write;
 use crate::{Error, Result, Version};
 use std::collections::HashMap;
@@ -38,6 +39,9 @@ const RING_NAP: Duration = Duration::from_millis(2);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Time between rounds unless set otherwise.
 pub(super) const INTERVAL_DEFAULT: Duration = Duration::from_millis(10);
+
+/// The record of a sample is longer than its value by no more than this: the name, and what stands before each of them.
+const SAMPLE_BYTES: usize = 512;
 
 /// Samples until the logger ends.
 pub(super) fn run(logger: &Logger) {
@@ -108,7 +112,7 @@ fn is_ring_full(engine: &Engine) -> bool {
 pub(super) struct Names(HashMap<u64, Vec<u8>>);
 
 /// A value on its way to its record.
-struct Sampled {
+pub(super) struct Sampled {
     index: usize,
     generation: u64,
     kind: CellKind,
@@ -195,19 +199,53 @@ pub(super) fn newest(control: &Control, entry: &CellEntry) -> Result<(Version, V
     Err(Error::corrupt(crate::dir::CONTROL, 0, "a cell has no value of its newest version"))
 }
 
-fn commit(logger: &Logger, names: &mut Names, dirty: Vec<Sampled>, patience: Duration) -> Result<()> {
-    let engine = &logger.engine;
+/// The values that recovery is to commit: each part goes into one transaction that half the ring has room for.
+///
+/// # Errors
+/// [`Error::Corrupt`] if a value can't be read.
+pub(super) fn parts(engine: &Engine) -> Result<Vec<Vec<Sampled>>> {
+    let (dirty, damage) = collect(engine)?;
+    if let Some(damage) = damage {
+        return Err(damage);
+    }
+    let most = engine.geometry.ring_size as usize / 2;
+    let mut parts: Vec<Vec<Sampled>> = Vec::new();
+    let mut bytes = 0;
+    for sampled in dirty {
+        bytes += sampled.value.len() + SAMPLE_BYTES;
+        match parts.last_mut() {
+            Some(part) if bytes <= most => part.push(sampled),
+            _ => {
+                bytes = sampled.value.len() + SAMPLE_BYTES;
+                parts.push(vec![sampled]);
+            }
+        }
+    }
+    Ok(parts)
+}
+
+/// Commits a part of what recovery found. It uses all pages, and has no checkpoint taken: no other thread could do that.
+pub(super) fn commit_part(logger: &Logger, part: &[Sampled], patience: Duration) -> Result<()> {
+    logger.with_writer_lock(patience, || commit_locked(&logger.engine, &mut Names::default(), part, Share::All))
+}
+
+fn is_commit_due(engine: &Engine, dirty: &[Sampled]) -> Result<bool> {
     let head = engine.control.cells();
     // Of dropped cells: without this, a clean stop would lose it.
     let is_floor_known = head.versions_gone() <= engine.control.newest()?.cells_floor;
-    if dirty.is_empty() && head.pending.load(Ordering::Acquire) == 0 && is_floor_known {
+    Ok(!dirty.is_empty() || head.pending.load(Ordering::Acquire) != 0 || !is_floor_known)
+}
+
+fn commit(logger: &Logger, names: &mut Names, dirty: Vec<Sampled>, patience: Duration) -> Result<()> {
+    let engine = &logger.engine;
+    if !is_commit_due(engine, &dirty)? {
         return Ok(());
     }
     crash_point!("sample.collected");
-    logger.with_writer_lock(patience, || commit_locked(engine, names, &dirty))
+    logger.with_writer_lock(patience, || commit_locked(engine, names, &dirty, Share::Reserved))
 }
 
-fn commit_locked(engine: &Engine, names: &mut Names, dirty: &[Sampled]) -> Result<()> {
+fn commit_locked(engine: &Engine, names: &mut Names, dirty: &[Sampled], share: Share) -> Result<()> {
     let head = engine.control.cells();
     let mut write = Write::begin(engine)?;
     resolve_pending(engine, &write)?;
@@ -221,7 +259,7 @@ fn commit_locked(engine: &Engine, names: &mut Names, dirty: &[Sampled]) -> Resul
         })?;
     }
     // A full store must not keep cells from becoming durable.
-    write.overwrites_only();
+    write.overwrites_only(share);
     let mut put = Vec::new();
     for sampled in dirty {
         // A cell without a record is one that is being created, or was dropped.

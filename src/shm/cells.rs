@@ -20,6 +20,7 @@ use super::lock;
 use crate::{Error, Result, Version, dir, limits};
 use std::fs::File;
 use std::mem::size_of;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Entries by which the table grows.
@@ -423,15 +424,20 @@ impl Control {
         Ok(())
     }
 
-    /// Where the file must end at least for all that the words say there is.
-    pub(super) fn cells_end(&self) -> Result<u64> {
+    /// What the file holds of the table and of the bodies, as the words say.
+    pub(super) fn cells_ranges(&self) -> Result<[Range<u64>; 2]> {
         let head = self.cells();
         let table = table_at(self.readers_end());
+        let bodies = table + TABLE_BYTES;
         let capacity = Self::number(&head.capacity, limits::CELLS_MAX as u64, "number of cells")?;
         let backed = Self::number(&head.bodies_backed, BODIES_BYTES / BODY_CHUNK, "room for cells")?;
-        let entries_end = if capacity == 0 { 0 } else { table + capacity * size_of::<CellEntry>() as u64 };
-        let bodies_end = if backed == 0 { 0 } else { table + TABLE_BYTES + backed * BODY_CHUNK };
-        Ok(entries_end.max(bodies_end))
+        Ok([table..table + capacity * size_of::<CellEntry>() as u64, bodies..bodies + backed * BODY_CHUNK])
+    }
+
+    /// Where the file must end at least for all that the words say there is.
+    pub(super) fn cells_end(&self) -> Result<u64> {
+        let ranges = self.cells_ranges()?;
+        Ok(ranges.iter().filter(|range| !range.is_empty()).map(|range| range.end).max().unwrap_or(0))
     }
 }
 

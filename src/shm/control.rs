@@ -51,6 +51,9 @@ pub const READER_CHUNK: usize = 1024;
 
 pub(super) const CHUNK_BYTES: u64 = (READER_CHUNK * size_of::<ReaderSlot<Native>>()) as u64;
 
+/// Bytes that are copied at a time when the region moves to another file.
+const COPY_BYTES: u64 = 64 << 10;
+
 /// Keeps neighbours out of each other's cache line.
 #[repr(C, align(64))]
 #[derive(Debug)]
@@ -445,10 +448,38 @@ impl Control {
         self.fixed().incarnation.stated.store(checked(incarnation), Ordering::SeqCst);
     }
 
-    fn map(file: &File, ring_size: usize, writable: bool) -> Result<Control> {
+    fn map_options(ring_size: usize, writable: bool) -> MapOptions {
         let reserve = Self::file_len(ring_size, limits::READERS_MAX) as u64 + cells::RESERVED_BYTES;
-        let options = MapOptions { reserve, writable, in_core_dumps: false };
-        let mapping = Mapping::new(file.as_fd(), dir::CONTROL, options)?;
+        MapOptions { reserve, writable, in_core_dumps: false }
+    }
+
+    /// Moves this region, which `from` holds, to the blocks of another file: `to` is the region's file afterwards.
+    ///
+    /// Recovery does this with a region that no other process has mapped, and from its only thread.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`] if `to` lacks blocks, and there is no room for them; the region is as it was.
+    pub(crate) fn move_to(&self, from: &File, to: &File) -> Result<()> {
+        use std::os::unix::fs::FileExt;
+        let (device, inode) = file_id(to)?;
+        self.fixed().identity.inode.store(inode, Ordering::Relaxed);
+        self.fixed().identity.device.store(device, Ordering::Relaxed);
+        let readers_end = self.ready_readers_end() as u64;
+        let mut piece = vec![0; COPY_BYTES as usize];
+        for range in std::iter::once(0..readers_end).chain(self.cells_ranges()?) {
+            let mut at = range.start;
+            while at < range.end {
+                let len = (range.end - at).min(COPY_BYTES) as usize;
+                from.read_exact_at(&mut piece[..len], at).map_err(Error::io("read of the new control"))?;
+                write_blocks(to, at, &piece[..len], dir::CONTROL, range.end - at)?;
+                at += len as u64;
+            }
+        }
+        self.mapping.replace(to.as_fd(), Self::map_options(self.ring_size, true))
+    }
+
+    fn map(file: &File, ring_size: usize, writable: bool) -> Result<Control> {
+        let mapping = Mapping::new(file.as_fd(), dir::CONTROL, Self::map_options(ring_size, writable))?;
         Ok(Control { mapping, ring_size, readers_known: AtomicU64::new(1) })
     }
 
@@ -708,7 +739,6 @@ impl Identity {
 
 /// Writes zeros, so that the blocks are there and no later store can meet a full disk.
 pub(crate) fn write_zeros(file: &File, from: u64, len: u64, name: &str) -> Result<()> {
-    use std::os::unix::fs::FileExt;
     // Beyond the limit the kernel would end the whole process by SIGXFSZ, whose disposition is the host's.
     let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current.unwrap_or(u64::MAX);
     if from + len > limit {
@@ -721,11 +751,17 @@ pub(crate) fn write_zeros(file: &File, from: u64, len: u64, name: &str) -> Resul
     let mut at = from;
     while at < from + len {
         let piece = (from + len - at).min(ZEROS.len() as u64) as usize;
-        file.write_all_at(&ZEROS[..piece], at).map_err(|error| match error.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => Error::DiskFull { what: name.to_string() },
-            _ => Error::Io { what: format!("write of zeros to {name}"), source: error },
-        })?;
+        write_blocks(file, at, &ZEROS[..piece], name, from + len - at)?;
         at += piece as u64;
     }
     Ok(())
+}
+
+/// Writes `bytes` at `at`. The error of a full disk names the file and the bytes that are still `wanted` with these.
+fn write_blocks(file: &File, at: u64, bytes: &[u8], name: &str, wanted: u64) -> Result<()> {
+    use std::os::unix::fs::FileExt;
+    file.write_all_at(bytes, at).map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => Error::disk_full(name, wanted),
+        _ => Error::Io { what: format!("write to {name} at byte {at}"), source: error },
+    })
 }

@@ -107,6 +107,27 @@ impl Mapping {
         })?
     }
 
+    /// Maps `file` in place of the file that was mapped, at the same addresses.
+    ///
+    /// The caller has copied all bytes in use to `file`, no other thread or process uses this mapping, and `file` has
+    /// blocks wherever the mapping is used from now on.
+    pub(crate) fn replace(&self, file: impl AsFd, options: MapOptions) -> Result<()> {
+        assert_eq!(options.reserve, self.len, "a mapping is replaced whole");
+        let protection = if options.writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+        let flags = MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED;
+        fork::without_forks(|| {
+            // SAFETY: replaces this very range. References into it stay valid: the addresses stay mapped, and hold the
+            // same bytes, as the caller states.
+            unsafe { rustix::mm::mmap(self.base.cast::<c_void>(), self.len as usize, protection, flags, &file, 0) }
+                .map_err(Error::sys(format!("mapping {}", self.file_name)))?;
+            self.advise(0..self.len, Advice::LinuxDontFork)?;
+            if !options.in_core_dumps {
+                self.advise(0..self.len, Advice::LinuxDontDump)?;
+            }
+            Ok(())
+        })?
+    }
+
     /// Address of the first byte.
     pub(crate) fn as_ptr(&self) -> *const u8 {
         self.base

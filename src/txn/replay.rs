@@ -192,6 +192,16 @@ impl<'e> Replay<'e> {
         Lsn(self.at.0 + self.rest.len() as u64)
     }
 
+    /// Where the last commit's or abort's record ended: the newest commit is all that the log has up to there.
+    pub(crate) fn settled(&self) -> Lsn {
+        self.settled
+    }
+
+    /// Protects the pages of another checkpoint from now on, which is of the newest commit.
+    pub(crate) fn protect(&mut self, checkpoint: TxnId) {
+        self.checkpoint = checkpoint;
+    }
+
     /// Ends the replay: where the last whole record ended, and how many transactions were applied.
     pub(crate) fn finish(self) -> (Lsn, u64) {
         (self.at, self.records)

@@ -169,9 +169,9 @@ impl<'e> Write<'e> {
         }
     }
 
-    /// Lets the transaction use the pages that are left to deletes: it overwrites records with others of the same length.
-    pub(crate) fn overwrites_only(&mut self) {
-        self.work.set_share(Share::Reserved);
+    /// Lets the transaction use the pages of this share: it overwrites records with others of the same length.
+    pub(crate) fn overwrites_only(&mut self, share: Share) {
+        self.work.set_share(share);
     }
 
     // ---- keyspaces

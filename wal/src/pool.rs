@@ -252,18 +252,42 @@ impl<D: Disk> Pool<D> {
             slots.files[at].state = State::Making;
             slots.files[at].name.clone()
         };
-        let removed = self.disk.remove(&name).map_err(LogError::io(format!("removing {name}")));
+        self.delete(&name)?;
+        Ok(true)
+    }
+
+    /// Deletes a spare, but never the last one, when the device is full and the room is needed for something else. False if there is
+    /// no other.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] if it can't be deleted; it is a spare then.
+    pub fn remove_spare(&self) -> Result<bool> {
+        let name = {
+            let mut slots = self.lock();
+            if slots.spares() < 2 {
+                return Ok(false);
+            }
+            let Some(slot) = slots.files.iter_mut().rfind(|slot| slot.state == State::Spare) else { return Ok(false) };
+            slot.state = State::Making;
+            slot.name.clone()
+        };
+        self.delete(&name)?;
+        Ok(true)
+    }
+
+    /// Deletes a file that is no other's any more; if that fails it is a spare.
+    fn delete(&self, name: &str) -> Result<()> {
+        let removed = self.disk.remove(name).map_err(LogError::io(format!("removing {name}")));
         let mut slots = self.lock();
         match removed {
             Ok(()) => slots.files.retain(|slot| slot.name != name),
             Err(error) => {
-                slots.set(&name, State::Spare);
+                slots.set(name, State::Spare);
                 return Err(error);
             }
         }
         drop(slots);
-        self.disk.sync_dir().map_err(LogError::io("syncing the log's directory"))?;
-        Ok(true)
+        self.disk.sync_dir().map_err(LogError::io("syncing the log's directory"))
     }
 
     /// How many files there are.

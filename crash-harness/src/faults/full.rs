@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 pub(super) const FILE_SYSTEMS: [&str; 2] = ["tmpfs", "ext4"];
 /// How large they are: some times what the store has at first.
 const MIB: u64 = 32;
-/// What is kept back for the end: a store that has taken the whole disk can't be recovered until somebody makes room for a new region.
+/// What is kept back for the end, when the store is judged, and grows.
 const RESERVE: u64 = 8 << 20;
 /// How often the disk is filled.
 const FILLED: usize = 3;
