@@ -10,7 +10,7 @@
 mod common;
 mod workload;
 
-use common::{Child, Role, assert_clean, exists, kill_logger, limit, say, send, wait_for};
+use common::{Child, Role, assert_clean, exists, kill_logger, limit, say, send, wait_until};
 use rustix::process::Signal;
 use std::fs::File;
 use std::io::Write;
@@ -37,7 +37,7 @@ fn child() {
 
 /// Runs a scene on each file system, in a namespace of its own.
 fn run(name: &str, victim: Option<&Path>) {
-    let _limit = limit(280);
+    let _limit = limit();
     let possible = Command::new("unshare").args(["--mount", "true"]).output();
     if !rustix::process::geteuid().is_root() || !possible.is_ok_and(|output| output.status.success()) {
         assert!(std::env::var_os("CI").is_none(), "{name}: no mount namespace can be made (root, `unshare`)");
@@ -130,7 +130,7 @@ fn check(command: &mut Command) {
 
 /// Repeats a write while the log has no segment for it: the logger's next checkpoint frees one.
 fn written(mut write: impl FnMut() -> untorn::Result<()>) {
-    wait_for(Duration::from_secs(60), || match write() {
+    wait_until(|| match write() {
         Err(Error::DiskFull { .. }) => false,
         other => other.map(|()| true).unwrap(),
     });
@@ -157,7 +157,7 @@ fn close_and_kill(store: Store) {
     drop(store);
     if let Some(pid) = pid {
         send(pid, Signal::KILL);
-        wait_for(Duration::from_secs(60), || !exists(pid));
+        wait_until(|| !exists(pid));
     }
 }
 
@@ -233,7 +233,7 @@ fn unflushed(disk: &Disk) {
         writer.kill();
         let logger: u32 = std::fs::read_to_string(disk.0.join("logger")).unwrap().parse().unwrap();
         send(logger, Signal::KILL);
-        wait_for(Duration::from_secs(60), || !exists(logger));
+        wait_until(|| !exists(logger));
         disk.fill();
         let store = disk.open().unwrap();
         assert_eq!(get(&store, "visible"), Some(round.to_string()));
@@ -274,7 +274,7 @@ fn worthless(disk: &Disk) {
         let store = disk.open().unwrap();
         put(&store, "a", case);
         // Where there is no region at all, one of two spares gives its room.
-        wait_for(Duration::from_secs(60), || store.stats().unwrap().wal_spares >= 2);
+        wait_until(|| store.stats().unwrap().wal_spares >= 2);
         close_and_kill(store);
         let (control, left_over) = (disk.store().join("control"), disk.store().join("control.new"));
         let file = File::options().write(true).open(&control).unwrap();
@@ -323,7 +323,7 @@ fn points(disk: &Disk, program: &Path) {
             cell.store(&[round + 2; 8]).unwrap();
             send(logger, Signal::KILL);
             drop((cell, store));
-            wait_for(Duration::from_secs(60), || !exists(logger));
+            wait_until(|| !exists(logger));
             disk.fill();
         }
         for _ in 0..2 {
