@@ -79,12 +79,6 @@ impl std::panic::RefUnwindSafe for Engine {}
 impl Engine {
     /// Whether the participant with this id lives. Whatever is unclear means that it does.
     pub(crate) fn is_alive(&self, id: u64) -> bool {
-        if planted_bug!("liveness-by-pid") && CLIENT_IDS.contains(&id) {
-            let client = self.control.clients().iter().find(|client| client.owner.load(Ordering::Acquire) == id);
-            let pid = client.map_or(0, |client| client.pid.load(Ordering::Relaxed));
-            let pid = rustix::process::Pid::from_raw(pid as i32);
-            return pid.is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok());
-        }
         self.liveness(id).unwrap_or(true)
     }
 
@@ -93,6 +87,12 @@ impl Engine {
     /// # Errors
     /// What keeps this process from telling.
     fn liveness(&self, id: u64) -> Result<bool> {
+        if planted_bug!("liveness-by-pid") && CLIENT_IDS.contains(&id) {
+            let client = self.control.clients().iter().find(|client| client.owner.load(Ordering::Acquire) == id);
+            let pid = client.map_or(0, |client| client.pid.load(Ordering::Relaxed));
+            let pid = rustix::process::Pid::from_raw(pid as i32);
+            return Ok(pid.is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok()));
+        }
         self.tester()?.is_alive(id)
     }
 

@@ -67,7 +67,7 @@ fn way_to(point: &str, action: &str, path: &Path) -> (String, Start, &'static st
         "flush.failed" => (format!("wal.sync@3:fail,{}", at(1)), Start::Used, ""),
         "logger.unneeded" | "logger.leaving" | "logger.byte_dropped" => (at(1), Start::Used, "1"),
         // Seldom passed, or once in a life.
-        "grow.before_zeros" => (at(1), Start::Empty, ""),
+        "grow.before_zeros" | "readers.chunk_claimed" => (at(1), Start::Empty, ""),
         "cell.resolved" => (format!("cell.dropped@2:kill,{}", at(1)), Start::Used, ""),
         "logger.byte_taken" | "logger.ready" | "client.entered" => (at(1), Start::Used, ""),
         // The logger commits as well, when it recovers and when it samples; later on it is the victim that comes first.
