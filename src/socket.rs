@@ -8,9 +8,7 @@ use crate::shm::private::Private;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{self, FileType, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{
-    self, AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, sockopt,
-};
+use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Resource, geteuid, getrlimit};
 use rustix::time::Timespec;
 use std::io;
@@ -74,8 +72,17 @@ impl Stream {
     }
 
     /// The user id of the process at the other end, as the kernel says.
+    ///
+    /// Not by rustix, whose type has no place for the pid 0 by which the kernel names a peer of another pid namespace.
+    #[allow(unsafe_code)]
     pub(crate) fn peer_uid(&self) -> io::Result<u32> {
-        Ok(sockopt::socket_peercred(self.fd.get()?)?.uid.as_raw())
+        let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+        let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+        let fd = self.fd.get()?.as_raw_fd();
+        // SAFETY: the descriptor is open, and the kernel writes at most `len` bytes into `peer`, which is plain numbers.
+        let got =
+            unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut len) };
+        if got == 0 { Ok(peer.uid) } else { Err(io::Error::last_os_error()) }
     }
 
     /// Whether this process is about to have as many files open as it may. What keeps the store going opens some, too.
