@@ -28,6 +28,9 @@ pub(crate) const CONTROL: &str = "control";
 /// The folder of log segments.
 pub(crate) const WAL: &str = "wal";
 
+/// Bytes of the longest path that a system call takes.
+pub(crate) const PATH_BYTES_MAX: usize = libc::PATH_MAX as usize - 1;
+
 /// An open store directory.
 ///
 /// Its descriptor may be closed by the host; the path then leads to it again.
@@ -63,24 +66,34 @@ impl Dir {
         if path.as_os_str().is_empty() {
             return Err(Error::Invalid { what: "the store's path is empty".into() });
         }
+        check_path_len(path)?;
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let fd = match fs::open(path, flags, Mode::empty()) {
             Err(Errno::NOENT) if create => {
                 match fs::mkdir(path, Mode::RWXU) {
                     Ok(()) | Err(Errno::EXIST) => {}
-                    Err(errno) => return Err(refused(errno, &path.display().to_string(), "create")),
+                    Err(errno) => {
+                        check_working_directory(path)?;
+                        return Err(refused(errno, &path.display().to_string(), "create"));
+                    }
                 }
                 fs::open(path, flags, Mode::empty())
             }
             other => other,
         };
         let fd = fd.map_err(|errno| match errno {
-            Errno::NOENT => Error::NotFound { path: path.into() },
+            Errno::NOENT => {
+                check_working_directory(path).err().unwrap_or_else(|| Error::NotFound { path: path.into() })
+            }
             Errno::NOTDIR => Error::Invalid { what: format!("{} is not a directory", path.display()) },
             _ => refused(errno, &path.display().to_string(), "open"),
         })?;
-        // An absolute path serves the logger, whose working directory is another.
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
+        if is_removed(&fd) {
+            return Err(Error::Invalid { what: format!("the directory {} was removed", path.display()) });
+        }
+        // An absolute path serves the logger, whose working directory is another. A removed working directory has none, but
+        // what `..` leads to has.
+        let path = std::path::absolute(path).ok().or_else(|| path_of(&fd)).unwrap_or_else(|| path.into());
         let fd = Descriptor::new(fd).map_err(Error::io("stat of the store's directory"))?;
         let stat =
             fd.get().map(fs::fstat).unwrap_or(Err(Errno::BADF)).map_err(Error::sys("stat of the store's directory"))?;
@@ -284,21 +297,93 @@ impl Dir {
         Err(Error::Detached { reason })
     }
 
-    /// The directory's path now: it may have been renamed since it was opened.
-    pub(crate) fn current_path(&self) -> PathBuf {
-        let is_same = |path: &PathBuf| {
-            let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
-            fs::open(path, flags, Mode::empty()).is_ok_and(|fd| self.fd.is_same_file(&fd))
+    /// A path by which another program finds the directory. It may have been renamed since it was opened.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if no absolute path that a system call takes leads to it, and why the known one does not.
+    pub(crate) fn path_for_others(&self) -> Result<PathBuf> {
+        let handle = self.handle()?;
+        let open = |path: &Path| fs::open(path, OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+        if let Some(now) = path_of(&handle).filter(|path| open(path).is_ok_and(|fd| self.fd.is_same_file(&fd))) {
+            return Ok(now);
+        }
+        let bytes = self.path.as_os_str().len();
+        let why = if bytes > PATH_BYTES_MAX {
+            format!("it has {bytes} bytes, and system calls take at most {PATH_BYTES_MAX}")
+        } else if !self.path.is_absolute() {
+            "it is relative, and the working directory has no path".to_string()
+        } else {
+            match open(&self.path) {
+                Ok(fd) if !self.fd.is_same_file(&fd) => "it leads to another directory".to_string(),
+                Err(errno @ (Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG)) => errno.to_string(),
+                // Another program may have rights that this process lacks.
+                Ok(_) | Err(_) => return Ok(self.path.clone()),
+            }
         };
-        let now = self.handle().ok().and_then(path_of).filter(is_same);
-        now.unwrap_or_else(|| self.path.clone())
+        let what =
+            format!("no logger can be started for the store: by the path {} none finds it: {why}", shown(&self.path));
+        Err(Error::Invalid { what })
     }
 }
 
 /// Whether an open directory has no name any more. A directory of several layers has one link even then.
 fn is_removed(fd: impl AsFd) -> bool {
-    let is_unlinked = fs::fstat(&fd).is_ok_and(|stat| stat.st_nlink == 0);
-    is_unlinked || path_of(fd).is_some_and(|path| path.as_os_str().as_bytes().ends_with(b" (deleted)"))
+    let Ok(stat) = fs::fstat(&fd) else { return false };
+    if stat.st_nlink == 0 {
+        return true;
+    }
+    // The mark may also be a part of the name.
+    let is_there = |path: &PathBuf| fs::stat(path).is_ok_and(|found| LockFileId::of(&found) == LockFileId::of(&stat));
+    path_of(fd).is_some_and(|path| path.as_os_str().as_bytes().ends_with(b" (deleted)") && !is_there(&path))
+}
+
+/// An error if a path is longer than any that a system call takes.
+fn check_path_len(path: &Path) -> Result<()> {
+    let bytes = path.as_os_str().len();
+    if bytes <= PATH_BYTES_MAX {
+        return Ok(());
+    }
+    let path = shown(path);
+    let what = format!(
+        "the path {path} has {bytes} bytes, and system calls take at most {PATH_BYTES_MAX}; a path relative to the \
+         working directory may be shorter"
+    );
+    Err(Error::Invalid { what })
+}
+
+/// An error if a path begins at this process's working directory, and that was removed.
+fn check_working_directory(path: &Path) -> Result<()> {
+    let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
+    if path.is_absolute() || !fs::open(".", flags, Mode::empty()).is_ok_and(is_removed) {
+        return Ok(());
+    }
+    let what = format!("{} is a relative path, and this process's working directory was removed", path.display());
+    Err(Error::Invalid { what })
+}
+
+/// The absolute form of a path that is used again later, when the working directory may be another.
+///
+/// # Errors
+/// [`Error::Invalid`] if system calls do not take it, or the working directory has no path.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
+    check_path_len(path)?;
+    let absolute = std::path::absolute(path).map_err(|source| {
+        let what = format!("path of the working directory, to which {} is relative", path.display());
+        check_working_directory(path).err().unwrap_or(Error::Io { what, source })
+    })?;
+    check_path_len(&absolute)?;
+    Ok(absolute)
+}
+
+/// A path in an error: its two ends, if it is long.
+fn shown(path: &Path) -> String {
+    const END: usize = 100;
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.len() <= 4 * END {
+        return path.display().to_string();
+    }
+    let (first, last) = (&bytes[..END], &bytes[bytes.len() - END..]);
+    format!("{} … {}", String::from_utf8_lossy(first), String::from_utf8_lossy(last))
 }
 
 /// The name of the file system that a file lies on, else its number; and whether its locks and syncs reach every user.

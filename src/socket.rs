@@ -247,7 +247,13 @@ fn new_socket() -> io::Result<OwnedFd> {
 /// A socket with a name in a directory that nobody can connect to yet: [`listen`] makes that possible.
 pub(crate) fn bind(dir: BorrowedFd<'_>, name: &str) -> io::Result<Private> {
     let fd = private(new_socket)?;
-    net::bind(fd.get()?, &SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))?)?;
+    let address = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
+    if address.len() > ADDRESS_BYTES_MAX {
+        let most = ADDRESS_BYTES_MAX - (address.len() - name.len());
+        let what = format!("the name has {} bytes, and an address of a socket has room for {most}", name.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    net::bind(fd.get()?, &SocketAddrUnix::new(address)?)?;
     Ok(fd)
 }
 

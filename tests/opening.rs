@@ -133,6 +133,35 @@ fn long_paths() {
     untorn::stop_logger(&path, HANGS).unwrap();
 }
 
+/// What opens in the deepest directory that a process can be in, whose path is longer than any system call takes, and in one
+/// that was removed. Errors once named what was a consequence of that, or a path that leads elsewhere.
+#[test]
+fn no_usable_path_leads_to_the_store() {
+    let _limit = limit();
+    let dir = tempfile::tempdir().unwrap();
+    let answers = |role: &str| {
+        let child = Child::spawn(role, dir.path(), &[]);
+        let answers: Vec<String> = (0..4).map(|_| child.hear()).collect();
+        child.finish();
+        answers
+    };
+    // No program can be started at such a path; a thread is started without one.
+    let [opened, by_thread, by_path, by_socket] = &answers("in-a-deep-directory")[..] else { unreachable!() };
+    assert!(opened.contains("no logger can be started") && opened.contains("at most 4095"), "{opened}");
+    assert!(opened.contains("/a-folder-with-a-name-of-forty-characters/store"), "{opened}");
+    assert_eq!(by_thread, "opened");
+    for error in [by_path, by_socket] {
+        assert!(error.contains("has 4") && error.contains("at most 4095"), "{error}");
+    }
+    let [relative, existing, here, above] = &answers("in-a-removed-directory")[..] else { unreachable!() };
+    for error in [relative, existing] {
+        assert!(error.contains("store is a relative path") && error.contains("directory was removed"), "{error}");
+    }
+    assert!(here.contains("the directory . was removed"), "{here}");
+    assert_eq!(above, "opened");
+    untorn::stop_logger(dir.path().join("store"), HANGS).unwrap();
+}
+
 /// Handles of one process to one directory share what they map, by whatever path; two directories have nothing in common.
 #[test]
 fn one_store_twice_and_two_stores_in_a_process() {
@@ -359,8 +388,41 @@ fn child() {
             store.keyspace("keys").unwrap().put(role.arguments[1].as_bytes(), b"v").unwrap();
             say(store.keyspace("keys").unwrap().len().unwrap());
         }
+        "in-a-deep-directory" => {
+            std::env::set_current_dir(&role.store).unwrap();
+            for _ in 0..110 {
+                // One step at a time: no system call takes the whole path.
+                std::fs::create_dir("a-folder-with-a-name-of-forty-characters").unwrap();
+                std::env::set_current_dir("a-folder-with-a-name-of-forty-characters").unwrap();
+            }
+            say_opened(&Store::options(), "store".as_ref());
+            say_opened(Store::options().logger_thread(true), "store".as_ref());
+            let path = std::path::absolute("store").unwrap();
+            say_opened(&Store::options(), &path);
+            say(untorn::Client::connect("store/logger.sock").unwrap_err());
+            untorn::stop_logger("store", HANGS).unwrap();
+        }
+        "in-a-removed-directory" => {
+            let here = role.store.join("here");
+            std::fs::create_dir(&here).unwrap();
+            std::env::set_current_dir(&here).unwrap();
+            std::fs::remove_dir(&here).unwrap();
+            say_opened(&Store::options(), "store".as_ref());
+            say_opened(Store::options().create(false), "store".as_ref());
+            say_opened(&Store::options(), ".".as_ref());
+            // It has a path, and so can have a logger.
+            say_opened(&Store::options(), "../store".as_ref());
+        }
         "as-nobody" => as_nobody(&role.store, role.arguments[0] == "true"),
         other => panic!("no role {other}"),
+    }
+}
+
+/// Opens a store, writes to it, and says what came of that.
+fn say_opened(options: &untorn::Options, path: &Path) {
+    match options.open(path).and_then(|store| store.keyspace("keys")?.put(b"k", b"v")) {
+        Ok(_) => say("opened"),
+        Err(error) => say(error),
     }
 }
 

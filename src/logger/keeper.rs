@@ -126,7 +126,7 @@ impl Keeper {
 
     fn look(&self, start: &mut Option<Start>, dir: &Dir, has_logger: &dyn Fn() -> Result<bool>) -> Result<()> {
         let (mut program, mut attempt, mut tried, mut mismatch) = (0, 1, Vec::new(), None);
-        let commands = self.commands(dir);
+        let commands = self.commands(dir)?;
         if let Some(mut last) = start.take() {
             let heard = last.ear.hear();
             let name = commands.get(last.program).map_or("a thread".into(), name_of);
@@ -199,13 +199,13 @@ impl Keeper {
         Ok(Ear::Thread(said))
     }
 
-    fn commands(&self, dir: &Dir) -> Vec<Command> {
+    fn commands(&self, dir: &Dir) -> Result<Vec<Command>> {
         if self.thread {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let named = self.program.clone().or_else(|| environment::variable(PROGRAM).map(PathBuf::from));
         // Not the path that it was opened by: another store may be there by now.
-        let path = dir.current_path();
+        let path = dir.path_for_others()?;
         let external = |program: PathBuf| {
             let mut command = Command::new(program);
             command.arg(&path);
@@ -217,7 +217,7 @@ impl Keeper {
             command
         };
         if let Some(program) = named {
-            return vec![external(program)];
+            return Ok(vec![external(program)]);
         }
         let mut commands = Vec::new();
         if is_linked_into_executable() {
@@ -234,7 +234,7 @@ impl Keeper {
         }
         // The caller chooses where a hard link to the executable lies, and what is on `PATH`.
         if environment::is_of_caller() {
-            return commands;
+            return Ok(commands);
         }
         if let Ok(own) = std::env::current_exe() {
             let beside = own.with_file_name("untorn-logger");
@@ -243,7 +243,7 @@ impl Keeper {
             }
         }
         commands.push(external("untorn-logger".into()));
-        commands
+        Ok(commands)
     }
 }
 

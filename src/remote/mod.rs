@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeBounds;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 use untorn_wal::wire::{Found, List, Reply, Request};
 
@@ -121,8 +121,8 @@ impl ClientOptions {
     /// # Errors
     /// As [`Client::connect`].
     pub fn connect(&self, socket: impl AsRef<Path>) -> Result<Client> {
-        let path: PathBuf = std::path::absolute(socket.as_ref()).unwrap_or_else(|_| socket.as_ref().into());
-        let mut link = Link::new(path, self.answer_timeout, self.reconnect_timeout);
+        // Connections that are made later start from the same path.
+        let mut link = Link::new(crate::dir::absolute(socket.as_ref())?, self.answer_timeout, self.reconnect_timeout);
         link.connect()?;
         Ok(Client { link: Mutex::new(link), durability: self.durability, fork: ForkGuard::new()? })
     }
@@ -135,8 +135,8 @@ impl Client {
     /// `untorn-logger STORE --idle never`.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is no such file; [`Error::Disconnected`] if nobody answers there;
-    /// [`Error::NotAllowed`] if the store's access file does not let this user in; [`Error::Busy`];
+    /// [`Error::NotFound`] if there is no such file; [`Error::Disconnected`] if nobody answers there; [`Error::Invalid`] if the
+    /// absolute form of the path is longer than system calls take, or there is none; [`Error::NotAllowed`] if the store's access file does not let this user in; [`Error::Busy`];
     /// [`Error::Protocol`] if the two have no version of the protocol in common.
     pub fn connect(socket: impl AsRef<Path>) -> Result<Client> {
         ClientOptions::default().connect(socket)

@@ -11,6 +11,7 @@
 //! ```
 
 use super::policy::{Fault, Policy, Principal, Rule};
+use crate::dir::PATH_BYTES_MAX;
 use std::path::Path;
 use std::time::Duration;
 
@@ -97,6 +98,12 @@ fn read_line(policy: &mut Policy, words: &[Word]) -> Result<(), String> {
         ("socket", [Word::Quoted(path)]) => {
             if !Path::new(path).is_absolute() || path.contains('\0') || Path::new(path).file_name().is_none() {
                 return Err("the socket's path must be absolute, and name a file".into());
+            }
+            if path.len() > PATH_BYTES_MAX {
+                let bytes = path.len();
+                return Err(format!(
+                    "the socket's path has {bytes} bytes, and system calls take at most {PATH_BYTES_MAX}"
+                ));
             }
             if policy.socket.replace(path.into()).is_some() {
                 return Err("there is a line for the socket already".into());
@@ -206,6 +213,14 @@ mod tests {
         let policy = Policy::parse(b"", PRINCIPAL);
         assert_eq!(policy, Policy::of_owner(PRINCIPAL));
         assert!(policy.is_owners_alone() && policy.rights(0).is_none() && policy.rights(OWNER).is_some());
+    }
+
+    #[test]
+    fn a_path_longer_than_system_calls_take() {
+        let path = |bytes: usize| format!("socket \"/{}\"", "x/".repeat(bytes / 2));
+        assert_eq!(Policy::parse(path(PATH_BYTES_MAX - 1).as_bytes(), PRINCIPAL).fault, None);
+        let (line, what) = fault(&path(PATH_BYTES_MAX + 1));
+        assert!(line == 1 && what.contains("4097 bytes") && what.contains("at most 4095"), "{what}");
     }
 
     #[test]
