@@ -68,7 +68,7 @@ pub(crate) fn decode(failure: &Failure<'_>) -> Error {
         Failure::ReadOnly => Error::ReadOnly,
         Failure::NoKeyspace { name } => Error::NoKeyspace { name: printable(name) },
         Failure::NoCell { name } => Error::NoCell { name: printable(name) },
-        Failure::Limit { what, found, limit } => Error::Limit { what: named(what), found, limit },
+        Failure::Limit { what, found, limit } => Error::Limit { what: named(&printable(what)), found, limit },
         Failure::Invalid { what } => Error::Invalid { what: printable(what) },
         Failure::Io { what, errno } => {
             Error::Io { what: format!("server: {}", printable(what)), source: io::Error::from_raw_os_error(errno) }
@@ -146,6 +146,20 @@ mod tests {
                 panic!("{error}")
             };
             assert_eq!(format!("{:?}", decode(&failure)), format!("{error:?}"));
+        }
+    }
+
+    /// Whatever text a server sends, the error has none that a terminal obeys.
+    #[test]
+    fn texts_of_a_server_are_printable() {
+        let failures = [
+            Failure::Limit { what: "a\u{1b}[2J", found: 2, limit: 1 },
+            Failure::Mismatch { file: "\u{7}", what: "\u{202e}" },
+            Failure::Corrupt { file: "\n", offset: 1, what: "\0" },
+        ];
+        for failure in failures {
+            let text = decode(&failure).to_string();
+            assert_eq!(printable(&text), text, "{failure:?}");
         }
     }
 
