@@ -83,6 +83,15 @@ impl QueueState {
         ]
     }
 
+    /// Whether a commit with this high-water mark can have the queue.
+    pub(crate) fn is_possible(&self, high_water: u32, page_size: usize) -> bool {
+        self.head.0.max(self.tail.0) < high_water
+            && self.head.is_none() == self.tail.is_none()
+            && self.head_index.max(self.tail_index) <= queue::capacity(page_size)
+            && (self.count == 0 || !self.head.is_none())
+            && self.count <= COUNT_MAX
+    }
+
     pub(crate) fn decode(words: &[u64]) -> QueueState {
         QueueState {
             head: PageId(words[0] as u32),
@@ -189,17 +198,18 @@ impl SlotImage {
                 return Some((word, format!("the commit counts {found} {what}, expected at most {max}")));
             }
         }
-        let entries_max = queue::capacity(geometry.page_size);
         for (index, queue) in self.queues.iter().enumerate() {
-            let fits = !no_page(queue.head)
-                && !no_page(queue.tail)
-                && queue.head.is_none() == queue.tail.is_none()
-                && queue.head_index.max(queue.tail_index) <= entries_max
-                && queue.count <= COUNT_MAX;
-            if !fits {
+            if !queue.is_possible(pages, geometry.page_size) {
                 let what = format!("queue {index} has impossible ends ({queue:?}, {pages} pages)");
                 return Some((QUEUES_AT[index], what));
             }
+        }
+        // Each entry of these queues is a page of its own, below the high-water mark.
+        let entries = self.queues.iter().fold(0, |sum: u64, queue| sum.saturating_add(queue.count));
+        if entries > self.free_pages || self.free_pages >= u64::from(pages) {
+            let free = self.free_pages;
+            let what = format!("the commit counts {free} free pages, {entries} of them in queues, of {pages} pages");
+            return Some((8, what));
         }
         None
     }
@@ -251,6 +261,24 @@ fn checksum(words: &[u64; SLOT_WORDS]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Goal: a queue without pages that counts entries is refused, as are more free pages than there are pages.
+    #[test]
+    fn counts_that_no_commit_has() {
+        let geometry = Geometry { page_size: 4096, max_size: 16 << 20, ring_size: 64 << 10, segment_size: 256 << 10 };
+        let queue = |head, count| QueueState { head: PageId(head), tail: PageId(head), count, ..QueueState::default() };
+        let image = |free_pages, queue| SlotImage {
+            high_water: 9,
+            free_pages,
+            queues: [queue, QueueState::default(), QueueState::default(), QueueState::default()],
+            ..SlotImage::empty()
+        };
+        assert_eq!(image(8, queue(3, 8)).problem(&geometry), None);
+        for (free_pages, queue, word) in [(8, queue(0, 1), 10), (9, queue(3, 8), 8), (7, queue(3, 8), 8)] {
+            let problem = image(free_pages, queue).problem(&geometry);
+            assert_eq!(problem.as_ref().map(|problem| problem.0), Some(word), "{free_pages} {queue:?}: {problem:?}");
+        }
+    }
 
     /// Goal: an image survives its encoding, and each flipped bit is noticed.
     #[test]

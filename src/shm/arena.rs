@@ -247,6 +247,10 @@ impl<'a> Pages<'a> {
             .damaged(id, format!("page {} (of {pages}) is not below the high-water mark {}", id.0, self.high_water))
     }
 
+    pub(crate) fn high_water(&self) -> u32 {
+        self.high_water
+    }
+
     /// An error unless these pages lie below the high-water mark.
     #[inline]
     pub(crate) fn check(&self, id: PageId, pages: u32) -> Result<()> {

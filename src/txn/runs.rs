@@ -9,7 +9,8 @@
 //! | 40 + 24 i | 4, 4 | index of the next entry in the head page, index after the last in the tail page |
 //! | 48 + 24 i | 8 | entries |
 
-use crate::page::format::{CHECKSUM_LEN, HEADER_LEN, Header, PageKind};
+use crate::page::PageRead;
+use crate::page::format::{CHECKSUM_LEN, HEADER_LEN, Header, PageKind, damaged};
 use crate::shm::arena::Pages;
 use crate::slot::{QueueState, SlotImage};
 use crate::{Error, PageId, Result, TxnId};
@@ -25,6 +26,10 @@ pub(super) fn read_directory(pages: &Pages<'_>, page: PageId, queues: &mut [Queu
             *word = u64::from_le_bytes(body[at..at + 8].try_into().expect("8 bytes"));
         }
         *state = QueueState::decode(&words);
+        if !state.is_possible(pages.high_water(), pages.page_size()) {
+            let what = format!("the queue of run class {class} has impossible ends: {state:?}");
+            return Err(damaged(page, pages.page_size(), what));
+        }
     }
     Ok(())
 }
