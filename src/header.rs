@@ -130,7 +130,7 @@ impl Header {
 
     /// Decodes the slot with this index. Every field is held against every limit that creation and checkpoints keep: a
     /// checksum proves that the bytes are what was written, not who wrote them.
-    fn decode(bytes: &[u8; SLOT_BYTES], slot: u64) -> Result<Header> {
+    pub(crate) fn decode(bytes: &[u8; SLOT_BYTES], slot: u64) -> Result<Header> {
         let offset = slot * SLOT_BYTES as u64;
         let damaged_at = |at: usize, what: String| Error::corrupt(dir::CHECKPOINT, offset + at as u64, what);
         let damaged = |what: String| damaged_at(0, what);

@@ -63,6 +63,9 @@ mod environment;
 mod error;
 mod fault;
 mod feed;
+#[doc(hidden)]
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod header;
 mod ids;
 mod keyspace;

@@ -69,7 +69,7 @@ pub(super) fn check_log(disk: &RealDisk, survey: &Survey, header: &Header) -> Re
 }
 
 /// Holds the pages that lead to everything else against their checksums and the header.
-pub(super) fn check_arena(arena: &Arena, header: &Header) -> Result<()> {
+pub(crate) fn check_arena(arena: &Arena, header: &Header) -> Result<()> {
     let image = &header.image;
     let pages = arena.pages(image.high_water);
     let check = |page: PageId, count: u32, birth: TxnId| -> Result<()> {

@@ -29,3 +29,8 @@ pub(crate) mod recover_cells;
 pub(crate) mod sampler;
 mod serve;
 pub(crate) mod settings;
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use check::check_arena;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use serve::check_access;

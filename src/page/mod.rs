@@ -9,7 +9,8 @@
 
 pub(crate) mod format;
 pub(crate) mod items;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), allow(dead_code))]
 pub(crate) mod memory;
 pub(crate) mod node;
 pub(crate) mod patch;

@@ -162,6 +162,43 @@ fn number(text: &str, max: u64) -> Result<u64, String> {
     }
 }
 
+/// Holds what any file comes to against what a policy promises. For the fuzz target `access`.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn check_access(text: &[u8]) {
+    let principal = Principal { uid: 7, unmapped: Some(65534) };
+    let policy = Policy::parse(text, principal);
+    assert!(policy.rights(principal.uid).is_some_and(|rights| rights.is_owner()), "the owner is not let in");
+    assert!((1..=CONNECTIONS_MAX).contains(&policy.connections));
+    assert!((1..=PATIENCE_SECONDS_MAX).contains(&policy.patience.as_secs()));
+    assert!(policy.socket.as_ref().is_none_or(|path| path.is_absolute() && path.file_name().is_some()));
+    let uids = [0, 1000, 65534, u32::MAX - 1].into_iter().chain(policy.rules.iter().filter_map(|rule| rule.uid));
+    for rights in uids.filter(|uid| *uid != principal.uid).filter_map(|uid| policy.rights(uid)) {
+        assert!(policy.fault.is_none() && !policy.is_owners_alone(), "a file that is not understood lets others in");
+        for name in ["", "a.b", "public", "untorn.cells", "größe"] {
+            assert!(!rights.may_write(name) || rights.may_read(name));
+            assert!(!rights.may_write(name) || !name.starts_with("untorn."));
+            assert!(rights.may_read(name) || !rights.may_read_all());
+        }
+    }
+    if let Some(fault) = &policy.fault {
+        assert!(policy.rules.is_empty() && fault.line <= text.split(|byte| *byte == b'\n').count());
+        return;
+    }
+    // What is understood can be written again, and means the same.
+    let quote = |text: &str| format!(" \"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+    let mut again = format!("connections {}\npatience {}\n", policy.connections, policy.patience.as_secs());
+    if let Some(path) = &policy.socket {
+        again += &format!("socket{}\n", quote(path.to_str().expect("it was text")));
+    }
+    for rule in &policy.rules {
+        let uid = rule.uid.map_or("any".to_owned(), |uid| uid.to_string());
+        let access = if rule.may_write { "read-write" } else { "read-only" };
+        again +=
+            &format!("allow {uid} {access}{}\n", rule.prefixes.iter().map(|prefix| quote(prefix)).collect::<String>());
+    }
+    assert_eq!(Policy::parse(again.as_bytes(), principal), policy, "written again: {again:?}");
+}
+
 #[cfg(test)]
 mod tests {
     //! Whatever the file holds, it is understood or it is not: then nobody but the owner gets in. What is understood is

@@ -37,6 +37,8 @@ use crate::engine::Engine;
 use crate::options::Options;
 use crate::socket::Stream;
 use crate::{Error, Result, Store};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use access::check_access;
 use parking_lot::Mutex;
 use place::{Place, Stamp};
 use policy::Policy;

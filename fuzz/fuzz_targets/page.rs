@@ -1,0 +1,4 @@
+//! Runs the fuzz target `page`: see `src/fuzzing/mod.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| untorn::fuzzing::page(bytes));

@@ -1,0 +1,63 @@
+//! Messages between a message-passing client and the server, and the file `access`, by which the server goes.
+
+use super::sized;
+use crate::logger::check_access;
+use crate::remote::failure;
+use untorn_wal::printable;
+use untorn_wal::wire::{self, ClientHello, Reply, Request, ServerHello};
+
+/// The frame of a message that was decoded, encoded in all ways.
+macro_rules! frame_of {
+    ($message:expr) => {{
+        let message = $message;
+        let frame = wire::encode(message).expect("a message that was decoded is short enough");
+        assert_eq!(wire::encoded_len(message), Ok(frame.len() - wire::FRAME_HEADER_BYTES));
+        assert_eq!(wire::frame_len(sized(&frame)), Ok(frame.len() - wire::FRAME_HEADER_BYTES));
+        let mut pieces = Vec::new();
+        let handed_on = wire::encode_in_pieces(message, |piece| {
+            pieces.extend_from_slice(piece);
+            Ok::<(), ()>(())
+        });
+        assert_eq!((handed_on, &pieces), (Ok(()), &frame), "a message in pieces");
+        frame
+    }};
+}
+
+/// What a client sends: a hello, or a request without the length of its frame.
+pub fn request(bytes: &[u8]) {
+    if let Ok(hello) = ClientHello::decode(&sized(bytes)) {
+        assert_eq!(ClientHello::decode(&hello.encode()), Ok(hello));
+        assert!(hello.common_version().is_none_or(|version| (hello.oldest..=hello.newest).contains(&version)));
+    }
+    let _ = wire::frame_len(sized(bytes));
+    if let Ok(request) = wire::decode::<Request<'_>>(bytes) {
+        let frame = frame_of!(&request);
+        assert_eq!(&frame[4..], bytes, "a request encodes to other bytes");
+        assert_eq!(wire::decode::<Request<'_>>(&frame[4..]).as_ref(), Ok(&request));
+    }
+}
+
+/// What a server sends: a hello, or a reply without the length of its frame.
+pub fn reply(bytes: &[u8]) {
+    if let Ok(hello) = ServerHello::decode(&sized(bytes)) {
+        assert!(hello.text_bytes <= wire::hello::TEXT_BYTES_MAX);
+        assert!(hello.refusal.is_some() || (wire::VERSION_MIN..=wire::VERSION).contains(&hello.version));
+    }
+    let Ok(reply) = wire::decode::<Reply<'_>>(bytes) else { return };
+    let frame = frame_of!(&reply);
+    assert_eq!(&frame[4..], bytes, "a reply encodes to other bytes");
+    assert_eq!(wire::decode::<Reply<'_>>(&frame[4..]).as_ref(), Ok(&reply));
+    if let Reply::Failed(what) = &reply {
+        let error = failure::decode(what);
+        let text = error.to_string();
+        assert_eq!(printable(&text), text, "an error with characters that a terminal obeys");
+        // A server may pass it on.
+        let again = failure::encode(&error);
+        assert!(matches!(wire::decode::<Reply<'_>>(&again[4..]), Ok(Reply::Failed(_))));
+    }
+}
+
+/// The file `access`.
+pub fn access(bytes: &[u8]) {
+    check_access(bytes);
+}
