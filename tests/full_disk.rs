@@ -62,6 +62,7 @@ fn scene(role: &Role) {
         "deaths" => deaths(&disk),
         "unflushed" => unflushed(&disk),
         "worthless" => worthless(&disk),
+        "retained" => retained(&disk),
         "points" => points(&disk, Path::new(&role.arguments[2])),
         "no room" => no_room(&disk),
         other => panic!("no scene {other}"),
@@ -297,6 +298,34 @@ fn worthless(disk: &Disk) {
         drop(store);
         disk.remove_store();
     }
+}
+
+/// The log that is retained for followers gives its blocks to every step of recovery. What broke: the cells are restored
+/// after the replay, and a full disk was an error there.
+#[test]
+fn retained_log_gives_its_blocks_to_cells() {
+    run("retained", None);
+}
+
+fn retained(disk: &Disk) {
+    let mut options = Store::options();
+    options.segment_size(256 << 10).ring_size(64 << 10).retain_changes(64 << 20, Duration::MAX);
+    let store = options.open(disk.store()).unwrap();
+    store.cell("cell", 8).unwrap().store_durable(&[7; 8]).unwrap();
+    let value = "v".repeat(100_000);
+    for n in 0..80 {
+        put(&store, &format!("large {}", n % 4), &value);
+    }
+    put(&store, "a", "1");
+    store.checkpoint().unwrap();
+    wait_until(|| store.stats().unwrap().wal_kept >= 16);
+    close_and_kill(store);
+    std::fs::remove_file(disk.store().join("control")).unwrap();
+    disk.fill();
+    let store = disk.open().unwrap();
+    assert_eq!((get(&store, "a").as_deref(), load(&store)), (Some("1"), [7; 8]));
+    put(&store, "b", "2");
+    assert_clean(&store);
 }
 
 /// A recovery dies on a full disk, at each of its steps, and its successor at the same one: the next one succeeds.

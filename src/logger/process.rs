@@ -251,9 +251,16 @@ fn try_to_prepare(
                 control.continue_region(old);
             }
             let engine = engine(control, dir, arena);
-            let recovered = recover::replay(&engine, &header, &pool, &disk, &shape, old.as_ref());
-            if matches!(recovered, Err(Error::DiskFull { .. })) {
-                // The next attempt finds the room.
+            let recover = || {
+                let recovered = recover::replay(&engine, &header, &pool, &disk, &shape, old.as_ref())?;
+                let logger = logger(engine, pool.clone());
+                logger.enter_control();
+                let flusher = recover::finish(logger.clone(), recovered, region, old.as_ref())?;
+                Ok((logger, flusher))
+            };
+            let served = recover();
+            if matches!(served, Err(Error::DiskFull { .. })) {
+                // The next attempt finds the free blocks.
                 while pool.yield_kept(true).map_err(log_error)? {
                     *has_given_back = true;
                 }
@@ -261,11 +268,7 @@ fn try_to_prepare(
                     *has_given_back = true;
                 }
             }
-            let recovered = recovered?;
-            let logger = logger(engine, pool);
-            logger.enter_control();
-            let flusher = recover::finish(logger.clone(), recovered, region, old.as_ref())?;
-            (logger, flusher)
+            served?
         }
     };
     logger.count_segments();
