@@ -97,7 +97,7 @@ fn every_call_of_a_child_answers_forked() {
 fn forks_while_busy(path: &Path) {
     const CHILDREN: u64 = 60;
     let mut options = Store::options();
-    options.lock_timeout(Duration::from_secs(10)).durability(Durability::Visible);
+    options.lock_timeout(HANGS).durability(Durability::Visible);
     let store = options.open(path).unwrap();
     let keys = store.keyspace("keys").unwrap();
     let cell = store.cell("cell", 4096).unwrap();

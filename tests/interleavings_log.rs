@@ -396,7 +396,7 @@ impl Drop for Device {
 fn open_on(device: &Device) -> Store {
     let mut options = Store::options();
     options.ring_size(64 << 10).segment_size(256 << 10).checkpoint_bytes(1 << 40).max_size(1 << 30);
-    options.logger_idle(Duration::from_secs(3)).logger_timeout(Duration::from_secs(10));
+    options.logger_idle(Duration::from_secs(3)).logger_timeout(HANGS);
     options.open(device.path()).unwrap()
 }
 
@@ -433,7 +433,7 @@ fn the_device_fills_between_swing_and_flush() {
         let mut starter = Role::start(victim(), "worker", &path, "", &[("UNTORN_CRASH", &orders)]);
         starter.wait_for("ready");
         let mut options = worker::options();
-        let few = Few::open(options.logger_timeout(Duration::from_secs(10)).open(&path).unwrap()).unwrap();
+        let few = Few::open(options.logger_timeout(HANGS).open(&path).unwrap()).unwrap();
         few.commits(10, true).unwrap();
         starter.kill();
         gate.close();

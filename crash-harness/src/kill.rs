@@ -7,6 +7,7 @@
 mod random;
 
 use crate::context::Context;
+use crate::limits::HANGS;
 use crate::oracle::{self, Told};
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
 use crate::process::{Process, crash_kernel, kill_loggers, signal_loggers};
@@ -14,12 +15,6 @@ use crate::{victim, workload};
 use rustix::process::Signal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-/// How long others may be held up by a death, on a machine that is busy with other things as well. Longer than any of the processes
-/// itself tries in vain (30 s), so that whoever is held up says first what it waits for.
-pub const BLOCKED_MAX: Duration = Duration::from_secs(45);
-/// How long it may take until a process comes by a point.
-const REACH: Duration = Duration::from_secs(45);
 
 /// What `--only` calls one death at each point, whatever the limit.
 pub const EVERY_POINT: &str = "every point";
@@ -143,8 +138,8 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
             name = format!("successor {}", told.len());
             doomed = Process::start(program, "writer", path, &[&name, rounds], &env);
         }
-        if begun.elapsed() > REACH {
-            return Err(Finding::new(Kind::Misbehaved, format!("nobody came by {point} within {REACH:?}")));
+        if begun.elapsed() > HANGS {
+            return Err(Finding::new(Kind::Misbehaved, format!("nobody came by {point} within {HANGS:?}")));
         }
         std::thread::sleep(Duration::from_micros(500));
     }
@@ -165,7 +160,7 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
     };
     told.push((name.clone(), Told::by(&doomed)));
     let mut other = Process::start(&victim::own(), "writer", path, &["other"], &[]);
-    other.wait_for("C", 1, BLOCKED_MAX)?;
+    other.wait_for("C", 1, HANGS)?;
     let store = kept(&told, false)?;
     // However often one was begun. After one death none is asked for, since it would hide from recovery what the log lacks.
     if action == "twice" {
@@ -189,16 +184,16 @@ fn while_stopped(path: &Path, stopped: &mut Process) -> Result<(), Finding> {
     let is_reading = reader.wait_for("ok", 1, Duration::from_millis(300));
     if let Ok(()) = is_reading {
         let seen = reader.lines().len();
-        reader.wait_for("ok", seen + 3, BLOCKED_MAX)?;
+        reader.wait_for("ok", seen + 3, HANGS)?;
     }
     reader.refuse_finding()?;
     // Whoever it is: the victim, or a logger that it started.
     stopped.signal(Signal::CONT);
     signal_loggers(path, Signal::CONT);
     let mut other = Process::start(&victim::own(), "writer", path, &["other"], &[]);
-    other.wait_for("C", 1, BLOCKED_MAX)?;
+    other.wait_for("C", 1, HANGS)?;
     // Also a reader that had to wait, and one that did not.
-    reader.wait_for("ok", reader.lines_count() + 1, BLOCKED_MAX)?;
+    reader.wait_for("ok", reader.lines_count() + 1, HANGS)?;
     stopped.refuse_finding()?;
     other.refuse_finding()?;
     reader.kill();

@@ -3,6 +3,7 @@
 //! | module | its one job |
 //! |---|---|
 //! | [`suites`] | which suites there are |
+//! | [`limits`] | the one limit that means "it hangs" |
 //! | [`context`], [`scratch`], [`outcome`], [`report`] | what a suite works with, what it finds, how that is shown |
 //! | [`role`], [`process`], [`victim`], [`cargo`] | the processes that are killed, and the build of them that has crash points |
 //! | [`workload`], [`messenger`], [`follower`], [`oracle`] | what they do, and what must hold afterwards |
@@ -26,6 +27,7 @@ pub mod follower;
 pub mod history;
 pub mod inject;
 pub mod kill;
+pub mod limits;
 pub mod messenger;
 pub mod oracle;
 pub mod outcome;

@@ -1,5 +1,6 @@
 //! A writer that sends messages: it maps nothing, and must get along with loggers that die while it waits for their answers.
 
+use crate::limits::HANGS;
 use crate::oracle::{self, unsealed};
 use crate::outcome::{Finding, Kind};
 use crate::role::say;
@@ -7,9 +8,6 @@ use crate::workload::{KEYS, misbehaved, sealed};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Batch, Client, CommitOutcome, Durability, Error};
-
-/// How long nobody may be there to talk to: somebody else has to start the next logger.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Writes until killed: the same transactions as other writers, every fourth acknowledged after its fsync.
 ///
@@ -55,7 +53,7 @@ fn commit(client: &Client, batch: &Batch, durability: Durability) -> Result<Answ
                 return Err(Finding::new(Kind::Misbehaved, "a batch without conditions did not match"));
             }
             Err(Error::InDoubt { .. } | Error::NotDurable { .. }) => return Ok(Answer::InDoubt),
-            Err(Error::Disconnected { .. } | Error::Busy { .. }) if start.elapsed() < PATIENCE => {
+            Err(Error::Disconnected { .. } | Error::Busy { .. }) if start.elapsed() < HANGS => {
                 std::thread::sleep(Duration::from_millis(2));
             }
             Err(error) => return Err(misbehaved("a batch by message")(error)),
@@ -69,7 +67,7 @@ pub(crate) fn connect(path: &Path) -> Result<Client, Finding> {
     loop {
         match Client::connect(path.join("logger.sock")) {
             Ok(client) => return Ok(client),
-            Err(_) if start.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(2)),
+            Err(_) if start.elapsed() < HANGS => std::thread::sleep(Duration::from_millis(2)),
             Err(error) => return Err(misbehaved("connecting")(error)),
         }
     }
@@ -81,7 +79,7 @@ fn last(client: &Client, name: &str) -> Result<u64, Finding> {
         match client.get("marks", name.as_bytes()) {
             Ok(None) | Err(Error::NoKeyspace { .. }) => return Ok(0),
             Ok(Some(value)) => return unsealed(&value),
-            Err(Error::Disconnected { .. } | Error::Busy { .. }) if start.elapsed() < PATIENCE => {
+            Err(Error::Disconnected { .. } | Error::Busy { .. }) if start.elapsed() < HANGS => {
                 std::thread::sleep(Duration::from_millis(2));
             }
             Err(error) => return Err(misbehaved("a get by message")(error)),

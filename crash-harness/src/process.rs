@@ -1,5 +1,6 @@
 //! Processes that the harness starts, hears, stops and kills.
 
+use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
 use crate::role;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -11,9 +12,6 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
-
-/// How long a process may take to die: one that writes to a slow disk ends after that write.
-const GONE_MAX: Duration = Duration::from_secs(30);
 
 /// A process in a role. Killed when dropped.
 pub struct Process {
@@ -205,7 +203,7 @@ fn wait_until_gone(handle: &OwnedFd) {
     let start = Instant::now();
     let mut asked = [PollFd::new(handle, PollFlags::IN)];
     let bound = Timespec { tv_sec: 1, tv_nsec: 0 };
-    while !poll(&mut asked, Some(&bound)).is_ok_and(|count| count > 0) && start.elapsed() < GONE_MAX {}
+    while !poll(&mut asked, Some(&bound)).is_ok_and(|count| count > 0) && start.elapsed() < HANGS {}
 }
 
 /// Whether all threads of all loggers of the store at `path` stand still, after they were told to: each ends first what it does in
@@ -251,12 +249,12 @@ pub fn crash_kernel(path: &Path) {
     let start = Instant::now();
     loop {
         // A logger that was just being started when its client died is not known by its environment yet.
-        while kill_loggers(path) > 0 || (is_in_use(path) && start.elapsed() < GONE_MAX) {
+        while kill_loggers(path) > 0 || (is_in_use(path) && start.elapsed() < HANGS) {
             std::thread::sleep(Duration::from_millis(1));
         }
         let _ = std::fs::remove_file(path.join("control"));
         // One that came only now may have the region that is no more.
-        if kill_loggers(path) == 0 && !is_in_use(path) || start.elapsed() > GONE_MAX {
+        if kill_loggers(path) == 0 && !is_in_use(path) || start.elapsed() > HANGS {
             return;
         }
     }

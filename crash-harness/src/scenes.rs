@@ -8,7 +8,7 @@
 //! | `namespaces` | writers work in pid namespaces of their own, where each is process 1, and are killed | that nobody takes the living for dead, or the dead for living |
 
 use crate::context::Context;
-use crate::kill::BLOCKED_MAX;
+use crate::limits::HANGS;
 use crate::oracle::{self, Told, unsealed};
 use crate::outcome::{Finding, Kind, Outcome};
 use crate::process::{Process, crash_kernel, kill_loggers};
@@ -98,7 +98,7 @@ fn stream_and_wait(path: &Path) -> Result<(), Finding> {
 fn unfinished_stream(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding> {
     let store = unsampled().open(path).map_err(misbehaved("opening"))?;
     let mut streamer = Process::start(&victim::own(), "streamer", path, &[], &[]);
-    streamer.wait_for("ok", 1, BLOCKED_MAX)?;
+    streamer.wait_for("ok", 1, HANGS)?;
     streamer.kill();
     let kept = || -> untorn::Result<()> {
         let mut txn = store.begin_with(Durability::Durable)?;
@@ -188,15 +188,15 @@ fn recycled_under_a_follower(path: &Path, outcome: &mut Outcome) -> Result<bool,
     opened(true);
     let orders = format!("feed.before_copy@0:hold={}", gate.display());
     let mut follower = Process::start(program, "follower", path, &["durable"], &[("UNTORN_CRASH", &orders)]);
-    follower.wait_for("ok", 1, BLOCKED_MAX)?;
+    follower.wait_for("ok", 1, HANGS)?;
     opened(false);
     // It comes to the gate with the next commit or one of those after it; what it has read by then is less than is made now.
     let begun = Instant::now();
     while !gate.with_extension("reached").exists() {
         commit(1).map_err(misbehaved("commit"))?;
         std::thread::sleep(Duration::from_millis(1));
-        if begun.elapsed() > BLOCKED_MAX {
-            return Err(Finding::new(Kind::BlockedReader, format!("a follower read nothing for {BLOCKED_MAX:?}")));
+        if begun.elapsed() > HANGS {
+            return Err(Finding::new(Kind::BlockedReader, format!("a follower read nothing for {HANGS:?}")));
         }
     }
     let seen = store.snapshot().map_err(misbehaved("snapshot"))?.txn_id();
@@ -207,14 +207,14 @@ fn recycled_under_a_follower(path: &Path, outcome: &mut Outcome) -> Result<bool,
         if matches!(from_there, Err(Error::Lagged { .. })) {
             break;
         }
-        if begun.elapsed() > BLOCKED_MAX {
-            return Err(Finding::new(Kind::Misbehaved, format!("nothing was recycled within {BLOCKED_MAX:?}")));
+        if begun.elapsed() > HANGS {
+            return Err(Finding::new(Kind::Misbehaved, format!("nothing was recycled within {HANGS:?}")));
         }
     }
     opened(true);
     // Until it has heard of the newest, or that it has missed something.
     let heard = follower.lines().iter().filter(|line| line.as_str() == "ok").count();
-    follower.wait_for("ok", heard + 2, BLOCKED_MAX)?;
+    follower.wait_for("ok", heard + 2, HANGS)?;
     follower.kill();
     outcome.kills += 1;
     Ok(true)
@@ -265,14 +265,14 @@ fn namespaces(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding> {
     let own = victim::own();
     let start = |name: &str| Process::start(&own, "contained", path, &["writer", name], &[]);
     let mut host = Process::start(&own, "writer", path, &["host"], &[]);
-    host.wait_for("V", 1, BLOCKED_MAX)?;
+    host.wait_for("V", 1, HANGS)?;
     let mut writers: Vec<(String, Process)> =
         ["in-a", "in-b"].into_iter().map(|name| (name.to_string(), start(name))).collect();
     let mut reader = Process::start(&own, "contained", path, &["reader"], &[]);
     let mut told = Vec::new();
     for death in 0..4 {
         for (_, writer) in &mut writers {
-            match writer.wait_for("C", 1, BLOCKED_MAX) {
+            match writer.wait_for("C", 1, HANGS) {
                 Err(finding) if finding.what == NO_NAMESPACES => return Ok(false),
                 waited => waited?,
             }
@@ -289,8 +289,8 @@ fn namespaces(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding> {
         let begun = Instant::now();
         while host.lines().len() < heard + 8 {
             host.refuse_finding()?;
-            if begun.elapsed() > BLOCKED_MAX {
-                return Err(Finding::new(Kind::BlockedReader, format!("a writer was held up for {BLOCKED_MAX:?}")));
+            if begun.elapsed() > HANGS {
+                return Err(Finding::new(Kind::BlockedReader, format!("a writer was held up for {HANGS:?}")));
             }
             std::thread::sleep(Duration::from_millis(1));
         }

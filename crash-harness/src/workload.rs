@@ -2,6 +2,7 @@
 //!
 //! A writer's n-th transaction leaves marks from which the oracle knows n, and from n all that must be there.
 
+use crate::limits::HANGS;
 use crate::oracle::{self, Accounts, unsealed};
 use crate::outcome::{Finding, Kind};
 use crate::role::{Role, say};
@@ -40,7 +41,7 @@ pub fn open_with(options: &Options, path: &Path) -> Result<Store, Finding> {
     let start = std::time::Instant::now();
     loop {
         match options.open(path) {
-            Err(Error::LoggerUnavailable { .. }) if start.elapsed() < Duration::from_secs(20) => {}
+            Err(Error::LoggerUnavailable { .. }) if start.elapsed() < HANGS => {}
             opened => return opened.map_err(misbehaved("opening the store")),
         }
     }

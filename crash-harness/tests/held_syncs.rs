@@ -4,7 +4,8 @@
 //! Method: the recording file system of the harness, whose syncs can be held and failed, and processes of the harness on it.
 //! Without root and FUSE that is said, and is an error where nothing may be skipped.
 
-use crash_harness::power::lives::{Life, PATIENCE};
+use crash_harness::limits::HANGS;
+use crash_harness::power::lives::Life;
 use crash_harness::recorder::own_mounts;
 use std::time::{Duration, Instant};
 use untorn::{Client, Durability};
@@ -34,7 +35,7 @@ fn a_message_is_answered_after_the_sync() {
     life.recorder.hold_sync("wal/seg-", 0);
     std::thread::scope(|scope| {
         let durable = scope.spawn(|| client.put("k", b"durable", b""));
-        let held = life.recorder.held(PATIENCE).expect("a sync of the log");
+        let held = life.recorder.held(HANGS).expect("a sync of the log");
         other.put_with("k", b"visible", b"", Durability::Visible).unwrap();
         assert!(other.get("k", b"durable").unwrap().is_some());
         std::thread::sleep(Duration::from_millis(300));
@@ -58,9 +59,9 @@ fn clients_that_pass_messages_need_not_close_the_store() {
     let socket = life.processes.store.join("logger.sock");
     let start = Instant::now();
     let client = loop {
-        match Client::options().reconnect_timeout(PATIENCE).connect(&socket) {
+        match Client::options().reconnect_timeout(HANGS).connect(&socket) {
             Ok(client) => break client,
-            Err(error) => assert!(start.elapsed() < PATIENCE, "no socket: {error}"),
+            Err(error) => assert!(start.elapsed() < HANGS, "no socket: {error}"),
         }
         std::thread::sleep(Duration::from_millis(1));
     };
@@ -68,7 +69,7 @@ fn clients_that_pass_messages_need_not_close_the_store() {
     life.recorder.hold_sync("arena", 0);
     std::thread::scope(|scope| {
         let checkpoint = scope.spawn(|| client.checkpoint());
-        life.recorder.held(PATIENCE).expect("a sync of the arena").fail();
+        life.recorder.held(HANGS).expect("a sync of the arena").fail();
         // Refused, or taken by the next logger: the request may be sent again.
         let _ = checkpoint.join().unwrap();
     });
@@ -77,7 +78,7 @@ fn clients_that_pass_messages_need_not_close_the_store() {
     loop {
         match client.put("k", b"after", b"2") {
             Ok(txn) if txn.incarnation() > before.incarnation() => break,
-            ended => assert!(start.elapsed() < PATIENCE, "{ended:?}"),
+            ended => assert!(start.elapsed() < HANGS, "{ended:?}"),
         }
         std::thread::sleep(Duration::from_millis(10));
     }

@@ -1,5 +1,6 @@
 //! fjall as a subject: one keyspace, each batch persisted with an fsync.
 
+use crash_harness::limits::HANGS;
 use crash_harness::subject::{About, Change, Entries, Promise, Result, Store, Subject};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 use std::path::Path;
@@ -29,7 +30,7 @@ impl Subject for Fjall {
         let database = loop {
             match Database::builder(path).worker_threads(1).open() {
                 // The lock of a process that was killed is released a moment after it is gone.
-                Err(fjall::Error::Locked) if begun.elapsed() < Duration::from_secs(10) => {
+                Err(fjall::Error::Locked) if begun.elapsed() < HANGS => {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 opened => break opened?,

@@ -1,5 +1,6 @@
 //! redb as a subject.
 
+use crash_harness::limits::HANGS;
 use crash_harness::subject::{About, Change, Entries, Failure, Promise, Result, Store, Subject};
 use redb::{
     Builder, ConcurrencyMode, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition,
@@ -52,7 +53,7 @@ impl Subject for Redb {
         let database = loop {
             match builder.create(path.join("data.redb")) {
                 // The lock of a process that was killed is released a moment after it is gone.
-                Err(DatabaseError::DatabaseAlreadyOpen) if begun.elapsed() < Duration::from_secs(10) => {
+                Err(DatabaseError::DatabaseAlreadyOpen) if begun.elapsed() < HANGS => {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 opened => break opened?,

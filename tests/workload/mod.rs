@@ -31,7 +31,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         // Its clients are gone by now; the logger leaves at once when told, and for certain with its directory.
-        let _ = untorn::stop_logger(self.path(), Duration::from_secs(10));
+        let _ = untorn::stop_logger(self.path(), HANGS);
     }
 }
 

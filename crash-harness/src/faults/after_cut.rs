@@ -2,6 +2,7 @@
 
 use super::at_rest::in_process;
 use super::told;
+use crate::limits::HANGS;
 use crate::oracle;
 use crate::outcome::{Finding, Kind};
 use crate::process::Process;
@@ -10,9 +11,6 @@ use crate::victim;
 use crate::workload::misbehaved;
 use std::path::Path;
 use std::time::{Duration, Instant};
-
-/// Longest look at one state.
-const LOOK_MAX: Duration = Duration::from_secs(120);
 
 /// Has the states `0`, `1`, … in a directory judged, each against what was said until then, in `0.said`, ….
 ///
@@ -25,8 +23,8 @@ pub(super) fn judge(states: &Path, count: usize) -> Result<(), (usize, Finding)>
         if process.lines_count() != heard {
             (heard, since) = (process.lines_count(), Instant::now());
         }
-        if since.elapsed() > LOOK_MAX {
-            let what = format!("recovery and checks took more than {LOOK_MAX:?}");
+        if since.elapsed() > HANGS {
+            let what = format!("recovery and checks took more than {HANGS:?}");
             return Err((process.newest("T ") as usize, Finding::new(Kind::BlockedReader, what)));
         }
         std::thread::sleep(Duration::from_millis(1));

@@ -6,6 +6,7 @@
 
 use super::told;
 use crate::context::Context;
+use crate::limits::HANGS;
 use crate::oracle::{self, Told};
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
 use crate::process::{Process, crash_kernel, kill_loggers};
@@ -28,8 +29,6 @@ const HEADER: u64 = 128;
 const SLOT: u64 = 512;
 /// Other bytes that are tried in a long run, for each byte of a header.
 const OTHERS: usize = 2;
-/// Longest look at one damaged store.
-const LOOK_MAX: Duration = Duration::from_secs(60);
 
 /// How many damages a process tries, one after the other.
 const BATCH: &str = "20";
@@ -191,7 +190,7 @@ fn batch(context: &Context, image: &mut Image, tally: &mut Tally, outcome: &mut 
     ];
     let mut process = Process::start(&victim::own(), "damaged", &image.path, &arguments, &[]);
     let (mut heard, mut since) = (0, Instant::now());
-    while process.is_running() && since.elapsed() < LOOK_MAX {
+    while process.is_running() && since.elapsed() < HANGS {
         let lines = process.lines().len();
         if lines != heard {
             (heard, since) = (lines, Instant::now());

@@ -2,6 +2,7 @@
 
 use super::told;
 use crate::inject::{Ended, Injector, Traced};
+use crate::limits::HANGS;
 use crate::oracle::Told;
 use crate::outcome::{Finding, Kind};
 use crate::process::kill_loggers;
@@ -10,9 +11,6 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-/// How long a scene may wait for something that must happen, on a machine that is busy with other things as well.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why a scene did not come to its good end.
 pub(super) enum Trouble {
@@ -90,8 +88,8 @@ impl Cast {
             if has_ended {
                 return found(Kind::Misbehaved, format!("{name} ended before it said {what:?}: {said}"));
             }
-            if start.elapsed() > PATIENCE {
-                let what = format!("{name} has not said {what:?} {count} times within {PATIENCE:?}: {said}");
+            if start.elapsed() > HANGS {
+                let what = format!("{name} has not said {what:?} {count} times within {HANGS:?}: {said}");
                 return found(Kind::BlockedReader, what);
             }
         }

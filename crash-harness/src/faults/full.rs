@@ -6,6 +6,7 @@
 use super::after;
 use super::cast::{Cast, Played, Trouble};
 use crate::context::Context;
+use crate::limits::HANGS;
 use crate::oracle::Told;
 use crate::process::Process;
 use crate::recorder::own_mounts;
@@ -124,7 +125,7 @@ fn writers_on(small: &Small) -> Played<(Vec<(String, Told)>, u64)> {
         // Whoever comes now can read. When the log could not go on for long and was given up, opening recovers the store, which needs room
         // for a new region: that is said.
         let mut reader = Process::start(&victim::own(), "reader", path, &[], &[]);
-        match reader.wait_for("ok", 3, super::cast::PATIENCE) {
+        match reader.wait_for("ok", 3, HANGS) {
             Err(finding) if finding.what.contains("no space left for") => turned_away += 1,
             read => read?,
         }

@@ -4,9 +4,10 @@
 //! A soft limit is the client's own: its logger lifts it to the hard one. A hard one binds the logger, too.
 
 use super::after;
-use super::cast::{Cast, PATIENCE, Played, found};
+use super::cast::{Cast, Played, found};
 use super::worker;
 use crate::context::Context;
+use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
 use crate::process::Process;
 use crate::role::Role;
@@ -72,7 +73,7 @@ impl Limited {
         } else {
             Some(cast.start("other", "enduring", &["other", "3", "stay", "", "visible"])?)
         };
-        let status = cast.wait(limited, PATIENCE * 2)?;
+        let status = cast.wait(limited, HANGS * 2)?;
         let died_of_it = status.signal() == Some(libc::SIGXFSZ) && self.what == "file-size-limit" && !self.ignores;
         if !status.success() && !died_of_it {
             cast.check()?;

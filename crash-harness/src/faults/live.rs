@@ -2,8 +2,9 @@
 //! unnoticed: calls may fail. But nobody crashes, nobody hangs, and what was durable before the first flip is there when the
 //! region is gone, or opening says what is damaged.
 
-use super::cast::{Cast, PATIENCE, Played, found};
+use super::cast::{Cast, Played, found};
 use super::told;
+use crate::limits::HANGS;
 use crate::oracle;
 use crate::outcome::Kind;
 use crate::process::crash_kernel;
@@ -65,7 +66,7 @@ pub(super) fn play(path: &Path, number: Option<u64>, seed: u64) -> Played<Flippe
         }
     }
     for worker in workers {
-        let status = cast.wait(worker, PATIENCE * 3)?;
+        let status = cast.wait(worker, HANGS * 3)?;
         cast.check()?;
         if !status.success() {
             return found(

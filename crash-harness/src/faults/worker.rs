@@ -5,6 +5,7 @@
 //! the writer looks each time.
 
 use super::told;
+use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
 use crate::role::{self, Role, say};
 use crate::workload::{CELL, Writer, sealed};
@@ -14,10 +15,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Durability, Error, Feed, Options, Store, TxnId};
 
-/// How often a call is tried that fails.
+/// Tries of a call that fails, and the fewest of them: a fault that happens once is over by then, however long a call takes.
 const TRIES: usize = 6;
-/// For how long it is tried.
-const PATIENCE: Duration = Duration::from_secs(12);
+const TRIES_MIN: usize = 3;
+/// No further try begins after this, since a fault that lasts makes each call wait for the time-out of the store.
+const RETRY_TIME: Duration = Duration::from_secs(12);
 /// Commits of a round.
 const COMMITS: u64 = 7;
 /// Records by which a store grows in a round, and for how many rounds it does.
@@ -59,7 +61,7 @@ pub(crate) fn play(role: &Role) -> Result<(), Finding> {
     match ending {
         "leave" => {
             drop(worker.open.take());
-            if let Err(error) = untorn::stop_logger(&role.store, Duration::from_secs(20)) {
+            if let Err(error) = untorn::stop_logger(&role.store, HANGS) {
                 worker.complain("stop_logger", &error)?;
             }
             say("done");
@@ -184,7 +186,7 @@ impl Worker<'_> {
         mut call: impl FnMut(&Open, &str) -> untorn::Result<()>,
     ) -> Result<bool, Finding> {
         let start = Instant::now();
-        for _ in 0..if self.endless { usize::MAX } else { TRIES } {
+        for tries in 1..=if self.endless { usize::MAX } else { TRIES } {
             let was_open = self.open.is_some();
             let name = self.name;
             let error = match self.open() {
@@ -208,7 +210,7 @@ impl Worker<'_> {
                 }
             };
             self.after(&error);
-            if start.elapsed() > PATIENCE && !self.endless {
+            if tries >= TRIES_MIN && start.elapsed() > RETRY_TIME && !self.endless {
                 break;
             }
         }

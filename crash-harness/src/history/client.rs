@@ -1,6 +1,7 @@
 //! Clients whose operations are recorded: some with transactions, some that swap by version, some by messages.
 
 use super::event::{Answer, Event, Key, Operation, Seen, What};
+use crate::limits::HANGS;
 use crate::messenger;
 use crate::outcome::{Finding, Kind};
 use crate::role::{Role, say};
@@ -16,8 +17,6 @@ use untorn::{Batch, CasOutcome, Client, CommitOutcome, Durability, Error, Keyspa
 pub(super) const KEYS: Key = 4;
 /// The keyspace of all histories.
 pub(super) const KEYSPACE: &str = "history";
-/// How long a client tries to get through to a logger.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a client is told by its arguments.
 #[derive(Clone, Debug)]
@@ -334,7 +333,7 @@ fn patiently<T>(mut call: impl FnMut() -> untorn::Result<T>) -> untorn::Result<T
     let start = Instant::now();
     loop {
         match call() {
-            Err(Error::Disconnected { .. } | Error::Busy { .. }) if start.elapsed() < PATIENCE => {
+            Err(Error::Disconnected { .. } | Error::Busy { .. }) if start.elapsed() < HANGS => {
                 std::thread::sleep(Duration::from_millis(1));
             }
             answered => return answered,

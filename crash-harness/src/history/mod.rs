@@ -12,7 +12,7 @@ mod model;
 pub(crate) use client::play;
 
 use crate::context::Context;
-use crate::kill::BLOCKED_MAX;
+use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind, Outcome};
 use crate::process::{Process, crash_kernel, kill_loggers, loggers};
 use crate::workload::misbehaved;
@@ -195,8 +195,8 @@ impl Round<'_> {
         let mut left = DEATHS_MAX;
         let begun = Instant::now();
         while clients.are_running() {
-            if begun.elapsed() > BLOCKED_MAX {
-                let what = format!("clients were held up for {BLOCKED_MAX:?}: {}", clients.where_they_are());
+            if begun.elapsed() > HANGS {
+                let what = format!("clients were held up for {HANGS:?}: {}", clients.where_they_are());
                 return Err(Finding::new(Kind::BlockedReader, what));
             }
             std::thread::sleep(Duration::from_micros(random.random_range(300..6000)));
@@ -284,7 +284,7 @@ impl<'c> Clients<'c> {
     /// Waits until all have opened the store, or are connected. Nobody is killed meanwhile, so nobody has to help.
     fn wait_until_ready(&mut self) -> Result<(), Finding> {
         for at in 0..CLIENTS {
-            if let Err(finding) = self.running[at].wait_for("ready", 1, BLOCKED_MAX) {
+            if let Err(finding) = self.running[at].wait_for("ready", 1, HANGS) {
                 // What another one met may be why.
                 self.running.iter_mut().try_for_each(Process::refuse_finding)?;
                 return Err(Finding::new(finding.kind, format!("{}; {}", finding.what, self.how_the_store_is())));

@@ -1,7 +1,7 @@
 //! Deaths at random instants under load: of one process, of several and the logger at once, of all; and stops in the middle.
 
-use super::BLOCKED_MAX;
 use crate::context::Context;
+use crate::limits::HANGS;
 use crate::oracle::{self, Told};
 use crate::outcome::{Finding, Kind, Outcome};
 use crate::process::{Process, crash_kernel, kill_loggers};
@@ -95,9 +95,9 @@ impl Member {
         let begun = Instant::now();
         while self.process.lines_count() <= heard {
             self.process.refuse_finding()?;
-            if begun.elapsed() > BLOCKED_MAX {
+            if begun.elapsed() > HANGS {
                 let where_it_is = self.process.where_it_is();
-                let what = format!("{} {} was held up for {BLOCKED_MAX:?}: {where_it_is}", self.role, self.name);
+                let what = format!("{} {} was held up for {HANGS:?}: {where_it_is}", self.role, self.name);
                 return Err(Finding::new(Kind::BlockedReader, what));
             }
             std::thread::sleep(Duration::from_micros(200));
@@ -120,7 +120,7 @@ impl Round<'_> {
             let start = |at: usize| Member::start(self.path, CAST[at], &format!("{at}-{life}"));
             let mut cast: Vec<Member> = (0..CAST.len()).map(start).collect();
             for writer in cast.iter_mut().filter(|member| member.role == "writer") {
-                writer.process.wait_for("V", 1, BLOCKED_MAX)?;
+                writer.process.wait_for("V", 1, HANGS)?;
             }
             for death in 0..DEATHS {
                 std::thread::sleep(Duration::from_micros(random.random_range(500..30_000)));
@@ -159,10 +159,10 @@ impl Round<'_> {
             writers.into_iter().any(|(writer, heard)| writer.process.lines_count() > *heard)
         };
         while !goes_on(cast) {
-            if begun.elapsed() > BLOCKED_MAX {
+            if begun.elapsed() > HANGS {
                 let writers = cast.iter_mut().filter(|member| member.role == "writer");
                 let writers: Vec<_> = writers.map(|writer| writer.process.where_it_is()).collect();
-                let what = format!("all writers were held up for {BLOCKED_MAX:?}: {}", writers.join(" | "));
+                let what = format!("all writers were held up for {HANGS:?}: {}", writers.join(" | "));
                 return Err(Finding::new(Kind::BlockedReader, what));
             }
             std::thread::sleep(Duration::from_micros(200));

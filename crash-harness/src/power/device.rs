@@ -7,6 +7,7 @@
 use super::lives::{Lived, Processes};
 use super::loop_device::{LoopDevice, SECTOR};
 use super::search::{Bench, recovered};
+use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
 use crate::recorder::image::Image;
 use crate::recorder::{OfOneBoot, Recorder, STORE, own_mounts};
@@ -182,7 +183,7 @@ fn synced(at: &Path) -> io::Result<()> {
 fn wait_for_marks(processes: &mut Processes, recorder: &Recorder) -> Result<(), Finding> {
     let (start, before) = (std::time::Instant::now(), recorder.position());
     while recorder.marks(before, "D ") < 30 {
-        if start.elapsed() > super::lives::PATIENCE {
+        if start.elapsed() > HANGS {
             return Err(Finding::new(Kind::BlockedReader, "writers are held up on a real file system"));
         }
         for writer in &mut processes.writers {

@@ -1,7 +1,8 @@
 //! Syncs that fail while somebody dies. What they were to make durable is lost unless it is written again, although the page cache has it
 //! and later syncs succeed: so whoever comes next must not build on what it reads.
 
-use super::lives::{Life, Lived, PATIENCE};
+use super::lives::{Life, Lived};
+use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
 use crate::process::{is_logger_of, state_of};
 use rustix::process::{Pid, Signal};
@@ -102,7 +103,7 @@ impl Failures {
         let failed = life.recorder.position();
         life.recorder.hold_sync(self.syncs[0].0, self.syncs[0].1);
         for nth in 0..self.syncs.len() {
-            let held = life.recorder.held(PATIENCE);
+            let held = life.recorder.held(HANGS);
             let held = held.ok_or_else(|| Finding::new(Kind::BlockedReader, format!("no sync {nth} came")))?;
             let logger = match self.dies {
                 Dies::Nobody => None,
@@ -165,7 +166,7 @@ fn wait_until_gone(process: Pid, hanging: Option<u32>) -> Result<(), Finding> {
         threads.is_ok_and(|threads| threads.flatten().any(|thread| runs(&thread)))
     };
     while any_runs() {
-        if start.elapsed() > PATIENCE {
+        if start.elapsed() > HANGS {
             return Err(Finding::new(Kind::Misbehaved, format!("the killed process {process} does not end")));
         }
         std::thread::sleep(Duration::from_micros(200));

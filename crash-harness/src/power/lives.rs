@@ -1,6 +1,7 @@
 //! Lives on a recorder: real processes of a store, what happens to them, and how it ends.
 
 use super::roles::{KEEPS_ALL, KEEPS_LITTLE, PREFIX};
+use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
 use crate::process::{Process, kill_loggers};
 use crate::recorder::image::Image;
@@ -10,9 +11,6 @@ use rand::rngs::StdRng;
 use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-
-/// Longest wait for something that must happen, on a machine that is busy with other things as well.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The names of untorn's files that mean nothing after a power cut.
 pub fn of_one_boot() -> OfOneBoot {
@@ -85,8 +83,8 @@ impl Processes {
         let start = Instant::now();
         for writer in &mut self.writers {
             while writer.is_running() {
-                if start.elapsed() > PATIENCE {
-                    return Err(Finding::new(Kind::BlockedReader, format!("a writer was held up for {PATIENCE:?}")));
+                if start.elapsed() > HANGS {
+                    return Err(Finding::new(Kind::BlockedReader, format!("a writer was held up for {HANGS:?}")));
                 }
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -105,7 +103,7 @@ impl Processes {
         let start = Instant::now();
         for writer in &mut self.writers {
             while writer.is_running() {
-                if start.elapsed() > PATIENCE {
+                if start.elapsed() > HANGS {
                     return Err(Finding::new(Kind::Misbehaved, "a writer goes on after a sync that failed for good"));
                 }
                 std::thread::sleep(Duration::from_millis(1));
@@ -170,8 +168,8 @@ impl Life {
     pub fn wait_for(&mut self, what: &str, holds: impl Fn(&Recorder) -> bool) -> Result<(), Finding> {
         let start = Instant::now();
         while !holds(&self.recorder) {
-            if start.elapsed() > PATIENCE {
-                return Err(Finding::new(Kind::BlockedReader, format!("{what}: not within {PATIENCE:?}")));
+            if start.elapsed() > HANGS {
+                return Err(Finding::new(Kind::BlockedReader, format!("{what}: not within {HANGS:?}")));
             }
             for writer in &mut self.processes.writers {
                 writer.refuse_finding()?;

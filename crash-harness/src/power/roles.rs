@@ -11,6 +11,7 @@
 //! | `B name` | the log is about to get two batches before one sync |
 
 use super::judge::{self, PER_ROUND};
+use crate::limits::HANGS;
 use crate::oracle;
 use crate::outcome::{Finding, Kind};
 use crate::role::Role;
@@ -49,7 +50,7 @@ pub fn play(role: &Role) -> Result<(), Finding> {
         "supervised" => supervised(path),
         "press" => press(path),
         // It may have left by itself.
-        "leave" => untorn::stop_logger(path, super::lives::PATIENCE).map(drop).map_err(misbehaved("stop_logger")),
+        "leave" => untorn::stop_logger(path, HANGS).map(drop).map_err(misbehaved("stop_logger")),
         "judge" => judge::play(path, argument(0), argument(1)),
         other => Err(Finding::new(Kind::Misbehaved, format!("no role {other}"))),
     }

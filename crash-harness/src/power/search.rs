@@ -4,6 +4,7 @@ use super::device::{Devices, FileSystem};
 use super::judge::Told;
 use super::operations;
 use super::roles::PREFIX;
+use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
 use crate::process::Process;
 use crate::recorder::choice::Choice;
@@ -23,8 +24,6 @@ use std::time::{Duration, Instant};
 
 /// States tried for each cut, more or less, if there are too many to try them all.
 const PER_CUT: u64 = 6;
-/// How long a state may take to be recovered and checked.
-const JUDGED_MAX: Duration = Duration::from_secs(120);
 
 /// How the states of a record are made into stores, and judged.
 pub trait Bench: Sync {
@@ -72,11 +71,8 @@ pub fn recovered(path: &Path, has_store: bool, told: &Path) -> Result<(), Findin
     let mut process = Process::start(&victim::own(), &format!("{PREFIX}judge"), path, &arguments, &[]);
     let start = Instant::now();
     while process.is_running() {
-        if start.elapsed() > JUDGED_MAX {
-            return Err(Finding::new(
-                Kind::BlockedReader,
-                format!("recovery and checks took more than {JUDGED_MAX:?}"),
-            ));
+        if start.elapsed() > HANGS {
+            return Err(Finding::new(Kind::BlockedReader, format!("recovery and checks took more than {HANGS:?}")));
         }
         std::thread::sleep(Duration::from_micros(200));
     }

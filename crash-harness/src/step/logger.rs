@@ -10,6 +10,7 @@ use super::memory::Memory;
 use super::threads::Threads;
 use super::{RECOVER_EACH, STEPS_MAX, judge_recovered, map, recovered};
 use crate::context::Context;
+use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind, Outcome};
 use crate::process::{Process, kill_loggers};
 use crate::role::say;
@@ -56,7 +57,7 @@ fn scene(path: &Path, (kind, threads): (&str, &[&str])) -> Result<Scene, Finding
     prepare(path, kind)?;
     kill_loggers(path);
     let mut process = Process::start(&victim::own(), "stepped", path, &["logger"], &[]);
-    process.wait_for("ready", 1, crate::kill::BLOCKED_MAX)?;
+    process.wait_for("ready", 1, HANGS)?;
     let store = options().open(path).map_err(misbehaved("opening"))?;
     let keys = store.keyspace("keys").map_err(misbehaved("keyspace"))?;
     // Something for a checkpoint to sum.

@@ -20,6 +20,7 @@ mod threads;
 mod trace;
 
 use crate::context::Context;
+use crate::limits::HANGS;
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
 use crate::process::{Process, are_loggers_stopped, kill_loggers, signal_loggers};
 use crate::{oracle, victim, workload};
@@ -141,7 +142,7 @@ fn stop_loggers(path: &Path, kind: &str) -> Result<(), Finding> {
     loop {
         signal_loggers(path, Signal::STOP);
         while !are_loggers_stopped(path) {
-            if begun.elapsed() > crate::kill::BLOCKED_MAX {
+            if begun.elapsed() > HANGS {
                 return Err(Finding::new(Kind::Misbehaved, format!("{kind}: the logger did not stop")));
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -152,7 +153,7 @@ fn stop_loggers(path: &Path, kind: &str) -> Result<(), Finding> {
         }
         let probe = workload::options().lock_timeout(Duration::from_millis(200)).open(path);
         match probe.and_then(|store| store.begin().map(untorn::WriteTxn::rollback)) {
-            Err(untorn::Error::LockTimeout { .. }) if begun.elapsed() < crate::kill::BLOCKED_MAX => {}
+            Err(untorn::Error::LockTimeout { .. }) if begun.elapsed() < HANGS => {}
             other => return other.map_err(workload::misbehaved("a look at the writer lock")),
         }
         signal_loggers(path, Signal::CONT);
@@ -331,7 +332,7 @@ fn kill_at(context: &Context, kind: &str, at: u64, outcome: &mut Outcome) {
         signal_loggers(&path, Signal::CONT);
         let begun = Instant::now();
         kinds::write_on(&store)?;
-        if begun.elapsed() > crate::kill::BLOCKED_MAX {
+        if begun.elapsed() > HANGS {
             let what = format!("the next writer was held up for {:?}", begun.elapsed());
             return Err(Finding::new(Kind::BlockedReader, what));
         }

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::trace::{UNTRACEABLE, ended};
+use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
 use crate::process::Process;
 use std::marker::PhantomData;
@@ -11,9 +12,6 @@ use std::time::{Duration, Instant};
 const STEP_WAIT: Duration = Duration::from_micros(150);
 /// How long all threads must sleep before nothing more is to be expected of them.
 const QUIET: Duration = Duration::from_millis(2);
-
-/// How long a thread may take until it has its name.
-const NAMED: Duration = Duration::from_secs(20);
 
 /// Whether the kernel calls a thread of this name so: it cuts names.
 fn is_name_of(known: &str, name: &str) -> bool {
@@ -50,7 +48,7 @@ impl Threads {
         let pid = process.pid().as_raw_nonzero();
         // A thread names itself, when it comes to it.
         let begun = Instant::now();
-        while !has_names(pid.get(), names) && begun.elapsed() < NAMED {
+        while !has_names(pid.get(), names) && begun.elapsed() < HANGS {
             std::thread::sleep(Duration::from_millis(1));
         }
         let mut threads = Threads { process, others: Vec::new(), stepped: Vec::new(), next: 0, _thread: PhantomData };

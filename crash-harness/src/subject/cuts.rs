@@ -4,9 +4,10 @@
 //! A record in which something was found is kept, since processes never do the very same again: the replay line names it.
 
 use super::judge::{self, Told};
-use super::kills::{PATIENCE, checked, replay, start};
+use super::kills::{checked, replay, start};
 use super::{About, Subject};
 use crate::context::Context;
+use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind, Outcome};
 use crate::process::Process;
 use crate::recorder::choice::Choice;
@@ -127,8 +128,8 @@ fn all_write(subject: &dyn Subject, path: &Path) -> Result<(), Finding> {
 pub(super) fn ended(process: &mut Process) -> Result<(), Finding> {
     let begun = Instant::now();
     while process.is_running() {
-        if begun.elapsed() > PATIENCE {
-            return Err(Finding::new(Kind::BlockedReader, format!("a writer was not done within {PATIENCE:?}")));
+        if begun.elapsed() > HANGS {
+            return Err(Finding::new(Kind::BlockedReader, format!("a writer was not done within {HANGS:?}")));
         }
         std::thread::sleep(std::time::Duration::from_micros(300));
     }

@@ -6,10 +6,11 @@
 
 use super::cuts::{ENOUGH, rounds, unfinished};
 use super::judge;
-use super::kills::{PATIENCE, checked, replay};
+use super::kills::{checked, replay};
 use super::{Subject, work};
 use crate::context::Context;
 use crate::inject::{Effect, Fault, Injector, Site, Span};
+use crate::limits::HANGS;
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
 use crate::{role, victim};
 use rand::Rng;
@@ -110,7 +111,7 @@ fn write(
             return Ok(None);
         }
     };
-    let ended = writer.wait(PATIENCE);
+    let ended = writer.wait(HANGS);
     injector.heal();
     writer.kill();
     let lines = writer.lines();
@@ -120,7 +121,7 @@ fn write(
     drop(writer);
     drop(injector);
     if ended.is_none() {
-        return Err(Finding::new(Kind::BlockedReader, format!("the writer was not done within {PATIENCE:?}")));
+        return Err(Finding::new(Kind::BlockedReader, format!("the writer was not done within {HANGS:?}")));
     }
     if let Some(process) = crashed {
         return Err(Finding::new(Kind::Misbehaved, format!("a process ended by itself: {}", process.status)));

@@ -5,6 +5,7 @@ use super::cuts::{ENOUGH, rounds};
 use super::judge::{self, Told};
 use super::{Subject, work};
 use crate::context::Context;
+use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind, Outcome};
 use crate::process::Process;
 use crate::victim;
@@ -14,8 +15,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long anything may be held up.
-pub const PATIENCE: Duration = Duration::from_secs(30);
 /// A store lives through so many deaths, then comes the next one.
 const LIVES: u64 = 8;
 
@@ -68,8 +67,8 @@ pub fn checked(subject: &dyn Subject, path: &Path, how: &str) -> Result<Found, F
     let mut process = start(subject, "subject-check", path, &[how]);
     let begun = Instant::now();
     while process.is_running() {
-        if begun.elapsed() > PATIENCE {
-            return Err(Finding::new(Kind::BlockedReader, format!("opening and checking it took over {PATIENCE:?}")));
+        if begun.elapsed() > HANGS {
+            return Err(Finding::new(Kind::BlockedReader, format!("opening and checking it took over {HANGS:?}")));
         }
         std::thread::sleep(Duration::from_micros(300));
     }
@@ -104,7 +103,7 @@ fn lives(
         let mut reader = about.many_processes.then(|| start(subject, "subject-reader", path, &[]));
         // Now and then somebody dies before anything was written.
         if random.random_range(0..6) > 0 {
-            writers[0].1.wait_for("V", 1, PATIENCE)?;
+            writers[0].1.wait_for("V", 1, HANGS)?;
         }
         if about.many_processes {
             for _ in 0..3 {
@@ -117,7 +116,7 @@ fn lives(
                 told.add(work::told(name, &victim.lines()));
                 // With nobody's help, the others go on, and so does who comes anew.
                 let seen = writers[0].1.lines().iter().filter(|line| line.starts_with('V')).count();
-                writers[0].1.wait_for("V", seen + 1, PATIENCE)?;
+                writers[0].1.wait_for("V", seen + 1, HANGS)?;
                 let (name, victim) = &mut writers[random.random_range(1..count)];
                 if !victim.is_running() {
                     victim.kill();

@@ -9,9 +9,10 @@
 use super::baseline;
 use super::load::{KEYSPACE, MEASURED, Measured, SyncTimes};
 use super::setting::{Scheme, Setting};
+use crate::limits::HANGS;
 use crate::oracle::unsealed;
 use crate::outcome::{Finding, Kind};
-use crate::power::lives::{PATIENCE, of_one_boot};
+use crate::power::lives::of_one_boot;
 use crate::process::{Process, kill_loggers};
 use crate::recorder::choice::Choice;
 use crate::recorder::{Record, Recorder, SECTOR};
@@ -99,7 +100,7 @@ impl Run<'_> {
         ];
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let mut process = Process::start(&victim::own(), "load", store, &arguments, &[]);
-        let patience = PATIENCE + Duration::from_secs_f64(self.warm_up + self.seconds);
+        let patience = HANGS + Duration::from_secs_f64(self.warm_up + self.seconds);
         let measured = process.wait_for(MEASURED, 1, patience);
         if measured.is_err() {
             kill_loggers(store);
@@ -228,7 +229,7 @@ fn lost(acknowledged: &[Duration], instant: Duration, there: u64) -> Cut {
 
 fn count_in_fresh_process(store: &Path, scheme: Scheme) -> Result<u64, Finding> {
     let mut process = Process::start(&victim::own(), "count", store, &[scheme.name()], &[]);
-    let counted = process.wait_for(COUNTED, 1, PATIENCE);
+    let counted = process.wait_for(COUNTED, 1, HANGS);
     process.wait();
     counted.map(|()| process.newest(COUNTED))
 }
