@@ -190,6 +190,7 @@ impl Client {
             logger_timeout: options.logger_timeout,
             keeper: Some(keeper),
             has_failed: AtomicBool::new(false),
+            pin_scan: Mutex::default(),
             logger_seen_ns: AtomicU64::new(0),
             presence,
         };

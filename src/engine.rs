@@ -13,8 +13,11 @@ use crate::shm::latencies::Acknowledged;
 use crate::shm::liveness::{self, CLIENT_IDS, LockFileId, Tester};
 use crate::shm::lock::{Acquired, CommitClass, Owner};
 use crate::shm::{deadline, lock, waiter};
+use crate::txn::protection::PinScan;
 use crate::{ClientId, Error, TxnId, limits};
+use parking_lot::Mutex;
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use untorn_wal::Lsn;
@@ -66,6 +69,8 @@ pub(crate) struct Engine {
     pub(crate) keeper: Option<crate::logger::keeper::Keeper>,
     /// One of this logger's threads has panicked: waits of the others for the logger end. Never set in a client.
     pub(crate) has_failed: AtomicBool,
+    /// The newest scan of the pins by this participant: see [`crate::txn::protection`].
+    pub(crate) pin_scan: Mutex<Arc<PinScan>>,
     /// When this participant last saw the logger alive, on [`now_ns`]'s clock.
     pub(crate) logger_seen_ns: AtomicU64,
     /// Dropped last: while it is there, this participant is not taken for dead.
@@ -193,19 +198,24 @@ impl Engine {
         }
     }
 
-    /// All pinned transactions, ascending. The caller holds the writer lock.
+    /// Scans for all pinned transactions. The caller holds the writer lock.
     ///
     /// The logger's pins are read before the readers': a durable reader pins what the logger pins and
     /// then checks that the logger still does, so one of the two is always seen (`shm::pins`).
     ///
     /// # Errors
     /// [`Error::Corrupt`] if damage in `control` could hide one.
-    pub(crate) fn pins(&self) -> Result<Vec<TxnId>> {
+    pub(crate) fn scan_pins(&self) -> Result<Arc<PinScan>> {
         let mut found = Vec::new();
-        self.control.scan_pins(|txn| found.push(txn))?;
-        found.sort_unstable();
-        found.dedup();
-        Ok(found)
+        let horizon = self.control.scan_pins(|txn| found.push(txn))?;
+        let scan = Arc::new(PinScan::new(horizon, found));
+        *self.pin_scan.lock() = scan.clone();
+        Ok(scan)
+    }
+
+    /// The newest scan of this process.
+    pub(crate) fn last_pin_scan(&self) -> Arc<PinScan> {
+        self.pin_scan.lock().clone()
     }
 
     /// Takes one of the shared locks; `None` waits without limit.

@@ -7,7 +7,6 @@
 mod common;
 
 use common::*;
-use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_res_uid};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -80,19 +79,6 @@ fn connect_at_once(path: &Path) -> rustix::io::Result<std::os::fd::OwnedFd> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None)?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(socket)
-}
-
-fn as_user<T: Send>(uid: u32, act: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let acting = scope.spawn(|| {
-            let id = rustix::process::Uid::from_raw(uid);
-            set_thread_groups(&[]).unwrap();
-            set_thread_gid(rustix::process::Gid::from_raw(uid)).unwrap();
-            set_thread_res_uid(id, id, id).unwrap();
-            act()
-        });
-        acting.join().unwrap()
-    })
 }
 
 #[track_caller]

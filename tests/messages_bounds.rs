@@ -7,7 +7,6 @@
 mod common;
 
 use common::*;
-use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_res_uid};
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -74,19 +73,6 @@ impl Server {
         assert!(!self.at.path.join("logger.panic").exists());
         assert_clean(&self.store);
     }
-}
-
-fn as_user<T: Send>(uid: u32, act: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let acting = scope.spawn(|| {
-            let id = rustix::process::Uid::from_raw(uid);
-            set_thread_groups(&[]).unwrap();
-            set_thread_gid(rustix::process::Gid::from_raw(uid)).unwrap();
-            set_thread_res_uid(id, id, id).unwrap();
-            act()
-        });
-        acting.join().unwrap()
-    })
 }
 
 fn reply(stream: &mut UnixStream) -> Vec<u8> {

@@ -4,13 +4,16 @@
 use crate::callgrind::Counts;
 use std::hint::black_box;
 use std::time::Duration;
-use untorn::{Durability, FlushPolicy, Keyspace, Store};
+use untorn::{Durability, FlushPolicy, Keyspace, Snapshot, Store};
 
 /// The workloads, in the order in which they run.
-pub(crate) const NAMES: [&str; 7] = ["get", "snapshot_get", "seek_10", "scan", "put", "delete", "commit_10"];
+pub(crate) const NAMES: [&str; 8] =
+    ["get", "snapshot_get", "seek_10", "scan", "put", "put_pinned", "delete", "commit_10"];
 
 /// Entries in the store before a workload begins: 24-byte keys and 150-byte values, four levels of pages.
 const ENTRIES: u64 = 50_000;
+/// Snapshots that are open in `put_pinned`.
+const SNAPSHOTS: usize = 4_000;
 /// Calls of a workload that are not counted, to warm up caches of the process, and those that are.
 const WARM_UP: u64 = 100;
 const CALLS: u64 = 2_000;
@@ -49,6 +52,10 @@ pub(crate) fn run(name: &str) {
             counted_scan(&mut || scan(&keys));
         }
         "put" => run_calls(|number| put(&keys, number), counted_put),
+        "put_pinned" => {
+            let _snapshots: Vec<Snapshot> = (0..SNAPSHOTS).map(|_| store.snapshot().unwrap()).collect();
+            run_calls(|number| put(&keys, number), counted_put_pinned);
+        }
         "delete" => run_calls(|number| delete(&keys, number), counted_delete),
         "commit_10" => run_calls(|number| commit_10(&store, &keys, number), counted_commit_10),
         _ => panic!("no workload {name:?}; there are {NAMES:?}"),
@@ -85,6 +92,7 @@ counted!(
     counted_seek_10,
     counted_scan,
     counted_put,
+    counted_put_pinned,
     counted_delete,
     counted_commit_10
 );

@@ -194,6 +194,7 @@ fn try_to_prepare(
         logger_timeout: Duration::from_secs(3600),
         keeper: None,
         has_failed: AtomicBool::new(false),
+        pin_scan: Mutex::default(),
         logger_seen_ns: AtomicU64::new(0),
         presence,
     };

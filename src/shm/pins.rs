@@ -252,7 +252,8 @@ impl<M: Model> LoggerPins<M> {
 
 /// Calls `protect` with every pinned transaction, the same one more than once perhaps. To be called by the owner of
 /// the writer lock; returns the `committed` for which the answer holds: pages freed by that transaction or an
-/// earlier one, and protected by none of the pins, may be reused. Later transactions of the same hold need a new scan.
+/// earlier one, and protected by none of the pins, may be reused, now and later: a pin that is taken after the scan is on
+/// `committed` or on a later transaction. What is freed later needs a new scan.
 ///
 /// `slot` finds the slot of a number; `None`, which is damage, counts as no pin here.
 pub fn scan<'a, M: Model, const S: usize, const A: usize, const W: usize>(

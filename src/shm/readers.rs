@@ -19,7 +19,7 @@ use super::liveness::CLIENT_IDS;
 use super::lock::ClientIdBits;
 use super::occupancy::Occupancy;
 use super::pins::{self, ReaderSlot};
-use crate::{Error, Result, dir, limits};
+use crate::{Error, Result, TxnId, dir, limits};
 use std::fs::File;
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -123,11 +123,11 @@ impl Control {
         self.find_reader(index).expect("a slot that was claimed lies in a chunk that is ready")
     }
 
-    /// Calls `protect` with each pinned transaction: see [`pins::scan`].
+    /// Calls `protect` with each pinned transaction, and returns the horizon: see [`pins::scan`].
     ///
     /// # Errors
     /// [`Error::Corrupt`] if damage could hide a pin.
-    pub(crate) fn scan_pins(&self, protect: impl FnMut(crate::TxnId)) -> Result<()> {
+    pub(crate) fn scan_pins(&self, protect: impl FnMut(TxnId)) -> Result<TxnId> {
         let fixed = self.fixed();
         let mut damage = None;
         let slot = |index| {
@@ -137,8 +137,8 @@ impl Control {
             }
             found
         };
-        pins::scan(&*fixed.committed, &fixed.logger_pins, &fixed.readers.map, slot, protect);
-        damage.map_or(Ok(()), Err)
+        let horizon = pins::scan(&*fixed.committed, &fixed.logger_pins, &fixed.readers.map, slot, protect);
+        damage.map_or(Ok(horizon), Err)
     }
 
     /// Calls `visit` with each slot that a client uses, and its number.

@@ -3,7 +3,8 @@
 //! - `ops`: the operations in a log record
 //! - `queue`: lists of freed pages
 //! - `runs`: runs of contiguous pages for large values, by size class
-//! - `workspace`: the pages of a running transaction, and rule I3
+//! - `protection`: rule I3: which freed pages may be reused
+//! - `workspace`: the pages of a running transaction
 //! - `room`: what a writer does when the store is full; what is reserved for deletes
 //! - `stream`: the way of log records into the ring, frame by frame if need be
 //! - `catalog`: the tree of keyspaces
@@ -14,6 +15,7 @@
 pub(crate) mod catalog;
 pub(crate) mod commit;
 pub(crate) mod ops;
+pub(crate) mod protection;
 pub(crate) mod queue;
 pub(crate) mod replay;
 pub(crate) mod room;

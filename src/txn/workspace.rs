@@ -1,14 +1,6 @@
 //! The pages of a running write transaction: allocation, reuse, and the giving back of what it replaced.
 //!
-//! **I3**, the reuse rule, is kept here, in [`Workspace::reusable`], and evaluated at each allocation: a freed page is not
-//! reused while some protected transaction p (any pin, the newest started checkpoint C, the newest
-//! finished checkpoint K) has birth ≤ p < freed, nor before the transaction that freed it is committed.
-//! So pages younger than the last checkpoint and than a stalled reader recycle at once and stay hot in
-//! the cache, whatever is pinned.
-//!
-//! Pins are collected once, after the writer lock was taken (and again after each commit under one
-//! hold). A pin taken later is on the newest commit or is given up again (`shm::pins`), and a page
-//! freed by then has freed ≤ committed, so it is never needed by that pin.
+//! **I3**, the reuse rule, is kept in [`super::protection`].
 //!
 //! Single pages stand in four queues by what may hold them: which one is a hint that lets allocation
 //! look at a bounded few entries. Runs stand in one queue for each size class; the heads and tails of
@@ -22,6 +14,7 @@
 //!
 //! **A full store.** What to do when no page can be had, and which pages are left to deletes, is in [`super::room`].
 
+use super::protection::{Protected, Protection};
 use super::queue::{self, Freed};
 use super::room::{self, Share, Wanted};
 use super::runs::{self, CLASSES, class_for, class_of, read_directory, run_len};
@@ -59,12 +52,7 @@ pub(crate) struct Workspace<'e> {
     is_thorough: bool,
     /// The id that the transaction will have; pages born in it carry it.
     txn: TxnId,
-    committed: TxnId,
-    /// C and K.
-    started: TxnId,
-    finished: TxnId,
-    /// Pinned transactions, ascending.
-    pins: Vec<TxnId>,
+    protected: Protected<'e>,
     /// The state that the commit will publish.
     pub(crate) image: SlotImage,
     /// The queues of runs, once they were needed, and whether they changed.
@@ -93,35 +81,12 @@ struct NewTail {
     next: PageId,
 }
 
-/// Selects which pins protect pages from reuse.
-pub(crate) enum Protection {
-    /// A live store: all pins, C and K.
-    Live,
-    /// Recovery, where nobody reads: its checkpoint alone.
-    Recovery(TxnId),
-}
-
 impl<'e> Workspace<'e> {
     /// The workspace of the transaction after `base`, whose first record the log will hold at `log_from`. The caller holds the
     /// writer lock.
-    ///
-    /// # Errors
-    /// As [`Engine::pins`].
-    pub(crate) fn new(
-        engine: &'e Engine,
-        base: SlotImage,
-        log_from: Lsn,
-        txn: TxnId,
-        protection: Protection,
-    ) -> Result<Self> {
-        let (started, finished, pins, share) = match protection {
-            Protection::Live => {
-                let (started, finished) = engine.checkpoints();
-                (started, finished, engine.pins()?, Share::Shrinking)
-            }
-            Protection::Recovery(checkpoint) => (checkpoint, checkpoint, Vec::new(), Share::All),
-        };
-        Ok(Workspace {
+    pub(crate) fn new(engine: &'e Engine, base: SlotImage, log_from: Lsn, txn: TxnId, protection: Protection) -> Self {
+        let share = if matches!(protection, Protection::Live) { Share::Shrinking } else { Share::All };
+        Workspace {
             engine,
             base,
             log_from,
@@ -129,10 +94,7 @@ impl<'e> Workspace<'e> {
             leaves: None,
             is_thorough: false,
             txn,
-            committed: base.txn,
-            started,
-            finished,
-            pins,
+            protected: Protected::new(engine, base.txn, protection),
             image: base,
             directory: None,
             directory_changed: false,
@@ -143,7 +105,7 @@ impl<'e> Workspace<'e> {
             spare_runs: Vec::new(),
             broken: Vec::new(),
             verified: HashSet::new(),
-        })
+        }
     }
 
     /// Sets how much of the space the transaction may use from now on.
@@ -162,41 +124,17 @@ impl<'e> Workspace<'e> {
     /// Takes note of a checkpoint that was started or finished during the transaction.
     ///
     /// Queue pages that were filled in place until now are sealed from here on, if the checkpoint contains them. What the transaction
-    /// put there stands behind the end that the checkpoint knows, and stays as it is. Pins that have ended meanwhile hold
-    /// nothing any more; a new one is of the transaction that this one began from, and needs no page that was free there.
+    /// put there stands behind the end that the checkpoint knows, and stays as it is.
     ///
     /// # Errors
-    /// As [`Engine::pins`].
+    /// As [`Protected::refresh`].
     pub(crate) fn refresh(&mut self) -> Result<()> {
-        (self.started, self.finished) = self.engine.checkpoints();
-        self.pins = self.engine.pins()?;
-        Ok(())
+        self.protected.refresh()
     }
 
     /// The pages as the transaction sees them.
     pub(crate) fn pages(&self) -> Pages<'e> {
         self.engine.arena.pages(self.image.high_water)
-    }
-
-    fn pinned(&self, entry: &Freed) -> bool {
-        let first = self.pins.partition_point(|pin| *pin < entry.birth);
-        self.pins.get(first).is_some_and(|pin| *pin < entry.freed)
-    }
-
-    fn held_by_checkpoint(&self, entry: &Freed) -> bool {
-        let holds = |checkpoint: TxnId| entry.birth <= checkpoint && checkpoint < entry.freed;
-        if planted_bug!("reuse-running-checkpoint") {
-            return holds(self.finished);
-        }
-        holds(self.started) || holds(self.finished)
-    }
-
-    /// Rule I3.
-    fn reusable(&self, entry: &Freed) -> bool {
-        if planted_bug!("reuse-one-txn-early") {
-            return !self.held_by_checkpoint(entry);
-        }
-        entry.freed <= self.committed && !self.held_by_checkpoint(entry) && !self.pinned(entry)
     }
 
     // ---- taking
@@ -283,7 +221,7 @@ impl<'e> Workspace<'e> {
         // What stands in the queue of pinned pages was found held once. Most of those pins may have ended since; the logger's own move
         // on when all is durable, as it is after a checkpoint.
         while end(0, self) <= backed {
-            let held = room::held_in(&self.pages(), &self.engine.arena, &self.base, &self.pins)?;
+            let held = room::held_in(&self.pages(), &self.engine.arena, &self.base, self.protected.pins()?)?;
             if end(held, self) <= backed {
                 return Ok(());
             }
@@ -301,6 +239,7 @@ impl<'e> Workspace<'e> {
             return Ok(false);
         }
         if !std::mem::replace(&mut self.is_thorough, true) {
+            self.protected.be_thorough();
             return Ok(true);
         }
         // In recovery nobody takes checkpoints, and nothing but the one that it began from holds anything.
@@ -340,7 +279,7 @@ impl<'e> Workspace<'e> {
             let Some(entry) = self.peek(&mut state)? else { continue };
             // Also if the entry can't be taken: the head may have moved on.
             self.image.queues[kind] = state;
-            if self.reusable(&entry) {
+            if self.protected.is_reusable(&entry)? {
                 self.skip(&mut state);
                 self.image.queues[kind] = state;
                 self.image.free_pages = self.image.free_pages.saturating_sub(1);
@@ -356,16 +295,16 @@ impl<'e> Workspace<'e> {
             let mut state = self.image.queues[kind as usize];
             let Some(entry) = self.peek(&mut state)? else { break };
             self.image.queues[kind as usize] = state;
-            // Entries stand in the order in which they were freed: if this one waits for its commit or
-            // for a checkpoint, those behind it do as well.
-            let waits = entry.freed > self.committed || self.held_by_checkpoint(&entry);
-            if waits && !self.reusable(&entry) {
+            // Entries stand in the order in which they were freed: if this one waits for its commit, for
+            // a checkpoint or for a scan, those behind it do as well.
+            let is_reusable = self.protected.is_reusable(&entry)?;
+            if !is_reusable && self.protected.waits(&entry) {
                 break;
             }
             self.skip(&mut state);
             self.image.queues[kind as usize] = state;
             self.image.free_pages = self.image.free_pages.saturating_sub(1);
-            if self.reusable(&entry) {
+            if is_reusable {
                 return Ok(Some(entry.page));
             }
             self.push(QueueKind::Pinned, entry)?;
@@ -382,7 +321,7 @@ impl<'e> Workspace<'e> {
             self.skip(&mut state);
             self.image.queues[kind] = state;
             self.image.free_pages = self.image.free_pages.saturating_sub(1);
-            if self.reusable(&entry) {
+            if self.protected.is_reusable(&entry)? {
                 return Ok(Some(entry.page));
             }
             self.push(QueueKind::Pinned, entry)?;
@@ -486,7 +425,7 @@ impl<'e> Workspace<'e> {
             self.directory()?[class] = state;
             self.directory_changed = true;
             self.image.free_pages = self.image.free_pages.saturating_sub(u64::from(entry.pages));
-            if !self.reusable(&entry) {
+            if !self.protected.is_reusable(&entry)? {
                 self.push_run(class, entry)?;
                 continue;
             }
@@ -519,7 +458,7 @@ impl<'e> Workspace<'e> {
         for class in least..classes {
             let mut state = self.directory()?[class];
             let Some(entry) = self.peek(&mut state)? else { continue };
-            let reusable = self.reusable(&entry);
+            let reusable = self.protected.is_reusable(&entry)?;
             if reusable {
                 self.skip(&mut state);
             }
@@ -575,7 +514,7 @@ impl<'e> Workspace<'e> {
     fn needs_next_page(&self, state: &QueueState) -> Result<bool> {
         let tail = self.pages().expect(state.tail, PageKind::FreeQueue)?;
         let capacity = queue::capacity(self.engine.arena.page_size());
-        let sealed = tail.birth <= self.started && !planted_bug!("append-to-sealed-tail");
+        let sealed = tail.birth <= self.protected.started() && !planted_bug!("append-to-sealed-tail");
         Ok(sealed || state.tail_index >= capacity)
     }
 
@@ -679,12 +618,11 @@ impl<'e> Workspace<'e> {
     }
 
     fn kind_for(&self, entry: &Freed) -> QueueKind {
-        let newest = if planted_bug!("reuse-running-checkpoint") { self.finished } else { self.started };
         let young_max = (YOUNG_BYTES / self.engine.arena.page_size()).max(YOUNG_MIN) as u64;
-        match entry.birth > newest {
-            false => QueueKind::Checkpoint,
-            true if self.image.queues[QueueKind::Young as usize].count < young_max => QueueKind::Young,
-            true => QueueKind::Cold,
+        match self.protected.is_in_checkpoint(entry.birth) {
+            true => QueueKind::Checkpoint,
+            false if self.image.queues[QueueKind::Young as usize].count < young_max => QueueKind::Young,
+            false => QueueKind::Cold,
         }
     }
 
@@ -730,7 +668,7 @@ impl<'e> Workspace<'e> {
 
     /// Holds a page against its checksum if that is known to be valid.
     fn verify(&self, page: PageId, birth: TxnId) -> Result<()> {
-        if birth > self.finished {
+        if birth > self.protected.finished() {
             return Ok(());
         }
         self.engine.arena.verify_checksum(self.pages().body_of(page, 1)?, page)
@@ -739,7 +677,7 @@ impl<'e> Workspace<'e> {
     /// Holds a queue page against its checksum before its entries are believed: a wrong one would hand out a
     /// page that is in use. Once in a transaction; a page that is verified again and again is in the cache.
     fn verify_once(&mut self, page: PageId, birth: TxnId) -> Result<()> {
-        if birth > self.finished || !self.verified.insert(page) {
+        if birth > self.protected.finished() || !self.verified.insert(page) {
             return Ok(());
         }
         self.verify(page, birth)

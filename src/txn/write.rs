@@ -2,9 +2,10 @@
 
 use super::catalog;
 use super::ops::{LARGE_VALUE, Op};
+use super::protection::Protection;
 use super::room::Share;
 use super::stream::Stream;
-use super::workspace::{Protection, Workspace};
+use super::workspace::Workspace;
 use crate::engine::Engine;
 use crate::page::format::HEADER_LEN;
 use crate::page::{PageWrite, format};
@@ -120,7 +121,7 @@ impl<'e> Write<'e> {
         let log_from = stream.as_ref().map_or(base.log_tail, Stream::from);
         Ok(Write {
             engine,
-            work: Workspace::new(engine, base, log_from, txn, protection)?,
+            work: Workspace::new(engine, base, log_from, txn, protection),
             base,
             txn,
             stream,

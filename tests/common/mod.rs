@@ -7,6 +7,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 use rustix::process::{Pid, Signal};
+use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_res_uid};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -266,4 +267,18 @@ pub fn seed(test: &str) -> u64 {
 pub fn assert_clean(store: &Store) {
     let report = store.verify().unwrap();
     assert!(report.is_clean(), "{report:#?}");
+}
+
+/// Calls `act` in a thread that has the uid and gid `uid`, and no other groups. Needs root.
+pub fn as_user<T: Send>(uid: u32, act: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let acting = scope.spawn(|| {
+            let id = rustix::process::Uid::from_raw(uid);
+            set_thread_groups(&[]).unwrap();
+            set_thread_gid(rustix::process::Gid::from_raw(uid)).unwrap();
+            set_thread_res_uid(id, id, id).unwrap();
+            act()
+        });
+        acting.join().unwrap()
+    })
 }
