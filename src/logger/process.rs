@@ -126,9 +126,10 @@ pub(crate) fn run(dir: Dir, service: Service, on_ready: impl FnOnce()) -> Result
 
 /// Attaches to the living clients' `control`, or recovers and makes a fresh one.
 fn prepare(dir: &Dir, lock_file: LockFileId, byte: &Arc<Claim>) -> Result<(Arc<Logger>, Flusher)> {
+    let mut in_memory = false;
     loop {
         let mut has_given_back = false;
-        match try_to_prepare(dir.again()?, lock_file, Arc::downgrade(byte), &mut has_given_back) {
+        match try_to_prepare(dir.again()?, lock_file, Arc::downgrade(byte), &mut in_memory, &mut has_given_back) {
             // Each time there is less to give back.
             Err(Error::DiskFull { .. }) if has_given_back => {}
             prepared => return prepared,
@@ -136,11 +137,13 @@ fn prepare(dir: &Dir, lock_file: LockFileId, byte: &Arc<Claim>) -> Result<(Arc<L
     }
 }
 
-/// As [`prepare`]. If the disk is full, `has_given_back` says that some of the log's files were deleted for it.
+/// As [`prepare`]. If the disk is full, `has_given_back` says that some blocks were given back for it: of the log's files, or
+/// of the fresh region, which is to be made `in_memory` from then on.
 fn try_to_prepare(
     dir: Dir,
     lock_file: LockFileId,
     byte: Weak<Claim>,
+    in_memory: &mut bool,
     has_given_back: &mut bool,
 ) -> Result<(Arc<Logger>, Flusher)> {
     let (mut header, damage) = Header::read(&dir.need_file(dir::CHECKPOINT, true)?)?;
@@ -246,7 +249,8 @@ fn try_to_prepare(
                 Err(Error::DiskFull { .. }) => {}
                 made => made?,
             }
-            let (control, region) = recover::fresh_control(&dir, &header, old.as_ref(), &pool)?;
+            let (control, region) = recover::fresh_control(&dir, &header, old.as_ref(), &pool, *in_memory)?;
+            let moves_to_memory = old.is_some() && !region.is_memory;
             settings::store_retention(&control, header.retention);
             if let Some(old) = &old {
                 control.continue_region(old);
@@ -262,6 +266,8 @@ fn try_to_prepare(
             let served = recover();
             if matches!(served, Err(Error::DiskFull { .. })) {
                 // The next attempt finds the free blocks.
+                *in_memory |= moves_to_memory;
+                *has_given_back |= moves_to_memory;
                 while pool.yield_kept(true).map_err(log_error)? {
                     *has_given_back = true;
                 }

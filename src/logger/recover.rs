@@ -62,18 +62,20 @@ pub(super) struct Recovered {
 /// The file of a region that is not in use yet.
 pub(super) struct RegionFile {
     file: File,
-    /// It is memory, for want of room on the device.
-    is_memory: bool,
+    /// It is memory, for want of blocks of the device.
+    pub(super) is_memory: bool,
 }
 
 /// Makes a region that holds the checkpoint's state, under a name that no client opens, or in memory.
 ///
 /// `old` is the region that still counts. Without one, a file of that name holds nothing of worth, and gives its blocks.
+/// `in_memory` makes it in memory beside an old one at once: in a file, it lacked blocks at a later step.
 pub(super) fn fresh_control(
     dir: &Dir,
     header: &Header,
     old: Option<&Control>,
     pool: &Pool<RealDisk>,
+    in_memory: bool,
 ) -> Result<(Control, RegionFile)> {
     if old.is_none() && is_own_file(dir, dir::CONTROL)? {
         // From here on there is no `control`: the log has all that counts.
@@ -81,7 +83,16 @@ pub(super) fn fresh_control(
     }
     let boot_id = dir::boot_id()?;
     let format = |file: &File| Control::format(file, header.store_id, &header.geometry, boot_id);
+    let format_in_memory = || {
+        // What few blocks the file got may be what the rest of recovery needs.
+        dir.remove_file(FRESH)?;
+        let file = memory_file()?;
+        Ok((format(&file)?, RegionFile { file, is_memory: true }))
+    };
     let (control, file) = loop {
+        if in_memory && old.is_some() {
+            break format_in_memory()?;
+        }
         let file = match dir.open_file(FRESH, true)? {
             Some(file) if is_own_file(dir, FRESH)? => file,
             _ => {
@@ -93,12 +104,7 @@ pub(super) fn fresh_control(
         match format(&file) {
             Ok(control) => break (control, RegionFile { file, is_memory: false }),
             Err(Error::DiskFull { .. }) if pool.yield_kept(true).map_err(log_error)? => {}
-            Err(Error::DiskFull { .. }) if old.is_some() => {
-                // What little room it got may be what the rest of recovery needs.
-                dir.remove_file(FRESH)?;
-                let file = memory_file()?;
-                break (format(&file)?, RegionFile { file, is_memory: true });
-            }
+            Err(Error::DiskFull { .. }) if old.is_some() => break format_in_memory()?,
             Err(Error::DiskFull { .. }) if pool.remove_spare().map_err(log_error)? => {}
             Err(error) => return Err(error),
         }
