@@ -4,7 +4,7 @@
 //! The kernel marks such a process (`AT_SECURE`). It obeys no variable, and starts no program that its caller could choose.
 #![allow(unsafe_code)]
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -17,6 +17,15 @@ pub(crate) fn variable(name: &str) -> Option<OsString> {
 pub(crate) fn is_of_caller() -> bool {
     // SAFETY: reads a number that the kernel gave this process at its start.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
+/// Whether a logger that root starts, and that becomes another user, keeps the variable `name` of root's environment: where programs are,
+/// and the marks of a started logger. Builds for tests keep what tells them where to die.
+pub(crate) fn is_for_other_user(name: &OsStr) -> bool {
+    const KEPT: [&str; 4] = ["PATH", "UNTORN_BECOME_LOGGER", "UNTORN_DAEMON", "UNTORN_FOREIGN_OWNER"];
+    const OF_TESTS: [&str; 5] =
+        ["UNTORN_CRASH", "UNTORN_CRASH_ONCE", "UNTORN_CRASH_TIMES", "UNTORN_BUG", "UNTORN_BOOT_ID"];
+    KEPT.iter().any(|kept| name == *kept) || (cfg!(feature = "crash-points") && OF_TESTS.iter().any(|of| name == *of))
 }
 
 /// Has `command` run with this process's effective rights alone and with none of the caller's environment, if the

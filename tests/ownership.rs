@@ -176,7 +176,9 @@ fn assert_is_owners(pid: u32) {
     let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
     for variable in environment.split(|&byte| byte == 0).filter(|variable| !variable.is_empty()) {
         let variable = String::from_utf8_lossy(variable);
-        assert!(variable.starts_with("PATH=") || variable.starts_with("UNTORN_"), "{variable}");
+        let name = variable.split('=').next().unwrap();
+        let is_needed = ["PATH", "UNTORN_BECOME_LOGGER", "UNTORN_DAEMON", "UNTORN_FOREIGN_OWNER"].contains(&name);
+        assert!(is_needed, "{variable}");
     }
     for open in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
         // It may close some meanwhile.
@@ -204,6 +206,7 @@ fn root_joins_if_it_says_so() {
 
     let mut by_hand = Command::new(env!("CARGO_BIN_EXE_untorn-logger"));
     by_hand.args(["--idle", "never", "--foreign-owner"]).arg(&test.path).env("SECRET", "of root");
+    by_hand.env("UNTORN_SECRET", "of root").env("UNTORN_LOGGER", "/of/root");
     for is_by_hand in [false, true] {
         let mut logger = is_by_hand.then(|| by_hand.stderr(std::process::Stdio::null()).spawn().unwrap());
         if let Some(logger) = &logger {
@@ -230,6 +233,17 @@ fn root_joins_if_it_says_so() {
         test.stop_logger();
         logger.iter_mut().for_each(|logger| assert!(logger.wait().unwrap().success()));
     }
+    // A logger that a client starts takes no variable of root's along either, whatever its name begins with.
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env("UNTORN_SECRET", "of root").env("SECRET", "of root");
+    let root = Child::start(command, "open-as", &test.path, &["0", "foreign"]);
+    root.expect("open");
+    let Observation::Live(stats) = Store::options().foreign_owner(true).observe(&test.path).unwrap() else {
+        panic!("the store is not open")
+    };
+    assert_is_owners(stats.logger_pid.unwrap());
+    root.finish();
+    test.stop_logger();
     // The owner works with it as before.
     let owner = Child::spawn("open-as", &test.path, &[&ALICE.to_string(), ""]);
     owner.expect("open");

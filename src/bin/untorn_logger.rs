@@ -54,9 +54,7 @@ fn main() -> ExitCode {
 
 /// Starts this program again without what root's environment and open files would tell another user, whose process it is to become.
 fn leave_environment_behind() {
-    let is_kept = |name: &OsStr| {
-        matches!(name.as_encoded_bytes(), b"PATH" | b"RUST_LOG") || name.as_encoded_bytes().starts_with(b"UNTORN_")
-    };
+    let is_kept = |name: &OsStr| name == "RUST_LOG" || LoggerOptions::is_for_other_user(name);
     // SAFETY: the program has one thread, which has opened nothing. What its starter left open is closed by `execve`, or, where a kernel
     // or a filter refuses the call, stays open.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };

@@ -90,6 +90,12 @@ impl LoggerOptions {
         self.foreign_owner
     }
 
+    /// Whether a logger of another user's store keeps the variable `name` of root's environment.
+    #[doc(hidden)]
+    pub fn is_for_other_user(name: &std::ffi::OsStr) -> bool {
+        environment::is_for_other_user(name)
+    }
+
     /// Serves as [`run_logger`] does. One that is to stay for ever waits while another logger serves.
     ///
     /// # Errors

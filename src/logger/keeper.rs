@@ -20,6 +20,7 @@ use crate::{Error, Result};
 use parking_lot::Mutex;
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::child_subreaper;
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
@@ -247,13 +248,12 @@ impl Keeper {
     }
 }
 
-/// A logger that becomes another user takes along nothing of root's environment but where programs are, and what this library's variables say.
+/// A logger that becomes another user takes along nothing of root's environment but what it needs. The marks of a started logger are set
+/// after this.
 fn keep_little_environment(command: &mut Command) {
     command.env_clear();
-    command.envs(std::env::vars_os().filter(|(name, _)| {
-        let name = name.as_encoded_bytes();
-        !environment::is_of_caller() && (name == b"PATH" || name.starts_with(b"UNTORN_"))
-    }));
+    let is_kept = |name: &OsStr| !environment::is_of_caller() && environment::is_for_other_user(name);
+    command.envs(std::env::vars_os().filter(|(name, _)| is_kept(name)));
 }
 
 fn name_of(command: &Command) -> String {
