@@ -20,10 +20,10 @@ pub const VALUE_LEN_MAX: u64 = 1 << 30;
 /// Longest keyspace name in bytes.
 pub const KEYSPACE_NAME_LEN_MAX: usize = 255;
 
-/// Address space that a store reserves unless chosen otherwise, in bytes: 1 TiB.
+/// Largest size of the arena unless chosen otherwise, in bytes: 1 TiB.
 pub const MAX_SIZE_DEFAULT: u64 = 1 << 40;
 
-/// Smallest address space that can be reserved, in bytes.
+/// The least that the largest size of the arena can be, in bytes.
 pub const MAX_SIZE_MIN: u64 = 4 << 20;
 
 /// The arena grows in pieces of this many bytes, aligned: the size of a huge page, so that the kernel

@@ -134,8 +134,11 @@ impl Options {
         self
     }
 
-    /// Address space to reserve and so the largest size of the arena, in bytes, fixed when the store is
-    /// created. Default: 1 TiB; at most 2³² pages (16 TiB at the default page size).
+    /// The largest size of the arena in bytes, fixed when the store is created. Default: 1 TiB; at most 2³² pages (16 TiB at
+    /// the default page size).
+    ///
+    /// A process reserves address space for this size, or for 64 GiB if that is less, and as much again when it first writes.
+    /// Beyond 64 GiB, more is reserved as the store grows.
     pub fn max_size(&mut self, bytes: u64) -> &mut Options {
         self.max_size = Some(bytes);
         self

@@ -103,7 +103,7 @@ fn check_catalog(
     let (stated, root) = (header.catalog_sum, image.catalog);
     if stated != 0 {
         pages.check(root, 1)?;
-        let found = arena.checksum_word(root);
+        let found = arena.checksum_word(root)?;
         if found != stated {
             let what = format!(
                 "the catalog's page {} has checksum {found:016x}, the checkpoint states {stated:016x}: arena and checkpoint are \

@@ -173,7 +173,7 @@ pub(super) fn take_replayed(engine: &Engine, before: &Header, log_position: Lsn)
     crash_point!("recover.checkpoint_synced");
     let words = &engine.control.fixed().checkpoint;
     let serial = Header::next_serial(words.serial.load(Ordering::Acquire))?;
-    let catalog_sum = if image.catalog.is_none() { 0 } else { engine.arena.checksum_word(image.catalog) };
+    let catalog_sum = if image.catalog.is_none() { 0 } else { engine.arena.checksum_word(image.catalog)? };
     let header = Header { serial, log_position, clean: false, catalog_sum, image, ..*before };
     header.write(&engine.dir.need_file(dir::CHECKPOINT, true)?)?;
     words.serial.store(serial, Ordering::Release);
@@ -244,7 +244,7 @@ fn write_header(logger: &Logger, image: &SlotImage, log_position: Lsn, clean: bo
         log_position,
         clean,
         retention: settings::retention(&engine.control),
-        catalog_sum: if image.catalog.is_none() { 0 } else { engine.arena.checksum_word(image.catalog) },
+        catalog_sum: if image.catalog.is_none() { 0 } else { engine.arena.checksum_word(image.catalog)? },
         image: *image,
     };
     if let Err(error) = header.write(&file) {
@@ -331,6 +331,6 @@ fn sum(engine: &Engine, file: &File, pages: &Pages<'_>, page: PageId, count: u32
     if planted_bug!("sum-once") && engine.arena.verify_checksum(body, page).is_ok() {
         return Ok(());
     }
-    engine.arena.store_checksum(body, page);
+    engine.arena.store_checksum(body, page)?;
     engine.arena.redirty_interior(file, page, body)
 }

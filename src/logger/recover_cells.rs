@@ -33,7 +33,7 @@ pub(super) fn restore(engine: &Engine, old: Option<&Control>, file: &File, incar
             let what = format!("cell {:?} has the place of another one", String::from_utf8_lossy(&name));
             return Err(Error::corrupt(dir::ARENA, 0, what));
         }
-        let found = old.and_then(|old| newer(old, &record));
+        let found = old.map_or(Ok(None), |old| newer(old, &record))?;
         let (version, value) = found.as_ref().map_or((record.version, record.value), |(v, value)| (*v, value));
         let floor = if planted_bug!("versions-go-on") {
             Version::default()
@@ -51,12 +51,18 @@ pub(super) fn restore(engine: &Engine, old: Option<&Control>, file: &File, incar
 }
 
 /// What the old region has of a cell, if it is that very cell and not older than its record.
-fn newer(old: &Control, record: &Record<'_>) -> Option<(Version, Vec<u8>)> {
-    let entry = old.cell_entry(record.index as usize).ok()?;
+///
+/// # Errors
+/// [`Error::Io`] if the value is there and cannot be mapped: the record would take back what was visible.
+fn newer(old: &Control, record: &Record<'_>) -> Result<Option<(Version, Vec<u8>)>> {
+    let Ok(entry) = old.cell_entry(record.index as usize) else { return Ok(None) };
     let is_same = entry.hot.generation.load(Ordering::Acquire) == record.generation;
-    if !is_same || entry.kind().ok()? != record.kind {
-        return None;
+    if !is_same || entry.kind().is_ok_and(|kind| kind != record.kind) {
+        return Ok(None);
     }
-    let (version, value) = sampler::newest(old, entry).ok()?;
-    (version >= record.version).then_some((version, value))
+    match sampler::newest(old, entry) {
+        Ok((version, value)) => Ok((version >= record.version).then_some((version, value))),
+        Err(error @ Error::Io { .. }) => Err(error),
+        Err(_) => Ok(None),
+    }
 }

@@ -1,4 +1,6 @@
-//! The arena: the pages of the tree in one file, mapped once at its full reserved length.
+//! The arena: the pages of the tree in one file, mapped in spans ([`super::spans`]) as it grows.
+//!
+//! Nearly all stores end within the first span, so a page in it is found by one comparison, with its number's check.
 //!
 //! Users' reads go through a read-only mapping. Only the commit path, recovery and the checkpoint map
 //! it writable, at another address. A plain reference is handed out only to bytes that are immutable
@@ -7,13 +9,15 @@
 //! reference, since the checkpoint writes them at any time.
 #![allow(unsafe_code)]
 
-use super::mapping::{MapOptions, Mapping};
+use super::mapping::{self, MAPPING_ALIGN, MapOptions};
+use super::spans::Spans;
 use crate::descriptor::{FileId, file_id};
 use crate::options::Geometry;
 use crate::page::PageRead;
 use crate::page::format::{CHECKSUM_LEN, HEADER_LEN, Header, PageKind};
 use crate::{Error, PageId, Result, TxnId, dir, limits};
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
@@ -24,14 +28,28 @@ const KERNEL_PAGE: usize = 4096;
 /// Marks page 0.
 const MAGIC: [u8; 8] = *b"untornA\x01";
 
-fn map(file: &File, reserve: u64, writable: bool) -> Result<Mapping> {
-    Mapping::new(file.as_fd(), dir::ARENA, MapOptions { reserve, writable, in_core_dumps: false })
+/// Length of the first span, unless the arena can never be as long. It counts twice in a process that writes, and in some
+/// hundred stores of one process it still leaves most of what the processor can address.
+const FIRST_SPAN_MAX: u64 = 64 << 30;
+
+/// Share of a process's limit of address space (`RLIMIT_AS`) that the first span takes at most: the limit is also for
+/// what the host allocates.
+const SHARE_OF_LIMIT: u64 = 64;
+
+fn map(file: &File, max_size: u64, writable: bool) -> Result<Spans> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::As).current.unwrap_or(u64::MAX);
+    let share = (limit / SHARE_OF_LIMIT).next_multiple_of(MAPPING_ALIGN);
+    let reserve = max_size.min(FIRST_SPAN_MAX).min(share.max(limits::MAX_SIZE_MIN));
+    let options = MapOptions { reserve, writable, in_core_dumps: false };
+    Spans::new(file.as_fd(), dir::ARENA, options, MAPPING_ALIGN, max_size)
 }
 
 /// The mapped arena of one store.
 pub(crate) struct Arena {
-    read: Mapping,
-    write: OnceLock<Mapping>,
+    read: Spans,
+    write: OnceLock<Spans>,
+    /// Pages in the first span of `read`.
+    near: u32,
     page_size: usize,
     max_size: u64,
     file_id: FileId,
@@ -77,7 +95,8 @@ impl Arena {
         }
         let read = map(file, geometry.max_size, false)?;
         let file_id = file_id(file).map_err(Error::io("stat of arena"))?;
-        Ok(Arena { read, write: OnceLock::new(), page_size, max_size: geometry.max_size, file_id })
+        let near = u32::try_from(read.first().range().end / page_size as u64).unwrap_or(u32::MAX);
+        Ok(Arena { read, write: OnceLock::new(), near, page_size, max_size: geometry.max_size, file_id })
     }
 
     /// An error if `file` is not the one that is mapped: to grow or sync it would do nothing for the mapped one.
@@ -88,11 +107,11 @@ impl Arena {
         Err(Error::Mismatch { file: dir::ARENA.into(), what: "it was replaced while the store was open".into() })
     }
 
-    /// Maps the arena writable too, if it is not yet. A handle that only reads never gets here.
+    /// Maps the arena writable too, if it is not yet: its first span. A handle that only reads never gets here.
     pub(crate) fn make_writable(&self, open: impl FnOnce() -> Result<File>) -> Result<()> {
         if self.write.get().is_none() {
-            let mapping = map(&open()?, self.max_size, true)?;
-            let _ = self.write.set(mapping);
+            let spans = map(&open()?, self.max_size, true)?;
+            let _ = self.write.set(spans);
         }
         Ok(())
     }
@@ -105,77 +124,114 @@ impl Arena {
         self.max_size
     }
 
-    fn offset(&self, id: PageId) -> usize {
-        id.0 as usize * self.page_size
+    fn offset(&self, id: PageId) -> u64 {
+        u64::from(id.0) * self.page_size as u64
     }
 
     /// An error that names a page's place in the file.
     pub(crate) fn damaged(&self, id: PageId, what: impl Into<String>) -> Error {
-        Error::corrupt(dir::ARENA, self.offset(id) as u64, what)
+        Error::corrupt(dir::ARENA, self.offset(id), what)
+    }
+
+    /// Which bytes of the file the bodies of `pages` pages from `id` on are.
+    fn range_of(&self, id: PageId, pages: u32) -> Range<u64> {
+        let start = self.offset(id);
+        start + CHECKSUM_LEN as u64..start + u64::from(pages) * self.page_size as u64
     }
 
     /// The bodies of `pages` pages from `id` on, for reading.
     ///
     /// # Safety
-    /// The pages lie below the high-water mark of a commit, and nobody writes them (checksum words
+    /// The pages lie in the first span and below the high-water mark of a commit, and nobody writes them (checksum words
     /// excepted) while the slice lives: the caller holds a pin or the writer lock, or knows their commit
     /// to be protected otherwise.
     #[inline]
-    unsafe fn body(&self, id: PageId, pages: u32) -> &[u8] {
+    unsafe fn near_body(&self, id: PageId, pages: u32) -> &[u8] {
         let len = pages as usize * self.page_size - CHECKSUM_LEN;
         // SAFETY: the range lies within the mapping, whose file is at least that long (pages are handed
         // out only after their blocks were written); the rest is the caller's promise.
         unsafe {
-            let first = self.read.as_ptr().add(self.offset(id) + CHECKSUM_LEN);
+            let first = self.read.first().as_ptr().add(id.0 as usize * self.page_size + CHECKSUM_LEN);
             std::slice::from_raw_parts(first, len)
         }
+    }
+
+    /// As [`Arena::near_body`], of pages anywhere in the arena. Maps the span that they lie in if it is not mapped yet.
+    ///
+    /// # Safety
+    /// As there, but for the first span.
+    #[inline(never)]
+    unsafe fn body(&self, id: PageId, pages: u32) -> Result<&[u8]> {
+        let range = self.range_of(id, pages);
+        let len = (range.end - range.start) as usize;
+        let first = self.read.map(range)?;
+        // SAFETY: as in `near_body`; the range is mapped for as long as `self` lives.
+        Ok(unsafe { std::slice::from_raw_parts(first, len) })
     }
 
     /// The header of page `id`, alone: the entries behind that of a queue page may change.
     ///
     /// # Safety
-    /// As [`Arena::body`], for the bytes of the header.
+    /// As [`Arena::near_body`], for the bytes of the header.
     #[inline]
-    unsafe fn header(&self, id: PageId) -> &[u8] {
-        // SAFETY: as in `body`, of which this is the beginning.
+    unsafe fn near_header(&self, id: PageId) -> &[u8] {
+        // SAFETY: as in `near_body`, of which this is the beginning.
         unsafe {
-            let first = self.read.as_ptr().add(self.offset(id) + CHECKSUM_LEN);
+            let first = self.read.first().as_ptr().add(id.0 as usize * self.page_size + CHECKSUM_LEN);
             std::slice::from_raw_parts(first, HEADER_LEN)
         }
     }
 
+    /// As [`Arena::near_header`], of a page anywhere in the arena.
+    ///
+    /// # Safety
+    /// As [`Arena::body`], for the bytes of the header.
+    unsafe fn header(&self, id: PageId) -> Result<&[u8]> {
+        let start = self.offset(id) + CHECKSUM_LEN as u64;
+        let first = self.read.map(start..start + HEADER_LEN as u64)?;
+        // SAFETY: as in `body`, of which this is the beginning.
+        Ok(unsafe { std::slice::from_raw_parts(first, HEADER_LEN) })
+    }
+
     /// The bodies of `pages` pages from `id` on, for writing.
+    ///
+    /// # Errors
+    /// As [`Spans::map`].
     ///
     /// # Safety
     /// The pages were allocated by the running transaction, whose owner alone knows them, and no other
     /// reference to them lives.
     #[allow(clippy::mut_from_ref)]
-    pub(crate) unsafe fn body_mut(&self, id: PageId, pages: u32) -> &mut [u8] {
-        let len = pages as usize * self.page_size - CHECKSUM_LEN;
-        let mapping = self.write.get().expect("writers map the arena writable first");
+    #[inline]
+    pub(crate) unsafe fn body_mut(&self, id: PageId, pages: u32) -> Result<&mut [u8]> {
+        let range = self.range_of(id, pages);
+        let len = (range.end - range.start) as usize;
+        let first = self.write.get().expect("writers map the arena writable first").map(range)?;
         // SAFETY: as in `body`; exclusive by the caller's promise.
-        unsafe {
-            let first = mapping.as_ptr().add(self.offset(id) + CHECKSUM_LEN).cast_mut();
-            std::slice::from_raw_parts_mut(first, len)
-        }
+        Ok(unsafe { std::slice::from_raw_parts_mut(first, len) })
     }
 
-    /// The word at a byte offset of a page, for the parts of the arena that are shared while they
+    /// The `count` words from a byte offset of a page on, for the parts of the arena that are shared while they
     /// change: checksum words and entries of queue pages.
+    ///
+    /// # Errors
+    /// As [`Spans::map`].
     #[inline]
-    pub(crate) fn word(&self, id: PageId, offset: usize) -> &AtomicU64 {
-        debug_assert!(offset.is_multiple_of(8) && offset < self.page_size);
-        let mapping = self.write.get().unwrap_or(&self.read);
-        // SAFETY: in bounds as in `body` (callers check the page number), aligned, and every access to
-        // these words goes through atomics. Through the read-only mapping the word is only loaded:
+    pub(crate) fn words(&self, id: PageId, offset: usize, count: usize) -> Result<&[AtomicU64]> {
+        debug_assert!(offset.is_multiple_of(8) && offset + 8 * count <= self.page_size);
+        let spans = self.write.get().unwrap_or(&self.read);
+        let start = self.offset(id) + offset as u64;
+        let first = spans.map(start..start + 8 * count as u64)?;
+        // SAFETY: mapped as was just found, and in the file as in `near_body` (callers check the page number), aligned, and
+        // every access to these words goes through atomics. Through the read-only mapping the words are only loaded:
         // storing callers have called `make_writable`.
-        unsafe { &*mapping.as_ptr().add(self.offset(id) + offset).cast::<AtomicU64>() }
+        Ok(unsafe { std::slice::from_raw_parts(first.cast::<AtomicU64>(), count) })
     }
 
     /// The pages of a commit with this high-water mark.
     #[inline]
     pub(crate) fn pages(&self, high_water: u32) -> Pages<'_> {
-        Pages { arena: self, high_water }
+        Pages { arena: self, high_water, near: high_water.min(self.near) }
     }
 
     /// The checksum of a page or run over `len` bytes of its body.
@@ -185,19 +241,20 @@ impl Arena {
     }
 
     /// Sums a page or run and stores the sum in its checksum word.
-    pub(crate) fn store_checksum(&self, body: &[u8], id: PageId) {
+    pub(crate) fn store_checksum(&self, body: &[u8], id: PageId) -> Result<()> {
         // Relaxed: whoever relies on it (recovery, verify) comes after a sync of the file.
-        self.word(id, 0).store(Self::sum(body), Ordering::Relaxed);
+        self.words(id, 0, 1)?[0].store(Self::sum(body), Ordering::Relaxed);
+        Ok(())
     }
 
     /// The checksum word of a page, which must lie in the file.
-    pub(crate) fn checksum_word(&self, id: PageId) -> u64 {
-        self.word(id, 0).load(Ordering::Relaxed)
+    pub(crate) fn checksum_word(&self, id: PageId) -> Result<u64> {
+        Ok(self.words(id, 0, 1)?[0].load(Ordering::Relaxed))
     }
 
     /// Holds a page or run, born at or before the newest checkpoint, against its checksum.
     pub(crate) fn verify_checksum(&self, body: &[u8], id: PageId) -> Result<()> {
-        let found = self.word(id, 0).load(Ordering::Relaxed);
+        let found = self.checksum_word(id)?;
         let expected = Self::sum(body);
         if found != expected && !planted_bug!("page-without-checksum") {
             return Err(
@@ -213,21 +270,33 @@ impl Arena {
     pub(crate) fn redirty_interior(&self, file: &File, id: PageId, body: &[u8]) -> Result<()> {
         let mut at = KERNEL_PAGE - CHECKSUM_LEN;
         while at < body.len() {
-            let offset = (self.offset(id) + CHECKSUM_LEN + at) as u64;
+            let offset = self.offset(id) + (CHECKSUM_LEN + at) as u64;
             file.write_all_at(&body[at..at + 1], offset).map_err(Error::io("write of arena"))?;
             at += KERNEL_PAGE;
         }
         Ok(())
     }
 
-    /// Prefetches the first cache lines of a page.
+    /// Prefetches the first cache lines of a page, which lies in the first span.
     #[inline]
+    fn prefetch_near(&self, id: PageId) {
+        prefetch_page(self.read.first().as_ptr().wrapping_add(id.0 as usize * self.page_size));
+    }
+
+    /// Prefetches the first cache lines of a page if its span is mapped.
+    #[inline(never)]
     fn prefetch(&self, id: PageId) {
-        // A branch or leaf begins with its header and its key heads: these lines are needed first.
-        let offset = self.offset(id) as u64;
-        for line in 0..4 {
-            self.read.prefetch(offset + line * 64);
+        if let Some(page) = self.read.find(self.offset(id)) {
+            prefetch_page(page);
         }
+    }
+}
+
+#[inline]
+fn prefetch_page(page: *const u8) {
+    // A branch or leaf begins with its header and its key heads: these lines are needed first.
+    for line in 0..4 {
+        mapping::prefetch(page.wrapping_add(line * 64));
     }
 }
 
@@ -238,6 +307,8 @@ impl Arena {
 pub(crate) struct Pages<'a> {
     arena: &'a Arena,
     high_water: u32,
+    /// Pages below the mark that lie in the first span.
+    near: u32,
 }
 
 impl<'a> Pages<'a> {
@@ -264,10 +335,21 @@ impl<'a> Pages<'a> {
     /// As [`PageRead::run`], for as long as the arena is mapped.
     #[inline]
     pub(crate) fn body_of(&self, id: PageId, pages: u32) -> Result<&'a [u8]> {
-        self.check(id, pages)?;
+        let end = u64::from(id.0) + u64::from(pages);
+        if id.is_none() || pages == 0 || end > u64::from(self.near) {
+            return self.far_body_of(id, pages);
+        }
         // SAFETY: in range as just checked; immutable since the maker of `self` protects the commit
         // (see the type), and pages that a commit reaches are never written (rule I3).
-        Ok(unsafe { self.arena.body(id, pages) })
+        Ok(unsafe { self.arena.near_body(id, pages) })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn far_body_of(&self, id: PageId, pages: u32) -> Result<&'a [u8]> {
+        self.check(id, pages)?;
+        // SAFETY: as in `body_of`.
+        unsafe { self.arena.body(id, pages) }
     }
 
     /// The header of a page, which must be of this kind.
@@ -275,10 +357,21 @@ impl<'a> Pages<'a> {
         Header::expect(self.header_of(id)?, kind, id, self.arena.page_size)
     }
 
+    #[inline]
     fn header_of(&self, id: PageId) -> Result<&'a [u8]> {
-        self.check(id, 1)?;
+        if id.is_none() || id.0 >= self.near {
+            return self.far_header_of(id);
+        }
         // SAFETY: in range as just checked; a page's header never changes while a commit reaches it.
-        Ok(unsafe { self.arena.header(id) })
+        Ok(unsafe { self.arena.near_header(id) })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn far_header_of(&self, id: PageId) -> Result<&'a [u8]> {
+        self.check(id, 1)?;
+        // SAFETY: as in `header_of`.
+        unsafe { self.arena.header(id) }
     }
 
     /// The birth of a page.
@@ -308,7 +401,9 @@ impl PageRead for Pages<'_> {
 
     #[inline]
     fn prefetch(&self, id: PageId) {
-        if id.0 < self.high_water {
+        if id.0 < self.near {
+            self.arena.prefetch_near(id);
+        } else if id.0 < self.high_water {
             self.arena.prefetch(id);
         }
     }

@@ -5,7 +5,8 @@
 //! | table | [`table_at`] | [`ENTRY_CHUNK`] entries at a time, up to [`limits::CELLS_MAX`] |
 //! | bodies | after the table's end | a cell's copies, allocated once and kept by its entry for ever |
 //!
-//! Both have address space reserved and grow within the file, written with zeros before anything is placed there. Between
+//! Both grow within the file, written with zeros before anything is placed there. Address space is reserved for the table; the
+//! bodies are mapped as they are used ([`super::spans`]). Between
 //! them and what lies before them the file has holes, which nobody touches.
 //!
 //! Entries are allocated and freed by the owner of the writer lock. An entry that was freed is used again: a cell's, by
@@ -21,6 +22,7 @@ use crate::{Error, Result, Version, dir, limits};
 use std::fs::File;
 use std::mem::size_of;
 use std::ops::Range;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Entries by which the table grows.
@@ -29,9 +31,10 @@ const ENTRY_CHUNK: usize = 1024;
 const BODY_CHUNK: u64 = 256 << 10;
 /// Bodies begin at multiples of this, a cache line.
 const BODY_UNIT: u64 = 64;
-const TABLE_BYTES: u64 = (limits::CELLS_MAX * size_of::<CellEntry>()) as u64;
+/// Bytes of the table, in the first span of the region's mapping.
+pub(super) const TABLE_BYTES: u64 = (limits::CELLS_MAX * size_of::<CellEntry>()) as u64;
 const BODIES_BYTES: u64 = limits::CELLS_MAX as u64 * (limits::CELL_LEN_MAX * COPIES) as u64;
-/// Address space for all of it.
+/// Bytes of both.
 pub(super) const RESERVED_BYTES: u64 = TABLE_BYTES + BODIES_BYTES;
 
 /// What an entry is.
@@ -217,7 +220,7 @@ impl Control {
         // SAFETY: within the reserved range of the mapping, aligned, and in the part of the file that `capacity`
         // says was written, as the callers have checked. All is atomics, which any process may change at will.
         unsafe {
-            let table = self.mapping().as_ptr().add(table_at(self.readers_end()) as usize);
+            let table = self.base().add(table_at(self.readers_end()) as usize);
             &*table.cast::<CellEntry>().add(index)
         }
     }
@@ -250,16 +253,18 @@ impl Control {
     pub(crate) fn cell_view<'c>(&'c self, entry: &'c CellEntry) -> Result<CellView<'c, Native>> {
         let kind = entry.kind()?;
         let CellKind::Cell { len } = kind else { return Err(damaged("kind of a cell")) };
-        Ok(CellView::new(&entry.hot, self.copies_at(self.body_of(entry, kind)?, kind), len))
+        let first = self.map_copies(entry, kind)?;
+        // SAFETY: mapped for as long as `self` lives, as was just found, in the part of the file that was written before
+        // `bodies_backed` said so. Aligned to a cache line; atomics alone, which any process may change at will.
+        let copies = unsafe { std::slice::from_raw_parts(first.as_ptr(), kind.body_bytes() as usize / 8) };
+        Ok(CellView::new(&entry.hot, copies, len))
     }
 
-    fn copies_at(&self, at: u64, kind: CellKind) -> &[AtomicU64] {
-        // SAFETY: `body_of` has found that it lies within the reserved range, in the part of the file that was written before
-        // `bodies_backed` said so. Aligned to a cache line; atomics alone, which any process may change at will.
-        unsafe {
-            let bodies = self.mapping().as_ptr().add((table_at(self.readers_end()) + TABLE_BYTES + at) as usize);
-            std::slice::from_raw_parts(bodies.cast::<AtomicU64>(), kind.body_bytes() as usize / 8)
-        }
+    /// Address of the copies of an entry's cell.
+    fn map_copies(&self, entry: &CellEntry, kind: CellKind) -> Result<NonNull<AtomicU64>> {
+        let start = table_at(self.readers_end()) + TABLE_BYTES + self.body_of(entry, kind)?;
+        let first = self.spans().map(start..start + kind.body_bytes())?;
+        Ok(NonNull::new(first.cast()).expect("nothing is mapped at address 0"))
     }
 
     /// A cell or counter to come back to, found and checked once.
@@ -268,23 +273,28 @@ impl Control {
         if entry.kind()?.body_bytes() != kind.body_bytes() {
             return Err(damaged("kind of a cell"));
         }
-        let body = if kind == CellKind::Counter { 0 } else { self.body_of(entry, kind)? };
-        Ok(CellRef { region: self.mapping().as_ptr().addr(), entry: std::ptr::from_ref(entry), body, kind })
+        let copies = if kind == CellKind::Counter { NonNull::dangling() } else { self.map_copies(entry, kind)? };
+        Ok(CellRef { region: self.base().addr(), entry: std::ptr::from_ref(entry), copies, kind })
     }
 
     /// The entry that was found in this very mapping.
     #[inline]
     pub(crate) fn entry_of(&self, cell: &CellRef) -> &CellEntry {
-        assert!(cell.region == self.mapping().as_ptr().addr(), "a cell of another region");
+        assert!(cell.region == self.base().addr(), "a cell of another region");
         // SAFETY: `cell_ref` took it from this mapping, whose base no other mapping has while this one lives. Entries keep
         // their places; the file never shrinks.
         unsafe { &*cell.entry }
     }
 
-    /// The cell that was found in this very mapping. An entry keeps its body for ever.
+    /// The cell that was found in this very mapping; `entry` is its entry, as [`Control::entry_of`] found it. An entry keeps
+    /// its body for ever.
     #[inline]
     pub(crate) fn view_of<'c>(&'c self, cell: &CellRef, entry: &'c CellEntry) -> CellView<'c, Native> {
-        CellView::new(&entry.hot, self.copies_at(cell.body, cell.kind), cell.kind.len())
+        assert!(std::ptr::eq(cell.entry, entry), "a cell has the entry that was found with it");
+        // SAFETY: `cell_ref` mapped them from this very region, as `entry_of` has found of the entry, and found them in the
+        // file. They stay mapped as long as `self` lives. The rest as in `cell_view`; of a counter there are none.
+        let copies = unsafe { std::slice::from_raw_parts(cell.copies.as_ptr(), cell.kind.body_bytes() as usize / 8) };
+        CellView::new(&entry.hot, copies, cell.kind.len())
     }
 
     // ---- by the owner of the writer lock
@@ -347,9 +357,19 @@ impl Control {
         Ok(())
     }
 
-    /// Gives an allocated entry its first value, and its identity last. Lets go of its latch.
+    /// Gives an allocated entry its first value, and its identity last. Lets go of its latch, also if there is an error: the entry
+    /// is free then.
     pub(crate) fn begin_cell(&self, index: usize, generation: u64, first: &FirstValue<'_>, me: u64) -> Result<()> {
         let entry = self.cell_entry(index)?;
+        let filled = self.fill_cell(entry, first);
+        if filled.is_ok() {
+            entry.hot.generation.store(generation, Ordering::SeqCst);
+        }
+        lock::release_and_wake::<Native>(&entry.hot.latch, &entry.bell, me);
+        filled
+    }
+
+    fn fill_cell(&self, entry: &CellEntry, first: &FirstValue<'_>) -> Result<()> {
         for stamp in &entry.hot.stamps {
             stamp.store(0, Ordering::Release);
         }
@@ -366,8 +386,6 @@ impl Control {
             CellKind::Cell { .. } => return Err(damaged("length of a cell")),
         }
         entry.hot.sampled.store(first.sampled, Ordering::Relaxed);
-        entry.hot.generation.store(generation, Ordering::SeqCst);
-        lock::release_and_wake::<Native>(&entry.hot.latch, &entry.bell, me);
         Ok(())
     }
 
@@ -447,11 +465,11 @@ pub(crate) struct CellRef {
     /// Address of the mapping that it was found in.
     region: usize,
     entry: *const CellEntry,
-    body: u64,
+    copies: NonNull<AtomicU64>,
     pub(crate) kind: CellKind,
 }
 
-// SAFETY: the address is only used by `entry_of`, which argues about it, from any thread alike.
+// SAFETY: the addresses are only used by `entry_of` and `view_of`, which argue about them, from any thread alike.
 unsafe impl Send for CellRef {}
 // SAFETY: as above.
 unsafe impl Sync for CellRef {}

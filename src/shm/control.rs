@@ -17,10 +17,11 @@ use super::atomic::Native;
 use super::cells::{self, CellsHead};
 use super::latencies::Latencies;
 use super::lock;
-use super::mapping::{MapOptions, Mapping};
+use super::mapping::{MAPPING_ALIGN, MapOptions};
 use super::pins::{LoggerPins, ReaderSlot};
 use super::readers::ReaderWords;
 use super::slots::{CommitSlot, Slots};
+use super::spans::Spans;
 use crate::descriptor::{self, FileId};
 use crate::options::Geometry;
 use crate::slot::{SLOT_WORDS, SlotImage};
@@ -351,7 +352,8 @@ pub(super) fn unchecked(word: u64) -> Option<u32> {
 
 /// The mapped region.
 pub(crate) struct Control {
-    mapping: Mapping,
+    /// The first span has all but the cells' copies.
+    spans: Spans,
     ring_size: usize,
     /// The chunks of reader slots that this process has found ready, a bit for each: they are so for ever.
     pub(super) readers_known: AtomicU64,
@@ -373,8 +375,14 @@ impl Control {
         Self::file_len(self.ring_size, limits::READERS_MAX)
     }
 
-    pub(super) fn mapping(&self) -> &Mapping {
-        &self.mapping
+    pub(super) fn spans(&self) -> &Spans {
+        &self.spans
+    }
+
+    /// Where the region lies, but for the cells' copies.
+    #[inline]
+    pub(super) fn base(&self) -> *const u8 {
+        self.spans.first().as_ptr()
     }
 
     /// Least length of the file while it has `capacity` reader slots.
@@ -448,11 +456,6 @@ impl Control {
         self.fixed().incarnation.stated.store(checked(incarnation), Ordering::SeqCst);
     }
 
-    fn map_options(ring_size: usize, writable: bool) -> MapOptions {
-        let reserve = Self::file_len(ring_size, limits::READERS_MAX) as u64 + cells::RESERVED_BYTES;
-        MapOptions { reserve, writable, in_core_dumps: false }
-    }
-
     /// Moves this region, which `from` holds, to the blocks of another file: `to` is the region's file afterwards.
     ///
     /// Recovery does this with a region that no other process has mapped, and from its only thread.
@@ -475,12 +478,17 @@ impl Control {
                 at += len as u64;
             }
         }
-        self.mapping.replace(to.as_fd(), Self::map_options(self.ring_size, true))
+        self.spans.replace(to.as_fd())
     }
 
     fn map(file: &File, ring_size: usize, writable: bool) -> Result<Control> {
-        let mapping = Mapping::new(file.as_fd(), dir::CONTROL, Self::map_options(ring_size, writable))?;
-        Ok(Control { mapping, ring_size, readers_known: AtomicU64::new(1) })
+        let cells_at = Self::file_len(ring_size, limits::READERS_MAX) as u64;
+        let [reserve, max_len] =
+            [cells::TABLE_BYTES, cells::RESERVED_BYTES].map(|len| (cells_at + len).next_multiple_of(MAPPING_ALIGN));
+        let options = MapOptions { reserve, writable, in_core_dumps: false };
+        // No less than all of the first span: what lies in it is found without a check.
+        let spans = Spans::new(file.as_fd(), dir::CONTROL, options, reserve, max_len)?;
+        Ok(Control { spans, ring_size, readers_known: AtomicU64::new(1) })
     }
 
     /// Maps an existing region; `None` if it is one of the past, of another store or another file.
@@ -566,14 +574,14 @@ impl Control {
         // SAFETY: the mapping is longer than `Fixed`, page-aligned, and lives as long as `self`; the file
         // was checked to cover it. `Fixed` consists of atomics alone, for which every bit pattern is
         // valid and which other processes may change at will.
-        unsafe { &*self.mapping.as_ptr().cast::<Fixed>() }
+        unsafe { &*self.base().cast::<Fixed>() }
     }
 
     /// The table of processes.
     pub(crate) fn clients(&self) -> &[ClientEntry] {
         // SAFETY: as in `fixed`; the table lies within the file, which has at least `RING_AT` bytes.
         unsafe {
-            let first = self.mapping.as_ptr().add(CLIENTS_AT).cast::<ClientEntry>();
+            let first = self.base().add(CLIENTS_AT).cast::<ClientEntry>();
             std::slice::from_raw_parts(first, limits::CLIENTS_MAX)
         }
     }
@@ -583,7 +591,7 @@ impl Control {
     pub(crate) fn ring(&self) -> &[AtomicU64] {
         // SAFETY: as in `fixed`; the file was checked to hold the whole ring.
         unsafe {
-            let first = self.mapping.as_ptr().add(RING_AT).cast::<AtomicU64>();
+            let first = self.base().add(RING_AT).cast::<AtomicU64>();
             std::slice::from_raw_parts(first, self.ring_size / 8)
         }
     }

@@ -27,6 +27,7 @@
 #![allow(unsafe_code)]
 
 use super::fork::{self, ForkGuard};
+use super::mapping;
 use super::private::Private;
 use crate::descriptor::Descriptor;
 use crate::ids::ClientId;
@@ -178,7 +179,7 @@ impl MappedPage {
         // being empty doesn't matter.
         let page =
             unsafe { rustix::mm::mmap(std::ptr::null_mut(), page_size, ProtFlags::empty(), MapFlags::SHARED, file, 0) }
-                .map_err(Error::sys(format!("mapping {name}")))?;
+                .map_err(|errno| mapping::refused(name, 0, page_size as u64, errno))?;
         let mapped = MappedPage { page, page_size, fork_guard };
         for advice in [Advice::LinuxDontFork, Advice::LinuxDontDump] {
             // SAFETY: the page was mapped just now and nothing refers to it.

@@ -111,7 +111,7 @@ impl Control {
         // (release) only after zeros were written over all of it, and no chunk is ever taken back, so the file covers
         // the slot. It consists of atomics alone, for which every bit pattern is valid and which other processes may
         // change.
-        Some(unsafe { &*self.mapping().as_ptr().add(self.readers_begin()).cast::<ReaderSlot<Native>>().add(index) })
+        Some(unsafe { &*self.base().add(self.readers_begin()).cast::<ReaderSlot<Native>>().add(index) })
     }
 
     /// The slot of this number.

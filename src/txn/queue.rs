@@ -75,7 +75,8 @@ pub(crate) fn read_entry(pages: &Pages<'_>, arena: &Arena, page: PageId, index: 
         return Err(arena.damaged(page, format!("queue page has no entry {index}")));
     }
     let at = ENTRIES_AT + index as usize * ENTRY_BYTES;
-    let word = |i: usize| arena.word(page, at + 8 * i).load(Ordering::Relaxed);
+    let words = arena.words(page, at, ENTRY_BYTES / 8)?;
+    let word = |i: usize| words[i].load(Ordering::Relaxed);
     let entry = Freed {
         page: PageId(word(0) as u32),
         pages: (word(0) >> 32) as u32,
@@ -89,12 +90,13 @@ pub(crate) fn read_entry(pages: &Pages<'_>, arena: &Arena, page: PageId, index: 
 }
 
 /// Writes entry `index` of a queue page, behind the published end.
-pub(crate) fn write_entry(arena: &Arena, page: PageId, index: u32, entry: Freed) {
+pub(crate) fn write_entry(arena: &Arena, page: PageId, index: u32, entry: Freed) -> Result<()> {
     let at = ENTRIES_AT + index as usize * ENTRY_BYTES;
-    let words = [u64::from(entry.page.0) | u64::from(entry.pages) << 32, entry.birth.as_u64(), entry.freed.as_u64()];
-    for (i, word) in words.into_iter().enumerate() {
-        arena.word(page, at + 8 * i).store(word, Ordering::Relaxed);
+    let values = [u64::from(entry.page.0) | u64::from(entry.pages) << 32, entry.birth.as_u64(), entry.freed.as_u64()];
+    for (word, value) in arena.words(page, at, ENTRY_BYTES / 8)?.iter().zip(values) {
+        word.store(value, Ordering::Relaxed);
     }
+    Ok(())
 }
 
 /// The page behind a queue's page that is not its tail. Each such page holds an entry, since it was made for one: a damaged

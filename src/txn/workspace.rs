@@ -562,22 +562,23 @@ impl<'e> Workspace<'e> {
                 None => (self.pages().expect(state.tail, PageKind::FreeQueue)?.link, state.tail_index),
             };
             self.pages().check(page, 1)?;
-            self.format_queue_page(page, next, previous_count);
+            self.format_queue_page(page, next, previous_count)?;
             state.tail = page;
             state.tail_index = 0;
         }
-        queue::write_entry(&self.engine.arena, state.tail, state.tail_index, entry);
+        queue::write_entry(&self.engine.arena, state.tail, state.tail_index, entry)?;
         state.tail_index += 1;
         state.count += 1;
         Ok(state)
     }
 
     #[allow(unsafe_code)]
-    fn format_queue_page(&mut self, page: PageId, next: PageId, previous_count: u32) {
+    fn format_queue_page(&mut self, page: PageId, next: PageId, previous_count: u32) -> Result<()> {
         let arena = &self.engine.arena;
         // SAFETY: the page was reserved for this queue and nobody reads it before the swing.
-        let body = unsafe { arena.body_mut(page, 1) };
+        let body = unsafe { arena.body_mut(page, 1) }?;
         queue::format_page(body, page, self.txn, next, previous_count);
+        Ok(())
     }
 
     /// Gives everything that was freed to the queues, as the last step before the image is published.
@@ -727,17 +728,18 @@ impl PageWrite for Workspace<'_> {
         }
     }
 
+    #[inline]
     fn body_mut(&mut self, id: PageId) -> Result<&mut [u8]> {
-        self.pages().body_of(id, 1)?;
+        self.pages().check(id, 1)?;
         // SAFETY: the tree asks for this only for pages born in this transaction, which nobody else
         // reaches before the swing; `&mut self` keeps other references of this transaction away.
-        Ok(unsafe { self.engine.arena.body_mut(id, 1) })
+        unsafe { self.engine.arena.body_mut(id, 1) }
     }
 
     fn run_mut(&mut self, id: PageId, pages: u32) -> Result<&mut [u8]> {
-        self.pages().body_of(id, pages)?;
+        self.pages().check(id, pages)?;
         // SAFETY: as in `body_mut`.
-        Ok(unsafe { self.engine.arena.body_mut(id, pages) })
+        unsafe { self.engine.arena.body_mut(id, pages) }
     }
 
     fn check(&self, id: PageId, birth: TxnId) -> Result<()> {
@@ -747,11 +749,11 @@ impl PageWrite for Workspace<'_> {
     fn copy_page(&mut self, from: PageId, to: PageId) -> Result<()> {
         let pages = self.pages();
         let source = pages.body_of(from, 1)?;
-        pages.body_of(to, 1)?;
+        pages.check(to, 1)?;
         // Damage must not be given a fresh checksum: a page is checked before it is copied.
         self.verify(from, pages.birth(from)?)?;
         // SAFETY: as in `body_mut`; the two pages differ, the one being free and the other in use.
-        let target = unsafe { self.engine.arena.body_mut(to, 1) };
+        let target = unsafe { self.engine.arena.body_mut(to, 1) }?;
         target.copy_from_slice(source);
         format::set_identity(target, to, self.txn);
         Ok(())
