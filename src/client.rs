@@ -16,6 +16,7 @@ use crate::shm::control::Control;
 use crate::shm::fork::{self, ForkGuard};
 use crate::shm::liveness::{self, CLIENT_IDS, InitLock, LOGGER_OFFSET, LockFileId, Tester};
 use crate::shm::lock::CommitClass;
+use crate::shm::progress::{Patience, Progress};
 use crate::shm::{lock, pins, waiter};
 use crate::{ClientId, Error, Result, create, limits};
 use parking_lot::Mutex;
@@ -28,6 +29,9 @@ use untorn_wal::Lsn;
 mod gate;
 pub(crate) mod pin;
 pub(crate) mod waker;
+
+/// How long opening waits for other processes that make no visible progress, at the least.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long an opener waits for the logger of a store that needs recovery to leave. One that is stopped does not.
 const LEAVING_MAX: Duration = Duration::from_secs(10);
@@ -97,16 +101,15 @@ impl Client {
     /// if nobody lives it lets go, has a logger started, which recovers, and looks again.
     fn make(dir: Dir, options: &Options) -> Result<Client> {
         // A day is as good as for ever, and within the clock's range.
-        let patience = options.logger_timeout.clamp(Duration::from_secs(30), Duration::from_secs(86_400));
+        let limit = options.logger_timeout.clamp(open_timeout(), Duration::from_secs(86_400));
         let started = Instant::now();
-        let deadline = started + patience;
+        let mut patience = Patience::new(limit);
         let keeper = Keeper::new(options);
         let tester = dir.with_fd(|fd| Tester::open(fd, None))?;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let init = lock_init(&dir, left)?;
+            let init = lock_init(&dir, &mut patience, &Arc::default())?;
             if options.create {
-                create::ensure_store(&dir, &options.geometry()?)?;
+                create::ensure_store(&dir, &options.geometry()?, &init)?;
             } else if dir.open_file(dir::CHECKPOINT, false)?.is_none() {
                 return Err(Error::NotFound { path: dir.path().into() });
             }
@@ -144,10 +147,10 @@ impl Client {
                 });
             }
             drop(init);
-            if Instant::now() > deadline {
+            if patience.is_over() {
                 return Err(Error::LoggerUnavailable { reason: "a logger started, but did not get ready".into() });
             }
-            keeper.start(&dir, &tester, deadline)?;
+            keeper.start(&dir, &tester, &mut patience)?;
             // A logger that has its byte may need the initialisation lock.
             std::thread::sleep(Duration::from_micros(500));
         }
@@ -191,6 +194,7 @@ impl Client {
             keeper: Some(keeper),
             has_failed: AtomicBool::new(false),
             pin_scan: Mutex::default(),
+            progress: Arc::default(),
             logger_seen_ns: AtomicU64::new(0),
             presence,
         };
@@ -373,12 +377,23 @@ fn point_to_messages(error: Error) -> Error {
     }
 }
 
-/// Takes the initialisation lock.
-pub(crate) fn lock_init(dir: &Dir, timeout: Duration) -> Result<InitLock> {
-    match dir.with_fd(|fd| InitLock::acquire(fd, timeout))? {
+fn open_timeout() -> Duration {
+    #[cfg(feature = "crash-points")]
+    if let Some(ms) = crate::environment::variable("UNTORN_OPEN_TIMEOUT_MS").and_then(|ms| ms.into_string().ok()) {
+        return Duration::from_millis(ms.parse().expect("UNTORN_OPEN_TIMEOUT_MS is a number"));
+    }
+    OPEN_TIMEOUT
+}
+
+/// Acquires the initialisation lock, and shows `progress` while it is held.
+pub(crate) fn lock_init(dir: &Dir, patience: &mut Patience, progress: &Arc<Progress>) -> Result<InitLock> {
+    match dir.with_fd(|fd| InitLock::acquire(fd, patience, progress))? {
         Some(init) => Ok(init),
         None => Err(Error::LoggerUnavailable {
-            reason: format!("another process has been opening or recovering the store for {timeout:?}"),
+            reason: format!(
+                "another process is opening, recovering or leaving the store and has made no progress for {:?}",
+                patience.limit()
+            ),
         }),
     }
 }

@@ -3,7 +3,7 @@
 //! Without the feature `crash-points` the macro expands to nothing. With it, the variable
 //! `UNTORN_CRASH=name[@n]:action` acts at the n-th time (from 1; 0: each time) that this process comes by the point
 //! `name`; the action is `kill`, `stop` (SIGSTOP, until it is continued), `panic`, `hold=PATH` (waits until the file
-//! exists, and keeps `PATH.reached` there meanwhile) or `fail` (the place's call reports an I/O error). Several are separated by commas.
+//! exists, and keeps `PATH.reached` there meanwhile), `pause=MS` (sleeps for so many milliseconds) or `fail` (the place's call reports an I/O error). Several are separated by commas.
 //! With `UNTORN_CRASH_ONCE=PATH` a point acts once over all processes that inherit the variables: the one that makes
 //! the file `PATH-name` acts. With `UNTORN_CRASH_TIMES=n` as well it acts so many times: the second one makes `PATH-name-2`.
 
@@ -48,6 +48,7 @@ mod active {
         Stop,
         Panic,
         Hold(PathBuf),
+        Pause(Duration),
         Fail,
     }
 
@@ -79,11 +80,12 @@ mod active {
         };
         let action = match action.split_once('=') {
             Some(("hold", path)) => Action::Hold(path.into()),
+            Some(("pause", ms)) => Action::Pause(Duration::from_millis(ms.parse().expect("pause=MS is a number"))),
             _ if action == "kill" => Action::Kill,
             _ if action == "stop" => Action::Stop,
             _ if action == "panic" => Action::Panic,
             _ if action == "fail" => Action::Fail,
-            _ => panic!("UNTORN_CRASH knows kill, stop, panic, fail and hold=PATH, not {action:?}"),
+            _ => panic!("UNTORN_CRASH knows kill, stop, panic, fail, hold=PATH and pause=MS, not {action:?}"),
         };
         Armed { name: name.into(), nth, passed: AtomicU64::new(0), action }
     }
@@ -129,6 +131,7 @@ mod active {
                     std::thread::sleep(Duration::from_millis(1));
                 }
             }
+            Action::Pause(time) => std::thread::sleep(*time),
             Action::Panic => panic!("the crash point {name}"),
             Action::Fail => {}
         });

@@ -51,6 +51,7 @@ pub const ALL: &[&str] = &[
     "logger.leaving",
     "logger.ready",
     "logger.unneeded",
+    "progress.stepped",
     "reader.durable_pinned",
     "reader.durable_read",
     "reader.pinned",

@@ -8,19 +8,21 @@ use crate::header::Header;
 use crate::logger::settings::RETENTION_DEFAULT;
 use crate::options::Geometry;
 use crate::shm::arena::Arena;
+use crate::shm::liveness::InitLock;
 use crate::slot::SlotImage;
 use crate::{Error, Result};
 use std::os::unix::fs::FileExt;
 use untorn_wal::Lsn;
 
-/// Makes the store's files if there is no header yet. The caller holds the initialisation lock.
-pub(crate) fn ensure_store(dir: &Dir, geometry: &Geometry) -> Result<()> {
+/// Makes the store's files if there is no header yet. The caller holds the initialisation lock, `init`.
+pub(crate) fn ensure_store(dir: &Dir, geometry: &Geometry, init: &InitLock) -> Result<()> {
     if dir.open_file(dir::CHECKPOINT, false)?.is_some() {
         return Ok(());
     }
     refuse_headless(dir)?;
     // Whoever made the directory may have died, or be slow, before its name was durable.
     dir.sync_parent()?;
+    init.step();
     let mut store_id = [0; 16];
     rustix::rand::getrandom(&mut store_id, rustix::rand::GetRandomFlags::empty())
         .map_err(Error::sys("random number for the store's id"))?;
@@ -30,8 +32,10 @@ pub(crate) fn ensure_store(dir: &Dir, geometry: &Geometry) -> Result<()> {
         Arena::format(file, store_id, geometry)
     })?;
     crash_point!("create.after_arena");
+    init.step();
     dir.ensure_folder(dir::WAL)?;
     crash_point!("create.after_wal");
+    init.step();
     let header = Header {
         store_id,
         geometry: *geometry,

@@ -12,6 +12,7 @@ use crate::shm::control::{Control, LockWord, Poison};
 use crate::shm::latencies::Acknowledged;
 use crate::shm::liveness::{self, CLIENT_IDS, LockFileId, Tester};
 use crate::shm::lock::{Acquired, CommitClass, Owner};
+use crate::shm::progress::{Patience, Progress};
 use crate::shm::{deadline, lock, waiter};
 use crate::txn::protection::PinScan;
 use crate::{ClientId, Error, TxnId, limits};
@@ -71,6 +72,8 @@ pub(crate) struct Engine {
     pub(crate) has_failed: AtomicBool,
     /// The newest scan of the pins by this participant: see [`crate::txn::protection`].
     pub(crate) pin_scan: Mutex<Arc<PinScan>>,
+    /// What this participant shows of its progress while it holds the initialisation lock.
+    pub(crate) progress: Arc<Progress>,
     /// When this participant last saw the logger alive, on [`now_ns`]'s clock.
     pub(crate) logger_seen_ns: AtomicU64,
     /// Dropped last: while it is there, this participant is not taken for dead.
@@ -625,7 +628,10 @@ impl Engine {
 
     /// Begins to watch whether the logger moves.
     pub(crate) fn watch_logger(&self) -> Watch {
-        Watch { beats: self.control.fixed().logger.beats.load(Ordering::Relaxed), since: Instant::now() }
+        Watch {
+            beats: self.control.fixed().logger.beats.load(Ordering::Relaxed),
+            patience: Patience::new(self.logger_timeout),
+        }
     }
 
     /// The seed of the checksums of this store's log records.
@@ -683,12 +689,12 @@ impl Engine {
 /// Watches the logger while somebody waits for it.
 pub(crate) struct Watch {
     beats: u64,
-    since: Instant,
+    patience: Patience,
 }
 
 impl Watch {
     /// Starts a logger if none lives. Of one that has moved since the last look nothing is asked, which costs no system call; one that has
-    /// stood still for longer than it ever sleeps is woken.
+    /// stood still for longer than it ever sleeps is woken. One that has not begun to serve moves the mark of `lock`.
     ///
     /// # Errors
     /// [`Error::LoggerStalled`] if it lives and has not moved for the stated time.
@@ -698,15 +704,19 @@ impl Watch {
         }
         let beats = engine.control.fixed().logger.beats.load(Ordering::Relaxed);
         if beats != self.beats {
-            *self = Watch { beats, since: Instant::now() };
+            self.beats = beats;
+            self.patience.begin_anew();
             return Ok(());
         }
         engine.ensure_logger()?;
-        if self.since.elapsed() > engine.logger_timeout {
-            return Err(Error::LoggerStalled { waited: start.elapsed(), visible: None });
-        }
-        if self.since.elapsed() >= waiter::NAP_MAX {
+        if self.patience.waited() >= waiter::NAP_MAX {
+            if let Ok(tester) = engine.tester() {
+                self.patience.look(&tester);
+            }
             engine.wake_logger();
+        }
+        if self.patience.is_over() {
+            return Err(Error::LoggerStalled { waited: start.elapsed(), visible: None });
         }
         Ok(())
     }

@@ -227,7 +227,8 @@ impl Options {
     }
 
     /// How long a call waits for a living logger that makes no progress before
-    /// [`Error::LoggerStalled`]. Default: 30 s.
+    /// [`Error::LoggerStalled`]. Default: 30 s. Opening waits at least 30 s without progress before
+    /// [`Error::LoggerUnavailable`].
     pub fn logger_timeout(&mut self, timeout: Duration) -> &mut Options {
         self.logger_timeout = timeout;
         self

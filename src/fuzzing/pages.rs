@@ -12,6 +12,7 @@ use crate::page::memory::Memory;
 use crate::page::node::{Node, Payload, RUN_BIT, VERSION_LEN};
 use crate::page::patch;
 use crate::shm::arena::Arena;
+use crate::shm::progress::Progress;
 use crate::slot::{SLOT_WORDS, SlotImage};
 use crate::tree::{check::check_tree, cursor::Cursor, edit, search, walk};
 use crate::txn::{catalog, queue, runs};
@@ -208,7 +209,7 @@ fn check_arena_of(bytes: &[u8], image: &SlotImage, geometry: &Geometry) {
         catalog_sum: 0,
         image: *image,
     };
-    let _ = check_arena(&arena, &header);
+    let _ = check_arena(&arena, &header, &Progress::default());
     let pages = arena.pages(image.high_water);
     check_one_tree(&pages, image.catalog, bytes, image.txn);
     let _ = catalog::incarnations(&pages, image.catalog);

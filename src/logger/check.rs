@@ -10,6 +10,7 @@ use crate::dir;
 use crate::header::Header;
 use crate::page::format::PageKind;
 use crate::shm::arena::{Arena, Pages};
+use crate::shm::progress::Progress;
 use crate::tree::walk::each_page;
 use crate::txn::replay::Check;
 use crate::txn::{catalog, runs};
@@ -69,10 +70,11 @@ pub(super) fn check_log(disk: &RealDisk, survey: &Survey, header: &Header) -> Re
 }
 
 /// Holds the pages that lead to everything else against their checksums and the header.
-pub(crate) fn check_arena(arena: &Arena, header: &Header) -> Result<()> {
+pub(crate) fn check_arena(arena: &Arena, header: &Header, progress: &Progress) -> Result<()> {
     let image = &header.image;
     let pages = arena.pages(image.high_water);
     let check = |page: PageId, count: u32, birth: TxnId| -> Result<()> {
+        progress.step();
         if birth > image.txn {
             let what = format!("page {} was born in {birth}, after the checkpoint of {}", page.0, image.txn);
             return Err(arena.damaged(page, what));

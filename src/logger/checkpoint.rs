@@ -128,6 +128,7 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
         engine.set_poison(Poison::Arena, error.raw_os_error().unwrap_or(libc::EIO));
         return Err(Error::Io { what: "sync of arena".into(), source: error });
     }
+    engine.progress.step();
     crash_point!("checkpoint.arena_synced");
     if !early_header {
         write_header(logger, &image, log_position, clean)?;
@@ -170,6 +171,7 @@ pub(super) fn take_replayed(engine: &Engine, before: &Header, log_position: Lsn)
     let arena_file = engine.arena_file()?;
     sum_pages(engine, &arena_file, &engine.arena.pages(image.high_water), &image, before.txn())?;
     crate::fault::fdatasync(&arena_file, "arena.sync").map_err(Error::io("sync of arena"))?;
+    engine.progress.step();
     crash_point!("recover.checkpoint_synced");
     let words = &engine.control.fixed().checkpoint;
     let serial = Header::next_serial(words.serial.load(Ordering::Acquire))?;
@@ -327,6 +329,7 @@ fn each_page_born_after(
 }
 
 fn sum(engine: &Engine, file: &File, pages: &Pages<'_>, page: PageId, count: u32) -> Result<()> {
+    engine.progress.step();
     let body = pages.body_of(page, count)?;
     if planted_bug!("sum-once") && engine.arena.verify_checksum(body, page).is_ok() {
         return Ok(());

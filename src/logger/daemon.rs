@@ -15,11 +15,13 @@ use crate::dir::{self, Dir};
 use crate::environment;
 use crate::owner::Ownership;
 use crate::shm::liveness::{self, Tester};
+use crate::shm::progress::Patience;
 use crate::{Error, Result};
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Tells whoever started this process why it could not serve.
@@ -136,8 +138,9 @@ impl LoggerOptions {
             }
             if self.create {
                 dir.ensure_lock_file()?;
-                let _init = crate::client::lock_init(&dir, Duration::from_secs(60))?;
-                crate::create::ensure_store(&dir, &crate::Options::default().geometry()?)?;
+                let mut patience = Patience::new(process::INIT_TIMEOUT);
+                let init = crate::client::lock_init(&dir, &mut patience, &Arc::default())?;
+                crate::create::ensure_store(&dir, &crate::Options::default().geometry()?, &init)?;
             }
             let ended = process::run(dir, service, || {
                 if daemon {

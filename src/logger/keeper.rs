@@ -16,6 +16,7 @@ use crate::engine::Engine;
 use crate::environment;
 use crate::options::Options;
 use crate::shm::liveness::{self, Tester};
+use crate::shm::progress::Patience;
 use crate::{Error, Result};
 use parking_lot::Mutex;
 use rustix::fs::{OFlags, fcntl_setfl};
@@ -111,15 +112,17 @@ impl Keeper {
         self.look(&mut start, &engine.dir, &|| engine.has_logger())
     }
 
-    /// As [`Keeper::ensure`], and waits until a logger has the byte, or until `deadline`.
+    /// As [`Keeper::ensure`], and waits until a logger has the byte, or as long as `patience` lasts.
     ///
     /// # Errors
     /// As [`Keeper::ensure`].
-    pub(crate) fn start(&self, dir: &Dir, tester: &Tester<'_>, deadline: Instant) -> Result<()> {
+    pub(crate) fn start(&self, dir: &Dir, tester: &Tester<'_>, patience: &mut Patience) -> Result<()> {
         let has_logger = || tester.is_held(liveness::LOGGER_OFFSET);
         let mut start = self.start.lock();
-        while !has_logger()? && Instant::now() < deadline {
+        while !has_logger()? && !patience.is_over() {
             self.look(&mut start, dir, &has_logger)?;
+            // The logger waits for the initialisation lock while another process makes progress under it.
+            patience.look(tester);
             std::thread::sleep(POLL);
         }
         Ok(())

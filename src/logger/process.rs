@@ -18,6 +18,7 @@ use crate::shm::atomic::Native;
 use crate::shm::control::Control;
 use crate::shm::liveness::{Claim, InitLock, LOGGER_IDS, LOGGER_OFFSET, LockFileId, Tester};
 use crate::shm::lock::CommitClass;
+use crate::shm::progress::{Patience, Progress};
 use crate::shm::{liveness, waiter};
 use crate::{Error, Result, TxnId, limits};
 use parking_lot::{Condvar, Mutex};
@@ -31,6 +32,9 @@ const LOOK: Duration = Duration::from_millis(25);
 /// How long a logger that was told to leave waits for the writer lock, to take a last checkpoint. It holds
 /// the initialisation lock meanwhile, so nobody can open the store.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long a logger waits for the initialisation lock while its holder makes no visible progress.
+pub(super) const INIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the threads of a logger share.
 pub(super) struct Logger {
@@ -97,7 +101,8 @@ impl Service {
 /// Serves as the logger of the store at `dir` until it is no longer needed. Blocks. Calls `on_ready` when
 /// clients can join, or when another logger is found to serve.
 pub(crate) fn run(dir: Dir, service: Service, on_ready: impl FnOnce()) -> Result<Ended> {
-    let init = lock_init(&dir, Duration::from_secs(60))?;
+    let progress = Arc::default();
+    let init = lock_init(&dir, &mut Patience::new(INIT_TIMEOUT), &progress)?;
     let Some(byte) = dir.with_fd(|fd| Claim::take(fd, LOGGER_OFFSET))?.map(Arc::new) else {
         on_ready();
         return Ok(Ended::NotNeeded);
@@ -105,7 +110,7 @@ pub(crate) fn run(dir: Dir, service: Service, on_ready: impl FnOnce()) -> Result
     crash_point!("logger.byte_taken");
     let began = Instant::now();
     let path = dir.path().display().to_string();
-    let (logger, flusher) = prepare(&dir, init.file_id(), &byte)
+    let (logger, flusher) = prepare(&dir, init.file_id(), &byte, &progress)
         .inspect_err(|error| tracing::error!(%path, %error, "the logger can't serve"))?;
     let committed = logger.engine.control.committed();
     let took_ms = began.elapsed().as_millis() as u64;
@@ -125,11 +130,17 @@ pub(crate) fn run(dir: Dir, service: Service, on_ready: impl FnOnce()) -> Result
 }
 
 /// Attaches to the living clients' `control`, or recovers and makes a fresh one.
-fn prepare(dir: &Dir, lock_file: LockFileId, byte: &Arc<Claim>) -> Result<(Arc<Logger>, Flusher)> {
+fn prepare(
+    dir: &Dir,
+    lock_file: LockFileId,
+    byte: &Arc<Claim>,
+    progress: &Arc<Progress>,
+) -> Result<(Arc<Logger>, Flusher)> {
     let mut in_memory = false;
     loop {
         let mut has_given_back = false;
-        match try_to_prepare(dir.again()?, lock_file, Arc::downgrade(byte), &mut in_memory, &mut has_given_back) {
+        let byte = Arc::downgrade(byte);
+        match try_to_prepare(dir.again()?, lock_file, byte, progress, &mut in_memory, &mut has_given_back) {
             // Each time there is less to give back.
             Err(Error::DiskFull { .. }) if has_given_back => {}
             prepared => return prepared,
@@ -143,6 +154,7 @@ fn try_to_prepare(
     dir: Dir,
     lock_file: LockFileId,
     byte: Weak<Claim>,
+    progress: &Arc<Progress>,
     in_memory: &mut bool,
     has_given_back: &mut bool,
 ) -> Result<(Arc<Logger>, Flusher)> {
@@ -150,7 +162,8 @@ fn try_to_prepare(
     // The damaged one may have been newer, and have said that the store was in use again.
     header.clean &= damage.is_none();
     header.refuse_exhausted()?;
-    let disk = Arc::new(open_log(&dir)?);
+    let steps = progress.clone();
+    let disk = Arc::new(open_log(&dir)?.with_steps(Arc::new(move || steps.step())));
     let shape = LogShape::new(StoreId(header.store_id), header.geometry.segment_size).map_err(log_error)?;
     let survey = Survey::take(&*disk, &shape).map_err(log_error)?;
     check::refuse_old_header(&header, damage, &survey.stated)?;
@@ -181,7 +194,7 @@ fn try_to_prepare(
     let arena_file = dir.need_file(dir::ARENA, true)?;
     let arena = Arena::open(&arena_file, header.store_id, &header.geometry, header.image.high_water)?;
     if !alive {
-        check::check_arena(&arena, &header)?;
+        check::check_arena(&arena, &header, progress)?;
     }
     arena.make_writable(|| Ok(arena_file))?;
     let engine = |control: Control, dir: Dir, arena: Arena| Engine {
@@ -198,6 +211,7 @@ fn try_to_prepare(
         keeper: None,
         has_failed: AtomicBool::new(false),
         pin_scan: Mutex::default(),
+        progress: progress.clone(),
         logger_seen_ns: AtomicU64::new(0),
         presence,
     };
@@ -400,7 +414,7 @@ fn wait_until_unneeded(
         if told && let Some(server) = server {
             server.close();
         }
-        let Ok(init) = lock_init(&engine.dir, LOOK) else { continue };
+        let Ok(init) = lock_init(&engine.dir, &mut Patience::fixed(LOOK), &engine.progress) else { continue };
         if told || (!engine.has_clients() && server.is_none_or(Server::close_if_idle)) {
             return Ok(Some(init));
         }

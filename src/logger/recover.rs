@@ -44,6 +44,9 @@ const FRESH: &str = "control.new";
 /// How long the only thread of a recovery waits for the writer lock, which is free.
 const SAMPLE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Bytes of the arena whose blocks are allocated by one system call.
+const BACKED_PIECE: u64 = 256 << 20;
+
 /// What replay found.
 pub(super) struct Recovered {
     /// The newest that the log's headers state.
@@ -169,8 +172,9 @@ pub(super) fn replay(
     // covered is known to be there; the rest is written with zeros again before any page of it is handed out.
     let used = u64::from(header.image.high_water) * engine.geometry.page_size as u64;
     let known = used.next_multiple_of(crate::limits::GROWTH_PIECE);
-    back_with_blocks(&engine.arena_file()?, whole.min(known))?;
+    back_with_blocks(engine, whole.min(known))?;
     engine.control.set_arena_bytes(whole.min(known));
+    engine.progress.step();
     crash_point!("recover.header_rewritten");
 
     let mut scan = Scan::open(disk, shape, header.log_position).map_err(log_error)?;
@@ -225,16 +229,20 @@ pub(super) fn replay(
 
 /// Sees to it that storing into the arena needs no new blocks: a copy of a store may have holes, or share its blocks with
 /// the original, and a store into either on a full disk would be a SIGBUS.
-fn back_with_blocks(file: &File, len: u64) -> Result<()> {
+fn back_with_blocks(engine: &Engine, len: u64) -> Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};
     use rustix::io::Errno;
+    let file = engine.arena_file()?;
     for flags in [FallocateFlags::UNSHARE_RANGE, FallocateFlags::empty()] {
-        match fallocate(file, flags, 0, len) {
-            // How many of them are missing is not known.
-            Err(Errno::NOSPC | Errno::DQUOT) => return Err(Error::disk_full(dir::ARENA, len)),
-            // Where the first is not known, nothing is shared; where neither is, there is nothing to be done.
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => {}
-            Err(errno) => return Err(Error::sys("allocating the arena's blocks")(errno)),
+        for from in (0..len).step_by(BACKED_PIECE as usize) {
+            match fallocate(&file, flags, from, BACKED_PIECE.min(len - from)) {
+                // How many of them are missing is not known.
+                Err(Errno::NOSPC | Errno::DQUOT) => return Err(Error::disk_full(dir::ARENA, len)),
+                Ok(()) => engine.progress.step(),
+                // Where the first is not known, nothing is shared; where neither is, there is nothing to be done.
+                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => break,
+                Err(errno) => return Err(Error::sys("allocating the arena's blocks")(errno)),
+            }
         }
     }
     Ok(())
@@ -323,6 +331,7 @@ pub(super) fn finish(
     let stated = Stated { durable: recovered.from, ..recovered.stated.newest(stated) };
     let mut flusher = Flusher::new(logger.clone(), stated);
     flusher.start_recovered(&recovered.bytes)?;
+    engine.progress.step();
     crash_point!("recover.segment_started");
     // All up to the end is durable now; the words say so before the first flush publishes them anew.
     fixed.durable.lsn.store(recovered.end.0, Ordering::Release);
@@ -342,6 +351,7 @@ pub(super) fn finish(
     } else {
         region.file.sync_all().map_err(Error::io("sync of control"))?;
     }
+    engine.progress.step();
     engine.dir.rename_file(FRESH, dir::CONTROL)?;
     crash_point!("recover.done");
     Ok(flusher)

@@ -25,6 +25,7 @@ pub(super) fn restore(engine: &Engine, old: Option<&Control>, file: &File, incar
     let mut cursor = Cursor::new(root, Bound::Unbounded, Bound::Unbounded);
     let mut name = Vec::new();
     while let Some(at) = cursor.next(&pages)? {
+        engine.progress.step();
         at.key.key_into(&mut name);
         let record = Record::decode(&name, at.value)?;
         let index = record.index as usize;

@@ -22,13 +22,14 @@
 //! only authority, and whatever is unclear means alive: a lock wrongly waited for costs time, one wrongly taken, data. A
 //! waiter does not wait for what stays unclear: it returns the cause (`Engine::acquire_while_clear`).
 //!
-//! The offsets 0 and 1 are the initialisation lock and the logger; ids lie between 2^32 and 2^62,
-//! witnesses above.
+//! The offsets 0 and 1 are the initialisation lock and the logger. Below 2^32 lies the mark by which the holder of the
+//! former shows progress (`progress.rs`), ids between 2^32 and 2^62, witnesses above.
 #![allow(unsafe_code)]
 
 use super::fork::{self, ForkGuard};
 use super::mapping;
 use super::private::Private;
+use super::progress::{Patience, Progress};
 use crate::descriptor::Descriptor;
 use crate::ids::ClientId;
 use crate::{Error, Result, dir};
@@ -37,7 +38,8 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 use std::ffi::c_void;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 use untorn_wal::files;
 
 /// The file's name in the store's directory.
@@ -109,7 +111,7 @@ fn byte_lock(mode: Mode, offset: u64, len: u64) -> libc::flock {
 }
 
 /// Tries to lock one byte of the file `name` for the open file. False if another one has it.
-fn try_lock_byte(file: &OwnedFd, name: &str, mode: Mode, offset: u64) -> Result<bool> {
+fn try_lock_byte(file: &impl AsRawFd, name: &str, mode: Mode, offset: u64) -> Result<bool> {
     let lock = byte_lock(mode, offset, 1);
     // SAFETY: the descriptor is open and `lock` is a valid structure that the call only reads.
     if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } == 0 {
@@ -120,6 +122,31 @@ fn try_lock_byte(file: &OwnedFd, name: &str, mode: Mode, offset: u64) -> Result<
         Some(libc::EAGAIN | libc::EACCES) => Ok(false),
         _ => Err(Error::io(format!("locking byte {offset} of {name}"))(error)),
     }
+}
+
+/// Opens `lock` and locks a random byte in `offsets`, for no claim. `None` if another open file has it.
+pub(super) fn lock_some_byte(directory: impl AsFd, offsets: &Range<u64>) -> Result<Option<(Private, u64)>> {
+    let at = random_in(offsets)?;
+    // A position that every file system allows.
+    let mark = random_in(&(1..1 << 30))?;
+    let kept = Private::open_marked(mark, || {
+        let (file, _) = open_lock(&directory, true)?;
+        Ok(try_lock_byte(&file, LOCK_FILE, Mode::Alone, at)?.then_some(file))
+    })?;
+    Ok(kept.map(|file| (file, at)))
+}
+
+/// Moves the lock of one byte of `lock` to another: at each instant one of them is locked.
+pub(super) fn move_lock(file: BorrowedFd<'_>, from: u64, to: u64) -> Result<()> {
+    if !try_lock_byte(&file, LOCK_FILE, Mode::Alone, to)? {
+        return Ok(());
+    }
+    let unlock = libc::flock { l_type: libc::F_UNLCK as libc::c_short, ..byte_lock(Mode::Alone, from, 1) };
+    // SAFETY: the descriptor is open and `unlock` is a valid structure that the call only reads.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const unlock) } == 0 {
+        return Ok(());
+    }
+    Err(Error::io(format!("unlocking byte {from} of {LOCK_FILE}"))(std::io::Error::last_os_error()))
 }
 
 /// The first locked byte in `offsets` of the file `name`, as an open file sees it that holds no locks.
@@ -438,17 +465,30 @@ impl<'f> Tester<'f> {
 #[derive(Debug)]
 pub(crate) struct InitLock {
     claim: Claim,
+    progress: Arc<Progress>,
 }
 
 impl InitLock {
-    /// Waits for the lock, at most for `timeout`. None if somebody alive had it all the time.
-    pub(crate) fn acquire(directory: impl AsFd, timeout: Duration) -> Result<Option<InitLock>> {
-        let deadline = Instant::now() + timeout;
+    /// Waits for the lock as long as `patience` lasts; `None` if other processes had it until then. While it is held, `progress`
+    /// is shown to those who wait for it.
+    pub(crate) fn acquire(
+        directory: impl AsFd,
+        patience: &mut Patience,
+        progress: &Arc<Progress>,
+    ) -> Result<Option<InitLock>> {
+        let mut tester = None;
         loop {
             if let Some(claim) = Claim::take(&directory, INIT_OFFSET)? {
-                return Ok(Some(InitLock { claim }));
+                progress.show(&directory);
+                return Ok(Some(InitLock { claim, progress: progress.clone() }));
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            if tester.is_none() {
+                tester = Tester::open(&directory, None).ok();
+            }
+            if let Some(tester) = &tester {
+                patience.look(tester);
+            }
+            let left = patience.left();
             if left.is_zero() {
                 return Ok(None);
             }
@@ -456,8 +496,20 @@ impl InitLock {
         }
     }
 
+    /// A bounded piece of the work is done for which the lock is held.
+    pub(crate) fn step(&self) {
+        self.progress.step();
+    }
+
     /// The file that the lock is on.
     pub(crate) fn file_id(&self) -> LockFileId {
         self.claim.file_id()
+    }
+}
+
+impl Drop for InitLock {
+    fn drop(&mut self) {
+        // Before the claim: a successor shows its own.
+        self.progress.hide();
     }
 }

@@ -4,7 +4,7 @@
 //! Protocols, generic over the atomics and model-checked: [`lock`] (who may write), [`pins`] (what readers hold), [`occupancy`] (where),
 //! [`slots`] (what is current), [`ring`] (the log's bytes), [`waiter`] (sleeping until something moves),
 //! [`deadline`] (by when the log is to be flushed), [`cell`] (values updated in place), [`histogram`] (how long things take).
-//! Their ground: [`atomic`], `futex`, `mapping`, `spans`, `liveness`, `fork`. What lies in the memory: `control`, `readers`, `cells`, `latencies`, `arena`, `held`.
+//! Their ground: [`atomic`], `futex`, `mapping`, `spans`, `liveness`, `progress`, `fork`. What lies in the memory: `control`, `readers`, `cells`, `latencies`, `arena`, `held`.
 
 pub(crate) mod arena;
 pub mod atomic;
@@ -23,6 +23,7 @@ pub(crate) mod mapping;
 pub mod occupancy;
 pub mod pins;
 pub(crate) mod private;
+pub(crate) mod progress;
 pub(crate) mod readers;
 pub mod ring;
 pub mod slots;

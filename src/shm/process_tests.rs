@@ -9,12 +9,14 @@ use super::fork::ForkGuard;
 use super::liveness::{self, CLIENT_IDS, Claim, InitLock, LOCK_FILE, LOGGER_OFFSET, Tester};
 use super::lock::{self, Acquired};
 use super::mapping::{MapOptions, Mapping};
+use super::progress::Patience;
 use crate::Error;
 use rand::{Rng, SeedableRng};
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -262,7 +264,10 @@ fn another_file_of_that_name_tells_nothing() {
 #[test]
 fn the_initialisation_lock_excludes_and_outlives_nobody() {
     let directory = directory();
-    let acquire = |ms| InitLock::acquire(&directory.handle, Duration::from_millis(ms)).unwrap();
+    let acquire = |ms| {
+        let mut patience = Patience::new(Duration::from_millis(ms));
+        InitLock::acquire(&directory.handle, &mut patience, &Arc::default()).unwrap()
+    };
     let held = acquire(0).unwrap();
     assert!(acquire(20).is_none());
     drop(held);

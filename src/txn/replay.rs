@@ -168,6 +168,7 @@ impl<'e> Replay<'e> {
             self.settled = end;
             return Ok(());
         }
+        self.engine.progress.step();
         let base = self.engine.control.newest()?;
         let mut write = match self.open.take() {
             Some(write) => write,

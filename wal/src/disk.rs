@@ -15,6 +15,7 @@ use rustix::{
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
+    sync::Arc,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -94,11 +95,30 @@ impl AlignedBuf {
     }
 }
 
+/// What a [`RealDisk`] calls after each call that may take long: reads, writes and syncs.
+#[derive(Clone, Default)]
+struct OnStep(Option<Arc<dyn Fn() + Send + Sync>>);
+
+impl OnStep {
+    fn call(&self) {
+        if let Some(call) = &self.0 {
+            call();
+        }
+    }
+}
+
+impl std::fmt::Debug for OnStep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("OnStep").field(&self.0.is_some()).finish()
+    }
+}
+
 /// A directory of a real file system.
 #[derive(Debug)]
 pub struct RealDisk {
     dir: OwnedFd,
     read_only: bool,
+    on_step: OnStep,
 }
 
 impl RealDisk {
@@ -107,7 +127,13 @@ impl RealDisk {
     /// # Errors
     /// As the system reports them, `NotFound` above all.
     pub fn open_under(parent: impl AsFd, name: &str) -> io::Result<Self> {
-        Ok(Self { dir: files::open_folder(parent, name)?, read_only: false })
+        Ok(Self { dir: files::open_folder(parent, name)?, read_only: false, on_step: OnStep::default() })
+    }
+
+    /// Calls `on_step` after each read, write and sync, on the thread that made it.
+    #[must_use]
+    pub fn with_steps(self, on_step: Arc<dyn Fn() + Send + Sync>) -> Self {
+        Self { on_step: OnStep(Some(on_step)), ..self }
     }
 
     /// As [`RealDisk::open_under`], but its files are opened for reading only.
@@ -130,9 +156,9 @@ impl RealDisk {
 
     /// Has the file written past the page cache, where the file system allows it. Set only on the open file: some file
     /// systems create a file before they refuse to open it for direct I/O, and it would not be known whose it is.
-    fn prefer_direct(fd: OwnedFd) -> RealFile {
+    fn prefer_direct(&self, fd: OwnedFd) -> RealFile {
         let direct = fs::fcntl_getfl(&fd).and_then(|flags| fs::fcntl_setfl(&fd, flags | OFlags::DIRECT)).is_ok();
-        RealFile { fd, direct: AtomicBool::new(direct) }
+        RealFile { fd, direct: AtomicBool::new(direct), on_step: self.on_step.clone() }
     }
 }
 
@@ -151,11 +177,11 @@ impl Disk for RealDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<RealFile> {
-        Ok(Self::prefer_direct(files::open_file(&self.dir, name, !self.read_only)?))
+        Ok(self.prefer_direct(files::open_file(&self.dir, name, !self.read_only)?))
     }
 
     fn create(&self, name: &str) -> io::Result<RealFile> {
-        let file = Self::prefer_direct(files::create_new(&self.dir, name)?);
+        let file = self.prefer_direct(files::create_new(&self.dir, name)?);
         // On btrfs even a rewrite of allocated blocks needs free space, unless the file is not
         // copy-on-write. Elsewhere the flag is unknown, and that is as good.
         if let Ok(flags) = fs::ioctl_getflags(&file.fd) {
@@ -176,7 +202,9 @@ impl Disk for RealDisk {
         if planted_bug!("skip-directory-fsync") {
             return Ok(());
         }
-        Ok(fs::fsync(&self.dir)?)
+        fs::fsync(&self.dir)?;
+        self.on_step.call();
+        Ok(())
     }
 }
 
@@ -185,6 +213,7 @@ impl Disk for RealDisk {
 pub struct RealFile {
     fd: OwnedFd,
     direct: AtomicBool,
+    on_step: OnStep,
 }
 
 impl RealFile {
@@ -214,6 +243,7 @@ impl DiskFile for RealFile {
                 Err(e) => self.give_up_direct(e)?,
             }
         }
+        self.on_step.call();
         Ok(())
     }
 
@@ -228,12 +258,15 @@ impl DiskFile for RealFile {
                 Err(e) => self.give_up_direct(e)?,
             }
         }
+        self.on_step.call();
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
         // An interrupted sync is not repeated: whether it lost an error on the way is unknown.
-        match fs::fdatasync(&self.fd) {
+        let synced = fs::fdatasync(&self.fd);
+        self.on_step.call();
+        match synced {
             Err(_) if planted_bug!("ignore-fsync-error") => Ok(()),
             Err(_) if planted_bug!("retry-fsync") => Ok(fs::fdatasync(&self.fd)?),
             synced => Ok(synced?),
