@@ -694,7 +694,7 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// Starts a logger if none lives. Of one that has moved since the last look nothing is asked, which costs no system call; one that has
-    /// stood still for longer than it ever sleeps is woken. One that has not begun to serve moves the mark of `lock`.
+    /// stood still is woken. One that has not begun to serve moves the mark of `lock`.
     ///
     /// # Errors
     /// [`Error::LoggerStalled`] if it lives and has not moved for the stated time.
@@ -709,12 +709,13 @@ impl Watch {
             return Ok(());
         }
         engine.ensure_logger()?;
-        if self.patience.waited() >= waiter::NAP_MAX {
-            if let Ok(tester) = engine.tester() {
-                self.patience.look(&tester);
-            }
-            engine.wake_logger();
+        if self.patience.waited() >= waiter::NAP_MAX
+            && let Ok(tester) = engine.tester()
+        {
+            self.patience.look(&tester);
         }
+        // It may rest for long: a ring may be missing, of a process that died.
+        engine.wake_logger();
         if self.patience.is_over() {
             return Err(Error::LoggerStalled { waited: start.elapsed(), visible: None });
         }

@@ -33,7 +33,7 @@ pub struct Stats {
     ///
     /// What the logger knows of it: when it saw the commit come, or, of one that came during a flush that did not cover it, when that
     /// flush began, or, if it is stopped or dead, when it last saw all durable. So this may be too large by the duration of
-    /// one flush, or by 50 ms beside a logger that does not run, and too small by the time that it takes to wake, or by 50 ms for a commit
+    /// one flush, or by a minute beside a logger that does not run, and too small by the time that it takes to wake, or by 50 ms for a commit
     /// that has time ([`Durability::Within`](crate::Durability::Within)), whose coming wakes nobody.
     pub lag_ns: u64,
     /// Commits that have become durable since the logger's shared region was made; with [`Stats::fsyncs`], how many share one.

@@ -237,7 +237,7 @@ fn a_logger_that_dies_in_an_acknowledgement_has_counted_it() {
 
 // ---- deadlines that nobody can serve
 
-/// The flush thread's rounds in a second: some twenty while it rests.
+/// The flush thread's rounds in a second: some twenty at most while it rests.
 fn rounds_in_a_second(path: &Path) -> u64 {
     use std::os::unix::fs::FileExt;
     let control = std::fs::File::open(path.join("control")).unwrap();
@@ -273,7 +273,6 @@ fn a_writer_is_stopped_between_its_deadline_and_its_swing() {
     let rounds = rounds_in_a_second(&scene.path);
     swing.open();
     assert_eq!(writer.hear(heard), "6");
-    assert!(rounds > 0, "the logger does not run");
     assert!(rounds < ROUNDS_MAX, "{rounds} rounds in a second");
 }
 
@@ -297,7 +296,7 @@ fn the_log_breaks_under_a_deadline() {
     assert!(matches!(error, Error::NotDurable { .. }), "{error:?}");
     assert!(few.store.stats().unwrap().needs_recovery.is_some());
     let rounds = rounds_in_a_second(&scene.path);
-    assert!(rounds > 0, "the logger does not run");
+    assert_eq!(few.store.stats().unwrap().logger_pid, Some(logger), "the logger does not run");
     assert!(rounds < ROUNDS_MAX, "{rounds} rounds in a second");
 }
 

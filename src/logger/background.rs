@@ -5,8 +5,8 @@
 
 use super::process::{Logger, log_error};
 use super::settings;
-use crate::engine::now_ns;
-use crate::shm::atomic::Native;
+use crate::engine::{Engine, now_ns};
+use crate::shm::atomic::{Native, Woken};
 use crate::shm::waiter;
 use crate::{Error, Result, limits};
 use std::collections::HashMap;
@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use untorn_wal::{LogError, Pool, RealDisk};
 
-/// Longest sleep.
+/// Longest sleep, unless the logger rests.
 const NAP: Duration = Duration::from_millis(50);
 /// How often the dead are looked for.
 const REAP: Duration = Duration::from_millis(100);
@@ -50,7 +50,9 @@ pub(super) fn run(logger: &Logger) {
             reap(logger);
             reaped = Instant::now();
         }
-        waiter::sleep::<Native>(bell, ticket, NAP);
+        if waiter::sleep::<Native>(bell, ticket, logger.rest.nap(NAP)) == Woken::Perhaps {
+            logger.rest.stir(&logger.engine);
+        }
     }
 }
 
@@ -140,6 +142,16 @@ fn grow_ahead(logger: &Logger) {
             logger.count_segments();
         }
     }
+}
+
+/// Whether a client has died that [`reap`] has not found yet. Notes since when the living pin what they pin.
+pub(super) fn look_for_the_dead(engine: &Engine) -> bool {
+    let Ok(tester) = engine.tester() else { return false };
+    let now = now_ns();
+    engine.control.for_each_reader(|_, slot| slot.observe(now));
+    let mut owners = engine.control.clients().iter().map(|entry| entry.owner.load(Ordering::Acquire));
+    engine.control.fixed().readers.deaths.load(Ordering::Acquire) != 0
+        || owners.any(|owner| owner != 0 && !engine.is_alive_by(&tester, owner))
 }
 
 /// Frees the table entries and reader slots of dead clients, and notes since when the others pin what they pin.

@@ -31,7 +31,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use untorn_wal::Lsn;
 
-/// Longest sleep of the checkpoint thread, and how long it waits for the writer lock at a time.
+/// Longest sleep of the checkpoint thread unless the logger rests, and how long it waits for the writer lock at a time.
 const NAP: Duration = Duration::from_millis(50);
 /// Time between checkpoints that fail, or that a full device asks for.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -64,7 +64,8 @@ pub(super) fn run(logger: &Logger) {
                 Ok(()) => {}
             }
         }
-        waiter::sleep::<Native>(bell, ticket, NAP);
+        let nap = if Instant::now() < retry_at { NAP } else { logger.rest.nap(NAP) };
+        waiter::sleep::<Native>(bell, ticket, nap);
     }
 }
 

@@ -14,8 +14,10 @@ use super::process::{self, Ended, Host, Service};
 use crate::dir::{self, Dir};
 use crate::environment;
 use crate::owner::Ownership;
+use crate::shm::atomic::Native;
 use crate::shm::liveness::{self, Tester};
 use crate::shm::progress::Patience;
+use crate::shm::waiter;
 use crate::{Error, Result};
 use std::ffi::OsString;
 use std::io::Write;
@@ -180,7 +182,10 @@ pub(crate) fn stop_logger_as(path: &Path, timeout: Duration, ownership: Ownershi
             if *first.get_or_insert(starts) != starts {
                 return Ok(true);
             }
-            control.fixed().logger.stop.store(1, std::sync::atomic::Ordering::SeqCst);
+            let words = &control.fixed().logger;
+            if words.stop.swap(1, std::sync::atomic::Ordering::SeqCst) == 0 {
+                waiter::ring_always::<Native>(&words.background);
+            }
         }
         if start.elapsed() > timeout {
             return Err(Error::LoggerStalled { waited: start.elapsed(), visible: None });

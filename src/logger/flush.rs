@@ -29,7 +29,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use untorn_wal::{Due, Lead, Log, LogError, Lsn, Pending, RealDisk, Stated, bytes_due, due};
 
-/// Longest sleep: a stalled logger shows by a count that stands still for longer.
+/// Longest sleep unless the logger rests. One that is stalled shows by a count that stands still after it was woken.
 const NAP: Duration = Duration::from_millis(50);
 /// After this time without a commit, an empty block states what has become durable.
 const IDLE_STATEMENT: Duration = Duration::from_millis(30);
@@ -188,7 +188,7 @@ impl Flusher {
                 break;
             }
             match self.round() {
-                Ok(None) => {}
+                Ok(None) => logger.rest.stir(&logger.engine),
                 Ok(Some(until_ns)) => {
                     // Nothing was to be done that could have failed.
                     self.failing_since = None;
@@ -216,10 +216,13 @@ impl Flusher {
         let now = now_ns();
         // Nobody's wish can be met then: a deadline that stays, or a slot that can't be read, is no reason to stay awake.
         if self.broken {
-            waiter::sleep::<Native>(&words.bell, ticket, Duration::from_nanos(until_ns.saturating_sub(now)));
+            let nap = Duration::from_nanos(until_ns.saturating_sub(now)).min(logger.rest.nap(NAP));
+            waiter::sleep::<Native>(&words.bell, ticket, nap);
             return;
         }
-        let longest = if self.waits_beside_a_follower() { FOLLOWED_NAP } else { NAP };
+        let longest = if self.waits_beside_a_follower() { FOLLOWED_NAP } else { logger.rest.nap(NAP) };
+        // The first commit after a rest is heard of at once, whatever time it has.
+        let wants_any = longest > NAP && !self.is_waiting;
         let until_ns = until_ns.min(now + longest.as_nanos() as u64);
         let policy_waits = self.policy_since.is_some();
         // A slot that can't be read is not for this sleep to find out.
@@ -241,13 +244,14 @@ impl Flusher {
             // Of a commit that has as little time as the one that this was planned for, it need not hear.
             Wish {
                 from: &words.wake_urgency,
-                wanted: deadline::urgency(latest_ns).saturating_add(1),
+                wanted: if wants_any { 1 } else { deadline::urgency(latest_ns).saturating_add(1) },
                 reached: &more_urgent,
             },
         ];
         let nap = Duration::from_nanos(until_ns.saturating_sub(now));
-        if waiter::doze::<Native>(&words.bell, ticket, &wishes, nap) == Woken::TimedOut {
-            self.lead.woke(Duration::from_nanos(now_ns().saturating_sub(until_ns)));
+        match waiter::doze::<Native>(&words.bell, ticket, &wishes, nap) {
+            Woken::TimedOut => self.lead.woke(Duration::from_nanos(now_ns().saturating_sub(until_ns))),
+            Woken::Perhaps => logger.rest.stir(&logger.engine),
         }
     }
 
@@ -276,7 +280,7 @@ impl Flusher {
                 self.logger.checkpoint_stated(txn, false);
             }
             self.logger.granted_again();
-            return Ok(Some(after(NAP)));
+            return Ok(Some(u64::MAX));
         }
         if self.logger.wants_grant() {
             self.grant();
@@ -310,11 +314,13 @@ impl Flusher {
             (self.is_waiting, self.policy_since) = (false, None);
             self.mend_published();
             self.grant();
-            if !self.is_stated && self.last_flush.elapsed() >= IDLE_STATEMENT && self.may_state() {
+            let is_idle = self.last_flush.elapsed() >= IDLE_STATEMENT;
+            if !self.is_stated && is_idle && self.may_state() {
                 self.flush(true)?;
                 self.is_stated = true;
             }
-            return Ok(Some(after(if self.is_stated { NAP } else { IDLE_STATEMENT })));
+            // If no block can be spared, the next grant comes with other news.
+            return Ok(Some(if self.is_stated || is_idle { u64::MAX } else { after(IDLE_STATEMENT) }));
         }
         if tail != self.seen_tail {
             self.seen_tail = tail;
@@ -352,7 +358,7 @@ impl Flusher {
                 self.grant();
                 Ok(Some(now.saturating_add(rest.as_nanos() as u64)))
             }
-            Due::Idle => Ok(Some(after(NAP))),
+            Due::Idle => Ok(Some(u64::MAX)),
         }
     }
 

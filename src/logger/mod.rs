@@ -4,6 +4,7 @@
 //! - `daemon`: how a process becomes it
 //! - `privileges`: how one that root starts becomes the store's owner
 //! - `process`: its life, from the initialisation lock to leaving
+//! - `rest`: when its threads look by themselves, and when they rest
 //! - `panics`: what becomes of it when one of its threads panics
 //! - `check`: what it checks before it recovers, without changing a byte
 //! - `recover`: what it does first when nobody lives: checkpoint, log, ring
@@ -26,6 +27,7 @@ mod privileges;
 pub(crate) mod process;
 pub(crate) mod recover;
 pub(crate) mod recover_cells;
+mod rest;
 pub(crate) mod sampler;
 mod serve;
 pub(crate) mod settings;

@@ -13,23 +13,16 @@
 use crate::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
-use std::thread::Thread;
 
 /// The first panic of a logger's threads.
+#[derive(Default)]
 pub(super) struct Panics {
     first: OnceLock<(&'static str, String)>,
-    /// The thread that serves, which sleeps parked.
-    serving: Thread,
 }
 
 impl Panics {
-    /// Panics that are reported to the calling thread.
-    pub(super) fn of_this_thread() -> Panics {
-        Panics { first: OnceLock::new(), serving: std::thread::current() }
-    }
-
-    /// Does the work of the thread named `thread`. If it panics, calls `on_panic`, records the panic, and wakes the thread
-    /// that serves.
+    /// Does the work of the thread named `thread`. If it panics, records the panic and calls `on_panic`, which wakes the
+    /// thread that serves.
     pub(super) fn watch(&self, thread: &'static str, work: impl FnOnce(), on_panic: impl FnOnce()) {
         // The work's state is not used after a panic: the logger ends.
         let Err(payload) = catch_unwind(AssertUnwindSafe(work)) else { return };
@@ -40,9 +33,8 @@ impl Panics {
         };
         // Its destructor may panic as well.
         std::mem::forget(payload);
-        on_panic();
         let _ = self.first.set((thread, text));
-        self.serving.unpark();
+        on_panic();
     }
 
     /// The error that the logger ends with, if a thread has panicked.

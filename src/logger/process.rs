@@ -6,6 +6,7 @@
 
 use super::flush::Flusher;
 use super::panics::Panics;
+use super::rest::{ALONE_INTERVAL, DEAD_INTERVAL, Rest};
 use super::serve::{self, Server};
 use super::{background, check, checkpoint, recover, sampler, settings};
 use crate::client::{attach, lock_init};
@@ -14,7 +15,7 @@ use crate::engine::{Engine, has_clients, now_ns};
 use crate::header::Header;
 use crate::presence::{self, Presence};
 use crate::shm::arena::Arena;
-use crate::shm::atomic::Native;
+use crate::shm::atomic::{Native, Woken};
 use crate::shm::control::Control;
 use crate::shm::liveness::{Claim, InitLock, LOGGER_IDS, LOGGER_OFFSET, LockFileId, Tester};
 use crate::shm::lock::CommitClass;
@@ -27,7 +28,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use untorn_wal::{LogError, LogShape, Lsn, Pool, RealDisk, StoreId, Survey};
 
-/// How often the logger looks whether it is still needed.
+/// How often the logger looks whether it is still needed, unless it rests.
 const LOOK: Duration = Duration::from_millis(25);
 /// How long a logger that was told to leave waits for the writer lock, to take a last checkpoint. It holds
 /// the initialisation lock meanwhile, so nobody can open the store.
@@ -47,6 +48,7 @@ pub(super) struct Logger {
     /// A finished checkpoint that a block of the log is to state, and the newest one stated.
     stating: Mutex<Stating>,
     stated: Condvar,
+    pub(super) rest: Rest,
     /// The device has no room for another log segment, as of the last try.
     pub(super) is_starved: AtomicBool,
     /// The sampler is to end, then the background and the checkpoint thread, and then the flush thread.
@@ -223,6 +225,7 @@ fn try_to_prepare(
             writing: Mutex::default(),
             stating: Mutex::default(),
             stated: Condvar::new(),
+            rest: Rest::new(),
             is_starved: AtomicBool::new(false),
             sampler_ending: AtomicBool::new(false),
             background_ending: AtomicBool::new(false),
@@ -311,8 +314,12 @@ fn serve(
     service: Service,
     on_ready: impl FnOnce(),
 ) -> Result<Option<InitLock>> {
-    let panics = &Arc::new(Panics::of_this_thread());
-    let panicked = || logger.engine.has_failed.store(true, Ordering::SeqCst);
+    let panics = &Arc::new(Panics::default());
+    let wake_main = || waiter::ring_always::<Native>(&logger.engine.control.fixed().logger.background);
+    let panicked = || {
+        logger.engine.has_failed.store(true, Ordering::SeqCst);
+        wake_main();
+    };
     std::thread::scope(|scope| {
         // The scope waits for its threads, also when this one panics.
         let _end = EndThreads(logger);
@@ -332,7 +339,7 @@ fn serve(
             }
             None => {
                 // The socket is there when clients are told that the logger is. A store can do without it.
-                let server = serve::start(&logger.engine.dir, service.host, panics);
+                let server = serve::start(logger, service.host, panics);
                 on_ready();
                 wait_until_unneeded(logger, service, server.as_ref(), panics)
             }
@@ -386,12 +393,25 @@ fn wait_until_unneeded(
     let engine = &logger.engine;
     let words = &engine.control.fixed().logger;
     let mut idle_since = Instant::now();
+    let mut was_in_use = true;
     loop {
+        let ticket = waiter::listen::<Native>(&words.background);
         // A thread that panics wakes this one. It may have done so before.
         if let Some(error) = panics.error() {
             return Err(error);
         }
-        std::thread::park_timeout(LOOK);
+        let is_resting = logger.rest.is_resting();
+        let nap = match is_resting {
+            false => LOOK,
+            true if was_in_use => DEAD_INTERVAL,
+            true => idle_time(engine, service).saturating_sub(idle_since.elapsed()).clamp(LOOK, ALONE_INTERVAL),
+        };
+        if waiter::sleep::<Native>(&words.background, ticket, nap) == Woken::Perhaps {
+            logger.rest.stir(engine);
+        }
+        if is_resting && background::look_for_the_dead(engine) {
+            logger.rest.stir(engine);
+        }
         if engine.refuse_cut_off().is_err() || logger.check_present().is_err() {
             return Ok(None);
         }
@@ -403,10 +423,12 @@ fn wait_until_unneeded(
             server.close();
         }
         let in_use = engine.has_clients();
+        was_in_use = in_use;
+        logger.rest.set_alone(!in_use);
         if in_use {
             idle_since = Instant::now();
         }
-        let idle = if is_marked { Duration::ZERO } else { service.stay.unwrap_or_else(|| settings::idle(engine)) };
+        let idle = if is_marked { Duration::ZERO } else { idle_time(engine, service) };
         if !told && (in_use || idle_since.elapsed() < idle) {
             continue;
         }
@@ -414,11 +436,19 @@ fn wait_until_unneeded(
         if told && let Some(server) = server {
             server.close();
         }
-        let Ok(init) = lock_init(&engine.dir, &mut Patience::fixed(LOOK), &engine.progress) else { continue };
+        let Ok(init) = lock_init(&engine.dir, &mut Patience::fixed(LOOK), &engine.progress) else {
+            logger.rest.stir(engine);
+            continue;
+        };
         if told || (!engine.has_clients() && server.is_none_or(Server::close_if_idle)) {
             return Ok(Some(init));
         }
     }
+}
+
+/// How long the logger stays without clients.
+fn idle_time(engine: &Engine, service: Service) -> Duration {
+    service.stay.unwrap_or_else(|| settings::idle(engine))
 }
 
 /// Samples the cells for the last time. Says whether the store is left in order by that: nobody changes anything after it.

@@ -20,7 +20,7 @@ use crate::cells::record::{KEYSPACE, Record};
 use crate::cells::{each_record, resolve_pending};
 use crate::engine::Engine;
 use crate::options::FlushPolicy;
-use crate::shm::atomic::{Native, Word64};
+use crate::shm::atomic::{Native, Woken, Word64};
 use crate::shm::cells::{CellEntry, CellKind};
 use crate::shm::control::Control;
 use crate::shm::{cell, waiter};
@@ -31,7 +31,7 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// Longest sleep, and longest wait for the writer lock.
+/// Longest sleep unless the logger rests, and longest wait for the writer lock.
 const NAP: Duration = Duration::from_millis(50);
 /// Time between looks at a ring that is half full.
 const RING_NAP: Duration = Duration::from_millis(2);
@@ -84,12 +84,14 @@ pub(super) fn run(logger: &Logger) {
             continue;
         }
         let left = match next.saturating_duration_since(now) {
-            _ if !is_dirty => NAP,
+            _ if !is_dirty => logger.rest.nap(NAP),
             // The ring is full, for as long as a sync takes, or longer.
             Duration::ZERO => RING_NAP,
             left => left.clamp(Duration::from_micros(50), NAP),
         };
-        waiter::sleep::<Native>(&head.bell, ticket, left);
+        if waiter::sleep::<Native>(&head.bell, ticket, left) == Woken::Perhaps {
+            logger.rest.stir(&logger.engine);
+        }
     }
 }
 

@@ -167,7 +167,7 @@ pub(crate) struct LoggerWords {
     pub(crate) wake_from: AtomicU64,
     /// The flush thread wants to be woken for a commit that is so urgent; see [`super::deadline`].
     pub(crate) wake_urgency: AtomicU64,
-    /// The background thread listens here.
+    /// The background, the checkpoint and the main thread listen here.
     pub(crate) background: AtomicU32,
     /// The log is to be flushed up to here at once.
     pub(crate) flush_request: AtomicU64,

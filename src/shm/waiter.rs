@@ -11,8 +11,12 @@
 //! |---|---|---|---|
 //! | idle | even | – | – |
 //! | listening | odd | a listener | one superfluous wake-up |
-//! | news stored, bell not looked at | odd | the publisher | the listeners' time-out (≤ 100 ms) |
+//! | news stored, bell not looked at | odd | the publisher | the listeners' time-out |
 //! | bell advanced, nobody woken yet | even | the publisher | the listeners' time-out |
+//!
+//! The time-out of a client is [`NAP_MAX`] at most. The logger's threads have 50 ms while the store is used, and a minute while it is
+//! not: then the logger looks for dead clients every 3 s, and wakes all listeners when it finds one (`logger/rest.rs`). A client
+//! that waits for the logger wakes it at its own time-out.
 
 use super::atomic::{Model, Woken, Word32, Word64};
 use std::sync::atomic::Ordering;

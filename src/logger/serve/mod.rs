@@ -31,10 +31,13 @@ mod turns;
 mod write;
 
 use super::panics::Panics;
-use super::process::Host;
+use super::process::{Host, Logger};
+use super::rest::Rest;
 use crate::dir::Dir;
 use crate::engine::Engine;
 use crate::options::Options;
+use crate::shm::atomic::Native;
+use crate::shm::waiter;
 use crate::socket::Stream;
 use crate::{Error, Result, Store};
 #[cfg(any(test, feature = "fuzzing"))]
@@ -51,6 +54,8 @@ use untorn_wal::wire::hello::{Refusal, ServerHello};
 
 /// How often the listening thread looks whether socket and policy are as they should be.
 const LOOK: Duration = Duration::from_secs(1);
+/// The same while the store is not used.
+const RESTING_LOOK: Duration = Duration::from_secs(5);
 /// For so long a policy that was read is not looked for again.
 const POLICY_FRESH: Duration = Duration::from_millis(50);
 /// How long a request may wait for the writer lock.
@@ -101,8 +106,9 @@ struct Kept {
 
 /// Makes the socket and listens. Where that can't be, it is noted, and tried again now and then; `None` if there is
 /// nobody to try.
-pub(super) fn start(dir: &Dir, host: Host, panics: &Arc<Panics>) -> Option<Server> {
-    match Server::start(dir, host, panics) {
+pub(super) fn start(logger: &Arc<Logger>, host: Host, panics: &Arc<Panics>) -> Option<Server> {
+    let dir = &logger.engine.dir;
+    match Server::start(logger, host, panics) {
         Ok(server) => Some(server),
         Err(error) => {
             say(dir, host, Some(&error.to_string()));
@@ -126,8 +132,8 @@ fn say(dir: &Dir, host: Host, problem: Option<&str>) {
 }
 
 impl Server {
-    fn start(dir: &Dir, host: Host, panics: &Arc<Panics>) -> Result<Server> {
-        let dir = dir.again()?;
+    fn start(logger: &Arc<Logger>, host: Host, panics: &Arc<Panics>) -> Result<Server> {
+        let dir = logger.engine.dir.again()?;
         let stamp = Stamp::now(&dir);
         let policy = Arc::new(place::read_policy(&dir)?);
         let shared = Arc::new(Shared {
@@ -143,8 +149,12 @@ impl Server {
         });
         let mut listener = Listener { shared: shared.clone(), bound_as: None, noted: None };
         listener.look_after_place();
-        let panics = panics.clone();
-        let run = move || panics.watch("listening", move || listener.run(), || {});
+        let (panics, logger) = (panics.clone(), logger.clone());
+        let run = move || {
+            let words = &logger.engine.control.fixed().logger;
+            let wake_main = || waiter::ring_always::<Native>(&words.background);
+            panics.watch("listening", || listener.run(&logger.rest), wake_main);
+        };
         let thread = std::thread::Builder::new().name("untorn-listen".into()).spawn(run);
         let listening = Mutex::new(Some(thread.map_err(Error::io("starting a thread that listens"))?));
         Ok(Server { shared, listening })
@@ -270,21 +280,23 @@ struct Listener {
 }
 
 impl Listener {
-    fn run(mut self) {
+    fn run(mut self, rest: &Rest) {
         let mut looked = Instant::now();
         while !self.shared.is_closing() {
             crash_point!("serve.looked");
+            let is_unused = self.shared.room.is_empty();
+            let interval = if is_unused { rest.nap_beside_clients(LOOK, RESTING_LOOK) } else { LOOK };
             // Also if somebody connects all the time.
-            if looked.elapsed() >= LOOK {
+            if looked.elapsed() >= interval {
                 self.look_after_place();
                 self.shared.bytes.forget_unused();
                 looked = Instant::now();
             }
             let place = self.shared.place.lock().clone();
             let next = match &place {
-                Some(place) => place.next_client(LOOK.saturating_sub(looked.elapsed())),
+                Some(place) => place.next_client(interval.saturating_sub(looked.elapsed())),
                 None => {
-                    std::thread::park_timeout(LOOK);
+                    std::thread::park_timeout(interval);
                     Ok(None)
                 }
             };

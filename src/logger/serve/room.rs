@@ -127,6 +127,10 @@ impl Room {
         true
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.guests.lock().connected.is_empty()
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.guests.lock().is_closed
     }

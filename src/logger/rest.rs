@@ -1,0 +1,83 @@
+//! When the logger's threads look by themselves, and when they rest until something wakes them.
+//!
+//! Each thread sleeps on a bell, and whatever it has to do is preceded by a ring. A ring can be missing: its sender may die
+//! between its news and the ring, or an older version of the library may not send it. While the store is used, the threads therefore look again
+//! every few milliseconds, and repair that. When nothing has been published, stored or asked for during [`ACTIVE`], they rest:
+//! one thread looks for the dead and for a missing directory every few seconds ([`DEAD_INTERVAL`], [`ALONE_INTERVAL`]),
+//! and the others wake once a minute.
+//!
+//! Whatever wakes a thread that rests wakes all of them ([`Rest::stir`]), so a store that is used again is looked after as before.
+//!
+//! | ring that is missing | who notices |
+//! |---|---|
+//! | of a publisher that died | the look for the dead, at most [`DEAD_INTERVAL`] later; a client that waits, within `NAP_MAX` |
+//! | of a client that leaves or is killed | the look for the dead |
+//! | of `stop_logger`, by another version | the same look |
+
+use crate::engine::{Engine, now_ns};
+use crate::shm::atomic::Native;
+use crate::shm::waiter;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// After this time without an event, the threads rest.
+const ACTIVE: Duration = Duration::from_secs(1);
+/// How often a logger that rests looks for dead clients, and for its directory.
+pub(super) const DEAD_INTERVAL: Duration = Duration::from_secs(3);
+/// How often it looks for its directory, and for its socket, if no process has the store open.
+pub(super) const ALONE_INTERVAL: Duration = Duration::from_secs(10);
+/// How long the other threads rest.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Until when the threads of a logger look by themselves.
+pub(super) struct Rest {
+    active_until_ns: AtomicU64,
+    /// No process has the store open, as far as the logger knows.
+    is_alone: AtomicBool,
+}
+
+impl Rest {
+    /// Threads that have just started look by themselves.
+    pub(super) fn new() -> Rest {
+        let active_until_ns = AtomicU64::new(now_ns() + ACTIVE.as_nanos() as u64);
+        Rest { active_until_ns, is_alone: AtomicBool::new(false) }
+    }
+
+    /// How long a thread sleeps that looks every `nap` while the store is used.
+    pub(super) fn nap(&self, nap: Duration) -> Duration {
+        if self.is_resting() { LONGEST } else { nap }
+    }
+
+    /// Notes whether a process has the store open.
+    pub(super) fn set_alone(&self, is_alone: bool) {
+        self.is_alone.store(is_alone, Ordering::Relaxed);
+    }
+
+    /// How long a thread sleeps that looks every `nap` while the store is used, every `resting` while it is only open.
+    pub(super) fn nap_beside_clients(&self, nap: Duration, resting: Duration) -> Duration {
+        match self.is_resting() {
+            false => nap,
+            true if self.is_alone.load(Ordering::Relaxed) => ALONE_INTERVAL,
+            true => resting,
+        }
+    }
+
+    /// Whether the threads rest. To be asked between `waiter::listen` and `waiter::sleep`.
+    pub(super) fn is_resting(&self) -> bool {
+        now_ns() >= self.active_until_ns.load(Ordering::SeqCst)
+    }
+
+    /// Something happened: no thread rests from now on.
+    pub(super) fn stir(&self, engine: &Engine) {
+        let (now, active_ns) = (now_ns(), ACTIVE.as_nanos() as u64);
+        // They are awake, and will be for a while. The half is room for a thread that asked the clock earlier.
+        if self.active_until_ns.load(Ordering::SeqCst) >= now + active_ns / 2 {
+            return;
+        }
+        self.active_until_ns.store(now + active_ns, Ordering::SeqCst);
+        let fixed = engine.control.fixed();
+        for bell in [&fixed.logger.bell, &fixed.logger.background, &engine.control.cells().bell] {
+            waiter::ring_always::<Native>(bell);
+        }
+    }
+}
