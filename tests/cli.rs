@@ -580,10 +580,13 @@ fn a_socket_in_place_of_a_directory() {
 #[test]
 fn a_logger_that_stays() {
     let fixture = Fixture::new();
+    let mut first = Logger::start(&fixture.store(), &["--create", "--idle", "never"]);
     fixture.run("put", &["users", "alice", "1"]).ok();
-    // The command's own logger has some seconds left; this one waits for it.
+    // The second one waits for the first one's end. With an idle time, the first could leave before `stop`, which would
+    // then stop the second.
     let mut logger = Logger::start(&fixture.store(), &["--idle", "never"]);
     assert!(fixture.run("stop", &[]).ok().error.contains("stopped"));
+    assert!(first.process.wait().unwrap().success());
     wait_until(|| logger.run("get", &["users", "alice"]).code == 0);
     assert!(logger.process.try_wait().unwrap().is_none());
     fixture.run("stop", &[]).ok();
