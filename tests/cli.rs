@@ -1,4 +1,5 @@
 //! Drives the command line as a user does: exit codes, formats, round trips of awkward bytes, the tour.
+#![allow(unsafe_code)]
 
 use std::ffi::OsStr;
 use std::fs;
@@ -65,6 +66,76 @@ impl Drop for Fixture {
             let _ = Command::new(program()).arg("stop").arg(self.store()).stderr(Stdio::null()).status();
         }
     }
+}
+
+/// What the program writes to a terminal.
+fn on_terminal(arguments: &[&OsStr]) -> Vec<u8> {
+    use std::os::fd::{FromRawFd, OwnedFd};
+    let (mut ours, mut theirs) = (-1, -1);
+    let none = std::ptr::null_mut();
+    // SAFETY: the call writes two descriptors into values that outlive it; the other pointers may be null.
+    let made = unsafe { libc::openpty(&raw mut ours, &raw mut theirs, none, none.cast(), none.cast()) };
+    assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: the call has just made them, and nothing else owns them.
+    let (mut ours, theirs) = unsafe { (fs::File::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) };
+    let mut child = Command::new(program()).args(arguments).stdout(theirs).spawn().expect("the program starts");
+    let mut written = Vec::new();
+    let mut piece = [0; 4096];
+    // When the last descriptor of the other side is closed, the system answers EIO.
+    while let Ok(count @ 1..) = ours.read(&mut piece) {
+        written.extend_from_slice(&piece[..count]);
+    }
+    assert!(child.wait().expect("the program ends").success(), "{}", String::from_utf8_lossy(&written));
+    // The terminal itself makes two characters of each newline.
+    String::from_utf8_lossy(&written).replace("\r\n", "\n").into_bytes()
+}
+
+/// A terminal gets no byte of a key, a value or a name that it would obey; a pipe gets them all.
+#[test]
+fn a_terminal_obeys_nothing_of_the_store() {
+    let fixture = Fixture::new();
+    let (keyspace, key, value) = ("space\u{1b}[1m", "key\u{7}", "v\u{1b}[2J\u{9b}\r\u{202e}");
+    fixture.run("put", &[keyspace, key, value]).ok();
+    let store = fixture.store();
+    let is_harmless = |shown: &[u8]| {
+        let text = std::str::from_utf8(shown).expect("the output is UTF-8");
+        text.chars().all(|c| c == '\n' || c == '\t' || (!c.is_control() && c != '\u{202e}'))
+    };
+    for (command, arguments) in [
+        ("get", vec![keyspace, key]),
+        ("scan", vec![keyspace]),
+        ("dump", vec![keyspace]),
+        ("stat", vec![]),
+        ("verify", vec![]),
+    ] {
+        for json in [false, true] {
+            let mut line: Vec<&OsStr> = vec![command.as_ref(), store.as_os_str()];
+            line.extend(arguments.iter().map(OsStr::new));
+            if json {
+                line.push("--json".as_ref());
+            }
+            let shown = on_terminal(&line);
+            assert!(is_harmless(&shown), "{command} json={json}: {:?}", String::from_utf8_lossy(&shown));
+            let text = String::from_utf8(shown).unwrap();
+            if !matches!(command, "stat" | "verify") {
+                let escape = if json { "\\u001b[2J" } else { "\\x1b[2J" };
+                assert!(text.contains(escape), "{command} json={json}: {text:?}");
+            }
+            if json {
+                let parsed: serde_json::Value = serde_json::from_str(text.trim()).expect("a line of JSON");
+                assert!(matches!(command, "stat" | "verify") || parsed["value"] == value, "{command}: {parsed}");
+            }
+        }
+    }
+    // As before for scripts, and what a terminal shows of a dump can be loaded.
+    assert_eq!(fixture.run("get", &[keyspace, key]).ok().out, format!("{value}\n").as_bytes());
+    assert!(fixture.run("dump", &[keyspace]).ok().text().contains(value));
+    let shown = on_terminal(&["dump".as_ref(), store.as_os_str(), keyspace.as_ref()]);
+    fixture.feed(&shown, "load", &["again"]).ok();
+    assert_eq!(fixture.run("get", &["again", key]).ok().out, format!("{value}\n").as_bytes());
+    // Errors, which repeat names, are harmless wherever they go.
+    let missing = fixture.run("get", &["none\u{1b}[1m", key]);
+    assert!(missing.code == 1 && is_harmless(missing.error.as_bytes()), "{:?}", missing.error);
 }
 
 fn run(arguments: &[impl AsRef<OsStr>], input: &[u8]) -> Ran {

@@ -2,20 +2,22 @@
 
 use crate::arguments::{Format, Location};
 use crate::outcome::{Failure, Outcome};
+use crate::output::Output;
 use crate::target::Target;
 use crate::{line, text};
-use std::io::{self, Write};
+use std::io::Write;
 
 pub(crate) fn run(at: &Location, key: &str, format: Format) -> Outcome {
     let key_bytes = text::parse(key, format)?;
     let Some(value) = Target::to_read(&at.store)?.get(&at.keyspace, &key_bytes)? else {
         return Err(Failure::NotFound(format!("there is no key {key:?} in keyspace {:?}", at.keyspace)));
     };
-    let mut out = io::stdout().lock();
+    let mut out = Output::new(format);
     if format.json {
         line::write(&mut out, &at.keyspace, &key_bytes, &value, format)?;
     } else {
-        writeln!(out, "{}", text::render(&value, format)?).map_err(Failure::output)?;
+        let text = text::render(&value, format)?;
+        writeln!(out, "{text}").map_err(Failure::output)?;
     }
     out.flush().map_err(Failure::output)
 }

@@ -11,6 +11,7 @@ mod get;
 mod line;
 mod load;
 mod outcome;
+mod output;
 mod prometheus;
 mod put;
 mod scan;

@@ -2,10 +2,11 @@
 
 use crate::arguments::Format;
 use crate::outcome::{Failure, Outcome};
+use crate::output::Output;
 use crate::target::Target;
 use serde::Serialize;
 use serde_json::Value;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::Path;
 use untorn::TxnId;
 
@@ -19,7 +20,7 @@ pub(crate) fn run(path: &Path, format: Format) -> Outcome {
 /// Prints a report: one JSON object on a line, or a line for each of its fields.
 pub(crate) fn print(report: &impl Serialize, format: Format) -> Outcome {
     let report = serde_json::to_value(report).map_err(|error| Failure::System(error.to_string()))?;
-    let mut out = io::stdout().lock();
+    let mut out = Output::new(format);
     if format.json {
         writeln!(out, "{report}").map_err(Failure::output)?;
     } else {

@@ -6,10 +6,11 @@
 
 use crate::arguments::{Format, WatchOptions};
 use crate::outcome::{Failure, Outcome};
+use crate::output::Output;
 use crate::target::Target;
 use crate::text;
 use serde::Serialize;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use untorn::{Change, ChangeKind, Feed, TxnId};
@@ -37,7 +38,7 @@ pub(crate) fn run(options: &WatchOptions, format: Format) -> Outcome {
     let target = Target::to_read(&options.store)?;
     let mut changes = target.follow(from, feed, options.keyspace.as_deref(), &prefix)?;
     end_on_signals()?;
-    let mut out = BufWriter::new(io::stdout().lock());
+    let mut out = Output::new(format);
     while !INTERRUPTED.load(Ordering::Relaxed) {
         let Some(change) = changes.try_next(LOOK)? else {
             if is_output_closed() {
