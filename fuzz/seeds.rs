@@ -1,4 +1,5 @@
-//! Writes the seeds of each target to `corpus/TARGET/`: bytes of the files of a store that is made for them, and messages.
+//! Writes the seeds of each target to `corpus/TARGET/`: bytes of the files of a store that is made
+//! for them, and messages.
 
 use std::path::Path;
 

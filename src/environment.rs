@@ -19,8 +19,9 @@ pub(crate) fn is_of_caller() -> bool {
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
-/// Whether a logger that root starts, and that becomes another user, keeps the variable `name` of root's environment: where programs are,
-/// and the marks of a started logger. Builds for tests keep what tells them where to die.
+/// Whether a logger that root starts, and that becomes another user, keeps the variable `name` of
+/// root's environment: where programs are, and the marks of a started logger. Builds for tests keep
+/// what tells them where to die.
 pub(crate) fn is_for_other_user(name: &OsStr) -> bool {
     const KEPT: [&str; 4] = ["PATH", "UNTORN_BECOME_LOGGER", "UNTORN_DAEMON", "UNTORN_FOREIGN_OWNER"];
     const OF_TESTS: [&str; 5] =

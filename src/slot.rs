@@ -262,7 +262,8 @@ fn checksum(words: &[u64; SLOT_WORDS]) -> u64 {
 mod tests {
     use super::*;
 
-    /// Goal: a queue without pages that counts entries is refused, as are more free pages than there are pages.
+    /// Goal: a queue without pages that counts entries is refused, as are more free pages than
+    /// there are pages.
     #[test]
     fn counts_that_no_commit_has() {
         let geometry = Geometry { page_size: 4096, max_size: 16 << 20, ring_size: 64 << 10, segment_size: 256 << 10 };

@@ -6,18 +6,21 @@
 
 use crate::client::Client;
 use crate::dir;
+use crate::engine::Engine;
 use crate::header::Header;
 use crate::logger::process::{log_error, open_log};
 use crate::slot::SlotImage;
 use crate::tree::check::{PageSeen, check_tree};
 use crate::txn::catalog;
 use crate::txn::queue;
+use crate::txn::replay::Check;
 use crate::txn::runs::{all_queues, run_len};
 use crate::{Error, PageId, Result, TxnId};
 use serde::Serialize;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use untorn_wal::{LogShape, Scan, StoreId};
+use untorn_wal::{LogError, LogShape, Lsn, RealDisk, Scan, StoreId, Survey, anchor_from};
 
 /// What [`crate::Store::verify`] found.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -37,7 +40,8 @@ pub struct VerifyReport {
     pub entries: u64,
     /// Pages and runs whose checksums were held against their bytes; younger ones have none yet.
     pub checksums: u64,
-    /// Bytes of the log that were read, from the checkpoint on.
+    /// Bytes of the log that were read: all that recovery needs, and all that is kept for
+    /// followers.
     pub wal_bytes: u64,
     /// What is wrong, if anything.
     pub problems: Vec<Problem>,
@@ -306,42 +310,183 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// The log, from the oldest segment that is kept to the durable position: whole batches of this
+    /// store, each of which continues the one before, and whole records in them. Damage ends what
+    /// can be read of one segment; the check goes on with the next.
     fn log(&mut self) -> Result<()> {
         let engine = &self.client.engine;
-        let read = || -> Result<u64> {
-            let disk = open_log(&engine.dir)?;
-            let shape = LogShape::new(StoreId(engine.store_id), engine.geometry.segment_size).map_err(log_error)?;
-            let mut waited = None;
-            for attempt in 0.. {
-                let words = &engine.control.fixed().checkpoint;
-                let from = untorn_wal::Lsn(words.finished_lsn.load(std::sync::atomic::Ordering::Acquire));
-                let until = loop {
-                    match engine.control.durable() {
-                        Some((_, until)) => break until,
-                        None => engine.await_mended(&mut waited)?,
+        let disk = open_log(&engine.dir)?;
+        let shape = LogShape::new(StoreId(engine.store_id), engine.geometry.segment_size).map_err(log_error)?;
+        let mut waited = None;
+        let oldest = || Lsn(engine.control.fixed().counters.wal_oldest.load(Ordering::Acquire));
+        let mut from = oldest();
+        let mut is_second = false;
+        loop {
+            let until = loop {
+                match engine.control.durable() {
+                    Some((_, until)) => break until,
+                    None => engine.await_mended(&mut waited)?,
+                }
+            };
+            if from >= until {
+                break;
+            }
+            let mut walk = LogWalk::new(engine, &disk, &shape, from, until);
+            let walked = walk.run();
+            let (bytes, reached, next) = (walk.bytes, walk.reached, walk.next);
+            match walked {
+                Ok(()) => {
+                    self.report.wal_bytes += bytes;
+                    break;
+                }
+                // Segments are recycled while they are read. The oldest position tells, or tells
+                // before long.
+                Err(_) if is_recycled(&oldest, reached) => {
+                    from = oldest();
+                    is_second = false;
+                }
+                Err(_) if !is_second => is_second = true,
+                Err(error) => {
+                    self.report.wal_bytes += bytes;
+                    self.report.note_damage(error)?;
+                    is_second = false;
+                    match next.filter(|next| *next > from) {
+                        Some(next) => from = next,
+                        None => break,
                     }
-                };
-                let walked = Scan::follow(&disk, &shape, from, until).and_then(|mut scan| {
-                    let mut bytes = 0;
-                    while let Some((_, chunk)) = scan.next_chunk()? {
-                        bytes += chunk.len() as u64;
-                    }
-                    Ok(bytes)
-                });
-                match walked {
-                    Ok(bytes) => return Ok(bytes),
-                    // Segments are recycled while we read; a checkpoint that moved tells.
-                    Err(_)
-                        if attempt < 20 && words.finished_lsn.load(std::sync::atomic::Ordering::Acquire) != from.0 => {}
-                    Err(error) => return Err(log_error(error)),
                 }
             }
-            unreachable!("the loop ends by returning")
-        };
-        match read() {
-            Ok(bytes) => self.report.wal_bytes = bytes,
-            Err(error) => self.report.note_damage(error)?,
+        }
+        self.log_files(&disk, &shape)
+    }
+
+    /// Files of the log that hold nothing that can be read: a segment without its header, one that
+    /// was cut short, and what an earlier open has set aside as such.
+    fn log_files(&mut self, disk: &RealDisk, shape: &LogShape) -> Result<()> {
+        // One whose header is just being written is whole before long.
+        let look = || Survey::take_headers(disk, shape).map_err(log_error);
+        let mut damaged: Option<Vec<String>> = None;
+        for _ in 0..3 {
+            match look() {
+                Ok(survey) => {
+                    let found = survey.damaged;
+                    damaged = Some(match damaged {
+                        Some(before) => before.into_iter().filter(|file| found.contains(file)).collect(),
+                        None => found,
+                    });
+                    if damaged.as_ref().is_some_and(Vec::is_empty) {
+                        break;
+                    }
+                    std::thread::sleep(LOOK_PAUSE);
+                }
+                Err(error) => {
+                    self.report.note_damage(error)?;
+                    break;
+                }
+            }
+        }
+        for file in damaged.unwrap_or_default() {
+            // A spare that never was a segment lacks nothing.
+            if !untorn_wal::holds_batches(disk, shape, &file).map_err(log_error)? {
+                continue;
+            }
+            let what = "the segment's header is damaged; what the file held for followers of the log is lost";
+            self.report.note(Error::corrupt(&format!("{}/{file}", dir::WAL), 0, what));
+        }
+        for (file, size) in untorn_wal::set_aside(disk).map_err(log_error)? {
+            let expected = shape.segment_bytes();
+            let what = format!(
+                "the file had {size} bytes instead of {expected} when the store was opened; recovery did not need it, and what it held for \
+                 followers of the log is lost; remove it when it is of no more use"
+            );
+            self.report.note(Error::corrupt(&format!("{}/{file}", dir::WAL), size, what));
         }
         Ok(())
+    }
+}
+
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
+
+/// Whether the log is no longer kept at `reached`, or is not within a few looks.
+fn is_recycled(oldest: &dyn Fn() -> Lsn, reached: Lsn) -> bool {
+    (0..20).any(|look| {
+        if look > 0 {
+            std::thread::sleep(LOOK_PAUSE);
+        }
+        oldest() > reached
+    })
+}
+
+/// A reading of the log up to the first damage.
+struct LogWalk<'a> {
+    engine: &'a Engine,
+    disk: &'a RealDisk,
+    shape: &'a LogShape,
+    until: Lsn,
+    /// Up to where it was read.
+    reached: Lsn,
+    bytes: u64,
+    /// After damage: where the next segment begins.
+    next: Option<Lsn>,
+}
+
+impl<'a> LogWalk<'a> {
+    fn new(engine: &'a Engine, disk: &'a RealDisk, shape: &'a LogShape, from: Lsn, until: Lsn) -> LogWalk<'a> {
+        LogWalk { engine, disk, shape, until, reached: from, bytes: 0, next: None }
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let from = self.reached;
+        // A segment may begin in the middle of a record.
+        let anchor = anchor_from(self.disk, self.shape, from).ok().flatten();
+        let record = anchor.map_or(Lsn(u64::MAX), |anchor| anchor.position);
+        let (seed, page_size) = (self.shape.store().seed(), self.engine.geometry.page_size);
+        let mut check = Check::anywhere(seed, page_size, record);
+        let (disk, shape) = (self.disk, self.shape);
+        let mut scan = Scan::follow(disk, shape, from, self.until).map_err(|error| {
+            let next = Survey::take_headers(disk, shape).ok().and_then(|survey| survey.next_start(from));
+            self.stop(next, error)
+        })?;
+        loop {
+            let place = scan.place().map(|(file, offset)| (format!("{}/{file}", dir::WAL), offset));
+            // What is fed begins where a record does.
+            let step = scan.next_chunk().map(|chunk| {
+                chunk.map(|(lsn, bytes)| {
+                    let fed = bytes.get(record.bytes_since(lsn) as usize..).map_or(Ok(()), |bytes| check.feed(bytes));
+                    (bytes.len() as u64, fed)
+                })
+            });
+            self.reached = scan.end();
+            let fed = match step {
+                Ok(Some((bytes, fed))) => {
+                    self.bytes += bytes;
+                    fed
+                }
+                Ok(None) if scan.end() >= self.until => return Ok(()),
+                Ok(None) => {
+                    let error = LogError::Gap { wanted: scan.end(), oldest: scan.next_start() };
+                    return Err(self.stop(scan.next_start(), error));
+                }
+                Err(error) => return Err(self.stop(scan.next_start(), scan.gap_or(error))),
+            };
+            if let Err(error) = fed {
+                self.next = scan.next_start();
+                let (file, offset) = place.unwrap_or((dir::WAL.into(), 0));
+                return Err(match error {
+                    Error::Corrupt { what, .. } => Error::Corrupt { file, offset, what },
+                    other => other,
+                });
+            }
+        }
+    }
+
+    fn stop(&mut self, next: Option<Lsn>, error: LogError) -> Error {
+        self.next = next;
+        if let LogError::Gap { wanted, oldest } = &error {
+            self.next = self.next.or(*oldest);
+            let to = self.next.map_or("on".to_owned(), |next| format!("to {next}"));
+            return Error::corrupt(dir::WAL, wanted.0, format!("no segment holds log positions {wanted} {to}"));
+        }
+        log_error(error)
     }
 }

@@ -73,7 +73,8 @@ fn on_terminal(arguments: &[&OsStr]) -> Vec<u8> {
     use std::os::fd::{FromRawFd, OwnedFd};
     let (mut ours, mut theirs) = (-1, -1);
     let none = std::ptr::null_mut();
-    // SAFETY: the call writes two descriptors into values that outlive it; the other pointers may be null.
+    // SAFETY: the call writes two descriptors into values that outlive it; the other pointers may
+    // be null.
     let made = unsafe { libc::openpty(&raw mut ours, &raw mut theirs, none, none.cast(), none.cast()) };
     assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
     // SAFETY: the call has just made them, and nothing else owns them.

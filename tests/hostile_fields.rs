@@ -359,7 +359,8 @@ impl Opener {
 
 #[test]
 fn each_field_of_each_checksummed_structure() {
-    // The sweep opens a store some hundred thousand times; a store that hangs is found by the wait for its answer.
+    // The sweep opens a store some hundred thousand times; a store that hangs is found by the wait
+    // for its answer.
     let _limit = (!sweeps_all()).then(limit);
     let dir = scratch();
     for clean in [true, false] {

@@ -233,7 +233,8 @@ fn root_joins_if_it_says_so() {
         test.stop_logger();
         logger.iter_mut().for_each(|logger| assert!(logger.wait().unwrap().success()));
     }
-    // A logger that a client starts takes no variable of root's along either, whatever its name begins with.
+    // A logger that a client starts takes no variable of root's along either, whatever its name
+    // begins with.
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.env("UNTORN_SECRET", "of root").env("SECRET", "of root");
     let root = Child::start(command, "open-as", &test.path, &["0", "foreign"]);

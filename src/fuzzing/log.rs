@@ -100,7 +100,8 @@ fn check_feed(bytes: &[u8], from: Lsn, seed: u32) {
     }
 }
 
-/// Eight bytes that say from where to read, and then the files of a log, of which the last may be cut short.
+/// Eight bytes that say from where to read, and then the files of a log, of which the last may be
+/// cut short.
 pub fn segments(bytes: &[u8]) {
     let Some((from, files)) = bytes.split_at_checked(FROM_BYTES) else { return };
     let from = Lsn(u64_at(from, 0));
@@ -111,7 +112,8 @@ pub fn segments(bytes: &[u8]) {
     check_log(&files, store, from);
 }
 
-/// Makes all checksums of a segment fit again: the header's, and each batch's with its payload and its chain.
+/// Makes all checksums of a segment fit again: the header's, and each batch's with its payload and
+/// its chain.
 pub(super) fn seal_segment(segment: &mut [u8], store: StoreId) {
     if segment.len() < BLOCK_BYTES || !segment.starts_with(b"untornWS") {
         return;

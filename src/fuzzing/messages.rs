@@ -1,4 +1,5 @@
-//! Messages between a message-passing client and the server, and the file `access`, by which the server goes.
+//! Messages between a message-passing client and the server, and the file `access`, by which the
+//! server goes.
 
 use super::sized;
 use crate::logger::check_access;

@@ -1,5 +1,5 @@
-//! Fuzz targets: everything that decodes bytes of a file or a peer, one function for each decoder. Compiled for the
-//! library's own tests and with the feature `fuzzing`; not part of the interface.
+//! Fuzz targets: everything that decodes bytes of a file or a peer, one function for each decoder.
+//! Compiled for the library's own tests and with the feature `fuzzing`; not part of the interface.
 //!
 //! - `files`: the header in `checkpoint`, and the image of a commit
 //! - `pages`: one page, and an arena with its trees and queues
@@ -8,10 +8,11 @@
 //! - `seeds`: real bytes for each target, from a store that is made for them
 //! - `mutation`: what the bounded tests do to those bytes; `tests` has the tests
 //!
-//! A target takes any bytes and panics if a decoder breaks one of its promises: what is decoded encodes to the same
-//! bytes; every number that is accepted is within the limits that creation keeps; no sum of accepted numbers overflows;
-//! what is accepted can be read, searched and changed without an access out of range. A checksum would hide most of a
-//! decoder from mutated bytes. So a target tries the bytes as they are, and again with every checksum mended.
+//! A target takes any bytes and panics if a decoder breaks one of its promises: what is decoded
+//! encodes to the same bytes; every number that is accepted is within the limits that creation
+//! keeps; no sum of accepted numbers overflows; what is accepted can be read, searched and changed
+//! without an access out of range. A checksum would hide most of a decoder from mutated bytes. So a
+//! target tries the bytes as they are, and again with every checksum mended.
 //!
 //! `fuzz/` runs the same functions under libFuzzer.
 

@@ -1,4 +1,5 @@
-//! What the bounded tests do to real bytes: flipped bits, fields of extreme values, cuts, and pieces of other files.
+//! What the bounded tests do to real bytes: flipped bits, fields of extreme values, cuts, and
+//! pieces of other files.
 
 use untorn_wal::testing::Rng;
 

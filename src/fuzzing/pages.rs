@@ -1,4 +1,5 @@
-//! One page of a tree, and an arena: trees, catalog and queues, as readers, writers, recovery and `verify` see them.
+//! One page of a tree, and an arena: trees, catalog and queues, as readers, writers, recovery and
+//! `verify` see them.
 
 use super::{crc, file_of, sized, u32_at, u64_at};
 use crate::header::Header;
@@ -71,7 +72,8 @@ fn has_overlaps(node: &Node<'_>) -> bool {
     records.windows(2).any(|pair| pair[0].0 + pair[0].1 > pair[1].0)
 }
 
-/// Many changes one after the other: whatever a page that was audited holds, none goes out of range.
+/// Many changes one after the other: whatever a page that was audited holds, none goes out of
+/// range.
 fn change_at_random(body: &[u8], node: &Node<'_>) {
     let mut random = Rng(u64::from(crc(&[body])));
     let mut changed = body.to_vec();
@@ -139,7 +141,8 @@ fn rebuild(body_len: usize, node: &Node<'_>) {
     let Ok(items) = Items::read(node) else { return };
     assert_eq!(items.len(), node.count());
     let keys: Vec<Vec<u8>> = (0..items.len()).map(|index| items.key(index).to_vec()).collect();
-    // A page is rebuilt only if `check_tree`, or the writers that made it, have seen that its keys ascend.
+    // A page is rebuilt only if `check_tree`, or the writers that made it, have seen that its keys
+    // ascend.
     if !keys.is_sorted_by(|a, b| a < b) {
         return;
     }

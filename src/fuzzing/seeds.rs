@@ -1,4 +1,5 @@
-//! Real bytes for each target: those of the files of a store that is made for it, and messages of every kind.
+//! Real bytes for each target: those of the files of a store that is made for it, and messages of
+//! every kind.
 
 use super::files::seal_image;
 use super::log::SEGMENT;
@@ -23,7 +24,8 @@ const STREAM_BYTES: usize = 6000;
 
 type Seeds = BTreeMap<&'static str, Vec<Vec<u8>>>;
 
-/// Seeds for each target, by its name. Makes a store in the directory `dir`, which must be empty, and leaves it there.
+/// Seeds for each target, by its name. Makes a store in the directory `dir`, which must be empty,
+/// and leaves it there.
 ///
 /// # Errors
 /// Those of the store.
@@ -46,8 +48,8 @@ pub fn seeds(dir: &Path) -> Result<Seeds> {
     Ok(seeds)
 }
 
-/// A store with keyspaces, deletions, large values, a transaction that streams and one that is rolled back, two checkpoints,
-/// and commits after the last of them.
+/// A store with keyspaces, deletions, large values, a transaction that streams and one that is
+/// rolled back, two checkpoints, and commits after the last of them.
 fn fill(options: &Options, path: &Path) -> Result<Store> {
     let store = options.clone().logger_thread(true).logger_idle(Duration::from_millis(1)).open(path)?;
     for round in 0..24u64 {

@@ -1,7 +1,8 @@
 //! Goal: each target keeps its promises for real bytes, and for what mutations make of them.
 //!
-//! Method: a fixed number of mutations of the seeds, repeatable by their number. `UNTORN_FUZZ_CASES` sets another number
-//! of cases, `UNTORN_FUZZ_FIRST` the first one: a failure prints the line that replays it.
+//! Method: a fixed number of mutations of the seeds, repeatable by their number.
+//! `UNTORN_FUZZ_CASES` sets another number of cases, `UNTORN_FUZZ_FIRST` the first one: a failure
+//! prints the line that replays it.
 
 use super::mutation::mutate;
 use super::{TARGETS, seeds};

@@ -55,7 +55,11 @@ pub(super) fn refuse_last_segment(survey: &Survey) -> Result<()> {
 /// Reads the log after the checkpoint to its end, and changes nothing: a store that can't be recovered for what its log
 /// holds keeps every byte of every file.
 pub(super) fn check_log(disk: &RealDisk, survey: &Survey, header: &Header) -> Result<()> {
-    let mut scan = Scan::of_survey(disk, survey.clone(), header.log_position).map_err(log_error)?;
+    let mut survey = survey.clone();
+    // The caller has seen that recovery needs none of these, unless the newest segment is among
+    // them: then the log ends too early.
+    survey.broken.clear();
+    let mut scan = Scan::of_survey(disk, survey, header.log_position).map_err(log_error)?;
     let seed = StoreId(header.store_id).seed();
     let mut check = Check::new(seed, header.geometry.page_size, header.txn(), header.log_position);
     while let Some((_, bytes)) = scan.next_chunk().map_err(log_error)? {

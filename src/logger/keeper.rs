@@ -251,8 +251,8 @@ impl Keeper {
     }
 }
 
-/// A logger that becomes another user takes along nothing of root's environment but what it needs. The marks of a started logger are set
-/// after this.
+/// A logger that becomes another user takes along nothing of root's environment but what it needs.
+/// The marks of a started logger are set after this.
 fn keep_little_environment(command: &mut Command) {
     command.env_clear();
     let is_kept = |name: &OsStr| !environment::is_of_caller() && environment::is_for_other_user(name);

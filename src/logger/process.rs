@@ -150,8 +150,8 @@ fn prepare(
     }
 }
 
-/// As [`prepare`]. If the disk is full, `has_given_back` says that some blocks were given back for it: of the log's files, or
-/// of the fresh region, which is to be made `in_memory` from then on.
+/// As [`prepare`]. If the disk is full, `has_given_back` says that some blocks were given back for
+/// it: of the log's files, or of the fresh region, which is to be made `in_memory` from then on.
 fn try_to_prepare(
     dir: Dir,
     lock_file: LockFileId,
@@ -170,6 +170,7 @@ fn try_to_prepare(
     let survey = Survey::take(&*disk, &shape).map_err(log_error)?;
     check::refuse_old_header(&header, damage, &survey.stated)?;
     check::refuse_last_segment(&survey)?;
+    survey.refuse_broken(header.log_position, header.clean).map_err(log_error)?;
     let old = attach(&dir, &header)?;
     let alive = dir.with_fd(|fd| Ok(has_clients(&Tester::open(fd, Some(lock_file))?)))?;
     let is_of_log = |control: &Control| control.is_of_log(survey.segments.last().map(|newest| &newest.header));
@@ -593,6 +594,7 @@ impl Logger {
         counters.wal_segments.store(stats.segments as u64, Ordering::Relaxed);
         counters.wal_spares.store(stats.spares as u64, Ordering::Relaxed);
         counters.wal_kept.store(stats.kept as u64, Ordering::SeqCst);
+        counters.wal_oldest.store(stats.oldest.map_or(u64::MAX, |oldest| oldest.0), Ordering::Release);
     }
 
     fn end_sampler(&self) {

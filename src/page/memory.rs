@@ -41,7 +41,8 @@ impl Memory {
         }
     }
 
-    /// These pages, in the transaction `txn`, which may free pages that it does not know: those of a damaged tree.
+    /// These pages, in the transaction `txn`, which may free pages that it does not know: those of
+    /// a damaged tree.
     pub(crate) fn holding(page_size: usize, bytes: Vec<u8>, txn: TxnId) -> Memory {
         Memory { bytes, txn, tolerant: true, ..Memory::new(page_size) }
     }

@@ -42,7 +42,7 @@ pub const CHECKED_NUMBERS: &[(&str, u64)] = &[
 ];
 
 /// "untornC", and the version of this layout. These, and whose region it is, stand where they do in every version.
-const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x0a");
+const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x0b");
 /// The version of this layout.
 pub(crate) const LAYOUT: u8 = MAGIC.to_le_bytes()[7];
 /// Commit slots; the slot of a transaction is its sequence number modulo this.
@@ -268,6 +268,9 @@ pub(crate) struct Counters {
     pub(crate) wal_segments: AtomicU64,
     pub(crate) wal_spares: AtomicU64,
     pub(crate) wal_kept: AtomicU64,
+    /// The oldest position of the log that is kept, for recovery or for followers. `u64::MAX`: none
+    /// is.
+    pub(crate) wal_oldest: AtomicU64,
     pub(crate) flush_ns: AtomicU64,
     /// Commits that have become durable, and the flushes that made them so.
     pub(crate) acknowledged: AtomicU64,

@@ -18,12 +18,14 @@ fn follows(base: TxnId, txn: TxnId, kind: RecordKind) -> Result<(), String> {
     Err(format!("transaction {txn} does not follow {base}"))
 }
 
-/// Reads the stream that follows a checkpoint without applying it: a damaged log is found before recovery changes a
-/// byte of any file.
+/// Reads the stream without applying it: a damaged log is found before recovery changes a byte of
+/// any file, and `verify` finds damage in what is kept for followers.
 pub(crate) struct Check {
     seed: u32,
     page_size: usize,
-    last: TxnId,
+    /// The last transaction that the stream commits; unknown before the first one of a stream that
+    /// does not begin at a checkpoint.
+    last: Option<TxnId>,
     rest: Vec<u8>,
     at: Lsn,
 }
@@ -31,7 +33,12 @@ pub(crate) struct Check {
 impl Check {
     /// Begins at `from`, behind the commit of `checkpoint`. `seed` is that of the store's records.
     pub(crate) fn new(seed: u32, page_size: usize, checkpoint: TxnId, from: Lsn) -> Check {
-        Check { seed, page_size, last: checkpoint, rest: Vec::new(), at: from }
+        Check { seed, page_size, last: Some(checkpoint), rest: Vec::new(), at: from }
+    }
+
+    /// Begins at `from`, where a record begins.
+    pub(crate) fn anywhere(seed: u32, page_size: usize, from: Lsn) -> Check {
+        Check { seed, page_size, last: None, rest: Vec::new(), at: from }
     }
 
     /// Checks the records in `bytes`, which continue the stream.
@@ -47,13 +54,13 @@ impl Check {
             match record::decode(&self.rest[used..], self.seed, at) {
                 Decoded::Record { txn, kind, payload, len } => {
                     let txn = TxnId::from_u64(txn);
-                    follows(self.last, txn, kind).map_err(damaged)?;
+                    self.last.map_or(Ok(()), |last| follows(last, txn, kind)).map_err(damaged)?;
                     // What lies in an abort record is never applied.
                     if kind != RecordKind::Abort {
                         Ops::new(payload).try_for_each(|op| self.check_op(&op?)).map_err(damaged)?;
                     }
                     if matches!(kind, RecordKind::Commit | RecordKind::FrameCommit) {
-                        self.last = txn;
+                        self.last = Some(txn);
                     }
                     used += len;
                     self.at = Lsn(at.0 + len as u64);
@@ -83,7 +90,7 @@ impl Check {
 
     /// The last transaction that the stream commits.
     pub(crate) fn last(&self) -> TxnId {
-        self.last
+        self.last.unwrap_or(TxnId::ZERO)
     }
 }
 

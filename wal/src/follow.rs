@@ -137,8 +137,21 @@ pub fn oldest_anchor<D: Disk>(disk: &D, shape: &LogShape) -> Result<Option<Ancho
     }
     let Some(first) = first else { return Ok(None) };
     let start = survey.segments[first].header.start;
+    first_anchor(disk, shape, &survey, start)
+}
+
+/// The first place to begin at that is not before `start`; `None` if no header from there on states
+/// one.
+///
+/// # Errors
+/// As [`oldest_anchor`].
+pub fn anchor_from<D: Disk>(disk: &D, shape: &LogShape, start: Lsn) -> Result<Option<Anchor>> {
+    first_anchor(disk, shape, &Survey::take_to(disk, shape, Depth::Headers)?, start)
+}
+
+fn first_anchor<D: Disk>(disk: &D, shape: &LogShape, survey: &Survey, start: Lsn) -> Result<Option<Anchor>> {
     // A segment may begin in the middle of a record: the first place that is stated behind its start.
-    for segment in &survey.segments[first..] {
+    for segment in survey.segments.iter().filter(|segment| segment.header.start >= start) {
         if segment.header.stated.settled >= start {
             return Ok(Some(Anchor::of(&segment.header.stated)));
         }

@@ -75,7 +75,7 @@ pub use disk::{Disk, DiskFile, RealDisk, give_to_owner};
 pub use error::{LogError, Result};
 pub use estimate::Estimate;
 pub use flush::{Due, FlushPolicy, Pending, bytes_due, due};
-pub use follow::{Anchor, Follow, anchor_at_or_before, oldest_anchor};
+pub use follow::{Anchor, Follow, anchor_at_or_before, anchor_from, oldest_anchor};
 pub use lead::Lead;
 pub use log::{Appended, Log, blocks_for};
 pub use lsn::{Lsn, SegmentNumber, StoreId};
@@ -83,7 +83,7 @@ pub use pool::{Pool, PoolStats, Retention};
 pub use record::{Decoded, RecordKind};
 pub use scan::Scan;
 pub use segment::{LogShape, Stated};
-pub use survey::Survey;
+pub use survey::{Broken, Survey, holds_batches, set_aside};
 
 /// Text that comes from outside, from a peer or a file, as it may be printed: control characters, which a terminal would obey, and those that
 /// change the direction of the text are written as escapes.

@@ -14,7 +14,7 @@ use crate::{
     error::{LogError, Result},
     limits::{SPARES_MAX_DEFAULT, ZERO_FILL_BYTES},
     segment::LogShape,
-    survey::{Survey, UNFINISHED_PREFIX, slot_name, slot_of},
+    survey::{BROKEN_PREFIX, Survey, UNFINISHED_PREFIX, slot_name, slot_of},
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -104,21 +104,32 @@ pub struct PoolStats {
 }
 
 impl<D: Disk> Pool<D> {
-    /// The pool of the files that `survey` found. What lies below `checkpoint_lsn` no longer counts, but is kept as
-    /// `retention` says. Files that were never finished are removed.
+    /// The pool of the files that `survey` found. What lies below `checkpoint_lsn` no longer
+    /// counts, but is kept as `retention` says. Files that were never finished are removed. Those
+    /// that have not the size of a segment get another name: the caller has seen that recovery
+    /// needs none of them ([`Survey::refuse_broken`]).
     ///
     /// # Errors
-    /// [`LogError::Io`] if an unfinished file can't be removed, or the directory can't be synced.
+    /// [`LogError::Io`] if an unfinished file can't be removed or a broken one not renamed, or the
+    /// directory can't be synced.
     pub fn open(disk: Arc<D>, survey: &Survey, checkpoint_lsn: Lsn, retention: Retention) -> Result<Arc<Self>> {
-        for name in disk.list().map_err(LogError::io("listing the log's directory"))? {
-            if name.starts_with(UNFINISHED_PREFIX) {
-                disk.remove(&name).map_err(LogError::io(format!("removing {name}")))?;
-            }
+        let names = disk.list().map_err(LogError::io("listing the log's directory"))?;
+        for name in names.iter().filter(|name| name.starts_with(UNFINISHED_PREFIX)) {
+            disk.remove(name).map_err(LogError::io(format!("removing {name}")))?;
+        }
+        let mut set_aside: Vec<String> = names.into_iter().filter(|name| name.starts_with(BROKEN_PREFIX)).collect();
+        for broken in &survey.broken {
+            let mut free = (1..).map(|number: u32| format!("{BROKEN_PREFIX}{number:08}"));
+            let name = free.find(|name| !set_aside.contains(name)).expect("there are more numbers than files");
+            disk.rename(&broken.file, &name).map_err(LogError::io(format!("renaming {} to {name}", broken.file)))?;
+            set_aside.push(name);
         }
         // A predecessor may have died between renaming a spare and syncing its name. A segment whose name a
         // power cut takes back would take acknowledged bytes with it.
         disk.sync_dir().map_err(LogError::io("syncing the log's directory"))?;
-        let spares = survey.spares.iter().map(|name| Slot { name: name.clone(), state: State::Spare });
+        // Damaged ones are used last: they are all that tells of the damage.
+        let (damaged, whole): (Vec<_>, Vec<_>) = survey.spares.iter().partition(|name| survey.damaged.contains(name));
+        let spares = whole.into_iter().chain(damaged).map(|name| Slot { name: name.clone(), state: State::Spare });
         let live = survey.segments.iter().map(|s| Slot {
             name: s.file.clone(),
             state: State::Live(Started {

@@ -12,7 +12,7 @@ use crate::{
     limits::{BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BLOCK_BYTES},
     planted_bug,
     segment::{BatchHeader, HeaderBlock, LogShape, SegmentHeader, Stated, payload_checksum},
-    survey::{Depth, Survey},
+    survey::{Depth, Survey, wrong_size},
 };
 use std::ops::Range;
 
@@ -117,6 +117,9 @@ impl<'d, D: Disk> Scan<'d, D> {
     }
 
     fn begin(disk: &'d D, survey: Survey, from: Lsn, until: Option<Lsn>) -> Result<Self> {
+        if until.is_none() {
+            survey.refuse_broken(from, false)?;
+        }
         let durable = survey.stated.durable.max(from).max(until.unwrap_or_default());
         let window = Window { buf: AlignedBuf::new(BATCH_BYTES_MAX), blocks: 0..0 };
         let mut scan = Self { disk, survey, position: from, durable, until, place: None, window };
@@ -144,6 +147,21 @@ impl<'d, D: Disk> Scan<'d, D> {
     #[must_use]
     pub fn end(&self) -> Lsn {
         self.position
+    }
+
+    /// The file, and the offset in it, of the batch that comes next, or in which the last chunk
+    /// lies.
+    #[must_use]
+    pub fn place(&self) -> Option<(&str, u64)> {
+        let place = self.place.as_ref()?;
+        Some((&self.survey.segments[place.segment].file, u64::from(place.block) * BLOCK_BYTES as u64))
+    }
+
+    /// Where the segment after the current position begins, as of the last look at the files: where
+    /// a reader goes on that has met damage.
+    #[must_use]
+    pub fn next_start(&self) -> Option<Lsn> {
+        self.survey.next_start(self.position)
     }
 
     /// Lets a follower read on, up to a new durable position.
@@ -197,7 +215,8 @@ impl<'d, D: Disk> Scan<'d, D> {
 
     /// The error of a follower: what looks like damage is a gap if the segment after this one has been recycled, or if
     /// this one has.
-    pub(crate) fn gap_or(&self, error: LogError) -> LogError {
+    #[must_use]
+    pub fn gap_or(&self, error: LogError) -> LogError {
         let (LogError::Corrupt { .. }, Some(place)) = (&error, &self.place) else { return error };
         let numbers = |index: usize| self.survey.segments.get(index).map(|segment| segment.header.number.0);
         let next_is_missing =
@@ -284,6 +303,9 @@ impl<'d, D: Disk> Scan<'d, D> {
         self.place = None;
         self.window.blocks = 0..0;
         let Some(segment) = self.survey.segment_at(self.position) else {
+            if let Some(broken) = self.survey.broken_at(self.position) {
+                return Err(wrong_size(broken, &self.survey.shape));
+            }
             // A file that has lost its header is the likely place of what is missing.
             if let Some(file) = self.survey.damaged.first() {
                 let what =

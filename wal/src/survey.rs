@@ -18,6 +18,8 @@ use std::io;
 const SEGMENT_PREFIX: &str = "seg-";
 /// Names of files that are still being made.
 pub(crate) const UNFINISHED_PREFIX: &str = "new-";
+/// Names of files that were segments, and that no log uses: see [`Broken`].
+pub const BROKEN_PREFIX: &str = "broken-";
 
 /// The name of the slot with this index.
 #[must_use]
@@ -45,6 +47,50 @@ pub struct Found {
     pub end: Option<Lsn>,
 }
 
+/// A segment file that has not the size of one: cut short, as a rule. No byte of it counts.
+///
+/// One that recovery needs refuses the open ([`Survey::refuse_broken`]). One that only followers
+/// need is as good as missing: the open gives it a name that begins with [`BROKEN_PREFIX`], where
+/// it stays for the user to look at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Broken {
+    /// Its name in the log's directory.
+    pub file: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its header, if that is whole.
+    pub header: Option<SegmentHeader>,
+}
+
+/// The files that opens have set aside, see [`Broken`], with their sizes in bytes.
+///
+/// # Errors
+/// [`LogError::Io`] if the directory can't be listed, or a file not be measured.
+pub fn set_aside<D: Disk>(disk: &D) -> Result<Vec<(String, u64)>> {
+    let names = disk.list().map_err(LogError::io("listing the log's directory"))?;
+    let mut found = Vec::new();
+    for name in names.into_iter().filter(|name| name.starts_with(BROKEN_PREFIX)) {
+        match disk.open(&name).and_then(|file| file.size()) {
+            Ok(size) => found.push((name, size)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(LogError::io(format!("measuring {name}"))(error)),
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Whether the file holds a whole header of a batch: then it has been a segment.
+///
+/// # Errors
+/// [`LogError::Io`] if it can't be read.
+pub fn holds_batches<D: Disk>(disk: &D, shape: &LogShape, file: &str) -> Result<bool> {
+    let mut buf = AlignedBuf::new(BATCH_BYTES_MAX);
+    let mut found = false;
+    each_batch(disk, file, shape, &mut buf, |_| found = true)?;
+    Ok(found)
+}
+
 /// What lies in the log's directory.
 #[derive(Clone, Debug)]
 pub struct Survey {
@@ -56,6 +102,8 @@ pub struct Survey {
     pub spares: Vec<String>,
     /// Those of the spares whose header is neither whole nor blank.
     pub damaged: Vec<String>,
+    /// Files of another size than a segment's.
+    pub broken: Vec<Broken>,
     /// The newest that any header states.
     pub stated: Stated,
 }
@@ -73,10 +121,20 @@ impl Survey {
     /// Looks at all segment files.
     ///
     /// # Errors
-    /// [`LogError::Mismatch`] for a foreign file, [`LogError::Corrupt`] for a file that is cut short or whose
-    /// header is damaged while later batches follow it, [`LogError::Io`] if a file can't be read.
+    /// [`LogError::Mismatch`] for a foreign file, [`LogError::Corrupt`] for a file whose header is
+    /// damaged while later batches follow it, [`LogError::Io`] if a file can't be read. A file that
+    /// is cut short is none by itself: see [`Survey::refuse_broken`].
     pub fn take<D: Disk>(disk: &D, shape: &LogShape) -> Result<Survey> {
         Self::take_to(disk, shape, Depth::Blocks)
+    }
+
+    /// As [`Survey::take`], but looks at headers of segments only, and may be taken beside a
+    /// running logger.
+    ///
+    /// # Errors
+    /// As [`Survey::take`].
+    pub fn take_headers<D: Disk>(disk: &D, shape: &LogShape) -> Result<Survey> {
+        Self::take_to(disk, shape, Depth::Headers)
     }
 
     pub(crate) fn take_to<D: Disk>(disk: &D, shape: &LogShape, depth: Depth) -> Result<Survey> {
@@ -85,6 +143,7 @@ impl Survey {
             segments: Vec::new(),
             spares: Vec::new(),
             damaged: Vec::new(),
+            broken: Vec::new(),
             stated: Stated::default(),
         };
         let mut names = disk.list().map_err(LogError::io("listing the log's directory"))?;
@@ -95,10 +154,14 @@ impl Survey {
             survey.look_at(disk, name, depth, &mut buf)?;
         }
         survey.segments.sort_by_key(|s| s.header.number);
-        let mut end = None;
+        let mut starts: Vec<_> = survey.headers().map(|header| (header.number, header.start)).collect();
+        starts.sort_unstable();
+        let mut end = None::<Lsn>;
         for segment in survey.segments.iter_mut().rev() {
+            while let Some((_, start)) = starts.pop_if(|(number, _)| *number > segment.header.number) {
+                end = Some(end.map_or(start, |end| end.min(start)));
+            }
             segment.end = end;
-            end = Some(end.map_or(segment.header.start, |e: Lsn| e.min(segment.header.start)));
         }
         if depth == Depth::Blocks {
             survey.look_beyond(disk, &mut buf)?;
@@ -109,12 +172,55 @@ impl Survey {
     /// The highest number of all segments, 0 if there is none.
     #[must_use]
     pub fn number_max(&self) -> SegmentNumber {
-        self.segments.last().map_or(SegmentNumber(0), |s| s.header.number)
+        self.headers().map(|header| header.number).max().unwrap_or(SegmentNumber(0))
+    }
+
+    /// An error if recovery from `from` on may need a file that has not the size of a segment.
+    /// `needs_none` says that it needs no segment: the store was left in order.
+    ///
+    /// Without a whole header nothing tells what the file held, so it may have been the newest
+    /// segment.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`].
+    pub fn refuse_broken(&self, from: Lsn, needs_none: bool) -> Result<()> {
+        let is_needed = |broken: &&Broken| {
+            let Some(header) = &broken.header else { return !needs_none };
+            let later = self.headers().filter(|later| later.number > header.number);
+            later.map(|later| later.start).min().is_none_or(|end| end > from)
+        };
+        match self.broken.iter().find(is_needed) {
+            None => Ok(()),
+            Some(broken) => Err(wrong_size(broken, &self.shape)),
+        }
+    }
+
+    /// Headers of all files that are or were segments.
+    fn headers(&self) -> impl Iterator<Item = &SegmentHeader> {
+        let broken = self.broken.iter().filter_map(|broken| broken.header.as_ref());
+        self.segments.iter().map(|segment| &segment.header).chain(broken)
     }
 
     /// The segment that holds the byte at `at`, by its index.
     pub(crate) fn segment_at(&self, at: Lsn) -> Option<usize> {
         self.segments.iter().position(|s| s.header.start <= at && s.end.is_none_or(|end| at < end))
+    }
+
+    /// The file that held the byte at `at`, if that is one of the broken ones.
+    pub(crate) fn broken_at(&self, at: Lsn) -> Option<&Broken> {
+        let holds = |broken: &&Broken| {
+            let Some(header) = &broken.header else { return false };
+            let later = self.headers().filter(|later| later.number > header.number).map(|later| later.start).min();
+            header.start <= at && later.is_none_or(|end| at < end)
+        };
+        self.broken.iter().find(holds)
+    }
+
+    /// The lowest position above `at` at which a segment begins whose bytes count.
+    #[must_use]
+    pub fn next_start(&self, at: Lsn) -> Option<Lsn> {
+        let counts = self.segments.iter().filter(|segment| segment.end.is_none_or(|end| end > segment.header.start));
+        counts.map(|segment| segment.header.start).filter(|start| *start > at).min()
     }
 
     fn look_at<D: Disk>(&mut self, disk: &D, name: String, depth: Depth, buf: &mut AlignedBuf) -> Result<()> {
@@ -127,16 +233,21 @@ impl Survey {
             Err(e) => return Err(LogError::io(format!("opening {name}"))(e)),
         };
         let size = file.size().map_err(LogError::io(format!("measuring {name}")))?;
-        if size < BLOCK_BYTES as u64 {
-            return Err(wrong_size(name, size, &self.shape));
-        }
         let block = &mut buf.bytes_mut()[..BLOCK_BYTES];
-        file.read_at(0, block).map_err(LogError::io(format!("reading {name}")))?;
+        let (there, missing) = block.split_at_mut(size.min(BLOCK_BYTES as u64) as usize);
+        file.read_at(0, there).map_err(LogError::io(format!("reading {name}")))?;
+        missing.fill(0);
         let block = block.first_chunk().expect("the buffer holds a block");
         // The header first, so that a file with another segment size is a mismatch and not damage.
         let header = SegmentHeader::decode(block, &self.shape, &name)?;
         if size != self.shape.segment_bytes() {
-            return Err(wrong_size(name, size, &self.shape));
+            let header = match header {
+                HeaderBlock::Valid(header, _) => Some(header),
+                HeaderBlock::Blank | HeaderBlock::Damaged => None,
+            };
+            self.stated = header.map_or(self.stated, |header| self.stated.newest(header.stated));
+            self.broken.push(Broken { file: name, size, header });
+            return Ok(());
         }
         match header {
             HeaderBlock::Valid(header, header_crc) => {
@@ -189,12 +300,16 @@ impl Survey {
     }
 }
 
-fn wrong_size(file: String, size: u64, shape: &LogShape) -> LogError {
-    let expected = shape.segment_bytes();
+pub(crate) fn wrong_size(broken: &Broken, shape: &LogShape) -> LogError {
+    let (expected, size) = (shape.segment_bytes(), broken.size);
+    let whose = match &broken.header {
+        Some(header) => format!("it is segment {}, which begins at position {}", header.number, header.start),
+        None => "it has no whole header that tells what it held".to_owned(),
+    };
     LogError::Corrupt {
-        file,
+        file: broken.file.clone(),
         offset: size.min(expected),
-        what: format!("the file has {size} bytes instead of {expected}"),
+        what: format!("the file has {size} bytes instead of {expected}; {whose}"),
     }
 }
 

@@ -121,8 +121,9 @@ pub(crate) enum Command {
     },
     /// Write all records as `key<TAB>value` lines in key order, of one snapshot
     ///
-    /// Tab, newline and backslash are escaped as \t, \n and \\; bytes that are not UTF-8 as \xHH. On a terminal, so are all
-    /// characters that a terminal obeys; a pipe or a file gets them as they are.
+    /// Tab, newline and backslash are escaped as \t, \n and \\; bytes that are not UTF-8 as \xHH.
+    /// On a terminal, so are all characters that a terminal obeys; a pipe or a file gets them as
+    /// they are.
     Dump {
         #[command(flatten)]
         at: Location,

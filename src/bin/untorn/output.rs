@@ -1,5 +1,6 @@
-//! Standard output. On a terminal, what a terminal would obey is written as escapes: keys, values and names come from
-//! whoever may write to the store. A pipe or a file gets every byte as it is, since scripts rely on that.
+//! Standard output. On a terminal, what a terminal would obey is written as escapes: keys, values
+//! and names come from whoever may write to the store. A pipe or a file gets every byte as it is,
+//! since scripts rely on that.
 
 use crate::arguments::Format;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
