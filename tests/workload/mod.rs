@@ -10,6 +10,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use untorn::{ChangeKind, Durability, Error, Feed, Keyspace, Options, Snapshot, Store, TxnId};
 
@@ -40,6 +41,8 @@ pub(crate) struct Role {
     pub(crate) child: Child,
     /// What it has said so far, a line each.
     said: Arc<Mutex<Vec<String>>>,
+    /// Ends when the role has, and all that it said was read.
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Role {
@@ -52,7 +55,7 @@ impl Role {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the role starts");
         let said = Arc::new(Mutex::new(Vec::new()));
         let (lines, out) = (said.clone(), child.stdout.take().expect("piped"));
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in BufReader::new(out).lines().map_while(Result::ok) {
                 // The test harness prints lines of its own, and without a line's end before the role's first.
                 if let Some((_, line)) = line.split_once("~ ") {
@@ -60,7 +63,7 @@ impl Role {
                 }
             }
         });
-        Role { child, said }
+        Role { child, said, reader: Some(reader) }
     }
 
     pub(crate) fn own(name: &str, path: &Path, arguments: &str) -> Role {
@@ -104,9 +107,10 @@ impl Role {
             if let Some(line) = self.lines().get(heard) {
                 return line.clone();
             }
-            // What it said last may still be on its way when it has ended.
+            // What it said last is read when the reader has ended, which is asked first.
+            let is_read = self.reader.as_ref().is_none_or(JoinHandle::is_finished);
             let ended = self.child.try_wait().expect("a child of ours");
-            let is_over = ended.is_some() && start.elapsed() > Duration::from_secs(5);
+            let is_over = is_read && ended.is_some() && self.lines().len() <= heard;
             assert!(!is_over, "it ended: {ended:?}, after {:?}", self.lines().last());
             assert!(start.elapsed() < HANGS, "no answer after {:?}", self.lines().last());
             std::thread::sleep(Duration::from_millis(1));
@@ -130,7 +134,9 @@ impl Role {
     /// Waits until the role ends by itself; whether it ended well.
     pub(crate) fn end(&mut self) -> bool {
         drop(self.child.stdin.take());
-        self.child.wait().expect("a child of ours").success()
+        let ended = self.child.wait().expect("a child of ours");
+        self.reader.take().into_iter().for_each(|reader| reader.join().expect("it reads lines"));
+        ended.success()
     }
 
     /// The newest number that the writer said to be durable in its cell.
