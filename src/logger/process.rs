@@ -425,7 +425,7 @@ fn wait_until_unneeded(
         }
         let in_use = engine.has_clients();
         was_in_use = in_use;
-        logger.rest.set_alone(!in_use);
+        logger.rest.set_alone(!in_use, idle_time(engine, service));
         if in_use {
             idle_since = Instant::now();
         }

@@ -34,13 +34,15 @@ pub(super) struct Rest {
     active_until_ns: AtomicU64,
     /// No process has the store open, as far as the logger knows.
     is_alone: AtomicBool,
+    /// How long the logger stays without clients, in milliseconds.
+    idle_ms: AtomicU64,
 }
 
 impl Rest {
     /// Threads that have just started look by themselves.
     pub(super) fn new() -> Rest {
         let active_until_ns = AtomicU64::new(now_ns() + ACTIVE.as_nanos() as u64);
-        Rest { active_until_ns, is_alone: AtomicBool::new(false) }
+        Rest { active_until_ns, is_alone: AtomicBool::new(false), idle_ms: AtomicU64::new(0) }
     }
 
     /// How long a thread sleeps that looks every `nap` while the store is used.
@@ -48,18 +50,22 @@ impl Rest {
         if self.is_resting() { LONGEST } else { nap }
     }
 
-    /// Notes whether a process has the store open.
-    pub(super) fn set_alone(&self, is_alone: bool) {
+    /// Notes whether a process has the store open, and for how long the logger stays without one.
+    pub(super) fn set_alone(&self, is_alone: bool, idle: Duration) {
         self.is_alone.store(is_alone, Ordering::Relaxed);
+        self.idle_ms.store(idle.as_millis().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// How long a thread sleeps that looks every `nap` while the store is used, every `resting` while it is only open.
+    /// How long a thread sleeps that looks every `nap` while the store is used, every `resting` while it is only open. Of the
+    /// time that the logger stays without clients, no more than the half: it looks before it leaves.
     pub(super) fn nap_beside_clients(&self, nap: Duration, resting: Duration) -> Duration {
-        match self.is_resting() {
+        let before_leaving = Duration::from_millis(self.idle_ms.load(Ordering::Relaxed) / 2);
+        let longest = match self.is_resting() {
             false => nap,
             true if self.is_alone.load(Ordering::Relaxed) => ALONE_INTERVAL,
             true => resting,
-        }
+        };
+        longest.min(before_leaving).max(nap)
     }
 
     /// Whether the threads rest. To be asked between `waiter::listen` and `waiter::sleep`.
