@@ -139,7 +139,7 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
             doomed = Process::start(program, "writer", path, &[&name, rounds], &env);
         }
         if begun.elapsed() > HANGS {
-            return Err(Finding::new(Kind::Misbehaved, format!("nobody came by {point} within {HANGS:?}")));
+            return Err(Finding::new(Kind::Misbehaved, format!("no process reached {point} within {HANGS:?}")));
         }
         std::thread::sleep(Duration::from_micros(500));
     }

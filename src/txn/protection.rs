@@ -1,18 +1,21 @@
 //! Which freed pages are protected from reuse.
 //!
-//! **I3**, the reuse rule, is kept here, in [`Protected::is_reusable`], and evaluated at each allocation: a freed page is
-//! not reused while some protected transaction p (any pin, the newest started checkpoint C, the newest finished
-//! checkpoint K) has birth ≤ p < freed, nor before the transaction that freed it is committed. So pages younger than the
-//! last checkpoint and than a stalled reader recycle at once and stay hot in the cache, whatever is pinned.
+//! **I3**, the reuse rule, is kept here, in [`Protected::is_reusable`], and evaluated at each
+//! allocation: a freed page is not reused while some protected transaction p (any pin, the newest
+//! started checkpoint C, the newest finished checkpoint K) has birth ≤ p < freed, nor before the
+//! transaction that freed it is committed. So pages younger than the last checkpoint and than a
+//! stalled reader recycle at once and stay hot in the cache, whatever is pinned.
 //!
-//! **A scan of the pins stays valid.** Its horizon is the newest commit when it was made, under the writer lock. A pin
-//! that it does not list is on that commit or a later one, or is given up again (`shm::pins`). A page that was freed
-//! by the horizon or before is needed by no such pin, whenever that is taken. So each process keeps its last scan across
-//! transactions, and makes a new one only for pages that were freed later, or that a pin of the old scan protects. Pins
-//! that have ended since protect pages for longer than they must, never for too short.
+//! **A scan of the pins stays valid.** Its horizon is the newest commit when it was made, under the
+//! writer lock. A pin that it does not list is on that commit or a later one, or is given up again
+//! (`shm::pins`). A page that was freed by the horizon or before is needed by no such pin, whenever
+//! that is taken. So each process keeps its last scan across transactions, and makes a new one only
+//! for pages that were freed later, or that a pin of the old scan protects. Pins that have ended
+//! since protect pages for longer than they must, never for too short.
 //!
-//! A scan visits each slot in use. With many of them it is made once in [`LARGE_SCAN_AGE`] transactions at most, as long
-//! as pages can be had elsewhere; the pages that wait for it meanwhile are as many as so many transactions free.
+//! A scan visits each slot in use. With many of them it is made once in [`LARGE_SCAN_AGE`]
+//! transactions at most, as long as pages can be had elsewhere; the pages that wait for it
+//! meanwhile are as many as so many transactions free.
 
 use super::queue::Freed;
 use crate::engine::Engine;
@@ -83,8 +86,8 @@ impl<'e> Protected<'e> {
         Protected { engine, committed, started, finished, scan, is_new, is_thorough: false }
     }
 
-    /// Takes note of checkpoints that were started or finished, and of pins that have ended. A new pin is on the transaction
-    /// that this one began from, and needs no page that was free there.
+    /// Takes note of checkpoints that were started or finished, and of pins that have ended. A new
+    /// pin is on the transaction that this one began from, and needs no page that was free there.
     ///
     /// # Errors
     /// As [`Engine::scan_pins`].
@@ -110,7 +113,8 @@ impl<'e> Protected<'e> {
         self.finished
     }
 
-    /// The pins that the newest scan found, ascending: all that protect a page which was free when the transaction began.
+    /// The pins that the newest scan found, ascending: all that protect a page which was free when
+    /// the transaction began.
     ///
     /// # Errors
     /// As [`Engine::scan_pins`].
@@ -130,7 +134,8 @@ impl<'e> Protected<'e> {
         holds(self.started) || holds(self.finished)
     }
 
-    /// Whether rule I3 allows reuse of a page. False also if only a new scan could tell, and none is due.
+    /// Whether rule I3 allows reuse of a page. False also if only a new scan could tell, and none
+    /// is due.
     ///
     /// # Errors
     /// As [`Engine::scan_pins`].
@@ -163,12 +168,13 @@ impl<'e> Protected<'e> {
         !self.is_new && (scan.slots < LARGE_SCAN_SLOTS || self.is_thorough || is_old())
     }
 
-    /// Whether a page that is not reusable now, and those that were freed after it, become so without the end of any pin.
+    /// Whether a page that is not reusable now, and those that were freed after it, become so
+    /// without the end of any pin.
     pub(crate) fn waits(&self, entry: &Freed) -> bool {
         entry.freed > self.committed.min(self.scan.horizon) || self.is_held_by_checkpoint(entry)
     }
 
-    /// The newest checkpoint that contains a page of this birth, for the choice of a queue.
+    /// Whether the newest checkpoint contains a page of this birth: selects the queue of a freed page.
     pub(crate) fn is_in_checkpoint(&self, birth: TxnId) -> bool {
         birth <= if planted_bug!("reuse-running-checkpoint") { self.finished } else { self.started }
     }
@@ -183,7 +189,8 @@ mod tests {
         TxnId::from_u64(sequence)
     }
 
-    /// A pin protects what was born by it and freed after it; of a page freed after the horizon the scan does not decide.
+    /// A pin protects what was born by it and freed after it; of a page freed after the horizon the
+    /// scan does not decide.
     #[test]
     fn protects_by_birth_and_freed() {
         let scan = PinScan::new(txn(20), vec![txn(9), txn(5), txn(9)]);
