@@ -98,9 +98,15 @@ impl<'e> Protected<'e> {
         Ok(())
     }
 
-    /// From now on, scans as soon as a page waits for that, however many pins there are.
-    pub(crate) fn be_thorough(&mut self) {
-        self.is_thorough = true;
+    /// From now on, scans as soon as a page waits for that, however many pins there are. True if it
+    /// did not before.
+    pub(crate) fn become_thorough(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_thorough, true)
+    }
+
+    /// Whether the usual few looks found no page in this transaction.
+    pub(crate) fn is_thorough(&self) -> bool {
+        self.is_thorough
     }
 
     /// C, the newest started checkpoint.

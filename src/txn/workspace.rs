@@ -48,8 +48,6 @@ pub(crate) struct Workspace<'e> {
     /// How much of the space the transaction may use, and the pages that it leaves, once that was asked.
     share: Share,
     leaves: Option<u64>,
-    /// Nothing could be had by the usual few looks.
-    is_thorough: bool,
     /// The id that the transaction will have; pages born in it carry it.
     txn: TxnId,
     protected: Protected<'e>,
@@ -92,7 +90,6 @@ impl<'e> Workspace<'e> {
             log_from,
             share,
             leaves: None,
-            is_thorough: false,
             txn,
             protected: Protected::new(engine, base.txn, protection),
             image: base,
@@ -175,7 +172,7 @@ impl<'e> Workspace<'e> {
     }
 
     fn looks(&self) -> u32 {
-        if self.is_thorough { LAST_LOOKS } else { LOOKS }
+        if self.protected.is_thorough() { LAST_LOOKS } else { LOOKS }
     }
 
     /// Takes pages from what is left of a run that this transaction has broken.
@@ -238,8 +235,7 @@ impl<'e> Workspace<'e> {
         if !room::is_full(full) {
             return Ok(false);
         }
-        if !std::mem::replace(&mut self.is_thorough, true) {
-            self.protected.be_thorough();
+        if self.protected.become_thorough() {
             return Ok(true);
         }
         // In recovery nobody takes checkpoints, and nothing but the one that it began from holds anything.
@@ -403,7 +399,7 @@ impl<'e> Workspace<'e> {
                 return Ok(page);
             }
             // A run is split for a shorter one only when nothing else is left, so that long ones stay.
-            if self.is_thorough
+            if self.protected.is_thorough()
                 && let Some(page) = self.split_run(class + 1, len)?
             {
                 return Ok(page);
