@@ -44,6 +44,16 @@ fn calls_that_failed_in_ways_that_were_mistaken() {
     good(&["untorn-logger/untorn-checkpoi:sync:arena:3:ENOSPC:once", "a:open:wal:5:EACCES:lasting"]);
 }
 
+/// Recovery gave a spare segment back after each failed sync and made a new one for the next attempt, without an end, and the
+/// opener waited as long.
+#[test]
+fn recovery_ends_on_a_log_that_stays_full() {
+    good(&[
+        "untorn-logger/untorn-flush:sync:wal/seg-#:20:ENOSPC:lasting",
+        "untorn-logger/untorn-flush:sync:wal/seg-#:26:ENOSPC:lasting",
+    ]);
+}
+
 #[test]
 fn calls_of_each_kind() {
     good(&[

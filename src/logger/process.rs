@@ -131,6 +131,11 @@ pub(crate) fn run(dir: Dir, service: Service, on_ready: impl FnOnce()) -> Result
     Ok(Ended::Left)
 }
 
+/// Retries of a recovery that found the device full and gave blocks back. Each attempt gives back all that it can, but the
+/// next one makes spares again. Without a limit, a device that stays full for another reason would keep recovery going
+/// without an end.
+const GIVE_BACK_RETRIES_MAX: u32 = 2;
+
 /// Attaches to the living clients' `control`, or recovers and makes a fresh one.
 fn prepare(
     dir: &Dir,
@@ -139,12 +144,12 @@ fn prepare(
     progress: &Arc<Progress>,
 ) -> Result<(Arc<Logger>, Flusher)> {
     let mut in_memory = false;
+    let mut retries = GIVE_BACK_RETRIES_MAX;
     loop {
         let mut has_given_back = false;
         let byte = Arc::downgrade(byte);
         match try_to_prepare(dir.again()?, lock_file, byte, progress, &mut in_memory, &mut has_given_back) {
-            // Each time there is less to give back.
-            Err(Error::DiskFull { .. }) if has_given_back => {}
+            Err(Error::DiskFull { .. }) if has_given_back && retries > 0 => retries -= 1,
             prepared => return prepared,
         }
     }
