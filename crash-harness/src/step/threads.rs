@@ -6,6 +6,7 @@ use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
 use crate::process::Process;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// How long the end of a step is waited for, before the thread counts as one that sleeps in the kernel.
@@ -26,6 +27,23 @@ fn has_names(pid: libc::pid_t, names: &[&str]) -> bool {
     names.iter().all(|name| known.iter().any(|known| is_name_of(known, name)))
 }
 
+/// The addresses of a process's vDSO; none if it has none.
+fn vdso_of(pid: libc::pid_t) -> Range<u64> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let range = maps.lines().find(|line| line.ends_with("[vdso]")).and_then(|line| {
+        let (from, to) = line.split(' ').next()?.split_once('-')?;
+        Some(u64::from_str_radix(from, 16).ok()?..u64::from_str_radix(to, 16).ok()?)
+    });
+    range.unwrap_or(0..0)
+}
+
+/// The address of the instruction before which a stopped thread stands.
+fn instruction_of(tid: libc::pid_t) -> u64 {
+    let offset = std::mem::offset_of!(libc::user_regs_struct, rip);
+    // SAFETY: the thread is traced and stopped; the request takes an offset, and returns the word there.
+    unsafe { libc::ptrace(libc::PTRACE_PEEKUSER, tid, offset, 0) as u64 }
+}
+
 struct Thread {
     tid: libc::pid_t,
     /// Stands before an instruction. Else it is in the kernel: it waits for something, or is on its way.
@@ -39,6 +57,8 @@ pub(super) struct Threads {
     others: Vec<libc::pid_t>,
     stepped: Vec<Thread>,
     next: usize,
+    /// Where the kernel's code for clocks lies in the process.
+    vdso: Range<u64>,
     _thread: PhantomData<*const ()>,
 }
 
@@ -51,7 +71,9 @@ impl Threads {
         while !has_names(pid.get(), names) && begun.elapsed() < HANGS {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let mut threads = Threads { process, others: Vec::new(), stepped: Vec::new(), next: 0, _thread: PhantomData };
+        let vdso = vdso_of(pid.get());
+        let mut threads =
+            Threads { process, others: Vec::new(), stepped: Vec::new(), next: 0, vdso, _thread: PhantomData };
         let failed = |error: std::io::Error| Finding::new(Kind::Misbehaved, format!("the threads of {pid}: {error}"));
         for entry in std::fs::read_dir(format!("/proc/{pid}/task")).map_err(failed)? {
             let entry = entry.map_err(failed)?;
@@ -109,7 +131,8 @@ impl Threads {
         Ok(false)
     }
 
-    /// One instruction of one thread; whether it is done.
+    /// One instruction of one thread; whether it is done. All of a clock's reading counts as one: it begins again whenever
+    /// the kernel has moved the clock meanwhile, which it does more often than slow steps get to its end.
     fn step_one(&mut self, at: usize) -> Result<bool, Finding> {
         let tid = self.stepped[at].tid;
         let mut patience = Duration::ZERO;
@@ -123,6 +146,13 @@ impl Threads {
         let begun = Instant::now();
         loop {
             self.stepped[at].stands = self.stopped(tid, libc::WNOHANG)?;
+            while self.stepped[at].stands && self.vdso.contains(&instruction_of(tid)) {
+                // SAFETY: as above.
+                if unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, tid, 0, 0) } != 0 {
+                    return Err(ended("can't be stepped".into()));
+                }
+                self.stepped[at].stands = self.stopped(tid, 0)?;
+            }
             if self.stepped[at].stands || begun.elapsed() >= patience {
                 return Ok(self.stepped[at].stands);
             }
