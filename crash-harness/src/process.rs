@@ -6,6 +6,7 @@ use crate::role;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io::{BufRead, BufReader};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -195,6 +196,19 @@ pub fn signal_loggers(path: &Path, signal: Signal) {
     for_each_logger(path, |pid| {
         let _ = rustix::process::kill_process(pid, signal);
     });
+}
+
+/// The mappings of a task: the addresses of each, and its path or `[name]`, which may be empty.
+/// There are none if the task is gone.
+pub(crate) fn mappings(tid: i32) -> Vec<(Range<u64>, String)> {
+    let maps = std::fs::read_to_string(format!("/proc/{tid}/maps")).unwrap_or_default();
+    let mapping = |line: &str| {
+        let mut fields = line.splitn(6, ' ');
+        let (from, to) = fields.next()?.split_once('-')?;
+        let addresses = u64::from_str_radix(from, 16).ok()?..u64::from_str_radix(to, 16).ok()?;
+        Some((addresses, fields.nth(4)?.trim_start().to_owned()))
+    };
+    maps.lines().filter_map(mapping).collect()
 }
 
 /// Waits until a process that was killed is gone with all its threads. As long as one of them is left its locks are held: who opens

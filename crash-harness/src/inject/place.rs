@@ -1,5 +1,6 @@
 //! Which file a call of another process is about, from its descriptors and its memory.
 
+use crate::process::mappings;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -35,13 +36,8 @@ pub(super) fn of_path(tid: i32, directory: u64, address: u64) -> Option<PathBuf>
 
 /// The file that is mapped at an address.
 pub(super) fn of_mapping(tid: i32, address: u64) -> Option<PathBuf> {
-    let maps = std::fs::read_to_string(format!("/proc/{tid}/maps")).ok()?;
-    maps.lines().find_map(|line| {
-        let (from, to) = line.split_once(' ')?.0.split_once('-')?;
-        let bounds = u64::from_str_radix(from, 16).ok()?..u64::from_str_radix(to, 16).ok()?;
-        let path = line.splitn(6, ' ').nth(5)?.trim_start();
-        (bounds.contains(&address) && path.starts_with('/')).then(|| PathBuf::from(path))
-    })
+    let mapped = mappings(tid).into_iter().find(|(addresses, _)| addresses.contains(&address));
+    mapped.map(|(_, name)| PathBuf::from(name)).filter(|path| path.is_absolute())
 }
 
 /// The sort of a file in `root`: its path there, with `#` for each number; the directory itself is `.`.

@@ -4,7 +4,7 @@
 use super::trace::{UNTRACEABLE, ended};
 use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
-use crate::process::Process;
+use crate::process::{Process, mappings};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -27,20 +27,20 @@ fn has_names(pid: libc::pid_t, names: &[&str]) -> bool {
     names.iter().all(|name| known.iter().any(|known| is_name_of(known, name)))
 }
 
-/// The addresses of a process's vDSO; none if it has none.
-fn vdso_of(pid: libc::pid_t) -> Range<u64> {
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-    let range = maps.lines().find(|line| line.ends_with("[vdso]")).and_then(|line| {
-        let (from, to) = line.split(' ').next()?.split_once('-')?;
-        Some(u64::from_str_radix(from, 16).ok()?..u64::from_str_radix(to, 16).ok()?)
-    });
-    range.unwrap_or(0..0)
+/// Lets a stopped thread, which this thread traces, execute one instruction.
+fn single_step(tid: libc::pid_t) -> Result<(), Finding> {
+    // SAFETY: the request takes no pointers, and fails if the thread is not traced and stopped.
+    if unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, tid, 0, 0) } != 0 {
+        return Err(ended("can't be stepped".into()));
+    }
+    Ok(())
 }
 
 /// The address of the instruction before which a stopped thread stands.
 fn instruction_of(tid: libc::pid_t) -> u64 {
     let offset = std::mem::offset_of!(libc::user_regs_struct, rip);
-    // SAFETY: the thread is traced and stopped; the request takes an offset, and returns the word there.
+    // SAFETY: the thread is traced and stopped. The request takes an offset and returns the word
+    // there.
     unsafe { libc::ptrace(libc::PTRACE_PEEKUSER, tid, offset, 0) as u64 }
 }
 
@@ -71,9 +71,10 @@ impl Threads {
         while !has_names(pid.get(), names) && begun.elapsed() < HANGS {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let vdso = vdso_of(pid.get());
-        let mut threads =
-            Threads { process, others: Vec::new(), stepped: Vec::new(), next: 0, vdso, _thread: PhantomData };
+        let vdso = mappings(pid.get()).into_iter().find(|(_, name)| name == "[vdso]");
+        let vdso = vdso.map_or(0..0, |(addresses, _)| addresses);
+        let (others, stepped) = (Vec::new(), Vec::new());
+        let mut threads = Threads { process, others, stepped, next: 0, vdso, _thread: PhantomData };
         let failed = |error: std::io::Error| Finding::new(Kind::Misbehaved, format!("the threads of {pid}: {error}"));
         for entry in std::fs::read_dir(format!("/proc/{pid}/task")).map_err(failed)? {
             let entry = entry.map_err(failed)?;
@@ -131,33 +132,31 @@ impl Threads {
         Ok(false)
     }
 
-    /// One instruction of one thread; whether it is done. All of a clock's reading counts as one: it begins again whenever
-    /// the kernel has moved the clock meanwhile, which it does more often than slow steps get to its end.
+    /// One instruction of one thread; whether it is done.
+    ///
+    /// Reading a clock counts as one instruction. The vDSO begins again if the kernel has updated
+    /// the clock meanwhile, and between two updates slow single steps never reach its end.
     fn step_one(&mut self, at: usize) -> Result<bool, Finding> {
         let tid = self.stepped[at].tid;
         let mut patience = Duration::ZERO;
         if self.stepped[at].stands {
-            // SAFETY: the thread is traced by this thread, and stopped.
-            if unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, tid, 0, 0) } != 0 {
-                return Err(ended("can't be stepped".into()));
-            }
+            single_step(tid)?;
+            self.stepped[at].stands = false;
             patience = STEP_WAIT;
         }
         let begun = Instant::now();
-        loop {
-            self.stepped[at].stands = self.stopped(tid, libc::WNOHANG)?;
-            while self.stepped[at].stands && self.vdso.contains(&instruction_of(tid)) {
-                // SAFETY: as above.
-                if unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, tid, 0, 0) } != 0 {
-                    return Err(ended("can't be stepped".into()));
-                }
-                self.stepped[at].stands = self.stopped(tid, 0)?;
-            }
-            if self.stepped[at].stands || begun.elapsed() >= patience {
-                return Ok(self.stepped[at].stands);
+        while !self.stopped(tid, libc::WNOHANG)? {
+            if begun.elapsed() >= patience {
+                return Ok(false);
             }
             std::thread::yield_now();
         }
+        while self.vdso.contains(&instruction_of(tid)) {
+            single_step(tid)?;
+            self.stopped(tid, 0)?;
+        }
+        self.stepped[at].stands = true;
+        Ok(true)
     }
 
     /// Kills the process where its threads stand.
