@@ -38,11 +38,8 @@ fn a_message_is_answered_after_the_sync() {
         let held = life.recorder.held(HANGS).expect("a sync of the log");
         other.put_with("k", b"visible", b"", Durability::Visible).unwrap();
         // The sync may be of an earlier flush, before the message was served.
-        let start = Instant::now();
-        while other.get("k", b"durable").unwrap().is_none() {
-            assert!(start.elapsed() < HANGS, "the message was not served");
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let is_visible = || other.get("k", b"durable").unwrap().is_some();
+        life.wait_for("the message is served", |_| is_visible()).unwrap();
         std::thread::sleep(Duration::from_millis(300));
         assert!(!durable.is_finished(), "answered before the sync");
         held.fail();
