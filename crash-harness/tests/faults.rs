@@ -44,8 +44,8 @@ fn calls_that_failed_in_ways_that_were_mistaken() {
     good(&["untorn-logger/untorn-checkpoi:sync:arena:3:ENOSPC:once", "a:open:wal:5:EACCES:lasting"]);
 }
 
-/// Recovery gave a spare segment back after each failed sync and made a new one for the next attempt, without an end, and the
-/// opener waited as long.
+/// Recovery gave a spare segment back after each failed sync and made a new one for the next
+/// attempt, without an end, and the opener waited as long.
 #[test]
 fn recovery_ends_on_a_log_that_stays_full() {
     good(&[

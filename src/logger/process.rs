@@ -131,9 +131,8 @@ pub(crate) fn run(dir: Dir, service: Service, on_ready: impl FnOnce()) -> Result
     Ok(Ended::Left)
 }
 
-/// Retries of a recovery that found the device full and gave blocks back. Each attempt gives back all that it can, but the
-/// next one makes spares again. Without a limit, a device that stays full for another reason would keep recovery going
-/// without an end.
+/// Retries of a recovery that found the device full and gave blocks back. A retry makes spares
+/// again, which it can give back again, so only this limit ends a recovery whose device stays full.
 const GIVE_BACK_RETRIES_MAX: u32 = 2;
 
 /// Attaches to the living clients' `control`, or recovers and makes a fresh one.
