@@ -44,7 +44,7 @@ pub struct Control {
 }
 
 const fn by(bug: &'static str, suite: &'static str, only: &'static str, shows_as: &'static [Kind]) -> Control {
-    Control { bug, check: Check { suite, only }, shows_as, tries: 3 }
+    Control { bug, check: Check { suite, only }, shows_as, tries: 6 }
 }
 
 const fn often(control: Control) -> Control {

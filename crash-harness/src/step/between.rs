@@ -27,9 +27,9 @@ const CELL: usize = 256;
 /// Values that go round the copies of a cell.
 const STORES: u64 = 5;
 /// Commits after which pages of the first one's predecessor have been used again.
-const COMMITS: u64 = 12;
+const COMMITS: u64 = 24;
 /// Instructions before and after one that changes what is shared.
-const AROUND: u64 = 6;
+const AROUND: u64 = 16;
 /// Further instants in a short run.
 const SPREAD: u64 = 20;
 /// Instructions that no such operation has.
@@ -135,7 +135,9 @@ pub(super) fn try_all(context: &Context, path: &Path, operation: &str, outcome: 
     others(&mut n, times)?;
     let role = format!("between {operation}");
     let mut stepped = Traced::start(Process::start(&victim::own(), "stepped", path, &[&role], &[]))?;
-    // Nobody else may change anything while it is seen what the operation itself changes.
+    // Each operation that is tried comes after writes, which make it take another path than a repeated one.
+    others(&mut n, times)?;
+    // No other process may change anything while the changes of the operation itself are recorded.
     signal_loggers(path, Signal::STOP);
     let measured = measure(path, &mut stepped);
     signal_loggers(path, Signal::CONT);
