@@ -1,7 +1,9 @@
 //! The one public error: what went wrong, where, and what the caller can do.
 
 use crate::TxnId;
-use std::{io, path::PathBuf, time::Duration};
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
 use untorn_wal::files::{OtherOwner, WrongKind};
 
 /// What the calls of this library return.

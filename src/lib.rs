@@ -32,85 +32,71 @@
 //! ```
 //!
 //! # Map of the modules
-//! Data flows one way: `store` → `txn` → `tree` → `page` → `shm::arena`.
+//! Each folder imports only what stands below it in this list; `tests/layers.rs` holds the code against it.
 //!
-//! - `store`, `keyspace`, `snapshot`, `write_txn`, `ticket`, `options`, `stats`, `observe`, `verify`: what users see
-//! - `cells`: values that are updated in place, and counters
-//! - `changes`, `feed`: following the log
-//! - `client`: one process's use of one store: pins, locks, liveness
-//! - `engine`: what clients and the logger have in common
-//! - `txn`: write transactions, commit, reclaim, replay
-//! - `tree`, `page`: the copy-on-write B+tree, which knows nothing of memory or processes
-//! - `shm`: shared memory: mappings, atomics, the protocols between processes; nearly all `unsafe` is here
-//! - `remote`, `socket`: message-passing clients; their server is in `logger`
+//! - `server`: the server of message-passing clients, in the logger process
 //! - `logger`: the process that makes commits durable
-//! - `dir`, `descriptor`, `header`, `slot`, `create`: the files and what they hold
+//! - `api`: what users call, with the change feed and the cells
+//! - `txn`: write transactions, commit, replay
+//! - `btree`: the copy-on-write B+tree
+//! - `pages`: pages, free lists, extents, and the workspace of a transaction
+//! - `process`: one process's membership of a store
+//! - `admission`: in which order writers write
+//! - `participant`: what clients and the logger have in common
+//! - `shared`: shared memory: mappings, atomics, the protocols between processes; nearly all `unsafe` is here
+//! - `files`: the directory, its files and what they contain
+//! - `error`, `ids`, `limits`, `environment`, `crash`, `fault`: what all of them use
+//! - `remote`: message-passing clients, which need no more than `files`
 
 #[macro_use]
 mod crash;
-mod cells;
-mod changes;
-mod client;
+mod admission;
+mod api;
+mod btree;
 #[doc(hidden)]
 pub mod crash_points;
 #[doc(hidden)]
 pub use untorn_wal::planted_bugs;
-mod create;
-mod descriptor;
-mod dir;
-mod engine;
 mod environment;
 mod error;
 mod fault;
-mod feed;
+mod files;
 #[doc(hidden)]
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
-mod header;
 mod ids;
-mod keyspace;
 pub mod limits;
 mod logger;
-mod observe;
-mod options;
-mod owner;
-mod page;
-mod presence;
+mod pages;
+mod participant;
+mod process;
 mod remote;
-mod shm;
-mod slot;
-mod snapshot;
-mod socket;
-mod stats;
-mod store;
-mod ticket;
-mod tree;
+mod server;
+mod shared;
 mod txn;
-mod verify;
-mod write_txn;
 
-pub use cells::CellInfo;
-pub use cells::cell::Cell;
-pub use cells::counter::Counter;
-pub use cells::record::{KEYSPACE as CELLS_KEYSPACE, Sample};
-pub use changes::{Change, ChangeKind, Changes, Feed};
+pub use api::cells::CellInfo;
+pub use api::cells::cell::Cell;
+pub use api::cells::counter::Counter;
+pub use api::cells::record::{KEYSPACE as CELLS_KEYSPACE, Sample};
+pub use api::changes::{Change, ChangeKind, Changes, Feed};
+pub use api::keyspace::{CasOutcome, Keyspace};
+pub use api::observe::{Observation, observe};
+pub use api::options::{Durability, FlushPolicy, Options};
+pub use api::snapshot::{Key, Range, Snapshot, Value};
+pub use api::stats::{
+    Acknowledgements, CellStat, ClientStat, DeadlineStat, HolderStat, Latencies, LatencyByClass, ReaderStat, Stats,
+};
+pub use api::store::Store;
+pub use api::ticket::Ticket;
+pub use api::verify::{Problem, VerifyReport};
+pub use api::write_txn::{TxnRange, WriteTxn};
 pub use error::{Error, Result};
 pub(crate) use ids::{ClientId, KeyspaceId, PageId};
 pub use ids::{TxnId, Version};
-pub use keyspace::{CasOutcome, Keyspace};
 pub use logger::daemon::{LoggerOptions, run_logger, stop_logger};
-pub use observe::{Observation, observe};
-pub use options::{Durability, FlushPolicy, Options};
 pub use remote::{Batch, Client, ClientOptions, CommitOutcome, RemoteChanges, Scan};
-pub use shm::histogram::Latency;
-pub use snapshot::{Key, Range, Snapshot, Value};
-pub use stats::{
-    Acknowledgements, CellStat, ClientStat, DeadlineStat, HolderStat, Latencies, LatencyByClass, ReaderStat, Stats,
-};
-pub use store::Store;
-pub use ticket::Ticket;
-pub use verify::{Problem, VerifyReport};
-pub use write_txn::{TxnRange, WriteTxn};
+pub use shared::protocols::histogram::Latency;
 
 /// Handles may be used after a panic that unwound through one of their calls. Their shared state is in the region, where each
 /// protocol goes on from the death of its process at any step, so from a panic too. Their own locks guard single values that
@@ -134,7 +120,7 @@ struct Readme;
 /// part of the library's interface: it may change in any release.
 #[doc(hidden)]
 pub mod protocols {
-    pub use crate::shm::control::{BEATS_AT, CHECKED_NUMBERS, READER_CHUNK, REGION_INODE_AT};
-    pub use crate::shm::readers::{READER_MAP_AT, READER_MAP_BYTES};
-    pub use crate::shm::{atomic, cell, deadline, histogram, lock, occupancy, pins, ring, slots, waiter};
+    pub use crate::shared::control::{BEATS_AT, CHECKED_NUMBERS, READER_CHUNK, REGION_INODE_AT};
+    pub use crate::shared::protocols::{atomic, cell, deadline, histogram, lock, occupancy, pins, ring, slots, waiter};
+    pub use crate::shared::readers::{READER_MAP_AT, READER_MAP_BYTES};
 }

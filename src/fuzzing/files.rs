@@ -1,10 +1,10 @@
 //! The header in `checkpoint`, and the image of a commit that it holds.
 
-use super::{crc, file_of, set_u32, sized, u64_at};
-use crate::header::Header;
-use crate::options::Geometry;
-use crate::slot::{SLOT_WORDS, SlotImage, is_reserved_zero};
-use crate::txn::queue;
+use crate::api::options::Geometry;
+use crate::files::header::Header;
+use crate::files::slot::{SLOT_WORDS, SlotImage, is_reserved_zero};
+use crate::fuzzing::{crc, file_of, set_u32, sized, u64_at};
+use crate::pages::queue;
 use crate::{PageId, limits};
 use untorn_wal::{LogShape, Lsn, StoreId};
 

@@ -1,16 +1,16 @@
 //! The stream of records, and the segments that hold it.
 
-use super::{crc, set_u32, sized, u32_at, u64_at};
 use crate::TxnId;
+use crate::fuzzing::{crc, set_u32, sized, u32_at, u64_at};
 use crate::txn::ops::Ops;
 use crate::txn::replay::Check;
 use untorn_wal::limits::BLOCK_BYTES;
-use untorn_wal::record::{self, Decoded};
+use untorn_wal::record;
+use untorn_wal::record::Decoded;
 use untorn_wal::segment::{BatchHeader, HeaderBlock, SegmentHeader};
+use untorn_wal::survey::slot_name;
 use untorn_wal::testing::SimDisk;
-use untorn_wal::{
-    Follow, LogError, LogShape, Lsn, Scan, StoreId, Survey, anchor_at_or_before, oldest_anchor, survey::slot_name,
-};
+use untorn_wal::{Follow, LogError, LogShape, Lsn, Scan, StoreId, Survey, anchor_at_or_before, oldest_anchor};
 
 /// The id of the store that the stream of [`records`] belongs to.
 pub(super) const RECORDS_STORE: StoreId = StoreId([7; 16]);

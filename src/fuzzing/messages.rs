@@ -1,11 +1,12 @@
 //! Messages between a message-passing client and the server, and the file `access`, by which the
 //! server goes.
 
-use super::sized;
-use crate::logger::check_access;
+use crate::fuzzing::sized;
 use crate::remote::failure;
+use crate::server::check_access;
 use untorn_wal::printable;
-use untorn_wal::wire::{self, ClientHello, Reply, Request, ServerHello};
+use untorn_wal::wire;
+use untorn_wal::wire::{ClientHello, Reply, Request, ServerHello};
 
 /// The frame of a message that was decoded, encoded in all ways.
 macro_rules! frame_of {

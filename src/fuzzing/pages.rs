@@ -1,22 +1,25 @@
 //! One page of a tree, and an arena: trees, catalog and queues, as readers, writers, recovery and
 //! `verify` see them.
 
-use super::{crc, file_of, sized, u32_at, u64_at};
-use crate::header::Header;
+use crate::api::options::Geometry;
+use crate::btree::check::check_tree;
+use crate::btree::cursor::Cursor;
+use crate::btree::items::{Identity, Items};
+use crate::btree::node::{Node, Payload, RUN_BIT, VERSION_LEN};
+use crate::btree::patch;
+use crate::btree::{edit, search, walk};
+use crate::files::header::Header;
+use crate::files::slot::{SLOT_WORDS, SlotImage};
+use crate::fuzzing::{crc, file_of, sized, u32_at, u64_at};
 use crate::limits::{GROWTH_PIECE, key_len_max};
 use crate::logger::check_arena;
-use crate::options::Geometry;
-use crate::page::PageRead;
-use crate::page::format::{CHECKSUM_LEN, RUN_REF_LEN, Value};
-use crate::page::items::{Identity, Items};
-use crate::page::memory::Memory;
-use crate::page::node::{Node, Payload, RUN_BIT, VERSION_LEN};
-use crate::page::patch;
-use crate::shm::arena::Arena;
-use crate::shm::progress::Progress;
-use crate::slot::{SLOT_WORDS, SlotImage};
-use crate::tree::{check::check_tree, cursor::Cursor, edit, search, walk};
-use crate::txn::{catalog, queue, runs};
+use crate::pages::PageRead;
+use crate::pages::format::{CHECKSUM_LEN, RUN_REF_LEN, Value};
+use crate::pages::memory::Memory;
+use crate::pages::{queue, runs};
+use crate::shared::memory::arena::Arena;
+use crate::shared::progress::Progress;
+use crate::txn::catalog;
 use crate::{PageId, TxnId};
 use std::ops::Bound;
 use untorn_wal::Lsn;
@@ -164,7 +167,7 @@ fn rebuild(body_len: usize, node: &Node<'_>) {
 /// The words of a commit's image, and then the pages of an arena from page 0 on.
 pub fn arena(bytes: &[u8]) {
     let mut words: [u8; 8 * SLOT_WORDS] = sized(bytes);
-    super::files::seal_image(&mut words);
+    crate::fuzzing::files::seal_image(&mut words);
     let words: [u64; SLOT_WORDS] = std::array::from_fn(|index| u64_at(&words, 8 * index));
     let geometry = Geometry { page_size: PAGE, max_size: 16 << 20, ring_size: 64 << 10, segment_size: 256 << 10 };
     let image = SlotImage::decode(&words, "checkpoint").expect("the image was sealed");

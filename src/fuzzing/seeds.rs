@@ -1,21 +1,24 @@
 //! Real bytes for each target: those of the files of a store that is made for it, and messages of
 //! every kind.
 
-use super::files::seal_image;
-use super::log::SEGMENT;
-use super::u64_at;
-use crate::page::format::CHECKSUM_LEN;
-use crate::slot::SLOT_WORDS;
+use crate::files::slot::SLOT_WORDS;
+use crate::fuzzing::files::seal_image;
+use crate::fuzzing::log::SEGMENT;
+use crate::fuzzing::u64_at;
+use crate::pages::format::CHECKSUM_LEN;
 use crate::{Durability, Options, Result, Store};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
-use untorn_wal::record::{self, Decoded};
+use untorn_wal::record;
+use untorn_wal::record::Decoded;
+use untorn_wal::survey::slot_name;
 use untorn_wal::testing::SimDisk;
+use untorn_wal::wire;
 use untorn_wal::wire::{
-    self, ChangeItem, Edge, Failure, Figure, Found, Happened, List, Operation, Record, Reply, Request, request,
+    ChangeItem, Edge, Failure, Figure, Found, Happened, List, Operation, Record, Reply, Request, request,
 };
-use untorn_wal::{LogShape, Lsn, Scan, StoreId, survey::slot_name};
+use untorn_wal::{LogShape, Lsn, Scan, StoreId};
 
 /// Where the newest header is sought in `checkpoint`.
 const SLOT_BYTES: usize = 4096;

@@ -4,8 +4,8 @@
 //! `UNTORN_FUZZ_CASES` sets another number of cases, `UNTORN_FUZZ_FIRST` the first one: a failure
 //! prints the line that replays it.
 
-use super::mutation::mutate;
-use super::{TARGETS, seeds};
+use crate::fuzzing::mutation::mutate;
+use crate::fuzzing::{TARGETS, seeds};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use untorn_wal::testing::Rng;
 

@@ -3,11 +3,11 @@
 //! It preallocates log segments, grows the arena, and frees what the dead held. It never takes the writer lock, whose
 //! holder may be waiting for just this, and takes no checkpoints, which may take long.
 
-use super::process::{Logger, log_error};
-use super::settings;
-use crate::engine::{Engine, now_ns};
-use crate::shm::atomic::{Native, Woken};
-use crate::shm::waiter;
+use crate::logger::process::{Logger, log_error};
+use crate::participant::engine::{Engine, now_ns};
+use crate::participant::settings;
+use crate::shared::protocols::atomic::{Native, Woken};
+use crate::shared::protocols::waiter;
 use crate::{Error, Result, limits};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -191,10 +191,10 @@ fn reap(logger: &Logger) {
         // The dead may have died between a store and the wake that was to follow it.
         engine.wake_waiters();
         // Or between a store into a cell and the flag that says so.
-        crate::cells::sampling::mark_dirty(engine);
+        crate::api::cells::sampling::mark_dirty(engine);
         waiter::ring_always::<Native>(&fixed.logger.bell);
-        crate::shm::lock::wake_all::<Native>(&fixed.writer.urgent.bell);
-        crate::shm::lock::wake_all::<Native>(&fixed.writer.bell);
-        crate::shm::lock::wake_all::<Native>(&fixed.growth.bell);
+        crate::shared::protocols::lock::wake_all::<Native>(&fixed.writer.urgent.bell);
+        crate::shared::protocols::lock::wake_all::<Native>(&fixed.writer.bell);
+        crate::shared::protocols::lock::wake_all::<Native>(&fixed.growth.bell);
     }
 }

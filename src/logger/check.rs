@@ -5,15 +5,16 @@
 //! ends of the queues. The rest of the arena is not read: a large store must open at once. Damage that replay meets there
 //! refuses the open too; by then the header has been written anew, and pages that the checkpoint does not use.
 
-use super::process::log_error;
-use crate::dir;
-use crate::header::Header;
-use crate::page::format::PageKind;
-use crate::shm::arena::{Arena, Pages};
-use crate::shm::progress::Progress;
-use crate::tree::walk::each_page;
+use crate::btree::walk::each_page;
+use crate::files::dir;
+use crate::files::header::Header;
+use crate::logger::process::log_error;
+use crate::pages::format::PageKind;
+use crate::pages::runs;
+use crate::shared::memory::arena::{Arena, Pages};
+use crate::shared::progress::Progress;
+use crate::txn::catalog;
 use crate::txn::replay::Check;
-use crate::txn::{catalog, runs};
 use crate::{Error, PageId, Result, TxnId};
 use untorn_wal::{RealDisk, Scan, SegmentNumber, Stated, StoreId, Survey};
 

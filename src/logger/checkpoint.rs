@@ -14,18 +14,20 @@
 //! **C never changes until K = C**, and both stay protected by rule I3 meanwhile: the pages of the header
 //! that counts are never overwritten, whichever of the two that is.
 
-use super::process::Logger;
-use super::settings;
-use crate::engine::Engine;
-use crate::header::Header;
-use crate::shm::arena::Pages;
-use crate::shm::atomic::{Native, Word64};
-use crate::shm::control::Poison;
-use crate::shm::waiter;
-use crate::slot::{SLOT_WORDS, SlotImage};
-use crate::tree::walk::each_page;
-use crate::txn::{catalog, queue, room, runs};
-use crate::{Error, PageId, Result, TxnId, dir};
+use crate::btree::walk::each_page;
+use crate::files::dir;
+use crate::files::header::Header;
+use crate::files::slot::{SLOT_WORDS, SlotImage};
+use crate::logger::process::Logger;
+use crate::pages::{queue, room, runs};
+use crate::participant::engine::Engine;
+use crate::participant::settings;
+use crate::shared::control::Poison;
+use crate::shared::memory::arena::Pages;
+use crate::shared::protocols::atomic::{Native, Word64};
+use crate::shared::protocols::waiter;
+use crate::txn::catalog;
+use crate::{Error, PageId, Result, TxnId};
 use std::fs::File;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -153,7 +155,7 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     let spent = began.elapsed().as_nanos() as u64;
     engine.control.fixed().latencies.checkpoint.record(spent);
     tracing::debug!(checkpointed = %started, pages = summed, checkpoint_ns = spent, "checkpoint finished");
-    let freed = freed.map_err(super::process::log_error)?;
+    let freed = freed.map_err(crate::logger::process::log_error)?;
     if freed > 0 {
         tracing::debug!(segments = freed, "log segments recycled");
     }

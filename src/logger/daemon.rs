@@ -8,16 +8,21 @@
 //! standard output is a pipe to its starter. It writes there that it is ready, or why it cannot serve.
 #![allow(unsafe_code)]
 
-use super::keeper::{BECOME_LOGGER, DAEMON, DAEMON_OF_INIT, FOREIGN_OWNER, NO_FORK, READY, is_linked_into_executable};
-use super::privileges;
-use super::process::{self, Ended, Host, Service};
-use crate::dir::{self, Dir};
 use crate::environment;
-use crate::owner::Ownership;
-use crate::shm::atomic::Native;
-use crate::shm::liveness::{self, Tester};
-use crate::shm::progress::Patience;
-use crate::shm::waiter;
+use crate::files::dir;
+use crate::files::dir::Dir;
+use crate::files::owner::Ownership;
+use crate::logger::privileges;
+use crate::logger::process;
+use crate::logger::process::{Ended, Host, Service};
+use crate::participant::keeper::{
+    BECOME_LOGGER, DAEMON, DAEMON_OF_INIT, FOREIGN_OWNER, NO_FORK, READY, is_linked_into_executable,
+};
+use crate::shared::liveness;
+use crate::shared::liveness::Tester;
+use crate::shared::progress::Patience;
+use crate::shared::protocols::atomic::Native;
+use crate::shared::protocols::waiter;
 use crate::{Error, Result};
 use std::ffi::OsString;
 use std::io::Write;
@@ -141,8 +146,8 @@ impl LoggerOptions {
             if self.create {
                 dir.ensure_lock_file()?;
                 let mut patience = Patience::new(process::INIT_TIMEOUT);
-                let init = crate::client::lock_init(&dir, &mut patience, &Arc::default())?;
-                crate::create::ensure_store(&dir, &crate::Options::default().geometry()?, &init)?;
+                let init = crate::process::client::lock_init(&dir, &mut patience, &Arc::default())?;
+                crate::process::create::ensure_store(&dir, &crate::Options::default().geometry()?, &init)?;
             }
             let ended = process::run(dir, service, || {
                 if daemon {
@@ -175,8 +180,8 @@ pub(crate) fn stop_logger_as(path: &Path, timeout: Duration, ownership: Ownershi
     let mut first = None;
     while tester.is_held(liveness::LOGGER_OFFSET)? {
         ran = true;
-        let header = crate::header::Header::read(&dir.need_file(dir::CHECKPOINT, false)?)?.0;
-        if let Some(control) = crate::client::attach(&dir, &header)? {
+        let header = crate::files::header::Header::read(&dir.need_file(dir::CHECKPOINT, false)?)?.0;
+        if let Some(control) = crate::process::client::attach(&dir, &header)? {
             // Clients may have started another one since.
             let starts = control.fixed().counters.logger_starts.load(std::sync::atomic::Ordering::Acquire);
             if *first.get_or_insert(starts) != starts {
@@ -200,10 +205,10 @@ pub(crate) fn stop_logger_as(path: &Path, timeout: Duration, ownership: Ownershi
 /// Runs before `main` in every executable that this library is linked into.
 #[used]
 #[unsafe(link_section = ".init_array")]
-pub(super) static HOOK: extern "C" fn() = hook;
+pub(crate) static HOOK: extern "C" fn() = hook;
 
 extern "C" fn hook() {
-    crate::shm::fork::register_handlers();
+    crate::shared::memory::fork::register_handlers();
     let Some(path) = environment::variable(BECOME_LOGGER) else { return };
     // In a library that a host loads, this runs in the host.
     if !is_linked_into_executable() {

@@ -13,17 +13,20 @@
 //!
 //! This thread never takes the writer lock, so a writer that is stopped inside it stops nobody's flush.
 
-use super::process::{Logger, log_error};
-use super::settings;
-use crate::engine::{SLOW, now_ns};
-use crate::header::Header;
-use crate::shm::atomic::Native;
-use crate::shm::control::Poison;
-use crate::shm::ring::Ring;
-use crate::shm::waiter::{self, Wish};
-use crate::shm::{atomic::Woken, deadline};
-use crate::slot::SlotImage;
-use crate::{Error, Result, TxnId, dir};
+use crate::files::dir;
+use crate::files::header::Header;
+use crate::files::slot::SlotImage;
+use crate::logger::process::{Logger, log_error};
+use crate::participant::engine::{SLOW, now_ns};
+use crate::participant::settings;
+use crate::shared::control::Poison;
+use crate::shared::protocols::atomic::Native;
+use crate::shared::protocols::atomic::Woken;
+use crate::shared::protocols::deadline;
+use crate::shared::protocols::ring::Ring;
+use crate::shared::protocols::waiter;
+use crate::shared::protocols::waiter::Wish;
+use crate::{Error, Result, TxnId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -429,7 +432,7 @@ impl Flusher {
     pub(super) fn flush(&mut self, even_empty: bool) -> Result<()> {
         let logger = self.logger.clone();
         let urgency = &logger.engine.control.fixed().deadlines.urgency;
-        // Before the look at what is published: see `shm::deadline`.
+        // Before the look at what is published: see `shared::protocols::deadline`.
         let taken = deadline::take::<Native>(urgency);
         let flushed = self.flush_published(even_empty);
         if flushed.is_err() && taken != 0 {
@@ -577,7 +580,7 @@ impl Flusher {
         }
     }
 
-    /// Notes which segment is the newest, whose header is durable: see [`crate::shm::control::Control::is_of_log`].
+    /// Notes which segment is the newest, whose header is durable: see [`crate::shared::control::Control::is_of_log`].
     fn note_segment(&self) {
         if let Some(number) = self.log.number() {
             self.logger.engine.control.fixed().logger.segment.store(number.0, Ordering::Release);
@@ -611,7 +614,7 @@ impl Flusher {
     }
 
     /// **I4**: acknowledges, after the sync.
-    fn publish(&mut self, next: crate::shm::pins::NextDurable, published: &Published) {
+    fn publish(&mut self, next: crate::shared::protocols::pins::NextDurable, published: &Published) {
         let fixed = self.logger.engine.control.fixed();
         let words = &fixed.durable;
         let counted_txn = TxnId::from_u64(self.stated.durable_txn.max(self.counted_txn));

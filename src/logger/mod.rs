@@ -1,6 +1,5 @@
 //! The logger: one process of a store that makes its commits durable.
 //!
-//! - `keeper`: how clients start it
 //! - `daemon`: how a process becomes it
 //! - `privileges`: how one that root starts becomes the store's owner
 //! - `process`: its life, from the initialisation lock to leaving
@@ -13,26 +12,19 @@
 //! - `background`: preallocation, growth, reaping
 //! - `checkpoint`: one checkpoint
 //! - `sampler`: cells and counters become records
-//! - `serve`: the server of message-passing clients
-//! - `settings`: what clients tell it through `control`
 
 pub(crate) mod background;
 mod check;
 pub(crate) mod checkpoint;
 pub(crate) mod daemon;
 pub(crate) mod flush;
-pub(crate) mod keeper;
-mod panics;
+pub(crate) mod panics;
 mod privileges;
 pub(crate) mod process;
 pub(crate) mod recover;
 pub(crate) mod recover_cells;
-mod rest;
+pub(crate) mod rest;
 pub(crate) mod sampler;
-mod serve;
-pub(crate) mod settings;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use check::check_arena;
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use serve::check_access;

@@ -7,7 +7,7 @@
 //! | thread waits for | ended by |
 //! |---|---|
 //! | its bell | the bell, once its `ending` flag is set |
-//! | the log, in a transaction or a checkpoint | [`Engine::has_failed`](crate::engine::Engine), which each look after the logger checks |
+//! | the log, in a transaction or a checkpoint | [`Engine::has_failed`](crate::participant::engine::Engine), which each look after the logger checks |
 //! | the writer lock, the growth lock | the thread's own short limit |
 
 use crate::Error;
@@ -16,14 +16,14 @@ use std::sync::OnceLock;
 
 /// The first panic of a logger's threads.
 #[derive(Default)]
-pub(super) struct Panics {
+pub(crate) struct Panics {
     first: OnceLock<(&'static str, String)>,
 }
 
 impl Panics {
     /// Does the work of the thread named `thread`. If it panics, records the panic and calls `on_panic`, which wakes the
     /// thread that serves.
-    pub(super) fn watch(&self, thread: &'static str, work: impl FnOnce(), on_panic: impl FnOnce()) {
+    pub(crate) fn watch(&self, thread: &'static str, work: impl FnOnce(), on_panic: impl FnOnce()) {
         // The work's state is not used after a panic: the logger ends.
         let Err(payload) = catch_unwind(AssertUnwindSafe(work)) else { return };
         let text = match (payload.downcast_ref::<String>(), payload.downcast_ref::<&str>()) {
@@ -38,7 +38,7 @@ impl Panics {
     }
 
     /// The error that the logger ends with, if a thread has panicked.
-    pub(super) fn error(&self) -> Option<Error> {
+    pub(crate) fn error(&self) -> Option<Error> {
         let (thread, text) = self.first.get()?;
         Some(Error::LoggerPanicked { thread: (*thread).to_string(), message: text.clone() })
     }

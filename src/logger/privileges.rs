@@ -4,8 +4,9 @@
 //! owner's rights can be led to nothing that the owner could not do.
 #![allow(unsafe_code)]
 
-use crate::dir::Dir;
-use crate::{Error, Result, owner};
+use crate::files::dir::Dir;
+use crate::files::owner;
+use crate::{Error, Result};
 use rustix::process::geteuid;
 use std::io;
 

@@ -4,23 +4,28 @@
 //! Opens take their byte, and the logger decides to leave, under the initialisation lock, so they can't
 //! miss each other. There is one logger, since there is one byte.
 
-use super::flush::Flusher;
-use super::panics::Panics;
-use super::rest::{ALONE_INTERVAL, DEAD_INTERVAL, Rest};
-use super::serve::{self, Server};
-use super::{background, check, checkpoint, recover, sampler, settings};
-use crate::client::{attach, lock_init};
-use crate::dir::{self, Dir};
-use crate::engine::{Engine, has_clients, now_ns};
-use crate::header::Header;
-use crate::presence::{self, Presence};
-use crate::shm::arena::Arena;
-use crate::shm::atomic::{Native, Woken};
-use crate::shm::control::Control;
-use crate::shm::liveness::{Claim, InitLock, LOGGER_IDS, LOGGER_OFFSET, LockFileId, Tester};
-use crate::shm::lock::CommitClass;
-use crate::shm::progress::{Patience, Progress};
-use crate::shm::{liveness, waiter};
+use crate::files::dir;
+use crate::files::dir::Dir;
+use crate::files::header::Header;
+use crate::logger::flush::Flusher;
+use crate::logger::panics::Panics;
+use crate::logger::rest::{ALONE_INTERVAL, DEAD_INTERVAL, Rest};
+use crate::logger::{background, check, checkpoint, recover, sampler};
+use crate::participant::engine::{Engine, has_clients, now_ns};
+use crate::participant::settings;
+use crate::process::client::{attach, lock_init};
+use crate::server as serve;
+use crate::server::Server;
+use crate::shared::control::Control;
+use crate::shared::liveness;
+use crate::shared::liveness::{Claim, InitLock, LOGGER_IDS, LOGGER_OFFSET, LockFileId, Tester};
+use crate::shared::memory::arena::Arena;
+use crate::shared::presence;
+use crate::shared::presence::Presence;
+use crate::shared::progress::{Patience, Progress};
+use crate::shared::protocols::atomic::{Native, Woken};
+use crate::shared::protocols::lock::CommitClass;
+use crate::shared::protocols::waiter;
 use crate::{Error, Result, TxnId, limits};
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -35,26 +40,26 @@ const LOOK: Duration = Duration::from_millis(25);
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long a logger waits for the initialisation lock while its holder makes no visible progress.
-pub(super) const INIT_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const INIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the threads of a logger share.
-pub(super) struct Logger {
-    pub(super) engine: Engine,
-    pub(super) pool: Arc<Pool<RealDisk>>,
+pub(crate) struct Logger {
+    pub(crate) engine: Engine,
+    pub(crate) pool: Arc<Pool<RealDisk>>,
     /// The logger's byte, as long as this logger has it.
     byte: Weak<Claim>,
     /// The threads of the logger that take the writer lock do so in turn.
-    pub(super) writing: Mutex<()>,
+    pub(crate) writing: Mutex<()>,
     /// A finished checkpoint that a block of the log is to state, and the newest one stated.
     stating: Mutex<Stating>,
     stated: Condvar,
-    pub(super) rest: Rest,
+    pub(crate) rest: Rest,
     /// The device has no room for another log segment, as of the last try.
-    pub(super) is_starved: AtomicBool,
+    pub(crate) is_starved: AtomicBool,
     /// The sampler is to end, then the background and the checkpoint thread, and then the flush thread.
-    pub(super) sampler_ending: AtomicBool,
-    pub(super) background_ending: AtomicBool,
-    pub(super) ending: AtomicBool,
+    pub(crate) sampler_ending: AtomicBool,
+    pub(crate) background_ending: AtomicBool,
+    pub(crate) ending: AtomicBool,
 }
 
 #[derive(Default)]
@@ -385,7 +390,7 @@ impl Drop for EndThreads<'_> {
 /// directory is gone. With the initialisation lock if that could be had.
 ///
 /// Whoever is connected by message counts as a client. Opening the store for them takes the initialisation lock: see
-/// [`serve`](super::serve) for why nobody waits for the other here.
+/// [`serve`](crate::server) for why nobody waits for the other here.
 ///
 /// # Errors
 /// If a thread of the logger has panicked.
@@ -503,7 +508,7 @@ impl Logger {
 
     /// An error if other processes take this logger for dead, and so may have another one: then it must write nothing
     /// more.
-    pub(super) fn check_present(&self) -> Result<()> {
+    pub(crate) fn check_present(&self) -> Result<()> {
         match self.byte.upgrade() {
             Some(byte) if !byte.is_lost() => self.engine.presence.check(),
             _ => Err(presence::lost_descriptor()),
@@ -512,7 +517,7 @@ impl Logger {
 
     /// Does something under the writer lock, which this logger waits for no longer than `patience`. The lock knows
     /// processes, not threads: those of the logger take turns.
-    pub(super) fn with_writer_lock<T>(&self, patience: Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub(crate) fn with_writer_lock<T>(&self, patience: Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let asked_ns = now_ns();
         let Some(_turn) = self.writing.try_lock_for(patience) else {
             return Err(Error::LockTimeout { waited: patience, holder: "another thread of the logger".into() });
@@ -539,7 +544,7 @@ impl Logger {
     }
 
     /// Has a block of the log state a checkpoint, and returns when that is durable.
-    pub(super) fn state_checkpoint(&self, txn: TxnId, lsn: Lsn) -> Result<()> {
+    pub(crate) fn state_checkpoint(&self, txn: TxnId, lsn: Lsn) -> Result<()> {
         let mut stating = self.stating.lock();
         stating.wanted = Some((txn, lsn));
         stating.done = None;
@@ -556,12 +561,12 @@ impl Logger {
     }
 
     /// The checkpoint that the next block is to state.
-    pub(super) fn checkpoint_to_state(&self) -> Option<(TxnId, Lsn)> {
+    pub(crate) fn checkpoint_to_state(&self) -> Option<(TxnId, Lsn)> {
         self.stating.lock().wanted
     }
 
     /// The checkpoint was stated, durably, or can't be.
-    pub(super) fn checkpoint_stated(&self, txn: TxnId, durable: bool) {
+    pub(crate) fn checkpoint_stated(&self, txn: TxnId, durable: bool) {
         let mut stating = self.stating.lock();
         stating.wanted = None;
         stating.done = durable.then_some(txn);
@@ -571,7 +576,7 @@ impl Logger {
     }
 
     /// Has the flush thread grant what log there is now, and returns when it has.
-    pub(super) fn grant_again(&self) {
+    pub(crate) fn grant_again(&self) {
         let mut stating = self.stating.lock();
         stating.grants = true;
         waiter::ring_always::<Native>(&self.engine.control.fixed().logger.bell);
@@ -581,18 +586,18 @@ impl Logger {
     }
 
     /// Whether the flush thread is to grant again what there is. It then calls [`Logger::granted_again`].
-    pub(super) fn wants_grant(&self) -> bool {
+    pub(crate) fn wants_grant(&self) -> bool {
         self.stating.lock().grants
     }
 
     /// All log that there is was granted.
-    pub(super) fn granted_again(&self) {
+    pub(crate) fn granted_again(&self) {
         self.stating.lock().grants = false;
         self.stated.notify_all();
     }
 
     /// Notes the number of log files, for `stats`.
-    pub(super) fn count_segments(&self) {
+    pub(crate) fn count_segments(&self) {
         let stats = self.pool.stats();
         let counters = &self.engine.control.fixed().counters;
         counters.wal_segments.store(stats.segments as u64, Ordering::Relaxed);
@@ -636,7 +641,7 @@ pub(crate) fn log_error(error: LogError) -> Error {
 }
 
 /// What a fresh region starts with.
-pub(super) fn default_settings(control: &Control) {
+pub(crate) fn default_settings(control: &Control) {
     let words = &control.fixed().logger;
     control.cells().interval_ns.store(sampler::INTERVAL_DEFAULT.as_nanos() as u64, Ordering::Relaxed);
     words.idle_ms.store(settings::IDLE_DEFAULT.as_millis() as u64, Ordering::Relaxed);

@@ -18,16 +18,17 @@
 //! An old `control` of this boot holds what the log does not have yet. The new region is then made in memory, and takes those
 //! blocks when the log has all of it: see [`settle`].
 
-use super::flush::Flusher;
-use super::process::{Logger, default_settings, log_error};
-use super::{checkpoint, recover_cells, sampler};
-use crate::dir::{self, Dir};
-use crate::engine::Engine;
-use crate::header::Header;
+use crate::files::dir;
+use crate::files::dir::Dir;
+use crate::files::header::Header;
 use crate::ids::INCARNATION_MAX;
-use crate::shm::atomic::Native;
-use crate::shm::control::Control;
-use crate::shm::ring::Ring;
+use crate::logger::flush::Flusher;
+use crate::logger::process::{Logger, default_settings, log_error};
+use crate::logger::{checkpoint, recover_cells, sampler};
+use crate::participant::engine::Engine;
+use crate::shared::control::Control;
+use crate::shared::protocols::atomic::Native;
+use crate::shared::protocols::ring::Ring;
 use crate::txn::replay::Replay;
 use crate::{Error, Result};
 use std::fs::File;
@@ -35,7 +36,8 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use untorn_wal::record::{self, RecordKind};
+use untorn_wal::record;
+use untorn_wal::record::RecordKind;
 use untorn_wal::{LogShape, Lsn, Pool, RealDisk, Scan, Stated};
 
 /// Name of a region that is not in use yet.
@@ -284,7 +286,7 @@ impl Recovered {
             pool.recycle(position, self.header.retention).map_err(log_error)?;
         }
         crash_point!("recover.segments_freed");
-        super::background::ensure_spares(pool, 2)
+        crate::logger::background::ensure_spares(pool, 2)
     }
 
     /// Cuts the stream behind the last whole record. If a position inside a record that never became whole

@@ -1,14 +1,16 @@
 //! Recovery of cells and counters: each begins anew from its record, or, if the old `control` may be trusted, from the newer
 //! value that stands there, so that mere process deaths lose none.
 
-use super::sampler;
-use crate::cells::record::{KEYSPACE, Record};
-use crate::engine::Engine;
-use crate::shm::cells::FirstValue;
-use crate::shm::control::Control;
-use crate::tree::{cursor::Cursor, search};
+use crate::api::cells::record::{KEYSPACE, Record};
+use crate::btree::cursor::Cursor;
+use crate::btree::search;
+use crate::files::dir;
+use crate::logger::sampler;
+use crate::participant::engine::Engine;
+use crate::shared::cells::FirstValue;
+use crate::shared::control::Control;
 use crate::txn::catalog;
-use crate::{Error, Result, Version, dir};
+use crate::{Error, Result, Version};
 use std::fs::File;
 use std::ops::Bound;
 use std::sync::atomic::Ordering;

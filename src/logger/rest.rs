@@ -14,23 +14,23 @@
 //! | of a client that leaves or is killed | the look for the dead |
 //! | of `stop_logger`, by another version | the same look |
 
-use crate::engine::{Engine, now_ns};
-use crate::shm::atomic::Native;
-use crate::shm::waiter;
+use crate::participant::engine::{Engine, now_ns};
+use crate::shared::protocols::atomic::Native;
+use crate::shared::protocols::waiter;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// After this time without an event, the threads rest.
 const ACTIVE: Duration = Duration::from_secs(1);
 /// How often a logger that rests looks for dead clients, and for its directory.
-pub(super) const DEAD_INTERVAL: Duration = Duration::from_secs(3);
+pub(crate) const DEAD_INTERVAL: Duration = Duration::from_secs(3);
 /// How often it looks for its directory, and for its socket, if no process has the store open.
-pub(super) const ALONE_INTERVAL: Duration = Duration::from_secs(10);
+pub(crate) const ALONE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the other threads rest.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// Until when the threads of a logger look by themselves.
-pub(super) struct Rest {
+pub(crate) struct Rest {
     active_until_ns: AtomicU64,
     /// No process has the store open, as far as the logger knows.
     is_alone: AtomicBool,
@@ -40,25 +40,25 @@ pub(super) struct Rest {
 
 impl Rest {
     /// Threads that have just started look by themselves.
-    pub(super) fn new() -> Rest {
+    pub(crate) fn new() -> Rest {
         let active_until_ns = AtomicU64::new(now_ns() + ACTIVE.as_nanos() as u64);
         Rest { active_until_ns, is_alone: AtomicBool::new(false), idle_ms: AtomicU64::new(0) }
     }
 
     /// How long a thread sleeps that looks every `nap` while the store is used.
-    pub(super) fn nap(&self, nap: Duration) -> Duration {
+    pub(crate) fn nap(&self, nap: Duration) -> Duration {
         if self.is_resting() { LONGEST } else { nap }
     }
 
     /// Notes whether a process has the store open, and for how long the logger stays without one.
-    pub(super) fn set_alone(&self, is_alone: bool, idle: Duration) {
+    pub(crate) fn set_alone(&self, is_alone: bool, idle: Duration) {
         self.is_alone.store(is_alone, Ordering::Relaxed);
         self.idle_ms.store(idle.as_millis().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// How long a thread sleeps that looks every `nap` while the store is used, every `resting` while it is only open. Of the
     /// time that the logger stays without clients, no more than the half: it looks before it leaves.
-    pub(super) fn nap_beside_clients(&self, nap: Duration, resting: Duration) -> Duration {
+    pub(crate) fn nap_beside_clients(&self, nap: Duration, resting: Duration) -> Duration {
         let before_leaving = Duration::from_millis(self.idle_ms.load(Ordering::Relaxed) / 2);
         let longest = match self.is_resting() {
             false => nap,
@@ -69,12 +69,12 @@ impl Rest {
     }
 
     /// Whether the threads rest. To be asked between `waiter::listen` and `waiter::sleep`.
-    pub(super) fn is_resting(&self) -> bool {
+    pub(crate) fn is_resting(&self) -> bool {
         now_ns() >= self.active_until_ns.load(Ordering::SeqCst)
     }
 
     /// Something happened: no thread rests from now on.
-    pub(super) fn stir(&self, engine: &Engine) {
+    pub(crate) fn stir(&self, engine: &Engine) {
         let (now, active_ns) = (now_ns(), ACTIVE.as_nanos() as u64);
         // They are awake, and will be for a while. The half is room for a thread that asked the clock earlier.
         if self.active_until_ns.load(Ordering::SeqCst) >= now + active_ns / 2 {

@@ -14,17 +14,17 @@
 //! This thread waits for the writer lock no longer than a round lasts, and skips rounds while the ring is half full,
 //! unless somebody waits for one.
 
-use super::process::Logger;
-use super::settings;
-use crate::cells::record::{KEYSPACE, Record};
-use crate::cells::{each_record, resolve_pending};
-use crate::engine::Engine;
-use crate::options::FlushPolicy;
-use crate::shm::atomic::{Native, Woken, Word64};
-use crate::shm::cells::{CellEntry, CellKind};
-use crate::shm::control::Control;
-use crate::shm::{cell, waiter};
-use crate::txn::room::Share;
+use crate::api::cells::record::{KEYSPACE, Record};
+use crate::api::cells::{each_record, resolve_pending};
+use crate::api::options::FlushPolicy;
+use crate::logger::process::Logger;
+use crate::pages::room::Share;
+use crate::participant::engine::Engine;
+use crate::participant::settings;
+use crate::shared::cells::{CellEntry, CellKind};
+use crate::shared::control::Control;
+use crate::shared::protocols::atomic::{Native, Woken, Word64};
+use crate::shared::protocols::{cell, waiter};
 use crate::txn::write::Write;
 use crate::{Error, Result, Version};
 use std::collections::HashMap;
@@ -198,7 +198,7 @@ pub(super) fn newest(control: &Control, entry: &CellEntry) -> Result<(Version, V
         }
         std::hint::spin_loop();
     }
-    Err(Error::corrupt(crate::dir::CONTROL, 0, "a cell has no value of its newest version"))
+    Err(Error::corrupt(crate::files::dir::CONTROL, 0, "a cell has no value of its newest version"))
 }
 
 /// The values that recovery is to commit: each part goes into one transaction that half the ring has room for.

@@ -1,7 +1,7 @@
 //! Cells and counters by message.
 
-use super::connection::Kind;
-use super::{Client, done};
+use crate::remote::connection::Kind;
+use crate::remote::{Client, done};
 use crate::{Result, Version};
 use untorn_wal::wire::{Reply, Request};
 

@@ -1,14 +1,15 @@
 //! The change feed by message.
 
-use super::Client;
-use super::connection::{Kind, Link};
-use crate::shm::fork::ForkGuard;
+use crate::remote::Client;
+use crate::remote::connection::{Kind, Link};
+use crate::shared::memory::fork::ForkGuard;
 use crate::{Change, ChangeKind, Error, Feed, Result, TxnId};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use untorn_wal::wire::{self, Happened, Reply, Request};
+use untorn_wal::wire;
+use untorn_wal::wire::{Happened, Reply, Request};
 
 /// How long one request waits at the server.
 const WAIT_MAX: Duration = Duration::from_millis(wire::CHANGES_WAIT_MS_MAX as u64);

@@ -4,15 +4,17 @@
 //! again over another connection. One that was, and was not answered, is sent again if it is a read, and in doubt if
 //! it is a write.
 
-use super::failure;
-use crate::socket::{self, Stream};
+use crate::files::socket;
+use crate::files::socket::Stream;
+use crate::remote::failure;
 use crate::{Durability, Error, Result};
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use untorn_wal::wire;
 use untorn_wal::wire::hello::{ClientHello, Refusal, SERVER_HELLO_BYTES, ServerHello};
-use untorn_wal::wire::{self, LIST_ITEMS_MAX, MESSAGE_BYTES_MAX, Reply, Request, WireError};
+use untorn_wal::wire::{LIST_ITEMS_MAX, MESSAGE_BYTES_MAX, Reply, Request, WireError};
 
 /// A buffer larger than this is not kept for the next reply.
 const KEPT_BYTES_MAX: usize = 64 << 10;

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 use untorn_wal::printable;
-use untorn_wal::wire::{self, Failure, Reply};
+use untorn_wal::wire;
+use untorn_wal::wire::{Failure, Reply};
 
 /// The longest text of an error that is sent, in bytes.
 const TEXT_BYTES_MAX: usize = 4096;

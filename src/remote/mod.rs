@@ -7,7 +7,7 @@
 //! - `scan`: ranges, piece by piece
 //! - `failure`: errors as they cross the socket
 //!
-//! The protocol is in `untorn_wal::wire` and `docs/protocol.md`; the server in `logger::serve`.
+//! The protocol is in `untorn_wal::wire` and `docs/protocol.md`; the server in `server`.
 
 mod batch;
 mod cells;
@@ -20,7 +20,7 @@ pub use batch::{Batch, CommitOutcome};
 pub use changes::RemoteChanges;
 pub use scan::Scan;
 
-use crate::shm::fork::ForkGuard;
+use crate::shared::memory::fork::ForkGuard;
 use crate::{CasOutcome, Durability, Error, Result, TxnId};
 use connection::{Kind, Link};
 use parking_lot::Mutex;
@@ -122,7 +122,8 @@ impl ClientOptions {
     /// As [`Client::connect`].
     pub fn connect(&self, socket: impl AsRef<Path>) -> Result<Client> {
         // Connections that are made later start from the same path.
-        let mut link = Link::new(crate::dir::absolute(socket.as_ref())?, self.answer_timeout, self.reconnect_timeout);
+        let mut link =
+            Link::new(crate::files::dir::absolute(socket.as_ref())?, self.answer_timeout, self.reconnect_timeout);
         link.connect()?;
         Ok(Client { link: Mutex::new(link), durability: self.durability, fork: ForkGuard::new()? })
     }
@@ -224,8 +225,8 @@ impl Client {
     /// # Errors
     /// As [`Client::scan`].
     pub fn prefix(&self, keyspace: &str, prefix: &[u8]) -> Result<Scan<'_>> {
-        let end = crate::snapshot::prefix_end(prefix);
-        self.scan(keyspace, crate::snapshot::prefix_bounds(prefix, end.as_deref()))
+        let end = crate::api::snapshot::prefix_end(prefix);
+        self.scan(keyspace, crate::api::snapshot::prefix_bounds(prefix, end.as_deref()))
     }
 
     /// The names of the keyspaces that this client may read, in the order in which they were created.

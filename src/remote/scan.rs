@@ -1,7 +1,7 @@
 //! A range by message: fetched piece by piece, all of one snapshot that the server keeps.
 
-use super::Client;
-use super::connection::Kind;
+use crate::remote::Client;
+use crate::remote::connection::Kind;
 use crate::{Error, Result, TxnId};
 use std::collections::VecDeque;
 use std::fmt;
@@ -78,7 +78,7 @@ impl Scan<'_> {
         let mut link = self.client.link.lock();
         if link.generation() == self.generation {
             // If it can't be told, the server lets the snapshot go by itself.
-            let _ = link.call(Kind::Bound, &Request::ScanClose { scan: number }, super::done);
+            let _ = link.call(Kind::Bound, &Request::ScanClose { scan: number }, crate::remote::done);
         }
     }
 }

@@ -9,8 +9,9 @@
 //! Names are resolved once, when a handle is made; each access then finds the root by number, so a keyspace
 //! that was dropped and created anew is never taken for the old one.
 
-use crate::page::{PageRead, PageWrite, format};
-use crate::tree::{cursor::Cursor, edit, search};
+use crate::btree::cursor::Cursor;
+use crate::btree::{edit, search};
+use crate::pages::{PageRead, PageWrite, format};
 use crate::{Error, KeyspaceId, PageId, Result, TxnId};
 use std::ops::Bound;
 

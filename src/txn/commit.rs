@@ -7,9 +7,9 @@
 //! **I2** The order in the log is the order of commits and of ids: each record is copied in behind the
 //! published tail, under the lock, and the swing publishes record and pages together.
 
-use super::write::Write;
-use crate::shm::atomic::{Native, Word64};
-use crate::shm::{deadline, slots};
+use crate::shared::protocols::atomic::{Native, Word64};
+use crate::shared::protocols::{deadline, slots};
+use crate::txn::write::Write;
 use crate::{Result, TxnId};
 use std::sync::atomic::Ordering;
 use untorn_wal::Lsn;

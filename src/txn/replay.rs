@@ -3,12 +3,13 @@
 //! A streamed transaction is applied frame by frame and rolled back if its commit never comes, so replay
 //! needs no more memory than the original did.
 
-use super::ops::{Op, Ops};
-use super::write::Write;
-use crate::engine::Engine;
+use crate::participant::engine::Engine;
+use crate::txn::ops::{Op, Ops};
+use crate::txn::write::Write;
 use crate::{Error, Result, TxnId, limits};
 use untorn_wal::Lsn;
-use untorn_wal::record::{self, Decoded, RecordKind};
+use untorn_wal::record;
+use untorn_wal::record::{Decoded, RecordKind};
 
 /// An error if a record of `txn` can't come next after the commit of `base`.
 fn follows(base: TxnId, txn: TxnId, kind: RecordKind) -> Result<(), String> {

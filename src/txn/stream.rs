@@ -10,20 +10,24 @@
 //! never happens without log space. Streams leave a reserve, so that after a stream that filled the disk
 //! and aborted, an ordinary commit still gets through.
 
-use crate::engine::Engine;
-use crate::options::Geometry;
-use crate::shm::atomic::{Native, Word64};
-use crate::shm::ring::Ring;
-use crate::shm::waiter::{self, Ended};
-use crate::slot::SlotImage;
-use crate::{Error, Result, TxnId, dir, limits};
+use crate::api::options::Geometry;
+use crate::files::dir;
+use crate::files::slot::SlotImage;
+use crate::participant::engine::Engine;
+use crate::shared::protocols::atomic::{Native, Word64};
+use crate::shared::protocols::ring::Ring;
+use crate::shared::protocols::waiter;
+use crate::shared::protocols::waiter::Ended;
+use crate::{Error, Result, TxnId, limits};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
-use untorn_wal::record::{self, Begun, RecordKind};
+use untorn_wal::record;
+use untorn_wal::record::{Begun, RecordKind};
 use untorn_wal::{Lsn, blocks_for};
 
-use super::ops::{LARGE_VALUE, Op};
-use super::room::{self, Wanted};
+use crate::pages::room;
+use crate::pages::room::Wanted;
+use crate::txn::ops::{LARGE_VALUE, Op};
 
 /// Log blocks that streams leave: an abort record and a good many ordinary commits.
 const RESERVE_BLOCKS: u64 = 32;
@@ -233,7 +237,7 @@ fn wait_for_grant(engine: &Engine, at: Lsn, charged: u64) -> Result<()> {
     let ended = waiter::wait_until::<Native, _, _>(
         &words.bell,
         None,
-        crate::engine::RECHECK,
+        crate::participant::engine::RECHECK,
         || {
             if charged <= words.granted.load(Ordering::SeqCst) {
                 return Some(Ok(()));

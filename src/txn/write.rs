@@ -1,17 +1,19 @@
 //! A write transaction: its operations on keyspaces, each done to the pages and noted for the log.
 
-use super::catalog;
-use super::ops::{LARGE_VALUE, Op};
-use super::protection::Protection;
-use super::room::Share;
-use super::stream::Stream;
-use super::workspace::Workspace;
-use crate::engine::Engine;
-use crate::page::format::HEADER_LEN;
-use crate::page::{PageWrite, format};
-use crate::slot::SlotImage;
-use crate::tree::{cursor::Cursor, edit, search};
-use crate::{Error, KeyspaceId, PageId, Result, TxnId, Version, dir, limits};
+use crate::btree::cursor::Cursor;
+use crate::btree::{edit, search};
+use crate::files::dir;
+use crate::files::slot::SlotImage;
+use crate::pages::format::HEADER_LEN;
+use crate::pages::protection::Protection;
+use crate::pages::room::Share;
+use crate::pages::workspace::Workspace;
+use crate::pages::{PageWrite, format};
+use crate::participant::engine::Engine;
+use crate::txn::catalog;
+use crate::txn::ops::{LARGE_VALUE, Op};
+use crate::txn::stream::Stream;
+use crate::{Error, KeyspaceId, PageId, Result, TxnId, Version, limits};
 use std::collections::HashMap;
 use std::ops::Bound;
 use std::sync::atomic::Ordering;
@@ -69,13 +71,13 @@ impl OpenTrees {
 /// Before [`Write::commit`] swings the pointer, nothing of it can be seen and nothing needs to be undone:
 /// dropping it rolls it back.
 pub(crate) struct Write<'e> {
-    pub(super) engine: &'e Engine,
-    pub(super) work: Workspace<'e>,
-    pub(super) base: SlotImage,
-    pub(super) txn: TxnId,
+    pub(crate) engine: &'e Engine,
+    pub(crate) work: Workspace<'e>,
+    pub(crate) base: SlotImage,
+    pub(crate) txn: TxnId,
     /// `None` when records are replayed, which are in the log already.
-    pub(super) stream: Option<Stream>,
-    pub(super) changed: bool,
+    pub(crate) stream: Option<Stream>,
+    pub(crate) changed: bool,
     trees: OpenTrees,
     /// An operation failed in the middle: the transaction can only be rolled back.
     failed: bool,
@@ -369,7 +371,7 @@ impl<'e> Write<'e> {
     }
 
     /// Whether this is the first transaction of its incarnation.
-    pub(super) fn begins_incarnation(&self) -> bool {
+    pub(crate) fn begins_incarnation(&self) -> bool {
         self.txn.incarnation() != self.base.txn.incarnation()
     }
 
@@ -403,7 +405,7 @@ impl<'e> Write<'e> {
     }
 
     /// Writes the changed keyspaces' roots to the catalog.
-    pub(super) fn store_trees(&mut self) -> Result<()> {
+    pub(crate) fn store_trees(&mut self) -> Result<()> {
         let mut catalog = self.work.image.catalog;
         for tree in &mut self.trees.list {
             if std::mem::take(&mut tree.changed) {
@@ -415,7 +417,7 @@ impl<'e> Write<'e> {
     }
 
     /// An error once an operation has failed in the middle: what the trees hold is neither the old nor the new state.
-    pub(super) fn refuse_failed(&self) -> Result<()> {
+    pub(crate) fn refuse_failed(&self) -> Result<()> {
         if self.failed {
             return Err(Error::Invalid {
                 what: "the transaction was aborted by an earlier error; roll it back and begin anew".into(),
@@ -428,7 +430,7 @@ impl<'e> Write<'e> {
 
     /// Does what a logged operation did. What it found then must be there again: if it isn't, a page that only
     /// led there, and so was not copied and held against its checksum, is damaged.
-    pub(super) fn apply(&mut self, op: Op<'_>) -> Result<()> {
+    pub(crate) fn apply(&mut self, op: Op<'_>) -> Result<()> {
         let offset = u64::from(self.work.image.catalog.0) * self.engine.geometry.page_size as u64;
         let missing = |what: &str| {
             Error::corrupt(dir::ARENA, offset, format!("the log changes {what}, which the pages don't have"))

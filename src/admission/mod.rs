@@ -1,0 +1,5 @@
+//! In which order writers write.
+//!
+//! - `gate`: the queue of this process's threads
+
+pub(crate) mod gate;

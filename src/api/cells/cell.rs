@@ -1,0 +1,348 @@
+//! A cell: a value of fixed size in shared memory, stored in place by any process and never read torn.
+
+use crate::api::cells::{Place, sampling};
+use crate::api::store::Store;
+use crate::files::dir;
+use crate::shared::cells::CellEntry;
+use crate::shared::protocols::atomic::Native;
+use crate::shared::protocols::cell::{CellView, Step};
+use crate::shared::protocols::lock;
+use crate::{Error, Result, Version};
+use bytemuck::Pod;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How often a reader looks at a version that does not move and has no value before it calls that damage.
+const LOOKS: u32 = 10_000;
+/// How often a writer tries for a latch before it looks whether its owner lives: some microseconds.
+const SPINS: u32 = 400;
+
+/// A cell of a store: made by [`Store::cell`] (bytes) or [`Store::cell_of`] (a plain type), cheap to clone.
+///
+/// Its value is updated in place: no transaction, no system call, no lock but the cell's own. A reader never waits for a
+/// writer, alive, stopped or dead, and never sees a torn value; it writes nothing that others read. Use it for what changes too often for
+/// transactions: readings, gauges, states.
+///
+/// A store is *visible* at once, and survives the death of any process, also of all. It becomes *durable* by sampling: the
+/// logger commits the newest value to the keyspace [`crate::CELLS_KEYSPACE`] at the frequency of the flush policy, or each
+/// 10 ms ([`crate::Options::sample_interval`]). After a power loss the cell has the value of its last durable sample, or a newer one.
+///
+/// Threads may share it. In a child of `fork()` each call answers [`Error::Forked`], and the cell is as the parent has it,
+/// also if the fork fell in the middle of a store; a cell that the child opens for itself is the same cell.
+#[derive(Debug)]
+pub struct Cell<T: ?Sized = [u8]> {
+    opened: Arc<Opened>,
+    of: PhantomData<fn(&T) -> Box<T>>,
+}
+
+impl<T: ?Sized> Clone for Cell<T> {
+    fn clone(&self) -> Cell<T> {
+        Cell { opened: self.opened.clone(), of: PhantomData }
+    }
+}
+
+struct Opened {
+    store: Store,
+    place: Place,
+    name: String,
+}
+
+impl<T: ?Sized> Cell<T> {
+    pub(crate) fn new(store: Store, place: Place, name: &str) -> Cell<T> {
+        Cell { opened: Arc::new(Opened { store, place, name: name.into() }), of: PhantomData }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.opened.name
+    }
+
+    /// Length of its value in bytes.
+    pub fn size(&self) -> usize {
+        self.opened.place.kind().len()
+    }
+
+    /// The version of its newest value.
+    ///
+    /// # Errors
+    /// [`Error::NoCell`] if it was dropped; [`Error::Forked`].
+    #[inline]
+    pub fn version(&self) -> Result<Version> {
+        let entry = self.opened.entry()?;
+        let version = entry.hot.version.load(Ordering::Acquire);
+        self.opened.still()?;
+        Ok(Version::from_u64(version))
+    }
+}
+
+impl Cell<[u8]> {
+    /// Stores a value of exactly the cell's size, and returns its version. Visible to all processes on return.
+    ///
+    /// Waits only for another writer of this cell: less than a microsecond if that runs, as long as it lasts if it is
+    /// stopped in the middle, hardly longer than finding that out if it is dead. The first store after a crash also waits
+    /// for one flush of the log.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another size; [`Error::Limit`] if no version is left; [`Error::LockTimeout`] if [`crate::Options::lock_timeout`] was set;
+    /// [`Error::NoCell`] if it was dropped; [`Error::ReadOnly`]; [`Error::Forked`].
+    #[inline]
+    pub fn store(&self, value: &[u8]) -> Result<Version> {
+        self.opened.store(value)
+    }
+
+    /// Stores a value and returns when it is durable: a sample that covers it is committed and synced.
+    ///
+    /// # Errors
+    /// As [`Cell::store`], when nothing is stored; [`Error::TransactionOpen`] if this thread has a transaction open;
+    /// [`Error::NotDurable`] if the value is stored and visible, but in doubt.
+    pub fn store_durable(&self, value: &[u8]) -> Result<Version> {
+        self.opened.store_durable(value)
+    }
+
+    /// Copies the newest value to `value`, which has exactly the cell's size, and returns its version. Never waits.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another size; [`Error::NoCell`] if it was dropped; [`Error::Forked`]; [`Error::Corrupt`].
+    #[inline]
+    pub fn load(&self, value: &mut [u8]) -> Result<Version> {
+        self.opened.load(value)
+    }
+
+    /// Copies the value of exactly this version to `value`: of the newest, or of one of the two or three before it.
+    ///
+    /// # Errors
+    /// [`Error::Stale`] if it has been overwritten, or if there is no such version; otherwise as [`Cell::load`].
+    #[inline]
+    pub fn load_version(&self, version: Version, value: &mut [u8]) -> Result<()> {
+        self.opened.load_version(version, value)
+    }
+}
+
+impl<T: Pod> Cell<T> {
+    /// Stores a value, and returns its version. See [`Cell::<[u8]>::store`](Cell::store).
+    ///
+    /// # Errors
+    /// As there.
+    #[inline]
+    pub fn store(&self, value: &T) -> Result<Version> {
+        self.opened.store(bytemuck::bytes_of(value))
+    }
+
+    /// Stores a value and returns when it is durable.
+    ///
+    /// # Errors
+    /// As for a cell of bytes.
+    pub fn store_durable(&self, value: &T) -> Result<Version> {
+        self.opened.store_durable(bytemuck::bytes_of(value))
+    }
+
+    /// The newest value and its version. Never waits.
+    ///
+    /// # Errors
+    /// As for a cell of bytes.
+    #[inline]
+    pub fn load(&self) -> Result<(T, Version)> {
+        let mut value = T::zeroed();
+        let version = self.opened.load(bytemuck::bytes_of_mut(&mut value))?;
+        Ok((value, version))
+    }
+
+    /// The value of exactly this version.
+    ///
+    /// # Errors
+    /// As for a cell of bytes.
+    #[inline]
+    pub fn load_version(&self, version: Version) -> Result<T> {
+        let mut value = T::zeroed();
+        self.opened.load_version(version, bytemuck::bytes_of_mut(&mut value))?;
+        Ok(value)
+    }
+}
+
+impl Opened {
+    /// An error in a child of `fork()`, where the cell is not mapped, and if it was dropped.
+    #[inline]
+    fn entry(&self) -> Result<&CellEntry> {
+        self.store.client().check_usable()?;
+        self.still()
+    }
+
+    #[inline]
+    fn still(&self) -> Result<&CellEntry> {
+        self.place.entry(&self.store.client().engine.control).ok_or_else(|| self.gone())
+    }
+
+    #[cold]
+    fn gone(&self) -> Error {
+        Error::NoCell { name: self.name.clone() }
+    }
+
+    #[inline]
+    fn check_len(&self, len: usize) -> Result<()> {
+        if len == self.place.kind().len() { Ok(()) } else { Err(self.other_len(len)) }
+    }
+
+    #[cold]
+    fn other_len(&self, len: usize) -> Error {
+        Error::Invalid { what: format!("{:?} is {}, not of {len}", self.name, self.place.kind()) }
+    }
+
+    #[inline]
+    fn load(&self, value: &mut [u8]) -> Result<Version> {
+        self.check_len(value.len())?;
+        let entry = self.entry()?;
+        let view = self.store.client().engine.control.view_of(&self.place.cell, entry);
+        let version = match view.try_load(value) {
+            Some(version) => version,
+            None => self.load_again(entry, || view.try_load(value))?,
+        };
+        // Last: what was read may be another cell's, if this one was dropped and its place used again.
+        self.still()?;
+        Ok(version)
+    }
+
+    /// Writers went round the copies while one was read, and so they may again; but then the version moves.
+    #[cold]
+    fn load_again(&self, entry: &CellEntry, mut load: impl FnMut() -> Option<Version>) -> Result<Version> {
+        let mut seen = (0, 0);
+        while seen.0 < LOOKS {
+            if let Some(version) = load() {
+                return Ok(version);
+            }
+            let version = entry.hot.version.load(Ordering::Relaxed);
+            seen = if version == seen.1 { (seen.0 + 1, version) } else { (0, version) };
+            self.still()?;
+            std::hint::spin_loop();
+        }
+        Err(Error::corrupt(dir::CONTROL, 0, format!("cell {:?} has no value of its newest version", self.name)))
+    }
+
+    #[inline]
+    fn load_version(&self, version: Version, value: &mut [u8]) -> Result<()> {
+        self.check_len(value.len())?;
+        let entry = self.entry()?;
+        let view = self.store.client().engine.control.view_of(&self.place.cell, entry);
+        let found = view.load_version(version, value);
+        self.still()?;
+        if found { Ok(()) } else { Err(Error::Stale) }
+    }
+
+    #[inline]
+    fn store(&self, value: &[u8]) -> Result<Version> {
+        self.check_len(value.len())?;
+        let entry = self.entry()?;
+        if self.store.is_read_only() {
+            return Err(Error::ReadOnly);
+        }
+        let engine = &self.store.client().engine;
+        let view = engine.control.view_of(&self.place.cell, entry);
+        let me = engine.me.0;
+        if lock::try_acquire::<Native>(&entry.hot.latch, me).is_err() {
+            self.wait_for_latch(entry)?;
+        }
+        // Only now: while the latch is held, nobody else gets the entry.
+        let stored = self.still().and_then(|_| {
+            let (next, floor) = (view.next(), Version::from_u64(entry.floor.load(Ordering::Relaxed)));
+            let version = if next >= floor { next } else { self.first_version(next, floor)? };
+            Ok(view.store_as(value, version, &mut pass).expect("it goes on to the end"))
+        });
+        lock::release_and_wake::<Native>(&entry.hot.latch, &entry.bell, me);
+        let version = stored?;
+        sampling::mark_dirty(engine);
+        Ok(version)
+    }
+
+    /// The version of the first value after a recovery that may have lost some. The log states first that the incarnation
+    /// is used, so that no later life of the store gives this version again.
+    #[cold]
+    fn first_version(&self, next: Version, floor: Version) -> Result<Version> {
+        self.store.client().engine.state_incarnation()?;
+        CellView::<Native>::reach(next, floor).ok_or(Error::Limit {
+            what: "the versions of a cell (copy its value into one of another name)",
+            found: u64::MAX,
+            limit: u64::MAX,
+        })
+    }
+
+    #[cold]
+    fn wait_for_latch(&self, entry: &CellEntry) -> Result<()> {
+        let engine = &self.store.client().engine;
+        let (latch, me) = (&entry.hot.latch, engine.me.0);
+        for _ in 0..SPINS {
+            if lock::try_acquire::<Native>(latch, me).is_ok() {
+                return Ok(());
+            }
+            std::hint::spin_loop();
+        }
+        let start = Instant::now();
+        let alive = |owner: u64| engine.is_alive(owner);
+        // A writer is here for well below a microsecond: one who is here for longer may be dead.
+        if let Some(owner) = lock::owner::<Native>(latch)
+            && !planted_bug!("lock-without-takeover")
+            && !alive(owner.id())
+            && lock::take_over::<Native>(latch, owner, me)
+        {
+            return Ok(());
+        }
+        let deadline = self.store.lock_timeout().and_then(|timeout| start.checked_add(timeout));
+        let acquired = engine.acquire_while_clear(deadline, |alive, until| {
+            lock::acquire::<Native>(latch, &entry.bell, me, alive, until)
+        })?;
+        acquired.map(drop).map_err(|owner| self.latch_timeout(owner.id(), start.elapsed()))
+    }
+
+    fn latch_timeout(&self, owner: u64, waited: Duration) -> Error {
+        let clients = self.store.client().engine.control.clients();
+        let holder = clients.iter().find(|client| client.owner.load(Ordering::Relaxed) == owner);
+        let pid = holder.map_or(0, |client| client.pid.load(Ordering::Relaxed));
+        Error::LockTimeout { waited, holder: format!("process {pid}, in the middle of storing cell {:?}", self.name) }
+    }
+
+    fn store_durable(&self, value: &[u8]) -> Result<Version> {
+        // First: in a child of `fork()` even the lock behind the next question may be held for ever.
+        self.store.client().check_usable()?;
+        self.store.client().refuse_open_transaction()?;
+        let version = self.store(value)?;
+        self.store.sync_cells().map_err(|error| match error {
+            Error::Forked => error,
+            other => Error::NotDurable {
+                txn: self.store.client().engine.control.committed(),
+                reason: format!("version {version} of cell {:?} is stored, but not in it: {other}", self.name),
+            },
+        })?;
+        Ok(version)
+    }
+}
+
+/// Passes a step of a store, where a test may end this process.
+#[inline]
+fn pass(step: Step) -> bool {
+    match step {
+        Step::Latched => {
+            crash_point!("cell.latched");
+        }
+        Step::Cleared => {
+            crash_point!("cell.cleared");
+        }
+        Step::Filled(1) => {
+            crash_point!("cell.half_filled");
+        }
+        Step::Filled(_) => {}
+        Step::Stamped => {
+            crash_point!("cell.stamped");
+        }
+        Step::Moved => {
+            crash_point!("cell.moved");
+        }
+    }
+    true
+}
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened").field("name", &self.name).field("kind", &self.place.kind()).finish_non_exhaustive()
+    }
+}

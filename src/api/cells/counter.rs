@@ -1,0 +1,97 @@
+//! A counter: a number in shared memory that any process adds to with one atomic instruction.
+
+use crate::api::cells::Place;
+use crate::api::store::Store;
+use crate::shared::cells::CellEntry;
+use crate::{Error, Result};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A counter of a store; made by [`Store::counter`], cheap to clone.
+///
+/// It holds a `u64` that wraps around at 2⁶⁴, so that [`Counter::sub`] makes it a gauge. No addition that returned is lost by
+/// any process's death, nor by the death of all. It becomes durable by sampling, as cells do: after a power loss it has
+/// the value of its last durable sample or a newer one; [`Store::sync`] waits for a sample.
+///
+/// Threads may share it. In a child of `fork()` each call answers [`Error::Forked`]; what the child is to count, it counts by
+/// a counter that it opens for itself.
+#[derive(Clone)]
+pub struct Counter {
+    store: Store,
+    place: Place,
+    name: Arc<str>,
+}
+
+impl Counter {
+    pub(crate) fn new(store: Store, place: Place, name: &str) -> Counter {
+        Counter { store, place, name: name.into() }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    #[inline]
+    fn entry(&self) -> Result<&CellEntry> {
+        self.store.client().check_usable()?;
+        self.still()
+    }
+
+    #[inline]
+    fn still(&self) -> Result<&CellEntry> {
+        let entry = self.place.entry(&self.store.client().engine.control);
+        entry.ok_or_else(|| Error::NoCell { name: self.name().into() })
+    }
+
+    /// Adds, wrapping around at 2⁶⁴. One atomic instruction; never waits.
+    ///
+    /// # Errors
+    /// [`Error::NoCell`] if it was dropped; [`Error::ReadOnly`]; [`Error::Forked`].
+    #[inline]
+    pub fn add(&self, number: u64) -> Result<()> {
+        let entry = self.entry()?;
+        if self.store.is_read_only() {
+            return Err(Error::ReadOnly);
+        }
+        if planted_bug!("counter-by-load-and-store") {
+            let value = entry.hot.version.load(Ordering::SeqCst);
+            std::thread::yield_now();
+            entry.hot.version.store(value.wrapping_add(number), Ordering::SeqCst);
+        } else {
+            // Sequentially consistent, before the look at the flag: see `shared::protocols::cell`.
+            entry.hot.version.fetch_add(number, Ordering::SeqCst);
+        }
+        crate::api::cells::sampling::mark_dirty(&self.store.client().engine);
+        Ok(())
+    }
+
+    /// Subtracts, wrapping around below 0.
+    ///
+    /// # Errors
+    /// As [`Counter::add`].
+    #[inline]
+    pub fn sub(&self, number: u64) -> Result<()> {
+        self.add(number.wrapping_neg())
+    }
+
+    /// Its value now. Never waits, and writes nothing.
+    ///
+    /// # Errors
+    /// [`Error::NoCell`] if it was dropped; [`Error::Forked`].
+    #[inline]
+    pub fn get(&self) -> Result<u64> {
+        let entry = self.entry()?;
+        let value = entry.hot.version.load(Ordering::Acquire);
+        // The counter may have been dropped meanwhile, and its place used again.
+        self.still()?;
+        Ok(value)
+    }
+}
+
+impl fmt::Debug for Counter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Counter").field("name", &self.name()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,273 @@
+//! Cells and counters by name: creating, finding, listing and dropping them.
+//!
+//! A cell is a record of the keyspace [`record::KEYSPACE`], its last sample, and an entry of the table in `control`, where its
+//! newest value is. The record names the entry. Its *generation*, the transaction that created it, stands in both,
+//! and in each handle, so that a handle never takes another cell for its own.
+//!
+//! | creating: its owner dies | then |
+//! |---|---|
+//! | entry allocated, noted as pending, filled, generation set | no record has that generation: the entry is freed |
+//! | swing done | the record is there: the entry stays |
+//!
+//! | dropping: its owner dies | then |
+//! |---|---|
+//! | noted as pending | the record is there: the entry stays |
+//! | swing done, generation not cleared | no record: the entry is freed |
+//!
+//! In each case by the next owner of the writer lock for cells: see [`resolve_pending`].
+//!
+//! **Versions** of a new cell begin above those of every cell that was dropped before, whatever its name. How far those went
+//! is in three places. The drop commits the newest version with it, to the slot image (`cells_floor`). Freeing the entry
+//! notes it in `control` (`versions_gone`), with what was stored until then. A clean stop commits that too. After a loss,
+//! [`Version::floor`] adds what may have been given since.
+
+pub(crate) mod cell;
+pub(crate) mod counter;
+pub(crate) mod record;
+pub(crate) mod sampling;
+
+use crate::api::store::Store;
+use crate::files::dir;
+use crate::participant::engine::Engine;
+use crate::shared::cells::{CellEntry, CellKind, CellRef, FirstValue};
+use crate::shared::control::Control;
+use crate::shared::protocols::atomic::Native;
+use crate::shared::protocols::lock;
+use crate::txn::write::Write;
+use crate::{Error, KeyspaceId, Result, Version, limits};
+use record::{KEYSPACE, Record};
+use std::ops::Bound;
+use std::sync::atomic::Ordering;
+
+/// How often a cell that seems to be in the middle of being dropped and created is looked for.
+const LOOKS: u32 = 100;
+
+/// Which cell it is, and where.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) cell: CellRef,
+    pub(crate) generation: u64,
+}
+
+impl Place {
+    pub(crate) fn kind(&self) -> CellKind {
+        self.cell.kind
+    }
+
+    /// The entry; `None` if it is no longer this cell's.
+    #[inline]
+    pub(crate) fn entry<'c>(&self, control: &'c Control) -> Option<&'c CellEntry> {
+        let entry = control.entry_of(&self.cell);
+        (entry.hot.generation.load(Ordering::Acquire) == self.generation).then_some(entry)
+    }
+}
+
+/// A cell or counter, as [`Store::cells`] lists it.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+#[non_exhaustive]
+pub struct CellInfo {
+    /// Its name.
+    pub name: String,
+    /// The length of a cell's value in bytes; `None` for a counter.
+    pub len: Option<usize>,
+}
+
+/// The cell or counter of this name, if there is one.
+pub(crate) fn find(store: &Store, name: &str) -> Result<Option<Place>> {
+    let control = &store.client().engine.control;
+    for _ in 0..LOOKS {
+        let snapshot = store.snapshot()?;
+        let Some(keyspace) = snapshot.find_keyspace(KEYSPACE)? else { return Ok(None) };
+        let Some(value) = snapshot.get(&keyspace, name.as_bytes())? else { return Ok(None) };
+        let record = Record::decode(name.as_bytes(), &value)?;
+        // Set before the record was visible. If it has changed since, the cell was dropped: the next snapshot says so.
+        if control.cell_entry(record.index as usize)?.hot.generation.load(Ordering::Acquire) == record.generation {
+            let cell = control.cell_ref(record.index as usize, record.kind)?;
+            return Ok(Some(Place { cell, generation: record.generation }));
+        }
+        std::thread::yield_now();
+    }
+    Err(Error::corrupt(dir::CONTROL, 0, format!("cell {name:?} is not where its record says")))
+}
+
+/// The cell or counter of this name, created if there is none.
+pub(crate) fn open(store: &Store, name: &str, kind: CellKind) -> Result<Place> {
+    loop {
+        match find(store, name)? {
+            Some(place) if place.kind() == kind => return Ok(place),
+            Some(place) => return Err(Error::Invalid { what: format!("{name:?} is {}, not {kind}", place.kind()) }),
+            None => create(store, name, kind)?,
+        }
+    }
+}
+
+fn create(store: &Store, name: &str, kind: CellKind) -> Result<()> {
+    if let CellKind::Cell { len } = kind
+        && !(1..=limits::CELL_LEN_MAX).contains(&len)
+    {
+        let (what, limit) = ("the length of a cell in bytes (at least 1)", limits::CELL_LEN_MAX as u64);
+        return Err(Error::Limit { what, found: len as u64, limit });
+    }
+    if name.len() > limits::CELL_NAME_LEN_MAX {
+        let (what, limit) = ("the length of a cell's name in bytes", limits::CELL_NAME_LEN_MAX as u64);
+        return Err(Error::Limit { what, found: name.len() as u64, limit });
+    }
+    if store.is_read_only() {
+        return Err(Error::NoCell { name: name.into() });
+    }
+    let engine = &store.client().engine;
+    let head = engine.control.cells();
+    let mut txn = store.begin()?;
+    let write = txn.write_mut()?;
+    resolve_pending(engine, write)?;
+    let keyspace = match write.find_keyspace(KEYSPACE)? {
+        Some(keyspace) => keyspace,
+        None => write.create_keyspace(KEYSPACE)?,
+    };
+    if write.get(keyspace, name.as_bytes())?.is_some() {
+        return Ok(());
+    }
+    let file = engine.control_file()?;
+    let latch = |entry: &CellEntry| take_free_latch(engine, entry);
+    let oldest = oldest_client_txn(engine);
+    let index = engine.with_room(|| engine.control.allocate_cell(kind, &file, oldest, latch))?;
+    crash_point!("cell.allocated");
+    // From here on until the commit, whatever goes wrong leaves it to `resolve_pending`.
+    head.pending.store(index as u64 + 1, Ordering::Release);
+    let generation = write.txn_id().as_u64();
+    // Above those of all cells that were dropped: a version that a consumer has kept never names a value of another cell.
+    let version = write.cells_floor().max(head.versions_gone()).next().ok_or_else(no_version)?;
+    let zeros = vec![0; kind.len()];
+    let sampled = if kind == CellKind::Counter { 0 } else { version.as_u64() };
+    let first = FirstValue { value: &zeros, version, floor: version, sampled };
+    engine.control.begin_cell(index, generation, &first, engine.me.0)?;
+    crash_point!("cell.begun");
+    let version = if kind == CellKind::Counter { Version::default() } else { version };
+    let record = Record { kind, index: index as u32, generation, version, value: &zeros };
+    write.put(keyspace, name.as_bytes(), &record.encode())?;
+    txn.commit_then(|| {
+        crash_point!("cell.created");
+        head.pending.store(0, Ordering::Release);
+    })
+}
+
+/// Drops the cell or counter of this name. Says whether it was there.
+pub(crate) fn drop_cell(store: &Store, name: &str) -> Result<bool> {
+    let engine = &store.client().engine;
+    let head = engine.control.cells();
+    let mut txn = store.begin()?;
+    let write = txn.write_mut()?;
+    resolve_pending(engine, write)?;
+    let Some(keyspace) = write.find_keyspace(KEYSPACE)? else { return Ok(false) };
+    let Some(bytes) = write.get(keyspace, name.as_bytes())? else { return Ok(false) };
+    let record = Record::decode(name.as_bytes(), bytes)?;
+    let (index, kind, sampled) = (record.index as usize, record.kind, record.version);
+    if kind != CellKind::Counter {
+        // For a life of the store that knows of `versions_gone` no more. What is stored until the entry is free counts
+        // among what a crash takes back: see `Version::floor`.
+        let newest = engine.control.cell_entry(index)?.hot.version.load(Ordering::Acquire);
+        write.raise_cells_floor(sampled.max(Version::from_u64(newest)))?;
+    }
+    write.delete(keyspace, name.as_bytes())?;
+    head.pending.store(index as u64 + 1, Ordering::Release);
+    txn.commit_then(|| {
+        crash_point!("cell.dropped");
+        // An entry that can't be found is damage, and nobody's.
+        let _ = engine.control.free_cell(index);
+        head.pending.store(0, Ordering::Release);
+    })?;
+    Ok(true)
+}
+
+/// All cells and counters, by name.
+pub(crate) fn list(store: &Store) -> Result<Vec<CellInfo>> {
+    let snapshot = store.snapshot()?;
+    let Some(keyspace) = snapshot.find_keyspace(KEYSPACE)? else { return Ok(Vec::new()) };
+    let entries = snapshot.range(&keyspace, ..)?;
+    let info = |entry: Result<(crate::Key, crate::Value)>| {
+        let (key, value) = entry?;
+        let record = Record::decode(&key, &value)?;
+        let name = String::from_utf8(key.into()).map_err(|_| damaged("a name that is not UTF-8"))?;
+        let len = if let CellKind::Cell { len } = record.kind { Some(len) } else { None };
+        Ok(CellInfo { name, len })
+    };
+    entries.map(info).collect()
+}
+
+/// Each record of the keyspace, as a transaction sees it: its name and what it says.
+pub(crate) fn each_record(
+    write: &Write<'_>,
+    keyspace: KeyspaceId,
+    mut visit: impl FnMut(&[u8], Record<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut cursor = write.cursor(keyspace, Bound::Unbounded, Bound::Unbounded)?;
+    let mut name = Vec::new();
+    while let Some(at) = cursor.next(write.work())? {
+        at.key.key_into(&mut name);
+        visit(&name, Record::decode(&name, at.value)?)?;
+    }
+    Ok(())
+}
+
+/// Finds out whether the cell whose creation or drop was begun by somebody who died, or failed, is there, and frees its entry
+/// if it is not. The caller holds the writer lock.
+pub(crate) fn resolve_pending(engine: &Engine, write: &Write<'_>) -> Result<()> {
+    let control = &engine.control;
+    let pending = control.cells().pending.load(Ordering::Acquire);
+    if pending == 0 {
+        return Ok(());
+    }
+    // A place that no entry has is damage; nothing is to be freed then.
+    if let Ok(entry) = control.cell_entry(pending as usize - 1) {
+        let generation = entry.hot.generation.load(Ordering::Acquire);
+        let mut is_there = false;
+        if let Some(keyspace) = write.find_keyspace(KEYSPACE)? {
+            each_record(write, keyspace, |_, record| {
+                is_there |= record.generation == generation;
+                Ok(())
+            })?;
+        }
+        if !is_there {
+            control.free_cell(pending as usize - 1)?;
+        }
+    }
+    crash_point!("cell.resolved");
+    control.cells().pending.store(0, Ordering::Release);
+    Ok(())
+}
+
+/// Takes the latch of a freed cell, from a dead writer if need be; not from a living one, who may be about to write to
+/// the cell that it was.
+fn take_free_latch(engine: &Engine, entry: &CellEntry) -> bool {
+    let (latch, me) = (&entry.hot.latch, engine.me.0);
+    match lock::try_acquire::<Native>(latch, me) {
+        Ok(()) => true,
+        Err(owner) => !engine.is_alive(owner.id()) && lock::take_over::<Native>(latch, owner, me),
+    }
+}
+
+/// The newest transaction when the client joined that has been here for longest. Not a time: clients may be in time
+/// namespaces whose clocks differ.
+fn oldest_client_txn(engine: &Engine) -> u64 {
+    let clients = engine.control.clients().iter();
+    let joined = clients.filter(|client| client.owner.load(Ordering::Acquire) != 0);
+    joined.map(|client| client.since_txn.load(Ordering::Acquire)).min().unwrap_or(0)
+}
+
+fn no_version() -> Error {
+    let what = "the versions of a store's cells (copy its records into a new store)";
+    Error::Limit { what, found: u64::MAX, limit: u64::MAX }
+}
+
+fn damaged(what: &str) -> Error {
+    Error::corrupt(dir::ARENA, 0, format!("the cells' keyspace has {what}"))
+}
+
+impl std::fmt::Display for CellKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            CellKind::Cell { len } => write!(f, "a cell of {len} bytes"),
+            CellKind::Counter => f.write_str("a counter"),
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The changes of one committed transaction, one by one, as its plan says. Of its values one at a time is in memory.
+
+use crate::api::changes::{Change, ChangeKind};
+use crate::api::feed::names::Names;
+use crate::api::feed::plan::{Filter, Plan};
+use crate::api::feed::reader::{Bound, Reader};
+use crate::files::dir;
+use crate::participant::engine::Engine;
+use crate::txn::ops::{Op, Ops};
+use crate::{Error, Result, TxnId};
+use untorn_wal::Lsn;
+
+/// What becomes of a change that is about to be delivered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Admission {
+    /// It is delivered whole.
+    Whole,
+    /// It is delivered without its value, which is not copied.
+    WithoutValue,
+    /// It is not delivered now; the next call comes to it again.
+    Later,
+}
+
+/// Decides about a change by the name of its keyspace and the bytes of its key and value, before they are copied.
+pub(crate) type Admit<'a> = &'a mut dyn FnMut(&str, usize, usize) -> Admission;
+
+/// What [`Delivery::next`] came to.
+pub(crate) enum Delivered {
+    Change(Change),
+    /// The transaction has no more.
+    End,
+    /// There is one that was put off.
+    Later,
+}
+
+/// A transaction that is being delivered.
+pub(crate) struct Delivery {
+    txn: TxnId,
+    plan: Plan,
+    filter: Filter,
+    /// The record that is being delivered.
+    payload: Vec<u8>,
+    at: usize,
+    /// Where its further records come from, if it was streamed, and where the last one ends.
+    rest: Option<(Reader, Lsn)>,
+    /// Matching operations that are done.
+    index: u64,
+    /// A large value whose bytes are coming.
+    filling: Option<Filling>,
+}
+
+struct Filling {
+    change: Change,
+    /// Not if it is delivered without its value.
+    value: Option<Vec<u8>>,
+    come: usize,
+    len: usize,
+}
+
+/// What an operation leads to.
+enum Step {
+    Nothing,
+    Change(Change),
+    Fill(Filling),
+    Later,
+}
+
+impl Delivery {
+    /// Delivers a transaction of one record.
+    pub(crate) fn of_record(txn: TxnId, plan: Plan, filter: Filter, payload: Vec<u8>) -> Delivery {
+        Delivery { txn, plan, filter, payload, at: 0, rest: None, index: 0, filling: None }
+    }
+
+    /// Delivers a transaction whose records stand from `start` to `end`.
+    pub(crate) fn of_stream(txn: TxnId, plan: Plan, filter: Filter, start: Lsn, end: Lsn) -> Delivery {
+        let rest = Some((Reader::new(start), end));
+        Delivery { txn, plan, filter, payload: Vec::new(), at: 0, rest, index: 0, filling: None }
+    }
+
+    /// All of it is delivered: the transaction.
+    pub(crate) fn end(self, names: &mut Names) -> TxnId {
+        self.plan.dropped.into_iter().for_each(|id| names.forget(id));
+        self.txn
+    }
+
+    /// Lets go of memory that can be read again, and returns how many bytes are held still.
+    pub(crate) fn let_go(&mut self) -> usize {
+        if let Some((reader, _)) = &mut self.rest {
+            *reader = Reader::new(reader.at());
+        }
+        self.payload.drain(..std::mem::take(&mut self.at));
+        self.payload.shrink_to_fit();
+        let filling = self.filling.as_ref().and_then(|filling| filling.value.as_ref()).map_or(0, Vec::capacity);
+        self.payload.capacity() + filling + self.plan.held_bytes()
+    }
+
+    /// The next change.
+    ///
+    /// # Errors
+    /// [`Error::Lagged`] if the rest of it is gone, [`Error::Corrupt`]. It may be tried again.
+    pub(crate) fn next(&mut self, engine: &Engine, names: &Names, admit: Admit<'_>) -> Result<Delivered> {
+        loop {
+            while self.at < self.payload.len() {
+                match self.step(names, admit)? {
+                    Step::Nothing => {}
+                    Step::Change(change) => return Ok(Delivered::Change(change)),
+                    Step::Fill(filling) => self.filling = Some(filling),
+                    Step::Later => return Ok(Delivered::Later),
+                }
+            }
+            let Some((reader, end)) = &mut self.rest else { break };
+            let bound = Bound { txn: self.txn, lsn: *end };
+            let Some(record) = reader.peek(engine, bound)? else { break };
+            self.payload.clear();
+            self.payload.extend_from_slice(reader.payload(&record));
+            self.at = 0;
+            reader.skip(&record);
+        }
+        if self.filling.is_some() {
+            return Err(damaged("the bytes of a large value are missing"));
+        }
+        Ok(Delivered::End)
+    }
+
+    fn step(&mut self, names: &Names, admit: Admit<'_>) -> Result<Step> {
+        let mut ops = Ops::new(&self.payload[self.at..]);
+        let op = ops.next().expect("there are bytes left").map_err(|what| damaged(&what))?;
+        let rest = ops.rest();
+        if let Op::LargeBytes(bytes) = op {
+            let done = match &mut self.filling {
+                None => None,
+                Some(filling) if filling.come + bytes.len() > filling.len => {
+                    return Err(damaged("more bytes than the large value has"));
+                }
+                Some(filling) => {
+                    filling.come += bytes.len();
+                    if let Some(value) = &mut filling.value {
+                        value.extend_from_slice(bytes);
+                    }
+                    (filling.come == filling.len).then(|| self.filling.take().expect("just seen"))
+                }
+            };
+            self.at = self.payload.len() - rest;
+            return Ok(done.map_or(Step::Nothing, |done| Step::Change(Change { value: done.value, ..done.change })));
+        }
+        if self.filling.is_some() {
+            return Err(damaged("the bytes of a large value are missing"));
+        }
+        let mut step = Step::Nothing;
+        if Plan::wants(names, &self.filter, &op) {
+            if self.plan.delivers(self.index, &op) {
+                step = self.deliver(names, &op, admit);
+                if let Step::Later = step {
+                    return Ok(step);
+                }
+            }
+            self.index += 1;
+        }
+        self.at = self.payload.len() - rest;
+        Ok(step)
+    }
+
+    fn deliver(&self, names: &Names, op: &Op<'_>, admit: Admit<'_>) -> Step {
+        let (id, key_bytes, value_bytes) = match *op {
+            Op::Put { keyspace, key, value } => (keyspace, key.len(), value.len()),
+            Op::LargePut { keyspace, key, len } => (keyspace, key.len(), len as usize),
+            Op::Delete { keyspace, key } => (keyspace, key.len(), 0),
+            Op::DropKeyspace { keyspace, .. } => (keyspace, 0, 0),
+            _ => return Step::Nothing,
+        };
+        let has_value = match admit(names.get(id).map_or("", |name| name), key_bytes, value_bytes) {
+            Admission::Whole => true,
+            Admission::WithoutValue => false,
+            Admission::Later => return Step::Later,
+        };
+        let change = |keyspace, kind, key: &[u8], value: Option<&[u8]>| Change {
+            txn: self.txn,
+            keyspace: names.get(keyspace).cloned().unwrap_or_default(),
+            kind,
+            key: key.to_vec(),
+            value: value.map(<[u8]>::to_vec),
+            last: self.plan.is_last(self.index),
+        };
+        match *op {
+            Op::Put { keyspace, key, value } => {
+                Step::Change(change(keyspace, ChangeKind::Put, key, Some(value).filter(|_| has_value)))
+            }
+            Op::Delete { keyspace, key } => Step::Change(change(keyspace, ChangeKind::Delete, key, None)),
+            Op::DropKeyspace { keyspace, .. } => Step::Change(change(keyspace, ChangeKind::DropKeyspace, &[], None)),
+            Op::LargePut { keyspace, key, len } => {
+                let change = change(keyspace, ChangeKind::Put, key, None);
+                Step::Fill(Filling { change, value: has_value.then(Vec::new), come: 0, len: len as usize })
+            }
+            _ => Step::Nothing,
+        }
+    }
+}
+
+fn damaged(what: &str) -> Error {
+    Error::corrupt(dir::WAL, 0, what)
+}

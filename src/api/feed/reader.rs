@@ -1,0 +1,226 @@
+//! Records of the log by position: from the ring while it has them, else from the segments.
+//!
+//! **The ring.** A byte is overwritten by the one that stands a ring's length further on, by a writer that copies beyond
+//! what is published. Such a writer has seen that the byte is durable, and it has seen, or itself published, the tail behind which
+//! it writes; and it copies no more at once than a frame. So after a copy, one of two looks says that it is good: its
+//! first byte is not durable yet, or is less than a ring's length, less that much, behind the published tail. The fences in
+//! `Ring::copy_in` and `Ring::copy_out` make these looks see what the writer had seen.
+//!
+//! **The segments** hold what is durable; `untorn_wal::Follow` looks again in its own way.
+//!
+//! Each record then carries its position and a checksum. One from the ring that is none is read again from the
+//! segments, if it is durable; else it is damage.
+
+use crate::api::feed::seek;
+use crate::files::dir;
+use crate::logger::process::log_error;
+use crate::participant::engine::Engine;
+use crate::shared::protocols::atomic::Native;
+use crate::shared::protocols::ring::Ring;
+use crate::txn::stream::copied_at_once_max;
+use crate::{Error, Result, TxnId};
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+use untorn_wal::record;
+use untorn_wal::record::{Decoded, RecordKind};
+use untorn_wal::{Follow, LogError, LogShape, Lsn, RealDisk, StoreId};
+
+/// Bytes copied from the ring at once.
+const COPY_BYTES: u64 = 64 << 10;
+/// How often a place that the log should hold is looked for while segments are being recycled.
+const LOOKS_MAX: u32 = 20;
+
+/// How far a follower may read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Bound {
+    /// Records of later transactions are not its business yet.
+    pub(crate) txn: TxnId,
+    /// A record ends here.
+    pub(crate) lsn: Lsn,
+}
+
+/// A record in a reader's buffer.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub(crate) txn: TxnId,
+    pub(crate) kind: RecordKind,
+    payload: Range<usize>,
+    len: usize,
+}
+
+/// Reads records in order. Holds no file open between calls.
+pub(crate) struct Reader {
+    /// Where `buffer[used]` stands.
+    at: Lsn,
+    buffer: Vec<u8>,
+    used: usize,
+    follow: Option<Follow>,
+    /// Below it, the ring has once shown what is no record.
+    distrusted: Lsn,
+}
+
+/// The log's files, for reading.
+pub(super) fn open_segments(engine: &Engine) -> Result<(RealDisk, LogShape)> {
+    let disk = engine
+        .dir
+        .with_fd(|fd| RealDisk::open_read_only(fd, dir::WAL).map_err(Error::io("open of the log's directory")))?;
+    let shape = LogShape::new(StoreId(engine.store_id), engine.geometry.segment_size).map_err(log_error)?;
+    Ok((disk, shape))
+}
+
+impl Reader {
+    /// A reader that begins at `at`, where a record begins.
+    pub(crate) fn new(at: Lsn) -> Reader {
+        Reader { at, buffer: Vec::new(), used: 0, follow: None, distrusted: Lsn::ZERO }
+    }
+
+    /// Where the next record begins.
+    pub(crate) fn at(&self) -> Lsn {
+        self.at
+    }
+
+    pub(crate) fn payload(&self, record: &Record) -> &[u8] {
+        &self.buffer[record.payload.clone()]
+    }
+
+    /// Goes on behind the record that [`Reader::peek`] has just returned.
+    pub(crate) fn skip(&mut self, record: &Record) {
+        self.used += record.len;
+        self.at = self.at.advanced_by(record.len as u64);
+    }
+
+    /// The next record; `None` if the bound comes first.
+    ///
+    /// # Errors
+    /// [`Error::Lagged`] if it is gone, [`Error::Corrupt`].
+    pub(crate) fn peek(&mut self, engine: &Engine, bound: Bound) -> Result<Option<Record>> {
+        loop {
+            let what = match record::decode(&self.buffer[self.used..], engine.record_seed(), self.at) {
+                Decoded::Record { txn, .. } if TxnId::from_u64(txn) > bound.txn => return Ok(None),
+                Decoded::Record { txn, kind, payload, len } => {
+                    let start = self.used + record::encoded_len(0);
+                    let payload = start..start + payload.len();
+                    return Ok(Some(Record { txn: TxnId::from_u64(txn), kind, payload, len }));
+                }
+                Decoded::Incomplete if self.end() < bound.lsn && self.buffered() <= self.record_bytes_max(engine) => {
+                    self.fill(engine, bound.lsn)?;
+                    continue;
+                }
+                Decoded::Incomplete if self.buffered() == 0 => return Ok(None),
+                Decoded::Incomplete => "a record is longer than what was written".to_string(),
+                Decoded::Bad(reason) => reason.to_string(),
+            };
+            // The segments know better than a ring that somebody else has written to.
+            let durable = engine.control.durable().map_or(Lsn::ZERO, |(_, durable)| durable);
+            let is_from_segments = self.at < self.distrusted;
+            self.forget();
+            if self.at >= durable || is_from_segments {
+                let what = format!("log position {}: {what}", self.at);
+                return Err(Error::corrupt(dir::WAL, self.at.0, what));
+            }
+            self.distrusted = durable;
+        }
+    }
+
+    /// Up to where bytes are at hand.
+    fn end(&self) -> Lsn {
+        self.at.advanced_by(self.buffered() as u64)
+    }
+
+    fn buffered(&self) -> usize {
+        self.buffer.len() - self.used
+    }
+
+    fn forget(&mut self) {
+        self.buffer.clear();
+        self.used = 0;
+        self.follow = None;
+    }
+
+    /// No record is longer than the ring, but for an abort record of recovery, which takes the place of one.
+    fn record_bytes_max(&self, engine: &Engine) -> usize {
+        engine.geometry.ring_size as usize + 2 * record::encoded_len(0)
+    }
+
+    /// Appends at least one byte, none beyond `until`.
+    fn fill(&mut self, engine: &Engine, until: Lsn) -> Result<()> {
+        self.buffer.drain(..std::mem::take(&mut self.used));
+        let from = self.end();
+        let mut waited = None;
+        let mut looks = 0;
+        loop {
+            if from >= self.distrusted && self.copy_from_ring(engine, from, until)? {
+                return Ok(());
+            }
+            let Some((_, durable)) = engine.control.durable() else {
+                engine.await_mended(&mut waited)?;
+                continue;
+            };
+            if durable <= from {
+                // The ring holds it: the tail or the durable position has moved between two looks.
+                engine.await_mended(&mut waited)?;
+                continue;
+            }
+            let until = until.min(durable);
+            let (disk, shape) = open_segments(engine)?;
+            let follow = match &mut self.follow {
+                Some(follow) if follow.position() == from => follow,
+                other => other.insert(Follow::new(shape, from)),
+            };
+            match follow.read(&disk, until, &mut self.buffer) {
+                Ok(()) => return Ok(()),
+                Err(LogError::Gap { .. }) => {
+                    let (oldest, position) = seek::oldest(engine)?;
+                    looks += 1;
+                    // Nobody is sent to a place from which one comes here again.
+                    if position > from {
+                        if planted_bug!("feed-skips-what-is-gone") {
+                            self.forget();
+                            self.at = position;
+                            return Ok(());
+                        }
+                        return Err(Error::Lagged { oldest });
+                    }
+                    if looks > LOOKS_MAX {
+                        let what = format!("log position {from}: no segment holds it, though older ones are there");
+                        return Err(Error::corrupt(dir::WAL, from.0, what));
+                    }
+                }
+                Err(error) => return Err(log_error(error)),
+            }
+        }
+    }
+
+    /// Appends bytes from the ring, if it has them.
+    fn copy_from_ring(&mut self, engine: &Engine, from: Lsn, until: Lsn) -> Result<bool> {
+        // Once in the segments, it stays there until the ring is well ahead: changing over costs a look at all files.
+        let is_in_segments = self.follow.as_ref().is_some_and(|follow| follow.position() == from);
+        let margin = if is_in_segments { engine.geometry.ring_size / 2 } else { copied_at_once_max(&engine.geometry) };
+        if !ring_holds(engine, from, margin)? {
+            return Ok(false);
+        }
+        crash_point!("feed.before_copy");
+        let len = self.buffer.len();
+        let count = until.bytes_since(from).min(COPY_BYTES);
+        self.buffer.resize(len + count as usize, 0);
+        let ring = Ring::<Native>::new(engine.control.ring());
+        let copied = ring.copy_out(from.0, &mut self.buffer[len..]);
+        let is_good = copied.is_ok() && ring_holds(engine, from, copied_at_once_max(&engine.geometry))?;
+        if is_good {
+            self.follow = None;
+        } else {
+            self.buffer.truncate(len);
+        }
+        Ok(is_good)
+    }
+}
+
+/// Whether the ring still has what stands at `from`: it does not come within `margin` of being overwritten.
+fn ring_holds(engine: &Engine, from: Lsn, margin: u64) -> Result<bool> {
+    let control = &engine.control;
+    if control.durable().is_some_and(|(_, durable)| from >= durable) {
+        return Ok(true);
+    }
+    let tail = control.newest()?.log_tail.0.max(control.fixed().stream.tail.load(Ordering::Acquire));
+    Ok(from.0.saturating_add(engine.geometry.ring_size) >= tail.saturating_add(margin))
+}

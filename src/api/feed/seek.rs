@@ -1,0 +1,61 @@
+//! Where in the log somebody reads on who knows all up to a transaction.
+//!
+//! The commit slots know the last few transactions exactly; headers of segments and batches state places at which a record begins
+//! and all before it is settled. The reader passes over what it finds there of transactions that are known already.
+
+use crate::api::feed::reader::open_segments;
+use crate::logger::process::log_error;
+use crate::participant::engine::Engine;
+use crate::process::client::Client;
+use crate::txn::catalog;
+use crate::{Error, Result, TxnId};
+use std::sync::Arc;
+use untorn_wal::{LogError, Lsn, anchor_at_or_before, oldest_anchor};
+
+/// A place at or before the first record of the transaction after `from`.
+///
+/// # Errors
+/// [`Error::Diverged`] if there is no such transaction, or none any more; [`Error::Lagged`] if the log does not reach
+/// back to it.
+pub(crate) fn position_after(client: &Arc<Client>, from: TxnId) -> Result<Lsn> {
+    let engine = &client.engine;
+    let (pin, image) = client.pin_image()?;
+    let lost = |(next, last): &(u32, TxnId)| from.incarnation() < *next && from > *last;
+    if from > image.txn || catalog::incarnations(&pin.pages(client), image.catalog)?.iter().any(lost) {
+        return Err(Error::Diverged { txn: from });
+    }
+    drop(pin);
+    if from == image.txn {
+        return Ok(image.log_tail);
+    }
+    // The slot of the beginning is all zeros in a region that began later.
+    if from != TxnId::ZERO
+        && let Some(image) = engine.control.image(from)?
+    {
+        return Ok(image.log_tail);
+    }
+    let (disk, shape) = open_segments(engine)?;
+    let stated = anchor_at_or_before(&disk, &shape, from.as_u64()).map_err(log_error)?.map(|anchor| anchor.position);
+    let durable = engine.control.durable_image().filter(|image| image.txn <= from).map(|image| image.log_tail);
+    if let Some(position) = stated.max(durable) {
+        return Ok(position);
+    }
+    let (oldest, position) = oldest(engine)?;
+    if oldest <= from { Ok(position) } else { Err(Error::Lagged { oldest }) }
+}
+
+/// The oldest transaction after which the log can be read on, and where.
+pub(super) fn oldest(engine: &Engine) -> Result<(TxnId, Lsn)> {
+    let (disk, shape) = open_segments(engine)?;
+    // Segments that are recycled while we look leave older ones behind which lead nowhere.
+    for _ in 0..3 {
+        match oldest_anchor(&disk, &shape) {
+            Ok(Some(anchor)) => return Ok((TxnId::from_u64(anchor.txn), anchor.position)),
+            Ok(None) | Err(LogError::Gap { .. }) => {}
+            // Nobody is sent away from what is there because it can't be read just now.
+            Err(error) => return Err(log_error(error)),
+        }
+    }
+    let newest = engine.control.newest()?;
+    Ok((newest.txn, newest.log_tail))
+}

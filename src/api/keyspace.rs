@@ -1,0 +1,253 @@
+//! A keyspace: one ordered map of a store, by name.
+
+use crate::api::snapshot;
+use crate::api::snapshot::{Range, Value, prefix_bounds, prefix_end};
+use crate::api::store::Store;
+use crate::api::write_txn::WriteTxn;
+use crate::process::client::Client;
+use crate::{Error, KeyspaceId, PageId, Result, TxnId};
+use parking_lot::Mutex;
+use std::fmt;
+use std::ops::RangeBounds;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// A named, ordered map of keys to values; made by [`Store::keyspace`], cheap to clone.
+///
+/// Keys have 0 bytes to a quarter of the page size (1,024 at the default), values 0 bytes to 1 GiB. Keys
+/// are ordered as byte strings. If the keyspace is dropped, its handles answer [`Error::NoKeyspace`],
+/// also after another of the same name was created.
+#[derive(Clone)]
+pub struct Keyspace {
+    store: Store,
+    id: KeyspaceId,
+    shared: Arc<Named>,
+}
+
+/// Keyspaces whose names begin so are the store's own.
+const RESERVED: &str = "untorn.";
+
+/// An error if only the store itself may create or change a keyspace of this name.
+#[inline]
+pub(crate) fn refuse_reserved(name: &str) -> Result<()> {
+    if !name.starts_with(RESERVED) {
+        return Ok(());
+    }
+    Err(Error::Invalid { what: format!("keyspace {name:?} is the store's own, as its name begins with {RESERVED:?}") })
+}
+
+/// How [`Keyspace::compare_and_swap`] ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "a mismatch means that nothing was stored"]
+pub enum CasOutcome {
+    /// The version was the expected one; the change is this transaction.
+    Swapped(TxnId),
+    /// It was not, and nothing has changed.
+    Mismatch {
+        /// The key's version; `None` if it is absent.
+        current: Option<TxnId>,
+    },
+}
+
+struct Named {
+    name: String,
+    /// The transaction as of which `root` is known; 0 while `root` changes. It only moves on to newer transactions, so
+    /// that whoever finds it unchanged knows that it has not changed.
+    root_as_of: AtomicU64,
+    root: AtomicU32,
+    /// Whoever has it may change the two above. The newest transaction that they were set to.
+    caching: Mutex<TxnId>,
+}
+
+impl Keyspace {
+    pub(crate) fn new(store: Store, id: KeyspaceId, name: &str) -> Keyspace {
+        let shared = Named {
+            name: name.to_string(),
+            root_as_of: AtomicU64::new(0),
+            root: AtomicU32::new(0),
+            caching: Mutex::new(TxnId::ZERO),
+        };
+        Keyspace { store, id, shared: Arc::new(shared) }
+    }
+
+    /// The keyspace's name.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    pub(crate) fn id(&self) -> KeyspaceId {
+        self.id
+    }
+
+    /// An error if the keyspace is one of another store.
+    #[inline]
+    pub(crate) fn belongs_to(&self, client: &Client) -> Result<()> {
+        if std::ptr::eq(Arc::as_ptr(self.store.client()), client) {
+            Ok(())
+        } else {
+            Err(Error::Invalid { what: format!("keyspace {:?} belongs to another store", self.name()) })
+        }
+    }
+
+    /// The root as of `txn`, if that is the transaction as of which it was last looked up.
+    #[inline]
+    pub(crate) fn cached_root(&self, txn: TxnId) -> Option<PageId> {
+        let known = self.shared.root_as_of.load(Ordering::Acquire);
+        // Acquire: if this is a root that was stored after `known`, the second look sees that change.
+        let root = self.shared.root.load(Ordering::Acquire);
+        let still = self.shared.root_as_of.load(Ordering::Relaxed);
+        (known == txn.as_u64() && still == known && known != 0).then_some(PageId(root))
+    }
+
+    pub(crate) fn cache_root(&self, txn: TxnId, root: PageId) {
+        if let Some(mut newest) = self.shared.caching.try_lock()
+            && txn > *newest
+        {
+            *newest = txn;
+            self.shared.root_as_of.store(0, Ordering::Relaxed);
+            // Release: whoever sees the root sees that it no longer is that of the transaction before.
+            self.shared.root.store(root.0, Ordering::Release);
+            self.shared.root_as_of.store(txn.as_u64(), Ordering::Release);
+        }
+    }
+
+    /// Stores a value under a key, as one transaction at the store's default durability.
+    ///
+    /// Waits for the writer lock (µs as a rule) and, if durable, for the logger's fsync. For many puts, a
+    /// transaction ([`Store::begin`]) or visible commits are much faster.
+    ///
+    /// # Errors
+    /// As [`Store::begin`] and [`crate::WriteTxn::commit`]; [`Error::Limit`] for a key or value that is too long.
+    pub fn put(&self, key: &[u8], value: &[u8]) -> Result<TxnId> {
+        let mut txn = self.store.begin()?;
+        txn.put(self, key, value)?;
+        txn.commit()
+    }
+
+    /// Removes a key, as one transaction at the store's default durability. Says whether it was there.
+    ///
+    /// # Errors
+    /// As [`Keyspace::put`].
+    pub fn delete(&self, key: &[u8]) -> Result<bool> {
+        let mut txn = self.store.begin()?;
+        let found = txn.delete(self, key)?;
+        txn.commit()?;
+        Ok(found)
+    }
+
+    /// The visible value of a key, without copying it. Never waits for writers.
+    ///
+    /// # Errors
+    /// [`Error::NoKeyspace`] if the keyspace was dropped; [`Error::Corrupt`]; [`Error::Forked`].
+    #[inline]
+    pub fn get(&self, key: &[u8]) -> Result<Option<Value>> {
+        let client = self.store.client();
+        let pin = client.pin()?;
+        snapshot::get(client, &pin, self, key)
+    }
+
+    /// The visible value of a key, and its version: the id of the transaction that wrote it last. A key that was
+    /// deleted and written again has another version than before.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn get_versioned(&self, key: &[u8]) -> Result<Option<(Value, TxnId)>> {
+        let client = self.store.client();
+        let pin = client.pin()?;
+        snapshot::get_versioned(client, &pin, self, key)
+    }
+
+    /// Stores a value only if the key's version is the one that the caller knows (`None`: only if the key is absent),
+    /// as one transaction at the store's default durability. Optimistic locking, across processes: read a version,
+    /// compute without holding anything, swap, and begin anew on a mismatch.
+    ///
+    /// ```
+    /// # fn main() -> untorn::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("data");
+    /// # let store = untorn::Store::open(&path)?;
+    /// use untorn::CasOutcome;
+    /// let accounts = store.keyspace("accounts")?;
+    /// let CasOutcome::Swapped(first) = accounts.compare_and_swap(b"alice", None, b"1")? else { panic!() };
+    /// assert_eq!(accounts.get_versioned(b"alice")?.unwrap().1, first);
+    /// accounts.put(b"alice", b"2")?;
+    /// let outcome = accounts.compare_and_swap(b"alice", Some(first), b"3")?;
+    /// assert!(matches!(outcome, CasOutcome::Mismatch { current: Some(version) } if version > first));
+    /// # drop(accounts);
+    /// # store.close()?;
+    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Keyspace::put`]. A mismatch is no error.
+    pub fn compare_and_swap(&self, key: &[u8], expected: Option<TxnId>, value: &[u8]) -> Result<CasOutcome> {
+        self.compare_and(key, expected, |txn| txn.put(self, key, value))
+    }
+
+    /// Removes a key only if its version is the one that the caller knows. See [`Keyspace::compare_and_swap`].
+    ///
+    /// # Errors
+    /// As [`Keyspace::put`]. A mismatch is no error.
+    pub fn compare_and_delete(&self, key: &[u8], expected: TxnId) -> Result<CasOutcome> {
+        self.compare_and(key, Some(expected), |txn| txn.delete(self, key).map(drop))
+    }
+
+    fn compare_and(
+        &self,
+        key: &[u8],
+        expected: Option<TxnId>,
+        change: impl FnOnce(&mut WriteTxn<'_>) -> Result<()>,
+    ) -> Result<CasOutcome> {
+        let mut txn = self.store.begin()?;
+        let current = txn.get_versioned(self, key)?.map(|(_, version)| version);
+        if current != expected {
+            return Ok(CasOutcome::Mismatch { current });
+        }
+        change(&mut txn)?;
+        Ok(CasOutcome::Swapped(txn.commit()?))
+    }
+
+    /// The visible entries of a range, in key order, from both ends, as of now.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn range<'k>(&self, range: impl RangeBounds<&'k [u8]>) -> Result<Range> {
+        let client = self.store.client();
+        let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
+        Range::new(client.clone(), client.pin()?, self, bounds)
+    }
+
+    /// The visible entries whose keys begin with `prefix`, in key order, from both ends, as of now.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn prefix(&self, prefix: &[u8]) -> Result<Range> {
+        let client = self.store.client();
+        let end = prefix_end(prefix);
+        Range::new(client.clone(), client.pin()?, self, prefix_bounds(prefix, end.as_deref()))
+    }
+
+    /// How many entries the keyspace has. Costs as much as a `get`.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn len(&self) -> Result<u64> {
+        self.store.snapshot()?.len(self)
+    }
+
+    /// Whether the keyspace has no entries.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+}
+
+impl fmt::Debug for Keyspace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyspace").field("name", &self.name()).field("id", &self.id.0).finish()
+    }
+}

@@ -1,0 +1,21 @@
+//! What users call.
+//!
+//! - `store`, `keyspace`, `snapshot`, `write_txn`, `ticket`, `options`: the store and its transactions
+//! - `cells`: values updated in place, and counters
+//! - `changes`, `feed`: following the log
+//! - `stats`, `observe`, `verify`: looking at a store
+//! - `held`: values that hold their pin
+
+pub(crate) mod cells;
+pub(crate) mod changes;
+pub(crate) mod feed;
+pub(crate) mod held;
+pub(crate) mod keyspace;
+pub(crate) mod observe;
+pub(crate) mod options;
+pub(crate) mod snapshot;
+pub(crate) mod stats;
+pub(crate) mod store;
+pub(crate) mod ticket;
+pub(crate) mod verify;
+pub(crate) mod write_txn;

@@ -1,0 +1,401 @@
+//! How a store is opened, and how durable its commits are by default.
+
+use crate::files::owner::Ownership;
+use crate::participant::engine::now_ns;
+use crate::shared::protocols::lock::CommitClass;
+use crate::{Error, Observation, Result, Store, limits};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+pub use untorn_wal::FlushPolicy;
+use untorn_wal::Retention;
+
+/// How far a commit has come when it returns.
+///
+/// ```
+/// # fn main() -> untorn::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("data");
+/// use std::time::Duration;
+/// use untorn::{Durability, Store};
+///
+/// let store = Store::options().durability(Durability::Within(Duration::from_millis(20))).open(&path)?;
+/// let readings = store.keyspace("readings")?;
+/// readings.put(b"10:00", b"21.5")?; // shares its fsync with all that comes in the next 20 ms
+/// let mut txn = store.begin_with(Durability::Durable)?; // this one is in a hurry
+/// txn.put(&readings, b"alarm", b"on")?;
+/// txn.commit()?;
+/// # drop(readings);
+/// # store.close()?;
+/// # untorn::stop_logger(&path, Duration::from_secs(5))?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum Durability {
+    /// Other processes see it; it survives the death of any process, but not of the kernel or the power.
+    Visible,
+    /// It survives a power loss: an fsync that covers it has returned.
+    #[default]
+    Durable,
+    /// As [`Durability::Durable`], and there is time: the logger may put the fsync off until so long after the call of the
+    /// commit, so that one covers more. It delays as far as the deadlines of all commits allow, going by its running
+    /// estimate of how long a flush takes; an fsync for other reasons (the flush policy for commits of the other kinds, a half-full
+    /// ring, [`Store::sync`]) covers this commit as well.
+    ///
+    /// The deadline is what the logger aims at, not a limit: a slow disk can miss it. Then the commit returns later, as
+    /// durable as ever, and is counted in [`Stats::deadlines`](crate::Stats::deadlines). Zero is [`Durability::Durable`].
+    Within(Duration),
+}
+
+impl Durability {
+    /// By when a commit that is made now is to be durable, on the monotonic clock; `None` if the flush policy says.
+    pub(crate) fn deadline_ns(self) -> Option<u64> {
+        match self {
+            Durability::Within(time) if !time.is_zero() => {
+                let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+                Some(now_ns().saturating_add(time).min(u64::MAX - 1))
+            }
+            _ => None,
+        }
+    }
+
+    /// The class that a commit of this durability is counted in.
+    pub(crate) fn class(self) -> CommitClass {
+        match self {
+            Durability::Visible => CommitClass::Bulk,
+            Durability::Within(time) if time >= limits::BULK_TIME_MIN => CommitClass::Bulk,
+            Durability::Durable | Durability::Within(_) => CommitClass::Urgent,
+        }
+    }
+}
+
+/// Options of [`Store::open`]; made by [`Store::options`].
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub(crate) durability: Durability,
+    pub(crate) flush_policy: Option<FlushPolicy>,
+    pub(crate) max_size: Option<u64>,
+    pub(crate) page_size: Option<usize>,
+    pub(crate) segment_size: Option<u64>,
+    pub(crate) ring_size: Option<u64>,
+    pub(crate) create: bool,
+    pub(crate) read_only: bool,
+    pub(crate) any_file_system: bool,
+    pub(crate) foreign_owner: bool,
+    pub(crate) logger_program: Option<PathBuf>,
+    pub(crate) logger_thread: bool,
+    /// The logger itself opens the store, for those who pass messages.
+    pub(crate) is_of_logger: bool,
+    pub(crate) logger_idle: Option<Duration>,
+    pub(crate) lock_timeout: Option<Duration>,
+    pub(crate) logger_timeout: Duration,
+    pub(crate) checkpoint_bytes: Option<u64>,
+    pub(crate) sample_interval: Option<Duration>,
+    pub(crate) retention: Option<Retention>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            durability: Durability::Durable,
+            flush_policy: None,
+            max_size: None,
+            page_size: None,
+            segment_size: None,
+            ring_size: None,
+            create: true,
+            read_only: false,
+            any_file_system: false,
+            foreign_owner: false,
+            logger_program: None,
+            logger_thread: false,
+            is_of_logger: false,
+            logger_idle: None,
+            lock_timeout: None,
+            logger_timeout: Duration::from_secs(30),
+            checkpoint_bytes: None,
+            sample_interval: None,
+            retention: None,
+        }
+    }
+}
+
+impl Options {
+    /// The durability of commits that do not name one. Default: [`Durability::Durable`].
+    pub fn durability(&mut self, durability: Durability) -> &mut Options {
+        self.durability = durability;
+        self
+    }
+
+    /// When the logger syncs. It holds for all processes of the store; unset, what is in force stays
+    /// (at first [`FlushPolicy::OnCommit`]).
+    pub fn flush_policy(&mut self, policy: FlushPolicy) -> &mut Options {
+        self.flush_policy = Some(policy);
+        self
+    }
+
+    /// The largest size of the arena in bytes, fixed when the store is created. Default: 1 TiB; at most 2³² pages (16 TiB at
+    /// the default page size).
+    ///
+    /// A process reserves address space for this size, or for 64 GiB if that is less, and as much again when it first writes.
+    /// Beyond 64 GiB, more is reserved as the store grows.
+    pub fn max_size(&mut self, bytes: u64) -> &mut Options {
+        self.max_size = Some(bytes);
+        self
+    }
+
+    /// Page size in bytes, a power of two from 4,096 (the default) to 65,536, fixed when the store is created.
+    pub fn page_size(&mut self, bytes: usize) -> &mut Options {
+        self.page_size = Some(bytes);
+        self
+    }
+
+    /// Size of a log segment in bytes, fixed when the store is created: a multiple of 4,096, at least four times
+    /// the ring's size, at most 1 GiB. Default: 8 MiB, or four rings.
+    pub fn segment_size(&mut self, bytes: u64) -> &mut Options {
+        self.segment_size = Some(bytes);
+        self
+    }
+
+    /// Size in bytes of the ring by which writers hand their log records to the logger, fixed when the
+    /// store is created: a power of two from 64 KiB to 256 MiB. Default: 2 MiB. Larger transactions stream through it.
+    pub fn ring_size(&mut self, bytes: u64) -> &mut Options {
+        self.ring_size = Some(bytes);
+        self
+    }
+
+    /// Whether to create the store (and the last component of its path) where there is none. Default: true.
+    pub fn create(&mut self, create: bool) -> &mut Options {
+        self.create = create;
+        self
+    }
+
+    /// Open for reading only: no write call succeeds and the arena is never mapped writable. The
+    /// process still needs write access to `control`, where its pins stand. Where there is no store an empty one is
+    /// created all the same, so that readers may come before writers, unless [`create`](Options::create) is false.
+    /// Default: false.
+    pub fn read_only(&mut self, read_only: bool) -> &mut Options {
+        self.read_only = read_only;
+        self
+    }
+
+    /// Opens a store on a network or FUSE file system too, where locks and syncs may not reach every process. Does not
+    /// override the proof that a lock of the store is seen through another open of its file. Default: false.
+    pub fn any_file_system(&mut self, insist: bool) -> &mut Options {
+        self.any_file_system = insist;
+        self
+    }
+
+    /// Lets root open a store whose directory belongs to another user. Default: false, and such an open answers
+    /// [`Error::Permission`].
+    ///
+    /// The owner of a store can read and change everything in it, whatever root writes there. The logger that this process starts becomes the
+    /// owner (uid and gid of the directory, no other groups, no capabilities, no environment but `PATH` and `UNTORN_…`) before it
+    /// reads or makes anything; for that it needs `CAP_SETUID` and `CAP_SETGID`. Files that root itself makes are given to the owner.
+    /// A process of any other uid is refused all the same, but for [`Options::observe`].
+    pub fn foreign_owner(&mut self, allow: bool) -> &mut Options {
+        self.foreign_owner = allow;
+        self
+    }
+
+    /// The program to start as the logger, called with the store's path, and with `--foreign-owner` after it
+    /// if [`foreign_owner`](Options::foreign_owner) makes it another user's. It is `untorn-logger`, or a program that
+    /// executes it. Default: the variable
+    /// `UNTORN_LOGGER`, else the running executable itself, else `untorn-logger` beside it or on `PATH`.
+    pub fn logger_program(&mut self, program: impl Into<PathBuf>) -> &mut Options {
+        self.logger_program = Some(program.into());
+        self
+    }
+
+    /// Run the logger as a thread of this process where no process can be spawned. It then dies with this
+    /// process; another process that has the store open starts the next. Default: false.
+    pub fn logger_thread(&mut self, thread: bool) -> &mut Options {
+        self.logger_thread = thread;
+        self
+    }
+
+    /// How long the logger stays when the last client has left. Default: 5 s.
+    pub fn logger_idle(&mut self, idle: Duration) -> &mut Options {
+        self.logger_idle = Some(idle);
+        self
+    }
+
+    /// How long `begin` waits for the writer lock before [`Error::LockTimeout`]. Default: without limit.
+    pub fn lock_timeout(&mut self, timeout: Duration) -> &mut Options {
+        self.lock_timeout = Some(timeout);
+        self
+    }
+
+    /// How long a call waits for a living logger that makes no progress before
+    /// [`Error::LoggerStalled`]. Default: 30 s. Opening waits at least 30 s without progress before
+    /// [`Error::LoggerUnavailable`].
+    pub fn logger_timeout(&mut self, timeout: Duration) -> &mut Options {
+        self.logger_timeout = timeout;
+        self
+    }
+
+    /// Log volume in bytes after which the logger takes a checkpoint. It holds for all processes of the
+    /// store; unset, what is in force stays (at first 64 MiB).
+    pub fn checkpoint_bytes(&mut self, bytes: u64) -> &mut Options {
+        self.checkpoint_bytes = Some(bytes);
+        self
+    }
+
+    /// Time between two samples by which cells and counters become durable, unless the flush policy is
+    /// [`FlushPolicy::Every`], which then says it. It holds for all processes of the store; unset, what is in force stays (at first 10 ms).
+    ///
+    /// Each sample is a commit of which the flush policy decides, whatever time other commits have: under
+    /// [`FlushPolicy::OnCommit`] one counter that is added to all the time makes one fsync in each interval.
+    pub fn sample_interval(&mut self, interval: Duration) -> &mut Options {
+        self.sample_interval = Some(interval);
+        self
+    }
+
+    /// What is kept of the log for those who follow it by [`Store::changes`], beyond what recovery needs: segments that
+    /// take, as whole files, no more than `bytes` on the disk, and whose changes are no older than `age` (by the system's clock). Both
+    /// bounds hold; `u64::MAX` and [`Duration::MAX`] are no bounds. Who falls behind gets [`Error::Lagged`].
+    ///
+    /// It holds for all processes of the store. Unset, what is in force stays: at first 64 MiB without a bound of
+    /// age. It survives restarts: each checkpoint notes what is in force, and only a power loss
+    /// before the next one forgets a change of it. When the disk is full, what is kept for followers goes before any commit fails.
+    pub fn retain_changes(&mut self, bytes: u64, age: Duration) -> &mut Options {
+        self.retention = Some(Retention { bytes, age });
+        self
+    }
+
+    /// Opens the store in the directory `path`; see [`Store::open`].
+    ///
+    /// # Errors
+    /// As [`Store::open`]; [`Error::Invalid`] when options contradict each other.
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<Store> {
+        Store::open_with(path.as_ref(), self)
+    }
+
+    /// As [`observe`](crate::api::observe), also of another user's store if [`foreign_owner`](Options::foreign_owner) allows: for whom
+    /// its files can be read. The owner can end the process that looks, by cutting a file short.
+    ///
+    /// # Errors
+    /// As [`observe`](crate::api::observe).
+    pub fn observe(&self, path: impl AsRef<Path>) -> Result<Observation> {
+        let ownership = if self.foreign_owner { Ownership::ForeignToRead } else { Ownership::Own };
+        crate::api::observe::observe_as(path.as_ref(), ownership)
+    }
+
+    /// As [`stop_logger`](crate::stop_logger), also of another user's store if [`foreign_owner`](Options::foreign_owner) allows.
+    ///
+    /// # Errors
+    /// As [`stop_logger`](crate::stop_logger).
+    pub fn stop_logger(&self, path: impl AsRef<Path>, timeout: Duration) -> Result<bool> {
+        crate::logger::daemon::stop_logger_as(path.as_ref(), timeout, self.ownership())
+    }
+
+    /// Whose stores these options open.
+    pub(crate) fn ownership(&self) -> Ownership {
+        if self.foreign_owner { Ownership::Foreign } else { Ownership::Own }
+    }
+
+    /// What a store to be created with these options will be like.
+    pub(crate) fn geometry(&self) -> Result<Geometry> {
+        let page_size = self.page_size.unwrap_or(limits::PAGE_SIZE_DEFAULT);
+        let ring_size = self.ring_size.unwrap_or(limits::RING_SIZE_DEFAULT);
+        let segment_size = limits::SEGMENT_SIZE_DEFAULT.max(ring_size.saturating_mul(4));
+        let segment_size = self.segment_size.unwrap_or(segment_size);
+        let asked = self.max_size.unwrap_or(limits::MAX_SIZE_DEFAULT);
+        let max_size = asked.checked_next_multiple_of(limits::GROWTH_PIECE).unwrap_or(u64::MAX);
+        let geometry = Geometry { page_size, max_size, ring_size, segment_size };
+        if let Some((parameter, what)) = geometry.problem() {
+            return Err(match parameter {
+                Parameter::Max => Error::Limit {
+                    what: "the store's maximum size in bytes (at least 4 MiB)",
+                    found: asked,
+                    limit: geometry.max_size_max(),
+                },
+                _ => Error::Invalid { what },
+            });
+        }
+        Ok(geometry)
+    }
+}
+
+impl Options {
+    /// An error if what was asked for by name is not what the store was created with.
+    pub(crate) fn refuse_other_geometry(&self, store: &Geometry) -> Result<()> {
+        let asked = [
+            ("page size", self.page_size.map(|bytes| bytes as u64), store.page_size as u64),
+            ("ring size", self.ring_size, store.ring_size),
+            ("segment size", self.segment_size, store.segment_size),
+            ("maximum size", self.max_size.map(|bytes| bytes.next_multiple_of(limits::GROWTH_PIECE)), store.max_size),
+        ];
+        for (name, asked, has) in asked {
+            if asked.is_some_and(|asked| asked != has) {
+                return Err(Error::Invalid {
+                    what: format!("the store was created with a {name} of {has} bytes, not {}", asked.unwrap_or(0)),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is fixed when a store is created.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Geometry {
+    pub(crate) page_size: usize,
+    pub(crate) max_size: u64,
+    pub(crate) ring_size: u64,
+    pub(crate) segment_size: u64,
+}
+
+/// The sizes in a [`Geometry`], in the order in which a header has them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Parameter {
+    Page,
+    Max,
+    Ring,
+    Segment,
+}
+
+impl Geometry {
+    /// The first parameter that no store has, and what is wrong with it. Creation and opening alike go by this, so that
+    /// sizes and offsets computed from a geometry never overflow, whatever a file contains.
+    pub(crate) fn problem(&self) -> Option<(Parameter, String)> {
+        let Geometry { page_size, max_size, ring_size, segment_size } = *self;
+        if !page_size.is_power_of_two() || !(limits::PAGE_SIZE_MIN..=limits::PAGE_SIZE_MAX).contains(&page_size) {
+            let what = format!("page size {page_size} is not a power of two from 4096 to 65536");
+            return Some((Parameter::Page, what));
+        }
+        if !ring_size.is_power_of_two() || !(limits::RING_SIZE_MIN..=limits::RING_SIZE_MAX).contains(&ring_size) {
+            let what = format!("ring size {ring_size} is not a power of two from 64 KiB to 256 MiB");
+            return Some((Parameter::Ring, what));
+        }
+        let fits = (4 * ring_size..=limits::SEGMENT_SIZE_MAX).contains(&segment_size);
+        if !segment_size.is_multiple_of(4096) || !fits {
+            let what = format!(
+                "segment size {segment_size} is not a multiple of 4096 from four times the ring size {ring_size} to 1 GiB"
+            );
+            return Some((Parameter::Segment, what));
+        }
+        let fits = (limits::MAX_SIZE_MIN..=self.max_size_max()).contains(&max_size);
+        if !max_size.is_multiple_of(limits::GROWTH_PIECE) || !fits {
+            let what = format!(
+                "maximum size {max_size} is not a multiple of {} from {} to {}",
+                limits::GROWTH_PIECE,
+                limits::MAX_SIZE_MIN,
+                self.max_size_max()
+            );
+            return Some((Parameter::Max, what));
+        }
+        None
+    }
+
+    /// The largest arena that page numbers can address, in bytes.
+    fn max_size_max(&self) -> u64 {
+        (self.page_size as u64) << 32
+    }
+
+    /// Pages in an arena of the greatest size.
+    pub(crate) fn pages_max(&self) -> u64 {
+        self.max_size / self.page_size as u64
+    }
+}

@@ -1,0 +1,458 @@
+//! The store as its users see it: opening, transactions, snapshots, and what governs them.
+
+use crate::api::cells;
+use crate::api::cells::CellInfo;
+use crate::api::cells::cell::Cell;
+use crate::api::cells::counter::Counter;
+use crate::api::changes::{Changes, Feed};
+use crate::api::keyspace::{Keyspace, refuse_reserved};
+use crate::api::options::{Durability, FlushPolicy, Options};
+use crate::api::snapshot::Snapshot;
+use crate::api::stats::Stats;
+use crate::api::ticket::Ticket;
+use crate::api::verify;
+use crate::api::verify::VerifyReport;
+use crate::api::write_txn::WriteTxn;
+use crate::files::dir::Dir;
+use crate::participant::engine::now_ns;
+use crate::participant::settings;
+use crate::process::client::Client;
+use crate::shared::cells::CellKind;
+use crate::txn::write::Write;
+use crate::{Error, Result, TxnId};
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A store: an ordered key-value map in a directory, which several processes use at once.
+///
+/// Cheap to clone; all handles of a process to one directory share what they map. Threads may share it, and all that is made
+/// from it but a [`WriteTxn`], which stays with its thread.
+///
+/// ```
+/// # fn main() -> untorn::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("data");
+/// let store = untorn::Store::open(&path)?;
+/// let users = store.keyspace("users")?;
+/// users.put(b"alice", b"1")?; // on return an fsync has covered it
+/// assert_eq!(users.get(b"alice")?.unwrap(), b"1");
+/// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Fork and exec
+/// A child of `fork()` can use nothing that its parent opened: each call answers [`Error::Forked`], dropping does nothing, and
+/// the parent is unharmed, whatever its threads were doing. The child may open the store for itself, at any depth. Only the
+/// bytes of a [`crate::Value`] must not be looked at there: they are not mapped. This holds for the `fork()` of the C library,
+/// not for a raw `clone` system call that copies memory. `exec`, like death, gives up at once whatever the process held.
+#[derive(Clone)]
+pub struct Store {
+    client: Arc<Client>,
+    durability: Durability,
+    read_only: bool,
+    lock_timeout: Option<Duration>,
+}
+
+impl Store {
+    /// Opens the store in the directory `path` and creates it if there is none; a logger process is
+    /// started if none runs.
+    ///
+    /// Blocks while another process initialises or recovers the store. Recovery takes time in proportion
+    /// to the log since the last checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Permission`], [`Error::UnsupportedFileSystem`] for what is in the way;
+    /// [`Error::Corrupt`] and [`Error::Mismatch`] for files that are damaged or are no store of this
+    /// version; [`Error::LoggerUnavailable`] if no logger could be started.
+    pub fn open(path: impl AsRef<Path>) -> Result<Store> {
+        Options::default().open(path)
+    }
+
+    /// Options to open a store with.
+    pub fn options() -> Options {
+        Options::default()
+    }
+
+    pub(crate) fn open_with(path: &Path, options: &Options) -> Result<Store> {
+        Store::open_in(Dir::open(path, options.create, options.any_file_system, options.ownership())?, options)
+    }
+
+    pub(crate) fn open_in(dir: Dir, options: &Options) -> Result<Store> {
+        let client = Client::join(dir, options)?;
+        let store = Store {
+            client,
+            durability: options.durability,
+            read_only: options.read_only,
+            lock_timeout: options.lock_timeout,
+        };
+        if let Some(policy) = options.flush_policy {
+            store.set_flush_policy(policy)?;
+        }
+        let engine = &store.client.engine;
+        if let Some(idle) = options.logger_idle {
+            settings::set_idle(engine, idle);
+        }
+        if let Some(interval) = options.sample_interval {
+            settings::set_sample_interval(engine, interval);
+        }
+        if let Some(bytes) = options.checkpoint_bytes {
+            settings::set_checkpoint_bytes(engine, bytes);
+        }
+        if let Some(retention) = options.retention {
+            settings::set_retention(engine, retention);
+        }
+        Ok(store)
+    }
+
+    #[inline]
+    pub(crate) fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    pub(crate) fn lock_timeout(&self) -> Option<Duration> {
+        self.lock_timeout
+    }
+
+    fn refuse_read_only(&self) -> Result<()> {
+        self.client.check_usable()?;
+        if self.read_only { Err(Error::ReadOnly) } else { Ok(()) }
+    }
+
+    // ---- keyspaces
+
+    /// The keyspace of this name, created (as a transaction of its own) if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if the name is longer than 255 bytes, [`Error::NoKeyspace`] if the store was
+    /// opened read-only and there is none; those of a commit.
+    pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
+        if let Some(keyspace) = self.find_keyspace(name)? {
+            return Ok(keyspace);
+        }
+        if self.read_only {
+            return Err(Error::NoKeyspace { name: name.into() });
+        }
+        refuse_reserved(name)?;
+        let mut txn = self.begin()?;
+        let keyspace = txn.keyspace(name)?;
+        txn.commit()?;
+        Ok(keyspace)
+    }
+
+    /// The keyspace of this name, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`]; [`Error::Forked`].
+    pub fn find_keyspace(&self, name: &str) -> Result<Option<Keyspace>> {
+        self.snapshot()?.find_keyspace(name)
+    }
+
+    /// The names of all keyspaces, in the order in which they were created.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`]; [`Error::Forked`].
+    pub fn keyspaces(&self) -> Result<Vec<String>> {
+        self.snapshot()?.keyspaces()
+    }
+
+    /// Drops a keyspace and all that is in it, as one transaction at the store's default durability. Says
+    /// whether it was there. Takes time in proportion to the keyspace's pages, under the writer lock.
+    ///
+    /// # Errors
+    /// As [`Store::begin`] and [`WriteTxn::commit`].
+    pub fn drop_keyspace(&self, name: &str) -> Result<bool> {
+        let mut txn = self.begin()?;
+        let found = txn.drop_keyspace(name)?;
+        txn.commit()?;
+        Ok(found)
+    }
+
+    // ---- transactions
+
+    /// Begins the exclusive write transaction; it rolls back when dropped.
+    ///
+    /// Waits for the writer lock, which one transaction of all processes holds from `begin` to commit.
+    /// A holder that was killed is noticed within milliseconds of the release of its memory, which takes the kernel some
+    /// 90 ms per GiB, and its transaction is undone; one that is stopped keeps the lock.
+    ///
+    /// # Errors
+    /// [`Error::TransactionOpen`] if this thread has one open already, [`Error::LockTimeout`] if
+    /// [`Options::lock_timeout`] was set, [`Error::ReadOnly`], [`Error::NeedsRecovery`], [`Error::Forked`].
+    pub fn begin(&self) -> Result<WriteTxn<'_>> {
+        self.begin_within(self.durability, self.lock_timeout)
+    }
+
+    /// As [`Store::begin`], with another durability of its commit than the store's default. The durability also decides how
+    /// it waits for the lock: [`Durability::Visible`] lets commits go first that wait for the disk.
+    ///
+    /// # Errors
+    /// As [`Store::begin`].
+    pub fn begin_with(&self, durability: Durability) -> Result<WriteTxn<'_>> {
+        self.begin_within(durability, self.lock_timeout)
+    }
+
+    /// As [`Store::begin`], waiting for the lock no longer than `timeout`.
+    ///
+    /// # Errors
+    /// As [`Store::begin`]; [`Error::LockTimeout`] names who holds the lock.
+    pub fn try_begin(&self, timeout: Duration) -> Result<WriteTxn<'_>> {
+        self.begin_within(self.durability, Some(timeout))
+    }
+
+    fn begin_within(&self, durability: Durability, timeout: Option<Duration>) -> Result<WriteTxn<'_>> {
+        self.begin_since(now_ns(), durability, timeout)
+    }
+
+    /// As [`Store::begin_with`], for somebody who has waited since `asked_ns` on the monotonic clock, and does so for no longer than `timeout`
+    /// in all. Who waits piece by piece keeps its patience by it, and its place in what is measured.
+    pub(crate) fn begin_since(
+        &self,
+        asked_ns: u64,
+        durability: Durability,
+        timeout: Option<Duration>,
+    ) -> Result<WriteTxn<'_>> {
+        self.refuse_read_only()?;
+        self.client.lock_writer(durability.class(), asked_ns, timeout)?;
+        match Write::begin(&self.client.engine) {
+            Ok(write) => Ok(WriteTxn::new(self, write, durability)),
+            Err(error) => {
+                self.client.unlock_writer(durability.class());
+                Err(error)
+            }
+        }
+    }
+
+    // ---- snapshots and durability
+
+    /// A repeatable view of all that is visible now. Never waits.
+    ///
+    /// # Errors
+    /// [`Error::Forked`]; [`Error::Limit`] when 65,536 snapshots are pinned.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        let pin = self.client.pin()?;
+        Ok(Snapshot::new(self.clone(), pin))
+    }
+
+    /// A repeatable view of only what survives a power loss: [`Store::snapshot`] less what no fsync has
+    /// covered yet. Never waits (but for the successor of a logger that has just died).
+    ///
+    /// # Errors
+    /// As [`Store::snapshot`].
+    pub fn durable_snapshot(&self) -> Result<Snapshot> {
+        let pin = self.client.pin_durable()?;
+        Ok(Snapshot::new(self.clone(), pin))
+    }
+
+    /// Returns when all that was visible at the call is durable, cells and counters included; flushes at once under any
+    /// policy.
+    ///
+    /// # Errors
+    /// As [`Ticket::wait`]. If the store has cells, which a transaction samples: [`Error::TransactionOpen`] if this thread
+    /// has one open, [`Error::LockTimeout`] if another one is open for longer than [`Options::lock_timeout`], if that was set.
+    pub fn sync(&self) -> Result<()> {
+        self.client.check_usable()?;
+        if self.client.engine.control.cell_bound()? > 0 {
+            self.client.refuse_open_transaction()?;
+            return self.sync_cells();
+        }
+        self.sync_records()
+    }
+
+    /// Returns when all that cells and counters held at the call is durable.
+    pub(crate) fn sync_cells(&self) -> Result<()> {
+        cells::sampling::wait_round(&self.client.engine, self.lock_timeout)?;
+        self.sync_records()
+    }
+
+    fn sync_records(&self) -> Result<()> {
+        let newest = self.client.engine.control.newest()?;
+        Ticket::new(self.client.clone(), newest.txn, newest.log_tail).wait_hurrying(None)?;
+        Ok(())
+    }
+
+    /// Takes a checkpoint and returns when it is finished: it covers all that was visible at the call,
+    /// so that recovery need not replay it. The id is that of the newest transaction it covers.
+    ///
+    /// It begins between two write transactions: one that is open for long, or whose process is stopped, holds it up.
+    ///
+    /// # Errors
+    /// [`Error::TransactionOpen`] if this thread has one open; [`Error::LockTimeout`] if another one is open for longer
+    /// than [`Options::lock_timeout`], if that was set; [`Error::LoggerStalled`] and those of starting a logger;
+    /// [`Error::NeedsRecovery`] if the arena can't be synced.
+    pub fn checkpoint(&self) -> Result<TxnId> {
+        self.client.check_usable()?;
+        self.client.refuse_open_transaction()?;
+        settings::wait_checkpoint(&self.client.engine, self.lock_timeout)
+    }
+
+    /// When the logger syncs, from now on, for all processes of the store.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn set_flush_policy(&self, policy: FlushPolicy) -> Result<()> {
+        self.client.check_usable()?;
+        settings::set_policy(&self.client.engine, policy);
+        Ok(())
+    }
+
+    // ---- cells and counters
+
+    /// The cell of this name, of `size` bytes (1 to 4,096); created, with all bytes 0, if there is none, as a transaction at the
+    /// store's default durability.
+    ///
+    /// ```
+    /// # fn main() -> untorn::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("data");
+    /// # let store = untorn::Store::open(&path)?;
+    /// let imu = store.cell("imu", 16)?;
+    /// let version = imu.store(b"roll pitch  yaw ")?; // visible to all processes, in place
+    /// let mut reading = [0; 16];
+    /// assert_eq!(imu.load(&mut reading)?, version);
+    /// imu.load_version(version, &mut reading)?; // this very value, or `Stale`
+    /// imu.store_durable(&[1; 16])?; // survives a power loss
+    /// # drop(imu);
+    /// # store.close()?;
+    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it has another size or is a counter; [`Error::Limit`] for the size, the name (255 bytes) and
+    /// the number of cells and counters (65,536); [`Error::NoCell`] if the store was opened read-only and there is none; those of a
+    /// commit.
+    pub fn cell(&self, name: &str, size: usize) -> Result<Cell> {
+        let place = cells::open(self, name, CellKind::Cell { len: size })?;
+        Ok(Cell::new(self.clone(), place, name))
+    }
+
+    /// As [`Store::cell`], for values of a plain type: one without padding, for which any bytes are a value. Several
+    /// processes must mean the same by those bytes.
+    ///
+    /// ```
+    /// # fn main() -> untorn::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("data");
+    /// # let store = untorn::Store::open(&path)?;
+    /// #[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+    /// #[repr(C)]
+    /// struct Pose {
+    ///     x: f64,
+    ///     y: f64,
+    /// }
+    ///
+    /// let pose = store.cell_of::<Pose>("pose")?;
+    /// let version = pose.store(&Pose { x: 1.0, y: 2.0 })?;
+    /// assert_eq!(pose.load()?, (Pose { x: 1.0, y: 2.0 }, version));
+    /// # drop(pose);
+    /// # store.close()?;
+    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Store::cell`].
+    pub fn cell_of<T: bytemuck::Pod>(&self, name: &str) -> Result<Cell<T>> {
+        let place = cells::open(self, name, CellKind::Cell { len: size_of::<T>() })?;
+        Ok(Cell::new(self.clone(), place, name))
+    }
+
+    /// The cell of this name, whatever its size; `None` if there is none, or a counter.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`]; [`Error::Forked`].
+    pub fn find_cell(&self, name: &str) -> Result<Option<Cell>> {
+        let place = cells::find(self, name)?.filter(|place| place.kind() != CellKind::Counter);
+        Ok(place.map(|place| Cell::new(self.clone(), place, name)))
+    }
+
+    /// The counter of this name; created, at 0, if there is none, as a transaction at the store's default durability.
+    ///
+    /// # Errors
+    /// As [`Store::cell`].
+    pub fn counter(&self, name: &str) -> Result<Counter> {
+        let place = cells::open(self, name, CellKind::Counter)?;
+        Ok(Counter::new(self.clone(), place, name))
+    }
+
+    /// All cells and counters, by name.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`]; [`Error::Forked`].
+    pub fn cells(&self) -> Result<Vec<CellInfo>> {
+        cells::list(self)
+    }
+
+    /// Drops the cell or counter of this name, as a transaction at the store's default durability. Says whether it was
+    /// there. Its handles answer [`Error::NoCell`] from then on, also when another one of the same name is created.
+    ///
+    /// A counter's place is used again only when all processes have closed the store that had it open when the counter was
+    /// dropped: one that makes and drops counters for ever comes to the limit of their number.
+    ///
+    /// # Errors
+    /// As [`Store::begin`] and [`WriteTxn::commit`].
+    pub fn drop_cell(&self, name: &str) -> Result<bool> {
+        cells::drop_cell(self, name)
+    }
+
+    // ---- following the changes
+
+    /// The changes of all transactions after `from`, as they become visible or durable, whatever process makes them.
+    ///
+    /// [`TxnId::ZERO`] stands for the beginning; `store.snapshot()?.txn_id()` for now. Returns at once.
+    ///
+    /// # Errors
+    /// [`Error::Lagged`] if what follows `from` is no longer retained, with the oldest id from which it can begin;
+    /// [`Error::Diverged`] if there is no transaction `from`, or a power loss took it back; [`Error::Corrupt`],
+    /// [`Error::Io`], [`Error::Forked`].
+    pub fn changes(&self, from: TxnId, feed: Feed) -> Result<Changes> {
+        Changes::new(self.client.clone(), from, feed)
+    }
+
+    // ---- looking at it
+
+    /// Figures of the store as of now, for people and for monitoring. To say what each pinned snapshot costs, it reads
+    /// the lists of pages that wait for reuse, which takes time in proportion to their number.
+    ///
+    /// # Errors
+    /// [`Error::Forked`]; [`Error::Corrupt`].
+    pub fn stats(&self) -> Result<Stats> {
+        self.client.check_usable()?;
+        Stats::gather(&self.client)
+    }
+
+    /// Walks everything as of now, beside living writers: that each page is reachable or free or waiting,
+    /// never two of these or none; order, counts, checksums; and the log. What is wrong is listed, not returned as an error.
+    ///
+    /// # Errors
+    /// Only when the walk itself can't go on: [`Error::Forked`], [`Error::Io`].
+    pub fn verify(&self) -> Result<VerifyReport> {
+        self.client.check_usable()?;
+        verify::verify(&self.client)
+    }
+
+    /// Gives up this handle; the last one of the process leaves the store. Dropping does the same.
+    ///
+    /// What is visible stays so and becomes durable by the flush policy; call [`Store::sync`] first to know.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn close(self) -> Result<()> {
+        self.client.check_usable()
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("path", &self.client.engine.dir.path()).finish_non_exhaustive()
+    }
+}

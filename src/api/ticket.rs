@@ -1,0 +1,164 @@
+//! Tickets: a commit on its way to being durable.
+
+use crate::participant::engine::now_ns;
+use crate::process::client::Client;
+use crate::process::waker::Failure;
+use crate::shared::latencies::Acknowledged;
+use crate::{Error, Result, TxnId};
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin as FuturePin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use untorn_wal::Lsn;
+
+/// A visible commit, whose durability can be waited for, polled or awaited.
+///
+/// As a [`Future`] it needs no particular runtime: one thread of this process wakes its tasks. It goes on pending while
+/// the logger is stopped.
+#[must_use = "a commit that is only visible does not survive a power loss; `wait` for it, or say that you don't with `let _`"]
+pub struct Ticket {
+    client: Arc<Client>,
+    txn: TxnId,
+    lsn: Lsn,
+    /// By when it was to be durable, on the monotonic clock.
+    deadline_ns: Option<u64>,
+    /// When it became visible, if who commits it waits for it and then counts it.
+    swung_ns: Option<u64>,
+    /// Of this ticket as a future; a clone is another future.
+    failure: Failure,
+}
+
+impl Clone for Ticket {
+    fn clone(&self) -> Ticket {
+        Ticket::new(self.client.clone(), self.txn, self.lsn).with_deadline(self.deadline_ns)
+    }
+}
+
+impl Ticket {
+    pub(crate) fn new(client: Arc<Client>, txn: TxnId, lsn: Lsn) -> Ticket {
+        Ticket { client, txn, lsn, deadline_ns: None, swung_ns: None, failure: Failure::default() }
+    }
+
+    pub(crate) fn with_deadline(self, deadline_ns: Option<u64>) -> Ticket {
+        Ticket { deadline_ns, ..self }
+    }
+
+    /// Who commits waits for it, and calls [`Ticket::count_acknowledged`] then; waiting itself counts nothing.
+    pub(crate) fn counted_from(self, swung_ns: Option<u64>) -> Ticket {
+        Ticket { swung_ns, ..self }
+    }
+
+    /// Counts how long its acknowledgement took from the swing on, and whether its deadline was met. Once, by whoever commits and has
+    /// just waited for it, also if there was nothing left to wait for.
+    pub(crate) fn count_acknowledged(&self) {
+        if let Some(swung_ns) = self.swung_ns {
+            let of = if self.deadline_ns.is_some() { Acknowledged::Within } else { Acknowledged::Durable };
+            self.client.engine.note_acknowledgement(of, swung_ns);
+        }
+        let Some(by) = self.deadline_ns else { return };
+        let counters = &self.client.engine.control.fixed().counters;
+        let counter = if now_ns() <= by { &counters.deadlines_met } else { &counters.deadlines_missed };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The transaction's id.
+    pub fn txn_id(&self) -> TxnId {
+        self.txn
+    }
+
+    /// Whether it is durable now. Never blocks.
+    pub fn is_durable(&self) -> bool {
+        self.client.check_usable().is_ok()
+            && self.client.engine.control.durable().is_some_and(|(_, durable)| durable >= self.lsn)
+    }
+
+    /// Blocks until it is durable: as long as the flush policy lets it wait, and the fsync.
+    ///
+    /// # Errors
+    /// [`Error::NotDurable`] if it can't become durable, for good or because no logger can be started just now;
+    /// [`Error::LoggerStalled`] if that is not known. Waiting may be tried again.
+    pub fn wait(&self) -> Result<()> {
+        self.wait_ref()
+    }
+
+    /// As [`Ticket::wait`], no longer than `timeout`; says whether it is durable.
+    ///
+    /// # Errors
+    /// As [`Ticket::wait`].
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<bool> {
+        self.wait_as(false, Some(timeout))
+    }
+
+    pub(crate) fn wait_ref(&self) -> Result<()> {
+        self.wait_as(false, None).map(|_| ())
+    }
+
+    /// Waits, no longer than `timeout` if there is one, and has the logger flush at once. Says whether it is durable.
+    pub(crate) fn wait_hurrying(&self, timeout: Option<Duration>) -> Result<bool> {
+        self.wait_as(true, timeout)
+    }
+
+    fn wait_as(&self, hurry: bool, timeout: Option<Duration>) -> Result<bool> {
+        self.client.check_usable()?;
+        // Nobody waits then, and a wait has nothing to measure.
+        if self.is_durable() {
+            return Ok(true);
+        }
+        let engine = &self.client.engine;
+        let began_ns = now_ns();
+        let waited = match self.deadline_ns {
+            Some(by) if !hurry => engine.wait_durable_by(self.lsn, by, timeout),
+            _ => engine.wait_durable(self.lsn, hurry, timeout),
+        };
+        let is_durable = waited.map_err(|error| self.in_doubt(error))?;
+        if is_durable && self.swung_ns.is_none() {
+            engine.note_acknowledgement(Acknowledged::Ticket, began_ns);
+        }
+        Ok(is_durable)
+    }
+
+    /// Now and then looks whether a logger lives that will flush this.
+    pub(crate) fn glance(&self) {
+        self.client.engine.glance_by_coarse_clock();
+    }
+
+    /// The error of a wait, which must say that the transaction has happened.
+    fn in_doubt(&self, error: Error) -> Error {
+        match error {
+            Error::Forked => error,
+            Error::LoggerStalled { waited, .. } => Error::LoggerStalled { waited, visible: Some(self.txn) },
+            Error::NeedsRecovery { reason } => Error::NotDurable { txn: self.txn, reason },
+            other => Error::NotDurable { txn: self.txn, reason: other.to_string() },
+        }
+    }
+}
+
+impl Future for Ticket {
+    type Output = Result<()>;
+
+    fn poll(self: FuturePin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        if let Err(error) = self.client.check_usable() {
+            return Poll::Ready(Err(error));
+        }
+        if self.is_durable() {
+            return Poll::Ready(Ok(()));
+        }
+        if let Err(error) = self.client.engine.refuse_broken_log() {
+            return Poll::Ready(Err(self.in_doubt(error)));
+        }
+        if let Some(reason) = self.failure.lock().take() {
+            return Poll::Ready(Err(Error::NotDurable { txn: self.txn, reason }));
+        }
+        self.client.wake_at(self.lsn, self.deadline_ns, context.waker(), &self.failure);
+        Poll::Pending
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").field("txn", &self.txn).field("durable", &self.is_durable()).finish()
+    }
+}

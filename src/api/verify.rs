@@ -1,0 +1,492 @@
+//! The check of a whole store: every page reachable or waiting, never both and never neither; order, counts
+//! and checksums; and the log.
+//!
+//! It works on a pinned snapshot, beside living writers: the commit slot of one transaction says which
+//! pages are in its trees and which in its queues, and the pin keeps all of them as they were.
+
+use crate::btree::check::{PageSeen, check_tree};
+use crate::files::dir;
+use crate::files::header::Header;
+use crate::files::slot::SlotImage;
+use crate::logger::process::{log_error, open_log};
+use crate::pages::queue;
+use crate::pages::runs::{all_queues, run_len};
+use crate::participant::engine::Engine;
+use crate::process::client::Client;
+use crate::txn::catalog;
+use crate::txn::replay::Check;
+use crate::{Error, PageId, Result, TxnId};
+use serde::Serialize;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use untorn_wal::{LogError, LogShape, Lsn, RealDisk, Scan, StoreId, Survey, anchor_from};
+
+/// What [`crate::Store::verify`] found.
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// The transaction that was checked.
+    pub txn: TxnId,
+    /// Pages handed out so far.
+    pub pages: u64,
+    /// Pages in trees, with the runs of large values.
+    pub reachable_pages: u64,
+    /// Pages in the queues, and those that the queues consist of.
+    pub free_pages: u64,
+    /// Keyspaces.
+    pub keyspaces: u64,
+    /// Records in them.
+    pub entries: u64,
+    /// Pages and runs whose checksums were held against their bytes; younger ones have none yet.
+    pub checksums: u64,
+    /// Bytes of the log that were read: all that recovery needs, and all that is kept for
+    /// followers.
+    pub wal_bytes: u64,
+    /// What is wrong, if anything.
+    pub problems: Vec<Problem>,
+}
+
+/// Something wrong.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Problem {
+    /// The file, relative to the store's directory.
+    pub file: String,
+    /// Byte offset in the file.
+    pub offset: u64,
+    /// What was expected and found.
+    pub what: String,
+}
+
+impl VerifyReport {
+    /// Whether nothing is wrong.
+    pub fn is_clean(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    fn note(&mut self, error: Error) {
+        let (file, offset, what) = match error {
+            Error::Corrupt { file, offset, what } => (file, offset, what),
+            Error::Mismatch { file, what } => (file, 0, what),
+            other => (String::new(), 0, other.to_string()),
+        };
+        self.problems.push(Problem { file, offset, what });
+    }
+
+    /// Notes damage. What the system refused is none: the walk can't go on.
+    fn note_damage(&mut self, error: Error) -> Result<()> {
+        match error {
+            Error::Corrupt { .. } | Error::Mismatch { .. } => {
+                self.note(error);
+                Ok(())
+            }
+            other => Err(other),
+        }
+    }
+}
+
+/// What a page was found to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+enum Use {
+    None,
+    Tree,
+    Free,
+    Queue,
+}
+
+struct Walk<'a> {
+    client: &'a Client,
+    image: SlotImage,
+    finished: TxnId,
+    uses: Vec<Use>,
+    report: VerifyReport,
+}
+
+/// Checks everything that the pinned transaction consists of, and the log and header at rest.
+pub(crate) fn verify(client: &Arc<Client>) -> Result<VerifyReport> {
+    let engine = &client.engine;
+    // Before the pin: what a later checkpoint sums is not all of what the pinned transaction reaches.
+    let finished = engine.checkpoints().1;
+    let (_pin, image) = client.pin_image()?;
+    let report = VerifyReport { txn: image.txn, ..VerifyReport::default() };
+    let uses = vec![Use::None; image.high_water as usize];
+    let mut walk = Walk { client, image, finished, uses, report };
+    walk.trees();
+    walk.queues();
+    walk.unaccounted();
+    walk.headers()?;
+    walk.log()?;
+    Ok(walk.report)
+}
+
+impl Walk<'_> {
+    /// Notes what pages are used for; says what is wrong if they are used already.
+    fn mark(&mut self, page: PageId, pages: u32, as_what: Use) {
+        for id in page.0..page.0.saturating_add(pages) {
+            let Some(use_) = self.uses.get_mut(id as usize) else {
+                let arena = &self.client.engine.arena;
+                self.report.note(arena.damaged(page, format!("page {id} is beyond the high-water mark")));
+                return;
+            };
+            if *use_ != Use::None {
+                let what = format!("page {id} is used twice: as {:?} and as {as_what:?}", *use_);
+                let error = self.client.engine.arena.damaged(PageId(id), what);
+                self.report.note(error);
+                return;
+            }
+            *use_ = as_what;
+        }
+    }
+
+    fn tree(&mut self, root: PageId) -> Option<u64> {
+        let client = self.client;
+        let pages = client.engine.arena.pages(self.image.high_water);
+        let mut seen: Vec<PageSeen> = Vec::new();
+        let checked = check_tree(&pages, root, &mut |page| {
+            seen.push(page);
+            Ok(())
+        });
+        for page in seen {
+            let pages = if page.pages > 1 { run_len(page.pages) } else { 1 };
+            self.mark(page.page, pages, Use::Tree);
+            self.report.reachable_pages += u64::from(pages);
+            self.checksum(page.page, page.pages, page.birth);
+        }
+        match checked {
+            Ok(report) => Some(report.entries),
+            Err(error) => {
+                self.report.note(error);
+                None
+            }
+        }
+    }
+
+    fn checksum(&mut self, page: PageId, pages: u32, birth: TxnId) {
+        if birth > self.image.txn {
+            let what = format!("page {} was born in {birth}, after {}", page.0, self.image.txn);
+            return self.report.note(self.client.engine.arena.damaged(page, what));
+        }
+        if birth > self.finished {
+            return;
+        }
+        let engine = &self.client.engine;
+        let body = engine.arena.pages(self.image.high_water).body_of(page, pages);
+        match body.and_then(|body| engine.arena.verify_checksum(body, page)) {
+            Ok(()) => self.report.checksums += 1,
+            Err(error) => self.report.note(error),
+        }
+    }
+
+    fn trees(&mut self) {
+        let client = self.client;
+        self.tree(self.image.catalog);
+        let pages = client.engine.arena.pages(self.image.high_water);
+        let keyspaces = match catalog::list(&pages, self.image.catalog) {
+            Ok(keyspaces) => keyspaces,
+            Err(error) => return self.report.note(error),
+        };
+        for keyspace in &keyspaces {
+            let Some(entries) = self.tree(keyspace.root) else { continue };
+            self.report.entries += entries;
+            if entries != keyspace.entries {
+                let what =
+                    format!("keyspace {:?} counts {} entries, its tree has {entries}", keyspace.name, keyspace.entries);
+                let error = client.engine.arena.damaged(keyspace.root, what);
+                self.report.note(error);
+            }
+        }
+        self.report.keyspaces = keyspaces.len() as u64;
+        match catalog::incarnations(&pages, self.image.catalog) {
+            Ok(incarnations) => self.incarnations(&incarnations),
+            Err(error) => self.report.note(error),
+        }
+        for (what, counted, found) in [
+            ("keyspaces", self.image.keyspaces, self.report.keyspaces),
+            ("records", self.image.records, self.report.entries),
+        ] {
+            if counted != found {
+                let text = format!("the commit counts {counted} {what}, there are {found}");
+                self.report.note(Error::corrupt(dir::CONTROL, 0, text));
+            }
+        }
+    }
+
+    /// Each incarnation began after the last transaction of the one before it. Numbers are missing of those that a loss
+    /// took back as a whole.
+    fn incarnations(&mut self, found: &[(u32, TxnId)]) {
+        let mut before = 0;
+        for (incarnation, last) in found {
+            if *incarnation <= before || last.incarnation() != before {
+                let what =
+                    format!("incarnation {incarnation} is said to follow {last}, expected one of incarnation {before}");
+                return self.report.note(self.client.engine.arena.damaged(self.image.catalog, what));
+            }
+            before = *incarnation;
+        }
+        if self.image.txn.incarnation() != before {
+            let what = format!("transaction {} is of an incarnation that the catalog does not note", self.image.txn);
+            self.report.note(self.client.engine.arena.damaged(self.image.catalog, what));
+        }
+    }
+
+    fn queues(&mut self) {
+        let client = self.client;
+        let engine = &client.engine;
+        let pages = engine.arena.pages(self.image.high_water);
+        let queues = all_queues(&pages, &self.image).unwrap_or_else(|error| {
+            self.report.note(error);
+            self.image.queues.to_vec()
+        });
+        if !self.image.run_directory.is_none() {
+            self.mark(self.image.run_directory, 1, Use::Queue);
+            self.report.free_pages += 1;
+            if let Ok(birth) = pages.birth(self.image.run_directory) {
+                self.checksum(self.image.run_directory, 1, birth);
+            }
+        }
+        let mut waiting = 0;
+        for state in queues {
+            let mut own = Vec::new();
+            let mut entries = Vec::new();
+            let walked = queue::walk(
+                &pages,
+                &engine.arena,
+                &state,
+                &mut |page, birth| {
+                    own.push((page, birth));
+                    Ok(())
+                },
+                &mut |entry| {
+                    entries.push(entry);
+                    Ok(())
+                },
+            );
+            if let Err(error) = walked {
+                self.report.note(error);
+            }
+            for (page, birth) in own {
+                self.mark(page, 1, Use::Queue);
+                self.report.free_pages += 1;
+                // The tail of a queue is filled in place until a checkpoint seals it.
+                if let Some(birth) = birth {
+                    self.checksum(page, 1, birth);
+                }
+            }
+            for entry in entries {
+                self.mark(entry.page, entry.pages, Use::Free);
+                waiting += u64::from(entry.pages);
+            }
+        }
+        self.report.free_pages += waiting;
+        if waiting != self.image.free_pages {
+            let text = format!("the commit counts {} free pages, the queues hold {waiting}", self.image.free_pages);
+            self.report.note(Error::corrupt(dir::CONTROL, 0, text));
+        }
+    }
+
+    fn unaccounted(&mut self) {
+        self.report.pages = u64::from(self.image.high_water);
+        let lost: Vec<u32> = (1..self.image.high_water).filter(|id| self.uses[*id as usize] == Use::None).collect();
+        if let Some(first) = lost.first() {
+            let what = format!("{} pages are neither reachable nor free, page {first} the first", lost.len());
+            let error = self.client.engine.arena.damaged(PageId(*first), what);
+            self.report.note(error);
+        }
+    }
+
+    fn headers(&mut self) -> Result<()> {
+        let read = || self.client.engine.dir.need_file(dir::CHECKPOINT, false).and_then(|file| Header::read(&file));
+        for is_last in [false, false, true] {
+            match read() {
+                Ok((_, None)) => break,
+                // One that is just being written is whole before long.
+                _ if !is_last => std::thread::sleep(Duration::from_millis(20)),
+                // The other counts, but somebody should know.
+                Ok((_, Some(damage))) | Err(damage) => self.report.note_damage(damage)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The log, from the oldest segment that is kept to the durable position: whole batches of this
+    /// store, each of which continues the one before, and whole records in them. Damage ends what
+    /// can be read of one segment; the check goes on with the next.
+    fn log(&mut self) -> Result<()> {
+        let engine = &self.client.engine;
+        let disk = open_log(&engine.dir)?;
+        let shape = LogShape::new(StoreId(engine.store_id), engine.geometry.segment_size).map_err(log_error)?;
+        let mut waited = None;
+        let oldest = || Lsn(engine.control.fixed().counters.wal_oldest.load(Ordering::Acquire));
+        let mut from = oldest();
+        let mut is_second = false;
+        loop {
+            let until = loop {
+                match engine.control.durable() {
+                    Some((_, until)) => break until,
+                    None => engine.await_mended(&mut waited)?,
+                }
+            };
+            if from >= until {
+                break;
+            }
+            let mut walk = LogWalk::new(engine, &disk, &shape, from, until);
+            let walked = walk.run();
+            let (bytes, reached, next) = (walk.bytes, walk.reached, walk.next);
+            match walked {
+                Ok(()) => {
+                    self.report.wal_bytes += bytes;
+                    break;
+                }
+                // Segments are recycled while they are read. The oldest position tells, or tells
+                // before long.
+                Err(_) if is_recycled(&oldest, reached) => {
+                    from = oldest();
+                    is_second = false;
+                }
+                Err(_) if !is_second => is_second = true,
+                Err(error) => {
+                    self.report.wal_bytes += bytes;
+                    self.report.note_damage(error)?;
+                    is_second = false;
+                    match next.filter(|next| *next > from) {
+                        Some(next) => from = next,
+                        None => break,
+                    }
+                }
+            }
+        }
+        self.log_files(&disk, &shape)
+    }
+
+    /// Files of the log that hold nothing that can be read: a segment without its header, one that
+    /// was cut short, and what an earlier open has set aside as such.
+    fn log_files(&mut self, disk: &RealDisk, shape: &LogShape) -> Result<()> {
+        // One whose header is just being written is whole before long.
+        let look = || Survey::take_headers(disk, shape).map_err(log_error);
+        let mut damaged: Option<Vec<String>> = None;
+        for _ in 0..3 {
+            match look() {
+                Ok(survey) => {
+                    let found = survey.damaged;
+                    damaged = Some(match damaged {
+                        Some(before) => before.into_iter().filter(|file| found.contains(file)).collect(),
+                        None => found,
+                    });
+                    if damaged.as_ref().is_some_and(Vec::is_empty) {
+                        break;
+                    }
+                    std::thread::sleep(LOOK_PAUSE);
+                }
+                Err(error) => {
+                    self.report.note_damage(error)?;
+                    break;
+                }
+            }
+        }
+        for file in damaged.unwrap_or_default() {
+            // A spare that never was a segment lacks nothing.
+            if !untorn_wal::holds_batches(disk, shape, &file).map_err(log_error)? {
+                continue;
+            }
+            let what = "the segment's header is damaged; what the file held for followers of the log is lost";
+            self.report.note(Error::corrupt(&format!("{}/{file}", dir::WAL), 0, what));
+        }
+        for (file, size) in untorn_wal::set_aside(disk).map_err(log_error)? {
+            let expected = shape.segment_bytes();
+            let what = format!(
+                "the file had {size} bytes instead of {expected} when the store was opened; recovery did not need it, and what it held for \
+                 followers of the log is lost; remove it when it is of no more use"
+            );
+            self.report.note(Error::corrupt(&format!("{}/{file}", dir::WAL), size, what));
+        }
+        Ok(())
+    }
+}
+
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
+
+/// Whether the log is no longer kept at `reached`, or is not within a few looks.
+fn is_recycled(oldest: &dyn Fn() -> Lsn, reached: Lsn) -> bool {
+    (0..20).any(|look| {
+        if look > 0 {
+            std::thread::sleep(LOOK_PAUSE);
+        }
+        oldest() > reached
+    })
+}
+
+/// A reading of the log up to the first damage.
+struct LogWalk<'a> {
+    engine: &'a Engine,
+    disk: &'a RealDisk,
+    shape: &'a LogShape,
+    until: Lsn,
+    /// Up to where it was read.
+    reached: Lsn,
+    bytes: u64,
+    /// After damage: where the next segment begins.
+    next: Option<Lsn>,
+}
+
+impl<'a> LogWalk<'a> {
+    fn new(engine: &'a Engine, disk: &'a RealDisk, shape: &'a LogShape, from: Lsn, until: Lsn) -> LogWalk<'a> {
+        LogWalk { engine, disk, shape, until, reached: from, bytes: 0, next: None }
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let from = self.reached;
+        // A segment may begin in the middle of a record.
+        let anchor = anchor_from(self.disk, self.shape, from).ok().flatten();
+        let record = anchor.map_or(Lsn(u64::MAX), |anchor| anchor.position);
+        let (seed, page_size) = (self.shape.store().seed(), self.engine.geometry.page_size);
+        let mut check = Check::anywhere(seed, page_size, record);
+        let (disk, shape) = (self.disk, self.shape);
+        let mut scan = Scan::follow(disk, shape, from, self.until).map_err(|error| {
+            let next = Survey::take_headers(disk, shape).ok().and_then(|survey| survey.next_start(from));
+            self.stop(next, error)
+        })?;
+        loop {
+            let place = scan.place().map(|(file, offset)| (format!("{}/{file}", dir::WAL), offset));
+            // What is fed begins where a record does.
+            let step = scan.next_chunk().map(|chunk| {
+                chunk.map(|(lsn, bytes)| {
+                    let fed = bytes.get(record.bytes_since(lsn) as usize..).map_or(Ok(()), |bytes| check.feed(bytes));
+                    (bytes.len() as u64, fed)
+                })
+            });
+            self.reached = scan.end();
+            let fed = match step {
+                Ok(Some((bytes, fed))) => {
+                    self.bytes += bytes;
+                    fed
+                }
+                Ok(None) if scan.end() >= self.until => return Ok(()),
+                Ok(None) => {
+                    let error = LogError::Gap { wanted: scan.end(), oldest: scan.next_start() };
+                    return Err(self.stop(scan.next_start(), error));
+                }
+                Err(error) => return Err(self.stop(scan.next_start(), scan.gap_or(error))),
+            };
+            if let Err(error) = fed {
+                self.next = scan.next_start();
+                let (file, offset) = place.unwrap_or((dir::WAL.into(), 0));
+                return Err(match error {
+                    Error::Corrupt { what, .. } => Error::Corrupt { file, offset, what },
+                    other => other,
+                });
+            }
+        }
+    }
+
+    fn stop(&mut self, next: Option<Lsn>, error: LogError) -> Error {
+        self.next = next;
+        if let LogError::Gap { wanted, oldest } = &error {
+            self.next = self.next.or(*oldest);
+            let to = self.next.map_or("on".to_owned(), |next| format!("to {next}"));
+            return Error::corrupt(dir::WAL, wanted.0, format!("no segment holds log positions {wanted} {to}"));
+        }
+        log_error(error)
+    }
+}

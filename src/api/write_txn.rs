@@ -1,0 +1,331 @@
+//! The write transaction as its users see it.
+
+use crate::api::keyspace::{Keyspace, refuse_reserved};
+use crate::api::options::Durability;
+use crate::api::snapshot::{Key, prefix_bounds, prefix_end};
+use crate::api::store::Store;
+use crate::api::ticket::Ticket;
+use crate::btree::cursor::Cursor;
+use crate::participant::engine::now_ns;
+use crate::process::client::Client;
+use crate::shared::protocols::lock::CommitClass;
+use crate::txn::write::Write;
+use crate::{Error, Result, TxnId};
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Bound, RangeBounds};
+use std::sync::atomic::Ordering;
+
+/// The exclusive write transaction of a store: all of it becomes visible at once, or nothing.
+///
+/// It sees its own changes. Dropping it rolls it back. It belongs to the thread that began it, and can't be passed to another one:
+///
+/// ```compile_fail,E0277
+/// fn pass_on<T: Send>(_: T) {}
+/// fn try_it(txn: untorn::WriteTxn<'_>) {
+///     pass_on(txn);
+/// }
+/// ```
+///
+/// In a child of `fork()` its calls answer [`Error::Forked`], and dropping it there rolls nothing back: it goes on in the parent.
+///
+/// A transaction may be larger than memory and than the log's ring: its pages go to the arena and its log
+/// record is streamed. Only the disk and the store's maximum size limit it.
+pub struct WriteTxn<'s> {
+    store: &'s Store,
+    /// `None` once committed.
+    write: Option<Write<'s>>,
+    durability: Durability,
+    /// The writer lock is known to be this thread's.
+    _thread: PhantomData<*const ()>,
+}
+
+impl<'s> WriteTxn<'s> {
+    pub(crate) fn new(store: &'s Store, write: Write<'s>, durability: Durability) -> WriteTxn<'s> {
+        WriteTxn { store, write: Some(write), durability, _thread: PhantomData }
+    }
+
+    fn write(&self) -> Result<&Write<'s>> {
+        self.store.client().check_usable()?;
+        Ok(self.write.as_ref().expect("open until commit"))
+    }
+
+    pub(crate) fn write_mut(&mut self) -> Result<&mut Write<'s>> {
+        self.store.client().check_usable()?;
+        Ok(self.write.as_mut().expect("open until commit"))
+    }
+
+    /// The transaction that this one began from: what it sees, but for its own changes.
+    pub fn base_txn_id(&self) -> TxnId {
+        self.write.as_ref().expect("open until commit").base()
+    }
+
+    /// The keyspace of this name, created in this transaction if there is none. A handle to a keyspace
+    /// created in a transaction that is rolled back answers [`Error::NoKeyspace`].
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if the name is longer than 255 bytes or there are 1,048,576 keyspaces: the transaction goes on
+    /// without it.
+    pub fn keyspace(&mut self, name: &str) -> Result<Keyspace> {
+        let store = self.store.clone();
+        let write = self.write_mut()?;
+        let id = match write.find_keyspace(name)? {
+            Some(id) => id,
+            None => {
+                refuse_reserved(name)?;
+                write.create_keyspace(name)?
+            }
+        };
+        Ok(Keyspace::new(store, id, name))
+    }
+
+    /// Drops a keyspace and all that is in it. Says whether it was there.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`]; [`Error::Corrupt`].
+    pub fn drop_keyspace(&mut self, name: &str) -> Result<bool> {
+        refuse_reserved(name)?;
+        let write = self.write_mut()?;
+        match write.find_keyspace(name)? {
+            Some(id) => write.drop_keyspace(id).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Stores a value under a key.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] for a key or value that is too long: the transaction goes on without it. After
+    /// [`Error::DiskFull`], [`Error::Corrupt`] and others it can only be rolled back.
+    pub fn put(&mut self, keyspace: &Keyspace, key: &[u8], value: &[u8]) -> Result<()> {
+        keyspace.belongs_to(self.store.client())?;
+        refuse_reserved(keyspace.name())?;
+        self.write_mut()?.put(keyspace.id(), key, value).map_err(|error| named(error, keyspace))
+    }
+
+    /// The value of a key as this transaction sees it.
+    ///
+    /// # Errors
+    /// [`Error::NoKeyspace`]; [`Error::Corrupt`].
+    pub fn get(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<&[u8]>> {
+        keyspace.belongs_to(self.store.client())?;
+        self.write()?.get(keyspace.id(), key).map_err(|error| named(error, keyspace))
+    }
+
+    /// The value of a key as this transaction sees it, and its version: the id of the transaction that wrote it last.
+    /// For what this transaction itself wrote that is the id that its commit will have.
+    ///
+    /// # Errors
+    /// As [`WriteTxn::get`].
+    pub fn get_versioned(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<(&[u8], TxnId)>> {
+        keyspace.belongs_to(self.store.client())?;
+        self.write()?.get_versioned(keyspace.id(), key).map_err(|error| named(error, keyspace))
+    }
+
+    /// Removes a key. Says whether it was there.
+    ///
+    /// # Errors
+    /// As [`WriteTxn::put`].
+    pub fn delete(&mut self, keyspace: &Keyspace, key: &[u8]) -> Result<bool> {
+        keyspace.belongs_to(self.store.client())?;
+        refuse_reserved(keyspace.name())?;
+        self.write_mut()?.delete(keyspace.id(), key).map_err(|error| named(error, keyspace))
+    }
+
+    /// The entries of a range as this transaction sees them, in key order, from both ends.
+    ///
+    /// # Errors
+    /// As [`WriteTxn::get`].
+    pub fn range<'k>(&self, keyspace: &Keyspace, range: impl RangeBounds<&'k [u8]>) -> Result<TxnRange<'_, 's>> {
+        self.cursor(keyspace, (range.start_bound().cloned(), range.end_bound().cloned()))
+    }
+
+    /// The entries whose keys begin with `prefix`, as this transaction sees them.
+    ///
+    /// # Errors
+    /// As [`WriteTxn::get`].
+    pub fn prefix(&self, keyspace: &Keyspace, prefix: &[u8]) -> Result<TxnRange<'_, 's>> {
+        let end = prefix_end(prefix);
+        self.cursor(keyspace, prefix_bounds(prefix, end.as_deref()))
+    }
+
+    fn cursor(&self, keyspace: &Keyspace, (lower, upper): (Bound<&[u8]>, Bound<&[u8]>)) -> Result<TxnRange<'_, 's>> {
+        keyspace.belongs_to(self.store.client())?;
+        let write = self.write()?;
+        let cursor = write.cursor(keyspace.id(), lower, upper).map_err(|error| named(error, keyspace))?;
+        Ok(TxnRange { txn: self, cursor })
+    }
+
+    /// Commits at the transaction's durability, and returns its id. A transaction that changed nothing takes
+    /// no id; it answers with the one that it began from.
+    ///
+    /// # Errors
+    /// [`Error::NotDurable`], or [`Error::LoggerStalled`] that names the transaction: it is visible, and in doubt.
+    /// [`Error::DiskFull`], [`Error::LoggerStalled`] that names none, and all others: nothing of it has happened.
+    pub fn commit(self) -> Result<TxnId> {
+        let durability = self.durability;
+        let ticket = self.commit_with(durability)?;
+        Ok(ticket.txn_id())
+    }
+
+    /// Commits at this durability, and returns a ticket to wait on, poll or await. How the transaction waited for the
+    /// lock, as an urgent or as a bulk one, was decided by the durability that it began with:
+    /// [`Store::begin_with`] takes the one that is meant. With
+    /// [`Durability::Visible`] it returns at once, with [`Durability::Within`] when an fsync has covered it, which may be put
+    /// off for so long.
+    ///
+    /// # Errors
+    /// As [`WriteTxn::commit`].
+    pub fn commit_with(self, durability: Durability) -> Result<Ticket> {
+        self.commit_and(durability, || {})
+    }
+
+    /// Commits at the transaction's durability, and does something between the swing and letting go of the lock.
+    pub(crate) fn commit_then(self, then: impl FnOnce()) -> Result<()> {
+        let durability = self.durability;
+        self.commit_and(durability, then).map(drop)
+    }
+
+    fn commit_and(self, durability: Durability, then: impl FnOnce()) -> Result<Ticket> {
+        let ticket = self.make_visible(durability, then)?;
+        match durability {
+            Durability::Visible => ticket.glance(),
+            Durability::Within(_) if planted_bug!("within-answered-before-sync") => {}
+            Durability::Durable | Durability::Within(_) => {
+                ticket.wait_ref()?;
+                ticket.count_acknowledged();
+            }
+        }
+        Ok(ticket)
+    }
+
+    /// Commits, and waits for nothing: returns at visibility, with a ticket to wait on, poll or await, and has the logger flush by when the
+    /// durability says, as [`WriteTxn::commit_with`] has. So one thread can have many commits on their way, each with its deadline.
+    /// Whether such a deadline was met is not counted in [`Stats::deadlines`](crate::Stats::deadlines), since nobody may wait for it.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use untorn::Durability;
+    /// # fn main() -> untorn::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("data");
+    /// # let store = untorn::Store::open(&path)?;
+    /// # let readings = store.keyspace("readings")?;
+    /// let mut tickets = Vec::new();
+    /// for n in 0..100_u8 {
+    ///     let mut txn = store.begin()?;
+    ///     txn.put(&readings, &[n], b"21.5")?;
+    ///     tickets.push(txn.commit_unwaited(Durability::Within(Duration::from_millis(20)))?);
+    /// }
+    /// tickets[99].wait()?; // some 20 ms later, and the others with it
+    /// assert!(tickets.iter().all(|ticket| ticket.is_durable()));
+    /// # drop((tickets, readings));
+    /// # store.close()?;
+    /// # untorn::stop_logger(&path, Duration::from_secs(5))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`WriteTxn::commit`].
+    pub fn commit_unwaited(self, durability: Durability) -> Result<Ticket> {
+        let ticket = self.make_visible(durability, || {})?.counted_from(None);
+        ticket.glance();
+        Ok(ticket)
+    }
+
+    /// Commits, and has the logger flush by when the durability says; neither waits for that nor looks whether a logger lives.
+    pub(crate) fn make_visible(mut self, durability: Durability, then: impl FnOnce()) -> Result<Ticket> {
+        let client = self.store.client().clone();
+        client.check_usable()?;
+        let deadline_ns = durability.deadline_ns();
+        let write = self.write.take().expect("open until commit");
+        let base = write.base();
+        let unlock = Unlock(&client, self.durability.class());
+        let committed = write.commit(deadline_ns);
+        let swung_ns = (durability != Durability::Visible).then(now_ns);
+        let committed = committed.inspect(|_| then());
+        // The lock is let go at the swing; durability is waited for without it.
+        drop(unlock);
+        let committed = committed?;
+        match deadline_ns {
+            None => client.engine.tell_logger(committed.lsn),
+            Some(by) => client.engine.tell_logger_by(committed.lsn, by),
+        }
+        let (deadline_ns, swung_ns) = if committed.txn == base { (None, None) } else { (deadline_ns, swung_ns) };
+        if committed.txn != base {
+            client.count_commit();
+            if deadline_ns.is_some() {
+                client.engine.control.fixed().counters.deadline_commits.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let ticket = Ticket::new(client, committed.txn, committed.lsn);
+        Ok(ticket.with_deadline(deadline_ns).counted_from(swung_ns))
+    }
+
+    /// Undoes everything. Dropping does the same.
+    pub fn rollback(self) {}
+}
+
+/// Lets go of the writer lock, also when a commit panics: this process lives on, so nobody would take it over.
+/// Before the swing nothing has happened, after it everything has; so others can go on in either case.
+struct Unlock<'c>(&'c Client, CommitClass);
+
+impl Drop for Unlock<'_> {
+    fn drop(&mut self) {
+        self.0.unlock_writer(self.1);
+    }
+}
+
+fn named(error: Error, keyspace: &Keyspace) -> Error {
+    match error {
+        Error::NoKeyspace { .. } => Error::NoKeyspace { name: keyspace.name().into() },
+        other => other,
+    }
+}
+
+impl Drop for WriteTxn<'_> {
+    fn drop(&mut self) {
+        if self.write.take().is_some() && !self.store.client().is_forked() {
+            self.store.client().unlock_writer(self.durability.class());
+        }
+    }
+}
+
+impl fmt::Debug for WriteTxn<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriteTxn").field("base", &self.base_txn_id()).finish_non_exhaustive()
+    }
+}
+
+/// The entries of a range as a write transaction sees them.
+pub struct TxnRange<'t, 's> {
+    txn: &'t WriteTxn<'s>,
+    cursor: Cursor,
+}
+
+impl<'t> TxnRange<'t, '_> {
+    fn step(&mut self, back: bool) -> Result<Option<(Key, &'t [u8])>> {
+        // In a child of fork() the pages are not mapped.
+        let work = self.txn.write()?.work();
+        let found = if back { self.cursor.next_back(work)? } else { self.cursor.next(work)? };
+        Ok(found.map(|entry| {
+            let mut key = Vec::new();
+            entry.key.key_into(&mut key);
+            (Key(key), entry.value)
+        }))
+    }
+}
+
+impl<'t> Iterator for TxnRange<'t, '_> {
+    type Item = Result<(Key, &'t [u8])>;
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step(false).transpose()
+    }
+}
+
+impl DoubleEndedIterator for TxnRange<'_, '_> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.step(true).transpose()
+    }
+}

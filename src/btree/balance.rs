@@ -1,0 +1,195 @@
+//! What the branches above a changed leaf have to follow: new children after a split, and pages that vanish or merge.
+//!
+//! All pages of the path belong to this transaction. A separator is never replaced by another one, only inserted or removed,
+//! so that removing never makes a page overflow; the price is that a branch may be left with one child and no
+//! separator until a neighbour has room for it.
+
+use crate::btree::edit::{Path, write_group};
+use crate::btree::items::{Identity, Items};
+use crate::btree::node::{LEVEL_MAX, Node, Payload};
+use crate::btree::patch;
+use crate::ids::PageId;
+use crate::pages::PageWrite;
+use crate::{Error, Result};
+
+/// A new page, to be inserted into the level above with the separator before it.
+pub(crate) struct Pending {
+    pub(crate) separator: Vec<u8>,
+    pub(crate) page: PageId,
+}
+
+/// Inserts the pages split off from the path's leaf into the branches above, which may split in turn.
+pub(crate) fn insert_children<W: PageWrite>(
+    pages: &mut W,
+    root: &mut PageId,
+    path: &Path,
+    mut pending: Vec<Pending>,
+) -> Result<()> {
+    for step in path.branches.iter().rev() {
+        let mut split: Vec<Pending> = Vec::new();
+        for child in pending {
+            // An insertion before this one may have split the branch: the last part that starts not after the child takes it.
+            let parts = split.iter().filter(|part| part.separator <= child.separator);
+            let target = parts.max_by(|a, b| a.separator.cmp(&b.separator)).map_or(step.page, |part| part.page);
+            split.extend(insert_child(pages, target, &child, path.is_last)?);
+        }
+        split.sort_by(|a, b| a.separator.cmp(&b.separator));
+        pending = split;
+        if pending.is_empty() {
+            return Ok(());
+        }
+    }
+    grow(pages, root, pending)
+}
+
+/// Inserts one child; if the branch has to be split for it, returns its new right part.
+fn insert_child<W: PageWrite>(
+    pages: &mut W,
+    branch: PageId,
+    child: &Pending,
+    is_last: bool,
+) -> Result<Option<Pending>> {
+    let birth = pages.txn_id();
+    let body = pages.body_mut(branch)?;
+    let node = Node::parse(body, branch)?;
+    let place = node.find(&child.separator)?;
+    if place.found {
+        return Err(node.damaged("the separator of a new page exists already"));
+    }
+    let first_child = node.child(0);
+    let payload = Payload { lead: &[], tail: &[], slot: child.page.0 };
+    if patch::insert(body, branch, place.index, &child.separator, payload)? {
+        return Ok(None);
+    }
+    let limit = body.len();
+    let mut items = Items::read(&Node::parse(body, branch)?)?;
+    items.insert(place.index, &child.separator, payload);
+    let n = items.len();
+    if let Some(prefix_len) = items.fit(0..n, limit) {
+        items.write(0..n, prefix_len, body, Identity { id: branch, birth, first_child });
+        return Ok(None);
+    }
+    // At the tree's right edge, as in leaves, the left part stays full; the right one gets two children.
+    let up = if is_last && place.index + 1 == n && n > 2 { Some(n - 2) } else { items.cut(limit) };
+    let Some(up) = up else {
+        return Err(Node::parse(body, branch)?.damaged("longer separators than can be written"));
+    };
+    write_group(&items, 0..up, body, Identity { id: branch, birth, first_child })?;
+    let right = pages.allocate()?;
+    let identity = Identity { id: right, birth, first_child: items.child(up) };
+    write_group(&items, up + 1..n, pages.body_mut(right)?, identity)?;
+    Ok(Some(Pending { separator: items.key(up).to_vec(), page: right }))
+}
+
+/// Puts a new root above the old one and what was split off from it.
+fn grow<W: PageWrite>(pages: &mut W, root: &mut PageId, pending: Vec<Pending>) -> Result<()> {
+    let old = Node::open(pages, *root)?;
+    if old.level == LEVEL_MAX {
+        return Err(Error::Limit {
+            what: "levels of a tree",
+            found: u64::from(LEVEL_MAX) + 1,
+            limit: LEVEL_MAX.into(),
+        });
+    }
+    let mut items = Items::new(old.level + 1);
+    for (index, child) in pending.iter().enumerate() {
+        items.insert(index, &child.separator, Payload { lead: &[], tail: &[], slot: child.page.0 });
+    }
+    let id = pages.allocate()?;
+    let identity = Identity { id, birth: pages.txn_id(), first_child: *root };
+    write_group(&items, 0..items.len(), pages.body_mut(id)?, identity)?;
+    *root = id;
+    Ok(())
+}
+
+/// After a removal from the path's leaf: takes empty pages out, merges underfull ones, lowers the root.
+pub(crate) fn settle<W: PageWrite>(pages: &mut W, root: &mut PageId, path: &Path) -> Result<()> {
+    let birth = pages.txn_id();
+    let mut page = path.leaf;
+    let mut is_empty = Node::open(pages, page)?.count() == 0;
+    for step in path.branches.iter().rev() {
+        if is_empty {
+            pages.free(page, 1, birth);
+            // A branch whose only child vanishes is empty itself.
+            is_empty = Node::open(pages, step.page)?.count() == 0;
+            if !is_empty {
+                patch::remove_child(pages.body_mut(step.page)?, step.page, step.index)?;
+            }
+        } else if !merge(pages, step.page, step.index)? {
+            return Ok(());
+        }
+        page = step.page;
+    }
+    if is_empty {
+        pages.free(page, 1, birth);
+        *root = PageId::NONE;
+        return Ok(());
+    }
+    lower_root(pages, root)
+}
+
+/// While the root has one child only, that child is the root.
+fn lower_root<W: PageWrite>(pages: &mut W, root: &mut PageId) -> Result<()> {
+    loop {
+        let node = Node::open(pages, *root)?;
+        if node.is_leaf() || node.count() > 0 {
+            return Ok(());
+        }
+        let (id, birth, child) = (node.id, node.birth(), node.child(0));
+        Node::open_child(pages, child, &node)?;
+        pages.free(id, 1, birth);
+        *root = child;
+    }
+}
+
+/// Bytes in use in a page, of its body.
+fn used(node: &Node<'_>) -> usize {
+    node.arrays_end() + node.body.len() - node.heap_start() - node.garbage()
+}
+
+/// Merges child `index` of a branch with a neighbour, if it is underfull and both fit one page with some room to spare,
+/// so that the next insertion doesn't split it again. The neighbour is only read, and freed. True if they were merged.
+fn merge<W: PageWrite>(pages: &mut W, branch: PageId, index: usize) -> Result<bool> {
+    let birth = pages.txn_id();
+    let parent = Node::open(pages, branch)?;
+    let node = Node::open_child(pages, parent.child(index), &parent)?;
+    let size = node.body.len();
+    if used(&node) > size / 3 {
+        return Ok(false);
+    }
+    let limit = size / 8 * 7;
+    for left in [index.checked_sub(1), Some(index)].into_iter().flatten() {
+        if left == parent.count() {
+            continue;
+        }
+        let neighbour = if left == index { index + 1 } else { left };
+        let other = Node::open_child(pages, parent.child(neighbour), &parent)?;
+        other.audit()?;
+        // Its bytes go into a page of this transaction, where damage would get a fresh checksum.
+        pages.check(other.id, other.birth())?;
+        if used(&node) + used(&other) > size + size / 4 {
+            continue;
+        }
+        let (first, second) = if left == index { (&node, &other) } else { (&other, &node) };
+        let mut items = Items::read(first)?;
+        let first_child = if node.is_leaf() { PageId::NONE } else { first.child(0) };
+        if !node.is_leaf() {
+            let between = parent.key(left)?.to_vec();
+            let payload = Payload { lead: &[], tail: &[], slot: second.child(0).0 };
+            items.insert(items.len(), &between, payload);
+        }
+        items.append(second)?;
+        let n = items.len();
+        let Some(prefix_len) = items.fit(0..n, limit) else {
+            continue;
+        };
+        let (id, gone, gone_birth) = (node.id, other.id, other.birth());
+        items.write(0..n, prefix_len, pages.body_mut(id)?, Identity { id, birth, first_child });
+        let body = pages.body_mut(branch)?;
+        patch::set_child(body, branch, left, id)?;
+        patch::remove_child(body, branch, left + 1)?;
+        pages.free(gone, 1, gone_birth);
+        return Ok(true);
+    }
+    Ok(false)
+}

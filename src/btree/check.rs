@@ -1,0 +1,178 @@
+//! Every invariant of a tree, checked page by page; the first finding is an error that names the place.
+//!
+//! The walk ends on any damage: levels strictly decrease, and no leaf can satisfy the fences of two places.
+
+use crate::btree::node::{HEAD_LEN, Node, RESERVED_AT, padded};
+use crate::ids::PageId;
+use crate::limits::key_len_max;
+use crate::pages::PageRead;
+use crate::pages::format::{CHECKSUM_LEN, HEADER_LEN, Header, PageKind, Value, read_run, u16_at};
+use crate::{Result, TxnId};
+
+/// A page or run that the check came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PageSeen {
+    pub(crate) page: PageId,
+    /// 1, or the length of the run.
+    pub(crate) pages: u32,
+    pub(crate) birth: TxnId,
+    pub(crate) kind: PageKind,
+}
+
+/// What a tree consists of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct TreeReport {
+    pub(crate) entries: u64,
+    /// Sum of the lengths of all keys and values, in bytes.
+    pub(crate) bytes: u64,
+    /// All pages, those of runs included.
+    pub(crate) pages: u64,
+    pub(crate) leaves: u64,
+    pub(crate) branches: u64,
+    pub(crate) runs: u64,
+    /// Levels; 0 if the tree is empty.
+    pub(crate) depth: u32,
+}
+
+/// Checks the tree at `root`, telling `on_page` of each page and run after its own bytes were checked, parents before children.
+///
+/// # Errors
+/// `Corrupt` at the first finding, and what `on_page` returns.
+pub(crate) fn check_tree<P: PageRead>(
+    pages: &P,
+    root: PageId,
+    on_page: &mut dyn FnMut(PageSeen) -> Result<()>,
+) -> Result<TreeReport> {
+    let mut walk = Walk { pages, on_page, report: TreeReport::default() };
+    if !root.is_none() {
+        let node = Node::open(pages, root)?;
+        walk.report.depth = u32::from(node.level) + 1;
+        walk.check_node(&node, Fences { lower: None, upper: None }, None)?;
+    }
+    Ok(walk.report)
+}
+
+/// What the parent says of a page's keys: not below the one, below the other.
+#[derive(Clone, Copy)]
+struct Fences<'a> {
+    lower: Option<&'a [u8]>,
+    upper: Option<&'a [u8]>,
+}
+
+struct Walk<'a, P> {
+    pages: &'a P,
+    on_page: &'a mut dyn FnMut(PageSeen) -> Result<()>,
+    report: TreeReport,
+}
+
+impl<P: PageRead> Walk<'_, P> {
+    fn check_node(&mut self, node: &Node<'_>, fences: Fences<'_>, parent_birth: Option<TxnId>) -> Result<()> {
+        check_layout(node)?;
+        let birth = node.birth();
+        check_birth(node, birth, parent_birth, "its parent")?;
+        let keys = check_keys(node, fences)?;
+        let kind = if node.is_leaf() { PageKind::Leaf } else { PageKind::Branch };
+        (self.on_page)(PageSeen { page: node.id, pages: 1, birth, kind })?;
+        self.report.pages += 1;
+        if node.is_leaf() {
+            self.report.leaves += 1;
+            return self.check_entries(node, birth, &keys);
+        }
+        self.report.branches += 1;
+        for index in 0..=node.count() {
+            let child = Node::open_child(self.pages, node.child(index), node)?;
+            let fences = Fences {
+                lower: if index == 0 { fences.lower } else { Some(&keys[index - 1]) },
+                upper: keys.get(index).map_or(fences.upper, |key| Some(key)),
+            };
+            self.check_node(&child, fences, Some(birth))?;
+        }
+        Ok(())
+    }
+
+    fn check_entries(&mut self, leaf: &Node<'_>, birth: TxnId, keys: &[Vec<u8>]) -> Result<()> {
+        if keys.is_empty() {
+            return Err(leaf.damaged("an empty leaf"));
+        }
+        for (index, key) in keys.iter().enumerate() {
+            let (version, value) = leaf.entry(index)?;
+            if version > birth {
+                return Err(leaf.damaged(format!("an entry written by {version}, after the page was")));
+            }
+            self.report.entries += 1;
+            self.report.bytes += key.len() as u64;
+            match value {
+                Value::Inline(bytes) => self.report.bytes += bytes.len() as u64,
+                Value::Run { page, pages, len } => {
+                    let (_, run_birth) = read_run(self.pages, page, pages, len)?;
+                    if run_birth != version {
+                        return Err(
+                            leaf.damaged(format!("an entry written by {version} refers to a run of {run_birth}"))
+                        );
+                    }
+                    (self.on_page)(PageSeen { page, pages, birth: run_birth, kind: PageKind::Run })?;
+                    self.report.runs += 1;
+                    self.report.pages += u64::from(pages);
+                    self.report.bytes += len;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_birth(node: &Node<'_>, birth: TxnId, limit: Option<TxnId>, whose: &str) -> Result<()> {
+    match limit {
+        Some(limit) if birth > limit => Err(node.damaged(format!("born in {birth}, after {whose} ({limit})"))),
+        _ => Ok(()),
+    }
+}
+
+/// Records lie in the heap without overlap, and reserved bytes are zero.
+fn check_layout(node: &Node<'_>) -> Result<()> {
+    node.audit()?;
+    let mut records: Vec<(usize, usize)> = (0..node.count())
+        .map(|index| node.slot(index))
+        .map(|slot| (slot.offset, node.record_len(slot)))
+        .filter(|(_, len)| *len > 0)
+        .collect();
+    records.sort_unstable();
+    if records.windows(2).any(|pair| pair[0].0 + pair[0].1 > pair[1].0) {
+        return Err(node.damaged("records overlap"));
+    }
+    let prefix_end = HEADER_LEN + node.prefix().len();
+    let padding = &node.body[prefix_end..HEADER_LEN + padded(node.prefix().len())];
+    let header = Header::read(node.body);
+    let header_ok = header.is_some_and(|header| header.pages == 1 && (!node.is_leaf() || header.link.is_none()));
+    if !header_ok || u16_at(node.body, RESERVED_AT) != 0 || padding.iter().any(|byte| *byte != 0) {
+        return Err(node.damaged("reserved bytes are not zero"));
+    }
+    Ok(())
+}
+
+/// All keys of a page, after their order, lengths and fences were checked.
+fn check_keys(node: &Node<'_>, fences: Fences<'_>) -> Result<Vec<Vec<u8>>> {
+    let limit = key_len_max(node.body.len() + CHECKSUM_LEN);
+    let mut keys: Vec<Vec<u8>> = Vec::with_capacity(node.count());
+    for index in 0..node.count() {
+        let parts = node.key(index)?;
+        if parts.len() > limit {
+            return Err(node.damaged(format!("key {index} has {} bytes, the limit is {limit}", parts.len())));
+        }
+        let suffix_len = node.slot(index).suffix_len;
+        if suffix_len < HEAD_LEN && node.head(index) << (8 * suffix_len) != 0 {
+            return Err(node.damaged(format!("the head of key {index} is not padded with zeros")));
+        }
+        let key = parts.to_vec();
+        if keys.last().is_some_and(|last| *last >= key) {
+            return Err(node.damaged(format!("key {index} is not above the one before it")));
+        }
+        keys.push(key);
+    }
+    let below = fences.lower.zip(keys.first()).is_some_and(|(lower, first)| first.as_slice() < lower);
+    let above = fences.upper.zip(keys.last()).is_some_and(|(upper, last)| last.as_slice() >= upper);
+    if below || above {
+        return Err(node.damaged("a key lies outside the separators of the parent"));
+    }
+    Ok(keys)
+}

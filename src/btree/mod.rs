@@ -1,0 +1,36 @@
+//! The copy-on-write B+tree: ordered entries over pages that never change once they are committed.
+//!
+//! - `node`: reading a page of the tree; its layout is described there
+//! - `patch`: inserting, removing and overwriting one entry in place
+//! - `items`: rebuilding whole pages: compaction, splits, merges
+//! - `search`: the one descent, for reads and writes; point lookups
+//! - `cursor`: ranges, from both ends
+//! - `edit`: put, delete and dropping a tree, by path copying
+//! - `balance`: what happens to the branches when pages split, vanish or merge
+//! - `check`: every invariant of a tree, for `untorn verify`
+//!
+//! Invariants: all leaves lie at level 0 and equally deep; keys ascend inside and across pages; no leaf is empty; a page's birth
+//! is not after its parent's (whoever changes a child changes the parent too, which holds its number); an empty tree has no pages.
+//! Deliberately absent: links between leaves, which path copying could not keep; reference counts; concurrency.
+
+mod balance;
+pub(crate) mod check;
+pub(crate) mod cursor;
+pub(crate) mod edit;
+pub(crate) mod items;
+pub(crate) mod node;
+pub(crate) mod patch;
+pub(crate) mod search;
+#[cfg(test)]
+mod tests;
+pub(crate) mod walk;
+
+use crate::TxnId;
+
+/// What a lookup finds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Entry<'a> {
+    /// The transaction that wrote the entry last.
+    pub(crate) version: TxnId,
+    pub(crate) value: &'a [u8],
+}

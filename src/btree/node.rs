@@ -1,0 +1,462 @@
+//! Reading a page of a tree: its layout, its entries, and the search in it.
+//!
+//! After the header come, each directly after the one before:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | prefix length, rounded up to 8 | the bytes that all keys of the page begin with, zero-padded |
+//! | 8 × count | key heads, ascending |
+//! | 6 × count (leaf), 8 × count (branch) | slots |
+//! | | free space |
+//! | to the page's end | heap: records, in any order |
+//!
+//! A key is prefix + suffix. Its *head* is the first 8 bytes of the suffix as a big-endian number, zero-padded, stored
+//! little-endian like every number: comparing heads as `u64` compares the bytes. Suffix bytes beyond the head (the
+//! *rest*) stand in the record; the head's bytes are not stored a second time. Equal heads fall to the suffix lengths
+//! (`"a"` < `"a\0"`), then to the rests.
+//!
+//! - Leaf slot: record offset u16, suffix length u16, value length u16 whose top bit says that the value is a reference
+//!   to a run. Leaf record: version u64, rest, value or reference {page u32, pages u32, length u64}.
+//! - Branch slot: record offset u16, suffix length u16, child u32. Branch record: rest. Child i of a branch holds the
+//!   keys k with separator i-1 ≤ k < separator i; child 0 stands in the header (`link`). A branch may have no
+//!   separator and one child: that remains when children vanish and the neighbours are too full to take the last.
+//! - An empty record has offset 0.
+//! - `extra` in the header: prefix length u16, heap start u16, garbage u16 (heap bytes of no live record), reserved u16.
+//!
+//! Why so: a lookup in a large store is a chain of cache misses, and this makes them few. Header, prefix and heads lie
+//! together at the start of the page, where one prefetch covers them; a page is searched in the dense array of heads,
+//! without a branch to mispredict and without touching a key. Prefix truncation lets 8 bytes tell nearly all keys apart, so that
+//! one slot and one record, in which the rest of the key, the version and the value lie side by side, are all that a
+//! lookup reads besides. Fixed-size heads, and separators cut to the bytes that separate, keep the fan-out high
+//! (about 250 at 4 KiB) and the upper levels in cache.
+//!
+//! Every access to stored bytes is checked: damage is an error, never a panic. `parse` establishes what the rest relies on.
+
+use crate::ids::PageId;
+use crate::pages::PageRead;
+use crate::pages::format::{
+    CHECKSUM_LEN, EXTRA, HEADER_LEN, Header, PageKind, RUN_REF_LEN, Value, damaged, u16_at, u32_at, u64_at,
+};
+use crate::{Error, Result, TxnId};
+use std::cmp::Ordering;
+use std::hint::select_unpredictable;
+
+/// Bytes of a head.
+pub(crate) const HEAD_LEN: usize = 8;
+pub(crate) const LEAF_SLOT_LEN: usize = 6;
+pub(crate) const BRANCH_SLOT_LEN: usize = 8;
+/// Bytes of a leaf record before the rest of the key: the version.
+pub(crate) const VERSION_LEN: usize = 8;
+/// In the slot's value length: the value is a reference to a run.
+pub(crate) const RUN_BIT: u16 = 1 << 15;
+/// Pages of fewer entries are searched in as many steps as one of this many.
+const FEWEST_SEARCHED: usize = 31;
+/// Higher trees don't exist: 2^32 pages and two children a branch make 32 levels.
+pub(crate) const LEVEL_MAX: u8 = 40;
+
+pub(crate) const PREFIX_LEN_AT: usize = EXTRA;
+pub(crate) const HEAP_START_AT: usize = EXTRA + 2;
+pub(crate) const GARBAGE_AT: usize = EXTRA + 4;
+pub(crate) const RESERVED_AT: usize = EXTRA + 6;
+
+/// Bytes that a prefix takes.
+#[inline(always)]
+pub(crate) const fn padded(prefix_len: usize) -> usize {
+    (prefix_len + 7) & !7
+}
+
+/// The head of a suffix.
+#[inline(always)]
+pub(crate) fn head_of(suffix: &[u8]) -> u64 {
+    if let Some(bytes) = suffix.first_chunk::<HEAD_LEN>() {
+        return u64::from_be_bytes(*bytes);
+    }
+    let mut bytes = [0; HEAD_LEN];
+    bytes[..suffix.len()].copy_from_slice(suffix);
+    u64::from_be_bytes(bytes)
+}
+
+/// Where a key is, or would be inserted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Place {
+    pub(crate) index: usize,
+    pub(crate) found: bool,
+}
+
+/// What belongs to a key in its page, as stored.
+#[derive(Clone, Copy)]
+pub(crate) struct Payload<'a> {
+    /// Record bytes before the rest of the key: the version, in leaves.
+    pub(crate) lead: &'a [u8],
+    /// Record bytes after it: value or reference, in leaves.
+    pub(crate) tail: &'a [u8],
+    /// What the slot says besides: the value's length with its run bit, or the child.
+    pub(crate) slot: u32,
+}
+
+/// The key of an entry, in the parts in which the page holds it.
+#[derive(Clone, Copy)]
+pub(crate) struct KeyParts<'a> {
+    prefix: &'a [u8],
+    head: [u8; HEAD_LEN],
+    head_len: usize,
+    rest: &'a [u8],
+}
+
+impl KeyParts<'_> {
+    pub(crate) fn len(&self) -> usize {
+        self.prefix.len() + self.head_len + self.rest.len()
+    }
+
+    /// Replaces the content of `key` by this key.
+    pub(crate) fn key_into(&self, key: &mut Vec<u8>) {
+        key.clear();
+        self.append_to(key);
+    }
+
+    pub(crate) fn append_to(&self, key: &mut Vec<u8>) {
+        key.reserve(self.len());
+        key.extend_from_slice(self.prefix);
+        key.extend_from_slice(&self.head[..self.head_len]);
+        key.extend_from_slice(self.rest);
+    }
+
+    pub(crate) fn to_vec(self) -> Vec<u8> {
+        let mut key = Vec::new();
+        self.append_to(&mut key);
+        key
+    }
+}
+
+/// A slot, decoded.
+#[derive(Clone, Copy)]
+pub(crate) struct Slot {
+    pub(crate) offset: usize,
+    pub(crate) suffix_len: usize,
+    pub(crate) more: u32,
+}
+
+impl Slot {
+    /// Bytes of the suffix beyond the head.
+    pub(crate) fn rest_len(self) -> usize {
+        self.suffix_len.saturating_sub(HEAD_LEN)
+    }
+}
+
+/// A leaf or branch whose arrays are known to lie inside the page.
+#[derive(Clone, Copy)]
+pub(crate) struct Node<'a> {
+    pub(crate) body: &'a [u8],
+    pub(crate) id: PageId,
+    pub(crate) level: u8,
+    prefix: &'a [u8],
+    heads: &'a [[u8; HEAD_LEN]],
+    slots: &'a [u8],
+}
+
+impl<'a> Node<'a> {
+    /// Reads page `id` as a leaf or branch.
+    #[inline(always)]
+    pub(crate) fn open<P: PageRead>(pages: &'a P, id: PageId) -> Result<Node<'a>> {
+        Node::parse(pages.body(id)?, id)
+    }
+
+    /// Reads the child of `parent` that `id` names. Levels strictly decrease, so no descent is endless.
+    #[inline(always)]
+    pub(crate) fn open_child<P: PageRead>(pages: &'a P, id: PageId, parent: &Node<'_>) -> Result<Node<'a>> {
+        let node = Node::open(pages, id)?;
+        if node.level + 1 != parent.level {
+            let levels = format!("level {} beneath level {}", node.level, parent.level);
+            return Err(node.damaged(levels));
+        }
+        Ok(node)
+    }
+
+    #[inline(always)]
+    pub(crate) fn parse(body: &'a [u8], id: PageId) -> Result<Node<'a>> {
+        Node::try_parse(body, id).ok_or_else(|| explain(body, id))
+    }
+
+    #[inline(always)]
+    fn try_parse(body: &'a [u8], id: PageId) -> Option<Node<'a>> {
+        let header = Header::read(body)?;
+        let slot_len = match header.kind {
+            PageKind::Leaf if header.level == 0 => LEAF_SLOT_LEN,
+            PageKind::Branch if header.level > 0 && header.level <= LEVEL_MAX => BRANCH_SLOT_LEN,
+            _ => return None,
+        };
+        if header.page != id {
+            return None;
+        }
+        let count = usize::from(header.count);
+        let prefix_len = usize::from(u16_at(body, PREFIX_LEN_AT));
+        let heap_start = usize::from(u16_at(body, HEAP_START_AT));
+        if heap_start > body.len() {
+            return None;
+        }
+        let arrays = body.get(HEADER_LEN..heap_start)?;
+        let (prefix, arrays) = arrays.split_at_checked(padded(prefix_len))?;
+        let (heads, arrays) = arrays.split_at_checked(HEAD_LEN * count)?;
+        let slots = arrays.get(..slot_len * count)?;
+        Some(Node {
+            body,
+            id,
+            level: header.level,
+            prefix: &prefix[..prefix_len],
+            heads: heads.as_chunks::<HEAD_LEN>().0,
+            slots,
+        })
+    }
+
+    #[inline]
+    pub(crate) fn is_leaf(&self) -> bool {
+        self.level == 0
+    }
+
+    /// Entries of a leaf, separators of a branch.
+    #[inline]
+    pub(crate) fn count(&self) -> usize {
+        self.heads.len()
+    }
+
+    pub(crate) fn prefix(&self) -> &'a [u8] {
+        self.prefix
+    }
+
+    pub(crate) fn birth(&self) -> TxnId {
+        Header::read(self.body).map_or(TxnId::ZERO, |header| header.birth)
+    }
+
+    pub(crate) fn heap_start(&self) -> usize {
+        usize::from(u16_at(self.body, HEAP_START_AT))
+    }
+
+    pub(crate) fn garbage(&self) -> usize {
+        usize::from(u16_at(self.body, GARBAGE_AT))
+    }
+
+    #[inline(always)]
+    pub(crate) fn head(&self, index: usize) -> u64 {
+        u64::from_le_bytes(self.heads[index])
+    }
+
+    /// Where the array of slots ends and free space begins.
+    pub(crate) fn arrays_end(&self) -> usize {
+        HEADER_LEN + padded(self.prefix.len()) + HEAD_LEN * self.count() + self.slots.len()
+    }
+
+    /// The slot of an entry that exists.
+    #[inline(always)]
+    pub(crate) fn slot(&self, index: usize) -> Slot {
+        let (at, more) = if self.is_leaf() {
+            let at = index * LEAF_SLOT_LEN;
+            (at, u32::from(u16_at(self.slots, at + 4)))
+        } else {
+            let at = index * BRANCH_SLOT_LEN;
+            (at, u32_at(self.slots, at + 4))
+        };
+        Slot { offset: usize::from(u16_at(self.slots, at)), suffix_len: usize::from(u16_at(self.slots, at + 2)), more }
+    }
+
+    /// Lengths of the record's parts before and after the rest of the key.
+    #[inline(always)]
+    fn around_rest(&self, slot: Slot) -> (usize, usize) {
+        if self.is_leaf() { (VERSION_LEN, (slot.more as u16 & !RUN_BIT) as usize) } else { (0, 0) }
+    }
+
+    pub(crate) fn record_len(&self, slot: Slot) -> usize {
+        let (lead, tail) = self.around_rest(slot);
+        lead + slot.rest_len() + tail
+    }
+
+    #[inline]
+    fn rest(&self, slot: Slot) -> Result<&'a [u8]> {
+        let len = slot.rest_len();
+        if len == 0 {
+            return Ok(&[]);
+        }
+        let at = slot.offset + self.around_rest(slot).0;
+        self.body.get(at..at + len).ok_or_else(|| self.damaged("a key lies outside the page"))
+    }
+
+    /// Finds a key by its heads; only equal heads make it look at a slot.
+    #[inline(always)]
+    pub(crate) fn find(&self, key: &[u8]) -> Result<Place> {
+        let Some(suffix) = key.strip_prefix(self.prefix) else {
+            let index = if key < self.prefix { 0 } else { self.count() };
+            return Ok(Place { index, found: false });
+        };
+        let head = head_of(suffix);
+        let index = self.first_head_not_below(head);
+        if index == self.count() || self.head(index) != head {
+            return Ok(Place { index, found: false });
+        }
+        self.find_among_equals(index, head, suffix)
+    }
+
+    /// A binary search whose steps are the same for all counts up to the next power of two, and that has no other branch:
+    /// a processor that guesses them right goes on while the lines of the page are still on their way.
+    #[inline(always)]
+    fn first_head_not_below(&self, head: u64) -> usize {
+        let count = self.heads.len();
+        if count == 0 {
+            return 0;
+        }
+        let mut base = 0;
+        let mut step = (count.max(FEWEST_SEARCHED) + 1).next_power_of_two() / 2;
+        while step > 0 {
+            let end = base + step;
+            let is_below = (end <= count) & (self.head(end.min(count) - 1) < head);
+            base = select_unpredictable(is_below, end, base);
+            step /= 2;
+        }
+        base
+    }
+
+    fn find_among_equals(&self, first: usize, head: u64, suffix: &[u8]) -> Result<Place> {
+        let mut low = first;
+        let mut high = first + 1;
+        if high < self.count() && self.head(high) == head {
+            high += self.heads[high..].partition_point(|stored| u64::from_le_bytes(*stored) == head);
+        }
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.compare_beyond_head(middle, suffix)? {
+                Ordering::Less => low = middle + 1,
+                Ordering::Greater => high = middle,
+                Ordering::Equal => {
+                    return Ok(Place { index: middle, found: true });
+                }
+            }
+        }
+        Ok(Place { index: low, found: false })
+    }
+
+    /// Compares an entry with a suffix that has the same head. Zero-padded heads of different lengths are equal only
+    /// if the longer goes on with zeros, so the shorter comes first.
+    #[inline]
+    fn compare_beyond_head(&self, index: usize, suffix: &[u8]) -> Result<Ordering> {
+        let slot = self.slot(index);
+        let in_heads = slot.suffix_len.min(HEAD_LEN).cmp(&suffix.len().min(HEAD_LEN));
+        if in_heads != Ordering::Equal {
+            return Ok(in_heads);
+        }
+        let rest = suffix.get(HEAD_LEN..).unwrap_or(&[]);
+        Ok(self.rest(slot)?.cmp(rest))
+    }
+
+    /// The key of an entry that exists.
+    #[inline]
+    pub(crate) fn key(&self, index: usize) -> Result<KeyParts<'a>> {
+        let slot = self.slot(index);
+        Ok(KeyParts {
+            prefix: self.prefix,
+            head: self.head(index).to_be_bytes(),
+            head_len: slot.suffix_len.min(HEAD_LEN),
+            rest: self.rest(slot)?,
+        })
+    }
+
+    /// All that an entry holds besides its key, as stored.
+    #[inline(always)]
+    pub(crate) fn payload(&self, index: usize) -> Result<Payload<'a>> {
+        let slot = self.slot(index);
+        let (lead_len, tail_len) = self.around_rest(slot);
+        if lead_len == 0 {
+            return Ok(Payload { lead: &[], tail: &[], slot: slot.more });
+        }
+        let outside = || self.damaged("a record lies outside the page");
+        let record = self.body.get(slot.offset..).ok_or_else(outside)?;
+        let (lead, record) = record.split_at_checked(lead_len).ok_or_else(outside)?;
+        let start = slot.rest_len();
+        let tail = record.get(start..start + tail_len).ok_or_else(outside)?;
+        Ok(Payload { lead, tail, slot: slot.more })
+    }
+
+    /// Version and value of an entry of a leaf.
+    #[inline(always)]
+    pub(crate) fn entry(&self, index: usize) -> Result<(TxnId, Value<'a>)> {
+        let payload = self.payload(index)?;
+        if payload.lead.len() != VERSION_LEN {
+            return Err(self.damaged("an entry in a branch"));
+        }
+        let version = TxnId::from_u64(u64_at(payload.lead, 0));
+        if payload.slot as u16 & RUN_BIT == 0 {
+            return Ok((version, Value::Inline(payload.tail)));
+        }
+        let reference: &[u8; RUN_REF_LEN] =
+            payload.tail.try_into().map_err(|_| self.damaged("a reference to a run of the wrong length"))?;
+        Ok((version, Value::decode_run(reference)))
+    }
+
+    /// Child `index` of a branch, of `count() + 1`.
+    #[inline(always)]
+    pub(crate) fn child(&self, index: usize) -> PageId {
+        if index == 0 {
+            PageId(u32_at(self.body, crate::pages::format::LINK))
+        } else {
+            PageId(self.slot(index - 1).more)
+        }
+    }
+
+    /// Which child of a branch a key belongs to.
+    #[inline(always)]
+    pub(crate) fn child_for(&self, key: &[u8]) -> Result<usize> {
+        let place = self.find(key)?;
+        Ok(place.index + usize::from(place.found))
+    }
+
+    /// Checks that heads ascend, every record lies in the heap, and the heap adds up. What changes pages relies on it.
+    ///
+    /// # Errors
+    /// `Corrupt` at the first finding.
+    pub(crate) fn audit(&self) -> Result<()> {
+        if !self.heads.is_sorted_by_key(|head| u64::from_le_bytes(*head)) {
+            return Err(self.damaged("heads are not in order"));
+        }
+        let mut live = 0;
+        for index in 0..self.count() {
+            let slot = self.slot(index);
+            let len = self.record_len(slot);
+            let inside = slot.offset >= self.heap_start() && slot.offset + len <= self.body.len();
+            if !(inside || len == 0 && slot.offset == 0) {
+                return Err(self.damaged(format!("record {index} lies outside the heap")));
+            }
+            live += len;
+        }
+        let heap = self.body.len() - self.heap_start();
+        if live + self.garbage() != heap {
+            let sum = format!("{live} live bytes and {} of garbage in a heap of {heap}", self.garbage());
+            return Err(self.damaged(sum));
+        }
+        Ok(())
+    }
+
+    #[cold]
+    pub(crate) fn damaged(&self, what: impl Into<String>) -> Error {
+        damaged(self.id, self.body.len() + CHECKSUM_LEN, what)
+    }
+}
+
+/// Why `parse` refused the page.
+#[cold]
+fn explain(body: &[u8], id: PageId) -> Error {
+    let page_size = body.len() + CHECKSUM_LEN;
+    let what = match Header::read(body) {
+        None => "unknown kind of page".to_string(),
+        Some(header) if !matches!(header.kind, PageKind::Leaf | PageKind::Branch) => {
+            format!("expected a page of a tree, found {:?}", header.kind)
+        }
+        Some(header) if header.page != id => {
+            format!("expected page {}, found page {}", id.0, header.page.0)
+        }
+        Some(header) => {
+            let (kind, level, count) = (header.kind, header.level, header.count);
+            let (prefix_len, heap_start) = (u16_at(body, PREFIX_LEN_AT), u16_at(body, HEAP_START_AT));
+            format!(
+                "{kind:?} of level {level}, {count} entries and {prefix_len} bytes of prefix before a heap at {heap_start}"
+            )
+        }
+    };
+    damaged(id, page_size, what)
+}

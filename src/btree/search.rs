@@ -1,0 +1,55 @@
+//! The one descent from a root to the leaf where a key belongs.
+
+use crate::Result;
+use crate::btree::Entry;
+use crate::btree::node::{Node, Place};
+use crate::ids::PageId;
+use crate::pages::PageRead;
+use crate::pages::format::{Value, read_run};
+
+/// Goes down from `root`, which exists, to the leaf where `key` belongs, telling `visit` each branch and the index of the child taken.
+#[inline]
+pub(crate) fn descend<'a, P: PageRead>(
+    pages: &'a P,
+    root: PageId,
+    key: &[u8],
+    mut visit: impl FnMut(&Node<'a>, usize),
+) -> Result<(Node<'a>, Place)> {
+    let mut node = Node::open(pages, root)?;
+    while !node.is_leaf() {
+        let index = node.child_for(key)?;
+        let child = node.child(index);
+        pages.prefetch(child);
+        visit(&node, index);
+        node = Node::open_child(pages, child, &node)?;
+    }
+    let place = node.find(key)?;
+    Ok((node, place))
+}
+
+/// The entry of a key.
+///
+/// # Errors
+/// `Corrupt` if a page on the way is damaged.
+#[inline]
+pub(crate) fn get<'a, P: PageRead>(pages: &'a P, root: PageId, key: &[u8]) -> Result<Option<Entry<'a>>> {
+    if root.is_none() {
+        return Ok(None);
+    }
+    let (leaf, place) = descend(pages, root, key, |_, _| {})?;
+    if !place.found {
+        return Ok(None);
+    }
+    entry_at(pages, &leaf, place.index).map(Some)
+}
+
+/// The entry at an index of a leaf, with its value wherever that is.
+#[inline]
+pub(crate) fn entry_at<'a, P: PageRead>(pages: &'a P, leaf: &Node<'a>, index: usize) -> Result<Entry<'a>> {
+    let (version, value) = leaf.entry(index)?;
+    let value = match value {
+        Value::Inline(bytes) => bytes,
+        Value::Run { page, pages: count, len } => read_run(pages, page, count, len)?.0,
+    };
+    Ok(Entry { version, value })
+}

@@ -1,0 +1,77 @@
+//! Goal: a cursor yields exactly `BTreeMap::range`, from both ends in any interleaving, for all kinds of bounds.
+//! Method: random trees, bounds on and beside existing keys, random directions.
+
+use crate::btree::tests::*;
+
+fn bound(kind: u8, key: &[u8]) -> Bound<&[u8]> {
+    match kind % 3 {
+        0 => Bound::Unbounded,
+        1 => Bound::Included(key),
+        _ => Bound::Excluded(key),
+    }
+}
+
+/// `BTreeMap::range` panics on inverted ranges; here they are empty.
+fn is_inverted(lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> bool {
+    match (lower, upper) {
+        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+        (Bound::Excluded(a), Bound::Excluded(b)) => a >= b,
+        (Bound::Included(a) | Bound::Excluded(a), Bound::Included(b) | Bound::Excluded(b)) => a > b,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn yields_what_a_map_yields(
+        entries in proptest::collection::vec((keys(), values()), 0..150),
+        picks in (any::<usize>(), any::<usize>()),
+        beside in (keys(), keys()),
+        kinds in (any::<u8>(), any::<u8>()),
+        on_keys in (any::<bool>(), any::<bool>()),
+        directions in proptest::collection::vec(any::<bool>(), 1..32),
+    ) {
+        let mut pair = Pair::new(4096);
+        for (key, value) in &entries {
+            pair.put(key, value);
+        }
+        let existing: Vec<Vec<u8>> = pair.map.keys().cloned().collect();
+        let pick = |on_key: bool, index: usize, beside: Vec<u8>| {
+            if on_key && !existing.is_empty() { existing[index % existing.len()].clone() } else { beside }
+        };
+        let low = pick(on_keys.0, picks.0, beside.0);
+        let high = pick(on_keys.1, picks.1, beside.1);
+        let (lower, upper) = (bound(kinds.0, &low), bound(kinds.1, &high));
+        let mut expected: Vec<_> = if is_inverted(lower, upper) {
+            Vec::new()
+        } else {
+            pair.map.range::<[u8], _>((lower, upper)).map(|(key, entry)| (key.clone(), entry.clone())).collect()
+        };
+        let mut cursor = Cursor::new(pair.root, lower, upper);
+        let mut directions = directions.iter().cycle();
+        loop {
+            let (found, expected) = if *directions.next().unwrap() {
+                let first = if expected.is_empty() { None } else { Some(expected.remove(0)) };
+                (cursor.next(&pair.pages).unwrap().map(owned), first)
+            } else {
+                (cursor.next_back(&pair.pages).unwrap().map(owned), expected.pop())
+            };
+            prop_assert_eq!(&found, &expected.map(|(key, (_, value))| (key, value)));
+            if found.is_none() {
+                break;
+            }
+        }
+        prop_assert!(expected.is_empty());
+        prop_assert!(cursor.next(&pair.pages).unwrap().is_none());
+        prop_assert!(cursor.next_back(&pair.pages).unwrap().is_none());
+    }
+}
+
+/// An empty tree has no entries at either end.
+#[test]
+fn of_an_empty_tree() {
+    let pages = Memory::new(4096);
+    let mut cursor = Cursor::new(PageId::NONE, Bound::Included(b"a"), Bound::Unbounded);
+    assert!(cursor.next(&pages).unwrap().is_none() && cursor.next_back(&pages).unwrap().is_none());
+}

@@ -1,0 +1,57 @@
+//! A walk over the pages of a tree, parents before children, that its visitor can cut short.
+
+use crate::btree::check::PageSeen;
+use crate::btree::node::Node;
+use crate::pages::PageRead;
+use crate::pages::format::{PageKind, Value, damaged, read_run};
+use crate::{PageId, Result, TxnId};
+
+/// Tells `visit` of each page and run; where it answers `false`, what lies below is passed over.
+///
+/// # Errors
+/// `Corrupt` if a page can't be read, and what `visit` returns.
+pub(crate) fn each_page<P: PageRead>(
+    pages: &P,
+    root: PageId,
+    visit: &mut dyn FnMut(PageSeen) -> Result<bool>,
+) -> Result<()> {
+    if root.is_none() {
+        return Ok(());
+    }
+    descend(pages, &Node::open(pages, root)?, None, visit)
+}
+
+fn descend<P: PageRead>(
+    pages: &P,
+    node: &Node<'_>,
+    parent: Option<TxnId>,
+    visit: &mut dyn FnMut(PageSeen) -> Result<bool>,
+) -> Result<()> {
+    let birth = node.birth();
+    // Whoever copies a page copies those above it: a page younger than its parent is a damaged one, and must
+    // not be taken for one that has no checksum yet.
+    if parent.is_some_and(|parent| birth > parent) {
+        return Err(node.damaged(format!("born in {birth}, after its parent")));
+    }
+    let kind = if node.is_leaf() { PageKind::Leaf } else { PageKind::Branch };
+    if !visit(PageSeen { page: node.id, pages: 1, birth, kind })? {
+        return Ok(());
+    }
+    if node.is_leaf() {
+        for index in 0..node.count() {
+            if let (_, Value::Run { page, pages: count, len }) = node.entry(index)? {
+                let (_, run_birth) = read_run(pages, page, count, len)?;
+                if run_birth > birth {
+                    return Err(damaged(page, pages.page_size(), format!("born in {run_birth}, after its leaf")));
+                }
+                visit(PageSeen { page, pages: count, birth: run_birth, kind: PageKind::Run })?;
+            }
+        }
+        return Ok(());
+    }
+    for index in 0..=node.count() {
+        // Levels strictly decrease, so the walk ends whatever the pages say.
+        descend(pages, &Node::open_child(pages, node.child(index), node)?, Some(birth), visit)?;
+    }
+    Ok(())
+}

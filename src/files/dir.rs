@@ -1,0 +1,461 @@
+//! The store's directory: names of its files, how they are opened and made whole.
+//!
+//! Everything goes through a directory descriptor, so that paths of any length work and a renamed
+//! directory stays the same store. A file is made under another name, synced and renamed into place,
+//! and the directory is synced, so that nobody ever meets a half-made one.
+
+use crate::files::descriptor::Descriptor;
+use crate::files::owner;
+use crate::files::owner::Ownership;
+use crate::shared::liveness::LockFileId;
+use crate::{Error, Result};
+use rustix::fs;
+use rustix::fs::{AtFlags, FsWord, Mode, OFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use untorn_wal::files;
+
+/// The empty file whose locked bytes say who is alive.
+pub(crate) const LOCK: &str = "lock";
+/// The two header slots.
+pub(crate) const CHECKPOINT: &str = "checkpoint";
+/// The pages.
+pub(crate) const ARENA: &str = "arena";
+/// The shared region, valid within one boot.
+pub(crate) const CONTROL: &str = "control";
+/// The folder of log segments.
+pub(crate) const WAL: &str = "wal";
+
+/// Bytes of the longest path that a system call takes.
+pub(crate) const PATH_BYTES_MAX: usize = libc::PATH_MAX as usize - 1;
+
+/// An open store directory.
+///
+/// Its descriptor may be closed by the host; the path then leads to it again.
+#[derive(Debug)]
+pub(crate) struct Dir {
+    fd: Descriptor,
+    path: PathBuf,
+    /// The uid that owns it, and so the store.
+    owner: u32,
+}
+
+/// The directory's descriptor, or a fresh one in its place.
+enum Handle<'d> {
+    Kept(BorrowedFd<'d>),
+    Fresh(OwnedFd),
+}
+
+impl AsFd for Handle<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Handle::Kept(fd) => *fd,
+            Handle::Fresh(fd) => fd.as_fd(),
+        }
+    }
+}
+
+impl Dir {
+    /// Opens the directory, making it (mode 0700) if `create` allows.
+    ///
+    /// # Errors
+    /// [`Error::Permission`] if it belongs to another user: see [`owner`].
+    pub(crate) fn open(path: &Path, create: bool, any_file_system: bool, ownership: Ownership) -> Result<Dir> {
+        if path.as_os_str().is_empty() {
+            return Err(Error::Invalid { what: "the store's path is empty".into() });
+        }
+        check_path_len(path)?;
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let fd = match fs::open(path, flags, Mode::empty()) {
+            Err(Errno::NOENT) if create => {
+                match fs::mkdir(path, Mode::RWXU) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(errno) => {
+                        check_working_directory(path)?;
+                        return Err(refused(errno, &path.display().to_string(), "create"));
+                    }
+                }
+                fs::open(path, flags, Mode::empty())
+            }
+            other => other,
+        };
+        let fd = fd.map_err(|errno| match errno {
+            Errno::NOENT => {
+                check_working_directory(path).err().unwrap_or_else(|| Error::NotFound { path: path.into() })
+            }
+            Errno::NOTDIR => Error::Invalid { what: format!("{} is not a directory", path.display()) },
+            _ => refused(errno, &path.display().to_string(), "open"),
+        })?;
+        if is_removed(&fd) {
+            return Err(Error::Invalid { what: format!("the directory {} was removed", path.display()) });
+        }
+        // An absolute path serves the logger, whose working directory is another. A removed working directory has none, but
+        // what `..` leads to has.
+        let path = std::path::absolute(path).ok().or_else(|| path_of(&fd)).unwrap_or_else(|| path.into());
+        let fd = Descriptor::new(fd).map_err(Error::io("stat of the store's directory"))?;
+        let stat =
+            fd.get().map(fs::fstat).unwrap_or(Err(Errno::BADF)).map_err(Error::sys("stat of the store's directory"))?;
+        owner::check_directory(&stat, &path, ownership)?;
+        let dir = Dir { fd, path, owner: stat.st_uid };
+        if !any_file_system {
+            dir.refuse_unreliable()?;
+        }
+        Ok(dir)
+    }
+
+    /// The same directory, for another handle to the store.
+    pub(crate) fn again(&self) -> Result<Dir> {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let fd = fs::openat(self.handle()?, ".", flags, Mode::empty())
+            .map_err(Error::sys("open of the store's directory"))?;
+        let fd = Descriptor::new(fd).map_err(Error::io("stat of the store's directory"))?;
+        Ok(Dir { fd, path: self.path.clone(), owner: self.owner })
+    }
+
+    fn handle(&self) -> Result<Handle<'_>> {
+        if let Some(fd) = self.fd.get() {
+            return Ok(Handle::Kept(fd));
+        }
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        match fs::open(&self.path, flags, Mode::empty()) {
+            Ok(fd) if self.fd.is_same_file(&fd) => Ok(Handle::Fresh(fd)),
+            _ => Err(Error::Invalid {
+                what: format!(
+                    "the descriptor of {} was closed by somebody else, and the path leads elsewhere now",
+                    self.path.display()
+                ),
+            }),
+        }
+    }
+
+    /// Calls `with` with a descriptor of the directory.
+    pub(crate) fn with_fd<T>(&self, with: impl FnOnce(BorrowedFd<'_>) -> Result<T>) -> Result<T> {
+        with(self.handle()?.as_fd())
+    }
+
+    /// Whether another user than this process's owns it.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.owner != rustix::process::geteuid().as_raw()
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Refuses file systems whose locks or syncs do not reach every user of the store. Whether locks work at all is
+    /// proven at each open (`shared/liveness.rs`).
+    fn refuse_unreliable(&self) -> Result<()> {
+        match file_system(self.handle()?)? {
+            (_, true) => Ok(()),
+            (file_system, false) => Err(Error::UnsupportedFileSystem {
+                path: self.path.clone(),
+                file_system,
+                reason: "locks and syncs there do not reach every process that sees the directory; set \
+                         `Options::any_file_system(true)` to open it anyway"
+                    .into(),
+            }),
+        }
+    }
+
+    /// Opens a file of the store; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if the name is there and is no regular file; [`Error::Permission`] without the right, or if it
+    /// belongs to another user than the directory.
+    pub(crate) fn open_file(&self, name: &str, write: bool) -> Result<Option<File>> {
+        match files::open_file(self.handle()?, name, write) {
+            Ok(fd) => Ok(Some(fd.into())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) if error.raw_os_error() == Some(libc::EMFILE) && planted_bug!("no-descriptor-no-file") => {
+                Ok(None)
+            }
+            Err(error) => Err(refused_io(error, name, if write { "write" } else { "read" })),
+        }
+    }
+
+    /// Opens a file of the store that must be there.
+    pub(crate) fn need_file(&self, name: &str, write: bool) -> Result<File> {
+        self.open_file(name, write)?
+            .ok_or_else(|| Error::Mismatch { file: name.to_string(), what: "it is missing".into() })
+    }
+
+    /// Removes a file of the store, if it is there.
+    pub(crate) fn remove_file(&self, name: &str) -> Result<()> {
+        match fs::unlinkat(self.handle()?, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(refused(errno, name, "remove")),
+        }
+    }
+
+    /// Gives a file of the store its name, durably.
+    pub(crate) fn rename_file(&self, from: &str, to: &str) -> Result<()> {
+        self.rename_loosely(from, to)?;
+        self.sync()
+    }
+
+    /// Gives a file of the store another name, over whatever has that name. Not durable before [`Dir::sync`].
+    pub(crate) fn rename_loosely(&self, from: &str, to: &str) -> Result<()> {
+        fs::renameat(self.handle()?, from, self.handle()?, to).map_err(Error::sys(format!("rename of {from} to {to}")))
+    }
+
+    /// Makes the empty `lock` file if there is none; it is never renamed or removed.
+    pub(crate) fn ensure_lock_file(&self) -> Result<()> {
+        match files::create_new(self.handle()?, LOCK) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                self.open_file(LOCK, true)?;
+                Ok(())
+            }
+            made => made.map(drop).map_err(|error| refused_io(error, LOCK, "create")),
+        }
+    }
+
+    /// Makes an empty file with a fresh inode, over a left-over of a process that died.
+    pub(crate) fn make_file(&self, name: &str) -> Result<File> {
+        self.remove_file(name)?;
+        let made = files::create_new(self.handle()?, name);
+        made.map(File::from).map_err(|error| refused_io(error, name, "create"))
+    }
+
+    /// Makes a file under another name, lets `fill` write it, syncs it and renames it into place.
+    pub(crate) fn create_file(&self, name: &str, fill: impl FnOnce(&File) -> Result<()>) -> Result<()> {
+        let making = format!("{name}.new");
+        let file = self.make_file(&making)?;
+        let made = fill(&file).and_then(|()| file.sync_all().map_err(Error::io(format!("sync of {making}"))));
+        if made.is_err() {
+            // On a full disk it would take the room that others need.
+            let _ = self.remove_file(&making);
+        }
+        made?;
+        self.rename_file(&making, name)
+    }
+
+    /// Makes a folder in the store's directory if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if the name is there and is no directory.
+    pub(crate) fn ensure_folder(&self, name: &str) -> Result<()> {
+        match files::create_folder(self.handle()?, name) {
+            Ok(true) => self.sync(),
+            Ok(false) => Ok(()),
+            Err(error) => Err(refused_io(error, name, "create")),
+        }
+    }
+
+    /// Opens a folder in the store's directory; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if the name is there and is no directory.
+    pub(crate) fn open_folder(&self, name: &str) -> Result<Option<OwnedFd>> {
+        match files::open_folder(self.handle()?, name) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(refused_io(error, name, "read")),
+        }
+    }
+
+    /// Makes names created or renamed in the directory durable.
+    pub(crate) fn sync(&self) -> Result<()> {
+        if planted_bug!("skip-directory-fsync") {
+            return Ok(());
+        }
+        fs::fsync(self.handle()?).map_err(Error::sys("sync of the store's directory"))
+    }
+
+    /// Makes the directory's own name durable.
+    pub(crate) fn sync_parent(&self) -> Result<()> {
+        if planted_bug!("skip-directory-fsync") {
+            return Ok(());
+        }
+        // A parent that may not be read (mode --x) cannot be synced; the directory is there all the same.
+        match fs::openat(self.handle()?, "..", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(fd) => {
+                fs::fsync(fd).map_err(Error::sys(format!("sync of the folder that holds {}", self.path.display())))
+            }
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// An error if `lock` is no longer the file that a participant's presence is in: then no logger can be started for the
+    /// participant, and none may go on. What cannot be found out is no error.
+    ///
+    /// # Errors
+    /// [`Error::Detached`] names what was removed.
+    pub(crate) fn check_lock(&self, expected: LockFileId) -> Result<()> {
+        let handle = self.handle()?;
+        let path = self.path.display();
+        let reason = match fs::statat(&handle, LOCK, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if LockFileId::of(&stat) == expected => return Ok(()),
+            Ok(_) => format!("another file was put in the place of {LOCK} in {path} while the store was open"),
+            Err(Errno::NOENT) if is_removed(&handle) => {
+                format!("the directory {path} was removed while the store was open")
+            }
+            Err(Errno::NOENT) => format!("{LOCK} was removed from {path} while the store was open"),
+            Err(_) => return Ok(()),
+        };
+        Err(Error::Detached { reason })
+    }
+
+    /// A path by which another program finds the directory. It may have been renamed since it was opened.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if no absolute path that a system call takes leads to it, and why the known one does not.
+    pub(crate) fn path_for_others(&self) -> Result<PathBuf> {
+        let handle = self.handle()?;
+        let open = |path: &Path| fs::open(path, OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+        if let Some(now) = path_of(&handle).filter(|path| open(path).is_ok_and(|fd| self.fd.is_same_file(&fd))) {
+            return Ok(now);
+        }
+        let bytes = self.path.as_os_str().len();
+        let why = if bytes > PATH_BYTES_MAX {
+            format!("it has {bytes} bytes, and system calls take at most {PATH_BYTES_MAX}")
+        } else if !self.path.is_absolute() {
+            "it is relative, and the working directory has no path".to_string()
+        } else {
+            match open(&self.path) {
+                Ok(fd) if !self.fd.is_same_file(&fd) => "it leads to another directory".to_string(),
+                Err(errno @ (Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG)) => errno.to_string(),
+                // Another program may have rights that this process lacks.
+                Ok(_) | Err(_) => return Ok(self.path.clone()),
+            }
+        };
+        let what =
+            format!("no logger can be started for the store: by the path {} none finds it: {why}", shown(&self.path));
+        Err(Error::Invalid { what })
+    }
+}
+
+/// Whether an open directory has no name any more. A directory of several layers has one link even then.
+fn is_removed(fd: impl AsFd) -> bool {
+    let Ok(stat) = fs::fstat(&fd) else { return false };
+    if stat.st_nlink == 0 {
+        return true;
+    }
+    // The mark may also be a part of the name.
+    let is_there = |path: &PathBuf| fs::stat(path).is_ok_and(|found| LockFileId::of(&found) == LockFileId::of(&stat));
+    path_of(fd).is_some_and(|path| path.as_os_str().as_bytes().ends_with(b" (deleted)") && !is_there(&path))
+}
+
+/// An error if a path is longer than any that a system call takes.
+fn check_path_len(path: &Path) -> Result<()> {
+    let bytes = path.as_os_str().len();
+    if bytes <= PATH_BYTES_MAX {
+        return Ok(());
+    }
+    let path = shown(path);
+    let what = format!(
+        "the path {path} has {bytes} bytes, and system calls take at most {PATH_BYTES_MAX}; a path relative to the \
+         working directory may be shorter"
+    );
+    Err(Error::Invalid { what })
+}
+
+/// An error if a path begins at this process's working directory, and that was removed.
+fn check_working_directory(path: &Path) -> Result<()> {
+    let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
+    if path.is_absolute() || !fs::open(".", flags, Mode::empty()).is_ok_and(is_removed) {
+        return Ok(());
+    }
+    let what = format!("{} is a relative path, and this process's working directory was removed", path.display());
+    Err(Error::Invalid { what })
+}
+
+/// The absolute form of a path that is used again later, when the working directory may be another.
+///
+/// # Errors
+/// [`Error::Invalid`] if system calls do not take it, or the working directory has no path.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
+    check_path_len(path)?;
+    let absolute = std::path::absolute(path).map_err(|source| {
+        let what = format!("path of the working directory, to which {} is relative", path.display());
+        check_working_directory(path).err().unwrap_or(Error::Io { what, source })
+    })?;
+    check_path_len(&absolute)?;
+    Ok(absolute)
+}
+
+/// A path in an error: its two ends, if it is long.
+fn shown(path: &Path) -> String {
+    const END: usize = 100;
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.len() <= 4 * END {
+        return path.display().to_string();
+    }
+    let (first, last) = (&bytes[..END], &bytes[bytes.len() - END..]);
+    format!("{} … {}", String::from_utf8_lossy(first), String::from_utf8_lossy(last))
+}
+
+/// The name of the file system that a file lies on, else its number; and whether its locks and syncs reach every user.
+pub(crate) fn file_system(fd: impl AsFd) -> Result<(String, bool)> {
+    const NAMES: [(FsWord, &str, bool); 13] = [
+        (0x6969, "NFS", false),
+        (0x517b, "SMB", false),
+        (0xff53_4d42, "CIFS", false),
+        (0xfe53_4d42, "SMB2", false),
+        (0x00c3_6400, "Ceph", false),
+        (0x0102_1997, "9P", false),
+        (0x5346_414f, "AFS", false),
+        (0x7375_7245, "Coda", false),
+        (0x0bd0_0bd0, "Lustre", false),
+        (0x4750_4653, "GPFS", false),
+        (0x0116_1970, "GFS2", false),
+        (0x6573_5546, "FUSE", false),
+        (0x794c_7630, "overlayfs", true),
+    ];
+    let stat = fs::fstatfs(fd).map_err(Error::sys("statfs of the store's directory"))?;
+    Ok(match NAMES.iter().find(|(magic, ..)| *magic == stat.f_type) {
+        Some((_, name, is_reliable)) => ((*name).to_string(), *is_reliable),
+        None => (format!("file system {:#x}", stat.f_type), true),
+    })
+}
+
+/// The path of an open directory, as the kernel knows it now.
+pub(crate) fn path_of(fd: impl AsFd) -> Option<PathBuf> {
+    let link = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+    std::fs::read_link(link).ok()
+}
+
+/// On btrfs, rewriting allocated blocks in place must not need new ones: no copy-on-write for this file.
+/// Other file systems don't know the flag, which is as good.
+pub(crate) fn set_no_cow(file: &File) {
+    use fs::{IFlags, ioctl_getflags, ioctl_setflags};
+    if let Ok(flags) = ioctl_getflags(file) {
+        let _ = ioctl_setflags(file, flags | IFlags::NOCOW);
+    }
+}
+
+/// As [`refused`], for an error that may name what the file is instead.
+fn refused_io(error: io::Error, name: &str, access: &str) -> Error {
+    match Errno::from_io_error(&error) {
+        Some(errno) => refused(errno, name, access),
+        None => Error::io(format!("{access} of {name}"))(error),
+    }
+}
+
+fn refused(errno: Errno, name: &str, access: &str) -> Error {
+    match errno {
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => {
+            Error::Permission { what: format!("{access} of {name} ({errno})") }
+        }
+        Errno::NOSPC | Errno::DQUOT => Error::DiskFull { what: name.to_string() },
+        _ => Error::Io { what: format!("{access} of {name}"), source: errno.into() },
+    }
+}
+
+/// The number of this boot of this kernel, which tells a `control` of the past.
+pub(crate) fn boot_id() -> Result<[u64; 2]> {
+    #[cfg(feature = "crash-points")]
+    if let Some(injected) = crate::environment::variable("UNTORN_BOOT_ID").and_then(|id| id.into_string().ok()) {
+        return Ok([u64::from_str_radix(&injected, 16).unwrap_or(0), !0]);
+    }
+    let path = "/proc/sys/kernel/random/boot_id";
+    let text = std::fs::read_to_string(path).map_err(Error::io(format!("read of {path}")))?;
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    let number = u128::from_str_radix(&digits, 16)
+        .map_err(|_| Error::Invalid { what: format!("{path} holds no number: {text:?}") })?;
+    Ok([(number >> 64) as u64, number as u64])
+}

@@ -1,0 +1,354 @@
+//! The `checkpoint` file: two header slots, written in turn, of which the newest valid one counts.
+//!
+//! Each slot is a block of its own in the file, so that a torn write of one leaves the other whole. Little-endian:
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 8 | magic "untornK\x01" |
+//! | 8 | 4 | format version |
+//! | 12 | 4 | CRC-32 of the whole slot, without these 4 bytes |
+//! | 16 | 16 | store id |
+//! | 32 | 4 × 8 | page size, maximum size, ring size, segment size, in bytes |
+//! | 64 | 8 | serial: counts header writes, the higher one is newer; its parity is the slot |
+//! | 72 | 8 | log position from which recovery replays |
+//! | 80 | 8 | 1: nothing was committed after this checkpoint; else 0 |
+//! | 88 | 2 × 8 | what of the log is kept for its followers: bytes, milliseconds |
+//! | 104 | 8 | checksum word of the catalog's root page; 0 without a catalog, or if not stated |
+//! | 112 | 24 × 8 | the image of the commit, see `slot` |
+//! | 304 | 3,792 | zero |
+
+use crate::api::options::Geometry;
+use crate::files::dir;
+use crate::files::slot;
+use crate::files::slot::{SLOT_WORDS, SlotImage};
+use crate::{Error, Result, TxnId};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+use untorn_wal::{Lsn, Retention};
+
+/// Marks the file as ours.
+const MAGIC: [u8; 8] = *b"untornK\x01";
+/// Version of the whole format: pages, log and header.
+pub(crate) const FORMAT_VERSION: u32 = 1;
+/// Distance of the two slots.
+const SLOT_BYTES: usize = 4096;
+/// Bytes of a slot that are used. The checksum covers the whole slot, at the same place in all versions, so
+/// that a newer header is told apart from a damaged one.
+const USED: usize = 112 + SLOT_WORDS * 8;
+/// More headers than a store can come to have.
+const SERIAL_MAX: u64 = 1 << 62;
+const _: () = assert!(USED <= 512, "a header lies in one sector, which disks write whole");
+
+/// What a checkpoint says: the store's identity, its fixed parameters and one commit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Header {
+    pub(crate) store_id: [u8; 16],
+    pub(crate) geometry: Geometry,
+    /// Counts header writes; the higher one is the newer.
+    pub(crate) serial: u64,
+    /// From where the log is replayed.
+    pub(crate) log_position: Lsn,
+    /// Nothing was committed after this checkpoint: the store was left in order.
+    pub(crate) clean: bool,
+    /// What is kept of the log before this checkpoint. It stands here so that a restart knows.
+    pub(crate) retention: Retention,
+    /// The checksum word of the catalog's root, which each commit changes: an arena of another time shows by it. 0: not
+    /// stated.
+    pub(crate) catalog_sum: u64,
+    pub(crate) image: SlotImage,
+}
+
+impl Header {
+    pub(crate) fn txn(&self) -> TxnId {
+        self.image.txn
+    }
+
+    /// The serial of the header after one of this serial.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] before a newer header would count as older. No store comes to that by itself.
+    pub(crate) fn next_serial(serial: u64) -> Result<u64> {
+        match serial.checked_add(1) {
+            Some(next) if next <= SERIAL_MAX => Ok(next),
+            _ => Err(Error::Limit {
+                what: "the serial of a header in checkpoint (restore a backup)",
+                found: serial,
+                limit: SERIAL_MAX - 1,
+            }),
+        }
+    }
+
+    /// An error if a counter is half-way to its end, which no store comes to: what is written next must stay within what
+    /// [`Header::decode`] accepts.
+    pub(crate) fn refuse_exhausted(&self) -> Result<()> {
+        let image = &self.image;
+        let counters = [
+            (64, "serial", self.serial, SERIAL_MAX),
+            (72, "log position", self.log_position.0, Lsn::MAX.0),
+            (112 + 8 * 7, "number of records", image.records, slot::COUNT_MAX),
+            (112 + 8 * 8, "number of free pages", image.free_pages, slot::COUNT_MAX),
+            (112 + 8 * 9, "number of commits", image.commits, slot::COUNT_MAX),
+        ];
+        match counters.into_iter().find(|(_, _, found, max)| *found > max / 2) {
+            None => Ok(()),
+            Some((at, what, found, max)) => {
+                let offset = self.serial % 2 * SLOT_BYTES as u64 + at;
+                let what = format!("the header's {what} is {found}, expected at most {}", max / 2);
+                Err(Error::corrupt(dir::CHECKPOINT, offset, what))
+            }
+        }
+    }
+
+    pub(crate) fn encode(&self) -> [u8; SLOT_BYTES] {
+        let mut bytes = [0; SLOT_BYTES];
+        bytes[0..8].copy_from_slice(&MAGIC);
+        bytes[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        // 12..16: the checksum.
+        bytes[16..32].copy_from_slice(&self.store_id);
+        let geometry = &self.geometry;
+        let words = [
+            geometry.page_size as u64,
+            geometry.max_size,
+            geometry.ring_size,
+            geometry.segment_size,
+            self.serial,
+            self.log_position.0,
+            u64::from(self.clean),
+            self.retention.bytes,
+            u64::try_from(self.retention.age.as_millis()).unwrap_or(u64::MAX),
+            self.catalog_sum,
+        ];
+        for (i, word) in words.iter().enumerate() {
+            bytes[32 + i * 8..40 + i * 8].copy_from_slice(&word.to_le_bytes());
+        }
+        for (i, word) in self.image.encode().iter().enumerate() {
+            bytes[112 + i * 8..120 + i * 8].copy_from_slice(&word.to_le_bytes());
+        }
+        let sum = checksum(&bytes);
+        bytes[12..16].copy_from_slice(&sum.to_le_bytes());
+        bytes
+    }
+
+    /// Decodes the slot with this index. Every field is held against every limit that creation and checkpoints keep: a
+    /// checksum proves that the bytes are what was written, not who wrote them.
+    pub(crate) fn decode(bytes: &[u8; SLOT_BYTES], slot: u64) -> Result<Header> {
+        let offset = slot * SLOT_BYTES as u64;
+        let damaged_at = |at: usize, what: String| Error::corrupt(dir::CHECKPOINT, offset + at as u64, what);
+        let damaged = |what: String| damaged_at(0, what);
+        if bytes[0..8] != MAGIC {
+            return Err(damaged("no header of a store stands here".into()));
+        }
+        let word32 = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
+        let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+        let (found, expected) = (word32(12), checksum(bytes));
+        if found != expected {
+            return Err(damaged(format!("header checksum {found:08x}, expected {expected:08x}")));
+        }
+        if word32(8) != FORMAT_VERSION {
+            return Err(Error::Mismatch {
+                file: dir::CHECKPOINT.into(),
+                what: format!("format version {}, this library knows {FORMAT_VERSION}", word32(8)),
+            });
+        }
+        let mut image = [0; SLOT_WORDS];
+        for (i, slot) in image.iter_mut().enumerate() {
+            *slot = word(112 + i * 8);
+        }
+        if word(80) > 1 || !slot::is_reserved_zero(&image) || bytes[USED..].iter().any(|byte| *byte != 0) {
+            return Err(damaged("reserved bytes of the header are not zero".into()));
+        }
+        let geometry = Geometry {
+            page_size: usize::try_from(word(32)).unwrap_or(usize::MAX),
+            max_size: word(40),
+            ring_size: word(48),
+            segment_size: word(56),
+        };
+        if let Some((parameter, what)) = geometry.problem() {
+            return Err(damaged_at(32 + 8 * parameter as usize, what));
+        }
+        let (serial, log_position) = (word(64), Lsn(word(72)));
+        if serial % 2 != slot || serial > SERIAL_MAX {
+            let what = format!("the header has serial {serial}, which does not belong in slot {slot}");
+            return Err(damaged_at(64, what));
+        }
+        if !log_position.is_stored() {
+            let what = format!("log position {log_position} is not a multiple of 8 up to {}", Lsn::MAX);
+            return Err(damaged_at(72, what));
+        }
+        let image = SlotImage::decode(&image, dir::CHECKPOINT)?;
+        if let Some((word, what)) = image.problem(&geometry) {
+            return Err(damaged_at(112 + 8 * word, what));
+        }
+        Ok(Header {
+            store_id: bytes[16..32].try_into().expect("16 bytes"),
+            geometry,
+            serial,
+            log_position,
+            clean: word(80) != 0,
+            retention: Retention { bytes: word(88), age: Duration::from_millis(word(96)) },
+            catalog_sum: word(104),
+            image,
+        })
+    }
+
+    /// Writes the header to the slot that does not hold the previous one, and syncs it.
+    pub(crate) fn write(&self, file: &File) -> Result<()> {
+        // A header that the next open refuses must not take the place of one that it accepts.
+        Header::decode(&self.encode(), self.serial % 2)?;
+        let offset = (self.serial % 2) * SLOT_BYTES as u64;
+        crash_point!("header.before_write");
+        file.write_all_at(&self.encode(), offset).map_err(Error::io("write of checkpoint"))?;
+        crash_point!("header.before_sync");
+        crate::fault::fdatasync(file, "checkpoint.sync").map_err(Error::io("sync of checkpoint"))?;
+        crash_point!("header.after_sync");
+        Ok(())
+    }
+
+    /// Reads the newest valid header; the damage of the other slot, if any, comes with it.
+    ///
+    /// The caller holds the older header against what the log states about newer checkpoints, so a
+    /// rotten newest header is never silently passed over.
+    pub(crate) fn read(file: &File) -> Result<(Header, Option<Error>)> {
+        let (mut found, damage) = Header::read_slots(file)?;
+        match found.pop() {
+            Some(newest) => Ok((newest, damage)),
+            None => Err(damage.expect("two slots, none valid")),
+        }
+    }
+
+    /// Reads the valid headers, the newest last, and the damage of a slot that holds none.
+    pub(crate) fn read_slots(file: &File) -> Result<(Vec<Header>, Option<Error>)> {
+        let len = file.metadata().map_err(Error::io("stat of checkpoint"))?.len();
+        if len < 2 * SLOT_BYTES as u64 {
+            return Err(Error::corrupt(
+                dir::CHECKPOINT,
+                len,
+                format!("the file has {len} bytes, expected {}", 2 * SLOT_BYTES),
+            ));
+        }
+        let mut found: Vec<Header> = Vec::new();
+        let mut damage = None;
+        for slot in 0..2 {
+            let offset = slot * SLOT_BYTES as u64;
+            let mut bytes = [0; SLOT_BYTES];
+            file.read_exact_at(&mut bytes, offset).map_err(Error::io("read of checkpoint"))?;
+            match Header::decode(&bytes, slot) {
+                Ok(header) => found.push(header),
+                Err(newer @ Error::Mismatch { .. }) => return Err(newer),
+                Err(error) => damage = Some(error),
+            }
+        }
+        found.sort_by_key(|header| header.serial);
+        if let [older, newer] = &found[..]
+            && (older.store_id, older.geometry) != (newer.store_id, newer.geometry)
+        {
+            let offset = older.serial % 2 * SLOT_BYTES as u64;
+            let what = "its store id or fixed sizes are not those of the header in the other slot";
+            return Err(Error::corrupt(dir::CHECKPOINT, offset, what));
+        }
+        Ok((found, damage))
+    }
+}
+
+fn checksum(bytes: &[u8; SLOT_BYTES]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&bytes[..12]);
+    hasher.update(&bytes[16..]);
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::slot::QueueState;
+    use crate::{PageId, Version};
+
+    /// Computed by another program from the tables in this file and in `slot`; 16 bytes a line, the rest is zero.
+    const GOLDEN: [&str; 19] = [
+        "756e746f726e4b010100000077672147",
+        "000102030405060708090a0b0c0d0e0f",
+        "00100000000000000000000000010000",
+        "00002000000000000000800000000000",
+        "09000000000000004044000000000000",
+        "01000000000000000050000000000000",
+        "89670000000000007856341200000080",
+        "34120000003000001100000022000000",
+        "33030000000000004044000000000000",
+        "55000000000000006600000000000000",
+        "07000000000000008808000000000000",
+        "99000000000000000010000000000000",
+        "01000000020000000300000004000000",
+        "05000000000000000000000000000000",
+        "00000000000000000000000000000000",
+        "06000000070000000800000009000000",
+        "0a000000000000000000000000000000",
+        "00000000000000000000000000000000",
+        "00000000000000003c21e23525c2faee",
+    ];
+
+    fn header() -> Header {
+        let queue = |n: u32| QueueState {
+            head: PageId(n),
+            tail: PageId(n + 1),
+            head_index: n + 2,
+            tail_index: n + 3,
+            count: u64::from(n) + 4,
+        };
+        let image = SlotImage {
+            txn: TxnId::from_u64(3 << 44 | 0x1234),
+            catalog: PageId(0x11),
+            run_directory: PageId(0x22),
+            high_water: 0x333,
+            log_tail: Lsn(0x4440),
+            blocks_charged: 0x55,
+            next_keyspace: 0x66,
+            keyspaces: 0x7,
+            records: 0x888,
+            free_pages: 0x99,
+            commits: 0x1000,
+            queues: [queue(1), QueueState::default(), queue(6), QueueState::default()],
+            cells_floor: Version::default(),
+        };
+        Header {
+            store_id: std::array::from_fn(|i| i as u8),
+            geometry: Geometry { page_size: 4096, max_size: 1 << 40, ring_size: 2 << 20, segment_size: 8 << 20 },
+            serial: 9,
+            log_position: Lsn(0x4440),
+            clean: true,
+            retention: Retention { bytes: 0x5000, age: Duration::from_millis(0x6789) },
+            catalog_sum: 0x8000_0000_1234_5678,
+            image,
+        }
+    }
+
+    /// Goal: the bytes of a header don't change unnoticed, and read back.
+    #[test]
+    fn a_header_has_its_golden_bytes() {
+        let bytes = header().encode();
+        let lines: Vec<String> =
+            bytes.chunks(16).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
+        assert_eq!(lines[..GOLDEN.len()], GOLDEN);
+        assert!(bytes[USED..].iter().all(|byte| *byte == 0));
+        assert_eq!(Header::decode(&bytes, 1).unwrap(), header());
+    }
+
+    /// Goal: no flipped bit is read as a header, nor reserved bytes that somebody has come to use.
+    #[test]
+    fn a_changed_header_is_refused() {
+        let bytes = header().encode();
+        for bit in (0..USED * 8).chain((USED * 8..SLOT_BYTES * 8).step_by(331)) {
+            let mut flipped = bytes;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(Header::decode(&flipped, 1).is_err(), "bit {bit}");
+        }
+        for at in [81, 112 + 20, USED, SLOT_BYTES - 1] {
+            let mut used = bytes;
+            used[at] = 1;
+            let sum = checksum(&used);
+            used[12..16].copy_from_slice(&sum.to_le_bytes());
+            let error = Header::decode(&used, 1).unwrap_err();
+            assert!(error.to_string().contains("checkpoint is damaged at byte 4096: reserved"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! The image of a commit: everything that one pointer swing publishes, as 64-bit words.
+//!
+//! The same words stand in a commit slot (`control`), in the copy that durable readers use, and in the
+//! checkpoint's header. The last word is a checksum over the others, so that a flipped bit in shared
+//! memory is an error and not a wild page number.
+//!
+//! | word | what (low half, high half) |
+//! |---|---|
+//! | 0 | transaction id |
+//! | 1 | catalog root page, run directory page |
+//! | 2 | high-water mark: pages handed out so far |
+//! | 3 | log position where the commit's record ends |
+//! | 4 | log blocks charged |
+//! | 5 | number of the next keyspace |
+//! | 6, 7 | keyspaces, records |
+//! | 8 | pages in the queues |
+//! | 9 | commits |
+//! | 10, 11, 12 | queue of young pages: (head page, tail page), (head index, tail index), entries |
+//! | 13 – 15, 16 – 18 | the same for pages held by a checkpoint, by a pin |
+//! | 19 | versions that dropped cells have had: those of new cells are above it |
+//! | 20 – 22 | the queue of cold pages, as those before |
+//! | 23 | checksum |
+
+use crate::api::options::Geometry;
+use crate::pages::queue;
+use crate::{Error, PageId, Result, TxnId, Version, limits};
+use untorn_wal::Lsn;
+
+/// Words of an image; a multiple of the 8 words of a cache line.
+pub(crate) const SLOT_WORDS: usize = 24;
+/// The word of `cells_floor`.
+const CELLS_FLOOR_AT: usize = 19;
+
+/// The queues of free single pages. Which of them holds a page is a hint; rule I3 decides.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum QueueKind {
+    /// Born after the newest started checkpoint: only pins can hold them. A bounded number, which is used first: see
+    /// `pages::workspace`.
+    Young = 0,
+    /// Born before it: held until the next checkpoint is finished.
+    Checkpoint = 1,
+    /// Found held by a pin when they were looked at.
+    Pinned = 2,
+    /// As young ones, but more than are recycled: used only when the others have none.
+    Cold = 3,
+}
+
+/// More than anything counted here can come to.
+pub(crate) const COUNT_MAX: u64 = 1 << 62;
+
+/// Whether the bits that are reserved are zero, as they are written.
+pub(crate) fn is_reserved_zero(words: &[u64; SLOT_WORDS]) -> bool {
+    words[2] >> 32 == 0
+}
+
+/// How many queues of single pages there are.
+pub(crate) const QUEUES: usize = 4;
+
+/// A FIFO queue of freed pages: where it begins and ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct QueueState {
+    /// The page with the next entry to take, or none if the queue never held anything.
+    pub(crate) head: PageId,
+    /// The page that entries are appended to.
+    pub(crate) tail: PageId,
+    /// Index of the next entry in `head`.
+    pub(crate) head_index: u32,
+    /// Index after the last entry in `tail`.
+    pub(crate) tail_index: u32,
+    /// Entries in the queue.
+    pub(crate) count: u64,
+}
+
+impl QueueState {
+    /// Words of an encoded queue.
+    pub(crate) const WORDS: usize = 3;
+
+    pub(crate) fn encode(&self) -> [u64; Self::WORDS] {
+        [
+            self.head.0 as u64 | (self.tail.0 as u64) << 32,
+            self.head_index as u64 | (self.tail_index as u64) << 32,
+            self.count,
+        ]
+    }
+
+    /// Whether a commit with this high-water mark can have the queue.
+    pub(crate) fn is_possible(&self, high_water: u32, page_size: usize) -> bool {
+        self.head.0.max(self.tail.0) < high_water
+            && self.head.is_none() == self.tail.is_none()
+            && self.head_index.max(self.tail_index) <= queue::capacity(page_size)
+            && (self.count == 0 || !self.head.is_none())
+            && self.count <= COUNT_MAX
+    }
+
+    pub(crate) fn decode(words: &[u64]) -> QueueState {
+        QueueState {
+            head: PageId(words[0] as u32),
+            tail: PageId((words[0] >> 32) as u32),
+            head_index: words[1] as u32,
+            tail_index: (words[1] >> 32) as u32,
+            count: words[2],
+        }
+    }
+}
+
+/// The first word of each queue.
+const QUEUES_AT: [usize; QUEUES] = [10, 13, 16, 20];
+
+// The last word is the checksum.
+const _: () = assert!(QUEUES_AT[QUEUES - 1] + QueueState::WORDS < SLOT_WORDS);
+
+/// What a commit publishes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct SlotImage {
+    pub(crate) txn: TxnId,
+    /// Root of the tree of keyspaces.
+    pub(crate) catalog: PageId,
+    /// The page with the queues of free runs.
+    pub(crate) run_directory: PageId,
+    /// Pages handed out so far: every page number is below it.
+    pub(crate) high_water: u32,
+    /// Where the log record of this commit ends.
+    pub(crate) log_tail: Lsn,
+    /// Log blocks charged so far against what the logger granted.
+    pub(crate) blocks_charged: u64,
+    /// The number that the next keyspace will have.
+    pub(crate) next_keyspace: u64,
+    /// Keyspaces there are.
+    pub(crate) keyspaces: u64,
+    /// Records in all keyspaces.
+    pub(crate) records: u64,
+    /// Pages in the queues, runs counted by their pages.
+    pub(crate) free_pages: u64,
+    /// Transactions committed, the empty ones excepted.
+    pub(crate) commits: u64,
+    pub(crate) queues: [QueueState; QUEUES],
+    /// Versions that dropped cells have had, as of this commit: those of new cells are above it.
+    pub(crate) cells_floor: Version,
+}
+
+impl SlotImage {
+    /// The state of a new store: nothing but page 0, which identifies the file.
+    pub(crate) fn empty() -> SlotImage {
+        SlotImage { high_water: 1, next_keyspace: 1, ..SlotImage::default() }
+    }
+
+    pub(crate) fn encode(&self) -> [u64; SLOT_WORDS] {
+        let mut words = [0; SLOT_WORDS];
+        words[0] = self.txn.as_u64();
+        words[1] = self.catalog.0 as u64 | (self.run_directory.0 as u64) << 32;
+        words[2] = self.high_water as u64;
+        words[3] = self.log_tail.0;
+        words[4] = self.blocks_charged;
+        words[5] = self.next_keyspace;
+        words[6] = self.keyspaces;
+        words[7] = self.records;
+        words[8] = self.free_pages;
+        words[9] = self.commits;
+        for (i, queue) in self.queues.iter().enumerate() {
+            let at = QUEUES_AT[i];
+            words[at..at + QueueState::WORDS].copy_from_slice(&queue.encode());
+        }
+        words[CELLS_FLOOR_AT] = self.cells_floor.as_u64();
+        words[SLOT_WORDS - 1] = checksum(&words);
+        words
+    }
+
+    /// The first word that no commit of such a store publishes, and what is wrong with it. Of an image at rest, whose
+    /// checksum proves nothing of its origin.
+    pub(crate) fn problem(&self, geometry: &Geometry) -> Option<(usize, String)> {
+        let pages = self.high_water;
+        let no_page = |page: PageId| page.0 >= pages && !page.is_none();
+        let pages_max = geometry.pages_max();
+        if pages == 0 || u64::from(pages) > pages_max {
+            return Some((2, format!("the high-water mark is page {pages}, expected 1 to {pages_max}")));
+        }
+        if no_page(self.catalog) || no_page(self.run_directory) {
+            let (catalog, directory) = (self.catalog.0, self.run_directory.0);
+            let what =
+                format!("the catalog is page {catalog} and the run directory page {directory}, of {pages} pages");
+            return Some((1, what));
+        }
+        if !self.log_tail.is_stored() {
+            return Some((3, format!("the record ends at log position {}, which is none", self.log_tail)));
+        }
+        if self.next_keyspace == 0 {
+            return Some((5, "the next keyspace has number 0, expected 1 or more".into()));
+        }
+        let keyspaces_max = limits::KEYSPACES_MAX.min(self.next_keyspace - 1);
+        let counts = [
+            (6, "keyspaces", self.keyspaces, keyspaces_max),
+            (7, "records", self.records, COUNT_MAX),
+            (8, "free pages", self.free_pages, COUNT_MAX),
+            (9, "commits", self.commits, COUNT_MAX),
+        ];
+        for (word, what, found, max) in counts {
+            if found > max {
+                return Some((word, format!("the commit counts {found} {what}, expected at most {max}")));
+            }
+        }
+        for (index, queue) in self.queues.iter().enumerate() {
+            if !queue.is_possible(pages, geometry.page_size) {
+                let what = format!("queue {index} has impossible ends ({queue:?}, {pages} pages)");
+                return Some((QUEUES_AT[index], what));
+            }
+        }
+        // Each entry of these queues is a page of its own, below the high-water mark.
+        let entries = self.queues.iter().fold(0, |sum: u64, queue| sum.saturating_add(queue.count));
+        if entries > self.free_pages || self.free_pages >= u64::from(pages) {
+            let free = self.free_pages;
+            let what = format!("the commit counts {free} free pages, {entries} of them in queues, of {pages} pages");
+            return Some((8, what));
+        }
+        None
+    }
+
+    /// The image of these words, which came from `file` (named in the error).
+    pub(crate) fn decode(words: &[u64; SLOT_WORDS], file: &str) -> Result<SlotImage> {
+        let found = words[SLOT_WORDS - 1];
+        let expected = checksum(words);
+        if found != expected {
+            return Err(Error::corrupt(
+                file,
+                0,
+                format!("the image of a commit has checksum {found:016x}, expected {expected:016x}"),
+            ));
+        }
+        let mut queues = [QueueState::default(); QUEUES];
+        for (i, queue) in queues.iter_mut().enumerate() {
+            *queue = QueueState::decode(&words[QUEUES_AT[i]..]);
+        }
+        Ok(SlotImage {
+            txn: TxnId::from_u64(words[0]),
+            catalog: PageId(words[1] as u32),
+            run_directory: PageId((words[1] >> 32) as u32),
+            high_water: words[2] as u32,
+            log_tail: Lsn(words[3]),
+            blocks_charged: words[4],
+            next_keyspace: words[5],
+            keyspaces: words[6],
+            records: words[7],
+            free_pages: words[8],
+            commits: words[9],
+            queues,
+            cells_floor: Version::from_u64(words[CELLS_FLOOR_AT]),
+        })
+    }
+}
+
+/// A multiply-and-fold hash (the mixing step of wyhash): a slot is summed at each commit and each
+/// snapshot, where a CRC over bytes would cost more than the copy.
+fn checksum(words: &[u64; SLOT_WORDS]) -> u64 {
+    let mut sum: u64 = 0x9e37_79b9_7f4a_7c15;
+    for &word in &words[..SLOT_WORDS - 1] {
+        let wide = u128::from(word ^ sum) * 0xa076_1d64_78bd_642f_u128;
+        sum = (wide as u64) ^ ((wide >> 64) as u64) ^ word.rotate_left(29);
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a queue without pages that counts entries is refused, as are more free pages than
+    /// there are pages.
+    #[test]
+    fn counts_that_no_commit_has() {
+        let geometry = Geometry { page_size: 4096, max_size: 16 << 20, ring_size: 64 << 10, segment_size: 256 << 10 };
+        let queue = |head, count| QueueState { head: PageId(head), tail: PageId(head), count, ..QueueState::default() };
+        let image = |free_pages, queue| SlotImage {
+            high_water: 9,
+            free_pages,
+            queues: [queue, QueueState::default(), QueueState::default(), QueueState::default()],
+            ..SlotImage::empty()
+        };
+        assert_eq!(image(8, queue(3, 8)).problem(&geometry), None);
+        for (free_pages, queue, word) in [(8, queue(0, 1), 10), (9, queue(3, 8), 8), (7, queue(3, 8), 8)] {
+            let problem = image(free_pages, queue).problem(&geometry);
+            assert_eq!(problem.as_ref().map(|problem| problem.0), Some(word), "{free_pages} {queue:?}: {problem:?}");
+        }
+    }
+
+    /// Goal: an image survives its encoding, and each flipped bit is noticed.
+    #[test]
+    fn round_trip_and_every_flipped_bit() {
+        let mut image = SlotImage::empty();
+        image.txn = TxnId::from_u64(77);
+        image.queues[1] = QueueState { head: PageId(3), tail: PageId(9), head_index: 4, tail_index: 5, count: 600 };
+        image.cells_floor = Version::from_u64(1 << 44 | 6);
+        image.queues[3] = QueueState { head: PageId(8), tail: PageId(7), head_index: 6, tail_index: 5, count: 400 };
+        let words = image.encode();
+        assert_eq!(SlotImage::decode(&words, "control").unwrap(), image);
+        for bit in 0..SLOT_WORDS * 64 {
+            let mut flipped = words;
+            flipped[bit / 64] ^= 1 << (bit % 64);
+            assert!(SlotImage::decode(&flipped, "control").is_err(), "bit {bit}");
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! The bytes that all pages have in common: the header, and the run that holds a large value.
+//!
+//! Offsets here are offsets in the *body*, that is, file offset in the page minus the 8 bytes of the checksum word.
+//! Everything is little-endian. `docs/format.md` draws this, and golden tests keep the two together.
+//!
+//! | offset | bytes | field | |
+//! |---|---|---|---|
+//! | 0 | 1 | kind | [`PageKind`] |
+//! | 1 | 1 | level | 0 in leaves and all pages outside of trees; a branch stands one above its children |
+//! | 2 | 2 | count | entries (leaf), separators (branch); others as they like |
+//! | 4 | 4 | page | the page's own number: a page in the wrong place is noticed |
+//! | 8 | 8 | birth | the transaction that made the page |
+//! | 16 | 4 | pages | length of the run in pages; 1 for everything else |
+//! | 20 | 4 | link | branch: first child; queues: next page; otherwise 0 |
+//! | 24 | 8 | extra | node: see `node`; run: length of the value in bytes |
+
+use crate::ids::PageId;
+use crate::limits::{PAGE_SIZE_MAX, PAGE_SIZE_MIN, VALUE_LEN_MAX};
+use crate::pages::{PageRead, PageWrite};
+use crate::{Error, Result, TxnId};
+
+/// Bytes before the body: the checksum word.
+pub(crate) const CHECKSUM_LEN: usize = 8;
+/// Bytes of the header at the start of each body.
+pub(crate) const HEADER_LEN: usize = 32;
+
+const KIND: usize = 0;
+const LEVEL: usize = 1;
+pub(crate) const COUNT: usize = 2;
+const PAGE: usize = 4;
+const BIRTH: usize = 8;
+const PAGES: usize = 16;
+pub(crate) const LINK: usize = 20;
+pub(crate) const EXTRA: usize = 24;
+
+const _: () = {
+    assert!(LEVEL == KIND + 1 && COUNT == LEVEL + 1 && PAGE == COUNT + 2 && BIRTH == PAGE + 4);
+    assert!(PAGES == BIRTH + 8 && LINK == PAGES + 4 && EXTRA == LINK + 4 && HEADER_LEN == EXTRA + 8);
+    assert!(HEADER_LEN.is_multiple_of(8) && CHECKSUM_LEN == 8, "heads start at a multiple of 8 bytes");
+    assert!(PAGE_SIZE_MIN.is_power_of_two() && PAGE_SIZE_MAX.is_power_of_two());
+    assert!(PAGE_SIZE_MAX - CHECKSUM_LEN <= u16::MAX as usize, "offsets in a body fit 16 bits");
+};
+
+/// What a page holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum PageKind {
+    /// Entries of a tree.
+    Leaf = 1,
+    /// Separators and children of a tree.
+    Branch = 2,
+    /// A large value, contiguous.
+    Run = 3,
+    /// A piece of a queue of freed pages.
+    FreeQueue = 4,
+    /// Free runs by size class.
+    RunDirectory = 5,
+}
+
+impl PageKind {
+    #[inline]
+    fn from_byte(byte: u8) -> Option<PageKind> {
+        Some(match byte {
+            1 => PageKind::Leaf,
+            2 => PageKind::Branch,
+            3 => PageKind::Run,
+            4 => PageKind::FreeQueue,
+            5 => PageKind::RunDirectory,
+            _ => return None,
+        })
+    }
+}
+
+/// The header of a page, decoded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Header {
+    pub(crate) kind: PageKind,
+    pub(crate) level: u8,
+    pub(crate) count: u16,
+    pub(crate) page: PageId,
+    pub(crate) birth: TxnId,
+    /// Length of a run in pages, else 1.
+    pub(crate) pages: u32,
+    pub(crate) link: PageId,
+    pub(crate) extra: u64,
+}
+
+impl Header {
+    /// Decodes the header; nothing if the kind is none of ours, or the body too short for a header.
+    #[inline]
+    pub(crate) fn read(body: &[u8]) -> Option<Header> {
+        let bytes = body.first_chunk::<HEADER_LEN>()?;
+        Some(Header {
+            kind: PageKind::from_byte(bytes[KIND])?,
+            level: bytes[LEVEL],
+            count: u16_at(bytes, COUNT),
+            page: PageId(u32_at(bytes, PAGE)),
+            birth: TxnId::from_u64(u64_at(bytes, BIRTH)),
+            pages: u32_at(bytes, PAGES),
+            link: PageId(u32_at(bytes, LINK)),
+            extra: u64_at(bytes, EXTRA),
+        })
+    }
+
+    /// The header of page `id`, which is to be of this kind.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is another kind, or the page names itself differently.
+    pub(crate) fn expect(body: &[u8], kind: PageKind, id: PageId, page_size: usize) -> Result<Header> {
+        match Header::read(body) {
+            Some(header) if header.kind == kind && header.page == id => Ok(header),
+            Some(header) => Err(damaged(
+                id,
+                page_size,
+                format!("expected {kind:?} page {}, found {:?} page {}", id.0, header.kind, header.page.0),
+            )),
+            None => Err(damaged(id, page_size, "unknown kind of page")),
+        }
+    }
+
+    /// Encodes the header to the start of the body.
+    pub(crate) fn write(&self, body: &mut [u8]) {
+        body[KIND] = self.kind as u8;
+        body[LEVEL] = self.level;
+        set_u16(body, COUNT, self.count);
+        set_u32(body, PAGE, self.page.0);
+        set_u64(body, BIRTH, self.birth.as_u64());
+        set_u32(body, PAGES, self.pages);
+        set_u32(body, LINK, self.link.0);
+        set_u64(body, EXTRA, self.extra);
+    }
+}
+
+/// After a page was copied: its new number and birth.
+pub(crate) fn set_identity(body: &mut [u8], id: PageId, birth: TxnId) {
+    set_u32(body, PAGE, id.0);
+    set_u64(body, BIRTH, birth.as_u64());
+}
+
+/// Damage found in page `id`.
+#[cold]
+pub(crate) fn damaged(id: PageId, page_size: usize, what: impl Into<String>) -> Error {
+    Error::corrupt("arena", u64::from(id.0) * page_size as u64, what)
+}
+
+/// Pages of the run that holds a value of this length.
+///
+/// # Panics
+/// Never for lengths up to `VALUE_LEN_MAX`, which callers have checked.
+pub(crate) fn run_pages(page_size: usize, value_len: u64) -> u32 {
+    let bytes = value_len + (CHECKSUM_LEN + HEADER_LEN) as u64;
+    u32::try_from(bytes.div_ceil(page_size as u64)).expect("a value of at most 1 GiB")
+}
+
+/// Allocates a run and copies the value into it.
+///
+/// # Errors
+/// `Limit` if the value is longer than 1 GiB, and those of [`PageWrite::allocate_run`].
+pub(crate) fn write_run<W: PageWrite>(pages: &mut W, value: &[u8]) -> Result<Value<'static>> {
+    let len = value.len() as u64;
+    if len > VALUE_LEN_MAX {
+        return Err(Error::Limit { what: "length of the value in bytes", found: len, limit: VALUE_LEN_MAX });
+    }
+    let count = run_pages(pages.page_size(), len);
+    let page = pages.allocate_run(count)?;
+    let birth = pages.txn_id();
+    let body = pages.run_mut(page, count)?;
+    write_run_header(body, page, count, len, birth);
+    let (filled, rest) = body[HEADER_LEN..].split_at_mut(value.len());
+    filled.copy_from_slice(value);
+    rest.fill(0);
+    Ok(Value::Run { page, pages: count, len })
+}
+
+/// Writes the header of a run whose bytes the caller writes from `HEADER_LEN` on.
+pub(crate) fn write_run_header(body: &mut [u8], page: PageId, pages: u32, len: u64, birth: TxnId) {
+    let header = Header { kind: PageKind::Run, level: 0, count: 0, page, birth, pages, link: PageId::NONE, extra: len };
+    header.write(body);
+}
+
+/// The value in a run, after its header was compared with the reference to it.
+///
+/// # Errors
+/// `Corrupt` if the run is not the one that the reference was made for.
+pub(crate) fn read_run<P: PageRead>(source: &P, page: PageId, pages: u32, len: u64) -> Result<(&[u8], TxnId)> {
+    let page_size = source.page_size();
+    if len > VALUE_LEN_MAX || pages != run_pages(page_size, len) {
+        return Err(damaged(page, page_size, format!("a reference to a run of {pages} pages for {len} bytes")));
+    }
+    let body = source.run(page, pages)?;
+    let header = Header::expect(body, PageKind::Run, page, page_size)?;
+    if header.pages != pages || header.extra != len {
+        let found = format!("{} pages with {} bytes", header.pages, header.extra);
+        return Err(damaged(
+            page,
+            page_size,
+            format!("expected a run of {pages} pages with {len} bytes, found {found}"),
+        ));
+    }
+    let value = body.get(HEADER_LEN..HEADER_LEN + len as usize);
+    Ok((value.ok_or_else(|| damaged(page, page_size, "the run is too short"))?, header.birth))
+}
+
+/// A value as an entry holds it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Value<'a> {
+    /// In the leaf itself.
+    Inline(&'a [u8]),
+    /// In a run of its own.
+    Run {
+        /// First page of the run.
+        page: PageId,
+        /// Length of the run in pages.
+        pages: u32,
+        /// Length of the value in bytes.
+        len: u64,
+    },
+}
+
+/// Bytes of a reference to a run, in an entry.
+pub(crate) const RUN_REF_LEN: usize = 16;
+
+impl Value<'_> {
+    /// A reference: page, pages, length.
+    pub(crate) fn encode_run(page: PageId, pages: u32, len: u64) -> [u8; RUN_REF_LEN] {
+        let mut bytes = [0; RUN_REF_LEN];
+        set_u32(&mut bytes, 0, page.0);
+        set_u32(&mut bytes, 4, pages);
+        set_u64(&mut bytes, 8, len);
+        bytes
+    }
+
+    pub(crate) fn decode_run(bytes: &[u8; RUN_REF_LEN]) -> Value<'static> {
+        Value::Run { page: PageId(u32_at(bytes, 0)), pages: u32_at(bytes, 4), len: u64_at(bytes, 8) }
+    }
+}
+
+/// Callers have checked that the bytes are there.
+#[inline(always)]
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+#[inline(always)]
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let mut word = [0; 4];
+    word.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(word)
+}
+
+#[inline(always)]
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(word)
+}
+
+pub(crate) fn set_u16(bytes: &mut [u8], at: usize, value: u16) {
+    bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
+}
+
+pub(crate) fn set_u32(bytes: &mut [u8], at: usize, value: u32) {
+    bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+}
+
+pub(crate) fn set_u64(bytes: &mut [u8], at: usize, value: u64) {
+    bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+}

@@ -1,0 +1,157 @@
+//! An arena in memory for tests: strict about what a transaction may touch, and it knows what is allocated.
+
+use crate::ids::PageId;
+use crate::pages::format::CHECKSUM_LEN;
+use crate::pages::{PageRead, PageWrite};
+use crate::{Error, Result, TxnId};
+use std::collections::BTreeMap;
+
+/// A page or run that was freed: when it was born, how long it is, and who freed it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Freed {
+    pub(crate) page: PageId,
+    pub(crate) pages: u32,
+    pub(crate) birth: TxnId,
+    pub(crate) freed_by: TxnId,
+}
+
+#[derive(Clone)]
+pub(crate) struct Memory {
+    page_size: usize,
+    pub(crate) bytes: Vec<u8>,
+    txn: TxnId,
+    /// Every page and run that is allocated, with its length and birth.
+    pub(crate) live: BTreeMap<PageId, (u32, TxnId)>,
+    /// Freed, but still read by older snapshots.
+    pub(crate) freed: Vec<Freed>,
+    /// Single pages that may be handed out again.
+    reusable: Vec<PageId>,
+    /// Damaged trees lead to pages that are freed twice; the test of that looks for panics of the tree only.
+    pub(crate) tolerant: bool,
+}
+
+impl Memory {
+    pub(crate) fn new(page_size: usize) -> Memory {
+        Memory {
+            page_size,
+            bytes: vec![0; page_size],
+            txn: TxnId::from_u64(1),
+            live: BTreeMap::new(),
+            freed: Vec::new(),
+            reusable: Vec::new(),
+            tolerant: false,
+        }
+    }
+
+    /// These pages, in the transaction `txn`, which may free pages that it does not know: those of
+    /// a damaged tree.
+    pub(crate) fn holding(page_size: usize, bytes: Vec<u8>, txn: TxnId) -> Memory {
+        Memory { bytes, txn, tolerant: true, ..Memory::new(page_size) }
+    }
+
+    pub(crate) fn next_txn(&mut self) {
+        self.txn = self.txn.next_in(self.txn.incarnation()).expect("few transactions");
+    }
+
+    /// Recycles all that was freed when no root older than `oldest` is read any more; the bytes are spoilt at once.
+    pub(crate) fn release(&mut self, oldest: TxnId) {
+        for freed in std::mem::take(&mut self.freed) {
+            if freed.freed_by <= oldest || freed.birth == freed.freed_by {
+                self.recycle(freed.page, freed.pages);
+            } else {
+                self.freed.push(freed);
+            }
+        }
+    }
+
+    fn recycle(&mut self, id: PageId, pages: u32) {
+        let start = id.0 as usize * self.page_size;
+        self.bytes[start..start + pages as usize * self.page_size].fill(0xDB);
+        self.reusable.extend((id.0..id.0 + pages).map(PageId));
+    }
+
+    fn range(&self, id: PageId, pages: u32) -> Result<std::ops::Range<usize>> {
+        let start = id.0 as usize * self.page_size;
+        let end = start + pages as usize * self.page_size;
+        if id.is_none() || pages == 0 || end > self.bytes.len() {
+            return Err(Error::corrupt("arena", start as u64, format!("no page {}", id.0)));
+        }
+        Ok(start + CHECKSUM_LEN..end)
+    }
+
+    fn take(&mut self, pages: u32) -> PageId {
+        if let (1, Some(id)) = (pages, self.reusable.pop()) {
+            return id;
+        }
+        let id = PageId((self.bytes.len() / self.page_size) as u32);
+        self.bytes.resize(self.bytes.len() + pages as usize * self.page_size, 0xAA);
+        id
+    }
+
+    fn own(&self, id: PageId, pages: u32) {
+        if self.tolerant {
+            return;
+        }
+        assert_eq!(self.live.get(&id), Some(&(pages, self.txn)), "{id:?} is not of this transaction");
+    }
+}
+
+impl PageRead for Memory {
+    fn page_size(&self) -> usize {
+        self.page_size
+    }
+
+    fn body(&self, id: PageId) -> Result<&[u8]> {
+        Ok(&self.bytes[self.range(id, 1)?])
+    }
+
+    fn run(&self, id: PageId, pages: u32) -> Result<&[u8]> {
+        Ok(&self.bytes[self.range(id, pages)?])
+    }
+}
+
+impl PageWrite for Memory {
+    fn txn_id(&self) -> TxnId {
+        self.txn
+    }
+
+    fn allocate(&mut self) -> Result<PageId> {
+        self.allocate_run(1)
+    }
+
+    fn allocate_run(&mut self, pages: u32) -> Result<PageId> {
+        let id = self.take(pages);
+        assert!(self.live.insert(id, (pages, self.txn)).is_none(), "{id:?} was handed out twice");
+        Ok(id)
+    }
+
+    fn free(&mut self, id: PageId, pages: u32, birth: TxnId) {
+        if self.tolerant {
+            return;
+        }
+        assert_eq!(self.live.remove(&id), Some((pages, birth)), "{id:?} was not there to be freed");
+        if birth == self.txn {
+            self.recycle(id, pages);
+        } else {
+            self.freed.push(Freed { page: id, pages, birth, freed_by: self.txn });
+        }
+    }
+
+    fn body_mut(&mut self, id: PageId) -> Result<&mut [u8]> {
+        self.run_mut(id, 1)
+    }
+
+    fn run_mut(&mut self, id: PageId, pages: u32) -> Result<&mut [u8]> {
+        self.own(id, pages);
+        let range = self.range(id, pages)?;
+        Ok(&mut self.bytes[range])
+    }
+
+    fn copy_page(&mut self, from: PageId, to: PageId) -> Result<()> {
+        self.own(to, 1);
+        let from = self.range(from, 1)?;
+        let to = self.range(to, 1)?;
+        self.bytes.copy_within(from, to.start);
+        Ok(())
+    }
+}

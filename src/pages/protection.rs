@@ -1,0 +1,211 @@
+//! Which freed pages are protected from reuse.
+//!
+//! **I3**, the reuse rule, is kept here, in [`Protected::is_reusable`], and evaluated at each
+//! allocation: a freed page is not reused while some protected transaction p (any pin, the newest
+//! started checkpoint C, the newest finished checkpoint K) has birth ≤ p < freed, nor before the
+//! transaction that freed it is committed. So pages younger than the last checkpoint and than a
+//! stalled reader recycle at once and stay hot in the cache, whatever is pinned.
+//!
+//! **A scan of the pins stays valid.** Its horizon is the newest commit when it was made, under the
+//! writer lock. A pin that it does not list is on that commit or a later one, or is given up again
+//! (`shared::protocols::pins`). A page that was freed by the horizon or before is needed by no such pin, whenever
+//! that is taken. So each process keeps its last scan across transactions, and makes a new one only
+//! for pages that were freed later, or that a pin of the old scan protects. Pins that have ended
+//! since protect pages for longer than they must, never for too short.
+//!
+//! A scan visits each slot in use. With many of them it is made once in [`LARGE_SCAN_AGE`]
+//! transactions at most, as long as pages can be had elsewhere; the pages that wait for it
+//! meanwhile are as many as so many transactions free.
+
+use crate::pages::queue::Freed;
+use crate::participant::engine::Engine;
+use crate::{Result, TxnId};
+use std::sync::Arc;
+
+/// Slots of a scan from which on it counts as large.
+const LARGE_SCAN_SLOTS: usize = 256;
+/// Transactions for which a large scan is not made again unless the store is full.
+const LARGE_SCAN_AGE: u64 = 64;
+
+/// The pins that one scan has found.
+#[derive(Debug, Default)]
+pub(crate) struct PinScan {
+    /// The newest commit before the scan.
+    horizon: TxnId,
+    /// Pinned transactions, ascending.
+    pins: Vec<TxnId>,
+    /// Pins that were found, those of the same transaction counted each.
+    slots: usize,
+}
+
+impl PinScan {
+    /// The scan of these pins, in any order, that was made when `horizon` was the newest commit.
+    pub(crate) fn new(horizon: TxnId, mut pins: Vec<TxnId>) -> PinScan {
+        let slots = pins.len();
+        pins.sort_unstable();
+        pins.dedup();
+        PinScan { horizon, pins, slots }
+    }
+
+    fn protects(&self, entry: &Freed) -> bool {
+        let first = self.pins.partition_point(|pin| *pin < entry.birth);
+        self.pins.get(first).is_some_and(|pin| *pin < entry.freed)
+    }
+}
+
+/// Selects which pins protect pages from reuse.
+pub(crate) enum Protection {
+    /// A live store: all pins, C and K.
+    Live,
+    /// Recovery, where there are no readers: its checkpoint alone.
+    Recovery(TxnId),
+}
+
+/// What protects pages from one write transaction.
+pub(crate) struct Protected<'e> {
+    engine: &'e Engine,
+    committed: TxnId,
+    /// C and K.
+    started: TxnId,
+    finished: TxnId,
+    scan: Arc<PinScan>,
+    /// The scan was made in this transaction.
+    is_new: bool,
+    is_thorough: bool,
+}
+
+impl<'e> Protected<'e> {
+    /// Of the transaction after `committed`. The caller holds the writer lock.
+    pub(crate) fn new(engine: &'e Engine, committed: TxnId, protection: Protection) -> Protected<'e> {
+        let ((started, finished), scan, is_new) = match protection {
+            Protection::Live => (engine.checkpoints(), engine.last_pin_scan(), false),
+            Protection::Recovery(checkpoint) => {
+                ((checkpoint, checkpoint), Arc::new(PinScan::new(committed, Vec::new())), true)
+            }
+        };
+        Protected { engine, committed, started, finished, scan, is_new, is_thorough: false }
+    }
+
+    /// Takes note of checkpoints that were started or finished, and of pins that have ended. A new
+    /// pin is on the transaction that this one began from, and needs no page that was free there.
+    ///
+    /// # Errors
+    /// As [`Engine::scan_pins`].
+    pub(crate) fn refresh(&mut self) -> Result<()> {
+        (self.started, self.finished) = self.engine.checkpoints();
+        self.scan = self.engine.scan_pins()?;
+        self.is_new = true;
+        Ok(())
+    }
+
+    /// From now on, scans as soon as a page waits for that, however many pins there are. True if it
+    /// did not before.
+    pub(crate) fn become_thorough(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_thorough, true)
+    }
+
+    /// Whether the usual few looks found no page in this transaction.
+    pub(crate) fn is_thorough(&self) -> bool {
+        self.is_thorough
+    }
+
+    /// C, the newest started checkpoint.
+    pub(crate) fn started(&self) -> TxnId {
+        self.started
+    }
+
+    /// K, the newest finished checkpoint.
+    pub(crate) fn finished(&self) -> TxnId {
+        self.finished
+    }
+
+    /// The pins that the newest scan found, ascending: all that protect a page which was free when
+    /// the transaction began.
+    ///
+    /// # Errors
+    /// As [`Engine::scan_pins`].
+    pub(crate) fn pins(&mut self) -> Result<&[TxnId]> {
+        if !self.is_new {
+            self.scan = self.engine.scan_pins()?;
+            self.is_new = true;
+        }
+        Ok(&self.scan.pins)
+    }
+
+    fn is_held_by_checkpoint(&self, entry: &Freed) -> bool {
+        let holds = |checkpoint: TxnId| entry.birth <= checkpoint && checkpoint < entry.freed;
+        if planted_bug!("reuse-running-checkpoint") {
+            return holds(self.finished);
+        }
+        holds(self.started) || holds(self.finished)
+    }
+
+    /// Whether rule I3 allows reuse of a page. False also if only a new scan could tell, and none
+    /// is due.
+    ///
+    /// # Errors
+    /// As [`Engine::scan_pins`].
+    pub(crate) fn is_reusable(&mut self, entry: &Freed) -> Result<bool> {
+        if planted_bug!("reuse-one-txn-early") {
+            return Ok(!self.is_held_by_checkpoint(entry));
+        }
+        if entry.freed > self.committed || self.is_held_by_checkpoint(entry) {
+            return Ok(false);
+        }
+        let mut is_free = self.is_free_of_pins(entry);
+        if !is_free && self.may_scan() {
+            self.pins()?;
+            is_free = self.is_free_of_pins(entry);
+        }
+        Ok(is_free)
+    }
+
+    /// By the scan at hand.
+    fn is_free_of_pins(&self, entry: &Freed) -> bool {
+        entry.freed <= self.scan.horizon && !self.scan.protects(entry)
+    }
+
+    fn may_scan(&self) -> bool {
+        let scan = &self.scan;
+        let is_old = || {
+            let age = self.committed.sequence().saturating_sub(scan.horizon.sequence());
+            age >= LARGE_SCAN_AGE || scan.horizon.incarnation() != self.committed.incarnation()
+        };
+        !self.is_new && (scan.slots < LARGE_SCAN_SLOTS || self.is_thorough || is_old())
+    }
+
+    /// Whether a page that is not reusable now, and those that were freed after it, become so
+    /// without the end of any pin.
+    pub(crate) fn waits(&self, entry: &Freed) -> bool {
+        entry.freed > self.committed.min(self.scan.horizon) || self.is_held_by_checkpoint(entry)
+    }
+
+    /// Whether the newest checkpoint contains a page of this birth: selects the queue of a freed page.
+    pub(crate) fn is_in_checkpoint(&self, birth: TxnId) -> bool {
+        birth <= if planted_bug!("reuse-running-checkpoint") { self.finished } else { self.started }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::PageId;
+
+    fn txn(sequence: u64) -> TxnId {
+        TxnId::from_u64(sequence)
+    }
+
+    /// A pin protects what was born by it and freed after it; of a page freed after the horizon the
+    /// scan does not decide.
+    #[test]
+    fn protects_by_birth_and_freed() {
+        let scan = PinScan::new(txn(20), vec![txn(9), txn(5), txn(9)]);
+        assert_eq!((scan.pins.as_slice(), scan.slots), (&[txn(5), txn(9)][..], 3));
+        let entry = |birth, freed| Freed { page: PageId(7), pages: 1, birth: txn(birth), freed: txn(freed) };
+        for (birth, freed, protected) in
+            [(5, 6, true), (1, 5, false), (6, 9, false), (6, 10, true), (9, 12, true), (10, 20, false)]
+        {
+            assert_eq!(scan.protects(&entry(birth, freed)), protected, "{birth} to {freed}");
+        }
+    }
+}

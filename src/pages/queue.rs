@@ -1,0 +1,201 @@
+//! Free queues: FIFO lists of freed pages, kept in pages of the arena.
+//!
+//! A queue begins and ends where the commit slot says, so a writer that dies has taken nothing and
+//! given nothing: what it wrote behind the published end is overwritten by the next. A queue page is
+//! therefore filled in place, entry by entry, through atomic words; all other pages of the arena are
+//! never changed once published. A page that a started checkpoint contains is sealed: entries after
+//! that go to the next page, so that its bytes stay those that the checkpoint summed.
+//!
+//! | offset in the page | bytes | field |
+//! |---|---|---|
+//! | 0 | 8 | checksum word |
+//! | 8 | 32 | page header, kind `FreeQueue`: `link` is the page after this one, `extra` the entries of the page before |
+//! | 40 + 24 i | 4, 4 | entry i: first page, pages |
+//! | 48 + 24 i | 8 | birth |
+//! | 56 + 24 i | 8 | freed |
+//!
+//! The page after the tail is reserved when the tail is made, since a sealed page can't be given a link.
+//! How many entries a page ended with stands in the page behind it, for the same reason.
+
+use crate::files::slot::QueueState;
+use crate::pages::PageRead;
+use crate::pages::format::{CHECKSUM_LEN, HEADER_LEN, Header, PageKind};
+use crate::shared::memory::arena::{Arena, Pages};
+use crate::{PageId, Result, TxnId};
+use std::sync::atomic::Ordering;
+
+/// A freed page or run: it may be reused when nothing protects a commit from `birth` up to, not
+/// including, `freed`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Freed {
+    pub(crate) page: PageId,
+    pub(crate) pages: u32,
+    pub(crate) birth: TxnId,
+    pub(crate) freed: TxnId,
+}
+
+/// Bytes of an entry: page and count, birth, freed.
+const ENTRY_BYTES: usize = 24;
+/// Where the entries begin in the page.
+const ENTRIES_AT: usize = CHECKSUM_LEN + HEADER_LEN;
+
+const _: () = assert!(ENTRIES_AT.is_multiple_of(8));
+
+/// Entries that a queue page holds.
+pub(crate) const fn capacity(page_size: usize) -> u32 {
+    ((page_size - ENTRIES_AT) / ENTRY_BYTES) as u32
+}
+
+/// Makes a page into the (still empty) tail of a queue. Its header keeps, as link, the page reserved to
+/// follow it, and, as extra, how many entries the page before it ended with.
+pub(crate) fn format_page(body: &mut [u8], page: PageId, birth: TxnId, next: PageId, previous_count: u32) {
+    body.fill(0);
+    let header = Header {
+        kind: PageKind::FreeQueue,
+        level: 0,
+        count: 0,
+        page,
+        birth,
+        pages: 1,
+        link: next,
+        extra: u64::from(previous_count),
+    };
+    header.write(body);
+}
+
+/// How many entries the queue page `header`, which is not the tail, holds.
+pub(crate) fn sealed_count(pages: &Pages<'_>, header: &Header) -> Result<u32> {
+    let next = pages.expect(header.link, PageKind::FreeQueue)?;
+    Ok(next.extra.min(u64::from(capacity(pages.page_size()))) as u32)
+}
+
+/// Reads entry `index` of a queue page. Relaxed: the writer lock or a pin orders it after its store.
+pub(crate) fn read_entry(pages: &Pages<'_>, arena: &Arena, page: PageId, index: u32) -> Result<Freed> {
+    if index >= capacity(arena.page_size()) {
+        return Err(arena.damaged(page, format!("queue page has no entry {index}")));
+    }
+    let at = ENTRIES_AT + index as usize * ENTRY_BYTES;
+    let words = arena.words(page, at, ENTRY_BYTES / 8)?;
+    let word = |i: usize| words[i].load(Ordering::Relaxed);
+    let entry = Freed {
+        page: PageId(word(0) as u32),
+        pages: (word(0) >> 32) as u32,
+        birth: TxnId::from_u64(word(1)),
+        freed: TxnId::from_u64(word(2)),
+    };
+    if entry.birth > entry.freed || pages.check(entry.page, entry.pages).is_err() {
+        return Err(arena.damaged(page, format!("queue entry {index} makes no sense: {entry:?}")));
+    }
+    Ok(entry)
+}
+
+/// Writes entry `index` of a queue page, behind the published end.
+pub(crate) fn write_entry(arena: &Arena, page: PageId, index: u32, entry: Freed) -> Result<()> {
+    let at = ENTRIES_AT + index as usize * ENTRY_BYTES;
+    let values = [u64::from(entry.page.0) | u64::from(entry.pages) << 32, entry.birth.as_u64(), entry.freed.as_u64()];
+    for (word, value) in arena.words(page, at, ENTRY_BYTES / 8)?.iter().zip(values) {
+        word.store(value, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// The page behind a queue's page that is not its tail. Each such page holds an entry, since it was made for one: a damaged
+/// link can't lead round in circles for ever without showing.
+pub(crate) fn next_page(pages: &Pages<'_>, arena: &Arena, header: &Header) -> Result<PageId> {
+    let next = pages.expect(header.link, PageKind::FreeQueue)?;
+    if next.page == header.page || next.extra == 0 {
+        return Err(
+            arena.damaged(header.page, format!("a queue's page is said to be followed by page {}", next.page.0))
+        );
+    }
+    Ok(next.page)
+}
+
+/// Visits the pages of a queue that have a header: all but the one reserved to follow the tail.
+pub(crate) fn each_page(
+    pages: &Pages<'_>,
+    arena: &Arena,
+    queue: &QueueState,
+    on_page: &mut dyn FnMut(PageId, TxnId) -> Result<()>,
+) -> Result<()> {
+    let mut page = queue.head;
+    // All but the first have at least one of the entries.
+    for _ in 0..=queue.count.saturating_add(1) {
+        let header = pages.expect(page, PageKind::FreeQueue)?;
+        on_page(page, header.birth)?;
+        if page == queue.tail {
+            return Ok(());
+        }
+        page = next_page(pages, arena, &header)?;
+    }
+    Err(arena.damaged(page, "a queue has more pages than it counts entries"))
+}
+
+/// Visits what a queue consists of: its own pages (the reserved one has no header yet) and its entries.
+///
+/// `pages` belongs to the commit that `queue` was read from, which the caller protects.
+pub(crate) fn walk(
+    pages: &Pages<'_>,
+    arena: &Arena,
+    queue: &QueueState,
+    on_page: &mut dyn FnMut(PageId, Option<TxnId>) -> Result<()>,
+    on_entry: &mut dyn FnMut(Freed) -> Result<()>,
+) -> Result<()> {
+    if queue.head.is_none() {
+        return Ok(());
+    }
+    let mut page = queue.head;
+    let mut index = queue.head_index;
+    let mut left = queue.count;
+    loop {
+        let header = pages.expect(page, PageKind::FreeQueue)?;
+        on_page(page, Some(header.birth))?;
+        let (next, end) = match page == queue.tail {
+            true => (header.link, queue.tail_index),
+            false => (next_page(pages, arena, &header)?, sealed_count(pages, &header)?),
+        };
+        let before = left;
+        while index < end {
+            if left == 0 {
+                return Err(arena.damaged(page, "a queue has more entries than it counts"));
+            }
+            left -= 1;
+            on_entry(read_entry(pages, arena, page, index)?)?;
+            index += 1;
+        }
+        if page == queue.tail {
+            on_page(next, None)?;
+            break;
+        }
+        if before == left && page != queue.head {
+            return Err(arena.damaged(page, "a queue's page holds no entries"));
+        }
+        page = next;
+        index = 0;
+    }
+    if left != 0 {
+        return Err(arena.damaged(page, format!("a queue lacks {left} of the entries it counts")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: the header of a queue page has its golden bytes, and nothing of what the page held before is left.
+    #[test]
+    fn a_queue_page_has_its_golden_bytes() {
+        let mut body = vec![0xaa; 4096 - CHECKSUM_LEN];
+        format_page(&mut body, PageId(0x0102), TxnId::from_u64(0x0304), PageId(0x0506), 0x07);
+        let expected = [
+            [4, 0, 0, 0, 0x02, 0x01, 0, 0], // queue, level 0, count 0; page 0x102
+            [0x04, 0x03, 0, 0, 0, 0, 0, 0], // birth
+            [1, 0, 0, 0, 0x06, 0x05, 0, 0], // 1 page; the page after it
+            [7, 0, 0, 0, 0, 0, 0, 0],       // entries of the page before it
+        ];
+        assert_eq!(body[..HEADER_LEN], *expected.as_flattened());
+        assert!(body[HEADER_LEN..].iter().all(|byte| *byte == 0));
+        assert_eq!((ENTRIES_AT, ENTRY_BYTES, capacity(4096)), (40, 24, 169));
+    }
+}

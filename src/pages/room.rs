@@ -1,0 +1,209 @@
+//! What a writer does that finds no page, or no log, for its transaction.
+//!
+//! Pages and log that only the newest checkpoint holds become free by the next one. The writer that needs them has the
+//! writer lock, which the start of a checkpoint needs, and can't let go of it in the middle of a transaction. So it starts
+//! the checkpoint itself, of the transaction that it began from ([`start`]), and waits until the logger has finished it
+//! ([`checkpoint`]). The owner of the writer lock is whom the logger would have to be for that, so nothing else can start one.
+//!
+//! | the writer dies here | then |
+//! |---|---|
+//! | while it notes the image | no checkpoint has started; the next start writes the image anew |
+//! | after it has marked the checkpoint as started | the logger finishes it; it needs no writer for that |
+//!
+//! **I1, I3.** The checkpoint is of the published state, so nothing of the running transaction is in it. What the transaction wrote into
+//! pages before lies in pages that are free in that state, or behind the published end of a queue. From the start on such a queue
+//! page is sealed ([`Workspace::refresh`](crate::pages::workspace::Workspace::refresh)), so that its bytes stay those that the checkpoint sums.
+//!
+//! **The log.** Recovery from this checkpoint begins where the first record of the running transaction stands, not at the log's
+//! tail: a transaction that streams has published frames already, and its commit makes them count.
+//!
+//! **The reserve.** A store that is full of records gets room by deletes only, and a delete copies pages before it frees any. So
+//! transactions that make the store larger leave some pages to those that don't, and these a few to recovery ([`Share`]).
+
+use crate::files::slot::{QueueKind, SlotImage};
+use crate::pages::{queue, runs};
+use crate::participant::engine::{Engine, RECHECK, now_ns};
+use crate::shared::memory::arena::{Arena, Pages};
+use crate::shared::protocols::atomic::{Native, Word64};
+use crate::shared::protocols::waiter;
+use crate::shared::protocols::waiter::Ended;
+use crate::{Error, Result, TxnId};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use untorn_wal::Lsn;
+
+/// Pages that are left to recovery. It replays the same transactions, but without pins and with another order of the entries in
+/// the queues, so each of the four queues may need a page earlier than it did, and one to follow that.
+const RECOVERY_PAGES: u64 = 8;
+/// Pages that are left to deletes, beside those for the entries in the queues: 32 deletes in one transaction, whose keys have
+/// no page but the root in common, with six pages for each (two levels of the tree, a neighbour of each that is merged, and two).
+const DELETE_PAGES: u64 = 192;
+/// A small store has no more pages that deletes could copy than this, and it is to stay small on the disk.
+const DELETE_PAGES_MIN: u64 = 8;
+
+/// A snapshot that holds so many pages is named as what holds the space.
+const HELD_MIN: u64 = 16;
+
+/// How much of the store's space a transaction may use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Share {
+    /// It may make the store larger: it leaves pages for deletes.
+    Growing,
+    /// So far it deletes only: it leaves pages for recovery.
+    Shrinking,
+    /// It overwrites records with others of the same length: as above, whatever it does.
+    Reserved,
+    /// Recovery, which must not fail.
+    All,
+}
+
+impl Share {
+    /// The pages that a transaction leaves, in a store with this many pages in use and room for `most`.
+    ///
+    /// Of a large store, also one page for each page full of entries: what drops a keyspace of that size needs for the queues.
+    pub(crate) fn leaves(self, page_size: usize, high_water: u32, most: u64) -> u64 {
+        let recovery = RECOVERY_PAGES.min(most / 16);
+        let used = u64::from(high_water);
+        match self {
+            Share::All => 0,
+            Share::Shrinking | Share::Reserved => recovery,
+            Share::Growing => {
+                let deletes = (used / 2).clamp(DELETE_PAGES_MIN, DELETE_PAGES).min(most / 16);
+                recovery + deletes + used / u64::from(queue::capacity(page_size))
+            }
+        }
+    }
+}
+
+/// Whether this error is that the store, or its device, is full.
+pub(crate) fn is_full(error: &Error) -> bool {
+    matches!(error, Error::DiskFull { .. } | Error::Limit { .. })
+}
+
+/// Notes C and its image, from where the log is replayed after it, and marks the checkpoint as started. The caller holds the
+/// writer lock, and none is running ([`Engine::runs_checkpoint`]).
+pub(crate) fn start(engine: &Engine, image: &SlotImage, position: Lsn) {
+    let words = &engine.control.fixed().checkpoint;
+    for (word, value) in words.image.iter().zip(image.encode()) {
+        word.store(value, Ordering::Relaxed);
+    }
+    words.started_lsn.store(position.0, Ordering::Release);
+    match image.txn.as_u64() == words.finished.load(Ordering::Acquire) {
+        // Only the log has moved, or the store is left in order: the same transaction, a new header.
+        true => words.again.store(1, Ordering::SeqCst),
+        false => words.started.store_fenced(image.txn.as_u64()),
+    }
+}
+
+/// Why a writer wants a checkpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wanted {
+    Pages,
+    Log,
+}
+
+/// Has a checkpoint finished that sets free what is wanted, if one can: false if the newest one covers all that the transaction
+/// began from. `from` is where the log holds the first record of the running transaction, of the owner of the writer lock, which the caller is.
+///
+/// # Errors
+/// Those of the checkpoint; [`Error::LoggerStalled`] if the logger makes no progress.
+pub(crate) fn checkpoint(engine: &Engine, base: &SlotImage, from: Lsn, wanted: Wanted) -> Result<bool> {
+    let words = &engine.control.fixed().checkpoint;
+    let failures = words.failures.load(Ordering::SeqCst);
+    if !engine.runs_checkpoint() {
+        let moved = from.0 > words.finished_lsn.load(Ordering::Acquire);
+        let is_new = base.txn != TxnId::from_u64(words.finished.load(Ordering::Acquire));
+        let sets_free = is_new || (moved && wanted == Wanted::Log);
+        if !sets_free {
+            return Ok(false);
+        }
+        start(engine, base, from);
+    }
+    let background = &engine.control.fixed().logger.background;
+    waiter::ring_always::<Native>(background);
+    let start = Instant::now();
+    let mut watch = engine.watch_logger();
+    let ended = waiter::wait_until::<Native, _, _>(
+        &words.bell,
+        None,
+        RECHECK,
+        || {
+            if !engine.runs_checkpoint() {
+                return Some(Ok(true));
+            }
+            if words.failures.load(Ordering::SeqCst) != failures {
+                return Some(Err(engine.refuse_poisoned().err().unwrap_or_else(|| engine.last_checkpoint_failure())));
+            }
+            engine.refuse_poisoned().err().map(Err)
+        },
+        || {
+            watch.check(engine, start)?;
+            waiter::ring::<Native>(background);
+            Ok(())
+        },
+    );
+    match ended {
+        Ok(found) => found,
+        Err(Ended::Stopped(error)) => Err(error),
+        Err(Ended::DeadlinePassed) => unreachable!("there is no deadline"),
+    }
+}
+
+/// How many pages in the queue of pinned pages of this image are held by these pins, which ascend.
+pub(crate) fn held_in(pages: &Pages<'_>, arena: &Arena, image: &SlotImage, pins: &[TxnId]) -> Result<u64> {
+    let mut held = 0;
+    let state = image.queues[QueueKind::Pinned as usize];
+    queue::walk(pages, arena, &state, &mut |_, _| Ok(()), &mut |entry| {
+        let first = pins.partition_point(|pin| *pin < entry.birth);
+        held += u64::from(pins.get(first).is_some_and(|pin| *pin < entry.freed));
+        Ok(())
+    })?;
+    Ok(held)
+}
+
+/// A snapshot that is open.
+struct Holder {
+    txn: TxnId,
+    pid: u64,
+    age: Option<Duration>,
+    held: u64,
+}
+
+/// What holds a good part of the free pages of this image back, if a snapshot does: the text of an error. The caller holds the writer lock.
+///
+/// # Errors
+/// [`Error::Corrupt`] for a damaged queue or table.
+pub(crate) fn holder(engine: &Engine, image: &SlotImage) -> Result<Option<String>> {
+    let now = now_ns();
+    let mut holders = Vec::new();
+    engine.control.for_each_reader(|_, slot| {
+        if let Some(txn) = slot.pinned() {
+            let age = slot.pinned_since(txn).map(|since| Duration::from_nanos(now.saturating_sub(since)));
+            holders.push(Holder { txn, pid: slot.pid.load(Ordering::Relaxed), age, held: 0 });
+        }
+    });
+    if holders.is_empty() {
+        return Ok(None);
+    }
+    let pages = engine.arena.pages(image.high_water);
+    for state in runs::all_queues(&pages, image)? {
+        queue::walk(&pages, &engine.arena, &state, &mut |_, _| Ok(()), &mut |entry| {
+            for holder in &mut holders {
+                let holds = entry.birth <= holder.txn && holder.txn < entry.freed;
+                holder.held += if holds { u64::from(entry.pages) } else { 0 };
+            }
+            Ok(())
+        })?;
+    }
+    let Some(most) = holders.iter().max_by_key(|holder| holder.held) else { return Ok(None) };
+    // A store that is full of records is not so for the sake of a few pages.
+    if most.held < HELD_MIN && most.held * 2 < image.free_pages.max(1) {
+        return Ok(None);
+    }
+    let age = most.age.map_or(String::new(), |age| format!(", open for {age:.1?}"));
+    let more = if holders.len() > 1 { format!(" ({} snapshots are open)", holders.len()) } else { String::new() };
+    Ok(Some(format!(
+        "the arena: {} of {} free pages are held by the snapshot of transaction {} in process {}{age}{more}; close it",
+        most.held, image.free_pages, most.txn, most.pid
+    )))
+}

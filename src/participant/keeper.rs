@@ -1,0 +1,353 @@
+//! How a client starts the logger, and hears why it could not serve.
+//!
+//! The program is the one named in the options or in `UNTORN_LOGGER`; else the running executable itself,
+//! executed again with a variable set, if this library is linked into it: a hook that runs before `main`
+//! becomes the logger and never returns; else `untorn-logger` beside it or on `PATH`. A host that loads this
+//! code as a plug-in would restart itself, so the hook counts only in the executable's own image.
+//!
+//! Whoever misses a logger looks here again and again while it waits for something else, under its own time-out. So a look
+//! never waits for a logger to be ready; it starts one if none is on its way, and passes on what the last one said.
+
+use crate::api::options::Options;
+use crate::environment;
+use crate::files::descriptor::Descriptor;
+use crate::files::dir::Dir;
+use crate::logger::daemon::HOOK;
+use crate::logger::process;
+use crate::logger::process::{Host, Service};
+use crate::participant::engine::Engine;
+use crate::shared::liveness;
+use crate::shared::liveness::Tester;
+use crate::shared::progress::Patience;
+use crate::{Error, Result};
+use parking_lot::Mutex;
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::process::child_subreaper;
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
+use std::time::{Duration, Instant};
+
+/// Names the store's directory for the hook.
+pub(crate) const BECOME_LOGGER: &str = "UNTORN_BECOME_LOGGER";
+/// Asks a started program to become a daemon.
+pub(crate) const DAEMON: &str = "UNTORN_DAEMON";
+/// Tells the hook that the store may belong to another user than root, who starts it.
+pub(crate) const FOREIGN_OWNER: &str = "UNTORN_FOREIGN_OWNER";
+/// The value of [`DAEMON`] where the daemon is its starter's child: see [`run_daemon`].
+pub(crate) const DAEMON_OF_INIT: &str = "child";
+/// Exit code of a daemon's first process that can't fork the second.
+pub(crate) const NO_FORK: i32 = 71;
+/// What a daemon says when it serves.
+pub(crate) const READY: &str = "ready";
+/// Names a program to start instead.
+const PROGRAM: &str = "UNTORN_LOGGER";
+/// How often a program is started that ends without a word: somebody may have killed it.
+const ATTEMPTS: u32 = 3;
+/// How long a program may take to leave its starter.
+const LEAVING: Duration = Duration::from_secs(5);
+/// Between two looks at a logger that is on its way.
+const POLL: Duration = Duration::from_micros(300);
+
+/// Starts loggers for one client.
+pub(crate) struct Keeper {
+    program: Option<PathBuf>,
+    thread: bool,
+    /// The newest start, until it is known what came of it. One thread of the process looks after it.
+    start: Mutex<Option<Start>>,
+}
+
+/// A logger that was started.
+struct Start {
+    ear: Ear,
+    /// Which of the programs it is, and for which time it was started.
+    program: usize,
+    attempt: u32,
+    /// What became of those before it.
+    tried: Vec<String>,
+    mismatch: Option<Error>,
+}
+
+/// Where a started logger says what becomes of it.
+enum Ear {
+    Process { pipe: Descriptor, words: Vec<u8> },
+    Thread(Receiver<Result<()>>),
+}
+
+/// What was heard of a started logger.
+enum Heard {
+    /// Nothing yet.
+    Nothing,
+    /// It serves, or did; or it found that another one does.
+    Ready,
+    /// It can't serve.
+    Failed(Error),
+    /// It ended without a word: it was killed, or is no logger.
+    Ended,
+}
+
+impl Keeper {
+    pub(crate) fn new(options: &Options) -> Keeper {
+        Keeper { program: options.logger_program.clone(), thread: options.logger_thread, start: Mutex::new(None) }
+    }
+
+    /// Starts a logger if the store's byte is free and none is on its way. Waits for no logger: look again.
+    ///
+    /// # Errors
+    /// What the last one met if it could not serve, as it says itself; [`Error::LoggerUnavailable`] if there is
+    /// no program to start.
+    pub(crate) fn ensure(&self, engine: &Engine) -> Result<()> {
+        match engine.has_logger() {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            // Where none ever can live, that is the cause.
+            Err(error) => {
+                engine.refuse_cut_off()?;
+                return Err(error);
+            }
+        }
+        // Another thread is at it.
+        let Some(mut start) = self.start.try_lock() else { return Ok(()) };
+        self.look(&mut start, &engine.dir, &|| engine.has_logger())
+    }
+
+    /// As [`Keeper::ensure`], and waits until a logger has the byte, or as long as `patience` lasts.
+    ///
+    /// # Errors
+    /// As [`Keeper::ensure`].
+    pub(crate) fn start(&self, dir: &Dir, tester: &Tester<'_>, patience: &mut Patience) -> Result<()> {
+        let has_logger = || tester.is_held(liveness::LOGGER_OFFSET);
+        let mut start = self.start.lock();
+        while !has_logger()? && !patience.is_over() {
+            self.look(&mut start, dir, &has_logger)?;
+            // The logger waits for the initialisation lock while another process makes progress under it.
+            patience.look(tester);
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    fn look(&self, start: &mut Option<Start>, dir: &Dir, has_logger: &dyn Fn() -> Result<bool>) -> Result<()> {
+        let (mut program, mut attempt, mut tried, mut mismatch) = (0, 1, Vec::new(), None);
+        let commands = self.commands(dir)?;
+        if let Some(mut last) = start.take() {
+            let heard = last.ear.hear();
+            let name = commands.get(last.program).map_or("a thread".into(), name_of);
+            match heard {
+                Heard::Nothing => {
+                    *start = Some(last);
+                    return Ok(());
+                }
+                // It has died since, if the byte is free.
+                Heard::Ready => {}
+                // A program of another version: the next one may fit.
+                Heard::Failed(error @ Error::Mismatch { .. }) => {
+                    (program, tried, mismatch) = (last.program + 1, last.tried, Some(error));
+                }
+                Heard::Failed(error) => return Err(error),
+                Heard::Ended if last.attempt < ATTEMPTS => {
+                    (program, attempt, tried, mismatch) = (last.program, last.attempt + 1, last.tried, last.mismatch);
+                }
+                Heard::Ended => {
+                    (program, tried, mismatch) = (last.program + 1, last.tried, last.mismatch);
+                    tried.push(format!("{name} ended at once"));
+                }
+            }
+            if has_logger()? {
+                return Ok(());
+            }
+        }
+        if self.thread {
+            if program > 0 {
+                return Err(mismatch.unwrap_or(Error::LoggerUnavailable { reason: tried.join("; ") }));
+            }
+            let ear = self.start_thread(dir)?;
+            *start = Some(Start { ear, program, attempt, tried, mismatch });
+            return Ok(());
+        }
+        for (index, mut command) in commands.into_iter().enumerate().skip(program) {
+            match run_daemon(&mut command) {
+                Ok(ear) => {
+                    *start = Some(Start { ear, program: index, attempt, tried, mismatch });
+                    return Ok(());
+                }
+                Err(error) => tried.push(format!("{}: {error}", name_of(&command))),
+            }
+            attempt = 1;
+        }
+        if tried.is_empty() && mismatch.is_none() {
+            tried.push("a setuid program starts no program but itself and what Options::logger_program names".into());
+        }
+        Err(mismatch.unwrap_or(Error::LoggerUnavailable { reason: tried.join("; ") }))
+    }
+
+    fn start_thread(&self, dir: &Dir) -> Result<Ear> {
+        // A thread can't become another user's alone.
+        if dir.is_foreign() {
+            let what = "a logger that is a thread of root would serve another user's store with root's rights: \
+                        Options::logger_thread and Options::foreign_owner exclude each other";
+            return Err(Error::Invalid { what: what.into() });
+        }
+        let dir = dir.again()?;
+        let (say, said) = sync_channel(1);
+        std::thread::Builder::new()
+            .name("untorn-logger".into())
+            .spawn(move || {
+                let ended = process::run(dir, Service::of(Host::Thread), || drop(say.try_send(Ok(()))));
+                if let Err(error) = ended {
+                    let _ = say.try_send(Err(error));
+                }
+            })
+            .map_err(|source| Error::LoggerUnavailable { reason: format!("thread: {source}") })?;
+        Ok(Ear::Thread(said))
+    }
+
+    fn commands(&self, dir: &Dir) -> Result<Vec<Command>> {
+        if self.thread {
+            return Ok(Vec::new());
+        }
+        let named = self.program.clone().or_else(|| environment::variable(PROGRAM).map(PathBuf::from));
+        // Not the path that it was opened by: another store may be there by now.
+        let path = dir.path_for_others()?;
+        let external = |program: PathBuf| {
+            let mut command = Command::new(program);
+            command.arg(&path);
+            environment::shed_caller(&mut command);
+            if dir.is_foreign() {
+                command.arg("--foreign-owner");
+                keep_little_environment(&mut command);
+            }
+            command
+        };
+        if let Some(program) = named {
+            return Ok(vec![external(program)]);
+        }
+        let mut commands = Vec::new();
+        if is_linked_into_executable() {
+            let mut command = Command::new("/proc/self/exe");
+            // The hook looks at the variable alone; name and argument are what `ps` shows.
+            command.arg0("untorn-logger").arg(&path);
+            environment::shed_caller(&mut command);
+            if dir.is_foreign() {
+                keep_little_environment(&mut command);
+                command.env(FOREIGN_OWNER, "1");
+            }
+            command.env(BECOME_LOGGER, &path);
+            commands.push(command);
+        }
+        // The caller chooses where a hard link to the executable lies, and what is on `PATH`.
+        if environment::is_of_caller() {
+            return Ok(commands);
+        }
+        if let Ok(own) = std::env::current_exe() {
+            let beside = own.with_file_name("untorn-logger");
+            if beside.exists() {
+                commands.push(external(beside));
+            }
+        }
+        commands.push(external("untorn-logger".into()));
+        Ok(commands)
+    }
+}
+
+/// A logger that becomes another user takes along nothing of root's environment but what it needs.
+/// The marks of a started logger are set after this.
+fn keep_little_environment(command: &mut Command) {
+    command.env_clear();
+    let is_kept = |name: &OsStr| !environment::is_of_caller() && environment::is_for_other_user(name);
+    command.envs(std::env::vars_os().filter(|(name, _)| is_kept(name)));
+}
+
+fn name_of(command: &Command) -> String {
+    command.get_program().to_string_lossy().into_owned()
+}
+
+impl Ear {
+    fn hear(&mut self) -> Heard {
+        match self {
+            Ear::Thread(said) => match said.try_recv() {
+                Ok(Ok(())) => Heard::Ready,
+                Ok(Err(error)) => Heard::Failed(error),
+                Err(TryRecvError::Empty) => Heard::Nothing,
+                Err(TryRecvError::Disconnected) => Heard::Ended,
+            },
+            Ear::Process { pipe, words } => {
+                // Whoever closed it took its words along.
+                while let Some(fd) = pipe.get() {
+                    let mut bytes = [0; 512];
+                    match rustix::io::read(fd, &mut bytes) {
+                        Err(rustix::io::Errno::AGAIN) => return Heard::Nothing,
+                        Err(rustix::io::Errno::INTR) => {}
+                        Ok(0) | Err(_) => break,
+                        // A logger has no more to say than this; another program may.
+                        Ok(count) if words.len() < 1 << 16 => words.extend_from_slice(&bytes[..count]),
+                        Ok(_) => {}
+                    }
+                }
+                match &*String::from_utf8_lossy(words) {
+                    READY => Heard::Ready,
+                    words => Error::from_words(words).map_or(Heard::Ended, Heard::Failed),
+                }
+            }
+        }
+    }
+}
+
+/// Runs a command as a daemon: its first process ends when the second lives on by itself, whose standard output is a pipe.
+///
+/// An init process, or a subreaper, becomes the parent of its children's orphans, so the second process would come back to
+/// it, and stay a zombie when it ends if the host reaps nothing. There the first process is the logger, and a thread
+/// waits for its end. It waits for that process alone, so the host's own children are the host's to wait for.
+fn run_daemon(command: &mut Command) -> std::io::Result<Ear> {
+    let adopts_orphans = std::process::id() == 1 || child_subreaper().is_ok_and(|subreaper| subreaper.is_some());
+    command.env(DAEMON, if adopts_orphans { DAEMON_OF_INIT } else { "1" });
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn()?;
+    let pipe: OwnedFd = child.stdout.take().ok_or_else(|| std::io::Error::other("no pipe"))?.into();
+    fcntl_setfl(&pipe, OFlags::NONBLOCK)?;
+    let ear = Ear::Process { pipe: Descriptor::new(pipe)?, words: Vec::new() };
+    if adopts_orphans {
+        let wait = std::thread::Builder::new().name("untorn-reaper".into()).spawn(move || child.wait());
+        return wait.map(|_| ear);
+    }
+    let since = Instant::now();
+    loop {
+        match child.try_wait() {
+            Ok(None) if since.elapsed() > LEAVING => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(std::io::Error::other(format!(
+                    "it did not become a daemon within {LEAVING:?}, as untorn-logger does"
+                )));
+            }
+            Ok(None) => std::thread::sleep(POLL),
+            // Killed: whether the second lives, the pipe will tell.
+            Ok(Some(status)) if status.success() || status.signal().is_some() => return Ok(ear),
+            Ok(Some(status)) if status.code() == Some(NO_FORK) => {
+                return Err(std::io::Error::other("the system lets it start no process"));
+            }
+            Ok(Some(status)) => return Err(std::io::Error::other(format!("{status}"))),
+            // A host that ignores SIGCHLD has its children reaped by the kernel.
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(ear),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether the hook lies in the executable's image, not in a plug-in that it loaded.
+pub(crate) fn is_linked_into_executable() -> bool {
+    let hook = HOOK as usize;
+    let Ok(own) = std::fs::read_link("/proc/self/exe") else { return false };
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return false };
+    maps.lines().any(|line| {
+        let mut fields = line.splitn(6, ' ');
+        let range = fields.next().and_then(|range| range.split_once('-'));
+        let Some((from, to)) = range else { return false };
+        let bounds = (usize::from_str_radix(from, 16), usize::from_str_radix(to, 16));
+        let (Ok(from), Ok(to)) = bounds else { return false };
+        (from..to).contains(&hook) && line.trim_end().ends_with(&*own.to_string_lossy())
+    })
+}

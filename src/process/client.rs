@@ -1,0 +1,432 @@
+//! One process's use of one store: its identity, its pins and its place among the writers.
+//!
+//! All handles of a process to the same store (same device and inode) share one client, found in a
+//! registry. After a `fork()` the child finds its copies dead: every entry and every drop looks at a
+//! wipe-on-fork word first, so that a child can neither use nor release what is its parent's.
+
+use crate::admission::gate;
+use crate::api::options::Options;
+use crate::files::dir;
+use crate::files::dir::Dir;
+use crate::files::header::Header;
+use crate::participant::engine::{Engine, has_clients, now_ns};
+use crate::participant::keeper::Keeper;
+use crate::process::create;
+use crate::process::{pin, waker};
+use crate::shared::control::Control;
+use crate::shared::liveness;
+use crate::shared::liveness::{CLIENT_IDS, InitLock, LOGGER_OFFSET, LockFileId, Tester};
+use crate::shared::memory::arena::Arena;
+use crate::shared::memory::fork;
+use crate::shared::memory::fork::ForkGuard;
+use crate::shared::presence;
+use crate::shared::presence::Presence;
+use crate::shared::progress::{Patience, Progress};
+use crate::shared::protocols::atomic::{Native, Word64};
+use crate::shared::protocols::lock::CommitClass;
+use crate::shared::protocols::{lock, pins, waiter};
+use crate::{ClientId, Error, Result, limits};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Weak};
+use std::time::{Duration, Instant};
+use untorn_wal::Lsn;
+
+/// How long opening waits for other processes that make no visible progress, at the least.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long an opener waits for the logger of a store that needs recovery to leave. One that is stopped does not.
+const LEAVING_MAX: Duration = Duration::from_secs(10);
+
+/// One process's use of one store.
+pub(crate) struct Client {
+    /// Tells the clients of this process apart.
+    pub(super) serial: u64,
+    pub(crate) engine: Engine,
+    pub(super) fork: ForkGuard,
+    gate: gate::Gate,
+    /// For which of its urgent threads this process last left the writer lock reserved: a [`lock::Reservation`].
+    handed_over: AtomicU64,
+    pub(crate) pool: pin::Pool,
+    pub(crate) wakers: waker::Wakers,
+    /// Its entry in the client table.
+    entry: usize,
+}
+
+// What a panic of the host can interrupt is what the death of the process can: each protocol of the shared region leaves a
+// state that others go on from, and the locks of this process are free again after a panic, and not poisoned.
+impl std::panic::UnwindSafe for Client {}
+impl std::panic::RefUnwindSafe for Client {}
+
+/// The client of a store, for all handles of this process. Locked while it is made, so that a process never makes two.
+type Seat = Arc<Mutex<Weak<Client>>>;
+
+/// By process generation, since a child of fork() inherits the map, and seats that may be locked for ever.
+static REGISTRY: LazyLock<Mutex<HashMap<(u64, LockFileId), Seat>>> = LazyLock::new(Mutex::default);
+
+/// The place of a store's client in this process.
+fn seat(id: LockFileId) -> Result<Seat> {
+    let generation = ForkGuard::new()?.generation();
+    // A child must not find the map locked either.
+    fork::without_forks(|| {
+        let mut registry = REGISTRY.lock();
+        registry.retain(|(of, _), seat| {
+            *of == generation && (Arc::strong_count(seat) > 1 || seat.lock().strong_count() > 0)
+        });
+        registry.entry((generation, id)).or_default().clone()
+    })
+}
+
+impl Client {
+    /// The client of this process for the store in `dir`, made if this is the first handle.
+    pub(crate) fn join(dir: Dir, options: &Options) -> Result<Arc<Client>> {
+        if options.create {
+            dir.ensure_lock_file()?;
+        } else if dir.open_file(dir::CHECKPOINT, false)?.is_none() {
+            return Err(Error::NotFound { path: dir.path().into() });
+        }
+        let seat = seat(dir.with_fd(|fd| liveness::lock_file_id(fd))?)?;
+        let mut seat = seat.lock();
+        // One that counts as dead is of no more use.
+        if let Some(client) = seat.upgrade().filter(|client| client.engine.presence.check().is_ok()) {
+            options.refuse_other_geometry(&client.engine.geometry)?;
+            return Ok(client);
+        }
+        let client = Arc::new(Client::make(dir, options)?);
+        let control = &client.engine.control;
+        tracing::info!(path = %client.engine.dir.path().display(), committed = %control.committed(), "store opened");
+        *seat = Arc::downgrade(&client);
+        Ok(client)
+    }
+
+    /// Opening, as a client sees it: under the initialisation lock it joins the `control` that is in use;
+    /// if nobody lives it lets go, has a logger started, which recovers, and looks again.
+    fn make(dir: Dir, options: &Options) -> Result<Client> {
+        // A day is as good as for ever, and within the clock's range.
+        let limit = options.logger_timeout.clamp(open_timeout(), Duration::from_secs(86_400));
+        let started = Instant::now();
+        let mut patience = Patience::new(limit);
+        let keeper = Keeper::new(options);
+        let tester = dir.with_fd(|fd| Tester::open(fd, None))?;
+        loop {
+            let init = lock_init(&dir, &mut patience, &Arc::default())?;
+            if options.create {
+                create::ensure_store(&dir, &options.geometry()?, &init)?;
+            } else if dir.open_file(dir::CHECKPOINT, false)?.is_none() {
+                return Err(Error::NotFound { path: dir.path().into() });
+            }
+            let header = Header::read(&dir.need_file(dir::CHECKPOINT, false)?)?.0;
+            options.refuse_other_geometry(&header.geometry)?;
+            let in_use = tester.is_held(LOGGER_OFFSET)? || has_clients(&tester);
+            if in_use && let Some(control) = attach(&dir, &header)? {
+                // A store that takes no more writes is to be closed by all and opened again. If nobody has it open any more, its
+                // logger is about to leave, and the next one recovers it.
+                let is_left = control.poison() != 0 && !has_clients(&tester);
+                // That logger would wait for itself, and everybody else for it.
+                if is_left && options.is_of_logger {
+                    let reason = "the store is to be recovered, and its logger is leaving".into();
+                    return Err(Error::NeedsRecovery { reason });
+                }
+                if is_left && started.elapsed() < LEAVING_MAX {
+                    drop((control, init));
+                    std::thread::sleep(Duration::from_millis(1));
+                    continue;
+                }
+                let client = Client::enter(dir, options, header, control, keeper, init.file_id())?;
+                crash_point!("client.entered");
+                // From here on the logger knows of this client, and doesn't leave.
+                drop(init);
+                client.engine.ensure_logger()?;
+                return Ok(client);
+            }
+            if !in_use {
+                presence::refuse_others(&dir, init.file_id())?;
+            }
+            if in_use && has_clients(&tester) {
+                return Err(Error::Mismatch {
+                    file: dir::CONTROL.into(),
+                    what: "the store is in use, but not by this boot of this kernel".into(),
+                });
+            }
+            drop(init);
+            if patience.is_over() {
+                return Err(Error::LoggerUnavailable { reason: "a logger started, but did not get ready".into() });
+            }
+            keeper.start(&dir, &tester, &mut patience)?;
+            // A logger that has its byte may need the initialisation lock.
+            std::thread::sleep(Duration::from_micros(500));
+        }
+    }
+
+    /// Joins: takes a byte of its own, maps the arena, enters the client table. Holds the initialisation lock.
+    fn enter(
+        dir: Dir,
+        options: &Options,
+        header: Header,
+        control: Control,
+        keeper: Keeper,
+        lock_file: LockFileId,
+    ) -> Result<Client> {
+        let presence = Presence::take(&dir, CLIENT_IDS, lock_file)?;
+        presence::refuse_others(&dir, lock_file)?;
+        let me = presence.id();
+        // For writing, also by read-only handles: on a stacked file system, the first open for writing copies a file of a
+        // lower layer, and an earlier mapping would be of the original. `control` and `lock` are always opened so. A user
+        // without the right to write relies on the logger, which has opened the file before any client can join.
+        let arena_file = match dir.need_file(dir::ARENA, true) {
+            Err(Error::Permission { .. }) if options.read_only => dir.need_file(dir::ARENA, false)?,
+            opened => opened?,
+        };
+        let high_water = control.newest()?.high_water;
+        let arena = Arena::open(&arena_file, header.store_id, &header.geometry, high_water)?;
+        let tester = dir.with_fd(|fd| Tester::open(fd, Some(lock_file)))?;
+        let lock_reserve = dir.with_fd(|fd| liveness::open_reserve(fd, lock_file))?;
+        let entry = enter_table(&control, me, &tester)?;
+        let engine = Engine {
+            dir,
+            store_id: header.store_id,
+            geometry: header.geometry,
+            control,
+            arena,
+            me,
+            pid: std::process::id(),
+            lock_file,
+            lock_reserve,
+            logger_timeout: options.logger_timeout,
+            keeper: Some(keeper),
+            has_failed: AtomicBool::new(false),
+            pin_scan: Mutex::default(),
+            progress: Arc::default(),
+            logger_seen_ns: AtomicU64::new(0),
+            presence,
+        };
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        Ok(Client {
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+            engine,
+            fork: ForkGuard::new()?,
+            gate: gate::Gate::default(),
+            handed_over: AtomicU64::new(0),
+            pool: pin::Pool::default(),
+            wakers: waker::Wakers::default(),
+            entry,
+        })
+    }
+
+    /// An error in a child of `fork()`, and if other processes take this one for dead. Costs two loads, and
+    /// system calls only where a descriptor shows that this process lives.
+    #[inline(always)]
+    pub(crate) fn check_usable(&self) -> Result<()> {
+        if self.fork.is_child() || self.engine.presence.can_be_lost() { self.check_usable_slowly() } else { Ok(()) }
+    }
+
+    #[cold]
+    fn check_usable_slowly(&self) -> Result<()> {
+        if self.fork.is_child() { Err(Error::Forked) } else { self.engine.presence.check() }
+    }
+
+    /// Whether this is a copy in a child of `fork()`, whose mappings are gone.
+    #[inline]
+    pub(crate) fn is_forked(&self) -> bool {
+        self.fork.is_child()
+    }
+
+    // ---- writing
+
+    /// Takes the writer lock for this thread, for a commit of this class, whose caller has waited since `asked_ns`; the time-out counts from
+    /// there as well.
+    pub(crate) fn lock_writer(&self, class: CommitClass, asked_ns: u64, timeout: Option<Duration>) -> Result<()> {
+        let engine = &self.engine;
+        if class == CommitClass::Urgent {
+            engine.control.fixed().deadlines.urgent_asked_ns.store(asked_ns, Ordering::Relaxed);
+        }
+        let since = |now_ns: u64| Duration::from_nanos(now_ns.saturating_sub(asked_ns));
+        let share_patience = gate::patience(timeout);
+        let mut waits_for_share = class == CommitClass::Bulk;
+        // When it began to queue: a slow disk must not use up its patience with other writers.
+        let mut queued_ns = asked_ns;
+        loop {
+            if waits_for_share && let Some(needed) = engine.bulk_waits_for() {
+                waits_for_share = self.wait_for_share(needed, share_patience.saturating_sub(since(now_ns())))?;
+                queued_ns = now_ns();
+            }
+            let left = timeout.map(|timeout| timeout.saturating_sub(since(queued_ns)));
+            self.pass_gate_and_lock(&gate::Wait::new(class, queued_ns, left))?;
+            // Again, since the wait may have been long.
+            if let Err(error) = engine.presence.check() {
+                self.let_go();
+                return Err(error);
+            }
+            // Who went before may have used up the share.
+            if !waits_for_share || engine.bulk_waits_for().is_none() || since(now_ns()) >= share_patience {
+                engine.note_lock_wait(class, asked_ns);
+                return Ok(());
+            }
+            self.let_go();
+        }
+    }
+
+    /// Before a bulk commit: waits until the log is durable up to `needed`, that is but for a share, and says whether it would wait
+    /// again. Not for ever, nor after an error: a logger that does not get on is for those to find out who need it.
+    fn wait_for_share(&self, needed: Lsn, patience: Duration) -> Result<bool> {
+        self.refuse_open_transaction()?;
+        Ok(!patience.is_zero() && self.engine.wait_durable(needed, true, Some(patience)).unwrap_or(false))
+    }
+
+    fn pass_gate_and_lock(&self, wait: &gate::Wait) -> Result<()> {
+        let (engine, writer) = (&self.engine, &self.engine.control.fixed().writer);
+        let lift = || {
+            if lock::owner::<Native>(&writer.word).is_none_or(|owner| owner.id() != engine.me.0) {
+                lock::wake_all::<Native>(&writer.bell);
+            }
+        };
+        if let Err(error) = self.gate.enter(wait, lift) {
+            self.take_back_unused();
+            return Err(error);
+        }
+        let class = || if self.gate.is_lifted() { CommitClass::Urgent } else { wait.class() };
+        engine.acquire_writer(&class, wait.left()).inspect_err(|_| self.gate.leave())
+    }
+
+    /// Lets go of the writer lock: urgent threads of this process are next, then urgent ones elsewhere.
+    fn let_go(&self) {
+        let writer = &self.engine.control.fixed().writer;
+        if self.gate.has_urgent() {
+            let reservation = lock::release_to_urgent::<Native>(&writer.word, &writer.bells(), self.engine.me.0);
+            self.handed_over.store(reservation.map_or(0, lock::Reservation::to_bits), Ordering::SeqCst);
+            // Whoever it is for may have given up before it was noted.
+            self.take_back_unused();
+        } else {
+            self.engine.release(writer);
+        }
+        self.gate.leave();
+    }
+
+    /// Takes back the writer lock's reservation for an urgent thread of this process, if all of them have given up.
+    fn take_back_unused(&self) {
+        if !self.gate.has_urgent()
+            && let Some(reservation) = lock::Reservation::from_bits(self.handed_over.load(Ordering::SeqCst))
+        {
+            let writer = &self.engine.control.fixed().writer;
+            lock::take_back::<Native>(&writer.word, &writer.bells(), reservation);
+        }
+    }
+
+    /// An error if this thread holds the writer lock.
+    pub(crate) fn refuse_open_transaction(&self) -> Result<()> {
+        if self.gate.is_this_threads() { Err(Error::TransactionOpen) } else { Ok(()) }
+    }
+
+    /// Lets go of the writer lock, taken for a commit of this class.
+    pub(crate) fn unlock_writer(&self, class: CommitClass) {
+        self.engine.note_lock_hold(class);
+        self.let_go();
+    }
+
+    /// Counts a commit of this process.
+    pub(crate) fn count_commit(&self) {
+        self.engine.control.clients()[self.entry].commits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    // ---- pins
+
+    /// Claims the lowest free reader slot of the shared table. Waits for no other process.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if there can be no more, [`Error::DiskFull`] if there is no room for more.
+    pub(crate) fn claim_reader(&self) -> Result<usize> {
+        let engine = &self.engine;
+        let claim = || engine.control.claim_reader(engine.me.0, |id| engine.is_alive(id), || engine.control_file());
+        let index = engine.with_room(claim)?;
+        self.reader(index).pid.store(u64::from(engine.pid), Ordering::Relaxed);
+        Ok(index)
+    }
+
+    #[inline]
+    pub(crate) fn reader(&self, index: usize) -> &pins::ReaderSlot<Native> {
+        self.engine.control.reader(index)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if self.fork.is_child() {
+            return;
+        }
+        let me = self.engine.me.0;
+        self.engine.control.release_readers_of(me);
+        self.engine.control.clients()[self.entry].owner.store(0, Ordering::Release);
+        // The logger counts its idle time from here.
+        waiter::ring_always::<Native>(&self.engine.control.fixed().logger.bell);
+        tracing::info!(path = %self.engine.dir.path().display(), "store closed");
+    }
+}
+
+/// Maps the `control` of a store if it is one of this boot.
+pub(crate) fn attach(dir: &Dir, header: &Header) -> Result<Option<Control>> {
+    match dir.open_file(dir::CONTROL, true).map_err(point_to_messages)? {
+        None => Ok(None),
+        Some(file) => Control::attach(&file, header.store_id, &header.geometry, dir::boot_id()?),
+    }
+}
+
+fn point_to_messages(error: Error) -> Error {
+    match error {
+        Error::Permission { what } => Error::Permission {
+            what: format!("{what}: every direct client, also a read-only one, notes its snapshots in control"),
+        },
+        other => other,
+    }
+}
+
+fn open_timeout() -> Duration {
+    #[cfg(feature = "crash-points")]
+    if let Some(ms) = crate::environment::variable("UNTORN_OPEN_TIMEOUT_MS").and_then(|ms| ms.into_string().ok()) {
+        return Duration::from_millis(ms.parse().expect("UNTORN_OPEN_TIMEOUT_MS is a number"));
+    }
+    OPEN_TIMEOUT
+}
+
+/// Acquires the initialisation lock, and shows `progress` while it is held.
+pub(crate) fn lock_init(dir: &Dir, patience: &mut Patience, progress: &Arc<Progress>) -> Result<InitLock> {
+    match dir.with_fd(|fd| InitLock::acquire(fd, patience, progress))? {
+        Some(init) => Ok(init),
+        None => Err(Error::LoggerUnavailable {
+            reason: format!(
+                "another process is opening, recovering or leaving the store and has made no progress for {:?}",
+                patience.limit()
+            ),
+        }),
+    }
+}
+
+/// Enters the client table, over the entry of a dead client if need be.
+fn enter_table(control: &Control, me: ClientId, tester: &Tester<'_>) -> Result<usize> {
+    for reap in [false, true] {
+        for (index, entry) in control.clients().iter().enumerate() {
+            let owner = entry.owner.load(Ordering::Acquire);
+            if owner != 0 && (!reap || tester.is_held(owner)?) {
+                continue;
+            }
+            if entry.owner.compare_exchange(owner, me.0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                if owner != 0 {
+                    // It may have died between a store into a cell and the flag that says so.
+                    control.cells().dirty.store_fenced(1);
+                    // Or between its claim of a reader slot and the bit that leads to it.
+                    control.fixed().readers.deaths.store(1, Ordering::Release);
+                }
+                entry.pid.store(u64::from(std::process::id()), Ordering::Relaxed);
+                entry.since_ns.store(now_ns(), Ordering::Relaxed);
+                entry.commits.store(0, Ordering::Relaxed);
+                entry.since_txn.store(control.committed().as_u64(), Ordering::Release);
+                return Ok(index);
+            }
+        }
+    }
+    Err(Error::Limit {
+        what: "the number of processes that have the store open",
+        found: limits::CLIENTS_MAX as u64 + 1,
+        limit: limits::CLIENTS_MAX as u64,
+    })
+}

@@ -1,0 +1,78 @@
+//! Making a new store's files, each whole before it gets its name.
+//!
+//! The header is made last: a directory without it holds no store, whatever a process that was killed here
+//! left behind.
+
+use crate::api::options::Geometry;
+use crate::files::dir;
+use crate::files::dir::Dir;
+use crate::files::header::Header;
+use crate::files::slot::SlotImage;
+use crate::participant::settings::RETENTION_DEFAULT;
+use crate::shared::liveness::InitLock;
+use crate::shared::memory::arena::Arena;
+use crate::{Error, Result};
+use std::os::unix::fs::FileExt;
+use untorn_wal::Lsn;
+
+/// Makes the store's files if there is no header yet. The caller holds the initialisation lock, `init`.
+pub(crate) fn ensure_store(dir: &Dir, geometry: &Geometry, init: &InitLock) -> Result<()> {
+    if dir.open_file(dir::CHECKPOINT, false)?.is_some() {
+        return Ok(());
+    }
+    refuse_headless(dir)?;
+    // Whoever made the directory may have died, or be slow, before its name was durable.
+    dir.sync_parent()?;
+    init.step();
+    let mut store_id = [0; 16];
+    rustix::rand::getrandom(&mut store_id, rustix::rand::GetRandomFlags::empty())
+        .map_err(Error::sys("random number for the store's id"))?;
+    crash_point!("create.before_arena");
+    dir.create_file(dir::ARENA, |file| {
+        dir::set_no_cow(file);
+        Arena::format(file, store_id, geometry)
+    })?;
+    crash_point!("create.after_arena");
+    init.step();
+    dir.ensure_folder(dir::WAL)?;
+    crash_point!("create.after_wal");
+    init.step();
+    let header = Header {
+        store_id,
+        geometry: *geometry,
+        serial: 1,
+        log_position: Lsn::ZERO,
+        clean: true,
+        retention: RETENTION_DEFAULT,
+        catalog_sum: 0,
+        image: SlotImage::empty(),
+    };
+    dir.create_file(dir::CHECKPOINT, |file| {
+        // Both slots are valid from the start: one is the other's elder.
+        for serial in [0, 1] {
+            let bytes = Header { serial, ..header }.encode();
+            file.write_all_at(&bytes, serial * bytes.len() as u64).map_err(Error::io("write of checkpoint"))?;
+        }
+        Ok(())
+    })?;
+    crash_point!("create.done");
+    Ok(())
+}
+
+/// A directory without a header whose log holds segments is a store that has lost its header: making a new
+/// one over it would destroy what may still be saved.
+fn refuse_headless(dir: &Dir) -> Result<()> {
+    let Some(folder) = dir.open_folder(dir::WAL)? else { return Ok(()) };
+    // A log that can't be listed may hold segments.
+    for entry in rustix::fs::Dir::new(folder).map_err(Error::sys("listing of wal"))? {
+        let entry = entry.map_err(Error::sys("listing of wal"))?;
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with("seg-") {
+            return Err(Error::Mismatch {
+                file: dir::CHECKPOINT.into(),
+                what: "it is missing, but the log holds segments of a store".into(),
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,11 @@
+//! One process's membership of a store.
+//!
+//! - `client`: joining a store, its identity, its turn among the writers
+//! - `create`: making a store
+//! - `pin`: pins, pooled by thread
+//! - `waker`: the thread that completes awaited tickets
+
+pub(crate) mod client;
+pub(crate) mod create;
+pub(crate) mod pin;
+pub(crate) mod waker;

@@ -1,0 +1,347 @@
+//! Pins as a process holds them: a reader slot of the shared table, counted by the guards that use it.
+//!
+//! A thread keeps one slot and uses it again and again: consecutive reads at the same transaction share
+//! the pin, and the last guard to be dropped, on whatever thread, ends it. If older guards still hold the
+//! thread's slot at another transaction, the read takes a further slot. A slot that no thread keeps goes
+//! into the process's pool with its last guard, or back to the table if the pool has enough.
+//!
+//! | count | means | who moves it on |
+//! |---|---|---|
+//! | 0 | no pin | the slot's owner alone (its thread, or whoever took it from the pool): pins, then stores 1 |
+//! | n ≥ 1 | pinned by n guards | any guard: n + 1, or n − 1 |
+//! | [`ENDING`] | the last guard is unpinning | that guard, to 0 |
+//!
+//! If the process dies in any of these, the slot's owner is found dead and the slot reaped.
+
+use crate::files::dir;
+use crate::files::slot::SlotImage;
+use crate::process::client::Client;
+use crate::shared::memory::arena::Pages;
+use crate::shared::memory::fork::ForkGuard;
+use crate::shared::protocols::atomic::Native;
+use crate::shared::protocols::pins::ReaderSlot;
+use crate::{PageId, Result, TxnId};
+use parking_lot::Mutex;
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+const ENDING: u32 = u32::MAX;
+/// Idle slots that a process goes on holding beside those of its threads: each costs every writer a look.
+const IDLE_SLOTS_KEPT: usize = 8;
+
+/// The slots that this process has claimed and that neither a thread nor a guard has.
+#[derive(Default)]
+pub(crate) struct Pool {
+    idle: Mutex<Vec<Arc<LocalSlot>>>,
+}
+
+/// A reader slot of this process.
+struct LocalSlot {
+    index: usize,
+    count: AtomicU32,
+    /// A thread keeps it beyond the last guard. Changed under the lock of `client`.
+    kept: AtomicBool,
+    /// What is pinned: transaction, catalog root, high-water mark. Written by the owner while the count is 0.
+    txn: AtomicU64,
+    catalog: AtomicU32,
+    high_water: AtomicU32,
+    /// While pinned, the mappings stay.
+    client: Mutex<Option<Arc<Client>>>,
+    /// Whose slot it is. The client gives back all its slots when it goes.
+    home: Weak<Client>,
+    /// In a child of fork() the slot is the parent's, and the lock above may be held by a thread that the child hasn't.
+    fork: ForkGuard,
+}
+
+thread_local! {
+    static KEPT: RefCell<Vec<Kept>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The slot that a thread keeps for one client.
+struct Kept {
+    client: u64,
+    slot: Arc<LocalSlot>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if self.slot.fork.is_child() {
+            return;
+        }
+        let home = self.slot.home.upgrade();
+        // Under the lock, either the last guard sees that no thread keeps the slot, or this sees that it is gone.
+        let is_idle = {
+            let _client = self.slot.client.lock();
+            self.slot.kept.store(false, Ordering::Relaxed);
+            self.slot.count.load(Ordering::Acquire) == 0
+        };
+        if is_idle && let Some(client) = home {
+            client.give_back(&self.slot);
+        }
+    }
+}
+
+/// A pinned transaction. Cloning is cheap; the last one dropped ends the pin.
+pub(crate) struct Pin {
+    slot: Arc<LocalSlot>,
+}
+
+impl Client {
+    /// Pins the newest visible transaction. Tens of nanoseconds when the thread has pinned before.
+    #[inline]
+    pub(crate) fn pin(self: &Arc<Client>) -> Result<Pin> {
+        self.check_usable()?;
+        if let Some(pin) = self.pin_kept()? {
+            return Ok(pin);
+        }
+        let slot = self.take_slot()?;
+        if let Err(error) = self.pin_in(&slot) {
+            self.give_back(&slot);
+            return Err(error);
+        }
+        Ok(Pin { slot })
+    }
+
+    /// Pins the newest visible transaction, with all that its commit slot says.
+    pub(crate) fn pin_image(self: &Arc<Client>) -> Result<(Pin, SlotImage)> {
+        loop {
+            let pin = self.pin()?;
+            // The slot is used again after 62 commits, which may have come since.
+            if let Some(image) = self.engine.control.image(pin.txn())? {
+                return Ok((pin, image));
+            }
+        }
+    }
+
+    /// Pins the published durable transaction.
+    pub(crate) fn pin_durable(self: &Arc<Client>) -> Result<Pin> {
+        self.check_usable()?;
+        let slot = self.take_slot()?;
+        let found = self.find_durable(&slot);
+        match found {
+            Ok(image) => {
+                slot.publish(self, &image);
+                Ok(Pin { slot })
+            }
+            Err(error) => {
+                self.reader(slot.index).unpin();
+                self.give_back(&slot);
+                Err(error)
+            }
+        }
+    }
+
+    /// Pins the published durable transaction in a slot, and finds its image.
+    fn find_durable(&self, slot: &LocalSlot) -> Result<SlotImage> {
+        let shared = self.reader(slot.index);
+        let fixed = self.engine.control.fixed();
+        let mut waited = None;
+        loop {
+            // Pins the published t, fences, and checks that t is still published (`shared::protocols::pins`).
+            let txn = shared.pin_by(&fixed.durable.txn, || {
+                crash_point!("reader.durable_read");
+            });
+            crash_point!("reader.durable_pinned");
+            for place in &*fixed.durable_slots {
+                let words = place.copy();
+                // The places are filled in turn: if t is still published, its place was not refilled while we
+                // copied it. The other one may hold t as well, if t was published twice, and be refilled
+                // just now: then its checksum fails, and the first one is good.
+                let unmoved = fixed.durable.txn.load(Ordering::SeqCst) == txn.as_u64();
+                if unmoved
+                    && words[0] == txn.as_u64()
+                    && let Ok(image) = SlotImage::decode(&words, dir::CONTROL)
+                {
+                    return Ok(image);
+                }
+            }
+            // The logger has published another one, or will mend what is damaged.
+            self.engine.await_mended(&mut waited)?;
+        }
+    }
+
+    #[inline]
+    fn pin_kept(self: &Arc<Client>) -> Result<Option<Pin>> {
+        // A thread that is ending keeps nothing any more.
+        let pinned = KEPT.try_with(|kept| {
+            let Ok(mut kept) = kept.try_borrow_mut() else { return Ok(None) };
+            let this = self.serial;
+            let slot = match kept.iter().find(|kept| kept.client == this) {
+                Some(kept) => &kept.slot,
+                None => {
+                    // Those of clients that are gone.
+                    kept.retain(|kept| kept.slot.home.strong_count() > 0);
+                    let slot = self.take_slot()?;
+                    slot.kept.store(true, Ordering::Relaxed);
+                    kept.push(Kept { client: this, slot });
+                    &kept.last().expect("just pushed").slot
+                }
+            };
+            let committed = self.engine.control.fixed().committed.load(Ordering::Acquire);
+            match slot.count.load(Ordering::Acquire) {
+                0 => self.pin_in(slot)?,
+                ENDING => return Ok(None),
+                _ if slot.txn.load(Ordering::Relaxed) != committed => return Ok(None),
+                _ => {
+                    if !slot.share() {
+                        return Ok(None);
+                    }
+                    // Between the look and the sharing the pin may have ended and begun anew only by this
+                    // thread, which is here.
+                    return Ok(Some(Pin { slot: slot.clone() }));
+                }
+            }
+            Ok(Some(Pin { slot: slot.clone() }))
+        });
+        pinned.unwrap_or(Ok(None))
+    }
+
+    /// Pins the newest visible transaction in a slot that the caller owns and whose count is 0.
+    #[inline]
+    fn pin_in(self: &Arc<Client>, slot: &LocalSlot) -> Result<()> {
+        let shared: &ReaderSlot<Native> = self.reader(slot.index);
+        let control = &self.engine.control;
+        loop {
+            let txn = shared.pin(&control.fixed().committed);
+            if slot.txn.load(Ordering::Relaxed) == txn.as_u64() && slot.high_water.load(Ordering::Relaxed) != 0 {
+                // The image of that transaction is still at hand from the last pin.
+                slot.open(self);
+                return Ok(());
+            }
+            crash_point!("reader.pinned");
+            let image =
+                if planted_bug!("snapshot-beyond-its-pin") { control.newest().map(Some) } else { control.image(txn) };
+            match image {
+                Ok(Some(image)) => {
+                    slot.publish(self, &image);
+                    return Ok(());
+                }
+                // A stall of 62 commits: the slot is being used again; pin a newer one.
+                Ok(None) => shared.unpin(),
+                Err(error) => {
+                    shared.unpin();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Keeps a slot that neither a thread nor a guard has any more for later, or releases it.
+    #[cold]
+    fn give_back(&self, slot: &Arc<LocalSlot>) {
+        let mut idle = self.pool.idle.lock();
+        if idle.len() < IDLE_SLOTS_KEPT {
+            idle.push(slot.clone());
+        } else {
+            drop(idle);
+            self.engine.control.release_reader(slot.index);
+        }
+    }
+
+    /// A slot that nothing else pins in.
+    #[cold]
+    fn take_slot(self: &Arc<Client>) -> Result<Arc<LocalSlot>> {
+        if let Some(slot) = self.pool.idle.lock().pop() {
+            return Ok(slot);
+        }
+        Ok(Arc::new(LocalSlot {
+            index: self.claim_reader()?,
+            count: AtomicU32::new(0),
+            kept: AtomicBool::new(false),
+            txn: AtomicU64::new(0),
+            catalog: AtomicU32::new(0),
+            high_water: AtomicU32::new(0),
+            client: Mutex::new(None),
+            home: Arc::downgrade(self),
+            fork: self.fork,
+        }))
+    }
+}
+
+impl LocalSlot {
+    fn publish(&self, client: &Arc<Client>, image: &SlotImage) {
+        self.txn.store(image.txn.as_u64(), Ordering::Relaxed);
+        self.catalog.store(image.catalog.0, Ordering::Relaxed);
+        self.high_water.store(image.high_water, Ordering::Relaxed);
+        self.open(client);
+    }
+
+    fn open(&self, client: &Arc<Client>) {
+        *self.client.lock() = Some(client.clone());
+        // Release: whoever shares the pin sees what it pins.
+        self.count.store(1, Ordering::Release);
+    }
+
+    /// Adds a guard to a pin that lives. Not to one of 2^31 guards: some of those were leaked, and more could make the
+    /// count run over.
+    #[inline]
+    fn share(&self) -> bool {
+        let mut count = self.count.load(Ordering::Relaxed);
+        while count != 0 && count < ENDING / 2 {
+            match self.count.compare_exchange_weak(count, count + 1, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => count = now,
+            }
+        }
+        false
+    }
+}
+
+impl Pin {
+    pub(crate) fn txn(&self) -> TxnId {
+        TxnId::from_u64(self.slot.txn.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn catalog(&self) -> PageId {
+        PageId(self.slot.catalog.load(Ordering::Relaxed))
+    }
+
+    /// The pages of the pinned commit.
+    #[inline]
+    pub(crate) fn pages<'a>(&'a self, client: &'a Client) -> Pages<'a> {
+        client.engine.arena.pages(self.slot.high_water.load(Ordering::Relaxed))
+    }
+}
+
+impl Clone for Pin {
+    #[inline]
+    fn clone(&self) -> Pin {
+        // The pin lives at least as long as `self`, so only a count that is about to run over keeps this from sharing it.
+        // `Arc` ends the process then, too.
+        if !self.slot.share() {
+            std::process::abort();
+        }
+        Pin { slot: self.slot.clone() }
+    }
+}
+
+impl Drop for Pin {
+    #[inline]
+    fn drop(&mut self) {
+        let mut count = self.slot.count.load(Ordering::Relaxed);
+        loop {
+            let next = if count == 1 { ENDING } else { count - 1 };
+            match self.slot.count.compare_exchange_weak(count, next, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) if next == ENDING => break,
+                Ok(_) => return,
+                Err(now) => count = now,
+            }
+        }
+        // In a child of fork() the table is not mapped, and the pin is the parent's.
+        if self.slot.fork.is_child() {
+            return;
+        }
+        let mut held = self.slot.client.lock();
+        let Some(client) = held.take() else { return };
+        client.reader(self.slot.index).unpin();
+        self.slot.count.store(0, Ordering::Release);
+        let is_kept = self.slot.kept.load(Ordering::Relaxed);
+        // The client may go with this, and its pool with it; the lock is let go first.
+        drop(held);
+        if !is_kept {
+            client.give_back(&self.slot);
+        }
+        drop(client);
+    }
+}

@@ -1,0 +1,147 @@
+//! Wakes the tasks that await tickets: one thread per process, started with the first awaited ticket,
+//! sleeps on the durable watermark and wakes whoever it covers.
+
+use crate::participant::engine::now_ns;
+use crate::process::client::Client;
+use crate::shared::latencies::Acknowledged;
+use crate::shared::protocols::waiter::NAP_MAX;
+use crate::{Error, Result};
+use parking_lot::Mutex;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::Waker;
+use untorn_wal::Lsn;
+
+/// Tasks that wait for the log to become durable.
+#[derive(Default)]
+pub(crate) struct Wakers {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: Vec<Waiting>,
+    is_running: bool,
+}
+
+struct Waiting {
+    lsn: Lsn,
+    /// By when it is to be durable, if the flush policy does not decide.
+    deadline_ns: Option<u64>,
+    since_ns: u64,
+    waker: Waker,
+    failure: Failure,
+}
+
+/// Why a ticket that is awaited can't become durable, from the thread to the next poll.
+pub(crate) type Failure = Arc<Mutex<Option<String>>>;
+
+impl Client {
+    /// Has `waker` woken once the log is durable up to `lsn`, or when `failure` says why it can't be. A flush is requested
+    /// when `deadline_ns` has passed.
+    pub(crate) fn wake_at(self: &Arc<Client>, lsn: Lsn, deadline_ns: Option<u64>, waker: &Waker, failure: &Failure) {
+        // Cloned before the lock is taken, and the old one dropped after it: both are code of the caller's runtime.
+        let waker = waker.clone();
+        let mut old = None;
+        let mut state = self.wakers.state.lock();
+        // A task that is polled again waits once.
+        match state.waiting.iter_mut().find(|waiting| Arc::ptr_eq(&waiting.failure, failure)) {
+            Some(waiting) => old = Some(std::mem::replace(&mut waiting.waker, waker)),
+            None => {
+                let failure = failure.clone();
+                state.waiting.push(Waiting { lsn, deadline_ns, since_ns: now_ns(), waker, failure });
+            }
+        }
+        // Under the lock: the thread ends under it too, when nobody waits.
+        let is_running = std::mem::replace(&mut state.is_running, true);
+        drop(state);
+        if is_running {
+            drop(old);
+            return;
+        }
+        let client = self.clone();
+        let spawned = std::thread::Builder::new().name("untorn-waker".into()).spawn(move || client.run_wakers());
+        if spawned.is_err() {
+            // Without a thread the task is woken at once, and polls again: busy, but right.
+            self.wakers.wake_all();
+        }
+    }
+
+    fn run_wakers(self: Arc<Client>) {
+        /// If the thread panics, its tasks poll again, and the first of them starts another.
+        struct Restart<'w>(&'w Wakers);
+        impl Drop for Restart<'_> {
+            fn drop(&mut self) {
+                if std::thread::panicking() {
+                    self.0.wake_all();
+                }
+            }
+        }
+        let _restart = Restart(&self.wakers);
+        loop {
+            let next = {
+                let mut state = self.wakers.state.lock();
+                // As in `Engine::wait_durable_by`.
+                let now = now_ns();
+                let is_late = |waiting: &&Waiting| waiting.deadline_ns.is_some_and(|by| by <= now);
+                if let Some(late) = state.waiting.iter().filter(is_late).map(|waiting| waiting.lsn).max() {
+                    self.engine.request_flush(late);
+                }
+                match state.waiting.iter().map(|waiting| waiting.lsn).min() {
+                    Some(next) => next,
+                    None => {
+                        state.is_running = false;
+                        return;
+                    }
+                }
+            };
+            // No longer than a nap: somebody may have come who waits for less.
+            let reached = self.engine.wait_durable(next, false, Some(NAP_MAX));
+            self.wake_covered(reached);
+        }
+    }
+
+    fn wake_covered(&self, reached: Result<bool>) {
+        let durable = self.engine.control.durable().map(|(_, durable)| durable);
+        let failed = match reached {
+            Ok(_) => None,
+            // A logger that is stopped may go on.
+            Err(Error::LoggerStalled { .. }) => None,
+            Err(error) => Some(error.to_string()),
+        };
+        let mut state = self.wakers.state.lock();
+        let is_covered = |lsn: Lsn| durable.is_some_and(|durable| lsn <= durable);
+        let (ready, rest): (Vec<_>, Vec<_>) =
+            state.waiting.drain(..).partition(|waiting| failed.is_some() || is_covered(waiting.lsn));
+        state.waiting = rest;
+        drop(state);
+        for waiting in ready {
+            if let Some(reason) = failed.as_ref().filter(|_| !is_covered(waiting.lsn)) {
+                *waiting.failure.lock() = Some(reason.clone());
+            } else {
+                self.engine.note_acknowledgement(Acknowledged::Ticket, waiting.since_ns);
+            }
+            wake(waiting.waker);
+        }
+    }
+}
+
+impl Wakers {
+    /// The thread does not run. Wakes all tasks, which poll again.
+    fn wake_all(&self) {
+        let mut state = self.state.lock();
+        state.is_running = false;
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        waiting.into_iter().for_each(|waiting| wake(waiting.waker));
+    }
+}
+
+/// Wakes a task. A panic of the caller's runtime ends here: it must not keep other tasks from being woken.
+fn wake(waker: Waker) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+        // Its destructor may panic as well.
+        std::mem::forget(payload);
+        tracing::warn!("a waker of an awaited ticket panicked");
+    }
+}

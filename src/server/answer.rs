@@ -1,0 +1,339 @@
+//! What each request does: who may do it, and the reads. Writes are in `write`, scans in `scans`, cells in `cells`, changes in `feed`.
+//!
+//! A reply is made whole before anything is sent, so that no snapshot is held while a peer takes its time.
+
+use crate::limits::PAGE_SIZE_MAX;
+use crate::remote::failure;
+use crate::server::Shared;
+use crate::server::feed::OpenFeed;
+use crate::server::policy::Rights;
+use crate::server::room::{Share, User};
+use crate::server::scans::Scans;
+use crate::server::write::Awaited;
+use crate::{Error, Keyspace, Result, Snapshot, Stats, Store, TxnId, Value};
+use std::time::Instant;
+use untorn_wal::wire;
+use untorn_wal::wire::{Figure, Found, List, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, Reply, Request, WireError};
+
+/// The most bytes of names, keys and values in one reply: a value of the greatest length, and what names it.
+pub(super) const REPLY_BYTES_MAX: usize = wire::VALUE_BYTES_MAX + (32 << 10);
+const _: () = assert!(REPLY_BYTES_MAX < MESSAGE_BYTES_MAX && PAGE_SIZE_MAX / 4 + NAME_BYTES_MAX < (32 << 10));
+
+/// What stands around an item of a reply, in bytes.
+const ITEM_BYTES: usize = 24;
+
+/// A reply, the room that it takes until it is sent, and the commit that is to be durable before.
+pub(super) struct Answer<'s> {
+    pub(super) awaited: Option<Awaited>,
+    /// Of a reply that needs no room.
+    small: Vec<u8>,
+    /// The room of another, in whose buffer it is.
+    share: Option<Share<'s>>,
+}
+
+impl<'s> Answer<'s> {
+    pub(super) fn of_error(error: &Error) -> Answer<'s> {
+        Answer { awaited: None, small: failure::encode(error), share: None }
+    }
+
+    pub(super) fn new(reply: &Reply<'_>, mut share: Share<'s>) -> Result<Answer<'s>> {
+        encode(reply, &mut share.buffer)?;
+        Ok(Answer { awaited: None, small: Vec::new(), share: Some(share) })
+    }
+
+    /// A reply that is short whatever is in it.
+    pub(super) fn small(reply: &Reply<'_>) -> Result<Answer<'s>> {
+        Answer::after(None, reply)
+    }
+
+    /// A short reply to a commit, once that is durable.
+    pub(super) fn after(awaited: Option<Awaited>, reply: &Reply<'_>) -> Result<Answer<'s>> {
+        let mut small = Vec::new();
+        encode(reply, &mut small)?;
+        Ok(Answer { awaited, small, share: None })
+    }
+
+    /// The reply as it is sent.
+    pub(super) fn frame(&self) -> &[u8] {
+        self.share.as_ref().map_or(&self.small, |share| &share.buffer)
+    }
+}
+
+/// Checks the right to make a long request by its first bytes, which contain all that a right depends on: what it is, and the name
+/// of the keyspace or cell. Each operation of a batch is checked again when all of it is there.
+///
+/// # Errors
+/// [`Error::NotAllowed`]; [`Error::Protocol`] if they are not the beginning of a request.
+pub(super) fn check_head(head: &[u8], rights: &Rights<'_>) -> Result<()> {
+    let name = |at| name_at(head, at).ok_or_else(|| Error::Protocol { what: "a long request without a name".into() });
+    let may = |is_write, kind, name: &str| match is_write {
+        true => refuse_unless(rights.may_write(name), "writing", kind, name),
+        false => refuse_unless(rights.may_read(name), "reading", kind, name),
+    };
+    match kind_of(head) {
+        GET | MULTI_GET | SCAN => may(false, "keyspace", name(4)?),
+        PUT | DELETE => may(true, "keyspace", name(4)?),
+        CELL_STORE => may(true, "cell", name(4)?),
+        // The first operation; the numbers of conditions come before those of changes.
+        COMMIT => {
+            let is_condition = head.get(12).is_some_and(|operation| *operation < 2);
+            may(!is_condition, "keyspace", name(16)?)
+        }
+        CHANGES => Ok(()),
+        _ => Err(Error::Protocol { what: "a request that is longer than any of its kind".into() }),
+    }
+}
+
+/// How many items the list of a request has, as it says itself.
+pub(super) fn items_of(message: &[u8]) -> u64 {
+    let at = match kind_of(message) {
+        MULTI_GET => name_at(message, 4).map(|name| 12 + name.len()),
+        COMMIT => Some(4),
+        _ => None,
+    };
+    at.and_then(|at| message.get(at..at + 8))
+        .map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().expect("eight bytes")))
+}
+
+/// The numbers of requests that can be long.
+pub(super) const GET: u32 = 0;
+pub(super) const MULTI_GET: u32 = 1;
+pub(super) const PUT: u32 = 2;
+pub(super) const DELETE: u32 = 3;
+pub(super) const COMMIT: u32 = 4;
+pub(super) const SCAN: u32 = 5;
+pub(super) const SCAN_NEXT: u32 = 6;
+pub(super) const CELL_STORE: u32 = 14;
+pub(super) const CHANGES: u32 = 17;
+
+/// The number of a request.
+pub(super) fn kind_of(message: &[u8]) -> u32 {
+    message.first_chunk().map_or(u32::MAX, |bytes| u32::from_le_bytes(*bytes))
+}
+
+fn name_at(bytes: &[u8], at: usize) -> Option<&str> {
+    let length = u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?);
+    let name = bytes.get(at + 8..)?.get(..usize::try_from(length).ok()?)?;
+    std::str::from_utf8(name).ok()
+}
+
+fn encode(reply: &Reply<'_>, frame: &mut Vec<u8>) -> Result<()> {
+    wire::encode_into(reply, frame).map_err(|error| match error {
+        WireError::TooLong { bytes } => too_large(bytes),
+        other => Error::Protocol { what: format!("a reply can't be sent: {other}") },
+    })
+}
+
+/// What a connection has open.
+pub(super) struct Session<'s> {
+    pub(super) shared: &'s Shared,
+    pub(super) store: Store,
+    pub(super) user: User,
+    scans: Scans,
+    pub(super) feed: Option<OpenFeed<'s>>,
+}
+
+impl<'s> Session<'s> {
+    pub(super) fn new(shared: &'s Shared, store: Store, user: User) -> Session<'s> {
+        Session { shared, store, user, scans: Scans::default(), feed: None }
+    }
+
+    /// When the next snapshot that nobody asked for goes.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.scans.next_expiry()
+    }
+
+    pub(super) fn expire(&mut self) {
+        self.scans.expire();
+    }
+
+    /// Does what is asked for.
+    pub(super) fn answer(&mut self, request: &Request<'_>, rights: &Rights<'_>) -> Answer<'s> {
+        self.scans.expire();
+        self.try_answer(request, rights).unwrap_or_else(|error| Answer::of_error(&error))
+    }
+
+    fn try_answer(&mut self, request: &Request<'_>, rights: &Rights<'_>) -> Result<Answer<'s>> {
+        match request {
+            Request::Get { keyspace, key } => self.get(rights, keyspace, key),
+            Request::MultiGet { keyspace, keys } => self.multi_get(rights, keyspace, &keys.0),
+            Request::Put { keyspace, key, value, durability } => self.put(rights, keyspace, key, value, *durability),
+            Request::Delete { keyspace, key, durability } => self.delete(rights, keyspace, key, *durability),
+            Request::Commit { operations, durability } => self.commit(rights, &operations.0, *durability),
+            Request::Scan { keyspace, lower, upper, is_reverse, piece_bytes } => {
+                let (snapshot, handle) = self.readable(rights, keyspace)?;
+                let scan = self.scans.open(snapshot, handle, (*lower, *upper), *is_reverse, *piece_bytes)?;
+                // Whoever does not get the number can't close it.
+                self.piece(scan).inspect_err(|_| self.scans.close(scan))
+            }
+            Request::ScanNext { scan } => {
+                refuse_unless(
+                    rights.may_read(self.scans.keyspace(*scan)?),
+                    "reading",
+                    "keyspace",
+                    self.scans.keyspace(*scan)?,
+                )?;
+                self.piece(*scan)
+            }
+            Request::ScanClose { scan } => {
+                self.scans.close(*scan);
+                Answer::small(&Reply::Done)
+            }
+            Request::Keyspaces => self.keyspaces(rights),
+            Request::Sync => {
+                if !rights.may_write_some() {
+                    return Err(Error::NotAllowed { what: "a sync, without the right to write anything".into() });
+                }
+                self.store.sync()?;
+                Answer::small(&Reply::Done)
+            }
+            Request::Checkpoint => {
+                if !rights.may_write_all() {
+                    return Err(Error::NotAllowed {
+                        what: "a checkpoint, without the right to write everything".into(),
+                    });
+                }
+                Answer::small(&Reply::Committed { txn: self.store.checkpoint()?.as_u64() })
+            }
+            Request::Stats => {
+                if !rights.may_read_all() {
+                    return Err(Error::NotAllowed { what: "figures, without the right to read everything".into() });
+                }
+                figures(&self.store.stats()?)
+            }
+            Request::CellLoad { name } => self.cell_load(rights, name, None),
+            Request::CellLoadVersion { name, version } => self.cell_load(rights, name, Some(*version)),
+            Request::CellStore { name, value, is_durable } => self.cell_store(rights, name, value, *is_durable),
+            Request::CounterAdd { name, amount } => self.counter_add(rights, name, *amount),
+            Request::CounterGet { name } => self.counter_get(rights, name),
+            Request::Changes { from, feed, keyspace, prefix } => {
+                self.open_feed(rights, *from, *feed, *keyspace, prefix)
+            }
+            Request::ChangesNext { wait_ms } => self.next_changes(rights, *wait_ms),
+        }
+    }
+
+    // ---- reading
+
+    /// A snapshot taken now, and a keyspace in it.
+    fn readable(&self, rights: &Rights<'_>, name: &str) -> Result<(Snapshot, Keyspace)> {
+        refuse_unless(rights.may_read(name), "reading", "keyspace", name)?;
+        let snapshot = self.store.snapshot()?;
+        match snapshot.find_keyspace(name)? {
+            Some(keyspace) => Ok((snapshot, keyspace)),
+            None => Err(Error::NoKeyspace { name: cut_name(name) }),
+        }
+    }
+
+    fn get(&self, rights: &Rights<'_>, keyspace: &str, key: &[u8]) -> Result<Answer<'s>> {
+        let (snapshot, keyspace) = self.readable(rights, keyspace)?;
+        let found = snapshot.get_versioned(&keyspace, key)?;
+        let share = self.reserve(found.as_ref().map_or(0, |(value, _)| value.len()), 1)?;
+        Answer::new(&Reply::Value(found.as_ref().map(as_found)), share)
+    }
+
+    fn multi_get(&self, rights: &Rights<'_>, keyspace: &str, keys: &[&[u8]]) -> Result<Answer<'s>> {
+        let (snapshot, keyspace) = self.readable(rights, keyspace)?;
+        let mut found = Vec::with_capacity(keys.len());
+        let mut bytes = 0;
+        for key in keys {
+            let value = snapshot.get_versioned(&keyspace, key)?;
+            bytes += value.as_ref().map_or(0, |(value, _)| value.len());
+            refuse_large(bytes)?;
+            found.push(value);
+        }
+        let share = self.reserve(bytes, found.len())?;
+        let values = List(found.iter().map(|found| found.as_ref().map(as_found)).collect());
+        Answer::new(&Reply::Values { txn: snapshot.txn_id().as_u64(), values }, share)
+    }
+
+    fn piece(&mut self, scan: u32) -> Result<Answer<'s>> {
+        let (shared, user) = (self.shared, self.user);
+        self.scans.piece(scan, |bytes, count, reply| Answer::new(reply, reserve(shared, user, bytes, count)?))
+    }
+
+    fn keyspaces(&self, rights: &Rights<'_>) -> Result<Answer<'s>> {
+        let names = self.store.keyspaces()?;
+        let mut names: Vec<&str> = names.iter().map(String::as_str).filter(|name| rights.may_read(name)).collect();
+        // A list's limit; nobody lists more by message.
+        if names.len() > wire::LIST_ITEMS_MAX {
+            return Err(Error::Limit {
+                what: "the number of keyspaces in a message",
+                found: names.len() as u64,
+                limit: wire::LIST_ITEMS_MAX as u64,
+            });
+        }
+        names.shrink_to_fit();
+        let share = self.reserve(names.iter().map(|name| name.len()).sum(), names.len())?;
+        Answer::new(&Reply::Names(List(names)), share)
+    }
+
+    /// Room for a reply with so many bytes of values, of so many items.
+    fn reserve(&self, bytes: usize, items: usize) -> Result<Share<'s>> {
+        reserve(self.shared, self.user, bytes, items)
+    }
+}
+
+/// Room for a reply. Nobody waits for it: a snapshot is held meanwhile.
+pub(super) fn reserve(shared: &Shared, user: User, bytes: usize, items: usize) -> Result<Share<'_>> {
+    refuse_large(bytes)?;
+    shared.bytes.try_take(user, bytes + items * ITEM_BYTES).ok_or_else(too_many_bytes)
+}
+
+pub(super) fn too_many_bytes() -> Error {
+    Error::Busy { what: "too many bytes of messages".into() }
+}
+
+fn refuse_large(bytes: usize) -> Result<()> {
+    if bytes <= REPLY_BYTES_MAX { Ok(()) } else { Err(too_large(bytes as u64)) }
+}
+
+fn too_large(found: u64) -> Error {
+    Error::Limit { what: "the length of a reply in bytes", found, limit: REPLY_BYTES_MAX as u64 }
+}
+
+fn as_found((value, version): &(Value, TxnId)) -> Found<'_> {
+    Found { version: version.as_u64(), value }
+}
+
+/// An error unless something is allowed.
+pub(super) fn refuse_unless(is_allowed: bool, doing: &str, kind: &str, name: &str) -> Result<()> {
+    if is_allowed {
+        return Ok(());
+    }
+    Err(Error::NotAllowed { what: format!("{doing} {kind} {:?}", cut_name(name)) })
+}
+
+/// A name as an error repeats it.
+pub(super) fn cut_name(name: &str) -> String {
+    name.chars().take(NAME_BYTES_MAX).collect()
+}
+
+fn figures<'s>(stats: &Stats) -> Result<Answer<'s>> {
+    let figures = [
+        ("committed", stats.committed.as_u64()),
+        ("durable", stats.durable.as_u64()),
+        ("checkpointed", stats.checkpointed.as_u64()),
+        ("commits", stats.commits),
+        ("records", stats.records),
+        ("keyspaces", stats.keyspaces),
+        ("page_size", stats.page_size),
+        ("pages_total", stats.pages_total),
+        ("pages_free", stats.pages_free),
+        ("arena_bytes", stats.arena_bytes),
+        ("max_size", stats.max_size),
+        ("wal_bytes", stats.wal_bytes),
+        ("wal_segments", stats.wal_segments),
+        ("wal_spares", stats.wal_spares),
+        ("fsyncs", stats.fsyncs),
+        ("fsync_ns", stats.fsync_ns),
+        ("checkpoints", stats.checkpoints),
+        ("lock_take_overs", stats.lock_take_overs),
+        ("reaped", stats.reaped),
+        ("logger_starts", stats.logger_starts),
+        ("clients", stats.clients.len() as u64),
+        ("readers", stats.readers.len() as u64),
+    ];
+    let figures = figures.map(|(name, value)| Figure { name, value });
+    Answer::small(&Reply::Figures(List(figures.to_vec())))
+}

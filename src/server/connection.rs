@@ -1,0 +1,134 @@
+//! One connection: the hellos, and then request by request.
+//!
+//! A peer may be silent between messages for as long as it likes; within one it has the policy's patience. A peer that
+//! takes longer to send or to take a message is cut off, and so is one whose frames can't be told apart.
+
+use crate::Error;
+use crate::files::socket::Stream;
+use crate::remote::failure;
+use crate::server::answer;
+use crate::server::answer::{Answer, Session};
+use crate::server::room::{SMALL_BYTES, STEP_BYTES, User};
+use crate::server::{Shared, TURN_PATIENCE, refuse};
+use std::time::Instant;
+use untorn_wal::wire;
+use untorn_wal::wire::hello::{CLIENT_HELLO_BYTES, ClientHello, Refusal, ServerHello};
+use untorn_wal::wire::{MESSAGE_BYTES_MAX, Request};
+
+/// Serves until either side ends it.
+pub(super) fn run(shared: &Shared, stream: &Stream, uid: u32) {
+    let policy = shared.policy();
+    let mut hello = [0; CLIENT_HELLO_BYTES];
+    if stream.read(&mut hello, Some(Instant::now() + policy.patience)).is_err() {
+        return;
+    }
+    let hello = match ClientHello::decode(&hello) {
+        Ok(hello) => hello,
+        Err(error) => return refuse(stream, Refusal::Version, &error.to_string()),
+    };
+    let Some(version) = hello.common_version() else {
+        let text = format!(
+            "the client speaks versions {} to {}, the server {} to {}",
+            hello.oldest,
+            hello.newest,
+            wire::VERSION_MIN,
+            wire::VERSION
+        );
+        return refuse(stream, Refusal::Version, &text);
+    };
+    let guest = match shared.open() {
+        Ok(guest) => guest,
+        Err(error) => return refuse(stream, Refusal::Unavailable, &error.to_string()),
+    };
+    // The owner hears what keeps the others out.
+    let notice = policy.fault.as_ref().filter(|_| policy.is_owner(uid));
+    let notice = notice.map_or(String::new(), |fault| format!("only the owner is let in: {fault}"));
+    let welcome = ServerHello::encode(version, None, &notice);
+    if stream.write(&welcome, Some(Instant::now() + policy.patience)).is_err() {
+        return;
+    }
+    let user = User { uid, is_owner: policy.is_owner(uid) };
+    drop(policy);
+    tracing::info!(uid, "message client connected");
+    let mut session = Session::new(shared, guest.store.clone(), user);
+    // Of short messages; a long one's comes with its share of the room.
+    let mut buffer = Vec::new();
+    while serve_one(shared, stream, &mut session, &mut buffer).is_some() {}
+}
+
+/// One request; `None` if there will be no more.
+fn serve_one(shared: &Shared, stream: &Stream, session: &mut Session<'_>, buffer: &mut Vec<u8>) -> Option<()> {
+    // While it is silent, snapshots that it has left lying are let go.
+    while !stream.wait_readable(session.next_expiry()).ok()? {
+        session.expire();
+    }
+    if shared.is_closing() {
+        return None;
+    }
+    let policy = shared.policy();
+    let deadline = Instant::now() + policy.patience;
+    let header = stream.read_header(Some(deadline)).ok()?;
+    let last_words = |error: Error| {
+        let _ = stream.write(&failure::encode(&error), Some(Instant::now() + policy.patience));
+        None
+    };
+    let Ok(length) = wire::frame_len(header) else {
+        return last_words(Error::Limit {
+            what: "the length of a message in bytes",
+            found: u64::from(u32::from_le_bytes(header)),
+            limit: MESSAGE_BYTES_MAX as u64,
+        });
+    };
+    let uid = session.user.uid;
+    let Some(rights) = policy.rights(uid) else {
+        return last_words(Error::NotAllowed { what: format!("uid {uid} is no longer let in") });
+    };
+    let head = length.min(SMALL_BYTES);
+    stream.read_body(head, buffer, Some(deadline)).ok()?;
+    let mut share = shared.bytes.share(session.user);
+    let mut message: &[u8] = buffer;
+    if head < length {
+        // What the peer has no right to ask for takes no room.
+        if let Err(error) = answer::check_head(buffer, &rights) {
+            stream.discard(length - head, Some(deadline)).ok()?;
+            return stream.write(&failure::encode(&error), Some(Instant::now() + policy.patience)).ok();
+        }
+        share.reuse_buffer(length);
+        // Room for all of it is only addresses; what is not written to takes no memory. So it need not move as it grows.
+        share.buffer.reserve_exact(length);
+        share.buffer.extend_from_slice(buffer);
+        while share.buffer.len() < length {
+            let next = STEP_BYTES.min(length - share.buffer.len());
+            if !share.grow(share.buffer.len() + next, deadline) {
+                return last_words(Error::Busy { what: "too many bytes of messages".into() });
+            }
+            stream.read_more(next, &mut share.buffer, Some(deadline)).ok()?;
+        }
+        message = &share.buffer;
+    }
+    let mut turn = None;
+    if let Some(turns) = shared.turns_for(message) {
+        turn = turns.take(session.user, Instant::now() + TURN_PATIENCE, || shared.is_closing());
+        if turn.is_none() {
+            let busy = Error::Busy { what: "other long requests are being served".into() };
+            return stream.write(&failure::encode(&busy), Some(Instant::now() + policy.patience)).ok();
+        }
+    }
+    let mut answer = match wire::decode::<Request<'_>>(message) {
+        Ok(request) => session.answer(&request, &rights),
+        Err(error) if planted_bug!("malformed-message-unwrapped") => panic!("{error}"),
+        Err(error) => Answer::of_error(&Error::Protocol { what: error.to_string() }),
+    };
+    drop(turn);
+    // What the commit has written lies in the log: while it waits for its flush, others can have its room.
+    drop(share);
+    if let Some(awaited) = answer.awaited.take() {
+        match awaited.wait(shared, stream) {
+            Ok(true) => {}
+            // It is visible, and its deadline holds. Nobody is there to be told.
+            Ok(false) => return None,
+            Err(error) => answer = Answer::of_error(&error),
+        }
+    }
+    stream.write(answer.frame(), Some(Instant::now() + policy.patience)).ok()
+}

@@ -1,0 +1,132 @@
+//! Whose turn it is to have a long request served.
+//!
+//! A request may ask for tens of thousands of records. So many peers could have such work done that the flush thread, for which direct
+//! clients wait, gets no processor, and that what the work needs for a moment comes to hundreds of megabytes. Therefore only a few are at
+//! work at once. When one is done, the user follows who has not had a turn for longest; each second turn is the owner's, if it waits.
+//! A turn ends before anything is waited for, but for the writer lock, which has turns of its own.
+
+use crate::server::room::User;
+use parking_lot::{Condvar, Mutex};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Between two looks whether the logger is to leave.
+const LOOK: Duration = Duration::from_millis(100);
+
+pub(super) struct Turns {
+    at_once: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    at_work: usize,
+    waiting: Vec<Waiting>,
+    next: u64,
+    /// When each user had its last turn, counted in turns.
+    last: HashMap<u32, u64>,
+    was_owners: bool,
+}
+
+struct Waiting {
+    number: u64,
+    user: User,
+    bell: Arc<Condvar>,
+}
+
+/// A turn; dropped, it is the next one's.
+pub(super) struct Turn<'t>(&'t Turns);
+
+impl Turns {
+    pub(super) fn new(at_once: usize) -> Turns {
+        Turns { at_once, state: Mutex::default() }
+    }
+
+    /// Waits for a turn, until `deadline` or until `is_closing`; `None` then.
+    pub(super) fn take(&self, user: User, deadline: Instant, is_closing: impl Fn() -> bool) -> Option<Turn<'_>> {
+        let mut state = self.state.lock();
+        let number = state.next;
+        state.next += 1;
+        let bell = Arc::new(Condvar::new());
+        state.waiting.push(Waiting { number, user, bell: bell.clone() });
+        self.hand_on(&mut state);
+        loop {
+            let Some(at) = state.waiting.iter().position(|waiting| waiting.number == number) else {
+                return Some(Turn(self));
+            };
+            let now = Instant::now();
+            if now >= deadline || is_closing() {
+                state.waiting.remove(at);
+                return None;
+            }
+            bell.wait_until(&mut state, deadline.min(now + LOOK));
+        }
+    }
+
+    /// Gives the turns that are free to those that wait.
+    fn hand_on(&self, state: &mut State) {
+        while state.at_work < self.at_once && !state.waiting.is_empty() {
+            let State { waiting, last, was_owners, .. } = &*state;
+            let order = |waiting: &Waiting| {
+                let is_first = waiting.user.is_owner && !was_owners;
+                (!is_first, last.get(&waiting.user.uid).map_or(0, |turn| turn + 1), waiting.number)
+            };
+            let at = (0..waiting.len()).min_by_key(|at| order(&waiting[*at])).expect("one waits");
+            let chosen = state.waiting.remove(at);
+            state.at_work += 1;
+            state.was_owners = chosen.user.is_owner;
+            state.next += 1;
+            state.last.insert(chosen.user.uid, state.next);
+            chosen.bell.notify_one();
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.at_work -= 1;
+        self.0.hand_on(&mut state);
+        if state.at_work == 0 {
+            state.last.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! A user with many requests does not keep the others from theirs.
+
+    use super::*;
+
+    #[test]
+    fn users_take_turns() {
+        let turns = Turns::new(1);
+        let user = |uid| User { uid, is_owner: uid == 0 };
+        let never = || false;
+        let far = Instant::now() + Duration::from_secs(60);
+        let order = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            let first = turns.take(user(1), far, never).unwrap();
+            let queue = [1, 1, 1, 1, 2, 3, 0, 0, 2];
+            for (index, uid) in queue.into_iter().enumerate() {
+                let (turns, order) = (&turns, &order);
+                scope.spawn(move || {
+                    let _turn = turns.take(user(uid), far, never).unwrap();
+                    order.lock().push(uid);
+                });
+                while turns.state.lock().waiting.len() <= index {
+                    std::thread::yield_now();
+                }
+            }
+            drop(first);
+        });
+        assert_eq!(*order.lock(), [0, 2, 0, 3, 1, 2, 1, 1, 1]);
+        // One that gives up leaves nothing behind.
+        let _turn = turns.take(user(1), far, never).unwrap();
+        assert!(turns.take(user(2), Instant::now(), never).is_none());
+        assert!(turns.take(user(2), far, || true).is_none());
+        assert!(turns.state.lock().waiting.is_empty());
+    }
+}

@@ -1,0 +1,218 @@
+//! Writes by message: one transaction each, begun when the whole request is there, and answered when it is as durable as
+//! was asked for.
+//!
+//! Nothing is waited for without looking now and then whether the logger is to leave. The writer lock is let go at the
+//! swing, so that commits of many connections share one fsync; then the request's bytes are, for who waits for a flush needs none of them.
+
+use crate::files::socket::Stream;
+use crate::participant::engine::now_ns;
+use crate::server::answer::{Answer, Session, cut_name, refuse_unless};
+use crate::server::policy::Rights;
+use crate::server::{LOCK_PATIENCE, Shared};
+use crate::{Durability, Error, Keyspace, Result, Ticket, WriteTxn};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+use untorn_wal::wire;
+use untorn_wal::wire::{Operation, Reply};
+
+/// Between two looks whether the logger is to leave.
+pub(super) const SLICE: Duration = Duration::from_millis(100);
+/// How long an answer waits for the flush, beyond the time that the write itself allows.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a leaving logger waits for a flush that it asks for.
+const LAST_FLUSH: Duration = Duration::from_secs(1);
+
+impl<'s> Session<'s> {
+    pub(super) fn put(
+        &self,
+        rights: &Rights<'_>,
+        name: &str,
+        key: &[u8],
+        value: &[u8],
+        durability: wire::Durability,
+    ) -> Result<Answer<'s>> {
+        refuse_unless(rights.may_write(name), "writing", "keyspace", name)?;
+        let durability = durability_of(durability, rights)?;
+        let mut txn = self.begin(durability)?;
+        let keyspace = txn.keyspace(name)?;
+        txn.put(&keyspace, key, value)?;
+        finish(txn, durability, |txn| Reply::Committed { txn })
+    }
+
+    pub(super) fn delete(
+        &self,
+        rights: &Rights<'_>,
+        name: &str,
+        key: &[u8],
+        durability: wire::Durability,
+    ) -> Result<Answer<'s>> {
+        refuse_unless(rights.may_write(name), "writing", "keyspace", name)?;
+        let durability = durability_of(durability, rights)?;
+        let mut txn = self.begin(durability)?;
+        // Under the writer lock, what is visible is what the transaction began from.
+        let keyspace = self.store.find_keyspace(name)?.ok_or_else(|| Error::NoKeyspace { name: cut_name(name) })?;
+        let was_there = txn.delete(&keyspace, key)?;
+        finish(txn, durability, |txn| Reply::Deleted { txn, was_there })
+    }
+
+    pub(super) fn commit(
+        &self,
+        rights: &Rights<'_>,
+        operations: &[Operation<'_>],
+        durability: wire::Durability,
+    ) -> Result<Answer<'s>> {
+        for operation in operations {
+            match operation {
+                Operation::ExpectVersion { keyspace, .. } | Operation::ExpectAbsent { keyspace, .. } => {
+                    refuse_unless(rights.may_read(keyspace), "reading", "keyspace", keyspace)?;
+                }
+                Operation::Put { keyspace, .. } | Operation::Delete { keyspace, .. } => {
+                    refuse_unless(rights.may_write(keyspace), "writing", "keyspace", keyspace)?;
+                }
+            }
+        }
+        let durability = durability_of(durability, rights)?;
+        let mut txn = self.begin(durability)?;
+        let mut keyspaces = Keyspaces { session: self, found: HashMap::new() };
+        for (index, operation) in operations.iter().enumerate() {
+            let (keyspace, key, expected) = match operation {
+                Operation::ExpectVersion { keyspace, key, version } => (keyspace, key, Some(*version)),
+                Operation::ExpectAbsent { keyspace, key } => (keyspace, key, None),
+                Operation::Put { .. } | Operation::Delete { .. } => continue,
+            };
+            let current = match keyspaces.find(keyspace)? {
+                Some(keyspace) => txn.get_versioned(keyspace, key)?.map(|(_, version)| version.as_u64()),
+                None => None,
+            };
+            if current != expected {
+                return Answer::small(&Reply::Unmet { index: index as u32, current });
+            }
+        }
+        for operation in operations {
+            match operation {
+                Operation::Put { keyspace, key, value } => {
+                    let keyspace = keyspaces.find_or_create(keyspace, &mut txn)?;
+                    txn.put(keyspace, key, value)?;
+                }
+                Operation::Delete { keyspace: name, key } => {
+                    let found = keyspaces.find(name)?;
+                    let keyspace = found.ok_or_else(|| Error::NoKeyspace { name: cut_name(name) })?;
+                    txn.delete(keyspace, key)?;
+                }
+                Operation::ExpectVersion { .. } | Operation::ExpectAbsent { .. } => {}
+            }
+        }
+        finish(txn, durability, |txn| Reply::Committed { txn })
+    }
+
+    /// Waits for the writer lock as one wait, though in pieces, so that it has what patience earns.
+    fn begin(&self, durability: Durability) -> Result<WriteTxn<'_>> {
+        let asked_ns = now_ns();
+        let mut until = Duration::ZERO;
+        loop {
+            until += SLICE;
+            match self.store.begin_since(asked_ns, durability, Some(until)) {
+                Err(Error::LockTimeout { holder, .. }) => {
+                    let waited = Duration::from_nanos(now_ns().saturating_sub(asked_ns));
+                    if waited >= LOCK_PATIENCE || self.shared.is_closing() {
+                        return Err(Error::LockTimeout { waited, holder });
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+/// How durable a commit is to be.
+///
+/// # Errors
+/// [`Error::Limit`] if it has more time than a message client can give.
+fn durability_of(asked: wire::Durability, rights: &Rights<'_>) -> Result<Durability> {
+    match asked {
+        wire::Durability::Visible => Ok(Durability::Visible),
+        wire::Durability::Durable => Ok(Durability::Durable),
+        wire::Durability::Within { micros } => {
+            let limit = rights.commit_time_max();
+            if Duration::from_micros(micros) > limit {
+                return Err(Error::Limit {
+                    what: "the time in microseconds that a message client gives a commit",
+                    found: micros,
+                    limit: limit.as_micros() as u64,
+                });
+            }
+            Ok(Durability::Within(Duration::from_micros(micros)))
+        }
+    }
+}
+
+/// Commits, and makes the reply for when it is as durable as was asked for.
+fn finish<'s>(
+    txn: WriteTxn<'_>,
+    durability: Durability,
+    reply: impl FnOnce(u64) -> Reply<'static>,
+) -> Result<Answer<'s>> {
+    let patience = match durability {
+        Durability::Visible => None,
+        Durability::Durable => Some(FLUSH_PATIENCE),
+        Durability::Within(time) => Some(FLUSH_PATIENCE + time),
+    };
+    let ticket = txn.make_visible(durability, || {})?;
+    let reply = reply(ticket.txn_id().as_u64());
+    let patience = patience.filter(|_| !planted_bug!("message-answered-before-sync"));
+    Answer::after(patience.map(|patience| Awaited { ticket, patience }), &reply)
+}
+
+/// A commit that is visible, and to be durable before its reply is sent.
+pub(super) struct Awaited {
+    ticket: Ticket,
+    patience: Duration,
+}
+
+impl Awaited {
+    /// Waits until it is durable. False: the peer has gone, and nobody waits any more.
+    pub(super) fn wait(&self, shared: &Shared, stream: &Stream) -> Result<bool> {
+        let start = Instant::now();
+        while !self.ticket.wait_timeout(SLICE)? {
+            if stream.has_hung_up() {
+                return Ok(false);
+            }
+            // The flush is to come anyway, and the peer is to hear of it.
+            if shared.is_closing() {
+                if self.ticket.wait_hurrying(Some(LAST_FLUSH))? {
+                    break;
+                }
+                let reason = "the logger is leaving, and did not wait for the flush".into();
+                return Err(Error::NotDurable { txn: self.ticket.txn_id(), reason });
+            }
+            if start.elapsed() >= self.patience {
+                return Err(Error::LoggerStalled { waited: start.elapsed(), visible: Some(self.ticket.txn_id()) });
+            }
+        }
+        self.ticket.count_acknowledged();
+        Ok(true)
+    }
+}
+
+/// The keyspaces that a batch names.
+struct Keyspaces<'s, 'n> {
+    session: &'s Session<'s>,
+    found: HashMap<&'n str, Keyspace>,
+}
+
+impl<'n> Keyspaces<'_, 'n> {
+    fn find(&mut self, name: &'n str) -> Result<Option<&Keyspace>> {
+        if !self.found.contains_key(name) {
+            let Some(keyspace) = self.session.store.find_keyspace(name)? else { return Ok(None) };
+            self.found.insert(name, keyspace);
+        }
+        Ok(self.found.get(name))
+    }
+
+    fn find_or_create(&mut self, name: &'n str, txn: &mut WriteTxn<'_>) -> Result<&Keyspace> {
+        if !self.found.contains_key(name) {
+            self.found.insert(name, txn.keyspace(name)?);
+        }
+        Ok(&self.found[name])
+    }
+}

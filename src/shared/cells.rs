@@ -1,0 +1,486 @@
+//! Where cells and counters lie in `control`: a table of entries, and the copies of the cells' values behind it.
+//!
+//! | part | offset | what |
+//! |---|---|---|
+//! | table | [`table_at`] | [`ENTRY_CHUNK`] entries at a time, up to [`limits::CELLS_MAX`] |
+//! | bodies | after the table's end | a cell's copies, allocated once and kept by its entry for ever |
+//!
+//! Both grow within the file, written with zeros before anything is placed there. Address space is reserved for the table; the
+//! bodies are mapped as they are used ([`crate::shared::memory::spans`]). Between
+//! them and what lies before them the file has holes, which nobody touches.
+//!
+//! Entries are allocated and freed by the owner of the writer lock. An entry that was freed is used again: a cell's, by
+//! whoever holds its latch, so that a writer with a stale handle is never in the middle of it; a counter's, when all
+//! processes that could have a handle to the old counter are gone, since adding takes no latch.
+#![allow(unsafe_code)]
+
+use crate::files::dir;
+use crate::shared::control::{Control, Line, checked, unchecked, write_zeros};
+use crate::shared::protocols::atomic::{Native, Word64};
+use crate::shared::protocols::cell::{COPIES, CellView, CellWords, Step};
+use crate::shared::protocols::lock;
+use crate::{Error, Result, Version, limits};
+use std::fs::File;
+use std::mem::size_of;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Entries by which the table grows.
+const ENTRY_CHUNK: usize = 1024;
+/// Bytes by which the bodies grow.
+const BODY_CHUNK: u64 = 256 << 10;
+/// Bodies begin at multiples of this, a cache line.
+const BODY_UNIT: u64 = 64;
+/// Bytes of the table, in the first span of the region's mapping.
+pub(crate) const TABLE_BYTES: u64 = (limits::CELLS_MAX * size_of::<CellEntry>()) as u64;
+const BODIES_BYTES: u64 = limits::CELLS_MAX as u64 * (limits::CELL_LEN_MAX * COPIES) as u64;
+/// Bytes of both.
+pub(crate) const RESERVED_BYTES: u64 = TABLE_BYTES + BODIES_BYTES;
+
+/// What an entry is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum CellKind {
+    /// A value of this many bytes under a latch.
+    Cell { len: usize },
+    /// A number that is added to.
+    Counter,
+}
+
+impl CellKind {
+    /// Bytes of the value.
+    pub(crate) fn len(self) -> usize {
+        match self {
+            CellKind::Cell { len } => len,
+            CellKind::Counter => 8,
+        }
+    }
+
+    /// Bytes of the body: entries are used again for cells that need the same.
+    fn body_bytes(self) -> u64 {
+        match self {
+            CellKind::Cell { len } => (len.next_power_of_two().max(8) * COPIES) as u64,
+            CellKind::Counter => 0,
+        }
+    }
+
+    fn encode(self) -> u32 {
+        match self {
+            CellKind::Cell { len } => 1 << 16 | len as u32,
+            CellKind::Counter => 2 << 16,
+        }
+    }
+
+    fn decode(word: u32) -> Option<CellKind> {
+        let len = (word & 0xffff) as usize;
+        match word >> 16 {
+            1 if (1..=limits::CELL_LEN_MAX).contains(&len) => Some(CellKind::Cell { len }),
+            2 if len == 0 => Some(CellKind::Counter),
+            _ => None,
+        }
+    }
+}
+
+/// What is known of all cells together.
+#[repr(C)]
+pub(crate) struct CellsHead {
+    /// Not 0 while a cell may have a value that no sample holds: see [`crate::shared::protocols::cell`].
+    pub(crate) dirty: Line<AtomicU64>,
+    /// Entries that exist and entries ever used; bytes of bodies that exist, in chunks, and that are given out, in units.
+    /// All are [`checked`] numbers.
+    capacity: AtomicU64,
+    bound: AtomicU64,
+    bodies_backed: AtomicU64,
+    bodies_used: AtomicU64,
+    /// No entry below is free, as a hint.
+    first_free: AtomicU64,
+    /// No version up to this one is given to a new cell: cells that were dropped had them. By the owner of the writer lock.
+    versions_gone: AtomicU64,
+    /// 1 + the entry of a cell whose creation or drop is being committed. If its owner died, whoever next has the
+    /// writer lock for cells looks which of the two it is.
+    pub(crate) pending: AtomicU64,
+    /// Rounds of sampling that are asked for, and the newest one that is committed.
+    pub(crate) wanted: Line<AtomicU64>,
+    done: AtomicU64,
+    /// The complement of `done`: an acknowledgement needs both.
+    done_check: AtomicU64,
+    /// The sampler listens here, and those who wait for a round.
+    pub(crate) bell: AtomicU32,
+    pub(crate) done_bell: AtomicU32,
+    /// Counts rounds that failed, and the error number of the last: see [`crate::logger::sampler`].
+    pub(crate) failures: AtomicU32,
+    pub(crate) errno: AtomicU32,
+    /// Time between rounds, unless the flush policy says so.
+    pub(crate) interval_ns: AtomicU64,
+    /// For `stats`: rounds that committed something, and the values in them.
+    pub(crate) rounds: AtomicU64,
+    pub(crate) values: AtomicU64,
+}
+
+/// One cell or counter.
+#[repr(C, align(128))]
+pub(crate) struct CellEntry {
+    /// What readers and writers use.
+    pub(crate) hot: CellWords<Native>,
+    /// Which body is this entry's, in units: a [`checked`] number.
+    body: AtomicU64,
+    /// The [`CellKind`]: a [`checked`] number.
+    kind: AtomicU64,
+    /// No value is stored under a version below this.
+    pub(crate) floor: AtomicU64,
+    /// The newest transaction when it was freed.
+    freed_txn: AtomicU64,
+    /// Writers that wait for the latch sleep here.
+    pub(crate) bell: AtomicU32,
+    _reserved: AtomicU32,
+}
+
+const _: () = {
+    assert!(size_of::<CellEntry>() == 128);
+    assert!((ENTRY_CHUNK * size_of::<CellEntry>()).is_multiple_of(4096));
+    assert!(TABLE_BYTES.is_multiple_of(4096) && BODIES_BYTES.is_multiple_of(4096));
+    assert!(limits::CELL_LEN_MAX < 1 << 16);
+};
+
+/// Where the table begins, behind a reader table of its greatest size that ends at `readers_end`.
+fn table_at(readers_end: usize) -> u64 {
+    readers_end.next_multiple_of(4096) as u64
+}
+
+fn damaged(what: &str) -> Error {
+    Error::corrupt(dir::CONTROL, 0, format!("the {what} is damaged"))
+}
+
+impl CellsHead {
+    /// The newest round that is committed; `None` while the word and its check disagree.
+    pub(crate) fn done(&self) -> Option<u64> {
+        let done = self.done.load(Ordering::SeqCst);
+        (self.done_check.load(Ordering::Acquire) == !done).then_some(done)
+    }
+
+    /// Asks for a round, and says which one covers what was stored before. Beyond all that are committed, whatever
+    /// `wanted` says, since a flipped bit of that must not acknowledge what no round has looked at.
+    pub(crate) fn ask(&self) -> u64 {
+        let done = self.done().unwrap_or(0);
+        let after = |wanted: u64| wanted.max(done).saturating_add(1);
+        let (Ok(wanted) | Err(wanted)) =
+            self.wanted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |wanted| Some(after(wanted)));
+        after(wanted)
+    }
+
+    /// The newest version that a dropped cell may have had.
+    pub(crate) fn versions_gone(&self) -> Version {
+        Version::from_u64(self.versions_gone.load(Ordering::Acquire))
+    }
+
+    /// A round is committed. By the sampler alone.
+    pub(crate) fn set_done(&self, round: u64) {
+        self.done_check.store(!round, Ordering::Release);
+        self.done.store_fenced(round);
+    }
+}
+
+impl CellEntry {
+    pub(crate) fn kind(&self) -> Result<CellKind> {
+        let word = unchecked(self.kind.load(Ordering::Acquire));
+        word.and_then(CellKind::decode).ok_or_else(|| damaged("kind of a cell"))
+    }
+
+    /// Whether it has never been any cell's.
+    fn is_unused(&self) -> bool {
+        self.kind.load(Ordering::Acquire) == 0
+    }
+}
+
+impl Control {
+    pub(crate) fn cells(&self) -> &CellsHead {
+        &self.fixed().cells
+    }
+
+    fn number(word: &AtomicU64, max: u64, what: &str) -> Result<u64> {
+        let number = unchecked(word.load(Ordering::Acquire)).map(u64::from);
+        number.filter(|number| *number <= max).ok_or_else(|| damaged(what))
+    }
+
+    /// Starts with no cells.
+    pub(crate) fn format_cells(&self) {
+        let head = self.cells();
+        head.done_check.store(!0, Ordering::Release);
+        for word in [&head.capacity, &head.bound, &head.bodies_backed, &head.bodies_used] {
+            word.store(checked(0), Ordering::Release);
+        }
+    }
+
+    /// How many entries were ever used: those beyond hold nothing.
+    pub(crate) fn cell_bound(&self) -> Result<usize> {
+        let capacity = Self::number(&self.cells().capacity, limits::CELLS_MAX as u64, "number of cells")?;
+        Ok(Self::number(&self.cells().bound, capacity, "number of cells in use")? as usize)
+    }
+
+    fn entry_at(&self, index: usize) -> &CellEntry {
+        // SAFETY: within the reserved range of the mapping, aligned, and in the part of the file that `capacity`
+        // says was written, as the callers have checked. All is atomics, which any process may change at will.
+        unsafe {
+            let table = self.base().add(table_at(self.readers_end()) as usize);
+            &*table.cast::<CellEntry>().add(index)
+        }
+    }
+
+    /// The entries that were ever used.
+    pub(crate) fn cell_entries(&self) -> Result<impl ExactSizeIterator<Item = &CellEntry>> {
+        Ok((0..self.cell_bound()?).map(|index| self.entry_at(index)))
+    }
+
+    /// One entry; an error if it was never used.
+    pub(crate) fn cell_entry(&self, index: usize) -> Result<&CellEntry> {
+        if index >= self.cell_bound()? {
+            return Err(damaged("place of a cell"));
+        }
+        Ok(self.entry_at(index))
+    }
+
+    /// Where the copies of an entry's cell begin, in bytes after the bodies' begin, checked to lie in the file.
+    fn body_of(&self, entry: &CellEntry, kind: CellKind) -> Result<u64> {
+        let at = Self::number(&entry.body, BODIES_BYTES / BODY_UNIT, "place of a cell's copies")? * BODY_UNIT;
+        let backed =
+            Self::number(&self.cells().bodies_backed, BODIES_BYTES / BODY_CHUNK, "room for cells")? * BODY_CHUNK;
+        if at + kind.body_bytes() > backed {
+            return Err(damaged("place of a cell's copies"));
+        }
+        Ok(at)
+    }
+
+    /// The cell of an entry, ready to be read and stored.
+    pub(crate) fn cell_view<'c>(&'c self, entry: &'c CellEntry) -> Result<CellView<'c, Native>> {
+        let kind = entry.kind()?;
+        let CellKind::Cell { len } = kind else { return Err(damaged("kind of a cell")) };
+        let first = self.map_copies(entry, kind)?;
+        // SAFETY: mapped for as long as `self` lives, as was just found, in the part of the file that was written before
+        // `bodies_backed` said so. Aligned to a cache line; atomics alone, which any process may change at will.
+        let copies = unsafe { std::slice::from_raw_parts(first.as_ptr(), kind.body_bytes() as usize / 8) };
+        Ok(CellView::new(&entry.hot, copies, len))
+    }
+
+    /// Address of the copies of an entry's cell.
+    fn map_copies(&self, entry: &CellEntry, kind: CellKind) -> Result<NonNull<AtomicU64>> {
+        let start = table_at(self.readers_end()) + TABLE_BYTES + self.body_of(entry, kind)?;
+        let first = self.spans().map(start..start + kind.body_bytes())?;
+        Ok(NonNull::new(first.cast()).expect("nothing is mapped at address 0"))
+    }
+
+    /// A cell or counter to come back to, found and checked once.
+    pub(crate) fn cell_ref(&self, index: usize, kind: CellKind) -> Result<CellRef> {
+        let entry = self.cell_entry(index)?;
+        if entry.kind()?.body_bytes() != kind.body_bytes() {
+            return Err(damaged("kind of a cell"));
+        }
+        let copies = if kind == CellKind::Counter { NonNull::dangling() } else { self.map_copies(entry, kind)? };
+        Ok(CellRef { region: self.base().addr(), entry: std::ptr::from_ref(entry), copies, kind })
+    }
+
+    /// The entry that was found in this very mapping.
+    #[inline]
+    pub(crate) fn entry_of(&self, cell: &CellRef) -> &CellEntry {
+        assert!(cell.region == self.base().addr(), "a cell of another region");
+        // SAFETY: `cell_ref` took it from this mapping, whose base no other mapping has while this one lives. Entries keep
+        // their places; the file never shrinks.
+        unsafe { &*cell.entry }
+    }
+
+    /// The cell that was found in this very mapping; `entry` is its entry, as [`Control::entry_of`] found it. An entry keeps
+    /// its body for ever.
+    #[inline]
+    pub(crate) fn view_of<'c>(&'c self, cell: &CellRef, entry: &'c CellEntry) -> CellView<'c, Native> {
+        assert!(std::ptr::eq(cell.entry, entry), "a cell has the entry that was found with it");
+        // SAFETY: `cell_ref` mapped them from this very region, as `entry_of` has found of the entry, and found them in the
+        // file. They stay mapped as long as `self` lives. The rest as in `cell_view`; of a counter there are none.
+        let copies = unsafe { std::slice::from_raw_parts(cell.copies.as_ptr(), cell.kind.body_bytes() as usize / 8) };
+        CellView::new(&entry.hot, copies, cell.kind.len())
+    }
+
+    // ---- by the owner of the writer lock
+
+    /// A free entry for a cell of this kind, used anew or for the first time. `file` is this region.
+    ///
+    /// A freed counter is used again only if the newest transaction was `counters_before` or an older
+    /// one when it was freed. A freed cell's entry is used again only if `latch` gets its latch, which
+    /// the caller then has.
+    pub(crate) fn allocate_cell(
+        &self,
+        kind: CellKind,
+        file: &File,
+        counters_before: u64,
+        latch: impl Fn(&CellEntry) -> bool,
+    ) -> Result<usize> {
+        let bound = self.cell_bound()?;
+        let first_free = &self.cells().first_free;
+        let hint = (first_free.load(Ordering::Relaxed) as usize).min(bound);
+        let free = |index: &usize| self.entry_at(*index).hot.generation.load(Ordering::Acquire) == 0;
+        let may_use = |index: &usize| {
+            let entry = self.entry_at(*index);
+            match (kind, entry.kind()) {
+                (CellKind::Counter, Ok(CellKind::Counter)) => {
+                    entry.freed_txn.load(Ordering::Acquire) <= counters_before
+                }
+                (_, Ok(old)) => old.body_bytes() == kind.body_bytes() && latch(entry),
+                (_, Err(_)) => entry.is_unused(),
+            }
+        };
+        let mut frees = (hint..bound).filter(free).peekable();
+        first_free.store(frees.peek().map_or(bound, |index| *index) as u64, Ordering::Relaxed);
+        let index = frees.find(may_use).unwrap_or(bound);
+        self.place_cell(index, kind, file)?;
+        Ok(index)
+    }
+
+    /// Makes entry `index`, which is free, one of this kind, with a body if it has none: for a new cell, or in recovery
+    /// for one that had this place before.
+    pub(crate) fn place_cell(&self, index: usize, kind: CellKind, file: &File) -> Result<()> {
+        self.ensure_entries(index + 1, file)?;
+        let entry = self.entry_at(index);
+        // Somebody may have died when the entry's kind was there and the bound not yet: then what is made of it now may
+        // need a larger body.
+        if !entry.kind().is_ok_and(|old| old.body_bytes() == kind.body_bytes()) {
+            let used = &self.cells().bodies_used;
+            let at = Self::number(used, BODIES_BYTES / BODY_UNIT, "room used by cells")? * BODY_UNIT;
+            let end = at + kind.body_bytes().next_multiple_of(BODY_UNIT);
+            self.ensure_bodies(end, file)?;
+            // It says nothing of the body that it gets now.
+            entry.kind.store(0, Ordering::Release);
+            // Whoever dies after this leaves a body that nobody has, in one entry at most.
+            used.store(checked((end / BODY_UNIT) as u32), Ordering::Release);
+            entry.body.store(checked((at / BODY_UNIT) as u32), Ordering::Relaxed);
+        }
+        entry.kind.store(checked(kind.encode()), Ordering::Release);
+        crash_point!("cell.entry_filled");
+        let bound = self.cell_bound()?.max(index + 1);
+        self.cells().bound.store(checked(bound as u32), Ordering::Release);
+        Ok(())
+    }
+
+    /// Gives an allocated entry its first value, and its identity last. Lets go of its latch, also if there is an error: the entry
+    /// is free then.
+    pub(crate) fn begin_cell(&self, index: usize, generation: u64, first: &FirstValue<'_>, me: u64) -> Result<()> {
+        let entry = self.cell_entry(index)?;
+        let filled = self.fill_cell(entry, first);
+        if filled.is_ok() {
+            entry.hot.generation.store(generation, Ordering::SeqCst);
+        }
+        lock::release_and_wake::<Native>(&entry.hot.latch, &entry.bell, me);
+        filled
+    }
+
+    fn fill_cell(&self, entry: &CellEntry, first: &FirstValue<'_>) -> Result<()> {
+        for stamp in &entry.hot.stamps {
+            stamp.store(0, Ordering::Release);
+        }
+        entry.floor.store(first.floor.as_u64(), Ordering::Relaxed);
+        match entry.kind()? {
+            CellKind::Cell { len } if len == first.value.len() => {
+                let view = self.cell_view(entry)?;
+                view.store_as(first.value, first.version, &mut |_: Step| true);
+            }
+            CellKind::Counter => {
+                let value: [u8; 8] = first.value.try_into().map_err(|_| damaged("value of a counter"))?;
+                entry.hot.version.store(u64::from_le_bytes(value), Ordering::Release);
+            }
+            CellKind::Cell { .. } => return Err(damaged("length of a cell")),
+        }
+        entry.hot.sampled.store(first.sampled, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Frees an entry: handles find out by its generation.
+    ///
+    /// Notes every version that the cell has had, for [`CellsHead::versions_gone`]. The generation is cleared first, and the
+    /// version read after it. A writer looks at the generation with the latch, and the one before it moved the version before
+    /// it released the latch; all four are sequentially consistent or fenced. So of the writers whose version is not seen
+    /// here, only the first can have seen the generation: at most one more version is given.
+    pub(crate) fn free_cell(&self, index: usize) -> Result<()> {
+        let entry = self.cell_entry(index)?;
+        entry.freed_txn.store(self.committed().as_u64(), Ordering::Release);
+        let hint = &self.cells().first_free;
+        hint.store(hint.load(Ordering::Relaxed).min(index as u64), Ordering::Relaxed);
+        entry.hot.generation.store(0, Ordering::SeqCst);
+        std::sync::atomic::fence(Ordering::SeqCst);
+        if let Ok(CellKind::Cell { .. }) = entry.kind() {
+            let newest = entry.hot.version.load(Ordering::SeqCst);
+            self.cells().versions_gone.fetch_max(newest.saturating_add(1), Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    fn ensure_entries(&self, count: usize, file: &File) -> Result<()> {
+        let head = self.cells();
+        let capacity = Self::number(&head.capacity, limits::CELLS_MAX as u64, "number of cells")? as usize;
+        if count <= capacity {
+            return Ok(());
+        }
+        if count > limits::CELLS_MAX {
+            return Err(Error::Limit {
+                what: "the number of cells and counters",
+                found: count as u64,
+                limit: limits::CELLS_MAX as u64,
+            });
+        }
+        let grown = count.next_multiple_of(ENTRY_CHUNK);
+        let from = table_at(self.readers_end()) + (capacity * size_of::<CellEntry>()) as u64;
+        write_zeros(file, from, ((grown - capacity) * size_of::<CellEntry>()) as u64, dir::CONTROL)?;
+        head.capacity.store(checked(grown as u32), Ordering::Release);
+        Ok(())
+    }
+
+    fn ensure_bodies(&self, bytes: u64, file: &File) -> Result<()> {
+        let head = self.cells();
+        let backed = Self::number(&head.bodies_backed, BODIES_BYTES / BODY_CHUNK, "room for cells")? * BODY_CHUNK;
+        if bytes <= backed {
+            return Ok(());
+        }
+        let grown = bytes.next_multiple_of(BODY_CHUNK).min(BODIES_BYTES);
+        let from = table_at(self.readers_end()) + TABLE_BYTES + backed;
+        write_zeros(file, from, grown - backed, dir::CONTROL)?;
+        head.bodies_backed.store(checked((grown / BODY_CHUNK) as u32), Ordering::Release);
+        Ok(())
+    }
+
+    /// What the file holds of the table and of the bodies, as the words say.
+    pub(crate) fn cells_ranges(&self) -> Result<[Range<u64>; 2]> {
+        let head = self.cells();
+        let table = table_at(self.readers_end());
+        let bodies = table + TABLE_BYTES;
+        let capacity = Self::number(&head.capacity, limits::CELLS_MAX as u64, "number of cells")?;
+        let backed = Self::number(&head.bodies_backed, BODIES_BYTES / BODY_CHUNK, "room for cells")?;
+        Ok([table..table + capacity * size_of::<CellEntry>() as u64, bodies..bodies + backed * BODY_CHUNK])
+    }
+
+    /// Where the file must end at least for all that the words say there is.
+    pub(crate) fn cells_end(&self) -> Result<u64> {
+        let ranges = self.cells_ranges()?;
+        Ok(ranges.iter().filter(|range| !range.is_empty()).map(|range| range.end).max().unwrap_or(0))
+    }
+}
+
+/// A cell or counter of one mapping of `control`, as [`Control::cell_ref`] found and checked it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CellRef {
+    /// Address of the mapping that it was found in.
+    region: usize,
+    entry: *const CellEntry,
+    copies: NonNull<AtomicU64>,
+    pub(crate) kind: CellKind,
+}
+
+// SAFETY: the addresses are only used by `entry_of` and `view_of`, which argue about them, from any thread alike.
+unsafe impl Send for CellRef {}
+// SAFETY: as above.
+unsafe impl Sync for CellRef {}
+
+/// What a cell begins with.
+pub(crate) struct FirstValue<'v> {
+    pub(crate) value: &'v [u8],
+    pub(crate) version: Version,
+    /// No version below this is given to what is stored.
+    pub(crate) floor: Version,
+    /// What a committed sample holds of it: a version, or a counter's value.
+    pub(crate) sampled: u64,
+}

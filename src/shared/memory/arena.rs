@@ -1,0 +1,412 @@
+//! The arena: the pages of the tree in one file, mapped in spans ([`crate::shared::memory::spans`]) as it grows.
+//!
+//! Nearly all stores end within the first span, so a page in it is found by one comparison, with its number's check.
+//!
+//! Users' reads go through a read-only mapping. Only the commit path, recovery and the checkpoint map
+//! it writable, at another address. A plain reference is handed out only to bytes that are immutable
+//! while it lives: pages reachable from a pinned commit (readers), or born in a transaction that only
+//! its owner knows (writers). The first 8 bytes of each page, the checksum word, are outside every
+//! reference, since the checkpoint writes them at any time.
+#![allow(unsafe_code)]
+
+use crate::api::options::Geometry;
+use crate::files::descriptor::{FileId, file_id};
+use crate::files::dir;
+use crate::pages::PageRead;
+use crate::pages::format::{CHECKSUM_LEN, HEADER_LEN, Header, PageKind};
+use crate::shared::memory::mapping;
+use crate::shared::memory::mapping::{MAPPING_ALIGN, MapOptions};
+use crate::shared::memory::spans::Spans;
+use crate::{Error, PageId, Result, TxnId, limits};
+use std::fs::File;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The smallest pages that a kernel keeps files in, and so the unit of what a failed sync may have dropped.
+const KERNEL_PAGE: usize = 4096;
+/// Marks page 0.
+const MAGIC: [u8; 8] = *b"untornA\x01";
+
+/// Length of the first span, unless the arena can never be as long. It counts twice in a process that writes, and in some
+/// hundred stores of one process it still leaves most of what the processor can address.
+const FIRST_SPAN_MAX: u64 = 64 << 30;
+
+/// Share of a process's limit of address space (`RLIMIT_AS`) that the first span takes at most: the limit is also for
+/// what the host allocates.
+const SHARE_OF_LIMIT: u64 = 64;
+
+fn map(file: &File, max_size: u64, writable: bool) -> Result<Spans> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::As).current.unwrap_or(u64::MAX);
+    let share = (limit / SHARE_OF_LIMIT).next_multiple_of(MAPPING_ALIGN);
+    let reserve = max_size.min(FIRST_SPAN_MAX).min(share.max(limits::MAX_SIZE_MIN));
+    let options = MapOptions { reserve, writable, in_core_dumps: false };
+    Spans::new(file.as_fd(), dir::ARENA, options, MAPPING_ALIGN, max_size)
+}
+
+/// The mapped arena of one store.
+pub(crate) struct Arena {
+    read: Spans,
+    write: OnceLock<Spans>,
+    /// Pages in the first span of `read`.
+    near: u32,
+    page_size: usize,
+    max_size: u64,
+    file_id: FileId,
+}
+
+impl Arena {
+    /// What stands in a new arena file: page 0, which names the store.
+    pub(crate) fn format(file: &File, store_id: [u8; 16], geometry: &Geometry) -> Result<()> {
+        crate::shared::control::write_zeros(file, 0, limits::GROWTH_PIECE, dir::ARENA)?;
+        let mut bytes = [0; 40];
+        bytes[0..8].copy_from_slice(&MAGIC);
+        bytes[8..24].copy_from_slice(&store_id);
+        bytes[24..32].copy_from_slice(&(geometry.page_size as u64).to_le_bytes());
+        let sum = crc32fast::hash(&bytes[..32]);
+        bytes[32..36].copy_from_slice(&sum.to_le_bytes());
+        file.write_all_at(&bytes, 0).map_err(Error::io("write of arena"))
+    }
+
+    /// Maps the arena of a store; `high_water` pages of it must be there.
+    pub(crate) fn open(file: &File, store_id: [u8; 16], geometry: &Geometry, high_water: u32) -> Result<Arena> {
+        let page_size = geometry.page_size;
+        let len = file.metadata().map_err(Error::io("stat of arena"))?.len();
+        // Whole pieces, as it was grown: the rest of a piece is zeroed again before it is used.
+        let used = (u64::from(high_water) * page_size as u64).max(1);
+        let needed = used.next_multiple_of(limits::GROWTH_PIECE);
+        if len < needed {
+            return Err(Error::corrupt(
+                dir::ARENA,
+                len,
+                format!("the file has {len} bytes, the checkpoint needs {needed}"),
+            ));
+        }
+        let mut bytes = [0; 40];
+        file.read_exact_at(&mut bytes, 0).map_err(Error::io("read of arena"))?;
+        if bytes[0..8] != MAGIC || bytes[32..36] != crc32fast::hash(&bytes[..32]).to_le_bytes() {
+            return Err(Error::corrupt(dir::ARENA, 0, "no arena of a store stands here"));
+        }
+        if bytes[8..24] != store_id || bytes[24..32] != (page_size as u64).to_le_bytes() {
+            return Err(Error::Mismatch {
+                file: dir::ARENA.into(),
+                what: "its store id or page size is not the checkpoint's".into(),
+            });
+        }
+        let read = map(file, geometry.max_size, false)?;
+        let file_id = file_id(file).map_err(Error::io("stat of arena"))?;
+        let near = u32::try_from(read.first().range().end / page_size as u64).unwrap_or(u32::MAX);
+        Ok(Arena { read, write: OnceLock::new(), near, page_size, max_size: geometry.max_size, file_id })
+    }
+
+    /// An error if `file` is not the one that is mapped: to grow or sync it would do nothing for the mapped one.
+    pub(crate) fn refuse_other_file(&self, file: &File) -> Result<()> {
+        if file_id(file).is_ok_and(|id| id == self.file_id) {
+            return Ok(());
+        }
+        Err(Error::Mismatch { file: dir::ARENA.into(), what: "it was replaced while the store was open".into() })
+    }
+
+    /// Maps the arena writable too, if it is not yet: its first span. A handle that only reads never gets here.
+    pub(crate) fn make_writable(&self, open: impl FnOnce() -> Result<File>) -> Result<()> {
+        if self.write.get().is_none() {
+            let spans = map(&open()?, self.max_size, true)?;
+            let _ = self.write.set(spans);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn page_size(&self) -> usize {
+        self.page_size
+    }
+
+    pub(crate) fn max_size(&self) -> u64 {
+        self.max_size
+    }
+
+    fn offset(&self, id: PageId) -> u64 {
+        u64::from(id.0) * self.page_size as u64
+    }
+
+    /// An error that names a page's place in the file.
+    pub(crate) fn damaged(&self, id: PageId, what: impl Into<String>) -> Error {
+        Error::corrupt(dir::ARENA, self.offset(id), what)
+    }
+
+    /// Which bytes of the file the bodies of `pages` pages from `id` on are.
+    fn range_of(&self, id: PageId, pages: u32) -> Range<u64> {
+        let start = self.offset(id);
+        start + CHECKSUM_LEN as u64..start + u64::from(pages) * self.page_size as u64
+    }
+
+    /// The bodies of `pages` pages from `id` on, for reading.
+    ///
+    /// # Safety
+    /// The pages lie in the first span and below the high-water mark of a commit, and nobody writes them (checksum words
+    /// excepted) while the slice lives: the caller holds a pin or the writer lock, or knows their commit
+    /// to be protected otherwise.
+    #[inline]
+    unsafe fn near_body(&self, id: PageId, pages: u32) -> &[u8] {
+        let len = pages as usize * self.page_size - CHECKSUM_LEN;
+        // SAFETY: the range lies within the mapping, whose file is at least that long (pages are handed
+        // out only after their blocks were written); the rest is the caller's promise.
+        unsafe {
+            let first = self.read.first().as_ptr().add(id.0 as usize * self.page_size + CHECKSUM_LEN);
+            std::slice::from_raw_parts(first, len)
+        }
+    }
+
+    /// As [`Arena::near_body`], of pages anywhere in the arena. Maps the span that they lie in if it is not mapped yet.
+    ///
+    /// # Safety
+    /// As there, but for the first span.
+    #[inline(never)]
+    unsafe fn body(&self, id: PageId, pages: u32) -> Result<&[u8]> {
+        let range = self.range_of(id, pages);
+        let len = (range.end - range.start) as usize;
+        let first = self.read.map(range)?;
+        // SAFETY: as in `near_body`; the range is mapped for as long as `self` lives.
+        Ok(unsafe { std::slice::from_raw_parts(first, len) })
+    }
+
+    /// The header of page `id`, alone: the entries behind that of a queue page may change.
+    ///
+    /// # Safety
+    /// As [`Arena::near_body`], for the bytes of the header.
+    #[inline]
+    unsafe fn near_header(&self, id: PageId) -> &[u8] {
+        // SAFETY: as in `near_body`, of which this is the beginning.
+        unsafe {
+            let first = self.read.first().as_ptr().add(id.0 as usize * self.page_size + CHECKSUM_LEN);
+            std::slice::from_raw_parts(first, HEADER_LEN)
+        }
+    }
+
+    /// As [`Arena::near_header`], of a page anywhere in the arena.
+    ///
+    /// # Safety
+    /// As [`Arena::body`], for the bytes of the header.
+    unsafe fn header(&self, id: PageId) -> Result<&[u8]> {
+        let start = self.offset(id) + CHECKSUM_LEN as u64;
+        let first = self.read.map(start..start + HEADER_LEN as u64)?;
+        // SAFETY: as in `body`, of which this is the beginning.
+        Ok(unsafe { std::slice::from_raw_parts(first, HEADER_LEN) })
+    }
+
+    /// The bodies of `pages` pages from `id` on, for writing.
+    ///
+    /// # Errors
+    /// As [`Spans::map`].
+    ///
+    /// # Safety
+    /// The pages were allocated by the running transaction, whose owner alone knows them, and no other
+    /// reference to them lives.
+    #[allow(clippy::mut_from_ref)]
+    #[inline]
+    pub(crate) unsafe fn body_mut(&self, id: PageId, pages: u32) -> Result<&mut [u8]> {
+        let range = self.range_of(id, pages);
+        let len = (range.end - range.start) as usize;
+        let first = self.write.get().expect("writers map the arena writable first").map(range)?;
+        // SAFETY: as in `body`; exclusive by the caller's promise.
+        Ok(unsafe { std::slice::from_raw_parts_mut(first, len) })
+    }
+
+    /// The `count` words from a byte offset of a page on, for the parts of the arena that are shared while they
+    /// change: checksum words and entries of queue pages.
+    ///
+    /// # Errors
+    /// As [`Spans::map`].
+    #[inline]
+    pub(crate) fn words(&self, id: PageId, offset: usize, count: usize) -> Result<&[AtomicU64]> {
+        debug_assert!(offset.is_multiple_of(8) && offset + 8 * count <= self.page_size);
+        let spans = self.write.get().unwrap_or(&self.read);
+        let start = self.offset(id) + offset as u64;
+        let first = spans.map(start..start + 8 * count as u64)?;
+        // SAFETY: mapped as was just found, and in the file as in `near_body` (callers check the page number), aligned, and
+        // every access to these words goes through atomics. Through the read-only mapping the words are only loaded:
+        // storing callers have called `make_writable`.
+        Ok(unsafe { std::slice::from_raw_parts(first.cast::<AtomicU64>(), count) })
+    }
+
+    /// The pages of a commit with this high-water mark.
+    #[inline]
+    pub(crate) fn pages(&self, high_water: u32) -> Pages<'_> {
+        Pages { arena: self, high_water, near: high_water.min(self.near) }
+    }
+
+    /// The checksum of a page or run over `len` bytes of its body.
+    fn sum(body: &[u8]) -> u64 {
+        // The upper half tells "never summed" (zero) from a sum that happens to be zero.
+        u64::from(crc32fast::hash(body)) | 1 << 63
+    }
+
+    /// Sums a page or run and stores the sum in its checksum word.
+    pub(crate) fn store_checksum(&self, body: &[u8], id: PageId) -> Result<()> {
+        // Relaxed: whoever relies on it (recovery, verify) comes after a sync of the file.
+        self.words(id, 0, 1)?[0].store(Self::sum(body), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The checksum word of a page, which must lie in the file.
+    pub(crate) fn checksum_word(&self, id: PageId) -> Result<u64> {
+        Ok(self.words(id, 0, 1)?[0].load(Ordering::Relaxed))
+    }
+
+    /// Holds a page or run, born at or before the newest checkpoint, against its checksum.
+    pub(crate) fn verify_checksum(&self, body: &[u8], id: PageId) -> Result<()> {
+        let found = self.checksum_word(id)?;
+        let expected = Self::sum(body);
+        if found != expected && !planted_bug!("page-without-checksum") {
+            return Err(
+                self.damaged(id, format!("page {} has checksum {found:016x}, its bytes give {expected:016x}", id.0))
+            );
+        }
+        Ok(())
+    }
+
+    /// Makes dirty again what the checksum word of a page or run does not, whatever an earlier failed sync left: all
+    /// but the first of the kernel's own pages, which may be smaller than ours. The kernel writes them the bytes that they
+    /// hold, so that no reader sees a store.
+    pub(crate) fn redirty_interior(&self, file: &File, id: PageId, body: &[u8]) -> Result<()> {
+        let mut at = KERNEL_PAGE - CHECKSUM_LEN;
+        while at < body.len() {
+            let offset = self.offset(id) + (CHECKSUM_LEN + at) as u64;
+            file.write_all_at(&body[at..at + 1], offset).map_err(Error::io("write of arena"))?;
+            at += KERNEL_PAGE;
+        }
+        Ok(())
+    }
+
+    /// Prefetches the first cache lines of a page, which lies in the first span.
+    #[inline]
+    fn prefetch_near(&self, id: PageId) {
+        prefetch_page(self.read.first().as_ptr().wrapping_add(id.0 as usize * self.page_size));
+    }
+
+    /// Prefetches the first cache lines of a page if its span is mapped.
+    #[inline(never)]
+    fn prefetch(&self, id: PageId) {
+        if let Some(page) = self.read.find(self.offset(id)) {
+            prefetch_page(page);
+        }
+    }
+}
+
+#[inline]
+fn prefetch_page(page: *const u8) {
+    // A branch or leaf begins with its header and its key heads: these lines are needed first.
+    for line in 0..4 {
+        mapping::prefetch(page.wrapping_add(line * 64));
+    }
+}
+
+/// The pages below one commit's high-water mark.
+///
+/// Whoever makes one holds what protects that commit: a pin, the writer lock, or the checkpoint.
+#[derive(Clone, Copy)]
+pub(crate) struct Pages<'a> {
+    arena: &'a Arena,
+    high_water: u32,
+    /// Pages below the mark that lie in the first span.
+    near: u32,
+}
+
+impl<'a> Pages<'a> {
+    #[cold]
+    fn out_of_range(&self, id: PageId, pages: u32) -> Error {
+        self.arena
+            .damaged(id, format!("page {} (of {pages}) is not below the high-water mark {}", id.0, self.high_water))
+    }
+
+    pub(crate) fn high_water(&self) -> u32 {
+        self.high_water
+    }
+
+    /// An error unless these pages lie below the high-water mark.
+    #[inline]
+    pub(crate) fn check(&self, id: PageId, pages: u32) -> Result<()> {
+        let end = u64::from(id.0) + u64::from(pages);
+        if id.is_none() || pages == 0 || end > u64::from(self.high_water) {
+            return Err(self.out_of_range(id, pages));
+        }
+        Ok(())
+    }
+
+    /// As [`PageRead::run`], for as long as the arena is mapped.
+    #[inline]
+    pub(crate) fn body_of(&self, id: PageId, pages: u32) -> Result<&'a [u8]> {
+        let end = u64::from(id.0) + u64::from(pages);
+        if id.is_none() || pages == 0 || end > u64::from(self.near) {
+            return self.far_body_of(id, pages);
+        }
+        // SAFETY: in range as just checked; immutable since the maker of `self` protects the commit
+        // (see the type), and pages that a commit reaches are never written (rule I3).
+        Ok(unsafe { self.arena.near_body(id, pages) })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn far_body_of(&self, id: PageId, pages: u32) -> Result<&'a [u8]> {
+        self.check(id, pages)?;
+        // SAFETY: as in `body_of`.
+        unsafe { self.arena.body(id, pages) }
+    }
+
+    /// The header of a page, which must be of this kind.
+    pub(crate) fn expect(&self, id: PageId, kind: PageKind) -> Result<Header> {
+        Header::expect(self.header_of(id)?, kind, id, self.arena.page_size)
+    }
+
+    #[inline]
+    fn header_of(&self, id: PageId) -> Result<&'a [u8]> {
+        if id.is_none() || id.0 >= self.near {
+            return self.far_header_of(id);
+        }
+        // SAFETY: in range as just checked; a page's header never changes while a commit reaches it.
+        Ok(unsafe { self.arena.near_header(id) })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn far_header_of(&self, id: PageId) -> Result<&'a [u8]> {
+        self.check(id, 1)?;
+        // SAFETY: as in `header_of`.
+        unsafe { self.arena.header(id) }
+    }
+
+    /// The birth of a page.
+    pub(crate) fn birth(&self, id: PageId) -> Result<TxnId> {
+        match Header::read(self.header_of(id)?) {
+            Some(header) => Ok(header.birth),
+            None => Err(self.arena.damaged(id, "unknown kind of page")),
+        }
+    }
+}
+
+impl PageRead for Pages<'_> {
+    #[inline]
+    fn page_size(&self) -> usize {
+        self.arena.page_size
+    }
+
+    #[inline]
+    fn body(&self, id: PageId) -> Result<&[u8]> {
+        self.body_of(id, 1)
+    }
+
+    #[inline]
+    fn run(&self, id: PageId, pages: u32) -> Result<&[u8]> {
+        self.body_of(id, pages)
+    }
+
+    #[inline]
+    fn prefetch(&self, id: PageId) {
+        if id.0 < self.near {
+            self.arena.prefetch_near(id);
+        } else if id.0 < self.high_water {
+            self.arena.prefetch(id);
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! What processes share: memory, words in it, locks, and whether a process is alive. The only folder with unsafe code,
+//! together with the few files elsewhere that say so in their first line.
+//!
+//! - `memory`: mappings
+//! - `protocols`: the protocols between processes, model-checked
+//! - `control`: the layout of the shared region; `cells`, `readers`, `latencies`: parts of it
+//! - `liveness`: whether a process lives, by locked bytes of `lock`; `presence`: that this one does
+//! - `progress`: whether a living process gets on
+
+pub(crate) mod cells;
+pub(crate) mod control;
+pub(crate) mod latencies;
+pub(crate) mod liveness;
+pub(crate) mod memory;
+pub(crate) mod presence;
+pub(crate) mod progress;
+pub(crate) mod protocols;
+pub(crate) mod readers;
+
+#[cfg(test)]
+mod process_tests;

@@ -1,0 +1,97 @@
+//! Presence: what shows other processes that a participant of a store, client or logger, is alive.
+//!
+//! It is a locked byte of `lock`, at the offset of the participant's id (`shared/liveness.rs`), and a shared lock on one byte of
+//! `arena`, whose offset is derived from the inode of `lock`.
+//!
+//! **Why the second one.** `lock` is an empty file, which invites deletion. A process that opens the store after that makes
+//! another `lock`, finds no claim in it, and would recover the store beneath the living ones. `arena` holds the data and is not
+//! removed by mistake. Each participant takes its claims first and then looks for claims on `arena` that belong to another
+//! `lock`; if there are any, it neither recovers nor joins. Of two that come at once, at least one sees the other. As long as a
+//! participant holds `lock` open, by its mapping or its descriptor, no other file has that inode.
+
+use crate::files::dir;
+use crate::files::dir::Dir;
+use crate::shared::liveness;
+use crate::shared::liveness::{Claim, LockFileId};
+use crate::{ClientId, Error, Result};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+/// How long an opener waits for participants of another `lock` to end: a logger leaves soon after `lock` has gone.
+const OTHERS_TIMEOUT: Duration = Duration::from_secs(3);
+const OTHERS_POLL: Duration = Duration::from_millis(1);
+
+/// A participant's proof of life, as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Presence {
+    id: ClientId,
+    _in_arena: Claim,
+    in_lock: Claim,
+}
+
+/// An error if participants live whose claims are in another file `lock` than this one.
+///
+/// # Errors
+/// [`Error::Mismatch`] names `lock`.
+pub(crate) fn refuse_others(dir: &Dir, lock_file: LockFileId) -> Result<()> {
+    let start = Instant::now();
+    let mine = lock_file.arena_offset();
+    dir.need_file(dir::ARENA, false)?;
+    while dir.with_fd(|fd| liveness::is_held_beside(fd, dir::ARENA, mine))? {
+        if start.elapsed() > OTHERS_TIMEOUT {
+            return Err(Error::Mismatch {
+                file: dir::LOCK.into(),
+                what: "it was removed or replaced while processes had the store open, and they still have; close the store in \
+                       all of them, then open it again: nothing is lost"
+                    .into(),
+            });
+        }
+        std::thread::sleep(OTHERS_POLL);
+    }
+    Ok(())
+}
+
+impl Presence {
+    /// Takes a new random id in `ids`. The caller holds the initialisation lock, whose file is `lock_file`.
+    ///
+    /// # Errors
+    /// [`Error::Detached`] if `lock` is another file by now.
+    pub(crate) fn take(dir: &Dir, ids: Range<u64>, lock_file: LockFileId) -> Result<Presence> {
+        let (id, in_lock) = dir.with_fd(|fd| Claim::take_new_id(fd, ids))?;
+        if in_lock.file_id() != lock_file {
+            return Err(Error::Detached { reason: format!("{} was replaced during the opening", dir::LOCK) });
+        }
+        dir.need_file(dir::ARENA, false)?;
+        let in_arena = dir.with_fd(|fd| Claim::share(fd, dir::ARENA, lock_file.arena_offset()))?;
+        Ok(Presence { id, _in_arena: in_arena, in_lock })
+    }
+
+    pub(crate) fn id(&self) -> ClientId {
+        self.id
+    }
+
+    /// Whether the host can end the proof of life, by closing a descriptor. If not, [`Presence::check`] never fails.
+    #[inline]
+    pub(crate) fn can_be_lost(&self) -> bool {
+        self.in_lock.is_kept_by_descriptor()
+    }
+
+    /// An error if this process has lost its proof of life. Other processes then treat it as dead: they take its locks
+    /// over, reuse the pages that it has pinned, and may have a logger of their own. So each entry of a handle asks, and a
+    /// commit asks again just before it publishes. Not covered: what a thread does between the question and its end, and bytes
+    /// of values that are already lent out.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.in_lock.is_lost() { Err(lost_descriptor()) } else { Ok(()) }
+    }
+}
+
+#[cold]
+pub(crate) fn lost_descriptor() -> Error {
+    Error::Detached {
+        reason: format!(
+            "something in this process has closed a descriptor of {} that it did not open, by close_range() for instance; on this file \
+             system the descriptor shows other processes that this one is alive",
+            dir::LOCK
+        ),
+    }
+}

@@ -1,0 +1,202 @@
+//! The façade of atomics: the processor's, or those of a model checker.
+//!
+//! The protocols of this folder (`lock`, `pins`, `slots`, `ring`, `waiter`) are written once, generic over a
+//! [`Model`]. The product runs them with [`Native`]; the tests named `tests/loom_*.rs` run the very same code with
+//! loom's atomics, which try every interleaving and every value that the memory model lets a load return.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How a [`Model::wait`] ended. Only time-outs are told apart: any other return may be spurious.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Woken {
+    /// Woken, or the word had changed already, or for no reason at all.
+    Perhaps,
+    /// The time was up.
+    TimedOut,
+}
+
+/// A family of atomics, with its fence and its futex.
+pub trait Model: Sized + 'static {
+    /// 64-bit words.
+    type U64: Word64;
+    /// 32-bit words, which can be waited on.
+    type U32: Word32;
+    /// How often a waiter looks again before it sleeps. A model checker wants 0.
+    const SPINS: u32;
+
+    /// A fence.
+    fn fence(order: Ordering);
+
+    /// Sleeps while `word` holds `expected`, at most for `timeout`.
+    fn wait(word: &Self::U32, expected: u32, timeout: Duration) -> Woken;
+
+    /// Wakes up to `count` sleepers of `word`; how many there were.
+    fn wake(word: &Self::U32, count: u32) -> u32;
+
+    /// Said between two looks of a spinning waiter.
+    fn spin_hint();
+
+    /// Nanoseconds of the monotonic clock, the same in all processes. In a model no time passes.
+    fn now_ns() -> u64;
+}
+
+/// A 64-bit atomic.
+pub trait Word64: Send + Sync {
+    /// A word with this value.
+    fn new(value: u64) -> Self;
+    /// Loads.
+    fn load(&self, order: Ordering) -> u64;
+    /// Stores.
+    fn store(&self, value: u64, order: Ordering);
+    /// Stores with release, then fences: a sequentially consistent load that this thread does afterwards is ordered
+    /// behind the store for everybody who, likewise, stores with this or fences before loading.
+    ///
+    /// One half of Dekker's idiom ("I say what I do, then look at what you said"), on which the pins of readers and
+    /// the sleepers' flags rest.
+    fn store_fenced(&self, value: u64);
+    /// Exchanges.
+    fn swap(&self, value: u64, order: Ordering) -> u64;
+    /// Stores `new` if the word holds `current`; the value found otherwise.
+    fn compare_exchange(&self, current: u64, new: u64, success: Ordering, failure: Ordering) -> Result<u64, u64>;
+    /// Adds, wrapping; the value before.
+    fn fetch_add(&self, value: u64, order: Ordering) -> u64;
+    /// The larger of both; the value before.
+    fn fetch_max(&self, value: u64, order: Ordering) -> u64;
+    /// Sets bits; the value before.
+    fn fetch_or(&self, value: u64, order: Ordering) -> u64;
+    /// Keeps bits; the value before.
+    fn fetch_and(&self, value: u64, order: Ordering) -> u64;
+}
+
+/// A 32-bit atomic.
+pub trait Word32: Send + Sync {
+    /// A word with this value.
+    fn new(value: u32) -> Self;
+    /// Loads.
+    fn load(&self, order: Ordering) -> u32;
+    /// Stores.
+    fn store(&self, value: u32, order: Ordering);
+    /// Exchanges.
+    fn swap(&self, value: u32, order: Ordering) -> u32;
+    /// Stores `new` if the word holds `current`; the value found otherwise.
+    fn compare_exchange(&self, current: u32, new: u32, success: Ordering, failure: Ordering) -> Result<u32, u32>;
+    /// Adds, wrapping; the value before.
+    fn fetch_add(&self, value: u32, order: Ordering) -> u32;
+    /// Sets bits; the value before.
+    fn fetch_or(&self, value: u32, order: Ordering) -> u32;
+}
+
+/// The processor's own atomics and the kernel's futexes.
+#[derive(Clone, Copy, Debug)]
+pub enum Native {}
+
+impl Model for Native {
+    type U64 = AtomicU64;
+    type U32 = AtomicU32;
+    // About a microsecond: shorter than a futex round trip, longer than most critical sections.
+    const SPINS: u32 = 64;
+
+    #[inline]
+    fn fence(order: Ordering) {
+        std::sync::atomic::fence(order);
+    }
+
+    #[inline]
+    fn wait(word: &AtomicU32, expected: u32, timeout: Duration) -> Woken {
+        crate::shared::protocols::futex::wait(word, expected, timeout)
+    }
+
+    #[inline]
+    fn wake(word: &AtomicU32, count: u32) -> u32 {
+        crate::shared::protocols::futex::wake(word, count)
+    }
+
+    #[inline]
+    fn spin_hint() {
+        std::hint::spin_loop();
+    }
+
+    #[inline]
+    fn now_ns() -> u64 {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    }
+}
+
+impl Word64 for AtomicU64 {
+    #[inline]
+    fn new(value: u64) -> AtomicU64 {
+        AtomicU64::new(value)
+    }
+    #[inline]
+    fn load(&self, order: Ordering) -> u64 {
+        AtomicU64::load(self, order)
+    }
+    #[inline]
+    fn store(&self, value: u64, order: Ordering) {
+        AtomicU64::store(self, value, order);
+    }
+    /// One exchange rather than a store and a fence, which is the faster instruction on x86. In the language's memory
+    /// model a sequentially consistent operation before the later sequentially consistent load gives the same order
+    /// as the fence would.
+    #[inline]
+    fn store_fenced(&self, value: u64) {
+        AtomicU64::swap(self, value, Ordering::SeqCst);
+    }
+    #[inline]
+    fn swap(&self, value: u64, order: Ordering) -> u64 {
+        AtomicU64::swap(self, value, order)
+    }
+    #[inline]
+    fn compare_exchange(&self, current: u64, new: u64, success: Ordering, failure: Ordering) -> Result<u64, u64> {
+        AtomicU64::compare_exchange(self, current, new, success, failure)
+    }
+    #[inline]
+    fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
+        AtomicU64::fetch_add(self, value, order)
+    }
+    #[inline]
+    fn fetch_max(&self, value: u64, order: Ordering) -> u64 {
+        AtomicU64::fetch_max(self, value, order)
+    }
+    #[inline]
+    fn fetch_or(&self, value: u64, order: Ordering) -> u64 {
+        AtomicU64::fetch_or(self, value, order)
+    }
+    #[inline]
+    fn fetch_and(&self, value: u64, order: Ordering) -> u64 {
+        AtomicU64::fetch_and(self, value, order)
+    }
+}
+
+impl Word32 for AtomicU32 {
+    #[inline]
+    fn new(value: u32) -> AtomicU32 {
+        AtomicU32::new(value)
+    }
+    #[inline]
+    fn load(&self, order: Ordering) -> u32 {
+        AtomicU32::load(self, order)
+    }
+    #[inline]
+    fn store(&self, value: u32, order: Ordering) {
+        AtomicU32::store(self, value, order);
+    }
+    #[inline]
+    fn swap(&self, value: u32, order: Ordering) -> u32 {
+        AtomicU32::swap(self, value, order)
+    }
+    #[inline]
+    fn compare_exchange(&self, current: u32, new: u32, success: Ordering, failure: Ordering) -> Result<u32, u32> {
+        AtomicU32::compare_exchange(self, current, new, success, failure)
+    }
+    #[inline]
+    fn fetch_add(&self, value: u32, order: Ordering) -> u32 {
+        AtomicU32::fetch_add(self, value, order)
+    }
+    #[inline]
+    fn fetch_or(&self, value: u32, order: Ordering) -> u32 {
+        AtomicU32::fetch_or(self, value, order)
+    }
+}

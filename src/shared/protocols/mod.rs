@@ -1,0 +1,24 @@
+//! Protocols between processes, generic over the atomics: the model checker runs this very code with its own.
+//!
+//! - [`atomic`]: the words that the protocols are made of, and what a model puts in their place
+//! - `futex`: the system calls by which a process sleeps on a word
+//! - [`lock`]: which process may write
+//! - [`pins`]: what readers hold; [`occupancy`]: where they are
+//! - [`slots`]: which commit is the newest
+//! - [`ring`]: the bytes of the log
+//! - [`waiter`]: sleeping until something moves
+//! - [`deadline`]: by when the log is to be flushed
+//! - [`cell`]: values updated in place
+//! - [`histogram`]: how long things take
+
+pub mod atomic;
+pub mod cell;
+pub mod deadline;
+pub(crate) mod futex;
+pub mod histogram;
+pub mod lock;
+pub mod occupancy;
+pub mod pins;
+pub mod ring;
+pub mod slots;
+pub mod waiter;

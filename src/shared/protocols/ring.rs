@@ -1,0 +1,141 @@
+//! The bytes of the log's ring in shared memory: positions are LSNs, the place of one is its remainder.
+//!
+//! Whoever owns the writer lock copies records in beyond the published tail; the swing of `committed` (or the store of
+//! `stream_tail`) publishes them, and the logger and followers copy them out. The words are relaxed atomics, because a
+//! follower may still copy what is being overwritten: it must look afterwards whether its position was still valid.
+//! How much room there is, and who waits for whom ([`crate::shared::protocols::waiter`]), is not decided here.
+
+use crate::shared::protocols::atomic::{Model, Word64};
+use std::sync::atomic::Ordering;
+
+/// Bytes of one word: the unit of positions.
+const WORD: usize = 8;
+
+/// A position that is no multiple of 8, or more bytes than the ring holds: damage, or a caller's mistake.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutOfRing;
+
+/// Some words in a row, in two pieces of the memory.
+type Parts<'a, M> = (&'a [<M as Model>::U64], &'a [<M as Model>::U64]);
+
+/// The ring's words.
+pub struct Ring<'a, M: Model> {
+    words: &'a [M::U64],
+}
+
+impl<M: Model> Clone for Ring<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M: Model> Copy for Ring<'_, M> {}
+
+impl<'a, M: Model> Ring<'a, M> {
+    /// The ring in these words, of which there is at least one.
+    pub fn new(words: &'a [M::U64]) -> Self {
+        assert!(!words.is_empty(), "a ring without words");
+        Ring { words }
+    }
+
+    /// Bytes that the ring holds.
+    pub fn capacity(&self) -> usize {
+        self.words.len() * WORD
+    }
+
+    /// The words of `len` bytes at `lsn`: up to the end of the memory, and on from its beginning.
+    fn parts(&self, lsn: u64, len: usize) -> Result<Parts<'a, M>, OutOfRing> {
+        let count = len.div_ceil(WORD);
+        if !lsn.is_multiple_of(WORD as u64) || count > self.words.len() {
+            return Err(OutOfRing);
+        }
+        let start = (lsn / WORD as u64 % self.words.len() as u64) as usize;
+        let first = count.min(self.words.len() - start);
+        Ok((&self.words[start..start + first], &self.words[..count - first]))
+    }
+
+    /// Writes `bytes` at `lsn`, padded with zeros to a multiple of 8. By the owner of the writer lock, into room that
+    /// is free; readers must not look before a release store has published it.
+    ///
+    /// The fence pairs with the one in [`Ring::copy_out`]: who copies any of these bytes too early, and then looks at
+    /// a watermark, sees all that the writer had seen of it.
+    pub fn copy_in(&self, lsn: u64, bytes: &[u8]) -> Result<(), OutOfRing> {
+        let (first, second) = self.parts(lsn, bytes.len())?;
+        M::fence(Ordering::Release);
+        let (head, tail) = bytes.split_at(bytes.len().min(first.len() * WORD));
+        write_words::<M>(first, head);
+        write_words::<M>(second, tail);
+        Ok(())
+    }
+
+    /// Copies the bytes at `lsn` out. The caller has acquired a tail that covers them; unless it holds them in place
+    /// (as the logger does, by not yet having called them durable), it looks again afterwards.
+    pub fn copy_out(&self, lsn: u64, bytes: &mut [u8]) -> Result<(), OutOfRing> {
+        let (first, second) = self.parts(lsn, bytes.len())?;
+        let (head, tail) = bytes.split_at_mut(bytes.len().min(first.len() * WORD));
+        read_words::<M>(first, head);
+        read_words::<M>(second, tail);
+        M::fence(Ordering::Acquire);
+        Ok(())
+    }
+}
+
+fn write_words<M: Model>(words: &[M::U64], bytes: &[u8]) {
+    let (whole, rest) = bytes.as_chunks::<WORD>();
+    for (word, chunk) in words.iter().zip(whole) {
+        word.store(u64::from_le_bytes(*chunk), Ordering::Relaxed);
+    }
+    if !rest.is_empty() {
+        let mut padded = [0; WORD];
+        padded[..rest.len()].copy_from_slice(rest);
+        words[whole.len()].store(u64::from_le_bytes(padded), Ordering::Relaxed);
+    }
+}
+
+fn read_words<M: Model>(words: &[M::U64], bytes: &mut [u8]) {
+    let (whole, rest) = bytes.as_chunks_mut::<WORD>();
+    for (word, chunk) in words.iter().zip(whole.iter_mut()) {
+        *chunk = word.load(Ordering::Relaxed).to_le_bytes();
+    }
+    if !rest.is_empty() {
+        let last = words[whole.len()].load(Ordering::Relaxed).to_le_bytes();
+        rest.copy_from_slice(&last[..rest.len()]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shared::protocols::atomic::Native;
+    use std::sync::atomic::AtomicU64;
+
+    /// Every length at every position of a small ring comes out as it went in, and its padding is zero.
+    #[test]
+    fn what_goes_in_comes_out() {
+        let words: Vec<AtomicU64> = (0..7).map(|_| AtomicU64::new(u64::MAX)).collect();
+        let ring = Ring::<Native>::new(&words);
+        for lsn in (0..1000).step_by(WORD) {
+            for len in 0..=ring.capacity() {
+                let bytes: Vec<u8> = (0..len).map(|index| (index as u64 + lsn) as u8).collect();
+                ring.copy_in(lsn, &bytes).unwrap();
+                let mut out = vec![0xee; len.next_multiple_of(WORD)];
+                ring.copy_out(lsn, &mut out).unwrap();
+                assert_eq!(out[..len], bytes[..]);
+                assert!(out[len..].iter().all(|&byte| byte == 0));
+                let mut exact = vec![0xee; len];
+                ring.copy_out(lsn, &mut exact).unwrap();
+                assert_eq!(exact, bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn damage_is_an_error() {
+        let words: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(0)).collect();
+        let ring = Ring::<Native>::new(&words);
+        assert_eq!(ring.copy_in(4, &[0]), Err(OutOfRing));
+        assert_eq!(ring.copy_in(0, &[0; 33]), Err(OutOfRing));
+        assert_eq!(ring.copy_out(u64::MAX, &mut [0]), Err(OutOfRing));
+        assert_eq!(ring.copy_out(u64::MAX - 7, &mut [0; 32]), Ok(()));
+    }
+}
