@@ -45,7 +45,7 @@
 //! - `participant`: what clients and the logger have in common
 //! - `shared`: shared memory: mappings, atomics, the protocols between processes; nearly all `unsafe` is here
 //! - `files`: the directory, its files and what they contain
-//! - `error`, `ids`, `limits`, `environment`, `crash`, `fault`: what all of them use
+//! - `error`, `ids`, `limits`, `prefix`, `environment`, `crash`, `fault`: what all of them use
 //! - `remote`: message-passing clients, which need no more than `files`
 
 #[macro_use]
@@ -53,10 +53,12 @@ mod crash;
 mod admission;
 mod api;
 mod btree;
+mod cas;
 #[doc(hidden)]
 pub mod crash_points;
 #[doc(hidden)]
 pub use untorn_wal::planted_bugs;
+mod durability;
 mod environment;
 mod error;
 mod fault;
@@ -69,6 +71,7 @@ pub mod limits;
 mod logger;
 mod pages;
 mod participant;
+mod prefix;
 mod process;
 mod remote;
 mod server;
@@ -80,9 +83,8 @@ pub use api::cells::cell::Cell;
 pub use api::cells::counter::Counter;
 pub use api::cells::record::{KEYSPACE as CELLS_KEYSPACE, Sample};
 pub use api::changes::{Change, ChangeKind, Changes, Feed};
-pub use api::keyspace::{CasOutcome, Keyspace};
+pub use api::keyspace::Keyspace;
 pub use api::observe::{Observation, observe};
-pub use api::options::{Durability, FlushPolicy, Options};
 pub use api::snapshot::{Key, Range, Snapshot, Value};
 pub use api::stats::{
     Acknowledgements, CellStat, ClientStat, DeadlineStat, HolderStat, Latencies, LatencyByClass, ReaderStat, Stats,
@@ -91,10 +93,13 @@ pub use api::store::Store;
 pub use api::ticket::Ticket;
 pub use api::verify::{Problem, VerifyReport};
 pub use api::write_txn::{TxnRange, WriteTxn};
+pub use cas::CasOutcome;
+pub use durability::Durability;
 pub use error::{Error, Result};
 pub(crate) use ids::{ClientId, KeyspaceId, PageId};
 pub use ids::{TxnId, Version};
 pub use logger::daemon::{LoggerOptions, run_logger, stop_logger};
+pub use participant::options::{FlushPolicy, Options};
 pub use remote::{Batch, Client, ClientOptions, CommitOutcome, RemoteChanges, Scan};
 pub use shared::protocols::histogram::Latency;
 

@@ -1,9 +1,11 @@
 //! A keyspace: one ordered map of a store, by name.
 
+use crate::CasOutcome;
 use crate::api::snapshot;
-use crate::api::snapshot::{Range, Value, prefix_bounds, prefix_end};
+use crate::api::snapshot::{Range, Value};
 use crate::api::store::Store;
 use crate::api::write_txn::WriteTxn;
+use crate::prefix::{prefix_bounds, prefix_end};
 use crate::process::client::Client;
 use crate::{Error, KeyspaceId, PageId, Result, TxnId};
 use parking_lot::Mutex;
@@ -34,19 +36,6 @@ pub(crate) fn refuse_reserved(name: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::Invalid { what: format!("keyspace {name:?} is the store's own, as its name begins with {RESERVED:?}") })
-}
-
-/// How [`Keyspace::compare_and_swap`] ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[must_use = "a mismatch means that nothing was stored"]
-pub enum CasOutcome {
-    /// The version was the expected one; the change is this transaction.
-    Swapped(TxnId),
-    /// It was not, and nothing has changed.
-    Mismatch {
-        /// The key's version; `None` if it is absent.
-        current: Option<TxnId>,
-    },
 }
 
 struct Named {

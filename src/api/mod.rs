@@ -12,7 +12,7 @@ pub(crate) mod feed;
 pub(crate) mod held;
 pub(crate) mod keyspace;
 pub(crate) mod observe;
-pub(crate) mod options;
+mod open;
 pub(crate) mod snapshot;
 pub(crate) mod stats;
 pub(crate) mod store;

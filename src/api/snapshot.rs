@@ -5,6 +5,7 @@ use crate::api::keyspace::Keyspace;
 use crate::api::store::Store;
 use crate::btree::cursor::Cursor;
 use crate::btree::search;
+use crate::prefix::{prefix_bounds, prefix_end};
 use crate::process::client::Client;
 use crate::process::pin::Pin;
 use crate::txn::catalog;
@@ -265,16 +266,4 @@ impl fmt::Debug for Range {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Range").field("txn", &self.pin.txn()).finish_non_exhaustive()
     }
-}
-
-/// The first key after all that begin with `prefix`, if there is one.
-pub(crate) fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
-    let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
-    let mut end = prefix[..=last].to_vec();
-    end[last] += 1;
-    Some(end)
-}
-
-pub(crate) fn prefix_bounds<'k>(prefix: &'k [u8], end: Option<&'k [u8]>) -> (Bound<&'k [u8]>, Bound<&'k [u8]>) {
-    (Bound::Included(prefix), end.map_or(Bound::Unbounded, Bound::Excluded))
 }

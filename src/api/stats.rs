@@ -1,6 +1,6 @@
 //! Figures of a store: what is visible, durable and checkpointed, where the space goes, and who holds it.
 
-use crate::api::options::Geometry;
+use crate::files::geometry::Geometry;
 use crate::pages::{queue, runs};
 use crate::participant::engine::now_ns;
 use crate::participant::settings;

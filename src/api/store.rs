@@ -1,12 +1,12 @@
 //! The store as its users see it: opening, transactions, snapshots, and what governs them.
 
+use crate::Durability;
 use crate::api::cells;
 use crate::api::cells::CellInfo;
 use crate::api::cells::cell::Cell;
 use crate::api::cells::counter::Counter;
 use crate::api::changes::{Changes, Feed};
 use crate::api::keyspace::{Keyspace, refuse_reserved};
-use crate::api::options::{Durability, FlushPolicy, Options};
 use crate::api::snapshot::Snapshot;
 use crate::api::stats::Stats;
 use crate::api::ticket::Ticket;
@@ -15,6 +15,7 @@ use crate::api::verify::VerifyReport;
 use crate::api::write_txn::WriteTxn;
 use crate::files::dir::Dir;
 use crate::participant::engine::now_ns;
+use crate::participant::options::{FlushPolicy, Options};
 use crate::participant::settings;
 use crate::process::client::Client;
 use crate::shared::cells::CellKind;

@@ -7,8 +7,8 @@
 use crate::btree::check::{PageSeen, check_tree};
 use crate::files::dir;
 use crate::files::header::Header;
+use crate::files::log::{log_error, open_log};
 use crate::files::slot::SlotImage;
-use crate::logger::process::{log_error, open_log};
 use crate::pages::queue;
 use crate::pages::runs::{all_queues, run_len};
 use crate::participant::engine::Engine;

@@ -1,12 +1,13 @@
 //! The write transaction as its users see it.
 
+use crate::Durability;
 use crate::api::keyspace::{Keyspace, refuse_reserved};
-use crate::api::options::Durability;
-use crate::api::snapshot::{Key, prefix_bounds, prefix_end};
+use crate::api::snapshot::Key;
 use crate::api::store::Store;
 use crate::api::ticket::Ticket;
 use crate::btree::cursor::Cursor;
 use crate::participant::engine::now_ns;
+use crate::prefix::{prefix_bounds, prefix_end};
 use crate::process::client::Client;
 use crate::shared::protocols::lock::CommitClass;
 use crate::txn::write::Write;

@@ -8,8 +8,8 @@ use crate::btree::edit::{Path, write_group};
 use crate::btree::items::{Identity, Items};
 use crate::btree::node::{LEVEL_MAX, Node, Payload};
 use crate::btree::patch;
+use crate::files::page::PageWrite;
 use crate::ids::PageId;
-use crate::pages::PageWrite;
 use crate::{Error, Result};
 
 /// A new page, to be inserted into the level above with the separator before it.

@@ -3,10 +3,10 @@
 //! The walk ends on any damage: levels strictly decrease, and no leaf can satisfy the fences of two places.
 
 use crate::btree::node::{HEAD_LEN, Node, RESERVED_AT, padded};
+use crate::files::page::PageRead;
+use crate::files::page::{CHECKSUM_LEN, HEADER_LEN, Header, PageKind, Value, read_run, u16_at};
 use crate::ids::PageId;
 use crate::limits::key_len_max;
-use crate::pages::PageRead;
-use crate::pages::format::{CHECKSUM_LEN, HEADER_LEN, Header, PageKind, Value, read_run, u16_at};
 use crate::{Result, TxnId};
 
 /// A page or run that the check came to.

@@ -7,8 +7,8 @@
 use crate::Result;
 use crate::btree::node::{KeyParts, Node};
 use crate::btree::search::entry_at;
+use crate::files::page::PageRead;
 use crate::ids::PageId;
-use crate::pages::PageRead;
 use std::cmp::Ordering;
 use std::ops::Bound;
 

@@ -8,10 +8,11 @@ use crate::btree::items::{Identity, Items, inline_len_max, separator};
 use crate::btree::node::{Node, Payload, Place, RUN_BIT, VERSION_LEN};
 use crate::btree::patch;
 use crate::btree::{balance, check, search};
+use crate::files::page as format;
+use crate::files::page::{PageRead, PageWrite};
+use crate::files::page::{RUN_REF_LEN, Value, read_run, set_identity};
 use crate::ids::PageId;
 use crate::limits::key_len_max;
-use crate::pages::format::{RUN_REF_LEN, Value, read_run, set_identity};
-use crate::pages::{PageRead, PageWrite, format};
 use crate::{Error, Result, TxnId};
 
 /// A page on the path to a leaf, and the index of the child taken there.

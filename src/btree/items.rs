@@ -8,8 +8,8 @@ use crate::btree::node::{
     GARBAGE_AT, HEAD_LEN, HEAP_START_AT, Node, PREFIX_LEN_AT, Payload, RESERVED_AT, Slot, VERSION_LEN, head_of, padded,
 };
 use crate::btree::patch::{slot_len, write_record, write_slot};
+use crate::files::page::{CHECKSUM_LEN, HEADER_LEN, Header, PageKind, set_u16, set_u64};
 use crate::ids::PageId;
-use crate::pages::format::{CHECKSUM_LEN, HEADER_LEN, Header, PageKind, set_u16, set_u64};
 use crate::{Result, TxnId};
 use std::ops::Range;
 

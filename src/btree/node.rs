@@ -32,11 +32,11 @@
 //!
 //! Every access to stored bytes is checked: damage is an error, never a panic. `parse` establishes what the rest relies on.
 
-use crate::ids::PageId;
-use crate::pages::PageRead;
-use crate::pages::format::{
+use crate::files::page::PageRead;
+use crate::files::page::{
     CHECKSUM_LEN, EXTRA, HEADER_LEN, Header, PageKind, RUN_REF_LEN, Value, damaged, u16_at, u32_at, u64_at,
 };
+use crate::ids::PageId;
 use crate::{Error, Result, TxnId};
 use std::cmp::Ordering;
 use std::hint::select_unpredictable;
@@ -392,11 +392,7 @@ impl<'a> Node<'a> {
     /// Child `index` of a branch, of `count() + 1`.
     #[inline(always)]
     pub(crate) fn child(&self, index: usize) -> PageId {
-        if index == 0 {
-            PageId(u32_at(self.body, crate::pages::format::LINK))
-        } else {
-            PageId(self.slot(index - 1).more)
-        }
+        if index == 0 { PageId(u32_at(self.body, crate::files::page::LINK)) } else { PageId(self.slot(index - 1).more) }
     }
 
     /// Which child of a branch a key belongs to.

@@ -8,8 +8,8 @@ use crate::btree::node::{
     BRANCH_SLOT_LEN, GARBAGE_AT, HEAD_LEN, HEAP_START_AT, LEAF_SLOT_LEN, Node, Payload, Slot, VERSION_LEN, head_of,
     padded,
 };
+use crate::files::page::{COUNT, HEADER_LEN, LINK, set_u16, set_u32, set_u64};
 use crate::ids::PageId;
-use crate::pages::format::{COUNT, HEADER_LEN, LINK, set_u16, set_u32, set_u64};
 
 /// Where things stand in a page.
 struct Layout {

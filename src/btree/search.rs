@@ -3,9 +3,9 @@
 use crate::Result;
 use crate::btree::Entry;
 use crate::btree::node::{Node, Place};
+use crate::files::page::PageRead;
+use crate::files::page::{Value, read_run};
 use crate::ids::PageId;
-use crate::pages::PageRead;
-use crate::pages::format::{Value, read_run};
 
 /// Goes down from `root`, which exists, to the leaf where `key` belongs, telling `visit` each branch and the index of the child taken.
 #[inline]

@@ -2,8 +2,8 @@
 
 use crate::btree::check::PageSeen;
 use crate::btree::node::Node;
-use crate::pages::PageRead;
-use crate::pages::format::{PageKind, Value, damaged, read_run};
+use crate::files::page::PageRead;
+use crate::files::page::{PageKind, Value, damaged, read_run};
 use crate::{PageId, Result, TxnId};
 
 /// Tells `visit` of each page and run; where it answers `false`, what lies below is passed over.

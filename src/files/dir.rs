@@ -7,7 +7,6 @@
 use crate::files::descriptor::Descriptor;
 use crate::files::owner;
 use crate::files::owner::Ownership;
-use crate::shared::liveness::LockFileId;
 use crate::{Error, Result};
 use rustix::fs;
 use rustix::fs::{AtFlags, FsWord, Mode, OFlags};
@@ -19,6 +18,23 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use untorn_wal::files;
+
+/// Which file `lock` is, so that another one of the same name isn't asked.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct LockFileId {
+    device: u64,
+    inode: u64,
+}
+
+impl LockFileId {
+    pub(crate) fn of(stat: &rustix::fs::Stat) -> LockFileId {
+        LockFileId { device: stat.st_dev, inode: stat.st_ino }
+    }
+
+    pub(crate) fn inode(self) -> u64 {
+        self.inode
+    }
+}
 
 /// The empty file whose locked bytes say who is alive.
 pub(crate) const LOCK: &str = "lock";

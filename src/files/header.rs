@@ -17,8 +17,8 @@
 //! | 112 | 24 × 8 | the image of the commit, see `slot` |
 //! | 304 | 3,792 | zero |
 
-use crate::api::options::Geometry;
 use crate::files::dir;
+use crate::files::geometry::Geometry;
 use crate::files::slot;
 use crate::files::slot::{SLOT_WORDS, SlotImage};
 use crate::{Error, Result, TxnId};

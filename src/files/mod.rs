@@ -5,11 +5,15 @@
 //! - `owner`: which user the store belongs to
 //! - `header`: the two header slots of `checkpoint`
 //! - `slot`: the image of a commit, as `checkpoint` and `control` hold it
-//! - `socket`: the address of the logger's socket
+//! - `geometry`: the sizes that are fixed when a store is created
+//! - `page`: the header of a page, runs, and the traits through which the tree sees pages
+//! - `log`: the directory of log segments
 
 pub(crate) mod descriptor;
 pub(crate) mod dir;
+pub(crate) mod geometry;
 pub(crate) mod header;
+pub(crate) mod log;
 pub(crate) mod owner;
+pub(crate) mod page;
 pub(crate) mod slot;
-pub(crate) mod socket;

@@ -21,8 +21,8 @@
 //! | 20 – 22 | the queue of cold pages, as those before |
 //! | 23 | checksum |
 
-use crate::api::options::Geometry;
-use crate::pages::queue;
+use crate::files::geometry::Geometry;
+use crate::files::page;
 use crate::{Error, PageId, Result, TxnId, Version, limits};
 use untorn_wal::Lsn;
 
@@ -87,7 +87,7 @@ impl QueueState {
     pub(crate) fn is_possible(&self, high_water: u32, page_size: usize) -> bool {
         self.head.0.max(self.tail.0) < high_water
             && self.head.is_none() == self.tail.is_none()
-            && self.head_index.max(self.tail_index) <= queue::capacity(page_size)
+            && self.head_index.max(self.tail_index) <= page::queue_capacity(page_size)
             && (self.count == 0 || !self.head.is_none())
             && self.count <= COUNT_MAX
     }

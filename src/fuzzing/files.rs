@@ -1,10 +1,9 @@
 //! The header in `checkpoint`, and the image of a commit that it holds.
 
-use crate::api::options::Geometry;
+use crate::files::geometry::Geometry;
 use crate::files::header::Header;
 use crate::files::slot::{SLOT_WORDS, SlotImage, is_reserved_zero};
 use crate::fuzzing::{crc, file_of, set_u32, sized, u64_at};
-use crate::pages::queue;
 use crate::{PageId, limits};
 use untorn_wal::{LogShape, Lsn, StoreId};
 
@@ -70,7 +69,7 @@ fn check_image(image: &SlotImage, geometry: &Geometry) {
     assert!(image.keyspaces < image.next_keyspace && image.keyspaces <= limits::KEYSPACES_MAX);
     for queue in image.queues {
         assert!(is_page(queue.head) && is_page(queue.tail));
-        assert!(queue.head_index.max(queue.tail_index) <= queue::capacity(geometry.page_size));
+        assert!(queue.head_index.max(queue.tail_index) <= crate::files::page::queue_capacity(geometry.page_size));
     }
     // What a transaction adds to these does not overflow.
     let counts = [image.records, image.free_pages, image.commits].into_iter();

@@ -1,20 +1,20 @@
 //! One page of a tree, and an arena: trees, catalog and queues, as readers, writers, recovery and
 //! `verify` see them.
 
-use crate::api::options::Geometry;
 use crate::btree::check::check_tree;
 use crate::btree::cursor::Cursor;
 use crate::btree::items::{Identity, Items};
 use crate::btree::node::{Node, Payload, RUN_BIT, VERSION_LEN};
 use crate::btree::patch;
 use crate::btree::{edit, search, walk};
+use crate::files::geometry::Geometry;
 use crate::files::header::Header;
+use crate::files::page::PageRead;
+use crate::files::page::{CHECKSUM_LEN, RUN_REF_LEN, Value};
 use crate::files::slot::{SLOT_WORDS, SlotImage};
 use crate::fuzzing::{crc, file_of, sized, u32_at, u64_at};
 use crate::limits::{GROWTH_PIECE, key_len_max};
 use crate::logger::check_arena;
-use crate::pages::PageRead;
-use crate::pages::format::{CHECKSUM_LEN, RUN_REF_LEN, Value};
 use crate::pages::memory::Memory;
 use crate::pages::{queue, runs};
 use crate::shared::memory::arena::Arena;

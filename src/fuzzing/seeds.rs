@@ -1,11 +1,11 @@
 //! Real bytes for each target: those of the files of a store that is made for it, and messages of
 //! every kind.
 
+use crate::files::page::CHECKSUM_LEN;
 use crate::files::slot::SLOT_WORDS;
 use crate::fuzzing::files::seal_image;
 use crate::fuzzing::log::SEGMENT;
 use crate::fuzzing::u64_at;
-use crate::pages::format::CHECKSUM_LEN;
 use crate::{Durability, Options, Result, Store};
 use std::collections::BTreeMap;
 use std::path::Path;

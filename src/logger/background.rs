@@ -3,7 +3,8 @@
 //! It preallocates log segments, grows the arena, and frees what the dead held. It never takes the writer lock, whose
 //! holder may be waiting for just this, and takes no checkpoints, which may take long.
 
-use crate::logger::process::{Logger, log_error};
+use crate::files::log::log_error;
+use crate::logger::process::Logger;
 use crate::participant::engine::{Engine, now_ns};
 use crate::participant::settings;
 use crate::shared::protocols::atomic::{Native, Woken};

@@ -8,8 +8,8 @@
 use crate::btree::walk::each_page;
 use crate::files::dir;
 use crate::files::header::Header;
-use crate::logger::process::log_error;
-use crate::pages::format::PageKind;
+use crate::files::log::log_error;
+use crate::files::page::PageKind;
 use crate::pages::runs;
 use crate::shared::memory::arena::{Arena, Pages};
 use crate::shared::progress::Progress;

@@ -155,7 +155,7 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     let spent = began.elapsed().as_nanos() as u64;
     engine.control.fixed().latencies.checkpoint.record(spent);
     tracing::debug!(checkpointed = %started, pages = summed, checkpoint_ns = spent, "checkpoint finished");
-    let freed = freed.map_err(crate::logger::process::log_error)?;
+    let freed = freed.map_err(crate::files::log::log_error)?;
     if freed > 0 {
         tracing::debug!(segments = freed, "log segments recycled");
     }

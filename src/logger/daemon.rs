@@ -8,13 +8,15 @@
 //! standard output is a pipe to its starter. It writes there that it is ready, or why it cannot serve.
 #![allow(unsafe_code)]
 
+use crate::Options;
 use crate::environment;
 use crate::files::dir;
 use crate::files::dir::Dir;
 use crate::files::owner::Ownership;
 use crate::logger::privileges;
 use crate::logger::process;
-use crate::logger::process::{Ended, Host, Service};
+use crate::logger::process::{Ended, Service};
+use crate::participant::keeper::Host;
 use crate::participant::keeper::{
     BECOME_LOGGER, DAEMON, DAEMON_OF_INIT, FOREIGN_OWNER, NO_FORK, READY, is_linked_into_executable,
 };
@@ -348,5 +350,15 @@ unsafe fn close_descriptors() {
     for number in numbers.into_iter().filter(|number| *number > 2) {
         // SAFETY: the caller's promise. The directory that listed them is closed already, which is an error without effect.
         unsafe { libc::close(number) };
+    }
+}
+
+impl Options {
+    /// As [`stop_logger`](crate::stop_logger), also of another user's store if [`foreign_owner`](Options::foreign_owner) allows.
+    ///
+    /// # Errors
+    /// As [`stop_logger`](crate::stop_logger).
+    pub fn stop_logger(&self, path: impl AsRef<Path>, timeout: Duration) -> Result<bool> {
+        stop_logger_as(path.as_ref(), timeout, self.ownership())
     }
 }

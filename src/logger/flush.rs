@@ -15,8 +15,9 @@
 
 use crate::files::dir;
 use crate::files::header::Header;
+use crate::files::log::log_error;
 use crate::files::slot::SlotImage;
-use crate::logger::process::{Logger, log_error};
+use crate::logger::process::Logger;
 use crate::participant::engine::{SLOW, now_ns};
 use crate::participant::settings;
 use crate::shared::control::Poison;

@@ -3,8 +3,6 @@
 //! - `daemon`: how a process becomes it
 //! - `privileges`: how one that root starts becomes the store's owner
 //! - `process`: its life, from the initialisation lock to leaving
-//! - `rest`: when its threads look by themselves, and when they rest
-//! - `panics`: what becomes of it when one of its threads panics
 //! - `check`: what it checks before it recovers, without changing a byte
 //! - `recover`: what it does first when nobody lives: checkpoint, log, ring
 //! - `flush`: the flush thread: ring → segment → fsync → acknowledgement
@@ -18,12 +16,10 @@ mod check;
 pub(crate) mod checkpoint;
 pub(crate) mod daemon;
 pub(crate) mod flush;
-pub(crate) mod panics;
 mod privileges;
 pub(crate) mod process;
 pub(crate) mod recover;
 pub(crate) mod recover_cells;
-pub(crate) mod rest;
 pub(crate) mod sampler;
 
 #[cfg(any(test, feature = "fuzzing"))]

@@ -6,19 +6,21 @@
 
 use crate::files::dir;
 use crate::files::dir::Dir;
+use crate::files::dir::LockFileId;
 use crate::files::header::Header;
+use crate::files::log::{log_error, open_log};
 use crate::logger::flush::Flusher;
-use crate::logger::panics::Panics;
-use crate::logger::rest::{ALONE_INTERVAL, DEAD_INTERVAL, Rest};
 use crate::logger::{background, check, checkpoint, recover, sampler};
 use crate::participant::engine::{Engine, has_clients, now_ns};
+use crate::participant::keeper::Host;
+use crate::participant::panics::Panics;
+use crate::participant::rest::{ALONE_INTERVAL, DEAD_INTERVAL, Rest};
 use crate::participant::settings;
 use crate::process::client::{attach, lock_init};
-use crate::server as serve;
-use crate::server::Server;
+use crate::server::{self, Server};
 use crate::shared::control::Control;
 use crate::shared::liveness;
-use crate::shared::liveness::{Claim, InitLock, LOGGER_IDS, LOGGER_OFFSET, LockFileId, Tester};
+use crate::shared::liveness::{Claim, InitLock, LOGGER_IDS, LOGGER_OFFSET, Tester};
 use crate::shared::memory::arena::Arena;
 use crate::shared::presence;
 use crate::shared::presence::Presence;
@@ -31,7 +33,7 @@ use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-use untorn_wal::{LogError, LogShape, Lsn, Pool, RealDisk, StoreId, Survey};
+use untorn_wal::{LogShape, Lsn, Pool, RealDisk, StoreId, Survey};
 
 /// How often the logger looks whether it is still needed, unless it rests.
 const LOOK: Duration = Duration::from_millis(25);
@@ -53,7 +55,7 @@ pub(crate) struct Logger {
     /// A finished checkpoint that a block of the log is to state, and the newest one stated.
     stating: Mutex<Stating>,
     stated: Condvar,
-    pub(crate) rest: Rest,
+    pub(crate) rest: Arc<Rest>,
     /// The device has no room for another log segment, as of the last try.
     pub(crate) is_starved: AtomicBool,
     /// The sampler is to end, then the background and the checkpoint thread, and then the flush thread.
@@ -78,17 +80,6 @@ pub(crate) enum Ended {
     NotNeeded,
     /// It was idle, told to leave, or its directory is gone.
     Left,
-}
-
-/// Where a logger runs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Host {
-    /// A process of its own, which nobody hears.
-    Daemon,
-    /// A process of its own, whose standard error somebody may read.
-    Foreground,
-    /// A thread of a process that uses the store.
-    Thread,
 }
 
 /// How a logger serves.
@@ -235,7 +226,7 @@ fn try_to_prepare(
             writing: Mutex::default(),
             stating: Mutex::default(),
             stated: Condvar::new(),
-            rest: Rest::new(),
+            rest: Arc::new(Rest::new()),
             is_starved: AtomicBool::new(false),
             sampler_ending: AtomicBool::new(false),
             background_ending: AtomicBool::new(false),
@@ -349,7 +340,12 @@ fn serve(
             }
             None => {
                 // The socket is there when clients are told that the logger is. A store can do without it.
-                let server = serve::start(logger, service.host, panics);
+                let server = {
+                    let waker = logger.clone();
+                    let wake_main =
+                        move || waiter::ring_always::<Native>(&waker.engine.control.fixed().logger.background);
+                    server::start(&logger.engine.dir, &logger.rest, service.host, panics, wake_main)
+                };
                 on_ready();
                 wait_until_unneeded(logger, service, server.as_ref(), panics)
             }
@@ -619,24 +615,6 @@ impl Logger {
     fn end_background(&self) {
         self.background_ending.store(true, Ordering::SeqCst);
         waiter::ring_always::<Native>(&self.engine.control.fixed().logger.background);
-    }
-}
-
-/// The folder of the log.
-pub(crate) fn open_log(dir: &Dir) -> Result<RealDisk> {
-    dir.with_fd(|fd| RealDisk::open_under(fd, dir::WAL).map_err(Error::io("open of the log's directory")))
-}
-
-/// The log's errors as the store's.
-pub(crate) fn log_error(error: LogError) -> Error {
-    match error {
-        LogError::Io { what, source } => Error::io(format!("wal: {what}"))(source),
-        LogError::NoRoom | LogError::DiskFull { .. } => Error::DiskFull { what: "the log".into() },
-        LogError::Corrupt { file, offset, what } => {
-            Error::Corrupt { file: format!("{}/{file}", dir::WAL), offset, what }
-        }
-        LogError::Mismatch { file, what } => Error::Mismatch { file: format!("{}/{file}", dir::WAL), what },
-        other => Error::corrupt(dir::WAL, 0, other.to_string()),
     }
 }
 

@@ -21,9 +21,10 @@
 use crate::files::dir;
 use crate::files::dir::Dir;
 use crate::files::header::Header;
+use crate::files::log::log_error;
 use crate::ids::INCARNATION_MAX;
 use crate::logger::flush::Flusher;
-use crate::logger::process::{Logger, default_settings, log_error};
+use crate::logger::process::{Logger, default_settings};
 use crate::logger::{checkpoint, recover_cells, sampler};
 use crate::participant::engine::Engine;
 use crate::shared::control::Control;

@@ -16,10 +16,10 @@
 
 use crate::api::cells::record::{KEYSPACE, Record};
 use crate::api::cells::{each_record, resolve_pending};
-use crate::api::options::FlushPolicy;
 use crate::logger::process::Logger;
 use crate::pages::room::Share;
 use crate::participant::engine::Engine;
+use crate::participant::options::FlushPolicy;
 use crate::participant::settings;
 use crate::shared::cells::{CellEntry, CellKind};
 use crate::shared::control::Control;

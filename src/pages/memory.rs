@@ -1,8 +1,8 @@
 //! An arena in memory for tests: strict about what a transaction may touch, and it knows what is allocated.
 
+use crate::files::page::CHECKSUM_LEN;
+use crate::files::page::{PageRead, PageWrite};
 use crate::ids::PageId;
-use crate::pages::format::CHECKSUM_LEN;
-use crate::pages::{PageRead, PageWrite};
 use crate::{Error, Result, TxnId};
 use std::collections::BTreeMap;
 

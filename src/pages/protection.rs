@@ -19,6 +19,7 @@
 
 use crate::pages::queue::Freed;
 use crate::participant::engine::Engine;
+use crate::participant::pin_scan::PinScan;
 use crate::{Result, TxnId};
 use std::sync::Arc;
 
@@ -26,32 +27,6 @@ use std::sync::Arc;
 const LARGE_SCAN_SLOTS: usize = 256;
 /// Transactions for which a large scan is not made again unless the store is full.
 const LARGE_SCAN_AGE: u64 = 64;
-
-/// The pins that one scan has found.
-#[derive(Debug, Default)]
-pub(crate) struct PinScan {
-    /// The newest commit before the scan.
-    horizon: TxnId,
-    /// Pinned transactions, ascending.
-    pins: Vec<TxnId>,
-    /// Pins that were found, those of the same transaction counted each.
-    slots: usize,
-}
-
-impl PinScan {
-    /// The scan of these pins, in any order, that was made when `horizon` was the newest commit.
-    pub(crate) fn new(horizon: TxnId, mut pins: Vec<TxnId>) -> PinScan {
-        let slots = pins.len();
-        pins.sort_unstable();
-        pins.dedup();
-        PinScan { horizon, pins, slots }
-    }
-
-    fn protects(&self, entry: &Freed) -> bool {
-        let first = self.pins.partition_point(|pin| *pin < entry.birth);
-        self.pins.get(first).is_some_and(|pin| *pin < entry.freed)
-    }
-}
 
 /// Selects which pins protect pages from reuse.
 pub(crate) enum Protection {
@@ -162,7 +137,7 @@ impl<'e> Protected<'e> {
 
     /// By the scan at hand.
     fn is_free_of_pins(&self, entry: &Freed) -> bool {
-        entry.freed <= self.scan.horizon && !self.scan.protects(entry)
+        entry.freed <= self.scan.horizon && !self.scan.protects(entry.birth, entry.freed)
     }
 
     fn may_scan(&self) -> bool {
@@ -183,29 +158,5 @@ impl<'e> Protected<'e> {
     /// Whether the newest checkpoint contains a page of this birth: selects the queue of a freed page.
     pub(crate) fn is_in_checkpoint(&self, birth: TxnId) -> bool {
         birth <= if planted_bug!("reuse-running-checkpoint") { self.finished } else { self.started }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::PageId;
-
-    fn txn(sequence: u64) -> TxnId {
-        TxnId::from_u64(sequence)
-    }
-
-    /// A pin protects what was born by it and freed after it; of a page freed after the horizon the
-    /// scan does not decide.
-    #[test]
-    fn protects_by_birth_and_freed() {
-        let scan = PinScan::new(txn(20), vec![txn(9), txn(5), txn(9)]);
-        assert_eq!((scan.pins.as_slice(), scan.slots), (&[txn(5), txn(9)][..], 3));
-        let entry = |birth, freed| Freed { page: PageId(7), pages: 1, birth: txn(birth), freed: txn(freed) };
-        for (birth, freed, protected) in
-            [(5, 6, true), (1, 5, false), (6, 9, false), (6, 10, true), (9, 12, true), (10, 20, false)]
-        {
-            assert_eq!(scan.protects(&entry(birth, freed)), protected, "{birth} to {freed}");
-        }
     }
 }

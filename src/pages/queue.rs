@@ -17,9 +17,12 @@
 //! The page after the tail is reserved when the tail is made, since a sealed page can't be given a link.
 //! How many entries a page ended with stands in the page behind it, for the same reason.
 
+use crate::files::page::PageRead;
+use crate::files::page::{Header, PageKind};
+use crate::files::page::{
+    QUEUE_ENTRIES_AT as ENTRIES_AT, QUEUE_ENTRY_BYTES as ENTRY_BYTES, queue_capacity as capacity,
+};
 use crate::files::slot::QueueState;
-use crate::pages::PageRead;
-use crate::pages::format::{CHECKSUM_LEN, HEADER_LEN, Header, PageKind};
 use crate::shared::memory::arena::{Arena, Pages};
 use crate::{PageId, Result, TxnId};
 use std::sync::atomic::Ordering;
@@ -32,18 +35,6 @@ pub(crate) struct Freed {
     pub(crate) pages: u32,
     pub(crate) birth: TxnId,
     pub(crate) freed: TxnId,
-}
-
-/// Bytes of an entry: page and count, birth, freed.
-const ENTRY_BYTES: usize = 24;
-/// Where the entries begin in the page.
-const ENTRIES_AT: usize = CHECKSUM_LEN + HEADER_LEN;
-
-const _: () = assert!(ENTRIES_AT.is_multiple_of(8));
-
-/// Entries that a queue page holds.
-pub(crate) const fn capacity(page_size: usize) -> u32 {
-    ((page_size - ENTRIES_AT) / ENTRY_BYTES) as u32
 }
 
 /// Makes a page into the (still empty) tail of a queue. Its header keeps, as link, the page reserved to
@@ -182,6 +173,7 @@ pub(crate) fn walk(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::page::{CHECKSUM_LEN, HEADER_LEN};
 
     /// Goal: the header of a queue page has its golden bytes, and nothing of what the page held before is left.
     #[test]

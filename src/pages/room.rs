@@ -20,6 +20,7 @@
 //! **The reserve.** A store that is full of records gets room by deletes only, and a delete copies pages before it frees any. So
 //! transactions that make the store larger leave some pages to those that don't, and these a few to recovery ([`Share`]).
 
+use crate::files::page::queue_capacity;
 use crate::files::slot::{QueueKind, SlotImage};
 use crate::pages::{queue, runs};
 use crate::participant::engine::{Engine, RECHECK, now_ns};
@@ -69,7 +70,7 @@ impl Share {
             Share::Shrinking | Share::Reserved => recovery,
             Share::Growing => {
                 let deletes = (used / 2).clamp(DELETE_PAGES_MIN, DELETE_PAGES).min(most / 16);
-                recovery + deletes + used / u64::from(queue::capacity(page_size))
+                recovery + deletes + used / u64::from(queue_capacity(page_size))
             }
         }
     }

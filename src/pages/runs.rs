@@ -9,9 +9,9 @@
 //! | 40 + 24 i | 4, 4 | index of the next entry in the head page, index after the last in the tail page |
 //! | 48 + 24 i | 8 | entries |
 
+use crate::files::page::PageRead;
+use crate::files::page::{CHECKSUM_LEN, HEADER_LEN, Header, PageKind, damaged};
 use crate::files::slot::{QueueState, SlotImage};
-use crate::pages::PageRead;
-use crate::pages::format::{CHECKSUM_LEN, HEADER_LEN, Header, PageKind, damaged};
 use crate::shared::memory::arena::Pages;
 use crate::{Error, PageId, Result, TxnId};
 

@@ -14,9 +14,10 @@
 //!
 //! **A full store.** What to do when no page can be had, and which pages are left to deletes, is in [`crate::pages::room`].
 
+use crate::files::page::PageKind;
+use crate::files::page::{PageRead, PageWrite};
+use crate::files::page::{queue_capacity, set_identity};
 use crate::files::slot::{QueueKind, QueueState, SlotImage};
-use crate::pages::format;
-use crate::pages::format::PageKind;
 use crate::pages::protection::{Protected, Protection};
 use crate::pages::queue;
 use crate::pages::queue::Freed;
@@ -24,7 +25,6 @@ use crate::pages::room;
 use crate::pages::room::{Share, Wanted};
 use crate::pages::runs;
 use crate::pages::runs::{CLASSES, class_for, class_of, read_directory, run_len};
-use crate::pages::{PageRead, PageWrite};
 use crate::participant::engine::Engine;
 use crate::shared::memory::arena::Pages;
 use crate::{Error, PageId, Result, TxnId};
@@ -263,7 +263,7 @@ impl<'e> Workspace<'e> {
     /// of a queue. The page that this may need is taken as soon as one can be had.
     fn set_aside(&mut self) -> Result<()> {
         let pinned = self.image.queues[QueueKind::Pinned as usize];
-        let room = queue::capacity(self.engine.arena.page_size()).saturating_sub(pinned.tail_index);
+        let room = queue_capacity(self.engine.arena.page_size()).saturating_sub(pinned.tail_index);
         if self.aside.is_some() || pinned.tail.is_none() || (room > 3 * LOOKS && !self.needs_next_page(&pinned)?) {
             return Ok(());
         }
@@ -513,7 +513,7 @@ impl<'e> Workspace<'e> {
     /// contains is sealed.
     fn needs_next_page(&self, state: &QueueState) -> Result<bool> {
         let tail = self.pages().expect(state.tail, PageKind::FreeQueue)?;
-        let capacity = queue::capacity(self.engine.arena.page_size());
+        let capacity = queue_capacity(self.engine.arena.page_size());
         let sealed = tail.birth <= self.protected.started() && !planted_bug!("append-to-sealed-tail");
         Ok(sealed || state.tail_index >= capacity)
     }
@@ -755,7 +755,7 @@ impl PageWrite for Workspace<'_> {
         // SAFETY: as in `body_mut`; the two pages differ, the one being free and the other in use.
         let target = unsafe { self.engine.arena.body_mut(to, 1) }?;
         target.copy_from_slice(source);
-        format::set_identity(target, to, self.txn);
+        set_identity(target, to, self.txn);
         Ok(())
     }
 }

@@ -1,16 +1,17 @@
 //! What every participant of a store works with, client and logger alike: the directory, the shared
 //! region, the arena, and an identity whose life others can test.
 
-use crate::api::options::Geometry;
 use crate::error::Result;
 use crate::files::descriptor::Descriptor;
 use crate::files::dir;
 use crate::files::dir::Dir;
-use crate::pages::protection::PinScan;
+use crate::files::dir::LockFileId;
+use crate::files::geometry::Geometry;
+use crate::participant::pin_scan::PinScan;
 use crate::shared::control::{Control, LockWord, Poison};
 use crate::shared::latencies::Acknowledged;
 use crate::shared::liveness;
-use crate::shared::liveness::{CLIENT_IDS, LockFileId, Tester};
+use crate::shared::liveness::{CLIENT_IDS, Tester};
 use crate::shared::memory::arena::Arena;
 use crate::shared::presence::Presence;
 use crate::shared::progress::{Patience, Progress};

@@ -8,14 +8,14 @@
 //! Whoever misses a logger looks here again and again while it waits for something else, under its own time-out. So a look
 //! never waits for a logger to be ready; it starts one if none is on its way, and passes on what the last one said.
 
-use crate::api::options::Options;
 use crate::environment;
 use crate::files::descriptor::Descriptor;
 use crate::files::dir::Dir;
 use crate::logger::daemon::HOOK;
 use crate::logger::process;
-use crate::logger::process::{Host, Service};
+use crate::logger::process::Service;
 use crate::participant::engine::Engine;
+use crate::participant::options::Options;
 use crate::shared::liveness;
 use crate::shared::liveness::Tester;
 use crate::shared::progress::Patience;
@@ -51,6 +51,17 @@ const ATTEMPTS: u32 = 3;
 const LEAVING: Duration = Duration::from_secs(5);
 /// Between two looks at a logger that is on its way.
 const POLL: Duration = Duration::from_micros(300);
+
+/// Where a logger runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Host {
+    /// A process of its own, which nobody hears.
+    Daemon,
+    /// A process of its own, whose standard error somebody may read.
+    Foreground,
+    /// A thread of a process that uses the store.
+    Thread,
+}
 
 /// Starts loggers for one client.
 pub(crate) struct Keeper {

@@ -2,8 +2,15 @@
 //!
 //! - `engine`: one participant's view of a store: its files, the region, the arena, its identity, its waits
 //! - `keeper`: how a client starts the logger
+//! - `options`: how a store is opened
+//! - `pin_scan`: what a scan of the reader slots has found
+//! - `panics`, `rest`: the threads of a logger: how a panic ends them, when they sleep
 //! - `settings`: what clients tell the logger through `control`
 
 pub(crate) mod engine;
 pub(crate) mod keeper;
+pub(crate) mod options;
+pub(crate) mod panics;
+pub(crate) mod pin_scan;
+pub(crate) mod rest;
 pub(crate) mod settings;

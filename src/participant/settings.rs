@@ -1,7 +1,7 @@
 //! What clients tell the logger through `control`: its policy, its patience, and that a checkpoint is wanted.
 
-use crate::api::options::FlushPolicy;
 use crate::participant::engine::{Engine, RECHECK};
+use crate::participant::options::FlushPolicy;
 use crate::shared::control::Control;
 use crate::shared::protocols::atomic::{Native, Word64};
 use crate::shared::protocols::waiter;

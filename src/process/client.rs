@@ -5,17 +5,18 @@
 //! wipe-on-fork word first, so that a child can neither use nor release what is its parent's.
 
 use crate::admission::gate;
-use crate::api::options::Options;
 use crate::files::dir;
 use crate::files::dir::Dir;
+use crate::files::dir::LockFileId;
 use crate::files::header::Header;
 use crate::participant::engine::{Engine, has_clients, now_ns};
 use crate::participant::keeper::Keeper;
+use crate::participant::options::Options;
 use crate::process::create;
 use crate::process::{pin, waker};
 use crate::shared::control::Control;
 use crate::shared::liveness;
-use crate::shared::liveness::{CLIENT_IDS, InitLock, LOGGER_OFFSET, LockFileId, Tester};
+use crate::shared::liveness::{CLIENT_IDS, InitLock, LOGGER_OFFSET, Tester};
 use crate::shared::memory::arena::Arena;
 use crate::shared::memory::fork;
 use crate::shared::memory::fork::ForkGuard;

@@ -3,9 +3,9 @@
 //! The header is made last: a directory without it holds no store, whatever a process that was killed here
 //! left behind.
 
-use crate::api::options::Geometry;
 use crate::files::dir;
 use crate::files::dir::Dir;
+use crate::files::geometry::Geometry;
 use crate::files::header::Header;
 use crate::files::slot::SlotImage;
 use crate::participant::settings::RETENTION_DEFAULT;

@@ -4,9 +4,9 @@
 //! again over another connection. One that was, and was not answered, is sent again if it is a read, and in doubt if
 //! it is a write.
 
-use crate::files::socket;
-use crate::files::socket::Stream;
 use crate::remote::failure;
+use crate::shared::socket;
+use crate::shared::socket::Stream;
 use crate::{Durability, Error, Result};
 use std::io;
 use std::os::unix::fs::FileTypeExt;

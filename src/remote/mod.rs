@@ -225,8 +225,8 @@ impl Client {
     /// # Errors
     /// As [`Client::scan`].
     pub fn prefix(&self, keyspace: &str, prefix: &[u8]) -> Result<Scan<'_>> {
-        let end = crate::api::snapshot::prefix_end(prefix);
-        self.scan(keyspace, crate::api::snapshot::prefix_bounds(prefix, end.as_deref()))
+        let end = crate::prefix::prefix_end(prefix);
+        self.scan(keyspace, crate::prefix::prefix_bounds(prefix, end.as_deref()))
     }
 
     /// The names of the keyspaces that this client may read, in the order in which they were created.

@@ -4,12 +4,12 @@
 //! takes longer to send or to take a message is cut off, and so is one whose frames can't be told apart.
 
 use crate::Error;
-use crate::files::socket::Stream;
 use crate::remote::failure;
 use crate::server::answer;
 use crate::server::answer::{Answer, Session};
 use crate::server::room::{SMALL_BYTES, STEP_BYTES, User};
 use crate::server::{Shared, TURN_PATIENCE, refuse};
+use crate::shared::socket::Stream;
 use std::time::Instant;
 use untorn_wal::wire;
 use untorn_wal::wire::hello::{CLIENT_HELLO_BYTES, ClientHello, Refusal, ServerHello};

@@ -30,15 +30,13 @@ mod scans;
 mod turns;
 mod write;
 
-use crate::api::options::Options;
 use crate::files::dir::Dir;
-use crate::files::socket::Stream;
-use crate::logger::panics::Panics;
-use crate::logger::process::{Host, Logger};
-use crate::logger::rest::Rest;
 use crate::participant::engine::Engine;
-use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::waiter;
+use crate::participant::keeper::Host;
+use crate::participant::options::Options;
+use crate::participant::panics::Panics;
+use crate::participant::rest::Rest;
+use crate::shared::socket::Stream;
 use crate::{Error, Result, Store};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use access::check_access;
@@ -69,7 +67,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 const CLOSING: Duration = Duration::from_secs(5);
 
 /// The server of one logger.
-pub(super) struct Server {
+pub(crate) struct Server {
     shared: Arc<Shared>,
     listening: Mutex<Option<JoinHandle<()>>>,
 }
@@ -105,10 +103,15 @@ struct Kept {
 }
 
 /// Makes the socket and listens. Where that can't be, it is noted, and tried again now and then; `None` if there is
-/// nobody to try.
-pub(super) fn start(logger: &Arc<Logger>, host: Host, panics: &Arc<Panics>) -> Option<Server> {
-    let dir = &logger.engine.dir;
-    match Server::start(logger, host, panics) {
+/// nobody to try. `wake_main` wakes the thread that serves, if the listening one panics.
+pub(crate) fn start(
+    dir: &Dir,
+    rest: &Arc<Rest>,
+    host: Host,
+    panics: &Arc<Panics>,
+    wake_main: impl FnOnce() + Send + 'static,
+) -> Option<Server> {
+    match Server::start(dir, rest, host, panics, wake_main) {
         Ok(server) => Some(server),
         Err(error) => {
             say(dir, host, Some(&error.to_string()));
@@ -132,8 +135,14 @@ fn say(dir: &Dir, host: Host, problem: Option<&str>) {
 }
 
 impl Server {
-    fn start(logger: &Arc<Logger>, host: Host, panics: &Arc<Panics>) -> Result<Server> {
-        let dir = logger.engine.dir.again()?;
+    fn start(
+        dir: &Dir,
+        rest: &Arc<Rest>,
+        host: Host,
+        panics: &Arc<Panics>,
+        wake_main: impl FnOnce() + Send + 'static,
+    ) -> Result<Server> {
+        let dir = dir.again()?;
         let stamp = Stamp::now(&dir);
         let policy = Arc::new(place::read_policy(&dir)?);
         let shared = Arc::new(Shared {
@@ -149,19 +158,15 @@ impl Server {
         });
         let mut listener = Listener { shared: shared.clone(), bound_as: None, noted: None };
         listener.look_after_place();
-        let (panics, logger) = (panics.clone(), logger.clone());
-        let run = move || {
-            let words = &logger.engine.control.fixed().logger;
-            let wake_main = || waiter::ring_always::<Native>(&words.background);
-            panics.watch("listening", || listener.run(&logger.rest), wake_main);
-        };
+        let (panics, rest) = (panics.clone(), rest.clone());
+        let run = move || panics.watch("listening", || listener.run(&rest), wake_main);
         let thread = std::thread::Builder::new().name("untorn-listen".into()).spawn(run);
         let listening = Mutex::new(Some(thread.map_err(Error::io("starting a thread that listens"))?));
         Ok(Server { shared, listening })
     }
 
     /// Lets nobody connect any more, if nobody is connected. Says whether it did.
-    pub(super) fn close_if_idle(&self) -> bool {
+    pub(crate) fn close_if_idle(&self) -> bool {
         let closed = self.shared.room.close_if_empty();
         if closed {
             self.close();
@@ -170,7 +175,7 @@ impl Server {
     }
 
     /// Whether nobody uses the store but those who pass messages, or are about to.
-    pub(super) fn is_sole_client(&self, engine: &Engine) -> bool {
+    pub(crate) fn is_sole_client(&self, engine: &Engine) -> bool {
         // The store of a host that runs the logger as a thread is the server's as well.
         if self.shared.host == Host::Thread {
             return false;
@@ -183,7 +188,7 @@ impl Server {
     }
 
     /// Ends all connections and takes the socket away. The initialisation lock is free meanwhile, or nobody is connected.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         let Some(listening) = self.listening.lock().take() else { return };
         let now = Instant::now();
         self.shared.room.close(now + LAST_ANSWERS, now + CLOSING);

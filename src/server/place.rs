@@ -5,11 +5,11 @@
 
 use crate::files::descriptor::{Descriptor, FileId};
 use crate::files::dir::Dir;
-use crate::files::socket;
-use crate::files::socket::Stream;
 use crate::server::access;
 use crate::server::policy::{Fault, Policy, Principal};
 use crate::shared::memory::private::Private;
+use crate::shared::socket;
+use crate::shared::socket::Stream;
 use crate::{Error, Result};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs;

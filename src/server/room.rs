@@ -5,8 +5,8 @@
 //! kernel. Buffers that are kept are within the same bound as the messages, and go when room is needed, or after
 //! [`KEPT_FOR`].
 
-use crate::files::socket::Stream;
 use crate::server::policy::Policy;
+use crate::shared::socket::Stream;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::sync::Arc;

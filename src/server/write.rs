@@ -4,11 +4,11 @@
 //! Nothing is waited for without looking now and then whether the logger is to leave. The writer lock is let go at the
 //! swing, so that commits of many connections share one fsync; then the request's bytes are, for who waits for a flush needs none of them.
 
-use crate::files::socket::Stream;
 use crate::participant::engine::now_ns;
 use crate::server::answer::{Answer, Session, cut_name, refuse_unless};
 use crate::server::policy::Rights;
 use crate::server::{LOCK_PATIENCE, Shared};
+use crate::shared::socket::Stream;
 use crate::{Durability, Error, Keyspace, Result, Ticket, WriteTxn};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

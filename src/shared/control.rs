@@ -13,10 +13,10 @@
 //! | cells | after that range | see [`crate::shared::cells`]; grows as well |
 #![allow(unsafe_code)]
 
-use crate::api::options::Geometry;
 use crate::files::descriptor;
 use crate::files::descriptor::FileId;
 use crate::files::dir;
+use crate::files::geometry::Geometry;
 use crate::files::slot::{SLOT_WORDS, SlotImage};
 use crate::shared::cells;
 use crate::shared::cells::CellsHead;

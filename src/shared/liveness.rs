@@ -28,6 +28,7 @@
 
 use crate::files::descriptor::Descriptor;
 use crate::files::dir;
+use crate::files::dir::LockFileId;
 use crate::ids::ClientId;
 use crate::shared::memory::fork;
 use crate::shared::memory::fork::ForkGuard;
@@ -61,22 +62,9 @@ const WITNESSES: Range<u64> = 1 << 62..(1 << 63) - 1;
 /// How often a waiter tries for the initialisation lock.
 const INIT_POLL: Duration = Duration::from_millis(1);
 
-/// Which file `lock` is, so that another one of the same name isn't asked.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct LockFileId {
-    device: u64,
-    inode: u64,
-}
-
-impl LockFileId {
-    pub(crate) fn of(stat: &rustix::fs::Stat) -> LockFileId {
-        LockFileId { device: stat.st_dev, inode: stat.st_ino }
-    }
-
-    /// The offset of the byte of `arena` that participants of this `lock` share. The device is that of the directory.
-    pub(crate) fn arena_offset(self) -> u64 {
-        self.inode % WITNESSES.start
-    }
+/// The offset of the byte of `arena` that participants of this `lock` share. The device is that of the directory.
+pub(crate) fn arena_offset(lock_file: LockFileId) -> u64 {
+    lock_file.inode() % WITNESSES.start
 }
 
 fn open_lock(directory: impl AsFd, write: bool) -> Result<(OwnedFd, LockFileId)> {

@@ -5,6 +5,7 @@
 //! - `protocols`: the protocols between processes, model-checked
 //! - `control`: the layout of the shared region; `cells`, `readers`, `latencies`: parts of it
 //! - `liveness`: whether a process lives, by locked bytes of `lock`; `presence`: that this one does
+//! - `socket`: messages between processes
 //! - `progress`: whether a living process gets on
 
 pub(crate) mod cells;
@@ -16,6 +17,7 @@ pub(crate) mod presence;
 pub(crate) mod progress;
 pub(crate) mod protocols;
 pub(crate) mod readers;
+pub(crate) mod socket;
 
 #[cfg(test)]
 mod process_tests;

@@ -11,8 +11,9 @@
 
 use crate::files::dir;
 use crate::files::dir::Dir;
+use crate::files::dir::LockFileId;
 use crate::shared::liveness;
-use crate::shared::liveness::{Claim, LockFileId};
+use crate::shared::liveness::Claim;
 use crate::{ClientId, Error, Result};
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -35,7 +36,7 @@ pub(crate) struct Presence {
 /// [`Error::Mismatch`] names `lock`.
 pub(crate) fn refuse_others(dir: &Dir, lock_file: LockFileId) -> Result<()> {
     let start = Instant::now();
-    let mine = lock_file.arena_offset();
+    let mine = liveness::arena_offset(lock_file);
     dir.need_file(dir::ARENA, false)?;
     while dir.with_fd(|fd| liveness::is_held_beside(fd, dir::ARENA, mine))? {
         if start.elapsed() > OTHERS_TIMEOUT {
@@ -62,7 +63,7 @@ impl Presence {
             return Err(Error::Detached { reason: format!("{} was replaced during the opening", dir::LOCK) });
         }
         dir.need_file(dir::ARENA, false)?;
-        let in_arena = dir.with_fd(|fd| Claim::share(fd, dir::ARENA, lock_file.arena_offset()))?;
+        let in_arena = dir.with_fd(|fd| Claim::share(fd, dir::ARENA, liveness::arena_offset(lock_file)))?;
         Ok(Presence { id, _in_arena: in_arena, in_lock })
     }
 

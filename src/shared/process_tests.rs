@@ -5,7 +5,6 @@
 #![allow(unsafe_code)]
 
 use crate::Error;
-use crate::shared::liveness;
 use crate::shared::liveness::{CLIENT_IDS, Claim, InitLock, LOCK_FILE, LOGGER_OFFSET, Tester};
 use crate::shared::memory::fork::ForkGuard;
 use crate::shared::memory::mapping::{MapOptions, Mapping};
@@ -107,7 +106,7 @@ fn soon(mut condition: impl FnMut() -> bool) {
 }
 
 /// As the store asks: by a fresh look at the file, and what is unclear means alive.
-fn is_alive(directory: impl std::os::fd::AsFd, expected: liveness::LockFileId, id: u64) -> bool {
+fn is_alive(directory: impl std::os::fd::AsFd, expected: crate::files::dir::LockFileId, id: u64) -> bool {
     Tester::open(directory, Some(expected)).map_or(true, |tester| tester.is_alive(id).unwrap_or(true))
 }
 

@@ -11,7 +11,8 @@
 
 use crate::btree::cursor::Cursor;
 use crate::btree::{edit, search};
-use crate::pages::{PageRead, PageWrite, format};
+use crate::files::page as format;
+use crate::files::page::{PageRead, PageWrite};
 use crate::{Error, KeyspaceId, PageId, Result, TxnId};
 use std::ops::Bound;
 

@@ -10,8 +10,8 @@
 //! never happens without log space. Streams leave a reserve, so that after a stream that filled the disk
 //! and aborted, an ordinary commit still gets through.
 
-use crate::api::options::Geometry;
 use crate::files::dir;
+use crate::files::geometry::Geometry;
 use crate::files::slot::SlotImage;
 use crate::participant::engine::Engine;
 use crate::shared::protocols::atomic::{Native, Word64};

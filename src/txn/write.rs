@@ -3,12 +3,13 @@
 use crate::btree::cursor::Cursor;
 use crate::btree::{edit, search};
 use crate::files::dir;
+use crate::files::page as format;
+use crate::files::page::HEADER_LEN;
+use crate::files::page::PageWrite;
 use crate::files::slot::SlotImage;
-use crate::pages::format::HEADER_LEN;
 use crate::pages::protection::Protection;
 use crate::pages::room::Share;
 use crate::pages::workspace::Workspace;
-use crate::pages::{PageWrite, format};
 use crate::participant::engine::Engine;
 use crate::txn::catalog;
 use crate::txn::ops::{LARGE_VALUE, Op};

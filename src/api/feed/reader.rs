@@ -13,7 +13,7 @@
 
 use crate::api::feed::seek;
 use crate::files::dir;
-use crate::logger::process::log_error;
+use crate::files::log::log_error;
 use crate::participant::engine::Engine;
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::ring::Ring;

@@ -4,7 +4,7 @@
 //! and all before it is settled. The reader passes over what it finds there of transactions that are known already.
 
 use crate::api::feed::reader::open_segments;
-use crate::logger::process::log_error;
+use crate::files::log::log_error;
 use crate::participant::engine::Engine;
 use crate::process::client::Client;
 use crate::txn::catalog;

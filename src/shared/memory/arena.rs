@@ -9,11 +9,11 @@
 //! reference, since the checkpoint writes them at any time.
 #![allow(unsafe_code)]
 
-use crate::api::options::Geometry;
 use crate::files::descriptor::{FileId, file_id};
 use crate::files::dir;
-use crate::pages::PageRead;
-use crate::pages::format::{CHECKSUM_LEN, HEADER_LEN, Header, PageKind};
+use crate::files::geometry::Geometry;
+use crate::files::page::PageRead;
+use crate::files::page::{CHECKSUM_LEN, HEADER_LEN, Header, PageKind};
 use crate::shared::memory::mapping;
 use crate::shared::memory::mapping::{MAPPING_ALIGN, MapOptions};
 use crate::shared::memory::spans::Spans;

@@ -1,52 +1,15 @@
 //! How a store is opened, and how durable its commits are by default.
 
+use crate::Durability;
+use crate::files::geometry::{Geometry, Parameter};
 use crate::files::owner::Ownership;
 use crate::participant::engine::now_ns;
 use crate::shared::protocols::lock::CommitClass;
-use crate::{Error, Observation, Result, Store, limits};
-use std::path::{Path, PathBuf};
+use crate::{Error, Result, limits};
+use std::path::PathBuf;
 use std::time::Duration;
 pub use untorn_wal::FlushPolicy;
 use untorn_wal::Retention;
-
-/// How far a commit has come when it returns.
-///
-/// ```
-/// # fn main() -> untorn::Result<()> {
-/// # let dir = tempfile::tempdir().unwrap();
-/// # let path = dir.path().join("data");
-/// use std::time::Duration;
-/// use untorn::{Durability, Store};
-///
-/// let store = Store::options().durability(Durability::Within(Duration::from_millis(20))).open(&path)?;
-/// let readings = store.keyspace("readings")?;
-/// readings.put(b"10:00", b"21.5")?; // shares its fsync with all that comes in the next 20 ms
-/// let mut txn = store.begin_with(Durability::Durable)?; // this one is in a hurry
-/// txn.put(&readings, b"alarm", b"on")?;
-/// txn.commit()?;
-/// # drop(readings);
-/// # store.close()?;
-/// # untorn::stop_logger(&path, Duration::from_secs(5))?;
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub enum Durability {
-    /// Other processes see it; it survives the death of any process, but not of the kernel or the power.
-    Visible,
-    /// It survives a power loss: an fsync that covers it has returned.
-    #[default]
-    Durable,
-    /// As [`Durability::Durable`], and there is time: the logger may put the fsync off until so long after the call of the
-    /// commit, so that one covers more. It delays as far as the deadlines of all commits allow, going by its running
-    /// estimate of how long a flush takes; an fsync for other reasons (the flush policy for commits of the other kinds, a half-full
-    /// ring, [`Store::sync`]) covers this commit as well.
-    ///
-    /// The deadline is what the logger aims at, not a limit: a slow disk can miss it. Then the commit returns later, as
-    /// durable as ever, and is counted in [`Stats::deadlines`](crate::Stats::deadlines). Zero is [`Durability::Durable`].
-    Within(Duration),
-}
 
 impl Durability {
     /// By when a commit that is made now is to be durable, on the monotonic clock; `None` if the flush policy says.
@@ -70,7 +33,7 @@ impl Durability {
     }
 }
 
-/// Options of [`Store::open`]; made by [`Store::options`].
+/// Options of [`Store::open`](crate::Store::open); made by [`Store::options`](crate::Store::options).
 #[derive(Clone, Debug)]
 pub struct Options {
     pub(crate) durability: Durability,
@@ -252,7 +215,7 @@ impl Options {
         self
     }
 
-    /// What is kept of the log for those who follow it by [`Store::changes`], beyond what recovery needs: segments that
+    /// What is kept of the log for those who follow it by [`Store::changes`](crate::Store::changes), beyond what recovery needs: segments that
     /// take, as whole files, no more than `bytes` on the disk, and whose changes are no older than `age` (by the system's clock). Both
     /// bounds hold; `u64::MAX` and [`Duration::MAX`] are no bounds. Who falls behind gets [`Error::Lagged`].
     ///
@@ -262,32 +225,6 @@ impl Options {
     pub fn retain_changes(&mut self, bytes: u64, age: Duration) -> &mut Options {
         self.retention = Some(Retention { bytes, age });
         self
-    }
-
-    /// Opens the store in the directory `path`; see [`Store::open`].
-    ///
-    /// # Errors
-    /// As [`Store::open`]; [`Error::Invalid`] when options contradict each other.
-    pub fn open(&self, path: impl AsRef<Path>) -> Result<Store> {
-        Store::open_with(path.as_ref(), self)
-    }
-
-    /// As [`observe`](crate::api::observe), also of another user's store if [`foreign_owner`](Options::foreign_owner) allows: for whom
-    /// its files can be read. The owner can end the process that looks, by cutting a file short.
-    ///
-    /// # Errors
-    /// As [`observe`](crate::api::observe).
-    pub fn observe(&self, path: impl AsRef<Path>) -> Result<Observation> {
-        let ownership = if self.foreign_owner { Ownership::ForeignToRead } else { Ownership::Own };
-        crate::api::observe::observe_as(path.as_ref(), ownership)
-    }
-
-    /// As [`stop_logger`](crate::stop_logger), also of another user's store if [`foreign_owner`](Options::foreign_owner) allows.
-    ///
-    /// # Errors
-    /// As [`stop_logger`](crate::stop_logger).
-    pub fn stop_logger(&self, path: impl AsRef<Path>, timeout: Duration) -> Result<bool> {
-        crate::logger::daemon::stop_logger_as(path.as_ref(), timeout, self.ownership())
     }
 
     /// Whose stores these options open.
@@ -335,67 +272,5 @@ impl Options {
             }
         }
         Ok(())
-    }
-}
-
-/// What is fixed when a store is created.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Geometry {
-    pub(crate) page_size: usize,
-    pub(crate) max_size: u64,
-    pub(crate) ring_size: u64,
-    pub(crate) segment_size: u64,
-}
-
-/// The sizes in a [`Geometry`], in the order in which a header has them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Parameter {
-    Page,
-    Max,
-    Ring,
-    Segment,
-}
-
-impl Geometry {
-    /// The first parameter that no store has, and what is wrong with it. Creation and opening alike go by this, so that
-    /// sizes and offsets computed from a geometry never overflow, whatever a file contains.
-    pub(crate) fn problem(&self) -> Option<(Parameter, String)> {
-        let Geometry { page_size, max_size, ring_size, segment_size } = *self;
-        if !page_size.is_power_of_two() || !(limits::PAGE_SIZE_MIN..=limits::PAGE_SIZE_MAX).contains(&page_size) {
-            let what = format!("page size {page_size} is not a power of two from 4096 to 65536");
-            return Some((Parameter::Page, what));
-        }
-        if !ring_size.is_power_of_two() || !(limits::RING_SIZE_MIN..=limits::RING_SIZE_MAX).contains(&ring_size) {
-            let what = format!("ring size {ring_size} is not a power of two from 64 KiB to 256 MiB");
-            return Some((Parameter::Ring, what));
-        }
-        let fits = (4 * ring_size..=limits::SEGMENT_SIZE_MAX).contains(&segment_size);
-        if !segment_size.is_multiple_of(4096) || !fits {
-            let what = format!(
-                "segment size {segment_size} is not a multiple of 4096 from four times the ring size {ring_size} to 1 GiB"
-            );
-            return Some((Parameter::Segment, what));
-        }
-        let fits = (limits::MAX_SIZE_MIN..=self.max_size_max()).contains(&max_size);
-        if !max_size.is_multiple_of(limits::GROWTH_PIECE) || !fits {
-            let what = format!(
-                "maximum size {max_size} is not a multiple of {} from {} to {}",
-                limits::GROWTH_PIECE,
-                limits::MAX_SIZE_MIN,
-                self.max_size_max()
-            );
-            return Some((Parameter::Max, what));
-        }
-        None
-    }
-
-    /// The largest arena that page numbers can address, in bytes.
-    fn max_size_max(&self) -> u64 {
-        (self.page_size as u64) << 32
-    }
-
-    /// Pages in an arena of the greatest size.
-    pub(crate) fn pages_max(&self) -> u64 {
-        self.max_size / self.page_size as u64
     }
 }

@@ -1,0 +1,52 @@
+//! The pinned transactions that one scan of the reader slots has found.
+
+use crate::TxnId;
+
+/// The pins that one scan has found.
+#[derive(Debug, Default)]
+pub(crate) struct PinScan {
+    /// The newest commit before the scan.
+    pub(crate) horizon: TxnId,
+    /// Pinned transactions, ascending.
+    pub(crate) pins: Vec<TxnId>,
+    /// Pins that were found, those of the same transaction counted each.
+    pub(crate) slots: usize,
+}
+
+impl PinScan {
+    /// The scan of these pins, in any order, that was made when `horizon` was the newest commit.
+    pub(crate) fn new(horizon: TxnId, mut pins: Vec<TxnId>) -> PinScan {
+        let slots = pins.len();
+        pins.sort_unstable();
+        pins.dedup();
+        PinScan { horizon, pins, slots }
+    }
+
+    /// Whether a pin protects a page that was born in `birth` and freed in `freed`.
+    pub(crate) fn protects(&self, birth: TxnId, freed: TxnId) -> bool {
+        let first = self.pins.partition_point(|pin| *pin < birth);
+        self.pins.get(first).is_some_and(|pin| *pin < freed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn txn(sequence: u64) -> TxnId {
+        TxnId::from_u64(sequence)
+    }
+
+    /// A pin protects what was born by it and freed after it; of a page freed after the horizon the
+    /// scan does not decide.
+    #[test]
+    fn protects_by_birth_and_freed() {
+        let scan = PinScan::new(txn(20), vec![txn(9), txn(5), txn(9)]);
+        assert_eq!((scan.pins.as_slice(), scan.slots), (&[txn(5), txn(9)][..], 3));
+        for (birth, freed, protected) in
+            [(5, 6, true), (1, 5, false), (6, 9, false), (6, 10, true), (9, 12, true), (10, 20, false)]
+        {
+            assert_eq!(scan.protects(txn(birth), txn(freed)), protected, "{birth} to {freed}");
+        }
+    }
+}
