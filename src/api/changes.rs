@@ -301,11 +301,12 @@ impl Changes {
 
     fn plan_stream_from(&mut self, client: &Arc<Client>, start: untorn_wal::Lsn) -> Result<bool> {
         let mut plan = Plan::new();
+        let mut txn = None;
         while let Some(record) = self.reader.peek(&client.engine, self.bound)? {
-            match record.kind {
-                // It was rolled back; without a word, if its process died.
-                RecordKind::Abort | RecordKind::Commit => return Ok(true),
-                RecordKind::Frame | RecordKind::FrameCommit => {}
+            // It was rolled back. A log that an earlier version recovered may lack the abort record.
+            let is_other = *txn.get_or_insert(record.txn) != record.txn;
+            if is_other || matches!(record.kind, RecordKind::Abort | RecordKind::Commit) {
+                return Ok(true);
             }
             plan.add(client, &mut self.names, &self.filter, self.reader.payload(&record), start)?;
             self.reader.skip(&record);

@@ -59,6 +59,8 @@ pub(super) struct Recovered {
     bytes: Vec<u8>,
     /// Where the last whole record ends.
     end: Lsn,
+    /// The log has no byte beyond the checkpoint.
+    is_log_empty: bool,
     /// What the old region holds is of the same time as the log.
     counts_old: bool,
     /// The newest checkpoint: the one that the replay began at, or one that it took.
@@ -184,8 +186,15 @@ pub(super) fn replay(
     let stated = scan.max_stated();
     let mut replay = Replay::new(engine, header.txn(), header.log_position);
     let from = stated.durable.max(header.log_position);
-    let mut recovered =
-        Recovered { stated, from, bytes: Vec::new(), end: Lsn::ZERO, counts_old: false, header: *header };
+    let mut recovered = Recovered {
+        stated,
+        from,
+        bytes: Vec::new(),
+        end: Lsn::ZERO,
+        is_log_empty: false,
+        counts_old: false,
+        header: *header,
+    };
     // Up to `from` all is known to be durable: a checkpoint may be taken there. Not beyond it, where bytes that were read may
     // be ones that the disk never got.
     // One spare is for the segment that follows, and without a second one no commit is granted any log.
@@ -219,9 +228,14 @@ pub(super) fn replay(
         }
     }
     crash_point!("recover.ring_replayed");
+    let settled = replay.settled();
     let (end, _) = replay.finish();
     recovered.end = end;
     recovered.cut(engine)?;
+    recovered.is_log_empty = recovered.bytes.is_empty();
+    if settled == header.log_position {
+        recovered.abort_stream_before(engine, header);
+    }
     let committed = engine.control.committed();
     let transactions = committed.sequence().saturating_sub(header.txn().sequence());
     let bytes = end.0.saturating_sub(header.log_position.0);
@@ -307,6 +321,19 @@ impl Recovered {
         self.end = Lsn(self.end.0 + self.bytes.len() as u64);
         Ok(())
     }
+
+    /// Appends an abort record if the checkpoint's position is behind the frames of a transaction that never committed. The
+    /// next transaction writes one only if the published tail is behind the newest commit, which the fresh region does not
+    /// show. Without it, a follower that reads from an earlier position takes the frames for the begin of the next stream.
+    fn abort_stream_before(&mut self, engine: &Engine, header: &Header) {
+        if header.image.log_tail >= header.log_position {
+            return;
+        }
+        let len = self.bytes.len();
+        let txn = engine.control.committed().as_u64();
+        record::encode(&mut self.bytes, engine.record_seed(), self.end, txn, RecordKind::Abort, &[]);
+        self.end = Lsn(self.end.0 + (self.bytes.len() - len) as u64);
+    }
 }
 
 /// Starts the new segment, sets the incarnation to come, and puts the fresh region in place.
@@ -344,7 +371,7 @@ pub(super) fn finish(
     // Left in order, the store goes on with the ids and versions that follow. Else some may be lost: what comes next is of
     // an incarnation that nothing was given of. Its first commit begins it: see `Engine::state_incarnation`.
     let used = last.incarnation().max(stated.incarnation);
-    let untouched = header.clean && last == header.txn() && recovered.bytes.is_empty() && used == last.incarnation();
+    let untouched = header.clean && last == header.txn() && recovered.is_log_empty && used == last.incarnation();
     let incarnation = if untouched { used } else { used.min(INCARNATION_MAX) + 1 };
     engine.control.begin_incarnation(incarnation, untouched);
     recover_cells::restore(engine, old.filter(|_| recovered.counts_old), &region.file, incarnation)?;

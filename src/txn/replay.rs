@@ -179,8 +179,12 @@ impl<'e> Replay<'e> {
         self.engine.progress.step();
         let base = self.engine.control.newest()?;
         let mut write = match self.open.take() {
-            Some(write) => write,
-            None => Write::replay(self.engine, base, txn, self.checkpoint)?,
+            Some(write) if write.txn_id() == txn => write,
+            _ if kind == RecordKind::FrameCommit => {
+                return Err(damaged(format!("transaction {txn} ends without having begun")));
+            }
+            // A stream of another transaction never committed.
+            _ => Write::replay(self.engine, base, txn, self.checkpoint)?,
         };
         for op in Ops::new(payload) {
             write.apply(op.map_err(&damaged)?)?;
