@@ -101,7 +101,7 @@ fn load(path: &Path, role: &str) {
             // Overwritten before long, so that the store stays small.
             txn.put(&keyspace, &(n % 20_000).to_be_bytes(), &[7; 1024]).expect("put");
         }
-        drop(txn.commit_with(Durability::Visible).expect("committed"));
+        txn.submit().expect("committed");
         if role == "paced" {
             std::thread::sleep(BULK_PAUSE);
         }

@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     txn.put(&users, b"bob", b"50")?;
     // Faster: visible to all processes now, durable a little later. The ticket says when.
     let before = store.snapshot()?;
-    let ticket = txn.commit_with(Durability::Visible)?;
+    let ticket = txn.commit()?;
     ticket.wait()?;
 
     // A snapshot stays as it was; reads come from the memory map, without a copy.

@@ -17,7 +17,7 @@
 //! let mut txn = store.begin_with(Durability::Visible)?; // gives way to commits that wait for the disk
 //! txn.put(&users, b"alice", b"1")?;
 //! txn.put(&users, b"bob", b"2")?;
-//! let ticket = txn.commit_with(Durability::Visible)?; // other processes see both, or neither
+//! let ticket = txn.commit()?; // other processes see both, or neither
 //! ticket.wait()?; // now they survive a power loss
 //!
 //! for entry in users.prefix(b"al")? {

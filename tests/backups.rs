@@ -31,7 +31,7 @@ fn child() {
     let put = |key: &[u8]| {
         let mut txn = store.begin_with(Durability::Visible).unwrap();
         txn.put(&keys, key, role.arguments[0].as_bytes()).unwrap();
-        drop(txn.commit_with(Durability::Visible).unwrap());
+        txn.commit().unwrap();
     };
     put(b"durable");
     store.sync().unwrap();

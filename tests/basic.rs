@@ -19,9 +19,9 @@ fn put_get_delete_and_reopen() {
         assert!(users.delete(b"alice").unwrap());
         assert!(users.get(b"alice").unwrap().is_none());
         for i in 0..10_000u32 {
-            let mut txn = store.begin().unwrap();
+            let mut txn = store.begin_with(Durability::Visible).unwrap();
             txn.put(&users, &i.to_be_bytes(), &[7; 100]).unwrap();
-            let _ticket = txn.commit_with(Durability::Visible).unwrap();
+            txn.commit().unwrap();
         }
         store.sync().unwrap();
         let report = store.verify().unwrap();

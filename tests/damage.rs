@@ -99,7 +99,7 @@ fn verify_finds_each_flipped_byte_of_used_pages() {
 fn disturb(store: &Store, state: &State, random: &mut Random) {
     let entries: Vec<_> = state.iter().collect();
     for _ in 0..6 {
-        let Ok(mut txn) = store.begin() else { continue };
+        let Ok(mut txn) = store.begin_with(Durability::Visible) else { continue };
         let done = (|| -> untorn::Result<()> {
             for _ in 0..1 + random.below(4) {
                 let ((space, key), value) = entries[random.below(entries.len() as u64) as usize];
@@ -113,15 +113,15 @@ fn disturb(store: &Store, state: &State, random: &mut Random) {
             Ok(())
         })();
         if done.is_ok() {
-            let _ticket = txn.commit_with(Durability::Visible);
+            drop(txn.commit());
         }
     }
     if random.below(3) == 0
-        && let Ok(mut txn) = store.begin()
+        && let Ok(mut txn) = store.begin_with(Durability::Visible)
     {
         let dropped = txn.keyspace("passing").and_then(|_| txn.drop_keyspace("passing"));
         if dropped.is_ok() {
-            let _ticket = txn.commit_with(Durability::Visible);
+            drop(txn.commit());
         }
     }
 }
@@ -374,13 +374,15 @@ fn live_child() {
                             }
                         }),
                         2 => timed("visible", &mut || {
-                            if let (Ok(Some(keyspace)), Ok(mut txn)) = (store.find_keyspace("a"), store.begin()) {
+                            if let (Ok(Some(keyspace)), Ok(mut txn)) =
+                                (store.find_keyspace("a"), store.begin_with(Durability::Visible))
+                            {
                                 for _ in 0..random.below(60) {
                                     if txn.put(&keyspace, &random.below(500).to_le_bytes(), &[4; 900]).is_err() {
                                         return;
                                     }
                                 }
-                                drop(txn.commit_with(Durability::Visible));
+                                drop(txn.commit());
                             }
                         }),
                         3 => timed("sync", &mut || drop(store.sync())),

@@ -99,7 +99,7 @@ fn the_events_of_a_life() {
     for _ in 0..100 {
         let mut txn = store.begin_with(Durability::Visible).unwrap();
         txn.put(&keys, b"key", b"value").unwrap();
-        let _ = txn.commit().unwrap();
+        txn.commit().unwrap();
         keys.get(b"key").unwrap().unwrap();
         store.snapshot().unwrap();
     }

@@ -87,7 +87,7 @@ fn filters_by_keyspace_and_prefix() {
     for (keyspace, key) in [(&users, "ab1"), (&other, "ab2"), (&users, "ac3"), (&users, "ab4"), (&other, "x")] {
         txn.put(keyspace, key.as_bytes(), b"v").unwrap();
     }
-    let first = txn.commit().unwrap();
+    let first = txn.commit().unwrap().txn_id();
     let last = other.put(b"ab5", b"v").unwrap();
     let all = || store.changes(TxnId::ZERO, Feed::Visible).unwrap();
     let mut of_users = all().keyspace("users");
@@ -113,7 +113,7 @@ fn a_key_that_changes_twice_in_a_transaction_comes_once() {
         txn.put(&keys, key, value).unwrap();
     }
     txn.delete(&keys, b"b").unwrap();
-    let small_one = txn.commit().unwrap();
+    let small_one = txn.commit().unwrap().txn_id();
     assert_eq!(texts(&drain(&mut store.changes(from, Feed::Visible).unwrap(), small_one)), ["keys/a=2,", "keys/b=-."]);
     // Also in one that streams.
     let mut txn = store.begin().unwrap();
@@ -122,7 +122,7 @@ fn a_key_that_changes_twice_in_a_transaction_comes_once() {
             txn.put(&keys, &key.to_be_bytes(), &[&round.to_be_bytes()[..], &[7; 500]].concat()).unwrap();
         }
     }
-    let streamed = txn.commit().unwrap();
+    let streamed = txn.commit().unwrap().txn_id();
     let changes = drain(&mut store.changes(small_one, Feed::Durable).unwrap(), streamed);
     assert_eq!(changes.len(), 100);
     for (key, change) in changes.iter().enumerate() {
@@ -169,9 +169,9 @@ fn visible_commits_are_told_soon_under_any_policy() {
     for n in 0..40_u64 {
         std::thread::sleep(Duration::from_millis(10));
         let start = Instant::now();
-        let mut txn = store.begin().unwrap();
+        let mut txn = store.begin_with(Durability::Visible).unwrap();
         txn.put(&keys, b"k", &n.to_be_bytes()).unwrap();
-        let _ticket = txn.commit_with(Durability::Visible).unwrap();
+        txn.commit().unwrap();
         let (at, change) = told.recv_timeout(HANGS).unwrap();
         assert_eq!(change.value().unwrap(), n.to_be_bytes());
         delays.push(at.saturating_duration_since(start));
@@ -194,9 +194,9 @@ fn a_deadline_holds_where_nothing_that_comes_is_wanted() {
         scope.spawn(|| {
             let value = vec![7; 30_000];
             while !ended.load(Ordering::Relaxed) {
-                let mut txn = store.begin().unwrap();
+                let mut txn = store.begin_with(Durability::Visible).unwrap();
                 txn.put(&keys, b"k", &value).unwrap();
-                let _ticket = txn.commit_with(Durability::Visible).unwrap();
+                txn.commit().unwrap();
             }
         });
         let mut answers = Vec::new();
@@ -219,14 +219,14 @@ fn the_durable_feed_tells_nothing_that_is_only_visible() {
     let store = dir.open_with(|options| {
         options.flush_policy(untorn::FlushPolicy::Every(Duration::from_secs(600)));
     });
-    let mut txn = store.begin().unwrap();
+    let mut txn = store.begin_with(Durability::Visible).unwrap();
     let keys = txn.keyspace("keys").unwrap();
-    let _ticket = txn.commit_with(Durability::Visible).unwrap();
+    txn.commit().unwrap();
     store.sync().unwrap();
     let from = now(&store);
-    let mut txn = store.begin().unwrap();
+    let mut txn = store.begin_with(Durability::Visible).unwrap();
     txn.put(&keys, b"k", b"v").unwrap();
-    let _ticket = txn.commit_with(Durability::Visible).unwrap();
+    txn.commit().unwrap();
     let mut visible = store.changes(from, Feed::Visible).unwrap();
     let mut durable = store.changes(from, Feed::Durable).unwrap();
     assert_eq!(text(&visible.try_next(HANGS).unwrap().unwrap()), "keys/k=v.");
@@ -257,7 +257,7 @@ fn transactions_larger_than_the_ring_come_whole_or_not_at_all() {
             txn.put(&keys, b"large", &large).unwrap();
         }
     }
-    let streamed = txn.commit().unwrap();
+    let streamed = txn.commit().unwrap().txn_id();
     let last = keys.put(b"short", b"").unwrap();
     for feed in BOTH {
         let changes = drain(&mut store.changes(from, feed).unwrap(), last);
@@ -323,9 +323,9 @@ fn write(store: &Store, bytes: usize, tag: u64) -> u64 {
     let keys = store.keyspace("keys").unwrap();
     let count = (bytes / 1000) as u64;
     for n in 0..count {
-        let mut txn = store.begin().unwrap();
+        let mut txn = store.begin_with(Durability::Visible).unwrap();
         txn.put(&keys, &(n % 100).to_be_bytes(), &[&(tag + n).to_be_bytes()[..], &[1; 950]].concat()).unwrap();
-        let _ticket = txn.commit_with(Durability::Visible).unwrap();
+        txn.commit().unwrap();
     }
     store.sync().unwrap();
     count
@@ -389,7 +389,7 @@ fn from_each_transaction_on() {
             txn.put(&keys, &n.to_be_bytes(), &[round as u8; 900]).unwrap();
         }
         if round % 2 == 0 {
-            last = txn.commit().unwrap();
+            last = txn.commit().unwrap().txn_id();
         } else {
             txn.rollback();
         }
@@ -521,9 +521,9 @@ fn a_logger_that_is_killed_is_replaced_for_a_follower() {
     for n in 0..5_u64 {
         kill_logger(&store);
         // Nobody but the follower calls again.
-        let mut txn = store.begin().unwrap();
+        let mut txn = store.begin_with(Durability::Visible).unwrap();
         txn.put(&keys, b"k", &n.to_be_bytes()).unwrap();
-        let _ticket = txn.commit_with(Durability::Visible).unwrap();
+        txn.commit().unwrap();
         assert_eq!(durable.try_next(HANGS).unwrap().unwrap().value().unwrap(), n.to_be_bytes());
     }
 }
@@ -542,9 +542,9 @@ fn a_stopped_logger_under_followers() {
     let logger = store.stats().unwrap().logger_pid.unwrap();
     send(logger, Signal::STOP);
     std::thread::sleep(Duration::from_millis(200));
-    let mut txn = store.begin().unwrap();
+    let mut txn = store.begin_with(Durability::Visible).unwrap();
     txn.put(&keys, b"k", b"v").unwrap();
-    let _ticket = txn.commit_with(Durability::Visible).unwrap();
+    txn.commit().unwrap();
     // The logger is still stopped.
     assert_eq!(text(&waiting.join().unwrap().unwrap().unwrap()), "keys/k=v.");
     for _ in 0..2 {
@@ -631,12 +631,12 @@ fn child() {
         "writer" => {
             let keys = store.keyspace("keys").unwrap();
             for n in 0..role.number(0) {
-                let mut txn = store.begin().unwrap();
+                let mut txn = store.begin_with(Durability::Visible).unwrap();
                 for half in 0..2 {
                     let value = [&(2 * n + half).to_be_bytes()[..], &[3; 200]].concat();
                     txn.put(&keys, &(2 * (n % 50) + half).to_be_bytes(), &value).unwrap();
                 }
-                let _ticket = txn.commit_with(Durability::Visible).unwrap();
+                txn.commit().unwrap();
                 if n % 10 == 0 {
                     std::thread::sleep(Duration::from_millis(3));
                 }

@@ -34,7 +34,8 @@ fn count_on(store: &Store, seed: u64) {
     let mut dice = StdRng::seed_from_u64(seed);
     let keys = store.keyspace("counts").unwrap();
     loop {
-        let mut txn = store.begin().unwrap();
+        let durability = if dice.random_range(0..10) == 0 { Durability::Durable } else { Durability::Visible };
+        let mut txn = store.begin_with(durability).unwrap();
         let n = txn.get(&keys, b"one").unwrap().map_or(0, number) + 1;
         let streams = dice.random_range(0..20) == 0;
         for part in 0..if streams { 120_u64 } else { dice.random_range(0..3) } {
@@ -47,8 +48,7 @@ fn count_on(store: &Store, seed: u64) {
             continue;
         }
         txn.put(&keys, b"two", &n.to_be_bytes()).unwrap();
-        let durability = if dice.random_range(0..10) == 0 { Durability::Durable } else { Durability::Visible };
-        let _ticket = txn.commit_with(durability).unwrap();
+        txn.commit().unwrap();
         // What matters is who dies when, not how much there is to read afterwards.
         std::thread::sleep(Duration::from_micros(300));
     }
@@ -179,9 +179,9 @@ fn on_a_full_device_what_is_kept_gives_way() {
     let store = options.open(device.path()).unwrap();
     let keys = store.keyspace("keys").unwrap();
     let commit = |key: u64, value: &[u8]| {
-        let mut txn = store.begin()?;
+        let mut txn = store.begin_with(Durability::Visible)?;
         txn.put(&keys, &key.to_be_bytes(), value)?;
-        txn.commit_with(Durability::Visible).map(drop)
+        txn.commit().map(drop)
     };
     // The log, twice what the device holds.
     for n in 0..48_000_u64 {
@@ -227,9 +227,9 @@ fn the_host_closes_all_descriptors() {
     let host = Child::spawn("host", &dir.path, &[]);
     host.expect("closed");
     for n in 0..2000_u64 {
-        let mut txn = store.begin().unwrap();
+        let mut txn = store.begin_with(Durability::Visible).unwrap();
         txn.put(&keys, b"k", &[&n.to_be_bytes()[..], &[1; 900]].concat()).unwrap();
-        let _ticket = txn.commit_with(Durability::Visible).unwrap();
+        txn.commit().unwrap();
     }
     store.sync().unwrap();
     host.expect("2000 in order, nothing of others closed");

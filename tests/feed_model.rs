@@ -275,7 +275,8 @@ fn write(store: &Store) {
     while let Some(line) = listen() {
         let words: Vec<&str> = line.split(' ').collect();
         let seed: u64 = words[0].parse().unwrap();
-        let mut txn = store.begin().unwrap();
+        let durability = if words[2] == "true" { Durability::Durable } else { Durability::Visible };
+        let mut txn = store.begin_with(durability).unwrap();
         let mut effects = Vec::new();
         for (index, op) in words[3..].iter().map(|word| decode(word)).enumerate() {
             let of =
@@ -306,8 +307,7 @@ fn write(store: &Store) {
             continue;
         }
         let before = txn.base_txn_id();
-        let durability = if words[2] == "true" { Durability::Durable } else { Durability::Visible };
-        let ticket = txn.commit_with(durability).unwrap();
+        let ticket = txn.commit().unwrap();
         // One that changed nothing takes no id.
         let id = Some(ticket.txn_id()).filter(|id| *id != before);
         say(format_args!("{} {}", id.map_or("-".into(), |id| id.as_u64().to_string()), effects.join(" ")));

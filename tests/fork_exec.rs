@@ -276,7 +276,7 @@ fn a_program_started_by_a_client_keeps_nothing() {
     let store = test.open();
     let mut client = Child::spawn("starts-others", &test.path, &[]);
     let other: u32 = client.hear().parse().unwrap();
-    assert!(matches!(store.try_begin(Duration::from_millis(20)), Err(Error::LockTimeout { .. })));
+    assert!(matches!(store.begin_timeout(Duration::from_millis(20)), Err(Error::LockTimeout { .. })));
     let killed = Instant::now();
     client.kill();
     store.begin().unwrap().rollback();
@@ -350,9 +350,9 @@ fn threads_share_handles() {
     assert_eq!(counter.get().unwrap(), ROUNDS * THREADS * (THREADS + 1) / 2);
     let tickets: Vec<Ticket> = (0..20u8)
         .map(|n| {
-            let mut txn = store.begin().unwrap();
+            let mut txn = store.begin_with(Durability::Visible).unwrap();
             txn.put(&keys, &[n], b"v").unwrap();
-            txn.commit_with(Durability::Visible).unwrap()
+            txn.commit().unwrap()
         })
         .collect();
     std::thread::scope(|scope| tickets.iter().for_each(|ticket| drop(scope.spawn(|| ticket.wait().unwrap()))));

@@ -258,7 +258,7 @@ fn writer(role: &Role) {
     let keyspace = store.keyspace("t").unwrap();
     let mut txn = store.begin_with(Durability::Visible).unwrap();
     txn.put(&keyspace, b"visible", round.to_string().as_bytes()).unwrap();
-    drop(txn.commit_with(Durability::Visible).unwrap());
+    txn.commit().unwrap();
     cell.store(&[round; 8]).unwrap();
     counter.add(7 + u64::from(round) - counter.get().unwrap()).unwrap();
     say("stored");

@@ -184,10 +184,9 @@ fn a_store_that_fills_its_own_volume_can_delete() {
         assert!(rows.is_empty().unwrap());
         // Durable ones, each a block of the log: several times what the log has.
         for round in 0..1000_u32 {
-            let mut txn = store.begin().unwrap();
+            let mut txn = store.begin_with(Durability::Durable).unwrap();
             txn.put(&rows, b"again", &round.to_be_bytes()).unwrap();
-            let _ticket =
-                txn.commit_with(Durability::Durable).unwrap_or_else(|error| panic!("{kind:?}, {round}: {error}"));
+            let _ticket = txn.commit().unwrap_or_else(|error| panic!("{kind:?}, {round}: {error}"));
         }
         assert!(store.stats().unwrap().needs_recovery.is_none());
         assert_clean(&store);
@@ -250,11 +249,11 @@ fn after_a_stream_that_failed_the_next_one_gets_through() {
         assert!(matches!(error, Error::DiskFull { .. }), "{error}");
         txn.rollback();
         store.checkpoint().unwrap();
-        let mut txn = store.begin().unwrap();
+        let mut txn = store.begin_with(Durability::Durable).unwrap();
         for _ in 0..20 {
             txn.put(&rows, b"one", &vec![round; 3000]).unwrap_or_else(|error| panic!("{round}, {put}: {error}"));
         }
-        let _ticket = txn.commit_with(Durability::Durable).unwrap_or_else(|error| panic!("{round}, {put}: {error}"));
+        txn.commit().unwrap_or_else(|error| panic!("{round}, {put}: {error}"));
     }
     assert_clean(&store);
 }

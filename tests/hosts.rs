@@ -116,9 +116,9 @@ fn a_waker_that_panics_keeps_no_other_task_waiting() {
     let rows = store.keyspace("rows").unwrap();
     for when_dropped in [false, true] {
         let commit = |key: &[u8]| {
-            let mut txn = store.begin().unwrap();
+            let mut txn = store.begin_with(Durability::Within(Duration::from_secs(2))).unwrap();
             txn.put(&rows, key, b"v").unwrap();
-            txn.commit_unwaited(Durability::Within(Duration::from_secs(2))).unwrap()
+            txn.submit().unwrap()
         };
         let (first, second) = (commit(b"a"), commit(b"b"));
         let flag = Arc::new(Flag(AtomicBool::new(false)));
@@ -256,13 +256,13 @@ fn other_clock(role: &Role) {
     let store = Store::open(&role.store).unwrap();
     let rows = store.keyspace("rows").unwrap();
     let within = Durability::Within(Duration::from_millis(50));
-    let mut txn = store.begin().unwrap();
+    let mut txn = store.begin_with(within).unwrap();
     txn.put(&rows, b"a", b"1").unwrap();
-    txn.commit_with(within).unwrap().wait().unwrap();
+    txn.commit().unwrap().wait().unwrap();
     say("waited");
-    let mut txn = store.begin().unwrap();
+    let mut txn = store.begin_with(within).unwrap();
     txn.put(&rows, b"b", b"2").unwrap();
-    let mut ticket = pin!(txn.commit_unwaited(within).unwrap());
+    let mut ticket = pin!(txn.submit().unwrap());
     let flag = Arc::new(Flag(AtomicBool::new(false)));
     let waker = Waker::from(flag.clone());
     if ticket.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {

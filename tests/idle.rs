@@ -67,13 +67,13 @@ fn a_logger_rests_beside_a_client_that_does_nothing() {
     // All that wakes it still does.
     keys.put(b"k", b"durable").unwrap();
     assert_rests(logger, 1.0);
-    let mut txn = store.begin().unwrap();
+    let mut txn = store.begin_with(Durability::Visible).unwrap();
     txn.put(&keys, b"k", b"visible").unwrap();
-    let ticket = txn.commit_with(Durability::Visible).unwrap();
+    let ticket = txn.commit().unwrap();
     wait_until(|| ticket.is_durable());
-    let mut txn = store.begin().unwrap();
+    let mut txn = store.begin_with(Durability::Within(Duration::from_millis(200))).unwrap();
     txn.put(&keys, b"k", b"within").unwrap();
-    let ticket = txn.commit_with(Durability::Within(Duration::from_millis(200))).unwrap();
+    let ticket = txn.commit().unwrap();
     wait_until(|| ticket.is_durable());
     assert_rests(logger, 1.0);
     cell.store_durable(&[7; 8]).unwrap();

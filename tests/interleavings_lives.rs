@@ -206,7 +206,7 @@ fn a_child_keeps_nothing_of_a_parent_killed_in_its_transaction() {
         let mut parent = Role::own("forks-in-transaction", &scene.path, "");
         let child = parent.wait_for("forked ").split_once(' ').unwrap().1.parse().unwrap();
         let child = Orphan(child);
-        assert!(matches!(few.store.try_begin(Duration::from_millis(30)), Err(Error::LockTimeout { .. })));
+        assert!(matches!(few.store.begin_timeout(Duration::from_millis(30)), Err(Error::LockTimeout { .. })));
         let pid = parent.child.id();
         assert!(few.store.stats().unwrap().readers.iter().any(|reader| reader.pid == pid));
         let waited = std::thread::scope(|scope| {
@@ -356,7 +356,7 @@ fn child_drops(path: &Path) {
     // A child may open the store anew, as the process that it is.
     let code = child(&mut || {
         let store = worker::options().open(path).unwrap();
-        let waits = matches!(store.try_begin(Duration::from_millis(20)), Err(Error::LockTimeout { .. }));
+        let waits = matches!(store.begin_timeout(Duration::from_millis(20)), Err(Error::LockTimeout { .. }));
         i32::from(number(&store, &store.snapshot().unwrap()) != 11 || !waits)
     });
     assert_eq!(code, 0, "the child could not open the store for itself");
@@ -393,7 +393,7 @@ fn a_child_drops_its_copies() {
     assert_eq!(heard, "forked");
     let few = Few::open(worker::options().open(&scene.path).unwrap()).unwrap();
     let pid = parent.child.id();
-    let error = few.store.try_begin(Duration::from_millis(50)).map(drop).unwrap_err();
+    let error = few.store.begin_timeout(Duration::from_millis(50)).map(drop).unwrap_err();
     assert!(matches!(&error, Error::LockTimeout { holder, .. } if holder.contains(&pid.to_string())), "{error}");
     // Longer than the dead are looked for.
     std::thread::sleep(Duration::from_millis(250));
@@ -470,7 +470,7 @@ fn the_host_closes_all_descriptors() {
     // Its readers hold more slots than one chunk of the table has.
     assert!(store.stats().unwrap().readers.len() > 1024);
     assert_eq!(host.ask("begin"), "begun");
-    assert!(matches!(store.try_begin(Duration::from_millis(100)), Err(Error::LockTimeout { .. })));
+    assert!(matches!(store.begin_timeout(Duration::from_millis(100)), Err(Error::LockTimeout { .. })));
     assert_eq!(host.ask("end"), "ended");
     // The logger is killed: the host, which alone waits for one, starts its successor.
     let logger = store.stats().unwrap().logger_pid.unwrap();

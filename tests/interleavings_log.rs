@@ -321,9 +321,9 @@ fn every_so_many_bytes_more_than_the_ring_holds() {
     assert!(spent < HANGS, "{spent:?}");
     // A durable commit does not wait for that many bytes either.
     let begun = Instant::now();
-    let mut txn = store.begin().unwrap();
+    let mut txn = store.begin_with(Durability::Durable).unwrap();
     txn.put(&keys, b"durable", b"v").unwrap();
-    txn.commit_with(Durability::Durable).unwrap().wait().unwrap();
+    txn.commit().unwrap().wait().unwrap();
     assert!(begun.elapsed() < HANGS);
     assert_verified(&store);
 }

@@ -90,7 +90,7 @@ fn commits_that_have_time_are_acknowledged_apart() {
     let mut txn = store.begin_with(Durability::Within(times[2])).unwrap();
     txn.put(&keys, b"key", b"other").unwrap();
     // Whoever waits later is counted as such, if there is something to wait for.
-    txn.commit_unwaited(Durability::Within(times[2])).unwrap().wait().unwrap();
+    txn.submit().unwrap().wait().unwrap();
     let now = store.stats().unwrap().latencies.acknowledgement;
     assert_eq!(now.within.since(&before.within).count(), 3, "{now:#?}");
     assert_eq!(now.urgent.since(&before.urgent).count(), 0, "{now:#?}");
@@ -146,7 +146,7 @@ fn who_waits_for_a_visible_commit_is_counted_once_it_is_durable() {
     let mut txn = store.begin_with(Durability::Visible).unwrap();
     let keys = txn.keyspace("keys").unwrap();
     txn.put(&keys, b"key", b"value").unwrap();
-    let ticket = txn.commit_with(Durability::Visible).unwrap();
+    let ticket = txn.commit().unwrap();
     let acknowledged = || store.stats().unwrap().latencies.acknowledgement.bulk.count();
     let mut awaited = pin!(ticket.clone());
     assert!(awaited.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());

@@ -60,13 +60,13 @@ fn the_logger_leaves_beside_an_open_transaction() {
     let store = Store::open(&path).unwrap();
     let rows = store.keyspace("rows").unwrap();
     rows.put(b"a", b"1").unwrap();
-    let mut txn = store.begin().unwrap();
+    let mut txn = store.begin_with(Durability::Durable).unwrap();
     txn.put(&rows, b"b", b"2").unwrap();
     let start = Instant::now();
     assert!(untorn::stop_logger(&path, HANGS).unwrap());
     assert!(start.elapsed() < HANGS, "{:?}", start.elapsed());
     // A successor is started by whoever waits for it.
-    txn.commit_with(Durability::Durable).unwrap().wait().unwrap();
+    txn.commit().unwrap().wait().unwrap();
     assert_eq!(rows.get(b"b").unwrap().unwrap(), b"2");
     drop((rows, store));
     untorn::stop_logger(&path, HANGS).unwrap();
@@ -114,9 +114,9 @@ fn the_longest_time_out_is_no_limit() {
     let path = dir.path().join("data");
     let store = Store::options().logger_timeout(Duration::MAX).lock_timeout(Duration::MAX).open(&path).unwrap();
     let rows = store.keyspace("rows").unwrap();
-    let mut txn = store.try_begin(Duration::MAX).unwrap();
+    let mut txn = store.begin_timeout(Duration::MAX).unwrap();
     txn.put(&rows, b"a", b"1").unwrap();
-    let ticket = txn.commit_with(Durability::Visible).unwrap();
+    let ticket = txn.submit().unwrap();
     assert!(ticket.wait_timeout(Duration::MAX).unwrap());
     drop((ticket, rows, store));
     untorn::stop_logger(&path, Duration::MAX).unwrap();
@@ -187,9 +187,9 @@ fn an_awaited_commit_without_a_logger_is_an_error() {
     });
     let rows = store.keyspace("rows").unwrap();
     kill_logger(&store);
-    let mut txn = store.begin().unwrap();
+    let mut txn = store.begin_with(Durability::Visible).unwrap();
     txn.put(&rows, b"a", b"1").unwrap();
-    let ticket = txn.commit_with(Durability::Visible).unwrap();
+    let ticket = txn.commit().unwrap();
     let mut future = pin!(ticket.clone());
     let mut context = Context::from_waker(Waker::noop());
     let mut poll = || {

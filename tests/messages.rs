@@ -232,7 +232,7 @@ fn scans_are_of_one_snapshot() {
         txn.put(&keyspace, &key, &value).unwrap();
         model.insert(key, value);
     }
-    let as_of = txn.commit().unwrap();
+    let as_of = txn.commit().unwrap().txn_id();
     let model: Records = model.into_iter().collect();
     let client = at.client();
 

@@ -54,11 +54,11 @@ fn the_same_as_a_direct_feed() {
     let (a, b) = (house.store.keyspace("a").unwrap(), house.store.keyspace("b").unwrap());
     // Small ones, a transaction larger than a piece and than the ring, a large value, deletions, a drop.
     for number in 0..100u32 {
-        let mut txn = house.store.begin().unwrap();
+        let mut txn = house.store.begin_with(untorn::Durability::Visible).unwrap();
         txn.put(&a, &number.to_be_bytes(), b"1").unwrap();
         txn.put(&b, &number.to_be_bytes(), &[2; 100]).unwrap();
         txn.delete(&a, &(number / 2).to_be_bytes()).unwrap();
-        txn.commit_with(untorn::Durability::Visible).unwrap().wait_timeout(Duration::ZERO).unwrap();
+        txn.commit().unwrap().wait_timeout(Duration::ZERO).unwrap();
     }
     let mut txn = house.store.begin().unwrap();
     for number in 0..3000u32 {
@@ -180,11 +180,11 @@ fn loggers_die_under_a_feed() {
             })
             .collect();
         for number in 0..writes {
-            let mut txn = house.store.begin().unwrap();
+            let mut txn = house.store.begin_with(untorn::Durability::Visible).unwrap();
             for part in 0..number % 5 + 1 {
                 txn.put(&keyspace, &(number % 40 * 8 + part).to_be_bytes(), &number.to_le_bytes()).unwrap();
             }
-            let _ticket = txn.commit_with(untorn::Durability::Visible).unwrap();
+            txn.commit().unwrap();
             if number % (writes / lives) == writes / lives / 2 {
                 let pid = house.store.stats().unwrap().logger_pid;
                 pid.into_iter().for_each(|pid| send(pid, Signal::KILL));
@@ -209,13 +209,13 @@ fn only_what_may_be_read() {
     let names = ["public.a", "secret", "public.b"];
     let keyspaces = names.map(|name| house.store.keyspace(name).unwrap());
     for number in 0..60u32 {
-        let mut txn = house.store.begin().unwrap();
+        let mut txn = house.store.begin_with(untorn::Durability::Visible).unwrap();
         // Every order, and transactions of which there is nothing to hear.
         for digit in 0..4 {
             let which = number / 3u32.pow(digit) % 3;
             txn.put(&keyspaces[which as usize], &[digit as u8], &number.to_le_bytes()).unwrap();
         }
-        txn.commit_with(untorn::Durability::Visible).unwrap().wait_timeout(Duration::ZERO).unwrap();
+        txn.commit().unwrap().wait_timeout(Duration::ZERO).unwrap();
     }
     let mut expected = house.direct(from);
     expected.retain(|change| change.keyspace().starts_with("public."));

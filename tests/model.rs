@@ -347,7 +347,7 @@ impl World {
             }
         }
         if commit {
-            let id = txn.commit().unwrap();
+            let id = txn.commit().unwrap().txn_id();
             assert!(id >= before);
             self.visible = model;
             dropped.into_iter().for_each(|keyspace| self.forget_keyspace(keyspace));
@@ -503,13 +503,13 @@ impl World {
             Op::Fill { keyspace, first, count, len } => {
                 let keys = self.keyspace(0, keyspace);
                 let value = self.fresh_value(len);
-                let mut txn = self.handles[0].begin().unwrap();
+                let mut txn = self.handles[0].begin_with(Durability::Visible).unwrap();
                 for n in first..first + count {
                     let key = format!("key-{n:05}").into_bytes();
                     txn.put(&keys, &key, &value).unwrap();
                     self.visible.get_mut(&keyspace).unwrap().insert(key, value.clone());
                 }
-                let _ticket = txn.commit_with(Durability::Visible).unwrap();
+                txn.commit().unwrap();
             }
             Op::Snapshot { handle, durable } => {
                 let store = &self.handles[handle];
@@ -552,9 +552,9 @@ impl World {
                 kill_logger(&self.handles[0]);
                 // Its successor makes all durable that it finds published. A durable commit would start one, but
                 // would wait for the flush policy if another waiter had started it before; a sync requests a flush.
-                let mut txn = self.handles[0].begin().unwrap();
+                let mut txn = self.handles[0].begin_with(Durability::Visible).unwrap();
                 txn.keyspace("short-lived").unwrap();
-                drop(txn.commit_with(Durability::Visible).unwrap());
+                txn.commit().unwrap();
                 self.handles[0].sync().unwrap();
                 assert!(self.handles[0].drop_keyspace("short-lived").unwrap());
                 self.handles[0].sync().unwrap();

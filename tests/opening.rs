@@ -202,9 +202,9 @@ fn flush_policies_change_at_run_time() {
     });
     let keys = store.keyspace("keys").unwrap();
     let commit = |key: &[u8], len: usize| {
-        let mut txn = store.begin().unwrap();
+        let mut txn = store.begin_with(Durability::Visible).unwrap();
         txn.put(&keys, key, &vec![7; len]).unwrap();
-        txn.commit_with(Durability::Visible).unwrap()
+        txn.commit().unwrap()
     };
     store.sync().unwrap();
     let ticket = commit(b"a", 10);

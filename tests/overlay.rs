@@ -182,7 +182,7 @@ fn processes(at: &Path) {
     assert_eq!(store.stats().unwrap().clients.len(), 3);
     // One dies with the writer lock.
     assert_eq!(a.ask("begin"), "begun");
-    assert!(matches!(store.try_begin(Duration::from_millis(20)), Err(Error::LockTimeout { .. })));
+    assert!(matches!(store.begin_timeout(Duration::from_millis(20)), Err(Error::LockTimeout { .. })));
     a.kill();
     assert_eq!(b.ask("put b"), "put");
     wait_until(|| store.stats().unwrap().clients.len() == 2);
@@ -280,7 +280,7 @@ fn children(at: &Path) {
     let spawned = children()[0];
     common::send(pid, rustix::process::Signal::KILL);
     // It has copied its parent's descriptors and not closed them yet.
-    assert!(matches!(store.try_begin(Duration::from_millis(200)), Err(Error::LockTimeout { .. })));
+    assert!(matches!(store.begin_timeout(Duration::from_millis(200)), Err(Error::LockTimeout { .. })));
     let _writer = std::fs::OpenOptions::new().write(true).open(&fifo).unwrap();
     store.begin().unwrap().rollback();
     assert!(exists(spawned), "the program runs on");

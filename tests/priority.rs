@@ -34,13 +34,13 @@ fn child() {
             loop {
                 let mut txn = store.begin_with(Durability::Durable).unwrap();
                 txn.put(&keyspace, b"urgent", b"v").unwrap();
-                drop(txn.commit_with(Durability::Visible).unwrap());
+                txn.submit().unwrap();
             }
         }
         say("waits");
         let mut txn = store.begin_with(durability).unwrap();
         txn.put(&keyspace, role.name.as_bytes(), b"v").unwrap();
-        say(txn.commit().unwrap().as_u64());
+        say(txn.commit().unwrap().txn_id().as_u64());
     }
 }
 
@@ -103,7 +103,7 @@ fn an_urgent_thread_is_not_kept_behind_a_bulk_one_of_its_process() {
     let commit = |durability| {
         let mut txn = store.begin_with(durability).unwrap();
         txn.put(&keyspace, b"k", b"v").unwrap();
-        txn.commit().unwrap().as_u64()
+        txn.commit().unwrap().txn_id().as_u64()
     };
     // Without the boost, the bulk thread is the first of three once in three times, and the urgent one is mostly the last.
     rounds_that_beat(1.0 / 3.0, || {
@@ -161,10 +161,10 @@ fn a_bulk_commit_that_must_not_wait_does_not_wait_for_its_share() {
     common::send(logger, Signal::STOP);
     let mut txn = store.begin_with(Durability::Durable).unwrap();
     txn.put(&keyspace, b"large", &[7; 200 << 10]).unwrap();
-    drop(txn.commit_with(Durability::Visible).unwrap());
+    txn.submit().unwrap();
     let mut txn = store.begin_with(Durability::Durable).unwrap();
     txn.put(&keyspace, b"larger", &[7; 200 << 10]).unwrap();
-    drop(txn.commit_with(Durability::Visible).unwrap());
+    txn.submit().unwrap();
     // A busy machine may delay some of them; before it was mended, each took as long as bulk commits have patience.
     let took = |begin: &dyn Fn()| {
         let once = |_| {
@@ -174,7 +174,7 @@ fn a_bulk_commit_that_must_not_wait_does_not_wait_for_its_share() {
         };
         (0..10).map(once).min().unwrap()
     };
-    let tried = took(&|| drop(store.try_begin(Duration::ZERO).unwrap()));
+    let tried = took(&|| drop(store.begin_timeout(Duration::ZERO).unwrap()));
     let open = store.begin_with(Durability::Durable).unwrap();
     let refused = took(&|| assert!(matches!(store.begin(), Err(Error::TransactionOpen))));
     drop(open);

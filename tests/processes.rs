@@ -149,7 +149,7 @@ fn tickets() {
     let commit = |key: &[u8]| {
         let mut txn = store.begin_with(Durability::Visible).unwrap();
         txn.put(&keys, key, b"v").unwrap();
-        txn.commit_with(Durability::Visible).unwrap()
+        txn.commit().unwrap()
     };
     let ticket = commit(b"a");
     assert!(!ticket.is_durable());
@@ -182,7 +182,7 @@ fn tickets() {
     block_on(commit(b"c")).unwrap();
 
     // An empty transaction has nothing that could become durable.
-    let empty = store.begin().unwrap().commit_with(Durability::Durable).unwrap();
+    let empty = store.begin_with(Durability::Durable).unwrap().commit().unwrap();
     assert_eq!(empty.txn_id(), store.snapshot().unwrap().txn_id());
     // A ticket outlives the handles.
     let last = commit(b"d");
@@ -204,19 +204,19 @@ fn second_begin_of_a_thread_is_an_error() {
     let txn = store.begin().unwrap();
     assert!(matches!(store.begin(), Err(Error::TransactionOpen)));
     assert!(matches!(same.begin(), Err(Error::TransactionOpen)));
-    assert!(matches!(same.try_begin(Duration::from_secs(5)), Err(Error::TransactionOpen)));
+    assert!(matches!(same.begin_timeout(Duration::from_secs(5)), Err(Error::TransactionOpen)));
     assert!(matches!(keys.put(b"k", b"v"), Err(Error::TransactionOpen)));
     assert!(matches!(same.keyspace("new"), Err(Error::TransactionOpen)));
     std::thread::scope(|scope| {
         let waits = scope.spawn(|| {
             let start = Instant::now();
-            let error = same.try_begin(Duration::from_millis(50)).unwrap_err();
+            let error = same.begin_timeout(Duration::from_millis(50)).unwrap_err();
             assert!(
                 matches!(&error, Error::LockTimeout { waited, .. } if *waited >= Duration::from_millis(50)),
                 "{error}"
             );
             assert!(start.elapsed() < HANGS);
-            assert!(matches!(same.try_begin(Duration::ZERO), Err(Error::LockTimeout { .. })));
+            assert!(matches!(same.begin_timeout(Duration::ZERO), Err(Error::LockTimeout { .. })));
         });
         waits.join().unwrap();
     });
@@ -269,7 +269,7 @@ fn stopped_lock_holder() {
     holder.expect("held");
     holder.signal(Signal::STOP);
     let start = Instant::now();
-    let error = store.try_begin(Duration::from_millis(100)).unwrap_err();
+    let error = store.begin_timeout(Duration::from_millis(100)).unwrap_err();
     assert!(start.elapsed() < HANGS);
     let Error::LockTimeout { holder: named, .. } = &error else { panic!("{error}") };
     assert!(named.contains(&holder.pid().to_string()), "{named}");
@@ -296,7 +296,7 @@ fn stopped_lock_holder() {
     holder.tell("commit");
     holder.expect("committed");
     assert_eq!(keys.get(b"k").unwrap().unwrap(), b"held");
-    store.try_begin(HANGS).unwrap().commit().unwrap();
+    store.begin_timeout(HANGS).unwrap().commit().unwrap();
     holder.finish();
     assert!(store.stats().unwrap().writer.is_none());
 }
@@ -539,9 +539,9 @@ fn stopped_logger() {
     assert_eq!(stalled(&|| store.checkpoint().map(drop)), None);
     // It is visible all the same, and others may be.
     assert_eq!(keys.get(b"k").unwrap().unwrap(), b"stopped");
-    let mut txn = store.begin().unwrap();
+    let mut txn = store.begin_with(Durability::Visible).unwrap();
     txn.put(&keys, b"k2", b"visible").unwrap();
-    let ticket = txn.commit_with(Durability::Visible).unwrap();
+    let ticket = txn.commit().unwrap();
     assert!(!ticket.wait_timeout(Duration::from_millis(10)).unwrap());
     assert_eq!(stalled(&|| ticket.wait()), Some(ticket.txn_id()));
     assert!(!ticket.is_durable());
@@ -608,9 +608,9 @@ fn stopped_writer_does_not_hold_up_flushes() {
     let store = test.open();
     let keys = store.keyspace("keys").unwrap();
     store.set_flush_policy(FlushPolicy::Every(Duration::from_millis(300))).unwrap();
-    let mut txn = store.begin().unwrap();
+    let mut txn = store.begin_with(Durability::Visible).unwrap();
     txn.put(&keys, b"k", b"old").unwrap();
-    let ticket = txn.commit_with(Durability::Visible).unwrap();
+    let ticket = txn.commit().unwrap();
     let mut holder = Child::spawn("hold", &test.path, &[]);
     holder.expect("held");
     holder.signal(Signal::STOP);
@@ -669,7 +669,7 @@ fn transfer(role: &Role) {
             txn.rollback();
             continue;
         }
-        let id = txn.commit().unwrap();
+        let id = txn.commit().unwrap().txn_id();
         assert!(last < Some(id));
         last = Some(id);
         transfers += 1;
@@ -738,12 +738,12 @@ fn pairs(role: &Role) {
     let keys = ["left", "right"].map(|side| format!("{side}-{}", role.arguments[0]));
     for number in 1u64.. {
         let padding = *[3000, 20_000].get(random.random_range(0..20)).unwrap_or(&20);
-        let mut txn = store.begin().unwrap();
+        let durability = if random.random_bool(0.5) { Durability::Visible } else { Durability::Durable };
+        let mut txn = store.begin_with(durability).unwrap();
         for key in &keys {
             txn.put(&pairs, key.as_bytes(), &money(number, padding)).unwrap();
         }
-        let durability = if random.random_bool(0.5) { Durability::Visible } else { Durability::Durable };
-        let _ticket = txn.commit_with(durability).unwrap();
+        txn.commit().unwrap();
         say(number);
     }
 }

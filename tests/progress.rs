@@ -55,10 +55,10 @@ fn fills(path: &Path) {
     let store = options.open(path).unwrap();
     let keys = store.keyspace("keys").unwrap();
     for n in 0..COUNT {
-        let mut txn = store.begin().unwrap();
-        txn.put(&keys, &n.to_be_bytes(), &[7; 2000]).unwrap();
         let durability = if n + 1 < COUNT { Durability::Visible } else { Durability::Durable };
-        drop(txn.commit_with(durability).unwrap());
+        let mut txn = store.begin_with(durability).unwrap();
+        txn.put(&keys, &n.to_be_bytes(), &[7; 2000]).unwrap();
+        txn.commit().unwrap();
     }
     say(format_args!("filled {}", store.stats().unwrap().logger_pid.unwrap()));
     while let Some(line) = listen() {

@@ -67,7 +67,8 @@ fn pages_are_neither_lost_nor_used_twice() {
     while Instant::now() < end {
         round += 1;
         let rows = store.keyspace("rows").unwrap();
-        let mut txn = store.begin().unwrap();
+        let durability = if rng.random_bool(0.1) { Durability::Durable } else { Durability::Visible };
+        let mut txn = store.begin_with(durability).unwrap();
         let mut next = model.clone();
         let steps = if rng.random_bool(0.05) { rng.random_range(100..600) } else { rng.random_range(1..12) };
         for _ in 0..steps {
@@ -91,8 +92,7 @@ fn pages_are_neither_lost_nor_used_twice() {
         if rng.random_bool(0.2) {
             txn.rollback();
         } else {
-            let durability = if rng.random_bool(0.1) { Durability::Durable } else { Durability::Visible };
-            let _ticket = txn.commit_with(durability).unwrap();
+            txn.commit().unwrap();
             model = next;
         }
         if rng.random_bool(0.05) {

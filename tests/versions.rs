@@ -39,7 +39,7 @@ fn a_version_is_the_transaction_of_the_last_write() {
     txn.put(&keys, b"a", b"3").unwrap();
     let (value, own) = txn.get_versioned(&keys, b"a").unwrap().unwrap();
     assert_eq!(value, b"3");
-    assert_eq!(txn.commit().unwrap(), own, "what a transaction wrote has its id");
+    assert_eq!(txn.commit().unwrap().txn_id(), own, "what a transaction wrote has its id");
 
     // The same bytes, deleted and written again, are another write.
     keys.delete(b"a").unwrap();

@@ -37,11 +37,11 @@ pub(crate) fn run(name: &str) {
         .open(&path)
         .unwrap();
     let keys = store.keyspace("keys").unwrap();
-    let mut txn = store.begin().unwrap();
+    let mut txn = store.begin_with(Durability::Visible).unwrap();
     for number in 0..ENTRIES {
         txn.put(&keys, &key(number), &value(number)).unwrap();
     }
-    drop(txn.commit_with(Durability::Visible).unwrap());
+    txn.commit().unwrap();
     store.checkpoint().unwrap();
     match name {
         "get" => run_calls(|number| get(&keys, number), counted_get),
@@ -127,11 +127,11 @@ fn delete(keys: &Keyspace, number: u64) {
 }
 
 fn commit_10(store: &Store, keys: &Keyspace, number: u64) {
-    let mut txn = store.begin().unwrap();
+    let mut txn = store.begin_with(Durability::Visible).unwrap();
     for step in 0..10 {
         txn.put(keys, &key((number * 7_919 + step * 4_801) % ENTRIES), &value(number + 1)).unwrap();
     }
-    drop(txn.commit_with(Durability::Visible).unwrap());
+    txn.commit().unwrap();
 }
 
 /// Decimal digits, of which the keys of one page differ in the last few.

@@ -114,17 +114,17 @@ fn flush(sharing: Sharing, store: &Store, keys: &Keyspace, count: usize, next: &
     };
     match sharing {
         Sharing::OneTransaction => {
-            let mut txn = store.begin()?;
+            let mut txn = store.begin_with(Durability::Durable)?;
             for _ in 0..count {
                 txn.put(keys, &key(), &[7; VALUE_BYTES])?;
             }
-            txn.commit_with(Durability::Durable)?.wait()
+            txn.commit()?.wait()
         }
         Sharing::ManyTransactions => {
             for _ in 0..count {
-                let mut txn = store.begin()?;
+                let mut txn = store.begin_with(Durability::Visible)?;
                 txn.put(keys, &key(), &[7; VALUE_BYTES])?;
-                let _visible = txn.commit_with(Durability::Visible)?;
+                txn.commit()?;
             }
             store.sync()
         }

@@ -168,12 +168,12 @@ impl Writer {
             1..5 => 900,
             _ => 60,
         };
-        let mut txn = self.store.begin()?;
+        let mut txn = self.store.begin_with(durability)?;
         txn.put(&self.data, self.name.as_bytes(), &sealed(n, 30))?;
         txn.put(&self.data, &oracle::key(&self.name, n), &sealed(n, len))?;
         txn.delete(&self.data, &oracle::key(&self.name, n + KEYS / 2))?;
         txn.put(&self.marks, self.name.as_bytes(), &sealed(n, 30))?;
-        let ticket = txn.commit_with(durability)?;
+        let ticket = txn.commit()?;
         self.count.add(1)?;
         self.cell.store(&sealed(n, CELL))?;
         Ok(ticket)
@@ -184,20 +184,20 @@ impl Writer {
     /// # Errors
     /// Those of the store.
     pub fn large(&self, round: u64) -> untorn::Result<()> {
-        let mut txn = self.store.begin()?;
+        let mut txn = self.store.begin_with(Durability::Visible)?;
         for i in 0..60u64 {
             txn.put(&self.extra, &i.to_be_bytes(), &sealed(round, 3000))?;
         }
         txn.put(&self.extra, b"large", &sealed(round, 150_000))?;
-        let _ticket = txn.commit_with(Durability::Visible)?;
-        let mut txn = self.store.begin()?;
+        txn.commit()?;
+        let mut txn = self.store.begin_with(Durability::Visible)?;
         for i in 5..60u64 {
             txn.delete(&self.extra, &i.to_be_bytes())?;
         }
         let passing = format!("passing {}", self.name);
         let keyspace = txn.keyspace(&passing)?;
         txn.put(&keyspace, b"k", &sealed(round, 50))?;
-        let _ticket = txn.commit_with(Durability::Visible)?;
+        txn.commit()?;
         let mut txn = self.store.begin()?;
         for i in 100..140u64 {
             txn.put(&self.extra, &i.to_be_bytes(), &sealed(round, 3000))?;
@@ -252,7 +252,7 @@ fn hold_many_snapshots(store: &Store) -> Result<(), Finding> {
     for _ in 0..1_100 {
         let mut txn = store.begin_with(Durability::Visible).map_err(misbehaved("begin"))?;
         txn.put(&keyspace, b"held", &sealed(0, 30)).map_err(misbehaved("put"))?;
-        let _ticket = txn.commit_with(Durability::Visible).map_err(misbehaved("commit"))?;
+        txn.commit().map_err(misbehaved("commit"))?;
         held.push(store.snapshot().map_err(misbehaved("snapshot"))?);
     }
     Ok(())

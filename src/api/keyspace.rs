@@ -1,13 +1,12 @@
 //! A keyspace: one ordered map of a store, by name.
 
-use crate::CasOutcome;
 use crate::api::snapshot;
 use crate::api::snapshot::{Range, Value};
 use crate::api::store::Store;
 use crate::api::write_txn::WriteTxn;
 use crate::prefix::{prefix_bounds, prefix_end};
 use crate::process::client::Client;
-use crate::{Error, KeyspaceId, PageId, Result, TxnId};
+use crate::{CasOutcome, Durability, Error, KeyspaceId, PageId, Result, TxnId};
 use parking_lot::Mutex;
 use std::fmt;
 use std::ops::RangeBounds;
@@ -64,6 +63,29 @@ impl Keyspace {
         &self.shared.name
     }
 
+    /// The same keyspace, whose one-call writes ([`Keyspace::put`], [`Keyspace::delete`] and others) are at `durability`
+    /// instead of the default of the store. This handle keeps its own.
+    ///
+    /// ```
+    /// # fn main() -> untorn::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("data");
+    /// # let store = untorn::Store::open(&path)?;
+    /// use untorn::Durability;
+    /// let users = store.keyspace("users")?;
+    /// let quick = users.with_durability(Durability::Visible);
+    /// quick.put(b"alice", b"1")?; // visible on return; the flush policy makes it durable
+    /// users.put(b"bob", b"2")?; // durable on return, and "alice" with it
+    /// # drop((users, quick));
+    /// # store.close()?;
+    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_durability(&self, durability: Durability) -> Keyspace {
+        Keyspace { store: self.store.with_durability(durability), id: self.id, shared: self.shared.clone() }
+    }
+
     pub(crate) fn id(&self) -> KeyspaceId {
         self.id
     }
@@ -100,7 +122,7 @@ impl Keyspace {
         }
     }
 
-    /// Stores a value under a key, as one transaction at the store's default durability.
+    /// Stores a value under a key, as one transaction at the handle's default durability.
     ///
     /// Waits for the writer lock (µs as a rule) and, if durable, for the logger's fsync. For many puts, a
     /// transaction ([`Store::begin`]) or visible commits are much faster.
@@ -110,10 +132,10 @@ impl Keyspace {
     pub fn put(&self, key: &[u8], value: &[u8]) -> Result<TxnId> {
         let mut txn = self.store.begin()?;
         txn.put(self, key, value)?;
-        txn.commit()
+        Ok(txn.commit()?.txn_id())
     }
 
-    /// Removes a key, as one transaction at the store's default durability. Says whether it was there.
+    /// Removes a key, as one transaction at the handle's default durability. Says whether it was there.
     ///
     /// # Errors
     /// As [`Keyspace::put`].
@@ -147,7 +169,7 @@ impl Keyspace {
     }
 
     /// Stores a value only if the key's version is the one that the caller knows (`None`: only if the key is absent),
-    /// as one transaction at the store's default durability. Optimistic locking, across processes: read a version,
+    /// as one transaction at the handle's default durability. Optimistic locking, across processes: read a version,
     /// compute without holding anything, swap, and begin anew on a mismatch.
     ///
     /// ```
@@ -195,7 +217,7 @@ impl Keyspace {
             return Ok(CasOutcome::Mismatch { current });
         }
         change(&mut txn)?;
-        Ok(CasOutcome::Swapped(txn.commit()?))
+        Ok(CasOutcome::Swapped(txn.commit()?.txn_id()))
     }
 
     /// The visible entries of a range, in key order, from both ends, as of now.

@@ -117,6 +117,11 @@ impl Store {
         self.read_only
     }
 
+    /// The same store with another default durability.
+    pub(crate) fn with_durability(&self, durability: Durability) -> Store {
+        Store { durability, ..self.clone() }
+    }
+
     pub(crate) fn lock_timeout(&self) -> Option<Duration> {
         self.lock_timeout
     }
@@ -177,7 +182,7 @@ impl Store {
 
     // ---- transactions
 
-    /// Begins the exclusive write transaction; it rolls back when dropped.
+    /// Begins the exclusive write transaction at the store's default durability; it rolls back when dropped.
     ///
     /// Waits for the writer lock, which one transaction of all processes holds from `begin` to commit.
     /// A holder that was killed is noticed within milliseconds of the release of its memory, which takes the kernel some
@@ -190,8 +195,26 @@ impl Store {
         self.begin_within(self.durability, self.lock_timeout)
     }
 
-    /// As [`Store::begin`], with another durability of its commit than the store's default. The durability also decides how
-    /// it waits for the lock: [`Durability::Visible`] lets commits go first that wait for the disk.
+    /// As [`Store::begin`], at this durability instead of the store's default. The durability decides when
+    /// [`WriteTxn::commit`] returns and by when the logger flushes. It also decides the class in which the transaction
+    /// waits for the lock: a [`Durability::Visible`] one gives way to those that wait for the disk.
+    ///
+    /// ```
+    /// # fn main() -> untorn::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("data");
+    /// # let store = untorn::Store::open(&path)?;
+    /// # let users = store.keyspace("users")?;
+    /// use untorn::Durability;
+    /// let mut txn = store.begin_with(Durability::Visible)?;
+    /// txn.put(&users, b"alice", b"1")?;
+    /// let ticket = txn.commit()?; // does not wait for the disk
+    /// # drop((ticket, users));
+    /// # store.close()?;
+    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`Store::begin`].
@@ -199,11 +222,29 @@ impl Store {
         self.begin_within(durability, self.lock_timeout)
     }
 
-    /// As [`Store::begin`], waiting for the lock no longer than `timeout`.
+    /// As [`Store::begin`], waiting for the lock no longer than `timeout`; with [`Duration::ZERO`] not at all.
+    ///
+    /// ```
+    /// # fn main() -> untorn::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("data");
+    /// # let store = untorn::Store::open(&path)?;
+    /// use std::time::Duration;
+    /// use untorn::Error;
+    /// let held = store.begin()?;
+    /// std::thread::scope(|scope| {
+    ///     scope.spawn(|| assert!(matches!(store.begin_timeout(Duration::ZERO), Err(Error::LockTimeout { .. }))));
+    /// });
+    /// # drop(held);
+    /// # store.close()?;
+    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// As [`Store::begin`]; [`Error::LockTimeout`] names who holds the lock.
-    pub fn try_begin(&self, timeout: Duration) -> Result<WriteTxn<'_>> {
+    /// As [`Store::begin`]; [`Error::LockTimeout`] names the holder of the lock.
+    pub fn begin_timeout(&self, timeout: Duration) -> Result<WriteTxn<'_>> {
         self.begin_within(self.durability, Some(timeout))
     }
 

@@ -18,7 +18,6 @@ use untorn_wal::Lsn;
 ///
 /// As a [`Future`] it needs no particular runtime: one thread of this process wakes its tasks. It goes on pending while
 /// the logger is stopped.
-#[must_use = "a commit that is only visible does not survive a power loss; `wait` for it, or say that you don't with `let _`"]
 pub struct Ticket {
     client: Arc<Client>,
     txn: TxnId,

@@ -157,38 +157,44 @@ impl<'s> WriteTxn<'s> {
         Ok(TxnRange { txn: self, cursor })
     }
 
-    /// Commits at the transaction's durability, and returns its id. A transaction that changed nothing takes
-    /// no id; it answers with the one that it began from.
+    /// Commits, and returns when the durability that the transaction began with is reached: at once for
+    /// [`Durability::Visible`], after an fsync for the others. The [`Ticket`] contains the id; for a visible commit it can be
+    /// waited on, polled or awaited. A transaction that changed nothing takes no id: its ticket has that of the transaction
+    /// it began from.
+    ///
+    /// ```
+    /// use untorn::Durability;
+    /// # fn main() -> untorn::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("data");
+    /// # let store = untorn::Store::open(&path)?;
+    /// # let readings = store.keyspace("readings")?;
+    /// let mut txn = store.begin()?; // at the store's default
+    /// txn.put(&readings, b"10:00", b"21.5")?;
+    /// assert!(txn.commit()?.is_durable());
+    ///
+    /// let mut txn = store.begin_with(Durability::Visible)?;
+    /// txn.put(&readings, b"10:01", b"21.6")?;
+    /// let ticket = txn.commit()?; // other processes see it
+    /// ticket.wait()?; // it survives a power loss
+    /// # drop((ticket, readings));
+    /// # store.close()?;
+    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::NotDurable`], or [`Error::LoggerStalled`] that names the transaction: it is visible, and in doubt.
     /// [`Error::DiskFull`], [`Error::LoggerStalled`] that names none, and all others: nothing of it has happened.
-    pub fn commit(self) -> Result<TxnId> {
+    pub fn commit(self) -> Result<Ticket> {
+        self.commit_then(|| {})
+    }
+
+    /// As [`WriteTxn::commit`], and runs `then` between the pointer swing and the release of the lock.
+    pub(crate) fn commit_then(self, then: impl FnOnce()) -> Result<Ticket> {
         let durability = self.durability;
-        let ticket = self.commit_with(durability)?;
-        Ok(ticket.txn_id())
-    }
-
-    /// Commits at this durability, and returns a ticket to wait on, poll or await. How the transaction waited for the
-    /// lock, as an urgent or as a bulk one, was decided by the durability that it began with:
-    /// [`Store::begin_with`] takes the one that is meant. With
-    /// [`Durability::Visible`] it returns at once, with [`Durability::Within`] when an fsync has covered it, which may be put
-    /// off for so long.
-    ///
-    /// # Errors
-    /// As [`WriteTxn::commit`].
-    pub fn commit_with(self, durability: Durability) -> Result<Ticket> {
-        self.commit_and(durability, || {})
-    }
-
-    /// Commits at the transaction's durability, and does something between the swing and letting go of the lock.
-    pub(crate) fn commit_then(self, then: impl FnOnce()) -> Result<()> {
-        let durability = self.durability;
-        self.commit_and(durability, then).map(drop)
-    }
-
-    fn commit_and(self, durability: Durability, then: impl FnOnce()) -> Result<Ticket> {
-        let ticket = self.make_visible(durability, then)?;
+        let ticket = self.make_visible(then)?;
         match durability {
             Durability::Visible => ticket.glance(),
             Durability::Within(_) if planted_bug!("within-answered-before-sync") => {}
@@ -200,9 +206,11 @@ impl<'s> WriteTxn<'s> {
         Ok(ticket)
     }
 
-    /// Commits, and waits for nothing: returns at visibility, with a ticket to wait on, poll or await, and has the logger flush by when the
-    /// durability says, as [`WriteTxn::commit_with`] has. So one thread can have many commits on their way, each with its deadline.
-    /// Whether such a deadline was met is not counted in [`Stats::deadlines`](crate::Stats::deadlines), since nobody may wait for it.
+    /// Commits, and returns at visibility whatever the durability. The logger flushes by when the durability that the
+    /// transaction began with asks. One thread can so have many commits in flight, each with its ticket and deadline.
+    ///
+    /// [`Stats::deadlines`](crate::Stats::deadlines) does not count whether the deadline was met, since the caller may never
+    /// wait for it.
     ///
     /// ```
     /// use std::time::Duration;
@@ -214,9 +222,9 @@ impl<'s> WriteTxn<'s> {
     /// # let readings = store.keyspace("readings")?;
     /// let mut tickets = Vec::new();
     /// for n in 0..100_u8 {
-    ///     let mut txn = store.begin()?;
+    ///     let mut txn = store.begin_with(Durability::Within(Duration::from_millis(20)))?;
     ///     txn.put(&readings, &[n], b"21.5")?;
-    ///     tickets.push(txn.commit_unwaited(Durability::Within(Duration::from_millis(20)))?);
+    ///     tickets.push(txn.submit()?);
     /// }
     /// tickets[99].wait()?; // some 20 ms later, and the others with it
     /// assert!(tickets.iter().all(|ticket| ticket.is_durable()));
@@ -228,21 +236,22 @@ impl<'s> WriteTxn<'s> {
     /// ```
     ///
     /// # Errors
-    /// As [`WriteTxn::commit`].
-    pub fn commit_unwaited(self, durability: Durability) -> Result<Ticket> {
-        let ticket = self.make_visible(durability, || {})?.counted_from(None);
+    /// Those of [`WriteTxn::commit`] that occur before visibility: nothing of the transaction has happened.
+    pub fn submit(self) -> Result<Ticket> {
+        let ticket = self.make_visible(|| {})?.counted_from(None);
         ticket.glance();
         Ok(ticket)
     }
 
-    /// Commits, and has the logger flush by when the durability says; neither waits for that nor looks whether a logger lives.
-    pub(crate) fn make_visible(mut self, durability: Durability, then: impl FnOnce()) -> Result<Ticket> {
+    /// Commits, and requests the flush that the durability asks for. Neither waits for it nor checks that a logger lives.
+    pub(crate) fn make_visible(mut self, then: impl FnOnce()) -> Result<Ticket> {
         let client = self.store.client().clone();
         client.check_usable()?;
+        let durability = self.durability;
         let deadline_ns = durability.deadline_ns();
         let write = self.write.take().expect("open until commit");
         let base = write.base();
-        let unlock = Unlock(&client, self.durability.class());
+        let unlock = Unlock(&client, durability.class());
         let committed = write.commit(deadline_ns);
         let swung_ns = (durability != Durability::Visible).then(now_ns);
         let committed = committed.inspect(|_| then());

@@ -157,7 +157,7 @@ fn finish<'s>(
         Durability::Durable => Some(FLUSH_PATIENCE),
         Durability::Within(time) => Some(FLUSH_PATIENCE + time),
     };
-    let ticket = txn.make_visible(durability, || {})?;
+    let ticket = txn.make_visible(|| {})?;
     let reply = reply(ticket.txn_id().as_u64());
     let patience = patience.filter(|_| !planted_bug!("message-answered-before-sync"));
     Answer::after(patience.map(|patience| Awaited { ticket, patience }), &reply)

@@ -90,7 +90,8 @@ pub(crate) fn work(store: &Store, history: &mut History, count: u64, durable: im
     for _ in 0..count {
         let step = history.states.len() as u64;
         let mut state = history.newest().clone();
-        let mut txn = store.begin().unwrap();
+        let durability = if durable(step) { Durability::Durable } else { Durability::Visible };
+        let mut txn = store.begin_with(durability).unwrap();
         let mut put = |txn: &mut untorn::WriteTxn<'_>, space: &str, key: &[u8], value: &[u8]| {
             let keyspace = txn.keyspace(space).unwrap();
             txn.put(&keyspace, key, value).unwrap();
@@ -113,7 +114,7 @@ pub(crate) fn work(store: &Store, history: &mut History, count: u64, durable: im
                     txn.put(&keyspace, &i.to_le_bytes(), &bytes(i, 1000)).unwrap();
                 }
                 txn.rollback();
-                txn = store.begin().unwrap();
+                txn = store.begin_with(durability).unwrap();
                 put(&mut txn, "a", b"step", &step.to_le_bytes());
             }
             9 => {
@@ -123,8 +124,7 @@ pub(crate) fn work(store: &Store, history: &mut History, count: u64, durable: im
             }
             _ => put(&mut txn, "a", format!("key {step}").as_bytes(), &bytes(step, 60)),
         }
-        let durability = if durable(step) { Durability::Durable } else { Durability::Visible };
-        let ticket = txn.commit_with(durability).unwrap();
+        let ticket = txn.commit().unwrap();
         note(history, ticket, state);
     }
 }

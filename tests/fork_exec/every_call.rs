@@ -72,7 +72,7 @@ impl Handles {
         }
         let mut txn = store.begin_with(Durability::Visible).unwrap();
         txn.put(&keys, b"n", b"x").unwrap();
-        let ticket = txn.commit_with(Durability::Visible).unwrap();
+        let ticket = txn.commit().unwrap();
         Handles {
             store,
             keys,
@@ -100,7 +100,7 @@ impl Handles {
         w.check("Store::drop_keyspace", self.store.drop_keyspace("keys"));
         w.check("Store::begin", self.store.begin());
         w.check("Store::begin_with", self.store.begin_with(Durability::Visible));
-        w.check("Store::try_begin", self.store.try_begin(Duration::ZERO));
+        w.check("Store::begin_timeout", self.store.begin_timeout(Duration::ZERO));
         w.check("Store::snapshot", self.store.snapshot());
         w.check("Store::durable_snapshot", self.store.durable_snapshot());
         w.check("Store::sync", self.store.sync());
@@ -272,7 +272,7 @@ pub(crate) fn role(path: &Path) {
 /// A child uses the transaction that its parent has open on this very thread.
 fn in_transaction(handles: &Handles) {
     let Handles { store, keys, .. } = handles;
-    let mut txn = store.begin().unwrap();
+    let mut txn = store.begin_with(Durability::Visible).unwrap();
     txn.put(keys, b"n", b"by parent").unwrap();
     let mut in_hand = Some(txn);
     let code = in_child(|| {
@@ -288,7 +288,7 @@ fn in_transaction(handles: &Handles) {
         wrong.check("WriteTxn::drop_keyspace", txn.drop_keyspace("keys"));
         wrong.check("Keyspace::put, in a transaction", keys.put(b"k", b"x"));
         let shown = format!("{:?}", txn.base_txn_id());
-        wrong.check("WriteTxn::commit_with", txn.commit_with(Durability::Visible));
+        wrong.check("WriteTxn::commit", txn.commit());
         wrong.code() + i32::from(shown.is_empty())
     });
     assert_eq!(code, 0, "some calls were answered wrongly");

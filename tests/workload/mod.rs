@@ -268,12 +268,12 @@ impl Writer {
     }
 
     pub(crate) fn commit(&self, n: u64, durability: Durability) -> untorn::Result<untorn::Ticket> {
-        let mut txn = self.store.begin()?;
+        let mut txn = self.store.begin_with(durability)?;
         txn.put(&self.data, self.name.as_bytes(), &sealed(n, 30))?;
         txn.put(&self.data, &self.key(n), &sealed(n, Writer::len(n)))?;
         txn.delete(&self.data, &self.key(n + KEYS / 2))?;
         txn.put(&self.marks, self.name.as_bytes(), &sealed(n, 30))?;
-        txn.commit_with(durability)
+        txn.commit()
     }
 }
 

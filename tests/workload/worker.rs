@@ -35,10 +35,10 @@ impl Few {
     }
 
     pub(crate) fn commit(&self, n: u64, durability: Durability) -> untorn::Result<Ticket> {
-        let mut txn = self.store.begin()?;
+        let mut txn = self.store.begin_with(durability)?;
         txn.put(&self.keys, b"last", &sealed(n, 30))?;
         txn.put(&self.keys, &(n % KEYS).to_be_bytes(), &sealed(n, 60 + 40 * (n % 5) as usize))?;
-        txn.commit_with(durability)
+        txn.commit()
     }
 
     /// So many commits, all visible, the last one durable if that is wanted; the number of the last.
@@ -152,7 +152,7 @@ pub(crate) fn work(path: &Path) {
                 stream.take().expect("begun before").rollback();
                 say("rolled back");
             }
-            ["commit-stream"] => say(stream.take().expect("begun before").commit().unwrap()),
+            ["commit-stream"] => say(stream.take().expect("begun before").commit().unwrap().txn_id()),
             ["stats"] => say(Figures::of(&store.stats().unwrap()).to_line()),
             ["verify"] => {
                 super::assert_verified(&store);

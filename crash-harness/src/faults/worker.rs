@@ -357,11 +357,11 @@ fn store_cell(open: &Open, name: &str, n: u64) -> untorn::Result<()> {
 /// Makes the store larger for some rounds, and then overwrites.
 fn grow(open: &Open, name: &str, round: u64) -> untorn::Result<()> {
     let growth = open.store.keyspace(&format!("growth of {name}"))?;
-    let mut txn = open.store.begin()?;
+    let mut txn = open.store.begin_with(Durability::Visible)?;
     for i in 0..GROWTH {
         txn.put(&growth, &(round % GROWING * GROWTH + i).to_be_bytes(), &sealed(round, 3000))?;
     }
-    txn.commit_with(Durability::Visible).map(drop)
+    txn.commit().map(drop)
 }
 
 /// Says what was acknowledged, and leaves a mark of it where that is wanted.

@@ -233,7 +233,7 @@ impl Direct {
             some_keys(random).into_iter().map(|key| (key, random.random_bool(0.75).then_some(value))).collect();
         let durability = self.orders.durability(random);
         self.orders.began(Operation { read: read.clone(), write: write.clone(), ..Operation::default() });
-        let mut txn = self.store.begin()?;
+        let mut txn = self.store.begin_with(durability)?;
         let found = |key: &Key| Ok(seen(txn.get_versioned(&self.keyspace, &self.orders.key(*key))?));
         let read = read.iter().map(found).collect::<untorn::Result<Vec<_>>>()?;
         let mut changes = false;
@@ -244,7 +244,7 @@ impl Direct {
                 None => txn.delete(&self.keyspace, &key)?,
             };
         }
-        let ticket = txn.commit_with(durability)?;
+        let ticket = txn.commit()?;
         self.settle()?;
         // A transaction that removed nothing has no id of its own.
         self.orders.done(read, changes.then(|| ticket.txn_id()));
@@ -255,8 +255,8 @@ impl Direct {
         self.orders.began(Operation { write: vec![(key, Some(value))], ..Operation::default() });
         let mut txn = self.store.begin_with(self.orders.durability(random))?;
         txn.put(&self.keyspace, &self.orders.key(key), &bytes_of(value))?;
-        let id = txn.commit()?;
-        self.orders.done(Vec::new(), Some(id));
+        let ticket = txn.commit()?;
+        self.orders.done(Vec::new(), Some(ticket.txn_id()));
         Ok(())
     }
 

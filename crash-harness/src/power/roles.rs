@@ -214,9 +214,9 @@ fn bulk(path: &Path, marks: &mut Marks, name: &str) -> Result<(), Finding> {
     std::thread::sleep(Duration::from_millis(120));
     marks.say(format_args!("B {name}"));
     for n in writer.last()? + 1..PER_ROUND {
-        let mut txn = store.begin().map_err(misbehaved("begin"))?;
+        let mut txn = store.begin_with(Durability::Visible).map_err(misbehaved("begin"))?;
         txn.put(&values, name.as_bytes(), &sealed(n, BULK)).map_err(misbehaved("put"))?;
-        let _ticket = txn.commit_with(Durability::Visible).map_err(misbehaved("commit"))?;
+        txn.commit().map_err(misbehaved("commit"))?;
         writer.commit(n, Durability::Visible).map_err(misbehaved("commit"))?;
     }
     store.sync().map_err(misbehaved("sync"))?;

@@ -52,14 +52,14 @@ struct Open {
 
 impl super::Store for Open {
     fn batch(&mut self, changes: &[Change]) -> Result<()> {
-        let mut txn = self.store.begin()?;
+        let mut txn = self.store.begin_with(self.durability)?;
         for change in changes {
             match &change.value {
                 Some(value) => drop(txn.put(&self.data, &change.key, value)?),
                 None => drop(txn.delete(&self.data, &change.key)?),
             }
         }
-        let _ticket = txn.commit_with(self.durability)?;
+        txn.commit()?;
         Ok(())
     }
 

@@ -343,13 +343,14 @@ impl Load {
 
     /// Commits the n-th record, and returns when it is visible.
     fn commit(&self, store: &Store, records: &Keyspace, n: u64) -> Result<Ticket, Finding> {
-        let mut txn = store.begin().map_err(misbehaved("begin"))?;
-        txn.put(records, &n.to_be_bytes(), &sealed(n, RECORD - 8)).map_err(misbehaved("put"))?;
         let durability = match self.setting.scheme {
             Scheme::LoggerWithin => Durability::Within(self.setting.interval()),
+            Scheme::LoggerDurable => Durability::Durable,
             _ => Durability::Visible,
         };
-        txn.commit_unwaited(durability).map_err(misbehaved("commit"))
+        let mut txn = store.begin_with(durability).map_err(misbehaved("begin"))?;
+        txn.put(records, &n.to_be_bytes(), &sealed(n, RECORD - 8)).map_err(misbehaved("put"))?;
+        txn.submit().map_err(misbehaved("commit"))
     }
 }
 

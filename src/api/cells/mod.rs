@@ -148,7 +148,8 @@ fn create(store: &Store, name: &str, kind: CellKind) -> Result<()> {
     txn.commit_then(|| {
         crash_point!("cell.created");
         head.pending.store(0, Ordering::Release);
-    })
+    })?;
+    Ok(())
 }
 
 /// Drops the cell or counter of this name. Says whether it was there.

@@ -132,9 +132,9 @@ mod tests {
             keys.put(&key.to_be_bytes(), b"value").unwrap();
         }
         let pinned = store.snapshot().unwrap();
-        let mut txn = store.begin().unwrap();
+        let mut txn = store.begin_with(Durability::Visible).unwrap();
         txn.put(&keys, b"key", b"value").unwrap();
-        txn.commit_with(Durability::Visible).unwrap().wait().unwrap();
+        txn.commit().unwrap().wait().unwrap();
         let now = Look::at(&path);
         assert_eq!(live(&now).commits - live(&earlier).commits, 31);
         for size in [(80, 24), (200, 60)] {

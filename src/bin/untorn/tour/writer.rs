@@ -145,7 +145,7 @@ impl<'a> Writer<'a> {
             hold(locked)?;
         }
         txn.put(&self.totals, &Totals::key(self.slot)[..], &next.encode()[..])?;
-        let result = txn.commit_with(durability);
+        let result = txn.commit();
         let ticket = match result {
             Ok(ticket) => ticket,
             Err(error @ (Error::NotDurable { .. } | Error::LoggerStalled { .. } | Error::LoggerUnavailable { .. })) => {
