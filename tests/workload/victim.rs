@@ -11,25 +11,17 @@ use std::time::{Duration, Instant};
 
 /// The executable of the integration test `test` with crash points and planted bugs compiled in.
 ///
-/// All tests share one target directory, apart from that of the test run: the library is built once, and cargo's own lock
-/// lets one build at a time.
+/// It is built into the target directory of the test run, whose dependencies it shares: cargo names a test's executable by
+/// the features that it was built with.
 pub(crate) fn build(test: &'static str) -> &'static Path {
     static VICTIM: OnceLock<(&str, PathBuf)> = OnceLock::new();
     let (built, path) = VICTIM.get_or_init(|| {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("crash-points");
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("below the target directory");
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args([
-            "test",
-            "--no-run",
-            "-p",
-            "untorn",
-            "--test",
-            test,
-            "--features",
-            "planted-bugs",
-            "--message-format=json",
-        ]);
-        cargo.arg("--target-dir").arg(&target).current_dir(env!("CARGO_MANIFEST_DIR"));
+        // Without `-p`: the features of the dependencies are those of the test run, so none is built again.
+        let features = ["--features", "untorn/planted-bugs"];
+        cargo.args(["test", "--no-run", "--test", test, "--message-format=json"]).args(features);
+        cargo.arg("--target-dir").arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
         let built = cargo.output().expect("cargo runs");
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
         let out = String::from_utf8_lossy(&built.stdout).into_owned();
