@@ -18,6 +18,7 @@ use std::time::Duration;
 use store_files::{
     BLOCK, History, Image, Random, all_files, crash_image, in_process, numbered, read, scratch, small, work,
 };
+use untorn::protocols::IMAGES_AT;
 use untorn::{Error, Store};
 
 const PAGE: usize = 4096;
@@ -51,11 +52,14 @@ static ALLOCATOR: Bounded = Bounded;
 /// Not a test of its own: opens what it is told to, and says how that ended.
 #[test]
 fn child() {
-    let Some(_role) = Role::of_this_process() else { return };
+    let Some(role) = Role::of_this_process() else { return };
     std::panic::set_hook(Box::new(|info| {
         eprintln!("{info}");
         std::process::abort();
     }));
+    if role.name == "joined" {
+        return use_while_forged(&role);
+    }
     while let Some(path) = listen() {
         match use_store(Path::new(&path)) {
             Ok(()) => say("opened"),
@@ -88,6 +92,33 @@ fn use_store(path: &Path) -> untorn::Result<()> {
     Ok(())
 }
 
+/// Joins the store of the role, and uses it each time it is told to. Says how each of these uses ended.
+fn use_while_forged(role: &Role) {
+    let mut options = in_process();
+    options.logger_timeout(Duration::from_millis(100));
+    let store = options.open(&role.store).unwrap();
+    // Nothing is read before: a thread that has pinned a transaction keeps what it has read of its image.
+    say("joined");
+    while let Some(task) = listen() {
+        let newest = || store.snapshot().and_then(|snapshot| snapshot.keyspaces());
+        let durable = || store.durable_snapshot().and_then(|snapshot| snapshot.keyspaces());
+        let begun = || store.begin().and_then(|mut txn| txn.keyspace("forged"));
+        let verified = || store.verify();
+        let ended = match task.as_str() {
+            "newest" => newest().map(drop),
+            "durable" => durable().map(drop),
+            "begin" => begun().map(drop),
+            "verify" => verified().map(drop),
+            _ => store.stats().map(drop),
+        };
+        say(match ended {
+            Ok(()) => "good".to_owned(),
+            Err(Error::Corrupt { file, what, .. }) => format!("refused {file}: {what}"),
+            Err(error) => format!("failed {error}"),
+        });
+    }
+}
+
 // ---- structures and their checksums
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
@@ -109,18 +140,18 @@ fn crc(parts: &[&[u8]]) -> u32 {
 }
 
 /// The sum over the image of a commit, as `docs/format.md` leads to it.
-fn seal_image(slot: &mut [u8]) {
+fn seal_image(image: &mut [u8]) {
     let mut sum: u64 = 0x9e37_79b9_7f4a_7c15;
     for index in 0..23 {
-        let word = u64_at(slot, 112 + 8 * index);
+        let word = u64_at(image, 8 * index);
         let wide = u128::from(word ^ sum) * 0xa076_1d64_78bd_642f_u128;
         sum = (wide as u64) ^ ((wide >> 64) as u64) ^ word.rotate_left(29);
     }
-    slot[112 + 8 * 23..304].copy_from_slice(&sum.to_le_bytes());
+    image[8 * 23..].copy_from_slice(&sum.to_le_bytes());
 }
 
 fn seal_slot(slot: &mut [u8]) {
-    seal_image(slot);
+    seal_image(&mut slot[112..304]);
     let sum = crc(&[&slot[..12], &slot[16..BLOCK]]);
     set_u32(slot, 12, sum);
 }
@@ -421,4 +452,78 @@ fn sizes_that_no_store_has_are_refused_by_name() {
         }
         store_files::remove_all(&path);
     }
+}
+
+/// An image in the shared region whose checksum fits, and whose pages lie below the store's limit but beyond the arena's
+/// file, is refused by each use that reads it. A load from such a page would be a SIGBUS.
+#[test]
+fn a_forged_high_water_mark_is_refused() {
+    use std::os::unix::fs::FileExt;
+    const IMAGE: usize = 24 * 8;
+    let _limit = limit();
+    let dir = scratch();
+    let path = dir.path().join("store");
+    let store = small().open(&path).unwrap();
+    let mut history = History::default();
+    work(&store, &mut history, 6, |_| true);
+    store.sync().unwrap();
+    let mut child = Child::spawn("joined", &path, &[]);
+    child.expect("joined");
+
+    let control = std::fs::File::options().read(true).write(true).open(path.join("control")).unwrap();
+    let arena_len = std::fs::metadata(path.join("arena")).unwrap().len();
+    let pages_max = (16 << 20) / PAGE as u32;
+    assert!(arena_len < 16 << 20, "the arena has room to grow");
+    let newest = {
+        let mut word = [0; 8];
+        control.read_exact_at(&mut word, 128).unwrap();
+        u64::from_le_bytes(word)
+    };
+    // Both places of durable images, and the one slot of the newest transaction.
+    let [slots, durable] = IMAGES_AT;
+    let places = |from: u64, count: usize| (0..count).map(move |index| from + (index * IMAGE) as u64);
+    let image_at = |at: u64| {
+        let mut image = [0; IMAGE];
+        control.read_exact_at(&mut image, at).unwrap();
+        image
+    };
+    let of_newest = |at: &u64| u64_at(&image_at(*at), 0) == newest;
+    let slot = places(slots, 64).find(of_newest).unwrap();
+    let durable = places(durable, 2).collect();
+    let mut refused = 0;
+    for (tasks, places) in [(&["newest", "begin", "verify", "stats"][..], vec![slot]), (&["durable"][..], durable)] {
+        let before: Vec<_> = places.iter().map(|at| image_at(*at)).collect();
+        for (at, image) in places.iter().zip(&before) {
+            let mut image = *image;
+            // The catalog is the last page below the forged mark.
+            set_u32(&mut image, 8, pages_max - 1);
+            set_u32(&mut image, 16, pages_max);
+            seal_image(&mut image);
+            control.write_all_at(&image, *at).unwrap();
+        }
+        for task in tasks {
+            let said = child.ask(task);
+            eprintln!("{task}: {said}");
+            match *task {
+                // The logger writes a damaged image of a durable transaction anew. The process has survived until then.
+                "durable" => {}
+                _ => assert!(said.starts_with("refused control: the high-water mark"), "{task}: {said}"),
+            }
+            refused += 1;
+        }
+        if places == [slot] {
+            let said = Child::spawn("opener", &path, &[]).ask(path.to_str().unwrap());
+            assert!(said.starts_with("refused control: the high-water mark"), "{said}");
+        }
+        for (at, image) in places.iter().zip(&before) {
+            control.write_all_at(image, *at).unwrap();
+        }
+        for task in tasks {
+            assert_eq!(child.ask(task), "good", "{task}, with the image as it was");
+        }
+    }
+    assert_eq!(refused, 5);
+    child.finish();
+    drop(store);
+    untorn::stop_logger(&path, Duration::from_secs(30)).unwrap();
 }

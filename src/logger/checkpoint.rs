@@ -29,7 +29,7 @@ use crate::shared::protocols::waiter;
 use crate::txn::catalog;
 use crate::{Error, PageId, Result, TxnId};
 use std::fs::File;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 use untorn_wal::Lsn;
 
@@ -215,7 +215,9 @@ fn started_image(engine: &Engine) -> Result<(SlotImage, Lsn)> {
     let words = &engine.control.fixed().checkpoint;
     let position = Lsn(words.started_lsn.load(Ordering::Acquire));
     let image: [u64; SLOT_WORDS] = std::array::from_fn(|i| words.image[i].load(Ordering::Relaxed));
-    let image = SlotImage::decode(&image, dir::CONTROL)?;
+    // For the length of the arena, which the writer that started the checkpoint had found to be there.
+    fence(Ordering::Acquire);
+    let image = engine.control.decode_image(&image)?;
     let started = words.started.load(Ordering::Acquire);
     if image.txn.as_u64() != started {
         let what = format!("the image of the started checkpoint is of {}, not of {started:016x}", image.txn);

@@ -196,6 +196,10 @@ fn try_to_prepare(
     let lock_reserve = dir.with_fd(|fd| liveness::open_reserve(fd, lock_file))?;
     let arena_file = dir.need_file(dir::ARENA, true)?;
     let arena = Arena::open(&arena_file, header.store_id, &header.geometry, header.image.high_water)?;
+    let arena_len = arena_file.metadata().map_err(Error::io("stat of arena"))?.len();
+    if let Some(old) = &old {
+        old.know_arena(arena_len);
+    }
     if !alive {
         check::check_arena(&arena, &header, progress)?;
     }
@@ -268,6 +272,8 @@ fn try_to_prepare(
                 made => made?,
             }
             let (control, region) = recover::fresh_control(&dir, &header, old.as_ref(), &pool, *in_memory)?;
+            // The region's word says so only once recovery has backed that length with blocks.
+            control.know_arena(arena_len);
             let moves_to_memory = old.is_some() && !region.is_memory;
             settings::store_retention(&control, header.retention);
             if let Some(old) = &old {

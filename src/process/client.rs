@@ -179,6 +179,7 @@ impl Client {
             Err(Error::Permission { .. }) if options.read_only => dir.need_file(dir::ARENA, false)?,
             opened => opened?,
         };
+        control.know_arena(arena_file.metadata().map_err(Error::io("stat of arena"))?.len());
         let high_water = control.newest()?.high_water;
         let arena = Arena::open(&arena_file, header.store_id, &header.geometry, high_water)?;
         let tester = dir.with_fd(|fd| Tester::open(fd, Some(lock_file)))?;

@@ -13,7 +13,6 @@
 //!
 //! If the process dies in any of these, the slot's owner is found dead and the slot reaped.
 
-use crate::files::dir;
 use crate::files::slot::SlotImage;
 use crate::process::client::Client;
 use crate::shared::memory::arena::Pages;
@@ -151,7 +150,7 @@ impl Client {
                 let unmoved = fixed.durable.txn.load(Ordering::SeqCst) == txn.as_u64();
                 if unmoved
                     && words[0] == txn.as_u64()
-                    && let Ok(image) = SlotImage::decode(&words, dir::CONTROL)
+                    && let Ok(image) = self.engine.control.decode_image(&words)
                 {
                     return Ok(image);
                 }

@@ -94,6 +94,10 @@ pub const REGION_INODE_AT: u64 = (offset_of!(Fixed, identity) + offset_of!(Ident
 /// Where the region counts the rounds of the flush thread, for a test that looks whether it rests.
 pub const BEATS_AT: u64 = (offset_of!(Fixed, logger) + offset_of!(LoggerWords, beats)) as u64;
 
+/// Where the region has the images of commits: the slots of the newest transactions, and then those of durable ones. A test
+/// forges them.
+pub const IMAGES_AT: [u64; 2] = [offset_of!(Fixed, slots) as u64, offset_of!(Fixed, durable_slots) as u64];
+
 /// A lock of [`crate::shared::protocols::lock`], and who holds it, for people to read.
 #[repr(C)]
 pub(crate) struct LockWord {
@@ -362,6 +366,9 @@ pub(crate) struct Control {
     /// The first span has all but the cells' copies.
     spans: Spans,
     ring_size: usize,
+    page_size: u64,
+    /// Bytes of the arena's file that this process has found to be there. The file never shrinks while a process maps it.
+    arena_known: AtomicU64,
     /// The chunks of reader slots that this process has found ready, a bit for each: they are so for ever.
     pub(crate) readers_known: AtomicU64,
 }
@@ -401,7 +408,7 @@ impl Control {
     pub(crate) fn format(file: &File, store_id: [u8; 16], geometry: &Geometry, boot_id: [u64; 2]) -> Result<Control> {
         let len = Self::file_len(geometry.ring_size as usize, READER_CHUNK);
         write_zeros(file, 0, len as u64, dir::CONTROL)?;
-        let control = Self::map(file, geometry.ring_size as usize, true)?;
+        let control = Self::map(file, geometry, true)?;
         let identity = &control.fixed().identity;
         let id = [0, 8].map(|at| u64::from_le_bytes(store_id[at..at + 8].try_into().expect("8")));
         for i in 0..2 {
@@ -488,14 +495,21 @@ impl Control {
         self.spans.replace(to.as_fd())
     }
 
-    fn map(file: &File, ring_size: usize, writable: bool) -> Result<Control> {
+    fn map(file: &File, geometry: &Geometry, writable: bool) -> Result<Control> {
+        let ring_size = geometry.ring_size as usize;
         let cells_at = Self::file_len(ring_size, limits::READERS_MAX) as u64;
         let [reserve, max_len] =
             [cells::TABLE_BYTES, cells::RESERVED_BYTES].map(|len| (cells_at + len).next_multiple_of(MAPPING_ALIGN));
         let options = MapOptions { reserve, writable, in_core_dumps: false };
         // No less than all of the first span: what lies in it is found without a check.
         let spans = Spans::new(file.as_fd(), dir::CONTROL, options, reserve, max_len)?;
-        Ok(Control { spans, ring_size, readers_known: AtomicU64::new(1) })
+        Ok(Control {
+            spans,
+            ring_size,
+            page_size: geometry.page_size as u64,
+            arena_known: AtomicU64::new(0),
+            readers_known: AtomicU64::new(1),
+        })
     }
 
     /// Maps an existing region; `None` if it is one of the past, of another store or another file.
@@ -549,7 +563,7 @@ impl Control {
         if len < Self::file_len(geometry.ring_size as usize, READER_CHUNK) as u64 {
             return Ok(None);
         }
-        let control = Self::map(file, geometry.ring_size as usize, writable)?;
+        let control = Self::map(file, geometry, writable)?;
         let identity = &control.fixed().identity;
         let id = [0, 8].map(|at| u64::from_le_bytes(store_id[at..at + 8].try_into().expect("8")));
         let fits = identity.magic.load(Ordering::Relaxed) == MAGIC
@@ -613,6 +627,48 @@ impl Control {
     pub(crate) fn set_arena_bytes(&self, bytes: u64) {
         let pieces = (bytes / limits::GROWTH_PIECE) as u32;
         self.fixed().arena_bytes.store(checked(pieces), Ordering::Release);
+    }
+
+    /// Records that the arena's file has `bytes` bytes, which the caller has found out from the file itself.
+    pub(crate) fn know_arena(&self, bytes: u64) {
+        // Relaxed: the number leads to no other memory of this process, and the mapping is of the same file.
+        self.arena_known.fetch_max(bytes, Ordering::Relaxed);
+    }
+
+    /// The image that `words`, copied from the region, describe.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the checksum does not match, or if the high-water mark lies beyond the arena's file: a load from
+    /// a page there would be a SIGBUS.
+    #[inline]
+    pub(crate) fn decode_image(&self, words: &[u64; SLOT_WORDS]) -> Result<SlotImage> {
+        let image = SlotImage::decode(words, dir::CONTROL)?;
+        let used = u64::from(image.high_water) * self.page_size;
+        if used > self.arena_known.load(Ordering::Relaxed) {
+            self.check_backed(used)?;
+        }
+        Ok(image)
+    }
+
+    /// An error if the arena's file is not known to have `used` bytes. Called after the words of an image were copied: a writer
+    /// backs pages with blocks before it publishes an image that counts them.
+    #[cold]
+    fn check_backed(&self, used: u64) -> Result<()> {
+        // The copy of the words ends with an acquire fence, so this load finds what the image's writer had stored before.
+        let Some(backed) = self.arena_bytes() else {
+            let what =
+                "the length of the arena is damaged; stop all processes that have the store open, and open it again";
+            return Err(Error::corrupt(dir::CONTROL, offset_of!(Fixed, arena_bytes) as u64, what));
+        };
+        self.know_arena(backed);
+        if used <= backed {
+            return Ok(());
+        }
+        let what = format!(
+            "the high-water mark of a commit is byte {used} of the arena, which has {backed} bytes; stop all processes that have the \
+             store open, and open it again"
+        );
+        Err(Error::corrupt(dir::CONTROL, 0, what))
     }
 
     /// What the headers of the log's segments repeat.
@@ -688,7 +744,7 @@ impl Control {
     #[inline]
     pub(crate) fn image(&self, txn: TxnId) -> Result<Option<SlotImage>> {
         match self.slots().read(&self.fixed().committed, txn) {
-            Some(words) => SlotImage::decode(&words, dir::CONTROL).map(Some),
+            Some(words) => self.decode_image(&words).map(Some),
             // The slot of the newest transaction is not used again before 62 others: it, or the word that
             // names it, is damaged, and looking again would never end.
             None if self.committed() == txn => {
@@ -715,7 +771,7 @@ impl Control {
     /// still streams. `None` while the logger moves on.
     pub(crate) fn durable_image(&self) -> Option<SlotImage> {
         let (txn, _) = self.durable()?;
-        let images = self.fixed().durable_slots.iter().map(|slot| SlotImage::decode(&slot.copy(), dir::CONTROL));
+        let images = self.fixed().durable_slots.iter().map(|slot| self.decode_image(&slot.copy()));
         images.flatten().find(|image| image.txn == txn)
     }
 
