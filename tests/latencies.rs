@@ -38,7 +38,7 @@ fn each_process_counts_in_the_class_of_its_commits() {
     for key in 0..5_u32 {
         let mut txn = store.begin_with(Durability::Visible).unwrap();
         txn.put(&keys, &key.to_be_bytes(), b"by the parent").unwrap();
-        let _ = txn.commit().unwrap();
+        txn.commit().unwrap();
     }
     store.sync().unwrap();
     let stats = store.stats().unwrap();
@@ -115,7 +115,7 @@ fn a_lock_held_long_shows_with_its_holder_and_its_waiter() {
         });
         asked.recv().unwrap();
         std::thread::sleep(HELD);
-        let _ = txn.commit().unwrap();
+        txn.commit().unwrap();
     });
     let latencies = store.stats().unwrap().latencies;
     assert!(latencies.lock_hold.bulk.max() >= HELD, "{latencies:#?}");

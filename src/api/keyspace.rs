@@ -86,6 +86,10 @@ impl Keyspace {
         Keyspace { store: self.store.with_durability(durability), id: self.id, shared: self.shared.clone() }
     }
 
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
     pub(crate) fn id(&self) -> KeyspaceId {
         self.id
     }

@@ -157,6 +157,11 @@ pub(crate) fn get_versioned(
     Ok(search::get(&pages, root, key)?.map(|found| (Value(Held::new(found.value, pin.clone())), found.version)))
 }
 
+/// Writes bytes as the literal of a byte string, which can be read where they are ASCII.
+fn fmt_bytes(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, "b\"{}\"", bytes.escape_ascii())
+}
+
 /// A value in the store, without copying: it dereferences to its bytes and pins its snapshot.
 ///
 /// Keep it only as long as it is needed; `to_vec()` frees it from the store. It must not be read in a
@@ -178,7 +183,7 @@ impl AsRef<[u8]> for Value {
 
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&**self, f)
+        fmt_bytes(self, f)
     }
 }
 
@@ -209,7 +214,7 @@ impl AsRef<[u8]> for Key {
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
+        fmt_bytes(self, f)
     }
 }
 

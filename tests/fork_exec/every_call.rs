@@ -101,6 +101,7 @@ impl Handles {
         w.check("Store::begin", self.store.begin());
         w.check("Store::begin_with", self.store.begin_with(Durability::Visible));
         w.check("Store::begin_timeout", self.store.begin_timeout(Duration::ZERO));
+        w.check("Store::transact", self.store.transact(|_| Ok(())));
         w.check("Store::snapshot", self.store.snapshot());
         w.check("Store::durable_snapshot", self.store.durable_snapshot());
         w.check("Store::sync", self.store.sync());
@@ -129,6 +130,11 @@ impl Handles {
         w.check("Keyspace::prefix", self.keys.prefix(b"k"));
         w.check("Keyspace::len", self.keys.len());
         w.check("Keyspace::is_empty", self.keys.is_empty());
+        w.check("Keyspace::contains_key", self.keys.contains_key("k"));
+        w.check("Keyspace::multi_get", self.keys.multi_get(["k"]));
+        w.check("Keyspace::first", self.keys.first());
+        w.check("Keyspace::pop_last", self.keys.pop_last());
+        w.check("Keyspace::update", self.keys.update("k", |_| None));
     }
 
     fn of_snapshot(&self, w: &mut Wrong) {
@@ -284,6 +290,8 @@ fn in_transaction(handles: &Handles) {
         wrong.check("WriteTxn::delete", txn.delete(keys, b"k"));
         wrong.check("WriteTxn::range", txn.range(keys, ..).map(drop));
         wrong.check("WriteTxn::prefix", txn.prefix(keys, b"k").map(drop));
+        wrong.check("WriteTxn::pop_first", txn.pop_first(keys));
+        wrong.check("WriteTxn::update", txn.update(keys, "k", |_| None));
         wrong.check("WriteTxn::keyspace", txn.keyspace("new"));
         wrong.check("WriteTxn::drop_keyspace", txn.drop_keyspace("keys"));
         wrong.check("Keyspace::put, in a transaction", keys.put(b"k", b"x"));
