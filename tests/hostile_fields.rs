@@ -365,11 +365,12 @@ impl Opener {
         Opener { child, dir: dir.to_owned(), number: 0, opened: 0, refused: 0 }
     }
 
-    fn open(&mut self, image: &Image, field: &Field, value: u64) {
+    /// Opens the store with one field changed. Says how that ended; a store that was refused has each file as it was.
+    fn open(&mut self, image: &Image, field: &Field, value: u64) -> String {
         self.number += 1;
         let path = numbered(&self.dir, self.number);
         image.lay_out(&path, |files| patch(files, field, value));
-        let before = all_files(&path);
+        let before = (all_files(&path), stamps(&path));
         eprint!("{field:?} = {value:#x}: ");
         let said = self.child.ask(path.to_str().unwrap());
         eprintln!("{said}");
@@ -379,13 +380,24 @@ impl Opener {
                 self.refused += 1;
                 // Replay has begun when it meets damage in the arena that was not checked before: see `logger/check.rs`.
                 let is_met_by_replay = said.starts_with("refused arena") && !said.contains("different times");
-                let is_kept = before == all_files(&path);
+                let is_kept = before == (all_files(&path), stamps(&path));
                 assert!(is_met_by_replay || is_kept, "{field:?} = {value:#x}: {said}, and files were touched");
             }
             _ => panic!("{field:?} = {value:#x}: {said}"),
         }
         store_files::remove_all(&path);
+        said
     }
+}
+
+/// Size, time of the last change and inode of each file of a store.
+fn stamps(path: &Path) -> Vec<(String, u64, std::time::SystemTime, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let stamp = |name: String| {
+        let found = std::fs::metadata(path.join(&name)).unwrap();
+        (name, found.len(), found.modified().unwrap(), found.ino())
+    };
+    all_files(path).into_keys().map(stamp).collect()
 }
 
 #[test]
@@ -413,6 +425,43 @@ fn each_field_of_each_checksummed_structure() {
         assert!(opener.opened > 0 && opener.refused > 0);
         opener.child.finish();
     }
+}
+
+/// A record whose checksum fits, and which no transaction can have written, refuses the open before recovery changes a file.
+#[test]
+fn impossible_records_are_refused_before_recovery() {
+    let _limit = limit();
+    let dir = scratch();
+    let image = image(&dir.path().join("records"), false);
+    let mut opener = Opener::new(dir.path());
+    // Those behind the checkpoint: each transaction was durable before the next one began, so each has a batch of its own.
+    let records: Vec<(String, usize)> = image
+        .files
+        .iter()
+        .filter(|(_, bytes)| bytes.starts_with(b"untornWS"))
+        .flat_map(|(file, bytes)| batches(bytes).into_iter().map(move |(batch, len)| (file.clone(), batch, len)))
+        .filter(|(file, batch, len)| {
+            // A whole transaction that begins by putting a key.
+            let record = &image.files[file][batch + 128..];
+            *len > 64 && record[24] == 1 && record[32] == 1
+        })
+        .map(|(file, batch, _)| (file, batch + 128))
+        .collect();
+    let newest = records.iter().max_by_key(|(file, record)| u64_at(&image.files[file], record + 8)).unwrap();
+    for (at, width, value, what) in [
+        (16, 8, 1, "does not follow"),
+        (24, 1, 3, "ends without having begun"),
+        (32, 1, 2, "operation"),
+        (32, 1, 5, "operation"),
+        (33, 8, 999, "keyspace number 999, which the pages don't have"),
+        (33, 8, 0, "keyspace number 0, which the pages don't have"),
+    ] {
+        let (file, record) = newest.clone();
+        let field = Field { file, at: record + at, width, seal: Seal::Record(record) };
+        let said = opener.open(&image, &field, value);
+        assert!(said.starts_with("refused wal") && said.contains(what), "{what}: {said}");
+    }
+    opener.child.finish();
 }
 
 /// Numbers that took the logger down: each of them by name, in both slots at once, so that no other header serves.

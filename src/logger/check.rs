@@ -1,9 +1,10 @@
 //! What is checked before recovery changes a byte of any file, so that a store that is refused stays as it was.
 //!
-//! The header is held against the log, the log is read to its end, and of the arena those pages are held against their
-//! checksums, and against the header, by which an arena of another time shows: the catalog, the run directory, and the
-//! ends of the queues. The rest of the arena is not read: a large store must open at once. Damage that replay meets there
-//! refuses the open too; by then the header has been written anew, and pages that the checkpoint does not use.
+//! The header is held against the log. Of the arena those pages are held against their checksums, and against the header, by
+//! which an arena of another time shows: the catalog, the run directory, and the ends of the queues. The log is then read to
+//! its end, and its transactions are held against one another and against the catalog. The rest of the arena is not read: a
+//! large store must open at once. Damage that replay meets there refuses the open too, as does the deletion of a key that the
+//! pages don't have; by then the header has been written anew, and pages that the checkpoint does not use.
 
 use crate::btree::walk::each_page;
 use crate::files::dir;
@@ -55,14 +56,16 @@ pub(super) fn refuse_last_segment(survey: &Survey) -> Result<()> {
 
 /// Reads the log after the checkpoint to its end, and changes nothing: a store that can't be recovered for what its log
 /// holds keeps every byte of every file.
-pub(super) fn check_log(disk: &RealDisk, survey: &Survey, header: &Header) -> Result<()> {
+pub(super) fn check_log(disk: &RealDisk, survey: &Survey, header: &Header, arena: &Arena) -> Result<()> {
     let mut survey = survey.clone();
     // The caller has seen that recovery needs none of these, unless the newest segment is among
     // them: then the log ends too early.
     survey.broken.clear();
     let mut scan = Scan::of_survey(disk, survey, header.log_position).map_err(log_error)?;
     let seed = StoreId(header.store_id).seed();
-    let mut check = Check::new(seed, header.geometry.page_size, header.txn(), header.log_position);
+    let pages = arena.pages(header.image.high_water);
+    let find_keyspace = |id| Ok(catalog::root(&pages, header.image.catalog, id)?.is_some());
+    let mut check = Check::new(seed, header.geometry.page_size, header.txn(), header.log_position, &find_keyspace);
     while let Some((_, bytes)) = scan.next_chunk().map_err(log_error)? {
         check.feed(bytes)?;
     }

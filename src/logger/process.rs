@@ -186,9 +186,6 @@ fn try_to_prepare(
         }
         _ => None,
     };
-    if !alive {
-        check::check_log(&disk, &survey, &header)?;
-    }
     let presence = Presence::take(&dir, LOGGER_IDS, lock_file)?;
     // Its own claim first: of two participants that come at once, one sees the other.
     presence::refuse_others(&dir, lock_file)?;
@@ -202,6 +199,7 @@ fn try_to_prepare(
     }
     if !alive {
         check::check_arena(&arena, &header, progress)?;
+        check::check_log(&disk, &survey, &header, &arena)?;
     }
     arena.make_writable(|| Ok(arena_file))?;
     let engine = |control: Control, dir: Dir, arena: Arena| Engine {

@@ -6,7 +6,8 @@
 use crate::participant::engine::Engine;
 use crate::txn::ops::{Op, Ops};
 use crate::txn::write::Write;
-use crate::{Error, Result, TxnId, limits};
+use crate::{Error, KeyspaceId, Result, TxnId, limits};
+use std::collections::HashMap;
 use untorn_wal::Lsn;
 use untorn_wal::record;
 use untorn_wal::record::{Decoded, RecordKind};
@@ -21,7 +22,7 @@ fn follows(base: TxnId, txn: TxnId, kind: RecordKind) -> Result<(), String> {
 
 /// Reads the stream without applying it: a damaged log is found before recovery changes a byte of
 /// any file, and `verify` finds damage in what is kept for followers.
-pub(crate) struct Check {
+pub(crate) struct Check<'k> {
     seed: u32,
     page_size: usize,
     /// The last transaction that the stream commits; unknown before the first one of a stream that
@@ -29,23 +30,137 @@ pub(crate) struct Check {
     last: Option<TxnId>,
     rest: Vec<u8>,
     at: Lsn,
+    /// The transactions are checked as replay applies them. `None` where the stream may begin inside one.
+    transactions: Option<Transactions<'k>>,
 }
 
-impl Check {
-    /// Begins at `from`, behind the commit of `checkpoint`. `seed` is that of the store's records.
-    pub(crate) fn new(seed: u32, page_size: usize, checkpoint: TxnId, from: Lsn) -> Check {
-        Check { seed, page_size, last: Some(checkpoint), rest: Vec::new(), at: from }
+/// Tells whether the pages of the checkpoint have a keyspace.
+pub(crate) type FindKeyspace<'k> = dyn Fn(KeyspaceId) -> Result<bool> + 'k;
+
+/// The transactions of a stream that begins at a checkpoint.
+struct Transactions<'k> {
+    find_keyspace: &'k FindKeyspace<'k>,
+    /// Whether there is a keyspace, after the last commit. Those that no record has named are missing.
+    keyspaces: HashMap<KeyspaceId, bool>,
+    /// A streamed transaction whose commit has not come yet.
+    open: Option<Running>,
+}
+
+/// A transaction whose records are being read.
+struct Running {
+    txn: TxnId,
+    /// The keyspaces that it has created (true) and dropped (false).
+    keyspaces: HashMap<KeyspaceId, bool>,
+    /// Bytes that are missing of a large value.
+    missing: Option<u64>,
+}
+
+impl Transactions<'_> {
+    /// Checks a record whose operations are whole.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if replay could not apply it.
+    fn check(&mut self, txn: TxnId, kind: RecordKind, payload: &[u8], at: Lsn) -> Result<()> {
+        let damaged = |what: String| Error::corrupt("wal", at.0, format!("log position {}: {what}", at.0));
+        if matches!(kind, RecordKind::Abort | RecordKind::Commit) {
+            self.open = None;
+        }
+        if kind == RecordKind::Abort {
+            return Ok(());
+        }
+        let mut running = match self.open.take() {
+            Some(running) if running.txn == txn => running,
+            _ if kind == RecordKind::FrameCommit => {
+                return Err(damaged(format!("transaction {txn} ends without having begun")));
+            }
+            _ => Running { txn, keyspaces: HashMap::new(), missing: None },
+        };
+        for op in Ops::new(payload) {
+            self.check_op(&mut running, &op.map_err(damaged)?, &damaged)?;
+        }
+        if kind == RecordKind::Frame {
+            self.open = Some(running);
+            return Ok(());
+        }
+        if let Some(missing) = running.missing {
+            return Err(damaged(format!("transaction {txn} ends before the last {missing} bytes of a large value")));
+        }
+        self.keyspaces.extend(running.keyspaces);
+        Ok(())
+    }
+
+    fn check_op(&mut self, running: &mut Running, op: &Op<'_>, damaged: &dyn Fn(String) -> Error) -> Result<()> {
+        if running.missing.is_some() && !matches!(op, Op::LargeBytes(_)) {
+            return Err(damaged("the bytes of a large value are missing".into()));
+        }
+        let (keyspace, is_created) = match op {
+            Op::Put { keyspace, .. } | Op::Delete { keyspace, .. } => (*keyspace, false),
+            Op::CreateKeyspace { keyspace, .. } => (*keyspace, true),
+            Op::DropKeyspace { keyspace, .. } => (*keyspace, false),
+            Op::LargePut { keyspace, len, .. } => {
+                running.missing = Some(u64::from(*len));
+                (*keyspace, false)
+            }
+            Op::LargeBytes(bytes) => {
+                let found = bytes.len() as u64;
+                running.missing = match running.missing {
+                    None => return Err(damaged("bytes of a large value that was not begun".into())),
+                    Some(missing) if found > missing => {
+                        return Err(damaged("more bytes than the large value has".into()));
+                    }
+                    Some(missing) => Some(missing - found).filter(|missing| *missing > 0),
+                };
+                return Ok(());
+            }
+            Op::Incarnation { .. } | Op::CellsFloor(_) => return Ok(()),
+        };
+        let is_there = match running.keyspaces.get(&keyspace).or_else(|| self.keyspaces.get(&keyspace)) {
+            Some(is_there) => *is_there,
+            None => {
+                let is_there = (self.find_keyspace)(keyspace)?;
+                self.keyspaces.insert(keyspace, is_there);
+                is_there
+            }
+        };
+        if is_there == is_created {
+            let which = keyspace.0;
+            return Err(damaged(match is_created {
+                true => format!("the log creates keyspace number {which}, which the pages have"),
+                false => format!("the log changes keyspace number {which}, which the pages don't have"),
+            }));
+        }
+        if is_created || matches!(op, Op::DropKeyspace { .. }) {
+            running.keyspaces.insert(keyspace, is_created);
+        }
+        Ok(())
+    }
+}
+
+impl<'k> Check<'k> {
+    /// Begins at `from`, behind the commit of `checkpoint`, whose keyspaces `find_keyspace` finds. `seed` is that of the store's
+    /// records.
+    pub(crate) fn new(
+        seed: u32,
+        page_size: usize,
+        checkpoint: TxnId,
+        from: Lsn,
+        find_keyspace: &'k FindKeyspace<'k>,
+    ) -> Check<'k> {
+        let transactions = Transactions { find_keyspace, keyspaces: HashMap::new(), open: None };
+        let transactions = Some(transactions);
+        Check { seed, page_size, last: Some(checkpoint), rest: Vec::new(), at: from, transactions }
     }
 
     /// Begins at `from`, where a record begins.
-    pub(crate) fn anywhere(seed: u32, page_size: usize, from: Lsn) -> Check {
-        Check { seed, page_size, last: None, rest: Vec::new(), at: from }
+    pub(crate) fn anywhere(seed: u32, page_size: usize, from: Lsn) -> Check<'k> {
+        Check { seed, page_size, last: None, rest: Vec::new(), at: from, transactions: None }
     }
 
     /// Checks the records in `bytes`, which continue the stream.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if they are no records, are out of order, or have no whole operations.
+    /// [`Error::Corrupt`] if they are no records, are out of order, or have no whole operations; from a checkpoint on, also if
+    /// no transaction can have written them.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<()> {
         self.rest.extend_from_slice(bytes);
         let mut used = 0;
@@ -59,6 +174,9 @@ impl Check {
                     // What lies in an abort record is never applied.
                     if kind != RecordKind::Abort {
                         Ops::new(payload).try_for_each(|op| self.check_op(&op?)).map_err(damaged)?;
+                    }
+                    if let Some(transactions) = &mut self.transactions {
+                        transactions.check(txn, kind, payload, at)?;
                     }
                     if matches!(kind, RecordKind::Commit | RecordKind::FrameCommit) {
                         self.last = Some(txn);
@@ -218,5 +336,73 @@ impl<'e> Replay<'e> {
     /// Ends the replay: where the last whole record ended, and how many transactions were applied.
     pub(crate) fn finish(self) -> (Lsn, u64) {
         (self.at, self.records)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The end of the check of these records, which follow transaction 0, when the pages have keyspace 1.
+    fn check(records: &[(u64, RecordKind, &[Op<'_>])]) -> Result<()> {
+        let mut bytes = Vec::new();
+        for (txn, kind, ops) in records {
+            let mut payload = Vec::new();
+            ops.iter().for_each(|op| op.encode(&mut payload));
+            let at = Lsn(bytes.len() as u64);
+            record::encode(&mut bytes, 7, at, *txn, *kind, &payload);
+        }
+        Check::new(7, 4096, TxnId::ZERO, Lsn::ZERO, &|keyspace| Ok(keyspace.0 == 1)).feed(&bytes)
+    }
+
+    fn put(keyspace: u64) -> Op<'static> {
+        Op::Put { keyspace: KeyspaceId(keyspace), key: b"key", value: b"value" }
+    }
+
+    fn large(len: u32) -> Op<'static> {
+        Op::LargePut { keyspace: KeyspaceId(1), key: b"key", len }
+    }
+
+    fn create(keyspace: u64) -> Op<'static> {
+        Op::CreateKeyspace { keyspace: KeyspaceId(keyspace), name: "name" }
+    }
+
+    fn dropped(keyspace: u64) -> Op<'static> {
+        Op::DropKeyspace { keyspace: KeyspaceId(keyspace), name: "name" }
+    }
+
+    use RecordKind::{Abort, Commit, Frame, FrameCommit};
+
+    /// What transactions write is accepted: streams that end, that are aborted, or that another transaction follows.
+    #[test]
+    fn possible_transactions_pass() {
+        let half = Op::LargeBytes(&[1; 50]);
+        check(&[(1, Commit, &[put(1), create(2), put(2)]), (2, Commit, &[put(2), dropped(2)])]).unwrap();
+        check(&[(1, Frame, &[create(2), large(100), half]), (1, FrameCommit, &[half, put(2)])]).unwrap();
+        check(&[(1, Frame, &[create(2), large(100)]), (1, Abort, &[]), (1, Commit, &[create(2), put(2)])]).unwrap();
+        check(&[(1, Frame, &[dropped(1)]), (1, Abort, &[]), (1, Commit, &[put(1)])]).unwrap();
+    }
+
+    /// What no transaction writes is refused.
+    #[test]
+    fn impossible_transactions_are_refused() {
+        let half = Op::LargeBytes(&[1; 50]);
+        let table: &[(&[(u64, RecordKind, &[Op<'_>])], &str)] = &[
+            (&[(1, Commit, &[put(2)])], "keyspace number 2, which the pages don't have"),
+            (&[(1, Commit, &[dropped(1)]), (2, Commit, &[put(1)])], "keyspace number 1, which the pages don't have"),
+            (&[(1, Commit, &[create(1)])], "creates keyspace number 1"),
+            (&[(1, Frame, &[create(2)]), (1, Abort, &[]), (1, Commit, &[put(2)])], "keyspace number 2"),
+            (&[(1, FrameCommit, &[put(1)])], "without having begun"),
+            (&[(1, Frame, &[put(1)]), (1, Abort, &[]), (1, FrameCommit, &[put(1)])], "without having begun"),
+            (&[(1, Commit, &[put(1)]), (1, Commit, &[put(1)])], "does not follow"),
+            (&[(1, Commit, &[large(100), half])], "ends before the last 50 bytes"),
+            (&[(1, Commit, &[large(100), half, put(1)])], "bytes of a large value are missing"),
+            (&[(1, Commit, &[large(60), half, half])], "more bytes than"),
+            (&[(1, Commit, &[half])], "was not begun"),
+        ];
+        for (records, what) in table {
+            let error = check(records).unwrap_err().to_string();
+            assert!(error.contains(what), "{what}: {error}");
+        }
     }
 }
