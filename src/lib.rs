@@ -15,12 +15,12 @@
 //! let users = store.keyspace("users")?;
 //!
 //! let mut txn = store.begin_with(Durability::Visible)?; // gives way to commits that wait for the disk
-//! txn.put(&users, b"alice", b"1")?;
-//! txn.put(&users, b"bob", b"2")?;
+//! txn.put(&users, "alice", "1")?;
+//! txn.put(&users, "bob", "2")?;
 //! let ticket = txn.commit()?; // other processes see both, or neither
 //! ticket.wait()?; // now they survive a power loss
 //!
-//! for entry in users.prefix(b"al")? {
+//! for entry in users.prefix("al")? {
 //!     let (key, value) = entry?;
 //!     assert_eq!((&*key, &*value), (&b"alice"[..], &b"1"[..]));
 //! }
@@ -45,7 +45,7 @@
 //! - `participant`: what clients and the logger have in common
 //! - `shared`: shared memory: mappings, atomics, the protocols between processes; nearly all `unsafe` is here
 //! - `files`: the directory, its files and what they contain
-//! - `error`, `ids`, `limits`, `prefix`, `environment`, `crash`, `fault`: what all of them use
+//! - `error`, `ids`, `key_range`, `limits`, `prefix`, `environment`, `crash`, `fault`: what all of them use
 //! - `remote`: message-passing clients, which need no more than `files`
 
 #[macro_use]
@@ -67,6 +67,7 @@ mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod ids;
+mod key_range;
 pub mod limits;
 mod logger;
 mod pages;
@@ -98,6 +99,7 @@ pub use durability::Durability;
 pub use error::{Error, Result};
 pub(crate) use ids::{ClientId, KeyspaceId, PageId};
 pub use ids::{TxnId, Version};
+pub use key_range::KeyRange;
 pub use logger::daemon::{LoggerOptions, run_logger, stop_logger};
 pub use participant::options::{FlushPolicy, Options};
 pub use remote::{Batch, Client, ClientOptions, CommitOutcome, RemoteChanges, Scan};

@@ -8,8 +8,19 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&str; 11] =
     ["logger", "server", "api", "txn", "btree", "pages", "process", "admission", "participant", "shared", "files"];
 /// Files beside the folders, which every layer may import, and which import none.
-const COMMON: [&str; 10] =
-    ["cas", "crash", "crash_points", "durability", "environment", "error", "fault", "ids", "limits", "prefix"];
+const COMMON: [&str; 11] = [
+    "cas",
+    "crash",
+    "crash_points",
+    "durability",
+    "environment",
+    "error",
+    "fault",
+    "ids",
+    "key_range",
+    "limits",
+    "prefix",
+];
 /// Message-passing clients. They have none of the store open, so they may use no more than these. The server has the
 /// codec of errors in common with them.
 const REMOTE_MAY_IMPORT: [&str; 3] = ["remote", "shared", "files"];

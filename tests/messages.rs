@@ -170,9 +170,9 @@ fn every_operation() {
     // Several keys at once.
     client.put("users", b"", b"empty key").unwrap();
     client.put("users", b"e", b"").unwrap();
-    let values = client.multi_get("users", &[b"e", b"absent", b"", b"e"]).unwrap();
+    let values = client.multi_get("users", ["e", "absent", "", "e"]).unwrap();
     assert_eq!(values, [Some(b"".to_vec()), None, Some(b"empty key".to_vec()), Some(b"".to_vec())]);
-    assert_eq!(client.multi_get("users", &[]).unwrap(), Vec::<Option<Vec<u8>>>::new());
+    assert_eq!(client.multi_get("users", [""; 0]).unwrap(), Vec::<Option<Vec<u8>>>::new());
 
     // The store as a whole.
     let covered = client.checkpoint().unwrap();

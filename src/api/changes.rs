@@ -180,8 +180,8 @@ impl Changes {
 
     /// Only changes of keys that begin with `prefix`, and drops of keyspaces. To be said before the first change is taken.
     #[must_use]
-    pub fn prefix(mut self, prefix: &[u8]) -> Changes {
-        self.filter.prefix = prefix.into();
+    pub fn prefix(mut self, prefix: impl AsRef<[u8]>) -> Changes {
+        self.filter.prefix = prefix.as_ref().into();
         self
     }
 

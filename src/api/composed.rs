@@ -95,7 +95,7 @@ impl Keyspace {
     /// # Errors
     /// As [`Keyspace::get`].
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        Ok(self.get(key.as_ref())?.is_some())
+        Ok(self.get(key)?.is_some())
     }
 
     /// The visible values of several keys, in the order of `keys`, all as of one transaction.
@@ -239,7 +239,7 @@ impl Snapshot {
     /// # Errors
     /// As [`Snapshot::get`].
     pub fn contains_key(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
-        Ok(self.get(keyspace, key.as_ref())?.is_some())
+        Ok(self.get(keyspace, key)?.is_some())
     }
 
     /// The values of several keys, in the order of `keys`.
@@ -251,7 +251,7 @@ impl Snapshot {
         keyspace: &Keyspace,
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<Value>>> {
-        keys.into_iter().map(|key| self.get(keyspace, key.as_ref())).collect()
+        keys.into_iter().map(|key| self.get(keyspace, key)).collect()
     }
 
     /// The entry with the least key.
@@ -286,7 +286,7 @@ impl<'s> WriteTxn<'s> {
     /// # Errors
     /// As [`WriteTxn::get`].
     pub fn contains_key(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
-        Ok(self.get(keyspace, key.as_ref())?.is_some())
+        Ok(self.get(keyspace, key)?.is_some())
     }
 
     /// The values of several keys, in the order of `keys`, as this transaction sees them.
@@ -298,7 +298,7 @@ impl<'s> WriteTxn<'s> {
         keyspace: &Keyspace,
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<&[u8]>>> {
-        keys.into_iter().map(|key| self.get(keyspace, key.as_ref())).collect()
+        keys.into_iter().map(|key| self.get(keyspace, key)).collect()
     }
 
     /// The entry with the least key, as this transaction sees it.

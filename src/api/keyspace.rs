@@ -4,12 +4,13 @@ use crate::api::snapshot;
 use crate::api::snapshot::{Range, Value};
 use crate::api::store::Store;
 use crate::api::write_txn::WriteTxn;
+use crate::key_range::KeyRange;
 use crate::prefix::{prefix_bounds, prefix_end};
 use crate::process::client::Client;
 use crate::{CasOutcome, Durability, Error, KeyspaceId, PageId, Result, TxnId};
 use parking_lot::Mutex;
 use std::fmt;
-use std::ops::RangeBounds;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -133,7 +134,12 @@ impl Keyspace {
     ///
     /// # Errors
     /// As [`Store::begin`] and [`crate::WriteTxn::commit`]; [`Error::Limit`] for a key or value that is too long.
-    pub fn put(&self, key: &[u8], value: &[u8]) -> Result<TxnId> {
+    #[inline]
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<TxnId> {
+        self.put_bytes(key.as_ref(), value.as_ref())
+    }
+
+    fn put_bytes(&self, key: &[u8], value: &[u8]) -> Result<TxnId> {
         let mut txn = self.store.begin()?;
         txn.put(self, key, value)?;
         Ok(txn.commit()?.txn_id())
@@ -143,7 +149,12 @@ impl Keyspace {
     ///
     /// # Errors
     /// As [`Keyspace::put`].
-    pub fn delete(&self, key: &[u8]) -> Result<bool> {
+    #[inline]
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        self.delete_bytes(key.as_ref())
+    }
+
+    fn delete_bytes(&self, key: &[u8]) -> Result<bool> {
         let mut txn = self.store.begin()?;
         let found = txn.delete(self, key)?;
         txn.commit()?;
@@ -155,7 +166,12 @@ impl Keyspace {
     /// # Errors
     /// [`Error::NoKeyspace`] if the keyspace was dropped; [`Error::Corrupt`]; [`Error::Forked`].
     #[inline]
-    pub fn get(&self, key: &[u8]) -> Result<Option<Value>> {
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
+        self.get_bytes(key.as_ref())
+    }
+
+    #[inline]
+    fn get_bytes(&self, key: &[u8]) -> Result<Option<Value>> {
         let client = self.store.client();
         let pin = client.pin()?;
         snapshot::get(client, &pin, self, key)
@@ -166,10 +182,10 @@ impl Keyspace {
     ///
     /// # Errors
     /// As [`Keyspace::get`].
-    pub fn get_versioned(&self, key: &[u8]) -> Result<Option<(Value, TxnId)>> {
+    pub fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, TxnId)>> {
         let client = self.store.client();
         let pin = client.pin()?;
-        snapshot::get_versioned(client, &pin, self, key)
+        snapshot::get_versioned(client, &pin, self, key.as_ref())
     }
 
     /// Stores a value only if the key's version is the one that the caller knows (`None`: only if the key is absent),
@@ -197,7 +213,13 @@ impl Keyspace {
     ///
     /// # Errors
     /// As [`Keyspace::put`]. A mismatch is no error.
-    pub fn compare_and_swap(&self, key: &[u8], expected: Option<TxnId>, value: &[u8]) -> Result<CasOutcome> {
+    pub fn compare_and_swap(
+        &self,
+        key: impl AsRef<[u8]>,
+        expected: Option<TxnId>,
+        value: impl AsRef<[u8]>,
+    ) -> Result<CasOutcome> {
+        let (key, value) = (key.as_ref(), value.as_ref());
         self.compare_and(key, expected, |txn| txn.put(self, key, value))
     }
 
@@ -205,7 +227,8 @@ impl Keyspace {
     ///
     /// # Errors
     /// As [`Keyspace::put`]. A mismatch is no error.
-    pub fn compare_and_delete(&self, key: &[u8], expected: TxnId) -> Result<CasOutcome> {
+    pub fn compare_and_delete(&self, key: impl AsRef<[u8]>, expected: TxnId) -> Result<CasOutcome> {
+        let key = key.as_ref();
         self.compare_and(key, Some(expected), |txn| txn.delete(self, key).map(drop))
     }
 
@@ -224,24 +247,27 @@ impl Keyspace {
         Ok(CasOutcome::Swapped(txn.commit()?.txn_id()))
     }
 
-    /// The visible entries of a range, in key order, from both ends, as of now.
+    /// The visible entries of a range, in key order, from both ends, as of now: `range("a".."c")`; see [`KeyRange`].
     ///
     /// # Errors
     /// As [`Keyspace::get`].
-    pub fn range<'k>(&self, range: impl RangeBounds<&'k [u8]>) -> Result<Range> {
-        let client = self.store.client();
-        let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
-        Range::new(client.clone(), client.pin()?, self, bounds)
+    pub fn range<R: KeyRange>(&self, range: R) -> Result<Range> {
+        self.range_of_bounds(range.bounds())
     }
 
     /// The visible entries whose keys begin with `prefix`, in key order, from both ends, as of now.
     ///
     /// # Errors
     /// As [`Keyspace::get`].
-    pub fn prefix(&self, prefix: &[u8]) -> Result<Range> {
-        let client = self.store.client();
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Range> {
+        let prefix = prefix.as_ref();
         let end = prefix_end(prefix);
-        Range::new(client.clone(), client.pin()?, self, prefix_bounds(prefix, end.as_deref()))
+        self.range_of_bounds(prefix_bounds(prefix, end.as_deref()))
+    }
+
+    fn range_of_bounds(&self, bounds: (Bound<&[u8]>, Bound<&[u8]>)) -> Result<Range> {
+        let client = self.store.client();
+        Range::new(client.clone(), client.pin()?, self, bounds)
     }
 
     /// How many entries the keyspace has. Costs as much as a `get`.

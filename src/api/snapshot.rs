@@ -5,13 +5,14 @@ use crate::api::keyspace::Keyspace;
 use crate::api::store::Store;
 use crate::btree::cursor::Cursor;
 use crate::btree::search;
+use crate::key_range::KeyRange;
 use crate::prefix::{prefix_bounds, prefix_end};
 use crate::process::client::Client;
 use crate::process::pin::Pin;
 use crate::txn::catalog;
 use crate::{Error, PageId, Result, TxnId};
 use std::fmt;
-use std::ops::{Bound, Deref, RangeBounds};
+use std::ops::{Bound, Deref};
 use std::sync::Arc;
 
 /// A repeatable view of the whole store as of one transaction.
@@ -43,7 +44,12 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`Error::NoKeyspace`] if the keyspace did not exist then; [`Error::Corrupt`]; [`Error::Forked`].
-    pub fn get(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Value>> {
+    #[inline]
+    pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
+        self.get_bytes(keyspace, key.as_ref())
+    }
+
+    fn get_bytes(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Value>> {
         self.client().check_usable()?;
         get(self.client(), &self.pin, keyspace, key)
     }
@@ -52,29 +58,31 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::get`].
-    pub fn get_versioned(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<(Value, TxnId)>> {
+    pub fn get_versioned(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<(Value, TxnId)>> {
         self.client().check_usable()?;
-        get_versioned(self.client(), &self.pin, keyspace, key)
+        get_versioned(self.client(), &self.pin, keyspace, key.as_ref())
     }
 
     /// The entries of a range, in key order, from both ends.
     ///
     /// # Errors
     /// As [`Snapshot::get`].
-    pub fn range<'k>(&self, keyspace: &Keyspace, range: impl RangeBounds<&'k [u8]>) -> Result<Range> {
-        self.client().check_usable()?;
-        let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
-        Range::new(self.client().clone(), self.pin.clone(), keyspace, bounds)
+    pub fn range<R: KeyRange>(&self, keyspace: &Keyspace, range: R) -> Result<Range> {
+        self.range_of_bounds(keyspace, range.bounds())
     }
 
     /// The entries whose keys begin with `prefix`.
     ///
     /// # Errors
     /// As [`Snapshot::get`].
-    pub fn prefix(&self, keyspace: &Keyspace, prefix: &[u8]) -> Result<Range> {
-        self.client().check_usable()?;
+    pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Result<Range> {
+        let prefix = prefix.as_ref();
         let end = prefix_end(prefix);
-        let bounds = prefix_bounds(prefix, end.as_deref());
+        self.range_of_bounds(keyspace, prefix_bounds(prefix, end.as_deref()))
+    }
+
+    fn range_of_bounds(&self, keyspace: &Keyspace, bounds: (Bound<&[u8]>, Bound<&[u8]>)) -> Result<Range> {
+        self.client().check_usable()?;
         Range::new(self.client().clone(), self.pin.clone(), keyspace, bounds)
     }
 

@@ -37,8 +37,8 @@ use std::time::Duration;
 /// # let path = dir.path().join("data");
 /// let store = untorn::Store::open(&path)?;
 /// let users = store.keyspace("users")?;
-/// users.put(b"alice", b"1")?; // on return an fsync has covered it
-/// assert_eq!(users.get(b"alice")?.unwrap(), b"1");
+/// users.put("alice", "1")?; // on return an fsync has covered it
+/// assert_eq!(users.get("alice")?.unwrap(), "1");
 /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
 /// # Ok(())
 /// # }

@@ -6,6 +6,7 @@ use crate::api::snapshot::Key;
 use crate::api::store::Store;
 use crate::api::ticket::Ticket;
 use crate::btree::cursor::Cursor;
+use crate::key_range::KeyRange;
 use crate::participant::engine::now_ns;
 use crate::prefix::{prefix_bounds, prefix_end};
 use crate::process::client::Client;
@@ -14,7 +15,7 @@ use crate::txn::write::Write;
 use crate::{Error, Result, TxnId};
 use std::fmt;
 use std::marker::PhantomData;
-use std::ops::{Bound, RangeBounds};
+use std::ops::Bound;
 use std::sync::atomic::Ordering;
 
 /// The exclusive write transaction of a store: all of it becomes visible at once, or nothing.
@@ -98,7 +99,12 @@ impl<'s> WriteTxn<'s> {
     /// # Errors
     /// [`Error::Limit`] for a key or value that is too long: the transaction goes on without it. After
     /// [`Error::DiskFull`], [`Error::Corrupt`] and others it can only be rolled back.
-    pub fn put(&mut self, keyspace: &Keyspace, key: &[u8], value: &[u8]) -> Result<()> {
+    #[inline]
+    pub fn put(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+        self.put_bytes(keyspace, key.as_ref(), value.as_ref())
+    }
+
+    fn put_bytes(&mut self, keyspace: &Keyspace, key: &[u8], value: &[u8]) -> Result<()> {
         keyspace.belongs_to(self.store.client())?;
         refuse_reserved(keyspace.name())?;
         self.write_mut()?.put(keyspace.id(), key, value).map_err(|error| named(error, keyspace))
@@ -108,7 +114,12 @@ impl<'s> WriteTxn<'s> {
     ///
     /// # Errors
     /// [`Error::NoKeyspace`]; [`Error::Corrupt`].
-    pub fn get(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<&[u8]>> {
+    #[inline]
+    pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<&[u8]>> {
+        self.get_bytes(keyspace, key.as_ref())
+    }
+
+    fn get_bytes(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<&[u8]>> {
         keyspace.belongs_to(self.store.client())?;
         self.write()?.get(keyspace.id(), key).map_err(|error| named(error, keyspace))
     }
@@ -118,7 +129,12 @@ impl<'s> WriteTxn<'s> {
     ///
     /// # Errors
     /// As [`WriteTxn::get`].
-    pub fn get_versioned(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<(&[u8], TxnId)>> {
+    #[inline]
+    pub fn get_versioned(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<(&[u8], TxnId)>> {
+        self.get_versioned_bytes(keyspace, key.as_ref())
+    }
+
+    fn get_versioned_bytes(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<(&[u8], TxnId)>> {
         keyspace.belongs_to(self.store.client())?;
         self.write()?.get_versioned(keyspace.id(), key).map_err(|error| named(error, keyspace))
     }
@@ -127,7 +143,12 @@ impl<'s> WriteTxn<'s> {
     ///
     /// # Errors
     /// As [`WriteTxn::put`].
-    pub fn delete(&mut self, keyspace: &Keyspace, key: &[u8]) -> Result<bool> {
+    #[inline]
+    pub fn delete(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
+        self.delete_bytes(keyspace, key.as_ref())
+    }
+
+    fn delete_bytes(&mut self, keyspace: &Keyspace, key: &[u8]) -> Result<bool> {
         keyspace.belongs_to(self.store.client())?;
         refuse_reserved(keyspace.name())?;
         self.write_mut()?.delete(keyspace.id(), key).map_err(|error| named(error, keyspace))
@@ -137,15 +158,16 @@ impl<'s> WriteTxn<'s> {
     ///
     /// # Errors
     /// As [`WriteTxn::get`].
-    pub fn range<'k>(&self, keyspace: &Keyspace, range: impl RangeBounds<&'k [u8]>) -> Result<TxnRange<'_, 's>> {
-        self.cursor(keyspace, (range.start_bound().cloned(), range.end_bound().cloned()))
+    pub fn range<R: KeyRange>(&self, keyspace: &Keyspace, range: R) -> Result<TxnRange<'_, 's>> {
+        self.cursor(keyspace, range.bounds())
     }
 
     /// The entries whose keys begin with `prefix`, as this transaction sees them.
     ///
     /// # Errors
     /// As [`WriteTxn::get`].
-    pub fn prefix(&self, keyspace: &Keyspace, prefix: &[u8]) -> Result<TxnRange<'_, 's>> {
+    pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Result<TxnRange<'_, 's>> {
+        let prefix = prefix.as_ref();
         let end = prefix_end(prefix);
         self.cursor(keyspace, prefix_bounds(prefix, end.as_deref()))
     }

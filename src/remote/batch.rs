@@ -50,23 +50,23 @@ impl Batch {
     }
 
     /// Stores a value under a key; makes the keyspace if there is none.
-    pub fn put(&mut self, keyspace: &str, key: &[u8], value: &[u8]) -> &mut Batch {
-        self.add(keyspace, key, What::Put(value.to_vec()))
+    pub fn put(&mut self, keyspace: &str, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Batch {
+        self.add(keyspace, key.as_ref(), What::Put(value.as_ref().to_vec()))
     }
 
     /// Removes a key, if it is there.
-    pub fn delete(&mut self, keyspace: &str, key: &[u8]) -> &mut Batch {
-        self.add(keyspace, key, What::Delete)
+    pub fn delete(&mut self, keyspace: &str, key: impl AsRef<[u8]>) -> &mut Batch {
+        self.add(keyspace, key.as_ref(), What::Delete)
     }
 
     /// Makes it a condition that this transaction was the last to write the key.
-    pub fn expect_version(&mut self, keyspace: &str, key: &[u8], version: TxnId) -> &mut Batch {
-        self.add(keyspace, key, What::ExpectVersion(version))
+    pub fn expect_version(&mut self, keyspace: &str, key: impl AsRef<[u8]>, version: TxnId) -> &mut Batch {
+        self.add(keyspace, key.as_ref(), What::ExpectVersion(version))
     }
 
     /// Makes it a condition that the key is not there.
-    pub fn expect_absent(&mut self, keyspace: &str, key: &[u8]) -> &mut Batch {
-        self.add(keyspace, key, What::ExpectAbsent)
+    pub fn expect_absent(&mut self, keyspace: &str, key: impl AsRef<[u8]>) -> &mut Batch {
+        self.add(keyspace, key.as_ref(), What::ExpectAbsent)
     }
 
     /// How many changes and conditions it has.

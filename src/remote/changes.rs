@@ -109,8 +109,8 @@ impl RemoteChanges {
 
     /// Only changes of keys that begin with `prefix`, and drops of keyspaces. To be said before the first change is taken.
     #[must_use]
-    pub fn prefix(mut self, prefix: &[u8]) -> RemoteChanges {
-        self.prefix = prefix.into();
+    pub fn prefix(mut self, prefix: impl AsRef<[u8]>) -> RemoteChanges {
+        self.prefix = prefix.as_ref().into();
         self.is_open = false;
         self
     }

@@ -20,13 +20,13 @@ pub use batch::{Batch, CommitOutcome};
 pub use changes::RemoteChanges;
 pub use scan::Scan;
 
+use crate::key_range::KeyRange;
 use crate::shared::memory::fork::ForkGuard;
 use crate::{CasOutcome, Durability, Error, Result, TxnId};
 use connection::{Kind, Link};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::RangeBounds;
 use std::path::Path;
 use std::time::Duration;
 use untorn_wal::wire::{Found, List, Reply, Request};
@@ -172,7 +172,7 @@ impl Client {
     /// # Errors
     /// [`Error::NoKeyspace`]; [`Error::NotAllowed`]; [`Error::Limit`] for a value longer than 16 MiB;
     /// [`Error::Disconnected`]; [`Error::Busy`]; [`Error::Corrupt`].
-    pub fn get(&self, keyspace: &str, key: &[u8]) -> Result<Option<Vec<u8>>> {
+    pub fn get(&self, keyspace: &str, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
         Ok(self.get_versioned(keyspace, key)?.map(|(value, _)| value))
     }
 
@@ -180,10 +180,10 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::get`].
-    pub fn get_versioned(&self, keyspace: &str, key: &[u8]) -> Result<Option<(Vec<u8>, TxnId)>> {
+    pub fn get_versioned(&self, keyspace: &str, key: impl AsRef<[u8]>) -> Result<Option<(Vec<u8>, TxnId)>> {
         // Before the lock, which a child may have inherited locked.
         self.check_fork()?;
-        let found = self.link.lock().call_for_value(&Request::Get { keyspace, key })?;
+        let found = self.link.lock().call_for_value(&Request::Get { keyspace, key: key.as_ref() })?;
         Ok(found.map(|(value, version)| (value, TxnId::from_u64(version))))
     }
 
@@ -191,8 +191,13 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::get`]; [`Error::Limit`] for more than 65,536 keys, or 16 MiB of keys or values.
-    pub fn multi_get(&self, keyspace: &str, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>> {
-        let request = Request::MultiGet { keyspace, keys: List(keys.to_vec()) };
+    pub fn multi_get<K: AsRef<[u8]>>(
+        &self,
+        keyspace: &str,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Vec<u8>>>> {
+        let keys: Vec<K> = keys.into_iter().collect();
+        let request = Request::MultiGet { keyspace, keys: List(keys.iter().map(AsRef::as_ref).collect()) };
         self.call(Kind::Read, &request, |reply| match reply {
             Reply::Values { values, .. } if values.0.len() == keys.len() => {
                 Some(values.0.into_iter().map(|found| found.map(|found| owned(found).0)).collect())
@@ -208,23 +213,24 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::get`]; [`Error::Limit`] if this client has 8 scans open.
-    pub fn scan<'k>(&self, keyspace: &str, range: impl RangeBounds<&'k [u8]>) -> Result<Scan<'_>> {
-        Scan::open(self, keyspace, range, false)
+    pub fn scan<R: KeyRange>(&self, keyspace: &str, range: R) -> Result<Scan<'_>> {
+        Scan::open(self, keyspace, range.bounds(), false)
     }
 
     /// As [`Client::scan`], from the end of the range to its beginning.
     ///
     /// # Errors
     /// As [`Client::scan`].
-    pub fn scan_back<'k>(&self, keyspace: &str, range: impl RangeBounds<&'k [u8]>) -> Result<Scan<'_>> {
-        Scan::open(self, keyspace, range, true)
+    pub fn scan_back<R: KeyRange>(&self, keyspace: &str, range: R) -> Result<Scan<'_>> {
+        Scan::open(self, keyspace, range.bounds(), true)
     }
 
     /// The visible records whose keys begin with `prefix`; see [`Client::scan`].
     ///
     /// # Errors
     /// As [`Client::scan`].
-    pub fn prefix(&self, keyspace: &str, prefix: &[u8]) -> Result<Scan<'_>> {
+    pub fn prefix(&self, keyspace: &str, prefix: impl AsRef<[u8]>) -> Result<Scan<'_>> {
+        let prefix = prefix.as_ref();
         let end = crate::prefix::prefix_end(prefix);
         self.scan(keyspace, crate::prefix::prefix_bounds(prefix, end.as_deref()))
     }
@@ -249,7 +255,7 @@ impl Client {
     /// [`Error::InDoubt`] if the answer was lost, [`Error::NotDurable`] and [`Error::LoggerStalled`] that name the
     /// transaction: it may have happened, or has. All others: it has not. [`Error::NotAllowed`];
     /// [`Error::Limit`] for a key or value that is too long, here 16 MiB; [`Error::LockTimeout`]; [`Error::DiskFull`].
-    pub fn put(&self, keyspace: &str, key: &[u8], value: &[u8]) -> Result<TxnId> {
+    pub fn put(&self, keyspace: &str, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<TxnId> {
         self.put_with(keyspace, key, value, self.durability)
     }
 
@@ -257,7 +263,14 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::put`].
-    pub fn put_with(&self, keyspace: &str, key: &[u8], value: &[u8], durability: Durability) -> Result<TxnId> {
+    pub fn put_with(
+        &self,
+        keyspace: &str,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        durability: Durability,
+    ) -> Result<TxnId> {
+        let (key, value) = (key.as_ref(), value.as_ref());
         let request = Request::Put { keyspace, key, value, durability: connection::durability(durability) };
         self.call(Kind::Write, &request, |reply| match reply {
             Reply::Committed { txn } => Some(TxnId::from_u64(txn)),
@@ -269,7 +282,8 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::put`]; [`Error::NoKeyspace`].
-    pub fn delete(&self, keyspace: &str, key: &[u8]) -> Result<bool> {
+    pub fn delete(&self, keyspace: &str, key: impl AsRef<[u8]>) -> Result<bool> {
+        let key = key.as_ref();
         let request = Request::Delete { keyspace, key, durability: connection::durability(self.durability) };
         self.call(Kind::Write, &request, |reply| match reply {
             Reply::Deleted { was_there, .. } => Some(was_there),
@@ -308,10 +322,11 @@ impl Client {
     pub fn compare_and_swap(
         &self,
         keyspace: &str,
-        key: &[u8],
+        key: impl AsRef<[u8]>,
         expected: Option<TxnId>,
-        value: &[u8],
+        value: impl AsRef<[u8]>,
     ) -> Result<CasOutcome> {
+        let (key, value) = (key.as_ref(), value.as_ref());
         let mut batch = Batch::new();
         match expected {
             Some(version) => batch.expect_version(keyspace, key, version),

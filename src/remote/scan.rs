@@ -5,7 +5,7 @@ use crate::remote::connection::Kind;
 use crate::{Error, Result, TxnId};
 use std::collections::VecDeque;
 use std::fmt;
-use std::ops::{Bound, RangeBounds};
+use std::ops::Bound;
 use untorn_wal::wire::{Edge, PIECE_BYTES_MAX, Reply, Request};
 
 /// A record that a scan came to: its key and value.
@@ -30,16 +30,16 @@ struct Piece {
 }
 
 impl<'c> Scan<'c> {
-    pub(super) fn open<'k>(
+    pub(super) fn open(
         client: &'c Client,
         keyspace: &str,
-        range: impl RangeBounds<&'k [u8]>,
+        (lower, upper): (Bound<&[u8]>, Bound<&[u8]>),
         is_reverse: bool,
     ) -> Result<Scan<'c>> {
         let request = Request::Scan {
             keyspace,
-            lower: edge(range.start_bound()),
-            upper: edge(range.end_bound()),
+            lower: edge(lower),
+            upper: edge(upper),
             is_reverse,
             piece_bytes: PIECE_BYTES_MAX as u32,
         };
@@ -123,7 +123,7 @@ fn read(reply: Reply<'_>) -> Option<Piece> {
     Some(Piece { number: scan, txn: TxnId::from_u64(txn), records })
 }
 
-fn edge<'k>(bound: Bound<&&'k [u8]>) -> Edge<'k> {
+fn edge<'k>(bound: Bound<&'k [u8]>) -> Edge<'k> {
     match bound {
         Bound::Unbounded => Edge::Open,
         Bound::Included(key) => Edge::With(key),
