@@ -11,7 +11,8 @@ mod common;
 #[path = "common/store_files.rs"]
 mod store_files;
 
-use common::{Child, Role, limit, listen, say};
+use common::{Child, Role, limit, listen, say, send, wait_until};
+use rustix::process::Signal;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -503,6 +504,11 @@ fn sizes_that_no_store_has_are_refused_by_name() {
     }
 }
 
+fn is_stopped(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().any(|line| line.starts_with("State:\tT"))
+}
+
 /// An image in the shared region whose checksum fits, and whose pages lie below the store's limit but beyond the arena's
 /// file, is refused by each use that reads it. A load from such a page would be a SIGBUS.
 #[test]
@@ -539,8 +545,15 @@ fn a_forged_high_water_mark_is_refused() {
     let of_newest = |at: &u64| u64_at(&image_at(*at), 0) == newest;
     let slot = places(slots, 64).find(of_newest).unwrap();
     let durable = places(durable, 2).collect();
+    let logger = store.stats().unwrap().logger_pid.unwrap();
     let mut refused = 0;
     for (tasks, places) in [(&["newest", "begin", "verify", "stats"][..], vec![slot]), (&["durable"][..], durable)] {
+        let is_slot = places == [slot];
+        if is_slot {
+            // A logger that reads the forged image marks the log as broken, and the store takes no more writes.
+            send(logger, Signal::STOP);
+            wait_until(|| is_stopped(logger));
+        }
         let before: Vec<_> = places.iter().map(|at| image_at(*at)).collect();
         for (at, image) in places.iter().zip(&before) {
             let mut image = *image;
@@ -560,13 +573,14 @@ fn a_forged_high_water_mark_is_refused() {
             }
             refused += 1;
         }
-        if places == [slot] {
+        if is_slot {
             let said = Child::spawn("opener", &path, &[]).ask(path.to_str().unwrap());
             assert!(said.starts_with("refused control: the high-water mark"), "{said}");
         }
         for (at, image) in places.iter().zip(&before) {
             control.write_all_at(image, *at).unwrap();
         }
+        send(logger, Signal::CONT);
         for task in tasks {
             assert_eq!(child.ask(task), "good", "{task}, with the image as it was");
         }
