@@ -299,3 +299,22 @@ pub fn remove_all(path: impl AsRef<std::path::Path>) {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
 }
+
+/// Size and time of the last change of every file in a store's directory, and of its directories.
+pub(crate) fn stamps(dir: &Path) -> BTreeMap<String, (u64, std::time::SystemTime)> {
+    let mut found = BTreeMap::new();
+    let mut add = |name: String, path: &Path| {
+        let stat = fs::metadata(path).unwrap();
+        let len = if stat.is_dir() { 0 } else { stat.len() };
+        found.insert(name, (len, stat.modified().unwrap()));
+    };
+    for folder in ["", "wal/"] {
+        let path = dir.join(folder);
+        let Ok(entries) = fs::read_dir(&path) else { continue };
+        add(format!("{folder}."), &path);
+        for entry in entries.flatten().filter(|entry| entry.path().is_file()) {
+            add(format!("{folder}{}", entry.file_name().to_string_lossy()), &entry.path());
+        }
+    }
+    found
+}

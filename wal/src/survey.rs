@@ -60,6 +60,9 @@ pub struct Broken {
     pub size: u64,
     /// Its header, if that is whole.
     pub header: Option<SegmentHeader>,
+    /// Its header's block is there as a whole, and blank: it was a spare. The log writes a segment's header before it
+    /// acknowledges anything in the segment.
+    pub is_spare: bool,
 }
 
 /// The files that opens have set aside, see [`Broken`], with their sizes in bytes.
@@ -178,14 +181,14 @@ impl Survey {
     /// An error if recovery from `from` on may need a file that has not the size of a segment.
     /// `needs_none` says that it needs no segment: the store was left in order.
     ///
-    /// Without a whole header nothing tells what the file held, so it may have been the newest
-    /// segment.
+    /// A file whose header is blank was a spare, and is not needed. Without a whole header's block nothing tells what the
+    /// file held, so it may have been the newest segment.
     ///
     /// # Errors
     /// [`LogError::Corrupt`].
     pub fn refuse_broken(&self, from: Lsn, needs_none: bool) -> Result<()> {
         let is_needed = |broken: &&Broken| {
-            let Some(header) = &broken.header else { return !needs_none };
+            let Some(header) = &broken.header else { return !needs_none && !broken.is_spare };
             let later = self.headers().filter(|later| later.number > header.number);
             later.map(|later| later.start).min().is_none_or(|end| end > from)
         };
@@ -241,12 +244,13 @@ impl Survey {
         // The header first, so that a file with another segment size is a mismatch and not damage.
         let header = SegmentHeader::decode(block, &self.shape, &name)?;
         if size != self.shape.segment_bytes() {
+            let is_spare = matches!(header, HeaderBlock::Blank) && size >= BLOCK_BYTES as u64;
             let header = match header {
                 HeaderBlock::Valid(header, _) => Some(header),
                 HeaderBlock::Blank | HeaderBlock::Damaged => None,
             };
             self.stated = header.map_or(self.stated, |header| self.stated.newest(header.stated));
-            self.broken.push(Broken { file: name, size, header });
+            self.broken.push(Broken { file: name, size, header, is_spare });
             return Ok(());
         }
         match header {
