@@ -387,7 +387,8 @@ mod tests {
     #[test]
     fn impossible_transactions_are_refused() {
         let half = Op::LargeBytes(&[1; 50]);
-        let table: &[(&[(u64, RecordKind, &[Op<'_>])], &str)] = &[
+        type Records<'a> = &'a [(u64, RecordKind, &'a [Op<'a>])];
+        let table: &[(Records<'_>, &str)] = &[
             (&[(1, Commit, &[put(2)])], "keyspace number 2, which the pages don't have"),
             (&[(1, Commit, &[dropped(1)]), (2, Commit, &[put(1)])], "keyspace number 1, which the pages don't have"),
             (&[(1, Commit, &[create(1)])], "creates keyspace number 1"),
