@@ -32,21 +32,21 @@
 //! ```
 //!
 //! # Map of the modules
-//! Each folder imports only what stands below it in this list; `tests/layers.rs` holds the code against it.
+//! Each folder imports only what is below it in this list; `tests/layers.rs` holds the code against it.
 //!
-//! - `server`: the server of message-passing clients, in the logger process
 //! - `logger`: the process that makes commits durable
+//! - `server`: the server of message-passing clients, in the logger process
 //! - `api`: what users call, with the change feed and the cells
 //! - `txn`: write transactions, commit, replay
 //! - `btree`: the copy-on-write B+tree
 //! - `pages`: pages, free lists, extents, and the workspace of a transaction
 //! - `process`: one process's membership of a store
-//! - `admission`: in which order writers write
+//! - `admission`: the order in which writers get the writer lock
 //! - `participant`: what clients and the logger have in common
 //! - `shared`: shared memory: mappings, atomics, the protocols between processes; nearly all `unsafe` is here
 //! - `files`: the directory, its files and what they contain
-//! - `error`, `ids`, `key_range`, `limits`, `prefix`, `environment`, `crash`, `fault`: what all of them use
-//! - `remote`: message-passing clients, which need no more than `files`
+//! - `error`, `ids`, `limits` and the other files beside the folders: used by all
+//! - `remote`: message-passing clients, which use `shared` and `files` alone
 
 #[macro_use]
 mod crash;

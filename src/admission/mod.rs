@@ -1,5 +1,5 @@
-//! In which order writers write.
+//! The order in which writers get the writer lock.
 //!
-//! - `gate`: the queue of this process's threads
+//! - `gate`: the queue of the threads of one process
 
 pub(crate) mod gate;

@@ -1,8 +1,8 @@
-//! The files of a store, and what they contain.
+//! The files of a store and their content.
 //!
 //! - `dir`: the directory; files are opened by name under its descriptor, and never through a link
 //! - `descriptor`: descriptors that survive what a host does with its own
-//! - `owner`: which user the store belongs to
+//! - `owner`: the user that owns the store
 //! - `header`: the two header slots of `checkpoint`
 //! - `slot`: the image of a commit, as `checkpoint` and `control` hold it
 //! - `geometry`: the sizes that are fixed when a store is created

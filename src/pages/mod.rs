@@ -1,4 +1,4 @@
-//! Pages: the traits through which the tree sees them, their format, and which of them are free.
+//! Pages: allocation, free queues, and the workspace of a transaction.
 //!
 //! - `workspace`: the pages of a running transaction
 //! - `queue`: lists of freed pages

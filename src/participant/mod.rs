@@ -1,11 +1,11 @@
 //! What clients and the logger have in common.
 //!
 //! - `engine`: one participant's view of a store: its files, the region, the arena, its identity, its waits
-//! - `keeper`: how a client starts the logger
+//! - `keeper`: starts the logger for a client
 //! - `options`: how a store is opened
 //! - `pin_scan`: what a scan of the reader slots has found
 //! - `panics`, `rest`: the threads of a logger: how a panic ends them, when they sleep
-//! - `settings`: what clients tell the logger through `control`
+//! - `settings`: the flush policy and other settings that clients store in `control`
 
 pub(crate) mod engine;
 pub(crate) mod keeper;

@@ -1,6 +1,6 @@
 //! One process's membership of a store.
 //!
-//! - `client`: joining a store, its identity, its turn among the writers
+//! - `client`: joining a store, the identity of the process, its turn among the writers
 //! - `create`: making a store
 //! - `pin`: pins, pooled by thread
 //! - `waker`: the thread that completes awaited tickets

@@ -4,9 +4,9 @@
 //! - `memory`: mappings
 //! - `protocols`: the protocols between processes, model-checked
 //! - `control`: the layout of the shared region; `cells`, `readers`, `latencies`: parts of it
-//! - `liveness`: whether a process lives, by locked bytes of `lock`; `presence`: that this one does
+//! - `liveness`: whether a process lives, by locked bytes of `lock`; `presence`: the bytes of this process
 //! - `socket`: messages between processes
-//! - `progress`: whether a living process gets on
+//! - `progress`: whether a living process makes progress
 
 pub(crate) mod cells;
 pub(crate) mod control;
