@@ -78,9 +78,12 @@ impl Role {
     pub(crate) fn wait_for(&self, what: &str) -> String {
         let start = Instant::now();
         loop {
+            // Before the look at the lines: all that it said was read then.
+            let has_ended = self.reader.as_ref().is_none_or(JoinHandle::is_finished);
             if let Some(line) = self.lines().into_iter().find(|line| line.starts_with(what)) {
                 return line;
             }
+            assert!(!has_ended, "the role ended before it said {what:?}: {:?}", self.lines().last());
             assert!(start.elapsed() < HANGS, "{what:?} not heard: {:?}", self.lines().last());
             std::thread::sleep(Duration::from_millis(1));
         }

@@ -25,8 +25,9 @@ pub(crate) fn build(test: &'static str) -> &'static Path {
         let built = cargo.output().expect("cargo runs");
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
         let out = String::from_utf8_lossy(&built.stdout).into_owned();
-        let name = format!("\"name\":\"{test}\"");
-        let found = out.lines().filter(|line| line.contains(&name)).find_map(|line| {
+        // Another package may have a test of the same name.
+        let source = format!("\"src_path\":\"{}/tests/{test}.rs\"", env!("CARGO_MANIFEST_DIR"));
+        let found = out.lines().filter(|line| line.contains(&source)).find_map(|line| {
             let (_, rest) = line.split_once("\"executable\":\"")?;
             rest.split_once('"').map(|(path, _)| PathBuf::from(path))
         });
