@@ -396,7 +396,7 @@ impl Walk<'_> {
         for (file, size) in untorn_wal::set_aside(disk).map_err(log_error)? {
             let expected = shape.segment_bytes();
             let what = format!(
-                "the file had {size} bytes instead of {expected} when the store was opened; recovery did not need it, and what it held for \
+                "the file had {size} bytes instead of a segment's size, at most {expected}, when the store was opened; recovery did not need it, and what it held for \
                  followers of the log is lost; remove it when it is of no more use"
             );
             self.report.note(Error::corrupt(&format!("{}/{file}", dir::WAL), size, what));

@@ -4,6 +4,7 @@ use crate::files::geometry::Geometry;
 use crate::files::header::Header;
 use crate::files::slot::{SLOT_WORDS, SlotImage, is_reserved_zero};
 use crate::fuzzing::{crc, file_of, set_u32, sized, u64_at};
+use crate::txn::stream::copied_at_once_max;
 use crate::{PageId, limits};
 use untorn_wal::{LogShape, Lsn, StoreId};
 
@@ -58,7 +59,10 @@ fn check_geometry(geometry: &Geometry) {
     assert!(max_size >= limits::MAX_SIZE_MIN && max_size.is_multiple_of(limits::GROWTH_PIECE));
     assert!(geometry.pages_max() <= 1 << 32 && geometry.pages_max() * page_size as u64 == max_size);
     let shape = LogShape::new(StoreId([0; 16]), segment_size).expect("the log accepts the size of a segment");
-    assert!(shape.record_bytes_max() > ring_size && u64::from(shape.segment_blocks()) * 4096 == segment_size);
+    assert!(
+        shape.record_bytes_max() >= copied_at_once_max(page_size, ring_size)
+            && u64::from(shape.segment_blocks()) * 4096 == segment_size
+    );
 }
 
 fn check_image(image: &SlotImage, geometry: &Geometry) {

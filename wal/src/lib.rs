@@ -83,7 +83,7 @@ pub use pool::{Pool, PoolStats, Retention};
 pub use record::{Decoded, RecordKind};
 pub use scan::Scan;
 pub use segment::{LogShape, Stated};
-pub use survey::{Broken, Survey, holds_batches, set_aside};
+pub use survey::{Broken, Spare, Survey, holds_batches, set_aside};
 
 /// Text that comes from outside, from a peer or a file, as it may be printed: control characters, which a terminal would obey, and those that
 /// change the direction of the text are written as escapes.

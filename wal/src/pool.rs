@@ -5,17 +5,29 @@
 //!
 //! A file's life: *making* (zeros written under another name, synced, renamed) → *spare* → *taken* (the log
 //! writes its first batches and then its header) → *live* → *kept* for followers, once the checkpoint has passed
-//! its last byte and as far as [`Retention`] says → spare again. A process that dies at any of these leaves a file that the next [`Survey`] judges by its header
+//! its last byte and as far as [`Retention`] says → spare again, or deleted if it is small. A process that dies at any of these leaves a file that the next [`Survey`] judges by its header
 //! alone.
+//!
+//! **Sizes.** A log that holds little takes little of the disk: its first files have
+//! [`LogShape::initial_bytes`]. Each spare is made as large as all that this pool was given to log, within
+//! the size of the store's segments, so the files double. Four rules keep what [`Log::free_blocks`](crate::Log::free_blocks)
+//! promises:
+//! 1. A spare is made no smaller than the largest file, so no segment that is being written is larger than
+//!    the largest spare, but for a device that has no room for that.
+//! 2. The log goes on in the smallest spare. The largest one is not counted: it is the successor of a segment
+//!    that fails.
+//! 3. No file changes its size. A kill can leave only a file that is still being made, which the next open removes.
+//! 4. A file that became free is deleted at once if it is small, or never: a spare may have been promised.
 
 use crate::{
     Disk, DiskFile, Lsn, SegmentNumber,
     disk::AlignedBuf,
     error::{LogError, Result},
-    limits::{SPARES_MAX_DEFAULT, ZERO_FILL_BYTES},
+    limits::{BLOCK_BYTES, SPARES_MAX_DEFAULT, ZERO_FILL_BYTES},
     segment::LogShape,
-    survey::{BROKEN_PREFIX, Survey, UNFINISHED_PREFIX, slot_name, slot_of},
+    survey::{BROKEN_PREFIX, Survey, UNFINISHED_PREFIX, bytes_of, slot_name, slot_of},
 };
+use std::cmp::Reverse;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -51,6 +63,12 @@ struct Slots {
     files: Vec<Slot>,
     number_max: SegmentNumber,
     spares_max: usize,
+    /// Bytes of the next spare.
+    spare_bytes: u64,
+    /// Bytes that segments were given since the pool was opened.
+    logged: u64,
+    /// The device had no room for the spare that was to be made last.
+    is_starved: bool,
     /// What lies below needs no recovery any more: the highest that this pool was told.
     checkpoint_lsn: Lsn,
 }
@@ -58,6 +76,7 @@ struct Slots {
 #[derive(Debug)]
 struct Slot {
     name: String,
+    blocks: u32,
     state: State,
 }
 
@@ -99,6 +118,8 @@ pub struct PoolStats {
     pub spares: usize,
     /// What all files together take on the disk.
     pub bytes: u64,
+    /// What those that recovery needs take.
+    pub segment_bytes: u64,
     /// The oldest position that is still in the log.
     pub oldest: Option<Lsn>,
 }
@@ -128,24 +149,35 @@ impl<D: Disk> Pool<D> {
         // power cut takes back would take acknowledged bytes with it.
         disk.sync_dir().map_err(LogError::io("syncing the log's directory"))?;
         // Damaged ones are used last: they are all that tells of the damage.
-        let (damaged, whole): (Vec<_>, Vec<_>) = survey.spares.iter().partition(|name| survey.damaged.contains(name));
-        let spares = whole.into_iter().chain(damaged).map(|name| Slot { name: name.clone(), state: State::Spare });
+        let (damaged, whole): (Vec<_>, Vec<_>) =
+            survey.spares.iter().partition(|spare| survey.damaged.contains(&spare.file));
+        let spares = whole.into_iter().chain(damaged).map(|spare| Slot {
+            name: spare.file.clone(),
+            blocks: spare.blocks,
+            state: State::Spare,
+        });
         let live = survey.segments.iter().map(|s| Slot {
             name: s.file.clone(),
+            blocks: s.header.blocks,
             state: State::Live(Started {
                 number: s.header.number,
                 start: s.header.start,
                 started_ms: s.header.started_ms,
             }),
         });
+        let files: Vec<Slot> = spares.chain(live).collect();
+        let largest = files.iter().map(|slot| bytes_of(slot.blocks)).max().unwrap_or(0);
         let slots = Slots {
-            files: spares.chain(live).collect(),
+            spare_bytes: survey.shape.initial_bytes().max(largest),
+            logged: 0,
+            is_starved: false,
+            files,
             number_max: survey.number_max(),
             spares_max: SPARES_MAX_DEFAULT,
             checkpoint_lsn,
         };
         let pool = Arc::new(Self { disk, shape: survey.shape, slots: Mutex::new(slots) });
-        pool.lock().retire_below(retention, pool.shape.segment_bytes());
+        pool.lock().retire_below(retention);
         Ok(pool)
     }
 
@@ -167,11 +199,28 @@ impl<D: Disk> Pool<D> {
     /// [`LogError::DiskFull`] if there is no room, [`LogError::Io`] otherwise. Nothing is left behind, or
     /// only a file that the next [`Pool::open`] puts in order.
     pub fn add_spare(&self) -> Result<()> {
-        let slot = self.lock().reserve_slot();
+        self.add_spare_of(0)
+    }
+
+    /// As [`Pool::add_spare`], of at least `blocks` blocks if segments can have as many: for a caller that
+    /// waits for so many.
+    ///
+    /// # Errors
+    /// As [`Pool::add_spare`].
+    pub fn add_spare_of(&self, blocks: u64) -> Result<()> {
+        let (slot, bytes) = {
+            let mut slots = self.lock();
+            let wanted = slots.logged.max(blocks.saturating_mul(BLOCK_BYTES as u64));
+            let wanted = wanted.checked_next_power_of_two().unwrap_or(u64::MAX);
+            slots.spare_bytes = slots.spare_bytes.max(wanted).min(self.shape.segment_bytes());
+            let bytes = slots.spare_bytes;
+            (slots.reserve_slot((bytes / BLOCK_BYTES as u64) as u32), bytes)
+        };
         let name = slot_name(slot);
         let unfinished = format!("{UNFINISHED_PREFIX}{slot:08}");
-        let made = self.make_file(&unfinished, &name);
+        let made = self.make_file(&unfinished, &name, bytes);
         let mut slots = self.lock();
+        slots.is_starved = matches!(made, Err(LogError::DiskFull { .. }));
         match made {
             Ok(()) => slots.set(&name, State::Spare),
             Err(_) => {
@@ -183,13 +232,13 @@ impl<D: Disk> Pool<D> {
         made
     }
 
-    fn make_file(&self, unfinished: &str, name: &str) -> Result<()> {
+    fn make_file(&self, unfinished: &str, name: &str, bytes: u64) -> Result<()> {
         let failed = |doing: &str| LogError::io(format!("{doing} {unfinished}"));
         let file = self.disk.create(unfinished).map_err(failed("creating"))?;
         let zeros = AlignedBuf::new(ZERO_FILL_BYTES);
         let mut offset = 0;
-        while offset < self.shape.segment_bytes() {
-            let len = (self.shape.segment_bytes() - offset).min(ZERO_FILL_BYTES as u64);
+        while offset < bytes {
+            let len = (bytes - offset).min(ZERO_FILL_BYTES as u64);
             file.write_at(offset, &zeros.bytes()[..len as usize]).map_err(failed("zero-filling"))?;
             offset += len;
         }
@@ -199,26 +248,43 @@ impl<D: Disk> Pool<D> {
     }
 
     /// Turns segments whose every byte lies below `checkpoint_lsn`, or in a later one, into spares, but for those that
-    /// `retention` keeps, and deletes spares beyond the maximum. Call it only when a durable header states that checkpoint. Returns how many segments it freed.
+    /// `retention` keeps, and deletes spares beyond the maximum. Small ones are deleted rather than made spares once spares have
+    /// grown, if there are two others and the device has room. Call it only when a durable header states that checkpoint. Returns how many segments it freed.
     ///
     /// # Errors
     /// [`LogError::Io`] if a surplus file can't be deleted: it stays a spare. What was freed stays freed.
     pub fn recycle(&self, checkpoint_lsn: Lsn, retention: Retention) -> Result<usize> {
+        self.recycle_with(checkpoint_lsn, retention, || ())
+    }
+
+    /// As [`Pool::recycle`]. Calls `on_freed` before it deletes a file: a reader that misses one of them learns from what the caller
+    /// publishes there that the log begins later by now.
+    ///
+    /// # Errors
+    /// As [`Pool::recycle`].
+    pub fn recycle_with(&self, checkpoint_lsn: Lsn, retention: Retention, on_freed: impl FnOnce()) -> Result<usize> {
         let (freed, surplus) = {
             let mut slots = self.lock();
             slots.checkpoint_lsn = slots.checkpoint_lsn.max(checkpoint_lsn);
-            let freed = slots.retire_below(retention, self.shape.segment_bytes());
+            let retired = slots.retire_below(retention);
+            let freed = retired.len();
             let mut surplus = Vec::new();
+            for at in retired {
+                let is_small = bytes_of(slots.files[at].blocks) < slots.spare_bytes / 2;
+                if is_small && !slots.is_starved && slots.spares() > 2 {
+                    slots.files[at].state = State::Making;
+                    surplus.push(slots.files[at].name.clone());
+                }
+            }
             while slots.spares() > slots.spares_max {
-                let Some(at) = slots.files.iter().rposition(|s| s.state == State::Spare) else {
-                    break;
-                };
+                let Some(at) = slots.least_spare() else { break };
                 // It keeps its name until it is gone: one that is made meanwhile must not take it.
                 slots.files[at].state = State::Making;
                 surplus.push(slots.files[at].name.clone());
             }
             (freed, surplus)
         };
+        on_freed();
         let mut failed = Ok(());
         for name in &surplus {
             if failed.is_ok() {
@@ -237,12 +303,12 @@ impl<D: Disk> Pool<D> {
         Ok(freed)
     }
 
-    /// As [`Pool::recycle`] at the same checkpoint as the last time: for those that have become too old since.
+    /// As [`Pool::recycle_with`] at the same checkpoint as the last time: for those that have become too old since.
     ///
     /// # Errors
     /// As [`Pool::recycle`].
-    pub fn expire(&self, retention: Retention) -> Result<usize> {
-        self.recycle(Lsn::ZERO, retention)
+    pub fn expire(&self, retention: Retention, on_freed: impl FnOnce()) -> Result<usize> {
+        self.recycle_with(Lsn::ZERO, retention, on_freed)
     }
 
     /// Gives the oldest segment that is kept for followers alone up, when the device is full: it becomes a spare, or
@@ -278,9 +344,9 @@ impl<D: Disk> Pool<D> {
             if slots.spares() < 2 {
                 return Ok(false);
             }
-            let Some(slot) = slots.files.iter_mut().rfind(|slot| slot.state == State::Spare) else { return Ok(false) };
-            slot.state = State::Making;
-            slot.name.clone()
+            let Some(at) = slots.least_spare() else { return Ok(false) };
+            slots.files[at].state = State::Making;
+            slots.files[at].name.clone()
         };
         self.delete(&name)?;
         Ok(true)
@@ -310,31 +376,64 @@ impl<D: Disk> Pool<D> {
             segments: count(|state| matches!(state, State::Live(_))),
             kept: count(|state| matches!(state, State::Kept(_))),
             spares: slots.spares(),
-            bytes: slots.files.len() as u64 * self.shape.segment_bytes(),
+            bytes: slots.files.iter().map(|slot| bytes_of(slot.blocks)).sum(),
+            segment_bytes: slots
+                .files
+                .iter()
+                .filter(|slot| matches!(slot.state, State::Live(_)))
+                .map(|slot| bytes_of(slot.blocks))
+                .sum(),
             oldest: slots.files.iter().filter_map(|slot| slot.state.started()).map(|started| started.start).min(),
         }
     }
 
-    /// How many files are ready to become segments. Asked at each flush, however many are kept.
-    pub(crate) fn spares(&self) -> usize {
-        self.lock().spares()
+    /// Blocks of the spares that commits can be promised: of all but the largest.
+    #[must_use]
+    pub fn countable_blocks(&self) -> u64 {
+        self.spare_blocks().map_or(0, |spares| spares.others)
+    }
+
+    /// What the spares hold: see [`SpareBlocks`]. Asked at each flush, however many segments are kept.
+    pub(crate) fn spare_blocks(&self) -> Option<SpareBlocks> {
+        let slots = self.lock();
+        let spares = slots.files.iter().filter(|slot| slot.state == State::Spare);
+        let (mut largest, mut others) = (None::<u32>, 0);
+        for blocks in spares.map(|slot| slot.blocks) {
+            let least = largest.map_or(0, |largest| largest.min(blocks));
+            largest = largest.max(Some(blocks));
+            // Block 0 is the header, and the last block pays for the cut at the segment's end.
+            others += u64::from(least.saturating_sub(2));
+        }
+        largest.map(|largest| SpareBlocks { largest, others })
+    }
+
+    /// So many blocks of a segment were written.
+    pub(crate) fn note_logged(&self, blocks: u32) {
+        let mut slots = self.lock();
+        slots.logged = slots.logged.saturating_add(bytes_of(blocks));
     }
 
     pub(crate) fn disk(&self) -> &D {
         &self.disk
     }
 
-    /// Takes a spare and a number above all existing ones for a new segment.
-    pub(crate) fn take_spare(&self) -> Option<(String, SegmentNumber)> {
+    /// Takes a spare and a number above all existing ones for a new segment: the smallest spare, or the
+    /// `largest`. The spare's name, its blocks, and the number.
+    pub(crate) fn take_spare(&self, largest: bool) -> Option<(String, u32, SegmentNumber)> {
         let mut slots = self.lock();
-        let at = slots.files.iter().position(|s| s.state == State::Spare)?;
+        let spares = slots.files.iter().enumerate().filter(|(_, slot)| slot.state == State::Spare);
+        // The first one of several that are as good.
+        let (at, _) = match largest {
+            true => spares.min_by_key(|(_, slot)| Reverse(slot.blocks)),
+            false => spares.min_by_key(|(_, slot)| slot.blocks),
+        }?;
         slots.number_max.0 = slots.number_max.0.checked_add(1)?;
         // At the end of the list, so that after a failure another spare comes first.
         let mut slot = slots.files.remove(at);
         slot.state = State::Taken;
-        let name = slot.name.clone();
+        let (name, blocks) = (slot.name.clone(), slot.blocks);
         slots.files.push(slot);
-        Some((name, slots.number_max))
+        Some((name, blocks, slots.number_max))
     }
 
     /// The spare that was taken is a segment now, or a spare again.
@@ -349,7 +448,22 @@ impl<D: Disk> Pool<D> {
     }
 }
 
+/// What the spares hold beside one of the largest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SpareBlocks {
+    /// Blocks of the largest spare, which is the successor of a segment that fails.
+    pub(crate) largest: u32,
+    /// Blocks of the others that commits can be promised.
+    pub(crate) others: u64,
+}
+
 impl Slots {
+    /// The last one of the smallest spares: what is deleted first.
+    fn least_spare(&self) -> Option<usize> {
+        let spares = self.files.iter().enumerate().filter(|(_, slot)| slot.state == State::Spare);
+        spares.min_by_key(|(at, slot)| (slot.blocks, Reverse(*at))).map(|(at, _)| at)
+    }
+
     fn spares(&self) -> usize {
         self.files.iter().filter(|s| s.state == State::Spare).count()
     }
@@ -360,33 +474,35 @@ impl Slots {
         }
     }
 
-    fn reserve_slot(&mut self) -> u32 {
+    fn reserve_slot(&mut self, blocks: u32) -> u32 {
         // Many segments may be kept, and the flush thread waits for this lock.
         let mut used: Vec<u32> = self.files.iter().filter_map(|s| slot_of(&s.name)).collect();
         used.sort_unstable();
         let slot = used.into_iter().fold(1, |free, used| if used == free { free + 1 } else { free });
-        self.files.push(Slot { name: slot_name(slot), state: State::Making });
+        self.files.push(Slot { name: slot_name(slot), blocks, state: State::Making });
         slot
     }
 
-    /// A segment's bytes count up to the lowest start among later segments. The newest never retires.
-    fn retire_below(&mut self, retention: Retention, segment_bytes: u64) -> usize {
+    /// Makes spares of the segments that are of no more use, and returns where they are in the list. A segment's
+    /// bytes count up to the lowest start among later segments. The newest never retires.
+    fn retire_below(&mut self, retention: Retention) -> Vec<usize> {
         let with_index = |(index, slot): (usize, &Slot)| slot.state.started().map(|started| (started, index));
         let mut live: Vec<(Started, usize)> = self.files.iter().enumerate().filter_map(with_index).collect();
         live.sort_unstable_by_key(|(started, _)| started.number);
         let (now_ms, age_ms) = (now_ms(), u64::try_from(retention.age.as_millis()).unwrap_or(u64::MAX));
-        let (mut freed, mut kept_bytes, mut is_over) = (0, 0, false);
+        let (mut freed, mut kept_bytes, mut is_over) = (Vec::new(), 0, false);
         let (mut end, mut ended_ms) = (None::<Lsn>, u64::MAX);
         for &(started, index) in live.iter().rev() {
             // Not one byte of a segment counts if a later one begins where it does.
             let is_empty = end.is_some_and(|end| end <= started.start);
             if end.is_some_and(|end| end <= self.checkpoint_lsn.max(started.start)) {
+                let segment_bytes = bytes_of(self.files[index].blocks);
                 let keeps = kept_bytes + segment_bytes <= retention.bytes && now_ms.saturating_sub(ended_ms) < age_ms;
                 // What is older than one that is given up serves no follower: it could not read on.
                 is_over |= !keeps && !is_empty;
                 if is_empty || is_over {
                     self.files[index].state = State::Spare;
-                    freed += 1;
+                    freed.push(index);
                 } else {
                     self.files[index].state = State::Kept(started);
                     kept_bytes += segment_bytes;

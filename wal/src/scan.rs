@@ -330,7 +330,7 @@ impl<'d, D: Disk> Scan<'d, D> {
     fn read_batch(&mut self) -> Result<std::result::Result<Batch, (String, Lsn)>> {
         let Some(place) = &self.place else { unreachable!("advance has checked the place") };
         let found = &self.survey.segments[place.segment];
-        let blocks = self.survey.shape.segment_blocks();
+        let blocks = found.header.blocks;
         let bad = |what: String| Ok(Err((what, place.lsn)));
         if place.block >= blocks {
             return bad(format!("the segment ends at position {}", place.lsn));

@@ -1,13 +1,13 @@
 //! The bytes of segment headers and batch headers, and what only the logger states in them.
 //!
-//! A segment is a file of one fixed size. Block 0 is its header; batches follow from block 1 on, each on a
-//! fresh block. All integers are little-endian; reserved bytes are zero and checked.
+//! A segment is a file of a size that its header states, up to the largest size of the store. Block 0 is
+//! its header; batches follow from block 1 on, each on a fresh block. All integers are little-endian; reserved bytes are zero and checked.
 //!
 //! ```text
 //! segment header                          batch header
 //!   0  magic "untornWS"                     0  magic "untornWB"
 //!   8  format version       u32             8  segment number        u64
-//!  12  blocks in a segment  u32            16  salt of the segment   u64
+//!  12  blocks in the file   u32            16  salt of the segment   u64
 //!  16  store id             16 bytes       24  LSN of the payload    u64
 //!  32  segment number       u64            32  payload length        u32
 //!  40  salt                 u64            36  CRC-32 of the payload u32
@@ -29,8 +29,8 @@ use crate::{
     Lsn, SegmentNumber, StoreId,
     error::{LogError, Result},
     limits::{
-        BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BATCH_PAYLOAD_BYTES_MAX, BLOCK_BYTES, SEGMENT_BYTES_MAX,
-        SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES,
+        BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BATCH_PAYLOAD_BYTES_MAX, BLOCK_BYTES, SEGMENT_BYTES_INITIAL,
+        SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES,
     },
 };
 
@@ -50,7 +50,7 @@ pub struct LogShape {
 }
 
 impl LogShape {
-    /// A log of the store `store` with segments of `segment_bytes`.
+    /// A log of the store `store` with segments of at most `segment_bytes`.
     ///
     /// # Errors
     /// [`LogError::Invalid`] unless the size is a multiple of 4096 between 64 KiB and 1 GiB.
@@ -73,23 +73,29 @@ impl LogShape {
         self.store
     }
 
-    /// The size of each segment in bytes.
+    /// The size of the largest segments in bytes.
     #[must_use]
     pub fn segment_bytes(&self) -> u64 {
         self.segment_bytes
     }
 
+    /// The size of the log's first segments in bytes, and the least size of a spare that is made.
+    #[must_use]
+    pub fn initial_bytes(&self) -> u64 {
+        self.segment_bytes.min(SEGMENT_BYTES_INITIAL)
+    }
+
     /// The longest record, with its header and padding, that this log may be given: what the first batches of
-    /// a fresh segment hold. Recovery relies on it, since it may have to void a record that a segment's end cut
+    /// a fresh segment of the least size hold. Recovery relies on it, since it may have to void a record that a segment's end cut
     /// in two; see [`Log::start_segment`](crate::Log::start_segment).
     #[must_use]
     pub fn record_bytes_max(&self) -> u64 {
-        let bytes = self.segment_bytes - BLOCK_BYTES as u64;
+        let bytes = self.initial_bytes() - BLOCK_BYTES as u64;
         let batches = bytes.div_ceil(BATCH_BYTES_MAX as u64);
         bytes - batches * BATCH_HEADER_BYTES as u64
     }
 
-    /// The number of blocks in a segment, its header included.
+    /// The number of blocks in the largest segments, their header included.
     #[must_use]
     pub fn segment_blocks(&self) -> u32 {
         (self.segment_bytes / BLOCK_BYTES as u64) as u32
@@ -155,6 +161,8 @@ impl Stated {
 /// The header of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SegmentHeader {
+    /// Blocks in the file, this header's included.
+    pub blocks: u32,
     /// Its number; above all others when it was started.
     pub number: SegmentNumber,
     /// A random value that no other segment shares.
@@ -187,7 +195,7 @@ impl SegmentHeader {
         let mut out = [0; SEGMENT_HEADER_BYTES];
         out[..8].copy_from_slice(&SEGMENT_MAGIC);
         put_u32(&mut out, 8, FORMAT_VERSION);
-        put_u32(&mut out, 12, shape.segment_blocks());
+        put_u32(&mut out, 12, self.blocks);
         out[16..32].copy_from_slice(&shape.store.0);
         put_u64(&mut out, 32, self.number.0);
         put_u64(&mut out, 40, self.salt);
@@ -221,8 +229,10 @@ impl SegmentHeader {
             return mismatch("it belongs to another store".to_owned());
         }
         let blocks = get_u32(bytes, 12);
-        if blocks != shape.segment_blocks() {
-            return mismatch(format!("it has {blocks} blocks, this store's segments have {}", shape.segment_blocks()));
+        let blocks_min = (SEGMENT_BYTES_MIN / BLOCK_BYTES as u64) as u32;
+        if !(blocks_min..=shape.segment_blocks()).contains(&blocks) {
+            let most = shape.segment_blocks();
+            return mismatch(format!("it has {blocks} blocks, this store's segments have {blocks_min} to {most}"));
         }
         let impossible = |offset, what| Err(LogError::Corrupt { file: file.to_owned(), offset, what });
         let stated = Stated::get(&bytes[56..56 + STATED_BYTES]);
@@ -239,7 +249,7 @@ impl SegmentHeader {
             return impossible(offset, format!("position {found} is not a multiple of 8 up to {}", Lsn::MAX));
         }
         let (salt, started_ms, region) = (get_u64(bytes, 40), get_u64(bytes, 104), get_u64(bytes, 112));
-        Ok(HeaderBlock::Valid(SegmentHeader { number, salt, start, stated, started_ms, region }, crc))
+        Ok(HeaderBlock::Valid(SegmentHeader { blocks, number, salt, start, stated, started_ms, region }, crc))
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     Disk, DiskFile, Lsn, SegmentNumber,
     disk::AlignedBuf,
     error::{LogError, Result},
-    limits::{BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BLOCK_BYTES},
+    limits::{BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BLOCK_BYTES, SEGMENT_BYTES_MIN},
     segment::{BATCH_MAGIC, BatchHeader, HeaderBlock, LogShape, SegmentHeader, Stated},
 };
 use std::io;
@@ -47,7 +47,17 @@ pub struct Found {
     pub end: Option<Lsn>,
 }
 
-/// A segment file that has not the size of one: cut short, as a rule. No byte of it counts.
+/// A file without a header that counts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Spare {
+    /// Its name in the log's directory.
+    pub file: String,
+    /// Its size in blocks.
+    pub blocks: u32,
+}
+
+/// A segment file that has not the size that its header states, or no size that a segment can have: cut
+/// short, as a rule. No byte of it counts.
 ///
 /// One that recovery needs refuses the open ([`Survey::refuse_broken`]). One that only followers
 /// need is as good as missing: the open gives it a name that begins with [`BROKEN_PREFIX`], where
@@ -99,10 +109,10 @@ pub struct Survey {
     /// The segments, by ascending number.
     pub segments: Vec<Found>,
     /// Files without a header that counts: spares.
-    pub spares: Vec<String>,
+    pub spares: Vec<Spare>,
     /// Those of the spares whose header is neither whole nor blank.
     pub damaged: Vec<String>,
-    /// Files of another size than a segment's.
+    /// Files whose size is not a segment's.
     pub broken: Vec<Broken>,
     /// The newest that any header states.
     pub stated: Stated,
@@ -240,7 +250,14 @@ impl Survey {
         let block = block.first_chunk().expect("the buffer holds a block");
         // The header first, so that a file with another segment size is a mismatch and not damage.
         let header = SegmentHeader::decode(block, &self.shape, &name)?;
-        if size != self.shape.segment_bytes() {
+        let has_its_size = match header {
+            HeaderBlock::Valid(header, _) => size == bytes_of(header.blocks),
+            HeaderBlock::Blank | HeaderBlock::Damaged => {
+                (SEGMENT_BYTES_MIN..=self.shape.segment_bytes()).contains(&size)
+                    && size.is_multiple_of(BLOCK_BYTES as u64)
+            }
+        };
+        if !has_its_size {
             let header = match header {
                 HeaderBlock::Valid(header, _) => Some(header),
                 HeaderBlock::Blank | HeaderBlock::Damaged => None,
@@ -254,10 +271,10 @@ impl Survey {
                 self.stated = self.stated.newest(header.stated);
                 self.segments.push(Found { file: name, header, header_crc, end: None });
             }
-            HeaderBlock::Blank => self.spares.push(name),
+            HeaderBlock::Blank => self.spares.push(Spare { file: name, blocks: blocks_of(size) }),
             HeaderBlock::Damaged => {
                 self.damaged.push(name.clone());
-                self.spares.push(name);
+                self.spares.push(Spare { file: name, blocks: blocks_of(size) });
             }
         }
         Ok(())
@@ -277,7 +294,7 @@ impl Survey {
             })?;
             self.stated = stated;
         }
-        for file in self.spares.clone() {
+        for Spare { file, .. } in self.spares.clone() {
             let damaged = self.damaged.contains(&file);
             if !damaged && !begins_with_batch(disk, &file, buf)? {
                 continue;
@@ -301,7 +318,8 @@ impl Survey {
 }
 
 pub(crate) fn wrong_size(broken: &Broken, shape: &LogShape) -> LogError {
-    let (expected, size) = (shape.segment_bytes(), broken.size);
+    let expected = broken.header.as_ref().map_or(shape.segment_bytes(), |header| bytes_of(header.blocks));
+    let size = broken.size;
     let whose = match &broken.header {
         Some(header) => format!("it is segment {}, which begins at position {}", header.number, header.start),
         None => "it has no whole header that tells what it held".to_owned(),
@@ -309,8 +327,24 @@ pub(crate) fn wrong_size(broken: &Broken, shape: &LogShape) -> LogError {
     LogError::Corrupt {
         file: broken.file.clone(),
         offset: size.min(expected),
-        what: format!("the file has {size} bytes instead of {expected}; {whose}"),
+        what: format!(
+            "the file has {size} bytes instead of {}{expected}; {whose}",
+            match broken.header {
+                Some(_) => String::new(),
+                None => format!("{SEGMENT_BYTES_MIN} to "),
+            }
+        ),
     }
+}
+
+/// The bytes of a file of this many blocks.
+pub(crate) fn bytes_of(blocks: u32) -> u64 {
+    u64::from(blocks) * BLOCK_BYTES as u64
+}
+
+/// The blocks of a file of this size, which is at most a segment's.
+fn blocks_of(size: u64) -> u32 {
+    (size / BLOCK_BYTES as u64) as u32
 }
 
 /// Whether block 1 looks like a batch. A blank header before none is a spare that was never used, which is
@@ -331,9 +365,11 @@ fn each_batch<D: Disk>(
     mut see: impl FnMut(&BatchHeader),
 ) -> Result<()> {
     let file = disk.open(name).map_err(LogError::io(format!("opening {name}")))?;
+    let size = file.size().map_err(LogError::io(format!("measuring {name}")))?;
+    let blocks = blocks_of(size.min(shape.segment_bytes()));
     let mut block = 1;
-    while block < shape.segment_blocks() {
-        let count = (shape.segment_blocks() - block).min((BATCH_BYTES_MAX / BLOCK_BYTES) as u32);
+    while block < blocks {
+        let count = (blocks - block).min((BATCH_BYTES_MAX / BLOCK_BYTES) as u32);
         let piece = &mut buf.bytes_mut()[..count as usize * BLOCK_BYTES];
         file.read_at(u64::from(block) * BLOCK_BYTES as u64, piece).map_err(LogError::io(format!("reading {name}")))?;
         for (index, bytes) in piece.chunks_exact(BLOCK_BYTES).enumerate() {

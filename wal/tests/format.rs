@@ -46,7 +46,7 @@ fn golden_record() -> Vec<u8> {
 
 fn golden_segment_header() -> (SegmentHeader, LogShape) {
     let (number, start, started_ms) = (SegmentNumber(9), Lsn(0x1000), 0x018c_2f0a_1b00);
-    let header = SegmentHeader { number, salt: SALT, start, stated: stated(), started_ms, region: 0 };
+    let header = SegmentHeader { blocks: 16, number, salt: SALT, start, stated: stated(), started_ms, region: 0 };
     (header, LogShape::new(STORE, 64 << 10).unwrap())
 }
 
@@ -90,11 +90,14 @@ fn a_batch_header_has_its_golden_bytes_and_reads_back_in_its_own_place_only() {
 fn foreign_and_newer_headers_are_mismatches_and_name_the_file() {
     let (header, shape) = golden_segment_header();
     let mut block = [0; BLOCK_BYTES];
-    block[..128].copy_from_slice(&header.encode(&shape).0);
-    for other in [LogShape::new(StoreId([9; 16]), 64 << 10), LogShape::new(STORE, 128 << 10)] {
-        let error = SegmentHeader::decode(&block, &other.unwrap(), "seg-00000001").unwrap_err();
+    let other = LogShape::new(StoreId([9; 16]), 64 << 10).unwrap();
+    // Another store, and more or fewer blocks than a segment of this one can have.
+    for (blocks, shape) in [(16, other), (17, shape), (15, shape), (u32::MAX, shape), (0, shape)] {
+        block[..128].copy_from_slice(&SegmentHeader { blocks, ..header }.encode(&golden_segment_header().1).0);
+        let error = SegmentHeader::decode(&block, &shape, "seg-00000001").unwrap_err();
         assert!(matches!(&error, untorn_wal::LogError::Mismatch { file, .. } if file == "seg-00000001"), "{error}");
     }
+    block[..128].copy_from_slice(&header.encode(&shape).0);
     block[8] = 2;
     let crc = crc32fast::hash(&block[..124]);
     block[124..128].copy_from_slice(&crc.to_le_bytes());
