@@ -407,8 +407,8 @@ impl Walk<'_> {
 
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
-/// Whether the log is no longer kept at `reached`, or is not within a second: the logger publishes the oldest position after it
-/// has deleted files, which takes long on a busy machine.
+/// Whether the log is no longer kept at `reached`, or is not within a second: the logger publishes the
+/// oldest position after it has deleted files, which takes long on a busy machine.
 fn is_recycled(oldest: &dyn Fn() -> Lsn, reached: Lsn) -> bool {
     (0..100).any(|look| {
         if look > 0 {

@@ -4,7 +4,7 @@
 //! which an arena of another time shows: the catalog, the run directory, and the ends of the queues. The log is then read to
 //! its end, and its transactions are held against one another and against the catalog. The rest of the arena is not read: a
 //! large store must open at once. Damage that replay meets there refuses the open too, as does the deletion of a key that the
-//! pages don't have; by then the header has been written anew, and pages that the checkpoint does not use.
+//! pages don't have; by then recovery has rewritten the header, and pages that the checkpoint does not use.
 
 use crate::btree::walk::each_page;
 use crate::files::dir;

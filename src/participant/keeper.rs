@@ -55,9 +55,9 @@ const POLL: Duration = Duration::from_micros(300);
 /// Where a logger runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Host {
-    /// A process of its own, which nobody hears.
+    /// A process of its own, without standard error.
     Daemon,
-    /// A process of its own, whose standard error somebody may read.
+    /// A process of its own, which prints to its standard error.
     Foreground,
     /// A thread of a process that uses the store.
     Thread,

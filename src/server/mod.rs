@@ -102,8 +102,8 @@ struct Kept {
     users: usize,
 }
 
-/// Makes the socket and listens. Where that can't be, it is noted, and tried again now and then; `None` if there is
-/// nobody to try. `wake_main` wakes the thread that serves, if the listening one panics.
+/// Makes the socket and listens. A failure is recorded, and the listening thread retries; `None` if that thread cannot
+/// start. `wake_main` wakes the thread that serves, if the listening one panics.
 pub(crate) fn start(
     dir: &Dir,
     rest: &Arc<Rest>,
