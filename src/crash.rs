@@ -6,6 +6,7 @@
 //! exists, and keeps `PATH.reached` there meanwhile), `pause=MS` (sleeps for so many milliseconds) or `fail` (the place's call reports an I/O error). Several are separated by commas.
 //! With `UNTORN_CRASH_ONCE=PATH` a point acts once over all processes that inherit the variables: the one that makes
 //! the file `PATH-name` acts. With `UNTORN_CRASH_TIMES=n` as well it acts so many times: the second one makes `PATH-name-2`.
+//! With `UNTORN_CRASH_CLIENT=1` no point acts in a spawned logger, which inherits the variables and passes points of its own.
 
 /// Passes a named place.
 #[cfg(not(feature = "crash-points"))]
@@ -68,6 +69,10 @@ mod active {
         static ARMED: OnceLock<Vec<Armed>> = OnceLock::new();
         ARMED.get_or_init(|| {
             let Ok(text) = variable("UNTORN_CRASH") else { return Vec::new() };
+            let is_logger = std::env::args_os().next().is_some_and(|name| name == "untorn-logger");
+            if is_logger && variable("UNTORN_CRASH_CLIENT").is_ok() {
+                return Vec::new();
+            }
             text.split(',').filter(|part| !part.is_empty()).map(parse).collect()
         })
     }

@@ -24,8 +24,14 @@ pub(crate) fn is_of_caller() -> bool {
 /// what tells them where to die.
 pub(crate) fn is_for_other_user(name: &OsStr) -> bool {
     const KEPT: [&str; 4] = ["PATH", "UNTORN_BECOME_LOGGER", "UNTORN_DAEMON", "UNTORN_FOREIGN_OWNER"];
-    const OF_TESTS: [&str; 5] =
-        ["UNTORN_CRASH", "UNTORN_CRASH_ONCE", "UNTORN_CRASH_TIMES", "UNTORN_BUG", "UNTORN_BOOT_ID"];
+    const OF_TESTS: [&str; 6] = [
+        "UNTORN_CRASH",
+        "UNTORN_CRASH_CLIENT",
+        "UNTORN_CRASH_ONCE",
+        "UNTORN_CRASH_TIMES",
+        "UNTORN_BUG",
+        "UNTORN_BOOT_ID",
+    ];
     KEPT.iter().any(|kept| name == *kept) || (cfg!(feature = "crash-points") && OF_TESTS.iter().any(|of| name == *of))
 }
 

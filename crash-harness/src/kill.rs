@@ -65,7 +65,7 @@ fn way_to(point: &str, action: &str, path: &Path) -> (String, Start, &'static st
         "grow.before_zeros" | "readers.chunk_claimed" => (at(1), Start::Empty, ""),
         "cell.resolved" => (format!("cell.dropped@2:kill,{}", at(1)), Start::Used, ""),
         "logger.byte_taken" | "logger.ready" | "client.entered" => (at(1), Start::Used, ""),
-        // The logger commits as well, when it recovers and when it samples; later on it is the victim that comes first.
+        // The logger also commits, for recovery and for samples. Its own deaths there are those of "twice".
         _ if point.starts_with("commit.") => (at(9), Start::Used, ""),
         _ if point.starts_with("create.") => (at(1), Start::Empty, ""),
         _ if point.starts_with("recover.") || point.starts_with("replay.") => (at(1), Start::Crashed, ""),
@@ -113,7 +113,11 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
     prepare(path, start)?;
     let once = path.with_extension("once").to_string_lossy().into_owned();
     let (times, mark) = if action == "twice" { ("2", "-2") } else { ("1", "") };
-    let env = [("UNTORN_CRASH", orders.as_str()), ("UNTORN_CRASH_ONCE", once.as_str()), ("UNTORN_CRASH_TIMES", times)];
+    let mut env =
+        vec![("UNTORN_CRASH", orders.as_str()), ("UNTORN_CRASH_ONCE", once.as_str()), ("UNTORN_CRASH_TIMES", times)];
+    if action == "kill" && point.starts_with("commit.") {
+        env.push(("UNTORN_CRASH_CLIENT", "1"));
+    }
     let mut name = "victim".to_string();
     let mut doomed = Process::start(program, "writer", path, &[&name, rounds], &env);
     let first = PathBuf::from(format!("{once}-{point}"));
@@ -159,13 +163,21 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
         Ok(store)
     };
     told.push((name.clone(), Told::by(&doomed)));
-    let mut other = Process::start(&victim::own(), "writer", path, &["other"], &[]);
-    other.wait_for("C", 1, HANGS)?;
     let store = kept(&told, false)?;
+    // The victim may have died between a publication and its acknowledgement. What a reader saw
+    // before a sync is durable all the same. Cells become durable with the next sample, not here.
+    let snapshot = store.snapshot().map_err(workload::misbehaved("snapshot"))?;
+    store.sync().map_err(workload::misbehaved("sync"))?;
+    let seen = oracle::told_by(&store, &oracle::check(&snapshot)?)?;
+    told.extend(seen.into_iter().map(|(name, told)| (name, Told { cell: 0, ..told })));
+    drop(snapshot);
     // However often one was begun. After one death none is asked for, since it would hide from recovery what the log lacks.
     if action == "twice" {
         store.checkpoint().map_err(workload::misbehaved("checkpoint"))?;
     }
+    // It is killed at its first commit, before its log is long enough for a checkpoint.
+    let mut other = Process::start(&victim::own(), "writer", path, &["other"], &[]);
+    other.wait_for("C", 1, HANGS)?;
     drop(store);
     doomed.kill();
     other.refuse_finding()?;
