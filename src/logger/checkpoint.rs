@@ -84,10 +84,11 @@ fn is_due(logger: &Logger) -> bool {
     let Some((_, durable)) = engine.control.durable() else { return false };
     let volume = durable.0.saturating_sub(fixed.checkpoint.finished_lsn.load(Ordering::Acquire));
     let volume_max = words.checkpoint_bytes.load(Ordering::Acquire);
-    let segments_max = volume_max / engine.geometry.segment_size + SEGMENTS_BEYOND;
+    let segment_bytes_max = volume_max.saturating_add(SEGMENTS_BEYOND * engine.geometry.segment_size);
     let is_log_wanted = words.log_request.load(Ordering::SeqCst) > fixed.durable.granted.load(Ordering::SeqCst);
-    let is_log_short =
-        is_log_wanted || logger.is_starved.load(Ordering::SeqCst) || logger.pool.stats().segments as u64 > segments_max;
+    let is_log_short = is_log_wanted
+        || logger.is_starved.load(Ordering::SeqCst)
+        || logger.pool.stats().segment_bytes > segment_bytes_max;
     volume >= volume_max || (volume > 0 && is_log_short)
 }
 
@@ -143,7 +144,8 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     // Before segments are recycled: a reader of the log that misses one looks whether this has moved.
     words.finished_lsn.store(log_position.0, Ordering::Release);
     // Before K is published: a writer that has waited for K for its log finds what it needs.
-    let freed = logger.pool.recycle(log_position, settings::retention(&engine.control));
+    let count = || logger.count_segments();
+    let freed = logger.pool.recycle_with(log_position, settings::retention(&engine.control), count);
     logger.count_segments();
     logger.grant_again();
     words.finished.store_fenced(started.as_u64());

@@ -130,7 +130,7 @@ fn what_is_kept_can_be_read_to_its_beginning_and_is_given_up_in_order() {
     assert!(writer.log.pool().stats().kept > 0);
     std::thread::sleep(Duration::from_millis(5));
     let young = Retention { bytes: u64::MAX, age: Duration::from_millis(1) };
-    writer.log.pool().expire(young).unwrap();
+    writer.log.pool().expire(young, || ()).unwrap();
     assert_eq!(writer.log.pool().stats().kept, 0);
 }
 
