@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     ticket.wait()?;
 
     // A snapshot stays as it was; reads come from the memory map, without a copy.
-    println!("before: alice has {}", text(&before.get(&users, b"alice")?.expect("put before")));
+    println!("before: alice has {}", text(before.get(&users, b"alice")?.expect("put before")));
     for entry in users.range(..)? {
         let (key, value) = entry?;
         println!("now: {} has {}", text(&key), text(&value));

@@ -84,9 +84,10 @@ pub use api::cells::cell::Cell;
 pub use api::cells::counter::Counter;
 pub use api::cells::record::{KEYSPACE as CELLS_KEYSPACE, Sample};
 pub use api::changes::{Change, ChangeKind, Changes, Feed};
+pub use api::cursor::{Cursor, TxnCursor};
 pub use api::keyspace::Keyspace;
 pub use api::observe::{Observation, observe};
-pub use api::snapshot::{Key, Range, Snapshot, Value};
+pub use api::snapshot::{Key, Range, Snapshot, SnapshotRange, Value};
 pub use api::stats::{
     Acknowledgements, CellStat, ClientStat, DeadlineStat, HolderStat, Latencies, LatencyByClass, ReaderStat, Stats,
 };

@@ -254,7 +254,7 @@ fn sync_and_store_durable_wait_for_the_sample() {
         let snapshot = store.durable_snapshot().unwrap();
         let keyspace = snapshot.find_keyspace(CELLS_KEYSPACE).unwrap().unwrap();
         let record = snapshot.get(&keyspace, name.as_bytes()).unwrap().unwrap();
-        match Sample::decode(name.as_bytes(), &record).unwrap() {
+        match Sample::decode(name.as_bytes(), record).unwrap() {
             Sample::Cell { value, .. } => number(value),
             Sample::Counter(value) => value,
             _ => unreachable!(),

@@ -1,6 +1,7 @@
 //! What users call.
 //!
 //! - `store`, `keyspace`, `snapshot`, `write_txn`, `ticket`, `options`: the store and its transactions
+//! - `cursor`: lending cursors
 //! - `composed`: calls composed of theirs
 //! - `cells`: values updated in place, and counters
 //! - `changes`, `feed`: following the log
@@ -10,6 +11,7 @@
 pub(crate) mod cells;
 pub(crate) mod changes;
 mod composed;
+pub(crate) mod cursor;
 pub(crate) mod feed;
 pub(crate) mod held;
 pub(crate) mod keyspace;

@@ -10,7 +10,7 @@ use crate::server::policy::Rights;
 use crate::server::room::{Share, User};
 use crate::server::scans::Scans;
 use crate::server::write::Awaited;
-use crate::{Error, Keyspace, Result, Snapshot, Stats, Store, TxnId, Value};
+use crate::{Error, Keyspace, Result, Snapshot, Stats, Store, TxnId};
 use std::time::Instant;
 use untorn_wal::wire;
 use untorn_wal::wire::{Figure, Found, List, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, Reply, Request, WireError};
@@ -292,7 +292,7 @@ fn too_large(found: u64) -> Error {
     Error::Limit { what: "the length of a reply in bytes", found, limit: REPLY_BYTES_MAX as u64 }
 }
 
-fn as_found((value, version): &(Value, TxnId)) -> Found<'_> {
+fn as_found<'v>((value, version): &(&'v [u8], TxnId)) -> Found<'v> {
     Found { version: version.as_u64(), value }
 }
 

@@ -1,6 +1,7 @@
 //! A write transaction: its operations on keyspaces, each done to the pages and noted for the log.
 
-use crate::btree::cursor::Cursor;
+use crate::btree::cursor::RangeCursor;
+use crate::btree::point_cursor::PointCursor;
 use crate::btree::{edit, search};
 use crate::files::dir;
 use crate::files::page as format;
@@ -283,9 +284,15 @@ impl<'e> Write<'e> {
     }
 
     /// A cursor over a range; it is good until the transaction changes something.
-    pub(crate) fn cursor(&self, id: KeyspaceId, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Result<Cursor> {
+    pub(crate) fn cursor(&self, id: KeyspaceId, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Result<RangeCursor> {
         self.refuse_failed()?;
-        Ok(Cursor::new(self.root(id)?, lower, upper))
+        Ok(RangeCursor::new(self.root(id)?, lower, upper))
+    }
+
+    /// A cursor on one entry; it is good until the transaction changes something.
+    pub(crate) fn point_cursor(&self, id: KeyspaceId) -> Result<PointCursor> {
+        self.refuse_failed()?;
+        Ok(PointCursor::new(self.root(id)?))
     }
 
     pub(crate) fn work(&self) -> &Workspace<'e> {

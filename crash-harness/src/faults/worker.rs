@@ -339,7 +339,7 @@ fn last(open: &Open, name: &str) -> untorn::Result<u64> {
     let snapshot = open.store.snapshot()?;
     let Some(marks) = snapshot.find_keyspace("marks")? else { return Ok(0) };
     let value = snapshot.get(&marks, name.as_bytes())?;
-    Ok(value.map_or(0, |value| oracle::unsealed(&value).unwrap_or_else(|finding| role::die_of(&finding))))
+    Ok(value.map_or(0, |value| oracle::unsealed(value).unwrap_or_else(|finding| role::die_of(&finding))))
 }
 
 /// What belongs to a transaction beside it: its writer could not say it, since its call failed.

@@ -79,7 +79,7 @@ pub(crate) fn find(store: &Store, name: &str) -> Result<Option<Place>> {
         let snapshot = store.snapshot()?;
         let Some(keyspace) = snapshot.find_keyspace(KEYSPACE)? else { return Ok(None) };
         let Some(value) = snapshot.get(&keyspace, name.as_bytes())? else { return Ok(None) };
-        let record = Record::decode(name.as_bytes(), &value)?;
+        let record = Record::decode(name.as_bytes(), value)?;
         // Set before the record was visible. If it has changed since, the cell was dropped: the next snapshot says so.
         if control.cell_entry(record.index as usize)?.hot.generation.load(Ordering::Acquire) == record.generation {
             let cell = control.cell_ref(record.index as usize, record.kind)?;
@@ -185,9 +185,9 @@ pub(crate) fn list(store: &Store) -> Result<Vec<CellInfo>> {
     let snapshot = store.snapshot()?;
     let Some(keyspace) = snapshot.find_keyspace(KEYSPACE)? else { return Ok(Vec::new()) };
     let entries = snapshot.range(&keyspace, ..)?;
-    let info = |entry: Result<(crate::Key, crate::Value)>| {
+    let info = |entry: Result<(crate::Key, &[u8])>| {
         let (key, value) = entry?;
-        let record = Record::decode(&key, &value)?;
+        let record = Record::decode(&key, value)?;
         let name = String::from_utf8(key.into()).map_err(|_| damaged("a name that is not UTF-8"))?;
         let len = if let CellKind::Cell { len } = record.kind { Some(len) } else { None };
         Ok(CellInfo { name, len })
