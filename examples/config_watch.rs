@@ -51,7 +51,7 @@ fn main() -> Anything {
 
     drop(config);
     store.close()?;
-    untorn::stop_logger(&path, Duration::from_secs(10))?;
+    untorn::logger::stop_logger(&path, Duration::from_secs(10))?;
     Ok(())
 }
 

@@ -54,7 +54,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The logger would leave by itself some seconds after the last process.
     drop((before, ticket, position, users));
     store.close()?;
-    untorn::stop_logger(&path, Duration::from_secs(10))?;
+    untorn::logger::stop_logger(&path, Duration::from_secs(10))?;
     Ok(())
 }
 

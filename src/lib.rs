@@ -26,7 +26,7 @@
 //! }
 //! # drop(users);
 //! # store.close()?;
-//! # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+//! # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
 //! # Ok(())
 //! # }
 //! ```
@@ -34,7 +34,7 @@
 //! # Map of the modules
 //! Each folder imports only what is below it in this list; `tests/layers.rs` holds the code against it.
 //!
-//! - `logger`: the process that makes commits durable
+//! - [`logger`]: the process that makes commits durable
 //! - `server`: the server of message-passing clients, in the logger process
 //! - `api`: what users call, with the change feed and the cells
 //! - `txn`: write transactions, commit, replay
@@ -69,7 +69,7 @@ pub mod fuzzing;
 mod ids;
 mod key_range;
 pub mod limits;
-mod logger;
+pub mod logger;
 mod pages;
 mod participant;
 mod prefix;
@@ -101,7 +101,6 @@ pub use error::{Error, Result};
 pub(crate) use ids::{ClientId, KeyspaceId, PageId};
 pub use ids::{TxnId, Version};
 pub use key_range::KeyRange;
-pub use logger::daemon::{LoggerOptions, run_logger, stop_logger};
 pub use participant::options::{FlushPolicy, Options};
 pub use remote::{Batch, Client, ClientOptions, CommitOutcome, RemoteChanges, Scan};
 pub use shared::protocols::histogram::Latency;

@@ -340,7 +340,7 @@ fn image(dir: &Path, clean: bool) -> Image {
     let to = dir.join("image");
     if clean {
         drop(store);
-        untorn::stop_logger(&live, Duration::from_secs(30)).unwrap();
+        untorn::logger::stop_logger(&live, Duration::from_secs(30)).unwrap();
         store_files::copy(&live, &to);
     } else {
         crash_image(&store, &live, &to);
@@ -588,5 +588,5 @@ fn a_forged_high_water_mark_is_refused() {
     assert_eq!(refused, 5);
     child.finish();
     drop(store);
-    untorn::stop_logger(&path, Duration::from_secs(30)).unwrap();
+    untorn::logger::stop_logger(&path, Duration::from_secs(30)).unwrap();
 }

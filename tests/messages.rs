@@ -661,7 +661,7 @@ fn long_paths_and_names() {
     assert_eq!(client.get("k", b"a").unwrap().unwrap(), b"1");
     drop(client);
     drop(store);
-    untorn::stop_logger(&path, HANGS).unwrap();
+    untorn::logger::stop_logger(&path, HANGS).unwrap();
     assert!(!place.exists());
 }
 
@@ -754,7 +754,7 @@ fn the_logger_leaves_as_somebody_connects() {
         let idle = Duration::from_millis(dice.random_range(1..40));
         let delay = Duration::from_micros(dice.random_range(0..120_000));
         std::thread::scope(|scope| {
-            let logger = scope.spawn(|| untorn::LoggerOptions::default().idle(idle).run(&at.path));
+            let logger = scope.spawn(|| untorn::logger::LoggerOptions::default().idle(idle).run(&at.path));
             std::thread::sleep(delay);
             match Client::connect(at.socket()) {
                 Ok(client) => {

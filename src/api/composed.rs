@@ -31,7 +31,7 @@ impl Store {
     /// assert_eq!(users.len()?, count);
     /// # drop(users);
     /// # store.close()?;
-    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
     /// # Ok(())
     /// # }
     /// ```
@@ -74,7 +74,7 @@ impl Store {
     /// assert!(matches!(register(b"alice"), Err(Refused::Taken)));
     /// # drop(users);
     /// # store.close().unwrap();
-    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5)).unwrap();
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5)).unwrap();
     /// ```
     ///
     /// # Errors
@@ -113,7 +113,7 @@ impl Keyspace {
     /// assert!(values[1].is_none());
     /// # drop((users, values));
     /// # store.close()?;
-    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
     /// # Ok(())
     /// # }
     /// ```
@@ -167,7 +167,7 @@ impl Keyspace {
     /// assert!(tasks.is_empty()?);
     /// # drop(tasks);
     /// # store.close()?;
-    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
     /// # Ok(())
     /// # }
     /// ```
@@ -218,7 +218,7 @@ impl Keyspace {
     /// assert!(!visits.contains_key("alice")?);
     /// # drop(visits);
     /// # store.close()?;
-    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
     /// # Ok(())
     /// # }
     /// ```

@@ -51,7 +51,7 @@ impl WriteTxn<'_> {
 /// assert_eq!(cursor.prev()?.unwrap().0, b"cyd"); // the same after a seek that found nothing
 /// # drop((snapshot, users));
 /// # store.close()?;
-/// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+/// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
 /// # Ok(())
 /// # }
 /// ```

@@ -79,7 +79,7 @@ impl Keyspace {
     /// users.put(b"bob", b"2")?; // durable on return, and "alice" with it
     /// # drop((users, quick));
     /// # store.close()?;
-    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
     /// # Ok(())
     /// # }
     /// ```
@@ -206,7 +206,7 @@ impl Keyspace {
     /// assert!(matches!(outcome, CasOutcome::Mismatch { current: Some(version) } if version > first));
     /// # drop(accounts);
     /// # store.close()?;
-    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
     /// # Ok(())
     /// # }
     /// ```

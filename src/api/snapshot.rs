@@ -58,7 +58,7 @@ impl Snapshot {
     /// assert_eq!(alice, Some(&b"1"[..]));
     /// # drop((snapshot, users));
     /// # store.close()?;
-    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
     /// # Ok(())
     /// # }
     /// ```

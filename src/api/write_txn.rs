@@ -218,7 +218,7 @@ impl<'s> WriteTxn<'s> {
     /// ticket.wait()?; // it survives a power loss
     /// # drop((ticket, readings));
     /// # store.close()?;
-    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
     /// # Ok(())
     /// # }
     /// ```
@@ -269,7 +269,7 @@ impl<'s> WriteTxn<'s> {
     /// assert!(tickets.iter().all(|ticket| ticket.is_durable()));
     /// # drop((tickets, readings));
     /// # store.close()?;
-    /// # untorn::stop_logger(&path, Duration::from_secs(5))?;
+    /// # untorn::logger::stop_logger(&path, Duration::from_secs(5))?;
     /// # Ok(())
     /// # }
     /// ```

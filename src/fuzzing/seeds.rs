@@ -42,7 +42,7 @@ pub fn seeds(dir: &Path) -> Result<Seeds> {
         let store = fill(&options, &path)?;
         add_files(&mut seeds, &path, page_size)?;
         drop(store);
-        crate::stop_logger(&path, Duration::from_secs(60))?;
+        crate::logger::stop_logger(&path, Duration::from_secs(60))?;
         add_files(&mut seeds, &path, page_size)?;
     }
     seeds.insert("request", requests());

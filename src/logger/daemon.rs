@@ -62,7 +62,7 @@ pub fn run_logger(path: impl AsRef<Path>) -> Result<()> {
 /// Where all clients pass messages, nobody starts a logger when one is missing. There a supervisor runs one that stays:
 ///
 /// ```no_run
-/// untorn::LoggerOptions::default().create(true).idle(std::time::Duration::MAX).run("data")?;
+/// untorn::logger::LoggerOptions::default().create(true).idle(std::time::Duration::MAX).run("data")?;
 /// # Ok::<(), untorn::Error>(())
 /// ```
 #[derive(Clone, Debug, Default)]
@@ -354,10 +354,10 @@ unsafe fn close_descriptors() {
 }
 
 impl Options {
-    /// As [`stop_logger`](crate::stop_logger), also of another user's store if [`foreign_owner`](Options::foreign_owner) allows.
+    /// As [`stop_logger`](crate::logger::stop_logger), also of another user's store if [`foreign_owner`](Options::foreign_owner) allows.
     ///
     /// # Errors
-    /// As [`stop_logger`](crate::stop_logger).
+    /// As [`stop_logger`](crate::logger::stop_logger).
     pub fn stop_logger(&self, path: impl AsRef<Path>, timeout: Duration) -> Result<bool> {
         stop_logger_as(path.as_ref(), timeout, self.ownership())
     }

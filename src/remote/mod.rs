@@ -64,7 +64,7 @@ use untorn_wal::wire::{Found, List, Reply, Request};
 ///     println!("{key:?} {value:?} as of {txn} or later");
 /// }
 /// # drop((remote, store));
-/// # untorn::stop_logger(&path, std::time::Duration::from_secs(10))?;
+/// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(10))?;
 /// # Ok(())
 /// # }
 /// ```

@@ -32,7 +32,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         // Its clients are gone by now; the logger leaves at once when told, and for certain with its directory.
-        let _ = untorn::stop_logger(self.path(), HANGS);
+        let _ = untorn::logger::stop_logger(self.path(), HANGS);
     }
 }
 

@@ -236,7 +236,7 @@ fn make(path: &Path, how: &str) -> Result<Vec<(String, Told)>, Finding> {
     }
     let told = vec![("w".to_string(), Told::by(&writer))];
     if how == "left" {
-        let stopped = untorn::stop_logger(path, Duration::from_secs(60));
+        let stopped = untorn::logger::stop_logger(path, Duration::from_secs(60));
         stopped.map_err(crate::workload::misbehaved("stop_logger"))?;
     } else {
         // What became durable last is stated by the next block, which comes soon.

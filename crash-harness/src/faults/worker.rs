@@ -61,7 +61,7 @@ pub(crate) fn play(role: &Role) -> Result<(), Finding> {
     match ending {
         "leave" => {
             drop(worker.open.take());
-            if let Err(error) = untorn::stop_logger(&role.store, HANGS) {
+            if let Err(error) = untorn::logger::stop_logger(&role.store, HANGS) {
                 worker.complain("stop_logger", &error)?;
             }
             say("done");

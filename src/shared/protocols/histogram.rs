@@ -121,7 +121,7 @@ impl<M: Model> Histogram<M> {
 /// assert!(flush.count() >= 1 && flush.percentile(50.0) <= flush.max());
 /// # drop(users);
 /// # store.close()?;
-/// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+/// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
 /// # Ok(())
 /// # }
 /// ```
