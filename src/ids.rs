@@ -1,7 +1,7 @@
 //! Typed identifiers: no bare integer crosses a module.
 
 use crate::{Error, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The number of a page in the arena; its byte offset is the number times the page size.
@@ -23,7 +23,7 @@ impl PageId {
 ///
 /// Ids order transactions as they became visible. The first transaction after a recovery that may have lost
 /// transactions raises the incarnation, so that an id of a lost transaction never names another one.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TxnId(u64);
 
@@ -96,7 +96,7 @@ impl fmt::Display for TxnId {
 ///
 /// A version names one value for ever, also after a power loss took that value back, and also after the cell was
 /// dropped and another one of its name was created.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Version(u64);
 

@@ -28,8 +28,9 @@ const MAY_IMPORT_REMOTE: [&str; 2] = ["remote", "server"];
 /// Every layer at once, for fuzzing alone.
 const UNLAYERED: [&str; 2] = ["bin", "fuzzing"];
 /// The spawner starts what is above it, as a program or as a thread. Followers by message yield the change type of the
-/// direct feed.
-const UPWARD: [(&str, &str); 2] = [("participant/keeper.rs", "logger"), ("remote/changes.rs", "api")];
+/// direct feed, and figures by message are those of a direct client.
+const UPWARD: [(&str, &str); 3] =
+    [("participant/keeper.rs", "logger"), ("remote/changes.rs", "api"), ("remote/stats.rs", "api")];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {

@@ -177,7 +177,15 @@ fn every_operation() {
     // The store as a whole.
     let covered = client.checkpoint().unwrap();
     let stats = client.stats().unwrap();
-    assert!(stats["checkpointed"] >= covered.as_u64() && stats["keyspaces"] == 2, "{stats:?}");
+    assert!(stats.checkpointed >= covered && stats.keyspaces == 2, "{stats:?}");
+    // One type, by message and direct; the server is a client, too.
+    let direct: untorn::Stats = store.stats().unwrap();
+    assert_eq!(
+        (stats.committed, stats.page_size, stats.max_size),
+        (direct.committed, direct.page_size, direct.max_size)
+    );
+    assert!(stats.clients.iter().map(|client| client.id).eq(direct.clients.iter().map(|client| client.id)));
+    assert!(stats.latencies.flush.count() >= 1 && stats.logger_pid == direct.logger_pid);
     client.put_with("users", b"v", b"", Durability::Visible).unwrap();
     client.sync().unwrap();
     assert!(store.stats().unwrap().durable >= users.get_versioned(b"v").unwrap().unwrap().1);

@@ -15,9 +15,7 @@ use untorn_wal::record::Decoded;
 use untorn_wal::survey::slot_name;
 use untorn_wal::testing::SimDisk;
 use untorn_wal::wire;
-use untorn_wal::wire::{
-    ChangeItem, Edge, Failure, Figure, Found, Happened, List, Operation, Record, Reply, Request, request,
-};
+use untorn_wal::wire::{ChangeItem, Edge, Failure, Found, Happened, List, Operation, Record, Reply, Request, request};
 use untorn_wal::{LogShape, Lsn, Scan, StoreId};
 
 /// Where the newest header is sought in `checkpoint`.
@@ -206,7 +204,7 @@ fn replies() -> Vec<Vec<u8>> {
         Reply::Unmet { index: 2, current: Some(7) },
         Reply::Piece { scan: 1, txn: 4, records: List(vec![Record { key: b"a", value: b"b" }; 3]) },
         Reply::Names(List(vec!["a", "größe"])),
-        Reply::Figures(List(vec![Figure { name: "committed", value: 4 }])),
+        Reply::Stats(b"figures"),
         Reply::Cell { version: 2, value: &[1; 8] },
         Reply::Count(77),
         Reply::Changes {

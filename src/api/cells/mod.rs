@@ -63,7 +63,7 @@ impl Place {
 }
 
 /// A cell or counter, as [`Store::cells`] lists it.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct CellInfo {
     /// Its name.
