@@ -1,6 +1,6 @@
 //! Typed identifiers: no bare integer crosses a module.
 
-use crate::{Error, Result};
+use crate::{Error, LimitKind, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -64,11 +64,11 @@ impl TxnId {
     /// [`Error::Limit`] before an id would be given again: a carry out of either field would do that.
     pub(crate) fn next_in(self, incarnation: u32) -> Result<TxnId> {
         if incarnation > INCARNATION_MAX {
-            let what = "the incarnation of a store (copy its records into a new store)";
+            let what = LimitKind::Incarnations;
             return Err(Error::Limit { what, found: incarnation.into(), limit: INCARNATION_MAX.into() });
         }
         if self.sequence() == SEQUENCE_MAX {
-            let what = "the number of a store's transactions (copy its records into a new store)";
+            let what = LimitKind::TransactionIds;
             return Err(Error::Limit { what, found: SEQUENCE_MAX + 1, limit: SEQUENCE_MAX });
         }
         Ok(TxnId(u64::from(incarnation) << SEQUENCE_BITS | (self.sequence() + 1)))

@@ -263,7 +263,7 @@ fn a_cursor_of_another_store_or_a_missing_keyspace_is_an_error() {
     let (store, _) = three(&place);
     let (_other_store, foreign) = three(&other);
     let before = store.snapshot().unwrap();
-    assert!(matches!(before.cursor(&foreign), Err(untorn::Error::Invalid { .. })));
+    assert!(matches!(before.cursor(&foreign), Err(untorn::Error::OtherStore { .. })));
     let new = store.keyspace("new").unwrap();
     assert!(matches!(before.cursor(&new), Err(untorn::Error::NoKeyspace { .. })));
     assert!(store.snapshot().unwrap().cursor(&new).is_ok());

@@ -205,7 +205,9 @@ fn refused(path: &Path, name: &str, what: &str) {
         let started = Instant::now();
         let error = options.open(path).map(|_| ()).unwrap_err();
         let named = match &error {
-            Error::Corrupt { file, .. } | Error::Mismatch { file, .. } => file == name,
+            Error::Corrupt { file, .. } | Error::Mismatch { file, .. } | Error::FormatVersion { file, .. } => {
+                file == name
+            }
             Error::Io { what, .. } => what.contains(name),
             _ => false,
         };

@@ -64,6 +64,7 @@ fn child() {
     while let Some(path) = listen() {
         match use_store(Path::new(&path)) {
             Ok(()) => say("opened"),
+            Err(Error::FormatVersion { file, found, .. }) => say(format_args!("refused {file}: format {found}")),
             Err(Error::Corrupt { file, what, .. } | Error::Mismatch { file, what }) if !file.is_empty() => {
                 say(format_args!("refused {file}: {what}"));
             }

@@ -205,7 +205,7 @@ fn limits_are_errors_that_name_them() {
     assert_eq!(collect(client.scan("k", ..).unwrap()), [(b"16 MiB".to_vec(), long.clone())]);
     assert!(matches!(
         client.put("k", b"more", &vec![7; 17 << 20]),
-        Err(Error::Limit { what: "the length of a message in bytes", .. })
+        Err(Error::Limit { what: untorn::LimitKind::MessageLength, .. })
     ));
     assert!(matches!(client.put("k", &[1; 2000], b""), Err(Error::Limit { found: 2000, limit: 1024, .. })));
     assert!(matches!(client.put(&"n".repeat(256), b"", b""), Err(Error::Limit { found: 256, limit: 255, .. })));
@@ -379,7 +379,10 @@ fn cells_and_counters() {
         client.cell_store("imu", &[3; 16]).unwrap();
     }
     assert!(matches!(client.cell_load_version("imu", first), Err(Error::Stale)));
-    assert!(matches!(client.cell_store("imu", &[0; 15]), Err(Error::Invalid { .. })));
+    assert!(matches!(
+        client.cell_store("imu", &[0; 15]),
+        Err(Error::OtherCell { found: Some(16), wanted: Some(15), .. })
+    ));
     assert!(client.cell_store("large", &[0; 4097]).is_err());
     assert!(client.cell_store("empty", &[]).is_err());
     assert!(matches!(client.cell_store("untorn.own", &[0; 8]), Err(Error::NotAllowed { .. })));

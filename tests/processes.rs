@@ -229,7 +229,7 @@ fn second_begin_of_a_thread_is_an_error() {
     drop((one, two));
     keys.put(b"k", b"v").unwrap();
     let foreign = second.begin().unwrap();
-    assert!(matches!(foreign.get(&keys, b"k"), Err(Error::Invalid { .. })));
+    assert!(matches!(foreign.get(&keys, b"k"), Err(Error::OtherStore { .. })));
 }
 
 /// Threads of one process take turns, and each gets one.

@@ -35,7 +35,7 @@ pub(crate) fn refuse_reserved(name: &str) -> Result<()> {
     if !name.starts_with(RESERVED) {
         return Ok(());
     }
-    Err(Error::Invalid { what: format!("keyspace {name:?} is the store's own, as its name begins with {RESERVED:?}") })
+    Err(Error::ReservedName { name: name.into() })
 }
 
 struct Named {
@@ -101,7 +101,7 @@ impl Keyspace {
         if std::ptr::eq(Arc::as_ptr(self.store.client()), client) {
             Ok(())
         } else {
-            Err(Error::Invalid { what: format!("keyspace {:?} belongs to another store", self.name()) })
+            Err(Error::OtherStore { name: self.name().into() })
         }
     }
 

@@ -368,7 +368,7 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it has another size or is a counter; [`Error::Limit`] for the size, the name (255 bytes) and
+    /// [`Error::OtherCell`] if it has another size or is a counter; [`Error::Limit`] for the size, the name (255 bytes) and
     /// the number of cells and counters (65,536); [`Error::NoCell`] if the store was opened read-only and there is none; those of a
     /// commit.
     pub fn cell(&self, name: &str, size: usize) -> Result<Cell> {

@@ -69,6 +69,7 @@ impl VerifyReport {
         let (file, offset, what) = match error {
             Error::Corrupt { file, offset, what } => (file, offset, what),
             Error::Mismatch { file, what } => (file, 0, what),
+            Error::FormatVersion { ref file, .. } => (file.clone(), 0, error.to_string()),
             other => (String::new(), 0, other.to_string()),
         };
         self.problems.push(Problem { file, offset, what });
@@ -77,7 +78,7 @@ impl VerifyReport {
     /// Notes damage. What the system refused is none: the walk can't go on.
     fn note_damage(&mut self, error: Error) -> Result<()> {
         match error {
-            Error::Corrupt { .. } | Error::Mismatch { .. } => {
+            Error::Corrupt { .. } | Error::Mismatch { .. } | Error::FormatVersion { .. } => {
                 self.note(error);
                 Ok(())
             }

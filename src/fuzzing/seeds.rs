@@ -190,7 +190,7 @@ fn replies() -> Vec<Vec<u8>> {
         Failure::LockTimeout { waited_ms: 12, holder: "process 7" },
         Failure::LoggerStalled { waited_ms: 30_000, visible: Some(9) },
         Failure::Corrupt { file: "arena", offset: 4096, what: "page 1 \u{1b}[2J" },
-        Failure::Limit { what: "length of the key in bytes", found: 2000, limit: 1024 },
+        Failure::Limit { what: "the length of a key in bytes", found: 2000, limit: 1024 },
         Failure::Io { what: "read", errno: 5 },
         Failure::Other { what: "something" },
     ];

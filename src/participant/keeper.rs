@@ -155,7 +155,7 @@ impl Keeper {
                 // It has died since, if the byte is free.
                 Heard::Ready => {}
                 // A program of another version: the next one may fit.
-                Heard::Failed(error @ Error::Mismatch { .. }) => {
+                Heard::Failed(error @ (Error::Mismatch { .. } | Error::FormatVersion { .. })) => {
                     (program, tried, mismatch) = (last.program + 1, last.tried, Some(error));
                 }
                 Heard::Failed(error) => return Err(error),

@@ -5,7 +5,7 @@ use crate::files::geometry::{Geometry, Parameter};
 use crate::files::owner::Ownership;
 use crate::participant::engine::now_ns;
 use crate::shared::protocols::lock::CommitClass;
-use crate::{Error, Result, limits};
+use crate::{Error, LimitKind, Result, limits};
 use std::path::PathBuf;
 use std::time::Duration;
 pub use untorn_wal::FlushPolicy;
@@ -243,11 +243,9 @@ impl Options {
         let geometry = Geometry { page_size, max_size, ring_size, segment_size };
         if let Some((parameter, what)) = geometry.problem() {
             return Err(match parameter {
-                Parameter::Max => Error::Limit {
-                    what: "the store's maximum size in bytes (at least 4 MiB)",
-                    found: asked,
-                    limit: geometry.max_size_max(),
-                },
+                Parameter::Max => {
+                    Error::Limit { what: LimitKind::MaxSize, found: asked, limit: geometry.max_size_max() }
+                }
                 _ => Error::Invalid { what },
             });
         }

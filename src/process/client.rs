@@ -26,7 +26,7 @@ use crate::shared::progress::{Patience, Progress};
 use crate::shared::protocols::atomic::{Native, Word64};
 use crate::shared::protocols::lock::CommitClass;
 use crate::shared::protocols::{lock, pins, waiter};
-use crate::{ClientId, Error, Result, limits};
+use crate::{ClientId, Error, LimitKind, Result, limits};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -427,7 +427,7 @@ fn enter_table(control: &Control, me: ClientId, tester: &Tester<'_>) -> Result<u
         }
     }
     Err(Error::Limit {
-        what: "the number of processes that have the store open",
+        what: LimitKind::Clients,
         found: limits::CLIENTS_MAX as u64 + 1,
         limit: limits::CLIENTS_MAX as u64,
     })

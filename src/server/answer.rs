@@ -10,7 +10,7 @@ use crate::server::policy::Rights;
 use crate::server::room::{Share, User};
 use crate::server::scans::Scans;
 use crate::server::write::Awaited;
-use crate::{Error, Keyspace, Result, Snapshot, Store, TxnId};
+use crate::{Error, Keyspace, LimitKind, Result, Snapshot, Store, TxnId};
 use std::time::Instant;
 use untorn_wal::wire;
 use untorn_wal::wire::{Found, List, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, Reply, Request, WireError};
@@ -258,7 +258,7 @@ impl<'s> Session<'s> {
         // A list's limit; nobody lists more by message.
         if names.len() > wire::LIST_ITEMS_MAX {
             return Err(Error::Limit {
-                what: "the number of keyspaces in a message",
+                what: LimitKind::MessageKeyspaces,
                 found: names.len() as u64,
                 limit: wire::LIST_ITEMS_MAX as u64,
             });
@@ -296,7 +296,7 @@ fn refuse_large(bytes: usize) -> Result<()> {
 }
 
 fn too_large(found: u64) -> Error {
-    Error::Limit { what: "the length of a reply in bytes", found, limit: REPLY_BYTES_MAX as u64 }
+    Error::Limit { what: LimitKind::ReplyLength, found, limit: REPLY_BYTES_MAX as u64 }
 }
 
 fn as_found<'v>((value, version): &(&'v [u8], TxnId)) -> Found<'v> {

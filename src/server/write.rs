@@ -9,7 +9,7 @@ use crate::server::answer::{Answer, Session, cut_name, refuse_unless};
 use crate::server::policy::Rights;
 use crate::server::{LOCK_PATIENCE, Shared};
 use crate::shared::socket::Stream;
-use crate::{Durability, Error, Keyspace, Result, Ticket, WriteTxn};
+use crate::{Durability, Error, Keyspace, LimitKind, Result, Ticket, WriteTxn};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 use untorn_wal::wire;
@@ -136,7 +136,7 @@ fn durability_of(asked: wire::Durability, rights: &Rights<'_>) -> Result<Durabil
             let limit = rights.commit_time_max();
             if Duration::from_micros(micros) > limit {
                 return Err(Error::Limit {
-                    what: "the time in microseconds that a message client gives a commit",
+                    what: LimitKind::CommitTime,
                     found: micros,
                     limit: limit.as_micros() as u64,
                 });

@@ -84,7 +84,7 @@ fn complain(what: &str, error: &Error, anything: bool) -> Result<(), Finding> {
     say(format_args!("E {what}: {text}"));
     let misbehaved = |why: &str| Err(Finding::new(Kind::Misbehaved, format!("{what}: {why}: {error:?}")));
     match error {
-        Error::Corrupt { .. } | Error::Mismatch { .. } if anything => Ok(()),
+        Error::Corrupt { .. } | Error::Mismatch { .. } | Error::FormatVersion { .. } if anything => Ok(()),
         Error::Corrupt { .. } => misbehaved("an error of the system was taken for damage"),
         // The region alone may go, with everybody who used it.
         Error::Mismatch { file, what } if file != "control" && what.contains("missing") => {

@@ -234,4 +234,23 @@ pub enum Failure<'a> {
         /// What.
         what: &'a str,
     },
+    /// 21: only the store itself writes to keyspaces of such names.
+    ReservedName {
+        /// The name.
+        name: &'a str,
+    },
+    /// 22: the cell has another length, or is a counter; or the counter is a cell.
+    OtherCell {
+        /// Its name.
+        name: &'a str,
+        /// Its length in bytes; `None` for a counter.
+        found: Option<u64>,
+        /// What the request needs.
+        wanted: Option<u64>,
+    },
+    /// 23: the server is cut off from the store.
+    Detached {
+        /// What cuts it off.
+        reason: &'a str,
+    },
 }
