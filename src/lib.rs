@@ -34,6 +34,7 @@
 //! # Map of the modules
 //! Each folder imports only what is below it in this list; `tests/layers.rs` holds the code against it.
 //!
+//! - `access`: what direct and message-passing clients have in common
 //! - [`logger`]: the process that makes commits durable
 //! - `server`: the server of message-passing clients, in the logger process
 //! - `api`: what users call, with the change feed and the cells
@@ -50,6 +51,7 @@
 
 #[macro_use]
 mod crash;
+mod access;
 mod admission;
 mod api;
 mod btree;
@@ -79,6 +81,7 @@ mod server;
 mod shared;
 mod txn;
 
+pub use access::{Follow, KeyBounds, Records, StoreRead, StoreWrite};
 pub use api::cells::CellInfo;
 pub use api::cells::cell::Cell;
 pub use api::cells::counter::Counter;

@@ -2,12 +2,13 @@
 //!
 //! - `store`, `keyspace`, `snapshot`, `write_txn`, `ticket`, `options`: the store and its transactions
 //! - `cursor`: lending cursors
-//! - `composed`: calls composed of theirs
+//! - `composed`: calls composed of theirs; `batch`: changes with conditions
 //! - `cells`: values updated in place, and counters
 //! - `changes`, `feed`: following the log
 //! - `stats`, `observe`, `verify`: looking at a store
 //! - `held`: values that hold their pin
 
+pub(crate) mod batch;
 pub(crate) mod cells;
 pub(crate) mod changes;
 mod composed;

@@ -3,7 +3,7 @@
 use crate::arguments::Format;
 use crate::outcome::{Failure, Outcome};
 use crate::output::Output;
-use crate::target::Target;
+use crate::target;
 use serde::Serialize;
 use serde_json::Value;
 use std::io::Write;
@@ -11,11 +11,7 @@ use std::path::Path;
 use untorn::TxnId;
 
 pub(crate) fn run(path: &Path, format: Format) -> Outcome {
-    let stats = match Target::to_read(path)? {
-        Target::Directory(store) => store.stats()?,
-        Target::Socket(client) => client.stats()?,
-    };
-    print(&stats, format)
+    print(&target::to_read(path)?.stats()?, format)
 }
 
 /// Prints a report: one JSON object on a line, or a line for each of its fields.
