@@ -165,7 +165,8 @@ impl Options {
     /// The program to start as the logger, called with the store's path, and with `--foreign-owner` after it
     /// if [`foreign_owner`](Options::foreign_owner) makes it another user's. It is `untorn-logger`, or a program that
     /// executes it. Default: the variable
-    /// `UNTORN_LOGGER`, else the running executable itself, else `untorn-logger` beside it or on `PATH`.
+    /// `UNTORN_LOGGER`, else the running executable itself (with the feature `logger-hook`), else `untorn-logger` beside it or
+    /// on `PATH`.
     pub fn logger_program(&mut self, program: impl Into<PathBuf>) -> &mut Options {
         self.logger_program = Some(program.into());
         self
