@@ -74,7 +74,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let _ = untorn::stop_logger(self.path(), Duration::from_secs(30));
+        let _ = untorn::logger::stop_logger(self.path(), Duration::from_secs(30));
     }
 }
 

@@ -51,7 +51,7 @@ fn main() -> Anything {
 
     drop(config);
     store.close()?;
-    untorn::stop_logger(&path, Duration::from_secs(10))?;
+    untorn::logger::stop_logger(&path, Duration::from_secs(10))?;
     Ok(())
 }
 
@@ -62,7 +62,7 @@ fn service(path: &Path) -> Anything {
     let mut settings = BTreeMap::new();
     for entry in snapshot.range(&keyspace, ..)? {
         let (key, value) = entry?;
-        settings.insert(text(&key), text(&value));
+        settings.insert(text(&key), text(value));
     }
     println!("begins with {settings:?}");
 

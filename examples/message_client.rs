@@ -31,7 +31,7 @@ fn main() -> Anything {
 
     drop(accounts);
     store.close()?;
-    untorn::stop_logger(&path, Duration::from_secs(10))?;
+    untorn::logger::stop_logger(&path, Duration::from_secs(10))?;
     Ok(())
 }
 

@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     ticket.wait()?;
 
     // A snapshot stays as it was; reads come from the memory map, without a copy.
-    println!("before: alice has {}", text(&before.get(&users, b"alice")?.expect("put before")));
+    println!("before: alice has {}", text(before.get(&users, b"alice")?.expect("put before")));
     for entry in users.range(..)? {
         let (key, value) = entry?;
         println!("now: {} has {}", text(&key), text(&value));
@@ -54,7 +54,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The logger would leave by itself some seconds after the last process.
     drop((before, ticket, position, users));
     store.close()?;
-    untorn::stop_logger(&path, Duration::from_secs(10))?;
+    untorn::logger::stop_logger(&path, Duration::from_secs(10))?;
     Ok(())
 }
 

@@ -44,7 +44,7 @@ fn main() -> Anything {
         }
     }
     store.close()?;
-    untorn::stop_logger(&path, Duration::from_secs(10))?;
+    untorn::logger::stop_logger(&path, Duration::from_secs(10))?;
     Ok(())
 }
 

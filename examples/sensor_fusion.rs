@@ -64,7 +64,7 @@ fn main() -> Anything {
     assert!(ended.0.success() && ended.1.success());
     consumed?;
     store.close()?;
-    untorn::stop_logger(&path, Duration::from_secs(10))?;
+    untorn::logger::stop_logger(&path, Duration::from_secs(10))?;
     Ok(())
 }
 

@@ -19,7 +19,7 @@ use std::time::Duration;
 /// txn.commit()?;
 /// # drop(readings);
 /// # store.close()?;
-/// # untorn::stop_logger(&path, Duration::from_secs(5))?;
+/// # untorn::logger::stop_logger(&path, Duration::from_secs(5))?;
 /// # Ok(())
 /// # }
 /// ```

@@ -1,7 +1,7 @@
 //! Typed identifiers: no bare integer crosses a module.
 
-use crate::{Error, Result};
-use serde::Serialize;
+use crate::{Error, LimitKind, Result};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The number of a page in the arena; its byte offset is the number times the page size.
@@ -23,7 +23,7 @@ impl PageId {
 ///
 /// Ids order transactions as they became visible. The first transaction after a recovery that may have lost
 /// transactions raises the incarnation, so that an id of a lost transaction never names another one.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TxnId(u64);
 
@@ -64,11 +64,11 @@ impl TxnId {
     /// [`Error::Limit`] before an id would be given again: a carry out of either field would do that.
     pub(crate) fn next_in(self, incarnation: u32) -> Result<TxnId> {
         if incarnation > INCARNATION_MAX {
-            let what = "the incarnation of a store (copy its records into a new store)";
+            let what = LimitKind::Incarnations;
             return Err(Error::Limit { what, found: incarnation.into(), limit: INCARNATION_MAX.into() });
         }
         if self.sequence() == SEQUENCE_MAX {
-            let what = "the number of a store's transactions (copy its records into a new store)";
+            let what = LimitKind::TransactionIds;
             return Err(Error::Limit { what, found: SEQUENCE_MAX + 1, limit: SEQUENCE_MAX });
         }
         Ok(TxnId(u64::from(incarnation) << SEQUENCE_BITS | (self.sequence() + 1)))
@@ -96,7 +96,7 @@ impl fmt::Display for TxnId {
 ///
 /// A version names one value for ever, also after a power loss took that value back, and also after the cell was
 /// dropped and another one of its name was created.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Version(u64);
 

@@ -35,7 +35,7 @@ use std::ops::{Bound, Range, RangeBounds, RangeFrom, RangeFull, RangeInclusive, 
 /// assert_eq!(count(letters.range::<(Bound<&str>, Bound<&str>)>((Bound::Unbounded, Bound::Unbounded)))?, 4);
 /// # drop(letters);
 /// # store.close()?;
-/// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+/// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
 /// # Ok(())
 /// # }
 /// ```

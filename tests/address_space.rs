@@ -94,7 +94,7 @@ fn one_process_opens_256_stores() {
         let rows = store.keyspace("rows").unwrap();
         rows.put(b"first", &number.to_le_bytes()).unwrap();
         // No logger stays: to have 256 of them is not the goal.
-        untorn::stop_logger(&path, HANGS).unwrap();
+        untorn::logger::stop_logger(&path, HANGS).unwrap();
         (store, rows, path)
     };
     let stores: Vec<_> = (0..256).map(open).collect();
@@ -107,7 +107,7 @@ fn one_process_opens_256_stores() {
     for (_, rows, path) in stores.iter().step_by(15) {
         rows.put(b"second", b"value").unwrap();
         assert_eq!(rows.get(b"second").unwrap().as_deref(), Some(&b"value"[..]));
-        untorn::stop_logger(path, HANGS).unwrap();
+        untorn::logger::stop_logger(path, HANGS).unwrap();
     }
 }
 

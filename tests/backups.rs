@@ -52,7 +52,7 @@ fn write(path: &Path, value: &str, ends: &str) {
         wait_until(|| !exists(logger));
     } else {
         child.finish();
-        untorn::stop_logger(path, Duration::from_secs(60)).unwrap();
+        untorn::logger::stop_logger(path, Duration::from_secs(60)).unwrap();
     }
 }
 
@@ -79,7 +79,7 @@ fn found_in(store: Store, path: &Path) -> [String; 3] {
     let found = [text(b"durable"), text(b"visible"), u64::from_le_bytes(value).to_string()];
     drop(keys);
     store.close().unwrap();
-    untorn::stop_logger(path, Duration::from_secs(60)).unwrap();
+    untorn::logger::stop_logger(path, Duration::from_secs(60)).unwrap();
     found
 }
 

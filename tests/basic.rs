@@ -31,7 +31,7 @@ fn put_get_delete_and_reopen() {
         let report = store.verify().unwrap();
         assert!(report.is_clean(), "{report:#?}");
     }
-    assert!(untorn::stop_logger(&path, HANGS).unwrap());
+    assert!(untorn::logger::stop_logger(&path, HANGS).unwrap());
     let store = Store::open(&path).unwrap();
     let users = store.keyspace("users").unwrap();
     assert_eq!(users.len().unwrap(), 10_000);
@@ -40,5 +40,5 @@ fn put_get_delete_and_reopen() {
     assert!(report.is_clean(), "{report:#?}");
     drop(users);
     drop(store);
-    untorn::stop_logger(&path, HANGS).unwrap();
+    untorn::logger::stop_logger(&path, HANGS).unwrap();
 }

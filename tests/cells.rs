@@ -77,8 +77,8 @@ fn values_of_every_size() {
         }
         let next = Version::from_u64(versions[versions.len() - 1].as_u64() + 1);
         assert!(matches!(cell.load_version(next, &mut bytes), Err(Error::Stale)));
-        assert!(matches!(cell.store(&vec![0; len + 1]), Err(Error::Invalid { .. })));
-        assert!(matches!(cell.load(&mut vec![0; len - 1]), Err(Error::Invalid { .. })));
+        assert!(matches!(cell.store(&vec![0; len + 1]), Err(Error::OtherCell { .. })));
+        assert!(matches!(cell.load(&mut vec![0; len - 1]), Err(Error::OtherCell { .. })));
     }
     assert_clean(&store);
 }
@@ -89,8 +89,8 @@ fn names_kinds_and_limits() {
     let test = TestStore::new();
     let store = test.open();
     let cell = store.cell("imu", 64).unwrap();
-    assert!(matches!(store.cell("imu", 32), Err(Error::Invalid { .. })));
-    assert!(matches!(store.counter("imu"), Err(Error::Invalid { .. })));
+    assert!(matches!(store.cell("imu", 32), Err(Error::OtherCell { .. })));
+    assert!(matches!(store.counter("imu"), Err(Error::OtherCell { .. })));
     assert!(matches!(store.cell("x", 0), Err(Error::Limit { .. })));
     assert!(matches!(store.cell("x", 4097), Err(Error::Limit { limit: 4096, .. })));
     assert!(matches!(store.cell(&"x".repeat(256), 8), Err(Error::Limit { limit: 255, .. })));
@@ -122,10 +122,10 @@ fn names_kinds_and_limits() {
     let record = samples.get(b"imu").unwrap().unwrap();
     let Sample::Cell { version, value } = Sample::decode(b"imu", &record).unwrap() else { panic!() };
     assert_eq!((value, version), (&[7; 64][..], cell.version().unwrap()));
-    assert!(matches!(samples.put(b"imu", b""), Err(Error::Invalid { .. })));
-    assert!(matches!(samples.delete(b"imu"), Err(Error::Invalid { .. })));
-    assert!(matches!(store.drop_keyspace(CELLS_KEYSPACE), Err(Error::Invalid { .. })));
-    assert!(matches!(store.keyspace("untorn.other"), Err(Error::Invalid { .. })));
+    assert!(matches!(samples.put(b"imu", b""), Err(Error::ReservedName { .. })));
+    assert!(matches!(samples.delete(b"imu"), Err(Error::ReservedName { .. })));
+    assert!(matches!(store.drop_keyspace(CELLS_KEYSPACE), Err(Error::ReservedName { .. })));
+    assert!(matches!(store.keyspace("untorn.other"), Err(Error::ReservedName { .. })));
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn plain_types() {
     let durable = cell.store_durable(&Reading { at_ns: 6, ..reading }).unwrap();
     assert_eq!(cell.load_version(version).unwrap(), reading);
     assert_eq!(cell.load_version(durable).unwrap().at_ns, 6);
-    assert!(matches!(store.cell_of::<u64>("reading"), Err(Error::Invalid { .. })));
+    assert!(matches!(store.cell_of::<u64>("reading"), Err(Error::OtherCell { .. })));
 }
 
 /// A handle of a dropped cell errs, whatever is made in its place.
@@ -254,7 +254,7 @@ fn sync_and_store_durable_wait_for_the_sample() {
         let snapshot = store.durable_snapshot().unwrap();
         let keyspace = snapshot.find_keyspace(CELLS_KEYSPACE).unwrap().unwrap();
         let record = snapshot.get(&keyspace, name.as_bytes()).unwrap().unwrap();
-        match Sample::decode(name.as_bytes(), &record).unwrap() {
+        match Sample::decode(name.as_bytes(), record).unwrap() {
             Sample::Cell { value, .. } => number(value),
             Sample::Counter(value) => value,
             _ => unreachable!(),

@@ -99,7 +99,7 @@ impl Actor {
         self.try_act(line).unwrap_or_else(|error| match error {
             Error::NoCell { .. } => "gone".into(),
             Error::Stale => "stale".into(),
-            Error::Invalid { .. } => "other kind".into(),
+            Error::OtherCell { .. } => "other kind".into(),
             other => panic!("{line}: {other}"),
         })
     }

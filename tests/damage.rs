@@ -39,7 +39,7 @@ fn image(dir: &Path, clean: bool) -> (Image, History) {
     let to = dir.join("image");
     if clean {
         drop(store);
-        untorn::stop_logger(&live, HANGS).unwrap();
+        untorn::logger::stop_logger(&live, HANGS).unwrap();
         copy(&live, &to);
     } else {
         crash_image(&store, &live, &to);
@@ -205,7 +205,9 @@ fn refused(path: &Path, name: &str, what: &str) {
         let started = Instant::now();
         let error = options.open(path).map(|_| ()).unwrap_err();
         let named = match &error {
-            Error::Corrupt { file, .. } | Error::Mismatch { file, .. } => file == name,
+            Error::Corrupt { file, .. } | Error::Mismatch { file, .. } | Error::FormatVersion { file, .. } => {
+                file == name
+            }
             Error::Io { what, .. } => what.contains(name),
             _ => false,
         };
@@ -475,7 +477,7 @@ fn bits_flip_in_the_live_region() {
             store.keyspace("a").unwrap().put(b"key", &[1; 5000]).unwrap();
             store.cell("cell 3", 308).unwrap().store(&[3; 308]).unwrap();
         }
-        untorn::stop_logger(&path, HANGS).unwrap();
+        untorn::logger::stop_logger(&path, HANGS).unwrap();
         let logger = Command::new(env!("CARGO_BIN_EXE_untorn-logger")).arg(&path).stderr(Stdio::null()).spawn();
         let mut logger = Mortal(logger.unwrap());
         let child = Command::new(std::env::current_exe().unwrap())

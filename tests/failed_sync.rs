@@ -75,7 +75,7 @@ fn a_failed_sync_of_arena_or_header_is_sticky_until_all_have_closed() {
         check(&store, &store.snapshot().unwrap());
         drop(store);
         // A marked store's logger makes room as soon as nobody uses it; told, it is quicker.
-        untorn::stop_logger(&path, HANGS).unwrap();
+        untorn::logger::stop_logger(&path, HANGS).unwrap();
         let store = open_small(&path);
         let found = check(&store, &store.snapshot().unwrap());
         assert!(found["victim"] >= told.1, "{point}: told {told:?}, found {found:?}");

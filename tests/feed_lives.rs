@@ -162,7 +162,7 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        let _ = untorn::stop_logger(self.path(), HANGS);
+        let _ = untorn::logger::stop_logger(self.path(), HANGS);
         let _ = Command::new("umount").arg("-l").arg(self.dir.path()).status();
     }
 }

@@ -307,7 +307,7 @@ fn threads_share_handles() {
     let snapshot = store.snapshot().unwrap();
     keys.put(b"sum", &0u64.to_le_bytes()).unwrap();
     let number = |value: &[u8]| u64::from_le_bytes(value.try_into().unwrap());
-    let (give, take) = std::sync::mpsc::channel::<(Snapshot, Value, u64)>();
+    let (give, take) = std::sync::mpsc::channel::<(Snapshot, u64, Value, u64)>();
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
             let give = give.clone();
@@ -330,19 +330,20 @@ fn threads_share_handles() {
                     // Of all threads the same snapshot.
                     assert!(snapshot.get(keys, b"sum").unwrap().is_none());
                     let mine = store.snapshot().unwrap();
-                    let value = mine.get(keys, b"sum").unwrap().unwrap();
-                    let sum = number(&value);
-                    give.send((mine, value, sum)).unwrap();
+                    let sum = number(mine.get(keys, b"sum").unwrap().unwrap());
+                    let value = keys.get(b"sum").unwrap().unwrap();
+                    let newest = number(&value);
+                    give.send((mine, sum, value, newest)).unwrap();
                 }
             });
         }
         drop(give);
         let keys = &keys;
         scope.spawn(move || {
-            for (snapshot, value, sum) in take {
-                assert_eq!(number(&value), sum);
+            for (snapshot, sum, value, newest) in take {
+                assert_eq!(number(&value), newest);
                 drop(snapshot.clone());
-                assert_eq!(number(&snapshot.get(keys, b"sum").unwrap().unwrap()), sum);
+                assert_eq!(number(snapshot.get(keys, b"sum").unwrap().unwrap()), sum);
             }
         });
     });

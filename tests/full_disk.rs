@@ -118,7 +118,7 @@ impl Disk {
 
     fn remove_store(&self) {
         if self.store().exists() {
-            untorn::stop_logger(self.store(), Duration::from_secs(60)).unwrap();
+            untorn::logger::stop_logger(self.store(), Duration::from_secs(60)).unwrap();
             std::fs::remove_dir_all(self.store()).unwrap();
         }
         let _ = std::fs::remove_file(self.0.join("ballast"));
@@ -178,7 +178,7 @@ fn openings(disk: &Disk) {
             close_and_kill(store);
         } else {
             drop(store);
-            untorn::stop_logger(disk.store(), Duration::from_secs(60)).unwrap();
+            untorn::logger::stop_logger(disk.store(), Duration::from_secs(60)).unwrap();
         }
         disk.fill();
         for n in 0..3 {
@@ -188,7 +188,7 @@ fn openings(disk: &Disk) {
             put(&store, "c", &n.to_string());
             assert_eq!((get(&store, "b"), get(&store, "c")), (None, Some(n.to_string())));
             drop(store);
-            untorn::stop_logger(disk.store(), Duration::from_secs(60)).unwrap();
+            untorn::logger::stop_logger(disk.store(), Duration::from_secs(60)).unwrap();
             disk.fill();
         }
         disk.clear();

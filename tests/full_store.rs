@@ -11,7 +11,7 @@ use common::{Child, HANGS, Role, TestStore, assert_clean, kill_logger, limit, li
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
-use untorn::{Durability, Error, Keyspace, Store, limits};
+use untorn::{Durability, Error, Keyspace, LimitKind, Store, limits};
 
 /// A wait that lasts longer is a hang.
 
@@ -113,7 +113,7 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        let _ = untorn::stop_logger(self.path(), HANGS);
+        let _ = untorn::logger::stop_logger(self.path(), HANGS);
         // Lazily: a mapping of a process on its way out must not keep it.
         let _ = Command::new("umount").arg("-l").arg(self.dir.path()).status();
     }
@@ -121,7 +121,7 @@ impl Drop for Device {
 
 fn is_full(error: &Error) -> bool {
     matches!(error, Error::DiskFull { .. })
-        || matches!(error, Error::Limit { what, .. } if what.contains("size in bytes"))
+        || matches!(error, Error::Limit { what: LimitKind::StoreSize | LimitKind::FileSize | LimitKind::MaxSize, .. })
 }
 
 /// Puts records until the store is full, first many of them in a transaction and then few; how many there are.

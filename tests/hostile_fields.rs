@@ -64,6 +64,7 @@ fn child() {
     while let Some(path) = listen() {
         match use_store(Path::new(&path)) {
             Ok(()) => say("opened"),
+            Err(Error::FormatVersion { file, found, .. }) => say(format_args!("refused {file}: format {found}")),
             Err(Error::Corrupt { file, what, .. } | Error::Mismatch { file, what }) if !file.is_empty() => {
                 say(format_args!("refused {file}: {what}"));
             }
@@ -340,7 +341,7 @@ fn image(dir: &Path, clean: bool) -> Image {
     let to = dir.join("image");
     if clean {
         drop(store);
-        untorn::stop_logger(&live, Duration::from_secs(30)).unwrap();
+        untorn::logger::stop_logger(&live, Duration::from_secs(30)).unwrap();
         store_files::copy(&live, &to);
     } else {
         crash_image(&store, &live, &to);
@@ -588,5 +589,5 @@ fn a_forged_high_water_mark_is_refused() {
     assert_eq!(refused, 5);
     child.finish();
     drop(store);
-    untorn::stop_logger(&path, Duration::from_secs(30)).unwrap();
+    untorn::logger::stop_logger(&path, Duration::from_secs(30)).unwrap();
 }

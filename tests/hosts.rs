@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
-use untorn::{Durability, Error, LoggerOptions, Store};
+use untorn::logger::LoggerOptions;
+use untorn::{Durability, Error, Store};
 
 /// The limit of every wait here: longer means that it hangs.
 
@@ -290,7 +291,7 @@ fn init(role: &Role) {
         let store = Store::open(&role.store).unwrap();
         store.keyspace("rows").unwrap().put(b"k", b"v").unwrap();
         drop(store);
-        untorn::stop_logger(&role.store, HANGS).unwrap();
+        untorn::logger::stop_logger(&role.store, HANGS).unwrap();
     }
     let zombies = || {
         let stats = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {

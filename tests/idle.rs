@@ -126,7 +126,7 @@ fn a_logger_without_clients_rests_until_it_leaves() {
     let logger = opened_once();
     assert_rests(logger, 0.5);
     // It is told to leave, and does so at once.
-    assert!(untorn::stop_logger(&test.path, HANGS).unwrap());
+    assert!(untorn::logger::stop_logger(&test.path, HANGS).unwrap());
     wait_until(|| !exists(logger));
     // One whose directory goes notices that.
     let logger = opened_once();

@@ -370,8 +370,8 @@ fn a_refused_argument_leaves_the_transaction_usable() {
     let mut txn = store.begin().unwrap();
     txn.put(&keys, b"before", b"1").unwrap();
     assert!(matches!(txn.keyspace(&long_name), Err(Error::Limit { .. })));
-    assert!(matches!(txn.keyspace("untorn.mine"), Err(Error::Invalid { .. })));
-    assert!(matches!(txn.drop_keyspace("untorn.mine"), Err(Error::Invalid { .. })));
+    assert!(matches!(txn.keyspace("untorn.mine"), Err(Error::ReservedName { .. })));
+    assert!(matches!(txn.drop_keyspace("untorn.mine"), Err(Error::ReservedName { .. })));
     assert!(!txn.drop_keyspace(&long_name).unwrap());
     assert!(matches!(txn.put(&keys, &long_key, b""), Err(Error::Limit { .. })));
     assert!(matches!(txn.delete(&keys, &long_key), Err(Error::Limit { .. })));

@@ -384,7 +384,7 @@ fn a_stalled_reader_among_thousands_of_short_ones_holds_only_its_own_pages() {
     assert!(total() <= held + 16, "its pages were not reused");
     let snapshot = few.store.snapshot().unwrap();
     for entry in snapshot.range(&ballast, ..).unwrap() {
-        assert_eq!(workload::unsealed(&entry.unwrap().1), rounds + 59);
+        assert_eq!(workload::unsealed(entry.unwrap().1), rounds + 59);
     }
     assert_verified(&few.store);
 }

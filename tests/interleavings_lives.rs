@@ -323,7 +323,7 @@ fn child_drops(path: &Path) {
     few.commits(10, false).unwrap();
     let ticket = few.commit(11, Durability::Visible).unwrap();
     let snapshot = few.store.snapshot().unwrap();
-    let value = snapshot.get(&few.keys, b"last").unwrap().unwrap();
+    let value = few.keys.get(b"last").unwrap().unwrap();
     let store = few.store.clone();
     let cells = (store.cell("cell", 8).unwrap(), store.counter("counter").unwrap());
     let mut txn = store.begin().unwrap();

@@ -58,7 +58,7 @@ fn image(dir: &Path, clean: bool) -> (Image, State) {
     let (state, to) = (read(&store).unwrap(), dir.join("image"));
     if clean {
         drop(store);
-        untorn::stop_logger(&live, common::HANGS).unwrap();
+        untorn::logger::stop_logger(&live, common::HANGS).unwrap();
         store_files::copy(&live, &to);
     } else {
         crash_image(&store, &live, &to);
@@ -265,7 +265,7 @@ fn an_arena_of_an_earlier_time_is_refused() {
         let to = dir.path().join(format!("copy-{clean}"));
         if clean {
             drop(store);
-            untorn::stop_logger(&live, common::HANGS).unwrap();
+            untorn::logger::stop_logger(&live, common::HANGS).unwrap();
             store_files::copy(&live, &to);
         } else {
             crash_image(&store, &live, &to);

@@ -26,9 +26,10 @@ impl Views<'_> {
     /// `range` is the range in question and `expected` the same one of vectors.
     fn check<R: KeyRange + Clone>(&self, range: R, expected: impl RangeBounds<Vec<u8>> + std::fmt::Debug) {
         let model: Vec<Vec<u8>> = self.model.keys().filter(|key| expected.contains(*key)).cloned().collect();
-        let keys = |found: untorn::Range| found.map(|entry| entry.unwrap().0.to_vec()).collect::<Vec<_>>();
-        assert_eq!(keys(self.keys.range(range.clone()).unwrap()), model, "{expected:?}");
-        assert_eq!(keys(self.snapshot.range(self.keys, range.clone()).unwrap()), model, "{expected:?}");
+        let found = self.keys.range(range.clone()).unwrap();
+        assert_eq!(found.map(|entry| entry.unwrap().0.to_vec()).collect::<Vec<_>>(), model, "{expected:?}");
+        let found = self.snapshot.range(self.keys, range.clone()).unwrap();
+        assert_eq!(found.map(|entry| entry.unwrap().0.to_vec()).collect::<Vec<_>>(), model, "{expected:?}");
         let found = self.txn.range(self.keys, range.clone()).unwrap();
         assert_eq!(found.map(|entry| entry.unwrap().0.to_vec()).collect::<Vec<_>>(), model, "{expected:?}");
         let found = self.client.scan("keys", range.clone()).unwrap();

@@ -58,7 +58,7 @@ fn each_process_counts_in_the_class_of_its_commits() {
     assert!(now.flush.count() > 0 && now.flush.mean() <= now.flush.max());
 
     // They are the region's, not the logger's: another one goes on counting.
-    untorn::stop_logger(&place.path, HANGS).unwrap();
+    untorn::logger::stop_logger(&place.path, HANGS).unwrap();
     keys.put(b"after", b"the first logger").unwrap();
     let later = store.stats().unwrap();
     assert!(later.logger_starts > stats.logger_starts);

@@ -5,8 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// From the top down.
-const LAYERS: [&str; 11] =
-    ["logger", "server", "api", "txn", "btree", "pages", "process", "admission", "participant", "shared", "files"];
+const LAYERS: [&str; 12] = [
+    "access",
+    "logger",
+    "server",
+    "api",
+    "txn",
+    "btree",
+    "pages",
+    "process",
+    "admission",
+    "participant",
+    "shared",
+    "files",
+];
 /// Files beside the folders, which every layer may import, and which import none.
 const COMMON: [&str; 11] = [
     "cas",
@@ -22,14 +34,15 @@ const COMMON: [&str; 11] = [
     "prefix",
 ];
 /// Message-passing clients. They have none of the store open, so they may use no more than these. The server has the
-/// codec of errors in common with them.
+/// codec of errors in common with them. `access` has the traits of both kinds of clients.
 const REMOTE_MAY_IMPORT: [&str; 3] = ["remote", "shared", "files"];
-const MAY_IMPORT_REMOTE: [&str; 2] = ["remote", "server"];
+const MAY_IMPORT_REMOTE: [&str; 3] = ["access", "remote", "server"];
 /// Every layer at once, for fuzzing alone.
 const UNLAYERED: [&str; 2] = ["bin", "fuzzing"];
 /// The spawner starts what is above it, as a program or as a thread. Followers by message yield the change type of the
-/// direct feed.
-const UPWARD: [(&str, &str); 2] = [("participant/keeper.rs", "logger"), ("remote/changes.rs", "api")];
+/// direct feed, and figures by message are those of a direct client.
+const UPWARD: [(&str, &str); 3] =
+    [("participant/keeper.rs", "logger"), ("remote/changes.rs", "api"), ("remote/stats.rs", "api")];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {

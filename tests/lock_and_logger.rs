@@ -48,7 +48,7 @@ fn a_transaction_larger_than_the_spares_meets_a_checkpoint() {
         let report = store.verify().unwrap();
         assert!(report.is_clean(), "{report:#?}");
     });
-    untorn::stop_logger(&path, HANGS).unwrap();
+    untorn::logger::stop_logger(&path, HANGS).unwrap();
 }
 
 /// A logger that is told to leave wants a last checkpoint; a transaction that stays open must not keep it,
@@ -63,13 +63,13 @@ fn the_logger_leaves_beside_an_open_transaction() {
     let mut txn = store.begin_with(Durability::Durable).unwrap();
     txn.put(&rows, b"b", b"2").unwrap();
     let start = Instant::now();
-    assert!(untorn::stop_logger(&path, HANGS).unwrap());
+    assert!(untorn::logger::stop_logger(&path, HANGS).unwrap());
     assert!(start.elapsed() < HANGS, "{:?}", start.elapsed());
     // A successor is started by whoever waits for it.
     txn.commit().unwrap().wait().unwrap();
     assert_eq!(rows.get(b"b").unwrap().unwrap(), b"2");
     drop((rows, store));
-    untorn::stop_logger(&path, HANGS).unwrap();
+    untorn::logger::stop_logger(&path, HANGS).unwrap();
 }
 
 /// A store whose header was lost is no empty directory: opening it must not replace the rest of it.
@@ -78,14 +78,14 @@ fn a_store_without_its_header_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("data");
     Store::open(&path).unwrap().keyspace("rows").unwrap().put(b"a", b"1").unwrap();
-    untorn::stop_logger(&path, HANGS).unwrap();
+    untorn::logger::stop_logger(&path, HANGS).unwrap();
     std::fs::rename(path.join("checkpoint"), path.join("aside")).unwrap();
     assert!(matches!(Store::open(&path), Err(untorn::Error::Mismatch { .. })));
     std::fs::rename(path.join("aside"), path.join("checkpoint")).unwrap();
     let store = Store::open(&path).unwrap();
     assert_eq!(store.keyspace("rows").unwrap().get(b"a").unwrap().unwrap(), b"1");
     drop(store);
-    untorn::stop_logger(&path, HANGS).unwrap();
+    untorn::logger::stop_logger(&path, HANGS).unwrap();
 }
 
 /// The number of a keyspace whose creation was rolled back was given to the next one, and the old handle then
@@ -103,7 +103,7 @@ fn a_handle_of_a_rolled_back_keyspace_leads_nowhere() {
     assert!(matches!(stale.get(b"k"), Err(untorn::Error::NoKeyspace { .. })));
     assert!(other.is_empty().unwrap());
     drop((stale, other, store));
-    untorn::stop_logger(&path, HANGS).unwrap();
+    untorn::logger::stop_logger(&path, HANGS).unwrap();
 }
 
 /// `Duration::MAX` means "as long as it takes". It overflowed the clock, in one place with the process's gate to
@@ -119,7 +119,7 @@ fn the_longest_time_out_is_no_limit() {
     let ticket = txn.submit().unwrap();
     assert!(ticket.wait_timeout(Duration::MAX).unwrap());
     drop((ticket, rows, store));
-    untorn::stop_logger(&path, Duration::MAX).unwrap();
+    untorn::logger::stop_logger(&path, Duration::MAX).unwrap();
 }
 
 /// A checkpoint begins between two transactions: it can't be waited for inside of one, and no longer than the option says

@@ -642,7 +642,7 @@ fn a_commit_that_has_time_is_answered_when_the_logger_leaves() {
         let put = scope.spawn(|| client.put_with("k", b"b", b"1", time));
         wait_until(|| keys.get(b"b").unwrap().is_some());
         let begun = Instant::now();
-        untorn::stop_logger(&victim.at.path, HANGS).unwrap();
+        untorn::logger::stop_logger(&victim.at.path, HANGS).unwrap();
         match put.join().unwrap() {
             Ok(_) => {}
             // A flush that takes a second is not waited for.

@@ -446,13 +446,12 @@ impl World {
         let Some(keys) = self.existing(handle, keyspace) else { return };
         let (snapshot, model) = self.view(snapshot);
         let expected = model.get(&keyspace).into_iter().flatten().filter(|(key, _)| key.starts_with(prefix)).collect();
-        let found = match snapshot {
-            None => keys.prefix(prefix),
-            Some(snapshot) => snapshot.prefix(&keys, prefix),
+        let Some(snapshot) = snapshot else {
+            return compare(keys.prefix(prefix).unwrap(), expected, turns);
         };
-        match found {
+        match snapshot.prefix(&keys, prefix) {
             Ok(found) => compare(found, expected, turns),
-            Err(error) => assert!(snapshot.is_some() && matches!(error, Error::NoKeyspace { .. }), "{error}"),
+            Err(error) => assert!(matches!(error, Error::NoKeyspace { .. }), "{error}"),
         }
     }
 
@@ -460,13 +459,13 @@ impl World {
         let Some(keys) = self.existing(handle, keyspace) else { return };
         let (snapshot, model) = self.view(snapshot);
         let expected = model.get(&keyspace).and_then(|map| map.get(key));
-        let found = match snapshot {
-            None => keys.get(key),
-            Some(snapshot) => snapshot.get(&keys, key),
+        let expected = expected.map(|value| &value[..]);
+        let Some(snapshot) = snapshot else {
+            return assert!(keys.get(key).unwrap().as_deref() == expected, "{key:?}");
         };
-        match found {
-            Ok(found) => assert!(found.as_deref() == expected.map(|value| &value[..]), "{key:?}"),
-            Err(error) => assert!(snapshot.is_some() && matches!(error, Error::NoKeyspace { .. }), "{error}"),
+        match snapshot.get(&keys, key) {
+            Ok(found) => assert!(found == expected, "{key:?}"),
+            Err(error) => assert!(matches!(error, Error::NoKeyspace { .. }), "{error}"),
         }
     }
 

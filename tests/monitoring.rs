@@ -178,7 +178,7 @@ fn what_is_scraped_is_well_formed_and_counts() {
     assert_eq!((after["untorn_up"], after["untorn_processes"], after["untorn_readers"]), (1.0, 1.0, 1.0));
     assert!(after.iter().all(|(name, value)| !name.ends_with("_total") || *value >= before[name]));
     drop(other);
-    untorn::stop_logger(&path, HANGS).unwrap();
+    untorn::logger::stop_logger(&path, HANGS).unwrap();
 }
 
 /// Reads the text exposition format 0.0.4, and refuses whatever is not in it. Samples by name, with their labels but `store`; a family

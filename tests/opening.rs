@@ -128,9 +128,9 @@ fn long_paths() {
     store.checkpoint().unwrap();
     assert_clean(&store);
     drop((keys, store));
-    untorn::stop_logger(&path, HANGS).unwrap();
+    untorn::logger::stop_logger(&path, HANGS).unwrap();
     assert_eq!(Store::open(&path).unwrap().keyspace("keys").unwrap().get(b"k").unwrap().unwrap(), b"w");
-    untorn::stop_logger(&path, HANGS).unwrap();
+    untorn::logger::stop_logger(&path, HANGS).unwrap();
 }
 
 /// What opens in the deepest directory that a process can be in, whose path is longer than any system call takes, and in one
@@ -159,7 +159,7 @@ fn no_usable_path_leads_to_the_store() {
     }
     assert!(here.contains("the directory . was removed"), "{here}");
     assert_eq!(above, "opened");
-    untorn::stop_logger(dir.path().join("store"), HANGS).unwrap();
+    untorn::logger::stop_logger(dir.path().join("store"), HANGS).unwrap();
 }
 
 /// Handles of one process to one directory share what they map, by whatever path; two directories have nothing in common.
@@ -400,7 +400,7 @@ fn child() {
             let path = std::path::absolute("store").unwrap();
             say_opened(&Store::options(), &path);
             say(untorn::Client::connect("store/logger.sock").unwrap_err());
-            untorn::stop_logger("store", HANGS).unwrap();
+            untorn::logger::stop_logger("store", HANGS).unwrap();
         }
         "in-a-removed-directory" => {
             let here = role.store.join("here");

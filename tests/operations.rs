@@ -41,7 +41,7 @@ fn the_commands_of_the_document() {
     let script = format!("set -eux\n{commands}");
     let output = Command::new("bash").args(["-c", &script]).current_dir(&lab).env("PATH", path).output().unwrap();
     for store in ["store", "messages", "copy"] {
-        let _ = untorn::stop_logger(lab.join(store), HANGS);
+        let _ = untorn::logger::stop_logger(lab.join(store), HANGS);
     }
     let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}\n{error}\n{out}", output.status);

@@ -83,7 +83,7 @@ fn open(path: &Path) -> Store {
 
 /// Has the logger leave: a namespace that ends would not end it.
 fn end(path: &Path) {
-    untorn::stop_logger(path, HANGS).unwrap();
+    untorn::logger::stop_logger(path, HANGS).unwrap();
 }
 
 /// A process that does what it is told.

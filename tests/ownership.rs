@@ -14,7 +14,8 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use untorn::{Client, Error, LoggerOptions, Observation, Result, Store};
+use untorn::logger::LoggerOptions;
+use untorn::{Client, Error, Observation, Result, Store};
 
 const ALICE: u32 = 54_331;
 const BOB: u32 = 54_332;
@@ -142,9 +143,9 @@ fn root_does_not_join_by_accident() {
         refused(Store::open(path), &why);
         refused(Store::options().read_only(true).open(path), &why);
         refused(Store::options().logger_thread(true).open(path), &why);
-        refused(untorn::run_logger(path), &why);
+        refused(untorn::logger::run_logger(path), &why);
         refused(LoggerOptions::default().create(true).run(path), &why);
-        refused(untorn::stop_logger(path, Duration::from_secs(1)), &why);
+        refused(untorn::logger::stop_logger(path, Duration::from_secs(1)), &why);
         refused(untorn::observe(path), &why);
         let logger = Command::new(env!("CARGO_BIN_EXE_untorn-logger")).arg(path).output().unwrap();
         assert_eq!(logger.status.code(), Some(3));
@@ -279,8 +280,8 @@ fn modes_let_no_other_user_in() {
             assert!(said.starts_with("no permission for") && said.contains("uid 54332"), "{said}");
             bob.finish();
         }
-        refused(as_user(BOB, || untorn::stop_logger(&test.path, Duration::from_secs(1))), &["uid 54332"]);
-        refused(as_user(BOB, || untorn::run_logger(&test.path)), &["uid 54332"]);
+        refused(as_user(BOB, || untorn::logger::stop_logger(&test.path, Duration::from_secs(1))), &["uid 54332"]);
+        refused(as_user(BOB, || untorn::logger::run_logger(&test.path)), &["uid 54332"]);
         assert!(files(&test.path).iter().all(|file| std::fs::symlink_metadata(file).unwrap().uid() == 0));
         assert!(store.is_none_or(|store| store.stats().unwrap().clients.len() == 1));
     };

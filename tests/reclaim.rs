@@ -132,7 +132,7 @@ fn pages_are_neither_lost_nor_used_twice() {
     println!("{round} rounds, {:#?}", store.stats().unwrap());
     pins.clear();
     drop(store);
-    untorn::stop_logger(&path, HANGS).unwrap();
+    untorn::logger::stop_logger(&path, HANGS).unwrap();
 }
 
 /// A queue of free pages that needed a page for itself took it from the end of the arena while it was in the middle of a
@@ -175,6 +175,6 @@ fn overwriting_the_same_keys_does_not_grow_the_store() {
         let report = store.verify().unwrap();
         assert!(report.is_clean(), "{report:#?}");
         drop((rows, few, large, store));
-        untorn::stop_logger(&path, HANGS).unwrap();
+        untorn::logger::stop_logger(&path, HANGS).unwrap();
     }
 }

@@ -400,7 +400,7 @@ fn limits_of_the_starter_are_not_the_loggers() {
     let dir = scratch();
     let path = dir.path().join("limited");
     drop(small().open(&path).unwrap());
-    untorn::stop_logger(&path, HANGS).unwrap();
+    untorn::logger::stop_logger(&path, HANGS).unwrap();
     // The soft limit alone, which can be raised again.
     let before = getrlimit(Resource::Fsize);
     assert_ne!(before.current, Some(0));
@@ -414,7 +414,7 @@ fn limits_of_the_starter_are_not_the_loggers() {
     let fields: Vec<&str> = line.split_whitespace().collect();
     assert_eq!(fields[3], fields[4], "{line}");
     drop(store);
-    untorn::stop_logger(&path, HANGS).unwrap();
+    untorn::logger::stop_logger(&path, HANGS).unwrap();
 }
 
 /// Goal: the pages of a checkpoint stay as they are until the next one, those that free queues consist of included.

@@ -159,13 +159,13 @@ fn the_directory_is_renamed() {
         assert_eq!(holder.ask("kill logger"), "killed");
         assert_eq!(holder.ask(key), "put");
     }
-    assert!(!untorn::stop_logger(&test.path, HANGS).unwrap(), "a logger was started for the other store");
+    assert!(!untorn::logger::stop_logger(&test.path, HANGS).unwrap(), "a logger was started for the other store");
     let store = Store::open(&renamed).unwrap();
     assert_eq!(store.keyspace("keys").unwrap().len().unwrap(), 4);
     holder.finish();
     assert_clean(&store);
     drop(store);
-    untorn::stop_logger(&renamed, HANGS).unwrap();
+    untorn::logger::stop_logger(&renamed, HANGS).unwrap();
 }
 
 /// `arena` is replaced: what grows or syncs it must not take the other file for it.

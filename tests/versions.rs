@@ -32,7 +32,7 @@ fn a_version_is_the_transaction_of_the_last_write() {
     let (value, found) = keys.get_versioned(b"a").unwrap().unwrap();
     assert!(value == large && found == second);
     let (value, found) = snapshot.get_versioned(&keys, b"a").unwrap().unwrap();
-    assert_eq!((&*value, found), (&b"1"[..], first));
+    assert_eq!((value, found), (&b"1"[..], first));
 
     let mut txn = store.begin().unwrap();
     assert_eq!(txn.get_versioned(&keys, b"a").unwrap().unwrap().1, second);

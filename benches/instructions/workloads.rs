@@ -61,7 +61,7 @@ pub(crate) fn run(name: &str) {
         _ => panic!("no workload {name:?}; there are {NAMES:?}"),
     }
     drop((keys, store));
-    untorn::stop_logger(&path, Duration::from_secs(30)).unwrap();
+    untorn::logger::stop_logger(&path, Duration::from_secs(30)).unwrap();
 }
 
 fn run_calls(mut call: impl FnMut(u64), counted: impl Fn(&mut dyn FnMut())) {

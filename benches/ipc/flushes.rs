@@ -102,7 +102,7 @@ fn measure(sharing: Sharing, arguments: &Arguments) -> io::Result<Flushes> {
         costs.push((count, total / f64::from(rounds) / count as f64));
     }
     drop((keys, store));
-    untorn::stop_logger(&path, Duration::from_secs(20)).map_err(io::Error::other)?;
+    untorn::logger::stop_logger(&path, Duration::from_secs(20)).map_err(io::Error::other)?;
     Ok(Flushes::of(sharing, costs))
 }
 

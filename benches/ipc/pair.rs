@@ -149,7 +149,7 @@ impl Drop for Pair {
         if matches!(self.kind, Kind::StoreFeed | Kind::StoreSpin) {
             let store = self.dir.path().join("store");
             // The channel still counts as a client of the store, and the logger leaves all the same.
-            let _ = untorn::stop_logger(store, std::time::Duration::from_secs(20));
+            let _ = untorn::logger::stop_logger(store, std::time::Duration::from_secs(20));
         }
     }
 }

@@ -29,7 +29,7 @@ pub(crate) fn all(arguments: &Arguments) -> io::Result<Vec<Call>> {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("store");
     let found = measure(&path, arguments).map_err(io::Error::other);
-    untorn::stop_logger(&path, Duration::from_secs(20)).map_err(io::Error::other)?;
+    untorn::logger::stop_logger(&path, Duration::from_secs(20)).map_err(io::Error::other)?;
     found
 }
 

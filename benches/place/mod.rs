@@ -19,6 +19,6 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let _ = untorn::stop_logger(self.dir.path().join("store"), Duration::from_secs(10));
+        let _ = untorn::logger::stop_logger(self.dir.path().join("store"), Duration::from_secs(10));
     }
 }

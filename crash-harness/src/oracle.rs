@@ -38,7 +38,7 @@ pub fn check(snapshot: &Snapshot) -> Result<BTreeMap<String, u64>, Finding> {
     let (Some(data), Some(marks)) = (find("data")?, find("marks")?) else { return Ok(found) };
     for entry in snapshot.range(&marks, ..).map_err(misbehaved("range"))? {
         let (name, value) = entry.map_err(misbehaved("range"))?;
-        let n = unsealed(&value)?;
+        let n = unsealed(value)?;
         let name = String::from_utf8_lossy(&name).into_owned();
         check_writer(snapshot, &data, &name, n)?;
         if let Some(extra) = find(&format!("extra {name}"))? {
@@ -52,7 +52,7 @@ pub fn check(snapshot: &Snapshot) -> Result<BTreeMap<String, u64>, Finding> {
 fn check_writer(snapshot: &Snapshot, data: &Keyspace, name: &str, n: u64) -> Result<(), Finding> {
     let half = |what: String| Finding::new(Kind::HalfApplied, format!("{name} at {}: {what}", snapshot.txn_id()));
     let there = snapshot.get(data, name.as_bytes()).map_err(misbehaved("get"))?;
-    let there = there.map(|value| unsealed(&value)).transpose()?;
+    let there = there.map(unsealed).transpose()?;
     if there != Some(n) {
         return Err(half(format!("{n} in one keyspace, {there:?} in the other")));
     }
@@ -64,7 +64,7 @@ fn check_writer(snapshot: &Snapshot, data: &Keyspace, name: &str, n: u64) -> Res
     let mut found = BTreeMap::new();
     for entry in snapshot.prefix(data, format!("{name}/").as_bytes()).map_err(misbehaved("prefix"))? {
         let (key, value) = entry.map_err(misbehaved("prefix"))?;
-        found.insert(key.to_vec(), unsealed(&value)?);
+        found.insert(key.to_vec(), unsealed(value)?);
     }
     if found == expected { Ok(()) } else { Err(half(format!("after {n} its keys are {found:?}"))) }
 }
@@ -74,7 +74,7 @@ fn check_large(snapshot: &Snapshot, extra: &Keyspace, name: &str, n: u64) -> Res
     let mut rounds = BTreeMap::<u64, u64>::new();
     for entry in snapshot.range(extra, ..).map_err(misbehaved("range"))? {
         let (_, value) = entry.map_err(misbehaved("range"))?;
-        *rounds.entry(unsealed(&value)?).or_default() += 1;
+        *rounds.entry(unsealed(value)?).or_default() += 1;
     }
     let whole = match rounds.iter().collect::<Vec<_>>()[..] {
         [] => true,
@@ -142,7 +142,7 @@ pub fn contents(snapshot: &Snapshot) -> Result<BTreeMap<String, u64>, Finding> {
         let mut sum = 1;
         for entry in snapshot.range(&keyspace, ..).map_err(misbehaved("range"))? {
             let (key, value) = entry.map_err(misbehaved("range"))?;
-            sum = hash(hash(sum, &key), &value);
+            sum = hash(hash(sum, &key), value);
         }
         contents.insert(name, sum);
     }

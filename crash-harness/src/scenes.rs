@@ -119,7 +119,7 @@ fn unfinished_stream(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding
     };
     for i in 0..STREAM {
         let value = snapshot.get(&kept, &i.to_be_bytes()).map_err(misbehaved("get"))?;
-        if value.map(|value| unsealed(&value)).transpose()? != Some(i) {
+        if value.map(unsealed).transpose()? != Some(i) {
             return Err(Finding::new(
                 Kind::HalfApplied,
                 format!("value {i} of the stream that was committed is not there"),

@@ -134,7 +134,7 @@ impl fmt::Debug for Change {
 /// assert_eq!((change.key(), change.value(), change.last_in_txn()), (&b"alice"[..], Some(&b"1"[..]), true));
 /// assert!(changes.try_next(Duration::ZERO)?.is_none());
 /// # drop((changes, users, store));
-/// # untorn::stop_logger(&path, Duration::from_secs(5))?;
+/// # untorn::logger::stop_logger(&path, Duration::from_secs(5))?;
 /// # Ok(())
 /// # }
 /// ```

@@ -4,7 +4,8 @@
 //! that reads and then writes does both in one transaction, so under the writer lock.
 
 use crate::api::keyspace::Keyspace;
-use crate::api::snapshot::{Key, Range, Snapshot, Value};
+use crate::api::snapshot;
+use crate::api::snapshot::{Key, Range, Snapshot, SnapshotRange, Value};
 use crate::api::store::Store;
 use crate::api::write_txn::{TxnRange, WriteTxn};
 use crate::{Error, Result, TxnId};
@@ -30,7 +31,7 @@ impl Store {
     /// assert_eq!(users.len()?, count);
     /// # drop(users);
     /// # store.close()?;
-    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
     /// # Ok(())
     /// # }
     /// ```
@@ -73,7 +74,7 @@ impl Store {
     /// assert!(matches!(register(b"alice"), Err(Refused::Taken)));
     /// # drop(users);
     /// # store.close().unwrap();
-    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5)).unwrap();
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5)).unwrap();
     /// ```
     ///
     /// # Errors
@@ -112,7 +113,7 @@ impl Keyspace {
     /// assert!(values[1].is_none());
     /// # drop((users, values));
     /// # store.close()?;
-    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
     /// # Ok(())
     /// # }
     /// ```
@@ -120,7 +121,9 @@ impl Keyspace {
     /// # Errors
     /// As [`Keyspace::get`].
     pub fn multi_get<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Value>>> {
-        self.store().snapshot()?.multi_get(self, keys)
+        let client = self.store().client();
+        let pin = client.pin()?;
+        keys.into_iter().map(|key| snapshot::get(client, &pin, self, key.as_ref())).collect()
     }
 
     /// The visible entry with the least key.
@@ -164,7 +167,7 @@ impl Keyspace {
     /// assert!(tasks.is_empty()?);
     /// # drop(tasks);
     /// # store.close()?;
-    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
     /// # Ok(())
     /// # }
     /// ```
@@ -172,7 +175,7 @@ impl Keyspace {
     /// # Errors
     /// As [`Keyspace::put`].
     pub fn pop_first(&self) -> Result<Option<(Key, Value)>> {
-        self.pop(Snapshot::first)
+        self.pop(Keyspace::first)
     }
 
     /// Removes the entry with the greatest key, and returns it; see [`Keyspace::pop_first`].
@@ -180,13 +183,13 @@ impl Keyspace {
     /// # Errors
     /// As [`Keyspace::put`].
     pub fn pop_last(&self) -> Result<Option<(Key, Value)>> {
-        self.pop(Snapshot::last)
+        self.pop(Keyspace::last)
     }
 
-    fn pop(&self, find: fn(&Snapshot, &Keyspace) -> Result<Found>) -> Result<Found> {
+    fn pop(&self, find: fn(&Keyspace) -> Result<Found>) -> Result<Found> {
         let mut txn = self.store().begin()?;
         // While the transaction holds the lock, what is visible is what it began from. So the value needs no copy.
-        let Some((key, value)) = find(&self.store().snapshot()?, self)? else { return Ok(None) };
+        let Some((key, value)) = find(self)? else { return Ok(None) };
         txn.delete(self, &key)?;
         txn.commit()?;
         Ok(Some((key, value)))
@@ -215,7 +218,7 @@ impl Keyspace {
     /// assert!(!visits.contains_key("alice")?);
     /// # drop(visits);
     /// # store.close()?;
-    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
     /// # Ok(())
     /// # }
     /// ```
@@ -250,7 +253,7 @@ impl Snapshot {
         &self,
         keyspace: &Keyspace,
         keys: impl IntoIterator<Item = K>,
-    ) -> Result<Vec<Option<Value>>> {
+    ) -> Result<Vec<Option<&[u8]>>> {
         keys.into_iter().map(|key| self.get(keyspace, key)).collect()
     }
 
@@ -258,7 +261,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::get`].
-    pub fn first(&self, keyspace: &Keyspace) -> Result<Option<(Key, Value)>> {
+    pub fn first(&self, keyspace: &Keyspace) -> Result<Option<(Key, &[u8])>> {
         self.iter(keyspace)?.next().transpose()
     }
 
@@ -266,7 +269,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::get`].
-    pub fn last(&self, keyspace: &Keyspace) -> Result<Option<(Key, Value)>> {
+    pub fn last(&self, keyspace: &Keyspace) -> Result<Option<(Key, &[u8])>> {
         self.iter(keyspace)?.next_back().transpose()
     }
 
@@ -274,7 +277,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::get`].
-    pub fn iter(&self, keyspace: &Keyspace) -> Result<Range> {
+    pub fn iter(&self, keyspace: &Keyspace) -> Result<SnapshotRange<'_>> {
         self.range(keyspace, ..)
     }
 }

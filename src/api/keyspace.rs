@@ -35,7 +35,7 @@ pub(crate) fn refuse_reserved(name: &str) -> Result<()> {
     if !name.starts_with(RESERVED) {
         return Ok(());
     }
-    Err(Error::Invalid { what: format!("keyspace {name:?} is the store's own, as its name begins with {RESERVED:?}") })
+    Err(Error::ReservedName { name: name.into() })
 }
 
 struct Named {
@@ -79,7 +79,7 @@ impl Keyspace {
     /// users.put(b"bob", b"2")?; // durable on return, and "alice" with it
     /// # drop((users, quick));
     /// # store.close()?;
-    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
     /// # Ok(())
     /// # }
     /// ```
@@ -101,7 +101,7 @@ impl Keyspace {
         if std::ptr::eq(Arc::as_ptr(self.store.client()), client) {
             Ok(())
         } else {
-            Err(Error::Invalid { what: format!("keyspace {:?} belongs to another store", self.name()) })
+            Err(Error::OtherStore { name: self.name().into() })
         }
     }
 
@@ -206,7 +206,7 @@ impl Keyspace {
     /// assert!(matches!(outcome, CasOutcome::Mismatch { current: Some(version) } if version > first));
     /// # drop(accounts);
     /// # store.close()?;
-    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
     /// # Ok(())
     /// # }
     /// ```

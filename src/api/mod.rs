@@ -1,15 +1,18 @@
 //! What users call.
 //!
 //! - `store`, `keyspace`, `snapshot`, `write_txn`, `ticket`, `options`: the store and its transactions
-//! - `composed`: calls composed of theirs
+//! - `cursor`: lending cursors
+//! - `composed`: calls composed of theirs; `batch`: changes with conditions
 //! - `cells`: values updated in place, and counters
 //! - `changes`, `feed`: following the log
 //! - `stats`, `observe`, `verify`: looking at a store
 //! - `held`: values that hold their pin
 
+pub(crate) mod batch;
 pub(crate) mod cells;
 pub(crate) mod changes;
 mod composed;
+pub(crate) mod cursor;
 pub(crate) mod feed;
 pub(crate) mod held;
 pub(crate) mod keyspace;

@@ -46,7 +46,7 @@ pub enum Observation {
 ///     other => println!("{other:?}"),
 /// }
 /// # store.close()?;
-/// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+/// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
 /// # Ok(())
 /// # }
 /// ```

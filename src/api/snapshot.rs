@@ -1,14 +1,15 @@
 //! Snapshots and what is read from them: values, keys, ranges.
 
-use crate::api::held::Held;
+use crate::api::held::{Held, lend};
 use crate::api::keyspace::Keyspace;
 use crate::api::store::Store;
-use crate::btree::cursor::Cursor;
+use crate::btree::cursor::RangeCursor;
 use crate::btree::search;
 use crate::key_range::KeyRange;
 use crate::prefix::{prefix_bounds, prefix_end};
 use crate::process::client::Client;
 use crate::process::pin::Pin;
+use crate::shared::memory::arena::Pages;
 use crate::txn::catalog;
 use crate::{Error, PageId, Result, TxnId};
 use std::fmt;
@@ -40,50 +41,106 @@ impl Snapshot {
         self.pin.txn()
     }
 
-    /// The value of a key, without copying it.
+    /// The value of a key. The slice borrows the snapshot: no copy, no reference count.
+    ///
+    /// A value is contiguous in the store whatever its length, so a large one is not copied either.
+    ///
+    /// ```
+    /// # fn main() -> untorn::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("data");
+    /// # let store = untorn::Store::open(&path)?;
+    /// let users = store.keyspace("users")?;
+    /// users.put("alice", "1")?;
+    /// let snapshot = store.snapshot()?;
+    /// let alice: Option<&[u8]> = snapshot.get(&users, "alice")?;
+    /// users.put("alice", "2")?; // the snapshot keeps what it saw
+    /// assert_eq!(alice, Some(&b"1"[..]));
+    /// # drop((snapshot, users));
+    /// # store.close()?;
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// The slice cannot outlive the snapshot. [`Keyspace::get`] returns a [`Value`], which can:
+    ///
+    /// ```compile_fail,E0505
+    /// # fn try_it(store: untorn::Store, users: untorn::Keyspace) -> untorn::Result<()> {
+    /// let snapshot = store.snapshot()?;
+    /// let alice = snapshot.get(&users, "alice")?;
+    /// drop(snapshot);
+    /// println!("{alice:?}");
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::NoKeyspace`] if the keyspace did not exist then; [`Error::Corrupt`]; [`Error::Forked`].
     #[inline]
-    pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
-        self.get_bytes(keyspace, key.as_ref())
-    }
-
-    fn get_bytes(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Value>> {
-        self.client().check_usable()?;
-        get(self.client(), &self.pin, keyspace, key)
+    pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<&[u8]>> {
+        Ok(self.find(keyspace, key.as_ref())?.map(|(value, _)| value))
     }
 
     /// The value of a key, and its version: the id of the transaction that wrote it last.
     ///
     /// # Errors
     /// As [`Snapshot::get`].
-    pub fn get_versioned(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<(Value, TxnId)>> {
-        self.client().check_usable()?;
-        get_versioned(self.client(), &self.pin, keyspace, key.as_ref())
+    #[inline]
+    pub fn get_versioned(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<(&[u8], TxnId)>> {
+        self.find(keyspace, key.as_ref())
     }
 
-    /// The entries of a range, in key order, from both ends.
+    fn find(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<(&[u8], TxnId)>> {
+        let pages = self.pages()?;
+        let root = root(self.client(), &self.pin, keyspace)?;
+        Ok(search::get(&pages, root, key)?.map(|found| (self.lend(found.value), found.version)))
+    }
+
+    /// The pages of the snapshot. Each read asks here whether this process may use them.
+    #[inline]
+    pub(super) fn pages(&self) -> Result<Pages<'_>> {
+        self.client().check_usable()?;
+        Ok(self.pin.pages(self.client()))
+    }
+
+    /// The root of a keyspace's tree in this snapshot, where a range or a cursor begins.
+    pub(super) fn root(&self, keyspace: &Keyspace) -> Result<PageId> {
+        self.client().check_usable()?;
+        root(self.client(), &self.pin, keyspace)
+    }
+
+    /// Lends bytes of the snapshot's pages for as long as the snapshot is borrowed.
+    #[inline]
+    pub(super) fn lend(&self, bytes: &[u8]) -> &[u8] {
+        lend(bytes, &self.pin)
+    }
+
+    /// The entries of a range, in key order, from both ends. Values borrow the snapshot.
     ///
     /// # Errors
     /// As [`Snapshot::get`].
-    pub fn range<R: KeyRange>(&self, keyspace: &Keyspace, range: R) -> Result<Range> {
+    pub fn range<R: KeyRange>(&self, keyspace: &Keyspace, range: R) -> Result<SnapshotRange<'_>> {
         self.range_of_bounds(keyspace, range.bounds())
     }
 
-    /// The entries whose keys begin with `prefix`.
+    /// The entries whose keys begin with `prefix`. Values borrow the snapshot.
     ///
     /// # Errors
     /// As [`Snapshot::get`].
-    pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Result<Range> {
+    pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Result<SnapshotRange<'_>> {
         let prefix = prefix.as_ref();
         let end = prefix_end(prefix);
         self.range_of_bounds(keyspace, prefix_bounds(prefix, end.as_deref()))
     }
 
-    fn range_of_bounds(&self, keyspace: &Keyspace, bounds: (Bound<&[u8]>, Bound<&[u8]>)) -> Result<Range> {
-        self.client().check_usable()?;
-        Range::new(self.client().clone(), self.pin.clone(), keyspace, bounds)
+    fn range_of_bounds(
+        &self,
+        keyspace: &Keyspace,
+        (lower, upper): (Bound<&[u8]>, Bound<&[u8]>),
+    ) -> Result<SnapshotRange<'_>> {
+        let cursor = RangeCursor::new(self.root(keyspace)?, lower, upper);
+        Ok(SnapshotRange { snapshot: self, cursor })
     }
 
     /// The keyspace that had this name then, also if it was dropped since.
@@ -232,11 +289,46 @@ impl From<Key> for Vec<u8> {
     }
 }
 
-/// The entries of a range of a snapshot, in key order, from both ends.
+/// The entries of a range of a [`Snapshot`], in key order, from both ends. Values borrow the snapshot.
+pub struct SnapshotRange<'s> {
+    snapshot: &'s Snapshot,
+    cursor: RangeCursor,
+}
+
+impl<'s> SnapshotRange<'s> {
+    fn step(&mut self, back: bool) -> Result<Option<(Key, &'s [u8])>> {
+        let snapshot = self.snapshot;
+        let pages = snapshot.pages()?;
+        let found = if back { self.cursor.next_back(&pages)? } else { self.cursor.next(&pages)? };
+        Ok(found.map(|entry| (Key(entry.key.to_vec()), snapshot.lend(entry.value))))
+    }
+}
+
+impl<'s> Iterator for SnapshotRange<'s> {
+    type Item = Result<(Key, &'s [u8])>;
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step(false).transpose()
+    }
+}
+
+impl DoubleEndedIterator for SnapshotRange<'_> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.step(true).transpose()
+    }
+}
+
+impl fmt::Debug for SnapshotRange<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnapshotRange").field("txn", &self.snapshot.txn_id()).finish_non_exhaustive()
+    }
+}
+
+/// The entries of a range of a keyspace, in key order, from both ends. It holds a snapshot of its own, and so does each
+/// [`Value`] that it yields.
 pub struct Range {
     client: Arc<Client>,
     pin: Pin,
-    cursor: Cursor,
+    cursor: RangeCursor,
 }
 
 impl Range {
@@ -246,7 +338,7 @@ impl Range {
         keyspace: &Keyspace,
         (lower, upper): (Bound<&[u8]>, Bound<&[u8]>),
     ) -> Result<Range> {
-        let cursor = Cursor::new(root(&client, &pin, keyspace)?, lower, upper);
+        let cursor = RangeCursor::new(root(&client, &pin, keyspace)?, lower, upper);
         Ok(Range { client, pin, cursor })
     }
 

@@ -14,12 +14,13 @@ use crate::shared::protocols::histogram::Latency;
 use crate::shared::protocols::lock;
 use crate::shared::protocols::lock::CommitClass;
 use crate::{Result, TxnId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Figures of a store at one instant; made by [`crate::Store::stats`].
-#[derive(Clone, Debug, Serialize)]
+/// Figures of a store at one instant; made by [`Store::stats`](crate::Store::stats), and by message by
+/// [`Client::stats`](crate::Client::stats).
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Stats {
     /// The newest visible transaction.
@@ -99,7 +100,7 @@ pub struct Stats {
 
 /// How long things take, in all processes of the store, since its shared region was made: it lives while any process, the
 /// logger among them, has the store open, and no longer than the kernel.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Latencies {
     /// How long callers waited until a commit was durable.
@@ -117,7 +118,7 @@ pub struct Latencies {
 }
 
 /// How long callers waited until a commit was durable. Each commit is counted once, and each wait for a ticket.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Acknowledgements {
     /// Of commits that are [`Durable`](crate::Durability::Durable): from the swing until their caller knew.
@@ -131,7 +132,7 @@ pub struct Acknowledgements {
 }
 
 /// The same for commits whose callers wait, and for others.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LatencyByClass {
     /// Of commits that are durable when they return, and had less than 100 ms for it.
@@ -163,7 +164,7 @@ impl Latencies {
 
 /// How commits share flushes of the log, and what became of [`Durability::Within`](crate::Durability::Within), since the logger's
 /// shared region was made.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct DeadlineStat {
     /// Commits that had a deadline. One whose caller still waits, or died, is neither met nor missed.
@@ -189,7 +190,7 @@ pub struct DeadlineStat {
 }
 
 /// Cells and counters, and how they become durable.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CellStat {
     /// How many there are.
@@ -201,7 +202,7 @@ pub struct CellStat {
 }
 
 /// The holder of the writer lock.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct HolderStat {
     /// Its process id, in its own namespace.
@@ -211,7 +212,7 @@ pub struct HolderStat {
 }
 
 /// A process that has the store open.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ClientStat {
     /// Its id; no other process, of any store, ever has the same.
@@ -231,7 +232,7 @@ pub struct ClientStat {
 }
 
 /// A pinned snapshot, and what it costs.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ReaderStat {
     /// Process id of its owner, in its own namespace.

@@ -39,7 +39,7 @@ use std::time::Duration;
 /// let users = store.keyspace("users")?;
 /// users.put("alice", "1")?; // on return an fsync has covered it
 /// assert_eq!(users.get("alice")?.unwrap(), "1");
-/// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+/// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
 /// # Ok(())
 /// # }
 /// ```
@@ -211,7 +211,7 @@ impl Store {
     /// let ticket = txn.commit()?; // does not wait for the disk
     /// # drop((ticket, users));
     /// # store.close()?;
-    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
     /// # Ok(())
     /// # }
     /// ```
@@ -237,7 +237,7 @@ impl Store {
     /// });
     /// # drop(held);
     /// # store.close()?;
-    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
     /// # Ok(())
     /// # }
     /// ```
@@ -362,13 +362,13 @@ impl Store {
     /// imu.store_durable(&[1; 16])?; // survives a power loss
     /// # drop(imu);
     /// # store.close()?;
-    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it has another size or is a counter; [`Error::Limit`] for the size, the name (255 bytes) and
+    /// [`Error::OtherCell`] if it has another size or is a counter; [`Error::Limit`] for the size, the name (255 bytes) and
     /// the number of cells and counters (65,536); [`Error::NoCell`] if the store was opened read-only and there is none; those of a
     /// commit.
     pub fn cell(&self, name: &str, size: usize) -> Result<Cell> {
@@ -396,7 +396,7 @@ impl Store {
     /// assert_eq!(pose.load()?, (Pose { x: 1.0, y: 2.0 }, version));
     /// # drop(pose);
     /// # store.close()?;
-    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
     /// # Ok(())
     /// # }
     /// ```

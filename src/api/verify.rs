@@ -16,14 +16,14 @@ use crate::process::client::Client;
 use crate::txn::catalog;
 use crate::txn::replay::Check;
 use crate::{Error, PageId, Result, TxnId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use untorn_wal::{LogError, LogShape, Lsn, RealDisk, Scan, StoreId, Survey, anchor_from};
 
 /// What [`crate::Store::verify`] found.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct VerifyReport {
     /// The transaction that was checked.
@@ -48,7 +48,7 @@ pub struct VerifyReport {
 }
 
 /// Something wrong.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Problem {
     /// The file, relative to the store's directory.
@@ -69,6 +69,7 @@ impl VerifyReport {
         let (file, offset, what) = match error {
             Error::Corrupt { file, offset, what } => (file, offset, what),
             Error::Mismatch { file, what } => (file, 0, what),
+            Error::FormatVersion { ref file, .. } => (file.clone(), 0, error.to_string()),
             other => (String::new(), 0, other.to_string()),
         };
         self.problems.push(Problem { file, offset, what });
@@ -77,7 +78,7 @@ impl VerifyReport {
     /// Notes damage. What the system refused is none: the walk can't go on.
     fn note_damage(&mut self, error: Error) -> Result<()> {
         match error {
-            Error::Corrupt { .. } | Error::Mismatch { .. } => {
+            Error::Corrupt { .. } | Error::Mismatch { .. } | Error::FormatVersion { .. } => {
                 self.note(error);
                 Ok(())
             }

@@ -5,8 +5,10 @@ use crate::api::keyspace::{Keyspace, refuse_reserved};
 use crate::api::snapshot::Key;
 use crate::api::store::Store;
 use crate::api::ticket::Ticket;
-use crate::btree::cursor::Cursor;
+use crate::btree::cursor::RangeCursor;
+use crate::btree::point_cursor::PointCursor;
 use crate::key_range::KeyRange;
+use crate::pages::workspace::Workspace;
 use crate::participant::engine::now_ns;
 use crate::prefix::{prefix_bounds, prefix_end};
 use crate::process::client::Client;
@@ -159,7 +161,7 @@ impl<'s> WriteTxn<'s> {
     /// # Errors
     /// As [`WriteTxn::get`].
     pub fn range<R: KeyRange>(&self, keyspace: &Keyspace, range: R) -> Result<TxnRange<'_, 's>> {
-        self.cursor(keyspace, range.bounds())
+        self.range_of_bounds(keyspace, range.bounds())
     }
 
     /// The entries whose keys begin with `prefix`, as this transaction sees them.
@@ -169,14 +171,29 @@ impl<'s> WriteTxn<'s> {
     pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Result<TxnRange<'_, 's>> {
         let prefix = prefix.as_ref();
         let end = prefix_end(prefix);
-        self.cursor(keyspace, prefix_bounds(prefix, end.as_deref()))
+        self.range_of_bounds(keyspace, prefix_bounds(prefix, end.as_deref()))
     }
 
-    fn cursor(&self, keyspace: &Keyspace, (lower, upper): (Bound<&[u8]>, Bound<&[u8]>)) -> Result<TxnRange<'_, 's>> {
+    fn range_of_bounds(
+        &self,
+        keyspace: &Keyspace,
+        (lower, upper): (Bound<&[u8]>, Bound<&[u8]>),
+    ) -> Result<TxnRange<'_, 's>> {
         keyspace.belongs_to(self.store.client())?;
         let write = self.write()?;
         let cursor = write.cursor(keyspace.id(), lower, upper).map_err(|error| named(error, keyspace))?;
         Ok(TxnRange { txn: self, cursor })
+    }
+
+    pub(super) fn point_cursor(&self, keyspace: &Keyspace) -> Result<PointCursor> {
+        keyspace.belongs_to(self.store.client())?;
+        self.write()?.point_cursor(keyspace.id()).map_err(|error| named(error, keyspace))
+    }
+
+    /// The pages as the transaction sees them.
+    pub(super) fn work(&self) -> Result<&Workspace<'s>> {
+        // In a child of fork() the pages are not mapped.
+        Ok(self.write()?.work())
     }
 
     /// Commits, and returns when the durability that the transaction began with is reached: at once for
@@ -201,7 +218,7 @@ impl<'s> WriteTxn<'s> {
     /// ticket.wait()?; // it survives a power loss
     /// # drop((ticket, readings));
     /// # store.close()?;
-    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
     /// # Ok(())
     /// # }
     /// ```
@@ -252,7 +269,7 @@ impl<'s> WriteTxn<'s> {
     /// assert!(tickets.iter().all(|ticket| ticket.is_durable()));
     /// # drop((tickets, readings));
     /// # store.close()?;
-    /// # untorn::stop_logger(&path, Duration::from_secs(5))?;
+    /// # untorn::logger::stop_logger(&path, Duration::from_secs(5))?;
     /// # Ok(())
     /// # }
     /// ```
@@ -333,13 +350,12 @@ impl fmt::Debug for WriteTxn<'_> {
 /// The entries of a range as a write transaction sees them.
 pub struct TxnRange<'t, 's> {
     txn: &'t WriteTxn<'s>,
-    cursor: Cursor,
+    cursor: RangeCursor,
 }
 
 impl<'t> TxnRange<'t, '_> {
     fn step(&mut self, back: bool) -> Result<Option<(Key, &'t [u8])>> {
-        // In a child of fork() the pages are not mapped.
-        let work = self.txn.write()?.work();
+        let work = self.txn.work()?;
         let found = if back { self.cursor.next_back(work)? } else { self.cursor.next(work)? };
         Ok(found.map(|entry| {
             let mut key = Vec::new();

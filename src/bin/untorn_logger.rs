@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 use std::time::Duration;
-use untorn::LoggerOptions;
+use untorn::logger::LoggerOptions;
 
 const USAGE: &str = "usage: untorn-logger STORE [--idle SECONDS|never] [--create] [--foreign-owner]
 

@@ -10,7 +10,7 @@ use crate::btree::node::{LEVEL_MAX, Node, Payload};
 use crate::btree::patch;
 use crate::files::page::PageWrite;
 use crate::ids::PageId;
-use crate::{Error, Result};
+use crate::{Error, LimitKind, Result};
 
 /// A new page, to be inserted into the level above with the separator before it.
 pub(crate) struct Pending {
@@ -86,7 +86,7 @@ fn grow<W: PageWrite>(pages: &mut W, root: &mut PageId, pending: Vec<Pending>) -
     let old = Node::open(pages, *root)?;
     if old.level == LEVEL_MAX {
         return Err(Error::Limit {
-            what: "levels of a tree",
+            what: LimitKind::TreeLevels,
             found: u64::from(LEVEL_MAX) + 1,
             limit: LEVEL_MAX.into(),
         });

@@ -13,7 +13,7 @@ use crate::files::page::{PageRead, PageWrite};
 use crate::files::page::{RUN_REF_LEN, Value, read_run, set_identity};
 use crate::ids::PageId;
 use crate::limits::key_len_max;
-use crate::{Error, Result, TxnId};
+use crate::{Error, LimitKind, Result, TxnId};
 
 /// A page on the path to a leaf, and the index of the child taken there.
 #[derive(Clone, Copy)]
@@ -130,11 +130,11 @@ pub(crate) fn put<W: PageWrite>(
 fn check_lengths(page_size: usize, key: &[u8], value: &Value<'_>) -> Result<()> {
     let limit = key_len_max(page_size);
     if key.len() > limit {
-        return Err(Error::Limit { what: "length of the key in bytes", found: key.len() as u64, limit: limit as u64 });
+        return Err(Error::Limit { what: LimitKind::KeyLength, found: key.len() as u64, limit: limit as u64 });
     }
     match value {
         Value::Inline(bytes) if needs_run(page_size, key.len(), bytes.len()) => Err(Error::Limit {
-            what: "length of key and inline value in bytes",
+            what: LimitKind::ValueLength,
             found: (key.len() + bytes.len()) as u64,
             limit: inline_len_max(page_size) as u64,
         }),

@@ -4,7 +4,8 @@
 //! - `patch`: inserting, removing and overwriting one entry in place
 //! - `items`: rebuilding whole pages: compaction, splits, merges
 //! - `search`: the one descent, for reads and writes; point lookups
-//! - `cursor`: ranges, from both ends
+//! - `position`: a place between entries, and the moves of cursors
+//! - `cursor`: ranges, from both ends; `point_cursor`: on one entry, by steps and by keys
 //! - `edit`: put, delete and dropping a tree, by path copying
 //! - `balance`: what happens to the branches when pages split, vanish or merge
 //! - `check`: every invariant of a tree, for `untorn verify`
@@ -20,6 +21,8 @@ pub(crate) mod edit;
 pub(crate) mod items;
 pub(crate) mod node;
 pub(crate) mod patch;
+pub(crate) mod point_cursor;
+pub(crate) mod position;
 pub(crate) mod search;
 #[cfg(test)]
 mod tests;

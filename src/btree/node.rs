@@ -121,6 +121,11 @@ impl KeyParts<'_> {
         key.extend_from_slice(self.rest);
     }
 
+    /// The key's bytes, in order.
+    pub(crate) fn bytes(&self) -> impl Iterator<Item = u8> {
+        self.prefix.iter().chain(&self.head[..self.head_len]).chain(self.rest).copied()
+    }
+
     pub(crate) fn to_vec(self) -> Vec<u8> {
         let mut key = Vec::new();
         self.append_to(&mut key);

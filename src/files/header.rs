@@ -21,7 +21,7 @@ use crate::files::dir;
 use crate::files::geometry::Geometry;
 use crate::files::slot;
 use crate::files::slot::{SLOT_WORDS, SlotImage};
-use crate::{Error, Result, TxnId};
+use crate::{Error, LimitKind, Result, TxnId};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
@@ -71,11 +71,7 @@ impl Header {
     pub(crate) fn next_serial(serial: u64) -> Result<u64> {
         match serial.checked_add(1) {
             Some(next) if next <= SERIAL_MAX => Ok(next),
-            _ => Err(Error::Limit {
-                what: "the serial of a header in checkpoint (restore a backup)",
-                found: serial,
-                limit: SERIAL_MAX - 1,
-            }),
+            _ => Err(Error::Limit { what: LimitKind::HeaderSerials, found: serial, limit: SERIAL_MAX - 1 }),
         }
     }
 
@@ -146,10 +142,8 @@ impl Header {
             return Err(damaged(format!("header checksum {found:08x}, expected {expected:08x}")));
         }
         if word32(8) != FORMAT_VERSION {
-            return Err(Error::Mismatch {
-                file: dir::CHECKPOINT.into(),
-                what: format!("format version {}, this library knows {FORMAT_VERSION}", word32(8)),
-            });
+            let (file, found) = (dir::CHECKPOINT.into(), word32(8));
+            return Err(Error::FormatVersion { file, found, known: FORMAT_VERSION });
         }
         let mut image = [0; SLOT_WORDS];
         for (i, slot) in image.iter_mut().enumerate() {
@@ -235,7 +229,7 @@ impl Header {
             file.read_exact_at(&mut bytes, offset).map_err(Error::io("read of checkpoint"))?;
             match Header::decode(&bytes, slot) {
                 Ok(header) => found.push(header),
-                Err(newer @ Error::Mismatch { .. }) => return Err(newer),
+                Err(newer @ (Error::Mismatch { .. } | Error::FormatVersion { .. })) => return Err(newer),
                 Err(error) => damage = Some(error),
             }
         }

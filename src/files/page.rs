@@ -16,7 +16,7 @@
 
 use crate::ids::PageId;
 use crate::limits::{PAGE_SIZE_MAX, PAGE_SIZE_MIN, VALUE_LEN_MAX};
-use crate::{Error, Result, TxnId};
+use crate::{Error, LimitKind, Result, TxnId};
 
 /// Bytes of an entry of a free queue: page and count, birth, freed.
 pub(crate) const QUEUE_ENTRY_BYTES: usize = 24;
@@ -241,7 +241,7 @@ pub(crate) fn run_pages(page_size: usize, value_len: u64) -> u32 {
 pub(crate) fn write_run<W: PageWrite>(pages: &mut W, value: &[u8]) -> Result<Value<'static>> {
     let len = value.len() as u64;
     if len > VALUE_LEN_MAX {
-        return Err(Error::Limit { what: "length of the value in bytes", found: len, limit: VALUE_LEN_MAX });
+        return Err(Error::Limit { what: LimitKind::ValueLength, found: len, limit: VALUE_LEN_MAX });
     }
     let count = run_pages(pages.page_size(), len);
     let page = pages.allocate_run(count)?;

@@ -2,7 +2,7 @@
 //! `verify` see them.
 
 use crate::btree::check::check_tree;
-use crate::btree::cursor::Cursor;
+use crate::btree::cursor::RangeCursor;
 use crate::btree::items::{Identity, Items};
 use crate::btree::node::{Node, Payload, RUN_BIT, VERSION_LEN};
 use crate::btree::patch;
@@ -259,7 +259,7 @@ fn check_one_tree<P: PageRead>(pages: &P, root: PageId, bytes: &[u8], txn: TxnId
     let mut keys: Vec<Vec<u8>> = Vec::new();
     // A damaged tree may lead to one page by many ways; each way down ends, and so must the test.
     let entries_max = checked.as_ref().map_or(2_000, |report| report.entries as usize);
-    let mut cursor = Cursor::new(root, Bound::Unbounded, Bound::Unbounded);
+    let mut cursor = RangeCursor::new(root, Bound::Unbounded, Bound::Unbounded);
     while let Ok(Some(at)) = cursor.next(pages) {
         assert!(checked.is_err() || keys.len() < entries_max, "a cursor has more entries than the tree");
         keys.push(at.key.to_vec());
@@ -271,7 +271,7 @@ fn check_one_tree<P: PageRead>(pages: &P, root: PageId, bytes: &[u8], txn: TxnId
         let found = search::get(pages, root, key);
         assert!(checked.is_err() || found.is_ok_and(|found| found.is_some()), "a key of a sound tree is not found");
     }
-    let mut back = Cursor::new(root, Bound::Included(b"b"), Bound::Unbounded);
+    let mut back = RangeCursor::new(root, Bound::Included(b"b"), Bound::Unbounded);
     let mut count = 0;
     while let Ok(Some(_)) = back.next_back(pages) {
         count += 1;

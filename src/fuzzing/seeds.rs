@@ -15,9 +15,7 @@ use untorn_wal::record::Decoded;
 use untorn_wal::survey::slot_name;
 use untorn_wal::testing::SimDisk;
 use untorn_wal::wire;
-use untorn_wal::wire::{
-    ChangeItem, Edge, Failure, Figure, Found, Happened, List, Operation, Record, Reply, Request, request,
-};
+use untorn_wal::wire::{ChangeItem, Edge, Failure, Found, Happened, List, Operation, Record, Reply, Request, request};
 use untorn_wal::{LogShape, Lsn, Scan, StoreId};
 
 /// Where the newest header is sought in `checkpoint`.
@@ -42,7 +40,7 @@ pub fn seeds(dir: &Path) -> Result<Seeds> {
         let store = fill(&options, &path)?;
         add_files(&mut seeds, &path, page_size)?;
         drop(store);
-        crate::stop_logger(&path, Duration::from_secs(60))?;
+        crate::logger::stop_logger(&path, Duration::from_secs(60))?;
         add_files(&mut seeds, &path, page_size)?;
     }
     seeds.insert("request", requests());
@@ -192,7 +190,7 @@ fn replies() -> Vec<Vec<u8>> {
         Failure::LockTimeout { waited_ms: 12, holder: "process 7" },
         Failure::LoggerStalled { waited_ms: 30_000, visible: Some(9) },
         Failure::Corrupt { file: "arena", offset: 4096, what: "page 1 \u{1b}[2J" },
-        Failure::Limit { what: "length of the key in bytes", found: 2000, limit: 1024 },
+        Failure::Limit { what: "the length of a key in bytes", found: 2000, limit: 1024 },
         Failure::Io { what: "read", errno: 5 },
         Failure::Other { what: "something" },
     ];
@@ -206,7 +204,7 @@ fn replies() -> Vec<Vec<u8>> {
         Reply::Unmet { index: 2, current: Some(7) },
         Reply::Piece { scan: 1, txn: 4, records: List(vec![Record { key: b"a", value: b"b" }; 3]) },
         Reply::Names(List(vec!["a", "größe"])),
-        Reply::Figures(List(vec![Figure { name: "committed", value: 4 }])),
+        Reply::Stats(b"figures"),
         Reply::Cell { version: 2, value: &[1; 8] },
         Reply::Count(77),
         Reply::Changes {

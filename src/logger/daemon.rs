@@ -17,16 +17,13 @@ use crate::logger::privileges;
 use crate::logger::process;
 use crate::logger::process::{Ended, Service};
 use crate::participant::keeper::Host;
-use crate::participant::keeper::{
-    BECOME_LOGGER, DAEMON, DAEMON_OF_INIT, FOREIGN_OWNER, NO_FORK, READY, is_linked_into_executable,
-};
+use crate::participant::keeper::{BECOME_LOGGER, DAEMON, DAEMON_OF_INIT, FOREIGN_OWNER, NO_FORK, READY};
 use crate::shared::liveness;
 use crate::shared::liveness::Tester;
 use crate::shared::progress::Patience;
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::waiter;
 use crate::{Error, Result};
-use std::ffi::OsString;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -62,7 +59,7 @@ pub fn run_logger(path: impl AsRef<Path>) -> Result<()> {
 /// Where all clients pass messages, nobody starts a logger when one is missing. There a supervisor runs one that stays:
 ///
 /// ```no_run
-/// untorn::LoggerOptions::default().create(true).idle(std::time::Duration::MAX).run("data")?;
+/// untorn::logger::LoggerOptions::default().create(true).idle(std::time::Duration::MAX).run("data")?;
 /// # Ok::<(), untorn::Error>(())
 /// ```
 #[derive(Clone, Debug, Default)]
@@ -205,15 +202,17 @@ pub(crate) fn stop_logger_as(path: &Path, timeout: Duration, ownership: Ownershi
 // ---- the hook
 
 /// Runs before `main` in every executable that this library is linked into.
+#[cfg(feature = "logger-hook")]
 #[used]
 #[unsafe(link_section = ".init_array")]
 pub(crate) static HOOK: extern "C" fn() = hook;
 
+#[cfg(feature = "logger-hook")]
 extern "C" fn hook() {
     crate::shared::memory::fork::register_handlers();
     let Some(path) = environment::variable(BECOME_LOGGER) else { return };
     // In a library that a host loads, this runs in the host.
-    if !is_linked_into_executable() {
+    if !crate::participant::keeper::is_linked_into_executable() {
         return;
     }
     // A panic must not unwind into the loader.
@@ -221,7 +220,8 @@ extern "C" fn hook() {
     std::process::exit(code);
 }
 
-fn become_logger(path: &OsString) -> i32 {
+#[cfg(feature = "logger-hook")]
+fn become_logger(path: &std::ffi::OsStr) -> i32 {
     let ownership = if environment::variable(FOREIGN_OWNER).is_some() { Ownership::Foreign } else { Ownership::Own };
     // SAFETY: this runs before `main` in the executable itself, so the process has one thread, and none of its code has
     // opened anything yet.
@@ -354,10 +354,10 @@ unsafe fn close_descriptors() {
 }
 
 impl Options {
-    /// As [`stop_logger`](crate::stop_logger), also of another user's store if [`foreign_owner`](Options::foreign_owner) allows.
+    /// As [`stop_logger`](crate::logger::stop_logger), also of another user's store if [`foreign_owner`](Options::foreign_owner) allows.
     ///
     /// # Errors
-    /// As [`stop_logger`](crate::stop_logger).
+    /// As [`stop_logger`](crate::logger::stop_logger).
     pub fn stop_logger(&self, path: impl AsRef<Path>, timeout: Duration) -> Result<bool> {
         stop_logger_as(path.as_ref(), timeout, self.ownership())
     }

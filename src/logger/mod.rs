@@ -1,4 +1,9 @@
-//! The logger: one process of a store that makes its commits durable.
+//! The logger: the one process of a store that makes its commits durable.
+//!
+//! A direct client starts it by itself; see the [crate's documentation](crate#safety-model). The functions here are for
+//! supervisors, which run a logger in the foreground, and for programs that end one.
+//!
+//! The folder's files:
 //!
 //! - `daemon`: how a process becomes it
 //! - `privileges`: how one that root starts becomes the store's owner
@@ -21,6 +26,8 @@ pub(crate) mod process;
 pub(crate) mod recover;
 pub(crate) mod recover_cells;
 pub(crate) mod sampler;
+
+pub use daemon::{LoggerOptions, run_logger, stop_logger};
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use check::check_arena;

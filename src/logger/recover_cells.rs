@@ -2,7 +2,7 @@
 //! value that stands there, so that mere process deaths lose none.
 
 use crate::api::cells::record::{KEYSPACE, Record};
-use crate::btree::cursor::Cursor;
+use crate::btree::cursor::RangeCursor;
 use crate::btree::search;
 use crate::files::dir;
 use crate::logger::sampler;
@@ -24,7 +24,7 @@ pub(super) fn restore(engine: &Engine, old: Option<&Control>, file: &File, incar
     let pages = engine.arena.pages(image.high_water);
     let Some(keyspace) = catalog::find(&pages, image.catalog, KEYSPACE)? else { return Ok(()) };
     let Some(root) = catalog::root(&pages, image.catalog, keyspace)? else { return Ok(()) };
-    let mut cursor = Cursor::new(root, Bound::Unbounded, Bound::Unbounded);
+    let mut cursor = RangeCursor::new(root, Bound::Unbounded, Bound::Unbounded);
     let mut name = Vec::new();
     while let Some(at) = cursor.next(&pages)? {
         engine.progress.step();

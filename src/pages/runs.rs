@@ -13,7 +13,7 @@ use crate::files::page::PageRead;
 use crate::files::page::{CHECKSUM_LEN, HEADER_LEN, Header, PageKind, damaged};
 use crate::files::slot::{QueueState, SlotImage};
 use crate::shared::memory::arena::Pages;
-use crate::{Error, PageId, Result, TxnId};
+use crate::{Error, LimitKind, PageId, Result, TxnId};
 
 /// Reads the queues of runs.
 pub(crate) fn read_directory(pages: &Pages<'_>, page: PageId, queues: &mut [QueueState]) -> Result<()> {
@@ -101,7 +101,7 @@ pub(crate) fn class_for(pages: u32) -> Result<usize> {
     let class = CLASSES.partition_point(|len| *len < pages);
     if class == CLASSES.len() {
         return Err(Error::Limit {
-            what: "the pages of one value",
+            what: LimitKind::ValueLength,
             found: u64::from(pages),
             limit: u64::from(CLASSES[CLASS_COUNT - 1]),
         });

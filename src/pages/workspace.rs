@@ -27,7 +27,7 @@ use crate::pages::runs;
 use crate::pages::runs::{CLASSES, class_for, class_of, read_directory, run_len};
 use crate::participant::engine::Engine;
 use crate::shared::memory::arena::Pages;
-use crate::{Error, PageId, Result, TxnId};
+use crate::{Error, LimitKind, PageId, Result, TxnId};
 use std::collections::HashSet;
 use untorn_wal::Lsn;
 
@@ -367,7 +367,7 @@ impl<'e> Workspace<'e> {
     fn back(&self, bytes: u64) -> Result<()> {
         let limit = self.engine.arena.max_size().min(u64::from(u32::MAX) * self.engine.arena.page_size() as u64);
         if bytes > limit {
-            return Err(Error::Limit { what: "the store's size in bytes", found: bytes, limit });
+            return Err(Error::Limit { what: LimitKind::StoreSize, found: bytes, limit });
         }
         self.engine.ensure_arena(bytes)
     }

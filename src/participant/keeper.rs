@@ -3,7 +3,8 @@
 //! The program is the one named in the options or in `UNTORN_LOGGER`; else the running executable itself,
 //! executed again with a variable set, if this library is linked into it: a hook that runs before `main`
 //! becomes the logger and never returns; else `untorn-logger` beside it or on `PATH`. A host that loads this
-//! code as a plug-in would restart itself, so the hook counts only in the executable's own image.
+//! code as a plug-in would restart itself, so the hook counts only in the executable's own image. The feature
+//! `logger-hook` leaves it out.
 //!
 //! Whoever misses a logger looks here again and again while it waits for something else, under its own time-out. So a look
 //! never waits for a logger to be ready; it starts one if none is on its way, and passes on what the last one said.
@@ -11,6 +12,7 @@
 use crate::environment;
 use crate::files::descriptor::Descriptor;
 use crate::files::dir::Dir;
+#[cfg(feature = "logger-hook")]
 use crate::logger::daemon::HOOK;
 use crate::logger::process;
 use crate::logger::process::Service;
@@ -155,7 +157,7 @@ impl Keeper {
                 // It has died since, if the byte is free.
                 Heard::Ready => {}
                 // A program of another version: the next one may fit.
-                Heard::Failed(error @ Error::Mismatch { .. }) => {
+                Heard::Failed(error @ (Error::Mismatch { .. } | Error::FormatVersion { .. })) => {
                     (program, tried, mismatch) = (last.program + 1, last.tried, Some(error));
                 }
                 Heard::Failed(error) => return Err(error),
@@ -348,7 +350,14 @@ fn run_daemon(command: &mut Command) -> std::io::Result<Ear> {
     }
 }
 
+/// Without the hook, the executable is no logger.
+#[cfg(not(feature = "logger-hook"))]
+fn is_linked_into_executable() -> bool {
+    false
+}
+
 /// Whether the hook lies in the executable's image, not in a plug-in that it loaded.
+#[cfg(feature = "logger-hook")]
 pub(crate) fn is_linked_into_executable() -> bool {
     let hook = HOOK as usize;
     let Ok(own) = std::fs::read_link("/proc/self/exe") else { return false };

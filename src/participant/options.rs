@@ -5,7 +5,7 @@ use crate::files::geometry::{Geometry, Parameter};
 use crate::files::owner::Ownership;
 use crate::participant::engine::now_ns;
 use crate::shared::protocols::lock::CommitClass;
-use crate::{Error, Result, limits};
+use crate::{Error, LimitKind, Result, limits};
 use std::path::PathBuf;
 use std::time::Duration;
 pub use untorn_wal::FlushPolicy;
@@ -167,7 +167,8 @@ impl Options {
     /// The program to start as the logger, called with the store's path, and with `--foreign-owner` after it
     /// if [`foreign_owner`](Options::foreign_owner) makes it another user's. It is `untorn-logger`, or a program that
     /// executes it. Default: the variable
-    /// `UNTORN_LOGGER`, else the running executable itself, else `untorn-logger` beside it or on `PATH`.
+    /// `UNTORN_LOGGER`, else the running executable itself (with the feature `logger-hook`), else `untorn-logger` beside it or
+    /// on `PATH`.
     pub fn logger_program(&mut self, program: impl Into<PathBuf>) -> &mut Options {
         self.logger_program = Some(program.into());
         self
@@ -245,11 +246,9 @@ impl Options {
         let geometry = Geometry { page_size, max_size, ring_size, segment_size };
         if let Some((parameter, what)) = geometry.problem() {
             return Err(match parameter {
-                Parameter::Max => Error::Limit {
-                    what: "the store's maximum size in bytes (at least 4 MiB)",
-                    found: asked,
-                    limit: geometry.max_size_max(),
-                },
+                Parameter::Max => {
+                    Error::Limit { what: LimitKind::MaxSize, found: asked, limit: geometry.max_size_max() }
+                }
                 _ => Error::Invalid { what },
             });
         }

@@ -26,7 +26,7 @@ use crate::shared::progress::{Patience, Progress};
 use crate::shared::protocols::atomic::{Native, Word64};
 use crate::shared::protocols::lock::CommitClass;
 use crate::shared::protocols::{lock, pins, waiter};
-use crate::{ClientId, Error, Result, limits};
+use crate::{ClientId, Error, LimitKind, Result, limits};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fs::File;
@@ -443,7 +443,7 @@ fn enter_table(
         }
     }
     Err(Error::Limit {
-        what: "the number of processes that have the store open",
+        what: LimitKind::Clients,
         found: limits::CLIENTS_MAX as u64 + 1,
         limit: limits::CLIENTS_MAX as u64,
     })

@@ -84,7 +84,7 @@ impl Batch {
         self
     }
 
-    pub(super) fn operations(&self) -> impl Iterator<Item = Operation<'_>> {
+    pub(crate) fn operations(&self) -> impl Iterator<Item = Operation<'_>> {
         self.items.iter().map(|Item { keyspace, key, what }| match what {
             What::ExpectVersion(version) => Operation::ExpectVersion { keyspace, key, version: version.as_u64() },
             What::ExpectAbsent => Operation::ExpectAbsent { keyspace, key },

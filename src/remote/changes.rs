@@ -38,7 +38,7 @@ const WAIT_MAX: Duration = Duration::from_millis(wire::CHANGES_WAIT_MS_MAX as u6
 /// let change = changes.try_next(Duration::from_secs(10))?.expect("it was put before");
 /// assert_eq!((change.key(), change.value()), (&b"alice"[..], Some(&b"1"[..])));
 /// # drop((changes, remote, store));
-/// # untorn::stop_logger(&path, Duration::from_secs(10))?;
+/// # untorn::logger::stop_logger(&path, Duration::from_secs(10))?;
 /// # Ok(())
 /// # }
 /// ```

@@ -7,7 +7,7 @@
 use crate::remote::failure;
 use crate::shared::socket;
 use crate::shared::socket::Stream;
-use crate::{Durability, Error, Result};
+use crate::{Durability, Error, LimitKind, Result};
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
@@ -258,8 +258,8 @@ fn time_allowed(request: &Request<'_>) -> Duration {
 /// What the server would refuse as a whole, it need not be sent.
 fn refuse_long_lists(request: &Request<'_>) -> Result<()> {
     let (what, found) = match request {
-        Request::MultiGet { keys, .. } => ("the number of keys in a message", keys.0.len()),
-        Request::Commit { operations, .. } => ("the number of changes in a batch", operations.0.len()),
+        Request::MultiGet { keys, .. } => (LimitKind::MessageKeys, keys.0.len()),
+        Request::Commit { operations, .. } => (LimitKind::BatchChanges, operations.0.len()),
         _ => return Ok(()),
     };
     if found > LIST_ITEMS_MAX {
@@ -271,7 +271,7 @@ fn refuse_long_lists(request: &Request<'_>) -> Result<()> {
 fn too_long(error: WireError) -> Error {
     match error {
         WireError::TooLong { bytes } => {
-            Error::Limit { what: "the length of a message in bytes", found: bytes, limit: MESSAGE_BYTES_MAX as u64 }
+            Error::Limit { what: LimitKind::MessageLength, found: bytes, limit: MESSAGE_BYTES_MAX as u64 }
         }
         other => Error::Protocol { what: other.to_string() },
     }

@@ -1,8 +1,6 @@
 //! The store's errors as they cross the socket: each with its fields, and back.
 
-use crate::{Error, TxnId};
-use parking_lot::Mutex;
-use std::collections::BTreeSet;
+use crate::{Error, LimitKind, TxnId};
 use std::io;
 use std::time::Duration;
 use untorn_wal::printable;
@@ -32,7 +30,10 @@ pub(crate) fn encode(error: &Error) -> Vec<u8> {
         Error::ReadOnly => Failure::ReadOnly,
         Error::NoKeyspace { name } => Failure::NoKeyspace { name },
         Error::NoCell { name } => Failure::NoCell { name },
-        Error::Limit { what, found, limit } => Failure::Limit { what, found: *found, limit: *limit },
+        Error::Limit { what, found, limit } => Failure::Limit { what: what.text(), found: *found, limit: *limit },
+        Error::ReservedName { name } => Failure::ReservedName { name },
+        Error::OtherCell { name, found, wanted } => Failure::OtherCell { name, found: *found, wanted: *wanted },
+        Error::Detached { reason } => Failure::Detached { reason: cut(reason) },
         Error::Invalid { what } => Failure::Invalid { what: cut(what) },
         Error::Io { what, source } => {
             let errno = source.raw_os_error().unwrap_or(libc::EIO);
@@ -69,7 +70,10 @@ pub(crate) fn decode(failure: &Failure<'_>) -> Error {
         Failure::ReadOnly => Error::ReadOnly,
         Failure::NoKeyspace { name } => Error::NoKeyspace { name: printable(name) },
         Failure::NoCell { name } => Error::NoCell { name: printable(name) },
-        Failure::Limit { what, found, limit } => Error::Limit { what: named(&printable(what)), found, limit },
+        Failure::Limit { what, found, limit } => Error::Limit { what: LimitKind::from_text(what), found, limit },
+        Failure::ReservedName { name } => Error::ReservedName { name: printable(name) },
+        Failure::OtherCell { name, found, wanted } => Error::OtherCell { name: printable(name), found, wanted },
+        Failure::Detached { reason } => Error::Detached { reason: format!("server: {}", printable(reason)) },
         Failure::Invalid { what } => Error::Invalid { what: printable(what) },
         Failure::Io { what, errno } => {
             Error::Io { what: format!("server: {}", printable(what)), source: io::Error::from_raw_os_error(errno) }
@@ -91,22 +95,6 @@ fn cut(text: &str) -> &str {
         end -= 1;
     }
     &text[..end]
-}
-
-/// A limit's name, which the error wants for ever. There are few of them; a server that made up more would get one for all.
-fn named(what: &str) -> &'static str {
-    const NAMES_MAX: usize = 64;
-    static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
-    let mut names = NAMES.lock();
-    if let Some(name) = names.get(what) {
-        return name;
-    }
-    if names.len() >= NAMES_MAX || what.len() > 256 {
-        return "something";
-    }
-    let name: &'static str = Box::leak(what.to_string().into_boxed_str());
-    names.insert(name);
-    name
 }
 
 #[cfg(test)]
@@ -135,7 +123,9 @@ mod tests {
             Error::ReadOnly,
             Error::NoKeyspace { name: "n".into() },
             Error::NoCell { name: "n".into() },
-            Error::Limit { what: "the length of a key in bytes", found: 2000, limit: 1024 },
+            Error::Limit { what: LimitKind::KeyLength, found: 2000, limit: 1024 },
+            Error::ReservedName { name: "untorn.n".into() },
+            Error::OtherCell { name: "n".into(), found: Some(8), wanted: None },
             Error::Invalid { what: "w".into() },
             Error::NotAllowed { what: "w".into() },
             Error::Busy { what: "w".into() },
@@ -162,6 +152,13 @@ mod tests {
             let text = decode(&failure).to_string();
             assert_eq!(printable(&text), text, "{failure:?}");
         }
+    }
+
+    /// A limit of a server of another version is one, whatever it is called.
+    #[test]
+    fn an_unknown_limit_is_a_limit() {
+        let error = decode(&Failure::Limit { what: "the number of moons", found: 2, limit: 1 });
+        assert!(matches!(error, Error::Limit { what: LimitKind::Other, found: 2, limit: 1 }), "{error:?}");
     }
 
     #[test]

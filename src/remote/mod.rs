@@ -5,6 +5,7 @@
 //! - `cells`: cells and counters
 //! - `changes`: the change feed
 //! - `scan`: ranges, piece by piece
+//! - `stats`: figures of the store
 //! - `failure`: errors as they cross the socket
 //!
 //! The protocol is in `untorn_wal::wire` and `docs/protocol.md`; the server in `server`.
@@ -15,6 +16,7 @@ mod changes;
 mod connection;
 pub(crate) mod failure;
 mod scan;
+mod stats;
 
 pub use batch::{Batch, CommitOutcome};
 pub use changes::RemoteChanges;
@@ -25,7 +27,6 @@ use crate::shared::memory::fork::ForkGuard;
 use crate::{CasOutcome, Durability, Error, Result, TxnId};
 use connection::{Kind, Link};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
@@ -64,7 +65,7 @@ use untorn_wal::wire::{Found, List, Reply, Request};
 ///     println!("{key:?} {value:?} as of {txn} or later");
 /// }
 /// # drop((remote, store));
-/// # untorn::stop_logger(&path, std::time::Duration::from_secs(10))?;
+/// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(10))?;
 /// # Ok(())
 /// # }
 /// ```
@@ -358,20 +359,6 @@ impl Client {
     pub fn checkpoint(&self) -> Result<TxnId> {
         self.call(Kind::Read, &Request::Checkpoint, |reply| match reply {
             Reply::Committed { txn } => Some(TxnId::from_u64(txn)),
-            _ => None,
-        })
-    }
-
-    /// Figures of the store, by the names of [`crate::Stats`]; transactions as [`TxnId::as_u64`] gives them. Needs the
-    /// right to read everything.
-    ///
-    /// # Errors
-    /// [`Error::NotAllowed`]; [`Error::Disconnected`].
-    pub fn stats(&self) -> Result<BTreeMap<String, u64>> {
-        self.call(Kind::Read, &Request::Stats, |reply| match reply {
-            Reply::Figures(figures) => {
-                Some(figures.0.iter().map(|figure| (figure.name.to_string(), figure.value)).collect())
-            }
             _ => None,
         })
     }

@@ -10,10 +10,10 @@ use crate::server::policy::Rights;
 use crate::server::room::{Share, User};
 use crate::server::scans::Scans;
 use crate::server::write::Awaited;
-use crate::{Error, Keyspace, Result, Snapshot, Stats, Store, TxnId, Value};
+use crate::{Error, Keyspace, LimitKind, Result, Snapshot, Store, TxnId};
 use std::time::Instant;
 use untorn_wal::wire;
-use untorn_wal::wire::{Figure, Found, List, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, Reply, Request, WireError};
+use untorn_wal::wire::{Found, List, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, Reply, Request, WireError};
 
 /// The most bytes of names, keys and values in one reply: a value of the greatest length, and what names it.
 pub(super) const REPLY_BYTES_MAX: usize = wire::VALUE_BYTES_MAX + (32 << 10);
@@ -199,7 +199,7 @@ impl<'s> Session<'s> {
                 if !rights.may_read_all() {
                     return Err(Error::NotAllowed { what: "figures, without the right to read everything".into() });
                 }
-                figures(&self.store.stats()?)
+                self.stats()
             }
             Request::CellLoad { name } => self.cell_load(rights, name, None),
             Request::CellLoadVersion { name, version } => self.cell_load(rights, name, Some(*version)),
@@ -258,7 +258,7 @@ impl<'s> Session<'s> {
         // A list's limit; nobody lists more by message.
         if names.len() > wire::LIST_ITEMS_MAX {
             return Err(Error::Limit {
-                what: "the number of keyspaces in a message",
+                what: LimitKind::MessageKeyspaces,
                 found: names.len() as u64,
                 limit: wire::LIST_ITEMS_MAX as u64,
             });
@@ -266,6 +266,13 @@ impl<'s> Session<'s> {
         names.shrink_to_fit();
         let share = self.reserve(names.iter().map(|name| name.len()).sum(), names.len())?;
         Answer::new(&Reply::Names(List(names)), share)
+    }
+
+    fn stats(&self) -> Result<Answer<'s>> {
+        let stats = wire::encode_value(&self.store.stats()?)
+            .map_err(|error| Error::Protocol { what: format!("a reply can't be sent: {error}") })?;
+        let share = self.reserve(stats.len(), 1)?;
+        Answer::new(&Reply::Stats(&stats), share)
     }
 
     /// Room for a reply with so many bytes of values, of so many items.
@@ -289,10 +296,10 @@ fn refuse_large(bytes: usize) -> Result<()> {
 }
 
 fn too_large(found: u64) -> Error {
-    Error::Limit { what: "the length of a reply in bytes", found, limit: REPLY_BYTES_MAX as u64 }
+    Error::Limit { what: LimitKind::ReplyLength, found, limit: REPLY_BYTES_MAX as u64 }
 }
 
-fn as_found((value, version): &(Value, TxnId)) -> Found<'_> {
+fn as_found<'v>((value, version): &(&'v [u8], TxnId)) -> Found<'v> {
     Found { version: version.as_u64(), value }
 }
 
@@ -307,33 +314,4 @@ pub(super) fn refuse_unless(is_allowed: bool, doing: &str, kind: &str, name: &st
 /// A name as an error repeats it.
 pub(super) fn cut_name(name: &str) -> String {
     name.chars().take(NAME_BYTES_MAX).collect()
-}
-
-fn figures<'s>(stats: &Stats) -> Result<Answer<'s>> {
-    let figures = [
-        ("committed", stats.committed.as_u64()),
-        ("durable", stats.durable.as_u64()),
-        ("checkpointed", stats.checkpointed.as_u64()),
-        ("commits", stats.commits),
-        ("records", stats.records),
-        ("keyspaces", stats.keyspaces),
-        ("page_size", stats.page_size),
-        ("pages_total", stats.pages_total),
-        ("pages_free", stats.pages_free),
-        ("arena_bytes", stats.arena_bytes),
-        ("max_size", stats.max_size),
-        ("wal_bytes", stats.wal_bytes),
-        ("wal_segments", stats.wal_segments),
-        ("wal_spares", stats.wal_spares),
-        ("fsyncs", stats.fsyncs),
-        ("fsync_ns", stats.fsync_ns),
-        ("checkpoints", stats.checkpoints),
-        ("lock_take_overs", stats.lock_take_overs),
-        ("reaped", stats.reaped),
-        ("logger_starts", stats.logger_starts),
-        ("clients", stats.clients.len() as u64),
-        ("readers", stats.readers.len() as u64),
-    ];
-    let figures = figures.map(|(name, value)| Figure { name, value });
-    Answer::small(&Reply::Figures(List(figures.to_vec())))
 }

@@ -4,6 +4,7 @@
 //! takes longer to send or to take a message is cut off, and so is one whose frames can't be told apart.
 
 use crate::Error;
+use crate::LimitKind;
 use crate::remote::failure;
 use crate::server::answer;
 use crate::server::answer::{Answer, Session};
@@ -74,7 +75,7 @@ fn serve_one(shared: &Shared, stream: &Stream, session: &mut Session<'_>, buffer
     };
     let Ok(length) = wire::frame_len(header) else {
         return last_words(Error::Limit {
-            what: "the length of a message in bytes",
+            what: LimitKind::MessageLength,
             found: u64::from(u32::from_le_bytes(header)),
             limit: MESSAGE_BYTES_MAX as u64,
         });

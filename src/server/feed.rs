@@ -15,7 +15,7 @@ use crate::server::policy::Rights;
 use crate::server::room::{Share, User};
 use crate::server::write::SLICE;
 use crate::server::{Shared, TURN_PATIENCE};
-use crate::{Change, ChangeKind, Changes, Error, Result, Store, TxnId};
+use crate::{Change, ChangeKind, Changes, Error, LimitKind, Result, Store, TxnId};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use untorn_wal::wire;
@@ -90,9 +90,9 @@ impl<'s> Session<'s> {
             refuse_unless(rights.may_read(name), "following", "keyspace", name)?;
         }
         // A feed lasts as long as its connection: it keeps nothing longer than what it could find.
-        refuse_longer("the length of a key in bytes", prefix.len(), key_len_max(PAGE_SIZE_MAX))?;
+        refuse_longer(LimitKind::KeyLength, prefix.len(), key_len_max(PAGE_SIZE_MAX))?;
         let name_bytes = keyspace.map_or(0, str::len);
-        refuse_longer("the length of a keyspace's name in bytes", name_bytes, wire::NAME_BYTES_MAX)?;
+        refuse_longer(LimitKind::KeyspaceNameLength, name_bytes, wire::NAME_BYTES_MAX)?;
         self.feed = None;
         let feed = match feed {
             wire::Feed::Durable => crate::Feed::Durable,
@@ -323,7 +323,7 @@ impl OpenFeed<'_> {
     }
 }
 
-fn refuse_longer(what: &'static str, found: usize, limit: usize) -> Result<()> {
+fn refuse_longer(what: LimitKind, found: usize, limit: usize) -> Result<()> {
     if found <= limit { Ok(()) } else { Err(Error::Limit { what, found: found as u64, limit: limit as u64 }) }
 }
 

@@ -4,7 +4,7 @@
 //! come back: [`HOLD`] after the last piece, or [`LIFE`] after the first, it goes, and the next piece is `Stale`.
 
 use crate::limits::{PAGE_SIZE_MAX, key_len_max};
-use crate::{Error, Keyspace, Result, Snapshot};
+use crate::{Error, Keyspace, LimitKind, Result, Snapshot};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::time::{Duration, Instant};
@@ -45,11 +45,7 @@ impl Scans {
         piece_bytes: u32,
     ) -> Result<u32> {
         if self.open.len() >= SCANS_MAX {
-            return Err(Error::Limit {
-                what: "the number of scans that a connection has open",
-                found: SCANS_MAX as u64 + 1,
-                limit: SCANS_MAX as u64,
-            });
+            return Err(Error::Limit { what: LimitKind::Scans, found: SCANS_MAX as u64 + 1, limit: SCANS_MAX as u64 });
         }
         let now = Instant::now();
         let scan = Scan {

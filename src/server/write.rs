@@ -4,13 +4,14 @@
 //! Nothing is waited for without looking now and then whether the logger is to leave. The writer lock is let go at the
 //! swing, so that commits of many connections share one fsync; then the request's bytes are, for who waits for a flush needs none of them.
 
+use crate::api::batch;
+use crate::api::batch::Unmet;
 use crate::participant::engine::now_ns;
 use crate::server::answer::{Answer, Session, cut_name, refuse_unless};
 use crate::server::policy::Rights;
 use crate::server::{LOCK_PATIENCE, Shared};
 use crate::shared::socket::Stream;
-use crate::{Durability, Error, Keyspace, Result, Ticket, WriteTxn};
-use std::collections::HashMap;
+use crate::{Durability, Error, LimitKind, Result, Ticket, TxnId, WriteTxn};
 use std::time::{Duration, Instant};
 use untorn_wal::wire;
 use untorn_wal::wire::{Operation, Reply};
@@ -73,34 +74,12 @@ impl<'s> Session<'s> {
         }
         let durability = durability_of(durability, rights)?;
         let mut txn = self.begin(durability)?;
-        let mut keyspaces = Keyspaces { session: self, found: HashMap::new() };
-        for (index, operation) in operations.iter().enumerate() {
-            let (keyspace, key, expected) = match operation {
-                Operation::ExpectVersion { keyspace, key, version } => (keyspace, key, Some(*version)),
-                Operation::ExpectAbsent { keyspace, key } => (keyspace, key, None),
-                Operation::Put { .. } | Operation::Delete { .. } => continue,
-            };
-            let current = match keyspaces.find(keyspace)? {
-                Some(keyspace) => txn.get_versioned(keyspace, key)?.map(|(_, version)| version.as_u64()),
-                None => None,
-            };
-            if current != expected {
-                return Answer::small(&Reply::Unmet { index: index as u32, current });
-            }
-        }
-        for operation in operations {
-            match operation {
-                Operation::Put { keyspace, key, value } => {
-                    let keyspace = keyspaces.find_or_create(keyspace, &mut txn)?;
-                    txn.put(keyspace, key, value)?;
-                }
-                Operation::Delete { keyspace: name, key } => {
-                    let found = keyspaces.find(name)?;
-                    let keyspace = found.ok_or_else(|| Error::NoKeyspace { name: cut_name(name) })?;
-                    txn.delete(keyspace, key)?;
-                }
-                Operation::ExpectVersion { .. } | Operation::ExpectAbsent { .. } => {}
-            }
+        let unmet = batch::apply(&self.store, &mut txn, operations).map_err(|error| match error {
+            Error::NoKeyspace { name } => Error::NoKeyspace { name: cut_name(&name) },
+            other => other,
+        })?;
+        if let Some(Unmet { index, current }) = unmet {
+            return Answer::small(&Reply::Unmet { index: index as u32, current: current.map(TxnId::as_u64) });
         }
         finish(txn, durability, |txn| Reply::Committed { txn })
     }
@@ -136,7 +115,7 @@ fn durability_of(asked: wire::Durability, rights: &Rights<'_>) -> Result<Durabil
             let limit = rights.commit_time_max();
             if Duration::from_micros(micros) > limit {
                 return Err(Error::Limit {
-                    what: "the time in microseconds that a message client gives a commit",
+                    what: LimitKind::CommitTime,
                     found: micros,
                     limit: limit.as_micros() as u64,
                 });
@@ -191,28 +170,5 @@ impl Awaited {
         }
         self.ticket.count_acknowledged();
         Ok(true)
-    }
-}
-
-/// The keyspaces that a batch names.
-struct Keyspaces<'s, 'n> {
-    session: &'s Session<'s>,
-    found: HashMap<&'n str, Keyspace>,
-}
-
-impl<'n> Keyspaces<'_, 'n> {
-    fn find(&mut self, name: &'n str) -> Result<Option<&Keyspace>> {
-        if !self.found.contains_key(name) {
-            let Some(keyspace) = self.session.store.find_keyspace(name)? else { return Ok(None) };
-            self.found.insert(name, keyspace);
-        }
-        Ok(self.found.get(name))
-    }
-
-    fn find_or_create(&mut self, name: &'n str, txn: &mut WriteTxn<'_>) -> Result<&Keyspace> {
-        if !self.found.contains_key(name) {
-            self.found.insert(name, txn.keyspace(name)?);
-        }
-        Ok(&self.found[name])
     }
 }

@@ -19,7 +19,7 @@ use crate::shared::control::{Control, Line, checked, unchecked, write_zeros};
 use crate::shared::protocols::atomic::{Native, Word64};
 use crate::shared::protocols::cell::{COPIES, CellView, CellWords, Step};
 use crate::shared::protocols::lock;
-use crate::{Error, Result, Version, limits};
+use crate::{Error, LimitKind, Result, Version, limits};
 use std::fs::File;
 use std::mem::size_of;
 use std::ops::Range;
@@ -417,11 +417,7 @@ impl Control {
             return Ok(());
         }
         if count > limits::CELLS_MAX {
-            return Err(Error::Limit {
-                what: "the number of cells and counters",
-                found: count as u64,
-                limit: limits::CELLS_MAX as u64,
-            });
+            return Err(Error::Limit { what: LimitKind::Cells, found: count as u64, limit: limits::CELLS_MAX as u64 });
         }
         let grown = count.next_multiple_of(ENTRY_CHUNK);
         let from = table_at(self.readers_end()) + (capacity * size_of::<CellEntry>()) as u64;

@@ -31,7 +31,7 @@ use crate::shared::protocols::lock;
 use crate::shared::protocols::pins::{LoggerPins, ReaderSlot};
 use crate::shared::protocols::slots::{CommitSlot, Slots};
 use crate::shared::readers::ReaderWords;
-use crate::{Error, Result, TxnId, limits};
+use crate::{Error, LimitKind, Result, TxnId, limits};
 use std::fs::File;
 use std::mem::{offset_of, size_of};
 use std::os::fd::AsFd;
@@ -933,7 +933,7 @@ pub(crate) fn write_zeros(file: &File, from: u64, len: u64, name: &str) -> Resul
     // Beyond the limit the kernel would end the whole process by SIGXFSZ, whose disposition is the host's.
     let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current.unwrap_or(u64::MAX);
     if from + len > limit {
-        return Err(Error::Limit { what: "the size of a file in bytes (RLIMIT_FSIZE)", found: from + len, limit });
+        return Err(Error::Limit { what: LimitKind::FileSize, found: from + len, limit });
     }
     if planted_bug!("mapped-without-blocks") && name == dir::ARENA {
         return file.set_len(from + len).map_err(Error::io("extending the arena"));

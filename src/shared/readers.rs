@@ -21,7 +21,7 @@ use crate::shared::protocols::lock::ClientIdBits;
 use crate::shared::protocols::occupancy::Occupancy;
 use crate::shared::protocols::pins;
 use crate::shared::protocols::pins::ReaderSlot;
-use crate::{Error, Result, TxnId, limits};
+use crate::{Error, LimitKind, Result, TxnId, limits};
 use std::fs::File;
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -200,7 +200,7 @@ impl Control {
             }
         }
         Err(Error::Limit {
-            what: "the number of pinned snapshots",
+            what: LimitKind::Snapshots,
             found: limits::READERS_MAX as u64 + 1,
             limit: limits::READERS_MAX as u64,
         })

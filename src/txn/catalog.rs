@@ -9,7 +9,7 @@
 //! Names are resolved once, when a handle is made; each access then finds the root by number, so a keyspace
 //! that was dropped and created anew is never taken for the old one.
 
-use crate::btree::cursor::Cursor;
+use crate::btree::cursor::RangeCursor;
 use crate::btree::{edit, search};
 use crate::files::page as format;
 use crate::files::page::{PageRead, PageWrite};
@@ -85,7 +85,7 @@ pub(crate) fn find<P: PageRead>(pages: &P, catalog: PageId, name: &str) -> Resul
 
 /// All keyspaces, by number.
 pub(crate) fn list<P: PageRead>(pages: &P, catalog: PageId) -> Result<Vec<Entry>> {
-    let mut cursor = Cursor::new(catalog, Bound::Included(&[0]), Bound::Excluded(&[1]));
+    let mut cursor = RangeCursor::new(catalog, Bound::Included(&[0]), Bound::Excluded(&[1]));
     let mut found = Vec::new();
     let mut key = Vec::new();
     while let Some(at) = cursor.next(pages)? {
@@ -139,7 +139,7 @@ pub(crate) fn store_incarnation<W: PageWrite>(
 
 /// The last transaction of each incarnation that has ended: (incarnation that followed, last id).
 pub(crate) fn incarnations<P: PageRead>(pages: &P, catalog: PageId) -> Result<Vec<(u32, TxnId)>> {
-    let mut cursor = Cursor::new(catalog, Bound::Included(&[2]), Bound::Excluded(&[3]));
+    let mut cursor = RangeCursor::new(catalog, Bound::Included(&[2]), Bound::Excluded(&[3]));
     let mut found = Vec::new();
     let mut key = Vec::new();
     while let Some(at) = cursor.next(pages)? {

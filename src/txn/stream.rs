@@ -17,7 +17,7 @@ use crate::shared::protocols::atomic::{Native, Word64};
 use crate::shared::protocols::ring::Ring;
 use crate::shared::protocols::waiter;
 use crate::shared::protocols::waiter::Ended;
-use crate::{Error, Result, TxnId, limits};
+use crate::{Error, LimitKind, Result, TxnId, limits};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use untorn_wal::record;
@@ -175,7 +175,7 @@ impl Stream {
         self.wait_for_room(engine, end, charged + reserve)?;
         let ring = Ring::<Native>::new(engine.control.ring()?);
         ring.copy_in(self.at.0, &self.buffer).map_err(|_| Error::Limit {
-            what: "a log record in bytes",
+            what: LimitKind::LogRecord,
             found: len,
             limit: self.ring_len,
         })?;

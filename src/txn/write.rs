@@ -1,6 +1,7 @@
 //! A write transaction: its operations on keyspaces, each done to the pages and noted for the log.
 
-use crate::btree::cursor::Cursor;
+use crate::btree::cursor::RangeCursor;
+use crate::btree::point_cursor::PointCursor;
 use crate::btree::{edit, search};
 use crate::files::dir;
 use crate::files::page as format;
@@ -14,7 +15,7 @@ use crate::participant::engine::Engine;
 use crate::txn::catalog;
 use crate::txn::ops::{LARGE_VALUE, Op};
 use crate::txn::stream::Stream;
-use crate::{Error, KeyspaceId, PageId, Result, TxnId, Version, limits};
+use crate::{Error, KeyspaceId, LimitKind, PageId, Result, TxnId, Version, limits};
 use std::collections::HashMap;
 use std::ops::Bound;
 use std::sync::atomic::Ordering;
@@ -212,7 +213,7 @@ impl<'e> Write<'e> {
         let given = &self.engine.control.fixed().stream.next_keyspace;
         let id = KeyspaceId(self.work.image.next_keyspace.max(given.load(Ordering::Relaxed)));
         let next = id.0.checked_add(1).ok_or(Error::Limit {
-            what: "the number of a keyspace (copy the store's records into a new store)",
+            what: LimitKind::KeyspaceNumbers,
             found: id.0,
             limit: u64::MAX - 1,
         })?;
@@ -224,14 +225,14 @@ impl<'e> Write<'e> {
     fn check_new_keyspace(&self, name: &str) -> Result<()> {
         if name.len() > limits::KEYSPACE_NAME_LEN_MAX {
             return Err(Error::Limit {
-                what: "the length of a keyspace's name in bytes",
+                what: LimitKind::KeyspaceNameLength,
                 found: name.len() as u64,
                 limit: limits::KEYSPACE_NAME_LEN_MAX as u64,
             });
         }
         if self.work.image.keyspaces >= limits::KEYSPACES_MAX {
             return Err(Error::Limit {
-                what: "the number of keyspaces",
+                what: LimitKind::Keyspaces,
                 found: self.work.image.keyspaces + 1,
                 limit: limits::KEYSPACES_MAX,
             });
@@ -283,9 +284,15 @@ impl<'e> Write<'e> {
     }
 
     /// A cursor over a range; it is good until the transaction changes something.
-    pub(crate) fn cursor(&self, id: KeyspaceId, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Result<Cursor> {
+    pub(crate) fn cursor(&self, id: KeyspaceId, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Result<RangeCursor> {
         self.refuse_failed()?;
-        Ok(Cursor::new(self.root(id)?, lower, upper))
+        Ok(RangeCursor::new(self.root(id)?, lower, upper))
+    }
+
+    /// A cursor on one entry; it is good until the transaction changes something.
+    pub(crate) fn point_cursor(&self, id: KeyspaceId) -> Result<PointCursor> {
+        self.refuse_failed()?;
+        Ok(PointCursor::new(self.root(id)?))
     }
 
     pub(crate) fn work(&self) -> &Workspace<'e> {
@@ -319,17 +326,13 @@ impl<'e> Write<'e> {
         let key_len_max = limits::key_len_max(self.engine.geometry.page_size);
         if key.len() > key_len_max {
             return Err(Error::Limit {
-                what: "the length of a key in bytes",
+                what: LimitKind::KeyLength,
                 found: key.len() as u64,
                 limit: key_len_max as u64,
             });
         }
         if value_len > limits::VALUE_LEN_MAX {
-            return Err(Error::Limit {
-                what: "the length of a value in bytes",
-                found: value_len,
-                limit: limits::VALUE_LEN_MAX,
-            });
+            return Err(Error::Limit { what: LimitKind::ValueLength, found: value_len, limit: limits::VALUE_LEN_MAX });
         }
         Ok(())
     }
@@ -420,9 +423,7 @@ impl<'e> Write<'e> {
     /// An error once an operation has failed in the middle: what the trees hold is neither the old nor the new state.
     pub(crate) fn refuse_failed(&self) -> Result<()> {
         if self.failed {
-            return Err(Error::Invalid {
-                what: "the transaction was aborted by an earlier error; roll it back and begin anew".into(),
-            });
+            return Err(Error::TransactionFailed);
         }
         Ok(())
     }

@@ -87,7 +87,7 @@ impl Worker {
                 self.keys.put(key.as_bytes(), value.as_bytes())?;
                 "put".into()
             }
-            ["get", key] => text(self.keys.get(key.as_bytes())?),
+            ["get", key] => text(self.keys.get(key.as_bytes())?.as_deref()),
             ["pin"] => {
                 self.snapshots.push(self.store.snapshot()?);
                 "pinned".into()
@@ -141,6 +141,6 @@ impl Worker {
     }
 }
 
-fn text(value: Option<untorn::Value>) -> String {
-    value.map_or("nothing".into(), |value| String::from_utf8_lossy(&value).into_owned())
+fn text(value: Option<&[u8]>) -> String {
+    value.map_or("nothing".into(), |value| String::from_utf8_lossy(value).into_owned())
 }

@@ -62,7 +62,7 @@ impl Handles {
         let counter = store.counter("counter").unwrap();
         counter.add(1).unwrap();
         let snapshots = [store.snapshot().unwrap(), store.durable_snapshot().unwrap()];
-        let mut range = snapshots[0].range(&keys, ..).unwrap();
+        let mut range = keys.range(..).unwrap();
         let value = range.next().unwrap().unwrap().1;
         let client = Client::connect(path.join("logger.sock")).unwrap();
         let mut changes = store.changes(TxnId::ZERO, Feed::Visible).unwrap();
@@ -143,6 +143,7 @@ impl Handles {
             w.check("Snapshot::get_versioned", snapshot.get_versioned(&self.keys, b"k"));
             w.check("Snapshot::range", snapshot.range(&self.keys, ..));
             w.check("Snapshot::prefix", snapshot.prefix(&self.keys, b"k"));
+            w.check("Snapshot::cursor", snapshot.cursor(&self.keys));
             w.check("Snapshot::find_keyspace", snapshot.find_keyspace("keys"));
             w.check("Snapshot::keyspaces", snapshot.keyspaces());
             w.check("Snapshot::len", snapshot.len(&self.keys));
@@ -271,6 +272,7 @@ pub(crate) fn role(path: &Path) {
     let handles = in_hand.unwrap();
     in_transaction(&handles);
     in_scan(&handles.client);
+    in_cursors(&handles);
     handles.go_on();
     say("done");
 }
@@ -290,6 +292,7 @@ fn in_transaction(handles: &Handles) {
         wrong.check("WriteTxn::delete", txn.delete(keys, b"k"));
         wrong.check("WriteTxn::range", txn.range(keys, ..).map(drop));
         wrong.check("WriteTxn::prefix", txn.prefix(keys, b"k").map(drop));
+        wrong.check("WriteTxn::cursor", txn.cursor(keys).map(drop));
         wrong.check("WriteTxn::pop_first", txn.pop_first(keys));
         wrong.check("WriteTxn::update", txn.update(keys, "k", |_| None));
         wrong.check("WriteTxn::keyspace", txn.keyspace("new"));
@@ -314,6 +317,37 @@ fn in_scan(client: &Client) {
     });
     assert_eq!(code, 0, "a scan was answered wrongly");
     assert_eq!(in_hand.unwrap().count(), 3);
+}
+
+/// A child uses ranges and cursors that its parent has moved, of a snapshot and of a transaction.
+fn in_cursors(handles: &Handles) {
+    let Handles { store, keys, snapshots, .. } = handles;
+    let txn = store.begin_with(Durability::Visible).unwrap();
+    let (mut range, mut cursor) = (snapshots[0].range(keys, ..).unwrap(), snapshots[0].cursor(keys).unwrap());
+    let (mut in_txn, mut txn_cursor) = (txn.range(keys, ..).unwrap(), txn.cursor(keys).unwrap());
+    assert_eq!(range.next().unwrap().unwrap().1, b"v");
+    assert_eq!(cursor.next().unwrap().unwrap(), (&b"k"[..], &b"v"[..]));
+    assert_eq!(in_txn.next().unwrap().unwrap().1, b"v");
+    assert_eq!(txn_cursor.next().unwrap().unwrap(), (&b"k"[..], &b"v"[..]));
+    let code = in_child(|| {
+        let mut wrong = Wrong::default();
+        wrong.check("SnapshotRange::next", range.next().unwrap());
+        wrong.check("SnapshotRange::next_back", range.next_back().unwrap());
+        wrong.check("Cursor::seek", cursor.seek("k"));
+        wrong.check("Cursor::next", cursor.next());
+        wrong.check("Cursor::prev", cursor.prev());
+        wrong.check("Cursor::first", cursor.first());
+        wrong.check("Cursor::last", cursor.last());
+        wrong.check("TxnRange::next", in_txn.next().unwrap());
+        wrong.check("TxnCursor::seek", txn_cursor.seek("k"));
+        wrong.check("TxnCursor::next", txn_cursor.next());
+        wrong.code()
+    });
+    assert_eq!(code, 0, "some calls were answered wrongly");
+    // The parent's are where they were.
+    assert_eq!(range.next().unwrap().unwrap().1, b"w");
+    assert_eq!(cursor.next().unwrap().unwrap().0, b"l");
+    assert_eq!(txn_cursor.next().unwrap().unwrap().0, b"l");
 }
 
 fn poll_once(ticket: Ticket) -> untorn::Result<()> {

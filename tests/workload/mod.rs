@@ -32,7 +32,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         // Its clients are gone by now; the logger leaves at once when told, and for certain with its directory.
-        let _ = untorn::stop_logger(self.path(), HANGS);
+        let _ = untorn::logger::stop_logger(self.path(), HANGS);
     }
 }
 
@@ -291,8 +291,8 @@ pub(crate) fn check(store: &Store, snapshot: &Snapshot) -> std::collections::BTr
     let Ok(range) = snapshot.range(&marks, ..) else { return found };
     for entry in range {
         let (key, value) = entry.unwrap();
-        let (name, n) = (String::from_utf8(key.to_vec()).unwrap(), unsealed(&value));
-        let in_data = snapshot.get(&data, name.as_bytes()).unwrap().map(|value| unsealed(&value));
+        let (name, n) = (String::from_utf8(key.to_vec()).unwrap(), unsealed(value));
+        let in_data = snapshot.get(&data, name.as_bytes()).unwrap().map(unsealed);
         assert_eq!(in_data, Some(n), "half a transaction of {name} at {}", snapshot.txn_id());
         let prefix = format!("{name}/");
         let mut expected = std::collections::BTreeMap::new();
@@ -304,7 +304,7 @@ pub(crate) fn check(store: &Store, snapshot: &Snapshot) -> std::collections::BTr
         for entry in snapshot.prefix(&data, prefix.as_bytes()).unwrap() {
             let (key, value) = entry.unwrap();
             let slot: u64 = std::str::from_utf8(&key[prefix.len()..]).unwrap().parse().unwrap();
-            there.insert(slot, unsealed(&value));
+            there.insert(slot, unsealed(value));
         }
         assert_eq!(there, expected, "{name} after its transaction {n}, at {}", snapshot.txn_id());
         found.insert(name, n);

@@ -55,7 +55,7 @@ impl Few {
 /// Checks that a snapshot is whole; the number of its last commit.
 pub(crate) fn number(store: &Store, snapshot: &Snapshot) -> u64 {
     let Some(keys) = store.find_keyspace("few").unwrap() else { return 0 };
-    let value = |key: &[u8]| snapshot.get(&keys, key).unwrap().map(|value| unsealed(&value));
+    let value = |key: &[u8]| snapshot.get(&keys, key).unwrap().map(unsealed);
     let last = value(b"last").unwrap_or(0);
     for n in last.saturating_sub(KEYS - 1).max(1)..=last {
         assert_eq!(value(&(n % KEYS).to_be_bytes()), Some(n), "after {last}, at {}", snapshot.txn_id());

@@ -18,7 +18,7 @@ pub mod request;
 
 pub use hello::{ClientHello, Refusal, ServerHello};
 pub use list::List;
-pub use reply::{ChangeItem, Failure, Figure, Found, Happened, Record, Reply};
+pub use reply::{ChangeItem, Failure, Found, Happened, Record, Reply};
 pub use request::{Durability, Edge, Feed, Operation, Request};
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
@@ -183,6 +183,26 @@ impl<E, F: FnMut(&[u8]) -> Result<(), E>> Writer for Pieces<F, E> {
             self.failure = Some(failure);
             EncodeError::Other("it could not be handed on")
         })
+    }
+}
+
+/// A value within a message, as bincode encodes it by serde, in the same configuration as messages.
+///
+/// # Errors
+/// [`WireError::Malformed`] if the value can't be serialized, or is longer than a message may be.
+pub fn encode_value(value: &impl serde::Serialize) -> Result<Vec<u8>, WireError> {
+    bincode::serde::encode_to_vec(value, CONFIG).map_err(|error| WireError::Malformed { what: error.to_string() })
+}
+
+/// The value that [`encode_value`] encoded.
+///
+/// # Errors
+/// [`WireError::Malformed`] for anything else than exactly one value.
+pub fn decode_value<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
+    match bincode::serde::decode_from_slice(bytes, CONFIG) {
+        Ok((value, used)) if used == bytes.len() => Ok(value),
+        Ok((_, used)) => Err(WireError::Malformed { what: format!("{} bytes too many", bytes.len() - used) }),
+        Err(error) => Err(WireError::Malformed { what: error.to_string() }),
     }
 }
 

@@ -11,8 +11,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use untorn_wal::wire::hello::{CLIENT_HELLO_BYTES, ClientHello, Refusal, SERVER_HELLO_BYTES, ServerHello};
 use untorn_wal::wire::{
-    self, ChangeItem, Durability, Edge, FRAME_HEADER_BYTES, Failure, Feed, Figure, Found, Happened, List,
-    MESSAGE_BYTES_MAX, Operation, Record, Reply, Request, WireError,
+    self, ChangeItem, Durability, Edge, FRAME_HEADER_BYTES, Failure, Feed, Found, Happened, List, MESSAGE_BYTES_MAX,
+    Operation, Record, Reply, Request, WireError,
 };
 
 /// Counts the bytes that a thread allocates.
@@ -163,7 +163,7 @@ impl Material {
             6 => Reply::Unmet { index: number as u32, current: Some(txn) },
             7 => Reply::Piece { scan: number as u32, txn, records: List(vec![Record { key, value }; 3]) },
             8 => Reply::Names(List(self.names.iter().map(|name| &**name).collect())),
-            9 => Reply::Figures(List(vec![Figure { name, value: number }; 2])),
+            9 => Reply::Stats(value),
             10 => Reply::Cell { version: number, value },
             11 => Reply::Count(number),
             _ => {

@@ -236,7 +236,7 @@ fn make(path: &Path, how: &str) -> Result<Vec<(String, Told)>, Finding> {
     }
     let told = vec![("w".to_string(), Told::by(&writer))];
     if how == "left" {
-        let stopped = untorn::stop_logger(path, Duration::from_secs(60));
+        let stopped = untorn::logger::stop_logger(path, Duration::from_secs(60));
         stopped.map_err(crate::workload::misbehaved("stop_logger"))?;
     } else {
         // What became durable last is stated by the next block, which comes soon.
@@ -381,7 +381,11 @@ fn newest_segment(files: &Files) -> String {
 fn judge(path: &Path, told: &[(String, Told)]) -> Result<&'static str, Finding> {
     let store = match in_process().open(path) {
         Ok(store) => store,
-        Err(Error::Corrupt { file, .. } | Error::Mismatch { file, .. }) if !file.is_empty() => return Ok("refused"),
+        Err(Error::Corrupt { file, .. } | Error::Mismatch { file, .. } | Error::FormatVersion { file, .. })
+            if !file.is_empty() =>
+        {
+            return Ok("refused");
+        }
         Err(Error::Io { what, .. }) if !what.trim().is_empty() => return Ok("refused"),
         Err(Error::NotFound { .. }) => return Ok("refused"),
         Err(error) => return Err(Finding::new(Kind::Misbehaved, format!("an unclear error: {error:?}"))),

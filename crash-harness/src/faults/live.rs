@@ -84,7 +84,9 @@ pub(super) fn play(path: &Path, number: Option<u64>, seed: u64) -> Played<Flippe
             }
             oracle::verified(&store)?;
         }
-        Err(error @ (Error::Corrupt { .. } | Error::Mismatch { .. })) => flipped.refused = Some(error.to_string()),
+        Err(error @ (Error::Corrupt { .. } | Error::Mismatch { .. } | Error::FormatVersion { .. })) => {
+            flipped.refused = Some(error.to_string())
+        }
         Err(error) => return found(Kind::Misbehaved, format!("opening without the region: {error}")),
     }
     crate::process::kill_loggers(path);

@@ -61,7 +61,7 @@ pub(crate) fn play(role: &Role) -> Result<(), Finding> {
     match ending {
         "leave" => {
             drop(worker.open.take());
-            if let Err(error) = untorn::stop_logger(&role.store, HANGS) {
+            if let Err(error) = untorn::logger::stop_logger(&role.store, HANGS) {
                 worker.complain("stop_logger", &error)?;
             }
             say("done");
@@ -84,7 +84,7 @@ fn complain(what: &str, error: &Error, anything: bool) -> Result<(), Finding> {
     say(format_args!("E {what}: {text}"));
     let misbehaved = |why: &str| Err(Finding::new(Kind::Misbehaved, format!("{what}: {why}: {error:?}")));
     match error {
-        Error::Corrupt { .. } | Error::Mismatch { .. } if anything => Ok(()),
+        Error::Corrupt { .. } | Error::Mismatch { .. } | Error::FormatVersion { .. } if anything => Ok(()),
         Error::Corrupt { .. } => misbehaved("an error of the system was taken for damage"),
         // The region alone may go, with everybody who used it.
         Error::Mismatch { file, what } if file != "control" && what.contains("missing") => {
@@ -339,7 +339,7 @@ fn last(open: &Open, name: &str) -> untorn::Result<u64> {
     let snapshot = open.store.snapshot()?;
     let Some(marks) = snapshot.find_keyspace("marks")? else { return Ok(0) };
     let value = snapshot.get(&marks, name.as_bytes())?;
-    Ok(value.map_or(0, |value| oracle::unsealed(&value).unwrap_or_else(|finding| role::die_of(&finding))))
+    Ok(value.map_or(0, |value| oracle::unsealed(value).unwrap_or_else(|finding| role::die_of(&finding))))
 }
 
 /// What belongs to a transaction beside it: its writer could not say it, since its call failed.

@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use untorn::{Batch, CasOutcome, Client, CommitOutcome, Durability, Error, Keyspace, Snapshot, Store, TxnId, Value};
+use untorn::{Batch, CasOutcome, Client, CommitOutcome, Durability, Error, Keyspace, Snapshot, Store, TxnId};
 
 /// Keys of one history: so few that operations meet.
 pub(super) const KEYS: Key = 4;
@@ -198,10 +198,7 @@ impl Direct {
     fn snapshot(&self, snapshot: impl FnOnce() -> untorn::Result<Snapshot>, keys: &[Key]) -> untorn::Result<()> {
         self.orders.began(Operation { read: keys.to_vec(), ..Operation::default() });
         let snapshot = snapshot()?;
-        let read = |key: &Key| {
-            let found: Option<(Value, TxnId)> = snapshot.get_versioned(&self.keyspace, &self.orders.key(*key))?;
-            Ok(seen(found.as_ref().map(|(value, version)| (&**value, *version))))
-        };
+        let read = |key: &Key| snapshot.get_versioned(&self.keyspace, self.orders.key(*key)).map(seen);
         let read = keys.iter().map(read).collect::<untorn::Result<Vec<_>>>()?;
         let at = snapshot.txn_id();
         drop(snapshot);
@@ -217,7 +214,7 @@ impl Direct {
         let mut found = BTreeMap::new();
         for entry in snapshot.prefix(&self.keyspace, &format!("{}/", self.orders.history).into_bytes())? {
             let (key, value) = entry?;
-            found.insert(key.to_vec(), seen_value(&value, None));
+            found.insert(key.to_vec(), seen_value(value, None));
         }
         let at = snapshot.txn_id();
         self.settle()?;

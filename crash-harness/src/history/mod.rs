@@ -236,7 +236,7 @@ impl Round<'_> {
         let mut read = Vec::new();
         for key in keys {
             let found = snapshot.get_versioned(&keyspace, &key_in(history, key)).map_err(misbehaved("get"))?;
-            read.push(seen(found.as_ref().map(|(value, version)| (&**value, *version))));
+            read.push(seen(found));
         }
         let at = Some(snapshot.txn_id().as_u64());
         Ok(vec![began, Event::now(client, What::Answered(Answer::Done { read, at }))])

@@ -141,7 +141,7 @@ fn check_large(snapshot: &Snapshot, name: &str, n: u64, told: u64) -> Result<(),
     let extra = snapshot.find_keyspace(&format!("extra {name}")).map_err(misbehaved("find_keyspace"))?;
     let large = match extra {
         Some(extra) => match snapshot.get(&extra, b"large").map_err(misbehaved("get"))? {
-            Some(value) => oracle::unsealed(&value)?,
+            Some(value) => oracle::unsealed(value)?,
             None => 0,
         },
         None if name.starts_with('m') => return Ok(()),

@@ -21,7 +21,8 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
-use untorn::{Batch, Client, CommitOutcome, Durability, FlushPolicy, LoggerOptions, Store};
+use untorn::logger::LoggerOptions;
+use untorn::{Batch, Client, CommitOutcome, Durability, FlushPolicy, Store};
 
 /// How the names of this suite's roles begin.
 pub const PREFIX: &str = "power-";
@@ -50,7 +51,7 @@ pub fn play(role: &Role) -> Result<(), Finding> {
         "supervised" => supervised(path),
         "press" => press(path),
         // It may have left by itself.
-        "leave" => untorn::stop_logger(path, HANGS).map(drop).map_err(misbehaved("stop_logger")),
+        "leave" => untorn::logger::stop_logger(path, HANGS).map(drop).map_err(misbehaved("stop_logger")),
         "judge" => judge::play(path, argument(0), argument(1)),
         other => Err(Finding::new(Kind::Misbehaved, format!("no role {other}"))),
     }

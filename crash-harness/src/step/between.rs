@@ -90,7 +90,7 @@ impl Shared {
                 let mut numbers = BTreeSet::new();
                 for (keyspace, i) in [(&self.left, 0u64), (&self.right, 3)] {
                     let value = snapshot.get(keyspace, &i.to_be_bytes()).map_err(misbehaved("get"))?;
-                    numbers.insert(value.map(|value| unsealed(&value)).transpose()?);
+                    numbers.insert(value.map(unsealed).transpose()?);
                 }
                 if numbers.len() == 1 {
                     return Ok(());

@@ -16,7 +16,8 @@ use crate::process::{Process, crash_kernel, kill_loggers};
 use crate::workload::{self, misbehaved, sealed};
 use crate::{oracle, victim};
 use std::path::Path;
-use untorn::{Durability, LoggerOptions};
+use untorn::Durability;
+use untorn::logger::LoggerOptions;
 
 /// With the region of those who died, and without one, as after a kernel crash.
 pub(super) const KINDS: &[&str] = &["recovery with the region", "recovery without a region"];

@@ -255,7 +255,7 @@ fn count(path: &Path) -> Result<u64, Finding> {
     for entry in snapshot.range(&records, ..).map_err(misbehaved("range"))? {
         let (key, value) = entry.map_err(misbehaved("range"))?;
         count += 1;
-        if *key != u64::to_be_bytes(count) || unsealed(&value)? != count {
+        if *key != u64::to_be_bytes(count) || unsealed(value)? != count {
             return Err(Finding::new(
                 Kind::OrderViolation,
                 format!("record {count} is missing, and later ones are there"),

@@ -7,7 +7,7 @@ use crate::shared::cells::CellEntry;
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::cell::{CellView, Step};
 use crate::shared::protocols::lock;
-use crate::{Error, Result, Version};
+use crate::{Error, LimitKind, Result, Version};
 use bytemuck::Pod;
 use std::fmt;
 use std::marker::PhantomData;
@@ -86,7 +86,7 @@ impl Cell<[u8]> {
     /// for one flush of the log.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for another size; [`Error::Limit`] if no version is left; [`Error::LockTimeout`] if [`crate::Options::lock_timeout`] was set;
+    /// [`Error::OtherCell`] for another size; [`Error::Limit`] if no version is left; [`Error::LockTimeout`] if [`crate::Options::lock_timeout`] was set;
     /// [`Error::NoCell`] if it was dropped; [`Error::ReadOnly`]; [`Error::Forked`].
     #[inline]
     pub fn store(&self, value: &[u8]) -> Result<Version> {
@@ -105,7 +105,7 @@ impl Cell<[u8]> {
     /// Copies the newest value to `value`, which has exactly the cell's size, and returns its version. Never waits.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for another size; [`Error::NoCell`] if it was dropped; [`Error::Forked`]; [`Error::Corrupt`].
+    /// [`Error::OtherCell`] for another size; [`Error::NoCell`] if it was dropped; [`Error::Forked`]; [`Error::Corrupt`].
     #[inline]
     pub fn load(&self, value: &mut [u8]) -> Result<Version> {
         self.opened.load(value)
@@ -187,7 +187,7 @@ impl Opened {
 
     #[cold]
     fn other_len(&self, len: usize) -> Error {
-        Error::Invalid { what: format!("{:?} is {}, not of {len}", self.name, self.place.kind()) }
+        Error::OtherCell { name: self.name.clone(), found: self.place.kind().value_len(), wanted: Some(len as u64) }
     }
 
     #[inline]
@@ -261,7 +261,7 @@ impl Opened {
     fn first_version(&self, next: Version, floor: Version) -> Result<Version> {
         self.store.client().engine.state_incarnation()?;
         CellView::<Native>::reach(next, floor).ok_or(Error::Limit {
-            what: "the versions of a cell (copy its value into one of another name)",
+            what: LimitKind::CellVersions,
             found: u64::MAX,
             limit: u64::MAX,
         })

@@ -34,7 +34,7 @@ use crate::shared::control::Control;
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::lock;
 use crate::txn::write::Write;
-use crate::{Error, KeyspaceId, Result, Version, limits};
+use crate::{Error, KeyspaceId, LimitKind, Result, Version, limits};
 use record::{KEYSPACE, Record};
 use std::ops::Bound;
 use std::sync::atomic::Ordering;
@@ -63,7 +63,7 @@ impl Place {
 }
 
 /// A cell or counter, as [`Store::cells`] lists it.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct CellInfo {
     /// Its name.
@@ -79,7 +79,7 @@ pub(crate) fn find(store: &Store, name: &str) -> Result<Option<Place>> {
         let snapshot = store.snapshot()?;
         let Some(keyspace) = snapshot.find_keyspace(KEYSPACE)? else { return Ok(None) };
         let Some(value) = snapshot.get(&keyspace, name.as_bytes())? else { return Ok(None) };
-        let record = Record::decode(name.as_bytes(), &value)?;
+        let record = Record::decode(name.as_bytes(), value)?;
         // Set before the record was visible. If it has changed since, the cell was dropped: the next snapshot says so.
         if control.cell_entry(record.index as usize)?.hot.generation.load(Ordering::Acquire) == record.generation {
             let cell = control.cell_ref(record.index as usize, record.kind)?;
@@ -95,7 +95,13 @@ pub(crate) fn open(store: &Store, name: &str, kind: CellKind) -> Result<Place> {
     loop {
         match find(store, name)? {
             Some(place) if place.kind() == kind => return Ok(place),
-            Some(place) => return Err(Error::Invalid { what: format!("{name:?} is {}, not {kind}", place.kind()) }),
+            Some(place) => {
+                return Err(Error::OtherCell {
+                    name: name.into(),
+                    found: place.kind().value_len(),
+                    wanted: kind.value_len(),
+                });
+            }
             None => create(store, name, kind)?,
         }
     }
@@ -105,11 +111,11 @@ fn create(store: &Store, name: &str, kind: CellKind) -> Result<()> {
     if let CellKind::Cell { len } = kind
         && !(1..=limits::CELL_LEN_MAX).contains(&len)
     {
-        let (what, limit) = ("the length of a cell in bytes (at least 1)", limits::CELL_LEN_MAX as u64);
+        let (what, limit) = (LimitKind::CellLength, limits::CELL_LEN_MAX as u64);
         return Err(Error::Limit { what, found: len as u64, limit });
     }
     if name.len() > limits::CELL_NAME_LEN_MAX {
-        let (what, limit) = ("the length of a cell's name in bytes", limits::CELL_NAME_LEN_MAX as u64);
+        let (what, limit) = (LimitKind::CellNameLength, limits::CELL_NAME_LEN_MAX as u64);
         return Err(Error::Limit { what, found: name.len() as u64, limit });
     }
     if store.is_read_only() {
@@ -185,11 +191,11 @@ pub(crate) fn list(store: &Store) -> Result<Vec<CellInfo>> {
     let snapshot = store.snapshot()?;
     let Some(keyspace) = snapshot.find_keyspace(KEYSPACE)? else { return Ok(Vec::new()) };
     let entries = snapshot.range(&keyspace, ..)?;
-    let info = |entry: Result<(crate::Key, crate::Value)>| {
+    let info = |entry: Result<(crate::Key, &[u8])>| {
         let (key, value) = entry?;
-        let record = Record::decode(&key, &value)?;
+        let record = Record::decode(&key, value)?;
         let name = String::from_utf8(key.into()).map_err(|_| damaged("a name that is not UTF-8"))?;
-        let len = if let CellKind::Cell { len } = record.kind { Some(len) } else { None };
+        let len = record.kind.value_len().map(|len| len as usize);
         Ok(CellInfo { name, len })
     };
     entries.map(info).collect()
@@ -256,7 +262,7 @@ fn oldest_client_txn(engine: &Engine) -> u64 {
 }
 
 fn no_version() -> Error {
-    let what = "the versions of a store's cells (copy its records into a new store)";
+    let what = LimitKind::StoreCellVersions;
     Error::Limit { what, found: u64::MAX, limit: u64::MAX }
 }
 
@@ -264,11 +270,12 @@ fn damaged(what: &str) -> Error {
     Error::corrupt(dir::ARENA, 0, format!("the cells' keyspace has {what}"))
 }
 
-impl std::fmt::Display for CellKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl CellKind {
+    /// The length of a cell's value in bytes; `None` for a counter.
+    fn value_len(self) -> Option<u64> {
         match self {
-            CellKind::Cell { len } => write!(f, "a cell of {len} bytes"),
-            CellKind::Counter => f.write_str("a counter"),
+            CellKind::Cell { len } => Some(len as u64),
+            CellKind::Counter => None,
         }
     }
 }

@@ -2,12 +2,11 @@
 
 use crate::arguments::Format;
 use crate::outcome::Outcome;
-use crate::stat;
-use crate::target::Target;
+use crate::{stat, target};
 use std::path::Path;
 
 pub(crate) fn run(path: &Path, format: Format) -> Outcome {
-    let covered = Target::to_change(path)?.checkpoint()?;
+    let covered = target::to_change(path)?.checkpoint()?;
     if format.json {
         stat::print(&serde_json::json!({ "checkpointed": covered }), format)
     } else {

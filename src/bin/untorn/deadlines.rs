@@ -11,7 +11,7 @@ use crate::target::options;
 use serde::Serialize;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use untorn::{Error, Latency, LatencyByClass, Observation, Stats, limits};
+use untorn::{Latency, LatencyByClass, Observation, Stats, limits};
 use untorn_wal::response::{Bound, Classes, Task};
 
 /// The bounds hold if this does.
@@ -78,10 +78,7 @@ pub(crate) fn run(path: &Path, seconds: f64, callers: Option<u64>, format: Forma
 fn look(path: &Path) -> Result<Box<Stats>, Failure> {
     match options().observe(path)? {
         Observation::Live(stats) => Ok(stats),
-        _ => {
-            Err(Error::LoggerUnavailable { reason: "nobody has the store open: there is nothing to measure".into() }
-                .into())
-        }
+        _ => Err(Failure::System("no process has the store open: there is nothing to measure".into())),
     }
 }
 

@@ -3,13 +3,12 @@
 use crate::arguments::{Format, Location};
 use crate::outcome::{Failure, Outcome};
 use crate::output::Output;
-use crate::target::Target;
-use crate::{line, text};
+use crate::{line, target, text};
 use std::io::Write;
 
 pub(crate) fn run(at: &Location, key: &str, format: Format) -> Outcome {
     let key_bytes = text::parse(key, format)?;
-    let Some(value) = Target::to_read(&at.store)?.get(&at.keyspace, &key_bytes)? else {
+    let Some(value) = target::to_read(&at.store)?.get(&at.keyspace, &key_bytes)? else {
         return Err(Failure::NotFound(format!("there is no key {key:?} in keyspace {:?}", at.keyspace)));
     };
     let mut out = Output::new(format);

@@ -8,9 +8,9 @@
 use crate::arguments::{Format, Location};
 use crate::line;
 use crate::outcome::{Failure, Outcome};
-use crate::target::Target;
+use crate::target;
 use std::io::{self, BufRead, Read, Write};
-use untorn::limits;
+use untorn::{Batch, Durability, Error, LimitKind, StoreWrite, limits};
 
 const BATCH_RECORDS_MAX: usize = 1024;
 const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -18,13 +18,12 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 const LINE_BYTES_MAX: u64 = 4 * (limits::VALUE_LEN_MAX + limits::PAGE_SIZE_MAX as u64);
 
 pub(crate) fn run(at: &Location, format: Format) -> Outcome {
-    let target = Target::to_fill(&at.store)?;
-    target.ensure_keyspace(&at.keyspace)?;
-    let mut loader = Loader { target: &target, keyspace: &at.keyspace, batch: Vec::new(), batch_bytes: 0, loaded: 0 };
+    let store = target::to_fill(&at.store, &at.keyspace)?;
+    let mut loader = Loader { store: &*store, keyspace: &at.keyspace, batch: Vec::new(), batch_bytes: 0, loaded: 0 };
     let read = read_all(&mut io::stdin().lock(), &mut loader, format);
     // Also after a bad line: what came before it is kept, and durable before the message is out.
     let committed = loader.commit_batch();
-    let synced = target.sync().map_err(Failure::Store);
+    let synced = store.sync().map_err(Failure::Store);
     if let Err(failure) = committed.and(read).and(synced) {
         if matches!(failure, Failure::Store(_)) {
             eprintln!("untorn: {} records were loaded before the error", loader.loaded);
@@ -78,7 +77,7 @@ struct Record {
 
 /// Collects records and commits them batch by batch.
 struct Loader<'a> {
-    target: &'a Target,
+    store: &'a dyn StoreWrite,
     keyspace: &'a str,
     batch: Vec<Record>,
     batch_bytes: usize,
@@ -98,25 +97,37 @@ impl Loader<'_> {
     fn commit_batch(&mut self) -> Outcome {
         let batch = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
-        let Err((index, error)) = self.commit_records(&batch) else { return Ok(()) };
-        // One record was refused and took its batch with it. Those before it have done nothing wrong.
-        let Some(index) = index else { return Err(error.into()) };
-        self.commit_records(&batch[..index]).map_err(|(_, error)| Failure::Store(error))?;
-        match error {
-            untorn::Error::Limit { .. } | untorn::Error::Invalid { .. } => {
-                Err(Failure::System(at_line(batch[index].line, &error.to_string())))
-            }
-            error => Err(error.into()),
-        }
+        let Err(error) = self.commit_records(&batch) else { return Ok(()) };
+        // One record was refused and took its batch with it. Those before it are as good as any.
+        let Some(index) = refused(&batch, &error) else { return Err(error.into()) };
+        self.commit_records(&batch[..index])?;
+        Err(Failure::System(at_line(batch[index].line, &error.to_string())))
     }
 
-    /// One transaction. An error names the record that was refused, if it was one.
-    fn commit_records(&mut self, records: &[Record]) -> Result<(), (Option<usize>, untorn::Error)> {
+    /// One transaction, visible on return.
+    fn commit_records(&mut self, records: &[Record]) -> untorn::Result<()> {
         if records.is_empty() {
             return Ok(());
         }
-        self.target.load(self.keyspace, records.iter().map(|record| (&record.key[..], &record.value[..])))?;
+        let mut batch = Batch::new();
+        for record in records {
+            batch.put(self.keyspace, &record.key, &record.value);
+        }
+        // Without conditions there is no mismatch.
+        let _ = self.store.commit(&batch, Durability::Visible)?;
         self.loaded += records.len() as u64;
         Ok(())
+    }
+}
+
+/// The first record that a batch was refused for.
+fn refused(records: &[Record], error: &Error) -> Option<usize> {
+    let Error::Limit { what, found, .. } = error else { return None };
+    match what {
+        LimitKind::KeyLength => records.iter().position(|record| record.key.len() as u64 == *found),
+        LimitKind::ValueLength => records.iter().position(|record| record.value.len() as u64 == *found),
+        // A batch ends with the record that makes it large.
+        LimitKind::MessageLength => records.len().checked_sub(1),
+        _ => None,
     }
 }

@@ -49,7 +49,10 @@ impl Failure {
 
 impl From<untorn::Error> for Failure {
     fn from(error: untorn::Error) -> Failure {
-        Failure::Store(error)
+        match error {
+            untorn::Error::NoKeyspace { name } => Failure::NotFound(format!("there is no keyspace {name:?}")),
+            error => Failure::Store(error),
+        }
     }
 }
 

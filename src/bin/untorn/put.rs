@@ -2,11 +2,10 @@
 
 use crate::arguments::{Format, Location};
 use crate::outcome::Outcome;
-use crate::target::Target;
-use crate::text;
+use crate::{target, text};
 
 pub(crate) fn run(at: &Location, key: &str, value: &str, format: Format) -> Outcome {
     let (key, value) = (text::parse(key, format)?, text::parse(value, format)?);
-    Target::to_fill(&at.store)?.put(&at.keyspace, &key, &value)?;
+    target::to_fill(&at.store, &at.keyspace)?.put(&at.keyspace, &key, &value)?;
     Ok(())
 }

@@ -3,14 +3,16 @@
 use crate::arguments::{Format, Location};
 use crate::outcome::{Failure, Outcome};
 use crate::output::Output;
-use crate::target::Target;
-use crate::{line, text};
+use crate::{line, target, text};
 use std::io::Write;
 
 pub(crate) fn run(at: &Location, prefix: Option<&str>, format: Format) -> Outcome {
     let prefix = text::parse(prefix.unwrap_or_default(), format)?;
     let mut out = Output::new(format);
-    Target::to_read(&at.store)?
-        .scan(&at.keyspace, &prefix, |key, value| line::write(&mut out, &at.keyspace, key, value, format))?;
+    let store = target::to_read(&at.store)?;
+    for record in store.prefix(&at.keyspace, &prefix)? {
+        let (key, value) = record?;
+        line::write(&mut out, &at.keyspace, &key, &value, format)?;
+    }
     out.flush().map_err(Failure::output)
 }

@@ -3,7 +3,7 @@
 use crate::arguments::Format;
 use crate::outcome::{Failure, Outcome};
 use crate::output::Output;
-use crate::target::Target;
+use crate::target;
 use serde::Serialize;
 use serde_json::Value;
 use std::io::Write;
@@ -11,10 +11,7 @@ use std::path::Path;
 use untorn::TxnId;
 
 pub(crate) fn run(path: &Path, format: Format) -> Outcome {
-    match Target::to_read(path)? {
-        Target::Directory(store) => print(&store.stats()?, format),
-        Target::Socket(client) => print(&client.stats()?, format),
-    }
+    print(&target::to_read(path)?.stats()?, format)
 }
 
 /// Prints a report: one JSON object on a line, or a line for each of its fields.
@@ -44,7 +41,8 @@ fn flatten(name: &str, value: &Value, lines: &mut Vec<(String, String)>) {
             lines.push((name.to_owned(), text.unwrap_or_else(|| number.to_string())));
         }
         Value::Object(fields) => {
-            for (field, value) in fields {
+            // The buckets of a histogram are for programs; its summary stands beside them.
+            for (field, value) in fields.iter().filter(|(field, _)| *field != "buckets") {
                 let name = if name.is_empty() { field.clone() } else { format!("{name}.{field}") };
                 flatten(&name, value, lines);
             }

@@ -7,8 +7,7 @@
 use crate::arguments::{Format, WatchOptions};
 use crate::outcome::{Failure, Outcome};
 use crate::output::Output;
-use crate::target::Target;
-use crate::text;
+use crate::{target, text};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,8 +34,8 @@ pub(crate) fn run(options: &WatchOptions, format: Format) -> Outcome {
     let prefix = text::parse(options.prefix.as_deref().unwrap_or_default(), format)?;
     let feed = if options.visible { Feed::Visible } else { Feed::Durable };
     let from = options.from.as_deref().map(parse_txn).transpose()?;
-    let target = Target::to_read(&options.store)?;
-    let mut changes = target.follow(from, feed, options.keyspace.as_deref(), &prefix)?;
+    let store = target::to_read(&options.store)?;
+    let mut changes = store.follow(from, feed, options.keyspace.as_deref(), &prefix)?;
     end_on_signals()?;
     let mut out = Output::new(format);
     while !INTERRUPTED.load(Ordering::Relaxed) {

@@ -48,7 +48,7 @@ proptest! {
         } else {
             pair.map.range::<[u8], _>((lower, upper)).map(|(key, entry)| (key.clone(), entry.clone())).collect()
         };
-        let mut cursor = Cursor::new(pair.root, lower, upper);
+        let mut cursor = RangeCursor::new(pair.root, lower, upper);
         let mut directions = directions.iter().cycle();
         loop {
             let (found, expected) = if *directions.next().unwrap() {
@@ -72,6 +72,35 @@ proptest! {
 #[test]
 fn of_an_empty_tree() {
     let pages = Memory::new(4096);
-    let mut cursor = Cursor::new(PageId::NONE, Bound::Included(b"a"), Bound::Unbounded);
+    let mut cursor = RangeCursor::new(PageId::NONE, Bound::Included(b"a"), Bound::Unbounded);
     assert!(cursor.next(&pages).unwrap().is_none() && cursor.next_back(&pages).unwrap().is_none());
+}
+
+/// A tree of several leaves and one whose leaf behind the first is damaged.
+fn broken() -> Pair {
+    let mut pair = Pair::new(4096);
+    for n in 0..400u32 {
+        pair.put(format!("{n:06}").as_bytes(), &[0; 80]);
+    }
+    let root = crate::btree::node::Node::open(&pair.pages, pair.root).unwrap();
+    let second = root.child(1).0 as usize;
+    pair.pages.bytes[second * 4096 + 8] = 77;
+    pair
+}
+
+/// An error leaves a point cursor nowhere, so that a loop that ignores it ends; `first` takes it back.
+#[test]
+fn a_failed_cursor_is_nowhere() {
+    let pair = broken();
+    let mut cursor = PointCursor::new(pair.root);
+    let mut steps = 0;
+    while let Ok(Some(_)) = cursor.next(&pair.pages) {
+        steps += 1;
+    }
+    assert!((1..400).contains(&steps), "{steps} entries before the damaged leaf");
+    assert!(cursor.next(&pair.pages).unwrap().is_none() && cursor.prev(&pair.pages).unwrap().is_none());
+    assert_eq!(cursor.first(&pair.pages).unwrap().unwrap().0, b"000000");
+    assert!(cursor.seek(&pair.pages, format!("{steps:06}").as_bytes()).is_err());
+    assert!(cursor.prev(&pair.pages).unwrap().is_none() && cursor.next(&pair.pages).unwrap().is_none());
+    assert_eq!(cursor.last(&pair.pages).unwrap().unwrap().0, b"000399");
 }

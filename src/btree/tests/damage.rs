@@ -25,9 +25,17 @@ fn exercise(pair: &Pair) {
         let _ = search::get(&pair.pages, pair.root, key);
         let _ = search::get(&pair.pages, pair.root, &key[..key.len() / 2]);
     }
-    let _ = collect(&pair.pages, Cursor::new(pair.root, Bound::Unbounded, Bound::Unbounded));
-    let mut back = Cursor::new(pair.root, Bound::Excluded(b"\0"), Bound::Included(b"some/prefix/000300"));
+    let _ = collect(&pair.pages, RangeCursor::new(pair.root, Bound::Unbounded, Bound::Unbounded));
+    let mut back = RangeCursor::new(pair.root, Bound::Excluded(b"\0"), Bound::Included(b"some/prefix/000300"));
     while let Ok(Some(_)) = back.next_back(&pair.pages) {}
+    let mut cursor = PointCursor::new(pair.root);
+    while let Ok(Some(_)) = cursor.next(&pair.pages) {}
+    let _ = cursor.last(&pair.pages);
+    while let Ok(Some(_)) = cursor.prev(&pair.pages) {}
+    for key in pair.map.keys().step_by(7) {
+        let _ = cursor.seek(&pair.pages, key);
+        let _ = cursor.next(&pair.pages);
+    }
     let _ = check_tree(&pair.pages, pair.root, &mut |_| Ok(()));
     let mut edited = pair.clone();
     // Damage may lead to one page by two ways; the store for tests must then not insist on its bookkeeping.
@@ -115,7 +123,7 @@ fn a_page_reached_by_many_ways_ends_a_walk() {
         let at = root + slots + index * 8 + 4;
         pair.pages.bytes[at..at + 4].copy_from_slice(&first);
     }
-    assert!(collect(&pair.pages, Cursor::new(pair.root, Bound::Unbounded, Bound::Unbounded)).is_err());
+    assert!(collect(&pair.pages, RangeCursor::new(pair.root, Bound::Unbounded, Bound::Unbounded)).is_err());
     assert!(check_tree(&pair.pages, pair.root, &mut |_| Ok(())).is_err());
     assert!(edit::free_tree(&mut pair.pages, pair.root).is_err());
 }

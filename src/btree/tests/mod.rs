@@ -6,7 +6,9 @@ mod golden;
 mod model;
 
 use crate::btree::check::{TreeReport, check_tree};
-use crate::btree::cursor::{Cursor, EntryAt};
+use crate::btree::cursor::RangeCursor;
+use crate::btree::point_cursor::PointCursor;
+use crate::btree::position::EntryAt;
 use crate::btree::{edit, search};
 use crate::files::page::{PageRead, PageWrite};
 use crate::files::page::{Value, write_run};
@@ -71,7 +73,7 @@ pub(crate) fn owned(entry: EntryAt<'_>) -> (Vec<u8>, Vec<u8>) {
 
 /// The tree has exactly the map's entries, by iteration and by lookup.
 pub(crate) fn assert_holds(pages: &Memory, root: PageId, map: &Map) {
-    let mut cursor = Cursor::new(root, Bound::Unbounded, Bound::Unbounded);
+    let mut cursor = RangeCursor::new(root, Bound::Unbounded, Bound::Unbounded);
     for (key, (version, value)) in map {
         let entry = cursor.next(pages).unwrap().map(owned);
         assert_eq!(entry, Some((key.clone(), value.clone())));
@@ -113,7 +115,7 @@ pub(crate) fn values() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// All of a range, as a test wants it.
-pub(crate) fn collect(pages: &Memory, mut cursor: Cursor) -> Result<Vec<Vec<u8>>> {
+pub(crate) fn collect(pages: &Memory, mut cursor: RangeCursor) -> Result<Vec<Vec<u8>>> {
     let mut keys = Vec::new();
     while let Some(entry) = cursor.next(pages)? {
         keys.push(entry.key.to_vec());

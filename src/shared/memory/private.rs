@@ -17,7 +17,7 @@
 use crate::files::descriptor::{FileId, file_id};
 use crate::shared::memory::fork;
 use crate::shared::memory::fork::ForkGuard;
-use crate::{Error, Result};
+use crate::{Error, LimitKind, Result};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::SeekFrom;
 use std::io;
@@ -91,7 +91,7 @@ impl Private {
                 let mut private = ManuallyDrop::new(private);
                 // SAFETY: dropped once, here; the value around it is never used again.
                 unsafe { ManuallyDrop::drop(&mut private.fd) };
-                let (what, limit) = ("the number of descriptors that children must not keep", ENTRIES as u64);
+                let (what, limit) = (LimitKind::PrivateDescriptors, ENTRIES as u64);
                 return Err(Error::Limit { what, found: limit + 1, limit });
             }
             Ok(Some(private))

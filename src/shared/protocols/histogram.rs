@@ -16,8 +16,8 @@
 //! sums saturate.
 
 use crate::shared::protocols::atomic::{Model, Word64};
-use serde::ser::SerializeStruct;
-use serde::{Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -107,7 +107,9 @@ impl<M: Model> Histogram<M> {
 
 /// How long something took: the durations that were recorded up to some instant, in buckets of an eighth of their length.
 ///
-/// Part of [`crate::Stats`]. Serializes as its summary: `count`, `mean_ns`, `p50_ns`, `p99_ns`, `p999_ns`, `max_ns`.
+/// Part of [`crate::Stats`]. Serializes as its summary (`count`, `mean_ns`, `p50_ns`, `p99_ns`, `p999_ns`, `max_ns`), then
+/// `sum_ns` and `buckets`: the number and the count of each bucket that is not empty. It is deserialized from those and
+/// `max_ns`.
 ///
 /// ```
 /// # fn main() -> untorn::Result<()> {
@@ -121,7 +123,7 @@ impl<M: Model> Histogram<M> {
 /// assert!(flush.count() >= 1 && flush.percentile(50.0) <= flush.max());
 /// # drop(users);
 /// # store.close()?;
-/// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+/// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
 /// # Ok(())
 /// # }
 /// ```
@@ -206,14 +208,41 @@ impl Latency {
     }
 }
 
+/// What a [`Latency`] is serialized as.
+#[derive(Serialize, Deserialize)]
+#[serde(rename = "Latency")]
+struct Serialized {
+    count: u64,
+    mean_ns: u64,
+    p50_ns: u64,
+    p99_ns: u64,
+    p999_ns: u64,
+    max_ns: u64,
+    sum_ns: u64,
+    buckets: Vec<(u32, u64)>,
+}
+
 impl Serialize for Latency {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let summary = self.summary();
-        let mut fields = serializer.serialize_struct("Latency", summary.len())?;
-        for (name, value) in summary {
-            fields.serialize_field(name, &value)?;
+        let [count, mean_ns, p50_ns, p99_ns, p999_ns, max_ns] = self.summary().map(|(_, value)| value);
+        let buckets = (0..).zip(&self.buckets).filter(|(_, count)| **count > 0);
+        let buckets = buckets.map(|(bucket, count)| (bucket, *count)).collect();
+        let sum_ns = self.sum_ns;
+        Serialized { count, mean_ns, p50_ns, p99_ns, p999_ns, max_ns, sum_ns, buckets }.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Latency {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Latency, D::Error> {
+        let serialized = Serialized::deserialize(deserializer)?;
+        let mut buckets = vec![0; BUCKETS];
+        for (bucket, count) in serialized.buckets {
+            match buckets.get_mut(bucket as usize) {
+                Some(place) => *place = count,
+                None => return Err(D::Error::custom(format_args!("bucket {bucket} of {BUCKETS}"))),
+            }
         }
-        fields.end()
+        Ok(Latency { buckets, sum_ns: serialized.sum_ns, max_ns: serialized.max_ns })
     }
 }
 

@@ -49,8 +49,8 @@ pub enum Reply<'a> {
     },
     /// 8: names, in the order of their creation.
     Names(List<&'a str>),
-    /// 9: figures of the store, by name. There may be more of them in time.
-    Figures(List<Figure<'a>>),
+    /// 9: figures of the store, as [`super::encode_value`] encodes an `untorn::Stats`.
+    Stats(&'a [u8]),
     /// 10: a cell's value.
     Cell {
         /// Its version.
@@ -86,15 +86,6 @@ pub struct Record<'a> {
     pub key: &'a [u8],
     /// The value.
     pub value: &'a [u8],
-}
-
-/// One figure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
-pub struct Figure<'a> {
-    /// Its name, as `Stats` has it.
-    pub name: &'a str,
-    /// The figure.
-    pub value: u64,
 }
 
 /// What happened to a key or a keyspace.
@@ -242,5 +233,24 @@ pub enum Failure<'a> {
     Other {
         /// What.
         what: &'a str,
+    },
+    /// 21: only the store itself writes to keyspaces of such names.
+    ReservedName {
+        /// The name.
+        name: &'a str,
+    },
+    /// 22: the cell has another length, or is a counter; or the counter is a cell.
+    OtherCell {
+        /// Its name.
+        name: &'a str,
+        /// Its length in bytes; `None` for a counter.
+        found: Option<u64>,
+        /// What the request needs.
+        wanted: Option<u64>,
+    },
+    /// 23: the server is cut off from the store.
+    Detached {
+        /// What cuts it off.
+        reason: &'a str,
     },
 }

@@ -164,7 +164,7 @@ mod tests {
         drop(pinned);
         drop(keys);
         store.close().unwrap();
-        untorn::stop_logger(&path, Duration::from_secs(300)).unwrap();
+        untorn::logger::stop_logger(&path, Duration::from_secs(300)).unwrap();
         let unused = as_text(&path, Some(&now), &Look::at(&path), (80, 24));
         assert!(unused.contains("nobody has the store open"), "{unused}");
         std::fs::remove_dir_all(&path).unwrap();

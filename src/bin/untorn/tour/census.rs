@@ -46,11 +46,11 @@ pub(crate) fn take(snapshot: &Snapshot, files: &Keyspace, totals: &Keyspace) -> 
         let (key, value) = entry?;
         census.records += 1;
         hasher.update(&key);
-        hasher.update(&value);
-        match Record::decode(&key, &value) {
+        hasher.update(value);
+        match Record::decode(&key, value) {
             Ok(record) if (record.slot as usize) < WRITERS => {
                 let slot = record.slot as usize;
-                found[slot].add(&record, &value);
+                found[slot].add(&record, value);
                 newest_commit[slot] = record.commit.max(newest_commit[slot]);
             }
             Ok(record) => census.torn.push(format!("a record names writer {}", record.slot)),
@@ -59,8 +59,8 @@ pub(crate) fn take(snapshot: &Snapshot, files: &Keyspace, totals: &Keyspace) -> 
     }
     for slot in 0..WRITERS {
         if let Some(value) = snapshot.get(totals, &Totals::key(slot)[..])? {
-            hasher.update(&value);
-            match Totals::decode(&value) {
+            hasher.update(value);
+            match Totals::decode(value) {
                 Ok(stored) => census.totals[slot] = stored,
                 Err(torn) => census.torn.push(torn.to_string()),
             }

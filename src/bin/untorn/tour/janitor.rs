@@ -18,7 +18,7 @@ pub(crate) fn run(path: &Path, remove: bool) -> Outcome {
     if !path.exists() {
         return Ok(());
     }
-    let stopped = untorn::stop_logger(path, LOGGER_TIMEOUT);
+    let stopped = untorn::logger::stop_logger(path, LOGGER_TIMEOUT);
     if remove && !commands.contains(&COMMAND_KEEP) {
         // The logger leaves at the latest when its directory is gone.
         std::fs::remove_dir_all(path)

@@ -1,0 +1,76 @@
+//! The operations of a batch, applied to a write transaction: the same for direct clients and for the server.
+
+use crate::{Error, Keyspace, Result, Store, TxnId, WriteTxn};
+use std::collections::HashMap;
+use untorn_wal::wire::Operation;
+
+/// A condition of a batch that does not hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unmet {
+    /// Which of the operations it is, counted from 0.
+    pub(crate) index: usize,
+    /// The key's version; `None` if it is absent.
+    pub(crate) current: Option<TxnId>,
+}
+
+/// Checks all conditions of a batch, then makes its changes. The conditions are about what was there before. If one does not
+/// hold, nothing has changed.
+///
+/// # Errors
+/// [`Error::NoKeyspace`] for a deletion in a keyspace that is not there; those of the changes.
+pub(crate) fn apply(store: &Store, txn: &mut WriteTxn<'_>, operations: &[Operation<'_>]) -> Result<Option<Unmet>> {
+    let mut keyspaces = Keyspaces { store, found: HashMap::new() };
+    for (index, operation) in operations.iter().enumerate() {
+        let (keyspace, key, expected) = match operation {
+            Operation::ExpectVersion { keyspace, key, version } => (keyspace, key, Some(TxnId::from_u64(*version))),
+            Operation::ExpectAbsent { keyspace, key } => (keyspace, key, None),
+            Operation::Put { .. } | Operation::Delete { .. } => continue,
+        };
+        let current = match keyspaces.find(keyspace)? {
+            Some(keyspace) => txn.get_versioned(keyspace, key)?.map(|(_, version)| version),
+            None => None,
+        };
+        if current != expected {
+            return Ok(Some(Unmet { index, current }));
+        }
+    }
+    for operation in operations {
+        match operation {
+            Operation::Put { keyspace, key, value } => {
+                let keyspace = keyspaces.find_or_create(keyspace, txn)?;
+                txn.put(keyspace, key, value)?;
+            }
+            Operation::Delete { keyspace: name, key } => {
+                let found = keyspaces.find(name)?;
+                let keyspace = found.ok_or_else(|| Error::NoKeyspace { name: (*name).into() })?;
+                txn.delete(keyspace, key)?;
+            }
+            Operation::ExpectVersion { .. } | Operation::ExpectAbsent { .. } => {}
+        }
+    }
+    Ok(None)
+}
+
+/// The keyspaces that a batch names.
+struct Keyspaces<'s, 'n> {
+    store: &'s Store,
+    found: HashMap<&'n str, Keyspace>,
+}
+
+impl<'n> Keyspaces<'_, 'n> {
+    /// Under the writer lock, what is visible is what the transaction began from.
+    fn find(&mut self, name: &'n str) -> Result<Option<&Keyspace>> {
+        if !self.found.contains_key(name) {
+            let Some(keyspace) = self.store.find_keyspace(name)? else { return Ok(None) };
+            self.found.insert(name, keyspace);
+        }
+        Ok(self.found.get(name))
+    }
+
+    fn find_or_create(&mut self, name: &'n str, txn: &mut WriteTxn<'_>) -> Result<&Keyspace> {
+        if !self.found.contains_key(name) {
+            self.found.insert(name, txn.keyspace(name)?);
+        }
+        Ok(&self.found[name])
+    }
+}

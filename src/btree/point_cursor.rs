@@ -1,0 +1,148 @@
+//! A cursor on one entry of a tree, which moves by steps and by keys, and lends each entry that it comes to.
+//!
+//! | it is | `next` goes to | `prev` goes to | how it got there |
+//! |---|---|---|---|
+//! | new | the first entry | the last entry | it was just made |
+//! | on an entry | the entry after it | the entry before it | any call that returned an entry |
+//! | after the last entry | nowhere | the last entry | `next` beyond the last; `seek` or `last` that found nothing |
+//! | before the first entry | the first entry | nowhere | `prev` beyond the first; `first` that found nothing |
+//! | failed | nowhere | nowhere | a call that returned an error |
+//!
+//! The position is the gap before the entry that the cursor is on. Its memory and that of the key are used again, so a step
+//! allocates nothing. The pages must stay as they are while the cursor lives.
+
+use crate::Result;
+use crate::btree::position::{EntryAt, Position, Target, pass_next, pass_previous, set_position};
+use crate::files::page::PageRead;
+use crate::ids::PageId;
+
+/// An entry as a cursor lends it: the key until the next call, the value as long as the pages.
+pub(crate) type Lent<'k, 'a> = Option<(&'k [u8], &'a [u8])>;
+
+/// Where a cursor is; see the table above.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    New,
+    OnEntry,
+    AfterLast,
+    BeforeFirst,
+    Failed,
+}
+
+/// A cursor on one entry.
+#[derive(Debug)]
+pub(crate) struct PointCursor {
+    root: PageId,
+    state: State,
+    /// On an entry, the gap before it.
+    position: Position,
+    /// The key of the entry.
+    key: Vec<u8>,
+}
+
+impl PointCursor {
+    /// A cursor over the tree at `root`.
+    pub(crate) fn new(root: PageId) -> PointCursor {
+        PointCursor { root, state: State::New, position: Position::new(), key: Vec::new() }
+    }
+
+    /// Goes to the first entry.
+    ///
+    /// # Errors
+    /// `Corrupt` if a page on the path is damaged.
+    pub(crate) fn first<'a, P: PageRead>(&mut self, pages: &'a P) -> Result<Lent<'_, 'a>> {
+        self.move_by(State::BeforeFirst, |root, position| go_forward(pages, root, Target::First, position))
+    }
+
+    /// Goes to the last entry.
+    ///
+    /// # Errors
+    /// As [`PointCursor::first`].
+    pub(crate) fn last<'a, P: PageRead>(&mut self, pages: &'a P) -> Result<Lent<'_, 'a>> {
+        self.move_by(State::AfterLast, |root, position| {
+            if root.is_none() {
+                return Ok(None);
+            }
+            set_position(pages, root, Target::Last, position)?;
+            pass_previous(pages, position, None)
+        })
+    }
+
+    /// Goes to the first entry whose key is not less than `key`.
+    ///
+    /// # Errors
+    /// As [`PointCursor::first`].
+    pub(crate) fn seek<'a, P: PageRead>(&mut self, pages: &'a P, key: &[u8]) -> Result<Lent<'_, 'a>> {
+        self.move_by(State::AfterLast, |root, position| go_forward(pages, root, Target::Before(key), position))
+    }
+
+    /// Goes to the entry after the one that it is on.
+    ///
+    /// # Errors
+    /// As [`PointCursor::first`].
+    pub(crate) fn next<'a, P: PageRead>(&mut self, pages: &'a P) -> Result<Lent<'_, 'a>> {
+        match self.state {
+            State::New | State::BeforeFirst => self.first(pages),
+            State::AfterLast | State::Failed => Ok(None),
+            State::OnEntry => self.move_by(State::AfterLast, |_, position| {
+                if let Some(leaf) = position.last_mut() {
+                    leaf.index += 1;
+                }
+                stand_on_next(pages, position)
+            }),
+        }
+    }
+
+    /// Goes to the entry before the one that it is on.
+    ///
+    /// # Errors
+    /// As [`PointCursor::first`].
+    pub(crate) fn prev<'a, P: PageRead>(&mut self, pages: &'a P) -> Result<Lent<'_, 'a>> {
+        match self.state {
+            State::New | State::AfterLast => self.last(pages),
+            State::BeforeFirst | State::Failed => Ok(None),
+            State::OnEntry => self.move_by(State::BeforeFirst, |_, position| pass_previous(pages, position, None)),
+        }
+    }
+
+    /// Makes a move that leaves the cursor on an entry, or in the state `otherwise`.
+    fn move_by<'a>(
+        &mut self,
+        otherwise: State,
+        go: impl FnOnce(PageId, &mut Position) -> Result<Option<EntryAt<'a>>>,
+    ) -> Result<Lent<'_, 'a>> {
+        self.state = State::Failed;
+        let Some(entry) = go(self.root, &mut self.position)? else {
+            self.state = otherwise;
+            return Ok(None);
+        };
+        entry.key.key_into(&mut self.key);
+        self.state = State::OnEntry;
+        Ok(Some((&self.key, entry.value)))
+    }
+}
+
+/// Finds a position, and the entry after it.
+fn go_forward<'a, P: PageRead>(
+    pages: &'a P,
+    root: PageId,
+    target: Target<'_>,
+    position: &mut Position,
+) -> Result<Option<EntryAt<'a>>> {
+    if root.is_none() {
+        return Ok(None);
+    }
+    set_position(pages, root, target, position)?;
+    stand_on_next(pages, position)
+}
+
+/// The entry after a position, which becomes the gap before that entry.
+fn stand_on_next<'a, P: PageRead>(pages: &'a P, position: &mut Position) -> Result<Option<EntryAt<'a>>> {
+    let entry = pass_next(pages, position, None)?;
+    if entry.is_some()
+        && let Some(leaf) = position.last_mut()
+    {
+        leaf.index -= 1;
+    }
+    Ok(entry)
+}
