@@ -32,7 +32,7 @@ pub(crate) struct Path {
 }
 
 impl Path {
-    fn find<P: PageRead>(pages: &P, root: PageId, key: &[u8]) -> Result<Path> {
+    pub(crate) fn find<P: PageRead>(pages: &P, root: PageId, key: &[u8]) -> Result<Path> {
         let mut branches = Vec::with_capacity(8);
         let mut is_last = true;
         let (leaf, place) = search::descend(pages, root, key, |branch, index| {
@@ -43,7 +43,7 @@ impl Path {
     }
 
     /// Makes every page on the path one of this transaction.
-    fn own<W: PageWrite>(&mut self, pages: &mut W, root: &mut PageId) -> Result<()> {
+    pub(crate) fn own<W: PageWrite>(&mut self, pages: &mut W, root: &mut PageId) -> Result<()> {
         let mut parent: Option<Step> = None;
         // No page is younger than its parent; one that says so is damaged, and its checksum not to be passed over.
         let mut youngest = pages.txn_id();
@@ -64,7 +64,7 @@ impl Path {
 }
 
 /// A page of this transaction with the content of `id`, which was born in `youngest` at the latest; and its birth.
-fn own_page<W: PageWrite>(pages: &mut W, id: PageId, youngest: TxnId) -> Result<(PageId, TxnId)> {
+pub(crate) fn own_page<W: PageWrite>(pages: &mut W, id: PageId, youngest: TxnId) -> Result<(PageId, TxnId)> {
     let txn = pages.txn_id();
     let node = Node::open(pages, id)?;
     let birth = node.birth();

@@ -6,6 +6,7 @@
 //! - `search`: the one descent, for reads and writes; point lookups
 //! - `cursor`: ranges, from both ends
 //! - `edit`: put, delete and dropping a tree, by path copying
+//! - `range`: removing a range of keys, subtree by subtree
 //! - `balance`: what happens to the branches when pages split, vanish or merge
 //! - `check`: every invariant of a tree, for `untorn verify`
 //!
@@ -20,6 +21,7 @@ pub(crate) mod edit;
 pub(crate) mod items;
 pub(crate) mod node;
 pub(crate) mod patch;
+pub(crate) mod range;
 pub(crate) mod search;
 #[cfg(test)]
 mod tests;
