@@ -154,6 +154,51 @@ impl<'s> WriteTxn<'s> {
         self.write_mut()?.delete(keyspace.id(), key).map_err(|error| named(error, keyspace))
     }
 
+    /// Removes all keys of a range. Returns how many there were.
+    ///
+    /// Pages that lie within the range are freed whole: see [`Keyspace::delete_range`] for what it costs. A bound may be
+    /// longer than a key.
+    ///
+    /// ```
+    /// # fn main() -> untorn::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("data");
+    /// # let store = untorn::Store::open(&path)?;
+    /// let readings = store.keyspace("readings")?;
+    /// let mut txn = store.begin()?;
+    /// for hour in ["08:00", "09:00", "10:00", "11:00"] {
+    ///     txn.put(&readings, hour, "21.5")?;
+    /// }
+    /// assert_eq!(txn.delete_range(&readings, "09".."11")?, 2);
+    /// txn.commit()?;
+    /// assert_eq!(readings.len()?, 2);
+    /// # drop(readings);
+    /// # store.close()?;
+    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`WriteTxn::put`].
+    pub fn delete_range<R: KeyRange>(&mut self, keyspace: &Keyspace, range: R) -> Result<u64> {
+        self.delete_bounds(keyspace, range.bounds())
+    }
+
+    /// Removes all keys of a keyspace, which stays. Returns how many there were. See [`WriteTxn::delete_range`].
+    ///
+    /// # Errors
+    /// As [`WriteTxn::put`].
+    pub fn clear(&mut self, keyspace: &Keyspace) -> Result<u64> {
+        self.delete_bounds(keyspace, (Bound::Unbounded, Bound::Unbounded))
+    }
+
+    fn delete_bounds(&mut self, keyspace: &Keyspace, (lower, upper): (Bound<&[u8]>, Bound<&[u8]>)) -> Result<u64> {
+        keyspace.belongs_to(self.store.client())?;
+        refuse_reserved(keyspace.name())?;
+        self.write_mut()?.delete_bounds(keyspace.id(), lower, upper).map_err(|error| named(error, keyspace))
+    }
+
     /// The entries of a range as this transaction sees them, in key order, from both ends.
     ///
     /// # Errors

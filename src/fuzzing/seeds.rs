@@ -51,7 +51,7 @@ pub fn seeds(dir: &Path) -> Result<Seeds> {
     Ok(seeds)
 }
 
-/// A store with keyspaces, deletions, large values, a transaction that streams and one that is
+/// A store with keyspaces, deletions of keys and ranges, large values, a transaction that streams and one that is
 /// rolled back, two checkpoints, and commits after the last of them.
 fn fill(options: &Options, path: &Path) -> Result<Store> {
     let store = options.clone().logger_thread(true).logger_idle(Duration::from_millis(1)).open(path)?;
@@ -76,6 +76,11 @@ fn fill(options: &Options, path: &Path) -> Result<Store> {
             5 => {
                 txn.rollback();
                 continue;
+            }
+            2 => {
+                let keyspace = txn.keyspace("bees")?;
+                txn.delete_range(&keyspace, "bees common beginning 3"..="bees common beginning 5")?;
+                txn.clear(&keyspace)?;
             }
             6 => txn.drop_keyspace("x.y").map(drop)?,
             _ => {}
@@ -211,7 +216,13 @@ fn replies() -> Vec<Vec<u8>> {
         Reply::Count(77),
         Reply::Changes {
             through: 9,
-            changes: List(vec![change(Happened::Put(b"v")), change(Happened::Delete), change(Happened::DropKeyspace)]),
+            changes: List(vec![
+                change(Happened::Put(b"v")),
+                change(Happened::Delete),
+                change(Happened::DropKeyspace),
+                change(Happened::DeleteRange { end: Some(b"z") }),
+                change(Happened::DeleteRange { end: None }),
+            ]),
         },
     ];
     let failed = failures.into_iter().map(Reply::Failed);

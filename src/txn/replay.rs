@@ -94,7 +94,9 @@ impl Transactions<'_> {
             return Err(damaged("the bytes of a large value are missing".into()));
         }
         let (keyspace, is_created) = match op {
-            Op::Put { keyspace, .. } | Op::Delete { keyspace, .. } => (*keyspace, false),
+            Op::Put { keyspace, .. } | Op::Delete { keyspace, .. } | Op::DeleteRange { keyspace, .. } => {
+                (*keyspace, false)
+            }
             Op::CreateKeyspace { keyspace, .. } => (*keyspace, true),
             Op::DropKeyspace { keyspace, .. } => (*keyspace, false),
             Op::LargePut { keyspace, len, .. } => {
@@ -199,6 +201,10 @@ impl<'k> Check<'k> {
             Op::Put { key, .. } | Op::Delete { key, .. } => ("a key of bytes", key.len() as u64, key_max),
             Op::LargePut { key, .. } if key.len() as u64 > key_max => ("a key of bytes", key.len() as u64, key_max),
             Op::LargePut { len, .. } => ("a value of bytes", u64::from(*len), limits::VALUE_LEN_MAX),
+            Op::DeleteRange { start, end, .. } => {
+                let longest = start.len().max(end.map_or(0, <[u8]>::len)) as u64;
+                ("a bound of bytes", longest, key_max + 1)
+            }
             Op::CreateKeyspace { name, .. } => {
                 ("a name of bytes", name.len() as u64, limits::KEYSPACE_NAME_LEN_MAX as u64)
             }
@@ -371,6 +377,10 @@ mod tests {
         Op::DropKeyspace { keyspace: KeyspaceId(keyspace), name: "name" }
     }
 
+    fn removed(keyspace: u64, end: &[u8]) -> Op<'_> {
+        Op::DeleteRange { keyspace: KeyspaceId(keyspace), start: b"", end: Some(end) }
+    }
+
     use RecordKind::{Abort, Commit, Frame, FrameCommit};
 
     /// What transactions write is accepted: streams that end, that are aborted, or that another transaction follows.
@@ -381,6 +391,7 @@ mod tests {
         check(&[(1, Frame, &[create(2), large(100), half]), (1, FrameCommit, &[half, put(2)])]).unwrap();
         check(&[(1, Frame, &[create(2), large(100)]), (1, Abort, &[]), (1, Commit, &[create(2), put(2)])]).unwrap();
         check(&[(1, Frame, &[dropped(1)]), (1, Abort, &[]), (1, Commit, &[put(1)])]).unwrap();
+        check(&[(1, Commit, &[removed(1, &[7; 1025])])]).unwrap();
     }
 
     /// What no transaction writes is refused.
@@ -400,6 +411,9 @@ mod tests {
             (&[(1, Commit, &[large(100), half, put(1)])], "bytes of a large value are missing"),
             (&[(1, Commit, &[large(60), half, half])], "more bytes than"),
             (&[(1, Commit, &[half])], "was not begun"),
+            (&[(1, Commit, &[removed(2, b"z")])], "keyspace number 2, which the pages don't have"),
+            (&[(1, Commit, &[removed(1, &[7; 1026])])], "a bound of bytes 1026, the limit is 1025"),
+            (&[(1, Commit, &[large(100), removed(1, b"z")])], "bytes of a large value are missing"),
         ];
         for (records, what) in table {
             let error = check(records).unwrap_err().to_string();

@@ -37,6 +37,9 @@ fn frame_bytes(geometry: &Geometry) -> usize {
     (geometry.ring_size as usize / 8).min(256 << 10)
 }
 
+/// An operation has a key and a value, or the two bounds of a range.
+const _: () = assert!(limits::key_len_max(limits::PAGE_SIZE_MAX) <= LARGE_VALUE);
+
 /// The most that is copied into the ring at once, beyond what is published: an abort record, and a record that is as
 /// long as a frame or holds one operation.
 pub(crate) fn copied_at_once_max(geometry: &Geometry) -> u64 {

@@ -1,12 +1,13 @@
 //! A write transaction: its operations on keyspaces, each done to the pages and noted for the log.
 
 use crate::btree::cursor::Cursor;
-use crate::btree::{edit, search};
+use crate::btree::{edit, range, search};
 use crate::files::dir;
 use crate::files::page as format;
 use crate::files::page::HEADER_LEN;
 use crate::files::page::PageWrite;
 use crate::files::slot::SlotImage;
+use crate::key_range::HalfOpen;
 use crate::pages::protection::Protection;
 use crate::pages::room::Share;
 use crate::pages::workspace::Workspace;
@@ -371,6 +372,34 @@ impl<'e> Write<'e> {
         Ok(true)
     }
 
+    /// Removes the keys between two bounds, of any length. Returns how many there were.
+    pub(crate) fn delete_bounds(&mut self, id: KeyspaceId, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Result<u64> {
+        let range = HalfOpen::new(lower, upper, limits::key_len_max(self.engine.geometry.page_size));
+        self.delete_range(id, &range.start, range.end.as_deref())
+    }
+
+    /// Removes the keys from `start` on, below `end` if there is one. Returns how many there were.
+    fn delete_range(&mut self, id: KeyspaceId, start: &[u8], end: Option<&[u8]>) -> Result<u64> {
+        self.refuse_failed()?;
+        let at = self.open(id)?;
+        let upper = end.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut found = Cursor::new(self.trees.list[at].entry.root, Bound::Included(start), upper);
+        if found.next(&self.work)?.is_none() {
+            return Ok(0);
+        }
+        self.step(|write| {
+            let mut root = write.trees.list[at].entry.root;
+            let removed = range::delete(&mut write.work, &mut root, start, end)?;
+            let tree = &mut write.trees.list[at];
+            tree.entry.root = root;
+            tree.changed = true;
+            tree.entry.entries = tree.entry.entries.saturating_sub(removed);
+            write.work.image.records = write.work.image.records.saturating_sub(removed);
+            write.log(Op::DeleteRange { keyspace: id, start, end })?;
+            Ok(removed)
+        })
+    }
+
     /// Whether this is the first transaction of its incarnation.
     pub(crate) fn begins_incarnation(&self) -> bool {
         self.txn.incarnation() != self.base.txn.incarnation()
@@ -460,6 +489,7 @@ impl<'e> Write<'e> {
             Op::DropKeyspace { keyspace, .. } => self.drop_keyspace(keyspace)?,
             Op::Incarnation { last } => self.step(|write| write.note_incarnation(last))?,
             Op::CellsFloor(version) => self.raise_cells_floor(version)?,
+            Op::DeleteRange { keyspace, start, end } => return Ok(self.delete_range(keyspace, start, end)? > 0),
             Op::LargePut { keyspace, key, len } => {
                 let len = u64::from(len);
                 self.check_limits(key, len)?;

@@ -161,11 +161,18 @@ impl Delivery {
     }
 
     fn deliver(&self, names: &Names, op: &Op<'_>, admit: Admit<'_>) -> Step {
+        let mut part = None;
         let (id, key_bytes, value_bytes) = match *op {
             Op::Put { keyspace, key, value } => (keyspace, key.len(), value.len()),
             Op::LargePut { keyspace, key, len } => (keyspace, key.len(), len as usize),
             Op::Delete { keyspace, key } => (keyspace, key.len(), 0),
             Op::DropKeyspace { keyspace, .. } => (keyspace, 0, 0),
+            Op::DeleteRange { keyspace, start, end } => {
+                let Some((start, end)) = self.filter.part_of(start, end) else { return Step::Nothing };
+                let bytes = start.len() + end.as_ref().map_or(0, Vec::len);
+                part = Some((start, end));
+                (keyspace, bytes, 0)
+            }
             _ => return Step::Nothing,
         };
         let has_value = match admit(names.get(id).map_or("", |name| name), key_bytes, value_bytes) {
@@ -178,6 +185,7 @@ impl Delivery {
             keyspace: names.get(keyspace).cloned().unwrap_or_default(),
             kind,
             key: key.to_vec(),
+            end: None,
             value: value.map(<[u8]>::to_vec),
             last: self.plan.is_last(self.index),
         };
@@ -187,6 +195,11 @@ impl Delivery {
             }
             Op::Delete { keyspace, key } => Step::Change(change(keyspace, ChangeKind::Delete, key, None)),
             Op::DropKeyspace { keyspace, .. } => Step::Change(change(keyspace, ChangeKind::DropKeyspace, &[], None)),
+            Op::DeleteRange { keyspace, .. } => {
+                let (key, end) = part.unwrap_or_default();
+                let change = change(keyspace, ChangeKind::DeleteRange, &[], None);
+                Step::Change(Change { key, end, ..change })
+            }
             Op::LargePut { keyspace, key, len } => {
                 let change = change(keyspace, ChangeKind::Put, key, None);
                 Step::Fill(Filling { change, value: has_value.then(Vec::new), come: 0, len: len as usize })

@@ -7,6 +7,7 @@
 
 use crate::api::feed::names::Names;
 use crate::files::dir;
+use crate::prefix::prefix_end;
 use crate::process::client::Client;
 use crate::txn::ops::{Op, Ops};
 use crate::{Error, KeyspaceId, Result};
@@ -26,9 +27,24 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    fn matches(&self, name: &str, key: Option<&[u8]>) -> bool {
-        self.keyspace.as_ref().is_none_or(|wanted| wanted == name)
-            && key.is_none_or(|key| key.starts_with(&self.prefix))
+    fn matches(&self, name: &str, target: Target<'_>) -> bool {
+        let is_wanted = match target {
+            Target::Key(key) => key.starts_with(&self.prefix),
+            Target::Range(start, end) => self.part_of(start, end).is_some(),
+            Target::Keyspace => true,
+        };
+        is_wanted && self.keyspace.as_ref().is_none_or(|wanted| wanted == name)
+    }
+
+    /// The part of a range whose keys begin with the prefix.
+    pub(super) fn part_of(&self, start: &[u8], end: Option<&[u8]>) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
+        let start = start.max(&self.prefix);
+        let end = match (end, prefix_end(&self.prefix)) {
+            (Some(end), Some(after)) => Some(end.to_vec().min(after)),
+            (end, after) => end.map(<[u8]>::to_vec).or(after),
+        };
+        let is_empty = end.as_ref().is_some_and(|end| **end <= *start);
+        (!is_empty).then(|| (start.to_vec(), end))
     }
 }
 
@@ -45,13 +61,21 @@ pub(crate) struct Plan {
     pub(super) dropped: Vec<KeyspaceId>,
 }
 
-/// What an operation changes: its keyspace, and a key unless that is the keyspace as a whole.
-fn target<'a>(op: &Op<'a>) -> Option<(KeyspaceId, Option<&'a [u8]>)> {
+/// What of a keyspace an operation changes.
+#[derive(Clone, Copy)]
+enum Target<'a> {
+    Key(&'a [u8]),
+    Range(&'a [u8], Option<&'a [u8]>),
+    Keyspace,
+}
+
+fn target<'a>(op: &Op<'a>) -> Option<(KeyspaceId, Target<'a>)> {
     match *op {
         Op::Put { keyspace, key, .. } | Op::Delete { keyspace, key } | Op::LargePut { keyspace, key, .. } => {
-            Some((keyspace, Some(key)))
+            Some((keyspace, Target::Key(key)))
         }
-        Op::DropKeyspace { keyspace, .. } => Some((keyspace, None)),
+        Op::DeleteRange { keyspace, start, end } => Some((keyspace, Target::Range(start, end))),
+        Op::DropKeyspace { keyspace, .. } => Some((keyspace, Target::Keyspace)),
         Op::CreateKeyspace { .. } | Op::LargeBytes(_) | Op::Incarnation { .. } | Op::CellsFloor(_) => None,
     }
 }
@@ -92,15 +116,15 @@ impl Plan {
                 }
                 _ => {}
             }
-            let Some((keyspace, key)) = target(&op) else { continue };
+            let Some((keyspace, target)) = target(&op) else { continue };
             let matches = match self.created.get(&keyspace) {
-                Some(name) => filter.matches(name, key),
-                None => filter.matches(names.find(client, keyspace, from)?, key),
+                Some(name) => filter.matches(name, target),
+                None => filter.matches(names.find(client, keyspace, from)?, target),
             };
             if !matches {
                 continue;
             }
-            if let (Some(last), Some(key)) = (&mut self.last, key) {
+            if let (Some(last), Target::Key(key)) = (&mut self.last, target) {
                 last.insert(hash(&self.hashers, keyspace, key), self.count);
                 if last.len() > KEYS_MAX {
                     self.last = None;
@@ -120,13 +144,15 @@ impl Plan {
 
     /// Whether an operation matches, all of whose names are known by now.
     pub(super) fn wants(names: &Names, filter: &Filter, op: &Op<'_>) -> bool {
-        target(op).is_some_and(|(id, key)| names.get(id).is_some_and(|name| filter.matches(name, key)))
+        target(op).is_some_and(|(id, target)| names.get(id).is_some_and(|name| filter.matches(name, target)))
     }
 
     /// Whether the matching operation number `index` is delivered: no later one changes the same key.
     pub(super) fn delivers(&self, index: u64, op: &Op<'_>) -> bool {
         match (&self.last, target(op)) {
-            (Some(last), Some((keyspace, Some(key)))) => last.get(&hash(&self.hashers, keyspace, key)) == Some(&index),
+            (Some(last), Some((keyspace, Target::Key(key)))) => {
+                last.get(&hash(&self.hashers, keyspace, key)) == Some(&index)
+            }
             _ => true,
         }
     }
