@@ -86,6 +86,7 @@ pub use api::cells::record::{KEYSPACE as CELLS_KEYSPACE, Sample};
 pub use api::changes::{Change, ChangeKind, Changes, Feed};
 pub use api::keyspace::Keyspace;
 pub use api::observe::{Observation, observe};
+pub use api::savepoint::Savepoint;
 pub use api::snapshot::{Key, Range, Snapshot, Value};
 pub use api::stats::{
     Acknowledgements, CellStat, ClientStat, DeadlineStat, HolderStat, Latencies, LatencyByClass, ReaderStat, Stats,

@@ -38,13 +38,15 @@ pub struct WriteTxn<'s> {
     /// `None` once committed.
     write: Option<Write<'s>>,
     durability: Durability,
+    /// What its savepoints know it by, once it has one.
+    pub(super) savepoint_txn: Option<u64>,
     /// The writer lock is known to be this thread's.
     _thread: PhantomData<*const ()>,
 }
 
 impl<'s> WriteTxn<'s> {
     pub(crate) fn new(store: &'s Store, write: Write<'s>, durability: Durability) -> WriteTxn<'s> {
-        WriteTxn { store, write: Some(write), durability, _thread: PhantomData }
+        WriteTxn { store, write: Some(write), durability, savepoint_txn: None, _thread: PhantomData }
     }
 
     fn write(&self) -> Result<&Write<'s>> {

@@ -66,6 +66,15 @@ pub(crate) struct Stream {
     frame_bytes: usize,
     /// Frames of this transaction are in the ring already.
     pub(crate) streaming: bool,
+    /// How many.
+    frames: u64,
+    empty: bool,
+}
+
+/// A place in the log record, between two operations.
+pub(super) struct Mark {
+    frames: u64,
+    len: usize,
     empty: bool,
 }
 
@@ -104,6 +113,7 @@ impl Stream {
             txn,
             frame_bytes,
             streaming: false,
+            frames: 0,
             empty: true,
         })
     }
@@ -128,6 +138,21 @@ impl Stream {
         Ok(())
     }
 
+    /// Where the next operation will stand.
+    pub(super) fn mark(&self) -> Mark {
+        Mark { frames: self.frames, len: self.buffer.len(), empty: self.empty }
+    }
+
+    /// Takes back all operations from `mark` on; false if a frame was sent since, so that this can't be done.
+    pub(super) fn cut_back(&mut self, mark: &Mark) -> bool {
+        if self.frames != mark.frames {
+            return false;
+        }
+        self.buffer.truncate(mark.len);
+        self.empty = mark.empty;
+        true
+    }
+
     fn send_frame(&mut self, engine: &Engine) -> Result<()> {
         let (end, charged) = self.copy_in(engine, RecordKind::Frame, RESERVE_BLOCKS)?;
         crash_point!("stream.before_tail");
@@ -142,6 +167,7 @@ impl Stream {
         self.at = end;
         self.charged = charged;
         self.streaming = true;
+        self.frames += 1;
         self.buffer.clear();
         self.begun = record::begin(&mut self.buffer);
         self.empty = true;

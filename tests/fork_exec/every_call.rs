@@ -292,6 +292,8 @@ fn in_transaction(handles: &Handles) {
         wrong.check("WriteTxn::delete", txn.delete(keys, b"k"));
         wrong.check("WriteTxn::delete_range", txn.delete_range(keys, "a".."z"));
         wrong.check("WriteTxn::clear", txn.clear(keys));
+        let savepoint = txn.savepoint();
+        wrong.check("WriteTxn::rollback_to", txn.rollback_to(savepoint));
         wrong.check("WriteTxn::range", txn.range(keys, ..).map(drop));
         wrong.check("WriteTxn::prefix", txn.prefix(keys, b"k").map(drop));
         wrong.check("WriteTxn::pop_first", txn.pop_first(keys));

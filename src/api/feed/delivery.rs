@@ -43,7 +43,7 @@ pub(crate) struct Delivery {
     at: usize,
     /// Where its further records come from, if it was streamed, and where the last one ends.
     rest: Option<(Reader, Lsn)>,
-    /// Matching operations that are done.
+    /// Operations that are done.
     index: u64,
     /// A large value whose bytes are coming.
     filling: Option<Filling>,
@@ -141,21 +141,20 @@ impl Delivery {
                 }
             };
             self.at = self.payload.len() - rest;
+            self.index += 1;
             return Ok(done.map_or(Step::Nothing, |done| Step::Change(Change { value: done.value, ..done.change })));
         }
         if self.filling.is_some() {
             return Err(damaged("the bytes of a large value are missing"));
         }
         let mut step = Step::Nothing;
-        if Plan::wants(names, &self.filter, &op) {
-            if self.plan.delivers(self.index, &op) {
-                step = self.deliver(names, &op, admit);
-                if let Step::Later = step {
-                    return Ok(step);
-                }
+        if self.plan.delivers(names, &self.filter, self.index, &op) {
+            step = self.deliver(names, &op, admit);
+            if let Step::Later = step {
+                return Ok(step);
             }
-            self.index += 1;
         }
+        self.index += 1;
         self.at = self.payload.len() - rest;
         Ok(step)
     }
