@@ -2,7 +2,7 @@
 //! it frees is used again.
 //!
 //! Method: single removals at the limits, one transaction that streams, and images of the files as a crash of the kernel
-//! leaves them. Random removals are in `model.rs` and `feed_model.rs`, deaths in `delete_range_deaths.rs`.
+//! leaves them. Random removals are in `model.rs` and `feed_model.rs`, deaths in `long_transaction_deaths.rs`.
 
 mod common;
 

@@ -179,7 +179,7 @@ impl Writer {
         Ok(ticket)
     }
 
-    /// A transaction larger than the ring, deletes that merge or a range that is removed, one that rolls back, a keyspace and a cell that come and go.
+    /// A transaction larger than the ring, with a part that it undoes; deletes that merge or a range that is removed; one that rolls back, a keyspace and a cell that come and go.
     ///
     /// # Errors
     /// Those of the store.
@@ -188,6 +188,12 @@ impl Writer {
         for i in 0..60u64 {
             txn.put(&self.extra, &i.to_be_bytes(), &sealed(round, 3000))?;
         }
+        // Frames of what is undone are in the ring, which these outgrow.
+        let savepoint = txn.savepoint();
+        for i in 0..30u64 {
+            txn.put(&self.extra, &i.to_be_bytes(), &sealed(round + 1, 3000))?;
+        }
+        txn.rollback_to(savepoint)?;
         txn.put(&self.extra, b"large", &sealed(round, 150_000))?;
         txn.commit()?;
         let mut txn = self.store.begin_with(Durability::Visible)?;

@@ -72,6 +72,11 @@ fn fill(options: &Options, path: &Path) -> Result<Store> {
                 for n in 0..40u64 {
                     txn.put(&keyspace, &n.to_le_bytes(), &[round as u8; 1000])?;
                 }
+                let savepoint = txn.savepoint();
+                for n in 20..40u64 {
+                    txn.put(&keyspace, &n.to_le_bytes(), &[7; 1000])?;
+                }
+                txn.rollback_to(savepoint)?;
             }
             5 => {
                 txn.rollback();

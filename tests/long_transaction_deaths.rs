@@ -1,4 +1,5 @@
-//! Goal: a removal of a range happens as a whole or not at all, wherever its writer, or every process, dies.
+//! Goal: a transaction that removes a range, or returns to a savepoint, happens as a whole or not at all, wherever its
+//! writer, or every process, dies.
 //!
 //! Method: writers that are killed at each point between the first frame of the log and the end of the commit (victims:
 //! this executable with crash points). A process that lives looks at once; then all are killed, with and without
@@ -29,7 +30,7 @@ fn role() {
 }
 
 fn victim() -> &'static Path {
-    workload::victim::build("delete_range_deaths")
+    workload::victim::build("long_transaction_deaths")
 }
 
 fn options() -> Options {
@@ -51,15 +52,42 @@ fn fill(store: &Store) {
     txn.commit().unwrap();
 }
 
-/// A transaction that marks its number and removes the range; a long one streams before and after the removal.
-fn transaction<'s>(store: &'s Store, rows: &Keyspace, is_long: bool) -> WriteTxn<'s> {
+/// How the transaction removes the range.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum How {
+    Short,
+    /// It streams before and after the removal.
+    Long,
+    /// It streams, and returns to savepoints in between, after frames of what is undone were sent.
+    WithSavepoints,
+}
+
+impl How {
+    fn parse(name: &str) -> How {
+        *[How::Short, How::Long, How::WithSavepoints].iter().find(|how| format!("{how:?}") == name).unwrap()
+    }
+}
+
+/// A transaction that removes the range, and has records in a keyspace of its own.
+fn transaction<'s>(store: &'s Store, rows: &Keyspace, how: How) -> WriteTxn<'s> {
     let mut txn = store.begin().unwrap();
     let filler = txn.keyspace("filler").unwrap();
-    let count = if is_long { 200 } else { 1 };
+    let count = if how == How::Short { 1 } else { 200 };
     let fill = |txn: &mut WriteTxn<'_>, first: u64| {
         (first..first + count).for_each(|n| txn.put(&filler, n.to_be_bytes(), sealed(n, 1_000)).unwrap());
     };
     fill(&mut txn, 0);
+    if how == How::WithSavepoints {
+        let outer = txn.savepoint();
+        let undone = txn.keyspace("undone").unwrap();
+        txn.put(&undone, "a", "1").unwrap();
+        assert!(txn.delete_range(rows, ..100_u64.to_be_bytes()).unwrap() > 0);
+        let inner = txn.savepoint();
+        fill(&mut txn, 100);
+        txn.rollback_to(inner).unwrap();
+        fill(&mut txn, 500);
+        txn.rollback_to(outer).unwrap();
+    }
     let removed = txn.delete_range(rows, START.to_be_bytes()..END.to_be_bytes()).unwrap();
     assert_eq!(removed, END - START);
     fill(&mut txn, 1_000);
@@ -77,7 +105,7 @@ fn remove(path: &Path, arguments: &[String]) {
     let rows = store.keyspace("rows").unwrap();
     say("ready");
     while listen().is_some() {
-        transaction(&store, &rows, arguments[0] == "long").commit().unwrap();
+        transaction(&store, &rows, How::parse(&arguments[0])).commit().unwrap();
         say("removed");
     }
 }
@@ -101,22 +129,26 @@ fn is_removed(store: &Store, snapshot: &Snapshot) -> bool {
     };
     let is_removed = found.len() < ROWS as usize;
     assert!(found == whole(is_removed), "{} rows are there", found.len());
-    assert_eq!(snapshot.find_keyspace("filler").unwrap().is_some(), is_removed, "half a transaction");
+    let filler = snapshot.find_keyspace("filler").unwrap();
+    assert_eq!(filler.is_some(), is_removed, "half a transaction");
+    let count = filler.map_or(0, |filler| snapshot.len(&filler).unwrap());
+    assert!([0, 2, 400].contains(&count), "{count} records beside the rows");
+    assert!(snapshot.find_keyspace("undone").unwrap().is_none(), "what was undone is there");
     is_removed
 }
 
 /// The writer dies at a point; what others see of it at once and after the death of all.
-fn dies_at(point: &str, is_long: bool, is_visible: bool) {
+fn dies_at(point: &str, how: How, is_visible: bool) {
     for loses_region in [false, true] {
         let scene = Scene::new();
-        let what = format!("{point}, long: {is_long}, region lost: {loses_region}");
+        let what = format!("{point}, {how:?}, region lost: {loses_region}");
         let store = options().open(&scene.path).unwrap();
         fill(&store);
         if loses_region {
             store.checkpoint().unwrap();
         }
         let orders = [format!("{point}:kill")];
-        let mut writer = scene.victim(victim(), "remover", if is_long { "long" } else { "short" }, &orders, "");
+        let mut writer = scene.victim(victim(), "remover", &format!("{how:?}"), &orders, "");
         writer.wait_for("ready");
         writer.tell("remove");
         writer.child.wait().unwrap();
@@ -138,7 +170,7 @@ fn dies_at(point: &str, is_long: bool, is_visible: bool) {
         // The store goes on, with the pages that were freed.
         if !is_visible {
             let rows = store.keyspace("rows").unwrap();
-            transaction(&store, &rows, is_long).commit().unwrap();
+            transaction(&store, &rows, how).commit().unwrap();
         }
         assert!(is_removed(&store, &store.snapshot().unwrap()), "{what}");
         fill(&store);
@@ -151,15 +183,17 @@ fn a_writer_that_dies_removes_all_or_nothing() {
     victim();
     let _limit = limit();
     for point in ["commit.pages_written", "commit.record_written", "commit.before_swing"] {
-        dies_at(point, false, false);
-        dies_at(point, true, false);
+        [How::Short, How::Long, How::WithSavepoints].iter().for_each(|how| dies_at(point, *how, false));
     }
     for point in ["commit.swung", "commit.after_swing"] {
-        dies_at(point, false, true);
-        dies_at(point, true, true);
+        [How::Short, How::WithSavepoints].iter().for_each(|how| dies_at(point, *how, true));
     }
-    for point in ["stream.before_tail", "stream.after_tail", "stream.after_tail@20"] {
-        dies_at(point, true, false);
+    for point in ["stream.before_tail", "stream.after_tail@20"] {
+        dies_at(point, How::Long, false);
+    }
+    // Some 25 frames each before the savepoint, before and after the first rollback, and after the second one.
+    for nth in [35, 60, 78, 90] {
+        dies_at(&format!("stream.after_tail@{nth}"), How::WithSavepoints, false);
     }
 }
 
@@ -172,14 +206,14 @@ fn a_replay_that_dies_is_done_again() {
     let store = options().open(&scene.path).unwrap();
     fill(&store);
     let rows = store.keyspace("rows").unwrap();
-    transaction(&store, &rows, true).commit().unwrap();
+    transaction(&store, &rows, How::WithSavepoints).commit().unwrap();
     store.sync().unwrap();
     drop((rows, store));
     kernel_crash(&scene.path);
     let once = scene.path.with_file_name("once").to_string_lossy().into_owned();
     let orders =
         [("UNTORN_CRASH", "replay.committed@0:kill"), ("UNTORN_CRASH_ONCE", &once), ("UNTORN_CRASH_TIMES", "3")];
-    let mut opener = workload::Role::start(victim(), "remover", &scene.path, "short", &orders);
+    let mut opener = workload::Role::start(victim(), "remover", &scene.path, "Short", &orders);
     opener.wait_for("ready");
     assert!(Path::new(&format!("{once}-replay.committed-3")).exists(), "the logger was killed three times");
     opener.kill();
