@@ -1,8 +1,9 @@
 //! How long the writer lock is held by the removal of a million records, at once and one by one.
 //! `cargo bench --bench removal`, or `-- RECORDS` for another number.
 //!
-//! The lock is held from the end of `begin` to the end of a visible commit. The records have keys of 8 bytes and values of
-//! 16. A checkpoint comes before each removal, so that every page that is read is held against its checksum.
+//! The lock is held from the end of `begin` to the end of a visible commit. The records have keys
+//! of 8 bytes and values of 16 bytes. A checkpoint comes before each removal, so that every page
+//! that is read is held against its checksum.
 
 mod place;
 

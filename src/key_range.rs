@@ -61,9 +61,11 @@ impl Bounds for RangeFull {
     }
 }
 
-/// A range as the log and the change feed state it: from `start` on, up to but not including `end`, or to the last key.
+/// A range as the log and the change feed state it: from `start` on, up to but not including `end`,
+/// or to the last key.
 ///
-/// Each set of keys that a range argument can select has one such form, except that several forms select no key.
+/// Each set of keys that a range argument can select has one such form, except that several forms
+/// select no key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct HalfOpen {
     pub(crate) start: Vec<u8>,
@@ -71,10 +73,12 @@ pub(crate) struct HalfOpen {
 }
 
 impl HalfOpen {
-    /// The same keys as between these bounds, in a store whose keys have at most `key_len_max` bytes.
+    /// The same keys as between these bounds, in a store whose keys have at most `key_len_max`
+    /// bytes.
     ///
-    /// The least key above `k` is `k` and a zero byte. A bound that is longer than every key selects as its first
-    /// `key_len_max + 1` bytes do, which no key equals; so a bound has no more bytes than that.
+    /// The least key above `k` is `k` and a zero byte. A bound that is longer than every key
+    /// selects as its first `key_len_max + 1` bytes do, which no key equals; so a bound has no more
+    /// bytes than that.
     pub(crate) fn new(lower: Bound<&[u8]>, upper: Bound<&[u8]>, key_len_max: usize) -> HalfOpen {
         let cut = |key: &[u8], is_after: bool| match key.get(..=key_len_max) {
             Some(first) => first.to_vec(),
@@ -117,8 +121,9 @@ bounds_of!(Range<K>, RangeInclusive<K>, RangeFrom<K>, RangeTo<K>, RangeToInclusi
 mod tests {
     use super::*;
 
-    /// Goal: the half-open form selects the same keys as the bounds, also where those are longer than any key.
-    /// Method: every pair of bounds over every key of at most two bytes of a small alphabet.
+    /// Goal: the half-open form selects the same keys as the bounds, also where those are longer
+    /// than any key. Method: every pair of bounds over every key of at most two bytes of a small
+    /// alphabet.
     #[test]
     fn half_open_ranges_select_the_same_keys() {
         let letters = [0, 1, 255];

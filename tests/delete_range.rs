@@ -1,8 +1,9 @@
-//! Goal: the removal of a range is one change: in the store, in the log, after replay, and in both feeds; and the space that
-//! it frees is used again.
+//! Goal: the removal of a range is one change: in the store, in the log, after replay, and in both
+//! feeds; and the space that it frees is used again.
 //!
-//! Method: single removals at the limits, one transaction that streams, and images of the files as a crash of the kernel
-//! leaves them. Random removals are in `model.rs` and `feed_model.rs`, deaths in `long_transaction_deaths.rs`.
+//! Method: single removals at the limits, one transaction that streams, and images of the files as
+//! a crash of the kernel leaves them. Random removals are in `model.rs` and `feed_model.rs`, deaths
+//! in `long_transaction_deaths.rs`.
 
 mod common;
 
@@ -128,7 +129,8 @@ fn what_may_not_be_removed() {
     txn.commit().unwrap();
 }
 
-/// The arena does not grow when what was cleared is put again, as often as that happens; an older snapshot keeps its pages.
+/// The arena does not grow when what was cleared is put again, as often as that happens; an older
+/// snapshot keeps its pages.
 #[test]
 fn the_space_of_what_was_cleared_is_used_again() {
     const RECORDS: u32 = 100_000;
@@ -172,7 +174,8 @@ fn the_space_of_what_was_cleared_is_used_again() {
     assert_clean(&store);
 }
 
-/// A transaction that outgrows the ring, with removals in the middle: its result, its changes, and its replay.
+/// A transaction that outgrows the ring, with removals in the middle: its result, its changes, and
+/// its replay.
 #[test]
 fn a_transaction_that_streams() {
     let _limit = limit();

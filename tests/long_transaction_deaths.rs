@@ -1,9 +1,10 @@
-//! Goal: a transaction that removes a range, or returns to a savepoint, happens as a whole or not at all, wherever its
-//! writer, or every process, dies.
+//! Goal: a transaction that removes a range, or returns to a savepoint, happens as a whole or not
+//! at all, wherever its writer, or every process, dies.
 //!
-//! Method: writers that are killed at each point between the first frame of the log and the end of the commit (victims:
-//! this executable with crash points). A process that lives looks at once; then all are killed, with and without
-//! the loss of the shared region, and the store is opened again.
+//! Method: writers that are killed at each point between the first frame of the log and the end of
+//! the commit (victims: this executable with crash points). A process that lives looks at once;
+//! then all are killed, with and without the loss of the shared region, and the store is opened
+//! again.
 
 mod common;
 mod workload;
@@ -94,7 +95,8 @@ fn transaction<'s>(store: &'s Store, rows: &Keyspace, how: How) -> WriteTxn<'s> 
     txn
 }
 
-/// The role: removes when it is told so, and says so. A logger that dies as it starts is started again.
+/// The role: removes when it is told so, and says so. A logger that dies as it starts is started
+/// again.
 fn remove(path: &Path, arguments: &[String]) {
     let store = loop {
         match options().open(path) {
@@ -191,13 +193,15 @@ fn a_writer_that_dies_removes_all_or_nothing() {
     for point in ["stream.before_tail", "stream.after_tail@20"] {
         dies_at(point, How::Long, false);
     }
-    // Some 25 frames each before the savepoint, before and after the first rollback, and after the second one.
+    // Some 25 frames each before the savepoint, before and after the first rollback, and after the
+    // second one.
     for nth in [35, 60, 78, 90] {
         dies_at(&format!("stream.after_tail@{nth}"), How::WithSavepoints, false);
     }
 }
 
-/// The logger that replays a removal is killed behind each transaction, and its successor replays it again.
+/// The logger that replays a removal is killed behind each transaction, and its successor replays
+/// it again.
 #[test]
 fn a_replay_that_dies_is_done_again() {
     victim();

@@ -1,9 +1,10 @@
-//! Goal: a rollback to a savepoint restores exactly what was there: records, counts, keyspaces and pages, in transactions of
-//! any length; and no undone operation is seen by replay or by a feed.
+//! Goal: a rollback to a savepoint restores exactly what was there: records, counts, keyspaces and
+//! pages, in transactions of any length; and no undone operation is seen by replay or by a feed.
 //!
-//! Method: random transactions against a stack of maps, read as a whole after each rollback, verified after each commit,
-//! followed by both feeds, and replayed from an image of the files. The rules of nesting, and what the log holds, are single
-//! tests. `UNTORN_SEED=n` replays a run. Deaths are in `long_transaction_deaths.rs`.
+//! Method: random transactions against a stack of maps, read as a whole after each rollback,
+//! verified after each commit, followed by both feeds, and replayed from an image of the files. The
+//! rules of nesting, and what the log holds, are single tests. `UNTORN_SEED=n` replays a run.
+//! Deaths are in `long_transaction_deaths.rs`.
 
 mod common;
 
@@ -254,7 +255,8 @@ fn savepoints_nest() {
     txn.rollback_to(own).unwrap();
 }
 
-/// A transaction of which nothing is left takes no id; what is undone before a frame is sent is not in the log.
+/// A transaction of which nothing is left takes no id; what is undone before a frame is sent is not
+/// in the log.
 #[test]
 fn what_is_undone_early_leaves_no_trace() {
     let _limit = limit();
@@ -288,7 +290,8 @@ fn what_is_undone_early_leaves_no_trace() {
     assert_clean(&store);
 }
 
-/// In a transaction that streams, both feeds and replay have what was before the savepoint and after the rollback.
+/// In a transaction that streams, both feeds and replay have what was before the savepoint and
+/// after the rollback.
 #[test]
 fn a_rollback_after_frames_were_sent() {
     let _limit = limit();
@@ -347,7 +350,8 @@ fn a_rollback_after_frames_were_sent() {
     assert_clean(&store);
 }
 
-/// Pages that were taken for what is undone are used again: a loop of attempts does not make the store larger.
+/// Pages that were taken for what is undone are used again: a loop of attempts does not make the
+/// store larger.
 #[test]
 fn attempts_reuse_their_pages() {
     let _limit = limit();

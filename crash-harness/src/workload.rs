@@ -179,7 +179,8 @@ impl Writer {
         Ok(ticket)
     }
 
-    /// A transaction larger than the ring, with a part that it undoes; deletes that merge or a range that is removed; one that rolls back, a keyspace and a cell that come and go.
+    /// A transaction larger than the ring, with a part that it undoes; deletes that merge or a
+    /// range that is removed; one that rolls back, a keyspace and a cell that come and go.
     ///
     /// # Errors
     /// Those of the store.

@@ -37,7 +37,8 @@ pub enum ChangeKind {
     Delete,
     /// The whole keyspace is gone, with all its keys; key and value are empty.
     DropKeyspace,
-    /// All keys from [`Change::key`] on are gone, up to but not including [`Change::end`]. The change does not list them.
+    /// All keys from [`Change::key`] on are gone, up to but not including [`Change::end`]. The
+    /// change does not list them.
     DeleteRange,
 }
 
@@ -75,8 +76,9 @@ impl Change {
         &self.key
     }
 
-    /// Where a range that was removed ends: its keys are less than this one. `None` if it goes on to the last key of the
-    /// keyspace, and for all other kinds of changes. Bounds may be one byte longer than a key can be.
+    /// Where a range that was removed ends: its keys are less than this one. `None` if it goes on
+    /// to the last key of the keyspace, and for all other kinds of changes. Bounds may be one byte
+    /// longer than a key can be.
     pub fn end(&self) -> Option<&[u8]> {
         self.end.as_deref()
     }
@@ -92,7 +94,8 @@ impl Change {
     /// use untorn::{Feed, Store};
     ///
     /// let store = Store::open(&path)?;
-    /// let mut changes = store.changes(store.snapshot()?.txn_id(), Feed::Visible)?.keyspace("users");
+    /// let from = store.snapshot()?.txn_id();
+    /// let mut changes = store.changes(from, Feed::Visible)?.keyspace("users");
     /// let users = store.keyspace("users")?;
     /// users.put("alice", "1")?;
     /// users.put("bob", "2")?;
@@ -151,10 +154,13 @@ impl fmt::Debug for Change {
 
 /// The changes of a store after some transaction, in the order in which they were committed; made by [`Store::changes`].
 ///
-/// Each changed key is one item, and so is each range that was removed; those of one transaction come together, in the order
-/// in which they were made, the last of them marked by [`Change::last_in_txn`]. A key that a transaction changed several times
-/// comes once, as the transaction left it (but several times, in order, if it changed more than 262,144 keys). A key that
-/// it changed and then removed with a range comes before the range. Of a transaction that rolled back nothing comes. Samples of cells and counters are changes, too, of the keyspace `untorn.cells`. As an
+/// Each changed key is one item, and so is each range that was removed; those of one transaction
+/// come together, in the order in which they were made, the last of them marked by
+/// [`Change::last_in_txn`]. A key that a transaction changed several times comes once, as the
+/// transaction left it (but several times, in order, if it changed more than 262,144 keys). A key
+/// that it changed and then removed with a range comes before the range. Of a transaction that
+/// rolled back nothing comes. Samples of cells and counters are changes, too, of the keyspace
+/// `untorn.cells`. As an
 /// iterator it blocks and has no end.
 ///
 /// # Resuming
@@ -227,8 +233,9 @@ impl Changes {
         self
     }
 
-    /// Only changes of keys that begin with `prefix`, and drops of keyspaces. Of a range that was removed, only the part that
-    /// begins with `prefix`. To be said before the first change is taken.
+    /// Only changes of keys that begin with `prefix`, and drops of keyspaces. Of a range that was
+    /// removed, only the part that begins with `prefix`. To be said before the first change is
+    /// taken.
     #[must_use]
     pub fn prefix(mut self, prefix: impl AsRef<[u8]>) -> Changes {
         self.filter.prefix = prefix.as_ref().into();

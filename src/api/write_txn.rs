@@ -158,8 +158,8 @@ impl<'s> WriteTxn<'s> {
 
     /// Removes all keys of a range. Returns how many there were.
     ///
-    /// Pages that lie within the range are freed whole: see [`Keyspace::delete_range`] for what it costs. A bound may be
-    /// longer than a key.
+    /// Pages that lie within the range are freed whole: see [`Keyspace::delete_range`] for what it
+    /// costs. A bound may be longer than a key.
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
@@ -187,7 +187,8 @@ impl<'s> WriteTxn<'s> {
         self.delete_bounds(keyspace, range.bounds())
     }
 
-    /// Removes all keys of a keyspace, which stays. Returns how many there were. See [`WriteTxn::delete_range`].
+    /// Removes all keys of a keyspace, which stays. Returns how many there were. See
+    /// [`WriteTxn::delete_range`].
     ///
     /// # Errors
     /// As [`WriteTxn::put`].

@@ -128,8 +128,8 @@ pub(crate) fn settle<W: PageWrite>(pages: &mut W, root: &mut PageId, path: &Path
     lower_root(pages, root)
 }
 
-/// After a range was removed, merges the underfull pages on the path to `key`. True if any were merged, so that others
-/// on the path, or beside it, may have room for each other now.
+/// After a range was removed, merges the underfull pages on the path to `key`. True if any were
+/// merged, so that others on the path, or beside it, may have room for each other now.
 pub(crate) fn mend<W: PageWrite>(pages: &mut W, root: &mut PageId, key: &[u8]) -> Result<bool> {
     let mut path = Path::find(pages, *root, key)?;
     let below_root = path.branches.iter().skip(1).map(|step| step.page).chain([path.leaf]);

@@ -1,7 +1,7 @@
 //! Changing a tree: put, delete, and giving all its pages back.
 //!
-//! A page of this transaction that no savepoint has is changed in place; any other on the path is copied first, and the old
-//! one freed.
+//! A page of this transaction that no savepoint has is changed in place; any other on the path is
+//! copied first, and the old one freed.
 //! After an error the working tree is in an undefined state and the transaction is to be rolled back whole.
 
 use crate::btree::balance::Pending;

@@ -1,15 +1,18 @@
-//! Removing a range of keys: whole subtrees are freed as they are, and only the two edges of the range are copied.
+//! Removing a range of keys: whole subtrees are freed as they are, and only the two edges of the
+//! range are copied.
 //!
-//! 1. The descent ([`Removal::remove_from`]) follows the two ends of the range. A child that lies between them is
-//!    *covered*: each of its pages is read once, for its number of entries and for the runs of its values, and is freed
-//!    without being written. A page that an end of the range cuts is copied, and loses the part that is inside.
+//! 1. The descent ([`Removal::remove_from`]) follows the two ends of the range. A child that lies
+//!    between them is *covered*: each of its pages is read once, for its number of entries and for
+//!    the runs of its values, and is freed without being written. A page that an end of the range
+//!    cuts is copied, and loses the part that is inside.
 //! 2. The pages and runs found are freed ([`Removal::free`]).
-//! 3. The pages left and right of the gap are merged with their neighbours as far as they are underfull. A merge at one
-//!    level may make two pages neighbours at the level below, so this is repeated until nothing merges any more.
+//! 3. The pages left and right of the gap are merged with their neighbours as far as they are
+//!    underfull. A merge at one level may make two pages neighbours at the level below, so this is
+//!    repeated until nothing merges any more.
 //!
-//! A page of a damaged tree that is freed although something else uses it would be handed out and overwritten. So each
-//! covered page is held against its checksum, its level, its parent's birth and its parent's separators, and no page may
-//! be found twice, before any is freed.
+//! A page of a damaged tree that is freed although something else uses it would be handed out and
+//! overwritten. So each covered page is held against its checksum, its level, its parent's birth
+//! and its parent's separators, and no page may be found twice, before any is freed.
 
 use crate::btree::balance;
 use crate::btree::edit::{own_page, write_group};
@@ -21,8 +24,8 @@ use crate::files::page::{PageRead, PageWrite, Value, read_run};
 use crate::{PageId, Result, TxnId};
 use std::ops::Range;
 
-/// Removes all entries from the key `start` on, up to but not including `end`, or to the last one. Returns how many
-/// there were; if there were none, nothing is copied.
+/// Removes all entries from the key `start` on, up to but not including `end`, or to the last one.
+/// Returns how many there were; if there were none, nothing is copied.
 ///
 /// # Errors
 /// `Corrupt` if a page is damaged; those of allocation.
@@ -35,9 +38,9 @@ pub(crate) fn delete<W: PageWrite>(pages: &mut W, root: &mut PageId, start: &[u8
     let cut = Cut { start: Some(start).filter(|start| !start.is_empty()), end };
     let mut removal = Removal::default();
     match removal.remove_from(pages, *root, &expected, cut)? {
-        Rest::Same => return Ok(0),
-        Rest::Copy(page) => *root = page,
-        Rest::Nothing => *root = PageId::NONE,
+        Remainder::Same => return Ok(0),
+        Remainder::Copy(page) => *root = page,
+        Remainder::Nothing => *root = PageId::NONE,
     }
     let entries = removal.entries;
     removal.free(pages)?;
@@ -123,7 +126,7 @@ impl<'k> Expected<'k> {
 }
 
 /// What is left of a subtree.
-enum Rest {
+enum Remainder {
     /// None of it was inside the range.
     Same,
     /// The page takes the place of the subtree's root.
@@ -153,10 +156,10 @@ impl Removal {
         id: PageId,
         expected: &Expected<'_>,
         cut: Cut<'_>,
-    ) -> Result<Rest> {
+    ) -> Result<Remainder> {
         if cut.is_covered() {
             self.take(pages, id, expected)?;
-            return Ok(Rest::Nothing);
+            return Ok(Remainder::Nothing);
         }
         if expected.level == 0 {
             self.remove_from_leaf(pages, id, expected, cut)
@@ -171,16 +174,16 @@ impl Removal {
         id: PageId,
         expected: &Expected<'_>,
         cut: Cut<'_>,
-    ) -> Result<Rest> {
+    ) -> Result<Remainder> {
         let leaf = expected.open(pages, id)?;
         let first = cut.start.map_or(Ok(0), |key| leaf.find(key).map(|place| place.index))?;
         let end = cut.end.map_or(Ok(leaf.count()), |key| leaf.find(key).map(|place| place.index))?;
         if first >= end {
-            return Ok(Rest::Same);
+            return Ok(Remainder::Same);
         }
         if first == 0 && end == leaf.count() {
             self.take(pages, id, expected)?;
-            return Ok(Rest::Nothing);
+            return Ok(Remainder::Nothing);
         }
         self.take_entries(pages, &leaf, first..end)?;
         let (page, _) = own_page(pages, id, expected.youngest)?;
@@ -189,7 +192,7 @@ impl Removal {
         let mut items = Items::read(&Node::parse(body, page)?)?;
         items.remove(first..end);
         write_group(&items, 0..items.len(), body, Identity { id: page, birth, first_child: PageId::NONE })?;
-        Ok(Rest::Copy(page))
+        Ok(Remainder::Copy(page))
     }
 
     fn remove_from_branch<W: PageWrite>(
@@ -198,7 +201,7 @@ impl Removal {
         id: PageId,
         expected: &Expected<'_>,
         cut: Cut<'_>,
-    ) -> Result<Rest> {
+    ) -> Result<Remainder> {
         let branch = expected.open(pages, id)?;
         let (count, birth) = (branch.count(), branch.birth());
         // An end of the range that equals a separator cuts no child.
@@ -232,17 +235,17 @@ impl Removal {
             }
             let below = expected.of_child(&branch, index, &mut fences)?;
             match self.remove_from(pages, child, &below, Cut { start, end })? {
-                Rest::Same => {}
-                Rest::Copy(page) => copies.push((index, page)),
-                Rest::Nothing => gone = gone.start.min(index)..gone.end.max(index + 1),
+                Remainder::Same => {}
+                Remainder::Copy(page) => copies.push((index, page)),
+                Remainder::Nothing => gone = gone.start.min(index)..gone.end.max(index + 1),
             }
         }
         if gone.is_empty() && copies.is_empty() {
-            return Ok(Rest::Same);
+            return Ok(Remainder::Same);
         }
         if gone == (0..count + 1) {
             self.take_page(pages, &Node::open(pages, id)?, birth)?;
-            return Ok(Rest::Nothing);
+            return Ok(Remainder::Nothing);
         }
         let (page, _) = own_page(pages, id, expected.youngest)?;
         let birth = pages.txn_id();
@@ -261,7 +264,7 @@ impl Removal {
             items.remove(separators);
             write_group(&items, 0..items.len(), body, Identity { id: page, birth, first_child })?;
         }
-        Ok(Rest::Copy(page))
+        Ok(Remainder::Copy(page))
     }
 
     /// Takes a whole subtree.

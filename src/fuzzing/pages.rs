@@ -287,8 +287,8 @@ fn check_one_tree<P: PageRead>(pages: &P, root: PageId, bytes: &[u8], txn: TxnId
     edit_tree(root, bytes, txn, &keys);
 }
 
-/// Removes the middle third of the keys from a tree with `count` entries. False if that is an error, as it is if two of the
-/// entries have one run.
+/// Removes the middle third of the keys from a tree with `count` entries. False if that is an
+/// error, as it is if two of the entries have one run.
 fn remove_range(memory: &mut Memory, root: &mut PageId, keys: &[Vec<u8>], count: u64) -> bool {
     let (Some(start), Some(end)) = (keys.get(keys.len() / 3), keys.get(keys.len() * 2 / 3)) else { return true };
     let mut cursor = Cursor::new(*root, Bound::Included(start), Bound::Excluded(end));

@@ -51,7 +51,8 @@ pub fn seeds(dir: &Path) -> Result<Seeds> {
     Ok(seeds)
 }
 
-/// A store with keyspaces, deletions of keys and ranges, large values, a transaction that streams and one that is
+/// A store with keyspaces, deletions of keys and ranges, large values, a transaction that streams
+/// and one that is
 /// rolled back, two checkpoints, and commits after the last of them.
 fn fill(options: &Options, path: &Path) -> Result<Store> {
     let store = options.clone().logger_thread(true).logger_idle(Duration::from_millis(1)).open(path)?;

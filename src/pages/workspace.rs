@@ -492,7 +492,8 @@ impl<'e> Workspace<'e> {
         self.savepoints.add(self.freed.len());
     }
 
-    /// Makes the trees' pages what they were at savepoint number `depth`, counted from 0; see [`crate::pages::savepoints`].
+    /// Makes the trees' pages what they were at savepoint number `depth`, counted from 0; see
+    /// [`crate::pages::savepoints`].
     pub(crate) fn roll_back_to(&mut self, depth: usize) {
         let undone = self.savepoints.roll_back_to(depth);
         self.freed.truncate(undone.replaced);

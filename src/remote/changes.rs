@@ -107,8 +107,9 @@ impl RemoteChanges {
         self
     }
 
-    /// Only changes of keys that begin with `prefix`, and drops of keyspaces. Of a range that was removed, only the part that
-    /// begins with `prefix`. To be said before the first change is taken.
+    /// Only changes of keys that begin with `prefix`, and drops of keyspaces. Of a range that was
+    /// removed, only the part that begins with `prefix`. To be said before the first change is
+    /// taken.
     #[must_use]
     pub fn prefix(mut self, prefix: impl AsRef<[u8]>) -> RemoteChanges {
         self.prefix = prefix.as_ref().into();

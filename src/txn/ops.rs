@@ -14,8 +14,8 @@
 //! | 10 | savepoint | how many savepoints there are before it, u32 |
 //! | 11 | rollback to a savepoint | how many savepoints there are before it, u32 |
 //!
-//! A range contains its start and not its end. An end of no bytes is the end of the keyspace: no key is below the empty
-//! one, so no range ends there.
+//! A range contains its start and not its end. An end of no bytes is the end of the keyspace: no
+//! key is below the empty one, so no range ends there.
 //!
 //! A rollback undoes all operations since its savepoint, and removes the savepoints after it.
 //!

@@ -1,21 +1,26 @@
-//! Savepoints of a write transaction: states that it can return to without losing what it did before them.
+//! Savepoints of a write transaction: states that it can return to without losing what it did
+//! before them.
 //!
-//! A savepoint is a few words of the image (the catalog's root and the counts), and marks in what grows: the open keyspaces
-//! (`trees`), the pages ([`crate::pages::savepoints`]) and the log record ([`crate::txn::stream`]). The allocator is not
-//! rolled back: pages that were taken since stay with the transaction, to be used again.
+//! A savepoint is a few words of the image (the catalog's root and the counts), and marks in what
+//! grows: the open keyspaces (`trees`), the pages ([`crate::pages::savepoints`]) and the log record
+//! ([`crate::txn::stream`]). The allocator is not rolled back: pages that were taken since stay
+//! with the transaction, to be used again.
 //!
-//! **The log.** While no frame has been sent since the savepoint, its rollback cuts the record back to where it was, and the
-//! log has nothing of it. Frames that were sent can't be taken back. So the first operation after a savepoint is preceded
-//! by a mark (`Op::Savepoint`), and the rollback is an operation of its own (`Op::RollBack`). Replay makes a savepoint at each
-//! mark, and rolls back by the same function as the writer did. Followers of the log leave out all operations between the mark
-//! and the rollback (`api/feed/plan.rs`). A savepoint without a change after it leaves no mark.
+//! **The log.** While no frame has been sent since the savepoint, its rollback cuts the record back
+//! to where it was, and the log has nothing of it. Frames that were sent can't be taken back. So
+//! the first operation after a savepoint is preceded by a mark (`Op::Savepoint`), and the rollback
+//! is an operation of its own (`Op::RollBack`). Replay makes a savepoint at each mark, and rolls
+//! back by the same function as the writer did. Followers of the log leave out all operations
+//! between the mark and the rollback (`api/feed/plan.rs`). A savepoint without a change after it
+//! leaves no mark.
 //!
 //! A writer that dies between these operations never commits, so none of them counts.
 //!
-//! Savepoints are numbered by their depth in the log: those that a rollback removes leave their numbers to later ones.
+//! Savepoints are numbered by their depth in the log: those that a rollback removes leave their
+//! numbers to later ones.
 
 use crate::txn::ops::Op;
-use crate::txn::stream::{Mark, Stream};
+use crate::txn::stream::{Boundary, Stream};
 use crate::txn::write::Write;
 use crate::{Error, PageId, Result, Version};
 
@@ -30,7 +35,7 @@ pub(super) struct Saved {
     cells_floor: Version,
     changed: bool,
     /// Where the log record has the mark of this savepoint, if it has one. Never in replay.
-    logged: Option<Mark>,
+    logged: Option<Boundary>,
 }
 
 impl Saved {
@@ -62,7 +67,8 @@ impl Write<'_> {
     /// Undoes all changes since savepoint number `number`, and removes the savepoints after it.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if there is no such savepoint any more. Those of the log: the transaction can only be rolled back.
+    /// [`Error::Invalid`] if there is no such savepoint any more. Those of the log: the transaction
+    /// can only be rolled back.
     pub(crate) fn roll_back_to(&mut self, number: u64) -> Result<()> {
         self.refuse_failed()?;
         let depth = self.saved.binary_search_by_key(&number, |saved| saved.number).map_err(|_| Error::Invalid {
@@ -100,7 +106,7 @@ impl Write<'_> {
     pub(super) fn log_savepoints(&mut self) -> Result<()> {
         let first = self.saved.iter().rposition(|saved| saved.logged.is_some()).map_or(0, |last| last + 1);
         for depth in first..self.saved.len() {
-            self.saved[depth].logged = self.stream.as_ref().map(Stream::mark);
+            self.saved[depth].logged = self.stream.as_ref().map(Stream::boundary);
             self.add_to_log(Op::Savepoint { depth: depth as u32 })?;
         }
         Ok(())

@@ -72,7 +72,7 @@ pub(crate) struct Stream {
 }
 
 /// A place in the log record, between two operations.
-pub(super) struct Mark {
+pub(super) struct Boundary {
     frames: u64,
     len: usize,
     empty: bool,
@@ -139,17 +139,18 @@ impl Stream {
     }
 
     /// Where the next operation will stand.
-    pub(super) fn mark(&self) -> Mark {
-        Mark { frames: self.frames, len: self.buffer.len(), empty: self.empty }
+    pub(super) fn boundary(&self) -> Boundary {
+        Boundary { frames: self.frames, len: self.buffer.len(), empty: self.empty }
     }
 
-    /// Takes back all operations from `mark` on; false if a frame was sent since, so that this can't be done.
-    pub(super) fn cut_back(&mut self, mark: &Mark) -> bool {
-        if self.frames != mark.frames {
+    /// Takes back all operations from `boundary` on; false if a frame was sent since, so that this
+    /// can't be done.
+    pub(super) fn cut_back(&mut self, boundary: &Boundary) -> bool {
+        if self.frames != boundary.frames {
             return false;
         }
-        self.buffer.truncate(mark.len);
-        self.empty = mark.empty;
+        self.buffer.truncate(boundary.len);
+        self.empty = boundary.empty;
         true
     }
 

@@ -1,7 +1,8 @@
 //! The keyspaces that a transaction has looked at, and what they were at its savepoints.
 //!
-//! For each savepoint there is a list of what changed since, up to the next one: the entry of each keyspace as it was, or
-//! that it was not open. So a savepoint costs what is changed after it, however many keyspaces are open.
+//! For each savepoint there is a list of what changed since, up to the next one: the entry of each
+//! keyspace as it was, or that it was not open. So a savepoint costs what is changed after it,
+//! however many keyspaces are open.
 
 use crate::KeyspaceId;
 use crate::txn::catalog;
@@ -14,14 +15,15 @@ pub(super) struct OpenTree {
     pub(super) changed: bool,
 }
 
-/// A few are found by going through them, more by an index, so that a transaction over n keyspaces takes time in
-/// proportion to n.
+/// A few are found by going through them, more by an index, so that a transaction over n keyspaces
+/// takes time in proportion to n.
 #[derive(Default)]
 pub(super) struct OpenTrees {
     list: Vec<OpenTree>,
     /// Where each one is in `list`, once there are more than [`SCANNED_MAX`].
     index: HashMap<KeyspaceId, usize>,
-    /// For each savepoint, what the keyspaces that changed since were before; `None` if they were not open.
+    /// For each savepoint, what the keyspaces that changed since were before; `None` if they were
+    /// not open.
     before: Vec<HashMap<KeyspaceId, Option<OpenTree>>>,
 }
 
@@ -73,7 +75,8 @@ impl OpenTrees {
         self.before.push(HashMap::new());
     }
 
-    /// Makes all keyspaces what they were at savepoint number `depth`, counted from 0, and forgets the savepoints after it.
+    /// Makes all keyspaces what they were at savepoint number `depth`, counted from 0, and forgets
+    /// the savepoints after it.
     pub(super) fn roll_back_to(&mut self, depth: usize) {
         for before in self.before.split_off(depth).into_iter().rev() {
             for (id, tree) in before {

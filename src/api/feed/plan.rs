@@ -28,11 +28,11 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    fn matches(&self, name: &str, target: Target<'_>) -> bool {
-        let is_wanted = match target {
-            Target::Key(key) => key.starts_with(&self.prefix),
-            Target::Range(start, end) => self.part_of(start, end).is_some(),
-            Target::Keyspace => true,
+    fn matches(&self, name: &str, affected: Affected<'_>) -> bool {
+        let is_wanted = match affected {
+            Affected::Key(key) => key.starts_with(&self.prefix),
+            Affected::Range(start, end) => self.part_of(start, end).is_some(),
+            Affected::Keyspace => true,
         };
         is_wanted && self.keyspace.as_ref().is_none_or(|wanted| wanted == name)
     }
@@ -66,13 +66,13 @@ pub(crate) struct Plan {
     created_ids: Vec<KeyspaceId>,
     /// What it drops: its end is the last that is heard of these.
     pub(super) dropped: Vec<KeyspaceId>,
-    savepoints: Vec<Savepoint>,
+    savepoints: Vec<AtSavepoint>,
     /// Operations that a rollback to a savepoint has undone, ascending.
     undone: Vec<Range<u64>>,
 }
 
 /// The lengths of a plan's parts when its transaction made a savepoint.
-struct Savepoint {
+struct AtSavepoint {
     count: u64,
     last: Option<u64>,
     replaced: usize,
@@ -82,19 +82,19 @@ struct Savepoint {
 
 /// What of a keyspace an operation changes.
 #[derive(Clone, Copy)]
-enum Target<'a> {
+enum Affected<'a> {
     Key(&'a [u8]),
     Range(&'a [u8], Option<&'a [u8]>),
     Keyspace,
 }
 
-fn target<'a>(op: &Op<'a>) -> Option<(KeyspaceId, Target<'a>)> {
+fn affected<'a>(op: &Op<'a>) -> Option<(KeyspaceId, Affected<'a>)> {
     match *op {
         Op::Put { keyspace, key, .. } | Op::Delete { keyspace, key } | Op::LargePut { keyspace, key, .. } => {
-            Some((keyspace, Target::Key(key)))
+            Some((keyspace, Affected::Key(key)))
         }
-        Op::DeleteRange { keyspace, start, end } => Some((keyspace, Target::Range(start, end))),
-        Op::DropKeyspace { keyspace, .. } => Some((keyspace, Target::Keyspace)),
+        Op::DeleteRange { keyspace, start, end } => Some((keyspace, Affected::Range(start, end))),
+        Op::DropKeyspace { keyspace, .. } => Some((keyspace, Affected::Keyspace)),
         Op::CreateKeyspace { .. }
         | Op::LargeBytes(_)
         | Op::Incarnation { .. }
@@ -158,13 +158,13 @@ impl Plan {
                 Op::RollBack { depth } => self.roll_back(depth, names).map_err(damaged)?,
                 _ => {}
             }
-            if let Some((keyspace, target)) = target(&op) {
+            if let Some((keyspace, affected)) = affected(&op) {
                 let matches = match self.created.get(&keyspace) {
-                    Some(name) => filter.matches(name, target),
-                    None => filter.matches(names.find(client, keyspace, from)?, target),
+                    Some(name) => filter.matches(name, affected),
+                    None => filter.matches(names.find(client, keyspace, from)?, affected),
                 };
                 if matches {
-                    self.note_match(keyspace, target);
+                    self.note_match(keyspace, affected);
                 }
             }
             self.count += 1;
@@ -172,9 +172,9 @@ impl Plan {
         Ok(())
     }
 
-    fn note_match(&mut self, keyspace: KeyspaceId, target: Target<'_>) {
+    fn note_match(&mut self, keyspace: KeyspaceId, affected: Affected<'_>) {
         self.last = Some(self.count);
-        if let (Some(last_on), Target::Key(key)) = (&mut self.last_on, target) {
+        if let (Some(last_on), Affected::Key(key)) = (&mut self.last_on, affected) {
             let hash = hash(&self.hashers, keyspace, key);
             let before = last_on.insert(hash, self.count);
             if !self.savepoints.is_empty() {
@@ -191,7 +191,7 @@ impl Plan {
         if depth as usize != self.savepoints.len() {
             return Err(format!("a savepoint follows {depth} others, of which there are {}", self.savepoints.len()));
         }
-        self.savepoints.push(Savepoint {
+        self.savepoints.push(AtSavepoint {
             count: self.count,
             last: self.last,
             replaced: self.replaced.len(),
@@ -201,7 +201,8 @@ impl Plan {
         Ok(())
     }
 
-    /// Undoes all operations since a savepoint. What they created was never there: nothing else names it.
+    /// Undoes all operations since a savepoint. What they created was never there: nothing else
+    /// names it.
     fn roll_back(&mut self, depth: u32, names: &mut Names) -> Result<(), String> {
         self.savepoints.truncate((depth as usize).saturating_add(1));
         let savepoint = self.savepoints.get(depth as usize);
@@ -238,17 +239,18 @@ impl Plan {
 
     /// Whether an operation matches, all of whose names are known by now if it was not undone.
     fn wants(names: &Names, filter: &Filter, op: &Op<'_>) -> bool {
-        target(op).is_some_and(|(id, target)| names.get(id).is_some_and(|name| filter.matches(name, target)))
+        affected(op).is_some_and(|(id, affected)| names.get(id).is_some_and(|name| filter.matches(name, affected)))
     }
 
-    /// Whether operation number `index` is delivered: it matches and was not undone, and no later one changes the same key.
+    /// Whether operation number `index` is delivered: it matches and was not undone, and no later
+    /// one changes the same key.
     pub(super) fn delivers(&self, names: &Names, filter: &Filter, index: u64, op: &Op<'_>) -> bool {
         let next = self.undone.partition_point(|undone| undone.end <= index);
         if self.undone.get(next).is_some_and(|undone| undone.contains(&index)) || !Plan::wants(names, filter, op) {
             return false;
         }
-        match (&self.last_on, target(op)) {
-            (Some(last_on), Some((keyspace, Target::Key(key)))) => {
+        match (&self.last_on, affected(op)) {
+            (Some(last_on), Some((keyspace, Affected::Key(key)))) => {
                 last_on.get(&hash(&self.hashers, keyspace, key)) == Some(&index)
             }
             _ => true,

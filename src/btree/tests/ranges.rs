@@ -1,8 +1,8 @@
-//! Goal: the removal of a range frees whole subtrees without a write to any of their pages, copies only its two edges,
-//! and leaves pages as full as single removals do.
+//! Goal: the removal of a range frees whole subtrees without a write to any of their pages, copies
+//! only its two edges, and leaves pages as full as single removals do.
 //!
-//! Method: trees of several levels in memory, whose freed pages are compared with their bytes before. Random ranges are in
-//! the model test beside this file.
+//! Method: trees of several levels in memory, whose freed pages are compared with their bytes
+//! before. Random ranges are in the model test beside this file.
 
 use crate::btree::node::Node;
 use crate::btree::tests::*;
@@ -97,7 +97,8 @@ fn a_part_of_a_single_leaf() {
     pair.verify();
 }
 
-/// The two edges of the gap meet: pages that are nearly empty are merged at every level, and the tree gets lower.
+/// The two edges of the gap meet: pages that are nearly empty are merged at every level, and the
+/// tree gets lower.
 #[test]
 fn what_is_left_is_merged() {
     let mut pair = tall();
@@ -133,7 +134,8 @@ fn damage_inside_the_range_is_an_error() {
     let pair = tall();
     let child = |branch: PageId, index: usize| Node::open(&pair.pages, branch).unwrap().child(index);
     let (other, covered) = (child(pair.root, 0), child(pair.root, 1));
-    // The first child of a covered branch becomes a leaf of another branch, a branch, the root, and no page.
+    // The first child of a covered branch becomes a leaf of another branch, a branch, the root, and
+    // no page.
     for wrong in [child(other, 0), other, pair.root, PageId(u32::MAX), PageId(0)] {
         let mut damaged = pair.clone();
         damaged.pages.tolerant = true;
