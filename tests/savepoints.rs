@@ -378,3 +378,40 @@ fn attempts_reuse_their_pages() {
     assert_eq!(visible(&store)["keys"].len(), 2_000);
     assert_clean(&store);
 }
+
+/// The first transaction of an incarnation notes it with its first change, which may be undone.
+#[test]
+fn the_first_change_of_an_incarnation_is_undone() {
+    let _limit = limit();
+    for count in [1, 200_u32] {
+        let test = TestStore::new();
+        let store = test.open_with(small);
+        store.keyspace("keys").unwrap().put("before", "1").unwrap();
+        replayed(&test, &store, |store| {
+            let keys = store.keyspace("keys").unwrap();
+            let before = store.snapshot().unwrap().txn_id();
+            let mut txn = store.begin().unwrap();
+            let savepoint = txn.savepoint();
+            for _ in 0..2 {
+                (0..count).for_each(|n| txn.put(&keys, n.to_be_bytes(), vec![1; 1_000]).unwrap());
+                txn.rollback_to(savepoint).unwrap();
+            }
+            txn.put(&keys, "after", "1").unwrap();
+            let id = txn.commit().unwrap().txn_id();
+            assert!(id.incarnation() > before.incarnation(), "{id} after {before}");
+            assert_clean(store);
+            let state = visible(store);
+            store.sync().unwrap();
+            let image = test.path.with_file_name("image of the image");
+            store_files::crash_image(store, &test.path.with_file_name("image"), &image);
+            let mut options = Store::options();
+            small(&mut options);
+            let again = options.open(&image).unwrap();
+            assert_clean(&again);
+            assert!(visible(&again) == state && state["keys"].len() == 2);
+            assert!(again.keyspace("keys").unwrap().put("later", "1").unwrap().incarnation() > id.incarnation());
+            drop(again);
+            untorn::stop_logger(&image, HANGS).unwrap();
+        });
+    }
+}
