@@ -69,11 +69,12 @@ fn service(path: &Path) -> Anything {
     let mut changed = Vec::new();
     for change in store.changes(snapshot.txn_id(), Feed::Durable)?.keyspace("config") {
         let change = change?;
+        // A key, a range of keys, or the whole keyspace.
+        settings.retain(|name: &String, _| !change.affects(name.as_bytes()));
         let name = text(change.key());
-        match change.value() {
-            Some(value) => settings.insert(name.clone(), text(value)),
-            None => settings.remove(&name),
-        };
+        if let Some(value) = change.value() {
+            settings.insert(name.clone(), text(value));
+        }
         changed.push(name);
         // Only now the settings are what somebody wanted them to be.
         if change.last_in_txn() {

@@ -61,6 +61,44 @@ impl Bounds for RangeFull {
     }
 }
 
+/// A range as the log and the change feed state it: from `start` on, up to but not including `end`,
+/// or to the last key.
+///
+/// Each set of keys that a range argument can select has one such form, except that several forms
+/// select no key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct HalfOpen {
+    pub(crate) start: Vec<u8>,
+    pub(crate) end: Option<Vec<u8>>,
+}
+
+impl HalfOpen {
+    /// The same keys as between these bounds, in a store whose keys have at most `key_len_max`
+    /// bytes.
+    ///
+    /// The least key above `k` is `k` and a zero byte. A bound that is longer than every key
+    /// selects as its first `key_len_max + 1` bytes do, which no key equals; so a bound has no more
+    /// bytes than that.
+    pub(crate) fn new(lower: Bound<&[u8]>, upper: Bound<&[u8]>, key_len_max: usize) -> HalfOpen {
+        let cut = |key: &[u8], is_after: bool| match key.get(..=key_len_max) {
+            Some(first) => first.to_vec(),
+            None if is_after => [key, &[0]].concat(),
+            None => key.to_vec(),
+        };
+        let start = match lower {
+            Bound::Unbounded => Vec::new(),
+            Bound::Included(key) => cut(key, false),
+            Bound::Excluded(key) => cut(key, true),
+        };
+        let end = match upper {
+            Bound::Unbounded => None,
+            Bound::Included(key) => Some(cut(key, true)),
+            Bound::Excluded(key) => Some(cut(key, false)),
+        };
+        HalfOpen { start, end }
+    }
+}
+
 /// Not one implementation for all `RangeBounds<K>`: `..` is one for every `K`, so its `K` could not be inferred.
 macro_rules! bounds_of {
     ($($range:ty),*) => {
@@ -78,3 +116,38 @@ macro_rules! bounds_of {
 }
 
 bounds_of!(Range<K>, RangeInclusive<K>, RangeFrom<K>, RangeTo<K>, RangeToInclusive<K>, (Bound<K>, Bound<K>));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: the half-open form selects the same keys as the bounds, also where those are longer
+    /// than any key. Method: every pair of bounds over every key of at most two bytes of a small
+    /// alphabet.
+    #[test]
+    fn half_open_ranges_select_the_same_keys() {
+        let letters = [0, 1, 255];
+        let of = |len: u32| -> Vec<Vec<u8>> {
+            let key = |n: usize| (0..len).map(|at| letters[n / 3_usize.pow(at) % 3]).collect();
+            (0..3_usize.pow(len)).map(key).collect()
+        };
+        let bounds: Vec<Vec<u8>> = (0..=4).flat_map(of).collect();
+        let ends: Vec<Bound<&[u8]>> = bounds
+            .iter()
+            .flat_map(|key| [Bound::Included(&key[..]), Bound::Excluded(&key[..])])
+            .chain([Bound::Unbounded])
+            .collect();
+        let keys: Vec<Vec<u8>> = (0..=2).flat_map(of).collect();
+        for lower in &ends {
+            for upper in &ends {
+                let half_open = HalfOpen::new(*lower, *upper, 2);
+                assert!(half_open.start.len() <= 3 && half_open.end.as_ref().is_none_or(|end| end.len() <= 3));
+                for key in &keys {
+                    let is_inside = (*lower, *upper).contains(&key[..]);
+                    let is_selected = *key >= half_open.start && half_open.end.as_ref().is_none_or(|end| key < end);
+                    assert_eq!(is_selected, is_inside, "{key:?} in {lower:?} to {upper:?}: {half_open:?}");
+                }
+            }
+        }
+    }
+}

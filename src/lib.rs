@@ -127,6 +127,7 @@ pub use api::changes::{Change, ChangeKind, Changes, Feed};
 pub use api::cursor::{Cursor, TxnCursor};
 pub use api::keyspace::Keyspace;
 pub use api::observe::{Observation, observe};
+pub use api::savepoint::Savepoint;
 pub use api::snapshot::{Key, Range, Snapshot, SnapshotRange, Value};
 pub use api::stats::{
     Acknowledgements, CellStat, ClientStat, DeadlineStat, HolderStat, Latencies, LatencyByClass, ReaderStat, Stats,

@@ -442,6 +442,19 @@ fn watch_follows_the_changes() {
     all.expect(&["0.6\tusers\tput\tbob\t2"]);
     json.expect(&[r#"{"txn":6,"keyspace":"users","kind":"put","key":"bob","value":"2","last":true}"#]);
     assert!(hex.lines.try_recv().is_err());
+    // Ranges are removed by programs; one has an end, the other has none.
+    let store = untorn::Store::open(fixture.store()).unwrap();
+    let users = store.keyspace("users").unwrap();
+    assert_eq!(users.delete_range("b".."c").unwrap(), 1);
+    users.put("carol", "3").unwrap();
+    assert_eq!(users.clear().unwrap(), 1);
+    all.expect(&["0.7\tusers\tdelete-range\tb\tc", "0.8\tusers\tput\tcarol\t3", "0.9\tusers\tdelete-range\t"]);
+    json.expect(&[
+        r#"{"txn":7,"keyspace":"users","kind":"delete-range","key":"b","end":"c","value":null,"last":true}"#,
+        r#"{"txn":8,"keyspace":"users","kind":"put","key":"carol","value":"3","last":true}"#,
+        r#"{"txn":9,"keyspace":"users","kind":"delete-range","key":"","value":null,"last":true}"#,
+    ]);
+    drop((users, store));
     for (watch, signal) in [(all, libc::SIGINT), (json, libc::SIGTERM), (hex, libc::SIGINT)] {
         assert_eq!(watch.interrupt(signal), (Some(0), String::new()));
     }

@@ -28,6 +28,8 @@ enum Op {
     /// Keyspace, key, length of the value.
     Put(usize, u8, usize),
     Delete(usize, u8),
+    /// Keyspace, first key, key after the last one if there is one.
+    Range(usize, u8, Option<u8>),
     Drop(usize),
 }
 
@@ -46,6 +48,8 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         12 => (0..3_usize, 0..30_u8, len).prop_map(|(space, key, len)| Op::Put(space, key, len)),
         4 => (0..3_usize, 0..30_u8).prop_map(|(space, key)| Op::Delete(space, key)),
+        2 => (0..3_usize, 0..30_u8, prop::option::weighted(0.8, 0..30_u8))
+            .prop_map(|(space, start, end)| Op::Range(space, start, end)),
         1 => (0..3_usize).prop_map(Op::Drop),
     ]
 }
@@ -68,6 +72,8 @@ fn encode(ops: &[Op]) -> String {
         .map(|op| match op {
             Op::Put(space, key, len) => format!("p:{space}:{key}:{len}"),
             Op::Delete(space, key) => format!("d:{space}:{key}"),
+            Op::Range(space, start, None) => format!("r:{space}:{start}"),
+            Op::Range(space, start, Some(end)) => format!("r:{space}:{start}:{end}"),
             Op::Drop(space) => format!("x:{space}"),
         })
         .collect();
@@ -80,6 +86,7 @@ fn decode(word: &str) -> Op {
     match parts[0] {
         "p" => Op::Put(number(1), number(2) as u8, number(3)),
         "d" => Op::Delete(number(1), number(2) as u8),
+        "r" => Op::Range(number(1), number(2) as u8, parts.get(3).map(|_| number(3) as u8)),
         _ => Op::Drop(number(1)),
     }
 }
@@ -110,14 +117,21 @@ fn expected(said: &str, (_, space, prefix): (Feed, &str, &str)) -> Vec<String> {
     let mut generation: HashMap<&str, u32> = HashMap::new();
     // What an operation is on, unless that is a keyspace as a whole, and what it looks like.
     type On<'a> = Option<(&'a str, u32, &'a str)>;
-    let mut all: Vec<(On<'_>, &str)> = Vec::new();
+    let mut all: Vec<(On<'_>, String)> = Vec::new();
     for shown in said.split(' ').filter(|shown| !shown.is_empty()) {
         let parts: Vec<&str> = shown.split('/').collect();
         let (name, kind, key) = (parts[0], parts[1], parts[2]);
         let generation = generation.entry(name).or_default();
         let is_drop = kind == "DropKeyspace";
-        if (space.is_empty() || name == space) && (is_drop || key.starts_with(prefix)) {
-            all.push(((!is_drop).then_some((name, *generation, key)), shown));
+        let part = (kind == "DeleteRange").then(|| part_of(key, prefix));
+        let is_wanted = is_drop || part.as_ref().map_or(key.starts_with(prefix), Option::is_some);
+        if (space.is_empty() || name == space) && is_wanted {
+            let on = (!is_drop && part.is_none()).then_some((name, *generation, key));
+            let shown = match part.flatten() {
+                Some(part) => format!("{name}/{kind}/{part}/-"),
+                None => shown.to_string(),
+            };
+            all.push((on, shown));
         }
         *generation += u32::from(is_drop);
     }
@@ -129,6 +143,19 @@ fn expected(said: &str, (_, space, prefix): (Feed, &str, &str)) -> Vec<String> {
         line.push('.');
     }
     lines
+}
+
+/// The part of a range `start..end` or `start..` whose keys begin with a prefix.
+fn part_of(range: &str, prefix: &str) -> Option<String> {
+    let (start, end) = range.split_once("..").unwrap();
+    // No prefix here ends in the greatest byte, and all are ASCII.
+    let after = prefix.bytes().last().map(|last| format!("{}{}", &prefix[..prefix.len() - 1], char::from(last + 1)));
+    let start = start.max(prefix);
+    let end = match (end, after) {
+        ("", after) => after.unwrap_or_default(),
+        (end, after) => after.map_or(end.to_string(), |after| after.min(end.to_string())),
+    };
+    (end.is_empty() || *start < *end).then(|| format!("{start}..{end}"))
 }
 
 /// A consumer and what it has said.
@@ -294,6 +321,18 @@ fn write(store: &Store) {
                         effects.push(shown(SPACES[space], ChangeKind::Delete, &key(number), None));
                     }
                 }
+                Op::Range(space, first, end) => {
+                    let keyspace = of(space, &mut txn);
+                    let (start, end) = (key(first), end.map(key));
+                    let removed = match &end {
+                        Some(end) => txn.delete_range(&keyspace, start.as_str()..end.as_str()),
+                        None => txn.delete_range(&keyspace, start.as_str()..),
+                    };
+                    if removed.unwrap() > 0 {
+                        let range = format!("{start}..{}", end.unwrap_or_default());
+                        effects.push(shown(SPACES[space], ChangeKind::DeleteRange, &range, None));
+                    }
+                }
                 Op::Drop(space) => {
                     if txn.drop_keyspace(SPACES[space]).unwrap() {
                         effects.push(shown(SPACES[space], ChangeKind::DropKeyspace, "", None));
@@ -339,7 +378,10 @@ fn consume(store: &Store, (feed, space, prefix): (Feed, &str, &str), from: TxnId
 }
 
 fn line(change: &Change) -> String {
-    let key = std::str::from_utf8(change.key()).unwrap();
+    let mut key = std::str::from_utf8(change.key()).unwrap().to_string();
+    if change.kind() == ChangeKind::DeleteRange {
+        key = format!("{key}..{}", std::str::from_utf8(change.end().unwrap_or_default()).unwrap());
+    }
     let end = if change.last_in_txn() { "." } else { "," };
-    format!("{}{end}", shown(change.keyspace(), change.kind(), key, change.value()))
+    format!("{}{end}", shown(change.keyspace(), change.kind(), &key, change.value()))
 }

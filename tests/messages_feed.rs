@@ -66,12 +66,21 @@ fn the_same_as_a_direct_feed() {
     }
     txn.commit().unwrap();
     a.put(b"before", &vec![5; 900_000]).unwrap();
+    // Ranges, with an end and without one; and one that a transaction removed among other changes.
+    assert_eq!(b.delete_range(500_u32.to_be_bytes()..1500_u32.to_be_bytes()).unwrap(), 1000);
+    let mut txn = house.store.begin().unwrap();
+    txn.put(&b, &2999_u32.to_be_bytes(), b"last").unwrap();
+    assert_eq!(txn.delete_range(&b, 2500_u32.to_be_bytes()..).unwrap(), 500);
+    txn.put(&b, &2600_u32.to_be_bytes(), b"again").unwrap();
+    txn.commit().unwrap();
     a.put(b"large", &vec![4; 16 << 20]).unwrap();
     house.store.drop_keyspace("a").unwrap();
     client.put("c", b"k", b"").unwrap();
 
     let expected = house.direct(from);
     assert!(expected.iter().any(|change| change.kind() == ChangeKind::DropKeyspace));
+    let ranges = expected.iter().filter(|change| change.kind() == ChangeKind::DeleteRange);
+    assert_eq!(ranges.map(|change| change.end().is_some()).collect::<Vec<_>>(), [true, false]);
     assert_eq!(take(&mut now, expected.len()), expected);
     assert_eq!(now.resume_from(), expected.last().unwrap().txn_id());
     assert!(now.try_next(Duration::ZERO).unwrap().is_none());
@@ -215,6 +224,8 @@ fn only_what_may_be_read() {
             let which = number / 3u32.pow(digit) % 3;
             txn.put(&keyspaces[which as usize], &[digit as u8], &number.to_le_bytes()).unwrap();
         }
+        // Ranges follow the rights of their keyspace, too.
+        txn.delete_range(&keyspaces[number as usize % 3], [1]..[3]).unwrap();
         txn.commit().unwrap().wait_timeout(Duration::ZERO).unwrap();
     }
     let mut expected = house.direct(from);

@@ -37,6 +37,10 @@ enum Change {
         keyspace: usize,
         key: Vec<u8>,
     },
+    DeleteRange {
+        keyspace: usize,
+        bounds: Bounds,
+    },
     Drop {
         keyspace: usize,
     },
@@ -129,6 +133,8 @@ fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         8 => (keyspace.clone(), key(), len()).prop_map(|(keyspace, key, len)| Change::Put { keyspace, key, len }),
         4 => (keyspace.clone(), key()).prop_map(|(keyspace, key)| Change::Delete { keyspace, key }),
+        2 => (keyspace.clone(), bound(), bound())
+            .prop_map(|(keyspace, a, b)| Change::DeleteRange { keyspace, bounds: (a, b) }),
         1 => keyspace.clone().prop_map(|keyspace| Change::Drop { keyspace }),
         1 => (keyspace, bound(), bound()).prop_map(|(keyspace, a, b)| Change::Look { keyspace, bounds: (a, b) }),
     ]
@@ -212,6 +218,13 @@ fn in_range<'m>(map: Option<&'m Map>, bounds: &Bounds) -> Vec<(&'m Vec<u8>, &'m 
         Bound::Unbounded => true,
     };
     map.into_iter().flatten().filter(|(key, _)| above(key) && below(key)).collect()
+}
+
+/// Removes a range from a map, and says how many entries there were.
+fn remove_range(map: &mut Map, bounds: &Bounds) -> u64 {
+    let keys: Vec<Vec<u8>> = in_range(Some(map), bounds).into_iter().map(|(key, _)| key.clone()).collect();
+    keys.iter().for_each(|key| drop(map.remove(key)));
+    keys.len() as u64
 }
 
 /// Takes from both ends, as the bits of `turns` say, and holds it against what is expected.
@@ -303,6 +316,14 @@ impl World {
                 let found = self.keyspace(handle, keyspace).delete(&key).unwrap();
                 assert_eq!(found, self.visible.get_mut(&keyspace).unwrap().remove(&key).is_some());
             }
+            Change::DeleteRange { keyspace, bounds } => {
+                let keys = self.keyspace(handle, keyspace);
+                let before = self.handles[handle].snapshot().unwrap().txn_id();
+                let removed = keys.delete_range(bounds_of(&bounds)).unwrap();
+                assert_eq!(removed, remove_range(self.visible.get_mut(&keyspace).unwrap(), &bounds));
+                let after = self.handles[handle].snapshot().unwrap().txn_id();
+                assert_eq!(before == after, removed == 0, "a removal of nothing is no transaction");
+            }
             Change::Drop { keyspace } => {
                 let found = self.handles[handle].drop_keyspace(&name(keyspace)).unwrap();
                 assert_eq!(found, self.visible.remove(&keyspace).is_some());
@@ -332,6 +353,12 @@ impl World {
                     let found = txn.delete(&handle, &key).unwrap();
                     assert_eq!(found, model.entry(keyspace).or_default().remove(&key).is_some());
                     assert!(txn.get(&handle, &key).unwrap().is_none());
+                }
+                Change::DeleteRange { keyspace, bounds } => {
+                    let handle = txn.keyspace(&name(keyspace)).unwrap();
+                    let removed = txn.delete_range(&handle, bounds_of(&bounds)).unwrap();
+                    assert_eq!(removed, remove_range(model.entry(keyspace).or_default(), &bounds));
+                    assert!(txn.range(&handle, bounds_of(&bounds)).unwrap().next().is_none());
                 }
                 Change::Drop { keyspace } => {
                     let found = txn.drop_keyspace(&name(keyspace)).unwrap();
@@ -377,6 +404,10 @@ impl World {
                 Change::Delete { keyspace, key } => {
                     answers.push(model.entry(keyspace).or_default().remove(&key).is_some().to_string());
                     format!("delete {keyspace} {}", hex(&key))
+                }
+                Change::DeleteRange { keyspace, bounds } => {
+                    answers.push(remove_range(model.entry(keyspace).or_default(), &bounds).to_string());
+                    format!("range {keyspace} {} {}", bound_in_hex(&bounds.0), bound_in_hex(&bounds.1))
                 }
                 Change::Drop { keyspace } => {
                     answers.push(model.remove(&keyspace).is_some().to_string());
@@ -606,6 +637,22 @@ fn from_hex(text: &str) -> Vec<u8> {
     (1..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
 
+fn bound_in_hex(bound: &Bound<Vec<u8>>) -> String {
+    match bound {
+        Bound::Unbounded => "-".into(),
+        Bound::Included(key) => format!("+{}", hex(key)),
+        Bound::Excluded(key) => format!("!{}", hex(key)),
+    }
+}
+
+fn bound_from_hex(text: &str) -> Bound<Vec<u8>> {
+    match text.split_at(1) {
+        ("+", key) => Bound::Included(from_hex(key)),
+        ("!", key) => Bound::Excluded(from_hex(key)),
+        _ => Bound::Unbounded,
+    }
+}
+
 /// A whole state in a word.
 fn digest(model: &Model) -> String {
     let mut hasher = DefaultHasher::new();
@@ -666,9 +713,14 @@ fn peer_transaction(store: &Store) {
             }
             ["delete", _, key] => {
                 let keys = txn.keyspace(&keyspace(1)).unwrap();
-                found.push(txn.delete(&keys, &from_hex(key)).unwrap());
+                found.push(txn.delete(&keys, &from_hex(key)).unwrap().to_string());
             }
-            ["drop", _] => found.push(txn.drop_keyspace(&keyspace(1)).unwrap()),
+            ["range", _, lower, upper] => {
+                let keys = txn.keyspace(&keyspace(1)).unwrap();
+                let bounds = (bound_from_hex(lower), bound_from_hex(upper));
+                found.push(txn.delete_range(&keys, bounds_of(&bounds)).unwrap().to_string());
+            }
+            ["drop", _] => found.push(txn.drop_keyspace(&keyspace(1)).unwrap().to_string()),
             [end] => break end == "commit",
             _ => panic!("{line}"),
         }

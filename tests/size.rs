@@ -79,7 +79,9 @@ fn assert_small(store: &Store, path: &Path) {
     // All that the logger makes ahead is there, and what recovery needed is given back.
     store.checkpoint().unwrap();
     wait_until(|| store.stats().unwrap().wal_spares >= 2);
-    assert!(blocks(path) < SMALL, "{} bytes: {:?}", blocks(path), parts(path));
+    let stats = store.stats().unwrap();
+    let log = (stats.wal_segments, stats.wal_spares, stats.wal_kept);
+    assert!(blocks(path) < SMALL, "{} bytes: {:?}, segments, spares, kept: {log:?}", blocks(path), parts(path));
 }
 
 fn small(set: impl Fn(&mut Options)) {

@@ -179,7 +179,8 @@ impl Writer {
         Ok(ticket)
     }
 
-    /// A transaction larger than the ring, deletes that merge, one that rolls back, a keyspace and a cell that come and go.
+    /// A transaction larger than the ring, with a part that it undoes; deletes that merge or a
+    /// range that is removed; one that rolls back, a keyspace and a cell that come and go.
     ///
     /// # Errors
     /// Those of the store.
@@ -188,11 +189,21 @@ impl Writer {
         for i in 0..60u64 {
             txn.put(&self.extra, &i.to_be_bytes(), &sealed(round, 3000))?;
         }
+        // Frames of what is undone are in the ring, which these outgrow.
+        let savepoint = txn.savepoint();
+        for i in 0..30u64 {
+            txn.put(&self.extra, &i.to_be_bytes(), &sealed(round + 1, 3000))?;
+        }
+        txn.rollback_to(savepoint)?;
         txn.put(&self.extra, b"large", &sealed(round, 150_000))?;
         txn.commit()?;
         let mut txn = self.store.begin_with(Durability::Visible)?;
-        for i in 5..60u64 {
-            txn.delete(&self.extra, &i.to_be_bytes())?;
+        if (round / 12).is_multiple_of(2) {
+            txn.delete_range(&self.extra, 5u64.to_be_bytes()..60u64.to_be_bytes())?;
+        } else {
+            for i in 5..60u64 {
+                txn.delete(&self.extra, &i.to_be_bytes())?;
+            }
         }
         let passing = format!("passing {}", self.name);
         let keyspace = txn.keyspace(&passing)?;

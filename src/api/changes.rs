@@ -37,15 +37,20 @@ pub enum ChangeKind {
     Delete,
     /// The whole keyspace is gone, with all its keys; key and value are empty.
     DropKeyspace,
+    /// All keys from [`Change::key`] on are gone, up to but not including [`Change::end`]. The
+    /// change does not list them.
+    DeleteRange,
 }
 
-/// One changed key.
+/// One changed key, a range of keys that was removed, or a keyspace that was dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Change {
     pub(crate) txn: TxnId,
     pub(crate) keyspace: Arc<str>,
     pub(crate) kind: ChangeKind,
     pub(crate) key: Vec<u8>,
+    /// The end of a range that was removed, if it has one.
+    pub(crate) end: Option<Vec<u8>>,
     pub(crate) value: Option<Vec<u8>>,
     pub(crate) last: bool,
 }
@@ -66,12 +71,58 @@ impl Change {
         self.kind
     }
 
-    /// The key.
+    /// The key; of a range the key that it begins with.
     pub fn key(&self) -> &[u8] {
         &self.key
     }
 
-    /// The new value; `None` if the key, or the keyspace, was removed.
+    /// Where a range that was removed ends: its keys are less than this one. `None` if it goes on
+    /// to the last key of the keyspace, and for all other kinds of changes. Bounds may be one byte
+    /// longer than a key can be.
+    pub fn end(&self) -> Option<&[u8]> {
+        self.end.as_deref()
+    }
+
+    /// Whether the change sets or removes `key`, if that is a key of the same keyspace.
+    ///
+    /// ```
+    /// # fn main() -> untorn::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("data");
+    /// use std::collections::BTreeMap;
+    /// use std::time::Duration;
+    /// use untorn::{Feed, Store};
+    ///
+    /// let store = Store::open(&path)?;
+    /// let from = store.snapshot()?.txn_id();
+    /// let mut changes = store.changes(from, Feed::Visible)?.keyspace("users");
+    /// let users = store.keyspace("users")?;
+    /// users.put("alice", "1")?;
+    /// users.put("bob", "2")?;
+    /// users.delete_range(.."b")?;
+    ///
+    /// let mut copy = BTreeMap::new();
+    /// while let Some(change) = changes.try_next(Duration::ZERO)? {
+    ///     copy.retain(|key: &Vec<u8>, _| !change.affects(key));
+    ///     if let Some(value) = change.value() {
+    ///         copy.insert(change.key().to_vec(), value.to_vec());
+    ///     }
+    /// }
+    /// assert_eq!(copy, BTreeMap::from([(b"bob".to_vec(), b"2".to_vec())]));
+    /// # drop((changes, users, store));
+    /// # untorn::stop_logger(&path, Duration::from_secs(5))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn affects(&self, key: &[u8]) -> bool {
+        match self.kind {
+            ChangeKind::Put | ChangeKind::Delete => key == self.key,
+            ChangeKind::DropKeyspace => true,
+            ChangeKind::DeleteRange => *key >= *self.key && self.end.as_ref().is_none_or(|end| *key < **end),
+        }
+    }
+
+    /// The new value; `None` if the key, the range or the keyspace was removed.
     pub fn value(&self) -> Option<&[u8]> {
         self.value.as_deref()
     }
@@ -94,6 +145,7 @@ impl fmt::Debug for Change {
             .field("keyspace", &self.keyspace)
             .field("kind", &self.kind)
             .field("key", &self.key.escape_ascii().to_string())
+            .field("end", &self.end.as_ref().map(|end| end.escape_ascii().to_string()))
             .field("value_len", &self.value.as_ref().map(Vec::len))
             .field("last", &self.last)
             .finish()
@@ -102,10 +154,13 @@ impl fmt::Debug for Change {
 
 /// The changes of a store after some transaction, in the order in which they were committed; made by [`Store::changes`].
 ///
-/// Each changed key is one item; those of one transaction come together, in the order in which they were made, the last of
-/// them marked by [`Change::last_in_txn`]. A key that a transaction changed several times comes once, as the
-/// transaction left it (but several times, in order, if it changed more than 262,144 keys). Of a transaction
-/// that rolled back nothing comes. Samples of cells and counters are changes, too, of the keyspace `untorn.cells`. As an
+/// Each changed key is one item, and so is each range that was removed; those of one transaction
+/// come together, in the order in which they were made, the last of them marked by
+/// [`Change::last_in_txn`]. A key that a transaction changed several times comes once, as the
+/// transaction left it (but several times, in order, if it changed more than 262,144 keys). A key
+/// that it changed and then removed with a range comes before the range. Of a transaction that
+/// rolled back nothing comes. Samples of cells and counters are changes, too, of the keyspace
+/// `untorn.cells`. As an
 /// iterator it blocks and has no end.
 ///
 /// # Resuming
@@ -178,7 +233,9 @@ impl Changes {
         self
     }
 
-    /// Only changes of keys that begin with `prefix`, and drops of keyspaces. To be said before the first change is taken.
+    /// Only changes of keys that begin with `prefix`, and drops of keyspaces. Of a range that was
+    /// removed, only the part that begins with `prefix`. To be said before the first change is
+    /// taken.
     #[must_use]
     pub fn prefix(mut self, prefix: impl AsRef<[u8]>) -> Changes {
         self.filter.prefix = prefix.as_ref().into();

@@ -161,6 +161,55 @@ impl Keyspace {
         Ok(found)
     }
 
+    /// Removes all keys of a range, as one transaction at the handle's default durability. Returns
+    /// how many there were.
+    ///
+    /// Pages that lie within the range are freed whole: each is read once, to count its entries and
+    /// to find values that stand in pages of their own, and none is written. Only the pages at the
+    /// two ends of the range are copied. The log and the change feed get one operation,
+    /// [`ChangeKind::DeleteRange`](crate::ChangeKind::DeleteRange).
+    ///
+    /// The writer lock is held meanwhile: for a million records of 24 bytes 12 to 18 ms, where a
+    /// million deletes in one transaction hold it for 1.3 s (`cargo bench --bench removal`).
+    ///
+    /// ```
+    /// # fn main() -> untorn::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("data");
+    /// # let store = untorn::Store::open(&path)?;
+    /// let readings = store.keyspace("readings")?;
+    /// for hour in ["08:00", "09:00", "10:00"] {
+    ///     readings.put(hour, "21.5")?;
+    /// }
+    /// assert_eq!(readings.delete_range(.."09:30")?, 2);
+    /// assert_eq!(readings.clear()?, 1);
+    /// assert!(readings.is_empty()?);
+    /// # drop(readings);
+    /// # store.close()?;
+    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Keyspace::put`].
+    pub fn delete_range<R: KeyRange>(&self, range: R) -> Result<u64> {
+        let mut txn = self.store.begin()?;
+        let removed = txn.delete_range(self, range)?;
+        txn.commit()?;
+        Ok(removed)
+    }
+
+    /// Removes all keys, as one transaction at the handle's default durability. Returns how many
+    /// there were. The keyspace stays, and so do its handles. See [`Keyspace::delete_range`] for
+    /// what it costs.
+    ///
+    /// # Errors
+    /// As [`Keyspace::put`].
+    pub fn clear(&self) -> Result<u64> {
+        self.delete_range(..)
+    }
+
     /// The visible value of a key, without copying it. Never waits for writers.
     ///
     /// # Errors

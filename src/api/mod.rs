@@ -1,7 +1,7 @@
 //! What users call.
 //!
 //! - `store`, `keyspace`, `snapshot`, `write_txn`, `ticket`, `options`: the store and its transactions
-//! - `cursor`: lending cursors
+//! - `cursor`: lending cursors; `savepoint`: states that a write transaction can return to
 //! - `composed`: calls composed of theirs; `batch`: changes with conditions
 //! - `cells`: values updated in place, and counters
 //! - `changes`, `feed`: following the log
@@ -18,6 +18,7 @@ pub(crate) mod held;
 pub(crate) mod keyspace;
 pub(crate) mod observe;
 mod open;
+pub(crate) mod savepoint;
 pub(crate) mod snapshot;
 pub(crate) mod stats;
 pub(crate) mod store;

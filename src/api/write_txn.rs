@@ -40,13 +40,15 @@ pub struct WriteTxn<'s> {
     /// `None` once committed.
     write: Option<Write<'s>>,
     durability: Durability,
+    /// What its savepoints know it by, once it has one.
+    pub(super) savepoint_txn: Option<u64>,
     /// The writer lock is known to be this thread's.
     _thread: PhantomData<*const ()>,
 }
 
 impl<'s> WriteTxn<'s> {
     pub(crate) fn new(store: &'s Store, write: Write<'s>, durability: Durability) -> WriteTxn<'s> {
-        WriteTxn { store, write: Some(write), durability, _thread: PhantomData }
+        WriteTxn { store, write: Some(write), durability, savepoint_txn: None, _thread: PhantomData }
     }
 
     fn write(&self) -> Result<&Write<'s>> {
@@ -154,6 +156,52 @@ impl<'s> WriteTxn<'s> {
         keyspace.belongs_to(self.store.client())?;
         refuse_reserved(keyspace.name())?;
         self.write_mut()?.delete(keyspace.id(), key).map_err(|error| named(error, keyspace))
+    }
+
+    /// Removes all keys of a range. Returns how many there were.
+    ///
+    /// Pages that lie within the range are freed whole: see [`Keyspace::delete_range`] for what it
+    /// costs. A bound may be longer than a key.
+    ///
+    /// ```
+    /// # fn main() -> untorn::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("data");
+    /// # let store = untorn::Store::open(&path)?;
+    /// let readings = store.keyspace("readings")?;
+    /// let mut txn = store.begin()?;
+    /// for hour in ["08:00", "09:00", "10:00", "11:00"] {
+    ///     txn.put(&readings, hour, "21.5")?;
+    /// }
+    /// assert_eq!(txn.delete_range(&readings, "09".."11")?, 2);
+    /// txn.commit()?;
+    /// assert_eq!(readings.len()?, 2);
+    /// # drop(readings);
+    /// # store.close()?;
+    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`WriteTxn::put`].
+    pub fn delete_range<R: KeyRange>(&mut self, keyspace: &Keyspace, range: R) -> Result<u64> {
+        self.delete_bounds(keyspace, range.bounds())
+    }
+
+    /// Removes all keys of a keyspace, which stays. Returns how many there were. See
+    /// [`WriteTxn::delete_range`].
+    ///
+    /// # Errors
+    /// As [`WriteTxn::put`].
+    pub fn clear(&mut self, keyspace: &Keyspace) -> Result<u64> {
+        self.delete_bounds(keyspace, (Bound::Unbounded, Bound::Unbounded))
+    }
+
+    fn delete_bounds(&mut self, keyspace: &Keyspace, (lower, upper): (Bound<&[u8]>, Bound<&[u8]>)) -> Result<u64> {
+        keyspace.belongs_to(self.store.client())?;
+        refuse_reserved(keyspace.name())?;
+        self.write_mut()?.delete_bounds(keyspace.id(), lower, upper).map_err(|error| named(error, keyspace))
     }
 
     /// The entries of a range as this transaction sees them, in key order, from both ends.

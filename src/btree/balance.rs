@@ -128,8 +128,29 @@ pub(crate) fn settle<W: PageWrite>(pages: &mut W, root: &mut PageId, path: &Path
     lower_root(pages, root)
 }
 
+/// After a range was removed, merges the underfull pages on the path to `key`. True if any were
+/// merged, so that others on the path, or beside it, may have room for each other now.
+pub(crate) fn mend<W: PageWrite>(pages: &mut W, root: &mut PageId, key: &[u8]) -> Result<bool> {
+    let mut path = Path::find(pages, *root, key)?;
+    let below_root = path.branches.iter().skip(1).map(|step| step.page).chain([path.leaf]);
+    let mut is_underfull = false;
+    for page in below_root.take(path.branches.len()) {
+        is_underfull |= wants_merge(&Node::open(pages, page)?);
+    }
+    // Else the path needs no copy.
+    if !is_underfull {
+        return Ok(false);
+    }
+    path.own(pages, root)?;
+    let mut merged = false;
+    for step in path.branches.iter().rev() {
+        merged |= merge(pages, step.page, step.index)?;
+    }
+    Ok(merged)
+}
+
 /// While the root has one child only, that child is the root.
-fn lower_root<W: PageWrite>(pages: &mut W, root: &mut PageId) -> Result<()> {
+pub(crate) fn lower_root<W: PageWrite>(pages: &mut W, root: &mut PageId) -> Result<()> {
     loop {
         let node = Node::open(pages, *root)?;
         if node.is_leaf() || node.count() > 0 {
@@ -147,6 +168,11 @@ fn used(node: &Node<'_>) -> usize {
     node.arrays_end() + node.body.len() - node.heap_start() - node.garbage()
 }
 
+/// Whether a page is so empty that it is merged with a neighbour.
+fn wants_merge(node: &Node<'_>) -> bool {
+    used(node) <= node.body.len() / 3
+}
+
 /// Merges child `index` of a branch with a neighbour, if it is underfull and both fit one page with some room to spare,
 /// so that the next insertion doesn't split it again. The neighbour is only read, and freed. True if they were merged.
 fn merge<W: PageWrite>(pages: &mut W, branch: PageId, index: usize) -> Result<bool> {
@@ -154,7 +180,7 @@ fn merge<W: PageWrite>(pages: &mut W, branch: PageId, index: usize) -> Result<bo
     let parent = Node::open(pages, branch)?;
     let node = Node::open_child(pages, parent.child(index), &parent)?;
     let size = node.body.len();
-    if used(&node) > size / 3 {
+    if !wants_merge(&node) {
         return Ok(false);
     }
     let limit = size / 8 * 7;

@@ -1,6 +1,7 @@
 //! Changing a tree: put, delete, and giving all its pages back.
 //!
-//! A page born in this transaction is changed in place; any other on the path is copied first, and the old one freed.
+//! A page of this transaction that no savepoint has is changed in place; any other on the path is
+//! copied first, and the old one freed.
 //! After an error the working tree is in an undefined state and the transaction is to be rolled back whole.
 
 use crate::btree::balance::Pending;
@@ -32,7 +33,7 @@ pub(crate) struct Path {
 }
 
 impl Path {
-    fn find<P: PageRead>(pages: &P, root: PageId, key: &[u8]) -> Result<Path> {
+    pub(crate) fn find<P: PageRead>(pages: &P, root: PageId, key: &[u8]) -> Result<Path> {
         let mut branches = Vec::with_capacity(8);
         let mut is_last = true;
         let (leaf, place) = search::descend(pages, root, key, |branch, index| {
@@ -43,7 +44,7 @@ impl Path {
     }
 
     /// Makes every page on the path one of this transaction.
-    fn own<W: PageWrite>(&mut self, pages: &mut W, root: &mut PageId) -> Result<()> {
+    pub(crate) fn own<W: PageWrite>(&mut self, pages: &mut W, root: &mut PageId) -> Result<()> {
         let mut parent: Option<Step> = None;
         // No page is younger than its parent; one that says so is damaged, and its checksum not to be passed over.
         let mut youngest = pages.txn_id();
@@ -64,19 +65,19 @@ impl Path {
 }
 
 /// A page of this transaction with the content of `id`, which was born in `youngest` at the latest; and its birth.
-fn own_page<W: PageWrite>(pages: &mut W, id: PageId, youngest: TxnId) -> Result<(PageId, TxnId)> {
-    let txn = pages.txn_id();
+pub(crate) fn own_page<W: PageWrite>(pages: &mut W, id: PageId, youngest: TxnId) -> Result<(PageId, TxnId)> {
     let node = Node::open(pages, id)?;
     let birth = node.birth();
     if birth > youngest {
         return Err(node.damaged(format!("born in {birth}, after its parent or this transaction ({youngest})")));
     }
-    if birth == txn {
+    if pages.is_own(id, birth) {
         return Ok((id, birth));
     }
     node.audit()?;
     let copy = pages.allocate()?;
     pages.copy_page(id, copy)?;
+    let txn = pages.txn_id();
     set_identity(pages.body_mut(copy)?, copy, txn);
     pages.free(id, 1, birth);
     Ok((copy, birth))

@@ -88,6 +88,10 @@ impl Items {
         Item { at, key_len, data_len: payload.lead.len() + payload.tail.len(), slot: payload.slot }
     }
 
+    pub(crate) fn remove(&mut self, range: Range<usize>) {
+        self.list.drain(range);
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.list.len()
     }

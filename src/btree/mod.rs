@@ -7,6 +7,7 @@
 //! - `position`: a place between entries, and the moves of cursors
 //! - `cursor`: ranges, from both ends; `point_cursor`: on one entry, by steps and by keys
 //! - `edit`: put, delete and dropping a tree, by path copying
+//! - `range`: removing a range of keys, subtree by subtree
 //! - `balance`: what happens to the branches when pages split, vanish or merge
 //! - `check`: every invariant of a tree, for `untorn verify`
 //!
@@ -23,6 +24,7 @@ pub(crate) mod node;
 pub(crate) mod patch;
 pub(crate) mod point_cursor;
 pub(crate) mod position;
+pub(crate) mod range;
 pub(crate) mod search;
 #[cfg(test)]
 mod tests;

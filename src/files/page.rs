@@ -71,7 +71,14 @@ pub(crate) trait PageWrite: PageRead {
     /// As [`PageWrite::allocate`].
     fn allocate_run(&mut self, pages: u32) -> Result<PageId>;
 
-    /// Gives back `pages` pages from `id`, which were born in `birth`; at once reusable if that is this transaction.
+    /// Whether a page born in `birth` may be changed in place: it was allocated in this
+    /// transaction, since the last savepoint if there is one.
+    fn is_own(&self, _id: PageId, birth: TxnId) -> bool {
+        birth == self.txn_id()
+    }
+
+    /// Gives back `pages` pages from `id`, which were born in `birth`; at once reusable if the page
+    /// is an own one.
     fn free(&mut self, id: PageId, pages: u32, birth: TxnId);
 
     /// The body of a page that was allocated in this transaction.

@@ -6,7 +6,7 @@ use crate::btree::cursor::RangeCursor;
 use crate::btree::items::{Identity, Items};
 use crate::btree::node::{Node, Payload, RUN_BIT, VERSION_LEN};
 use crate::btree::patch;
-use crate::btree::{edit, search, walk};
+use crate::btree::{edit, range, search, walk};
 use crate::files::geometry::Geometry;
 use crate::files::header::Header;
 use crate::files::page::PageRead;
@@ -287,6 +287,22 @@ fn check_one_tree<P: PageRead>(pages: &P, root: PageId, bytes: &[u8], txn: TxnId
     edit_tree(root, bytes, txn, &keys);
 }
 
+/// Removes the middle third of the keys from a tree with `count` entries. False if that is an
+/// error, as it is if two of the entries have one run.
+fn remove_range(memory: &mut Memory, root: &mut PageId, keys: &[Vec<u8>], count: u64) -> bool {
+    let (Some(start), Some(end)) = (keys.get(keys.len() / 3), keys.get(keys.len() * 2 / 3)) else { return true };
+    let mut cursor = RangeCursor::new(*root, Bound::Included(start), Bound::Excluded(end));
+    let mut inside = 0;
+    while cursor.next(memory).expect("a range of a sound tree").is_some() {
+        inside += 1;
+    }
+    let Ok(removed) = range::delete(memory, root, start, Some(end)) else { return false };
+    assert_eq!(removed, inside, "the entries of a range");
+    let report = check_tree(memory, *root, &mut |_| Ok(())).expect("a tree stays sound without a range");
+    assert_eq!(report.entries, count - removed);
+    true
+}
+
 /// What a transaction does to a tree that the check accepts.
 fn edit_tree(root: PageId, bytes: &[u8], txn: TxnId, keys: &[Vec<u8>]) {
     let Ok(next) = txn.next_in(txn.incarnation()) else { return };
@@ -315,5 +331,8 @@ fn edit_tree(root: PageId, bytes: &[u8], txn: TxnId, keys: &[Vec<u8>]) {
     assert_eq!(report.entries, count);
     let found = search::get(&memory, root, b"in the middle").expect("a search in a sound tree");
     assert!(keys.iter().any(|key| key == b"in the middle") || found.is_some_and(|found| found.value == [1; 100]));
+    if !remove_range(&mut memory, &mut root, keys, count) {
+        return;
+    }
     edit::free_tree(&mut memory, root).expect("a sound tree can be given back");
 }

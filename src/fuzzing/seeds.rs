@@ -49,7 +49,8 @@ pub fn seeds(dir: &Path) -> Result<Seeds> {
     Ok(seeds)
 }
 
-/// A store with keyspaces, deletions, large values, a transaction that streams and one that is
+/// A store with keyspaces, deletions of keys and ranges, large values, a transaction that streams
+/// and one that is
 /// rolled back, two checkpoints, and commits after the last of them.
 fn fill(options: &Options, path: &Path) -> Result<Store> {
     let store = options.clone().logger_thread(true).logger_idle(Duration::from_millis(1)).open(path)?;
@@ -70,10 +71,20 @@ fn fill(options: &Options, path: &Path) -> Result<Store> {
                 for n in 0..40u64 {
                     txn.put(&keyspace, &n.to_le_bytes(), &[round as u8; 1000])?;
                 }
+                let savepoint = txn.savepoint();
+                for n in 20..40u64 {
+                    txn.put(&keyspace, &n.to_le_bytes(), &[7; 1000])?;
+                }
+                txn.rollback_to(savepoint)?;
             }
             5 => {
                 txn.rollback();
                 continue;
+            }
+            2 => {
+                let keyspace = txn.keyspace("bees")?;
+                txn.delete_range(&keyspace, "bees common beginning 3"..="bees common beginning 5")?;
+                txn.clear(&keyspace)?;
             }
             6 => txn.drop_keyspace("x.y").map(drop)?,
             _ => {}
@@ -209,7 +220,13 @@ fn replies() -> Vec<Vec<u8>> {
         Reply::Count(77),
         Reply::Changes {
             through: 9,
-            changes: List(vec![change(Happened::Put(b"v")), change(Happened::Delete), change(Happened::DropKeyspace)]),
+            changes: List(vec![
+                change(Happened::Put(b"v")),
+                change(Happened::Delete),
+                change(Happened::DropKeyspace),
+                change(Happened::DeleteRange { end: Some(b"z") }),
+                change(Happened::DeleteRange { end: None }),
+            ]),
         },
     ];
     let failed = failures.into_iter().map(Reply::Failed);

@@ -25,6 +25,7 @@ use crate::pages::room;
 use crate::pages::room::{Share, Wanted};
 use crate::pages::runs;
 use crate::pages::runs::{CLASSES, class_for, class_of, read_directory, run_len};
+use crate::pages::savepoints::Savepoints;
 use crate::participant::engine::Engine;
 use crate::shared::memory::arena::Pages;
 use crate::{Error, LimitKind, PageId, Result, TxnId};
@@ -64,8 +65,11 @@ pub(crate) struct Workspace<'e> {
     has_own_directory: bool,
     /// What this transaction replaced.
     freed: Vec<Freed>,
+    /// Pages of queues that were used up. No rollback takes them back.
+    used_up: Vec<Freed>,
     /// Pages born in this transaction, or taken from a queue, that it may use (again).
     spare: Vec<PageId>,
+    savepoints: Savepoints,
     /// A page for the pinned queue, should that need one while pages are looked for.
     aside: Option<PageId>,
     spare_runs: Vec<(PageId, u32)>,
@@ -101,7 +105,9 @@ impl<'e> Workspace<'e> {
             directory_changed: false,
             has_own_directory: false,
             freed: Vec::new(),
+            used_up: Vec::new(),
             spare: Vec::new(),
+            savepoints: Savepoints::default(),
             aside: None,
             spare_runs: Vec::new(),
             broken: Vec::new(),
@@ -344,7 +350,7 @@ impl<'e> Workspace<'e> {
             // The used-up page is freed like any other; the checkpoint may still contain it.
             state.head = queue::next_page(&pages, &self.engine.arena, &header)?;
             state.head_index = 0;
-            self.give(header.page, 1, header.birth);
+            self.used_up.push(Freed { page: header.page, pages: 1, birth: header.birth, freed: self.txn });
         }
     }
 
@@ -479,6 +485,30 @@ impl<'e> Workspace<'e> {
         Ok(None)
     }
 
+    // ---- savepoints
+
+    /// Makes a savepoint of the trees' pages.
+    pub(crate) fn savepoint(&mut self) {
+        self.savepoints.add(self.freed.len());
+    }
+
+    /// Makes the trees' pages what they were at savepoint number `depth`, counted from 0; see
+    /// [`crate::pages::savepoints`].
+    pub(crate) fn roll_back_to(&mut self, depth: usize) {
+        let undone = self.savepoints.roll_back_to(depth);
+        self.freed.truncate(undone.replaced);
+        undone.spare.into_iter().for_each(|(page, pages)| self.reuse(page, pages));
+    }
+
+    /// Takes note of a page or run of this transaction that can be used again.
+    fn reuse(&mut self, page: PageId, pages: u32) {
+        if pages == 1 {
+            self.spare.push(page);
+        } else {
+            self.spare_runs.push((page, pages));
+        }
+    }
+
     // ---- giving
 
     /// Notes that this transaction no longer uses a page or run.
@@ -583,6 +613,7 @@ impl<'e> Workspace<'e> {
 
     /// Gives everything that was freed to the queues, as the last step before the image is published.
     pub(crate) fn settle(&mut self) -> Result<()> {
+        self.savepoints.end().into_iter().for_each(|(page, pages)| self.reuse(page, pages));
         // Going round the pinned queue, a few entries a commit, releases what is no longer held.
         if self.image.queues[QueueKind::Pinned as usize].count > 0 {
             for _ in 0..PINNED_LOOKS {
@@ -606,7 +637,7 @@ impl<'e> Workspace<'e> {
 
     fn requeue_all(&mut self) -> Result<()> {
         loop {
-            if let Some(entry) = self.freed.pop() {
+            if let Some(entry) = self.freed.pop().or_else(|| self.used_up.pop()) {
                 self.requeue(entry)?;
             } else if let Some((page, pages)) = self.spare_runs.pop().or_else(|| self.broken.pop()) {
                 self.requeue(Freed { page, pages, birth: self.txn, freed: self.txn })?;
@@ -710,21 +741,31 @@ impl PageWrite for Workspace<'_> {
     }
 
     fn allocate(&mut self) -> Result<PageId> {
-        self.take_page()
+        let page = self.take_page()?;
+        self.savepoints.note_allocated(page, 1);
+        Ok(page)
     }
 
     fn allocate_run(&mut self, pages: u32) -> Result<PageId> {
-        if pages == 1 { self.take_page() } else { self.take_run(pages) }
+        if pages == 1 {
+            return self.allocate();
+        }
+        let page = self.take_run(pages)?;
+        self.savepoints.note_allocated(page, run_len(pages));
+        Ok(page)
+    }
+
+    #[inline]
+    fn is_own(&self, id: PageId, birth: TxnId) -> bool {
+        birth == self.txn && self.savepoints.is_own(id)
     }
 
     fn free(&mut self, id: PageId, pages: u32, birth: TxnId) {
         let pages = if pages == 1 { 1 } else { run_len(pages) };
         if birth != self.txn {
             self.give(id, pages, birth);
-        } else if pages == 1 {
-            self.spare.push(id);
-        } else {
-            self.spare_runs.push((id, pages));
+        } else if !self.savepoints.hold(id, pages) {
+            self.reuse(id, pages);
         }
     }
 

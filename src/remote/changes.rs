@@ -107,7 +107,9 @@ impl RemoteChanges {
         self
     }
 
-    /// Only changes of keys that begin with `prefix`, and drops of keyspaces. To be said before the first change is taken.
+    /// Only changes of keys that begin with `prefix`, and drops of keyspaces. Of a range that was
+    /// removed, only the part that begins with `prefix`. To be said before the first change is
+    /// taken.
     #[must_use]
     pub fn prefix(mut self, prefix: impl AsRef<[u8]>) -> RemoteChanges {
         self.prefix = prefix.as_ref().into();
@@ -196,25 +198,30 @@ impl RemoteChanges {
 fn read(reply: Reply<'_>) -> Option<(TxnId, VecDeque<Change>)> {
     let Reply::Changes { through, changes } = reply else { return None };
     let mut keyspace: Arc<str> = "".into();
-    let changes = changes.0.into_iter().map(|item| {
+    let read = |item: wire::ChangeItem<'_>| {
         if *keyspace != *item.keyspace {
             keyspace = item.keyspace.into();
         }
-        let (kind, value) = match item.what {
-            Happened::Put(value) => (ChangeKind::Put, Some(value.to_vec())),
-            Happened::Delete => (ChangeKind::Delete, None),
-            Happened::DropKeyspace => (ChangeKind::DropKeyspace, None),
+        let (kind, value, end) = match item.what {
+            Happened::Put(value) => (ChangeKind::Put, Some(value.to_vec()), None),
+            Happened::Delete => (ChangeKind::Delete, None, None),
+            Happened::DropKeyspace => (ChangeKind::DropKeyspace, None, None),
+            // No server removes an empty or inverted range.
+            Happened::DeleteRange { end: Some(end) } if end <= item.key => return None,
+            Happened::DeleteRange { end } => (ChangeKind::DeleteRange, None, end),
         };
-        Change {
+        Some(Change {
             txn: TxnId::from_u64(item.txn),
             keyspace: keyspace.clone(),
             kind,
             key: item.key.to_vec(),
+            end: end.map(<[u8]>::to_vec),
             value,
             last: item.is_last_in_txn,
-        }
-    });
-    Some((TxnId::from_u64(through), changes.collect()))
+        })
+    };
+    let changes = changes.0.into_iter().map(read).collect::<Option<_>>()?;
+    Some((TxnId::from_u64(through), changes))
 }
 
 impl Iterator for RemoteChanges {

@@ -335,6 +335,7 @@ fn as_item(change: &Change) -> ChangeItem<'_> {
         what: match (change.kind, &change.value) {
             (ChangeKind::Put, Some(value)) => Happened::Put(value),
             (ChangeKind::DropKeyspace, _) => Happened::DropKeyspace,
+            (ChangeKind::DeleteRange, _) => Happened::DeleteRange { end: change.end.as_deref() },
             _ => Happened::Delete,
         },
         is_last_in_txn: change.last,

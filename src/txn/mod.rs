@@ -3,7 +3,9 @@
 //! - `ops`: the operations in a log record
 //! - `stream`: the way of log records into the ring, frame by frame if need be
 //! - `catalog`: the tree of keyspaces
+//! - `trees`: the keyspaces that a transaction has looked at
 //! - `write`: the operations of a write transaction
+//! - `savepoint`: states that a transaction can return to
 //! - `commit`: the whole commit, in order
 //! - `replay`: log records applied again, through the same write path
 
@@ -11,5 +13,7 @@ pub(crate) mod catalog;
 pub(crate) mod commit;
 pub(crate) mod ops;
 pub(crate) mod replay;
+pub(crate) mod savepoint;
 pub(crate) mod stream;
+mod trees;
 pub(crate) mod write;

@@ -10,6 +10,14 @@
 //! | 6 | bytes of the large value | length u32, bytes |
 //! | 7 | new incarnation | last id of the one before, u64 |
 //! | 8 | versions of dropped cells | the newest one, u64 |
+//! | 9 | delete range | keyspace u64, start length u16, end length u16, start, end |
+//! | 10 | savepoint | how many savepoints there are before it, u32 |
+//! | 11 | rollback to a savepoint | how many savepoints there are before it, u32 |
+//!
+//! A range contains its start and not its end. An end of no bytes is the end of the keyspace: no
+//! key is below the empty one, so no range ends there.
+//!
+//! A rollback undoes all operations since its savepoint, and removes the savepoints after it.
 //!
 //! All numbers are little-endian. An operation never spans two records.
 
@@ -47,6 +55,20 @@ pub(crate) enum Op<'a> {
     },
     /// Cells that were dropped have had versions up to this one.
     CellsFloor(Version),
+    /// All keys from `start` on, below `end` if there is one.
+    DeleteRange {
+        keyspace: KeyspaceId,
+        start: &'a [u8],
+        end: Option<&'a [u8]>,
+    },
+    /// What follows can be undone by a rollback.
+    Savepoint {
+        depth: u32,
+    },
+    /// All that followed the savepoint is undone; the savepoint stays.
+    RollBack {
+        depth: u32,
+    },
 }
 
 /// Values longer than this are logged in pieces, so that no record outgrows the ring.
@@ -62,6 +84,8 @@ impl Op<'_> {
             Op::Incarnation { .. } | Op::CellsFloor(_) => 8,
             Op::LargePut { key, .. } => 14 + key.len(),
             Op::LargeBytes(bytes) => 4 + bytes.len(),
+            Op::Savepoint { .. } | Op::RollBack { .. } => 4,
+            Op::DeleteRange { start, end, .. } => 12 + start.len() + end.map_or(0, <[u8]>::len),
         }
     }
 
@@ -102,6 +126,18 @@ impl Op<'_> {
             }
             Op::Incarnation { last } => code_and_id(out, 7, last.as_u64()),
             Op::CellsFloor(version) => code_and_id(out, 8, version.as_u64()),
+            Op::Savepoint { depth } | Op::RollBack { depth } => {
+                out.push(if matches!(self, Op::Savepoint { .. }) { 10 } else { 11 });
+                out.extend_from_slice(&depth.to_le_bytes());
+            }
+            Op::DeleteRange { keyspace, start, end } => {
+                let end = end.unwrap_or_default();
+                code_and_id(out, 9, keyspace.0);
+                out.extend_from_slice(&(start.len() as u16).to_le_bytes());
+                out.extend_from_slice(&(end.len() as u16).to_le_bytes());
+                out.extend_from_slice(start);
+                out.extend_from_slice(end);
+            }
         }
     }
 }
@@ -169,6 +205,19 @@ impl<'a> Ops<'a> {
             }
             7 => Op::Incarnation { last: TxnId::from_u64(self.number::<8>()?) },
             8 => Op::CellsFloor(Version::from_u64(self.number::<8>()?)),
+            9 => {
+                let keyspace = KeyspaceId(self.number::<8>()?);
+                let start_len = self.number::<2>()? as usize;
+                let end_len = self.number::<2>()? as usize;
+                let start = self.take(start_len)?;
+                let end = Some(self.take(end_len)?).filter(|end| !end.is_empty());
+                if end.is_some_and(|end| end <= start) {
+                    return Err("a range ends before its start".into());
+                }
+                Op::DeleteRange { keyspace, start, end }
+            }
+            10 => Op::Savepoint { depth: self.number::<4>()? as u32 },
+            11 => Op::RollBack { depth: self.number::<4>()? as u32 },
             other => return Err(format!("{other} is no operation")),
         })
     }
@@ -208,6 +257,10 @@ mod tests {
             Op::LargeBytes(&[1, 2, 3]),
             Op::Incarnation { last: TxnId::from_u64(99) },
             Op::CellsFloor(Version::from_u64(98)),
+            Op::DeleteRange { keyspace, start: b"", end: None },
+            Op::DeleteRange { keyspace, start: b"from", end: Some(b"to") },
+            Op::Savepoint { depth: 3 },
+            Op::RollBack { depth: 2 },
         ];
         for op in ops {
             let mut bytes = Vec::new();
@@ -220,11 +273,23 @@ mod tests {
         }
     }
 
+    /// Goal: no transaction removes an empty or inverted range, so none is read from a log either.
+    #[test]
+    fn a_range_that_ends_before_its_start_is_refused() {
+        for (start, end) in [("b", "a"), ("b", "b")] {
+            let (start, end) = (start.as_bytes(), Some(end.as_bytes()));
+            let mut bytes = Vec::new();
+            Op::DeleteRange { keyspace: KeyspaceId(1), start, end }.encode(&mut bytes);
+            let error = Ops::new(&bytes).next().unwrap().unwrap_err();
+            assert_eq!(error, "a range ends before its start");
+        }
+    }
+
     /// Goal: the bytes of each operation don't change unnoticed.
     #[test]
     fn golden_bytes() {
         let keyspace = KeyspaceId(0x0102);
-        let golden: [(Op<'_>, &[u8]); 8] = [
+        let golden: [(Op<'_>, &[u8]); 12] = [
             (Op::Put { keyspace, key: b"k", value: b"val" }, b"\x01\x02\x01\0\0\0\0\0\0\x01\0\x03\0\0\0kval"),
             (Op::Delete { keyspace, key: b"k" }, b"\x02\x02\x01\0\0\0\0\0\0\x01\0k"),
             (Op::CreateKeyspace { keyspace, name: "ab" }, b"\x03\x02\x01\0\0\0\0\0\0\x02\0ab"),
@@ -233,6 +298,10 @@ mod tests {
             (Op::LargeBytes(b"bytes"), b"\x06\x05\0\0\0bytes"),
             (Op::Incarnation { last: TxnId::from_u64(9) }, b"\x07\x09\0\0\0\0\0\0\0"),
             (Op::CellsFloor(Version::from_u64(9)), b"\x08\x09\0\0\0\0\0\0\0"),
+            (Op::DeleteRange { keyspace, start: b"k", end: Some(b"kz") }, b"\x09\x02\x01\0\0\0\0\0\0\x01\0\x02\0kkz"),
+            (Op::DeleteRange { keyspace, start: b"", end: None }, b"\x09\x02\x01\0\0\0\0\0\0\0\0\0\0"),
+            (Op::Savepoint { depth: 0x0102 }, b"\x0a\x02\x01\0\0"),
+            (Op::RollBack { depth: 0x0102 }, b"\x0b\x02\x01\0\0"),
         ];
         for (op, bytes) in golden {
             let mut encoded = Vec::new();

@@ -51,8 +51,38 @@ struct Running {
     txn: TxnId,
     /// The keyspaces that it has created (true) and dropped (false).
     keyspaces: HashMap<KeyspaceId, bool>,
+    /// What `keyspaces` held before each change of it since the first savepoint.
+    before: Vec<(KeyspaceId, Option<bool>)>,
+    /// For each savepoint, the length of `before` when it was made.
+    savepoints: Vec<usize>,
     /// Bytes that are missing of a large value.
     missing: Option<u64>,
+}
+
+impl Running {
+    fn new(txn: TxnId) -> Running {
+        Running { txn, keyspaces: HashMap::new(), before: Vec::new(), savepoints: Vec::new(), missing: None }
+    }
+
+    fn set_keyspace(&mut self, keyspace: KeyspaceId, is_there: bool) {
+        let before = self.keyspaces.insert(keyspace, is_there);
+        if !self.savepoints.is_empty() {
+            self.before.push((keyspace, before));
+        }
+    }
+
+    /// False if there is no savepoint of this depth.
+    fn roll_back(&mut self, depth: u32) -> bool {
+        let Some(len) = self.savepoints.get(depth as usize).copied() else { return false };
+        self.savepoints.truncate(depth as usize + 1);
+        for (keyspace, before) in self.before.drain(len..).rev() {
+            match before {
+                Some(is_there) => drop(self.keyspaces.insert(keyspace, is_there)),
+                None => drop(self.keyspaces.remove(&keyspace)),
+            }
+        }
+        true
+    }
 }
 
 impl Transactions<'_> {
@@ -73,7 +103,7 @@ impl Transactions<'_> {
             _ if kind == RecordKind::FrameCommit => {
                 return Err(damaged(format!("transaction {txn} ends without having begun")));
             }
-            _ => Running { txn, keyspaces: HashMap::new(), missing: None },
+            _ => Running::new(txn),
         };
         for op in Ops::new(payload) {
             self.check_op(&mut running, &op.map_err(damaged)?, &damaged)?;
@@ -94,7 +124,9 @@ impl Transactions<'_> {
             return Err(damaged("the bytes of a large value are missing".into()));
         }
         let (keyspace, is_created) = match op {
-            Op::Put { keyspace, .. } | Op::Delete { keyspace, .. } => (*keyspace, false),
+            Op::Put { keyspace, .. } | Op::Delete { keyspace, .. } | Op::DeleteRange { keyspace, .. } => {
+                (*keyspace, false)
+            }
             Op::CreateKeyspace { keyspace, .. } => (*keyspace, true),
             Op::DropKeyspace { keyspace, .. } => (*keyspace, false),
             Op::LargePut { keyspace, len, .. } => {
@@ -113,6 +145,20 @@ impl Transactions<'_> {
                 return Ok(());
             }
             Op::Incarnation { .. } | Op::CellsFloor(_) => return Ok(()),
+            Op::Savepoint { depth } => {
+                if *depth as usize != running.savepoints.len() {
+                    let found = running.savepoints.len();
+                    return Err(damaged(format!("a savepoint follows {depth} others, of which there are {found}")));
+                }
+                running.savepoints.push(running.before.len());
+                return Ok(());
+            }
+            Op::RollBack { depth } => {
+                if !running.roll_back(*depth) {
+                    return Err(damaged(format!("a rollback to savepoint {depth}, which is not there")));
+                }
+                return Ok(());
+            }
         };
         let is_there = match running.keyspaces.get(&keyspace).or_else(|| self.keyspaces.get(&keyspace)) {
             Some(is_there) => *is_there,
@@ -130,7 +176,7 @@ impl Transactions<'_> {
             }));
         }
         if is_created || matches!(op, Op::DropKeyspace { .. }) {
-            running.keyspaces.insert(keyspace, is_created);
+            running.set_keyspace(keyspace, is_created);
         }
         Ok(())
     }
@@ -199,10 +245,19 @@ impl<'k> Check<'k> {
             Op::Put { key, .. } | Op::Delete { key, .. } => ("a key of bytes", key.len() as u64, key_max),
             Op::LargePut { key, .. } if key.len() as u64 > key_max => ("a key of bytes", key.len() as u64, key_max),
             Op::LargePut { len, .. } => ("a value of bytes", u64::from(*len), limits::VALUE_LEN_MAX),
+            Op::DeleteRange { start, end, .. } => {
+                let longest = start.len().max(end.map_or(0, <[u8]>::len)) as u64;
+                ("a bound of bytes", longest, key_max + 1)
+            }
             Op::CreateKeyspace { name, .. } => {
                 ("a name of bytes", name.len() as u64, limits::KEYSPACE_NAME_LEN_MAX as u64)
             }
-            Op::DropKeyspace { .. } | Op::LargeBytes(_) | Op::Incarnation { .. } | Op::CellsFloor(_) => return Ok(()),
+            Op::DropKeyspace { .. }
+            | Op::LargeBytes(_)
+            | Op::Incarnation { .. }
+            | Op::CellsFloor(_)
+            | Op::Savepoint { .. }
+            | Op::RollBack { .. } => return Ok(()),
         };
         if found > max { Err(format!("an operation has {what} {found}, the limit is {max}")) } else { Ok(()) }
     }
@@ -371,6 +426,18 @@ mod tests {
         Op::DropKeyspace { keyspace: KeyspaceId(keyspace), name: "name" }
     }
 
+    fn removed(keyspace: u64, end: &[u8]) -> Op<'_> {
+        Op::DeleteRange { keyspace: KeyspaceId(keyspace), start: b"", end: Some(end) }
+    }
+
+    fn savepoint(depth: u32) -> Op<'static> {
+        Op::Savepoint { depth }
+    }
+
+    fn roll_back(depth: u32) -> Op<'static> {
+        Op::RollBack { depth }
+    }
+
     use RecordKind::{Abort, Commit, Frame, FrameCommit};
 
     /// What transactions write is accepted: streams that end, that are aborted, or that another transaction follows.
@@ -381,6 +448,10 @@ mod tests {
         check(&[(1, Frame, &[create(2), large(100), half]), (1, FrameCommit, &[half, put(2)])]).unwrap();
         check(&[(1, Frame, &[create(2), large(100)]), (1, Abort, &[]), (1, Commit, &[create(2), put(2)])]).unwrap();
         check(&[(1, Frame, &[dropped(1)]), (1, Abort, &[]), (1, Commit, &[put(1)])]).unwrap();
+        check(&[(1, Commit, &[removed(1, &[7; 1025])])]).unwrap();
+        let ops =
+            [savepoint(0), create(2), savepoint(1), dropped(1), roll_back(1), put(1), put(2), roll_back(0), create(2)];
+        check(&[(1, Frame, &ops), (1, FrameCommit, &[put(2), roll_back(0), create(2), put(2)])]).unwrap();
     }
 
     /// What no transaction writes is refused.
@@ -400,6 +471,18 @@ mod tests {
             (&[(1, Commit, &[large(100), half, put(1)])], "bytes of a large value are missing"),
             (&[(1, Commit, &[large(60), half, half])], "more bytes than"),
             (&[(1, Commit, &[half])], "was not begun"),
+            (&[(1, Commit, &[savepoint(1)])], "follows 1 others, of which there are 0"),
+            (&[(1, Commit, &[savepoint(0), roll_back(1)])], "savepoint 1, which is not there"),
+            (
+                &[(1, Commit, &[savepoint(0), savepoint(1), roll_back(0), roll_back(1)])],
+                "savepoint 1, which is not there",
+            ),
+            (&[(1, Commit, &[savepoint(0), create(2), roll_back(0), put(2)])], "keyspace number 2"),
+            (&[(1, Frame, &[savepoint(0)]), (1, Abort, &[]), (1, Commit, &[roll_back(0)])], "savepoint 0"),
+            (&[(1, Commit, &[large(100), savepoint(0)])], "bytes of a large value are missing"),
+            (&[(1, Commit, &[removed(2, b"z")])], "keyspace number 2, which the pages don't have"),
+            (&[(1, Commit, &[removed(1, &[7; 1026])])], "a bound of bytes 1026, the limit is 1025"),
+            (&[(1, Commit, &[large(100), removed(1, b"z")])], "bytes of a large value are missing"),
         ];
         for (records, what) in table {
             let error = check(records).unwrap_err().to_string();

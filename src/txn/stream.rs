@@ -40,6 +40,9 @@ const fn frame_bytes(ring_len: u64) -> usize {
     if share < FRAME_BYTES_MAX { share } else { FRAME_BYTES_MAX }
 }
 
+/// An operation has a key and a value, or the two bounds of a range.
+const _: () = assert!(limits::key_len_max(limits::PAGE_SIZE_MAX) <= LARGE_VALUE);
+
 /// The most that is copied into the ring at once, beyond what is published: an abort record, and a record that is as
 /// long as a frame or holds one operation.
 pub(crate) const fn copied_at_once_max(page_size: usize, ring_len: u64) -> u64 {
@@ -69,6 +72,15 @@ pub(crate) struct Stream {
     frame_bytes: usize,
     /// Frames of this transaction are in the ring already.
     pub(crate) streaming: bool,
+    /// How many.
+    frames: u64,
+    empty: bool,
+}
+
+/// A place in the log record, between two operations.
+pub(super) struct Boundary {
+    frames: u64,
+    len: usize,
     empty: bool,
 }
 
@@ -113,6 +125,7 @@ impl Stream {
             ring_len,
             frame_bytes: frame_bytes(ring_len),
             streaming: false,
+            frames: 0,
             empty: true,
         })
     }
@@ -137,6 +150,22 @@ impl Stream {
         Ok(())
     }
 
+    /// Where the next operation will stand.
+    pub(super) fn boundary(&self) -> Boundary {
+        Boundary { frames: self.frames, len: self.buffer.len(), empty: self.empty }
+    }
+
+    /// Takes back all operations from `boundary` on; false if a frame was sent since, so that this
+    /// can't be done.
+    pub(super) fn cut_back(&mut self, boundary: &Boundary) -> bool {
+        if self.frames != boundary.frames {
+            return false;
+        }
+        self.buffer.truncate(boundary.len);
+        self.empty = boundary.empty;
+        true
+    }
+
     fn send_frame(&mut self, engine: &Engine) -> Result<()> {
         let (end, charged) = self.copy_in(engine, RecordKind::Frame, RESERVE_BLOCKS)?;
         crash_point!("stream.before_tail");
@@ -151,6 +180,7 @@ impl Stream {
         self.at = end;
         self.charged = charged;
         self.streaming = true;
+        self.frames += 1;
         self.buffer.clear();
         self.begun = record::begin(&mut self.buffer);
         self.empty = true;

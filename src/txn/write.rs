@@ -2,71 +2,25 @@
 
 use crate::btree::cursor::RangeCursor;
 use crate::btree::point_cursor::PointCursor;
-use crate::btree::{edit, search};
+use crate::btree::{edit, range, search};
 use crate::files::dir;
 use crate::files::page as format;
 use crate::files::page::HEADER_LEN;
 use crate::files::page::PageWrite;
 use crate::files::slot::SlotImage;
+use crate::key_range::HalfOpen;
 use crate::pages::protection::Protection;
 use crate::pages::room::Share;
 use crate::pages::workspace::Workspace;
 use crate::participant::engine::Engine;
 use crate::txn::catalog;
 use crate::txn::ops::{LARGE_VALUE, Op};
+use crate::txn::savepoint::Saved;
 use crate::txn::stream::Stream;
+use crate::txn::trees::{OpenTree, OpenTrees};
 use crate::{Error, KeyspaceId, LimitKind, PageId, Result, TxnId, Version, limits};
-use std::collections::HashMap;
 use std::ops::Bound;
 use std::sync::atomic::Ordering;
-
-/// A keyspace that the transaction has looked at.
-struct OpenTree {
-    entry: catalog::Entry,
-    changed: bool,
-}
-
-/// The keyspaces that the transaction has looked at. A few are found by going through them, more by an index, so that a
-/// transaction over n keyspaces takes time in proportion to n.
-#[derive(Default)]
-struct OpenTrees {
-    list: Vec<OpenTree>,
-    /// Where each one is in `list`, once there are more than [`SCANNED_MAX`].
-    index: HashMap<KeyspaceId, usize>,
-}
-
-/// Keyspaces that are found without an index.
-const SCANNED_MAX: usize = 16;
-
-impl OpenTrees {
-    fn position(&self, id: KeyspaceId) -> Option<usize> {
-        if self.index.is_empty() {
-            return self.list.iter().position(|tree| tree.entry.id == id);
-        }
-        self.index.get(&id).copied()
-    }
-
-    fn push(&mut self, tree: OpenTree) -> usize {
-        let at = self.list.len();
-        self.list.push(tree);
-        if at >= SCANNED_MAX {
-            let from = if self.index.is_empty() { 0 } else { at };
-            self.index.extend((from..=at).map(|at| (self.list[at].entry.id, at)));
-        }
-        at
-    }
-
-    fn remove(&mut self, id: KeyspaceId) -> Option<OpenTree> {
-        let at = self.position(id)?;
-        let removed = self.list.swap_remove(at);
-        if self.index.remove(&id).is_some()
-            && let Some(moved) = self.list.get(at)
-        {
-            self.index.insert(moved.entry.id, at);
-        }
-        Some(removed)
-    }
-}
 
 /// The state of a write transaction. Its owner holds the writer lock.
 ///
@@ -80,9 +34,12 @@ pub(crate) struct Write<'e> {
     /// `None` when records are replayed, which are in the log already.
     pub(crate) stream: Option<Stream>,
     pub(crate) changed: bool,
-    trees: OpenTrees,
+    pub(super) trees: OpenTrees,
     /// An operation failed in the middle: the transaction can only be rolled back.
-    failed: bool,
+    pub(super) failed: bool,
+    /// The savepoints that can be returned to, and how many were made in all.
+    pub(super) saved: Vec<Saved>,
+    pub(super) savepoints_made: u64,
     /// A large value whose bytes are still coming (replay only).
     filling: Option<Filling>,
 }
@@ -132,6 +89,8 @@ impl<'e> Write<'e> {
             changed: false,
             trees: OpenTrees::default(),
             failed: false,
+            saved: Vec::new(),
+            savepoints_made: 0,
             filling: None,
         })
     }
@@ -161,6 +120,14 @@ impl<'e> Write<'e> {
 
     fn log(&mut self, op: Op<'_>) -> Result<()> {
         self.changed = true;
+        if self.saved.last().is_some_and(Saved::needs_mark) && self.stream.is_some() {
+            self.log_savepoints()?;
+        }
+        self.add_to_log(op)
+    }
+
+    /// Adds an operation to the log record; not in replay, whose operations are in the log already.
+    pub(super) fn add_to_log(&mut self, op: Op<'_>) -> Result<()> {
         match &mut self.stream {
             Some(stream) => {
                 let added = stream.add(self.engine, op);
@@ -188,13 +155,13 @@ impl<'e> Write<'e> {
         }
         let entry = catalog::entry(&self.work, self.work.image.catalog, id)?
             .ok_or_else(|| Error::NoKeyspace { name: format!("number {}", id.0) })?;
-        Ok(self.trees.push(OpenTree { entry, changed: false }))
+        Ok(self.trees.open(OpenTree { entry, changed: false }))
     }
 
     /// The root of a keyspace's tree as the transaction sees it.
     fn root(&self, id: KeyspaceId) -> Result<PageId> {
         if let Some(at) = self.trees.position(id) {
-            return Ok(self.trees.list[at].entry.root);
+            return Ok(self.trees.at(at).entry.root);
         }
         catalog::root(&self.work, self.work.image.catalog, id)?
             .ok_or_else(|| Error::NoKeyspace { name: format!("number {}", id.0) })
@@ -257,7 +224,7 @@ impl<'e> Write<'e> {
         self.refuse_failed()?;
         self.open(id)?;
         self.step(|write| {
-            let tree = write.trees.remove(id).expect("opened above");
+            let tree = write.trees.close(id).expect("opened above");
             edit::free_tree(&mut write.work, tree.entry.root)?;
             let mut catalog = write.work.image.catalog;
             catalog::remove(&mut write.work, &mut catalog, &tree.entry)?;
@@ -340,9 +307,9 @@ impl<'e> Write<'e> {
     /// Stores a value in the tree.
     fn store(&mut self, id: KeyspaceId, key: &[u8], value: format::Value<'_>) -> Result<()> {
         let at = self.open(id)?;
-        let mut root = self.trees.list[at].entry.root;
+        let mut root = self.trees.at(at).entry.root;
         let replaced = edit::put(&mut self.work, &mut root, key, self.txn, value)?;
-        let tree = &mut self.trees.list[at];
+        let tree = self.trees.change(at);
         tree.entry.root = root;
         tree.changed = true;
         if !replaced {
@@ -357,13 +324,13 @@ impl<'e> Write<'e> {
         self.refuse_failed()?;
         let at = self.open(id)?;
         // A delete of nothing must not copy the path.
-        if search::get(&self.work, self.trees.list[at].entry.root, key)?.is_none() {
+        if search::get(&self.work, self.trees.at(at).entry.root, key)?.is_none() {
             return Ok(false);
         }
         self.step(|write| {
-            let mut root = write.trees.list[at].entry.root;
+            let mut root = write.trees.at(at).entry.root;
             edit::delete(&mut write.work, &mut root, key)?;
-            let tree = &mut write.trees.list[at];
+            let tree = write.trees.change(at);
             tree.entry.root = root;
             tree.changed = true;
             // Counts come from stored bytes, which may be damaged.
@@ -372,6 +339,34 @@ impl<'e> Write<'e> {
             write.log(Op::Delete { keyspace: id, key })
         })?;
         Ok(true)
+    }
+
+    /// Removes the keys between two bounds, of any length. Returns how many there were.
+    pub(crate) fn delete_bounds(&mut self, id: KeyspaceId, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Result<u64> {
+        let range = HalfOpen::new(lower, upper, limits::key_len_max(self.engine.geometry.page_size));
+        self.delete_range(id, &range.start, range.end.as_deref())
+    }
+
+    /// Removes the keys from `start` on, below `end` if there is one. Returns how many there were.
+    fn delete_range(&mut self, id: KeyspaceId, start: &[u8], end: Option<&[u8]>) -> Result<u64> {
+        self.refuse_failed()?;
+        let at = self.open(id)?;
+        let upper = end.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut found = RangeCursor::new(self.trees.at(at).entry.root, Bound::Included(start), upper);
+        if found.next(&self.work)?.is_none() {
+            return Ok(0);
+        }
+        self.step(|write| {
+            let mut root = write.trees.at(at).entry.root;
+            let removed = range::delete(&mut write.work, &mut root, start, end)?;
+            let tree = write.trees.change(at);
+            tree.entry.root = root;
+            tree.changed = true;
+            tree.entry.entries = tree.entry.entries.saturating_sub(removed);
+            write.work.image.records = write.work.image.records.saturating_sub(removed);
+            write.log(Op::DeleteRange { keyspace: id, start, end })?;
+            Ok(removed)
+        })
     }
 
     /// Whether this is the first transaction of its incarnation.
@@ -411,7 +406,7 @@ impl<'e> Write<'e> {
     /// Writes the changed keyspaces' roots to the catalog.
     pub(crate) fn store_trees(&mut self) -> Result<()> {
         let mut catalog = self.work.image.catalog;
-        for tree in &mut self.trees.list {
+        for tree in self.trees.all_mut() {
             if std::mem::take(&mut tree.changed) {
                 catalog::store(&mut self.work, &mut catalog, &tree.entry)?;
             }
@@ -461,6 +456,12 @@ impl<'e> Write<'e> {
             Op::DropKeyspace { keyspace, .. } => self.drop_keyspace(keyspace)?,
             Op::Incarnation { last } => self.step(|write| write.note_incarnation(last))?,
             Op::CellsFloor(version) => self.raise_cells_floor(version)?,
+            Op::DeleteRange { keyspace, start, end } => return Ok(self.delete_range(keyspace, start, end)? > 0),
+            Op::Savepoint { depth } | Op::RollBack { depth } => {
+                if !self.replay_savepoint(depth, matches!(op, Op::RollBack { .. }))? {
+                    return Err(damaged("savepoints out of order"));
+                }
+            }
             Op::LargePut { keyspace, key, len } => {
                 let len = u64::from(len);
                 self.check_limits(key, len)?;

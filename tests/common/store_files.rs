@@ -152,6 +152,10 @@ pub(crate) fn read_changes(store: &Store) -> untorn::Result<State> {
     while changes.resume_from() < until {
         let Some(change) = changes.try_next(Duration::ZERO)? else { continue };
         let at = (change.keyspace().to_string(), change.key().to_vec());
+        if change.kind() == untorn::ChangeKind::DeleteRange {
+            state.retain(|(name, key), _| *name != at.0 || !change.affects(key));
+            continue;
+        }
         match (change.kind(), change.into_value()) {
             (untorn::ChangeKind::Put, Some(value)) => drop(state.insert(at, value)),
             (untorn::ChangeKind::Delete, None) => assert!(state.remove(&at).is_some(), "{at:?} was not there"),

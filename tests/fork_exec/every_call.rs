@@ -124,6 +124,8 @@ impl Handles {
         w.check("Keyspace::get", self.keys.get(b"k"));
         w.check("Keyspace::get_versioned", self.keys.get_versioned(b"k"));
         w.check("Keyspace::delete", self.keys.delete(b"k"));
+        w.check("Keyspace::delete_range", self.keys.delete_range("a".."z"));
+        w.check("Keyspace::clear", self.keys.clear());
         w.check("Keyspace::compare_and_swap", self.keys.compare_and_swap(b"k", Some(self.version), b"x"));
         w.check("Keyspace::compare_and_delete", self.keys.compare_and_delete(b"k", self.version));
         w.check("Keyspace::range", self.keys.range(..));
@@ -290,6 +292,10 @@ fn in_transaction(handles: &Handles) {
         wrong.check("WriteTxn::get", txn.get(keys, b"k").map(drop));
         wrong.check("WriteTxn::get_versioned", txn.get_versioned(keys, b"k").map(drop));
         wrong.check("WriteTxn::delete", txn.delete(keys, b"k"));
+        wrong.check("WriteTxn::delete_range", txn.delete_range(keys, "a".."z"));
+        wrong.check("WriteTxn::clear", txn.clear(keys));
+        let savepoint = txn.savepoint();
+        wrong.check("WriteTxn::rollback_to", txn.rollback_to(savepoint));
         wrong.check("WriteTxn::range", txn.range(keys, ..).map(drop));
         wrong.check("WriteTxn::prefix", txn.prefix(keys, b"k").map(drop));
         wrong.check("WriteTxn::cursor", txn.cursor(keys).map(drop));

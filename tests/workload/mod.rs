@@ -370,7 +370,7 @@ pub(crate) fn check_feed(store: &Store) {
         match change.kind() {
             ChangeKind::Put => drop(told.insert(at, change.into_value().unwrap())),
             ChangeKind::Delete => assert!(told.remove(&at).is_some(), "{at:?} is deleted, but was not there"),
-            _ => told.retain(|(keyspace, _), _| *keyspace != at.0),
+            _ => told.retain(|(keyspace, key), _| *keyspace != at.0 || !change.affects(key)),
         }
     }
     let mut there = std::collections::BTreeMap::new();

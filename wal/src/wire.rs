@@ -27,9 +27,10 @@ use bincode::enc::{Encode, EncoderImpl};
 use bincode::error::EncodeError;
 
 /// The version of the protocol that this code speaks, and the oldest that it understands.
-pub const VERSION: u16 = 1;
-/// The oldest version that this code understands.
-pub const VERSION_MIN: u16 = 1;
+pub const VERSION: u16 = 2;
+/// The oldest version that this code understands. Version 1 has no change that removes a range of
+/// keys, so its followers would keep what is gone.
+pub const VERSION_MIN: u16 = 2;
 
 /// The longest message in bytes, without the four of its length: 16 MiB and room for what stands around a value of that size.
 pub const MESSAGE_BYTES_MAX: usize = VALUE_BYTES_MAX + (64 << 10);

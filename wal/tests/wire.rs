@@ -167,8 +167,10 @@ impl Material {
             10 => Reply::Cell { version: number, value },
             11 => Reply::Count(number),
             _ => {
-                let change = ChangeItem { txn, keyspace: name, key, what: Happened::Put(value), is_last_in_txn: true };
-                Reply::Changes { through: txn, changes: List(vec![change; 2]) }
+                let change = |what| ChangeItem { txn, keyspace: name, key, what, is_last_in_txn: true };
+                let end = Some(value).filter(|_| number % 2 == 0);
+                let changes = vec![change(Happened::Put(value)), change(Happened::DeleteRange { end })];
+                Reply::Changes { through: txn, changes: List(changes) }
             }
         }
     }
@@ -265,12 +267,12 @@ fn what_is_too_long() {
     assert!(matches!(wire::decode::<Request<'_>>(&frame[FRAME_HEADER_BYTES..]), Err(WireError::Malformed { .. })));
 }
 
-/// The bytes of version 1, as `docs/protocol.md` draws them.
+/// The bytes of version 2, as `docs/protocol.md` draws them.
 #[test]
-fn the_bytes_of_version_1() {
+fn the_bytes_of_version_2() {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    assert_eq!(hex(&ClientHello { oldest: 1, newest: 1 }.encode()), "756e746f726e0d0a0100010000000000");
-    assert_eq!(hex(&ServerHello::encode(1, None, "")), "756e746f726e0d0a010001000100000000000000");
+    assert_eq!(hex(&ClientHello { oldest: 2, newest: 2 }.encode()), "756e746f726e0d0a0200020000000000");
+    assert_eq!(hex(&ServerHello::encode(2, None, "")), "756e746f726e0d0a020002000200000000000000");
     let get = Request::Get { keyspace: "users", key: b"alice" };
     assert_eq!(
         hex(&wire::encode(&get).unwrap()),
@@ -305,6 +307,28 @@ fn the_bytes_of_version_1() {
     assert_eq!(
         hex(&wire::encode(&failed).unwrap()),
         concat!("11000000", "00000000", "0c000000", "0100000000000000", "6b")
+    );
+    let what = Happened::DeleteRange { end: Some(b"c") };
+    let change = ChangeItem { txn: 7, keyspace: "k", key: b"a", what, is_last_in_txn: true };
+    let changes = Reply::Changes { through: 7, changes: List(vec![change]) };
+    assert_eq!(
+        hex(&wire::encode(&changes).unwrap()),
+        concat!(
+            "3d000000",
+            "0c000000",
+            "0700000000000000",
+            "0100000000000000",
+            "0700000000000000",
+            "0100000000000000",
+            "6b",
+            "0100000000000000",
+            "61",
+            "03000000",
+            "01",
+            "0100000000000000",
+            "63",
+            "01"
+        )
     );
 }
 

@@ -198,6 +198,10 @@ fn check_history(store: &Store) -> Result<(), Finding> {
         };
         let Some(change) = change.filter(|change| is_ordinary(change.keyspace())) else { continue };
         let at = (change.keyspace().to_string(), change.key().to_vec());
+        if change.kind() == ChangeKind::DeleteRange {
+            told.retain(|(name, key), _| *name != at.0 || !change.affects(key));
+            continue;
+        }
         match (change.kind(), change.into_value()) {
             (ChangeKind::Put, Some(value)) => drop(told.insert(at, value)),
             (ChangeKind::Delete, None) if told.remove(&at).is_some() => {}

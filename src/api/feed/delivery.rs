@@ -43,7 +43,7 @@ pub(crate) struct Delivery {
     at: usize,
     /// Where its further records come from, if it was streamed, and where the last one ends.
     rest: Option<(Reader, Lsn)>,
-    /// Matching operations that are done.
+    /// Operations that are done.
     index: u64,
     /// A large value whose bytes are coming.
     filling: Option<Filling>,
@@ -141,31 +141,37 @@ impl Delivery {
                 }
             };
             self.at = self.payload.len() - rest;
+            self.index += 1;
             return Ok(done.map_or(Step::Nothing, |done| Step::Change(Change { value: done.value, ..done.change })));
         }
         if self.filling.is_some() {
             return Err(damaged("the bytes of a large value are missing"));
         }
         let mut step = Step::Nothing;
-        if Plan::wants(names, &self.filter, &op) {
-            if self.plan.delivers(self.index, &op) {
-                step = self.deliver(names, &op, admit);
-                if let Step::Later = step {
-                    return Ok(step);
-                }
+        if self.plan.delivers(names, &self.filter, self.index, &op) {
+            step = self.deliver(names, &op, admit);
+            if let Step::Later = step {
+                return Ok(step);
             }
-            self.index += 1;
         }
+        self.index += 1;
         self.at = self.payload.len() - rest;
         Ok(step)
     }
 
     fn deliver(&self, names: &Names, op: &Op<'_>, admit: Admit<'_>) -> Step {
+        let mut part = None;
         let (id, key_bytes, value_bytes) = match *op {
             Op::Put { keyspace, key, value } => (keyspace, key.len(), value.len()),
             Op::LargePut { keyspace, key, len } => (keyspace, key.len(), len as usize),
             Op::Delete { keyspace, key } => (keyspace, key.len(), 0),
             Op::DropKeyspace { keyspace, .. } => (keyspace, 0, 0),
+            Op::DeleteRange { keyspace, start, end } => {
+                let Some((start, end)) = self.filter.part_of(start, end) else { return Step::Nothing };
+                let bytes = start.len() + end.as_ref().map_or(0, Vec::len);
+                part = Some((start, end));
+                (keyspace, bytes, 0)
+            }
             _ => return Step::Nothing,
         };
         let has_value = match admit(names.get(id).map_or("", |name| name), key_bytes, value_bytes) {
@@ -178,6 +184,7 @@ impl Delivery {
             keyspace: names.get(keyspace).cloned().unwrap_or_default(),
             kind,
             key: key.to_vec(),
+            end: None,
             value: value.map(<[u8]>::to_vec),
             last: self.plan.is_last(self.index),
         };
@@ -187,6 +194,11 @@ impl Delivery {
             }
             Op::Delete { keyspace, key } => Step::Change(change(keyspace, ChangeKind::Delete, key, None)),
             Op::DropKeyspace { keyspace, .. } => Step::Change(change(keyspace, ChangeKind::DropKeyspace, &[], None)),
+            Op::DeleteRange { keyspace, .. } => {
+                let (key, end) = part.unwrap_or_default();
+                let change = change(keyspace, ChangeKind::DeleteRange, &[], None);
+                Step::Change(Change { key, end, ..change })
+            }
             Op::LargePut { keyspace, key, len } => {
                 let change = change(keyspace, ChangeKind::Put, key, None);
                 Step::Fill(Filling { change, value: has_value.then(Vec::new), come: 0, len: len as usize })

@@ -7,11 +7,13 @@
 
 use crate::api::feed::names::Names;
 use crate::files::dir;
+use crate::prefix::prefix_end;
 use crate::process::client::Client;
 use crate::txn::ops::{Op, Ops};
 use crate::{Error, KeyspaceId, Result};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
 use std::sync::Arc;
 use untorn_wal::Lsn;
 
@@ -26,51 +28,109 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    fn matches(&self, name: &str, key: Option<&[u8]>) -> bool {
-        self.keyspace.as_ref().is_none_or(|wanted| wanted == name)
-            && key.is_none_or(|key| key.starts_with(&self.prefix))
+    fn matches(&self, name: &str, affected: Affected<'_>) -> bool {
+        let is_wanted = match affected {
+            Affected::Key(key) => key.starts_with(&self.prefix),
+            Affected::Range(start, end) => self.part_of(start, end).is_some(),
+            Affected::Keyspace => true,
+        };
+        is_wanted && self.keyspace.as_ref().is_none_or(|wanted| wanted == name)
+    }
+
+    /// The part of a range whose keys begin with the prefix.
+    pub(super) fn part_of(&self, start: &[u8], end: Option<&[u8]>) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
+        let start = start.max(&self.prefix);
+        let end = match (end, prefix_end(&self.prefix)) {
+            (Some(end), Some(after)) => Some(end.to_vec().min(after)),
+            (end, after) => end.map(<[u8]>::to_vec).or(after),
+        };
+        let is_empty = end.as_ref().is_some_and(|end| **end <= *start);
+        (!is_empty).then(|| (start.to_vec(), end))
     }
 }
 
-/// The plan of one transaction.
+/// The plan of one transaction. Its operations are numbered from 0, whether they match or not.
 pub(crate) struct Plan {
-    /// Operations that match.
+    /// Operations so far.
     count: u64,
+    /// The last one that matches.
+    last: Option<u64>,
     /// The last operation on each key; `None` if there are too many keys.
-    last: Option<HashMap<(u64, u64), u64>>,
+    last_on: Option<HashMap<(u64, u64), u64>>,
+    /// What `last_on` had for a key, before each change of it since the first savepoint.
+    replaced: Vec<((u64, u64), Option<u64>)>,
     hashers: [RandomState; 2],
     /// What it creates itself, which it may yet take back.
     created: HashMap<KeyspaceId, String>,
+    /// The same in the order of their creation.
+    created_ids: Vec<KeyspaceId>,
     /// What it drops: its end is the last that is heard of these.
     pub(super) dropped: Vec<KeyspaceId>,
+    savepoints: Vec<AtSavepoint>,
+    /// Operations that a rollback to a savepoint has undone, ascending.
+    undone: Vec<Range<u64>>,
 }
 
-/// What an operation changes: its keyspace, and a key unless that is the keyspace as a whole.
-fn target<'a>(op: &Op<'a>) -> Option<(KeyspaceId, Option<&'a [u8]>)> {
+/// The lengths of a plan's parts when its transaction made a savepoint.
+struct AtSavepoint {
+    count: u64,
+    last: Option<u64>,
+    replaced: usize,
+    created: usize,
+    dropped: usize,
+}
+
+/// What of a keyspace an operation changes.
+#[derive(Clone, Copy)]
+enum Affected<'a> {
+    Key(&'a [u8]),
+    Range(&'a [u8], Option<&'a [u8]>),
+    Keyspace,
+}
+
+fn affected<'a>(op: &Op<'a>) -> Option<(KeyspaceId, Affected<'a>)> {
     match *op {
         Op::Put { keyspace, key, .. } | Op::Delete { keyspace, key } | Op::LargePut { keyspace, key, .. } => {
-            Some((keyspace, Some(key)))
+            Some((keyspace, Affected::Key(key)))
         }
-        Op::DropKeyspace { keyspace, .. } => Some((keyspace, None)),
-        Op::CreateKeyspace { .. } | Op::LargeBytes(_) | Op::Incarnation { .. } | Op::CellsFloor(_) => None,
+        Op::DeleteRange { keyspace, start, end } => Some((keyspace, Affected::Range(start, end))),
+        Op::DropKeyspace { keyspace, .. } => Some((keyspace, Affected::Keyspace)),
+        Op::CreateKeyspace { .. }
+        | Op::LargeBytes(_)
+        | Op::Incarnation { .. }
+        | Op::CellsFloor(_)
+        | Op::Savepoint { .. }
+        | Op::RollBack { .. } => None,
     }
 }
 
 impl Plan {
     pub(crate) fn new() -> Plan {
         let hashers = [RandomState::new(), RandomState::new()];
-        Plan { count: 0, last: Some(HashMap::new()), hashers, created: HashMap::new(), dropped: Vec::new() }
+        Plan {
+            count: 0,
+            last: None,
+            last_on: Some(HashMap::new()),
+            replaced: Vec::new(),
+            hashers,
+            created: HashMap::new(),
+            created_ids: Vec::new(),
+            dropped: Vec::new(),
+            savepoints: Vec::new(),
+            undone: Vec::new(),
+        }
     }
 
     /// Bytes of memory that it holds, but for names.
     pub(super) fn held_bytes(&self) -> usize {
         // Each entry has a control byte.
-        self.last.as_ref().map_or(0, |last| last.capacity() * (size_of::<((u64, u64), u64)>() + 1))
+        let last_on = self.last_on.as_ref().map_or(0, |last| last.capacity() * (size_of::<((u64, u64), u64)>() + 1));
+        last_on + self.undone.capacity() * size_of::<Range<u64>>()
     }
 
     /// Whether nothing of the transaction is wanted.
     pub(crate) fn is_empty(&self) -> bool {
-        self.count == 0
+        self.last.is_none()
     }
 
     /// Takes the operations of the next record into account. The transaction begins at `from`.
@@ -82,31 +142,88 @@ impl Plan {
         payload: &[u8],
         from: Lsn,
     ) -> Result<()> {
+        let damaged = |what: String| Error::corrupt(dir::WAL, from.0, what);
         for op in Ops::new(payload) {
-            let op = op.map_err(|what| Error::corrupt(dir::WAL, from.0, what))?;
+            let op = op.map_err(damaged)?;
             match op {
-                Op::CreateKeyspace { keyspace, name } => drop(self.created.insert(keyspace, name.to_string())),
+                Op::CreateKeyspace { keyspace, name } => {
+                    self.created.insert(keyspace, name.to_string());
+                    self.created_ids.push(keyspace);
+                }
                 Op::DropKeyspace { keyspace, name } => {
                     names.learn(keyspace, name);
                     self.dropped.push(keyspace);
                 }
+                Op::Savepoint { depth } => self.add_savepoint(depth).map_err(damaged)?,
+                Op::RollBack { depth } => self.roll_back(depth, names).map_err(damaged)?,
                 _ => {}
             }
-            let Some((keyspace, key)) = target(&op) else { continue };
-            let matches = match self.created.get(&keyspace) {
-                Some(name) => filter.matches(name, key),
-                None => filter.matches(names.find(client, keyspace, from)?, key),
-            };
-            if !matches {
-                continue;
-            }
-            if let (Some(last), Some(key)) = (&mut self.last, key) {
-                last.insert(hash(&self.hashers, keyspace, key), self.count);
-                if last.len() > KEYS_MAX {
-                    self.last = None;
+            if let Some((keyspace, affected)) = affected(&op) {
+                let matches = match self.created.get(&keyspace) {
+                    Some(name) => filter.matches(name, affected),
+                    None => filter.matches(names.find(client, keyspace, from)?, affected),
+                };
+                if matches {
+                    self.note_match(keyspace, affected);
                 }
             }
             self.count += 1;
+        }
+        Ok(())
+    }
+
+    fn note_match(&mut self, keyspace: KeyspaceId, affected: Affected<'_>) {
+        self.last = Some(self.count);
+        if let (Some(last_on), Affected::Key(key)) = (&mut self.last_on, affected) {
+            let hash = hash(&self.hashers, keyspace, key);
+            let before = last_on.insert(hash, self.count);
+            if !self.savepoints.is_empty() {
+                self.replaced.push((hash, before));
+            }
+            if last_on.len().max(self.replaced.len()) > KEYS_MAX {
+                self.last_on = None;
+                self.replaced = Vec::new();
+            }
+        }
+    }
+
+    fn add_savepoint(&mut self, depth: u32) -> Result<(), String> {
+        if depth as usize != self.savepoints.len() {
+            return Err(format!("a savepoint follows {depth} others, of which there are {}", self.savepoints.len()));
+        }
+        self.savepoints.push(AtSavepoint {
+            count: self.count,
+            last: self.last,
+            replaced: self.replaced.len(),
+            created: self.created_ids.len(),
+            dropped: self.dropped.len(),
+        });
+        Ok(())
+    }
+
+    /// Undoes all operations since a savepoint. What they created was never there: nothing else
+    /// names it.
+    fn roll_back(&mut self, depth: u32, names: &mut Names) -> Result<(), String> {
+        self.savepoints.truncate((depth as usize).saturating_add(1));
+        let savepoint = self.savepoints.get(depth as usize);
+        let savepoint = savepoint.ok_or_else(|| format!("a rollback to savepoint {depth}, which is not there"))?;
+        while self.undone.pop_if(|undone| undone.start >= savepoint.count).is_some() {}
+        self.undone.push(savepoint.count..self.count);
+        self.last = savepoint.last;
+        for id in self.created_ids.drain(savepoint.created..) {
+            self.created.remove(&id);
+            names.forget(id);
+        }
+        self.dropped.truncate(savepoint.dropped);
+        // Empty if the map was given up since.
+        let replaced = self.replaced.split_off(savepoint.replaced.min(self.replaced.len()));
+        if let Some(last_on) = &mut self.last_on {
+            for (hash, before) in replaced.into_iter().rev() {
+                match before {
+                    Some(before) => drop(last_on.insert(hash, before)),
+                    None => drop(last_on.remove(&hash)),
+                }
+            }
         }
         Ok(())
     }
@@ -116,24 +233,33 @@ impl Plan {
         for (id, name) in self.created.drain() {
             names.learn(id, &name);
         }
+        self.savepoints = Vec::new();
+        self.replaced = Vec::new();
     }
 
-    /// Whether an operation matches, all of whose names are known by now.
-    pub(super) fn wants(names: &Names, filter: &Filter, op: &Op<'_>) -> bool {
-        target(op).is_some_and(|(id, key)| names.get(id).is_some_and(|name| filter.matches(name, key)))
+    /// Whether an operation matches, all of whose names are known by now if it was not undone.
+    fn wants(names: &Names, filter: &Filter, op: &Op<'_>) -> bool {
+        affected(op).is_some_and(|(id, affected)| names.get(id).is_some_and(|name| filter.matches(name, affected)))
     }
 
-    /// Whether the matching operation number `index` is delivered: no later one changes the same key.
-    pub(super) fn delivers(&self, index: u64, op: &Op<'_>) -> bool {
-        match (&self.last, target(op)) {
-            (Some(last), Some((keyspace, Some(key)))) => last.get(&hash(&self.hashers, keyspace, key)) == Some(&index),
+    /// Whether operation number `index` is delivered: it matches and was not undone, and no later
+    /// one changes the same key.
+    pub(super) fn delivers(&self, names: &Names, filter: &Filter, index: u64, op: &Op<'_>) -> bool {
+        let next = self.undone.partition_point(|undone| undone.end <= index);
+        if self.undone.get(next).is_some_and(|undone| undone.contains(&index)) || !Plan::wants(names, filter, op) {
+            return false;
+        }
+        match (&self.last_on, affected(op)) {
+            (Some(last_on), Some((keyspace, Affected::Key(key)))) => {
+                last_on.get(&hash(&self.hashers, keyspace, key)) == Some(&index)
+            }
             _ => true,
         }
     }
 
     /// Whether it is the last one that is delivered.
     pub(super) fn is_last(&self, index: u64) -> bool {
-        index + 1 == self.count
+        self.last == Some(index)
     }
 }
 

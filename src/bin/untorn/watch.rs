@@ -26,6 +26,9 @@ struct JsonChange<'a> {
     keyspace: &'a str,
     kind: &'static str,
     key: String,
+    /// The end of a range that was removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end: Option<String>,
     value: Option<String>,
     last: bool,
 }
@@ -74,6 +77,7 @@ fn write(out: &mut impl Write, change: &Change, format: Format) -> Outcome {
     let kind = match change.kind() {
         ChangeKind::Put => "put",
         ChangeKind::Delete => "delete",
+        ChangeKind::DeleteRange => "delete-range",
         _ => "drop",
     };
     let mut line = Vec::new();
@@ -83,6 +87,7 @@ fn write(out: &mut impl Write, change: &Change, format: Format) -> Outcome {
             keyspace: change.keyspace(),
             kind,
             key: text::render(change.key(), format)?,
+            end: change.end().map(|end| text::render(end, format)).transpose()?,
             value: change.value().map(|value| text::render(value, format)).transpose()?,
             last: change.last_in_txn(),
         };
@@ -95,6 +100,11 @@ fn write(out: &mut impl Write, change: &Change, format: Format) -> Outcome {
         if change.kind() != ChangeKind::DropKeyspace {
             line.push(b'\t');
             text::render_field(change.key(), format, &mut line);
+        }
+        // A range that goes on to the last key ends in no field.
+        if let Some(end) = change.end() {
+            line.push(b'\t');
+            text::render_field(end, format, &mut line);
         }
         if let Some(value) = change.value() {
             line.push(b'\t');

@@ -51,6 +51,13 @@ fn exercise(pair: &Pair) {
             break;
         }
     }
+    let all: Vec<&Vec<u8>> = pair.map.keys().collect();
+    for (start, end) in [(0, None), (all.len() / 5, Some(all.len() / 2)), (3, Some(7)), (all.len() / 2, None)] {
+        let mut edited = pair.clone();
+        edited.pages.tolerant = true;
+        let end = end.map(|end| &all[end][..]);
+        let _ = range::delete(&mut edited.pages, &mut edited.root, all[start], end);
+    }
     assert!(started.elapsed() < Duration::from_secs(300), "damage must not lead to endless work");
 }
 

@@ -4,12 +4,13 @@ mod cursors;
 mod damage;
 mod golden;
 mod model;
+mod ranges;
 
 use crate::btree::check::{TreeReport, check_tree};
 use crate::btree::cursor::RangeCursor;
 use crate::btree::point_cursor::PointCursor;
 use crate::btree::position::EntryAt;
-use crate::btree::{edit, search};
+use crate::btree::{edit, range, search};
 use crate::files::page::{PageRead, PageWrite};
 use crate::files::page::{Value, write_run};
 use crate::ids::PageId;
@@ -50,6 +51,13 @@ impl Pair {
     pub(crate) fn delete(&mut self, key: &[u8]) {
         let deleted = edit::delete(&mut self.pages, &mut self.root, key).unwrap();
         assert_eq!(deleted, self.map.remove(key).is_some());
+    }
+
+    pub(crate) fn delete_range(&mut self, start: &[u8], end: Option<&[u8]>) {
+        let removed = range::delete(&mut self.pages, &mut self.root, start, end).unwrap();
+        let before = self.map.len();
+        self.map.retain(|key, _| **key < *start || end.is_some_and(|end| **key >= *end));
+        assert_eq!(removed, (before - self.map.len()) as u64);
     }
 
     /// Checks the tree, its contents, and that the allocated pages are exactly the reachable ones.

@@ -9,6 +9,9 @@ enum Op {
     Delete(Vec<u8>),
     /// Deletes the n-th key there is, so that deletions hit.
     DeleteNth(usize),
+    DeleteRange(Vec<u8>, Option<Vec<u8>>),
+    /// Deletes so many keys from the n-th on, so that large and small parts of the tree go.
+    DeleteSpan(usize, usize),
     Commit,
     Release,
 }
@@ -18,6 +21,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         12 => (keys(), values()).prop_map(|(key, value)| Op::Put(key, value)),
         1 => keys().prop_map(Op::Delete),
         5 => any::<usize>().prop_map(Op::DeleteNth),
+        1 => (keys(), proptest::option::weighted(0.9, keys())).prop_map(|(start, end)| Op::DeleteRange(start, end)),
+        1 => (any::<usize>(), 1..60_usize).prop_map(|(first, count)| Op::DeleteSpan(first, count)),
         2 => Just(Op::Commit),
         1 => Just(Op::Release),
     ];
@@ -35,6 +40,13 @@ fn run(page_size: usize, ops: Vec<Op>) {
                 if let Some(key) = pair.map.keys().nth(n % pair.map.len().max(1)).cloned() {
                     pair.delete(&key);
                 }
+            }
+            Op::DeleteRange(start, end) => pair.delete_range(&start, end.as_deref()),
+            Op::DeleteSpan(first, count) => {
+                let first = first % pair.map.len().max(1);
+                let mut keys = pair.map.keys().skip(first).step_by(count);
+                let (start, end) = (keys.next().cloned(), keys.next().cloned());
+                pair.delete_range(&start.unwrap_or_default(), end.as_deref());
             }
             Op::Commit => {
                 pair.verify();

@@ -97,18 +97,23 @@ pub enum Happened<'a> {
     Delete,
     /// 2: the keyspace is gone with all its keys; the key is empty.
     DropKeyspace,
+    /// 3, since version 2: all keys from the key on are gone.
+    DeleteRange {
+        /// Keys from this one on stay; it is above the key. `None`: none stays.
+        end: Option<&'a [u8]>,
+    },
 }
 
-/// One changed key of one transaction.
+/// One changed key, or range of keys, of one transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 pub struct ChangeItem<'a> {
     /// The transaction.
     pub txn: u64,
     /// The keyspace's name.
     pub keyspace: &'a str,
-    /// The key.
+    /// The key, or where the range begins.
     pub key: &'a [u8],
-    /// What happened to the key.
+    /// What happened to it.
     pub what: Happened<'a>,
     /// Whether this is the transaction's last change in the feed.
     pub is_last_in_txn: bool,

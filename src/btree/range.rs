@@ -1,0 +1,332 @@
+//! Removing a range of keys: whole subtrees are freed as they are, and only the two edges of the
+//! range are copied.
+//!
+//! 1. The descent ([`Removal::remove_from`]) follows the two ends of the range. A child that lies
+//!    between them is *covered*: each of its pages is read once, for its number of entries and for
+//!    the runs of its values, and is freed without being written. A page that an end of the range
+//!    cuts is copied, and loses the part that is inside.
+//! 2. The pages and runs found are freed ([`Removal::free`]).
+//! 3. The pages left and right of the gap are merged with their neighbours as far as they are
+//!    underfull. A merge at one level may make two pages neighbours at the level below, so this is
+//!    repeated until nothing merges any more.
+//!
+//! A page of a damaged tree that is freed although something else uses it would be handed out and
+//! overwritten. So each covered page is held against its checksum, its level, its parent's birth
+//! and its parent's separators, and no page may be found twice, before any is freed.
+
+use crate::btree::balance;
+use crate::btree::edit::{own_page, write_group};
+use crate::btree::items::{Identity, Items};
+use crate::btree::node::Node;
+use crate::btree::patch;
+use crate::files::page as format;
+use crate::files::page::{PageRead, PageWrite, Value, read_run};
+use crate::{PageId, Result, TxnId};
+use std::ops::Range;
+
+/// Removes all entries from the key `start` on, up to but not including `end`, or to the last one.
+/// Returns how many there were; if there were none, nothing is copied.
+///
+/// # Errors
+/// `Corrupt` if a page is damaged; those of allocation.
+pub(crate) fn delete<W: PageWrite>(pages: &mut W, root: &mut PageId, start: &[u8], end: Option<&[u8]>) -> Result<u64> {
+    if root.is_none() || end.is_some_and(|end| end <= start) {
+        return Ok(0);
+    }
+    let level = Node::open(pages, *root)?.level;
+    let expected = Expected { level, youngest: pages.txn_id(), lower: &[], upper: None };
+    let cut = Cut { start: Some(start).filter(|start| !start.is_empty()), end };
+    let mut removal = Removal::default();
+    match removal.remove_from(pages, *root, &expected, cut)? {
+        Remainder::Same => return Ok(0),
+        Remainder::Copy(page) => *root = page,
+        Remainder::Nothing => *root = PageId::NONE,
+    }
+    let entries = removal.entries;
+    removal.free(pages)?;
+    if root.is_none() {
+        return Ok(entries);
+    }
+    let edges = cut.start.into_iter().chain(cut.end);
+    loop {
+        let mut merged = false;
+        for key in edges.clone() {
+            merged |= balance::mend(pages, root, key)?;
+        }
+        // Each merge frees a page, so this ends.
+        if !merged {
+            break;
+        }
+    }
+    balance::lower_root(pages, root)?;
+    Ok(entries)
+}
+
+/// The ends of the range that lie inside a subtree.
+#[derive(Clone, Copy)]
+struct Cut<'k> {
+    /// Keys before it stay. `None` if the range begins before the subtree.
+    start: Option<&'k [u8]>,
+    /// It and keys after it stay. `None` if the range ends after the subtree.
+    end: Option<&'k [u8]>,
+}
+
+impl Cut<'_> {
+    /// Whether the whole subtree is inside the range.
+    fn is_covered(&self) -> bool {
+        self.start.is_none() && self.end.is_none()
+    }
+}
+
+/// What a page must be by what its parent holds.
+#[derive(Clone, Copy)]
+struct Expected<'k> {
+    level: u8,
+    /// The page's birth is no later.
+    youngest: TxnId,
+    /// Its keys are not below this one, and below the other.
+    lower: &'k [u8],
+    upper: Option<&'k [u8]>,
+}
+
+impl<'k> Expected<'k> {
+    fn open<'p, P: PageRead>(&self, pages: &'p P, id: PageId) -> Result<Node<'p>> {
+        let node = Node::open(pages, id)?;
+        if node.level != self.level {
+            return Err(node.damaged(format!("level {} where level {} was expected", node.level, self.level)));
+        }
+        let birth = node.birth();
+        if birth > self.youngest {
+            let youngest = self.youngest;
+            return Err(node.damaged(format!("born in {birth}, after its parent or this transaction ({youngest})")));
+        }
+        Ok(node)
+    }
+
+    /// The same of child `index` of a branch, whose separators go into the two buffers.
+    fn of_child<'c>(&self, branch: &Node<'_>, index: usize, fences: &'c mut (Vec<u8>, Vec<u8>)) -> Result<Expected<'c>>
+    where
+        'k: 'c,
+    {
+        let (lower, upper) = fences;
+        let level = branch.level.checked_sub(1).ok_or_else(|| branch.damaged("a leaf where a branch was expected"))?;
+        if let Some(before) = index.checked_sub(1) {
+            branch.key(before)?.key_into(lower);
+        }
+        if index < branch.count() {
+            branch.key(index)?.key_into(upper);
+        }
+        Ok(Expected {
+            level,
+            youngest: branch.birth(),
+            lower: if index == 0 { self.lower } else { lower },
+            upper: if index == branch.count() { self.upper } else { Some(upper) },
+        })
+    }
+}
+
+/// What is left of a subtree.
+enum Remainder {
+    /// None of it was inside the range.
+    Same,
+    /// The page takes the place of the subtree's root.
+    Copy(PageId),
+    Nothing,
+}
+
+/// A page or run to be freed.
+struct Extent {
+    page: PageId,
+    pages: u32,
+    birth: TxnId,
+}
+
+/// What a removal has found inside the range.
+#[derive(Default)]
+struct Removal {
+    entries: u64,
+    extents: Vec<Extent>,
+}
+
+impl Removal {
+    /// Removes what is inside the range from the subtree at `id`.
+    fn remove_from<W: PageWrite>(
+        &mut self,
+        pages: &mut W,
+        id: PageId,
+        expected: &Expected<'_>,
+        cut: Cut<'_>,
+    ) -> Result<Remainder> {
+        if cut.is_covered() {
+            self.take(pages, id, expected)?;
+            return Ok(Remainder::Nothing);
+        }
+        if expected.level == 0 {
+            self.remove_from_leaf(pages, id, expected, cut)
+        } else {
+            self.remove_from_branch(pages, id, expected, cut)
+        }
+    }
+
+    fn remove_from_leaf<W: PageWrite>(
+        &mut self,
+        pages: &mut W,
+        id: PageId,
+        expected: &Expected<'_>,
+        cut: Cut<'_>,
+    ) -> Result<Remainder> {
+        let leaf = expected.open(pages, id)?;
+        let first = cut.start.map_or(Ok(0), |key| leaf.find(key).map(|place| place.index))?;
+        let end = cut.end.map_or(Ok(leaf.count()), |key| leaf.find(key).map(|place| place.index))?;
+        if first >= end {
+            return Ok(Remainder::Same);
+        }
+        if first == 0 && end == leaf.count() {
+            self.take(pages, id, expected)?;
+            return Ok(Remainder::Nothing);
+        }
+        self.take_entries(pages, &leaf, first..end)?;
+        let (page, _) = own_page(pages, id, expected.youngest)?;
+        let birth = pages.txn_id();
+        let body = pages.body_mut(page)?;
+        let mut items = Items::read(&Node::parse(body, page)?)?;
+        items.remove(first..end);
+        write_group(&items, 0..items.len(), body, Identity { id: page, birth, first_child: PageId::NONE })?;
+        Ok(Remainder::Copy(page))
+    }
+
+    fn remove_from_branch<W: PageWrite>(
+        &mut self,
+        pages: &mut W,
+        id: PageId,
+        expected: &Expected<'_>,
+        cut: Cut<'_>,
+    ) -> Result<Remainder> {
+        let branch = expected.open(pages, id)?;
+        let (count, birth) = (branch.count(), branch.birth());
+        // An end of the range that equals a separator cuts no child.
+        let (first, first_start) = match cut.start {
+            None => (0, None),
+            Some(key) => {
+                let place = branch.find(key)?;
+                (place.index + usize::from(place.found), Some(key).filter(|_| !place.found))
+            }
+        };
+        let (last, last_end) = match cut.end {
+            None => (count, None),
+            Some(key) => {
+                let place = branch.find(key)?;
+                (place.index, Some(key).filter(|_| !place.found))
+            }
+        };
+        if first > last {
+            return Err(branch.damaged("separators are not in order"));
+        }
+        let mut copies = Vec::new();
+        let mut gone = first + 1..last;
+        for index in first..=last {
+            let start = first_start.filter(|_| index == first);
+            let end = last_end.filter(|_| index == last);
+            let mut fences = (Vec::new(), Vec::new());
+            let branch = Node::open(pages, id)?;
+            let child = branch.child(index);
+            if index < last {
+                pages.prefetch(branch.child(index + 1));
+            }
+            let below = expected.of_child(&branch, index, &mut fences)?;
+            match self.remove_from(pages, child, &below, Cut { start, end })? {
+                Remainder::Same => {}
+                Remainder::Copy(page) => copies.push((index, page)),
+                Remainder::Nothing => gone = gone.start.min(index)..gone.end.max(index + 1),
+            }
+        }
+        if gone.is_empty() && copies.is_empty() {
+            return Ok(Remainder::Same);
+        }
+        if gone == (0..count + 1) {
+            self.take_page(pages, &Node::open(pages, id)?, birth)?;
+            return Ok(Remainder::Nothing);
+        }
+        let (page, _) = own_page(pages, id, expected.youngest)?;
+        let birth = pages.txn_id();
+        let body = pages.body_mut(page)?;
+        for (index, copy) in copies {
+            patch::set_child(body, page, index, copy)?;
+        }
+        if !gone.is_empty() {
+            let branch = Node::parse(body, page)?;
+            let mut items = Items::read(&branch)?;
+            // With a child goes the separator before it; the first one that stays needs none.
+            let (first_child, separators) = match gone.start {
+                0 => (branch.child(gone.end), 0..gone.end),
+                start => (branch.child(0), start - 1..gone.end - 1),
+            };
+            items.remove(separators);
+            write_group(&items, 0..items.len(), body, Identity { id: page, birth, first_child })?;
+        }
+        Ok(Remainder::Copy(page))
+    }
+
+    /// Takes a whole subtree.
+    fn take<W: PageWrite>(&mut self, pages: &W, id: PageId, expected: &Expected<'_>) -> Result<()> {
+        let node = expected.open(pages, id)?;
+        self.take_page(pages, &node, node.birth())?;
+        if node.is_leaf() {
+            check_fences(&node, expected)?;
+            return self.take_entries(pages, &node, 0..node.count());
+        }
+        let mut fences = (Vec::new(), Vec::new());
+        for index in 0..=node.count() {
+            if index < node.count() {
+                pages.prefetch(node.child(index + 1));
+            }
+            let below = expected.of_child(&node, index, &mut fences)?;
+            self.take(pages, node.child(index), &below)?;
+        }
+        Ok(())
+    }
+
+    fn take_page<W: PageWrite>(&mut self, pages: &W, node: &Node<'_>, birth: TxnId) -> Result<()> {
+        node.audit()?;
+        pages.check(node.id, birth)?;
+        self.extents.push(Extent { page: node.id, pages: 1, birth });
+        Ok(())
+    }
+
+    /// Takes entries of a leaf, and the runs of their values.
+    fn take_entries<P: PageRead>(&mut self, pages: &P, leaf: &Node<'_>, range: Range<usize>) -> Result<()> {
+        self.entries += range.len() as u64;
+        for index in range {
+            let (version, value) = leaf.entry(index)?;
+            let Value::Run { page, pages: count, len } = value else { continue };
+            let (_, birth) = read_run(pages, page, count, len)?;
+            if birth != version {
+                let what = format!("a run born in {birth} holds a value of {version}");
+                return Err(format::damaged(page, pages.page_size(), what));
+            }
+            self.extents.push(Extent { page, pages: count, birth });
+        }
+        Ok(())
+    }
+
+    /// Frees what was taken.
+    fn free<W: PageWrite>(mut self, pages: &mut W) -> Result<()> {
+        self.extents.sort_unstable_by_key(|extent| extent.page);
+        let overlap = self.extents.windows(2).find(|pair| pair[0].page.0 + pair[0].pages > pair[1].page.0);
+        if let Some(pair) = overlap {
+            return Err(format::damaged(pair[1].page, pages.page_size(), "a tree reaches the page twice"));
+        }
+        for Extent { page, pages: count, birth } in self.extents {
+            pages.free(page, count, birth);
+        }
+        Ok(())
+    }
+}
+
+/// The first and the last key of a leaf lie between its parent's separators.
+fn check_fences(leaf: &Node<'_>, expected: &Expected<'_>) -> Result<()> {
+    let Some(last) = leaf.count().checked_sub(1) else { return Err(leaf.damaged("an empty leaf")) };
+    let (first, last) = (leaf.key(0)?.to_vec(), leaf.key(last)?.to_vec());
+    let is_inside = *first >= *expected.lower && expected.upper.is_none_or(|upper| *last < *upper);
+    if is_inside { Ok(()) } else { Err(leaf.damaged("a key lies outside the separators of the parent")) }
+}

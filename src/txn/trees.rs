@@ -1,0 +1,113 @@
+//! The keyspaces that a transaction has looked at, and what they were at its savepoints.
+//!
+//! For each savepoint there is a list of what changed since, up to the next one: the entry of each
+//! keyspace as it was, or that it was not open. So a savepoint costs what is changed after it,
+//! however many keyspaces are open.
+
+use crate::KeyspaceId;
+use crate::txn::catalog;
+use std::collections::HashMap;
+
+/// A keyspace that the transaction has looked at.
+#[derive(Clone)]
+pub(super) struct OpenTree {
+    pub(super) entry: catalog::Entry,
+    pub(super) changed: bool,
+}
+
+/// A few are found by going through them, more by an index, so that a transaction over n keyspaces
+/// takes time in proportion to n.
+#[derive(Default)]
+pub(super) struct OpenTrees {
+    list: Vec<OpenTree>,
+    /// Where each one is in `list`, once there are more than [`SCANNED_MAX`].
+    index: HashMap<KeyspaceId, usize>,
+    /// For each savepoint, what the keyspaces that changed since were before; `None` if they were
+    /// not open.
+    before: Vec<HashMap<KeyspaceId, Option<OpenTree>>>,
+}
+
+/// Keyspaces that are found without an index.
+const SCANNED_MAX: usize = 16;
+
+impl OpenTrees {
+    pub(super) fn position(&self, id: KeyspaceId) -> Option<usize> {
+        if self.index.is_empty() {
+            return self.list.iter().position(|tree| tree.entry.id == id);
+        }
+        self.index.get(&id).copied()
+    }
+
+    pub(super) fn at(&self, at: usize) -> &OpenTree {
+        &self.list[at]
+    }
+
+    /// A keyspace that is about to be changed.
+    pub(super) fn change(&mut self, at: usize) -> &mut OpenTree {
+        if let Some(before) = self.before.last_mut() {
+            let tree = &self.list[at];
+            before.entry(tree.entry.id).or_insert_with(|| Some(tree.clone()));
+        }
+        &mut self.list[at]
+    }
+
+    pub(super) fn open(&mut self, tree: OpenTree) -> usize {
+        if let Some(before) = self.before.last_mut() {
+            before.entry(tree.entry.id).or_insert(None);
+        }
+        self.push(tree)
+    }
+
+    pub(super) fn close(&mut self, id: KeyspaceId) -> Option<OpenTree> {
+        let removed = self.remove(id)?;
+        if let Some(before) = self.before.last_mut() {
+            before.entry(id).or_insert_with(|| Some(removed.clone()));
+        }
+        Some(removed)
+    }
+
+    /// All of them, for the last changes of the transaction.
+    pub(super) fn all_mut(&mut self) -> impl Iterator<Item = &mut OpenTree> {
+        self.list.iter_mut()
+    }
+
+    pub(super) fn add_savepoint(&mut self) {
+        self.before.push(HashMap::new());
+    }
+
+    /// Makes all keyspaces what they were at savepoint number `depth`, counted from 0, and forgets
+    /// the savepoints after it.
+    pub(super) fn roll_back_to(&mut self, depth: usize) {
+        for before in self.before.split_off(depth).into_iter().rev() {
+            for (id, tree) in before {
+                match (self.position(id), tree) {
+                    (Some(at), Some(tree)) => self.list[at] = tree,
+                    (None, Some(tree)) => drop(self.push(tree)),
+                    (_, None) => drop(self.remove(id)),
+                }
+            }
+        }
+        self.add_savepoint();
+    }
+
+    fn push(&mut self, tree: OpenTree) -> usize {
+        let at = self.list.len();
+        self.list.push(tree);
+        if at >= SCANNED_MAX {
+            let from = if self.index.is_empty() { 0 } else { at };
+            self.index.extend((from..=at).map(|at| (self.list[at].entry.id, at)));
+        }
+        at
+    }
+
+    fn remove(&mut self, id: KeyspaceId) -> Option<OpenTree> {
+        let at = self.position(id)?;
+        let removed = self.list.swap_remove(at);
+        if self.index.remove(&id).is_some()
+            && let Some(moved) = self.list.get(at)
+        {
+            self.index.insert(moved.entry.id, at);
+        }
+        Some(removed)
+    }
+}
