@@ -115,14 +115,14 @@ fn what_may_not_be_removed() {
     let store = test.open();
     store.cell("cell", 8).unwrap();
     let cells = store.find_keyspace(untorn::CELLS_KEYSPACE).unwrap().unwrap();
-    assert!(matches!(cells.clear(), Err(Error::Invalid { .. })));
+    assert!(matches!(cells.clear(), Err(Error::ReservedName { .. })));
     let dropped = store.keyspace("dropped").unwrap();
     store.drop_keyspace("dropped").unwrap();
     assert!(matches!(dropped.delete_range("a"..), Err(Error::NoKeyspace { name }) if name == "dropped"));
     let other = TestStore::new();
     let elsewhere = other.open().keyspace("elsewhere").unwrap();
     let mut txn = store.begin().unwrap();
-    assert!(matches!(txn.delete_range(&elsewhere, ..), Err(Error::Invalid { .. })));
+    assert!(matches!(txn.delete_range(&elsewhere, ..), Err(Error::OtherStore { .. })));
     let keys = txn.keyspace("keys").unwrap();
     txn.put(&keys, "a", "1").unwrap();
     assert_eq!(txn.clear(&keys).unwrap(), 1);

@@ -16,7 +16,7 @@ use workload::victim::{self, Scene};
 use workload::{listen, my_role, say};
 
 /// A store with one record takes fewer bytes of the disk.
-const SMALL: u64 = 1_000_000;
+const SMALL: u64 = 6_000_000;
 /// Bytes of a value that is written often.
 const VALUE: usize = 1000;
 

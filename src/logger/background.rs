@@ -23,8 +23,6 @@ const REAP: Duration = Duration::from_millis(100);
 const EXPIRE: Duration = Duration::from_millis(250);
 /// Spare segments kept ahead, one of them for a failing successor.
 const SPARES: usize = 2;
-/// Blocks in the spares that are enough for any record, and for what is not granted.
-const COUNTABLE_BLOCKS: u64 = 64;
 /// Blocks that a spare has beyond those that a writer waits for: what is not granted of it.
 const BLOCKS_BEYOND: u64 = 16;
 
@@ -84,7 +82,9 @@ fn preallocate(logger: &Logger) -> bool {
         let wanted = words.log_request.load(Ordering::SeqCst);
         let spares = logger.pool.stats().spares;
         // A stream that is larger than all spares asks for more; the flush thread grants what is made.
-        let is_enough = spares >= SPARES + 2 && logger.pool.countable_blocks() >= COUNTABLE_BLOCKS;
+        // Writers of small transactions need log as well while a checkpoint takes its time: as much as full segments give.
+        let whole = u64::from(logger.pool.shape().segment_blocks()) - 2;
+        let is_enough = spares >= SPARES + 2 && logger.pool.countable_blocks() >= (SPARES as u64 + 1) * whole;
         if spares >= SPARES && (wanted <= granted || is_enough) {
             return false;
         }

@@ -22,7 +22,7 @@ pub const SEGMENT_HEADER_BYTES: usize = 128;
 /// The smallest segment.
 pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 /// Bytes of a log's first segments that have blocks: zeros that a write replaces. Later ones have more.
-pub const SEGMENT_READY_BYTES_INITIAL: u64 = 128 << 10;
+pub const SEGMENT_READY_BYTES_INITIAL: u64 = 1 << 20;
 /// The size of a segment unless the store was created with another.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 16 << 20;
 /// The largest segment.

@@ -291,7 +291,8 @@ impl<D: Disk> Pool<D> {
             let mut surplus = Vec::new();
             for at in retired {
                 let ready = slots.files[at].ready;
-                let is_small = bytes_of(ready) < slots.spare_bytes / 2 || ready <= slots.ready_min;
+                let is_initial = ready <= slots.ready_min && ready < self.shape.segment_blocks();
+                let is_small = is_initial || bytes_of(ready) < slots.spare_bytes / 2;
                 if is_small && !slots.is_starved && slots.spares() > 2 {
                     slots.files[at].state = State::Making;
                     surplus.push(slots.files[at].name.clone());

@@ -85,7 +85,7 @@ fn what_was_given_room_fits_while_the_files_grow() {
         let mut rng = Rng(seed);
         let disk = SimDisk::new(seed);
         let (mut log, mut stream, mut stated) = (new_log_of(&disk, &shape, 2), Stream::default(), Stated::default());
-        assert_eq!(log.pool().stats().bytes, (3 * 128) << 10);
+        assert_eq!(log.pool().stats().bytes, 3 << 20);
         let fails_at = 1 + rng.below(60);
         let mut budget = log.free_blocks();
         for round in 0..80 {
