@@ -30,6 +30,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -79,6 +80,8 @@ struct Start {
     /// Which of the programs it is, and for which time it was started.
     program: usize,
     attempt: u32,
+    /// Loggers that had entered `control` before; 0 if the starter has no region yet.
+    lives: u64,
     /// What became of those before it.
     tried: Vec<String>,
     mismatch: Option<Error>,
@@ -124,7 +127,13 @@ impl Keeper {
         }
         // Another thread is at it.
         let Some(mut start) = self.start.try_lock() else { return Ok(()) };
-        self.look(&mut start, &engine.dir, &|| engine.has_logger())
+        // A logger that has entered `control` serves before its starter hears so. If it is killed in between, its
+        // program works all the same, and no attempt has failed.
+        let lives = engine.control.fixed().counters.logger_starts.load(Ordering::Acquire);
+        if let Some(last) = start.as_mut().filter(|last| last.lives != lives) {
+            last.attempt = 0;
+        }
+        self.look(&mut start, &engine.dir, lives, &|| engine.has_logger())
     }
 
     /// As [`Keeper::ensure`], and waits until a logger has the byte, or as long as `patience` lasts.
@@ -135,7 +144,7 @@ impl Keeper {
         let has_logger = || tester.is_held(liveness::LOGGER_OFFSET);
         let mut start = self.start.lock();
         while !has_logger()? && !patience.is_over() {
-            self.look(&mut start, dir, &has_logger)?;
+            self.look(&mut start, dir, 0, &has_logger)?;
             // The logger waits for the initialisation lock while another process makes progress under it.
             patience.look(tester);
             std::thread::sleep(POLL);
@@ -143,7 +152,13 @@ impl Keeper {
         Ok(())
     }
 
-    fn look(&self, start: &mut Option<Start>, dir: &Dir, has_logger: &dyn Fn() -> Result<bool>) -> Result<()> {
+    fn look(
+        &self,
+        start: &mut Option<Start>,
+        dir: &Dir,
+        lives: u64,
+        has_logger: &dyn Fn() -> Result<bool>,
+    ) -> Result<()> {
         let (mut program, mut attempt, mut tried, mut mismatch) = (0, 1, Vec::new(), None);
         let commands = self.commands(dir)?;
         if let Some(mut last) = start.take() {
@@ -178,13 +193,13 @@ impl Keeper {
                 return Err(mismatch.unwrap_or(Error::LoggerUnavailable { reason: tried.join("; ") }));
             }
             let ear = self.start_thread(dir)?;
-            *start = Some(Start { ear, program, attempt, tried, mismatch });
+            *start = Some(Start { ear, program, attempt, lives, tried, mismatch });
             return Ok(());
         }
         for (index, mut command) in commands.into_iter().enumerate().skip(program) {
             match run_daemon(&mut command) {
                 Ok(ear) => {
-                    *start = Some(Start { ear, program: index, attempt, tried, mismatch });
+                    *start = Some(Start { ear, program: index, attempt, lives, tried, mismatch });
                     return Ok(());
                 }
                 Err(error) => tried.push(format!("{}: {error}", name_of(&command))),
