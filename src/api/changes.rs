@@ -110,7 +110,7 @@ impl Change {
     /// }
     /// assert_eq!(copy, BTreeMap::from([(b"bob".to_vec(), b"2".to_vec())]));
     /// # drop((changes, users, store));
-    /// # untorn::stop_logger(&path, Duration::from_secs(5))?;
+    /// # untorn::logger::stop_logger(&path, Duration::from_secs(5))?;
     /// # Ok(())
     /// # }
     /// ```

@@ -186,7 +186,7 @@ impl Keyspace {
     /// assert!(readings.is_empty()?);
     /// # drop(readings);
     /// # store.close()?;
-    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
     /// # Ok(())
     /// # }
     /// ```

@@ -38,7 +38,7 @@ impl WriteTxn<'_> {
     /// assert!(users.contains_key("alice")? && !users.contains_key("bob")?);
     /// # drop(users);
     /// # store.close()?;
-    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
     /// # Ok(())
     /// # }
     /// ```

@@ -178,7 +178,7 @@ impl<'s> WriteTxn<'s> {
     /// assert_eq!(readings.len()?, 2);
     /// # drop(readings);
     /// # store.close()?;
-    /// # untorn::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
     /// # Ok(())
     /// # }
     /// ```

@@ -23,8 +23,6 @@ const REAP: Duration = Duration::from_millis(100);
 const EXPIRE: Duration = Duration::from_millis(250);
 /// Spare segments kept ahead, one of them for a failing successor.
 const SPARES: usize = 2;
-/// Blocks that a spare has beyond those that a writer waits for: what is not granted of it.
-const BLOCKS_BEYOND: u64 = 16;
 
 /// Works until the logger ends.
 pub(super) fn run(logger: &Logger) {
@@ -82,13 +80,10 @@ fn preallocate(logger: &Logger) -> bool {
         let wanted = words.log_request.load(Ordering::SeqCst);
         let spares = logger.pool.stats().spares;
         // A stream that is larger than all spares asks for more; the flush thread grants what is made.
-        // Writers of small transactions need log as well while a checkpoint takes its time: as much as full segments give.
-        let whole = u64::from(logger.pool.shape().segment_blocks()) - 2;
-        let is_enough = spares >= SPARES + 2 && logger.pool.countable_blocks() >= (SPARES as u64 + 1) * whole;
-        if spares >= SPARES && (wanted <= granted || is_enough) {
+        if spares >= SPARES && (wanted <= granted || spares >= SPARES + 2) {
             return false;
         }
-        match logger.pool.add_spare_of(wanted.saturating_sub(granted) + BLOCKS_BEYOND) {
+        match logger.pool.add_spare() {
             Ok(()) => {
                 logger.count_segments();
                 waiter::ring_always::<Native>(&words.bell);
@@ -138,9 +133,7 @@ fn grow_ahead(logger: &Logger) {
     let engine = &logger.engine;
     let Ok(image) = engine.control.newest() else { return };
     let used = u64::from(image.high_water) * engine.geometry.page_size as u64;
-    // A small arena doubles.
-    let least = used.min(limits::GROWTH_PIECE);
-    let ahead = (used / 16).clamp(least, 32 * limits::GROWTH_PIECE);
+    let ahead = (used / 16).clamp(limits::GROWTH_PIECE, 32 * limits::GROWTH_PIECE);
     let have = engine.control.arena_bytes().unwrap_or(0);
     if have < used + ahead / 2 {
         let target = (used + ahead).min(engine.geometry.max_size);

@@ -115,16 +115,14 @@ impl Options {
     }
 
     /// Size of a log segment in bytes, fixed when the store is created: a multiple of 4,096, at least four times
-    /// the ring's size, at most 1 GiB. Default: 8 MiB, or four rings. The first segments are sparse files: a store with few
-    /// records takes little of the disk.
+    /// the ring's size, at most 1 GiB. Default: 8 MiB, or four rings.
     pub fn segment_size(&mut self, bytes: u64) -> &mut Options {
         self.segment_size = Some(bytes);
         self
     }
 
     /// Size in bytes of the ring by which writers hand their log records to the logger, fixed when the
-    /// store is created: a power of two from 64 KiB to 256 MiB. Default: 2 MiB. Larger transactions stream through it. The ring has
-    /// 64 KiB at first, and doubles when commits fill half of it.
+    /// store is created: a power of two from 64 KiB to 256 MiB. Default: 2 MiB. Larger transactions stream through it.
     pub fn ring_size(&mut self, bytes: u64) -> &mut Options {
         self.ring_size = Some(bytes);
         self

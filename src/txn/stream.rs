@@ -11,6 +11,7 @@
 //! and aborted, an ordinary commit still gets through.
 
 use crate::files::dir;
+use crate::files::geometry::Geometry;
 use crate::files::slot::SlotImage;
 use crate::participant::engine::Engine;
 use crate::shared::protocols::atomic::{Native, Word64};
@@ -19,7 +20,7 @@ use crate::shared::protocols::waiter;
 use crate::shared::protocols::waiter::Ended;
 use crate::{Error, LimitKind, Result, TxnId, limits};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use untorn_wal::record;
 use untorn_wal::record::{Begun, RecordKind};
 use untorn_wal::{Lsn, blocks_for};
@@ -31,13 +32,9 @@ use crate::txn::ops::{LARGE_VALUE, Op};
 /// Log blocks that streams leave: an abort record and a good many ordinary commits.
 const RESERVE_BLOCKS: u64 = 32;
 
-/// The longest frame, in bytes.
-const FRAME_BYTES_MAX: usize = 256 << 10;
-
-/// Bytes after which a frame is sent ahead, with a ring of this length.
-const fn frame_bytes(ring_len: u64) -> usize {
-    let share = ring_len as usize / 8;
-    if share < FRAME_BYTES_MAX { share } else { FRAME_BYTES_MAX }
+/// Bytes after which a frame is sent ahead.
+fn frame_bytes(geometry: &Geometry) -> usize {
+    (geometry.ring_size as usize / 8).min(256 << 10)
 }
 
 /// An operation has a key and a value, or the two bounds of a range.
@@ -45,11 +42,10 @@ const _: () = assert!(limits::key_len_max(limits::PAGE_SIZE_MAX) <= LARGE_VALUE)
 
 /// The most that is copied into the ring at once, beyond what is published: an abort record, and a record that is as
 /// long as a frame or holds one operation.
-pub(crate) const fn copied_at_once_max(page_size: usize, ring_len: u64) -> u64 {
-    let operation = 16 + limits::key_len_max(page_size) + LARGE_VALUE;
-    let one_operation = operation + 2 * record::encoded_len(0);
-    let frame = frame_bytes(ring_len);
-    (if frame > one_operation { frame } else { one_operation }) as u64 + 8
+pub(crate) fn copied_at_once_max(geometry: &Geometry) -> u64 {
+    let operation = 16 + limits::key_len_max(geometry.page_size) + LARGE_VALUE;
+    let headers = 2 * record::encoded_len(0);
+    (frame_bytes(geometry).max(operation + headers) + 8) as u64
 }
 
 /// The log record of a running transaction.
@@ -66,8 +62,6 @@ pub(crate) struct Stream {
     charged: u64,
     seed: u32,
     txn: TxnId,
-    /// The ring's length: only the owner of the writer lock changes it.
-    ring_len: u64,
     /// Bytes after which a frame is sent ahead.
     frame_bytes: usize,
     /// Frames of this transaction are in the ring already.
@@ -92,8 +86,8 @@ impl Stream {
         let charged = words.charged.load(Ordering::Acquire).max(base.blocks_charged);
         let at = base.log_tail.max(tail);
         // No frame is published before the ring has room for it.
-        let durable = engine.control.durable().map(|(_, durable)| durable);
-        if durable.is_some_and(|durable| at > durable.advanced_by(engine.geometry.ring_size)) {
+        let reach = engine.control.durable().map(|(_, durable)| durable.advanced_by(engine.geometry.ring_size));
+        if reach.is_some_and(|reach| at > reach) {
             return Err(Error::corrupt(
                 dir::CONTROL,
                 0,
@@ -106,12 +100,7 @@ impl Stream {
             record::encode(&mut buffer, seed, at, txn.as_u64(), RecordKind::Abort, &[]);
         }
         let begun = record::begin(&mut buffer);
-        let mut ring_len = engine.control.ring_len()?;
-        let is_half_used = durable.is_some_and(|durable| at.bytes_since(durable) >= ring_len / 2);
-        if is_half_used && ring_len < engine.geometry.ring_size {
-            grow_ring(engine, at, Some(RING_GROWTH_PATIENCE));
-            ring_len = engine.control.ring_len()?;
-        }
+        let frame_bytes = frame_bytes(&engine.geometry);
         Ok(Stream {
             base: *base,
             from: at,
@@ -122,8 +111,7 @@ impl Stream {
             charged,
             seed,
             txn,
-            ring_len,
-            frame_bytes: frame_bytes(ring_len),
+            frame_bytes,
             streaming: false,
             frames: 0,
             empty: true,
@@ -203,11 +191,11 @@ impl Stream {
         let end = Lsn(self.at.0 + len);
         let charged = self.charged + blocks_for(len);
         self.wait_for_room(engine, end, charged + reserve)?;
-        let ring = Ring::<Native>::new(engine.control.ring()?);
+        let ring = Ring::<Native>::new(engine.control.ring());
         ring.copy_in(self.at.0, &self.buffer).map_err(|_| Error::Limit {
             what: LimitKind::LogRecord,
             found: len,
-            limit: self.ring_len,
+            limit: engine.geometry.ring_size,
         })?;
         Ok((end, charged))
     }
@@ -219,15 +207,10 @@ impl Stream {
     /// # Errors
     /// [`Error::DiskFull`] if the device has no room for more of the log, and a checkpoint sets none free.
     fn wait_for_room(&mut self, engine: &Engine, end: Lsn, charged: u64) -> Result<()> {
-        let lacks_room = |ring_len| engine.control.durable().is_none_or(|(_, lsn)| end.0 > lsn.0 + ring_len);
-        if lacks_room(self.ring_len) && self.ring_len < engine.geometry.ring_size {
-            // Nothing of this record is in the ring yet.
-            grow_ring(engine, self.at, None);
-            self.ring_len = engine.control.ring_len()?;
-            self.frame_bytes = frame_bytes(self.ring_len);
-        }
-        if lacks_room(self.ring_len) {
-            let needed = Lsn(end.0.saturating_sub(self.ring_len).next_multiple_of(8));
+        let ring_size = engine.geometry.ring_size;
+        let durable = engine.control.durable();
+        if durable.is_none_or(|(_, lsn)| end.0 > lsn.0 + ring_size) {
+            let needed = Lsn(end.0.saturating_sub(ring_size).next_multiple_of(8));
             engine.wait_durable(needed, true, None)?;
         }
         if charged <= engine.control.fixed().durable.granted.load(Ordering::Acquire) {
@@ -250,22 +233,6 @@ impl Stream {
         // checkpoints.
         logger.log_request.store(0, Ordering::SeqCst);
         waited
-    }
-}
-
-/// How long a transaction that finds half of the ring used waits for what is published to be durable, so that the ring can grow.
-const RING_GROWTH_PATIENCE: Duration = Duration::from_millis(20);
-
-/// Doubles the ring once all that is published, which ends at `at`, is durable: waits for that within `patience`. If it can't grow, for want
-/// of room on the device or of time, transactions go on with the ring as it is, and what is wrong with the store shows in what they do next.
-#[cold]
-fn grow_ring(engine: &Engine, at: Lsn, patience: Option<Duration>) {
-    if !engine.wait_durable(at, true, patience).unwrap_or(false) {
-        return;
-    }
-    let grown = engine.control_file().and_then(|file| engine.control.grow_ring(at, &file));
-    if let Err(error) = grown {
-        tracing::debug!(%error, "the log's ring stays as it is");
     }
 }
 
