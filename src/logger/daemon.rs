@@ -181,9 +181,11 @@ pub(crate) fn stop_logger_as(path: &Path, timeout: Duration, ownership: Ownershi
         ran = true;
         let header = crate::files::header::Header::read(&dir.need_file(dir::CHECKPOINT, false)?)?.0;
         if let Some(control) = crate::process::client::attach(&dir, &header)? {
-            // Clients may have started another one since.
+            // Clients may have started another one since. After an orderly end it has a region of its own, in
+            // which the starts are counted anew.
             let starts = control.fixed().counters.logger_starts.load(std::sync::atomic::Ordering::Acquire);
-            if *first.get_or_insert(starts) != starts {
+            let life = (control.region(), starts);
+            if *first.get_or_insert(life) != life {
                 return Ok(true);
             }
             let words = &control.fixed().logger;
