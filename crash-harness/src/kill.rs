@@ -166,11 +166,8 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
     let store = kept(&told, false)?;
     // The victim may have died between a publication and its acknowledgement. What a reader saw
     // before a sync is durable all the same. Cells become durable with the next sample, not here.
-    let snapshot = store.snapshot().map_err(workload::misbehaved("snapshot"))?;
-    store.sync().map_err(workload::misbehaved("sync"))?;
-    let seen = oracle::told_by(&store, &oracle::check(&snapshot)?)?;
+    let seen = oracle::made_durable(&store)?;
     told.extend(seen.into_iter().map(|(name, told)| (name, Told { cell: 0, ..told })));
-    drop(snapshot);
     // However often one was begun. After one death none is asked for, since it would hide from recovery what the log lacks.
     if action == "twice" {
         store.checkpoint().map_err(workload::misbehaved("checkpoint"))?;

@@ -211,7 +211,7 @@ impl Told {
 ///
 /// # Errors
 /// What can't be read.
-pub fn told_by(store: &Store, found: &BTreeMap<String, u64>) -> Result<Vec<(String, Told)>, Finding> {
+fn told_by(store: &Store, found: &BTreeMap<String, u64>) -> Result<Vec<(String, Told)>, Finding> {
     let mut all = Vec::new();
     for (name, n) in found {
         // Whoever has no cell sends messages.
@@ -222,6 +222,16 @@ pub fn told_by(store: &Store, found: &BTreeMap<String, u64>) -> Result<Vec<(Stri
         all.push((name.clone(), Told { visible, durable: *n, cell, is_messenger }));
     }
     Ok(all)
+}
+
+/// Checks what is visible, makes it durable with a sync, and returns it as what writers were told.
+///
+/// # Errors
+/// Those of [`check`] and of the store.
+pub fn made_durable(store: &Store) -> Result<Vec<(String, Told)>, Finding> {
+    let snapshot = store.snapshot().map_err(misbehaved("snapshot"))?;
+    store.sync().map_err(misbehaved("sync"))?;
+    told_by(store, &check(&snapshot)?)
 }
 
 /// Whether all that writers were told is there: after mere deaths all that was visible, after a power cut all that was

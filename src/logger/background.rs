@@ -63,7 +63,7 @@ pub(super) fn ensure_spares(pool: &Pool<RealDisk>, count: usize) -> Result<()> {
     while pool.stats().spares < count {
         match pool.add_spare() {
             Ok(()) => {}
-            Err(LogError::DiskFull { .. }) if pool.yield_kept(false).map_err(log_error)? => {}
+            Err(LogError::DiskFull { .. }) if pool.yield_kept(false, || ()).map_err(log_error)? => {}
             Err(_) if pool.stats().spares > 0 => break,
             Err(error) => return Err(log_error(error)),
         }
@@ -89,7 +89,7 @@ fn preallocate(logger: &Logger) -> bool {
                 waiter::ring_always::<Native>(&words.bell);
             }
             // Before anybody hears of a full device, what is kept for followers goes.
-            Err(LogError::DiskFull { .. }) if logger.pool.yield_kept(false).unwrap_or(false) => {
+            Err(LogError::DiskFull { .. }) if logger.pool.yield_kept(false, || ()).unwrap_or(false) => {
                 logger.count_segments();
                 waiter::ring_always::<Native>(&words.bell);
             }
@@ -123,7 +123,7 @@ fn yield_kept(logger: &Logger) {
     if requested == words.yielded.load(Ordering::SeqCst) {
         return;
     }
-    let _ = logger.pool.yield_kept(true);
+    let _ = logger.pool.yield_kept(true, || logger.count_segments());
     logger.count_segments();
     words.yielded.store(requested, Ordering::SeqCst);
 }
@@ -139,7 +139,7 @@ fn grow_ahead(logger: &Logger) {
         let target = (used + ahead).min(engine.geometry.max_size);
         // Bounded: the lock's holder may be stopped, and log files are made by this thread as well.
         if let Err(Error::DiskFull { .. }) = engine.grow_arena(target, NAP) {
-            let _ = logger.pool.yield_kept(true);
+            let _ = logger.pool.yield_kept(true, || logger.count_segments());
             logger.count_segments();
         }
     }

@@ -290,7 +290,7 @@ fn try_to_prepare(
                 // The next attempt finds the free blocks.
                 *in_memory |= moves_to_memory;
                 *has_given_back |= moves_to_memory;
-                while pool.yield_kept(true).map_err(log_error)? {
+                while pool.yield_kept(true, || ()).map_err(log_error)? {
                     *has_given_back = true;
                 }
                 while pool.remove_spare().map_err(log_error)? {

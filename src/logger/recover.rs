@@ -111,7 +111,7 @@ pub(super) fn fresh_control(
         };
         match format(&file) {
             Ok(control) => break (control, RegionFile { file, is_memory: false }),
-            Err(Error::DiskFull { .. }) if pool.yield_kept(true).map_err(log_error)? => {}
+            Err(Error::DiskFull { .. }) if pool.yield_kept(true, || ()).map_err(log_error)? => {}
             Err(Error::DiskFull { .. }) if old.is_some() => break format_in_memory()?,
             Err(Error::DiskFull { .. }) if pool.remove_spare().map_err(log_error)? => {}
             Err(error) => return Err(error),

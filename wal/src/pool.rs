@@ -256,11 +256,12 @@ impl<D: Disk> Pool<D> {
     }
 
     /// Gives the oldest segment that is kept for followers alone up, when the device is full: it becomes a spare, or
-    /// with `delete` its room is given back. False if there is none.
+    /// with `delete` its room is given back. False if there is none. Calls `on_freed` before it deletes the file, as
+    /// [`Pool::recycle_with`] does.
     ///
     /// # Errors
     /// [`LogError::Io`] if it can't be deleted; it is a spare then.
-    pub fn yield_kept(&self, delete: bool) -> Result<bool> {
+    pub fn yield_kept(&self, delete: bool, on_freed: impl FnOnce()) -> Result<bool> {
         let name = {
             let mut slots = self.lock();
             let oldest = |(_, slot): &(usize, &Slot)| slot.state.started().map(|started| started.number);
@@ -273,6 +274,7 @@ impl<D: Disk> Pool<D> {
             slots.files[at].state = State::Making;
             slots.files[at].name.clone()
         };
+        on_freed();
         self.delete(&name)?;
         Ok(true)
     }

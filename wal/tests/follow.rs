@@ -8,7 +8,7 @@ use common::{Stream, flush, new_log, shape};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use untorn_wal::{
-    Anchor, Follow, Log, LogError, Lsn, Retention, Stated, anchor_at_or_before, oldest_anchor,
+    Anchor, Disk, Follow, Log, LogError, Lsn, Retention, Stated, anchor_at_or_before, oldest_anchor,
     testing::{Rng, SimDisk},
 };
 
@@ -115,7 +115,17 @@ fn what_is_kept_can_be_read_to_its_beginning_and_is_given_up_in_order() {
             found += 1;
         }
         let stats = writer.log.pool().stats();
-        if !writer.log.pool().yield_kept(true).unwrap() {
+        // The position has moved before a file is gone: a reader that misses one learns why.
+        let files = disk.list().unwrap().len();
+        let mut freed = false;
+        let on_freed = || {
+            assert_eq!(disk.list().unwrap().len(), files);
+            assert!(writer.log.pool().stats().oldest > stats.oldest);
+            freed = true;
+        };
+        let yielded = writer.log.pool().yield_kept(true, on_freed).unwrap();
+        assert_eq!(freed, yielded);
+        if !yielded {
             assert_eq!(stats.kept, 0);
             break;
         }
@@ -130,7 +140,15 @@ fn what_is_kept_can_be_read_to_its_beginning_and_is_given_up_in_order() {
     assert!(writer.log.pool().stats().kept > 0);
     std::thread::sleep(Duration::from_millis(5));
     let young = Retention { bytes: u64::MAX, age: Duration::from_millis(1) };
-    writer.log.pool().expire(young, || ()).unwrap();
+    writer.log.pool().set_spares_max(1);
+    let files = disk.list().unwrap().len();
+    let mut freed = false;
+    let on_freed = || {
+        assert_eq!((disk.list().unwrap().len(), writer.log.pool().stats().kept), (files, 0));
+        freed = true;
+    };
+    writer.log.pool().expire(young, on_freed).unwrap();
+    assert!(freed && disk.list().unwrap().len() < files);
     assert_eq!(writer.log.pool().stats().kept, 0);
 }
 

@@ -5,7 +5,6 @@ use crate::limits::HANGS;
 use crate::oracle::{self, Told};
 use crate::outcome::{Finding, Kind, Outcome};
 use crate::process::{Process, crash_kernel, kill_loggers};
-use crate::workload::misbehaved;
 use crate::{victim, workload};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -225,9 +224,7 @@ impl Round<'_> {
         oracle::counters_not_ahead(&store)?;
         oracle::verified(&store)?;
         // What a recovery found is durable.
-        store.sync().map_err(misbehaved("sync"))?;
-        let snapshot = store.snapshot().map_err(misbehaved("snapshot"))?;
-        self.told = oracle::told_by(&store, &oracle::check(&snapshot)?)?;
+        self.told = oracle::made_durable(&store)?;
         Ok(())
     }
 }
