@@ -1,8 +1,9 @@
-//! What a direct client and a message-passing client have in common, as two traits: reading and writing a store.
+//! What a direct client and a message-passing client have in common, as two traits: reading and
+//! writing a store.
 //!
-//! A program that is written against them works on a [`Store`] as on a [`Client`]; the command line `untorn` is. They name
-//! keyspaces by strings and return copies, as the socket does. What a direct client alone can do (snapshots, transactions,
-//! references into the store) is not among them.
+//! A program that is written against them works on a [`Store`] as on a [`Client`]; the command line
+//! `untorn` is. They name keyspaces by strings and return copies, as the socket does. What a direct
+//! client alone can do (snapshots, transactions, references into the store) is not among them.
 
 use crate::api::batch;
 use crate::api::cells;
@@ -90,7 +91,8 @@ pub trait StoreRead {
         self.scan(keyspace, crate::prefix::prefix_bounds(prefix, end.as_deref()))
     }
 
-    /// The names of the keyspaces that the caller may read, in the order in which they were created.
+    /// The names of the keyspaces that the caller may read, in the order in which they were
+    /// created.
     ///
     /// # Errors
     /// As [`Store::keyspaces`] and [`Client::keyspaces`].
@@ -114,7 +116,8 @@ pub trait StoreRead {
     /// As [`Store::stats`] and [`Client::stats`].
     fn stats(&self) -> Result<Stats>;
 
-    /// The changes after transaction `from`, or from now on, of one keyspace or of all, of keys that begin with `prefix`.
+    /// The changes after transaction `from`, or from now on, of one keyspace or of all, of keys
+    /// that begin with `prefix`.
     ///
     /// # Errors
     /// As [`Store::changes`] and [`Client::changes`].
@@ -129,13 +132,15 @@ pub trait StoreRead {
 
 /// Writing a store, direct or by message.
 pub trait StoreWrite: StoreRead {
-    /// Stores a value under a key, as one transaction at the handle's default durability; makes the keyspace if there is none.
+    /// Stores a value under a key, as one transaction at the handle's default durability; makes the
+    /// keyspace if there is none.
     ///
     /// # Errors
     /// As [`Keyspace::put`] and [`Client::put`].
     fn put(&self, keyspace: &str, key: &[u8], value: &[u8]) -> Result<TxnId>;
 
-    /// Removes a key, as one transaction at the handle's default durability. Returns whether it was there.
+    /// Removes a key, as one transaction at the handle's default durability. Returns whether it was
+    /// there.
     ///
     /// # Errors
     /// [`Error::NoKeyspace`]; those of [`StoreWrite::put`].
@@ -144,7 +149,8 @@ pub trait StoreWrite: StoreRead {
     /// Commits a batch as one transaction, if all of its conditions hold.
     ///
     /// # Errors
-    /// [`Error::NoKeyspace`] for a deletion in a keyspace that is not there; those of [`StoreWrite::put`].
+    /// [`Error::NoKeyspace`] for a deletion in a keyspace that is not there; those of
+    /// [`StoreWrite::put`].
     fn commit(&self, batch: &Batch, durability: Durability) -> Result<CommitOutcome>;
 
     /// Stores the value of a cell, and returns its version. Makes the cell if there is none.

@@ -1,12 +1,15 @@
 //! Named places where a test kills, stops or holds the process, and bugs that a test plants.
 //!
 //! Without the feature `crash-points` the macro expands to nothing. With it, the variable
-//! `UNTORN_CRASH=name[@n]:action` acts at the n-th time (from 1; 0: each time) that this process comes by the point
-//! `name`; the action is `kill`, `stop` (SIGSTOP, until it is continued), `panic`, `hold=PATH` (waits until the file
-//! exists, and keeps `PATH.reached` there meanwhile), `pause=MS` (sleeps for so many milliseconds) or `fail` (the place's call reports an I/O error). Several are separated by commas.
-//! With `UNTORN_CRASH_ONCE=PATH` a point acts once over all processes that inherit the variables: the one that makes
-//! the file `PATH-name` acts. With `UNTORN_CRASH_TIMES=n` as well it acts so many times: the second one makes `PATH-name-2`.
-//! With `UNTORN_CRASH_CLIENT=1` no point acts in a spawned logger, which inherits the variables and passes points of its own.
+//! `UNTORN_CRASH=name[@n]:action` acts at the n-th time (from 1; 0: each time) that this process
+//! comes by the point `name`; the action is `kill`, `stop` (SIGSTOP, until it is continued),
+//! `panic`, `hold=PATH` (waits until the file exists, and keeps `PATH.reached` there meanwhile),
+//! `pause=MS` (sleeps for so many milliseconds) or `fail` (the place's call reports an I/O error).
+//! Several are separated by commas. With `UNTORN_CRASH_ONCE=PATH` a point acts once over all
+//! processes that inherit the variables: the one that makes the file `PATH-name` acts. With
+//! `UNTORN_CRASH_TIMES=n` as well it acts so many times: the second one makes `PATH-name-2`. With
+//! `UNTORN_CRASH_CLIENT=1` no point acts in a spawned logger, which inherits the variables and
+//! passes points of its own.
 
 /// Passes a named place.
 #[cfg(not(feature = "crash-points"))]

@@ -113,8 +113,8 @@ pub enum Error {
         /// The format that the library reads and writes.
         known: u32,
     },
-    /// Files of the store do not belong together, or the store is in use in another boot; or a name in its directory leads to
-    /// something else than a regular file.
+    /// Files of the store do not belong together, or the store is in use in another boot; or a name
+    /// in its directory leads to something else than a regular file.
     #[error("{file} does not fit: {what}")]
     Mismatch {
         /// The file, relative to the store's directory.
@@ -166,7 +166,8 @@ pub enum Error {
         /// Its name.
         name: String,
     },
-    /// The name is the store's own: only the store itself creates, changes and drops keyspaces whose names begin so.
+    /// The name is the store's own: only the store itself creates, changes and drops keyspaces
+    /// whose names begin so.
     #[error("keyspace {name:?} is the store's own, as its name begins with \"untorn.\"")]
     ReservedName {
         /// The name.
@@ -378,7 +379,8 @@ limit_kinds! {
     PrivateDescriptors => "the number of descriptors that children must not keep",
     /// The store has reached its maximum size, or all pages are numbered.
     StoreSize => "the store's size in bytes",
-    /// [`Options::max_size`](crate::Options::max_size) asks for less than 4 MiB or more than 2³² pages.
+    /// [`Options::max_size`](crate::Options::max_size) asks for less than 4 MiB or more than 2³²
+    /// pages.
     MaxSize => "the store's maximum size in bytes (at least 4 MiB)",
     /// The process may not write a file of this length.
     FileSize => "the size of a file in bytes (RLIMIT_FSIZE)",
@@ -410,7 +412,8 @@ limit_kinds! {
     MessageKeyspaces => "the number of keyspaces in a message",
     /// 8 for each connection.
     Scans => "the number of scans that a connection has open",
-    /// [`Durability::Within`](crate::Durability::Within) of a message-passing client: the server's patience with a peer.
+    /// [`Durability::Within`](crate::Durability::Within) of a message-passing client: the server's
+    /// patience with a peer.
     CommitTime => "the time in microseconds that a message client gives a commit",
 }
 

@@ -34,39 +34,45 @@
 //! # Safety model
 //!
 //! ## What a direct client trusts
-//! [`Store::open`] maps the store's files. A process with the right to write them can overwrite records, take locks away and
-//! cut a file short, which ends readers by SIGBUS. So a direct client trusts every process that opens the store: those of the
-//! directory's owner, and root. It does not trust their lives: any may be killed at any instruction. Nor does it trust the
-//! disk: bytes read from a file are checked, and damage is [`Error::Corrupt`]. Less trusted code uses [`Client`], which maps
-//! nothing.
+//! [`Store::open`] maps the store's files. A process with the right to write them can overwrite
+//! records, take locks away and cut a file short, which ends readers by SIGBUS. So a direct client
+//! trusts every process that opens the store: those of the directory's owner, and root. It does not
+//! trust their lives: any may be killed at any instruction. Nor does it trust the disk: bytes read
+//! from a file are checked, and damage is [`Error::Corrupt`]. Less trusted code uses [`Client`],
+//! which maps nothing.
 //!
 //! ## Why `open` is a safe function
-//! A reference into a mapped file is sound only if its bytes stay the same, and other processes can write the file.
+//! A reference into a mapped file is sound only if its bytes stay the same, and other processes can
+//! write the file.
 //!
-//! - Among participants a protocol settles that. They write no page that a pinned commit reaches, and a reference lives no
-//!   longer than its pin. All words that change are atomics.
-//! - A process that writes the files by other means breaks the protocol from outside. Safe code can do so too, by the paths
-//!   of the files. The standard library treats `/proc/self/mem` and debuggers the same way: what the system lets a program
-//!   do to memory by a file is not covered by Rust's guarantees.
-//! - Code that closes descriptors which it does not own breaks Rust's I/O safety. On a stacked file system (overlayfs) that
-//!   can make other processes take this one for dead. Calls then answer [`Error::Detached`]; bytes that were lent before may
-//!   change.
+//! - Among participants a protocol settles that. They write no page that a pinned commit reaches,
+//!   and a reference lives no longer than its pin. All words that change are atomics.
+//! - A process that writes the files by other means breaks the protocol from outside. Safe code can
+//!   do so too, by the paths of the files. The standard library treats `/proc/self/mem` and
+//!   debuggers the same way: what the system lets a program do to memory by a file is not covered
+//!   by Rust's guarantees.
+//! - Code that closes descriptors which it does not own breaks Rust's I/O safety. On a stacked file
+//!   system (overlayfs) that can make other processes take this one for dead. Calls then answer
+//!   [`Error::Detached`]; bytes that were lent before may change.
 //!
 //! ## What `fork()` does
-//! The mappings are not in a child of `fork()`. Each call on a handle that the parent opened answers [`Error::Forked`] there,
-//! and dropping one does nothing. A [`Value`] or a slice that is held across `fork()` must not be read in the child: the read
-//! faults, or meets what the child has mapped there since. Calling `fork()` is unsafe, and its caller answers for that. The
-//! child may open the store anew. `posix_spawn`, [`std::process::Command`] and `exec` pass nothing on.
+//! The mappings are not in a child of `fork()`. Each call on a handle that the parent opened
+//! answers [`Error::Forked`] there, and dropping one does nothing. A [`Value`] or a slice that is
+//! held across `fork()` must not be read in the child: the read faults, or meets what the child has
+//! mapped there since. Calling `fork()` is unsafe, and its caller answers for that. The child may
+//! open the store anew. `posix_spawn`, [`std::process::Command`] and `exec` pass nothing on.
 //!
 //! ## The function that runs before `main`
-//! Each executable that links this library runs a function of it before `main`. It registers handlers for `fork()` and looks
-//! for the variable `UNTORN_BECOME_LOGGER`. If the variable is set, the process becomes the logger of the store that it
-//! names, and `main` never runs: that is how a client starts a logger without another program.
+//! Each executable that links this library runs a function of it before `main`. It registers
+//! handlers for `fork()` and looks for the variable `UNTORN_BECOME_LOGGER`. If the variable is set,
+//! the process becomes the logger of the store that it names, and `main` never runs: that is how a
+//! client starts a logger without another program.
 //!
-//! To leave the function out, build without the default feature `logger-hook`. A client then starts the program that
-//! [`Options::logger_program`] or the variable `UNTORN_LOGGER` names, or `untorn-logger` beside the executable or on `PATH`.
-//! With the feature, [`Options::logger_program`] still chooses the program; the function remains, and does nothing more
-//! unless the variable is set. In a library that a host loads it never acts.
+//! To leave the function out, build without the default feature `logger-hook`. A client then starts
+//! the program that [`Options::logger_program`] or the variable `UNTORN_LOGGER` names, or
+//! `untorn-logger` beside the executable or on `PATH`. With the feature,
+//! [`Options::logger_program`] still chooses the program; the function remains, and does nothing
+//! more unless the variable is set. In a library that a host loads it never acts.
 //!
 //! # Map of the modules
 //! Each folder imports only what is below it in this list; `tests/layers.rs` holds the code against it.

@@ -1,5 +1,6 @@
-//! Goal: code that is written against `StoreRead` and `StoreWrite` finds the same on a direct client and by message. Method:
-//! one script of all calls, errors among them, on both kinds of client of one store; what each is told is compared.
+//! Goal: code that is written against `StoreRead` and `StoreWrite` finds the same on a direct
+//! client and by message. Method: one script of all calls, errors among them, on both kinds of
+//! client of one store; what each is told is compared.
 
 mod common;
 

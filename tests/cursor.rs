@@ -1,7 +1,7 @@
-//! Goal: a cursor finds what a map has, stays where its documentation says past either end and after a seek that finds
-//! nothing, and lends what it says. Method: each cell of the table in `Cursor`'s documentation; random walks beside a
-//! `BTreeMap` over keyspaces of one leaf and of many, in snapshots and in a transaction with changes of its own.
-//! `UNTORN_SEED=n` replays a walk.
+//! Goal: a cursor finds what a map has, stays where its documentation says past either end and
+//! after a seek that finds nothing, and lends what it says. Method: each cell of the table in
+//! `Cursor`'s documentation; random walks beside a `BTreeMap` over keyspaces of one leaf and of
+//! many, in snapshots and in a transaction with changes of its own. `UNTORN_SEED=n` replays a walk.
 
 mod common;
 
@@ -212,7 +212,8 @@ fn each_cell_of_the_table() {
     }
 }
 
-/// Values are lent for as long as the snapshot, whatever the cursor does, and whatever becomes of the keys.
+/// Values are lent for as long as the snapshot, whatever the cursor does, and whatever becomes of
+/// the keys.
 #[test]
 fn values_outlive_the_cursor() {
     let _limit = limit();

@@ -1,5 +1,6 @@
-//! Goal: a cursor allocates nothing per entry. Method: an allocator that counts what this thread allocates while a warmed-up
-//! cursor passes thousands of entries, over the borders of leaves and branches, by steps and by seeks.
+//! Goal: a cursor allocates nothing per entry. Method: an allocator that counts what this thread
+//! allocates while a warmed-up cursor passes thousands of entries, over the borders of leaves and
+//! branches, by steps and by seeks.
 #![allow(unsafe_code)]
 
 mod common;

@@ -65,7 +65,8 @@ fn way_to(point: &str, action: &str, path: &Path) -> (String, Start, &'static st
         "grow.before_zeros" | "readers.chunk_claimed" => (at(1), Start::Empty, ""),
         "cell.resolved" => (format!("cell.dropped@2:kill,{}", at(1)), Start::Used, ""),
         "logger.byte_taken" | "logger.ready" | "client.entered" => (at(1), Start::Used, ""),
-        // The logger also commits, for recovery and for samples. Its own deaths there are those of "twice".
+        // The logger also commits, for recovery and for samples. Its own deaths there are those of
+        // "twice".
         _ if point.starts_with("commit.") => (at(9), Start::Used, ""),
         _ if point.starts_with("create.") => (at(1), Start::Empty, ""),
         _ if point.starts_with("recover.") || point.starts_with("replay.") => (at(1), Start::Crashed, ""),

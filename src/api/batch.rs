@@ -1,4 +1,5 @@
-//! The operations of a batch, applied to a write transaction: the same for direct clients and for the server.
+//! The operations of a batch, applied to a write transaction: the same for direct clients and for
+//! the server.
 
 use crate::{Error, Keyspace, Result, Store, TxnId, WriteTxn};
 use std::collections::HashMap;
@@ -13,8 +14,8 @@ pub(crate) struct Unmet {
     pub(crate) current: Option<TxnId>,
 }
 
-/// Checks all conditions of a batch, then makes its changes. The conditions are about what was there before. If one does not
-/// hold, nothing has changed.
+/// Checks all conditions of a batch, then makes its changes. The conditions are about what was
+/// there before. If one does not hold, nothing has changed.
 ///
 /// # Errors
 /// [`Error::NoKeyspace`] for a deletion in a keyspace that is not there; those of the changes.

@@ -76,8 +76,8 @@ impl Change {
         &self.key
     }
 
-    /// Where a range that was removed ends: its keys are less than this one. `None` if it goes on
-    /// to the last key of the keyspace, and for all other kinds of changes. Bounds may be one byte
+    /// The exclusive end of a removed range. `None` if the range has no upper bound, and for all
+    /// other kinds of changes. Bounds may be one byte
     /// longer than a key can be.
     pub fn end(&self) -> Option<&[u8]> {
         self.end.as_deref()

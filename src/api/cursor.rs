@@ -8,7 +8,8 @@ use crate::btree::point_cursor::PointCursor;
 use std::fmt;
 
 impl Snapshot {
-    /// A cursor over a keyspace: it moves by steps and by keys, in both directions, and allocates nothing per entry.
+    /// A cursor over a keyspace: it moves by steps and by keys, in both directions, and allocates
+    /// nothing per entry.
     ///
     /// # Errors
     /// As [`Snapshot::get`].
@@ -18,7 +19,8 @@ impl Snapshot {
 }
 
 impl WriteTxn<'_> {
-    /// A cursor over a keyspace as this transaction sees it. The transaction can change nothing while the cursor lives.
+    /// A cursor over a keyspace as this transaction sees it. The transaction can change nothing
+    /// while the cursor lives.
     ///
     /// # Errors
     /// As [`WriteTxn::get`].
@@ -29,9 +31,9 @@ impl WriteTxn<'_> {
 
 /// A position in a keyspace of a [`Snapshot`]; made by [`Snapshot::cursor`].
 ///
-/// Each call moves it and lends the entry that it comes to. The key is lent until the next call, the value for as long as the
-/// snapshot is borrowed. So a loop over a cursor allocates nothing, where [`SnapshotRange`](crate::SnapshotRange) makes a
-/// [`Key`](crate::Key) for each entry.
+/// Each call moves it and lends the entry that it comes to. The key is lent until the next call,
+/// the value for as long as the snapshot is borrowed. So a loop over a cursor allocates nothing,
+/// where [`SnapshotRange`](crate::SnapshotRange) makes a [`Key`](crate::Key) for each entry.
 ///
 /// ```
 /// # fn main() -> untorn::Result<()> {
@@ -69,9 +71,9 @@ impl WriteTxn<'_> {
 /// | nowhere | the keyspace is empty | `None` | `None` |
 /// | failed | a call returned an error | `None` | `None` |
 ///
-/// So `seek(k)` and then `prev()` always gives the greatest key below `k`. A loop that ignores an error ends. As in LMDB,
-/// `next` and `prev` of a new cursor go to the first and the last entry. RocksDB leaves them undefined there, and past
-/// either end.
+/// So `seek(k)` and then `prev()` always gives the greatest key below `k`. A loop that ignores an
+/// error ends. As in LMDB, `next` and `prev` of a new cursor go to the first and the last entry.
+/// RocksDB leaves them undefined there, and past either end.
 ///
 /// A key that was lent cannot be used after the next call:
 ///
@@ -148,8 +150,8 @@ impl<'s> Cursor<'s> {
 
 /// A position in a keyspace as a [`WriteTxn`] sees it; made by [`WriteTxn::cursor`].
 ///
-/// It moves as [`Cursor`] does, by the same table, and sees the transaction's own changes. Values are lent for as long as the
-/// transaction is borrowed.
+/// It moves as [`Cursor`] does, by the same table, and sees the transaction's own changes. Values
+/// are lent for as long as the transaction is borrowed.
 pub struct TxnCursor<'t> {
     txn: &'t WriteTxn<'t>,
     point: PointCursor,

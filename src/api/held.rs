@@ -2,19 +2,22 @@
 //!
 //! Why such a reference is sound, for as long as the pin lives:
 //!
-//! - **The bytes are contiguous.** A small value lies inside one page. A large value is one extent, and an extent that
-//!   crosses two spans of the mapping has a mapping of its own (`shared/memory/spans.rs`). So a slice needs no copy.
-//! - **They stay mapped.** The pin owns the client, which owns the mapping. A span is never moved or unmapped before.
-//! - **They stay the same.** Rule I3 keeps every page that a pinned commit reaches from reuse. Checksum words alone are
-//!   written in a published page; they lie outside of every value.
-//! - **The pin is not taken away.** Other processes remove a pin only when its owner is dead, which they learn from the
-//!   owner's lock. The kernel holds that lock while the process has the store mapped. A store is recovered only when no
-//!   client lives. No time limit ends a pin.
-//! - **On a stacked file system the lock depends on a descriptor.** Code that closes a descriptor which it does not own
-//!   breaks Rust's I/O safety; only such code can end the lock there. Each call then answers `Detached`, but bytes that
-//!   were lent before may change.
-//! - **In a child of `fork()`** the mapping is absent and a read of the bytes faults. `fork()` is an unsafe function:
-//!   its caller answers for references that the child inherits. Calls answer `Forked` and lend nothing.
+//! - **The bytes are contiguous.** A small value lies inside one page. A large value is one extent,
+//!   and an extent that crosses two spans of the mapping has a mapping of its own
+//!   (`shared/memory/spans.rs`). So a slice needs no copy.
+//! - **They stay mapped.** The pin owns the client, which owns the mapping. A span is never moved
+//!   or unmapped before.
+//! - **They stay the same.** Rule I3 keeps every page that a pinned commit reaches from reuse.
+//!   Checksum words alone are written in a published page; they lie outside of every value.
+//! - **The pin is not taken away.** Other processes remove a pin only when its owner is dead, which
+//!   they learn from the owner's lock. The kernel holds that lock while the process has the store
+//!   mapped. A store is recovered only when no client lives. No time limit ends a pin.
+//! - **On a stacked file system the lock depends on a descriptor.** Code that closes a descriptor
+//!   which it does not own breaks Rust's I/O safety; only such code can end the lock there. Each
+//!   call then answers `Detached`, but bytes that were lent before may change.
+//! - **In a child of `fork()`** the mapping is absent and a read of the bytes faults. `fork()` is
+//!   an unsafe function: its caller answers for references that the child inherits. Calls answer
+//!   `Forked` and lend nothing.
 #![allow(unsafe_code)]
 
 use crate::process::pin::Pin;

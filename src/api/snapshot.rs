@@ -289,7 +289,8 @@ impl From<Key> for Vec<u8> {
     }
 }
 
-/// The entries of a range of a [`Snapshot`], in key order, from both ends. Values borrow the snapshot.
+/// The entries of a range of a [`Snapshot`], in key order, from both ends. Values borrow the
+/// snapshot.
 pub struct SnapshotRange<'s> {
     snapshot: &'s Snapshot,
     cursor: RangeCursor,
@@ -323,8 +324,8 @@ impl fmt::Debug for SnapshotRange<'_> {
     }
 }
 
-/// The entries of a range of a keyspace, in key order, from both ends. It holds a snapshot of its own, and so does each
-/// [`Value`] that it yields.
+/// The entries of a range of a keyspace, in key order, from both ends. It holds a snapshot of its
+/// own, and so does each [`Value`] that it yields.
 pub struct Range {
     client: Arc<Client>,
     pin: Pin,

@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Figures of a store at one instant; made by [`Store::stats`](crate::Store::stats), and by message by
-/// [`Client::stats`](crate::Client::stats).
+/// Figures of a store at one instant; made by [`Store::stats`](crate::Store::stats), and by message
+/// by [`Client::stats`](crate::Client::stats).
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Stats {

@@ -368,9 +368,9 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// [`Error::OtherCell`] if it has another size or is a counter; [`Error::Limit`] for the size, the name (255 bytes) and
-    /// the number of cells and counters (65,536); [`Error::NoCell`] if the store was opened read-only and there is none; those of a
-    /// commit.
+    /// [`Error::OtherCell`] if it has another size or is a counter; [`Error::Limit`] for the size,
+    /// the name (255 bytes) and the number of cells and counters (65,536); [`Error::NoCell`] if the
+    /// store was opened read-only and there is none; those of a commit.
     pub fn cell(&self, name: &str, size: usize) -> Result<Cell> {
         let place = cells::open(self, name, CellKind::Cell { len: size })?;
         Ok(Cell::new(self.clone(), place, name))

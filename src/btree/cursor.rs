@@ -1,7 +1,7 @@
 //! A range of a tree, read from either end.
 //!
-//! The range is what lies between two positions, found once from the bounds. The ends meet when the positions do, however
-//! they got there.
+//! The range is what lies between two positions, found once from the bounds. The ends meet when the
+//! positions do, however they got there.
 
 use crate::Result;
 use crate::btree::position::{Direction, EntryAt, Position, Target, find_position, pass_next, pass_previous};

@@ -1,4 +1,5 @@
-//! A cursor on one entry of a tree, which moves by steps and by keys, and lends each entry that it comes to.
+//! A cursor on one entry of a tree, which moves by steps and by keys, and lends each entry that it
+//! comes to.
 //!
 //! | it is | `next` goes to | `prev` goes to | how it got there |
 //! |---|---|---|---|
@@ -8,8 +9,9 @@
 //! | before the first entry | the first entry | nowhere | `prev` beyond the first; `first` that found nothing |
 //! | failed | nowhere | nowhere | a call that returned an error |
 //!
-//! The position is the gap before the entry that the cursor is on. Its memory and that of the key are used again, so a step
-//! allocates nothing. The pages must stay as they are while the cursor lives.
+//! The position is the gap before the entry that the cursor is on. Its memory and that of the key
+//! are used again, so a step allocates nothing. The pages must stay as they are while the cursor
+//! lives.
 
 use crate::Result;
 use crate::btree::position::{EntryAt, Position, Target, pass_next, pass_previous, set_position};

@@ -1,6 +1,8 @@
-//! A place between the entries of a tree, as a path from the root, and the moves that both kinds of cursor make.
+//! A place between the entries of a tree, as a path from the root, and the moves that both kinds of
+//! cursor make.
 //!
-//! A position holds page numbers and no references, so the pages must stay as they are while it is used.
+//! A position holds page numbers and no references, so the pages must stay as they are while it is
+//! used.
 
 use crate::Result;
 use crate::btree::node::{KeyParts, Node};
@@ -77,7 +79,8 @@ pub(super) fn set_position<P: PageRead>(
     extend(pages, position, node, target)
 }
 
-/// Moves a position forward past the next entry, and returns that entry. `None` at `end`, or at the end of the tree.
+/// Moves a position forward past the next entry, and returns that entry. `None` at `end`, or at the
+/// end of the tree.
 // Inlined, a scan takes 23 instructions less for each entry: the entry is not copied on its way.
 #[inline(always)]
 pub(super) fn pass_next<'a, P: PageRead>(
@@ -103,8 +106,8 @@ pub(super) fn pass_next<'a, P: PageRead>(
     }
 }
 
-/// Moves a position backward past the entry before it, and returns that entry. `None` at `end`, or at the beginning of the
-/// tree.
+/// Moves a position backward past the entry before it, and returns that entry. `None` at `end`, or
+/// at the beginning of the tree.
 #[inline(always)]
 pub(super) fn pass_previous<'a, P: PageRead>(
     pages: &'a P,
@@ -206,8 +209,8 @@ fn read_ahead<P: PageRead>(pages: &P, branch: &Node<'_>, index: usize, direction
     }
 }
 
-/// Neighbouring leaves are in order. A damaged tree in which several paths lead to one page would otherwise be
-/// walked through without end.
+/// Neighbouring leaves are in order. A damaged tree in which several paths lead to one page would
+/// otherwise be walked through without end.
 fn check_order(left: &Node<'_>, right: &Node<'_>, entered: &Node<'_>) -> Result<()> {
     if left.count() == 0 || right.count() == 0 {
         return Err(entered.damaged("an empty leaf"));

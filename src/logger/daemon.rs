@@ -181,8 +181,8 @@ pub(crate) fn stop_logger_as(path: &Path, timeout: Duration, ownership: Ownershi
         ran = true;
         let header = crate::files::header::Header::read(&dir.need_file(dir::CHECKPOINT, false)?)?.0;
         if let Some(control) = crate::process::client::attach(&dir, &header)? {
-            // Clients may have started another one since. After an orderly end it has a region of its own, in
-            // which the starts are counted anew.
+            // Clients may have started another one since. After an orderly end it has a region of
+            // its own, in which the starts are counted anew.
             let starts = control.fixed().counters.logger_starts.load(std::sync::atomic::Ordering::Acquire);
             let life = (control.region(), starts);
             if *first.get_or_insert(life) != life {
@@ -356,7 +356,8 @@ unsafe fn close_descriptors() {
 }
 
 impl Options {
-    /// As [`stop_logger`](crate::logger::stop_logger), also of another user's store if [`foreign_owner`](Options::foreign_owner) allows.
+    /// As [`stop_logger`](crate::logger::stop_logger), also of another user's store if
+    /// [`foreign_owner`](Options::foreign_owner) allows.
     ///
     /// # Errors
     /// As [`stop_logger`](crate::logger::stop_logger).

@@ -1,7 +1,8 @@
 //! The logger: the one process of a store that makes its commits durable.
 //!
-//! A direct client starts it by itself; see the [crate's documentation](crate#safety-model). The functions here are for
-//! supervisors, which run a logger in the foreground, and for programs that end one.
+//! A direct client starts it by itself; see the [crate's documentation](crate#safety-model). The
+//! functions here are for supervisors, which run a logger in the foreground, and for programs that
+//! end one.
 //!
 //! The folder's files:
 //!

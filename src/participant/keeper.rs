@@ -1,10 +1,10 @@
 //! How a client starts the logger, and hears why it could not serve.
 //!
-//! The program is the one named in the options or in `UNTORN_LOGGER`; else the running executable itself,
-//! executed again with a variable set, if this library is linked into it: a hook that runs before `main`
-//! becomes the logger and never returns; else `untorn-logger` beside it or on `PATH`. A host that loads this
-//! code as a plug-in would restart itself, so the hook counts only in the executable's own image. The feature
-//! `logger-hook` leaves it out.
+//! The program is the one named in the options or in `UNTORN_LOGGER`; else the running executable
+//! itself, executed again with a variable set, if this library is linked into it: a hook that runs
+//! before `main` becomes the logger and never returns; else `untorn-logger` beside it or on `PATH`.
+//! A host that loads this code as a plug-in would restart itself, so the hook counts only in the
+//! executable's own image. The feature `logger-hook` leaves it out.
 //!
 //! Whoever misses a logger looks here again and again while it waits for something else, under its own time-out. So a look
 //! never waits for a logger to be ready; it starts one if none is on its way, and passes on what the last one said.
@@ -127,8 +127,8 @@ impl Keeper {
         }
         // Another thread is at it.
         let Some(mut start) = self.start.try_lock() else { return Ok(()) };
-        // A logger that has entered `control` serves before its starter hears so. If it is killed in between, its
-        // program works all the same, and no attempt has failed.
+        // A logger that has entered `control` serves before its starter hears so. If it is killed
+        // in between, its program works all the same, and no attempt has failed.
         let lives = engine.control.fixed().counters.logger_starts.load(Ordering::Acquire);
         if let Some(last) = start.as_mut().filter(|last| last.lives != lives) {
             last.attempt = 0;

@@ -162,11 +162,11 @@ impl Options {
         self
     }
 
-    /// The program to start as the logger, called with the store's path, and with `--foreign-owner` after it
-    /// if [`foreign_owner`](Options::foreign_owner) makes it another user's. It is `untorn-logger`, or a program that
-    /// executes it. Default: the variable
-    /// `UNTORN_LOGGER`, else the running executable itself (with the feature `logger-hook`), else `untorn-logger` beside it or
-    /// on `PATH`.
+    /// The program to start as the logger, called with the store's path, and with `--foreign-owner`
+    /// after it if [`foreign_owner`](Options::foreign_owner) makes it another user's. It is
+    /// `untorn-logger`, or a program that executes it. Default: the variable `UNTORN_LOGGER`, else
+    /// the running executable itself (with the feature `logger-hook`), else `untorn-logger` beside
+    /// it or on `PATH`.
     pub fn logger_program(&mut self, program: impl Into<PathBuf>) -> &mut Options {
         self.logger_program = Some(program.into());
         self

@@ -12,8 +12,8 @@ impl Client {
     /// Figures of the store as of now. Needs the right to read everything.
     ///
     /// # Errors
-    /// [`Error::NotAllowed`]; [`Error::Disconnected`]; [`Error::Protocol`] if the server has other figures than this version
-    /// of the library; [`Error::Busy`].
+    /// [`Error::NotAllowed`]; [`Error::Disconnected`]; [`Error::Protocol`] if the server has other
+    /// figures than this version of the library; [`Error::Busy`].
     pub fn stats(&self) -> Result<Stats> {
         let encoded = self.call(Kind::Read, &Request::Stats, |reply| match reply {
             Reply::Stats(encoded) => Some(encoded.to_vec()),
@@ -33,8 +33,9 @@ fn decode(encoded: &[u8]) -> Result<Stats> {
 
 #[cfg(test)]
 mod tests {
-    //! Goal: figures come out as they went in, as JSON and by message; the bytes are those of `docs/protocol.md`; no bytes of a
-    //! server do harm. Method: one value with all optional parts, its bytes, and each prefix and each flip of them.
+    //! Goal: figures come out as they went in, as JSON and by message; the bytes are those of
+    //! `docs/protocol.md`; no bytes of a server do harm. Method: one value with all optional parts,
+    //! its bytes, and each prefix and each flip of them.
 
     use super::*;
     use crate::TxnId;

@@ -207,8 +207,8 @@ impl<D: Disk> Pool<D> {
         self.recycle_with(checkpoint_lsn, retention, || ())
     }
 
-    /// As [`Pool::recycle`]. Calls `on_freed` before it deletes a file: a reader that misses one of them learns
-    /// from what the caller publishes there that the log begins later by now.
+    /// As [`Pool::recycle`]. Calls `on_freed` before it deletes a file: a reader that misses one of
+    /// them learns from what the caller publishes there that the log begins later by now.
     ///
     /// # Errors
     /// As [`Pool::recycle`].
@@ -247,7 +247,8 @@ impl<D: Disk> Pool<D> {
         Ok(freed)
     }
 
-    /// As [`Pool::recycle_with`] at the same checkpoint as the last time: for those that have become too old since.
+    /// As [`Pool::recycle_with`] at the same checkpoint as the last time: for those that have
+    /// become too old since.
     ///
     /// # Errors
     /// As [`Pool::recycle`].
@@ -255,9 +256,9 @@ impl<D: Disk> Pool<D> {
         self.recycle_with(Lsn::ZERO, retention, on_freed)
     }
 
-    /// Gives the oldest segment that is kept for followers alone up, when the device is full: it becomes a spare, or
-    /// with `delete` its room is given back. False if there is none. Calls `on_freed` before it deletes the file, as
-    /// [`Pool::recycle_with`] does.
+    /// Gives the oldest segment that is kept for followers alone up, when the device is full: it
+    /// becomes a spare, or with `delete` its room is given back. False if there is none. Calls
+    /// `on_freed` before it deletes the file, as [`Pool::recycle_with`] does.
     ///
     /// # Errors
     /// [`LogError::Io`] if it can't be deleted; it is a spare then.

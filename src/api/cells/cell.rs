@@ -86,8 +86,9 @@ impl Cell<[u8]> {
     /// for one flush of the log.
     ///
     /// # Errors
-    /// [`Error::OtherCell`] for another size; [`Error::Limit`] if no version is left; [`Error::LockTimeout`] if [`crate::Options::lock_timeout`] was set;
-    /// [`Error::NoCell`] if it was dropped; [`Error::ReadOnly`]; [`Error::Forked`].
+    /// [`Error::OtherCell`] for another size; [`Error::Limit`] if no version is left;
+    /// [`Error::LockTimeout`] if [`crate::Options::lock_timeout`] was set; [`Error::NoCell`] if it
+    /// was dropped; [`Error::ReadOnly`]; [`Error::Forked`].
     #[inline]
     pub fn store(&self, value: &[u8]) -> Result<Version> {
         self.opened.store(value)
@@ -105,7 +106,8 @@ impl Cell<[u8]> {
     /// Copies the newest value to `value`, which has exactly the cell's size, and returns its version. Never waits.
     ///
     /// # Errors
-    /// [`Error::OtherCell`] for another size; [`Error::NoCell`] if it was dropped; [`Error::Forked`]; [`Error::Corrupt`].
+    /// [`Error::OtherCell`] for another size; [`Error::NoCell`] if it was dropped;
+    /// [`Error::Forked`]; [`Error::Corrupt`].
     #[inline]
     pub fn load(&self, value: &mut [u8]) -> Result<Version> {
         self.opened.load(value)

@@ -1,5 +1,6 @@
-//! What a command works on: a store by its directory, or by its socket, as a message-passing client. A command that can use
-//! either is written once, against the traits that they have in common.
+//! What a command works on: a store by its directory, or by its socket, as a message-passing
+//! client. A command that can use either is written once, against the traits that they have in
+//! common.
 
 use crate::outcome::{Failure, Outcome};
 use std::io::ErrorKind;
@@ -38,7 +39,8 @@ pub(crate) fn to_change(path: &Path) -> Outcome<Box<dyn StoreWrite>> {
     })
 }
 
-/// A store and a keyspace to put records into, made if there are none. By message, the first record makes the keyspace.
+/// A store and a keyspace to put records into, made if there are none. By message, the first record
+/// makes the keyspace.
 pub(crate) fn to_fill(path: &Path, keyspace: &str) -> Outcome<Box<dyn StoreWrite>> {
     Ok(match connect(path)? {
         Some(client) => Box::new(client),

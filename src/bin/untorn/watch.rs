@@ -101,7 +101,7 @@ fn write(out: &mut impl Write, change: &Change, format: Format) -> Outcome {
             line.push(b'\t');
             text::render_field(change.key(), format, &mut line);
         }
-        // A range that goes on to the last key ends in no field.
+        // A range without an upper bound has no field for its end.
         if let Some(end) = change.end() {
             line.push(b'\t');
             text::render_field(end, format, &mut line);

@@ -88,7 +88,8 @@ fn broken() -> Pair {
     pair
 }
 
-/// An error leaves a point cursor nowhere, so that a loop that ignores it ends; `first` takes it back.
+/// An error leaves a point cursor nowhere, so that a loop that ignores it ends; `first` takes it
+/// back.
 #[test]
 fn a_failed_cursor_is_nowhere() {
     let pair = broken();

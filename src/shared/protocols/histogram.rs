@@ -107,9 +107,9 @@ impl<M: Model> Histogram<M> {
 
 /// How long something took: the durations that were recorded up to some instant, in buckets of an eighth of their length.
 ///
-/// Part of [`crate::Stats`]. Serializes as its summary (`count`, `mean_ns`, `p50_ns`, `p99_ns`, `p999_ns`, `max_ns`), then
-/// `sum_ns` and `buckets`: the number and the count of each bucket that is not empty. It is deserialized from those and
-/// `max_ns`.
+/// Part of [`crate::Stats`]. Serializes as its summary (`count`, `mean_ns`, `p50_ns`, `p99_ns`,
+/// `p999_ns`, `max_ns`), then `sum_ns` and `buckets`: the number and the count of each bucket that
+/// is not empty. It is deserialized from those and `max_ns`.
 ///
 /// ```
 /// # fn main() -> untorn::Result<()> {
