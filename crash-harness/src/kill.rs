@@ -164,6 +164,12 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
         Ok(store)
     };
     told.push((name.clone(), Told::by(&doomed)));
+    // It is killed at its first commit, before its log is long enough for a checkpoint.
+    let mut other = Process::start(&victim::own(), "writer", path, &["other"], &[]);
+    other.wait_for("C", 1, HANGS)?;
+    other.kill();
+    other.refuse_finding()?;
+    told.push(("other".to_string(), Told::by(&other)));
     let store = kept(&told, false)?;
     // The victim may have died between a publication and its acknowledgement. What a reader saw
     // before a sync is durable all the same. Cells become durable with the next sample, not here.
@@ -173,14 +179,9 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
     if action == "twice" {
         store.checkpoint().map_err(workload::misbehaved("checkpoint"))?;
     }
-    // It is killed at its first commit, before its log is long enough for a checkpoint.
-    let mut other = Process::start(&victim::own(), "writer", path, &["other"], &[]);
-    other.wait_for("C", 1, HANGS)?;
     drop(store);
     doomed.kill();
-    other.refuse_finding()?;
-    other.kill();
-    told.extend([(name, Told::by(&doomed)), ("other".to_string(), Told::by(&other))]);
+    told.push((name, Told::by(&doomed)));
     outcome.kills += 2 + kill_loggers(path) as u64;
     oracle::counters_not_ahead(&kept(&told, false)?)?;
     crash_kernel(path);
