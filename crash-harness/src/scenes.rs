@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `unfinished stream` | a writer dies in the middle of a streamed transaction, and the next one streams, too | that recovery does not take the frames of both for one |
 //! | `recycled segment` | the log comes round its segments in small batches, and everybody dies, and the kernel | that recovery does not take what stands behind the log's end, from a segment's former life, for its continuation |
+//! | `stalled reader` | a reader is held between its pin and its image while others commit, and again commit once it has gone on | that the pages of its snapshot are those that its pin protects |
 //! | `recycled under a follower` | a follower is held while all that it has not read is recycled | that it hears so, instead of going on behind the gap |
 //! | `namespaces` | writers work in pid namespaces of their own, where each is process 1, and are killed | that nobody takes the living for dead, or the dead for living |
 
@@ -26,6 +27,7 @@ type Scene = fn(&Path, &mut Outcome) -> Result<bool, Finding>;
 const ALL: &[(&str, Scene)] = &[
     ("unfinished stream", unfinished_stream),
     ("recycled segment", recycled_segment),
+    ("stalled reader", stalled_reader),
     ("recycled under a follower", recycled_under_a_follower),
     ("namespaces", namespaces),
 ];
@@ -164,6 +166,41 @@ fn recycled_segment(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding>
         return Err(Finding::new(kind, format!("{n} was acknowledged last, {there:?} is there")));
     }
     oracle::verified(&store).map(|()| true)
+}
+
+// ---- a reader that stalls
+
+/// Commits while the reader is held, and after that: enough for pages that no pin protects to be used again.
+const COMMITS_AROUND: u64 = 200;
+
+fn stalled_reader(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding> {
+    let Ok(program) = victim::program() else { return Ok(false) };
+    let store = workload::open(path)?;
+    let writer = Writer::open(store, "w").map_err(misbehaved("opening"))?;
+    let commit = |numbers: std::ops::Range<u64>| {
+        numbers.into_iter().try_for_each(|n| writer.commit(n, Durability::Visible)).map_err(misbehaved("commit"))
+    };
+    commit(1..COMMITS_AROUND)?;
+    let gate = path.with_extension("gate");
+    let orders = format!("reader.pinned:hold={}", gate.display());
+    let mut reader = Process::start(program, "holder", path, &[], &[("UNTORN_CRASH", &orders)]);
+    let begun = Instant::now();
+    while !gate.with_extension("reached").exists() {
+        reader.refuse_finding()?;
+        if begun.elapsed() > HANGS {
+            return Err(Finding::new(Kind::Misbehaved, format!("no reader came to its pin within {HANGS:?}")));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    commit(COMMITS_AROUND..2 * COMMITS_AROUND)?;
+    let _ = std::fs::write(&gate, "");
+    // The first one says that it holds a snapshot, which it compares with itself before each other.
+    reader.wait_for("ok", 1, HANGS)?;
+    commit(2 * COMMITS_AROUND..3 * COMMITS_AROUND)?;
+    reader.wait_for("ok", reader.lines_count() + 2, HANGS)?;
+    reader.kill();
+    outcome.kills += 1;
+    Ok(true)
 }
 
 // ---- a follower whose log is recycled

@@ -102,7 +102,7 @@ pub const CONTROLS: &[Control] = &[
     ),
     by("single-copy-cell", "step", "cell store:all", &[Damaged, TornRead, HalfApplied]),
     by("skip-directory-fsync", "power", "plain", &[LostAcked, Damaged]),
-    often(by("snapshot-beyond-its-pin", "kill", "random:0", REUSED)),
+    by("snapshot-beyond-its-pin", "kill", "scene:stalled reader", REUSED),
     by("sum-once", "power", "failed syncs arena, logger dies", &[Damaged, LostAcked, HalfApplied, TornRead]),
     by("trust-read-header", "power", "failed syncs header, everyone dies", &[Damaged, LostAcked]),
     by("versions-go-on", "kill", "sample.collected:end", &[OrderViolation]),
