@@ -27,8 +27,22 @@ pub const MAX_SIZE_DEFAULT: u64 = 1 << 40;
 pub const MAX_SIZE_MIN: u64 = 4 << 20;
 
 /// The arena grows in pieces of this many bytes, aligned: the size of a huge page, so that the kernel
-/// can map each with one entry.
+/// can map each with one entry. A smaller arena doubles.
 pub const GROWTH_PIECE: u64 = 2 << 20;
+
+/// Size of a new arena, in bytes. Every size that an arena grows to is a multiple of it.
+pub const ARENA_SIZE_INITIAL: u64 = 256 << 10;
+
+/// The size that an arena grows to for `bytes` bytes of pages: it doubles up to [`GROWTH_PIECE`], and is whole pieces from there on.
+pub(crate) const fn arena_size_for(bytes: u64) -> u64 {
+    if bytes > GROWTH_PIECE {
+        bytes.next_multiple_of(GROWTH_PIECE)
+    } else if bytes > ARENA_SIZE_INITIAL {
+        bytes.next_power_of_two()
+    } else {
+        ARENA_SIZE_INITIAL
+    }
+}
 
 /// Smallest, default and largest ring, in bytes.
 pub const RING_SIZE_MIN: u64 = 64 << 10;
@@ -73,4 +87,6 @@ pub const BULK_SHARE_BYTES: u64 = 256 << 10;
 
 const _: () = assert!(4 * RING_SIZE_MAX <= SEGMENT_SIZE_MAX);
 const _: () = assert!(SEGMENT_SIZE_DEFAULT >= 4 * RING_SIZE_DEFAULT);
+const _: () = assert!(GROWTH_PIECE.is_power_of_two() && ARENA_SIZE_INITIAL.is_power_of_two());
+const _: () = assert!(ARENA_SIZE_INITIAL >= 4 * PAGE_SIZE_MAX as u64 && ARENA_SIZE_INITIAL <= GROWTH_PIECE);
 const _: () = assert!(MAX_SIZE_MIN.is_multiple_of(GROWTH_PIECE) && MAX_SIZE_DEFAULT.is_multiple_of(GROWTH_PIECE));

@@ -54,7 +54,7 @@ impl<M: Model<U64 = Word>> Region<M> {
         let room_from = end.saturating_sub((RING_WORDS * 8) as u64);
         let go_on = || Ok::<(), Infallible>(());
         waiter::wait_for::<M, _>(&self.durable, &self.durable_bell, room_from, None, go_on).unwrap();
-        Ring::<M>::new(&self.ring).copy_in(number * RECORD as u64, &record(number)).unwrap();
+        Ring::<M>::new(&self.ring, 0).copy_in(number * RECORD as u64, &record(number)).unwrap();
     }
 
     fn wait_for_more(&self, taken: u64) -> u64 {
@@ -70,7 +70,7 @@ impl<M: Model<U64 = Word>> Region<M> {
             let tail = wait(self, taken);
             while taken < tail {
                 let mut bytes = [0; RECORD];
-                Ring::<M>::new(&self.ring).copy_out(taken, &mut bytes).unwrap();
+                Ring::<M>::new(&self.ring, 0).copy_out(taken, &mut bytes).unwrap();
                 assert_eq!(bytes, record(taken / RECORD as u64), "a record changed on its way");
                 taken += RECORD as u64;
             }

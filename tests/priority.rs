@@ -157,6 +157,13 @@ fn a_bulk_commit_that_must_not_wait_does_not_wait_for_its_share() {
     let store = dir.open();
     let keyspace = store.keyspace("k").unwrap();
     let store = Store::options().durability(Durability::Visible).open(&dir.path).unwrap();
+    // The ring grows until it holds several of them, which it does not do while the logger is stopped.
+    for _ in 0..20 {
+        let mut txn = store.begin_with(Durability::Visible).unwrap();
+        txn.put(&keyspace, b"large", &[7; 200 << 10]).unwrap();
+        txn.commit().unwrap();
+    }
+    store.sync().unwrap();
     let logger = store.stats().unwrap().logger_pid.unwrap();
     common::send(logger, Signal::STOP);
     let mut txn = store.begin_with(Durability::Durable).unwrap();

@@ -23,6 +23,8 @@ const REAP: Duration = Duration::from_millis(100);
 const EXPIRE: Duration = Duration::from_millis(250);
 /// Spare segments kept ahead, one of them for a failing successor.
 const SPARES: usize = 2;
+/// Blocks that a spare has beyond those that a writer waits for: what is not granted of it.
+const BLOCKS_BEYOND: u64 = 16;
 
 /// Works until the logger ends.
 pub(super) fn run(logger: &Logger) {
@@ -79,11 +81,16 @@ fn preallocate(logger: &Logger) -> bool {
         let granted = fixed.durable.granted.load(Ordering::SeqCst);
         let wanted = words.log_request.load(Ordering::SeqCst);
         let spares = logger.pool.stats().spares;
-        // A stream that is larger than all spares asks for more; the flush thread grants what is made.
-        if spares >= SPARES && (wanted <= granted || spares >= SPARES + 2) {
+        if spares >= SPARES && wanted <= granted {
             return false;
         }
-        match logger.pool.add_spare() {
+        // A writer that waits for log gets larger spares first. So a commit forces neither a flush nor a checkpoint that its
+        // durability does not ask for, until there is as much log as full segments give.
+        if has_full_spares(&logger.pool) {
+            request_flush(logger);
+            return false;
+        }
+        match logger.pool.add_spare_of(wanted.saturating_sub(granted) + BLOCKS_BEYOND) {
             Ok(()) => {
                 logger.count_segments();
                 waiter::ring_always::<Native>(&words.bell);
@@ -94,7 +101,7 @@ fn preallocate(logger: &Logger) -> bool {
                 waiter::ring_always::<Native>(&words.bell);
             }
             Err(error) => {
-                // What was made free meanwhile is granted before a writer gives up.
+                // What a flush or a checkpoint has made free is granted before a writer gives up.
                 logger.grant_again();
                 if words.log_request.load(Ordering::SeqCst) <= fixed.durable.granted.load(Ordering::SeqCst)
                     && wanted > granted
@@ -116,6 +123,22 @@ fn preallocate(logger: &Logger) -> bool {
     }
 }
 
+/// Whether writers that wait for log get no more spares.
+pub(super) fn has_full_spares(pool: &Pool<RealDisk>) -> bool {
+    let whole = u64::from(pool.shape().segment_blocks()) - 2;
+    pool.stats().spares >= SPARES + 2 && pool.countable_blocks() >= (SPARES as u64 + 1) * whole
+}
+
+/// Requests a flush for the log that it makes free: each small commit is charged a block, in case it is flushed by itself, and
+/// a flush of many together uses few. No policy may put that off. While a writer waits for log under the writer lock, no
+/// checkpoint makes files free.
+fn request_flush(logger: &Logger) {
+    let Ok(newest) = logger.engine.control.newest() else { return };
+    let words = &logger.engine.control.fixed().logger;
+    words.flush_request.fetch_max(newest.log_tail.0, Ordering::SeqCst);
+    waiter::ring_always::<Native>(&words.bell);
+}
+
 /// Gives room back that was kept for followers, if a writer found the device full.
 fn yield_kept(logger: &Logger) {
     let words = &logger.engine.control.fixed().logger;
@@ -133,7 +156,9 @@ fn grow_ahead(logger: &Logger) {
     let engine = &logger.engine;
     let Ok(image) = engine.control.newest() else { return };
     let used = u64::from(image.high_water) * engine.geometry.page_size as u64;
-    let ahead = (used / 16).clamp(limits::GROWTH_PIECE, 32 * limits::GROWTH_PIECE);
+    // A small arena doubles.
+    let least = used.min(limits::GROWTH_PIECE);
+    let ahead = (used / 16).clamp(least, 32 * limits::GROWTH_PIECE);
     let have = engine.control.arena_bytes().unwrap_or(0);
     if have < used + ahead / 2 {
         let target = (used + ahead).min(engine.geometry.max_size);

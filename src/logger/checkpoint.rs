@@ -18,6 +18,7 @@ use crate::btree::walk::each_page;
 use crate::files::dir;
 use crate::files::header::Header;
 use crate::files::slot::{SLOT_WORDS, SlotImage};
+use crate::logger::background;
 use crate::logger::process::Logger;
 use crate::pages::{queue, room, runs};
 use crate::participant::engine::Engine;
@@ -84,10 +85,13 @@ fn is_due(logger: &Logger) -> bool {
     let Some((_, durable)) = engine.control.durable() else { return false };
     let volume = durable.0.saturating_sub(fixed.checkpoint.finished_lsn.load(Ordering::Acquire));
     let volume_max = words.checkpoint_bytes.load(Ordering::Acquire);
-    let segments_max = volume_max / engine.geometry.segment_size + SEGMENTS_BEYOND;
-    let is_log_wanted = words.log_request.load(Ordering::SeqCst) > fixed.durable.granted.load(Ordering::SeqCst);
-    let is_log_short =
-        is_log_wanted || logger.is_starved.load(Ordering::SeqCst) || logger.pool.stats().segments as u64 > segments_max;
+    let segment_bytes_max = volume_max.saturating_add(SEGMENTS_BEYOND * engine.geometry.segment_size);
+    // Larger spares come first.
+    let is_log_wanted = words.log_request.load(Ordering::SeqCst) > fixed.durable.granted.load(Ordering::SeqCst)
+        && background::has_full_spares(&logger.pool);
+    let is_log_short = is_log_wanted
+        || logger.is_starved.load(Ordering::SeqCst)
+        || logger.pool.stats().segment_bytes > segment_bytes_max;
     volume >= volume_max || (volume > 0 && is_log_short)
 }
 

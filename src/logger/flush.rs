@@ -287,6 +287,10 @@ impl Flusher {
             return Ok(Some(u64::MAX));
         }
         if self.logger.wants_grant() {
+            let wanted = self.logger.engine.control.fixed().logger.log_request.load(Ordering::SeqCst);
+            if wanted > self.grantable() && self.tail()? > self.stated.durable.0 {
+                self.flush(false)?;
+            }
             self.grant();
             self.logger.granted_again();
         }
@@ -350,7 +354,7 @@ impl Flusher {
             bytes,
             policy_age: self.policy_since.map(|since| since.elapsed()),
             start_in: earliest_ns.map(start_in),
-            ring_len: engine.geometry.ring_size,
+            ring_len: engine.control.ring_reach()?,
             requested: fixed.logger.flush_request.load(Ordering::SeqCst) > self.stated.durable.0,
         };
         match due(settings::policy(engine), &pending) {
@@ -403,9 +407,10 @@ impl Flusher {
         if self.broken {
             return u64::MAX;
         }
+        let ring_len = engine.control.ring_reach().unwrap_or(engine.geometry.ring_size);
         let bytes = match self.policy_since {
             None => 1,
-            Some(_) => bytes_due(settings::policy(engine), engine.geometry.ring_size),
+            Some(_) => bytes_due(settings::policy(engine), ring_len),
         };
         self.stated.durable.0.saturating_add(bytes)
     }
@@ -502,14 +507,17 @@ impl Flusher {
 
     /// Makes the stream durable up to `tail`, in new segments where need be.
     fn write(&mut self, tail: Lsn) -> Result<()> {
+        let logger = self.logger.clone();
+        // Its length covers all up to the tail: see `RingWords`.
+        let ring = logger.engine.control.ring()?;
         let wrote = match self.log.written() {
-            Some(_) if self.rolls(tail) => match self.start_segment(tail, tail) {
+            Some(_) if self.rolls(tail) => match self.start_segment(ring, tail, tail) {
                 // The spare could not be opened, and nothing has changed.
-                Err(_) if self.log.written().is_some() => self.write_on(tail),
+                Err(_) if self.log.written().is_some() => self.write_on(ring, tail),
                 started => started,
             },
-            Some(_) => self.write_on(tail),
-            None => self.start_segment(self.stated.durable, tail),
+            Some(_) => self.write_on(ring, tail),
+            None => self.start_segment(ring, self.stated.durable, tail),
         };
         let Err(error) = wrote else { return Ok(()) };
         if self.log.written().is_some() {
@@ -518,7 +526,7 @@ impl Flusher {
         crash_point!("flush.failed");
         // A failed sync is never tried again on that file, nor are its bytes trusted.
         tracing::warn!(%error, "a flush failed; its bytes go to a new segment");
-        self.start_segment(self.stated.durable, tail).map_err(log_error)
+        self.start_segment(ring, self.stated.durable, tail).map_err(log_error)
     }
 
     /// Whether the log goes on in the last spare segment rather than in the current one.
@@ -533,15 +541,14 @@ impl Flusher {
             return false;
         }
         let wanted = self.logger.engine.control.fixed().logger.log_request.load(Ordering::SeqCst);
-        let (left, whole) = (self.log.blocks_left(), u64::from(self.logger.pool.shape().segment_blocks()));
+        let (left, whole) = self.log.blocks_left();
         let is_short = wanted > self.grantable() || (self.logger.is_starved.load(Ordering::SeqCst) && left < whole / 2);
         // At least the header and one block are behind it.
         is_short && left + 2 < whole
     }
 
-    fn write_on(&mut self, tail: Lsn) -> Result<(), LogError> {
+    fn write_on(&mut self, ring: Ring<'_, Native>, tail: Lsn) -> Result<(), LogError> {
         let logger = self.logger.clone();
-        let ring = Ring::<Native>::new(logger.engine.control.ring());
         let from = self.log.written().ok_or(LogError::NeedsSegment)?;
         let len = tail.bytes_since(from);
         let stated = self.stated;
@@ -554,13 +561,12 @@ impl Flusher {
         }
         let synced = self.log.sync()?;
         logger.engine.control.fixed().counters.fsyncs.fetch_add(1, Ordering::Relaxed);
-        if appended.full { self.start_segment(synced, tail) } else { Ok(()) }
+        if appended.full { self.start_segment(ring, synced, tail) } else { Ok(()) }
     }
 
     /// New segments from `durable`, which is synced, until everything up to `tail` is durable.
-    fn start_segment(&mut self, durable: Lsn, tail: Lsn) -> Result<(), LogError> {
+    fn start_segment(&mut self, ring: Ring<'_, Native>, durable: Lsn, tail: Lsn) -> Result<(), LogError> {
         let logger = self.logger.clone();
-        let ring = Ring::<Native>::new(logger.engine.control.ring());
         let mut durable = durable;
         self.has_started_segment = true;
         loop {

@@ -28,10 +28,8 @@ use crate::logger::process::{Logger, default_settings};
 use crate::logger::{checkpoint, recover_cells, sampler};
 use crate::participant::engine::Engine;
 use crate::shared::control::Control;
-use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::ring::Ring;
 use crate::txn::replay::Replay;
-use crate::{Error, Result};
+use crate::{Error, Result, limits};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -172,11 +170,11 @@ pub(super) fn replay(
     }
     engine.control.fixed().checkpoint.serial.store(serial, Ordering::Release);
     let len = engine.arena_file()?.metadata().map_err(Error::io("stat of arena"))?.len();
-    let whole = len - len % crate::limits::GROWTH_PIECE;
+    let whole = len - len % limits::ARENA_SIZE_INITIAL;
     // A power cut may have kept the file's length and lost blocks before it. Only what the checkpoint's sync
     // covered is known to be there; the rest is written with zeros again before any page of it is handed out.
     let used = u64::from(header.image.high_water) * engine.geometry.page_size as u64;
-    let known = used.next_multiple_of(crate::limits::GROWTH_PIECE);
+    let known = limits::arena_size_for(used);
     back_with_blocks(engine, whole.min(known))?;
     engine.control.set_arena_bytes(whole.min(known));
     engine.progress.step();
@@ -270,7 +268,7 @@ fn ring_bytes(old: &Control, from: Lsn) -> Result<Option<Vec<u8>>> {
     let fixed = old.fixed();
     let Ok(image) = old.newest() else { return Ok(None) };
     let tail = image.log_tail.0.max(fixed.stream.tail.load(Ordering::Acquire));
-    let ring = Ring::<Native>::new(old.ring());
+    let Ok(ring) = old.ring() else { return Ok(None) };
     let Some(len) = tail.checked_sub(from.0) else { return Ok(None) };
     if len == 0 || len > ring.capacity() as u64 {
         return Ok(None);
@@ -367,6 +365,7 @@ pub(super) fn finish(
     fixed.durable.lsn.store(recovered.end.0, Ordering::Release);
     fixed.durable.lsn_check.store(!recovered.end.0, Ordering::Release);
     fixed.stream.tail.store(recovered.end.0, Ordering::Release);
+    engine.control.begin_ring(recovered.end);
     flusher.flush(true)?;
     // Left in order, the store goes on with the ids and versions that follow. Else some may be lost: what comes next is of
     // an incarnation that nothing was given of. Its first commit begins it: see `Engine::state_incarnation`.

@@ -106,7 +106,7 @@ fn interval(engine: &Engine) -> Duration {
 /// Whether half the ring waits to be flushed: writers need the rest.
 fn is_ring_full(engine: &Engine) -> bool {
     let (Ok(newest), Some((_, durable))) = (engine.control.newest(), engine.control.durable()) else { return false };
-    newest.log_tail.bytes_since(durable) > engine.geometry.ring_size / 2
+    newest.log_tail.bytes_since(durable) > engine.control.ring_reach().unwrap_or(engine.geometry.ring_size) / 2
 }
 
 /// The names of cells, by generation.

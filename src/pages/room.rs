@@ -40,7 +40,7 @@ const RECOVERY_PAGES: u64 = 8;
 /// no page but the root in common, with six pages for each (two levels of the tree, a neighbour of each that is merged, and two).
 const DELETE_PAGES: u64 = 192;
 /// A small store has no more pages that deletes could copy than this, and it is to stay small on the disk.
-const DELETE_PAGES_MIN: u64 = 8;
+const DELETE_PAGES_MIN: u64 = 24;
 
 /// A snapshot that holds so many pages is named as what holds the space.
 const HELD_MIN: u64 = 16;

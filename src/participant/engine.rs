@@ -265,7 +265,7 @@ impl Engine {
         let streamed = Lsn(fixed.stream.tail.load(Ordering::Relaxed));
         let tail = self.control.newest().ok()?.log_tail.max(streamed);
         let (_, durable) = self.control.durable()?;
-        let share = limits::BULK_SHARE_BYTES.min(self.geometry.ring_size / 4);
+        let share = limits::BULK_SHARE_BYTES.min(self.control.ring_reach().ok()? / 4);
         (tail.bytes_since(durable) > share).then(|| Lsn((tail.0 - share).next_multiple_of(8)))
     }
 
@@ -399,7 +399,9 @@ impl Engine {
         true
     }
 
-    /// Grows the arena to at least `bytes` by writing zeros in aligned pieces, under the growth lock.
+    /// Grows the arena to at least `bytes` by writing zeros, under the growth lock, to a size that
+    /// [`limits::arena_size_for`] gives. A process that dies in it has handed nothing out: the next one
+    /// writes the same zeros from the same place.
     ///
     /// The writer grows only when the logger did not do it ahead of need, so this lock is apart from the
     /// writer lock: a commit never waits for the logger's zeros.
@@ -419,14 +421,14 @@ impl Engine {
         (|| {
             let have = match self.control.arena_bytes() {
                 Some(backed) => backed,
-                // The word is damaged; the file knows. A piece that is not whole was never handed out.
+                // The word is damaged; the file knows. What is not whole was never handed out.
                 None => {
                     let len = self.arena_file()?.metadata().map_err(Error::io("stat of arena"))?.len();
                     self.control.set_arena_bytes(len);
-                    len - len % limits::GROWTH_PIECE
+                    len - len % limits::ARENA_SIZE_INITIAL
                 }
             };
-            let target = bytes.next_multiple_of(limits::GROWTH_PIECE).min(self.geometry.max_size);
+            let target = limits::arena_size_for(bytes).min(self.geometry.max_size);
             if target > have {
                 crash_point!("grow.before_zeros");
                 crate::shared::control::write_zeros(&self.arena_file()?, have, target - have, dir::ARENA)?;
@@ -460,7 +462,8 @@ impl Engine {
         waiter::ring_from::<Native>(&words.bell, &words.wake_urgency, deadline::urgency(deadline_ns));
         // While the flush thread sleeps this word stands still, and it sleeps only if it saw less than half a ring.
         let durable = fixed.durable.lsn.load(Ordering::SeqCst);
-        if tail.0.saturating_sub(durable) >= self.geometry.ring_size / 2 {
+        let half = self.control.ring_reach().unwrap_or(self.geometry.ring_size) / 2;
+        if tail.0.saturating_sub(durable) >= half {
             waiter::ring::<Native>(&words.bell);
         }
     }

@@ -115,14 +115,16 @@ impl Options {
     }
 
     /// Size of a log segment in bytes, fixed when the store is created: a multiple of 4,096, at least four times
-    /// the ring's size, at most 1 GiB. Default: 8 MiB, or four rings.
+    /// the ring's size, at most 1 GiB. Default: 8 MiB, or four rings. The first segments are sparse files: a store with few
+    /// records takes little of the disk.
     pub fn segment_size(&mut self, bytes: u64) -> &mut Options {
         self.segment_size = Some(bytes);
         self
     }
 
     /// Size in bytes of the ring by which writers hand their log records to the logger, fixed when the
-    /// store is created: a power of two from 64 KiB to 256 MiB. Default: 2 MiB. Larger transactions stream through it.
+    /// store is created: a power of two from 64 KiB to 256 MiB. Default: 2 MiB. Larger transactions stream through it. The ring
+    /// begins with 64 KiB and doubles while the first records are put into it.
     pub fn ring_size(&mut self, bytes: u64) -> &mut Options {
         self.ring_size = Some(bytes);
         self

@@ -29,6 +29,7 @@ use crate::shared::protocols::{lock, pins, waiter};
 use crate::{ClientId, Error, LimitKind, Result, limits};
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
@@ -184,7 +185,7 @@ impl Client {
         let arena = Arena::open(&arena_file, header.store_id, &header.geometry, high_water)?;
         let tester = dir.with_fd(|fd| Tester::open(fd, Some(lock_file)))?;
         let lock_reserve = dir.with_fd(|fd| liveness::open_reserve(fd, lock_file))?;
-        let entry = enter_table(&control, me, &tester)?;
+        let entry = enter_table(&control, me, &tester, || dir.need_file(dir::CONTROL, true))?;
         let engine = Engine {
             dir,
             store_id: header.store_id,
@@ -404,8 +405,14 @@ pub(crate) fn lock_init(dir: &Dir, patience: &mut Patience, progress: &Arc<Progr
 }
 
 /// Enters the client table, over the entry of a dead client if need be.
-fn enter_table(control: &Control, me: ClientId, tester: &Tester<'_>) -> Result<usize> {
-    for reap in [false, true] {
+fn enter_table(
+    control: &Control,
+    me: ClientId,
+    tester: &Tester<'_>,
+    open_file: impl Fn() -> Result<File>,
+) -> Result<usize> {
+    let mut reap = false;
+    loop {
         for (index, entry) in control.clients().iter().enumerate() {
             let owner = entry.owner.load(Ordering::Acquire);
             if owner != 0 && (!reap || tester.is_held(owner)?) {
@@ -424,6 +431,15 @@ fn enter_table(control: &Control, me: ClientId, tester: &Tester<'_>) -> Result<u
                 entry.since_txn.store(control.committed().as_u64(), Ordering::Release);
                 return Ok(index);
             }
+        }
+        // The dead first: a full device has no room for a larger table.
+        if !std::mem::replace(&mut reap, true) {
+            continue;
+        }
+        let file = open_file()?;
+        control.refuse_other_file(&file)?;
+        if !control.grow_clients(control.clients().len(), &file)? {
+            break;
         }
     }
     Err(Error::Limit {

@@ -7,10 +7,13 @@
 //! | part | offset | what |
 //! |---|---|---|
 //! | [`Fixed`] | 0 | identity, commit slots, locks, watermarks, statistics, histograms |
-//! | clients | [`CLIENTS_AT`] | one [`ClientEntry`] per process |
-//! | ring | [`RING_AT`] | log records on their way to the logger |
+//! | clients | [`CLIENTS_AT`] | one [`ClientEntry`] per process; grows within its reserved range |
+//! | ring | [`RING_AT`] | log records on their way to the logger; doubles within its reserved range, see [`RingWords`] |
 //! | readers | after the ring | one [`ReaderSlot`] per pinned snapshot; grows within its reserved range, see [`crate::shared::readers`] |
 //! | cells | after that range | see [`crate::shared::cells`]; grows as well |
+//!
+//! The offsets are those of the parts' greatest sizes. What a part does not use yet is a hole of the file, and nothing leads there but a
+//! word that is stored after its blocks were written with zeros: so no store into the mapping ever needs a block.
 #![allow(unsafe_code)]
 
 use crate::files::descriptor;
@@ -26,13 +29,14 @@ use crate::shared::memory::spans::Spans;
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::lock;
 use crate::shared::protocols::pins::{LoggerPins, ReaderSlot};
+use crate::shared::protocols::ring::Ring;
 use crate::shared::protocols::slots::{CommitSlot, Slots};
 use crate::shared::readers::ReaderWords;
 use crate::{Error, LimitKind, Result, TxnId, limits};
 use std::fs::File;
 use std::mem::{offset_of, size_of};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use untorn_wal::Lsn;
 use untorn_wal::segment::SegmentHeader;
@@ -41,12 +45,15 @@ use untorn_wal::segment::SegmentHeader;
 /// damages these above all.
 pub const CHECKED_NUMBERS: &[(&str, u64)] = &[
     ("arena-pieces", offset_of!(Fixed, arena_bytes) as u64),
+    ("ring-length", (offset_of!(Fixed, ring) + offset_of!(RingWords, len)) as u64),
+    ("ring-reach", (offset_of!(Fixed, ring) + offset_of!(RingWords, reach)) as u64),
+    ("client-entries", offset_of!(Fixed, clients_ready) as u64),
     // Of the second chunk: the first one is there for good.
     ("reader-chunk", (offset_of!(Fixed, readers) + offset_of!(ReaderWords, chunks) + 8) as u64),
 ];
 
 /// "untornC", and the version of this layout. These, and whose region it is, stand where they do in every version.
-const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x0b");
+const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x0c");
 /// The version of this layout.
 pub(crate) const LAYOUT: u8 = MAGIC.to_le_bytes()[7];
 /// Commit slots; the slot of a transaction is its sequence number modulo this.
@@ -127,6 +134,28 @@ pub(crate) struct Stream {
     pub(crate) charged_below: AtomicU64,
     /// Above all numbers that keyspaces were given, those of transactions that rolled back included.
     pub(crate) next_keyspace: AtomicU64,
+}
+
+/// How much of the ring's range is in use. The ring begins small. In its first lap it doubles, up to the ring size, before a
+/// record would wrap around. No position moves then, so nothing needs to be flushed for it: see
+/// [`crate::shared::protocols::ring`]. The owner of the writer lock grows the ring ([`Control::grow_ring`]):
+///
+/// | step | its owner dies here |
+/// |---|---|
+/// | zeros are written over the range that is added | nothing has changed; the next writer writes them again |
+/// | `len` is stored | done |
+///
+/// If that fails, `reach` becomes `len` for good, before any record wraps around: a ring that has begun a second lap never
+/// grows. The flush thread reads `len` after a tail that it acquired, so `len` covers every record below that tail.
+#[repr(C)]
+pub(crate) struct RingWords {
+    /// The length in use, in pages of 4,096 bytes: a [`checked`] number.
+    len: AtomicU64,
+    /// The length up to which the ring can still grow, likewise.
+    reach: AtomicU64,
+    /// The position at which the first lap begins, and its complement.
+    base: AtomicU64,
+    base_check: AtomicU64,
 }
 
 /// The incarnation of the transactions to come. All are [`checked`] numbers, and none changes but to the current one.
@@ -303,14 +332,18 @@ pub(crate) struct Fixed {
     pub(crate) writer: Line<LockWord>,
     pub(crate) growth: Line<LockWord>,
     pub(crate) stream: Line<Stream>,
+    pub(crate) ring: Line<RingWords>,
     incarnation: Line<IncarnationWords>,
     pub(crate) deadlines: Line<DeadlineWords>,
     pub(crate) durable: Line<DurableWords>,
     pub(crate) logger: Line<LoggerWords>,
     pub(crate) checkpoint: Line<CheckpointWords>,
     pub(crate) feed: Line<FeedWords>,
-    /// Pieces of the arena that have been written with zeros: their blocks are there. A [`checked`] number.
+    /// How much of the arena has been written with zeros, in units of [`limits::ARENA_SIZE_INITIAL`]: its blocks are there. A
+    /// [`checked`] number.
     pub(crate) arena_bytes: Line<AtomicU64>,
+    /// Entries of the client table whose blocks are there. A [`checked`] number.
+    clients_ready: Line<AtomicU64>,
     /// What tells where reader slots are, and which are used.
     pub(crate) readers: ReaderWords,
     pub(crate) counters: Line<Counters>,
@@ -341,7 +374,14 @@ pub(crate) const CLIENTS_AT: usize = size_of::<Fixed>().next_multiple_of(4096);
 /// Offset of the ring.
 pub(crate) const RING_AT: usize = CLIENTS_AT + limits::CLIENTS_MAX * size_of::<ClientEntry>();
 
+/// The client table grows by this many entries: a page.
+const CLIENT_CHUNK: usize = 4096 / size_of::<ClientEntry>();
+/// The unit of the ring's length.
+const RING_UNIT: u64 = 4096;
+
 const _: () = {
+    assert!(limits::CLIENTS_MAX.is_multiple_of(CLIENT_CHUNK));
+    assert!(limits::RING_SIZE_MAX / RING_UNIT <= u32::MAX as u64 && limits::RING_SIZE_MIN.is_multiple_of(RING_UNIT));
     assert!(size_of::<ReaderSlot<Native>>() == 64);
     assert!(size_of::<ClientEntry>() == 64);
     assert!(size_of::<CommitSlot<Native, SLOT_WORDS>>() == SLOT_WORDS * 8 && SLOT_WORDS.is_multiple_of(8));
@@ -371,6 +411,8 @@ pub(crate) struct Control {
     arena_known: AtomicU64,
     /// The chunks of reader slots that this process has found ready, a bit for each: they are so for ever.
     pub(crate) readers_known: AtomicU64,
+    /// Entries of the client table that this process has found ready: they are so for ever.
+    clients_known: AtomicUsize,
 }
 
 impl Control {
@@ -406,8 +448,12 @@ impl Control {
 
     /// Fills a new file with a region that nobody uses yet.
     pub(crate) fn format(file: &File, store_id: [u8; 16], geometry: &Geometry, boot_id: [u64; 2]) -> Result<Control> {
-        let len = Self::file_len(geometry.ring_size as usize, READER_CHUNK);
-        write_zeros(file, 0, len as u64, dir::CONTROL)?;
+        let first_clients_end = CLIENTS_AT + CLIENT_CHUNK * size_of::<ClientEntry>();
+        let ring_end = RING_AT as u64 + limits::RING_SIZE_MIN;
+        let readers_at = Self::readers_at(geometry.ring_size as usize) as u64;
+        for range in [0..first_clients_end as u64, RING_AT as u64..ring_end, readers_at..readers_at + CHUNK_BYTES] {
+            write_zeros(file, range.start, range.end - range.start, dir::CONTROL)?;
+        }
         let control = Self::map(file, geometry, true)?;
         let identity = &control.fixed().identity;
         let id = [0, 8].map(|at| u64::from_le_bytes(store_id[at..at + 8].try_into().expect("8")));
@@ -426,6 +472,10 @@ impl Control {
         let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         control.fixed().counters.began_unix_seconds.store(began.as_secs(), Ordering::Relaxed);
         identity.magic.store(MAGIC, Ordering::Relaxed);
+        control.fixed().ring.len.store(checked((limits::RING_SIZE_MIN / RING_UNIT) as u32), Ordering::Relaxed);
+        control.fixed().ring.reach.store(checked((geometry.ring_size / RING_UNIT) as u32), Ordering::Relaxed);
+        control.begin_ring(Lsn::ZERO);
+        control.fixed().clients_ready.store(checked(CLIENT_CHUNK as u32), Ordering::Release);
         control.format_readers();
         control.format_cells();
         Ok(control)
@@ -482,8 +532,11 @@ impl Control {
         self.fixed().identity.inode.store(inode, Ordering::Relaxed);
         self.fixed().identity.device.store(device, Ordering::Relaxed);
         let readers_end = self.ready_readers_end() as u64;
+        let clients_end = (CLIENTS_AT + std::mem::size_of_val(self.clients())) as u64;
+        let ring_end = RING_AT as u64 + self.ring_len()?;
+        let parts = [0..clients_end, RING_AT as u64..ring_end, self.readers_begin() as u64..readers_end];
         let mut piece = vec![0; COPY_BYTES as usize];
-        for range in std::iter::once(0..readers_end).chain(self.cells_ranges()?) {
+        for range in parts.into_iter().chain(self.cells_ranges()?) {
             let mut at = range.start;
             while at < range.end {
                 let len = (range.end - at).min(COPY_BYTES) as usize;
@@ -509,6 +562,7 @@ impl Control {
             page_size: geometry.page_size as u64,
             arena_known: AtomicU64::new(0),
             readers_known: AtomicU64::new(1),
+            clients_known: AtomicUsize::new(CLIENT_CHUNK),
         })
     }
 
@@ -598,34 +652,140 @@ impl Control {
         unsafe { &*self.base().cast::<Fixed>() }
     }
 
-    /// The table of processes.
+    /// The table of processes, as far as it has grown. If the word that tells is damaged: as far as this process has seen.
     pub(crate) fn clients(&self) -> &[ClientEntry] {
-        // SAFETY: as in `fixed`; the table lies within the file, which has at least `RING_AT` bytes.
+        let known = self.clients_known.load(Ordering::Relaxed);
+        let ready = unchecked(self.fixed().clients_ready.load(Ordering::Acquire)).map_or(0, |ready| ready as usize);
+        let is_sound = ready.is_multiple_of(CLIENT_CHUNK) && ready <= limits::CLIENTS_MAX;
+        let ready = if is_sound { ready.max(known) } else { known };
+        if ready > known {
+            self.clients_known.fetch_max(ready, Ordering::Relaxed);
+        }
+        // SAFETY: as in `fixed`; the table lies within the file, which has at least `RING_AT` bytes, and the blocks of these
+        // entries were written before the word said so.
         unsafe {
             let first = self.base().add(CLIENTS_AT).cast::<ClientEntry>();
-            std::slice::from_raw_parts(first, limits::CLIENTS_MAX)
+            std::slice::from_raw_parts(first, ready)
         }
     }
 
-    /// The ring's words.
-    #[inline]
-    pub(crate) fn ring(&self) -> &[AtomicU64] {
-        // SAFETY: as in `fixed`; the file was checked to hold the whole ring.
-        unsafe {
-            let first = self.base().add(RING_AT).cast::<AtomicU64>();
-            std::slice::from_raw_parts(first, self.ring_size / 8)
+    /// Makes the client table larger than `entries`: false if it can't be. By the holder of the initialisation lock. One that dies
+    /// in it leaves the table as it was.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`].
+    pub(crate) fn grow_clients(&self, entries: usize, file: &File) -> Result<bool> {
+        if entries != self.clients().len() {
+            return Ok(true);
         }
+        if entries >= limits::CLIENTS_MAX {
+            return Ok(false);
+        }
+        let from = (CLIENTS_AT + entries * size_of::<ClientEntry>()) as u64;
+        write_zeros(file, from, (CLIENT_CHUNK * size_of::<ClientEntry>()) as u64, dir::CONTROL)?;
+        crash_point!("clients.zeroed");
+        // Release: a process that sees the entries finds them in the file.
+        self.fixed().clients_ready.store(checked((entries + CLIENT_CHUNK) as u32), Ordering::Release);
+        Ok(true)
+    }
+
+    /// Lets the ring's first lap begin at `base`. Before any record is put into it.
+    pub(crate) fn begin_ring(&self, base: Lsn) {
+        let words = &self.fixed().ring;
+        words.base.store(base.0, Ordering::Release);
+        words.base_check.store(!base.0, Ordering::Release);
+    }
+
+    /// The ring's length in use, in bytes.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the word is damaged: records would be put in the wrong place.
+    #[inline]
+    pub(crate) fn ring_len(&self) -> Result<u64> {
+        self.ring_bytes(&self.fixed().ring.len)
+    }
+
+    /// The length to which the ring can grow, in bytes: its length in use, once it can't.
+    ///
+    /// # Errors
+    /// As [`Control::ring_len`].
+    #[inline]
+    pub(crate) fn ring_reach(&self) -> Result<u64> {
+        self.ring_bytes(&self.fixed().ring.reach)
+    }
+
+    #[inline]
+    fn ring_bytes(&self, pages: &AtomicU64) -> Result<u64> {
+        let pages = unchecked(pages.load(Ordering::Acquire));
+        let len = pages.map_or(0, |pages| u64::from(pages) * RING_UNIT);
+        if len.is_power_of_two() && len >= limits::RING_SIZE_MIN && len <= self.ring_size as u64 {
+            return Ok(len);
+        }
+        Err(damaged_ring())
+    }
+
+    /// The part of the ring that is in use.
+    ///
+    /// # Errors
+    /// As [`Control::ring_len`].
+    #[inline]
+    pub(crate) fn ring(&self) -> Result<Ring<'_, Native>> {
+        let len = self.ring_len()? as usize;
+        let base = self.ring_base()?;
+        // SAFETY: as in `fixed`; the file was checked to hold the whole ring, and the blocks of the part in use were written
+        // before the word said so.
+        let words = unsafe {
+            let first = self.base().add(RING_AT).cast::<AtomicU64>();
+            std::slice::from_raw_parts(first, len / 8)
+        };
+        Ok(Ring::new(words, base.0))
+    }
+
+    /// The first position that the ring has held.
+    ///
+    /// # Errors
+    /// As [`Control::ring_len`].
+    #[inline]
+    pub(crate) fn ring_base(&self) -> Result<Lsn> {
+        let words = &self.fixed().ring;
+        let base = words.base.load(Ordering::Acquire);
+        if words.base_check.load(Ordering::Acquire) == !base { Ok(Lsn(base)) } else { Err(damaged_ring()) }
+    }
+
+    /// Doubles the ring until it reaches position `end` in its first lap. Returns the length in use. If the device or the process
+    /// lacks what this takes, the ring keeps its length for good. By the owner of the writer lock, see [`RingWords`].
+    ///
+    /// # Errors
+    /// As [`Control::ring_len`].
+    pub(crate) fn grow_ring(&self, end: Lsn, open_file: impl FnOnce() -> Result<File>) -> Result<u64> {
+        let (len, reach) = (self.ring_len()?, self.ring_reach()?);
+        let needed = end.bytes_since(self.ring_base()?);
+        if needed <= len || len >= reach {
+            return Ok(len);
+        }
+        let target = needed.checked_next_power_of_two().unwrap_or(reach).min(reach);
+        let words = &self.fixed().ring;
+        let zeroed = open_file().and_then(|file| write_zeros(&file, RING_AT as u64 + len, target - len, dir::CONTROL));
+        if let Err(error) = zeroed {
+            tracing::warn!(%error, len, "the log's ring keeps its length until the store is opened anew");
+            words.reach.store(checked((len / RING_UNIT) as u32), Ordering::Release);
+            return Ok(len);
+        }
+        crash_point!("ring.zeroed");
+        words.len.store(checked((target / RING_UNIT) as u32), Ordering::Release);
+        crash_point!("ring.grown");
+        Ok(target)
     }
 
     /// Bytes of the arena whose blocks are there; `None` if the word is damaged.
     pub(crate) fn arena_bytes(&self) -> Option<u64> {
         let pieces = unchecked(self.fixed().arena_bytes.load(Ordering::Acquire))?;
-        Some(u64::from(pieces) * limits::GROWTH_PIECE)
+        Some(u64::from(pieces) * limits::ARENA_SIZE_INITIAL)
     }
 
-    /// Says that the arena's blocks are there up to `bytes`, whole pieces. By the owner of the growth lock.
+    /// Says that the arena's blocks are there up to `bytes`, a size that [`limits::arena_size_for`] gives. By the owner of the growth lock.
     pub(crate) fn set_arena_bytes(&self, bytes: u64) {
-        let pieces = (bytes / limits::GROWTH_PIECE) as u32;
+        let pieces = (bytes / limits::ARENA_SIZE_INITIAL) as u32;
         self.fixed().arena_bytes.store(checked(pieces), Ordering::Release);
     }
 
@@ -795,6 +955,11 @@ impl Control {
         };
         Err(Error::NeedsRecovery { reason: format!("{what} ({cause})") })
     }
+}
+
+fn damaged_ring() -> Error {
+    let what = "the length or the base of the log's ring is damaged; stop all processes that have the store open, and open it again";
+    Error::corrupt(dir::CONTROL, offset_of!(Fixed, ring) as u64, what)
 }
 
 fn file_id(file: &File) -> Result<FileId> {

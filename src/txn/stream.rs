@@ -11,11 +11,9 @@
 //! and aborted, an ordinary commit still gets through.
 
 use crate::files::dir;
-use crate::files::geometry::Geometry;
 use crate::files::slot::SlotImage;
 use crate::participant::engine::Engine;
 use crate::shared::protocols::atomic::{Native, Word64};
-use crate::shared::protocols::ring::Ring;
 use crate::shared::protocols::waiter;
 use crate::shared::protocols::waiter::Ended;
 use crate::{Error, LimitKind, Result, TxnId, limits};
@@ -32,9 +30,13 @@ use crate::txn::ops::{LARGE_VALUE, Op};
 /// Log blocks that streams leave: an abort record and a good many ordinary commits.
 const RESERVE_BLOCKS: u64 = 32;
 
-/// Bytes after which a frame is sent ahead.
-fn frame_bytes(geometry: &Geometry) -> usize {
-    (geometry.ring_size as usize / 8).min(256 << 10)
+/// The longest frame, in bytes.
+const FRAME_BYTES_MAX: usize = 256 << 10;
+
+/// Bytes after which a frame is sent ahead, with a ring of this length.
+const fn frame_bytes(ring_len: u64) -> usize {
+    let share = ring_len as usize / 8;
+    if share < FRAME_BYTES_MAX { share } else { FRAME_BYTES_MAX }
 }
 
 /// An operation has a key and a value, or the two bounds of a range.
@@ -42,10 +44,11 @@ const _: () = assert!(limits::key_len_max(limits::PAGE_SIZE_MAX) <= LARGE_VALUE)
 
 /// The most that is copied into the ring at once, beyond what is published: an abort record, and a record that is as
 /// long as a frame or holds one operation.
-pub(crate) fn copied_at_once_max(geometry: &Geometry) -> u64 {
-    let operation = 16 + limits::key_len_max(geometry.page_size) + LARGE_VALUE;
-    let headers = 2 * record::encoded_len(0);
-    (frame_bytes(geometry).max(operation + headers) + 8) as u64
+pub(crate) const fn copied_at_once_max(page_size: usize, ring_len: u64) -> u64 {
+    let operation = 16 + limits::key_len_max(page_size) + LARGE_VALUE;
+    let one_operation = operation + 2 * record::encoded_len(0);
+    let frame = frame_bytes(ring_len);
+    (if frame > one_operation { frame } else { one_operation }) as u64 + 8
 }
 
 /// The log record of a running transaction.
@@ -62,6 +65,8 @@ pub(crate) struct Stream {
     charged: u64,
     seed: u32,
     txn: TxnId,
+    /// The ring's length in use: only the owner of the writer lock changes it.
+    ring_len: u64,
     /// Bytes after which a frame is sent ahead.
     frame_bytes: usize,
     /// Frames of this transaction are in the ring already.
@@ -100,7 +105,7 @@ impl Stream {
             record::encode(&mut buffer, seed, at, txn.as_u64(), RecordKind::Abort, &[]);
         }
         let begun = record::begin(&mut buffer);
-        let frame_bytes = frame_bytes(&engine.geometry);
+        let ring_len = engine.control.ring_len()?;
         Ok(Stream {
             base: *base,
             from: at,
@@ -111,7 +116,8 @@ impl Stream {
             charged,
             seed,
             txn,
-            frame_bytes,
+            ring_len,
+            frame_bytes: frame_bytes(ring_len),
             streaming: false,
             frames: 0,
             empty: true,
@@ -128,10 +134,15 @@ impl Stream {
         std::mem::take(&mut self.has_checkpointed)
     }
 
-    /// Adds an operation; sends a frame ahead if enough has gathered.
+    /// Adds an operation. Sends a frame ahead if enough has gathered, and the ring can't grow.
     pub(crate) fn add(&mut self, engine: &Engine, op: Op<'_>) -> Result<()> {
-        if !self.empty && self.buffer.len() + op.encoded_len() > self.frame_bytes {
-            self.send_frame(engine)?;
+        let len = self.buffer.len() + op.encoded_len();
+        if !self.empty && len > self.frame_bytes {
+            // The ring's length that takes frames so long.
+            self.grow_ring(engine, engine.control.ring_base()?.advanced_by(8 * len as u64))?;
+            if len > self.frame_bytes {
+                self.send_frame(engine)?;
+            }
         }
         op.encode(&mut self.buffer);
         self.empty = false;
@@ -191,13 +202,19 @@ impl Stream {
         let end = Lsn(self.at.0 + len);
         let charged = self.charged + blocks_for(len);
         self.wait_for_room(engine, end, charged + reserve)?;
-        let ring = Ring::<Native>::new(engine.control.ring());
-        ring.copy_in(self.at.0, &self.buffer).map_err(|_| Error::Limit {
+        engine.control.ring()?.copy_in(self.at.0, &self.buffer).map_err(|_| Error::Limit {
             what: LimitKind::LogRecord,
             found: len,
-            limit: engine.geometry.ring_size,
+            limit: self.ring_len,
         })?;
         Ok((end, charged))
+    }
+
+    /// Lets the ring grow to `end` if it is in its first lap, and frames with it.
+    fn grow_ring(&mut self, engine: &Engine, end: Lsn) -> Result<()> {
+        self.ring_len = engine.control.grow_ring(end, || engine.control_file())?;
+        self.frame_bytes = frame_bytes(self.ring_len);
+        Ok(())
     }
 
     /// Waits until the ring has room up to `end` and the log is granted `charged` blocks.
@@ -207,10 +224,9 @@ impl Stream {
     /// # Errors
     /// [`Error::DiskFull`] if the device has no room for more of the log, and a checkpoint sets none free.
     fn wait_for_room(&mut self, engine: &Engine, end: Lsn, charged: u64) -> Result<()> {
-        let ring_size = engine.geometry.ring_size;
-        let durable = engine.control.durable();
-        if durable.is_none_or(|(_, lsn)| end.0 > lsn.0 + ring_size) {
-            let needed = Lsn(end.0.saturating_sub(ring_size).next_multiple_of(8));
+        self.grow_ring(engine, end)?;
+        if engine.control.durable().is_none_or(|(_, lsn)| end.0 > lsn.0 + self.ring_len) {
+            let needed = Lsn(end.0.saturating_sub(self.ring_len).next_multiple_of(8));
             engine.wait_durable(needed, true, None)?;
         }
         if charged <= engine.control.fixed().durable.granted.load(Ordering::Acquire) {
@@ -218,7 +234,7 @@ impl Stream {
         }
         let logger = &engine.control.fixed().logger;
         let waited = loop {
-            match wait_for_grant(engine, self.at, charged) {
+            match wait_for_grant(engine, charged) {
                 Err(Error::DiskFull { .. }) => {}
                 waited => break waited,
             }
@@ -249,7 +265,7 @@ fn no_log(engine: &Engine) -> Error {
 }
 
 /// Waits until the log is granted `charged` blocks. Everything before `at` is published. The caller ends the request.
-fn wait_for_grant(engine: &Engine, at: Lsn, charged: u64) -> Result<()> {
+fn wait_for_grant(engine: &Engine, charged: u64) -> Result<()> {
     let words = &engine.control.fixed().durable;
     let start = Instant::now();
     let logger = &engine.control.fixed().logger;
@@ -257,9 +273,6 @@ fn wait_for_grant(engine: &Engine, at: Lsn, charged: u64) -> Result<()> {
     // not know what a checkpoint has set free since. The next one does.
     let failures = logger.log_failures.load(Ordering::SeqCst);
     logger.log_request.store_fenced(charged);
-    // Each small commit is charged a block, in case it is flushed by itself. A flush of many together uses few, and the rest
-    // can be granted anew. No policy may put that off: while this writer waits under the lock, no checkpoint makes files free.
-    logger.flush_request.fetch_max(at.0, Ordering::SeqCst);
     engine.wake_logger();
     waiter::ring::<Native>(&logger.background);
     let mut watch = engine.watch_logger();

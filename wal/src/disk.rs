@@ -9,7 +9,7 @@
 
 use crate::{files, limits::BLOCK_BYTES, planted_bug};
 use rustix::{
-    fs::{self, AtFlags, Dir, IFlags, OFlags},
+    fs::{self, AtFlags, Dir, IFlags, OFlags, SeekFrom},
     io::Errno,
 };
 use std::{
@@ -56,6 +56,12 @@ pub fn give_to_owner(dir: impl AsFd, made: impl AsFd) {
 pub trait DiskFile: Send {
     /// The file's length in bytes.
     fn size(&self) -> io::Result<u64>;
+    /// Sets the length of an empty file without giving it blocks, where the file system has sparse
+    /// files.
+    fn set_size(&self, bytes: u64) -> io::Result<()>;
+    /// Bytes from the beginning that have blocks: where the first hole begins. A file system that
+    /// can't tell answers with the file's length.
+    fn ready_bytes(&self) -> io::Result<u64>;
     /// Fills the buffer; a file that ends before is an error of the kind `UnexpectedEof`.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
     /// Writes all bytes. After an error any part of them may have been written.
@@ -231,6 +237,20 @@ impl RealFile {
 impl DiskFile for RealFile {
     fn size(&self) -> io::Result<u64> {
         Ok(fs::fstat(&self.fd)?.st_size as u64)
+    }
+
+    fn set_size(&self, bytes: u64) -> io::Result<()> {
+        Ok(fs::ftruncate(&self.fd, bytes)?)
+    }
+
+    fn ready_bytes(&self) -> io::Result<u64> {
+        match fs::seek(&self.fd, SeekFrom::Hole(0)) {
+            Ok(bytes) => Ok(bytes),
+            // The file is empty.
+            Err(Errno::NXIO) => Ok(0),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => self.size(),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {

@@ -21,6 +21,8 @@ pub const BATCH_PAYLOAD_BYTES_MAX: usize = BATCH_BYTES_MAX - BATCH_HEADER_BYTES;
 pub const SEGMENT_HEADER_BYTES: usize = 128;
 /// The smallest segment.
 pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
+/// Bytes of a log's first segments that have blocks: zeros that a write replaces. Later ones have more.
+pub const SEGMENT_READY_BYTES_INITIAL: u64 = 128 << 10;
 /// The size of a segment unless the store was created with another.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 16 << 20;
 /// The largest segment.
@@ -41,6 +43,7 @@ const _: () = {
     // A header must lie in one sector, the unit that disks write whole.
     assert!(SEGMENT_HEADER_BYTES <= 512 && BATCH_HEADER_BYTES <= 512);
     assert!(SEGMENT_BYTES_MIN >= 4 * BLOCK_BYTES as u64);
+    assert!(SEGMENT_READY_BYTES_INITIAL.is_multiple_of(BLOCK_BYTES as u64));
     assert!(SEGMENT_BYTES_MAX / BLOCK_BYTES as u64 <= u32::MAX as u64);
     assert!(RECORD_PAYLOAD_BYTES_MAX + RECORD_HEADER_BYTES + RECORD_ALIGN_BYTES < u32::MAX as usize);
 };

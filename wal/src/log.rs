@@ -16,8 +16,9 @@
 //! rounding up grows by joining. The end of a segment may cut a run once, between two blocks, which costs one
 //! more header and so at most one block: that block, and the header's, are not counted as free
 //! ([`Log::free_blocks`]). A segment that fails is given up: its successor takes what was not durable in no more
-//! blocks than before, and has at least as many left as the failed one had, if it was a spare. Therefore one
-//! spare is never counted as free.
+//! blocks than before, and has at least as many left as the failed one had, if it was a spare with no fewer ready
+//! blocks. Therefore the spare with the most is never counted as free, nor are those blocks of the current segment
+//! that this spare lacks; see [`pool`](crate::pool).
 //!
 //! A batch without payload states something and takes one block. The caller pays for it out of what grouping
 //! saved, or writes it when nothing else is under way.
@@ -72,6 +73,8 @@ pub struct Log<D: Disk> {
 struct Current<F> {
     file: F,
     name: String,
+    /// Blocks that are ready: the segment ends behind them.
+    ready: u32,
     number: SegmentNumber,
     salt: u64,
     next_block: u32,
@@ -116,23 +119,21 @@ impl<D: Disk> Log<D> {
     }
 
     /// How many blocks commits may still claim, counted by [`blocks_for`] and not by bytes: in the current
-    /// segment and in all spares but one. 0 without a spare, since then a failure would find no successor.
+    /// segment and in all spares but the largest. 0 without a spare, since then a failure would find no successor.
     #[must_use]
     pub fn free_blocks(&self) -> u64 {
-        let blocks = u64::from(self.pool.shape().segment_blocks());
-        let Some(countable) = (self.pool.spares() as u64).checked_sub(1) else {
-            return 0;
-        };
-        let here = self.current.as_ref().filter(|c| !c.failed).map_or(0, |c| blocks - u64::from(c.next_block));
-        // The last block of each segment pays for the cut at its end, and block 0 is its header.
-        here.saturating_sub(1) + countable * (blocks - 2)
+        let Some(spares) = self.pool.spare_blocks() else { return 0 };
+        let current = self.current.as_ref().filter(|c| !c.failed);
+        let here = current.map_or(0, |c| c.ready.min(spares.largest).saturating_sub(c.next_block));
+        // The last block of each segment pays for the cut at its end.
+        u64::from(here.saturating_sub(1)) + spares.others
     }
 
-    /// Blocks that are left in the current segment.
+    /// Ready blocks that are left in the current segment, and all of them.
     #[must_use]
-    pub fn blocks_left(&self) -> u64 {
-        let blocks = u64::from(self.pool.shape().segment_blocks());
-        self.current.as_ref().filter(|c| !c.failed).map_or(0, |c| blocks - u64::from(c.next_block))
+    pub fn blocks_left(&self) -> (u64, u64) {
+        let current = self.current.as_ref().filter(|c| !c.failed);
+        current.map_or((0, 0), |c| (u64::from(c.ready - c.next_block), u64::from(c.ready)))
     }
 
     /// Writes the bytes `from .. from + len` of the stream, which must continue what is written, without
@@ -148,8 +149,10 @@ impl<D: Disk> Log<D> {
             return Err(LogError::Position { expected: current.written, found: from });
         }
         check_len(len)?;
+        let block = current.next_block;
         let appended = current.write(self.pool.shape(), &mut self.buf, len, stated, fill);
         current.failed |= appended.is_err();
+        self.pool.note_logged(current.next_block - block);
         appended
     }
 
@@ -206,7 +209,9 @@ impl<D: Disk> Log<D> {
             return Err(LogError::Invalid { what: format!("a segment can't start at position {}", stated.durable) });
         }
         let salt = random_salt()?;
-        let (name, number) = self.pool.take_spare().ok_or(LogError::NoRoom)?;
+        // The successor of a segment that failed has room for what that one was promised to take.
+        let succeeds_filled = self.current.as_ref().is_some_and(|current| !current.failed);
+        let (name, ready, number) = self.pool.take_spare(!succeeds_filled).ok_or(LogError::NoRoom)?;
         let file = match self.pool.disk().open(&name) {
             Ok(file) => file,
             // Nothing has changed.
@@ -222,9 +227,10 @@ impl<D: Disk> Log<D> {
         let started_ms = now_ms();
         let header =
             SegmentHeader { number, salt, start: stated.durable, stated: *stated, started_ms, region: self.region };
-        let started = self.write_segment(file, &name, &header, len, fill);
+        let started = self.write_segment((file, &name, ready), &header, len, fill);
         self.pool.give_back(&name, started.is_ok().then_some(Started { number, start: stated.durable, started_ms }));
         let current = started?;
+        self.pool.note_logged(current.next_block);
         let durable = current.written;
         self.current = Some(current);
         Ok(durable)
@@ -232,8 +238,7 @@ impl<D: Disk> Log<D> {
 
     fn write_segment(
         &mut self,
-        file: D::File,
-        name: &str,
+        (file, name, ready): (D::File, &str, u32),
         header: &SegmentHeader,
         len: u64,
         fill: Fill<'_>,
@@ -244,6 +249,7 @@ impl<D: Disk> Log<D> {
         let mut current = Current {
             file,
             name: name.to_owned(),
+            ready,
             number: header.number,
             salt: header.salt,
             next_block: 1,
@@ -282,7 +288,7 @@ impl<F: DiskFile> Current<F> {
     ) -> Result<Appended> {
         let end = self.written.advanced_by(len);
         loop {
-            let room = (shape.segment_blocks() - self.next_block) as usize * BLOCK_BYTES;
+            let room = (self.ready - self.next_block) as usize * BLOCK_BYTES;
             if room == 0 {
                 return Ok(Appended { to: self.written, full: true });
             }

@@ -5,17 +5,36 @@
 //!
 //! A file's life: *making* (zeros written under another name, synced, renamed) → *spare* → *taken* (the log
 //! writes its first batches and then its header) → *live* → *kept* for followers, once the checkpoint has passed
-//! its last byte and as far as [`Retention`] says → spare again. A process that dies at any of these leaves a file that the next [`Survey`] judges by its header
-//! alone.
+//! its last byte and as far as [`Retention`] says → spare again, or deleted if it is small. A process that dies at
+//! any of these leaves a file that the next [`Survey`] judges by its header alone.
+//!
+//! **Ready blocks.** Every segment file has the same length, but a log that holds little takes little of the
+//! disk: only the first blocks of a file are ready, that is written with zeros, and the rest is a hole. The log
+//! continues in another file where the ready blocks end, so no commit needs a block that the device may not have.
+//! The first files have [`LogShape::ready_bytes_initial`]. Each spare is made as large as all that this pool was
+//! given to log, or twice as large as the one before if a writer waits for it, up to the length of a file. Four
+//! rules keep what [`Log::free_blocks`](crate::Log::free_blocks) promises:
+//! 1. A spare is made with no fewer ready blocks than any other file has. So no segment that is being written
+//!    has more than the largest spare, unless the device is full.
+//! 2. The log continues in the spare with the fewest. The one with the most is not counted: it is the
+//!    successor of a segment that fails.
+//! 3. The ready blocks of a spare do not change. A file with fewer than the first files have, such as one that was
+//!    copied with holes in place of zeros, is no spare until [`Pool::add_spare`] has filled it.
+//! 4. A file that became free is deleted at once if it is small, or never: a spare may have been promised.
+//!
+//! **Old headers.** A file that became free keeps its header until it is taken, and counts as a segment again if
+//! the process dies before. So files are taken and deleted from the oldest header on ([`Slots::is_next`]): what the
+//! next [`Survey`] finds has no gap.
 
 use crate::{
     Disk, DiskFile, Lsn, SegmentNumber,
     disk::AlignedBuf,
     error::{LogError, Result},
-    limits::{SPARES_MAX_DEFAULT, ZERO_FILL_BYTES},
+    limits::{BLOCK_BYTES, SPARES_MAX_DEFAULT, ZERO_FILL_BYTES},
     segment::LogShape,
-    survey::{BROKEN_PREFIX, Survey, UNFINISHED_PREFIX, slot_name, slot_of},
+    survey::{BROKEN_PREFIX, SEGMENT_PREFIX, Survey, UNFINISHED_PREFIX, slot_name, slot_of},
 };
+use std::cmp::Reverse;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -51,6 +70,14 @@ struct Slots {
     files: Vec<Slot>,
     number_max: SegmentNumber,
     spares_max: usize,
+    /// The least ready blocks of a spare.
+    ready_min: u32,
+    /// Ready bytes of the next spare.
+    spare_bytes: u64,
+    /// Bytes that segments were given since the pool was opened.
+    logged: u64,
+    /// The device had no room for the spare that was to be made last.
+    is_starved: bool,
     /// What lies below needs no recovery any more: the highest that this pool was told.
     checkpoint_lsn: Lsn,
 }
@@ -58,6 +85,10 @@ struct Slots {
 #[derive(Debug)]
 struct Slot {
     name: String,
+    /// Blocks from the beginning that have zeros or more in them.
+    ready: u32,
+    /// Of a spare that was a segment: its number. The file keeps that header until it is taken or deleted.
+    header: Option<SegmentNumber>,
     state: State,
 }
 
@@ -99,6 +130,8 @@ pub struct PoolStats {
     pub spares: usize,
     /// What all files together take on the disk.
     pub bytes: u64,
+    /// What those that recovery needs take.
+    pub segment_bytes: u64,
     /// The oldest position that is still in the log.
     pub oldest: Option<Lsn>,
 }
@@ -129,23 +162,32 @@ impl<D: Disk> Pool<D> {
         disk.sync_dir().map_err(LogError::io("syncing the log's directory"))?;
         // Damaged ones are used last: they are all that tells of the damage.
         let (damaged, whole): (Vec<_>, Vec<_>) = survey.spares.iter().partition(|name| survey.damaged.contains(name));
-        let spares = whole.into_iter().chain(damaged).map(|name| Slot { name: name.clone(), state: State::Spare });
-        let live = survey.segments.iter().map(|s| Slot {
-            name: s.file.clone(),
-            state: State::Live(Started {
-                number: s.header.number,
-                start: s.header.start,
-                started_ms: s.header.started_ms,
-            }),
+        let spares = whole.into_iter().chain(damaged).map(|name| (name, State::Spare));
+        let live = survey.segments.iter().map(|s| {
+            let started = Started { number: s.header.number, start: s.header.start, started_ms: s.header.started_ms };
+            (&s.file, State::Live(started))
         });
+        let slot = |(name, state): (&String, State)| -> Result<Slot> {
+            let file = disk.open(name).map_err(LogError::io(format!("opening {name}")))?;
+            let bytes = file.ready_bytes().map_err(LogError::io(format!("looking for a hole in {name}")))?;
+            let ready = blocks_of(bytes.min(survey.shape.segment_bytes()));
+            Ok(Slot { name: name.clone(), ready, header: None, state })
+        };
+        let files = spares.chain(live).map(slot).collect::<Result<Vec<Slot>>>()?;
+        let largest = files.iter().map(|slot| bytes_of(slot.ready)).max().unwrap_or(0);
+        let initial = survey.shape.ready_bytes_initial();
         let slots = Slots {
-            files: spares.chain(live).collect(),
+            ready_min: blocks_of(initial),
+            spare_bytes: initial.max(largest),
+            logged: 0,
+            is_starved: false,
+            files,
             number_max: survey.number_max(),
             spares_max: SPARES_MAX_DEFAULT,
             checkpoint_lsn,
         };
         let pool = Arc::new(Self { disk, shape: survey.shape, slots: Mutex::new(slots) });
-        pool.lock().retire_below(retention, pool.shape.segment_bytes());
+        pool.lock().retire_below(retention);
         Ok(pool)
     }
 
@@ -160,46 +202,83 @@ impl<D: Disk> Pool<D> {
         self.lock().spares_max = spares_max;
     }
 
-    /// Makes one more spare: writes a whole segment of zeros, so that a later sync of its blocks commits no
-    /// metadata. Slow; for the background thread.
+    /// Makes one more spare: writes zeros, so that a later sync of its blocks commits no metadata. Slow; for
+    /// the background thread.
     ///
     /// # Errors
     /// [`LogError::DiskFull`] if there is no room, [`LogError::Io`] otherwise. Nothing is left behind, or
     /// only a file that the next [`Pool::open`] puts in order.
     pub fn add_spare(&self) -> Result<()> {
-        let slot = self.lock().reserve_slot();
-        let name = slot_name(slot);
-        let unfinished = format!("{UNFINISHED_PREFIX}{slot:08}");
-        let made = self.make_file(&unfinished, &name);
-        let mut slots = self.lock();
-        match made {
-            Ok(()) => slots.set(&name, State::Spare),
-            Err(_) => {
-                slots.files.retain(|s| s.name != name);
-                // Best effort: a leftover is removed, or made a spare, at the next open.
-                let _ = self.disk.remove(&unfinished).or_else(|_| self.disk.remove(&name));
+        self.add_spare_of(0)
+    }
+
+    /// As [`Pool::add_spare`], with at least `blocks` ready blocks if a segment has as many: for a caller that
+    /// waits for them.
+    ///
+    /// # Errors
+    /// As [`Pool::add_spare`].
+    pub fn add_spare_of(&self, blocks: u64) -> Result<()> {
+        let (name, bytes, hollow) = {
+            let mut slots = self.lock();
+            // The next writer that waits for log waits for twice as much.
+            let doubled = if blocks > 0 { 2 * slots.spare_bytes } else { 0 };
+            let wanted = slots.logged.max(doubled).max(blocks.saturating_mul(BLOCK_BYTES as u64));
+            let wanted = wanted.checked_next_power_of_two().unwrap_or(u64::MAX);
+            slots.spare_bytes = slots.spare_bytes.max(wanted).min(self.shape.segment_bytes());
+            let bytes = slots.spare_bytes;
+            match slots.files.iter().position(|slot| slots.is_next(slot) && slot.ready < slots.ready_min) {
+                Some(at) => {
+                    slots.files[at].state = State::Making;
+                    slots.files[at].header = None;
+                    (slots.files[at].name.clone(), bytes, true)
+                }
+                None => (slot_name(slots.reserve_slot(blocks_of(bytes))), bytes, false),
             }
+        };
+        let made = if hollow { self.fill_file(&name, bytes) } else { self.make_file(&name, bytes) };
+        let mut slots = self.lock();
+        slots.is_starved = matches!(made, Err(LogError::DiskFull { .. }));
+        if made.is_ok() {
+            slots.set_ready(&name, blocks_of(bytes));
+        }
+        match made {
+            Err(_) if !hollow => slots.files.retain(|s| s.name != name),
+            _ => slots.set(&name, State::Spare),
         }
         made
     }
 
-    fn make_file(&self, unfinished: &str, name: &str) -> Result<()> {
-        let failed = |doing: &str| LogError::io(format!("{doing} {unfinished}"));
-        let file = self.disk.create(unfinished).map_err(failed("creating"))?;
-        let zeros = AlignedBuf::new(ZERO_FILL_BYTES);
-        let mut offset = 0;
-        while offset < self.shape.segment_bytes() {
-            let len = (self.shape.segment_bytes() - offset).min(ZERO_FILL_BYTES as u64);
-            file.write_at(offset, &zeros.bytes()[..len as usize]).map_err(failed("zero-filling"))?;
-            offset += len;
+    /// Writes zeros into a file with holes that is no segment any more. Its header goes first, so that no survey
+    /// takes what a crash leaves for a damaged segment.
+    fn fill_file(&self, name: &str, bytes: u64) -> Result<()> {
+        let file = self.disk.open(name).map_err(LogError::io(format!("opening {name}")))?;
+        for bytes in [BLOCK_BYTES as u64, bytes] {
+            write_zeros(&file, bytes).map_err(LogError::io(format!("zero-filling {name}")))?;
+            file.sync().map_err(LogError::io(format!("syncing {name}")))?;
         }
-        file.sync().map_err(failed("syncing"))?;
-        self.disk.rename(unfinished, name).map_err(failed("renaming"))?;
-        self.disk.sync_dir().map_err(LogError::io("syncing the log's directory"))
+        Ok(())
+    }
+
+    fn make_file(&self, name: &str, bytes: u64) -> Result<()> {
+        let unfinished = name.replace(SEGMENT_PREFIX, UNFINISHED_PREFIX);
+        let make = || {
+            let failed = |doing: &str| LogError::io(format!("{doing} {unfinished}"));
+            let file = self.disk.create(&unfinished).map_err(failed("creating"))?;
+            file.set_size(self.shape.segment_bytes()).map_err(failed("setting the length of"))?;
+            write_zeros(&file, bytes).map_err(failed("zero-filling"))?;
+            file.sync().map_err(failed("syncing"))?;
+            self.disk.rename(&unfinished, name).map_err(failed("renaming"))?;
+            self.disk.sync_dir().map_err(LogError::io("syncing the log's directory"))
+        };
+        make().inspect_err(|_| {
+            // Best effort: a leftover is removed, or made a spare, at the next open.
+            let _ = self.disk.remove(&unfinished).or_else(|_| self.disk.remove(name));
+        })
     }
 
     /// Turns segments whose every byte lies below `checkpoint_lsn`, or in a later one, into spares, but for those that
-    /// `retention` keeps, and deletes spares beyond the maximum. Call it only when a durable header states that checkpoint. Returns how many segments it freed.
+    /// `retention` keeps, and deletes spares beyond the maximum. Small ones are deleted rather than made spares once spares have
+    /// grown, if there are two others and the device has room. Call it only when a durable header states that checkpoint. Returns how many segments it freed.
     ///
     /// # Errors
     /// [`LogError::Io`] if a surplus file can't be deleted: it stays a spare. What was freed stays freed.
@@ -216,12 +295,22 @@ impl<D: Disk> Pool<D> {
         let (freed, surplus) = {
             let mut slots = self.lock();
             slots.checkpoint_lsn = slots.checkpoint_lsn.max(checkpoint_lsn);
-            let freed = slots.retire_below(retention, self.shape.segment_bytes());
+            let retired = slots.retire_below(retention);
+            let freed = retired.len();
             let mut surplus = Vec::new();
-            while slots.spares() > slots.spares_max {
-                let Some(at) = slots.files.iter().rposition(|s| s.state == State::Spare) else {
+            // The oldest first, and none that is younger than one that stays.
+            for at in retired.into_iter().rev() {
+                let ready = slots.files[at].ready;
+                let is_initial = ready <= slots.ready_min && ready < self.shape.segment_blocks();
+                let is_small = is_initial || bytes_of(ready) < slots.spare_bytes / 2;
+                if !is_small || slots.is_starved || slots.spares() <= 2 || !slots.is_next(&slots.files[at]) {
                     break;
-                };
+                }
+                slots.files[at].state = State::Making;
+                surplus.push(slots.files[at].name.clone());
+            }
+            while slots.spares() > slots.spares_max {
+                let Some(at) = slots.least_spare() else { break };
                 // It keeps its name until it is gone: one that is made meanwhile must not take it.
                 slots.files[at].state = State::Making;
                 surplus.push(slots.files[at].name.clone());
@@ -268,32 +357,40 @@ impl<D: Disk> Pool<D> {
             let oldest = |(_, slot): &(usize, &Slot)| slot.state.started().map(|started| started.number);
             let kept = slots.files.iter().enumerate().filter(|(_, slot)| matches!(slot.state, State::Kept(_)));
             let Some((at, _)) = kept.min_by_key(oldest) else { return Ok(false) };
+            slots.files[at].header = slots.files[at].state.started().map(|started| started.number);
             slots.files[at].state = State::Spare;
+            // A spare with an older header goes before it, if no less log is left then.
+            let oldest = slots.files.iter().position(|slot| slot.header.is_some() && slots.is_next(slot));
+            let Some(oldest) = oldest.filter(|oldest| slots.files[*oldest].ready <= slots.files[at].ready) else {
+                return Ok(true);
+            };
             if !delete {
                 return Ok(true);
             }
-            slots.files[at].state = State::Making;
-            slots.files[at].name.clone()
+            slots.files[oldest].state = State::Making;
+            slots.files[oldest].name.clone()
         };
         on_freed();
         self.delete(&name)?;
         Ok(true)
     }
 
-    /// Deletes a spare, but never the last one, when the device is full and the room is needed for something else. False if there is
-    /// no other.
+    /// Deletes the largest spare, but never the last one, when the device is full and the room is needed for
+    /// something else. False if there is no other.
     ///
     /// # Errors
     /// [`LogError::Io`] if it can't be deleted; it is a spare then.
     pub fn remove_spare(&self) -> Result<bool> {
         let name = {
             let mut slots = self.lock();
-            if slots.spares() < 2 {
+            let is_hollow = |slot: &Slot| slot.state == State::Spare && slot.ready < slots.ready_min;
+            if slots.spares() < 2 && !slots.files.iter().any(is_hollow) {
                 return Ok(false);
             }
-            let Some(slot) = slots.files.iter_mut().rfind(|slot| slot.state == State::Spare) else { return Ok(false) };
-            slot.state = State::Making;
-            slot.name.clone()
+            let spares = slots.files.iter().enumerate().filter(|(_, slot)| slots.is_next(slot));
+            let Some((at, _)) = spares.max_by_key(|(_, slot)| slot.ready) else { return Ok(false) };
+            slots.files[at].state = State::Making;
+            slots.files[at].name.clone()
         };
         self.delete(&name)?;
         Ok(true)
@@ -323,31 +420,88 @@ impl<D: Disk> Pool<D> {
             segments: count(|state| matches!(state, State::Live(_))),
             kept: count(|state| matches!(state, State::Kept(_))),
             spares: slots.spares(),
-            bytes: slots.files.len() as u64 * self.shape.segment_bytes(),
+            bytes: slots.files.iter().map(|slot| bytes_of(slot.ready)).sum(),
+            segment_bytes: slots
+                .files
+                .iter()
+                .filter(|slot| matches!(slot.state, State::Live(_)))
+                .map(|slot| bytes_of(slot.ready))
+                .sum(),
             oldest: slots.files.iter().filter_map(|slot| slot.state.started()).map(|started| started.start).min(),
         }
     }
 
-    /// How many files are ready to become segments. Asked at each flush, however many are kept.
-    pub(crate) fn spares(&self) -> usize {
-        self.lock().spares()
+    /// Blocks of the spares that commits can be promised: of all but the largest.
+    #[must_use]
+    pub fn countable_blocks(&self) -> u64 {
+        self.spare_blocks().map_or(0, |spares| spares.others)
+    }
+
+    /// What the spares hold: see [`SpareBlocks`]. Asked at each flush, however many segments are kept.
+    pub(crate) fn spare_blocks(&self) -> Option<SpareBlocks> {
+        let slots = self.lock();
+        let (mut largest, mut others) = (None::<u32>, 0);
+        for blocks in slots.spare_files().map(|(_, slot)| slot.ready) {
+            let least = largest.map_or(0, |largest| largest.min(blocks));
+            largest = largest.max(Some(blocks));
+            // Block 0 is the header, and the last block pays for the cut at the segment's end.
+            others += u64::from(least.saturating_sub(2));
+        }
+        largest.map(|largest| SpareBlocks { largest, others })
+    }
+
+    /// So many blocks of a segment were written.
+    pub(crate) fn note_logged(&self, blocks: u32) {
+        let mut slots = self.lock();
+        slots.logged = slots.logged.saturating_add(bytes_of(blocks));
     }
 
     pub(crate) fn disk(&self) -> &D {
         &self.disk
     }
 
-    /// Takes a spare and a number above all existing ones for a new segment.
-    pub(crate) fn take_spare(&self) -> Option<(String, SegmentNumber)> {
+    /// Takes a spare and a number above all existing ones for a new segment: the smallest spare, or the
+    /// `largest`. The spare's name, its ready blocks, and the number. By the flush thread, which alone takes spares.
+    pub(crate) fn take_spare(&self, largest: bool) -> Option<(String, u32, SegmentNumber)> {
         let mut slots = self.lock();
-        let at = slots.files.iter().position(|s| s.state == State::Spare)?;
+        // The first one of several that are as good.
+        let spares = slots.spare_files();
+        let (at, _) = match largest {
+            true => spares.min_by_key(|(_, slot)| Reverse(slot.ready)),
+            false => spares.filter(|(_, slot)| slots.is_next(slot)).min_by_key(|(_, slot)| slot.ready),
+        }?;
         slots.number_max.0 = slots.number_max.0.checked_add(1)?;
         // At the end of the list, so that after a failure another spare comes first.
         let mut slot = slots.files.remove(at);
         slot.state = State::Taken;
-        let name = slot.name.clone();
+        let header = slot.header.take();
+        let (name, ready) = (slot.name.clone(), slot.ready);
         slots.files.push(slot);
-        Some((name, slots.number_max))
+        let (number, is_next) =
+            (slots.number_max, |slot: &&mut Slot| slot.state == State::Spare && slot.header < header);
+        let older: Vec<String> = match header {
+            Some(_) => slots
+                .files
+                .iter_mut()
+                .filter(is_next)
+                .filter_map(|slot| slot.header.take().map(|_| slot.name.clone()))
+                .collect(),
+            None => Vec::new(),
+        };
+        drop(slots);
+        older.iter().for_each(|name| self.blank_header(name));
+        Some((name, ready, number))
+    }
+
+    /// Blanks the header of a spare that is older than one that is taken: see [`Slots::is_next`]. One that can't be
+    /// blanked stays, and is a spare as good.
+    fn blank_header(&self, name: &str) {
+        let blank = || {
+            let file = self.disk.open(name)?;
+            write_zeros(&file, BLOCK_BYTES as u64)?;
+            file.sync()
+        };
+        let _ = blank();
     }
 
     /// The spare that was taken is a segment now, or a spare again.
@@ -362,9 +516,66 @@ impl<D: Disk> Pool<D> {
     }
 }
 
+/// The ready blocks of the spares.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SpareBlocks {
+    /// Those of the spare with the most, which is the successor of a segment that fails.
+    pub(crate) largest: u32,
+    /// Those of the others that commits can be promised.
+    pub(crate) others: u64,
+}
+
+/// Writes zeros from the beginning of a file on.
+fn write_zeros(file: &impl DiskFile, bytes: u64) -> std::io::Result<()> {
+    let zeros = AlignedBuf::new(ZERO_FILL_BYTES);
+    let mut offset = 0;
+    while offset < bytes {
+        let len = (bytes - offset).min(ZERO_FILL_BYTES as u64);
+        file.write_at(offset, &zeros.bytes()[..len as usize])?;
+        offset += len;
+    }
+    Ok(())
+}
+
+/// The bytes of so many blocks.
+fn bytes_of(blocks: u32) -> u64 {
+    u64::from(blocks) * BLOCK_BYTES as u64
+}
+
+/// The whole blocks in so many bytes, at most those of a segment.
+fn blocks_of(bytes: u64) -> u32 {
+    (bytes / BLOCK_BYTES as u64) as u32
+}
+
 impl Slots {
+    /// Whether a spare may be taken or deleted next: among those that still have a header, the oldest. If the process dies, what
+    /// has a header counts as a segment again. Then the log must have no gap.
+    fn is_next(&self, slot: &Slot) -> bool {
+        let is_spare = |slot: &Slot| slot.state == State::Spare;
+        let oldest = || self.files.iter().filter(|slot| is_spare(slot)).filter_map(|slot| slot.header).min();
+        is_spare(slot) && (slot.header.is_none() || slot.header == oldest())
+    }
+
+    /// The last one of the smallest spares: what is deleted first.
+    fn least_spare(&self) -> Option<usize> {
+        let spares = self.files.iter().enumerate().filter(|(_, slot)| self.is_next(slot));
+        spares.min_by_key(|(at, slot)| (slot.ready, Reverse(*at))).map(|(at, _)| at)
+    }
+
+    /// Files that are ready to become segments, with their places in the list.
+    fn spare_files(&self) -> impl Iterator<Item = (usize, &Slot)> {
+        let is_spare = |slot: &Slot| slot.state == State::Spare && slot.ready >= self.ready_min;
+        self.files.iter().enumerate().filter(move |(_, slot)| is_spare(slot))
+    }
+
     fn spares(&self) -> usize {
-        self.files.iter().filter(|s| s.state == State::Spare).count()
+        self.spare_files().count()
+    }
+
+    fn set_ready(&mut self, name: &str, ready: u32) {
+        if let Some(slot) = self.files.iter_mut().find(|s| s.name == name) {
+            slot.ready = ready;
+        }
     }
 
     fn set(&mut self, name: &str, state: State) {
@@ -373,33 +584,36 @@ impl Slots {
         }
     }
 
-    fn reserve_slot(&mut self) -> u32 {
+    fn reserve_slot(&mut self, ready: u32) -> u32 {
         // Many segments may be kept, and the flush thread waits for this lock.
         let mut used: Vec<u32> = self.files.iter().filter_map(|s| slot_of(&s.name)).collect();
         used.sort_unstable();
         let slot = used.into_iter().fold(1, |free, used| if used == free { free + 1 } else { free });
-        self.files.push(Slot { name: slot_name(slot), state: State::Making });
+        self.files.push(Slot { name: slot_name(slot), ready, header: None, state: State::Making });
         slot
     }
 
-    /// A segment's bytes count up to the lowest start among later segments. The newest never retires.
-    fn retire_below(&mut self, retention: Retention, segment_bytes: u64) -> usize {
+    /// Makes spares of the segments that are of no more use, and returns where they are in the list, the newest first. A
+    /// segment's bytes count up to the lowest start among later segments. The newest never retires.
+    fn retire_below(&mut self, retention: Retention) -> Vec<usize> {
         let with_index = |(index, slot): (usize, &Slot)| slot.state.started().map(|started| (started, index));
         let mut live: Vec<(Started, usize)> = self.files.iter().enumerate().filter_map(with_index).collect();
         live.sort_unstable_by_key(|(started, _)| started.number);
         let (now_ms, age_ms) = (now_ms(), u64::try_from(retention.age.as_millis()).unwrap_or(u64::MAX));
-        let (mut freed, mut kept_bytes, mut is_over) = (0, 0, false);
+        let (mut freed, mut kept_bytes, mut is_over) = (Vec::new(), 0, false);
         let (mut end, mut ended_ms) = (None::<Lsn>, u64::MAX);
         for &(started, index) in live.iter().rev() {
             // Not one byte of a segment counts if a later one begins where it does.
             let is_empty = end.is_some_and(|end| end <= started.start);
             if end.is_some_and(|end| end <= self.checkpoint_lsn.max(started.start)) {
+                let segment_bytes = bytes_of(self.files[index].ready);
                 let keeps = kept_bytes + segment_bytes <= retention.bytes && now_ms.saturating_sub(ended_ms) < age_ms;
                 // What is older than one that is given up serves no follower: it could not read on.
                 is_over |= !keeps && !is_empty;
                 if is_empty || is_over {
                     self.files[index].state = State::Spare;
-                    freed += 1;
+                    self.files[index].header = Some(started.number);
+                    freed.push(index);
                 } else {
                     self.files[index].state = State::Kept(started);
                     kept_bytes += segment_bytes;

@@ -30,7 +30,7 @@ use crate::{
     error::{LogError, Result},
     limits::{
         BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BATCH_PAYLOAD_BYTES_MAX, BLOCK_BYTES, SEGMENT_BYTES_MAX,
-        SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES,
+        SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES, SEGMENT_READY_BYTES_INITIAL,
     },
 };
 
@@ -77,6 +77,16 @@ impl LogShape {
     #[must_use]
     pub fn segment_bytes(&self) -> u64 {
         self.segment_bytes
+    }
+
+    /// Bytes that are ready in the log's first segments, and the least in a spare. Small segments are ready as a whole.
+    #[must_use]
+    pub fn ready_bytes_initial(&self) -> u64 {
+        if self.segment_bytes <= 2 * SEGMENT_READY_BYTES_INITIAL {
+            self.segment_bytes
+        } else {
+            SEGMENT_READY_BYTES_INITIAL
+        }
     }
 
     /// The longest record, with its header and padding, that this log may be given: what the first batches of

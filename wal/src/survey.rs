@@ -15,7 +15,7 @@ use crate::{
 use std::io;
 
 /// Names of segment files are this and eight digits.
-const SEGMENT_PREFIX: &str = "seg-";
+pub(crate) const SEGMENT_PREFIX: &str = "seg-";
 /// Names of files that are still being made.
 pub(crate) const UNFINISHED_PREFIX: &str = "new-";
 /// Names of files that were segments, and that no log uses: see [`Broken`].

@@ -109,6 +109,8 @@ struct Inode {
     cached: Vec<u8>,
     durable: Vec<u8>,
     dirty: BTreeSet<usize>,
+    /// Bytes from the beginning that were written. They are written in order.
+    ready: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -278,7 +280,9 @@ impl SimDisk {
         state.next_inode = state.next_inode.max(inode + 1);
         state.names.insert(name.to_owned(), inode);
         state.durable_names.insert(name.to_owned(), inode);
-        state.inodes.insert(inode, Inode { cached: bytes.to_vec(), durable: bytes.to_vec(), dirty: BTreeSet::new() });
+        let file =
+            Inode { cached: bytes.to_vec(), durable: bytes.to_vec(), dirty: BTreeSet::new(), ready: bytes.len() };
+        state.inodes.insert(inode, file);
     }
 
     /// Changes one byte of a file, durably.
@@ -359,6 +363,18 @@ impl DiskFile for SimFile {
         Ok(lock(&self.state).inode(self.inode)?.cached.len() as u64)
     }
 
+    fn set_size(&self, bytes: u64) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        let file = state.inode(self.inode)?;
+        file.cached.resize(bytes as usize, 0);
+        file.durable.resize(bytes as usize, 0);
+        Ok(())
+    }
+
+    fn ready_bytes(&self) -> io::Result<u64> {
+        Ok(lock(&self.state).inode(self.inode)?.ready as u64)
+    }
+
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let mut state = lock(&self.state);
         state.check(Call::Read).map_err(Fault::error)?;
@@ -386,6 +402,7 @@ impl DiskFile for SimFile {
         if file.cached.len() < end {
             file.cached.resize(end, 0);
         }
+        file.ready = file.ready.max(end);
         file.cached[offset..end].copy_from_slice(written);
         file.dirty.extend(offset / SECTOR_BYTES..end / SECTOR_BYTES);
         fault.map_or(Ok(()), |fault| Err(fault.error()))

@@ -8,7 +8,7 @@ use common::{Stream, flush, new_log, shape};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use untorn_wal::{
-    Anchor, Disk, Follow, Log, LogError, Lsn, Retention, Stated, anchor_at_or_before, oldest_anchor,
+    Anchor, Disk, Follow, Log, LogError, Lsn, Retention, Stated, Survey, anchor_at_or_before, oldest_anchor,
     testing::{Rng, SimDisk},
 };
 
@@ -92,6 +92,37 @@ fn followers_get_the_stream_or_an_error() {
         }
     }
     assert!(gaps > 100, "only {gaps} times was anything recycled under a follower");
+}
+
+/// Files that were given up keep their headers, and count again when the log is opened. In whatever order they are taken and deleted,
+/// the segments that are found then follow each other.
+#[test]
+fn given_up_files_leave_no_gap() {
+    let mut surplus = 0;
+    for seed in 0..40 {
+        let mut rng = Rng(seed);
+        let disk = SimDisk::new(seed);
+        let mut writer = Writer::new(&disk, rng.below(5));
+        for round in 0..150 {
+            let pool = writer.log.pool().clone();
+            match rng.below(12) {
+                0 => drop(pool.yield_kept(true, || ()).unwrap()),
+                1 => drop(pool.yield_kept(false, || ()).unwrap()),
+                2 => drop(pool.remove_spare().unwrap()),
+                3 => writer.retention.bytes = rng.below(5) * shape().segment_bytes(),
+                4 => pool.set_spares_max(2 + rng.below(3) as usize),
+                _ => writer.commit(&mut rng),
+            }
+            let mut segments = Survey::take(&disk, &shape()).unwrap().segments;
+            segments.sort_by_key(|segment| segment.header.number);
+            let follow_each_other = segments.is_sorted_by(|one, next| one.header.number.0 + 1 == next.header.number.0);
+            let numbers: Vec<u64> = segments.iter().map(|segment| segment.header.number.0).collect();
+            assert!(follow_each_other, "seed {seed}, round {round}: {numbers:?}");
+            let stats = pool.stats();
+            surplus += usize::from(segments.len() > stats.segments + stats.kept);
+        }
+    }
+    assert!(surplus > 1000, "only {surplus} times a spare had a header");
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod common;
 use common::*;
 use std::{fs::File, sync::Arc};
 use untorn_wal::{
-    Log, LogError, LogShape, Lsn, Pool, RealDisk, Retention, Scan, Stated, Survey, blocks_for,
+    Disk, DiskFile, Log, LogError, LogShape, Lsn, Pool, RealDisk, Retention, Scan, Stated, Survey, blocks_for,
     limits::{BATCH_PAYLOAD_BYTES_MAX, SEGMENT_BYTES_DEFAULT},
     record,
     testing::{Call, Fault, Rng, SimDisk},
@@ -73,6 +73,89 @@ fn whatever_was_given_room_fits_even_if_a_sync_fails() {
         assert_eq!(stated.durable, stream.end(), "seed {seed}");
         check(&disk, &stream, Lsn::ZERO, stream.end(), "all is there");
     }
+}
+
+/// Files that grow: what was promised fits whatever the sizes of the spares, also if a sync fails while the
+/// newest spares are larger than the current segment, or a device without room has left small ones.
+#[test]
+fn what_was_given_room_fits_while_the_files_grow() {
+    let shape = LogShape::new(STORE, 8 << 20).unwrap();
+    let mut failures = 0;
+    for seed in 0..100 {
+        let mut rng = Rng(seed);
+        let disk = SimDisk::new(seed);
+        let (mut log, mut stream, mut stated) = (new_log_of(&disk, &shape, 2), Stream::default(), Stated::default());
+        assert_eq!(log.pool().stats().bytes, 3 * (128 << 10));
+        let fails_at = 1 + rng.below(60);
+        let mut budget = log.free_blocks();
+        for round in 0..80 {
+            for _ in 0..rng.below(6) {
+                let payload = if rng.one_in(3) { rng.below(250_000) } else { rng.below(2000) } as usize;
+                let blocks = blocks_for(record::encoded_len(payload) as u64);
+                if blocks <= budget {
+                    budget -= blocks;
+                    stream.push(1, &vec![1; payload]);
+                }
+            }
+            if stream.left_after(stated.durable) == 0 {
+                log.pool().add_spare().unwrap();
+                budget = budget.max(log.free_blocks());
+                continue;
+            }
+            if round == fails_at {
+                disk.fail(Some(Call::Sync), 0, Fault::Io);
+            }
+            if flush(&mut log, &stream, &mut stated).is_err() {
+                failures += 1;
+                while stated.durable < stream.end() {
+                    stated.durable =
+                        log.start_segment(&stated, stream.left_after(stated.durable), &mut stream.fill()).unwrap();
+                }
+                break;
+            }
+            if log.pool().stats().spares < 2 && rng.one_in(2) {
+                log.pool().add_spare().unwrap();
+            }
+            budget = budget.max(log.free_blocks());
+        }
+        assert_eq!(stated.durable, stream.end(), "seed {seed}");
+        let (bytes, _) = read_all_of(&disk, &shape, Lsn::ZERO).unwrap();
+        assert!(bytes == stream.bytes, "seed {seed}: wrong bytes");
+    }
+    assert!(failures > 25, "only {failures} syncs failed: nothing was tested");
+}
+
+/// Spares double with what is logged, up to the largest size; once they have, small files are deleted, and never
+/// one that was promised.
+#[test]
+fn the_files_grow_with_what_is_logged_and_small_ones_go() {
+    let shape = LogShape::new(STORE, 4 << 20).unwrap();
+    let disk = SimDisk::new(1);
+    let (mut log, mut stream, mut stated) = (new_log_of(&disk, &shape, 2), Stream::default(), Stated::default());
+    let mut sizes = Vec::new();
+    for _ in 0..600 {
+        stream.push(1, &[7; 30_000]);
+        flush(&mut log, &stream, &mut stated).unwrap();
+        while log.pool().stats().spares < 2 {
+            let before = log.pool().stats().bytes;
+            log.pool().add_spare().unwrap();
+            sizes.push((log.pool().stats().bytes - before) >> 10);
+        }
+    }
+    assert!(sizes.is_sorted() && sizes.first() < sizes.last() && sizes.last() == Some(&4096), "{sizes:?}");
+    let promised = log.free_blocks();
+    let before = log.pool().stats();
+    assert!(log.pool().recycle(stated.durable, Retention::NOTHING).unwrap() > 0);
+    let after = log.pool().stats();
+    assert!(log.free_blocks() >= promised);
+    assert!(after.bytes < before.bytes, "{before:?} {after:?}: no small file was deleted");
+    // The next life finds them again as they are.
+    let spares = Survey::take(&disk, &shape).unwrap().spares;
+    assert!(spares.iter().all(|name| disk.open(name).unwrap().ready_bytes().unwrap() >= 2 << 20));
+    drop(log);
+    let survey = Survey::take(&disk, &shape).unwrap();
+    let pool = Pool::open(Arc::new(disk.clone()), &survey, stated.durable, Retention::NOTHING).unwrap();
+    assert_eq!(pool.stats().bytes, after.bytes);
 }
 
 #[test]

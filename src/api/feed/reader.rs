@@ -15,8 +15,6 @@ use crate::api::feed::seek;
 use crate::files::dir;
 use crate::files::log::log_error;
 use crate::participant::engine::Engine;
-use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::ring::Ring;
 use crate::txn::stream::copied_at_once_max;
 use crate::{Error, Result, TxnId};
 use std::ops::Range;
@@ -195,17 +193,18 @@ impl Reader {
     fn copy_from_ring(&mut self, engine: &Engine, from: Lsn, until: Lsn) -> Result<bool> {
         // Once in the segments, it stays there until the ring is well ahead: changing over costs a look at all files.
         let is_in_segments = self.follow.as_ref().is_some_and(|follow| follow.position() == from);
-        let margin = if is_in_segments { engine.geometry.ring_size / 2 } else { copied_at_once_max(&engine.geometry) };
-        if !ring_holds(engine, from, margin)? {
+        let ring_len = engine.control.ring_len()?;
+        let copied_max = copied_at_once_max(engine.geometry.page_size, ring_len);
+        let margin = if is_in_segments { ring_len / 2 } else { copied_max };
+        if !ring_holds(engine, from, ring_len, margin)? {
             return Ok(false);
         }
         crash_point!("feed.before_copy");
         let len = self.buffer.len();
         let count = until.bytes_since(from).min(COPY_BYTES);
         self.buffer.resize(len + count as usize, 0);
-        let ring = Ring::<Native>::new(engine.control.ring());
-        let copied = ring.copy_out(from.0, &mut self.buffer[len..]);
-        let is_good = copied.is_ok() && ring_holds(engine, from, copied_at_once_max(&engine.geometry))?;
+        let copied = engine.control.ring()?.copy_out(from.0, &mut self.buffer[len..]);
+        let is_good = copied.is_ok() && ring_holds(engine, from, ring_len, copied_max)?;
         if is_good {
             self.follow = None;
         } else {
@@ -215,12 +214,16 @@ impl Reader {
     }
 }
 
-/// Whether the ring still has what stands at `from`: it does not come within `margin` of being overwritten.
-fn ring_holds(engine: &Engine, from: Lsn, margin: u64) -> Result<bool> {
+/// Whether the ring, which has at least the length `ring_len`, still holds what was published at `from`: that is not within `margin`
+/// bytes of being overwritten.
+fn ring_holds(engine: &Engine, from: Lsn, ring_len: u64, margin: u64) -> Result<bool> {
     let control = &engine.control;
+    if from < control.ring_base()? {
+        return Ok(false);
+    }
     if control.durable().is_some_and(|(_, durable)| from >= durable) {
         return Ok(true);
     }
     let tail = control.newest()?.log_tail.0.max(control.fixed().stream.tail.load(Ordering::Acquire));
-    Ok(from.0.saturating_add(engine.geometry.ring_size) >= tail.saturating_add(margin))
+    Ok(from.0.saturating_add(ring_len) >= tail.saturating_add(margin))
 }

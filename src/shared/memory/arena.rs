@@ -60,7 +60,7 @@ pub(crate) struct Arena {
 impl Arena {
     /// What stands in a new arena file: page 0, which names the store.
     pub(crate) fn format(file: &File, store_id: [u8; 16], geometry: &Geometry) -> Result<()> {
-        crate::shared::control::write_zeros(file, 0, limits::GROWTH_PIECE, dir::ARENA)?;
+        crate::shared::control::write_zeros(file, 0, limits::ARENA_SIZE_INITIAL, dir::ARENA)?;
         let mut bytes = [0; 40];
         bytes[0..8].copy_from_slice(&MAGIC);
         bytes[8..24].copy_from_slice(&store_id);
@@ -74,9 +74,8 @@ impl Arena {
     pub(crate) fn open(file: &File, store_id: [u8; 16], geometry: &Geometry, high_water: u32) -> Result<Arena> {
         let page_size = geometry.page_size;
         let len = file.metadata().map_err(Error::io("stat of arena"))?.len();
-        // Whole pieces, as it was grown: the rest of a piece is zeroed again before it is used.
-        let used = (u64::from(high_water) * page_size as u64).max(1);
-        let needed = used.next_multiple_of(limits::GROWTH_PIECE);
+        // A whole size, as it was grown: what lies beyond is zeroed again before it is used.
+        let needed = limits::arena_size_for(u64::from(high_water) * page_size as u64);
         if len < needed {
             return Err(Error::corrupt(
                 dir::ARENA,

@@ -1,4 +1,6 @@
-//! The bytes of the log's ring in shared memory: positions are LSNs, the place of one is its remainder.
+//! The bytes of the log's ring in shared memory. Positions are LSNs. The ring holds position `p` at offset
+//! `(p - base) % capacity`, where `base` is the position at which the log began to use the ring. So the ring
+//! may grow until its first lap ends, and no position moves.
 //!
 //! Whoever owns the writer lock copies records in beyond the published tail; the swing of `committed` (or the store of
 //! `stream_tail`) publishes them, and the logger and followers copy them out. The words are relaxed atomics, because a
@@ -11,7 +13,8 @@ use std::sync::atomic::Ordering;
 /// Bytes of one word: the unit of positions.
 const WORD: usize = 8;
 
-/// A position that is no multiple of 8, or more bytes than the ring holds: damage, or a caller's mistake.
+/// A position before the ring's base or not a multiple of 8 bytes after it, or more bytes than the ring holds:
+/// damage, or a caller's mistake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OutOfRing;
 
@@ -21,6 +24,7 @@ type Parts<'a, M> = (&'a [<M as Model>::U64], &'a [<M as Model>::U64]);
 /// The ring's words.
 pub struct Ring<'a, M: Model> {
     words: &'a [M::U64],
+    base: u64,
 }
 
 impl<M: Model> Clone for Ring<'_, M> {
@@ -32,10 +36,10 @@ impl<M: Model> Clone for Ring<'_, M> {
 impl<M: Model> Copy for Ring<'_, M> {}
 
 impl<'a, M: Model> Ring<'a, M> {
-    /// The ring in these words, of which there is at least one.
-    pub fn new(words: &'a [M::U64]) -> Self {
+    /// The ring in these words, of which there is at least one. Its first lap begins at position `base`.
+    pub fn new(words: &'a [M::U64], base: u64) -> Self {
         assert!(!words.is_empty(), "a ring without words");
-        Ring { words }
+        Ring { words, base }
     }
 
     /// Bytes that the ring holds.
@@ -46,10 +50,11 @@ impl<'a, M: Model> Ring<'a, M> {
     /// The words of `len` bytes at `lsn`: up to the end of the memory, and on from its beginning.
     fn parts(&self, lsn: u64, len: usize) -> Result<Parts<'a, M>, OutOfRing> {
         let count = len.div_ceil(WORD);
-        if !lsn.is_multiple_of(WORD as u64) || count > self.words.len() {
+        let offset = lsn.checked_sub(self.base).ok_or(OutOfRing)?;
+        if !offset.is_multiple_of(WORD as u64) || count > self.words.len() {
             return Err(OutOfRing);
         }
-        let start = (lsn / WORD as u64 % self.words.len() as u64) as usize;
+        let start = (offset / WORD as u64 % self.words.len() as u64) as usize;
         let first = count.min(self.words.len() - start);
         Ok((&self.words[start..start + first], &self.words[..count - first]))
     }
@@ -113,8 +118,8 @@ mod tests {
     #[test]
     fn what_goes_in_comes_out() {
         let words: Vec<AtomicU64> = (0..7).map(|_| AtomicU64::new(u64::MAX)).collect();
-        let ring = Ring::<Native>::new(&words);
-        for lsn in (0..1000).step_by(WORD) {
+        let ring = Ring::<Native>::new(&words, 24);
+        for lsn in (24..1024).step_by(WORD) {
             for len in 0..=ring.capacity() {
                 let bytes: Vec<u8> = (0..len).map(|index| (index as u64 + lsn) as u8).collect();
                 ring.copy_in(lsn, &bytes).unwrap();
@@ -129,12 +134,28 @@ mod tests {
         }
     }
 
+    /// What a ring holds in its first lap is at the same place in a ring that has grown.
+    #[test]
+    fn a_ring_grows_in_its_first_lap() {
+        let words: Vec<AtomicU64> = (0..16).map(|_| AtomicU64::new(0)).collect();
+        let bytes: Vec<u8> = (1..=64).collect();
+        Ring::<Native>::new(&words[..8], 40).copy_in(40, &bytes).unwrap();
+        let grown = Ring::<Native>::new(&words, 40);
+        grown.copy_in(40 + 64, &bytes).unwrap();
+        for lsn in [40, 40 + 64] {
+            let mut out = [0; 64];
+            grown.copy_out(lsn, &mut out).unwrap();
+            assert_eq!(out, bytes[..]);
+        }
+    }
+
     #[test]
     fn damage_is_an_error() {
         let words: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(0)).collect();
-        let ring = Ring::<Native>::new(&words);
+        let ring = Ring::<Native>::new(&words, 0);
         assert_eq!(ring.copy_in(4, &[0]), Err(OutOfRing));
         assert_eq!(ring.copy_in(0, &[0; 33]), Err(OutOfRing));
+        assert_eq!(Ring::<Native>::new(&words, 8).copy_out(0, &mut [0]), Err(OutOfRing));
         assert_eq!(ring.copy_out(u64::MAX, &mut [0]), Err(OutOfRing));
         assert_eq!(ring.copy_out(u64::MAX - 7, &mut [0; 32]), Ok(()));
     }

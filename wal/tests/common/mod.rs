@@ -51,7 +51,12 @@ impl Stream {
 
 /// A new log with a started segment and spares.
 pub(crate) fn new_log(disk: &SimDisk, spares: usize) -> Log<SimDisk> {
-    let pool = open_pool(disk, Lsn::ZERO).unwrap();
+    new_log_of(disk, &shape(), spares)
+}
+
+pub(crate) fn new_log_of(disk: &SimDisk, shape: &LogShape, spares: usize) -> Log<SimDisk> {
+    let survey = Survey::take(disk, shape).unwrap();
+    let pool = Pool::open(Arc::new(disk.clone()), &survey, Lsn::ZERO, Retention::NOTHING).unwrap();
     for _ in 0..=spares {
         pool.add_spare().unwrap();
     }
@@ -79,7 +84,11 @@ pub(crate) fn flush(log: &mut Log<SimDisk>, stream: &Stream, stated: &mut Stated
 
 /// Everything that a scan from `from` on yields, and the newest that is stated.
 pub(crate) fn read_all(disk: &SimDisk, from: Lsn) -> Result<(Vec<u8>, Stated)> {
-    let mut scan = Scan::open(disk, &shape(), from)?;
+    read_all_of(disk, &shape(), from)
+}
+
+pub(crate) fn read_all_of(disk: &SimDisk, shape: &LogShape, from: Lsn) -> Result<(Vec<u8>, Stated)> {
+    let mut scan = Scan::open(disk, shape, from)?;
     let mut bytes = Vec::new();
     while let Some((lsn, chunk)) = scan.next_chunk()? {
         assert_eq!(lsn.bytes_since(from), bytes.len() as u64, "chunks follow each other");
