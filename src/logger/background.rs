@@ -8,28 +8,28 @@ use crate::logger::process::Logger;
 use crate::participant::engine::{Engine, now_ns};
 use crate::participant::settings;
 use crate::shared::protocols::atomic::{Native, Woken};
-use crate::shared::protocols::waiter;
+use crate::shared::protocols::event_count;
 use crate::{Error, Result, limits};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use untorn_wal::{LogError, Pool, RealDisk};
+use untorn_wal::{LogError, RealDisk, SegmentPool};
 
 /// Longest sleep, unless the logger rests.
-const NAP: Duration = Duration::from_millis(50);
+const LOGGER_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How often the dead are looked for.
-const REAP: Duration = Duration::from_millis(100);
+const REAP_INTERVAL: Duration = Duration::from_millis(100);
 /// How often the age of what is kept for followers is looked at.
-const EXPIRE: Duration = Duration::from_millis(250);
+const LOG_EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
 /// Spare segments kept ahead, one of them for a failing successor.
-const SPARES: usize = 2;
+const SPARES_READY_MIN: usize = 2;
 
 /// Works until the logger ends.
 pub(super) fn run(logger: &Logger) {
-    let bell = &logger.engine.control.fixed().logger.background;
+    let event = &logger.engine.control.fixed().logger.background;
     let (mut reaped, mut expired) = (Instant::now(), Instant::now());
     loop {
-        let ticket = waiter::listen::<Native>(bell);
+        let wait_key = event_count::prepare_wait::<Native>(event);
         if logger.background_ending.load(Ordering::SeqCst) {
             return;
         }
@@ -37,21 +37,21 @@ pub(super) fn run(logger: &Logger) {
         let is_starved = preallocate(logger);
         if logger.is_starved.swap(is_starved, Ordering::SeqCst) != is_starved {
             // A checkpoint may set segments free.
-            waiter::ring_always::<Native>(bell);
+            event_count::notify_always::<Native>(event);
         }
         yield_kept(logger);
         grow_ahead(logger);
-        if expired.elapsed() >= EXPIRE {
+        if expired.elapsed() >= LOG_EXPIRY_INTERVAL {
             // What can't be deleted now is a spare until it can.
             let _ = logger.pool.expire(settings::retention(&logger.engine.control), || logger.count_segments());
             logger.count_segments();
             expired = Instant::now();
         }
-        if reaped.elapsed() >= REAP {
+        if reaped.elapsed() >= REAP_INTERVAL {
             reap(logger);
             reaped = Instant::now();
         }
-        if waiter::sleep::<Native>(bell, ticket, logger.rest.nap(NAP)) == Woken::Perhaps {
+        if event_count::wait::<Native>(event, wait_key, logger.rest.nap(LOGGER_POLL_INTERVAL)) == Woken::Perhaps {
             logger.rest.stir(&logger.engine);
         }
     }
@@ -59,7 +59,7 @@ pub(super) fn run(logger: &Logger) {
 
 /// Makes spares until there are `count`. One is enough to go on with: a full device must not keep a store
 /// from being opened and read.
-pub(super) fn ensure_spares(pool: &Pool<RealDisk>, count: usize) -> Result<()> {
+pub(super) fn ensure_spares(pool: &SegmentPool<RealDisk>, count: usize) -> Result<()> {
     while pool.stats().spares < count {
         match pool.add_spare() {
             Ok(()) => {}
@@ -76,28 +76,28 @@ fn preallocate(logger: &Logger) -> bool {
     let fixed = logger.engine.control.fixed();
     let words = &fixed.logger;
     loop {
-        let granted = fixed.durable.granted.load(Ordering::SeqCst);
+        let block_credit = fixed.durable.block_credit.load(Ordering::SeqCst);
         let wanted = words.log_request.load(Ordering::SeqCst);
         let spares = logger.pool.stats().spares;
         // A stream that is larger than all spares asks for more; the flush thread grants what is made.
-        if spares >= SPARES && (wanted <= granted || spares >= SPARES + 2) {
+        if spares >= SPARES_READY_MIN && (wanted <= block_credit || spares >= SPARES_READY_MIN + 2) {
             return false;
         }
         match logger.pool.add_spare() {
             Ok(()) => {
                 logger.count_segments();
-                waiter::ring_always::<Native>(&words.bell);
+                event_count::notify_always::<Native>(&words.event);
             }
             // Before anybody hears of a full device, what is kept for followers goes.
             Err(LogError::DiskFull { .. }) if logger.pool.yield_kept(false, || ()).unwrap_or(false) => {
                 logger.count_segments();
-                waiter::ring_always::<Native>(&words.bell);
+                event_count::notify_always::<Native>(&words.event);
             }
             Err(error) => {
                 // What was made free meanwhile is granted before a writer gives up.
                 logger.grant_again();
-                if words.log_request.load(Ordering::SeqCst) <= fixed.durable.granted.load(Ordering::SeqCst)
-                    && wanted > granted
+                if words.log_request.load(Ordering::SeqCst) <= fixed.durable.block_credit.load(Ordering::SeqCst)
+                    && wanted > block_credit
                 {
                     return matches!(error, LogError::DiskFull { .. });
                 }
@@ -109,7 +109,7 @@ fn preallocate(logger: &Logger) -> bool {
                 // Whoever waits for the log hears of it.
                 words.log_errno.store(errno as u32, Ordering::Relaxed);
                 words.log_failures.fetch_add(1, Ordering::SeqCst);
-                waiter::ring_always::<Native>(&fixed.durable.bell);
+                event_count::notify_always::<Native>(&fixed.durable.event);
                 return errno == libc::ENOSPC;
             }
         }
@@ -138,7 +138,7 @@ fn grow_ahead(logger: &Logger) {
     if have < used + ahead / 2 {
         let target = (used + ahead).min(engine.geometry.max_size);
         // Bounded: the lock's holder may be stopped, and log files are made by this thread as well.
-        if let Err(Error::DiskFull { .. }) = engine.grow_arena(target, NAP) {
+        if let Err(Error::DiskFull { .. }) = engine.grow_arena(target, LOGGER_POLL_INTERVAL) {
             let _ = logger.pool.yield_kept(true, || logger.count_segments());
             logger.count_segments();
         }
@@ -193,9 +193,9 @@ fn reap(logger: &Logger) {
         engine.wake_waiters();
         // Or between a store into a cell and the flag that says so.
         crate::api::cells::sampling::mark_dirty(engine);
-        waiter::ring_always::<Native>(&fixed.logger.bell);
-        crate::shared::protocols::lock::wake_all::<Native>(&fixed.writer.urgent.bell);
-        crate::shared::protocols::lock::wake_all::<Native>(&fixed.writer.bell);
-        crate::shared::protocols::lock::wake_all::<Native>(&fixed.growth.bell);
+        event_count::notify_always::<Native>(&fixed.logger.event);
+        crate::shared::protocols::lock::wake_all::<Native>(&fixed.writer.urgent.event);
+        crate::shared::protocols::lock::wake_all::<Native>(&fixed.writer.event);
+        crate::shared::protocols::lock::wake_all::<Native>(&fixed.growth.event);
     }
 }

@@ -7,15 +7,15 @@
 use crate::files::dir;
 use crate::files::dir::Dir;
 use crate::files::dir::LockFileId;
-use crate::files::header::Header;
+use crate::files::header::CheckpointHeader;
 use crate::files::log::{log_error, open_log};
 use crate::logger::flush::Flusher;
 use crate::logger::{background, check, checkpoint, recover, sampler};
 use crate::participant::engine::{Engine, has_clients, now_ns};
-use crate::participant::keeper::Host;
 use crate::participant::panics::Panics;
-use crate::participant::rest::{ALONE_INTERVAL, DEAD_INTERVAL, Rest};
+use crate::participant::rest::{DEAD_CLIENT_CHECK_INTERVAL, Rest, UNUSED_CHECK_INTERVAL};
 use crate::participant::settings;
+use crate::participant::spawner::Host;
 use crate::process::client::{attach, lock_init};
 use crate::server::{self, Server};
 use crate::shared::control::Control;
@@ -26,20 +26,20 @@ use crate::shared::presence;
 use crate::shared::presence::Presence;
 use crate::shared::progress::{Patience, Progress};
 use crate::shared::protocols::atomic::{Native, Woken};
+use crate::shared::protocols::event_count;
 use crate::shared::protocols::lock::CommitClass;
-use crate::shared::protocols::waiter;
 use crate::{Error, Result, TxnId, limits};
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-use untorn_wal::{LogShape, Lsn, Pool, RealDisk, StoreId, Survey};
+use untorn_wal::{LogShape, Lsn, RealDisk, SegmentCatalog, SegmentPool, StoreId};
 
 /// How often the logger looks whether it is still needed, unless it rests.
-const LOOK: Duration = Duration::from_millis(25);
+const LOGGER_CHECK_INTERVAL: Duration = Duration::from_millis(25);
 /// How long a logger that was told to leave waits for the writer lock, to take a last checkpoint. It holds
 /// the initialisation lock meanwhile, so nobody can open the store.
-const PATIENCE: Duration = Duration::from_millis(500);
+const EXIT_LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long a logger waits for the initialisation lock while its holder makes no visible progress.
 pub(crate) const INIT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -47,7 +47,7 @@ pub(crate) const INIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// What the threads of a logger share.
 pub(crate) struct Logger {
     pub(crate) engine: Engine,
-    pub(crate) pool: Arc<Pool<RealDisk>>,
+    pub(crate) pool: Arc<SegmentPool<RealDisk>>,
     /// The logger's byte, as long as this logger has it.
     byte: Weak<Claim>,
     /// The threads of the logger that take the writer lock do so in turn.
@@ -75,7 +75,7 @@ struct Stating {
 
 /// How a logger's life ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Ended {
+pub(crate) enum LoggerExit {
     /// Another logger holds the byte.
     NotNeeded,
     /// It was idle, told to leave, or its directory is gone.
@@ -98,12 +98,12 @@ impl Service {
 
 /// Serves as the logger of the store at `dir` until it is no longer needed. Blocks. Calls `on_ready` when
 /// clients can join, or when another logger is found to serve.
-pub(crate) fn run(dir: Dir, service: Service, on_ready: impl FnOnce()) -> Result<Ended> {
+pub(crate) fn run(dir: Dir, service: Service, on_ready: impl FnOnce()) -> Result<LoggerExit> {
     let progress = Arc::default();
     let init = lock_init(&dir, &mut Patience::new(INIT_TIMEOUT), &progress)?;
     let Some(byte) = dir.with_fd(|fd| Claim::take(fd, LOGGER_OFFSET))?.map(Arc::new) else {
         on_ready();
-        return Ok(Ended::NotNeeded);
+        return Ok(LoggerExit::NotNeeded);
     };
     crash_point!("logger.byte_taken");
     let began = Instant::now();
@@ -124,7 +124,7 @@ pub(crate) fn run(dir: Dir, service: Service, on_ready: impl FnOnce()) -> Result
     crash_point!("logger.byte_dropped");
     drop(init);
     tracing::info!(%path, "logger left");
-    Ok(Ended::Left)
+    Ok(LoggerExit::Left)
 }
 
 /// Retries of a recovery that found the device full and gave blocks back. A retry makes spares
@@ -160,20 +160,20 @@ fn try_to_prepare(
     in_memory: &mut bool,
     has_given_back: &mut bool,
 ) -> Result<(Arc<Logger>, Flusher)> {
-    let (mut header, damage) = Header::read(&dir.need_file(dir::CHECKPOINT, true)?)?;
+    let (mut header, damage) = CheckpointHeader::read(&dir.need_file(dir::CHECKPOINT, true)?)?;
     // The damaged one may have been newer, and have said that the store was in use again.
     header.clean &= damage.is_none();
     header.refuse_exhausted()?;
     let steps = progress.clone();
     let disk = Arc::new(open_log(&dir)?.with_steps(Arc::new(move || steps.step())));
     let shape = LogShape::new(StoreId(header.store_id), header.geometry.segment_size).map_err(log_error)?;
-    let survey = Survey::take(&*disk, &shape).map_err(log_error)?;
-    check::refuse_old_header(&header, damage, &survey.stated)?;
-    check::refuse_last_segment(&survey)?;
-    survey.refuse_broken(header.log_position, header.clean).map_err(log_error)?;
+    let segment_catalog = SegmentCatalog::read(&*disk, &shape).map_err(log_error)?;
+    check::refuse_old_header(&header, damage, &segment_catalog.log_state)?;
+    check::refuse_last_segment(&segment_catalog)?;
+    segment_catalog.refuse_broken(header.log_position, header.clean).map_err(log_error)?;
     let old = attach(&dir, &header)?;
     let alive = dir.with_fd(|fd| Ok(has_clients(&Tester::open(fd, Some(lock_file))?)))?;
-    let is_of_log = |control: &Control| control.is_of_log(survey.segments.last().map(|newest| &newest.header));
+    let is_of_log = |control: &Control| control.is_of_log(segment_catalog.segments.last().map(|newest| &newest.header));
     let old = match old {
         Some(control) if is_of_log(&control) => Some(control),
         Some(_) if alive => {
@@ -199,7 +199,7 @@ fn try_to_prepare(
     }
     if !alive {
         check::check_arena(&arena, &header, progress)?;
-        check::check_log(&disk, &survey, &header, &arena)?;
+        check::check_log(&disk, &segment_catalog, &header, &arena)?;
     }
     arena.make_writable(|| Ok(arena_file))?;
     let engine = |control: Control, dir: Dir, arena: Arena| Engine {
@@ -213,14 +213,14 @@ fn try_to_prepare(
         lock_file,
         lock_reserve,
         logger_timeout: Duration::from_secs(3600),
-        keeper: None,
+        spawner: None,
         has_failed: AtomicBool::new(false),
         pin_scan: Mutex::default(),
         progress: progress.clone(),
         logger_seen_ns: AtomicU64::new(0),
         presence,
     };
-    let logger = |engine: Engine, pool: Arc<Pool<RealDisk>>| {
+    let logger = |engine: Engine, pool: Arc<SegmentPool<RealDisk>>| {
         Arc::new(Logger {
             engine,
             pool,
@@ -240,13 +240,13 @@ fn try_to_prepare(
             // No checkpoint is finished that has no header: more than that is a damaged word.
             let finished_lsn = Lsn(control.fixed().checkpoint.finished_lsn.load(Ordering::Acquire));
             let retention = settings::retention(&control);
-            let pool =
-                Pool::open(disk, &survey, finished_lsn.min(header.log_position), retention).map_err(log_error)?;
+            let pool = SegmentPool::open(disk, &segment_catalog, finished_lsn.min(header.log_position), retention)
+                .map_err(log_error)?;
             background::ensure_spares(&pool, 2)?;
             let logger = logger(engine(control, dir, arena), pool);
             // Attaching acknowledges what was left, and whoever hears of that may tell this logger to leave.
             logger.enter_control();
-            let flusher = Flusher::attach(logger.clone(), &header, &survey.stated)?;
+            let flusher = Flusher::attach(logger.clone(), &header, &segment_catalog.log_state)?;
             tracing::info!(
                 durable = flusher.durable_txn(),
                 "took over from a logger that has gone, beside its clients"
@@ -263,7 +263,8 @@ fn try_to_prepare(
             header.retention = old.as_ref().map_or(header.retention, settings::retention);
             // What stands in a region that carries a mark is not to be trusted.
             let old = old.filter(|old| old.poison() == 0);
-            let pool = Pool::open(disk.clone(), &survey, header.log_position, header.retention).map_err(log_error)?;
+            let pool = SegmentPool::open(disk.clone(), &segment_catalog, header.log_position, header.retention)
+                .map_err(log_error)?;
             match background::ensure_spares(&pool, 2) {
                 // The replay makes room.
                 Err(Error::DiskFull { .. }) => {}
@@ -320,7 +321,7 @@ fn serve(
     on_ready: impl FnOnce(),
 ) -> Result<Option<InitLock>> {
     let panics = &Arc::new(Panics::default());
-    let wake_main = || waiter::ring_always::<Native>(&logger.engine.control.fixed().logger.background);
+    let wake_main = || event_count::notify_always::<Native>(&logger.engine.control.fixed().logger.background);
     let panicked = || {
         logger.engine.has_failed.store(true, Ordering::SeqCst);
         wake_main();
@@ -347,7 +348,7 @@ fn serve(
                 let server = {
                     let waker = logger.clone();
                     let wake_main =
-                        move || waiter::ring_always::<Native>(&waker.engine.control.fixed().logger.background);
+                        move || event_count::notify_always::<Native>(&waker.engine.control.fixed().logger.background);
                     server::start(&logger.engine.dir, &logger.rest, service.host, panics, wake_main)
                 };
                 on_ready();
@@ -405,18 +406,20 @@ fn wait_until_unneeded(
     let mut idle_since = Instant::now();
     let mut was_in_use = true;
     loop {
-        let ticket = waiter::listen::<Native>(&words.background);
+        let wait_key = event_count::prepare_wait::<Native>(&words.background);
         // A thread that panics wakes this one. It may have done so before.
         if let Some(error) = panics.error() {
             return Err(error);
         }
         let is_resting = logger.rest.is_resting();
         let nap = match is_resting {
-            false => LOOK,
-            true if was_in_use => DEAD_INTERVAL,
-            true => idle_time(engine, service).saturating_sub(idle_since.elapsed()).clamp(LOOK, ALONE_INTERVAL),
+            false => LOGGER_CHECK_INTERVAL,
+            true if was_in_use => DEAD_CLIENT_CHECK_INTERVAL,
+            true => idle_time(engine, service)
+                .saturating_sub(idle_since.elapsed())
+                .clamp(LOGGER_CHECK_INTERVAL, UNUSED_CHECK_INTERVAL),
         };
-        if waiter::sleep::<Native>(&words.background, ticket, nap) == Woken::Perhaps {
+        if event_count::wait::<Native>(&words.background, wait_key, nap) == Woken::Perhaps {
             logger.rest.stir(engine);
         }
         if is_resting && background::look_for_the_dead(engine) {
@@ -446,7 +449,7 @@ fn wait_until_unneeded(
         if told && let Some(server) = server {
             server.close();
         }
-        let Ok(init) = lock_init(&engine.dir, &mut Patience::fixed(LOOK), &engine.progress) else {
+        let Ok(init) = lock_init(&engine.dir, &mut Patience::fixed(LOGGER_CHECK_INTERVAL), &engine.progress) else {
             logger.rest.stir(engine);
             continue;
         };
@@ -471,7 +474,7 @@ fn sample_last(logger: &Logger, init: Option<&InitLock>) -> bool {
     // initialisation lock and no clients, nobody can.
     let alone = init.is_some() && !engine.has_clients();
     // What no sample holds is in `control` alone, which a store that was left in order does without.
-    let sampled = sampler::round(logger, &mut sampler::Names::default(), PATIENCE);
+    let sampled = sampler::round(logger, &mut sampler::SampledNames::default(), EXIT_LOCK_TIMEOUT);
     alone && sampled.is_ok()
 }
 
@@ -482,12 +485,12 @@ fn leave(logger: &Logger, in_order: bool) {
         return;
     }
     crash_point!("logger.leaving");
-    let done = if engine.runs_checkpoint() { checkpoint::take(logger, false, PATIENCE) } else { Ok(()) };
+    let done = if engine.runs_checkpoint() { checkpoint::take(logger, false, EXIT_LOCK_TIMEOUT) } else { Ok(()) };
     // A failure leaves a mark in `control` or in nothing: recovery replays what the checkpoint lacks.
     // A store to which nothing was committed since a loss is not in order: the next life must not go on with the ids and
     // versions that follow, which may have been given before the loss.
     let is_begun = engine.control.incarnation().is_ok_and(|next| next == engine.control.committed().incarnation());
-    let done = done.and_then(|()| checkpoint::take(logger, in_order && is_begun, PATIENCE));
+    let done = done.and_then(|()| checkpoint::take(logger, in_order && is_begun, EXIT_LOCK_TIMEOUT));
     engine.control.fixed().logger.pid.store(0, Ordering::Relaxed);
     // All that is needed is in the other files now. If a backup replaces them before the next open, that open must not
     // believe this region, which is of a later time.
@@ -549,7 +552,7 @@ impl Logger {
         stating.wanted = Some((txn, lsn));
         stating.done = None;
         stating.failed = false;
-        waiter::ring_always::<Native>(&self.engine.control.fixed().logger.bell);
+        event_count::notify_always::<Native>(&self.engine.control.fixed().logger.event);
         while stating.done != Some(txn) {
             if stating.failed || self.ending.load(Ordering::SeqCst) || self.engine.has_failed.load(Ordering::SeqCst) {
                 self.engine.refuse_poisoned()?;
@@ -579,7 +582,7 @@ impl Logger {
     pub(crate) fn grant_again(&self) {
         let mut stating = self.stating.lock();
         stating.grants = true;
-        waiter::ring_always::<Native>(&self.engine.control.fixed().logger.bell);
+        event_count::notify_always::<Native>(&self.engine.control.fixed().logger.event);
         while stating.grants && !self.ending.load(Ordering::SeqCst) {
             self.stated.wait_for(&mut stating, Duration::from_millis(20));
         }
@@ -608,17 +611,17 @@ impl Logger {
 
     fn end_sampler(&self) {
         self.sampler_ending.store(true, Ordering::SeqCst);
-        waiter::ring_always::<Native>(&self.engine.control.cells().bell);
+        event_count::notify_always::<Native>(&self.engine.control.cells().event);
     }
 
     fn end_flush(&self) {
         self.ending.store(true, Ordering::SeqCst);
-        waiter::ring_always::<Native>(&self.engine.control.fixed().logger.bell);
+        event_count::notify_always::<Native>(&self.engine.control.fixed().logger.event);
     }
 
     fn end_background(&self) {
         self.background_ending.store(true, Ordering::SeqCst);
-        waiter::ring_always::<Native>(&self.engine.control.fixed().logger.background);
+        event_count::notify_always::<Native>(&self.engine.control.fixed().logger.background);
     }
 }
 

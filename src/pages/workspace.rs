@@ -3,28 +3,28 @@
 //! **I3**, the reuse rule, is kept in [`crate::pages::protection`].
 //!
 //! Single pages stand in four queues by what may hold them: which one is a hint that lets allocation
-//! look at a bounded few entries. Runs stand in one queue for each size class; the heads and tails of
-//! those are kept in a page of their own, the run directory.
+//! look at a bounded few entries. Extents stand in one queue for each size class; the heads and tails of
+//! those are kept in a page of their own, the extent directory.
 //!
 //! **What is recycled.** A page that is reused is written at the next checkpoint. So the queue of young pages, which
-//! is used first, holds no more than [`YOUNG_BYTES`]: updates go round these few pages, however many are free. What is freed
+//! is used first, holds no more than [`YOUNG_BYTES_MAX`]: updates go round these few pages, however many are free. What is freed
 //! beyond that is *cold*, and used when neither a young page nor one that a checkpoint has let go can be had. A transaction that
 //! takes as many pages as it frees leaves the lengths of all queues as they are; a queue consists of one page for each page
 //! full of entries, and three more at most.
 //!
-//! **A full store.** What to do when no page can be had, and which pages are left to deletes, is in [`crate::pages::room`].
+//! **A full store.** What to do when no page can be had, and which pages are left to deletes, is in [`crate::pages::reserve`].
 
 use crate::files::page::PageKind;
 use crate::files::page::{PageRead, PageWrite};
 use crate::files::page::{queue_capacity, set_identity};
 use crate::files::slot::{QueueKind, QueueState, SlotImage};
+use crate::pages::extents;
+use crate::pages::extents::{CLASSES, class_for, class_of, extent_len, read_directory};
 use crate::pages::protection::{Protected, Protection};
 use crate::pages::queue;
-use crate::pages::queue::Freed;
-use crate::pages::room;
-use crate::pages::room::{Share, Wanted};
-use crate::pages::runs;
-use crate::pages::runs::{CLASSES, class_for, class_of, read_directory, run_len};
+use crate::pages::queue::FreeEntry;
+use crate::pages::reserve;
+use crate::pages::reserve::{Shortage, SpaceQuota};
 use crate::pages::savepoints::Savepoints;
 use crate::participant::engine::Engine;
 use crate::shared::memory::arena::Pages;
@@ -33,15 +33,15 @@ use std::collections::HashSet;
 use untorn_wal::Lsn;
 
 /// Queue entries that one allocation looks at in one queue before it goes on elsewhere.
-const LOOKS: u32 = 8;
+const QUEUE_SCAN_LIMIT: u32 = 8;
 /// Entries of the pinned queue that each commit looks at, going round.
-const PINNED_LOOKS: u32 = 4;
+const PINNED_SCAN_LIMIT: u32 = 4;
 /// Entries that are looked at in each queue before a transaction fails.
-const LAST_LOOKS: u32 = 512;
+const THOROUGH_SCAN_LIMIT: u32 = 512;
 /// Bytes in young pages beyond which pages that become free are cold.
-const YOUNG_BYTES: usize = 1 << 20;
+const YOUNG_BYTES_MAX: usize = 1 << 20;
 /// Young pages that are recycled however large they are: as many as pins may hold for a moment.
-const YOUNG_MIN: usize = 64;
+const YOUNG_PAGES_MIN: usize = 64;
 
 /// The pages of one transaction.
 pub(crate) struct Workspace<'e> {
@@ -51,30 +51,30 @@ pub(crate) struct Workspace<'e> {
     /// Where the log holds the transaction's first record.
     log_from: Lsn,
     /// How much of the space the transaction may use, and the pages that it leaves, once that was asked.
-    share: Share,
-    leaves: Option<u64>,
+    quota: SpaceQuota,
+    reserved: Option<u64>,
     /// The id that the transaction will have; pages born in it carry it.
     txn: TxnId,
     protected: Protected<'e>,
     /// The state that the commit will publish.
     pub(crate) image: SlotImage,
-    /// The queues of runs, once they were needed, and whether they changed.
+    /// The queues of extents, once they were needed, and whether they changed.
     directory: Option<Vec<QueueState>>,
     directory_changed: bool,
     /// The directory has a page of this transaction's own.
     has_own_directory: bool,
     /// What this transaction replaced.
-    freed: Vec<Freed>,
+    freed_pages: Vec<FreeEntry>,
     /// Pages of queues that were used up. No rollback takes them back.
-    used_up: Vec<Freed>,
+    consumed_queue_pages: Vec<FreeEntry>,
     /// Pages born in this transaction, or taken from a queue, that it may use (again).
-    spare: Vec<PageId>,
+    free: Vec<PageId>,
     savepoints: Savepoints,
     /// A page for the pinned queue, should that need one while pages are looked for.
-    aside: Option<PageId>,
-    spare_runs: Vec<(PageId, u32)>,
-    /// What is left of free runs that were broken. Each run was reusable as a whole, so its rest is reusable at once.
-    broken: Vec<(PageId, u32)>,
+    reserved_page: Option<PageId>,
+    free_extents: Vec<(PageId, u32)>,
+    /// What is left of free extents that were broken. Each extent was reusable as a whole, so its rest is reusable at once.
+    split_rests: Vec<(PageId, u32)>,
     /// Queue pages that were held against their checksums.
     verified: HashSet<PageId>,
 }
@@ -91,40 +91,40 @@ impl<'e> Workspace<'e> {
     /// The workspace of the transaction after `base`, whose first record the log will hold at `log_from`. The caller holds the
     /// writer lock.
     pub(crate) fn new(engine: &'e Engine, base: SlotImage, log_from: Lsn, txn: TxnId, protection: Protection) -> Self {
-        let share = if matches!(protection, Protection::Live) { Share::Shrinking } else { Share::All };
+        let quota = if matches!(protection, Protection::Live) { SpaceQuota::Shrinking } else { SpaceQuota::All };
         Workspace {
             engine,
             base,
             log_from,
-            share,
-            leaves: None,
+            quota,
+            reserved: None,
             txn,
             protected: Protected::new(engine, base.txn, protection),
             image: base,
             directory: None,
             directory_changed: false,
             has_own_directory: false,
-            freed: Vec::new(),
-            used_up: Vec::new(),
-            spare: Vec::new(),
+            freed_pages: Vec::new(),
+            consumed_queue_pages: Vec::new(),
+            free: Vec::new(),
             savepoints: Savepoints::default(),
-            aside: None,
-            spare_runs: Vec::new(),
-            broken: Vec::new(),
+            reserved_page: None,
+            free_extents: Vec::new(),
+            split_rests: Vec::new(),
             verified: HashSet::new(),
         }
     }
 
     /// Sets how much of the space the transaction may use from now on.
-    pub(crate) fn set_share(&mut self, share: Share) {
-        self.share = share;
-        self.leaves = None;
+    pub(crate) fn set_quota(&mut self, quota: SpaceQuota) {
+        self.quota = quota;
+        self.reserved = None;
     }
 
-    /// As [`Workspace::set_share`], if the transaction has done nothing yet that makes the store larger and is to do so now.
+    /// As [`Workspace::set_quota`], if the transaction has done nothing yet that makes the store larger and is to do so now.
     pub(crate) fn grow(&mut self) {
-        if self.share == Share::Shrinking {
-            self.set_share(Share::Growing);
+        if self.quota == SpaceQuota::Shrinking {
+            self.set_quota(SpaceQuota::Growing);
         }
     }
 
@@ -148,16 +148,16 @@ impl<'e> Workspace<'e> {
 
     /// A page for one use: its content is undefined.
     fn take_page(&mut self) -> Result<PageId> {
-        if let Some(page) = self.spare.pop() {
+        if let Some(page) = self.free.pop() {
             return Ok(page);
         }
-        self.leave_reserve(1)?;
+        self.ensure_reserve(1)?;
         loop {
             if let Some(page) = self.find_page()? {
                 return Ok(page);
             }
             match self.extend(1) {
-                Err(full) if self.make_room(&full)? => {}
+                Err(full) if self.free_space(&full)? => {}
                 extended => return extended.map_err(|full| self.explain(full)),
             }
         }
@@ -165,34 +165,34 @@ impl<'e> Workspace<'e> {
 
     /// A free page that can be reused, if a few looks find one.
     fn find_page(&mut self) -> Result<Option<PageId>> {
-        if let Some(page) = self.take_broken(1) {
+        if let Some(page) = self.take_split_rest(1) {
             return Ok(Some(page));
         }
-        self.set_aside()?;
-        let looks = self.looks();
+        self.reserve_page()?;
+        let scan_limit = self.scan_limit();
         for kind in [QueueKind::Young, QueueKind::Checkpoint, QueueKind::Cold] {
-            if let Some(page) = self.take_from(kind, looks)? {
+            if let Some(page) = self.take_from(kind, scan_limit)? {
                 return Ok(Some(page));
             }
         }
-        if let Some(page) = self.look_at_pinned(looks)? {
+        if let Some(page) = self.scan_pinned(scan_limit)? {
             return Ok(Some(page));
         }
-        self.break_run()
+        self.split_any_extent()
     }
 
-    fn looks(&self) -> u32 {
-        if self.protected.is_thorough() { LAST_LOOKS } else { LOOKS }
+    fn scan_limit(&self) -> u32 {
+        if self.protected.is_thorough() { THOROUGH_SCAN_LIMIT } else { QUEUE_SCAN_LIMIT }
     }
 
-    /// Takes pages from what is left of a run that this transaction has broken.
-    fn take_broken(&mut self, pages: u32) -> Option<PageId> {
-        let at = self.broken.iter().rposition(|(_, left)| *left >= pages)?;
-        let (page, left) = self.broken[at];
+    /// Takes pages from what is left of an extent that this transaction has broken.
+    fn take_split_rest(&mut self, pages: u32) -> Option<PageId> {
+        let at = self.split_rests.iter().rposition(|(_, left)| *left >= pages)?;
+        let (page, left) = self.split_rests[at];
         if left == pages {
-            self.broken.swap_remove(at);
+            self.split_rests.swap_remove(at);
         } else {
-            self.broken[at] = (PageId(page.0 + pages), left - pages);
+            self.split_rests[at] = (PageId(page.0 + pages), left - pages);
         }
         Some(page)
     }
@@ -203,19 +203,19 @@ impl<'e> Workspace<'e> {
     /// the arena and backed by blocks.
     ///
     /// Free pages that the last checkpoint holds count, since another one sets them free. Those that pins hold don't.
-    fn leave_reserve(&mut self, pages: u32) -> Result<()> {
+    fn ensure_reserve(&mut self, pages: u32) -> Result<()> {
         let page_size = self.engine.arena.page_size();
-        let left = *self.leaves.get_or_insert_with(|| {
+        let left = *self.reserved.get_or_insert_with(|| {
             let most = self.engine.arena.max_size() / page_size as u64;
-            self.share.leaves(page_size, self.image.high_water, most)
+            self.quota.reserved_pages(page_size, self.image.high_water, most)
         });
         if left == 0 {
             return Ok(());
         }
         let pinned = self.image.queues[QueueKind::Pinned as usize].count;
         let end = |held: u64, work: &Self| {
-            let broken: u64 = work.broken.iter().map(|(_, pages)| u64::from(*pages)).sum();
-            let free = (work.image.free_pages + broken).saturating_sub(held);
+            let split_rests: u64 = work.split_rests.iter().map(|(_, pages)| u64::from(*pages)).sum();
+            let free = (work.image.free_pages + split_rests).saturating_sub(held);
             let end = (u64::from(work.image.high_water) + u64::from(pages) + left).saturating_sub(free);
             end * page_size as u64
         };
@@ -224,15 +224,15 @@ impl<'e> Workspace<'e> {
         if bytes <= backed {
             return Ok(());
         }
-        let Err(full) = self.back(bytes) else { return Ok(()) };
+        let Err(full) = self.ensure_backed(bytes) else { return Ok(()) };
         // What stands in the queue of pinned pages was found held once. Most of those pins may have ended since; the logger's own move
         // on when all is durable, as it is after a checkpoint.
         while end(0, self) <= backed {
-            let held = room::held_in(&self.pages(), &self.engine.arena, &self.base, self.protected.pins()?)?;
+            let held = reserve::count_pinned(&self.pages(), &self.engine.arena, &self.base, self.protected.pins()?)?;
             if end(held, self) <= backed {
                 return Ok(());
             }
-            if !self.make_room(&full)? {
+            if !self.free_space(&full)? {
                 break;
             }
         }
@@ -241,40 +241,43 @@ impl<'e> Workspace<'e> {
 
     /// After `full`, does what can be done for a page to be found: look at more entries, then have a checkpoint taken of what the
     /// transaction began from. False if nothing is left to do.
-    fn make_room(&mut self, full: &Error) -> Result<bool> {
-        if !room::is_full(full) {
+    fn free_space(&mut self, full: &Error) -> Result<bool> {
+        if !reserve::is_full(full) {
             return Ok(false);
         }
         if self.protected.become_thorough() {
             return Ok(true);
         }
         // In recovery nobody takes checkpoints, and nothing but the one that it began from holds anything.
-        if self.share == Share::All {
+        if self.quota == SpaceQuota::All {
             return Ok(false);
         }
-        let is_made = room::checkpoint(self.engine, &self.base, self.log_from, Wanted::Pages)?;
+        let is_made = reserve::checkpoint(self.engine, &self.base, self.log_from, Shortage::Pages)?;
         self.refresh()?;
         Ok(is_made)
     }
 
     /// The error that is returned in place of `full`: one that names the snapshot that holds most of the free pages, if any does.
     fn explain(&self, full: Error) -> Error {
-        if !room::is_full(&full) || self.share == Share::All {
+        if !reserve::is_full(&full) || self.quota == SpaceQuota::All {
             return full;
         }
-        room::holder(self.engine, &self.base).unwrap_or(None).map_or(full, |what| Error::DiskFull { what })
+        reserve::pinning_snapshot(self.engine, &self.base).unwrap_or(None).map_or(full, |what| Error::DiskFull { what })
     }
 
     /// The looks that follow may move entries to the pinned queue just while none can be reused that stands at the head
     /// of a queue. The page that this may need is taken as soon as one can be had.
-    fn set_aside(&mut self) -> Result<()> {
+    fn reserve_page(&mut self) -> Result<()> {
         let pinned = self.image.queues[QueueKind::Pinned as usize];
         let room = queue_capacity(self.engine.arena.page_size()).saturating_sub(pinned.tail_index);
-        if self.aside.is_some() || pinned.tail.is_none() || (room > 3 * LOOKS && !self.needs_next_page(&pinned)?) {
+        if self.reserved_page.is_some()
+            || pinned.tail.is_none()
+            || (room > 3 * QUEUE_SCAN_LIMIT && !self.needs_next_page(&pinned)?)
+        {
             return Ok(());
         }
         let kinds = [QueueKind::Young, QueueKind::Checkpoint, QueueKind::Cold, QueueKind::Pinned];
-        self.aside = self.take_a_head(&kinds)?;
+        self.reserved_page = self.take_a_head(&kinds)?;
         Ok(())
     }
 
@@ -296,8 +299,8 @@ impl<'e> Workspace<'e> {
     }
 
     /// Takes the first reusable page of a queue; entries that a pin holds move to the pinned queue.
-    fn take_from(&mut self, kind: QueueKind, looks: u32) -> Result<Option<PageId>> {
-        for _ in 0..looks {
+    fn take_from(&mut self, kind: QueueKind, scan_limit: u32) -> Result<Option<PageId>> {
+        for _ in 0..scan_limit {
             let mut state = self.image.queues[kind as usize];
             let Some(entry) = self.peek(&mut state)? else { break };
             self.image.queues[kind as usize] = state;
@@ -319,9 +322,9 @@ impl<'e> Workspace<'e> {
     }
 
     /// Goes round the pinned queue: takes the first reusable page, appends the others again.
-    fn look_at_pinned(&mut self, looks: u32) -> Result<Option<PageId>> {
+    fn scan_pinned(&mut self, scan_limit: u32) -> Result<Option<PageId>> {
         let kind = QueueKind::Pinned as usize;
-        for _ in 0..looks.min(self.image.queues[kind].count as u32) {
+        for _ in 0..scan_limit.min(self.image.queues[kind].count as u32) {
             let mut state = self.image.queues[kind];
             let Some(entry) = self.peek(&mut state)? else { break };
             self.skip(&mut state);
@@ -336,21 +339,26 @@ impl<'e> Workspace<'e> {
     }
 
     /// The next entry of a queue; steps to the next page if the head page is used up.
-    fn peek(&mut self, state: &mut QueueState) -> Result<Option<Freed>> {
+    fn peek(&mut self, state: &mut QueueState) -> Result<Option<FreeEntry>> {
         if state.count == 0 {
             return Ok(None);
         }
         let pages = self.pages();
         loop {
             let header = pages.expect(state.head, PageKind::FreeQueue)?;
-            self.verify_once(state.head, header.birth)?;
+            self.verify_once(state.head, header.created_txn)?;
             if state.head == state.tail || state.head_index < queue::sealed_count(&pages, &header)? {
                 return queue::read_entry(&pages, &self.engine.arena, state.head, state.head_index).map(Some);
             }
             // The used-up page is freed like any other; the checkpoint may still contain it.
             state.head = queue::next_page(&pages, &self.engine.arena, &header)?;
             state.head_index = 0;
-            self.used_up.push(Freed { page: header.page, pages: 1, birth: header.birth, freed: self.txn });
+            self.consumed_queue_pages.push(FreeEntry {
+                page: header.page,
+                pages: 1,
+                created_txn: header.created_txn,
+                freed_txn: self.txn,
+            });
         }
     }
 
@@ -364,13 +372,13 @@ impl<'e> Workspace<'e> {
         let page_size = self.engine.arena.page_size() as u64;
         let first = self.image.high_water;
         let end = u64::from(first) + u64::from(pages);
-        self.back(end * page_size)?;
+        self.ensure_backed(end * page_size)?;
         self.image.high_water = end as u32;
         Ok(PageId(first))
     }
 
     /// Sees to it that the first `bytes` of the arena are backed by blocks.
-    fn back(&self, bytes: u64) -> Result<()> {
+    fn ensure_backed(&self, bytes: u64) -> Result<()> {
         let limit = self.engine.arena.max_size().min(u64::from(u32::MAX) * self.engine.arena.page_size() as u64);
         if bytes > limit {
             return Err(Error::Limit { what: LimitKind::StoreSize, found: bytes, limit });
@@ -378,14 +386,14 @@ impl<'e> Workspace<'e> {
         self.engine.ensure_arena(bytes)
     }
 
-    // ---- runs
+    // ---- extents
 
     fn directory(&mut self) -> Result<&mut Vec<QueueState>> {
         if self.directory.is_none() {
             let mut queues = vec![QueueState::default(); CLASSES.len()];
-            if !self.image.run_directory.is_none() {
-                let page = self.image.run_directory;
-                self.verify(page, self.pages().birth(page)?)?;
+            if !self.image.extent_directory.is_none() {
+                let page = self.image.extent_directory;
+                self.verify(page, self.pages().created_txn(page)?)?;
                 read_directory(&self.pages(), page, &mut queues)?;
             }
             self.directory = Some(queues);
@@ -393,38 +401,38 @@ impl<'e> Workspace<'e> {
         Ok(self.directory.as_mut().expect("just made"))
     }
 
-    /// A run of at least `pages` pages: as many as its size class says.
-    fn take_run(&mut self, pages: u32) -> Result<PageId> {
+    /// An extent of at least `pages` pages: as many as its size class says.
+    fn take_extent(&mut self, pages: u32) -> Result<PageId> {
         let class = class_for(pages)?;
         let len = CLASSES[class];
-        if let Some(at) = self.spare_runs.iter().position(|(_, spare)| *spare == len) {
-            return Ok(self.spare_runs.swap_remove(at).0);
+        if let Some(at) = self.free_extents.iter().position(|(_, free)| *free == len) {
+            return Ok(self.free_extents.swap_remove(at).0);
         }
-        self.leave_reserve(len)?;
+        self.ensure_reserve(len)?;
         loop {
-            if let Some(page) = self.take_broken(len) {
+            if let Some(page) = self.take_split_rest(len) {
                 return Ok(page);
             }
-            if let Some(page) = self.find_run(class)? {
+            if let Some(page) = self.find_extent(class)? {
                 return Ok(page);
             }
-            // A run is split for a shorter one only when nothing else is left, so that long ones stay.
+            // An extent is split for a shorter one only when nothing else is left, so that long ones stay.
             if self.protected.is_thorough()
-                && let Some(page) = self.split_run(class + 1, len)?
+                && let Some(page) = self.split_extent(class + 1, len)?
             {
                 return Ok(page);
             }
             match self.extend(len) {
-                Err(full) if self.make_room(&full)? => {}
+                Err(full) if self.free_space(&full)? => {}
                 extended => return extended.map_err(|full| self.explain(full)),
             }
         }
     }
 
-    /// A free run of this class that can be reused, if a few looks find one.
-    fn find_run(&mut self, class: usize) -> Result<Option<PageId>> {
+    /// A free extent of this class that can be reused, if a few looks find one.
+    fn find_extent(&mut self, class: usize) -> Result<Option<PageId>> {
         let len = CLASSES[class];
-        for _ in 0..LOOKS {
+        for _ in 0..QUEUE_SCAN_LIMIT {
             let mut state = self.directory()?[class];
             let Some(entry) = self.peek(&mut state)? else { break };
             self.skip(&mut state);
@@ -432,34 +440,34 @@ impl<'e> Workspace<'e> {
             self.directory_changed = true;
             self.image.free_pages = self.image.free_pages.saturating_sub(u64::from(entry.pages));
             if !self.protected.is_reusable(&entry)? {
-                self.push_run(class, entry)?;
+                self.push_extent(class, entry)?;
                 continue;
             }
             if entry.pages < len {
-                return Err(self.engine.arena.damaged(entry.page, "a free run is shorter than its class"));
+                return Err(self.engine.arena.damaged(entry.page, "a free extent is shorter than its class"));
             }
             if entry.pages > len {
-                self.broken.push((PageId(entry.page.0 + len), entry.pages - len));
+                self.split_rests.push((PageId(entry.page.0 + len), entry.pages - len));
             }
             return Ok(Some(entry.page));
         }
         Ok(None)
     }
 
-    /// Takes a page from a free run, so that space once used by large values serves small ones.
-    fn break_run(&mut self) -> Result<Option<PageId>> {
-        if self.image.run_directory.is_none() && self.directory.is_none() {
+    /// Takes a page from a free extent, so that space once used by large values serves small ones.
+    fn split_any_extent(&mut self) -> Result<Option<PageId>> {
+        if self.image.extent_directory.is_none() && self.directory.is_none() {
             return Ok(None);
         }
-        self.split_run(0, 1)
+        self.split_extent(0, 1)
     }
 
-    /// Takes pages from a free run of this class or a longer one, if the first of a queue can be reused. What is left of it
+    /// Takes pages from a free extent of this class or a longer one, if the first of a queue can be reused. What is left of it
     /// serves the same transaction.
     ///
-    /// **I3** The run is reusable as a whole or not at all; so what is left of it is, from now on, and when the transaction is
-    /// rolled back the whole run is in its queue as before.
-    fn split_run(&mut self, least: usize, pages: u32) -> Result<Option<PageId>> {
+    /// **I3** The extent is reusable as a whole or not at all; so what is left of it is, from now on, and when the transaction is
+    /// rolled back the whole extent is in its queue as before.
+    fn split_extent(&mut self, least: usize, pages: u32) -> Result<Option<PageId>> {
         let classes = self.directory()?.len();
         for class in least..classes {
             let mut state = self.directory()?[class];
@@ -475,10 +483,10 @@ impl<'e> Workspace<'e> {
             }
             self.image.free_pages = self.image.free_pages.saturating_sub(u64::from(entry.pages));
             if entry.pages < pages {
-                return Err(self.engine.arena.damaged(entry.page, "a free run is shorter than its class"));
+                return Err(self.engine.arena.damaged(entry.page, "a free extent is shorter than its class"));
             }
             if entry.pages > pages {
-                self.broken.push((PageId(entry.page.0 + pages), entry.pages - pages));
+                self.split_rests.push((PageId(entry.page.0 + pages), entry.pages - pages));
             }
             return Ok(Some(entry.page));
         }
@@ -489,48 +497,48 @@ impl<'e> Workspace<'e> {
 
     /// Makes a savepoint of the trees' pages.
     pub(crate) fn savepoint(&mut self) {
-        self.savepoints.add(self.freed.len());
+        self.savepoints.add(self.freed_pages.len());
     }
 
     /// Makes the trees' pages what they were at savepoint number `depth`, counted from 0; see
     /// [`crate::pages::savepoints`].
     pub(crate) fn roll_back_to(&mut self, depth: usize) {
         let undone = self.savepoints.roll_back_to(depth);
-        self.freed.truncate(undone.replaced);
-        undone.spare.into_iter().for_each(|(page, pages)| self.reuse(page, pages));
+        self.freed_pages.truncate(undone.replaced);
+        undone.free.into_iter().for_each(|(page, pages)| self.reuse(page, pages));
     }
 
-    /// Takes note of a page or run of this transaction that can be used again.
+    /// Takes note of a page or extent of this transaction that can be used again.
     fn reuse(&mut self, page: PageId, pages: u32) {
         if pages == 1 {
-            self.spare.push(page);
+            self.free.push(page);
         } else {
-            self.spare_runs.push((page, pages));
+            self.free_extents.push((page, pages));
         }
     }
 
     // ---- giving
 
-    /// Notes that this transaction no longer uses a page or run.
-    fn give(&mut self, page: PageId, pages: u32, birth: TxnId) {
-        self.freed.push(Freed { page, pages, birth, freed: self.txn });
+    /// Notes that this transaction no longer uses a page or extent.
+    fn free_published(&mut self, page: PageId, pages: u32, created_txn: TxnId) {
+        self.freed_pages.push(FreeEntry { page, pages, created_txn, freed_txn: self.txn });
     }
 
     /// Appends an entry to a queue of single pages.
-    fn push(&mut self, kind: QueueKind, entry: Freed) -> Result<()> {
+    fn push(&mut self, kind: QueueKind, entry: FreeEntry) -> Result<()> {
         // Looking for a page may itself append to the pinned queue.
-        let looks = kind != QueueKind::Pinned;
-        let page = self.page_to_append(self.image.queues[kind as usize], looks)?;
+        let scan_limit = kind != QueueKind::Pinned;
+        let page = self.page_to_append(self.image.queues[kind as usize], scan_limit)?;
         let state = self.image.queues[kind as usize];
         self.image.queues[kind as usize] = self.append(state, entry, page)?;
         self.image.free_pages += 1;
         Ok(())
     }
 
-    fn push_run(&mut self, class: usize, entry: Freed) -> Result<()> {
+    fn push_extent(&mut self, class: usize, entry: FreeEntry) -> Result<()> {
         let state = self.directory()?[class];
         let page = self.page_to_append(state, true)?;
-        // Looking for that page may have broken a run of this very queue.
+        // Looking for that page may have broken an extent of this very queue.
         let state = self.directory()?[class];
         let state = self.append(state, entry, page)?;
         self.directory()?[class] = state;
@@ -544,36 +552,36 @@ impl<'e> Workspace<'e> {
     fn needs_next_page(&self, state: &QueueState) -> Result<bool> {
         let tail = self.pages().expect(state.tail, PageKind::FreeQueue)?;
         let capacity = queue_capacity(self.engine.arena.page_size());
-        let sealed = tail.birth <= self.protected.started() && !planted_bug!("append-to-sealed-tail");
+        let sealed = tail.created_txn <= self.protected.started() && !planted_bug!("append-to-sealed-tail");
         Ok(sealed || state.tail_index >= capacity)
     }
 
     /// The page that appending to this queue will take, if any: one to follow the tail. It comes from where any page
-    /// comes if it `looks`, else from the heads of the other queues where it can, since queues that grew the arena page
+    /// comes if it `scan_limit`, else from the heads of the other queues where it can, since queues that grew the arena page
     /// by page, and freed what they had used up, would grow it for ever. Called between two changes of queues, as it takes
     /// from them.
-    fn page_to_append(&mut self, state: QueueState, looks: bool) -> Result<Option<NewTail>> {
+    fn page_to_append(&mut self, state: QueueState, scan_limit: bool) -> Result<Option<NewTail>> {
         if !state.tail.is_none() && !self.needs_next_page(&state)? {
             return Ok(None);
         }
-        let mut take = || if looks { self.take_page() } else { self.queue_page() };
+        let mut take = || if scan_limit { self.take_page() } else { self.queue_page() };
         let first = if state.tail.is_none() { Some(take()?) } else { None };
         Ok(Some(NewTail { first, next: take()? }))
     }
 
     fn queue_page(&mut self) -> Result<PageId> {
-        if let Some(page) = self.spare.pop().or_else(|| self.aside.take()) {
+        if let Some(page) = self.free.pop().or_else(|| self.reserved_page.take()) {
             return Ok(page);
         }
         loop {
-            if let Some(page) = self.take_broken(1) {
+            if let Some(page) = self.take_split_rest(1) {
                 return Ok(page);
             }
             if let Some(page) = self.take_a_head(&[QueueKind::Young, QueueKind::Checkpoint, QueueKind::Cold])? {
                 return Ok(page);
             }
             match self.extend(1) {
-                Err(full) if self.make_room(&full)? => {}
+                Err(full) if self.free_space(&full)? => {}
                 extended => return extended.map_err(|full| self.explain(full)),
             }
         }
@@ -581,7 +589,7 @@ impl<'e> Workspace<'e> {
 
     /// Appends behind the published end; `new` is what [`Workspace::page_to_append`] gave. Looking for those pages has appended to no
     /// queue but that of pinned pages, which does not look.
-    fn append(&mut self, mut state: QueueState, entry: Freed, new: Option<NewTail>) -> Result<QueueState> {
+    fn append(&mut self, mut state: QueueState, entry: FreeEntry, new: Option<NewTail>) -> Result<QueueState> {
         if let Some(NewTail { first, next }) = new {
             let (page, previous_count) = match first {
                 Some(first) => {
@@ -605,20 +613,20 @@ impl<'e> Workspace<'e> {
     #[allow(unsafe_code)]
     fn format_queue_page(&mut self, page: PageId, next: PageId, previous_count: u32) -> Result<()> {
         let arena = &self.engine.arena;
-        // SAFETY: the page was reserved for this queue and nobody reads it before the swing.
+        // SAFETY: the page was reserved for this queue and nobody reads it before the publication.
         let body = unsafe { arena.body_mut(page, 1) }?;
         queue::format_page(body, page, self.txn, next, previous_count);
         Ok(())
     }
 
     /// Gives everything that was freed to the queues, as the last step before the image is published.
-    pub(crate) fn settle(&mut self) -> Result<()> {
+    pub(crate) fn return_freed(&mut self) -> Result<()> {
         self.savepoints.end().into_iter().for_each(|(page, pages)| self.reuse(page, pages));
         // Going round the pinned queue, a few entries a commit, releases what is no longer held.
         if self.image.queues[QueueKind::Pinned as usize].count > 0 {
-            for _ in 0..PINNED_LOOKS {
-                match self.look_at_pinned(1)? {
-                    Some(page) => self.spare.push(page),
+            for _ in 0..PINNED_SCAN_LIMIT {
+                match self.scan_pinned(1)? {
+                    Some(page) => self.free.push(page),
                     None => continue,
                 }
             }
@@ -626,7 +634,7 @@ impl<'e> Workspace<'e> {
         loop {
             self.prepare_directory()?;
             self.requeue_all()?;
-            // A queue's own next page may have come out of a run: then the directory changes after all, and must not do so
+            // A queue's own next page may have come out of an extent: then the directory changes after all, and must not do so
             // in the page that the checkpoint and the last commit have.
             if !self.directory_changed || self.has_own_directory {
                 break;
@@ -637,49 +645,50 @@ impl<'e> Workspace<'e> {
 
     fn requeue_all(&mut self) -> Result<()> {
         loop {
-            if let Some(entry) = self.freed.pop().or_else(|| self.used_up.pop()) {
+            if let Some(entry) = self.freed_pages.pop().or_else(|| self.consumed_queue_pages.pop()) {
                 self.requeue(entry)?;
-            } else if let Some((page, pages)) = self.spare_runs.pop().or_else(|| self.broken.pop()) {
-                self.requeue(Freed { page, pages, birth: self.txn, freed: self.txn })?;
-            } else if let Some(page) = self.spare.pop().or_else(|| self.aside.take()) {
-                self.requeue(Freed { page, pages: 1, birth: self.txn, freed: self.txn })?;
+            } else if let Some((page, pages)) = self.free_extents.pop().or_else(|| self.split_rests.pop()) {
+                self.requeue(FreeEntry { page, pages, created_txn: self.txn, freed_txn: self.txn })?;
+            } else if let Some(page) = self.free.pop().or_else(|| self.reserved_page.take()) {
+                self.requeue(FreeEntry { page, pages: 1, created_txn: self.txn, freed_txn: self.txn })?;
             } else {
                 return Ok(());
             }
         }
     }
 
-    fn kind_for(&self, entry: &Freed) -> QueueKind {
-        let young_max = (YOUNG_BYTES / self.engine.arena.page_size()).max(YOUNG_MIN) as u64;
-        match self.protected.is_in_checkpoint(entry.birth) {
+    fn kind_for(&self, entry: &FreeEntry) -> QueueKind {
+        let young_max = (YOUNG_BYTES_MAX / self.engine.arena.page_size()).max(YOUNG_PAGES_MIN) as u64;
+        match self.protected.is_in_checkpoint(entry.created_txn) {
             true => QueueKind::Checkpoint,
             false if self.image.queues[QueueKind::Young as usize].count < young_max => QueueKind::Young,
             false => QueueKind::Cold,
         }
     }
 
-    fn requeue(&mut self, entry: Freed) -> Result<()> {
+    fn requeue(&mut self, entry: FreeEntry) -> Result<()> {
         if entry.pages > 1 {
-            return self.push_run(class_of(entry.pages), entry);
+            return self.push_extent(class_of(entry.pages), entry);
         }
         self.push(self.kind_for(&entry), entry)
     }
 
     /// The directory is replaced like any page; its new page must be there before the queues settle.
     fn prepare_directory(&mut self) -> Result<()> {
-        let has_runs = self.freed.iter().map(|entry| entry.pages).chain(self.broken.iter().map(|(_, pages)| *pages));
+        let has_extents =
+            self.freed_pages.iter().map(|entry| entry.pages).chain(self.split_rests.iter().map(|(_, pages)| *pages));
         let changes =
-            self.directory_changed || !self.spare_runs.is_empty() || has_runs.into_iter().any(|pages| pages > 1);
+            self.directory_changed || !self.free_extents.is_empty() || has_extents.into_iter().any(|pages| pages > 1);
         if !changes {
             return Ok(());
         }
         self.directory()?;
         if !self.has_own_directory {
-            let old = self.image.run_directory;
+            let old = self.image.extent_directory;
             if !old.is_none() {
-                self.give(old, 1, self.pages().birth(old)?);
+                self.free_published(old, 1, self.pages().created_txn(old)?);
             }
-            self.image.run_directory = self.take_page()?;
+            self.image.extent_directory = self.take_page()?;
             self.has_own_directory = true;
         }
         self.directory_changed = true;
@@ -690,17 +699,17 @@ impl<'e> Workspace<'e> {
         if !self.directory_changed {
             return Ok(());
         }
-        let page = self.image.run_directory;
+        let page = self.image.extent_directory;
         let queues = self.directory.take().expect("changed");
-        let birth = self.txn;
-        runs::format_directory(self.body_mut(page)?, page, birth, &queues);
+        let created_txn = self.txn;
+        extents::format_directory(self.body_mut(page)?, page, created_txn, &queues);
         self.directory_changed = false;
         Ok(())
     }
 
     /// Holds a page against its checksum if that is known to be valid.
-    fn verify(&self, page: PageId, birth: TxnId) -> Result<()> {
-        if birth > self.protected.finished() {
+    fn verify(&self, page: PageId, created_txn: TxnId) -> Result<()> {
+        if created_txn > self.protected.finished() {
             return Ok(());
         }
         self.engine.arena.verify_checksum(self.pages().body_of(page, 1)?, page)
@@ -708,11 +717,11 @@ impl<'e> Workspace<'e> {
 
     /// Holds a queue page against its checksum before its entries are believed: a wrong one would hand out a
     /// page that is in use. Once in a transaction; a page that is verified again and again is in the cache.
-    fn verify_once(&mut self, page: PageId, birth: TxnId) -> Result<()> {
-        if birth > self.protected.finished() || !self.verified.insert(page) {
+    fn verify_once(&mut self, page: PageId, created_txn: TxnId) -> Result<()> {
+        if created_txn > self.protected.finished() || !self.verified.insert(page) {
             return Ok(());
         }
-        self.verify(page, birth)
+        self.verify(page, created_txn)
     }
 }
 
@@ -725,7 +734,7 @@ impl PageRead for Workspace<'_> {
         self.pages().body_of(id, 1)
     }
 
-    fn run(&self, id: PageId, pages: u32) -> Result<&[u8]> {
+    fn extent(&self, id: PageId, pages: u32) -> Result<&[u8]> {
         self.pages().body_of(id, pages)
     }
 
@@ -746,25 +755,25 @@ impl PageWrite for Workspace<'_> {
         Ok(page)
     }
 
-    fn allocate_run(&mut self, pages: u32) -> Result<PageId> {
+    fn allocate_extent(&mut self, pages: u32) -> Result<PageId> {
         if pages == 1 {
             return self.allocate();
         }
-        let page = self.take_run(pages)?;
-        self.savepoints.note_allocated(page, run_len(pages));
+        let page = self.take_extent(pages)?;
+        self.savepoints.note_allocated(page, extent_len(pages));
         Ok(page)
     }
 
     #[inline]
-    fn is_own(&self, id: PageId, birth: TxnId) -> bool {
-        birth == self.txn && self.savepoints.is_own(id)
+    fn is_own(&self, id: PageId, created_txn: TxnId) -> bool {
+        created_txn == self.txn && self.savepoints.is_own(id)
     }
 
-    fn free(&mut self, id: PageId, pages: u32, birth: TxnId) {
-        let pages = if pages == 1 { 1 } else { run_len(pages) };
-        if birth != self.txn {
-            self.give(id, pages, birth);
-        } else if !self.savepoints.hold(id, pages) {
+    fn free(&mut self, id: PageId, pages: u32, created_txn: TxnId) {
+        let pages = if pages == 1 { 1 } else { extent_len(pages) };
+        if created_txn != self.txn {
+            self.free_published(id, pages, created_txn);
+        } else if !self.savepoints.retain(id, pages) {
             self.reuse(id, pages);
         }
     }
@@ -773,18 +782,18 @@ impl PageWrite for Workspace<'_> {
     fn body_mut(&mut self, id: PageId) -> Result<&mut [u8]> {
         self.pages().check(id, 1)?;
         // SAFETY: the tree asks for this only for pages born in this transaction, which nobody else
-        // reaches before the swing; `&mut self` keeps other references of this transaction away.
+        // reaches before the publication; `&mut self` keeps other references of this transaction away.
         unsafe { self.engine.arena.body_mut(id, 1) }
     }
 
-    fn run_mut(&mut self, id: PageId, pages: u32) -> Result<&mut [u8]> {
+    fn extent_mut(&mut self, id: PageId, pages: u32) -> Result<&mut [u8]> {
         self.pages().check(id, pages)?;
         // SAFETY: as in `body_mut`.
         unsafe { self.engine.arena.body_mut(id, pages) }
     }
 
-    fn check(&self, id: PageId, birth: TxnId) -> Result<()> {
-        self.verify(id, birth)
+    fn check(&self, id: PageId, created_txn: TxnId) -> Result<()> {
+        self.verify(id, created_txn)
     }
 
     fn copy_page(&mut self, from: PageId, to: PageId) -> Result<()> {
@@ -792,7 +801,7 @@ impl PageWrite for Workspace<'_> {
         let source = pages.body_of(from, 1)?;
         pages.check(to, 1)?;
         // Damage must not be given a fresh checksum: a page is checked before it is copied.
-        self.verify(from, pages.birth(from)?)?;
+        self.verify(from, pages.created_txn(from)?)?;
         // SAFETY: as in `body_mut`; the two pages differ, the one being free and the other in use.
         let target = unsafe { self.engine.arena.body_mut(to, 1) }?;
         target.copy_from_slice(source);

@@ -60,7 +60,7 @@ pub(crate) const LOGGER_IDS: Range<u64> = 1 << 61..1 << 62;
 const WITNESSES: Range<u64> = 1 << 62..(1 << 63) - 1;
 
 /// How often a waiter tries for the initialisation lock.
-const INIT_POLL: Duration = Duration::from_millis(1);
+const INIT_LOCK_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The offset of the byte of `arena` that participants of this `lock` share. The device is that of the directory.
 pub(crate) fn arena_offset(lock_file: LockFileId) -> u64 {
@@ -84,14 +84,14 @@ fn open_file(directory: impl AsFd, name: &str, write: bool) -> Result<(OwnedFd, 
 
 /// How a byte is locked: by one open file alone, or by several, which need not be open for writing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Mode {
+enum ByteLockMode {
     Alone,
     Shared,
 }
 
-fn byte_lock(mode: Mode, offset: u64, len: u64) -> libc::flock {
+fn byte_lock(mode: ByteLockMode, offset: u64, len: u64) -> libc::flock {
     libc::flock {
-        l_type: if mode == Mode::Alone { libc::F_WRLCK } else { libc::F_RDLCK } as libc::c_short,
+        l_type: if mode == ByteLockMode::Alone { libc::F_WRLCK } else { libc::F_RDLCK } as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: offset as libc::off_t,
         l_len: len as libc::off_t,
@@ -101,7 +101,7 @@ fn byte_lock(mode: Mode, offset: u64, len: u64) -> libc::flock {
 }
 
 /// Tries to lock one byte of the file `name` for the open file. False if another one has it.
-fn try_lock_byte(file: &impl AsRawFd, name: &str, mode: Mode, offset: u64) -> Result<bool> {
+fn try_lock_byte(file: &impl AsRawFd, name: &str, mode: ByteLockMode, offset: u64) -> Result<bool> {
     let lock = byte_lock(mode, offset, 1);
     // SAFETY: the descriptor is open and `lock` is a valid structure that the call only reads.
     if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } == 0 {
@@ -121,17 +121,17 @@ pub(crate) fn lock_some_byte(directory: impl AsFd, offsets: &Range<u64>) -> Resu
     let mark = random_in(&(1..1 << 30))?;
     let kept = Private::open_marked(mark, || {
         let (file, _) = open_lock(&directory, true)?;
-        Ok(try_lock_byte(&file, LOCK_FILE, Mode::Alone, at)?.then_some(file))
+        Ok(try_lock_byte(&file, LOCK_FILE, ByteLockMode::Alone, at)?.then_some(file))
     })?;
     Ok(kept.map(|file| (file, at)))
 }
 
 /// Moves the lock of one byte of `lock` to another: at each instant one of them is locked.
 pub(crate) fn move_lock(file: BorrowedFd<'_>, from: u64, to: u64) -> Result<()> {
-    if !try_lock_byte(&file, LOCK_FILE, Mode::Alone, to)? {
+    if !try_lock_byte(&file, LOCK_FILE, ByteLockMode::Alone, to)? {
         return Ok(());
     }
-    let unlock = libc::flock { l_type: libc::F_UNLCK as libc::c_short, ..byte_lock(Mode::Alone, from, 1) };
+    let unlock = libc::flock { l_type: libc::F_UNLCK as libc::c_short, ..byte_lock(ByteLockMode::Alone, from, 1) };
     // SAFETY: the descriptor is open and `unlock` is a valid structure that the call only reads.
     if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const unlock) } == 0 {
         return Ok(());
@@ -146,7 +146,7 @@ fn first_held(file: impl AsFd, name: &str, offsets: Range<u64>) -> Result<Option
     if offsets.start >= end {
         return Ok(None);
     }
-    let mut lock = byte_lock(Mode::Alone, offsets.start, end - offsets.start);
+    let mut lock = byte_lock(ByteLockMode::Alone, offsets.start, end - offsets.start);
     // SAFETY: the descriptor is open and `lock` is a valid structure, which the call may write.
     if unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } != 0 {
         return Err(Error::io(format!("querying locks of {name}"))(std::io::Error::last_os_error()));
@@ -160,13 +160,13 @@ fn first_held(file: impl AsFd, name: &str, offsets: Range<u64>) -> Result<Option
 /// A locked byte that this process holds, until the claim is dropped or the process's memory is gone.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    holder: Holder,
+    holder: ClaimHolder,
     file_id: LockFileId,
 }
 
 /// What keeps the open file whose locks a claim consists of.
 #[derive(Debug)]
-enum Holder {
+enum ClaimHolder {
     Mapping {
         /// Dropped with the claim, and used for nothing else.
         _page: MappedPage,
@@ -224,7 +224,7 @@ impl Claim {
     /// # Errors
     /// [`Error::UnsupportedFileSystem`] if the file system keeps no locks.
     pub(crate) fn take(directory: impl AsFd, offset: u64) -> Result<Option<Claim>> {
-        Claim::take_in(directory, LOCK_FILE, Mode::Alone, offset)
+        Claim::take_in(directory, LOCK_FILE, ByteLockMode::Alone, offset)
     }
 
     /// Claims the byte at `offset` of the file `name` together with others who share it. Needs no right to write the file.
@@ -232,7 +232,7 @@ impl Claim {
     /// # Errors
     /// As [`Claim::take`].
     pub(crate) fn share(directory: impl AsFd, name: &str, offset: u64) -> Result<Claim> {
-        match Claim::take_in(directory, name, Mode::Shared, offset)? {
+        match Claim::take_in(directory, name, ByteLockMode::Shared, offset)? {
             Some(claim) => Ok(claim),
             None => Err(Error::Mismatch {
                 file: name.into(),
@@ -241,12 +241,12 @@ impl Claim {
         }
     }
 
-    fn take_in(directory: impl AsFd, name: &str, mode: Mode, offset: u64) -> Result<Option<Claim>> {
+    fn take_in(directory: impl AsFd, name: &str, mode: ByteLockMode, offset: u64) -> Result<Option<Claim>> {
         let directory = directory.as_fd();
         let fork_guard = ForkGuard::new()?;
         let witness = random_in(&WITNESSES)?;
         let open_locked = || {
-            let (file, file_id) = open_file(directory, name, mode == Mode::Alone)?;
+            let (file, file_id) = open_file(directory, name, mode == ByteLockMode::Alone)?;
             let is_locked = try_lock_byte(&file, name, mode, offset)? && try_lock_byte(&file, name, mode, witness)?;
             Ok::<_, Error>(is_locked.then_some((file, file_id)))
         };
@@ -261,7 +261,7 @@ impl Claim {
         })?;
         let Some((page, file_id)) = mapped? else { return Ok(None) };
         if is_proven()? {
-            return Ok(Some(Claim { holder: Holder::Mapping { _page: page }, file_id }));
+            return Ok(Some(Claim { holder: ClaimHolder::Mapping { _page: page }, file_id }));
         }
         drop(page);
         // The witness's low bits tell this open file from others of the same file; they are a position that
@@ -276,7 +276,7 @@ impl Claim {
         })?;
         let (Some(kept), Some(file_id)) = (kept, file_id) else { return Ok(None) };
         if is_proven()? {
-            return Ok(Some(Claim { holder: Holder::Descriptor(kept), file_id }));
+            return Ok(Some(Claim { holder: ClaimHolder::Descriptor(kept), file_id }));
         }
         Err(Error::UnsupportedFileSystem {
             path: dir::path_of(directory).unwrap_or_default(),
@@ -305,7 +305,7 @@ impl Claim {
     /// Whether a descriptor keeps the byte, which the host can close, and not a mapping.
     #[inline]
     pub(crate) fn is_kept_by_descriptor(&self) -> bool {
-        matches!(self.holder, Holder::Descriptor(_))
+        matches!(self.holder, ClaimHolder::Descriptor(_))
     }
 
     /// Whether this process has lost the byte: the host has closed the descriptor that kept it. Other
@@ -313,8 +313,8 @@ impl Claim {
     #[inline]
     pub(crate) fn is_lost(&self) -> bool {
         match &self.holder {
-            Holder::Mapping { .. } => false,
-            Holder::Descriptor(kept) => kept.get().is_err(),
+            ClaimHolder::Mapping { .. } => false,
+            ClaimHolder::Descriptor(kept) => kept.get().is_err(),
         }
     }
 }
@@ -482,7 +482,7 @@ impl InitLock {
             if left.is_zero() {
                 return Ok(None);
             }
-            std::thread::sleep(INIT_POLL.min(left));
+            std::thread::sleep(INIT_LOCK_POLL_INTERVAL.min(left));
         }
     }
 

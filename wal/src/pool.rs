@@ -5,7 +5,7 @@
 //!
 //! A file's life: *making* (zeros written under another name, synced, renamed) → *spare* → *taken* (the log
 //! writes its first batches and then its header) → *live* → *kept* for followers, once the checkpoint has passed
-//! its last byte and as far as [`Retention`] says → spare again. A process that dies at any of these leaves a file that the next [`Survey`] judges by its header
+//! its last byte and as far as [`Retention`] says → spare again. A process that dies at any of these leaves a file that the next [`SegmentCatalog`] judges by its header
 //! alone.
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     error::{LogError, Result},
     limits::{SPARES_MAX_DEFAULT, ZERO_FILL_BYTES},
     segment::LogShape,
-    survey::{BROKEN_PREFIX, Survey, UNFINISHED_PREFIX, slot_name, slot_of},
+    segment_catalog::{BROKEN_PREFIX, SegmentCatalog, UNFINISHED_PREFIX, slot_name, slot_of},
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -40,15 +40,15 @@ pub(crate) fn now_ms() -> u64 {
 
 /// The segment files of one log.
 #[derive(Debug)]
-pub struct Pool<D: Disk> {
+pub struct SegmentPool<D: Disk> {
     disk: Arc<D>,
     shape: LogShape,
-    slots: Mutex<Slots>,
+    slots: Mutex<SegmentSlots>,
 }
 
 #[derive(Debug)]
-struct Slots {
-    files: Vec<Slot>,
+struct SegmentSlots {
+    files: Vec<SegmentSlot>,
     number_max: SegmentNumber,
     spares_max: usize,
     /// What lies below needs no recovery any more: the highest that this pool was told.
@@ -56,33 +56,33 @@ struct Slots {
 }
 
 #[derive(Debug)]
-struct Slot {
+struct SegmentSlot {
     name: String,
-    state: State,
+    state: SlotState,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
+enum SlotState {
     Making,
     Spare,
     Taken,
-    Live(Started),
+    Live(StartedSegment),
     /// Below the checkpoint.
-    Kept(Started),
+    Kept(StartedSegment),
 }
 
 /// A segment that holds bytes of the stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Started {
+pub(crate) struct StartedSegment {
     pub(crate) number: SegmentNumber,
     pub(crate) start: Lsn,
     pub(crate) started_ms: u64,
 }
 
-impl State {
-    fn started(self) -> Option<Started> {
+impl SlotState {
+    fn started(self) -> Option<StartedSegment> {
         match self {
-            State::Live(started) | State::Kept(started) => Some(started),
+            SlotState::Live(started) | SlotState::Kept(started) => Some(started),
             _ => None,
         }
     }
@@ -103,22 +103,27 @@ pub struct PoolStats {
     pub oldest: Option<Lsn>,
 }
 
-impl<D: Disk> Pool<D> {
-    /// The pool of the files that `survey` found. What lies below `checkpoint_lsn` no longer
+impl<D: Disk> SegmentPool<D> {
+    /// The pool of the files that `segment_catalog` found. What lies below `checkpoint_lsn` no longer
     /// counts, but is kept as `retention` says. Files that were never finished are removed. Those
     /// that have not the size of a segment get another name: the caller has seen that recovery
-    /// needs none of them ([`Survey::refuse_broken`]).
+    /// needs none of them ([`SegmentCatalog::refuse_broken`]).
     ///
     /// # Errors
     /// [`LogError::Io`] if an unfinished file can't be removed or a broken one not renamed, or the
     /// directory can't be synced.
-    pub fn open(disk: Arc<D>, survey: &Survey, checkpoint_lsn: Lsn, retention: Retention) -> Result<Arc<Self>> {
+    pub fn open(
+        disk: Arc<D>,
+        segment_catalog: &SegmentCatalog,
+        checkpoint_lsn: Lsn,
+        retention: Retention,
+    ) -> Result<Arc<Self>> {
         let names = disk.list().map_err(LogError::io("listing the log's directory"))?;
         for name in names.iter().filter(|name| name.starts_with(UNFINISHED_PREFIX)) {
             disk.remove(name).map_err(LogError::io(format!("removing {name}")))?;
         }
         let mut set_aside: Vec<String> = names.into_iter().filter(|name| name.starts_with(BROKEN_PREFIX)).collect();
-        for broken in &survey.broken {
+        for broken in &segment_catalog.broken {
             let mut free = (1..).map(|number: u32| format!("{BROKEN_PREFIX}{number:08}"));
             let name = free.find(|name| !set_aside.contains(name)).expect("there are more numbers than files");
             disk.rename(&broken.file, &name).map_err(LogError::io(format!("renaming {} to {name}", broken.file)))?;
@@ -128,23 +133,25 @@ impl<D: Disk> Pool<D> {
         // power cut takes back would take acknowledged bytes with it.
         disk.sync_dir().map_err(LogError::io("syncing the log's directory"))?;
         // Damaged ones are used last: they are all that tells of the damage.
-        let (damaged, whole): (Vec<_>, Vec<_>) = survey.spares.iter().partition(|name| survey.damaged.contains(name));
-        let spares = whole.into_iter().chain(damaged).map(|name| Slot { name: name.clone(), state: State::Spare });
-        let live = survey.segments.iter().map(|s| Slot {
+        let (damaged, whole): (Vec<_>, Vec<_>) =
+            segment_catalog.spares.iter().partition(|name| segment_catalog.damaged.contains(name));
+        let spares =
+            whole.into_iter().chain(damaged).map(|name| SegmentSlot { name: name.clone(), state: SlotState::Spare });
+        let live = segment_catalog.segments.iter().map(|s| SegmentSlot {
             name: s.file.clone(),
-            state: State::Live(Started {
+            state: SlotState::Live(StartedSegment {
                 number: s.header.number,
                 start: s.header.start,
                 started_ms: s.header.started_ms,
             }),
         });
-        let slots = Slots {
+        let slots = SegmentSlots {
             files: spares.chain(live).collect(),
-            number_max: survey.number_max(),
+            number_max: segment_catalog.number_max(),
             spares_max: SPARES_MAX_DEFAULT,
             checkpoint_lsn,
         };
-        let pool = Arc::new(Self { disk, shape: survey.shape, slots: Mutex::new(slots) });
+        let pool = Arc::new(Self { disk, shape: segment_catalog.shape, slots: Mutex::new(slots) });
         pool.lock().retire_below(retention, pool.shape.segment_bytes());
         Ok(pool)
     }
@@ -155,7 +162,7 @@ impl<D: Disk> Pool<D> {
         &self.shape
     }
 
-    /// How many spares [`Pool::recycle`] keeps; it deletes those beyond.
+    /// How many spares [`SegmentPool::recycle`] keeps; it deletes those beyond.
     pub fn set_spares_max(&self, spares_max: usize) {
         self.lock().spares_max = spares_max;
     }
@@ -165,7 +172,7 @@ impl<D: Disk> Pool<D> {
     ///
     /// # Errors
     /// [`LogError::DiskFull`] if there is no room, [`LogError::Io`] otherwise. Nothing is left behind, or
-    /// only a file that the next [`Pool::open`] puts in order.
+    /// only a file that the next [`SegmentPool::open`] puts in order.
     pub fn add_spare(&self) -> Result<()> {
         let slot = self.lock().reserve_slot();
         let name = slot_name(slot);
@@ -173,7 +180,7 @@ impl<D: Disk> Pool<D> {
         let made = self.make_file(&unfinished, &name);
         let mut slots = self.lock();
         match made {
-            Ok(()) => slots.set(&name, State::Spare),
+            Ok(()) => slots.set(&name, SlotState::Spare),
             Err(_) => {
                 slots.files.retain(|s| s.name != name);
                 // Best effort: a leftover is removed, or made a spare, at the next open.
@@ -207,11 +214,11 @@ impl<D: Disk> Pool<D> {
         self.recycle_with(checkpoint_lsn, retention, || ())
     }
 
-    /// As [`Pool::recycle`]. Calls `on_freed` before it deletes a file: a reader that misses one of
+    /// As [`SegmentPool::recycle`]. Calls `on_freed` before it deletes a file: a reader that misses one of
     /// them learns from what the caller publishes there that the log begins later by now.
     ///
     /// # Errors
-    /// As [`Pool::recycle`].
+    /// As [`SegmentPool::recycle`].
     pub fn recycle_with(&self, checkpoint_lsn: Lsn, retention: Retention, on_freed: impl FnOnce()) -> Result<usize> {
         let (freed, surplus) = {
             let mut slots = self.lock();
@@ -219,11 +226,11 @@ impl<D: Disk> Pool<D> {
             let freed = slots.retire_below(retention, self.shape.segment_bytes());
             let mut surplus = Vec::new();
             while slots.spares() > slots.spares_max {
-                let Some(at) = slots.files.iter().rposition(|s| s.state == State::Spare) else {
+                let Some(at) = slots.files.iter().rposition(|s| s.state == SlotState::Spare) else {
                     break;
                 };
                 // It keeps its name until it is gone: one that is made meanwhile must not take it.
-                slots.files[at].state = State::Making;
+                slots.files[at].state = SlotState::Making;
                 surplus.push(slots.files[at].name.clone());
             }
             (freed, surplus)
@@ -237,7 +244,7 @@ impl<D: Disk> Pool<D> {
             let mut slots = self.lock();
             match failed {
                 Ok(()) => slots.files.retain(|slot| slot.name != *name),
-                Err(_) => slots.set(name, State::Spare),
+                Err(_) => slots.set(name, SlotState::Spare),
             }
         }
         failed?;
@@ -247,32 +254,32 @@ impl<D: Disk> Pool<D> {
         Ok(freed)
     }
 
-    /// As [`Pool::recycle_with`] at the same checkpoint as the last time: for those that have
+    /// As [`SegmentPool::recycle_with`] at the same checkpoint as the last time: for those that have
     /// become too old since.
     ///
     /// # Errors
-    /// As [`Pool::recycle`].
+    /// As [`SegmentPool::recycle`].
     pub fn expire(&self, retention: Retention, on_freed: impl FnOnce()) -> Result<usize> {
         self.recycle_with(Lsn::ZERO, retention, on_freed)
     }
 
     /// Gives the oldest segment that is kept for followers alone up, when the device is full: it
     /// becomes a spare, or with `delete` its room is given back. False if there is none. Calls
-    /// `on_freed` before it deletes the file, as [`Pool::recycle_with`] does.
+    /// `on_freed` before it deletes the file, as [`SegmentPool::recycle_with`] does.
     ///
     /// # Errors
     /// [`LogError::Io`] if it can't be deleted; it is a spare then.
     pub fn yield_kept(&self, delete: bool, on_freed: impl FnOnce()) -> Result<bool> {
         let name = {
             let mut slots = self.lock();
-            let oldest = |(_, slot): &(usize, &Slot)| slot.state.started().map(|started| started.number);
-            let kept = slots.files.iter().enumerate().filter(|(_, slot)| matches!(slot.state, State::Kept(_)));
+            let oldest = |(_, slot): &(usize, &SegmentSlot)| slot.state.started().map(|started| started.number);
+            let kept = slots.files.iter().enumerate().filter(|(_, slot)| matches!(slot.state, SlotState::Kept(_)));
             let Some((at, _)) = kept.min_by_key(oldest) else { return Ok(false) };
-            slots.files[at].state = State::Spare;
+            slots.files[at].state = SlotState::Spare;
             if !delete {
                 return Ok(true);
             }
-            slots.files[at].state = State::Making;
+            slots.files[at].state = SlotState::Making;
             slots.files[at].name.clone()
         };
         on_freed();
@@ -291,8 +298,10 @@ impl<D: Disk> Pool<D> {
             if slots.spares() < 2 {
                 return Ok(false);
             }
-            let Some(slot) = slots.files.iter_mut().rfind(|slot| slot.state == State::Spare) else { return Ok(false) };
-            slot.state = State::Making;
+            let Some(slot) = slots.files.iter_mut().rfind(|slot| slot.state == SlotState::Spare) else {
+                return Ok(false);
+            };
+            slot.state = SlotState::Making;
             slot.name.clone()
         };
         self.delete(&name)?;
@@ -306,7 +315,7 @@ impl<D: Disk> Pool<D> {
         match removed {
             Ok(()) => slots.files.retain(|slot| slot.name != name),
             Err(error) => {
-                slots.set(name, State::Spare);
+                slots.set(name, SlotState::Spare);
                 return Err(error);
             }
         }
@@ -318,10 +327,10 @@ impl<D: Disk> Pool<D> {
     #[must_use]
     pub fn stats(&self) -> PoolStats {
         let slots = self.lock();
-        let count = |of: fn(State) -> bool| slots.files.iter().filter(|slot| of(slot.state)).count();
+        let count = |of: fn(SlotState) -> bool| slots.files.iter().filter(|slot| of(slot.state)).count();
         PoolStats {
-            segments: count(|state| matches!(state, State::Live(_))),
-            kept: count(|state| matches!(state, State::Kept(_))),
+            segments: count(|state| matches!(state, SlotState::Live(_))),
+            kept: count(|state| matches!(state, SlotState::Kept(_))),
             spares: slots.spares(),
             bytes: slots.files.len() as u64 * self.shape.segment_bytes(),
             oldest: slots.files.iter().filter_map(|slot| slot.state.started()).map(|started| started.start).min(),
@@ -340,34 +349,34 @@ impl<D: Disk> Pool<D> {
     /// Takes a spare and a number above all existing ones for a new segment.
     pub(crate) fn take_spare(&self) -> Option<(String, SegmentNumber)> {
         let mut slots = self.lock();
-        let at = slots.files.iter().position(|s| s.state == State::Spare)?;
+        let at = slots.files.iter().position(|s| s.state == SlotState::Spare)?;
         slots.number_max.0 = slots.number_max.0.checked_add(1)?;
         // At the end of the list, so that after a failure another spare comes first.
         let mut slot = slots.files.remove(at);
-        slot.state = State::Taken;
+        slot.state = SlotState::Taken;
         let name = slot.name.clone();
         slots.files.push(slot);
         Some((name, slots.number_max))
     }
 
     /// The spare that was taken is a segment now, or a spare again.
-    pub(crate) fn give_back(&self, name: &str, started: Option<Started>) {
-        let state = started.map_or(State::Spare, State::Live);
+    pub(crate) fn give_back(&self, name: &str, started: Option<StartedSegment>) {
+        let state = started.map_or(SlotState::Spare, SlotState::Live);
         self.lock().set(name, state);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Slots> {
+    fn lock(&self) -> MutexGuard<'_, SegmentSlots> {
         // No critical section can panic half-way through a change, so a poisoned lock is as good.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Slots {
+impl SegmentSlots {
     fn spares(&self) -> usize {
-        self.files.iter().filter(|s| s.state == State::Spare).count()
+        self.files.iter().filter(|s| s.state == SlotState::Spare).count()
     }
 
-    fn set(&mut self, name: &str, state: State) {
+    fn set(&mut self, name: &str, state: SlotState) {
         if let Some(slot) = self.files.iter_mut().find(|s| s.name == name) {
             slot.state = state;
         }
@@ -378,14 +387,14 @@ impl Slots {
         let mut used: Vec<u32> = self.files.iter().filter_map(|s| slot_of(&s.name)).collect();
         used.sort_unstable();
         let slot = used.into_iter().fold(1, |free, used| if used == free { free + 1 } else { free });
-        self.files.push(Slot { name: slot_name(slot), state: State::Making });
+        self.files.push(SegmentSlot { name: slot_name(slot), state: SlotState::Making });
         slot
     }
 
     /// A segment's bytes count up to the lowest start among later segments. The newest never retires.
     fn retire_below(&mut self, retention: Retention, segment_bytes: u64) -> usize {
-        let with_index = |(index, slot): (usize, &Slot)| slot.state.started().map(|started| (started, index));
-        let mut live: Vec<(Started, usize)> = self.files.iter().enumerate().filter_map(with_index).collect();
+        let with_index = |(index, slot): (usize, &SegmentSlot)| slot.state.started().map(|started| (started, index));
+        let mut live: Vec<(StartedSegment, usize)> = self.files.iter().enumerate().filter_map(with_index).collect();
         live.sort_unstable_by_key(|(started, _)| started.number);
         let (now_ms, age_ms) = (now_ms(), u64::try_from(retention.age.as_millis()).unwrap_or(u64::MAX));
         let (mut freed, mut kept_bytes, mut is_over) = (0, 0, false);
@@ -398,10 +407,10 @@ impl Slots {
                 // What is older than one that is given up serves no follower: it could not read on.
                 is_over |= !keeps && !is_empty;
                 if is_empty || is_over {
-                    self.files[index].state = State::Spare;
+                    self.files[index].state = SlotState::Spare;
                     freed += 1;
                 } else {
-                    self.files[index].state = State::Kept(started);
+                    self.files[index].state = SlotState::Kept(started);
                     kept_bytes += segment_bytes;
                 }
             }

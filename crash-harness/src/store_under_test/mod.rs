@@ -7,10 +7,10 @@
 //! | [`kills`], [`cuts`], [`faults`], [`errors`] | processes that are killed, power that goes, syncs that fail, any call that fails |
 //! | [`untorn`] | untorn, in the place of one store among others |
 //!
-//! A store is added by implementing [`Subject`] and [`Store`], for example a file that is written anew and renamed for each batch:
+//! A store is added by implementing [`StoreUnderTest`] and [`Store`], for example a file that is written anew and renamed for each batch:
 //!
 //! ```
-//! use crash_harness::subject::{About, Change, Entries, Promise, Result, Store, Subject};
+//! use crash_harness::store_under_test::{About, Change, Entries, Promise, Result, Store, StoreUnderTest};
 //! use std::collections::BTreeMap;
 //! use std::fs::{self, File};
 //! use std::io::Write;
@@ -18,7 +18,7 @@
 //!
 //! struct OneFile;
 //!
-//! impl Subject for OneFile {
+//! impl StoreUnderTest for OneFile {
 //!     fn about(&self) -> About {
 //!         About {
 //!             name: "one-file",
@@ -176,7 +176,7 @@ pub struct Change {
 }
 
 /// A kind of store with its settings.
-pub trait Subject: Sync {
+pub trait StoreUnderTest: Sync {
     /// What it is, and promises.
     fn about(&self) -> About;
 
@@ -238,7 +238,7 @@ pub trait Store {
     }
 }
 
-/// The subject of this name.
-pub fn find<'a>(subjects: &[&'a dyn Subject], name: &str) -> Option<&'a dyn Subject> {
-    subjects.iter().copied().find(|subject| subject.about().name == name)
+/// The store under test of this name.
+pub fn find<'a>(tested_stores: &[&'a dyn StoreUnderTest], name: &str) -> Option<&'a dyn StoreUnderTest> {
+    tested_stores.iter().copied().find(|tested| tested.about().name == name)
 }

@@ -7,12 +7,12 @@
 use super::cuts::{ENOUGH, rounds, unfinished};
 use super::judge;
 use super::kills::{checked, replay};
-use super::{Subject, work};
+use super::{StoreUnderTest, work};
 use crate::context::Context;
 use crate::inject::{Effect, Fault, Injector, Site, Span};
 use crate::limits::HANGS;
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
-use crate::{role, victim};
+use crate::{instrumented, role};
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::collections::BTreeMap;
@@ -23,15 +23,15 @@ use std::process::Command;
 const BATCHES: &str = "40";
 
 /// Failing calls until the time is up.
-pub fn run(context: &Context, subject: &dyn Subject, outcome: &mut Outcome) {
-    let name = subject.about().name;
+pub fn run(context: &Context, tested: &dyn StoreUnderTest, outcome: &mut Outcome) {
+    let name = tested.about().name;
     let path = context.place_in_memory(&format!("{name}-counted"));
-    let counted = write(subject, &path, None, outcome);
-    remove(subject, &path);
+    let counted = write(tested, &path, None, outcome);
+    remove(tested, &path);
     let sites: Vec<(Site, u64)> = match counted {
         Ok(Some(written)) => written.counts.into_iter().collect(),
         Ok(None) => return,
-        Err(finding) => return outcome.violated(finding, name, replay(context, "errors", subject, name)),
+        Err(finding) => return outcome.violated(finding, name, replay(context, "errors", tested, name)),
     };
     let mut hits: BTreeMap<String, u64> = sites.iter().map(|(site, _)| (site.to_string(), 0)).collect();
     for round in rounds(context, name) {
@@ -41,8 +41,8 @@ pub fn run(context: &Context, subject: &dyn Subject, outcome: &mut Outcome) {
         }
         let fault = chosen(&sites, &mut context.random(round));
         let path = context.place_in_memory(&format!("{name}-{round}"));
-        let done = write(subject, &path, Some(&fault), outcome);
-        remove(subject, &path);
+        let done = write(tested, &path, Some(&fault), outcome);
+        remove(tested, &path);
         // Real processes never make the very same calls twice.
         let has_come = !matches!(&done, Ok(Some(Written { fired: 0, .. }) | None));
         if has_come {
@@ -55,15 +55,15 @@ pub fn run(context: &Context, subject: &dyn Subject, outcome: &mut Outcome) {
             outcome.violated(
                 finding,
                 &format!("{name}:{round}, {fault}"),
-                replay(context, "errors", subject, &format!("{name}:{round}")),
+                replay(context, "errors", tested, &format!("{name}:{round}")),
             );
         }
     }
     outcome.coverage.push(Coverage { of: "calls that failed".into(), hits: hits.into_iter().collect() });
 }
 
-fn remove(subject: &dyn Subject, path: &Path) {
-    subject.end(path);
+fn remove(tested: &dyn StoreUnderTest, path: &Path) {
+    tested.end(path);
     let _ = std::fs::remove_dir_all(path);
 }
 
@@ -92,13 +92,13 @@ struct Written {
 
 /// A writer to which this happens, and the check afterwards; none if nothing can be traced here.
 fn write(
-    subject: &dyn Subject,
+    tested: &dyn StoreUnderTest,
     path: &Path,
     fault: Option<&Fault>,
     outcome: &mut Outcome,
 ) -> Result<Option<Written>, Finding> {
-    let about = subject.about();
-    let mut command = Command::new(victim::own());
+    let about = tested.about();
+    let mut command = Command::new(instrumented::own());
     command.args(["role", "subject-writer"]).arg(path).args([about.name, "w0", BATCHES, "stubborn"]);
     let started = Injector::new(path, fault.cloned()).and_then(|injector| {
         let writer = injector.spawn("writer", command)?;
@@ -117,7 +117,7 @@ fn write(
     let lines = writer.lines();
     let written = Written { counts: injector.counts(), fired: injector.fired() };
     let crashed = injector.ended().into_iter().find(|process| process.crashed());
-    subject.end(path);
+    tested.end(path);
     drop(writer);
     drop(injector);
     if ended.is_none() {
@@ -141,11 +141,11 @@ fn write(
         let count = lines.iter().filter(|line| line.starts_with(what)).count();
         *outcome.figures.entry(name.into()).or_default() += count as f64;
     }
-    let told = work::told("w0", &lines);
-    match checked(subject, path, "close") {
+    let acknowledged = work::acknowledged("w0", &lines);
+    match checked(tested, path, "close") {
         // Calls that go on failing may cost what no sync had covered, as a power cut does: no store here promises more.
-        Ok(found) => drop(judge::kept(&found.there, &told, about.after_cut)?),
-        Err(finding) if told.is_empty() && finding.kind == Kind::Misbehaved => {
+        Ok(found) => drop(judge::kept(&found.there, &acknowledged, about.after_cut)?),
+        Err(finding) if acknowledged.is_empty() && finding.kind == Kind::Misbehaved => {
             let fault = fault.map(ToString::to_string).unwrap_or_default();
             unfinished(outcome, &format!("{}: {fault}: {}", about.name, finding.what));
         }

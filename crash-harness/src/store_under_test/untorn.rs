@@ -1,6 +1,6 @@
-//! untorn as a subject: the same runs that try other stores try it, so that the rows of a table say the same.
+//! untorn as a store under test: the same runs that try other stores try it, so that the rows of a table say the same.
 
-use super::{About, Change, Entries, Failure, Promise, Result, Subject};
+use super::{About, Change, Entries, Failure, Promise, Result, StoreUnderTest};
 use crate::{process, workload};
 use std::path::Path;
 use std::time::Duration;
@@ -12,7 +12,7 @@ pub struct Untorn {
     pub durable: bool,
 }
 
-impl Subject for Untorn {
+impl StoreUnderTest for Untorn {
     fn about(&self) -> About {
         About {
             name: if self.durable { "untorn" } else { "untorn-visible" },

@@ -1,83 +1,83 @@
-//! The processes of one scene, all of them watched, the loggers that they start too: who says what, who ends how.
+//! The processes of one scenario, all of them watched, the loggers that they start too: who says what, who ends how.
 
-use super::told;
+use super::acknowledged;
 use crate::inject::{Ended, Injector, Traced};
 use crate::limits::HANGS;
-use crate::oracle::Told;
+use crate::oracle::Acknowledged;
 use crate::outcome::{Finding, Kind};
 use crate::process::kill_loggers;
-use crate::{role, victim};
+use crate::{instrumented, role};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Why a scene did not come to its good end.
-pub(super) enum Trouble {
+/// Why a scenario did not come to its good end.
+pub(super) enum ScenarioFailure {
     /// This machine does not let it be played.
     Skipped(String),
     /// Something is violated.
     Found(Finding),
 }
 
-impl From<Finding> for Trouble {
-    fn from(finding: Finding) -> Trouble {
-        Trouble::Found(finding)
+impl From<Finding> for ScenarioFailure {
+    fn from(finding: Finding) -> ScenarioFailure {
+        ScenarioFailure::Found(finding)
     }
 }
 
-/// What becomes of a scene.
-pub(super) type Played<T> = Result<T, Trouble>;
+/// What becomes of a scenario.
+pub(super) type ScenarioResult<T> = Result<T, ScenarioFailure>;
 
 /// A violation.
-pub(super) fn found<T>(kind: Kind, what: impl Into<String>) -> Played<T> {
-    Err(Trouble::Found(Finding::new(kind, what)))
+pub(super) fn found<T>(kind: Kind, what: impl Into<String>) -> ScenarioResult<T> {
+    Err(ScenarioFailure::Found(Finding::new(kind, what)))
 }
 
-/// The processes of a scene.
-pub(super) struct Cast {
+/// The processes of a scenario.
+pub(super) struct ScenarioProcesses {
     path: PathBuf,
     injector: Injector,
-    players: Vec<(String, Traced)>,
+    processes: Vec<(String, Traced)>,
 }
 
-impl Cast {
+impl ScenarioProcesses {
     /// Nobody yet, about the store at `path`.
-    pub(super) fn new(path: &Path) -> Played<Cast> {
-        let injector = Injector::new(path, None).map_err(Trouble::Skipped)?;
-        Ok(Cast { path: path.into(), injector, players: Vec::new() })
+    pub(super) fn new(path: &Path) -> ScenarioResult<ScenarioProcesses> {
+        let injector = Injector::new(path, None).map_err(ScenarioFailure::Skipped)?;
+        Ok(ScenarioProcesses { path: path.into(), injector, processes: Vec::new() })
     }
 
     /// Starts a process in a role. Its number in the cast.
-    pub(super) fn start(&mut self, name: &str, role: &str, arguments: &[&str]) -> Played<usize> {
-        let mut command = Command::new(victim::own());
+    pub(super) fn start(&mut self, name: &str, role: &str, arguments: &[&str]) -> ScenarioResult<usize> {
+        let mut command = Command::new(instrumented::own());
         command.args(["role", role]).arg(&self.path).args(arguments).stdin(Stdio::null()).stderr(Stdio::null());
-        let player = self.injector.spawn(name, command).map_err(Trouble::Skipped)?;
-        self.players.push((name.to_string(), player));
-        Ok(self.players.len() - 1)
+        let process = self.injector.spawn(name, command).map_err(ScenarioFailure::Skipped)?;
+        self.processes.push((name.to_string(), process));
+        Ok(self.processes.len() - 1)
     }
 
-    /// The name of a player.
-    pub(super) fn name(&self, player: usize) -> String {
-        self.players[player].0.clone()
+    /// The name of a process.
+    pub(super) fn name(&self, process: usize) -> String {
+        self.processes[process].0.clone()
     }
 
-    /// All that a player has said so far.
-    pub(super) fn lines(&self, player: usize) -> Vec<String> {
-        self.players[player].1.lines()
+    /// All that a process has said so far.
+    pub(super) fn lines(&self, process: usize) -> Vec<String> {
+        self.processes[process].1.lines()
     }
 
-    /// How many lines that begin so a player has said.
-    pub(super) fn count(&self, player: usize, what: &str) -> usize {
-        self.players[player].1.lines().iter().filter(|line| line.starts_with(what)).count()
+    /// How many lines that begin so a process has said.
+    pub(super) fn count(&self, process: usize, what: &str) -> usize {
+        self.processes[process].1.lines().iter().filter(|line| line.starts_with(what)).count()
     }
 
-    /// Waits until a player has said so many lines that begin so.
-    pub(super) fn wait_for(&mut self, player: usize, what: &str, count: usize) -> Played<()> {
+    /// Waits until a process has said so many lines that begin so.
+    pub(super) fn wait_for(&mut self, process: usize, what: &str, count: usize) -> ScenarioResult<()> {
         let start = Instant::now();
-        while self.count(player, what) < count {
+        while self.count(process, what) < count {
             self.check()?;
-            let (name, traced) = &mut self.players[player];
+            let (name, traced) = &mut self.processes[process];
             // When its end is known, all that it said is heard.
             let has_ended = traced.wait(Duration::from_millis(2)).is_some();
             let said = traced.lines();
@@ -96,9 +96,9 @@ impl Cast {
         Ok(())
     }
 
-    /// Waits for the end of a player; how it ended.
-    pub(super) fn wait(&mut self, player: usize, time: Duration) -> Played<std::process::ExitStatus> {
-        let (name, traced) = &mut self.players[player];
+    /// Waits for the end of a process; how it ended.
+    pub(super) fn wait(&mut self, process: usize, time: Duration) -> ScenarioResult<std::process::ExitStatus> {
+        let (name, traced) = &mut self.processes[process];
         match traced.wait(time) {
             Some(status) => Ok(status),
             None => {
@@ -116,8 +116,8 @@ impl Cast {
     }
 
     /// Nobody has found anything, and nobody has crashed.
-    pub(super) fn check(&self) -> Played<()> {
-        for (name, traced) in &self.players {
+    pub(super) fn check(&self) -> ScenarioResult<()> {
+        for (name, traced) in &self.processes {
             let lines = traced.lines();
             if let Some(finding) = lines.iter().find_map(|line| role::finding(line)) {
                 let last = lines.iter().rev().take(6).cloned().collect::<Vec<_>>().join("; ");
@@ -132,19 +132,19 @@ impl Cast {
 
     fn obituary(&self, ended: &Ended) -> String {
         let note = std::fs::read_to_string(self.path.join("logger.panic")).unwrap_or_default();
-        let name = self.players.iter().find(|(_, traced)| traced.pid() == ended.pid);
+        let name = self.processes.iter().find(|(_, traced)| traced.pid() == ended.pid);
         let name = name.map_or(&*ended.who, |(name, _)| name);
         let signal = ended.status.signal().map_or(String::new(), |signal| format!(" (signal {signal})"));
         format!("{name} ended by itself: {}{signal} {}", ended.status, note.trim())
     }
 
     /// Everybody is killed. What they were told.
-    pub(super) fn end(mut self) -> Played<Vec<(String, Told)>> {
-        for (_, traced) in &mut self.players {
+    pub(super) fn end(mut self) -> ScenarioResult<Vec<(String, Acknowledged)>> {
+        for (_, traced) in &mut self.processes {
             traced.kill();
         }
         kill_loggers(&self.path);
         self.check()?;
-        Ok(self.players.iter().map(|(name, traced)| (name.clone(), told::by(&traced.lines()))).collect())
+        Ok(self.processes.iter().map(|(name, traced)| (name.clone(), acknowledged::by(&traced.lines()))).collect())
     }
 }

@@ -1,7 +1,7 @@
 //! Changing one entry of a page in place.
 //!
 //! These functions rely on the page being sound: the caller has parsed and audited it when it made it its own.
-//! What does not fit is refused, with nothing changed; `items` then rebuilds the page.
+//! What does not fit is refused, with nothing changed; `rebuild` then rebuilds the page.
 
 use crate::Result;
 use crate::btree::node::{
@@ -51,16 +51,16 @@ pub(crate) fn write_slot(body: &mut [u8], at: usize, slot_len: usize, slot: Slot
     set_u16(body, at, slot.offset as u16);
     set_u16(body, at + 2, slot.suffix_len as u16);
     if slot_len == LEAF_SLOT_LEN {
-        set_u16(body, at + 4, slot.more as u16);
+        set_u16(body, at + 4, slot.data as u16);
     } else {
-        set_u32(body, at + 4, slot.more);
+        set_u32(body, at + 4, slot.data);
     }
 }
 
 /// Writes the record that ends at `end`; returns where it starts.
-pub(crate) fn write_record(body: &mut [u8], end: usize, lead: &[u8], rest: &[u8], tail: &[u8]) -> usize {
+pub(crate) fn write_record(body: &mut [u8], end: usize, version: &[u8], rest: &[u8], tail: &[u8]) -> usize {
     let mut at = end;
-    for part in [tail, rest, lead] {
+    for part in [tail, rest, version] {
         at -= part.len();
         body[at..at + part.len()].copy_from_slice(part);
     }
@@ -79,7 +79,7 @@ pub(crate) fn insert(body: &mut [u8], id: PageId, index: usize, key: &[u8], payl
     let mut layout = Layout::of(&node);
     let Layout { heads, slots, slot_len, count, .. } = layout;
     let rest = suffix.get(HEAD_LEN..).unwrap_or(&[]);
-    let record_len = payload.lead.len() + rest.len() + payload.tail.len();
+    let record_len = payload.version.len() + rest.len() + payload.value.len();
     if node.arrays_end() + HEAD_LEN + slot_len + record_len > layout.heap_start {
         return Ok(false);
     }
@@ -88,9 +88,9 @@ pub(crate) fn insert(body: &mut [u8], id: PageId, index: usize, key: &[u8], payl
     body.copy_within(slots..slots + index * slot_len, slots + HEAD_LEN);
     body.copy_within(heads + index * HEAD_LEN..slots, heads + (index + 1) * HEAD_LEN);
     set_u64(body, heads + index * HEAD_LEN, head_of(suffix));
-    layout.heap_start = write_record(body, layout.heap_start, payload.lead, rest, payload.tail);
+    layout.heap_start = write_record(body, layout.heap_start, payload.version, rest, payload.value);
     let offset = if record_len == 0 { 0 } else { layout.heap_start };
-    let slot = Slot { offset, suffix_len: suffix.len(), more: payload.slot };
+    let slot = Slot { offset, suffix_len: suffix.len(), data: payload.slot_data };
     write_slot(body, slots + HEAD_LEN + index * slot_len, slot_len, slot);
     layout.count += 1;
     layout.store(body);
@@ -127,16 +127,16 @@ pub(crate) fn remove(body: &mut [u8], id: PageId, index: usize) -> Result<()> {
 pub(crate) fn overwrite(body: &mut [u8], id: PageId, index: usize, payload: Payload<'_>) -> Result<bool> {
     let node = Node::parse(body, id)?;
     let slot = node.slot(index);
-    let old_len = node.payload(index)?.tail.len();
-    let Some(saved) = old_len.checked_sub(payload.tail.len()) else {
+    let old_len = node.payload(index)?.value.len();
+    let Some(saved) = old_len.checked_sub(payload.value.len()) else {
         return Ok(false);
     };
     let mut layout = Layout::of(&node);
-    let tail = slot.offset + VERSION_LEN + slot.rest_len();
-    body[slot.offset..slot.offset + VERSION_LEN].copy_from_slice(payload.lead);
-    body[tail..tail + payload.tail.len()].copy_from_slice(payload.tail);
+    let value_at = slot.offset + VERSION_LEN + slot.rest_len();
+    body[slot.offset..slot.offset + VERSION_LEN].copy_from_slice(payload.version);
+    body[value_at..value_at + payload.value.len()].copy_from_slice(payload.value);
     let at = layout.slots + index * layout.slot_len;
-    write_slot(body, at, layout.slot_len, Slot { more: payload.slot, ..slot });
+    write_slot(body, at, layout.slot_len, Slot { data: payload.slot_data, ..slot });
     layout.garbage += saved;
     layout.store(body);
     Ok(true)

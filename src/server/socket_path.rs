@@ -6,10 +6,10 @@
 use crate::files::descriptor::{Descriptor, FileId};
 use crate::files::dir::Dir;
 use crate::server::access;
-use crate::server::policy::{Fault, Policy, Principal};
+use crate::server::policy::{Policy, PolicyFault, Principal};
 use crate::shared::memory::private::Private;
 use crate::shared::socket;
-use crate::shared::socket::Stream;
+use crate::shared::socket::SocketStream;
 use crate::{Error, Result};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs;
@@ -26,27 +26,27 @@ use std::time::{Duration, Instant};
 use untorn_wal::files;
 
 /// The socket's name in the store's directory.
-pub(super) const SOCKET: &str = "logger.sock";
+pub(super) const SOCKET_NAME: &str = "logger.sock";
 /// Where it is noted that there is no socket, and why.
-pub(super) const NOTE: &str = "logger.note";
-const NEW: &str = ".new";
+pub(super) const ERROR_FILE: &str = "logger.note";
+const UNBOUND_SUFFIX: &str = ".new";
 
 /// A socket that clients can connect to.
-pub(super) struct Place {
+pub(super) struct BoundSocket {
     listener: Private,
     dir: Descriptor,
     name: String,
     id: FileId,
 }
 
-impl Place {
+impl BoundSocket {
     /// Makes the socket where the policy wants it.
-    pub(super) fn take(store: &Dir, policy: &Policy) -> Result<Place> {
+    pub(super) fn bind(store: &Dir, policy: &Policy) -> Result<BoundSocket> {
         let (dir, name) = match &policy.socket {
-            None => (open_dir(store)?, SOCKET.to_string()),
-            Some(path) => elsewhere(path)?,
+            None => (open_dir(store)?, SOCKET_NAME.to_string()),
+            Some(path) => outside_store(path)?,
         };
-        let making = format!("{name}{NEW}");
+        let making = format!("{name}{UNBOUND_SUFFIX}");
         remove_socket(&dir, &making)?;
         let listener = socket::bind(dir.as_fd(), &making).map_err(Error::io(format!("bind of {making}")))?;
         let made = (|| {
@@ -69,7 +69,7 @@ impl Place {
         match made {
             Ok(id) => {
                 let dir = Descriptor::new(dir).map_err(Error::io("stat of the socket's directory"))?;
-                Ok(Place { listener, dir, name, id })
+                Ok(BoundSocket { listener, dir, name, id })
             }
             Err(errno) => {
                 let _ = fs::unlinkat(&dir, &making, AtFlags::empty());
@@ -79,7 +79,7 @@ impl Place {
     }
 
     /// The next client, if one comes within that time.
-    pub(super) fn next_client(&self, time: Duration) -> io::Result<Option<Stream>> {
+    pub(super) fn next_client(&self, time: Duration) -> io::Result<Option<SocketStream>> {
         let listening = self.listener.get()?;
         if !socket::wait_for(&mut [PollFd::new(&listening, PollFlags::IN)], Some(Instant::now() + time))? {
             return Ok(None);
@@ -117,7 +117,7 @@ fn open_dir(store: &Dir) -> Result<OwnedFd> {
 }
 
 /// The directory and name of a socket that is not in the store's directory.
-fn elsewhere(path: &Path) -> Result<(OwnedFd, String)> {
+fn outside_store(path: &Path) -> Result<(OwnedFd, String)> {
     let names = path.parent().zip(path.file_name().and_then(|name| name.to_str()));
     let (parent, name) = names.ok_or_else(|| Error::Invalid { what: format!("{} names no file", path.display()) })?;
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
@@ -148,42 +148,42 @@ fn remove_socket(dir: &OwnedFd, name: &str) -> Result<()> {
 }
 
 /// Notes in the store's directory why there is no socket, or that there is one.
-pub(super) fn note(store: &Dir, problem: Option<&str>) {
+pub(super) fn write_error_file(store: &Dir, problem: Option<&str>) {
     let Some(problem) = problem else {
-        let _ = store.remove_file(NOTE);
+        let _ = store.remove_file(ERROR_FILE);
         return;
     };
     // Where nothing can be written, nothing can be noted.
-    if let Ok(mut file) = store.make_file(NOTE) {
+    if let Ok(mut file) = store.make_file(ERROR_FILE) {
         let _ = writeln!(file, "There is no socket for message-passing clients: {problem}");
     }
 }
 
 /// Tells one state of the access file from another.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(super) struct FileStamp {
     id: FileId,
     size: i64,
     changed: (i64, i64),
 }
 
-impl Stamp {
+impl FileStamp {
     /// That of the file as it is now; `None` if there is none, or none that can be looked at.
-    pub(super) fn now(store: &Dir) -> Option<Stamp> {
+    pub(super) fn now(store: &Dir) -> Option<FileStamp> {
         store
             .with_fd(|fd| Ok(fs::statat(fd, access::NAME, AtFlags::SYMLINK_NOFOLLOW).ok()))
             .ok()
             .flatten()
-            .map(Stamp::of)
+            .map(FileStamp::of)
     }
 
-    fn of(stat: Stat) -> Stamp {
+    fn of(stat: Stat) -> FileStamp {
         let id = (stat.st_dev, stat.st_ino);
-        Stamp { id, size: stat.st_size, changed: (stat.st_ctime, stat.st_ctime_nsec as i64) }
+        FileStamp { id, size: stat.st_size, changed: (stat.st_ctime, stat.st_ctime_nsec as i64) }
     }
 
     /// Whether a later change is sure to show: clocks of files are coarse.
-    pub(super) fn is_settled(&self) -> bool {
+    pub(super) fn is_stable(&self) -> bool {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
         now.tv_sec.saturating_sub(self.changed.0).unsigned_abs() >= 2
     }
@@ -192,7 +192,7 @@ impl Stamp {
 /// The policy as the access file says it. The owner is this process's user, whatever becomes of the directory.
 pub(super) fn read_policy(store: &Dir) -> Result<Policy> {
     let owner = Principal::of_this_process();
-    let whole = |what: String| Policy::faulty(owner, Fault { line: 0, what });
+    let whole = |what: String| Policy::faulty(owner, PolicyFault { line: 0, what });
     let file = match store.with_fd(|fd| Ok(files::open_file(fd, access::NAME, false)))? {
         Ok(file) => std::fs::File::from(file),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Policy::of_owner(owner)),

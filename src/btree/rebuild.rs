@@ -7,15 +7,15 @@
 use crate::btree::node::{
     GARBAGE_AT, HEAD_LEN, HEAP_START_AT, Node, PREFIX_LEN_AT, Payload, RESERVED_AT, Slot, VERSION_LEN, head_of, padded,
 };
-use crate::btree::patch::{slot_len, write_record, write_slot};
-use crate::files::page::{CHECKSUM_LEN, HEADER_LEN, Header, PageKind, set_u16, set_u64};
+use crate::btree::node_mut::{slot_len, write_record, write_slot};
+use crate::files::page::{CHECKSUM_LEN, HEADER_LEN, PageHeader, PageKind, set_u16, set_u64};
 use crate::ids::PageId;
 use crate::{Result, TxnId};
 use std::ops::Range;
 
-/// One entry; key and record bytes stand one after the other in `Items::bytes`.
+/// One entry; key and record bytes stand one after the other in `EntryList::bytes`.
 #[derive(Clone, Copy)]
-struct Item {
+struct EntryBytes {
     at: usize,
     key_len: usize,
     /// Record bytes besides the rest of the key.
@@ -24,34 +24,34 @@ struct Item {
 }
 
 /// Entries in order, independent of any page.
-pub(crate) struct Items {
+pub(crate) struct EntryList {
     level: u8,
     bytes: Vec<u8>,
-    list: Vec<Item>,
+    list: Vec<EntryBytes>,
     /// Length of the prefix in the page that was read first.
     prefix_len: usize,
 }
 
 /// What a page built from items is to be.
 #[derive(Clone, Copy)]
-pub(crate) struct Identity {
+pub(crate) struct NodeIdentity {
     pub(crate) id: PageId,
-    pub(crate) birth: TxnId,
+    pub(crate) created_txn: TxnId,
     /// Child 0 of a branch.
     pub(crate) first_child: PageId,
 }
 
-impl Items {
-    pub(crate) fn new(level: u8) -> Items {
-        Items { level, bytes: Vec::new(), list: Vec::new(), prefix_len: 0 }
+impl EntryList {
+    pub(crate) fn new(level: u8) -> EntryList {
+        EntryList { level, bytes: Vec::new(), list: Vec::new(), prefix_len: 0 }
     }
 
     /// Takes over the entries of a page, with room for one more.
     ///
     /// # Errors
     /// `Corrupt` if an entry lies outside the page.
-    pub(crate) fn read(node: &Node<'_>) -> Result<Items> {
-        let mut items = Items::new(node.level);
+    pub(crate) fn read(node: &Node<'_>) -> Result<EntryList> {
+        let mut items = EntryList::new(node.level);
         items.prefix_len = node.prefix().len();
         items.append(node)?;
         Ok(items)
@@ -81,11 +81,11 @@ impl Items {
     }
 
     /// Adds what belongs to the key that was written at `at`.
-    fn finish(&mut self, at: usize, payload: Payload<'_>) -> Item {
+    fn finish(&mut self, at: usize, payload: Payload<'_>) -> EntryBytes {
         let key_len = self.bytes.len() - at;
-        self.bytes.extend_from_slice(payload.lead);
-        self.bytes.extend_from_slice(payload.tail);
-        Item { at, key_len, data_len: payload.lead.len() + payload.tail.len(), slot: payload.slot }
+        self.bytes.extend_from_slice(payload.version);
+        self.bytes.extend_from_slice(payload.value);
+        EntryBytes { at, key_len, data_len: payload.version.len() + payload.value.len(), slot: payload.slot_data }
     }
 
     pub(crate) fn remove(&mut self, range: Range<usize>) {
@@ -152,16 +152,16 @@ impl Items {
     }
 
     /// Writes a page of these entries, which fit with this prefix. All bytes of the body are written.
-    pub(crate) fn write(&self, range: Range<usize>, prefix_len: usize, body: &mut [u8], identity: Identity) {
+    pub(crate) fn write(&self, range: Range<usize>, prefix_len: usize, body: &mut [u8], identity: NodeIdentity) {
         let count = range.len();
         let slot_len = slot_len(self.level);
-        let lead_len = if self.level == 0 { VERSION_LEN } else { 0 };
-        Header {
+        let version_len = if self.level == 0 { VERSION_LEN } else { 0 };
+        PageHeader {
             kind: if self.level == 0 { PageKind::Leaf } else { PageKind::Branch },
             level: self.level,
             count: count as u16,
             page: identity.id,
-            birth: identity.birth,
+            created_txn: identity.created_txn,
             pages: 1,
             link: identity.first_child,
             extra: 0,
@@ -178,11 +178,11 @@ impl Items {
             let (key, data) = self.bytes[item.at..item.at + item.key_len + item.data_len].split_at(item.key_len);
             let suffix = key.get(prefix_len..).unwrap_or(&[]);
             let rest = suffix.get(HEAD_LEN..).unwrap_or(&[]);
-            let (lead, tail) = data.split_at(lead_len);
+            let (version, tail) = data.split_at(version_len);
             set_u64(body, heads + index * HEAD_LEN, head_of(suffix));
-            let start = write_record(body, heap_start, lead, rest, tail);
+            let start = write_record(body, heap_start, version, rest, tail);
             let offset = if start == heap_start { 0 } else { start };
-            let slot = Slot { offset, suffix_len: suffix.len(), more: item.slot };
+            let slot = Slot { offset, suffix_len: suffix.len(), data: item.slot };
             write_slot(body, slots + index * slot_len, slot_len, slot);
             heap_start = start;
         }

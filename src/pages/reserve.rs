@@ -18,16 +18,16 @@
 //! tail: a transaction that streams has published frames already, and its commit makes them count.
 //!
 //! **The reserve.** A store that is full of records gets room by deletes only, and a delete copies pages before it frees any. So
-//! transactions that make the store larger leave some pages to those that don't, and these a few to recovery ([`Share`]).
+//! transactions that make the store larger leave some pages to those that don't, and these a few to recovery ([`SpaceQuota`]).
 
 use crate::files::page::queue_capacity;
 use crate::files::slot::{QueueKind, SlotImage};
-use crate::pages::{queue, runs};
-use crate::participant::engine::{Engine, RECHECK, now_ns};
+use crate::pages::{extents, queue};
+use crate::participant::engine::{Engine, LOGGER_RECHECK_INTERVAL, now_ns};
 use crate::shared::memory::arena::{Arena, Pages};
 use crate::shared::protocols::atomic::{Native, Word64};
-use crate::shared::protocols::waiter;
-use crate::shared::protocols::waiter::Ended;
+use crate::shared::protocols::event_count;
+use crate::shared::protocols::event_count::WaitError;
 use crate::{Error, Result, TxnId};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -43,11 +43,11 @@ const DELETE_PAGES: u64 = 192;
 const DELETE_PAGES_MIN: u64 = 8;
 
 /// A snapshot that holds so many pages is named as what holds the space.
-const HELD_MIN: u64 = 16;
+const PINNED_PAGES_MIN: u64 = 16;
 
 /// How much of the store's space a transaction may use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Share {
+pub(crate) enum SpaceQuota {
     /// It may make the store larger: it leaves pages for deletes.
     Growing,
     /// So far it deletes only: it leaves pages for recovery.
@@ -58,17 +58,17 @@ pub(crate) enum Share {
     All,
 }
 
-impl Share {
+impl SpaceQuota {
     /// The pages that a transaction leaves, in a store with this many pages in use and room for `most`.
     ///
     /// Of a large store, also one page for each page full of entries: what drops a keyspace of that size needs for the queues.
-    pub(crate) fn leaves(self, page_size: usize, high_water: u32, most: u64) -> u64 {
+    pub(crate) fn reserved_pages(self, page_size: usize, high_water: u32, most: u64) -> u64 {
         let recovery = RECOVERY_PAGES.min(most / 16);
         let used = u64::from(high_water);
         match self {
-            Share::All => 0,
-            Share::Shrinking | Share::Reserved => recovery,
-            Share::Growing => {
+            SpaceQuota::All => 0,
+            SpaceQuota::Shrinking | SpaceQuota::Reserved => recovery,
+            SpaceQuota::Growing => {
                 let deletes = (used / 2).clamp(DELETE_PAGES_MIN, DELETE_PAGES).min(most / 16);
                 recovery + deletes + used / u64::from(queue_capacity(page_size))
             }
@@ -98,7 +98,7 @@ pub(crate) fn start(engine: &Engine, image: &SlotImage, position: Lsn) {
 
 /// Why a writer wants a checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Wanted {
+pub(crate) enum Shortage {
     Pages,
     Log,
 }
@@ -108,26 +108,26 @@ pub(crate) enum Wanted {
 ///
 /// # Errors
 /// Those of the checkpoint; [`Error::LoggerStalled`] if the logger makes no progress.
-pub(crate) fn checkpoint(engine: &Engine, base: &SlotImage, from: Lsn, wanted: Wanted) -> Result<bool> {
+pub(crate) fn checkpoint(engine: &Engine, base: &SlotImage, from: Lsn, shortage: Shortage) -> Result<bool> {
     let words = &engine.control.fixed().checkpoint;
     let failures = words.failures.load(Ordering::SeqCst);
     if !engine.runs_checkpoint() {
         let moved = from.0 > words.finished_lsn.load(Ordering::Acquire);
         let is_new = base.txn != TxnId::from_u64(words.finished.load(Ordering::Acquire));
-        let sets_free = is_new || (moved && wanted == Wanted::Log);
+        let sets_free = is_new || (moved && shortage == Shortage::Log);
         if !sets_free {
             return Ok(false);
         }
         start(engine, base, from);
     }
     let background = &engine.control.fixed().logger.background;
-    waiter::ring_always::<Native>(background);
+    event_count::notify_always::<Native>(background);
     let start = Instant::now();
     let mut watch = engine.watch_logger();
-    let ended = waiter::wait_until::<Native, _, _>(
-        &words.bell,
+    let ended = event_count::wait_until::<Native, _, _>(
+        &words.event,
         None,
-        RECHECK,
+        LOGGER_RECHECK_INTERVAL,
         || {
             if !engine.runs_checkpoint() {
                 return Some(Ok(true));
@@ -139,72 +139,72 @@ pub(crate) fn checkpoint(engine: &Engine, base: &SlotImage, from: Lsn, wanted: W
         },
         || {
             watch.check(engine, start)?;
-            waiter::ring::<Native>(background);
+            event_count::notify::<Native>(background);
             Ok(())
         },
     );
     match ended {
         Ok(found) => found,
-        Err(Ended::Stopped(error)) => Err(error),
-        Err(Ended::DeadlinePassed) => unreachable!("there is no deadline"),
+        Err(WaitError::Stopped(error)) => Err(error),
+        Err(WaitError::TimedOut) => unreachable!("there is no deadline"),
     }
 }
 
 /// How many pages in the queue of pinned pages of this image are held by these pins, which ascend.
-pub(crate) fn held_in(pages: &Pages<'_>, arena: &Arena, image: &SlotImage, pins: &[TxnId]) -> Result<u64> {
-    let mut held = 0;
+pub(crate) fn count_pinned(pages: &Pages<'_>, arena: &Arena, image: &SlotImage, pins: &[TxnId]) -> Result<u64> {
+    let mut pinned = 0;
     let state = image.queues[QueueKind::Pinned as usize];
     queue::walk(pages, arena, &state, &mut |_, _| Ok(()), &mut |entry| {
-        let first = pins.partition_point(|pin| *pin < entry.birth);
-        held += u64::from(pins.get(first).is_some_and(|pin| *pin < entry.freed));
+        let first = pins.partition_point(|pin| *pin < entry.created_txn);
+        pinned += u64::from(pins.get(first).is_some_and(|pin| *pin < entry.freed_txn));
         Ok(())
     })?;
-    Ok(held)
+    Ok(pinned)
 }
 
 /// A snapshot that is open.
-struct Holder {
+struct OpenSnapshot {
     txn: TxnId,
     pid: u64,
     age: Option<Duration>,
-    held: u64,
+    pinned: u64,
 }
 
 /// What holds a good part of the free pages of this image back, if a snapshot does: the text of an error. The caller holds the writer lock.
 ///
 /// # Errors
 /// [`Error::Corrupt`] for a damaged queue or table.
-pub(crate) fn holder(engine: &Engine, image: &SlotImage) -> Result<Option<String>> {
+pub(crate) fn pinning_snapshot(engine: &Engine, image: &SlotImage) -> Result<Option<String>> {
     let now = now_ns();
-    let mut holders = Vec::new();
+    let mut snapshots = Vec::new();
     engine.control.for_each_reader(|_, slot| {
         if let Some(txn) = slot.pinned() {
             let age = slot.pinned_since(txn).map(|since| Duration::from_nanos(now.saturating_sub(since)));
-            holders.push(Holder { txn, pid: slot.pid.load(Ordering::Relaxed), age, held: 0 });
+            snapshots.push(OpenSnapshot { txn, pid: slot.pid.load(Ordering::Relaxed), age, pinned: 0 });
         }
     });
-    if holders.is_empty() {
+    if snapshots.is_empty() {
         return Ok(None);
     }
     let pages = engine.arena.pages(image.high_water);
-    for state in runs::all_queues(&pages, image)? {
+    for state in extents::all_queues(&pages, image)? {
         queue::walk(&pages, &engine.arena, &state, &mut |_, _| Ok(()), &mut |entry| {
-            for holder in &mut holders {
-                let holds = entry.birth <= holder.txn && holder.txn < entry.freed;
-                holder.held += if holds { u64::from(entry.pages) } else { 0 };
+            for snapshot in &mut snapshots {
+                let holds = entry.created_txn <= snapshot.txn && snapshot.txn < entry.freed_txn;
+                snapshot.pinned += if holds { u64::from(entry.pages) } else { 0 };
             }
             Ok(())
         })?;
     }
-    let Some(most) = holders.iter().max_by_key(|holder| holder.held) else { return Ok(None) };
+    let Some(most) = snapshots.iter().max_by_key(|snapshot| snapshot.pinned) else { return Ok(None) };
     // A store that is full of records is not so for the sake of a few pages.
-    if most.held < HELD_MIN && most.held * 2 < image.free_pages.max(1) {
+    if most.pinned < PINNED_PAGES_MIN && most.pinned * 2 < image.free_pages.max(1) {
         return Ok(None);
     }
     let age = most.age.map_or(String::new(), |age| format!(", open for {age:.1?}"));
-    let more = if holders.len() > 1 { format!(" ({} snapshots are open)", holders.len()) } else { String::new() };
+    let more = if snapshots.len() > 1 { format!(" ({} snapshots are open)", snapshots.len()) } else { String::new() };
     Ok(Some(format!(
         "the arena: {} of {} free pages are held by the snapshot of transaction {} in process {}{age}{more}; close it",
-        most.held, image.free_pages, most.txn, most.pid
+        most.pinned, image.free_pages, most.txn, most.pid
     )))
 }

@@ -45,15 +45,15 @@ pub(crate) const DAEMON_OF_INIT: &str = "child";
 /// Exit code of a daemon's first process that can't fork the second.
 pub(crate) const NO_FORK: i32 = 71;
 /// What a daemon says when it serves.
-pub(crate) const READY: &str = "ready";
+pub(crate) const STATUS_READY: &str = "ready";
 /// Names a program to start instead.
-const PROGRAM: &str = "UNTORN_LOGGER";
+const PROGRAM_VARIABLE: &str = "UNTORN_LOGGER";
 /// How often a program is started that ends without a word: somebody may have killed it.
-const ATTEMPTS: u32 = 3;
+const SPAWN_ATTEMPTS_MAX: u32 = 3;
 /// How long a program may take to leave its starter.
-const LEAVING: Duration = Duration::from_secs(5);
+const DETACH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two looks at a logger that is on its way.
-const POLL: Duration = Duration::from_micros(300);
+const STATUS_POLL_INTERVAL: Duration = Duration::from_micros(300);
 
 /// Where a logger runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,47 +67,51 @@ pub(crate) enum Host {
 }
 
 /// Starts loggers for one client.
-pub(crate) struct Keeper {
+pub(crate) struct LoggerSpawner {
     program: Option<PathBuf>,
     thread: bool,
     /// The newest start, until it is known what came of it. One thread of the process looks after it.
-    start: Mutex<Option<Start>>,
+    start: Mutex<Option<Spawned>>,
 }
 
 /// A logger that was started.
-struct Start {
-    ear: Ear,
+struct Spawned {
+    pipe: StatusPipe,
     /// Which of the programs it is, and for which time it was started.
     program: usize,
     attempt: u32,
     /// Loggers that had entered `control` before; 0 if the starter has no region yet.
-    lives: u64,
+    logger_starts: u64,
     /// What became of those before it.
     tried: Vec<String>,
     mismatch: Option<Error>,
 }
 
 /// Where a started logger says what becomes of it.
-enum Ear {
+enum StatusPipe {
     Process { pipe: Descriptor, words: Vec<u8> },
     Thread(Receiver<Result<()>>),
 }
 
 /// What was heard of a started logger.
-enum Heard {
+enum SpawnStatus {
     /// Nothing yet.
-    Nothing,
+    Pending,
     /// It serves, or did; or it found that another one does.
     Ready,
     /// It can't serve.
     Failed(Error),
     /// It ended without a word: it was killed, or is no logger.
-    Ended,
+    Exited,
 }
 
-impl Keeper {
-    pub(crate) fn new(options: &Options) -> Keeper {
-        Keeper { program: options.logger_program.clone(), thread: options.logger_thread, start: Mutex::new(None) }
+impl LoggerSpawner {
+    pub(crate) fn new(options: &Options) -> LoggerSpawner {
+        LoggerSpawner {
+            program: options.logger_program.clone(),
+            thread: options.logger_thread,
+            start: Mutex::new(None),
+        }
     }
 
     /// Starts a logger if the store's byte is free and none is on its way. Waits for no logger: look again.
@@ -129,17 +133,17 @@ impl Keeper {
         let Some(mut start) = self.start.try_lock() else { return Ok(()) };
         // A logger that has entered `control` serves before its starter hears so. If it is killed
         // in between, its program works all the same, and no attempt has failed.
-        let lives = engine.control.fixed().counters.logger_starts.load(Ordering::Acquire);
-        if let Some(last) = start.as_mut().filter(|last| last.lives != lives) {
+        let logger_starts = engine.control.fixed().counters.logger_starts.load(Ordering::Acquire);
+        if let Some(last) = start.as_mut().filter(|last| last.logger_starts != logger_starts) {
             last.attempt = 0;
         }
-        self.look(&mut start, &engine.dir, lives, &|| engine.has_logger())
+        self.look(&mut start, &engine.dir, logger_starts, &|| engine.has_logger())
     }
 
-    /// As [`Keeper::ensure`], and waits until a logger has the byte, or as long as `patience` lasts.
+    /// As [`LoggerSpawner::ensure`], and waits until a logger has the byte, or as long as `patience` lasts.
     ///
     /// # Errors
-    /// As [`Keeper::ensure`].
+    /// As [`LoggerSpawner::ensure`].
     pub(crate) fn start(&self, dir: &Dir, tester: &Tester<'_>, patience: &mut Patience) -> Result<()> {
         let has_logger = || tester.is_held(liveness::LOGGER_OFFSET);
         let mut start = self.start.lock();
@@ -147,39 +151,39 @@ impl Keeper {
             self.look(&mut start, dir, 0, &has_logger)?;
             // The logger waits for the initialisation lock while another process makes progress under it.
             patience.look(tester);
-            std::thread::sleep(POLL);
+            std::thread::sleep(STATUS_POLL_INTERVAL);
         }
         Ok(())
     }
 
     fn look(
         &self,
-        start: &mut Option<Start>,
+        start: &mut Option<Spawned>,
         dir: &Dir,
-        lives: u64,
+        logger_starts: u64,
         has_logger: &dyn Fn() -> Result<bool>,
     ) -> Result<()> {
         let (mut program, mut attempt, mut tried, mut mismatch) = (0, 1, Vec::new(), None);
         let commands = self.commands(dir)?;
         if let Some(mut last) = start.take() {
-            let heard = last.ear.hear();
+            let status = last.pipe.poll();
             let name = commands.get(last.program).map_or("a thread".into(), name_of);
-            match heard {
-                Heard::Nothing => {
+            match status {
+                SpawnStatus::Pending => {
                     *start = Some(last);
                     return Ok(());
                 }
                 // It has died since, if the byte is free.
-                Heard::Ready => {}
+                SpawnStatus::Ready => {}
                 // A program of another version: the next one may fit.
-                Heard::Failed(error @ (Error::Mismatch { .. } | Error::FormatVersion { .. })) => {
+                SpawnStatus::Failed(error @ (Error::Mismatch { .. } | Error::FormatVersion { .. })) => {
                     (program, tried, mismatch) = (last.program + 1, last.tried, Some(error));
                 }
-                Heard::Failed(error) => return Err(error),
-                Heard::Ended if last.attempt < ATTEMPTS => {
+                SpawnStatus::Failed(error) => return Err(error),
+                SpawnStatus::Exited if last.attempt < SPAWN_ATTEMPTS_MAX => {
                     (program, attempt, tried, mismatch) = (last.program, last.attempt + 1, last.tried, last.mismatch);
                 }
-                Heard::Ended => {
+                SpawnStatus::Exited => {
                     (program, tried, mismatch) = (last.program + 1, last.tried, last.mismatch);
                     tried.push(format!("{name} ended at once"));
                 }
@@ -192,14 +196,14 @@ impl Keeper {
             if program > 0 {
                 return Err(mismatch.unwrap_or(Error::LoggerUnavailable { reason: tried.join("; ") }));
             }
-            let ear = self.start_thread(dir)?;
-            *start = Some(Start { ear, program, attempt, lives, tried, mismatch });
+            let pipe = self.start_thread(dir)?;
+            *start = Some(Spawned { pipe, program, attempt, logger_starts, tried, mismatch });
             return Ok(());
         }
         for (index, mut command) in commands.into_iter().enumerate().skip(program) {
             match run_daemon(&mut command) {
-                Ok(ear) => {
-                    *start = Some(Start { ear, program: index, attempt, lives, tried, mismatch });
+                Ok(pipe) => {
+                    *start = Some(Spawned { pipe, program: index, attempt, logger_starts, tried, mismatch });
                     return Ok(());
                 }
                 Err(error) => tried.push(format!("{}: {error}", name_of(&command))),
@@ -212,7 +216,7 @@ impl Keeper {
         Err(mismatch.unwrap_or(Error::LoggerUnavailable { reason: tried.join("; ") }))
     }
 
-    fn start_thread(&self, dir: &Dir) -> Result<Ear> {
+    fn start_thread(&self, dir: &Dir) -> Result<StatusPipe> {
         // A thread can't become another user's alone.
         if dir.is_foreign() {
             let what = "a logger that is a thread of root would serve another user's store with root's rights: \
@@ -220,24 +224,24 @@ impl Keeper {
             return Err(Error::Invalid { what: what.into() });
         }
         let dir = dir.again()?;
-        let (say, said) = sync_channel(1);
+        let (sender, receiver) = sync_channel(1);
         std::thread::Builder::new()
             .name("untorn-logger".into())
             .spawn(move || {
-                let ended = process::run(dir, Service::of(Host::Thread), || drop(say.try_send(Ok(()))));
+                let ended = process::run(dir, Service::of(Host::Thread), || drop(sender.try_send(Ok(()))));
                 if let Err(error) = ended {
-                    let _ = say.try_send(Err(error));
+                    let _ = sender.try_send(Err(error));
                 }
             })
             .map_err(|source| Error::LoggerUnavailable { reason: format!("thread: {source}") })?;
-        Ok(Ear::Thread(said))
+        Ok(StatusPipe::Thread(receiver))
     }
 
     fn commands(&self, dir: &Dir) -> Result<Vec<Command>> {
         if self.thread {
             return Ok(Vec::new());
         }
-        let named = self.program.clone().or_else(|| environment::variable(PROGRAM).map(PathBuf::from));
+        let named = self.program.clone().or_else(|| environment::variable(PROGRAM_VARIABLE).map(PathBuf::from));
         // Not the path that it was opened by: another store may be there by now.
         let path = dir.path_for_others()?;
         let external = |program: PathBuf| {
@@ -293,21 +297,21 @@ fn name_of(command: &Command) -> String {
     command.get_program().to_string_lossy().into_owned()
 }
 
-impl Ear {
-    fn hear(&mut self) -> Heard {
+impl StatusPipe {
+    fn poll(&mut self) -> SpawnStatus {
         match self {
-            Ear::Thread(said) => match said.try_recv() {
-                Ok(Ok(())) => Heard::Ready,
-                Ok(Err(error)) => Heard::Failed(error),
-                Err(TryRecvError::Empty) => Heard::Nothing,
-                Err(TryRecvError::Disconnected) => Heard::Ended,
+            StatusPipe::Thread(receiver) => match receiver.try_recv() {
+                Ok(Ok(())) => SpawnStatus::Ready,
+                Ok(Err(error)) => SpawnStatus::Failed(error),
+                Err(TryRecvError::Empty) => SpawnStatus::Pending,
+                Err(TryRecvError::Disconnected) => SpawnStatus::Exited,
             },
-            Ear::Process { pipe, words } => {
+            StatusPipe::Process { pipe, words } => {
                 // Whoever closed it took its words along.
                 while let Some(fd) = pipe.get() {
                     let mut bytes = [0; 512];
                     match rustix::io::read(fd, &mut bytes) {
-                        Err(rustix::io::Errno::AGAIN) => return Heard::Nothing,
+                        Err(rustix::io::Errno::AGAIN) => return SpawnStatus::Pending,
                         Err(rustix::io::Errno::INTR) => {}
                         Ok(0) | Err(_) => break,
                         // A logger has no more to say than this; another program may.
@@ -316,8 +320,8 @@ impl Ear {
                     }
                 }
                 match &*String::from_utf8_lossy(words) {
-                    READY => Heard::Ready,
-                    words => Error::from_words(words).map_or(Heard::Ended, Heard::Failed),
+                    STATUS_READY => SpawnStatus::Ready,
+                    words => Error::from_words(words).map_or(SpawnStatus::Exited, SpawnStatus::Failed),
                 }
             }
         }
@@ -329,37 +333,37 @@ impl Ear {
 /// An init process, or a subreaper, becomes the parent of its children's orphans, so the second process would come back to
 /// it, and stay a zombie when it ends if the host reaps nothing. There the first process is the logger, and a thread
 /// waits for its end. It waits for that process alone, so the host's own children are the host's to wait for.
-fn run_daemon(command: &mut Command) -> std::io::Result<Ear> {
+fn run_daemon(command: &mut Command) -> std::io::Result<StatusPipe> {
     let adopts_orphans = std::process::id() == 1 || child_subreaper().is_ok_and(|subreaper| subreaper.is_some());
     command.env(DAEMON, if adopts_orphans { DAEMON_OF_INIT } else { "1" });
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn()?;
     let pipe: OwnedFd = child.stdout.take().ok_or_else(|| std::io::Error::other("no pipe"))?.into();
     fcntl_setfl(&pipe, OFlags::NONBLOCK)?;
-    let ear = Ear::Process { pipe: Descriptor::new(pipe)?, words: Vec::new() };
+    let pipe = StatusPipe::Process { pipe: Descriptor::new(pipe)?, words: Vec::new() };
     if adopts_orphans {
         let wait = std::thread::Builder::new().name("untorn-reaper".into()).spawn(move || child.wait());
-        return wait.map(|_| ear);
+        return wait.map(|_| pipe);
     }
     let since = Instant::now();
     loop {
         match child.try_wait() {
-            Ok(None) if since.elapsed() > LEAVING => {
+            Ok(None) if since.elapsed() > DETACH_TIMEOUT => {
                 let _ = child.kill();
                 let _ = child.wait();
                 return Err(std::io::Error::other(format!(
-                    "it did not become a daemon within {LEAVING:?}, as untorn-logger does"
+                    "it did not become a daemon within {DETACH_TIMEOUT:?}, as untorn-logger does"
                 )));
             }
-            Ok(None) => std::thread::sleep(POLL),
+            Ok(None) => std::thread::sleep(STATUS_POLL_INTERVAL),
             // Killed: whether the second lives, the pipe will tell.
-            Ok(Some(status)) if status.success() || status.signal().is_some() => return Ok(ear),
+            Ok(Some(status)) if status.success() || status.signal().is_some() => return Ok(pipe),
             Ok(Some(status)) if status.code() == Some(NO_FORK) => {
                 return Err(std::io::Error::other("the system lets it start no process"));
             }
             Ok(Some(status)) => return Err(std::io::Error::other(format!("{status}"))),
             // A host that ignores SIGCHLD has its children reaped by the kernel.
-            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(ear),
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(pipe),
             Err(error) => return Err(error),
         }
     }

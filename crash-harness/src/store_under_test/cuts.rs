@@ -3,9 +3,9 @@
 //!
 //! A record in which something was found is kept, since processes never do the very same again: the replay line names it.
 
-use super::judge::{self, Told};
+use super::judge::{self, AcknowledgedBatches};
 use super::kills::{checked, replay, start};
-use super::{About, Subject};
+use super::{About, StoreUnderTest};
 use crate::context::Context;
 use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind, Outcome};
@@ -51,25 +51,25 @@ pub struct Model {
 }
 
 /// Cuts until the time is up.
-pub fn run(context: &Context, subject: &dyn Subject, model: Model, outcome: &mut Outcome) {
-    let about = subject.about();
+pub fn run(context: &Context, tested: &dyn StoreUnderTest, model: Model, outcome: &mut Outcome) {
+    let about = tested.about();
     if let Some(only) = context.only.as_ref().filter(|only| only.contains('@')) {
-        return again(context, "cuts", subject, model, only, outcome);
+        return again(context, "cuts", tested, model, only, outcome);
     }
     for round in rounds(context, about.name) {
         if outcome.violations.len() >= ENOUGH || !context.may_go_on(outcome.states, about.name) {
             return;
         }
-        let record = match record(subject, outcome) {
+        let record = match record(tested, outcome) {
             Ok(Some(record)) => record,
             Ok(None) => return,
             Err(finding) => {
                 let name = format!("{}:{round}", about.name);
-                outcome.violated(finding, &name, replay(context, "cuts", subject, &name));
+                outcome.violated(finding, &name, replay(context, "cuts", tested, &name));
                 continue;
             }
         };
-        let mut search = Search { context, subject, run: "cuts", round, record: &record, from: 0, model, cuts: CUTS };
+        let mut search = Search { context, tested, run: "cuts", round, record: &record, from: 0, model, cuts: CUTS };
         search.run(&mut context.random(round), outcome);
     }
 }
@@ -82,18 +82,18 @@ pub(super) fn rounds(context: &Context, name: &str) -> Range<u64> {
 }
 
 /// A recorder for a store of this kind; none where that can't be had, which is said.
-pub(super) fn recorder(subject: &dyn Subject, outcome: &mut Outcome) -> Option<Recorder> {
+pub(super) fn recorder(tested: &dyn StoreUnderTest, outcome: &mut Outcome) -> Option<Recorder> {
     let mounted = crate::recorder::own_mounts()
-        .and_then(|()| Recorder::mount(OfOneBoot::names(subject.files_of_one_boot()), None));
+        .and_then(|()| Recorder::mount(OfOneBoot::names(tested.files_of_one_boot()), None));
     match mounted {
         Ok(recorder) => Some(recorder),
         Err(error) => {
             let why = format!("no recording file system can be mounted here (root and FUSE): {error}");
             if std::env::var_os("CI").is_some() {
                 let finding = Finding::new(Kind::Misbehaved, format!("nothing may be skipped here, but {why}"));
-                outcome.violated(finding, subject.about().name, "as root, where /dev/fuse is".into());
+                outcome.violated(finding, tested.about().name, "as root, where /dev/fuse is".into());
             }
-            outcome.skip(subject.about().name, why);
+            outcome.skip(tested.about().name, why);
             None
         }
     }
@@ -107,20 +107,20 @@ pub(super) fn place(recorder: &Recorder) -> Result<PathBuf, Finding> {
 }
 
 /// Work from the creation of the store on, to its end or to a kill.
-fn record(subject: &dyn Subject, outcome: &mut Outcome) -> Result<Option<Record>, Finding> {
-    let Some(recorder) = recorder(subject, outcome) else { return Ok(None) };
+fn record(tested: &dyn StoreUnderTest, outcome: &mut Outcome) -> Result<Option<Record>, Finding> {
+    let Some(recorder) = recorder(tested, outcome) else { return Ok(None) };
     let path = place(&recorder)?;
-    let done = all_write(subject, &path);
-    subject.end(&path);
+    let done = all_write(tested, &path);
+    tested.end(&path);
     done.map(|()| Some(recorder.finish()))
 }
 
-fn all_write(subject: &dyn Subject, path: &Path) -> Result<(), Finding> {
-    let _presser = start(subject, "subject-presser", path, &[]);
-    let count = if subject.about().many_processes { 3 } else { 1 };
+fn all_write(tested: &dyn StoreUnderTest, path: &Path) -> Result<(), Finding> {
+    let _presser = start(tested, "subject-presser", path, &[]);
+    let count = if tested.about().many_processes { 3 } else { 1 };
     let batches = (BATCHES / count).to_string();
     let mut writers: Vec<Process> =
-        (0..count).map(|i| start(subject, "subject-writer", path, &[&format!("w{i}"), &batches])).collect();
+        (0..count).map(|i| start(tested, "subject-writer", path, &[&format!("w{i}"), &batches])).collect();
     writers.iter_mut().try_for_each(ended)
 }
 
@@ -140,7 +140,7 @@ pub(super) fn ended(process: &mut Process) -> Result<(), Finding> {
 /// A search through the states of a record.
 pub(super) struct Search<'a> {
     pub(super) context: &'a Context,
-    pub(super) subject: &'a dyn Subject,
+    pub(super) tested: &'a dyn StoreUnderTest,
     /// The run, for the replay line.
     pub(super) run: &'static str,
     /// See there.
@@ -161,11 +161,11 @@ impl Search<'_> {
             state.advance(cut);
             for choice in choices(&state.disk, random) {
                 if outcome.violations.len() >= ENOUGH
-                    || !self.context.may_go_on(outcome.states, self.subject.about().name)
+                    || !self.context.may_go_on(outcome.states, self.tested.about().name)
                 {
                     return;
                 }
-                if !seen.insert((state.disk.image(&choice).fingerprint(), format!("{:?}", state.told))) {
+                if !seen.insert((state.disk.image(&choice).fingerprint(), format!("{:?}", state.acknowledged))) {
                     continue;
                 }
                 if let Err(finding) = self.judge(&state, &choice, outcome) {
@@ -173,9 +173,9 @@ impl Search<'_> {
                     let place = format!("{}@{cut}@{choice}", kept.display());
                     let command = self.replay(&place);
                     let at =
-                        format!("{}, cut {cut} of {}, {choice}", self.subject.about().name, self.record.events.len());
+                        format!("{}, cut {cut} of {}, {choice}", self.tested.about().name, self.record.events.len());
                     match finding.kind {
-                        Kind::Misbehaved | Kind::Damaged if state.told.is_empty() => {
+                        Kind::Misbehaved | Kind::Damaged if state.acknowledged.is_empty() => {
                             unfinished(outcome, &format!("{at}: {}; replay: {command}", finding.what));
                         }
                         _ => outcome.violated(finding, &at, command),
@@ -188,20 +188,20 @@ impl Search<'_> {
     /// The command that judges a state again, under the same model.
     fn replay(&self, place: &str) -> String {
         let names = if self.model.strict_names { " --strict-names" } else { "" };
-        let command = replay(self.context, self.run, self.subject, place);
+        let command = replay(self.context, self.run, self.tested, place);
         format!("{command} --sector {}{names}", self.model.sector)
     }
 
     fn judge(&self, state: &State, choice: &Choice, outcome: &mut Outcome) -> Result<(), Finding> {
-        let About { name, after_cut, .. } = self.subject.about();
+        let About { name, after_cut, .. } = self.tested.about();
         let path = self.context.place_in_memory(&format!("{name}-{}", outcome.states));
         let image = state.disk.image(choice);
         image.lay_out(&path).map_err(|error| super::Failure::from(error).finding("laying a state out"))?;
-        let found = checked(self.subject, &path, "close");
-        self.subject.end(&path);
+        let found = checked(self.tested, &path, "close");
+        self.tested.end(&path);
         let _ = std::fs::remove_dir_all(&path);
         outcome.states += 1;
-        let kept = judge::kept(&found?.there, &state.told, after_cut)?;
+        let kept = judge::kept(&found?.there, &state.acknowledged, after_cut)?;
         let lost =
             outcome.figures.entry("batches that had returned and were not there, in all states".into()).or_default();
         *lost += kept.returned_lost as f64;
@@ -210,7 +210,7 @@ impl Search<'_> {
 
     /// Leaves the record where the replay line finds it.
     fn keep(&self) -> PathBuf {
-        let name = format!("{}-{}-{}-{}.record", self.run, self.subject.about().name, self.context.seed, self.round);
+        let name = format!("{}-{}-{}-{}.record", self.run, self.tested.about().name, self.context.seed, self.round);
         let path = std::env::temp_dir().join("crash-peers").join(name);
         let _ = std::fs::create_dir_all(path.parent().expect("in a directory"));
         if let Err(error) = self.record.save(&path, &()) {
@@ -254,7 +254,7 @@ struct State<'a> {
     record: &'a Record,
     model: Model,
     disk: Disk,
-    told: Told,
+    acknowledged: AcknowledgedBatches,
     done: usize,
     /// Of each new file and directory whose name is not durable yet: in which directory, and where in the record it was made.
     unnamed: BTreeMap<u64, (u64, usize)>,
@@ -263,7 +263,7 @@ struct State<'a> {
 impl<'a> State<'a> {
     fn new(record: &'a Record, model: Model) -> State<'a> {
         let disk = record.disk(model.sector);
-        State { record, model, disk, told: Told::default(), done: 0, unnamed: BTreeMap::new() }
+        State { record, model, disk, acknowledged: AcknowledgedBatches::default(), done: 0, unnamed: BTreeMap::new() }
     }
 
     /// Applies the events before the cut that have not been yet, and hears what was told.
@@ -271,7 +271,7 @@ impl<'a> State<'a> {
         for (at, event) in self.record.events.iter().enumerate().take(cut).skip(self.done) {
             self.disk.apply(at, event);
             match event {
-                Event::Mark(said) => self.told.hear(said),
+                Event::Mark(said) => self.acknowledged.hear(said),
                 Event::Name { dir, change: NameChange::Made { inode, .. } } if !self.model.strict_names => {
                     self.unnamed.insert(*inode, (*dir, at));
                 }
@@ -311,7 +311,7 @@ fn choices(disk: &Disk, random: &mut StdRng) -> Vec<Choice> {
 pub(super) fn again(
     context: &Context,
     run: &'static str,
-    subject: &dyn Subject,
+    tested: &dyn StoreUnderTest,
     model: Model,
     only: &str,
     outcome: &mut Outcome,
@@ -325,7 +325,7 @@ pub(super) fn again(
     match wanted() {
         Err(why) => outcome.skip(only, why),
         Ok((record, cut, choice)) => {
-            let search = Search { context, subject, run, round: 0, record: &record, from: 0, model, cuts: 1 };
+            let search = Search { context, tested, run, round: 0, record: &record, from: 0, model, cuts: 1 };
             let mut state = State::new(&record, model);
             state.advance(cut);
             if let Err(finding) = search.judge(&state, &choice, outcome) {

@@ -9,38 +9,42 @@ use crate::Estimate;
 use std::time::Duration;
 
 /// What is expected of the first flush, and of the first wake-up.
-const FLUSH_GUESS: Duration = Duration::from_millis(5);
-const WAKE_GUESS: Duration = Duration::from_micros(100);
+const FLUSH_TIME_GUESS: Duration = Duration::from_millis(5);
+const WAKE_DELAY_GUESS: Duration = Duration::from_micros(100);
 /// A wake-up later than this says nothing of the next one: the process was stopped, or the machine slept.
-const WAKE_MAX: Duration = Duration::from_millis(10);
+const WAKE_DELAY_MAX: Duration = Duration::from_millis(10);
 
 /// The running estimates behind it.
 ///
 /// ```
 /// use std::time::Duration;
-/// let mut lead = untorn_wal::Lead::default();
+/// let mut lead = untorn_wal::LeadTime::default();
 /// lead.woke(Duration::from_micros(60));
 /// lead.flushed(Some(Duration::from_millis(2)));
 /// assert!(lead.bound() > Duration::from_millis(2));
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Lead {
+pub struct LeadTime {
     flush: Estimate,
     wake: Estimate,
     /// A wake-up was measured since the last flush.
     has_woken: bool,
 }
 
-impl Default for Lead {
-    fn default() -> Lead {
-        Lead { flush: Estimate::starting_at(FLUSH_GUESS), wake: Estimate::starting_at(WAKE_GUESS), has_woken: false }
+impl Default for LeadTime {
+    fn default() -> LeadTime {
+        LeadTime {
+            flush: Estimate::starting_at(FLUSH_TIME_GUESS),
+            wake: Estimate::starting_at(WAKE_DELAY_GUESS),
+            has_woken: false,
+        }
     }
 }
 
-impl Lead {
+impl LeadTime {
     /// The thread slept until a time, and woke up so much after it.
     pub fn woke(&mut self, late: Duration) {
-        self.wake.add(late.min(WAKE_MAX));
+        self.wake.add(late.min(WAKE_DELAY_MAX));
         self.has_woken = true;
     }
 
@@ -50,7 +54,7 @@ impl Lead {
             self.flush.add(took);
         }
         if !std::mem::take(&mut self.has_woken) {
-            self.wake.add(self.wake.mean().min(WAKE_GUESS));
+            self.wake.add(self.wake.mean().min(WAKE_DELAY_GUESS));
         }
     }
 
@@ -84,29 +88,29 @@ mod tests {
     #[test]
     fn one_late_wake_up_is_forgotten_though_nobody_sleeps() {
         let deadline = 20 * MS;
-        let mut lead = Lead::default();
-        lead.woke(100 * MS);
-        assert!(lead.bound() > deadline, "{lead:?}");
-        (0..50).for_each(|_| lead.flushed(Some(MS)));
-        assert!(lead.bound() < deadline, "{lead:?}");
+        let mut lead_time = LeadTime::default();
+        lead_time.woke(100 * MS);
+        assert!(lead_time.bound() > deadline, "{lead_time:?}");
+        (0..50).for_each(|_| lead_time.flushed(Some(MS)));
+        assert!(lead_time.bound() < deadline, "{lead_time:?}");
     }
 
     #[test]
     fn wake_ups_that_are_always_late_are_allowed_for() {
-        let mut lead = Lead::default();
+        let mut lead_time = LeadTime::default();
         for _ in 0..50 {
-            lead.woke(4 * MS);
-            lead.flushed(Some(MS));
+            lead_time.woke(4 * MS);
+            lead_time.flushed(Some(MS));
         }
-        assert!(lead.wake() >= 4 * MS - MS / 10, "{lead:?}");
+        assert!(lead_time.wake() >= 4 * MS - MS / 10, "{lead_time:?}");
     }
 
     #[test]
     fn a_flush_that_is_no_example_changes_no_expectation() {
-        let mut lead = Lead::default();
-        lead.flushed(Some(MS));
-        let expected = lead.flush();
-        lead.flushed(None);
-        assert_eq!(lead.flush(), expected);
+        let mut lead_time = LeadTime::default();
+        lead_time.flushed(Some(MS));
+        let expected = lead_time.flush();
+        lead_time.flushed(None);
+        assert_eq!(lead_time.flush(), expected);
     }
 }

@@ -6,18 +6,18 @@
 use crate::api::feed::reader::open_segments;
 use crate::files::log::log_error;
 use crate::participant::engine::Engine;
-use crate::process::client::Client;
+use crate::process::client::DirectClient;
 use crate::txn::catalog;
 use crate::{Error, Result, TxnId};
 use std::sync::Arc;
-use untorn_wal::{LogError, Lsn, anchor_at_or_before, oldest_anchor};
+use untorn_wal::{LogError, Lsn, oldest_resume_point, resume_point_at_or_before};
 
 /// A place at or before the first record of the transaction after `from`.
 ///
 /// # Errors
 /// [`Error::Diverged`] if there is no such transaction, or none any more; [`Error::Lagged`] if the log does not reach
 /// back to it.
-pub(crate) fn position_after(client: &Arc<Client>, from: TxnId) -> Result<Lsn> {
+pub(crate) fn position_after(client: &Arc<DirectClient>, from: TxnId) -> Result<Lsn> {
     let engine = &client.engine;
     let (pin, image) = client.pin_image()?;
     let lost = |(next, last): &(u32, TxnId)| from.incarnation() < *next && from > *last;
@@ -35,7 +35,9 @@ pub(crate) fn position_after(client: &Arc<Client>, from: TxnId) -> Result<Lsn> {
         return Ok(image.log_tail);
     }
     let (disk, shape) = open_segments(engine)?;
-    let stated = anchor_at_or_before(&disk, &shape, from.as_u64()).map_err(log_error)?.map(|anchor| anchor.position);
+    let stated = resume_point_at_or_before(&disk, &shape, from.as_u64())
+        .map_err(log_error)?
+        .map(|resume_point| resume_point.position);
     let durable = engine.control.durable_image().filter(|image| image.txn <= from).map(|image| image.log_tail);
     if let Some(position) = stated.max(durable) {
         return Ok(position);
@@ -49,8 +51,8 @@ pub(super) fn oldest(engine: &Engine) -> Result<(TxnId, Lsn)> {
     let (disk, shape) = open_segments(engine)?;
     // Segments that are recycled while we look leave older ones behind which lead nowhere.
     for _ in 0..3 {
-        match oldest_anchor(&disk, &shape) {
-            Ok(Some(anchor)) => return Ok((TxnId::from_u64(anchor.txn), anchor.position)),
+        match oldest_resume_point(&disk, &shape) {
+            Ok(Some(resume_point)) => return Ok((TxnId::from_u64(resume_point.txn), resume_point.position)),
             Ok(None) | Err(LogError::Gap { .. }) => {}
             // Nobody is sent away from what is there because it can't be read just now.
             Err(error) => return Err(log_error(error)),

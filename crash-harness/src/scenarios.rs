@@ -1,6 +1,6 @@
 //! Deaths that take an arrangement: who dies, and what the others do then, is chosen so that one promise is at stake.
 //!
-//! | scene | what happens | at stake |
+//! | scenario | what happens | at stake |
 //! |---|---|---|
 //! | `unfinished stream` | a writer dies in the middle of a streamed transaction, and the next one streams, too | that recovery does not take the frames of both for one |
 //! | `recycled segment` | the log comes round its segments in small batches, and everybody dies, and the kernel | that recovery does not take what stands behind the log's end, from a segment's former life, for its continuation |
@@ -9,22 +9,22 @@
 //! | `namespaces` | writers work in pid namespaces of their own, where each is process 1, and are killed | that nobody takes the living for dead, or the dead for living |
 
 use crate::context::Context;
+use crate::instrumented;
 use crate::limits::HANGS;
-use crate::oracle::{self, Told, unsealed};
+use crate::oracle::{self, Acknowledged, unsealed};
 use crate::outcome::{Finding, Kind, Outcome};
 use crate::process::{Process, crash_kernel, kill_loggers};
 use crate::role::{Role, say};
-use crate::victim;
 use crate::workload::{self, Writer, misbehaved, sealed};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Durability, Error, Feed};
 
-/// A scene; false if it can't be played here.
-type Scene = fn(&Path, &mut Outcome) -> Result<bool, Finding>;
+/// A scenario; false if it can't be played here.
+type Scenario = fn(&Path, &mut Outcome) -> Result<bool, Finding>;
 
-/// All scenes.
-const ALL: &[(&str, Scene)] = &[
+/// All scenarios.
+const ALL: &[(&str, Scenario)] = &[
     ("unfinished stream", unfinished_stream),
     ("recycled segment", recycled_segment),
     ("stalled reader", stalled_reader),
@@ -39,8 +39,8 @@ const STREAM_VALUE: usize = 3000;
 
 /// Plays them.
 pub fn run(context: &Context, outcome: &mut Outcome) {
-    for (scene, play) in ALL {
-        let name = format!("scene:{scene}");
+    for (scenario, play) in ALL {
+        let name = format!("scenario:{scenario}");
         if !context.wants(&name) || (context.only.is_none() && !context.may_go_on(outcome.states, &name)) {
             if context.only.is_none() {
                 outcome.uncovered.push(format!("{name}: the time was up"));
@@ -59,7 +59,7 @@ pub fn run(context: &Context, outcome: &mut Outcome) {
     }
 }
 
-/// Plays a role of a scene; `None` if it is another's.
+/// Plays a role of a scenario; `None` if it is another's.
 ///
 /// # Errors
 /// What a check found.
@@ -99,7 +99,7 @@ fn stream_and_wait(path: &Path) -> Result<(), Finding> {
 
 fn unfinished_stream(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding> {
     let store = unsampled().open(path).map_err(misbehaved("opening"))?;
-    let mut streamer = Process::start(&victim::own(), "streamer", path, &[], &[]);
+    let mut streamer = Process::start(&instrumented::own(), "streamer", path, &[], &[]);
     streamer.wait_for("ok", 1, HANGS)?;
     streamer.kill();
     let kept = || -> untorn::Result<()> {
@@ -174,7 +174,7 @@ fn recycled_segment(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding>
 const COMMITS_AROUND: u64 = 200;
 
 fn stalled_reader(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding> {
-    let Ok(program) = victim::program() else { return Ok(false) };
+    let Ok(program) = instrumented::program() else { return Ok(false) };
     let store = workload::open(path)?;
     let writer = Writer::open(store, "w").map_err(misbehaved("opening"))?;
     let commit = |numbers: std::ops::Range<u64>| {
@@ -206,7 +206,7 @@ fn stalled_reader(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding> {
 // ---- a follower whose log is recycled
 
 fn recycled_under_a_follower(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding> {
-    let Ok(program) = victim::program() else { return Ok(false) };
+    let Ok(program) = instrumented::program() else { return Ok(false) };
     let store = workload::options().retain_changes(0, Duration::ZERO).open(path).map_err(misbehaved("opening"))?;
     let writer = Writer::open(store.clone(), "w").map_err(misbehaved("opening"))?;
     let mut n = 0;
@@ -285,7 +285,7 @@ fn contained(role: &Role) -> Result<(), Finding> {
     if !unshared {
         return Err(Finding::new(Kind::Misbehaved, NO_NAMESPACES));
     }
-    let mut command = std::process::Command::new(victim::own());
+    let mut command = std::process::Command::new(instrumented::own());
     let (name, arguments) = role.arguments.split_first().expect("the role to play");
     command.arg("role").arg(name).arg(&role.store).args(arguments);
     // It says by itself what it finds, on the same output. A parent that is killed before its child has asked to be told of
@@ -299,14 +299,14 @@ fn contained(role: &Role) -> Result<(), Finding> {
 }
 
 fn namespaces(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding> {
-    let own = victim::own();
+    let own = instrumented::own();
     let start = |name: &str| Process::start(&own, "contained", path, &["writer", name], &[]);
     let mut host = Process::start(&own, "writer", path, &["host"], &[]);
     host.wait_for("V", 1, HANGS)?;
     let mut writers: Vec<(String, Process)> =
         ["in-a", "in-b"].into_iter().map(|name| (name.to_string(), start(name))).collect();
     let mut reader = Process::start(&own, "contained", path, &["reader"], &[]);
-    let mut told = Vec::new();
+    let mut acknowledged = Vec::new();
     for death in 0..4 {
         for (_, writer) in &mut writers {
             match writer.wait_for("C", 1, HANGS) {
@@ -319,7 +319,7 @@ fn namespaces(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding> {
         let name = format!("in-{death}");
         let (dead, mut process) = std::mem::replace(&mut writers[death % 2], (name.clone(), start(&name)));
         process.kill();
-        told.push((dead, Told::by(&process)));
+        acknowledged.push((dead, Acknowledged::by(&process)));
         outcome.kills += 1;
         // Nobody waits for the dead one.
         let heard = host.lines().len();
@@ -337,11 +337,11 @@ fn namespaces(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding> {
     for (name, mut writer) in writers.into_iter().chain([("host".to_string(), host)]) {
         writer.refuse_finding()?;
         writer.kill();
-        told.push((name, Told::by(&writer)));
+        acknowledged.push((name, Acknowledged::by(&writer)));
         outcome.kills += 1;
     }
     outcome.kills += 1 + kill_loggers(path) as u64;
     let store = workload::open(path)?;
-    oracle::kept(&store, told.iter().map(|(name, told)| (name.as_str(), *told)), false)?;
+    oracle::kept(&store, acknowledged.iter().map(|(name, acknowledged)| (name.as_str(), *acknowledged)), false)?;
     oracle::verified(&store).map(|()| true)
 }

@@ -1,23 +1,23 @@
-//! Runs of contiguous pages, which hold large values: their size classes, and the page that keeps their free queues.
+//! Extents of contiguous pages, which hold large values: their size classes, and the page that keeps their free queues.
 //!
-//! The run directory is a page with one [`QueueState`] for each size class, in the order of the classes:
+//! The extent directory is a page with one [`QueueState`] for each size class, in the order of the classes:
 //!
 //! | body offset | bytes | field |
 //! |---|---|---|
-//! | 0 | 32 | page header, kind `RunDirectory` |
+//! | 0 | 32 | page header, kind `ExtentDirectory` |
 //! | 32 + 24 i | 4, 4 | queue of class i: head page, tail page |
 //! | 40 + 24 i | 4, 4 | index of the next entry in the head page, index after the last in the tail page |
 //! | 48 + 24 i | 8 | entries |
 
 use crate::files::page::PageRead;
-use crate::files::page::{CHECKSUM_LEN, HEADER_LEN, Header, PageKind, damaged};
+use crate::files::page::{CHECKSUM_LEN, HEADER_LEN, PageHeader, PageKind, damaged};
 use crate::files::slot::{QueueState, SlotImage};
 use crate::shared::memory::arena::Pages;
 use crate::{Error, LimitKind, PageId, Result, TxnId};
 
-/// Reads the queues of runs.
+/// Reads the queues of extents.
 pub(crate) fn read_directory(pages: &Pages<'_>, page: PageId, queues: &mut [QueueState]) -> Result<()> {
-    pages.expect(page, PageKind::RunDirectory)?;
+    pages.expect(page, PageKind::ExtentDirectory)?;
     let body = pages.body_of(page, 1)?;
     for (class, state) in queues.iter_mut().enumerate() {
         let mut words = [0; QueueState::WORDS];
@@ -27,7 +27,7 @@ pub(crate) fn read_directory(pages: &Pages<'_>, page: PageId, queues: &mut [Queu
         }
         *state = QueueState::decode(&words);
         if !state.is_possible(pages.high_water(), pages.page_size()) {
-            let what = format!("the queue of run class {class} has impossible ends: {state:?}");
+            let what = format!("the queue of extent class {class} has impossible ends: {state:?}");
             return Err(damaged(page, pages.page_size(), what));
         }
     }
@@ -35,14 +35,14 @@ pub(crate) fn read_directory(pages: &Pages<'_>, page: PageId, queues: &mut [Queu
 }
 
 /// Makes a page into the directory of these queues.
-pub(crate) fn format_directory(body: &mut [u8], page: PageId, birth: TxnId, queues: &[QueueState]) {
+pub(crate) fn format_directory(body: &mut [u8], page: PageId, created_txn: TxnId, queues: &[QueueState]) {
     body.fill(0);
-    let header = Header {
-        kind: PageKind::RunDirectory,
+    let header = PageHeader {
+        kind: PageKind::ExtentDirectory,
         level: 0,
         count: 0,
         page,
-        birth,
+        created_txn,
         pages: 1,
         link: PageId::NONE,
         extra: 0,
@@ -59,19 +59,19 @@ pub(crate) fn format_directory(body: &mut [u8], page: PageId, birth: TxnId, queu
 /// All queues of a commit, those of single pages first: what the pages waiting for reuse stand in.
 pub(crate) fn all_queues(pages: &Pages<'_>, image: &SlotImage) -> Result<Vec<QueueState>> {
     let mut queues = image.queues.to_vec();
-    if !image.run_directory.is_none() {
+    if !image.extent_directory.is_none() {
         let mut classes = vec![QueueState::default(); CLASSES.len()];
-        read_directory(pages, image.run_directory, &mut classes)?;
+        read_directory(pages, image.extent_directory, &mut classes)?;
         queues.extend(classes);
     }
     Ok(queues)
 }
 
-/// How many size classes of runs there are.
+/// How many size classes of extents there are.
 const CLASS_COUNT: usize = 72;
 
-/// Lengths of runs in pages: all up to 9, then four to each doubling, plus the page that a power of two
-/// spills over into by its header. A run is never split for a shorter one and so waste stays below a quarter.
+/// Lengths of extents in pages: all up to 9, then four to each doubling, plus the page that a power of two
+/// spills over into by its header. An extent is never split for a shorter one and so waste stays below a quarter.
 pub(crate) static CLASSES: [u32; CLASS_COUNT] = {
     let mut classes = [0; CLASS_COUNT];
     let mut i = 0;
@@ -93,10 +93,10 @@ pub(crate) static CLASSES: [u32; CLASS_COUNT] = {
 };
 
 const _: () = assert!(CLASS_COUNT * QueueState::WORDS * 8 + HEADER_LEN + CHECKSUM_LEN <= 4096);
-// The longest run: 1 GiB in the smallest pages, and its header.
+// The longest extent: 1 GiB in the smallest pages, and its header.
 const _: () = assert!(CLASSES[CLASS_COUNT - 1] > (1 << 18));
 
-/// The first class whose runs have at least this many pages.
+/// The first class whose extents have at least this many pages.
 pub(crate) fn class_for(pages: u32) -> Result<usize> {
     let class = CLASSES.partition_point(|len| *len < pages);
     if class == CLASSES.len() {
@@ -109,13 +109,13 @@ pub(crate) fn class_for(pages: u32) -> Result<usize> {
     Ok(class)
 }
 
-/// The last class whose runs have at most this many pages: what such a free run can serve.
+/// The last class whose extents have at most this many pages: what such a free extent can serve.
 pub(crate) fn class_of(pages: u32) -> usize {
     CLASSES.partition_point(|len| *len <= pages) - 1
 }
 
-/// The length that a run for `pages` pages really has.
-pub(crate) fn run_len(pages: u32) -> u32 {
+/// The length that an extent for `pages` pages really has.
+pub(crate) fn extent_len(pages: u32) -> u32 {
     if pages <= 1 { pages } else { class_for(pages).map_or(pages, |class| CLASSES[class]) }
 }
 
@@ -123,16 +123,16 @@ pub(crate) fn run_len(pages: u32) -> u32 {
 mod tests {
     use super::*;
 
-    /// Goal: every run length has a class that holds it, with bounded waste, and a free run of any
+    /// Goal: every extent length has a class that holds it, with bounded waste, and a free extent of any
     /// length falls into a class that it can serve.
     #[test]
     fn size_classes() {
         for pages in 2..=CLASSES[CLASS_COUNT - 1] {
-            let len = run_len(pages);
+            let len = extent_len(pages);
             assert!(len >= pages && f64::from(len) <= f64::from(pages) * 1.25 + 1.0, "{pages} {len}");
             assert!(CLASSES[class_of(pages)] <= pages);
         }
-        assert_eq!(run_len(257), 257);
-        assert_eq!(run_len((1 << 18) + 1), (1 << 18) + 1);
+        assert_eq!(extent_len(257), 257);
+        assert_eq!(extent_len((1 << 18) + 1), (1 << 18) + 1);
     }
 }

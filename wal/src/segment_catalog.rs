@@ -1,7 +1,7 @@
 //! Which segments there are, and which bytes of each count.
 //!
 //! Segments are known by their headers; names are only slots. A segment's bytes count from its start up to
-//! the lowest start among the segments with higher numbers. The survey also gathers the newest [`Stated`]
+//! the lowest start among the segments with higher numbers. The survey also gathers the newest [`LogState`]
 //! of all whole headers, those of batches beyond the end of the valid data included: what is stated to be
 //! durable must be readable.
 
@@ -10,7 +10,7 @@ use crate::{
     disk::AlignedBuf,
     error::{LogError, Result},
     limits::{BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BLOCK_BYTES},
-    segment::{BATCH_MAGIC, BatchHeader, HeaderBlock, LogShape, SegmentHeader, Stated},
+    segment::{BATCH_MAGIC, BatchHeader, HeaderBlock, LogShape, LogState, SegmentHeader},
 };
 use std::io;
 
@@ -18,7 +18,7 @@ use std::io;
 const SEGMENT_PREFIX: &str = "seg-";
 /// Names of files that are still being made.
 pub(crate) const UNFINISHED_PREFIX: &str = "new-";
-/// Names of files that were segments, and that no log uses: see [`Broken`].
+/// Names of files that were segments, and that no log uses: see [`BrokenSegment`].
 pub const BROKEN_PREFIX: &str = "broken-";
 
 /// The name of the slot with this index.
@@ -36,7 +36,7 @@ pub(crate) fn slot_of(name: &str) -> Option<u32> {
 
 /// A segment file with a whole header.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Found {
+pub struct FoundSegment {
     /// Its name in the log's directory.
     pub file: String,
     /// Its header.
@@ -49,11 +49,11 @@ pub struct Found {
 
 /// A segment file that has not the size of one: cut short, as a rule. No byte of it counts.
 ///
-/// One that recovery needs refuses the open ([`Survey::refuse_broken`]). One that only followers
+/// One that recovery needs refuses the open ([`SegmentCatalog::refuse_broken`]). One that only followers
 /// need is as good as missing: the open gives it a name that begins with [`BROKEN_PREFIX`], where
 /// it stays for the user to look at.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Broken {
+pub struct BrokenSegment {
     /// Its name in the log's directory.
     pub file: String,
     /// Its size in bytes.
@@ -65,7 +65,7 @@ pub struct Broken {
     pub is_spare: bool,
 }
 
-/// The files that opens have set aside, see [`Broken`], with their sizes in bytes.
+/// The files that opens have set aside, see [`BrokenSegment`], with their sizes in bytes.
 ///
 /// # Errors
 /// [`LogError::Io`] if the directory can't be listed, or a file not be measured.
@@ -96,19 +96,19 @@ pub fn holds_batches<D: Disk>(disk: &D, shape: &LogShape, file: &str) -> Result<
 
 /// What lies in the log's directory.
 #[derive(Clone, Debug)]
-pub struct Survey {
+pub struct SegmentCatalog {
     /// The store's shape.
     pub shape: LogShape,
     /// The segments, by ascending number.
-    pub segments: Vec<Found>,
+    pub segments: Vec<FoundSegment>,
     /// Files without a header that counts: spares.
     pub spares: Vec<String>,
     /// Those of the spares whose header is neither whole nor blank.
     pub damaged: Vec<String>,
     /// Files of another size than a segment's.
-    pub broken: Vec<Broken>,
+    pub broken: Vec<BrokenSegment>,
     /// The newest that any header states.
-    pub stated: Stated,
+    pub log_state: LogState,
 }
 
 /// How much a survey reads.
@@ -120,56 +120,56 @@ pub(crate) enum Depth {
     Blocks,
 }
 
-impl Survey {
+impl SegmentCatalog {
     /// Looks at all segment files.
     ///
     /// # Errors
     /// [`LogError::Mismatch`] for a foreign file, [`LogError::Corrupt`] for a file whose header is
     /// damaged while later batches follow it, [`LogError::Io`] if a file can't be read. A file that
-    /// is cut short is none by itself: see [`Survey::refuse_broken`].
-    pub fn take<D: Disk>(disk: &D, shape: &LogShape) -> Result<Survey> {
-        Self::take_to(disk, shape, Depth::Blocks)
+    /// is cut short is none by itself: see [`SegmentCatalog::refuse_broken`].
+    pub fn read<D: Disk>(disk: &D, shape: &LogShape) -> Result<SegmentCatalog> {
+        Self::read_to(disk, shape, Depth::Blocks)
     }
 
-    /// As [`Survey::take`], but looks at headers of segments only, and may be taken beside a
+    /// As [`SegmentCatalog::read`], but looks at headers of segments only, and may be taken beside a
     /// running logger.
     ///
     /// # Errors
-    /// As [`Survey::take`].
-    pub fn take_headers<D: Disk>(disk: &D, shape: &LogShape) -> Result<Survey> {
-        Self::take_to(disk, shape, Depth::Headers)
+    /// As [`SegmentCatalog::read`].
+    pub fn read_headers<D: Disk>(disk: &D, shape: &LogShape) -> Result<SegmentCatalog> {
+        Self::read_to(disk, shape, Depth::Headers)
     }
 
-    pub(crate) fn take_to<D: Disk>(disk: &D, shape: &LogShape, depth: Depth) -> Result<Survey> {
-        let mut survey = Survey {
+    pub(crate) fn read_to<D: Disk>(disk: &D, shape: &LogShape, depth: Depth) -> Result<SegmentCatalog> {
+        let mut segment_catalog = SegmentCatalog {
             shape: *shape,
             segments: Vec::new(),
             spares: Vec::new(),
             damaged: Vec::new(),
             broken: Vec::new(),
-            stated: Stated::default(),
+            log_state: LogState::default(),
         };
         let mut names = disk.list().map_err(LogError::io("listing the log's directory"))?;
         names.retain(|name| slot_of(name).is_some());
         names.sort();
         let mut buf = AlignedBuf::new(BATCH_BYTES_MAX);
         for name in names {
-            survey.look_at(disk, name, depth, &mut buf)?;
+            segment_catalog.look_at(disk, name, depth, &mut buf)?;
         }
-        survey.segments.sort_by_key(|s| s.header.number);
-        let mut starts: Vec<_> = survey.headers().map(|header| (header.number, header.start)).collect();
+        segment_catalog.segments.sort_by_key(|s| s.header.number);
+        let mut starts: Vec<_> = segment_catalog.headers().map(|header| (header.number, header.start)).collect();
         starts.sort_unstable();
         let mut end = None::<Lsn>;
-        for segment in survey.segments.iter_mut().rev() {
+        for segment in segment_catalog.segments.iter_mut().rev() {
             while let Some((_, start)) = starts.pop_if(|(number, _)| *number > segment.header.number) {
                 end = Some(end.map_or(start, |end| end.min(start)));
             }
             segment.end = end;
         }
         if depth == Depth::Blocks {
-            survey.look_beyond(disk, &mut buf)?;
+            segment_catalog.look_beyond(disk, &mut buf)?;
         }
-        Ok(survey)
+        Ok(segment_catalog)
     }
 
     /// The highest number of all segments, 0 if there is none.
@@ -187,7 +187,7 @@ impl Survey {
     /// # Errors
     /// [`LogError::Corrupt`].
     pub fn refuse_broken(&self, from: Lsn, needs_none: bool) -> Result<()> {
-        let is_needed = |broken: &&Broken| {
+        let is_needed = |broken: &&BrokenSegment| {
             let Some(header) = &broken.header else { return !needs_none && !broken.is_spare };
             let later = self.headers().filter(|later| later.number > header.number);
             later.map(|later| later.start).min().is_none_or(|end| end > from)
@@ -210,8 +210,8 @@ impl Survey {
     }
 
     /// The file that held the byte at `at`, if that is one of the broken ones.
-    pub(crate) fn broken_at(&self, at: Lsn) -> Option<&Broken> {
-        let holds = |broken: &&Broken| {
+    pub(crate) fn broken_at(&self, at: Lsn) -> Option<&BrokenSegment> {
+        let holds = |broken: &&BrokenSegment| {
             let Some(header) = &broken.header else { return false };
             let later = self.headers().filter(|later| later.number > header.number).map(|later| later.start).min();
             header.start <= at && later.is_none_or(|end| at < end)
@@ -249,14 +249,14 @@ impl Survey {
                 HeaderBlock::Valid(header, _) => Some(header),
                 HeaderBlock::Blank | HeaderBlock::Damaged => None,
             };
-            self.stated = header.map_or(self.stated, |header| self.stated.newest(header.stated));
-            self.broken.push(Broken { file: name, size, header, is_spare });
+            self.log_state = header.map_or(self.log_state, |header| self.log_state.newest(header.log_state));
+            self.broken.push(BrokenSegment { file: name, size, header, is_spare });
             return Ok(());
         }
         match header {
             HeaderBlock::Valid(header, header_crc) => {
-                self.stated = self.stated.newest(header.stated);
-                self.segments.push(Found { file: name, header, header_crc, end: None });
+                self.log_state = self.log_state.newest(header.log_state);
+                self.segments.push(FoundSegment { file: name, header, header_crc, end: None });
             }
             HeaderBlock::Blank => self.spares.push(name),
             HeaderBlock::Damaged => {
@@ -273,23 +273,23 @@ impl Survey {
     fn look_beyond<D: Disk>(&mut self, disk: &D, buf: &mut AlignedBuf) -> Result<()> {
         if let Some(newest) = self.segments.last().cloned() {
             let of = (newest.header.number, newest.header.salt);
-            let mut stated = self.stated;
+            let mut log_state = self.log_state;
             each_batch(disk, &newest.file, &self.shape, buf, |batch| {
                 if (batch.number, batch.salt) == of {
-                    stated = stated.newest(batch.stated);
+                    log_state = log_state.newest(batch.log_state);
                 }
             })?;
-            self.stated = stated;
+            self.log_state = log_state;
         }
         for file in self.spares.clone() {
             let damaged = self.damaged.contains(&file);
             if !damaged && !begins_with_batch(disk, &file, buf)? {
                 continue;
             }
-            let (mut stated, mut newer) = (self.stated, false);
+            let (mut log_state, mut newer) = (self.log_state, false);
             let number_max = self.number_max();
             each_batch(disk, &file, &self.shape, buf, |batch| {
-                stated = stated.newest(batch.stated);
+                log_state = log_state.newest(batch.log_state);
                 newer |= batch.number > number_max;
             })?;
             // A crash leaves a header old, blank or new, never broken. So this one was in use.
@@ -298,13 +298,13 @@ impl Survey {
                     "the segment's header is damaged, and newer batches than any other segment's follow it".to_owned();
                 return Err(LogError::Corrupt { file, offset: 0, what });
             }
-            self.stated = stated;
+            self.log_state = log_state;
         }
         Ok(())
     }
 }
 
-pub(crate) fn wrong_size(broken: &Broken, shape: &LogShape) -> LogError {
+pub(crate) fn wrong_size(broken: &BrokenSegment, shape: &LogShape) -> LogError {
     let (expected, size) = (shape.segment_bytes(), broken.size);
     let whose = match &broken.header {
         Some(header) => format!("it is segment {}, which begins at position {}", header.number, header.start),

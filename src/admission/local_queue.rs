@@ -15,19 +15,19 @@ use std::thread::ThreadId;
 use std::time::Duration;
 
 /// A wait for the writer lock, the gate before it included.
-pub(crate) struct Wait {
+pub(crate) struct LockWait {
     class: CommitClass,
     since_ns: u64,
     timeout: Option<Duration>,
     patience: Duration,
 }
 
-impl Wait {
+impl LockWait {
     /// One that begins at `since_ns`, and ends `timeout` after that at the latest.
-    pub(crate) fn new(class: CommitClass, since_ns: u64, timeout: Option<Duration>) -> Wait {
+    pub(crate) fn new(class: CommitClass, since_ns: u64, timeout: Option<Duration>) -> LockWait {
         // Who doesn't wait does not age either.
         let patience = patience(timeout.filter(|timeout| !timeout.is_zero()));
-        Wait { class, since_ns, timeout, patience }
+        LockWait { class, since_ns, timeout, patience }
     }
 
     fn waited(&self) -> Duration {
@@ -55,23 +55,23 @@ pub(crate) fn patience(timeout: Option<Duration>) -> Duration {
 }
 
 #[derive(Default)]
-pub(crate) struct Gate {
+pub(crate) struct LocalQueue {
     /// The thread that has passed.
     holder: Mutex<Option<ThreadId>>,
     urgent: Condvar,
     bulk: Condvar,
     /// Urgent threads before the gate; changed under the lock.
-    urgents: AtomicUsize,
+    urgent_count: AtomicUsize,
     /// The thread that has passed waits for the lock, and somebody urgent for it.
-    lifted: AtomicBool,
+    is_boosted: AtomicBool,
 }
 
-impl Gate {
-    /// Waits until this thread may go for the lock. `lift` has the one that has passed look again how urgent it is, if it still waits.
+impl LocalQueue {
+    /// Waits until this thread may go for the lock. `boost` has the one that has passed look again how urgent it is, if it still waits.
     ///
     /// # Errors
     /// [`Error::TransactionOpen`] if this thread has passed already; [`Error::LockTimeout`].
-    pub(crate) fn enter(&self, wait: &Wait, lift: impl Fn()) -> Result<()> {
+    pub(crate) fn enter(&self, wait: &LockWait, boost: impl Fn()) -> Result<()> {
         let this = std::thread::current().id();
         let mut holder = self.holder.lock();
         if *holder == Some(this) {
@@ -82,15 +82,15 @@ impl Gate {
         while holder.is_some() || (!is_urgent && self.has_urgent()) {
             is_urgent |= wait.class() == CommitClass::Urgent;
             if is_urgent && !std::mem::replace(&mut is_counted, true) {
-                self.urgents.fetch_add(1, Ordering::SeqCst);
+                self.urgent_count.fetch_add(1, Ordering::SeqCst);
                 continue;
             }
-            if is_urgent && !self.lifted.swap(true, Ordering::SeqCst) {
-                lift();
+            if is_urgent && !self.is_boosted.swap(true, Ordering::SeqCst) {
+                boost();
             }
             let left = wait.left();
             if left == Some(Duration::ZERO) {
-                self.urgents.fetch_sub(usize::from(is_counted), Ordering::SeqCst);
+                self.urgent_count.fetch_sub(usize::from(is_counted), Ordering::SeqCst);
                 // A wake-up may have come to this one that was for another.
                 self.wake_next(*holder);
                 return Err(Error::LockTimeout {
@@ -109,21 +109,21 @@ impl Gate {
                 }
             }
         }
-        self.urgents.fetch_sub(usize::from(is_counted), Ordering::SeqCst);
+        self.urgent_count.fetch_sub(usize::from(is_counted), Ordering::SeqCst);
         *holder = Some(this);
         // Whoever is urgent and comes from here on lifts this one anew; those who wait already have to be counted in.
-        self.lifted.store(self.has_urgent(), Ordering::SeqCst);
+        self.is_boosted.store(self.has_urgent(), Ordering::SeqCst);
         Ok(())
     }
 
     /// Whether an urgent thread stands before the gate.
     pub(crate) fn has_urgent(&self) -> bool {
-        self.urgents.load(Ordering::SeqCst) > 0
+        self.urgent_count.load(Ordering::SeqCst) > 0
     }
 
     /// Whether the thread that has passed is to wait as an urgent one.
-    pub(crate) fn is_lifted(&self) -> bool {
-        self.lifted.load(Ordering::SeqCst)
+    pub(crate) fn boosts_holder(&self) -> bool {
+        self.is_boosted.load(Ordering::SeqCst)
     }
 
     /// The thread that has passed has let go of the lock, or did not get it.

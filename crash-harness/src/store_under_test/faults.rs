@@ -6,7 +6,7 @@
 
 use super::cuts::{ENOUGH, Model, Search, again, ended, place, recorder, rounds, unfinished};
 use super::kills::{replay, start};
-use super::{Subject, work};
+use super::{StoreUnderTest, work};
 use crate::context::Context;
 use crate::outcome::{Finding, Kind, Outcome};
 use crate::recorder::{Event, Record};
@@ -26,10 +26,10 @@ const CUTS: usize = 4;
 const FRUITLESS: u32 = 8;
 
 /// Failing syncs until the time is up.
-pub fn run(context: &Context, subject: &dyn Subject, model: Model, outcome: &mut Outcome) {
-    let about = subject.about();
+pub fn run(context: &Context, tested: &dyn StoreUnderTest, model: Model, outcome: &mut Outcome) {
+    let about = tested.about();
     if let Some(only) = context.only.as_ref().filter(|only| only.contains('@')) {
-        return again(context, "faults", subject, model, only, outcome);
+        return again(context, "faults", tested, model, only, outcome);
     }
     let mut fruitless = 0;
     for round in rounds(context, about.name) {
@@ -38,12 +38,12 @@ pub fn run(context: &Context, subject: &dyn Subject, model: Model, outcome: &mut
         }
         let name = format!("{}:{round}", about.name);
         let mut random = context.random(round);
-        let recorded = record(subject, &mut random, outcome);
+        let recorded = record(tested, &mut random, outcome);
         let record = match recorded {
             Ok(Some(record)) => record,
             Ok(None) => return,
             Err(finding) => {
-                outcome.violated(finding, &name, replay(context, "faults", subject, &name));
+                outcome.violated(finding, &name, replay(context, "faults", tested, &name));
                 continue;
             }
         };
@@ -58,14 +58,14 @@ pub fn run(context: &Context, subject: &dyn Subject, model: Model, outcome: &mut
         };
         *outcome.figures.entry("syncs that failed".into()).or_default() +=
             record.events.iter().filter(|event| matches!(event, Event::SyncFailed { .. })).count() as f64;
-        Search { context, subject, run: "faults", round, record: &record, from, model, cuts: CUTS }
+        Search { context, tested, run: "faults", round, record: &record, from, model, cuts: CUTS }
             .run(&mut random, outcome);
     }
 }
 
 /// A writer to which syncs fail, and one that comes after it.
-fn record(subject: &dyn Subject, random: &mut StdRng, outcome: &mut Outcome) -> Result<Option<Record>, Finding> {
-    let Some(recorder) = recorder(subject, outcome) else { return Ok(None) };
+fn record(tested: &dyn StoreUnderTest, random: &mut StdRng, outcome: &mut Outcome) -> Result<Option<Record>, Finding> {
+    let Some(recorder) = recorder(tested, outcome) else { return Ok(None) };
     let path = place(&recorder)?;
     let failures = if random.random_bool(0.7) { 1 } else { 3 };
     recorder.hold_sync("", random.random_range(0..60));
@@ -84,30 +84,30 @@ fn record(subject: &dyn Subject, random: &mut StdRng, outcome: &mut Outcome) -> 
                 }
             }
         });
-        let done = two_writers(subject, &path, outcome);
-        subject.end(&path);
+        let done = two_writers(tested, &path, outcome);
+        tested.end(&path);
         is_over.store(true, Relaxed);
         done
     });
     match done {
         Err(finding) if finding.kind == Kind::Misbehaved && recorder.marks(0, "V ") == 0 => {
-            unfinished(outcome, &format!("{}: {}", subject.about().name, finding.what));
+            unfinished(outcome, &format!("{}: {}", tested.about().name, finding.what));
         }
         done => done?,
     }
     Ok(Some(recorder.finish()))
 }
 
-fn two_writers(subject: &dyn Subject, path: &Path, outcome: &mut Outcome) -> Result<(), Finding> {
+fn two_writers(tested: &dyn StoreUnderTest, path: &Path, outcome: &mut Outcome) -> Result<(), Finding> {
     for (name, batches) in [("w0", BATCHES.0), ("w1", BATCHES.1)] {
-        let mut writer = start(subject, "subject-writer", path, &[name, batches, "stubborn"]);
+        let mut writer = start(tested, "subject-writer", path, &[name, batches, "stubborn"]);
         ended(&mut writer)?;
         for (what, name) in work::FATES {
             let count = writer.lines().iter().filter(|line| line.starts_with(what)).count();
             *outcome.figures.entry(name.into()).or_default() += count as f64;
         }
         // Whatever it started for itself goes too.
-        subject.end(path);
+        tested.end(path);
     }
     Ok(())
 }

@@ -9,14 +9,14 @@ use std::collections::BTreeMap;
 
 /// What each writer has been told: the last batch that returned, and the last one before a sync that returned.
 #[derive(Clone, Debug, Default)]
-pub struct Told {
+pub struct AcknowledgedBatches {
     returned: BTreeMap<String, u64>,
     synced: BTreeMap<String, u64>,
     /// Where it went on when it was started: that batch was there, whoever was told so.
     begun: BTreeMap<String, u64>,
 }
 
-impl Told {
+impl AcknowledgedBatches {
     /// Hears one thing that a writer said: what, its name, and a number.
     pub fn hear(&mut self, said: &str) {
         let words: Vec<&str> = said.split(' ').collect();
@@ -31,15 +31,15 @@ impl Told {
     }
 
     /// What somebody else was told as well.
-    pub fn add(&mut self, other: Told) {
+    pub fn add(&mut self, other: AcknowledgedBatches) {
         self.returned.extend(other.returned);
         self.synced.extend(other.synced);
         self.begun.extend(other.begun);
     }
 
     /// What a check found: all of it was there, so from now on no less may be.
-    pub fn found(found: &BTreeMap<String, u64>) -> Told {
-        Told { returned: found.clone(), synced: found.clone(), begun: found.clone() }
+    pub fn found(found: &BTreeMap<String, u64>) -> AcknowledgedBatches {
+        AcknowledgedBatches { returned: found.clone(), synced: found.clone(), begun: found.clone() }
     }
 
     /// Whether nobody was told anything yet.
@@ -102,10 +102,14 @@ pub struct Kept {
 ///
 /// # Errors
 /// What was promised and is not there, or is there and was never begun.
-pub fn kept(found: &BTreeMap<String, u64>, told: &Told, promise: Promise) -> Result<Kept, Finding> {
+pub fn kept(
+    found: &BTreeMap<String, u64>,
+    acknowledged: &AcknowledgedBatches,
+    promise: Promise,
+) -> Result<Kept, Finding> {
     let promised = match promise {
-        Promise::Batch => &told.returned,
-        Promise::Sync => &told.synced,
+        Promise::Batch => &acknowledged.returned,
+        Promise::Sync => &acknowledged.synced,
     };
     for (name, n) in promised {
         let there = found.get(name).copied().unwrap_or(0);
@@ -115,11 +119,11 @@ pub fn kept(found: &BTreeMap<String, u64>, told: &Told, promise: Promise) -> Res
         }
     }
     let mut kept = Kept::default();
-    for (name, returned) in &told.returned {
+    for (name, returned) in &acknowledged.returned {
         let there = found.get(name).copied().unwrap_or(0);
         kept.returned_lost += returned.saturating_sub(there);
         // One more may have been under way.
-        if there > told.begun.get(name).map_or(*returned, |begun| *returned.max(begun)) + 1 {
+        if there > acknowledged.begun.get(name).map_or(*returned, |begun| *returned.max(begun)) + 1 {
             let what = format!("{name}: batch {there} is there, and {returned} was the last one to return");
             return Err(Finding::new(Kind::OrderViolation, what));
         }
@@ -183,15 +187,15 @@ mod tests {
 
     #[test]
     fn what_was_promised_must_be_there() {
-        let mut told = Told::default();
-        ["B w 0", "V w 8", "S w 8", "V w 9"].iter().for_each(|said| told.hear(said));
-        let judged = |there: u64, promise| kept(&BTreeMap::from([("w".to_string(), there)]), &told, promise);
+        let mut acknowledged = AcknowledgedBatches::default();
+        ["B w 0", "V w 8", "S w 8", "V w 9"].iter().for_each(|said| acknowledged.hear(said));
+        let judged = |there: u64, promise| kept(&BTreeMap::from([("w".to_string(), there)]), &acknowledged, promise);
         assert_eq!(judged(9, Promise::Batch).unwrap().returned_lost, 0);
         assert_eq!(judged(10, Promise::Batch).unwrap().returned_lost, 0);
         assert_eq!(kind(judged(8, Promise::Batch)), Some(Kind::LostAcked));
         assert_eq!(judged(8, Promise::Sync).unwrap().returned_lost, 1);
         assert_eq!(kind(judged(7, Promise::Sync)), Some(Kind::LostAcked));
         assert_eq!(kind(judged(11, Promise::Sync)), Some(Kind::OrderViolation));
-        assert_eq!(kind(kept(&BTreeMap::new(), &told, Promise::Sync)), Some(Kind::LostAcked));
+        assert_eq!(kind(kept(&BTreeMap::new(), &acknowledged, Promise::Sync)), Some(Kind::LostAcked));
     }
 }

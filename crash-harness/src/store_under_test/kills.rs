@@ -2,13 +2,13 @@
 //! same store. What is left is opened and checked by a fresh process.
 
 use super::cuts::{ENOUGH, rounds};
-use super::judge::{self, Told};
-use super::{Subject, work};
+use super::judge::{self, AcknowledgedBatches};
+use super::{StoreUnderTest, work};
 use crate::context::Context;
+use crate::instrumented;
 use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind, Outcome};
 use crate::process::Process;
-use crate::victim;
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::collections::BTreeMap;
@@ -19,36 +19,36 @@ use std::time::{Duration, Instant};
 const LIVES: u64 = 8;
 
 /// Kills until the time is up.
-pub fn run(context: &Context, subject: &dyn Subject, outcome: &mut Outcome) {
-    for round in rounds(context, subject.about().name) {
-        let name = format!("{}:{round}", subject.about().name);
+pub fn run(context: &Context, tested: &dyn StoreUnderTest, outcome: &mut Outcome) {
+    for round in rounds(context, tested.about().name) {
+        let name = format!("{}:{round}", tested.about().name);
         let enough = outcome.violations.len() >= ENOUGH;
         if context.only.is_none() && (enough || !context.may_go_on(outcome.states, &name)) {
             return;
         }
-        let path = context.place_in_memory(&format!("{}-{round}", subject.about().name));
-        let done = lives(context, subject, &path, &mut context.random(round), outcome);
-        subject.end(&path);
+        let path = context.place_in_memory(&format!("{}-{round}", tested.about().name));
+        let done = lives(context, tested, &path, &mut context.random(round), outcome);
+        tested.end(&path);
         let _ = std::fs::remove_dir_all(&path);
         if let Err(finding) = done {
-            outcome.violated(finding, &name, replay(context, "kill", subject, &name));
+            outcome.violated(finding, &name, replay(context, "kill", tested, &name));
         }
     }
 }
 
 /// The command that does one thing again.
-pub fn replay(context: &Context, run: &str, subject: &dyn Subject, only: &str) -> String {
+pub fn replay(context: &Context, run: &str, tested: &dyn StoreUnderTest, only: &str) -> String {
     format!(
         "cargo run --release -p crash-peers -- {run} --store {} --seed {} --only '{only}'",
-        subject.about().name,
+        tested.about().name,
         context.seed
     )
 }
 
 /// Starts a process in a role of [`work`].
-pub fn start(subject: &dyn Subject, role: &str, path: &Path, arguments: &[&str]) -> Process {
-    let arguments: Vec<&str> = [subject.about().name].into_iter().chain(arguments.iter().copied()).collect();
-    Process::start(&victim::own(), role, path, &arguments, &[])
+pub fn start(tested: &dyn StoreUnderTest, role: &str, path: &Path, arguments: &[&str]) -> Process {
+    let arguments: Vec<&str> = [tested.about().name].into_iter().chain(arguments.iter().copied()).collect();
+    Process::start(&instrumented::own(), role, path, &arguments, &[])
 }
 
 /// What a check found.
@@ -63,8 +63,8 @@ pub struct Found {
 ///
 /// # Errors
 /// What does not hold.
-pub fn checked(subject: &dyn Subject, path: &Path, how: &str) -> Result<Found, Finding> {
-    let mut process = start(subject, "subject-check", path, &[how]);
+pub fn checked(tested: &dyn StoreUnderTest, path: &Path, how: &str) -> Result<Found, Finding> {
+    let mut process = start(tested, "subject-check", path, &[how]);
     let begun = Instant::now();
     while process.is_running() {
         if begun.elapsed() > HANGS {
@@ -84,13 +84,13 @@ pub fn checked(subject: &dyn Subject, path: &Path, how: &str) -> Result<Found, F
 
 fn lives(
     context: &Context,
-    subject: &dyn Subject,
+    tested: &dyn StoreUnderTest,
     path: &Path,
     random: &mut StdRng,
     outcome: &mut Outcome,
 ) -> Result<(), Finding> {
-    let about = subject.about();
-    let mut told = Told::default();
+    let about = tested.about();
+    let mut acknowledged = AcknowledgedBatches::default();
     for life in 0..LIVES {
         if life > 0 && context.only.is_none() && !context.may_go_on(outcome.states, about.name) {
             return Ok(());
@@ -98,9 +98,9 @@ fn lives(
         let count = if about.many_processes { 3 } else { 1 };
         let mut writers: Vec<(String, Process)> = (0..count)
             .map(|i| format!("w{i}"))
-            .map(|name| (name.clone(), start(subject, "subject-writer", path, &[&name])))
+            .map(|name| (name.clone(), start(tested, "subject-writer", path, &[&name])))
             .collect();
-        let mut reader = about.many_processes.then(|| start(subject, "subject-reader", path, &[]));
+        let mut reader = about.many_processes.then(|| start(tested, "subject-reader", path, &[]));
         // Now and then somebody dies before anything was written.
         if random.random_range(0..6) > 0 {
             writers[0].1.wait_for("V", 1, HANGS)?;
@@ -113,7 +113,7 @@ fn lives(
                 victim.kill();
                 outcome.kills += 1;
                 outcome.states += 1;
-                told.add(work::told(name, &victim.lines()));
+                acknowledged.add(work::acknowledged(name, &victim.lines()));
                 // With nobody's help, the others go on, and so does who comes anew.
                 let seen = writers[0].1.lines().iter().filter(|line| line.starts_with('V')).count();
                 writers[0].1.wait_for("V", seen + 1, HANGS)?;
@@ -121,8 +121,8 @@ fn lives(
                 if !victim.is_running() {
                     victim.kill();
                     victim.refuse_finding()?;
-                    told.add(work::told(name, &victim.lines()));
-                    *victim = start(subject, "subject-writer", path, &[name]);
+                    acknowledged.add(work::acknowledged(name, &victim.lines()));
+                    *victim = start(tested, "subject-writer", path, &[name]);
                 }
             }
         }
@@ -131,20 +131,20 @@ fn lives(
             writer.refuse_finding()?;
             writer.kill();
             outcome.kills += 1;
-            told.add(work::told(name, &writer.lines()));
+            acknowledged.add(work::acknowledged(name, &writer.lines()));
         }
         if let Some(reader) = &mut reader {
             reader.refuse_finding()?;
             reader.kill();
             outcome.kills += 1;
         }
-        subject.end(path);
+        tested.end(path);
         let how = if random.random_bool(0.5) { "close" } else { "abandon" };
-        let found = checked(subject, path, how)?;
-        subject.end(path);
+        let found = checked(tested, path, how)?;
+        tested.end(path);
         outcome.states += 1;
-        judge::kept(&found.there, &told, about.after_kill)?;
-        told = Told::found(&found.afterwards);
+        judge::kept(&found.there, &acknowledged, about.after_kill)?;
+        acknowledged = AcknowledgedBatches::found(&found.afterwards);
     }
     Ok(())
 }

@@ -5,10 +5,10 @@
 //! memory. What is held for each key is a hash of 128 bits and a number; beyond [`KEYS_MAX`] keys that is given
 //! up, and a key that such a transaction changed several times comes several times.
 
-use crate::api::feed::names::Names;
+use crate::api::feed::keyspace_names::KeyspaceNames;
 use crate::files::dir;
 use crate::prefix::prefix_end;
-use crate::process::client::Client;
+use crate::process::client::DirectClient;
 use crate::txn::ops::{Op, Ops};
 use crate::{Error, KeyspaceId, Result};
 use std::collections::HashMap;
@@ -22,12 +22,12 @@ const KEYS_MAX: usize = 1 << 18;
 
 /// Which changes are wanted.
 #[derive(Clone, Default, Debug)]
-pub(crate) struct Filter {
+pub(crate) struct ChangeFilter {
     pub(crate) keyspace: Option<String>,
     pub(crate) prefix: Vec<u8>,
 }
 
-impl Filter {
+impl ChangeFilter {
     fn matches(&self, name: &str, affected: Affected<'_>) -> bool {
         let is_wanted = match affected {
             Affected::Key(key) => key.starts_with(&self.prefix),
@@ -50,7 +50,7 @@ impl Filter {
 }
 
 /// The plan of one transaction. Its operations are numbered from 0, whether they match or not.
-pub(crate) struct Plan {
+pub(crate) struct TransactionFilter {
     /// Operations so far.
     count: u64,
     /// The last one that matches.
@@ -104,10 +104,10 @@ fn affected<'a>(op: &Op<'a>) -> Option<(KeyspaceId, Affected<'a>)> {
     }
 }
 
-impl Plan {
-    pub(crate) fn new() -> Plan {
+impl TransactionFilter {
+    pub(crate) fn new() -> TransactionFilter {
         let hashers = [RandomState::new(), RandomState::new()];
-        Plan {
+        TransactionFilter {
             count: 0,
             last: None,
             last_on: Some(HashMap::new()),
@@ -122,7 +122,7 @@ impl Plan {
     }
 
     /// Bytes of memory that it holds, but for names.
-    pub(super) fn held_bytes(&self) -> usize {
+    pub(super) fn memory_bytes(&self) -> usize {
         // Each entry has a control byte.
         let last_on = self.last_on.as_ref().map_or(0, |last| last.capacity() * (size_of::<((u64, u64), u64)>() + 1));
         last_on + self.undone.capacity() * size_of::<Range<u64>>()
@@ -136,9 +136,9 @@ impl Plan {
     /// Takes the operations of the next record into account. The transaction begins at `from`.
     pub(crate) fn add(
         &mut self,
-        client: &Arc<Client>,
-        names: &mut Names,
-        filter: &Filter,
+        client: &Arc<DirectClient>,
+        names: &mut KeyspaceNames,
+        filter: &ChangeFilter,
         payload: &[u8],
         from: Lsn,
     ) -> Result<()> {
@@ -203,7 +203,7 @@ impl Plan {
 
     /// Undoes all operations since a savepoint. What they created was never there: nothing else
     /// names it.
-    fn roll_back(&mut self, depth: u32, names: &mut Names) -> Result<(), String> {
+    fn roll_back(&mut self, depth: u32, names: &mut KeyspaceNames) -> Result<(), String> {
         self.savepoints.truncate((depth as usize).saturating_add(1));
         let savepoint = self.savepoints.get(depth as usize);
         let savepoint = savepoint.ok_or_else(|| format!("a rollback to savepoint {depth}, which is not there"))?;
@@ -229,7 +229,7 @@ impl Plan {
     }
 
     /// The transaction is one that commits: what it created is there.
-    pub(crate) fn settle(&mut self, names: &mut Names) {
+    pub(crate) fn commit(&mut self, names: &mut KeyspaceNames) {
         for (id, name) in self.created.drain() {
             names.learn(id, &name);
         }
@@ -238,15 +238,17 @@ impl Plan {
     }
 
     /// Whether an operation matches, all of whose names are known by now if it was not undone.
-    fn wants(names: &Names, filter: &Filter, op: &Op<'_>) -> bool {
+    fn wants(names: &KeyspaceNames, filter: &ChangeFilter, op: &Op<'_>) -> bool {
         affected(op).is_some_and(|(id, affected)| names.get(id).is_some_and(|name| filter.matches(name, affected)))
     }
 
     /// Whether operation number `index` is delivered: it matches and was not undone, and no later
     /// one changes the same key.
-    pub(super) fn delivers(&self, names: &Names, filter: &Filter, index: u64, op: &Op<'_>) -> bool {
+    pub(super) fn delivers(&self, names: &KeyspaceNames, filter: &ChangeFilter, index: u64, op: &Op<'_>) -> bool {
         let next = self.undone.partition_point(|undone| undone.end <= index);
-        if self.undone.get(next).is_some_and(|undone| undone.contains(&index)) || !Plan::wants(names, filter, op) {
+        if self.undone.get(next).is_some_and(|undone| undone.contains(&index))
+            || !TransactionFilter::wants(names, filter, op)
+        {
             return false;
         }
         match (&self.last_on, affected(op)) {

@@ -3,9 +3,9 @@
 //! The newest catalog knows those that are there; one that was dropped since is named by the operation that
 //! dropped it, further on in the log.
 
-use crate::api::feed::reader::{Bound, Reader};
+use crate::api::feed::reader::{ReadLimit, Reader};
 use crate::files::dir;
-use crate::process::client::Client;
+use crate::process::client::DirectClient;
 use crate::txn::catalog;
 use crate::txn::ops::{Op, Ops};
 use crate::{Error, KeyspaceId, Result};
@@ -15,11 +15,11 @@ use untorn_wal::Lsn;
 
 /// The names that a follower has come to know.
 #[derive(Default)]
-pub(crate) struct Names {
+pub(crate) struct KeyspaceNames {
     known: HashMap<KeyspaceId, Arc<str>>,
 }
 
-impl Names {
+impl KeyspaceNames {
     pub(crate) fn learn(&mut self, id: KeyspaceId, name: &str) {
         if self.known.get(&id).is_none_or(|known| **known != *name) {
             self.known.insert(id, name.into());
@@ -37,14 +37,14 @@ impl Names {
     }
 
     /// The name of a keyspace that something committed at `from` or later, but not beyond the newest transaction, names.
-    pub(crate) fn find(&mut self, client: &Arc<Client>, id: KeyspaceId, from: Lsn) -> Result<&Arc<str>> {
+    pub(crate) fn find(&mut self, client: &Arc<DirectClient>, id: KeyspaceId, from: Lsn) -> Result<&Arc<str>> {
         if !self.known.contains_key(&id) {
             self.look_up(client, id, from)?;
         }
         Ok(&self.known[&id])
     }
 
-    fn look_up(&mut self, client: &Arc<Client>, id: KeyspaceId, from: Lsn) -> Result<()> {
+    fn look_up(&mut self, client: &Arc<DirectClient>, id: KeyspaceId, from: Lsn) -> Result<()> {
         let (pin, image) = client.pin_image()?;
         if let Some(entry) = catalog::entry(&pin.pages(client), image.catalog, id)? {
             self.learn(id, &entry.name);
@@ -52,7 +52,7 @@ impl Names {
         }
         drop(pin);
         let mut reader = Reader::new(from);
-        let bound = Bound { txn: image.txn, lsn: image.log_tail };
+        let bound = ReadLimit { txn: image.txn, lsn: image.log_tail };
         while let Some(record) = reader.peek(&client.engine, bound)? {
             for op in Ops::new(reader.payload(&record)) {
                 // Those of a transaction that rolled back are as true: the keyspace was there.

@@ -1,9 +1,9 @@
 //! The changes of one committed transaction, one by one, as its plan says. Of its values one at a time is in memory.
 
 use crate::api::changes::{Change, ChangeKind};
-use crate::api::feed::names::Names;
-use crate::api::feed::plan::{Filter, Plan};
-use crate::api::feed::reader::{Bound, Reader};
+use crate::api::feed::keyspace_names::KeyspaceNames;
+use crate::api::feed::reader::{ReadLimit, Reader};
+use crate::api::feed::transaction_filter::{ChangeFilter, TransactionFilter};
 use crate::files::dir;
 use crate::participant::engine::Engine;
 use crate::txn::ops::{Op, Ops};
@@ -24,8 +24,8 @@ pub(crate) enum Admission {
 /// Decides about a change by the name of its keyspace and the bytes of its key and value, before they are copied.
 pub(crate) type Admit<'a> = &'a mut dyn FnMut(&str, usize, usize) -> Admission;
 
-/// What [`Delivery::next`] came to.
-pub(crate) enum Delivered {
+/// What [`TransactionCursor::next`] came to.
+pub(crate) enum CursorStep {
     Change(Change),
     /// The transaction has no more.
     End,
@@ -34,10 +34,10 @@ pub(crate) enum Delivered {
 }
 
 /// A transaction that is being delivered.
-pub(crate) struct Delivery {
+pub(crate) struct TransactionCursor {
     txn: TxnId,
-    plan: Plan,
-    filter: Filter,
+    txn_filter: TransactionFilter,
+    filter: ChangeFilter,
     /// The record that is being delivered.
     payload: Vec<u8>,
     at: usize,
@@ -46,10 +46,10 @@ pub(crate) struct Delivery {
     /// Operations that are done.
     index: u64,
     /// A large value whose bytes are coming.
-    filling: Option<Filling>,
+    filling: Option<PartialValue>,
 }
 
-struct Filling {
+struct PartialValue {
     change: Change,
     /// Not if it is delivered without its value.
     value: Option<Vec<u8>>,
@@ -58,28 +58,39 @@ struct Filling {
 }
 
 /// What an operation leads to.
-enum Step {
+enum OpEffect {
     Nothing,
     Change(Change),
-    Fill(Filling),
+    Fill(PartialValue),
     Later,
 }
 
-impl Delivery {
+impl TransactionCursor {
     /// Delivers a transaction of one record.
-    pub(crate) fn of_record(txn: TxnId, plan: Plan, filter: Filter, payload: Vec<u8>) -> Delivery {
-        Delivery { txn, plan, filter, payload, at: 0, rest: None, index: 0, filling: None }
+    pub(crate) fn of_record(
+        txn: TxnId,
+        txn_filter: TransactionFilter,
+        filter: ChangeFilter,
+        payload: Vec<u8>,
+    ) -> TransactionCursor {
+        TransactionCursor { txn, txn_filter, filter, payload, at: 0, rest: None, index: 0, filling: None }
     }
 
     /// Delivers a transaction whose records stand from `start` to `end`.
-    pub(crate) fn of_stream(txn: TxnId, plan: Plan, filter: Filter, start: Lsn, end: Lsn) -> Delivery {
+    pub(crate) fn of_stream(
+        txn: TxnId,
+        txn_filter: TransactionFilter,
+        filter: ChangeFilter,
+        start: Lsn,
+        end: Lsn,
+    ) -> TransactionCursor {
         let rest = Some((Reader::new(start), end));
-        Delivery { txn, plan, filter, payload: Vec::new(), at: 0, rest, index: 0, filling: None }
+        TransactionCursor { txn, txn_filter, filter, payload: Vec::new(), at: 0, rest, index: 0, filling: None }
     }
 
     /// All of it is delivered: the transaction.
-    pub(crate) fn end(self, names: &mut Names) -> TxnId {
-        self.plan.dropped.into_iter().for_each(|id| names.forget(id));
+    pub(crate) fn end(self, names: &mut KeyspaceNames) -> TxnId {
+        self.txn_filter.dropped.into_iter().for_each(|id| names.forget(id));
         self.txn
     }
 
@@ -91,25 +102,25 @@ impl Delivery {
         self.payload.drain(..std::mem::take(&mut self.at));
         self.payload.shrink_to_fit();
         let filling = self.filling.as_ref().and_then(|filling| filling.value.as_ref()).map_or(0, Vec::capacity);
-        self.payload.capacity() + filling + self.plan.held_bytes()
+        self.payload.capacity() + filling + self.txn_filter.memory_bytes()
     }
 
     /// The next change.
     ///
     /// # Errors
     /// [`Error::Lagged`] if the rest of it is gone, [`Error::Corrupt`]. It may be tried again.
-    pub(crate) fn next(&mut self, engine: &Engine, names: &Names, admit: Admit<'_>) -> Result<Delivered> {
+    pub(crate) fn next(&mut self, engine: &Engine, names: &KeyspaceNames, admit: Admit<'_>) -> Result<CursorStep> {
         loop {
             while self.at < self.payload.len() {
                 match self.step(names, admit)? {
-                    Step::Nothing => {}
-                    Step::Change(change) => return Ok(Delivered::Change(change)),
-                    Step::Fill(filling) => self.filling = Some(filling),
-                    Step::Later => return Ok(Delivered::Later),
+                    OpEffect::Nothing => {}
+                    OpEffect::Change(change) => return Ok(CursorStep::Change(change)),
+                    OpEffect::Fill(filling) => self.filling = Some(filling),
+                    OpEffect::Later => return Ok(CursorStep::Later),
                 }
             }
             let Some((reader, end)) = &mut self.rest else { break };
-            let bound = Bound { txn: self.txn, lsn: *end };
+            let bound = ReadLimit { txn: self.txn, lsn: *end };
             let Some(record) = reader.peek(engine, bound)? else { break };
             self.payload.clear();
             self.payload.extend_from_slice(reader.payload(&record));
@@ -119,10 +130,10 @@ impl Delivery {
         if self.filling.is_some() {
             return Err(damaged("the bytes of a large value are missing"));
         }
-        Ok(Delivered::End)
+        Ok(CursorStep::End)
     }
 
-    fn step(&mut self, names: &Names, admit: Admit<'_>) -> Result<Step> {
+    fn step(&mut self, names: &KeyspaceNames, admit: Admit<'_>) -> Result<OpEffect> {
         let mut ops = Ops::new(&self.payload[self.at..]);
         let op = ops.next().expect("there are bytes left").map_err(|what| damaged(&what))?;
         let rest = ops.rest();
@@ -142,15 +153,17 @@ impl Delivery {
             };
             self.at = self.payload.len() - rest;
             self.index += 1;
-            return Ok(done.map_or(Step::Nothing, |done| Step::Change(Change { value: done.value, ..done.change })));
+            return Ok(
+                done.map_or(OpEffect::Nothing, |done| OpEffect::Change(Change { value: done.value, ..done.change }))
+            );
         }
         if self.filling.is_some() {
             return Err(damaged("the bytes of a large value are missing"));
         }
-        let mut step = Step::Nothing;
-        if self.plan.delivers(names, &self.filter, self.index, &op) {
+        let mut step = OpEffect::Nothing;
+        if self.txn_filter.delivers(names, &self.filter, self.index, &op) {
             step = self.deliver(names, &op, admit);
-            if let Step::Later = step {
+            if let OpEffect::Later = step {
                 return Ok(step);
             }
         }
@@ -159,7 +172,7 @@ impl Delivery {
         Ok(step)
     }
 
-    fn deliver(&self, names: &Names, op: &Op<'_>, admit: Admit<'_>) -> Step {
+    fn deliver(&self, names: &KeyspaceNames, op: &Op<'_>, admit: Admit<'_>) -> OpEffect {
         let mut part = None;
         let (id, key_bytes, value_bytes) = match *op {
             Op::Put { keyspace, key, value } => (keyspace, key.len(), value.len()),
@@ -167,17 +180,17 @@ impl Delivery {
             Op::Delete { keyspace, key } => (keyspace, key.len(), 0),
             Op::DropKeyspace { keyspace, .. } => (keyspace, 0, 0),
             Op::DeleteRange { keyspace, start, end } => {
-                let Some((start, end)) = self.filter.part_of(start, end) else { return Step::Nothing };
+                let Some((start, end)) = self.filter.part_of(start, end) else { return OpEffect::Nothing };
                 let bytes = start.len() + end.as_ref().map_or(0, Vec::len);
                 part = Some((start, end));
                 (keyspace, bytes, 0)
             }
-            _ => return Step::Nothing,
+            _ => return OpEffect::Nothing,
         };
         let has_value = match admit(names.get(id).map_or("", |name| name), key_bytes, value_bytes) {
             Admission::Whole => true,
             Admission::WithoutValue => false,
-            Admission::Later => return Step::Later,
+            Admission::Later => return OpEffect::Later,
         };
         let change = |keyspace, kind, key: &[u8], value: Option<&[u8]>| Change {
             txn: self.txn,
@@ -186,24 +199,26 @@ impl Delivery {
             key: key.to_vec(),
             end: None,
             value: value.map(<[u8]>::to_vec),
-            last: self.plan.is_last(self.index),
+            last: self.txn_filter.is_last(self.index),
         };
         match *op {
             Op::Put { keyspace, key, value } => {
-                Step::Change(change(keyspace, ChangeKind::Put, key, Some(value).filter(|_| has_value)))
+                OpEffect::Change(change(keyspace, ChangeKind::Put, key, Some(value).filter(|_| has_value)))
             }
-            Op::Delete { keyspace, key } => Step::Change(change(keyspace, ChangeKind::Delete, key, None)),
-            Op::DropKeyspace { keyspace, .. } => Step::Change(change(keyspace, ChangeKind::DropKeyspace, &[], None)),
+            Op::Delete { keyspace, key } => OpEffect::Change(change(keyspace, ChangeKind::Delete, key, None)),
+            Op::DropKeyspace { keyspace, .. } => {
+                OpEffect::Change(change(keyspace, ChangeKind::DropKeyspace, &[], None))
+            }
             Op::DeleteRange { keyspace, .. } => {
                 let (key, end) = part.unwrap_or_default();
                 let change = change(keyspace, ChangeKind::DeleteRange, &[], None);
-                Step::Change(Change { key, end, ..change })
+                OpEffect::Change(Change { key, end, ..change })
             }
             Op::LargePut { keyspace, key, len } => {
                 let change = change(keyspace, ChangeKind::Put, key, None);
-                Step::Fill(Filling { change, value: has_value.then(Vec::new), come: 0, len: len as usize })
+                OpEffect::Fill(PartialValue { change, value: has_value.then(Vec::new), come: 0, len: len as usize })
             }
-            _ => Step::Nothing,
+            _ => OpEffect::Nothing,
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A writer's n-th batch follows from n, so that a mark in it tells all that must be there.
 
-use super::judge::{self, Told};
-use super::{Change, Store, Subject};
+use super::judge::{self, AcknowledgedBatches};
+use super::{Change, Store, StoreUnderTest};
 use crate::oracle;
 use crate::outcome::{Finding, Kind};
 use crate::recorder::MARK;
@@ -74,21 +74,21 @@ pub fn batch(name: &str, n: u64) -> Vec<Change> {
 
 /// Plays one of the roles of this module, if it is one.
 ///
-/// The arguments begin with the subject's name; the others are the role's own.
-pub fn play(role: &Role, subjects: &[&dyn Subject]) -> ExitCode {
+/// The arguments begin with the store under test's name; the others are the role's own.
+pub fn play(role: &Role, tested_stores: &[&dyn StoreUnderTest]) -> ExitCode {
     let argument = |at: usize| role.arguments.get(at).map_or("", String::as_str);
-    let Some(subject) = super::find(subjects, argument(0)) else {
+    let Some(tested) = super::find(tested_stores, argument(0)) else {
         eprintln!("no store is named {:?}", argument(0));
         return ExitCode::FAILURE;
     };
     let play = || match role.name.as_str() {
         "subject-writer" => {
             let rounds = argument(2).parse().unwrap_or(u64::MAX);
-            write(subject, &role.store, argument(1), rounds, argument(3) == "stubborn")
+            write(tested, &role.store, argument(1), rounds, argument(3) == "stubborn")
         }
-        "subject-reader" => read(subject, &role.store),
+        "subject-reader" => read(tested, &role.store),
         "subject-presser" => press(&role.store),
-        "subject-check" => check(subject, &role.store, argument(1) == "abandon"),
+        "subject-check" => check(tested, &role.store, argument(1) == "abandon"),
         other => Err(Finding::new(Kind::Misbehaved, format!("no role {other}"))),
     };
     // A store that panics is to be quoted.
@@ -119,12 +119,12 @@ impl Voice<'_> {
 
 /// Writes batches until killed, or so many, going on where it left off. `B n`: it goes on after the n-th; `V n`: the n-th has
 /// returned; `S n`: so has a sync after it. One that is not stubborn ends with the first failure.
-fn write(subject: &dyn Subject, path: &Path, name: &str, rounds: u64, stubborn: bool) -> Result<(), Finding> {
-    let about = subject.about();
+fn write(tested: &dyn StoreUnderTest, path: &Path, name: &str, rounds: u64, stubborn: bool) -> Result<(), Finding> {
+    let about = tested.about();
     let syncs = about.after_kill == super::Promise::Sync || about.after_cut == super::Promise::Sync;
     let marks = File::options().write(true).open(path.with_file_name(MARK)).ok();
     let mut voice = Voice { name, marks };
-    let mut store = if stubborn { open_again(subject, path)? } else { open(subject, path)? };
+    let mut store = if stubborn { open_again(tested, path)? } else { open(tested, path)? };
     let mut n = last(&*store, name)?;
     voice.say("B", n)?;
     for round in 1..=rounds {
@@ -151,7 +151,7 @@ fn write(subject: &dyn Subject, path: &Path, name: &str, rounds: u64, stubborn: 
             if attempt > 0 {
                 voice.say("O", n)?;
                 drop(store);
-                store = open_again(subject, path)?;
+                store = open_again(tested, path)?;
                 let there = last(&*store, name)?;
                 voice.say("B", there)?;
                 n = there + 1;
@@ -178,18 +178,18 @@ fn last(store: &dyn Store, name: &str) -> Result<u64, Finding> {
     value.map_or(Ok(0), |value| oracle::unsealed(&value))
 }
 
-fn open(subject: &dyn Subject, path: &Path) -> Result<Box<dyn Store>, Finding> {
-    subject.open(path).map_err(|failure| failure.finding("opening the store"))
+fn open(tested: &dyn StoreUnderTest, path: &Path) -> Result<Box<dyn Store>, Finding> {
+    tested.open(path).map_err(|failure| failure.finding("opening the store"))
 }
 
 /// Opens it although something failed before, or fails now.
-fn open_again(subject: &dyn Subject, path: &Path) -> Result<Box<dyn Store>, Finding> {
-    (0..ATTEMPTS).find_map(|_| subject.open(path).ok()).map_or_else(|| open(subject, path), Ok)
+fn open_again(tested: &dyn StoreUnderTest, path: &Path) -> Result<Box<dyn Store>, Finding> {
+    (0..ATTEMPTS).find_map(|_| tested.open(path).ok()).map_or_else(|| open(tested, path), Ok)
 }
 
 /// Looks at snapshots until killed: each whole, none older than the one before.
-fn read(subject: &dyn Subject, path: &Path) -> Result<(), Finding> {
-    let store = open(subject, path)?;
+fn read(tested: &dyn StoreUnderTest, path: &Path) -> Result<(), Finding> {
+    let store = open(tested, path)?;
     let mut last = BTreeMap::<String, u64>::new();
     loop {
         let found = judge::whole(&store.snapshot().map_err(|failure| failure.finding("snapshot"))?)?;
@@ -205,8 +205,8 @@ fn read(subject: &dyn Subject, path: &Path) -> Result<(), Finding> {
 
 /// Opens the store after whatever happened to it, says what is there, checks it, and writes on; then closes it, or ends as if
 /// killed. `F name n`: of this writer the n-th batch is the last one there.
-fn check(subject: &dyn Subject, path: &Path, abandon: bool) -> Result<(), Finding> {
-    let mut store = open(subject, path)?;
+fn check(tested: &dyn StoreUnderTest, path: &Path, abandon: bool) -> Result<(), Finding> {
+    let mut store = open(tested, path)?;
     for (name, n) in judge::whole(&store.snapshot().map_err(|failure| failure.finding("snapshot"))?)? {
         say(format_args!("F {name} {n}"));
     }
@@ -251,12 +251,12 @@ fn press(path: &Path) -> Result<(), Finding> {
 }
 
 /// What a process that was told things has said.
-pub fn told(name: &str, lines: &[String]) -> Told {
-    let mut told = Told::default();
+pub fn acknowledged(name: &str, lines: &[String]) -> AcknowledgedBatches {
+    let mut acknowledged = AcknowledgedBatches::default();
     for line in lines {
         if let Some((what, n)) = line.split_once(' ') {
-            told.hear(&format!("{what} {name} {n}"));
+            acknowledged.hear(&format!("{what} {name} {n}"));
         }
     }
-    told
+    acknowledged
 }
