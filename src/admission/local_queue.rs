@@ -1,9 +1,10 @@
-//! Lets one thread of the process at a time go for the writer lock, which knows processes, not threads: urgent ones first.
+//! The queue of the threads of one process for the writer lock. The lock is owned by a process, so only one thread of a process
+//! may contend for it at a time. Urgent threads go first.
 //!
-//! A thread that has passed the gate may still wait for the lock, as a bulk one behind all that are urgent elsewhere. If an urgent
-//! thread comes to the gate then, it would wait as long: the one before it is *lifted* to wait as urgently (priority
-//! inheritance, as of Sha, Rajkumar and Lehoczky, 1990). A bulk thread that has waited here for as long as bulk commits have patience
-//! counts as urgent.
+//! The thread at the head of the queue may still wait for the lock. If it is a bulk thread, it waits behind all urgent writers of
+//! other processes. An urgent thread that queues behind it would wait as long. Therefore the head is *boosted*: it waits as an
+//! urgent one from then on (priority inheritance; Sha, Rajkumar and Lehoczky, 1990). A bulk thread that has waited for
+//! [`patience`] counts as urgent.
 
 use crate::limits;
 use crate::participant::engine::now_ns;
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::ThreadId;
 use std::time::Duration;
 
-/// A wait for the writer lock, the gate before it included.
+/// A wait for the writer lock, including the time in the local queue.
 pub(crate) struct LockWait {
     class: CommitClass,
     since_ns: u64,
@@ -23,9 +24,9 @@ pub(crate) struct LockWait {
 }
 
 impl LockWait {
-    /// One that begins at `since_ns`, and ends `timeout` after that at the latest.
+    /// Creates a wait that begins at `since_ns` and ends `timeout` later at the latest.
     pub(crate) fn new(class: CommitClass, since_ns: u64, timeout: Option<Duration>) -> LockWait {
-        // Who doesn't wait does not age either.
+        // A writer that does not wait does not age either.
         let patience = patience(timeout.filter(|timeout| !timeout.is_zero()));
         LockWait { class, since_ns, timeout, patience }
     }
@@ -34,12 +35,12 @@ impl LockWait {
         Duration::from_nanos(now_ns().saturating_sub(self.since_ns))
     }
 
-    /// What is left of the time-out.
+    /// Returns what is left of the timeout.
     pub(crate) fn left(&self) -> Option<Duration> {
         self.timeout.map(|timeout| timeout.saturating_sub(self.waited()))
     }
 
-    /// As what it waits now: a bulk one loses its patience.
+    /// Returns the present class: a bulk wait becomes urgent with age.
     pub(crate) fn class(&self) -> CommitClass {
         if self.class == CommitClass::Urgent || self.waited() >= self.patience {
             CommitClass::Urgent
@@ -49,28 +50,31 @@ impl LockWait {
     }
 }
 
-/// For how long a bulk commit lets others go first. Who gives up early ages early, or it would never get its turn.
+/// Returns how long a bulk commit lets urgent ones go first. A writer with a short timeout ages faster; otherwise it would time out
+/// before its turn.
 pub(crate) fn patience(timeout: Option<Duration>) -> Duration {
     timeout.map_or(limits::BULK_PATIENCE, |timeout| limits::BULK_PATIENCE.min(timeout / 2))
 }
 
+/// The queue, and the thread at its head.
 #[derive(Default)]
 pub(crate) struct LocalQueue {
-    /// The thread that has passed.
+    /// The thread at the head: the only one that contends for the lock.
     holder: Mutex<Option<ThreadId>>,
     urgent: Condvar,
     bulk: Condvar,
-    /// Urgent threads before the gate; changed under the lock.
+    /// Urgent threads in the queue. Changed under the mutex of `holder`.
     urgent_count: AtomicUsize,
-    /// The thread that has passed waits for the lock, and somebody urgent for it.
+    /// The head waits for the lock, and an urgent thread waits behind it.
     is_boosted: AtomicBool,
 }
 
 impl LocalQueue {
-    /// Waits until this thread may go for the lock. `boost` has the one that has passed look again how urgent it is, if it still waits.
+    /// Waits until this thread is the head of the queue. `boost` makes the present head check its class again, if it still waits for
+    /// the lock.
     ///
     /// # Errors
-    /// [`Error::TransactionOpen`] if this thread has passed already; [`Error::LockTimeout`].
+    /// [`Error::TransactionOpen`] if this thread is the head already; [`Error::LockTimeout`].
     pub(crate) fn enter(&self, wait: &LockWait, boost: impl Fn()) -> Result<()> {
         let this = std::thread::current().id();
         let mut holder = self.holder.lock();
@@ -91,7 +95,7 @@ impl LocalQueue {
             let left = wait.left();
             if left == Some(Duration::ZERO) {
                 self.urgent_count.fetch_sub(usize::from(is_counted), Ordering::SeqCst);
-                // A wake-up may have come to this one that was for another.
+                // This thread may have consumed a wake-up that another one needs.
                 self.wake_next(*holder);
                 return Err(Error::LockTimeout {
                     waited: wait.waited(),
@@ -111,22 +115,22 @@ impl LocalQueue {
         }
         self.urgent_count.fetch_sub(usize::from(is_counted), Ordering::SeqCst);
         *holder = Some(this);
-        // Whoever is urgent and comes from here on lifts this one anew; those who wait already have to be counted in.
+        // An urgent thread that queues from here on boosts this one anew. Those that wait already count from the start.
         self.is_boosted.store(self.has_urgent(), Ordering::SeqCst);
         Ok(())
     }
 
-    /// Whether an urgent thread stands before the gate.
+    /// Whether an urgent thread is in the queue.
     pub(crate) fn has_urgent(&self) -> bool {
         self.urgent_count.load(Ordering::SeqCst) > 0
     }
 
-    /// Whether the thread that has passed is to wait as an urgent one.
+    /// Whether the head of the queue waits as an urgent thread.
     pub(crate) fn boosts_holder(&self) -> bool {
         self.is_boosted.load(Ordering::SeqCst)
     }
 
-    /// The thread that has passed has let go of the lock, or did not get it.
+    /// Leaves the head of the queue, after the lock was released or not acquired.
     pub(crate) fn leave(&self) {
         let mut holder = self.holder.lock();
         *holder = None;
@@ -140,6 +144,7 @@ impl LocalQueue {
         }
     }
 
+    /// Whether this thread is the head of the queue.
     pub(crate) fn is_this_threads(&self) -> bool {
         *self.holder.lock() == Some(std::thread::current().id())
     }

@@ -1,13 +1,15 @@
-//! How a client starts the logger, and hears why it could not serve.
+//! Spawns the logger for a client, and reports why a spawned logger could not serve.
 //!
-//! The program is the one named in the options or in `UNTORN_LOGGER`; else the running executable
-//! itself, executed again with a variable set, if this library is linked into it: a hook that runs
-//! before `main` becomes the logger and never returns; else `untorn-logger` beside it or on `PATH`.
-//! A host that loads this code as a plug-in would restart itself, so the hook counts only in the
-//! executable's own image. The feature `logger-hook` leaves it out.
+//! The candidates for the program, in this order:
+//! 1. the program named in the options or in `UNTORN_LOGGER`; if there is one, no other is tried;
+//! 2. the running executable, executed again with a variable set, if this library is linked into it: a hook that runs before
+//!    `main` becomes the logger and never returns (feature `logger-hook`);
+//! 3. `untorn-logger` beside the executable, or on `PATH`.
 //!
-//! Whoever misses a logger looks here again and again while it waits for something else, under its own time-out. So a look
-//! never waits for a logger to be ready; it starts one if none is on its way, and passes on what the last one said.
+//! A host that loads this code as a plug-in would restart itself. The hook therefore counts only in the executable's own image.
+//!
+//! A client that misses the logger polls here while it waits for something else, under its own timeout. So a poll never waits
+//! for a logger to become ready. It spawns one if none is starting, and returns the error of the last one that failed.
 
 use crate::environment;
 use crate::files::descriptor::Descriptor;
@@ -44,15 +46,15 @@ pub(crate) const FOREIGN_OWNER: &str = "UNTORN_FOREIGN_OWNER";
 pub(crate) const DAEMON_OF_INIT: &str = "child";
 /// Exit code of a daemon's first process that can't fork the second.
 pub(crate) const NO_FORK: i32 = 71;
-/// What a daemon says when it serves.
+/// What a daemon writes to its status pipe once it serves.
 pub(crate) const STATUS_READY: &str = "ready";
 /// Names a program to start instead.
 const PROGRAM_VARIABLE: &str = "UNTORN_LOGGER";
-/// How often a program is started that ends without a word: somebody may have killed it.
+/// How often a program is spawned that exits without a status: it may have been killed.
 const SPAWN_ATTEMPTS_MAX: u32 = 3;
-/// How long a program may take to leave its starter.
+/// How long a program may take to detach from its parent.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two looks at a logger that is on its way.
+/// Interval between two polls of a logger that is starting.
 const STATUS_POLL_INTERVAL: Duration = Duration::from_micros(300);
 
 /// Where a logger runs.
@@ -66,42 +68,42 @@ pub(crate) enum Host {
     Thread,
 }
 
-/// Starts loggers for one client.
+/// Spawns loggers for one client.
 pub(crate) struct LoggerSpawner {
     program: Option<PathBuf>,
     thread: bool,
-    /// The newest start, until it is known what came of it. One thread of the process looks after it.
+    /// The newest spawned logger, until its status is known. One thread of the process polls it.
     start: Mutex<Option<Spawned>>,
 }
 
-/// A logger that was started.
+/// A logger that was spawned.
 struct Spawned {
     pipe: StatusPipe,
-    /// Which of the programs it is, and for which time it was started.
+    /// Index of the program among the candidates, and number of the attempt with it.
     program: usize,
     attempt: u32,
-    /// Loggers that had entered `control` before; 0 if the starter has no region yet.
+    /// Loggers that had entered `control` before; 0 if the client has no region yet.
     logger_starts: u64,
-    /// What became of those before it.
+    /// Why the candidates before it failed.
     tried: Vec<String>,
     mismatch: Option<Error>,
 }
 
-/// Where a started logger says what becomes of it.
+/// Where a spawned logger reports its status.
 enum StatusPipe {
     Process { pipe: Descriptor, words: Vec<u8> },
     Thread(Receiver<Result<()>>),
 }
 
-/// What was heard of a started logger.
+/// The status of a spawned logger.
 enum SpawnStatus {
-    /// Nothing yet.
+    /// It has reported nothing yet.
     Pending,
-    /// It serves, or did; or it found that another one does.
+    /// It serves, or has served, or found that another logger serves.
     Ready,
-    /// It can't serve.
+    /// It can't serve, for this reason.
     Failed(Error),
-    /// It ended without a word: it was killed, or is no logger.
+    /// It exited without a status: it was killed, or is no logger.
     Exited,
 }
 
@@ -114,25 +116,24 @@ impl LoggerSpawner {
         }
     }
 
-    /// Starts a logger if the store's byte is free and none is on its way. Waits for no logger: look again.
+    /// Spawns a logger if the store has none and none is starting. Does not wait for it: the caller polls again.
     ///
     /// # Errors
-    /// What the last one met if it could not serve, as it says itself; [`Error::LoggerUnavailable`] if there is
-    /// no program to start.
+    /// The error that the last logger reported, if it could not serve; [`Error::LoggerUnavailable`] if there is no program to spawn.
     pub(crate) fn ensure(&self, engine: &Engine) -> Result<()> {
         match engine.has_logger() {
             Ok(true) => return Ok(()),
             Ok(false) => {}
-            // Where none ever can live, that is the cause.
+            // If no logger can ever run here, report that.
             Err(error) => {
                 engine.refuse_cut_off()?;
                 return Err(error);
             }
         }
-        // Another thread is at it.
+        // Another thread polls already.
         let Some(mut start) = self.start.try_lock() else { return Ok(()) };
-        // A logger that has entered `control` serves before its starter hears so. If it is killed
-        // in between, its program works all the same, and no attempt has failed.
+        // A logger that has entered `control` serves before its client reads that from the pipe. If it is killed in between, its
+        // program works all the same, and no attempt has failed.
         let logger_starts = engine.control.fixed().counters.logger_starts.load(Ordering::Acquire);
         if let Some(last) = start.as_mut().filter(|last| last.logger_starts != logger_starts) {
             last.attempt = 0;
@@ -140,7 +141,7 @@ impl LoggerSpawner {
         self.look(&mut start, &engine.dir, logger_starts, &|| engine.has_logger())
     }
 
-    /// As [`LoggerSpawner::ensure`], and waits until a logger has the byte, or as long as `patience` lasts.
+    /// As [`LoggerSpawner::ensure`], and waits until a logger holds its byte of `lock`, or until `patience` is over.
     ///
     /// # Errors
     /// As [`LoggerSpawner::ensure`].
@@ -175,7 +176,7 @@ impl LoggerSpawner {
                 }
                 // It has died since, if the byte is free.
                 SpawnStatus::Ready => {}
-                // A program of another version: the next one may fit.
+                // A program of another version: the next candidate may fit.
                 SpawnStatus::Failed(error @ (Error::Mismatch { .. } | Error::FormatVersion { .. })) => {
                     (program, tried, mismatch) = (last.program + 1, last.tried, Some(error));
                 }
@@ -217,7 +218,7 @@ impl LoggerSpawner {
     }
 
     fn start_thread(&self, dir: &Dir) -> Result<StatusPipe> {
-        // A thread can't become another user's alone.
+        // A single thread can't take another user's identity.
         if dir.is_foreign() {
             let what = "a logger that is a thread of root would serve another user's store with root's rights: \
                         Options::logger_thread and Options::foreign_owner exclude each other";
@@ -242,7 +243,7 @@ impl LoggerSpawner {
             return Ok(Vec::new());
         }
         let named = self.program.clone().or_else(|| environment::variable(PROGRAM_VARIABLE).map(PathBuf::from));
-        // Not the path that it was opened by: another store may be there by now.
+        // Not the path by which the store was opened: another store may be there by now.
         let path = dir.path_for_others()?;
         let external = |program: PathBuf| {
             let mut command = Command::new(program);
@@ -260,7 +261,7 @@ impl LoggerSpawner {
         let mut commands = Vec::new();
         if is_linked_into_executable() {
             let mut command = Command::new("/proc/self/exe");
-            // The hook looks at the variable alone; name and argument are what `ps` shows.
+            // The hook reads the variable only; name and argument are for `ps`.
             command.arg0("untorn-logger").arg(&path);
             environment::shed_caller(&mut command);
             if dir.is_foreign() {
@@ -270,7 +271,7 @@ impl LoggerSpawner {
             command.env(BECOME_LOGGER, &path);
             commands.push(command);
         }
-        // The caller chooses where a hard link to the executable lies, and what is on `PATH`.
+        // In a setuid program, the caller chooses where a hard link to the executable lies and what is on `PATH`.
         if environment::is_of_caller() {
             return Ok(commands);
         }
@@ -285,8 +286,8 @@ impl LoggerSpawner {
     }
 }
 
-/// A logger that becomes another user takes along nothing of root's environment but what it needs.
-/// The marks of a started logger are set after this.
+/// Reduces the environment of a logger that becomes another user to what it needs. The variables that mark a spawned logger are
+/// set after this.
 fn keep_little_environment(command: &mut Command) {
     command.env_clear();
     let is_kept = |name: &OsStr| !environment::is_of_caller() && environment::is_for_other_user(name);
@@ -307,14 +308,14 @@ impl StatusPipe {
                 Err(TryRecvError::Disconnected) => SpawnStatus::Exited,
             },
             StatusPipe::Process { pipe, words } => {
-                // Whoever closed it took its words along.
+                // If the host closed the descriptor, the status is lost.
                 while let Some(fd) = pipe.get() {
                     let mut bytes = [0; 512];
                     match rustix::io::read(fd, &mut bytes) {
                         Err(rustix::io::Errno::AGAIN) => return SpawnStatus::Pending,
                         Err(rustix::io::Errno::INTR) => {}
                         Ok(0) | Err(_) => break,
-                        // A logger has no more to say than this; another program may.
+                        // No logger writes more than this; another program may.
                         Ok(count) if words.len() < 1 << 16 => words.extend_from_slice(&bytes[..count]),
                         Ok(_) => {}
                     }

@@ -5,7 +5,7 @@
 use crate::limits::PAGE_SIZE_MAX;
 use crate::remote::failure;
 use crate::server::ServerState;
-use crate::server::connections::{BufferPermit, User};
+use crate::server::buffers::{BufferPermit, User};
 use crate::server::feed::OpenFeed;
 use crate::server::policy::Rights;
 use crate::server::scans::Scans;

@@ -8,7 +8,7 @@ use crate::LimitKind;
 use crate::remote::failure;
 use crate::server::answer;
 use crate::server::answer::{Answer, Session};
-use crate::server::connections::{GROWTH_STEP_BYTES, SMALL_BYTES, User};
+use crate::server::buffers::{GROWTH_STEP_BYTES, SMALL_BYTES, User};
 use crate::server::{ServerState, TURN_TIMEOUT, refuse};
 use crate::shared::socket::SocketStream;
 use std::time::Instant;
@@ -37,8 +37,8 @@ pub(super) fn run(shared: &ServerState, stream: &SocketStream, uid: u32) {
         );
         return refuse(stream, Refusal::Version, &text);
     };
-    let guest = match shared.open() {
-        Ok(guest) => guest,
+    let lease = match shared.open() {
+        Ok(lease) => lease,
         Err(error) => return refuse(stream, Refusal::Unavailable, &error.to_string()),
     };
     // The owner hears what keeps the others out.
@@ -51,7 +51,7 @@ pub(super) fn run(shared: &ServerState, stream: &SocketStream, uid: u32) {
     let user = User { uid, is_owner: policy.is_owner(uid) };
     drop(policy);
     tracing::info!(uid, "message client connected");
-    let mut session = Session::new(shared, guest.store.clone(), user);
+    let mut session = Session::new(shared, lease.store.clone(), user);
     // Of short messages; a long one's comes with its share of the room.
     let mut buffer = Vec::new();
     while serve_one(shared, stream, &mut session, &mut buffer).is_some() {}

@@ -11,7 +11,7 @@ use crate::api::changes::Advance;
 use crate::api::feed::Admission;
 use crate::limits::{PAGE_SIZE_MAX, key_len_max};
 use crate::server::answer::{Answer, REPLY_BYTES_MAX, Session, refuse_unless, reserve, too_many_bytes};
-use crate::server::connections::{BufferPermit, User};
+use crate::server::buffers::{BufferPermit, User};
 use crate::server::policy::Rights;
 use crate::server::write::LOCK_WAIT_SLICE;
 use crate::server::{ServerState, TURN_TIMEOUT};

@@ -1,13 +1,14 @@
 //! The server of message-passing clients, in the logger process.
 //!
-//! One thread listens; each connection has a thread of its own, of which there are as many as the policy allows. They serve
-//! by an ordinary [`Store`] of this process, opened for the first connection and dropped with the last. So there is no
-//! second path to the data, and who is connected counts as a client: the logger stays.
+//! One thread listens. Each connection has a thread of its own; the policy bounds their number. They serve through an ordinary
+//! [`Store`] handle of this process, which is opened for the first connection and dropped with the last. So there is no second
+//! path to the data, and a connection keeps the logger running as a client does.
 //!
 //! - `access`, `policy`: the access file: who may do what
 //! - `socket`: the socket's name in the file system
-//! - `connections`: how many connections, how many bytes
-//! - `turns`: whose long request is served
+//! - `connections`: admission of connections
+//! - `buffers`: buffers for messages, and their bound
+//! - `turns`: which long request is served next
 //! - `connection`: one connection, from hello to end
 //! - `answer`, `write`, `scans`, `cells`, `feed`: what each request does
 //!
@@ -20,6 +21,7 @@
 
 mod access;
 mod answer;
+mod buffers;
 mod cells;
 mod connection;
 mod connections;
@@ -40,7 +42,8 @@ use crate::shared::socket::SocketStream;
 use crate::{Error, Result, Store};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use access::check_access;
-use connections::{BufferPool, Connections, NotAdmitted, SMALL_BYTES};
+use buffers::{BufferPool, SMALL_BYTES};
+use connections::{Connections, NotAdmitted};
 use parking_lot::Mutex;
 use policy::Policy;
 use socket_path::{BoundSocket, FileStamp};
@@ -50,19 +53,19 @@ use std::time::{Duration, Instant};
 use turns::Turns;
 use untorn_wal::wire::hello::{Refusal, ServerHello};
 
-/// How often the listening thread looks whether socket and policy are as they should be.
+/// How often the listening thread checks the socket and the access file.
 const SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// The same while the store is not used.
+/// The same while the store rests.
 const RESTING_SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// For so long a policy that was read is not looked for again.
+/// How long a policy that was read is used before the access file is checked again.
 const POLICY_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a request may wait for the writer lock.
 const WRITER_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a long request may wait for its turn.
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
-/// Requests for more items than this have turns.
+/// Requests for more items than this wait for a turn.
 const ITEMS_WITHOUT_TURN_MAX: u64 = 64;
-/// How long a leaving logger waits for what its connections are being answered, and how long for them to end.
+/// How long an exiting logger waits for the replies that are being made, and how long for the connections to end.
 const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -72,30 +75,30 @@ pub(crate) struct Server {
     listening: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What its threads share.
+/// The state that the server's threads share.
 struct ServerState {
     dir: Dir,
     host: Host,
     policy: Mutex<CachedPolicy>,
     connections: Arc<Connections>,
-    /// Those of messages.
+    /// Buffers of messages.
     buffers: BufferPool,
-    /// For long reads. Half of the processors are left to the flush thread and to direct clients.
+    /// Turns of long reads. Half of the processors are left to the flush thread and to direct clients.
     reads: Turns,
-    /// For long writes: they wait for the writer lock.
+    /// Turns of long writes, which wait for the writer lock.
     writes: Turns,
     store: Mutex<SharedStore>,
     socket: Mutex<Option<Arc<BoundSocket>>>,
 }
 
-/// The policy, and when it was read from what.
+/// The policy, the stamp of the file that it was read from, and when that was checked.
 struct CachedPolicy {
     policy: Arc<Policy>,
     stamp: Option<FileStamp>,
     looked: Instant,
 }
 
-/// The store while somebody is connected.
+/// The store handle, which exists while there is a connection, and the number of its leases.
 #[derive(Default)]
 struct SharedStore {
     store: Option<Store>,
@@ -241,7 +244,7 @@ impl ServerState {
         }
     }
 
-    /// The store, for one connection.
+    /// Returns a lease of the store handle for one connection.
     fn open(&self) -> Result<StoreLease<'_>> {
         let mut shared_store = self.store.lock();
         let store = match &shared_store.store {
@@ -259,7 +262,7 @@ impl ServerState {
     }
 }
 
-/// One connection's use of the store.
+/// The use of the store handle by one connection.
 struct StoreLease<'s> {
     shared: &'s ServerState,
     store: Store,
@@ -278,9 +281,9 @@ impl Drop for StoreLease<'_> {
 /// The thread that listens.
 struct Listener {
     shared: Arc<ServerState>,
-    /// The policy by which the place was made.
+    /// The policy by which the socket was bound.
     bound_by: Option<Arc<Policy>>,
-    /// What was said of it last; at first nothing, so that an old note goes.
+    /// The problem that was reported last; `None` at first, so that an old error file is removed.
     last_reported: Option<Option<String>>,
 }
 
@@ -295,7 +298,7 @@ impl Listener {
             } else {
                 SOCKET_CHECK_INTERVAL
             };
-            // Also if somebody connects all the time.
+            // By the clock, since clients may connect without a pause.
             if looked.elapsed() >= interval {
                 self.check_socket();
                 self.shared.buffers.forget_unused();

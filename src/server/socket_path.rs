@@ -1,7 +1,7 @@
-//! The socket's name in the file system, and the files beside it that the server reads and writes.
+//! The path of the socket, and the files beside it: the access file, which the server reads, and the error file, which it writes.
 //!
-//! The socket is bound under another name and renamed into place, so that whoever finds it can connect. Who holds the
-//! logger's byte is alone in the store's directory; elsewhere, a name that another server answers at is left to it.
+//! The socket is bound under a temporary name and renamed, so that a client that finds it can connect. In the store's directory the
+//! holder of the logger's byte is the only server. Elsewhere, a path at which another server answers is left to that server.
 
 use crate::files::descriptor::{Descriptor, FileId};
 use crate::files::dir::Dir;

@@ -5,7 +5,7 @@
 //! work at once. When one is done, the user follows who has not had a turn for longest; each second turn is the owner's, if it waits.
 //! A turn ends before anything is waited for, but for the writer lock, which has turns of its own.
 
-use crate::server::connections::User;
+use crate::server::buffers::User;
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::sync::Arc;
