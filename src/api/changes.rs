@@ -348,7 +348,7 @@ impl Changes {
         }
     }
 
-    /// Finds out whether the streamed transaction that begins here commits, and plans its delivery. False if that can't
+    /// Finds out whether the streamed transaction that begins here commits, and builds its filter. False if that can't
     /// be known yet.
     fn filter_stream(&mut self) -> Result<bool> {
         let client = self.client.clone();

@@ -397,7 +397,7 @@ fn count_held(client: &Arc<DirectClient>, readers: &mut [ReaderStat]) -> Result<
     let (pin, image) = client.pin_image()?;
     let pages = pin.pages(client);
     let txns: Vec<TxnId> = readers.iter().map(|reader| reader.txn).collect();
-    // Of a page, the pins from its birth on and before its end hold it: a range, as they are in order.
+    // A page is pinned by the pins from its created_txn up to its freed_txn: a range, since pins are in order.
     let mut changes = vec![0_i64; txns.len() + 1];
     for state in extents::all_queues(&pages, &image)? {
         queue::walk(&pages, arena, &state, &mut |_, _| Ok(()), &mut |entry| {

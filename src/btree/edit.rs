@@ -66,7 +66,8 @@ impl Path {
     }
 }
 
-/// A page of this transaction with the content of `id`, which was born in `youngest` at the latest; and its birth.
+/// Copy on write: returns a page of this transaction with the content of `id`, and its created_txn. `id` was created in `youngest`
+/// or before.
 pub(crate) fn make_writable<W: PageWrite>(pages: &mut W, id: PageId, youngest: TxnId) -> Result<(PageId, TxnId)> {
     let node = Node::open(pages, id)?;
     let created_txn = node.created_txn();

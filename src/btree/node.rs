@@ -76,21 +76,21 @@ pub(crate) fn head_of(suffix: &[u8]) -> u64 {
     u64::from_be_bytes(bytes)
 }
 
-/// Where a key is, or would be inserted.
+/// The result of a search: the index of a key, or the index at which it would be inserted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SearchResult {
     pub(crate) index: usize,
     pub(crate) found: bool,
 }
 
-/// What belongs to a key in its page, as stored.
+/// The data of an entry besides its key, as stored.
 #[derive(Clone, Copy)]
 pub(crate) struct Payload<'a> {
-    /// Record bytes before the rest of the key: the version, in leaves.
+    /// Record bytes before the rest of the key: the version in leaves, nothing in branches.
     pub(crate) version: &'a [u8],
-    /// Record bytes after it: value or reference, in leaves.
+    /// Record bytes after it: the value or reference in leaves, nothing in branches.
     pub(crate) value: &'a [u8],
-    /// What the slot says besides: the value's length with its extent bit, or the child.
+    /// The slot's data: the value's length with its extent bit, or the child.
     pub(crate) slot_data: u32,
 }
 

@@ -1,7 +1,7 @@
-//! Changing one entry of a page in place.
+//! Changes of one entry of a page in place.
 //!
-//! These functions rely on the page being sound: the caller has parsed and audited it when it made it its own.
-//! What does not fit is refused, with nothing changed; `rebuild` then rebuilds the page.
+//! These functions rely on a sound page: the caller parsed and audited it when it made it writable. An entry that does not fit is
+//! refused, and nothing is changed; the caller then rebuilds the page (`rebuild`).
 
 use crate::Result;
 use crate::btree::node::{
@@ -11,7 +11,7 @@ use crate::btree::node::{
 use crate::files::page::{COUNT, HEADER_LEN, LINK, set_u16, set_u32, set_u64};
 use crate::ids::PageId;
 
-/// Where things stand in a page.
+/// Offsets of the parts of a page.
 struct Layout {
     heads: usize,
     slots: usize,
@@ -120,7 +120,7 @@ pub(crate) fn remove(body: &mut [u8], id: PageId, index: usize) -> Result<()> {
     Ok(())
 }
 
-/// Gives entry `index` of a leaf another version and value, if the new value is not longer than the old.
+/// Overwrites version and value of entry `index` of a leaf, if the new value is not longer than the old one.
 ///
 /// # Errors
 /// `Corrupt` if the page can't be parsed.
@@ -142,7 +142,7 @@ pub(crate) fn overwrite(body: &mut [u8], id: PageId, index: usize, payload: Payl
     Ok(true)
 }
 
-/// Lets child `index` of a branch be another page.
+/// Sets child `index` of a branch.
 ///
 /// # Errors
 /// `Corrupt` if the page can't be parsed.

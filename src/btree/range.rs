@@ -11,7 +11,7 @@
 //!    repeated until nothing merges any more.
 //!
 //! A page of a damaged tree that is freed although something else uses it would be handed out and
-//! overwritten. So each covered page is held against its checksum, its level, its parent's birth
+//! overwritten. So each covered page is held against its checksum, its level, its parent's created_txn
 //! and its parent's separators, and no page may be found twice, before any is freed.
 
 use crate::btree::balance;
@@ -82,7 +82,7 @@ impl Cut<'_> {
 #[derive(Clone, Copy)]
 struct Expected<'k> {
     level: u8,
-    /// The page's birth is no later.
+    /// The page's created_txn is no later.
     youngest: TxnId,
     /// Its keys are not below this one, and below the other.
     lower: &'k [u8],

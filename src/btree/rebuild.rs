@@ -1,6 +1,6 @@
-//! The entries of a page (or of two, for a merge) taken out of it, and pages built anew from them.
+//! Rebuilding pages: the entries of a page (of two, for a merge) are read into a list, and pages are written from the list.
 //!
-//! Compaction, a change of prefix, splits and merges are all this: read, change the list, write. The prefix of a page
+//! Compaction, a change of prefix, splits and merges all do this: read, change the list, write. The prefix of a page
 //! is chosen here only: what all its keys share, unless a shorter one is what makes the page fit. (A long prefix that few keys
 //! share can cost a few bytes more than it saves; a subset of a page always fits with that page's own prefix.)
 
@@ -13,7 +13,7 @@ use crate::ids::PageId;
 use crate::{Result, TxnId};
 use std::ops::Range;
 
-/// One entry; key and record bytes stand one after the other in `EntryList::bytes`.
+/// One entry: its key and then its record bytes are in `EntryList::bytes`.
 #[derive(Clone, Copy)]
 struct EntryBytes {
     at: usize,
@@ -32,7 +32,7 @@ pub(crate) struct EntryList {
     prefix_len: usize,
 }
 
-/// What a page built from items is to be.
+/// The identity of a page that is written from a list.
 #[derive(Clone, Copy)]
 pub(crate) struct NodeIdentity {
     pub(crate) id: PageId,
@@ -46,7 +46,7 @@ impl EntryList {
         EntryList { level, bytes: Vec::new(), list: Vec::new(), prefix_len: 0 }
     }
 
-    /// Takes over the entries of a page, with room for one more.
+    /// Reads the entries of a page, with capacity for one more.
     ///
     /// # Errors
     /// `Corrupt` if an entry lies outside the page.
@@ -80,7 +80,7 @@ impl EntryList {
         self.list.insert(index, item);
     }
 
-    /// Adds what belongs to the key that was written at `at`.
+    /// Appends the data of the key that was written at `at`.
     fn finish(&mut self, at: usize, payload: Payload<'_>) -> EntryBytes {
         let key_len = self.bytes.len() - at;
         self.bytes.extend_from_slice(payload.version);
@@ -106,7 +106,7 @@ impl EntryList {
         PageId(self.list[index].slot)
     }
 
-    /// Bytes of a body that entry `index` takes beneath this prefix.
+    /// Bytes of a body that entry `index` takes with this prefix.
     fn weight(&self, index: usize, prefix_len: usize) -> usize {
         let item = self.list[index];
         HEAD_LEN + slot_len(self.level) + item.key_len.saturating_sub(prefix_len + HEAD_LEN) + item.data_len

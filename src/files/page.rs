@@ -9,7 +9,7 @@
 //! | 1 | 1 | level | 0 in leaves and all pages outside of trees; a branch stands one above its children |
 //! | 2 | 2 | count | entries (leaf), separators (branch); others as they like |
 //! | 4 | 4 | page | the page's own number: a page in the wrong place is noticed |
-//! | 8 | 8 | birth | the transaction that made the page |
+//! | 8 | 8 | created_txn | the transaction that created the page |
 //! | 16 | 4 | pages | length of the extent in pages; 1 for everything else |
 //! | 20 | 4 | link | branch: first child; queues: next page; otherwise 0 |
 //! | 24 | 8 | extra | node: see `node`; extent: length of the value in bytes |
@@ -18,7 +18,7 @@ use crate::ids::PageId;
 use crate::limits::{PAGE_SIZE_MAX, PAGE_SIZE_MIN, VALUE_LEN_MAX};
 use crate::{Error, LimitKind, Result, TxnId};
 
-/// Bytes of an entry of a free queue: page and count, birth, freed.
+/// Bytes of an entry of a free queue: page and count, created_txn, freed_txn.
 pub(crate) const QUEUE_ENTRY_BYTES: usize = 24;
 /// Where the entries begin in a queue page.
 pub(crate) const QUEUE_ENTRIES_AT: usize = CHECKSUM_LEN + HEADER_LEN;
@@ -56,7 +56,7 @@ pub(crate) trait PageRead {
 
 /// Where pages are made: the working state of one write transaction.
 pub(crate) trait PageWrite: PageRead {
-    /// The id that the transaction will have; the birth of all pages it makes.
+    /// The id that the transaction will have, and the created_txn of its pages.
     fn txn_id(&self) -> TxnId;
 
     /// A page with undefined content.
@@ -71,13 +71,13 @@ pub(crate) trait PageWrite: PageRead {
     /// As [`PageWrite::allocate`].
     fn allocate_extent(&mut self, pages: u32) -> Result<PageId>;
 
-    /// Whether a page born in `created_txn` may be changed in place: it was allocated in this
+    /// Whether a page created in `created_txn` may be changed in place: it was allocated in this
     /// transaction, since the last savepoint if there is one.
     fn is_own(&self, _id: PageId, created_txn: TxnId) -> bool {
         created_txn == self.txn_id()
     }
 
-    /// Gives back `pages` pages from `id`, which were born in `created_txn`; at once reusable if the page
+    /// Frees `pages` pages from `id`, which were created in `created_txn`; at once reusable if the page
     /// is an own one.
     fn free(&mut self, id: PageId, pages: u32, created_txn: TxnId);
 
@@ -99,7 +99,7 @@ pub(crate) trait PageWrite: PageRead {
     /// `Corrupt` if `from` is not what was written.
     fn copy_page(&mut self, from: PageId, to: PageId) -> Result<()>;
 
-    /// Holds a page born in `created_txn` against its checksum, if it has one, before what stands in it goes elsewhere.
+    /// Verifies the checksum of a page created in `created_txn`, if it has one, before its content is copied.
     ///
     /// # Errors
     /// `Corrupt` if it is not what was written.
@@ -220,7 +220,7 @@ impl PageHeader {
     }
 }
 
-/// After a page was copied: its new number and birth.
+/// Sets the new number and created_txn of a page that was copied.
 pub(crate) fn set_identity(body: &mut [u8], id: PageId, created_txn: TxnId) {
     set_u32(body, PAGE, id.0);
     set_u64(body, CREATED_TXN, created_txn.as_u64());

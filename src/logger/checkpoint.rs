@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | C and its image are noted under the writer lock, by the logger or by a writer ([`room`]) | after it | the successor finds C ≠ K and does this same C |
 //! | the log is made durable up to C | | as above |
-//! | checksums into all pages born in (K, C] | | as above: every one is written again, unconditionally |
+//! | checksums into all pages created in (K, C] | | as above: every one is written again, unconditionally |
 //! | fdatasync of the arena | it failed, or nobody knows | those stores made each page dirty again, so the sync writes them anew |
 //! | header into the slot that does not hold K, fdatasync | | recovery takes the newer header if it is whole |
 //! | a block of the log states K | | the successor writes the header once more |
@@ -291,9 +291,9 @@ fn refuse_unknown(engine: &Engine, started: TxnId, finished: TxnId) -> Result<()
     Ok(())
 }
 
-/// Writes the checksums of all pages of C that were born after K; how many pages that were.
+/// Writes the checksums of all pages of C that were created after K, and returns their number.
 ///
-/// A page born at or before K has only descendants that were too, so the walk goes no deeper there.
+/// A page created at or before K has only descendants that were too, so the walk goes no deeper there.
 fn sum_pages(engine: &Engine, file: &File, pages: &Pages<'_>, image: &SlotImage, finished: TxnId) -> Result<u64> {
     let mut summed = 0;
     let mut roots = vec![image.catalog];

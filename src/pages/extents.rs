@@ -1,4 +1,4 @@
-//! Extents of contiguous pages, which hold large values: their size classes, and the page that keeps their free queues.
+//! Extents: contiguous pages that hold one large value. Their size classes, and the page with their free queues.
 //!
 //! The extent directory is a page with one [`QueueState`] for each size class, in the order of the classes:
 //!
@@ -34,7 +34,7 @@ pub(crate) fn read_directory(pages: &Pages<'_>, page: PageId, queues: &mut [Queu
     Ok(())
 }
 
-/// Makes a page into the directory of these queues.
+/// Formats a page as the directory of these queues.
 pub(crate) fn format_directory(body: &mut [u8], page: PageId, created_txn: TxnId, queues: &[QueueState]) {
     body.fill(0);
     let header = PageHeader {
@@ -56,7 +56,7 @@ pub(crate) fn format_directory(body: &mut [u8], page: PageId, created_txn: TxnId
     }
 }
 
-/// All queues of a commit, those of single pages first: what the pages waiting for reuse stand in.
+/// Returns all free queues of a commit, those of single pages first.
 pub(crate) fn all_queues(pages: &Pages<'_>, image: &SlotImage) -> Result<Vec<QueueState>> {
     let mut queues = image.queues.to_vec();
     if !image.extent_directory.is_none() {
@@ -67,11 +67,11 @@ pub(crate) fn all_queues(pages: &Pages<'_>, image: &SlotImage) -> Result<Vec<Que
     Ok(queues)
 }
 
-/// How many size classes of extents there are.
+/// Number of size classes.
 const CLASS_COUNT: usize = 72;
 
-/// Lengths of extents in pages: all up to 9, then four to each doubling, plus the page that a power of two
-/// spills over into by its header. An extent is never split for a shorter one and so waste stays below a quarter.
+/// Lengths of extents in pages: all up to 9, then four to each doubling, plus one page, because the header makes a power of two
+/// spill over. So at most a quarter of an extent is unused.
 pub(crate) static CLASSES: [u32; CLASS_COUNT] = {
     let mut classes = [0; CLASS_COUNT];
     let mut i = 0;
@@ -109,12 +109,12 @@ pub(crate) fn class_for(pages: u32) -> Result<usize> {
     Ok(class)
 }
 
-/// The last class whose extents have at most this many pages: what such a free extent can serve.
+/// The last class whose extents have at most this many pages: the class that such a free extent can serve.
 pub(crate) fn class_of(pages: u32) -> usize {
     CLASSES.partition_point(|len| *len <= pages) - 1
 }
 
-/// The length that an extent for `pages` pages really has.
+/// The length of the extent that is allocated for `pages` pages.
 pub(crate) fn extent_len(pages: u32) -> u32 {
     if pages <= 1 { pages } else { class_for(pages).map_or(pages, |class| CLASSES[class]) }
 }

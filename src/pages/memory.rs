@@ -6,7 +6,7 @@ use crate::ids::PageId;
 use crate::{Error, Result, TxnId};
 use std::collections::BTreeMap;
 
-/// A page or extent that was freed: when it was born, how long it is, and who freed it.
+/// A page or extent that was freed, with its length and the transactions that created and freed it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FreedExtent {
     pub(crate) page: PageId,
@@ -20,7 +20,7 @@ pub(crate) struct TestPages {
     page_size: usize,
     pub(crate) bytes: Vec<u8>,
     txn: TxnId,
-    /// Every page and extent that is allocated, with its length and birth.
+    /// Every page and extent that is allocated, with its length and created_txn.
     pub(crate) live: BTreeMap<PageId, (u32, TxnId)>,
     /// FreedExtent, but still read by older snapshots.
     pub(crate) freed: Vec<FreedExtent>,

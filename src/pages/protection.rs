@@ -2,7 +2,7 @@
 //!
 //! **I3**, the reuse rule, is kept here, in [`Protected::is_reusable`], and evaluated at each
 //! allocation: a freed page is not reused while some protected transaction p (any pin, the newest
-//! started checkpoint C, the newest finished checkpoint K) has birth ≤ p < freed, nor before the
+//! started checkpoint C, the newest finished checkpoint K) has created_txn ≤ p < freed_txn, nor before the
 //! transaction that freed it is committed. So pages younger than the last checkpoint and than a
 //! stalled reader recycle at once and stay hot in the cache, whatever is pinned.
 //!
@@ -155,7 +155,7 @@ impl<'e> Protected<'e> {
         entry.freed_txn > self.committed.min(self.scan.horizon) || self.is_held_by_checkpoint(entry)
     }
 
-    /// Whether the newest checkpoint contains a page of this birth: selects the queue of a freed page.
+    /// Whether the newest checkpoint contains a page that this transaction created. Selects the queue of a freed page.
     pub(crate) fn is_in_checkpoint(&self, created_txn: TxnId) -> bool {
         created_txn <= if planted_bug!("reuse-running-checkpoint") { self.finished } else { self.started }
     }

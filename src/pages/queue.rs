@@ -11,8 +11,8 @@
 //! | 0 | 8 | checksum word |
 //! | 8 | 32 | page header, kind `FreeQueue`: `link` is the page after this one, `extra` the entries of the page before |
 //! | 40 + 24 i | 4, 4 | entry i: first page, pages |
-//! | 48 + 24 i | 8 | birth |
-//! | 56 + 24 i | 8 | freed |
+//! | 48 + 24 i | 8 | created_txn |
+//! | 56 + 24 i | 8 | freed_txn |
 //!
 //! The page after the tail is reserved when the tail is made, since a sealed page can't be given a link.
 //! How many entries a page ended with stands in the page behind it, for the same reason.
@@ -27,8 +27,8 @@ use crate::shared::memory::arena::{Arena, Pages};
 use crate::{PageId, Result, TxnId};
 use std::sync::atomic::Ordering;
 
-/// A freed page or extent: it may be reused when nothing protects a commit from `created_txn` up to, not
-/// including, `freed_txn`.
+/// An entry of a free queue: a page or extent that may be reused when nothing protects a commit from `created_txn` up to, but
+/// not including, `freed_txn`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct FreeEntry {
     pub(crate) page: PageId,
@@ -183,7 +183,7 @@ mod tests {
         format_page(&mut body, PageId(0x0102), TxnId::from_u64(0x0304), PageId(0x0506), 0x07);
         let expected = [
             [4, 0, 0, 0, 0x02, 0x01, 0, 0], // queue, level 0, count 0; page 0x102
-            [0x04, 0x03, 0, 0, 0, 0, 0, 0], // birth
+            [0x04, 0x03, 0, 0, 0, 0, 0, 0], // created_txn
             [1, 0, 0, 0, 0x06, 0x05, 0, 0], // 1 page; the page after it
             [7, 0, 0, 0, 0, 0, 0, 0],       // entries of the page before it
         ];

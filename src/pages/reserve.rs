@@ -1,24 +1,25 @@
-//! What a writer does that finds no page, or no log, for its transaction.
+//! What a writer does when it finds no page, or no log space, for its transaction; and the pages that are reserved for deletes.
 //!
-//! Pages and log that only the newest checkpoint holds become free by the next one. The writer that needs them has the
-//! writer lock, which the start of a checkpoint needs, and can't let go of it in the middle of a transaction. So it starts
-//! the checkpoint itself, of the transaction that it began from ([`start`]), and waits until the logger has finished it
-//! ([`checkpoint`]). The owner of the writer lock is whom the logger would have to be for that, so nothing else can start one.
+//! Pages and log that only the newest checkpoint needs become free by the next one. The start of a checkpoint needs the writer
+//! lock. The writer that lacks space owns it, and can't release it in the middle of a transaction. So the writer starts the
+//! checkpoint itself, of the transaction that it began from ([`start`]), and waits until the logger has finished it
+//! ([`checkpoint`]). No other process can start one meanwhile, since that takes the writer lock.
 //!
 //! | the writer dies here | then |
 //! |---|---|
-//! | while it notes the image | no checkpoint has started; the next start writes the image anew |
+//! | while it writes the image | no checkpoint has started; the next start writes the image again |
 //! | after it has marked the checkpoint as started | the logger finishes it; it needs no writer for that |
 //!
 //! **I1, I3.** The checkpoint is of the published state, so nothing of the running transaction is in it. What the transaction wrote into
-//! pages before lies in pages that are free in that state, or behind the published end of a queue. From the start on such a queue
+//! pages before is in pages that are free in that state, or behind the published end of a queue. From the start on, such a queue
 //! page is sealed ([`Workspace::refresh`](crate::pages::workspace::Workspace::refresh)), so that its bytes stay those that the checkpoint sums.
 //!
-//! **The log.** Recovery from this checkpoint begins where the first record of the running transaction stands, not at the log's
-//! tail: a transaction that streams has published frames already, and its commit makes them count.
+//! **The log.** Recovery from this checkpoint begins at the first record of the running transaction, not at the log's tail: a
+//! transaction that streams has published frames already, and its commit makes them count.
 //!
-//! **The reserve.** A store that is full of records gets room by deletes only, and a delete copies pages before it frees any. So
-//! transactions that make the store larger leave some pages to those that don't, and these a few to recovery ([`SpaceQuota`]).
+//! **The reserve.** Only deletes free space in a store that is full of records, and a delete copies pages before it frees any. So
+//! transactions that make the store larger leave some pages to those that do not, and these leave a few to recovery
+//! ([`SpaceQuota`]).
 
 use crate::files::page::queue_capacity;
 use crate::files::slot::{QueueKind, SlotImage};
@@ -42,7 +43,7 @@ const DELETE_PAGES: u64 = 192;
 /// A small store has no more pages that deletes could copy than this, and it is to stay small on the disk.
 const DELETE_PAGES_MIN: u64 = 8;
 
-/// A snapshot that holds so many pages is named as what holds the space.
+/// A snapshot that pins at least this many pages is named in the error for a full store.
 const PINNED_PAGES_MIN: u64 = 16;
 
 /// How much of the store's space a transaction may use.
@@ -81,7 +82,7 @@ pub(crate) fn is_full(error: &Error) -> bool {
     matches!(error, Error::DiskFull { .. } | Error::Limit { .. })
 }
 
-/// Notes C and its image, from where the log is replayed after it, and marks the checkpoint as started. The caller holds the
+/// Records C and its image, from where the log is replayed after it, and marks the checkpoint as started. The caller holds the
 /// writer lock, and none is running ([`Engine::runs_checkpoint`]).
 pub(crate) fn start(engine: &Engine, image: &SlotImage, position: Lsn) {
     let words = &engine.control.fixed().checkpoint;
@@ -96,15 +97,15 @@ pub(crate) fn start(engine: &Engine, image: &SlotImage, position: Lsn) {
     }
 }
 
-/// Why a writer wants a checkpoint.
+/// What a writer lacks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Shortage {
     Pages,
     Log,
 }
 
-/// Has a checkpoint finished that sets free what is wanted, if one can: false if the newest one covers all that the transaction
-/// began from. `from` is where the log holds the first record of the running transaction, of the owner of the writer lock, which the caller is.
+/// Has the logger finish a checkpoint that releases what is short. Returns false if none can: the newest checkpoint is of the commit
+/// that the transaction began from. `from` is the log position of the transaction's first record. The caller owns the writer lock.
 ///
 /// # Errors
 /// Those of the checkpoint; [`Error::LoggerStalled`] if the logger makes no progress.
@@ -150,7 +151,7 @@ pub(crate) fn checkpoint(engine: &Engine, base: &SlotImage, from: Lsn, shortage:
     }
 }
 
-/// How many pages in the queue of pinned pages of this image are held by these pins, which ascend.
+/// Counts the pages in the pinned queue of this image that these pins, in ascending order, protect.
 pub(crate) fn count_pinned(pages: &Pages<'_>, arena: &Arena, image: &SlotImage, pins: &[TxnId]) -> Result<u64> {
     let mut pinned = 0;
     let state = image.queues[QueueKind::Pinned as usize];
@@ -170,7 +171,8 @@ struct OpenSnapshot {
     pinned: u64,
 }
 
-/// What holds a good part of the free pages of this image back, if a snapshot does: the text of an error. The caller holds the writer lock.
+/// Describes the snapshot that pins most of the free pages of this image, for an error; `None` if no snapshot pins a good part of
+/// them. The caller holds the writer lock.
 ///
 /// # Errors
 /// [`Error::Corrupt`] for a damaged queue or table.
@@ -197,7 +199,7 @@ pub(crate) fn pinning_snapshot(engine: &Engine, image: &SlotImage) -> Result<Opt
         })?;
     }
     let Some(most) = snapshots.iter().max_by_key(|snapshot| snapshot.pinned) else { return Ok(None) };
-    // A store that is full of records is not so for the sake of a few pages.
+    // A few pinned pages are not the reason why a store is full.
     if most.pinned < PINNED_PAGES_MIN && most.pinned * 2 < image.free_pages.max(1) {
         return Ok(None);
     }

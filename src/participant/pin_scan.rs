@@ -22,7 +22,7 @@ impl PinScan {
         PinScan { horizon, pins, slots }
     }
 
-    /// Whether a pin protects a page that was born in `created_txn` and freed in `freed_txn`.
+    /// Whether a pin protects a page that was created in `created_txn` and freed in `freed_txn`.
     pub(crate) fn protects(&self, created_txn: TxnId, freed_txn: TxnId) -> bool {
         let first = self.pins.partition_point(|pin| *pin < created_txn);
         self.pins.get(first).is_some_and(|pin| *pin < freed_txn)
@@ -37,7 +37,7 @@ mod tests {
         TxnId::from_u64(sequence)
     }
 
-    /// A pin protects what was born by it and freed after it; of a page freed after the horizon the
+    /// A pin protects what was created by then and freed after it; of a page freed after the horizon the
     /// scan does not decide.
     #[test]
     fn protects_from_creation_to_freeing() {

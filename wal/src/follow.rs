@@ -1,13 +1,13 @@
-//! Following the stream beside a running logger: copies of its bytes, from the segment files.
+//! Reading the log beside a running logger, from the segment files.
 //!
-//! A follower keeps no file open between two reads, holds nothing back, and is never waited for: the segments that it
-//! reads may be recycled under it. So it looks at a segment's header again after each copy, and each batch carries its segment's
-//! number and salt, its own position and checksums: what it returns is what was written there, or an error.
+//! A follower keeps no file open between two reads and holds nothing back. The logger never waits for it: the segments that it reads
+//! may be recycled meanwhile. So the follower reads a segment's header again after each copy, and each batch contains its segment's
+//! number and salt, its own position and checksums. It returns what was written there, or an error.
 //!
 //! | what happens | then |
 //! |---|---|
-//! | the segment ends: the logger has started another | the survey is taken again, once |
-//! | the segment was recycled, or removed | [`LogError::Gap`], if another survey does not find the position either |
+//! | the segment ends: the logger has started another | the catalog is read again, once |
+//! | the segment was recycled, or removed | [`LogError::Gap`], if the new catalog does not contain the position either |
 //! | bytes are damaged | [`LogError::Corrupt`] |
 
 use crate::{
@@ -28,8 +28,8 @@ pub struct LogFollower {
     paused: Option<PausedScan>,
 }
 
-/// A place to begin at: a record begins at `position`, and all before it is of transactions up to `txn`, or of none
-/// that commits.
+/// A position from which a follower can read: a record begins at `position`, and all records before it belong to transactions up
+/// to `txn`, or to none that commits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ResumePoint {
     /// The transaction's id.

@@ -1,20 +1,20 @@
-//! How long before a deadline a flush begins: as long as one takes, while the thread that begins it wakes up, and then whoever waits
-//! for it.
+//! The lead time of a flush: how long before a deadline it begins. It is the time of a flush, and twice the delay of a wake-up: the
+//! flush thread wakes up before the flush, and the waiting client after it.
 //!
-//! How late a thread wakes up shows only when it sleeps until a time. A thread that is always busy does not, and if it were busy
-//! *because* it once woke up late, the estimate would never hear of better times. So a flush before which nobody slept counts as
-//! a wake-up as good as the guess.
+//! The delay of a wake-up can be measured only when a thread sleeps until a given time. A thread that is always busy never does.
+//! If it were busy *because* one wake-up was late, the estimate would never improve. So a flush before which the thread did not
+//! sleep counts as a wake-up with the guessed delay.
 
 use crate::Estimate;
 use std::time::Duration;
 
-/// What is expected of the first flush, and of the first wake-up.
+/// Initial estimates of the time of a flush and of the delay of a wake-up.
 const FLUSH_TIME_GUESS: Duration = Duration::from_millis(5);
 const WAKE_DELAY_GUESS: Duration = Duration::from_micros(100);
-/// A wake-up later than this says nothing of the next one: the process was stopped, or the machine slept.
+/// Longer delays are counted as this one: the process was stopped, or the machine slept.
 const WAKE_DELAY_MAX: Duration = Duration::from_millis(10);
 
-/// The running estimates behind it.
+/// The running estimates of the lead time.
 ///
 /// ```
 /// use std::time::Duration;

@@ -30,7 +30,7 @@ pub struct LogScan<'d, D: Disk> {
     read_buffer: ReadBuffer,
 }
 
-/// A follower between two reads: it holds no file open, since its host may close what it doesn't know.
+/// The scan of a follower between two reads. It holds no file open, since the host may close descriptors that it does not know.
 pub(crate) struct PausedScan {
     pub(crate) segment_catalog: SegmentCatalog,
     position: Lsn,
@@ -39,10 +39,10 @@ pub(crate) struct PausedScan {
     read_buffer: ReadBuffer,
 }
 
-/// Where in the files the scan stands.
+/// The scan's position in the files.
 struct ScanPosition<F> {
     file: F,
-    /// Index among the survey's segments.
+    /// Index among the segments of the catalog.
     segment: usize,
     block: u32,
     chain: u32,
@@ -59,7 +59,7 @@ struct ReadBuffer {
 /// A batch that was read whole.
 struct BatchSpan {
     lsn: Lsn,
-    /// Its payload's place in the window.
+    /// The payload's range in the read buffer.
     payload: Range<usize>,
     log_state: LogState,
     /// Where the next batch begins, and the checksum that it must name.
@@ -132,7 +132,7 @@ impl<'d, D: Disk> LogScan<'d, D> {
         Ok(scan)
     }
 
-    /// What the survey found.
+    /// Returns the catalog that the scan reads by.
     #[must_use]
     pub fn segment_catalog(&self) -> &SegmentCatalog {
         &self.segment_catalog

@@ -96,8 +96,7 @@ impl LogShape {
     }
 }
 
-/// What only the logger says. It stands in every segment header and batch header and takes no place in the
-/// stream. Each field only ever grows.
+/// The state of the log that each segment header and batch header records. It is no part of the stream. Each field only grows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LogState {
     /// Everything below is durable: a sync of it has returned success. May fall inside a record that a
@@ -105,8 +104,8 @@ pub struct LogState {
     pub durable: Lsn,
     /// The newest transaction that is durable as a whole.
     pub durable_txn: u64,
-    /// Here a record begins, and those before it are of transactions up to `durable_txn`, or of none that commits: who
-    /// knows all up to that transaction reads on from here. A segment may begin beyond it.
+    /// The safe start: a record begins here, and all records before it belong to transactions up to `durable_txn`, or to none that
+    /// commits. A reader that has consumed every transaction up to `durable_txn` resumes here. A segment may begin beyond it.
     pub safe_start: Lsn,
     /// The transaction of the newest finished checkpoint.
     pub checkpoint_txn: u64,

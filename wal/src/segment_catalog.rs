@@ -1,9 +1,8 @@
-//! Which segments there are, and which bytes of each count.
+//! The catalog of segments: which files are segments, and which bytes of each count.
 //!
-//! Segments are known by their headers; names are only slots. A segment's bytes count from its start up to
-//! the lowest start among the segments with higher numbers. The survey also gathers the newest [`LogState`]
-//! of all whole headers, those of batches beyond the end of the valid data included: what is stated to be
-//! durable must be readable.
+//! Segments are identified by their headers; file names are only slots. A segment's bytes count from its start up to the lowest
+//! start among the segments with higher numbers. The catalog also contains the newest [`LogState`] of all whole headers,
+//! including batches beyond the end of the valid data: everything that a header records as durable must be readable.
 
 use crate::{
     Disk, DiskFile, Lsn, SegmentNumber,
@@ -94,7 +93,7 @@ pub fn holds_batches<D: Disk>(disk: &D, shape: &LogShape, file: &str) -> Result<
     Ok(found)
 }
 
-/// What lies in the log's directory.
+/// The segments in the log's directory.
 #[derive(Clone, Debug)]
 pub struct SegmentCatalog {
     /// The store's shape.
@@ -107,11 +106,11 @@ pub struct SegmentCatalog {
     pub damaged: Vec<String>,
     /// Files of another size than a segment's.
     pub broken: Vec<BrokenSegment>,
-    /// The newest that any header states.
+    /// The newest state that any header records.
     pub log_state: LogState,
 }
 
-/// How much a survey reads.
+/// How much [`SegmentCatalog::read`] reads.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Depth {
     /// Headers of segments only.
@@ -121,7 +120,7 @@ pub(crate) enum Depth {
 }
 
 impl SegmentCatalog {
-    /// Looks at all segment files.
+    /// Reads the headers of all segment files.
     ///
     /// # Errors
     /// [`LogError::Mismatch`] for a foreign file, [`LogError::Corrupt`] for a file whose header is

@@ -1,7 +1,8 @@
-//! Where in the log somebody reads on who knows all up to a transaction.
+//! The log position at which a follower resumes that has consumed every transaction up to a given one.
 //!
-//! The commit slots know the last few transactions exactly; headers of segments and batches state places at which a record begins
-//! and all before it is settled. The reader passes over what it finds there of transactions that are known already.
+//! The commit slots contain the exact positions of the last few transactions. Headers of segments and batches contain resume
+//! points: positions at which a record begins and before which every transaction has ended. The reader skips the transactions after
+//! a resume point that the follower has consumed already.
 
 use crate::api::feed::reader::open_segments;
 use crate::files::log::log_error;
@@ -12,7 +13,7 @@ use crate::{Error, Result, TxnId};
 use std::sync::Arc;
 use untorn_wal::{LogError, Lsn, oldest_resume_point, resume_point_at_or_before};
 
-/// A place at or before the first record of the transaction after `from`.
+/// Returns a position at or before the first record of the transaction after `from`.
 ///
 /// # Errors
 /// [`Error::Diverged`] if there is no such transaction, or none any more; [`Error::Lagged`] if the log does not reach
@@ -46,7 +47,7 @@ pub(crate) fn position_after(client: &Arc<DirectClient>, from: TxnId) -> Result<
     if oldest <= from { Ok(position) } else { Err(Error::Lagged { oldest }) }
 }
 
-/// The oldest transaction after which the log can be read on, and where.
+/// Returns the oldest transaction after which the log can be followed, and the position there.
 pub(super) fn oldest(engine: &Engine) -> Result<(TxnId, Lsn)> {
     let (disk, shape) = open_segments(engine)?;
     // Segments that are recycled while we look leave older ones behind which lead nowhere.

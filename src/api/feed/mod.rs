@@ -1,16 +1,15 @@
-//! Following the log: every committed change, in order, to whoever asks, from wherever they were.
+//! The change feed: every committed change, in order, from any transaction that the log still reaches.
 //!
 //! | file | its one job |
 //! |---|---|
-//! | `locate` | where in the log somebody reads on who knows all up to a transaction |
+//! | `locate` | the log position at which a follower resumes that has consumed every transaction up to a given one |
 //! | `reader` | records, from the ring or from the segments, whichever still has them |
-//! | `transaction_filter` | what of a transaction is delivered, found out before the first of it is |
+//! | `transaction_filter` | which operations of a transaction are delivered; complete before the first one is |
 //! | `transaction_cursor` | the changes of one transaction, one by one |
 //! | `keyspace_names` | the names of keyspaces, those that were dropped since included |
 //!
-//! A follower holds nothing back and is waited for by nobody: what it has not read in time is overwritten under it.
-//! So it looks after each copy whether that was good, and a place that is gone is an error
-//! that names the oldest one left, never a gap.
+//! A follower holds nothing back, and no writer waits for it: records that it does not read in time are overwritten. So it
+//! verifies each copy after it was made. A position that is gone is an error that names the oldest one left, never a gap.
 
 mod keyspace_names;
 pub(crate) mod locate;

@@ -1,4 +1,4 @@
-//! The changes of one committed transaction, one by one, as its plan says. Of its values one at a time is in memory.
+//! The cursor over the changes of one committed transaction that its filter selects. At most one value is in memory at a time.
 
 use crate::api::changes::{Change, ChangeKind};
 use crate::api::feed::keyspace_names::KeyspaceNames;
@@ -10,7 +10,7 @@ use crate::txn::ops::{Op, Ops};
 use crate::{Error, Result, TxnId};
 use untorn_wal::Lsn;
 
-/// What becomes of a change that is about to be delivered.
+/// How a change that is next is delivered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Admission {
     /// It is delivered whole.
@@ -24,16 +24,16 @@ pub(crate) enum Admission {
 /// Decides about a change by the name of its keyspace and the bytes of its key and value, before they are copied.
 pub(crate) type Admit<'a> = &'a mut dyn FnMut(&str, usize, usize) -> Admission;
 
-/// What [`TransactionCursor::next`] came to.
+/// The result of [`TransactionCursor::next`].
 pub(crate) enum CursorStep {
     Change(Change),
-    /// The transaction has no more.
+    /// The transaction has no more changes.
     End,
-    /// There is one that was put off.
+    /// The next change was postponed.
     Later,
 }
 
-/// A transaction that is being delivered.
+/// A cursor over the changes of one transaction.
 pub(crate) struct TransactionCursor {
     txn: TxnId,
     txn_filter: TransactionFilter,
@@ -57,7 +57,7 @@ struct PartialValue {
     len: usize,
 }
 
-/// What an operation leads to.
+/// The effect of an operation on the follower.
 enum OpEffect {
     Nothing,
     Change(Change),

@@ -1,9 +1,9 @@
-//! What of a transaction is delivered, found out before the first of it is: which of its operations match, which of several
-//! on one key is the last, and which is the last of all.
+//! The filter of a transaction: which of its operations match, which of several on one key is the last, and which is the last of
+//! all. It is complete before the first change is delivered.
 //!
-//! A transaction that was streamed is gone through once for this and once more to be delivered, so that none is held in
-//! memory. What is held for each key is a hash of 128 bits and a number; beyond [`KEYS_MAX`] keys that is given
-//! up, and a key that such a transaction changed several times comes several times.
+//! A transaction that was streamed is read once for its filter and once more for its delivery, so that none is held in memory.
+//! The filter holds a hash of 128 bits and a number for each key. Beyond [`KEYS_MAX`] keys it drops them; a key that such a
+//! transaction changed several times is then delivered several times.
 
 use crate::api::feed::keyspace_names::KeyspaceNames;
 use crate::files::dir;
@@ -17,10 +17,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use untorn_wal::Lsn;
 
-/// Keys of one transaction that are told apart.
+/// Keys of one transaction that are distinguished.
 const KEYS_MAX: usize = 1 << 18;
 
-/// Which changes are wanted.
+/// The changes that a follower asked for.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct ChangeFilter {
     pub(crate) keyspace: Option<String>,
@@ -49,7 +49,7 @@ impl ChangeFilter {
     }
 }
 
-/// The plan of one transaction. Its operations are numbered from 0, whether they match or not.
+/// The filter of one transaction. Its operations are numbered from 0, whether they match or not.
 pub(crate) struct TransactionFilter {
     /// Operations so far.
     count: u64,
@@ -60,18 +60,18 @@ pub(crate) struct TransactionFilter {
     /// What `last_on` had for a key, before each change of it since the first savepoint.
     replaced: Vec<((u64, u64), Option<u64>)>,
     hashers: [RandomState; 2],
-    /// What it creates itself, which it may yet take back.
+    /// Keyspaces that the transaction creates; a rollback to a savepoint may remove them.
     created: HashMap<KeyspaceId, String>,
     /// The same in the order of their creation.
     created_ids: Vec<KeyspaceId>,
-    /// What it drops: its end is the last that is heard of these.
+    /// Keyspaces that it drops. They have no changes after it.
     pub(super) dropped: Vec<KeyspaceId>,
     savepoints: Vec<AtSavepoint>,
     /// Operations that a rollback to a savepoint has undone, ascending.
     undone: Vec<Range<u64>>,
 }
 
-/// The lengths of a plan's parts when its transaction made a savepoint.
+/// The lengths of a filter's parts when its transaction made a savepoint.
 struct AtSavepoint {
     count: u64,
     last: Option<u64>,
@@ -128,12 +128,12 @@ impl TransactionFilter {
         last_on + self.undone.capacity() * size_of::<Range<u64>>()
     }
 
-    /// Whether nothing of the transaction is wanted.
+    /// Whether no operation of the transaction matches.
     pub(crate) fn is_empty(&self) -> bool {
         self.last.is_none()
     }
 
-    /// Takes the operations of the next record into account. The transaction begins at `from`.
+    /// Adds the operations of the next record. The transaction begins at `from`.
     pub(crate) fn add(
         &mut self,
         client: &Arc<DirectClient>,
@@ -228,7 +228,7 @@ impl TransactionFilter {
         Ok(())
     }
 
-    /// The transaction is one that commits: what it created is there.
+    /// Records that the transaction commits: the keyspaces that it created exist.
     pub(crate) fn commit(&mut self, names: &mut KeyspaceNames) {
         for (id, name) in self.created.drain() {
             names.learn(id, &name);

@@ -22,7 +22,7 @@ fn leaf() {
         dump(pair.pages.body(pair.root).unwrap()),
         [
             "   0 01 00 03 00 01 00 00 00", // leaf, level 0, 3 entries; page 1
-            "   8 01 00 00 00 00 00 00 00", // birth
+            "   8 01 00 00 00 00 00 00 00", // created_txn
             "  16 01 00 00 00 00 00 00 00", // 1 page
             "  24 02 00 bc 0f 00 00 00 00", // 2 bytes of prefix, heap from 4028, no garbage
             "  32 61 70 00 00 00 00 00 00", // the prefix "ap"
@@ -57,7 +57,7 @@ fn branch() {
         dump(&body),
         [
             "   0 02 01 02 00 02 01 00 00", // branch, level 1, 2 separators; page 0x102
-            "   8 09 00 00 00 00 10 00 00", // birth
+            "   8 09 00 00 00 00 10 00 00", // created_txn
             "  16 01 00 00 00 11 00 00 00", // 1 page; child 0
             "  24 06 00 f7 0f 00 00 00 00", // 6 bytes of prefix, heap from 4087
             "  32 6d 6f 6e 74 68 2d 00 00", // the prefix "month-"
@@ -79,7 +79,7 @@ fn run() {
         dump(&extent[..40]),
         [
             "   0 03 00 00 00 01 00 00 00", // extent; page 1
-            "   8 01 00 00 00 00 00 00 00", // birth
+            "   8 01 00 00 00 00 00 00 00", // created_txn
             "  16 02 00 00 00 00 00 00 00", // 2 pages
             "  24 d9 0f 00 00 00 00 00 00", // 4057 bytes
             "  32 76 76 76 76 76 76 76 76", // the value

@@ -4,7 +4,7 @@
 //!
 //! Users' reads go through a read-only mapping. Only the commit path, recovery and the checkpoint map
 //! it writable, at another address. A plain reference is handed out only to bytes that are immutable
-//! while it lives: pages reachable from a pinned commit (readers), or born in a transaction that only
+//! while it lives: pages reachable from a pinned commit (readers), or created in a transaction that only
 //! its owner knows (writers). The first 8 bytes of each page, the checksum word, are outside every
 //! reference, since the checkpoint writes them at any time.
 #![allow(unsafe_code)]
@@ -254,7 +254,7 @@ impl Arena {
         Ok(self.words(id, 0, 1)?[0].load(Ordering::Relaxed))
     }
 
-    /// Holds a page or extent, born at or before the newest checkpoint, against its checksum.
+    /// Verifies the checksum of a page or extent that was created at or before the newest checkpoint.
     pub(crate) fn verify_checksum(&self, body: &[u8], id: PageId) -> Result<()> {
         let found = self.checksum_word(id)?;
         let expected = Self::sum(body);
@@ -376,7 +376,7 @@ impl<'a> Pages<'a> {
         unsafe { self.arena.header(id) }
     }
 
-    /// The birth of a page.
+    /// Returns the transaction that created a page.
     pub(crate) fn created_txn(&self, id: PageId) -> Result<TxnId> {
         match PageHeader::read(self.header_of(id)?) {
             Some(header) => Ok(header.created_txn),
