@@ -184,9 +184,9 @@ fn checkpoint_reports_damage() {
     let pages = store.stats().unwrap().pages_total;
     let newest = store.stats().unwrap().committed;
     for page in 1..pages {
-        let mut birth = [0; 8];
-        arena.read_exact_at(&mut birth, page * PAGE as u64 + 16).unwrap();
-        if u64::from_le_bytes(birth) == newest.as_u64() {
+        let mut created_txn = [0; 8];
+        arena.read_exact_at(&mut created_txn, page * PAGE as u64 + 16).unwrap();
+        if u64::from_le_bytes(created_txn) == newest.as_u64() {
             flip(&arena, page * PAGE as u64 + 8, 0x40);
         }
     }

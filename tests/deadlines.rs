@@ -49,7 +49,7 @@ fn one_urgent_commit_takes_all_that_wait_along() {
     });
     let after = store.stats().unwrap().deadlines;
     assert_eq!((after.met, after.missed, after.met_share), (8, 0, Some(1.0)));
-    // Two, if a flush began between the urgent commit's word and its swing.
+    // Two, if a flush began between the urgent commit's word and its publication.
     let flushes = after.flushes - before.flushes;
     assert!((1..=2).contains(&flushes), "{after:?}");
     assert_eq!(after.flushes_saved - before.flushes_saved, 9 - flushes);

@@ -126,24 +126,24 @@ fn a_stream_that_never_commits_leaves_nothing_to_those_after_it() {
 
 // ---- wakers
 
-/// Interleaving 15: a writer dies between its swing and waking the logger, which sleeps, and between its swing and letting go of the
+/// Interleaving 15: a writer dies between its publication and waking the logger, which sleeps, and between its publication and letting go of the
 /// lock, for which another waits. Neither may sleep on: the logger makes the commit durable by itself, the lock is taken over.
 #[test]
-fn a_writer_dies_after_its_swing_and_wakes_nobody() {
+fn a_writer_dies_after_its_publication_and_wakes_nobody() {
     let _limit = limit_with_victim();
     let scene = Scene::new();
     let few = Few::open(worker::options().open(&scene.path).unwrap()).unwrap();
     few.commits(5, true).unwrap();
     for round in 1..=5 {
-        let swung = scene.gate("swung");
-        let mut writer = scene.victim(victim(), "worker", "", &[swung.at("commit.after_swing")], "");
+        let published = scene.gate("published");
+        let mut writer = scene.victim(victim(), "worker", "", &[published.at("commit.after_swing")], "");
         writer.wait_for("ready");
         let durable = few.store.durable_snapshot().unwrap().txn_id();
         // The logger has nothing to do, and sleeps.
         std::thread::sleep(Duration::from_millis(150));
-        swung.close();
+        published.close();
         writer.tell("commit 1 visible");
-        swung.wait();
+        published.wait();
         let waited = std::thread::scope(|scope| {
             let waits = scope.spawn(|| {
                 let txn = few.store.begin().unwrap();
@@ -243,7 +243,7 @@ fn rounds_in_a_second(path: &Path) -> u64 {
     let control = std::fs::File::open(path.join("control")).unwrap();
     let rounds = || {
         let mut bytes = [0; 8];
-        control.read_exact_at(&mut bytes, untorn::protocols::BEATS_AT).unwrap();
+        control.read_exact_at(&mut bytes, untorn::protocols::HEARTBEAT_AT).unwrap();
         u64::from_ne_bytes(bytes)
     };
     let before = rounds();
@@ -254,24 +254,24 @@ fn rounds_in_a_second(path: &Path) -> u64 {
 /// Far more than it needs, and far less than a thread has time for that does not sleep.
 const ROUNDS_MAX: u64 = 2000;
 
-/// A writer has announced a deadline and is stopped before its swing. Nothing can be flushed for it, and the flush thread looked again
+/// A writer has announced a deadline and is stopped before its published. Nothing can be flushed for it, and the flush thread looked again
 /// and again, as fast as a processor can.
 #[test]
-fn a_writer_is_stopped_between_its_deadline_and_its_swing() {
+fn a_writer_is_stopped_between_its_deadline_and_its_publication() {
     let _limit = limit_with_victim();
     let scene = Scene::new();
-    let swing = scene.gate("swing");
+    let published = scene.gate("published");
     let mut starter = scene.victim(victim(), "worker", "", &[], "");
     starter.wait_for("ready");
-    let mut writer = scene.victim(victim(), "worker", "", &[swing.at("commit.before_swing")], "");
+    let mut writer = scene.victim(victim(), "worker", "", &[published.at("commit.before_swing")], "");
     writer.wait_for("ready");
     starter.ask("commit 5 durable");
-    swing.close();
+    published.close();
     let heard = writer.lines().len();
     writer.tell("commit-within 1000");
-    swing.wait();
+    published.wait();
     let rounds = rounds_in_a_second(&scene.path);
-    swing.open();
+    published.open();
     assert_eq!(writer.hear(heard), "6");
     assert!(rounds < ROUNDS_MAX, "{rounds} rounds in a second");
 }
@@ -417,11 +417,11 @@ fn assert_recovered(device: &Device, expected: u64) {
     assert_verified(&store);
 }
 
-/// Interleaving 13: the device fills between a swing and its flush, and stays full. That commit gets through, for its log space was
+/// Interleaving 13: the device fills between a publication and its flush, and stays full. That commit gets through, for its log space was
 /// granted before. So do all others that replace what is there: when the grant is used up, a checkpoint sets the log free.
-/// A stream that no log of this device can hold fails before its swing. Nothing that was acknowledged is lost.
+/// A stream that no log of this device can hold fails before its published. Nothing that was acknowledged is lost.
 #[test]
-fn the_device_fills_between_swing_and_flush() {
+fn the_device_fills_between_publication_and_flush() {
     let _limit = limit_with_victim();
     let Some(device) = Device::mount("12m") else { return };
     let path = device.path();

@@ -42,7 +42,7 @@ const UNLAYERED: [&str; 2] = ["bin", "fuzzing"];
 /// The spawner starts what is above it, as a program or as a thread. Followers by message yield the change type of the
 /// direct feed, and figures by message are those of a direct client.
 const UPWARD: [(&str, &str); 3] =
-    [("participant/keeper.rs", "logger"), ("remote/changes.rs", "api"), ("remote/stats.rs", "api")];
+    [("participant/spawner.rs", "logger"), ("remote/changes.rs", "api"), ("remote/stats.rs", "api")];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -168,7 +168,7 @@ fn an_import_that_points_up_is_found() {
     assert!(!may_import("shared/control.rs", "shared", "api"));
     assert!(!may_import("error.rs", "error", "files"));
     assert!(!may_import("remote/scan.rs", "remote", "participant"));
-    assert!(may_import("participant/keeper.rs", "participant", "logger"));
+    assert!(may_import("participant/spawner.rs", "participant", "logger"));
     assert!(!may_import("participant/engine.rs", "participant", "logger"));
     assert!(may_import("api/store.rs", "api", "txn"));
     assert_eq!(code("use a;\n// crate::logger\n#[cfg(test)]\nmod tests {}\n"), "use a;\n");

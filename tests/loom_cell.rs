@@ -11,7 +11,7 @@ use loom_model::{Patient, Role, Unfenced, Word, explore, must_be_found, role};
 use std::sync::atomic::Ordering;
 use untorn::Version;
 use untorn::protocols::atomic::{Model, Word64};
-use untorn::protocols::cell::{CellView, CellWords, Step, clear_dirty, mark_dirty};
+use untorn::protocols::cell::{CellView, CellWords, WriteStep, clear_dirty, mark_dirty};
 
 /// A cell of `C` copies of two words.
 struct Cell<M: Model, const C: usize> {
@@ -53,7 +53,7 @@ impl<M: Model<U64 = Word>, const C: usize> Cell<M, C> {
     }
 
     /// Stores a value, whose number is remembered as that of its version: 100 above it, if nobody died before.
-    fn store(&self, number: u64, goes_on: impl FnMut(Step) -> bool) -> Option<Version> {
+    fn store(&self, number: u64, goes_on: impl FnMut(WriteStep) -> bool) -> Option<Version> {
         self.view().store(&value(number), FLOOR, goes_on)
     }
 
@@ -87,10 +87,11 @@ fn writer<M: Model<U64 = Word>, const C: usize>() -> Role<Cell<M, C>> {
     })
 }
 
-const STEPS: [Step; 5] = [Step::Latched, Step::Cleared, Step::Filled(1), Step::Filled(2), Step::Stamped];
+const STEPS: [WriteStep; 5] =
+    [WriteStep::Latched, WriteStep::Cleared, WriteStep::Filled(1), WriteStep::Filled(2), WriteStep::Stamped];
 
 /// A writer that dies at `step`, before its value is the newest.
-fn dies<M: Model<U64 = Word>, const C: usize>(cell: &Cell<M, C>, step: Step) {
+fn dies<M: Model<U64 = Word>, const C: usize>(cell: &Cell<M, C>, step: WriteStep) {
     assert_eq!(cell.store(666, |at| at != step), None);
 }
 
@@ -137,7 +138,7 @@ fn a_jump_of_the_versions_spares_the_newest_value() {
 
 #[test]
 fn planted_a_cell_of_a_single_copy() {
-    let dying = role(|cell: &Cell<Patient, 1>| dies(cell, Step::Filled(1)));
+    let dying = role(|cell: &Cell<Patient, 1>| dies(cell, WriteStep::Filled(1)));
     let reader = role(|cell: &Cell<Patient, 1>| assert_eq!(cell.load(), Some((1, 101))));
     must_be_found(None, Cell::<Patient, 1>::new, &[reader, dying]);
 }

@@ -1,7 +1,7 @@
 //! Goal: no deadline is lost: a commit that no flush has covered has its deadline in the word, and a flush thread that sleeps
 //! is woken for one that is earlier than what it planned for.
 //!
-//! Method: loom runs writers that announce, swing and announce again beside a logger that takes the word and flushes only
+//! Method: loom runs writers that announce, publish and announce again beside a logger that takes the word and flushes only
 //! while the word says that something is due. Its futexes never time out, so a deadline that is lost, or a wake-up, leaves
 //! a commit that is never flushed, which loom reports as a deadlock. Planted bugs must be found.
 
@@ -12,7 +12,7 @@ use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 use untorn::protocols::atomic::{Model, Word32, Word64};
 use untorn::protocols::deadline;
-use untorn::protocols::waiter::{self, NAP_MAX, Wish};
+use untorn::protocols::event_count::{self, EVENT_WAIT_MAX, Threshold};
 
 struct Region<M: Model> {
     /// The end of the published bytes.
@@ -25,9 +25,9 @@ struct Region<M: Model> {
     policy_tail: M::U64,
     /// From which tail on the logger wants to be woken.
     wake_from: M::U64,
-    bell: M::U32,
+    event: M::U32,
     durable: M::U64,
-    durable_bell: M::U32,
+    durable_event: M::U32,
 }
 
 impl<M: Model<U64 = Word>> Region<M> {
@@ -38,9 +38,9 @@ impl<M: Model<U64 = Word>> Region<M> {
             wake_urgency: Word::new(u64::MAX),
             policy_tail: Word::new(0),
             wake_from: Word::new(u64::MAX),
-            bell: M::U32::new(0),
+            event: M::U32::new(0),
             durable: Word::new(0),
-            durable_bell: M::U32::new(0),
+            durable_event: M::U32::new(0),
         }
     }
 
@@ -49,12 +49,12 @@ impl<M: Model<U64 = Word>> Region<M> {
         deadline::announce::<M>(&self.urgency, urgency);
         self.tail.store_fenced(tail);
         deadline::announce::<M>(&self.urgency, urgency);
-        waiter::ring_from::<M>(&self.bell, &self.wake_urgency, urgency);
+        event_count::notify_from::<M>(&self.event, &self.wake_urgency, urgency);
     }
 
     fn wait(&self, tail: u64) {
         let go_on = || Ok::<(), Infallible>(());
-        waiter::wait_for::<M, _>(&self.durable, &self.durable_bell, tail, None, go_on).unwrap();
+        event_count::wait_for::<M, _>(&self.durable, &self.durable_event, tail, None, go_on).unwrap();
     }
 
     /// Flushes whatever is at least as urgent as `due`, until everything up to `end` is durable. The order of taking and
@@ -62,17 +62,17 @@ impl<M: Model<U64 = Word>> Region<M> {
     fn log(&self, end: u64, due: u64, flush: impl Fn(&Self) -> u64) {
         let mut durable = 0;
         while durable < end {
-            let ticket = waiter::listen::<M>(&self.bell);
+            let wait_key = event_count::prepare_wait::<M>(&self.event);
             if deadline::peek::<M>(&self.urgency) >= due {
                 let tail = flush(self);
                 assert!(tail >= durable, "the tail went back");
                 durable = tail;
-                waiter::publish::<M>(&self.durable, &self.durable_bell, durable);
+                event_count::publish::<M>(&self.durable, &self.durable_event, durable);
                 continue;
             }
             let reached = || deadline::peek::<M>(&self.urgency);
-            let wish = Wish { from: &self.wake_urgency, wanted: due, reached: &reached };
-            waiter::doze::<M>(&self.bell, ticket, &[wish], NAP_MAX);
+            let threshold = Threshold { word: &self.wake_urgency, at_least: due, current: &reached };
+            event_count::wait_from::<M>(&self.event, wait_key, &[threshold], EVENT_WAIT_MAX);
         }
     }
 }
@@ -119,7 +119,7 @@ fn one_that_is_not_urgent_enough_is_left_to_the_next() {
     explore(Some(3), Region::new, &[writer, logger], |_| {});
 }
 
-/// A writer that dies between its swing and its second announcement, and a logger that gives what has no deadline one of its own, if
+/// A writer that dies between its publication and its second announcement, and a logger that gives what has no deadline one of its own, if
 /// `has_orphan_rule`.
 fn a_dying_writer(has_orphan_rule: bool) -> [Role<Region<Hasty>>; 2] {
     let writer = role(|region: &Region<Hasty>| {
@@ -129,7 +129,7 @@ fn a_dying_writer(has_orphan_rule: bool) -> [Role<Region<Hasty>>; 2] {
     let logger = role(move |region: &Region<Hasty>| {
         let mut durable = 0;
         while durable < 1 {
-            let ticket = waiter::listen::<Hasty>(&region.bell);
+            let wait_key = event_count::prepare_wait::<Hasty>(&region.event);
             let is_pending = region.tail.load(Ordering::SeqCst) > durable;
             if has_orphan_rule && is_pending && deadline::peek::<Hasty>(&region.urgency) == 0 {
                 deadline::announce::<Hasty>(&region.urgency, 1);
@@ -138,14 +138,14 @@ fn a_dying_writer(has_orphan_rule: bool) -> [Role<Region<Hasty>>; 2] {
                 durable = flush(region);
                 continue;
             }
-            waiter::sleep::<Hasty>(&region.bell, ticket, NAP_MAX);
+            event_count::wait::<Hasty>(&region.event, wait_key, EVENT_WAIT_MAX);
         }
     });
     [writer, logger]
 }
 
 #[test]
-fn a_writer_that_dies_after_its_swing() {
+fn a_writer_that_dies_after_its_publication() {
     explore(Some(3), Region::new, &a_dying_writer(true), |_| {});
 }
 
@@ -154,7 +154,7 @@ fn planted_no_deadline_for_orphans() {
     must_be_found(Some(3), Region::new, &a_dying_writer(false));
 }
 
-/// A commit that has time, then one of which the policy decides, by a writer that stores `policy_tail` before its swing, or after it; and a
+/// A commit that has time, then one of which the policy decides, by a writer that stores `policy_tail` before its publication, or after it; and a
 /// logger that sleeps with both wishes.
 fn both_kinds(is_stored_before: bool) -> [Role<Region<Patient>>; 2] {
     let writer = role(move |region: &Region<Patient>| {
@@ -163,7 +163,7 @@ fn both_kinds(is_stored_before: bool) -> [Role<Region<Patient>>; 2] {
             region.policy_tail.store(2, Ordering::Release);
         }
         region.tail.store_fenced(2);
-        waiter::ring_from::<Patient>(&region.bell, &region.wake_from, 2);
+        event_count::notify_from::<Patient>(&region.event, &region.wake_from, 2);
         if !is_stored_before {
             region.policy_tail.store(2, Ordering::Release);
         }
@@ -172,8 +172,8 @@ fn both_kinds(is_stored_before: bool) -> [Role<Region<Patient>>; 2] {
     let logger = role(|region: &Region<Patient>| {
         let mut durable = 0;
         while durable < 2 {
-            let ticket = waiter::listen::<Patient>(&region.bell);
-            // The tail first: whose swing is seen there, its `policy_tail` is seen too.
+            let wait_key = event_count::prepare_wait::<Patient>(&region.event);
+            // The tail first: whose publication is seen there, its `policy_tail` is seen too.
             let policy = || {
                 let tail = region.tail.load(Ordering::SeqCst);
                 region.policy_tail.load(Ordering::Acquire).min(tail)
@@ -181,14 +181,14 @@ fn both_kinds(is_stored_before: bool) -> [Role<Region<Patient>>; 2] {
             let urgency = || deadline::peek::<Patient>(&region.urgency);
             if policy() > durable || urgency() >= 6 {
                 durable = flush(region);
-                waiter::publish::<Patient>(&region.durable, &region.durable_bell, durable);
+                event_count::publish::<Patient>(&region.durable, &region.durable_event, durable);
                 continue;
             }
-            let wishes = [
-                Wish { from: &region.wake_from, wanted: durable + 1, reached: &policy },
-                Wish { from: &region.wake_urgency, wanted: 6, reached: &urgency },
+            let thresholds = [
+                Threshold { word: &region.wake_from, at_least: durable + 1, current: &policy },
+                Threshold { word: &region.wake_urgency, at_least: 6, current: &urgency },
             ];
-            waiter::doze::<Patient>(&region.bell, ticket, &wishes, NAP_MAX);
+            event_count::wait_from::<Patient>(&region.event, wait_key, &thresholds, EVENT_WAIT_MAX);
         }
     });
     [writer, logger]
@@ -200,16 +200,16 @@ fn a_commit_of_the_policy_after_one_that_has_time() {
 }
 
 #[test]
-fn planted_a_writer_that_tells_the_policy_after_its_swing() {
+fn planted_a_writer_that_tells_the_policy_after_its_publication() {
     must_be_found(Some(2), Region::new, &both_kinds(false));
 }
 
 #[test]
-fn planted_a_writer_that_announces_only_before_its_swing() {
+fn planted_a_writer_that_announces_only_before_its_publication() {
     let writer = role(|region: &Region<Patient>| {
         deadline::announce::<Patient>(&region.urgency, 5);
         region.tail.store_fenced(1);
-        waiter::ring_from::<Patient>(&region.bell, &region.wake_urgency, 5);
+        event_count::notify_from::<Patient>(&region.event, &region.wake_urgency, 5);
         region.wait(1);
     });
     must_be_found(None, Region::new, &[writer, logger(1, flush)]);
@@ -235,7 +235,7 @@ fn planted_an_announcement_without_a_fence() {
         region.urgency.fetch_max(5, Ordering::SeqCst);
         region.tail.store(1, Ordering::Release);
         region.urgency.fetch_max(5, Ordering::SeqCst);
-        waiter::ring_from::<Patient>(&region.bell, &region.wake_urgency, 5);
+        event_count::notify_from::<Patient>(&region.event, &region.wake_urgency, 5);
         region.wait(1);
     });
     must_be_found(None, Region::new, &[writer, logger(1, flush)]);

@@ -10,8 +10,8 @@ use loom_model::{Hasty, Patient, Role, Word, explore, must_be_found, role};
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 use untorn::protocols::atomic::{Model, Word32, Word64};
+use untorn::protocols::event_count::{self, EVENT_WAIT_MAX, Threshold};
 use untorn::protocols::ring::Ring;
-use untorn::protocols::waiter::{self, NAP_MAX, Wish};
 
 /// The ring has room for one record of 16 bytes and a half, so that the second one wraps.
 const RING_WORDS: usize = 3;
@@ -22,12 +22,12 @@ struct Region<M: Model> {
     /// The end of the published bytes.
     tail: M::U64,
     /// Rung when `tail` moves.
-    tail_bell: M::U32,
-    /// The tail from which on `tail_bell` is to be rung; see [`waiter::doze`].
+    tail_event: M::U32,
+    /// The tail from which on `tail_event` is to be rung; see [`event_count::wait_from`].
     wake_from: M::U64,
     /// The end of the bytes that need not be kept.
     durable: M::U64,
-    durable_bell: M::U32,
+    durable_event: M::U32,
     ring: [M::U64; RING_WORDS],
 }
 
@@ -40,10 +40,10 @@ impl<M: Model<U64 = Word>> Region<M> {
         let word = || Word::new(0);
         Region {
             tail: word(),
-            tail_bell: M::U32::new(0),
+            tail_event: M::U32::new(0),
             wake_from: Word::new(u64::MAX),
             durable: word(),
-            durable_bell: M::U32::new(0),
+            durable_event: M::U32::new(0),
             ring: std::array::from_fn(|_| word()),
         }
     }
@@ -53,14 +53,14 @@ impl<M: Model<U64 = Word>> Region<M> {
         let end = (number + 1) * RECORD as u64;
         let room_from = end.saturating_sub((RING_WORDS * 8) as u64);
         let go_on = || Ok::<(), Infallible>(());
-        waiter::wait_for::<M, _>(&self.durable, &self.durable_bell, room_from, None, go_on).unwrap();
+        event_count::wait_for::<M, _>(&self.durable, &self.durable_event, room_from, None, go_on).unwrap();
         Ring::<M>::new(&self.ring, 0).copy_in(number * RECORD as u64, &record(number)).unwrap();
     }
 
     fn wait_for_more(&self, taken: u64) -> u64 {
         let look = || Some(self.tail.load(Ordering::SeqCst)).filter(|&tail| tail > taken);
         let go_on = || Ok::<(), Infallible>(());
-        waiter::wait_until::<M, _, _>(&self.tail_bell, None, NAP_MAX, look, go_on).unwrap()
+        event_count::wait_until::<M, _, _>(&self.tail_event, None, EVENT_WAIT_MAX, look, go_on).unwrap()
     }
 
     /// Takes `records` of them, checks each, and calls it durable.
@@ -74,7 +74,7 @@ impl<M: Model<U64 = Word>> Region<M> {
                 assert_eq!(bytes, record(taken / RECORD as u64), "a record changed on its way");
                 taken += RECORD as u64;
             }
-            waiter::publish::<M>(&self.durable, &self.durable_bell, taken);
+            event_count::publish::<M>(&self.durable, &self.durable_event, taken);
         }
     }
 }
@@ -97,7 +97,7 @@ fn logger<M: Model<U64 = Word>>(records: u64) -> Role<Region<M>> {
 }
 
 fn publish<M: Model>(region: &Region<M>, tail: u64) {
-    waiter::publish::<M>(&region.tail, &region.tail_bell, tail);
+    event_count::publish::<M>(&region.tail, &region.tail_event, tail);
 }
 
 #[test]
@@ -109,21 +109,21 @@ fn nothing_is_lost_on_the_way_to_the_logger() {
 /// A logger that says before it sleeps from which tail on it is to be woken, and is not woken before.
 fn dozing<M: Model<U64 = Word>>(region: &Region<M>, taken: u64) -> u64 {
     loop {
-        let ticket = waiter::listen::<M>(&region.tail_bell);
+        let wait_key = event_count::prepare_wait::<M>(&region.tail_event);
         let tail = region.tail.load(Ordering::SeqCst);
         if tail > taken {
             return tail;
         }
         let reached = || region.tail.load(Ordering::SeqCst);
-        let wish = Wish { from: &region.wake_from, wanted: taken + 1, reached: &reached };
-        waiter::doze::<M>(&region.tail_bell, ticket, &[wish], NAP_MAX);
+        let threshold = Threshold { word: &region.wake_from, at_least: taken + 1, current: &reached };
+        event_count::wait_from::<M>(&region.tail_event, wait_key, &[threshold], EVENT_WAIT_MAX);
     }
 }
 
 /// Rings only if the logger wants to hear of it.
 fn publish_from<M: Model<U64 = Word>>(region: &Region<M>, tail: u64) {
     region.tail.store_fenced(tail);
-    waiter::ring_from::<M>(&region.tail_bell, &region.wake_from, tail);
+    event_count::notify_from::<M>(&region.tail_event, &region.wake_from, tail);
 }
 
 #[test]
@@ -137,13 +137,13 @@ fn a_dozing_logger_is_woken_by_what_it_wants_to_hear_of() {
 fn planted_a_dozing_logger_that_does_not_look_again() {
     let wait = |region: &Region<Patient>, taken| {
         loop {
-            let ticket = waiter::listen::<Patient>(&region.tail_bell);
+            let wait_key = event_count::prepare_wait::<Patient>(&region.tail_event);
             let tail = region.tail.load(Ordering::SeqCst);
             if tail > taken {
                 return tail;
             }
-            let wish = Wish { from: &region.wake_from, wanted: taken + 1, reached: &|| 0 };
-            waiter::doze::<Patient>(&region.tail_bell, ticket, &[wish], NAP_MAX);
+            let threshold = Threshold { word: &region.wake_from, at_least: taken + 1, current: &|| 0 };
+            event_count::wait_from::<Patient>(&region.tail_event, wait_key, &[threshold], EVENT_WAIT_MAX);
         }
     };
     let logger = role(move |region: &Region<Patient>| region.log(1, wait));
@@ -152,15 +152,15 @@ fn planted_a_dozing_logger_that_does_not_look_again() {
 
 #[test]
 fn a_waker_that_dies_costs_a_time_out() {
-    // Died before it looked at the bell.
+    // Died before it looked at the event.
     let publish = |region: &Region<Hasty>, tail| region.tail.store(tail, Ordering::Release);
     explore(Some(3), Region::new, &[writer(1, publish), logger(1)], |_| {});
-    // Died between advancing the bell and the wake-up: later ones see an even bell, and don't ring it.
+    // Died between advancing the event and the wake-up: later ones see an even event, and don't ring it.
     let publish = |region: &Region<Hasty>, tail| {
         region.tail.store(tail, Ordering::Release);
-        let seen = region.tail_bell.load(Ordering::Acquire);
+        let seen = region.tail_event.load(Ordering::Acquire);
         if seen & 1 == 1 {
-            let _ = region.tail_bell.compare_exchange(seen, seen + 1, Ordering::AcqRel, Ordering::Acquire);
+            let _ = region.tail_event.compare_exchange(seen, seen + 1, Ordering::AcqRel, Ordering::Acquire);
         }
     };
     explore(Some(3), Region::new, &[writer(1, publish), logger(1)], |_| {});
@@ -175,8 +175,8 @@ fn planted_a_sleeper_that_does_not_look_again() {
             if tail > taken {
                 return tail;
             }
-            let ticket = waiter::listen::<Patient>(&region.tail_bell);
-            waiter::sleep::<Patient>(&region.tail_bell, ticket, NAP_MAX);
+            let wait_key = event_count::prepare_wait::<Patient>(&region.tail_event);
+            event_count::wait::<Patient>(&region.tail_event, wait_key, EVENT_WAIT_MAX);
         }
     };
     let logger = role(move |region: &Region<Patient>| region.log(1, wait));
@@ -187,7 +187,7 @@ fn planted_a_sleeper_that_does_not_look_again() {
 fn planted_a_publisher_that_does_not_fence() {
     let publish = |region: &Region<Patient>, tail| {
         region.tail.store(tail, Ordering::Release);
-        waiter::ring::<Patient>(&region.tail_bell);
+        event_count::notify::<Patient>(&region.tail_event);
     };
     must_be_found(None, Region::new, &[writer(1, publish), logger(1)]);
 }
@@ -212,14 +212,14 @@ fn every_waiter_is_woken() {
     let waiter = |value| {
         role(move |region: &Region<Patient>| {
             let go_on = || Ok::<(), Infallible>(());
-            let (durable, bell) = (&region.durable, &region.durable_bell);
-            let found = waiter::wait_for::<Patient, _>(durable, bell, value, None, go_on).unwrap();
+            let (durable, event) = (&region.durable, &region.durable_event);
+            let found = event_count::wait_for::<Patient, _>(durable, event, value, None, go_on).unwrap();
             assert!(found >= value);
         })
     };
     let publisher = role(|region: &Region<Patient>| {
         for value in [1, 2] {
-            waiter::publish::<Patient>(&region.durable, &region.durable_bell, value);
+            event_count::publish::<Patient>(&region.durable, &region.durable_event, value);
         }
     });
     explore(Some(2), Region::new, &[waiter(1), waiter(2), publisher], |_| {});

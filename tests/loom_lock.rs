@@ -11,12 +11,12 @@ use loom::sync::atomic::AtomicBool;
 use loom_model::{Hasty, Patient, Plain, Role, Word, explore, must_be_found, role};
 use std::sync::atomic::Ordering;
 use untorn::protocols::atomic::{Model, Word32, Word64};
-use untorn::protocols::lock::{self, Bells, CommitClass, Next};
+use untorn::protocols::lock::{self, CommitClass, EventCounts, Next};
 
 struct Region<M: Model> {
     word: M::U64,
     urgent: lock::Urgent<M>,
-    bell: M::U32,
+    event: M::U32,
     protected: Plain,
     dead: [AtomicBool; 3],
     is_lifted: AtomicBool,
@@ -30,7 +30,7 @@ enum Death {
     Acquired,
     HalfWritten,
     Released,
-    BellAdvanced,
+    EventAdvanced,
 }
 
 use CommitClass::*;
@@ -45,7 +45,7 @@ impl<M: Model<U64 = Word>> Region<M> {
         Region {
             word: Word::new(0),
             urgent: lock::Urgent::new(),
-            bell: M::U32::new(0),
+            event: M::U32::new(0),
             protected: Plain::new(0),
             dead: std::array::from_fn(|_| AtomicBool::new(false)),
             is_lifted: AtomicBool::new(false),
@@ -56,8 +56,8 @@ impl<M: Model<U64 = Word>> Region<M> {
         !self.dead[(owner - id(0)) as usize].load(Ordering::Acquire)
     }
 
-    fn bells(&self) -> Bells<'_, M> {
-        Bells::two(&self.urgent, &self.bell)
+    fn events(&self) -> EventCounts<'_, M> {
+        EventCounts::two(&self.urgent, &self.event)
     }
 
     /// One critical section of `client`, which may die in it. The kernel frees a dead client's byte after its last step.
@@ -76,7 +76,7 @@ impl<M: Model<U64 = Word>> Region<M> {
             }
             return;
         }
-        lock::acquire_as::<M>(&self.word, &self.bells(), &|| class, me, &|owner| self.is_alive(owner), None).unwrap();
+        lock::acquire_as::<M>(&self.word, &self.events(), &|| class, me, &|owner| self.is_alive(owner), None).unwrap();
         if death == Death::Acquired {
             return;
         }
@@ -87,14 +87,14 @@ impl<M: Model<U64 = Word>> Region<M> {
         self.protected.write(before + 1);
         match death {
             Death::Released => {
-                let _ = lock::release::<M>(&self.word, &self.bells(), me);
+                let _ = lock::release::<M>(&self.word, &self.events(), me);
             }
-            Death::BellAdvanced => match lock::release::<M>(&self.word, &self.bells(), me) {
+            Death::EventAdvanced => match lock::release::<M>(&self.word, &self.events(), me) {
                 Next::Nobody => {}
-                Next::Bulk => drop(self.bell.fetch_add(1, Ordering::Release)),
-                Next::Urgent(_) => drop(self.urgent.bell.fetch_add(1, Ordering::Release)),
+                Next::Bulk => drop(self.event.fetch_add(1, Ordering::Release)),
+                Next::Urgent(_) => drop(self.urgent.event.fetch_add(1, Ordering::Release)),
             },
-            _ => lock::release_and_wake_next::<M>(&self.word, &self.bells(), me),
+            _ => lock::release_and_wake_next::<M>(&self.word, &self.events(), me),
         }
     }
 }
@@ -140,7 +140,7 @@ fn an_owner_or_waker_dies_at_any_step() {
     explore_clients(Some(3), Region::<Hasty>::new, &[Never, Acquired]);
     explore_clients(Some(3), Region::<Hasty>::new, &[Never, HalfWritten]);
     explore_clients(Some(3), Region::<Hasty>::new, &[Never, Released]);
-    explore_clients(Some(3), Region::<Hasty>::new, &[Never, BellAdvanced]);
+    explore_clients(Some(3), Region::<Hasty>::new, &[Never, EventAdvanced]);
 }
 
 #[test]
@@ -173,9 +173,9 @@ fn planted_a_release_that_wakes_nobody() {
 #[test]
 fn planted_a_take_over_of_the_living() {
     let robber = role(|region: &Region<Hasty>| {
-        lock::acquire::<Hasty>(&region.word, &region.bell, id(0), &|_| false, None).unwrap();
+        lock::acquire::<Hasty>(&region.word, &region.event, id(0), &|_| false, None).unwrap();
         region.protected.write(100);
-        lock::release_and_wake::<Hasty>(&region.word, &region.bell, id(0));
+        lock::release_and_wake::<Hasty>(&region.word, &region.event, id(0));
     });
     must_be_found(None, Region::new, &[robber, client(1, Bulk, Never)]);
 }
@@ -190,7 +190,7 @@ fn two_classes_lose_no_wake_up() {
 #[test]
 fn one_of_two_classes_dies_at_any_step() {
     for classes in [&[Bulk, Urgent], &[Urgent, Bulk], &[Urgent, Urgent]] {
-        for deaths in [&[Never, Announced], &[Never, Acquired], &[Never, Released], &[Never, BellAdvanced]] {
+        for deaths in [&[Never, Announced], &[Never, Acquired], &[Never, Released], &[Never, EventAdvanced]] {
             explore_classes(Some(2), Region::<Hasty>::new, classes, deaths);
         }
     }
@@ -203,35 +203,35 @@ fn one_of_two_classes_dies_at_any_step() {
 fn planted_a_reservation_that_is_not_taken_back() {
     let forgetful = role(|region: &Region<Patient>| {
         let me = id(0);
-        lock::acquire_as::<Patient>(&region.word, &region.bells(), &|| Urgent, me, &|_| true, None).unwrap();
-        match lock::release::<Patient>(&region.word, &region.bells(), me) {
+        lock::acquire_as::<Patient>(&region.word, &region.events(), &|| Urgent, me, &|_| true, None).unwrap();
+        match lock::release::<Patient>(&region.word, &region.events(), me) {
             Next::Urgent(_) => {
-                region.urgent.bell.fetch_add(1, Ordering::Release);
-                Patient::wake(&region.urgent.bell, 1);
+                region.urgent.event.fetch_add(1, Ordering::Release);
+                Patient::wake(&region.urgent.event, 1);
             }
-            next => lock::wake_next::<Patient>(&region.word, &region.bells(), next),
+            next => lock::wake_next::<Patient>(&region.word, &region.events(), next),
         }
     });
     must_be_found(Some(2), Region::new, &[forgetful, client(1, Bulk, Never), client(2, Bulk, Never)]);
 }
 
-/// A bulk waiter beside a lock that is reserved becomes urgent, and its bell is rung. No nap ends by itself.
+/// A bulk waiter beside a lock that is reserved becomes urgent, and its event is rung. No nap ends by itself.
 #[test]
 fn a_lift_is_not_lost() {
     fn reserved() -> Region<Patient> {
         let region = Region::new();
         region.run(2, Bulk, Acquired);
         // Nobody comes for it.
-        lock::release_to_urgent::<Patient>(&region.word, &region.bells(), id(2)).unwrap();
+        lock::release_to_urgent::<Patient>(&region.word, &region.events(), id(2)).unwrap();
         region
     }
     let lifted = role(|region: &Region<Patient>| {
         let class = || if region.is_lifted.load(Ordering::SeqCst) { Urgent } else { Bulk };
-        lock::acquire_as::<Patient>(&region.word, &region.bells(), &class, id(0), &|_| true, None).unwrap();
+        lock::acquire_as::<Patient>(&region.word, &region.events(), &class, id(0), &|_| true, None).unwrap();
     });
     let lifting = role(|region: &Region<Patient>| {
         region.is_lifted.store(true, Ordering::SeqCst);
-        lock::wake_all::<Patient>(&region.bell);
+        lock::wake_all::<Patient>(&region.event);
     });
     let forgetful = role(|region: &Region<Patient>| region.is_lifted.store(true, Ordering::SeqCst));
     explore(None, reserved, &[lifted.clone(), lifting], |_| {});

@@ -13,7 +13,7 @@ use untorn::TxnId;
 use untorn::protocols::atomic::{Model, Word64};
 use untorn::protocols::occupancy::Occupancy;
 use untorn::protocols::pins::{LoggerPins, ReaderSlot, claim_lowest, reap, release, scan};
-use untorn::protocols::slots::swing;
+use untorn::protocols::slots::publish;
 
 const READER: u64 = 7;
 const DEAD: u64 = 8;
@@ -140,7 +140,7 @@ fn reader<M: Model<U64 = Word>>(rounds: usize) -> Role<Store<M>> {
 /// Commits transaction 2, then allocates. Its second look comes upon a reader that has just let go.
 fn writer<M: Model<U64 = Word>>() -> Role<Store<M>> {
     role(|store: &Store<M>| {
-        swing::<M>(&store.committed, TxnId::from_u64(2));
+        publish::<M>(&store.committed, TxnId::from_u64(2));
         let _ = store.reuse_if_unprotected() || store.reuse_if_unprotected();
     })
 }
@@ -191,7 +191,7 @@ fn reaping_never_takes_the_next_owners_pin() {
         }
     });
     let reaping_writer = role(|store: &Store<Patient>| {
-        swing::<Patient>(&store.committed, TxnId::from_u64(2));
+        publish::<Patient>(&store.committed, TxnId::from_u64(2));
         store.reap(DEAD);
         store.reuse_if_unprotected();
     });
@@ -369,7 +369,7 @@ fn a_loggers_successor_goes_on_with_its_pins() {
             }
             // Here it died.
             assert_eq!(pins(), [1, 2]);
-            swing::<Patient>(&store.committed, TxnId::from_u64(3));
+            publish::<Patient>(&store.committed, TxnId::from_u64(3));
             let next = store.logger.pin_next(&store.committed, &store.durable);
             assert_eq!(pins(), [store.durable.load(Ordering::Relaxed), 3]);
             store.logger.publish(&store.durable, next);

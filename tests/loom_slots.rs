@@ -10,7 +10,7 @@ use loom_model::{Patient, Role, Unfenced, Word, explore, must_be_found, role};
 use std::sync::atomic::Ordering;
 use untorn::TxnId;
 use untorn::protocols::atomic::{Model, Word64};
-use untorn::protocols::slots::{CommitSlot, Slots, swing};
+use untorn::protocols::slots::{CommitSlot, Slots, publish};
 
 /// The smallest ring of which anything can be read.
 const SLOTS: usize = 3;
@@ -34,7 +34,7 @@ impl<M: Model<U64 = Word>> Region<M> {
 
     fn commit(&self, sequence: u64) {
         self.slots().write(&words_of(sequence));
-        swing::<M>(&self.committed, TxnId::from_u64(sequence));
+        publish::<M>(&self.committed, TxnId::from_u64(sequence));
     }
 }
 
@@ -54,7 +54,7 @@ fn reader<M: Model<U64 = Word>>(second_look_is_fresh: bool) -> Role<Region<M>> {
     })
 }
 
-/// Commits until all slots are used, then refills the first and dies before the swing.
+/// Commits until all slots are used, then refills the first and dies before the publication.
 fn lapping_writer<M: Model<U64 = Word>>() -> Role<Region<M>> {
     role(|region: &Region<M>| {
         for sequence in 2..=SLOTS as u64 {
@@ -94,7 +94,7 @@ fn a_slot_is_readable_until_nearly_lapped_and_across_incarnations() {
         };
         let words = |sequence| [id(sequence), sequence * 100, sequence * 1000];
         slots.write(&words(sequence));
-        swing::<Native>(&committed, TxnId::from_u64(id(sequence)));
+        publish::<Native>(&committed, TxnId::from_u64(id(sequence)));
         for back in 0..sequence.min(20) {
             let wanted = sequence - back;
             let found = slots.read(&committed, TxnId::from_u64(id(wanted)));

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use untorn::{Client, Error, Store};
 use untorn_wal::wire::hello::{ClientHello, MAGIC, Refusal, SERVER_HELLO_BYTES, ServerHello};
 use untorn_wal::wire::{
-    self, Durability, Edge, FRAME_HEADER_BYTES, Failure, Feed, List, MESSAGE_BYTES_MAX, Operation, Reply, Request,
+    self, Durability, Edge, ErrorReply, FRAME_HEADER_BYTES, Feed, List, MESSAGE_BYTES_MAX, Operation, Reply, Request,
 };
 
 /// A store with a logger, and a policy that is quick to lose patience.
@@ -344,7 +344,7 @@ fn lengths_that_lie() {
         let mut raw = victim.raw().welcome();
         raw.send(&length.to_le_bytes()).unwrap();
         let reply = raw.reply().unwrap();
-        let Ok(Reply::Failed(Failure::Limit { found, .. })) = wire::decode(&reply) else { panic!() };
+        let Ok(Reply::Failed(ErrorReply::Limit { found, .. })) = wire::decode(&reply) else { panic!() };
         assert_eq!(found, u64::from(length));
         assert!(raw.is_cut_off());
     }
@@ -361,7 +361,7 @@ fn lengths_that_lie() {
             body.extend_from_slice(&count.to_le_bytes());
             raw.frame(&body).unwrap();
             let reply = raw.reply().unwrap();
-            assert!(matches!(wire::decode(&reply), Ok(Reply::Failed(Failure::Protocol { .. }))), "{count}");
+            assert!(matches!(wire::decode(&reply), Ok(Reply::Failed(ErrorReply::Protocol { .. }))), "{count}");
         }
     }
     // Many peers that promise the longest frame and send nothing of it: memory comes with bytes, not with promises.
@@ -499,7 +499,7 @@ fn long_edges_and_prefixes_are_not_kept() {
         }
         raw.send(&follow).unwrap();
         let reply = raw.reply().unwrap();
-        assert!(matches!(wire::decode(&reply), Ok(Reply::Failed(Failure::Limit { .. }))));
+        assert!(matches!(wire::decode(&reply), Ok(Reply::Failed(ErrorReply::Limit { .. }))));
         raws.push(raw);
     }
     let grown = victim.resident_bytes().saturating_sub(before);
@@ -723,7 +723,9 @@ fn texts_of_a_server_are_plain() {
         raw.send(&ServerHello::encode(wire::VERSION, None, evil)).unwrap();
         let mut hello = [0; 16];
         raw.0.read_exact(&mut hello).unwrap();
-        for failure in [Failure::NotAllowed { what: evil }, Failure::Corrupt { file: evil, offset: 1, what: evil }] {
+        for failure in
+            [ErrorReply::NotAllowed { what: evil }, ErrorReply::Corrupt { file: evil, offset: 1, what: evil }]
+        {
             raw.reply().unwrap();
             raw.send(&wire::encode(&Reply::Failed(failure)).unwrap()).unwrap();
         }

@@ -1,7 +1,7 @@
 //! What it costs to hand a record to another process: by messages and by shared memory, by size of the record and of
 //! the batch. `cargo bench --bench ipc`; `-- --quick` takes some seconds. `docs/ipc.md` explains what comes out.
 //!
-//! - `channel`: the ways of handing over; `memory` and `bell` are what those by shared memory stand on
+//! - `channel`: the ways of handing over; `memory` and `event_count` are what those by shared memory stand on
 //! - `pair`: the other process, and what the two agree on; `digest` proves that every byte arrived
 //! - `measure`: one record after another, by size; `batch`: by records per message; `flushes`: by records per fsync
 //! - `remote`: values by `untorn::Client`, beside a direct client's
@@ -10,11 +10,11 @@
 
 pub(crate) mod arguments;
 pub(crate) mod batch;
-pub(crate) mod bell;
 pub(crate) mod channel;
 pub(crate) mod chart;
 pub(crate) mod clock;
 pub(crate) mod digest;
+pub(crate) mod event_count;
 pub(crate) mod fit;
 pub(crate) mod flushes;
 pub(crate) mod machine;

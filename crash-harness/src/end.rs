@@ -4,11 +4,11 @@
 //! This is the sharpest question to ask of an acknowledgement: nobody comes after the death who might put things right. A writer,
 //! a writer by messages and a follower of the durable feed are asked what they were told.
 
-use crate::oracle::{self, Told};
+use crate::oracle::{self, Acknowledged};
 use crate::outcome::{Finding, Kind};
 use crate::process::{Process, crash_kernel};
 use crate::workload::misbehaved;
-use crate::{victim, workload};
+use crate::{instrumented, workload};
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub struct Others {
 impl Others {
     /// Starts them.
     pub fn start(path: &Path) -> Others {
-        let own = victim::own();
+        let own = instrumented::own();
         let follower = Process::start(&own, "follower", path, &["durable"], &[]);
         Others { messenger: Process::start(&own, "messenger", path, &["m"], &[]), follower }
     }
@@ -48,9 +48,9 @@ pub fn end(path: &Path, mut writer: Process, mut others: Option<Others>) -> Resu
     }
     crash_kernel(path);
     let store = workload::open(path)?;
-    oracle::kept(&store, [("victim", Told::by(&writer))], true)?;
+    oracle::kept(&store, [("victim", Acknowledged::by(&writer))], true)?;
     if let Some(Others { messenger, follower }) = &others {
-        oracle::kept(&store, [("m", Told::by_messenger(messenger))], true)?;
+        oracle::kept(&store, [("m", Acknowledged::by_messenger(messenger))], true)?;
         let found = oracle::check(&store.snapshot().map_err(misbehaved("snapshot"))?)?;
         for name in ["victim", "before", "m"] {
             let (heard, there) = (follower.newest(&format!("F {name} ")), found.get(name).copied().unwrap_or(0));

@@ -8,10 +8,10 @@ mod random;
 
 use crate::context::Context;
 use crate::limits::HANGS;
-use crate::oracle::{self, Told};
+use crate::oracle::{self, Acknowledged};
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
 use crate::process::{Process, crash_kernel, kill_loggers, signal_loggers};
-use crate::{victim, workload};
+use crate::{instrumented, workload};
 use rustix::process::Signal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -22,12 +22,12 @@ pub const EVERY_POINT: &str = "every point";
 /// Runs the suite.
 pub fn run(context: &Context) -> Outcome {
     let mut outcome = Outcome::of(context);
-    match victim::program() {
+    match instrumented::program() {
         Ok(program) => at_points(context, &mut outcome, program),
         Err(why) => outcome.skip("deaths at named points", why),
     }
     if context.only.as_deref() != Some(EVERY_POINT) {
-        crate::scenes::run(context, &mut outcome);
+        crate::scenarios::run(context, &mut outcome);
         random::rounds(context, &mut outcome);
     }
     outcome.seconds = context.elapsed().as_secs_f64();
@@ -123,7 +123,7 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
     let mut doomed = Process::start(program, "writer", path, &[&name, rounds], &env);
     let first = PathBuf::from(format!("{once}-{point}"));
     let mark = PathBuf::from(format!("{once}-{point}{mark}"));
-    let mut told = Vec::new();
+    let mut acknowledged = Vec::new();
     let begun = Instant::now();
     let mut others = None;
     while !mark.exists() {
@@ -136,11 +136,11 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
         }
         // The next one is to come by the same point. Of a dead logger, that is the next logger of the same writer; of one
         // that must be left alone, that of the next writer.
-        let is_next = rounds.is_empty() || (first.exists() && told.is_empty());
+        let is_next = rounds.is_empty() || (first.exists() && acknowledged.is_empty());
         if action == "twice" && is_next && !doomed.is_running() {
             doomed.kill();
-            told.push((name, Told::by(&doomed)));
-            name = format!("successor {}", told.len());
+            acknowledged.push((name, Acknowledged::by(&doomed)));
+            name = format!("successor {}", acknowledged.len());
             doomed = Process::start(program, "writer", path, &[&name, rounds], &env);
         }
         if begun.elapsed() > HANGS {
@@ -157,41 +157,45 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
         return crate::end::end(path, doomed, others);
     }
     outcome.kills += 1 + u64::from(action == "twice");
-    let kept = |told: &[(String, Told)], is_kernel_dead: bool| {
+    let kept = |acknowledged: &[(String, Acknowledged)], is_kernel_dead: bool| {
         let store = workload::open(path)?;
-        oracle::kept(&store, told.iter().map(|(name, told)| (name.as_str(), *told)), is_kernel_dead)?;
+        oracle::kept(
+            &store,
+            acknowledged.iter().map(|(name, acknowledged)| (name.as_str(), *acknowledged)),
+            is_kernel_dead,
+        )?;
         oracle::verified(&store)?;
         Ok(store)
     };
-    told.push((name.clone(), Told::by(&doomed)));
+    acknowledged.push((name.clone(), Acknowledged::by(&doomed)));
     // It is killed at its first commit, before its log is long enough for a checkpoint.
-    let mut other = Process::start(&victim::own(), "writer", path, &["other"], &[]);
+    let mut other = Process::start(&instrumented::own(), "writer", path, &["other"], &[]);
     other.wait_for("C", 1, HANGS)?;
     other.kill();
     other.refuse_finding()?;
-    told.push(("other".to_string(), Told::by(&other)));
-    let store = kept(&told, false)?;
+    acknowledged.push(("other".to_string(), Acknowledged::by(&other)));
+    let store = kept(&acknowledged, false)?;
     // The victim may have died between a publication and its acknowledgement. What a reader saw
     // before a sync is durable all the same. Cells become durable with the next sample, not here.
     let seen = oracle::made_durable(&store)?;
-    told.extend(seen.into_iter().map(|(name, told)| (name, Told { cell: 0, ..told })));
+    acknowledged.extend(seen.into_iter().map(|(name, acknowledged)| (name, Acknowledged { cell: 0, ..acknowledged })));
     // However often one was begun. After one death none is asked for, since it would hide from recovery what the log lacks.
     if action == "twice" {
         store.checkpoint().map_err(workload::misbehaved("checkpoint"))?;
     }
     drop(store);
     doomed.kill();
-    told.push((name, Told::by(&doomed)));
+    acknowledged.push((name, Acknowledged::by(&doomed)));
     outcome.kills += 2 + kill_loggers(path) as u64;
-    oracle::counters_not_ahead(&kept(&told, false)?)?;
+    oracle::counters_not_ahead(&kept(&acknowledged, false)?)?;
     crash_kernel(path);
-    oracle::counters_not_ahead(&kept(&told, true)?)
+    oracle::counters_not_ahead(&kept(&acknowledged, true)?)
 }
 
 /// Somebody is stopped in the middle of something: readers go on; and when it is continued, so does everybody else.
 fn while_stopped(path: &Path, stopped: &mut Process) -> Result<(), Finding> {
     // A logger that is stopped while it recovers, or a client while it opens, keeps others from opening: they wait.
-    let mut reader = Process::start(&victim::own(), "reader", path, &[], &[]);
+    let mut reader = Process::start(&instrumented::own(), "reader", path, &[], &[]);
     let is_reading = reader.wait_for("ok", 1, Duration::from_millis(300));
     if let Ok(()) = is_reading {
         let seen = reader.lines().len();
@@ -201,7 +205,7 @@ fn while_stopped(path: &Path, stopped: &mut Process) -> Result<(), Finding> {
     // Whoever it is: the victim, or a logger that it started.
     stopped.signal(Signal::CONT);
     signal_loggers(path, Signal::CONT);
-    let mut other = Process::start(&victim::own(), "writer", path, &["other"], &[]);
+    let mut other = Process::start(&instrumented::own(), "writer", path, &["other"], &[]);
     other.wait_for("C", 1, HANGS)?;
     // Also a reader that had to wait, and one that did not.
     reader.wait_for("ok", reader.lines_count() + 1, HANGS)?;
@@ -212,7 +216,7 @@ fn while_stopped(path: &Path, stopped: &mut Process) -> Result<(), Finding> {
     other.kill();
     kill_loggers(path);
     let store = workload::open(path)?;
-    oracle::kept(&store, [("victim", Told::by(stopped)), ("other", Told::by(&other))], false)?;
+    oracle::kept(&store, [("victim", Acknowledged::by(stopped)), ("other", Acknowledged::by(&other))], false)?;
     oracle::counters_not_ahead(&store)?;
     oracle::verified(&store)
 }
@@ -221,7 +225,7 @@ fn prepare(path: &Path, start: Start) -> Result<(), Finding> {
     if start == Start::Empty {
         return Ok(());
     }
-    let mut before = Process::start(&victim::own(), "writer", path, &["before", "4"], &[]);
+    let mut before = Process::start(&instrumented::own(), "writer", path, &["before", "4"], &[]);
     if !before.wait() {
         before.refuse_finding()?;
         return Err(Finding::new(Kind::Misbehaved, "the writer before failed"));

@@ -5,9 +5,9 @@
 //! | [`suites`] | which suites there are |
 //! | [`limits`] | the one limit that means "it hangs" |
 //! | [`context`], [`scratch`], [`outcome`], [`report`] | what a suite works with, what it finds, how that is shown |
-//! | [`role`], [`process`], [`victim`], [`cargo`] | the processes that are killed, and the build of them that has crash points |
+//! | [`role`], [`process`], [`instrumented`], [`cargo`] | the processes that are killed, and the build of them that has crash points |
 //! | [`workload`], [`messenger`], [`follower`], [`oracle`] | what they do, and what must hold afterwards |
-//! | [`kill`], [`end`], [`scenes`] | deaths at named points and at random instants, everybody's at once, and in arranged scenes |
+//! | [`kill`], [`end`], [`scenarios`] | deaths at named points and at random instants, everybody's at once, and in arranged scenarios |
 //! | [`faults`] | calls that fail, full disks, damaged bytes, strangers |
 //! | [`inject`] | faults of single system calls, of any program |
 //! | [`controls`] | whether the suites find bugs that are planted |
@@ -16,7 +16,7 @@
 //! | [`recorder`] | a file system that knows every state that a power cut could leave |
 //! | [`history`] | what clients were told, judged by a checker of linearizability |
 //! | [`tradeoff`] | what a sync less costs in lost records, and one more in latency |
-//! | [`subject`] | any other store in the place of this one |
+//! | [`store_under_test`] | any other store in the place of this one |
 
 pub mod cargo;
 pub mod context;
@@ -26,6 +26,7 @@ pub mod faults;
 pub mod follower;
 pub mod history;
 pub mod inject;
+pub mod instrumented;
 pub mod kill;
 pub mod limits;
 pub mod messenger;
@@ -36,11 +37,10 @@ pub mod process;
 pub mod recorder;
 pub mod report;
 pub mod role;
-pub mod scenes;
+pub mod scenarios;
 pub mod scratch;
 pub mod step;
-pub mod subject;
+pub mod store_under_test;
 pub mod suites;
 pub mod tradeoff;
-pub mod victim;
 pub mod workload;

@@ -6,7 +6,7 @@
 use clap::Parser;
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use crash_harness::tradeoff::advice::Limit as AtMost;
-use crash_harness::{context, context::Context, context::Limit, report, role, suites, victim};
+use crash_harness::{context, context::Context, context::Limit, instrumented, report, role, suites};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -85,7 +85,7 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     let seed = arguments.seed.unwrap_or_else(rand::random::<u64>);
     // What has to be built first takes nobody's time.
     if suites.iter().any(suites::Suite::needs_victims) {
-        let _ = victim::program();
+        let _ = instrumented::program();
     }
     context::end_at_interrupt().map_err(|error| format!("handling Ctrl-C: {error}"))?;
     let mut outcomes = Vec::new();

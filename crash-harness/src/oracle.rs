@@ -182,7 +182,7 @@ pub fn verified(store: &Store) -> Result<(), Finding> {
 
 /// What a writer was told.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Told {
+pub struct Acknowledged {
     /// The newest transaction that it was told to be visible, and durable.
     pub visible: u64,
     /// See there.
@@ -193,17 +193,17 @@ pub struct Told {
     pub is_messenger: bool,
 }
 
-impl Told {
+impl Acknowledged {
     /// What a process has said so far.
-    pub fn by(process: &crate::process::Process) -> Told {
+    pub fn by(process: &crate::process::Process) -> Acknowledged {
         let durable = process.newest("D ");
         let cell = process.newest("C ");
-        Told { visible: process.newest("V ").max(durable), durable, cell, is_messenger: false }
+        Acknowledged { visible: process.newest("V ").max(durable), durable, cell, is_messenger: false }
     }
 
     /// What a process that sends messages has said so far.
-    pub fn by_messenger(process: &crate::process::Process) -> Told {
-        Told { is_messenger: true, ..Told::by(process) }
+    pub fn by_messenger(process: &crate::process::Process) -> Acknowledged {
+        Acknowledged { is_messenger: true, ..Acknowledged::by(process) }
     }
 }
 
@@ -211,7 +211,7 @@ impl Told {
 ///
 /// # Errors
 /// What can't be read.
-fn told_by(store: &Store, found: &BTreeMap<String, u64>) -> Result<Vec<(String, Told)>, Finding> {
+fn acknowledged_by(store: &Store, found: &BTreeMap<String, u64>) -> Result<Vec<(String, Acknowledged)>, Finding> {
     let mut all = Vec::new();
     for (name, n) in found {
         // Whoever has no cell sends messages.
@@ -219,7 +219,7 @@ fn told_by(store: &Store, found: &BTreeMap<String, u64>) -> Result<Vec<(String, 
         let (cell, count) = cells_of(store, name)?;
         // The counter of a writer that died between its commit and its addition is behind.
         let visible = if is_messenger { *n } else { (*n).min(cell).min(count) };
-        all.push((name.clone(), Told { visible, durable: *n, cell, is_messenger }));
+        all.push((name.clone(), Acknowledged { visible, durable: *n, cell, is_messenger }));
     }
     Ok(all)
 }
@@ -228,10 +228,10 @@ fn told_by(store: &Store, found: &BTreeMap<String, u64>) -> Result<Vec<(String, 
 ///
 /// # Errors
 /// Those of [`check`] and of the store.
-pub fn made_durable(store: &Store) -> Result<Vec<(String, Told)>, Finding> {
+pub fn made_durable(store: &Store) -> Result<Vec<(String, Acknowledged)>, Finding> {
     let snapshot = store.snapshot().map_err(misbehaved("snapshot"))?;
     store.sync().map_err(misbehaved("sync"))?;
-    told_by(store, &check(&snapshot)?)
+    acknowledged_by(store, &check(&snapshot)?)
 }
 
 /// Whether all that writers were told is there: after mere deaths all that was visible, after a power cut all that was
@@ -241,28 +241,31 @@ pub fn made_durable(store: &Store) -> Result<Vec<(String, Told)>, Finding> {
 /// What is lost, or any other check of the store that fails.
 pub fn kept<'t>(
     store: &Store,
-    told: impl IntoIterator<Item = (&'t str, Told)>,
+    acknowledged: impl IntoIterator<Item = (&'t str, Acknowledged)>,
     after_power_cut: bool,
 ) -> Result<(), Finding> {
     let snapshot = store.snapshot().map_err(misbehaved("snapshot"))?;
     let found = check(&snapshot)?;
-    for (name, told) in told {
+    for (name, acknowledged) in acknowledged {
         let there = found.get(name).copied().unwrap_or(0);
         let (cell, count) = cells_of(store, name)?;
-        let (least, cell_least) =
-            if after_power_cut { (told.durable, told.cell) } else { (told.visible, told.visible.max(told.cell)) };
+        let (least, cell_least) = if after_power_cut {
+            (acknowledged.durable, acknowledged.cell)
+        } else {
+            (acknowledged.visible, acknowledged.visible.max(acknowledged.cell))
+        };
         let lost = |what: String| Err(Finding::new(Kind::LostAcked, format!("{name}: {what}")));
         if there < least {
-            return lost(format!("told {told:?}, transaction {there} is there"));
+            return lost(format!("told {acknowledged:?}, transaction {there} is there"));
         }
-        if told.is_messenger {
+        if acknowledged.is_messenger {
             continue;
         }
         if cell < cell_least {
-            return lost(format!("told {told:?}, its cell holds {cell}"));
+            return lost(format!("told {acknowledged:?}, its cell holds {cell}"));
         }
         if !after_power_cut && count < least {
-            return lost(format!("told {told:?}, its counter says {count}"));
+            return lost(format!("told {acknowledged:?}, its counter says {count}"));
         }
     }
     Ok(())

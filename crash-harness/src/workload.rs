@@ -63,7 +63,7 @@ pub fn misbehaved(what: &'static str) -> impl FnOnce(Error) -> Finding {
 /// # Errors
 /// What a check found.
 pub fn play(role: &Role) -> Result<(), Finding> {
-    if let Some(played) = crate::scenes::play(role) {
+    if let Some(played) = crate::scenarios::play(role) {
         return played;
     }
     let argument = |at: usize| role.arguments.get(at).map_or("", String::as_str);

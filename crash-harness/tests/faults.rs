@@ -67,7 +67,7 @@ fn calls_of_each_kind() {
 }
 
 #[test]
-fn scenes_of_each_kind() {
+fn scenarios_of_each_kind() {
     good(&[
         "sync:5:once",
         "sync:9:lasting",
@@ -86,7 +86,7 @@ fn scenes_of_each_kind() {
 fn planted_syncs_that_lie() {
     good(&["sync:1:once"]);
     // The build of the harness that has planted bugs in all its processes.
-    let program = crash_harness::victim::program().unwrap();
+    let program = crash_harness::instrumented::program().unwrap();
     for bug in ["ignore-fsync-error", "retry-fsync"] {
         // Which sync is the log's varies by a few.
         let caught = (8..24).find(|nth| {

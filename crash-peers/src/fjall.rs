@@ -1,7 +1,7 @@
-//! fjall as a subject: one keyspace, each batch persisted with an fsync.
+//! fjall as a store under test: one keyspace, each batch persisted with an fsync.
 
 use crash_harness::limits::HANGS;
-use crash_harness::subject::{About, Change, Entries, Promise, Result, Store, Subject};
+use crash_harness::store_under_test::{About, Change, Entries, Promise, Result, Store, StoreUnderTest};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ pub(crate) struct Fjall;
 /// Bytes in memory after which fjall writes a table; 64 MiB unless set. Fewer, so that a short run has many.
 const MEMTABLE_BYTES: u64 = 256 << 10;
 
-impl Subject for Fjall {
+impl StoreUnderTest for Fjall {
     fn about(&self) -> About {
         About {
             name: "fjall",

@@ -1,6 +1,6 @@
-//! LMDB as a subject, through the crate `heed`.
+//! LMDB as a store under test, through the crate `heed`.
 
-use crash_harness::subject::{About, Change, Entries, Promise, Result, Store, Subject};
+use crash_harness::store_under_test::{About, Change, Entries, Promise, Result, Store, StoreUnderTest};
 use heed::types::Bytes;
 use heed::{Database, Env, EnvFlags, EnvOpenOptions, WithoutTls};
 use std::path::Path;
@@ -21,7 +21,7 @@ pub(crate) const WRITE_MAP: Lmdb = Lmdb { name: "lmdb-writemap", flags: EnvFlags
 /// Nothing is synced, which is documented to lose and to damage data when the power goes: a control of the checks.
 pub(crate) const NO_SYNC: Lmdb = Lmdb { name: "lmdb-nosync", flags: EnvFlags::NO_SYNC, control_of: &["cuts"] };
 
-impl Subject for Lmdb {
+impl StoreUnderTest for Lmdb {
     fn about(&self) -> About {
         let lmdb = heed::lmdb_version();
         About {

@@ -13,8 +13,8 @@ mod table;
 use clap::{Parser, ValueEnum};
 use crash_harness::context::{Context, Limit};
 use crash_harness::outcome::{Outcome, Variant};
-use crash_harness::subject::cuts::Model;
-use crash_harness::subject::{self, Subject};
+use crash_harness::store_under_test::cuts::Model;
+use crash_harness::store_under_test::{self, StoreUnderTest};
 use crash_harness::{report, role};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -92,7 +92,7 @@ impl Run {
 fn main() -> ExitCode {
     // What the program starts itself as: the processes that it kills.
     if let Some(role) = role::Role::of_this_process() {
-        return subject::work::play(&role, stores::ALL);
+        return store_under_test::work::play(&role, stores::ALL);
     }
     let arguments = Arguments::parse();
     match run(&arguments) {
@@ -110,20 +110,20 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         Run::All => vec![Run::Kill, Run::Cuts, Run::Faults, Run::Errors],
         one => vec![one],
     };
-    let subjects = stores::chosen(&arguments.store)?;
+    let tested_stores = stores::chosen(&arguments.store)?;
     let seed = arguments.seed.unwrap_or_else(rand::random::<u64>);
-    let turns = (runs.len() * subjects.len()) as u64;
+    let turns = (runs.len() * tested_stores.len()) as u64;
     let limit = match (arguments.states, arguments.seconds) {
         (Some(states), _) => Limit::States(states),
         (None, seconds) => Limit::Seconds(seconds.map_or(10, |seconds| seconds.div_ceil(turns))),
     };
     let mut rows = Vec::new();
-    for subject in subjects {
+    for tested in tested_stores {
         let mut outcomes = Vec::new();
         for run in &runs {
-            outcomes.push(one(*run, subject, seed, limit, arguments)?);
+            outcomes.push(one(*run, tested, seed, limit, arguments)?);
         }
-        rows.push(table::Row { about: subject.about(), outcomes });
+        rows.push(table::Row { about: tested.about(), outcomes });
     }
     table::print(&rows);
     let outcomes: Vec<Outcome> = rows.into_iter().flat_map(|row| row.outcomes).collect();
@@ -137,18 +137,24 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
 }
 
 /// Does one thing to one store.
-fn one(run: Run, subject: &dyn Subject, seed: u64, limit: Limit, arguments: &Arguments) -> Result<Outcome, String> {
-    let about = subject.about();
+fn one(
+    run: Run,
+    tested: &dyn StoreUnderTest,
+    seed: u64,
+    limit: Limit,
+    arguments: &Arguments,
+) -> Result<Outcome, String> {
+    let about = tested.about();
     let context = Context::new(run.name(), seed, limit, arguments.only.clone())?;
     let mut outcome = Outcome::of(&context);
     outcome.suite = format!("{}.{}", about.name, run.name());
     outcome.about = table::describe(&about);
     let model = Model { sector: arguments.sector, strict_names: arguments.strict_names };
     match run {
-        Run::Kill => subject::kills::run(&context, subject, &mut outcome),
-        Run::Cuts => subject::cuts::run(&context, subject, model, &mut outcome),
-        Run::Errors => subject::errors::run(&context, subject, &mut outcome),
-        _ => subject::faults::run(&context, subject, model, &mut outcome),
+        Run::Kill => store_under_test::kills::run(&context, tested, &mut outcome),
+        Run::Cuts => store_under_test::cuts::run(&context, tested, model, &mut outcome),
+        Run::Errors => store_under_test::errors::run(&context, tested, &mut outcome),
+        _ => store_under_test::faults::run(&context, tested, model, &mut outcome),
     }
     outcome.seconds = context.elapsed().as_secs_f64();
     context.finish();

@@ -1,6 +1,6 @@
 //! No store: a file for each key, written over in place. A control, in which every run must find something.
 
-use crash_harness::subject::{About, Change, Entries, Promise, Result, Store, Subject};
+use crash_harness::store_under_test::{About, Change, Entries, Promise, Result, Store, StoreUnderTest};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Files that claim to be a store.
 pub(crate) struct PlainFiles;
 
-impl Subject for PlainFiles {
+impl StoreUnderTest for PlainFiles {
     fn about(&self) -> About {
         About {
             name: "plain-files",

@@ -1,7 +1,7 @@
-//! redb as a subject.
+//! redb as a store under test.
 
 use crash_harness::limits::HANGS;
-use crash_harness::subject::{About, Change, Entries, Failure, Promise, Result, Store, Subject};
+use crash_harness::store_under_test::{About, Change, Entries, Failure, Promise, Result, Store, StoreUnderTest};
 use redb::{
     Builder, ConcurrencyMode, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition,
     TableError,
@@ -30,7 +30,7 @@ pub(crate) const MULTI_WRITER: Redb =
 pub(crate) const NONE: Redb =
     Redb { name: "redb-none", mode: ConcurrencyMode::ExclusiveWriter, durability: Durability::None };
 
-impl Subject for Redb {
+impl StoreUnderTest for Redb {
     fn about(&self) -> About {
         let is_immediate = matches!(self.durability, Durability::Immediate);
         let promise = if is_immediate { Promise::Batch } else { Promise::Sync };

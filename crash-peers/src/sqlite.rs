@@ -1,6 +1,6 @@
-//! SQLite as a subject: one table of keys and values, in several journal modes.
+//! SQLite as a store under test: one table of keys and values, in several journal modes.
 
-use crash_harness::subject::{About, Change, Entries, Failure, Promise, Result, Store, Subject};
+use crash_harness::store_under_test::{About, Change, Entries, Failure, Promise, Result, Store, StoreUnderTest};
 use rusqlite::{Connection, ErrorCode, OptionalExtension};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -51,7 +51,7 @@ const CHECKPOINT_PAGES: u32 = 100;
 /// How long to wait for other processes.
 const BUSY: Duration = Duration::from_secs(25);
 
-impl Subject for Sqlite {
+impl StoreUnderTest for Sqlite {
     fn about(&self) -> About {
         let checkpoint = format!(", wal_autocheckpoint={CHECKPOINT_PAGES}");
         About {

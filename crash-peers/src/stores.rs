@@ -1,10 +1,10 @@
 //! The rows: which stores there are, each with one choice of settings.
 
 use crate::{fjall::Fjall, lmdb, plain_files::PlainFiles, redb, sqlite};
-use crash_harness::subject::{Subject, untorn::Untorn};
+use crash_harness::store_under_test::{StoreUnderTest, untorn::Untorn};
 
 /// All of them, in the order of the table.
-pub(crate) const ALL: &[&dyn Subject] = &[
+pub(crate) const ALL: &[&dyn StoreUnderTest] = &[
     &Untorn { durable: true },
     &Untorn { durable: false },
     &sqlite::WAL_FULL,
@@ -22,15 +22,15 @@ pub(crate) const ALL: &[&dyn Subject] = &[
 ];
 
 /// Those that are named, by row or by the family with which the rows' names begin; all if none are.
-pub(crate) fn chosen(names: &[String]) -> Result<Vec<&'static dyn Subject>, String> {
+pub(crate) fn chosen(names: &[String]) -> Result<Vec<&'static dyn StoreUnderTest>, String> {
     let is_of = |row: &str, name: &str| row == name || row.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'));
-    let rows = || ALL.iter().map(|subject| subject.about().name);
+    let rows = || ALL.iter().map(|tested| tested.about().name);
     if let Some(name) = names.iter().find(|name| !rows().any(|row| is_of(row, name))) {
         let rows: Vec<&str> = rows().collect();
         return Err(format!("no store is named {name:?}; there are {}", rows.join(", ")));
     }
     let wanted = |row: &str| names.is_empty() || names.iter().any(|name| name == row || is_of(row, name));
-    Ok(ALL.iter().copied().filter(|subject| wanted(subject.about().name)).collect())
+    Ok(ALL.iter().copied().filter(|tested| wanted(tested.about().name)).collect())
 }
 
 /// The version of a package as `Cargo.lock` has it, for libraries that can't be asked.

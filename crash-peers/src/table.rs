@@ -1,7 +1,7 @@
 //! The stores side by side on the terminal.
 
 use crash_harness::outcome::Outcome;
-use crash_harness::subject::About;
+use crash_harness::store_under_test::About;
 
 /// A store, and what became of it in each run.
 pub(crate) struct Row {

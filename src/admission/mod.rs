@@ -1,5 +1,5 @@
 //! The order in which writers get the writer lock.
 //!
-//! - `gate`: the queue of the threads of one process
+//! - `local_queue`: the queue of the threads of one process, with priority inheritance
 
-pub(crate) mod gate;
+pub(crate) mod local_queue;

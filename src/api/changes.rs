@@ -1,12 +1,15 @@
 //! The change feed as its users see it: every committed change, in order, from any process.
 
-use crate::api::feed::{Admission, Admit, Bound, Delivered, Delivery, Filter, Names, Plan, Reader, seek};
+use crate::api::feed::{
+    Admission, Admit, ChangeFilter, CursorStep, KeyspaceNames, ReadLimit, Reader, TransactionCursor, TransactionFilter,
+    locate,
+};
 use crate::files::dir;
 use crate::participant::engine::now_ns;
-use crate::process::client::Client;
+use crate::process::client::DirectClient;
 use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::waiter;
-use crate::shared::protocols::waiter::{Ended, NAP_MAX};
+use crate::shared::protocols::event_count;
+use crate::shared::protocols::event_count::{EVENT_WAIT_MAX, WaitError};
 use crate::{Error, Result, TxnId};
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +18,7 @@ use std::time::{Duration, Instant};
 use untorn_wal::record::RecordKind;
 
 /// For how long a follower's wish to hear of each visible commit stands; it naps no longer than half of that.
-const WISH_NS: u64 = 2 * NAP_MAX.as_nanos() as u64;
+const VISIBLE_REQUEST_NS: u64 = 2 * EVENT_WAIT_MAX.as_nanos() as u64;
 
 /// Which commits a feed tells of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -197,31 +200,31 @@ impl fmt::Debug for Change {
 /// [`Store::changes`]: crate::Store::changes
 /// [`Options::retain_changes`]: crate::Options::retain_changes
 pub struct Changes {
-    client: Arc<Client>,
+    client: Arc<DirectClient>,
     feed: Feed,
-    filter: Filter,
-    names: Names,
+    filter: ChangeFilter,
+    names: KeyspaceNames,
     reader: Reader,
     /// Everything up to here was delivered, or is not wanted.
     position: TxnId,
-    delivery: Option<Delivery>,
+    txn_cursor: Option<TransactionCursor>,
     /// The newest bound seen.
-    bound: Bound,
+    bound: ReadLimit,
 }
 
 impl Changes {
-    pub(crate) fn new(client: Arc<Client>, from: TxnId, feed: Feed) -> Result<Changes> {
+    pub(crate) fn new(client: Arc<DirectClient>, from: TxnId, feed: Feed) -> Result<Changes> {
         client.check_usable()?;
-        let at = seek::position_after(&client, from)?;
+        let at = locate::position_after(&client, from)?;
         Ok(Changes {
             client,
             feed,
-            filter: Filter::default(),
-            names: Names::default(),
+            filter: ChangeFilter::default(),
+            names: KeyspaceNames::default(),
             reader: Reader::new(at),
             position: from,
-            delivery: None,
-            bound: Bound { txn: from, lsn: at },
+            txn_cursor: None,
+            bound: ReadLimit { txn: from, lsn: at },
         })
     }
 
@@ -292,7 +295,7 @@ impl Changes {
     /// Lets go of memory that can be read again, and returns how many bytes are held still.
     pub(crate) fn let_go(&mut self) -> usize {
         self.reader = Reader::new(self.reader.at());
-        self.delivery.as_mut().map_or(0, Delivery::let_go)
+        self.txn_cursor.as_mut().map_or(0, TransactionCursor::let_go)
     }
 
     /// The next change before the bound.
@@ -300,17 +303,17 @@ impl Changes {
         let client = self.client.clone();
         let engine = &client.engine;
         loop {
-            if let Some(delivery) = &mut self.delivery {
-                let change = match delivery.next(engine, &self.names, admit)? {
-                    Delivered::Change(change) => Some(change),
-                    Delivered::End => None,
-                    Delivered::Later => return Ok(Advance::Later),
+            if let Some(txn_cursor) = &mut self.txn_cursor {
+                let change = match txn_cursor.next(engine, &self.names, admit)? {
+                    CursorStep::Change(change) => Some(change),
+                    CursorStep::End => None,
+                    CursorStep::Later => return Ok(Advance::Later),
                 };
                 // With the last one all of it is delivered, and the consumer may stop here.
                 if change.as_ref().is_none_or(|change| change.last)
-                    && let Some(delivery) = self.delivery.take()
+                    && let Some(txn_cursor) = self.txn_cursor.take()
                 {
-                    self.position = delivery.end(&mut self.names);
+                    self.position = txn_cursor.end(&mut self.names);
                 }
                 if let Some(change) = change {
                     return Ok(Advance::Change(change));
@@ -323,7 +326,7 @@ impl Changes {
             }
             match record.kind {
                 RecordKind::Frame => {
-                    if !self.plan_stream()? {
+                    if !self.filter_stream()? {
                         return Ok(Advance::Nothing);
                     }
                 }
@@ -332,32 +335,33 @@ impl Changes {
                     return Err(Error::corrupt(dir::WAL, self.reader.at().0, what));
                 }
                 _ => {
-                    let mut plan = Plan::new();
+                    let mut txn_filter = TransactionFilter::new();
                     let (at, payload) = (self.reader.at(), self.reader.payload(&record));
-                    plan.add(&client, &mut self.names, &self.filter, payload, at)?;
-                    plan.settle(&mut self.names);
-                    let payload = if plan.is_empty() { Vec::new() } else { payload.to_vec() };
-                    self.delivery = Some(Delivery::of_record(record.txn, plan, self.filter.clone(), payload));
+                    txn_filter.add(&client, &mut self.names, &self.filter, payload, at)?;
+                    txn_filter.commit(&mut self.names);
+                    let payload = if txn_filter.is_empty() { Vec::new() } else { payload.to_vec() };
+                    self.txn_cursor =
+                        Some(TransactionCursor::of_record(record.txn, txn_filter, self.filter.clone(), payload));
                     self.reader.skip(&record);
                 }
             }
         }
     }
 
-    /// Finds out whether the streamed transaction that begins here commits, and plans its delivery. False if that can't
+    /// Finds out whether the streamed transaction that begins here commits, and builds its filter. False if that can't
     /// be known yet.
-    fn plan_stream(&mut self) -> Result<bool> {
+    fn filter_stream(&mut self) -> Result<bool> {
         let client = self.client.clone();
         let start = self.reader.at();
-        let planned = self.plan_stream_from(&client, start);
-        if !matches!(planned, Ok(true)) {
+        let filtered = self.filter_stream_from(&client, start);
+        if !matches!(filtered, Ok(true)) {
             self.reader = Reader::new(start);
         }
-        planned
+        filtered
     }
 
-    fn plan_stream_from(&mut self, client: &Arc<Client>, start: untorn_wal::Lsn) -> Result<bool> {
-        let mut plan = Plan::new();
+    fn filter_stream_from(&mut self, client: &Arc<DirectClient>, start: untorn_wal::Lsn) -> Result<bool> {
+        let mut txn_filter = TransactionFilter::new();
         let mut txn = None;
         while let Some(record) = self.reader.peek(&client.engine, self.bound)? {
             // It was rolled back. A log that an earlier version recovered may lack the abort record.
@@ -365,15 +369,15 @@ impl Changes {
             if is_other || matches!(record.kind, RecordKind::Abort | RecordKind::Commit) {
                 return Ok(true);
             }
-            plan.add(client, &mut self.names, &self.filter, self.reader.payload(&record), start)?;
+            txn_filter.add(client, &mut self.names, &self.filter, self.reader.payload(&record), start)?;
             self.reader.skip(&record);
             if record.kind == RecordKind::FrameCommit || planted_bug!("feed-open-stream") {
-                plan.settle(&mut self.names);
+                txn_filter.commit(&mut self.names);
                 let end = self.reader.at();
-                self.delivery = Some(if plan.is_empty() {
-                    Delivery::of_record(record.txn, plan, self.filter.clone(), Vec::new())
+                self.txn_cursor = Some(if txn_filter.is_empty() {
+                    TransactionCursor::of_record(record.txn, txn_filter, self.filter.clone(), Vec::new())
                 } else {
-                    Delivery::of_stream(record.txn, plan, self.filter.clone(), start, end)
+                    TransactionCursor::of_stream(record.txn, txn_filter, self.filter.clone(), start, end)
                 });
                 return Ok(true);
             }
@@ -398,13 +402,13 @@ impl Changes {
         let start = Instant::now();
         let mut watch = engine.watch_logger();
         let seen = self.bound.txn;
-        let ended = waiter::wait_until::<Native, _, _>(
-            &words.bell,
+        let ended = event_count::wait_until::<Native, _, _>(
+            &words.event,
             deadline,
-            NAP_MAX,
+            EVENT_WAIT_MAX,
             || {
                 if self.feed == Feed::Visible {
-                    words.visible_until_ns.fetch_max(now_ns() + WISH_NS, Ordering::SeqCst);
+                    words.visible_until_ns.fetch_max(now_ns() + VISIBLE_REQUEST_NS, Ordering::SeqCst);
                 }
                 match bound_of(&self.client, self.feed) {
                     Ok(bound) => bound.filter(|bound| bound.txn > seen).map(|_| Ok(())),
@@ -424,8 +428,8 @@ impl Changes {
         );
         match ended {
             Ok(found) => found.map(|()| true),
-            Err(Ended::DeadlinePassed) => Ok(false),
-            Err(Ended::Stopped(error)) => Err(error),
+            Err(WaitError::TimedOut) => Ok(false),
+            Err(WaitError::Stopped(error)) => Err(error),
         }
     }
 }
@@ -440,13 +444,13 @@ pub(crate) enum Advance {
 }
 
 /// How far a feed goes now; `None` while the logger moves it on.
-fn bound_of(client: &Client, feed: Feed) -> Result<Option<Bound>> {
+fn bound_of(client: &DirectClient, feed: Feed) -> Result<Option<ReadLimit>> {
     let control = &client.engine.control;
     if feed == Feed::Visible || planted_bug!("feed-before-fsync") {
         let image = control.newest()?;
-        return Ok(Some(Bound { txn: image.txn, lsn: image.log_tail }));
+        return Ok(Some(ReadLimit { txn: image.txn, lsn: image.log_tail }));
     }
-    Ok(control.durable().map(|(txn, lsn)| Bound { txn, lsn }))
+    Ok(control.durable().map(|(txn, lsn)| ReadLimit { txn, lsn }))
 }
 
 impl Iterator for Changes {

@@ -6,7 +6,7 @@ use crate::api::store::Store;
 use crate::api::write_txn::WriteTxn;
 use crate::key_range::KeyRange;
 use crate::prefix::{prefix_bounds, prefix_end};
-use crate::process::client::Client;
+use crate::process::client::DirectClient;
 use crate::{CasOutcome, Durability, Error, KeyspaceId, PageId, Result, TxnId};
 use parking_lot::Mutex;
 use std::fmt;
@@ -97,7 +97,7 @@ impl Keyspace {
 
     /// An error if the keyspace is one of another store.
     #[inline]
-    pub(crate) fn belongs_to(&self, client: &Client) -> Result<()> {
+    pub(crate) fn belongs_to(&self, client: &DirectClient) -> Result<()> {
         if std::ptr::eq(Arc::as_ptr(self.store.client()), client) {
             Ok(())
         } else {

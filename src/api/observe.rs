@@ -5,7 +5,7 @@
 use crate::api::stats::Stats;
 use crate::files::dir;
 use crate::files::dir::Dir;
-use crate::files::header::Header;
+use crate::files::header::CheckpointHeader;
 use crate::files::owner::Ownership;
 use crate::participant::engine::has_clients;
 use crate::shared::control::{Control, LAYOUT};
@@ -70,7 +70,7 @@ pub(crate) fn observe_as(path: &Path, ownership: Ownership) -> Result<Observatio
     if !has_clients && !has_logger {
         return Ok(Observation::Unused);
     }
-    let header = Header::read(&checkpoint)?.0;
+    let header = CheckpointHeader::read(&checkpoint)?.0;
     let file = dir.open_file(dir::CONTROL, false)?;
     let control = match &file {
         Some(file) => Control::look_into(file, header.store_id, &header.geometry, dir::boot_id()?)?,

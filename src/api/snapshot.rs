@@ -7,7 +7,7 @@ use crate::btree::cursor::RangeCursor;
 use crate::btree::search;
 use crate::key_range::KeyRange;
 use crate::prefix::{prefix_bounds, prefix_end};
-use crate::process::client::Client;
+use crate::process::client::DirectClient;
 use crate::process::pin::Pin;
 use crate::shared::memory::arena::Pages;
 use crate::txn::catalog;
@@ -32,7 +32,7 @@ impl Snapshot {
     }
 
     #[inline]
-    fn client(&self) -> &Arc<Client> {
+    fn client(&self) -> &Arc<DirectClient> {
         self.store.client()
     }
 
@@ -191,7 +191,7 @@ impl fmt::Debug for Snapshot {
 }
 
 #[inline]
-fn root(client: &Client, pin: &Pin, keyspace: &Keyspace) -> Result<PageId> {
+fn root(client: &DirectClient, pin: &Pin, keyspace: &Keyspace) -> Result<PageId> {
     keyspace.belongs_to(client)?;
     if let Some(root) = keyspace.cached_root(pin.txn()) {
         return Ok(root);
@@ -206,13 +206,13 @@ fn root(client: &Client, pin: &Pin, keyspace: &Keyspace) -> Result<PageId> {
 }
 
 #[inline]
-pub(crate) fn get(client: &Client, pin: &Pin, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Value>> {
+pub(crate) fn get(client: &DirectClient, pin: &Pin, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Value>> {
     Ok(get_versioned(client, pin, keyspace, key)?.map(|(value, _)| value))
 }
 
 #[inline]
 pub(crate) fn get_versioned(
-    client: &Client,
+    client: &DirectClient,
     pin: &Pin,
     keyspace: &Keyspace,
     key: &[u8],
@@ -327,14 +327,14 @@ impl fmt::Debug for SnapshotRange<'_> {
 /// The entries of a range of a keyspace, in key order, from both ends. It holds a snapshot of its
 /// own, and so does each [`Value`] that it yields.
 pub struct Range {
-    client: Arc<Client>,
+    client: Arc<DirectClient>,
     pin: Pin,
     cursor: RangeCursor,
 }
 
 impl Range {
     pub(crate) fn new(
-        client: Arc<Client>,
+        client: Arc<DirectClient>,
         pin: Pin,
         keyspace: &Keyspace,
         (lower, upper): (Bound<&[u8]>, Bound<&[u8]>),

@@ -1,10 +1,10 @@
 //! Figures of a store: what is visible, durable and checkpointed, where the space goes, and who holds it.
 
 use crate::files::geometry::Geometry;
-use crate::pages::{queue, runs};
+use crate::pages::{extents, queue};
 use crate::participant::engine::now_ns;
 use crate::participant::settings;
-use crate::process::client::Client;
+use crate::process::client::DirectClient;
 use crate::shared::control::Control;
 use crate::shared::latencies;
 use crate::shared::latencies::Acknowledged;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Figures of a store at one instant; made by [`Store::stats`](crate::Store::stats), and by message
-/// by [`Client::stats`](crate::Client::stats).
+/// by [`DirectClient::stats`](crate::DirectClient::stats).
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Stats {
@@ -121,9 +121,9 @@ pub struct Latencies {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Acknowledgements {
-    /// Of commits that are [`Durable`](crate::Durability::Durable): from the swing until their caller knew.
+    /// Of commits that are [`Durable`](crate::Durability::Durable): from the publication until their caller knew.
     pub urgent: Latency,
-    /// Of commits that have time ([`Within`](crate::Durability::Within)): from the swing until their caller knew. The logger puts their flush off,
+    /// Of commits that have time ([`Within`](crate::Durability::Within)): from the publication until their caller knew. The logger puts their flush off,
     /// so this is near their times by intent; [`Stats::deadlines`] says how many were late.
     pub within: Latency,
     /// Of tickets: from the beginning of a wait ([`Ticket::wait`](crate::Ticket::wait), its first poll,
@@ -252,7 +252,7 @@ pub struct ReaderStat {
 }
 
 impl Stats {
-    pub(crate) fn gather(client: &Arc<Client>) -> Result<Stats> {
+    pub(crate) fn gather(client: &Arc<DirectClient>) -> Result<Stats> {
         let engine = &client.engine;
         // Before the pin that the count of held pages takes.
         let mut stats = Stats::read(&engine.control, &engine.geometry, engine.tester().ok().as_ref())?;
@@ -391,18 +391,18 @@ fn readers(control: &Control) -> Result<Vec<ReaderStat>> {
 
 /// Counts the pages that each pin keeps from being reused: those that wait in the queues and that the pinned
 /// transaction reaches (rule I3). Takes time in proportion to the queues' lengths.
-fn count_held(client: &Arc<Client>, readers: &mut [ReaderStat]) -> Result<()> {
+fn count_held(client: &Arc<DirectClient>, readers: &mut [ReaderStat]) -> Result<()> {
     let arena = &client.engine.arena;
     // Pinned, so that the queues' own pages stay as they are.
     let (pin, image) = client.pin_image()?;
     let pages = pin.pages(client);
     let txns: Vec<TxnId> = readers.iter().map(|reader| reader.txn).collect();
-    // Of a page, the pins from its birth on and before its end hold it: a range, as they are in order.
+    // A page is pinned by the pins from its created_txn up to its freed_txn: a range, since pins are in order.
     let mut changes = vec![0_i64; txns.len() + 1];
-    for state in runs::all_queues(&pages, &image)? {
+    for state in extents::all_queues(&pages, &image)? {
         queue::walk(&pages, arena, &state, &mut |_, _| Ok(()), &mut |entry| {
-            let first = txns.partition_point(|txn| *txn < entry.birth);
-            let end = txns.partition_point(|txn| *txn < entry.freed);
+            let first = txns.partition_point(|txn| *txn < entry.created_txn);
+            let end = txns.partition_point(|txn| *txn < entry.freed_txn);
             changes[first] += i64::from(entry.pages);
             changes[end] -= i64::from(entry.pages);
             Ok(())

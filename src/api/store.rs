@@ -17,7 +17,7 @@ use crate::files::dir::Dir;
 use crate::participant::engine::now_ns;
 use crate::participant::options::{FlushPolicy, Options};
 use crate::participant::settings;
-use crate::process::client::Client;
+use crate::process::client::DirectClient;
 use crate::shared::cells::CellKind;
 use crate::txn::write::Write;
 use crate::{Error, Result, TxnId};
@@ -51,7 +51,7 @@ use std::time::Duration;
 /// not for a raw `clone` system call that copies memory. `exec`, like death, gives up at once whatever the process held.
 #[derive(Clone)]
 pub struct Store {
-    client: Arc<Client>,
+    client: Arc<DirectClient>,
     durability: Durability,
     read_only: bool,
     lock_timeout: Option<Duration>,
@@ -82,7 +82,7 @@ impl Store {
     }
 
     pub(crate) fn open_in(dir: Dir, options: &Options) -> Result<Store> {
-        let client = Client::join(dir, options)?;
+        let client = DirectClient::join(dir, options)?;
         let store = Store {
             client,
             durability: options.durability,
@@ -109,7 +109,7 @@ impl Store {
     }
 
     #[inline]
-    pub(crate) fn client(&self) -> &Arc<Client> {
+    pub(crate) fn client(&self) -> &Arc<DirectClient> {
         &self.client
     }
 

@@ -1,8 +1,8 @@
 //! Tickets: a commit on its way to being durable.
 
 use crate::participant::engine::now_ns;
-use crate::process::client::Client;
-use crate::process::waker::Failure;
+use crate::process::client::DirectClient;
+use crate::process::waker::TicketFailure;
 use crate::shared::latencies::Acknowledged;
 use crate::{Error, Result, TxnId};
 use std::fmt;
@@ -19,15 +19,15 @@ use untorn_wal::Lsn;
 /// As a [`Future`] it needs no particular runtime: one thread of this process wakes its tasks. It goes on pending while
 /// the logger is stopped.
 pub struct Ticket {
-    client: Arc<Client>,
+    client: Arc<DirectClient>,
     txn: TxnId,
     lsn: Lsn,
     /// By when it was to be durable, on the monotonic clock.
     deadline_ns: Option<u64>,
     /// When it became visible, if who commits it waits for it and then counts it.
-    swung_ns: Option<u64>,
+    published_ns: Option<u64>,
     /// Of this ticket as a future; a clone is another future.
-    failure: Failure,
+    failure: TicketFailure,
 }
 
 impl Clone for Ticket {
@@ -37,8 +37,8 @@ impl Clone for Ticket {
 }
 
 impl Ticket {
-    pub(crate) fn new(client: Arc<Client>, txn: TxnId, lsn: Lsn) -> Ticket {
-        Ticket { client, txn, lsn, deadline_ns: None, swung_ns: None, failure: Failure::default() }
+    pub(crate) fn new(client: Arc<DirectClient>, txn: TxnId, lsn: Lsn) -> Ticket {
+        Ticket { client, txn, lsn, deadline_ns: None, published_ns: None, failure: TicketFailure::default() }
     }
 
     pub(crate) fn with_deadline(self, deadline_ns: Option<u64>) -> Ticket {
@@ -46,16 +46,16 @@ impl Ticket {
     }
 
     /// Who commits waits for it, and calls [`Ticket::count_acknowledged`] then; waiting itself counts nothing.
-    pub(crate) fn counted_from(self, swung_ns: Option<u64>) -> Ticket {
-        Ticket { swung_ns, ..self }
+    pub(crate) fn counted_from(self, published_ns: Option<u64>) -> Ticket {
+        Ticket { published_ns, ..self }
     }
 
-    /// Counts how long its acknowledgement took from the swing on, and whether its deadline was met. Once, by whoever commits and has
+    /// Counts how long its acknowledgement took from the publication on, and whether its deadline was met. Once, by whoever commits and has
     /// just waited for it, also if there was nothing left to wait for.
     pub(crate) fn count_acknowledged(&self) {
-        if let Some(swung_ns) = self.swung_ns {
+        if let Some(published_ns) = self.published_ns {
             let of = if self.deadline_ns.is_some() { Acknowledged::Within } else { Acknowledged::Durable };
-            self.client.engine.note_acknowledgement(of, swung_ns);
+            self.client.engine.note_acknowledgement(of, published_ns);
         }
         let Some(by) = self.deadline_ns else { return };
         let counters = &self.client.engine.control.fixed().counters;
@@ -113,7 +113,7 @@ impl Ticket {
             _ => engine.wait_durable(self.lsn, hurry, timeout),
         };
         let is_durable = waited.map_err(|error| self.in_doubt(error))?;
-        if is_durable && self.swung_ns.is_none() {
+        if is_durable && self.published_ns.is_none() {
             engine.note_acknowledgement(Acknowledged::Ticket, began_ns);
         }
         Ok(is_durable)

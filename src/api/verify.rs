@@ -6,13 +6,13 @@
 
 use crate::btree::check::{PageSeen, check_tree};
 use crate::files::dir;
-use crate::files::header::Header;
+use crate::files::header::CheckpointHeader;
 use crate::files::log::{log_error, open_log};
 use crate::files::slot::SlotImage;
+use crate::pages::extents::{all_queues, extent_len};
 use crate::pages::queue;
-use crate::pages::runs::{all_queues, run_len};
 use crate::participant::engine::Engine;
-use crate::process::client::Client;
+use crate::process::client::DirectClient;
 use crate::txn::catalog;
 use crate::txn::replay::Check;
 use crate::{Error, PageId, Result, TxnId};
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use untorn_wal::{LogError, LogShape, Lsn, RealDisk, Scan, StoreId, Survey, anchor_from};
+use untorn_wal::{LogError, LogScan, LogShape, Lsn, RealDisk, SegmentCatalog, StoreId, resume_point_from};
 
 /// What [`crate::Store::verify`] found.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ pub struct VerifyReport {
     pub txn: TxnId,
     /// Pages handed out so far.
     pub pages: u64,
-    /// Pages in trees, with the runs of large values.
+    /// Pages in trees, with the extents of large values.
     pub reachable_pages: u64,
     /// Pages in the queues, and those that the queues consist of.
     pub free_pages: u64,
@@ -38,7 +38,7 @@ pub struct VerifyReport {
     pub keyspaces: u64,
     /// Records in them.
     pub entries: u64,
-    /// Pages and runs whose checksums were held against their bytes; younger ones have none yet.
+    /// Pages and extents whose checksums were held against their bytes; younger ones have none yet.
     pub checksums: u64,
     /// Bytes of the log that were read: all that recovery needs, and all that is kept for
     /// followers.
@@ -97,8 +97,8 @@ enum Use {
     Queue,
 }
 
-struct Walk<'a> {
-    client: &'a Client,
+struct StoreCheck<'a> {
+    client: &'a DirectClient,
     image: SlotImage,
     finished: TxnId,
     uses: Vec<Use>,
@@ -106,14 +106,14 @@ struct Walk<'a> {
 }
 
 /// Checks everything that the pinned transaction consists of, and the log and header at rest.
-pub(crate) fn verify(client: &Arc<Client>) -> Result<VerifyReport> {
+pub(crate) fn verify(client: &Arc<DirectClient>) -> Result<VerifyReport> {
     let engine = &client.engine;
     // Before the pin: what a later checkpoint sums is not all of what the pinned transaction reaches.
     let finished = engine.checkpoints().1;
     let (_pin, image) = client.pin_image()?;
     let report = VerifyReport { txn: image.txn, ..VerifyReport::default() };
     let uses = vec![Use::None; image.high_water as usize];
-    let mut walk = Walk { client, image, finished, uses, report };
+    let mut walk = StoreCheck { client, image, finished, uses, report };
     walk.trees();
     walk.queues();
     walk.unaccounted();
@@ -122,7 +122,7 @@ pub(crate) fn verify(client: &Arc<Client>) -> Result<VerifyReport> {
     Ok(walk.report)
 }
 
-impl Walk<'_> {
+impl StoreCheck<'_> {
     /// Notes what pages are used for; says what is wrong if they are used already.
     fn mark(&mut self, page: PageId, pages: u32, as_what: Use) {
         for id in page.0..page.0.saturating_add(pages) {
@@ -150,10 +150,10 @@ impl Walk<'_> {
             Ok(())
         });
         for page in seen {
-            let pages = if page.pages > 1 { run_len(page.pages) } else { 1 };
+            let pages = if page.pages > 1 { extent_len(page.pages) } else { 1 };
             self.mark(page.page, pages, Use::Tree);
             self.report.reachable_pages += u64::from(pages);
-            self.checksum(page.page, page.pages, page.birth);
+            self.checksum(page.page, page.pages, page.created_txn);
         }
         match checked {
             Ok(report) => Some(report.entries),
@@ -164,12 +164,12 @@ impl Walk<'_> {
         }
     }
 
-    fn checksum(&mut self, page: PageId, pages: u32, birth: TxnId) {
-        if birth > self.image.txn {
-            let what = format!("page {} was born in {birth}, after {}", page.0, self.image.txn);
+    fn checksum(&mut self, page: PageId, pages: u32, created_txn: TxnId) {
+        if created_txn > self.image.txn {
+            let what = format!("page {} was born in {created_txn}, after {}", page.0, self.image.txn);
             return self.report.note(self.client.engine.arena.damaged(page, what));
         }
-        if birth > self.finished {
+        if created_txn > self.finished {
             return;
         }
         let engine = &self.client.engine;
@@ -240,11 +240,11 @@ impl Walk<'_> {
             self.report.note(error);
             self.image.queues.to_vec()
         });
-        if !self.image.run_directory.is_none() {
-            self.mark(self.image.run_directory, 1, Use::Queue);
+        if !self.image.extent_directory.is_none() {
+            self.mark(self.image.extent_directory, 1, Use::Queue);
             self.report.free_pages += 1;
-            if let Ok(birth) = pages.birth(self.image.run_directory) {
-                self.checksum(self.image.run_directory, 1, birth);
+            if let Ok(created_txn) = pages.created_txn(self.image.extent_directory) {
+                self.checksum(self.image.extent_directory, 1, created_txn);
             }
         }
         let mut waiting = 0;
@@ -255,8 +255,8 @@ impl Walk<'_> {
                 &pages,
                 &engine.arena,
                 &state,
-                &mut |page, birth| {
-                    own.push((page, birth));
+                &mut |page, created_txn| {
+                    own.push((page, created_txn));
                     Ok(())
                 },
                 &mut |entry| {
@@ -267,12 +267,12 @@ impl Walk<'_> {
             if let Err(error) = walked {
                 self.report.note(error);
             }
-            for (page, birth) in own {
+            for (page, created_txn) in own {
                 self.mark(page, 1, Use::Queue);
                 self.report.free_pages += 1;
                 // The tail of a queue is filled in place until a checkpoint seals it.
-                if let Some(birth) = birth {
-                    self.checksum(page, 1, birth);
+                if let Some(created_txn) = created_txn {
+                    self.checksum(page, 1, created_txn);
                 }
             }
             for entry in entries {
@@ -298,7 +298,8 @@ impl Walk<'_> {
     }
 
     fn headers(&mut self) -> Result<()> {
-        let read = || self.client.engine.dir.need_file(dir::CHECKPOINT, false).and_then(|file| Header::read(&file));
+        let read =
+            || self.client.engine.dir.need_file(dir::CHECKPOINT, false).and_then(|file| CheckpointHeader::read(&file));
         for is_last in [false, false, true] {
             match read() {
                 Ok((_, None)) => break,
@@ -365,12 +366,12 @@ impl Walk<'_> {
     /// was cut short, and what an earlier open has set aside as such.
     fn log_files(&mut self, disk: &RealDisk, shape: &LogShape) -> Result<()> {
         // One whose header is just being written is whole before long.
-        let look = || Survey::take_headers(disk, shape).map_err(log_error);
+        let look = || SegmentCatalog::read_headers(disk, shape).map_err(log_error);
         let mut damaged: Option<Vec<String>> = None;
         for _ in 0..3 {
             match look() {
-                Ok(survey) => {
-                    let found = survey.damaged;
+                Ok(segment_catalog) => {
+                    let found = segment_catalog.damaged;
                     damaged = Some(match damaged {
                         Some(before) => before.into_iter().filter(|file| found.contains(file)).collect(),
                         None => found,
@@ -378,7 +379,7 @@ impl Walk<'_> {
                     if damaged.as_ref().is_some_and(Vec::is_empty) {
                         break;
                     }
-                    std::thread::sleep(LOOK_PAUSE);
+                    std::thread::sleep(VERIFY_RETRY_DELAY);
                 }
                 Err(error) => {
                     self.report.note_damage(error)?;
@@ -406,14 +407,14 @@ impl Walk<'_> {
     }
 }
 
-const LOOK_PAUSE: Duration = Duration::from_millis(10);
+const VERIFY_RETRY_DELAY: Duration = Duration::from_millis(10);
 
 /// Whether the log is no longer kept at `reached`, or is not within a second: the logger publishes the
 /// oldest position after it has deleted files, which takes long on a busy machine.
 fn is_recycled(oldest: &dyn Fn() -> Lsn, reached: Lsn) -> bool {
     (0..100).any(|look| {
         if look > 0 {
-            std::thread::sleep(LOOK_PAUSE);
+            std::thread::sleep(VERIFY_RETRY_DELAY);
         }
         oldest() > reached
     })
@@ -440,17 +441,19 @@ impl<'a> LogWalk<'a> {
     fn run(&mut self) -> Result<()> {
         let from = self.reached;
         // A segment may begin in the middle of a record.
-        let anchor = anchor_from(self.disk, self.shape, from).ok().flatten();
-        let record = anchor.map_or(Lsn(u64::MAX), |anchor| anchor.position);
+        let resume_point = resume_point_from(self.disk, self.shape, from).ok().flatten();
+        let record = resume_point.map_or(Lsn(u64::MAX), |resume_point| resume_point.position);
         let (seed, page_size) = (self.shape.store().seed(), self.engine.geometry.page_size);
         let mut check = Check::anywhere(seed, page_size, record);
         let (disk, shape) = (self.disk, self.shape);
-        let mut scan = Scan::follow(disk, shape, from, self.until).map_err(|error| {
-            let next = Survey::take_headers(disk, shape).ok().and_then(|survey| survey.next_start(from));
+        let mut scan = LogScan::follow(disk, shape, from, self.until).map_err(|error| {
+            let next = SegmentCatalog::read_headers(disk, shape)
+                .ok()
+                .and_then(|segment_catalog| segment_catalog.next_start(from));
             self.stop(next, error)
         })?;
         loop {
-            let place = scan.place().map(|(file, offset)| (format!("{}/{file}", dir::WAL), offset));
+            let place = scan.file_position().map(|(file, offset)| (format!("{}/{file}", dir::WAL), offset));
             // What is fed begins where a record does.
             let step = scan.next_chunk().map(|chunk| {
                 chunk.map(|(lsn, bytes)| {

@@ -11,7 +11,7 @@ use crate::key_range::KeyRange;
 use crate::pages::workspace::Workspace;
 use crate::participant::engine::now_ns;
 use crate::prefix::{prefix_bounds, prefix_end};
-use crate::process::client::Client;
+use crate::process::client::DirectClient;
 use crate::shared::protocols::lock::CommitClass;
 use crate::txn::write::Write;
 use crate::{Error, Result, TxnId};
@@ -278,7 +278,7 @@ impl<'s> WriteTxn<'s> {
         self.commit_then(|| {})
     }
 
-    /// As [`WriteTxn::commit`], and runs `then` between the pointer swing and the release of the lock.
+    /// As [`WriteTxn::commit`], and runs `then` between the publication and the release of the lock.
     pub(crate) fn commit_then(self, then: impl FnOnce()) -> Result<Ticket> {
         let durability = self.durability;
         let ticket = self.make_visible(then)?;
@@ -340,16 +340,17 @@ impl<'s> WriteTxn<'s> {
         let base = write.base();
         let unlock = Unlock(&client, durability.class());
         let committed = write.commit(deadline_ns);
-        let swung_ns = (durability != Durability::Visible).then(now_ns);
+        let published_ns = (durability != Durability::Visible).then(now_ns);
         let committed = committed.inspect(|_| then());
-        // The lock is let go at the swing; durability is waited for without it.
+        // The lock is let go at the publication; durability is waited for without it.
         drop(unlock);
         let committed = committed?;
         match deadline_ns {
             None => client.engine.tell_logger(committed.lsn),
             Some(by) => client.engine.tell_logger_by(committed.lsn, by),
         }
-        let (deadline_ns, swung_ns) = if committed.txn == base { (None, None) } else { (deadline_ns, swung_ns) };
+        let (deadline_ns, published_ns) =
+            if committed.txn == base { (None, None) } else { (deadline_ns, published_ns) };
         if committed.txn != base {
             client.count_commit();
             if deadline_ns.is_some() {
@@ -357,7 +358,7 @@ impl<'s> WriteTxn<'s> {
             }
         }
         let ticket = Ticket::new(client, committed.txn, committed.lsn);
-        Ok(ticket.with_deadline(deadline_ns).counted_from(swung_ns))
+        Ok(ticket.with_deadline(deadline_ns).counted_from(published_ns))
     }
 
     /// Undoes everything. Dropping does the same.
@@ -365,8 +366,8 @@ impl<'s> WriteTxn<'s> {
 }
 
 /// Lets go of the writer lock, also when a commit panics: this process lives on, so nobody would take it over.
-/// Before the swing nothing has happened, after it everything has; so others can go on in either case.
-struct Unlock<'c>(&'c Client, CommitClass);
+/// Before the publication nothing has happened, after it everything has; so others can go on in either case.
+struct Unlock<'c>(&'c DirectClient, CommitClass);
 
 impl Drop for Unlock<'_> {
     fn drop(&mut self) {

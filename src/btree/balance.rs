@@ -5,15 +5,15 @@
 //! separator until a neighbour has room for it.
 
 use crate::btree::edit::{Path, write_group};
-use crate::btree::items::{Identity, Items};
 use crate::btree::node::{LEVEL_MAX, Node, Payload};
-use crate::btree::patch;
+use crate::btree::node_mut;
+use crate::btree::rebuild::{EntryList, NodeIdentity};
 use crate::files::page::PageWrite;
 use crate::ids::PageId;
 use crate::{Error, LimitKind, Result};
 
 /// A new page, to be inserted into the level above with the separator before it.
-pub(crate) struct Pending {
+pub(crate) struct PendingSplit {
     pub(crate) separator: Vec<u8>,
     pub(crate) page: PageId,
 }
@@ -23,10 +23,10 @@ pub(crate) fn insert_children<W: PageWrite>(
     pages: &mut W,
     root: &mut PageId,
     path: &Path,
-    mut pending: Vec<Pending>,
+    mut pending: Vec<PendingSplit>,
 ) -> Result<()> {
     for step in path.branches.iter().rev() {
-        let mut split: Vec<Pending> = Vec::new();
+        let mut split: Vec<PendingSplit> = Vec::new();
         for child in pending {
             // An insertion before this one may have split the branch: the last part that starts not after the child takes it.
             let parts = split.iter().filter(|part| part.separator <= child.separator);
@@ -46,43 +46,43 @@ pub(crate) fn insert_children<W: PageWrite>(
 fn insert_child<W: PageWrite>(
     pages: &mut W,
     branch: PageId,
-    child: &Pending,
+    child: &PendingSplit,
     is_last: bool,
-) -> Result<Option<Pending>> {
-    let birth = pages.txn_id();
+) -> Result<Option<PendingSplit>> {
+    let created_txn = pages.txn_id();
     let body = pages.body_mut(branch)?;
     let node = Node::parse(body, branch)?;
-    let place = node.find(&child.separator)?;
-    if place.found {
+    let result = node.find(&child.separator)?;
+    if result.found {
         return Err(node.damaged("the separator of a new page exists already"));
     }
     let first_child = node.child(0);
-    let payload = Payload { lead: &[], tail: &[], slot: child.page.0 };
-    if patch::insert(body, branch, place.index, &child.separator, payload)? {
+    let payload = Payload { version: &[], value: &[], slot_data: child.page.0 };
+    if node_mut::insert(body, branch, result.index, &child.separator, payload)? {
         return Ok(None);
     }
     let limit = body.len();
-    let mut items = Items::read(&Node::parse(body, branch)?)?;
-    items.insert(place.index, &child.separator, payload);
+    let mut items = EntryList::read(&Node::parse(body, branch)?)?;
+    items.insert(result.index, &child.separator, payload);
     let n = items.len();
     if let Some(prefix_len) = items.fit(0..n, limit) {
-        items.write(0..n, prefix_len, body, Identity { id: branch, birth, first_child });
+        items.write(0..n, prefix_len, body, NodeIdentity { id: branch, created_txn, first_child });
         return Ok(None);
     }
     // At the tree's right edge, as in leaves, the left part stays full; the right one gets two children.
-    let up = if is_last && place.index + 1 == n && n > 2 { Some(n - 2) } else { items.cut(limit) };
+    let up = if is_last && result.index + 1 == n && n > 2 { Some(n - 2) } else { items.cut(limit) };
     let Some(up) = up else {
         return Err(Node::parse(body, branch)?.damaged("longer separators than can be written"));
     };
-    write_group(&items, 0..up, body, Identity { id: branch, birth, first_child })?;
+    write_group(&items, 0..up, body, NodeIdentity { id: branch, created_txn, first_child })?;
     let right = pages.allocate()?;
-    let identity = Identity { id: right, birth, first_child: items.child(up) };
+    let identity = NodeIdentity { id: right, created_txn, first_child: items.child(up) };
     write_group(&items, up + 1..n, pages.body_mut(right)?, identity)?;
-    Ok(Some(Pending { separator: items.key(up).to_vec(), page: right }))
+    Ok(Some(PendingSplit { separator: items.key(up).to_vec(), page: right }))
 }
 
 /// Puts a new root above the old one and what was split off from it.
-fn grow<W: PageWrite>(pages: &mut W, root: &mut PageId, pending: Vec<Pending>) -> Result<()> {
+fn grow<W: PageWrite>(pages: &mut W, root: &mut PageId, pending: Vec<PendingSplit>) -> Result<()> {
     let old = Node::open(pages, *root)?;
     if old.level == LEVEL_MAX {
         return Err(Error::Limit {
@@ -91,12 +91,12 @@ fn grow<W: PageWrite>(pages: &mut W, root: &mut PageId, pending: Vec<Pending>) -
             limit: LEVEL_MAX.into(),
         });
     }
-    let mut items = Items::new(old.level + 1);
+    let mut items = EntryList::new(old.level + 1);
     for (index, child) in pending.iter().enumerate() {
-        items.insert(index, &child.separator, Payload { lead: &[], tail: &[], slot: child.page.0 });
+        items.insert(index, &child.separator, Payload { version: &[], value: &[], slot_data: child.page.0 });
     }
     let id = pages.allocate()?;
-    let identity = Identity { id, birth: pages.txn_id(), first_child: *root };
+    let identity = NodeIdentity { id, created_txn: pages.txn_id(), first_child: *root };
     write_group(&items, 0..items.len(), pages.body_mut(id)?, identity)?;
     *root = id;
     Ok(())
@@ -104,16 +104,16 @@ fn grow<W: PageWrite>(pages: &mut W, root: &mut PageId, pending: Vec<Pending>) -
 
 /// After a removal from the path's leaf: takes empty pages out, merges underfull ones, lowers the root.
 pub(crate) fn settle<W: PageWrite>(pages: &mut W, root: &mut PageId, path: &Path) -> Result<()> {
-    let birth = pages.txn_id();
+    let created_txn = pages.txn_id();
     let mut page = path.leaf;
     let mut is_empty = Node::open(pages, page)?.count() == 0;
     for step in path.branches.iter().rev() {
         if is_empty {
-            pages.free(page, 1, birth);
+            pages.free(page, 1, created_txn);
             // A branch whose only child vanishes is empty itself.
             is_empty = Node::open(pages, step.page)?.count() == 0;
             if !is_empty {
-                patch::remove_child(pages.body_mut(step.page)?, step.page, step.index)?;
+                node_mut::remove_child(pages.body_mut(step.page)?, step.page, step.index)?;
             }
         } else if !merge(pages, step.page, step.index)? {
             return Ok(());
@@ -121,7 +121,7 @@ pub(crate) fn settle<W: PageWrite>(pages: &mut W, root: &mut PageId, path: &Path
         page = step.page;
     }
     if is_empty {
-        pages.free(page, 1, birth);
+        pages.free(page, 1, created_txn);
         *root = PageId::NONE;
         return Ok(());
     }
@@ -156,9 +156,9 @@ pub(crate) fn lower_root<W: PageWrite>(pages: &mut W, root: &mut PageId) -> Resu
         if node.is_leaf() || node.count() > 0 {
             return Ok(());
         }
-        let (id, birth, child) = (node.id, node.birth(), node.child(0));
+        let (id, created_txn, child) = (node.id, node.created_txn(), node.child(0));
         Node::open_child(pages, child, &node)?;
-        pages.free(id, 1, birth);
+        pages.free(id, 1, created_txn);
         *root = child;
     }
 }
@@ -176,7 +176,7 @@ fn wants_merge(node: &Node<'_>) -> bool {
 /// Merges child `index` of a branch with a neighbour, if it is underfull and both fit one page with some room to spare,
 /// so that the next insertion doesn't split it again. The neighbour is only read, and freed. True if they were merged.
 fn merge<W: PageWrite>(pages: &mut W, branch: PageId, index: usize) -> Result<bool> {
-    let birth = pages.txn_id();
+    let created_txn = pages.txn_id();
     let parent = Node::open(pages, branch)?;
     let node = Node::open_child(pages, parent.child(index), &parent)?;
     let size = node.body.len();
@@ -192,16 +192,16 @@ fn merge<W: PageWrite>(pages: &mut W, branch: PageId, index: usize) -> Result<bo
         let other = Node::open_child(pages, parent.child(neighbour), &parent)?;
         other.audit()?;
         // Its bytes go into a page of this transaction, where damage would get a fresh checksum.
-        pages.check(other.id, other.birth())?;
+        pages.check(other.id, other.created_txn())?;
         if used(&node) + used(&other) > size + size / 4 {
             continue;
         }
         let (first, second) = if left == index { (&node, &other) } else { (&other, &node) };
-        let mut items = Items::read(first)?;
+        let mut items = EntryList::read(first)?;
         let first_child = if node.is_leaf() { PageId::NONE } else { first.child(0) };
         if !node.is_leaf() {
             let between = parent.key(left)?.to_vec();
-            let payload = Payload { lead: &[], tail: &[], slot: second.child(0).0 };
+            let payload = Payload { version: &[], value: &[], slot_data: second.child(0).0 };
             items.insert(items.len(), &between, payload);
         }
         items.append(second)?;
@@ -209,12 +209,12 @@ fn merge<W: PageWrite>(pages: &mut W, branch: PageId, index: usize) -> Result<bo
         let Some(prefix_len) = items.fit(0..n, limit) else {
             continue;
         };
-        let (id, gone, gone_birth) = (node.id, other.id, other.birth());
-        items.write(0..n, prefix_len, pages.body_mut(id)?, Identity { id, birth, first_child });
+        let (id, gone, gone_created_txn) = (node.id, other.id, other.created_txn());
+        items.write(0..n, prefix_len, pages.body_mut(id)?, NodeIdentity { id, created_txn, first_child });
         let body = pages.body_mut(branch)?;
-        patch::set_child(body, branch, left, id)?;
-        patch::remove_child(body, branch, left + 1)?;
-        pages.free(gone, 1, gone_birth);
+        node_mut::set_child(body, branch, left, id)?;
+        node_mut::remove_child(body, branch, left + 1)?;
+        pages.free(gone, 1, gone_created_txn);
         return Ok(true);
     }
     Ok(false)

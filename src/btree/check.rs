@@ -4,18 +4,18 @@
 
 use crate::btree::node::{HEAD_LEN, Node, RESERVED_AT, padded};
 use crate::files::page::PageRead;
-use crate::files::page::{CHECKSUM_LEN, HEADER_LEN, Header, PageKind, Value, read_run, u16_at};
+use crate::files::page::{CHECKSUM_LEN, HEADER_LEN, PageHeader, PageKind, StoredValue, read_extent, u16_at};
 use crate::ids::PageId;
 use crate::limits::key_len_max;
 use crate::{Result, TxnId};
 
-/// A page or run that the check came to.
+/// A page or extent that the check came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct PageSeen {
     pub(crate) page: PageId,
-    /// 1, or the length of the run.
+    /// 1, or the length of the extent.
     pub(crate) pages: u32,
-    pub(crate) birth: TxnId,
+    pub(crate) created_txn: TxnId,
     pub(crate) kind: PageKind,
 }
 
@@ -25,16 +25,16 @@ pub(crate) struct TreeReport {
     pub(crate) entries: u64,
     /// Sum of the lengths of all keys and values, in bytes.
     pub(crate) bytes: u64,
-    /// All pages, those of runs included.
+    /// All pages, those of extents included.
     pub(crate) pages: u64,
     pub(crate) leaves: u64,
     pub(crate) branches: u64,
-    pub(crate) runs: u64,
+    pub(crate) extents: u64,
     /// Levels; 0 if the tree is empty.
     pub(crate) depth: u32,
 }
 
-/// Checks the tree at `root`, telling `on_page` of each page and run after its own bytes were checked, parents before children.
+/// Checks the tree at `root`, telling `on_page` of each page and extent after its own bytes were checked, parents before children.
 ///
 /// # Errors
 /// `Corrupt` at the first finding, and what `on_page` returns.
@@ -43,7 +43,7 @@ pub(crate) fn check_tree<P: PageRead>(
     root: PageId,
     on_page: &mut dyn FnMut(PageSeen) -> Result<()>,
 ) -> Result<TreeReport> {
-    let mut walk = Walk { pages, on_page, report: TreeReport::default() };
+    let mut walk = TreeCheck { pages, on_page, report: TreeReport::default() };
     if !root.is_none() {
         let node = Node::open(pages, root)?;
         walk.report.depth = u32::from(node.level) + 1;
@@ -59,24 +59,24 @@ struct Fences<'a> {
     upper: Option<&'a [u8]>,
 }
 
-struct Walk<'a, P> {
+struct TreeCheck<'a, P> {
     pages: &'a P,
     on_page: &'a mut dyn FnMut(PageSeen) -> Result<()>,
     report: TreeReport,
 }
 
-impl<P: PageRead> Walk<'_, P> {
-    fn check_node(&mut self, node: &Node<'_>, fences: Fences<'_>, parent_birth: Option<TxnId>) -> Result<()> {
+impl<P: PageRead> TreeCheck<'_, P> {
+    fn check_node(&mut self, node: &Node<'_>, fences: Fences<'_>, parent_created_txn: Option<TxnId>) -> Result<()> {
         check_layout(node)?;
-        let birth = node.birth();
-        check_birth(node, birth, parent_birth, "its parent")?;
+        let created_txn = node.created_txn();
+        check_created_txn(node, created_txn, parent_created_txn, "its parent")?;
         let keys = check_keys(node, fences)?;
         let kind = if node.is_leaf() { PageKind::Leaf } else { PageKind::Branch };
-        (self.on_page)(PageSeen { page: node.id, pages: 1, birth, kind })?;
+        (self.on_page)(PageSeen { page: node.id, pages: 1, created_txn, kind })?;
         self.report.pages += 1;
         if node.is_leaf() {
             self.report.leaves += 1;
-            return self.check_entries(node, birth, &keys);
+            return self.check_entries(node, created_txn, &keys);
         }
         self.report.branches += 1;
         for index in 0..=node.count() {
@@ -85,33 +85,33 @@ impl<P: PageRead> Walk<'_, P> {
                 lower: if index == 0 { fences.lower } else { Some(&keys[index - 1]) },
                 upper: keys.get(index).map_or(fences.upper, |key| Some(key)),
             };
-            self.check_node(&child, fences, Some(birth))?;
+            self.check_node(&child, fences, Some(created_txn))?;
         }
         Ok(())
     }
 
-    fn check_entries(&mut self, leaf: &Node<'_>, birth: TxnId, keys: &[Vec<u8>]) -> Result<()> {
+    fn check_entries(&mut self, leaf: &Node<'_>, created_txn: TxnId, keys: &[Vec<u8>]) -> Result<()> {
         if keys.is_empty() {
             return Err(leaf.damaged("an empty leaf"));
         }
         for (index, key) in keys.iter().enumerate() {
             let (version, value) = leaf.entry(index)?;
-            if version > birth {
+            if version > created_txn {
                 return Err(leaf.damaged(format!("an entry written by {version}, after the page was")));
             }
             self.report.entries += 1;
             self.report.bytes += key.len() as u64;
             match value {
-                Value::Inline(bytes) => self.report.bytes += bytes.len() as u64,
-                Value::Run { page, pages, len } => {
-                    let (_, run_birth) = read_run(self.pages, page, pages, len)?;
-                    if run_birth != version {
-                        return Err(
-                            leaf.damaged(format!("an entry written by {version} refers to a run of {run_birth}"))
-                        );
+                StoredValue::Inline(bytes) => self.report.bytes += bytes.len() as u64,
+                StoredValue::Extent { page, pages, len } => {
+                    let (_, extent_created_txn) = read_extent(self.pages, page, pages, len)?;
+                    if extent_created_txn != version {
+                        return Err(leaf.damaged(format!(
+                            "an entry written by {version} refers to an extent of {extent_created_txn}"
+                        )));
                     }
-                    (self.on_page)(PageSeen { page, pages, birth: run_birth, kind: PageKind::Run })?;
-                    self.report.runs += 1;
+                    (self.on_page)(PageSeen { page, pages, created_txn: extent_created_txn, kind: PageKind::Extent })?;
+                    self.report.extents += 1;
                     self.report.pages += u64::from(pages);
                     self.report.bytes += len;
                 }
@@ -121,9 +121,11 @@ impl<P: PageRead> Walk<'_, P> {
     }
 }
 
-fn check_birth(node: &Node<'_>, birth: TxnId, limit: Option<TxnId>, whose: &str) -> Result<()> {
+fn check_created_txn(node: &Node<'_>, created_txn: TxnId, limit: Option<TxnId>, whose: &str) -> Result<()> {
     match limit {
-        Some(limit) if birth > limit => Err(node.damaged(format!("born in {birth}, after {whose} ({limit})"))),
+        Some(limit) if created_txn > limit => {
+            Err(node.damaged(format!("born in {created_txn}, after {whose} ({limit})")))
+        }
         _ => Ok(()),
     }
 }
@@ -142,7 +144,7 @@ fn check_layout(node: &Node<'_>) -> Result<()> {
     }
     let prefix_end = HEADER_LEN + node.prefix().len();
     let padding = &node.body[prefix_end..HEADER_LEN + padded(node.prefix().len())];
-    let header = Header::read(node.body);
+    let header = PageHeader::read(node.body);
     let header_ok = header.is_some_and(|header| header.pages == 1 && (!node.is_leaf() || header.link.is_none()));
     if !header_ok || u16_at(node.body, RESERVED_AT) != 0 || padding.iter().any(|byte| *byte != 0) {
         return Err(node.damaged("reserved bytes are not zero"));

@@ -4,7 +4,7 @@
 //! positions do, however they got there.
 
 use crate::Result;
-use crate::btree::position::{Direction, EntryAt, Position, Target, find_position, pass_next, pass_previous};
+use crate::btree::position::{Direction, EntryAt, Position, SeekTarget, find_position, pass_next, pass_previous};
 use crate::files::page::PageRead;
 use crate::ids::PageId;
 use std::ops::Bound;
@@ -69,17 +69,17 @@ impl RangeCursor {
         let forward = direction == Direction::Forward;
         if self.front.is_none() && (forward || self.lower != Bound::Unbounded) {
             let target = match &self.lower {
-                Bound::Unbounded => Target::First,
-                Bound::Included(key) => Target::Before(key),
-                Bound::Excluded(key) => Target::After(key),
+                Bound::Unbounded => SeekTarget::First,
+                Bound::Included(key) => SeekTarget::Before(key),
+                Bound::Excluded(key) => SeekTarget::After(key),
             };
             self.front = Some(find_position(pages, self.root, target)?);
         }
         if self.back.is_none() && (!forward || self.upper != Bound::Unbounded) {
             let target = match &self.upper {
-                Bound::Unbounded => Target::Last,
-                Bound::Included(key) => Target::After(key),
-                Bound::Excluded(key) => Target::Before(key),
+                Bound::Unbounded => SeekTarget::Last,
+                Bound::Included(key) => SeekTarget::After(key),
+                Bound::Excluded(key) => SeekTarget::Before(key),
             };
             self.back = Some(find_position(pages, self.root, target)?);
         }

@@ -4,109 +4,112 @@
 //! copied first, and the old one freed.
 //! After an error the working tree is in an undefined state and the transaction is to be rolled back whole.
 
-use crate::btree::balance::Pending;
-use crate::btree::items::{Identity, Items, inline_len_max, separator};
-use crate::btree::node::{Node, Payload, Place, RUN_BIT, VERSION_LEN};
-use crate::btree::patch;
+use crate::btree::balance::PendingSplit;
+use crate::btree::node::{EXTENT_BIT, Node, Payload, SearchResult, VERSION_LEN};
+use crate::btree::node_mut;
+use crate::btree::rebuild::{EntryList, NodeIdentity, inline_len_max, separator};
 use crate::btree::{balance, check, search};
 use crate::files::page as format;
+use crate::files::page::{EXTENT_REF_LEN, StoredValue, read_extent, set_identity};
 use crate::files::page::{PageRead, PageWrite};
-use crate::files::page::{RUN_REF_LEN, Value, read_run, set_identity};
 use crate::ids::PageId;
 use crate::limits::key_len_max;
 use crate::{Error, LimitKind, Result, TxnId};
 
 /// A page on the path to a leaf, and the index of the child taken there.
 #[derive(Clone, Copy)]
-pub(crate) struct Step {
+pub(crate) struct PathStep {
     pub(crate) page: PageId,
     pub(crate) index: usize,
 }
 
 /// The way from the root to a leaf.
 pub(crate) struct Path {
-    pub(crate) branches: Vec<Step>,
+    pub(crate) branches: Vec<PathStep>,
     pub(crate) leaf: PageId,
     /// Whether the leaf is the last of the tree.
     pub(crate) is_last: bool,
-    pub(crate) place: Place,
+    pub(crate) result: SearchResult,
 }
 
 impl Path {
     pub(crate) fn find<P: PageRead>(pages: &P, root: PageId, key: &[u8]) -> Result<Path> {
         let mut branches = Vec::with_capacity(8);
         let mut is_last = true;
-        let (leaf, place) = search::descend(pages, root, key, |branch, index| {
+        let (leaf, result) = search::descend(pages, root, key, |branch, index| {
             is_last &= index == branch.count();
-            branches.push(Step { page: branch.id, index });
+            branches.push(PathStep { page: branch.id, index });
         })?;
-        Ok(Path { branches, leaf: leaf.id, is_last, place })
+        Ok(Path { branches, leaf: leaf.id, is_last, result })
     }
 
     /// Makes every page on the path one of this transaction.
     pub(crate) fn own<W: PageWrite>(&mut self, pages: &mut W, root: &mut PageId) -> Result<()> {
-        let mut parent: Option<Step> = None;
+        let mut parent: Option<PathStep> = None;
         // No page is younger than its parent; one that says so is damaged, and its checksum not to be passed over.
         let mut youngest = pages.txn_id();
         for step in self.branches.iter_mut().map(|step| (&mut step.page, step.index)).chain([(&mut self.leaf, 0)]) {
             let (page, index) = step;
             let old = *page;
-            (*page, youngest) = own_page(pages, old, youngest)?;
+            (*page, youngest) = make_writable(pages, old, youngest)?;
             if *page != old {
                 match parent {
                     None => *root = *page,
-                    Some(parent) => patch::set_child(pages.body_mut(parent.page)?, parent.page, parent.index, *page)?,
+                    Some(parent) => {
+                        node_mut::set_child(pages.body_mut(parent.page)?, parent.page, parent.index, *page)?
+                    }
                 }
             }
-            parent = Some(Step { page: *page, index });
+            parent = Some(PathStep { page: *page, index });
         }
         Ok(())
     }
 }
 
-/// A page of this transaction with the content of `id`, which was born in `youngest` at the latest; and its birth.
-pub(crate) fn own_page<W: PageWrite>(pages: &mut W, id: PageId, youngest: TxnId) -> Result<(PageId, TxnId)> {
+/// Copy on write: returns a page of this transaction with the content of `id`, and its created_txn. `id` was created in `youngest`
+/// or before.
+pub(crate) fn make_writable<W: PageWrite>(pages: &mut W, id: PageId, youngest: TxnId) -> Result<(PageId, TxnId)> {
     let node = Node::open(pages, id)?;
-    let birth = node.birth();
-    if birth > youngest {
-        return Err(node.damaged(format!("born in {birth}, after its parent or this transaction ({youngest})")));
+    let created_txn = node.created_txn();
+    if created_txn > youngest {
+        return Err(node.damaged(format!("born in {created_txn}, after its parent or this transaction ({youngest})")));
     }
-    if pages.is_own(id, birth) {
-        return Ok((id, birth));
+    if pages.is_own(id, created_txn) {
+        return Ok((id, created_txn));
     }
     node.audit()?;
     let copy = pages.allocate()?;
     pages.copy_page(id, copy)?;
     let txn = pages.txn_id();
     set_identity(pages.body_mut(copy)?, copy, txn);
-    pages.free(id, 1, birth);
-    Ok((copy, birth))
+    pages.free(id, 1, created_txn);
+    Ok((copy, created_txn))
 }
 
-/// Whether a value of this length has to stand in a run of its own.
-pub(crate) fn needs_run(page_size: usize, key_len: usize, value_len: usize) -> bool {
+/// Whether a value of this length has to stand in an extent of its own.
+pub(crate) fn needs_extent(page_size: usize, key_len: usize, value_len: usize) -> bool {
     key_len + value_len > inline_len_max(page_size)
 }
 
-/// Sets the entry of a key; true if there was one before. The run of a replaced value is freed.
+/// Sets the entry of a key; true if there was one before. The extent of a replaced value is freed.
 ///
 /// # Errors
-/// `Limit` if the key is too long, or an inline value for which [`needs_run`]; `Corrupt` if a page is damaged; those of allocation.
+/// `Limit` if the key is too long, or an inline value for which [`needs_extent`]; `Corrupt` if a page is damaged; those of allocation.
 pub(crate) fn put<W: PageWrite>(
     pages: &mut W,
     root: &mut PageId,
     key: &[u8],
     version: TxnId,
-    value: Value<'_>,
+    value: StoredValue<'_>,
 ) -> Result<bool> {
     check_lengths(pages.page_size(), key, &value)?;
     let version = version.as_u64().to_le_bytes();
     let reference;
     let payload = match value {
-        Value::Inline(bytes) => Payload { lead: &version, tail: bytes, slot: bytes.len() as u32 },
-        Value::Run { page, pages, len } => {
-            reference = Value::encode_run(page, pages, len);
-            Payload { lead: &version, tail: &reference, slot: (RUN_REF_LEN as u16 | RUN_BIT).into() }
+        StoredValue::Inline(bytes) => Payload { version: &version, value: bytes, slot_data: bytes.len() as u32 },
+        StoredValue::Extent { page, pages, len } => {
+            reference = StoredValue::encode_extent(page, pages, len);
+            Payload { version: &version, value: &reference, slot_data: (EXTENT_REF_LEN as u16 | EXTENT_BIT).into() }
         }
     };
     const { assert!(VERSION_LEN == size_of::<TxnId>()) };
@@ -116,25 +119,25 @@ pub(crate) fn put<W: PageWrite>(
     }
     let mut path = Path::find(pages, *root, key)?;
     path.own(pages, root)?;
-    if path.place.found {
-        free_value(pages, path.leaf, path.place.index)?;
+    if path.result.found {
+        free_value(pages, path.leaf, path.result.index)?;
         let leaf = pages.body_mut(path.leaf)?;
-        if patch::overwrite(leaf, path.leaf, path.place.index, payload)? {
+        if node_mut::overwrite(leaf, path.leaf, path.result.index, payload)? {
             return Ok(true);
         }
-        patch::remove(leaf, path.leaf, path.place.index)?;
+        node_mut::remove(leaf, path.leaf, path.result.index)?;
     }
     insert(pages, root, &path, key, payload)?;
-    Ok(path.place.found)
+    Ok(path.result.found)
 }
 
-fn check_lengths(page_size: usize, key: &[u8], value: &Value<'_>) -> Result<()> {
+fn check_lengths(page_size: usize, key: &[u8], value: &StoredValue<'_>) -> Result<()> {
     let limit = key_len_max(page_size);
     if key.len() > limit {
         return Err(Error::Limit { what: LimitKind::KeyLength, found: key.len() as u64, limit: limit as u64 });
     }
     match value {
-        Value::Inline(bytes) if needs_run(page_size, key.len(), bytes.len()) => Err(Error::Limit {
+        StoredValue::Inline(bytes) if needs_extent(page_size, key.len(), bytes.len()) => Err(Error::Limit {
             what: LimitKind::ValueLength,
             found: (key.len() + bytes.len()) as u64,
             limit: inline_len_max(page_size) as u64,
@@ -145,10 +148,10 @@ fn check_lengths(page_size: usize, key: &[u8], value: &Value<'_>) -> Result<()> 
 
 /// The first page of a tree.
 fn create<W: PageWrite>(pages: &mut W, key: &[u8], payload: Payload<'_>) -> Result<PageId> {
-    let mut items = Items::new(0);
+    let mut items = EntryList::new(0);
     items.insert(0, key, payload);
     let id = pages.allocate()?;
-    let identity = Identity { id, birth: pages.txn_id(), first_child: PageId::NONE };
+    let identity = NodeIdentity { id, created_txn: pages.txn_id(), first_child: PageId::NONE };
     let body = pages.body_mut(id)?;
     items.write(0..1, items.fit(0..1, body.len()).unwrap_or(0), body, identity);
     Ok(id)
@@ -156,17 +159,17 @@ fn create<W: PageWrite>(pages: &mut W, key: &[u8], payload: Payload<'_>) -> Resu
 
 /// Inserts an entry that is not there into the path's leaf: in place, else by rebuilding the page, else by splitting it.
 fn insert<W: PageWrite>(pages: &mut W, root: &mut PageId, path: &Path, key: &[u8], payload: Payload<'_>) -> Result<()> {
-    let (leaf, index) = (path.leaf, path.place.index);
-    let birth = pages.txn_id();
+    let (leaf, index) = (path.leaf, path.result.index);
+    let created_txn = pages.txn_id();
     let body = pages.body_mut(leaf)?;
-    if patch::insert(body, leaf, index, key, payload)? {
+    if node_mut::insert(body, leaf, index, key, payload)? {
         return Ok(());
     }
     let limit = body.len();
-    let mut items = Items::read(&Node::parse(body, leaf)?)?;
+    let mut items = EntryList::read(&Node::parse(body, leaf)?)?;
     items.insert(index, key, payload);
     let n = items.len();
-    let identity = |id| Identity { id, birth, first_child: PageId::NONE };
+    let identity = |id| NodeIdentity { id, created_txn, first_child: PageId::NONE };
     if let Some(prefix_len) = items.fit(0..n, limit) {
         items.write(0..n, prefix_len, body, identity(leaf));
         return Ok(());
@@ -186,7 +189,7 @@ fn insert<W: PageWrite>(pages: &mut W, root: &mut PageId, path: &Path, key: &[u8
         let id = pages.allocate()?;
         write_group(&items, start..end, pages.body_mut(id)?, identity(id))?;
         let separator = separator(items.key(start - 1), items.key(start)).to_vec();
-        split.push(Pending { separator, page: id });
+        split.push(PendingSplit { separator, page: id });
     }
     if !(path.is_last && index + 1 == n) {
         write_group(&items, 0..cuts[0], pages.body_mut(leaf)?, identity(leaf))?;
@@ -196,10 +199,10 @@ fn insert<W: PageWrite>(pages: &mut W, root: &mut PageId, path: &Path, key: &[u8
 
 /// Writes entries of which it is known that they fit one page.
 pub(crate) fn write_group(
-    items: &Items,
+    items: &EntryList,
     range: std::ops::Range<usize>,
     body: &mut [u8],
-    identity: Identity,
+    identity: NodeIdentity,
 ) -> Result<()> {
     let page_size = body.len() + format::CHECKSUM_LEN;
     let prefix_len = items
@@ -209,16 +212,16 @@ pub(crate) fn write_group(
     Ok(())
 }
 
-/// Frees the run of an entry, if its value has one.
+/// Frees the extent of an entry, if its value has one.
 fn free_value<W: PageWrite>(pages: &mut W, leaf: PageId, index: usize) -> Result<()> {
     let (version, value) = Node::open(pages, leaf)?.entry(index)?;
-    if let Value::Run { page, pages: count, len } = value {
-        let (_, birth) = read_run(pages, page, count, len)?;
-        if birth != version {
-            let what = format!("a run born in {birth} holds a value of {version}");
+    if let StoredValue::Extent { page, pages: count, len } = value {
+        let (_, created_txn) = read_extent(pages, page, count, len)?;
+        if created_txn != version {
+            let what = format!("an extent born in {created_txn} holds a value of {version}");
             return Err(format::damaged(page, pages.page_size(), what));
         }
-        pages.free(page, count, birth);
+        pages.free(page, count, created_txn);
     }
     Ok(())
 }
@@ -232,32 +235,32 @@ pub(crate) fn delete<W: PageWrite>(pages: &mut W, root: &mut PageId, key: &[u8])
         return Ok(false);
     }
     let mut path = Path::find(pages, *root, key)?;
-    if !path.place.found {
+    if !path.result.found {
         return Ok(false);
     }
     path.own(pages, root)?;
-    free_value(pages, path.leaf, path.place.index)?;
-    patch::remove(pages.body_mut(path.leaf)?, path.leaf, path.place.index)?;
+    free_value(pages, path.leaf, path.result.index)?;
+    node_mut::remove(pages.body_mut(path.leaf)?, path.leaf, path.result.index)?;
     balance::settle(pages, root, &path)?;
     Ok(true)
 }
 
-/// Frees every page and run of a tree. The tree is checked first, as a whole: a page freed twice would be handed out twice.
+/// Frees every page and extent of a tree. The tree is checked first, as a whole: a page freed twice would be handed out twice.
 ///
 /// # Errors
 /// `Corrupt` if the tree is damaged; nothing is freed then.
 pub(crate) fn free_tree<W: PageWrite>(pages: &mut W, root: PageId) -> Result<()> {
     let mut found = Vec::new();
     check::check_tree(pages, root, &mut |seen| {
-        found.push((seen.page, seen.pages, seen.birth));
+        found.push((seen.page, seen.pages, seen.created_txn));
         Ok(())
     })?;
-    // A damaged leaf may name somebody else's run.
-    for (page, _, birth) in found.iter().filter(|(_, count, _)| *count == 1) {
-        pages.check(*page, *birth)?;
+    // A damaged leaf may name somebody else's extent.
+    for (page, _, created_txn) in found.iter().filter(|(_, count, _)| *count == 1) {
+        pages.check(*page, *created_txn)?;
     }
-    for (page, count, birth) in found {
-        pages.free(page, count, birth);
+    for (page, count, created_txn) in found {
+        pages.free(page, count, created_txn);
     }
     Ok(())
 }

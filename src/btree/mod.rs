@@ -1,8 +1,8 @@
 //! The copy-on-write B+tree: ordered entries over pages that never change once they are committed.
 //!
 //! - `node`: reading a page of the tree; its layout is described there
-//! - `patch`: inserting, removing and overwriting one entry in place
-//! - `items`: rebuilding whole pages: compaction, splits, merges
+//! - `node_mut`: inserting, removing and overwriting one entry in place
+//! - `rebuild`: rebuilding whole pages: compaction, splits, merges
 //! - `search`: the one descent, for reads and writes; point lookups
 //! - `position`: a place between entries, and the moves of cursors
 //! - `cursor`: ranges, from both ends; `point_cursor`: on one entry, by steps and by keys
@@ -11,7 +11,7 @@
 //! - `balance`: what happens to the branches when pages split, vanish or merge
 //! - `check`: every invariant of a tree, for `untorn verify`
 //!
-//! Invariants: all leaves lie at level 0 and equally deep; keys ascend inside and across pages; no leaf is empty; a page's birth
+//! Invariants: all leaves lie at level 0 and equally deep; keys ascend inside and across pages; no leaf is empty; a page's created_txn
 //! is not after its parent's (whoever changes a child changes the parent too, which holds its number); an empty tree has no pages.
 //! Deliberately absent: links between leaves, which path copying could not keep; reference counts; concurrency.
 
@@ -19,12 +19,12 @@ mod balance;
 pub(crate) mod check;
 pub(crate) mod cursor;
 pub(crate) mod edit;
-pub(crate) mod items;
 pub(crate) mod node;
-pub(crate) mod patch;
+pub(crate) mod node_mut;
 pub(crate) mod point_cursor;
 pub(crate) mod position;
 pub(crate) mod range;
+pub(crate) mod rebuild;
 pub(crate) mod search;
 #[cfg(test)]
 mod tests;

@@ -16,14 +16,14 @@
 //! (`"a"` < `"a\0"`), then to the rests.
 //!
 //! - Leaf slot: record offset u16, suffix length u16, value length u16 whose top bit says that the value is a reference
-//!   to a run. Leaf record: version u64, rest, value or reference {page u32, pages u32, length u64}.
+//!   to an extent. Leaf record: version u64, rest, value or reference {page u32, pages u32, length u64}.
 //! - Branch slot: record offset u16, suffix length u16, child u32. Branch record: rest. Child i of a branch holds the
 //!   keys k with separator i-1 ≤ k < separator i; child 0 stands in the header (`link`). A branch may have no
 //!   separator and one child: that remains when children vanish and the neighbours are too full to take the last.
 //! - An empty record has offset 0.
 //! - `extra` in the header: prefix length u16, heap start u16, garbage u16 (heap bytes of no live record), reserved u16.
 //!
-//! Why so: a lookup in a large store is a chain of cache misses, and this makes them few. Header, prefix and heads lie
+//! Why so: a lookup in a large store is a chain of cache misses, and this makes them few. PageHeader, prefix and heads lie
 //! together at the start of the page, where one prefetch covers them; a page is searched in the dense array of heads,
 //! without a branch to mispredict and without touching a key. Prefix truncation lets 8 bytes tell nearly all keys apart, so that
 //! one slot and one record, in which the rest of the key, the version and the value lie side by side, are all that a
@@ -34,7 +34,7 @@
 
 use crate::files::page::PageRead;
 use crate::files::page::{
-    CHECKSUM_LEN, EXTRA, HEADER_LEN, Header, PageKind, RUN_REF_LEN, Value, damaged, u16_at, u32_at, u64_at,
+    CHECKSUM_LEN, EXTENT_REF_LEN, EXTRA, HEADER_LEN, PageHeader, PageKind, StoredValue, damaged, u16_at, u32_at, u64_at,
 };
 use crate::ids::PageId;
 use crate::{Error, Result, TxnId};
@@ -47,10 +47,10 @@ pub(crate) const LEAF_SLOT_LEN: usize = 6;
 pub(crate) const BRANCH_SLOT_LEN: usize = 8;
 /// Bytes of a leaf record before the rest of the key: the version.
 pub(crate) const VERSION_LEN: usize = 8;
-/// In the slot's value length: the value is a reference to a run.
-pub(crate) const RUN_BIT: u16 = 1 << 15;
+/// In the slot's value length: the value is a reference to an extent.
+pub(crate) const EXTENT_BIT: u16 = 1 << 15;
 /// Pages of fewer entries are searched in as many steps as one of this many.
-const FEWEST_SEARCHED: usize = 31;
+const SEARCH_STEPS_ENTRIES_MIN: usize = 31;
 /// Higher trees don't exist: 2^32 pages and two children a branch make 32 levels.
 pub(crate) const LEVEL_MAX: u8 = 40;
 
@@ -76,22 +76,22 @@ pub(crate) fn head_of(suffix: &[u8]) -> u64 {
     u64::from_be_bytes(bytes)
 }
 
-/// Where a key is, or would be inserted.
+/// The result of a search: the index of a key, or the index at which it would be inserted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Place {
+pub(crate) struct SearchResult {
     pub(crate) index: usize,
     pub(crate) found: bool,
 }
 
-/// What belongs to a key in its page, as stored.
+/// The data of an entry besides its key, as stored.
 #[derive(Clone, Copy)]
 pub(crate) struct Payload<'a> {
-    /// Record bytes before the rest of the key: the version, in leaves.
-    pub(crate) lead: &'a [u8],
-    /// Record bytes after it: value or reference, in leaves.
-    pub(crate) tail: &'a [u8],
-    /// What the slot says besides: the value's length with its run bit, or the child.
-    pub(crate) slot: u32,
+    /// Record bytes before the rest of the key: the version in leaves, nothing in branches.
+    pub(crate) version: &'a [u8],
+    /// Record bytes after it: the value or reference in leaves, nothing in branches.
+    pub(crate) value: &'a [u8],
+    /// The slot's data: the value's length with its extent bit, or the child.
+    pub(crate) slot_data: u32,
 }
 
 /// The key of an entry, in the parts in which the page holds it.
@@ -138,7 +138,7 @@ impl KeyParts<'_> {
 pub(crate) struct Slot {
     pub(crate) offset: usize,
     pub(crate) suffix_len: usize,
-    pub(crate) more: u32,
+    pub(crate) data: u32,
 }
 
 impl Slot {
@@ -184,7 +184,7 @@ impl<'a> Node<'a> {
 
     #[inline(always)]
     fn try_parse(body: &'a [u8], id: PageId) -> Option<Node<'a>> {
-        let header = Header::read(body)?;
+        let header = PageHeader::read(body)?;
         let slot_len = match header.kind {
             PageKind::Leaf if header.level == 0 => LEAF_SLOT_LEN,
             PageKind::Branch if header.level > 0 && header.level <= LEVEL_MAX => BRANCH_SLOT_LEN,
@@ -228,8 +228,8 @@ impl<'a> Node<'a> {
         self.prefix
     }
 
-    pub(crate) fn birth(&self) -> TxnId {
-        Header::read(self.body).map_or(TxnId::ZERO, |header| header.birth)
+    pub(crate) fn created_txn(&self) -> TxnId {
+        PageHeader::read(self.body).map_or(TxnId::ZERO, |header| header.created_txn)
     }
 
     pub(crate) fn heap_start(&self) -> usize {
@@ -253,25 +253,25 @@ impl<'a> Node<'a> {
     /// The slot of an entry that exists.
     #[inline(always)]
     pub(crate) fn slot(&self, index: usize) -> Slot {
-        let (at, more) = if self.is_leaf() {
+        let (at, data) = if self.is_leaf() {
             let at = index * LEAF_SLOT_LEN;
             (at, u32::from(u16_at(self.slots, at + 4)))
         } else {
             let at = index * BRANCH_SLOT_LEN;
             (at, u32_at(self.slots, at + 4))
         };
-        Slot { offset: usize::from(u16_at(self.slots, at)), suffix_len: usize::from(u16_at(self.slots, at + 2)), more }
+        Slot { offset: usize::from(u16_at(self.slots, at)), suffix_len: usize::from(u16_at(self.slots, at + 2)), data }
     }
 
     /// Lengths of the record's parts before and after the rest of the key.
     #[inline(always)]
     fn around_rest(&self, slot: Slot) -> (usize, usize) {
-        if self.is_leaf() { (VERSION_LEN, (slot.more as u16 & !RUN_BIT) as usize) } else { (0, 0) }
+        if self.is_leaf() { (VERSION_LEN, (slot.data as u16 & !EXTENT_BIT) as usize) } else { (0, 0) }
     }
 
     pub(crate) fn record_len(&self, slot: Slot) -> usize {
-        let (lead, tail) = self.around_rest(slot);
-        lead + slot.rest_len() + tail
+        let (version, value) = self.around_rest(slot);
+        version + slot.rest_len() + value
     }
 
     #[inline]
@@ -286,15 +286,15 @@ impl<'a> Node<'a> {
 
     /// Finds a key by its heads; only equal heads make it look at a slot.
     #[inline(always)]
-    pub(crate) fn find(&self, key: &[u8]) -> Result<Place> {
+    pub(crate) fn find(&self, key: &[u8]) -> Result<SearchResult> {
         let Some(suffix) = key.strip_prefix(self.prefix) else {
             let index = if key < self.prefix { 0 } else { self.count() };
-            return Ok(Place { index, found: false });
+            return Ok(SearchResult { index, found: false });
         };
         let head = head_of(suffix);
         let index = self.first_head_not_below(head);
         if index == self.count() || self.head(index) != head {
-            return Ok(Place { index, found: false });
+            return Ok(SearchResult { index, found: false });
         }
         self.find_among_equals(index, head, suffix)
     }
@@ -308,7 +308,7 @@ impl<'a> Node<'a> {
             return 0;
         }
         let mut base = 0;
-        let mut step = (count.max(FEWEST_SEARCHED) + 1).next_power_of_two() / 2;
+        let mut step = (count.max(SEARCH_STEPS_ENTRIES_MIN) + 1).next_power_of_two() / 2;
         while step > 0 {
             let end = base + step;
             let is_below = (end <= count) & (self.head(end.min(count) - 1) < head);
@@ -318,7 +318,7 @@ impl<'a> Node<'a> {
         base
     }
 
-    fn find_among_equals(&self, first: usize, head: u64, suffix: &[u8]) -> Result<Place> {
+    fn find_among_equals(&self, first: usize, head: u64, suffix: &[u8]) -> Result<SearchResult> {
         let mut low = first;
         let mut high = first + 1;
         if high < self.count() && self.head(high) == head {
@@ -330,11 +330,11 @@ impl<'a> Node<'a> {
                 Ordering::Less => low = middle + 1,
                 Ordering::Greater => high = middle,
                 Ordering::Equal => {
-                    return Ok(Place { index: middle, found: true });
+                    return Ok(SearchResult { index: middle, found: true });
                 }
             }
         }
-        Ok(Place { index: low, found: false })
+        Ok(SearchResult { index: low, found: false })
     }
 
     /// Compares an entry with a suffix that has the same head. Zero-padded heads of different lengths are equal only
@@ -366,45 +366,45 @@ impl<'a> Node<'a> {
     #[inline(always)]
     pub(crate) fn payload(&self, index: usize) -> Result<Payload<'a>> {
         let slot = self.slot(index);
-        let (lead_len, tail_len) = self.around_rest(slot);
-        if lead_len == 0 {
-            return Ok(Payload { lead: &[], tail: &[], slot: slot.more });
+        let (version_len, value_len) = self.around_rest(slot);
+        if version_len == 0 {
+            return Ok(Payload { version: &[], value: &[], slot_data: slot.data });
         }
         let outside = || self.damaged("a record lies outside the page");
         let record = self.body.get(slot.offset..).ok_or_else(outside)?;
-        let (lead, record) = record.split_at_checked(lead_len).ok_or_else(outside)?;
+        let (version, record) = record.split_at_checked(version_len).ok_or_else(outside)?;
         let start = slot.rest_len();
-        let tail = record.get(start..start + tail_len).ok_or_else(outside)?;
-        Ok(Payload { lead, tail, slot: slot.more })
+        let value = record.get(start..start + value_len).ok_or_else(outside)?;
+        Ok(Payload { version, value, slot_data: slot.data })
     }
 
     /// Version and value of an entry of a leaf.
     #[inline(always)]
-    pub(crate) fn entry(&self, index: usize) -> Result<(TxnId, Value<'a>)> {
+    pub(crate) fn entry(&self, index: usize) -> Result<(TxnId, StoredValue<'a>)> {
         let payload = self.payload(index)?;
-        if payload.lead.len() != VERSION_LEN {
+        if payload.version.len() != VERSION_LEN {
             return Err(self.damaged("an entry in a branch"));
         }
-        let version = TxnId::from_u64(u64_at(payload.lead, 0));
-        if payload.slot as u16 & RUN_BIT == 0 {
-            return Ok((version, Value::Inline(payload.tail)));
+        let version = TxnId::from_u64(u64_at(payload.version, 0));
+        if payload.slot_data as u16 & EXTENT_BIT == 0 {
+            return Ok((version, StoredValue::Inline(payload.value)));
         }
-        let reference: &[u8; RUN_REF_LEN] =
-            payload.tail.try_into().map_err(|_| self.damaged("a reference to a run of the wrong length"))?;
-        Ok((version, Value::decode_run(reference)))
+        let reference: &[u8; EXTENT_REF_LEN] =
+            payload.value.try_into().map_err(|_| self.damaged("a reference to an extent of the wrong length"))?;
+        Ok((version, StoredValue::decode_extent(reference)))
     }
 
     /// Child `index` of a branch, of `count() + 1`.
     #[inline(always)]
     pub(crate) fn child(&self, index: usize) -> PageId {
-        if index == 0 { PageId(u32_at(self.body, crate::files::page::LINK)) } else { PageId(self.slot(index - 1).more) }
+        if index == 0 { PageId(u32_at(self.body, crate::files::page::LINK)) } else { PageId(self.slot(index - 1).data) }
     }
 
     /// Which child of a branch a key belongs to.
     #[inline(always)]
     pub(crate) fn child_for(&self, key: &[u8]) -> Result<usize> {
-        let place = self.find(key)?;
-        Ok(place.index + usize::from(place.found))
+        let result = self.find(key)?;
+        Ok(result.index + usize::from(result.found))
     }
 
     /// Checks that heads ascend, every record lies in the heap, and the heap adds up. What changes pages relies on it.
@@ -443,7 +443,7 @@ impl<'a> Node<'a> {
 #[cold]
 fn explain(body: &[u8], id: PageId) -> Error {
     let page_size = body.len() + CHECKSUM_LEN;
-    let what = match Header::read(body) {
+    let what = match PageHeader::read(body) {
         None => "unknown kind of page".to_string(),
         Some(header) if !matches!(header.kind, PageKind::Leaf | PageKind::Branch) => {
             format!("expected a page of a tree, found {:?}", header.kind)

@@ -14,7 +14,7 @@
 //! lives.
 
 use crate::Result;
-use crate::btree::position::{EntryAt, Position, Target, pass_next, pass_previous, set_position};
+use crate::btree::position::{EntryAt, Position, SeekTarget, pass_next, pass_previous, set_position};
 use crate::files::page::PageRead;
 use crate::ids::PageId;
 
@@ -23,7 +23,7 @@ pub(crate) type Lent<'k, 'a> = Option<(&'k [u8], &'a [u8])>;
 
 /// Where a cursor is; see the table above.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
+enum CursorState {
     New,
     OnEntry,
     AfterLast,
@@ -35,7 +35,7 @@ enum State {
 #[derive(Debug)]
 pub(crate) struct PointCursor {
     root: PageId,
-    state: State,
+    state: CursorState,
     /// On an entry, the gap before it.
     position: Position,
     /// The key of the entry.
@@ -45,7 +45,7 @@ pub(crate) struct PointCursor {
 impl PointCursor {
     /// A cursor over the tree at `root`.
     pub(crate) fn new(root: PageId) -> PointCursor {
-        PointCursor { root, state: State::New, position: Position::new(), key: Vec::new() }
+        PointCursor { root, state: CursorState::New, position: Position::new(), key: Vec::new() }
     }
 
     /// Goes to the first entry.
@@ -53,7 +53,7 @@ impl PointCursor {
     /// # Errors
     /// `Corrupt` if a page on the path is damaged.
     pub(crate) fn first<'a, P: PageRead>(&mut self, pages: &'a P) -> Result<Lent<'_, 'a>> {
-        self.move_by(State::BeforeFirst, |root, position| go_forward(pages, root, Target::First, position))
+        self.move_by(CursorState::BeforeFirst, |root, position| go_forward(pages, root, SeekTarget::First, position))
     }
 
     /// Goes to the last entry.
@@ -61,11 +61,11 @@ impl PointCursor {
     /// # Errors
     /// As [`PointCursor::first`].
     pub(crate) fn last<'a, P: PageRead>(&mut self, pages: &'a P) -> Result<Lent<'_, 'a>> {
-        self.move_by(State::AfterLast, |root, position| {
+        self.move_by(CursorState::AfterLast, |root, position| {
             if root.is_none() {
                 return Ok(None);
             }
-            set_position(pages, root, Target::Last, position)?;
+            set_position(pages, root, SeekTarget::Last, position)?;
             pass_previous(pages, position, None)
         })
     }
@@ -75,7 +75,9 @@ impl PointCursor {
     /// # Errors
     /// As [`PointCursor::first`].
     pub(crate) fn seek<'a, P: PageRead>(&mut self, pages: &'a P, key: &[u8]) -> Result<Lent<'_, 'a>> {
-        self.move_by(State::AfterLast, |root, position| go_forward(pages, root, Target::Before(key), position))
+        self.move_by(CursorState::AfterLast, |root, position| {
+            go_forward(pages, root, SeekTarget::Before(key), position)
+        })
     }
 
     /// Goes to the entry after the one that it is on.
@@ -84,9 +86,9 @@ impl PointCursor {
     /// As [`PointCursor::first`].
     pub(crate) fn next<'a, P: PageRead>(&mut self, pages: &'a P) -> Result<Lent<'_, 'a>> {
         match self.state {
-            State::New | State::BeforeFirst => self.first(pages),
-            State::AfterLast | State::Failed => Ok(None),
-            State::OnEntry => self.move_by(State::AfterLast, |_, position| {
+            CursorState::New | CursorState::BeforeFirst => self.first(pages),
+            CursorState::AfterLast | CursorState::Failed => Ok(None),
+            CursorState::OnEntry => self.move_by(CursorState::AfterLast, |_, position| {
                 if let Some(leaf) = position.last_mut() {
                     leaf.index += 1;
                 }
@@ -101,25 +103,27 @@ impl PointCursor {
     /// As [`PointCursor::first`].
     pub(crate) fn prev<'a, P: PageRead>(&mut self, pages: &'a P) -> Result<Lent<'_, 'a>> {
         match self.state {
-            State::New | State::AfterLast => self.last(pages),
-            State::BeforeFirst | State::Failed => Ok(None),
-            State::OnEntry => self.move_by(State::BeforeFirst, |_, position| pass_previous(pages, position, None)),
+            CursorState::New | CursorState::AfterLast => self.last(pages),
+            CursorState::BeforeFirst | CursorState::Failed => Ok(None),
+            CursorState::OnEntry => {
+                self.move_by(CursorState::BeforeFirst, |_, position| pass_previous(pages, position, None))
+            }
         }
     }
 
     /// Makes a move that leaves the cursor on an entry, or in the state `otherwise`.
     fn move_by<'a>(
         &mut self,
-        otherwise: State,
+        otherwise: CursorState,
         go: impl FnOnce(PageId, &mut Position) -> Result<Option<EntryAt<'a>>>,
     ) -> Result<Lent<'_, 'a>> {
-        self.state = State::Failed;
+        self.state = CursorState::Failed;
         let Some(entry) = go(self.root, &mut self.position)? else {
             self.state = otherwise;
             return Ok(None);
         };
         entry.key.key_into(&mut self.key);
-        self.state = State::OnEntry;
+        self.state = CursorState::OnEntry;
         Ok(Some((&self.key, entry.value)))
     }
 }
@@ -128,7 +132,7 @@ impl PointCursor {
 fn go_forward<'a, P: PageRead>(
     pages: &'a P,
     root: PageId,
-    target: Target<'_>,
+    target: SeekTarget<'_>,
     position: &mut Position,
 ) -> Result<Option<EntryAt<'a>>> {
     if root.is_none() {

@@ -20,17 +20,17 @@ pub(crate) struct EntryAt<'a> {
 
 /// A page on the path and an index in it: of a child, or of the entry after the gap.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Step {
+pub(super) struct LevelPosition {
     pub(super) page: PageId,
     pub(super) index: usize,
 }
 
 /// The path from the root to a leaf.
-pub(super) type Position = Vec<Step>;
+pub(super) type Position = Vec<LevelPosition>;
 
 /// Where to look for a position.
 #[derive(Clone, Copy)]
-pub(super) enum Target<'a> {
+pub(super) enum SeekTarget<'a> {
     First,
     Last,
     /// Before the key, if it is there.
@@ -60,7 +60,7 @@ fn comes_before(front: &Position, back: &Position) -> bool {
 }
 
 /// The position of `target` in the tree at `root`, which exists.
-pub(super) fn find_position<P: PageRead>(pages: &P, root: PageId, target: Target<'_>) -> Result<Position> {
+pub(super) fn find_position<P: PageRead>(pages: &P, root: PageId, target: SeekTarget<'_>) -> Result<Position> {
     let mut position = Position::new();
     set_position(pages, root, target, &mut position)?;
     Ok(position)
@@ -70,7 +70,7 @@ pub(super) fn find_position<P: PageRead>(pages: &P, root: PageId, target: Target
 pub(super) fn set_position<P: PageRead>(
     pages: &P,
     root: PageId,
-    target: Target<'_>,
+    target: SeekTarget<'_>,
     position: &mut Position,
 ) -> Result<()> {
     let node = Node::open(pages, root)?;
@@ -140,29 +140,29 @@ fn extend<'a, P: PageRead>(
     pages: &'a P,
     position: &mut Position,
     mut node: Node<'a>,
-    target: Target<'_>,
+    target: SeekTarget<'_>,
 ) -> Result<()> {
     while !node.is_leaf() {
         let index = match target {
-            Target::First => 0,
-            Target::Last => node.count(),
-            Target::Before(key) | Target::After(key) => node.child_for(key)?,
+            SeekTarget::First => 0,
+            SeekTarget::Last => node.count(),
+            SeekTarget::Before(key) | SeekTarget::After(key) => node.child_for(key)?,
         };
-        position.push(Step { page: node.id, index });
+        position.push(LevelPosition { page: node.id, index });
         let child = node.child(index);
         pages.prefetch(child);
         node = Node::open_child(pages, child, &node)?;
     }
     let index = match target {
-        Target::First => 0,
-        Target::Last => node.count(),
-        Target::Before(key) => node.find(key)?.index,
-        Target::After(key) => {
+        SeekTarget::First => 0,
+        SeekTarget::Last => node.count(),
+        SeekTarget::Before(key) => node.find(key)?.index,
+        SeekTarget::After(key) => {
             let place = node.find(key)?;
             place.index + usize::from(place.found)
         }
     };
-    position.push(Step { page: node.id, index });
+    position.push(LevelPosition { page: node.id, index });
     Ok(())
 }
 
@@ -171,7 +171,7 @@ fn next_leaf<P: PageRead>(pages: &P, position: &mut Position, leaf: &Node<'_>, d
     let mut depth = position.len() - 1;
     while depth > 0 {
         depth -= 1;
-        let Step { page, index } = position[depth];
+        let LevelPosition { page, index } = position[depth];
         let branch = Node::open(pages, page)?;
         let moved = match direction {
             Direction::Forward => Some(index + 1).filter(|index| *index <= branch.count()),
@@ -182,9 +182,9 @@ fn next_leaf<P: PageRead>(pages: &P, position: &mut Position, leaf: &Node<'_>, d
             return Err(branch.damaged("the page changed beneath a cursor"));
         }
         position.truncate(depth);
-        position.push(Step { page, index });
+        position.push(LevelPosition { page, index });
         let child = Node::open_child(pages, branch.child(index), &branch)?;
-        let target = if direction == Direction::Forward { Target::First } else { Target::Last };
+        let target = if direction == Direction::Forward { SeekTarget::First } else { SeekTarget::Last };
         extend(pages, position, child, target)?;
         read_ahead(pages, &branch, index, direction);
         let entered = Node::open(pages, position[position.len() - 1].page)?;

@@ -3,24 +3,24 @@
 //!
 //! 1. The descent ([`Removal::remove_from`]) follows the two ends of the range. A child that lies
 //!    between them is *covered*: each of its pages is read once, for its number of entries and for
-//!    the runs of its values, and is freed without being written. A page that an end of the range
+//!    the extents of its values, and is freed without being written. A page that an end of the range
 //!    cuts is copied, and loses the part that is inside.
-//! 2. The pages and runs found are freed ([`Removal::free`]).
+//! 2. The pages and extents found are freed ([`Removal::free`]).
 //! 3. The pages left and right of the gap are merged with their neighbours as far as they are
 //!    underfull. A merge at one level may make two pages neighbours at the level below, so this is
 //!    repeated until nothing merges any more.
 //!
 //! A page of a damaged tree that is freed although something else uses it would be handed out and
-//! overwritten. So each covered page is held against its checksum, its level, its parent's birth
+//! overwritten. So each covered page is held against its checksum, its level, its parent's created_txn
 //! and its parent's separators, and no page may be found twice, before any is freed.
 
 use crate::btree::balance;
-use crate::btree::edit::{own_page, write_group};
-use crate::btree::items::{Identity, Items};
+use crate::btree::edit::{make_writable, write_group};
 use crate::btree::node::Node;
-use crate::btree::patch;
+use crate::btree::node_mut;
+use crate::btree::rebuild::{EntryList, NodeIdentity};
 use crate::files::page as format;
-use crate::files::page::{PageRead, PageWrite, Value, read_run};
+use crate::files::page::{PageRead, PageWrite, StoredValue, read_extent};
 use crate::{PageId, Result, TxnId};
 use std::ops::Range;
 
@@ -82,7 +82,7 @@ impl Cut<'_> {
 #[derive(Clone, Copy)]
 struct Expected<'k> {
     level: u8,
-    /// The page's birth is no later.
+    /// The page's created_txn is no later.
     youngest: TxnId,
     /// Its keys are not below this one, and below the other.
     lower: &'k [u8],
@@ -95,10 +95,12 @@ impl<'k> Expected<'k> {
         if node.level != self.level {
             return Err(node.damaged(format!("level {} where level {} was expected", node.level, self.level)));
         }
-        let birth = node.birth();
-        if birth > self.youngest {
+        let created_txn = node.created_txn();
+        if created_txn > self.youngest {
             let youngest = self.youngest;
-            return Err(node.damaged(format!("born in {birth}, after its parent or this transaction ({youngest})")));
+            return Err(
+                node.damaged(format!("born in {created_txn}, after its parent or this transaction ({youngest})"))
+            );
         }
         Ok(node)
     }
@@ -118,7 +120,7 @@ impl<'k> Expected<'k> {
         }
         Ok(Expected {
             level,
-            youngest: branch.birth(),
+            youngest: branch.created_txn(),
             lower: if index == 0 { self.lower } else { lower },
             upper: if index == branch.count() { self.upper } else { Some(upper) },
         })
@@ -134,11 +136,11 @@ enum Remainder {
     Nothing,
 }
 
-/// A page or run to be freed.
+/// A page or extent to be freed.
 struct Extent {
     page: PageId,
     pages: u32,
-    birth: TxnId,
+    created_txn: TxnId,
 }
 
 /// What a removal has found inside the range.
@@ -186,12 +188,12 @@ impl Removal {
             return Ok(Remainder::Nothing);
         }
         self.take_entries(pages, &leaf, first..end)?;
-        let (page, _) = own_page(pages, id, expected.youngest)?;
-        let birth = pages.txn_id();
+        let (page, _) = make_writable(pages, id, expected.youngest)?;
+        let created_txn = pages.txn_id();
         let body = pages.body_mut(page)?;
-        let mut items = Items::read(&Node::parse(body, page)?)?;
+        let mut items = EntryList::read(&Node::parse(body, page)?)?;
         items.remove(first..end);
-        write_group(&items, 0..items.len(), body, Identity { id: page, birth, first_child: PageId::NONE })?;
+        write_group(&items, 0..items.len(), body, NodeIdentity { id: page, created_txn, first_child: PageId::NONE })?;
         Ok(Remainder::Copy(page))
     }
 
@@ -203,7 +205,7 @@ impl Removal {
         cut: Cut<'_>,
     ) -> Result<Remainder> {
         let branch = expected.open(pages, id)?;
-        let (count, birth) = (branch.count(), branch.birth());
+        let (count, created_txn) = (branch.count(), branch.created_txn());
         // An end of the range that equals a separator cuts no child.
         let (first, first_start) = match cut.start {
             None => (0, None),
@@ -244,25 +246,25 @@ impl Removal {
             return Ok(Remainder::Same);
         }
         if gone == (0..count + 1) {
-            self.take_page(pages, &Node::open(pages, id)?, birth)?;
+            self.take_page(pages, &Node::open(pages, id)?, created_txn)?;
             return Ok(Remainder::Nothing);
         }
-        let (page, _) = own_page(pages, id, expected.youngest)?;
-        let birth = pages.txn_id();
+        let (page, _) = make_writable(pages, id, expected.youngest)?;
+        let created_txn = pages.txn_id();
         let body = pages.body_mut(page)?;
         for (index, copy) in copies {
-            patch::set_child(body, page, index, copy)?;
+            node_mut::set_child(body, page, index, copy)?;
         }
         if !gone.is_empty() {
             let branch = Node::parse(body, page)?;
-            let mut items = Items::read(&branch)?;
+            let mut items = EntryList::read(&branch)?;
             // With a child goes the separator before it; the first one that stays needs none.
             let (first_child, separators) = match gone.start {
                 0 => (branch.child(gone.end), 0..gone.end),
                 start => (branch.child(0), start - 1..gone.end - 1),
             };
             items.remove(separators);
-            write_group(&items, 0..items.len(), body, Identity { id: page, birth, first_child })?;
+            write_group(&items, 0..items.len(), body, NodeIdentity { id: page, created_txn, first_child })?;
         }
         Ok(Remainder::Copy(page))
     }
@@ -270,7 +272,7 @@ impl Removal {
     /// Takes a whole subtree.
     fn take<W: PageWrite>(&mut self, pages: &W, id: PageId, expected: &Expected<'_>) -> Result<()> {
         let node = expected.open(pages, id)?;
-        self.take_page(pages, &node, node.birth())?;
+        self.take_page(pages, &node, node.created_txn())?;
         if node.is_leaf() {
             check_fences(&node, expected)?;
             return self.take_entries(pages, &node, 0..node.count());
@@ -286,25 +288,25 @@ impl Removal {
         Ok(())
     }
 
-    fn take_page<W: PageWrite>(&mut self, pages: &W, node: &Node<'_>, birth: TxnId) -> Result<()> {
+    fn take_page<W: PageWrite>(&mut self, pages: &W, node: &Node<'_>, created_txn: TxnId) -> Result<()> {
         node.audit()?;
-        pages.check(node.id, birth)?;
-        self.extents.push(Extent { page: node.id, pages: 1, birth });
+        pages.check(node.id, created_txn)?;
+        self.extents.push(Extent { page: node.id, pages: 1, created_txn });
         Ok(())
     }
 
-    /// Takes entries of a leaf, and the runs of their values.
+    /// Takes entries of a leaf, and the extents of their values.
     fn take_entries<P: PageRead>(&mut self, pages: &P, leaf: &Node<'_>, range: Range<usize>) -> Result<()> {
         self.entries += range.len() as u64;
         for index in range {
             let (version, value) = leaf.entry(index)?;
-            let Value::Run { page, pages: count, len } = value else { continue };
-            let (_, birth) = read_run(pages, page, count, len)?;
-            if birth != version {
-                let what = format!("a run born in {birth} holds a value of {version}");
+            let StoredValue::Extent { page, pages: count, len } = value else { continue };
+            let (_, created_txn) = read_extent(pages, page, count, len)?;
+            if created_txn != version {
+                let what = format!("an extent born in {created_txn} holds a value of {version}");
                 return Err(format::damaged(page, pages.page_size(), what));
             }
-            self.extents.push(Extent { page, pages: count, birth });
+            self.extents.push(Extent { page, pages: count, created_txn });
         }
         Ok(())
     }
@@ -316,8 +318,8 @@ impl Removal {
         if let Some(pair) = overlap {
             return Err(format::damaged(pair[1].page, pages.page_size(), "a tree reaches the page twice"));
         }
-        for Extent { page, pages: count, birth } in self.extents {
-            pages.free(page, count, birth);
+        for Extent { page, pages: count, created_txn } in self.extents {
+            pages.free(page, count, created_txn);
         }
         Ok(())
     }

@@ -2,9 +2,9 @@
 
 use crate::Result;
 use crate::btree::Entry;
-use crate::btree::node::{Node, Place};
+use crate::btree::node::{Node, SearchResult};
 use crate::files::page::PageRead;
-use crate::files::page::{Value, read_run};
+use crate::files::page::{StoredValue, read_extent};
 use crate::ids::PageId;
 
 /// Goes down from `root`, which exists, to the leaf where `key` belongs, telling `visit` each branch and the index of the child taken.
@@ -14,7 +14,7 @@ pub(crate) fn descend<'a, P: PageRead>(
     root: PageId,
     key: &[u8],
     mut visit: impl FnMut(&Node<'a>, usize),
-) -> Result<(Node<'a>, Place)> {
+) -> Result<(Node<'a>, SearchResult)> {
     let mut node = Node::open(pages, root)?;
     while !node.is_leaf() {
         let index = node.child_for(key)?;
@@ -48,8 +48,8 @@ pub(crate) fn get<'a, P: PageRead>(pages: &'a P, root: PageId, key: &[u8]) -> Re
 pub(crate) fn entry_at<'a, P: PageRead>(pages: &'a P, leaf: &Node<'a>, index: usize) -> Result<Entry<'a>> {
     let (version, value) = leaf.entry(index)?;
     let value = match value {
-        Value::Inline(bytes) => bytes,
-        Value::Run { page, pages: count, len } => read_run(pages, page, count, len)?.0,
+        StoredValue::Inline(bytes) => bytes,
+        StoredValue::Extent { page, pages: count, len } => read_extent(pages, page, count, len)?.0,
     };
     Ok(Entry { version, value })
 }

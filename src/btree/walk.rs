@@ -3,10 +3,10 @@
 use crate::btree::check::PageSeen;
 use crate::btree::node::Node;
 use crate::files::page::PageRead;
-use crate::files::page::{PageKind, Value, damaged, read_run};
+use crate::files::page::{PageKind, StoredValue, damaged, read_extent};
 use crate::{PageId, Result, TxnId};
 
-/// Tells `visit` of each page and run; where it answers `false`, what lies below is passed over.
+/// Tells `visit` of each page and extent; where it answers `false`, what lies below is passed over.
 ///
 /// # Errors
 /// `Corrupt` if a page can't be read, and what `visit` returns.
@@ -27,31 +27,35 @@ fn descend<P: PageRead>(
     parent: Option<TxnId>,
     visit: &mut dyn FnMut(PageSeen) -> Result<bool>,
 ) -> Result<()> {
-    let birth = node.birth();
+    let created_txn = node.created_txn();
     // Whoever copies a page copies those above it: a page younger than its parent is a damaged one, and must
     // not be taken for one that has no checksum yet.
-    if parent.is_some_and(|parent| birth > parent) {
-        return Err(node.damaged(format!("born in {birth}, after its parent")));
+    if parent.is_some_and(|parent| created_txn > parent) {
+        return Err(node.damaged(format!("born in {created_txn}, after its parent")));
     }
     let kind = if node.is_leaf() { PageKind::Leaf } else { PageKind::Branch };
-    if !visit(PageSeen { page: node.id, pages: 1, birth, kind })? {
+    if !visit(PageSeen { page: node.id, pages: 1, created_txn, kind })? {
         return Ok(());
     }
     if node.is_leaf() {
         for index in 0..node.count() {
-            if let (_, Value::Run { page, pages: count, len }) = node.entry(index)? {
-                let (_, run_birth) = read_run(pages, page, count, len)?;
-                if run_birth > birth {
-                    return Err(damaged(page, pages.page_size(), format!("born in {run_birth}, after its leaf")));
+            if let (_, StoredValue::Extent { page, pages: count, len }) = node.entry(index)? {
+                let (_, extent_created_txn) = read_extent(pages, page, count, len)?;
+                if extent_created_txn > created_txn {
+                    return Err(damaged(
+                        page,
+                        pages.page_size(),
+                        format!("born in {extent_created_txn}, after its leaf"),
+                    ));
                 }
-                visit(PageSeen { page, pages: count, birth: run_birth, kind: PageKind::Run })?;
+                visit(PageSeen { page, pages: count, created_txn: extent_created_txn, kind: PageKind::Extent })?;
             }
         }
         return Ok(());
     }
     for index in 0..=node.count() {
         // Levels strictly decrease, so the walk ends whatever the pages say.
-        descend(pages, &Node::open_child(pages, node.child(index), node)?, Some(birth), visit)?;
+        descend(pages, &Node::open_child(pages, node.child(index), node)?, Some(created_txn), visit)?;
     }
     Ok(())
 }

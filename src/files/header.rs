@@ -42,7 +42,7 @@ const _: () = assert!(USED <= 512, "a header lies in one sector, which disks wri
 
 /// What a checkpoint says: the store's identity, its fixed parameters and one commit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Header {
+pub(crate) struct CheckpointHeader {
     pub(crate) store_id: [u8; 16],
     pub(crate) geometry: Geometry,
     /// Counts header writes; the higher one is the newer.
@@ -59,7 +59,7 @@ pub(crate) struct Header {
     pub(crate) image: SlotImage,
 }
 
-impl Header {
+impl CheckpointHeader {
     pub(crate) fn txn(&self) -> TxnId {
         self.image.txn
     }
@@ -76,7 +76,7 @@ impl Header {
     }
 
     /// An error if a counter is half-way to its end, which no store comes to: what is written next must stay within what
-    /// [`Header::decode`] accepts.
+    /// [`CheckpointHeader::decode`] accepts.
     pub(crate) fn refuse_exhausted(&self) -> Result<()> {
         let image = &self.image;
         let counters = [
@@ -128,7 +128,7 @@ impl Header {
 
     /// Decodes the slot with this index. Every field is held against every limit that creation and checkpoints keep: a
     /// checksum proves that the bytes are what was written, not who wrote them.
-    pub(crate) fn decode(bytes: &[u8; SLOT_BYTES], slot: u64) -> Result<Header> {
+    pub(crate) fn decode(bytes: &[u8; SLOT_BYTES], slot: u64) -> Result<CheckpointHeader> {
         let offset = slot * SLOT_BYTES as u64;
         let damaged_at = |at: usize, what: String| Error::corrupt(dir::CHECKPOINT, offset + at as u64, what);
         let damaged = |what: String| damaged_at(0, what);
@@ -174,7 +174,7 @@ impl Header {
         if let Some((word, what)) = image.problem(&geometry) {
             return Err(damaged_at(112 + 8 * word, what));
         }
-        Ok(Header {
+        Ok(CheckpointHeader {
             store_id: bytes[16..32].try_into().expect("16 bytes"),
             geometry,
             serial,
@@ -189,7 +189,7 @@ impl Header {
     /// Writes the header to the slot that does not hold the previous one, and syncs it.
     pub(crate) fn write(&self, file: &File) -> Result<()> {
         // A header that the next open refuses must not take the place of one that it accepts.
-        Header::decode(&self.encode(), self.serial % 2)?;
+        CheckpointHeader::decode(&self.encode(), self.serial % 2)?;
         let offset = (self.serial % 2) * SLOT_BYTES as u64;
         crash_point!("header.before_write");
         file.write_all_at(&self.encode(), offset).map_err(Error::io("write of checkpoint"))?;
@@ -203,8 +203,8 @@ impl Header {
     ///
     /// The caller holds the older header against what the log states about newer checkpoints, so a
     /// rotten newest header is never silently passed over.
-    pub(crate) fn read(file: &File) -> Result<(Header, Option<Error>)> {
-        let (mut found, damage) = Header::read_slots(file)?;
+    pub(crate) fn read(file: &File) -> Result<(CheckpointHeader, Option<Error>)> {
+        let (mut found, damage) = CheckpointHeader::read_slots(file)?;
         match found.pop() {
             Some(newest) => Ok((newest, damage)),
             None => Err(damage.expect("two slots, none valid")),
@@ -212,7 +212,7 @@ impl Header {
     }
 
     /// Reads the valid headers, the newest last, and the damage of a slot that holds none.
-    pub(crate) fn read_slots(file: &File) -> Result<(Vec<Header>, Option<Error>)> {
+    pub(crate) fn read_slots(file: &File) -> Result<(Vec<CheckpointHeader>, Option<Error>)> {
         let len = file.metadata().map_err(Error::io("stat of checkpoint"))?.len();
         if len < 2 * SLOT_BYTES as u64 {
             return Err(Error::corrupt(
@@ -221,13 +221,13 @@ impl Header {
                 format!("the file has {len} bytes, expected {}", 2 * SLOT_BYTES),
             ));
         }
-        let mut found: Vec<Header> = Vec::new();
+        let mut found: Vec<CheckpointHeader> = Vec::new();
         let mut damage = None;
         for slot in 0..2 {
             let offset = slot * SLOT_BYTES as u64;
             let mut bytes = [0; SLOT_BYTES];
             file.read_exact_at(&mut bytes, offset).map_err(Error::io("read of checkpoint"))?;
-            match Header::decode(&bytes, slot) {
+            match CheckpointHeader::decode(&bytes, slot) {
                 Ok(header) => found.push(header),
                 Err(newer @ (Error::Mismatch { .. } | Error::FormatVersion { .. })) => return Err(newer),
                 Err(error) => damage = Some(error),
@@ -281,7 +281,7 @@ mod tests {
         "00000000000000003c21e23525c2faee",
     ];
 
-    fn header() -> Header {
+    fn header() -> CheckpointHeader {
         let queue = |n: u32| QueueState {
             head: PageId(n),
             tail: PageId(n + 1),
@@ -292,10 +292,10 @@ mod tests {
         let image = SlotImage {
             txn: TxnId::from_u64(3 << 44 | 0x1234),
             catalog: PageId(0x11),
-            run_directory: PageId(0x22),
+            extent_directory: PageId(0x22),
             high_water: 0x333,
             log_tail: Lsn(0x4440),
-            blocks_charged: 0x55,
+            blocks_reserved: 0x55,
             next_keyspace: 0x66,
             keyspaces: 0x7,
             records: 0x888,
@@ -304,7 +304,7 @@ mod tests {
             queues: [queue(1), QueueState::default(), queue(6), QueueState::default()],
             cells_floor: Version::default(),
         };
-        Header {
+        CheckpointHeader {
             store_id: std::array::from_fn(|i| i as u8),
             geometry: Geometry { page_size: 4096, max_size: 1 << 40, ring_size: 2 << 20, segment_size: 8 << 20 },
             serial: 9,
@@ -324,7 +324,7 @@ mod tests {
             bytes.chunks(16).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
         assert_eq!(lines[..GOLDEN.len()], GOLDEN);
         assert!(bytes[USED..].iter().all(|byte| *byte == 0));
-        assert_eq!(Header::decode(&bytes, 1).unwrap(), header());
+        assert_eq!(CheckpointHeader::decode(&bytes, 1).unwrap(), header());
     }
 
     /// Goal: no flipped bit is read as a header, nor reserved bytes that somebody has come to use.
@@ -334,14 +334,14 @@ mod tests {
         for bit in (0..USED * 8).chain((USED * 8..SLOT_BYTES * 8).step_by(331)) {
             let mut flipped = bytes;
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(Header::decode(&flipped, 1).is_err(), "bit {bit}");
+            assert!(CheckpointHeader::decode(&flipped, 1).is_err(), "bit {bit}");
         }
         for at in [81, 112 + 20, USED, SLOT_BYTES - 1] {
             let mut used = bytes;
             used[at] = 1;
             let sum = checksum(&used);
             used[12..16].copy_from_slice(&sum.to_le_bytes());
-            let error = Header::decode(&used, 1).unwrap_err();
+            let error = CheckpointHeader::decode(&used, 1).unwrap_err();
             assert!(error.to_string().contains("checkpoint is damaged at byte 4096: reserved"), "{error}");
         }
     }

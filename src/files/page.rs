@@ -1,4 +1,4 @@
-//! The bytes that all pages have in common: the header, and the run that holds a large value.
+//! The bytes that all pages have in common: the header, and the extent that holds a large value.
 //!
 //! Offsets here are offsets in the *body*, that is, file offset in the page minus the 8 bytes of the checksum word.
 //! Everything is little-endian. `docs/format.md` draws this, and golden tests keep the two together.
@@ -9,16 +9,16 @@
 //! | 1 | 1 | level | 0 in leaves and all pages outside of trees; a branch stands one above its children |
 //! | 2 | 2 | count | entries (leaf), separators (branch); others as they like |
 //! | 4 | 4 | page | the page's own number: a page in the wrong place is noticed |
-//! | 8 | 8 | birth | the transaction that made the page |
-//! | 16 | 4 | pages | length of the run in pages; 1 for everything else |
+//! | 8 | 8 | created_txn | the transaction that created the page |
+//! | 16 | 4 | pages | length of the extent in pages; 1 for everything else |
 //! | 20 | 4 | link | branch: first child; queues: next page; otherwise 0 |
-//! | 24 | 8 | extra | node: see `node`; run: length of the value in bytes |
+//! | 24 | 8 | extra | node: see `node`; extent: length of the value in bytes |
 
 use crate::ids::PageId;
 use crate::limits::{PAGE_SIZE_MAX, PAGE_SIZE_MIN, VALUE_LEN_MAX};
 use crate::{Error, LimitKind, Result, TxnId};
 
-/// Bytes of an entry of a free queue: page and count, birth, freed.
+/// Bytes of an entry of a free queue: page and count, created_txn, freed_txn.
 pub(crate) const QUEUE_ENTRY_BYTES: usize = 24;
 /// Where the entries begin in a queue page.
 pub(crate) const QUEUE_ENTRIES_AT: usize = CHECKSUM_LEN + HEADER_LEN;
@@ -44,11 +44,11 @@ pub(crate) trait PageRead {
     /// `Corrupt` unless 0 < id < high-water mark.
     fn body(&self, id: PageId) -> Result<&[u8]>;
 
-    /// The body of the run of `pages` contiguous pages from `id`: one header, then bytes to the end of the run.
+    /// The body of the extent of `pages` contiguous pages from `id`: one header, then bytes to the end of the extent.
     ///
     /// # Errors
     /// `Corrupt` unless all pages lie below the high-water mark.
-    fn run(&self, id: PageId, pages: u32) -> Result<&[u8]>;
+    fn extent(&self, id: PageId, pages: u32) -> Result<&[u8]>;
 
     /// A hint that the first lines of the page will be read soon.
     fn prefetch(&self, _id: PageId) {}
@@ -56,7 +56,7 @@ pub(crate) trait PageRead {
 
 /// Where pages are made: the working state of one write transaction.
 pub(crate) trait PageWrite: PageRead {
-    /// The id that the transaction will have; the birth of all pages it makes.
+    /// The id that the transaction will have, and the created_txn of its pages.
     fn txn_id(&self) -> TxnId;
 
     /// A page with undefined content.
@@ -65,21 +65,21 @@ pub(crate) trait PageWrite: PageRead {
     /// `DiskFull` and whatever stops the arena from growing.
     fn allocate(&mut self) -> Result<PageId>;
 
-    /// A run of contiguous pages with undefined content.
+    /// An extent of contiguous pages with undefined content.
     ///
     /// # Errors
     /// As [`PageWrite::allocate`].
-    fn allocate_run(&mut self, pages: u32) -> Result<PageId>;
+    fn allocate_extent(&mut self, pages: u32) -> Result<PageId>;
 
-    /// Whether a page born in `birth` may be changed in place: it was allocated in this
+    /// Whether a page created in `created_txn` may be changed in place: it was allocated in this
     /// transaction, since the last savepoint if there is one.
-    fn is_own(&self, _id: PageId, birth: TxnId) -> bool {
-        birth == self.txn_id()
+    fn is_own(&self, _id: PageId, created_txn: TxnId) -> bool {
+        created_txn == self.txn_id()
     }
 
-    /// Gives back `pages` pages from `id`, which were born in `birth`; at once reusable if the page
+    /// Frees `pages` pages from `id`, which were created in `created_txn`; at once reusable if the page
     /// is an own one.
-    fn free(&mut self, id: PageId, pages: u32, birth: TxnId);
+    fn free(&mut self, id: PageId, pages: u32, created_txn: TxnId);
 
     /// The body of a page that was allocated in this transaction.
     ///
@@ -87,11 +87,11 @@ pub(crate) trait PageWrite: PageRead {
     /// `Corrupt` if the page is not there.
     fn body_mut(&mut self, id: PageId) -> Result<&mut [u8]>;
 
-    /// The body of a run that was allocated in this transaction.
+    /// The body of an extent that was allocated in this transaction.
     ///
     /// # Errors
     /// `Corrupt` if the pages are not there.
-    fn run_mut(&mut self, id: PageId, pages: u32) -> Result<&mut [u8]>;
+    fn extent_mut(&mut self, id: PageId, pages: u32) -> Result<&mut [u8]>;
 
     /// Copies the body of `from` into `to`, which was just allocated.
     ///
@@ -99,11 +99,11 @@ pub(crate) trait PageWrite: PageRead {
     /// `Corrupt` if `from` is not what was written.
     fn copy_page(&mut self, from: PageId, to: PageId) -> Result<()>;
 
-    /// Holds a page born in `birth` against its checksum, if it has one, before what stands in it goes elsewhere.
+    /// Verifies the checksum of a page created in `created_txn`, if it has one, before its content is copied.
     ///
     /// # Errors
     /// `Corrupt` if it is not what was written.
-    fn check(&self, _id: PageId, _birth: TxnId) -> Result<()> {
+    fn check(&self, _id: PageId, _created_txn: TxnId) -> Result<()> {
         Ok(())
     }
 }
@@ -117,14 +117,14 @@ const KIND: usize = 0;
 const LEVEL: usize = 1;
 pub(crate) const COUNT: usize = 2;
 const PAGE: usize = 4;
-const BIRTH: usize = 8;
+const CREATED_TXN: usize = 8;
 const PAGES: usize = 16;
 pub(crate) const LINK: usize = 20;
 pub(crate) const EXTRA: usize = 24;
 
 const _: () = {
-    assert!(LEVEL == KIND + 1 && COUNT == LEVEL + 1 && PAGE == COUNT + 2 && BIRTH == PAGE + 4);
-    assert!(PAGES == BIRTH + 8 && LINK == PAGES + 4 && EXTRA == LINK + 4 && HEADER_LEN == EXTRA + 8);
+    assert!(LEVEL == KIND + 1 && COUNT == LEVEL + 1 && PAGE == COUNT + 2 && CREATED_TXN == PAGE + 4);
+    assert!(PAGES == CREATED_TXN + 8 && LINK == PAGES + 4 && EXTRA == LINK + 4 && HEADER_LEN == EXTRA + 8);
     assert!(HEADER_LEN.is_multiple_of(8) && CHECKSUM_LEN == 8, "heads start at a multiple of 8 bytes");
     assert!(PAGE_SIZE_MIN.is_power_of_two() && PAGE_SIZE_MAX.is_power_of_two());
     assert!(PAGE_SIZE_MAX - CHECKSUM_LEN <= u16::MAX as usize, "offsets in a body fit 16 bits");
@@ -139,11 +139,11 @@ pub(crate) enum PageKind {
     /// Separators and children of a tree.
     Branch = 2,
     /// A large value, contiguous.
-    Run = 3,
+    Extent = 3,
     /// A piece of a queue of freed pages.
     FreeQueue = 4,
-    /// Free runs by size class.
-    RunDirectory = 5,
+    /// Free extents by size class.
+    ExtentDirectory = 5,
 }
 
 impl PageKind {
@@ -152,9 +152,9 @@ impl PageKind {
         Some(match byte {
             1 => PageKind::Leaf,
             2 => PageKind::Branch,
-            3 => PageKind::Run,
+            3 => PageKind::Extent,
             4 => PageKind::FreeQueue,
-            5 => PageKind::RunDirectory,
+            5 => PageKind::ExtentDirectory,
             _ => return None,
         })
     }
@@ -162,29 +162,29 @@ impl PageKind {
 
 /// The header of a page, decoded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Header {
+pub(crate) struct PageHeader {
     pub(crate) kind: PageKind,
     pub(crate) level: u8,
     pub(crate) count: u16,
     pub(crate) page: PageId,
-    pub(crate) birth: TxnId,
-    /// Length of a run in pages, else 1.
+    pub(crate) created_txn: TxnId,
+    /// Length of an extent in pages, else 1.
     pub(crate) pages: u32,
     pub(crate) link: PageId,
     pub(crate) extra: u64,
 }
 
-impl Header {
+impl PageHeader {
     /// Decodes the header; nothing if the kind is none of ours, or the body too short for a header.
     #[inline]
-    pub(crate) fn read(body: &[u8]) -> Option<Header> {
+    pub(crate) fn read(body: &[u8]) -> Option<PageHeader> {
         let bytes = body.first_chunk::<HEADER_LEN>()?;
-        Some(Header {
+        Some(PageHeader {
             kind: PageKind::from_byte(bytes[KIND])?,
             level: bytes[LEVEL],
             count: u16_at(bytes, COUNT),
             page: PageId(u32_at(bytes, PAGE)),
-            birth: TxnId::from_u64(u64_at(bytes, BIRTH)),
+            created_txn: TxnId::from_u64(u64_at(bytes, CREATED_TXN)),
             pages: u32_at(bytes, PAGES),
             link: PageId(u32_at(bytes, LINK)),
             extra: u64_at(bytes, EXTRA),
@@ -195,8 +195,8 @@ impl Header {
     ///
     /// # Errors
     /// `Corrupt` if it is another kind, or the page names itself differently.
-    pub(crate) fn expect(body: &[u8], kind: PageKind, id: PageId, page_size: usize) -> Result<Header> {
-        match Header::read(body) {
+    pub(crate) fn expect(body: &[u8], kind: PageKind, id: PageId, page_size: usize) -> Result<PageHeader> {
+        match PageHeader::read(body) {
             Some(header) if header.kind == kind && header.page == id => Ok(header),
             Some(header) => Err(damaged(
                 id,
@@ -213,17 +213,17 @@ impl Header {
         body[LEVEL] = self.level;
         set_u16(body, COUNT, self.count);
         set_u32(body, PAGE, self.page.0);
-        set_u64(body, BIRTH, self.birth.as_u64());
+        set_u64(body, CREATED_TXN, self.created_txn.as_u64());
         set_u32(body, PAGES, self.pages);
         set_u32(body, LINK, self.link.0);
         set_u64(body, EXTRA, self.extra);
     }
 }
 
-/// After a page was copied: its new number and birth.
-pub(crate) fn set_identity(body: &mut [u8], id: PageId, birth: TxnId) {
+/// Sets the new number and created_txn of a page that was copied.
+pub(crate) fn set_identity(body: &mut [u8], id: PageId, created_txn: TxnId) {
     set_u32(body, PAGE, id.0);
-    set_u64(body, BIRTH, birth.as_u64());
+    set_u64(body, CREATED_TXN, created_txn.as_u64());
 }
 
 /// Damage found in page `id`.
@@ -232,95 +232,104 @@ pub(crate) fn damaged(id: PageId, page_size: usize, what: impl Into<String>) -> 
     Error::corrupt("arena", u64::from(id.0) * page_size as u64, what)
 }
 
-/// Pages of the run that holds a value of this length.
+/// Pages of the extent that holds a value of this length.
 ///
 /// # Panics
 /// Never for lengths up to `VALUE_LEN_MAX`, which callers have checked.
-pub(crate) fn run_pages(page_size: usize, value_len: u64) -> u32 {
+pub(crate) fn extent_pages(page_size: usize, value_len: u64) -> u32 {
     let bytes = value_len + (CHECKSUM_LEN + HEADER_LEN) as u64;
     u32::try_from(bytes.div_ceil(page_size as u64)).expect("a value of at most 1 GiB")
 }
 
-/// Allocates a run and copies the value into it.
+/// Allocates an extent and copies the value into it.
 ///
 /// # Errors
-/// `Limit` if the value is longer than 1 GiB, and those of [`PageWrite::allocate_run`].
-pub(crate) fn write_run<W: PageWrite>(pages: &mut W, value: &[u8]) -> Result<Value<'static>> {
+/// `Limit` if the value is longer than 1 GiB, and those of [`PageWrite::allocate_extent`].
+pub(crate) fn write_extent<W: PageWrite>(pages: &mut W, value: &[u8]) -> Result<StoredValue<'static>> {
     let len = value.len() as u64;
     if len > VALUE_LEN_MAX {
         return Err(Error::Limit { what: LimitKind::ValueLength, found: len, limit: VALUE_LEN_MAX });
     }
-    let count = run_pages(pages.page_size(), len);
-    let page = pages.allocate_run(count)?;
-    let birth = pages.txn_id();
-    let body = pages.run_mut(page, count)?;
-    write_run_header(body, page, count, len, birth);
+    let count = extent_pages(pages.page_size(), len);
+    let page = pages.allocate_extent(count)?;
+    let created_txn = pages.txn_id();
+    let body = pages.extent_mut(page, count)?;
+    write_extent_header(body, page, count, len, created_txn);
     let (filled, rest) = body[HEADER_LEN..].split_at_mut(value.len());
     filled.copy_from_slice(value);
     rest.fill(0);
-    Ok(Value::Run { page, pages: count, len })
+    Ok(StoredValue::Extent { page, pages: count, len })
 }
 
-/// Writes the header of a run whose bytes the caller writes from `HEADER_LEN` on.
-pub(crate) fn write_run_header(body: &mut [u8], page: PageId, pages: u32, len: u64, birth: TxnId) {
-    let header = Header { kind: PageKind::Run, level: 0, count: 0, page, birth, pages, link: PageId::NONE, extra: len };
+/// Writes the header of an extent whose bytes the caller writes from `HEADER_LEN` on.
+pub(crate) fn write_extent_header(body: &mut [u8], page: PageId, pages: u32, len: u64, created_txn: TxnId) {
+    let header = PageHeader {
+        kind: PageKind::Extent,
+        level: 0,
+        count: 0,
+        page,
+        created_txn,
+        pages,
+        link: PageId::NONE,
+        extra: len,
+    };
     header.write(body);
 }
 
-/// The value in a run, after its header was compared with the reference to it.
+/// The value in an extent, after its header was compared with the reference to it.
 ///
 /// # Errors
-/// `Corrupt` if the run is not the one that the reference was made for.
-pub(crate) fn read_run<P: PageRead>(source: &P, page: PageId, pages: u32, len: u64) -> Result<(&[u8], TxnId)> {
+/// `Corrupt` if the extent is not the one that the reference was made for.
+pub(crate) fn read_extent<P: PageRead>(source: &P, page: PageId, pages: u32, len: u64) -> Result<(&[u8], TxnId)> {
     let page_size = source.page_size();
-    if len > VALUE_LEN_MAX || pages != run_pages(page_size, len) {
-        return Err(damaged(page, page_size, format!("a reference to a run of {pages} pages for {len} bytes")));
+    if len > VALUE_LEN_MAX || pages != extent_pages(page_size, len) {
+        return Err(damaged(page, page_size, format!("a reference to an extent of {pages} pages for {len} bytes")));
     }
-    let body = source.run(page, pages)?;
-    let header = Header::expect(body, PageKind::Run, page, page_size)?;
+    let body = source.extent(page, pages)?;
+    let header = PageHeader::expect(body, PageKind::Extent, page, page_size)?;
     if header.pages != pages || header.extra != len {
         let found = format!("{} pages with {} bytes", header.pages, header.extra);
         return Err(damaged(
             page,
             page_size,
-            format!("expected a run of {pages} pages with {len} bytes, found {found}"),
+            format!("expected an extent of {pages} pages with {len} bytes, found {found}"),
         ));
     }
     let value = body.get(HEADER_LEN..HEADER_LEN + len as usize);
-    Ok((value.ok_or_else(|| damaged(page, page_size, "the run is too short"))?, header.birth))
+    Ok((value.ok_or_else(|| damaged(page, page_size, "the extent is too short"))?, header.created_txn))
 }
 
 /// A value as an entry holds it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Value<'a> {
+pub(crate) enum StoredValue<'a> {
     /// In the leaf itself.
     Inline(&'a [u8]),
-    /// In a run of its own.
-    Run {
-        /// First page of the run.
+    /// In an extent of its own.
+    Extent {
+        /// First page of the extent.
         page: PageId,
-        /// Length of the run in pages.
+        /// Length of the extent in pages.
         pages: u32,
         /// Length of the value in bytes.
         len: u64,
     },
 }
 
-/// Bytes of a reference to a run, in an entry.
-pub(crate) const RUN_REF_LEN: usize = 16;
+/// Bytes of a reference to an extent, in an entry.
+pub(crate) const EXTENT_REF_LEN: usize = 16;
 
-impl Value<'_> {
+impl StoredValue<'_> {
     /// A reference: page, pages, length.
-    pub(crate) fn encode_run(page: PageId, pages: u32, len: u64) -> [u8; RUN_REF_LEN] {
-        let mut bytes = [0; RUN_REF_LEN];
+    pub(crate) fn encode_extent(page: PageId, pages: u32, len: u64) -> [u8; EXTENT_REF_LEN] {
+        let mut bytes = [0; EXTENT_REF_LEN];
         set_u32(&mut bytes, 0, page.0);
         set_u32(&mut bytes, 4, pages);
         set_u64(&mut bytes, 8, len);
         bytes
     }
 
-    pub(crate) fn decode_run(bytes: &[u8; RUN_REF_LEN]) -> Value<'static> {
-        Value::Run { page: PageId(u32_at(bytes, 0)), pages: u32_at(bytes, 4), len: u64_at(bytes, 8) }
+    pub(crate) fn decode_extent(bytes: &[u8; EXTENT_REF_LEN]) -> StoredValue<'static> {
+        StoredValue::Extent { page: PageId(u32_at(bytes, 0)), pages: u32_at(bytes, 4), len: u64_at(bytes, 8) }
     }
 }
 

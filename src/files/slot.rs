@@ -1,4 +1,4 @@
-//! The image of a commit: everything that one pointer swing publishes, as 64-bit words.
+//! The image of a commit: everything that one publication makes visible, as 64-bit words.
 //!
 //! The same words stand in a commit slot (`control`), in the copy that durable readers use, and in the
 //! checkpoint's header. The last word is a checksum over the others, so that a flipped bit in shared
@@ -7,7 +7,7 @@
 //! | word | what (low half, high half) |
 //! |---|---|
 //! | 0 | transaction id |
-//! | 1 | catalog root page, run directory page |
+//! | 1 | catalog root page, extent directory page |
 //! | 2 | high-water mark: pages handed out so far |
 //! | 3 | log position where the commit's record ends |
 //! | 4 | log blocks charged |
@@ -115,21 +115,21 @@ pub(crate) struct SlotImage {
     pub(crate) txn: TxnId,
     /// Root of the tree of keyspaces.
     pub(crate) catalog: PageId,
-    /// The page with the queues of free runs.
-    pub(crate) run_directory: PageId,
+    /// The page with the queues of free extents.
+    pub(crate) extent_directory: PageId,
     /// Pages handed out so far: every page number is below it.
     pub(crate) high_water: u32,
     /// Where the log record of this commit ends.
     pub(crate) log_tail: Lsn,
     /// Log blocks charged so far against what the logger granted.
-    pub(crate) blocks_charged: u64,
+    pub(crate) blocks_reserved: u64,
     /// The number that the next keyspace will have.
     pub(crate) next_keyspace: u64,
     /// Keyspaces there are.
     pub(crate) keyspaces: u64,
     /// Records in all keyspaces.
     pub(crate) records: u64,
-    /// Pages in the queues, runs counted by their pages.
+    /// Pages in the queues, extents counted by their pages.
     pub(crate) free_pages: u64,
     /// Transactions committed, the empty ones excepted.
     pub(crate) commits: u64,
@@ -147,10 +147,10 @@ impl SlotImage {
     pub(crate) fn encode(&self) -> [u64; SLOT_WORDS] {
         let mut words = [0; SLOT_WORDS];
         words[0] = self.txn.as_u64();
-        words[1] = self.catalog.0 as u64 | (self.run_directory.0 as u64) << 32;
+        words[1] = self.catalog.0 as u64 | (self.extent_directory.0 as u64) << 32;
         words[2] = self.high_water as u64;
         words[3] = self.log_tail.0;
-        words[4] = self.blocks_charged;
+        words[4] = self.blocks_reserved;
         words[5] = self.next_keyspace;
         words[6] = self.keyspaces;
         words[7] = self.records;
@@ -174,10 +174,10 @@ impl SlotImage {
         if pages == 0 || u64::from(pages) > pages_max {
             return Some((2, format!("the high-water mark is page {pages}, expected 1 to {pages_max}")));
         }
-        if no_page(self.catalog) || no_page(self.run_directory) {
-            let (catalog, directory) = (self.catalog.0, self.run_directory.0);
+        if no_page(self.catalog) || no_page(self.extent_directory) {
+            let (catalog, directory) = (self.catalog.0, self.extent_directory.0);
             let what =
-                format!("the catalog is page {catalog} and the run directory page {directory}, of {pages} pages");
+                format!("the catalog is page {catalog} and the extent directory page {directory}, of {pages} pages");
             return Some((1, what));
         }
         if !self.log_tail.is_stored() {
@@ -232,10 +232,10 @@ impl SlotImage {
         Ok(SlotImage {
             txn: TxnId::from_u64(words[0]),
             catalog: PageId(words[1] as u32),
-            run_directory: PageId((words[1] >> 32) as u32),
+            extent_directory: PageId((words[1] >> 32) as u32),
             high_water: words[2] as u32,
             log_tail: Lsn(words[3]),
-            blocks_charged: words[4],
+            blocks_reserved: words[4],
             next_keyspace: words[5],
             keyspaces: words[6],
             records: words[7],

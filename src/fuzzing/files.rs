@@ -1,7 +1,7 @@
 //! The header in `checkpoint`, and the image of a commit that it holds.
 
 use crate::files::geometry::Geometry;
-use crate::files::header::Header;
+use crate::files::header::CheckpointHeader;
 use crate::files::slot::{SLOT_WORDS, SlotImage, is_reserved_zero};
 use crate::fuzzing::{crc, file_of, set_u32, sized, u64_at};
 use crate::{PageId, limits};
@@ -26,22 +26,22 @@ pub fn header(bytes: &[u8]) {
 fn check_headers(file: &[u8; 2 * SLOT_BYTES]) {
     let mut valid = 0;
     for (index, slot) in file.as_chunks::<SLOT_BYTES>().0.iter().enumerate() {
-        let Ok(header) = Header::decode(slot, index as u64) else { continue };
+        let Ok(header) = CheckpointHeader::decode(slot, index as u64) else { continue };
         valid += 1;
         assert_eq!(header.encode(), *slot, "the header of slot {index} encodes to other bytes");
         check_geometry(&header.geometry);
         check_image(&header.image, &header.geometry);
         assert!(header.log_position <= Lsn::MAX && header.log_position.is_aligned());
         // What is accepted can be written anew, or that is refused by an error.
-        if let Ok(serial) = Header::next_serial(header.serial) {
-            let next = Header { serial, clean: false, ..header };
-            let again = Header::decode(&next.encode(), serial % 2).expect("the header after an accepted one");
+        if let Ok(serial) = CheckpointHeader::next_serial(header.serial) {
+            let next = CheckpointHeader { serial, clean: false, ..header };
+            let again = CheckpointHeader::decode(&next.encode(), serial % 2).expect("the header after an accepted one");
             assert_eq!(again, next);
         } else {
             assert!(header.refuse_exhausted().is_err());
         }
     }
-    let read = Header::read_slots(&file_of(file));
+    let read = CheckpointHeader::read_slots(&file_of(file));
     if let Ok((found, damage)) = &read {
         assert_eq!(found.len(), valid);
         assert_eq!(damage.is_some(), valid < 2);
@@ -64,7 +64,7 @@ fn check_geometry(geometry: &Geometry) {
 fn check_image(image: &SlotImage, geometry: &Geometry) {
     let is_page = |page: PageId| page.is_none() || page.0 < image.high_water;
     assert!((1..=geometry.pages_max()).contains(&u64::from(image.high_water)));
-    assert!(is_page(image.catalog) && is_page(image.run_directory));
+    assert!(is_page(image.catalog) && is_page(image.extent_directory));
     assert!(image.log_tail <= Lsn::MAX && image.log_tail.is_aligned());
     assert!(image.keyspaces < image.next_keyspace && image.keyspaces <= limits::KEYSPACES_MAX);
     for queue in image.queues {

@@ -8,9 +8,12 @@ use untorn_wal::limits::BLOCK_BYTES;
 use untorn_wal::record;
 use untorn_wal::record::Decoded;
 use untorn_wal::segment::{BatchHeader, HeaderBlock, SegmentHeader};
-use untorn_wal::survey::slot_name;
+use untorn_wal::segment_catalog::slot_name;
 use untorn_wal::testing::SimDisk;
-use untorn_wal::{Follow, LogError, LogShape, Lsn, Scan, StoreId, Survey, anchor_at_or_before, oldest_anchor};
+use untorn_wal::{
+    LogError, LogFollower, LogScan, LogShape, Lsn, SegmentCatalog, StoreId, oldest_resume_point,
+    resume_point_at_or_before,
+};
 
 /// The id of the store that the stream of [`records`] belongs to.
 pub(super) const RECORDS_STORE: StoreId = StoreId([7; 16]);
@@ -147,18 +150,18 @@ fn check_log(files: &[Vec<u8>], store: StoreId, from: Lsn) {
         disk.set_contents(&slot_name(slot as u32 + 1), file);
     }
     let bytes_max = files.iter().map(Vec::len).sum::<usize>();
-    if let Ok(survey) = Survey::take(&disk, &shape) {
-        assert!(survey.segments.is_sorted_by_key(|segment| segment.header.number));
-        assert!(survey.segments.len() + survey.spares.len() <= files.len());
+    if let Ok(segment_catalog) = SegmentCatalog::read(&disk, &shape) {
+        assert!(segment_catalog.segments.is_sorted_by_key(|segment| segment.header.number));
+        assert!(segment_catalog.segments.len() + segment_catalog.spares.len() <= files.len());
     }
-    let anchors = [Ok(None), oldest_anchor(&disk, &shape), anchor_at_or_before(&disk, &shape, u64::MAX)];
-    let anchors = anchors.into_iter().filter_map(Result::ok).flatten().map(|anchor| anchor.position);
+    let anchors = [Ok(None), oldest_resume_point(&disk, &shape), resume_point_at_or_before(&disk, &shape, u64::MAX)];
+    let anchors = anchors.into_iter().filter_map(Result::ok).flatten().map(|resume_point| resume_point.position);
     for from in anchors.chain([from, Lsn::ZERO]) {
         let read = read_log(&disk, &shape, from, bytes_max);
         assert_eq!(read, read_log(&disk, &shape, from, bytes_max), "the log reads differently the second time");
         let Ok(read) = read else { continue };
         let end = from.advanced_by(read.len() as u64);
-        let (mut follow, mut followed) = (Follow::new(shape, from), Vec::new());
+        let (mut follow, mut followed) = (LogFollower::new(shape, from), Vec::new());
         while follow.position() < end {
             let (before, len) = (follow.position(), followed.len());
             match follow.read(&disk, end, &mut followed) {
@@ -174,8 +177,8 @@ fn check_log(files: &[Vec<u8>], store: StoreId, from: Lsn) {
 /// What recovery reads from there on, or why it refuses.
 fn read_log(disk: &SimDisk, shape: &LogShape, from: Lsn, bytes_max: usize) -> Result<Vec<u8>, String> {
     let read = || -> Result<Vec<u8>, LogError> {
-        let mut scan = Scan::open(disk, shape, from)?;
-        let durable = scan.max_stated().durable.max(from);
+        let mut scan = LogScan::open(disk, shape, from)?;
+        let durable = scan.newest_log_state().durable.max(from);
         let mut bytes = Vec::new();
         while let Some((lsn, chunk)) = scan.next_chunk()? {
             assert_eq!(lsn, from.advanced_by(bytes.len() as u64), "a gap in the stream");
@@ -184,7 +187,7 @@ fn read_log(disk: &SimDisk, shape: &LogShape, from: Lsn, bytes_max: usize) -> Re
             assert!(bytes.len() <= bytes_max, "more bytes than the files have");
         }
         assert_eq!(scan.end(), from.advanced_by(bytes.len() as u64));
-        let is_empty = scan.survey().segments.is_empty();
+        let is_empty = scan.segment_catalog().segments.is_empty();
         assert!(scan.end() >= durable || is_empty, "what was stated durable was not read");
         Ok(bytes)
     };
@@ -196,13 +199,13 @@ fn check_headers(file: &[u8], shape: &LogShape) {
     for (block, bytes) in file.chunks(BLOCK_BYTES).enumerate() {
         if let Some((header, crc)) = BatchHeader::decode(bytes, shape.store(), block as u32) {
             assert_eq!(header.encode(shape.store()), (sized(&bytes[..128]), crc), "a batch's header");
-            assert!(header.lsn <= Lsn::MAX && header.stated.durable <= Lsn::MAX && header.blocks() <= 256);
+            assert!(header.lsn <= Lsn::MAX && header.log_state.durable <= Lsn::MAX && header.blocks() <= 256);
         }
         if let Some(bytes) = bytes.first_chunk::<BLOCK_BYTES>()
             && let Ok(HeaderBlock::Valid(header, crc)) = SegmentHeader::decode(bytes, shape, "seg-00000001")
         {
             assert_eq!(header.encode(shape), (sized(&bytes[..128]), crc), "a segment's header");
-            assert!(header.number.0 > 0 && header.start <= Lsn::MAX && header.stated.checkpoint_lsn <= Lsn::MAX);
+            assert!(header.number.0 > 0 && header.start <= Lsn::MAX && header.log_state.checkpoint_lsn <= Lsn::MAX);
         }
     }
 }

@@ -33,10 +33,10 @@ pub use pages::{arena, page};
 pub use seeds::seeds;
 
 /// A target: its name, and the function that takes the bytes.
-pub type Target = (&'static str, fn(&[u8]));
+pub type FuzzTarget = (&'static str, fn(&[u8]));
 
 /// All targets. `fuzz/fuzz_targets/` has a program for each.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [FuzzTarget; 9] = [
     ("header", header),
     ("slot_image", slot_image),
     ("page", page),

@@ -3,20 +3,20 @@
 
 use crate::btree::check::check_tree;
 use crate::btree::cursor::RangeCursor;
-use crate::btree::items::{Identity, Items};
-use crate::btree::node::{Node, Payload, RUN_BIT, VERSION_LEN};
-use crate::btree::patch;
+use crate::btree::node::{EXTENT_BIT, Node, Payload, VERSION_LEN};
+use crate::btree::node_mut;
+use crate::btree::rebuild::{EntryList, NodeIdentity};
 use crate::btree::{edit, range, search, walk};
 use crate::files::geometry::Geometry;
-use crate::files::header::Header;
+use crate::files::header::CheckpointHeader;
 use crate::files::page::PageRead;
-use crate::files::page::{CHECKSUM_LEN, RUN_REF_LEN, Value};
+use crate::files::page::{CHECKSUM_LEN, EXTENT_REF_LEN, StoredValue};
 use crate::files::slot::{SLOT_WORDS, SlotImage};
 use crate::fuzzing::{crc, file_of, sized, u32_at, u64_at};
 use crate::limits::{GROWTH_PIECE, key_len_max};
 use crate::logger::check_arena;
-use crate::pages::memory::Memory;
-use crate::pages::{queue, runs};
+use crate::pages::memory::TestPages;
+use crate::pages::{extents, queue};
 use crate::shared::memory::arena::Arena;
 use crate::shared::progress::Progress;
 use crate::txn::catalog;
@@ -47,13 +47,13 @@ pub fn page(bytes: &[u8]) {
         if let Ok(parts) = node.key(index) {
             parts.key_into(&mut key);
             assert_eq!(parts.len(), key.len());
-            let place = node.find(&key);
-            assert!(place.is_err() || place.is_ok_and(|place| place.index <= node.count()));
+            let result = node.find(&key);
+            assert!(result.is_err() || result.is_ok_and(|result| result.index <= node.count()));
         }
         let _ = (node.payload(index), node.is_leaf().then(|| node.entry(index)));
     }
     for key in [&b""[..], b"\0", b"key", &[0xff; 600]] {
-        assert!(node.find(key).is_err() || node.find(key).is_ok_and(|place| place.index <= node.count()));
+        assert!(node.find(key).is_err() || node.find(key).is_ok_and(|result| result.index <= node.count()));
         if !node.is_leaf() {
             let _ = node.child_for(key).map(|index| node.child(index));
         }
@@ -85,18 +85,18 @@ fn change_at_random(body: &[u8], node: &Node<'_>) {
         let (count, key) = (now.count() as u64, [now.prefix(), &random.number().to_le_bytes()].concat());
         let value = vec![1; random.below(300) as usize];
         let payload = match node.is_leaf() {
-            true => Payload { lead: &[1; VERSION_LEN], tail: &value, slot: value.len() as u32 },
-            false => Payload { lead: &[], tail: &[], slot: 9 },
+            true => Payload { version: &[1; VERSION_LEN], value: &value, slot_data: value.len() as u32 },
+            false => Payload { version: &[], value: &[], slot_data: 9 },
         };
-        let place = now.find(&key);
+        let result = now.find(&key);
         let index = random.below(count.max(1)) as usize;
         match random.below(4) {
-            0 if count > 0 => drop(patch::remove(&mut changed, node.id, index)),
-            1 if count > 0 && node.is_leaf() => drop(patch::overwrite(&mut changed, node.id, index, payload)),
-            2 if count > 0 && !node.is_leaf() => drop(patch::remove_child(&mut changed, node.id, index)),
-            _ => drop(place.and_then(|place| patch::insert(&mut changed, node.id, place.index, &key, payload))),
+            0 if count > 0 => drop(node_mut::remove(&mut changed, node.id, index)),
+            1 if count > 0 && node.is_leaf() => drop(node_mut::overwrite(&mut changed, node.id, index, payload)),
+            2 if count > 0 && !node.is_leaf() => drop(node_mut::remove_child(&mut changed, node.id, index)),
+            _ => drop(result.and_then(|result| node_mut::insert(&mut changed, node.id, result.index, &key, payload))),
         }
-        let _ = Node::parse(&changed, node.id).and_then(|node| Items::read(&node));
+        let _ = Node::parse(&changed, node.id).and_then(|node| EntryList::read(&node));
     }
 }
 
@@ -104,15 +104,21 @@ fn change_at_random(body: &[u8], node: &Node<'_>) {
 fn change(body: &[u8], node: &Node<'_>) {
     let id = node.id;
     let is_sound = |body: &[u8]| Node::parse(body, id).and_then(|node| node.audit());
-    let tail = [7; RUN_REF_LEN];
+    let value = [7; EXTENT_REF_LEN];
     let payload = match node.is_leaf() {
-        true => Payload { lead: &[1; VERSION_LEN], tail: &tail, slot: RUN_REF_LEN as u32 | u32::from(RUN_BIT) },
-        false => Payload { lead: &[], tail: &[], slot: 9 },
+        true => Payload {
+            version: &[1; VERSION_LEN],
+            value: &value,
+            slot_data: EXTENT_REF_LEN as u32 | u32::from(EXTENT_BIT),
+        },
+        false => Payload { version: &[], value: &[], slot_data: 9 },
     };
     for key in [node.prefix(), &[node.prefix(), b"a new key of some length"].concat()] {
-        let Ok(place) = node.find(key) else { continue };
+        let Ok(result) = node.find(key) else { continue };
         let mut changed = body.to_vec();
-        if !place.found && patch::insert(&mut changed, id, place.index, key, payload).expect("a page that was parsed") {
+        if !result.found
+            && node_mut::insert(&mut changed, id, result.index, key, payload).expect("a page that was parsed")
+        {
             is_sound(&changed).expect("a sound page after an insertion");
             assert_eq!(Node::parse(&changed, id).map(|node| node.count()).ok(), Some(node.count() + 1));
         }
@@ -122,16 +128,16 @@ fn change(body: &[u8], node: &Node<'_>) {
             continue;
         }
         let mut changed = body.to_vec();
-        patch::remove(&mut changed, id, index).expect("a page that was parsed");
+        node_mut::remove(&mut changed, id, index).expect("a page that was parsed");
         is_sound(&changed).expect("a sound page after a removal");
         if node.is_leaf() {
             changed.copy_from_slice(body);
-            if patch::overwrite(&mut changed, id, index, payload).expect("a page that was parsed") {
+            if node_mut::overwrite(&mut changed, id, index, payload).expect("a page that was parsed") {
                 is_sound(&changed).expect("a sound page after a value was overwritten");
             }
         } else {
             changed.copy_from_slice(body);
-            patch::set_child(&mut changed, id, index, PageId(3)).expect("a page that was parsed");
+            node_mut::set_child(&mut changed, id, index, PageId(3)).expect("a page that was parsed");
             is_sound(&changed).expect("a sound page after a child was replaced");
             assert_eq!(Node::parse(&changed, id).map(|node| node.child(index)).ok(), Some(PageId(3)));
         }
@@ -141,7 +147,7 @@ fn change(body: &[u8], node: &Node<'_>) {
 
 /// A page that is rebuilt has the entries that it had.
 fn rebuild(body_len: usize, node: &Node<'_>) {
-    let Ok(items) = Items::read(node) else { return };
+    let Ok(items) = EntryList::read(node) else { return };
     assert_eq!(items.len(), node.count());
     let keys: Vec<Vec<u8>> = (0..items.len()).map(|index| items.key(index).to_vec()).collect();
     // A page is rebuilt only if `check_tree`, or the writers that made it, have seen that its keys
@@ -152,15 +158,20 @@ fn rebuild(body_len: usize, node: &Node<'_>) {
     let Some(prefix_len) = items.fit(0..items.len(), body_len) else { return };
     let mut rebuilt = vec![0; body_len];
     let first_child = if node.is_leaf() { PageId::NONE } else { node.child(0) };
-    items.write(0..items.len(), prefix_len, &mut rebuilt, Identity { id: node.id, birth: node.birth(), first_child });
+    items.write(
+        0..items.len(),
+        prefix_len,
+        &mut rebuilt,
+        NodeIdentity { id: node.id, created_txn: node.created_txn(), first_child },
+    );
     let again = Node::parse(&rebuilt, node.id).expect("a page that was rebuilt");
     again.audit().expect("a sound page that was rebuilt");
     for (index, key) in keys.iter().enumerate() {
         assert_eq!(again.key(index).expect("a key of a sound page").to_vec(), *key);
-        let place = again.find(key).expect("a search in a sound page");
-        assert!(place.found && place.index == index, "key {index} is found at {place:?}");
+        let result = again.find(key).expect("a search in a sound page");
+        assert!(result.found && result.index == index, "key {index} is found at {result:?}");
         let (old, new) = (node.payload(index).expect("audited"), again.payload(index).expect("rebuilt"));
-        assert_eq!((old.lead, old.tail, old.slot), (new.lead, new.tail, new.slot));
+        assert_eq!((old.version, old.value, old.slot_data), (new.version, new.value, new.slot_data));
     }
 }
 
@@ -205,7 +216,7 @@ fn check_arena_of(bytes: &[u8], image: &SlotImage, geometry: &Geometry) {
     first[32..36].copy_from_slice(&sum.to_le_bytes());
     std::os::unix::fs::FileExt::write_all_at(&file, &first, 0).expect("a write to memory");
     let arena = Arena::open(&file, store_id, geometry, image.high_water).expect("an arena of this store");
-    let header = Header {
+    let header = CheckpointHeader {
         store_id,
         geometry: *geometry,
         serial: 2,
@@ -223,7 +234,7 @@ fn check_arena_of(bytes: &[u8], image: &SlotImage, geometry: &Geometry) {
         let _ = catalog::find(&pages, image.catalog, &keyspace.name);
         check_one_tree(&pages, keyspace.root, bytes, image.txn);
     }
-    let queues = runs::all_queues(&pages, image).unwrap_or_else(|_| image.queues.to_vec());
+    let queues = extents::all_queues(&pages, image).unwrap_or_else(|_| image.queues.to_vec());
     for queue in queues {
         let (mut own, mut entries) = (0u64, 0u64);
         let walked = queue::walk(
@@ -235,7 +246,7 @@ fn check_arena_of(bytes: &[u8], image: &SlotImage, geometry: &Geometry) {
                 Ok(())
             },
             &mut |entry| {
-                assert!(!entry.page.is_none() && entry.birth <= entry.freed);
+                assert!(!entry.page.is_none() && entry.created_txn <= entry.freed_txn);
                 assert!(u64::from(entry.page.0) + u64::from(entry.pages) <= u64::from(image.high_water));
                 entries += 1;
                 Ok(())
@@ -283,13 +294,13 @@ fn check_one_tree<P: PageRead>(pages: &P, root: PageId, bytes: &[u8], txn: TxnId
     assert_eq!(keys.len() as u64, report.entries);
     assert!(keys.is_sorted_by(|a, b| a < b));
     assert_eq!(count, keys.iter().filter(|key| key.as_slice() >= b"b").count());
-    assert_eq!(seen, report.leaves + report.branches + report.runs);
+    assert_eq!(seen, report.leaves + report.branches + report.extents);
     edit_tree(root, bytes, txn, &keys);
 }
 
 /// Removes the middle third of the keys from a tree with `count` entries. False if that is an
 /// error, as it is if two of the entries have one run.
-fn remove_range(memory: &mut Memory, root: &mut PageId, keys: &[Vec<u8>], count: u64) -> bool {
+fn remove_range(memory: &mut TestPages, root: &mut PageId, keys: &[Vec<u8>], count: u64) -> bool {
     let (Some(start), Some(end)) = (keys.get(keys.len() / 3), keys.get(keys.len() * 2 / 3)) else { return true };
     let mut cursor = RangeCursor::new(*root, Bound::Included(start), Bound::Excluded(end));
     let mut inside = 0;
@@ -306,12 +317,12 @@ fn remove_range(memory: &mut Memory, root: &mut PageId, keys: &[Vec<u8>], count:
 /// What a transaction does to a tree that the check accepts.
 fn edit_tree(root: PageId, bytes: &[u8], txn: TxnId, keys: &[Vec<u8>]) {
     let Ok(next) = txn.next_in(txn.incarnation()) else { return };
-    let (mut memory, mut root) = (Memory::holding(PAGE, bytes.to_vec(), next), root);
+    let (mut memory, mut root) = (TestPages::holding(PAGE, bytes.to_vec(), next), root);
     let mut count = keys.len() as u64;
     let largest = vec![b'~'; key_len_max(PAGE)];
     for key in [&b"\0"[..], b"in the middle", &largest] {
         let is_new = !keys.iter().any(|known| known == key);
-        if edit::put(&mut memory, &mut root, key, next, Value::Inline(&[1; 100])).is_err() {
+        if edit::put(&mut memory, &mut root, key, next, StoredValue::Inline(&[1; 100])).is_err() {
             return;
         }
         count += u64::from(is_new);

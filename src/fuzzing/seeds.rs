@@ -12,11 +12,13 @@ use std::path::Path;
 use std::time::Duration;
 use untorn_wal::record;
 use untorn_wal::record::Decoded;
-use untorn_wal::survey::slot_name;
+use untorn_wal::segment_catalog::slot_name;
 use untorn_wal::testing::SimDisk;
 use untorn_wal::wire;
-use untorn_wal::wire::{ChangeItem, Edge, Failure, Found, Happened, List, Operation, Record, Reply, Request, request};
-use untorn_wal::{LogShape, Lsn, Scan, StoreId};
+use untorn_wal::wire::{
+    ChangeItem, Edge, ErrorReply, FoundValue, Happened, List, Operation, Record, Reply, Request, request,
+};
+use untorn_wal::{LogScan, LogShape, Lsn, StoreId};
 
 /// Where the newest header is sought in `checkpoint`.
 const SLOT_BYTES: usize = 4096;
@@ -138,7 +140,7 @@ fn streams(files: &[Vec<u8>], store: StoreId, from: Lsn) -> Vec<Vec<u8>> {
     let disk = SimDisk::new(1);
     files.iter().enumerate().for_each(|(slot, file)| disk.set_contents(&slot_name(slot as u32 + 1), file));
     let shape = LogShape::new(store, SEGMENT as u64).expect("the size of the store's segments");
-    let Ok(mut scan) = Scan::open(&disk, &shape, from) else { return Vec::new() };
+    let Ok(mut scan) = LogScan::open(&disk, &shape, from) else { return Vec::new() };
     let mut bytes = Vec::new();
     while let Ok(Some((_, chunk))) = scan.next_chunk() {
         bytes.extend_from_slice(chunk);
@@ -195,15 +197,15 @@ fn requests() -> Vec<Vec<u8>> {
 
 /// A reply of each kind, and of failures those with text and numbers.
 fn replies() -> Vec<Vec<u8>> {
-    let found = Found { version: 5, value: &[3; 20] };
+    let found = FoundValue { version: 5, value: &[3; 20] };
     let change = |what| ChangeItem { txn: 8, keyspace: "readings", key: b"k", what, is_last_in_txn: true };
     let failures = [
-        Failure::LockTimeout { waited_ms: 12, holder: "process 7" },
-        Failure::LoggerStalled { waited_ms: 30_000, visible: Some(9) },
-        Failure::Corrupt { file: "arena", offset: 4096, what: "page 1 \u{1b}[2J" },
-        Failure::Limit { what: "the length of a key in bytes", found: 2000, limit: 1024 },
-        Failure::Io { what: "read", errno: 5 },
-        Failure::Other { what: "something" },
+        ErrorReply::LockTimeout { waited_ms: 12, holder: "process 7" },
+        ErrorReply::LoggerStalled { waited_ms: 30_000, visible: Some(9) },
+        ErrorReply::Corrupt { file: "arena", offset: 4096, what: "page 1 \u{1b}[2J" },
+        ErrorReply::Limit { what: "the length of a key in bytes", found: 2000, limit: 1024 },
+        ErrorReply::Io { what: "read", errno: 5 },
+        ErrorReply::Other { what: "something" },
     ];
     let replies = [
         Reply::Done,

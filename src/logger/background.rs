@@ -8,30 +8,30 @@ use crate::logger::process::Logger;
 use crate::participant::engine::{Engine, now_ns};
 use crate::participant::settings;
 use crate::shared::protocols::atomic::{Native, Woken};
-use crate::shared::protocols::waiter;
+use crate::shared::protocols::event_count;
 use crate::{Error, Result, limits};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use untorn_wal::{LogError, Pool, RealDisk};
+use untorn_wal::{LogError, RealDisk, SegmentPool};
 
 /// Longest sleep, unless the logger rests.
-const NAP: Duration = Duration::from_millis(50);
+const LOGGER_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How often the dead are looked for.
-const REAP: Duration = Duration::from_millis(100);
+const REAP_INTERVAL: Duration = Duration::from_millis(100);
 /// How often the age of what is kept for followers is looked at.
-const EXPIRE: Duration = Duration::from_millis(250);
+const LOG_EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
 /// Spare segments kept ahead, one of them for a failing successor.
-const SPARES: usize = 2;
+const SPARES_READY_MIN: usize = 2;
 /// Blocks that a spare has beyond those that a writer waits for: what is not granted of it.
 const BLOCKS_BEYOND: u64 = 16;
 
 /// Works until the logger ends.
 pub(super) fn run(logger: &Logger) {
-    let bell = &logger.engine.control.fixed().logger.background;
+    let event = &logger.engine.control.fixed().logger.background;
     let (mut reaped, mut expired) = (Instant::now(), Instant::now());
     loop {
-        let ticket = waiter::listen::<Native>(bell);
+        let wait_key = event_count::prepare_wait::<Native>(event);
         if logger.background_ending.load(Ordering::SeqCst) {
             return;
         }
@@ -39,21 +39,21 @@ pub(super) fn run(logger: &Logger) {
         let is_starved = preallocate(logger);
         if logger.is_starved.swap(is_starved, Ordering::SeqCst) != is_starved {
             // A checkpoint may set segments free.
-            waiter::ring_always::<Native>(bell);
+            event_count::notify_always::<Native>(event);
         }
         yield_kept(logger);
         grow_ahead(logger);
-        if expired.elapsed() >= EXPIRE {
+        if expired.elapsed() >= LOG_EXPIRY_INTERVAL {
             // What can't be deleted now is a spare until it can.
             let _ = logger.pool.expire(settings::retention(&logger.engine.control), || logger.count_segments());
             logger.count_segments();
             expired = Instant::now();
         }
-        if reaped.elapsed() >= REAP {
+        if reaped.elapsed() >= REAP_INTERVAL {
             reap(logger);
             reaped = Instant::now();
         }
-        if waiter::sleep::<Native>(bell, ticket, logger.rest.nap(NAP)) == Woken::Perhaps {
+        if event_count::wait::<Native>(event, wait_key, logger.rest.nap(LOGGER_POLL_INTERVAL)) == Woken::Perhaps {
             logger.rest.stir(&logger.engine);
         }
     }
@@ -61,7 +61,7 @@ pub(super) fn run(logger: &Logger) {
 
 /// Makes spares until there are `count`. One is enough to go on with: a full device must not keep a store
 /// from being opened and read.
-pub(super) fn ensure_spares(pool: &Pool<RealDisk>, count: usize) -> Result<()> {
+pub(super) fn ensure_spares(pool: &SegmentPool<RealDisk>, count: usize) -> Result<()> {
     while pool.stats().spares < count {
         match pool.add_spare() {
             Ok(()) => {}
@@ -78,10 +78,10 @@ fn preallocate(logger: &Logger) -> bool {
     let fixed = logger.engine.control.fixed();
     let words = &fixed.logger;
     loop {
-        let granted = fixed.durable.granted.load(Ordering::SeqCst);
+        let block_credit = fixed.durable.block_credit.load(Ordering::SeqCst);
         let wanted = words.log_request.load(Ordering::SeqCst);
         let spares = logger.pool.stats().spares;
-        if spares >= SPARES && wanted <= granted {
+        if spares >= SPARES_READY_MIN && wanted <= block_credit {
             return false;
         }
         // A writer that waits for log gets larger spares first. So a commit forces neither a flush nor a checkpoint that its
@@ -90,21 +90,21 @@ fn preallocate(logger: &Logger) -> bool {
             request_flush(logger);
             return false;
         }
-        match logger.pool.add_spare_of(wanted.saturating_sub(granted) + BLOCKS_BEYOND) {
+        match logger.pool.add_spare_of(wanted.saturating_sub(block_credit) + BLOCKS_BEYOND) {
             Ok(()) => {
                 logger.count_segments();
-                waiter::ring_always::<Native>(&words.bell);
+                event_count::notify_always::<Native>(&words.event);
             }
             // Before anybody hears of a full device, what is kept for followers goes.
             Err(LogError::DiskFull { .. }) if logger.pool.yield_kept(false, || ()).unwrap_or(false) => {
                 logger.count_segments();
-                waiter::ring_always::<Native>(&words.bell);
+                event_count::notify_always::<Native>(&words.event);
             }
             Err(error) => {
                 // What a flush or a checkpoint has made free is granted before a writer gives up.
                 logger.grant_again();
-                if words.log_request.load(Ordering::SeqCst) <= fixed.durable.granted.load(Ordering::SeqCst)
-                    && wanted > granted
+                if words.log_request.load(Ordering::SeqCst) <= fixed.durable.block_credit.load(Ordering::SeqCst)
+                    && wanted > block_credit
                 {
                     return matches!(error, LogError::DiskFull { .. });
                 }
@@ -116,7 +116,7 @@ fn preallocate(logger: &Logger) -> bool {
                 // Whoever waits for the log hears of it.
                 words.log_errno.store(errno as u32, Ordering::Relaxed);
                 words.log_failures.fetch_add(1, Ordering::SeqCst);
-                waiter::ring_always::<Native>(&fixed.durable.bell);
+                event_count::notify_always::<Native>(&fixed.durable.event);
                 return errno == libc::ENOSPC;
             }
         }
@@ -124,9 +124,9 @@ fn preallocate(logger: &Logger) -> bool {
 }
 
 /// Whether writers that wait for log get no more spares.
-pub(super) fn has_full_spares(pool: &Pool<RealDisk>) -> bool {
+pub(super) fn has_full_spares(pool: &SegmentPool<RealDisk>) -> bool {
     let whole = u64::from(pool.shape().segment_blocks()) - 2;
-    pool.stats().spares >= SPARES + 2 && pool.countable_blocks() >= (SPARES as u64 + 1) * whole
+    pool.stats().spares >= SPARES_READY_MIN + 2 && pool.countable_blocks() >= (SPARES_READY_MIN as u64 + 1) * whole
 }
 
 /// Requests a flush for the log that it makes free: each small commit is charged a block, in case it is flushed by itself, and
@@ -136,7 +136,7 @@ fn request_flush(logger: &Logger) {
     let Ok(newest) = logger.engine.control.newest() else { return };
     let words = &logger.engine.control.fixed().logger;
     words.flush_request.fetch_max(newest.log_tail.0, Ordering::SeqCst);
-    waiter::ring_always::<Native>(&words.bell);
+    event_count::notify_always::<Native>(&words.event);
 }
 
 /// Gives room back that was kept for followers, if a writer found the device full.
@@ -163,7 +163,7 @@ fn grow_ahead(logger: &Logger) {
     if have < used + ahead / 2 {
         let target = (used + ahead).min(engine.geometry.max_size);
         // Bounded: the lock's holder may be stopped, and log files are made by this thread as well.
-        if let Err(Error::DiskFull { .. }) = engine.grow_arena(target, NAP) {
+        if let Err(Error::DiskFull { .. }) = engine.grow_arena(target, LOGGER_POLL_INTERVAL) {
             let _ = logger.pool.yield_kept(true, || logger.count_segments());
             logger.count_segments();
         }
@@ -218,9 +218,9 @@ fn reap(logger: &Logger) {
         engine.wake_waiters();
         // Or between a store into a cell and the flag that says so.
         crate::api::cells::sampling::mark_dirty(engine);
-        waiter::ring_always::<Native>(&fixed.logger.bell);
-        crate::shared::protocols::lock::wake_all::<Native>(&fixed.writer.urgent.bell);
-        crate::shared::protocols::lock::wake_all::<Native>(&fixed.writer.bell);
-        crate::shared::protocols::lock::wake_all::<Native>(&fixed.growth.bell);
+        event_count::notify_always::<Native>(&fixed.logger.event);
+        crate::shared::protocols::lock::wake_all::<Native>(&fixed.writer.urgent.event);
+        crate::shared::protocols::lock::wake_all::<Native>(&fixed.writer.event);
+        crate::shared::protocols::lock::wake_all::<Native>(&fixed.growth.event);
     }
 }

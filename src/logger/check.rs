@@ -8,27 +8,27 @@
 
 use crate::btree::walk::each_page;
 use crate::files::dir;
-use crate::files::header::Header;
+use crate::files::header::CheckpointHeader;
 use crate::files::log::log_error;
 use crate::files::page::PageKind;
-use crate::pages::runs;
+use crate::pages::extents;
 use crate::shared::memory::arena::{Arena, Pages};
 use crate::shared::progress::Progress;
 use crate::txn::catalog;
 use crate::txn::replay::Check;
 use crate::{Error, PageId, Result, TxnId};
-use untorn_wal::{RealDisk, Scan, SegmentNumber, Stated, StoreId, Survey};
+use untorn_wal::{LogScan, LogState, RealDisk, SegmentCatalog, SegmentNumber, StoreId};
 
 /// Pages of the catalog that are read at most: some hundred thousand keyspaces.
 const CATALOG_PAGES_MAX: u64 = 4096;
 
 /// A header older than the newest checkpoint that the log states must not be used: its pages may have
 /// been reused since. Of two checkpoints of one transaction, the log before the later one may be gone.
-pub(super) fn refuse_old_header(header: &Header, damage: Option<Error>, stated: &Stated) -> Result<()> {
-    if header.txn().as_u64() >= stated.checkpoint_txn && header.log_position >= stated.checkpoint_lsn {
+pub(super) fn refuse_old_header(header: &CheckpointHeader, damage: Option<Error>, log_state: &LogState) -> Result<()> {
+    if header.txn().as_u64() >= log_state.checkpoint_txn && header.log_position >= log_state.checkpoint_lsn {
         return Ok(());
     }
-    let newest = TxnId::from_u64(stated.checkpoint_txn);
+    let newest = TxnId::from_u64(log_state.checkpoint_txn);
     Err(damage.unwrap_or_else(|| {
         Error::corrupt(
             dir::CHECKPOINT,
@@ -43,8 +43,8 @@ pub(super) fn refuse_old_header(header: &Header, damage: Option<Error>, stated: 
 }
 
 /// An error if the next segment would have a number that no log accepts, which no store comes to by itself.
-pub(super) fn refuse_last_segment(survey: &Survey) -> Result<()> {
-    match survey.segments.last() {
+pub(super) fn refuse_last_segment(segment_catalog: &SegmentCatalog) -> Result<()> {
+    match segment_catalog.segments.last() {
         Some(newest) if newest.header.number.0 > SegmentNumber::MAX.0 / 2 => {
             let (number, max) = (newest.header.number, SegmentNumber::MAX.0 / 2);
             let what = format!("the segment has number {number}, expected at most {max}");
@@ -56,12 +56,17 @@ pub(super) fn refuse_last_segment(survey: &Survey) -> Result<()> {
 
 /// Reads the log after the checkpoint to its end, and changes nothing: a store that can't be recovered for what its log
 /// holds keeps every byte of every file.
-pub(super) fn check_log(disk: &RealDisk, survey: &Survey, header: &Header, arena: &Arena) -> Result<()> {
-    let mut survey = survey.clone();
+pub(super) fn check_log(
+    disk: &RealDisk,
+    segment_catalog: &SegmentCatalog,
+    header: &CheckpointHeader,
+    arena: &Arena,
+) -> Result<()> {
+    let mut segment_catalog = segment_catalog.clone();
     // The caller has seen that recovery needs none of these, unless the newest segment is among
     // them: then the log ends too early.
-    survey.broken.clear();
-    let mut scan = Scan::of_survey(disk, survey, header.log_position).map_err(log_error)?;
+    segment_catalog.broken.clear();
+    let mut scan = LogScan::of_catalog(disk, segment_catalog, header.log_position).map_err(log_error)?;
     let seed = StoreId(header.store_id).seed();
     let pages = arena.pages(header.image.high_water);
     let find_keyspace = |id| Ok(catalog::root(&pages, header.image.catalog, id)?.is_some());
@@ -69,7 +74,7 @@ pub(super) fn check_log(disk: &RealDisk, survey: &Survey, header: &Header, arena
     while let Some((_, bytes)) = scan.next_chunk().map_err(log_error)? {
         check.feed(bytes)?;
     }
-    let durable = TxnId::from_u64(scan.max_stated().durable_txn);
+    let durable = TxnId::from_u64(scan.newest_log_state().durable_txn);
     if durable > check.last() {
         let what = format!("the log states that transaction {durable} is durable, but ends with {}", check.last());
         return Err(Error::corrupt(dir::WAL, 0, what));
@@ -78,25 +83,25 @@ pub(super) fn check_log(disk: &RealDisk, survey: &Survey, header: &Header, arena
 }
 
 /// Holds the pages that lead to everything else against their checksums and the header.
-pub(crate) fn check_arena(arena: &Arena, header: &Header, progress: &Progress) -> Result<()> {
+pub(crate) fn check_arena(arena: &Arena, header: &CheckpointHeader, progress: &Progress) -> Result<()> {
     let image = &header.image;
     let pages = arena.pages(image.high_water);
-    let check = |page: PageId, count: u32, birth: TxnId| -> Result<()> {
+    let check = |page: PageId, count: u32, created_txn: TxnId| -> Result<()> {
         progress.step();
-        if birth > image.txn {
-            let what = format!("page {} was born in {birth}, after the checkpoint of {}", page.0, image.txn);
+        if created_txn > image.txn {
+            let what = format!("page {} was born in {created_txn}, after the checkpoint of {}", page.0, image.txn);
             return Err(arena.damaged(page, what));
         }
         arena.verify_checksum(pages.body_of(page, count)?, page)
     };
     check_catalog(arena, header, &pages, &check)?;
-    if !image.run_directory.is_none() {
-        check(image.run_directory, 1, pages.birth(image.run_directory)?)?;
+    if !image.extent_directory.is_none() {
+        check(image.extent_directory, 1, pages.created_txn(image.extent_directory)?)?;
     }
-    for queue in runs::all_queues(&pages, image)?.iter().filter(|queue| !queue.head.is_none()) {
+    for queue in extents::all_queues(&pages, image)?.iter().filter(|queue| !queue.head.is_none()) {
         for page in [queue.head, queue.tail] {
             let found = pages.expect(page, PageKind::FreeQueue)?;
-            check(page, 1, found.birth)?;
+            check(page, 1, found.created_txn)?;
         }
     }
     Ok(())
@@ -105,18 +110,18 @@ pub(crate) fn check_arena(arena: &Arena, header: &Header, progress: &Progress) -
 /// The catalog is what the header says that it is, and counts what the header counts.
 fn check_catalog(
     arena: &Arena,
-    header: &Header,
+    header: &CheckpointHeader,
     pages: &Pages<'_>,
     check: &dyn Fn(PageId, u32, TxnId) -> Result<()>,
 ) -> Result<()> {
     let image = &header.image;
-    let (stated, root) = (header.catalog_sum, image.catalog);
-    if stated != 0 {
+    let (log_state, root) = (header.catalog_sum, image.catalog);
+    if log_state != 0 {
         pages.check(root, 1)?;
         let found = arena.checksum_word(root)?;
-        if found != stated {
+        if found != log_state {
             let what = format!(
-                "the catalog's page {} has checksum {found:016x}, the checkpoint states {stated:016x}: arena and checkpoint are \
+                "the catalog's page {} has checksum {found:016x}, the checkpoint states {log_state:016x}: arena and checkpoint are \
                  of different times",
                 root.0
             );
@@ -126,7 +131,7 @@ fn check_catalog(
     let mut seen = 0;
     each_page(pages, root, &mut |page| {
         seen += 1;
-        check(page.page, page.pages, page.birth)?;
+        check(page.page, page.pages, page.created_txn)?;
         Ok(seen < CATALOG_PAGES_MAX)
     })?;
     if seen >= CATALOG_PAGES_MAX {

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | C and its image are noted under the writer lock, by the logger or by a writer ([`room`]) | after it | the successor finds C ≠ K and does this same C |
 //! | the log is made durable up to C | | as above |
-//! | checksums into all pages born in (K, C] | | as above: every one is written again, unconditionally |
+//! | checksums into all pages created in (K, C] | | as above: every one is written again, unconditionally |
 //! | fdatasync of the arena | it failed, or nobody knows | those stores made each page dirty again, so the sync writes them anew |
 //! | header into the slot that does not hold K, fdatasync | | recovery takes the newer header if it is whole |
 //! | a block of the log states K | | the successor writes the header once more |
@@ -16,17 +16,17 @@
 
 use crate::btree::walk::each_page;
 use crate::files::dir;
-use crate::files::header::Header;
+use crate::files::header::CheckpointHeader;
 use crate::files::slot::{SLOT_WORDS, SlotImage};
 use crate::logger::background;
 use crate::logger::process::Logger;
-use crate::pages::{queue, room, runs};
+use crate::pages::{extents, queue, reserve};
 use crate::participant::engine::Engine;
 use crate::participant::settings;
 use crate::shared::control::Poison;
 use crate::shared::memory::arena::Pages;
 use crate::shared::protocols::atomic::{Native, Word64};
-use crate::shared::protocols::waiter;
+use crate::shared::protocols::event_count;
 use crate::txn::catalog;
 use crate::{Error, PageId, Result, TxnId};
 use std::fs::File;
@@ -35,40 +35,42 @@ use std::time::{Duration, Instant};
 use untorn_wal::Lsn;
 
 /// Longest sleep of the checkpoint thread unless the logger rests, and how long it waits for the writer lock at a time.
-const NAP: Duration = Duration::from_millis(50);
+const LOGGER_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Time between checkpoints that fail, or that a full device asks for.
-const PAUSE: Duration = Duration::from_millis(200);
+const CHECKPOINT_RETRY_DELAY: Duration = Duration::from_millis(200);
 /// Log segments beyond those that the volume between checkpoints takes: loggers that die young leave many that are nearly
 /// empty.
-const SEGMENTS_BEYOND: u64 = 4;
+const SEGMENTS_BEYOND_CHECKPOINT: u64 = 4;
 
 /// The checkpoint thread: takes checkpoints as they are due, until the logger ends. It takes the writer lock only for
 /// their start, for the time of copying one slot.
 pub(super) fn run(logger: &Logger) {
-    let bell = &logger.engine.control.fixed().logger.background;
+    let event = &logger.engine.control.fixed().logger.background;
     let mut retry_at = Instant::now();
     loop {
-        let ticket = waiter::listen::<Native>(bell);
+        let wait_key = event_count::prepare_wait::<Native>(event);
         if logger.background_ending.load(Ordering::SeqCst) {
             return;
         }
         crash_point!("checkpoint.looked");
         if Instant::now() >= retry_at && is_due(logger) {
-            match take(logger, false, NAP) {
+            match take(logger, false, LOGGER_POLL_INTERVAL) {
                 Err(Error::LockTimeout { .. }) => continue,
                 // The error stands in `control` if it is one that lasts.
                 Err(error) => {
                     tracing::warn!(%error, "a checkpoint failed; another one will be tried");
                     note_failure(&logger.engine, &error);
-                    retry_at = Instant::now() + PAUSE;
+                    retry_at = Instant::now() + CHECKPOINT_RETRY_DELAY;
                 }
                 // On a full device, one after another would only add to the load.
-                Ok(()) if logger.is_starved.load(Ordering::SeqCst) => retry_at = Instant::now() + PAUSE,
+                Ok(()) if logger.is_starved.load(Ordering::SeqCst) => {
+                    retry_at = Instant::now() + CHECKPOINT_RETRY_DELAY
+                }
                 Ok(()) => {}
             }
         }
-        let nap = if Instant::now() < retry_at { NAP } else { logger.rest.nap(NAP) };
-        waiter::sleep::<Native>(bell, ticket, nap);
+        let nap = if Instant::now() < retry_at { LOGGER_POLL_INTERVAL } else { logger.rest.nap(LOGGER_POLL_INTERVAL) };
+        event_count::wait::<Native>(event, wait_key, nap);
     }
 }
 
@@ -85,9 +87,9 @@ fn is_due(logger: &Logger) -> bool {
     let Some((_, durable)) = engine.control.durable() else { return false };
     let volume = durable.0.saturating_sub(fixed.checkpoint.finished_lsn.load(Ordering::Acquire));
     let volume_max = words.checkpoint_bytes.load(Ordering::Acquire);
-    let segment_bytes_max = volume_max.saturating_add(SEGMENTS_BEYOND * engine.geometry.segment_size);
+    let segment_bytes_max = volume_max.saturating_add(SEGMENTS_BEYOND_CHECKPOINT * engine.geometry.segment_size);
     // Larger spares come first.
-    let is_log_wanted = words.log_request.load(Ordering::SeqCst) > fixed.durable.granted.load(Ordering::SeqCst)
+    let is_log_wanted = words.log_request.load(Ordering::SeqCst) > fixed.durable.block_credit.load(Ordering::SeqCst)
         && background::has_full_spares(&logger.pool);
     let is_log_short = is_log_wanted
         || logger.is_starved.load(Ordering::SeqCst)
@@ -153,7 +155,7 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     logger.grant_again();
     words.finished.store_fenced(started.as_u64());
     words.again.store(0, Ordering::SeqCst);
-    waiter::ring_always::<Native>(&words.bell);
+    event_count::notify_always::<Native>(&words.event);
     let counters = &engine.control.fixed().counters;
     counters.checkpoints.fetch_add(1, Ordering::Relaxed);
     counters.checkpoint_pages.fetch_add(summed, Ordering::Relaxed);
@@ -174,7 +176,7 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
 ///
 /// # Errors
 /// Whatever stops it leaves `before` the newest checkpoint.
-pub(super) fn take_replayed(engine: &Engine, before: &Header, log_position: Lsn) -> Result<Header> {
+pub(super) fn take_replayed(engine: &Engine, before: &CheckpointHeader, log_position: Lsn) -> Result<CheckpointHeader> {
     let image = engine.control.newest()?;
     let arena_file = engine.arena_file()?;
     sum_pages(engine, &arena_file, &engine.arena.pages(image.high_water), &image, before.txn())?;
@@ -182,9 +184,9 @@ pub(super) fn take_replayed(engine: &Engine, before: &Header, log_position: Lsn)
     engine.progress.step();
     crash_point!("recover.checkpoint_synced");
     let words = &engine.control.fixed().checkpoint;
-    let serial = Header::next_serial(words.serial.load(Ordering::Acquire))?;
+    let serial = CheckpointHeader::next_serial(words.serial.load(Ordering::Acquire))?;
     let catalog_sum = if image.catalog.is_none() { 0 } else { engine.arena.checksum_word(image.catalog)? };
-    let header = Header { serial, log_position, clean: false, catalog_sum, image, ..*before };
+    let header = CheckpointHeader { serial, log_position, clean: false, catalog_sum, image, ..*before };
     header.write(&engine.dir.need_file(dir::CHECKPOINT, true)?)?;
     words.serial.store(serial, Ordering::Release);
     words.finished_lsn.store(log_position.0, Ordering::Release);
@@ -210,7 +212,7 @@ fn start(logger: &Logger, finished: TxnId, clean: bool, patience: Duration) -> R
         if image.txn == finished && !moved && !clean {
             return Ok(None);
         }
-        room::start(engine, &image, Lsn(position));
+        reserve::start(engine, &image, Lsn(position));
         Ok(Some(image.txn))
     })
 }
@@ -241,7 +243,7 @@ pub(super) fn note_failure(engine: &Engine, error: &Error) {
     words.failure_errno.store(errno as u64, Ordering::Relaxed);
     words.failure_offset.store(offset, Ordering::Relaxed);
     words.failures.store_fenced(words.failures.load(Ordering::Relaxed) + 1);
-    waiter::ring::<Native>(&words.bell);
+    event_count::notify::<Native>(&words.event);
 }
 
 fn write_header(logger: &Logger, image: &SlotImage, log_position: Lsn, clean: bool) -> Result<()> {
@@ -249,10 +251,10 @@ fn write_header(logger: &Logger, image: &SlotImage, log_position: Lsn, clean: bo
     // That it can't be opened just now is no reason to give the store up: nothing was written.
     let file = engine.dir.need_file(dir::CHECKPOINT, true)?;
     let serial = &engine.control.fixed().checkpoint.serial;
-    let header = Header {
+    let header = CheckpointHeader {
         store_id: engine.store_id,
         geometry: engine.geometry,
-        serial: Header::next_serial(last_serial(&file, serial.load(Ordering::Acquire))?)?,
+        serial: CheckpointHeader::next_serial(last_serial(&file, serial.load(Ordering::Acquire))?)?,
         log_position,
         clean,
         retention: settings::retention(&engine.control),
@@ -271,7 +273,7 @@ fn write_header(logger: &Logger, image: &SlotImage, log_position: Lsn, clean: bo
 /// The serial of the newest header whose writing has succeeded: what `control` says, if there is such a header, since a
 /// newer one may be what a failed sync left in the cache. Else the word is damaged, and the file knows.
 fn last_serial(file: &File, noted: u64) -> Result<u64> {
-    let (headers, damage) = Header::read_slots(file)?;
+    let (headers, damage) = CheckpointHeader::read_slots(file)?;
     match headers.last() {
         _ if headers.iter().any(|header| header.serial == noted) => Ok(noted),
         Some(newest) => Ok(newest.serial),
@@ -285,7 +287,7 @@ fn last_serial(file: &File, noted: u64) -> Result<u64> {
 /// Unless both headers are of the one that was started after it: its logger died after writing the header and before
 /// calling it finished, and so did the successor that wrote it again. An older word than the headers sums and protects more than it must.
 fn refuse_unknown(engine: &Engine, started: TxnId, finished: TxnId) -> Result<()> {
-    let (headers, damage) = Header::read_slots(&engine.dir.need_file(dir::CHECKPOINT, false)?)?;
+    let (headers, damage) = CheckpointHeader::read_slots(&engine.dir.need_file(dir::CHECKPOINT, false)?)?;
     let is_written_again = finished < started && headers.iter().any(|header| header.txn() == started);
     if damage.is_none() && !is_written_again && headers.iter().all(|header| header.txn() != finished) {
         return Err(Error::corrupt(dir::CONTROL, 0, format!("no header is of the finished checkpoint {finished}")));
@@ -293,9 +295,9 @@ fn refuse_unknown(engine: &Engine, started: TxnId, finished: TxnId) -> Result<()
     Ok(())
 }
 
-/// Writes the checksums of all pages of C that were born after K; how many pages that were.
+/// Writes the checksums of all pages of C that were created after K, and returns their number.
 ///
-/// A page born at or before K has only descendants that were too, so the walk goes no deeper there.
+/// A page created at or before K has only descendants that were too, so the walk goes no deeper there.
 fn sum_pages(engine: &Engine, file: &File, pages: &Pages<'_>, image: &SlotImage, finished: TxnId) -> Result<u64> {
     let mut summed = 0;
     let mut roots = vec![image.catalog];
@@ -306,14 +308,14 @@ fn sum_pages(engine: &Engine, file: &File, pages: &Pages<'_>, image: &SlotImage,
             sum(engine, file, pages, page, count)
         })?;
     }
-    if !image.run_directory.is_none() && pages.birth(image.run_directory)? > finished {
-        sum(engine, file, pages, image.run_directory, 1)?;
+    if !image.extent_directory.is_none() && pages.created_txn(image.extent_directory)? > finished {
+        sum(engine, file, pages, image.extent_directory, 1)?;
         summed += 1;
     }
-    let queues = runs::all_queues(pages, image)?;
+    let queues = extents::all_queues(pages, image)?;
     for state in queues.iter().filter(|state| !state.head.is_none()) {
-        queue::each_page(pages, &engine.arena, state, &mut |page, birth| {
-            if birth > finished {
+        queue::each_page(pages, &engine.arena, state, &mut |page, created_txn| {
+            if created_txn > finished {
                 summed += 1;
                 sum(engine, file, pages, page, 1)?;
             }
@@ -330,7 +332,7 @@ fn each_page_born_after(
     on_page: &mut dyn FnMut(PageId, u32) -> Result<()>,
 ) -> Result<()> {
     each_page(pages, root, &mut |seen| {
-        if seen.birth <= finished {
+        if seen.created_txn <= finished {
             return Ok(false);
         }
         on_page(seen.page, seen.pages)?;

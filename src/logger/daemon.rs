@@ -15,14 +15,14 @@ use crate::files::dir::Dir;
 use crate::files::owner::Ownership;
 use crate::logger::privileges;
 use crate::logger::process;
-use crate::logger::process::{Ended, Service};
-use crate::participant::keeper::Host;
-use crate::participant::keeper::{BECOME_LOGGER, DAEMON, DAEMON_OF_INIT, FOREIGN_OWNER, NO_FORK, READY};
+use crate::logger::process::{LoggerExit, Service};
+use crate::participant::spawner::Host;
+use crate::participant::spawner::{BECOME_LOGGER, DAEMON, DAEMON_OF_INIT, FOREIGN_OWNER, NO_FORK, STATUS_READY};
 use crate::shared::liveness;
 use crate::shared::liveness::Tester;
 use crate::shared::progress::Patience;
 use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::waiter;
+use crate::shared::protocols::event_count;
 use crate::{Error, Result};
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -38,7 +38,7 @@ fn say(error: &Error) {
 
 /// Tells whoever started this process that it serves, and closes the pipe: there is nothing more to say.
 fn fall_silent() {
-    let _ = std::io::stdout().write_all(READY.as_bytes());
+    let _ = std::io::stdout().write_all(STATUS_READY.as_bytes());
     let _ = std::io::stdout().flush();
     let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") else { return };
     // SAFETY: both descriptors are open, and replacing standard output is this program's own affair.
@@ -153,7 +153,7 @@ impl LoggerOptions {
                     fall_silent();
                 }
             })?;
-            if ended == Ended::Left || daemon || self.idle != Some(Duration::MAX) {
+            if ended == LoggerExit::Left || daemon || self.idle != Some(Duration::MAX) {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(200));
@@ -179,7 +179,7 @@ pub(crate) fn stop_logger_as(path: &Path, timeout: Duration, ownership: Ownershi
     let mut first = None;
     while tester.is_held(liveness::LOGGER_OFFSET)? {
         ran = true;
-        let header = crate::files::header::Header::read(&dir.need_file(dir::CHECKPOINT, false)?)?.0;
+        let header = crate::files::header::CheckpointHeader::read(&dir.need_file(dir::CHECKPOINT, false)?)?.0;
         if let Some(control) = crate::process::client::attach(&dir, &header)? {
             // Clients may have started another one since. After an orderly end it has a region of
             // its own, in which the starts are counted anew.
@@ -190,7 +190,7 @@ pub(crate) fn stop_logger_as(path: &Path, timeout: Duration, ownership: Ownershi
             }
             let words = &control.fixed().logger;
             if words.stop.swap(1, std::sync::atomic::Ordering::SeqCst) == 0 {
-                waiter::ring_always::<Native>(&words.background);
+                event_count::notify_always::<Native>(&words.background);
             }
         }
         if start.elapsed() > timeout {
@@ -214,7 +214,7 @@ extern "C" fn hook() {
     crate::shared::memory::fork::register_handlers();
     let Some(path) = environment::variable(BECOME_LOGGER) else { return };
     // In a library that a host loads, this runs in the host.
-    if !crate::participant::keeper::is_linked_into_executable() {
+    if !crate::participant::spawner::is_linked_into_executable() {
         return;
     }
     // A panic must not unwind into the loader.

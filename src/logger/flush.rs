@@ -14,52 +14,52 @@
 //! This thread never takes the writer lock, so a writer that is stopped inside it stops nobody's flush.
 
 use crate::files::dir;
-use crate::files::header::Header;
+use crate::files::header::CheckpointHeader;
 use crate::files::log::log_error;
 use crate::files::slot::SlotImage;
 use crate::logger::process::Logger;
-use crate::participant::engine::{SLOW, now_ns};
+use crate::participant::engine::{SLOW_OPERATION_MIN, now_ns};
 use crate::participant::settings;
 use crate::shared::control::Poison;
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::atomic::Woken;
 use crate::shared::protocols::deadline;
+use crate::shared::protocols::event_count;
+use crate::shared::protocols::event_count::Threshold;
 use crate::shared::protocols::ring::Ring;
-use crate::shared::protocols::waiter;
-use crate::shared::protocols::waiter::Wish;
 use crate::{Error, Result, TxnId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use untorn_wal::{Due, Lead, Log, LogError, Lsn, Pending, RealDisk, Stated, bytes_due, due};
+use untorn_wal::{Due, LeadTime, Log, LogError, LogState, Lsn, Pending, RealDisk, bytes_due, due};
 
 /// Longest sleep unless the logger rests. One that is stalled shows by a count that stands still after it was woken.
-const NAP: Duration = Duration::from_millis(50);
+const LOGGER_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// After this time without a commit, an empty block states what has become durable.
-const IDLE_STATEMENT: Duration = Duration::from_millis(30);
+const IDLE_HEADER_DELAY: Duration = Duration::from_millis(30);
 /// Longest sleep while commits that need no flush yet come, and somebody follows what is visible.
-const FOLLOWED_NAP: Duration = Duration::from_millis(2);
+const FOLLOWED_POLL_INTERVAL: Duration = Duration::from_millis(2);
 /// How long a new segment may be missing before the log is given up.
-const FAILING_MAX: Duration = Duration::from_secs(5);
+const FLUSH_FAILURE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The deadline of a commit whose writer died before it could say when; nobody waits for it.
-const ORPHAN_TIME: Duration = Duration::from_millis(50);
+const ORPHAN_COMMIT_DELAY: Duration = Duration::from_millis(50);
 /// That of the frames of a transaction that still streams: nobody waits for those either. Whoever needs their room in the ring asks for
 /// a flush, and half a ring of them is flushed at once.
-const STREAM_TIME: Duration = Duration::from_secs(1);
+const STREAM_FLUSH_DELAY: Duration = Duration::from_secs(1);
 /// The longest time that a commit with a deadline waits for a flush by the logger's own clock, whatever its deadline is: that
 /// may be of another time namespace, or damaged, and nothing may wait for the commit that would request a flush.
 const DEADLINE_MAX: Duration = Duration::from_secs(60);
 /// Blocks never granted to writers: the logger's own statements.
-const OWN_BLOCKS: u64 = 8;
+const LOGGER_BLOCKS: u64 = 8;
 
 /// The flush thread's state.
 pub(super) struct Flusher {
     logger: Arc<Logger>,
     log: Log<RealDisk>,
     /// What the next header states; its `durable` is the published one.
-    stated: Stated,
+    log_state: LogState,
     /// Log blocks that commits had been charged when everything up to `durable` was written.
-    charged: u64,
+    reserved_blocks: u64,
     /// Commits up to this one were counted as acknowledged, also if a logger that died counted them.
     counted_txn: u64,
     /// Commits wait for a flush. Since when the flush policy has had some of them to decide about.
@@ -68,7 +68,7 @@ pub(super) struct Flusher {
     policy_since: Option<Instant>,
     last_flush: Instant,
     /// How long before a deadline a flush begins.
-    lead: Lead,
+    lead_time: LeadTime,
     /// A checkpoint covers the log up to here. If everything is durable there and the device has no room for more of the
     /// log, the flush in progress starts a segment, so that the one before it can be recycled.
     roll_at: Option<Lsn>,
@@ -87,25 +87,25 @@ pub(super) struct Flusher {
 struct Published {
     image: SlotImage,
     tail: Lsn,
-    charged: u64,
+    reserved_blocks: u64,
 }
 
 impl Flusher {
-    /// The flusher of a log that was just recovered: everything up to `stated.durable` is durable, and
+    /// The flusher of a log that was just recovered: everything up to `log_state.durable` is durable, and
     /// the next segment starts there with what `fill` gives.
-    pub(super) fn new(logger: Arc<Logger>, stated: Stated) -> Flusher {
+    pub(super) fn new(logger: Arc<Logger>, log_state: LogState) -> Flusher {
         let log = Log::new(logger.pool.clone()).with_region(logger.engine.control.region());
         Flusher {
             logger,
             log,
-            stated,
-            charged: 0,
+            log_state,
+            reserved_blocks: 0,
             counted_txn: 0,
             is_waiting: false,
             waiting_since: Instant::now(),
             policy_since: None,
             last_flush: Instant::now(),
-            lead: Lead::default(),
+            lead_time: LeadTime::default(),
             roll_at: None,
             has_started_segment: false,
             seen_tail: 0,
@@ -117,38 +117,38 @@ impl Flusher {
 
     /// The flusher of a logger that takes over beside living clients: whatever its predecessor wrote past
     /// `durable` is not trusted; a new segment takes those bytes from the ring.
-    pub(super) fn attach(logger: Arc<Logger>, header: &Header, stated: &Stated) -> Result<Flusher> {
+    pub(super) fn attach(logger: Arc<Logger>, header: &CheckpointHeader, log_state: &LogState) -> Result<Flusher> {
         let fixed = logger.engine.control.fixed();
         let words = &fixed.durable;
         // A predecessor that died between the two stores leaves them different: both positions were
         // durable then, and the lower one is certain to be in the ring.
         let lsn = words.lsn.load(Ordering::Acquire).min(!words.lsn_check.load(Ordering::Acquire));
         // These two belong together, as an image has them; else what the log states is older, and true.
-        let settled = match logger.engine.control.durable_image() {
-            Some(image) if image.log_tail >= stated.settled => (image.txn.as_u64(), image.log_tail),
-            _ => (stated.durable_txn, stated.settled),
+        let safe_start = match logger.engine.control.durable_image() {
+            Some(image) if image.log_tail >= log_state.safe_start => (image.txn.as_u64(), image.log_tail),
+            _ => (log_state.durable_txn, log_state.safe_start),
         };
         let finished = fixed.checkpoint.finished.load(Ordering::Acquire);
         let finished_lsn = Lsn(fixed.checkpoint.finished_lsn.load(Ordering::Acquire));
-        let stated = Stated {
-            durable: Lsn(lsn).max(stated.durable),
-            durable_txn: settled.0,
-            settled: settled.1,
+        let log_state = LogState {
+            durable: Lsn(lsn).max(log_state.durable),
+            durable_txn: safe_start.0,
+            safe_start: safe_start.1,
             // Not more than there is a header of: what is stated here can't be taken back.
-            checkpoint_txn: finished.min(header.txn().as_u64()).max(stated.checkpoint_txn),
-            checkpoint_lsn: finished_lsn.min(header.log_position).max(stated.checkpoint_lsn),
+            checkpoint_txn: finished.min(header.txn().as_u64()).max(log_state.checkpoint_txn),
+            checkpoint_lsn: finished_lsn.min(header.log_position).max(log_state.checkpoint_lsn),
             // What the predecessor stated last may be in a batch, which the survey does not read.
             incarnation: match logger.engine.control.incarnation() {
                 Ok(incarnation) if logger.engine.control.is_incarnation_stated() => incarnation,
                 _ => logger.engine.control.committed().incarnation(),
             }
-            .max(stated.incarnation),
+            .max(log_state.incarnation),
         };
         // `publish` counts before its first store, and stores the check first: what is only half published was counted. Not more than
         // there is, for the word may be damaged.
         let half_published = !words.txn_check.load(Ordering::Acquire);
         let counted_txn = half_published.min(logger.engine.control.committed().as_u64());
-        let mut flusher = Flusher { counted_txn, ..Flusher::new(logger, stated) };
+        let mut flusher = Flusher { counted_txn, ..Flusher::new(logger, log_state) };
         // If the words disagree, they do so until this flush publishes what it made durable: position and
         // transaction become known together.
         match flusher.flush(true) {
@@ -163,31 +163,31 @@ impl Flusher {
 
     /// The newest transaction that it has acknowledged.
     pub(super) fn durable_txn(&self) -> tracing::field::DisplayValue<TxnId> {
-        tracing::field::display(TxnId::from_u64(self.stated.durable_txn))
+        tracing::field::display(TxnId::from_u64(self.log_state.durable_txn))
     }
 
     /// Publishes again what was acknowledged, if somebody else has written to those words.
     fn mend_published(&self) {
         let control = &self.logger.engine.control;
-        let (txn, lsn) = (self.stated.durable_txn, self.stated.durable.0);
+        let (txn, lsn) = (self.log_state.durable_txn, self.log_state.durable.0);
         if control.durable() != Some((TxnId::from_u64(txn), Lsn(lsn))) {
             let words = &control.fixed().durable;
             words.txn.store(txn, Ordering::SeqCst);
             words.txn_check.store(!txn, Ordering::Release);
             words.lsn_check.store(!lsn, Ordering::Release);
             words.lsn.store(lsn, Ordering::Release);
-            waiter::ring_always::<Native>(&words.bell);
+            event_count::notify_always::<Native>(&words.event);
         }
     }
 
     /// Flushes until the logger ends.
     pub(super) fn run(mut self) {
         let logger = self.logger.clone();
-        let bell = &logger.engine.control.fixed().logger.bell;
+        let event = &logger.engine.control.fixed().logger.event;
         loop {
             crash_point!("flush.looked");
             self.beat();
-            let ticket = waiter::listen::<Native>(bell);
+            let wait_key = event_count::prepare_wait::<Native>(event);
             if self.logger.ending.load(Ordering::SeqCst) {
                 break;
             }
@@ -196,7 +196,7 @@ impl Flusher {
                 Ok(Some(until_ns)) => {
                     // Nothing was to be done that could have failed.
                     self.failing_since = None;
-                    self.sleep(ticket, until_ns);
+                    self.sleep(wait_key, until_ns);
                 }
                 // The log is another logger's now.
                 Err(Error::Detached { .. }) => return,
@@ -204,7 +204,7 @@ impl Flusher {
                     if !self.may_pass(&error) {
                         self.give_up(&error);
                     }
-                    waiter::sleep::<Native>(bell, ticket, NAP);
+                    event_count::wait::<Native>(event, wait_key, LOGGER_POLL_INTERVAL);
                 }
             }
         }
@@ -213,48 +213,49 @@ impl Flusher {
     }
 
     /// Sleeps until `until_ns` on the monotonic clock, or until there is a commit for which that is too late.
-    fn sleep(&mut self, ticket: u32, until_ns: u64) {
+    fn sleep(&mut self, wait_key: u32, until_ns: u64) {
         let logger = self.logger.clone();
         let control = &logger.engine.control;
         let words = &control.fixed().logger;
         let now = now_ns();
         // Nobody's wish can be met then: a deadline that stays, or a slot that can't be read, is no reason to stay awake.
         if self.broken {
-            let nap = Duration::from_nanos(until_ns.saturating_sub(now)).min(logger.rest.nap(NAP));
-            waiter::sleep::<Native>(&words.bell, ticket, nap);
+            let nap = Duration::from_nanos(until_ns.saturating_sub(now)).min(logger.rest.nap(LOGGER_POLL_INTERVAL));
+            event_count::wait::<Native>(&words.event, wait_key, nap);
             return;
         }
-        let longest = if self.waits_beside_a_follower() { FOLLOWED_NAP } else { logger.rest.nap(NAP) };
+        let longest =
+            if self.waits_beside_a_follower() { FOLLOWED_POLL_INTERVAL } else { logger.rest.nap(LOGGER_POLL_INTERVAL) };
         // The first commit after a rest is heard of at once, whatever time it has.
-        let wants_any = longest > NAP && !self.is_waiting;
+        let wants_any = longest > LOGGER_POLL_INTERVAL && !self.is_waiting;
         let until_ns = until_ns.min(now + longest.as_nanos() as u64);
         let policy_waits = self.policy_since.is_some();
         // A slot that can't be read is not for this sleep to find out.
         let tail = || self.tail().unwrap_or(u64::MAX);
         let policy_tail = || {
-            // The log's tail first: whose swing is seen there, its `policy_tail` is seen too.
+            // The log's tail first: whose publication is seen there, its `policy_tail` is seen too.
             let tail = tail();
             if policy_waits { tail } else { self.policy_tail().min(tail) }
         };
-        // A deadline without a commit is nobody's: its writer is still on its way to its swing, and rings after that if the word tells it to;
+        // A deadline without a commit is nobody's: its writer is still on its way to its publication, and rings after that if the word tells it to;
         // or it has died, or the word is stale.
-        let more_urgent = || match tail() > self.stated.durable.0 {
+        let more_urgent = || match tail() > self.log_state.durable.0 {
             true => deadline::peek::<Native>(&control.fixed().deadlines.urgency),
             false => 0,
         };
-        let latest_ns = until_ns.saturating_add(self.lead.bound().as_nanos() as u64);
-        let wishes = [
-            Wish { from: &words.wake_from, wanted: self.wanted_tail(), reached: &policy_tail },
+        let latest_ns = until_ns.saturating_add(self.lead_time.bound().as_nanos() as u64);
+        let thresholds = [
+            Threshold { word: &words.wake_from, at_least: self.wanted_tail(), current: &policy_tail },
             // Of a commit that has as little time as the one that this was planned for, it need not hear.
-            Wish {
-                from: &words.wake_urgency,
-                wanted: if wants_any { 1 } else { deadline::urgency(latest_ns).saturating_add(1) },
-                reached: &more_urgent,
+            Threshold {
+                word: &words.wake_urgency,
+                at_least: if wants_any { 1 } else { deadline::urgency(latest_ns).saturating_add(1) },
+                current: &more_urgent,
             },
         ];
         let nap = Duration::from_nanos(until_ns.saturating_sub(now));
-        match waiter::doze::<Native>(&words.bell, ticket, &wishes, nap) {
-            Woken::TimedOut => self.lead.woke(Duration::from_nanos(now_ns().saturating_sub(until_ns))),
+        match event_count::wait_from::<Native>(&words.event, wait_key, &thresholds, nap) {
+            Woken::TimedOut => self.lead_time.woke(Duration::from_nanos(now_ns().saturating_sub(until_ns))),
             Woken::Perhaps => logger.rest.stir(&logger.engine),
         }
     }
@@ -264,7 +265,7 @@ impl Flusher {
     fn may_pass(&mut self, error: &Error) -> bool {
         let is_outside = matches!(error, Error::DiskFull { .. } | Error::Io { .. });
         let since = *self.failing_since.get_or_insert_with(Instant::now);
-        is_outside && self.log.written().is_some() && since.elapsed() < FAILING_MAX
+        is_outside && self.log.written().is_some() && since.elapsed() < FLUSH_FAILURE_TIMEOUT
     }
 
     /// Publishes, for `stats`, how old a commit can be that is not durable.
@@ -273,7 +274,7 @@ impl Flusher {
     }
 
     fn beat(&self) {
-        self.logger.engine.control.fixed().logger.beats.fetch_add(1, Ordering::Relaxed);
+        self.logger.engine.control.fixed().logger.heartbeat.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Looks once what is due. `None`: something was done, look again; else until when to sleep, on the monotonic clock.
@@ -288,15 +289,15 @@ impl Flusher {
         }
         if self.logger.wants_grant() {
             let wanted = self.logger.engine.control.fixed().logger.log_request.load(Ordering::SeqCst);
-            if wanted > self.grantable() && self.tail()? > self.stated.durable.0 {
+            if wanted > self.available_credit() && self.tail()? > self.log_state.durable.0 {
                 self.flush(false)?;
             }
             self.grant();
             self.logger.granted_again();
         }
         if let Some((txn, lsn)) = self.logger.checkpoint_to_state() {
-            self.stated.checkpoint_txn = txn.as_u64();
-            self.stated.checkpoint_lsn = lsn;
+            self.log_state.checkpoint_txn = txn.as_u64();
+            self.log_state.checkpoint_lsn = lsn;
             self.roll_at = Some(lsn);
             let flushed = self.flush(true);
             self.roll_at = None;
@@ -309,11 +310,11 @@ impl Flusher {
         let fixed = engine.control.fixed();
         if let Some(incarnation) = engine.control.incarnation_to_state() {
             self.state_incarnation(incarnation)?;
-            waiter::ring_always::<Native>(&fixed.durable.bell);
+            event_count::notify_always::<Native>(&fixed.durable.event);
             return Ok(None);
         }
         let tail = self.tail()?;
-        let bytes = tail.saturating_sub(self.stated.durable.0);
+        let bytes = tail.saturating_sub(self.log_state.durable.0);
         if bytes == 0 || !std::mem::replace(&mut self.is_waiting, bytes > 0) {
             self.note_durable_as_of(now_ns());
             self.waiting_since = Instant::now();
@@ -322,40 +323,41 @@ impl Flusher {
             (self.is_waiting, self.policy_since) = (false, None);
             self.mend_published();
             self.grant();
-            let is_idle = self.last_flush.elapsed() >= IDLE_STATEMENT;
+            let is_idle = self.last_flush.elapsed() >= IDLE_HEADER_DELAY;
             if !self.is_stated && is_idle && self.may_state() {
                 self.flush(true)?;
                 self.is_stated = true;
             }
             // If no block can be spared, the next grant comes with other news.
-            return Ok(Some(if self.is_stated || is_idle { u64::MAX } else { after(IDLE_STATEMENT) }));
+            return Ok(Some(if self.is_stated || is_idle { u64::MAX } else { after(IDLE_HEADER_DELAY) }));
         }
         if tail != self.seen_tail {
             self.seen_tail = tail;
             // Followers of what is visible hear of it before the flush.
             if engine.is_visible_feed_followed() {
-                waiter::ring::<Native>(&fixed.feed.bell);
+                event_count::notify::<Native>(&fixed.feed.event);
             }
         }
-        if self.policy_tail() > self.stated.durable.0 {
+        if self.policy_tail() > self.log_state.durable.0 {
             self.policy_since.get_or_insert_with(Instant::now);
         }
         let deadlines = &fixed.deadlines;
         if self.policy_since.is_none() && deadline::peek::<Native>(&deadlines.urgency) == 0 {
-            let is_commit = engine.control.newest()?.log_tail > self.stated.durable;
-            let time = if is_commit { ORPHAN_TIME } else { STREAM_TIME };
+            let is_commit = engine.control.newest()?.log_tail > self.log_state.durable;
+            let time = if is_commit { ORPHAN_COMMIT_DELAY } else { STREAM_FLUSH_DELAY };
             deadline::announce::<Native>(&deadlines.urgency, deadline::urgency(after(time)));
         }
         let now = now_ns();
         let latest_ns = now.saturating_add(DEADLINE_MAX.saturating_sub(self.waiting_since.elapsed()).as_nanos() as u64);
         let earliest_ns = deadline::deadline(deadline::peek::<Native>(&deadlines.urgency)).map(|by| by.min(latest_ns));
-        let start_in = |by_ns: u64| Duration::from_nanos(by_ns.saturating_sub(now)).saturating_sub(self.lead.bound());
+        let start_in =
+            |by_ns: u64| Duration::from_nanos(by_ns.saturating_sub(now)).saturating_sub(self.lead_time.bound());
         let pending = Pending {
             bytes,
             policy_age: self.policy_since.map(|since| since.elapsed()),
             start_in: earliest_ns.map(start_in),
             ring_len: engine.control.ring_reach()?,
-            requested: fixed.logger.flush_request.load(Ordering::SeqCst) > self.stated.durable.0,
+            requested: fixed.logger.flush_request.load(Ordering::SeqCst) > self.log_state.durable.0,
         };
         match due(settings::policy(engine), &pending) {
             Due::Now => {
@@ -372,7 +374,7 @@ impl Flusher {
 
     /// States durably that an incarnation is used, which then may be.
     pub(super) fn state_incarnation(&mut self, incarnation: u32) -> Result<()> {
-        self.stated.incarnation = self.stated.incarnation.max(incarnation);
+        self.log_state.incarnation = self.log_state.incarnation.max(incarnation);
         self.flush(true)?;
         self.logger.engine.control.incarnation_stated(incarnation);
         Ok(())
@@ -412,7 +414,7 @@ impl Flusher {
             None => 1,
             Some(_) => bytes_due(settings::policy(engine), ring_len),
         };
-        self.stated.durable.0.saturating_add(bytes)
+        self.log_state.durable.0.saturating_add(bytes)
     }
 
     /// What is published now. The charge is read before the tail: if a stream moves on in between, too
@@ -420,17 +422,18 @@ impl Flusher {
     fn published(&self, txn: TxnId) -> Result<Option<Published>> {
         let control = &self.logger.engine.control;
         let stream = &control.fixed().stream;
-        let charged = stream.charged_below.load(Ordering::Acquire);
+        let reserved_blocks = stream.reserved_below.load(Ordering::Acquire);
         let tail = stream.tail.load(Ordering::Acquire);
         let Some(image) = control.image(txn)? else { return Ok(None) };
-        let charged = charged.max(image.blocks_charged);
+        let reserved_blocks = reserved_blocks.max(image.blocks_reserved);
         let tail = image.log_tail.max(Lsn(tail));
         // Nobody publishes what the ring has no room for; a damaged word must not fill the log with nothing.
-        if tail.bytes_since(self.stated.durable) > self.logger.engine.geometry.ring_size {
-            let what = format!("the log's tail {tail} is further from {} than the ring reaches", self.stated.durable);
+        if tail.bytes_since(self.log_state.durable) > self.logger.engine.geometry.ring_size {
+            let what =
+                format!("the log's tail {tail} is further from {} than the ring reaches", self.log_state.durable);
             return Err(Error::corrupt(dir::CONTROL, 0, what));
         }
-        Ok(Some(Published { image, tail, charged }))
+        Ok(Some(Published { image, tail, reserved_blocks }))
     }
 
     /// Writes and syncs everything published, then acknowledges it. `even_empty` writes an empty block if
@@ -461,7 +464,7 @@ impl Flusher {
                 break (next, published);
             }
         };
-        if published.tail == self.stated.durable && !even_empty && self.log.written().is_some() {
+        if published.tail == self.log_state.durable && !even_empty && self.log.written().is_some() {
             return Ok(());
         }
         fixed.durable_slots[next.place].fill(&published.image.encode());
@@ -470,7 +473,7 @@ impl Flusher {
             self.publish(next, &published);
         }
         self.logger.check_present()?;
-        let durable_before = self.stated.durable;
+        let durable_before = self.log_state.durable;
         self.has_started_segment = false;
         let begun = Instant::now();
         self.write(published.tail)?;
@@ -478,12 +481,12 @@ impl Flusher {
         let spent = begun.elapsed().as_nanos() as u64;
         fixed.counters.flush_ns.fetch_add(spent, Ordering::Relaxed);
         fixed.latencies.flush.record(spent);
-        fixed.counters.wal_bytes.fetch_add(published.tail.bytes_since(self.stated.durable), Ordering::Relaxed);
+        fixed.counters.wal_bytes.fetch_add(published.tail.bytes_since(self.log_state.durable), Ordering::Relaxed);
         self.publish(next, &published);
         self.note_durable_as_of(began_ns);
         self.note_flush(Duration::from_nanos(now_ns().saturating_sub(began_ns)));
         let (bytes, flush_ns) = (published.tail.bytes_since(durable_before), spent);
-        if spent >= SLOW.as_nanos() as u64 {
+        if spent >= SLOW_OPERATION_MIN.as_nanos() as u64 {
             tracing::warn!(durable = self.durable_txn(), bytes, flush_ns, "a flush took long");
         } else {
             tracing::trace!(durable = self.durable_txn(), bytes, flush_ns, "flushed");
@@ -499,10 +502,10 @@ impl Flusher {
     /// Learns from a flush how long one takes. One that started a segment, as a logger's first one does, takes several times as long as all
     /// others, and would have them begin too early.
     fn note_flush(&mut self, took: Duration) {
-        self.lead.flushed(Some(took).filter(|_| !self.has_started_segment));
+        self.lead_time.flushed(Some(took).filter(|_| !self.has_started_segment));
         let counters = &self.logger.engine.control.fixed().counters;
-        counters.flush_estimate_ns.store(self.lead.flush().as_nanos() as u64, Ordering::Relaxed);
-        counters.wake_estimate_ns.store(self.lead.wake().as_nanos() as u64, Ordering::Relaxed);
+        counters.flush_estimate_ns.store(self.lead_time.flush().as_nanos() as u64, Ordering::Relaxed);
+        counters.wake_estimate_ns.store(self.lead_time.wake().as_nanos() as u64, Ordering::Relaxed);
     }
 
     /// Makes the stream durable up to `tail`, in new segments where need be.
@@ -517,7 +520,7 @@ impl Flusher {
                 started => started,
             },
             Some(_) => self.write_on(ring, tail),
-            None => self.start_segment(ring, self.stated.durable, tail),
+            None => self.start_segment(ring, self.log_state.durable, tail),
         };
         let Err(error) = wrote else { return Ok(()) };
         if self.log.written().is_some() {
@@ -526,7 +529,7 @@ impl Flusher {
         crash_point!("flush.failed");
         // A failed sync is never tried again on that file, nor are its bytes trusted.
         tracing::warn!(%error, "a flush failed; its bytes go to a new segment");
-        self.start_segment(ring, self.stated.durable, tail).map_err(log_error)
+        self.start_segment(ring, self.log_state.durable, tail).map_err(log_error)
     }
 
     /// Whether the log goes on in the last spare segment rather than in the current one.
@@ -536,13 +539,14 @@ impl Flusher {
     /// the next one has begun: it is the spare then. In between, until the checkpoint thread has recycled it, a write that fails
     /// ends the log, as a second failure in a row does at any time.
     fn rolls(&self, tail: Lsn) -> bool {
-        let is_all_covered = self.roll_at == Some(tail) && self.stated.durable == tail;
+        let is_all_covered = self.roll_at == Some(tail) && self.log_state.durable == tail;
         if !is_all_covered || self.logger.pool.stats().spares != 1 {
             return false;
         }
         let wanted = self.logger.engine.control.fixed().logger.log_request.load(Ordering::SeqCst);
         let (left, whole) = self.log.blocks_left();
-        let is_short = wanted > self.grantable() || (self.logger.is_starved.load(Ordering::SeqCst) && left < whole / 2);
+        let is_short =
+            wanted > self.available_credit() || (self.logger.is_starved.load(Ordering::SeqCst) && left < whole / 2);
         // At least the header and one block are behind it.
         is_short && left + 2 < whole
     }
@@ -551,8 +555,8 @@ impl Flusher {
         let logger = self.logger.clone();
         let from = self.log.written().ok_or(LogError::NeedsSegment)?;
         let len = tail.bytes_since(from);
-        let stated = self.stated;
-        let appended = self.log.append(from, len, &stated, &mut |lsn, bytes| copy_out(ring, lsn, bytes))?;
+        let log_state = self.log_state;
+        let appended = self.log.append(from, len, &log_state, &mut |lsn, bytes| copy_out(ring, lsn, bytes))?;
         crash_point!("flush.before_sync");
         #[cfg(feature = "crash-points")]
         if crate::crash::fails("wal.sync") {
@@ -571,15 +575,15 @@ impl Flusher {
         self.has_started_segment = true;
         loop {
             crash_point!("segment.before_start");
-            let stated = Stated { durable, ..self.stated };
+            let log_state = LogState { durable, ..self.log_state };
             let len = tail.bytes_since(durable);
-            let reached = self.log.start_segment(&stated, len, &mut |lsn, bytes| copy_out(ring, lsn, bytes))?;
+            let reached = self.log.start_segment(&log_state, len, &mut |lsn, bytes| copy_out(ring, lsn, bytes))?;
             crash_point!("segment.started");
             self.note_segment();
             logger.engine.control.fixed().counters.fsyncs.fetch_add(3, Ordering::Relaxed);
             logger.count_segments();
             tracing::debug!(from = durable.0, to = reached.0, "log segment started");
-            waiter::ring_always::<Native>(&logger.engine.control.fixed().logger.background);
+            event_count::notify_always::<Native>(&logger.engine.control.fixed().logger.background);
             durable = reached;
             if durable >= tail {
                 return Ok(());
@@ -594,12 +598,12 @@ impl Flusher {
         }
     }
 
-    /// The first segment after recovery: `bytes` stand in the stream from `stated.durable` on.
+    /// The first segment after recovery: `bytes` stand in the stream from `log_state.durable` on.
     pub(super) fn start_recovered(&mut self, bytes: &[u8]) -> Result<Lsn> {
-        let from = self.stated.durable;
+        let from = self.log_state.durable;
         let mut durable = from;
         loop {
-            let stated = Stated { durable, ..self.stated };
+            let log_state = LogState { durable, ..self.log_state };
             let done = durable.bytes_since(from) as usize;
             let rest = (bytes.len() - done) as u64;
             let mut fill = |lsn: Lsn, buffer: &mut [u8]| {
@@ -607,14 +611,14 @@ impl Flusher {
                 buffer.copy_from_slice(&bytes[at..at + buffer.len()]);
             };
             let start = durable.0;
-            durable = self.log.start_segment(&stated, rest, &mut fill).map_err(log_error)?;
+            durable = self.log.start_segment(&log_state, rest, &mut fill).map_err(log_error)?;
             self.note_segment();
             tracing::debug!(from = start, to = durable.0, "log segment started");
             if durable.bytes_since(from) as usize >= bytes.len() {
                 // The stream ends with a whole record there.
-                self.stated.durable = durable;
-                self.stated.settled = durable;
-                self.stated.durable_txn = self.logger.engine.control.committed().as_u64();
+                self.log_state.durable = durable;
+                self.log_state.safe_start = durable;
+                self.log_state.durable_txn = self.logger.engine.control.committed().as_u64();
                 return Ok(durable);
             }
         }
@@ -624,18 +628,18 @@ impl Flusher {
     fn publish(&mut self, next: crate::shared::protocols::pins::NextDurable, published: &Published) {
         let fixed = self.logger.engine.control.fixed();
         let words = &fixed.durable;
-        let counted_txn = TxnId::from_u64(self.stated.durable_txn.max(self.counted_txn));
+        let counted_txn = TxnId::from_u64(self.log_state.durable_txn.max(self.counted_txn));
         let acknowledged = next.txn.sequence().saturating_sub(counted_txn.sequence());
         if acknowledged > 0 {
             fixed.counters.acknowledged.fetch_add(acknowledged, Ordering::Relaxed);
             fixed.counters.flushes.fetch_add(1, Ordering::Relaxed);
         }
-        self.stated.durable = published.tail;
-        self.stated.durable_txn = next.txn.as_u64();
+        self.log_state.durable = published.tail;
+        self.log_state.durable_txn = next.txn.as_u64();
         // Not the tail: a transaction that still streams may reach over it.
-        self.stated.settled = published.image.log_tail;
-        self.stated.incarnation = self.stated.incarnation.max(next.txn.incarnation());
-        self.charged = published.charged;
+        self.log_state.safe_start = published.image.log_tail;
+        self.log_state.incarnation = self.log_state.incarnation.max(next.txn.incarnation());
+        self.reserved_blocks = published.reserved_blocks;
         words.txn_check.store(!next.txn.as_u64(), Ordering::Release);
         words.lsn_check.store(!published.tail.0, Ordering::Release);
         words.lsn.store(published.tail.0, Ordering::Release);
@@ -643,33 +647,33 @@ impl Flusher {
         fixed.logger_pins.publish(&words.txn, next);
         self.set_grant();
         crash_point!("flush.before_wake");
-        waiter::ring::<Native>(&words.bell);
-        waiter::ring::<Native>(&fixed.feed.bell);
+        event_count::notify::<Native>(&words.event);
+        event_count::notify::<Native>(&fixed.feed.event);
     }
 
     /// Blocks that may be charged in all: what was charged up to `durable`, and what is free after it.
-    fn grantable(&self) -> u64 {
-        self.charged + self.log.free_blocks().saturating_sub(OWN_BLOCKS)
+    fn available_credit(&self) -> u64 {
+        self.reserved_blocks + self.log.free_blocks().saturating_sub(LOGGER_BLOCKS)
     }
 
     fn set_grant(&self) {
-        self.logger.engine.control.fixed().durable.granted.store(self.grantable(), Ordering::SeqCst);
+        self.logger.engine.control.fixed().durable.block_credit.store(self.available_credit(), Ordering::SeqCst);
     }
 
     /// Grants more if there is more, and asks for more files if writers need them.
     fn grant(&self) {
         let fixed = self.logger.engine.control.fixed();
-        let granted = fixed.durable.granted.load(Ordering::Acquire);
-        if self.grantable() > granted {
+        let block_credit = fixed.durable.block_credit.load(Ordering::Acquire);
+        if self.available_credit() > block_credit {
             self.set_grant();
-            waiter::ring_always::<Native>(&fixed.durable.bell);
+            event_count::notify_always::<Native>(&fixed.durable.event);
         }
     }
 
     /// Whether an empty block can be spared from what was granted.
     fn may_state(&self) -> bool {
-        let granted = self.logger.engine.control.fixed().durable.granted.load(Ordering::Acquire);
-        self.charged + self.log.free_blocks() > granted
+        let block_credit = self.logger.engine.control.fixed().durable.block_credit.load(Ordering::Acquire);
+        self.reserved_blocks + self.log.free_blocks() > block_credit
     }
 
     /// The log can be written no more.

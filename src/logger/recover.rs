@@ -20,7 +20,7 @@
 
 use crate::files::dir;
 use crate::files::dir::Dir;
-use crate::files::header::Header;
+use crate::files::header::CheckpointHeader;
 use crate::files::log::log_error;
 use crate::ids::INCARNATION_MAX;
 use crate::logger::flush::Flusher;
@@ -37,21 +37,21 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use untorn_wal::record;
 use untorn_wal::record::RecordKind;
-use untorn_wal::{LogShape, Lsn, Pool, RealDisk, Scan, Stated};
+use untorn_wal::{LogScan, LogShape, LogState, Lsn, RealDisk, SegmentPool};
 
 /// Name of a region that is not in use yet.
 const FRESH: &str = "control.new";
 
 /// How long the only thread of a recovery waits for the writer lock, which is free.
-const SAMPLE_PATIENCE: Duration = Duration::from_secs(5);
+const SAMPLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Bytes of the arena whose blocks are allocated by one system call.
-const BACKED_PIECE: u64 = 256 << 20;
+const BACKING_STEP_BYTES: u64 = 256 << 20;
 
 /// What replay found.
 pub(super) struct Recovered {
     /// The newest that the log's headers state.
-    stated: Stated,
+    log_state: LogState,
     /// From where the stream is written to a new segment, and its bytes from there on.
     from: Lsn,
     bytes: Vec<u8>,
@@ -62,7 +62,7 @@ pub(super) struct Recovered {
     /// What the old region holds is of the same time as the log.
     counts_old: bool,
     /// The newest checkpoint: the one that the replay began at, or one that it took.
-    header: Header,
+    header: CheckpointHeader,
 }
 
 /// The file of a region that is not in use yet.
@@ -78,9 +78,9 @@ pub(super) struct RegionFile {
 /// `in_memory` makes it in memory beside an old one at once: in a file, it lacked blocks at a later step.
 pub(super) fn fresh_control(
     dir: &Dir,
-    header: &Header,
+    header: &CheckpointHeader,
     old: Option<&Control>,
-    pool: &Pool<RealDisk>,
+    pool: &SegmentPool<RealDisk>,
     in_memory: bool,
 ) -> Result<(Control, RegionFile)> {
     if old.is_none() && is_own_file(dir, dir::CONTROL)? {
@@ -118,7 +118,7 @@ pub(super) fn fresh_control(
     default_settings(&control);
     let fixed = control.fixed();
     let mut image = header.image;
-    image.blocks_charged = 0;
+    image.blocks_reserved = 0;
     image.log_tail = header.log_position;
     let txn = image.txn.as_u64();
     control.slots().write(&image.encode());
@@ -153,8 +153,8 @@ fn memory_file() -> Result<File> {
 /// Brings the fresh region to the newest state that can be had.
 pub(super) fn replay(
     engine: &Engine,
-    header: &Header,
-    pool: &Pool<RealDisk>,
+    header: &CheckpointHeader,
+    pool: &SegmentPool<RealDisk>,
     disk: &RealDisk,
     shape: &LogShape,
     old: Option<&Control>,
@@ -164,9 +164,9 @@ pub(super) fn replay(
     // that a cut here leaves this one. Not in order any more, either. Before all that may find the device full: the log
     // below this checkpoint is given up then, and the header before may still need it.
     let header_file = engine.dir.need_file(dir::CHECKPOINT, true)?;
-    let serial = Header::next_serial(header.serial)?;
+    let serial = CheckpointHeader::next_serial(header.serial)?;
     if !planted_bug!("trust-read-header") {
-        Header { clean: false, serial, ..*header }.write(&header_file)?;
+        CheckpointHeader { clean: false, serial, ..*header }.write(&header_file)?;
     }
     engine.control.fixed().checkpoint.serial.store(serial, Ordering::Release);
     let len = engine.arena_file()?.metadata().map_err(Error::io("stat of arena"))?.len();
@@ -180,12 +180,12 @@ pub(super) fn replay(
     engine.progress.step();
     crash_point!("recover.header_rewritten");
 
-    let mut scan = Scan::open(disk, shape, header.log_position).map_err(log_error)?;
-    let stated = scan.max_stated();
+    let mut scan = LogScan::open(disk, shape, header.log_position).map_err(log_error)?;
+    let log_state = scan.newest_log_state();
     let mut replay = Replay::new(engine, header.txn(), header.log_position);
-    let from = stated.durable.max(header.log_position);
+    let from = log_state.durable.max(header.log_position);
     let mut recovered = Recovered {
-        stated,
+        log_state,
         from,
         bytes: Vec::new(),
         end: Lsn::ZERO,
@@ -226,12 +226,12 @@ pub(super) fn replay(
         }
     }
     crash_point!("recover.ring_replayed");
-    let settled = replay.settled();
+    let safe_start = replay.safe_start();
     let (end, _) = replay.finish();
     recovered.end = end;
     recovered.cut(engine)?;
     recovered.is_log_empty = recovered.bytes.is_empty();
-    if settled == header.log_position {
+    if safe_start == header.log_position {
         recovered.abort_stream_before(engine, header);
     }
     let committed = engine.control.committed();
@@ -249,8 +249,8 @@ fn back_with_blocks(engine: &Engine, len: u64) -> Result<()> {
     use rustix::io::Errno;
     let file = engine.arena_file()?;
     for flags in [FallocateFlags::UNSHARE_RANGE, FallocateFlags::empty()] {
-        for from in (0..len).step_by(BACKED_PIECE as usize) {
-            match fallocate(&file, flags, from, BACKED_PIECE.min(len - from)) {
+        for from in (0..len).step_by(BACKING_STEP_BYTES as usize) {
+            match fallocate(&file, flags, from, BACKING_STEP_BYTES.min(len - from)) {
                 // How many of them are missing is not known.
                 Err(Errno::NOSPC | Errno::DQUOT) => return Err(Error::disk_full(dir::ARENA, len)),
                 Ok(()) => engine.progress.step(),
@@ -291,8 +291,8 @@ impl Recovered {
     ///
     /// The log is durable up to there, and the older checkpoint's pages are as they were: it counts until the new header is on the
     /// disk. From then on the new one is what the replay protects.
-    fn free_segments(&mut self, engine: &Engine, replay: &mut Replay<'_>, pool: &Pool<RealDisk>) -> Result<()> {
-        let position = replay.settled();
+    fn free_segments(&mut self, engine: &Engine, replay: &mut Replay<'_>, pool: &SegmentPool<RealDisk>) -> Result<()> {
+        let position = replay.safe_start();
         if position > self.header.log_position && engine.control.committed() != self.header.txn() {
             self.header = checkpoint::take_replayed(engine, &self.header, position)?;
             replay.protect(self.header.txn());
@@ -323,7 +323,7 @@ impl Recovered {
     /// Appends an abort record if the checkpoint's position is behind the frames of a transaction that never committed. The
     /// next transaction writes one only if the published tail is behind the newest commit, which the fresh region does not
     /// show. Without it, a follower that reads from an earlier position takes the frames for the begin of the next stream.
-    fn abort_stream_before(&mut self, engine: &Engine, header: &Header) {
+    fn abort_stream_before(&mut self, engine: &Engine, header: &CheckpointHeader) {
         if header.image.log_tail >= header.log_position {
             return;
         }
@@ -348,16 +348,16 @@ pub(super) fn finish(
         engine.dir.remove_file(dir::CONTROL)?;
     }
     let last = engine.control.committed();
-    let stated = Stated {
+    let log_state = LogState {
         durable: recovered.from,
         durable_txn: header.txn().as_u64(),
-        settled: header.log_position,
+        safe_start: header.log_position,
         checkpoint_txn: header.txn().as_u64(),
         checkpoint_lsn: header.log_position,
         incarnation: last.incarnation(),
     };
-    let stated = Stated { durable: recovered.from, ..recovered.stated.newest(stated) };
-    let mut flusher = Flusher::new(logger.clone(), stated);
+    let log_state = LogState { durable: recovered.from, ..recovered.log_state.newest(log_state) };
+    let mut flusher = Flusher::new(logger.clone(), log_state);
     flusher.start_recovered(&recovered.bytes)?;
     engine.progress.step();
     crash_point!("recover.segment_started");
@@ -369,7 +369,7 @@ pub(super) fn finish(
     flusher.flush(true)?;
     // Left in order, the store goes on with the ids and versions that follow. Else some may be lost: what comes next is of
     // an incarnation that nothing was given of. Its first commit begins it: see `Engine::state_incarnation`.
-    let used = last.incarnation().max(stated.incarnation);
+    let used = last.incarnation().max(log_state.incarnation);
     let untouched = header.clean && last == header.txn() && recovered.is_log_empty && used == last.incarnation();
     let incarnation = if untouched { used } else { used.min(INCARNATION_MAX) + 1 };
     engine.control.begin_incarnation(incarnation, untouched);
@@ -405,13 +405,13 @@ fn settle(logger: &Logger, flusher: &mut Flusher, recovered: &Recovered, memory:
     for part in &parts {
         // No other thread grants log space. The part goes into the segment just begun or into the spare, or the flush
         // fails. That flush states anew what is granted.
-        engine.control.fixed().durable.granted.store(u64::MAX, Ordering::SeqCst);
-        match sampler::commit_part(logger, part, SAMPLE_PATIENCE) {
+        engine.control.fixed().durable.block_credit.store(u64::MAX, Ordering::SeqCst);
+        match sampler::commit_part(logger, part, SAMPLE_TIMEOUT) {
             Err(Error::DiskFull { .. } | Error::Limit { .. }) if engine.control.committed() != newest.txn() => {
                 // The log is durable up to here: see `finish`, and the flush below.
                 let position = recovered.end.max(engine.control.newest()?.log_tail);
                 newest = checkpoint::take_replayed(engine, &newest, position)?;
-                sampler::commit_part(logger, part, SAMPLE_PATIENCE)?;
+                sampler::commit_part(logger, part, SAMPLE_TIMEOUT)?;
             }
             committed => committed?,
         }

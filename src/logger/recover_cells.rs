@@ -1,7 +1,7 @@
 //! Recovery of cells and counters: each begins anew from its record, or, if the old `control` may be trusted, from the newer
 //! value that stands there, so that mere process deaths lose none.
 
-use crate::api::cells::record::{KEYSPACE, Record};
+use crate::api::cells::record::{CellRecord, KEYSPACE};
 use crate::btree::cursor::RangeCursor;
 use crate::btree::search;
 use crate::files::dir;
@@ -29,7 +29,7 @@ pub(super) fn restore(engine: &Engine, old: Option<&Control>, file: &File, incar
     while let Some(at) = cursor.next(&pages)? {
         engine.progress.step();
         at.key.key_into(&mut name);
-        let record = Record::decode(&name, at.value)?;
+        let record = CellRecord::decode(&name, at.value)?;
         let index = record.index as usize;
         engine.control.place_cell(index, record.kind, file)?;
         if engine.control.cell_entry(index)?.hot.generation.load(Ordering::Relaxed) != 0 {
@@ -57,7 +57,7 @@ pub(super) fn restore(engine: &Engine, old: Option<&Control>, file: &File, incar
 ///
 /// # Errors
 /// [`Error::Io`] if the value is there and cannot be mapped: the record would take back what was visible.
-fn newer(old: &Control, record: &Record<'_>) -> Result<Option<(Version, Vec<u8>)>> {
+fn newer(old: &Control, record: &CellRecord<'_>) -> Result<Option<(Version, Vec<u8>)>> {
     let Ok(entry) = old.cell_entry(record.index as usize) else { return Ok(None) };
     let is_same = entry.hot.generation.load(Ordering::Acquire) == record.generation;
     if !is_same || entry.kind().is_ok_and(|kind| kind != record.kind) {

@@ -5,8 +5,8 @@
 //!
 //! | dies here | then |
 //! |---|---|
-//! | between copying and the swing | nothing is noted as sampled: the successor finds the same cells dirty |
-//! | after the swing, before it is noted | they are sampled once more |
+//! | between copying and the publication | nothing is noted as sampled: the successor finds the same cells dirty |
+//! | after the publication, before it is noted | they are sampled once more |
 //!
 //! A value that is overwritten before the round copies it is never written anywhere: a million updates a second make
 //! one record per round.
@@ -14,17 +14,17 @@
 //! This thread waits for the writer lock no longer than a round lasts, and skips rounds while the ring is half full,
 //! unless somebody waits for one.
 
-use crate::api::cells::record::{KEYSPACE, Record};
+use crate::api::cells::record::{CellRecord, KEYSPACE};
 use crate::api::cells::{each_record, resolve_pending};
 use crate::logger::process::Logger;
-use crate::pages::room::Share;
+use crate::pages::reserve::SpaceQuota;
 use crate::participant::engine::Engine;
 use crate::participant::options::FlushPolicy;
 use crate::participant::settings;
 use crate::shared::cells::{CellEntry, CellKind};
 use crate::shared::control::Control;
 use crate::shared::protocols::atomic::{Native, Woken, Word64};
-use crate::shared::protocols::{cell, waiter};
+use crate::shared::protocols::{cell, event_count};
 use crate::txn::write::Write;
 use crate::{Error, Result, Version};
 use std::collections::HashMap;
@@ -32,11 +32,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Longest sleep unless the logger rests, and longest wait for the writer lock.
-const NAP: Duration = Duration::from_millis(50);
+const LOGGER_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Time between looks at a ring that is half full.
-const RING_NAP: Duration = Duration::from_millis(2);
+const RING_POLL_INTERVAL: Duration = Duration::from_millis(2);
 /// Time between rounds that fail.
-const PAUSE: Duration = Duration::from_millis(100);
+const SAMPLE_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// Time between rounds unless set otherwise.
 pub(super) const INTERVAL_DEFAULT: Duration = Duration::from_millis(10);
 
@@ -46,14 +46,14 @@ const SAMPLE_BYTES: usize = 512;
 /// Samples until the logger ends.
 pub(super) fn run(logger: &Logger) {
     let head = logger.engine.control.cells();
-    let mut names = Names::default();
+    let mut names = SampledNames::default();
     // When the last round that succeeded began, and how long it took.
     let mut last: Option<(Instant, Duration)> = None;
     let mut retry_at = Instant::now();
     // The first one at once: a predecessor may have died in the middle of a round.
     head.dirty.store_fenced(1);
     loop {
-        let ticket = waiter::listen::<Native>(&head.bell);
+        let wait_key = event_count::prepare_wait::<Native>(&head.event);
         if logger.sampler_ending.load(Ordering::SeqCst) {
             return;
         }
@@ -68,7 +68,7 @@ pub(super) fn run(logger: &Logger) {
         let is_dirty = head.dirty.load(Ordering::SeqCst) != 0;
         let is_due = is_dirty && now >= next && !is_ring_full(&logger.engine);
         if is_asked || is_due {
-            match round(logger, &mut names, NAP) {
+            match round(logger, &mut names, LOGGER_POLL_INTERVAL) {
                 Ok(()) => {
                     let took = now.elapsed();
                     logger.engine.control.fixed().latencies.sample.record(took.as_nanos() as u64);
@@ -78,18 +78,18 @@ pub(super) fn run(logger: &Logger) {
                 Err(Error::LockTimeout { .. }) => {}
                 Err(error) => {
                     note_failure(&logger.engine, &error);
-                    retry_at = Instant::now() + PAUSE;
+                    retry_at = Instant::now() + SAMPLE_RETRY_DELAY;
                 }
             }
             continue;
         }
         let left = match next.saturating_duration_since(now) {
-            _ if !is_dirty => logger.rest.nap(NAP),
+            _ if !is_dirty => logger.rest.nap(LOGGER_POLL_INTERVAL),
             // The ring is full, for as long as a sync takes, or longer.
-            Duration::ZERO => RING_NAP,
-            left => left.clamp(Duration::from_micros(50), NAP),
+            Duration::ZERO => RING_POLL_INTERVAL,
+            left => left.clamp(Duration::from_micros(50), LOGGER_POLL_INTERVAL),
         };
-        if waiter::sleep::<Native>(&head.bell, ticket, left) == Woken::Perhaps {
+        if event_count::wait::<Native>(&head.event, wait_key, left) == Woken::Perhaps {
             logger.rest.stir(&logger.engine);
         }
     }
@@ -111,7 +111,7 @@ fn is_ring_full(engine: &Engine) -> bool {
 
 /// The names of cells, by generation.
 #[derive(Default)]
-pub(super) struct Names(HashMap<u64, Vec<u8>>);
+pub(super) struct SampledNames(HashMap<u64, Vec<u8>>);
 
 /// A value on its way to its record.
 pub(super) struct Sampled {
@@ -138,7 +138,7 @@ pub(super) fn mark(kind: CellKind, version: Version, value: &[u8]) -> u64 {
 }
 
 /// Samples all that is dirty now.
-pub(super) fn round(logger: &Logger, names: &mut Names, patience: Duration) -> Result<()> {
+pub(super) fn round(logger: &Logger, names: &mut SampledNames, patience: Duration) -> Result<()> {
     let engine = &logger.engine;
     let head = engine.control.cells();
     let wanted = head.wanted.load(Ordering::SeqCst);
@@ -157,7 +157,7 @@ pub(super) fn round(logger: &Logger, names: &mut Names, patience: Duration) -> R
     }
     head.set_done(wanted);
     crash_point!("sample.before_wake");
-    waiter::ring::<Native>(&head.done_bell);
+    event_count::notify::<Native>(&head.done_event);
     Ok(())
 }
 
@@ -228,7 +228,9 @@ pub(super) fn parts(engine: &Engine) -> Result<Vec<Vec<Sampled>>> {
 
 /// Commits a part of what recovery found. It uses all pages, and has no checkpoint taken: no other thread could do that.
 pub(super) fn commit_part(logger: &Logger, part: &[Sampled], patience: Duration) -> Result<()> {
-    logger.with_writer_lock(patience, || commit_locked(&logger.engine, &mut Names::default(), part, Share::All))
+    logger.with_writer_lock(patience, || {
+        commit_locked(&logger.engine, &mut SampledNames::default(), part, SpaceQuota::All)
+    })
 }
 
 fn is_commit_due(engine: &Engine, dirty: &[Sampled]) -> Result<bool> {
@@ -238,16 +240,16 @@ fn is_commit_due(engine: &Engine, dirty: &[Sampled]) -> Result<bool> {
     Ok(!dirty.is_empty() || head.pending.load(Ordering::Acquire) != 0 || !is_floor_known)
 }
 
-fn commit(logger: &Logger, names: &mut Names, dirty: Vec<Sampled>, patience: Duration) -> Result<()> {
+fn commit(logger: &Logger, names: &mut SampledNames, dirty: Vec<Sampled>, patience: Duration) -> Result<()> {
     let engine = &logger.engine;
     if !is_commit_due(engine, &dirty)? {
         return Ok(());
     }
     crash_point!("sample.collected");
-    logger.with_writer_lock(patience, || commit_locked(engine, names, &dirty, Share::Reserved))
+    logger.with_writer_lock(patience, || commit_locked(engine, names, &dirty, SpaceQuota::Reserved))
 }
 
-fn commit_locked(engine: &Engine, names: &mut Names, dirty: &[Sampled], share: Share) -> Result<()> {
+fn commit_locked(engine: &Engine, names: &mut SampledNames, dirty: &[Sampled], quota: SpaceQuota) -> Result<()> {
     let head = engine.control.cells();
     let mut write = Write::begin(engine)?;
     resolve_pending(engine, &write)?;
@@ -261,19 +263,19 @@ fn commit_locked(engine: &Engine, names: &mut Names, dirty: &[Sampled], share: S
         })?;
     }
     // A full store must not keep cells from becoming durable.
-    write.overwrites_only(share);
+    write.overwrites_only(quota);
     let mut put = Vec::new();
     for sampled in dirty {
         // A cell without a record is one that is being created, or was dropped.
         let Some(name) = names.0.get(&sampled.generation) else { continue };
         let is_there = match write.get(keyspace, name)? {
-            Some(bytes) => Record::decode(name, bytes)?.generation == sampled.generation,
+            Some(bytes) => CellRecord::decode(name, bytes)?.generation == sampled.generation,
             None => false,
         };
         if !is_there {
             continue;
         }
-        let record = Record {
+        let record = CellRecord {
             kind: sampled.kind,
             index: sampled.index as u32,
             generation: sampled.generation,
@@ -309,5 +311,5 @@ fn note_failure(engine: &Engine, error: &Error) {
     let head = engine.control.cells();
     head.errno.store(errno as u32, Ordering::Relaxed);
     head.failures.fetch_add(1, Ordering::SeqCst);
-    waiter::ring_always::<Native>(&head.done_bell);
+    event_count::notify_always::<Native>(&head.done_event);
 }

@@ -6,33 +6,33 @@ use crate::ids::PageId;
 use crate::{Error, Result, TxnId};
 use std::collections::BTreeMap;
 
-/// A page or run that was freed: when it was born, how long it is, and who freed it.
+/// A page or extent that was freed, with its length and the transactions that created and freed it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Freed {
+pub(crate) struct FreedExtent {
     pub(crate) page: PageId,
     pub(crate) pages: u32,
-    pub(crate) birth: TxnId,
-    pub(crate) freed_by: TxnId,
+    pub(crate) created_txn: TxnId,
+    pub(crate) freed_txn: TxnId,
 }
 
 #[derive(Clone)]
-pub(crate) struct Memory {
+pub(crate) struct TestPages {
     page_size: usize,
     pub(crate) bytes: Vec<u8>,
     txn: TxnId,
-    /// Every page and run that is allocated, with its length and birth.
+    /// Every page and extent that is allocated, with its length and created_txn.
     pub(crate) live: BTreeMap<PageId, (u32, TxnId)>,
-    /// Freed, but still read by older snapshots.
-    pub(crate) freed: Vec<Freed>,
+    /// FreedExtent, but still read by older snapshots.
+    pub(crate) freed: Vec<FreedExtent>,
     /// Single pages that may be handed out again.
     reusable: Vec<PageId>,
     /// Damaged trees lead to pages that are freed twice; the test of that looks for panics of the tree only.
     pub(crate) tolerant: bool,
 }
 
-impl Memory {
-    pub(crate) fn new(page_size: usize) -> Memory {
-        Memory {
+impl TestPages {
+    pub(crate) fn new(page_size: usize) -> TestPages {
+        TestPages {
             page_size,
             bytes: vec![0; page_size],
             txn: TxnId::from_u64(1),
@@ -45,8 +45,8 @@ impl Memory {
 
     /// These pages, in the transaction `txn`, which may free pages that it does not know: those of
     /// a damaged tree.
-    pub(crate) fn holding(page_size: usize, bytes: Vec<u8>, txn: TxnId) -> Memory {
-        Memory { bytes, txn, tolerant: true, ..Memory::new(page_size) }
+    pub(crate) fn holding(page_size: usize, bytes: Vec<u8>, txn: TxnId) -> TestPages {
+        TestPages { bytes, txn, tolerant: true, ..TestPages::new(page_size) }
     }
 
     pub(crate) fn next_txn(&mut self) {
@@ -56,7 +56,7 @@ impl Memory {
     /// Recycles all that was freed when no root older than `oldest` is read any more; the bytes are spoilt at once.
     pub(crate) fn release(&mut self, oldest: TxnId) {
         for freed in std::mem::take(&mut self.freed) {
-            if freed.freed_by <= oldest || freed.birth == freed.freed_by {
+            if freed.freed_txn <= oldest || freed.created_txn == freed.freed_txn {
                 self.recycle(freed.page, freed.pages);
             } else {
                 self.freed.push(freed);
@@ -96,7 +96,7 @@ impl Memory {
     }
 }
 
-impl PageRead for Memory {
+impl PageRead for TestPages {
     fn page_size(&self) -> usize {
         self.page_size
     }
@@ -105,43 +105,43 @@ impl PageRead for Memory {
         Ok(&self.bytes[self.range(id, 1)?])
     }
 
-    fn run(&self, id: PageId, pages: u32) -> Result<&[u8]> {
+    fn extent(&self, id: PageId, pages: u32) -> Result<&[u8]> {
         Ok(&self.bytes[self.range(id, pages)?])
     }
 }
 
-impl PageWrite for Memory {
+impl PageWrite for TestPages {
     fn txn_id(&self) -> TxnId {
         self.txn
     }
 
     fn allocate(&mut self) -> Result<PageId> {
-        self.allocate_run(1)
+        self.allocate_extent(1)
     }
 
-    fn allocate_run(&mut self, pages: u32) -> Result<PageId> {
+    fn allocate_extent(&mut self, pages: u32) -> Result<PageId> {
         let id = self.take(pages);
         assert!(self.live.insert(id, (pages, self.txn)).is_none(), "{id:?} was handed out twice");
         Ok(id)
     }
 
-    fn free(&mut self, id: PageId, pages: u32, birth: TxnId) {
+    fn free(&mut self, id: PageId, pages: u32, created_txn: TxnId) {
         if self.tolerant {
             return;
         }
-        assert_eq!(self.live.remove(&id), Some((pages, birth)), "{id:?} was not there to be freed");
-        if birth == self.txn {
+        assert_eq!(self.live.remove(&id), Some((pages, created_txn)), "{id:?} was not there to be freed");
+        if created_txn == self.txn {
             self.recycle(id, pages);
         } else {
-            self.freed.push(Freed { page: id, pages, birth, freed_by: self.txn });
+            self.freed.push(FreedExtent { page: id, pages, created_txn, freed_txn: self.txn });
         }
     }
 
     fn body_mut(&mut self, id: PageId) -> Result<&mut [u8]> {
-        self.run_mut(id, 1)
+        self.extent_mut(id, 1)
     }
 
-    fn run_mut(&mut self, id: PageId, pages: u32) -> Result<&mut [u8]> {
+    fn extent_mut(&mut self, id: PageId, pages: u32) -> Result<&mut [u8]> {
         self.own(id, pages);
         let range = self.range(id, pages)?;
         Ok(&mut self.bytes[range])

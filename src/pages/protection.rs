@@ -2,7 +2,7 @@
 //!
 //! **I3**, the reuse rule, is kept here, in [`Protected::is_reusable`], and evaluated at each
 //! allocation: a freed page is not reused while some protected transaction p (any pin, the newest
-//! started checkpoint C, the newest finished checkpoint K) has birth ≤ p < freed, nor before the
+//! started checkpoint C, the newest finished checkpoint K) has created_txn ≤ p < freed_txn, nor before the
 //! transaction that freed it is committed. So pages younger than the last checkpoint and than a
 //! stalled reader recycle at once and stay hot in the cache, whatever is pinned.
 //!
@@ -17,7 +17,7 @@
 //! transactions at most, as long as pages can be had elsewhere; the pages that wait for it
 //! meanwhile are as many as so many transactions free.
 
-use crate::pages::queue::Freed;
+use crate::pages::queue::FreeEntry;
 use crate::participant::engine::Engine;
 use crate::participant::pin_scan::PinScan;
 use crate::{Result, TxnId};
@@ -107,8 +107,8 @@ impl<'e> Protected<'e> {
         Ok(&self.scan.pins)
     }
 
-    fn is_held_by_checkpoint(&self, entry: &Freed) -> bool {
-        let holds = |checkpoint: TxnId| entry.birth <= checkpoint && checkpoint < entry.freed;
+    fn is_held_by_checkpoint(&self, entry: &FreeEntry) -> bool {
+        let holds = |checkpoint: TxnId| entry.created_txn <= checkpoint && checkpoint < entry.freed_txn;
         if planted_bug!("reuse-running-checkpoint") {
             return holds(self.finished);
         }
@@ -120,11 +120,11 @@ impl<'e> Protected<'e> {
     ///
     /// # Errors
     /// As [`Engine::scan_pins`].
-    pub(crate) fn is_reusable(&mut self, entry: &Freed) -> Result<bool> {
+    pub(crate) fn is_reusable(&mut self, entry: &FreeEntry) -> Result<bool> {
         if planted_bug!("reuse-one-txn-early") {
             return Ok(!self.is_held_by_checkpoint(entry));
         }
-        if entry.freed > self.committed || self.is_held_by_checkpoint(entry) {
+        if entry.freed_txn > self.committed || self.is_held_by_checkpoint(entry) {
             return Ok(false);
         }
         let mut is_free = self.is_free_of_pins(entry);
@@ -136,8 +136,8 @@ impl<'e> Protected<'e> {
     }
 
     /// By the scan at hand.
-    fn is_free_of_pins(&self, entry: &Freed) -> bool {
-        entry.freed <= self.scan.horizon && !self.scan.protects(entry.birth, entry.freed)
+    fn is_free_of_pins(&self, entry: &FreeEntry) -> bool {
+        entry.freed_txn <= self.scan.horizon && !self.scan.protects(entry.created_txn, entry.freed_txn)
     }
 
     fn may_scan(&self) -> bool {
@@ -151,12 +151,12 @@ impl<'e> Protected<'e> {
 
     /// Whether a page that is not reusable now, and those that were freed after it, become so
     /// without the end of any pin.
-    pub(crate) fn waits(&self, entry: &Freed) -> bool {
-        entry.freed > self.committed.min(self.scan.horizon) || self.is_held_by_checkpoint(entry)
+    pub(crate) fn waits(&self, entry: &FreeEntry) -> bool {
+        entry.freed_txn > self.committed.min(self.scan.horizon) || self.is_held_by_checkpoint(entry)
     }
 
-    /// Whether the newest checkpoint contains a page of this birth: selects the queue of a freed page.
-    pub(crate) fn is_in_checkpoint(&self, birth: TxnId) -> bool {
-        birth <= if planted_bug!("reuse-running-checkpoint") { self.finished } else { self.started }
+    /// Whether the newest checkpoint contains a page that this transaction created. Selects the queue of a freed page.
+    pub(crate) fn is_in_checkpoint(&self, created_txn: TxnId) -> bool {
+        created_txn <= if planted_bug!("reuse-running-checkpoint") { self.finished } else { self.started }
     }
 }

@@ -11,14 +11,14 @@
 //! | 0 | 8 | checksum word |
 //! | 8 | 32 | page header, kind `FreeQueue`: `link` is the page after this one, `extra` the entries of the page before |
 //! | 40 + 24 i | 4, 4 | entry i: first page, pages |
-//! | 48 + 24 i | 8 | birth |
-//! | 56 + 24 i | 8 | freed |
+//! | 48 + 24 i | 8 | created_txn |
+//! | 56 + 24 i | 8 | freed_txn |
 //!
 //! The page after the tail is reserved when the tail is made, since a sealed page can't be given a link.
 //! How many entries a page ended with stands in the page behind it, for the same reason.
 
 use crate::files::page::PageRead;
-use crate::files::page::{Header, PageKind};
+use crate::files::page::{PageHeader, PageKind};
 use crate::files::page::{
     QUEUE_ENTRIES_AT as ENTRIES_AT, QUEUE_ENTRY_BYTES as ENTRY_BYTES, queue_capacity as capacity,
 };
@@ -27,26 +27,26 @@ use crate::shared::memory::arena::{Arena, Pages};
 use crate::{PageId, Result, TxnId};
 use std::sync::atomic::Ordering;
 
-/// A freed page or run: it may be reused when nothing protects a commit from `birth` up to, not
-/// including, `freed`.
+/// An entry of a free queue: a page or extent that may be reused when nothing protects a commit from `created_txn` up to, but
+/// not including, `freed_txn`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Freed {
+pub(crate) struct FreeEntry {
     pub(crate) page: PageId,
     pub(crate) pages: u32,
-    pub(crate) birth: TxnId,
-    pub(crate) freed: TxnId,
+    pub(crate) created_txn: TxnId,
+    pub(crate) freed_txn: TxnId,
 }
 
 /// Makes a page into the (still empty) tail of a queue. Its header keeps, as link, the page reserved to
 /// follow it, and, as extra, how many entries the page before it ended with.
-pub(crate) fn format_page(body: &mut [u8], page: PageId, birth: TxnId, next: PageId, previous_count: u32) {
+pub(crate) fn format_page(body: &mut [u8], page: PageId, created_txn: TxnId, next: PageId, previous_count: u32) {
     body.fill(0);
-    let header = Header {
+    let header = PageHeader {
         kind: PageKind::FreeQueue,
         level: 0,
         count: 0,
         page,
-        birth,
+        created_txn,
         pages: 1,
         link: next,
         extra: u64::from(previous_count),
@@ -55,35 +55,36 @@ pub(crate) fn format_page(body: &mut [u8], page: PageId, birth: TxnId, next: Pag
 }
 
 /// How many entries the queue page `header`, which is not the tail, holds.
-pub(crate) fn sealed_count(pages: &Pages<'_>, header: &Header) -> Result<u32> {
+pub(crate) fn sealed_count(pages: &Pages<'_>, header: &PageHeader) -> Result<u32> {
     let next = pages.expect(header.link, PageKind::FreeQueue)?;
     Ok(next.extra.min(u64::from(capacity(pages.page_size()))) as u32)
 }
 
 /// Reads entry `index` of a queue page. Relaxed: the writer lock or a pin orders it after its store.
-pub(crate) fn read_entry(pages: &Pages<'_>, arena: &Arena, page: PageId, index: u32) -> Result<Freed> {
+pub(crate) fn read_entry(pages: &Pages<'_>, arena: &Arena, page: PageId, index: u32) -> Result<FreeEntry> {
     if index >= capacity(arena.page_size()) {
         return Err(arena.damaged(page, format!("queue page has no entry {index}")));
     }
     let at = ENTRIES_AT + index as usize * ENTRY_BYTES;
     let words = arena.words(page, at, ENTRY_BYTES / 8)?;
     let word = |i: usize| words[i].load(Ordering::Relaxed);
-    let entry = Freed {
+    let entry = FreeEntry {
         page: PageId(word(0) as u32),
         pages: (word(0) >> 32) as u32,
-        birth: TxnId::from_u64(word(1)),
-        freed: TxnId::from_u64(word(2)),
+        created_txn: TxnId::from_u64(word(1)),
+        freed_txn: TxnId::from_u64(word(2)),
     };
-    if entry.birth > entry.freed || pages.check(entry.page, entry.pages).is_err() {
+    if entry.created_txn > entry.freed_txn || pages.check(entry.page, entry.pages).is_err() {
         return Err(arena.damaged(page, format!("queue entry {index} makes no sense: {entry:?}")));
     }
     Ok(entry)
 }
 
 /// Writes entry `index` of a queue page, behind the published end.
-pub(crate) fn write_entry(arena: &Arena, page: PageId, index: u32, entry: Freed) -> Result<()> {
+pub(crate) fn write_entry(arena: &Arena, page: PageId, index: u32, entry: FreeEntry) -> Result<()> {
     let at = ENTRIES_AT + index as usize * ENTRY_BYTES;
-    let values = [u64::from(entry.page.0) | u64::from(entry.pages) << 32, entry.birth.as_u64(), entry.freed.as_u64()];
+    let values =
+        [u64::from(entry.page.0) | u64::from(entry.pages) << 32, entry.created_txn.as_u64(), entry.freed_txn.as_u64()];
     for (word, value) in arena.words(page, at, ENTRY_BYTES / 8)?.iter().zip(values) {
         word.store(value, Ordering::Relaxed);
     }
@@ -92,7 +93,7 @@ pub(crate) fn write_entry(arena: &Arena, page: PageId, index: u32, entry: Freed)
 
 /// The page behind a queue's page that is not its tail. Each such page holds an entry, since it was made for one: a damaged
 /// link can't lead round in circles for ever without showing.
-pub(crate) fn next_page(pages: &Pages<'_>, arena: &Arena, header: &Header) -> Result<PageId> {
+pub(crate) fn next_page(pages: &Pages<'_>, arena: &Arena, header: &PageHeader) -> Result<PageId> {
     let next = pages.expect(header.link, PageKind::FreeQueue)?;
     if next.page == header.page || next.extra == 0 {
         return Err(
@@ -113,7 +114,7 @@ pub(crate) fn each_page(
     // All but the first have at least one of the entries.
     for _ in 0..=queue.count.saturating_add(1) {
         let header = pages.expect(page, PageKind::FreeQueue)?;
-        on_page(page, header.birth)?;
+        on_page(page, header.created_txn)?;
         if page == queue.tail {
             return Ok(());
         }
@@ -130,7 +131,7 @@ pub(crate) fn walk(
     arena: &Arena,
     queue: &QueueState,
     on_page: &mut dyn FnMut(PageId, Option<TxnId>) -> Result<()>,
-    on_entry: &mut dyn FnMut(Freed) -> Result<()>,
+    on_entry: &mut dyn FnMut(FreeEntry) -> Result<()>,
 ) -> Result<()> {
     if queue.head.is_none() {
         return Ok(());
@@ -140,7 +141,7 @@ pub(crate) fn walk(
     let mut left = queue.count;
     loop {
         let header = pages.expect(page, PageKind::FreeQueue)?;
-        on_page(page, Some(header.birth))?;
+        on_page(page, Some(header.created_txn))?;
         let (next, end) = match page == queue.tail {
             true => (header.link, queue.tail_index),
             false => (next_page(pages, arena, &header)?, sealed_count(pages, &header)?),
@@ -182,7 +183,7 @@ mod tests {
         format_page(&mut body, PageId(0x0102), TxnId::from_u64(0x0304), PageId(0x0506), 0x07);
         let expected = [
             [4, 0, 0, 0, 0x02, 0x01, 0, 0], // queue, level 0, count 0; page 0x102
-            [0x04, 0x03, 0, 0, 0, 0, 0, 0], // birth
+            [0x04, 0x03, 0, 0, 0, 0, 0, 0], // created_txn
             [1, 0, 0, 0, 0x06, 0x05, 0, 0], // 1 page; the page after it
             [7, 0, 0, 0, 0, 0, 0, 0],       // entries of the page before it
         ];

@@ -1,12 +1,12 @@
 //! The pages of a transaction that has savepoints.
 //!
-//! Without savepoints a page that was born in the transaction is the transaction's own: it is
+//! Without savepoints, a page that the transaction created is the transaction's own: it is
 //! changed in place, and is used again at once when it is freed. With savepoints, that holds for
 //! pages that were allocated since the newest one (`fresh`). All others belong to the state of some
-//! savepoint: they are copied before a change, and those that are freed are set aside (`held`).
+//! savepoint: they are copied before a change, and are retained when they are freed (`retained`).
 //!
 //! **A rollback** to savepoint i returns to the transaction all pages that were allocated since.
-//! What was set aside since is in use again, or was allocated since and is returned with the
+//! A page that was retained since is in use again, or was allocated since and is returned with the
 //! others. Pages of earlier transactions that were replaced since are in use again: the list of
 //! those is cut back to its length at the savepoint.
 //!
@@ -17,12 +17,12 @@
 //! tree, so what becomes of them is kept apart from what a rollback takes back.
 //!
 //! **Each page is in one place.** A page that the transaction has taken is in use by a queue, is
-//! spare, or is in use by a tree of the present state or of a savepoint's. In the last case it was
+//! free, or is in use by a tree of the present state or of a savepoint's. In the last case it was
 //! allocated before the first savepoint, or is in `fresh` of the interval in which it was
 //! allocated. It leaves `fresh` by being freed in that same interval, so that no savepoint can have
-//! it; only then is it spare. A page that is freed in a later interval stays in `fresh` of its own,
-//! and is in `held` of the later one. It is returned once: by `fresh` at a rollback to the
-//! beginning of its own interval or an earlier one, or by `held` at the commit.
+//! it; only then is it free. A page that is freed in a later interval stays in `fresh` of its own,
+//! and is in `retained` of the later one. It is returned once: by `fresh` at a rollback to the
+//! beginning of its own interval or an earlier one, or by `retained` at the commit.
 
 use crate::PageId;
 use std::collections::HashMap;
@@ -32,17 +32,17 @@ use std::collections::HashMap;
 struct Interval {
     /// How many pages of earlier transactions had been replaced when the savepoint was made.
     replaced: usize,
-    /// What was allocated, and is not spare again: first page and length of a run, or a page and 1.
+    /// What was allocated, and is not free again: first page and length of an extent, or a page and 1.
     fresh: HashMap<PageId, u32>,
     /// What was freed, of the pages of this transaction that were allocated before. First page and
     /// length, as above.
-    held: Vec<(PageId, u32)>,
+    retained: Vec<(PageId, u32)>,
 }
 
-/// What is to be done at a rollback.
+/// What a rollback does to the pages.
 pub(super) struct Undone {
     /// Pages that can be used again.
-    pub(super) spare: Vec<(PageId, u32)>,
+    pub(super) free: Vec<(PageId, u32)>,
     /// How many of the replaced pages of earlier transactions stay so.
     pub(super) replaced: usize,
 }
@@ -72,16 +72,16 @@ impl Savepoints {
         }
     }
 
-    /// Sets aside what was born in this transaction and is being freed, if a savepoint has it. True
-    /// if so.
+    /// Retains a page that this transaction created and is freeing, if a savepoint has it. Returns
+    /// whether it did.
     #[inline]
-    pub(super) fn hold(&mut self, page: PageId, pages: u32) -> bool {
+    pub(super) fn retain(&mut self, page: PageId, pages: u32) -> bool {
         let Some(interval) = self.intervals.last_mut() else { return false };
-        let is_held = interval.fresh.remove(&page).is_none();
-        if is_held {
-            interval.held.push((page, pages));
+        let is_retained = interval.fresh.remove(&page).is_none();
+        if is_retained {
+            interval.retained.push((page, pages));
         }
-        is_held
+        is_retained
     }
 
     /// Forgets all that happened since the savepoint at `depth`, and the savepoints after it.
@@ -89,11 +89,11 @@ impl Savepoints {
         let intervals = self.intervals.split_off(depth);
         let replaced = intervals.first().map_or(0, |interval| interval.replaced);
         self.add(replaced);
-        Undone { spare: intervals.into_iter().flat_map(|interval| interval.fresh).collect(), replaced }
+        Undone { free: intervals.into_iter().flat_map(|interval| interval.fresh).collect(), replaced }
     }
 
-    /// At the commit: what was set aside is free.
+    /// Ends all savepoints at the commit, and returns the retained pages, which are free.
     pub(super) fn end(&mut self) -> Vec<(PageId, u32)> {
-        std::mem::take(&mut self.intervals).into_iter().flat_map(|interval| interval.held).collect()
+        std::mem::take(&mut self.intervals).into_iter().flat_map(|interval| interval.retained).collect()
     }
 }

@@ -17,7 +17,7 @@ use crate::shared::presence::Presence;
 use crate::shared::progress::{Patience, Progress};
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::lock::{Acquired, CommitClass, Owner};
-use crate::shared::protocols::{deadline, lock, waiter};
+use crate::shared::protocols::{deadline, event_count, lock};
 use crate::{ClientId, Error, TxnId, limits};
 use parking_lot::Mutex;
 use std::cell::RefCell;
@@ -27,26 +27,26 @@ use std::time::{Duration, Instant};
 use untorn_wal::Lsn;
 
 /// Longest time that a participant sleeps before it looks again whether whom it waits for is alive.
-pub(crate) const RECHECK: Duration = Duration::from_millis(5);
+pub(crate) const LOGGER_RECHECK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// While an urgent commit has come within this time, bulk ones leave the log to it but for a share.
-const URGENT_RECENT: Duration = Duration::from_secs(1);
+const URGENT_RECENT_MAX: Duration = Duration::from_secs(1);
 
 /// How often whoever commits or stores without waiting looks whether a logger lives.
-const GLANCE_NS: u64 = 10_000_000;
+const LOGGER_GLANCE_INTERVAL_NS: u64 = 10_000_000;
 
 /// How long a writer that finds the device full waits for the logger to give room back: files are deleted in
 /// milliseconds, and it may be stopped.
-const YIELD_PATIENCE: Duration = Duration::from_secs(2);
+const LOG_YIELD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a waiter goes on while it cannot tell whether the owner of a lock lives.
-const UNCLEAR_MAX: Duration = Duration::from_secs(1);
+const UNCLEAR_OWNER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a thread of the logger waits for the growth lock.
 const LOGGER_GROWTH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A flush, or a wait for a lock, that takes longer is told of.
-pub(crate) const SLOW: Duration = Duration::from_secs(1);
+pub(crate) const SLOW_OPERATION_MIN: Duration = Duration::from_secs(1);
 
 /// Whether a client lives; whatever is unclear means that one does.
 pub(crate) fn has_clients(tester: &Tester<'_>) -> bool {
@@ -70,7 +70,7 @@ pub(crate) struct Engine {
     /// How long to wait for a living logger that makes no progress.
     pub(crate) logger_timeout: Duration,
     /// Starts a logger if there is none; the logger's own engine has nothing to start.
-    pub(crate) keeper: Option<crate::participant::keeper::Keeper>,
+    pub(crate) spawner: Option<crate::participant::spawner::LoggerSpawner>,
     /// One of this logger's threads has panicked: waits of the others for the logger end. Never set in a client.
     pub(crate) has_failed: AtomicBool,
     /// The newest scan of the pins by this participant: see [`crate::pages::protection`].
@@ -258,7 +258,7 @@ impl Engine {
         let urgent_ns = fixed.deadlines.urgent_asked_ns.load(Ordering::Relaxed);
         // A time in the future is damage.
         let ago = if urgent_ns == 0 { None } else { now_ns().checked_sub(urgent_ns) };
-        if ago.is_none_or(|ago| u128::from(ago) >= URGENT_RECENT.as_nanos()) {
+        if ago.is_none_or(|ago| u128::from(ago) >= URGENT_RECENT_MAX.as_nanos()) {
             return None;
         }
         // Frames of a transaction that streams lie behind the newest commit.
@@ -288,7 +288,7 @@ impl Engine {
         let deadline = timeout.and_then(|timeout| start.checked_add(timeout));
         let acquired = self
             .acquire_while_clear(deadline, |alive, until| {
-                lock::acquire_as::<Native>(&word.word, &word.bells(), class, self.me.0, alive, until)
+                lock::acquire_as::<Native>(&word.word, &word.events(), class, self.me.0, alive, until)
             })?
             .map_err(|_| Error::LockTimeout { waited: start.elapsed(), holder: self.holder(word) })?;
         if let lock::Acquired::TakenOver(_) = acquired {
@@ -298,7 +298,7 @@ impl Engine {
             self.control.fixed().counters.lock_take_overs.fetch_add(1, Ordering::Relaxed);
         }
         let waited = start.elapsed();
-        if waited >= SLOW {
+        if waited >= SLOW_OPERATION_MIN {
             tracing::warn!(waited_ms = waited.as_millis() as u64, "waited long for a lock");
         }
         Ok(())
@@ -321,7 +321,7 @@ impl Engine {
                 unclear.replace(found.err());
                 is_alive
             };
-            let soon = Instant::now() + UNCLEAR_MAX;
+            let soon = Instant::now() + UNCLEAR_OWNER_TIMEOUT;
             match acquire(&alive, Some(deadline.map_or(soon, |deadline| deadline.min(soon)))) {
                 Ok(acquired) => return Ok(Ok(acquired)),
                 Err(owner) => match unclear.take() {
@@ -334,7 +334,7 @@ impl Engine {
     }
 
     pub(crate) fn release(&self, word: &LockWord) {
-        lock::release_and_wake_next::<Native>(&word.word, &word.bells(), self.me.0);
+        lock::release_and_wake_next::<Native>(&word.word, &word.events(), self.me.0);
     }
 
     /// An error if the writer lock has been held for longer than `timeout` by one owner, while the caller has `waited`.
@@ -362,7 +362,7 @@ impl Engine {
             Some(backed) if bytes <= backed => Ok(()),
             _ => {
                 // A thread of the logger waits for a stopped process no longer than for a lock: it must be able to end.
-                let patience = if self.keeper.is_some() { self.logger_timeout } else { LOGGER_GROWTH_TIMEOUT };
+                let patience = if self.spawner.is_some() { self.logger_timeout } else { LOGGER_GROWTH_TIMEOUT };
                 self.with_room(|| self.grow_arena(bytes, patience))
             }
         }
@@ -384,16 +384,16 @@ impl Engine {
     fn reclaim_kept_log(&self) -> bool {
         let fixed = self.control.fixed();
         let words = &fixed.logger;
-        if self.keeper.is_none() || fixed.counters.wal_kept.load(Ordering::SeqCst) == 0 {
+        if self.spawner.is_none() || fixed.counters.wal_kept.load(Ordering::SeqCst) == 0 {
             return false;
         }
         let request = words.yield_request.fetch_add(1, Ordering::SeqCst) + 1;
         let start = Instant::now();
         while words.yielded.load(Ordering::SeqCst) < request {
-            if start.elapsed() > YIELD_PATIENCE || self.ensure_logger().is_err() {
+            if start.elapsed() > LOG_YIELD_TIMEOUT || self.ensure_logger().is_err() {
                 return false;
             }
-            waiter::ring_always::<Native>(&words.background);
+            event_count::notify_always::<Native>(&words.background);
             std::thread::sleep(Duration::from_millis(1));
         }
         true
@@ -443,14 +443,14 @@ impl Engine {
     /// Wakes the flush thread if it sleeps. The caller's news was stored fenced.
     #[inline]
     pub(crate) fn wake_logger(&self) {
-        waiter::ring::<Native>(&self.control.fixed().logger.bell);
+        event_count::notify::<Native>(&self.control.fixed().logger.event);
     }
 
     /// Wakes the flush thread if it sleeps and wants to hear that the log's tail has come to `tail`, which was stored fenced.
     #[inline]
     pub(crate) fn tell_logger(&self, tail: Lsn) {
         let words = &self.control.fixed().logger;
-        waiter::ring_from::<Native>(&words.bell, &words.wake_from, tail.0);
+        event_count::notify_from::<Native>(&words.event, &words.wake_from, tail.0);
     }
 
     /// Wakes the flush thread if it sleeps and would wake too late for a commit that is to be durable by `deadline_ns`, which was
@@ -459,12 +459,12 @@ impl Engine {
     pub(crate) fn tell_logger_by(&self, tail: Lsn, deadline_ns: u64) {
         let fixed = self.control.fixed();
         let words = &fixed.logger;
-        waiter::ring_from::<Native>(&words.bell, &words.wake_urgency, deadline::urgency(deadline_ns));
+        event_count::notify_from::<Native>(&words.event, &words.wake_urgency, deadline::urgency(deadline_ns));
         // While the flush thread sleeps this word stands still, and it sleeps only if it saw less than half a ring.
         let durable = fixed.durable.lsn.load(Ordering::SeqCst);
         let half = self.control.ring_reach().unwrap_or(self.geometry.ring_size) / 2;
         if tail.0.saturating_sub(durable) >= half {
-            waiter::ring::<Native>(&words.bell);
+            event_count::notify::<Native>(&words.event);
         }
     }
 
@@ -479,7 +479,7 @@ impl Engine {
     pub(crate) fn glance_at_logger(&self) {
         let now = now_ns();
         let seen = self.logger_seen_ns.load(Ordering::Relaxed);
-        if now.saturating_sub(seen) > GLANCE_NS {
+        if now.saturating_sub(seen) > LOGGER_GLANCE_INTERVAL_NS {
             self.logger_seen_ns.store(now, Ordering::Relaxed);
             // A failure shows to whoever waits for durability.
             let _ = self.ensure_logger();
@@ -491,15 +491,15 @@ impl Engine {
     #[inline]
     pub(crate) fn glance_by_coarse_clock(&self) {
         let now = clock_ns(rustix::time::ClockId::MonotonicCoarse);
-        if now.saturating_sub(self.logger_seen_ns.load(Ordering::Relaxed)) > GLANCE_NS {
+        if now.saturating_sub(self.logger_seen_ns.load(Ordering::Relaxed)) > LOGGER_GLANCE_INTERVAL_NS {
             self.glance_at_logger();
         }
     }
 
     /// Starts a logger if none lives.
     pub(crate) fn ensure_logger(&self) -> Result<()> {
-        match &self.keeper {
-            Some(keeper) => keeper.ensure(self),
+        match &self.spawner {
+            Some(spawner) => spawner.ensure(self),
             None => Ok(()),
         }
     }
@@ -509,7 +509,7 @@ impl Engine {
     /// # Errors
     /// [`Error::LoggerStalled`] when a living logger moves nothing for the stated time; the poison's error.
     pub(crate) fn wait_durable(&self, lsn: Lsn, hurry: bool, timeout: Option<Duration>) -> Result<bool> {
-        self.wait_durable_looking(lsn, hurry, timeout, RECHECK)
+        self.wait_durable_looking(lsn, hurry, timeout, LOGGER_RECHECK_INTERVAL)
     }
 
     /// As [`Engine::wait_durable`], for a commit that need not be durable before `deadline_ns`: who has time looks less often after the
@@ -518,7 +518,7 @@ impl Engine {
         let began = Instant::now();
         let left = Duration::from_nanos(deadline_ns.saturating_sub(now_ns()));
         let patience = timeout.map_or(left, |timeout| timeout.min(left));
-        let nap = (left / 4).clamp(RECHECK, waiter::NAP_MAX);
+        let nap = (left / 4).clamp(LOGGER_RECHECK_INTERVAL, event_count::EVENT_WAIT_MAX);
         if self.wait_durable_looking(lsn, false, Some(patience), nap)? {
             return Ok(true);
         }
@@ -526,7 +526,7 @@ impl Engine {
         // far away, or the word that holds it is damaged. A flush that is requested goes by neither.
         match timeout.map(|timeout| timeout.saturating_sub(began.elapsed())) {
             Some(Duration::ZERO) => Ok(false),
-            rest => self.wait_durable_looking(lsn, true, rest, RECHECK),
+            rest => self.wait_durable_looking(lsn, true, rest, LOGGER_RECHECK_INTERVAL),
         }
     }
 
@@ -548,8 +548,8 @@ impl Engine {
             self.request_flush(lsn);
         }
         let mut watch = self.watch_logger();
-        let ended = waiter::wait_until::<Native, _, _>(
-            &fixed.durable.bell,
+        let ended = event_count::wait_until::<Native, _, _>(
+            &fixed.durable.event,
             timeout.and_then(|timeout| start.checked_add(timeout)),
             nap,
             || match durable() {
@@ -560,8 +560,8 @@ impl Engine {
         );
         match ended {
             Ok(found) => found.map(|()| true),
-            Err(waiter::Ended::DeadlinePassed) => Ok(false),
-            Err(waiter::Ended::Stopped(error)) => Err(error),
+            Err(event_count::WaitError::TimedOut) => Ok(false),
+            Err(event_count::WaitError::Stopped(error)) => Err(error),
         }
     }
 
@@ -594,7 +594,7 @@ impl Engine {
     ///
     /// An incarnation begins with the first transaction or cell value of a life that follows a loss. A life that commits
     /// nothing uses none up, however often it is repeated. What it had begun to use is known after the next loss, since
-    /// this comes before the swing, and before the cell's version moves. If the process dies in between, the incarnation
+    /// this comes before the publication, and before the cell's version moves. If the process dies in between, the incarnation
     /// is used and empty.
     ///
     /// # Errors
@@ -612,10 +612,10 @@ impl Engine {
         ask();
         let start = Instant::now();
         let mut watch = self.watch_logger();
-        let ended = waiter::wait_until::<Native, _, _>(
-            &self.control.fixed().durable.bell,
+        let ended = event_count::wait_until::<Native, _, _>(
+            &self.control.fixed().durable.event,
             None,
-            RECHECK,
+            LOGGER_RECHECK_INTERVAL,
             || match self.control.is_incarnation_stated() {
                 true => Some(Ok(())),
                 false => self.refuse_broken_log().err().map(Err),
@@ -627,15 +627,15 @@ impl Engine {
         );
         match ended {
             Ok(found) => found,
-            Err(waiter::Ended::Stopped(error)) => Err(error),
-            Err(waiter::Ended::DeadlinePassed) => unreachable!("there is no deadline"),
+            Err(event_count::WaitError::Stopped(error)) => Err(error),
+            Err(event_count::WaitError::TimedOut) => unreachable!("there is no deadline"),
         }
     }
 
     /// Begins to watch whether the logger moves.
     pub(crate) fn watch_logger(&self) -> Watch {
         Watch {
-            beats: self.control.fixed().logger.beats.load(Ordering::Relaxed),
+            heartbeat: self.control.fixed().logger.heartbeat.load(Ordering::Relaxed),
             patience: Patience::new(self.logger_timeout),
         }
     }
@@ -680,21 +680,21 @@ impl Engine {
     pub(crate) fn request_checkpoint(&self, txn: TxnId) {
         let logger = &self.control.fixed().logger;
         logger.checkpoint_request.fetch_max(txn.as_u64(), Ordering::SeqCst);
-        waiter::ring::<Native>(&logger.background);
+        event_count::notify::<Native>(&logger.background);
     }
 
     /// Wakes everybody who waits for the log or a checkpoint.
     pub(crate) fn wake_waiters(&self) {
         let fixed = self.control.fixed();
-        for bell in [&fixed.durable.bell, &fixed.checkpoint.bell, &fixed.cells.done_bell] {
-            waiter::ring_always::<Native>(bell);
+        for event in [&fixed.durable.event, &fixed.checkpoint.event, &fixed.cells.done_event] {
+            event_count::notify_always::<Native>(event);
         }
     }
 }
 
 /// Watches the logger while somebody waits for it.
 pub(crate) struct Watch {
-    beats: u64,
+    heartbeat: u64,
     patience: Patience,
 }
 
@@ -708,14 +708,14 @@ impl Watch {
         if engine.has_failed.load(Ordering::Acquire) {
             return Err(Error::LoggerUnavailable { reason: "a thread of the logger panicked".into() });
         }
-        let beats = engine.control.fixed().logger.beats.load(Ordering::Relaxed);
-        if beats != self.beats {
-            self.beats = beats;
+        let heartbeat = engine.control.fixed().logger.heartbeat.load(Ordering::Relaxed);
+        if heartbeat != self.heartbeat {
+            self.heartbeat = heartbeat;
             self.patience.begin_anew();
             return Ok(());
         }
         engine.ensure_logger()?;
-        if self.patience.waited() >= waiter::NAP_MAX
+        if self.patience.waited() >= event_count::EVENT_WAIT_MAX
             && let Ok(tester) = engine.tester()
         {
             self.patience.look(&tester);

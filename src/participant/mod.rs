@@ -1,16 +1,16 @@
 //! What clients and the logger have in common.
 //!
 //! - `engine`: one participant's view of a store: its files, the region, the arena, its identity, its waits
-//! - `keeper`: starts the logger for a client
+//! - `spawner`: starts the logger for a client
 //! - `options`: how a store is opened
 //! - `pin_scan`: what a scan of the reader slots has found
 //! - `panics`, `rest`: the threads of a logger: how a panic ends them, when they sleep
 //! - `settings`: the flush policy and other settings that clients store in `control`
 
 pub(crate) mod engine;
-pub(crate) mod keeper;
 pub(crate) mod options;
 pub(crate) mod panics;
 pub(crate) mod pin_scan;
 pub(crate) mod rest;
 pub(crate) mod settings;
+pub(crate) mod spawner;

@@ -6,7 +6,7 @@
 //!
 //! | thread waits for | ended by |
 //! |---|---|
-//! | its bell | the bell, once its `ending` flag is set |
+//! | its event | the event, once its `ending` flag is set |
 //! | the log, in a transaction or a checkpoint | [`Engine::has_failed`](crate::participant::engine::Engine), which each look after the logger checks |
 //! | the writer lock, the growth lock | the thread's own short limit |
 

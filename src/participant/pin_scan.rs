@@ -22,10 +22,10 @@ impl PinScan {
         PinScan { horizon, pins, slots }
     }
 
-    /// Whether a pin protects a page that was born in `birth` and freed in `freed`.
-    pub(crate) fn protects(&self, birth: TxnId, freed: TxnId) -> bool {
-        let first = self.pins.partition_point(|pin| *pin < birth);
-        self.pins.get(first).is_some_and(|pin| *pin < freed)
+    /// Whether a pin protects a page that was created in `created_txn` and freed in `freed_txn`.
+    pub(crate) fn protects(&self, created_txn: TxnId, freed_txn: TxnId) -> bool {
+        let first = self.pins.partition_point(|pin| *pin < created_txn);
+        self.pins.get(first).is_some_and(|pin| *pin < freed_txn)
     }
 }
 
@@ -37,16 +37,16 @@ mod tests {
         TxnId::from_u64(sequence)
     }
 
-    /// A pin protects what was born by it and freed after it; of a page freed after the horizon the
+    /// A pin protects what was created by then and freed after it; of a page freed after the horizon the
     /// scan does not decide.
     #[test]
-    fn protects_by_birth_and_freed() {
+    fn protects_from_creation_to_freeing() {
         let scan = PinScan::new(txn(20), vec![txn(9), txn(5), txn(9)]);
         assert_eq!((scan.pins.as_slice(), scan.slots), (&[txn(5), txn(9)][..], 3));
-        for (birth, freed, protected) in
+        for (created_txn, freed_txn, protected) in
             [(5, 6, true), (1, 5, false), (6, 9, false), (6, 10, true), (9, 12, true), (10, 20, false)]
         {
-            assert_eq!(scan.protects(txn(birth), txn(freed)), protected, "{birth} to {freed}");
+            assert_eq!(scan.protects(txn(created_txn), txn(freed_txn)), protected, "{created_txn} to {freed_txn}");
         }
     }
 }

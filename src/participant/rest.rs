@@ -1,33 +1,33 @@
 //! When the logger's threads look by themselves, and when they rest until something wakes them.
 //!
-//! Each thread sleeps on a bell, and whatever it has to do is preceded by a ring. A ring can be missing: its sender may die
+//! Each thread sleeps on an event count, and whatever it has to do is preceded by a ring. A ring can be missing: its sender may die
 //! between its news and the ring, or an older version of the library may not send it. While the store is used, the threads therefore look again
-//! every few milliseconds, and repair that. When nothing has been published, stored or asked for during [`ACTIVE`], they rest:
-//! one thread looks for the dead and for a missing directory every few seconds ([`DEAD_INTERVAL`], [`ALONE_INTERVAL`]),
+//! every few milliseconds, and repair that. When nothing has been published, stored or asked for during [`REST_DELAY`], they rest:
+//! one thread looks for the dead and for a missing directory every few seconds ([`DEAD_CLIENT_CHECK_INTERVAL`], [`UNUSED_CHECK_INTERVAL`]),
 //! and the others wake once a minute.
 //!
 //! Whatever wakes a thread that rests wakes all of them ([`Rest::stir`]), so a store that is used again is looked after as before.
 //!
 //! | ring that is missing | who notices |
 //! |---|---|
-//! | of a publisher that died | the look for the dead, at most [`DEAD_INTERVAL`] later; a client that waits, within `NAP_MAX` |
+//! | of a publisher that died | the look for the dead, at most [`DEAD_CLIENT_CHECK_INTERVAL`] later; a client that waits, within `EVENT_WAIT_MAX` |
 //! | of a client that leaves or is killed | the look for the dead |
 //! | of `stop_logger`, by another version | the same look |
 
 use crate::participant::engine::{Engine, now_ns};
 use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::waiter;
+use crate::shared::protocols::event_count;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// After this time without an event, the threads rest.
-const ACTIVE: Duration = Duration::from_secs(1);
+const REST_DELAY: Duration = Duration::from_secs(1);
 /// How often a logger that rests looks for dead clients, and for its directory.
-pub(crate) const DEAD_INTERVAL: Duration = Duration::from_secs(3);
+pub(crate) const DEAD_CLIENT_CHECK_INTERVAL: Duration = Duration::from_secs(3);
 /// How often it looks for its directory, and for its socket, if no process has the store open.
-pub(crate) const ALONE_INTERVAL: Duration = Duration::from_secs(10);
+pub(crate) const UNUSED_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the other threads rest.
-const LONGEST: Duration = Duration::from_secs(60);
+const REST_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Until when the threads of a logger look by themselves.
 pub(crate) struct Rest {
@@ -41,13 +41,13 @@ pub(crate) struct Rest {
 impl Rest {
     /// Threads that have just started look by themselves.
     pub(crate) fn new() -> Rest {
-        let active_until_ns = AtomicU64::new(now_ns() + ACTIVE.as_nanos() as u64);
+        let active_until_ns = AtomicU64::new(now_ns() + REST_DELAY.as_nanos() as u64);
         Rest { active_until_ns, is_alone: AtomicBool::new(false), idle_ms: AtomicU64::new(0) }
     }
 
     /// How long a thread sleeps that looks every `nap` while the store is used.
     pub(crate) fn nap(&self, nap: Duration) -> Duration {
-        if self.is_resting() { LONGEST } else { nap }
+        if self.is_resting() { REST_WAIT_MAX } else { nap }
     }
 
     /// Notes whether a process has the store open, and for how long the logger stays without one.
@@ -62,28 +62,28 @@ impl Rest {
         let before_leaving = Duration::from_millis(self.idle_ms.load(Ordering::Relaxed) / 2);
         let longest = match self.is_resting() {
             false => nap,
-            true if self.is_alone.load(Ordering::Relaxed) => ALONE_INTERVAL,
+            true if self.is_alone.load(Ordering::Relaxed) => UNUSED_CHECK_INTERVAL,
             true => resting,
         };
         longest.min(before_leaving).max(nap)
     }
 
-    /// Whether the threads rest. To be asked between `waiter::listen` and `waiter::sleep`.
+    /// Whether the threads rest. To be asked between `event_count::prepare_wait` and `event_count::wait`.
     pub(crate) fn is_resting(&self) -> bool {
         now_ns() >= self.active_until_ns.load(Ordering::SeqCst)
     }
 
     /// Something happened: no thread rests from now on.
     pub(crate) fn stir(&self, engine: &Engine) {
-        let (now, active_ns) = (now_ns(), ACTIVE.as_nanos() as u64);
+        let (now, active_ns) = (now_ns(), REST_DELAY.as_nanos() as u64);
         // They are awake, and will be for a while. The half is room for a thread that asked the clock earlier.
         if self.active_until_ns.load(Ordering::SeqCst) >= now + active_ns / 2 {
             return;
         }
         self.active_until_ns.store(now + active_ns, Ordering::SeqCst);
         let fixed = engine.control.fixed();
-        for bell in [&fixed.logger.bell, &fixed.logger.background, &engine.control.cells().bell] {
-            waiter::ring_always::<Native>(bell);
+        for event in [&fixed.logger.event, &fixed.logger.background, &engine.control.cells().event] {
+            event_count::notify_always::<Native>(event);
         }
     }
 }

@@ -1,11 +1,11 @@
 //! What clients tell the logger through `control`: its policy, its patience, and that a checkpoint is wanted.
 
-use crate::participant::engine::{Engine, RECHECK};
+use crate::participant::engine::{Engine, LOGGER_RECHECK_INTERVAL};
 use crate::participant::options::FlushPolicy;
 use crate::shared::control::Control;
 use crate::shared::protocols::atomic::{Native, Word64};
-use crate::shared::protocols::waiter;
-use crate::shared::protocols::waiter::Ended;
+use crate::shared::protocols::event_count;
+use crate::shared::protocols::event_count::WaitError;
 use crate::{Result, TxnId};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -98,10 +98,10 @@ pub(crate) fn wait_checkpoint(engine: &Engine, lock_timeout: Option<Duration>) -
     let mut watch = engine.watch_logger();
     let failures = fixed.checkpoint.failures.load(Ordering::SeqCst);
     engine.request_checkpoint(wanted);
-    let ended = waiter::wait_until::<Native, _, _>(
-        &fixed.checkpoint.bell,
+    let ended = event_count::wait_until::<Native, _, _>(
+        &fixed.checkpoint.event,
         None,
-        RECHECK,
+        LOGGER_RECHECK_INTERVAL,
         || {
             let finished = TxnId::from_u64(fixed.checkpoint.finished.load(Ordering::SeqCst));
             if finished >= wanted {
@@ -123,7 +123,7 @@ pub(crate) fn wait_checkpoint(engine: &Engine, lock_timeout: Option<Duration>) -
     );
     match ended {
         Ok(found) => found,
-        Err(Ended::Stopped(error)) => Err(error),
-        Err(Ended::DeadlinePassed) => unreachable!("there is no deadline"),
+        Err(WaitError::Stopped(error)) => Err(error),
+        Err(WaitError::TimedOut) => unreachable!("there is no deadline"),
     }
 }

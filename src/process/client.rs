@@ -4,14 +4,14 @@
 //! registry. After a `fork()` the child finds its copies dead: every entry and every drop looks at a
 //! wipe-on-fork word first, so that a child can neither use nor release what is its parent's.
 
-use crate::admission::gate;
+use crate::admission::local_queue;
 use crate::files::dir;
 use crate::files::dir::Dir;
 use crate::files::dir::LockFileId;
-use crate::files::header::Header;
+use crate::files::header::CheckpointHeader;
 use crate::participant::engine::{Engine, has_clients, now_ns};
-use crate::participant::keeper::Keeper;
 use crate::participant::options::Options;
+use crate::participant::spawner::LoggerSpawner;
 use crate::process::create;
 use crate::process::{pin, waker};
 use crate::shared::control::Control;
@@ -25,7 +25,7 @@ use crate::shared::presence::Presence;
 use crate::shared::progress::{Patience, Progress};
 use crate::shared::protocols::atomic::{Native, Word64};
 use crate::shared::protocols::lock::CommitClass;
-use crate::shared::protocols::{lock, pins, waiter};
+use crate::shared::protocols::{event_count, lock, pins};
 use crate::{ClientId, Error, LimitKind, Result, limits};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -39,18 +39,18 @@ use untorn_wal::Lsn;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long an opener waits for the logger of a store that needs recovery to leave. One that is stopped does not.
-const LEAVING_MAX: Duration = Duration::from_secs(10);
+const LOGGER_EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One process's use of one store.
-pub(crate) struct Client {
+pub(crate) struct DirectClient {
     /// Tells the clients of this process apart.
     pub(super) serial: u64,
     pub(crate) engine: Engine,
     pub(super) fork: ForkGuard,
-    gate: gate::Gate,
+    local_queue: local_queue::LocalQueue,
     /// For which of its urgent threads this process last left the writer lock reserved: a [`lock::Reservation`].
     handed_over: AtomicU64,
-    pub(crate) pool: pin::Pool,
+    pub(crate) pool: pin::SlotPool,
     pub(crate) wakers: waker::Wakers,
     /// Its entry in the client table.
     entry: usize,
@@ -58,58 +58,58 @@ pub(crate) struct Client {
 
 // What a panic of the host can interrupt is what the death of the process can: each protocol of the shared region leaves a
 // state that others go on from, and the locks of this process are free again after a panic, and not poisoned.
-impl std::panic::UnwindSafe for Client {}
-impl std::panic::RefUnwindSafe for Client {}
+impl std::panic::UnwindSafe for DirectClient {}
+impl std::panic::RefUnwindSafe for DirectClient {}
 
 /// The client of a store, for all handles of this process. Locked while it is made, so that a process never makes two.
-type Seat = Arc<Mutex<Weak<Client>>>;
+type ClientCell = Arc<Mutex<Weak<DirectClient>>>;
 
 /// By process generation, since a child of fork() inherits the map, and seats that may be locked for ever.
-static REGISTRY: LazyLock<Mutex<HashMap<(u64, LockFileId), Seat>>> = LazyLock::new(Mutex::default);
+static REGISTRY: LazyLock<Mutex<HashMap<(u64, LockFileId), ClientCell>>> = LazyLock::new(Mutex::default);
 
 /// The place of a store's client in this process.
-fn seat(id: LockFileId) -> Result<Seat> {
+fn client_cell(id: LockFileId) -> Result<ClientCell> {
     let generation = ForkGuard::new()?.generation();
     // A child must not find the map locked either.
     fork::without_forks(|| {
         let mut registry = REGISTRY.lock();
-        registry.retain(|(of, _), seat| {
-            *of == generation && (Arc::strong_count(seat) > 1 || seat.lock().strong_count() > 0)
+        registry.retain(|(of, _), client_cell| {
+            *of == generation && (Arc::strong_count(client_cell) > 1 || client_cell.lock().strong_count() > 0)
         });
         registry.entry((generation, id)).or_default().clone()
     })
 }
 
-impl Client {
+impl DirectClient {
     /// The client of this process for the store in `dir`, made if this is the first handle.
-    pub(crate) fn join(dir: Dir, options: &Options) -> Result<Arc<Client>> {
+    pub(crate) fn join(dir: Dir, options: &Options) -> Result<Arc<DirectClient>> {
         if options.create {
             dir.ensure_lock_file()?;
         } else if dir.open_file(dir::CHECKPOINT, false)?.is_none() {
             return Err(Error::NotFound { path: dir.path().into() });
         }
-        let seat = seat(dir.with_fd(|fd| liveness::lock_file_id(fd))?)?;
-        let mut seat = seat.lock();
+        let client_cell = client_cell(dir.with_fd(|fd| liveness::lock_file_id(fd))?)?;
+        let mut client_cell = client_cell.lock();
         // One that counts as dead is of no more use.
-        if let Some(client) = seat.upgrade().filter(|client| client.engine.presence.check().is_ok()) {
+        if let Some(client) = client_cell.upgrade().filter(|client| client.engine.presence.check().is_ok()) {
             options.refuse_other_geometry(&client.engine.geometry)?;
             return Ok(client);
         }
-        let client = Arc::new(Client::make(dir, options)?);
+        let client = Arc::new(DirectClient::make(dir, options)?);
         let control = &client.engine.control;
         tracing::info!(path = %client.engine.dir.path().display(), committed = %control.committed(), "store opened");
-        *seat = Arc::downgrade(&client);
+        *client_cell = Arc::downgrade(&client);
         Ok(client)
     }
 
     /// Opening, as a client sees it: under the initialisation lock it joins the `control` that is in use;
     /// if nobody lives it lets go, has a logger started, which recovers, and looks again.
-    fn make(dir: Dir, options: &Options) -> Result<Client> {
+    fn make(dir: Dir, options: &Options) -> Result<DirectClient> {
         // A day is as good as for ever, and within the clock's range.
         let limit = options.logger_timeout.clamp(open_timeout(), Duration::from_secs(86_400));
         let started = Instant::now();
         let mut patience = Patience::new(limit);
-        let keeper = Keeper::new(options);
+        let spawner = LoggerSpawner::new(options);
         let tester = dir.with_fd(|fd| Tester::open(fd, None))?;
         loop {
             let init = lock_init(&dir, &mut patience, &Arc::default())?;
@@ -118,7 +118,7 @@ impl Client {
             } else if dir.open_file(dir::CHECKPOINT, false)?.is_none() {
                 return Err(Error::NotFound { path: dir.path().into() });
             }
-            let header = Header::read(&dir.need_file(dir::CHECKPOINT, false)?)?.0;
+            let header = CheckpointHeader::read(&dir.need_file(dir::CHECKPOINT, false)?)?.0;
             options.refuse_other_geometry(&header.geometry)?;
             let in_use = tester.is_held(LOGGER_OFFSET)? || has_clients(&tester);
             if in_use && let Some(control) = attach(&dir, &header)? {
@@ -130,12 +130,12 @@ impl Client {
                     let reason = "the store is to be recovered, and its logger is leaving".into();
                     return Err(Error::NeedsRecovery { reason });
                 }
-                if is_left && started.elapsed() < LEAVING_MAX {
+                if is_left && started.elapsed() < LOGGER_EXIT_TIMEOUT {
                     drop((control, init));
                     std::thread::sleep(Duration::from_millis(1));
                     continue;
                 }
-                let client = Client::enter(dir, options, header, control, keeper, init.file_id())?;
+                let client = DirectClient::enter(dir, options, header, control, spawner, init.file_id())?;
                 crash_point!("client.entered");
                 // From here on the logger knows of this client, and doesn't leave.
                 drop(init);
@@ -155,7 +155,7 @@ impl Client {
             if patience.is_over() {
                 return Err(Error::LoggerUnavailable { reason: "a logger started, but did not get ready".into() });
             }
-            keeper.start(&dir, &tester, &mut patience)?;
+            spawner.start(&dir, &tester, &mut patience)?;
             // A logger that has its byte may need the initialisation lock.
             std::thread::sleep(Duration::from_micros(500));
         }
@@ -165,11 +165,11 @@ impl Client {
     fn enter(
         dir: Dir,
         options: &Options,
-        header: Header,
+        header: CheckpointHeader,
         control: Control,
-        keeper: Keeper,
+        spawner: LoggerSpawner,
         lock_file: LockFileId,
-    ) -> Result<Client> {
+    ) -> Result<DirectClient> {
         let presence = Presence::take(&dir, CLIENT_IDS, lock_file)?;
         presence::refuse_others(&dir, lock_file)?;
         let me = presence.id();
@@ -197,7 +197,7 @@ impl Client {
             lock_file,
             lock_reserve,
             logger_timeout: options.logger_timeout,
-            keeper: Some(keeper),
+            spawner: Some(spawner),
             has_failed: AtomicBool::new(false),
             pin_scan: Mutex::default(),
             progress: Arc::default(),
@@ -205,13 +205,13 @@ impl Client {
             presence,
         };
         static SERIAL: AtomicU64 = AtomicU64::new(0);
-        Ok(Client {
+        Ok(DirectClient {
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             engine,
             fork: ForkGuard::new()?,
-            gate: gate::Gate::default(),
+            local_queue: local_queue::LocalQueue::default(),
             handed_over: AtomicU64::new(0),
-            pool: pin::Pool::default(),
+            pool: pin::SlotPool::default(),
             wakers: waker::Wakers::default(),
             entry,
         })
@@ -245,7 +245,7 @@ impl Client {
             engine.control.fixed().deadlines.urgent_asked_ns.store(asked_ns, Ordering::Relaxed);
         }
         let since = |now_ns: u64| Duration::from_nanos(now_ns.saturating_sub(asked_ns));
-        let share_patience = gate::patience(timeout);
+        let share_patience = local_queue::patience(timeout);
         let mut waits_for_share = class == CommitClass::Bulk;
         // When it began to queue: a slow disk must not use up its patience with other writers.
         let mut queued_ns = asked_ns;
@@ -255,7 +255,7 @@ impl Client {
                 queued_ns = now_ns();
             }
             let left = timeout.map(|timeout| timeout.saturating_sub(since(queued_ns)));
-            self.pass_gate_and_lock(&gate::Wait::new(class, queued_ns, left))?;
+            self.queue_and_lock(&local_queue::LockWait::new(class, queued_ns, left))?;
             // Again, since the wait may have been long.
             if let Err(error) = engine.presence.check() {
                 self.let_go();
@@ -277,48 +277,48 @@ impl Client {
         Ok(!patience.is_zero() && self.engine.wait_durable(needed, true, Some(patience)).unwrap_or(false))
     }
 
-    fn pass_gate_and_lock(&self, wait: &gate::Wait) -> Result<()> {
+    fn queue_and_lock(&self, wait: &local_queue::LockWait) -> Result<()> {
         let (engine, writer) = (&self.engine, &self.engine.control.fixed().writer);
-        let lift = || {
+        let boost = || {
             if lock::owner::<Native>(&writer.word).is_none_or(|owner| owner.id() != engine.me.0) {
-                lock::wake_all::<Native>(&writer.bell);
+                lock::wake_all::<Native>(&writer.event);
             }
         };
-        if let Err(error) = self.gate.enter(wait, lift) {
+        if let Err(error) = self.local_queue.enter(wait, boost) {
             self.take_back_unused();
             return Err(error);
         }
-        let class = || if self.gate.is_lifted() { CommitClass::Urgent } else { wait.class() };
-        engine.acquire_writer(&class, wait.left()).inspect_err(|_| self.gate.leave())
+        let class = || if self.local_queue.boosts_holder() { CommitClass::Urgent } else { wait.class() };
+        engine.acquire_writer(&class, wait.left()).inspect_err(|_| self.local_queue.leave())
     }
 
     /// Lets go of the writer lock: urgent threads of this process are next, then urgent ones elsewhere.
     fn let_go(&self) {
         let writer = &self.engine.control.fixed().writer;
-        if self.gate.has_urgent() {
-            let reservation = lock::release_to_urgent::<Native>(&writer.word, &writer.bells(), self.engine.me.0);
+        if self.local_queue.has_urgent() {
+            let reservation = lock::release_to_urgent::<Native>(&writer.word, &writer.events(), self.engine.me.0);
             self.handed_over.store(reservation.map_or(0, lock::Reservation::to_bits), Ordering::SeqCst);
             // Whoever it is for may have given up before it was noted.
             self.take_back_unused();
         } else {
             self.engine.release(writer);
         }
-        self.gate.leave();
+        self.local_queue.leave();
     }
 
     /// Takes back the writer lock's reservation for an urgent thread of this process, if all of them have given up.
     fn take_back_unused(&self) {
-        if !self.gate.has_urgent()
+        if !self.local_queue.has_urgent()
             && let Some(reservation) = lock::Reservation::from_bits(self.handed_over.load(Ordering::SeqCst))
         {
             let writer = &self.engine.control.fixed().writer;
-            lock::take_back::<Native>(&writer.word, &writer.bells(), reservation);
+            lock::take_back::<Native>(&writer.word, &writer.events(), reservation);
         }
     }
 
     /// An error if this thread holds the writer lock.
     pub(crate) fn refuse_open_transaction(&self) -> Result<()> {
-        if self.gate.is_this_threads() { Err(Error::TransactionOpen) } else { Ok(()) }
+        if self.local_queue.is_this_threads() { Err(Error::TransactionOpen) } else { Ok(()) }
     }
 
     /// Lets go of the writer lock, taken for a commit of this class.
@@ -352,7 +352,7 @@ impl Client {
     }
 }
 
-impl Drop for Client {
+impl Drop for DirectClient {
     fn drop(&mut self) {
         if self.fork.is_child() {
             return;
@@ -361,13 +361,13 @@ impl Drop for Client {
         self.engine.control.release_readers_of(me);
         self.engine.control.clients()[self.entry].owner.store(0, Ordering::Release);
         // The logger counts its idle time from here.
-        waiter::ring_always::<Native>(&self.engine.control.fixed().logger.bell);
+        event_count::notify_always::<Native>(&self.engine.control.fixed().logger.event);
         tracing::info!(path = %self.engine.dir.path().display(), "store closed");
     }
 }
 
 /// Maps the `control` of a store if it is one of this boot.
-pub(crate) fn attach(dir: &Dir, header: &Header) -> Result<Option<Control>> {
+pub(crate) fn attach(dir: &Dir, header: &CheckpointHeader) -> Result<Option<Control>> {
     match dir.open_file(dir::CONTROL, true).map_err(point_to_messages)? {
         None => Ok(None),
         Some(file) => Control::attach(&file, header.store_id, &header.geometry, dir::boot_id()?),

@@ -6,7 +6,7 @@
 use crate::files::dir;
 use crate::files::dir::Dir;
 use crate::files::geometry::Geometry;
-use crate::files::header::Header;
+use crate::files::header::CheckpointHeader;
 use crate::files::slot::SlotImage;
 use crate::participant::settings::RETENTION_DEFAULT;
 use crate::shared::liveness::InitLock;
@@ -37,7 +37,7 @@ pub(crate) fn ensure_store(dir: &Dir, geometry: &Geometry, init: &InitLock) -> R
     dir.ensure_folder(dir::WAL)?;
     crash_point!("create.after_wal");
     init.step();
-    let header = Header {
+    let header = CheckpointHeader {
         store_id,
         geometry: *geometry,
         serial: 1,
@@ -50,7 +50,7 @@ pub(crate) fn ensure_store(dir: &Dir, geometry: &Geometry, init: &InitLock) -> R
     dir.create_file(dir::CHECKPOINT, |file| {
         // Both slots are valid from the start: one is the other's elder.
         for serial in [0, 1] {
-            let bytes = Header { serial, ..header }.encode();
+            let bytes = CheckpointHeader { serial, ..header }.encode();
             file.write_all_at(&bytes, serial * bytes.len() as u64).map_err(Error::io("write of checkpoint"))?;
         }
         Ok(())

@@ -14,7 +14,7 @@
 //! If the process dies in any of these, the slot's owner is found dead and the slot reaped.
 
 use crate::files::slot::SlotImage;
-use crate::process::client::Client;
+use crate::process::client::DirectClient;
 use crate::shared::memory::arena::Pages;
 use crate::shared::memory::fork::ForkGuard;
 use crate::shared::protocols::atomic::Native;
@@ -27,11 +27,11 @@ use std::sync::{Arc, Weak};
 
 const ENDING: u32 = u32::MAX;
 /// Idle slots that a process goes on holding beside those of its threads: each costs every writer a look.
-const IDLE_SLOTS_KEPT: usize = 8;
+const IDLE_SLOTS_MAX: usize = 8;
 
 /// The slots that this process has claimed and that neither a thread nor a guard has.
 #[derive(Default)]
-pub(crate) struct Pool {
+pub(crate) struct SlotPool {
     idle: Mutex<Vec<Arc<LocalSlot>>>,
 }
 
@@ -46,24 +46,24 @@ struct LocalSlot {
     catalog: AtomicU32,
     high_water: AtomicU32,
     /// While pinned, the mappings stay.
-    client: Mutex<Option<Arc<Client>>>,
+    client: Mutex<Option<Arc<DirectClient>>>,
     /// Whose slot it is. The client gives back all its slots when it goes.
-    home: Weak<Client>,
+    home: Weak<DirectClient>,
     /// In a child of fork() the slot is the parent's, and the lock above may be held by a thread that the child hasn't.
     fork: ForkGuard,
 }
 
 thread_local! {
-    static KEPT: RefCell<Vec<Kept>> = const { RefCell::new(Vec::new()) };
+    static THREAD_SLOTS: RefCell<Vec<ThreadSlot>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The slot that a thread keeps for one client.
-struct Kept {
+struct ThreadSlot {
     client: u64,
     slot: Arc<LocalSlot>,
 }
 
-impl Drop for Kept {
+impl Drop for ThreadSlot {
     fn drop(&mut self) {
         if self.slot.fork.is_child() {
             return;
@@ -86,10 +86,10 @@ pub(crate) struct Pin {
     slot: Arc<LocalSlot>,
 }
 
-impl Client {
+impl DirectClient {
     /// Pins the newest visible transaction. Tens of nanoseconds when the thread has pinned before.
     #[inline]
-    pub(crate) fn pin(self: &Arc<Client>) -> Result<Pin> {
+    pub(crate) fn pin(self: &Arc<DirectClient>) -> Result<Pin> {
         self.check_usable()?;
         if let Some(pin) = self.pin_kept()? {
             return Ok(pin);
@@ -103,7 +103,7 @@ impl Client {
     }
 
     /// Pins the newest visible transaction, with all that its commit slot says.
-    pub(crate) fn pin_image(self: &Arc<Client>) -> Result<(Pin, SlotImage)> {
+    pub(crate) fn pin_image(self: &Arc<DirectClient>) -> Result<(Pin, SlotImage)> {
         loop {
             let pin = self.pin()?;
             // The slot is used again after 62 commits, which may have come since.
@@ -114,7 +114,7 @@ impl Client {
     }
 
     /// Pins the published durable transaction.
-    pub(crate) fn pin_durable(self: &Arc<Client>) -> Result<Pin> {
+    pub(crate) fn pin_durable(self: &Arc<DirectClient>) -> Result<Pin> {
         self.check_usable()?;
         let slot = self.take_slot()?;
         let found = self.find_durable(&slot);
@@ -161,9 +161,9 @@ impl Client {
     }
 
     #[inline]
-    fn pin_kept(self: &Arc<Client>) -> Result<Option<Pin>> {
+    fn pin_kept(self: &Arc<DirectClient>) -> Result<Option<Pin>> {
         // A thread that is ending keeps nothing any more.
-        let pinned = KEPT.try_with(|kept| {
+        let pinned = THREAD_SLOTS.try_with(|kept| {
             let Ok(mut kept) = kept.try_borrow_mut() else { return Ok(None) };
             let this = self.serial;
             let slot = match kept.iter().find(|kept| kept.client == this) {
@@ -173,7 +173,7 @@ impl Client {
                     kept.retain(|kept| kept.slot.home.strong_count() > 0);
                     let slot = self.take_slot()?;
                     slot.kept.store(true, Ordering::Relaxed);
-                    kept.push(Kept { client: this, slot });
+                    kept.push(ThreadSlot { client: this, slot });
                     &kept.last().expect("just pushed").slot
                 }
             };
@@ -198,7 +198,7 @@ impl Client {
 
     /// Pins the newest visible transaction in a slot that the caller owns and whose count is 0.
     #[inline]
-    fn pin_in(self: &Arc<Client>, slot: &LocalSlot) -> Result<()> {
+    fn pin_in(self: &Arc<DirectClient>, slot: &LocalSlot) -> Result<()> {
         let shared: &ReaderSlot<Native> = self.reader(slot.index);
         let control = &self.engine.control;
         loop {
@@ -230,7 +230,7 @@ impl Client {
     #[cold]
     fn give_back(&self, slot: &Arc<LocalSlot>) {
         let mut idle = self.pool.idle.lock();
-        if idle.len() < IDLE_SLOTS_KEPT {
+        if idle.len() < IDLE_SLOTS_MAX {
             idle.push(slot.clone());
         } else {
             drop(idle);
@@ -240,7 +240,7 @@ impl Client {
 
     /// A slot that nothing else pins in.
     #[cold]
-    fn take_slot(self: &Arc<Client>) -> Result<Arc<LocalSlot>> {
+    fn take_slot(self: &Arc<DirectClient>) -> Result<Arc<LocalSlot>> {
         if let Some(slot) = self.pool.idle.lock().pop() {
             return Ok(slot);
         }
@@ -259,14 +259,14 @@ impl Client {
 }
 
 impl LocalSlot {
-    fn publish(&self, client: &Arc<Client>, image: &SlotImage) {
+    fn publish(&self, client: &Arc<DirectClient>, image: &SlotImage) {
         self.txn.store(image.txn.as_u64(), Ordering::Relaxed);
         self.catalog.store(image.catalog.0, Ordering::Relaxed);
         self.high_water.store(image.high_water, Ordering::Relaxed);
         self.open(client);
     }
 
-    fn open(&self, client: &Arc<Client>) {
+    fn open(&self, client: &Arc<DirectClient>) {
         *self.client.lock() = Some(client.clone());
         // Release: whoever shares the pin sees what it pins.
         self.count.store(1, Ordering::Release);
@@ -298,7 +298,7 @@ impl Pin {
 
     /// The pages of the pinned commit.
     #[inline]
-    pub(crate) fn pages<'a>(&'a self, client: &'a Client) -> Pages<'a> {
+    pub(crate) fn pages<'a>(&'a self, client: &'a DirectClient) -> Pages<'a> {
         client.engine.arena.pages(self.slot.high_water.load(Ordering::Relaxed))
     }
 }

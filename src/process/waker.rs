@@ -2,9 +2,9 @@
 //! sleeps on the durable watermark and wakes whoever it covers.
 
 use crate::participant::engine::now_ns;
-use crate::process::client::Client;
+use crate::process::client::DirectClient;
 use crate::shared::latencies::Acknowledged;
-use crate::shared::protocols::waiter::NAP_MAX;
+use crate::shared::protocols::event_count::EVENT_WAIT_MAX;
 use crate::{Error, Result};
 use parking_lot::Mutex;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,31 +15,37 @@ use untorn_wal::Lsn;
 /// Tasks that wait for the log to become durable.
 #[derive(Default)]
 pub(crate) struct Wakers {
-    state: Mutex<State>,
+    state: Mutex<WakerState>,
 }
 
 #[derive(Default)]
-struct State {
-    waiting: Vec<Waiting>,
+struct WakerState {
+    waiting: Vec<AwaitedTicket>,
     is_running: bool,
 }
 
-struct Waiting {
+struct AwaitedTicket {
     lsn: Lsn,
     /// By when it is to be durable, if the flush policy does not decide.
     deadline_ns: Option<u64>,
     since_ns: u64,
     waker: Waker,
-    failure: Failure,
+    failure: TicketFailure,
 }
 
 /// Why a ticket that is awaited can't become durable, from the thread to the next poll.
-pub(crate) type Failure = Arc<Mutex<Option<String>>>;
+pub(crate) type TicketFailure = Arc<Mutex<Option<String>>>;
 
-impl Client {
+impl DirectClient {
     /// Has `waker` woken once the log is durable up to `lsn`, or when `failure` says why it can't be. A flush is requested
     /// when `deadline_ns` has passed.
-    pub(crate) fn wake_at(self: &Arc<Client>, lsn: Lsn, deadline_ns: Option<u64>, waker: &Waker, failure: &Failure) {
+    pub(crate) fn wake_at(
+        self: &Arc<DirectClient>,
+        lsn: Lsn,
+        deadline_ns: Option<u64>,
+        waker: &Waker,
+        failure: &TicketFailure,
+    ) {
         // Cloned before the lock is taken, and the old one dropped after it: both are code of the caller's runtime.
         let waker = waker.clone();
         let mut old = None;
@@ -49,7 +55,7 @@ impl Client {
             Some(waiting) => old = Some(std::mem::replace(&mut waiting.waker, waker)),
             None => {
                 let failure = failure.clone();
-                state.waiting.push(Waiting { lsn, deadline_ns, since_ns: now_ns(), waker, failure });
+                state.waiting.push(AwaitedTicket { lsn, deadline_ns, since_ns: now_ns(), waker, failure });
             }
         }
         // Under the lock: the thread ends under it too, when nobody waits.
@@ -67,7 +73,7 @@ impl Client {
         }
     }
 
-    fn run_wakers(self: Arc<Client>) {
+    fn run_wakers(self: Arc<DirectClient>) {
         /// If the thread panics, its tasks poll again, and the first of them starts another.
         struct Restart<'w>(&'w Wakers);
         impl Drop for Restart<'_> {
@@ -83,7 +89,7 @@ impl Client {
                 let mut state = self.wakers.state.lock();
                 // As in `Engine::wait_durable_by`.
                 let now = now_ns();
-                let is_late = |waiting: &&Waiting| waiting.deadline_ns.is_some_and(|by| by <= now);
+                let is_late = |waiting: &&AwaitedTicket| waiting.deadline_ns.is_some_and(|by| by <= now);
                 if let Some(late) = state.waiting.iter().filter(is_late).map(|waiting| waiting.lsn).max() {
                     self.engine.request_flush(late);
                 }
@@ -96,7 +102,7 @@ impl Client {
                 }
             };
             // No longer than a nap: somebody may have come who waits for less.
-            let reached = self.engine.wait_durable(next, false, Some(NAP_MAX));
+            let reached = self.engine.wait_durable(next, false, Some(EVENT_WAIT_MAX));
             self.wake_covered(reached);
         }
     }

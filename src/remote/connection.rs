@@ -6,7 +6,7 @@
 
 use crate::remote::failure;
 use crate::shared::socket;
-use crate::shared::socket::Stream;
+use crate::shared::socket::SocketStream;
 use crate::{Durability, Error, LimitKind, Result};
 use std::io;
 use std::os::unix::fs::FileTypeExt;
@@ -19,9 +19,9 @@ use untorn_wal::wire::{LIST_ITEMS_MAX, MESSAGE_BYTES_MAX, Reply, Request, WireEr
 /// A buffer larger than this is not kept for the next reply.
 const KEPT_BYTES_MAX: usize = 64 << 10;
 /// Between two tries to connect.
-const RETRY: Duration = Duration::from_millis(10);
+const CONNECT_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 /// How long a reply is waited for that a server may have sent before it hung up.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+const LAST_REPLY_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// What it means to send a request twice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,7 +39,7 @@ pub(super) struct Link {
     path: PathBuf,
     answer_timeout: Duration,
     reconnect_timeout: Duration,
-    stream: Option<Stream>,
+    stream: Option<SocketStream>,
     /// Counts connections, so that what belongs to a broken one is known as such.
     generation: u64,
     notice: Option<String>,
@@ -78,7 +78,7 @@ impl Link {
     /// Makes the connection, at the first try.
     pub(super) fn connect(&mut self) -> Result<()> {
         let deadline = Instant::now() + self.answer_timeout.min(Duration::from_secs(3600));
-        let stream = Stream::connect(&self.path, deadline).map_err(|error| self.not_connected(error))?;
+        let stream = SocketStream::connect(&self.path, deadline).map_err(|error| self.not_connected(error))?;
         // A server that sends us away may not have waited for our hello.
         let _ = stream.write(&ClientHello::OURS.encode(), Some(deadline));
         let mut bytes = [0; SERVER_HELLO_BYTES];
@@ -125,7 +125,7 @@ impl Link {
                 Err(Error::Disconnected { .. } | Error::NotFound { .. } | Error::Busy { .. })
                     if start.elapsed() < self.reconnect_timeout =>
                 {
-                    std::thread::sleep(RETRY);
+                    std::thread::sleep(CONNECT_RETRY_INTERVAL);
                 }
                 Err(Error::NotFound { path }) => {
                     return Err(Error::Disconnected { reason: format!("{} is gone", path.display()) });
@@ -222,7 +222,7 @@ impl Link {
         let (is_sent, until) = match &written {
             Ok(()) => (true, deadline),
             // It may have said why it hung up.
-            Err(_) => (false, Some(Instant::now() + LAST_WORDS)),
+            Err(_) => (false, Some(Instant::now() + LAST_REPLY_TIMEOUT)),
         };
         let reply = &mut self.reply;
         let answered = (|| {

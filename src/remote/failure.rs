@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 use untorn_wal::printable;
 use untorn_wal::wire;
-use untorn_wal::wire::{Failure, Reply};
+use untorn_wal::wire::{ErrorReply, Reply};
 
 /// The longest text of an error that is sent, in bytes.
 const TEXT_BYTES_MAX: usize = 4096;
@@ -14,74 +14,74 @@ const TEXT_BYTES_MAX: usize = 4096;
 pub(crate) fn encode(error: &Error) -> Vec<u8> {
     let text = error.to_string();
     let failure = match error {
-        Error::LockTimeout { waited, holder } => Failure::LockTimeout { waited_ms: millis(*waited), holder },
+        Error::LockTimeout { waited, holder } => ErrorReply::LockTimeout { waited_ms: millis(*waited), holder },
         Error::LoggerStalled { waited, visible } => {
-            Failure::LoggerStalled { waited_ms: millis(*waited), visible: visible.map(TxnId::as_u64) }
+            ErrorReply::LoggerStalled { waited_ms: millis(*waited), visible: visible.map(TxnId::as_u64) }
         }
-        Error::LoggerUnavailable { reason } => Failure::LoggerUnavailable { reason },
-        Error::NotDurable { txn, reason } => Failure::NotDurable { txn: txn.as_u64(), reason: cut(reason) },
-        Error::DiskFull { what } => Failure::DiskFull { what },
-        Error::Diverged { txn } => Failure::Diverged { txn: txn.as_u64() },
-        Error::Stale => Failure::Stale,
-        Error::Lagged { oldest } => Failure::Lagged { oldest: oldest.as_u64() },
-        Error::NeedsRecovery { reason } => Failure::NeedsRecovery { reason: cut(reason) },
-        Error::Corrupt { file, offset, what } => Failure::Corrupt { file, offset: *offset, what: cut(what) },
-        Error::Mismatch { file, what } => Failure::Mismatch { file, what: cut(what) },
-        Error::ReadOnly => Failure::ReadOnly,
-        Error::NoKeyspace { name } => Failure::NoKeyspace { name },
-        Error::NoCell { name } => Failure::NoCell { name },
-        Error::Limit { what, found, limit } => Failure::Limit { what: what.text(), found: *found, limit: *limit },
-        Error::ReservedName { name } => Failure::ReservedName { name },
-        Error::OtherCell { name, found, wanted } => Failure::OtherCell { name, found: *found, wanted: *wanted },
-        Error::Detached { reason } => Failure::Detached { reason: cut(reason) },
-        Error::Invalid { what } => Failure::Invalid { what: cut(what) },
+        Error::LoggerUnavailable { reason } => ErrorReply::LoggerUnavailable { reason },
+        Error::NotDurable { txn, reason } => ErrorReply::NotDurable { txn: txn.as_u64(), reason: cut(reason) },
+        Error::DiskFull { what } => ErrorReply::DiskFull { what },
+        Error::Diverged { txn } => ErrorReply::Diverged { txn: txn.as_u64() },
+        Error::Stale => ErrorReply::Stale,
+        Error::Lagged { oldest } => ErrorReply::Lagged { oldest: oldest.as_u64() },
+        Error::NeedsRecovery { reason } => ErrorReply::NeedsRecovery { reason: cut(reason) },
+        Error::Corrupt { file, offset, what } => ErrorReply::Corrupt { file, offset: *offset, what: cut(what) },
+        Error::Mismatch { file, what } => ErrorReply::Mismatch { file, what: cut(what) },
+        Error::ReadOnly => ErrorReply::ReadOnly,
+        Error::NoKeyspace { name } => ErrorReply::NoKeyspace { name },
+        Error::NoCell { name } => ErrorReply::NoCell { name },
+        Error::Limit { what, found, limit } => ErrorReply::Limit { what: what.text(), found: *found, limit: *limit },
+        Error::ReservedName { name } => ErrorReply::ReservedName { name },
+        Error::OtherCell { name, found, wanted } => ErrorReply::OtherCell { name, found: *found, wanted: *wanted },
+        Error::Detached { reason } => ErrorReply::Detached { reason: cut(reason) },
+        Error::Invalid { what } => ErrorReply::Invalid { what: cut(what) },
         Error::Io { what, source } => {
             let errno = source.raw_os_error().unwrap_or(libc::EIO);
-            Failure::Io { what: cut(what), errno }
+            ErrorReply::Io { what: cut(what), errno }
         }
-        Error::NotAllowed { what } => Failure::NotAllowed { what: cut(what) },
-        Error::Busy { what } => Failure::Busy { what: cut(what) },
-        Error::Protocol { what } => Failure::Protocol { what: cut(what) },
-        _ => Failure::Other { what: cut(&text) },
+        Error::NotAllowed { what } => ErrorReply::NotAllowed { what: cut(what) },
+        Error::Busy { what } => ErrorReply::Busy { what: cut(what) },
+        Error::Protocol { what } => ErrorReply::Protocol { what: cut(what) },
+        _ => ErrorReply::Other { what: cut(&text) },
     };
     wire::encode(&Reply::Failed(failure)).expect("an error is shorter than a message may be")
 }
 
 /// The error that a server told of.
-pub(crate) fn decode(failure: &Failure<'_>) -> Error {
+pub(crate) fn decode(failure: &ErrorReply<'_>) -> Error {
     match *failure {
-        Failure::LockTimeout { waited_ms, holder } => {
+        ErrorReply::LockTimeout { waited_ms, holder } => {
             Error::LockTimeout { waited: Duration::from_millis(waited_ms), holder: printable(holder) }
         }
-        Failure::LoggerStalled { waited_ms, visible } => {
+        ErrorReply::LoggerStalled { waited_ms, visible } => {
             Error::LoggerStalled { waited: Duration::from_millis(waited_ms), visible: visible.map(TxnId::from_u64) }
         }
-        Failure::LoggerUnavailable { reason } => Error::LoggerUnavailable { reason: printable(reason) },
-        Failure::NotDurable { txn, reason } => {
+        ErrorReply::LoggerUnavailable { reason } => Error::LoggerUnavailable { reason: printable(reason) },
+        ErrorReply::NotDurable { txn, reason } => {
             Error::NotDurable { txn: TxnId::from_u64(txn), reason: printable(reason) }
         }
-        Failure::DiskFull { what } => Error::DiskFull { what: printable(what) },
-        Failure::Diverged { txn } => Error::Diverged { txn: TxnId::from_u64(txn) },
-        Failure::Stale => Error::Stale,
-        Failure::Lagged { oldest } => Error::Lagged { oldest: TxnId::from_u64(oldest) },
-        Failure::NeedsRecovery { reason } => Error::NeedsRecovery { reason: printable(reason) },
-        Failure::Corrupt { file, offset, what } => Error::corrupt(&printable(file), offset, printable(what)),
-        Failure::Mismatch { file, what } => Error::Mismatch { file: printable(file), what: printable(what) },
-        Failure::ReadOnly => Error::ReadOnly,
-        Failure::NoKeyspace { name } => Error::NoKeyspace { name: printable(name) },
-        Failure::NoCell { name } => Error::NoCell { name: printable(name) },
-        Failure::Limit { what, found, limit } => Error::Limit { what: LimitKind::from_text(what), found, limit },
-        Failure::ReservedName { name } => Error::ReservedName { name: printable(name) },
-        Failure::OtherCell { name, found, wanted } => Error::OtherCell { name: printable(name), found, wanted },
-        Failure::Detached { reason } => Error::Detached { reason: format!("server: {}", printable(reason)) },
-        Failure::Invalid { what } => Error::Invalid { what: printable(what) },
-        Failure::Io { what, errno } => {
+        ErrorReply::DiskFull { what } => Error::DiskFull { what: printable(what) },
+        ErrorReply::Diverged { txn } => Error::Diverged { txn: TxnId::from_u64(txn) },
+        ErrorReply::Stale => Error::Stale,
+        ErrorReply::Lagged { oldest } => Error::Lagged { oldest: TxnId::from_u64(oldest) },
+        ErrorReply::NeedsRecovery { reason } => Error::NeedsRecovery { reason: printable(reason) },
+        ErrorReply::Corrupt { file, offset, what } => Error::corrupt(&printable(file), offset, printable(what)),
+        ErrorReply::Mismatch { file, what } => Error::Mismatch { file: printable(file), what: printable(what) },
+        ErrorReply::ReadOnly => Error::ReadOnly,
+        ErrorReply::NoKeyspace { name } => Error::NoKeyspace { name: printable(name) },
+        ErrorReply::NoCell { name } => Error::NoCell { name: printable(name) },
+        ErrorReply::Limit { what, found, limit } => Error::Limit { what: LimitKind::from_text(what), found, limit },
+        ErrorReply::ReservedName { name } => Error::ReservedName { name: printable(name) },
+        ErrorReply::OtherCell { name, found, wanted } => Error::OtherCell { name: printable(name), found, wanted },
+        ErrorReply::Detached { reason } => Error::Detached { reason: format!("server: {}", printable(reason)) },
+        ErrorReply::Invalid { what } => Error::Invalid { what: printable(what) },
+        ErrorReply::Io { what, errno } => {
             Error::Io { what: format!("server: {}", printable(what)), source: io::Error::from_raw_os_error(errno) }
         }
-        Failure::NotAllowed { what } => Error::NotAllowed { what: printable(what) },
-        Failure::Busy { what } => Error::Busy { what: printable(what) },
-        Failure::Protocol { what } => Error::Protocol { what: printable(what) },
-        Failure::Other { what } => Error::Io { what: "server".into(), source: io::Error::other(printable(what)) },
+        ErrorReply::NotAllowed { what } => Error::NotAllowed { what: printable(what) },
+        ErrorReply::Busy { what } => Error::Busy { what: printable(what) },
+        ErrorReply::Protocol { what } => Error::Protocol { what: printable(what) },
+        ErrorReply::Other { what } => Error::Io { what: "server".into(), source: io::Error::other(printable(what)) },
     }
 }
 
@@ -144,9 +144,9 @@ mod tests {
     #[test]
     fn texts_of_a_server_are_printable() {
         let failures = [
-            Failure::Limit { what: "a\u{1b}[2J", found: 2, limit: 1 },
-            Failure::Mismatch { file: "\u{7}", what: "\u{202e}" },
-            Failure::Corrupt { file: "\n", offset: 1, what: "\0" },
+            ErrorReply::Limit { what: "a\u{1b}[2J", found: 2, limit: 1 },
+            ErrorReply::Mismatch { file: "\u{7}", what: "\u{202e}" },
+            ErrorReply::Corrupt { file: "\n", offset: 1, what: "\0" },
         ];
         for failure in failures {
             let text = decode(&failure).to_string();
@@ -157,7 +157,7 @@ mod tests {
     /// A limit of a server of another version is one, whatever it is called.
     #[test]
     fn an_unknown_limit_is_a_limit() {
-        let error = decode(&Failure::Limit { what: "the number of moons", found: 2, limit: 1 });
+        let error = decode(&ErrorReply::Limit { what: "the number of moons", found: 2, limit: 1 });
         assert!(matches!(error, Error::Limit { what: LimitKind::Other, found: 2, limit: 1 }), "{error:?}");
     }
 

@@ -30,7 +30,7 @@ use parking_lot::Mutex;
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
-use untorn_wal::wire::{Found, List, Reply, Request};
+use untorn_wal::wire::{FoundValue, List, Reply, Request};
 
 /// A message-passing client of a store, made by [`Client::connect`].
 ///
@@ -374,6 +374,6 @@ fn done(reply: Reply<'_>) -> Option<()> {
     matches!(reply, Reply::Done).then_some(())
 }
 
-fn owned(found: Found<'_>) -> (Vec<u8>, TxnId) {
+fn owned(found: FoundValue<'_>) -> (Vec<u8>, TxnId) {
     (found.value.to_vec(), TxnId::from_u64(found.version))
 }

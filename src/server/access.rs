@@ -11,7 +11,7 @@
 //! ```
 
 use crate::files::dir::PATH_BYTES_MAX;
-use crate::server::policy::{Fault, Policy, Principal, Rule};
+use crate::server::policy::{Policy, PolicyFault, Principal, Rule};
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,13 +21,13 @@ pub(super) const NAME: &str = "access";
 pub(super) const BYTES_MAX: u64 = 64 << 10;
 
 const CONNECTIONS_MAX: usize = 1024;
-const PATIENCE_SECONDS_MAX: u64 = 3600;
+const MESSAGE_TIMEOUT_SECONDS_MAX: u64 = 3600;
 
 /// The policy that a file states.
-pub(super) fn parse(text: &[u8], principal: Principal) -> Result<Policy, Fault> {
+pub(super) fn parse(text: &[u8], principal: Principal) -> Result<Policy, PolicyFault> {
     let mut policy = Policy::of_owner(principal);
     for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
-        let at = |what: String| Fault { line: index + 1, what };
+        let at = |what: String| PolicyFault { line: index + 1, what };
         let line = std::str::from_utf8(line).map_err(|_| at("it is not UTF-8".into()))?;
         let words = split(line).map_err(at)?;
         read_line(&mut policy, &words).map_err(at)?;
@@ -117,7 +117,7 @@ fn read_line(policy: &mut Policy, words: &[Word]) -> Result<(), String> {
         }
         ("connections", _) => Err("expected: connections NUMBER".into()),
         ("patience", [Word::Bare(seconds)]) => {
-            policy.patience = Duration::from_secs(number(seconds, PATIENCE_SECONDS_MAX)?);
+            policy.patience = Duration::from_secs(number(seconds, MESSAGE_TIMEOUT_SECONDS_MAX)?);
             Ok(())
         }
         ("patience", _) => Err("expected: patience SECONDS".into()),
@@ -169,7 +169,7 @@ pub(crate) fn check_access(text: &[u8]) {
     let policy = Policy::parse(text, principal);
     assert!(policy.rights(principal.uid).is_some_and(|rights| rights.is_owner()), "the owner is not let in");
     assert!((1..=CONNECTIONS_MAX).contains(&policy.connections));
-    assert!((1..=PATIENCE_SECONDS_MAX).contains(&policy.patience.as_secs()));
+    assert!((1..=MESSAGE_TIMEOUT_SECONDS_MAX).contains(&policy.patience.as_secs()));
     assert!(policy.socket.as_ref().is_none_or(|path| path.is_absolute() && path.file_name().is_some()));
     let uids = [0, 1000, 65534, u32::MAX - 1].into_iter().chain(policy.rules.iter().filter_map(|rule| rule.uid));
     for rights in uids.filter(|uid| *uid != principal.uid).filter_map(|uid| policy.rights(uid)) {

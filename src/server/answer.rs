@@ -4,16 +4,16 @@
 
 use crate::limits::PAGE_SIZE_MAX;
 use crate::remote::failure;
-use crate::server::Shared;
+use crate::server::ServerState;
+use crate::server::buffers::{BufferPermit, User};
 use crate::server::feed::OpenFeed;
 use crate::server::policy::Rights;
-use crate::server::room::{Share, User};
 use crate::server::scans::Scans;
 use crate::server::write::Awaited;
 use crate::{Error, Keyspace, LimitKind, Result, Snapshot, Store, TxnId};
 use std::time::Instant;
 use untorn_wal::wire;
-use untorn_wal::wire::{Found, List, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, Reply, Request, WireError};
+use untorn_wal::wire::{FoundValue, List, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, Reply, Request, WireError};
 
 /// The most bytes of names, keys and values in one reply: a value of the greatest length, and what names it.
 pub(super) const REPLY_BYTES_MAX: usize = wire::VALUE_BYTES_MAX + (32 << 10);
@@ -28,17 +28,17 @@ pub(super) struct Answer<'s> {
     /// Of a reply that needs no room.
     small: Vec<u8>,
     /// The room of another, in whose buffer it is.
-    share: Option<Share<'s>>,
+    permit: Option<BufferPermit<'s>>,
 }
 
 impl<'s> Answer<'s> {
     pub(super) fn of_error(error: &Error) -> Answer<'s> {
-        Answer { awaited: None, small: failure::encode(error), share: None }
+        Answer { awaited: None, small: failure::encode(error), permit: None }
     }
 
-    pub(super) fn new(reply: &Reply<'_>, mut share: Share<'s>) -> Result<Answer<'s>> {
-        encode(reply, &mut share.buffer)?;
-        Ok(Answer { awaited: None, small: Vec::new(), share: Some(share) })
+    pub(super) fn new(reply: &Reply<'_>, mut permit: BufferPermit<'s>) -> Result<Answer<'s>> {
+        encode(reply, &mut permit.buffer)?;
+        Ok(Answer { awaited: None, small: Vec::new(), permit: Some(permit) })
     }
 
     /// A reply that is short whatever is in it.
@@ -50,12 +50,12 @@ impl<'s> Answer<'s> {
     pub(super) fn after(awaited: Option<Awaited>, reply: &Reply<'_>) -> Result<Answer<'s>> {
         let mut small = Vec::new();
         encode(reply, &mut small)?;
-        Ok(Answer { awaited, small, share: None })
+        Ok(Answer { awaited, small, permit: None })
     }
 
     /// The reply as it is sent.
     pub(super) fn frame(&self) -> &[u8] {
-        self.share.as_ref().map_or(&self.small, |share| &share.buffer)
+        self.permit.as_ref().map_or(&self.small, |permit| &permit.buffer)
     }
 }
 
@@ -126,7 +126,7 @@ fn encode(reply: &Reply<'_>, frame: &mut Vec<u8>) -> Result<()> {
 
 /// What a connection has open.
 pub(super) struct Session<'s> {
-    pub(super) shared: &'s Shared,
+    pub(super) shared: &'s ServerState,
     pub(super) store: Store,
     pub(super) user: User,
     scans: Scans,
@@ -134,7 +134,7 @@ pub(super) struct Session<'s> {
 }
 
 impl<'s> Session<'s> {
-    pub(super) fn new(shared: &'s Shared, store: Store, user: User) -> Session<'s> {
+    pub(super) fn new(shared: &'s ServerState, store: Store, user: User) -> Session<'s> {
         Session { shared, store, user, scans: Scans::default(), feed: None }
     }
 
@@ -228,8 +228,8 @@ impl<'s> Session<'s> {
     fn get(&self, rights: &Rights<'_>, keyspace: &str, key: &[u8]) -> Result<Answer<'s>> {
         let (snapshot, keyspace) = self.readable(rights, keyspace)?;
         let found = snapshot.get_versioned(&keyspace, key)?;
-        let share = self.reserve(found.as_ref().map_or(0, |(value, _)| value.len()), 1)?;
-        Answer::new(&Reply::Value(found.as_ref().map(as_found)), share)
+        let permit = self.reserve(found.as_ref().map_or(0, |(value, _)| value.len()), 1)?;
+        Answer::new(&Reply::Value(found.as_ref().map(as_found)), permit)
     }
 
     fn multi_get(&self, rights: &Rights<'_>, keyspace: &str, keys: &[&[u8]]) -> Result<Answer<'s>> {
@@ -242,9 +242,9 @@ impl<'s> Session<'s> {
             refuse_large(bytes)?;
             found.push(value);
         }
-        let share = self.reserve(bytes, found.len())?;
+        let permit = self.reserve(bytes, found.len())?;
         let values = List(found.iter().map(|found| found.as_ref().map(as_found)).collect());
-        Answer::new(&Reply::Values { txn: snapshot.txn_id().as_u64(), values }, share)
+        Answer::new(&Reply::Values { txn: snapshot.txn_id().as_u64(), values }, permit)
     }
 
     fn piece(&mut self, scan: u32) -> Result<Answer<'s>> {
@@ -264,27 +264,27 @@ impl<'s> Session<'s> {
             });
         }
         names.shrink_to_fit();
-        let share = self.reserve(names.iter().map(|name| name.len()).sum(), names.len())?;
-        Answer::new(&Reply::Names(List(names)), share)
+        let permit = self.reserve(names.iter().map(|name| name.len()).sum(), names.len())?;
+        Answer::new(&Reply::Names(List(names)), permit)
     }
 
     fn stats(&self) -> Result<Answer<'s>> {
         let stats = wire::encode_value(&self.store.stats()?)
             .map_err(|error| Error::Protocol { what: format!("a reply can't be sent: {error}") })?;
-        let share = self.reserve(stats.len(), 1)?;
-        Answer::new(&Reply::Stats(&stats), share)
+        let permit = self.reserve(stats.len(), 1)?;
+        Answer::new(&Reply::Stats(&stats), permit)
     }
 
-    /// Room for a reply with so many bytes of values, of so many items.
-    fn reserve(&self, bytes: usize, items: usize) -> Result<Share<'s>> {
+    /// Connections for a reply with so many bytes of values, of so many items.
+    fn reserve(&self, bytes: usize, items: usize) -> Result<BufferPermit<'s>> {
         reserve(self.shared, self.user, bytes, items)
     }
 }
 
-/// Room for a reply. Nobody waits for it: a snapshot is held meanwhile.
-pub(super) fn reserve(shared: &Shared, user: User, bytes: usize, items: usize) -> Result<Share<'_>> {
+/// Connections for a reply. Nobody waits for it: a snapshot is held meanwhile.
+pub(super) fn reserve(shared: &ServerState, user: User, bytes: usize, items: usize) -> Result<BufferPermit<'_>> {
     refuse_large(bytes)?;
-    shared.bytes.try_take(user, bytes + items * ITEM_BYTES).ok_or_else(too_many_bytes)
+    shared.buffers.try_acquire(user, bytes + items * ITEM_BYTES).ok_or_else(too_many_bytes)
 }
 
 pub(super) fn too_many_bytes() -> Error {
@@ -299,8 +299,8 @@ fn too_large(found: u64) -> Error {
     Error::Limit { what: LimitKind::ReplyLength, found, limit: REPLY_BYTES_MAX as u64 }
 }
 
-fn as_found<'v>((value, version): &(&'v [u8], TxnId)) -> Found<'v> {
-    Found { version: version.as_u64(), value }
+fn as_found<'v>((value, version): &(&'v [u8], TxnId)) -> FoundValue<'v> {
+    FoundValue { version: version.as_u64(), value }
 }
 
 /// An error unless something is allowed.

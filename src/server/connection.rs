@@ -8,16 +8,16 @@ use crate::LimitKind;
 use crate::remote::failure;
 use crate::server::answer;
 use crate::server::answer::{Answer, Session};
-use crate::server::room::{SMALL_BYTES, STEP_BYTES, User};
-use crate::server::{Shared, TURN_PATIENCE, refuse};
-use crate::shared::socket::Stream;
+use crate::server::buffers::{GROWTH_STEP_BYTES, SMALL_BYTES, User};
+use crate::server::{ServerState, TURN_TIMEOUT, refuse};
+use crate::shared::socket::SocketStream;
 use std::time::Instant;
 use untorn_wal::wire;
 use untorn_wal::wire::hello::{CLIENT_HELLO_BYTES, ClientHello, Refusal, ServerHello};
 use untorn_wal::wire::{MESSAGE_BYTES_MAX, Request};
 
 /// Serves until either side ends it.
-pub(super) fn run(shared: &Shared, stream: &Stream, uid: u32) {
+pub(super) fn run(shared: &ServerState, stream: &SocketStream, uid: u32) {
     let policy = shared.policy();
     let mut hello = [0; CLIENT_HELLO_BYTES];
     if stream.read(&mut hello, Some(Instant::now() + policy.patience)).is_err() {
@@ -37,8 +37,8 @@ pub(super) fn run(shared: &Shared, stream: &Stream, uid: u32) {
         );
         return refuse(stream, Refusal::Version, &text);
     };
-    let guest = match shared.open() {
-        Ok(guest) => guest,
+    let lease = match shared.open() {
+        Ok(lease) => lease,
         Err(error) => return refuse(stream, Refusal::Unavailable, &error.to_string()),
     };
     // The owner hears what keeps the others out.
@@ -51,14 +51,19 @@ pub(super) fn run(shared: &Shared, stream: &Stream, uid: u32) {
     let user = User { uid, is_owner: policy.is_owner(uid) };
     drop(policy);
     tracing::info!(uid, "message client connected");
-    let mut session = Session::new(shared, guest.store.clone(), user);
+    let mut session = Session::new(shared, lease.store.clone(), user);
     // Of short messages; a long one's comes with its share of the room.
     let mut buffer = Vec::new();
     while serve_one(shared, stream, &mut session, &mut buffer).is_some() {}
 }
 
 /// One request; `None` if there will be no more.
-fn serve_one(shared: &Shared, stream: &Stream, session: &mut Session<'_>, buffer: &mut Vec<u8>) -> Option<()> {
+fn serve_one(
+    shared: &ServerState,
+    stream: &SocketStream,
+    session: &mut Session<'_>,
+    buffer: &mut Vec<u8>,
+) -> Option<()> {
     // While it is silent, snapshots that it has left lying are let go.
     while !stream.wait_readable(session.next_expiry()).ok()? {
         session.expire();
@@ -86,7 +91,7 @@ fn serve_one(shared: &Shared, stream: &Stream, session: &mut Session<'_>, buffer
     };
     let head = length.min(SMALL_BYTES);
     stream.read_body(head, buffer, Some(deadline)).ok()?;
-    let mut share = shared.bytes.share(session.user);
+    let mut permit = shared.buffers.permit(session.user);
     let mut message: &[u8] = buffer;
     if head < length {
         // What the peer has no right to ask for takes no room.
@@ -94,22 +99,22 @@ fn serve_one(shared: &Shared, stream: &Stream, session: &mut Session<'_>, buffer
             stream.discard(length - head, Some(deadline)).ok()?;
             return stream.write(&failure::encode(&error), Some(Instant::now() + policy.patience)).ok();
         }
-        share.reuse_buffer(length);
-        // Room for all of it is only addresses; what is not written to takes no memory. So it need not move as it grows.
-        share.buffer.reserve_exact(length);
-        share.buffer.extend_from_slice(buffer);
-        while share.buffer.len() < length {
-            let next = STEP_BYTES.min(length - share.buffer.len());
-            if !share.grow(share.buffer.len() + next, deadline) {
+        permit.reuse_buffer(length);
+        // Connections for all of it is only addresses; what is not written to takes no memory. So it need not move as it grows.
+        permit.buffer.reserve_exact(length);
+        permit.buffer.extend_from_slice(buffer);
+        while permit.buffer.len() < length {
+            let next = GROWTH_STEP_BYTES.min(length - permit.buffer.len());
+            if !permit.grow(permit.buffer.len() + next, deadline) {
                 return last_words(Error::Busy { what: "too many bytes of messages".into() });
             }
-            stream.read_more(next, &mut share.buffer, Some(deadline)).ok()?;
+            stream.read_more(next, &mut permit.buffer, Some(deadline)).ok()?;
         }
-        message = &share.buffer;
+        message = &permit.buffer;
     }
     let mut turn = None;
     if let Some(turns) = shared.turns_for(message) {
-        turn = turns.take(session.user, Instant::now() + TURN_PATIENCE, || shared.is_closing());
+        turn = turns.take(session.user, Instant::now() + TURN_TIMEOUT, || shared.is_closing());
         if turn.is_none() {
             let busy = Error::Busy { what: "other long requests are being served".into() };
             return stream.write(&failure::encode(&busy), Some(Instant::now() + policy.patience)).ok();
@@ -122,7 +127,7 @@ fn serve_one(shared: &Shared, stream: &Stream, session: &mut Session<'_>, buffer
     };
     drop(turn);
     // What the commit has written lies in the log: while it waits for its flush, others can have its room.
-    drop(share);
+    drop(permit);
     if let Some(awaited) = answer.awaited.take() {
         match awaited.wait(shared, stream) {
             Ok(true) => {}

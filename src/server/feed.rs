@@ -11,10 +11,10 @@ use crate::api::changes::Advance;
 use crate::api::feed::Admission;
 use crate::limits::{PAGE_SIZE_MAX, key_len_max};
 use crate::server::answer::{Answer, REPLY_BYTES_MAX, Session, refuse_unless, reserve, too_many_bytes};
+use crate::server::buffers::{BufferPermit, User};
 use crate::server::policy::Rights;
-use crate::server::room::{Share, User};
-use crate::server::write::SLICE;
-use crate::server::{Shared, TURN_PATIENCE};
+use crate::server::write::LOCK_WAIT_SLICE;
+use crate::server::{ServerState, TURN_TIMEOUT};
 use crate::{Change, ChangeKind, Changes, Error, LimitKind, Result, Store, TxnId};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -22,12 +22,12 @@ use untorn_wal::wire;
 use untorn_wal::wire::{ChangeItem, Happened, List, PIECE_BYTES_MAX, PIECE_RECORDS_MAX, Reply};
 
 /// How long a reply may be gathered for, once there is something to say or much that the client may not hear of.
-const GATHERING: Duration = Duration::from_millis(500);
+const GATHER_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long it is gathered before others have their turn.
-const TURN_TIME: Duration = Duration::from_millis(20);
+const TURN_TIME_MAX: Duration = Duration::from_millis(20);
 /// What a change takes beside its bytes.
-const TAKEN_BYTES: usize = size_of::<Taken>();
+const FEED_ITEM_BYTES: usize = size_of::<FeedItem>();
 
 /// Why no more changes are taken for now.
 enum Enough {
@@ -46,33 +46,33 @@ pub(super) struct OpenFeed<'s> {
     keyspace: Option<String>,
     prefix: Vec<u8>,
     /// Where `changes` is to begin anew, since what it told was given up.
-    again: Option<At>,
+    again: Option<FeedPosition>,
     /// Of the transaction that `changes` is in, the changes that it has told of.
     told: u64,
     /// So many changes were sent before, or left out.
     skip: u64,
     /// The newest change that the client may hear of, while its transaction goes on.
-    held: Option<Taken>,
+    held: Option<FeedItem>,
     /// What is to be sent next.
-    ready: VecDeque<Taken>,
+    ready: VecDeque<FeedItem>,
     ready_bytes: usize,
     /// The room that these take, and between two requests what `changes` holds.
-    share: Share<'s>,
+    permit: BufferPermit<'s>,
     /// Everything up to here was sent, or is not the client's to hear of.
     through: TxnId,
 }
 
 /// A change, and where it was found.
-struct Taken {
+struct FeedItem {
     change: Change,
     /// What it would take in a reply. The value of one for which no reply has room is gone.
     bytes: usize,
-    at: At,
+    at: FeedPosition,
 }
 
 /// A place in the feed: so many changes after everything of this transaction.
 #[derive(Clone, Copy)]
-struct At {
+struct FeedPosition {
     txn: TxnId,
     after: u64,
 }
@@ -118,7 +118,7 @@ impl<'s> Session<'s> {
             held: None,
             ready: VecDeque::new(),
             ready_bytes: 0,
-            share: self.shared.bytes.share(self.user),
+            permit: self.shared.buffers.permit(self.user),
             through: from,
         });
         Answer::small(&Reply::Changes { through: from.as_u64(), changes: List(Vec::new()) })
@@ -140,10 +140,10 @@ impl<'s> Session<'s> {
             }
         }
         let (count, bytes) = feed.piece();
-        let answer = reserve(shared, self.user, bytes, count).and_then(|share| {
+        let answer = reserve(shared, self.user, bytes, count).and_then(|permit| {
             let items = feed.ready.iter().take(count).map(|taken| as_item(&taken.change)).collect();
             let through = feed.through_after(count);
-            let answer = Answer::new(&Reply::Changes { through: through.as_u64(), changes: List(items) }, share)?;
+            let answer = Answer::new(&Reply::Changes { through: through.as_u64(), changes: List(items) }, permit)?;
             Ok((answer, through))
         });
         if let Ok((_, through)) = &answer {
@@ -153,7 +153,7 @@ impl<'s> Session<'s> {
         }
         // It is not known when the rest will be asked for. What there is no room for is taken again then.
         let rest = feed.changes.let_go() + feed.value_bytes();
-        if !feed.share.try_keep(0) || !feed.share.try_keep(rest) {
+        if !feed.permit.try_keep(0) || !feed.permit.try_keep(rest) {
             feed.give_up();
         }
         Ok(answer?.0)
@@ -164,7 +164,7 @@ impl OpenFeed<'_> {
     /// Takes the next changes, waiting for the first no longer than `wait`.
     fn gather(
         &mut self,
-        shared: &Shared,
+        shared: &ServerState,
         store: &Store,
         user: User,
         rights: &Rights<'_>,
@@ -182,13 +182,13 @@ impl OpenFeed<'_> {
         let mut turn = None;
         loop {
             if turn.is_none() {
-                turn = shared.reads.take(user, Instant::now() + TURN_PATIENCE, || shared.is_closing());
+                turn = shared.reads.take(user, Instant::now() + TURN_TIMEOUT, || shared.is_closing());
                 if turn.is_none() {
                     return Ok(());
                 }
             }
             let taken = self.take_some(rights)?;
-            let is_over = start.elapsed() > if self.ready.is_empty() { wait } else { wait.min(GATHERING) };
+            let is_over = start.elapsed() > if self.ready.is_empty() { wait } else { wait.min(GATHER_TIMEOUT) };
             let is_full = self.ready_bytes >= PIECE_BYTES_MAX || self.ready.len() >= PIECE_RECORDS_MAX;
             match taken {
                 // What is there is sent; what comes after it has the room then.
@@ -197,21 +197,22 @@ impl OpenFeed<'_> {
                 _ if is_full || shared.is_closing() => return Ok(()),
                 Enough::Nothing if !self.ready.is_empty() => return Ok(()),
                 Enough::Nothing if is_over => return Ok(()),
-                Enough::ForATurn if is_over && start.elapsed() > GATHERING => return Ok(()),
+                Enough::ForATurn if is_over && start.elapsed() > GATHER_TIMEOUT => return Ok(()),
                 Enough::ForATurn => {
                     // What there is no room for between two turns is held in one.
                     let rest = self.changes.let_go() + self.value_bytes();
-                    if self.share.try_keep(rest) {
+                    if self.permit.try_keep(rest) {
                         turn = None;
                     }
                 }
                 Enough::Nothing => {
                     let rest = self.changes.let_go() + self.value_bytes();
-                    if !self.share.try_keep(rest) {
+                    if !self.permit.try_keep(rest) {
                         return Err(too_many_bytes());
                     }
                     turn = None;
-                    self.changes.wait_for_more(Instant::now() + SLICE.min(wait.saturating_sub(start.elapsed())))?;
+                    self.changes
+                        .wait_for_more(Instant::now() + LOCK_WAIT_SLICE.min(wait.saturating_sub(start.elapsed())))?;
                 }
             }
         }
@@ -221,11 +222,11 @@ impl OpenFeed<'_> {
     fn take_some(&mut self, rights: &Rights<'_>) -> Result<Enough> {
         let start = Instant::now();
         while self.ready_bytes < PIECE_BYTES_MAX && self.ready.len() < PIECE_RECORDS_MAX {
-            if start.elapsed() > TURN_TIME {
+            if start.elapsed() > TURN_TIME_MAX {
                 return Ok(Enough::ForATurn);
             }
             let before = self.changes.resume_from();
-            let (share, is_skipped) = (&mut self.share, self.skip > 0);
+            let (permit, is_skipped) = (&mut self.permit, self.skip > 0);
             let (ready_bytes, ready_count) = (self.ready_bytes, self.ready.len());
             let held_bytes = self.held.as_ref().map(|held| held.bytes);
             let (mut follows, mut bytes) = (false, 0);
@@ -241,7 +242,9 @@ impl OpenFeed<'_> {
                     _ if is_last_of_piece => Admission::Later,
                     // No reply has room for it, which the client is told when its turn comes.
                     true => Admission::WithoutValue,
-                    false if share.try_resize(before + bytes + TAKEN_BYTES * (ready_count + 2)) => Admission::Whole,
+                    false if permit.try_resize(before + bytes + FEED_ITEM_BYTES * (ready_count + 2)) => {
+                        Admission::Whole
+                    }
                     false => Admission::Later,
                 }
             })?;
@@ -256,14 +259,14 @@ impl OpenFeed<'_> {
                     return Ok(Enough::NoRoom);
                 }
             };
-            let at = At { txn: before, after: self.told };
+            let at = FeedPosition { txn: before, after: self.told };
             let is_last = change.last;
             self.told = if is_last { 0 } else { self.told + 1 };
             let is_new = self.skip == 0;
             self.skip = self.skip.saturating_sub(1);
             if is_new && rights.may_read(&change.keyspace) {
                 // Only its successor says whether one that is held back is the last.
-                if let Some(before) = self.held.replace(Taken { change, bytes, at }) {
+                if let Some(before) = self.held.replace(FeedItem { change, bytes, at }) {
                     self.add(before);
                 }
             }
@@ -278,10 +281,10 @@ impl OpenFeed<'_> {
     /// Bytes of what was taken and not sent.
     fn value_bytes(&self) -> usize {
         let taken = self.ready.iter().chain(&self.held);
-        taken.map(|taken| TAKEN_BYTES + if taken.bytes <= REPLY_BYTES_MAX { taken.bytes } else { 0 }).sum()
+        taken.map(|taken| FEED_ITEM_BYTES + if taken.bytes <= REPLY_BYTES_MAX { taken.bytes } else { 0 }).sum()
     }
 
-    fn add(&mut self, taken: Taken) {
+    fn add(&mut self, taken: FeedItem) {
         self.ready_bytes += taken.bytes;
         self.ready.push_back(taken);
     }

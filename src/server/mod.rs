@@ -1,13 +1,14 @@
 //! The server of message-passing clients, in the logger process.
 //!
-//! One thread listens; each connection has a thread of its own, of which there are as many as the policy allows. They serve
-//! by an ordinary [`Store`] of this process, opened for the first connection and dropped with the last. So there is no
-//! second path to the data, and who is connected counts as a client: the logger stays.
+//! One thread listens. Each connection has a thread of its own; the policy bounds their number. They serve through an ordinary
+//! [`Store`] handle of this process, which is opened for the first connection and dropped with the last. So there is no second
+//! path to the data, and a connection keeps the logger running as a client does.
 //!
 //! - `access`, `policy`: the access file: who may do what
-//! - `place`: the socket's name in the file system
-//! - `room`: how many connections, how many bytes
-//! - `turns`: whose long request is served
+//! - `socket`: the socket's name in the file system
+//! - `connections`: admission of connections
+//! - `buffers`: buffers for messages, and their bound
+//! - `turns`: which long request is served next
 //! - `connection`: one connection, from hello to end
 //! - `answer`, `write`, `scans`, `cells`, `feed`: what each request does
 //!
@@ -20,84 +21,86 @@
 
 mod access;
 mod answer;
+mod buffers;
 mod cells;
 mod connection;
+mod connections;
 mod feed;
-mod place;
 mod policy;
-mod room;
 mod scans;
+mod socket_path;
 mod turns;
 mod write;
 
 use crate::files::dir::Dir;
 use crate::participant::engine::Engine;
-use crate::participant::keeper::Host;
 use crate::participant::options::Options;
 use crate::participant::panics::Panics;
 use crate::participant::rest::Rest;
-use crate::shared::socket::Stream;
+use crate::participant::spawner::Host;
+use crate::shared::socket::SocketStream;
 use crate::{Error, Result, Store};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use access::check_access;
+use buffers::{BufferPool, SMALL_BYTES};
+use connections::{Connections, NotAdmitted};
 use parking_lot::Mutex;
-use place::{Place, Stamp};
 use policy::Policy;
-use room::{Bytes, NoSeat, Room, SMALL_BYTES};
+use socket_path::{BoundSocket, FileStamp};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use turns::Turns;
 use untorn_wal::wire::hello::{Refusal, ServerHello};
 
-/// How often the listening thread looks whether socket and policy are as they should be.
-const LOOK: Duration = Duration::from_secs(1);
-/// The same while the store is not used.
-const RESTING_LOOK: Duration = Duration::from_secs(5);
-/// For so long a policy that was read is not looked for again.
-const POLICY_FRESH: Duration = Duration::from_millis(50);
+/// How often the listening thread checks the socket and the access file.
+const SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The same while the store rests.
+const RESTING_SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a policy that was read is used before the access file is checked again.
+const POLICY_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a request may wait for the writer lock.
-const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+const WRITER_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a long request may wait for its turn.
-const TURN_PATIENCE: Duration = Duration::from_secs(30);
-/// Requests for more items than this have turns.
-const ITEMS_WITHOUT_TURN: u64 = 64;
-/// How long a leaving logger waits for what its connections are being answered, and how long for them to end.
-const LAST_ANSWERS: Duration = Duration::from_secs(2);
-const CLOSING: Duration = Duration::from_secs(5);
+const TURN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Requests for more items than this wait for a turn.
+const ITEMS_WITHOUT_TURN_MAX: u64 = 64;
+/// How long an exiting logger waits for the replies that are being made, and how long for the connections to end.
+const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The server of one logger.
 pub(crate) struct Server {
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     listening: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What its threads share.
-struct Shared {
+/// The state that the server's threads share.
+struct ServerState {
     dir: Dir,
     host: Host,
-    policy: Mutex<Watched>,
-    room: Arc<Room>,
-    /// Those of messages.
-    bytes: Bytes,
-    /// For long reads. Half of the processors are left to the flush thread and to direct clients.
+    policy: Mutex<CachedPolicy>,
+    connections: Arc<Connections>,
+    /// Buffers of messages.
+    buffers: BufferPool,
+    /// Turns of long reads. Half of the processors are left to the flush thread and to direct clients.
     reads: Turns,
-    /// For long writes: they wait for the writer lock.
+    /// Turns of long writes, which wait for the writer lock.
     writes: Turns,
-    store: Mutex<Kept>,
-    place: Mutex<Option<Arc<Place>>>,
+    store: Mutex<SharedStore>,
+    socket: Mutex<Option<Arc<BoundSocket>>>,
 }
 
-/// The policy, and when it was read from what.
-struct Watched {
+/// The policy, the stamp of the file that it was read from, and when that was checked.
+struct CachedPolicy {
     policy: Arc<Policy>,
-    stamp: Option<Stamp>,
+    stamp: Option<FileStamp>,
     looked: Instant,
 }
 
-/// The store while somebody is connected.
+/// The store handle, which exists while there is a connection, and the number of its leases.
 #[derive(Default)]
-struct Kept {
+struct SharedStore {
     store: Option<Store>,
     users: usize,
 }
@@ -114,18 +117,18 @@ pub(crate) fn start(
     match Server::start(dir, rest, host, panics, wake_main) {
         Ok(server) => Some(server),
         Err(error) => {
-            say(dir, host, Some(&error.to_string()));
+            report_problem(dir, host, Some(&error.to_string()));
             None
         }
     }
 }
 
 /// Says that there is no socket, and why; or that there is one.
-fn say(dir: &Dir, host: Host, problem: Option<&str>) {
+fn report_problem(dir: &Dir, host: Host, problem: Option<&str>) {
     // It may repeat a path of the access file.
     let problem = problem.map(untorn_wal::printable);
     let problem = problem.as_deref();
-    place::note(dir, problem);
+    socket_path::write_error_file(dir, problem);
     if let Some(problem) = problem {
         tracing::warn!(problem, "no socket for message-passing clients");
     }
@@ -143,21 +146,21 @@ impl Server {
         wake_main: impl FnOnce() + Send + 'static,
     ) -> Result<Server> {
         let dir = dir.again()?;
-        let stamp = Stamp::now(&dir);
-        let policy = Arc::new(place::read_policy(&dir)?);
-        let shared = Arc::new(Shared {
+        let stamp = FileStamp::now(&dir);
+        let policy = Arc::new(socket_path::read_policy(&dir)?);
+        let shared = Arc::new(ServerState {
             dir,
             host,
-            policy: Mutex::new(Watched { policy, stamp, looked: Instant::now() }),
-            room: Arc::default(),
-            bytes: Bytes::default(),
+            policy: Mutex::new(CachedPolicy { policy, stamp, looked: Instant::now() }),
+            connections: Arc::default(),
+            buffers: BufferPool::default(),
             reads: Turns::new((std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1)),
             writes: Turns::new(2),
             store: Mutex::default(),
-            place: Mutex::default(),
+            socket: Mutex::default(),
         });
-        let mut listener = Listener { shared: shared.clone(), bound_as: None, noted: None };
-        listener.look_after_place();
+        let mut listener = Listener { shared: shared.clone(), bound_by: None, last_reported: None };
+        listener.check_socket();
         let (panics, rest) = (panics.clone(), rest.clone());
         let run = move || panics.watch("listening", || listener.run(&rest), wake_main);
         let thread = std::thread::Builder::new().name("untorn-listen".into()).spawn(run);
@@ -167,7 +170,7 @@ impl Server {
 
     /// Lets nobody connect any more, if nobody is connected. Says whether it did.
     pub(crate) fn close_if_idle(&self) -> bool {
-        let closed = self.shared.room.close_if_empty();
+        let closed = self.shared.connections.close_if_empty();
         if closed {
             self.close();
         }
@@ -180,8 +183,8 @@ impl Server {
         if self.shared.host == Host::Thread {
             return false;
         }
-        let kept = self.shared.store.lock();
-        match &kept.store {
+        let shared_store = self.shared.store.lock();
+        match &shared_store.store {
             Some(store) => !engine.has_clients_beside(store.client().engine.me),
             None => !engine.has_clients(),
         }
@@ -191,10 +194,10 @@ impl Server {
     pub(crate) fn close(&self) {
         let Some(listening) = self.listening.lock().take() else { return };
         let now = Instant::now();
-        self.shared.room.close(now + LAST_ANSWERS, now + CLOSING);
+        self.shared.connections.close(now + LAST_ANSWERS_TIMEOUT, now + CLOSE_TIMEOUT);
         // Both waits of the listening thread: for a client, and for a place.
-        if let Some(place) = &*self.shared.place.lock() {
-            place.end();
+        if let Some(socket) = &*self.shared.socket.lock() {
+            socket.end();
         }
         listening.thread().unpark();
         let _ = listening.join();
@@ -207,15 +210,15 @@ impl Drop for Server {
     }
 }
 
-impl Shared {
+impl ServerState {
     /// The policy in force.
     fn policy(&self) -> Arc<Policy> {
         let mut watched = self.policy.lock();
-        if watched.looked.elapsed() >= POLICY_FRESH {
-            let stamp = Stamp::now(&self.dir);
-            if stamp != watched.stamp || stamp.is_some_and(|stamp| !stamp.is_settled()) {
+        if watched.looked.elapsed() >= POLICY_CHECK_INTERVAL {
+            let stamp = FileStamp::now(&self.dir);
+            if stamp != watched.stamp || stamp.is_some_and(|stamp| !stamp.is_stable()) {
                 // A directory that can't be looked at changes nothing.
-                if let Ok(policy) = place::read_policy(&self.dir) {
+                if let Ok(policy) = socket_path::read_policy(&self.dir) {
                     watched.policy = Arc::new(policy);
                     watched.stamp = stamp;
                 }
@@ -227,12 +230,12 @@ impl Shared {
 
     /// Whether the logger is leaving.
     fn is_closing(&self) -> bool {
-        self.room.is_closed()
+        self.connections.is_closed()
     }
 
     /// The turns that a request has to wait for, if it is a long one.
     fn turns_for(&self, message: &[u8]) -> Option<&Turns> {
-        let is_long = message.len() > SMALL_BYTES || answer::items_of(message) > ITEMS_WITHOUT_TURN;
+        let is_long = message.len() > SMALL_BYTES || answer::items_of(message) > ITEMS_WITHOUT_TURN_MAX;
         match answer::kind_of(message) {
             answer::COMMIT if is_long => Some(&self.writes),
             answer::MULTI_GET if is_long => Some(&self.reads),
@@ -241,47 +244,47 @@ impl Shared {
         }
     }
 
-    /// The store, for one connection.
-    fn open(&self) -> Result<Guest<'_>> {
-        let mut kept = self.store.lock();
-        let store = match &kept.store {
+    /// Returns a lease of the store handle for one connection.
+    fn open(&self) -> Result<StoreLease<'_>> {
+        let mut shared_store = self.store.lock();
+        let store = match &shared_store.store {
             Some(store) => store.clone(),
             None => {
                 let mut options = Options::default();
-                options.create(false).lock_timeout(LOCK_PATIENCE).logger_thread(self.host == Host::Thread);
+                options.create(false).lock_timeout(WRITER_LOCK_TIMEOUT).logger_thread(self.host == Host::Thread);
                 options.is_of_logger = true;
                 let store = Store::open_in(self.dir.again()?, &options)?;
-                kept.store.insert(store).clone()
+                shared_store.store.insert(store).clone()
             }
         };
-        kept.users += 1;
-        Ok(Guest { shared: self, store })
+        shared_store.users += 1;
+        Ok(StoreLease { shared: self, store })
     }
 }
 
-/// One connection's use of the store.
-struct Guest<'s> {
-    shared: &'s Shared,
+/// The use of the store handle by one connection.
+struct StoreLease<'s> {
+    shared: &'s ServerState,
     store: Store,
 }
 
-impl Drop for Guest<'_> {
+impl Drop for StoreLease<'_> {
     fn drop(&mut self) {
-        let mut kept = self.shared.store.lock();
-        kept.users -= 1;
-        let last = if kept.users == 0 { kept.store.take() } else { None };
-        drop(kept);
+        let mut shared_store = self.shared.store.lock();
+        shared_store.users -= 1;
+        let last = if shared_store.users == 0 { shared_store.store.take() } else { None };
+        drop(shared_store);
         drop(last);
     }
 }
 
 /// The thread that listens.
 struct Listener {
-    shared: Arc<Shared>,
-    /// The policy by which the place was made.
-    bound_as: Option<Arc<Policy>>,
-    /// What was said of it last; at first nothing, so that an old note goes.
-    noted: Option<Option<String>>,
+    shared: Arc<ServerState>,
+    /// The policy by which the socket was bound.
+    bound_by: Option<Arc<Policy>>,
+    /// The problem that was reported last; `None` at first, so that an old error file is removed.
+    last_reported: Option<Option<String>>,
 }
 
 impl Listener {
@@ -289,17 +292,21 @@ impl Listener {
         let mut looked = Instant::now();
         while !self.shared.is_closing() {
             crash_point!("serve.looked");
-            let is_unused = self.shared.room.is_empty();
-            let interval = if is_unused { rest.nap_beside_clients(LOOK, RESTING_LOOK) } else { LOOK };
-            // Also if somebody connects all the time.
+            let is_unused = self.shared.connections.is_empty();
+            let interval = if is_unused {
+                rest.nap_beside_clients(SOCKET_CHECK_INTERVAL, RESTING_SOCKET_CHECK_INTERVAL)
+            } else {
+                SOCKET_CHECK_INTERVAL
+            };
+            // By the clock, since clients may connect without a pause.
             if looked.elapsed() >= interval {
-                self.look_after_place();
-                self.shared.bytes.forget_unused();
+                self.check_socket();
+                self.shared.buffers.forget_unused();
                 looked = Instant::now();
             }
-            let place = self.shared.place.lock().clone();
-            let next = match &place {
-                Some(place) => place.next_client(interval.saturating_sub(looked.elapsed())),
+            let socket = self.shared.socket.lock().clone();
+            let next = match &socket {
+                Some(socket) => socket.next_client(interval.saturating_sub(looked.elapsed())),
                 None => {
                     std::thread::park_timeout(interval);
                     Ok(None)
@@ -314,44 +321,44 @@ impl Listener {
                 // No more descriptors, say, in which case those who wait go on waiting; or somebody has closed ours.
                 Err(_) => {
                     std::thread::sleep(Duration::from_millis(100));
-                    self.look_after_place();
+                    self.check_socket();
                 }
             }
         }
-        if let Some(place) = self.shared.place.lock().take() {
-            place.remove();
+        if let Some(socket) = self.shared.socket.lock().take() {
+            socket.remove();
         }
     }
 
     /// Makes the socket if there is none, or not where and how the policy wants it.
-    fn look_after_place(&mut self) {
+    fn check_socket(&mut self) {
         let policy = self.shared.policy();
         let is_as_wanted = self
-            .bound_as
+            .bound_by
             .as_ref()
             .is_some_and(|bound| bound.socket == policy.socket && bound.is_owners_alone() == policy.is_owners_alone());
-        if is_as_wanted && self.shared.place.lock().as_ref().is_some_and(|place| !place.is_lost()) {
+        if is_as_wanted && self.shared.socket.lock().as_ref().is_some_and(|socket| !socket.is_lost()) {
             return;
         }
-        let taken = Place::take(&self.shared.dir, &policy);
+        let taken = BoundSocket::bind(&self.shared.dir, &policy);
         let problem = taken.as_ref().err().map(Error::to_string);
-        if let Ok(place) = taken {
+        if let Ok(socket) = taken {
             // Under the same name it is the new one's by now.
-            let old = self.shared.place.lock().replace(Arc::new(place));
+            let old = self.shared.socket.lock().replace(Arc::new(socket));
             if let Some(old) = old {
                 old.remove();
             }
-            self.bound_as = Some(policy);
+            self.bound_by = Some(policy);
         }
-        if self.noted.as_ref() != Some(&problem) {
-            say(&self.shared.dir, self.shared.host, problem.as_deref());
-            self.noted = Some(problem);
+        if self.last_reported.as_ref() != Some(&problem) {
+            report_problem(&self.shared.dir, self.shared.host, problem.as_deref());
+            self.last_reported = Some(problem);
         }
     }
 }
 
 /// Lets a client in, on a thread of its own, or sends it away.
-fn receive(shared: &Arc<Shared>, stream: Stream) {
+fn receive(shared: &Arc<ServerState>, stream: SocketStream) {
     let stream = Arc::new(stream);
     let Ok(uid) = stream.peer_uid() else { return };
     let policy = shared.policy();
@@ -365,10 +372,10 @@ fn receive(shared: &Arc<Shared>, stream: Stream) {
     if stream.is_among_the_last() {
         return refuse(&stream, Refusal::Busy, "the logger may not have more files open");
     }
-    let seat = match shared.room.enter(uid, stream.clone(), &policy) {
+    let seat = match shared.connections.enter(uid, stream.clone(), &policy) {
         Ok(seat) => seat,
-        Err(NoSeat::Closed) => return refuse(&stream, Refusal::Leaving, "the logger is leaving"),
-        Err(NoSeat::Full { of_uid, limit }) => {
+        Err(NotAdmitted::Closed) => return refuse(&stream, Refusal::Leaving, "the logger is leaving"),
+        Err(NotAdmitted::Full { of_uid, limit }) => {
             let whose = if of_uid { format!(" of uid {uid}") } else { String::new() };
             return refuse(&stream, Refusal::Busy, &format!("there are {limit} connections{whose} already"));
         }
@@ -384,7 +391,7 @@ fn receive(shared: &Arc<Shared>, stream: Stream) {
 }
 
 /// Sends a client away. What the socket does not take at once it does not get.
-fn refuse(stream: &Stream, refusal: Refusal, text: &str) {
+fn refuse(stream: &SocketStream, refusal: Refusal, text: &str) {
     tracing::info!(reason = text, "message client refused");
     let _ = stream.write(&ServerHello::encode(0, Some(refusal), text), Some(Instant::now()));
     stream.end();

@@ -14,7 +14,7 @@ use std::time::Duration;
 const OWN_NAMES: &str = "untorn.";
 
 const CONNECTIONS_DEFAULT: usize = 256;
-const PATIENCE_DEFAULT: Duration = Duration::from_secs(10);
+const MESSAGE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 
 /// Whose server it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,7 +43,7 @@ pub(super) struct Policy {
     principal: Principal,
     pub(super) rules: Vec<Rule>,
     /// What is wrong with the file: then only the owner is let in.
-    pub(super) fault: Option<Fault>,
+    pub(super) fault: Option<PolicyFault>,
     /// Where the socket is, if not in the store's directory.
     pub(super) socket: Option<PathBuf>,
     /// How many connections there may be.
@@ -63,13 +63,13 @@ pub(super) struct Rule {
 
 /// Why the file is not understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(super) struct PolicyFault {
     /// Counted from 1; 0 if it is about the file as a whole.
     pub(super) line: usize,
     pub(super) what: String,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for PolicyFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
             0 => write!(f, "the file {}: {}", access::NAME, self.what),
@@ -87,12 +87,12 @@ impl Policy {
             fault: None,
             socket: None,
             connections: CONNECTIONS_DEFAULT,
-            patience: PATIENCE_DEFAULT,
+            patience: MESSAGE_TIMEOUT_DEFAULT,
         }
     }
 
     /// The policy of a store whose file can't be understood.
-    pub(super) fn faulty(principal: Principal, fault: Fault) -> Policy {
+    pub(super) fn faulty(principal: Principal, fault: PolicyFault) -> Policy {
         Policy { fault: Some(fault), ..Policy::of_owner(principal) }
     }
 

@@ -1,7 +1,7 @@
 //! The scans that a connection has open: each a snapshot, and the rest of a range.
 //!
 //! A snapshot is what makes all pieces of a scan one view. It is kept between two pieces, but not for a peer that does not
-//! come back: [`HOLD`] after the last piece, or [`LIFE`] after the first, it goes, and the next piece is `Stale`.
+//! come back: [`SCAN_IDLE_TIMEOUT`] after the last piece, or [`SCAN_LIFETIME_MAX`] after the first, it goes, and the next piece is `Stale`.
 
 use crate::limits::{PAGE_SIZE_MAX, key_len_max};
 use crate::{Error, Keyspace, LimitKind, Result, Snapshot};
@@ -11,19 +11,19 @@ use std::time::{Duration, Instant};
 use untorn_wal::wire::{Edge, List, PIECE_BYTES_MAX, PIECE_RECORDS_MAX, Record, Reply};
 
 /// How long a snapshot is kept for the next piece.
-const HOLD: Duration = Duration::from_secs(10);
+const SCAN_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a scan may take.
-const LIFE: Duration = Duration::from_secs(600);
+const SCAN_LIFETIME_MAX: Duration = Duration::from_secs(600);
 /// How many scans a connection may have open.
 const SCANS_MAX: usize = 8;
 
 #[derive(Default)]
 pub(super) struct Scans {
     last: u32,
-    open: BTreeMap<u32, Scan>,
+    open: BTreeMap<u32, OpenScan>,
 }
 
-struct Scan {
+struct OpenScan {
     snapshot: Snapshot,
     keyspace: Keyspace,
     lower: Bound<Vec<u8>>,
@@ -48,15 +48,15 @@ impl Scans {
             return Err(Error::Limit { what: LimitKind::Scans, found: SCANS_MAX as u64 + 1, limit: SCANS_MAX as u64 });
         }
         let now = Instant::now();
-        let scan = Scan {
+        let scan = OpenScan {
             snapshot,
             keyspace,
             lower: lower_bound(lower),
             upper: upper_bound(upper),
             is_reverse,
             piece_bytes: (piece_bytes as usize).clamp(1, PIECE_BYTES_MAX),
-            ends: now + LIFE,
-            expires: now + HOLD,
+            ends: now + SCAN_LIFETIME_MAX,
+            expires: now + SCAN_IDLE_TIMEOUT,
         };
         // Not 0, which says that there are no more pieces, and none that is open.
         loop {
@@ -122,7 +122,7 @@ impl Scans {
             } else {
                 scan.lower = reached;
             }
-            scan.expires = scan.ends.min(Instant::now() + HOLD);
+            scan.expires = scan.ends.min(Instant::now() + SCAN_IDLE_TIMEOUT);
         }
         Ok(sent)
     }

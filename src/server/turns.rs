@@ -5,34 +5,34 @@
 //! work at once. When one is done, the user follows who has not had a turn for longest; each second turn is the owner's, if it waits.
 //! A turn ends before anything is waited for, but for the writer lock, which has turns of its own.
 
-use crate::server::room::User;
+use crate::server::buffers::User;
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Between two looks whether the logger is to leave.
-const LOOK: Duration = Duration::from_millis(100);
+const CLOSING_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(super) struct Turns {
     at_once: usize,
-    state: Mutex<State>,
+    state: Mutex<TurnState>,
 }
 
 #[derive(Default)]
-struct State {
+struct TurnState {
     at_work: usize,
-    waiting: Vec<Waiting>,
+    waiting: Vec<QueuedRequest>,
     next: u64,
     /// When each user had its last turn, counted in turns.
     last: HashMap<u32, u64>,
     was_owners: bool,
 }
 
-struct Waiting {
+struct QueuedRequest {
     number: u64,
     user: User,
-    bell: Arc<Condvar>,
+    event: Arc<Condvar>,
 }
 
 /// A turn; dropped, it is the next one's.
@@ -48,8 +48,8 @@ impl Turns {
         let mut state = self.state.lock();
         let number = state.next;
         state.next += 1;
-        let bell = Arc::new(Condvar::new());
-        state.waiting.push(Waiting { number, user, bell: bell.clone() });
+        let event = Arc::new(Condvar::new());
+        state.waiting.push(QueuedRequest { number, user, event: event.clone() });
         self.hand_on(&mut state);
         loop {
             let Some(at) = state.waiting.iter().position(|waiting| waiting.number == number) else {
@@ -60,15 +60,15 @@ impl Turns {
                 state.waiting.remove(at);
                 return None;
             }
-            bell.wait_until(&mut state, deadline.min(now + LOOK));
+            event.wait_until(&mut state, deadline.min(now + CLOSING_CHECK_INTERVAL));
         }
     }
 
     /// Gives the turns that are free to those that wait.
-    fn hand_on(&self, state: &mut State) {
+    fn hand_on(&self, state: &mut TurnState) {
         while state.at_work < self.at_once && !state.waiting.is_empty() {
-            let State { waiting, last, was_owners, .. } = &*state;
-            let order = |waiting: &Waiting| {
+            let TurnState { waiting, last, was_owners, .. } = &*state;
+            let order = |waiting: &QueuedRequest| {
                 let is_first = waiting.user.is_owner && !was_owners;
                 (!is_first, last.get(&waiting.user.uid).map_or(0, |turn| turn + 1), waiting.number)
             };
@@ -78,7 +78,7 @@ impl Turns {
             state.was_owners = chosen.user.is_owner;
             state.next += 1;
             state.last.insert(chosen.user.uid, state.next);
-            chosen.bell.notify_one();
+            chosen.event.notify_one();
         }
     }
 }

@@ -9,19 +9,19 @@ use crate::api::batch::Unmet;
 use crate::participant::engine::now_ns;
 use crate::server::answer::{Answer, Session, cut_name, refuse_unless};
 use crate::server::policy::Rights;
-use crate::server::{LOCK_PATIENCE, Shared};
-use crate::shared::socket::Stream;
+use crate::server::{ServerState, WRITER_LOCK_TIMEOUT};
+use crate::shared::socket::SocketStream;
 use crate::{Durability, Error, LimitKind, Result, Ticket, TxnId, WriteTxn};
 use std::time::{Duration, Instant};
 use untorn_wal::wire;
 use untorn_wal::wire::{Operation, Reply};
 
 /// Between two looks whether the logger is to leave.
-pub(super) const SLICE: Duration = Duration::from_millis(100);
+pub(super) const LOCK_WAIT_SLICE: Duration = Duration::from_millis(100);
 /// How long an answer waits for the flush, beyond the time that the write itself allows.
-const FLUSH_PATIENCE: Duration = Duration::from_secs(30);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a leaving logger waits for a flush that it asks for.
-const LAST_FLUSH: Duration = Duration::from_secs(1);
+const CLOSING_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl<'s> Session<'s> {
     pub(super) fn put(
@@ -89,11 +89,11 @@ impl<'s> Session<'s> {
         let asked_ns = now_ns();
         let mut until = Duration::ZERO;
         loop {
-            until += SLICE;
+            until += LOCK_WAIT_SLICE;
             match self.store.begin_since(asked_ns, durability, Some(until)) {
                 Err(Error::LockTimeout { holder, .. }) => {
                     let waited = Duration::from_nanos(now_ns().saturating_sub(asked_ns));
-                    if waited >= LOCK_PATIENCE || self.shared.is_closing() {
+                    if waited >= WRITER_LOCK_TIMEOUT || self.shared.is_closing() {
                         return Err(Error::LockTimeout { waited, holder });
                     }
                 }
@@ -133,8 +133,8 @@ fn finish<'s>(
 ) -> Result<Answer<'s>> {
     let patience = match durability {
         Durability::Visible => None,
-        Durability::Durable => Some(FLUSH_PATIENCE),
-        Durability::Within(time) => Some(FLUSH_PATIENCE + time),
+        Durability::Durable => Some(FLUSH_TIMEOUT),
+        Durability::Within(time) => Some(FLUSH_TIMEOUT + time),
     };
     let ticket = txn.make_visible(|| {})?;
     let reply = reply(ticket.txn_id().as_u64());
@@ -150,15 +150,15 @@ pub(super) struct Awaited {
 
 impl Awaited {
     /// Waits until it is durable. False: the peer has gone, and nobody waits any more.
-    pub(super) fn wait(&self, shared: &Shared, stream: &Stream) -> Result<bool> {
+    pub(super) fn wait(&self, shared: &ServerState, stream: &SocketStream) -> Result<bool> {
         let start = Instant::now();
-        while !self.ticket.wait_timeout(SLICE)? {
+        while !self.ticket.wait_timeout(LOCK_WAIT_SLICE)? {
             if stream.has_hung_up() {
                 return Ok(false);
             }
             // The flush is to come anyway, and the peer is to hear of it.
             if shared.is_closing() {
-                if self.ticket.wait_hurrying(Some(LAST_FLUSH))? {
+                if self.ticket.wait_hurrying(Some(CLOSING_FLUSH_TIMEOUT))? {
                     break;
                 }
                 let reason = "the logger is leaving, and did not wait for the flush".into();

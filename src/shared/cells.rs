@@ -15,9 +15,9 @@
 #![allow(unsafe_code)]
 
 use crate::files::dir;
-use crate::shared::control::{Control, Line, checked, unchecked, write_zeros};
+use crate::shared::control::{CacheLine, Control, checked, unchecked, write_zeros};
 use crate::shared::protocols::atomic::{Native, Word64};
-use crate::shared::protocols::cell::{COPIES, CellView, CellWords, Step};
+use crate::shared::protocols::cell::{COPIES, CellView, CellWords, WriteStep};
 use crate::shared::protocols::lock;
 use crate::{Error, LimitKind, Result, Version, limits};
 use std::fs::File;
@@ -85,7 +85,7 @@ impl CellKind {
 #[repr(C)]
 pub(crate) struct CellsHead {
     /// Not 0 while a cell may have a value that no sample holds: see [`crate::shared::protocols::cell`].
-    pub(crate) dirty: Line<AtomicU64>,
+    pub(crate) dirty: CacheLine<AtomicU64>,
     /// Entries that exist and entries ever used; bytes of bodies that exist, in chunks, and that are given out, in units.
     /// All are [`checked`] numbers.
     capacity: AtomicU64,
@@ -100,13 +100,13 @@ pub(crate) struct CellsHead {
     /// writer lock for cells looks which of the two it is.
     pub(crate) pending: AtomicU64,
     /// Rounds of sampling that are asked for, and the newest one that is committed.
-    pub(crate) wanted: Line<AtomicU64>,
+    pub(crate) wanted: CacheLine<AtomicU64>,
     done: AtomicU64,
     /// The complement of `done`: an acknowledgement needs both.
     done_check: AtomicU64,
     /// The sampler listens here, and those who wait for a round.
-    pub(crate) bell: AtomicU32,
-    pub(crate) done_bell: AtomicU32,
+    pub(crate) event: AtomicU32,
+    pub(crate) done_event: AtomicU32,
     /// Counts rounds that failed, and the error number of the last: see [`crate::logger::sampler`].
     pub(crate) failures: AtomicU32,
     pub(crate) errno: AtomicU32,
@@ -131,7 +131,7 @@ pub(crate) struct CellEntry {
     /// The newest transaction when it was freed.
     freed_txn: AtomicU64,
     /// Writers that wait for the latch sleep here.
-    pub(crate) bell: AtomicU32,
+    pub(crate) event: AtomicU32,
     _reserved: AtomicU32,
 }
 
@@ -366,7 +366,7 @@ impl Control {
         if filled.is_ok() {
             entry.hot.generation.store(generation, Ordering::SeqCst);
         }
-        lock::release_and_wake::<Native>(&entry.hot.latch, &entry.bell, me);
+        lock::release_and_wake::<Native>(&entry.hot.latch, &entry.event, me);
         filled
     }
 
@@ -378,7 +378,7 @@ impl Control {
         match entry.kind()? {
             CellKind::Cell { len } if len == first.value.len() => {
                 let view = self.cell_view(entry)?;
-                view.store_as(first.value, first.version, &mut |_: Step| true);
+                view.store_as(first.value, first.version, &mut |_: WriteStep| true);
             }
             CellKind::Counter => {
                 let value: [u8; 8] = first.value.try_into().map_err(|_| damaged("value of a counter"))?;

@@ -69,9 +69,9 @@ const COPY_BYTES: u64 = 64 << 10;
 /// Keeps neighbours out of each other's cache line.
 #[repr(C, align(64))]
 #[derive(Debug)]
-pub(crate) struct Line<T>(pub(crate) T);
+pub(crate) struct CacheLine<T>(pub(crate) T);
 
-impl<T> std::ops::Deref for Line<T> {
+impl<T> std::ops::Deref for CacheLine<T> {
     type Target = T;
     fn deref(&self) -> &T {
         &self.0
@@ -80,7 +80,7 @@ impl<T> std::ops::Deref for Line<T> {
 
 /// Who and what this region belongs to; written once, before the file gets its name.
 #[repr(C)]
-pub(crate) struct Identity {
+pub(crate) struct RegionIdentity {
     magic: AtomicU64,
     store_id: [AtomicU64; 2],
     boot_id: [AtomicU64; 2],
@@ -96,10 +96,10 @@ pub(crate) struct Identity {
 }
 
 /// Where the region says which inode it is, and then on which device: who copies one for a test makes it the copy's own.
-pub const REGION_INODE_AT: u64 = (offset_of!(Fixed, identity) + offset_of!(Identity, inode)) as u64;
+pub const REGION_INODE_AT: u64 = (offset_of!(Fixed, identity) + offset_of!(RegionIdentity, inode)) as u64;
 
 /// Where the region counts the rounds of the flush thread, for a test that looks whether it rests.
-pub const BEATS_AT: u64 = (offset_of!(Fixed, logger) + offset_of!(LoggerWords, beats)) as u64;
+pub const HEARTBEAT_AT: u64 = (offset_of!(Fixed, logger) + offset_of!(LoggerWords, heartbeat)) as u64;
 
 /// Where the region has the images of commits: the slots of the newest transactions, and then those of durable ones. A test
 /// forges them.
@@ -110,28 +110,28 @@ pub const IMAGES_AT: [u64; 2] = [offset_of!(Fixed, slots) as u64, offset_of!(Fix
 pub(crate) struct LockWord {
     pub(crate) word: AtomicU64,
     pub(crate) holder_since_ns: AtomicU64,
-    pub(crate) bell: AtomicU32,
+    pub(crate) event: AtomicU32,
     pub(crate) holder_pid: AtomicU32,
     /// Of the writer lock.
     pub(crate) urgent: lock::Urgent<Native>,
 }
 
 impl LockWord {
-    /// The bells of a lock whose waiters have classes: the writer lock.
-    pub(crate) fn bells(&self) -> lock::Bells<'_, Native> {
-        lock::Bells::two(&self.urgent, &self.bell)
+    /// The events of a lock whose waiters have classes: the writer lock.
+    pub(crate) fn events(&self) -> lock::EventCounts<'_, Native> {
+        lock::EventCounts::two(&self.urgent, &self.event)
     }
 }
 
 /// A transaction that streams frames larger than the ring; see `txn::stream`.
 #[repr(C)]
-pub(crate) struct Stream {
+pub(crate) struct StreamWords {
     /// End of the readable frames; only grows, stored before they are readable.
     pub(crate) tail: AtomicU64,
     /// Log blocks charged up to `tail` or beyond; stored before `tail`. The next owner of the lock goes on from here.
-    pub(crate) charged: AtomicU64,
+    pub(crate) reserved_blocks: AtomicU64,
     /// Log blocks charged up to `tail` or to a place before it; stored after `tail`. The logger grants by this.
-    pub(crate) charged_below: AtomicU64,
+    pub(crate) reserved_below: AtomicU64,
     /// Above all numbers that keyspaces were given, those of transactions that rolled back included.
     pub(crate) next_keyspace: AtomicU64,
 }
@@ -169,11 +169,11 @@ pub(crate) struct IncarnationWords {
     wanted: AtomicU64,
 }
 
-/// By when what is published is to be durable. A commit stands in one of these, before its swing.
+/// By when what is published is to be durable. A commit stands in one of these, before its publication.
 #[repr(C)]
 pub(crate) struct DeadlineWords {
     /// The end of the newest commit of which the flush policy decides when it is flushed; stored by the owner of the writer lock.
-    /// One that dies before its swing leaves it further than the log reaches; the next one that commits sets it right.
+    /// One that dies before its publication leaves it further than the log reaches; the next one that commits sets it right.
     pub(crate) policy_tail: AtomicU64,
     /// How urgent the most urgent of the others is that no flush has taken; see [`crate::shared::protocols::deadline`].
     pub(crate) urgency: AtomicU64,
@@ -191,16 +191,16 @@ pub(crate) struct DurableWords {
     pub(crate) lsn: AtomicU64,
     pub(crate) lsn_check: AtomicU64,
     /// Log blocks that may be charged before a writer has to wait.
-    pub(crate) granted: AtomicU64,
-    pub(crate) bell: AtomicU32,
+    pub(crate) block_credit: AtomicU64,
+    pub(crate) event: AtomicU32,
 }
 
 /// What clients ask of the logger, and what it says of itself.
 #[repr(C)]
 pub(crate) struct LoggerWords {
     /// The flush thread listens here.
-    pub(crate) bell: AtomicU32,
-    /// The flush thread wants to be woken when the log's tail has come here; see [`crate::shared::protocols::waiter::ring_from`].
+    pub(crate) event: AtomicU32,
+    /// The flush thread wants to be woken when the log's tail has come here; see [`crate::shared::protocols::event_count::notify_from`].
     pub(crate) wake_from: AtomicU64,
     /// The flush thread wants to be woken for a commit that is so urgent; see [`crate::shared::protocols::deadline`].
     pub(crate) wake_urgency: AtomicU64,
@@ -229,7 +229,7 @@ pub(crate) struct LoggerWords {
     /// The number of the segment that was started last; stored after its header is durable.
     pub(crate) segment: AtomicU64,
     /// Counts the flush thread's rounds: a living logger that doesn't move it is stalled.
-    pub(crate) beats: AtomicU64,
+    pub(crate) heartbeat: AtomicU64,
     /// When the logger started, on the monotonic clock.
     pub(crate) started_ns: AtomicU64,
     /// On the monotonic clock, a time such that what is visible now and not durable is younger, or not much older: see
@@ -266,7 +266,7 @@ pub(crate) struct CheckpointWords {
     pub(crate) started_lsn: AtomicU64,
     pub(crate) serial: AtomicU64,
     /// Bumped when `finished` moves, and when an attempt fails.
-    pub(crate) bell: AtomicU32,
+    pub(crate) event: AtomicU32,
     /// Not 0: a checkpoint of the transaction `finished` has started once more, for a new header.
     pub(crate) again: AtomicU32,
     /// Copy of the image that `started` names, so that a successor writes that very header.
@@ -281,7 +281,7 @@ pub(crate) struct CheckpointWords {
 #[repr(C)]
 pub(crate) struct FeedWords {
     /// Followers listen here.
-    pub(crate) bell: AtomicU32,
+    pub(crate) event: AtomicU32,
     _reserved: AtomicU32,
     /// Until then, on the monotonic clock, somebody follows what is visible and wants to hear of each commit, also of those
     /// that need no flush yet: the flush thread looks for them more often, and no writer does anything for it. A follower
@@ -326,33 +326,33 @@ pub(crate) struct Counters {
 /// Everything of fixed size.
 #[repr(C)]
 pub(crate) struct Fixed {
-    pub(crate) identity: Line<Identity>,
-    /// THE word: the id of the newest visible transaction. Storing it is the pointer swing.
-    pub(crate) committed: Line<AtomicU64>,
-    pub(crate) writer: Line<LockWord>,
-    pub(crate) growth: Line<LockWord>,
-    pub(crate) stream: Line<Stream>,
-    pub(crate) ring: Line<RingWords>,
-    incarnation: Line<IncarnationWords>,
-    pub(crate) deadlines: Line<DeadlineWords>,
-    pub(crate) durable: Line<DurableWords>,
-    pub(crate) logger: Line<LoggerWords>,
-    pub(crate) checkpoint: Line<CheckpointWords>,
-    pub(crate) feed: Line<FeedWords>,
+    pub(crate) identity: CacheLine<RegionIdentity>,
+    /// THE word: the id of the newest visible transaction. Storing it is the publication.
+    pub(crate) committed: CacheLine<AtomicU64>,
+    pub(crate) writer: CacheLine<LockWord>,
+    pub(crate) growth: CacheLine<LockWord>,
+    pub(crate) stream: CacheLine<StreamWords>,
+    pub(crate) ring: CacheLine<RingWords>,
+    incarnation: CacheLine<IncarnationWords>,
+    pub(crate) deadlines: CacheLine<DeadlineWords>,
+    pub(crate) durable: CacheLine<DurableWords>,
+    pub(crate) logger: CacheLine<LoggerWords>,
+    pub(crate) checkpoint: CacheLine<CheckpointWords>,
+    pub(crate) feed: CacheLine<FeedWords>,
     /// How much of the arena has been written with zeros, in units of [`limits::ARENA_SIZE_INITIAL`]: its blocks are there. A
     /// [`checked`] number.
-    pub(crate) arena_bytes: Line<AtomicU64>,
+    pub(crate) arena_bytes: CacheLine<AtomicU64>,
     /// Entries of the client table whose blocks are there. A [`checked`] number.
-    clients_ready: Line<AtomicU64>,
+    clients_ready: CacheLine<AtomicU64>,
     /// What tells where reader slots are, and which are used.
     pub(crate) readers: ReaderWords,
-    pub(crate) counters: Line<Counters>,
+    pub(crate) counters: CacheLine<Counters>,
     pub(crate) cells: CellsHead,
     /// Transactions that the logger pins for durable readers.
     pub(crate) logger_pins: LoggerPins<Native>,
-    pub(crate) slots: Line<[CommitSlot<Native, SLOT_WORDS>; SLOTS]>,
+    pub(crate) slots: CacheLine<[CommitSlot<Native, SLOT_WORDS>; SLOTS]>,
     /// Copies of the images of durable transactions, in the places of the logger's pins.
-    pub(crate) durable_slots: Line<[CommitSlot<Native, SLOT_WORDS>; 2]>,
+    pub(crate) durable_slots: CacheLine<[CommitSlot<Native, SLOT_WORDS>; 2]>,
     /// How long things take.
     pub(crate) latencies: Latencies,
 }
@@ -594,12 +594,12 @@ impl Control {
     /// The version of the layout of a region of this store and this boot, if it is another than this library's.
     pub(crate) fn foreign_layout(file: &File, store_id: [u8; 16], boot_id: [u64; 2]) -> Result<Option<u8>> {
         use std::os::unix::fs::FileExt;
-        let mut found = [0; offset_of!(Identity, inode)];
+        let mut found = [0; offset_of!(RegionIdentity, inode)];
         match file.read_exact_at(&mut found, 0) {
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
             read => read.map_err(Error::io("read of control"))?,
         }
-        let (magic, rest) = found.split_at(offset_of!(Identity, store_id));
+        let (magic, rest) = found.split_at(offset_of!(RegionIdentity, store_id));
         let boot_id = boot_id.map(u64::to_ne_bytes);
         let is_foreign = magic[..7] == MAGIC.to_le_bytes()[..7] && magic[7] != LAYOUT;
         let is_this_stores = rest[..16] == store_id && rest[16..] == *boot_id.as_flattened();
@@ -966,7 +966,7 @@ fn file_id(file: &File) -> Result<FileId> {
     descriptor::file_id(file).map_err(Error::io("stat of control"))
 }
 
-impl Identity {
+impl RegionIdentity {
     /// Whether the region is this very file, and not a copy of it.
     fn is_of(&self, file: &File) -> Result<bool> {
         Ok(file_id(file)? == (self.device.load(Ordering::Relaxed), self.inode.load(Ordering::Relaxed)))

@@ -66,7 +66,7 @@ const _: () = assert!(size_of::<LockTimes>() == 4096);
 /// All of them.
 #[repr(C)]
 pub(crate) struct Latencies {
-    /// Of a commit whose caller waits for durability: from the swing to its knowing, once. Of a ticket that is waited for later: from the
+    /// Of a commit whose caller waits for durability: from the publication to its knowing, once. Of a ticket that is waited for later: from the
     /// beginning of that wait. By whoever waits.
     pub(crate) acknowledgement: ByAcknowledged<Histogram<Native>>,
     /// The writer lock.

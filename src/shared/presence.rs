@@ -19,8 +19,8 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// How long an opener waits for participants of another `lock` to end: a logger leaves soon after `lock` has gone.
-const OTHERS_TIMEOUT: Duration = Duration::from_secs(3);
-const OTHERS_POLL: Duration = Duration::from_millis(1);
+const OTHER_CLAIMS_TIMEOUT: Duration = Duration::from_secs(3);
+const OTHER_CLAIMS_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A participant's proof of life, as long as this lives.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub(crate) fn refuse_others(dir: &Dir, lock_file: LockFileId) -> Result<()> {
     let mine = liveness::arena_offset(lock_file);
     dir.need_file(dir::ARENA, false)?;
     while dir.with_fd(|fd| liveness::is_held_beside(fd, dir::ARENA, mine))? {
-        if start.elapsed() > OTHERS_TIMEOUT {
+        if start.elapsed() > OTHER_CLAIMS_TIMEOUT {
             return Err(Error::Mismatch {
                 file: dir::LOCK.into(),
                 what: "it was removed or replaced while processes had the store open, and they still have; close the store in \
@@ -47,7 +47,7 @@ pub(crate) fn refuse_others(dir: &Dir, lock_file: LockFileId) -> Result<()> {
                     .into(),
             });
         }
-        std::thread::sleep(OTHERS_POLL);
+        std::thread::sleep(OTHER_CLAIMS_POLL_INTERVAL);
     }
     Ok(())
 }

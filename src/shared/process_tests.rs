@@ -289,7 +289,7 @@ fn the_initialisation_lock_excludes_and_outlives_nobody() {
 /// The words that the clients of the hammer share.
 mod at {
     pub(crate) const LOCK: u64 = 0;
-    pub(crate) const BELL: u64 = 8;
+    pub(crate) const EVENT: u64 = 8;
     /// Two counters, moved one after the other under the lock: different only if an owner died in between.
     pub(crate) const FIRST: u64 = 64;
     pub(crate) const SECOND: u64 = 128;
@@ -306,11 +306,11 @@ fn hammer(directory: &Path, control: &Path) {
     let options = MapOptions { reserve: 1 << 21, writable: true, in_core_dumps: true };
     let mapping = Mapping::new(&file, "control", options).unwrap();
     let word = |offset| word64(&mapping, offset);
-    let (lock_word, bell) = (word(at::LOCK), word32(&mapping, at::BELL));
+    let (lock_word, event) = (word(at::LOCK), word32(&mapping, at::EVENT));
     let is_alive = |owner| is_alive(&handle, claim.file_id(), owner);
     loop {
         let start = Instant::now();
-        let acquired = lock::acquire::<Native>(lock_word, bell, id.0, &is_alive, None).unwrap();
+        let acquired = lock::acquire::<Native>(lock_word, event, id.0, &is_alive, None).unwrap();
         word(at::WAIT_MAX_NANOS).fetch_max(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
         word(at::INSIDE).store(id.0, Ordering::Relaxed);
         let first = word(at::FIRST).load(Ordering::Relaxed);
@@ -332,7 +332,7 @@ fn hammer(directory: &Path, control: &Path) {
         if word(at::INSIDE).load(Ordering::Relaxed) != id.0 {
             word(at::VIOLATIONS).fetch_add(1, Ordering::Relaxed);
         }
-        lock::release_and_wake::<Native>(lock_word, bell, id.0);
+        lock::release_and_wake::<Native>(lock_word, event, id.0);
     }
 }
 
@@ -371,12 +371,12 @@ fn eight_processes_exclude_each_other_while_being_killed() {
     let (id, claim) = Claim::take_new_id(&directory.handle, CLIENT_IDS).unwrap();
     let is_alive = |owner| is_alive(&directory.handle, claim.file_id(), owner);
     let deadline = Some(Instant::now() + HANGS);
-    let (lock_word, bell) = (word64(&mapping, at::LOCK), word32(&mapping, at::BELL));
-    lock::acquire::<Native>(lock_word, bell, id.0, &is_alive, deadline).unwrap();
+    let (lock_word, event) = (word64(&mapping, at::LOCK), word32(&mapping, at::EVENT));
+    lock::acquire::<Native>(lock_word, event, id.0, &is_alive, deadline).unwrap();
     // And somebody alive who has it keeps it.
     let other = id.0 - 1;
     let start = Instant::now();
-    let refused = lock::acquire::<Native>(lock_word, bell, other, &is_alive, Some(start + Duration::from_millis(30)));
+    let refused = lock::acquire::<Native>(lock_word, event, other, &is_alive, Some(start + Duration::from_millis(30)));
     assert_eq!(refused.unwrap_err().id(), id.0);
     assert!(start.elapsed() >= Duration::from_millis(30));
 }

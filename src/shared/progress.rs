@@ -21,17 +21,17 @@ use std::time::{Duration, Instant};
 /// Where the byte is: between the logger's and those of the clients.
 const OFFSETS: Range<u64> = liveness::LOGGER_OFFSET + 1..liveness::CLIENT_IDS.start;
 /// The byte moves no more often.
-const INTERVAL: Duration = Duration::from_millis(5);
+const MARK_MOVE_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What this process shows of its progress, while it holds the initialisation lock.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     is_shown: AtomicBool,
-    mark: Mutex<Option<Mark>>,
+    mark: Mutex<Option<ProgressMark>>,
 }
 
 #[derive(Debug)]
-struct Mark {
+struct ProgressMark {
     file: Private,
     at: u64,
     moved: Instant,
@@ -41,7 +41,7 @@ impl Progress {
     /// Shows progress from now on. The caller has just acquired the initialisation lock.
     pub(crate) fn show(&self, directory: impl AsFd) {
         let Ok(Some((file, at))) = liveness::lock_some_byte(directory, &OFFSETS) else { return };
-        *self.mark.lock() = Some(Mark { file, at, moved: Instant::now() });
+        *self.mark.lock() = Some(ProgressMark { file, at, moved: Instant::now() });
         self.is_shown.store(true, Ordering::Relaxed);
     }
 
@@ -65,7 +65,7 @@ impl Progress {
         // Another thread that has the mutex moves the mark.
         let Some(mut mark) = self.mark.try_lock() else { return };
         let Some(mark) = &mut *mark else { return };
-        if mark.moved.elapsed() < INTERVAL {
+        if mark.moved.elapsed() < MARK_MOVE_INTERVAL {
             return;
         }
         let next = if mark.at + 1 < OFFSETS.end { mark.at + 1 } else { OFFSETS.start };

@@ -29,14 +29,14 @@ const ADDRESS_BYTES_MAX: usize = 107;
 
 /// One connection.
 #[derive(Debug)]
-pub(crate) struct Stream {
+pub(crate) struct SocketStream {
     fd: Private,
 }
 
-impl Stream {
+impl SocketStream {
     /// Connects to the socket at `path`, however long that is.
-    pub(crate) fn connect(path: &Path, deadline: Instant) -> io::Result<Stream> {
-        let stream = Stream { fd: private(new_socket)? };
+    pub(crate) fn connect(path: &Path, deadline: Instant) -> io::Result<SocketStream> {
+        let stream = SocketStream { fd: private(new_socket)? };
         let owner = socket_owner(path)?;
         let bytes = path.as_os_str().len();
         // The file, open, if its name is too long: the short name of a descriptor leads to it as well.
@@ -222,7 +222,7 @@ fn socket_owner(path: &Path) -> io::Result<u32> {
 /// Whether a server may be at work at the socket `path`. Only a connection that is refused proves that there is none.
 pub(crate) fn may_be_served(path: &Path) -> bool {
     // Nothing is waited for: a server whose queue is full lives.
-    match Stream::connect(path, Instant::now()) {
+    match SocketStream::connect(path, Instant::now()) {
         Ok(_) => true,
         Err(error) => error.kind() != io::ErrorKind::ConnectionRefused && error.kind() != io::ErrorKind::NotFound,
     }
@@ -266,11 +266,11 @@ pub(crate) fn listen(socket: &Private) -> io::Result<()> {
 }
 
 /// The next client that wants to connect, if one does.
-pub(crate) fn accept(socket: &Private) -> io::Result<Option<Stream>> {
+pub(crate) fn accept(socket: &Private) -> io::Result<Option<SocketStream>> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let listening = socket.get()?;
     match private(|| Ok(net::accept_with(listening, flags)?)) {
-        Ok(fd) => Ok(Some(Stream { fd })),
+        Ok(fd) => Ok(Some(SocketStream { fd })),
         Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED)) => {
             Ok(None)
         }

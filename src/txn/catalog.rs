@@ -18,7 +18,7 @@ use std::ops::Bound;
 
 /// What the catalog says of a keyspace.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Entry {
+pub(crate) struct CatalogEntry {
     pub(crate) id: KeyspaceId,
     pub(crate) root: PageId,
     pub(crate) entries: u64,
@@ -47,11 +47,11 @@ fn number(value: &[u8]) -> Result<u64> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-fn decode(id: KeyspaceId, value: &[u8]) -> Result<Entry> {
+fn decode(id: KeyspaceId, value: &[u8]) -> Result<CatalogEntry> {
     let Some((fixed, name)) = value.split_at_checked(FIXED) else {
         return Err(damaged("has an entry that is too short"));
     };
-    Ok(Entry {
+    Ok(CatalogEntry {
         id,
         root: PageId(u32::from_le_bytes(fixed[..4].try_into().expect("4 bytes"))),
         entries: u64::from_le_bytes(fixed[8..].try_into().expect("8 bytes")),
@@ -68,7 +68,7 @@ pub(crate) fn root<P: PageRead>(pages: &P, catalog: PageId, id: KeyspaceId) -> R
 }
 
 /// All that the catalog says of a keyspace.
-pub(crate) fn entry<P: PageRead>(pages: &P, catalog: PageId, id: KeyspaceId) -> Result<Option<Entry>> {
+pub(crate) fn entry<P: PageRead>(pages: &P, catalog: PageId, id: KeyspaceId) -> Result<Option<CatalogEntry>> {
     match search::get(pages, catalog, &id_key(id))? {
         Some(found) => decode(id, found.value).map(Some),
         None => Ok(None),
@@ -84,7 +84,7 @@ pub(crate) fn find<P: PageRead>(pages: &P, catalog: PageId, name: &str) -> Resul
 }
 
 /// All keyspaces, by number.
-pub(crate) fn list<P: PageRead>(pages: &P, catalog: PageId) -> Result<Vec<Entry>> {
+pub(crate) fn list<P: PageRead>(pages: &P, catalog: PageId) -> Result<Vec<CatalogEntry>> {
     let mut cursor = RangeCursor::new(catalog, Bound::Included(&[0]), Bound::Excluded(&[1]));
     let mut found = Vec::new();
     let mut key = Vec::new();
@@ -98,26 +98,26 @@ pub(crate) fn list<P: PageRead>(pages: &P, catalog: PageId) -> Result<Vec<Entry>
 }
 
 /// Writes a keyspace's entry.
-pub(crate) fn store<W: PageWrite>(pages: &mut W, catalog: &mut PageId, entry: &Entry) -> Result<()> {
+pub(crate) fn store<W: PageWrite>(pages: &mut W, catalog: &mut PageId, entry: &CatalogEntry) -> Result<()> {
     let mut value = Vec::with_capacity(FIXED + entry.name.len());
     value.extend_from_slice(&entry.root.0.to_le_bytes());
     value.extend_from_slice(&[0; 4]);
     value.extend_from_slice(&entry.entries.to_le_bytes());
     value.extend_from_slice(entry.name.as_bytes());
     let version = pages.txn_id();
-    edit::put(pages, catalog, &id_key(entry.id), version, format::Value::Inline(&value))?;
+    edit::put(pages, catalog, &id_key(entry.id), version, format::StoredValue::Inline(&value))?;
     Ok(())
 }
 
 /// Writes the name of a new keyspace.
 pub(crate) fn store_name<W: PageWrite>(pages: &mut W, catalog: &mut PageId, id: KeyspaceId, name: &str) -> Result<()> {
     let version = pages.txn_id();
-    edit::put(pages, catalog, &name_key(name), version, format::Value::Inline(&id.0.to_le_bytes()))?;
+    edit::put(pages, catalog, &name_key(name), version, format::StoredValue::Inline(&id.0.to_le_bytes()))?;
     Ok(())
 }
 
 /// Removes a keyspace's entry and name.
-pub(crate) fn remove<W: PageWrite>(pages: &mut W, catalog: &mut PageId, entry: &Entry) -> Result<()> {
+pub(crate) fn remove<W: PageWrite>(pages: &mut W, catalog: &mut PageId, entry: &CatalogEntry) -> Result<()> {
     edit::delete(pages, catalog, &id_key(entry.id))?;
     edit::delete(pages, catalog, &name_key(&entry.name))?;
     Ok(())
@@ -133,7 +133,7 @@ pub(crate) fn store_incarnation<W: PageWrite>(
     let mut key = [2; 5];
     key[1..].copy_from_slice(&incarnation.to_be_bytes());
     let version = pages.txn_id();
-    edit::put(pages, catalog, &key, version, format::Value::Inline(&last.as_u64().to_le_bytes()))?;
+    edit::put(pages, catalog, &key, version, format::StoredValue::Inline(&last.as_u64().to_le_bytes()))?;
     Ok(())
 }
 

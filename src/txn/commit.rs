@@ -1,11 +1,11 @@
 //! The whole commit, in order.
 //!
-//! **I1** Before the swing nothing has happened; after it everything has. What a writer that is killed
+//! **I1** Before the publication nothing has happened; after it everything has. What a writer that is killed
 //! here leaves (pages, queue entries, ring bytes, a filled slot) lies beyond what is published, and the
 //! next owner of the lock starts from the published slot.
 //!
 //! **I2** The order in the log is the order of commits and of ids: each record is copied in behind the
-//! published tail, under the lock, and the swing publishes record and pages together.
+//! published tail, under the lock, and the publication publishes record and pages together.
 
 use crate::shared::protocols::atomic::{Native, Word64};
 use crate::shared::protocols::{deadline, slots};
@@ -38,15 +38,15 @@ impl Write<'_> {
         }
         // 1. The new pages: nothing that a committed root reaches is modified.
         self.store_trees()?;
-        self.work.settle()?;
+        self.work.return_freed()?;
         crash_point!("commit.pages_written");
         // 2. The log record, into the ring beyond the published tail.
-        let early_swing = planted_bug!("swing-before-record");
-        if early_swing {
-            self.publish(self.base.log_tail, self.base.blocks_charged, deadline_ns);
+        let early_publish = planted_bug!("swing-before-record");
+        if early_publish {
+            self.publish(self.base.log_tail, self.base.blocks_reserved, deadline_ns);
         }
         let stream = self.stream.as_mut().expect("a live transaction has a log record");
-        let (lsn, charged) = stream.finish(self.engine)?;
+        let (lsn, reserved_blocks) = stream.finish(self.engine)?;
         crash_point!("commit.record_written");
         // Nothing of an incarnation is visible before the log states that it is used: what a crash takes back of it is
         // never given again.
@@ -55,8 +55,8 @@ impl Write<'_> {
         }
         // Nobody else may have taken the lock over while the pages and the record were written.
         self.engine.presence.check()?;
-        // 3. and 4. The next slot, and the swing.
-        self.publish(lsn, charged, deadline_ns);
+        // 3. and 4. The next slot, and the publication.
+        self.publish(lsn, reserved_blocks, deadline_ns);
         crash_point!("commit.after_swing");
         Ok(Committed { txn: self.txn, lsn })
     }
@@ -65,7 +65,7 @@ impl Write<'_> {
     pub(crate) fn commit_replayed(mut self, lsn: Lsn) -> Result<()> {
         self.refuse_failed()?;
         self.store_trees()?;
-        self.work.settle()?;
+        self.work.return_freed()?;
         self.publish(lsn, 0, None);
         Ok(())
     }
@@ -85,11 +85,11 @@ impl Write<'_> {
         }
     }
 
-    fn publish(&mut self, lsn: Lsn, charged: u64, deadline_ns: Option<u64>) {
+    fn publish(&mut self, lsn: Lsn, reserved_blocks: u64, deadline_ns: Option<u64>) {
         let image = &mut self.work.image;
         image.txn = self.txn;
         image.log_tail = lsn;
-        image.blocks_charged = charged;
+        image.blocks_reserved = reserved_blocks;
         image.commits = image.commits.saturating_add(1);
         let control = &self.engine.control;
         let waiting = &control.fixed().deadlines;
@@ -97,7 +97,7 @@ impl Write<'_> {
         match deadline_ns {
             None => waiting.policy_tail.store(lsn.0, Ordering::Release),
             Some(by) => {
-                // A writer that died before its swing has left it further than the log reaches.
+                // A writer that died before its publication has left it further than the log reaches.
                 if waiting.policy_tail.load(Ordering::Relaxed) > self.base.log_tail.0 {
                     waiting.policy_tail.store(self.base.log_tail.0, Ordering::Release);
                 }
@@ -105,7 +105,7 @@ impl Write<'_> {
             }
         }
         crash_point!("commit.before_swing");
-        slots::swing::<Native>(&control.fixed().committed, self.txn);
+        slots::publish::<Native>(&control.fixed().committed, self.txn);
         crash_point!("commit.swung");
         if let Some(by) = deadline_ns {
             // Again: a flush that does not cover this commit may have taken the first one.

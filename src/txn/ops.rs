@@ -72,7 +72,7 @@ pub(crate) enum Op<'a> {
 }
 
 /// Values longer than this are logged in pieces, so that no record outgrows the ring.
-pub(crate) const LARGE_VALUE: usize = 16 << 10;
+pub(crate) const LARGE_VALUE_BYTES_MIN: usize = 16 << 10;
 
 impl Op<'_> {
     /// Bytes that the operation takes.

@@ -278,14 +278,14 @@ pub(crate) struct Replay<'e> {
     rest: Vec<u8>,
     at: Lsn,
     /// Where the last commit's or abort's record ended: the stream is good up to here.
-    settled: Lsn,
+    safe_start: Lsn,
     records: u64,
 }
 
 impl<'e> Replay<'e> {
     /// Begins at `from`, where the state in `control` ends, which is that of `checkpoint`.
     pub(crate) fn new(engine: &'e Engine, checkpoint: TxnId, from: Lsn) -> Replay<'e> {
-        Replay { engine, checkpoint, open: None, rest: Vec::new(), at: from, settled: from, records: 0 }
+        Replay { engine, checkpoint, open: None, rest: Vec::new(), at: from, safe_start: from, records: 0 }
     }
 
     /// Applies the records in `bytes`, which continue the stream.
@@ -346,7 +346,7 @@ impl<'e> Replay<'e> {
             self.open = None;
         }
         if kind == RecordKind::Abort {
-            self.settled = end;
+            self.safe_start = end;
             return Ok(());
         }
         self.engine.progress.step();
@@ -367,7 +367,7 @@ impl<'e> Replay<'e> {
             return Ok(());
         }
         write.commit_replayed(end)?;
-        self.settled = end;
+        self.safe_start = end;
         self.records += 1;
         crash_point!("replay.committed");
         Ok(())
@@ -379,8 +379,8 @@ impl<'e> Replay<'e> {
     }
 
     /// Where the last commit's or abort's record ended: the newest commit is all that the log has up to there.
-    pub(crate) fn settled(&self) -> Lsn {
-        self.settled
+    pub(crate) fn safe_start(&self) -> Lsn {
+        self.safe_start
     }
 
     /// Protects the pages of another checkpoint from now on, which is of the newest commit.

@@ -1,12 +1,12 @@
 //! The way of a transaction's log record into the ring.
 //!
-//! A record stands in the ring beyond the published tail before the swing publishes both it and the new
+//! A record stands in the ring beyond the published tail before the publication publishes both it and the new
 //! pages. A transaction that outgrows a frame streams: each full frame is published by itself through
 //! `stream.tail`, which only grows and is stored before its bytes count, so the logger can make room
 //! while the transaction goes on. Whoever comes after a streamer that died or rolled back finds
 //! `stream.tail` beyond the slot's tail, and puts an abort record before its own (also in recovery).
 //!
-//! Each record is charged, in blocks, against what the logger has preallocated and granted: a swing
+//! Each record is charged, in blocks, against what the logger has preallocated and granted: a publication
 //! never happens without log space. Streams leave a reserve, so that after a stream that filled the disk
 //! and aborted, an ordinary commit still gets through.
 
@@ -14,8 +14,8 @@ use crate::files::dir;
 use crate::files::slot::SlotImage;
 use crate::participant::engine::Engine;
 use crate::shared::protocols::atomic::{Native, Word64};
-use crate::shared::protocols::waiter;
-use crate::shared::protocols::waiter::Ended;
+use crate::shared::protocols::event_count;
+use crate::shared::protocols::event_count::WaitError;
 use crate::{Error, LimitKind, Result, TxnId, limits};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -23,12 +23,12 @@ use untorn_wal::record;
 use untorn_wal::record::{Begun, RecordKind};
 use untorn_wal::{Lsn, blocks_for};
 
-use crate::pages::room;
-use crate::pages::room::Wanted;
-use crate::txn::ops::{LARGE_VALUE, Op};
+use crate::pages::reserve;
+use crate::pages::reserve::Shortage;
+use crate::txn::ops::{LARGE_VALUE_BYTES_MIN, Op};
 
 /// Log blocks that streams leave: an abort record and a good many ordinary commits.
-const RESERVE_BLOCKS: u64 = 32;
+const STREAM_RESERVE_BLOCKS: u64 = 32;
 
 /// The longest frame, in bytes.
 const FRAME_BYTES_MAX: usize = 256 << 10;
@@ -40,12 +40,12 @@ const fn frame_bytes(ring_len: u64) -> usize {
 }
 
 /// An operation has a key and a value, or the two bounds of a range.
-const _: () = assert!(limits::key_len_max(limits::PAGE_SIZE_MAX) <= LARGE_VALUE);
+const _: () = assert!(limits::key_len_max(limits::PAGE_SIZE_MAX) <= LARGE_VALUE_BYTES_MIN);
 
 /// The most that is copied into the ring at once, beyond what is published: an abort record, and a record that is as
 /// long as a frame or holds one operation.
 pub(crate) const fn copied_at_once_max(page_size: usize, ring_len: u64) -> u64 {
-    let operation = 16 + limits::key_len_max(page_size) + LARGE_VALUE;
+    let operation = 16 + limits::key_len_max(page_size) + LARGE_VALUE_BYTES_MIN;
     let one_operation = operation + 2 * record::encoded_len(0);
     let frame = frame_bytes(ring_len);
     (if frame > one_operation { frame } else { one_operation }) as u64 + 8
@@ -62,7 +62,7 @@ pub(crate) struct Stream {
     begun: Begun,
     /// Where the buffer will stand.
     at: Lsn,
-    charged: u64,
+    reserved_blocks: u64,
     seed: u32,
     txn: TxnId,
     /// The ring's length in use: only the owner of the writer lock changes it.
@@ -88,7 +88,7 @@ impl Stream {
     pub(crate) fn begin(engine: &Engine, base: &SlotImage, txn: TxnId) -> Result<Stream> {
         let words = &engine.control.fixed().stream;
         let tail = Lsn(words.tail.load(Ordering::Acquire));
-        let charged = words.charged.load(Ordering::Acquire).max(base.blocks_charged);
+        let reserved_blocks = words.reserved_blocks.load(Ordering::Acquire).max(base.blocks_reserved);
         let at = base.log_tail.max(tail);
         // No frame is published before the ring has room for it.
         let reach = engine.control.durable().map(|(_, durable)| durable.advanced_by(engine.geometry.ring_size));
@@ -113,7 +113,7 @@ impl Stream {
             buffer,
             begun,
             at,
-            charged,
+            reserved_blocks,
             seed,
             txn,
             ring_len,
@@ -166,18 +166,18 @@ impl Stream {
     }
 
     fn send_frame(&mut self, engine: &Engine) -> Result<()> {
-        let (end, charged) = self.copy_in(engine, RecordKind::Frame, RESERVE_BLOCKS)?;
+        let (end, reserved_blocks) = self.copy_in(engine, RecordKind::Frame, STREAM_RESERVE_BLOCKS)?;
         crash_point!("stream.before_tail");
         let words = &engine.control.fixed().stream;
         // The charge first: if this process dies in between, the next owner charges no less.
-        words.charged.store(charged, Ordering::Release);
+        words.reserved_blocks.store(reserved_blocks, Ordering::Release);
         words.tail.store_fenced(end.0);
         // And once more for the logger, which counts what lies below the tail as used up.
-        words.charged_below.store(charged, Ordering::Release);
+        words.reserved_below.store(reserved_blocks, Ordering::Release);
         crash_point!("stream.after_tail");
         engine.tell_logger(end);
         self.at = end;
-        self.charged = charged;
+        self.reserved_blocks = reserved_blocks;
         self.streaming = true;
         self.frames += 1;
         self.buffer.clear();
@@ -200,14 +200,14 @@ impl Stream {
         record::finish(&mut self.buffer, begun, self.seed, position, self.txn.as_u64(), kind);
         let len = self.buffer.len() as u64;
         let end = Lsn(self.at.0 + len);
-        let charged = self.charged + blocks_for(len);
-        self.wait_for_room(engine, end, charged + reserve)?;
+        let reserved_blocks = self.reserved_blocks + blocks_for(len);
+        self.wait_for_room(engine, end, reserved_blocks + reserve)?;
         engine.control.ring()?.copy_in(self.at.0, &self.buffer).map_err(|_| Error::Limit {
             what: LimitKind::LogRecord,
             found: len,
             limit: self.ring_len,
         })?;
-        Ok((end, charged))
+        Ok((end, reserved_blocks))
     }
 
     /// Lets the ring grow to `end` if it is in its first lap, and frames with it.
@@ -217,29 +217,29 @@ impl Stream {
         Ok(())
     }
 
-    /// Waits until the ring has room up to `end` and the log is granted `charged` blocks.
+    /// Waits until the ring has room up to `end` and the log is granted `reserved_blocks` blocks.
     ///
     /// **I5**, the ring's part: bytes are reused only when durable.
     ///
     /// # Errors
     /// [`Error::DiskFull`] if the device has no room for more of the log, and a checkpoint sets none free.
-    fn wait_for_room(&mut self, engine: &Engine, end: Lsn, charged: u64) -> Result<()> {
+    fn wait_for_room(&mut self, engine: &Engine, end: Lsn, reserved_blocks: u64) -> Result<()> {
         self.grow_ring(engine, end)?;
         if engine.control.durable().is_none_or(|(_, lsn)| end.0 > lsn.0 + self.ring_len) {
             let needed = Lsn(end.0.saturating_sub(self.ring_len).next_multiple_of(8));
             engine.wait_durable(needed, true, None)?;
         }
-        if charged <= engine.control.fixed().durable.granted.load(Ordering::Acquire) {
+        if reserved_blocks <= engine.control.fixed().durable.block_credit.load(Ordering::Acquire) {
             return Ok(());
         }
         let logger = &engine.control.fixed().logger;
         let waited = loop {
-            match wait_for_grant(engine, charged) {
+            match wait_for_grant(engine, reserved_blocks) {
                 Err(Error::DiskFull { .. }) => {}
                 waited => break waited,
             }
             self.has_checkpointed = true;
-            match room::checkpoint(engine, &self.base, self.from, Wanted::Log) {
+            match reserve::checkpoint(engine, &self.base, self.from, Shortage::Log) {
                 Ok(true) => {}
                 Ok(false) => break Err(no_log(engine)),
                 Err(error) => break Err(error),
@@ -264,25 +264,25 @@ fn no_log(engine: &Engine) -> Error {
     Error::DiskFull { what }
 }
 
-/// Waits until the log is granted `charged` blocks. Everything before `at` is published. The caller ends the request.
-fn wait_for_grant(engine: &Engine, charged: u64) -> Result<()> {
+/// Waits until the log is granted `reserved_blocks` blocks. Everything before `at` is published. The caller ends the request.
+fn wait_for_grant(engine: &Engine, reserved_blocks: u64) -> Result<()> {
     let words = &engine.control.fixed().durable;
     let start = Instant::now();
     let logger = &engine.control.fixed().logger;
     // The logger preallocates, and counts each attempt that fails. One may be under way that began before this request, and does
     // not know what a checkpoint has set free since. The next one does.
     let failures = logger.log_failures.load(Ordering::SeqCst);
-    logger.log_request.store_fenced(charged);
+    logger.log_request.store_fenced(reserved_blocks);
     engine.wake_logger();
-    waiter::ring::<Native>(&logger.background);
+    event_count::notify::<Native>(&logger.background);
     let mut watch = engine.watch_logger();
-    let mut granted = (words.granted.load(Ordering::SeqCst), Instant::now());
-    let ended = waiter::wait_until::<Native, _, _>(
-        &words.bell,
+    let mut block_credit = (words.block_credit.load(Ordering::SeqCst), Instant::now());
+    let ended = event_count::wait_until::<Native, _, _>(
+        &words.event,
         None,
-        crate::participant::engine::RECHECK,
+        crate::participant::engine::LOGGER_RECHECK_INTERVAL,
         || {
-            if charged <= words.granted.load(Ordering::SeqCst) {
+            if reserved_blocks <= words.block_credit.load(Ordering::SeqCst) {
                 return Some(Ok(()));
             }
             if logger.log_failures.load(Ordering::SeqCst).wrapping_sub(failures) >= 2 {
@@ -297,19 +297,19 @@ fn wait_for_grant(engine: &Engine, charged: u64) -> Result<()> {
         || {
             watch.check(engine, start)?;
             // A logger that lives and grants nothing: a charge that no log can hold.
-            let now = words.granted.load(Ordering::SeqCst);
-            if now != granted.0 {
-                granted = (now, Instant::now());
-            } else if granted.1.elapsed() > engine.logger_timeout {
+            let now = words.block_credit.load(Ordering::SeqCst);
+            if now != block_credit.0 {
+                block_credit = (now, Instant::now());
+            } else if block_credit.1.elapsed() > engine.logger_timeout {
                 return Err(Error::LoggerStalled { waited: start.elapsed(), visible: None });
             }
-            waiter::ring::<Native>(&logger.background);
+            event_count::notify::<Native>(&logger.background);
             Ok(())
         },
     );
     match ended {
         Ok(found) => found,
-        Err(Ended::Stopped(error)) => Err(error),
-        Err(Ended::DeadlinePassed) => unreachable!("there is no deadline"),
+        Err(WaitError::Stopped(error)) => Err(error),
+        Err(WaitError::TimedOut) => unreachable!("there is no deadline"),
     }
 }

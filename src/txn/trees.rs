@@ -11,7 +11,7 @@ use std::collections::HashMap;
 /// A keyspace that the transaction has looked at.
 #[derive(Clone)]
 pub(super) struct OpenTree {
-    pub(super) entry: catalog::Entry,
+    pub(super) entry: catalog::CatalogEntry,
     pub(super) changed: bool,
 }
 
@@ -20,7 +20,7 @@ pub(super) struct OpenTree {
 #[derive(Default)]
 pub(super) struct OpenTrees {
     list: Vec<OpenTree>,
-    /// Where each one is in `list`, once there are more than [`SCANNED_MAX`].
+    /// Where each one is in `list`, once there are more than [`LINEAR_SEARCH_MAX`].
     index: HashMap<KeyspaceId, usize>,
     /// For each savepoint, what the keyspaces that changed since were before; `None` if they were
     /// not open.
@@ -28,7 +28,7 @@ pub(super) struct OpenTrees {
 }
 
 /// Keyspaces that are found without an index.
-const SCANNED_MAX: usize = 16;
+const LINEAR_SEARCH_MAX: usize = 16;
 
 impl OpenTrees {
     pub(super) fn position(&self, id: KeyspaceId) -> Option<usize> {
@@ -93,7 +93,7 @@ impl OpenTrees {
     fn push(&mut self, tree: OpenTree) -> usize {
         let at = self.list.len();
         self.list.push(tree);
-        if at >= SCANNED_MAX {
+        if at >= LINEAR_SEARCH_MAX {
             let from = if self.index.is_empty() { 0 } else { at };
             self.index.extend((from..=at).map(|at| (self.list[at].entry.id, at)));
         }

@@ -10,11 +10,11 @@ use crate::files::page::PageWrite;
 use crate::files::slot::SlotImage;
 use crate::key_range::HalfOpen;
 use crate::pages::protection::Protection;
-use crate::pages::room::Share;
+use crate::pages::reserve::SpaceQuota;
 use crate::pages::workspace::Workspace;
 use crate::participant::engine::Engine;
 use crate::txn::catalog;
-use crate::txn::ops::{LARGE_VALUE, Op};
+use crate::txn::ops::{LARGE_VALUE_BYTES_MIN, Op};
 use crate::txn::savepoint::Saved;
 use crate::txn::stream::Stream;
 use crate::txn::trees::{OpenTree, OpenTrees};
@@ -24,7 +24,7 @@ use std::sync::atomic::Ordering;
 
 /// The state of a write transaction. Its owner holds the writer lock.
 ///
-/// Before [`Write::commit`] swings the pointer, nothing of it can be seen and nothing needs to be undone:
+/// Before [`Write::commit`] publishes, nothing of it can be seen and nothing needs to be undone:
 /// dropping it rolls it back.
 pub(crate) struct Write<'e> {
     pub(crate) engine: &'e Engine,
@@ -142,8 +142,8 @@ impl<'e> Write<'e> {
     }
 
     /// Lets the transaction use the pages of this share: it overwrites records with others of the same length.
-    pub(crate) fn overwrites_only(&mut self, share: Share) {
-        self.work.set_share(share);
+    pub(crate) fn overwrites_only(&mut self, quota: SpaceQuota) {
+        self.work.set_quota(quota);
     }
 
     // ---- keyspaces
@@ -210,7 +210,7 @@ impl<'e> Write<'e> {
     fn create_keyspace_as(&mut self, id: KeyspaceId, name: &str) -> Result<()> {
         self.work.grow();
         let mut catalog = self.work.image.catalog;
-        let entry = catalog::Entry { id, root: PageId::NONE, entries: 0, name: name.to_string() };
+        let entry = catalog::CatalogEntry { id, root: PageId::NONE, entries: 0, name: name.to_string() };
         catalog::store(&mut self.work, &mut catalog, &entry)?;
         catalog::store_name(&mut self.work, &mut catalog, id, name)?;
         self.work.image.catalog = catalog;
@@ -272,17 +272,17 @@ impl<'e> Write<'e> {
         self.work.grow();
         self.step(|write| {
             let page_size = write.engine.geometry.page_size;
-            if edit::needs_run(page_size, key.len(), value.len()) {
-                let run = format::write_run(&mut write.work, value)?;
-                write.store(id, key, run)?;
+            if edit::needs_extent(page_size, key.len(), value.len()) {
+                let extent = format::write_extent(&mut write.work, value)?;
+                write.store(id, key, extent)?;
             } else {
-                write.store(id, key, format::Value::Inline(value))?;
+                write.store(id, key, format::StoredValue::Inline(value))?;
             }
-            if value.len() <= LARGE_VALUE {
+            if value.len() <= LARGE_VALUE_BYTES_MIN {
                 return write.log(Op::Put { keyspace: id, key, value });
             }
             write.log(Op::LargePut { keyspace: id, key, len: value.len() as u32 })?;
-            for piece in value.chunks(LARGE_VALUE) {
+            for piece in value.chunks(LARGE_VALUE_BYTES_MIN) {
                 write.log(Op::LargeBytes(piece))?;
             }
             Ok(())
@@ -305,7 +305,7 @@ impl<'e> Write<'e> {
     }
 
     /// Stores a value in the tree.
-    fn store(&mut self, id: KeyspaceId, key: &[u8], value: format::Value<'_>) -> Result<()> {
+    fn store(&mut self, id: KeyspaceId, key: &[u8], value: format::StoredValue<'_>) -> Result<()> {
         let at = self.open(id)?;
         let mut root = self.trees.at(at).entry.root;
         let replaced = edit::put(&mut self.work, &mut root, key, self.txn, value)?;
@@ -465,11 +465,11 @@ impl<'e> Write<'e> {
             Op::LargePut { keyspace, key, len } => {
                 let len = u64::from(len);
                 self.check_limits(key, len)?;
-                let pages = format::run_pages(self.engine.geometry.page_size, len);
-                let page = self.work.allocate_run(pages)?;
-                let birth = self.txn;
-                let body = self.work.run_mut(page, pages)?;
-                format::write_run_header(body, page, pages, len, birth);
+                let pages = format::extent_pages(self.engine.geometry.page_size, len);
+                let page = self.work.allocate_extent(pages)?;
+                let created_txn = self.txn;
+                let body = self.work.extent_mut(page, pages)?;
+                format::write_extent_header(body, page, pages, len, created_txn);
                 let key = key.to_vec();
                 self.filling = Some(Filling { keyspace, key, page, pages, len, filled: 0 });
             }
@@ -481,7 +481,7 @@ impl<'e> Write<'e> {
                 if end > filling.len {
                     return Err(damaged("more bytes than the large value has"));
                 }
-                let body = self.work.run_mut(filling.page, filling.pages)?;
+                let body = self.work.extent_mut(filling.page, filling.pages)?;
                 let at = HEADER_LEN + filling.filled as usize;
                 body[at..at + bytes.len()].copy_from_slice(bytes);
                 filling.filled = end;
@@ -491,7 +491,7 @@ impl<'e> Write<'e> {
                 }
                 body[at + bytes.len()..].fill(0);
                 let Filling { keyspace, key, page, pages, len, .. } = filling;
-                self.step(|write| write.store(keyspace, &key, format::Value::Run { page, pages, len }))?;
+                self.step(|write| write.store(keyspace, &key, format::StoredValue::Extent { page, pages, len }))?;
             }
         }
         Ok(true)

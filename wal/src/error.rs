@@ -19,7 +19,7 @@ pub enum LogError {
         /// The system's error.
         source: io::Error,
     },
-    /// There is no spare segment. Make one ([`Pool::add_spare`](crate::Pool::add_spare)) or recycle.
+    /// There is no spare segment. Make one ([`SegmentPool::add_spare`](crate::SegmentPool::add_spare)) or recycle.
     #[error("the log has no spare segment")]
     NoRoom,
     /// The file system is full. Goes away when there is room again.

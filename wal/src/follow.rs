@@ -1,54 +1,54 @@
-//! Following the stream beside a running logger: copies of its bytes, from the segment files.
+//! Reading the log beside a running logger, from the segment files.
 //!
-//! A follower keeps no file open between two reads, holds nothing back, and is never waited for: the segments that it
-//! reads may be recycled under it. So it looks at a segment's header again after each copy, and each batch carries its segment's
-//! number and salt, its own position and checksums: what it returns is what was written there, or an error.
+//! A follower keeps no file open between two reads and holds nothing back. The logger never waits for it: the segments that it reads
+//! may be recycled meanwhile. So the follower reads a segment's header again after each copy, and each batch contains its segment's
+//! number and salt, its own position and checksums. It returns what was written there, or an error.
 //!
 //! | what happens | then |
 //! |---|---|
-//! | the segment ends: the logger has started another | the survey is taken again, once |
-//! | the segment was recycled, or removed | [`LogError::Gap`], if another survey does not find the position either |
+//! | the segment ends: the logger has started another | the catalog is read again, once |
+//! | the segment was recycled, or removed | [`LogError::Gap`], if the new catalog does not contain the position either |
 //! | bytes are damaged | [`LogError::Corrupt`] |
 
 use crate::{
-    Disk, Lsn, Stated,
+    Disk, LogState, Lsn,
     error::{LogError, Result},
-    scan::{Paused, Scan},
+    scan::{LogScan, PausedScan},
     segment::LogShape,
-    survey::{Depth, Survey},
+    segment_catalog::{Depth, SegmentCatalog},
 };
 
 /// A read returns once it has as many bytes as this, or a little more.
 const READ_BYTES: usize = 256 << 10;
 
 /// A follower of the stream. Its memory is bounded by two batches.
-pub struct Follow {
+pub struct LogFollower {
     shape: LogShape,
     position: Lsn,
-    paused: Option<Paused>,
+    paused: Option<PausedScan>,
 }
 
-/// A place to begin at: a record begins at `position`, and all before it is of transactions up to `txn`, or of none
-/// that commits.
+/// A position from which a follower can read: a record begins at `position`, and all records before it belong to transactions up
+/// to `txn`, or to none that commits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Anchor {
+pub struct ResumePoint {
     /// The transaction's id.
     pub txn: u64,
     /// Where the next record begins.
     pub position: Lsn,
 }
 
-impl Anchor {
-    fn of(stated: &Stated) -> Anchor {
-        Anchor { txn: stated.durable_txn, position: stated.settled }
+impl ResumePoint {
+    fn of(log_state: &LogState) -> ResumePoint {
+        ResumePoint { txn: log_state.durable_txn, position: log_state.safe_start }
     }
 }
 
-impl Follow {
+impl LogFollower {
     /// A follower that begins at `from`.
     #[must_use]
-    pub fn new(shape: LogShape, from: Lsn) -> Follow {
-        Follow { shape, position: from, paused: None }
+    pub fn new(shape: LogShape, from: Lsn) -> LogFollower {
+        LogFollower { shape, position: from, paused: None }
     }
 
     /// Up to where everything has been returned.
@@ -57,7 +57,7 @@ impl Follow {
         self.position
     }
 
-    /// Appends the bytes from [`Follow::position`] on to `out`: at least one if there are any before `until`, which
+    /// Appends the bytes from [`LogFollower::position`] on to `out`: at least one if there are any before `until`, which
     /// must be durable.
     ///
     /// # Errors
@@ -68,14 +68,14 @@ impl Follow {
             return Ok(());
         }
         if let Some(paused) = self.paused.take()
-            && self.read_on(Scan::resume(disk, paused, until), out).is_ok()
+            && self.read_on(LogScan::resume(disk, paused, until), out).is_ok()
         {
             return Ok(());
         }
         // Recycled, removed, or just being written: a fresh look tells, and of several in a row one is not disturbed.
         let mut last = Ok(());
         for _ in 0..3 {
-            last = self.read_on(Scan::follow(disk, &self.shape, self.position, until), out);
+            last = self.read_on(LogScan::follow(disk, &self.shape, self.position, until), out);
             if matches!(last, Ok(()) | Err(LogError::Mismatch { .. })) {
                 break;
             }
@@ -83,7 +83,7 @@ impl Follow {
         last
     }
 
-    fn read_on<D: Disk>(&mut self, scan: Result<Scan<'_, D>>, out: &mut Vec<u8>) -> Result<()> {
+    fn read_on<D: Disk>(&mut self, scan: Result<LogScan<'_, D>>, out: &mut Vec<u8>) -> Result<()> {
         let mut scan = scan?;
         let len = out.len();
         while out.len() - len < READ_BYTES {
@@ -110,23 +110,24 @@ impl Follow {
 /// `None` if there is none so old, or the log does not reach back to it.
 ///
 /// # Errors
-/// Those of [`Survey::take`].
-pub fn anchor_at_or_before<D: Disk>(disk: &D, shape: &LogShape, txn: u64) -> Result<Option<Anchor>> {
-    let survey = Survey::take_to(disk, shape, Depth::Headers)?;
-    let anchors = survey.segments.iter().map(|segment| Anchor::of(&segment.header.stated));
-    let readable = anchors.filter(|anchor| anchor.txn <= txn && survey.segment_at(anchor.position).is_some());
-    Ok(readable.max_by_key(|anchor| anchor.position))
+/// Those of [`SegmentCatalog::read`].
+pub fn resume_point_at_or_before<D: Disk>(disk: &D, shape: &LogShape, txn: u64) -> Result<Option<ResumePoint>> {
+    let segment_catalog = SegmentCatalog::read_to(disk, shape, Depth::Headers)?;
+    let resume_points = segment_catalog.segments.iter().map(|segment| ResumePoint::of(&segment.header.log_state));
+    let readable = resume_points
+        .filter(|resume_point| resume_point.txn <= txn && segment_catalog.segment_at(resume_point.position).is_some());
+    Ok(readable.max_by_key(|resume_point| resume_point.position))
 }
 
 /// The oldest place to begin at from which the log can be read to its end; `None` if no header states one.
 ///
 /// # Errors
-/// Those of [`Survey::take`]; [`LogError::Gap`] if a segment was recycled meanwhile.
-pub fn oldest_anchor<D: Disk>(disk: &D, shape: &LogShape) -> Result<Option<Anchor>> {
-    let survey = Survey::take_to(disk, shape, Depth::Headers)?;
+/// Those of [`SegmentCatalog::read`]; [`LogError::Gap`] if a segment was recycled meanwhile.
+pub fn oldest_resume_point<D: Disk>(disk: &D, shape: &LogShape) -> Result<Option<ResumePoint>> {
+    let segment_catalog = SegmentCatalog::read_to(disk, shape, Depth::Headers)?;
     let mut first = None;
-    for (index, segment) in survey.segments.iter().enumerate().rev() {
-        let next = survey.segments.get(index + 1);
+    for (index, segment) in segment_catalog.segments.iter().enumerate().rev() {
+        let next = segment_catalog.segments.get(index + 1);
         // A number that is missing was a segment that has been recycled, or one that never came to be.
         if next.is_some_and(|next| Some(next.header.number.0) != segment.header.number.0.checked_add(1)) {
             break;
@@ -136,29 +137,34 @@ pub fn oldest_anchor<D: Disk>(disk: &D, shape: &LogShape) -> Result<Option<Ancho
         }
     }
     let Some(first) = first else { return Ok(None) };
-    let start = survey.segments[first].header.start;
-    first_anchor(disk, shape, &survey, start)
+    let start = segment_catalog.segments[first].header.start;
+    first_resume_point(disk, shape, &segment_catalog, start)
 }
 
 /// The first place to begin at that is not before `start`; `None` if no header from there on states
 /// one.
 ///
 /// # Errors
-/// As [`oldest_anchor`].
-pub fn anchor_from<D: Disk>(disk: &D, shape: &LogShape, start: Lsn) -> Result<Option<Anchor>> {
-    first_anchor(disk, shape, &Survey::take_to(disk, shape, Depth::Headers)?, start)
+/// As [`oldest_resume_point`].
+pub fn resume_point_from<D: Disk>(disk: &D, shape: &LogShape, start: Lsn) -> Result<Option<ResumePoint>> {
+    first_resume_point(disk, shape, &SegmentCatalog::read_to(disk, shape, Depth::Headers)?, start)
 }
 
-fn first_anchor<D: Disk>(disk: &D, shape: &LogShape, survey: &Survey, start: Lsn) -> Result<Option<Anchor>> {
+fn first_resume_point<D: Disk>(
+    disk: &D,
+    shape: &LogShape,
+    segment_catalog: &SegmentCatalog,
+    start: Lsn,
+) -> Result<Option<ResumePoint>> {
     // A segment may begin in the middle of a record: the first place that is stated behind its start.
-    for segment in survey.segments.iter().filter(|segment| segment.header.start >= start) {
-        if segment.header.stated.settled >= start {
-            return Ok(Some(Anchor::of(&segment.header.stated)));
+    for segment in segment_catalog.segments.iter().filter(|segment| segment.header.start >= start) {
+        if segment.header.log_state.safe_start >= start {
+            return Ok(Some(ResumePoint::of(&segment.header.log_state)));
         }
-        let mut scan = Scan::follow(disk, shape, segment.header.start, Lsn(u64::MAX))?;
-        while let Some(stated) = scan.next_stated()? {
-            if stated.settled >= start {
-                return Ok(Some(Anchor::of(&stated)));
+        let mut scan = LogScan::follow(disk, shape, segment.header.start, Lsn(u64::MAX))?;
+        while let Some(log_state) = scan.next_log_state()? {
+            if log_state.safe_start >= start {
+                return Ok(Some(ResumePoint::of(&log_state)));
             }
         }
     }

@@ -15,13 +15,13 @@
 //! | [`segment`] | the bytes of segment headers and batch headers, and what they state |
 //! | [`files`] | how files and folders are opened, whatever their names lead to |
 //! | [`disk`] | the seam to the file system |
-//! | [`survey`] | which segments there are, and which bytes of each count |
+//! | [`segment_catalog`] | which segments there are, and which bytes of each count |
 //! | [`scan`] | reading the stream back: valid, torn tail, or corrupt |
 //! | [`follow`] | reading it beside a running logger, which recycles what is read |
 //! | [`pool`] | the segment files: spares made ahead, recycling |
 //! | [`log`] | writing: append, sync, and the one function that starts a segment |
 //! | [`estimate`] | how long something will take |
-//! | [`lead`] | how long before a deadline a flush begins |
+//! | [`lead_time`] | how long before a deadline a flush begins |
 //! | [`flush`] | policies and deadlines: when to sync |
 //! | [`response`] | how long a commit can take at the most |
 //! | [`planted_bugs`] | deliberate bugs that the checks must catch, in no ordinary build |
@@ -57,7 +57,7 @@ pub mod estimate;
 pub mod files;
 pub mod flush;
 pub mod follow;
-pub mod lead;
+pub mod lead_time;
 pub mod limits;
 pub mod log;
 pub mod lsn;
@@ -67,7 +67,7 @@ pub mod record;
 pub mod response;
 pub mod scan;
 pub mod segment;
-pub mod survey;
+pub mod segment_catalog;
 pub mod testing;
 pub mod wire;
 
@@ -75,15 +75,15 @@ pub use disk::{Disk, DiskFile, RealDisk, give_to_owner};
 pub use error::{LogError, Result};
 pub use estimate::Estimate;
 pub use flush::{Due, FlushPolicy, Pending, bytes_due, due};
-pub use follow::{Anchor, Follow, anchor_at_or_before, anchor_from, oldest_anchor};
-pub use lead::Lead;
+pub use follow::{LogFollower, ResumePoint, oldest_resume_point, resume_point_at_or_before, resume_point_from};
+pub use lead_time::LeadTime;
 pub use log::{Appended, Log, blocks_for};
 pub use lsn::{Lsn, SegmentNumber, StoreId};
-pub use pool::{Pool, PoolStats, Retention};
+pub use pool::{PoolStats, Retention, SegmentPool};
 pub use record::{Decoded, RecordKind};
-pub use scan::Scan;
-pub use segment::{LogShape, Stated};
-pub use survey::{Broken, Survey, holds_batches, set_aside};
+pub use scan::LogScan;
+pub use segment::{LogShape, LogState};
+pub use segment_catalog::{BrokenSegment, SegmentCatalog, holds_batches, set_aside};
 
 /// Text that comes from outside, from a peer or a file, as it may be printed: control characters, which a terminal would obey, and those that
 /// change the direction of the text are written as escapes.

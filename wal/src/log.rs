@@ -31,8 +31,8 @@ use crate::{
         BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BATCH_PAYLOAD_BYTES_MAX, BLOCK_BYTES, RECORD_ALIGN_BYTES,
         SEGMENT_HEADER_BYTES,
     },
-    pool::{Pool, Started, now_ms},
-    segment::{BatchHeader, LogShape, SegmentHeader, Stated, batch_blocks, payload_checksum},
+    pool::{SegmentPool, StartedSegment, now_ms},
+    segment::{BatchHeader, LogShape, LogState, SegmentHeader, batch_blocks, payload_checksum},
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::{io, sync::Arc};
@@ -62,7 +62,7 @@ pub struct Appended {
 /// The log's writing end.
 #[derive(Debug)]
 pub struct Log<D: Disk> {
-    pool: Arc<Pool<D>>,
+    pool: Arc<SegmentPool<D>>,
     current: Option<Current<D::File>>,
     buf: AlignedBuf,
     region: u64,
@@ -89,7 +89,7 @@ struct Current<F> {
 impl<D: Disk> Log<D> {
     /// A log that has no segment yet: the first thing to do is [`Log::start_segment`].
     #[must_use]
-    pub fn new(pool: Arc<Pool<D>>) -> Self {
+    pub fn new(pool: Arc<SegmentPool<D>>) -> Self {
         Self { pool, current: None, buf: AlignedBuf::new(BATCH_BYTES_MAX), region: 0 }
     }
 
@@ -108,7 +108,7 @@ impl<D: Disk> Log<D> {
 
     /// The files.
     #[must_use]
-    pub fn pool(&self) -> &Arc<Pool<D>> {
+    pub fn pool(&self) -> &Arc<SegmentPool<D>> {
         &self.pool
     }
 
@@ -143,14 +143,14 @@ impl<D: Disk> Log<D> {
     /// [`LogError::Io`] or [`LogError::DiskFull`] if a write fails; any part may have been written, and the
     /// segment takes no more. [`LogError::NeedsSegment`] if that has happened before. [`LogError::Position`]
     /// or [`LogError::Invalid`] for a place or a length that does not fit; nothing has happened then.
-    pub fn append(&mut self, from: Lsn, len: u64, stated: &Stated, fill: Fill<'_>) -> Result<Appended> {
+    pub fn append(&mut self, from: Lsn, len: u64, log_state: &LogState, fill: Fill<'_>) -> Result<Appended> {
         let current = self.current.as_mut().filter(|c| !c.failed).ok_or(LogError::NeedsSegment)?;
         if current.written != from {
             return Err(LogError::Position { expected: current.written, found: from });
         }
         check_len(len)?;
         let block = current.next_block;
-        let appended = current.write(self.pool.shape(), &mut self.buf, len, stated, fill);
+        let appended = current.write(self.pool.shape(), &mut self.buf, len, log_state, fill);
         current.failed |= appended.is_err();
         self.pool.note_logged(current.next_block - block);
         appended
@@ -180,7 +180,7 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Starts a segment at the durable position `stated.durable` with the `len` bytes of the stream that
+    /// Starts a segment at the durable position `log_state.durable` with the `len` bytes of the stream that
     /// follow it, or as many of them as fit, and returns up to where the stream is durable.
     ///
     /// `len` must reach at least to the end of what is written, or, after recovery, of what was read: the
@@ -203,10 +203,10 @@ impl<D: Disk> Log<D> {
     /// [`LogError::NoRoom`] without a spare, [`LogError::Io`] if it can't be opened; the current segment is then as it was.
     /// [`LogError::Io`] or [`LogError::DiskFull`] if a write or sync fails; then no segment takes bytes until a start
     /// succeeds.
-    pub fn start_segment(&mut self, stated: &Stated, len: u64, fill: Fill<'_>) -> Result<Lsn> {
+    pub fn start_segment(&mut self, log_state: &LogState, len: u64, fill: Fill<'_>) -> Result<Lsn> {
         check_len(len)?;
-        if !stated.durable.is_aligned() {
-            return Err(LogError::Invalid { what: format!("a segment can't start at position {}", stated.durable) });
+        if !log_state.durable.is_aligned() {
+            return Err(LogError::Invalid { what: format!("a segment can't start at position {}", log_state.durable) });
         }
         let salt = random_salt()?;
         // The successor of a segment that failed has room for what that one was promised to take.
@@ -225,10 +225,19 @@ impl<D: Disk> Log<D> {
             current.failed = true;
         }
         let started_ms = now_ms();
-        let header =
-            SegmentHeader { number, salt, start: stated.durable, stated: *stated, started_ms, region: self.region };
+        let header = SegmentHeader {
+            number,
+            salt,
+            start: log_state.durable,
+            log_state: *log_state,
+            started_ms,
+            region: self.region,
+        };
         let started = self.write_segment((file, &name, ready), &header, len, fill);
-        self.pool.give_back(&name, started.is_ok().then_some(Started { number, start: stated.durable, started_ms }));
+        self.pool.give_back(
+            &name,
+            started.is_ok().then_some(StartedSegment { number, start: log_state.durable, started_ms }),
+        );
         let current = started?;
         self.pool.note_logged(current.next_block);
         let durable = current.written;
@@ -259,7 +268,7 @@ impl<D: Disk> Log<D> {
             failed: false,
         };
         if len > 0 {
-            let _ = current.write(&shape, &mut self.buf, len, &header.stated, fill)?;
+            let _ = current.write(&shape, &mut self.buf, len, &header.log_state, fill)?;
             current.file.sync().map_err(LogError::io(format!("syncing {name}")))?;
             current.unsynced = false;
         }
@@ -283,7 +292,7 @@ impl<F: DiskFile> Current<F> {
         shape: &LogShape,
         buf: &mut AlignedBuf,
         len: u64,
-        stated: &Stated,
+        log_state: &LogState,
         fill: Fill<'_>,
     ) -> Result<Appended> {
         let end = self.written.advanced_by(len);
@@ -294,7 +303,7 @@ impl<F: DiskFile> Current<F> {
             }
             let rest = usize::try_from(end.bytes_since(self.written)).unwrap_or(usize::MAX);
             let piece = rest.min(BATCH_PAYLOAD_BYTES_MAX).min(room - BATCH_HEADER_BYTES);
-            self.write_batch(shape, buf, piece, stated, fill)?;
+            self.write_batch(shape, buf, piece, log_state, fill)?;
             if self.written == end {
                 return Ok(Appended { to: end, full: false });
             }
@@ -306,7 +315,7 @@ impl<F: DiskFile> Current<F> {
         shape: &LogShape,
         buf: &mut AlignedBuf,
         len: usize,
-        stated: &Stated,
+        log_state: &LogState,
         fill: Fill<'_>,
     ) -> Result<()> {
         let blocks = batch_blocks(len);
@@ -325,7 +334,7 @@ impl<F: DiskFile> Current<F> {
             payload_crc: payload_checksum(self.salt, payload),
             chain: self.chain,
             block: self.next_block,
-            stated: *stated,
+            log_state: *log_state,
         };
         let (encoded, crc) = header.encode(shape.store());
         head.copy_from_slice(&encoded);

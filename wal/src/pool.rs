@@ -6,7 +6,7 @@
 //! A file's life: *making* (zeros written under another name, synced, renamed) → *spare* → *taken* (the log
 //! writes its first batches and then its header) → *live* → *kept* for followers, once the checkpoint has passed
 //! its last byte and as far as [`Retention`] says → spare again, or deleted if it is small. A process that dies at
-//! any of these leaves a file that the next [`Survey`] judges by its header alone.
+//! any of these leaves a file that the next [`SegmentCatalog`] judges by its header alone.
 //!
 //! **Ready blocks.** Every segment file has the same length, but a log that holds little takes little of the
 //! disk: only the first blocks of a file are ready, that is written with zeros, and the rest is a hole. The log
@@ -19,12 +19,12 @@
 //! 2. The log continues in the spare with the fewest. The one with the most is not counted: it is the
 //!    successor of a segment that fails.
 //! 3. The ready blocks of a spare do not change. A file with fewer than the first files have, such as one that was
-//!    copied with holes in place of zeros, is no spare until [`Pool::add_spare`] has filled it.
+//!    copied with holes in place of zeros, is no spare until [`SegmentPool::add_spare`] has filled it.
 //! 4. A file that became free is deleted at once if it is small, or never: a spare may have been promised.
 //!
 //! **Old headers.** A file that became free keeps its header until it is taken, and counts as a segment again if
-//! the process dies before. So files are taken and deleted from the oldest header on ([`Slots::is_next`]): what the
-//! next [`Survey`] finds has no gap.
+//! the process dies before. So files are taken and deleted from the oldest header on ([`SegmentSlots::is_next`]): what the
+//! next [`SegmentCatalog`] finds has no gap.
 
 use crate::{
     Disk, DiskFile, Lsn, SegmentNumber,
@@ -32,7 +32,7 @@ use crate::{
     error::{LogError, Result},
     limits::{BLOCK_BYTES, SPARES_MAX_DEFAULT, ZERO_FILL_BYTES},
     segment::LogShape,
-    survey::{BROKEN_PREFIX, SEGMENT_PREFIX, Survey, UNFINISHED_PREFIX, slot_name, slot_of},
+    segment_catalog::{BROKEN_PREFIX, SEGMENT_PREFIX, SegmentCatalog, UNFINISHED_PREFIX, slot_name, slot_of},
 };
 use std::cmp::Reverse;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -59,15 +59,15 @@ pub(crate) fn now_ms() -> u64 {
 
 /// The segment files of one log.
 #[derive(Debug)]
-pub struct Pool<D: Disk> {
+pub struct SegmentPool<D: Disk> {
     disk: Arc<D>,
     shape: LogShape,
-    slots: Mutex<Slots>,
+    slots: Mutex<SegmentSlots>,
 }
 
 #[derive(Debug)]
-struct Slots {
-    files: Vec<Slot>,
+struct SegmentSlots {
+    files: Vec<SegmentSlot>,
     number_max: SegmentNumber,
     spares_max: usize,
     /// The least ready blocks of a spare.
@@ -83,37 +83,37 @@ struct Slots {
 }
 
 #[derive(Debug)]
-struct Slot {
+struct SegmentSlot {
     name: String,
     /// Blocks from the beginning that have zeros or more in them.
     ready: u32,
     /// Of a spare that was a segment: its number. The file keeps that header until it is taken or deleted.
     header: Option<SegmentNumber>,
-    state: State,
+    state: SlotState,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
+enum SlotState {
     Making,
     Spare,
     Taken,
-    Live(Started),
+    Live(StartedSegment),
     /// Below the checkpoint.
-    Kept(Started),
+    Kept(StartedSegment),
 }
 
 /// A segment that holds bytes of the stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Started {
+pub(crate) struct StartedSegment {
     pub(crate) number: SegmentNumber,
     pub(crate) start: Lsn,
     pub(crate) started_ms: u64,
 }
 
-impl State {
-    fn started(self) -> Option<Started> {
+impl SlotState {
+    fn started(self) -> Option<StartedSegment> {
         match self {
-            State::Live(started) | State::Kept(started) => Some(started),
+            SlotState::Live(started) | SlotState::Kept(started) => Some(started),
             _ => None,
         }
     }
@@ -136,22 +136,27 @@ pub struct PoolStats {
     pub oldest: Option<Lsn>,
 }
 
-impl<D: Disk> Pool<D> {
-    /// The pool of the files that `survey` found. What lies below `checkpoint_lsn` no longer
+impl<D: Disk> SegmentPool<D> {
+    /// The pool of the files that `segment_catalog` found. What lies below `checkpoint_lsn` no longer
     /// counts, but is kept as `retention` says. Files that were never finished are removed. Those
     /// that have not the size of a segment get another name: the caller has seen that recovery
-    /// needs none of them ([`Survey::refuse_broken`]).
+    /// needs none of them ([`SegmentCatalog::refuse_broken`]).
     ///
     /// # Errors
     /// [`LogError::Io`] if an unfinished file can't be removed or a broken one not renamed, or the
     /// directory can't be synced.
-    pub fn open(disk: Arc<D>, survey: &Survey, checkpoint_lsn: Lsn, retention: Retention) -> Result<Arc<Self>> {
+    pub fn open(
+        disk: Arc<D>,
+        segment_catalog: &SegmentCatalog,
+        checkpoint_lsn: Lsn,
+        retention: Retention,
+    ) -> Result<Arc<Self>> {
         let names = disk.list().map_err(LogError::io("listing the log's directory"))?;
         for name in names.iter().filter(|name| name.starts_with(UNFINISHED_PREFIX)) {
             disk.remove(name).map_err(LogError::io(format!("removing {name}")))?;
         }
         let mut set_aside: Vec<String> = names.into_iter().filter(|name| name.starts_with(BROKEN_PREFIX)).collect();
-        for broken in &survey.broken {
+        for broken in &segment_catalog.broken {
             let mut free = (1..).map(|number: u32| format!("{BROKEN_PREFIX}{number:08}"));
             let name = free.find(|name| !set_aside.contains(name)).expect("there are more numbers than files");
             disk.rename(&broken.file, &name).map_err(LogError::io(format!("renaming {} to {name}", broken.file)))?;
@@ -161,32 +166,34 @@ impl<D: Disk> Pool<D> {
         // power cut takes back would take acknowledged bytes with it.
         disk.sync_dir().map_err(LogError::io("syncing the log's directory"))?;
         // Damaged ones are used last: they are all that tells of the damage.
-        let (damaged, whole): (Vec<_>, Vec<_>) = survey.spares.iter().partition(|name| survey.damaged.contains(name));
-        let spares = whole.into_iter().chain(damaged).map(|name| (name, State::Spare));
-        let live = survey.segments.iter().map(|s| {
-            let started = Started { number: s.header.number, start: s.header.start, started_ms: s.header.started_ms };
-            (&s.file, State::Live(started))
+        let (damaged, whole): (Vec<_>, Vec<_>) =
+            segment_catalog.spares.iter().partition(|name| segment_catalog.damaged.contains(name));
+        let spares = whole.into_iter().chain(damaged).map(|name| (name, SlotState::Spare));
+        let live = segment_catalog.segments.iter().map(|s| {
+            let started =
+                StartedSegment { number: s.header.number, start: s.header.start, started_ms: s.header.started_ms };
+            (&s.file, SlotState::Live(started))
         });
-        let slot = |(name, state): (&String, State)| -> Result<Slot> {
+        let slot = |(name, state): (&String, SlotState)| -> Result<SegmentSlot> {
             let file = disk.open(name).map_err(LogError::io(format!("opening {name}")))?;
             let bytes = file.ready_bytes().map_err(LogError::io(format!("looking for a hole in {name}")))?;
-            let ready = blocks_of(bytes.min(survey.shape.segment_bytes()));
-            Ok(Slot { name: name.clone(), ready, header: None, state })
+            let ready = blocks_of(bytes.min(segment_catalog.shape.segment_bytes()));
+            Ok(SegmentSlot { name: name.clone(), ready, header: None, state })
         };
-        let files = spares.chain(live).map(slot).collect::<Result<Vec<Slot>>>()?;
+        let files = spares.chain(live).map(slot).collect::<Result<Vec<SegmentSlot>>>()?;
         let largest = files.iter().map(|slot| bytes_of(slot.ready)).max().unwrap_or(0);
-        let initial = survey.shape.ready_bytes_initial();
-        let slots = Slots {
+        let initial = segment_catalog.shape.ready_bytes_initial();
+        let slots = SegmentSlots {
             ready_min: blocks_of(initial),
             spare_bytes: initial.max(largest),
             logged: 0,
             is_starved: false,
             files,
-            number_max: survey.number_max(),
+            number_max: segment_catalog.number_max(),
             spares_max: SPARES_MAX_DEFAULT,
             checkpoint_lsn,
         };
-        let pool = Arc::new(Self { disk, shape: survey.shape, slots: Mutex::new(slots) });
+        let pool = Arc::new(Self { disk, shape: segment_catalog.shape, slots: Mutex::new(slots) });
         pool.lock().retire_below(retention);
         Ok(pool)
     }
@@ -197,7 +204,7 @@ impl<D: Disk> Pool<D> {
         &self.shape
     }
 
-    /// How many spares [`Pool::recycle`] keeps; it deletes those beyond.
+    /// How many spares [`SegmentPool::recycle`] keeps; it deletes those beyond.
     pub fn set_spares_max(&self, spares_max: usize) {
         self.lock().spares_max = spares_max;
     }
@@ -207,16 +214,16 @@ impl<D: Disk> Pool<D> {
     ///
     /// # Errors
     /// [`LogError::DiskFull`] if there is no room, [`LogError::Io`] otherwise. Nothing is left behind, or
-    /// only a file that the next [`Pool::open`] puts in order.
+    /// only a file that the next [`SegmentPool::open`] puts in order.
     pub fn add_spare(&self) -> Result<()> {
         self.add_spare_of(0)
     }
 
-    /// As [`Pool::add_spare`], with at least `blocks` ready blocks if a segment has as many: for a caller that
+    /// As [`SegmentPool::add_spare`], with at least `blocks` ready blocks if a segment has as many: for a caller that
     /// waits for them.
     ///
     /// # Errors
-    /// As [`Pool::add_spare`].
+    /// As [`SegmentPool::add_spare`].
     pub fn add_spare_of(&self, blocks: u64) -> Result<()> {
         let (name, bytes, hollow) = {
             let mut slots = self.lock();
@@ -228,7 +235,7 @@ impl<D: Disk> Pool<D> {
             let bytes = slots.spare_bytes;
             match slots.files.iter().position(|slot| slots.is_next(slot) && slot.ready < slots.ready_min) {
                 Some(at) => {
-                    slots.files[at].state = State::Making;
+                    slots.files[at].state = SlotState::Making;
                     slots.files[at].header = None;
                     (slots.files[at].name.clone(), bytes, true)
                 }
@@ -243,7 +250,7 @@ impl<D: Disk> Pool<D> {
         }
         match made {
             Err(_) if !hollow => slots.files.retain(|s| s.name != name),
-            _ => slots.set(&name, State::Spare),
+            _ => slots.set(&name, SlotState::Spare),
         }
         made
     }
@@ -286,11 +293,11 @@ impl<D: Disk> Pool<D> {
         self.recycle_with(checkpoint_lsn, retention, || ())
     }
 
-    /// As [`Pool::recycle`]. Calls `on_freed` before it deletes a file: a reader that misses one of
+    /// As [`SegmentPool::recycle`]. Calls `on_freed` before it deletes a file: a reader that misses one of
     /// them learns from what the caller publishes there that the log begins later by now.
     ///
     /// # Errors
-    /// As [`Pool::recycle`].
+    /// As [`SegmentPool::recycle`].
     pub fn recycle_with(&self, checkpoint_lsn: Lsn, retention: Retention, on_freed: impl FnOnce()) -> Result<usize> {
         let (freed, surplus) = {
             let mut slots = self.lock();
@@ -306,13 +313,13 @@ impl<D: Disk> Pool<D> {
                 if !is_small || slots.is_starved || slots.spares() <= 2 || !slots.is_next(&slots.files[at]) {
                     break;
                 }
-                slots.files[at].state = State::Making;
+                slots.files[at].state = SlotState::Making;
                 surplus.push(slots.files[at].name.clone());
             }
             while slots.spares() > slots.spares_max {
                 let Some(at) = slots.least_spare() else { break };
                 // It keeps its name until it is gone: one that is made meanwhile must not take it.
-                slots.files[at].state = State::Making;
+                slots.files[at].state = SlotState::Making;
                 surplus.push(slots.files[at].name.clone());
             }
             (freed, surplus)
@@ -326,7 +333,7 @@ impl<D: Disk> Pool<D> {
             let mut slots = self.lock();
             match failed {
                 Ok(()) => slots.files.retain(|slot| slot.name != *name),
-                Err(_) => slots.set(name, State::Spare),
+                Err(_) => slots.set(name, SlotState::Spare),
             }
         }
         failed?;
@@ -336,29 +343,29 @@ impl<D: Disk> Pool<D> {
         Ok(freed)
     }
 
-    /// As [`Pool::recycle_with`] at the same checkpoint as the last time: for those that have
+    /// As [`SegmentPool::recycle_with`] at the same checkpoint as the last time: for those that have
     /// become too old since.
     ///
     /// # Errors
-    /// As [`Pool::recycle`].
+    /// As [`SegmentPool::recycle`].
     pub fn expire(&self, retention: Retention, on_freed: impl FnOnce()) -> Result<usize> {
         self.recycle_with(Lsn::ZERO, retention, on_freed)
     }
 
     /// Gives the oldest segment that is kept for followers alone up, when the device is full: it
     /// becomes a spare, or with `delete` its room is given back. False if there is none. Calls
-    /// `on_freed` before it deletes the file, as [`Pool::recycle_with`] does.
+    /// `on_freed` before it deletes the file, as [`SegmentPool::recycle_with`] does.
     ///
     /// # Errors
     /// [`LogError::Io`] if it can't be deleted; it is a spare then.
     pub fn yield_kept(&self, delete: bool, on_freed: impl FnOnce()) -> Result<bool> {
         let name = {
             let mut slots = self.lock();
-            let oldest = |(_, slot): &(usize, &Slot)| slot.state.started().map(|started| started.number);
-            let kept = slots.files.iter().enumerate().filter(|(_, slot)| matches!(slot.state, State::Kept(_)));
+            let oldest = |(_, slot): &(usize, &SegmentSlot)| slot.state.started().map(|started| started.number);
+            let kept = slots.files.iter().enumerate().filter(|(_, slot)| matches!(slot.state, SlotState::Kept(_)));
             let Some((at, _)) = kept.min_by_key(oldest) else { return Ok(false) };
             slots.files[at].header = slots.files[at].state.started().map(|started| started.number);
-            slots.files[at].state = State::Spare;
+            slots.files[at].state = SlotState::Spare;
             // A spare with an older header goes before it, if no less log is left then.
             let oldest = slots.files.iter().position(|slot| slot.header.is_some() && slots.is_next(slot));
             let Some(oldest) = oldest.filter(|oldest| slots.files[*oldest].ready <= slots.files[at].ready) else {
@@ -367,7 +374,7 @@ impl<D: Disk> Pool<D> {
             if !delete {
                 return Ok(true);
             }
-            slots.files[oldest].state = State::Making;
+            slots.files[oldest].state = SlotState::Making;
             slots.files[oldest].name.clone()
         };
         on_freed();
@@ -383,13 +390,13 @@ impl<D: Disk> Pool<D> {
     pub fn remove_spare(&self) -> Result<bool> {
         let name = {
             let mut slots = self.lock();
-            let is_hollow = |slot: &Slot| slot.state == State::Spare && slot.ready < slots.ready_min;
+            let is_hollow = |slot: &SegmentSlot| slot.state == SlotState::Spare && slot.ready < slots.ready_min;
             if slots.spares() < 2 && !slots.files.iter().any(is_hollow) {
                 return Ok(false);
             }
             let spares = slots.files.iter().enumerate().filter(|(_, slot)| slots.is_next(slot));
             let Some((at, _)) = spares.max_by_key(|(_, slot)| slot.ready) else { return Ok(false) };
-            slots.files[at].state = State::Making;
+            slots.files[at].state = SlotState::Making;
             slots.files[at].name.clone()
         };
         self.delete(&name)?;
@@ -403,7 +410,7 @@ impl<D: Disk> Pool<D> {
         match removed {
             Ok(()) => slots.files.retain(|slot| slot.name != name),
             Err(error) => {
-                slots.set(name, State::Spare);
+                slots.set(name, SlotState::Spare);
                 return Err(error);
             }
         }
@@ -415,16 +422,16 @@ impl<D: Disk> Pool<D> {
     #[must_use]
     pub fn stats(&self) -> PoolStats {
         let slots = self.lock();
-        let count = |of: fn(State) -> bool| slots.files.iter().filter(|slot| of(slot.state)).count();
+        let count = |of: fn(SlotState) -> bool| slots.files.iter().filter(|slot| of(slot.state)).count();
         PoolStats {
-            segments: count(|state| matches!(state, State::Live(_))),
-            kept: count(|state| matches!(state, State::Kept(_))),
+            segments: count(|state| matches!(state, SlotState::Live(_))),
+            kept: count(|state| matches!(state, SlotState::Kept(_))),
             spares: slots.spares(),
             bytes: slots.files.iter().map(|slot| bytes_of(slot.ready)).sum(),
             segment_bytes: slots
                 .files
                 .iter()
-                .filter(|slot| matches!(slot.state, State::Live(_)))
+                .filter(|slot| matches!(slot.state, SlotState::Live(_)))
                 .map(|slot| bytes_of(slot.ready))
                 .sum(),
             oldest: slots.files.iter().filter_map(|slot| slot.state.started()).map(|started| started.start).min(),
@@ -473,12 +480,12 @@ impl<D: Disk> Pool<D> {
         slots.number_max.0 = slots.number_max.0.checked_add(1)?;
         // At the end of the list, so that after a failure another spare comes first.
         let mut slot = slots.files.remove(at);
-        slot.state = State::Taken;
+        slot.state = SlotState::Taken;
         let header = slot.header.take();
         let (name, ready) = (slot.name.clone(), slot.ready);
         slots.files.push(slot);
         let (number, is_next) =
-            (slots.number_max, |slot: &&mut Slot| slot.state == State::Spare && slot.header < header);
+            (slots.number_max, |slot: &&mut SegmentSlot| slot.state == SlotState::Spare && slot.header < header);
         let older: Vec<String> = match header {
             Some(_) => slots
                 .files
@@ -493,7 +500,7 @@ impl<D: Disk> Pool<D> {
         Some((name, ready, number))
     }
 
-    /// Blanks the header of a spare that is older than one that is taken: see [`Slots::is_next`]. One that can't be
+    /// Blanks the header of a spare that is older than one that is taken: see [`SegmentSlots::is_next`]. One that can't be
     /// blanked stays, and is a spare as good.
     fn blank_header(&self, name: &str) {
         let blank = || {
@@ -505,12 +512,12 @@ impl<D: Disk> Pool<D> {
     }
 
     /// The spare that was taken is a segment now, or a spare again.
-    pub(crate) fn give_back(&self, name: &str, started: Option<Started>) {
-        let state = started.map_or(State::Spare, State::Live);
+    pub(crate) fn give_back(&self, name: &str, started: Option<StartedSegment>) {
+        let state = started.map_or(SlotState::Spare, SlotState::Live);
         self.lock().set(name, state);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Slots> {
+    fn lock(&self) -> MutexGuard<'_, SegmentSlots> {
         // No critical section can panic half-way through a change, so a poisoned lock is as good.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -547,11 +554,11 @@ fn blocks_of(bytes: u64) -> u32 {
     (bytes / BLOCK_BYTES as u64) as u32
 }
 
-impl Slots {
+impl SegmentSlots {
     /// Whether a spare may be taken or deleted next: among those that still have a header, the oldest. If the process dies, what
     /// has a header counts as a segment again. Then the log must have no gap.
-    fn is_next(&self, slot: &Slot) -> bool {
-        let is_spare = |slot: &Slot| slot.state == State::Spare;
+    fn is_next(&self, slot: &SegmentSlot) -> bool {
+        let is_spare = |slot: &SegmentSlot| slot.state == SlotState::Spare;
         let oldest = || self.files.iter().filter(|slot| is_spare(slot)).filter_map(|slot| slot.header).min();
         is_spare(slot) && (slot.header.is_none() || slot.header == oldest())
     }
@@ -563,8 +570,8 @@ impl Slots {
     }
 
     /// Files that are ready to become segments, with their places in the list.
-    fn spare_files(&self) -> impl Iterator<Item = (usize, &Slot)> {
-        let is_spare = |slot: &Slot| slot.state == State::Spare && slot.ready >= self.ready_min;
+    fn spare_files(&self) -> impl Iterator<Item = (usize, &SegmentSlot)> {
+        let is_spare = |slot: &SegmentSlot| slot.state == SlotState::Spare && slot.ready >= self.ready_min;
         self.files.iter().enumerate().filter(move |(_, slot)| is_spare(slot))
     }
 
@@ -578,7 +585,7 @@ impl Slots {
         }
     }
 
-    fn set(&mut self, name: &str, state: State) {
+    fn set(&mut self, name: &str, state: SlotState) {
         if let Some(slot) = self.files.iter_mut().find(|s| s.name == name) {
             slot.state = state;
         }
@@ -589,15 +596,15 @@ impl Slots {
         let mut used: Vec<u32> = self.files.iter().filter_map(|s| slot_of(&s.name)).collect();
         used.sort_unstable();
         let slot = used.into_iter().fold(1, |free, used| if used == free { free + 1 } else { free });
-        self.files.push(Slot { name: slot_name(slot), ready, header: None, state: State::Making });
+        self.files.push(SegmentSlot { name: slot_name(slot), ready, header: None, state: SlotState::Making });
         slot
     }
 
     /// Makes spares of the segments that are of no more use, and returns where they are in the list, the newest first. A
     /// segment's bytes count up to the lowest start among later segments. The newest never retires.
     fn retire_below(&mut self, retention: Retention) -> Vec<usize> {
-        let with_index = |(index, slot): (usize, &Slot)| slot.state.started().map(|started| (started, index));
-        let mut live: Vec<(Started, usize)> = self.files.iter().enumerate().filter_map(with_index).collect();
+        let with_index = |(index, slot): (usize, &SegmentSlot)| slot.state.started().map(|started| (started, index));
+        let mut live: Vec<(StartedSegment, usize)> = self.files.iter().enumerate().filter_map(with_index).collect();
         live.sort_unstable_by_key(|(started, _)| started.number);
         let (now_ms, age_ms) = (now_ms(), u64::try_from(retention.age.as_millis()).unwrap_or(u64::MAX));
         let (mut freed, mut kept_bytes, mut is_over) = (Vec::new(), 0, false);
@@ -611,11 +618,11 @@ impl Slots {
                 // What is older than one that is given up serves no follower: it could not read on.
                 is_over |= !keeps && !is_empty;
                 if is_empty || is_over {
-                    self.files[index].state = State::Spare;
+                    self.files[index].state = SlotState::Spare;
                     self.files[index].header = Some(started.number);
                     freed.push(index);
                 } else {
-                    self.files[index].state = State::Kept(started);
+                    self.files[index].state = SlotState::Kept(started);
                     kept_bytes += segment_bytes;
                 }
             }

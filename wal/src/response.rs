@@ -28,7 +28,7 @@ impl Task {
     #[must_use]
     pub fn of_callers(callers: u64, per_second: f64, hold_ns: u64) -> Task {
         // As good as never is once in an hour.
-        let period_ns = (1e9 / per_second).clamp(1.0, LONGEST_NS as f64) as u64;
+        let period_ns = (1e9 / per_second).clamp(1.0, RESPONSE_MAX_NS as f64) as u64;
         Task::of_callers_each(callers, period_ns, hold_ns)
     }
 
@@ -47,7 +47,7 @@ impl Task {
 }
 
 /// Beyond this no bound is looked for: it would be of no use.
-const LONGEST_NS: u64 = 3_600_000_000_000;
+const RESPONSE_MAX_NS: u64 = 3_600_000_000_000;
 
 /// Nor after so many steps, or instances: more come only where all but nothing is left of the resource.
 const STEPS_MAX: u64 = 10_000;
@@ -97,7 +97,7 @@ fn fixed_point(begin: u64, next: impl Fn(u64) -> u64) -> Option<u64> {
         if then == now {
             return Some(now);
         }
-        if then > LONGEST_NS {
+        if then > RESPONSE_MAX_NS {
             return None;
         }
         now = then;
@@ -124,7 +124,7 @@ pub struct Classes {
 
 /// The bound of an urgent commit, part by part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Bound {
+pub struct ResponseBound {
     /// For how long those of lower priority hold it up: two of their sections, the one that is under way when it asks, and one that
     /// begins in the instant before it has announced itself (the writer lock's header says why no third one).
     pub blocking_ns: u64,
@@ -143,7 +143,7 @@ impl Classes {
     /// Bulk commits that have lost their patience come before it, too: as often as they can lose it. Every section may begin with the wake-up
     /// of whoever it was handed to, which keeps the lock from all others.
     #[must_use]
-    pub fn urgent(&self) -> Option<Bound> {
+    pub fn urgent(&self) -> Option<ResponseBound> {
         let bulk = self.handed(self.bulk);
         let callers = bulk.callers();
         let period_ns = bulk.period_ns.max(self.bulk_patience_ns / callers);
@@ -155,8 +155,8 @@ impl Classes {
 
     /// The longest times of a bulk commit that is waited for: until the log has a share for it, for the lock, and for the flush.
     #[must_use]
-    pub fn bulk(&self) -> Option<Bound> {
-        let share_wait_ns = if self.urgent.period_ns < LONGEST_NS { self.share_wait_ns } else { 0 };
+    pub fn bulk(&self) -> Option<ResponseBound> {
+        let share_wait_ns = if self.urgent.period_ns < RESPONSE_MAX_NS { self.share_wait_ns } else { 0 };
         let lock_ns = response_ns(&[self.handed(self.urgent), self.handed(self.bulk)], 1, 0)?;
         Some(self.with_flush(0, share_wait_ns.saturating_add(lock_ns)))
     }
@@ -165,9 +165,9 @@ impl Classes {
         Task { hold_ns: task.hold_ns.saturating_add(self.wake_ns), ..task }
     }
 
-    fn with_flush(&self, blocking_ns: u64, visible_ns: u64) -> Bound {
+    fn with_flush(&self, blocking_ns: u64, visible_ns: u64) -> ResponseBound {
         let flushes = self.flush_ns.saturating_mul(2).saturating_add(self.wake_ns.saturating_mul(2));
-        Bound { blocking_ns, visible_ns, durable_ns: visible_ns.saturating_add(flushes) }
+        ResponseBound { blocking_ns, visible_ns, durable_ns: visible_ns.saturating_add(flushes) }
     }
 }
 

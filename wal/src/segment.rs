@@ -106,18 +106,17 @@ impl LogShape {
     }
 }
 
-/// What only the logger says. It stands in every segment header and batch header and takes no place in the
-/// stream. Each field only ever grows.
+/// The state of the log that each segment header and batch header records. It is no part of the stream. Each field only grows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Stated {
+pub struct LogState {
     /// Everything below is durable: a sync of it has returned success. May fall inside a record that a
     /// segment's end cut in two.
     pub durable: Lsn,
     /// The newest transaction that is durable as a whole.
     pub durable_txn: u64,
-    /// Here a record begins, and those before it are of transactions up to `durable_txn`, or of none that commits: who
-    /// knows all up to that transaction reads on from here. A segment may begin beyond it.
-    pub settled: Lsn,
+    /// The safe start: a record begins here, and all records before it belong to transactions up to `durable_txn`, or to none that
+    /// commits. A reader that has consumed every transaction up to `durable_txn` resumes here. A segment may begin beyond it.
+    pub safe_start: Lsn,
     /// The transaction of the newest finished checkpoint.
     pub checkpoint_txn: u64,
     /// Where replay begins after that checkpoint.
@@ -126,14 +125,14 @@ pub struct Stated {
     pub incarnation: u32,
 }
 
-impl Stated {
+impl LogState {
     /// The newest of both, field by field.
     #[must_use]
-    pub fn newest(self, other: Stated) -> Stated {
-        Stated {
+    pub fn newest(self, other: LogState) -> LogState {
+        LogState {
             durable: self.durable.max(other.durable),
             durable_txn: self.durable_txn.max(other.durable_txn),
-            settled: self.settled.max(other.settled),
+            safe_start: self.safe_start.max(other.safe_start),
             checkpoint_txn: self.checkpoint_txn.max(other.checkpoint_txn),
             checkpoint_lsn: self.checkpoint_lsn.max(other.checkpoint_lsn),
             incarnation: self.incarnation.max(other.incarnation),
@@ -143,18 +142,18 @@ impl Stated {
     fn put(&self, out: &mut [u8]) {
         put_u64(out, 0, self.durable.0);
         put_u64(out, 8, self.durable_txn);
-        put_u64(out, 16, self.settled.0);
+        put_u64(out, 16, self.safe_start.0);
         put_u64(out, 24, self.checkpoint_txn);
         put_u64(out, 32, self.checkpoint_lsn.0);
         put_u32(out, 40, self.incarnation);
         put_u32(out, 44, 0);
     }
 
-    fn get(bytes: &[u8]) -> Option<Stated> {
-        (get_u32(bytes, 44) == 0).then(|| Stated {
+    fn get(bytes: &[u8]) -> Option<LogState> {
+        (get_u32(bytes, 44) == 0).then(|| LogState {
             durable: Lsn(get_u64(bytes, 0)),
             durable_txn: get_u64(bytes, 8),
-            settled: Lsn(get_u64(bytes, 16)),
+            safe_start: Lsn(get_u64(bytes, 16)),
             checkpoint_txn: get_u64(bytes, 24),
             checkpoint_lsn: Lsn(get_u64(bytes, 32)),
             incarnation: get_u32(bytes, 40),
@@ -172,7 +171,7 @@ pub struct SegmentHeader {
     /// Where in the stream its first batch begins.
     pub start: Lsn,
     /// What the logger said when it started the segment.
-    pub stated: Stated,
+    pub log_state: LogState,
     /// When that was, in milliseconds since 1970: all before `start` is older.
     pub started_ms: u64,
     /// What the caller of the log wants to recognise its segments by: see [`Log::with_region`](crate::Log::with_region).
@@ -202,7 +201,7 @@ impl SegmentHeader {
         put_u64(&mut out, 32, self.number.0);
         put_u64(&mut out, 40, self.salt);
         put_u64(&mut out, 48, self.start.0);
-        self.stated.put(&mut out[56..56 + STATED_BYTES]);
+        self.log_state.put(&mut out[56..56 + STATED_BYTES]);
         put_u64(&mut out, 104, self.started_ms);
         put_u64(&mut out, 112, self.region);
         let crc = crc32fast::hash(&out[..CRC_AT]);
@@ -235,8 +234,8 @@ impl SegmentHeader {
             return mismatch(format!("it has {blocks} blocks, this store's segments have {}", shape.segment_blocks()));
         }
         let impossible = |offset, what| Err(LogError::Corrupt { file: file.to_owned(), offset, what });
-        let stated = Stated::get(&bytes[56..56 + STATED_BYTES]);
-        let Some(stated) = stated.filter(|_| bytes[120..CRC_AT].iter().all(|&b| b == 0)) else {
+        let log_state = LogState::get(&bytes[56..56 + STATED_BYTES]);
+        let Some(log_state) = log_state.filter(|_| bytes[120..CRC_AT].iter().all(|&b| b == 0)) else {
             return impossible(0, "reserved bytes of the segment's header are not zero".to_owned());
         };
         let number = SegmentNumber(get_u64(bytes, 32));
@@ -244,12 +243,13 @@ impl SegmentHeader {
             return impossible(32, format!("the segment has number {number}, expected 1 to {}", SegmentNumber::MAX));
         }
         let start = Lsn(get_u64(bytes, 48));
-        let positions = [(48, start), (56, stated.durable), (72, stated.settled), (88, stated.checkpoint_lsn)];
+        let positions =
+            [(48, start), (56, log_state.durable), (72, log_state.safe_start), (88, log_state.checkpoint_lsn)];
         if let Some((offset, found)) = positions.into_iter().find(|(_, position)| !position.is_stored()) {
             return impossible(offset, format!("position {found} is not a multiple of 8 up to {}", Lsn::MAX));
         }
         let (salt, started_ms, region) = (get_u64(bytes, 40), get_u64(bytes, 104), get_u64(bytes, 112));
-        Ok(HeaderBlock::Valid(SegmentHeader { number, salt, start, stated, started_ms, region }, crc))
+        Ok(HeaderBlock::Valid(SegmentHeader { number, salt, start, log_state, started_ms, region }, crc))
     }
 }
 
@@ -271,7 +271,7 @@ pub struct BatchHeader {
     /// The block of the file at which it stands.
     pub block: u32,
     /// What the logger said when it wrote the batch.
-    pub stated: Stated,
+    pub log_state: LogState,
 }
 
 impl BatchHeader {
@@ -287,7 +287,7 @@ impl BatchHeader {
         put_u32(&mut out, 36, self.payload_crc);
         put_u32(&mut out, 40, self.chain);
         put_u32(&mut out, 44, self.block);
-        self.stated.put(&mut out[48..48 + STATED_BYTES]);
+        self.log_state.put(&mut out[48..48 + STATED_BYTES]);
         let crc = batch_checksum(store, &out);
         put_u32(&mut out, CRC_AT, crc);
         (out, crc)
@@ -313,10 +313,10 @@ impl BatchHeader {
             payload_crc: get_u32(bytes, 36),
             chain: get_u32(bytes, 40),
             block: get_u32(bytes, 44),
-            stated: Stated::get(&bytes[48..48 + STATED_BYTES])?,
+            log_state: LogState::get(&bytes[48..48 + STATED_BYTES])?,
         };
-        let stated = &header.stated;
-        let positions = [header.lsn, stated.durable, stated.settled, stated.checkpoint_lsn];
+        let log_state = &header.log_state;
+        let positions = [header.lsn, log_state.durable, log_state.safe_start, log_state.checkpoint_lsn];
         let sound = header.block == block
             && header.payload_len as usize <= BATCH_PAYLOAD_BYTES_MAX
             && positions.into_iter().all(Lsn::is_stored);

@@ -81,23 +81,23 @@ impl Fault {
 /// The disk. Clones share it.
 #[derive(Clone, Debug)]
 pub struct SimDisk {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<DiskState>>,
 }
 
 /// An open file of a [`SimDisk`].
 #[derive(Debug)]
 pub struct SimFile {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<DiskState>>,
     inode: u64,
 }
 
 #[derive(Clone, Debug)]
-struct State {
-    inodes: BTreeMap<u64, Inode>,
+struct DiskState {
+    inodes: BTreeMap<u64, SimInode>,
     names: BTreeMap<String, u64>,
     durable_names: BTreeMap<String, u64>,
     /// The directory's changes since its last sync.
-    changes: Vec<Change>,
+    changes: Vec<PendingChange>,
     faults: Vec<Planned>,
     rng: Rng,
     next_inode: u64,
@@ -105,7 +105,7 @@ struct State {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Inode {
+struct SimInode {
     cached: Vec<u8>,
     durable: Vec<u8>,
     dirty: BTreeSet<usize>,
@@ -114,7 +114,7 @@ struct Inode {
 }
 
 #[derive(Clone, Debug)]
-enum Change {
+enum PendingChange {
     Put(String, u64),
     Remove(String),
 }
@@ -126,7 +126,7 @@ struct Planned {
     fault: Fault,
 }
 
-impl Inode {
+impl SimInode {
     /// Copies a sector from the cache to the disk.
     fn land(&mut self, sector: usize) {
         let end = ((sector + 1) * SECTOR_BYTES).min(self.cached.len());
@@ -138,19 +138,19 @@ impl Inode {
     }
 }
 
-fn apply(names: &mut BTreeMap<String, u64>, change: &Change) {
+fn apply(names: &mut BTreeMap<String, u64>, change: &PendingChange) {
     match change {
-        Change::Put(name, inode) => {
+        PendingChange::Put(name, inode) => {
             names.retain(|_, i| i != inode);
             names.insert(name.clone(), *inode);
         }
-        Change::Remove(name) => {
+        PendingChange::Remove(name) => {
             names.remove(name);
         }
     }
 }
 
-impl State {
+impl DiskState {
     fn check(&mut self, call: Call) -> Result<(), Fault> {
         for at in 0..self.faults.len() {
             let planned = &mut self.faults[at];
@@ -169,17 +169,17 @@ impl State {
         self.check(Call::Name).map_err(Fault::error)
     }
 
-    fn inode(&mut self, inode: u64) -> io::Result<&mut Inode> {
+    fn inode(&mut self, inode: u64) -> io::Result<&mut SimInode> {
         self.inodes.get_mut(&inode).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn change(&mut self, change: Change) {
+    fn change(&mut self, change: PendingChange) {
         apply(&mut self.names, &change);
         self.changes.push(change);
     }
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+fn lock(state: &Mutex<DiskState>) -> MutexGuard<'_, DiskState> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -187,7 +187,7 @@ impl SimDisk {
     /// An empty disk. The seed decides what reaches it when a sync fails or the power is cut.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        let state = State {
+        let state = DiskState {
             inodes: BTreeMap::new(),
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
@@ -281,7 +281,7 @@ impl SimDisk {
         state.names.insert(name.to_owned(), inode);
         state.durable_names.insert(name.to_owned(), inode);
         let file =
-            Inode { cached: bytes.to_vec(), durable: bytes.to_vec(), dirty: BTreeSet::new(), ready: bytes.len() };
+            SimInode { cached: bytes.to_vec(), durable: bytes.to_vec(), dirty: BTreeSet::new(), ready: bytes.len() };
         state.inodes.insert(inode, file);
     }
 
@@ -326,8 +326,8 @@ impl Disk for SimDisk {
         }
         let inode = state.next_inode;
         state.next_inode += 1;
-        state.inodes.insert(inode, Inode::default());
-        state.change(Change::Put(name.to_owned(), inode));
+        state.inodes.insert(inode, SimInode::default());
+        state.change(PendingChange::Put(name.to_owned(), inode));
         Ok(self.file(inode))
     }
 
@@ -335,7 +335,7 @@ impl Disk for SimDisk {
         let mut state = lock(&self.state);
         state.named()?;
         let inode = *state.names.get(from).ok_or(io::ErrorKind::NotFound)?;
-        state.change(Change::Put(to.to_owned(), inode));
+        state.change(PendingChange::Put(to.to_owned(), inode));
         Ok(())
     }
 
@@ -345,7 +345,7 @@ impl Disk for SimDisk {
         if !state.names.contains_key(name) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        state.change(Change::Remove(name.to_owned()));
+        state.change(PendingChange::Remove(name.to_owned()));
         Ok(())
     }
 

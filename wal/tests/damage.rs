@@ -5,7 +5,7 @@
 mod common;
 use common::*;
 use untorn_wal::{
-    LogError, Lsn, Retention, Scan, Stated, Survey,
+    LogError, LogScan, LogState, Lsn, Retention, SegmentCatalog,
     limits::BLOCK_BYTES,
     testing::{Call, Fault, Rng, SimDisk},
 };
@@ -14,42 +14,43 @@ use untorn_wal::{
 /// Also returns the newest durable position that a header states: all but the last flush.
 fn sample() -> (SimDisk, Stream, Lsn) {
     let disk = SimDisk::new(1);
-    let (mut log, mut stream, mut stated) = (new_log(&disk, 2), Stream::default(), Stated::default());
+    let (mut log, mut stream, mut log_state) = (new_log(&disk, 2), Stream::default(), LogState::default());
     let mut rng = Rng(1);
     for len in [100, 5000, 10] {
         stream.push_random(&mut rng, len);
-        flush(&mut log, &stream, &mut stated).unwrap();
+        flush(&mut log, &stream, &mut log_state).unwrap();
     }
     // A failed sync: the bytes go to a second segment.
     stream.push_random(&mut rng, 3000);
     disk.fail(Some(Call::Sync), 0, Fault::Io);
-    flush(&mut log, &stream, &mut stated).unwrap_err();
-    stated.durable = log.start_segment(&stated, stream.left_after(stated.durable), &mut stream.fill()).unwrap();
+    flush(&mut log, &stream, &mut log_state).unwrap_err();
+    log_state.durable =
+        log.start_segment(&log_state, stream.left_after(log_state.durable), &mut stream.fill()).unwrap();
     let mut on_disk = Lsn::ZERO;
     for len in [5000, 200, 300] {
-        on_disk = stated.durable;
+        on_disk = log_state.durable;
         stream.push_random(&mut rng, len);
-        flush(&mut log, &stream, &mut stated).unwrap();
+        flush(&mut log, &stream, &mut log_state).unwrap();
     }
     (disk, stream, on_disk)
 }
 
 fn files(disk: &SimDisk) -> Vec<String> {
-    let survey = Survey::take(disk, &shape()).unwrap();
-    survey.segments.into_iter().map(|s| s.file).collect()
+    let segment_catalog = SegmentCatalog::read(disk, &shape()).unwrap();
+    segment_catalog.segments.into_iter().map(|s| s.file).collect()
 }
 
 /// The result after damage: a prefix that holds all that is stated durable by an undamaged header, or an error.
 /// Returns where the prefix ends.
 fn judge(disk: &SimDisk, stream: &Stream, note: &str) -> Option<Lsn> {
     match read_all(disk, Lsn::ZERO) {
-        Ok((bytes, stated)) => {
+        Ok((bytes, log_state)) => {
             assert!(stream.bytes.starts_with(&bytes), "{note}: wrong bytes");
             assert!(
-                bytes.len() as u64 >= stated.durable.0,
+                bytes.len() as u64 >= log_state.durable.0,
                 "{note}: {} bytes, {} are stated",
                 bytes.len(),
-                stated.durable
+                log_state.durable
             );
             Some(Lsn(bytes.len() as u64))
         }
@@ -64,8 +65,8 @@ fn judge(disk: &SimDisk, stream: &Stream, note: &str) -> Option<Lsn> {
 
 #[test]
 fn every_byte_flipped_in_turn() {
-    let (disk, stream, last_stated) = sample();
-    assert!(last_stated < stream.end());
+    let (disk, stream, last_log_state) = sample();
+    assert!(last_log_state < stream.end());
     let last_file = files(&disk).pop().unwrap();
     let last_batch =
         disk.contents(&last_file).chunks(BLOCK_BYTES).rposition(|b| b.starts_with(b"untornWB")).unwrap() * BLOCK_BYTES;
@@ -81,7 +82,7 @@ fn every_byte_flipped_in_turn() {
                     // Only the last header of all states the last but one flush, so only its own damage may
                     // hide that flush.
                     let in_last_batch = file == last_file && offset >= last_batch;
-                    assert!(end >= last_stated || in_last_batch, "{note}: lost what was stated");
+                    assert!(end >= last_log_state || in_last_batch, "{note}: lost what was stated");
                     fine += 1;
                 }
                 None => errors += 1,
@@ -99,7 +100,7 @@ fn cut_at_every_byte() {
         let whole = disk.contents(&file);
         for len in 0..whole.len() {
             disk.set_contents(&file, &whole[..len]);
-            match Scan::open(&disk, &shape(), Lsn::ZERO).err() {
+            match LogScan::open(&disk, &shape(), Lsn::ZERO).err() {
                 Some(LogError::Corrupt { file: named, offset, .. }) => {
                     assert_eq!((named, offset), (file.clone(), len as u64))
                 }
@@ -151,21 +152,21 @@ fn a_read_error_is_an_error_and_never_a_torn_tail() {
 #[test]
 fn what_the_log_no_longer_reaches_is_a_gap() {
     let disk = SimDisk::new(1);
-    let (mut log, mut stream, mut stated) = (new_log(&disk, 3), Stream::default(), Stated::default());
+    let (mut log, mut stream, mut log_state) = (new_log(&disk, 3), Stream::default(), LogState::default());
     let mut rng = Rng(2);
     while log.pool().stats().segments < 3 {
         stream.push_random(&mut rng, 3000);
-        flush(&mut log, &stream, &mut stated).unwrap();
+        flush(&mut log, &stream, &mut log_state).unwrap();
     }
     // The oldest segment is recycled, and its file becomes another segment.
-    let checkpoint = Survey::take(&disk, &shape()).unwrap().segments[1].header.start;
-    stated.checkpoint_lsn = checkpoint;
+    let checkpoint = SegmentCatalog::read(&disk, &shape()).unwrap().segments[1].header.start;
+    log_state.checkpoint_lsn = checkpoint;
     assert_eq!(log.pool().recycle(checkpoint, Retention::NOTHING).unwrap(), 1);
     while log.pool().stats().segments < 4 {
         stream.push_random(&mut rng, 3000);
-        flush(&mut log, &stream, &mut stated).unwrap();
+        flush(&mut log, &stream, &mut log_state).unwrap();
     }
-    check(&disk, &stream, checkpoint, stated.durable, "from the checkpoint");
+    check(&disk, &stream, checkpoint, log_state.durable, "from the checkpoint");
     match read_all(&disk, Lsn::ZERO) {
         Err(LogError::Gap { wanted: Lsn::ZERO, oldest }) => assert_eq!(oldest, Some(checkpoint)),
         other => panic!("{:?}", other.map(|o| o.1)),
@@ -186,5 +187,5 @@ fn an_untouched_log_is_empty_and_a_foreign_one_is_refused() {
     assert!(matches!(read_all(&disk, Lsn(8)), Err(LogError::Gap { oldest: None, .. })));
     let (disk, _, _) = sample();
     let other = untorn_wal::LogShape::new(untorn_wal::StoreId([7; 16]), 64 << 10).unwrap();
-    assert!(matches!(Survey::take(&disk, &other), Err(LogError::Mismatch { .. })));
+    assert!(matches!(SegmentCatalog::read(&disk, &other), Err(LogError::Mismatch { .. })));
 }

@@ -8,7 +8,8 @@ use common::{Stream, flush, new_log, shape};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use untorn_wal::{
-    Anchor, Disk, Follow, Log, LogError, Lsn, Retention, Stated, Survey, anchor_at_or_before, oldest_anchor,
+    Disk, Log, LogError, LogFollower, LogState, Lsn, ResumePoint, Retention, SegmentCatalog, oldest_resume_point,
+    resume_point_at_or_before,
     testing::{Rng, SimDisk},
 };
 
@@ -16,14 +17,14 @@ use untorn_wal::{
 struct Writer {
     log: Log<SimDisk>,
     stream: Stream,
-    stated: Stated,
+    log_state: LogState,
     retention: Retention,
 }
 
 impl Writer {
     fn new(disk: &SimDisk, kept: u64) -> Writer {
         let retention = Retention { bytes: kept * shape().segment_bytes(), age: Duration::MAX };
-        Writer { log: new_log(disk, 3), stream: Stream::default(), stated: Stated::default(), retention }
+        Writer { log: new_log(disk, 3), stream: Stream::default(), log_state: LogState::default(), retention }
     }
 
     fn commit(&mut self, rng: &mut Rng) {
@@ -31,11 +32,11 @@ impl Writer {
             let payload: Vec<u8> = (0..rng.below(9000)).map(|_| rng.number() as u8).collect();
             self.stream.push(self.stream.ends.len() as u64 + 1, &payload);
         }
-        flush(&mut self.log, &self.stream, &mut self.stated).unwrap();
-        self.stated.durable_txn = self.stream.ends.len() as u64;
-        self.stated.settled = self.stated.durable;
+        flush(&mut self.log, &self.stream, &mut self.log_state).unwrap();
+        self.log_state.durable_txn = self.stream.ends.len() as u64;
+        self.log_state.safe_start = self.log_state.durable;
         if rng.one_in(3) {
-            self.log.pool().recycle(self.stated.durable, self.retention).unwrap();
+            self.log.pool().recycle(self.log_state.durable, self.retention).unwrap();
         }
         while self.log.pool().stats().spares < 2 {
             self.log.pool().add_spare().unwrap();
@@ -55,11 +56,11 @@ fn followers_get_the_stream_or_an_error() {
         let mut rng = Rng(seed);
         let disk = SimDisk::new(seed);
         let mut writer = Writer::new(&disk, rng.below(5));
-        let mut followers: Vec<(Follow, u64)> =
-            (1..5).map(|pace| (Follow::new(shape(), Lsn::ZERO), pace * pace)).collect();
+        let mut followers: Vec<(LogFollower, u64)> =
+            (1..5).map(|pace| (LogFollower::new(shape(), Lsn::ZERO), pace * pace)).collect();
         for _ in 0..120 {
             writer.commit(&mut rng);
-            let durable = writer.stated.durable;
+            let durable = writer.log_state.durable;
             for (follow, pace) in &mut followers {
                 if !rng.one_in(*pace) {
                     continue;
@@ -74,20 +75,21 @@ fn followers_get_the_stream_or_an_error() {
                     Err(LogError::Gap { .. }) => {
                         let oldest = writer.log.pool().stats().oldest.unwrap();
                         assert!(from < oldest, "seed {seed}: nothing at {from}, though the log holds {oldest}");
-                        let anchor = oldest_anchor(&disk, &shape()).unwrap().unwrap();
-                        assert!(anchor.position > from, "seed {seed}");
-                        assert_eq!(anchor.position, writer.end_of(anchor.txn), "seed {seed}");
-                        *follow = Follow::new(shape(), anchor.position);
+                        let resume_point = oldest_resume_point(&disk, &shape()).unwrap().unwrap();
+                        assert!(resume_point.position > from, "seed {seed}");
+                        assert_eq!(resume_point.position, writer.end_of(resume_point.txn), "seed {seed}");
+                        *follow = LogFollower::new(shape(), resume_point.position);
                         gaps += 1;
                     }
                     Err(other) => panic!("seed {seed}: {other}"),
                 }
             }
             let txn = rng.below(writer.stream.ends.len() as u64 + 1);
-            if let Some(Anchor { txn: found, position }) = anchor_at_or_before(&disk, &shape(), txn).unwrap() {
+            if let Some(ResumePoint { txn: found, position }) = resume_point_at_or_before(&disk, &shape(), txn).unwrap()
+            {
                 assert!(found <= txn && position == writer.end_of(found), "seed {seed}");
                 let mut bytes = Vec::new();
-                Follow::new(shape(), position).read(&disk, durable, &mut bytes).unwrap();
+                LogFollower::new(shape(), position).read(&disk, durable, &mut bytes).unwrap();
             }
         }
     }
@@ -113,7 +115,7 @@ fn given_up_files_leave_no_gap() {
                 4 => pool.set_spares_max(2 + rng.below(3) as usize),
                 _ => writer.commit(&mut rng),
             }
-            let mut segments = Survey::take(&disk, &shape()).unwrap().segments;
+            let mut segments = SegmentCatalog::read(&disk, &shape()).unwrap().segments;
             segments.sort_by_key(|segment| segment.header.number);
             let follow_each_other = segments.is_sorted_by(|one, next| one.header.number.0 + 1 == next.header.number.0);
             let numbers: Vec<u64> = segments.iter().map(|segment| segment.header.number.0).collect();
@@ -136,13 +138,13 @@ fn what_is_kept_can_be_read_to_its_beginning_and_is_given_up_in_order() {
     let mut found = 0;
     loop {
         // A segment that has just begun, in the middle of a record, may state no place behind its start yet.
-        if let Some(anchor) = oldest_anchor(&disk, &shape()).unwrap() {
-            let mut follow = Follow::new(shape(), anchor.position);
+        if let Some(resume_point) = oldest_resume_point(&disk, &shape()).unwrap() {
+            let mut follow = LogFollower::new(shape(), resume_point.position);
             let mut bytes = Vec::new();
-            while follow.position() < writer.stated.durable {
-                follow.read(&disk, writer.stated.durable, &mut bytes).unwrap();
+            while follow.position() < writer.log_state.durable {
+                follow.read(&disk, writer.log_state.durable, &mut bytes).unwrap();
             }
-            assert!(bytes == writer.stream.bytes[anchor.position.0 as usize..]);
+            assert!(bytes == writer.stream.bytes[resume_point.position.0 as usize..]);
             found += 1;
         }
         let stats = writer.log.pool().stats();
@@ -191,15 +193,15 @@ fn a_follower_in_another_thread() {
     let (read, gaps) = std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
             let mut pieces: Vec<(Lsn, Vec<u8>)> = Vec::new();
-            let (mut follow, mut gaps) = (Follow::new(shape(), Lsn::ZERO), 0);
+            let (mut follow, mut gaps) = (LogFollower::new(shape(), Lsn::ZERO), 0);
             while ended.load(Ordering::Acquire) == 0 {
                 let (from, mut bytes) = (follow.position(), Vec::new());
                 match follow.read(&disk, Lsn(durable.load(Ordering::Acquire)), &mut bytes) {
                     Ok(()) => pieces.push((from, bytes)),
                     Err(LogError::Gap { .. }) => {
                         gaps += 1;
-                        if let Ok(Some(anchor)) = oldest_anchor(&disk, &shape()) {
-                            follow = Follow::new(shape(), anchor.position);
+                        if let Ok(Some(resume_point)) = oldest_resume_point(&disk, &shape()) {
+                            follow = LogFollower::new(shape(), resume_point.position);
                         }
                     }
                     Err(other) => panic!("{other}"),
@@ -210,7 +212,7 @@ fn a_follower_in_another_thread() {
         let mut rng = Rng(3);
         for _ in 0..1500 {
             writer.commit(&mut rng);
-            durable.store(writer.stated.durable.0, Ordering::Release);
+            durable.store(writer.log_state.durable.0, Ordering::Release);
         }
         ended.store(1, Ordering::Release);
         reader.join().unwrap()
@@ -230,7 +232,7 @@ fn damaged_bytes_are_never_passed_on() {
     let mut writer = Writer::new(&disk, 0);
     while writer.log.pool().stats().segments < 3 {
         writer.stream.push_random(&mut rng, 9000);
-        flush(&mut writer.log, &writer.stream, &mut writer.stated).unwrap();
+        flush(&mut writer.log, &writer.stream, &mut writer.log_state).unwrap();
         while writer.log.pool().stats().spares < 2 {
             writer.log.pool().add_spare().unwrap();
         }
@@ -256,16 +258,16 @@ fn damaged_bytes_are_never_passed_on() {
                 damaged.set_contents(name, &bytes);
             }
         }
-        let mut follow = Follow::new(shape(), Lsn::ZERO);
+        let mut follow = LogFollower::new(shape(), Lsn::ZERO);
         let mut bytes = Vec::new();
-        while follow.position() < writer.stated.durable {
-            if follow.read(&damaged, writer.stated.durable, &mut bytes).is_err() {
+        while follow.position() < writer.log_state.durable {
+            if follow.read(&damaged, writer.log_state.durable, &mut bytes).is_err() {
                 errors += 1;
                 break;
             }
         }
         assert!(bytes == writer.stream.bytes[..bytes.len()], "round {round}: wrong bytes");
-        let _ = (oldest_anchor(&damaged, &shape()), anchor_at_or_before(&damaged, &shape(), 9));
+        let _ = (oldest_resume_point(&damaged, &shape()), resume_point_at_or_before(&damaged, &shape(), 9));
     }
     assert!(errors > 100, "{errors}");
 }

@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use untorn_wal::{
-    Decoded, LogShape, Lsn, RecordKind, SegmentNumber, Stated, StoreId,
+    Decoded, LogShape, LogState, Lsn, RecordKind, SegmentNumber, StoreId,
     limits::{BLOCK_BYTES, RECORD_HEADER_BYTES},
     record::{self, BadRecord},
     segment::{BatchHeader, HeaderBlock, SegmentHeader, payload_checksum},
@@ -26,11 +26,11 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn stated() -> Stated {
-    Stated {
+fn log_state() -> LogState {
+    LogState {
         durable: Lsn(0x1000),
         durable_txn: 7,
-        settled: Lsn(0xf80),
+        safe_start: Lsn(0xf80),
         checkpoint_txn: 5,
         checkpoint_lsn: Lsn(0x800),
         incarnation: 3,
@@ -46,7 +46,7 @@ fn golden_record() -> Vec<u8> {
 
 fn golden_segment_header() -> (SegmentHeader, LogShape) {
     let (number, start, started_ms) = (SegmentNumber(9), Lsn(0x1000), 0x018c_2f0a_1b00);
-    let header = SegmentHeader { number, salt: SALT, start, stated: stated(), started_ms, region: 0 };
+    let header = SegmentHeader { number, salt: SALT, start, log_state: log_state(), started_ms, region: 0 };
     (header, LogShape::new(STORE, 64 << 10).unwrap())
 }
 
@@ -77,7 +77,7 @@ fn a_batch_header_has_its_golden_bytes_and_reads_back_in_its_own_place_only() {
         payload_crc: payload_checksum(SALT, &record),
         chain: segment.encode(&shape).1,
         block: 1,
-        stated: stated(),
+        log_state: log_state(),
     };
     let (bytes, crc) = header.encode(STORE);
     assert_eq!(hex(&bytes), BATCH_HEADER);

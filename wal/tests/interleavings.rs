@@ -6,17 +6,17 @@ use common::*;
 use std::io;
 use std::sync::{Arc, Mutex, Weak};
 use untorn_wal::{
-    Disk, Log, LogError, Lsn, Pool, Retention, Scan, Stated, Survey,
+    Disk, Log, LogError, LogScan, LogState, Lsn, Retention, SegmentCatalog, SegmentPool,
     limits::BLOCK_BYTES,
     testing::{Call, Fault, SimDisk, SimFile},
 };
 
-fn started(disk: &SimDisk) -> (Log<SimDisk>, Stream, Stated) {
-    (new_log(disk, 4), Stream::default(), Stated::default())
+fn started(disk: &SimDisk) -> (Log<SimDisk>, Stream, LogState) {
+    (new_log(disk, 4), Stream::default(), LogState::default())
 }
 
 fn newest_file(disk: &SimDisk) -> String {
-    Survey::take(disk, &shape()).unwrap().segments.pop().unwrap().file
+    SegmentCatalog::read(disk, &shape()).unwrap().segments.pop().unwrap().file
 }
 
 /// fdatasync fails and the logger is killed before it acts on it. Its successor finds the bytes in the page
@@ -26,24 +26,24 @@ fn newest_file(disk: &SimDisk) -> String {
 fn a_failed_sync_whose_logger_is_killed_loses_nothing_that_is_acknowledged_later() {
     for seed in 0..20 {
         let disk = SimDisk::new(seed);
-        let (mut log, mut stream, mut stated) = started(&disk);
+        let (mut log, mut stream, mut log_state) = started(&disk);
         stream.push(1, b"first");
-        flush(&mut log, &stream, &mut stated).unwrap();
-        let acknowledged = stated.durable;
+        flush(&mut log, &stream, &mut log_state).unwrap();
+        let acknowledged = log_state.durable;
         stream.push(2, &[2; 9000]);
         disk.fail(Some(Call::Sync), 0, Fault::Io);
-        flush(&mut log, &stream, &mut stated).unwrap_err();
-        assert_eq!(stated.durable, acknowledged);
+        flush(&mut log, &stream, &mut log_state).unwrap_err();
+        assert_eq!(log_state.durable, acknowledged);
         drop(log);
 
         let (cached, _) = check(&disk, &stream, Lsn::ZERO, acknowledged, "through the page cache");
         assert_eq!(cached, stream.end(), "the cache shows what the disk may not have");
         let mut successor = Log::new(open_pool(&disk, Lsn::ZERO).unwrap());
-        let left = stream.left_after(stated.durable);
-        stated.durable = successor.start_segment(&stated, left, &mut stream.fill()).unwrap();
-        assert_eq!(stated.durable, stream.end());
+        let left = stream.left_after(log_state.durable);
+        log_state.durable = successor.start_segment(&log_state, left, &mut stream.fill()).unwrap();
+        assert_eq!(log_state.durable, stream.end());
         let after = disk.power_cut_keeping(|_, _| false);
-        check(&after, &stream, Lsn::ZERO, stated.durable, "after a power cut");
+        check(&after, &stream, Lsn::ZERO, log_state.durable, "after a power cut");
     }
 }
 
@@ -52,32 +52,32 @@ fn a_failed_sync_whose_logger_is_killed_loses_nothing_that_is_acknowledged_later
 #[test]
 fn a_record_of_a_lost_future_never_follows_its_replacement() {
     let disk = SimDisk::new(1);
-    let (mut log, mut stream, mut stated) = started(&disk);
+    let (mut log, mut stream, mut log_state) = started(&disk);
     stream.push(1, b"kept");
-    flush(&mut log, &stream, &mut stated).unwrap();
+    flush(&mut log, &stream, &mut log_state).unwrap();
     let kept = stream.clone();
     for (txn, payload) in [(2, b"record 1"), (3, b"record 2")] {
         let from = stream.end();
         stream.push(txn, payload);
-        let _ = log.append(from, stream.left_after(from), &stated, &mut stream.fill()).unwrap();
+        let _ = log.append(from, stream.left_after(from), &log_state, &mut stream.fill()).unwrap();
     }
     // Block 1 holds what was kept, 2 holds record 1, 3 holds record 2.
     let record_2 = 3 * BLOCK_BYTES / 512;
     let disk = disk.power_cut_keeping(|_, sector| sector >= record_2);
-    let end = check(&disk, &kept, Lsn::ZERO, stated.durable, "after the first cut").0;
+    let end = check(&disk, &kept, Lsn::ZERO, log_state.durable, "after the first cut").0;
     assert!(disk.contents(&newest_file(&disk))[3 * BLOCK_BYTES..].starts_with(b"untornWB"), "record 2 is on the disk");
 
     let mut replaced = kept.clone();
     let mut log = Log::new(open_pool(&disk, Lsn::ZERO).unwrap());
     log.pool().add_spare().unwrap();
-    stated.durable = log.start_segment(&stated, 0, &mut |_, _| unreachable!()).unwrap();
-    assert_eq!(stated.durable, end);
+    log_state.durable = log.start_segment(&log_state, 0, &mut |_, _| unreachable!()).unwrap();
+    assert_eq!(log_state.durable, end);
     replaced.push(2, b"instead!");
-    flush(&mut log, &replaced, &mut stated).unwrap();
+    flush(&mut log, &replaced, &mut log_state).unwrap();
     assert_eq!(replaced.end(), kept.end().advanced_by(40));
     for keep in [false, true] {
         let after = disk.power_cut_keeping(|_, _| keep);
-        assert_eq!(check(&after, &replaced, Lsn::ZERO, stated.durable, "after the second cut").0, replaced.end());
+        assert_eq!(check(&after, &replaced, Lsn::ZERO, log_state.durable, "after the second cut").0, replaced.end());
     }
 }
 
@@ -86,32 +86,32 @@ fn a_record_of_a_lost_future_never_follows_its_replacement() {
 #[test]
 fn old_batches_in_a_recycled_file_never_pass() {
     let disk = SimDisk::new(1);
-    let (mut log, mut stream, mut stated) = started(&disk);
+    let (mut log, mut stream, mut log_state) = started(&disk);
     for txn in 0..4 {
         stream.push(txn, &[7; 3000]);
-        flush(&mut log, &stream, &mut stated).unwrap();
+        flush(&mut log, &stream, &mut log_state).unwrap();
     }
     let old_file = newest_file(&disk);
     let old = disk.contents(&old_file);
-    log.start_segment(&stated, 0, &mut |_, _| unreachable!()).unwrap();
-    stated.checkpoint_lsn = stated.durable;
-    assert_eq!(log.pool().recycle(stated.checkpoint_lsn, Retention::NOTHING).unwrap(), 1);
+    log.start_segment(&log_state, 0, &mut |_, _| unreachable!()).unwrap();
+    log_state.checkpoint_lsn = log_state.durable;
+    assert_eq!(log.pool().recycle(log_state.checkpoint_lsn, Retention::NOTHING).unwrap(), 1);
     while newest_file(&disk) != old_file {
         log.pool().add_spare().unwrap();
-        log.start_segment(&stated, 0, &mut |_, _| unreachable!()).unwrap();
+        log.start_segment(&log_state, 0, &mut |_, _| unreachable!()).unwrap();
     }
     // One new batch, then the old ones still lie behind it, whole.
     stream.push(9, &[9; 3000]);
-    flush(&mut log, &stream, &mut stated).unwrap();
+    flush(&mut log, &stream, &mut log_state).unwrap();
     let now = disk.contents(&old_file);
     assert!(now[2 * BLOCK_BYTES..] == old[2 * BLOCK_BYTES..] && old[2 * BLOCK_BYTES..].starts_with(b"untornWB"));
-    let (end, _) = check(&disk, &stream, stated.checkpoint_lsn, stated.durable, "with old batches behind");
+    let (end, _) = check(&disk, &stream, log_state.checkpoint_lsn, log_state.durable, "with old batches behind");
     assert_eq!(end, stream.end());
     // Even the old batch 1 put back in the new one's place does not pass: it is damage to the new one.
     let mut forged = now.clone();
     forged[BLOCK_BYTES..2 * BLOCK_BYTES].copy_from_slice(&old[BLOCK_BYTES..2 * BLOCK_BYTES]);
     disk.set_contents(&old_file, &forged);
-    let (bytes, _) = read_all(&disk, stated.checkpoint_lsn).unwrap();
+    let (bytes, _) = read_all(&disk, log_state.checkpoint_lsn).unwrap();
     assert!(bytes.is_empty());
 }
 
@@ -120,26 +120,28 @@ fn old_batches_in_a_recycled_file_never_pass() {
 #[test]
 fn of_two_segments_with_the_same_start_the_later_counts() {
     let disk = SimDisk::new(1);
-    let (mut log, mut stream, mut stated) = started(&disk);
+    let (mut log, mut stream, mut log_state) = started(&disk);
     stream.push(1, b"before both");
-    flush(&mut log, &stream, &mut stated).unwrap();
+    flush(&mut log, &stream, &mut log_state).unwrap();
     let before = stream.clone();
 
     let mut first = Log::new(open_pool(&disk, Lsn::ZERO).unwrap());
-    first.start_segment(&stated, 0, &mut |_, _| unreachable!()).unwrap();
+    first.start_segment(&log_state, 0, &mut |_, _| unreachable!()).unwrap();
     stream.push(2, b"of the first logger");
-    let _ = first.append(stated.durable, stream.left_after(stated.durable), &stated, &mut stream.fill()).unwrap();
+    let _ =
+        first.append(log_state.durable, stream.left_after(log_state.durable), &log_state, &mut stream.fill()).unwrap();
     drop((log, first));
 
     let disk = disk.power_cut_keeping(|_, _| true);
     let mut second = Log::new(open_pool(&disk, Lsn::ZERO).unwrap());
-    assert_eq!(second.start_segment(&stated, 0, &mut |_, _| unreachable!()).unwrap(), stated.durable);
+    assert_eq!(second.start_segment(&log_state, 0, &mut |_, _| unreachable!()).unwrap(), log_state.durable);
     let mut stream = before;
     stream.push(2, b"of the second logger");
-    flush(&mut second, &stream, &mut stated).unwrap();
-    let starts: Vec<Lsn> = Survey::take(&disk, &shape()).unwrap().segments.iter().map(|s| s.header.start).collect();
+    flush(&mut second, &stream, &mut log_state).unwrap();
+    let starts: Vec<Lsn> =
+        SegmentCatalog::read(&disk, &shape()).unwrap().segments.iter().map(|s| s.header.start).collect();
     assert_eq!(starts[1], starts[2]);
-    assert_eq!(check(&disk, &stream, Lsn::ZERO, stated.durable, "the second counts").0, stream.end());
+    assert_eq!(check(&disk, &stream, Lsn::ZERO, log_state.durable, "the second counts").0, stream.end());
 }
 
 /// An acknowledged flush that nothing states yet, and recovery starts a segment at the last stated position. If
@@ -147,12 +149,12 @@ fn of_two_segments_with_the_same_start_the_later_counts() {
 #[test]
 fn a_segment_counts_only_once_it_holds_what_it_takes_over() {
     let base = SimDisk::new(1);
-    let (mut log, mut stream, mut stated) = started(&base);
+    let (mut log, mut stream, mut log_state) = started(&base);
     for txn in 0..3 {
         stream.push(txn, &[txn as u8; 5000]);
-        flush(&mut log, &stream, &mut stated).unwrap();
+        flush(&mut log, &stream, &mut log_state).unwrap();
     }
-    let acknowledged = stated.durable;
+    let acknowledged = log_state.durable;
     let (_, on_disk) = read_all(&base, Lsn::ZERO).unwrap();
     assert!(on_disk.durable < acknowledged);
     // Every write and every sync of the start fails in turn, and any choice of sectors survives.
@@ -176,18 +178,19 @@ fn a_segment_counts_only_once_it_holds_what_it_takes_over() {
 fn a_failed_segment_takes_no_more_bytes() {
     for (call, fault) in [(Call::Sync, Fault::Io), (Call::Write, Fault::NoSpace), (Call::Write, Fault::Short)] {
         let disk = SimDisk::new(1);
-        let (mut log, mut stream, mut stated) = started(&disk);
+        let (mut log, mut stream, mut log_state) = started(&disk);
         stream.push(1, &[1; 5000]);
         disk.fail(Some(call), 0, fault);
-        let error = flush(&mut log, &stream, &mut stated).unwrap_err();
+        let error = flush(&mut log, &stream, &mut log_state).unwrap_err();
         assert_eq!(matches!(error, LogError::DiskFull { .. }), fault == Fault::NoSpace, "{error}");
         let syncs = disk.syncs();
         assert!(matches!(log.sync(), Err(LogError::NeedsSegment)));
-        assert!(matches!(log.append(Lsn::ZERO, 0, &stated, &mut |_, _| ()), Err(LogError::NeedsSegment)));
+        assert!(matches!(log.append(Lsn::ZERO, 0, &log_state, &mut |_, _| ()), Err(LogError::NeedsSegment)));
         assert_eq!(disk.syncs(), syncs);
-        stated.durable = log.start_segment(&stated, stream.left_after(stated.durable), &mut stream.fill()).unwrap();
+        log_state.durable =
+            log.start_segment(&log_state, stream.left_after(log_state.durable), &mut stream.fill()).unwrap();
         assert_eq!(
-            check(&disk.power_cut_keeping(|_, _| false), &stream, Lsn::ZERO, stated.durable, "").0,
+            check(&disk.power_cut_keeping(|_, _| false), &stream, Lsn::ZERO, log_state.durable, "").0,
             stream.end()
         );
     }
@@ -197,17 +200,19 @@ fn a_failed_segment_takes_no_more_bytes() {
 #[test]
 fn a_follower_reads_across_segments_and_falls_behind() {
     let disk = SimDisk::new(1);
-    let (mut log, mut stream, mut stated) = started(&disk);
-    let mut follower = Scan::follow(&disk, &shape(), Lsn::ZERO, Lsn::ZERO).unwrap();
+    let (mut log, mut stream, mut log_state) = started(&disk);
+    let mut follower = LogScan::follow(&disk, &shape(), Lsn::ZERO, Lsn::ZERO).unwrap();
     let mut bytes = Vec::new();
     for txn in 0..60 {
         stream.push(txn, &[txn as u8; 3000]);
-        flush(&mut log, &stream, &mut stated).unwrap();
+        flush(&mut log, &stream, &mut log_state).unwrap();
         // Written, not durable: not to be seen.
         stream.push(txn, b"not yet");
-        let _ = log.append(stated.durable, stream.left_after(stated.durable), &stated, &mut stream.fill()).unwrap();
+        let _ = log
+            .append(log_state.durable, stream.left_after(log_state.durable), &log_state, &mut stream.fill())
+            .unwrap();
         // Sometimes in the middle of a batch.
-        follower.extend(if txn % 3 == 0 { Lsn(stated.durable.0 - 1000 / 8 * 8) } else { stated.durable });
+        follower.extend(if txn % 3 == 0 { Lsn(log_state.durable.0 - 1000 / 8 * 8) } else { log_state.durable });
         while let Some((lsn, chunk)) = follower.next_chunk().unwrap() {
             assert_eq!(lsn.0, bytes.len() as u64);
             bytes.extend_from_slice(chunk);
@@ -216,11 +221,11 @@ fn a_follower_reads_across_segments_and_falls_behind() {
         log.pool().add_spare().unwrap();
     }
     assert!(log.pool().stats().segments > 2);
-    assert!(bytes.len() as u64 == stated.durable.0 && stream.bytes.starts_with(&bytes));
-    stated.checkpoint_lsn = stated.durable;
-    assert!(log.pool().recycle(stated.checkpoint_lsn, Retention::NOTHING).unwrap() > 1);
-    log.start_segment(&stated, stream.left_after(stated.durable), &mut stream.fill()).unwrap();
-    log.start_segment(&Stated { durable: stream.end(), ..stated }, 0, &mut |_, _| unreachable!()).unwrap();
+    assert!(bytes.len() as u64 == log_state.durable.0 && stream.bytes.starts_with(&bytes));
+    log_state.checkpoint_lsn = log_state.durable;
+    assert!(log.pool().recycle(log_state.checkpoint_lsn, Retention::NOTHING).unwrap() > 1);
+    log.start_segment(&log_state, stream.left_after(log_state.durable), &mut stream.fill()).unwrap();
+    log.start_segment(&LogState { durable: stream.end(), ..log_state }, 0, &mut |_, _| unreachable!()).unwrap();
     let oldest = log.pool().stats().oldest;
     assert!(oldest > Some(Lsn::ZERO));
 }
@@ -228,7 +233,7 @@ fn a_follower_reads_across_segments_and_falls_behind() {
 /// A disk on which another thread makes a spare just before a file is removed.
 struct Crossed {
     disk: SimDisk,
-    pool: Mutex<Weak<Pool<Crossed>>>,
+    pool: Mutex<Weak<SegmentPool<Crossed>>>,
 }
 
 impl Disk for Crossed {
@@ -262,8 +267,8 @@ impl Disk for Crossed {
 #[test]
 fn a_spare_that_is_made_while_another_is_deleted_stays() {
     let disk = Arc::new(Crossed { disk: SimDisk::new(1), pool: Mutex::default() });
-    let survey = Survey::take(&*disk, &shape()).unwrap();
-    let pool = Pool::open(disk.clone(), &survey, Lsn::ZERO, Retention::NOTHING).unwrap();
+    let segment_catalog = SegmentCatalog::read(&*disk, &shape()).unwrap();
+    let pool = SegmentPool::open(disk.clone(), &segment_catalog, Lsn::ZERO, Retention::NOTHING).unwrap();
     (0..3).for_each(|_| pool.add_spare().unwrap());
     pool.set_spares_max(2);
     *disk.pool.lock().unwrap() = Arc::downgrade(&pool);

@@ -8,7 +8,7 @@
 mod common;
 use common::*;
 use untorn_wal::{
-    Log, LogError, Lsn, RecordKind, Result, Retention, Stated,
+    Log, LogError, LogState, Lsn, RecordKind, Result, Retention,
     limits::RECORD_HEADER_BYTES,
     record,
     testing::{Call, Fault, Rng, SimDisk},
@@ -19,8 +19,8 @@ struct Model {
     disk: SimDisk,
     log: Log<SimDisk>,
     stream: Stream,
-    /// What the logger says; `stated.durable` is what was acknowledged.
-    stated: Stated,
+    /// What the logger says; `log_state.durable` is what was acknowledged.
+    log_state: LogState,
     /// What became of it, to see that the histories reach the places that matter.
     seen: Seen,
 }
@@ -39,8 +39,8 @@ impl Model {
     fn new(seed: u64) -> Self {
         let disk = SimDisk::new(seed);
         let log = new_log(&disk, 3);
-        let (stream, stated, seen) = (Stream::default(), Stated::default(), Seen::default());
-        Model { rng: Rng(seed), disk, log, stream, stated, seen }
+        let (stream, log_state, seen) = (Stream::default(), LogState::default(), Seen::default());
+        Model { rng: Rng(seed), disk, log, stream, log_state, seen }
     }
 
     fn step(&mut self) {
@@ -74,7 +74,7 @@ impl Model {
     }
 
     fn flush_or_fail(&mut self) {
-        let flushed = flush(&mut self.log, &self.stream, &mut self.stated);
+        let flushed = flush(&mut self.log, &self.stream, &mut self.log_state);
         if let Err(error) = flushed {
             self.seen.faults += 1;
             // The logger may die, or the power, before anybody acts on the error.
@@ -89,11 +89,11 @@ impl Model {
 
     /// What the flush thread does after an error: a new segment from the durable position, until it works.
     fn carry_on(&mut self, _: LogError) {
-        while self.stated.durable < self.stream.end() || self.log.written().is_none() {
-            let left = self.stream.left_after(self.stated.durable);
-            let started = self.log.start_segment(&self.stated, left, &mut self.stream.fill());
+        while self.log_state.durable < self.stream.end() || self.log.written().is_none() {
+            let left = self.stream.left_after(self.log_state.durable);
+            let started = self.log.start_segment(&self.log_state, left, &mut self.stream.fill());
             match started {
-                Ok(durable) => self.stated.durable = durable,
+                Ok(durable) => self.log_state.durable = durable,
                 Err(LogError::NoRoom) => {
                     self.disk.clear_faults();
                     self.log.pool().add_spare().unwrap();
@@ -111,7 +111,7 @@ impl Model {
         let len_max = if self.rng.one_in(2) { shape().record_bytes_max() - 40 } else { 5000 };
         self.stream.push_random(&mut self.rng, len_max);
         let len = self.stream.left_after(from);
-        let Ok(appended) = self.log.append(from, len, &self.stated, &mut self.stream.fill()) else {
+        let Ok(appended) = self.log.append(from, len, &self.log_state, &mut self.stream.fill()) else {
             return;
         };
         match self.rng.below(3) {
@@ -122,8 +122,8 @@ impl Model {
             }
             // A segment's end cuts the record, its first half is stated to be durable, and the rest is lost.
             1 if appended.full => {
-                self.stated.durable = self.log.sync().unwrap();
-                if self.log.start_segment(&self.stated, 0, &mut |_, _| unreachable!()).is_ok() {
+                self.log_state.durable = self.log.sync().unwrap();
+                if self.log.start_segment(&self.log_state, 0, &mut |_, _| unreachable!()).is_ok() {
                     self.power_cut();
                 }
             }
@@ -137,24 +137,25 @@ impl Model {
             .ends
             .iter()
             .copied()
-            .filter(|e| (self.stated.checkpoint_lsn..=self.stated.durable).contains(e))
+            .filter(|e| (self.log_state.checkpoint_lsn..=self.log_state.durable).contains(e))
             .collect();
         let Some(from) = self.log.written().filter(|_| !ends.is_empty()) else {
             return;
         };
-        self.stated.checkpoint_lsn = ends[self.rng.below(ends.len() as u64) as usize];
-        self.stated.checkpoint_txn += 1;
-        let said = self.log.append(from, 0, &self.stated, &mut |_, _| unreachable!()).and_then(|appended| {
-            self.stated.durable = self.log.sync()?;
+        self.log_state.checkpoint_lsn = ends[self.rng.below(ends.len() as u64) as usize];
+        self.log_state.checkpoint_txn += 1;
+        let said = self.log.append(from, 0, &self.log_state, &mut |_, _| unreachable!()).and_then(|appended| {
+            self.log_state.durable = self.log.sync()?;
             if appended.full {
-                let left = self.stream.left_after(self.stated.durable);
-                self.stated.durable = self.log.start_segment(&self.stated, left, &mut self.stream.fill())?;
+                let left = self.stream.left_after(self.log_state.durable);
+                self.log_state.durable = self.log.start_segment(&self.log_state, left, &mut self.stream.fill())?;
             }
             Ok(())
         });
         match said {
             Ok(()) => {
-                self.seen.recycled += self.log.pool().recycle(self.stated.checkpoint_lsn, Retention::NOTHING).unwrap()
+                self.seen.recycled +=
+                    self.log.pool().recycle(self.log_state.checkpoint_lsn, Retention::NOTHING).unwrap()
             }
             Err(error) => self.carry_on(error),
         }
@@ -164,7 +165,7 @@ impl Model {
     fn logger_dies(&mut self) {
         self.seen.dead_loggers += 1;
         self.disk.clear_faults();
-        let pool = open_pool(&self.disk, self.stated.checkpoint_lsn).unwrap();
+        let pool = open_pool(&self.disk, self.log_state.checkpoint_lsn).unwrap();
         self.log = Log::new(pool);
         self.carry_on(LogError::NeedsSegment);
     }
@@ -187,15 +188,15 @@ impl Model {
         }
         self.disk.clear_faults();
         let stream = self.stream.clone();
-        check(&self.disk, &stream, self.stated.checkpoint_lsn, self.stated.durable, "after recovery");
+        check(&self.disk, &stream, self.log_state.checkpoint_lsn, self.log_state.durable, "after recovery");
     }
 
     /// Scans, finds which stream it is, and cuts it where the log ends. All that was acknowledged is there.
     fn look(&mut self, candidates: &[Stream]) {
-        let from = self.stated.checkpoint_lsn;
+        let from = self.log_state.checkpoint_lsn;
         let (bytes, _) = read_all(&self.disk, from).expect("nothing is damaged after a power cut");
         let end = from.advanced_by(bytes.len() as u64);
-        assert!(end >= self.stated.durable, "the log ends at {end}, {} was acknowledged", self.stated.durable);
+        assert!(end >= self.log_state.durable, "the log ends at {end}, {} was acknowledged", self.log_state.durable);
         let of = candidates.iter().find(|s| s.bytes.get(from.0 as usize..end.0 as usize) == Some(&bytes));
         let stream = of.expect("wrong bytes");
         self.seen.lost_tails += u32::from(end < stream.end());
@@ -203,21 +204,21 @@ impl Model {
     }
 
     fn recover(&mut self) -> Result<()> {
-        let checkpoint = self.stated.checkpoint_lsn;
-        let (bytes, stated) = read_all(&self.disk, checkpoint)?;
+        let checkpoint = self.log_state.checkpoint_lsn;
+        let (bytes, log_state) = read_all(&self.disk, checkpoint)?;
         let end = checkpoint.advanced_by(bytes.len() as u64);
-        assert!(stated.checkpoint_txn <= self.stated.checkpoint_txn);
+        assert!(log_state.checkpoint_txn <= self.log_state.checkpoint_txn);
         self.stream.ends.retain(|&e| e <= end);
         let whole = self.stream.ends.last().copied().unwrap_or_default();
         self.stream.bytes.truncate(whole.0 as usize);
         // A commit is acknowledged when its whole record is durable, so that is all that must remain from here on.
-        self.stated.durable = self.stated.durable.min(whole);
-        let mut start = stated.durable;
-        if whole < stated.durable {
+        self.log_state.durable = self.log_state.durable.min(whole);
+        let mut start = log_state.durable;
+        if whole < log_state.durable {
             // The durable position lies in a record that never became whole.
             self.seen.voided += 1;
             start = whole;
-            let payload = vec![0; (stated.durable.bytes_since(whole) as usize).saturating_sub(RECORD_HEADER_BYTES)];
+            let payload = vec![0; (log_state.durable.bytes_since(whole) as usize).saturating_sub(RECORD_HEADER_BYTES)];
             record::encode(&mut self.stream.bytes, STORE.seed(), whole, 0, RecordKind::Abort, &payload);
             let end = self.stream.end();
             self.stream.ends.push(end);
@@ -227,10 +228,10 @@ impl Model {
             pool.add_spare()?;
         }
         self.log = Log::new(pool);
-        let stated = Stated { durable: start, incarnation: self.stated.incarnation + 1, ..self.stated };
-        let durable = self.log.start_segment(&stated, self.stream.left_after(start), &mut self.stream.fill())?;
+        let log_state = LogState { durable: start, incarnation: self.log_state.incarnation + 1, ..self.log_state };
+        let durable = self.log.start_segment(&log_state, self.stream.left_after(start), &mut self.stream.fill())?;
         assert_eq!(durable, self.stream.end(), "one segment takes it all");
-        self.stated = Stated { durable, ..stated };
+        self.log_state = LogState { durable, ..log_state };
         Ok(())
     }
 }

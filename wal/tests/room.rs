@@ -6,7 +6,8 @@ mod common;
 use common::*;
 use std::{fs::File, sync::Arc};
 use untorn_wal::{
-    Disk, DiskFile, Log, LogError, LogShape, Lsn, Pool, RealDisk, Retention, Scan, Stated, Survey, blocks_for,
+    Disk, DiskFile, Log, LogError, LogScan, LogShape, LogState, Lsn, RealDisk, Retention, SegmentCatalog, SegmentPool,
+    blocks_for,
     limits::{BATCH_PAYLOAD_BYTES_MAX, SEGMENT_BYTES_DEFAULT},
     record,
     testing::{Call, Fault, Rng, SimDisk},
@@ -28,7 +29,7 @@ fn whatever_was_given_room_fits_even_if_a_sync_fails() {
     for seed in 0..300 {
         let mut rng = Rng(seed);
         let disk = SimDisk::new(seed);
-        let (mut log, mut stream, mut stated) = (new_log(&disk, 3), Stream::default(), Stated::default());
+        let (mut log, mut stream, mut log_state) = (new_log(&disk, 3), Stream::default(), LogState::default());
         let mut budget = log.free_blocks();
         assert_eq!(budget, 15 - 1 + 2 * 14);
         loop {
@@ -49,14 +50,15 @@ fn whatever_was_given_room_fits_even_if_a_sync_fails() {
             if rng.one_in(30) {
                 disk.fail(Some(Call::Sync), 0, Fault::Io);
             }
-            if let Err(error) = flush(&mut log, &stream, &mut stated) {
+            if let Err(error) = flush(&mut log, &stream, &mut log_state) {
                 assert!(matches!(error, LogError::Io { .. }), "seed {seed}: {error}");
                 // The one spare that is never counted pays for this; there is room for one failure.
-                stated.durable =
-                    log.start_segment(&stated, stream.left_after(stated.durable), &mut stream.fill()).unwrap();
-                while stated.durable < stream.end() {
-                    stated.durable =
-                        log.start_segment(&stated, stream.left_after(stated.durable), &mut stream.fill()).unwrap();
+                log_state.durable =
+                    log.start_segment(&log_state, stream.left_after(log_state.durable), &mut stream.fill()).unwrap();
+                while log_state.durable < stream.end() {
+                    log_state.durable = log
+                        .start_segment(&log_state, stream.left_after(log_state.durable), &mut stream.fill())
+                        .unwrap();
                 }
                 break;
             }
@@ -70,7 +72,7 @@ fn whatever_was_given_room_fits_even_if_a_sync_fails() {
                 budget = budget.max(log.free_blocks());
             }
         }
-        assert_eq!(stated.durable, stream.end(), "seed {seed}");
+        assert_eq!(log_state.durable, stream.end(), "seed {seed}");
         check(&disk, &stream, Lsn::ZERO, stream.end(), "all is there");
     }
 }
@@ -84,7 +86,8 @@ fn what_was_given_room_fits_while_the_files_grow() {
     for seed in 0..100 {
         let mut rng = Rng(seed);
         let disk = SimDisk::new(seed);
-        let (mut log, mut stream, mut stated) = (new_log_of(&disk, &shape, 2), Stream::default(), Stated::default());
+        let (mut log, mut stream, mut log_state) =
+            (new_log_of(&disk, &shape, 2), Stream::default(), LogState::default());
         assert_eq!(log.pool().stats().bytes, 3 * (128 << 10));
         let fails_at = 1 + rng.below(60);
         let mut budget = log.free_blocks();
@@ -97,7 +100,7 @@ fn what_was_given_room_fits_while_the_files_grow() {
                     stream.push(1, &vec![1; payload]);
                 }
             }
-            if stream.left_after(stated.durable) == 0 {
+            if stream.left_after(log_state.durable) == 0 {
                 log.pool().add_spare().unwrap();
                 budget = budget.max(log.free_blocks());
                 continue;
@@ -105,11 +108,12 @@ fn what_was_given_room_fits_while_the_files_grow() {
             if round == fails_at {
                 disk.fail(Some(Call::Sync), 0, Fault::Io);
             }
-            if flush(&mut log, &stream, &mut stated).is_err() {
+            if flush(&mut log, &stream, &mut log_state).is_err() {
                 failures += 1;
-                while stated.durable < stream.end() {
-                    stated.durable =
-                        log.start_segment(&stated, stream.left_after(stated.durable), &mut stream.fill()).unwrap();
+                while log_state.durable < stream.end() {
+                    log_state.durable = log
+                        .start_segment(&log_state, stream.left_after(log_state.durable), &mut stream.fill())
+                        .unwrap();
                 }
                 break;
             }
@@ -118,7 +122,7 @@ fn what_was_given_room_fits_while_the_files_grow() {
             }
             budget = budget.max(log.free_blocks());
         }
-        assert_eq!(stated.durable, stream.end(), "seed {seed}");
+        assert_eq!(log_state.durable, stream.end(), "seed {seed}");
         let (bytes, _) = read_all_of(&disk, &shape, Lsn::ZERO).unwrap();
         assert!(bytes == stream.bytes, "seed {seed}: wrong bytes");
     }
@@ -131,11 +135,11 @@ fn what_was_given_room_fits_while_the_files_grow() {
 fn the_files_grow_with_what_is_logged_and_small_ones_go() {
     let shape = LogShape::new(STORE, 4 << 20).unwrap();
     let disk = SimDisk::new(1);
-    let (mut log, mut stream, mut stated) = (new_log_of(&disk, &shape, 2), Stream::default(), Stated::default());
+    let (mut log, mut stream, mut log_state) = (new_log_of(&disk, &shape, 2), Stream::default(), LogState::default());
     let mut sizes = Vec::new();
     for _ in 0..600 {
         stream.push(1, &[7; 30_000]);
-        flush(&mut log, &stream, &mut stated).unwrap();
+        flush(&mut log, &stream, &mut log_state).unwrap();
         while log.pool().stats().spares < 2 {
             let before = log.pool().stats().bytes;
             log.pool().add_spare().unwrap();
@@ -145,29 +149,30 @@ fn the_files_grow_with_what_is_logged_and_small_ones_go() {
     assert!(sizes.is_sorted() && sizes.first() < sizes.last() && sizes.last() == Some(&4096), "{sizes:?}");
     let promised = log.free_blocks();
     let before = log.pool().stats();
-    assert!(log.pool().recycle(stated.durable, Retention::NOTHING).unwrap() > 0);
+    assert!(log.pool().recycle(log_state.durable, Retention::NOTHING).unwrap() > 0);
     let after = log.pool().stats();
     assert!(log.free_blocks() >= promised);
     assert!(after.bytes < before.bytes, "{before:?} {after:?}: no small file was deleted");
     // The next life finds them again as they are.
-    let spares = Survey::take(&disk, &shape).unwrap().spares;
+    let spares = SegmentCatalog::read(&disk, &shape).unwrap().spares;
     assert!(spares.iter().all(|name| disk.open(name).unwrap().ready_bytes().unwrap() >= 2 << 20));
     drop(log);
-    let survey = Survey::take(&disk, &shape).unwrap();
-    let pool = Pool::open(Arc::new(disk.clone()), &survey, stated.durable, Retention::NOTHING).unwrap();
+    let segment_catalog = SegmentCatalog::read(&disk, &shape).unwrap();
+    let pool =
+        SegmentPool::open(Arc::new(disk.clone()), &segment_catalog, log_state.durable, Retention::NOTHING).unwrap();
     assert_eq!(pool.stats().bytes, after.bytes);
 }
 
 #[test]
 fn without_a_spare_there_is_no_room_and_the_segment_stays_as_it_was() {
     let disk = SimDisk::new(1);
-    let (mut log, mut stream, mut stated) = (new_log(&disk, 0), Stream::default(), Stated::default());
+    let (mut log, mut stream, mut log_state) = (new_log(&disk, 0), Stream::default(), LogState::default());
     assert_eq!(log.free_blocks(), 0);
-    assert!(matches!(log.start_segment(&stated, 0, &mut |_, _| ()), Err(LogError::NoRoom)));
+    assert!(matches!(log.start_segment(&log_state, 0, &mut |_, _| ()), Err(LogError::NoRoom)));
     stream.push(1, b"still works");
-    flush(&mut log, &stream, &mut stated).unwrap();
-    assert!(matches!(log.append(Lsn::ZERO, 8, &stated, &mut |_, _| ()), Err(LogError::Position { .. })));
-    assert!(matches!(log.append(stated.durable, 7, &stated, &mut |_, _| ()), Err(LogError::Invalid { .. })));
+    flush(&mut log, &stream, &mut log_state).unwrap();
+    assert!(matches!(log.append(Lsn::ZERO, 8, &log_state, &mut |_, _| ()), Err(LogError::Position { .. })));
+    assert!(matches!(log.append(log_state.durable, 7, &log_state, &mut |_, _| ()), Err(LogError::Invalid { .. })));
     log.pool().add_spare().unwrap();
     assert_eq!(log.free_blocks(), 13);
 }
@@ -179,7 +184,7 @@ fn a_full_disk_is_told_apart_and_leaves_no_file_behind() {
     disk.fail(Some(Call::Write), 0, Fault::NoSpace);
     assert!(matches!(pool.add_spare(), Err(LogError::DiskFull { .. })));
     assert_eq!(pool.stats(), untorn_wal::PoolStats::default());
-    assert!(Survey::take(&disk, &shape()).unwrap().spares.is_empty());
+    assert!(SegmentCatalog::read(&disk, &shape()).unwrap().spares.is_empty());
     pool.add_spare().unwrap();
     // What a dead process left half-made is removed.
     disk.set_contents("new-00000007", b"half");
@@ -195,7 +200,7 @@ fn surplus_spares_are_deleted() {
     assert_eq!(log.pool().recycle(Lsn::ZERO, Retention::NOTHING).unwrap(), 0);
     let stats = log.pool().stats();
     assert_eq!((stats.segments, stats.spares, stats.bytes), (1, 2, 3 * 65536));
-    assert_eq!(Survey::take(&disk, &shape()).unwrap().spares.len(), 2);
+    assert_eq!(SegmentCatalog::read(&disk, &shape()).unwrap().spares.len(), 2);
 }
 
 #[test]
@@ -208,32 +213,37 @@ fn a_real_directory_holds_a_log_under_a_long_path() {
         let name = format!("wal-{segment_bytes}");
         let disk = Arc::new(RealDisk::create_under(&parent, &name).unwrap());
         let shape = LogShape::new(STORE, segment_bytes).unwrap();
-        let pool = Pool::open(Arc::clone(&disk), &Survey::take(&*disk, &shape).unwrap(), Lsn::ZERO, Retention::NOTHING)
-            .unwrap();
+        let pool = SegmentPool::open(
+            Arc::clone(&disk),
+            &SegmentCatalog::read(&*disk, &shape).unwrap(),
+            Lsn::ZERO,
+            Retention::NOTHING,
+        )
+        .unwrap();
         for _ in 0..4 {
             pool.add_spare().unwrap();
         }
         let mut log = Log::new(pool);
-        let (mut stream, mut stated, mut rng) = (Stream::default(), Stated::default(), Rng(1));
-        log.start_segment(&stated, 0, &mut |_, _| ()).unwrap();
+        let (mut stream, mut log_state, mut rng) = (Stream::default(), LogState::default(), Rng(1));
+        log.start_segment(&log_state, 0, &mut |_, _| ()).unwrap();
         for _ in 0..40 {
             stream.push_random(&mut rng, 3000);
             let from = log.written().unwrap();
-            let mut appended = log.append(from, stream.left_after(from), &stated, &mut stream.fill()).unwrap();
-            stated.durable = log.sync().unwrap();
+            let mut appended = log.append(from, stream.left_after(from), &log_state, &mut stream.fill()).unwrap();
+            log_state.durable = log.sync().unwrap();
             while appended.full {
-                stated.durable =
-                    log.start_segment(&stated, stream.left_after(stated.durable), &mut stream.fill()).unwrap();
-                appended.full = stated.durable < stream.end();
+                log_state.durable =
+                    log.start_segment(&log_state, stream.left_after(log_state.durable), &mut stream.fill()).unwrap();
+                appended.full = log_state.durable < stream.end();
             }
         }
         let reopened = RealDisk::open_under(&parent, &name).unwrap();
-        let mut scan = Scan::open(&reopened, &shape, Lsn::ZERO).unwrap();
+        let mut scan = LogScan::open(&reopened, &shape, Lsn::ZERO).unwrap();
         let mut bytes = Vec::new();
         while let Some((_, chunk)) = scan.next_chunk().unwrap() {
             bytes.extend_from_slice(chunk);
         }
         assert!(bytes == stream.bytes);
-        assert!(scan.max_stated().durable > Lsn::ZERO);
+        assert!(scan.newest_log_state().durable > Lsn::ZERO);
     }
 }

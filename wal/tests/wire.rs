@@ -11,8 +11,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use untorn_wal::wire::hello::{CLIENT_HELLO_BYTES, ClientHello, Refusal, SERVER_HELLO_BYTES, ServerHello};
 use untorn_wal::wire::{
-    self, ChangeItem, Durability, Edge, FRAME_HEADER_BYTES, Failure, Feed, Found, Happened, List, MESSAGE_BYTES_MAX,
-    Operation, Record, Reply, Request, WireError,
+    self, ChangeItem, Durability, Edge, ErrorReply, FRAME_HEADER_BYTES, Feed, FoundValue, Happened, List,
+    MESSAGE_BYTES_MAX, Operation, Record, Reply, Request, WireError,
 };
 
 /// Counts the bytes that a thread allocates.
@@ -145,15 +145,15 @@ impl Material {
     fn reply(&self) -> Reply<'_> {
         let (name, key, value) = (&*self.names[0], &*self.bytes[0], &*self.bytes[1]);
         let (txn, number) = (self.numbers[0], self.numbers[1]);
-        let found = Found { version: number, value };
+        let found = FoundValue { version: number, value };
         match self.choice % 13 {
             0 => Reply::Failed(match number % 6 {
-                0 => Failure::Limit { what: name, found: txn, limit: number },
-                1 => Failure::NotDurable { txn, reason: name },
-                2 => Failure::Lagged { oldest: txn },
-                3 => Failure::Io { what: name, errno: number as i32 },
-                4 => Failure::LoggerStalled { waited_ms: number, visible: Some(txn) },
-                _ => Failure::Stale,
+                0 => ErrorReply::Limit { what: name, found: txn, limit: number },
+                1 => ErrorReply::NotDurable { txn, reason: name },
+                2 => ErrorReply::Lagged { oldest: txn },
+                3 => ErrorReply::Io { what: name, errno: number as i32 },
+                4 => ErrorReply::LoggerStalled { waited_ms: number, visible: Some(txn) },
+                _ => ErrorReply::Stale,
             }),
             1 => Reply::Done,
             2 => Reply::Value(Some(found)),
@@ -293,7 +293,7 @@ fn the_bytes_of_version_2() {
             "01000000"
         )
     );
-    let value = Reply::Value(Some(Found { version: 7, value: b"1" }));
+    let value = Reply::Value(Some(FoundValue { version: 7, value: b"1" }));
     assert_eq!(
         hex(&wire::encode(&value).unwrap()),
         concat!("16000000", "02000000", "01", "0700000000000000", "0100000000000000", "31")
@@ -303,7 +303,7 @@ fn the_bytes_of_version_2() {
         hex(&wire::encode(&keys).unwrap()),
         concat!("1e000000", "01000000", "0100000000000000", "6b", "0100000000000000", "0100000000000000", "61")
     );
-    let failed = Reply::Failed(Failure::NoKeyspace { name: "k" });
+    let failed = Reply::Failed(ErrorReply::NoKeyspace { name: "k" });
     assert_eq!(
         hex(&wire::encode(&failed).unwrap()),
         concat!("11000000", "00000000", "0c000000", "0100000000000000", "6b")

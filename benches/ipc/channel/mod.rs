@@ -175,8 +175,8 @@ impl Kind {
             Kind::SealedMapped => Box::new(sealed::Sealed::open(dir, end, true)?),
             Kind::Kept => Box::new(sealed::Kept::open(dir, end)?),
             Kind::Ring => Box::new(shared::Ring::open(dir, end)?),
-            Kind::Arena => Box::new(shared::Arena::open(dir, end, super::bell::Wait::Futex)?),
-            Kind::ArenaSpin => Box::new(shared::Arena::open(dir, end, super::bell::Wait::Spin)?),
+            Kind::Arena => Box::new(shared::Arena::open(dir, end, super::event_count::Wait::Futex)?),
+            Kind::ArenaSpin => Box::new(shared::Arena::open(dir, end, super::event_count::Wait::Spin)?),
             Kind::StoreFeed => Box::new(store::Followed::open(dir, end)?),
             Kind::StoreSpin => Box::new(store::Watched::open(dir, end)?),
         })

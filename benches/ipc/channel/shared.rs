@@ -1,8 +1,8 @@
 //! Shared memory by itself, without a store: a ring through which records are copied, and an arena in which each is written
 //! once and found by a pointer.
 
-use super::super::bell::{self, Wait};
 use super::super::digest::Digest;
+use super::super::event_count::{self, Wait};
 use super::super::memory::Memory;
 use super::{Calls, Channel, End, Received, WORDS_MAX};
 use std::fs::{File, OpenOptions};
@@ -40,17 +40,17 @@ struct Lane {
 
 impl Lane {
     const DATA_WORDS: usize = 256 << 7;
-    const WORDS: usize = 16 + 2 * bell::WORDS + Lane::DATA_WORDS;
+    const WORDS: usize = 16 + 2 * event_count::WORDS + Lane::DATA_WORDS;
 
     /// Each position has a cache line of its own.
     const fn at(start: usize) -> Lane {
-        let bells = start + 16;
+        let events = start + 16;
         Lane {
             tail: start,
             head: start + 8,
-            filled: bells,
-            emptied: bells + bell::WORDS,
-            data: bells + 2 * bell::WORDS,
+            filled: events,
+            emptied: events + event_count::WORDS,
+            data: events + 2 * event_count::WORDS,
         }
     }
 }
@@ -85,13 +85,13 @@ impl Channel for Ring {
         while !rest.is_empty() {
             let taken = || (tail - memory.words()[lane.head].load(Ordering::Acquire)) as usize;
             let free = || Lane::DATA_WORDS - taken();
-            self.calls.sending += bell::wait(memory, lane.emptied, Wait::Futex, || free() > 0);
+            self.calls.sending += event_count::wait(memory, lane.emptied, Wait::Futex, || free() > 0);
             let at = tail as usize % Lane::DATA_WORDS;
             let count = rest.len().min(free()).min(Ring::PIECE_WORDS).min(Lane::DATA_WORDS - at);
             memory.copy_in(lane.data + at, &rest[..count]);
             tail += count as u64;
             memory.words()[lane.tail].store(tail, Ordering::Release);
-            self.calls.sending += bell::ring(memory, lane.filled);
+            self.calls.sending += event_count::notify(memory, lane.filled);
             rest = &rest[count..];
         }
         Ok(())
@@ -103,13 +103,13 @@ impl Channel for Ring {
         let mut head = memory.words()[lane.head].load(Ordering::Relaxed);
         while filled < words {
             let there = || (memory.words()[lane.tail].load(Ordering::Acquire) - head) as usize;
-            self.calls.receiving += bell::wait(memory, lane.filled, Wait::Futex, || there() > 0);
+            self.calls.receiving += event_count::wait(memory, lane.filled, Wait::Futex, || there() > 0);
             let at = head as usize % Lane::DATA_WORDS;
             let count = (words - filled).min(there()).min(Ring::PIECE_WORDS).min(Lane::DATA_WORDS - at);
             memory.copy_out(lane.data + at, &mut self.buffer[filled..filled + count]);
             head += count as u64;
             memory.words()[lane.head].store(head, Ordering::Release);
-            self.calls.receiving += bell::ring(memory, lane.emptied);
+            self.calls.receiving += event_count::notify(memory, lane.emptied);
             filled += count;
         }
         Ok(Received::of(&self.buffer[..words]))
@@ -123,16 +123,16 @@ impl Channel for Ring {
 /// One direction of the arena: a word that says how many records there were, and room for the newest two.
 #[derive(Clone, Copy)]
 struct Side {
-    swing: usize,
-    bell: usize,
+    published: usize,
+    event: usize,
     data: usize,
 }
 
 impl Side {
-    const WORDS: usize = 16 + bell::WORDS + 2 * WORDS_MAX;
+    const WORDS: usize = 16 + event_count::WORDS + 2 * WORDS_MAX;
 
     const fn at(start: usize) -> Side {
-        Side { swing: start, bell: start + 16, data: start + 16 + bell::WORDS }
+        Side { published: start, event: start + 16, data: start + 16 + event_count::WORDS }
     }
 
     /// Records take turns: the one before may still be read.
@@ -167,9 +167,9 @@ impl Channel for Arena {
     fn send(&mut self, record: &[u64]) -> io::Result<()> {
         self.sent += 1;
         self.memory.copy_in(self.outgoing.place(self.sent), record);
-        self.memory.words()[self.outgoing.swing].store(self.sent, Ordering::Release);
+        self.memory.words()[self.outgoing.published].store(self.sent, Ordering::Release);
         if self.how == Wait::Futex {
-            self.calls.sending += bell::ring(&self.memory, self.outgoing.bell);
+            self.calls.sending += event_count::notify(&self.memory, self.outgoing.event);
         }
         Ok(())
     }
@@ -177,8 +177,8 @@ impl Channel for Arena {
     fn receive(&mut self, words: usize) -> io::Result<Received> {
         self.received += 1;
         let (memory, side, number) = (&self.memory, self.incoming, self.received);
-        let is_there = || memory.words()[side.swing].load(Ordering::Acquire) >= number;
-        self.calls.receiving += bell::wait(memory, side.bell, self.how, is_there);
+        let is_there = || memory.words()[side.published].load(Ordering::Acquire) >= number;
+        self.calls.receiving += event_count::wait(memory, side.event, self.how, is_there);
         let mut head = [0; 3];
         memory.copy_out(side.place(number), &mut head[..words.min(3)]);
         let digest: Digest = memory.digest(side.place(number), words);

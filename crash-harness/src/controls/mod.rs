@@ -19,8 +19,8 @@ pub mod table;
 mod trial;
 
 use crate::context::{Context, is_interrupted};
+use crate::instrumented;
 use crate::outcome::{Finding, Kind, Outcome, Variant};
-use crate::victim;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Mutex;
@@ -53,7 +53,7 @@ impl Job {
 /// Runs the suite.
 pub fn run(context: &Context) -> Outcome {
     let mut outcome = Outcome::of(context);
-    match victim::program() {
+    match instrumented::program() {
         Ok(program) => {
             all(context, program, &mut outcome);
         }

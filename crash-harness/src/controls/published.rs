@@ -5,13 +5,13 @@
 //! has all their names in it. That this is so is looked at in the same way, in a build that has them.
 
 use crate::outcome::{Finding, Kind};
-use crate::{cargo, victim};
+use crate::{cargo, instrumented};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Features that no default and no dependency may name.
-const FORBIDDEN: &[&str] = &["planted-bugs", "crash-points", "victim"];
+const FORBIDDEN: &[&str] = &["planted-bugs", "crash-points", "instrumented"];
 /// The variables that choose among what those features compile in.
 const VARIABLES: &[&str] = &["UNTORN_BUG", "UNTORN_CRASH"];
 
@@ -58,7 +58,7 @@ fn names_in(program: &Path) -> Result<BTreeSet<&'static str>, String> {
 
 /// Builds programs of the library's package below the target directory, and says where they are.
 fn programs(which: &[&str], place: &str, count: usize) -> Result<Vec<PathBuf>, String> {
-    let found = cargo::programs(&[&["-p", "untorn"], which].concat(), &victim::target().join(place))?;
+    let found = cargo::programs(&[&["-p", "untorn"], which].concat(), &instrumented::target().join(place))?;
     if found.len() == count { Ok(found) } else { Err(format!("cargo names {found:?} instead of {count} programs")) }
 }
 
@@ -88,8 +88,8 @@ fn switched_on(metadata: &Value) -> Option<String> {
             }
         }
         let is_published = package["publish"].as_array().is_none_or(|registries| !registries.is_empty());
-        if is_published && package["features"].get("victim").is_some() {
-            return Some(format!("{name} has the feature victim, and is published"));
+        if is_published && package["features"].get("instrumented").is_some() {
+            return Some(format!("{name} has the feature instrumented, and is published"));
         }
     }
     None
@@ -111,12 +111,12 @@ mod tests {
     fn each_way_to_switch_a_bug_on_is_seen() {
         let own = cargo::output(&["metadata", "--no-deps", "--format-version", "1"]).unwrap();
         assert_eq!(switched_on(&serde_json::from_slice(&own).unwrap()), None);
-        assert_eq!(switched_on(&package("[]", r#"{"victim":["untorn/planted-bugs"]}"#, "[]")), None);
+        assert_eq!(switched_on(&package("[]", r#"{"instrumented":["untorn/planted-bugs"]}"#, "[]")), None);
         let bad = [
             package(r#"[{"name":"untorn","features":["planted-bugs"]}]"#, "{}", "[]"),
             package("[]", r#"{"default":["planted-bugs"],"planted-bugs":[]}"#, "null"),
             package("[]", r#"{"fast":["untorn?/crash-points"]}"#, "[]"),
-            package("[]", r#"{"victim":["untorn/planted-bugs"]}"#, "null"),
+            package("[]", r#"{"instrumented":["untorn/planted-bugs"]}"#, "null"),
             serde_json::from_str(r#"{"packages":[]}"#).unwrap(),
         ];
         for (index, metadata) in bad.iter().enumerate() {

@@ -137,7 +137,7 @@ pub(super) fn run(program: &Path, check: &Check, bug: &str, seed: u64) -> Result
 fn in_the_model(only: &str) -> Trial {
     let (test, name) = only.split_once(' ').expect("a test program, and one of its tests");
     // Where `cargo test` has built it, if somebody has run the tests.
-    let target = crate::victim::target();
+    let target = crate::instrumented::target();
     let ended = cargo::command()
         .args(["test", "--quiet", "--test", test, "--target-dir"])
         .arg(target)

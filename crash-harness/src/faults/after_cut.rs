@@ -1,13 +1,13 @@
 //! States of a disk after a power cut, recovered and judged one after the other by a process of its own.
 
+use super::acknowledged;
 use super::at_rest::in_process;
-use super::told;
+use crate::instrumented;
 use crate::limits::HANGS;
 use crate::oracle;
 use crate::outcome::{Finding, Kind};
 use crate::process::Process;
 use crate::role::{Role, say};
-use crate::victim;
 use crate::workload::misbehaved;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// # Errors
 /// The first that does not hold, and why.
 pub(super) fn judge(states: &Path, count: usize) -> Result<(), (usize, Finding)> {
-    let mut process = Process::start(&victim::own(), "cut", states, &[&count.to_string()], &[]);
+    let mut process = Process::start(&instrumented::own(), "cut", states, &[&count.to_string()], &[]);
     let (mut heard, mut since) = (0, Instant::now());
     while process.is_running() {
         if process.lines_count() != heard {
@@ -45,15 +45,15 @@ pub(crate) fn play(role: &Role) -> Result<(), Finding> {
         say(format_args!("T {index}"));
         let said = std::fs::read_to_string(role.store.join(format!("{index}.said"))).unwrap_or_default();
         let said: Vec<String> = said.lines().map(ToString::to_string).collect();
-        let told = told::by(&said);
+        let acknowledged = acknowledged::by(&said);
         let path = role.store.join(index.to_string());
         let has_store = path.join("checkpoint").exists();
-        if !has_store && (told.durable > 0 || told.cell > 0) {
+        if !has_store && (acknowledged.durable > 0 || acknowledged.cell > 0) {
             return Err(Finding::new(Kind::LostAcked, "the store is gone"));
         }
         // If the cut came before there was a store, nothing was promised, and one can be made.
         let store = in_process().create(!has_store).open(&path).map_err(misbehaved("recovering after the cut"))?;
-        oracle::kept(&store, [("a", told)], true)?;
+        oracle::kept(&store, [("a", acknowledged)], true)?;
         let mut problems = store.verify().map_err(misbehaved("verify"))?.problems;
         // A torn older header is worth knowing until the next checkpoint overwrites it.
         problems.retain(|problem| problem.file != "checkpoint");

@@ -4,14 +4,14 @@
 //! Two stores are damaged: one that everybody has left in order, and one after a kernel crash, whose log is still needed. A
 //! process of its own tries one damage after the other, so that one that dies of it shows.
 
-use super::told;
+use super::acknowledged;
 use crate::context::Context;
+use crate::instrumented;
 use crate::limits::HANGS;
-use crate::oracle::{self, Told};
+use crate::oracle::{self, Acknowledged};
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
 use crate::process::{Process, crash_kernel, kill_loggers};
 use crate::role::{self, Role, say};
-use crate::victim;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -125,7 +125,7 @@ impl Damage {
 struct Image {
     how: &'static str,
     path: PathBuf,
-    told: Vec<(String, Told)>,
+    acknowledged: Vec<(String, Acknowledged)>,
     done: u64,
     is_through: bool,
 }
@@ -146,7 +146,7 @@ pub(super) fn run(context: &Context, outcome: &mut Outcome, may_go_on: &dyn Fn(u
         }
         let path = context.place_in_memory(&format!("image-{how}"));
         match make(&path, how) {
-            Ok(told) => images.push(Image { how, path, told, done: 0, is_through: false }),
+            Ok(acknowledged) => images.push(Image { how, path, acknowledged, done: 0, is_through: false }),
             Err(finding) => outcome.violated(finding, how, context.replay(how)),
         }
     }
@@ -186,9 +186,9 @@ fn batch(context: &Context, image: &mut Image, tally: &mut Tally, outcome: &mut 
         BATCH,
         only(context, image.how).unwrap_or_default(),
         if context.is_long() { "long" } else { "short" },
-        &told::write(&image.told),
+        &acknowledged::write(&image.acknowledged),
     ];
-    let mut process = Process::start(&victim::own(), "damaged", &image.path, &arguments, &[]);
+    let mut process = Process::start(&instrumented::own(), "damaged", &image.path, &arguments, &[]);
     let (mut heard, mut since) = (0, Instant::now());
     while process.is_running() && since.elapsed() < HANGS {
         let lines = process.lines().len();
@@ -228,13 +228,13 @@ fn batch(context: &Context, image: &mut Image, tally: &mut Tally, outcome: &mut 
 }
 
 /// Makes a store, and keeps its files. What its writer was told.
-fn make(path: &Path, how: &str) -> Result<Vec<(String, Told)>, Finding> {
-    let mut writer = Process::start(&victim::own(), "writer", path, &["w", "4"], &[]);
+fn make(path: &Path, how: &str) -> Result<Vec<(String, Acknowledged)>, Finding> {
+    let mut writer = Process::start(&instrumented::own(), "writer", path, &["w", "4"], &[]);
     if !writer.wait() {
         writer.refuse_finding()?;
         return Err(Finding::new(Kind::Misbehaved, "the writer before failed"));
     }
-    let told = vec![("w".to_string(), Told::by(&writer))];
+    let acknowledged = vec![("w".to_string(), Acknowledged::by(&writer))];
     if how == "left" {
         let stopped = untorn::logger::stop_logger(path, Duration::from_secs(60));
         stopped.map_err(crate::workload::misbehaved("stop_logger"))?;
@@ -247,7 +247,7 @@ fn make(path: &Path, how: &str) -> Result<Vec<(String, Told)>, Finding> {
     for name in ["logger.sock", "logger.note"] {
         let _ = fs::remove_file(path.join(name));
     }
-    Ok(told)
+    Ok(acknowledged)
 }
 
 /// All files of a store, by name.
@@ -334,7 +334,7 @@ pub(crate) fn play(role: &Role) -> Result<(), Finding> {
     let argument = |at: usize| role.arguments.get(at).map_or("", String::as_str);
     let number = |at: usize| argument(at).parse::<u64>().unwrap_or(0);
     let files = load(&role.store);
-    let told = told::parse(argument(6));
+    let acknowledged = acknowledged::parse(argument(6));
     let mut dice = StdRng::seed_from_u64(number(1));
     let all = match Damage::parse(argument(4)) {
         Some(only) => vec![only],
@@ -353,7 +353,7 @@ pub(crate) fn play(role: &Role) -> Result<(), Finding> {
         damage.apply(&mut damaged);
         let laid_out = lay_out(&damaged, &path);
         laid_out.map_err(|error| Finding::new(Kind::Misbehaved, format!("laying out a store: {error}")))?;
-        match judge(&path, &told) {
+        match judge(&path, &acknowledged) {
             Ok(verdict) => say(format_args!("R {verdict}")),
             Err(finding) if finding.kind == Kind::LostAcked && damage.is_beyond_notice(&newest) => {
                 say("R the newest part of the log is gone as a whole, which nothing shows");
@@ -378,7 +378,7 @@ fn newest_segment(files: &Files) -> String {
 }
 
 /// Opens a store, recovered by a thread of this process, and holds it against what was told.
-fn judge(path: &Path, told: &[(String, Told)]) -> Result<&'static str, Finding> {
+fn judge(path: &Path, acknowledged: &[(String, Acknowledged)]) -> Result<&'static str, Finding> {
     let store = match in_process().open(path) {
         Ok(store) => store,
         Err(Error::Corrupt { file, .. } | Error::Mismatch { file, .. } | Error::FormatVersion { file, .. })
@@ -390,7 +390,8 @@ fn judge(path: &Path, told: &[(String, Told)]) -> Result<&'static str, Finding> 
         Err(Error::NotFound { .. }) => return Ok("refused"),
         Err(error) => return Err(Finding::new(Kind::Misbehaved, format!("an unclear error: {error:?}"))),
     };
-    let kept = oracle::kept(&store, told.iter().map(|(name, told)| (name.as_str(), *told)), true);
+    let kept =
+        oracle::kept(&store, acknowledged.iter().map(|(name, acknowledged)| (name.as_str(), *acknowledged)), true);
     match (kept, store.verify()) {
         (Ok(()), Ok(report)) if report.is_clean() => Ok("harmless"),
         (Err(finding), Ok(report)) if report.is_clean() => {

@@ -5,14 +5,14 @@
 //! shared region is gone), and the third recovers from the disk. The first run counts the calls. Every other one has one of
 //! them fail, for as long as the life lasts in which that happened: later the cause is gone, and everything must work again.
 
-use super::{after, told};
+use super::{acknowledged, after};
 use crate::context::Context;
 use crate::inject::{Effect, Ended, Fault, Injector, Site, Span, Traced};
-use crate::oracle::Told;
+use crate::instrumented;
+use crate::oracle::Acknowledged;
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
 use crate::process::{crash_kernel, kill_loggers};
 use crate::role;
-use crate::victim;
 use rand::seq::SliceRandom;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -164,7 +164,7 @@ fn three_lives(path: &Path, fault: Option<Fault>) -> Result<Result<Run, Finding>
     let is_once = fault.as_ref().is_some_and(|fault| fault.span == Span::Once);
     let injector = Injector::new(path, fault)?;
     let mut run = Run::default();
-    let mut told: Vec<(String, Told)> = Vec::new();
+    let mut acknowledged: Vec<(String, Acknowledged)> = Vec::new();
     let lived = (|| {
         let mut must_be_kept = String::new();
         let mut has_left = true;
@@ -173,7 +173,7 @@ fn three_lives(path: &Path, fault: Option<Fault>) -> Result<Result<Run, Finding>
                 crash_kernel(path);
             }
             let fired_before = injector.fired();
-            let mut command = Command::new(victim::own());
+            let mut command = Command::new(instrumented::own());
             command.args(["role", "enduring"]).arg(path).args([name, "2", ending, &must_be_kept]);
             // Who leaves in order leaves everything durable.
             command.arg(if has_left && !may_give_up { "visible" } else { "durable" });
@@ -183,7 +183,7 @@ fn three_lives(path: &Path, fault: Option<Fault>) -> Result<Result<Run, Finding>
             let lines = traced.lines();
             let fired = injector.fired();
             run.errors.extend(lines.iter().filter(|line| line.starts_with("E ")).cloned());
-            told.push((name.to_string(), told::by(&lines)));
+            acknowledged.push((name.to_string(), acknowledged::by(&lines)));
             if let Err(finding) = lived {
                 return Ok(Err(finding));
             }
@@ -199,7 +199,7 @@ fn three_lives(path: &Path, fault: Option<Fault>) -> Result<Result<Run, Finding>
             if !is_done {
                 kill_loggers(path);
             }
-            must_be_kept = told::write(&told);
+            must_be_kept = acknowledged::write(&acknowledged);
             has_left = is_done || ending == "die";
         }
         Ok(Ok(()))
@@ -217,7 +217,7 @@ fn three_lives(path: &Path, fault: Option<Fault>) -> Result<Result<Run, Finding>
             let what = format!("{} ended by itself: {} {}", ended.who, ended.status, note.trim());
             Err(Finding::new(Kind::Misbehaved, what))
         }
-        (Ok(Ok(())), None) => after::judge(path, &told, has_fault),
+        (Ok(Ok(())), None) => after::judge(path, &acknowledged, has_fault),
     };
     let _ = std::fs::remove_dir_all(path);
     Ok(judged.map(|()| run))

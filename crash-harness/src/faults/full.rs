@@ -4,13 +4,13 @@
 //! The disk is a small file system of its own: tmpfs, and ext4 on a loop device.
 
 use super::after;
-use super::cast::{Cast, Played, Trouble};
+use super::processes::{ScenarioFailure, ScenarioProcesses, ScenarioResult};
 use crate::context::Context;
+use crate::instrumented;
 use crate::limits::HANGS;
-use crate::oracle::Told;
+use crate::oracle::Acknowledged;
 use crate::process::Process;
 use crate::recorder::own_mounts;
-use crate::victim;
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::fs::File;
 use std::io::Write;
@@ -31,8 +31,9 @@ const FILLED: usize = 3;
 struct Small(PathBuf);
 
 impl Small {
-    fn mount(context: &Context, kind: &str) -> Played<Small> {
-        let skipped = |error: &dyn std::fmt::Display| Trouble::Skipped(format!("no {kind} can be mounted: {error}"));
+    fn mount(context: &Context, kind: &str) -> ScenarioResult<Small> {
+        let skipped =
+            |error: &dyn std::fmt::Display| ScenarioFailure::Skipped(format!("no {kind} can be mounted: {error}"));
         own_mounts().map_err(|error| skipped(&error))?;
         let at = context.place(&format!("small-{kind}"));
         std::fs::create_dir_all(&at).map_err(|error| skipped(&error))?;
@@ -83,15 +84,15 @@ fn run(command: &mut Command) -> Result<(), String> {
 }
 
 /// Plays it on a file system of this kind. How many readers were told that there is no room.
-pub(super) fn play(context: &Context, kind: &str) -> Played<u64> {
+pub(super) fn play(context: &Context, kind: &str) -> ScenarioResult<u64> {
     let small = Small::mount(context, kind)?;
     let reserve = small.0.join("reserve");
     let kept_back = File::create(&reserve).and_then(|mut file| file.write_all(&vec![0x55; RESERVE as usize]));
-    kept_back.map_err(|error| Trouble::Skipped(format!("the reserve: {error}")))?;
-    let told = writers_on(&small);
+    kept_back.map_err(|error| ScenarioFailure::Skipped(format!("the reserve: {error}")))?;
+    let acknowledged = writers_on(&small);
     let _ = std::fs::remove_file(&reserve);
-    let judged = told.and_then(|(told, turned_away)| {
-        after::judge(&small.0.join("store"), &told, true)?;
+    let judged = acknowledged.and_then(|(acknowledged, turned_away)| {
+        after::judge(&small.0.join("store"), &acknowledged, true)?;
         Ok(turned_away)
     });
     crate::process::kill_loggers(&small.0.join("store"));
@@ -99,32 +100,32 @@ pub(super) fn play(context: &Context, kind: &str) -> Played<u64> {
 }
 
 /// What the writers were told, and how many readers were told that there is no room.
-fn writers_on(small: &Small) -> Played<(Vec<(String, Told)>, u64)> {
+fn writers_on(small: &Small) -> ScenarioResult<(Vec<(String, Acknowledged)>, u64)> {
     let path: &Path = &small.0.join("store");
-    let mut cast = Cast::new(path)?;
+    let mut processes = ScenarioProcesses::new(path)?;
     let mut writers = Vec::new();
     for name in ["g0", "g1"] {
-        writers.push(cast.start(name, "enduring", &[name, "", "stay", "", "grow"])?);
+        writers.push(processes.start(name, "enduring", &[name, "", "stay", "", "grow"])?);
     }
     let mut turned_away = 0;
-    let io = |error: std::io::Error| Trouble::Skipped(format!("the ballast: {error}"));
+    let io = |error: std::io::Error| ScenarioFailure::Skipped(format!("the ballast: {error}"));
     for cycle in 0..FILLED {
         for writer in &writers {
-            let so_far = cast.count(*writer, "D ");
-            cast.wait_for(*writer, "D ", so_far + 4 + cycle)?;
+            let so_far = processes.count(*writer, "D ");
+            processes.wait_for(*writer, "D ", so_far + 4 + cycle)?;
         }
-        let errors = || writers.iter().map(|writer| cast.count(*writer, "E ")).sum::<usize>();
+        let errors = || writers.iter().map(|writer| processes.count(*writer, "E ")).sum::<usize>();
         let before = errors();
         small.fill().map_err(io)?;
         // Somebody meets it before long; who needs no more room need not.
         let filled = Instant::now();
         while errors() < before + 2 && filled.elapsed() < Duration::from_secs(3) {
-            cast.check()?;
+            processes.check()?;
             std::thread::sleep(Duration::from_millis(5));
         }
         // Whoever comes now can read. When the log could not go on for long and was given up, opening recovers the store, which needs room
         // for a new region: that is said.
-        let mut reader = Process::start(&victim::own(), "reader", path, &[], &[]);
+        let mut reader = Process::start(&instrumented::own(), "reader", path, &[], &[]);
         match reader.wait_for("ok", 3, HANGS) {
             Err(finding) if finding.what.contains("no space left for") => turned_away += 1,
             read => read?,
@@ -133,8 +134,8 @@ fn writers_on(small: &Small) -> Played<(Vec<(String, Told)>, u64)> {
         small.clear().map_err(io)?;
     }
     for writer in &writers {
-        let so_far = cast.count(*writer, "D ");
-        cast.wait_for(*writer, "D ", so_far + 6)?;
+        let so_far = processes.count(*writer, "D ");
+        processes.wait_for(*writer, "D ", so_far + 6)?;
     }
-    Ok((cast.end()?, turned_away))
+    Ok((processes.end()?, turned_away))
 }

@@ -2,7 +2,7 @@
 //! answers of, peers that send a byte at a time. The logger lives, and those who behave are served.
 
 use super::after;
-use super::cast::{Cast, Played, found};
+use super::processes::{ScenarioProcesses, ScenarioResult, found};
 use crate::outcome::Kind;
 use crate::workload;
 use rand::rngs::StdRng;
@@ -23,12 +23,12 @@ const HELLO: [u8; 16] = *b"untorn\r\n\x01\x00\x01\x00\x00\x00\x00\x00";
 const WELCOME_BYTES: usize = 20;
 
 /// Plays it; how many connections the strangers have made.
-pub(super) fn play(path: &Path, seed: u64) -> Played<u64> {
-    let mut cast = Cast::new(path)?;
-    let writer = cast.start("a", "enduring", &["a", "", "stay", "", "visible"])?;
-    cast.wait_for(writer, "D ", 1)?;
-    let messenger = cast.start("m", "messenger", &["m"])?;
-    cast.wait_for(messenger, "D ", 1)?;
+pub(super) fn play(path: &Path, seed: u64) -> ScenarioResult<u64> {
+    let mut processes = ScenarioProcesses::new(path)?;
+    let writer = processes.start("a", "enduring", &["a", "", "stay", "", "visible"])?;
+    processes.wait_for(writer, "D ", 1)?;
+    let messenger = processes.start("m", "messenger", &["m"])?;
+    processes.wait_for(messenger, "D ", 1)?;
     let logger = logger_of(path)?;
     let (stop, connections) = (AtomicBool::new(false), AtomicU64::new(0));
     let socket = path.join("logger.sock");
@@ -46,28 +46,31 @@ pub(super) fn play(path: &Path, seed: u64) -> Played<u64> {
                 }
             });
         }
-        let before = [writer, messenger].map(|player| (player, cast.count(player, "D ")));
+        let before = [writer, messenger].map(|process| (process, processes.count(process, "D ")));
         std::thread::sleep(ATTACK);
         // Both get on while the strangers are there.
-        let served = before.into_iter().try_for_each(|(player, count)| cast.wait_for(player, "D ", count + 2));
+        let served = before.into_iter().try_for_each(|(process, count)| processes.wait_for(process, "D ", count + 2));
         stop.store(true, Ordering::Relaxed);
         served
     });
     served?;
-    cast.check()?;
+    processes.check()?;
     let later = logger_of(path)?;
     if logger != later || logger.is_none() {
         let what = format!("the logger {logger:?} ended while strangers spoke to it, {later:?} is there");
-        return found(Kind::Misbehaved, format!("{what}; {}", cast.loggers_ended()));
+        return found(Kind::Misbehaved, format!("{what}; {}", processes.loggers_ended()));
     }
-    let mut told = cast.end()?;
-    told.iter_mut().filter(|(name, _)| name == "m").for_each(|(_, told)| told.is_messenger = true);
-    after::judge(path, &told, false)?;
+    let mut acknowledged = processes.end()?;
+    acknowledged
+        .iter_mut()
+        .filter(|(name, _)| name == "m")
+        .for_each(|(_, acknowledged)| acknowledged.is_messenger = true);
+    after::judge(path, &acknowledged, false)?;
     Ok(connections.into_inner())
 }
 
 /// The logger's process, as the store knows it.
-fn logger_of(path: &Path) -> Played<Option<u32>> {
+fn logger_of(path: &Path) -> ScenarioResult<Option<u32>> {
     let store = workload::open(path)?;
     Ok(store.stats().map_err(workload::misbehaved("stats"))?.logger_pid)
 }

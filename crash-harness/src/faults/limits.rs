@@ -4,14 +4,14 @@
 //! A soft limit is the client's own: its logger lifts it to the hard one. A hard one binds the logger, too.
 
 use super::after;
-use super::cast::{Cast, Played, found};
+use super::processes::{ScenarioProcesses, ScenarioResult, found};
 use super::worker;
 use crate::context::Context;
+use crate::instrumented;
 use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
 use crate::process::Process;
 use crate::role::Role;
-use crate::victim;
 use rand::seq::SliceRandom;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use std::os::unix::process::ExitStatusExt;
@@ -53,37 +53,40 @@ impl Limited {
     }
 
     /// Plays it.
-    pub(super) fn play(&self, path: &Path) -> Played<()> {
-        let mut before = Process::start(&victim::own(), "writer", path, &["before", "1"], &[]);
+    pub(super) fn play(&self, path: &Path) -> ScenarioResult<()> {
+        let mut before = Process::start(&instrumented::own(), "writer", path, &["before", "1"], &[]);
         if !before.wait() {
             before.refuse_finding()?;
             return found(Kind::Misbehaved, "the writer before failed");
         }
         // Whoever is limited starts its own logger.
         crate::process::kill_loggers(path);
-        let mut cast = Cast::new(path)?;
+        let mut processes = ScenarioProcesses::new(path)?;
         let kind = if self.is_hard { "hard" } else { "soft" };
         let signal = if self.ignores { "ignored" } else { "default" };
         let limit = self.limit.to_string();
-        let limited =
-            cast.start("limited", "limited", &[self.what, &limit, kind, signal, "limited", "2", "die", "", "visible"])?;
+        let limited = processes.start(
+            "limited",
+            "limited",
+            &[self.what, &limit, kind, signal, "limited", "2", "die", "", "visible"],
+        )?;
         // A logger with a hard limit serves its own.
         let other = if self.is_hard {
             None
         } else {
-            Some(cast.start("other", "enduring", &["other", "3", "stay", "", "visible"])?)
+            Some(processes.start("other", "enduring", &["other", "3", "stay", "", "visible"])?)
         };
-        let status = cast.wait(limited, HANGS * 2)?;
+        let status = processes.wait(limited, HANGS * 2)?;
         let died_of_it = status.signal() == Some(libc::SIGXFSZ) && self.what == "file-size-limit" && !self.ignores;
         if !status.success() && !died_of_it {
-            cast.check()?;
+            processes.check()?;
             return found(Kind::Misbehaved, format!("the limited process ended by itself: {status}"));
         }
         if let Some(other) = other {
-            cast.wait_for(other, "done", 1)?;
+            processes.wait_for(other, "done", 1)?;
         }
-        let told = cast.end()?;
-        Ok(after::judge(path, &told, self.is_hard)?)
+        let acknowledged = processes.end()?;
+        Ok(after::judge(path, &acknowledged, self.is_hard)?)
     }
 }
 

@@ -2,8 +2,8 @@
 //! unnoticed: calls may fail. But nobody crashes, nobody hangs, and what was durable before the first flip is there when the
 //! region is gone, or opening says what is damaged.
 
-use super::cast::{Cast, Played, found};
-use super::told;
+use super::acknowledged;
+use super::processes::{ScenarioProcesses, ScenarioResult, found};
 use crate::limits::HANGS;
 use crate::oracle;
 use crate::outcome::Kind;
@@ -31,18 +31,18 @@ pub(super) struct Flipped {
 const TELLING_BITS: std::ops::Range<u64> = 4..16;
 
 /// Plays it. The bits are anywhere in the region, or one is in the number at the offset `number`, while the store grows.
-pub(super) fn play(path: &Path, number: Option<u64>, seed: u64) -> Played<Flipped> {
+pub(super) fn play(path: &Path, number: Option<u64>, seed: u64) -> ScenarioResult<Flipped> {
     let mut dice = StdRng::seed_from_u64(seed);
-    let mut cast = Cast::new(path)?;
+    let mut processes = ScenarioProcesses::new(path)?;
     let how = if number.is_some() { "anything, grow" } else { "anything" };
     let workers = [
-        cast.start("a", "enduring", &["a", "12", "leave", "", how])?,
-        cast.start("b", "enduring", &["b", "12", "leave", "", how])?,
+        processes.start("a", "enduring", &["a", "12", "leave", "", how])?,
+        processes.start("b", "enduring", &["b", "12", "leave", "", how])?,
     ];
     for worker in workers {
-        cast.wait_for(worker, "D ", 2)?;
+        processes.wait_for(worker, "D ", 2)?;
     }
-    let before = workers.map(|worker| (cast.name(worker), told::by(&cast.lines(worker))));
+    let before = workers.map(|worker| (processes.name(worker), acknowledged::by(&processes.lines(worker))));
     let mut flipped = Flipped::default();
     if let Ok(control) = File::options().read(true).write(true).open(path.join("control")) {
         let len = control.metadata().map_or(0, |metadata| metadata.len());
@@ -66,21 +66,21 @@ pub(super) fn play(path: &Path, number: Option<u64>, seed: u64) -> Played<Flippe
         }
     }
     for worker in workers {
-        let status = cast.wait(worker, HANGS * 3)?;
-        cast.check()?;
+        let status = processes.wait(worker, HANGS * 3)?;
+        processes.check()?;
         if !status.success() {
             return found(
                 Kind::Misbehaved,
-                format!("{} ended by itself: {status}; {:?}", cast.name(worker), flipped.flips),
+                format!("{} ended by itself: {status}; {:?}", processes.name(worker), flipped.flips),
             );
         }
     }
-    cast.end()?;
+    processes.end()?;
     crash_kernel(path);
     match workload::options().open(path) {
         Ok(store) => {
-            for (name, told) in &before {
-                oracle::kept(&store, [(name.as_str(), *told)], true)?;
+            for (name, acknowledged) in &before {
+                oracle::kept(&store, [(name.as_str(), *acknowledged)], true)?;
             }
             oracle::verified(&store)?;
         }

@@ -9,24 +9,24 @@
 //! | `at_rest.rs` | damage to the files of a closed store |
 //! | `full.rs`, `limits.rs` | a full disk; too few bytes or descriptors for a process |
 //! | `hostile.rs`, `live.rs` | strangers on the socket; bits that flip in the shared region |
-//! | `worker.rs`, `told.rs`, `cast.rs`, `after.rs` | a writer that copes with errors, what it was told, who plays beside it, and what must hold afterwards |
+//! | `worker.rs`, `acknowledged.rs`, `processes.rs`, `after.rs` | a writer that copes with errors, what it was told, who plays beside it, and what must hold afterwards |
 
+mod acknowledged;
 mod after;
 pub(crate) mod after_cut;
 pub(crate) mod at_rest;
 mod calls;
-mod cast;
 mod full;
 mod hostile;
 pub(crate) mod limits;
 mod live;
+mod processes;
 mod syncs;
-mod told;
 pub(crate) mod worker;
 
 use crate::context::{Context, Limit, is_interrupted};
 use crate::outcome::{Coverage, Outcome};
-use cast::Trouble;
+use processes::ScenarioFailure;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How far into its time the suite is when each part is to be over.
@@ -56,34 +56,34 @@ pub fn run(context: &Context) -> Outcome {
     calls::run(context, &mut outcome, &until(CALLS));
     syncs::run(context, &mut outcome, &until(SYNCS));
     at_rest::run(context, &mut outcome, &until(AT_REST));
-    scenes(context, &mut outcome, &until(FULL), "full disks", full_disks(context));
-    scenes(context, &mut outcome, &until(LIMITS), "limits", limited(context));
-    scenes(context, &mut outcome, &until(HOSTILE), "strangers", strangers(context));
-    scenes(context, &mut outcome, &until(LIVE), "bits that flip in the region", flips(context));
+    scenarios(context, &mut outcome, &until(FULL), "full disks", full_disks(context));
+    scenarios(context, &mut outcome, &until(LIMITS), "limits", limited(context));
+    scenarios(context, &mut outcome, &until(HOSTILE), "strangers", strangers(context));
+    scenarios(context, &mut outcome, &until(LIVE), "bits that flip in the region", flips(context));
     outcome.seconds = context.elapsed().as_secs_f64();
     outcome
 }
 
-/// One scene, by its name; what it adds to the figures.
-type Scene<'c> = (String, Box<dyn Fn() -> Result<Vec<(&'static str, f64)>, Trouble> + 'c>);
+/// One scenario, by its name; what it adds to the figures.
+type FaultScenario<'c> = (String, Box<dyn Fn() -> Result<Vec<(&'static str, f64)>, ScenarioFailure> + 'c>);
 
-/// Whether a scene is to be played: all are, unless a replay line names one, or how those begin that it means, as
+/// Whether a scenario is to be played: all are, unless a replay line names one, or how those begin that it means, as
 /// `descriptors:client` does.
 fn is_meant(context: &Context, name: &str) -> bool {
     let Some(only) = context.only.as_deref() else { return true };
     name.strip_prefix(only).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
 }
 
-/// Scenes, as many as the time suffices for.
-fn scenes<'c>(
+/// Scenarios, as many as the time suffices for.
+fn scenarios<'c>(
     context: &'c Context,
     outcome: &mut Outcome,
     may_go_on: &dyn Fn(u64, &str) -> bool,
     of: &str,
-    scenes: Box<dyn Iterator<Item = Scene<'c>> + 'c>,
+    scenarios: Box<dyn Iterator<Item = FaultScenario<'c>> + 'c>,
 ) {
     let mut hits = Vec::new();
-    for (name, play) in scenes {
+    for (name, play) in scenarios {
         let is_named = context.only.is_some() && context.wants(&name);
         if !is_meant(context, &name) {
             continue;
@@ -100,8 +100,8 @@ fn scenes<'c>(
                     *outcome.figures.entry(format!("{of}: {figure}")).or_default() += value;
                 }
             }
-            Err(Trouble::Skipped(why)) => outcome.skip(name, why),
-            Err(Trouble::Found(finding)) => outcome.violated(finding, &name, context.replay(&name)),
+            Err(ScenarioFailure::Skipped(why)) => outcome.skip(name, why),
+            Err(ScenarioFailure::Found(finding)) => outcome.violated(finding, &name, context.replay(&name)),
         }
         if is_named {
             break;
@@ -112,30 +112,30 @@ fn scenes<'c>(
     }
 }
 
-fn full_disks(context: &Context) -> Box<dyn Iterator<Item = Scene<'_>> + '_> {
+fn full_disks(context: &Context) -> Box<dyn Iterator<Item = FaultScenario<'_>> + '_> {
     Box::new(full::FILE_SYSTEMS.into_iter().map(move |kind| {
-        let scene = move || {
+        let scenario = move || {
             let turned_away = full::play(context, kind)?;
             Ok(vec![("readers that were told so", turned_away as f64)])
         };
-        (format!("disk-full:{kind}"), Box::new(scene) as Box<dyn Fn() -> _>)
+        (format!("disk-full:{kind}"), Box::new(scenario) as Box<dyn Fn() -> _>)
     }))
 }
 
-fn limited(context: &Context) -> Box<dyn Iterator<Item = Scene<'_>> + '_> {
+fn limited(context: &Context) -> Box<dyn Iterator<Item = FaultScenario<'_>> + '_> {
     Box::new(limits::all(context).into_iter().map(move |limited| {
         let path = context.place_in_memory(&limited.name().replace(':', "-"));
         let name = limited.name();
-        let scene = move || {
+        let scenario = move || {
             let played = limited.play(&path).map(|()| Vec::new());
             let _ = std::fs::remove_dir_all(&path);
             played
         };
-        (name, Box::new(scene) as Box<dyn Fn() -> _>)
+        (name, Box::new(scenario) as Box<dyn Fn() -> _>)
     }))
 }
 
-/// The numbers of scenes of which there is no end; the one that a replay line names, if it names one.
+/// The numbers of scenarios of which there is no end; the one that a replay line names, if it names one.
 fn numbers(context: &Context, kind: &str) -> Box<dyn Iterator<Item = u64>> {
     match context.only.as_deref() {
         None => Box::new(0..),
@@ -146,30 +146,30 @@ fn numbers(context: &Context, kind: &str) -> Box<dyn Iterator<Item = u64>> {
     }
 }
 
-fn strangers(context: &Context) -> Box<dyn Iterator<Item = Scene<'_>> + '_> {
+fn strangers(context: &Context) -> Box<dyn Iterator<Item = FaultScenario<'_>> + '_> {
     Box::new(numbers(context, "hostile").map(move |n| {
         let path = context.place_in_memory(&format!("hostile-{n}"));
-        let scene = move || {
+        let scenario = move || {
             let played = hostile::play(&path, context.seed.wrapping_add(n));
             let _ = std::fs::remove_dir_all(&path);
             played.map(|connections| vec![("connections", connections as f64)])
         };
-        (format!("hostile:{n}"), Box::new(scene) as Box<dyn Fn() -> _>)
+        (format!("hostile:{n}"), Box::new(scenario) as Box<dyn Fn() -> _>)
     }))
 }
 
-fn flips(context: &Context) -> Box<dyn Iterator<Item = Scene<'_>> + '_> {
+fn flips(context: &Context) -> Box<dyn Iterator<Item = FaultScenario<'_>> + '_> {
     let words = live::NUMBERS.iter().map(|(word, at)| ((*word).to_string(), Some(*at), 0));
     let numbers = numbers(context, "control-flip").map(|n| (n.to_string(), None, n));
     Box::new(words.chain(numbers).map(move |(which, at, n)| {
         let path = context.place_in_memory(&format!("flips-{which}"));
-        let scene = move || {
+        let scenario = move || {
             let played = live::play(&path, at, context.seed.wrapping_add(n));
             let _ = std::fs::remove_dir_all(&path);
             let flipped = played?;
             let refused = f64::from(u8::from(flipped.refused.is_some()));
             Ok(vec![("bits", flipped.flips.len() as f64), ("refused afterwards, and said why", refused)])
         };
-        (format!("control-flip:{which}"), Box::new(scene) as Box<dyn Fn() -> _>)
+        (format!("control-flip:{which}"), Box::new(scenario) as Box<dyn Fn() -> _>)
     }))
 }

@@ -4,13 +4,13 @@
 //! This needs the recording file system, since no call that is merely answered with an error shows it.
 
 use super::after_cut;
-use super::cast::{Played, Trouble, found};
+use super::processes::{ScenarioFailure, ScenarioResult, found};
 use crate::context::Context;
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
 use crate::process::{Process, kill_loggers};
 use crate::recorder::choice::Choice;
 use crate::recorder::{Event, OfOneBoot, Record, Recorder, SECTOR, own_mounts};
-use crate::{role, victim};
+use crate::{instrumented, role};
 use rand::seq::SliceRandom;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -54,8 +54,10 @@ pub(super) fn run(context: &Context, outcome: &mut Outcome, may_go_on: &dyn Fn(u
     let failing = match context.only.as_deref() {
         Some(only) => Failing::parse(only).into_iter().collect(),
         None => match count() {
-            Err(Trouble::Skipped(why)) => return outcome.skip("failing syncs", why),
-            Err(Trouble::Found(finding)) => return outcome.violated(finding, "no sync", context.replay("sync:0:once")),
+            Err(ScenarioFailure::Skipped(why)) => return outcome.skip("failing syncs", why),
+            Err(ScenarioFailure::Found(finding)) => {
+                return outcome.violated(finding, "no sync", context.replay("sync:0:once"));
+            }
             Ok(count) => {
                 outcome.figures.insert("syncs: of a life".into(), count as f64);
                 let each = |lasting| (0..count).map(move |skip| Failing { skip, lasting });
@@ -79,8 +81,8 @@ pub(super) fn run(context: &Context, outcome: &mut Outcome, may_go_on: &dyn Fn(u
                 states += checked;
                 hits.push((name, checked));
             }
-            Err(Trouble::Skipped(why)) => outcome.skip(name, why),
-            Err(Trouble::Found(finding)) => {
+            Err(ScenarioFailure::Skipped(why)) => outcome.skip(name, why),
+            Err(ScenarioFailure::Found(finding)) => {
                 hits.push((name.clone(), 1));
                 outcome.violated(finding, &name, context.replay(&name));
             }
@@ -91,19 +93,19 @@ pub(super) fn run(context: &Context, outcome: &mut Outcome, may_go_on: &dyn Fn(u
     outcome.coverage.push(Coverage { of: "syncs that failed, and states after them".into(), hits });
 }
 
-fn mount() -> Played<Recorder> {
+fn mount() -> ScenarioResult<Recorder> {
     let mounted = Recorder::mount(OfOneBoot::names(&["control", "logger.sock"]), None);
-    mounted.map_err(|error| Trouble::Skipped(format!("no recording file system (root and FUSE): {error}")))
+    mounted.map_err(|error| ScenarioFailure::Skipped(format!("no recording file system (root and FUSE): {error}")))
 }
 
 fn start(recorder: &Recorder) -> Process {
     let mark = recorder.mark().to_string_lossy().into_owned();
     let env = [(super::worker::MARK, mark.as_str())];
-    Process::start(&victim::own(), "enduring", &recorder.store(), &["a", "2", "leave", "", "visible"], &env)
+    Process::start(&instrumented::own(), "enduring", &recorder.store(), &["a", "2", "leave", "", "visible"], &env)
 }
 
 /// Waits for the end of the writer. How long that may take, and what it must not say.
-fn end(process: &mut Process, meanwhile: &mut dyn FnMut()) -> Played<()> {
+fn end(process: &mut Process, meanwhile: &mut dyn FnMut()) -> ScenarioResult<()> {
     let begun = Instant::now();
     while process.is_running() {
         meanwhile();
@@ -121,7 +123,7 @@ fn end(process: &mut Process, meanwhile: &mut dyn FnMut()) -> Played<()> {
 }
 
 /// How many syncs a life has.
-fn count() -> Played<usize> {
+fn count() -> ScenarioResult<usize> {
     let recorder = mount()?;
     let mut process = start(&recorder);
     let ended = end(&mut process, &mut || std::thread::sleep(Duration::from_millis(2)));
@@ -131,7 +133,7 @@ fn count() -> Played<usize> {
 }
 
 /// One life with a sync that fails, and the states that a power cut afterwards could leave. How many were judged.
-fn fail(context: &Context, failing: Failing) -> Played<u64> {
+fn fail(context: &Context, failing: Failing) -> ScenarioResult<u64> {
     let recorder = mount()?;
     recorder.hold_sync("", failing.skip);
     let mut process = start(&recorder);
@@ -155,7 +157,7 @@ fn fail(context: &Context, failing: Failing) -> Played<u64> {
 }
 
 /// Lays states out, and has a process recover and judge them.
-fn judge(context: &Context, record: &Record, scratch: &Path) -> Played<u64> {
+fn judge(context: &Context, record: &Record, scratch: &Path) -> ScenarioResult<u64> {
     let failed: Vec<usize> =
         (0..record.events.len()).filter(|at| matches!(record.events[*at], Event::SyncFailed { .. })).collect();
     // The first of them, then the rest: when all fail there are many.
@@ -187,7 +189,7 @@ fn judge(context: &Context, record: &Record, scratch: &Path) -> Played<u64> {
             }
         }
     }
-    let io = |error: std::io::Error| Trouble::Skipped(format!("laying out states: {error}"));
+    let io = |error: std::io::Error| ScenarioFailure::Skipped(format!("laying out states: {error}"));
     std::fs::create_dir_all(scratch).map_err(io)?;
     let checked = states.len() as u64;
     for (index, (_, image, said)) in states.iter().enumerate() {
@@ -200,7 +202,7 @@ fn judge(context: &Context, record: &Record, scratch: &Path) -> Played<u64> {
         Ok(()) => Ok(checked),
         Err((index, finding)) => {
             let place = states.get(index).map_or("", |(place, _, _)| place.as_str());
-            Err(Trouble::Found(Finding { what: format!("{place}: {}", finding.what), ..finding }))
+            Err(ScenarioFailure::Found(Finding { what: format!("{place}: {}", finding.what), ..finding }))
         }
     }
 }

@@ -4,7 +4,7 @@
 //! An error must say what became of the call. A commit that answers `NotDurable` has happened, after any other error it has not;
 //! the writer looks each time.
 
-use super::told;
+use super::acknowledged;
 use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
 use crate::role::{self, Role, say};
@@ -50,7 +50,7 @@ pub(crate) fn play(role: &Role) -> Result<(), Finding> {
         name,
         n: 0,
         open: None,
-        kept: told::parse(argument(3)),
+        kept: acknowledged::parse(argument(3)),
         how: argument(4),
         endless: ending == "stay" && argument(1).is_empty(),
     };
@@ -116,7 +116,7 @@ struct Worker<'r> {
     n: u64,
     open: Option<Open>,
     /// What earlier writers were told to be visible: it must be there when the store opens for the first time.
-    kept: Vec<(String, oracle::Told)>,
+    kept: Vec<(String, oracle::Acknowledged)>,
     /// `durable`: of that, only what was durable. `grow`: the store grows. `anything`: bytes are damaged meanwhile, so that
     /// calls may answer anything; `anything, grow`: both.
     how: &'r str,
@@ -277,8 +277,8 @@ impl Worker<'_> {
 
     /// What earlier writers were told is there; and where this one goes on.
     fn check_kept(&mut self, store: &Store) -> Result<(), Finding> {
-        for (name, told) in std::mem::take(&mut self.kept) {
-            lenient(oracle::kept(store, [(name.as_str(), told)], self.how == "durable"))?;
+        for (name, acknowledged) in std::mem::take(&mut self.kept) {
+            lenient(oracle::kept(store, [(name.as_str(), acknowledged)], self.how == "durable"))?;
         }
         Ok(())
     }

@@ -91,7 +91,7 @@ pub(super) fn parse<'l>(lines: impl IntoIterator<Item = &'l str>) -> Result<Vec<
 
 /// Saves a history where it outlives the run.
 pub(super) fn save(events: &[Event], name: &str) -> Result<PathBuf, Finding> {
-    let directory = crate::victim::target().join("crash-histories");
+    let directory = crate::instrumented::target().join("crash-histories");
     let path = directory.join(format!("{name}.jsonl"));
     let text: String = events.iter().map(|event| event.line() + "\n").collect();
     let written = std::fs::create_dir_all(&directory).and_then(|()| std::fs::write(&path, text));

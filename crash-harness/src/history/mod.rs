@@ -16,7 +16,7 @@ use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind, Outcome};
 use crate::process::{Process, crash_kernel, kill_loggers, loggers};
 use crate::workload::misbehaved;
-use crate::{oracle, victim, workload};
+use crate::{instrumented, oracle, workload};
 use client::{KEYS, KEYSPACE, KINDS, Orders, key_in, seen, starting_flag};
 use event::{Answer, Event, Operation, What};
 use judge::{Verdict, judge};
@@ -269,7 +269,7 @@ impl<'c> Clients<'c> {
         let orders = Orders { kind, client, history, seed: random.random(), operations, is_durable };
         let arguments = orders.arguments();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        Process::start(&victim::own(), "client", self.path, &arguments, &[])
+        Process::start(&instrumented::own(), "client", self.path, &arguments, &[])
     }
 
     fn are_running(&mut self) -> bool {

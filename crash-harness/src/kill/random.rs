@@ -2,10 +2,10 @@
 
 use crate::context::Context;
 use crate::limits::HANGS;
-use crate::oracle::{self, Told};
+use crate::oracle::{self, Acknowledged};
 use crate::outcome::{Finding, Kind, Outcome};
 use crate::process::{Process, crash_kernel, kill_loggers};
-use crate::{victim, workload};
+use crate::{instrumented, workload};
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Who works at the same time: what they do, and with which argument.
-const CAST: [(&str, &str); 11] = [
+const ROLES: [(&str, &str); 11] = [
     ("writer", ""),
     ("writer", ""),
     ("writer", ""),
@@ -45,7 +45,7 @@ pub(super) fn rounds(context: &Context, outcome: &mut Outcome) {
             let place = format!("random-{round}");
             let path = if round % 2 == 0 { context.place(&place) } else { context.place_in_memory(&place) };
             let mut random = context.random(round);
-            let done = Round { path: &path, outcome, slowest: &mut slowest, told: Vec::new() }.run(&mut random);
+            let done = Round { path: &path, outcome, slowest: &mut slowest, acknowledged: Vec::new() }.run(&mut random);
             kill_loggers(&path);
             let _ = std::fs::remove_dir_all(&path);
             if let Err(finding) = done {
@@ -75,17 +75,17 @@ impl Member {
             "messenger" => format!("m{number}"),
             _ => argument.to_string(),
         };
-        let process = Process::start(&victim::own(), role, path, &[&name], &[]);
+        let process = Process::start(&instrumented::own(), role, path, &[&name], &[]);
         Member { role, argument, name, process }
     }
 
-    fn told(&self) -> Option<(String, Told)> {
-        let told = match self.role {
-            "writer" => Told::by(&self.process),
-            "messenger" => Told::by_messenger(&self.process),
+    fn acknowledged(&self) -> Option<(String, Acknowledged)> {
+        let acknowledged = match self.role {
+            "writer" => Acknowledged::by(&self.process),
+            "messenger" => Acknowledged::by_messenger(&self.process),
             _ => return None,
         };
-        Some((self.name.clone(), told))
+        Some((self.name.clone(), acknowledged))
     }
 
     /// Waits until it has said something more.
@@ -110,121 +110,125 @@ struct Round<'r> {
     path: &'r Path,
     outcome: &'r mut Outcome,
     slowest: &'r mut Duration,
-    told: Vec<(String, Told)>,
+    acknowledged: Vec<(String, Acknowledged)>,
 }
 
 impl Round<'_> {
     fn run(&mut self, random: &mut StdRng) -> Result<(), Finding> {
         for life in 0..LIVES {
-            let start = |at: usize| Member::start(self.path, CAST[at], &format!("{at}-{life}"));
-            let mut cast: Vec<Member> = (0..CAST.len()).map(start).collect();
-            for writer in cast.iter_mut().filter(|member| member.role == "writer") {
+            let start = |at: usize| Member::start(self.path, ROLES[at], &format!("{at}-{life}"));
+            let mut processes: Vec<Member> = (0..ROLES.len()).map(start).collect();
+            for writer in processes.iter_mut().filter(|member| member.role == "writer") {
                 writer.process.wait_for("V", 1, HANGS)?;
             }
             for death in 0..DEATHS {
                 std::thread::sleep(Duration::from_micros(random.random_range(500..30_000)));
-                self.death(&mut cast, &format!("{life}-{death}"), random)?;
+                self.death(&mut processes, &format!("{life}-{death}"), random)?;
                 self.outcome.states += 1;
             }
             // With nobody's help, everybody goes on.
             let begun = Instant::now();
-            for member in &mut cast {
+            for member in &mut processes {
                 member.goes_on()?;
             }
             *self.slowest = begun.elapsed().max(*self.slowest);
-            self.end(cast, random)?;
+            self.end(processes, random)?;
             self.outcome.states += 1;
         }
         Ok(())
     }
 
     /// Kills or stops some. Then some writer must go on, and nobody may have met anything odd.
-    fn death(&mut self, cast: &mut [Member], name: &str, random: &mut StdRng) -> Result<(), Finding> {
+    fn death(&mut self, processes: &mut [Member], name: &str, random: &mut StdRng) -> Result<(), Finding> {
         match random.random_range(0..8) {
             0 => self.outcome.kills += kill_loggers(self.path) as u64,
             1 => {
-                let member = &cast[random.random_range(0..cast.len())];
+                let member = &processes[random.random_range(0..processes.len())];
                 member.process.signal(Signal::STOP);
                 std::thread::sleep(Duration::from_millis(random.random_range(1..20)));
                 member.process.signal(Signal::CONT);
             }
-            2 | 3 => self.kill(cast, random.random_range(2..6), random.random_bool(0.7), name, random)?,
-            _ => self.kill(cast, 1, false, name, random)?,
+            2 | 3 => self.kill(processes, random.random_range(2..6), random.random_bool(0.7), name, random)?,
+            _ => self.kill(processes, 1, false, name, random)?,
         }
         let begun = Instant::now();
-        let heard: Vec<usize> = cast.iter().map(|member| member.process.lines_count()).collect();
-        let goes_on = |cast: &[Member]| {
-            let writers = cast.iter().zip(&heard).filter(|(member, _)| member.role == "writer");
+        let heard: Vec<usize> = processes.iter().map(|member| member.process.lines_count()).collect();
+        let goes_on = |processes: &[Member]| {
+            let writers = processes.iter().zip(&heard).filter(|(member, _)| member.role == "writer");
             writers.into_iter().any(|(writer, heard)| writer.process.lines_count() > *heard)
         };
-        while !goes_on(cast) {
+        while !goes_on(processes) {
             if begun.elapsed() > HANGS {
-                let writers = cast.iter_mut().filter(|member| member.role == "writer");
+                let writers = processes.iter_mut().filter(|member| member.role == "writer");
                 let writers: Vec<_> = writers.map(|writer| writer.process.where_it_is()).collect();
                 let what = format!("all writers were held up for {HANGS:?}: {}", writers.join(" | "));
                 return Err(Finding::new(Kind::BlockedReader, what));
             }
             std::thread::sleep(Duration::from_micros(200));
-            cast.iter_mut().try_for_each(|member| member.process.refuse_finding())?;
+            processes.iter_mut().try_for_each(|member| member.process.refuse_finding())?;
         }
         *self.slowest = begun.elapsed().max(*self.slowest);
-        cast.iter_mut().try_for_each(|member| member.process.refuse_finding())
+        processes.iter_mut().try_for_each(|member| member.process.refuse_finding())
     }
 
     /// Kills so many at the same time, and the logger too if that is wanted, and starts others in their places.
     fn kill(
         &mut self,
-        cast: &mut [Member],
+        processes: &mut [Member],
         count: usize,
         logger_too: bool,
         name: &str,
         random: &mut StdRng,
     ) -> Result<(), Finding> {
-        let mut dying: Vec<usize> = (0..cast.len()).collect();
+        let mut dying: Vec<usize> = (0..processes.len()).collect();
         dying.shuffle(random);
         dying.truncate(count);
-        dying.iter().for_each(|at| cast[*at].process.signal(Signal::KILL));
+        dying.iter().for_each(|at| processes[*at].process.signal(Signal::KILL));
         if logger_too {
             self.outcome.kills += kill_loggers(self.path) as u64;
         }
         for at in dying {
-            let next = Member::start(self.path, (cast[at].role, cast[at].argument), &format!("{at}-{name}"));
-            let mut dead = std::mem::replace(&mut cast[at], next);
+            let next = Member::start(self.path, (processes[at].role, processes[at].argument), &format!("{at}-{name}"));
+            let mut dead = std::mem::replace(&mut processes[at], next);
             dead.process.kill();
             // What it found since it was looked at last dies with it otherwise.
             dead.process.refuse_finding()?;
-            self.told.extend(dead.told());
+            self.acknowledged.extend(dead.acknowledged());
             self.outcome.kills += 1;
         }
         Ok(())
     }
 
     /// Kills all, and now and then the kernel, and looks at what is left.
-    fn end(&mut self, mut cast: Vec<Member>, random: &mut StdRng) -> Result<(), Finding> {
+    fn end(&mut self, mut processes: Vec<Member>, random: &mut StdRng) -> Result<(), Finding> {
         // All of them at once, the logger first, last or not at all.
         let logger_first = random.random_bool(0.5);
         if logger_first {
             self.outcome.kills += kill_loggers(self.path) as u64;
         }
-        cast.iter().for_each(|member| member.process.signal(Signal::KILL));
-        for member in &mut cast {
+        processes.iter().for_each(|member| member.process.signal(Signal::KILL));
+        for member in &mut processes {
             member.process.kill();
             member.process.refuse_finding()?;
-            self.told.extend(member.told());
+            self.acknowledged.extend(member.acknowledged());
             self.outcome.kills += 1;
         }
-        drop(cast);
+        drop(processes);
         self.outcome.kills += kill_loggers(self.path) as u64;
         let is_kernel_dead = random.random_bool(0.4);
         if is_kernel_dead {
             crash_kernel(self.path);
         }
         let store = workload::open(self.path)?;
-        oracle::kept(&store, self.told.iter().map(|(name, told)| (name.as_str(), *told)), is_kernel_dead)?;
+        oracle::kept(
+            &store,
+            self.acknowledged.iter().map(|(name, acknowledged)| (name.as_str(), *acknowledged)),
+            is_kernel_dead,
+        )?;
         oracle::counters_not_ahead(&store)?;
         oracle::verified(&store)?;
         // What a recovery found is durable.
-        self.told = oracle::made_durable(&store)?;
+        self.acknowledged = oracle::made_durable(&store)?;
         Ok(())
     }
 }

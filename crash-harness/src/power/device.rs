@@ -7,11 +7,11 @@
 use super::lives::{Lived, Processes};
 use super::loop_device::{LoopDevice, SECTOR};
 use super::search::{Bench, recovered};
+use crate::instrumented;
 use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
 use crate::recorder::image::Image;
 use crate::recorder::{OfOneBoot, Recorder, STORE, own_mounts};
-use crate::victim;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 use std::ffi::CString;
 use std::fs::File;
@@ -145,7 +145,7 @@ pub fn live(file_system: FileSystem, place: &Path) -> Result<Lived, Unmade> {
     let mounted = Mounted { at: place.into(), _device: device };
     synced(place).map_err(|error| skipped("syncfs", error))?;
     let from = recorder.position();
-    let mut processes = Processes::new(victim::own(), place.join(STORE), recorder.mark());
+    let mut processes = Processes::new(instrumented::own(), place.join(STORE), recorder.mark());
     processes.keep_little();
     processes.start_writers(2, 2);
     processes.wait_for_writers()?;
@@ -237,7 +237,7 @@ impl Bench for Devices {
         SECTOR
     }
 
-    fn judge(&self, image: &Image, place: &Path, told: &Path) -> Result<(), Finding> {
+    fn judge(&self, image: &Image, place: &Path, acknowledged: &Path) -> Result<(), Finding> {
         let is_alone = self.file_system == FileSystem::Btrfs;
         let _alone = is_alone.then(|| self.one_at_a_time.lock().expect("not poisoned"));
         let failed = |what: &str, error: io::Error| {
@@ -247,7 +247,7 @@ impl Bench for Devices {
         enter_another_boot(place).map_err(|error| failed("another boot", error))?;
         let mounted = self.mounted(image, place).map_err(|error| failed("mounting what the cut left", error))?;
         let store = mounted.at.join(STORE);
-        let judged = recovered(&store, store.join("checkpoint").exists(), told);
+        let judged = recovered(&store, store.join("checkpoint").exists(), acknowledged);
         drop(mounted);
         if is_alone {
             // Else it would refuse an older image.

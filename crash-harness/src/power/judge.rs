@@ -14,7 +14,7 @@ pub const PER_ROUND: u64 = 12;
 
 /// What the processes had been told when the power went.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Told {
+pub struct AcknowledgedAtCut {
     /// Of each writer the last transaction that was acknowledged as durable, and the last large one.
     durable: BTreeMap<String, u64>,
     large: BTreeMap<String, u64>,
@@ -26,7 +26,7 @@ pub struct Told {
     found_all: bool,
 }
 
-impl Told {
+impl AcknowledgedAtCut {
     /// Takes in a mark: see [`super::roles`].
     ///
     /// # Errors
@@ -55,7 +55,7 @@ impl Told {
     }
 
     /// Forgets what an earlier life's recovery found: another recovery comes.
-    pub fn next_life(mut self) -> Told {
+    pub fn next_life(mut self) -> AcknowledgedAtCut {
         self.found.clear();
         self.found_all = false;
         self
@@ -71,10 +71,11 @@ impl Told {
 ///
 /// # Errors
 /// What does not hold.
-pub fn play(path: &Path, told: &str, has_store: &str) -> Result<(), Finding> {
-    let told = std::fs::read(told).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let told: Told = told.ok_or_else(|| Finding::new(Kind::Misbehaved, "what was told can't be read"))?;
-    examine(path, has_store == "true", &told)
+pub fn play(path: &Path, acknowledged: &str, has_store: &str) -> Result<(), Finding> {
+    let acknowledged = std::fs::read(acknowledged).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let acknowledged: AcknowledgedAtCut =
+        acknowledged.ok_or_else(|| Finding::new(Kind::Misbehaved, "what was told can't be read"))?;
+    examine(path, has_store == "true", &acknowledged)
 }
 
 /// Recovered by a thread of this process: nothing to wait for afterwards.
@@ -88,8 +89,8 @@ fn in_process() -> Options {
 ///
 /// # Errors
 /// What does not hold.
-pub fn examine(path: &Path, has_store: bool, told: &Told) -> Result<(), Finding> {
-    if !has_store && !told.is_nothing() {
+pub fn examine(path: &Path, has_store: bool, acknowledged: &AcknowledgedAtCut) -> Result<(), Finding> {
+    if !has_store && !acknowledged.is_nothing() {
         return Err(Finding::new(Kind::LostAcked, "the store is gone"));
     }
     // If the cut came before there was a store, nothing was promised, and one can be made.
@@ -97,31 +98,31 @@ pub fn examine(path: &Path, has_store: bool, told: &Told) -> Result<(), Finding>
     let snapshot = store.snapshot().map_err(misbehaved("snapshot"))?;
     let found = oracle::check(&snapshot)?;
     let lost = |what: String| Err(Finding::new(Kind::LostAcked, what));
-    for (name, n) in &told.durable {
+    for (name, n) in &acknowledged.durable {
         let there = found.get(name).copied().unwrap_or(0);
         if there < *n {
             return lost(format!("{name}: {n} was acknowledged as durable, {there} is there"));
         }
     }
     for (name, n) in &found {
-        check_large(&snapshot, name, *n, told.large.get(name).copied().unwrap_or(0))?;
+        check_large(&snapshot, name, *n, acknowledged.large.get(name).copied().unwrap_or(0))?;
     }
-    for (name, least) in &told.cells {
+    for (name, least) in &acknowledged.cells {
         let (n, _) = oracle::cells_of(&store, name)?;
         if n < *least {
             return lost(format!("{name}: {least} was durable in its cell, {n} is there"));
         }
     }
     for name in found.keys() {
-        check_versions(&store, name, told)?;
+        check_versions(&store, name, acknowledged)?;
     }
-    if told.found_all {
+    if acknowledged.found_all {
         // Those of the first life write no more.
         let first = |found: &BTreeMap<String, u64>| {
             found.clone().into_iter().filter(|(name, _)| name.starts_with('w')).collect::<BTreeMap<_, _>>()
         };
-        if first(&found) != first(&told.found) {
-            let what = format!("a recovery found {:?}, the next one {:?}", first(&told.found), first(&found));
+        if first(&found) != first(&acknowledged.found) {
+            let what = format!("a recovery found {:?}, the next one {:?}", first(&acknowledged.found), first(&found));
             return Err(Finding::new(Kind::OrderViolation, what));
         }
     }
@@ -136,7 +137,7 @@ pub fn examine(path: &Path, has_store: bool, told: &Told) -> Result<(), Finding>
 }
 
 /// A large transaction has its place between the others: the last one before the n-th is there, and what was told of it.
-fn check_large(snapshot: &Snapshot, name: &str, n: u64, told: u64) -> Result<(), Finding> {
+fn check_large(snapshot: &Snapshot, name: &str, n: u64, acknowledged: u64) -> Result<(), Finding> {
     // Only some writers have any.
     let extra = snapshot.find_keyspace(&format!("extra {name}")).map_err(misbehaved("find_keyspace"))?;
     let large = match extra {
@@ -147,8 +148,8 @@ fn check_large(snapshot: &Snapshot, name: &str, n: u64, told: u64) -> Result<(),
         None if name.starts_with('m') => return Ok(()),
         None => 0,
     };
-    if large < told {
-        let what = format!("{name}: its large transaction {told} was durable, {large} is there");
+    if large < acknowledged {
+        let what = format!("{name}: its large transaction {acknowledged} was durable, {large} is there");
         return Err(Finding::new(Kind::LostAcked, what));
     }
     if (large..=large + PER_ROUND).contains(&n) {
@@ -158,8 +159,8 @@ fn check_large(snapshot: &Snapshot, name: &str, n: u64, told: u64) -> Result<(),
 }
 
 /// A version names one value, also one that was told before the cut, and is never given again.
-fn check_versions(store: &Store, name: &str, told: &Told) -> Result<(), Finding> {
-    let Some(versions) = told.versions.get(name) else { return Ok(()) };
+fn check_versions(store: &Store, name: &str, acknowledged: &AcknowledgedAtCut) -> Result<(), Finding> {
+    let Some(versions) = acknowledged.versions.get(name) else { return Ok(()) };
     let cell = store.find_cell(&format!("cell of {name}")).map_err(misbehaved("find_cell"))?;
     let Some(cell) = cell else { return Ok(()) };
     let version = cell.version().map_err(misbehaved("version"))?.as_u64();
@@ -190,7 +191,7 @@ fn check_history(store: &Store) -> Result<(), Finding> {
         Err(Error::Lagged { .. }) => return Ok(()),
         changes => changes.map_err(misbehaved("changes"))?,
     };
-    let mut told = Records::new();
+    let mut acknowledged = Records::new();
     while changes.resume_from() < until {
         let change = match changes.try_next(Duration::ZERO) {
             Err(Error::Lagged { .. }) => return Ok(()),
@@ -199,13 +200,13 @@ fn check_history(store: &Store) -> Result<(), Finding> {
         let Some(change) = change.filter(|change| is_ordinary(change.keyspace())) else { continue };
         let at = (change.keyspace().to_string(), change.key().to_vec());
         if change.kind() == ChangeKind::DeleteRange {
-            told.retain(|(name, key), _| *name != at.0 || !change.affects(key));
+            acknowledged.retain(|(name, key), _| *name != at.0 || !change.affects(key));
             continue;
         }
         match (change.kind(), change.into_value()) {
-            (ChangeKind::Put, Some(value)) => drop(told.insert(at, value)),
-            (ChangeKind::Delete, None) if told.remove(&at).is_some() => {}
-            (ChangeKind::DropKeyspace, None) => told.retain(|(name, _), _| *name != at.0),
+            (ChangeKind::Put, Some(value)) => drop(acknowledged.insert(at, value)),
+            (ChangeKind::Delete, None) if acknowledged.remove(&at).is_some() => {}
+            (ChangeKind::DropKeyspace, None) => acknowledged.retain(|(name, _), _| *name != at.0),
             (kind, _) => {
                 let what = format!("the feed tells of {kind:?} of {at:?}, which was not there");
                 return Err(Finding::new(Kind::OrderViolation, what));
@@ -225,10 +226,10 @@ fn check_history(store: &Store) -> Result<(), Finding> {
             there.insert((name.clone(), key.to_vec()), value.to_vec());
         }
     }
-    if told == there {
+    if acknowledged == there {
         return Ok(());
     }
-    let what = format!("the feed tells of {} records, the pages hold {}", told.len(), there.len());
+    let what = format!("the feed tells of {} records, the pages hold {}", acknowledged.len(), there.len());
     Err(Finding::new(Kind::OrderViolation, what))
 }
 

@@ -25,14 +25,14 @@ pub mod roles;
 pub mod search;
 
 use crate::context::{Context, Limit};
+use crate::instrumented;
 use crate::outcome::{Coverage, Finding, Outcome};
 use crate::recorder::choice::Choice;
 use crate::recorder::image::Image;
 use crate::recorder::{Event, Record, Recorder, own_mounts};
-use crate::victim;
 use device::{FileSystem, Unmade};
 use failures::Failures;
-use judge::Told;
+use judge::AcknowledgedAtCut;
 use lives::{Life, Lived};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -183,14 +183,14 @@ impl From<Finding> for Ended {
 struct Lead {
     lived: Lived,
     /// What had been told before.
-    told: Told,
+    acknowledged: AcknowledgedAtCut,
     spans: Vec<RangeInclusive<usize>>,
 }
 
 impl Lead {
-    fn new(lived: Lived, told: Told) -> Lead {
+    fn new(lived: Lived, acknowledged: AcknowledgedAtCut) -> Lead {
         let spans = vec![lived.from..=lived.record.events.len()];
-        Lead { lived, told, spans }
+        Lead { lived, acknowledged, spans }
     }
 }
 
@@ -283,7 +283,7 @@ impl<'a> Suite<'a> {
                     &lead.lived.record,
                     item.story.file_system(),
                     &item.name,
-                    &lead.told,
+                    &lead.acknowledged,
                     &bad,
                 );
                 return self.outcome.violated(bad.finding, &item.name, only);
@@ -307,7 +307,7 @@ impl<'a> Suite<'a> {
         let exhaust = if self.context.is_long() { EXHAUST.1 } else { EXHAUST.0 };
         let record = &lead.lived.record;
         let bench = search::bench(item.story.file_system());
-        let mut search = Search::new(record, &*bench, lead.told.clone(), &lead.spans, place.clone(), exhaust);
+        let mut search = Search::new(record, &*bench, lead.acknowledged.clone(), &lead.spans, place.clone(), exhaust);
         let (before, context) = (self.outcome.states, self.context);
         let mut found = None;
         while found.is_none() && search.counts.states < item.states_of_one && may_go_on(before + search.counts.states) {
@@ -335,14 +335,14 @@ impl<'a> Suite<'a> {
     /// A record of the story.
     fn lead(&mut self, item: &Item, random: &mut StdRng) -> Result<Lead, Ended> {
         let begin = |image: Option<&Image>| {
-            Life::begin(victim::own(), image)
+            Life::begin(instrumented::own(), image)
                 .map_err(|error| Ended::NotReached(format!("nothing can be mounted any more: {error}")))
         };
         Ok(match item.story {
-            Story::Fresh(live) => Lead::new(live(begin(None)?, random)?, Told::default()),
-            Story::Failing(failures) => Lead::new(failures.live(begin(None)?)?, Told::default()),
+            Story::Fresh(live) => Lead::new(live(begin(None)?, random)?, AcknowledgedAtCut::default()),
+            Story::Failing(failures) => Lead::new(failures.live(begin(None)?)?, AcknowledgedAtCut::default()),
             Story::Checkpoints => {
-                let mut lead = Lead::new(lives::checkpoints(begin(None)?, random)?, Told::default());
+                let mut lead = Lead::new(lives::checkpoints(begin(None)?, random)?, AcknowledgedAtCut::default());
                 lead.spans = between(&lead.lived.record, "K<", "K>");
                 lead
             }
@@ -357,7 +357,7 @@ impl<'a> Suite<'a> {
             Story::LivingOn { kills } => self.after_a_cut("second", kills, random)?,
             Story::Device(file_system) => {
                 let place = self.context.place(&format!("mounted-{}", self.lives));
-                Lead::new(device::live(file_system, &place)?, Told::default())
+                Lead::new(device::live(file_system, &place)?, AcknowledgedAtCut::default())
             }
             Story::LaterBatch { kills } => later_batch(self.context, &item.name, begin, kills, random)?,
         })
@@ -367,20 +367,20 @@ impl<'a> Suite<'a> {
     fn after_a_cut(&mut self, role: &str, kills: u64, random: &mut StdRng) -> Result<Lead, Ended> {
         let unmounted = |error| Ended::NotReached(format!("nothing can be mounted any more: {error}"));
         if self.base.is_none() {
-            let life = Life::begin(victim::own(), None).map_err(unmounted)?;
+            let life = Life::begin(instrumented::own(), None).map_err(unmounted)?;
             self.base = Some(lives::plain(life, random)?.record);
         }
         let base = self.base.as_ref().expect("lived just now");
-        let samples = search::samples(base, &Told::default(), 1, random)?;
+        let samples = search::samples(base, &AcknowledgedAtCut::default(), 1, random)?;
         let sample = samples.into_iter().next();
         let sample = sample.ok_or_else(|| Ended::NotReached("no state of the log in doubt was found".into()))?;
-        let life = Life::begin(victim::own(), Some(&sample.image)).map_err(unmounted)?;
+        let life = Life::begin(instrumented::own(), Some(&sample.image)).map_err(unmounted)?;
         let lived = lives::live_on(life, random, role, kills).map_err(|finding| {
             let bad = Bad { finding, cut: sample.cut, choice: sample.choice };
-            let only = replay::save(self.context, base, None, "after a cut", &Told::default(), &bad);
+            let only = replay::save(self.context, base, None, "after a cut", &AcknowledgedAtCut::default(), &bad);
             Ended::FoundAfter(bad.finding, only)
         })?;
-        Ok(Lead::new(lived, sample.told.next_life()))
+        Ok(Lead::new(lived, sample.acknowledged.next_life()))
     }
 
     /// Puts what was done into the outcome.
@@ -433,13 +433,14 @@ fn later_batch(
         return Err(Ended::NotReached("the log never took two batches before one sync".into()));
     };
     let choice = Choice::Without(earlier);
-    let (image, told) = search::state(&first, crate::recorder::SECTOR, Told::default(), cut, &choice)?;
+    let (image, acknowledged) =
+        search::state(&first, crate::recorder::SECTOR, AcknowledgedAtCut::default(), cut, &choice)?;
     let lived = lives::live_on(begin(Some(&image))?, random, "bulk", kills).map_err(|finding| {
         let bad = Bad { finding, cut, choice };
-        let only = replay::save(context, &first, None, name, &Told::default(), &bad);
+        let only = replay::save(context, &first, None, name, &AcknowledgedAtCut::default(), &bad);
         Ended::FoundAfter(bad.finding, only)
     })?;
-    Ok(Lead::new(lived, told.next_life()))
+    Ok(Lead::new(lived, acknowledged.next_life()))
 }
 
 /// Where one sync is about to make two batches durable, and the write of the first of them.

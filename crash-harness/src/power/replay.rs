@@ -1,7 +1,7 @@
 //! A state in which something did not hold, once more: real processes never leave the same record twice, so it is kept.
 
 use super::device::FileSystem;
-use super::judge::Told;
+use super::judge::AcknowledgedAtCut;
 use super::search::{self, Bad};
 use crate::context::Context;
 use crate::outcome::{Finding, Outcome};
@@ -20,7 +20,7 @@ struct Note {
     /// What the device bears, if it is one.
     file_system: Option<String>,
     /// What had been told before the record began.
-    told: Told,
+    acknowledged: AcknowledgedAtCut,
 }
 
 /// Keeps a record, and returns the command that shows one of its states again.
@@ -29,11 +29,11 @@ pub fn save(
     record: &Record,
     file_system: Option<FileSystem>,
     life: &str,
-    told: &Told,
+    acknowledged: &AcknowledgedAtCut,
     bad: &Bad,
 ) -> String {
     let file_system = file_system.map(|file_system| file_system.name().to_string());
-    let note = Note { life: life.to_string(), file_system, told: told.clone() };
+    let note = Note { life: life.to_string(), file_system, acknowledged: acknowledged.clone() };
     match keep(context, record, &note) {
         Ok(path) => context.replay(&format!("record:{}:{}:{}", path.display(), bad.cut, bad.choice)),
         Err(error) => {
@@ -79,6 +79,6 @@ pub fn again(context: &Context, outcome: &mut Outcome, saved: &str) {
 
 fn judge(context: &Context, record: &Record, note: &Note, cut: usize, choice: &Choice) -> Result<(), Finding> {
     let bench = search::bench(note.file_system.as_deref().and_then(FileSystem::named));
-    let (image, told) = search::state(record, bench.sector(), note.told.clone(), cut, choice)?;
-    search::judge(&*bench, &image, &told, &context.place_in_memory(""))
+    let (image, acknowledged) = search::state(record, bench.sector(), note.acknowledged.clone(), cut, choice)?;
+    search::judge(&*bench, &image, &acknowledged, &context.place_in_memory(""))
 }

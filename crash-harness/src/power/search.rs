@@ -1,9 +1,10 @@
 //! The search through the states of one record: where it is cut, what of the doubtful is there, and the judgement of each state.
 
 use super::device::{Devices, FileSystem};
-use super::judge::Told;
+use super::judge::AcknowledgedAtCut;
 use super::operations;
 use super::roles::PREFIX;
+use crate::instrumented;
 use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
 use crate::process::Process;
@@ -11,7 +12,6 @@ use crate::recorder::choice::Choice;
 use crate::recorder::disk::Disk;
 use crate::recorder::image::Image;
 use crate::recorder::{Event, Record};
-use crate::victim;
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,7 +34,7 @@ pub trait Bench: Sync {
     ///
     /// # Errors
     /// What does not hold.
-    fn judge(&self, image: &Image, place: &Path, told: &Path) -> Result<(), Finding>;
+    fn judge(&self, image: &Image, place: &Path, acknowledged: &Path) -> Result<(), Finding>;
 }
 
 /// The store's files lie in a directory.
@@ -45,9 +45,9 @@ impl Bench for Files {
         crate::recorder::SECTOR
     }
 
-    fn judge(&self, image: &Image, place: &Path, told: &Path) -> Result<(), Finding> {
+    fn judge(&self, image: &Image, place: &Path, acknowledged: &Path) -> Result<(), Finding> {
         image.lay_out(place).map_err(|error| Finding::new(Kind::Misbehaved, format!("laying a state out: {error}")))?;
-        let judged = recovered(place, image.file("checkpoint").is_some(), told);
+        let judged = recovered(place, image.file("checkpoint").is_some(), acknowledged);
         let _ = std::fs::remove_dir_all(place);
         judged
     }
@@ -65,10 +65,10 @@ pub fn bench(file_system: Option<FileSystem>) -> Box<dyn Bench> {
 ///
 /// # Errors
 /// What does not hold.
-pub fn recovered(path: &Path, has_store: bool, told: &Path) -> Result<(), Finding> {
-    let told = told.to_string_lossy();
-    let arguments = [&*told, if has_store { "true" } else { "false" }];
-    let mut process = Process::start(&victim::own(), &format!("{PREFIX}judge"), path, &arguments, &[]);
+pub fn recovered(path: &Path, has_store: bool, acknowledged: &Path) -> Result<(), Finding> {
+    let acknowledged = acknowledged.to_string_lossy();
+    let arguments = [&*acknowledged, if has_store { "true" } else { "false" }];
+    let mut process = Process::start(&instrumented::own(), &format!("{PREFIX}judge"), path, &arguments, &[]);
     let start = Instant::now();
     while process.is_running() {
         if start.elapsed() > HANGS {
@@ -104,11 +104,11 @@ pub struct Bad {
 }
 
 /// A state to live on from.
-pub struct Sample {
+pub struct CutSample {
     /// The files.
     pub image: Image,
     /// What had been told.
-    pub told: Told,
+    pub acknowledged: AcknowledgedAtCut,
     /// Where the record was cut.
     pub cut: usize,
     /// What of the doubtful was there.
@@ -120,7 +120,7 @@ pub struct Search<'a> {
     record: &'a Record,
     bench: &'a dyn Bench,
     /// What had been told before the record began.
-    told: Told,
+    acknowledged: AcknowledgedAtCut,
     /// Where it may be cut.
     all: Vec<usize>,
     /// The same by the operation right before, and then by the one right after. They take turns, so that what is rare, such as the sync of a
@@ -141,19 +141,19 @@ pub struct Search<'a> {
 }
 
 /// What had been told at a cut, in a file, for as long as anybody needs it.
-struct ToldFile(PathBuf);
+struct AcknowledgedFile(PathBuf);
 
-impl Drop for ToldFile {
+impl Drop for AcknowledgedFile {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-impl ToldFile {
-    fn write(told: &Told, path: PathBuf) -> Result<ToldFile, Finding> {
-        let written = std::fs::write(&path, serde_json::to_vec(told).unwrap_or_default());
+impl AcknowledgedFile {
+    fn write(acknowledged: &AcknowledgedAtCut, path: PathBuf) -> Result<AcknowledgedFile, Finding> {
+        let written = std::fs::write(&path, serde_json::to_vec(acknowledged).unwrap_or_default());
         let failed = |error| Finding::new(Kind::Misbehaved, format!("writing what was told: {error}"));
-        written.map(|()| ToldFile(path)).map_err(failed)
+        written.map(|()| AcknowledgedFile(path)).map_err(failed)
     }
 }
 
@@ -161,15 +161,15 @@ impl ToldFile {
 ///
 /// # Errors
 /// What does not hold.
-pub fn judge(bench: &dyn Bench, image: &Image, told: &Told, place: &Path) -> Result<(), Finding> {
-    let file = ToldFile::write(told, place.join("told"))?;
+pub fn judge(bench: &dyn Bench, image: &Image, acknowledged: &AcknowledgedAtCut, place: &Path) -> Result<(), Finding> {
+    let file = AcknowledgedFile::write(acknowledged, place.join("told"))?;
     bench.judge(image, &place.join("state"), &file.0)
 }
 
 /// A state on its way to be judged.
 struct Job {
     image: Image,
-    told: Arc<ToldFile>,
+    acknowledged: Arc<AcknowledgedFile>,
     cut: usize,
     choice: Choice,
 }
@@ -179,7 +179,7 @@ impl<'a> Search<'a> {
     pub fn new(
         record: &'a Record,
         bench: &'a dyn Bench,
-        told: Told,
+        acknowledged: AcknowledgedAtCut,
         spans: &[RangeInclusive<usize>],
         place: PathBuf,
         exhaust: u64,
@@ -200,7 +200,7 @@ impl<'a> Search<'a> {
         Search {
             record,
             bench,
-            told,
+            acknowledged,
             all,
             turns,
             turn: 0,
@@ -266,10 +266,10 @@ impl<'a> Search<'a> {
         may_go_on: &mut dyn FnMut() -> bool,
     ) -> Result<(), (usize, Finding)> {
         let mut disk = self.record.disk(self.bench.sector());
-        let mut told = self.told.clone();
+        let mut acknowledged = self.acknowledged.clone();
         let mut done = 0;
         for cut in cuts.iter().copied() {
-            advance(&mut disk, &mut told, self.record, done, cut).map_err(|finding| (cut, finding))?;
+            advance(&mut disk, &mut acknowledged, self.record, done, cut).map_err(|finding| (cut, finding))?;
             done = cut;
             self.counts.cuts += 1;
             *self.hits.entry(self.operations[cut - 1].clone()).or_default() += 1;
@@ -278,7 +278,7 @@ impl<'a> Search<'a> {
                 Some(all) => (0..all).map(Choice::Combination).chain(torn(random)).collect(),
                 None => choices(&disk, random),
             };
-            let file = ToldFile::write(&told, self.place.join(format!("told-{}", self.counts.cuts)));
+            let file = AcknowledgedFile::write(&acknowledged, self.place.join(format!("told-{}", self.counts.cuts)));
             let file = Arc::new(file.map_err(|finding| (cut, finding))?);
             for choice in choices {
                 if !may_go_on() {
@@ -287,7 +287,7 @@ impl<'a> Search<'a> {
                 let image = disk.image(&choice);
                 // What was told differs from cut to cut, and what is a state with it.
                 if self.seen.insert((image.fingerprint(), cut)) {
-                    let _ = give.send(Job { image, told: file.clone(), cut, choice });
+                    let _ = give.send(Job { image, acknowledged: file.clone(), cut, choice });
                 }
             }
             self.counts.exhausted += u64::from(all.is_some());
@@ -320,7 +320,7 @@ fn work(bench: &dyn Bench, take: &Mutex<Receiver<Job>>, place: &Path, judged: &A
         let job = take.lock().expect("not poisoned").recv();
         let Ok(job) = job else { return };
         let place = place.with_extension(format!("{number}"));
-        if let Err(finding) = bench.judge(&job.image, &place, &job.told.0) {
+        if let Err(finding) = bench.judge(&job.image, &place, &job.acknowledged.0) {
             found(Bad { finding, cut: job.cut, choice: job.choice });
         }
         judged.fetch_add(1, Ordering::Relaxed);
@@ -328,11 +328,17 @@ fn work(bench: &dyn Bench, take: &Mutex<Receiver<Job>>, place: &Path, judged: &A
 }
 
 /// Applies the events between two positions, and hears what was said.
-fn advance(disk: &mut Disk, told: &mut Told, record: &Record, from: usize, to: usize) -> Result<(), Finding> {
+fn advance(
+    disk: &mut Disk,
+    acknowledged: &mut AcknowledgedAtCut,
+    record: &Record,
+    from: usize,
+    to: usize,
+) -> Result<(), Finding> {
     for (at, event) in record.events.iter().enumerate().take(to).skip(from) {
         disk.apply(at, event);
         if let Event::Mark(said) = event {
-            told.hear(said)?;
+            acknowledged.hear(said)?;
         }
     }
     Ok(())
@@ -345,20 +351,25 @@ fn advance(disk: &mut Disk, told: &mut Told, record: &Record, from: usize, to: u
 pub fn state(
     record: &Record,
     sector: usize,
-    mut told: Told,
+    mut acknowledged: AcknowledgedAtCut,
     cut: usize,
     choice: &Choice,
-) -> Result<(Image, Told), Finding> {
+) -> Result<(Image, AcknowledgedAtCut), Finding> {
     let mut disk = record.disk(sector);
-    advance(&mut disk, &mut told, record, 0, cut)?;
-    Ok((disk.image(choice), told))
+    advance(&mut disk, &mut acknowledged, record, 0, cut)?;
+    Ok((disk.image(choice), acknowledged))
 }
 
 /// States of a store to live on from, at random cuts after the first quarter; in most of them something of the log is in doubt.
 ///
 /// # Errors
 /// If what was told contradicts itself.
-pub fn samples(record: &Record, told: &Told, count: usize, random: &mut StdRng) -> Result<Vec<Sample>, Finding> {
+pub fn samples(
+    record: &Record,
+    acknowledged: &AcknowledgedAtCut,
+    count: usize,
+    random: &mut StdRng,
+) -> Result<Vec<CutSample>, Finding> {
     let paths = record.paths();
     let is_log = |number: &u64| paths.get(number).is_some_and(|path| path.contains("/wal/"));
     let len = record.events.len();
@@ -370,13 +381,13 @@ pub fn samples(record: &Record, told: &Told, count: usize, random: &mut StdRng) 
         }
         let cut = random.random_range(len / 4..=len);
         let mut disk = record.disk(crate::recorder::SECTOR);
-        let mut heard = told.clone();
+        let mut heard = acknowledged.clone();
         advance(&mut disk, &mut heard, record, 0, cut)?;
         let is_wanted = disk.doubtful_files().any(|file| is_log(&file)) || random.random_range(0..6) == 0;
         let choice = Choice::Random(random.random());
         let image = disk.image(&choice);
         if is_wanted && image.file("checkpoint").is_some() {
-            found.push(Sample { image, told: heard, cut, choice });
+            found.push(CutSample { image, acknowledged: heard, cut, choice });
         }
     }
     Ok(found)

@@ -9,10 +9,10 @@
 use super::memory::Memory;
 use super::trace::{Stopped, Traced, stand_still};
 use crate::context::Context;
+use crate::instrumented;
 use crate::oracle::unsealed;
 use crate::outcome::{Finding, Kind, Outcome};
 use crate::process::{Process, signal_loggers};
-use crate::victim;
 use crate::workload::{self, misbehaved, sealed};
 use rand::Rng;
 use rustix::process::Signal;
@@ -134,7 +134,7 @@ pub(super) fn try_all(context: &Context, path: &Path, operation: &str, outcome: 
     let mut n = 0;
     others(&mut n, times)?;
     let role = format!("between {operation}");
-    let mut stepped = Traced::start(Process::start(&victim::own(), "stepped", path, &[&role], &[]))?;
+    let mut stepped = Traced::start(Process::start(&instrumented::own(), "stepped", path, &[&role], &[]))?;
     // Each operation that is tried comes after writes, which make it take another path than a repeated one.
     others(&mut n, times)?;
     // No other process may change anything while the changes of the operation itself are recorded.

@@ -94,7 +94,7 @@ pub fn prepare(path: &Path, kind: &str) -> Result<(), Finding> {
         "cell store after a dead writer" => "dead storer",
         _ => return Ok(()),
     };
-    let mut process = crate::process::Process::start(&crate::victim::own(), "stepped", path, &[dead], &[]);
+    let mut process = crate::process::Process::start(&crate::instrumented::own(), "stepped", path, &[dead], &[]);
     process.wait();
     Ok(())
 }

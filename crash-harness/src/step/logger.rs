@@ -15,7 +15,7 @@ use crate::outcome::{Finding, Kind, Outcome};
 use crate::process::{Process, kill_loggers};
 use crate::role::say;
 use crate::workload::{self, misbehaved, sealed};
-use crate::{oracle, victim};
+use crate::{instrumented, oracle};
 use std::path::Path;
 use std::time::Duration;
 use untorn::{Durability, Options, Store};
@@ -48,15 +48,15 @@ pub(super) fn host(path: &Path) -> Result<(), Finding> {
 }
 
 /// A store, and its logger, which stands still.
-struct Scene {
+struct LoggerSetup {
     store: Store,
     logger: Threads,
 }
 
-fn scene(path: &Path, (kind, threads): (&str, &[&str])) -> Result<Scene, Finding> {
+fn set_up(path: &Path, (kind, threads): (&str, &[&str])) -> Result<LoggerSetup, Finding> {
     prepare(path, kind)?;
     kill_loggers(path);
-    let mut process = Process::start(&victim::own(), "stepped", path, &["logger"], &[]);
+    let mut process = Process::start(&instrumented::own(), "stepped", path, &["logger"], &[]);
     process.wait_for("ready", 1, HANGS)?;
     let store = options().open(path).map_err(misbehaved("opening"))?;
     let keys = store.keyspace("keys").map_err(misbehaved("keyspace"))?;
@@ -67,7 +67,7 @@ fn scene(path: &Path, (kind, threads): (&str, &[&str])) -> Result<Scene, Finding
     store.sync().map_err(misbehaved("sync"))?;
     // Its threads go to sleep.
     std::thread::sleep(Duration::from_millis(20));
-    Ok(Scene { store, logger: Threads::take(process, threads)? })
+    Ok(LoggerSetup { store, logger: Threads::take(process, threads)? })
 }
 
 /// Asks the logger for something, and returns when it is done.
@@ -91,7 +91,7 @@ pub(super) fn through(
     kind: (&str, &[&str]),
     outcome: &mut Outcome,
 ) -> Result<u64, Finding> {
-    let Scene { store, mut logger } = scene(path, kind)?;
+    let LoggerSetup { store, mut logger } = set_up(path, kind)?;
     let kind = kind.0;
     let before = digest(&store)?;
     let mut memory = Memory::with_files(path)?;
@@ -161,7 +161,7 @@ fn in_order(kind: &str, before: &Digest, last: &Digest, now: &Digest, step: u64)
 
 /// Kills the logger at an instruction. Its successor does what was asked.
 pub(super) fn kill_at(path: &Path, kind: (&str, &[&str]), at: u64) -> Result<(), Finding> {
-    let Scene { store, mut logger } = scene(path, kind)?;
+    let LoggerSetup { store, mut logger } = set_up(path, kind)?;
     let kind = kind.0;
     let before = digest(&store)?;
     let asked = std::thread::scope(|scope| {

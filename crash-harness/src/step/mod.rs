@@ -23,7 +23,7 @@ use crate::context::Context;
 use crate::limits::HANGS;
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
 use crate::process::{Process, are_loggers_stopped, kill_loggers, signal_loggers};
-use crate::{oracle, victim, workload};
+use crate::{instrumented, oracle, workload};
 use kinds::{Digest, KINDS, digest};
 use memory::Memory;
 use rustix::process::Signal;
@@ -101,10 +101,10 @@ fn each<T>(
 /// Whether processes can be traced here at all.
 fn can_trace(context: &Context) -> Result<(), String> {
     let path = context.place_in_memory("probe");
-    let traced = scene(&path, KINDS[0]);
+    let traced = set_up(&path, KINDS[0]);
     let answer = match traced {
-        Ok(scene) => {
-            scene.writer.kill();
+        Ok(scenario) => {
+            scenario.writer.kill();
             Ok(())
         }
         Err(finding) if finding.what.contains(trace::UNTRACEABLE) => Err(finding.what),
@@ -122,18 +122,18 @@ fn clear(path: &Path) {
 }
 
 /// A store in the state before the update, its reader, and a writer that stands before its first instruction.
-struct Scene {
+struct WriterSetup {
     store: Store,
     writer: Traced,
 }
 
-fn scene(path: &Path, kind: &str) -> Result<Scene, Finding> {
+fn set_up(path: &Path, kind: &str) -> Result<WriterSetup, Finding> {
     kinds::prepare(path, kind)?;
     let store = workload::open(path)?;
-    let writer = Traced::start(Process::start(&victim::own(), "stepped", path, &[kind], &[]))?;
+    let writer = Traced::start(Process::start(&instrumented::own(), "stepped", path, &[kind], &[]))?;
     store.sync().map_err(workload::misbehaved("sync"))?;
     stop_loggers(path, kind)?;
-    Ok(Scene { store, writer })
+    Ok(WriterSetup { store, writer })
 }
 
 /// Stops the logger where it is in the middle of nothing: if it stood there with the writer lock, the update would never end.
@@ -163,7 +163,7 @@ fn stop_loggers(path: &Path, kind: &str) -> Result<(), Finding> {
 
 /// Steps through one update and judges every state; how many instructions it has.
 fn through(context: &Context, path: &Path, kind: &str, outcome: &mut Outcome) -> Result<u64, Finding> {
-    let Scene { store, mut writer } = scene(path, kind)?;
+    let WriterSetup { store, mut writer } = set_up(path, kind)?;
     let before = digest(&store)?;
     let mut memory = Memory::of(path)?;
     let mut changed_at = Vec::new();
@@ -320,7 +320,7 @@ fn kill_at(context: &Context, kind: &str, at: u64, outcome: &mut Outcome) {
         if recovery::KINDS.contains(&kind) {
             return recovery::kill_at(&path, kind, at);
         }
-        let Scene { store, mut writer } = scene(&path, kind)?;
+        let WriterSetup { store, mut writer } = set_up(&path, kind)?;
         let before = digest(&store)?;
         for _ in 0..at {
             if writer.step()? == Stopped::AtTheEnd {

@@ -14,7 +14,7 @@ use crate::faults::at_rest::{Files, load};
 use crate::outcome::{Finding, Kind, Outcome};
 use crate::process::{Process, crash_kernel, kill_loggers};
 use crate::workload::{self, misbehaved, sealed};
-use crate::{oracle, victim};
+use crate::{instrumented, oracle};
 use std::path::Path;
 use untorn::Durability;
 use untorn::logger::LoggerOptions;
@@ -36,7 +36,7 @@ pub(super) fn play(path: &Path) -> Result<(), Finding> {
 }
 
 /// A store that everybody has left by dying, and a process that stands before its recovery.
-struct Scene {
+struct RecoverySetup {
     /// What a recovery may find without the region, in the order in which it may come to be: what was durable, the same with all
     /// commits that were visible, and all that was visible, the cells too.
     without: Vec<Digest>,
@@ -45,7 +45,7 @@ struct Scene {
     recovering: Traced,
 }
 
-fn scene(path: &Path, kind: &str) -> Result<Scene, Finding> {
+fn set_up(path: &Path, kind: &str) -> Result<RecoverySetup, Finding> {
     prepare(path, kind)?;
     let (durable, mut visible);
     {
@@ -79,8 +79,8 @@ fn scene(path: &Path, kind: &str) -> Result<Scene, Finding> {
     let commits =
         visible.iter().filter(|entry| !is_cell(entry.0)).chain(durable.iter().filter(|entry| is_cell(entry.0)));
     let commits = commits.map(|(name, sum)| (name.clone(), *sum)).collect();
-    let recovering = Traced::start(Process::start(&victim::own(), "stepped", path, &["recovery"], &[]))?;
-    Ok(Scene { without: vec![durable, commits, visible.clone()], visible, recovering })
+    let recovering = Traced::start(Process::start(&instrumented::own(), "stepped", path, &["recovery"], &[]))?;
+    Ok(RecoverySetup { without: vec![durable, commits, visible.clone()], visible, recovering })
 }
 
 /// The files that count in a recovery: the region that is not in use yet is none of them.
@@ -92,7 +92,7 @@ fn files(path: &Path) -> Files {
 
 /// Goes through a recovery and judges every state; how many stops it has.
 pub(super) fn through(context: &Context, path: &Path, kind: &str, outcome: &mut Outcome) -> Result<u64, Finding> {
-    let Scene { without, visible, mut recovering } = scene(path, kind)?;
+    let RecoverySetup { without, visible, mut recovering } = set_up(path, kind)?;
     let (mut stops, mut changed_at, mut last, mut stage) = (0, Vec::new(), Files::new(), 0);
     // It begins to serve with the first of its other threads.
     while recovering.threads() == 1 {
@@ -133,7 +133,7 @@ pub(super) fn through(context: &Context, path: &Path, kind: &str, outcome: &mut 
 
 /// Kills the one who recovers, after `at / 1000` stops and `at % 1000` instructions. The next one recovers.
 pub(super) fn kill_at(path: &Path, kind: &str, at: u64) -> Result<(), Finding> {
-    let Scene { visible, mut recovering, .. } = scene(path, kind)?;
+    let RecoverySetup { visible, mut recovering, .. } = set_up(path, kind)?;
     for _ in 0..at / INSTRUCTIONS {
         if recovering.threads() > 1 {
             break;

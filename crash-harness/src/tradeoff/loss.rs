@@ -9,6 +9,7 @@
 use super::baseline;
 use super::load::{KEYSPACE, MEASURED, Measured, SyncTimes};
 use super::setting::{Scheme, Setting};
+use crate::instrumented;
 use crate::limits::HANGS;
 use crate::oracle::unsealed;
 use crate::outcome::{Finding, Kind};
@@ -17,7 +18,6 @@ use crate::process::{Process, kill_loggers};
 use crate::recorder::choice::Choice;
 use crate::recorder::{Record, Recorder, SECTOR};
 use crate::role::{Role, say};
-use crate::victim;
 use crate::workload::misbehaved;
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -99,7 +99,7 @@ impl Run<'_> {
             acknowledged.to_string(),
         ];
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let mut process = Process::start(&victim::own(), "load", store, &arguments, &[]);
+        let mut process = Process::start(&instrumented::own(), "load", store, &arguments, &[]);
         let patience = HANGS + Duration::from_secs_f64(self.warm_up + self.seconds);
         let measured = process.wait_for(MEASURED, 1, patience);
         if measured.is_err() {
@@ -220,15 +220,15 @@ impl Judge {
 
 /// What of the acknowledged records a cut at this instant takes, if the first so many are there.
 fn lost(acknowledged: &[Duration], instant: Duration, there: u64) -> Cut {
-    let told = acknowledged.partition_point(|time| *time <= instant);
+    let acknowledged_count = acknowledged.partition_point(|time| *time <= instant);
     // More may be there than was told.
-    let lost = (told as u64).saturating_sub(there);
+    let lost = (acknowledged_count as u64).saturating_sub(there);
     let oldest = acknowledged.get(there as usize).filter(|_| lost > 0);
     Cut { lost, at_risk: oldest.map_or(Duration::ZERO, |oldest| instant - *oldest) }
 }
 
 fn count_in_fresh_process(store: &Path, scheme: Scheme) -> Result<u64, Finding> {
-    let mut process = Process::start(&victim::own(), "count", store, &[scheme.name()], &[]);
+    let mut process = Process::start(&instrumented::own(), "count", store, &[scheme.name()], &[]);
     let counted = process.wait_for(COUNTED, 1, HANGS);
     process.wait();
     counted.map(|()| process.newest(COUNTED))

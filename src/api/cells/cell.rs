@@ -1,11 +1,11 @@
 //! A cell: a value of fixed size in shared memory, stored in place by any process and never read torn.
 
-use crate::api::cells::{Place, sampling};
+use crate::api::cells::{CellPlace, sampling};
 use crate::api::store::Store;
 use crate::files::dir;
 use crate::shared::cells::CellEntry;
 use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::cell::{CellView, Step};
+use crate::shared::protocols::cell::{CellView, WriteStep};
 use crate::shared::protocols::lock;
 use crate::{Error, LimitKind, Result, Version};
 use bytemuck::Pod;
@@ -16,9 +16,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// How often a reader looks at a version that does not move and has no value before it calls that damage.
-const LOOKS: u32 = 10_000;
+const LOAD_ATTEMPTS_MAX: u32 = 10_000;
 /// How often a writer tries for a latch before it looks whether its owner lives: some microseconds.
-const SPINS: u32 = 400;
+const LATCH_SPINS: u32 = 400;
 
 /// A cell of a store: made by [`Store::cell`] (bytes) or [`Store::cell_of`] (a plain type), cheap to clone.
 ///
@@ -46,12 +46,12 @@ impl<T: ?Sized> Clone for Cell<T> {
 
 struct Opened {
     store: Store,
-    place: Place,
+    place: CellPlace,
     name: String,
 }
 
 impl<T: ?Sized> Cell<T> {
-    pub(crate) fn new(store: Store, place: Place, name: &str) -> Cell<T> {
+    pub(crate) fn new(store: Store, place: CellPlace, name: &str) -> Cell<T> {
         Cell { opened: Arc::new(Opened { store, place, name: name.into() }), of: PhantomData }
     }
 
@@ -210,7 +210,7 @@ impl Opened {
     #[cold]
     fn load_again(&self, entry: &CellEntry, mut load: impl FnMut() -> Option<Version>) -> Result<Version> {
         let mut seen = (0, 0);
-        while seen.0 < LOOKS {
+        while seen.0 < LOAD_ATTEMPTS_MAX {
             if let Some(version) = load() {
                 return Ok(version);
             }
@@ -251,7 +251,7 @@ impl Opened {
             let version = if next >= floor { next } else { self.first_version(next, floor)? };
             Ok(view.store_as(value, version, &mut pass).expect("it goes on to the end"))
         });
-        lock::release_and_wake::<Native>(&entry.hot.latch, &entry.bell, me);
+        lock::release_and_wake::<Native>(&entry.hot.latch, &entry.event, me);
         let version = stored?;
         sampling::mark_dirty(engine);
         Ok(version)
@@ -273,7 +273,7 @@ impl Opened {
     fn wait_for_latch(&self, entry: &CellEntry) -> Result<()> {
         let engine = &self.store.client().engine;
         let (latch, me) = (&entry.hot.latch, engine.me.0);
-        for _ in 0..SPINS {
+        for _ in 0..LATCH_SPINS {
             if lock::try_acquire::<Native>(latch, me).is_ok() {
                 return Ok(());
             }
@@ -291,7 +291,7 @@ impl Opened {
         }
         let deadline = self.store.lock_timeout().and_then(|timeout| start.checked_add(timeout));
         let acquired = engine.acquire_while_clear(deadline, |alive, until| {
-            lock::acquire::<Native>(latch, &entry.bell, me, alive, until)
+            lock::acquire::<Native>(latch, &entry.event, me, alive, until)
         })?;
         acquired.map(drop).map_err(|owner| self.latch_timeout(owner.id(), start.elapsed()))
     }
@@ -321,22 +321,22 @@ impl Opened {
 
 /// Passes a step of a store, where a test may end this process.
 #[inline]
-fn pass(step: Step) -> bool {
+fn pass(step: WriteStep) -> bool {
     match step {
-        Step::Latched => {
+        WriteStep::Latched => {
             crash_point!("cell.latched");
         }
-        Step::Cleared => {
+        WriteStep::Cleared => {
             crash_point!("cell.cleared");
         }
-        Step::Filled(1) => {
+        WriteStep::Filled(1) => {
             crash_point!("cell.half_filled");
         }
-        Step::Filled(_) => {}
-        Step::Stamped => {
+        WriteStep::Filled(_) => {}
+        WriteStep::Stamped => {
             crash_point!("cell.stamped");
         }
-        Step::Moved => {
+        WriteStep::Moved => {
             crash_point!("cell.moved");
         }
     }

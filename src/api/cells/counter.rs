@@ -1,6 +1,6 @@
 //! A counter: a number in shared memory that any process adds to with one atomic instruction.
 
-use crate::api::cells::Place;
+use crate::api::cells::CellPlace;
 use crate::api::store::Store;
 use crate::shared::cells::CellEntry;
 use crate::{Error, Result};
@@ -19,12 +19,12 @@ use std::sync::atomic::Ordering;
 #[derive(Clone)]
 pub struct Counter {
     store: Store,
-    place: Place,
+    place: CellPlace,
     name: Arc<str>,
 }
 
 impl Counter {
-    pub(crate) fn new(store: Store, place: Place, name: &str) -> Counter {
+    pub(crate) fn new(store: Store, place: CellPlace, name: &str) -> Counter {
         Counter { store, place, name: name.into() }
     }
 

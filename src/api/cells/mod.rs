@@ -7,12 +7,12 @@
 //! | creating: its owner dies | then |
 //! |---|---|
 //! | entry allocated, noted as pending, filled, generation set | no record has that generation: the entry is freed |
-//! | swing done | the record is there: the entry stays |
+//! | published | the record is there: the entry stays |
 //!
 //! | dropping: its owner dies | then |
 //! |---|---|
 //! | noted as pending | the record is there: the entry stays |
-//! | swing done, generation not cleared | no record: the entry is freed |
+//! | published, generation not cleared | no record: the entry is freed |
 //!
 //! In each case by the next owner of the writer lock for cells: see [`resolve_pending`].
 //!
@@ -35,21 +35,21 @@ use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::lock;
 use crate::txn::write::Write;
 use crate::{Error, KeyspaceId, LimitKind, Result, Version, limits};
-use record::{KEYSPACE, Record};
+use record::{CellRecord, KEYSPACE};
 use std::ops::Bound;
 use std::sync::atomic::Ordering;
 
 /// How often a cell that seems to be in the middle of being dropped and created is looked for.
-const LOOKS: u32 = 100;
+const LOOKUP_ATTEMPTS_MAX: u32 = 100;
 
 /// Which cell it is, and where.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
+pub(crate) struct CellPlace {
     pub(crate) cell: CellRef,
     pub(crate) generation: u64,
 }
 
-impl Place {
+impl CellPlace {
     pub(crate) fn kind(&self) -> CellKind {
         self.cell.kind
     }
@@ -73,17 +73,17 @@ pub struct CellInfo {
 }
 
 /// The cell or counter of this name, if there is one.
-pub(crate) fn find(store: &Store, name: &str) -> Result<Option<Place>> {
+pub(crate) fn find(store: &Store, name: &str) -> Result<Option<CellPlace>> {
     let control = &store.client().engine.control;
-    for _ in 0..LOOKS {
+    for _ in 0..LOOKUP_ATTEMPTS_MAX {
         let snapshot = store.snapshot()?;
         let Some(keyspace) = snapshot.find_keyspace(KEYSPACE)? else { return Ok(None) };
         let Some(value) = snapshot.get(&keyspace, name.as_bytes())? else { return Ok(None) };
-        let record = Record::decode(name.as_bytes(), value)?;
+        let record = CellRecord::decode(name.as_bytes(), value)?;
         // Set before the record was visible. If it has changed since, the cell was dropped: the next snapshot says so.
         if control.cell_entry(record.index as usize)?.hot.generation.load(Ordering::Acquire) == record.generation {
             let cell = control.cell_ref(record.index as usize, record.kind)?;
-            return Ok(Some(Place { cell, generation: record.generation }));
+            return Ok(Some(CellPlace { cell, generation: record.generation }));
         }
         std::thread::yield_now();
     }
@@ -91,7 +91,7 @@ pub(crate) fn find(store: &Store, name: &str) -> Result<Option<Place>> {
 }
 
 /// The cell or counter of this name, created if there is none.
-pub(crate) fn open(store: &Store, name: &str, kind: CellKind) -> Result<Place> {
+pub(crate) fn open(store: &Store, name: &str, kind: CellKind) -> Result<CellPlace> {
     loop {
         match find(store, name)? {
             Some(place) if place.kind() == kind => return Ok(place),
@@ -149,7 +149,7 @@ fn create(store: &Store, name: &str, kind: CellKind) -> Result<()> {
     engine.control.begin_cell(index, generation, &first, engine.me.0)?;
     crash_point!("cell.begun");
     let version = if kind == CellKind::Counter { Version::default() } else { version };
-    let record = Record { kind, index: index as u32, generation, version, value: &zeros };
+    let record = CellRecord { kind, index: index as u32, generation, version, value: &zeros };
     write.put(keyspace, name.as_bytes(), &record.encode())?;
     txn.commit_then(|| {
         crash_point!("cell.created");
@@ -167,7 +167,7 @@ pub(crate) fn drop_cell(store: &Store, name: &str) -> Result<bool> {
     resolve_pending(engine, write)?;
     let Some(keyspace) = write.find_keyspace(KEYSPACE)? else { return Ok(false) };
     let Some(bytes) = write.get(keyspace, name.as_bytes())? else { return Ok(false) };
-    let record = Record::decode(name.as_bytes(), bytes)?;
+    let record = CellRecord::decode(name.as_bytes(), bytes)?;
     let (index, kind, sampled) = (record.index as usize, record.kind, record.version);
     if kind != CellKind::Counter {
         // For a life of the store that knows of `versions_gone` no more. What is stored until the entry is free counts
@@ -193,7 +193,7 @@ pub(crate) fn list(store: &Store) -> Result<Vec<CellInfo>> {
     let entries = snapshot.range(&keyspace, ..)?;
     let info = |entry: Result<(crate::Key, &[u8])>| {
         let (key, value) = entry?;
-        let record = Record::decode(&key, value)?;
+        let record = CellRecord::decode(&key, value)?;
         let name = String::from_utf8(key.into()).map_err(|_| damaged("a name that is not UTF-8"))?;
         let len = record.kind.value_len().map(|len| len as usize);
         Ok(CellInfo { name, len })
@@ -205,13 +205,13 @@ pub(crate) fn list(store: &Store) -> Result<Vec<CellInfo>> {
 pub(crate) fn each_record(
     write: &Write<'_>,
     keyspace: KeyspaceId,
-    mut visit: impl FnMut(&[u8], Record<'_>) -> Result<()>,
+    mut visit: impl FnMut(&[u8], CellRecord<'_>) -> Result<()>,
 ) -> Result<()> {
     let mut cursor = write.cursor(keyspace, Bound::Unbounded, Bound::Unbounded)?;
     let mut name = Vec::new();
     while let Some(at) = cursor.next(write.work())? {
         at.key.key_into(&mut name);
-        visit(&name, Record::decode(&name, at.value)?)?;
+        visit(&name, CellRecord::decode(&name, at.value)?)?;
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ const VALUE_AT: usize = 24;
 
 /// A sample, as it stands in the keyspace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Record<'v> {
+pub(crate) struct CellRecord<'v> {
     pub(crate) kind: CellKind,
     pub(crate) index: u32,
     pub(crate) generation: u64,
@@ -25,7 +25,7 @@ pub(crate) struct Record<'v> {
     pub(crate) value: &'v [u8],
 }
 
-impl<'v> Record<'v> {
+impl<'v> CellRecord<'v> {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(VALUE_AT + self.value.len());
         bytes.push(match self.kind {
@@ -42,7 +42,7 @@ impl<'v> Record<'v> {
 
     /// # Errors
     /// [`Error::Corrupt`] that names the cell.
-    pub(crate) fn decode(name: &[u8], bytes: &'v [u8]) -> Result<Record<'v>> {
+    pub(crate) fn decode(name: &[u8], bytes: &'v [u8]) -> Result<CellRecord<'v>> {
         let damaged = |what: &str| {
             let name = String::from_utf8_lossy(name);
             Error::corrupt(crate::files::dir::ARENA, 0, format!("the record of cell {name:?} {what}"))
@@ -58,7 +58,7 @@ impl<'v> Record<'v> {
         if fixed[1..4] != [0; 3] || index as usize >= limits::CELLS_MAX || number(8) == 0 {
             return Err(damaged("has fields that make no sense"));
         }
-        Ok(Record { kind, index, generation: number(8), version: Version::from_u64(number(16)), value })
+        Ok(CellRecord { kind, index, generation: number(8), version: Version::from_u64(number(16)), value })
     }
 }
 
@@ -83,7 +83,7 @@ impl<'v> Sample<'v> {
     /// # Errors
     /// [`Error::Corrupt`] if it is none.
     pub fn decode(name: &[u8], record: &'v [u8]) -> Result<Sample<'v>> {
-        let record = Record::decode(name, record)?;
+        let record = CellRecord::decode(name, record)?;
         Ok(match record.kind {
             CellKind::Cell { .. } => Sample::Cell { version: record.version, value: record.value },
             CellKind::Counter => Sample::Counter(u64::from_le_bytes(record.value.try_into().expect("checked above"))),
@@ -99,18 +99,18 @@ mod tests {
     #[test]
     fn golden_bytes_and_every_cut() {
         let version = Version::from_u64(0x0304);
-        let cell = Record { kind: CellKind::Cell { len: 3 }, index: 5, generation: 0x0102, version, value: b"abc" };
+        let cell = CellRecord { kind: CellKind::Cell { len: 3 }, index: 5, generation: 0x0102, version, value: b"abc" };
         let bytes = cell.encode();
         assert_eq!(bytes, *b"\x01\0\0\0\x05\0\0\0\x02\x01\0\0\0\0\0\0\x04\x03\0\0\0\0\0\0abc");
-        assert_eq!(Record::decode(b"n", &bytes).unwrap(), cell);
+        assert_eq!(CellRecord::decode(b"n", &bytes).unwrap(), cell);
         let count = 7u64.to_le_bytes();
         let counter =
-            Record { kind: CellKind::Counter, index: 1, generation: 9, version: Version::default(), value: &count };
+            CellRecord { kind: CellKind::Counter, index: 1, generation: 9, version: Version::default(), value: &count };
         let bytes = counter.encode();
-        assert_eq!(Record::decode(b"n", &bytes).unwrap(), counter);
+        assert_eq!(CellRecord::decode(b"n", &bytes).unwrap(), counter);
         assert_eq!(Sample::decode(b"n", &bytes).unwrap(), Sample::Counter(7));
         for cut in 0..bytes.len() {
-            assert!(matches!(Record::decode(b"n", &bytes[..cut]), Err(Error::Corrupt { .. })), "cut at {cut}");
+            assert!(matches!(CellRecord::decode(b"n", &bytes[..cut]), Err(Error::Corrupt { .. })), "cut at {cut}");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What clients ask of the sampler: to look at what they have stored, and to say when it is committed.
 
-use crate::participant::engine::{Engine, RECHECK};
+use crate::participant::engine::{Engine, LOGGER_RECHECK_INTERVAL};
 use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::{cell, waiter};
+use crate::shared::protocols::{cell, event_count};
 use crate::{Error, Result};
 use std::cell::Cell;
 use std::io;
@@ -38,7 +38,7 @@ fn glance_now_and_then(engine: &Engine) {
 /// Once in each round of sampling. Like a visible commit, it looks now and then whether a logger lives.
 #[cold]
 fn wake(engine: &Engine) {
-    waiter::ring::<Native>(&engine.control.cells().bell);
+    event_count::notify::<Native>(&engine.control.cells().event);
     engine.glance_at_logger();
 }
 
@@ -53,13 +53,13 @@ pub(crate) fn wait_round(engine: &Engine, lock_timeout: Option<Duration>) -> Res
     let head = engine.control.cells();
     let failures = head.failures.load(Ordering::SeqCst);
     let wanted = head.ask();
-    waiter::ring::<Native>(&head.bell);
+    event_count::notify::<Native>(&head.event);
     let start = Instant::now();
     let mut watch = engine.watch_logger();
-    let ended = waiter::wait_until::<Native, _, _>(
-        &head.done_bell,
+    let ended = event_count::wait_until::<Native, _, _>(
+        &head.done_event,
         None,
-        RECHECK,
+        LOGGER_RECHECK_INTERVAL,
         || {
             if head.done().is_some_and(|done| done >= wanted) {
                 return Some(Ok(()));
@@ -71,7 +71,7 @@ pub(crate) fn wait_round(engine: &Engine, lock_timeout: Option<Duration>) -> Res
         },
         || {
             watch.check(engine, start)?;
-            waiter::ring::<Native>(&head.bell);
+            event_count::notify::<Native>(&head.event);
             match lock_timeout {
                 Some(timeout) => engine.refuse_long_transaction(start.elapsed(), timeout),
                 None => Ok(()),
@@ -80,8 +80,8 @@ pub(crate) fn wait_round(engine: &Engine, lock_timeout: Option<Duration>) -> Res
     );
     match ended {
         Ok(found) => found,
-        Err(waiter::Ended::Stopped(error)) => Err(error),
-        Err(waiter::Ended::DeadlinePassed) => unreachable!("there is no deadline"),
+        Err(event_count::WaitError::Stopped(error)) => Err(error),
+        Err(event_count::WaitError::TimedOut) => unreachable!("there is no deadline"),
     }
 }
 

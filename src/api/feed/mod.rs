@@ -1,24 +1,23 @@
-//! Following the log: every committed change, in order, to whoever asks, from wherever they were.
+//! The change feed: every committed change, in order, from any transaction that the log still reaches.
 //!
 //! | file | its one job |
 //! |---|---|
-//! | `seek` | where in the log somebody reads on who knows all up to a transaction |
+//! | `locate` | the log position at which a follower resumes that has consumed every transaction up to a given one |
 //! | `reader` | records, from the ring or from the segments, whichever still has them |
-//! | `plan` | what of a transaction is delivered, found out before the first of it is |
-//! | `delivery` | the changes of one transaction, one by one |
-//! | `names` | the names of keyspaces, those that were dropped since included |
+//! | `transaction_filter` | which operations of a transaction are delivered; complete before the first one is |
+//! | `transaction_cursor` | the changes of one transaction, one by one |
+//! | `keyspace_names` | the names of keyspaces, those that were dropped since included |
 //!
-//! A follower holds nothing back and is waited for by nobody: what it has not read in time is overwritten under it.
-//! So it looks after each copy whether that was good, and a place that is gone is an error
-//! that names the oldest one left, never a gap.
+//! A follower holds nothing back, and no writer waits for it: records that it does not read in time are overwritten. So it
+//! verifies each copy after it was made. A position that is gone is an error that names the oldest one left, never a gap.
 
-mod delivery;
-mod names;
-mod plan;
+mod keyspace_names;
+pub(crate) mod locate;
 mod reader;
-pub(crate) mod seek;
+mod transaction_cursor;
+mod transaction_filter;
 
-pub(crate) use delivery::{Admission, Admit, Delivered, Delivery};
-pub(crate) use names::Names;
-pub(crate) use plan::{Filter, Plan};
-pub(crate) use reader::{Bound, Reader};
+pub(crate) use keyspace_names::KeyspaceNames;
+pub(crate) use reader::{ReadLimit, Reader};
+pub(crate) use transaction_cursor::{Admission, Admit, CursorStep, TransactionCursor};
+pub(crate) use transaction_filter::{ChangeFilter, TransactionFilter};

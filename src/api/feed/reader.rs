@@ -6,12 +6,12 @@
 //! first byte is not durable yet, or is less than a ring's length, less that much, behind the published tail. The fences in
 //! `Ring::copy_in` and `Ring::copy_out` make these looks see what the writer had seen.
 //!
-//! **The segments** hold what is durable; `untorn_wal::Follow` looks again in its own way.
+//! **The segments** hold what is durable; `untorn_wal::LogFollower` looks again in its own way.
 //!
 //! Each record then carries its position and a checksum. One from the ring that is none is read again from the
 //! segments, if it is durable; else it is damage.
 
-use crate::api::feed::seek;
+use crate::api::feed::locate;
 use crate::files::dir;
 use crate::files::log::log_error;
 use crate::participant::engine::Engine;
@@ -21,16 +21,16 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 use untorn_wal::record;
 use untorn_wal::record::{Decoded, RecordKind};
-use untorn_wal::{Follow, LogError, LogShape, Lsn, RealDisk, StoreId};
+use untorn_wal::{LogError, LogFollower, LogShape, Lsn, RealDisk, StoreId};
 
 /// Bytes copied from the ring at once.
 const COPY_BYTES: u64 = 64 << 10;
 /// How often a place that the log should hold is looked for while segments are being recycled.
-const LOOKS_MAX: u32 = 20;
+const SEGMENT_SEARCHES_MAX: u32 = 20;
 
 /// How far a follower may read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Bound {
+pub(crate) struct ReadLimit {
     /// Records of later transactions are not its business yet.
     pub(crate) txn: TxnId,
     /// A record ends here.
@@ -39,7 +39,7 @@ pub(crate) struct Bound {
 
 /// A record in a reader's buffer.
 #[derive(Clone, Debug)]
-pub(crate) struct Record {
+pub(crate) struct LogRecord {
     pub(crate) txn: TxnId,
     pub(crate) kind: RecordKind,
     payload: Range<usize>,
@@ -52,7 +52,7 @@ pub(crate) struct Reader {
     at: Lsn,
     buffer: Vec<u8>,
     used: usize,
-    follow: Option<Follow>,
+    follow: Option<LogFollower>,
     /// Below it, the ring has once shown what is no record.
     distrusted: Lsn,
 }
@@ -77,12 +77,12 @@ impl Reader {
         self.at
     }
 
-    pub(crate) fn payload(&self, record: &Record) -> &[u8] {
+    pub(crate) fn payload(&self, record: &LogRecord) -> &[u8] {
         &self.buffer[record.payload.clone()]
     }
 
     /// Goes on behind the record that [`Reader::peek`] has just returned.
-    pub(crate) fn skip(&mut self, record: &Record) {
+    pub(crate) fn skip(&mut self, record: &LogRecord) {
         self.used += record.len;
         self.at = self.at.advanced_by(record.len as u64);
     }
@@ -91,14 +91,14 @@ impl Reader {
     ///
     /// # Errors
     /// [`Error::Lagged`] if it is gone, [`Error::Corrupt`].
-    pub(crate) fn peek(&mut self, engine: &Engine, bound: Bound) -> Result<Option<Record>> {
+    pub(crate) fn peek(&mut self, engine: &Engine, bound: ReadLimit) -> Result<Option<LogRecord>> {
         loop {
             let what = match record::decode(&self.buffer[self.used..], engine.record_seed(), self.at) {
                 Decoded::Record { txn, .. } if TxnId::from_u64(txn) > bound.txn => return Ok(None),
                 Decoded::Record { txn, kind, payload, len } => {
                     let start = self.used + record::encoded_len(0);
                     let payload = start..start + payload.len();
-                    return Ok(Some(Record { txn: TxnId::from_u64(txn), kind, payload, len }));
+                    return Ok(Some(LogRecord { txn: TxnId::from_u64(txn), kind, payload, len }));
                 }
                 Decoded::Incomplete if self.end() < bound.lsn && self.buffered() <= self.record_bytes_max(engine) => {
                     self.fill(engine, bound.lsn)?;
@@ -163,12 +163,12 @@ impl Reader {
             let (disk, shape) = open_segments(engine)?;
             let follow = match &mut self.follow {
                 Some(follow) if follow.position() == from => follow,
-                other => other.insert(Follow::new(shape, from)),
+                other => other.insert(LogFollower::new(shape, from)),
             };
             match follow.read(&disk, until, &mut self.buffer) {
                 Ok(()) => return Ok(()),
                 Err(LogError::Gap { .. }) => {
-                    let (oldest, position) = seek::oldest(engine)?;
+                    let (oldest, position) = locate::oldest(engine)?;
                     looks += 1;
                     // Nobody is sent to a place from which one comes here again.
                     if position > from {
@@ -179,7 +179,7 @@ impl Reader {
                         }
                         return Err(Error::Lagged { oldest });
                     }
-                    if looks > LOOKS_MAX {
+                    if looks > SEGMENT_SEARCHES_MAX {
                         let what = format!("log position {from}: no segment holds it, though older ones are there");
                         return Err(Error::corrupt(dir::WAL, from.0, what));
                     }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Latency, LatencyByClass, Observation, Stats, limits};
-use untorn_wal::response::{Bound, Classes, Task};
+use untorn_wal::response::{Classes, ResponseBound, Task};
 
 /// The bounds hold if this does.
 const ASSUMED: &str = "no lock hold and no flush is longer than the longest so far, and no thread that may run waits longer for a processor \
@@ -60,7 +60,7 @@ struct Class {
     no_durable_bound_because: Option<&'static str>,
     /// What the bound until visible is to be compared with: the longest wait and the longest hold, not necessarily of one commit.
     visible_took_at_most_us: f64,
-    /// From the swing until its caller knew that it was durable: what comes after the bound until visible.
+    /// From the publication until its caller knew that it was durable: what comes after the bound until visible.
     acknowledged: u64,
     acknowledged_p50_us: f64,
     acknowledged_p99_us: f64,
@@ -103,39 +103,40 @@ fn report(before: &Stats, after: &Stats, took: Duration, callers: Option<u64>) -
         flush_ns: now.flush.max().as_nanos() as u64,
         wake_ns: after.deadlines.wake_estimate_ns,
     };
-    let class = |of: fn(&LatencyByClass) -> &Latency, told: &Latency, callers: u64, rate: f64, bound: Option<Bound>| {
-        let (hold, wait) = (of(&now.lock_hold), of(&now.lock_wait));
-        let is_seen = hold.count() > 0;
-        let bound = bound.filter(|_| is_seen);
-        let is_flushed_at_once = after.deadlines.policy_flushes_at_once;
-        let bounded = |part: fn(&Bound) -> u64| bound.map(|bound| part(&bound) as f64 / 1e3);
-        Class {
-            commits: hold.count(),
-            commits_per_second: rate,
-            callers,
-            lock_hold_p999_us: us(hold.percentile(99.9)),
-            lock_hold_longest_us: us(hold.max()),
-            lock_wait_longest_us: us(wait.max()),
-            utilisation: rate * hold.max().as_secs_f64(),
-            blocked_at_most_us: bounded(|bound| bound.blocking_ns),
-            visible_within_us: bounded(|bound| bound.visible_ns),
-            durable_within_us: bounded(|bound| bound.durable_ns).filter(|_| is_flushed_at_once),
-            no_bound_because: match (is_seen, bound) {
-                (false, _) => Some("there have been no commits of this class"),
-                (true, None) => {
-                    Some("by their longest holds, commits ask for more of the lock than there is, or all but that")
-                }
-                (true, Some(_)) => None,
-            },
-            no_durable_bound_because: (!is_flushed_at_once)
-                .then_some("the flush policy lets commits wait for an interval, or for others"),
-            visible_took_at_most_us: us(wait.max() + hold.max()),
-            acknowledged: told.count(),
-            acknowledged_p50_us: us(told.percentile(50.0)),
-            acknowledged_p99_us: us(told.percentile(99.0)),
-            acknowledged_longest_us: us(told.max()),
-        }
-    };
+    let class =
+        |of: fn(&LatencyByClass) -> &Latency, told: &Latency, callers: u64, rate: f64, bound: Option<ResponseBound>| {
+            let (hold, wait) = (of(&now.lock_hold), of(&now.lock_wait));
+            let is_seen = hold.count() > 0;
+            let bound = bound.filter(|_| is_seen);
+            let is_flushed_at_once = after.deadlines.policy_flushes_at_once;
+            let bounded = |part: fn(&ResponseBound) -> u64| bound.map(|bound| part(&bound) as f64 / 1e3);
+            Class {
+                commits: hold.count(),
+                commits_per_second: rate,
+                callers,
+                lock_hold_p999_us: us(hold.percentile(99.9)),
+                lock_hold_longest_us: us(hold.max()),
+                lock_wait_longest_us: us(wait.max()),
+                utilisation: rate * hold.max().as_secs_f64(),
+                blocked_at_most_us: bounded(|bound| bound.blocking_ns),
+                visible_within_us: bounded(|bound| bound.visible_ns),
+                durable_within_us: bounded(|bound| bound.durable_ns).filter(|_| is_flushed_at_once),
+                no_bound_because: match (is_seen, bound) {
+                    (false, _) => Some("there have been no commits of this class"),
+                    (true, None) => {
+                        Some("by their longest holds, commits ask for more of the lock than there is, or all but that")
+                    }
+                    (true, Some(_)) => None,
+                },
+                no_durable_bound_because: (!is_flushed_at_once)
+                    .then_some("the flush policy lets commits wait for an interval, or for others"),
+                visible_took_at_most_us: us(wait.max() + hold.max()),
+                acknowledged: told.count(),
+                acknowledged_p50_us: us(told.percentile(50.0)),
+                acknowledged_p99_us: us(told.percentile(99.0)),
+                acknowledged_longest_us: us(told.max()),
+            }
+        };
     let deadlines = &after.deadlines;
     Report {
         assumed: ASSUMED,

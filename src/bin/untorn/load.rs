@@ -56,7 +56,7 @@ fn read_all(input: &mut impl BufRead, loader: &mut Loader<'_>, format: Format) -
             return Err(bad_line(number, &format!("longer than {LINE_BYTES_MAX} bytes")));
         }
         let (key, value) = line::parse(&text, format).map_err(|what| bad_line(number, &what))?;
-        loader.add(Record { line: number, key, value })?;
+        loader.add(InputRecord { line: number, key, value })?;
     }
     Ok(())
 }
@@ -69,7 +69,7 @@ fn at_line(number: u64, what: &str) -> String {
     format!("line {number}: {what}; exactly the lines before it are loaded")
 }
 
-struct Record {
+struct InputRecord {
     line: u64,
     key: Vec<u8>,
     value: Vec<u8>,
@@ -79,13 +79,13 @@ struct Record {
 struct Loader<'a> {
     store: &'a dyn StoreWrite,
     keyspace: &'a str,
-    batch: Vec<Record>,
+    batch: Vec<InputRecord>,
     batch_bytes: usize,
     loaded: u64,
 }
 
 impl Loader<'_> {
-    fn add(&mut self, record: Record) -> Outcome {
+    fn add(&mut self, record: InputRecord) -> Outcome {
         self.batch_bytes += record.key.len() + record.value.len();
         self.batch.push(record);
         if self.batch.len() >= BATCH_RECORDS_MAX || self.batch_bytes >= BATCH_BYTES_MAX {
@@ -105,7 +105,7 @@ impl Loader<'_> {
     }
 
     /// One transaction, visible on return.
-    fn commit_records(&mut self, records: &[Record]) -> untorn::Result<()> {
+    fn commit_records(&mut self, records: &[InputRecord]) -> untorn::Result<()> {
         if records.is_empty() {
             return Ok(());
         }
@@ -121,7 +121,7 @@ impl Loader<'_> {
 }
 
 /// The first record that a batch was refused for.
-fn refused(records: &[Record], error: &Error) -> Option<usize> {
+fn refused(records: &[InputRecord], error: &Error) -> Option<usize> {
     let Error::Limit { what, found, .. } = error else { return None };
     match what {
         LimitKind::KeyLength => records.iter().position(|record| record.key.len() as u64 == *found),

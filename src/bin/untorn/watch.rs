@@ -15,7 +15,7 @@ use std::time::Duration;
 use untorn::{Change, ChangeKind, Feed, TxnId};
 
 /// How often it looks whether it is to end.
-const LOOK: Duration = Duration::from_millis(200);
+const WATCH_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -42,7 +42,7 @@ pub(crate) fn run(options: &WatchOptions, format: Format) -> Outcome {
     end_on_signals()?;
     let mut out = Output::new(format);
     while !INTERRUPTED.load(Ordering::Relaxed) {
-        let Some(change) = changes.try_next(LOOK)? else {
+        let Some(change) = changes.try_next(WATCH_POLL_INTERVAL)? else {
             if is_output_closed() {
                 return Err(Failure::OutputClosed);
             }

@@ -71,7 +71,7 @@ proptest! {
 /// An empty tree has no entries at either end.
 #[test]
 fn of_an_empty_tree() {
-    let pages = Memory::new(4096);
+    let pages = TestPages::new(4096);
     let mut cursor = RangeCursor::new(PageId::NONE, Bound::Included(b"a"), Bound::Unbounded);
     assert!(cursor.next(&pages).unwrap().is_none() && cursor.next_back(&pages).unwrap().is_none());
 }

@@ -43,7 +43,7 @@ fn exercise(pair: &Pair) {
     for (n, key) in pair.map.keys().enumerate().step_by(5) {
         let version = edited.pages.txn_id();
         let done = if n % 2 == 0 {
-            edit::put(&mut edited.pages, &mut edited.root, key, version, Value::Inline(&[1; 120]))
+            edit::put(&mut edited.pages, &mut edited.root, key, version, StoredValue::Inline(&[1; 120]))
         } else {
             edit::delete(&mut edited.pages, &mut edited.root, key)
         };

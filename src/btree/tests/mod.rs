@@ -12,10 +12,10 @@ use crate::btree::point_cursor::PointCursor;
 use crate::btree::position::EntryAt;
 use crate::btree::{edit, range, search};
 use crate::files::page::{PageRead, PageWrite};
-use crate::files::page::{Value, write_run};
+use crate::files::page::{StoredValue, write_extent};
 use crate::ids::PageId;
 use crate::limits::key_len_max;
-use crate::pages::memory::Memory;
+use crate::pages::memory::TestPages;
 use crate::{Result, TxnId};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -26,22 +26,22 @@ pub(crate) type Map = BTreeMap<Vec<u8>, (TxnId, Vec<u8>)>;
 /// A tree in memory and what it must contain.
 #[derive(Clone)]
 pub(crate) struct Pair {
-    pub(crate) pages: Memory,
+    pub(crate) pages: TestPages,
     pub(crate) root: PageId,
     pub(crate) map: Map,
 }
 
 impl Pair {
     pub(crate) fn new(page_size: usize) -> Pair {
-        Pair { pages: Memory::new(page_size), root: PageId::NONE, map: Map::new() }
+        Pair { pages: TestPages::new(page_size), root: PageId::NONE, map: Map::new() }
     }
 
     pub(crate) fn put(&mut self, key: &[u8], value: &[u8]) {
         let version = self.pages.txn_id();
-        let stored = if edit::needs_run(self.pages.page_size(), key.len(), value.len()) {
-            write_run(&mut self.pages, value).unwrap()
+        let stored = if edit::needs_extent(self.pages.page_size(), key.len(), value.len()) {
+            write_extent(&mut self.pages, value).unwrap()
         } else {
-            Value::Inline(value)
+            StoredValue::Inline(value)
         };
         let replaced = edit::put(&mut self.pages, &mut self.root, key, version, stored).unwrap();
         let before = self.map.insert(key.to_vec(), (version, value.to_vec()));
@@ -64,7 +64,7 @@ impl Pair {
     pub(crate) fn verify(&self) -> TreeReport {
         let mut reachable = BTreeMap::new();
         let report = check_tree(&self.pages, self.root, &mut |seen| {
-            assert!(reachable.insert(seen.page, (seen.pages, seen.birth)).is_none(), "{seen:?} is reached twice");
+            assert!(reachable.insert(seen.page, (seen.pages, seen.created_txn)).is_none(), "{seen:?} is reached twice");
             Ok(())
         });
         let report = report.unwrap();
@@ -80,7 +80,7 @@ pub(crate) fn owned(entry: EntryAt<'_>) -> (Vec<u8>, Vec<u8>) {
 }
 
 /// The tree has exactly the map's entries, by iteration and by lookup.
-pub(crate) fn assert_holds(pages: &Memory, root: PageId, map: &Map) {
+pub(crate) fn assert_holds(pages: &TestPages, root: PageId, map: &Map) {
     let mut cursor = RangeCursor::new(root, Bound::Unbounded, Bound::Unbounded);
     for (key, (version, value)) in map {
         let entry = cursor.next(pages).unwrap().map(owned);
@@ -123,7 +123,7 @@ pub(crate) fn values() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// All of a range, as a test wants it.
-pub(crate) fn collect(pages: &Memory, mut cursor: RangeCursor) -> Result<Vec<Vec<u8>>> {
+pub(crate) fn collect(pages: &TestPages, mut cursor: RangeCursor) -> Result<Vec<Vec<u8>>> {
     let mut keys = Vec::new();
     while let Some(entry) = cursor.next(pages)? {
         keys.push(entry.key.to_vec());

@@ -209,8 +209,8 @@ fn too_long_is_an_error() {
     let version = pair.pages.txn_id();
     let (pages, root) = (&mut pair.pages, &mut pair.root);
     let key = vec![0; 1025];
-    let error = edit::put(pages, root, &key, version, Value::Inline(b"")).unwrap_err();
+    let error = edit::put(pages, root, &key, version, StoredValue::Inline(b"")).unwrap_err();
     assert!(matches!(error, crate::Error::Limit { found: 1025, limit: 1024, .. }), "{error}");
-    assert!(edit::put(pages, root, b"k", version, Value::Inline(&[0; 2000])).is_err());
+    assert!(edit::put(pages, root, b"k", version, StoredValue::Inline(&[0; 2000])).is_err());
     pair.verify();
 }

@@ -29,12 +29,12 @@ fn remove(pair: &mut Pair, start: u32, end: Option<u32>) -> Vec<TxnId> {
     let before = pair.pages.bytes.clone();
     let own = pair.pages.txn_id();
     pair.delete_range(&key(start), end.map(key).as_deref());
-    for freed in pair.pages.freed.iter().filter(|freed| freed.freed_by == own) {
+    for freed in pair.pages.freed.iter().filter(|freed| freed.freed_txn == own) {
         let bytes = freed.page.0 as usize * 4096..(freed.page.0 + freed.pages) as usize * 4096;
         assert!(pair.pages.bytes[bytes.clone()] == before[bytes], "{freed:?} was written");
     }
     pair.verify();
-    pair.pages.live.values().map(|(_, birth)| *birth).filter(|birth| *birth == own).collect()
+    pair.pages.live.values().map(|(_, created_txn)| *created_txn).filter(|created_txn| *created_txn == own).collect()
 }
 
 #[test]
@@ -146,16 +146,16 @@ fn damage_inside_the_range_is_an_error() {
     }
 }
 
-/// Two entries that refer to one run would have it freed twice.
+/// Two entries that refer to one extent would have it freed twice.
 #[test]
-fn a_run_that_is_found_twice_is_an_error() {
+fn an_extent_that_is_found_twice_is_an_error() {
     let mut pair = Pair::new(4096);
     pair.put(b"a", &[1; 9_000]);
     pair.put(b"b", &[2; 9_000]);
     pair.pages.next_txn();
     let reference = |index: usize| match Node::open(&pair.pages, pair.root).unwrap().entry(index).unwrap().1 {
-        Value::Run { page, pages, len } => Value::encode_run(page, pages, len),
-        Value::Inline(_) => panic!("a value in its leaf"),
+        StoredValue::Extent { page, pages, len } => StoredValue::encode_extent(page, pages, len),
+        StoredValue::Inline(_) => panic!("a value in its leaf"),
     };
     let (first, second) = (reference(0), reference(1));
     let leaf = pair.root.0 as usize * 4096;

@@ -4,7 +4,7 @@
 //!
 //! Users' reads go through a read-only mapping. Only the commit path, recovery and the checkpoint map
 //! it writable, at another address. A plain reference is handed out only to bytes that are immutable
-//! while it lives: pages reachable from a pinned commit (readers), or born in a transaction that only
+//! while it lives: pages reachable from a pinned commit (readers), or created in a transaction that only
 //! its owner knows (writers). The first 8 bytes of each page, the checksum word, are outside every
 //! reference, since the checkpoint writes them at any time.
 #![allow(unsafe_code)]
@@ -13,7 +13,7 @@ use crate::files::descriptor::{FileId, file_id};
 use crate::files::dir;
 use crate::files::geometry::Geometry;
 use crate::files::page::PageRead;
-use crate::files::page::{CHECKSUM_LEN, HEADER_LEN, Header, PageKind};
+use crate::files::page::{CHECKSUM_LEN, HEADER_LEN, PageHeader, PageKind};
 use crate::shared::memory::mapping;
 use crate::shared::memory::mapping::{MAPPING_ALIGN, MapOptions};
 use crate::shared::memory::spans::Spans;
@@ -235,13 +235,13 @@ impl Arena {
         Pages { arena: self, high_water, near: high_water.min(self.near) }
     }
 
-    /// The checksum of a page or run over `len` bytes of its body.
+    /// The checksum of a page or extent over `len` bytes of its body.
     fn sum(body: &[u8]) -> u64 {
         // The upper half tells "never summed" (zero) from a sum that happens to be zero.
         u64::from(crc32fast::hash(body)) | 1 << 63
     }
 
-    /// Sums a page or run and stores the sum in its checksum word.
+    /// Sums a page or extent and stores the sum in its checksum word.
     pub(crate) fn store_checksum(&self, body: &[u8], id: PageId) -> Result<()> {
         // Relaxed: whoever relies on it (recovery, verify) comes after a sync of the file.
         self.words(id, 0, 1)?[0].store(Self::sum(body), Ordering::Relaxed);
@@ -253,7 +253,7 @@ impl Arena {
         Ok(self.words(id, 0, 1)?[0].load(Ordering::Relaxed))
     }
 
-    /// Holds a page or run, born at or before the newest checkpoint, against its checksum.
+    /// Verifies the checksum of a page or extent that was created at or before the newest checkpoint.
     pub(crate) fn verify_checksum(&self, body: &[u8], id: PageId) -> Result<()> {
         let found = self.checksum_word(id)?;
         let expected = Self::sum(body);
@@ -265,7 +265,7 @@ impl Arena {
         Ok(())
     }
 
-    /// Makes dirty again what the checksum word of a page or run does not, whatever an earlier failed sync left: all
+    /// Makes dirty again what the checksum word of a page or extent does not, whatever an earlier failed sync left: all
     /// but the first of the kernel's own pages, which may be smaller than ours. The kernel writes them the bytes that they
     /// hold, so that no reader sees a store.
     pub(crate) fn redirty_interior(&self, file: &File, id: PageId, body: &[u8]) -> Result<()> {
@@ -333,7 +333,7 @@ impl<'a> Pages<'a> {
         Ok(())
     }
 
-    /// As [`PageRead::run`], for as long as the arena is mapped.
+    /// As [`PageRead::extent`], for as long as the arena is mapped.
     #[inline]
     pub(crate) fn body_of(&self, id: PageId, pages: u32) -> Result<&'a [u8]> {
         let end = u64::from(id.0) + u64::from(pages);
@@ -354,8 +354,8 @@ impl<'a> Pages<'a> {
     }
 
     /// The header of a page, which must be of this kind.
-    pub(crate) fn expect(&self, id: PageId, kind: PageKind) -> Result<Header> {
-        Header::expect(self.header_of(id)?, kind, id, self.arena.page_size)
+    pub(crate) fn expect(&self, id: PageId, kind: PageKind) -> Result<PageHeader> {
+        PageHeader::expect(self.header_of(id)?, kind, id, self.arena.page_size)
     }
 
     #[inline]
@@ -375,10 +375,10 @@ impl<'a> Pages<'a> {
         unsafe { self.arena.header(id) }
     }
 
-    /// The birth of a page.
-    pub(crate) fn birth(&self, id: PageId) -> Result<TxnId> {
-        match Header::read(self.header_of(id)?) {
-            Some(header) => Ok(header.birth),
+    /// Returns the transaction that created a page.
+    pub(crate) fn created_txn(&self, id: PageId) -> Result<TxnId> {
+        match PageHeader::read(self.header_of(id)?) {
+            Some(header) => Ok(header.created_txn),
             None => Err(self.arena.damaged(id, "unknown kind of page")),
         }
     }
@@ -396,7 +396,7 @@ impl PageRead for Pages<'_> {
     }
 
     #[inline]
-    fn run(&self, id: PageId, pages: u32) -> Result<&[u8]> {
+    fn extent(&self, id: PageId, pages: u32) -> Result<&[u8]> {
         self.body_of(id, pages)
     }
 

@@ -132,13 +132,13 @@ pub(crate) fn without_forks<T>(section: impl FnOnce() -> T) -> Result<T> {
         return Err(Error::io("registering a fork handler")(std::io::Error::from_raw_os_error(code)));
     }
     /// Opens the gate when the section is left, by a panic too.
-    struct Open;
-    impl Drop for Open {
+    struct ReopenedForks;
+    impl Drop for ReopenedForks {
         fn drop(&mut self) {
             open_gate();
         }
     }
     close_gate();
-    let _open = Open;
+    let _open = ReopenedForks;
     Ok(section())
 }

@@ -28,14 +28,15 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 const ENTRIES: usize = 2048;
 
 /// Empty if `next` is 0; else the descriptor is one less.
-struct Entry {
+struct ListedDescriptor {
     next: AtomicI32,
     device: AtomicU64,
     inode: AtomicU64,
 }
 
-static LIST: [Entry; ENTRIES] =
-    [const { Entry { next: AtomicI32::new(0), device: AtomicU64::new(0), inode: AtomicU64::new(0) } }; ENTRIES];
+static LIST: [ListedDescriptor; ENTRIES] =
+    [const { ListedDescriptor { next: AtomicI32::new(0), device: AtomicU64::new(0), inode: AtomicU64::new(0) } };
+        ENTRIES];
 
 /// Closes, in a child, the copies of its parent's descriptors. Calls only what may be called between `fork()` and whatever
 /// the child does next.
@@ -100,7 +101,7 @@ impl Private {
 
     fn list(fd: OwnedFd, mark: Option<u64>, fork: ForkGuard) -> io::Result<Private> {
         let id = file_id(&fd)?;
-        let is_taken = |entry: &Entry| {
+        let is_taken = |entry: &ListedDescriptor| {
             let next = fd.as_raw_fd() + 1;
             entry.next.compare_exchange(0, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         };

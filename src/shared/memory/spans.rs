@@ -25,9 +25,9 @@ use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
 /// Spans of the length of the first.
-const EVEN: u64 = 8;
+const EQUAL_SPANS: u64 = 8;
 /// Spans of each longer length; the next length is double.
-const OF_A_LENGTH: u64 = EVEN / 2;
+const SPANS_PER_LENGTH: u64 = EQUAL_SPANS / 2;
 /// The shortest unit of bridges, each of which is two units long.
 const BRIDGE_UNIT: u64 = MAPPING_ALIGN;
 
@@ -179,21 +179,21 @@ impl Spans {
 
 /// The number of the span with the byte that is `units` lengths of the first from the file's beginning.
 fn number_of(units: u64) -> usize {
-    if units < EVEN {
+    if units < EQUAL_SPANS {
         return units as usize;
     }
-    let doubled = u64::from(units.ilog2() - EVEN.ilog2()) + 1;
-    (OF_A_LENGTH * doubled + (units >> doubled)) as usize
+    let doubled = u64::from(units.ilog2() - EQUAL_SPANS.ilog2()) + 1;
+    (SPANS_PER_LENGTH * doubled + (units >> doubled)) as usize
 }
 
 /// Where a span begins, in lengths of the first. The inverse of [`number_of`].
 fn start_of(number: usize) -> u64 {
     let number = number as u64;
-    if number < EVEN {
+    if number < EQUAL_SPANS {
         return number;
     }
-    let doubled = number / OF_A_LENGTH - 1;
-    (number - OF_A_LENGTH * doubled) << doubled
+    let doubled = number / SPANS_PER_LENGTH - 1;
+    (number - SPANS_PER_LENGTH * doubled) << doubled
 }
 
 #[cfg(test)]
@@ -239,13 +239,13 @@ mod tests {
                 assert_eq!(number_of(units), number, "{units}");
             }
             // Less than a quarter of what lies before.
-            assert!(number < EVEN as usize || (end - start) * 4 <= start, "{number}");
+            assert!(number < EQUAL_SPANS as usize || (end - start) * 4 <= start, "{number}");
         }
         assert_eq!(
             (0..200).map(start_of).take(14).collect::<Vec<_>>(),
             [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20]
         );
-        assert_eq!(number_of(u64::MAX) + 1, number_of(u64::MAX >> 1) + 1 + OF_A_LENGTH as usize);
+        assert_eq!(number_of(u64::MAX) + 1, number_of(u64::MAX >> 1) + 1 + SPANS_PER_LENGTH as usize);
     }
 
     /// Ranges in each span, and across borders of every kind, are contiguous, and stay where they are.

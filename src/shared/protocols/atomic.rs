@@ -1,6 +1,6 @@
 //! The façade of atomics: the processor's, or those of a model checker.
 //!
-//! The protocols of this folder (`lock`, `pins`, `slots`, `ring`, `waiter`) are written once, generic over a
+//! The protocols of this folder (`lock`, `pins`, `slots`, `ring`, `event_count`) are written once, generic over a
 //! [`Model`]. The product runs them with [`Native`]; the tests named `tests/loom_*.rs` run the very same code with
 //! loom's atomics, which try every interleaving and every value that the memory model lets a load return.
 

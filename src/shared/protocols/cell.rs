@@ -57,7 +57,7 @@ impl<M: Model, const C: usize> Default for CellWords<M, C> {
 
 /// Where a writer has come to; asked before each goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Step {
+pub enum WriteStep {
     /// It holds the latch.
     Latched,
     /// The stamp is cleared, nothing of the payload written.
@@ -131,7 +131,7 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
     /// Makes `value` the newest, as the next version, at least `floor`. The caller holds the latch.
     ///
     /// `goes_on` is asked at each step; when it says no, the writer ends there, as if it were killed.
-    pub fn store(&self, value: &[u8], floor: Version, mut goes_on: impl FnMut(Step) -> bool) -> Option<Version> {
+    pub fn store(&self, value: &[u8], floor: Version, mut goes_on: impl FnMut(WriteStep) -> bool) -> Option<Version> {
         let next = self.next();
         let version = if next >= floor { next } else { Self::reach(next, floor)? };
         self.store_as(value, version, &mut goes_on)
@@ -157,10 +157,15 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
 
     /// As [`CellView::store`], with this version: of a value that comes from elsewhere.
     #[inline]
-    pub fn store_as(&self, value: &[u8], version: Version, goes_on: &mut impl FnMut(Step) -> bool) -> Option<Version> {
+    pub fn store_as(
+        &self,
+        value: &[u8],
+        version: Version,
+        goes_on: &mut impl FnMut(WriteStep) -> bool,
+    ) -> Option<Version> {
         let (stamp, payload) = self.copy(version);
         let mut pass = |step| goes_on(step).then_some(());
-        pass(Step::Latched)?;
+        pass(WriteStep::Latched)?;
         // What a weak memory model may make of this function without its fences and releases; it says so in this order, since
         // a processor that keeps stores in order shows nothing else.
         let comes_early = planted_bug!("seqlock-without-fence");
@@ -170,24 +175,24 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
         } else {
             stamp.store(0, Ordering::Relaxed);
         }
-        pass(Step::Cleared)?;
+        pass(WriteStep::Cleared)?;
         // Pairs with the fence in `read`.
         M::fence(Ordering::Release);
         let (whole, rest) = value.as_chunks::<8>();
         for (index, (bytes, word)) in whole.iter().zip(payload).enumerate() {
             word.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
-            pass(Step::Filled(index + 1))?;
+            pass(WriteStep::Filled(index + 1))?;
         }
         if let (false, Some(word)) = (rest.is_empty(), payload.last()) {
             let mut bytes = [0; 8];
             bytes[..rest.len()].copy_from_slice(rest);
             word.store(u64::from_le_bytes(bytes), Ordering::Relaxed);
-            pass(Step::Filled(payload.len()))?;
+            pass(WriteStep::Filled(payload.len()))?;
         }
         stamp.store(version.as_u64(), Ordering::Release);
-        pass(Step::Stamped)?;
+        pass(WriteStep::Stamped)?;
         self.words.version.store_fenced(version.as_u64());
-        pass(Step::Moved)?;
+        pass(WriteStep::Moved)?;
         Some(version)
     }
 }

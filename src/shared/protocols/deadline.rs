@@ -3,18 +3,18 @@
 //!
 //! The word holds an *urgency*, the complement of the deadline: 0 is none, larger is earlier. So a fresh region says that
 //! nobody waits, the earliest of two deadlines is a maximum, and the flush thread can wish to be woken *from* an urgency on, as from
-//! any watermark ([`crate::shared::protocols::waiter::doze`]).
+//! any watermark ([`crate::shared::protocols::event_count::wait_from`]).
 //!
-//! A writer announces its deadline before its swing and again after it. The logger takes the word (leaving 0) before it looks
+//! A writer announces its deadline before its publication and again after it. The logger takes the word (leaving 0) before it looks
 //! how far the log is published. So whatever the order, a commit that the flush does not cover has its deadline in the word
-//! afterwards: the logger's look came before the swing then, and the second announcement comes after that. The first one
+//! afterwards: the logger's look came before the publication then, and the second announcement comes after that. The first one
 //! is there so that nobody ever sees a commit without its deadline, and flushes it early for want of one.
 //!
 //! | what happens | then |
 //! |---|---|
-//! | a flush covers a commit between its swing and its second announcement | a deadline without a commit: nobody's while nothing waits; else it makes one flush of what there is come early |
-//! | a writer dies before its swing | the same |
-//! | a writer dies after its swing, before it announces again | its deadline may be gone; nobody waits for that commit, and the logger gives it a deadline of its own |
+//! | a flush covers a commit between its publication and its second announcement | a deadline without a commit: nobody's while nothing waits; else it makes one flush of what there is come early |
+//! | a writer dies before its publication | the same |
+//! | a writer dies after its publication, before it announces again | its deadline may be gone; nobody waits for that commit, and the logger gives it a deadline of its own |
 //! | a flush fails that has taken the word | it announces again what it took |
 //! | the logger dies, having taken the word | its successor begins by flushing everything |
 //!
@@ -52,7 +52,7 @@ pub fn peek<M: Model>(word: &M::U64) -> u64 {
 #[inline]
 pub fn take<M: Model>(word: &M::U64) -> u64 {
     let taken = word.swap(0, Ordering::SeqCst);
-    // Pairs with the fences of the swing and of `announce`.
+    // Pairs with the fences of the publication and of `announce`.
     M::fence(Ordering::SeqCst);
     taken
 }

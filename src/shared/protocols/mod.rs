@@ -6,7 +6,7 @@
 //! - [`pins`]: what readers hold; [`occupancy`]: where they are
 //! - [`slots`]: which commit is the newest
 //! - [`ring`]: the bytes of the log
-//! - [`waiter`]: sleeping until something moves
+//! - [`event_count`]: sleeping until something moves
 //! - [`deadline`]: by when the log is to be flushed
 //! - [`cell`]: values updated in place
 //! - [`histogram`]: how long things take
@@ -14,6 +14,7 @@
 pub mod atomic;
 pub mod cell;
 pub mod deadline;
+pub mod event_count;
 pub(crate) mod futex;
 pub mod histogram;
 pub mod lock;
@@ -21,4 +22,3 @@ pub mod occupancy;
 pub mod pins;
 pub mod ring;
 pub mod slots;
-pub mod waiter;

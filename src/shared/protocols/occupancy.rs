@@ -55,7 +55,7 @@ pub struct Occupancy<M: Model, const SUMMARIES: usize, const AREAS: usize, const
 }
 
 /// Where a slot's bit and flag are.
-struct Place {
+struct BitPosition {
     area: usize,
     word: usize,
     bit: u64,
@@ -73,10 +73,10 @@ impl<M: Model, const SUMMARIES: usize, const AREAS: usize, const WORDS: usize> D
 impl<M: Model, const SUMMARIES: usize, const AREAS: usize, const WORDS: usize> Occupancy<M, SUMMARIES, AREAS, WORDS> {
     const FITS: () = assert!(SUMMARIES * FLAGS >= AREAS);
 
-    fn place(index: usize) -> Place {
+    fn place(index: usize) -> BitPosition {
         let () = Self::FITS;
         let word = index / SLOTS;
-        Place { area: word / WORDS, word: word % WORDS, bit: 1 << (index % SLOTS) }
+        BitPosition { area: word / WORDS, word: word % WORDS, bit: 1 << (index % SLOTS) }
     }
 
     fn summary(&self, area: usize) -> (&M::U64, u64) {
@@ -85,7 +85,7 @@ impl<M: Model, const SUMMARIES: usize, const AREAS: usize, const WORDS: usize> O
 
     /// Has every later scan look at the slot. Called by its owner before it pins.
     pub fn enter(&self, index: usize) {
-        let Place { area, word, bit } = Self::place(index);
+        let BitPosition { area, word, bit } = Self::place(index);
         let (summary, flag) = self.summary(area);
         self.areas[area][word].fetch_or(bit, Ordering::SeqCst);
         // In this order: see E2 and E3 above.
@@ -95,7 +95,7 @@ impl<M: Model, const SUMMARIES: usize, const AREAS: usize, const WORDS: usize> O
 
     /// Ends what [`Occupancy::enter`] began. Called by the slot's owner, which has unpinned.
     pub fn leave(&self, index: usize) {
-        let Place { area, word, bit } = Self::place(index);
+        let BitPosition { area, word, bit } = Self::place(index);
         if self.areas[area][word].fetch_and(!bit, Ordering::AcqRel) & !bit == 0 {
             self.tidy(area);
         }

@@ -264,7 +264,7 @@ pub fn scan<'a, M: Model, const S: usize, const A: usize, const W: usize>(
     mut protect: impl FnMut(TxnId),
 ) -> TxnId {
     let horizon = TxnId::from_u64(committed.load(Ordering::Acquire));
-    // The owner's own swing was fenced, but the lock may have come from an owner that died between swing and fence.
+    // The owner's own publication was fenced, but the lock may have come from an owner that died between publication and fence.
     M::fence(Ordering::SeqCst);
     logger.pinned().for_each(&mut protect);
     // Pairs with the fence in a durable reader's pin: whoever pinned what the logger has just let go is seen. The

@@ -2,10 +2,10 @@
 //! `(p - base) % capacity`, where `base` is the position at which the log began to use the ring. So the ring
 //! may grow until its first lap ends, and no position moves.
 //!
-//! Whoever owns the writer lock copies records in beyond the published tail; the swing of `committed` (or the store of
+//! Whoever owns the writer lock copies records in beyond the published tail; the publication of `committed` (or the store of
 //! `stream_tail`) publishes them, and the logger and followers copy them out. The words are relaxed atomics, because a
 //! follower may still copy what is being overwritten: it must look afterwards whether its position was still valid.
-//! How much room there is, and who waits for whom ([`crate::shared::protocols::waiter`]), is not decided here.
+//! How much room there is, and who waits for whom ([`crate::shared::protocols::event_count`]), is not decided here.
 
 use crate::shared::protocols::atomic::{Model, Word64};
 use std::sync::atomic::Ordering;

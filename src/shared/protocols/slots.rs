@@ -1,7 +1,7 @@
 //! Commit slots: the few words that describe one committed state, and the one store that makes it current.
 //!
 //! Slots stand in a ring, indexed by the transaction's sequence number. The owner of the writer lock fills the next
-//! one, then stores the transaction's id into `committed`: the pointer swing. A reader copies the slot of a
+//! one, then stores the transaction's id into `committed`: the publication. A reader copies the slot of a
 //! transaction that was committed, fences, and accepts the copy only if `committed` has not come within two of
 //! lapping it, since then a writer may be filling it anew. All words are atomic, as the copy may race with that.
 //!
@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 
 /// How many sequence numbers short of a whole lap a reader no longer trusts a slot. One would do: the slot of s is
 /// filled anew only after s + count − 1 is committed.
-const MARGIN: u64 = 2;
+const REUSE_MARGIN: u64 = 2;
 
 /// `N` words describing one committed state; word 0 is the transaction's id.
 #[repr(C)]
@@ -67,7 +67,7 @@ impl<'a, M: Model, const N: usize> Slots<'a, M, N> {
     /// The ring in this memory. The number of slots is part of the layout, and at least 3.
     pub fn new(slots: &'a [CommitSlot<M, N>]) -> Self {
         const { assert!(N >= 1, "a slot begins with the transaction's id") };
-        assert!(slots.len() as u64 > MARGIN, "too few commit slots for anybody to read one");
+        assert!(slots.len() as u64 > REUSE_MARGIN, "too few commit slots for anybody to read one");
         Slots { slots }
     }
 
@@ -75,7 +75,7 @@ impl<'a, M: Model, const N: usize> Slots<'a, M, N> {
         &self.slots[(txn.sequence() % self.slots.len() as u64) as usize]
     }
 
-    /// Describes the next transaction, `words[0]`. By the owner of the writer lock, before [`swing`]; until then
+    /// Describes the next transaction, `words[0]`. By the owner of the writer lock, before [`publish`]; until then
     /// nothing has happened.
     pub fn write(&self, words: &[u64; N]) {
         self.slot(TxnId::from_u64(words[0])).fill(words);
@@ -87,14 +87,14 @@ impl<'a, M: Model, const N: usize> Slots<'a, M, N> {
         let words = self.slot(wanted).copy();
         let now = TxnId::from_u64(committed.load(Ordering::Relaxed));
         let passed = now.sequence().wrapping_sub(wanted.sequence());
-        (words[0] == wanted.as_u64() && passed < self.slots.len() as u64 - MARGIN).then_some(words)
+        (words[0] == wanted.as_u64() && passed < self.slots.len() as u64 - REUSE_MARGIN).then_some(words)
     }
 }
 
-/// The pointer swing: makes `txn`, whose slot is written, the current state. The one store of a commit.
+/// The publication (the publication): makes `txn`, whose slot is written, the current state. The one store of a commit.
 ///
-/// It is fenced, so that [`ring`](crate::shared::protocols::waiter::ring) may follow without a fence of its own.
+/// It is fenced, so that [`ring`](crate::shared::protocols::event_count::notify) may follow without a fence of its own.
 #[inline]
-pub fn swing<M: Model>(committed: &M::U64, txn: TxnId) {
+pub fn publish<M: Model>(committed: &M::U64, txn: TxnId) {
     committed.store_fenced(txn.as_u64());
 }

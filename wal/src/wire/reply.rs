@@ -7,17 +7,17 @@ use bincode::{BorrowDecode, Encode};
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 pub enum Reply<'a> {
     /// 0: it could not be done.
-    Failed(Failure<'a>),
+    Failed(ErrorReply<'a>),
     /// 1: it is done, and there is nothing more to say.
     Done,
     /// 2: the value of a key, if it is there.
-    Value(Option<Found<'a>>),
+    Value(Option<FoundValue<'a>>),
     /// 3: the values of the keys, in their order.
     Values {
         /// The transaction that this is a view of.
         txn: u64,
         /// For each key what was found.
-        values: List<Option<Found<'a>>>,
+        values: List<Option<FoundValue<'a>>>,
     },
     /// 4: the transaction is as durable as was asked for.
     Committed {
@@ -72,7 +72,7 @@ pub enum Reply<'a> {
 
 /// A value that was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
-pub struct Found<'a> {
+pub struct FoundValue<'a> {
     /// The transaction that wrote it.
     pub version: u64,
     /// The value.
@@ -121,7 +121,7 @@ pub struct ChangeItem<'a> {
 
 /// Why something could not be done; `untorn::Error` has the same variants and says what they mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
-pub enum Failure<'a> {
+pub enum ErrorReply<'a> {
     /// 0
     LockTimeout {
         /// How long the server waited for the writer lock, in milliseconds.

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 use untorn_wal::{
-    Log, LogError, LogShape, Lsn, Pool, RecordKind, Result, Retention, Scan, Stated, StoreId, Survey, record,
+    Log, LogError, LogScan, LogShape, LogState, Lsn, RecordKind, Result, Retention, SegmentCatalog, SegmentPool,
+    StoreId, record,
     testing::{Rng, SimDisk},
 };
 
@@ -55,40 +56,40 @@ pub(crate) fn new_log(disk: &SimDisk, spares: usize) -> Log<SimDisk> {
 }
 
 pub(crate) fn new_log_of(disk: &SimDisk, shape: &LogShape, spares: usize) -> Log<SimDisk> {
-    let survey = Survey::take(disk, shape).unwrap();
-    let pool = Pool::open(Arc::new(disk.clone()), &survey, Lsn::ZERO, Retention::NOTHING).unwrap();
+    let segment_catalog = SegmentCatalog::read(disk, shape).unwrap();
+    let pool = SegmentPool::open(Arc::new(disk.clone()), &segment_catalog, Lsn::ZERO, Retention::NOTHING).unwrap();
     for _ in 0..=spares {
         pool.add_spare().unwrap();
     }
     let mut log = Log::new(pool);
-    log.start_segment(&Stated::default(), 0, &mut |_, _| unreachable!("nothing is to be copied")).unwrap();
+    log.start_segment(&LogState::default(), 0, &mut |_, _| unreachable!("nothing is to be copied")).unwrap();
     log
 }
 
-pub(crate) fn open_pool(disk: &SimDisk, from: Lsn) -> Result<Arc<Pool<SimDisk>>> {
-    Pool::open(Arc::new(disk.clone()), &Survey::take(disk, &shape())?, from, Retention::NOTHING)
+pub(crate) fn open_pool(disk: &SimDisk, from: Lsn) -> Result<Arc<SegmentPool<SimDisk>>> {
+    SegmentPool::open(Arc::new(disk.clone()), &SegmentCatalog::read(disk, &shape())?, from, Retention::NOTHING)
 }
 
 /// Appends and syncs everything of the stream that is not written, and starts segments as they fill.
-/// `stated.durable` moves along.
-pub(crate) fn flush(log: &mut Log<SimDisk>, stream: &Stream, stated: &mut Stated) -> Result<()> {
+/// `log_state.durable` moves along.
+pub(crate) fn flush(log: &mut Log<SimDisk>, stream: &Stream, log_state: &mut LogState) -> Result<()> {
     let from = log.written().ok_or(LogError::NeedsSegment)?;
-    let mut appended = log.append(from, stream.left_after(from), stated, &mut stream.fill())?;
-    stated.durable = log.sync()?;
+    let mut appended = log.append(from, stream.left_after(from), log_state, &mut stream.fill())?;
+    log_state.durable = log.sync()?;
     while appended.full {
-        stated.durable = log.start_segment(stated, stream.left_after(stated.durable), &mut stream.fill())?;
-        appended.full = stated.durable < stream.end();
+        log_state.durable = log.start_segment(log_state, stream.left_after(log_state.durable), &mut stream.fill())?;
+        appended.full = log_state.durable < stream.end();
     }
     Ok(())
 }
 
 /// Everything that a scan from `from` on yields, and the newest that is stated.
-pub(crate) fn read_all(disk: &SimDisk, from: Lsn) -> Result<(Vec<u8>, Stated)> {
+pub(crate) fn read_all(disk: &SimDisk, from: Lsn) -> Result<(Vec<u8>, LogState)> {
     read_all_of(disk, &shape(), from)
 }
 
-pub(crate) fn read_all_of(disk: &SimDisk, shape: &LogShape, from: Lsn) -> Result<(Vec<u8>, Stated)> {
-    let mut scan = Scan::open(disk, shape, from)?;
+pub(crate) fn read_all_of(disk: &SimDisk, shape: &LogShape, from: Lsn) -> Result<(Vec<u8>, LogState)> {
+    let mut scan = LogScan::open(disk, shape, from)?;
     let mut bytes = Vec::new();
     while let Some((lsn, chunk)) = scan.next_chunk()? {
         assert_eq!(lsn.bytes_since(from), bytes.len() as u64, "chunks follow each other");
@@ -96,15 +97,15 @@ pub(crate) fn read_all_of(disk: &SimDisk, shape: &LogShape, from: Lsn) -> Result
         bytes.extend_from_slice(chunk);
     }
     assert_eq!(scan.end().bytes_since(from), bytes.len() as u64);
-    Ok((bytes, scan.max_stated()))
+    Ok((bytes, scan.newest_log_state()))
 }
 
 /// A scan must give what the stream holds from `from` on, at least up to `durable`.
-pub(crate) fn check(disk: &SimDisk, stream: &Stream, from: Lsn, durable: Lsn, note: &str) -> (Lsn, Stated) {
-    let (bytes, stated) = read_all(disk, from).unwrap_or_else(|e| panic!("{note}: {e}"));
+pub(crate) fn check(disk: &SimDisk, stream: &Stream, from: Lsn, durable: Lsn, note: &str) -> (Lsn, LogState) {
+    let (bytes, log_state) = read_all(disk, from).unwrap_or_else(|e| panic!("{note}: {e}"));
     let end = from.advanced_by(bytes.len() as u64);
     assert!(end >= durable, "{note}: the log ends at {end}, {durable} was durable");
     assert!(end <= stream.end(), "{note}: the log ends at {end}, nothing was written beyond {}", stream.end());
     assert!(bytes == stream.bytes[from.0 as usize..end.0 as usize], "{note}: wrong bytes");
-    (end, stated)
+    (end, log_state)
 }

@@ -3,7 +3,7 @@
 //! In a snapshot that holds whole transactions only, all of this is exact, whatever the writers are doing.
 
 use super::WRITERS;
-use super::record::{Record, Totals};
+use super::record::{FileRecord, Totals};
 use untorn::{Keyspace, Snapshot, TxnId};
 
 /// The findings in one snapshot.
@@ -47,7 +47,7 @@ pub(crate) fn take(snapshot: &Snapshot, files: &Keyspace, totals: &Keyspace) -> 
         census.records += 1;
         hasher.update(&key);
         hasher.update(value);
-        match Record::decode(&key, value) {
+        match FileRecord::decode(&key, value) {
             Ok(record) if (record.slot as usize) < WRITERS => {
                 let slot = record.slot as usize;
                 found[slot].add(&record, value);

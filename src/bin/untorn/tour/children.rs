@@ -50,12 +50,12 @@ pub(crate) struct ReaderLog {
 }
 
 /// Something that takes in events.
-pub(crate) trait Log: Default + Send + 'static {
+pub(crate) trait ProcessLog: Default + Send + 'static {
     fn take(&mut self, event: Event);
     fn fail(&mut self, what: String);
 }
 
-impl Log for WriterLog {
+impl ProcessLog for WriterLog {
     fn take(&mut self, event: Event) {
         match event {
             Event::Committed { commit, passes, done, asked, locked } => {
@@ -82,7 +82,7 @@ impl Log for WriterLog {
     }
 }
 
-impl Log for ReaderLog {
+impl ProcessLog for ReaderLog {
     fn take(&mut self, event: Event) {
         match event {
             Event::Checked { snapshots, records } => (self.snapshots, self.records) = (snapshots, records),
@@ -99,32 +99,32 @@ impl Log for ReaderLog {
 }
 
 /// A log that a listening thread fills.
-pub(crate) type Shared<L> = Arc<Mutex<L>>;
+pub(crate) type ChildOutput<L> = Arc<Mutex<L>>;
 
 /// The log as it is now. A listener that panicked has still left whole entries.
-pub(crate) fn look<L>(log: &Shared<L>) -> MutexGuard<'_, L> {
+pub(crate) fn look<L>(log: &ChildOutput<L>) -> MutexGuard<'_, L> {
     log.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A running child.
-pub(crate) struct Process {
+pub(crate) struct TourProcess {
     child: Child,
     input: Option<ChildStdin>,
     listener: Option<JoinHandle<()>>,
 }
 
-impl Process {
+impl TourProcess {
     /// Starts a writer for a share of the files.
     pub(crate) fn writer(
         store: &Path,
         directory: &Path,
         slot: usize,
         names: &[&[u8]],
-        log: &Shared<WriterLog>,
-    ) -> Outcome<Process> {
+        log: &ChildOutput<WriterLog>,
+    ) -> Outcome<TourProcess> {
         let mut command = child_command(store)?;
         command.arg("writer").arg(slot.to_string()).arg(directory);
-        let mut process = Process::start(command, log)?;
+        let mut process = TourProcess::start(command, log)?;
         if let Some(input) = &mut process.input {
             writer::write_list(input, names.iter().copied())
                 .map_err(Failure::system("handing a writer its list of files"))?;
@@ -133,13 +133,13 @@ impl Process {
     }
 
     /// Starts a reader.
-    pub(crate) fn reader(store: &Path, log: &Shared<ReaderLog>) -> Outcome<Process> {
+    pub(crate) fn reader(store: &Path, log: &ChildOutput<ReaderLog>) -> Outcome<TourProcess> {
         let mut command = child_command(store)?;
         command.arg("reader");
-        Process::start(command, log)
+        TourProcess::start(command, log)
     }
 
-    fn start<L: Log>(mut command: Command, log: &Shared<L>) -> Outcome<Process> {
+    fn start<L: ProcessLog>(mut command: Command, log: &ChildOutput<L>) -> Outcome<TourProcess> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().map_err(Failure::system("starting a process of the tour"))?;
         let input = child.stdin.take();
@@ -154,7 +154,7 @@ impl Process {
                 }
             })
         });
-        Ok(Process { child, input, listener })
+        Ok(TourProcess { child, input, listener })
     }
 
     /// Sends a writer a command.
@@ -191,7 +191,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for TourProcess {
     fn drop(&mut self) {
         self.kill();
         self.reap();

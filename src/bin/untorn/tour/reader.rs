@@ -14,11 +14,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 use untorn::{Keyspace, Snapshot, Store};
 
-const TELL_EVERY: Duration = Duration::from_millis(20);
+const REPORT_INTERVAL: Duration = Duration::from_millis(20);
 /// How long the old snapshot is kept pinned before it is read again.
-const PIN_FOR: Duration = Duration::from_millis(400);
+const PIN_TIME: Duration = Duration::from_millis(400);
 /// Leaves some of a small machine to the writers.
-const PAUSE: Duration = Duration::from_millis(1);
+const READ_PAUSE: Duration = Duration::from_millis(1);
 
 pub(crate) fn run(path: &Path) -> Outcome {
     let result = Reader::open(path).and_then(|mut reader| {
@@ -81,17 +81,17 @@ impl Reader {
         self.durable = Some(durable);
         self.visible = Some(visible);
         self.check_pinned()?;
-        if self.told.elapsed() >= TELL_EVERY {
+        if self.told.elapsed() >= REPORT_INTERVAL {
             self.told = Instant::now();
             tell(Event::Checked { snapshots: self.snapshots, records: self.records })?;
         }
-        thread::sleep(PAUSE);
+        thread::sleep(READ_PAUSE);
         Ok(())
     }
 
     /// An old snapshot must still read as it did, however much was overwritten since.
     fn check_pinned(&mut self) -> Outcome {
-        if self.pinned.as_ref().is_none_or(|(since, ..)| since.elapsed() < PIN_FOR) {
+        if self.pinned.as_ref().is_none_or(|(since, ..)| since.elapsed() < PIN_TIME) {
             return Ok(());
         }
         if let Some((since, snapshot, fingerprint)) = self.pinned.take() {

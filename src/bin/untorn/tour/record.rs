@@ -13,7 +13,7 @@ pub(crate) const TOTALS: &str = "totals";
 
 /// What is known of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Record {
+pub(crate) struct FileRecord {
     /// Which writer's it is.
     pub(crate) slot: u32,
     /// The commit of that writer, counted from 1, that wrote it.
@@ -60,28 +60,28 @@ const CHECKSUM_DIGITS: usize = 8;
 /// Instead of the checksum of a content that could not be read.
 const UNREADABLE: &str = "unreadable";
 
-impl Record {
+impl FileRecord {
     /// `CHECKSUM writer N commit N size N mtime N content CRC KEY`: one line that a person can read, too.
     pub(crate) fn encode(&self, key: &[u8]) -> Vec<u8> {
-        let Record { slot, commit, size, mtime_ns, content_crc } = self;
+        let FileRecord { slot, commit, size, mtime_ns, content_crc } = self;
         let content = content_crc.map_or(UNREADABLE.to_owned(), |crc| format!("{crc:08x}"));
         let fields = format!(" writer {slot} commit {commit} size {size} mtime {mtime_ns} content {content} ");
         seal([fields.as_bytes(), key].concat())
     }
 
     /// The record under a key, if it is whole and belongs there.
-    pub(crate) fn decode(key: &[u8], bytes: &[u8]) -> Result<Record, Torn> {
+    pub(crate) fn decode(key: &[u8], bytes: &[u8]) -> Result<FileRecord, Torn> {
         let shown = || String::from_utf8_lossy(key).into_owned();
         let Some(body) = unseal(bytes) else {
             return Err(Torn(format!("the record of {:?}, {} bytes, fails its checksum", shown(), bytes.len())));
         };
         body.strip_suffix(key)
             .and_then(|fields| std::str::from_utf8(fields).ok())
-            .and_then(Record::parse)
+            .and_then(FileRecord::parse)
             .ok_or_else(|| Torn(format!("under {:?} lies {:?}", shown(), String::from_utf8_lossy(body))))
     }
 
-    fn parse(fields: &str) -> Option<Record> {
+    fn parse(fields: &str) -> Option<FileRecord> {
         let rest = fields.strip_prefix(" writer ")?;
         let (slot, rest) = rest.split_once(" commit ")?;
         let (commit, rest) = rest.split_once(" size ")?;
@@ -93,7 +93,7 @@ impl Record {
             UNREADABLE => None,
             digits => Some(u32::from_str_radix(digits, 16).ok()?),
         };
-        Some(Record {
+        Some(FileRecord {
             slot: slot.parse().ok()?,
             commit: commit.parse().ok()?,
             size: size.parse().ok()?,
@@ -148,14 +148,14 @@ impl Totals {
     }
 
     /// Counts a record in.
-    pub(crate) fn add(&mut self, record: &Record, bytes: &[u8]) {
+    pub(crate) fn add(&mut self, record: &FileRecord, bytes: &[u8]) {
         self.records += 1;
         self.bytes = self.bytes.wrapping_add(record.size);
         self.checksums = self.checksums.wrapping_add(checksum(bytes));
     }
 
     /// Counts a record out that is about to be replaced.
-    pub(crate) fn subtract(&mut self, record: &Record, bytes: &[u8]) {
+    pub(crate) fn subtract(&mut self, record: &FileRecord, bytes: &[u8]) {
         self.records = self.records.wrapping_sub(1);
         self.bytes = self.bytes.wrapping_sub(record.size);
         self.checksums = self.checksums.wrapping_sub(checksum(bytes));
@@ -196,25 +196,25 @@ mod tests {
 
     #[test]
     fn damage_is_seen() {
-        let record = Record { slot: 3, commit: 7, size: 1 << 40, mtime_ns: -5, content_crc: Some(0xdead_beef) };
+        let record = FileRecord { slot: 3, commit: 7, size: 1 << 40, mtime_ns: -5, content_crc: Some(0xdead_beef) };
         let whole = record.encode(b"src/lib.rs");
-        assert_eq!(Record::decode(b"src/lib.rs", &whole).unwrap(), record);
+        assert_eq!(FileRecord::decode(b"src/lib.rs", &whole).unwrap(), record);
         for other in ["src/lib.rx", "lib.rs", "", "xsrc/lib.rs"] {
-            assert!(Record::decode(other.as_bytes(), &whole).is_err(), "{other}");
+            assert!(FileRecord::decode(other.as_bytes(), &whole).is_err(), "{other}");
         }
         for bit in 0..whole.len() * 8 {
             let mut torn = whole.clone();
             torn[bit / 8] ^= 1 << (bit % 8);
-            assert!(Record::decode(b"src/lib.rs", &torn).is_err());
+            assert!(FileRecord::decode(b"src/lib.rs", &torn).is_err());
         }
         for length in 0..whole.len() {
-            assert!(Record::decode(b"src/lib.rs", &whole[..length]).is_err());
+            assert!(FileRecord::decode(b"src/lib.rs", &whole[..length]).is_err());
         }
     }
 
     #[test]
     fn totals_keep_count() {
-        let record = Record { slot: 0, commit: 1, size: 9, mtime_ns: 0, content_crc: None };
+        let record = FileRecord { slot: 0, commit: 1, size: 9, mtime_ns: 0, content_crc: None };
         let bytes = record.encode(b"a");
         let start = Totals { commits: 1, passes: 2, done: 3, files: 4, records: 5, bytes: 6, checksums: 7 };
         let mut totals = start;

@@ -19,9 +19,9 @@ const KILLED_SLOT: usize = 1;
 const STOPPED_SLOT: usize = 2;
 const STOPPED_FOR: Duration = Duration::from_millis(300);
 /// Time for the others to pile up behind the one that holds the lock.
-const HELD_FOR: Duration = Duration::from_millis(20);
+const COMMAND_DELAY: Duration = Duration::from_millis(20);
 /// Undisturbed time between two faults.
-const INTERVAL: Duration = Duration::from_millis(500);
+const STAGE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Plays it all.
 pub(crate) fn play(source: &Source, path: &Path) -> Outcome<Report> {
@@ -42,19 +42,19 @@ fn play_on(stage: &mut Stage<'_>, started: Instant) -> Outcome<Report> {
     let quarter = stage.source.names.len().div_ceil(4);
     let bar = stage.bar.clone();
     wait_for_files(stage, quarter, |fraction| bar.set_position((fraction * 25.0) as u64))?;
-    stage.let_run(INTERVAL)?;
+    stage.let_run(STAGE_INTERVAL)?;
 
     let mut faults = vec![kill_writer(stage)?];
     stage.bar.set_position(40);
-    stage.let_run(INTERVAL)?;
+    stage.let_run(STAGE_INTERVAL)?;
 
     faults.push(stop_writer(stage)?);
     stage.bar.set_position(55);
-    stage.let_run(INTERVAL)?;
+    stage.let_run(STAGE_INTERVAL)?;
 
     faults.push(kill_logger(stage)?);
     stage.bar.set_position(70);
-    stage.let_run(INTERVAL)?;
+    stage.let_run(STAGE_INTERVAL)?;
 
     stage.bar.set_message("indexing the rest");
     let bar = stage.bar.clone();
@@ -112,7 +112,7 @@ fn others(slot: usize) -> Vec<usize> {
 fn kill_writer(stage: &mut Stage<'_>) -> Outcome<Fault> {
     stage.bar.set_message("killing a writer in the middle of a transaction");
     let held = stage.hold_writer(KILLED_SLOT)?;
-    thread::sleep(HELD_FOR);
+    thread::sleep(COMMAND_DELAY);
     let killed = event::now();
     stage.writers[KILLED_SLOT].kill();
     stage.writers[KILLED_SLOT].reap();

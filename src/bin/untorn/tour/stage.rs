@@ -2,7 +2,7 @@
 //! and do the others go on?
 
 use super::census::{self, Census};
-use super::children::{Process, ReaderLog, Shared, WriterLog, look};
+use super::children::{ChildOutput, ReaderLog, TourProcess, WriterLog, look};
 use super::event::Nanoseconds;
 use super::record::{FILES, TOTALS};
 use super::source::Source;
@@ -15,17 +15,17 @@ use std::time::{Duration, Instant};
 use untorn::{Keyspace, Stats, Store};
 
 /// Nothing that the tour waits for takes nearly as long.
-const PATIENCE: Duration = Duration::from_secs(30);
+const STAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Everything a step acts on.
 pub(crate) struct Stage<'a> {
     pub(crate) path: &'a Path,
     pub(crate) source: &'a Source,
     pub(crate) bar: indicatif::ProgressBar,
-    pub(crate) writers: Vec<Process>,
-    pub(crate) writer_logs: [Shared<WriterLog>; WRITERS],
-    pub(crate) readers: Vec<Process>,
-    pub(crate) reader_logs: [Shared<ReaderLog>; READERS],
+    pub(crate) writers: Vec<TourProcess>,
+    pub(crate) writer_logs: [ChildOutput<WriterLog>; WRITERS],
+    pub(crate) readers: Vec<TourProcess>,
+    pub(crate) reader_logs: [ChildOutput<ReaderLog>; READERS],
     pub(crate) violations: Vec<String>,
     pub(crate) torn_reads: u64,
     pub(crate) snapshots: u64,
@@ -58,9 +58,9 @@ impl<'a> Stage<'a> {
             source,
             bar,
             writers: Vec::new(),
-            writer_logs: array::from_fn(|_| Shared::default()),
+            writer_logs: array::from_fn(|_| ChildOutput::default()),
             readers: Vec::new(),
-            reader_logs: array::from_fn(|_| Shared::default()),
+            reader_logs: array::from_fn(|_| ChildOutput::default()),
             violations: Vec::new(),
             torn_reads: 0,
             snapshots: 0,
@@ -73,15 +73,15 @@ impl<'a> Stage<'a> {
             stage.writers.push(writer);
         }
         for log in &stage.reader_logs {
-            stage.readers.push(Process::reader(path, log)?);
+            stage.readers.push(TourProcess::reader(path, log)?);
         }
         Ok(stage)
     }
 
     /// Starts the first or the next writer of a share.
-    pub(crate) fn start_writer(&self, slot: usize) -> Outcome<Process> {
+    pub(crate) fn start_writer(&self, slot: usize) -> Outcome<TourProcess> {
         let names = self.share(slot);
-        Process::writer(self.path, &self.source.directory, slot, &names, &self.writer_logs[slot])
+        TourProcess::writer(self.path, &self.source.directory, slot, &names, &self.writer_logs[slot])
     }
 
     /// Dealt like cards, so that each share is spread over the whole tree.
@@ -121,8 +121,8 @@ impl<'a> Stage<'a> {
     pub(crate) fn wait_for(&mut self, what: &str, mut is_true: impl FnMut(&Stage<'_>) -> bool) -> Outcome<bool> {
         let since = Instant::now();
         while !is_true(self) {
-            if since.elapsed() > PATIENCE {
-                self.violate(format!("waited {PATIENCE:?} in vain for {what}"));
+            if since.elapsed() > STAGE_TIMEOUT {
+                self.violate(format!("waited {STAGE_TIMEOUT:?} in vain for {what}"));
                 return Ok(false);
             }
             self.check_cast()?;
@@ -252,7 +252,7 @@ impl<'a> Stage<'a> {
     pub(crate) fn hold_writer(&mut self, slot: usize) -> Outcome<Nanoseconds> {
         look(&self.writer_logs[slot]).holding = None;
         self.writers[slot].command(super::writer::COMMAND_HOLD)?;
-        let log = Shared::clone(&self.writer_logs[slot]);
+        let log = ChildOutput::clone(&self.writer_logs[slot]);
         self.wait_for("a writer to get the writer lock", |_| look(&log).holding.is_some())?;
         let since = look(&log).holding;
         since.ok_or_else(|| Failure::CheckFailed(format!("writer {slot} never got the writer lock")))

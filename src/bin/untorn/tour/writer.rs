@@ -6,7 +6,7 @@
 
 use super::event::{self, Event, Nanoseconds};
 use super::open;
-use super::record::{FILES, Record, TOTALS, Torn, Totals};
+use super::record::{FILES, FileRecord, TOTALS, Torn, Totals};
 use crate::outcome::{Failure, Outcome};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -134,7 +134,7 @@ impl<'a> Writer<'a> {
         let locked = event::now();
         for (name, record) in &batch {
             if let Some(old) = txn.get(&self.files, name)? {
-                let decoded = Record::decode(name, old).map_err(torn_failure)?;
+                let decoded = FileRecord::decode(name, old).map_err(torn_failure)?;
                 next.subtract(&decoded, old);
             }
             let bytes = record.encode(name);
@@ -176,15 +176,15 @@ impl<'a> Writer<'a> {
     }
 
     /// The next few files, looked at afresh.
-    fn read_batch(&self, commit: u64) -> Vec<(&[u8], Record)> {
+    fn read_batch(&self, commit: u64) -> Vec<(&[u8], FileRecord)> {
         let count = (self.names.len() / COMMITS_PER_PASS_MIN).clamp(1, FILES_PER_COMMIT_MAX);
         let names = self.names.iter().skip(self.place.done as usize).take(count);
         names.map(|name| (&name[..], self.examine(name, commit))).collect()
     }
 
-    fn examine(&self, name: &[u8], commit: u64) -> Record {
+    fn examine(&self, name: &[u8], commit: u64) -> FileRecord {
         let path = self.directory.join(OsStr::from_bytes(name));
-        let mut record = Record { slot: self.slot as u32, commit, size: 0, mtime_ns: 0, content_crc: None };
+        let mut record = FileRecord { slot: self.slot as u32, commit, size: 0, mtime_ns: 0, content_crc: None };
         // A file that has gone or may not be read is indexed as such.
         record.content_crc = File::open(&path)
             .and_then(|mut file| {

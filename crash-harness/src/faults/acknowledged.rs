@@ -1,0 +1,32 @@
+//! What writers were told, as an argument of the process that is to hold the store against it.
+
+use crate::oracle::Acknowledged;
+
+/// `name=visible,durable,cell;…`, in words that [`parse`] understands.
+pub(super) fn write(acknowledged: &[(String, Acknowledged)]) -> String {
+    let one = |(name, acknowledged): &(String, Acknowledged)| {
+        format!("{name}={},{},{}", acknowledged.visible, acknowledged.durable, acknowledged.cell)
+    };
+    acknowledged.iter().map(one).collect::<Vec<_>>().join(";")
+}
+
+/// What [`write`] made.
+pub(super) fn parse(words: &str) -> Vec<(String, Acknowledged)> {
+    let one = |word: &str| {
+        let (name, numbers) = word.split_once('=')?;
+        let mut numbers = numbers.split(',').map(|number| number.parse().unwrap_or(0));
+        let (visible, durable, cell) = (numbers.next()?, numbers.next()?, numbers.next()?);
+        Some((name.to_string(), Acknowledged { visible, durable, cell, is_messenger: false }))
+    };
+    words.split(';').filter_map(one).collect()
+}
+
+/// What a process has said so far.
+pub(super) fn by(lines: &[String]) -> Acknowledged {
+    let newest = |what: &str| {
+        let number = |line: &String| line.strip_prefix(what)?.trim().parse().ok();
+        lines.iter().rev().find_map(number).unwrap_or(0)
+    };
+    let durable = newest("D ");
+    Acknowledged { visible: newest("V ").max(durable), durable, cell: newest("C "), is_messenger: false }
+}

@@ -1,0 +1,151 @@
+//! The queue of the threads of one process for the writer lock. The lock is owned by a process, so only one thread of a process
+//! may contend for it at a time. Urgent threads go first.
+//!
+//! The thread at the head of the queue may still wait for the lock. If it is a bulk thread, it waits behind all urgent writers of
+//! other processes. An urgent thread that queues behind it would wait as long. Therefore the head is *boosted*: it waits as an
+//! urgent one from then on (priority inheritance; Sha, Rajkumar and Lehoczky, 1990). A bulk thread that has waited for
+//! [`patience`] counts as urgent.
+
+use crate::limits;
+use crate::participant::engine::now_ns;
+use crate::shared::protocols::lock::CommitClass;
+use crate::{Error, Result};
+use parking_lot::{Condvar, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::ThreadId;
+use std::time::Duration;
+
+/// A wait for the writer lock, including the time in the local queue.
+pub(crate) struct LockWait {
+    class: CommitClass,
+    since_ns: u64,
+    timeout: Option<Duration>,
+    patience: Duration,
+}
+
+impl LockWait {
+    /// Creates a wait that begins at `since_ns` and ends `timeout` later at the latest.
+    pub(crate) fn new(class: CommitClass, since_ns: u64, timeout: Option<Duration>) -> LockWait {
+        // A writer that does not wait does not age either.
+        let patience = patience(timeout.filter(|timeout| !timeout.is_zero()));
+        LockWait { class, since_ns, timeout, patience }
+    }
+
+    fn waited(&self) -> Duration {
+        Duration::from_nanos(now_ns().saturating_sub(self.since_ns))
+    }
+
+    /// Returns what is left of the timeout.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        self.timeout.map(|timeout| timeout.saturating_sub(self.waited()))
+    }
+
+    /// Returns the present class: a bulk wait becomes urgent with age.
+    pub(crate) fn class(&self) -> CommitClass {
+        if self.class == CommitClass::Urgent || self.waited() >= self.patience {
+            CommitClass::Urgent
+        } else {
+            CommitClass::Bulk
+        }
+    }
+}
+
+/// Returns how long a bulk commit lets urgent ones go first. A writer with a short timeout ages faster; otherwise it would time out
+/// before its turn.
+pub(crate) fn patience(timeout: Option<Duration>) -> Duration {
+    timeout.map_or(limits::BULK_PATIENCE, |timeout| limits::BULK_PATIENCE.min(timeout / 2))
+}
+
+/// The queue, and the thread at its head.
+#[derive(Default)]
+pub(crate) struct LocalQueue {
+    /// The thread at the head: the only one that contends for the lock.
+    holder: Mutex<Option<ThreadId>>,
+    urgent: Condvar,
+    bulk: Condvar,
+    /// Urgent threads in the queue. Changed under the mutex of `holder`.
+    urgent_count: AtomicUsize,
+    /// The head waits for the lock, and an urgent thread waits behind it.
+    is_boosted: AtomicBool,
+}
+
+impl LocalQueue {
+    /// Waits until this thread is the head of the queue. `boost` makes the present head check its class again, if it still waits for
+    /// the lock.
+    ///
+    /// # Errors
+    /// [`Error::TransactionOpen`] if this thread is the head already; [`Error::LockTimeout`].
+    pub(crate) fn enter(&self, wait: &LockWait, boost: impl Fn()) -> Result<()> {
+        let this = std::thread::current().id();
+        let mut holder = self.holder.lock();
+        if *holder == Some(this) {
+            return Err(Error::TransactionOpen);
+        }
+        let mut is_urgent = wait.class == CommitClass::Urgent;
+        let mut is_counted = false;
+        while holder.is_some() || (!is_urgent && self.has_urgent()) {
+            is_urgent |= wait.class() == CommitClass::Urgent;
+            if is_urgent && !std::mem::replace(&mut is_counted, true) {
+                self.urgent_count.fetch_add(1, Ordering::SeqCst);
+                continue;
+            }
+            if is_urgent && !self.is_boosted.swap(true, Ordering::SeqCst) {
+                boost();
+            }
+            let left = wait.left();
+            if left == Some(Duration::ZERO) {
+                self.urgent_count.fetch_sub(usize::from(is_counted), Ordering::SeqCst);
+                // This thread may have consumed a wake-up that another one needs.
+                self.wake_next(*holder);
+                return Err(Error::LockTimeout {
+                    waited: wait.waited(),
+                    holder: "another thread of this process".into(),
+                });
+            }
+            match (is_urgent, left) {
+                (true, None) => self.urgent.wait(&mut holder),
+                (true, Some(left)) => {
+                    let _ = self.urgent.wait_for(&mut holder, left);
+                }
+                (false, left) => {
+                    let patience = wait.patience.saturating_sub(wait.waited());
+                    let _ = self.bulk.wait_for(&mut holder, left.map_or(patience, |left| left.min(patience)));
+                }
+            }
+        }
+        self.urgent_count.fetch_sub(usize::from(is_counted), Ordering::SeqCst);
+        *holder = Some(this);
+        // An urgent thread that queues from here on boosts this one anew. Those that wait already count from the start.
+        self.is_boosted.store(self.has_urgent(), Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Whether an urgent thread is in the queue.
+    pub(crate) fn has_urgent(&self) -> bool {
+        self.urgent_count.load(Ordering::SeqCst) > 0
+    }
+
+    /// Whether the head of the queue waits as an urgent thread.
+    pub(crate) fn boosts_holder(&self) -> bool {
+        self.is_boosted.load(Ordering::SeqCst)
+    }
+
+    /// Leaves the head of the queue, after the lock was released or not acquired.
+    pub(crate) fn leave(&self) {
+        let mut holder = self.holder.lock();
+        *holder = None;
+        self.wake_next(*holder);
+    }
+
+    fn wake_next(&self, holder: Option<ThreadId>) {
+        if holder.is_none() {
+            let next = if self.has_urgent() { &self.urgent } else { &self.bulk };
+            next.notify_one();
+        }
+    }
+
+    /// Whether this thread is the head of the queue.
+    pub(crate) fn is_this_threads(&self) -> bool {
+        *self.holder.lock() == Some(std::thread::current().id())
+    }
+}

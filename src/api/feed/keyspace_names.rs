@@ -1,0 +1,71 @@
+//! The names of keyspaces by their numbers, which never name anything else.
+//!
+//! The newest catalog knows those that are there; one that was dropped since is named by the operation that
+//! dropped it, further on in the log.
+
+use crate::api::feed::reader::{ReadLimit, Reader};
+use crate::files::dir;
+use crate::process::client::DirectClient;
+use crate::txn::catalog;
+use crate::txn::ops::{Op, Ops};
+use crate::{Error, KeyspaceId, Result};
+use std::collections::HashMap;
+use std::sync::Arc;
+use untorn_wal::Lsn;
+
+/// The names that a follower has come to know.
+#[derive(Default)]
+pub(crate) struct KeyspaceNames {
+    known: HashMap<KeyspaceId, Arc<str>>,
+}
+
+impl KeyspaceNames {
+    pub(crate) fn learn(&mut self, id: KeyspaceId, name: &str) {
+        if self.known.get(&id).is_none_or(|known| **known != *name) {
+            self.known.insert(id, name.into());
+        }
+    }
+
+    /// Forgets a keyspace of which nothing more comes. A follower may outlive any number of them.
+    pub(crate) fn forget(&mut self, id: KeyspaceId) {
+        self.known.remove(&id);
+    }
+
+    /// A name that is known already.
+    pub(crate) fn get(&self, id: KeyspaceId) -> Option<&Arc<str>> {
+        self.known.get(&id)
+    }
+
+    /// The name of a keyspace that something committed at `from` or later, but not beyond the newest transaction, names.
+    pub(crate) fn find(&mut self, client: &Arc<DirectClient>, id: KeyspaceId, from: Lsn) -> Result<&Arc<str>> {
+        if !self.known.contains_key(&id) {
+            self.look_up(client, id, from)?;
+        }
+        Ok(&self.known[&id])
+    }
+
+    fn look_up(&mut self, client: &Arc<DirectClient>, id: KeyspaceId, from: Lsn) -> Result<()> {
+        let (pin, image) = client.pin_image()?;
+        if let Some(entry) = catalog::entry(&pin.pages(client), image.catalog, id)? {
+            self.learn(id, &entry.name);
+            return Ok(());
+        }
+        drop(pin);
+        let mut reader = Reader::new(from);
+        let bound = ReadLimit { txn: image.txn, lsn: image.log_tail };
+        while let Some(record) = reader.peek(&client.engine, bound)? {
+            for op in Ops::new(reader.payload(&record)) {
+                // Those of a transaction that rolled back are as true: the keyspace was there.
+                if let Ok(Op::DropKeyspace { keyspace, name }) = op {
+                    self.learn(keyspace, name);
+                }
+            }
+            reader.skip(&record);
+            if self.known.contains_key(&id) {
+                return Ok(());
+            }
+        }
+        let what = format!("the log changes keyspace {}, which is neither there nor was dropped", id.0);
+        Err(Error::corrupt(dir::WAL, from.0, what))
+    }
+}

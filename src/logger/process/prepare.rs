@@ -1,0 +1,206 @@
+//! What a logger does before it serves: it checks the files, and attaches to the living clients or recovers the store.
+
+use super::state::Logger;
+use crate::files::dir;
+use crate::files::dir::{Dir, LockFileId};
+use crate::files::header::CheckpointHeader;
+use crate::files::log::{log_error, open_log};
+use crate::logger::flush::Flusher;
+use crate::logger::{background, check, recover};
+use crate::participant::engine::{Engine, has_clients};
+use crate::participant::rest::Rest;
+use crate::participant::settings;
+use crate::process::client::attach;
+use crate::shared::control::Control;
+use crate::shared::liveness;
+use crate::shared::liveness::{Claim, LOGGER_IDS, Tester};
+use crate::shared::memory::arena::Arena;
+use crate::shared::presence;
+use crate::shared::presence::Presence;
+use crate::shared::progress::Progress;
+use crate::{Error, Result};
+use parking_lot::{Condvar, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use untorn_wal::{LogShape, Lsn, RealDisk, SegmentCatalog, SegmentPool, StoreId};
+
+/// Retries of a recovery that found the device full and gave blocks back. A retry makes spares
+/// again, which it can give back again, so only this limit ends a recovery whose device stays full.
+const GIVE_BACK_RETRIES_MAX: u32 = 2;
+
+/// Attaches to the `control` of the living clients, or recovers the store and creates a fresh one.
+pub(super) fn prepare(
+    dir: &Dir,
+    lock_file: LockFileId,
+    byte: &Arc<Claim>,
+    progress: &Arc<Progress>,
+) -> Result<(Arc<Logger>, Flusher)> {
+    let mut in_memory = false;
+    let mut retries = GIVE_BACK_RETRIES_MAX;
+    loop {
+        let mut has_given_back = false;
+        let byte = Arc::downgrade(byte);
+        match try_to_prepare(dir.again()?, lock_file, byte, progress, &mut in_memory, &mut has_given_back) {
+            Err(Error::DiskFull { .. }) if has_given_back && retries > 0 => retries -= 1,
+            prepared => return prepared,
+        }
+    }
+}
+
+/// As [`prepare`]. If the disk is full, `has_given_back` says that some blocks were given back for
+/// it: of the log's files, or of the fresh region, which is to be made `in_memory` from then on.
+fn try_to_prepare(
+    dir: Dir,
+    lock_file: LockFileId,
+    byte: Weak<Claim>,
+    progress: &Arc<Progress>,
+    in_memory: &mut bool,
+    has_given_back: &mut bool,
+) -> Result<(Arc<Logger>, Flusher)> {
+    let (mut header, damage) = CheckpointHeader::read(&dir.need_file(dir::CHECKPOINT, true)?)?;
+    // The damaged header may have been newer, and have recorded that the store was in use again.
+    header.clean &= damage.is_none();
+    header.refuse_exhausted()?;
+    let steps = progress.clone();
+    let disk = Arc::new(open_log(&dir)?.with_steps(Arc::new(move || steps.step())));
+    let shape = LogShape::new(StoreId(header.store_id), header.geometry.segment_size).map_err(log_error)?;
+    let segment_catalog = SegmentCatalog::read(&*disk, &shape).map_err(log_error)?;
+    check::refuse_old_header(&header, damage, &segment_catalog.log_state)?;
+    check::refuse_last_segment(&segment_catalog)?;
+    segment_catalog.refuse_broken(header.log_position, header.clean).map_err(log_error)?;
+    let old = attach(&dir, &header)?;
+    let alive = dir.with_fd(|fd| Ok(has_clients(&Tester::open(fd, Some(lock_file))?)))?;
+    let is_of_log = |control: &Control| control.is_of_log(segment_catalog.segments.last().map(|newest| &newest.header));
+    let old = match old {
+        Some(control) if is_of_log(&control) => Some(control),
+        Some(_) if alive => {
+            return Err(Error::Mismatch {
+                file: dir::WAL.into(),
+                what: "processes have the store open, and the log is not the one that they write: its files were replaced; \
+                       close the store in all processes and open it again"
+                    .into(),
+            });
+        }
+        _ => None,
+    };
+    let presence = Presence::take(&dir, LOGGER_IDS, lock_file)?;
+    // Its own claim first: of two participants that start at once, one sees the other.
+    presence::refuse_others(&dir, lock_file)?;
+    let me = presence.id();
+    let lock_reserve = dir.with_fd(|fd| liveness::open_reserve(fd, lock_file))?;
+    let arena_file = dir.need_file(dir::ARENA, true)?;
+    let arena = Arena::open(&arena_file, header.store_id, &header.geometry, header.image.high_water)?;
+    let arena_len = arena_file.metadata().map_err(Error::io("stat of arena"))?.len();
+    if let Some(old) = &old {
+        old.know_arena(arena_len);
+    }
+    if !alive {
+        check::check_arena(&arena, &header, progress)?;
+        check::check_log(&disk, &segment_catalog, &header, &arena)?;
+    }
+    arena.make_writable(|| Ok(arena_file))?;
+    let engine = |control: Control, dir: Dir, arena: Arena| Engine {
+        dir,
+        store_id: header.store_id,
+        geometry: header.geometry,
+        control,
+        arena,
+        me,
+        pid: std::process::id(),
+        lock_file,
+        lock_reserve,
+        logger_timeout: Duration::from_secs(3600),
+        spawner: None,
+        has_failed: AtomicBool::new(false),
+        pin_scan: Mutex::default(),
+        progress: progress.clone(),
+        logger_seen_ns: AtomicU64::new(0),
+        presence,
+    };
+    let logger = |engine: Engine, pool: Arc<SegmentPool<RealDisk>>| {
+        Arc::new(Logger {
+            engine,
+            pool,
+            byte,
+            writing: Mutex::default(),
+            stating: Mutex::default(),
+            stated: Condvar::new(),
+            rest: Arc::new(Rest::new()),
+            is_starved: AtomicBool::new(false),
+            sampler_ending: AtomicBool::new(false),
+            background_ending: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
+        })
+    };
+    let (logger, flusher) = match old {
+        Some(control) if alive => {
+            // No checkpoint is finished that has no header: more than that is a damaged word.
+            let finished_lsn = Lsn(control.fixed().checkpoint.finished_lsn.load(Ordering::Acquire));
+            let retention = settings::retention(&control);
+            let pool = SegmentPool::open(disk, &segment_catalog, finished_lsn.min(header.log_position), retention)
+                .map_err(log_error)?;
+            background::ensure_spares(&pool, 2)?;
+            let logger = logger(engine(control, dir, arena), pool);
+            // Attaching acknowledges what was left. A client that sees the acknowledgement may ask this logger to exit.
+            logger.enter_control();
+            let flusher = Flusher::attach(logger.clone(), &header, &segment_catalog.log_state)?;
+            tracing::info!(
+                durable = flusher.durable_txn(),
+                "took over from a logger that has gone, beside its clients"
+            );
+            (logger, flusher)
+        }
+        None if alive => {
+            return Err(Error::Mismatch {
+                file: dir::CONTROL.into(),
+                what: "clients live, but their shared region is gone or of another boot".into(),
+            });
+        }
+        old => {
+            header.retention = old.as_ref().map_or(header.retention, settings::retention);
+            // A poisoned region is not trusted.
+            let old = old.filter(|old| old.poison() == 0);
+            let pool = SegmentPool::open(disk.clone(), &segment_catalog, header.log_position, header.retention)
+                .map_err(log_error)?;
+            match background::ensure_spares(&pool, 2) {
+                // The replay makes room.
+                Err(Error::DiskFull { .. }) => {}
+                made => made?,
+            }
+            let (control, region) = recover::fresh_control(&dir, &header, old.as_ref(), &pool, *in_memory)?;
+            // The region's word says so only once recovery has backed that length with blocks.
+            control.know_arena(arena_len);
+            let moves_to_memory = old.is_some() && !region.is_memory;
+            settings::store_retention(&control, header.retention);
+            if let Some(old) = &old {
+                control.continue_region(old);
+            }
+            let engine = engine(control, dir, arena);
+            let recover = || {
+                let recovered = recover::replay(&engine, &header, &pool, &disk, &shape, old.as_ref())?;
+                let logger = logger(engine, pool.clone());
+                logger.enter_control();
+                let flusher = recover::finish(logger.clone(), recovered, region, old.as_ref())?;
+                Ok((logger, flusher))
+            };
+            let served = recover();
+            if matches!(served, Err(Error::DiskFull { .. })) {
+                // The next attempt finds the free blocks.
+                *in_memory |= moves_to_memory;
+                *has_given_back |= moves_to_memory;
+                while pool.yield_kept(true, || ()).map_err(log_error)? {
+                    *has_given_back = true;
+                }
+                while pool.remove_spare().map_err(log_error)? {
+                    *has_given_back = true;
+                }
+            }
+            served?
+        }
+    };
+    logger.count_segments();
+    // Threads that wait for work of the dead logger check again.
+    logger.engine.wake_waiters();
+    Ok((logger, flusher))
+}

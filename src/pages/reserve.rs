@@ -1,0 +1,212 @@
+//! What a writer does when it finds no page, or no log space, for its transaction; and the pages that are reserved for deletes.
+//!
+//! Pages and log that only the newest checkpoint needs become free by the next one. The start of a checkpoint needs the writer
+//! lock. The writer that lacks space owns it, and can't release it in the middle of a transaction. So the writer starts the
+//! checkpoint itself, of the transaction that it began from ([`start`]), and waits until the logger has finished it
+//! ([`checkpoint`]). No other process can start one meanwhile, since that takes the writer lock.
+//!
+//! | the writer dies here | then |
+//! |---|---|
+//! | while it writes the image | no checkpoint has started; the next start writes the image again |
+//! | after it has marked the checkpoint as started | the logger finishes it; it needs no writer for that |
+//!
+//! **I1, I3.** The checkpoint is of the published state, so nothing of the running transaction is in it. What the transaction wrote into
+//! pages before is in pages that are free in that state, or behind the published end of a queue. From the start on, such a queue
+//! page is sealed ([`Workspace::refresh`](crate::pages::workspace::Workspace::refresh)), so that its bytes stay those that the checkpoint sums.
+//!
+//! **The log.** Recovery from this checkpoint begins at the first record of the running transaction, not at the log's tail: a
+//! transaction that streams has published frames already, and its commit makes them count.
+//!
+//! **The reserve.** Only deletes free space in a store that is full of records, and a delete copies pages before it frees any. So
+//! transactions that make the store larger leave some pages to those that do not, and these leave a few to recovery
+//! ([`SpaceQuota`]).
+
+use crate::files::page::queue_capacity;
+use crate::files::slot::{QueueKind, SlotImage};
+use crate::pages::{extents, queue};
+use crate::participant::engine::{Engine, LOGGER_RECHECK_INTERVAL, now_ns};
+use crate::shared::memory::arena::{Arena, Pages};
+use crate::shared::protocols::atomic::{Native, Word64};
+use crate::shared::protocols::event_count;
+use crate::shared::protocols::event_count::WaitError;
+use crate::{Error, Result, TxnId};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use untorn_wal::Lsn;
+
+/// Pages that are left to recovery. It replays the same transactions, but without pins and with another order of the entries in
+/// the queues, so each of the four queues may need a page earlier than it did, and one to follow that.
+const RECOVERY_PAGES: u64 = 8;
+/// Pages that are left to deletes, beside those for the entries in the queues: 32 deletes in one transaction, whose keys have
+/// no page but the root in common, with six pages for each (two levels of the tree, a neighbour of each that is merged, and two).
+const DELETE_PAGES: u64 = 192;
+/// A small store has no more pages that deletes could copy than this, and it is to stay small on the disk.
+const DELETE_PAGES_MIN: u64 = 24;
+
+/// A snapshot that pins at least this many pages is named in the error for a full store.
+const PINNED_PAGES_MIN: u64 = 16;
+
+/// How much of the store's space a transaction may use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum SpaceQuota {
+    /// It may make the store larger: it leaves pages for deletes.
+    Growing,
+    /// So far it deletes only: it leaves pages for recovery.
+    Shrinking,
+    /// It overwrites records with others of the same length: as above, whatever it does.
+    Reserved,
+    /// Recovery, which must not fail.
+    All,
+}
+
+impl SpaceQuota {
+    /// The pages that a transaction leaves, in a store with this many pages in use and room for `most`.
+    ///
+    /// Of a large store, also one page for each page full of entries: what drops a keyspace of that size needs for the queues.
+    pub(crate) fn reserved_pages(self, page_size: usize, high_water: u32, most: u64) -> u64 {
+        let recovery = RECOVERY_PAGES.min(most / 16);
+        let used = u64::from(high_water);
+        match self {
+            SpaceQuota::All => 0,
+            SpaceQuota::Shrinking | SpaceQuota::Reserved => recovery,
+            SpaceQuota::Growing => {
+                let deletes = (used / 2).clamp(DELETE_PAGES_MIN, DELETE_PAGES).min(most / 16);
+                recovery + deletes + used / u64::from(queue_capacity(page_size))
+            }
+        }
+    }
+}
+
+/// Whether this error is that the store, or its device, is full.
+pub(crate) fn is_full(error: &Error) -> bool {
+    matches!(error, Error::DiskFull { .. } | Error::Limit { .. })
+}
+
+/// Records C and its image, from where the log is replayed after it, and marks the checkpoint as started. The caller holds the
+/// writer lock, and none is running ([`Engine::runs_checkpoint`]).
+pub(crate) fn start(engine: &Engine, image: &SlotImage, position: Lsn) {
+    let words = &engine.control.fixed().checkpoint;
+    for (word, value) in words.image.iter().zip(image.encode()) {
+        word.store(value, Ordering::Relaxed);
+    }
+    words.started_lsn.store(position.0, Ordering::Release);
+    match image.txn.as_u64() == words.finished.load(Ordering::Acquire) {
+        // Only the log has moved, or the store is left in order: the same transaction, a new header.
+        true => words.again.store(1, Ordering::SeqCst),
+        false => words.started.store_fenced(image.txn.as_u64()),
+    }
+}
+
+/// What a writer lacks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Shortage {
+    Pages,
+    Log,
+}
+
+/// Has the logger finish a checkpoint that releases what is short. Returns false if none can: the newest checkpoint is of the commit
+/// that the transaction began from. `from` is the log position of the transaction's first record. The caller owns the writer lock.
+///
+/// # Errors
+/// Those of the checkpoint; [`Error::LoggerStalled`] if the logger makes no progress.
+pub(crate) fn checkpoint(engine: &Engine, base: &SlotImage, from: Lsn, shortage: Shortage) -> Result<bool> {
+    let words = &engine.control.fixed().checkpoint;
+    let failures = words.failures.load(Ordering::SeqCst);
+    if !engine.runs_checkpoint() {
+        let moved = from.0 > words.finished_lsn.load(Ordering::Acquire);
+        let is_new = base.txn != TxnId::from_u64(words.finished.load(Ordering::Acquire));
+        let sets_free = is_new || (moved && shortage == Shortage::Log);
+        if !sets_free {
+            return Ok(false);
+        }
+        start(engine, base, from);
+    }
+    let background = &engine.control.fixed().logger.background;
+    event_count::notify_always::<Native>(background);
+    let start = Instant::now();
+    let mut watch = engine.watch_logger();
+    let ended = event_count::wait_until::<Native, _, _>(
+        &words.event,
+        None,
+        LOGGER_RECHECK_INTERVAL,
+        || {
+            if !engine.runs_checkpoint() {
+                return Some(Ok(true));
+            }
+            if words.failures.load(Ordering::SeqCst) != failures {
+                return Some(Err(engine.refuse_poisoned().err().unwrap_or_else(|| engine.last_checkpoint_failure())));
+            }
+            engine.refuse_poisoned().err().map(Err)
+        },
+        || {
+            watch.check(engine, start)?;
+            event_count::notify::<Native>(background);
+            Ok(())
+        },
+    );
+    match ended {
+        Ok(found) => found,
+        Err(WaitError::Stopped(error)) => Err(error),
+        Err(WaitError::TimedOut) => unreachable!("there is no deadline"),
+    }
+}
+
+/// Counts the pages in the pinned queue of this image that these pins, in ascending order, protect.
+pub(crate) fn count_pinned(pages: &Pages<'_>, arena: &Arena, image: &SlotImage, pins: &[TxnId]) -> Result<u64> {
+    let mut pinned = 0;
+    let state = image.queues[QueueKind::Pinned as usize];
+    queue::walk(pages, arena, &state, &mut |_, _| Ok(()), &mut |entry| {
+        let first = pins.partition_point(|pin| *pin < entry.created_txn);
+        pinned += u64::from(pins.get(first).is_some_and(|pin| *pin < entry.freed_txn));
+        Ok(())
+    })?;
+    Ok(pinned)
+}
+
+/// A snapshot that is open.
+struct OpenSnapshot {
+    txn: TxnId,
+    pid: u64,
+    age: Option<Duration>,
+    pinned: u64,
+}
+
+/// Describes the snapshot that pins most of the free pages of this image, for an error; `None` if no snapshot pins a good part of
+/// them. The caller holds the writer lock.
+///
+/// # Errors
+/// [`Error::Corrupt`] for a damaged queue or table.
+pub(crate) fn pinning_snapshot(engine: &Engine, image: &SlotImage) -> Result<Option<String>> {
+    let now = now_ns();
+    let mut snapshots = Vec::new();
+    engine.control.for_each_reader(|_, slot| {
+        if let Some(txn) = slot.pinned() {
+            let age = slot.pinned_since(txn).map(|since| Duration::from_nanos(now.saturating_sub(since)));
+            snapshots.push(OpenSnapshot { txn, pid: slot.pid.load(Ordering::Relaxed), age, pinned: 0 });
+        }
+    });
+    if snapshots.is_empty() {
+        return Ok(None);
+    }
+    let pages = engine.arena.pages(image.high_water);
+    for state in extents::all_queues(&pages, image)? {
+        queue::walk(&pages, &engine.arena, &state, &mut |_, _| Ok(()), &mut |entry| {
+            for snapshot in &mut snapshots {
+                let holds = entry.created_txn <= snapshot.txn && snapshot.txn < entry.freed_txn;
+                snapshot.pinned += if holds { u64::from(entry.pages) } else { 0 };
+            }
+            Ok(())
+        })?;
+    }
+    let Some(most) = snapshots.iter().max_by_key(|snapshot| snapshot.pinned) else { return Ok(None) };
+    // A few pinned pages are not the reason why a store is full.
+    if most.pinned < PINNED_PAGES_MIN && most.pinned * 2 < image.free_pages.max(1) {
+        return Ok(None);
+    }
+    let age = most.age.map_or(String::new(), |age| format!(", open for {age:.1?}"));
+    let more = if snapshots.len() > 1 { format!(" ({} snapshots are open)", snapshots.len()) } else { String::new() };
+    Ok(Some(format!(
+        "the arena: {} of {} free pages are held by the snapshot of transaction {} in process {}{age}{more}; close it",
+        most.pinned, image.free_pages, most.txn, most.pid
+    )))
+}

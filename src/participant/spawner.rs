@@ -1,0 +1,393 @@
+//! Spawns the logger for a client, and reports why a spawned logger could not serve.
+//!
+//! The candidates for the program, in this order:
+//! 1. the program named in the options or in `UNTORN_LOGGER`; if there is one, no other is tried;
+//! 2. the running executable, executed again with a variable set, if this library is linked into it: a hook that runs before
+//!    `main` becomes the logger and never returns (feature `logger-hook`);
+//! 3. `untorn-logger` beside the executable, or on `PATH`.
+//!
+//! A host that loads this code as a plug-in would restart itself. The hook therefore counts only in the executable's own image.
+//!
+//! A client that misses the logger polls here while it waits for something else, under its own timeout. So a poll never waits
+//! for a logger to become ready. It spawns one if none is starting, and returns the error of the last one that failed.
+
+use crate::environment;
+use crate::files::descriptor::Descriptor;
+use crate::files::dir::Dir;
+#[cfg(feature = "logger-hook")]
+use crate::logger::daemon::HOOK;
+use crate::logger::process;
+use crate::logger::process::Service;
+use crate::participant::engine::Engine;
+use crate::participant::options::Options;
+use crate::shared::liveness;
+use crate::shared::liveness::Tester;
+use crate::shared::progress::Patience;
+use crate::{Error, Result};
+use parking_lot::Mutex;
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::process::child_subreaper;
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
+use std::time::{Duration, Instant};
+
+/// Names the store's directory for the hook.
+pub(crate) const BECOME_LOGGER: &str = "UNTORN_BECOME_LOGGER";
+/// Asks a started program to become a daemon.
+pub(crate) const DAEMON: &str = "UNTORN_DAEMON";
+/// Tells the hook that the store may belong to another user than root, who starts it.
+pub(crate) const FOREIGN_OWNER: &str = "UNTORN_FOREIGN_OWNER";
+/// The value of [`DAEMON`] where the daemon is its starter's child: see [`run_daemon`].
+pub(crate) const DAEMON_OF_INIT: &str = "child";
+/// Exit code of a daemon's first process that can't fork the second.
+pub(crate) const NO_FORK: i32 = 71;
+/// What a daemon writes to its status pipe once it serves.
+pub(crate) const STATUS_READY: &str = "ready";
+/// Names a program to start instead.
+const PROGRAM_VARIABLE: &str = "UNTORN_LOGGER";
+/// How often a program is spawned that exits without a status: it may have been killed.
+const SPAWN_ATTEMPTS_MAX: u32 = 3;
+/// How long a program may take to detach from its parent.
+const DETACH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval between two polls of a logger that is starting.
+const STATUS_POLL_INTERVAL: Duration = Duration::from_micros(300);
+
+/// Where a logger runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Host {
+    /// A process of its own, without standard error.
+    Daemon,
+    /// A process of its own, which prints to its standard error.
+    Foreground,
+    /// A thread of a process that uses the store.
+    Thread,
+}
+
+/// Spawns loggers for one client.
+pub(crate) struct LoggerSpawner {
+    program: Option<PathBuf>,
+    thread: bool,
+    /// The newest spawned logger, until its status is known. One thread of the process polls it.
+    start: Mutex<Option<Spawned>>,
+}
+
+/// A logger that was spawned.
+struct Spawned {
+    pipe: StatusPipe,
+    /// Index of the program among the candidates, and number of the attempt with it.
+    program: usize,
+    attempt: u32,
+    /// Loggers that had entered `control` before; 0 if the client has no region yet.
+    logger_starts: u64,
+    /// Why the candidates before it failed.
+    tried: Vec<String>,
+    mismatch: Option<Error>,
+}
+
+/// Where a spawned logger reports its status.
+enum StatusPipe {
+    Process { pipe: Descriptor, words: Vec<u8> },
+    Thread(Receiver<Result<()>>),
+}
+
+/// The status of a spawned logger.
+enum SpawnStatus {
+    /// It has reported nothing yet.
+    Pending,
+    /// It serves, or has served, or found that another logger serves.
+    Ready,
+    /// It can't serve, for this reason.
+    Failed(Error),
+    /// It exited without a status: it was killed, or is no logger.
+    Exited,
+}
+
+impl LoggerSpawner {
+    pub(crate) fn new(options: &Options) -> LoggerSpawner {
+        LoggerSpawner {
+            program: options.logger_program.clone(),
+            thread: options.logger_thread,
+            start: Mutex::new(None),
+        }
+    }
+
+    /// Spawns a logger if the store has none and none is starting. Does not wait for it: the caller polls again.
+    ///
+    /// # Errors
+    /// The error that the last logger reported, if it could not serve; [`Error::LoggerUnavailable`] if there is no program to spawn.
+    pub(crate) fn ensure(&self, engine: &Engine) -> Result<()> {
+        match engine.has_logger() {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            // If no logger can ever run here, report that.
+            Err(error) => {
+                engine.refuse_cut_off()?;
+                return Err(error);
+            }
+        }
+        // Another thread polls already.
+        let Some(mut start) = self.start.try_lock() else { return Ok(()) };
+        // A logger that has entered `control` serves before its client reads that from the pipe. If it is killed in between, its
+        // program works all the same, and no attempt has failed.
+        let logger_starts = engine.control.fixed().counters.logger_starts.load(Ordering::Acquire);
+        if let Some(last) = start.as_mut().filter(|last| last.logger_starts != logger_starts) {
+            last.attempt = 0;
+        }
+        self.look(&mut start, &engine.dir, logger_starts, &|| engine.has_logger())
+    }
+
+    /// As [`LoggerSpawner::ensure`], and waits until a logger holds its byte of `lock`, or until `patience` is over.
+    ///
+    /// # Errors
+    /// As [`LoggerSpawner::ensure`].
+    pub(crate) fn start(&self, dir: &Dir, tester: &Tester<'_>, patience: &mut Patience) -> Result<()> {
+        let has_logger = || tester.is_held(liveness::LOGGER_OFFSET);
+        let mut start = self.start.lock();
+        while !has_logger()? && !patience.is_over() {
+            self.look(&mut start, dir, 0, &has_logger)?;
+            // The logger waits for the initialisation lock while another process makes progress under it.
+            patience.look(tester);
+            std::thread::sleep(STATUS_POLL_INTERVAL);
+        }
+        Ok(())
+    }
+
+    fn look(
+        &self,
+        start: &mut Option<Spawned>,
+        dir: &Dir,
+        logger_starts: u64,
+        has_logger: &dyn Fn() -> Result<bool>,
+    ) -> Result<()> {
+        let (mut program, mut attempt, mut tried, mut mismatch) = (0, 1, Vec::new(), None);
+        let commands = self.commands(dir)?;
+        if let Some(mut last) = start.take() {
+            let status = last.pipe.poll();
+            let name = commands.get(last.program).map_or("a thread".into(), name_of);
+            match status {
+                SpawnStatus::Pending => {
+                    *start = Some(last);
+                    return Ok(());
+                }
+                // It has died since, if the byte is free.
+                SpawnStatus::Ready => {}
+                // A program of another version: the next candidate may fit.
+                SpawnStatus::Failed(error @ (Error::Mismatch { .. } | Error::FormatVersion { .. })) => {
+                    (program, tried, mismatch) = (last.program + 1, last.tried, Some(error));
+                }
+                SpawnStatus::Failed(error) => return Err(error),
+                SpawnStatus::Exited if last.attempt < SPAWN_ATTEMPTS_MAX => {
+                    (program, attempt, tried, mismatch) = (last.program, last.attempt + 1, last.tried, last.mismatch);
+                }
+                SpawnStatus::Exited => {
+                    (program, tried, mismatch) = (last.program + 1, last.tried, last.mismatch);
+                    tried.push(format!("{name} ended at once"));
+                }
+            }
+            if has_logger()? {
+                return Ok(());
+            }
+        }
+        if self.thread {
+            if program > 0 {
+                return Err(mismatch.unwrap_or(Error::LoggerUnavailable { reason: tried.join("; ") }));
+            }
+            let pipe = self.start_thread(dir)?;
+            *start = Some(Spawned { pipe, program, attempt, logger_starts, tried, mismatch });
+            return Ok(());
+        }
+        for (index, mut command) in commands.into_iter().enumerate().skip(program) {
+            match run_daemon(&mut command) {
+                Ok(pipe) => {
+                    *start = Some(Spawned { pipe, program: index, attempt, logger_starts, tried, mismatch });
+                    return Ok(());
+                }
+                Err(error) => tried.push(format!("{}: {error}", name_of(&command))),
+            }
+            attempt = 1;
+        }
+        if tried.is_empty() && mismatch.is_none() {
+            tried.push("a setuid program starts no program but itself and what Options::logger_program names".into());
+        }
+        Err(mismatch.unwrap_or(Error::LoggerUnavailable { reason: tried.join("; ") }))
+    }
+
+    fn start_thread(&self, dir: &Dir) -> Result<StatusPipe> {
+        // A single thread can't take another user's identity.
+        if dir.is_foreign() {
+            let what = "a logger that is a thread of root would serve another user's store with root's rights: \
+                        Options::logger_thread and Options::foreign_owner exclude each other";
+            return Err(Error::Invalid { what: what.into() });
+        }
+        let dir = dir.again()?;
+        let (sender, receiver) = sync_channel(1);
+        std::thread::Builder::new()
+            .name("untorn-logger".into())
+            .spawn(move || {
+                let ended = process::run(dir, Service::of(Host::Thread), || drop(sender.try_send(Ok(()))));
+                if let Err(error) = ended {
+                    let _ = sender.try_send(Err(error));
+                }
+            })
+            .map_err(|source| Error::LoggerUnavailable { reason: format!("thread: {source}") })?;
+        Ok(StatusPipe::Thread(receiver))
+    }
+
+    fn commands(&self, dir: &Dir) -> Result<Vec<Command>> {
+        if self.thread {
+            return Ok(Vec::new());
+        }
+        let named = self.program.clone().or_else(|| environment::variable(PROGRAM_VARIABLE).map(PathBuf::from));
+        // Not the path by which the store was opened: another store may be there by now.
+        let path = dir.path_for_others()?;
+        let external = |program: PathBuf| {
+            let mut command = Command::new(program);
+            command.arg(&path);
+            environment::shed_caller(&mut command);
+            if dir.is_foreign() {
+                command.arg("--foreign-owner");
+                keep_little_environment(&mut command);
+            }
+            command
+        };
+        if let Some(program) = named {
+            return Ok(vec![external(program)]);
+        }
+        let mut commands = Vec::new();
+        if is_linked_into_executable() {
+            let mut command = Command::new("/proc/self/exe");
+            // The hook reads the variable only; name and argument are for `ps`.
+            command.arg0("untorn-logger").arg(&path);
+            environment::shed_caller(&mut command);
+            if dir.is_foreign() {
+                keep_little_environment(&mut command);
+                command.env(FOREIGN_OWNER, "1");
+            }
+            command.env(BECOME_LOGGER, &path);
+            commands.push(command);
+        }
+        // In a setuid program, the caller chooses where a hard link to the executable lies and what is on `PATH`.
+        if environment::is_of_caller() {
+            return Ok(commands);
+        }
+        if let Ok(own) = std::env::current_exe() {
+            let beside = own.with_file_name("untorn-logger");
+            if beside.exists() {
+                commands.push(external(beside));
+            }
+        }
+        commands.push(external("untorn-logger".into()));
+        Ok(commands)
+    }
+}
+
+/// Reduces the environment of a logger that becomes another user to what it needs. The variables that mark a spawned logger are
+/// set after this.
+fn keep_little_environment(command: &mut Command) {
+    command.env_clear();
+    let is_kept = |name: &OsStr| !environment::is_of_caller() && environment::is_for_other_user(name);
+    command.envs(std::env::vars_os().filter(|(name, _)| is_kept(name)));
+}
+
+fn name_of(command: &Command) -> String {
+    command.get_program().to_string_lossy().into_owned()
+}
+
+impl StatusPipe {
+    fn poll(&mut self) -> SpawnStatus {
+        match self {
+            StatusPipe::Thread(receiver) => match receiver.try_recv() {
+                Ok(Ok(())) => SpawnStatus::Ready,
+                Ok(Err(error)) => SpawnStatus::Failed(error),
+                Err(TryRecvError::Empty) => SpawnStatus::Pending,
+                Err(TryRecvError::Disconnected) => SpawnStatus::Exited,
+            },
+            StatusPipe::Process { pipe, words } => {
+                // If the host closed the descriptor, the status is lost.
+                while let Some(fd) = pipe.get() {
+                    let mut bytes = [0; 512];
+                    match rustix::io::read(fd, &mut bytes) {
+                        Err(rustix::io::Errno::AGAIN) => return SpawnStatus::Pending,
+                        Err(rustix::io::Errno::INTR) => {}
+                        Ok(0) | Err(_) => break,
+                        // No logger writes more than this; another program may.
+                        Ok(count) if words.len() < 1 << 16 => words.extend_from_slice(&bytes[..count]),
+                        Ok(_) => {}
+                    }
+                }
+                match &*String::from_utf8_lossy(words) {
+                    STATUS_READY => SpawnStatus::Ready,
+                    words => Error::from_words(words).map_or(SpawnStatus::Exited, SpawnStatus::Failed),
+                }
+            }
+        }
+    }
+}
+
+/// Runs a command as a daemon: its first process ends when the second lives on by itself, whose standard output is a pipe.
+///
+/// An init process, or a subreaper, becomes the parent of its children's orphans, so the second process would come back to
+/// it, and stay a zombie when it ends if the host reaps nothing. There the first process is the logger, and a thread
+/// waits for its end. It waits for that process alone, so the host's own children are the host's to wait for.
+fn run_daemon(command: &mut Command) -> std::io::Result<StatusPipe> {
+    let adopts_orphans = std::process::id() == 1 || child_subreaper().is_ok_and(|subreaper| subreaper.is_some());
+    command.env(DAEMON, if adopts_orphans { DAEMON_OF_INIT } else { "1" });
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn()?;
+    let pipe: OwnedFd = child.stdout.take().ok_or_else(|| std::io::Error::other("no pipe"))?.into();
+    fcntl_setfl(&pipe, OFlags::NONBLOCK)?;
+    let pipe = StatusPipe::Process { pipe: Descriptor::new(pipe)?, words: Vec::new() };
+    if adopts_orphans {
+        let wait = std::thread::Builder::new().name("untorn-reaper".into()).spawn(move || child.wait());
+        return wait.map(|_| pipe);
+    }
+    let since = Instant::now();
+    loop {
+        match child.try_wait() {
+            Ok(None) if since.elapsed() > DETACH_TIMEOUT => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(std::io::Error::other(format!(
+                    "it did not become a daemon within {DETACH_TIMEOUT:?}, as untorn-logger does"
+                )));
+            }
+            Ok(None) => std::thread::sleep(STATUS_POLL_INTERVAL),
+            // Killed: whether the second lives, the pipe will tell.
+            Ok(Some(status)) if status.success() || status.signal().is_some() => return Ok(pipe),
+            Ok(Some(status)) if status.code() == Some(NO_FORK) => {
+                return Err(std::io::Error::other("the system lets it start no process"));
+            }
+            Ok(Some(status)) => return Err(std::io::Error::other(format!("{status}"))),
+            // A host that ignores SIGCHLD has its children reaped by the kernel.
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(pipe),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Without the hook, the executable is no logger.
+#[cfg(not(feature = "logger-hook"))]
+fn is_linked_into_executable() -> bool {
+    false
+}
+
+/// Whether the hook lies in the executable's image, not in a plug-in that it loaded.
+#[cfg(feature = "logger-hook")]
+pub(crate) fn is_linked_into_executable() -> bool {
+    let hook = HOOK as usize;
+    let Ok(own) = std::fs::read_link("/proc/self/exe") else { return false };
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return false };
+    maps.lines().any(|line| {
+        let mut fields = line.splitn(6, ' ');
+        let range = fields.next().and_then(|range| range.split_once('-'));
+        let Some((from, to)) = range else { return false };
+        let bounds = (usize::from_str_radix(from, 16), usize::from_str_radix(to, 16));
+        let (Ok(from), Ok(to)) = bounds else { return false };
+        (from..to).contains(&hook) && line.trim_end().ends_with(&*own.to_string_lossy())
+    })
+}

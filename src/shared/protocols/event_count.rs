@@ -1,0 +1,182 @@
+//! Sleeping until something in shared memory has moved: an event count beside a watermark.
+//!
+//! One 32-bit word, the event, is even while nobody listens and odd while somebody may. A listener makes it odd,
+//! fences, looks at what it waits for, and sleeps while the event keeps that odd value. A publisher stores its news
+//! with [`Word64::store_fenced`], then looks at the event: even, and it is done without a system call; odd, and it
+//! advances the event by one and wakes all. Either the publisher sees the listener's odd value or the listener sees the news.
+//!
+//! The logger sleeping on the ring, writers waiting for `durable`, and followers of the change feed all wait here.
+//!
+//! | state | event | who dies here | then |
+//! |---|---|---|---|
+//! | idle | even | – | – |
+//! | listening | odd | a listener | one superfluous wake-up |
+//! | news stored, event not looked at | odd | the publisher | the listeners' time-out |
+//! | event advanced, nobody woken yet | even | the publisher | the listeners' time-out |
+//!
+//! The time-out of a client is [`EVENT_WAIT_MAX`] at most. The logger's threads have 50 ms while the store is used, and a minute while it is
+//! not: then the logger looks for dead clients every 3 s, and wakes all listeners when it finds one (`logger/rest.rs`). A client
+//! that waits for the logger wakes it at its own time-out.
+
+use crate::shared::protocols::atomic::{Model, Woken, Word32, Word64};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// The longest sleep before a waiter looks again by itself.
+pub const EVENT_WAIT_MAX: Duration = Duration::from_millis(100);
+
+/// Says that this thread is about to sleep. The caller then looks at what it waits for, and only if that has not come
+/// does it [`wait`] with the ticket that this returns.
+#[inline]
+pub fn prepare_wait<M: Model>(event: &M::U32) -> u32 {
+    let mut seen = event.load(Ordering::Acquire);
+    while seen & 1 == 0 {
+        match event.compare_exchange(seen, seen | 1, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => seen |= 1,
+            Err(now) => seen = now,
+        }
+    }
+    // Pairs with the fence in the publisher's `store_fenced`.
+    M::fence(Ordering::SeqCst);
+    seen
+}
+
+/// Waits until a notification after [`prepare_wait`] returned `key`, at most for `timeout`.
+#[inline]
+pub fn wait<M: Model>(event: &M::U32, key: u32, timeout: Duration) -> Woken {
+    M::wait(event, key, timeout)
+}
+
+/// Wakes all listeners; costs one load if there are none. The caller has just stored its news with
+/// [`Word64::store_fenced`]; without that, a listener could be missed.
+#[inline]
+pub fn notify<M: Model>(event: &M::U32) {
+    let seen = event.load(Ordering::SeqCst);
+    if seen & 1 == 1 {
+        notify_odd::<M>(event, seen);
+    }
+}
+
+/// As [`notify`], if the watermark, now at `reached`, has come to the threshold that the waiter announced in `word`. A waiter that
+/// is awake announces `u64::MAX`, which is never reached: it checks its condition before it waits. See [`wait_from`].
+#[inline]
+pub fn notify_from<M: Model>(event: &M::U32, word: &M::U64, reached: u64) {
+    if reached >= word.load(Ordering::SeqCst) {
+        notify::<M>(event);
+    }
+}
+
+/// The value of a watermark from which on a waiter is notified; see [`wait_from`].
+pub struct Threshold<'a, M: Model> {
+    /// Where the waiter announces it; [`notify_from`] reads it.
+    pub word: &'a M::U64,
+    /// The least value of the watermark that ends the wait.
+    pub at_least: u64,
+    /// Returns the present value of the watermark.
+    pub current: &'a dyn Fn() -> u64,
+}
+
+/// As [`wait`], until [`notify_from`] reports that a watermark has come to its threshold. Does not wait if one is there already.
+///
+/// The idiom is that of the event count: the notifier stores its watermark fenced, then loads the threshold; this stores the
+/// threshold fenced, then loads the watermark.
+#[inline]
+pub fn wait_from<M: Model>(event: &M::U32, key: u32, thresholds: &[Threshold<'_, M>], timeout: Duration) -> Woken {
+    for threshold in thresholds {
+        threshold.word.store_fenced(threshold.at_least);
+    }
+    // For a `current` that is no sequentially consistent load.
+    M::fence(Ordering::SeqCst);
+    let has_come = thresholds.iter().any(|threshold| (threshold.current)() >= threshold.at_least);
+    let woken = if has_come { Woken::Perhaps } else { wait::<M>(event, key, timeout) };
+    for threshold in thresholds {
+        threshold.word.store(u64::MAX, Ordering::Relaxed);
+    }
+    woken
+}
+
+/// Wakes all waiters, also if the word is even. For use after dead clients were reaped: one may have died between its store and
+/// its wake-up.
+pub fn notify_always<M: Model>(event: &M::U32) {
+    M::fence(Ordering::SeqCst);
+    notify::<M>(event);
+    M::wake(event, u32::MAX);
+}
+
+#[cold]
+fn notify_odd<M: Model>(event: &M::U32, seen: u32) {
+    // If another notifier has advanced the word meanwhile, it wakes the waiters that this one saw. Later waiters took their
+    // keys after this notifier's store, so they see its change.
+    if event.compare_exchange(seen, seen.wrapping_add(1), Ordering::AcqRel, Ordering::Acquire).is_ok() {
+        M::wake(event, u32::MAX);
+    }
+}
+
+/// Why a wait ended before its condition held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WaitError<E> {
+    /// The deadline has passed.
+    TimedOut,
+    /// The caller's periodic check returned this error.
+    Stopped(E),
+}
+
+/// Waits until `ready` returns a value, and returns that. Calls `on_tick` about once in each `check_interval`, which is at most
+/// [`EVENT_WAIT_MAX`].
+///
+/// # Errors
+/// [`WaitError::TimedOut`] at `deadline`; [`WaitError::Stopped`] with the error of `on_tick`.
+pub fn wait_until<M: Model, T, E>(
+    event: &M::U32,
+    deadline: Option<Instant>,
+    check_interval: Duration,
+    mut ready: impl FnMut() -> Option<T>,
+    mut on_tick: impl FnMut() -> Result<(), E>,
+) -> Result<T, WaitError<E>> {
+    for _ in 0..M::SPINS {
+        if let Some(found) = ready() {
+            return Ok(found);
+        }
+        M::spin_hint();
+    }
+    let check_interval = check_interval.min(EVENT_WAIT_MAX);
+    let mut ticked = Instant::now();
+    loop {
+        let key = prepare_wait::<M>(event);
+        if let Some(found) = ready() {
+            return Ok(found);
+        }
+        let now = Instant::now();
+        let left = deadline.map_or(check_interval, |deadline| deadline.saturating_duration_since(now));
+        if left.is_zero() {
+            return Err(WaitError::TimedOut);
+        }
+        // The clock counts as well: signals, and changes that concern other waiters, may end every single wait early. A wait
+        // that was cut short by the deadline is no tick.
+        let slept = wait::<M>(event, key, left.min(check_interval));
+        if (slept == Woken::TimedOut && left >= check_interval) || ticked.elapsed() >= check_interval {
+            ticked = Instant::now();
+            on_tick().map_err(WaitError::Stopped)?;
+        }
+    }
+}
+
+/// Moves `watermark` to `value` and wakes whoever waits for it. One publisher at a time; `value` never falls.
+#[inline]
+pub fn publish<M: Model>(watermark: &M::U64, event: &M::U32, value: u64) {
+    watermark.store_fenced(value);
+    notify::<M>(event);
+}
+
+/// Waits until `watermark` is at least `at_least`, and returns its value. See [`wait_until`].
+pub fn wait_for<M: Model, E>(
+    watermark: &M::U64,
+    event: &M::U32,
+    at_least: u64,
+    deadline: Option<Instant>,
+    on_tick: impl FnMut() -> Result<(), E>,
+) -> Result<u64, WaitError<E>> {
+    // Sequentially consistent: the load after `prepare_wait` is the second half of Dekker's idiom.
+    let look = || Some(watermark.load(Ordering::SeqCst)).filter(|&value| value >= at_least);
+    wait_until::<M, _, _>(event, deadline, EVENT_WAIT_MAX, look, on_tick)
+}
