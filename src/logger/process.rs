@@ -4,13 +4,14 @@
 //! Opens take their byte, and the logger decides to leave, under the initialisation lock, so they can't
 //! miss each other. There is one logger, since there is one byte.
 
+use crate::files::descriptor::Descriptor;
 use crate::files::dir;
 use crate::files::dir::Dir;
 use crate::files::dir::LockFileId;
 use crate::files::header::Header;
 use crate::files::log::{log_error, open_log};
 use crate::logger::flush::Flusher;
-use crate::logger::{background, check, checkpoint, recover, sampler};
+use crate::logger::{background, check, checkpoint, recover, rehearse, sampler};
 use crate::participant::engine::{Engine, has_clients, now_ns};
 use crate::participant::keeper::Host;
 use crate::participant::panics::Panics;
@@ -197,12 +198,7 @@ fn try_to_prepare(
     if let Some(old) = &old {
         old.know_arena(arena_len);
     }
-    if !alive {
-        check::check_arena(&arena, &header, progress)?;
-        check::check_log(&disk, &survey, &header, &arena)?;
-    }
-    arena.make_writable(|| Ok(arena_file))?;
-    let engine = |control: Control, dir: Dir, arena: Arena| Engine {
+    let engine = |control: Control, dir: Dir, arena: Arena, lock_reserve: Descriptor, presence: Presence| Engine {
         dir,
         store_id: header.store_id,
         geometry: header.geometry,
@@ -220,6 +216,29 @@ fn try_to_prepare(
         logger_seen_ns: AtomicU64::new(0),
         presence,
     };
+    // What stands in a region that carries a mark is not to be trusted.
+    let trusted = old.as_ref().filter(|old| old.poison() == 0);
+    let (dir, lock_reserve, presence) = match alive {
+        true => (dir, lock_reserve, presence),
+        false => {
+            let check = || {
+                check::check_arena(&arena, &header, progress)?;
+                let holds_any = check::check_log(&disk, &survey, &header, &arena)?;
+                let is_needed = holds_any || trusted.is_some();
+                if is_needed { rehearse::scratch(&header, &arena, &arena_file) } else { Ok(None) }
+            };
+            match check().map_err(check::with_remedy)? {
+                None => (dir, lock_reserve, presence),
+                Some((control, arena)) => {
+                    let rehearsal = engine(control, dir, arena, lock_reserve, presence);
+                    rehearse::run(&rehearsal, &header, &disk, &shape, trusted).map_err(check::with_remedy)?;
+                    let Engine { dir, lock_reserve, presence, .. } = rehearsal;
+                    (dir, lock_reserve, presence)
+                }
+            }
+        }
+    };
+    arena.make_writable(|| Ok(arena_file))?;
     let logger = |engine: Engine, pool: Arc<Pool<RealDisk>>| {
         Arc::new(Logger {
             engine,
@@ -243,7 +262,7 @@ fn try_to_prepare(
             let pool =
                 Pool::open(disk, &survey, finished_lsn.min(header.log_position), retention).map_err(log_error)?;
             background::ensure_spares(&pool, 2)?;
-            let logger = logger(engine(control, dir, arena), pool);
+            let logger = logger(engine(control, dir, arena, lock_reserve, presence), pool);
             // Attaching acknowledges what was left, and whoever hears of that may tell this logger to leave.
             logger.enter_control();
             let flusher = Flusher::attach(logger.clone(), &header, &survey.stated)?;
@@ -277,7 +296,7 @@ fn try_to_prepare(
             if let Some(old) = &old {
                 control.continue_region(old);
             }
-            let engine = engine(control, dir, arena);
+            let engine = engine(control, dir, arena, lock_reserve, presence);
             let recover = || {
                 let recovered = recover::replay(&engine, &header, &pool, &disk, &shape, old.as_ref())?;
                 let logger = logger(engine, pool.clone());

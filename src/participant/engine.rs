@@ -405,6 +405,14 @@ impl Engine {
     /// writer lock: a commit never waits for the logger's zeros.
     #[cold]
     pub(crate) fn grow_arena(&self, bytes: u64, patience: Duration) -> Result<()> {
+        if let Some(max) = self.arena.scratch_len() {
+            let target = bytes.next_multiple_of(limits::GROWTH_PIECE);
+            if target > max {
+                return Err(Error::disk_full("the scratch copy of the arena", target - max));
+            }
+            self.control.set_arena_bytes(target);
+            return Ok(());
+        }
         let fixed = self.control.fixed();
         // Its holder may be the logger, and stopped.
         self.acquire(&fixed.growth, Some(patience))?;

@@ -74,6 +74,19 @@ impl Spans {
         Ok(Spans { first, others, bridges: Mutex::default(), file_name, max_len })
     }
 
+    /// Maps a private copy of the first `file_len` bytes of `file`, with zeros behind them, in one span: see
+    /// [`Mapping::private_copy`]. `None` if the process may not map that much.
+    pub(crate) fn private_copy(
+        file: impl AsFd,
+        file_name: &'static str,
+        file_len: u64,
+        options: MapOptions,
+    ) -> Result<Option<Spans>> {
+        let Some(first) = Mapping::private_copy(file, file_name, file_len, options)? else { return Ok(None) };
+        let max_len = first.range().end;
+        Ok(Some(Spans { first, others: Box::default(), bridges: Mutex::default(), file_name, max_len }))
+    }
+
     /// The first span, which is there for good.
     #[inline]
     pub(crate) fn first(&self) -> &Mapping {
