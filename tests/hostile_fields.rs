@@ -20,7 +20,7 @@ use std::time::Duration;
 use store_files::{
     BLOCK, History, Image, Random, all_files, crash_image, in_process, numbered, read, scratch, small, work,
 };
-use untorn::protocols::IMAGES_AT;
+use untorn::protocols::{CHECKED_NUMBERS, IMAGES_AT, READER_CHUNK};
 use untorn::{Durability, Error, Store};
 
 const PAGE: usize = 4096;
@@ -112,6 +112,9 @@ fn use_while_forged(role: &Role) {
             "durable" => durable().map(drop),
             "begin" => begun().map(drop),
             "verify" => verified().map(drop),
+            "fill" => fill(&store),
+            "pins" => pins(&store),
+            "create" => create_cells(&store),
             _ => store.stats().map(drop),
         };
         say(match ended {
@@ -120,6 +123,48 @@ fn use_while_forged(role: &Role) {
             Err(error) => format!("failed {error}"),
         });
     }
+}
+
+/// Puts more than the arena has room for, until an error that names damage.
+fn fill(store: &Store) -> untorn::Result<()> {
+    for i in 0..12_000u32 {
+        let put = || -> untorn::Result<()> {
+            let mut txn = store.begin_with(Durability::Visible)?;
+            let keyspace = txn.keyspace("fill")?;
+            txn.put(&keyspace, &i.to_be_bytes(), &[5; 900])?;
+            txn.commit().map(drop)
+        };
+        // The logger may be behind.
+        loop {
+            match put() {
+                Ok(()) => break,
+                Err(error @ (Error::Corrupt { .. } | Error::Limit { .. })) => return Err(error),
+                Err(_) => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Pins more transactions than a chunk of reader slots has room for.
+fn pins(store: &Store) -> untorn::Result<()> {
+    let mut held = Vec::new();
+    for i in 0..READER_CHUNK as u64 + 8 {
+        let mut txn = store.begin_with(Durability::Visible)?;
+        let keyspace = txn.keyspace("pins")?;
+        txn.put(&keyspace, b"key", &i.to_be_bytes())?;
+        drop(txn.commit()?);
+        held.push(store.snapshot()?);
+    }
+    Ok(())
+}
+
+/// Makes cells of more bytes than a chunk of their values has.
+fn create_cells(store: &Store) -> untorn::Result<()> {
+    for i in 0..40 {
+        store.cell(&format!("made {i}"), 4096)?.store(&[i; 4096])?;
+    }
+    Ok(())
 }
 
 // ---- structures and their checksums
@@ -703,4 +748,60 @@ fn a_forged_high_water_mark_is_refused() {
     child.finish();
     drop(store);
     untorn::logger::stop_logger(&path, Duration::from_secs(30)).unwrap();
+}
+
+/// A number with its complement, as the region holds it.
+fn checked(number: u32) -> u64 {
+    u64::from(number) | u64::from(!number) << 32
+}
+
+/// A length in the shared region that fits its complement, and that the file does not have, is refused by each process that
+/// relies on it, and by each one that joins. What such a process touched was a SIGBUS.
+#[test]
+fn a_forged_length_is_refused() {
+    use std::os::unix::fs::FileExt;
+    let _limit = limit();
+    let dir = scratch();
+    type Prepare<'a> = &'a dyn Fn(&Store);
+    let no_cells: Prepare<'_> = &|_| {};
+    let one_counter: Prepare<'_> = &|store| store.counter("counter").unwrap().add(1).unwrap();
+    let one_cell: Prepare<'_> = &|store| {
+        store.cell("cell", 4096).unwrap().store(&[1; 4096]).unwrap();
+    };
+    // Which number, what is done by it, the forged number, and how many words from there on hold it.
+    for (name, task, forged, words, prepare) in [
+        ("arena-pieces", "fill", checked(7), 1, no_cells),
+        ("reader-chunk", "pins", checked(2), 1, no_cells),
+        ("cell-bodies", "create", checked(2000), 1, one_cell),
+        ("cell-entries", "create", checked(60_000), 2, one_counter),
+    ] {
+        let path = dir.path().join(name);
+        let store = small().open(&path).unwrap();
+        store.keyspace("a").unwrap().put(b"key", b"value").unwrap();
+        prepare(&store);
+        store.sync().unwrap();
+        let mut child = Child::spawn("joined", &path, &[]);
+        child.expect("joined");
+        let at = CHECKED_NUMBERS.iter().find(|(of, _)| *of == name).unwrap().1;
+        let control = std::fs::File::options().read(true).write(true).open(path.join("control")).unwrap();
+        let mut before = [0; 16];
+        control.read_exact_at(&mut before, at).unwrap();
+        let len = std::fs::metadata(path.join("arena")).unwrap().len();
+        assert!(len < 14 << 20, "the forged length of the arena is beyond the file");
+        for word in 0..words {
+            control.write_all_at(&forged.to_le_bytes(), at + 8 * word).unwrap();
+        }
+        let said = child.ask(task);
+        eprintln!("{name}: {said}");
+        assert!(said.starts_with("refused control: "), "{name}: {said}");
+        assert!(said.contains("file is shorter; stop all processes"), "{name}: {said}");
+        let said = Child::spawn("opener", &path, &[]).ask(path.to_str().unwrap());
+        eprintln!("{name}, by a process that joins: {said}");
+        assert!(said.starts_with("refused control: ") && said.contains("stop all processes"), "{name}: {said}");
+        control.write_all_at(&before, at).unwrap();
+        assert_eq!(child.ask("stats"), "good", "{name}, with the number as it was");
+        child.finish();
+        drop(store);
+        untorn::logger::stop_logger(&path, Duration::from_secs(30)).unwrap();
+    }
 }

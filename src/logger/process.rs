@@ -193,12 +193,12 @@ fn try_to_prepare(
     let me = presence.id();
     let lock_reserve = dir.with_fd(|fd| liveness::open_reserve(fd, lock_file))?;
     let arena_file = dir.need_file(dir::ARENA, true)?;
-    let arena = Arena::open(&arena_file, header.store_id, &header.geometry, header.image.high_water)?;
+    let arena = Arc::new(Arena::open(&arena_file, header.store_id, &header.geometry, header.image.high_water)?);
     let arena_len = arena_file.metadata().map_err(Error::io("stat of arena"))?.len();
     if let Some(old) = &old {
         old.know_arena(arena_len);
     }
-    let engine = |control: Control, dir: Dir, arena: Arena, lock_reserve: Descriptor, presence: Presence| Engine {
+    let engine = |control: Control, dir: Dir, arena: Arc<Arena>, lock_reserve: Descriptor, presence: Presence| Engine {
         dir,
         store_id: header.store_id,
         geometry: header.geometry,
@@ -262,6 +262,7 @@ fn try_to_prepare(
             let pool =
                 Pool::open(disk, &survey, finished_lsn.min(header.log_position), retention).map_err(log_error)?;
             background::ensure_spares(&pool, 2)?;
+            control.set_arena(arena.clone())?;
             let logger = logger(engine(control, dir, arena, lock_reserve, presence), pool);
             // Attaching acknowledges what was left, and whoever hears of that may tell this logger to leave.
             logger.enter_control();
@@ -291,6 +292,7 @@ fn try_to_prepare(
             let (control, region) = recover::fresh_control(&dir, &header, old.as_ref(), &pool, *in_memory)?;
             // The region's word says so only once recovery has backed that length with blocks.
             control.know_arena(arena_len);
+            control.set_arena(arena.clone())?;
             let moves_to_memory = old.is_some() && !region.is_memory;
             settings::store_retention(&control, header.retention);
             if let Some(old) = &old {

@@ -23,6 +23,7 @@ use crate::shared::memory::arena::Arena;
 use crate::txn::replay::Replay;
 use crate::{Error, limits};
 use std::fs::File;
+use std::sync::Arc;
 use untorn_wal::{LogShape, RealDisk, Scan};
 
 /// Bytes of pages that a rehearsal holds in memory at most.
@@ -30,12 +31,14 @@ const BYTES_MAX: u64 = 128 << 20;
 
 /// A region and an arena in memory, in the state of the checkpoint that `header` describes. `None` if the process may not
 /// map them.
-pub(super) fn scratch(header: &Header, arena: &Arena, arena_file: &File) -> Result<Option<(Control, Arena)>> {
+pub(super) fn scratch(header: &Header, arena: &Arena, arena_file: &File) -> Result<Option<(Control, Arc<Arena>)>> {
     let Some(arena) = arena.scratch(arena_file, BYTES_MAX)? else { return Ok(None) };
     let control = Control::format(&recover::memory_file()?, header.store_id, &header.geometry, dir::boot_id()?)?;
     recover::begin_at(&control, header);
     let used = u64::from(header.image.high_water) * header.geometry.page_size as u64;
     control.set_arena_bytes(used.next_multiple_of(limits::GROWTH_PIECE));
+    let arena = Arc::new(arena);
+    control.set_arena(arena.clone())?;
     Ok(Some((control, arena)))
 }
 

@@ -59,7 +59,7 @@ pub(crate) struct Engine {
     pub(crate) store_id: [u8; 16],
     pub(crate) geometry: Geometry,
     pub(crate) control: Control,
-    pub(crate) arena: Arena,
+    pub(crate) arena: Arc<Arena>,
     pub(crate) me: ClientId,
     /// This process, for people to read; asking for it is a system call each time.
     pub(crate) pid: u32,
@@ -359,7 +359,7 @@ impl Engine {
     /// [`Error::DiskFull`], or [`Error::LockTimeout`] if whoever is growing it makes no progress; nothing has changed then.
     pub(crate) fn ensure_arena(&self, bytes: u64) -> Result<()> {
         match self.control.arena_bytes() {
-            Some(backed) if bytes <= backed => Ok(()),
+            Some(_) if bytes <= self.control.checked_arena_bytes()? => Ok(()),
             _ => {
                 // A thread of the logger waits for a stopped process no longer than for a lock: it must be able to end.
                 let patience = if self.keeper.is_some() { self.logger_timeout } else { LOGGER_GROWTH_TIMEOUT };
@@ -426,7 +426,7 @@ impl Engine {
         let _release = Release(self);
         (|| {
             let have = match self.control.arena_bytes() {
-                Some(backed) => backed,
+                Some(_) => self.control.checked_arena_bytes()?,
                 // The word is damaged; the file knows. A piece that is not whole was never handed out.
                 None => {
                     let len = self.arena_file()?.metadata().map_err(Error::io("stat of arena"))?.len();

@@ -14,7 +14,7 @@ use crate::participant::keeper::Keeper;
 use crate::participant::options::Options;
 use crate::process::create;
 use crate::process::{pin, waker};
-use crate::shared::control::Control;
+use crate::shared::control::{Control, REMEDY};
 use crate::shared::liveness;
 use crate::shared::liveness::{CLIENT_IDS, InitLock, LOGGER_OFFSET, Tester};
 use crate::shared::memory::arena::Arena;
@@ -147,7 +147,9 @@ impl Client {
             if in_use && has_clients(&tester) {
                 return Err(Error::Mismatch {
                     file: dir::CONTROL.into(),
-                    what: "the store is in use, but not by this boot of this kernel".into(),
+                    what: format!(
+                        "the store is in use, but not by this boot of this kernel, or the region is damaged; {REMEDY}"
+                    ),
                 });
             }
             drop(init);
@@ -181,7 +183,8 @@ impl Client {
         };
         control.know_arena(arena_file.metadata().map_err(Error::io("stat of arena"))?.len());
         let high_water = control.newest()?.high_water;
-        let arena = Arena::open(&arena_file, header.store_id, &header.geometry, high_water)?;
+        let arena = Arc::new(Arena::open(&arena_file, header.store_id, &header.geometry, high_water)?);
+        control.set_arena(arena.clone())?;
         let tester = dir.with_fd(|fd| Tester::open(fd, Some(lock_file)))?;
         let lock_reserve = dir.with_fd(|fd| liveness::open_reserve(fd, lock_file))?;
         let entry = enter_table(&control, me, &tester)?;

@@ -132,6 +132,11 @@ impl Arena {
         }))
     }
 
+    /// Whether the file has the byte before `end`: see [`Spans::reaches`].
+    pub(crate) fn reaches(&self, end: u64) -> Result<bool> {
+        Ok(end <= self.max_size && (self.scratch.is_some() || self.read.reaches(end)?))
+    }
+
     /// For a scratch arena, how long it can become, in bytes.
     pub(crate) fn scratch_len(&self) -> Option<u64> {
         self.scratch.as_ref().map(|_| self.read.first().range().end)
