@@ -174,7 +174,9 @@ struct Readme;
 /// part of the library's interface: it may change in any release.
 #[doc(hidden)]
 pub mod protocols {
-    pub use crate::shared::control::{BEATS_AT, CHECKED_NUMBERS, IMAGES_AT, READER_CHUNK, REGION_INODE_AT};
+    pub use crate::shared::control::{
+        BEATS_AT, CHECKED_NUMBERS, FLUSH_REQUEST_AT, IMAGES_AT, READER_CHUNK, REGION_INODE_AT,
+    };
     pub use crate::shared::protocols::{atomic, cell, deadline, histogram, lock, occupancy, pins, ring, slots, waiter};
     pub use crate::shared::readers::{READER_MAP_AT, READER_MAP_BYTES};
 }

@@ -101,6 +101,9 @@ pub const REGION_INODE_AT: u64 = (offset_of!(Fixed, identity) + offset_of!(Ident
 /// Where the region counts the rounds of the flush thread, for a test that looks whether it rests.
 pub const BEATS_AT: u64 = (offset_of!(Fixed, logger) + offset_of!(LoggerWords, beats)) as u64;
 
+/// Up to where the region says that the log is to be flushed at once, for a test that looks whether a waiter asked.
+pub const FLUSH_REQUEST_AT: u64 = (offset_of!(Fixed, logger) + offset_of!(LoggerWords, flush_request)) as u64;
+
 /// Where the region has the images of commits: the slots of the newest transactions, and then those of durable ones. A test
 /// forges them.
 pub const IMAGES_AT: [u64; 2] = [offset_of!(Fixed, slots) as u64, offset_of!(Fixed, durable_slots) as u64];
