@@ -15,7 +15,7 @@ use crate::logger::{background, check, checkpoint, recover, rehearse, sampler};
 use crate::participant::engine::{Engine, has_clients, now_ns};
 use crate::participant::keeper::Host;
 use crate::participant::panics::Panics;
-use crate::participant::rest::{ALONE_INTERVAL, DEAD_INTERVAL, Rest};
+use crate::participant::rest::{ALONE_LONGEST, DEAD_INTERVAL, Rest};
 use crate::participant::settings;
 use crate::process::client::{attach, lock_init};
 use crate::server::{self, Server};
@@ -435,7 +435,7 @@ fn wait_until_unneeded(
         let nap = match is_resting {
             false => LOOK,
             true if was_in_use => DEAD_INTERVAL,
-            true => idle_time(engine, service).saturating_sub(idle_since.elapsed()).clamp(LOOK, ALONE_INTERVAL),
+            true => idle_time(engine, service).saturating_sub(idle_since.elapsed()).clamp(LOOK, ALONE_LONGEST),
         };
         if waiter::sleep::<Native>(&words.background, ticket, nap) == Woken::Perhaps {
             logger.rest.stir(engine);
@@ -455,7 +455,9 @@ fn wait_until_unneeded(
         }
         let in_use = engine.has_clients();
         was_in_use = in_use;
-        logger.rest.set_alone(!in_use, idle_time(engine, service));
+        if logger.rest.set_alone(!in_use) {
+            logger.rest.stir(engine);
+        }
         if in_use {
             idle_since = Instant::now();
         }

@@ -188,6 +188,8 @@ impl Client {
         let tester = dir.with_fd(|fd| Tester::open(fd, Some(lock_file)))?;
         let lock_reserve = dir.with_fd(|fd| liveness::open_reserve(fd, lock_file))?;
         let entry = enter_table(&control, me, &tester)?;
+        // A logger that was alone sleeps until it is to leave.
+        waiter::ring_always::<Native>(&control.fixed().logger.background);
         let engine = Engine {
             dir,
             store_id: header.store_id,

@@ -6,6 +6,7 @@
 //!
 //! - `access`, `policy`: the access file: who may do what
 //! - `place`: the socket's name in the file system
+//! - `watch`: changes of the store's directory, as the kernel reports them
 //! - `room`: how many connections, how many bytes
 //! - `turns`: whose long request is served
 //! - `connection`: one connection, from hello to end
@@ -28,6 +29,7 @@ mod policy;
 mod room;
 mod scans;
 mod turns;
+mod watch;
 mod write;
 
 use crate::files::dir::Dir;
@@ -49,11 +51,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use turns::Turns;
 use untorn_wal::wire::hello::{Refusal, ServerHello};
+use watch::{Change, Watch};
 
 /// How often the listening thread looks whether socket and policy are as they should be.
 const LOOK: Duration = Duration::from_secs(1);
 /// The same while the store is not used.
 const RESTING_LOOK: Duration = Duration::from_secs(5);
+/// The same if no process has the store open, and the kernel does not report changes.
+const UNREPORTED_LOOK: Duration = Duration::from_secs(10);
+/// For how long it looks every [`LOOK`] after a change that the kernel has reported.
+const CHANGED: Duration = Duration::from_secs(5);
 /// For so long a policy that was read is not looked for again.
 const POLICY_FRESH: Duration = Duration::from_millis(50);
 /// How long a request may wait for the writer lock.
@@ -103,13 +110,13 @@ struct Kept {
 }
 
 /// Makes the socket and listens. A failure is recorded, and the listening thread retries; `None` if that thread cannot
-/// start. `wake_main` wakes the thread that serves, if the listening one panics.
+/// start. `wake_main` wakes the thread that serves, if the listening one panics or the directory loses a file.
 pub(crate) fn start(
     dir: &Dir,
     rest: &Arc<Rest>,
     host: Host,
     panics: &Arc<Panics>,
-    wake_main: impl FnOnce() + Send + 'static,
+    wake_main: impl Fn() + Clone + Send + 'static,
 ) -> Option<Server> {
     match Server::start(dir, rest, host, panics, wake_main) {
         Ok(server) => Some(server),
@@ -140,7 +147,7 @@ impl Server {
         rest: &Arc<Rest>,
         host: Host,
         panics: &Arc<Panics>,
-        wake_main: impl FnOnce() + Send + 'static,
+        wake_main: impl Fn() + Clone + Send + 'static,
     ) -> Result<Server> {
         let dir = dir.again()?;
         let stamp = Stamp::now(&dir);
@@ -156,10 +163,13 @@ impl Server {
             store: Mutex::default(),
             place: Mutex::default(),
         });
-        let mut listener = Listener { shared: shared.clone(), bound_as: None, noted: None };
+        let watch = if host == Host::Thread { None } else { shared.dir.with_fd(|fd| Ok(Watch::new(fd).ok()))? };
+        let mut listener =
+            Listener { shared: shared.clone(), bound_as: None, noted: None, watch, looks_until: Instant::now() };
         listener.look_after_place();
         let (panics, rest) = (panics.clone(), rest.clone());
-        let run = move || panics.watch("listening", || listener.run(&rest), wake_main);
+        let on_loss = wake_main.clone();
+        let run = move || panics.watch("listening", || listener.run(&rest, on_loss), wake_main);
         let thread = std::thread::Builder::new().name("untorn-listen".into()).spawn(run);
         let listening = Mutex::new(Some(thread.map_err(Error::io("starting a thread that listens"))?));
         Ok(Server { shared, listening })
@@ -282,15 +292,23 @@ struct Listener {
     bound_as: Option<Arc<Policy>>,
     /// What was said of it last; at first nothing, so that an old note goes.
     noted: Option<Option<String>>,
+    /// Reports changes of the directory.
+    watch: Option<Watch>,
+    /// Until then it looks as often as beside clients: the newest change was reported not long ago, and files' clocks are coarse.
+    looks_until: Instant,
 }
 
 impl Listener {
-    fn run(mut self, rest: &Rest) {
+    fn run(mut self, rest: &Rest, on_loss: impl Fn()) {
         let mut looked = Instant::now();
         while !self.shared.is_closing() {
             crash_point!("serve.looked");
             let is_unused = self.shared.room.is_empty();
-            let interval = if is_unused { rest.nap_beside_clients(LOOK, RESTING_LOOK) } else { LOOK };
+            let is_changed = Instant::now() < self.looks_until;
+            let interval = match is_unused && !is_changed {
+                true => rest.nap_beside_clients(LOOK, RESTING_LOOK).min(self.longest_nap()),
+                false => LOOK,
+            };
             // Also if somebody connects all the time.
             if looked.elapsed() >= interval {
                 self.look_after_place();
@@ -299,12 +317,20 @@ impl Listener {
             }
             let place = self.shared.place.lock().clone();
             let next = match &place {
-                Some(place) => place.next_client(interval.saturating_sub(looked.elapsed())),
+                Some(place) => place.next_client(interval.saturating_sub(looked.elapsed()), self.watch.as_ref()),
                 None => {
                     std::thread::park_timeout(interval);
                     Ok(None)
                 }
             };
+            if let Some(change) = self.watch.as_ref().and_then(Watch::next_change) {
+                // Not at once: a directory that is being removed must not get a new socket.
+                looked = Instant::now();
+                self.looks_until = looked + CHANGED;
+                if change == Change::Loss {
+                    on_loss();
+                }
+            }
             if self.shared.is_closing() {
                 break;
             }
@@ -320,6 +346,15 @@ impl Listener {
         }
         if let Some(place) = self.shared.place.lock().take() {
             place.remove();
+        }
+    }
+
+    /// How long the thread may sleep if no process has the store open. A change that the kernel does not report is looked for.
+    fn longest_nap(&self) -> Duration {
+        let place = self.shared.place.lock();
+        match place.as_ref().is_some_and(|place| !place.is_elsewhere()) && self.watch.is_some() {
+            true => Duration::MAX,
+            false => UNREPORTED_LOOK,
         }
     }
 
