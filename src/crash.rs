@@ -39,9 +39,16 @@ macro_rules! planted_bug {
 #[cfg(feature = "crash-points")]
 pub(crate) use active::*;
 
+/// Does `work`, in which no named place of this thread acts or counts.
+#[cfg(not(feature = "crash-points"))]
+pub(crate) fn without_points<T>(work: impl FnOnce() -> T) -> T {
+    work()
+}
+
 #[cfg(feature = "crash-points")]
 mod active {
     use crate::environment;
+    use std::cell::Cell;
     use std::path::PathBuf;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -98,7 +105,23 @@ mod active {
         Armed { name: name.into(), nth, passed: AtomicU64::new(0), action }
     }
 
+    thread_local! {
+        /// This thread passes no named place.
+        static IS_QUIET: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Does `work`, in which no named place of this thread acts or counts.
+    pub(crate) fn without_points<T>(work: impl FnOnce() -> T) -> T {
+        let before = IS_QUIET.replace(true);
+        let done = work();
+        IS_QUIET.set(before);
+        done
+    }
+
     fn reached(name: &str, mut act: impl FnMut(&Action)) {
+        if IS_QUIET.get() {
+            return;
+        }
         for point in armed().iter().filter(|point| point.name == name) {
             let passage = point.passed.fetch_add(1, Ordering::Relaxed) + 1;
             if (point.nth == 0 || passage == point.nth) && is_first(name) {

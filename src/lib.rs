@@ -174,7 +174,9 @@ struct Readme;
 /// part of the library's interface: it may change in any release.
 #[doc(hidden)]
 pub mod protocols {
-    pub use crate::shared::control::{CHECKED_NUMBERS, HEARTBEAT_AT, IMAGES_AT, READER_CHUNK, REGION_INODE_AT};
+    pub use crate::shared::control::{
+        CHECKED_NUMBERS, FLUSH_REQUEST_AT, HEARTBEAT_AT, IMAGES_AT, READER_CHUNK, REGION_INODE_AT,
+    };
     pub use crate::shared::protocols::{
         atomic, cell, deadline, event_count, histogram, lock, occupancy, pins, ring, slots,
     };

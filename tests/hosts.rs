@@ -34,6 +34,16 @@ fn child() {
         }
         "no-descriptors" => no_descriptors(&role),
         "other-clock" => other_clock(&role),
+        "late" => late(&role),
+        "unwaited" => {
+            let store = Store::open(&role.store).unwrap();
+            let mut txn = store.begin_with(Durability::Within(Duration::from_millis(50))).unwrap();
+            let rows = txn.keyspace("rows").unwrap();
+            txn.put(&rows, b"k", b"v").unwrap();
+            let ticket = txn.submit().unwrap();
+            say(ticket.txn_id().as_u64());
+            listen();
+        }
         "init" => init(&role),
         "strained" => strained(&role),
         "secure" => {
@@ -270,6 +280,74 @@ fn other_clock(role: &Role) {
         wait_until(|| flag.0.load(Ordering::SeqCst));
     }
     say("awaited");
+}
+
+/// A waiter whose deadline has passed requests a flush, which the logger makes whatever its clock says. What broke: it waited for
+/// the logger's own clock alone. The logger is stopped here, so that it cannot flush for any other reason.
+#[test]
+fn a_waiter_requests_a_flush_when_its_deadline_has_passed() {
+    use std::os::unix::fs::FileExt;
+    let _limit = limit();
+    for how in ["wait", "await"] {
+        let test = TestStore::new();
+        let store = test.open();
+        store.keyspace("rows").unwrap();
+        let mut child = Child::spawn("late", &test.path, &[how]);
+        child.expect("open");
+        let control = std::fs::File::open(test.path.join("control")).unwrap();
+        let requested = || {
+            let mut word = [0; 8];
+            control.read_exact_at(&mut word, untorn::protocols::FLUSH_REQUEST_AT).unwrap();
+            u64::from_le_bytes(word)
+        };
+        let logger = store.stats().unwrap().logger_pid.unwrap();
+        common::send(logger, rustix::process::Signal::STOP);
+        let before = requested();
+        child.tell("commit");
+        wait_until(|| requested() > before);
+        common::send(logger, rustix::process::Signal::CONT);
+        child.expect("durable");
+        child.finish();
+    }
+}
+
+/// Commits within a short time, and waits for that by a thread or by a task.
+fn late(role: &Role) {
+    let store = Store::open(&role.store).unwrap();
+    let rows = store.keyspace("rows").unwrap();
+    say("open");
+    listen();
+    let mut txn = store.begin_with(Durability::Within(Duration::from_millis(50))).unwrap();
+    txn.put(&rows, b"k", b"v").unwrap();
+    let ticket = txn.submit().unwrap();
+    if role.arguments[0] == "wait" {
+        ticket.wait().unwrap();
+    } else {
+        let mut ticket = pin!(ticket);
+        let flag = Arc::new(Flag(AtomicBool::new(false)));
+        let waker = Waker::from(flag.clone());
+        if ticket.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+            wait_until(|| flag.0.load(Ordering::SeqCst));
+        }
+    }
+    say("durable");
+}
+
+/// A deadline of another clock that no caller waits for. The logger has only its own clock to go by, for which the deadline is
+/// an hour away, and flushes after its limit of a minute.
+#[test]
+fn a_deadline_that_nothing_waits_for_has_a_limit() {
+    let _limit = limit();
+    let options = ["--time", "--monotonic", "3600", "--fork"];
+    let Some(command) = unshare(&options, "a deadline that nothing waits for has a limit") else { return };
+    let test = TestStore::new();
+    let store = test.open();
+    store.keyspace("rows").unwrap();
+    let mut child = Child::start(command, "unwaited", &test.path, &[]);
+    let txn: u64 = child.hear().parse().unwrap();
+    wait_until(|| store.durable_snapshot().unwrap().txn_id().as_u64() >= txn);
+    child.tell("end");
+    child.finish();
 }
 
 /// Each life of the logger left a zombie in a host that is an init process and reaps nothing.

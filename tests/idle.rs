@@ -112,6 +112,72 @@ fn a_logger_that_rests_finds_the_dead() {
     wait_until(|| !exists(logger));
 }
 
+/// For how long a logger that is alone must not wake at all.
+const ALONE_WINDOW: Duration = Duration::from_secs(15);
+
+/// The threads of a process do not wake once in a long time.
+#[track_caller]
+fn assert_sleeps(pid: u32) {
+    let mut found = Vec::new();
+    for _ in 0..WINDOWS {
+        let before = sleeps(pid);
+        std::thread::sleep(ALONE_WINDOW);
+        found.push(sleeps(pid) - before);
+        if found.last() == Some(&0) {
+            return;
+        }
+    }
+    panic!("times that the threads slept in {ALONE_WINDOW:?}: {found:?}, expected none");
+}
+
+fn live(path: &std::path::Path) -> untorn::Stats {
+    match untorn::observe(path).unwrap() {
+        untorn::Observation::Live(stats) => *stats,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A logger that no process uses woke up to four times in ten seconds, to look for its directory and its socket. Now nothing wakes
+/// it, and all that ends its sleep still does: a join, a message, a change of the socket, and the time to leave.
+#[test]
+fn a_logger_that_is_alone_does_not_wake() {
+    let _limit = limit();
+    let test = TestStore::new();
+    let opened_once = |idle: Duration| {
+        let store = test.open_with(|options| {
+            options.logger_idle(idle);
+        });
+        store.keyspace("keys").unwrap().put(b"k", b"v").unwrap();
+        store.stats().unwrap().logger_pid.unwrap()
+    };
+    let logger = opened_once(Duration::from_secs(3600));
+    assert_sleeps(logger);
+    // A join ends that at once: the death of the process that joined is noticed, though it left no news.
+    let mut child = Child::spawn("idle", &test.path, &[]);
+    child.expect("open");
+    assert_eq!(live(&test.path).clients.len(), 1);
+    child.kill();
+    wait_until(|| live(&test.path).clients.is_empty());
+    // A socket that goes comes back, and it moves to where the access file says.
+    assert_sleeps(logger);
+    std::fs::remove_file(test.path.join("logger.sock")).unwrap();
+    wait_until(|| test.path.join("logger.sock").exists());
+    let elsewhere = tempfile::tempdir().unwrap();
+    let moved = elsewhere.path().join("socket");
+    std::fs::write(test.path.join("access"), format!("socket \"{}\"\n", moved.display())).unwrap();
+    wait_until(|| moved.exists());
+    std::fs::remove_file(test.path.join("access")).unwrap();
+    wait_until(|| test.path.join("logger.sock").exists());
+    assert_sleeps(logger);
+    let messages = untorn::Client::connect(test.path.join("logger.sock")).unwrap();
+    assert_eq!(messages.get("keys", b"k").unwrap().unwrap(), b"v");
+    drop(messages);
+    assert_eq!(live(&test.path).logger_pid, Some(logger));
+    // It leaves when it is time, which another client shortens.
+    assert_eq!(opened_once(Duration::from_secs(2)), logger);
+    wait_until(|| !exists(logger));
+}
+
 #[test]
 fn a_logger_without_clients_rests_until_it_leaves() {
     let _limit = limit();

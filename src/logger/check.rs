@@ -2,9 +2,8 @@
 //!
 //! The header is held against the log. Of the arena those pages are held against their checksums, and against the header, by
 //! which an arena of another time shows: the catalog, the run directory, and the ends of the queues. The log is then read to
-//! its end, and its transactions are held against one another and against the catalog. The rest of the arena is not read: a
-//! large store must open at once. Damage that replay meets there refuses the open too, as does the deletion of a key that the
-//! pages don't have; by then recovery has rewritten the header, and pages that the checkpoint does not use.
+//! its end, and its transactions are held against one another and against the catalog. At last the log is replayed in memory:
+//! see [`crate::logger::rehearse`]. The rest of the arena is not read: a large store must open at once.
 
 use crate::btree::walk::each_page;
 use crate::files::dir;
@@ -54,14 +53,37 @@ pub(super) fn refuse_last_segment(segment_catalog: &SegmentCatalog) -> Result<()
     }
 }
 
+/// What a refused store needs.
+const REMEDY: &str = "restore a backup into an empty directory";
+
+/// Adds to an error what can be done about the damage.
+pub(super) fn with_remedy(error: Error) -> Error {
+    match error {
+        Error::Corrupt { file, offset, what } if !what.contains(REMEDY) => {
+            Error::Corrupt { file, offset, what: format!("{what}; {REMEDY}") }
+        }
+        other => other,
+    }
+}
+
+/// Gives an error about a record of the log the file and the offset of the batch that was read last, if `place` knows them.
+pub(super) fn with_place(error: Error, place: Option<(String, u64)>) -> Error {
+    match (error, place) {
+        (Error::Corrupt { file, what, .. }, Some((segment, offset))) if file == dir::WAL => {
+            Error::Corrupt { file: format!("{}/{segment}", dir::WAL), offset, what }
+        }
+        (error, _) => error,
+    }
+}
+
 /// Reads the log after the checkpoint to its end, and changes nothing: a store that can't be recovered for what its log
-/// holds keeps every byte of every file.
+/// holds keeps every byte of every file. Returns whether the log holds anything after the checkpoint.
 pub(super) fn check_log(
     disk: &RealDisk,
     segment_catalog: &SegmentCatalog,
     header: &CheckpointHeader,
     arena: &Arena,
-) -> Result<()> {
+) -> Result<bool> {
     let mut segment_catalog = segment_catalog.clone();
     // The caller has seen that recovery needs none of these, unless the newest segment is among
     // them: then the log ends too early.
@@ -71,15 +93,19 @@ pub(super) fn check_log(
     let pages = arena.pages(header.image.high_water);
     let find_keyspace = |id| Ok(catalog::root(&pages, header.image.catalog, id)?.is_some());
     let mut check = Check::new(seed, header.geometry.page_size, header.txn(), header.log_position, &find_keyspace);
-    while let Some((_, bytes)) = scan.next_chunk().map_err(log_error)? {
-        check.feed(bytes)?;
+    let mut holds_any = false;
+    loop {
+        let place = scan.place().map(|(file, offset)| (file.to_owned(), offset));
+        let Some((_, bytes)) = scan.next_chunk().map_err(log_error)? else { break };
+        holds_any |= !bytes.is_empty();
+        check.feed(bytes).map_err(|error| with_place(error, place))?;
     }
     let durable = TxnId::from_u64(scan.newest_log_state().durable_txn);
     if durable > check.last() {
         let what = format!("the log states that transaction {durable} is durable, but ends with {}", check.last());
         return Err(Error::corrupt(dir::WAL, 0, what));
     }
-    Ok(())
+    Ok(holds_any)
 }
 
 /// Holds the pages that lead to everything else against their checksums and the header.

@@ -10,6 +10,7 @@
 //! - `privileges`: how one that root starts becomes the store's owner
 //! - `process`: its life, from the initialisation lock to leaving
 //! - `check`: what it checks before it recovers, without changing a byte
+//! - `rehearse`: the replay of the log in memory, which meets damage before a file changes
 //! - `recover`: what it does first when nobody lives: checkpoint, log, ring
 //! - `flush`: the flush thread: ring → segment → fsync → acknowledgement
 //! - `recover_cells`: the same for cells and counters
@@ -26,6 +27,7 @@ mod privileges;
 pub(crate) mod process;
 pub(crate) mod recover;
 pub(crate) mod recover_cells;
+mod rehearse;
 pub(crate) mod sampler;
 
 pub use daemon::{LoggerOptions, run_logger, stop_logger};

@@ -15,7 +15,7 @@ use crate::logger::flush::Flusher;
 use crate::logger::{background, checkpoint, sampler};
 use crate::participant::engine::Engine;
 use crate::participant::panics::Panics;
-use crate::participant::rest::{DEAD_CLIENT_CHECK_INTERVAL, UNUSED_CHECK_INTERVAL};
+use crate::participant::rest::{DEAD_CLIENT_CHECK_INTERVAL, ALONE_LONGEST};
 use crate::participant::settings;
 use crate::participant::spawner::Host;
 use crate::process::client::lock_init;
@@ -205,7 +205,7 @@ fn wait_until_unneeded(
             true if was_in_use => DEAD_CLIENT_CHECK_INTERVAL,
             true => idle_time(engine, service)
                 .saturating_sub(idle_since.elapsed())
-                .clamp(LOGGER_CHECK_INTERVAL, UNUSED_CHECK_INTERVAL),
+                .clamp(LOGGER_CHECK_INTERVAL, ALONE_LONGEST),
         };
         if event_count::wait::<Native>(&words.background, wait_key, nap) == Woken::Perhaps {
             logger.rest.stir(engine);
@@ -225,7 +225,9 @@ fn wait_until_unneeded(
         }
         let in_use = engine.has_clients();
         was_in_use = in_use;
-        logger.rest.set_alone(!in_use, idle_time(engine, service));
+        if logger.rest.set_alone(!in_use) {
+            logger.rest.stir(engine);
+        }
         if in_use {
             idle_since = Instant::now();
         }

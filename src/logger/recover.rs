@@ -115,7 +115,13 @@ pub(super) fn fresh_control(
             Err(error) => return Err(error),
         }
     };
-    default_settings(&control);
+    begin_at(&control, header);
+    Ok((control, file))
+}
+
+/// Makes the state of the checkpoint that `header` describes the newest of a region just formatted.
+pub(super) fn begin_at(control: &Control, header: &CheckpointHeader) {
+    default_settings(control);
     let fixed = control.fixed();
     let mut image = header.image;
     image.blocks_reserved = 0;
@@ -134,7 +140,6 @@ pub(super) fn fresh_control(
     checkpoint.finished.store(txn, Ordering::Relaxed);
     checkpoint.finished_lsn.store(header.log_position.0, Ordering::Relaxed);
     checkpoint.started_lsn.store(header.log_position.0, Ordering::Relaxed);
-    Ok((control, file))
 }
 
 /// Whether there is a file of this name that no other store shares by a link.
@@ -144,7 +149,7 @@ fn is_own_file(dir: &Dir, name: &str) -> Result<bool> {
     Ok(stat.is_file() && stat.nlink() == 1)
 }
 
-fn memory_file() -> Result<File> {
+pub(super) fn memory_file() -> Result<File> {
     use rustix::fs::{MemfdFlags, memfd_create};
     let file = memfd_create("untorn-control", MemfdFlags::CLOEXEC);
     Ok(file.map_err(Error::sys("making a file in memory for control"))?.into())
@@ -264,7 +269,7 @@ fn back_with_blocks(engine: &Engine, len: u64) -> Result<()> {
 }
 
 /// The published bytes of the old ring from `from` on.
-fn ring_bytes(old: &Control, from: Lsn) -> Result<Option<Vec<u8>>> {
+pub(super) fn ring_bytes(old: &Control, from: Lsn) -> Result<Option<Vec<u8>>> {
     let fixed = old.fixed();
     let Ok(image) = old.newest() else { return Ok(None) };
     let tail = image.log_tail.0.max(fixed.stream.tail.load(Ordering::Acquire));

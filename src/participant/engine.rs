@@ -59,7 +59,7 @@ pub(crate) struct Engine {
     pub(crate) store_id: [u8; 16],
     pub(crate) geometry: Geometry,
     pub(crate) control: Control,
-    pub(crate) arena: Arena,
+    pub(crate) arena: Arc<Arena>,
     pub(crate) me: ClientId,
     /// This process, for people to read; asking for it is a system call each time.
     pub(crate) pid: u32,
@@ -359,7 +359,7 @@ impl Engine {
     /// [`Error::DiskFull`], or [`Error::LockTimeout`] if whoever is growing it makes no progress; nothing has changed then.
     pub(crate) fn ensure_arena(&self, bytes: u64) -> Result<()> {
         match self.control.arena_bytes() {
-            Some(backed) if bytes <= backed => Ok(()),
+            Some(_) if bytes <= self.control.checked_arena_bytes()? => Ok(()),
             _ => {
                 // A thread of the logger waits for a stopped process no longer than for a lock: it must be able to end.
                 let patience = if self.spawner.is_some() { self.logger_timeout } else { LOGGER_GROWTH_TIMEOUT };
@@ -407,6 +407,14 @@ impl Engine {
     /// writer lock: a commit never waits for the logger's zeros.
     #[cold]
     pub(crate) fn grow_arena(&self, bytes: u64, patience: Duration) -> Result<()> {
+        if let Some(max) = self.arena.scratch_len() {
+            let target = limits::arena_size_for(bytes);
+            if target > max {
+                return Err(Error::disk_full("the scratch copy of the arena", target - max));
+            }
+            self.control.set_arena_bytes(target);
+            return Ok(());
+        }
         let fixed = self.control.fixed();
         // Its holder may be the logger, and stopped.
         self.acquire(&fixed.growth, Some(patience))?;
@@ -420,7 +428,7 @@ impl Engine {
         let _release = Release(self);
         (|| {
             let have = match self.control.arena_bytes() {
-                Some(backed) => backed,
+                Some(_) => self.control.checked_arena_bytes()?,
                 // The word is damaged; the file knows. What is not whole was never handed out.
                 None => {
                     let len = self.arena_file()?.metadata().map_err(Error::io("stat of arena"))?.len();

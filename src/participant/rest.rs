@@ -3,16 +3,21 @@
 //! Each thread sleeps on an event count, and whatever it has to do is preceded by a ring. A ring can be missing: its sender may die
 //! between its news and the ring, or an older version of the library may not send it. While the store is used, the threads therefore look again
 //! every few milliseconds, and repair that. When nothing has been published, stored or asked for during [`REST_DELAY`], they rest:
-//! one thread looks for the dead and for a missing directory every few seconds ([`DEAD_CLIENT_CHECK_INTERVAL`], [`UNUSED_CHECK_INTERVAL`]),
-//! and the others wake once a minute.
+//! one thread looks for the dead and for a missing directory every few seconds ([`DEAD_CLIENT_CHECK_INTERVAL`]), and the others wake once
+//! a minute. While no process has the store open, the logger is *alone*: all threads sleep until a ring, and the main thread
+//! until it is time to leave. The thread that listens for message-passing clients is told by the kernel when the
+//! directory has lost a file (`server/watch.rs`), and rings.
 //!
 //! Whatever wakes a thread that rests wakes all of them ([`Rest::stir`]), so a store that is used again is looked after as before.
 //!
-//! | ring that is missing | who notices |
-//! |---|---|
-//! | of a publisher that died | the look for the dead, at most [`DEAD_CLIENT_CHECK_INTERVAL`] later; a client that waits, within `EVENT_WAIT_MAX` |
-//! | of a client that leaves or is killed | the look for the dead |
-//! | of `stop_logger`, by another version | the same look |
+//! | ring that is missing | beside a client, the event is noticed | alone |
+//! |---|---|---|
+//! | of a publisher that died | by the look for the dead, at most [`DEAD_CLIENT_CHECK_INTERVAL`] later; by a client that waits, within `EVENT_WAIT_MAX` | there is no publisher |
+//! | of a client that leaves or is killed | by the look for the dead | there is no client |
+//! | of a client that joins, and dies before it rings | by the look for the dead | by the next process that joins, or when the logger is to leave; until then it costs an entry of the client table |
+//! | of a client that joins, and is stopped before it rings | as above | when it goes on: it has published nothing yet |
+//! | of `stop_logger`, which dies before it rings | by the look for the dead | when the logger leaves by itself |
+//! | of the directory's removal, where the kernel does not report it | by the look for the dead | when the logger is to leave |
 
 use crate::participant::engine::{Engine, now_ns};
 use crate::shared::protocols::atomic::Native;
@@ -24,48 +29,43 @@ use std::time::Duration;
 const REST_DELAY: Duration = Duration::from_secs(1);
 /// How often a logger that rests looks for dead clients, and for its directory.
 pub(crate) const DEAD_CLIENT_CHECK_INTERVAL: Duration = Duration::from_secs(3);
-/// How often it looks for its directory, and for its socket, if no process has the store open.
-pub(crate) const UNUSED_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the other threads rest.
 const REST_WAIT_MAX: Duration = Duration::from_secs(60);
+/// How long a thread of a logger that is alone sleeps: until a ring, in effect.
+pub(crate) const ALONE_LONGEST: Duration = Duration::from_secs(86_400);
 
 /// Until when the threads of a logger look by themselves.
 pub(crate) struct Rest {
     active_until_ns: AtomicU64,
     /// No process has the store open, as far as the logger knows.
     is_alone: AtomicBool,
-    /// How long the logger stays without clients, in milliseconds.
-    idle_ms: AtomicU64,
 }
 
 impl Rest {
     /// Threads that have just started look by themselves.
     pub(crate) fn new() -> Rest {
         let active_until_ns = AtomicU64::new(now_ns() + REST_DELAY.as_nanos() as u64);
-        Rest { active_until_ns, is_alone: AtomicBool::new(false), idle_ms: AtomicU64::new(0) }
+        Rest { active_until_ns, is_alone: AtomicBool::new(false) }
     }
 
     /// How long a thread sleeps that looks every `nap` while the store is used.
     pub(crate) fn nap(&self, nap: Duration) -> Duration {
-        if self.is_resting() { REST_WAIT_MAX } else { nap }
+        self.nap_beside_clients(nap, REST_WAIT_MAX)
     }
 
-    /// Notes whether a process has the store open, and for how long the logger stays without one.
-    pub(crate) fn set_alone(&self, is_alone: bool, idle: Duration) {
-        self.is_alone.store(is_alone, Ordering::Relaxed);
-        self.idle_ms.store(idle.as_millis().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+    /// Notes whether no process has the store open. Returns whether that ends a time in which none had: then all threads are
+    /// to be woken, since they may have begun to sleep for [`ALONE_LONGEST`].
+    pub(crate) fn set_alone(&self, is_alone: bool) -> bool {
+        self.is_alone.swap(is_alone, Ordering::SeqCst) && !is_alone
     }
 
-    /// How long a thread sleeps that looks every `nap` while the store is used, every `resting` while it is only open. Of the
-    /// time that the logger stays without clients, no more than the half: it looks before it leaves.
+    /// How long a thread sleeps that looks every `nap` while the store is used, every `resting` while it is only open.
     pub(crate) fn nap_beside_clients(&self, nap: Duration, resting: Duration) -> Duration {
-        let before_leaving = Duration::from_millis(self.idle_ms.load(Ordering::Relaxed) / 2);
-        let longest = match self.is_resting() {
+        match self.is_resting() {
             false => nap,
-            true if self.is_alone.load(Ordering::Relaxed) => UNUSED_CHECK_INTERVAL,
+            true if self.is_alone.load(Ordering::SeqCst) => ALONE_LONGEST,
             true => resting,
-        };
-        longest.min(before_leaving).max(nap)
+        }
     }
 
     /// Whether the threads rest. To be asked between `event_count::prepare_wait` and `event_count::wait`.

@@ -14,7 +14,7 @@ use crate::participant::options::Options;
 use crate::participant::spawner::LoggerSpawner;
 use crate::process::create;
 use crate::process::{pin, waker};
-use crate::shared::control::Control;
+use crate::shared::control::{Control, REMEDY};
 use crate::shared::liveness;
 use crate::shared::liveness::{CLIENT_IDS, InitLock, LOGGER_OFFSET, Tester};
 use crate::shared::memory::arena::Arena;
@@ -148,7 +148,9 @@ impl DirectClient {
             if in_use && has_clients(&tester) {
                 return Err(Error::Mismatch {
                     file: dir::CONTROL.into(),
-                    what: "the store is in use, but not by this boot of this kernel".into(),
+                    what: format!(
+                        "the store is in use, but not by this boot of this kernel, or the region is damaged; {REMEDY}"
+                    ),
                 });
             }
             drop(init);
@@ -182,10 +184,13 @@ impl DirectClient {
         };
         control.know_arena(arena_file.metadata().map_err(Error::io("stat of arena"))?.len());
         let high_water = control.newest()?.high_water;
-        let arena = Arena::open(&arena_file, header.store_id, &header.geometry, high_water)?;
+        let arena = Arc::new(Arena::open(&arena_file, header.store_id, &header.geometry, high_water)?);
+        control.set_arena(arena.clone())?;
         let tester = dir.with_fd(|fd| Tester::open(fd, Some(lock_file)))?;
         let lock_reserve = dir.with_fd(|fd| liveness::open_reserve(fd, lock_file))?;
         let entry = enter_table(&control, me, &tester, || dir.need_file(dir::CONTROL, true))?;
+        // A logger without clients sleeps until its time to leave.
+        event_count::notify_always::<Native>(&control.fixed().logger.background);
         let engine = Engine {
             dir,
             store_id: header.store_id,

@@ -9,6 +9,7 @@
 //! - `connections`: admission of connections
 //! - `buffers`: buffers for messages, and their bound
 //! - `turns`: which long request is served next
+//! - `watch`: changes of the store's directory, as the kernel reports them
 //! - `connection`: one connection, from hello to end
 //! - `answer`, `write`, `scans`, `cells`, `feed`: what each request does
 //!
@@ -30,6 +31,7 @@ mod policy;
 mod scans;
 mod socket_path;
 mod turns;
+mod watch;
 mod write;
 
 use crate::files::dir::Dir;
@@ -52,11 +54,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use turns::Turns;
 use untorn_wal::wire::hello::{Refusal, ServerHello};
+use watch::{Change, Watch};
 
 /// How often the listening thread checks the socket and the access file.
 const SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The same while the store rests.
 const RESTING_SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// The same if no process has the store open, and the kernel does not report changes.
+const UNREPORTED_CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// How long the listening thread checks every [`SOCKET_CHECK_INTERVAL`] after the kernel has reported a change.
+const CHANGE_CHECK_TIME: Duration = Duration::from_secs(5);
 /// How long a policy that was read is used before the access file is checked again.
 const POLICY_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a request may wait for the writer lock.
@@ -106,13 +113,13 @@ struct SharedStore {
 }
 
 /// Makes the socket and listens. A failure is recorded, and the listening thread retries; `None` if that thread cannot
-/// start. `wake_main` wakes the thread that serves, if the listening one panics.
+/// start. `wake_main` wakes the thread that serves, if the listening one panics or the directory loses a file.
 pub(crate) fn start(
     dir: &Dir,
     rest: &Arc<Rest>,
     host: Host,
     panics: &Arc<Panics>,
-    wake_main: impl FnOnce() + Send + 'static,
+    wake_main: impl Fn() + Clone + Send + 'static,
 ) -> Option<Server> {
     match Server::start(dir, rest, host, panics, wake_main) {
         Ok(server) => Some(server),
@@ -143,7 +150,7 @@ impl Server {
         rest: &Arc<Rest>,
         host: Host,
         panics: &Arc<Panics>,
-        wake_main: impl FnOnce() + Send + 'static,
+        wake_main: impl Fn() + Clone + Send + 'static,
     ) -> Result<Server> {
         let dir = dir.again()?;
         let stamp = FileStamp::now(&dir);
@@ -159,10 +166,18 @@ impl Server {
             store: Mutex::default(),
             socket: Mutex::default(),
         });
-        let mut listener = Listener { shared: shared.clone(), bound_by: None, last_reported: None };
+        let watch = if host == Host::Thread { None } else { shared.dir.with_fd(|fd| Ok(Watch::new(fd).ok()))? };
+        let mut listener = Listener {
+            shared: shared.clone(),
+            bound_by: None,
+            last_reported: None,
+            watch,
+            looks_until: Instant::now(),
+        };
         listener.check_socket();
         let (panics, rest) = (panics.clone(), rest.clone());
-        let run = move || panics.watch("listening", || listener.run(&rest), wake_main);
+        let on_loss = wake_main.clone();
+        let run = move || panics.watch("listening", || listener.run(&rest, on_loss), wake_main);
         let thread = std::thread::Builder::new().name("untorn-listen".into()).spawn(run);
         let listening = Mutex::new(Some(thread.map_err(Error::io("starting a thread that listens"))?));
         Ok(Server { shared, listening })
@@ -285,18 +300,24 @@ struct Listener {
     bound_by: Option<Arc<Policy>>,
     /// The problem that was reported last; `None` at first, so that an old error file is removed.
     last_reported: Option<Option<String>>,
+    /// Reports changes of the directory.
+    watch: Option<Watch>,
+    /// Until then it looks as often as beside clients: the newest change was reported not long ago, and files' clocks are coarse.
+    looks_until: Instant,
 }
 
 impl Listener {
-    fn run(mut self, rest: &Rest) {
+    fn run(mut self, rest: &Rest, on_loss: impl Fn()) {
         let mut looked = Instant::now();
         while !self.shared.is_closing() {
             crash_point!("serve.looked");
             let is_unused = self.shared.connections.is_empty();
-            let interval = if is_unused {
-                rest.nap_beside_clients(SOCKET_CHECK_INTERVAL, RESTING_SOCKET_CHECK_INTERVAL)
-            } else {
-                SOCKET_CHECK_INTERVAL
+            let is_changed = Instant::now() < self.looks_until;
+            let interval = match is_unused && !is_changed {
+                true => rest
+                    .nap_beside_clients(SOCKET_CHECK_INTERVAL, RESTING_SOCKET_CHECK_INTERVAL)
+                    .min(self.longest_nap()),
+                false => SOCKET_CHECK_INTERVAL,
             };
             // By the clock, since clients may connect without a pause.
             if looked.elapsed() >= interval {
@@ -306,12 +327,20 @@ impl Listener {
             }
             let socket = self.shared.socket.lock().clone();
             let next = match &socket {
-                Some(socket) => socket.next_client(interval.saturating_sub(looked.elapsed())),
+                Some(socket) => socket.next_client(interval.saturating_sub(looked.elapsed()), self.watch.as_ref()),
                 None => {
                     std::thread::park_timeout(interval);
                     Ok(None)
                 }
             };
+            if let Some(change) = self.watch.as_ref().and_then(Watch::next_change) {
+                // Not at once: a directory that is being removed must not get a new socket.
+                looked = Instant::now();
+                self.looks_until = looked + CHANGE_CHECK_TIME;
+                if change == Change::Loss {
+                    on_loss();
+                }
+            }
             if self.shared.is_closing() {
                 break;
             }
@@ -327,6 +356,15 @@ impl Listener {
         }
         if let Some(socket) = self.shared.socket.lock().take() {
             socket.remove();
+        }
+    }
+
+    /// How long the thread may sleep if no process has the store open. A change that the kernel does not report is looked for.
+    fn longest_nap(&self) -> Duration {
+        let socket = self.shared.socket.lock();
+        match socket.as_ref().is_some_and(|socket| !socket.is_elsewhere()) && self.watch.is_some() {
+            true => Duration::MAX,
+            false => UNREPORTED_CHECK_INTERVAL,
         }
     }
 

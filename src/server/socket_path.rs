@@ -7,6 +7,7 @@ use crate::files::descriptor::{Descriptor, FileId};
 use crate::files::dir::Dir;
 use crate::server::access;
 use crate::server::policy::{Policy, PolicyFault, Principal};
+use crate::server::watch::Watch;
 use crate::shared::memory::private::Private;
 use crate::shared::socket;
 use crate::shared::socket::SocketStream;
@@ -36,6 +37,7 @@ pub(super) struct BoundSocket {
     listener: Private,
     dir: Descriptor,
     name: String,
+    is_elsewhere: bool,
     id: FileId,
 }
 
@@ -69,7 +71,7 @@ impl BoundSocket {
         match made {
             Ok(id) => {
                 let dir = Descriptor::new(dir).map_err(Error::io("stat of the socket's directory"))?;
-                Ok(BoundSocket { listener, dir, name, id })
+                Ok(BoundSocket { listener, dir, name, is_elsewhere: policy.socket.is_some(), id })
             }
             Err(errno) => {
                 let _ = fs::unlinkat(&dir, &making, AtFlags::empty());
@@ -79,12 +81,20 @@ impl BoundSocket {
     }
 
     /// The next client, if one comes within that time.
-    pub(super) fn next_client(&self, time: Duration) -> io::Result<Option<SocketStream>> {
+    /// `None` too when `watch` has something to report.
+    pub(super) fn next_client(&self, time: Duration, watch: Option<&Watch>) -> io::Result<Option<SocketStream>> {
         let listening = self.listener.get()?;
-        if !socket::wait_for(&mut [PollFd::new(&listening, PollFlags::IN)], Some(Instant::now() + time))? {
+        let watched = watch.map_or(listening, Watch::fd);
+        let mut ready = [PollFd::new(&listening, PollFlags::IN), PollFd::new(&watched, PollFlags::IN)];
+        if !socket::wait_for(&mut ready, Instant::now().checked_add(time))? {
             return Ok(None);
         }
         socket::accept(&self.listener)
+    }
+
+    /// Whether its name is not in the store's directory.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        self.is_elsewhere
     }
 
     /// Wakes whoever waits for a client. None can connect afterwards.

@@ -15,13 +15,13 @@
 #![allow(unsafe_code)]
 
 use crate::files::dir;
-use crate::shared::control::{CacheLine, Control, checked, unchecked, write_zeros};
+use crate::shared::control::{CacheLine, Control, REMEDY, checked, unchecked, write_zeros};
 use crate::shared::protocols::atomic::{Native, Word64};
 use crate::shared::protocols::cell::{COPIES, CellView, CellWords, WriteStep};
 use crate::shared::protocols::lock;
 use crate::{Error, LimitKind, Result, Version, limits};
 use std::fs::File;
-use std::mem::size_of;
+use std::mem::{offset_of, size_of};
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -117,6 +117,10 @@ pub(crate) struct CellsHead {
     pub(crate) values: AtomicU64,
 }
 
+/// Where in [`CellsHead`] the numbers are that lead to memory.
+pub(crate) const CAPACITY_AT: usize = offset_of!(CellsHead, capacity);
+pub(crate) const BODIES_BACKED_AT: usize = offset_of!(CellsHead, bodies_backed);
+
 /// One cell or counter.
 #[repr(C, align(128))]
 pub(crate) struct CellEntry {
@@ -148,7 +152,7 @@ fn table_at(readers_end: usize) -> u64 {
 }
 
 fn damaged(what: &str) -> Error {
-    Error::corrupt(dir::CONTROL, 0, format!("the {what} is damaged"))
+    Error::corrupt(dir::CONTROL, 0, format!("the {what} is damaged; {REMEDY}"))
 }
 
 impl CellsHead {
@@ -197,6 +201,27 @@ impl Control {
         &self.fixed().cells
     }
 
+    /// Entries that exist, checked to lie in the file.
+    fn cell_capacity(&self) -> Result<u64> {
+        let capacity = Self::number(&self.cells().capacity, limits::CELLS_MAX as u64, "number of cells")?;
+        let end = table_at(self.readers_end()) + capacity * size_of::<CellEntry>() as u64;
+        // Where there is none, the file may end before the place of the first.
+        if capacity > 0 {
+            self.check_own_file(&self.cell_table_known, end, "table of cells")?;
+        }
+        Ok(capacity)
+    }
+
+    /// Bytes of bodies that exist, checked to lie in the file.
+    fn cell_bodies(&self) -> Result<u64> {
+        let chunks = Self::number(&self.cells().bodies_backed, BODIES_BYTES / BODY_CHUNK, "room for cells")?;
+        let end = table_at(self.readers_end()) + TABLE_BYTES + chunks * BODY_CHUNK;
+        if chunks > 0 {
+            self.check_own_file(&self.cell_bodies_known, end, "values of cells")?;
+        }
+        Ok(chunks * BODY_CHUNK)
+    }
+
     fn number(word: &AtomicU64, max: u64, what: &str) -> Result<u64> {
         let number = unchecked(word.load(Ordering::Acquire)).map(u64::from);
         number.filter(|number| *number <= max).ok_or_else(|| damaged(what))
@@ -213,8 +238,7 @@ impl Control {
 
     /// How many entries were ever used: those beyond hold nothing.
     pub(crate) fn cell_bound(&self) -> Result<usize> {
-        let capacity = Self::number(&self.cells().capacity, limits::CELLS_MAX as u64, "number of cells")?;
-        Ok(Self::number(&self.cells().bound, capacity, "number of cells in use")? as usize)
+        Ok(Self::number(&self.cells().bound, self.cell_capacity()?, "number of cells in use")? as usize)
     }
 
     fn entry_at(&self, index: usize) -> &CellEntry {
@@ -242,9 +266,7 @@ impl Control {
     /// Where the copies of an entry's cell begin, in bytes after the bodies' begin, checked to lie in the file.
     fn body_of(&self, entry: &CellEntry, kind: CellKind) -> Result<u64> {
         let at = Self::number(&entry.body, BODIES_BYTES / BODY_UNIT, "place of a cell's copies")? * BODY_UNIT;
-        let backed =
-            Self::number(&self.cells().bodies_backed, BODIES_BYTES / BODY_CHUNK, "room for cells")? * BODY_CHUNK;
-        if at + kind.body_bytes() > backed {
+        if at + kind.body_bytes() > self.cell_bodies()? {
             return Err(damaged("place of a cell's copies"));
         }
         Ok(at)
@@ -412,7 +434,7 @@ impl Control {
 
     fn ensure_entries(&self, count: usize, file: &File) -> Result<()> {
         let head = self.cells();
-        let capacity = Self::number(&head.capacity, limits::CELLS_MAX as u64, "number of cells")? as usize;
+        let capacity = self.cell_capacity()? as usize;
         if count <= capacity {
             return Ok(());
         }
@@ -428,7 +450,7 @@ impl Control {
 
     fn ensure_bodies(&self, bytes: u64, file: &File) -> Result<()> {
         let head = self.cells();
-        let backed = Self::number(&head.bodies_backed, BODIES_BYTES / BODY_CHUNK, "room for cells")? * BODY_CHUNK;
+        let backed = self.cell_bodies()?;
         if bytes <= backed {
             return Ok(());
         }

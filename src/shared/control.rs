@@ -24,6 +24,7 @@ use crate::files::slot::{SLOT_WORDS, SlotImage};
 use crate::shared::cells;
 use crate::shared::cells::CellsHead;
 use crate::shared::latencies::Latencies;
+use crate::shared::memory::arena::Arena;
 use crate::shared::memory::mapping::{MAPPING_ALIGN, MapOptions};
 use crate::shared::memory::spans::Spans;
 use crate::shared::protocols::atomic::Native;
@@ -37,6 +38,7 @@ use std::fs::File;
 use std::mem::{offset_of, size_of};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 use untorn_wal::Lsn;
 use untorn_wal::segment::SegmentHeader;
@@ -50,7 +52,12 @@ pub const CHECKED_NUMBERS: &[(&str, u64)] = &[
     ("client-entries", offset_of!(Fixed, clients_ready) as u64),
     // Of the second chunk: the first one is there for good.
     ("reader-chunk", (offset_of!(Fixed, readers) + offset_of!(ReaderWords, chunks) + 8) as u64),
+    ("cell-entries", (offset_of!(Fixed, cells) + cells::CAPACITY_AT) as u64),
+    ("cell-bodies", (offset_of!(Fixed, cells) + cells::BODIES_BACKED_AT) as u64),
 ];
+
+/// What a region needs whose words are wrong. The next open makes another one from the other files.
+pub(crate) const REMEDY: &str = "stop all processes that have the store open, and open it again";
 
 /// "untornC", and the version of this layout. These, and whose region it is, stand where they do in every version.
 const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x0c");
@@ -100,6 +107,9 @@ pub const REGION_INODE_AT: u64 = (offset_of!(Fixed, identity) + offset_of!(Regio
 
 /// Where the region counts the rounds of the flush thread, for a test that looks whether it rests.
 pub const HEARTBEAT_AT: u64 = (offset_of!(Fixed, logger) + offset_of!(LoggerWords, heartbeat)) as u64;
+
+/// Up to where the region says that the log is to be flushed at once, for a test that looks whether a waiter asked.
+pub const FLUSH_REQUEST_AT: u64 = (offset_of!(Fixed, logger) + offset_of!(LoggerWords, flush_request)) as u64;
 
 /// Where the region has the images of commits: the slots of the newest transactions, and then those of durable ones. A test
 /// forges them.
@@ -407,8 +417,13 @@ pub(crate) struct Control {
     spans: Spans,
     ring_size: usize,
     page_size: u64,
+    /// The mapped arena, which knows how long its file is.
+    arena: OnceLock<Arc<Arena>>,
     /// Bytes of the arena's file that this process has found to be there. The file never shrinks while a process maps it.
     arena_known: AtomicU64,
+    /// Where the parts of this file end that this process has found to be there: entries of cells, and their copies.
+    pub(crate) cell_table_known: AtomicU64,
+    pub(crate) cell_bodies_known: AtomicU64,
     /// The chunks of reader slots that this process has found ready, a bit for each: they are so for ever.
     pub(crate) readers_known: AtomicU64,
     /// Entries of the client table that this process has found ready: they are so for ever.
@@ -485,7 +500,11 @@ impl Control {
     #[inline]
     pub(crate) fn incarnation(&self) -> Result<u32> {
         let word = unchecked(self.fixed().incarnation.current.load(Ordering::Relaxed));
-        word.ok_or_else(|| Error::corrupt(dir::CONTROL, 0, "the incarnation of the store is damaged"))
+        // One before that of the newest transaction would give ids that go backwards.
+        word.filter(|incarnation| *incarnation >= self.committed().incarnation()).ok_or_else(|| {
+            let what = format!("the incarnation of the store is damaged; {REMEDY}");
+            Error::corrupt(dir::CONTROL, offset_of!(Fixed, incarnation) as u64, what)
+        })
     }
 
     /// By recovery: begins with this incarnation. `is_stated`: the log states that it is used.
@@ -560,7 +579,10 @@ impl Control {
             spans,
             ring_size,
             page_size: geometry.page_size as u64,
+            arena: OnceLock::new(),
             arena_known: AtomicU64::new(0),
+            cell_table_known: AtomicU64::new(0),
+            cell_bodies_known: AtomicU64::new(0),
             readers_known: AtomicU64::new(1),
             clients_known: AtomicUsize::new(CLIENT_CHUNK),
         })
@@ -777,6 +799,68 @@ impl Control {
         Ok(target)
     }
 
+    /// Notes the arena's mapping, whose file the region's words are held against from now on.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the region counts more bytes of the arena than its file has.
+    pub(crate) fn set_arena(&self, arena: Arc<Arena>) -> Result<()> {
+        let _ = self.arena.set(arena);
+        // A damaged word is written anew by the next process that makes the arena grow.
+        self.arena_bytes().map_or(Ok(()), |backed| self.check_arena_file(backed))
+    }
+
+    /// As [`Control::arena_bytes`], held against the length of the arena's file.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the word is damaged, or counts more than the file has: a store there would be a SIGBUS.
+    pub(crate) fn checked_arena_bytes(&self) -> Result<u64> {
+        let Some(backed) = self.arena_bytes() else {
+            return Err(Error::corrupt(
+                dir::CONTROL,
+                offset_of!(Fixed, arena_bytes) as u64,
+                format!("the length of the arena is damaged; {REMEDY}"),
+            ));
+        };
+        self.check_arena_file(backed)?;
+        Ok(backed)
+    }
+
+    /// An error if the arena's file is shorter than `backed` bytes. A number that fits its complement may still be wrong.
+    #[inline]
+    fn check_arena_file(&self, backed: u64) -> Result<()> {
+        if backed <= self.arena_known.load(Ordering::Relaxed) { Ok(()) } else { self.check_arena_file_anew(backed) }
+    }
+
+    #[cold]
+    fn check_arena_file_anew(&self, backed: u64) -> Result<()> {
+        // Without the arena's mapping, its opening compares the lengths.
+        let Some(arena) = self.arena.get() else { return Ok(()) };
+        if !arena.reaches(backed)? {
+            let what = format!("the region counts {backed} bytes of the arena, whose file is shorter; {REMEDY}");
+            return Err(Error::corrupt(dir::CONTROL, offset_of!(Fixed, arena_bytes) as u64, what));
+        }
+        self.know_arena(backed);
+        Ok(())
+    }
+
+    /// An error unless this region's file has the byte before `end`, where the words say that its part called `what` ends.
+    /// `known` is the greatest end that this process has found to be right.
+    #[inline]
+    pub(crate) fn check_own_file(&self, known: &AtomicU64, end: u64, what: &str) -> Result<()> {
+        if end <= known.load(Ordering::Relaxed) { Ok(()) } else { self.check_own_file_anew(known, end, what) }
+    }
+
+    #[cold]
+    fn check_own_file_anew(&self, known: &AtomicU64, end: u64, what: &str) -> Result<()> {
+        if !self.spans.reaches(end)? {
+            let what = format!("the region counts bytes up to {end} for the {what}, and its file is shorter; {REMEDY}");
+            return Err(Error::corrupt(dir::CONTROL, end, what));
+        }
+        // Relaxed: the number leads to no other memory of this process.
+        known.fetch_max(end, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Bytes of the arena whose blocks are there; `None` if the word is damaged.
     pub(crate) fn arena_bytes(&self) -> Option<u64> {
         let pieces = unchecked(self.fixed().arena_bytes.load(Ordering::Acquire))?;
@@ -815,19 +899,12 @@ impl Control {
     #[cold]
     fn check_backed(&self, used: u64) -> Result<()> {
         // The copy of the words ends with an acquire fence, so this load finds what the image's writer had stored before.
-        let Some(backed) = self.arena_bytes() else {
-            let what =
-                "the length of the arena is damaged; stop all processes that have the store open, and open it again";
-            return Err(Error::corrupt(dir::CONTROL, offset_of!(Fixed, arena_bytes) as u64, what));
-        };
-        self.know_arena(backed);
+        let backed = self.checked_arena_bytes()?;
         if used <= backed {
             return Ok(());
         }
-        let what = format!(
-            "the high-water mark of a commit is byte {used} of the arena, which has {backed} bytes; stop all processes that have the \
-             store open, and open it again"
-        );
+        let what =
+            format!("the high-water mark of a commit is byte {used} of the arena, which has {backed} bytes; {REMEDY}");
         Err(Error::corrupt(dir::CONTROL, 0, what))
     }
 

@@ -14,7 +14,7 @@
 #![allow(unsafe_code)]
 
 use crate::files::dir;
-use crate::shared::control::{CHUNK_BYTES, Control, Fixed, READER_CHUNK, checked, write_zeros};
+use crate::shared::control::{CHUNK_BYTES, Control, Fixed, READER_CHUNK, REMEDY, checked, write_zeros};
 use crate::shared::liveness::CLIENT_IDS;
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::lock::ClientIdBits;
@@ -74,7 +74,9 @@ impl Control {
 
     /// Where the file must end at least for the chunks that are ready.
     pub(crate) fn ready_readers_end(&self) -> usize {
-        let last = (0..CHUNKS).rev().find(|chunk| self.is_ready(*chunk));
+        let words = &self.fixed().readers.chunks;
+        // By the words alone: the caller compares the end with the file's.
+        let last = (0..CHUNKS).rev().find(|chunk| words[*chunk].load(Ordering::Acquire) == ready_word(*chunk));
         self.readers_begin() + last.map_or(0, |last| (last + 1) * CHUNK_BYTES as usize)
     }
 
@@ -85,6 +87,13 @@ impl Control {
         match self.fixed().readers.chunks[chunk].load(Ordering::Acquire) {
             0 => Ok(Chunk::Absent),
             word if word == ready_word(chunk) => {
+                let end = self.readers_begin() as u64 + (chunk as u64 + 1) * CHUNK_BYTES;
+                if !self.spans().reaches(end)? {
+                    let what = format!(
+                        "chunk {chunk} of the reader slots ends at byte {end}, and the file is shorter; {REMEDY}"
+                    );
+                    return Err(Error::corrupt(dir::CONTROL, end, what));
+                }
                 self.readers_known.fetch_or(1 << chunk, Ordering::Relaxed);
                 Ok(Chunk::Ready)
             }
@@ -111,7 +120,7 @@ impl Control {
         }
         // SAFETY: the table lies within the mapping at its greatest size. The slot's chunk was published as ready
         // (release) only after zeros were written over all of it, and no chunk is ever taken back, so the file covers
-        // the slot. It consists of atomics alone, for which every bit pattern is valid and which other processes may
+        // the slot; a word that was forged is refused by `chunk`. It consists of atomics alone, for which every bit pattern is valid and which other processes may
         // change.
         Some(unsafe { &*self.base().add(self.readers_begin()).cast::<ReaderSlot<Native>>().add(index) })
     }
@@ -270,5 +279,6 @@ impl Control {
 }
 
 fn damaged(chunk: usize) -> Error {
-    Error::corrupt(dir::CONTROL, 0, format!("the state of chunk {chunk} of the reader slots is damaged"))
+    let what = format!("the state of chunk {chunk} of the reader slots is damaged; {REMEDY}");
+    Error::corrupt(dir::CONTROL, 0, what)
 }

@@ -6,7 +6,7 @@
 use crate::participant::engine::Engine;
 use crate::txn::ops::{Op, Ops};
 use crate::txn::write::Write;
-use crate::{Error, KeyspaceId, Result, TxnId, limits};
+use crate::{Error, KeyspaceId, LimitKind, Result, TxnId, limits};
 use std::collections::HashMap;
 use untorn_wal::Lsn;
 use untorn_wal::record;
@@ -360,7 +360,15 @@ impl<'e> Replay<'e> {
             _ => Write::replay(self.engine, base, txn, self.checkpoint)?,
         };
         for op in Ops::new(payload) {
-            write.apply(op.map_err(&damaged)?)?;
+            write.apply(op.map_err(&damaged)?).map_err(|error| match error {
+                Error::Corrupt { file, what, .. } if file == "wal" => damaged(what),
+                // No transaction could have logged it. The size of the store is no such limit: its pages are shared
+                // out anew.
+                Error::Limit { what, found, limit } if what != LimitKind::StoreSize => damaged(format!(
+                    "transaction {txn} needs more than the store allows: {what} is {found}, the limit is {limit}"
+                )),
+                other => other,
+            })?;
         }
         if kind == RecordKind::Frame {
             self.open = Some(write);

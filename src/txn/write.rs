@@ -1,12 +1,13 @@
 //! A write transaction: its operations on keyspaces, each done to the pages and noted for the log.
 
+use crate::btree::check::PageSeen;
 use crate::btree::cursor::RangeCursor;
 use crate::btree::point_cursor::PointCursor;
+use crate::btree::walk::each_page;
 use crate::btree::{edit, range, search};
 use crate::files::dir;
 use crate::files::page as format;
-use crate::files::page::HEADER_LEN;
-use crate::files::page::PageWrite;
+use crate::files::page::{HEADER_LEN, PageKind, PageWrite};
 use crate::files::slot::SlotImage;
 use crate::key_range::HalfOpen;
 use crate::pages::protection::Protection;
@@ -425,19 +426,50 @@ impl<'e> Write<'e> {
 
     // ---- replay
 
-    /// Does what a logged operation did. What it found then must be there again: if it isn't, a page that only
-    /// led there, and so was not copied and held against its checksum, is damaged.
+    /// Does what a logged operation did. What it found then must be there again.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] with the page that is damaged or, at log position 0, what the log must not hold.
     pub(crate) fn apply(&mut self, op: Op<'_>) -> Result<()> {
-        let offset = u64::from(self.work.image.catalog.0) * self.engine.geometry.page_size as u64;
-        let missing = |what: &str| {
-            Error::corrupt(dir::ARENA, offset, format!("the log changes {what}, which the pages don't have"))
-        };
         match self.apply_found(op) {
             Ok(true) => Ok(()),
-            Ok(false) => Err(missing("a key")),
-            Err(Error::NoKeyspace { .. }) => Err(missing("a keyspace")),
+            Ok(false) | Err(Error::NoKeyspace { .. }) => Err(self.explain_missing(op)),
             Err(error) => Err(error),
         }
+    }
+
+    /// The error for an operation that changes what the pages lack: a damaged page that leads elsewhere, or else the
+    /// record itself. A page that is only read on the path to a key is not held against its checksum before that.
+    fn explain_missing(&self, op: Op<'_>) -> Error {
+        let (keyspace, what) = match op {
+            Op::Delete { keyspace, .. } => (keyspace, "deletes a key that the pages don't have"),
+            Op::DeleteRange { keyspace, .. } => (keyspace, "deletes a range in which the pages have no key"),
+            Op::Put { keyspace, .. } | Op::LargePut { keyspace, .. } | Op::DropKeyspace { keyspace, .. } => {
+                (keyspace, "changes a keyspace that the pages don't have")
+            }
+            _ => (KeyspaceId(0), "changes what the pages don't have"),
+        };
+        let checked = [Ok(self.work.image.catalog), self.root(keyspace)]
+            .into_iter()
+            .flatten()
+            .try_for_each(|root| each_page(&self.work, root, &mut |page| self.check_page(&page)));
+        match checked {
+            Ok(()) => Error::corrupt(dir::WAL, 0, format!("a record {what}, in keyspace number {}", keyspace.0)),
+            Err(error) => error,
+        }
+    }
+
+    /// Holds a page against its checksum if it has one, and says that the walk is to go on.
+    fn check_page(&self, page: &PageSeen) -> Result<bool> {
+        self.engine.progress.step();
+        if page.created_txn > self.txn {
+            let what = format!("page {} was born in {}, after {}", page.page.0, page.created_txn, self.txn);
+            return Err(self.engine.arena.damaged(page.page, what));
+        }
+        if page.kind != PageKind::Extent {
+            self.work.check(page.page, page.created_txn)?;
+        }
+        Ok(true)
     }
 
     /// As [`Write::apply`]; says whether what it changes was there.
@@ -451,6 +483,11 @@ impl<'e> Write<'e> {
             Op::Delete { keyspace, key } => return self.delete(keyspace, key),
             Op::CreateKeyspace { keyspace, name } => {
                 self.check_new_keyspace(name)?;
+                if let Some(found) = self.find_keyspace(name)? {
+                    let what =
+                        format!("a record creates keyspace {name:?}, which the pages have as number {}", found.0);
+                    return Err(damaged(&what));
+                }
                 self.step(|write| write.create_keyspace_as(keyspace, name))?;
             }
             Op::DropKeyspace { keyspace, .. } => self.drop_keyspace(keyspace)?,

@@ -1,12 +1,13 @@
 //! What a logger does before it serves: it checks the files, and attaches to the living clients or recovers the store.
 
 use super::state::Logger;
+use crate::files::descriptor::Descriptor;
 use crate::files::dir;
 use crate::files::dir::{Dir, LockFileId};
 use crate::files::header::CheckpointHeader;
 use crate::files::log::{log_error, open_log};
 use crate::logger::flush::Flusher;
-use crate::logger::{background, check, recover};
+use crate::logger::{background, check, recover, rehearse};
 use crate::participant::engine::{Engine, has_clients};
 use crate::participant::rest::Rest;
 use crate::participant::settings;
@@ -90,17 +91,12 @@ fn try_to_prepare(
     let me = presence.id();
     let lock_reserve = dir.with_fd(|fd| liveness::open_reserve(fd, lock_file))?;
     let arena_file = dir.need_file(dir::ARENA, true)?;
-    let arena = Arena::open(&arena_file, header.store_id, &header.geometry, header.image.high_water)?;
+    let arena = Arc::new(Arena::open(&arena_file, header.store_id, &header.geometry, header.image.high_water)?);
     let arena_len = arena_file.metadata().map_err(Error::io("stat of arena"))?.len();
     if let Some(old) = &old {
         old.know_arena(arena_len);
     }
-    if !alive {
-        check::check_arena(&arena, &header, progress)?;
-        check::check_log(&disk, &segment_catalog, &header, &arena)?;
-    }
-    arena.make_writable(|| Ok(arena_file))?;
-    let engine = |control: Control, dir: Dir, arena: Arena| Engine {
+    let engine = |control: Control, dir: Dir, arena: Arc<Arena>, lock_reserve: Descriptor, presence: Presence| Engine {
         dir,
         store_id: header.store_id,
         geometry: header.geometry,
@@ -118,6 +114,29 @@ fn try_to_prepare(
         logger_seen_ns: AtomicU64::new(0),
         presence,
     };
+    // A poisoned region is not trusted.
+    let trusted = old.as_ref().filter(|old| old.poison() == 0);
+    let (dir, lock_reserve, presence) = match alive {
+        true => (dir, lock_reserve, presence),
+        false => {
+            let check = || {
+                check::check_arena(&arena, &header, progress)?;
+                let holds_any = check::check_log(&disk, &segment_catalog, &header, &arena)?;
+                let is_needed = holds_any || trusted.is_some();
+                if is_needed { rehearse::scratch(&header, &arena, &arena_file) } else { Ok(None) }
+            };
+            match check().map_err(check::with_remedy)? {
+                None => (dir, lock_reserve, presence),
+                Some((control, arena)) => {
+                    let rehearsal = engine(control, dir, arena, lock_reserve, presence);
+                    rehearse::run(&rehearsal, &header, &disk, &shape, trusted).map_err(check::with_remedy)?;
+                    let Engine { dir, lock_reserve, presence, .. } = rehearsal;
+                    (dir, lock_reserve, presence)
+                }
+            }
+        }
+    };
+    arena.make_writable(|| Ok(arena_file))?;
     let logger = |engine: Engine, pool: Arc<SegmentPool<RealDisk>>| {
         Arc::new(Logger {
             engine,
@@ -141,7 +160,8 @@ fn try_to_prepare(
             let pool = SegmentPool::open(disk, &segment_catalog, finished_lsn.min(header.log_position), retention)
                 .map_err(log_error)?;
             background::ensure_spares(&pool, 2)?;
-            let logger = logger(engine(control, dir, arena), pool);
+            control.set_arena(arena.clone())?;
+            let logger = logger(engine(control, dir, arena, lock_reserve, presence), pool);
             // Attaching acknowledges what was left. A client that sees the acknowledgement may ask this logger to exit.
             logger.enter_control();
             let flusher = Flusher::attach(logger.clone(), &header, &segment_catalog.log_state)?;
@@ -171,12 +191,13 @@ fn try_to_prepare(
             let (control, region) = recover::fresh_control(&dir, &header, old.as_ref(), &pool, *in_memory)?;
             // The region's word says so only once recovery has backed that length with blocks.
             control.know_arena(arena_len);
+            control.set_arena(arena.clone())?;
             let moves_to_memory = old.is_some() && !region.is_memory;
             settings::store_retention(&control, header.retention);
             if let Some(old) = &old {
                 control.continue_region(old);
             }
-            let engine = engine(control, dir, arena);
+            let engine = engine(control, dir, arena, lock_reserve, presence);
             let recover = || {
                 let recovered = recover::replay(&engine, &header, &pool, &disk, &shape, old.as_ref())?;
                 let logger = logger(engine, pool.clone());

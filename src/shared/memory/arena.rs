@@ -18,6 +18,8 @@ use crate::shared::memory::mapping;
 use crate::shared::memory::mapping::{MAPPING_ALIGN, MapOptions};
 use crate::shared::memory::spans::Spans;
 use crate::{Error, PageId, Result, TxnId, limits};
+use parking_lot::Mutex;
+use std::collections::HashSet;
 use std::fs::File;
 use std::ops::Range;
 use std::os::fd::AsFd;
@@ -55,6 +57,15 @@ pub(crate) struct Arena {
     page_size: usize,
     max_size: u64,
     file_id: FileId,
+    /// Of a scratch arena, whose pages belong to this process alone.
+    scratch: Option<Scratch>,
+}
+
+/// What bounds a scratch arena.
+struct Scratch {
+    /// The pages that were written, each of which has memory of its own.
+    written: Mutex<HashSet<u32>>,
+    pages_max: usize,
 }
 
 impl Arena {
@@ -97,7 +108,51 @@ impl Arena {
         let read = map(file, geometry.max_size, false)?;
         let file_id = file_id(file).map_err(Error::io("stat of arena"))?;
         let near = u32::try_from(read.first().range().end / page_size as u64).unwrap_or(u32::MAX);
-        Ok(Arena { read, write: OnceLock::new(), near, page_size, max_size: geometry.max_size, file_id })
+        let max_size = geometry.max_size;
+        Ok(Arena { read, write: OnceLock::new(), near, page_size, max_size, file_id, scratch: None })
+    }
+
+    /// A scratch copy of this arena, whose `file` this is: its pages can be read and written, and no file changes. At most
+    /// `bytes_max` bytes of pages can be written. `None` if the process may not map that much.
+    pub(crate) fn scratch(&self, file: &File, bytes_max: u64) -> Result<Option<Arena>> {
+        let len = file.metadata().map_err(Error::io("stat of arena"))?.len();
+        // What is not whole was never handed out.
+        let file_len = len - len % limits::ARENA_SIZE_INITIAL;
+        let reserve = (file_len + bytes_max).next_multiple_of(MAPPING_ALIGN);
+        let options = MapOptions { reserve, writable: true, in_core_dumps: false };
+        let Some(read) = Spans::private_copy(file, dir::ARENA, file_len, options)? else { return Ok(None) };
+        let pages_max = (bytes_max / self.page_size as u64) as usize;
+        Ok(Some(Arena {
+            near: u32::try_from(reserve / self.page_size as u64).unwrap_or(u32::MAX),
+            read,
+            write: OnceLock::new(),
+            scratch: Some(Scratch { written: Mutex::default(), pages_max }),
+            ..*self
+        }))
+    }
+
+    /// Whether the file has the byte before `end`: see [`Spans::reaches`].
+    pub(crate) fn reaches(&self, end: u64) -> Result<bool> {
+        Ok(end <= self.max_size && (self.scratch.is_some() || self.read.reaches(end)?))
+    }
+
+    /// For a scratch arena, how long it can become, in bytes.
+    pub(crate) fn scratch_len(&self) -> Option<u64> {
+        self.scratch.as_ref().map(|_| self.read.first().range().end)
+    }
+
+    /// Notes that pages of a scratch arena are about to be written.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`] if that would be more than it may hold.
+    fn note_written(&self, id: PageId, pages: u32) -> Result<()> {
+        let Some(scratch) = &self.scratch else { return Ok(()) };
+        let mut written = scratch.written.lock();
+        written.extend(id.0..id.0.saturating_add(pages));
+        match written.len() > scratch.pages_max {
+            true => Err(Error::DiskFull { what: "the scratch copy of the arena".into() }),
+            false => Ok(()),
+        }
     }
 
     /// An error if `file` is not the one that is mapped: to grow or sync it would do nothing for the mapped one.
@@ -207,8 +262,15 @@ impl Arena {
     pub(crate) unsafe fn body_mut(&self, id: PageId, pages: u32) -> Result<&mut [u8]> {
         let range = self.range_of(id, pages);
         let len = (range.end - range.start) as usize;
-        let first = self.write.get().expect("writers map the arena writable first").map(range)?;
-        // SAFETY: as in `body`; exclusive by the caller's promise.
+        let first = match self.write.get() {
+            Some(write) => write.map(range)?,
+            None => {
+                assert!(self.scratch.is_some(), "writers map the arena writable first");
+                self.note_written(id, pages)?;
+                self.read.map(range)?
+            }
+        };
+        // SAFETY: as in `body`; exclusive by the caller's promise. The one mapping of a scratch arena is writable.
         Ok(unsafe { std::slice::from_raw_parts_mut(first, len) })
     }
 
@@ -225,7 +287,7 @@ impl Arena {
         let first = spans.map(start..start + 8 * count as u64)?;
         // SAFETY: mapped as was just found, and in the file as in `near_body` (callers check the page number), aligned, and
         // every access to these words goes through atomics. Through the read-only mapping the words are only loaded:
-        // storing callers have called `make_writable`.
+        // storing callers have called `make_writable`, or have a scratch arena, whose one mapping is writable.
         Ok(unsafe { std::slice::from_raw_parts(first.cast::<AtomicU64>(), count) })
     }
 

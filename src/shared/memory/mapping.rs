@@ -44,7 +44,7 @@ impl MapOptions {
     }
 }
 
-/// A shared mapping of a part of a file.
+/// A mapping of a part of a file, shared unless it is a private copy.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     file_name: &'static str,
@@ -73,6 +73,42 @@ impl Mapping {
 
     /// As [`Mapping::new`]; `None` if the process may not map that much.
     pub(crate) fn try_new(file: impl AsFd, file_name: &'static str, options: MapOptions) -> Result<Option<Mapping>> {
+        let flags = MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED;
+        Mapping::reserve(file_name, options, |base| {
+            // SAFETY: replaces the reservation, which belongs to the caller and which nothing refers to.
+            unsafe { rustix::mm::mmap(base, options.reserve as usize, options.protection(), flags, &file, 0) }
+        })
+    }
+
+    /// Maps a private copy of the first `file_len` bytes of `file`, with zeros behind them. A store through this
+    /// mapping changes neither the file nor any other mapping. The file keeps its bytes and its length while the mapping
+    /// exists. `file_len` is a multiple of the system's page size. `None` if the process may not map that much.
+    ///
+    /// Such a mapping has no [`Mapping::duplicate`]: the kernel makes those of shared mappings only.
+    pub(crate) fn private_copy(
+        file: impl AsFd,
+        file_name: &'static str,
+        file_len: u64,
+        options: MapOptions,
+    ) -> Result<Option<Mapping>> {
+        assert!(0 < file_len && file_len <= options.reserve, "the copied bytes lie in the reservation");
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+        Mapping::reserve(file_name, options, |base| {
+            // SAFETY: both replace the reservation or a part of it, which belongs to the caller and which nothing
+            // refers to.
+            unsafe {
+                rustix::mm::mmap_anonymous(base, options.reserve as usize, options.protection(), flags)?;
+                rustix::mm::mmap(base, file_len as usize, options.protection(), flags, &file, 0)
+            }
+        })
+    }
+
+    /// Reserves address space, and has `map` place a mapping at its first byte.
+    fn reserve(
+        file_name: &'static str,
+        options: MapOptions,
+        map: impl FnOnce(*mut c_void) -> rustix::io::Result<*mut c_void>,
+    ) -> Result<Option<Mapping>> {
         let reserve = options.reserve;
         let page_size = rustix::param::page_size() as u64;
         if reserve == 0 || !reserve.is_multiple_of(page_size) || reserve > i64::MAX as u64 {
@@ -83,7 +119,6 @@ impl Mapping {
         let fork_guard = ForkGuard::new()?;
         let Ok(padded) = usize::try_from(reserve + MAPPING_ALIGN) else { return Ok(None) };
         let len = reserve as usize;
-        let protection = options.protection();
         let refused = || Error::sys(format!("mapping {file_name}"));
         fork::without_forks(|| {
             // SAFETY: a new mapping at an address of the kernel's choice, without access rights or memory.
@@ -111,18 +146,7 @@ impl Mapping {
                     rustix::mm::munmap(base.wrapping_add(len).cast::<c_void>(), tail).map_err(refused())?;
                 }
             }
-            // SAFETY: replaces the reservation, which belongs to us and which nothing refers to.
-            let mapped = unsafe {
-                rustix::mm::mmap(
-                    base.cast::<c_void>(),
-                    len,
-                    protection,
-                    MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED,
-                    &file,
-                    0,
-                )
-            };
-            if let Err(errno) = mapped {
+            if let Err(errno) = map(base.cast::<c_void>()) {
                 // SAFETY: the reservation is still ours, or the failed call has already removed it.
                 let _ = unsafe { rustix::mm::munmap(base.cast::<c_void>(), len) };
                 return if errno == Errno::NOMEM { Ok(None) } else { Err(refused()(errno)) };

@@ -20,6 +20,8 @@ use crate::shared::memory::fork;
 use crate::shared::memory::mapping::{MAPPING_ALIGN, MapOptions, Mapping};
 use crate::{Error, Result};
 use parking_lot::Mutex;
+use rustix::io::Errno;
+use rustix::mm::Advice;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
@@ -72,6 +74,19 @@ impl Spans {
         let count = number_of((max_len - 1) / len);
         let others = (0..count).map(|_| OnceLock::new()).collect();
         Ok(Spans { first, others, bridges: Mutex::default(), file_name, max_len })
+    }
+
+    /// Maps a private copy of the first `file_len` bytes of `file`, with zeros behind them, in one span: see
+    /// [`Mapping::private_copy`]. `None` if the process may not map that much.
+    pub(crate) fn private_copy(
+        file: impl AsFd,
+        file_name: &'static str,
+        file_len: u64,
+        options: MapOptions,
+    ) -> Result<Option<Spans>> {
+        let Some(first) = Mapping::private_copy(file, file_name, file_len, options)? else { return Ok(None) };
+        let max_len = first.range().end;
+        Ok(Some(Spans { first, others: Box::default(), bridges: Mutex::default(), file_name, max_len }))
     }
 
     /// The first span, which is there for good.
@@ -164,6 +179,21 @@ impl Spans {
         let first = self.first.range().end;
         let start = |number: usize| first.saturating_mul(start_of(number));
         start(number)..start(number + 1).min(self.max_len)
+    }
+
+    /// Whether the file has the byte before `end`. Asks the kernel through the mapping, and so needs no descriptor. A kernel
+    /// before Linux 5.14 cannot tell; then the answer is yes.
+    ///
+    /// # Errors
+    /// As [`Spans::map`].
+    pub(crate) fn reaches(&self, end: u64) -> Result<bool> {
+        let page = rustix::param::page_size();
+        let last = end.saturating_sub(1) / page as u64 * page as u64;
+        let address = self.map(last..last + page as u64)?;
+        // SAFETY: the page is mapped, as was found just now, and to load it changes no byte.
+        let loaded = unsafe { rustix::mm::madvise(address.cast(), page, Advice::LinuxPopulateRead) };
+        // The kernel's word for a load that would be a SIGBUS.
+        Ok(loaded != Err(Errno::FAULT))
     }
 
     /// Maps `file` in place of the file that was mapped, at the same addresses: see [`Mapping::replace`].
@@ -291,6 +321,19 @@ mod tests {
         assert_eq!(spans.find(UNIT), None, "nothing was mapped for it");
         assert_eq!(read(&spans, end - 8..end).unwrap(), words(end - 8..end, 0));
         assert!(spans.find(UNIT).is_some());
+    }
+
+    /// Where the file ends is found in each span, without a descriptor, also when the file grows.
+    #[test]
+    fn the_end_of_the_file_is_found() {
+        let page = rustix::param::page_size() as u64;
+        let file = file_of(page, 0);
+        let spans = spans(&file, 3 * UNIT);
+        let found = |end: u64| spans.reaches(end).unwrap();
+        assert!(found(1) && found(page) && !found(page + 1) && !found(UNIT) && !found(2 * UNIT + 8));
+        file.set_len(2 * UNIT + 8).unwrap();
+        assert!(found(UNIT) && found(2 * UNIT + 8) && !found(3 * UNIT));
+        assert!(spans.reaches(3 * UNIT + 1).is_err());
     }
 
     /// A first span that can't be had is halved, down to the least.
