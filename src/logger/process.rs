@@ -15,7 +15,7 @@ use crate::logger::flush::Flusher;
 use crate::logger::{background, checkpoint, sampler};
 use crate::participant::engine::Engine;
 use crate::participant::panics::Panics;
-use crate::participant::rest::{DEAD_CLIENT_CHECK_INTERVAL, ALONE_LONGEST};
+use crate::participant::rest::{ALONE_LONGEST, DEAD_CLIENT_CHECK_INTERVAL};
 use crate::participant::settings;
 use crate::participant::spawner::Host;
 use crate::process::client::lock_init;
