@@ -95,7 +95,7 @@ pub(super) fn check_log(
     let mut check = Check::new(seed, header.geometry.page_size, header.txn(), header.log_position, &find_keyspace);
     let mut holds_any = false;
     loop {
-        let place = scan.place().map(|(file, offset)| (file.to_owned(), offset));
+        let place = scan.file_position().map(|(file, offset)| (file.to_owned(), offset));
         let Some((_, bytes)) = scan.next_chunk().map_err(log_error)? else { break };
         holds_any |= !bytes.is_empty();
         check.feed(bytes).map_err(|error| with_place(error, place))?;

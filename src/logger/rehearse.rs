@@ -74,7 +74,7 @@ fn replay(
     let mut scan = LogScan::open(disk, shape, header.log_position).map_err(log_error)?;
     let mut replay = Replay::new(engine, header.txn(), header.log_position);
     loop {
-        let place = scan.place().map(|(file, offset)| (file.to_owned(), offset));
+        let place = scan.file_position().map(|(file, offset)| (file.to_owned(), offset));
         let Some((_, bytes)) = scan.next_chunk().map_err(log_error)? else { break };
         replay.feed(bytes).map_err(|error| with_place(error, place))?;
     }
