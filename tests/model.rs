@@ -7,8 +7,17 @@
 //! reopened. All reads are compared, also from snapshots taken long before. In the end the store is verified.
 
 mod common;
+#[path = "model/map.rs"]
+mod map;
+#[path = "model/operations.rs"]
+mod operations;
+#[path = "model/peer.rs"]
+mod peer;
 
 use common::{Child, Role, TestStore, assert_clean, kill_logger, limit, listen, say};
+use map::{bounds_of, compare, in_range, remove_range};
+use operations::{Change, Op, op};
+use peer::{bound_in_hex, digest, hex, peer_transaction};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use std::collections::BTreeMap;
@@ -19,159 +28,15 @@ use std::time::Duration;
 use untorn::{Durability, Error, FlushPolicy, Keyspace, Snapshot, Store};
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+
 /// The keyspaces that exist, with what is in them.
 type Model = BTreeMap<usize, Map>;
+
 type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
 const KEYSPACES: usize = 3;
+
 const HANDLES: usize = 2;
-
-#[derive(Clone, Debug)]
-enum Change {
-    Put {
-        keyspace: usize,
-        key: Vec<u8>,
-        len: usize,
-    },
-    Delete {
-        keyspace: usize,
-        key: Vec<u8>,
-    },
-    DeleteRange {
-        keyspace: usize,
-        bounds: Bounds,
-    },
-    Drop {
-        keyspace: usize,
-    },
-    /// A range is looked at in the middle of the transaction.
-    Look {
-        keyspace: usize,
-        bounds: Bounds,
-    },
-}
-
-#[derive(Clone, Debug)]
-enum Op {
-    Single(usize, Change),
-    Txn {
-        handle: usize,
-        changes: Vec<Change>,
-        commit: bool,
-    },
-    Fill {
-        keyspace: usize,
-        first: u32,
-        count: u32,
-        len: usize,
-    },
-    Snapshot {
-        handle: usize,
-        durable: bool,
-    },
-    Forget(usize),
-    Range {
-        handle: usize,
-        snapshot: Option<usize>,
-        keyspace: usize,
-        bounds: Bounds,
-        turns: u64,
-    },
-    Prefix {
-        handle: usize,
-        snapshot: Option<usize>,
-        keyspace: usize,
-        prefix: Vec<u8>,
-        turns: u64,
-    },
-    Get {
-        handle: usize,
-        snapshot: Option<usize>,
-        keyspace: usize,
-        key: Vec<u8>,
-    },
-    /// A transaction of the other process.
-    PeerTxn {
-        changes: Vec<Change>,
-        commit: bool,
-    },
-    /// What the other process sees: now, durably, or in a snapshot that it keeps.
-    PeerLook {
-        durable: bool,
-        keep: bool,
-    },
-    /// What it sees in all snapshots that it has kept.
-    PeerKept,
-    KillPeer,
-    Sync,
-    Checkpoint,
-    KillLogger,
-    Reopen {
-        stop_logger: bool,
-    },
-}
-
-fn key() -> impl Strategy<Value = Vec<u8>> {
-    prop_oneof![
-        6 => prop::collection::vec(prop::sample::select(vec![0u8, b'a', b'b', 0xff]), 0..5),
-        3 => (0u32..200).prop_map(|n| format!("key-{n:05}").into_bytes()),
-        1 => prop::collection::vec(any::<u8>(), 0..40),
-        1 => (1000usize..=1024, any::<u8>()).prop_map(|(len, byte)| vec![byte; len]),
-    ]
-}
-
-fn len() -> impl Strategy<Value = usize> {
-    prop_oneof![8 => 0usize..200, 3 => 900usize..5000, 1 => 5000usize..40_000]
-}
-
-fn bound() -> impl Strategy<Value = Bound<Vec<u8>>> {
-    prop_oneof![Just(Bound::Unbounded), key().prop_map(Bound::Included), key().prop_map(Bound::Excluded)]
-}
-
-fn change() -> impl Strategy<Value = Change> {
-    let keyspace = 0..KEYSPACES;
-    prop_oneof![
-        8 => (keyspace.clone(), key(), len()).prop_map(|(keyspace, key, len)| Change::Put { keyspace, key, len }),
-        4 => (keyspace.clone(), key()).prop_map(|(keyspace, key)| Change::Delete { keyspace, key }),
-        2 => (keyspace.clone(), bound(), bound())
-            .prop_map(|(keyspace, a, b)| Change::DeleteRange { keyspace, bounds: (a, b) }),
-        1 => keyspace.clone().prop_map(|keyspace| Change::Drop { keyspace }),
-        1 => (keyspace, bound(), bound()).prop_map(|(keyspace, a, b)| Change::Look { keyspace, bounds: (a, b) }),
-    ]
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let handle = 0..HANDLES;
-    let keyspace = 0..KEYSPACES;
-    let snapshot = prop::option::of(0usize..6);
-    prop_oneof![
-        12 => (handle.clone(), change()).prop_map(|(handle, change)| Op::Single(handle, change)),
-        8 => (handle.clone(), prop::collection::vec(change(), 0..30), prop::bool::weighted(0.75))
-            .prop_map(|(handle, changes, commit)| Op::Txn { handle, changes, commit }),
-        3 => (keyspace.clone(), 0u32..200, 1u32..150, 0usize..300)
-            .prop_map(|(keyspace, first, count, len)| Op::Fill { keyspace, first, count, len }),
-        4 => (handle.clone(), any::<bool>()).prop_map(|(handle, durable)| Op::Snapshot { handle, durable }),
-        3 => (0usize..6).prop_map(Op::Forget),
-        8 => (handle.clone(), snapshot.clone(), keyspace.clone(), bound(), bound(), any::<u64>()).prop_map(
-            |(handle, snapshot, keyspace, a, b, turns)| Op::Range { handle, snapshot, keyspace, bounds: (a, b), turns }
-        ),
-        5 => (handle.clone(), snapshot.clone(), keyspace.clone(), prop::collection::vec(prop::sample::select(
-            vec![0u8, b'a', b'k', 0xff]), 0..3), any::<u64>()).prop_map(
-            |(handle, snapshot, keyspace, prefix, turns)| Op::Prefix { handle, snapshot, keyspace, prefix, turns }
-        ),
-        8 => (handle, snapshot, keyspace, key())
-            .prop_map(|(handle, snapshot, keyspace, key)| Op::Get { handle, snapshot, keyspace, key }),
-        6 => (prop::collection::vec(change(), 0..12), prop::bool::weighted(0.8))
-            .prop_map(|(changes, commit)| Op::PeerTxn { changes, commit }),
-        3 => (any::<bool>(), any::<bool>()).prop_map(|(durable, keep)| Op::PeerLook { durable, keep }),
-        2 => Just(Op::PeerKept),
-        1 => Just(Op::KillPeer),
-        3 => Just(Op::Sync),
-        2 => Just(Op::Checkpoint),
-        1 => Just(Op::KillLogger),
-        1 => any::<bool>().prop_map(|stop_logger| Op::Reopen { stop_logger }),
-    ]
-}
 
 struct World {
     store: TestStore,
@@ -199,60 +64,6 @@ fn open(store: &TestStore) -> Store {
 
 fn name(keyspace: usize) -> String {
     format!("keyspace {keyspace}")
-}
-
-fn bounds_of(bounds: &Bounds) -> (Bound<&[u8]>, Bound<&[u8]>) {
-    (bounds.0.as_ref().map(|key| &key[..]), bounds.1.as_ref().map(|key| &key[..]))
-}
-
-/// What a map has in a range; `BTreeMap` itself panics for bounds that cross.
-fn in_range<'m>(map: Option<&'m Map>, bounds: &Bounds) -> Vec<(&'m Vec<u8>, &'m Vec<u8>)> {
-    let above = |key: &Vec<u8>| match &bounds.0 {
-        Bound::Included(low) => key >= low,
-        Bound::Excluded(low) => key > low,
-        Bound::Unbounded => true,
-    };
-    let below = |key: &Vec<u8>| match &bounds.1 {
-        Bound::Included(high) => key <= high,
-        Bound::Excluded(high) => key < high,
-        Bound::Unbounded => true,
-    };
-    map.into_iter().flatten().filter(|(key, _)| above(key) && below(key)).collect()
-}
-
-/// Removes a range from a map, and says how many entries there were.
-fn remove_range(map: &mut Map, bounds: &Bounds) -> u64 {
-    let keys: Vec<Vec<u8>> = in_range(Some(map), bounds).into_iter().map(|(key, _)| key.clone()).collect();
-    keys.iter().for_each(|key| drop(map.remove(key)));
-    keys.len() as u64
-}
-
-/// Takes from both ends, as the bits of `turns` say, and holds it against what is expected.
-fn compare<K: AsRef<[u8]>, V: AsRef<[u8]>>(
-    mut found: impl DoubleEndedIterator<Item = untorn::Result<(K, V)>>,
-    expected: Vec<(&Vec<u8>, &Vec<u8>)>,
-    turns: u64,
-) {
-    let mut expected = expected.into_iter();
-    for turn in 0.. {
-        let back = turns >> (turn % 64) & 1 == 1;
-        let (found, expected) =
-            if back { (found.next_back(), expected.next_back()) } else { (found.next(), expected.next()) };
-        match (found, expected) {
-            (None, None) => break,
-            (Some(found), Some((key, value))) => {
-                let (found_key, found_value) = found.unwrap();
-                assert_eq!(found_key.as_ref(), &key[..]);
-                assert!(found_value.as_ref() == &value[..], "the value of {key:?}");
-            }
-            (found, expected) => {
-                let found = found.map(|found| found.unwrap().0.as_ref().to_vec());
-                panic!("found {found:?}, expected {:?}", expected.map(|(key, _)| key));
-            }
-        }
-    }
-    // Used up, from either end, is used up for good.
-    assert!(found.next().is_none() && found.next_back().is_none());
 }
 
 impl World {
@@ -629,41 +440,6 @@ impl World {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    std::iter::once("x".to_string()).chain(bytes.iter().map(|byte| format!("{byte:02x}"))).collect()
-}
-
-fn from_hex(text: &str) -> Vec<u8> {
-    (1..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
-}
-
-fn bound_in_hex(bound: &Bound<Vec<u8>>) -> String {
-    match bound {
-        Bound::Unbounded => "-".into(),
-        Bound::Included(key) => format!("+{}", hex(key)),
-        Bound::Excluded(key) => format!("!{}", hex(key)),
-    }
-}
-
-fn bound_from_hex(text: &str) -> Bound<Vec<u8>> {
-    match text.split_at(1) {
-        ("+", key) => Bound::Included(from_hex(key)),
-        ("!", key) => Bound::Excluded(from_hex(key)),
-        _ => Bound::Unbounded,
-    }
-}
-
-/// A whole state in a word.
-fn digest(model: &Model) -> String {
-    let mut hasher = DefaultHasher::new();
-    for (keyspace, map) in model {
-        name(*keyspace).hash(&mut hasher);
-        map.len().hash(&mut hasher);
-        map.iter().for_each(|entry| entry.hash(&mut hasher));
-    }
-    format!("{:016x}", hasher.finish())
-}
-
 /// Not a test of its own: the other process.
 #[test]
 fn child() {
@@ -695,43 +471,6 @@ fn child() {
             _ => panic!("{line}"),
         }
     }
-}
-
-/// One transaction as the test tells it, and what it finds on the way.
-fn peer_transaction(store: &Store) {
-    let mut txn = store.begin().unwrap();
-    let mut found = Vec::new();
-    let commit = loop {
-        let line = listen().unwrap();
-        let fields: Vec<&str> = line.split(' ').collect();
-        let keyspace = |at: usize| name(fields[at].parse().unwrap());
-        match fields[..] {
-            ["put", _, key, counter, len] => {
-                let keys = txn.keyspace(&keyspace(1)).unwrap();
-                let value = value(counter.parse().unwrap(), len.parse().unwrap());
-                txn.put(&keys, &from_hex(key), &value).unwrap();
-            }
-            ["delete", _, key] => {
-                let keys = txn.keyspace(&keyspace(1)).unwrap();
-                found.push(txn.delete(&keys, &from_hex(key)).unwrap().to_string());
-            }
-            ["range", _, lower, upper] => {
-                let keys = txn.keyspace(&keyspace(1)).unwrap();
-                let bounds = (bound_from_hex(lower), bound_from_hex(upper));
-                found.push(txn.delete_range(&keys, bounds_of(&bounds)).unwrap().to_string());
-            }
-            ["drop", _] => found.push(txn.drop_keyspace(&keyspace(1)).unwrap().to_string()),
-            [end] => break end == "commit",
-            _ => panic!("{line}"),
-        }
-    };
-    if commit {
-        txn.commit().unwrap();
-    } else {
-        txn.rollback();
-    }
-    found.iter().for_each(say);
-    say("done");
 }
 
 #[test]

@@ -6,10 +6,17 @@
 //! measured and held against bounds that a loaded machine keeps as well.
 
 mod common;
+#[path = "processes/random_kills.rs"]
+mod random_kills;
+#[path = "processes/roles.rs"]
+mod roles;
+#[path = "processes/tickets.rs"]
+mod tickets;
 
 use common::{Child, HANGS, Role, TestStore, assert_clean, exists, kill_logger, limit, listen, say, send, wait_until};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use roles::{hold, pairs, put, sum, transfer, visible};
 use rustix::process::Signal;
 use std::future::Future;
 use std::path::Path;
@@ -17,9 +24,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
+use tickets::block_on;
 use untorn::{Durability, Error, FlushPolicy, Keyspace, Snapshot, Store};
 
 const ACCOUNTS: u32 = 50;
+
 const TOTAL: u64 = ACCOUNTS as u64 * 1000;
 
 fn account(number: u32) -> [u8; 4] {
@@ -96,98 +105,6 @@ fn each_snapshot_has_the_whole_sum() {
     assert!(transfers > 100 && looks > 10);
     check_sum(&store.snapshot().unwrap(), &accounts);
     assert_clean(&store);
-}
-
-/// One sync acknowledges the commits of all processes that it covers.
-#[test]
-fn group_commit_shares_syncs() {
-    let _limit = limit();
-    let test = TestStore::new();
-    let store = test.open();
-    let _ = store.keyspace("numbers").unwrap();
-    let mut children: Vec<Child> = (0..8).map(|n| Child::spawn("put", &test.path, &[&n.to_string(), "60"])).collect();
-    children.iter().for_each(|child| child.expect("ready"));
-    let before = store.stats().unwrap();
-    children.iter_mut().for_each(|child| child.tell("go"));
-    children.into_iter().for_each(|child| drop(child.finish()));
-    let after = store.stats().unwrap();
-    let (commits, syncs) = (after.commits - before.commits, after.fsyncs - before.fsyncs);
-    eprintln!("{commits} durable commits, {syncs} syncs");
-    assert_eq!(commits, 8 * 60);
-    assert!(syncs < commits, "{syncs} syncs for {commits} commits");
-    assert_eq!(store.durable_snapshot().unwrap().len(&store.keyspace("numbers").unwrap()).unwrap(), commits);
-}
-
-struct Unpark(std::thread::Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => std::thread::park(),
-        }
-    }
-}
-
-/// A ticket can be waited on, for a while or until the end, looked at, and awaited without any runtime.
-#[test]
-fn tickets() {
-    let _limit = limit();
-    let test = TestStore::new();
-    let store = test.open();
-    let keys = store.keyspace("keys").unwrap();
-    store.set_flush_policy(FlushPolicy::Every(Duration::from_secs(3600))).unwrap();
-    store.sync().unwrap();
-    let commit = |key: &[u8]| {
-        let mut txn = store.begin_with(Durability::Visible).unwrap();
-        txn.put(&keys, key, b"v").unwrap();
-        txn.commit().unwrap()
-    };
-    let ticket = commit(b"a");
-    assert!(!ticket.is_durable());
-    let start = Instant::now();
-    assert!(!ticket.wait_timeout(Duration::from_millis(5)).unwrap());
-    assert!(start.elapsed() < HANGS);
-    assert_eq!(keys.get(b"a").unwrap().unwrap(), b"v");
-    assert!(store.durable_snapshot().unwrap().txn_id() < ticket.txn_id());
-    store.set_flush_policy(FlushPolicy::Every(Duration::from_millis(100))).unwrap();
-    ticket.wait().unwrap();
-    assert!(ticket.is_durable());
-    assert!(ticket.wait_timeout(Duration::ZERO).unwrap());
-    assert!(store.durable_snapshot().unwrap().txn_id() >= ticket.txn_id());
-
-    let ticket = commit(b"b");
-    block_on(ticket.clone()).unwrap();
-    assert!(ticket.is_durable());
-    block_on(ticket).unwrap();
-
-    // Many at once, from several threads, in any order.
-    let tickets: Vec<_> = (0..40u8).map(|n| commit(&[n])).collect();
-    std::thread::scope(|scope| {
-        for ticket in tickets.iter().rev() {
-            scope.spawn(|| block_on(ticket.clone()).unwrap());
-        }
-        scope.spawn(|| store.sync().unwrap());
-    });
-    // The thread that wakes tasks has ended; another one does as well.
-    std::thread::sleep(Duration::from_millis(20));
-    block_on(commit(b"c")).unwrap();
-
-    // An empty transaction has nothing that could become durable.
-    let empty = store.begin_with(Durability::Durable).unwrap().commit().unwrap();
-    assert_eq!(empty.txn_id(), store.snapshot().unwrap().txn_id());
-    // A ticket outlives the handles.
-    let last = commit(b"d");
-    drop((keys, store));
-    last.wait().unwrap();
 }
 
 /// Interleaving 21: a thread can have one transaction of a store, whatever handle it begins it on; another thread waits.
@@ -337,116 +254,6 @@ fn killed_lock_holder() {
     assert!(times[times.len() - 1] < HANGS, "{times:?}");
     assert!(store.stats().unwrap().lock_take_overs >= 10);
     wait_until(|| store.stats().unwrap().clients.len() == 1);
-    assert_clean(&store);
-}
-
-/// A writer that keeps pairs, and what it said.
-struct Pairs {
-    child: Child,
-    name: String,
-    acknowledged: u64,
-}
-
-impl Pairs {
-    fn spawn(path: &Path, name: String) -> Pairs {
-        let seed = rand::random::<u64>().to_string();
-        Pairs { child: Child::spawn("pairs", path, &[&name, &seed]), name, acknowledged: 0 }
-    }
-
-    fn note(&mut self, lines: Vec<String>) {
-        for line in lines {
-            self.acknowledged = line.parse().unwrap();
-        }
-    }
-
-    fn kill(&mut self) {
-        let said = self.child.kill();
-        self.note(said);
-    }
-
-    /// Both keys of the writer hold the same number: the last that was acknowledged, or the one after.
-    fn check(&self, snapshot: &Snapshot, pairs: &Keyspace) {
-        let number = |side: &str| {
-            let key = format!("{side}-{}", self.name);
-            snapshot.get(pairs, key.as_bytes()).unwrap().map_or(0, amount)
-        };
-        let (left, right) = (number("left"), number("right"));
-        assert_eq!(left, right, "half of a transaction of {}", self.name);
-        assert!(
-            left == self.acknowledged || left == self.acknowledged + 1,
-            "{}: {} was acknowledged, {left} is there",
-            self.name,
-            self.acknowledged
-        );
-    }
-}
-
-/// Processes are killed at random for some seconds, the logger among them. What was acknowledged is there, nothing
-/// is there by half, and nobody is held up.
-#[test]
-fn random_kills() {
-    let _limit = limit();
-    let seed = common::seed("--test processes random_kills");
-    let mut random = StdRng::seed_from_u64(seed);
-    let test = TestStore::new();
-    let store = test.open_with(|options| {
-        options.checkpoint_bytes(256 << 10);
-    });
-    let pairs = store.keyspace("pairs").unwrap();
-    let mut next = 0..;
-    let mut spawn = || Pairs::spawn(&test.path, format!("writer {}", next.next().unwrap()));
-    let mut living: Vec<Pairs> = (0..4).map(|_| spawn()).collect();
-    let mut dead = Vec::new();
-    let (mut kills, mut logger_kills) = (0, 0);
-    let end = Instant::now() + Duration::from_secs(6);
-    while Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(random.random_range(5..80)));
-        if random.random_bool(0.2) {
-            if let Some(pid) = store.stats().unwrap().logger_pid {
-                send(pid, Signal::KILL);
-                logger_kills += 1;
-            }
-        } else {
-            let victim = random.random_range(0..living.len());
-            living[victim].kill();
-            dead.push(std::mem::replace(&mut living[victim], spawn()));
-            kills += 1;
-        }
-        let start = Instant::now();
-        let snapshot = store.snapshot().unwrap();
-        dead.iter().for_each(|writer| writer.check(&snapshot, &pairs));
-        drop(store.durable_snapshot().unwrap());
-        assert!(start.elapsed() < HANGS, "a reader was held up for {:?}", start.elapsed());
-        if random.random_bool(0.1) {
-            assert_clean(&store);
-        }
-    }
-    // The writers that live still get through.
-    for writer in &mut living {
-        let said = writer.child.heard();
-        writer.note(said);
-        let said = writer.child.hear();
-        writer.note(vec![said]);
-    }
-    living.iter_mut().for_each(Pairs::kill);
-    dead.append(&mut living);
-    let snapshot = store.snapshot().unwrap();
-    dead.iter().for_each(|writer| writer.check(&snapshot, &pairs));
-    drop(snapshot);
-    assert_clean(&store);
-    let stats = store.stats().unwrap();
-    eprintln!(
-        "{kills} writers and {logger_kills} loggers killed, {} commits, {} locks taken over, {} checkpoints",
-        stats.commits, stats.lock_take_overs, stats.checkpoints
-    );
-    // And now all of them at once.
-    drop(pairs);
-    kill_logger(&store);
-    drop(store);
-    let store = test.open();
-    let pairs = store.keyspace("pairs").unwrap();
-    let snapshot = store.snapshot().unwrap();
-    dead.iter().for_each(|writer| writer.check(&snapshot, &pairs));
     assert_clean(&store);
 }
 
@@ -642,120 +449,4 @@ fn child() {
         "visible" => visible(&role),
         other => panic!("no role {other}"),
     }
-}
-
-/// Moves amounts between accounts for a while, several in each transaction; some are rolled back.
-fn transfer(role: &Role) {
-    let mut random = StdRng::seed_from_u64(role.number(0));
-    let durability = if role.arguments[1] == "visible" { Durability::Visible } else { Durability::Durable };
-    let store = Store::options().durability(durability).open(&role.store).unwrap();
-    let accounts = store.keyspace("accounts").unwrap();
-    let end = Instant::now() + Duration::from_secs(3);
-    let mut transfers = 0;
-    let mut last = None;
-    while Instant::now() < end {
-        let mut txn = store.begin().unwrap();
-        for _ in 0..random.random_range(1..5) {
-            let from = account(random.random_range(0..ACCOUNTS));
-            let to = account(random.random_range(0..ACCOUNTS));
-            let have = amount(txn.get(&accounts, &from).unwrap().unwrap());
-            let moved = random.random_range(0..=have);
-            let padding = *[0, 50, 2000, 9000].get(random.random_range(0..40)).unwrap_or(&10);
-            txn.put(&accounts, &from, &money(have - moved, padding)).unwrap();
-            let have = amount(txn.get(&accounts, &to).unwrap().unwrap());
-            txn.put(&accounts, &to, &money(have + moved, padding)).unwrap();
-        }
-        if random.random_bool(0.1) {
-            txn.rollback();
-            continue;
-        }
-        let id = txn.commit().unwrap().txn_id();
-        assert!(last < Some(id));
-        last = Some(id);
-        transfers += 1;
-    }
-    say(transfers);
-}
-
-fn sum(role: &Role) {
-    let store = Store::options().read_only(true).open(&role.store).unwrap();
-    let accounts = store.keyspace("accounts").unwrap();
-    let end = Instant::now() + Duration::from_secs(3);
-    let mut last = None;
-    let mut looks = 0;
-    let first = store.snapshot().unwrap();
-    let contents = |snapshot: &Snapshot| {
-        let entries = snapshot.range(&accounts, ..).unwrap().map(|entry| entry.unwrap());
-        entries.map(|(key, value)| (key.to_vec(), value.to_vec())).collect::<Vec<_>>()
-    };
-    let first_contents = contents(&first);
-    while Instant::now() < end {
-        let snapshot = store.snapshot().unwrap();
-        assert!(last <= Some(snapshot.txn_id()));
-        last = Some(snapshot.txn_id());
-        check_sum(&snapshot, &accounts);
-        let found = contents(&snapshot);
-        check_sum(&store.durable_snapshot().unwrap(), &accounts);
-        std::thread::yield_now();
-        assert!(contents(&snapshot) == found, "a snapshot is not repeatable");
-        looks += 1;
-    }
-    assert!(contents(&first) == first_contents, "an old snapshot is not repeatable");
-    say(looks);
-}
-
-fn put(role: &Role) {
-    let store = Store::open(&role.store).unwrap();
-    let numbers = store.keyspace("numbers").unwrap();
-    say("ready");
-    listen();
-    for n in 0..role.number(1) {
-        numbers.put(&(role.number(0) << 32 | n).to_be_bytes(), b"v").unwrap();
-    }
-}
-
-/// Begins a transaction and changes much in it, says so, and goes on when told.
-fn hold(role: &Role) {
-    let store = Store::open(&role.store).unwrap();
-    let keys = store.keyspace("keys").unwrap();
-    let mut txn = store.begin().unwrap();
-    txn.put(&keys, b"k", b"held").unwrap();
-    for n in 0..200u32 {
-        txn.put(&keys, &n.to_be_bytes(), &[1; 500]).unwrap();
-    }
-    say("held");
-    if listen().as_deref() == Some("commit") {
-        txn.commit().unwrap();
-        say("committed");
-    }
-}
-
-/// Counts in two keys at once, and says each number once it is acknowledged.
-fn pairs(role: &Role) {
-    let mut random = StdRng::seed_from_u64(role.number(1));
-    let store = Store::open(&role.store).unwrap();
-    let pairs = store.keyspace("pairs").unwrap();
-    let keys = ["left", "right"].map(|side| format!("{side}-{}", role.arguments[0]));
-    for number in 1u64.. {
-        let padding = *[3000, 20_000].get(random.random_range(0..20)).unwrap_or(&20);
-        let durability = if random.random_bool(0.5) { Durability::Visible } else { Durability::Durable };
-        let mut txn = store.begin_with(durability).unwrap();
-        for key in &keys {
-            txn.put(&pairs, key.as_bytes(), &money(number, padding)).unwrap();
-        }
-        txn.commit().unwrap();
-        say(number);
-    }
-}
-
-fn visible(role: &Role) {
-    let mut options = Store::options();
-    options.durability(Durability::Visible).flush_policy(FlushPolicy::Every(Duration::from_secs(3600)));
-    let store = options.open(&role.store).unwrap();
-    let keys = store.keyspace("keys").unwrap();
-    for number in 1u64..=3000 {
-        keys.put(&number.to_be_bytes(), &money(number, 10)).unwrap();
-        say(number);
-    }
-    listen();
 }

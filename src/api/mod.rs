@@ -6,7 +6,7 @@
 //! - `cells`: values updated in place, and counters
 //! - `changes`, `feed`: following the log
 //! - `stats`, `observe`, `verify`: looking at a store
-//! - `held`: values that hold their pin
+//! - `pinned`: values that hold their pin
 
 pub(crate) mod batch;
 pub(crate) mod cells;
@@ -14,10 +14,10 @@ pub(crate) mod changes;
 mod composed;
 pub(crate) mod cursor;
 pub(crate) mod feed;
-pub(crate) mod held;
 pub(crate) mod keyspace;
 pub(crate) mod observe;
 mod open;
+pub(crate) mod pinned;
 pub(crate) mod savepoint;
 pub(crate) mod snapshot;
 pub(crate) mod stats;

@@ -1,7 +1,7 @@
 //! Snapshots and what is read from them: values, keys, ranges.
 
-use crate::api::held::{Held, lend};
 use crate::api::keyspace::Keyspace;
+use crate::api::pinned::{PinnedBytes, lend};
 use crate::api::store::Store;
 use crate::btree::cursor::RangeCursor;
 use crate::btree::search;
@@ -219,7 +219,7 @@ pub(crate) fn get_versioned(
 ) -> Result<Option<(Value, TxnId)>> {
     let root = root(client, pin, keyspace)?;
     let pages = pin.pages(client);
-    Ok(search::get(&pages, root, key)?.map(|found| (Value(Held::new(found.value, pin.clone())), found.version)))
+    Ok(search::get(&pages, root, key)?.map(|found| (Value(PinnedBytes::new(found.value, pin.clone())), found.version)))
 }
 
 /// Writes bytes as the literal of a byte string, which can be read where they are ASCII.
@@ -231,7 +231,7 @@ fn fmt_bytes(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
 ///
 /// Keep it only as long as it is needed; `to_vec()` frees it from the store. It must not be read in a
 /// child of `fork()`, where the store is not mapped.
-pub struct Value(Held);
+pub struct Value(PinnedBytes);
 
 impl Deref for Value {
     type Target = [u8];
@@ -350,7 +350,7 @@ impl Range {
         Ok(found.map(|entry| {
             let mut key = Vec::new();
             entry.key.key_into(&mut key);
-            (Key(key), Value(Held::new(entry.value, self.pin.clone())))
+            (Key(key), Value(PinnedBytes::new(entry.value, self.pin.clone())))
         }))
     }
 }

@@ -23,16 +23,16 @@
 use crate::process::pin::Pin;
 
 /// Bytes of a pinned commit, for as long as this lives.
-pub(crate) struct Held {
+pub(crate) struct PinnedBytes {
     bytes: *const [u8],
     /// Dropped with the bytes' last user; keeps the mapping, too.
     _pin: Pin,
 }
 
-impl Held {
+impl PinnedBytes {
     /// Holds `bytes`, which were read through the pages of `pin`.
-    pub(crate) fn new(bytes: &[u8], pin: Pin) -> Held {
-        Held { bytes, _pin: pin }
+    pub(crate) fn new(bytes: &[u8], pin: Pin) -> PinnedBytes {
+        PinnedBytes { bytes, _pin: pin }
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
@@ -46,11 +46,11 @@ impl Held {
 /// Lends bytes that were read through the pages of `pin`, for as long as the pin is borrowed.
 #[inline]
 pub(crate) fn lend<'p>(bytes: &[u8], _pin: &'p Pin) -> &'p [u8] {
-    // SAFETY: as in `Held::bytes`. The borrow keeps the pin from being dropped.
+    // SAFETY: as in `PinnedBytes::bytes`. The borrow keeps the pin from being dropped.
     unsafe { &*std::ptr::from_ref(bytes) }
 }
 
 // SAFETY: the bytes are immutable while the pin lives, and pins may be dropped on any thread.
-unsafe impl Send for Held {}
+unsafe impl Send for PinnedBytes {}
 // SAFETY: as above; shared access only reads.
-unsafe impl Sync for Held {}
+unsafe impl Sync for PinnedBytes {}

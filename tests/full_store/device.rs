@@ -1,0 +1,78 @@
+//! A device of its own for each store, which can be filled.
+
+use super::*;
+
+/// A small file system of its own, which the test can fill. Unmounted when dropped.
+pub(crate) struct Device {
+    pub(crate) dir: tempfile::TempDir,
+}
+
+/// The kinds of file systems that are tried.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum Kind {
+    Tmpfs,
+    Ext4,
+}
+
+impl Device {
+    /// `None` where nothing may be mounted; prints so, and fails if that is the gate.
+    pub(crate) fn mount(kind: Kind, mib: u64) -> Option<Device> {
+        let dir = tempfile::tempdir().unwrap();
+        let run = |program: &str, arguments: &[&str]| {
+            let done = Command::new(program).args(arguments).arg(dir.path()).output();
+            done.as_ref().is_ok_and(|output| output.status.success()).then_some(()).ok_or(format!("{done:?}"))
+        };
+        let mounted = match kind {
+            Kind::Tmpfs => run("mount", &["-t", "tmpfs", "-o", &format!("size={mib}m"), "untorn-test"]),
+            Kind::Ext4 => {
+                let image = dir.path().with_extension("ext4");
+                let name = image.to_str().unwrap().to_string();
+                std::fs::File::create(&image).and_then(|file| file.set_len(mib << 20)).unwrap();
+                let made = Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0", &name]).output();
+                let made = made.is_ok_and(|output| output.status.success());
+                let mounted = match made {
+                    true => run("mount", &["-o", "loop", &name]),
+                    false => Err("mkfs.ext4 failed".into()),
+                };
+                // The loop device keeps the file.
+                std::fs::remove_file(&image).unwrap();
+                mounted
+            }
+        };
+        match mounted {
+            Ok(()) => Some(Device { dir }),
+            Err(why) => {
+                assert!(std::env::var_os("CI").is_none(), "the gate must be able to mount {kind:?}: {why}");
+                eprintln!("SKIPPED, and so not tested: no {kind:?} can be mounted here ({why})");
+                None
+            }
+        }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
+    /// Small segments, so that a full device shows after few commits.
+    pub(crate) fn open(&self) -> Store {
+        let mut options = Store::options();
+        options.ring_size(64 << 10).segment_size(256 << 10).max_size(1 << 30).durability(Durability::Visible);
+        options.open(self.path()).unwrap()
+    }
+
+    /// Takes all room that is left.
+    pub(crate) fn fill(&self) {
+        let mut file = std::fs::File::create(self.dir.path().join("filler")).unwrap();
+        for piece in [1 << 16, 1 << 12, 1] {
+            while file.write_all(&vec![1; piece]).and_then(|()| file.sync_data()).is_ok() {}
+        }
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let _ = untorn::logger::stop_logger(self.path(), HANGS);
+        // Lazily: a mapping of a process on its way out must not keep it.
+        let _ = Command::new("umount").arg("-l").arg(self.dir.path()).status();
+    }
+}
