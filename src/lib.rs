@@ -175,7 +175,7 @@ struct Readme;
 #[doc(hidden)]
 pub mod protocols {
     pub use crate::shared::control::{
-        CHECKED_NUMBERS, FLUSH_REQUEST_AT, HEARTBEAT_AT, IMAGES_AT, READER_CHUNK, REGION_INODE_AT,
+        CHECKED_CELL_NUMBERS, CHECKED_NUMBERS, FLUSH_REQUEST_AT, HEARTBEAT_AT, IMAGES_AT, READER_CHUNK, REGION_INODE_AT,
     };
     pub use crate::shared::protocols::{
         atomic, cell, deadline, event_count, histogram, lock, occupancy, pins, ring, slots,

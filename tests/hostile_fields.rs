@@ -20,7 +20,7 @@ use std::time::Duration;
 use store_files::{
     BLOCK, History, Image, Random, all_files, crash_image, in_process, numbered, read, scratch, small, work,
 };
-use untorn::protocols::{CHECKED_NUMBERS, IMAGES_AT, READER_CHUNK};
+use untorn::protocols::{CHECKED_CELL_NUMBERS, CHECKED_NUMBERS, IMAGES_AT, READER_CHUNK};
 use untorn::{Durability, Error, Store};
 
 const PAGE: usize = 4096;
@@ -782,7 +782,7 @@ fn a_forged_length_is_refused() {
         store.sync().unwrap();
         let mut child = Child::spawn("joined", &path, &[]);
         child.expect("joined");
-        let at = CHECKED_NUMBERS.iter().find(|(of, _)| *of == name).unwrap().1;
+        let at = CHECKED_NUMBERS.iter().chain(CHECKED_CELL_NUMBERS).find(|(of, _)| *of == name).unwrap().1;
         let control = std::fs::File::options().read(true).write(true).open(path.join("control")).unwrap();
         let mut before = [0; 16];
         control.read_exact_at(&mut before, at).unwrap();

@@ -52,6 +52,10 @@ pub const CHECKED_NUMBERS: &[(&str, u64)] = &[
     ("client-entries", offset_of!(Fixed, clients_ready) as u64),
     // Of the second chunk: the first one is there for good.
     ("reader-chunk", (offset_of!(Fixed, readers) + offset_of!(ReaderWords, chunks) + 8) as u64),
+];
+
+/// The same of the cells, for a test that forges them.
+pub const CHECKED_CELL_NUMBERS: &[(&str, u64)] = &[
     ("cell-entries", (offset_of!(Fixed, cells) + cells::CAPACITY_AT) as u64),
     ("cell-bodies", (offset_of!(Fixed, cells) + cells::BODIES_BACKED_AT) as u64),
 ];

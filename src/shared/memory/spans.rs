@@ -187,6 +187,10 @@ impl Spans {
     /// # Errors
     /// As [`Spans::map`].
     pub(crate) fn reaches(&self, end: u64) -> Result<bool> {
+        // That bug believes any number, which this would refuse.
+        if planted_bug!("number-without-complement") {
+            return Ok(true);
+        }
         let page = rustix::param::page_size();
         let last = end.saturating_sub(1) / page as u64 * page as u64;
         let address = self.map(last..last + page as u64)?;
