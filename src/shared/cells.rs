@@ -15,6 +15,7 @@
 #![allow(unsafe_code)]
 
 use crate::files::dir;
+use crate::shared::cell_kind::CellKind;
 use crate::shared::control::{CacheLine, Control, REMEDY, checked, unchecked, write_zeros};
 use crate::shared::protocols::atomic::{Native, Word64};
 use crate::shared::protocols::cell::{COPIES, CellView, CellWords, WriteStep};
@@ -37,49 +38,6 @@ pub(crate) const TABLE_BYTES: u64 = (limits::CELLS_MAX * size_of::<CellEntry>())
 const BODIES_BYTES: u64 = limits::CELLS_MAX as u64 * (limits::CELL_LEN_MAX * COPIES) as u64;
 /// Bytes of both.
 pub(crate) const RESERVED_BYTES: u64 = TABLE_BYTES + BODIES_BYTES;
-
-/// What an entry is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum CellKind {
-    /// A value of this many bytes under a latch.
-    Cell { len: usize },
-    /// A number that is added to.
-    Counter,
-}
-
-impl CellKind {
-    /// Bytes of the value.
-    pub(crate) fn len(self) -> usize {
-        match self {
-            CellKind::Cell { len } => len,
-            CellKind::Counter => 8,
-        }
-    }
-
-    /// Bytes of the body: entries are used again for cells that need the same.
-    fn body_bytes(self) -> u64 {
-        match self {
-            CellKind::Cell { len } => (len.next_power_of_two().max(8) * COPIES) as u64,
-            CellKind::Counter => 0,
-        }
-    }
-
-    fn encode(self) -> u32 {
-        match self {
-            CellKind::Cell { len } => 1 << 16 | len as u32,
-            CellKind::Counter => 2 << 16,
-        }
-    }
-
-    fn decode(word: u32) -> Option<CellKind> {
-        let len = (word & 0xffff) as usize;
-        match word >> 16 {
-            1 if (1..=limits::CELL_LEN_MAX).contains(&len) => Some(CellKind::Cell { len }),
-            2 if len == 0 => Some(CellKind::Counter),
-            _ => None,
-        }
-    }
-}
 
 /// What is known of all cells together.
 #[repr(C)]

@@ -1,0 +1,292 @@
+//! One flush: what is published goes to the segment, is synced, and is acknowledged. And what a flush lets the logger grant.
+
+use super::{Flusher, LOGGER_BLOCKS, Published};
+use crate::files::dir;
+use crate::files::log::log_error;
+use crate::participant::engine::{SLOW_OPERATION_MIN, now_ns};
+use crate::shared::control::Poison;
+use crate::shared::protocols::atomic::Native;
+use crate::shared::protocols::deadline;
+use crate::shared::protocols::event_count;
+use crate::shared::protocols::ring::Ring;
+use crate::{Error, Result, TxnId};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use untorn_wal::{LogError, LogState, Lsn};
+
+impl Flusher {
+    /// What is published now. The charge is read before the tail: if a stream moves on in between, too
+    /// little is granted, which the next round mends.
+    fn published(&self, txn: TxnId) -> Result<Option<Published>> {
+        let control = &self.logger.engine.control;
+        let stream = &control.fixed().stream;
+        let reserved_blocks = stream.reserved_below.load(Ordering::Acquire);
+        let tail = stream.tail.load(Ordering::Acquire);
+        let Some(image) = control.image(txn)? else { return Ok(None) };
+        let reserved_blocks = reserved_blocks.max(image.blocks_reserved);
+        let tail = image.log_tail.max(Lsn(tail));
+        // Nobody publishes what the ring has no room for; a damaged word must not fill the log with nothing.
+        if tail.bytes_since(self.log_state.durable) > self.logger.engine.geometry.ring_size {
+            let what =
+                format!("the log's tail {tail} is further from {} than the ring reaches", self.log_state.durable);
+            return Err(Error::corrupt(dir::CONTROL, 0, what));
+        }
+        Ok(Some(Published { image, tail, reserved_blocks }))
+    }
+
+    /// Writes and syncs everything published, then acknowledges it. `even_empty` writes an empty block if
+    /// there is nothing, for what its header states.
+    pub(in crate::logger) fn flush(&mut self, even_empty: bool) -> Result<()> {
+        let logger = self.logger.clone();
+        let urgency = &logger.engine.control.fixed().deadlines.urgency;
+        // Before the look at what is published: see `shared::protocols::deadline`.
+        let taken = deadline::take::<Native>(urgency);
+        let flushed = self.flush_published(even_empty);
+        if flushed.is_err() && taken != 0 {
+            // They still wait. Without this, one that has little time would wait for another that has an hour.
+            deadline::announce::<Native>(urgency, taken);
+        }
+        flushed
+    }
+
+    /// [`Flusher::flush`], once the deadlines were taken.
+    fn flush_published(&mut self, even_empty: bool) -> Result<()> {
+        let logger = self.logger.clone();
+        let fixed = logger.engine.control.fixed();
+        // What comes from here on may miss this flush.
+        let began_ns = now_ns();
+        let (next, published) = loop {
+            // Durable readers will read this transaction: it is pinned before it is published.
+            let next = fixed.logger_pins.pin_next(&fixed.committed, &fixed.durable.txn);
+            if let Some(published) = self.published(next.txn)? {
+                break (next, published);
+            }
+        };
+        if published.tail == self.log_state.durable && !even_empty && self.log.written().is_some() {
+            return Ok(());
+        }
+        fixed.durable_slots[next.place].fill(&published.image.encode());
+        crash_point!("flush.before_write");
+        if planted_bug!("acknowledge-before-fsync") {
+            self.publish(next, &published);
+        }
+        self.logger.check_present()?;
+        let durable_before = self.log_state.durable;
+        self.has_started_segment = false;
+        let begun = Instant::now();
+        self.write(published.tail)?;
+        crash_point!("flush.synced");
+        let spent = begun.elapsed().as_nanos() as u64;
+        fixed.counters.flush_ns.fetch_add(spent, Ordering::Relaxed);
+        fixed.latencies.flush.record(spent);
+        fixed.counters.wal_bytes.fetch_add(published.tail.bytes_since(self.log_state.durable), Ordering::Relaxed);
+        self.publish(next, &published);
+        self.note_durable_as_of(began_ns);
+        self.note_flush(Duration::from_nanos(now_ns().saturating_sub(began_ns)));
+        let (bytes, flush_ns) = (published.tail.bytes_since(durable_before), spent);
+        if spent >= SLOW_OPERATION_MIN.as_nanos() as u64 {
+            tracing::warn!(durable = self.durable_txn(), bytes, flush_ns, "a flush took long");
+        } else {
+            tracing::trace!(durable = self.durable_txn(), bytes, flush_ns, "flushed");
+        }
+        self.last_flush = Instant::now();
+        self.failing_since = None;
+        // What came meanwhile has waited since this flush began, not since the next look.
+        (self.is_waiting, self.waiting_since, self.policy_since) = (true, begun, None);
+        self.is_stated = false;
+        Ok(())
+    }
+
+    /// Learns from a flush how long one takes. One that started a segment, as a logger's first one does, takes several times as long as all
+    /// others, and would have them begin too early.
+    fn note_flush(&mut self, took: Duration) {
+        self.lead_time.flushed(Some(took).filter(|_| !self.has_started_segment));
+        let counters = &self.logger.engine.control.fixed().counters;
+        counters.flush_estimate_ns.store(self.lead_time.flush().as_nanos() as u64, Ordering::Relaxed);
+        counters.wake_estimate_ns.store(self.lead_time.wake().as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// Makes the stream durable up to `tail`, in new segments where need be.
+    fn write(&mut self, tail: Lsn) -> Result<()> {
+        let logger = self.logger.clone();
+        // Its length covers all up to the tail: see `RingWords`.
+        let ring = logger.engine.control.ring()?;
+        let wrote = match self.log.written() {
+            Some(_) if self.rolls(tail) => match self.start_segment(ring, tail, tail) {
+                // The spare could not be opened, and nothing has changed.
+                Err(_) if self.log.written().is_some() => self.write_on(ring, tail),
+                started => started,
+            },
+            Some(_) => self.write_on(ring, tail),
+            None => self.start_segment(ring, self.log_state.durable, tail),
+        };
+        let Err(error) = wrote else { return Ok(()) };
+        if self.log.written().is_some() {
+            return Err(log_error(error));
+        }
+        crash_point!("flush.failed");
+        // A failed sync is never tried again on that file, nor are its bytes trusted.
+        tracing::warn!(%error, "a flush failed; its bytes go to a new segment");
+        self.start_segment(ring, self.log_state.durable, tail).map_err(log_error)
+    }
+
+    /// Whether the log goes on in the last spare segment rather than in the current one.
+    ///
+    /// That spare is kept for the case that a write fails. But if the device has no room for another file, and the current segment is
+    /// nearly used up, commits would wait for ever. After a checkpoint of everything nothing in the current segment is needed once
+    /// the next one has begun: it is the spare then. In between, until the checkpoint thread has recycled it, a write that fails
+    /// ends the log, as a second failure in a row does at any time.
+    fn rolls(&self, tail: Lsn) -> bool {
+        let is_all_covered = self.roll_at == Some(tail) && self.log_state.durable == tail;
+        if !is_all_covered || self.logger.pool.stats().spares != 1 {
+            return false;
+        }
+        let wanted = self.logger.engine.control.fixed().logger.log_request.load(Ordering::SeqCst);
+        let (left, whole) = self.log.blocks_left();
+        let is_short =
+            wanted > self.available_credit() || (self.logger.is_starved.load(Ordering::SeqCst) && left < whole / 2);
+        // At least the header and one block are behind it.
+        is_short && left + 2 < whole
+    }
+
+    fn write_on(&mut self, ring: Ring<'_, Native>, tail: Lsn) -> Result<(), LogError> {
+        let logger = self.logger.clone();
+        let from = self.log.written().ok_or(LogError::NeedsSegment)?;
+        let len = tail.bytes_since(from);
+        let log_state = self.log_state;
+        let appended = self.log.append(from, len, &log_state, &mut |lsn, bytes| copy_out(ring, lsn, bytes))?;
+        crash_point!("flush.before_sync");
+        #[cfg(feature = "crash-points")]
+        if crate::crash::fails("wal.sync") {
+            self.log.abandon();
+            return Err(LogError::Io { what: "injected".into(), source: std::io::Error::from_raw_os_error(libc::EIO) });
+        }
+        let synced = self.log.sync()?;
+        logger.engine.control.fixed().counters.fsyncs.fetch_add(1, Ordering::Relaxed);
+        if appended.full { self.start_segment(ring, synced, tail) } else { Ok(()) }
+    }
+
+    /// New segments from `durable`, which is synced, until everything up to `tail` is durable.
+    fn start_segment(&mut self, ring: Ring<'_, Native>, durable: Lsn, tail: Lsn) -> Result<(), LogError> {
+        let logger = self.logger.clone();
+        let mut durable = durable;
+        self.has_started_segment = true;
+        loop {
+            crash_point!("segment.before_start");
+            let log_state = LogState { durable, ..self.log_state };
+            let len = tail.bytes_since(durable);
+            let reached = self.log.start_segment(&log_state, len, &mut |lsn, bytes| copy_out(ring, lsn, bytes))?;
+            crash_point!("segment.started");
+            self.note_segment();
+            logger.engine.control.fixed().counters.fsyncs.fetch_add(3, Ordering::Relaxed);
+            logger.count_segments();
+            tracing::debug!(from = durable.0, to = reached.0, "log segment started");
+            event_count::notify_always::<Native>(&logger.engine.control.fixed().logger.background);
+            durable = reached;
+            if durable >= tail {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Notes which segment is the newest, whose header is durable: see [`crate::shared::control::Control::is_of_log`].
+    fn note_segment(&self) {
+        if let Some(number) = self.log.number() {
+            self.logger.engine.control.fixed().logger.segment.store(number.0, Ordering::Release);
+        }
+    }
+
+    /// The first segment after recovery: `bytes` stand in the stream from `log_state.durable` on.
+    pub(in crate::logger) fn start_recovered(&mut self, bytes: &[u8]) -> Result<Lsn> {
+        let from = self.log_state.durable;
+        let mut durable = from;
+        loop {
+            let log_state = LogState { durable, ..self.log_state };
+            let done = durable.bytes_since(from) as usize;
+            let rest = (bytes.len() - done) as u64;
+            let mut fill = |lsn: Lsn, buffer: &mut [u8]| {
+                let at = lsn.bytes_since(from) as usize;
+                buffer.copy_from_slice(&bytes[at..at + buffer.len()]);
+            };
+            let start = durable.0;
+            durable = self.log.start_segment(&log_state, rest, &mut fill).map_err(log_error)?;
+            self.note_segment();
+            tracing::debug!(from = start, to = durable.0, "log segment started");
+            if durable.bytes_since(from) as usize >= bytes.len() {
+                // The stream ends with a whole record there.
+                self.log_state.durable = durable;
+                self.log_state.safe_start = durable;
+                self.log_state.durable_txn = self.logger.engine.control.committed().as_u64();
+                return Ok(durable);
+            }
+        }
+    }
+
+    /// **I4**: acknowledges, after the sync.
+    fn publish(&mut self, next: crate::shared::protocols::pins::NextDurable, published: &Published) {
+        let fixed = self.logger.engine.control.fixed();
+        let words = &fixed.durable;
+        let counted_txn = TxnId::from_u64(self.log_state.durable_txn.max(self.counted_txn));
+        let acknowledged = next.txn.sequence().saturating_sub(counted_txn.sequence());
+        if acknowledged > 0 {
+            fixed.counters.acknowledged.fetch_add(acknowledged, Ordering::Relaxed);
+            fixed.counters.flushes.fetch_add(1, Ordering::Relaxed);
+        }
+        self.log_state.durable = published.tail;
+        self.log_state.durable_txn = next.txn.as_u64();
+        // Not the tail: a transaction that still streams may reach over it.
+        self.log_state.safe_start = published.image.log_tail;
+        self.log_state.incarnation = self.log_state.incarnation.max(next.txn.incarnation());
+        self.reserved_blocks = published.reserved_blocks;
+        words.txn_check.store(!next.txn.as_u64(), Ordering::Release);
+        words.lsn_check.store(!published.tail.0, Ordering::Release);
+        words.lsn.store(published.tail.0, Ordering::Release);
+        crash_point!("flush.half_published");
+        fixed.logger_pins.publish(&words.txn, next);
+        self.set_grant();
+        crash_point!("flush.before_wake");
+        event_count::notify::<Native>(&words.event);
+        event_count::notify::<Native>(&fixed.feed.event);
+    }
+
+    /// Blocks that may be charged in all: what was charged up to `durable`, and what is free after it.
+    pub(super) fn available_credit(&self) -> u64 {
+        self.reserved_blocks + self.log.free_blocks().saturating_sub(LOGGER_BLOCKS)
+    }
+
+    fn set_grant(&self) {
+        self.logger.engine.control.fixed().durable.block_credit.store(self.available_credit(), Ordering::SeqCst);
+    }
+
+    /// Grants more if there is more, and asks for more files if writers need them.
+    pub(super) fn grant(&self) {
+        let fixed = self.logger.engine.control.fixed();
+        let block_credit = fixed.durable.block_credit.load(Ordering::Acquire);
+        if self.available_credit() > block_credit {
+            self.set_grant();
+            event_count::notify_always::<Native>(&fixed.durable.event);
+        }
+    }
+
+    /// Whether an empty block can be spared from what was granted.
+    pub(super) fn may_state(&self) -> bool {
+        let block_credit = self.logger.engine.control.fixed().durable.block_credit.load(Ordering::Acquire);
+        self.reserved_blocks + self.log.free_blocks() > block_credit
+    }
+
+    /// The log can be written no more.
+    pub(super) fn give_up(&mut self, error: &Error) {
+        self.broken = true;
+        self.logger.engine.set_poison(Poison::Log, error.errno());
+        if let Some((txn, _)) = self.logger.checkpoint_to_state() {
+            self.logger.checkpoint_stated(txn, false);
+        }
+    }
+}
+
+fn copy_out(ring: Ring<'_, Native>, lsn: Lsn, bytes: &mut [u8]) {
+    // The caller asks for no more than a batch, which fits, and for positions that are multiples of 8.
+    if ring.copy_out(lsn.0, bytes).is_err() {
+        bytes.fill(0);
+    }
+}

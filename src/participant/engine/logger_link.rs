@@ -1,0 +1,302 @@
+//! How a participant deals with the logger: it wakes it, waits until the log is durable, and checks that it lives.
+
+use super::{Engine, LOGGER_GLANCE_INTERVAL_NS, LOGGER_RECHECK_INTERVAL, clock_ns, now_ns};
+use crate::shared::control::Poison;
+use crate::shared::latencies::Acknowledged;
+use crate::shared::progress::Patience;
+use crate::shared::protocols::atomic::Native;
+use crate::shared::protocols::{deadline, event_count};
+use crate::{Error, Result, TxnId};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use untorn_wal::Lsn;
+
+impl Engine {
+    /// Wakes the flush thread if it sleeps. The caller's news was stored fenced.
+    #[inline]
+    pub(crate) fn wake_logger(&self) {
+        event_count::notify::<Native>(&self.control.fixed().logger.event);
+    }
+
+    /// Wakes the flush thread if it sleeps and wants to hear that the log's tail has come to `tail`, which was stored fenced.
+    #[inline]
+    pub(crate) fn tell_logger(&self, tail: Lsn) {
+        let words = &self.control.fixed().logger;
+        event_count::notify_from::<Native>(&words.event, &words.wake_from, tail.0);
+    }
+
+    /// Wakes the flush thread if it sleeps and would wake too late for a commit that is to be durable by `deadline_ns`, which was
+    /// announced; or if the ring is half full with this commit.
+    #[inline]
+    pub(crate) fn tell_logger_by(&self, tail: Lsn, deadline_ns: u64) {
+        let fixed = self.control.fixed();
+        let words = &fixed.logger;
+        event_count::notify_from::<Native>(&words.event, &words.wake_urgency, deadline::urgency(deadline_ns));
+        // While the flush thread sleeps this word stands still, and it sleeps only if it saw less than half a ring.
+        let durable = fixed.durable.lsn.load(Ordering::SeqCst);
+        let half = self.control.ring_reach().unwrap_or(self.geometry.ring_size) / 2;
+        if tail.0.saturating_sub(durable) >= half {
+            event_count::notify::<Native>(&words.event);
+        }
+    }
+
+    /// Whether somebody follows what is visible, and so wants to hear of each commit, needs it a flush or not. By the
+    /// flush thread, after it has seen the commit: a follower wishes first and then looks for commits.
+    pub(crate) fn is_visible_feed_followed(&self) -> bool {
+        self.control.fixed().feed.visible_until_ns.load(Ordering::SeqCst) > now_ns()
+    }
+
+    /// Now and then, makes sure that a logger lives, so that visible commits don't stay unflushed.
+    #[inline]
+    pub(crate) fn glance_at_logger(&self) {
+        let now = now_ns();
+        let seen = self.logger_seen_ns.load(Ordering::Relaxed);
+        if now.saturating_sub(seen) > LOGGER_GLANCE_INTERVAL_NS {
+            self.logger_seen_ns.store(now, Ordering::Relaxed);
+            // A failure shows to whoever waits for durability.
+            let _ = self.ensure_logger();
+        }
+    }
+
+    /// As [`Engine::glance_at_logger`], for what is done a hundred million times a second: the coarse clock costs a few
+    /// nanoseconds, and lags by a few milliseconds.
+    #[inline]
+    pub(crate) fn glance_by_coarse_clock(&self) {
+        let now = clock_ns(rustix::time::ClockId::MonotonicCoarse);
+        if now.saturating_sub(self.logger_seen_ns.load(Ordering::Relaxed)) > LOGGER_GLANCE_INTERVAL_NS {
+            self.glance_at_logger();
+        }
+    }
+
+    /// Starts a logger if none lives.
+    pub(crate) fn ensure_logger(&self) -> Result<()> {
+        match &self.spawner {
+            Some(spawner) => spawner.ensure(self),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until the log is durable up to `lsn`; the logger is told to hurry if `hurry`.
+    ///
+    /// # Errors
+    /// [`Error::LoggerStalled`] when a living logger moves nothing for the stated time; the poison's error.
+    pub(crate) fn wait_durable(&self, lsn: Lsn, hurry: bool, timeout: Option<Duration>) -> Result<bool> {
+        self.wait_durable_looking(lsn, hurry, timeout, LOGGER_RECHECK_INTERVAL)
+    }
+
+    /// As [`Engine::wait_durable`], for a commit that need not be durable before `deadline_ns`: who has time looks less often after the
+    /// logger.
+    pub(crate) fn wait_durable_by(&self, lsn: Lsn, deadline_ns: u64, timeout: Option<Duration>) -> Result<bool> {
+        let began = Instant::now();
+        let left = Duration::from_nanos(deadline_ns.saturating_sub(now_ns()));
+        let patience = timeout.map_or(left, |timeout| timeout.min(left));
+        let nap = (left / 4).clamp(LOGGER_RECHECK_INTERVAL, event_count::EVENT_WAIT_MAX);
+        if self.wait_durable_looking(lsn, false, Some(patience), nap)? {
+            return Ok(true);
+        }
+        // The deadline has passed by the clock of this process. The logger may be in another time namespace, where it is
+        // far away, or the word that holds it is damaged. A flush that is requested goes by neither.
+        match timeout.map(|timeout| timeout.saturating_sub(began.elapsed())) {
+            Some(Duration::ZERO) => Ok(false),
+            rest => self.wait_durable_looking(lsn, true, rest, LOGGER_RECHECK_INTERVAL),
+        }
+    }
+
+    /// Requests a flush up to `lsn`, at once.
+    pub(crate) fn request_flush(&self, lsn: Lsn) {
+        self.control.fixed().logger.flush_request.fetch_max(lsn.0, Ordering::SeqCst);
+        self.wake_logger();
+    }
+
+    /// Waits for durability, and looks after the logger once in each `nap`.
+    fn wait_durable_looking(&self, lsn: Lsn, hurry: bool, timeout: Option<Duration>, nap: Duration) -> Result<bool> {
+        let start = Instant::now();
+        let fixed = self.control.fixed();
+        let durable = || self.control.durable().map(|(_, durable)| durable);
+        if durable().is_some_and(|durable| durable >= lsn) {
+            return Ok(true);
+        }
+        if hurry {
+            self.request_flush(lsn);
+        }
+        let mut watch = self.watch_logger();
+        let ended = event_count::wait_until::<Native, _, _>(
+            &fixed.durable.event,
+            timeout.and_then(|timeout| start.checked_add(timeout)),
+            nap,
+            || match durable() {
+                Some(durable) if durable >= lsn => Some(Ok(())),
+                _ => self.refuse_broken_log().err().map(Err),
+            },
+            || watch.check(self, start),
+        );
+        match ended {
+            Ok(found) => found.map(|()| true),
+            Err(event_count::WaitError::TimedOut) => Ok(false),
+            Err(event_count::WaitError::Stopped(error)) => Err(error),
+        }
+    }
+
+    /// Counts a commit as acknowledged, which somebody has waited for since `began_ns`.
+    pub(crate) fn note_acknowledgement(&self, of: Acknowledged, began_ns: u64) {
+        let latency = &self.control.fixed().latencies.acknowledgement[of];
+        latency.record(now_ns().saturating_sub(began_ns));
+    }
+
+    /// Sleeps a little, until the logger has mended what it publishes. Call it again with the same `waited`.
+    ///
+    /// # Errors
+    /// As [`Watch::check`].
+    pub(crate) fn await_mended(&self, waited: &mut Option<(Instant, u32, Watch)>) -> Result<()> {
+        let (start, looks, watch) = waited.get_or_insert_with(|| (Instant::now(), 0, self.watch_logger()));
+        *looks += 1;
+        if *looks < 100 {
+            std::thread::yield_now();
+            return Ok(());
+        }
+        if start.elapsed() > self.logger_timeout {
+            return Err(Error::LoggerStalled { waited: start.elapsed(), visible: None });
+        }
+        watch.check(self, *start)?;
+        std::thread::sleep(Duration::from_millis(1));
+        Ok(())
+    }
+
+    /// Returns once the log states durably that the current incarnation is used.
+    ///
+    /// An incarnation begins with the first transaction or cell value of a life that follows a loss. A life that commits
+    /// nothing uses none up, however often it is repeated. What it had begun to use is known after the next loss, since
+    /// this comes before the publication, and before the cell's version moves. If the process dies in between, the incarnation
+    /// is used and empty.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if no incarnation is left; [`Error::LoggerStalled`]; what the log died of.
+    #[cold]
+    pub(crate) fn state_incarnation(&self) -> Result<()> {
+        self.control.committed().next_in(self.control.incarnation()?)?;
+        if self.control.is_incarnation_stated() {
+            return Ok(());
+        }
+        let ask = || {
+            self.control.want_incarnation_stated();
+            self.wake_logger();
+        };
+        ask();
+        let start = Instant::now();
+        let mut watch = self.watch_logger();
+        let ended = event_count::wait_until::<Native, _, _>(
+            &self.control.fixed().durable.event,
+            None,
+            LOGGER_RECHECK_INTERVAL,
+            || match self.control.is_incarnation_stated() {
+                true => Some(Ok(())),
+                false => self.refuse_broken_log().err().map(Err),
+            },
+            || {
+                ask();
+                watch.check(self, start)
+            },
+        );
+        match ended {
+            Ok(found) => found,
+            Err(event_count::WaitError::Stopped(error)) => Err(error),
+            Err(event_count::WaitError::TimedOut) => unreachable!("there is no deadline"),
+        }
+    }
+
+    /// Begins to watch whether the logger moves.
+    pub(crate) fn watch_logger(&self) -> Watch {
+        Watch {
+            heartbeat: self.control.fixed().logger.heartbeat.load(Ordering::Relaxed),
+            patience: Patience::new(self.logger_timeout),
+        }
+    }
+
+    /// The seed of the checksums of this store's log records.
+    pub(crate) fn record_seed(&self) -> u32 {
+        untorn_wal::StoreId(self.store_id).seed()
+    }
+
+    /// An error if the store refuses writes.
+    pub(crate) fn refuse_poisoned(&self) -> Result<()> {
+        self.control.refuse_poisoned()
+    }
+
+    /// An error if the log can no longer become durable. A mark of the arena or of the header lets the log go on:
+    /// what was visible before it still becomes durable.
+    pub(crate) fn refuse_broken_log(&self) -> Result<()> {
+        let poison = self.control.poison();
+        if poison == Poison::Arena as u32 || poison == Poison::Header as u32 {
+            return Ok(());
+        }
+        self.refuse_poisoned()
+    }
+
+    /// Sets a sticky mark: no writes until all clients have closed the store and it is recovered. The log's mark
+    /// replaces others, and is never replaced, since those who wait for the log go by it.
+    pub(crate) fn set_poison(&self, poison: Poison, errno: i32) {
+        let logger = &self.control.fixed().logger;
+        let marks = |now: u32| now == 0 || poison == Poison::Log;
+        let replace = |now| marks(now).then_some(poison as u32);
+        let is_new = logger.poison.fetch_update(Ordering::AcqRel, Ordering::Acquire, replace).is_ok();
+        if is_new {
+            logger.poison_errno.store(errno as u32, Ordering::Relaxed);
+        }
+        self.wake_waiters();
+        if is_new && let Err(error) = self.refuse_poisoned() {
+            tracing::error!(needs_recovery = %error, "the store takes no more writes");
+        }
+    }
+
+    /// Has a checkpoint taken that covers `txn`. Returns at once.
+    pub(crate) fn request_checkpoint(&self, txn: TxnId) {
+        let logger = &self.control.fixed().logger;
+        logger.checkpoint_request.fetch_max(txn.as_u64(), Ordering::SeqCst);
+        event_count::notify::<Native>(&logger.background);
+    }
+
+    /// Wakes everybody who waits for the log or a checkpoint.
+    pub(crate) fn wake_waiters(&self) {
+        let fixed = self.control.fixed();
+        for event in [&fixed.durable.event, &fixed.checkpoint.event, &fixed.cells.done_event] {
+            event_count::notify_always::<Native>(event);
+        }
+    }
+}
+
+/// Watches the logger while somebody waits for it.
+pub(crate) struct Watch {
+    heartbeat: u64,
+    patience: Patience,
+}
+
+impl Watch {
+    /// Starts a logger if none lives. Of one that has moved since the last look nothing is asked, which costs no system call; one that has
+    /// stood still is woken. One that has not begun to serve moves the mark of `lock`.
+    ///
+    /// # Errors
+    /// [`Error::LoggerStalled`] if it lives and has not moved for the stated time.
+    pub(crate) fn check(&mut self, engine: &Engine, start: Instant) -> Result<()> {
+        if engine.has_failed.load(Ordering::Acquire) {
+            return Err(Error::LoggerUnavailable { reason: "a thread of the logger panicked".into() });
+        }
+        let heartbeat = engine.control.fixed().logger.heartbeat.load(Ordering::Relaxed);
+        if heartbeat != self.heartbeat {
+            self.heartbeat = heartbeat;
+            self.patience.begin_anew();
+            return Ok(());
+        }
+        engine.ensure_logger()?;
+        if self.patience.waited() >= event_count::EVENT_WAIT_MAX
+            && let Ok(tester) = engine.tester()
+        {
+            self.patience.look(&tester);
+        }
+        // It may rest for long: a ring may be missing, of a process that died.
+        engine.wake_logger();
+        if self.patience.is_over() {
+            return Err(Error::LoggerStalled { waited: start.elapsed(), visible: None });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,257 @@
+//! The parts of `control` and of the arena that grow: how far each has blocks, and how it gets more.
+
+use super::blocks::write_zeros;
+use super::layout::{CLIENT_CHUNK, CLIENTS_AT, ClientEntry, Fixed, RING_AT, RING_UNIT, checked, unchecked};
+use super::{Control, REMEDY};
+use crate::files::dir;
+use crate::files::slot::{SLOT_WORDS, SlotImage};
+use crate::shared::memory::arena::Arena;
+use crate::shared::protocols::atomic::Native;
+use crate::shared::protocols::ring::Ring;
+use crate::{Error, Result, limits};
+use std::fs::File;
+use std::mem::{offset_of, size_of};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use untorn_wal::Lsn;
+
+impl Control {
+    /// The table of processes, as far as it has grown. If the word that tells is damaged: as far as this process has seen.
+    pub(crate) fn clients(&self) -> &[ClientEntry] {
+        let known = self.clients_known.load(Ordering::Relaxed);
+        let ready = unchecked(self.fixed().clients_ready.load(Ordering::Acquire)).map_or(0, |ready| ready as usize);
+        let is_sound = ready.is_multiple_of(CLIENT_CHUNK) && ready <= limits::CLIENTS_MAX;
+        let ready = if is_sound { ready.max(known) } else { known };
+        if ready > known {
+            self.clients_known.fetch_max(ready, Ordering::Relaxed);
+        }
+        // SAFETY: as in `fixed`; the table lies within the file, which has at least `RING_AT` bytes, and the blocks of these
+        // entries were written before the word said so.
+        unsafe {
+            let first = self.base().add(CLIENTS_AT).cast::<ClientEntry>();
+            std::slice::from_raw_parts(first, ready)
+        }
+    }
+
+    /// Makes the client table larger than `entries`: false if it can't be. By the holder of the initialisation lock. One that dies
+    /// in it leaves the table as it was.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`].
+    pub(crate) fn grow_clients(&self, entries: usize, file: &File) -> Result<bool> {
+        if entries != self.clients().len() {
+            return Ok(true);
+        }
+        if entries >= limits::CLIENTS_MAX {
+            return Ok(false);
+        }
+        let from = (CLIENTS_AT + entries * size_of::<ClientEntry>()) as u64;
+        write_zeros(file, from, (CLIENT_CHUNK * size_of::<ClientEntry>()) as u64, dir::CONTROL)?;
+        crash_point!("clients.zeroed");
+        // Release: a process that sees the entries finds them in the file.
+        self.fixed().clients_ready.store(checked((entries + CLIENT_CHUNK) as u32), Ordering::Release);
+        Ok(true)
+    }
+
+    /// Lets the ring's first lap begin at `base`. Before any record is put into it.
+    pub(crate) fn begin_ring(&self, base: Lsn) {
+        let words = &self.fixed().ring;
+        words.base.store(base.0, Ordering::Release);
+        words.base_check.store(!base.0, Ordering::Release);
+    }
+
+    /// The ring's length in use, in bytes.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the word is damaged: records would be put in the wrong place.
+    #[inline]
+    pub(crate) fn ring_len(&self) -> Result<u64> {
+        self.ring_bytes(&self.fixed().ring.len)
+    }
+
+    /// The length to which the ring can grow, in bytes: its length in use, once it can't.
+    ///
+    /// # Errors
+    /// As [`Control::ring_len`].
+    #[inline]
+    pub(crate) fn ring_reach(&self) -> Result<u64> {
+        self.ring_bytes(&self.fixed().ring.reach)
+    }
+
+    #[inline]
+    fn ring_bytes(&self, pages: &AtomicU64) -> Result<u64> {
+        let pages = unchecked(pages.load(Ordering::Acquire));
+        let len = pages.map_or(0, |pages| u64::from(pages) * RING_UNIT);
+        if len.is_power_of_two() && len >= limits::RING_SIZE_MIN && len <= self.ring_size as u64 {
+            return Ok(len);
+        }
+        Err(damaged_ring())
+    }
+
+    /// The part of the ring that is in use.
+    ///
+    /// # Errors
+    /// As [`Control::ring_len`].
+    #[inline]
+    pub(crate) fn ring(&self) -> Result<Ring<'_, Native>> {
+        let len = self.ring_len()? as usize;
+        let base = self.ring_base()?;
+        // SAFETY: as in `fixed`; the file was checked to hold the whole ring, and the blocks of the part in use were written
+        // before the word said so.
+        let words = unsafe {
+            let first = self.base().add(RING_AT).cast::<AtomicU64>();
+            std::slice::from_raw_parts(first, len / 8)
+        };
+        Ok(Ring::new(words, base.0))
+    }
+
+    /// The first position that the ring has held.
+    ///
+    /// # Errors
+    /// As [`Control::ring_len`].
+    #[inline]
+    pub(crate) fn ring_base(&self) -> Result<Lsn> {
+        let words = &self.fixed().ring;
+        let base = words.base.load(Ordering::Acquire);
+        if words.base_check.load(Ordering::Acquire) == !base { Ok(Lsn(base)) } else { Err(damaged_ring()) }
+    }
+
+    /// Doubles the ring until it reaches position `end` in its first lap. Returns the length in use. If the device or the process
+    /// lacks what this takes, the ring keeps its length for good. By the owner of the writer lock, see [`RingWords`].
+    ///
+    /// # Errors
+    /// As [`Control::ring_len`].
+    pub(crate) fn grow_ring(&self, end: Lsn, open_file: impl FnOnce() -> Result<File>) -> Result<u64> {
+        let (len, reach) = (self.ring_len()?, self.ring_reach()?);
+        let needed = end.bytes_since(self.ring_base()?);
+        if needed <= len || len >= reach {
+            return Ok(len);
+        }
+        let target = needed.checked_next_power_of_two().unwrap_or(reach).min(reach);
+        let words = &self.fixed().ring;
+        let zeroed = open_file().and_then(|file| write_zeros(&file, RING_AT as u64 + len, target - len, dir::CONTROL));
+        if let Err(error) = zeroed {
+            tracing::warn!(%error, len, "the log's ring keeps its length until the store is opened anew");
+            words.reach.store(checked((len / RING_UNIT) as u32), Ordering::Release);
+            return Ok(len);
+        }
+        crash_point!("ring.zeroed");
+        words.len.store(checked((target / RING_UNIT) as u32), Ordering::Release);
+        crash_point!("ring.grown");
+        Ok(target)
+    }
+
+    /// Notes the arena's mapping, whose file the region's words are held against from now on.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the region counts more bytes of the arena than its file has.
+    pub(crate) fn set_arena(&self, arena: Arc<Arena>) -> Result<()> {
+        let _ = self.arena.set(arena);
+        // A damaged word is written anew by the next process that makes the arena grow.
+        self.arena_bytes().map_or(Ok(()), |backed| self.check_arena_file(backed))
+    }
+
+    /// As [`Control::arena_bytes`], held against the length of the arena's file.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the word is damaged, or counts more than the file has: a store there would be a SIGBUS.
+    pub(crate) fn checked_arena_bytes(&self) -> Result<u64> {
+        let Some(backed) = self.arena_bytes() else {
+            return Err(Error::corrupt(
+                dir::CONTROL,
+                offset_of!(Fixed, arena_bytes) as u64,
+                format!("the length of the arena is damaged; {REMEDY}"),
+            ));
+        };
+        self.check_arena_file(backed)?;
+        Ok(backed)
+    }
+
+    /// An error if the arena's file is shorter than `backed` bytes. A number that fits its complement may still be wrong.
+    #[inline]
+    fn check_arena_file(&self, backed: u64) -> Result<()> {
+        if backed <= self.arena_known.load(Ordering::Relaxed) { Ok(()) } else { self.check_arena_file_anew(backed) }
+    }
+
+    #[cold]
+    fn check_arena_file_anew(&self, backed: u64) -> Result<()> {
+        // Without the arena's mapping, its opening compares the lengths.
+        let Some(arena) = self.arena.get() else { return Ok(()) };
+        if !arena.reaches(backed)? {
+            let what = format!("the region counts {backed} bytes of the arena, whose file is shorter; {REMEDY}");
+            return Err(Error::corrupt(dir::CONTROL, offset_of!(Fixed, arena_bytes) as u64, what));
+        }
+        self.know_arena(backed);
+        Ok(())
+    }
+
+    /// An error unless this region's file has the byte before `end`, where the words say that its part called `what` ends.
+    /// `known` is the greatest end that this process has found to be right.
+    #[inline]
+    pub(crate) fn check_own_file(&self, known: &AtomicU64, end: u64, what: &str) -> Result<()> {
+        if end <= known.load(Ordering::Relaxed) { Ok(()) } else { self.check_own_file_anew(known, end, what) }
+    }
+
+    #[cold]
+    fn check_own_file_anew(&self, known: &AtomicU64, end: u64, what: &str) -> Result<()> {
+        if !self.spans.reaches(end)? {
+            let what = format!("the region counts bytes up to {end} for the {what}, and its file is shorter; {REMEDY}");
+            return Err(Error::corrupt(dir::CONTROL, end, what));
+        }
+        // Relaxed: the number leads to no other memory of this process.
+        known.fetch_max(end, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Bytes of the arena whose blocks are there; `None` if the word is damaged.
+    pub(crate) fn arena_bytes(&self) -> Option<u64> {
+        let pieces = unchecked(self.fixed().arena_bytes.load(Ordering::Acquire))?;
+        Some(u64::from(pieces) * limits::ARENA_SIZE_INITIAL)
+    }
+
+    /// Says that the arena's blocks are there up to `bytes`, a size that [`limits::arena_size_for`] gives. By the owner of the growth lock.
+    pub(crate) fn set_arena_bytes(&self, bytes: u64) {
+        let pieces = (bytes / limits::ARENA_SIZE_INITIAL) as u32;
+        self.fixed().arena_bytes.store(checked(pieces), Ordering::Release);
+    }
+
+    /// Records that the arena's file has `bytes` bytes, which the caller has found out from the file itself.
+    pub(crate) fn know_arena(&self, bytes: u64) {
+        // Relaxed: the number leads to no other memory of this process, and the mapping is of the same file.
+        self.arena_known.fetch_max(bytes, Ordering::Relaxed);
+    }
+
+    /// The image that `words`, copied from the region, describe.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the checksum does not match, or if the high-water mark lies beyond the arena's file: a load from
+    /// a page there would be a SIGBUS.
+    #[inline]
+    pub(crate) fn decode_image(&self, words: &[u64; SLOT_WORDS]) -> Result<SlotImage> {
+        let image = SlotImage::decode(words, dir::CONTROL)?;
+        let used = u64::from(image.high_water) * self.page_size;
+        if used > self.arena_known.load(Ordering::Relaxed) {
+            self.check_backed(used)?;
+        }
+        Ok(image)
+    }
+
+    /// An error if the arena's file is not known to have `used` bytes. Called after the words of an image were copied: a writer
+    /// backs pages with blocks before it publishes an image that counts them.
+    #[cold]
+    fn check_backed(&self, used: u64) -> Result<()> {
+        // The copy of the words ends with an acquire fence, so this load finds what the image's writer had stored before.
+        let backed = self.checked_arena_bytes()?;
+        if used <= backed {
+            return Ok(());
+        }
+        let what =
+            format!("the high-water mark of a commit is byte {used} of the arena, which has {backed} bytes; {REMEDY}");
+        Err(Error::corrupt(dir::CONTROL, 0, what))
+    }
+}
+
+fn damaged_ring() -> Error {
+    let what = "the length or the base of the log's ring is damaged; stop all processes that have the store open, and open it again";
+    Error::corrupt(dir::CONTROL, offset_of!(Fixed, ring) as u64, what)
+}

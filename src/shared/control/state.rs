@@ -1,0 +1,138 @@
+//! What the words of `control` say about the store: the newest and the durable transaction, the incarnation, and poison.
+
+use super::layout::{Fixed, checked, unchecked};
+use super::{Control, REMEDY};
+use crate::files::dir;
+use crate::files::slot::{SLOT_WORDS, SlotImage};
+use crate::shared::protocols::atomic::Native;
+use crate::shared::protocols::slots::Slots;
+use crate::{Error, Result, TxnId};
+use std::mem::offset_of;
+use std::sync::atomic::Ordering;
+use untorn_wal::Lsn;
+
+impl Control {
+    /// The incarnation of the transactions to come: that of the newest one, or a later one after a loss.
+    #[inline]
+    pub(crate) fn incarnation(&self) -> Result<u32> {
+        let word = unchecked(self.fixed().incarnation.current.load(Ordering::Relaxed));
+        // One before that of the newest transaction would give ids that go backwards.
+        word.filter(|incarnation| *incarnation >= self.committed().incarnation()).ok_or_else(|| {
+            let what = format!("the incarnation of the store is damaged; {REMEDY}");
+            Error::corrupt(dir::CONTROL, offset_of!(Fixed, incarnation) as u64, what)
+        })
+    }
+
+    /// By recovery: begins with this incarnation. `is_stated`: the log states that it is used.
+    pub(crate) fn begin_incarnation(&self, incarnation: u32, is_stated: bool) {
+        let words = &self.fixed().incarnation;
+        words.current.store(checked(incarnation), Ordering::Release);
+        words.stated.store(if is_stated { checked(incarnation) } else { 0 }, Ordering::Release);
+    }
+
+    /// Whether the log states that the current incarnation is used. A flipped bit in either word means no.
+    pub(crate) fn is_incarnation_stated(&self) -> bool {
+        let words = &self.fixed().incarnation;
+        words.stated.load(Ordering::Acquire) == words.current.load(Ordering::Acquire)
+    }
+
+    /// Asks the logger to state that the current incarnation is used.
+    pub(crate) fn want_incarnation_stated(&self) {
+        let words = &self.fixed().incarnation;
+        words.wanted.store(words.current.load(Ordering::Acquire), Ordering::SeqCst);
+    }
+
+    /// By the logger: the incarnation to state.
+    pub(crate) fn incarnation_to_state(&self) -> Option<u32> {
+        let words = &self.fixed().incarnation;
+        let current = words.current.load(Ordering::Acquire);
+        let is_wanted = words.wanted.load(Ordering::SeqCst) == current && !self.is_incarnation_stated();
+        unchecked(current).filter(|_| is_wanted)
+    }
+
+    /// By the logger: it is stated, durably.
+    pub(crate) fn incarnation_stated(&self, incarnation: u32) {
+        self.fixed().incarnation.stated.store(checked(incarnation), Ordering::SeqCst);
+    }
+
+    /// The newest visible transaction.
+    #[inline]
+    pub(crate) fn committed(&self) -> TxnId {
+        TxnId::from_u64(self.fixed().committed.load(Ordering::Acquire))
+    }
+
+    /// The commit slots.
+    #[inline]
+    pub(crate) fn slots(&self) -> Slots<'_, Native, SLOT_WORDS> {
+        Slots::new(&*self.fixed().slots)
+    }
+
+    /// The image of the newest visible transaction, as of the call.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if `committed` names a transaction that its slot does not hold.
+    pub(crate) fn newest(&self) -> Result<SlotImage> {
+        loop {
+            let committed = self.committed();
+            if let Some(image) = self.image(committed)? {
+                return Ok(image);
+            }
+        }
+    }
+
+    /// The image of `txn`, or `None` if its slot is about to be used again.
+    #[inline]
+    pub(crate) fn image(&self, txn: TxnId) -> Result<Option<SlotImage>> {
+        match self.slots().read(&self.fixed().committed, txn) {
+            Some(words) => self.decode_image(&words).map(Some),
+            // The slot of the newest transaction is not used again before 62 others: it, or the word that
+            // names it, is damaged, and looking again would never end.
+            None if self.committed() == txn => {
+                Err(Error::corrupt(dir::CONTROL, 0, format!("the slot of transaction {txn} names another")))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// How far the log is durable: the transaction and where its record ends.
+    ///
+    /// `None` while the words and their checks disagree: a logger is between two stores, or died there
+    /// and its successor will mend it. Nothing is acknowledged from such words.
+    #[inline]
+    pub(crate) fn durable(&self) -> Option<(TxnId, Lsn)> {
+        let words = &self.fixed().durable;
+        let txn = words.txn.load(Ordering::SeqCst);
+        let lsn = words.lsn.load(Ordering::Acquire);
+        let agree = words.txn_check.load(Ordering::Acquire) == !txn && words.lsn_check.load(Ordering::Acquire) == !lsn;
+        agree.then_some((TxnId::from_u64(txn), Lsn(lsn)))
+    }
+
+    /// The image of the durable transaction: unlike the durable position, its tail is no place within a transaction that
+    /// still streams. `None` while the logger moves on.
+    pub(crate) fn durable_image(&self) -> Option<SlotImage> {
+        let (txn, _) = self.durable()?;
+        let images = self.fixed().durable_slots.iter().map(|slot| self.decode_image(&slot.copy()));
+        images.flatten().find(|image| image.txn == txn)
+    }
+
+    pub(crate) fn poison(&self) -> u32 {
+        self.fixed().logger.poison.load(Ordering::Acquire)
+    }
+
+    /// An error if the store refuses writes.
+    pub(crate) fn refuse_poisoned(&self) -> Result<()> {
+        let poison = self.poison();
+        if poison == 0 {
+            return Ok(());
+        }
+        let errno = self.fixed().logger.poison_errno.load(Ordering::Relaxed);
+        let cause = std::io::Error::from_raw_os_error(errno as i32);
+        let what = match poison {
+            1 => "the log could not be written",
+            2 => "a sync of the arena failed",
+            3 => "the checkpoint's header could not be written",
+            _ => "a mark of unknown meaning stands in control",
+        };
+        Err(Error::NeedsRecovery { reason: format!("{what} ({cause})") })
+    }
+}

@@ -1,0 +1,149 @@
+//! The table of the segment files: what each is, and which is used next.
+
+use super::{Retention, now_ms};
+use crate::segment_catalog::{slot_name, slot_of};
+use crate::{Lsn, SegmentNumber, limits::BLOCK_BYTES};
+use std::cmp::Reverse;
+
+#[derive(Debug)]
+pub(super) struct SegmentSlots {
+    pub(super) files: Vec<SegmentSlot>,
+    pub(super) number_max: SegmentNumber,
+    pub(super) spares_max: usize,
+    /// The least ready blocks of a spare.
+    pub(super) ready_min: u32,
+    /// Ready bytes of the next spare.
+    pub(super) spare_bytes: u64,
+    /// Bytes that segments were given since the pool was opened.
+    pub(super) logged: u64,
+    /// The device had no room for the spare that was to be made last.
+    pub(super) is_starved: bool,
+    /// What lies below needs no recovery any more: the highest that this pool was told.
+    pub(super) checkpoint_lsn: Lsn,
+}
+
+#[derive(Debug)]
+pub(super) struct SegmentSlot {
+    pub(super) name: String,
+    /// Blocks from the beginning that have zeros or more in them.
+    pub(super) ready: u32,
+    /// Of a spare that was a segment: its number. The file keeps that header until it is taken or deleted.
+    pub(super) header: Option<SegmentNumber>,
+    pub(super) state: SlotState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum SlotState {
+    Making,
+    Spare,
+    Taken,
+    Live(StartedSegment),
+    /// Below the checkpoint.
+    Kept(StartedSegment),
+}
+
+/// A segment that holds bytes of the stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct StartedSegment {
+    pub(crate) number: SegmentNumber,
+    pub(crate) start: Lsn,
+    pub(crate) started_ms: u64,
+}
+
+impl SlotState {
+    pub(super) fn started(self) -> Option<StartedSegment> {
+        match self {
+            SlotState::Live(started) | SlotState::Kept(started) => Some(started),
+            _ => None,
+        }
+    }
+}
+
+impl SegmentSlots {
+    /// Whether a spare may be taken or deleted next: among those that still have a header, the oldest. If the process dies, what
+    /// has a header counts as a segment again. Then the log must have no gap.
+    pub(super) fn is_next(&self, slot: &SegmentSlot) -> bool {
+        let is_spare = |slot: &SegmentSlot| slot.state == SlotState::Spare;
+        let oldest = || self.files.iter().filter(|slot| is_spare(slot)).filter_map(|slot| slot.header).min();
+        is_spare(slot) && (slot.header.is_none() || slot.header == oldest())
+    }
+
+    /// The last one of the smallest spares: what is deleted first.
+    pub(super) fn least_spare(&self) -> Option<usize> {
+        let spares = self.files.iter().enumerate().filter(|(_, slot)| self.is_next(slot));
+        spares.min_by_key(|(at, slot)| (slot.ready, Reverse(*at))).map(|(at, _)| at)
+    }
+
+    /// Files that are ready to become segments, with their places in the list.
+    pub(super) fn spare_files(&self) -> impl Iterator<Item = (usize, &SegmentSlot)> {
+        let is_spare = |slot: &SegmentSlot| slot.state == SlotState::Spare && slot.ready >= self.ready_min;
+        self.files.iter().enumerate().filter(move |(_, slot)| is_spare(slot))
+    }
+
+    pub(super) fn spares(&self) -> usize {
+        self.spare_files().count()
+    }
+
+    pub(super) fn set_ready(&mut self, name: &str, ready: u32) {
+        if let Some(slot) = self.files.iter_mut().find(|s| s.name == name) {
+            slot.ready = ready;
+        }
+    }
+
+    pub(super) fn set(&mut self, name: &str, state: SlotState) {
+        if let Some(slot) = self.files.iter_mut().find(|s| s.name == name) {
+            slot.state = state;
+        }
+    }
+
+    pub(super) fn reserve_slot(&mut self, ready: u32) -> u32 {
+        // Many segments may be kept, and the flush thread waits for this lock.
+        let mut used: Vec<u32> = self.files.iter().filter_map(|s| slot_of(&s.name)).collect();
+        used.sort_unstable();
+        let slot = used.into_iter().fold(1, |free, used| if used == free { free + 1 } else { free });
+        self.files.push(SegmentSlot { name: slot_name(slot), ready, header: None, state: SlotState::Making });
+        slot
+    }
+
+    /// Makes spares of the segments that are of no more use, and returns where they are in the list, the newest first. A
+    /// segment's bytes count up to the lowest start among later segments. The newest never retires.
+    pub(super) fn retire_below(&mut self, retention: Retention) -> Vec<usize> {
+        let with_index = |(index, slot): (usize, &SegmentSlot)| slot.state.started().map(|started| (started, index));
+        let mut live: Vec<(StartedSegment, usize)> = self.files.iter().enumerate().filter_map(with_index).collect();
+        live.sort_unstable_by_key(|(started, _)| started.number);
+        let (now_ms, age_ms) = (now_ms(), u64::try_from(retention.age.as_millis()).unwrap_or(u64::MAX));
+        let (mut freed, mut kept_bytes, mut is_over) = (Vec::new(), 0, false);
+        let (mut end, mut ended_ms) = (None::<Lsn>, u64::MAX);
+        for &(started, index) in live.iter().rev() {
+            // Not one byte of a segment counts if a later one begins where it does.
+            let is_empty = end.is_some_and(|end| end <= started.start);
+            if end.is_some_and(|end| end <= self.checkpoint_lsn.max(started.start)) {
+                let segment_bytes = bytes_of(self.files[index].ready);
+                let keeps = kept_bytes + segment_bytes <= retention.bytes && now_ms.saturating_sub(ended_ms) < age_ms;
+                // What is older than one that is given up serves no follower: it could not read on.
+                is_over |= !keeps && !is_empty;
+                if is_empty || is_over {
+                    self.files[index].state = SlotState::Spare;
+                    self.files[index].header = Some(started.number);
+                    freed.push(index);
+                } else {
+                    self.files[index].state = SlotState::Kept(started);
+                    kept_bytes += segment_bytes;
+                }
+            }
+            end = Some(end.map_or(started.start, |e| e.min(started.start)));
+            ended_ms = started.started_ms;
+        }
+        freed
+    }
+}
+
+/// The bytes of so many blocks.
+pub(super) fn bytes_of(blocks: u32) -> u64 {
+    u64::from(blocks) * BLOCK_BYTES as u64
+}
+
+/// The whole blocks in so many bytes, at most those of a segment.
+pub(super) fn blocks_of(bytes: u64) -> u32 {
+    (bytes / BLOCK_BYTES as u64) as u32
+}
