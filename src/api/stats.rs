@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Figures of a store at one instant; made by [`Store::stats`](crate::Store::stats), and by message
-/// by [`DirectClient::stats`](crate::DirectClient::stats).
+/// by [`Client::stats`](crate::Client::stats).
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Stats {

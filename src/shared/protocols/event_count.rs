@@ -15,7 +15,7 @@
 //! | event advanced, nobody woken yet | even | the publisher | the listeners' time-out |
 //!
 //! The time-out of a client is [`EVENT_WAIT_MAX`] at most. The logger's threads have 50 ms while the store is used, and a minute while it is
-//! not, or a day if no process has it open: then the logger looks for dead clients every 3 s, and wakes all listeners when it finds one (`logger/rest.rs`). A client
+//! not, or a day if no process has it open: then the logger looks for dead clients every 3 s, and wakes all listeners when it finds one (`participant/rest.rs`). A client
 //! that waits for the logger wakes it at its own time-out.
 
 use crate::shared::protocols::atomic::{Model, Woken, Word32, Word64};
