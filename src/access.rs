@@ -7,7 +7,7 @@
 
 use crate::api::batch;
 use crate::api::cells;
-use crate::shared::cell_kind::CellKind;
+use crate::shared::cells::CellKind;
 use crate::{
     Batch, Change, Changes, Client, CommitOutcome, Durability, Error, Feed, Keyspace, RemoteChanges, Result, Stats,
     Store, TxnId, Version,

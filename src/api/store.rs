@@ -18,7 +18,7 @@ use crate::participant::engine::now_ns;
 use crate::participant::options::{FlushPolicy, Options};
 use crate::participant::settings;
 use crate::process::client::DirectClient;
-use crate::shared::cell_kind::CellKind;
+use crate::shared::cells::CellKind;
 use crate::txn::write::Write;
 use crate::{Error, Result, TxnId};
 use std::fmt;

@@ -6,7 +6,7 @@
 //! one thread looks for the dead and for a missing directory every few seconds ([`DEAD_CLIENT_CHECK_INTERVAL`]), and the others wake once
 //! a minute. While no process has the store open, the logger is *alone*: all threads sleep until a ring, and the main thread
 //! until it is time to leave. The thread that listens for message-passing clients is told by the kernel when the
-//! directory has lost a file (`server/watch.rs`), and rings.
+//! directory has lost a file (`server/socket_path/watch.rs`), and rings.
 //!
 //! Whatever wakes a thread that rests wakes all of them ([`Rest::stir`]), so a store that is used again is looked after as before.
 //!

@@ -3,7 +3,7 @@
 use crate::api::cells;
 use crate::server::answer::{Answer, Session, cut_name, refuse_unless};
 use crate::server::policy::Rights;
-use crate::shared::cell_kind::CellKind;
+use crate::shared::cells::CellKind;
 use crate::{Cell, Error, Result, Version};
 use untorn_wal::wire::Reply;
 

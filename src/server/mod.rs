@@ -5,11 +5,10 @@
 //! path to the data, and a connection keeps the logger running as a client does.
 //!
 //! - `access`, `policy`: the access file: who may do what
-//! - `socket`: the socket's name in the file system
+//! - `socket_path`: the socket's name in the file system, and changes of the directory that the kernel reports
 //! - `connections`: admission of connections
 //! - `buffers`: buffers for messages, and their bound
 //! - `turns`: which long request is served next
-//! - `watch`: changes of the store's directory, as the kernel reports them
 //! - `connection`: one connection, from hello to end
 //! - `answer`, `write`, `scans`, `cells`, `feed`: what each request does
 //!
@@ -31,7 +30,6 @@ mod policy;
 mod scans;
 mod socket_path;
 mod turns;
-mod watch;
 mod write;
 
 use crate::files::dir::Dir;
@@ -48,13 +46,13 @@ use buffers::{BufferPool, SMALL_BYTES};
 use connections::{Connections, NotAdmitted};
 use parking_lot::Mutex;
 use policy::Policy;
+use socket_path::watch::{Change, Watch};
 use socket_path::{BoundSocket, FileStamp};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use turns::Turns;
 use untorn_wal::wire::hello::{Refusal, ServerHello};
-use watch::{Change, Watch};
 
 /// How often the listening thread checks the socket and the access file.
 const SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(1);

@@ -3,11 +3,12 @@
 //! The socket is bound under a temporary name and renamed, so that a client that finds it can connect. In the store's directory the
 //! holder of the logger's byte is the only server. Elsewhere, a path at which another server answers is left to that server.
 
+pub(super) mod watch;
+
 use crate::files::descriptor::{Descriptor, FileId};
 use crate::files::dir::Dir;
 use crate::server::access;
 use crate::server::policy::{Policy, PolicyFault, Principal};
-use crate::server::watch::Watch;
 use crate::shared::memory::private::Private;
 use crate::shared::socket;
 use crate::shared::socket::SocketStream;
@@ -25,6 +26,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn_wal::files;
+use watch::Watch;
 
 /// The socket's name in the store's directory.
 pub(super) const SOCKET_NAME: &str = "logger.sock";

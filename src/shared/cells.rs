@@ -14,13 +14,15 @@
 //! processes that could have a handle to the old counter are gone, since adding takes no latch.
 #![allow(unsafe_code)]
 
+mod kind;
+
 use crate::files::dir;
-use crate::shared::cell_kind::CellKind;
 use crate::shared::control::{CacheLine, Control, REMEDY, checked, unchecked, write_zeros};
 use crate::shared::protocols::atomic::{Native, Word64};
 use crate::shared::protocols::cell::{COPIES, CellView, CellWords, WriteStep};
 use crate::shared::protocols::lock;
 use crate::{Error, LimitKind, Result, Version, limits};
+pub(crate) use kind::CellKind;
 use std::fs::File;
 use std::mem::{offset_of, size_of};
 use std::ops::Range;

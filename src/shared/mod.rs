@@ -3,12 +3,11 @@
 //!
 //! - `memory`: mappings
 //! - `protocols`: the protocols between processes, model-checked
-//! - `control`: the layout of the shared region; `cells`, `cell_kind`, `readers`, `latencies`: parts of it
+//! - `control`: the layout of the shared region; `cells`, `readers`, `latencies`: parts of it
 //! - `liveness`: whether a process lives, by locked bytes of `lock`; `presence`: the bytes of this process
 //! - `socket`: messages between processes
 //! - `progress`: whether a living process makes progress
 
-pub(crate) mod cell_kind;
 pub(crate) mod cells;
 pub(crate) mod control;
 pub(crate) mod latencies;

@@ -29,7 +29,7 @@ pub(crate) mod sampling;
 use crate::api::store::Store;
 use crate::files::dir;
 use crate::participant::engine::Engine;
-use crate::shared::cell_kind::CellKind;
+use crate::shared::cells::CellKind;
 use crate::shared::cells::{CellEntry, CellRef, FirstValue};
 use crate::shared::control::Control;
 use crate::shared::protocols::atomic::Native;

@@ -7,7 +7,7 @@
 //! ```
 //! Little-endian.
 
-use crate::shared::cell_kind::CellKind;
+use crate::shared::cells::CellKind;
 use crate::{Error, Result, Version, limits};
 
 /// The keyspace that the logger samples cells and counters into. Anybody may read it and follow it; only the store writes it.

@@ -19,17 +19,17 @@ const EVENT_BYTES: usize = 4096;
 
 /// What has changed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Change {
+pub(in crate::server) enum Change {
     /// The access file.
     Access,
     /// A name is gone.
     Loss,
 }
 
-pub(super) struct Watch(OwnedFd);
+pub(in crate::server) struct Watch(OwnedFd);
 
 impl Watch {
-    pub(super) fn new(dir: BorrowedFd<'_>) -> Result<Watch> {
+    pub(in crate::server) fn new(dir: BorrowedFd<'_>) -> Result<Watch> {
         let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let flags = WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::MOVED_TO | WatchFlags::CLOSE_WRITE;
         let path = format!("/proc/self/fd/{}", dir.as_raw_fd());
@@ -38,12 +38,12 @@ impl Watch {
     }
 
     /// Readable when there is something to report.
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+    pub(in crate::server) fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 
     /// The gravest change since the last call.
-    pub(super) fn next_change(&self) -> Option<Change> {
+    pub(in crate::server) fn next_change(&self) -> Option<Change> {
         let mut bytes = [MaybeUninit::uninit(); EVENT_BYTES];
         let mut events = Reader::new(&self.0, &mut bytes);
         let mut found = None;
