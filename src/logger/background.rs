@@ -81,7 +81,8 @@ fn preallocate(logger: &Logger) -> bool {
         let block_credit = fixed.durable.block_credit.load(Ordering::SeqCst);
         let wanted = words.log_request.load(Ordering::SeqCst);
         let spares = logger.pool.stats().spares;
-        if spares >= SPARES_READY_MIN && wanted <= block_credit {
+        let is_wanted = wanted > block_credit;
+        if spares >= SPARES_READY_MIN && !is_wanted && !logger.pool.lacks_successor() {
             return false;
         }
         // A writer that waits for log gets larger spares first. So a commit forces neither a flush nor a checkpoint that its
@@ -90,21 +91,29 @@ fn preallocate(logger: &Logger) -> bool {
             request_flush(logger);
             return false;
         }
-        match logger.pool.add_spare_of(wanted.saturating_sub(block_credit) + BLOCKS_BEYOND) {
+        let blocks = if is_wanted { wanted - block_credit + BLOCKS_BEYOND } else { 0 };
+        match logger.pool.add_spare_of(blocks) {
             Ok(()) => {
                 logger.count_segments();
-                event_count::notify_always::<Native>(&words.event);
+                if is_wanted {
+                    // The next look counts what was made.
+                    logger.grant_again();
+                } else {
+                    event_count::notify_always::<Native>(&words.event);
+                }
             }
+            // A smaller spare than the segment has limits what the segment takes. Nothing waits for it.
+            Err(_) if spares >= SPARES_READY_MIN && !is_wanted => return false,
             // Before anybody hears of a full device, what is kept for followers goes.
             Err(LogError::DiskFull { .. }) if logger.pool.yield_kept(false, || ()).unwrap_or(false) => {
                 logger.count_segments();
-                event_count::notify_always::<Native>(&words.event);
+                logger.grant_again();
             }
             Err(error) => {
                 // What a flush or a checkpoint has made free is granted before a writer gives up.
                 logger.grant_again();
-                if words.log_request.load(Ordering::SeqCst) <= fixed.durable.block_credit.load(Ordering::SeqCst)
-                    && wanted > block_credit
+                if is_wanted
+                    && words.log_request.load(Ordering::SeqCst) <= fixed.durable.block_credit.load(Ordering::SeqCst)
                 {
                     return matches!(error, LogError::DiskFull { .. });
                 }
@@ -133,9 +142,11 @@ pub(super) fn has_full_spares(pool: &SegmentPool<RealDisk>) -> bool {
 /// a flush of many together uses few. No policy may put that off. While a writer waits for log under the writer lock, no
 /// checkpoint makes files free.
 fn request_flush(logger: &Logger) {
+    let fixed = logger.engine.control.fixed();
     let Ok(newest) = logger.engine.control.newest() else { return };
-    let words = &logger.engine.control.fixed().logger;
-    words.flush_request.fetch_max(newest.log_tail.0, Ordering::SeqCst);
+    let words = &fixed.logger;
+    let tail = newest.log_tail.0.max(fixed.stream.tail.load(Ordering::SeqCst));
+    words.flush_request.fetch_max(tail, Ordering::SeqCst);
     event_count::notify_always::<Native>(&words.event);
 }
 

@@ -189,9 +189,9 @@ pub(crate) fn stop_logger_as(path: &Path, timeout: Duration, ownership: Ownershi
                 return Ok(true);
             }
             let words = &control.fixed().logger;
-            if words.stop.swap(1, std::sync::atomic::Ordering::SeqCst) == 0 {
-                event_count::notify_always::<Native>(&words.background);
-            }
+            // Each time: the process that stored it first may have died before it notified.
+            words.stop.store(1, std::sync::atomic::Ordering::SeqCst);
+            event_count::notify_always::<Native>(&words.background);
         }
         if start.elapsed() > timeout {
             return Err(Error::LoggerStalled { waited: start.elapsed(), visible: None });

@@ -224,6 +224,10 @@ fn wait_until_unneeded(
             server.close();
         }
         let in_use = engine.has_clients();
+        if was_in_use && !in_use {
+            // A client that has died may have left what only the busy threads look for.
+            logger.rest.stir(engine);
+        }
         was_in_use = in_use;
         if logger.rest.set_alone(!in_use) {
             logger.rest.stir(engine);

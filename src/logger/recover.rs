@@ -55,6 +55,8 @@ pub(super) struct Recovered {
     /// From where the stream is written to a new segment, and its bytes from there on.
     from: Lsn,
     bytes: Vec<u8>,
+    /// So many of them are from the log, and not from the ring of the old region.
+    read: usize,
     /// Where the last whole record ends.
     end: Lsn,
     /// The log has no byte beyond the checkpoint.
@@ -193,6 +195,7 @@ pub(super) fn replay(
         log_state,
         from,
         bytes: Vec::new(),
+        read: 0,
         end: Lsn::ZERO,
         is_log_empty: false,
         counts_old: false,
@@ -217,6 +220,7 @@ pub(super) fn replay(
     if needs_segment {
         recovered.free_segments(engine, &mut replay, pool)?;
     }
+    recovered.read = recovered.bytes.len();
     crash_point!("recover.log_replayed");
     if let Some(old) = old {
         let next = replay.next();
@@ -363,7 +367,7 @@ pub(super) fn finish(
     };
     let log_state = LogState { durable: recovered.from, ..recovered.log_state.newest(log_state) };
     let mut flusher = Flusher::new(logger.clone(), log_state);
-    flusher.start_recovered(&recovered.bytes)?;
+    flusher.start_recovered(&recovered.bytes, recovered.read)?;
     engine.progress.step();
     crash_point!("recover.segment_started");
     // All up to the end is durable now; the words say so before the first flush publishes them anew.

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use untorn_wal::{LogScan, LogShape, RealDisk};
 
 /// Bytes of pages that a rehearsal holds in memory at most.
-const BYTES_MAX: u64 = 128 << 20;
+const BYTES_MAX: u64 = 32 << 20;
 
 /// A region and an arena in memory, in the state of the checkpoint that `header` describes. `None` if the process may not
 /// map them.

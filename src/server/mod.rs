@@ -164,7 +164,7 @@ impl Server {
             store: Mutex::default(),
             socket: Mutex::default(),
         });
-        let watch = if host == Host::Thread { None } else { shared.dir.with_fd(|fd| Ok(Watch::new(fd).ok()))? };
+        let watch = if host == Host::Daemon { shared.dir.with_fd(|fd| Ok(Watch::new(fd).ok()))? } else { None };
         let mut listener = Listener {
             shared: shared.clone(),
             bound_by: None,

@@ -14,7 +14,6 @@
 //!
 //! The offsets are those of the parts' greatest sizes. What a part does not use yet is a hole of the file, and nothing leads there but a
 //! word that is stored after its blocks were written with zeros: so no store into the mapping ever needs a block.
-#![allow(unsafe_code)]
 //!
 //! - `layout`: the words
 //! - `state`: the newest and the durable transaction, the incarnation, poison

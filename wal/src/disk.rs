@@ -223,6 +223,11 @@ pub struct RealFile {
 }
 
 impl RealFile {
+    /// Bytes of the blocks that the file has.
+    fn allocated(&self) -> io::Result<u64> {
+        Ok(fs::fstat(&self.fd)?.st_blocks as u64 * STAT_BLOCK_BYTES)
+    }
+
     /// Goes back to the page cache if direct I/O is what the system objects to (a device with sectors
     /// larger than a block, for one). Returns whether the call is worth repeating.
     fn give_up_direct(&self, error: Errno) -> io::Result<()> {
@@ -233,6 +238,9 @@ impl RealFile {
         Ok(fs::fcntl_setfl(&self.fd, flags - OFlags::DIRECT)?)
     }
 }
+
+/// The unit of `st_blocks`.
+const STAT_BLOCK_BYTES: u64 = 512;
 
 impl DiskFile for RealFile {
     fn size(&self) -> io::Result<u64> {
@@ -245,10 +253,11 @@ impl DiskFile for RealFile {
 
     fn ready_bytes(&self) -> io::Result<u64> {
         match fs::seek(&self.fd, SeekFrom::Hole(0)) {
-            Ok(bytes) => Ok(bytes),
+            // A file system that does not know its holes answers with the length.
+            Ok(bytes) => Ok(bytes.min(self.allocated()?)),
             // The file is empty.
             Err(Errno::NXIO) => Ok(0),
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => self.size(),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(self.size()?.min(self.allocated()?)),
             Err(error) => Err(error.into()),
         }
     }

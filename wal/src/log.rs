@@ -31,7 +31,7 @@ use crate::{
         BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BATCH_PAYLOAD_BYTES_MAX, BLOCK_BYTES, RECORD_ALIGN_BYTES,
         SEGMENT_HEADER_BYTES,
     },
-    pool::{SegmentPool, StartedSegment, now_ms},
+    pool::{SegmentPool, SpareBlocks, StartedSegment, now_ms},
     segment::{BatchHeader, LogShape, LogState, SegmentHeader, batch_blocks, payload_checksum},
 };
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -75,6 +75,8 @@ struct Current<F> {
     name: String,
     /// Blocks that are ready: the segment ends behind them.
     ready: u32,
+    /// It follows a segment that failed, and must take all that that one was promised.
+    succeeds_failed: bool,
     number: SegmentNumber,
     salt: u64,
     next_block: u32,
@@ -129,6 +131,20 @@ impl<D: Disk> Log<D> {
         u64::from(here.saturating_sub(1)) + spares.others
     }
 
+    /// Sees to it that [`Log::start_segment`] can take `len` bytes into one segment.
+    ///
+    /// # Errors
+    /// [`LogError::DiskFull`] if no spare is large enough and the device has no room for one: nothing has changed.
+    pub fn ensure_successor(&self, len: u64) -> Result<()> {
+        // Its header, and the block that pays for the cut at its end.
+        let blocks = blocks_for(len) + 2;
+        let largest = self.pool.spare_blocks().map_or(0, |spares| u64::from(spares.largest));
+        if largest >= blocks.min(u64::from(self.pool.shape().segment_blocks())) {
+            return Ok(());
+        }
+        self.pool.add_spare_of(blocks)
+    }
+
     /// Ready blocks that are left in the current segment, and all of them.
     #[must_use]
     pub fn blocks_left(&self) -> (u64, u64) {
@@ -150,7 +166,8 @@ impl<D: Disk> Log<D> {
         }
         check_len(len)?;
         let block = current.next_block;
-        let appended = current.write(self.pool.shape(), &mut self.buf, len, log_state, fill);
+        let limit = current.limit(self.pool.spare_blocks());
+        let appended = current.write(limit, self.pool.shape(), &mut self.buf, len, log_state, fill);
         current.failed |= appended.is_err();
         self.pool.note_logged(current.next_block - block);
         appended
@@ -184,8 +201,9 @@ impl<D: Disk> Log<D> {
     /// follow it, or as many of them as fit, and returns up to where the stream is durable.
     ///
     /// `len` must reach at least to the end of what is written, or, after recovery, of what was read: the
-    /// old segment's bytes from the durable position on count no longer. They always fit, because
-    /// each segment states at its start that everything before it is durable.
+    /// old segment's bytes from the durable position on count no longer. After recovery they must fit in one segment
+    /// ([`Log::ensure_successor`]): a process that dies between two would leave a header that overrides bytes which no
+    /// segment holds.
     ///
     /// Recovery keeps whole records only. If the last of them ends at R, below the newest durable position
     /// stated (which then lies inside a record that never became whole), it starts the segment at R
@@ -233,7 +251,8 @@ impl<D: Disk> Log<D> {
             started_ms,
             region: self.region,
         };
-        let started = self.write_segment((file, &name, ready), &header, len, fill);
+        let succeeds_failed = self.current.is_some() && !succeeds_filled;
+        let started = self.write_segment((file, &name, ready, succeeds_failed), &header, len, fill);
         self.pool.give_back(
             &name,
             started.is_ok().then_some(StartedSegment { number, start: log_state.durable, started_ms }),
@@ -247,7 +266,7 @@ impl<D: Disk> Log<D> {
 
     fn write_segment(
         &mut self,
-        (file, name, ready): (D::File, &str, u32),
+        (file, name, ready, succeeds_failed): (D::File, &str, u32, bool),
         header: &SegmentHeader,
         len: u64,
         fill: Fill<'_>,
@@ -259,6 +278,7 @@ impl<D: Disk> Log<D> {
             file,
             name: name.to_owned(),
             ready,
+            succeeds_failed,
             number: header.number,
             salt: header.salt,
             next_block: 1,
@@ -268,7 +288,7 @@ impl<D: Disk> Log<D> {
             failed: false,
         };
         if len > 0 {
-            let _ = current.write(&shape, &mut self.buf, len, &header.log_state, fill)?;
+            let _ = current.write(ready, &shape, &mut self.buf, len, &header.log_state, fill)?;
             current.file.sync().map_err(LogError::io(format!("syncing {name}")))?;
             current.unsynced = false;
         }
@@ -287,8 +307,18 @@ impl<D: Disk> Log<D> {
 }
 
 impl<F: DiskFile> Current<F> {
+    /// Up to which block the segment takes bytes: no further than the largest spare reaches. So what recovery finds here that no
+    /// header states fits in that spare.
+    fn limit(&self, spares: Option<SpareBlocks>) -> u32 {
+        match spares {
+            Some(spares) if !self.succeeds_failed => self.ready.min(spares.largest).max(self.next_block),
+            _ => self.ready,
+        }
+    }
+
     fn write(
         &mut self,
+        limit: u32,
         shape: &LogShape,
         buf: &mut AlignedBuf,
         len: u64,
@@ -297,7 +327,7 @@ impl<F: DiskFile> Current<F> {
     ) -> Result<Appended> {
         let end = self.written.advanced_by(len);
         loop {
-            let room = (self.ready - self.next_block) as usize * BLOCK_BYTES;
+            let room = (limit - self.next_block) as usize * BLOCK_BYTES;
             if room == 0 {
                 return Ok(Appended { to: self.written, full: true });
             }

@@ -175,10 +175,12 @@ impl<D: Disk> SegmentPool<D> {
     /// # Errors
     /// As [`SegmentPool::add_spare`].
     pub fn add_spare_of(&self, blocks: u64) -> Result<()> {
+        let before;
         let (name, bytes, hollow) = {
             let mut slots = self.lock();
+            before = slots.spare_bytes;
             // The next writer that waits for log waits for twice as much.
-            let doubled = if blocks > 0 { 2 * slots.spare_bytes } else { 0 };
+            let doubled = if blocks > 0 { 2 * before } else { 0 };
             let wanted = slots.logged.max(doubled).max(blocks.saturating_mul(BLOCK_BYTES as u64));
             let wanted = wanted.checked_next_power_of_two().unwrap_or(u64::MAX);
             slots.spare_bytes = slots.spare_bytes.max(wanted).min(self.shape.segment_bytes());
@@ -195,6 +197,10 @@ impl<D: Disk> SegmentPool<D> {
         let made = if hollow { self.fill_file(&name, bytes) } else { self.make_file(&name, bytes) };
         let mut slots = self.lock();
         slots.is_starved = matches!(made, Err(LogError::DiskFull { .. }));
+        if slots.is_starved {
+            // The device may have room for a smaller one.
+            slots.spare_bytes = before;
+        }
         if made.is_ok() {
             slots.set_ready(&name, blocks_of(bytes));
         }
@@ -345,7 +351,9 @@ impl<D: Disk> SegmentPool<D> {
                 return Ok(false);
             }
             let spares = slots.files.iter().enumerate().filter(|(_, slot)| slots.is_next(slot));
-            let Some((at, _)) = spares.max_by_key(|(_, slot)| slot.ready) else { return Ok(false) };
+            let Some((at, _)) = spares.max_by_key(|(_, slot)| (is_hollow(slot), slot.ready)) else {
+                return Ok(false);
+            };
             slots.files[at].state = SlotState::Making;
             slots.files[at].name.clone()
         };
@@ -407,6 +415,18 @@ impl<D: Disk> SegmentPool<D> {
         largest.map(|largest| SpareBlocks { largest, others })
     }
 
+    /// Whether the newest segment has more ready blocks than the largest spare.
+    #[must_use]
+    pub fn lacks_successor(&self) -> bool {
+        let slots = self.lock();
+        let live = slots.files.iter().filter_map(|slot| match slot.state {
+            SlotState::Live(started) => Some((started.number, slot.ready)),
+            _ => None,
+        });
+        let newest = live.max().map_or(0, |(_, ready)| ready);
+        slots.spare_files().all(|(_, slot)| slot.ready < newest)
+    }
+
     /// So many blocks of a segment were written.
     pub(crate) fn note_logged(&self, blocks: u32) {
         let mut slots = self.lock();
@@ -425,7 +445,11 @@ impl<D: Disk> SegmentPool<D> {
         let spares = slots.spare_files();
         let (at, _) = match largest {
             true => spares.min_by_key(|(_, slot)| Reverse(slot.ready)),
-            false => spares.filter(|(_, slot)| slots.is_next(slot)).min_by_key(|(_, slot)| slot.ready),
+            false => {
+                let next = spares.filter(|(_, slot)| slots.is_next(slot)).min_by_key(|(_, slot)| slot.ready);
+                // A file with holes may be before all others.
+                next.or_else(|| slots.spare_files().min_by_key(|(_, slot)| slot.header))
+            }
         }?;
         slots.number_max.0 = slots.number_max.0.checked_add(1)?;
         // At the end of the list, so that after a failure another spare comes first.

@@ -129,6 +129,61 @@ fn what_was_given_room_fits_while_the_files_grow() {
     assert!(failures > 25, "only {failures} syncs failed: nothing was tested");
 }
 
+/// A pool whose spares have 2 MiB, 1 MiB and 512 KiB of ready blocks.
+fn pool_of_unequal_spares(disk: &SimDisk, shape: &LogShape) -> Arc<SegmentPool<SimDisk>> {
+    let segment_catalog = SegmentCatalog::read(disk, shape).unwrap();
+    let pool = SegmentPool::open(Arc::new(disk.clone()), &segment_catalog, Lsn::ZERO, Retention::NOTHING).unwrap();
+    for blocks in [128, 256, 512] {
+        pool.add_spare_of(blocks).unwrap();
+    }
+    pool
+}
+
+/// A segment takes no more than the largest spare has, for recovery may have to write all that no header states to that spare.
+#[test]
+fn a_segment_takes_no_more_than_the_largest_spare() {
+    let shape = LogShape::new(STORE, 8 << 20).unwrap();
+    let disk = SimDisk::new(1);
+    let mut log = Log::new(pool_of_unequal_spares(&disk, &shape));
+    let (mut stream, state) = (Stream::default(), LogState::default());
+    log.start_segment(&state, 0, &mut stream.fill()).unwrap();
+    assert_eq!(log.blocks_left(), (511, 512));
+    assert!(log.pool().lacks_successor());
+    for _ in 0..14 {
+        stream.push(1, &[7; 100_000]);
+    }
+    let appended = log.append(Lsn::ZERO, stream.left_after(Lsn::ZERO), &state, &mut stream.fill()).unwrap();
+    assert!(appended.full && appended.to < stream.end());
+    assert_eq!(log.blocks_left(), (256, 512));
+    // With a spare as large, it goes on.
+    log.pool().add_spare().unwrap();
+    assert!(!log.pool().lacks_successor());
+    let appended = log.append(appended.to, stream.left_after(appended.to), &state, &mut stream.fill()).unwrap();
+    assert!(!appended.full && appended.to == stream.end());
+}
+
+/// What was read from the log goes to one segment: a large enough spare is made, or nothing is written.
+#[test]
+fn recovery_has_a_spare_that_takes_all_that_was_read() {
+    let shape = LogShape::new(STORE, 8 << 20).unwrap();
+    let disk = SimDisk::new(1);
+    let log = Log::new(pool_of_unequal_spares(&disk, &shape));
+    log.ensure_successor(2_000_000).unwrap();
+    assert_eq!(log.pool().stats().spares, 3);
+    disk.fail(Some(Call::Write), 0, Fault::NoSpace);
+    assert!(matches!(log.ensure_successor(3_000_000), Err(LogError::DiskFull { .. })));
+    assert_eq!(log.pool().stats().spares, 3);
+    log.ensure_successor(3_000_000).unwrap();
+    assert_eq!(log.pool().stats().spares, 4);
+    let mut stream = Stream::default();
+    for _ in 0..28 {
+        stream.push(1, &[7; 100_000]);
+    }
+    let mut log = log;
+    let durable = log.start_segment(&LogState::default(), stream.left_after(Lsn::ZERO), &mut stream.fill()).unwrap();
+    assert_eq!(durable, stream.end());
+}
+
 /// Spares double with what is logged, up to the largest size; once they have, small files are deleted, and never
 /// one that was promised.
 #[test]

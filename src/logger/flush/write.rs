@@ -196,9 +196,11 @@ impl Flusher {
         }
     }
 
-    /// The first segment after recovery: `bytes` stand in the stream from `log_state.durable` on.
-    pub(in crate::logger) fn start_recovered(&mut self, bytes: &[u8]) -> Result<Lsn> {
+    /// The first segment after recovery: `bytes` stand in the stream from `log_state.durable` on. The first `read` of them are from
+    /// the log and may have been acknowledged, so one segment must take them.
+    pub(in crate::logger) fn start_recovered(&mut self, bytes: &[u8], read: usize) -> Result<Lsn> {
         let from = self.log_state.durable;
+        self.log.ensure_successor(read.min(bytes.len()) as u64).map_err(log_error)?;
         let mut durable = from;
         loop {
             let log_state = LogState { durable, ..self.log_state };

@@ -123,7 +123,8 @@ fn try_to_prepare(
                 check::check_arena(&arena, &header, progress)?;
                 let holds_any = check::check_log(&disk, &segment_catalog, &header, &arena)?;
                 let is_needed = holds_any || trusted.is_some();
-                if is_needed { rehearse::scratch(&header, &arena, &arena_file) } else { Ok(None) }
+                // A process that may not have the memory for it recovers all the same.
+                Ok(if is_needed { rehearse::scratch(&header, &arena, &arena_file).unwrap_or(None) } else { None })
             };
             match check().map_err(check::with_remedy)? {
                 None => (dir, lock_reserve, presence),

@@ -32,6 +32,7 @@ impl Watch {
     pub(in crate::server) fn new(dir: BorrowedFd<'_>) -> Result<Watch> {
         let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let flags = WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::MOVED_TO | WatchFlags::CLOSE_WRITE;
+        let flags = flags | WatchFlags::CREATE;
         let path = format!("/proc/self/fd/{}", dir.as_raw_fd());
         inotify::add_watch(&watch, path, flags | WatchFlags::ATTRIB | WatchFlags::ONLYDIR)?;
         Ok(Watch(watch))
