@@ -23,20 +23,22 @@ const REAP_INTERVAL: Duration = Duration::from_millis(100);
 const LOG_EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
 /// Spare segments kept ahead, one of them for a failing successor.
 const SPARES_READY_MIN: usize = 2;
+/// How often the logger tries to make a spare as large as the current segment, once the device had no room for it.
+const LARGER_SPARE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Blocks that a spare has beyond those that a writer waits for: what is not granted of it.
 const BLOCKS_BEYOND: u64 = 16;
 
 /// Works until the logger ends.
 pub(super) fn run(logger: &Logger) {
     let event = &logger.engine.control.fixed().logger.background;
-    let (mut reaped, mut expired) = (Instant::now(), Instant::now());
+    let (mut reaped, mut expired, mut larger_at) = (Instant::now(), Instant::now(), Instant::now());
     loop {
         let wait_key = event_count::prepare_wait::<Native>(event);
         if logger.background_ending.load(Ordering::SeqCst) {
             return;
         }
         crash_point!("background.looked");
-        let is_starved = preallocate(logger);
+        let is_starved = preallocate(logger, &mut larger_at);
         if logger.is_starved.swap(is_starved, Ordering::SeqCst) != is_starved {
             // A checkpoint may set segments free.
             event_count::notify_always::<Native>(event);
@@ -73,8 +75,9 @@ pub(super) fn ensure_spares(pool: &SegmentPool<RealDisk>, count: usize) -> Resul
     Ok(())
 }
 
-/// Keeps spare segments ahead of what writers may need. True if the device has no room for them.
-fn preallocate(logger: &Logger) -> bool {
+/// Keeps spare segments ahead of what writers may need. True if the device has no room for them. A spare as large as the current
+/// segment is not tried again before `larger_at`.
+fn preallocate(logger: &Logger, larger_at: &mut Instant) -> bool {
     let fixed = logger.engine.control.fixed();
     let words = &fixed.logger;
     loop {
@@ -82,7 +85,8 @@ fn preallocate(logger: &Logger) -> bool {
         let wanted = words.log_request.load(Ordering::SeqCst);
         let spares = logger.pool.stats().spares;
         let is_wanted = wanted > block_credit;
-        if spares >= SPARES_READY_MIN && !is_wanted && !logger.pool.lacks_successor() {
+        let needs_larger = || Instant::now() >= *larger_at && logger.pool.lacks_successor();
+        if spares >= SPARES_READY_MIN && !is_wanted && !needs_larger() {
             return false;
         }
         // A writer that waits for log gets larger spares first. So a commit forces neither a flush nor a checkpoint that its
@@ -103,7 +107,10 @@ fn preallocate(logger: &Logger) -> bool {
                 }
             }
             // A smaller spare than the segment has limits what the segment takes. Nothing waits for it.
-            Err(_) if spares >= SPARES_READY_MIN && !is_wanted => return false,
+            Err(_) if spares >= SPARES_READY_MIN && !is_wanted => {
+                *larger_at = Instant::now() + LARGER_SPARE_RETRY_INTERVAL;
+                return false;
+            }
             // Before anybody hears of a full device, what is kept for followers goes.
             Err(LogError::DiskFull { .. }) if logger.pool.yield_kept(false, || ()).unwrap_or(false) => {
                 logger.count_segments();
