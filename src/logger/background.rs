@@ -95,7 +95,11 @@ fn preallocate(logger: &Logger, larger_at: &mut Instant) -> bool {
             request_flush(logger);
             return false;
         }
-        let blocks = if is_wanted { wanted - block_credit + BLOCKS_BEYOND } else { 0 };
+        // A spare that was used up is followed by one twice as large.
+        let blocks = match is_wanted || spares < SPARES_READY_MIN {
+            true => wanted.saturating_sub(block_credit) + BLOCKS_BEYOND,
+            false => 0,
+        };
         match logger.pool.add_spare_of(blocks) {
             Ok(()) => {
                 logger.count_segments();

@@ -12,7 +12,7 @@
 //! disk: only the first blocks of a file are ready, that is written with zeros, and the rest is a hole. The log
 //! continues in another file where the ready blocks end, so no commit needs a block that the device may not have.
 //! The first files have [`LogShape::ready_bytes_initial`]. Each spare is made as large as all that this pool was
-//! given to log, or twice as large as the one before if a writer waits for it, up to the length of a file. Four
+//! given to log, and twice as large as the one before if that was used up, up to the length of a file. Four
 //! rules keep what [`Log::free_blocks`](crate::Log::free_blocks) promises:
 //! 1. A spare is made with no fewer ready blocks than any other file has. So no segment that is being written
 //!    has more than the largest spare, unless the device is full.
@@ -36,8 +36,8 @@ use crate::{
     segment::LogShape,
     segment_catalog::{BROKEN_PREFIX, SEGMENT_PREFIX, SegmentCatalog, UNFINISHED_PREFIX, slot_name},
 };
-pub(crate) use slots::StartedSegment;
 use slots::{SegmentSlot, SegmentSlots, SlotState, blocks_of, bytes_of};
+pub(crate) use slots::{SpareBlocks, StartedSegment};
 use std::cmp::Reverse;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -179,7 +179,7 @@ impl<D: Disk> SegmentPool<D> {
         let (name, bytes, hollow) = {
             let mut slots = self.lock();
             before = slots.spare_bytes;
-            // The next writer that waits for log waits for twice as much.
+            // One that a caller needs is followed by one twice as large.
             let doubled = if blocks > 0 { 2 * before } else { 0 };
             let wanted = slots.logged.max(doubled).max(blocks.saturating_mul(BLOCK_BYTES as u64));
             let wanted = wanted.checked_next_power_of_two().unwrap_or(u64::MAX);
@@ -404,27 +404,13 @@ impl<D: Disk> SegmentPool<D> {
 
     /// What the spares hold: see [`SpareBlocks`]. Asked at each flush, however many segments are kept.
     pub(crate) fn spare_blocks(&self) -> Option<SpareBlocks> {
-        let slots = self.lock();
-        let (mut largest, mut others) = (None::<u32>, 0);
-        for blocks in slots.spare_files().map(|(_, slot)| slot.ready) {
-            let least = largest.map_or(0, |largest| largest.min(blocks));
-            largest = largest.max(Some(blocks));
-            // Block 0 is the header, and the last block pays for the cut at the segment's end.
-            others += u64::from(least.saturating_sub(2));
-        }
-        largest.map(|largest| SpareBlocks { largest, others })
+        self.lock().spare_blocks()
     }
 
     /// Whether the newest segment has more ready blocks than the largest spare.
     #[must_use]
     pub fn lacks_successor(&self) -> bool {
-        let slots = self.lock();
-        let live = slots.files.iter().filter_map(|slot| match slot.state {
-            SlotState::Live(started) => Some((started.number, slot.ready)),
-            _ => None,
-        });
-        let newest = live.max().map_or(0, |(_, ready)| ready);
-        slots.spare_files().all(|(_, slot)| slot.ready < newest)
+        self.lock().lacks_successor()
     }
 
     /// So many blocks of a segment were written.
@@ -495,15 +481,6 @@ impl<D: Disk> SegmentPool<D> {
         // No critical section can panic half-way through a change, so a poisoned lock is as good.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The ready blocks of the spares.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct SpareBlocks {
-    /// Those of the spare with the most, which is the successor of a segment that fails.
-    pub(crate) largest: u32,
-    /// Those of the others that commits can be promised.
-    pub(crate) others: u64,
 }
 
 /// Writes zeros from the beginning of a file on.

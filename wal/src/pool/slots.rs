@@ -59,6 +59,15 @@ impl SlotState {
     }
 }
 
+/// The ready blocks of the spares.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SpareBlocks {
+    /// Those of the spare with the most, which is the successor of a segment that fails.
+    pub(crate) largest: u32,
+    /// Those of the others that commits can be promised.
+    pub(crate) others: u64,
+}
+
 impl SegmentSlots {
     /// Whether a spare may be taken or deleted next: among those that still have a header, the oldest. If the process dies, what
     /// has a header counts as a segment again. Then the log must have no gap.
@@ -78,6 +87,28 @@ impl SegmentSlots {
     pub(super) fn spare_files(&self) -> impl Iterator<Item = (usize, &SegmentSlot)> {
         let is_spare = |slot: &SegmentSlot| slot.state == SlotState::Spare && slot.ready >= self.ready_min;
         self.files.iter().enumerate().filter(move |(_, slot)| is_spare(slot))
+    }
+
+    /// What the spares hold: see [`SpareBlocks`].
+    pub(super) fn spare_blocks(&self) -> Option<SpareBlocks> {
+        let (mut largest, mut others) = (None::<u32>, 0);
+        for blocks in self.spare_files().map(|(_, slot)| slot.ready) {
+            let least = largest.map_or(0, |largest| largest.min(blocks));
+            largest = largest.max(Some(blocks));
+            // Block 0 is the header, and the last block pays for the cut at the segment's end.
+            others += u64::from(least.saturating_sub(2));
+        }
+        largest.map(|largest| SpareBlocks { largest, others })
+    }
+
+    /// Whether the newest segment has more ready blocks than the largest spare.
+    pub(super) fn lacks_successor(&self) -> bool {
+        let live = self.files.iter().filter_map(|slot| match slot.state {
+            SlotState::Live(started) => Some((started.number, slot.ready)),
+            _ => None,
+        });
+        let newest = live.max().map_or(0, |(_, ready)| ready);
+        self.spare_files().all(|(_, slot)| slot.ready < newest)
     }
 
     pub(super) fn spares(&self) -> usize {
