@@ -69,6 +69,7 @@ fn unstated_header(when: AllDie, bug: &str) {
     let orders = [header.at("checkpoint.header_written"), successor.at("logger.byte_taken")];
     let mut worker = scene.victim(victim(), "worker", "", &orders, bug);
     worker.wait_for("ready");
+    worker.ask("grow-log");
     worker.ask("commit 60 durable");
     worker.ask("checkpoint");
     worker.ask("commit 30 durable");

@@ -100,7 +100,11 @@ fn preallocate(logger: &Logger, larger_at: &mut Instant) -> bool {
             true => wanted.saturating_sub(block_credit) + BLOCKS_BEYOND,
             false => 0,
         };
-        match logger.pool.add_spare_of(blocks) {
+        let made = match blocks {
+            0 => logger.pool.add_spare_of(0),
+            blocks => logger.pool.add_spare_or_smaller(blocks),
+        };
+        match made {
             Ok(()) => {
                 logger.count_segments();
                 if is_wanted {

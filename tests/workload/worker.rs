@@ -41,6 +41,15 @@ impl Few {
         txn.commit()
     }
 
+    /// Lets the log's files grow to their full size, by a transaction that is rolled back: no page changes.
+    pub(crate) fn grow_log(&self) {
+        let mut txn = self.store.begin().unwrap();
+        for n in 0..40_u64 {
+            txn.put(&self.keys, &n.to_be_bytes(), &[1; 100_000]).unwrap();
+        }
+        txn.rollback();
+    }
+
     /// So many commits, all visible, the last one durable if that is wanted; the number of the last.
     pub(crate) fn commits(&self, count: u64, durable: bool) -> untorn::Result<u64> {
         let last = number(&self.store, &self.store.snapshot()?);
@@ -112,6 +121,10 @@ pub(crate) fn work(path: &Path) {
     while let Some(line) = listen() {
         let words: Vec<&str> = line.split(' ').collect();
         match words[..] {
+            ["grow-log"] => {
+                few.grow_log();
+                say("grown");
+            }
             ["commit", count, durability] => {
                 say(few.commits(count.parse().unwrap(), durability == "durable").unwrap());
             }

@@ -23,7 +23,7 @@
 //! 4. A file that became free is deleted at once if it is small, or never: a spare may have been promised.
 //!
 //! **Old headers.** A file that became free keeps its header until it is taken, and counts as a segment again if
-//! the process dies before. So files are taken and deleted from the oldest header on ([`SegmentSlots::is_next`]): what the
+//! the process dies before. So files are taken and deleted from the oldest header on (`SegmentSlots::is_next`): what the
 //! next [`SegmentCatalog`] finds has no gap.
 
 mod slots;
@@ -36,6 +36,7 @@ use crate::{
     segment::LogShape,
     segment_catalog::{BROKEN_PREFIX, SEGMENT_PREFIX, SegmentCatalog, UNFINISHED_PREFIX, slot_name},
 };
+pub use slots::PoolStats;
 use slots::{SegmentSlot, SegmentSlots, SlotState, blocks_of, bytes_of};
 pub(crate) use slots::{SpareBlocks, StartedSegment};
 use std::cmp::Reverse;
@@ -67,23 +68,6 @@ pub struct SegmentPool<D: Disk> {
     disk: Arc<D>,
     shape: LogShape,
     slots: Mutex<SegmentSlots>,
-}
-
-/// How many files the log has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct PoolStats {
-    /// Segments that hold bytes which count, or may: those that recovery needs.
-    pub segments: usize,
-    /// Segments that are kept for followers alone.
-    pub kept: usize,
-    /// Files ready to become segments.
-    pub spares: usize,
-    /// What all files together take on the disk.
-    pub bytes: u64,
-    /// What those that recovery needs take.
-    pub segment_bytes: u64,
-    /// The oldest position that is still in the log.
-    pub oldest: Option<Lsn>,
 }
 
 impl<D: Disk> SegmentPool<D> {
@@ -166,41 +150,61 @@ impl<D: Disk> SegmentPool<D> {
     /// [`LogError::DiskFull`] if there is no room, [`LogError::Io`] otherwise. Nothing is left behind, or
     /// only a file that the next [`SegmentPool::open`] puts in order.
     pub fn add_spare(&self) -> Result<()> {
-        self.add_spare_of(0)
+        self.add_spare_or_smaller(0)
     }
 
-    /// As [`SegmentPool::add_spare`], with at least `blocks` ready blocks if a segment has as many: for a caller that
-    /// waits for them.
+    /// As [`SegmentPool::add_spare_of`]. If the device has no room for as many blocks, the spare has as few as the first ones.
+    ///
+    /// # Errors
+    /// As [`SegmentPool::add_spare`].
+    pub fn add_spare_or_smaller(&self, blocks: u64) -> Result<()> {
+        match self.add_spare_of(blocks) {
+            Err(LogError::DiskFull { .. }) if self.shape.ready_bytes_initial() < self.shape.segment_bytes() => {
+                self.make_spare(self.shape.ready_bytes_initial())
+            }
+            made => made,
+        }
+    }
+
+    /// As [`SegmentPool::add_spare`], with at least `blocks` ready blocks if a segment has as many.
     ///
     /// # Errors
     /// As [`SegmentPool::add_spare`].
     pub fn add_spare_of(&self, blocks: u64) -> Result<()> {
-        let before;
-        let (name, bytes, hollow) = {
+        let (bytes, before) = {
             let mut slots = self.lock();
-            before = slots.spare_bytes;
+            let before = slots.spare_bytes;
             // One that a caller needs is followed by one twice as large.
             let doubled = if blocks > 0 { 2 * before } else { 0 };
             let wanted = slots.logged.max(doubled).max(blocks.saturating_mul(BLOCK_BYTES as u64));
             let wanted = wanted.checked_next_power_of_two().unwrap_or(u64::MAX);
-            slots.spare_bytes = slots.spare_bytes.max(wanted).min(self.shape.segment_bytes());
-            let bytes = slots.spare_bytes;
+            slots.spare_bytes = before.max(wanted).min(self.shape.segment_bytes());
+            (slots.spare_bytes, before)
+        };
+        let made = self.make_spare(bytes);
+        if matches!(made, Err(LogError::DiskFull { .. })) {
+            // The device may have room for a smaller one.
+            self.lock().spare_bytes = before;
+        }
+        made
+    }
+
+    /// Makes a spare of so many ready bytes, or fills one with holes.
+    fn make_spare(&self, bytes: u64) -> Result<()> {
+        let (name, hollow) = {
+            let mut slots = self.lock();
             match slots.files.iter().position(|slot| slots.is_next(slot) && slot.ready < slots.ready_min) {
                 Some(at) => {
                     slots.files[at].state = SlotState::Making;
                     slots.files[at].header = None;
-                    (slots.files[at].name.clone(), bytes, true)
+                    (slots.files[at].name.clone(), true)
                 }
-                None => (slot_name(slots.reserve_slot(blocks_of(bytes))), bytes, false),
+                None => (slot_name(slots.reserve_slot(blocks_of(bytes))), false),
             }
         };
         let made = if hollow { self.fill_file(&name, bytes) } else { self.make_file(&name, bytes) };
         let mut slots = self.lock();
         slots.is_starved = matches!(made, Err(LogError::DiskFull { .. }));
-        if slots.is_starved {
-            // The device may have room for a smaller one.
-            slots.spare_bytes = before;
-        }
         if made.is_ok() {
             slots.set_ready(&name, blocks_of(bytes));
         }
@@ -460,7 +464,7 @@ impl<D: Disk> SegmentPool<D> {
         Some((name, ready, number))
     }
 
-    /// Blanks the header of a spare that is older than one that is taken: see [`SegmentSlots::is_next`]. One that can't be
+    /// Blanks the header of a spare that is older than one that is taken: see `SegmentSlots::is_next`. One that can't be
     /// blanked stays, and is a spare as good.
     fn blank_header(&self, name: &str) {
         let blank = || {

@@ -50,6 +50,23 @@ pub(crate) struct StartedSegment {
     pub(crate) started_ms: u64,
 }
 
+/// How many files the log has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PoolStats {
+    /// Segments that hold bytes which count, or may: those that recovery needs.
+    pub segments: usize,
+    /// Segments that are kept for followers alone.
+    pub kept: usize,
+    /// Files ready to become segments.
+    pub spares: usize,
+    /// What all files together take on the disk.
+    pub bytes: u64,
+    /// What those that recovery needs take.
+    pub segment_bytes: u64,
+    /// The oldest position that is still in the log.
+    pub oldest: Option<Lsn>,
+}
+
 impl SlotState {
     pub(super) fn started(self) -> Option<StartedSegment> {
         match self {
