@@ -77,7 +77,8 @@ fn left_in_disorder() -> Scene {
     let scene = Scene::new();
     let mut filler = Role::start(victim(), "fills", &scene.path, "", &[]);
     filler.wait_for("filled");
-    // The logger first: it would leave the store in order.
+    // The logger first: it would leave the store in order. The filler is stopped, or it might start another one.
+    filler.signal(libc::SIGSTOP);
     kill_loggers(&scene.path);
     filler.kill();
     scene
