@@ -224,14 +224,15 @@ fn wait_until_unneeded(
             server.close();
         }
         let in_use = engine.has_clients();
-        if was_in_use && !in_use {
+        logger.rest.set_alone(!in_use);
+        if in_use != was_in_use {
             // A client that has died may have left what only the busy threads look for.
             logger.rest.stir(engine);
         }
-        was_in_use = in_use;
-        if logger.rest.set_alone(!in_use) {
-            logger.rest.stir(engine);
+        if in_use && !was_in_use {
+            server.inspect(|server| server.note_joined());
         }
+        was_in_use = in_use;
         if in_use {
             idle_since = Instant::now();
         }

@@ -53,17 +53,22 @@ impl Rest {
         self.nap_beside_clients(nap, REST_WAIT_MAX)
     }
 
-    /// Notes whether no process has the store open. Returns whether that ends a time in which none had: then all threads are
-    /// to be woken, since they may have begun to sleep for [`ALONE_LONGEST`].
-    pub(crate) fn set_alone(&self, is_alone: bool) -> bool {
-        self.is_alone.swap(is_alone, Ordering::SeqCst) && !is_alone
+    /// Notes whether no process has the store open. When that ends, all threads are to be woken ([`Rest::stir`]), since they may
+    /// have begun to sleep for [`ALONE_LONGEST`].
+    pub(crate) fn set_alone(&self, is_alone: bool) {
+        self.is_alone.store(is_alone, Ordering::SeqCst);
+    }
+
+    /// Whether no process has the store open, as far as the logger knows.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.is_alone.load(Ordering::SeqCst)
     }
 
     /// How long a thread sleeps that looks every `nap` while the store is used, every `resting` while it is only open.
     pub(crate) fn nap_beside_clients(&self, nap: Duration, resting: Duration) -> Duration {
         match self.is_resting() {
             false => nap,
-            true if self.is_alone.load(Ordering::SeqCst) => ALONE_LONGEST,
+            true if self.is_alone() => ALONE_LONGEST,
             true => resting,
         }
     }

@@ -46,8 +46,10 @@ use buffers::{BufferPool, SMALL_BYTES};
 use connections::{Connections, NotAdmitted};
 use parking_lot::Mutex;
 use policy::Policy;
+use rustix::event::{EventfdFlags, eventfd};
 use socket_path::watch::{Change, Watch};
 use socket_path::{BoundSocket, FileStamp};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -94,6 +96,8 @@ struct ServerState {
     writes: Turns,
     store: Mutex<SharedStore>,
     socket: Mutex<Option<Arc<BoundSocket>>>,
+    /// Wakes the listening thread when a process has opened the store. Only in a process that is the logger alone.
+    joined: Option<OwnedFd>,
 }
 
 /// The policy, the stamp of the file that it was read from, and when that was checked.
@@ -153,6 +157,8 @@ impl Server {
         let dir = dir.again()?;
         let stamp = FileStamp::now(&dir);
         let policy = Arc::new(socket_path::read_policy(&dir)?);
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let joined = if host == Host::Daemon { eventfd(0, flags).ok() } else { None };
         let shared = Arc::new(ServerState {
             dir,
             host,
@@ -163,13 +169,13 @@ impl Server {
             writes: Turns::new(2),
             store: Mutex::default(),
             socket: Mutex::default(),
+            joined,
         });
-        let watch = if host == Host::Daemon { shared.dir.with_fd(|fd| Ok(Watch::new(fd).ok()))? } else { None };
         let mut listener = Listener {
             shared: shared.clone(),
             bound_by: None,
             last_reported: None,
-            watch,
+            watch: None,
             looks_until: Instant::now(),
         };
         listener.check_socket();
@@ -188,6 +194,12 @@ impl Server {
             self.close();
         }
         closed
+    }
+
+    /// Tells the listening thread that a process has opened the store.
+    pub(crate) fn note_joined(&self) {
+        // A full counter wakes it as well.
+        let _ = self.shared.joined.as_ref().map(|joined| rustix::io::write(joined, &1_u64.to_ne_bytes()));
     }
 
     /// Whether nobody uses the store but those who pass messages, or are about to.
@@ -298,7 +310,8 @@ struct Listener {
     bound_by: Option<Arc<Policy>>,
     /// The problem that was reported last; `None` at first, so that an old error file is removed.
     last_reported: Option<Option<String>>,
-    /// Reports changes of the directory.
+    /// Reports changes of the directory while no process has the store open. Not beside clients: the kernel takes some 15 ms to
+    /// close it, and releases a killed logger's locks after that, which clients wait for.
     watch: Option<Watch>,
     /// Until then it looks as often as beside clients: the newest change was reported not long ago, and files' clocks are coarse.
     looks_until: Instant,
@@ -309,6 +322,10 @@ impl Listener {
         let mut looked = Instant::now();
         while !self.shared.is_closing() {
             crash_point!("serve.looked");
+            if self.watch_while(rest.is_alone()) {
+                // A change before it is not reported.
+                self.check_socket();
+            }
             let is_unused = self.shared.connections.is_empty();
             let is_changed = Instant::now() < self.looks_until;
             let interval = match is_unused && !is_changed {
@@ -325,12 +342,17 @@ impl Listener {
             }
             let socket = self.shared.socket.lock().clone();
             let next = match &socket {
-                Some(socket) => socket.next_client(interval.saturating_sub(looked.elapsed()), self.watch.as_ref()),
+                Some(socket) => {
+                    let watched = self.watch.as_ref().map(Watch::fd);
+                    let others = [watched, self.shared.joined.as_ref().map(AsFd::as_fd)];
+                    socket.next_client(interval.saturating_sub(looked.elapsed()), others)
+                }
                 None => {
                     std::thread::park_timeout(interval);
                     Ok(None)
                 }
             };
+            let _ = self.shared.joined.as_ref().map(|joined| rustix::io::read(joined, &mut [0; 8]));
             if let Some(change) = self.watch.as_ref().and_then(Watch::next_change) {
                 // Not at once: a directory that is being removed must not get a new socket.
                 looked = Instant::now();
@@ -355,6 +377,17 @@ impl Listener {
         if let Some(socket) = self.shared.socket.lock().take() {
             socket.remove();
         }
+    }
+
+    /// Begins or ends the watch. Returns whether it has begun.
+    fn watch_while(&mut self, is_alone: bool) -> bool {
+        let begins = is_alone && self.watch.is_none() && self.shared.joined.is_some();
+        if begins {
+            self.watch = self.shared.dir.with_fd(|fd| Ok(Watch::new(fd).ok())).unwrap_or(None);
+        } else if !is_alone {
+            self.watch = None;
+        }
+        begins && self.watch.is_some()
     }
 
     /// How long the thread may sleep if no process has the store open. A change that the kernel does not report is looked for.

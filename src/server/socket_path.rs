@@ -22,11 +22,10 @@ use rustix::net::Shutdown;
 use rustix::process::geteuid;
 use std::io;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn_wal::files;
-use watch::Watch;
 
 /// The socket's name in the store's directory.
 pub(super) const SOCKET_NAME: &str = "logger.sock";
@@ -83,11 +82,15 @@ impl BoundSocket {
     }
 
     /// The next client, if one comes within that time.
-    /// `None` too when `watch` has something to report.
-    pub(super) fn next_client(&self, time: Duration, watch: Option<&Watch>) -> io::Result<Option<SocketStream>> {
+    /// `None` too when one of `others` is readable.
+    pub(super) fn next_client(
+        &self,
+        time: Duration,
+        others: [Option<BorrowedFd<'_>>; 2],
+    ) -> io::Result<Option<SocketStream>> {
         let listening = self.listener.get()?;
-        let watched = watch.map_or(listening, Watch::fd);
-        let mut ready = [PollFd::new(&listening, PollFlags::IN), PollFd::new(&watched, PollFlags::IN)];
+        let fds = [listening, others[0].unwrap_or(listening), others[1].unwrap_or(listening)];
+        let mut ready = fds.each_ref().map(|fd| PollFd::new(fd, PollFlags::IN));
         if !socket::wait_for(&mut ready, Instant::now().checked_add(time))? {
             return Ok(None);
         }

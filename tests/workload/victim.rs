@@ -63,15 +63,19 @@ pub(crate) fn kill_loggers(path: &Path) {
             if variables.split('\0').any(|variable| variable == format!("UNTORN_BECOME_LOGGER={wanted}")) {
                 signal(pid, libc::SIGKILL);
                 let start = Instant::now();
-                while entry.path().join("maps").exists()
-                    && std::fs::read(entry.path().join("maps")).is_ok_and(|maps| !maps.is_empty())
-                    && start.elapsed() < HANGS
-                {
+                while !has_ended(&entry.path()) && start.elapsed() < HANGS {
                     std::thread::sleep(Duration::from_micros(200));
                 }
             }
         }
     }
+}
+
+/// Whether all threads of a process have closed their files, and so let go of its locks. `process` is its folder in `/proc`.
+fn has_ended(process: &Path) -> bool {
+    let threads = std::fs::read_dir(process.join("task")).map_or(0, |tasks| tasks.count());
+    let status = std::fs::read_to_string(process.join("status")).unwrap_or_default();
+    threads == 0 || (threads == 1 && status.contains("State:\tZ"))
 }
 
 /// What a kernel crash leaves of a store whose clients have been killed: no logger, no shared region.

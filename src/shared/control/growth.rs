@@ -252,6 +252,6 @@ impl Control {
 }
 
 fn damaged_ring() -> Error {
-    let what = "the length or the base of the log's ring is damaged; stop all processes that have the store open, and open it again";
+    let what = format!("the length or the base of the log's ring is damaged; {REMEDY}");
     Error::corrupt(dir::CONTROL, offset_of!(Fixed, ring) as u64, what)
 }
