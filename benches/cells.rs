@@ -1,5 +1,5 @@
-//! What a cell and a counter cost, uncontended, beside the next best things: a mutex within one process, and a
-//! transaction. `cargo bench --bench cells`
+//! What a cell and a counter cost, uncontended, beside the next best things: a mutex within one
+//! process, and a transaction. `cargo bench --bench cells`
 
 mod place;
 

@@ -1,9 +1,10 @@
 //! What priorities and deadlines are worth: `cargo bench --bench deadlines`.
 //!
-//! First, how long an urgent commit takes beside a bulk load of other processes: alone; with all of one class, as if there
-//! were no priorities (the bulk load begins its transactions as urgent ones); and with classes. Beside what is measured stands the
-//! bound that response-time analysis computes from the longest lock holds and flushes of the same run. Beside a load without a pause there
-//! is none; a load that pauses leaves room for one, so that the two can be compared.
+//! First, how long an urgent commit takes beside a bulk load of other processes: alone; with all of
+//! one class, as if there were no priorities (the bulk load begins its transactions as urgent
+//! ones); and with classes. Beside what is measured stands the bound that response-time analysis
+//! computes from the longest lock holds and flushes of the same run. Beside a load without a pause
+//! there is none; a load that pauses leaves room for one, so that the two can be compared.
 //!
 //! Second, how many flushes commits need that have time, beside commits that have none.
 //!
@@ -171,7 +172,8 @@ fn urgent_beside(bulk: &str, time: Duration) {
     );
 }
 
-/// The bound of an urgent commit, by the rates of this run and the longest holds and flushes of this store.
+/// The bound of an urgent commit, by the rates of this run and the longest holds and flushes of
+/// this store.
 fn bound(before: &Stats, after: &Stats, took: Duration, bulk_processes: u64, as_urgent: bool) -> Option<Duration> {
     let task = |callers: u64, before: &untorn::Latency, after: &untorn::Latency| {
         let per_second = after.since(before).count() as f64 / took.as_secs_f64();

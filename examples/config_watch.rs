@@ -1,8 +1,10 @@
-//! A service that follows its configuration: it reads it once, and then every change, by the change feed.
+//! A service that follows its configuration: it reads it once, and then every change, by the change
+//! feed.
 //!
-//! Settings that belong together are changed in one transaction, and the service applies them together. It begins with a snapshot and
-//! follows from that snapshot's transaction on, so nothing falls between the two. It follows what is durable: it never
-//! acts on a setting that a power loss takes back.
+//! Settings that belong together are changed in one transaction, and the service applies them
+//! together. It begins with a snapshot and follows from that snapshot's transaction on, so nothing
+//! falls between the two. It follows what is durable: it never acts on a setting that a power loss
+//! takes back.
 //!
 //! `cargo run --release --example config_watch`
 

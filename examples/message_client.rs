@@ -1,5 +1,6 @@
-//! A process that uses a store through its socket alone: it opens no file of it and maps no memory, so it can damage nothing.
-//! This is for other containers, and for programs that are trusted less than the store's owner.
+//! A process that uses a store through its socket alone: it opens no file of it and maps no memory,
+//! so it can damage nothing. This is for other containers, and for programs that are trusted less
+//! than the store's owner.
 //!
 //! `cargo run --release --example message_client`
 
@@ -40,7 +41,8 @@ fn by_message(socket: &Path) -> Anything {
     let (amount, version) = client.get_versioned("accounts", b"alice")?.ok_or("alice has no account")?;
     println!("alice has {}", text(&amount));
 
-    // Several changes as one transaction, if nobody has changed alice's account since. On return they are durable.
+    // Several changes as one transaction, if nobody has changed alice's account since. On return
+    // they are durable.
     let mut batch = Batch::new();
     batch.expect_version("accounts", b"alice", version);
     batch.put("accounts", b"alice", b"70").put("accounts", b"bob", b"50");

@@ -1,4 +1,5 @@
-//! The main calls, once each: keyspaces, transactions, snapshots, durability, cells, counters, and a second process.
+//! The main calls, once each: keyspaces, transactions, snapshots, durability, cells, counters, and
+//! a second process.
 //!
 //! `cargo run --release --example quickstart`
 
@@ -15,7 +16,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("data");
 
-    // Creates the store; the first process to open it starts the logger, which makes commits durable.
+    // Creates the store; the first process to open it starts the logger, which makes commits
+    // durable.
     let store = Store::open(&path)?;
     let users = store.keyspace("users")?;
 
@@ -23,8 +25,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     users.put(b"alice", b"100")?;
     users.put(b"bob", b"20")?;
 
-    // Several keys: all of them become visible at once, or none. Dropped without a commit, it never was.
-    // Begun as visible, it gives way to transactions of other processes that wait for the disk.
+    // Several keys: all of them become visible at once, or none. Dropped without a commit, it never
+    // was. Begun as visible, it gives way to transactions of other processes that wait for the
+    // disk.
     let mut txn = store.begin_with(Durability::Visible)?;
     txn.put(&users, b"alice", b"70")?;
     txn.put(&users, b"bob", b"50")?;
@@ -40,7 +43,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("now: {} has {}", text(&key), text(&value));
     }
 
-    // Values of fixed size that change all the time: updated in place, never torn, with a version each.
+    // Values of fixed size that change all the time: updated in place, never torn, with a version
+    // each.
     let position = store.cell_of::<[f64; 2]>("position")?;
     position.store(&[52.5, 13.4])?;
     store.counter("visits")?.add(1)?;

@@ -1,5 +1,5 @@
-//! Many processes count on one board, and some are killed. Get-then-put loses what others added in between; a counter, a
-//! compare-and-swap and a transaction lose nothing.
+//! Many processes count on one board, and some are killed. Get-then-put loses what others added in
+//! between; a counter, a compare-and-swap and a transaction lose nothing.
 //!
 //! `cargo run --release --example scoreboard`
 
@@ -36,7 +36,8 @@ fn main() -> Anything {
             "counter" => store.counter("score")?.get()?,
             _ => score(&store.keyspace("board")?, way)?.0,
         };
-        // A process that was killed between its addition and its word for it leaves one more than it said.
+        // A process that was killed between its addition and its word for it leaves one more than
+        // it said.
         let lost = acknowledged.saturating_sub(found);
         println!("{way:<16} {acknowledged:>12} {found:>12} {lost:>8}");
         if way != "get-then-put" {

@@ -1,9 +1,11 @@
-//! Three processes: a sensor, a publisher of its calibration, and a consumer that takes only what belongs together.
+//! Three processes: a sensor, a publisher of its calibration, and a consumer that takes only what
+//! belongs together.
 //!
-//! Readings and calibrations are cells, updated in place, thousands of times a second if need be. A cell's store returns a version, and
-//! messages name it: the sensor announces each reading, by name and version, through the change feed; a reading names the
-//! calibration that it was made with. The consumer asks for exactly those versions. It gets them, or learns that they are gone (`Stale`); it
-//! never gets another one in their place.
+//! Readings and calibrations are cells, updated in place, thousands of times a second if need be. A
+//! cell's store returns a version, and messages name it: the sensor announces each reading, by name
+//! and version, through the change feed; a reading names the calibration that it was made with. The
+//! consumer asks for exactly those versions. It gets them, or learns that they are gone (`Stale`);
+//! it never gets another one in their place.
 //!
 //! `cargo run --release --example sensor_fusion`
 

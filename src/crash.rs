@@ -28,8 +28,8 @@ macro_rules! crash_point {
     }};
 }
 
-/// Whether a planted bug of this name is switched on (`UNTORN_BUG=name`); false in ordinary builds. The catalogue is
-/// [`untorn_wal::planted_bugs`].
+/// Whether a planted bug of this name is switched on (`UNTORN_BUG=name`); false in ordinary builds.
+/// The catalogue is [`untorn_wal::planted_bugs`].
 macro_rules! planted_bug {
     ($name:literal) => {
         untorn_wal::planted_bug!($name)

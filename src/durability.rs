@@ -26,17 +26,20 @@ use std::time::Duration;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum Durability {
-    /// Other processes see it; it survives the death of any process, but not of the kernel or the power.
+    /// Other processes see it; it survives the death of any process, but not of the kernel or the
+    /// power.
     Visible,
     /// It survives a power loss: an fsync that covers it has returned.
     #[default]
     Durable,
-    /// As [`Durability::Durable`], and there is time: the logger may put the fsync off until so long after the call of the
-    /// commit, so that one covers more. It delays as far as the deadlines of all commits allow, going by its running
-    /// estimate of how long a flush takes; an fsync for other reasons (the flush policy for commits of the other kinds, a half-full
-    /// ring, [`Store::sync`](crate::Store::sync)) covers this commit as well.
+    /// As [`Durability::Durable`], and there is time: the logger may put the fsync off until so
+    /// long after the call of the commit, so that one covers more. It delays as far as the
+    /// deadlines of all commits allow, going by its running estimate of how long a flush takes; an
+    /// fsync for other reasons (the flush policy for commits of the other kinds, a half-full ring,
+    /// [`Store::sync`](crate::Store::sync)) covers this commit as well.
     ///
-    /// The deadline is what the logger aims at, not a limit: a slow disk can miss it. Then the commit returns later, as
-    /// durable as ever, and is counted in [`Stats::deadlines`](crate::Stats::deadlines). Zero is [`Durability::Durable`].
+    /// The deadline is what the logger aims at, not a limit: a slow disk can miss it. Then the
+    /// commit returns later, as durable as ever, and is counted in
+    /// [`Stats::deadlines`](crate::Stats::deadlines). Zero is [`Durability::Durable`].
     Within(Duration),
 }

@@ -1,7 +1,9 @@
-//! The variables by which the environment steers this library: every `UNTORN_…` variable is read here.
+//! The variables by which the environment steers this library: every `UNTORN_…` variable is read
+//! here.
 //!
-//! A setuid program, or one with file capabilities, has rights that its caller lacks, and the environment is the caller's.
-//! The kernel marks such a process (`AT_SECURE`). It obeys no variable, and starts no program that its caller could choose.
+//! A setuid program, or one with file capabilities, has rights that its caller lacks, and the
+//! environment is the caller's. The kernel marks such a process (`AT_SECURE`). It obeys no
+//! variable, and starts no program that its caller could choose.
 #![allow(unsafe_code)]
 
 use std::ffi::{OsStr, OsString};
@@ -35,8 +37,9 @@ pub(crate) fn is_for_other_user(name: &OsStr) -> bool {
     KEPT.iter().any(|kept| name == *kept) || (cfg!(feature = "crash-points") && OF_TESTS.iter().any(|of| name == *of))
 }
 
-/// Has `command` run with this process's effective rights alone and with none of the caller's environment, if the
-/// environment is the caller's. Its real uid is the effective one, so that it obeys the variables that are set after this.
+/// Has `command` run with this process's effective rights alone and with none of the caller's
+/// environment, if the environment is the caller's. Its real uid is the effective one, so that it
+/// obeys the variables that are set after this.
 pub(crate) fn shed_caller(command: &mut Command) {
     if !is_of_caller() {
         return;

@@ -19,7 +19,8 @@ pub enum Error {
         "this handle was opened before fork() and belongs to the parent process; open the store again in the child"
     )]
     Forked,
-    /// Another transaction kept the writer lock longer than the caller was ready to wait. Try again.
+    /// Another transaction kept the writer lock longer than the caller was ready to wait. Try
+    /// again.
     #[error("the writer lock was not free within {waited:?} (holder: {holder})")]
     LockTimeout {
         /// How long the call waited.
@@ -38,8 +39,8 @@ pub enum Error {
     LoggerStalled {
         /// How long the call waited.
         waited: Duration,
-        /// The transaction whose durability was waited for: it is visible, and becomes durable if the logger goes on.
-        /// `None` if nothing of the call has happened.
+        /// The transaction whose durability was waited for: it is visible, and becomes durable if
+        /// the logger goes on. `None` if nothing of the call has happened.
         visible: Option<TxnId>,
     },
     /// No logger process could be started.
@@ -48,8 +49,9 @@ pub enum Error {
         /// What was tried.
         reason: String,
     },
-    /// A thread of the logger that this process runs in the foreground panicked. The logger has given up its place, so the
-    /// next one, started by a client or a supervisor, goes on from where it ended.
+    /// A thread of the logger that this process runs in the foreground panicked. The logger has
+    /// given up its place, so the next one, started by a client or a supervisor, goes on from where
+    /// it ended.
     #[error("the logger's {thread} thread panicked: {message}; the logger has ended, start it again")]
     LoggerPanicked {
         /// The thread.
@@ -57,8 +59,9 @@ pub enum Error {
         /// The panic's message.
         message: String,
     },
-    /// The transaction is visible, but it is in doubt whether it will survive a power loss: the log can't be written, or
-    /// no logger can be started just now. It must not be taken for one that has not happened.
+    /// The transaction is visible, but it is in doubt whether it will survive a power loss: the log
+    /// can't be written, or no logger can be started just now. It must not be taken for one that
+    /// has not happened.
     #[error("transaction {txn} is visible but not durable: {reason}")]
     NotDurable {
         /// The transaction.
@@ -135,11 +138,12 @@ pub enum Error {
         path: PathBuf,
         /// The name of the file system, or its number as `statfs` gives it.
         file_system: String,
-        /// What cannot be relied on, and the option that opens the store all the same, if there is one.
+        /// What cannot be relied on, and the option that opens the store all the same, if there is
+        /// one.
         reason: String,
     },
-    /// The handle is cut off from the store, and nothing of the call has happened. Drop it and open the store again: what
-    /// was acknowledged is there.
+    /// The handle is cut off from the store, and nothing of the call has happened. Drop it and open
+    /// the store again: what was acknowledged is there.
     #[error("this handle is cut off from the store: {reason}; drop it and open the store again")]
     Detached {
         /// What cuts it off.
@@ -186,7 +190,8 @@ pub enum Error {
     /// An earlier call of the transaction failed in the middle. Roll it back and begin anew.
     #[error("an earlier error has ended the transaction; roll it back and begin anew")]
     TransactionFailed,
-    /// There is no cell or counter of this name, or the one that the handle was made for was dropped.
+    /// There is no cell or counter of this name, or the one that the handle was made for was
+    /// dropped.
     #[error("there is no cell or counter {name:?}")]
     NoCell {
         /// Its name.
@@ -208,14 +213,15 @@ pub enum Error {
         /// What is wrong, with its limits.
         what: String,
     },
-    /// There is no connection to the server of messages, or it broke, and nothing of the call has happened. Try again.
+    /// There is no connection to the server of messages, or it broke, and nothing of the call has
+    /// happened. Try again.
     #[error("no connection to the store's socket: {reason}")]
     Disconnected {
         /// What happened to it.
         reason: String,
     },
-    /// The connection broke after a write was sent and before it was answered: it has happened, or it has not. Look
-    /// before doing it again.
+    /// The connection broke after a write was sent and before it was answered: it has happened, or
+    /// it has not. Look before doing it again.
     #[error("it is in doubt whether the write has happened: {reason}")]
     InDoubt {
         /// What happened to the connection.

@@ -19,10 +19,12 @@ impl PageId {
     }
 }
 
-/// The id of a transaction: an incarnation in the 20 high bits, a sequence number in the 44 low bits.
+/// The id of a transaction: an incarnation in the 20 high bits, a sequence number in the 44 low
+/// bits.
 ///
-/// Ids order transactions as they became visible. The first transaction after a recovery that may have lost
-/// transactions raises the incarnation, so that an id of a lost transaction never names another one.
+/// Ids order transactions as they became visible. The first transaction after a recovery that may
+/// have lost transactions raises the incarnation, so that an id of a lost transaction never names
+/// another one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TxnId(u64);
@@ -61,7 +63,8 @@ impl TxnId {
     /// The id of the next transaction in `incarnation`, which is this id's or a later one.
     ///
     /// # Errors
-    /// [`Error::Limit`] before an id would be given again: a carry out of either field would do that.
+    /// [`Error::Limit`] before an id would be given again: a carry out of either field would do
+    /// that.
     pub(crate) fn next_in(self, incarnation: u32) -> Result<TxnId> {
         if incarnation > INCARNATION_MAX {
             let what = LimitKind::Incarnations;
@@ -94,13 +97,14 @@ impl fmt::Display for TxnId {
 
 /// The version of a cell's value: a number that grows with each value that the cell has.
 ///
-/// A version names one value for ever, also after a power loss took that value back, and also after the cell was
-/// dropped and another one of its name was created.
+/// A version names one value for ever, also after a power loss took that value back, and also after
+/// the cell was dropped and another one of its name was created.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Version(u64);
 
-/// More values than a cell can have had since its last durable sample: ten million a second for five days.
+/// More values than a cell can have had since its last durable sample: ten million a second for
+/// five days.
 const UNSAMPLED_MAX: u64 = 1 << 42;
 
 impl Version {
@@ -122,15 +126,17 @@ impl Version {
         }
     }
 
-    /// The lowest version that a cell can be given in `incarnation`, if the newest version known of it is this one, and
-    /// its newest record was committed in the incarnation `committed_in`.
+    /// The lowest version that a cell can be given in `incarnation`, if the newest version known of
+    /// it is this one, and its newest record was committed in the incarnation `committed_in`.
     ///
-    /// The result depends on durable facts alone. So each recovery in the same incarnation comes to the same floor,
-    /// whether or not anything was stored since the first of them. It is above every version that was given before:
+    /// The result depends on durable facts alone. So each recovery in the same incarnation comes to
+    /// the same floor, whether or not anything was stored since the first of them. It is above
+    /// every version that was given before:
     /// - In the incarnation of the record nothing is lost: the floor is at most this version.
-    /// - Each later incarnation began after a loss. It took back less than [`UNSAMPLED_MAX`] versions of this cell above
-    ///   those of the incarnation before, or versions below the first one of this incarnation. The first term counts
-    ///   for a cell that has had more values than an incarnation has room for.
+    /// - Each later incarnation began after a loss. It took back less than [`UNSAMPLED_MAX`]
+    ///   versions of this cell above those of the incarnation before, or versions below the first
+    ///   one of this incarnation. The first term counts for a cell that has had more values than an
+    ///   incarnation has room for.
     pub(crate) fn floor(self, committed_in: u32, incarnation: u32) -> Version {
         let losses = u64::from(incarnation.saturating_sub(committed_in));
         let reached = self.0.saturating_add(losses.saturating_mul(UNSAMPLED_MAX));
@@ -183,7 +189,8 @@ mod tests {
         assert!(!last.precedes(TxnId::from_u64(8 << SEQUENCE_BITS)));
     }
 
-    /// Goal: the floor of a cell is above all versions that a loss can have taken back, and the same each time.
+    /// Goal: the floor of a cell is above all versions that a loss can have taken back, and the
+    /// same each time.
     #[test]
     fn floors_of_versions() {
         let of = |incarnation: u64, values: u64| Version(incarnation << SEQUENCE_BITS | values);

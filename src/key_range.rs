@@ -2,8 +2,8 @@
 
 use std::ops::{Bound, Range, RangeBounds, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 
-/// A range of keys: `..`, any range of the standard library, or a pair of [`Bound`]s, of anything that is
-/// `AsRef<[u8]>`.
+/// A range of keys: `..`, any range of the standard library, or a pair of [`Bound`]s, of anything
+/// that is `AsRef<[u8]>`.
 ///
 /// It is implemented for those types alone. A range whose end is before its start is empty.
 ///
@@ -99,7 +99,8 @@ impl HalfOpen {
     }
 }
 
-/// Not one implementation for all `RangeBounds<K>`: `..` is one for every `K`, so its `K` could not be inferred.
+/// Not one implementation for all `RangeBounds<K>`: `..` is one for every `K`, so its `K` could not
+/// be inferred.
 macro_rules! bounds_of {
     ($($range:ty),*) => {
         $(

@@ -1,9 +1,9 @@
 //! A crash-consistent, embedded, ordered key-value store that several processes open at once.
 //!
-//! Open a directory with [`Store::open`] from as many processes as you like; any of them may be killed at
-//! any instruction, and the machine may lose power: no reader ever sees a torn record or half a
-//! transaction, and no acknowledged write is lost. Two words are kept apart everywhere: *visible* (other
-//! processes see it) and *durable* (an fsync has covered it).
+//! Open a directory with [`Store::open`] from as many processes as you like; any of them may be
+//! killed at any instruction, and the machine may lose power: no reader ever sees a torn record or
+//! half a transaction, and no acknowledged write is lost. Two words are kept apart everywhere:
+//! *visible* (other processes see it) and *durable* (an fsync has covered it).
 //!
 //! ```
 //! # fn main() -> untorn::Result<()> {
@@ -75,7 +75,8 @@
 //! more unless the variable is set. In a library that a host loads it never acts.
 //!
 //! # Map of the modules
-//! Each folder imports only what is below it in this list; `tests/layers.rs` holds the code against it.
+//! Each folder imports only what is below it in this list; `tests/layers.rs` holds the code against
+//! it.
 //!
 //! - `access`: what direct and message-passing clients have in common
 //! - [`logger`]: the process that makes commits durable
@@ -87,7 +88,8 @@
 //! - `process`: one process's membership of a store
 //! - `admission`: the order in which writers get the writer lock
 //! - `participant`: what clients and the logger have in common
-//! - `shared`: shared memory: mappings, atomics, the protocols between processes; nearly all `unsafe` is here
+//! - `shared`: shared memory: mappings, atomics, the protocols between processes; nearly all
+//!   `unsafe` is here
 //! - `files`: the directory, its files and what they contain
 //! - `error`, `ids`, `limits` and the other files beside the folders: used by all
 //! - `remote`: message-passing clients, which use `shared` and `files` alone
@@ -152,9 +154,10 @@ pub use participant::options::{FlushPolicy, Options};
 pub use remote::{Batch, Client, ClientOptions, CommitOutcome, RemoteChanges, Scan};
 pub use shared::protocols::histogram::Latency;
 
-/// Handles may be used after a panic that unwound through one of their calls. Their shared state is in the region, where each
-/// protocol goes on from the death of its process at any step, so from a panic too. Their own locks guard single values that
-/// are replaced as a whole, and are not poisoned.
+/// Handles may be used after a panic that unwound through one of their calls. Their shared state is
+/// in the region, where each protocol goes on from the death of its process at any step, so from a
+/// panic too. Their own locks guard single values that are replaced as a whole, and are not
+/// poisoned.
 macro_rules! unwind_safe {
     ($($handle:ty),*) => {
         $(
@@ -170,8 +173,8 @@ unwind_safe!(Keyspace, Snapshot, Range, Value, Ticket);
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// The protocols between processes, for the model checker's tests, which run this very code with other atomics. Not
-/// part of the library's interface: it may change in any release.
+/// The protocols between processes, for the model checker's tests, which run this very code with
+/// other atomics. Not part of the library's interface: it may change in any release.
 #[doc(hidden)]
 pub mod protocols {
     pub use crate::shared::control::{

@@ -26,14 +26,15 @@ pub const MAX_SIZE_DEFAULT: u64 = 1 << 40;
 /// The least that the largest size of the arena can be, in bytes.
 pub const MAX_SIZE_MIN: u64 = 4 << 20;
 
-/// The arena grows in pieces of this many bytes, aligned: the size of a huge page, so that the kernel
-/// can map each with one entry. A smaller arena doubles.
+/// The arena grows in pieces of this many bytes, aligned: the size of a huge page, so that the
+/// kernel can map each with one entry. A smaller arena doubles.
 pub const GROWTH_PIECE: u64 = 2 << 20;
 
 /// Size of a new arena, in bytes. Every size that an arena grows to is a multiple of it.
 pub const ARENA_SIZE_INITIAL: u64 = 256 << 10;
 
-/// The size that an arena grows to for `bytes` bytes of pages: it doubles up to [`GROWTH_PIECE`], and is whole pieces from there on.
+/// The size that an arena grows to for `bytes` bytes of pages: it doubles up to [`GROWTH_PIECE`],
+/// and is whole pieces from there on.
 pub(crate) const fn arena_size_for(bytes: u64) -> u64 {
     if bytes > GROWTH_PIECE {
         bytes.next_multiple_of(GROWTH_PIECE)
@@ -75,14 +76,15 @@ pub const CELLS_MAX: usize = 65536;
 /// Longest name of a cell or counter in bytes.
 pub const CELL_NAME_LEN_MAX: usize = 255;
 
-/// A commit at [`Durability::Within`](crate::Durability::Within) with so much time is of the bulk class, as visible ones are.
+/// A commit at [`Durability::Within`](crate::Durability::Within) with so much time is of the bulk
+/// class, as visible ones are.
 pub const BULK_TIME_MIN: Duration = Duration::from_millis(100);
 
 /// A bulk commit that has waited so long for the writer lock is let in like an urgent one.
 pub const BULK_PATIENCE: Duration = Duration::from_millis(50);
 
-/// While urgent commits come, bulk commits publish no more than so many bytes ahead of what is durable, or a quarter of a ring that is
-/// smaller than four times this.
+/// While urgent commits come, bulk commits publish no more than so many bytes ahead of what is
+/// durable, or a quarter of a ring that is smaller than four times this.
 pub const BULK_SHARE_BYTES: u64 = 256 << 10;
 
 const _: () = assert!(4 * RING_SIZE_MAX <= SEGMENT_SIZE_MAX);

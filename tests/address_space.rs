@@ -1,10 +1,11 @@
-//! Goal: the address space of a process bounds neither how many stores it opens nor how large they are. A store maps
-//! little at first and more as it is used; where the process may not map more, a call fails by an error that names the
-//! cause, and the store works as before.
+//! Goal: the address space of a process bounds neither how many stores it opens nor how large they
+//! are. A store maps little at first and more as it is used; where the process may not map more, a
+//! call fails by an error that names the cause, and the store works as before.
 //!
-//! Method: the kernel's figure of what a process has mapped; many stores in one process; processes under a small limit
-//! (`RLIMIT_AS`), in which the first mapping of the arena is small, so that megabytes of records lie beyond it and across
-//! its borders. Those processes are started from this executable in the roles at the end of the file.
+//! Method: the kernel's figure of what a process has mapped; many stores in one process; processes
+//! under a small limit (`RLIMIT_AS`), in which the first mapping of the arena is small, so that
+//! megabytes of records lie beyond it and across its borders. Those processes are started from this
+//! executable in the roles at the end of the file.
 
 mod common;
 
@@ -17,7 +18,8 @@ use untorn::{Durability, Error, Keyspace, Store};
 /// What a limited process may map. The first mapping of the arena takes a 64th of it: 8 MiB.
 const LIMIT_BYTES: u64 = 512 << 20;
 const FIRST_BYTES: u64 = LIMIT_BYTES / 64;
-/// What a process that has come to its limit may still allocate: less than any mapping of the arena.
+/// What a process that has come to its limit may still allocate: less than any mapping of the
+/// arena.
 const SLACK_BYTES: u64 = 3 << 20;
 /// Length of a value of which two or three lie between the borders of mappings.
 const LARGE: usize = 3 << 20;
@@ -66,7 +68,8 @@ fn limit_to(bytes: Option<u64>) {
     setrlimit(Resource::As, Rlimit { current: bytes, ..getrlimit(Resource::As) }).unwrap();
 }
 
-/// A process reserved 1 GiB for the shared region of any store, and twice its greatest size for the arena.
+/// A process reserved 1 GiB for the shared region of any store, and twice its greatest size for the
+/// arena.
 #[test]
 fn a_store_takes_little_address_space() {
     let _limit = limit();
@@ -103,7 +106,8 @@ fn one_process_opens_256_stores() {
         assert_eq!(found.as_deref(), Some(&(number as u64).to_le_bytes()[..]));
         assert_eq!(store.snapshot().unwrap().len(rows).unwrap(), 1);
     }
-    // Beside all others, and not only beside those before it. Each needs another logger, so some stand for all.
+    // Beside all others, and not only beside those before it. Each needs another logger, so some
+    // stand for all.
     for (_, rows, path) in stores.iter().step_by(15) {
         rows.put(b"second", b"value").unwrap();
         assert_eq!(rows.get(b"second").unwrap().as_deref(), Some(&b"value"[..]));
@@ -111,8 +115,9 @@ fn one_process_opens_256_stores() {
     }
 }
 
-/// Records that lie beyond the first mapping of the arena and across its borders survive the deaths of all processes, are
-/// recovered by a limited logger, and are the same for limited and unlimited readers.
+/// Records that lie beyond the first mapping of the arena and across its borders survive the deaths
+/// of all processes, are recovered by a limited logger, and are the same for limited and unlimited
+/// readers.
 #[test]
 fn a_store_grows_beyond_its_first_mapping() {
     let _limit = limit();
@@ -136,8 +141,9 @@ fn a_store_grows_beyond_its_first_mapping() {
     assert_eq!(mappings_of(&test.path, "arena"), before, "an unlimited reader has mapped all of it at once");
 }
 
-/// A writer that has come to the end of its address space gets an error that names the limit. What it has is whole and
-/// readable, small changes get through, and so does the large one once there is room.
+/// A writer that has come to the end of its address space gets an error that names the limit. What
+/// it has is whole and readable, small changes get through, and so does the large one once there is
+/// room.
 #[test]
 fn a_writer_without_address_space_gets_an_error() {
     let _limit = limit();
@@ -148,7 +154,8 @@ fn a_writer_without_address_space_gets_an_error() {
     assert_clean(&test.open());
 }
 
-/// A reader that has come to the end of its address space gets an error, and the value once there is room.
+/// A reader that has come to the end of its address space gets an error, and the value once there
+/// is room.
 #[test]
 fn a_reader_without_address_space_gets_an_error() {
     let _limit = limit();
@@ -250,7 +257,8 @@ fn grow(role: &Role) {
     }
 }
 
-/// All values up to `written` are there, and no part of a later one but the next, which was committed and not told.
+/// All values up to `written` are there, and no part of a later one but the next, which was
+/// committed and not told.
 fn check(store: &Store, written: u64) {
     let rows = store.keyspace("rows").unwrap();
     let snapshot = store.snapshot().unwrap();

@@ -1,8 +1,10 @@
-//! Goal: a backup that is copied back over a store's directory is what the next open finds, whatever shared region lies
-//! there; and what was visible when all processes were killed is still there if nothing was copied.
+//! Goal: a backup that is copied back over a store's directory is what the next open finds,
+//! whatever shared region lies there; and what was visible when all processes were killed is still
+//! there if nothing was copied.
 //!
-//! Method: a store is written to by another process, which leaves in order or is killed together with the logger; files are
-//! copied over it as `cp -a` would, which keeps the inodes of those that are there.
+//! Method: a store is written to by another process, which leaves in order or is killed together
+//! with the logger; files are copied over it as `cp -a` would, which keeps the inodes of those that
+//! are there.
 
 mod common;
 #[path = "common/store_files.rs"]
@@ -15,7 +17,8 @@ use std::time::Duration;
 use store_files::{all_files, kill, scratch, small};
 use untorn::{Durability, FlushPolicy, Store};
 
-/// Not a test of its own: stores what it is told to, durably, and then as a commit that is only visible.
+/// Not a test of its own: stores what it is told to, durably, and then as a commit that is only
+/// visible.
 #[test]
 fn child() {
     let Some(role) = Role::of_this_process() else { return };
@@ -122,7 +125,8 @@ fn the_other_direction() {
     assert_eq!(found(&backup), ["3", "3", "3"]);
 }
 
-/// A clean stop leaves nothing that a later open could believe instead of the files; but it leaves the blocks.
+/// A clean stop leaves nothing that a later open could believe instead of the files; but it leaves
+/// the blocks.
 #[test]
 fn a_clean_stop_leaves_no_region() {
     let _limit = limit();

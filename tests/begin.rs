@@ -1,5 +1,6 @@
-//! Goal: the durability and the lock's time limit of a transaction are those that it began with. Method: a flush policy that never flushes by itself
-//! tells a commit that waits for the disk from one that does not.
+//! Goal: the durability and the lock's time limit of a transaction are those that it began with.
+//! Method: a flush policy that never flushes by itself tells a commit that waits for the disk from
+//! one that does not.
 
 mod common;
 
@@ -34,7 +35,8 @@ fn commit_and_submit_keep_the_durability_of_begin() {
     assert!(!visible.is_durable(), "nothing asked for a flush");
     assert_eq!(keys.get(b"b").unwrap().unwrap(), b"2");
 
-    // A visible commit has no deadline of its own; one that is submitted brings a flush, which covers both.
+    // A visible commit has no deadline of its own; one that is submitted brings a flush, which
+    // covers both.
     assert!(!visible.wait_timeout(Duration::from_millis(1)).unwrap());
     let mut txn = store.begin_with(within).unwrap();
     txn.put(&keys, b"c", b"3").unwrap();

@@ -1,9 +1,11 @@
-//! Goal: cells and counters do what they say in one process and several: whole values, versions that name one value each,
-//! exclusion of writers, no lost addition, names and generations, and durability by sampling.
+//! Goal: cells and counters do what they say in one process and several: whole values, versions
+//! that name one value each, exclusion of writers, no lost addition, names and generations, and
+//! durability by sampling.
 //!
-//! Method: single calls with what they must answer; then processes that store and add, killed and stopped at random,
-//! whose values carry their own checksum, while others check every load. What only a power cut can show is in
-//! the harness's suite `power`, what needs a death at a certain instruction in `crash-harness kill` and `loom_cell.rs`.
+//! Method: single calls with what they must answer; then processes that store and add, killed and
+//! stopped at random, whose values carry their own checksum, while others check every load. What
+//! only a power cut can show is in the harness's suite `power`, what needs a death at a certain
+//! instruction in `crash-harness kill` and `loom_cell.rs`.
 
 mod common;
 #[path = "cells/kills.rs"]
@@ -29,7 +31,8 @@ fn crc(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |sum: u32, byte| (sum ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
-/// The number in a value; a torn one ends the test. All zeros is the value that a cell is created with.
+/// The number in a value; a torn one ends the test. All zeros is the value that a cell is created
+/// with.
 #[track_caller]
 fn number(bytes: &[u8]) -> u64 {
     if bytes.iter().all(|byte| *byte == 0) {
@@ -331,7 +334,8 @@ fn stores_alone_bring_a_dead_logger_back() {
     }
 }
 
-/// The time between samples is that of the policy in force, not of the one when the last sample was taken.
+/// The time between samples is that of the policy in force, not of the one when the last sample was
+/// taken.
 #[test]
 fn a_shorter_time_between_samples_counts_at_once() {
     let _limit = limit();
@@ -347,7 +351,8 @@ fn a_shorter_time_between_samples_counts_at_once() {
     wait_until(|| store.stats().unwrap().cells.samples > before);
 }
 
-/// The last sample of a logger that leaves may be larger than the log that is there: more of it is made meanwhile.
+/// The last sample of a logger that leaves may be larger than the log that is there: more of it is
+/// made meanwhile.
 #[test]
 fn a_logger_leaves_with_more_to_sample_than_there_is_log() {
     let _limit = limit();
@@ -459,8 +464,9 @@ fn entry_of(control: &std::fs::File, versions: &[u64]) -> u64 {
     (0..bytes.len() - 128).step_by(128).find(is_entry).expect("the cell's entry") as u64
 }
 
-/// Damage in a cell's entry, whichever bit flips, makes reading an older value an error, or changes nothing: the value of one
-/// version is never given as that of another one of the four that are kept.
+/// Damage in a cell's entry, whichever bit flips, makes reading an older value an error, or changes
+/// nothing: the value of one version is never given as that of another one of the four that are
+/// kept.
 #[test]
 fn damage_while_an_older_value_is_read() {
     use std::os::unix::fs::FileExt;
@@ -505,8 +511,8 @@ fn damage_while_an_older_value_is_read() {
     common::send(logger, Signal::CONT);
 }
 
-/// An older value is asked for by message, and the server is gone: an error of the connection, and never another value. The
-/// same client reads it again once there is a server.
+/// An older value is asked for by message, and the server is gone: an error of the connection, and
+/// never another value. The same client reads it again once there is a server.
 #[test]
 fn the_server_dies_before_an_older_value_is_read() {
     let _limit = limit();

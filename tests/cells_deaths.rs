@@ -1,7 +1,9 @@
-//! Goal: what cells and counters promise holds at the worst instants, and the checks that say so can fail.
+//! Goal: what cells and counters promise holds at the worst instants, and the checks that say so
+//! can fail.
 //!
-//! Method: processes with crash points die in the middle of a store, or everybody does, and the kernel; each check is then
-//! made with a planted bug as well, which it must catch. Interleaving 18 of docs/design.md is here.
+//! Method: processes with crash points die in the middle of a store, or everybody does, and the
+//! kernel; each check is then made with a planted bug as well, which it must catch. Interleaving 18
+//! of docs/design.md is here.
 
 mod common;
 mod workload;
@@ -88,7 +90,8 @@ fn say_versions(store: &Store) {
 
 // ---- one writer dies in the middle
 
-/// A writer is killed with half a value written; whoever loads then gets the last whole one, at once.
+/// A writer is killed with half a value written; whoever loads then gets the last whole one, at
+/// once.
 fn half_a_store(bug: &str) -> Result<(), String> {
     let place = Place::new();
     let path = place.path();
@@ -124,8 +127,8 @@ fn planted_a_cell_of_a_single_copy_is_caught() {
     half_a_store("single-copy-cell").expect_err("the bug was not caught");
 }
 
-/// A cell's creator dies when its entry says what it is to be, but not yet that it is in use. Whatever becomes that entry
-/// next has room of its own.
+/// A cell's creator dies when its entry says what it is to be, but not yet that it is in use.
+/// Whatever becomes that entry next has room of its own.
 #[test]
 fn a_creator_dies_with_a_smaller_cell_in_the_entry() {
     let place = Place::new();
@@ -154,7 +157,8 @@ fn a_creator_dies_with_a_smaller_cell_in_the_entry() {
 
 // ---- a writer that never rests
 
-/// Interleaving 18: 4 KiB are stored back to back while they are read. Every load is whole, and none takes for ever.
+/// Interleaving 18: 4 KiB are stored back to back while they are read. Every load is whole, and
+/// none takes for ever.
 fn restless_writer(bug: &str) -> Result<String, String> {
     let place = Place::new();
     let path = place.path();
@@ -202,7 +206,8 @@ fn planted_a_counter_by_load_and_store_is_caught() {
 
 // ---- everybody dies, and the kernel
 
-/// The sampler is held in the middle of a round, and then everybody dies. The log goes on meanwhile.
+/// The sampler is held in the middle of a round, and then everybody dies. The log goes on
+/// meanwhile.
 fn durable_stores(bug: &str) -> Result<(), String> {
     let place = Place::new();
     let path = place.path();

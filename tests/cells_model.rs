@@ -1,11 +1,14 @@
-//! Goal: whatever two processes do with cells and counters, one call after the other, each call answers what a plain model
-//! answers: the newest value, its version, that very version or `Stale`, and `NoCell` for a handle whose cell was dropped.
-//! So also after the peer, the logger, or everybody was killed.
+//! Goal: whatever two processes do with cells and counters, one call after the other, each call
+//! answers what a plain model answers: the newest value, its version, that very version or `Stale`,
+//! and `NoCell` for a handle whose cell was dropped. So also after the peer, the logger, or
+//! everybody was killed.
 //!
-//! Method: proptest makes histories of calls by this process and by a peer, both of which keep their handles, also stale
-//! ones. Versions are not predicted: they must grow, and name for ever the value that they were given for. That holds also
-//! over losses (everything is killed and `control` removed), of which several follow each other and clean stops at once, and
-//! over cells that are dropped and created again: the versions that were given to a name are kept for the whole history.
+//! Method: proptest makes histories of calls by this process and by a peer, both of which keep
+//! their handles, also stale ones. Versions are not predicted: they must grow, and name for ever
+//! the value that they were given for. That holds also over losses (everything is killed and
+//! `control` removed), of which several follow each other and clean stops at once, and over cells
+//! that are dropped and created again: the versions that were given to a name are kept for the
+//! whole history.
 
 mod common;
 
@@ -93,8 +96,9 @@ impl Actor {
         Actor { store, cells: BTreeMap::new(), counter: None }
     }
 
-    /// Does what a line says and answers in a line; the same for this process and the peer. A value is known by its
-    /// number, which is the caller's to say and is looked for among `known` when it is loaded.
+    /// Does what a line says and answers in a line; the same for this process and the peer. A value
+    /// is known by its number, which is the caller's to say and is looked for among `known` when it
+    /// is loaded.
     fn act(&mut self, line: &str) -> String {
         self.try_act(line).unwrap_or_else(|error| match error {
             Error::NoCell { .. } => "gone".into(),
@@ -179,7 +183,8 @@ type Check = Box<dyn FnOnce(&mut Model, &str)>;
 struct ModelCell {
     made: u64,
     size: usize,
-    /// Every value since it was made: version and hash; the version of the first one is not known before it is loaded.
+    /// Every value since it was made: version and hash; the version of the first one is not known
+    /// before it is loaded.
     values: Vec<(Option<u64>, u64)>,
 }
 
@@ -416,7 +421,8 @@ fn histories_agree_with_a_model() {
         .unwrap();
 }
 
-/// The shortest history that found versions given twice: a loss, then a clean stop with nothing stored in between.
+/// The shortest history that found versions given twice: a loss, then a clean stop with nothing
+/// stored in between.
 #[test]
 fn a_loss_and_an_idle_life() {
     let _limit = limit();

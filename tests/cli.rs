@@ -1,4 +1,5 @@
-//! Drives the command line as a user does: exit codes, formats, round trips of awkward bytes, the tour.
+//! Drives the command line as a user does: exit codes, formats, round trips of awkward bytes, the
+//! tour.
 #![allow(unsafe_code)]
 
 use std::ffi::OsStr;
@@ -152,7 +153,8 @@ fn run(arguments: &[impl AsRef<OsStr>], input: &[u8]) -> Ran {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the program starts");
-    // Small enough for the pipe, or read by `load` as it comes. A program that does not care for it closes it.
+    // Small enough for the pipe, or read by `load` as it comes. A program that does not care for it
+    // closes it.
     let _ = child.stdin.take().expect("a pipe").write_all(input);
     let output = child.wait_with_output().expect("the program ends");
     Ran {

@@ -1,5 +1,6 @@
-//! Goal: calls composed of others see and change what their parts would, in one transaction or none. Method: each call on a small keyspace
-//! beside what is known of it, in all of its views; threads that pop and update the same keys; work that fails and that panics.
+//! Goal: calls composed of others see and change what their parts would, in one transaction or
+//! none. Method: each call on a small keyspace beside what is known of it, in all of its views;
+//! threads that pop and update the same keys; work that fails and that panics.
 
 mod common;
 
@@ -137,7 +138,8 @@ fn updates_are_atomic_and_their_closure_runs_once() {
     assert_eq!(count(Some(&value)), 300);
     assert_eq!(version, store.snapshot().unwrap().txn_id());
 
-    // It holds the lock, so it can't begin another transaction, and a panic leaves everything as it was.
+    // It holds the lock, so it can't begin another transaction, and a panic leaves everything as it
+    // was.
     keys.update("n", |old| {
         assert!(matches!(keys.put(b"n", b"x"), Err(Error::TransactionOpen)));
         old.map(<[u8]>::to_vec)

@@ -1,11 +1,14 @@
-//! Goal: containers share a store as other processes do, whatever they share besides: a process of one that dies is noticed in the
-//! other, one that lives is never taken for dead, and the logger may run in either, or go with it.
+//! Goal: containers share a store as other processes do, whatever they share besides: a process of
+//! one that dies is noticed in the other, one that lives is never taken for dead, and the logger
+//! may run in either, or go with it.
 //!
-//! Method: real namespaces (see `container`), two to a test, that see one store at two different paths. The processes that matter have
-//! the same process id in both, so that whoever asks the kernel about an id of the other container meets a stranger: a
-//! living one in place of the dead, or none in place of the living. The host, which sees all, says who is stopped or killed.
+//! Method: real namespaces (see `container`), two to a test, that see one store at two different
+//! paths. The processes that matter have the same process id in both, so that whoever asks the
+//! kernel about an id of the other container meets a stranger: a living one in place of the dead,
+//! or none in place of the living. The host, which sees all, says who is stopped or killed.
 //!
-//! It needs root and `unshare`; without them each test says that it was skipped, and fails where the variable `CI` is set.
+//! It needs root and `unshare`; without them each test says that it was skipped, and fails where
+//! the variable `CI` is set.
 
 mod common;
 #[path = "containers/container.rs"]
@@ -103,8 +106,8 @@ fn both_open_at_once() {
     assert_clean(&host(&pair.test.path));
 }
 
-/// A process dies in A with all that one can hold; in B a process of the same id lives. Were the dead one looked for by
-/// its id, it would be alive for ever.
+/// A process dies in A with all that one can hold; in B a process of the same id lives. Were the
+/// dead one looked for by its id, it would be alive for ever.
 #[test]
 fn the_dead_are_noticed() {
     if !is_possible("the_dead_are_noticed") {
@@ -167,8 +170,9 @@ fn the_dead_are_noticed() {
     assert_clean(&store);
 }
 
-/// A process is stopped in A with all that one can hold; in B, where the logger runs that looks for the dead, there is none of that id.
-/// Were it looked for by its id, it would be taken for dead, and its lock given to another.
+/// A process is stopped in A with all that one can hold; in B, where the logger runs that looks for
+/// the dead, there is none of that id. Were it looked for by its id, it would be taken for dead,
+/// and its lock given to another.
 #[test]
 fn the_living_are_never_taken_for_dead() {
     if !is_possible("the_living_are_never_taken_for_dead") {
@@ -234,7 +238,8 @@ fn the_living_are_never_taken_for_dead() {
     assert_clean(&store);
 }
 
-/// A liveness that asks the kernel about pids, as many a lock file does, fails in both ways, and the two tests above would show it.
+/// A liveness that asks the kernel about pids, as many a lock file does, fails in both ways, and
+/// the two tests above would show it.
 #[test]
 fn planted_liveness_by_pid_is_caught() {
     if !is_possible("planted_liveness_by_pid_is_caught") {
@@ -270,8 +275,9 @@ fn number_of(store: &Store, name: &str) -> u64 {
     String::from_utf8_lossy(&value).parse().unwrap()
 }
 
-/// The logger runs in A, and A dies as a whole, in the middle of both's commits. B has the next logger, and nothing that was acknowledged is
-/// missing, in A or B, visible or durable. Then B dies as well, and the host finds the same.
+/// The logger runs in A, and A dies as a whole, in the middle of both's commits. B has the next
+/// logger, and nothing that was acknowledged is missing, in A or B, visible or durable. Then B dies
+/// as well, and the host finds the same.
 #[test]
 fn the_logger_dies_with_its_container() {
     if !is_possible("the_logger_dies_with_its_container") {
@@ -315,8 +321,9 @@ fn the_logger_dies_with_its_container() {
     assert_clean(&store);
 }
 
-/// Two containers whose user namespaces know the owner of the store by different ids, 0 and 1000, and neither of them as root of the host.
-/// For others of the container the store is closed, and the error says what to use instead.
+/// Two containers whose user namespaces know the owner of the store by different ids, 0 and 1000,
+/// and neither of them as root of the host. For others of the container the store is closed, and
+/// the error says what to use instead.
 #[test]
 fn user_namespaces() {
     const OWNER: u32 = 100_000;
@@ -361,8 +368,9 @@ fn user_namespaces() {
     wait_until(|| a.ask("pids") == format!("[{SAME}]"));
 }
 
-/// Containers whose roots hold a socket and what programs need to run: no store, no `/proc`, no `/dev`, other users. One sees the directory
-/// that the socket is in, and finds the next logger's socket there; the other sees the file, which is that of the first logger for ever.
+/// Containers whose roots hold a socket and what programs need to run: no store, no `/proc`, no
+/// `/dev`, other users. One sees the directory that the socket is in, and finds the next logger's
+/// socket there; the other sees the file, which is that of the first logger for ever.
 #[test]
 fn nothing_but_the_socket() {
     const WRITER: u32 = 200_000;

@@ -1,8 +1,10 @@
-//! Goal: damaged bytes are found, named, and never passed on as good ones; foreign, shortened and newer files are
-//! refused as they are; and bits that flip in the live shared region lead to errors at worst.
+//! Goal: damaged bytes are found, named, and never passed on as good ones; foreign, shortened and
+//! newer files are refused as they are; and bits that flip in the live shared region lead to errors
+//! at worst.
 //!
-//! Method: a small store's files are changed at rest or, through the file, beneath the mapping, and then verified, read, written
-//! to and recovered. What `verify` calls clean must be what was stored. Random choices follow `UNTORN_SEED`.
+//! Method: a small store's files are changed at rest or, through the file, beneath the mapping, and
+//! then verified, read, written to and recovered. What `verify` calls clean must be what was
+//! stored. Random choices follow `UNTORN_SEED`.
 
 mod common;
 #[path = "common/store_files.rs"]
@@ -56,8 +58,9 @@ fn flip(file: &std::fs::File, at: u64, bits: u8) {
     file.write_all_at(&[byte[0] ^ bits], at).unwrap();
 }
 
-/// Every byte of a page that the finished checkpoint uses counts. Which pages those are shows by their checksum
-/// words; their number must be that of the checksums that `verify` says it held against bytes.
+/// Every byte of a page that the finished checkpoint uses counts. Which pages those are shows by
+/// their checksum words; their number must be that of the checksums that `verify` says it held
+/// against bytes.
 #[test]
 fn verify_finds_each_flipped_byte_of_used_pages() {
     let dir = scratch();
@@ -94,8 +97,8 @@ fn verify_finds_each_flipped_byte_of_used_pages() {
     store_files::remove_all(&path);
 }
 
-/// What can be done to a store, errors and all, as long as it goes on. Values that are written are known ones, not
-/// read from the store: reads don't look at checksums.
+/// What can be done to a store, errors and all, as long as it goes on. Values that are written are
+/// known ones, not read from the store: reads don't look at checksums.
 fn disturb(store: &Store, state: &State, random: &mut Random) {
     let entries: Vec<_> = state.iter().collect();
     for _ in 0..6 {
@@ -126,9 +129,10 @@ fn disturb(store: &Store, state: &State, random: &mut Random) {
     }
 }
 
-/// Damage in a page of the checkpoint, then recovery, writes and another checkpoint: what `verify` then calls
-/// clean is what was stored. No damage has got a fresh checksum. A store that is refused, before recovery or for a page that
-/// only the replay of the log meets, keeps every byte of every file, and is refused again.
+/// Damage in a page of the checkpoint, then recovery, writes and another checkpoint: what `verify`
+/// then calls clean is what was stored. No damage has got a fresh checksum. A store that is
+/// refused, before recovery or for a page that only the replay of the log meets, keeps every byte
+/// of every file, and is refused again.
 #[test]
 fn damage_is_never_laundered() {
     let dir = scratch();
@@ -188,7 +192,8 @@ fn checkpoint_reports_damage() {
         keyspace.put(&i.to_be_bytes(), &[7; 200]).unwrap();
     }
     store.checkpoint().unwrap();
-    // One more commit, whose new pages are then damaged: their kind, which the checkpoint's walk needs.
+    // One more commit, whose new pages are then damaged: their kind, which the checkpoint's walk
+    // needs.
     keyspace.put(&7u32.to_be_bytes(), &[8; 200]).unwrap();
     let arena = std::fs::File::options().read(true).write(true).open(path.join("arena")).unwrap();
     let pages = store.stats().unwrap().pages_total;
@@ -330,7 +335,8 @@ fn shared_region_of_something_else() {
 }
 
 impl Image {
-    /// Every file of a directory, whatever its name; the empty `lock` and the shared region come and go.
+    /// Every file of a directory, whatever its name; the empty `lock` and the shared region come
+    /// and go.
     fn load_all(dir: &Path) -> BTreeMap<String, Vec<u8>> {
         let mut found = BTreeMap::new();
         for folder in ["", "wal/"] {
@@ -357,7 +363,8 @@ fn live_options() -> Options {
     options
 }
 
-/// Not a test of its own: the process beneath which bits flip. Uses the store in all ways until a file appears.
+/// Not a test of its own: the process beneath which bits flip. Uses the store in all ways until a
+/// file appears.
 #[test]
 fn live_child() {
     let Some(path) = std::env::var_os(LIVE).map(std::path::PathBuf::from) else { return };

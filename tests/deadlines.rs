@@ -1,9 +1,9 @@
-//! Goal: a commit that has time is durable when it returns, and its flush is put off as far as deadlines allow and no further:
-//! one flush serves all that wait, whatever is more urgent takes them with it, and nobody is left waiting for an hour because
-//! something died.
+//! Goal: a commit that has time is durable when it returns, and its flush is put off as far as
+//! deadlines allow and no further: one flush serves all that wait, whatever is more urgent takes
+//! them with it, and nobody is left waiting for an hour because something died.
 //!
-//! Method: commits with an hour of time, which nothing but what a test does can make durable in a test's time; the counters say
-//! how many flushes that took.
+//! Method: commits with an hour of time, which nothing but what a test does can make durable in a
+//! test's time; the counters say how many flushes that took.
 
 mod common;
 
@@ -20,7 +20,8 @@ fn put(store: &Store, keyspace: &Keyspace, key: &str, value: &[u8], durability: 
     txn.commit().unwrap();
 }
 
-/// Puts records in as many threads, each with an hour of time, and calls `hurry` when all are visible; then all must return.
+/// Puts records in as many threads, each with an hour of time, and calls `hurry` when all are
+/// visible; then all must return.
 fn put_beside(store: &Store, keyspace: &Keyspace, threads: usize, value: &[u8], hurry: impl FnOnce()) {
     std::thread::scope(|scope| {
         for thread in 0..threads {
@@ -55,7 +56,8 @@ fn one_urgent_commit_takes_all_that_wait_along() {
     assert_eq!(after.flushes_saved - before.flushes_saved, 9 - flushes);
 }
 
-/// Who changes nothing has read what another one made, and must not wait as long as that one may: an hour.
+/// Who changes nothing has read what another one made, and must not wait as long as that one may:
+/// an hour.
 #[test]
 fn a_commit_that_changes_nothing_waits_for_nobody_else() {
     let _limit = limit();
@@ -146,13 +148,15 @@ fn a_half_full_ring_is_flushed_whatever_time_there_is() {
         options.ring_size(64 << 10);
     });
     let keyspace = store.keyspace("k").unwrap();
-    // That was an urgent commit: while it is recent, those with much time may use a quarter of the ring only, and are flushed earlier.
+    // That was an urgent commit: while it is recent, those with much time may use a quarter of the
+    // ring only, and are flushed earlier.
     std::thread::sleep(Duration::from_millis(1200));
     // Five of these are more than half of it; none is so long that it would be sent in pieces.
     put_beside(&store, &keyspace, 5, &[7; 7_500], || {});
 }
 
-/// The logger dies while a commit waits, having taken its deadline or not; its successor begins with a flush of everything.
+/// The logger dies while a commit waits, having taken its deadline or not; its successor begins
+/// with a flush of everything.
 #[test]
 fn the_logger_dies_while_a_commit_has_time() {
     let _limit = limit();
@@ -180,7 +184,8 @@ fn by_message() {
     assert_eq!((stats.deadlines.commits, stats.deadlines.met + stats.deadlines.missed), (1, 1));
 }
 
-/// A commit by message may have no more time than the server has patience: a connection and its thread are held for as long.
+/// A commit by message may have no more time than the server has patience: a connection and its
+/// thread are held for as long.
 #[test]
 fn by_message_there_is_no_more_time_than_patience() {
     let _limit = limit();

@@ -63,7 +63,8 @@ fn steps(text: &str) -> Vec<(usize, &str, &str)> {
     section.lines().filter_map(step).collect()
 }
 
-/// Each function is defined in its file, and the step above it calls it there, or through a function of the same file.
+/// Each function is defined in its file, and the step above it calls it there, or through a
+/// function of the same file.
 #[test]
 fn the_path_of_a_put_is_that_of_the_code() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

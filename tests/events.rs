@@ -1,7 +1,8 @@
-//! Goal: the events of a store's life can be heard by a `tracing` subscriber, at the levels where people look for them; and
-//! there are none on the path of a visible commit or a read.
+//! Goal: the events of a store's life can be heard by a `tracing` subscriber, at the levels where
+//! people look for them; and there are none on the path of a visible commit or a read.
 //!
-//! Method: one life with the logger as a thread of this process, whose events go to a buffer with the names of their threads.
+//! Method: one life with the logger as a thread of this process, whose events go to a buffer with
+//! the names of their threads.
 
 mod common;
 

@@ -39,7 +39,8 @@ fn quickstart() {
     assert_eq!(out, expected);
 }
 
-/// The naive way loses additions, the others none. (That others lose none, the example itself asserts.)
+/// The naive way loses additions, the others none. (That others lose none, the example itself
+/// asserts.)
 #[test]
 fn scoreboard() {
     let _limit = limit();

@@ -1,7 +1,9 @@
-//! Goal: a sync of the arena or of a checkpoint's header that fails is never taken for one that worked: no checkpoint any more, a mark
-//! that stays, errors that say so; readers go on; and after all have closed the store, it is whole again.
+//! Goal: a sync of the arena or of a checkpoint's header that fails is never taken for one that
+//! worked: no checkpoint any more, a mark that stays, errors that say so; readers go on; and after
+//! all have closed the store, it is whole again.
 //!
-//! Method: this test builds itself once more with crash points, by which a sync can be made to fail, and a logger be held before it.
+//! Method: this test builds itself once more with crash points, by which a sync can be made to
+//! fail, and a logger be held before it.
 
 mod common;
 mod workload;
@@ -41,8 +43,8 @@ fn busy(path: &Path, arguments: &[String]) {
 
 /// A store that a failed sync has marked, still open, and what its writer was told before that.
 ///
-/// The logger is held before the sync until another client has joined, since a marked store that nobody uses any more is
-/// recovered at once.
+/// The logger is held before the sync until another client has joined, since a marked store that
+/// nobody uses any more is recovered at once.
 fn marked(path: &Path, before: &str, point: &str, nth: u32) -> (Store, (u64, u64)) {
     assert!(Role::own("busy", path, "before 4").end());
     kill_loggers(path);
@@ -60,8 +62,8 @@ fn marked(path: &Path, before: &str, point: &str, nth: u32) -> (Store, (u64, u64
     (store, role.acknowledged())
 }
 
-/// A failed sync of the arena, of the header: no checkpoint any more, a sticky mark, errors that say so, readers go on;
-/// after all have closed it, the store is whole again.
+/// A failed sync of the arena, of the header: no checkpoint any more, a sticky mark, errors that
+/// say so, readers go on; after all have closed it, the store is whole again.
 #[test]
 fn a_failed_sync_of_arena_or_header_is_sticky_until_all_have_closed() {
     // The first write of a header is recovery's.
@@ -86,10 +88,12 @@ fn a_failed_sync_of_arena_or_header_is_sticky_until_all_have_closed() {
     }
 }
 
-/// A client by message that comes when all have closed a marked store is sent away, and does not keep it from its recovery.
+/// A client by message that comes when all have closed a marked store is sent away, and does not
+/// keep it from its recovery.
 ///
-/// The logger once opened the store for it, and as any opener waited there for the logger of a marked store to leave, which was itself;
-/// and it did not leave, since somebody was connected. When it gave up, the client was let in to the region that takes no writes.
+/// The logger once opened the store for it, and as any opener waited there for the logger of a
+/// marked store to leave, which was itself; and it did not leave, since somebody was connected.
+/// When it gave up, the client was let in to the region that takes no writes.
 #[test]
 fn a_client_by_message_is_not_let_in_to_a_marked_store_that_all_have_left() {
     let place = Place::new();

@@ -1,8 +1,8 @@
-//! Goal: a feed tells every committed change, once, in order, by transactions, to whoever asks, from wherever they were;
-//! and says so when it can't.
+//! Goal: a feed tells every committed change, once, in order, by transactions, to whoever asks,
+//! from wherever they were; and says so when it can't.
 //!
-//! Method: one thing at a time, through the public API, with other processes where they matter. `feed_model` compares
-//! random histories.
+//! Method: one thing at a time, through the public API, with other processes where they matter.
+//! `feed_model` compares random histories.
 
 mod common;
 #[path = "feed/deaths.rs"]
@@ -154,7 +154,8 @@ fn waits_and_wakes() {
     }
 }
 
-/// Commits that need no flush for long, and for which nobody wakes the logger, are told within milliseconds.
+/// Commits that need no flush for long, and for which nobody wakes the logger, are told within
+/// milliseconds.
 #[test]
 fn visible_commits_are_told_soon_under_any_policy() {
     let _limit = limit();
@@ -248,7 +249,8 @@ fn transactions_larger_than_the_ring_come_whole_or_not_at_all() {
     let from = now(&store);
     let value = |n: u64| [&n.to_be_bytes()[..], &[n as u8; 900]].concat();
     let large = vec![5_u8; 300_000];
-    // One that rolls back after it has streamed, one that commits, with a large value within, and a short one.
+    // One that rolls back after it has streamed, one that commits, with a large value within, and a
+    // short one.
     let mut txn = store.begin().unwrap();
     for n in 0..500_u64 {
         txn.put(&keys, &[&b"never"[..], &n.to_be_bytes()].concat(), &value(n)).unwrap();
@@ -375,8 +377,8 @@ fn from_the_beginning_over_checkpoints_and_restarts() {
     }
 }
 
-/// A transaction that streams over several segments, others that roll back, and more commits than the slots remember:
-/// whoever knows all up to any of them reads on with the next.
+/// A transaction that streams over several segments, others that roll back, and more commits than
+/// the slots remember: whoever knows all up to any of them reads on with the next.
 #[test]
 fn from_each_transaction_on() {
     let _limit = limit();

@@ -1,9 +1,11 @@
-//! Goal: whatever stands in the log's files and in the ring, reading the changes never panics, never hangs, and never tells
-//! of one that did not happen: it tells the true ones up to some place, and then what is wrong.
+//! Goal: whatever stands in the log's files and in the ring, reading the changes never panics,
+//! never hangs, and never tells of one that did not happen: it tells the true ones up to some
+//! place, and then what is wrong.
 //!
-//! Method: the files of a store with a known history are damaged by random bits, blocks of garbage, whole blocks of other
-//! places (whose own checksums are right), and the ring in shared memory by random bits, all while the store is open. A
-//! feed is read from some place on and held against the history. Then the damage is taken back. `proptest` chooses and shrinks.
+//! Method: the files of a store with a known history are damaged by random bits, blocks of garbage,
+//! whole blocks of other places (whose own checksums are right), and the ring in shared memory by
+//! random bits, all while the store is open. A feed is read from some place on and held against the
+//! history. Then the damage is taken back. `proptest` chooses and shrinks.
 
 mod common;
 #[path = "common/store_files.rs"]
@@ -191,7 +193,8 @@ impl Scene {
 /// Feeds that are read.
 const CASES: u32 = 1500;
 
-/// Bytes of the ring that are damaged: such as were just flushed, and would still be read from there.
+/// Bytes of the ring that are damaged: such as were just flushed, and would still be read from
+/// there.
 const RING_PART: u64 = 8 << 10;
 
 #[test]

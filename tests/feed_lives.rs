@@ -1,5 +1,6 @@
-//! Goal: feeds through what happens to processes and disks: everybody is killed at random, the device is full of what was
-//! kept for followers, a host closes the descriptors that it doesn't know.
+//! Goal: feeds through what happens to processes and disks: everybody is killed at random, the
+//! device is full of what was kept for followers, a host closes the descriptors that it doesn't
+//! know.
 //!
 //! Method: real processes; a small tmpfs of its own where a device must fill.
 
@@ -29,7 +30,8 @@ fn child() {
     }
 }
 
-/// Counts on from what is there, twice in each transaction, until it is killed. Some transactions stream, some of these roll back.
+/// Counts on from what is there, twice in each transaction, until it is killed. Some transactions
+/// stream, some of these roll back.
 fn count_on(store: &Store, seed: u64) {
     let mut dice = StdRng::seed_from_u64(seed);
     let keys = store.keyspace("counts").unwrap();
@@ -167,8 +169,8 @@ impl Drop for Device {
     }
 }
 
-/// What is kept for followers takes all room that is left, and gives way before any commit fails: for the log, and for
-/// the arena, until nothing is kept any more.
+/// What is kept for followers takes all room that is left, and gives way before any commit fails:
+/// for the log, and for the arena, until nothing is kept any more.
 #[test]
 fn on_a_full_device_what_is_kept_gives_way() {
     let _limit = limit();
@@ -217,7 +219,8 @@ fn on_a_full_device_what_is_kept_gives_way() {
 
 // ---- descriptors
 
-/// A host closes all descriptors that it doesn't know between two calls; the feed goes on, and closes nobody else's.
+/// A host closes all descriptors that it doesn't know between two calls; the feed goes on, and
+/// closes nobody else's.
 #[test]
 fn the_host_closes_all_descriptors() {
     let _limit = limit();
@@ -240,7 +243,8 @@ fn close_and_follow(store: &Store) {
     let mut changes = store.changes(store.snapshot().unwrap().txn_id(), Feed::Durable).unwrap();
     let close = || {
         for fd in 3..1024 {
-            // SAFETY: closing a number touches no memory; whatever was behind it is not ours to care for here.
+            // SAFETY: closing a number touches no memory; whatever was behind it is not ours to
+            // care for here.
             #[allow(unsafe_code)]
             unsafe {
                 libc::close(fd)

@@ -1,9 +1,10 @@
-//! Goal: whatever several processes commit, drop, roll back and die of, every feed tells exactly that, in order, to
-//! consumers that are killed and resume.
+//! Goal: whatever several processes commit, drop, roll back and die of, every feed tells exactly
+//! that, in order, to consumers that are killed and resume.
 //!
-//! Method: random histories. Writers are processes that do what they are told and say what came of it and under which id; that
-//! is the model. Consumers are processes as well, each with a feed and filters of its own, which say what they get. Loggers,
-//! consumers, and now and then everybody, are killed. In the end each consumer must have got what the model says.
+//! Method: random histories. Writers are processes that do what they are told and say what came of
+//! it and under which id; that is the model. Consumers are processes as well, each with a feed and
+//! filters of its own, which say what they get. Loggers, consumers, and now and then everybody, are
+//! killed. In the end each consumer must have got what the model says.
 
 mod common;
 
@@ -112,7 +113,8 @@ fn value(seed: u64, len: usize) -> Vec<u8> {
     value
 }
 
-/// What is delivered of a transaction: of its operations, as they took effect, the last on each key.
+/// What is delivered of a transaction: of its operations, as they took effect, the last on each
+/// key.
 fn expected(said: &str, (_, space, prefix): (Feed, &str, &str)) -> Vec<String> {
     let mut generation: HashMap<&str, u32> = HashMap::new();
     // What an operation is on, unless that is a keyspace as a whole, and what it looks like.
@@ -297,7 +299,8 @@ fn child() {
     }
 }
 
-/// Does transactions: `seed commits durable op op …`; answers `txn effect effect …`, or `-` if it rolled back.
+/// Does transactions: `seed commits durable op op …`; answers `txn effect effect …`, or `-` if it
+/// rolled back.
 fn write(store: &Store) {
     while let Some(line) = listen() {
         let words: Vec<&str> = line.split(' ').collect();

@@ -1,8 +1,8 @@
-//! Goal: a feed shows nothing of a transaction that was streamed into the log and rolled back, if the store was closed or
-//! killed between that and the next transaction.
+//! Goal: a feed shows nothing of a transaction that was streamed into the log and rolled back, if
+//! the store was closed or killed between that and the next transaction.
 //!
-//! Method: a checkpoint after the rolled back frames, so that recovery begins behind them and has no record to replay; then a
-//! transaction that streams as well.
+//! Method: a checkpoint after the rolled back frames, so that recovery begins behind them and has
+//! no record to replay; then a transaction that streams as well.
 
 mod common;
 

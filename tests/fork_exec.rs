@@ -1,10 +1,11 @@
-//! Goal: what `fork()`, exec and threads may do with a store is as stated. A child of fork() can use none of its copies,
-//! whatever its parent's threads were doing, and can open the store for itself; exec gives up at once what the process held; threads
-//! share every handle.
+//! Goal: what `fork()`, exec and threads may do with a store is as stated. A child of fork() can
+//! use none of its copies, whatever its parent's threads were doing, and can open the store for
+//! itself; exec gives up at once what the process held; threads share every handle.
 //!
-//! Method: real forks and execs in processes of their own, each call of each kind of handle once in a child (`every_call`),
-//! forks in the middle of other threads' work, and an observer that looks what became of lock, pins and latch. What a child's
-//! drops must leave alone, and what a dead parent must not keep, is in `interleavings_lives.rs`.
+//! Method: real forks and execs in processes of their own, each call of each kind of handle once in
+//! a child (`every_call`), forks in the middle of other threads' work, and an observer that looks
+//! what became of lock, pins and latch. What a child's drops must leave alone, and what a dead
+//! parent must not keep, is in `interleavings_lives.rs`.
 
 #![allow(unsafe_code)]
 
@@ -25,8 +26,8 @@ use untorn::{
     RemoteChanges, Snapshot, Store, Ticket, Value,
 };
 
-/// Threads may share every handle, and pass it on. (A write transaction belongs to its thread; its documentation has
-/// the proof, an example that must not compile.)
+/// Threads may share every handle, and pass it on. (A write transaction belongs to its thread; its
+/// documentation has the proof, an example that must not compile.)
 const fn shared_by_threads<T: Send + Sync + 'static>() {}
 const _: () = {
     shared_by_threads::<Store>();
@@ -49,8 +50,8 @@ const _: () = {
 
 /// Runs something in a child of fork(), and returns its exit code.
 fn in_child(work: impl FnOnce() -> i32) -> i32 {
-    // SAFETY: the child calls this library, whose promise for children is what is tested, and ends without its parent's exit handlers. It
-    // never returns from here. An alarm ends it if it hangs.
+    // SAFETY: the child calls this library, whose promise for children is what is tested, and ends
+    // without its parent's exit handlers. It never returns from here. An alarm ends it if it hangs.
     unsafe {
         match libc::fork() {
             0 => {
@@ -92,8 +93,9 @@ fn every_call_of_a_child_answers_forked() {
     assert_clean(&test.open());
 }
 
-/// A process forks again and again while its threads commit, store into cells, add and read. Each child finds its copies dead, opens
-/// the store for itself and does the same things once; half of them leave, half just end.
+/// A process forks again and again while its threads commit, store into cells, add and read. Each
+/// child finds its copies dead, opens the store for itself and does the same things once; half of
+/// them leave, half just end.
 fn forks_while_busy(path: &Path) {
     const CHILDREN: u64 = 60;
     let mut options = Store::options();
@@ -132,7 +134,8 @@ fn forks_while_busy(path: &Path) {
                 store.counter("counter").unwrap().add(1).unwrap();
                 assert_eq!(store.snapshot().unwrap().get(&keys, &n.to_le_bytes()).unwrap().unwrap(), b"by child");
                 if n % 2 == 0 {
-                    // As the child of a child does, to whom this process's copies are as dead as its own.
+                    // As the child of a child does, to whom this process's copies are as dead as
+                    // its own.
                     return in_child(|| {
                         let mut wrong = Wrong::default();
                         wrong.check("Keyspace::get", keys.get(b"k"));
@@ -202,7 +205,8 @@ fn children_of_children() {
 
 // ---- exec
 
-/// Holds the lock, a pin and, by another thread, now and then a cell's latch; then becomes another program.
+/// Holds the lock, a pin and, by another thread, now and then a cell's latch; then becomes another
+/// program.
 fn execs(path: &Path) {
     let store = Store::open(path).unwrap();
     let keys = store.keyspace("keys").unwrap();
@@ -268,7 +272,8 @@ fn starts_others(path: &Path) {
     other.kill().and_then(|()| other.wait()).unwrap();
 }
 
-/// A program that a process starts inherits nothing of the store: when its parent is killed, lock and pins are free.
+/// A program that a process starts inherits nothing of the store: when its parent is killed, lock
+/// and pins are free.
 #[test]
 fn a_program_started_by_a_client_keeps_nothing() {
     let _limit = limit();
@@ -291,7 +296,8 @@ fn a_program_started_by_a_client_keeps_nothing() {
 
 // ---- threads
 
-/// Threads use the same handles at once: nothing is lost, torn or mixed up, and what one opened another may drop.
+/// Threads use the same handles at once: nothing is lost, torn or mixed up, and what one opened
+/// another may drop.
 #[test]
 fn threads_share_handles() {
     const THREADS: u64 = 4;

@@ -1,11 +1,13 @@
-//! Goal: a store on a disk without one free block can be opened, read and written, whatever its processes died of, and has all
-//! that it had.
+//! Goal: a store on a disk without one free block can be opened, read and written, whatever its
+//! processes died of, and has all that it had.
 //!
-//! Method: each scene runs in a mount namespace of its own, on a small tmpfs and on a small ext4 that ballast fills to the last
-//! block. The scene is a process of its own, the role `scene`, which mounts, and kills loggers and clients. Deaths in recovery are
-//! forced by crash points, in a build that has them.
+//! Method: each scene runs in a mount namespace of its own, on a small tmpfs and on a small ext4
+//! that ballast fills to the last block. The scene is a process of its own, the role `scene`, which
+//! mounts, and kills loggers and clients. Deaths in recovery are forced by crash points, in a build
+//! that has them.
 //!
-//! It needs root and `unshare`; without them each test prints that it was skipped, and fails where the variable `CI` is set.
+//! It needs root and `unshare`; without them each test prints that it was skipped, and fails where
+//! the variable `CI` is set.
 
 mod common;
 mod workload;
@@ -100,7 +102,8 @@ impl Disk {
         Store::open(self.store())
     }
 
-    /// Leaves not a block of it. Blocks are given out late on some file systems, and given back late.
+    /// Leaves not a block of it. Blocks are given out late on some file systems, and given back
+    /// late.
     fn fill(&self) {
         let mut file = File::options().create(true).append(true).open(self.0.join("ballast")).unwrap();
         for _ in 0..2 {
@@ -163,7 +166,8 @@ fn close_and_kill(store: Store) {
     }
 }
 
-/// What broke: recovery made a second `control` beside the old one, so each open failed, after a kill and after a clean stop.
+/// What broke: recovery made a second `control` beside the old one, so each open failed, after a
+/// kill and after a clean stop.
 #[test]
 fn a_store_opens_after_a_kill_and_after_a_clean_stop() {
     run("openings", None);
@@ -197,7 +201,8 @@ fn openings(disk: &Disk) {
     }
 }
 
-/// Each recovery takes a segment. What broke: none was left after two loggers that were killed before they could take a checkpoint.
+/// Each recovery takes a segment. What broke: none was left after two loggers that were killed
+/// before they could take a checkpoint.
 #[test]
 fn loggers_are_killed_one_after_the_other() {
     run("deaths", None);
@@ -222,7 +227,8 @@ fn deaths(disk: &Disk) {
     assert_clean(&disk.open().unwrap());
 }
 
-/// What is visible and not durable, and what stands in cells alone, is in the old `control` only, whose blocks the new one takes.
+/// What is visible and not durable, and what stands in cells alone, is in the old `control` only,
+/// whose blocks the new one takes.
 #[test]
 fn nothing_visible_is_lost() {
     run("unflushed", None);
@@ -265,7 +271,8 @@ fn writer(role: &Role) {
     common::listen();
 }
 
-/// A `control` that holds nothing of worth: of an earlier boot, cut short, or what an attempt that died left behind; and none at all.
+/// A `control` that holds nothing of worth: of an earlier boot, cut short, or what an attempt that
+/// died left behind; and none at all.
 #[test]
 fn a_worthless_region_gives_its_blocks() {
     run("worthless", None);
@@ -301,8 +308,8 @@ fn worthless(disk: &Disk) {
     }
 }
 
-/// The log that is retained for followers gives its blocks to every step of recovery. What broke: the cells are restored
-/// after the replay, and a full disk was an error there.
+/// The log that is retained for followers gives its blocks to every step of recovery. What broke:
+/// the cells are restored after the replay, and a full disk was an error there.
 #[test]
 fn retained_log_gives_its_blocks_to_cells() {
     run("retained", None);
@@ -329,8 +336,8 @@ fn retained(disk: &Disk) {
     assert_clean(&store);
 }
 
-/// The disk has room for a part of what recovery makes, however large the part is. What broke: the new `control` got its blocks
-/// as a file, and those of the cells were missing at a later step.
+/// The disk has room for a part of what recovery makes, however large the part is. What broke: the
+/// new `control` got its blocks as a file, and those of the cells were missing at a later step.
 #[test]
 fn some_blocks_are_free() {
     run("gaps", None);
@@ -354,7 +361,8 @@ fn gaps(disk: &Disk) {
     }
 }
 
-/// A recovery dies on a full disk, at each of its steps, and its successor at the same one: the next one succeeds.
+/// A recovery dies on a full disk, at each of its steps, and its successor at the same one: the
+/// next one succeeds.
 #[test]
 fn recoveries_die_at_each_step() {
     run("points", Some(workload::victim::build("full_disk")));
@@ -408,7 +416,8 @@ fn opener(role: &Role) {
     }
 }
 
-/// Where nothing helps, the error names the file and the bytes that are missing, and nothing is left behind.
+/// Where nothing helps, the error names the file and the bytes that are missing, and nothing is
+/// left behind.
 #[test]
 fn an_error_names_the_bytes() {
     run("no room", None);

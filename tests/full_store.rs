@@ -1,9 +1,9 @@
-//! Goal: a store that has no room left can always be made smaller. Deletes get through, one after another and in several
-//! processes, on a full device as at `max_size`; what holds the space otherwise is named. Free space serves whatever needs
-//! it, and the same few pages are recycled.
+//! Goal: a store that has no room left can always be made smaller. Deletes get through, one after
+//! another and in several processes, on a full device as at `max_size`; what holds the space
+//! otherwise is named. Free space serves whatever needs it, and the same few pages are recycled.
 //!
-//! Method: small file systems that the test fills (they need root), stores with a small `max_size`, snapshots in other
-//! processes, kills. A delete that fails once fails the test.
+//! Method: small file systems that the test fills (they need root), stores with a small `max_size`,
+//! snapshots in other processes, kills. A delete that fails once fails the test.
 
 mod common;
 #[path = "full_store/device.rs"]
@@ -54,7 +54,8 @@ fn is_full(error: &Error) -> bool {
         || matches!(error, Error::Limit { what: LimitKind::StoreSize | LimitKind::FileSize | LimitKind::MaxSize, .. })
 }
 
-/// Puts records until the store is full, first many of them in a transaction and then few; how many there are.
+/// Puts records until the store is full, first many of them in a transaction and then few; how many
+/// there are.
 fn fill(store: &Store, rows: &Keyspace, value: usize) -> u64 {
     let mut count = rows.len().unwrap();
     for batch in [100, 10, 1] {
@@ -99,8 +100,9 @@ fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// A store filled its own device. The log had no room, though most pages were free and each checkpoint succeeded: the last
-/// spare segment was never used, and no checkpoint let go of the segment that was being written.
+/// A store filled its own device. The log had no room, though most pages were free and each
+/// checkpoint succeeded: the last spare segment was never used, and no checkpoint let go of the
+/// segment that was being written.
 #[test]
 fn a_store_that_fills_its_own_volume_can_delete() {
     let _limit = limit();
@@ -123,8 +125,9 @@ fn a_store_that_fills_its_own_volume_can_delete() {
     }
 }
 
-/// The device is filled by another program, at a moment when the log has one spare and the arena none of what it needs to grow.
-/// Updates that replace what is there get through for ever, also when the logger dies again and again.
+/// The device is filled by another program, at a moment when the log has one spare and the arena
+/// none of what it needs to grow. Updates that replace what is there get through for ever, also
+/// when the logger dies again and again.
 #[test]
 fn on_a_device_that_others_fill_deletes_get_through() {
     let _limit = limit();
@@ -154,8 +157,8 @@ fn on_a_device_that_others_fill_deletes_get_through() {
     assert_clean(&store);
 }
 
-/// A transaction streams more than the log of a full device holds, and fails; it has used up all that there was. The next one,
-/// and the same one in smaller parts, get through at once.
+/// A transaction streams more than the log of a full device holds, and fails; it has used up all
+/// that there was. The next one, and the same one in smaller parts, get through at once.
 #[test]
 fn after_a_stream_that_failed_the_next_one_gets_through() {
     let _limit = limit();
@@ -209,7 +212,8 @@ fn at_the_largest_size_each_delete_gets_through() {
         for round in 0..2 {
             let count = fill(&store, &rows, 500);
             assert!(count * 500 > max_size / 2, "{count} records of 500 bytes are all that {max_size} bytes hold");
-            // Some that are chosen to be far apart in one transaction, as the documentation promises.
+            // Some that are chosen to be far apart in one transaction, as the documentation
+            // promises.
             let mut txn = store.begin().unwrap();
             let mut far = Vec::new();
             for key in shuffled(count).take(32) {
@@ -224,7 +228,8 @@ fn at_the_largest_size_each_delete_gets_through() {
     }
 }
 
-/// A keyspace that takes all of the store is dropped; so are its records, in transactions of a thousand.
+/// A keyspace that takes all of the store is dropped; so are its records, in transactions of a
+/// thousand.
 #[test]
 fn at_the_largest_size_everything_can_be_dropped() {
     let _limit = limit();
@@ -287,7 +292,8 @@ fn several_processes_delete_from_a_full_store() {
     }
 }
 
-/// All processes are killed while the store is full and what deletes are promised is in use; recovery finds room.
+/// All processes are killed while the store is full and what deletes are promised is in use;
+/// recovery finds room.
 #[test]
 fn a_full_store_is_recovered() {
     let _limit = limit();
@@ -316,8 +322,9 @@ fn a_full_store_is_recovered() {
     }
 }
 
-/// A transaction that streams finds no page, when the logger has most of its frames, and waits for a checkpoint of what it began
-/// from. Recovery from that checkpoint needs all of its frames: it must not begin behind those that were there.
+/// A transaction that streams finds no page, when the logger has most of its frames, and waits for
+/// a checkpoint of what it began from. Recovery from that checkpoint needs all of its frames: it
+/// must not begin behind those that were there.
 #[test]
 fn a_stream_that_waits_for_a_checkpoint_is_recovered_whole() {
     let _limit = limit();

@@ -1,8 +1,10 @@
-//! Goal: a store of the first format opens for ever, with every kind of page, queue entry and log record in it.
+//! Goal: a store of the first format opens for ever, with every kind of page, queue entry and log
+//! record in it.
 //!
-//! Method: `tests/golden/store-v1.txt` holds the files of a store as a kernel crash left them: a checkpoint, and a log
-//! that recovery replays. It is laid out, recovered and held against what was put into it. The bytes of each structure by
-//! itself have golden tests beside the code. `UNTORN_GOLDEN=write` makes the file anew, for a new version of the format.
+//! Method: `tests/golden/store-v1.txt` holds the files of a store as a kernel crash left them: a
+//! checkpoint, and a log that recovery replays. It is laid out, recovered and held against what was
+//! put into it. The bytes of each structure by itself have golden tests beside the code.
+//! `UNTORN_GOLDEN=write` makes the file anew, for a new version of the format.
 
 #[path = "common/store_files.rs"]
 mod store_files;
@@ -104,8 +106,8 @@ fn a_store_of_the_first_format_opens() {
     store_files::remove_all(&path);
 }
 
-/// The files of a text: `= name length`, then lines of `offset count hex`, each for so many equal pieces of 32 bytes;
-/// what is not listed is zero.
+/// The files of a text: `= name length`, then lines of `offset count hex`, each for so many equal
+/// pieces of 32 bytes; what is not listed is zero.
 fn load(path: &Path) -> Image {
     let text = std::fs::read_to_string(path).unwrap();
     let mut files = BTreeMap::new();

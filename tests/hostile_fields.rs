@@ -1,10 +1,12 @@
-//! Goal: a checksum proves nothing of who wrote the bytes. Whatever a field of a checksummed structure contains, opening the
-//! store answers, without a panic, a fault, a hang or a huge allocation; a store that is refused keeps every byte, and
-//! the error names a file and what is wrong with it.
+//! Goal: a checksum proves nothing of who wrote the bytes. Whatever a field of a checksummed
+//! structure contains, opening the store answers, without a panic, a fault, a hang or a huge
+//! allocation; a store that is refused keeps every byte, and the error names a file and what is
+//! wrong with it.
 //!
-//! Method: each field of each structure at rest is set to extreme values, and all checksums over it are made to fit. Each
-//! changed store is opened, read, written to and verified in another process, which dies of any panic of any thread, and
-//! of any allocation that the store does not justify. `UNTORN_SWEEP=1` tries every value in every structure.
+//! Method: each field of each structure at rest is set to extreme values, and all checksums over it
+//! are made to fit. Each changed store is opened, read, written to and verified in another process,
+//! which dies of any panic of any thread, and of any allocation that the store does not justify.
+//! `UNTORN_SWEEP=1` tries every value in every structure.
 #![allow(unsafe_code)]
 
 mod common;
@@ -76,7 +78,8 @@ fn child() {
     }
 }
 
-/// Opens a store and uses it. An error of the opening is the caller's; later ones are as good as success.
+/// Opens a store and uses it. An error of the opening is the caller's; later ones are as good as
+/// success.
 fn use_store(path: &Path) -> untorn::Result<()> {
     let store = in_process().logger_timeout(Duration::from_secs(5)).lock_timeout(Duration::from_secs(5)).open(path)?;
     let _ = read(&store);
@@ -95,12 +98,14 @@ fn use_store(path: &Path) -> untorn::Result<()> {
     Ok(())
 }
 
-/// Joins the store of the role, and uses it each time it is told to. Says how each of these uses ended.
+/// Joins the store of the role, and uses it each time it is told to. Says how each of these uses
+/// ended.
 fn use_while_forged(role: &Role) {
     let mut options = in_process();
     options.logger_timeout(Duration::from_millis(100));
     let store = options.open(&role.store).unwrap();
-    // Nothing is read before: a thread that has pinned a transaction keeps what it has read of its image.
+    // Nothing is read before: a thread that has pinned a transaction keeps what it has read of its
+    // image.
     say("joined");
     while let Some(task) = listen() {
         let newest = || store.snapshot().and_then(|snapshot| snapshot.keyspaces());
@@ -216,7 +221,8 @@ fn batches(segment: &[u8]) -> Vec<(usize, usize)> {
     found
 }
 
-/// Makes all checksums of a segment fit again: the header's, and each batch's with its payload and its chain.
+/// Makes all checksums of a segment fit again: the header's, and each batch's with its payload and
+/// its chain.
 fn seal_segment(segment: &mut [u8], batches: &[(usize, usize)], store: &[u8], keeps_chain: bool) {
     let mut chain = crc(&[&segment[..124]]);
     set_u32(segment, 124, chain);
@@ -416,7 +422,8 @@ impl Opener {
         Opener { child, dir: dir.to_owned(), number: 0, opened: 0, refused: 0 }
     }
 
-    /// Opens the store with one field changed. Says how that ended; a store that was refused has each file as it was.
+    /// Opens the store with one field changed. Says how that ended; a store that was refused has
+    /// each file as it was.
     fn open(&mut self, image: &Image, field: &Field, value: u64) -> String {
         self.number += 1;
         let path = numbered(&self.dir, self.number);
@@ -476,14 +483,16 @@ fn each_field_of_each_checksummed_structure() {
     }
 }
 
-/// A record whose checksum fits, and which no transaction can have written, refuses the open before recovery changes a file.
+/// A record whose checksum fits, and which no transaction can have written, refuses the open before
+/// recovery changes a file.
 #[test]
 fn impossible_records_are_refused_before_recovery() {
     let _limit = limit();
     let dir = scratch();
     let image = image(&dir.path().join("records"), false);
     let mut opener = Opener::new(dir.path());
-    // Those behind the checkpoint: each transaction was durable before the next one began, so each has a batch of its own.
+    // Those behind the checkpoint: each transaction was durable before the next one began, so each
+    // has a batch of its own.
     let records: Vec<(String, usize)> = image
         .files
         .iter()
@@ -513,8 +522,8 @@ fn impossible_records_are_refused_before_recovery() {
     opener.child.finish();
 }
 
-/// Asserts that the files open to an error of the log which contains `what`, that a second open answers the same, and that
-/// neither of them changes a file.
+/// Asserts that the files open to an error of the log which contains `what`, that a second open
+/// answers the same, and that neither of them changes a file.
 fn assert_record_is_refused(
     dir: &Path,
     image: &Image,
@@ -537,7 +546,8 @@ fn assert_record_is_refused(
     store_files::remove_all(&path);
 }
 
-/// Replaces the one place of the log that holds `old` by `new`, which is as long. It lies in the first record of a batch.
+/// Replaces the one place of the log that holds `old` by `new`, which is as long. It lies in the
+/// first record of a batch.
 fn patch_log(files: &mut BTreeMap<String, Vec<u8>>, old: &[u8], new: &[u8]) {
     let store = files["checkpoint"][16..32].to_vec();
     let mut places = Vec::new();
@@ -559,7 +569,8 @@ fn operation(kind: u8, keyspace: u64, name: &[u8]) -> Vec<u8> {
     [&[kind][..], &keyspace.to_le_bytes(), &(name.len() as u16).to_le_bytes(), name].concat()
 }
 
-/// Records that each could have been written, but not onto these pages, are refused before recovery changes a file.
+/// Records that each could have been written, but not onto these pages, are refused before recovery
+/// changes a file.
 #[test]
 fn records_that_the_pages_contradict_are_refused_before_recovery() {
     let _limit = limit();
@@ -588,8 +599,8 @@ fn records_that_the_pages_contradict_are_refused_before_recovery() {
     assert_record_is_refused(dir.path(), &image, twice, "creates keyspace \"a\", which the pages have as number 1");
 }
 
-/// The log creates one keyspace more than a store may have. The count is the header's, whose catalog is too large to be
-/// counted at open.
+/// The log creates one keyspace more than a store may have. The count is the header's, whose
+/// catalog is too large to be counted at open.
 #[test]
 fn a_keyspace_beyond_the_limit_is_refused_before_recovery() {
     let _limit = limit();
@@ -624,7 +635,8 @@ fn a_keyspace_beyond_the_limit_is_refused_before_recovery() {
     assert_record_is_refused(dir.path(), &image, counted, "the number of keyspaces is 1048577, the limit is 1048576");
 }
 
-/// Numbers that took the logger down: each of them by name, in both slots at once, so that no other header serves.
+/// Numbers that took the logger down: each of them by name, in both slots at once, so that no other
+/// header serves.
 #[test]
 fn sizes_that_no_store_has_are_refused_by_name() {
     let _limit = limit();
@@ -668,8 +680,9 @@ fn is_stopped(pid: u32) -> bool {
     status.lines().any(|line| line.starts_with("State:\tT"))
 }
 
-/// An image in the shared region whose checksum fits, and whose pages lie below the store's limit but beyond the arena's
-/// file, is refused by each use that reads it. A load from such a page would be a SIGBUS.
+/// An image in the shared region whose checksum fits, and whose pages lie below the store's limit
+/// but beyond the arena's file, is refused by each use that reads it. A load from such a page would
+/// be a SIGBUS.
 #[test]
 fn a_forged_high_water_mark_is_refused() {
     use std::os::unix::fs::FileExt;
@@ -709,7 +722,8 @@ fn a_forged_high_water_mark_is_refused() {
     for (tasks, places) in [(&["newest", "begin", "verify", "stats"][..], vec![slot]), (&["durable"][..], durable)] {
         let is_slot = places == [slot];
         if is_slot {
-            // A logger that reads the forged image marks the log as broken, and the store takes no more writes.
+            // A logger that reads the forged image marks the log as broken, and the store takes no
+            // more writes.
             send(logger, Signal::STOP);
             wait_until(|| is_stopped(logger));
         }
@@ -726,7 +740,8 @@ fn a_forged_high_water_mark_is_refused() {
             let said = child.ask(task);
             eprintln!("{task}: {said}");
             match *task {
-                // The logger writes a damaged image of a durable transaction anew. The process has survived until then.
+                // The logger writes a damaged image of a durable transaction anew. The process has
+                // survived until then.
                 "durable" => {}
                 _ => assert!(said.starts_with("refused control: the high-water mark"), "{task}: {said}"),
             }
@@ -755,8 +770,9 @@ fn checked(number: u32) -> u64 {
     u64::from(number) | u64::from(!number) << 32
 }
 
-/// A length in the shared region that fits its complement, and that the file does not have, is refused by each process that
-/// relies on it, and by each one that joins. What such a process touched was a SIGBUS.
+/// A length in the shared region that fits its complement, and that the file does not have, is
+/// refused by each process that relies on it, and by each one that joins. What such a process
+/// touched was a SIGBUS.
 #[test]
 fn a_forged_length_is_refused() {
     use std::os::unix::fs::FileExt;
@@ -768,7 +784,8 @@ fn a_forged_length_is_refused() {
     let one_cell: Prepare<'_> = &|store| {
         store.cell("cell", 4096).unwrap().store(&[1; 4096]).unwrap();
     };
-    // Which number, what is done by it, the forged number, and how many words from there on hold it.
+    // Which number, what is done by it, the forged number, and how many words from there on hold
+    // it.
     for (name, task, forged, words, prepare) in [
         ("arena-pieces", "fill", checked(7), 1, no_cells),
         ("reader-chunk", "pins", checked(2), 1, no_cells),

@@ -1,8 +1,9 @@
-//! Goal: a name in a store's directory that leads to something else than the store's own regular file is an error that
-//! names it. It is not followed, not waited for, not taken for a missing file, and nothing is done to what it leads to.
+//! Goal: a name in a store's directory that leads to something else than the store's own regular
+//! file is an error that names it. It is not followed, not waited for, not taken for a missing
+//! file, and nothing is done to what it leads to.
 //!
-//! Method: each file and folder of a store is moved aside, and a symbolic link to it, a FIFO, a socket, a directory or a
-//! regular file takes its place. The process ends itself if an open hangs.
+//! Method: each file and folder of a store is moved aside, and a symbolic link to it, a FIFO, a
+//! socket, a directory or a regular file takes its place. The process ends itself if an open hangs.
 
 mod common;
 #[path = "common/store_files.rs"]
@@ -97,7 +98,8 @@ fn each_name_that_leads_elsewhere_is_an_error() {
     }
 }
 
-/// A new store is not made through names that lead elsewhere, be there something at their end or nothing.
+/// A new store is not made through names that lead elsewhere, be there something at their end or
+/// nothing.
 #[test]
 fn creation_follows_no_link() {
     let _limit = limit();
@@ -119,7 +121,8 @@ fn creation_follows_no_link() {
     }
 }
 
-/// Root gives away only what it has made itself: a name that another user put there may lead to a file of root's.
+/// Root gives away only what it has made itself: a name that another user put there may lead to a
+/// file of root's.
 #[test]
 fn root_gives_away_only_what_it_made() {
     if !rustix::process::geteuid().is_root() {

@@ -1,8 +1,9 @@
-//! Goal: the library leaves the process that it runs in as it was: its descriptors, its threads, its children. A panic of
-//! the host's code, or of a thread of a logger in the host, never leaves a store that nothing serves.
+//! Goal: the library leaves the process that it runs in as it was: its descriptors, its threads,
+//! its children. A panic of the host's code, or of a thread of a logger in the host, never leaves a
+//! store that nothing serves.
 //!
-//! Method: real processes in the roles at the end of the file. Some of them are this test's own executable, built once more
-//! with crash points, by which a thread can be made to panic.
+//! Method: real processes in the roles at the end of the file. Some of them are this test's own
+//! executable, built once more with crash points, by which a thread can be made to panic.
 
 mod common;
 mod workload;
@@ -56,7 +57,8 @@ fn child() {
     }
 }
 
-/// `run_logger` forked its caller and closed all of its descriptors if the variable `UNTORN_DAEMON` was set.
+/// `run_logger` forked its caller and closed all of its descriptors if the variable `UNTORN_DAEMON`
+/// was set.
 #[test]
 fn a_host_that_serves_keeps_its_descriptors_whatever_the_environment_says() {
     let _limit = limit();
@@ -118,7 +120,8 @@ impl Wake for Flag {
     }
 }
 
-/// A panic of one task's waker ended the thread that wakes all tasks: every later ticket stayed pending.
+/// A panic of one task's waker ended the thread that wakes all tasks: every later ticket stayed
+/// pending.
 #[test]
 fn a_waker_that_panics_keeps_no_other_task_waiting() {
     let _limit = limit();
@@ -191,8 +194,8 @@ fn foreground(role: &Role) {
     listen();
 }
 
-/// A process without a free descriptor could not tell that a lock's holder was dead, and waited for it for ever. With the
-/// logger dead, it was told after 30 s that the logger is alive.
+/// A process without a free descriptor could not tell that a lock's holder was dead, and waited for
+/// it for ever. With the logger dead, it was told after 30 s that the logger is alive.
 #[test]
 fn a_process_without_descriptors_tells_who_is_dead() {
     let _limit = limit();
@@ -248,7 +251,8 @@ fn unshare(options: &[&str], what: &str) -> Option<Command> {
     Some(command)
 }
 
-/// A deadline of a process whose clock is an hour ahead was an hour away for the logger, and the commit waited for it.
+/// A deadline of a process whose clock is an hour ahead was an hour away for the logger, and the
+/// commit waited for it.
 #[test]
 fn a_deadline_by_another_clock_is_kept() {
     let _limit = limit();
@@ -282,8 +286,9 @@ fn other_clock(role: &Role) {
     say("awaited");
 }
 
-/// A waiter whose deadline has passed requests a flush, which the logger makes whatever its clock says. What broke: it waited for
-/// the logger's own clock alone. The logger is stopped here, so that it cannot flush for any other reason.
+/// A waiter whose deadline has passed requests a flush, which the logger makes whatever its clock
+/// says. What broke: it waited for the logger's own clock alone. The logger is stopped here, so
+/// that it cannot flush for any other reason.
 #[test]
 fn a_waiter_requests_a_flush_when_its_deadline_has_passed() {
     use std::os::unix::fs::FileExt;
@@ -333,8 +338,8 @@ fn late(role: &Role) {
     say("durable");
 }
 
-/// A deadline of another clock that no caller waits for. The logger has only its own clock to go by, for which the deadline is
-/// an hour away, and flushes after its limit of a minute.
+/// A deadline of another clock that no caller waits for. The logger has only its own clock to go
+/// by, for which the deadline is an hour away, and flushes after its limit of a minute.
 #[test]
 fn a_deadline_that_nothing_waits_for_has_a_limit() {
     let _limit = limit();
@@ -382,8 +387,8 @@ fn init(role: &Role) {
     say("no zombies");
 }
 
-/// The logger took over its starter's niceness and limit of CPU time, and, where a filter refuses `close_range`, its
-/// descriptors.
+/// The logger took over its starter's niceness and limit of CPU time, and, where a filter refuses
+/// `close_range`, its descriptors.
 #[test]
 fn the_logger_is_free_of_its_starter() {
     let _limit = limit();
@@ -437,7 +442,8 @@ fn strained(role: &Role) {
     say(if ended == 0 { "closed" } else { "open" });
 }
 
-/// A program with more rights than its caller obeyed the caller's variables: it ran the caller's program with its rights.
+/// A program with more rights than its caller obeyed the caller's variables: it ran the caller's
+/// program with its rights.
 #[test]
 fn a_setuid_program_obeys_no_variable() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};

@@ -1,8 +1,9 @@
-//! Goal: a logger costs nothing while its store is not used. It once woke up 122 times a second for each open store.
+//! Goal: a logger costs nothing while its store is not used. It once woke up 122 times a second for
+//! each open store.
 //!
-//! Method: the voluntary context switches of all its threads, which the kernel counts, beside a client that does nothing
-//! and beside none. A busy machine adds none of these. Then everything that a logger does at rest must still be done: news wakes it, and
-//! the dead are found.
+//! Method: the voluntary context switches of all its threads, which the kernel counts, beside a
+//! client that does nothing and beside none. A busy machine adds none of these. Then everything
+//! that a logger does at rest must still be done: news wakes it, and the dead are found.
 
 mod common;
 
@@ -10,7 +11,8 @@ use common::{Child, HANGS, Role, TestStore, exists, limit, say, wait_until};
 use std::time::{Duration, Instant};
 use untorn::{Durability, Store};
 
-/// For how long wake-ups are counted at a time, and how often at most: the store may have to settle.
+/// For how long wake-ups are counted at a time, and how often at most: the store may have to
+/// settle.
 const WINDOW: Duration = Duration::from_secs(8);
 const WINDOWS: usize = 4;
 
@@ -137,8 +139,9 @@ fn live(path: &std::path::Path) -> untorn::Stats {
     }
 }
 
-/// A logger that no process uses woke up to four times in ten seconds, to look for its directory and its socket. Now nothing wakes
-/// it, and all that ends its sleep still does: a join, a message, a change of the socket, and the time to leave.
+/// A logger that no process uses woke up to four times in ten seconds, to look for its directory
+/// and its socket. Now nothing wakes it, and all that ends its sleep still does: a join, a message,
+/// a change of the socket, and the time to leave.
 #[test]
 fn a_logger_that_is_alone_does_not_wake() {
     let _limit = limit();
@@ -152,7 +155,8 @@ fn a_logger_that_is_alone_does_not_wake() {
     };
     let logger = opened_once(Duration::from_secs(3600));
     assert_sleeps(logger);
-    // A join ends that at once: the death of the process that joined is noticed, though it left no news.
+    // A join ends that at once: the death of the process that joined is noticed, though it left no
+    // news.
     let mut child = Child::spawn("idle", &test.path, &[]);
     child.expect("open");
     assert_eq!(live(&test.path).clients.len(), 1);

@@ -1,8 +1,9 @@
-//! Goal: a transaction id, a cell's version and a keyspace's number name one thing for ever, over losses, clean stops and
-//! lives in which nothing happens; and they end at an error, not at one that was given before.
+//! Goal: a transaction id, a cell's version and a keyspace's number name one thing for ever, over
+//! losses, clean stops and lives in which nothing happens; and they end at an error, not at one
+//! that was given before.
 //!
-//! Method: everything is killed and `control` removed, which takes back what the log does not hold, as a power cut does. The
-//! limits are reached by headers that are patched.
+//! Method: everything is killed and `control` removed, which takes back what the log does not hold,
+//! as a power cut does. The limits are reached by headers that are patched.
 
 mod common;
 
@@ -15,7 +16,8 @@ use std::path::Path;
 use std::time::Duration;
 use untorn::{Cell, Durability, Error, FlushPolicy, Store, TxnId, Version};
 
-/// Opens the store so that what is stored or committed without waiting is neither sampled nor flushed for an hour.
+/// Opens the store so that what is stored or committed without waiting is neither sampled nor
+/// flushed for an hour.
 fn open_slow(path: &Path) -> Store {
     let hour = Duration::from_secs(3600);
     let store = Store::options().sample_interval(hour).durability(Durability::Visible).open(path).unwrap();
@@ -23,7 +25,8 @@ fn open_slow(path: &Path) -> Store {
     store
 }
 
-/// Kills the logger of a store that no other process has open. With `loses`, what the log does not hold is lost.
+/// Kills the logger of a store that no other process has open. With `loses`, what the log does not
+/// hold is lost.
 fn kill_all(test: &TestStore, store: Store, loses: bool) {
     let logger = store.stats().unwrap().logger_pid.unwrap();
     send(logger, Signal::STOP);
@@ -49,7 +52,8 @@ fn check(cell: &Cell<u64>, given: &[(Version, u64)]) {
     }
 }
 
-/// Versions that a loss took back were given again after one clean restart in which nothing was stored.
+/// Versions that a loss took back were given again after one clean restart in which nothing was
+/// stored.
 #[test]
 fn versions_that_a_loss_took_back() {
     let _limit = limit();
@@ -116,7 +120,8 @@ fn versions_of_a_dropped_cell() {
         assert!(store.drop_cell("cell").unwrap());
         assert!(matches!(cell.load(), Err(Error::NoCell { .. })));
         match life {
-            // A clean stop, a crash that loses nothing, one that loses the drop and what came before it.
+            // A clean stop, a crash that loses nothing, one that loses the drop and what came
+            // before it.
             1 => {
                 drop((cell, store));
                 test.stop_logger();
@@ -192,7 +197,8 @@ fn lives_without_a_commit_use_up_no_incarnation() {
     assert_clean(&store);
 }
 
-/// Ids of transactions that were visible and lost are given to no others, however often nothing is committed after it.
+/// Ids of transactions that were visible and lost are given to no others, however often nothing is
+/// committed after it.
 #[test]
 fn ids_that_a_loss_took_back() {
     let _limit = limit();

@@ -1,9 +1,11 @@
-//! Goal: the orders of events around pages, pins and checkpoints that break lesser designs break nothing here: what a
-//! checkpoint or a reader stands on stays whole, whoever stalls or dies between two steps.
+//! Goal: the orders of events around pages, pins and checkpoints that break lesser designs break
+//! nothing here: what a checkpoint or a reader stands on stays whole, whoever stalls or dies
+//! between two steps.
 //!
-//! Method: each order is forced. Victims (this executable with crash points) wait at gates before the very step in
-//! question while others go on; then they are released or killed, or everybody is and `control` is removed, which is what a
-//! crash of the kernel leaves. Where it is cheap, a planted bug shows that the check can fail.
+//! Method: each order is forced. Victims (this executable with crash points) wait at gates before
+//! the very step in question while others go on; then they are released or killed, or everybody is
+//! and `control` is removed, which is what a crash of the kernel leaves. Where it is cheap, a
+//! planted bug shows that the check can fail.
 
 mod common;
 mod workload;
@@ -36,7 +38,8 @@ fn limit_with_victim() -> common::Limit {
     limit()
 }
 
-/// Opens the store after a crash of the kernel: the last commit's number, and the figures at once after recovery.
+/// Opens the store after a crash of the kernel: the last commit's number, and the figures at once
+/// after recovery.
 fn recovered(path: &Path) -> (u64, Figures) {
     let store = worker::options().open(path).unwrap();
     let figures = Figures::of(&store.stats().unwrap());
@@ -75,11 +78,13 @@ fn unstated_header(when: AllDie, bug: &str) {
     worker.ask("commit 30 durable");
     let before = Figures::ask(&mut worker);
 
-    // C's header is on disk; its logger dies before the log states it, and K is the checkpoint before.
+    // C's header is on disk; its logger dies before the log states it, and K is the checkpoint
+    // before.
     header.close();
     worker.ask("begin-checkpoint");
     header.wait();
-    // The logger's own pin, for durable readers, moves on: from now on C alone protects the pages of C.
+    // The logger's own pin, for durable readers, moves on: from now on C alone protects the pages
+    // of C.
     worker.ask("commit 10 durable");
     let durable_then = Figures::ask(&mut worker).durable;
     successor.close();
@@ -113,9 +118,10 @@ fn unstated_header(when: AllDie, bug: &str) {
     assert_eq!(found, durable, "{when:?}");
 }
 
-/// Interleaving 4: the header of C is on disk and K unpublished when the logger dies; more commits than there are slots follow,
-/// then a new logger comes. If C protected no pages until a logger says so, or the new logger chose another C, those commits
-/// would overwrite pages of the header that recovery takes.
+/// Interleaving 4: the header of C is on disk and K unpublished when the logger dies; more commits
+/// than there are slots follow, then a new logger comes. If C protected no pages until a logger
+/// says so, or the new logger chose another C, those commits would overwrite pages of the header
+/// that recovery takes.
 #[test]
 fn a_header_that_nothing_states_stays_whole_while_commits_follow() {
     let _limit = limit_with_victim();
@@ -126,7 +132,8 @@ fn a_header_that_nothing_states_stays_whole_while_commits_follow() {
     eprintln!("caught: {}", what.expect_err("pages of the running checkpoint were reused, and nobody noticed"));
 }
 
-/// Commits go on while the logger is held at `point` of a checkpoint; its header is written, and everybody dies.
+/// Commits go on while the logger is held at `point` of a checkpoint; its header is written, and
+/// everybody dies.
 fn commits_during_checkpoint(point: &str, bug: &str) {
     let scene = Scene::new();
     let (during, header) = (scene.gate("during"), scene.gate("header"));
@@ -134,7 +141,8 @@ fn commits_during_checkpoint(point: &str, bug: &str) {
     let mut worker = scene.victim(victim(), "worker", "", &orders, bug);
     worker.wait_for("ready");
     worker.ask("commit 60 durable");
-    // (With the bug, the next commit would find this checkpoint's tail changed; recovery is to find that of the next.)
+    // (With the bug, the next commit would find this checkpoint's tail changed; recovery is to find
+    // that of the next.)
     if bug.is_empty() {
         worker.ask("checkpoint");
     }
@@ -144,7 +152,8 @@ fn commits_during_checkpoint(point: &str, bug: &str) {
     header.close();
     worker.ask("begin-checkpoint");
     during.wait();
-    // Each commit frees pages, which are appended to the queues; the first of them to the tails of C.
+    // Each commit frees pages, which are appended to the queues; the first of them to the tails of
+    // C.
     worker.ask("commit 300 durable");
     during.open();
     header.wait();
@@ -156,9 +165,9 @@ fn commits_during_checkpoint(point: &str, bug: &str) {
     assert_eq!(found, durable, "{point}");
 }
 
-/// Interleaving 9: pages are freed after the checkpoint has started that contains the queues' tails. Were such a tail filled further,
-/// its bytes would no longer be those that were summed, and recovery would refuse a store that nobody damaged, or hand out
-/// pages that are in use.
+/// Interleaving 9: pages are freed after the checkpoint has started that contains the queues'
+/// tails. Were such a tail filled further, its bytes would no longer be those that were summed, and
+/// recovery would refuse a store that nobody damaged, or hand out pages that are in use.
 #[test]
 fn a_tail_that_a_checkpoint_contains_is_sealed() {
     let _limit = limit_with_victim();
@@ -211,9 +220,9 @@ fn stalled_for(commits: u64, bug: &str) {
     assert_verified(&few.store);
 }
 
-/// Interleaving 8: a reader stalls between publishing its pin and reading the slot of what it pinned, until that slot is used again. It
-/// must come back with a newer snapshot and a pin on that one, not with a slot that is being filled, or with pages that its old
-/// pin does not hold.
+/// Interleaving 8: a reader stalls between publishing its pin and reading the slot of what it
+/// pinned, until that slot is used again. It must come back with a newer snapshot and a pin on that
+/// one, not with a slot that is being filled, or with pages that its old pin does not hold.
 #[test]
 fn a_reader_that_stalls_for_a_lap_of_the_slots_gets_a_newer_snapshot() {
     let _limit = limit_with_victim();
@@ -224,9 +233,10 @@ fn a_reader_that_stalls_for_a_lap_of_the_slots_gets_a_newer_snapshot() {
     eprintln!("caught: {}", what.expect_err("pages of a snapshot were reused, and nobody noticed"));
 }
 
-/// Interleaving 7: a durable reader is held between reading which transaction is durable and pinning it, and between pinning it
-/// and reading its slot, while the logger publishes others and lets go of its pin, and a writer reuses the pages. The reader must
-/// notice; else it reads pages that nobody kept for it.
+/// Interleaving 7: a durable reader is held between reading which transaction is durable and
+/// pinning it, and between pinning it and reading its slot, while the logger publishes others and
+/// lets go of its pin, and a writer reuses the pages. The reader must notice; else it reads pages
+/// that nobody kept for it.
 #[test]
 fn a_durable_reader_notices_that_the_logger_moved_on() {
     let _limit = limit_with_victim();
@@ -247,7 +257,8 @@ fn a_durable_reader_notices_that_the_logger_moved_on() {
         let pid = reader.child.id();
         let is_pinned = before.readers.iter().any(|pin| pin.pid == pid && pin.txn == before.durable);
         assert_eq!(is_pinned, point == "reader.durable_pinned");
-        // So many flushes that each of the logger's two pins moved, and so many commits that each page was reused.
+        // So many flushes that each of the logger's two pins moved, and so many commits that each
+        // page was reused.
         for _ in 0..10 {
             few.commits(30, true).unwrap();
         }
@@ -270,7 +281,8 @@ fn a_durable_reader_notices_that_the_logger_moved_on() {
     }
 }
 
-/// Short readers, each a thread of its own, one after the other, until told to end; how many there were.
+/// Short readers, each a thread of its own, one after the other, until told to end; how many there
+/// were.
 fn passers_by(path: &Path) {
     let store = worker::options().open(path).unwrap();
     let told = std::thread::spawn(listen);
@@ -288,11 +300,13 @@ fn passers_by(path: &Path) {
     say(count);
 }
 
-/// Pages that a round of the test below replaces, at the least: 400 records of 900 bytes, four to a page.
+/// Pages that a round of the test below replaces, at the least: 400 records of 900 bytes, four to a
+/// page.
 const ROUND_PAGES: u64 = 100;
 
-/// Interleaving 20: a reader stalls for as long as thousands of short ones come and go while a writer overwrites without end. If what
-/// one old pin holds were judged by its age alone, every page freed since would stay; the arena would grow with each commit.
+/// Interleaving 20: a reader stalls for as long as thousands of short ones come and go while a
+/// writer overwrites without end. If what one old pin holds were judged by its age alone, every
+/// page freed since would stay; the arena would grow with each commit.
 #[test]
 fn a_stalled_reader_among_thousands_of_short_ones_holds_only_its_own_pages() {
     let _limit = limit();
@@ -353,9 +367,10 @@ fn a_stalled_reader_among_thousands_of_short_ones_holds_only_its_own_pages() {
         rounds - 120
     );
     assert!(passed > 1000, "{passed} readers passed by");
-    // A round for the stalled reader, for each of two short ones, for each of the two pins of the logger, and all that becomes
-    // visible during a sync that takes long. Measured: 0 to 1,000 pages, whatever the number of rounds. Were all kept that is
-    // freed meanwhile, it would be all that the rounds replace.
+    // A round for the stalled reader, for each of two short ones, for each of the two pins of the
+    // logger, and all that becomes visible during a sync that takes long. Measured: 0 to 1,000
+    // pages, whatever the number of rounds. Were all kept that is freed meanwhile, it would be all
+    // that the rounds replace.
     let replaced = (rounds - 120) * ROUND_PAGES;
     assert!(
         grown <= replaced / 10,

@@ -1,7 +1,8 @@
 //! Goal: the orders of events that would make a feed skip, repeat or invent something don't.
 //!
-//! Method: each order is forced, as in `interleavings`. A worker commits step by step, a follower (both processes of this
-//! executable with crash points) says what its feed tells. Planted bugs show that the checks can fail.
+//! Method: each order is forced, as in `interleavings`. A worker commits step by step, a follower
+//! (both processes of this executable with crash points) says what its feed tells. Planted bugs
+//! show that the checks can fail.
 
 mod common;
 mod workload;
@@ -34,8 +35,8 @@ fn limit_with_victim() -> common::Limit {
     limit()
 }
 
-/// The role: `from feed`. Says `n number txn` for each commit of a worker, `s keyspace` once for each transaction that
-/// changed another keyspace, `e error` when it ends.
+/// The role: `from feed`. Says `n number txn` for each commit of a worker, `s keyspace` once for
+/// each transaction that changed another keyspace, `e error` when it ends.
 fn follow(path: &Path, arguments: &[String]) {
     let store = worker::options().read_only(true).open(path).unwrap();
     let from = TxnId::from_u64(arguments[0].parse().unwrap());
@@ -84,8 +85,9 @@ fn now(path: &Path) -> TxnId {
     worker::options().read_only(true).open(path).unwrap().snapshot().unwrap().txn_id()
 }
 
-/// Interleaving 22. A consumer hears of visible commits and notes where it is; the kernel crashes before a sync has
-/// covered them. Its position names nothing any more, also after other commits have taken their place.
+/// Interleaving 22. A consumer hears of visible commits and notes where it is; the kernel crashes
+/// before a sync has covered them. Its position names nothing any more, also after other commits
+/// have taken their place.
 #[test]
 fn a_consumer_resumes_from_an_id_that_a_crash_took_back() {
     let _limit = limit_with_victim();
@@ -132,8 +134,8 @@ fn a_consumer_resumes_from_an_id_that_a_crash_took_back() {
     assert_verified(&few.store);
 }
 
-/// A follower stops between its look at the ring and its copy, while writers lap the ring. It notices, and goes on from
-/// the segments.
+/// A follower stops between its look at the ring and its copy, while writers lap the ring. It
+/// notices, and goes on from the segments.
 #[test]
 fn the_ring_is_overwritten_under_a_follower() {
     let _limit = limit_with_victim();
@@ -156,8 +158,8 @@ fn the_ring_is_overwritten_under_a_follower() {
     }
 }
 
-/// A transaction streams while it is followed, and rolls back, or its process is killed; then others commit. A feed tells
-/// nothing of it before it commits, nor afterwards.
+/// A transaction streams while it is followed, and rolls back, or its process is killed; then
+/// others commit. A feed tells nothing of it before it commits, nor afterwards.
 fn a_stream_is_followed(bug: &str) {
     let scene = Scene::new();
     let mut worker = start_worker(&scene, "");
@@ -237,7 +239,8 @@ fn planted_a_durable_feed_ahead_of_the_sync_is_caught() {
     eprintln!("feed-before-fsync, caught: {error}");
 }
 
-/// A follower stops while everything that it has not read is recycled: it hears so, and not of what comes next.
+/// A follower stops while everything that it has not read is recycled: it hears so, and not of what
+/// comes next.
 fn the_log_is_recycled_under_a_follower(bug: &str) {
     let scene = Scene::new();
     let store = worker::options().retain_changes(0, Duration::ZERO).open(&scene.path).unwrap();

@@ -1,8 +1,10 @@
-//! Goal: who comes, leaves, forks, dies or looks in from elsewhere at the worst moment harms nobody: no lock is kept by
-//! the dead, no client is without a logger, no copy of a store or of a handle takes itself for the original.
+//! Goal: who comes, leaves, forks, dies or looks in from elsewhere at the worst moment harms
+//! nobody: no lock is kept by the dead, no client is without a logger, no copy of a store or of a
+//! handle takes itself for the original.
 //!
-//! Method: openers and loggers are held at gates (victims: this executable with crash points) while others come or
-//! go; real forks, whose children outlive their parents; copies of a store's files beside the store.
+//! Method: openers and loggers are held at gates (victims: this executable with crash points) while
+//! others come or go; real forks, whose children outlive their parents; copies of a store's files
+//! beside the store.
 
 #![allow(unsafe_code)]
 
@@ -58,9 +60,9 @@ fn stranger(path: &Path) {
     listen();
 }
 
-/// Interleaving 6: a process of another boot (a container on another kernel, a directory shared by two machines) opens the store while
-/// the first lives. It must not join a region that its memory doesn't share, nor recover beneath the living; when they
-/// are gone it gets in, by recovery.
+/// Interleaving 6: a process of another boot (a container on another kernel, a directory shared by
+/// two machines) opens the store while the first lives. It must not join a region that its memory
+/// doesn't share, nor recover beneath the living; when they are gone it gets in, by recovery.
 #[test]
 fn a_process_of_another_boot_is_refused_while_the_first_lives() {
     let _limit = limit_with_victim();
@@ -95,9 +97,10 @@ fn a_process_of_another_boot_is_refused_while_the_first_lives() {
     assert!(matches!(Store::open(&scene.path), Err(Error::Mismatch { .. })));
 }
 
-/// Interleaving 6: the directory of a living store is copied, region and lock file and all, and the copy is opened in the same boot. Its
-/// region says that it belongs to this boot; were it believed, the copy would stand on commit slots, locks and a log ring
-/// of somebody else's. It recovers by its files alone, and both go on.
+/// Interleaving 6: the directory of a living store is copied, region and lock file and all, and the
+/// copy is opened in the same boot. Its region says that it belongs to this boot; were it believed,
+/// the copy would stand on commit slots, locks and a log ring of somebody else's. It recovers by
+/// its files alone, and both go on.
 #[test]
 fn a_copied_store_goes_its_own_way() {
     let _limit = limit();
@@ -185,9 +188,10 @@ fn closes_descriptors(path: &Path) {
     assert!(others.iter().all(|file| file.metadata().is_ok()), "a descriptor was closed that was not the store's");
 }
 
-/// Interleaving 11: the host closes all descriptors that it doesn't know, right after the store was opened, and their numbers come to name
-/// other files. A liveness byte held by a descriptor would be free, and its owner reaped while it lives; a descriptor used
-/// unseen would write into somebody else's file.
+/// Interleaving 11: the host closes all descriptors that it doesn't know, right after the store was
+/// opened, and their numbers come to name other files. A liveness byte held by a descriptor would
+/// be free, and its owner reaped while it lives; a descriptor used unseen would write into somebody
+/// else's file.
 #[test]
 fn the_host_closes_all_descriptors() {
     let _limit = limit();
@@ -220,8 +224,9 @@ fn the_host_closes_all_descriptors() {
 
 // ---- the logger's leaving
 
-/// Interleaving 14: the logger decides to leave just as a client comes: before it has the initialisation lock, with it, and when its
-/// byte is free but the lock is not. The client gets in, and is never left with a logger that is on its way out.
+/// Interleaving 14: the logger decides to leave just as a client comes: before it has the
+/// initialisation lock, with it, and when its byte is free but the lock is not. The client gets in,
+/// and is never left with a logger that is on its way out.
 #[test]
 fn the_logger_leaves_as_a_client_comes() {
     let _limit = limit_with_victim();

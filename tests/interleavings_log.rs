@@ -1,9 +1,9 @@
-//! Goal: the orders of events around the log that break lesser designs break nothing here: streams that end half-way, devices
-//! that fill at the worst moment, wakers that die before they wake.
+//! Goal: the orders of events around the log that break lesser designs break nothing here: streams
+//! that end half-way, devices that fill at the worst moment, wakers that die before they wake.
 //!
-//! Method: each order is forced by gates in victims (this executable with crash points), by signals, and by a small tmpfs
-//! that the test fills. What was acknowledged is looked for after everybody was killed and `control` was removed, which
-//! is what a crash of the kernel leaves.
+//! Method: each order is forced by gates in victims (this executable with crash points), by
+//! signals, and by a small tmpfs that the test fills. What was acknowledged is looked for after
+//! everybody was killed and `control` was removed, which is what a crash of the kernel leaves.
 
 mod common;
 #[path = "interleavings_log/full_device.rs"]
@@ -72,7 +72,8 @@ fn unfinished_stream(stream: Stream, next: Next, checkpoint: bool, bug: &str) {
     streamer.wait_for("ready");
     other.wait_for("ready");
     other.ask("commit 20 durable");
-    // Three times the ring, so that most of it is durable; and nearly all of it is in the log's files before it ends.
+    // Three times the ring, so that most of it is durable; and nearly all of it is in the log's
+    // files before it ends.
     streamer.ask("stream lost 200");
     wait_until(|| is_in_log(&scene.path, &stream_key("lost", 185)));
     match stream {
@@ -110,9 +111,10 @@ fn unfinished_stream(stream: Stream, next: Next, checkpoint: bool, bug: &str) {
     assert_verified(&store);
 }
 
-/// Interleaving 3: a streaming writer dies, or rolls back, after the logger wrote its frames; the next transaction takes the same id and
-/// its record stands behind them. If recovery took both for one transaction, what was never committed would be there; if it
-/// stopped at the frames, what was acknowledged would be lost.
+/// Interleaving 3: a streaming writer dies, or rolls back, after the logger wrote its frames; the
+/// next transaction takes the same id and its record stands behind them. If recovery took both for
+/// one transaction, what was never committed would be there; if it stopped at the frames, what was
+/// acknowledged would be lost.
 #[test]
 fn a_stream_that_never_commits_leaves_nothing_to_those_after_it() {
     let _limit = limit_with_victim();
@@ -128,8 +130,9 @@ fn a_stream_that_never_commits_leaves_nothing_to_those_after_it() {
 
 // ---- wakers
 
-/// Interleaving 15: a writer dies between its publication and waking the logger, which sleeps, and between its publication and letting go of the
-/// lock, for which another waits. Neither may sleep on: the logger makes the commit durable by itself, the lock is taken over.
+/// Interleaving 15: a writer dies between its publication and waking the logger, which sleeps, and
+/// between its publication and letting go of the lock, for which another waits. Neither may sleep
+/// on: the logger makes the commit durable by itself, the lock is taken over.
 #[test]
 fn a_writer_dies_after_its_publication_and_wakes_nobody() {
     let _limit = limit_with_victim();
@@ -170,8 +173,9 @@ fn a_writer_dies_after_its_publication_and_wakes_nobody() {
     assert_verified(&few.store);
 }
 
-/// Interleaving 15: the logger stops, or dies, between publishing what is durable and waking those who wait for it. They look by
-/// themselves every few milliseconds; if they slept until woken, it would be for ever.
+/// Interleaving 15: the logger stops, or dies, between publishing what is durable and waking those
+/// who wait for it. They look by themselves every few milliseconds; if they slept until woken, it
+/// would be for ever.
 #[test]
 fn the_logger_dies_before_it_wakes_those_it_has_served() {
     let _limit = limit_with_victim();
@@ -210,8 +214,8 @@ fn the_logger_dies_before_it_wakes_those_it_has_served() {
     assert_eq!(first.ask("verify"), "clean");
 }
 
-/// The logger dies between two stores of an acknowledgement, which it has counted. Its successor publishes the same commits again, and once
-/// counted them again.
+/// The logger dies between two stores of an acknowledgement, which it has counted. Its successor
+/// publishes the same commits again, and once counted them again.
 #[test]
 fn a_logger_that_dies_in_an_acknowledgement_has_counted_it() {
     let _limit = limit_with_victim();
@@ -256,8 +260,8 @@ fn rounds_in_a_second(path: &Path) -> u64 {
 /// Far more than it needs, and far less than a thread has time for that does not sleep.
 const ROUNDS_MAX: u64 = 2000;
 
-/// A writer has announced a deadline and is stopped before its published. Nothing can be flushed for it, and the flush thread looked again
-/// and again, as fast as a processor can.
+/// A writer has announced a deadline and is stopped before its published. Nothing can be flushed
+/// for it, and the flush thread looked again and again, as fast as a processor can.
 #[test]
 fn a_writer_is_stopped_between_its_deadline_and_its_publication() {
     let _limit = limit_with_victim();
@@ -304,8 +308,8 @@ fn the_log_breaks_under_a_deadline() {
 
 // ---- policies and full devices
 
-/// Interleaving 13: a flush is due only after more bytes than the ring holds. Without a limit of its own, the logger would wait for
-/// bytes that no writer can bring, and the writers for room.
+/// Interleaving 13: a flush is due only after more bytes than the ring holds. Without a limit of
+/// its own, the logger would wait for bytes that no writer can bring, and the writers for room.
 #[test]
 fn every_so_many_bytes_more_than_the_ring_holds() {
     let _limit = limit();
@@ -330,9 +334,10 @@ fn every_so_many_bytes_more_than_the_ring_holds() {
     assert_verified(&store);
 }
 
-/// Interleaving 13 the other way round: small commits, each charged a block of the log, use that up long before they fill the ring, and
-/// a flush is not due for an hour. The writer that waited for the log held the lock that a checkpoint needed to make files
-/// of the log free; nobody flushed, which alone would have given the blocks back, and it got `LoggerStalled`.
+/// Interleaving 13 the other way round: small commits, each charged a block of the log, use that up
+/// long before they fill the ring, and a flush is not due for an hour. The writer that waited for
+/// the log held the lock that a checkpoint needed to make files of the log free; nobody flushed,
+/// which alone would have given the blocks back, and it got `LoggerStalled`.
 #[test]
 fn small_visible_commits_use_up_the_log_before_a_flush_is_due() {
     let _limit = limit();

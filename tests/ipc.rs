@@ -1,7 +1,9 @@
-//! Goal: the benchmark `ipc` measures what it says. Its fits find the constants of points that were made by the formulas; each
-//! way of handing over carries every byte, between processes, at sizes around each boundary that it has.
+//! Goal: the benchmark `ipc` measures what it says. Its fits find the constants of points that were
+//! made by the formulas; each way of handing over carries every byte, between processes, at sizes
+//! around each boundary that it has.
 //!
-//! Method: the benchmark's own code is compiled into this test. How long anything takes is not looked at.
+//! Method: the benchmark's own code is compiled into this test. How long anything takes is not
+//! looked at.
 
 #[path = "../benches/ipc/main.rs"]
 #[allow(dead_code, unreachable_pub)]
@@ -36,7 +38,8 @@ fn every_byte_arrives() {
             let words = bytes / 8;
             let there = pair.one_way(words, 2).unwrap_or_else(|error| panic!("{kind:?}, {bytes} B: {error}"));
             assert_eq!(there.times.len(), 2);
-            // Each has to be written and read; where memory is shared, whoever is still awake makes no call at all.
+            // Each has to be written and read; where memory is shared, whoever is still awake makes
+            // no call at all.
             assert!(kind.family() != Family::Message || there.calls >= 2.0, "{kind:?}: {} calls", there.calls);
             pair.round_trip(words, 2).unwrap_or_else(|error| panic!("{kind:?}, {bytes} B and back: {error}"));
         }
@@ -56,7 +59,8 @@ fn rows(fixed: f64, per_byte: f64, noise: impl Fn(usize) -> f64) -> Vec<Row<2>> 
 fn the_constants_of_a_line_are_found() {
     let found = fit::coefficients(&rows(7000.0, 0.25, |_| 0.0));
     assert!((found[0] / 7000.0 - 1.0).abs() < 1e-9 && (found[1] / 0.25 - 1.0).abs() < 1e-9, "{found:?}");
-    // With each point off by a tenth, up and down by turns, both are found within a tenth: the large do not decide.
+    // With each point off by a tenth, up and down by turns, both are found within a tenth: the
+    // large do not decide.
     let rows = rows(7000.0, 0.25, |i| if i % 2 == 0 { 0.1 } else { -0.1 });
     let found = fit::coefficients(&rows);
     assert!((found[0] / 7000.0 - 1.0).abs() < 0.1 && (found[1] / 0.25 - 1.0).abs() < 0.1, "{found:?}");

@@ -1,6 +1,7 @@
-//! Goal: keys, values and ranges of every type that the interface takes mean the same bytes. Method: each form of a range beside the same range
-//! of a `BTreeMap`, in a keyspace, a snapshot, a transaction and a message-passing client. That this file compiles shows
-//! which forms need no type annotation.
+//! Goal: keys, values and ranges of every type that the interface takes mean the same bytes.
+//! Method: each form of a range beside the same range of a `BTreeMap`, in a keyspace, a snapshot, a
+//! transaction and a message-passing client. That this file compiles shows which forms need no type
+//! annotation.
 
 mod common;
 

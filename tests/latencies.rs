@@ -1,7 +1,8 @@
-//! Goal: the histograms count what all processes of a store do, in the class where it belongs, for as long as the region lives.
+//! Goal: the histograms count what all processes of a store do, in the class where it belongs, for
+//! as long as the region lives.
 //!
-//! Method: known work by this process and by another one, then exact counts; a lock held for a known time, then bounds that hold
-//! however slow the machine is.
+//! Method: known work by this process and by another one, then exact counts; a lock held for a
+//! known time, then bounds that hold however slow the machine is.
 
 mod common;
 
@@ -46,7 +47,8 @@ fn each_process_counts_in_the_class_of_its_commits() {
     let count = |now: &Latency, then: &Latency| now.since(then).count();
     let urgent = |now: &LatencyByClass, then: &LatencyByClass| count(&now.urgent, &then.urgent);
     let bulk = |now: &LatencyByClass, then: &LatencyByClass| count(&now.bulk, &then.bulk);
-    // Seven of the child's, whose keyspace was there; of the logger's own transactions, none is urgent.
+    // Seven of the child's, whose keyspace was there; of the logger's own transactions, none is
+    // urgent.
     assert_eq!(urgent(&now.lock_wait, &before.lock_wait), 7);
     assert_eq!(urgent(&now.lock_hold, &before.lock_hold), 7);
     assert!(bulk(&now.lock_hold, &before.lock_hold) >= 5);
@@ -73,7 +75,8 @@ fn each_process_counts_in_the_class_of_its_commits() {
     assert_eq!(anew.lock_hold.urgent.count(), 0, "{anew:#?}");
 }
 
-/// A commit that has time is put off by intent, however little that is; among those that have none it looked like an illness.
+/// A commit that has time is put off by intent, however little that is; among those that have none
+/// it looked like an illness.
 #[test]
 fn commits_that_have_time_are_acknowledged_apart() {
     let _limit = limit();

@@ -1,5 +1,6 @@
-//! The folders of `src` are layers: each imports only what is below it. The compiler does not enforce that inside one
-//! crate, so this test does. The order is the table in `docs/design.md`. Files and folders stay small.
+//! The folders of `src` are layers: each imports only what is below it. The compiler does not
+//! enforce that inside one crate, so this test does. The order is the table in `docs/design.md`.
+//! Files and folders stay small.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -33,14 +34,15 @@ const COMMON: [&str; 11] = [
     "limits",
     "prefix",
 ];
-/// Message-passing clients. They have none of the store open, so they may use no more than these. The server has the
-/// codec of errors in common with them. `access` has the traits of both kinds of clients.
+/// Message-passing clients. They have none of the store open, so they may use no more than these.
+/// The server has the codec of errors in common with them. `access` has the traits of both kinds of
+/// clients.
 const REMOTE_MAY_IMPORT: [&str; 3] = ["remote", "shared", "files"];
 const MAY_IMPORT_REMOTE: [&str; 3] = ["access", "remote", "server"];
 /// Every layer at once, for fuzzing alone.
 const UNLAYERED: [&str; 2] = ["bin", "fuzzing"];
-/// The spawner starts what is above it, as a program or as a thread. Followers by message yield the change type of the
-/// direct feed, and figures by message are those of a direct client.
+/// The spawner starts what is above it, as a program or as a thread. Followers by message yield the
+/// change type of the direct feed, and figures by message are those of a direct client.
 const UPWARD: [(&str, &str); 3] =
     [("participant/spawner.rs", "logger"), ("remote/changes.rs", "api"), ("remote/stats.rs", "api")];
 
@@ -62,7 +64,8 @@ fn code(text: &str) -> String {
     lines.map(|line| format!("{line}\n")).collect()
 }
 
-/// The first component of each path that begins with `crate::`, also in groups as `crate::{a::b, c}`.
+/// The first component of each path that begins with `crate::`, also in groups as `crate::{a::b,
+/// c}`.
 fn imports(code: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for (at, _) in code.match_indices("crate::") {
@@ -166,7 +169,8 @@ const LINES_MAX: usize = 500;
 const LONGER: [&str; 3] = ["tests/cells.rs", "tests/damage.rs", "tests/hostile_fields.rs"];
 /// Files of a folder, at most.
 const FILES_MAX: usize = 13;
-/// Folders that have more, for now. The command line and the tests have one file for each command or subject.
+/// Folders that have more, for now. The command line and the tests have one file for each command
+/// or subject.
 const FULLER: [&str; 6] = ["src/api", "src/bin/untorn", "wal/src", "crash-harness/src", "benches/ipc", "tests"];
 
 #[test]

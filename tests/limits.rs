@@ -1,8 +1,10 @@
-//! Goal: every stated size works up to its limit, exceeding one is an error that names it and takes nothing with it, and
-//! a store that is overwritten for ever stays as large as it was, or says who keeps it from that.
+//! Goal: every stated size works up to its limit, exceeding one is an error that names it and takes
+//! nothing with it, and a store that is overwritten for ever stays as large as it was, or says who
+//! keeps it from that.
 //!
-//! Method: values, keys, names and counts at and around their limits; rounds of overwriting with checkpoints going on,
-//! with the number of pages watched; a snapshot that is kept, and what the figures say of it.
+//! Method: values, keys, names and counts at and around their limits; rounds of overwriting with
+//! checkpoints going on, with the number of pages watched; a snapshot that is kept, and what the
+//! figures say of it.
 
 mod common;
 
@@ -21,7 +23,8 @@ fn refused(error: Error, kind: LimitKind, found: u64, limit: u64) {
     assert_eq!((*what, *has, *most), (kind, found, limit), "{error}");
 }
 
-/// Values of all kinds of lengths, contiguous and whole; those beyond the limit are refused, and the transaction goes on.
+/// Values of all kinds of lengths, contiguous and whole; those beyond the limit are refused, and
+/// the transaction goes on.
 #[test]
 fn values_from_nothing_to_the_limit() {
     let _limit = limit();
@@ -139,10 +142,11 @@ fn thousands_of_keyspaces() {
     assert!(sizes[2] <= sizes[0] + sizes[0] / 4, "pages after each round: {sizes:?}");
 }
 
-/// Records are overwritten again and again while checkpoints are taken: the store stays as large as it was.
+/// Records are overwritten again and again while checkpoints are taken: the store stays as large as
+/// it was.
 ///
-/// Lists of free pages that grew the arena for their own pages, and freed those when they were used up, once made it grow
-/// for ever.
+/// Lists of free pages that grew the arena for their own pages, and freed those when they were used
+/// up, once made it grow for ever.
 #[test]
 fn endless_overwriting_is_bounded() {
     let _limit = limit();
@@ -165,7 +169,8 @@ fn endless_overwriting_is_bounded() {
         }
         let checkpoints = store.stats().unwrap().checkpoints - checkpoints;
         eprintln!("runs: {runs}, {checkpoints} checkpoints, pages: {:?}", sizes.iter().step_by(50).collect::<Vec<_>>());
-        // How many there are, the disk decides; the pages that they held must have come back several times.
+        // How many there are, the disk decides; the pages that they held must have come back
+        // several times.
         assert!(checkpoints > 2, "{checkpoints} checkpoints");
         assert!(sizes[399] as f64 <= sizes[200] as f64 * growth, "pages after each round: {sizes:?}");
         // What is deleted is used again.
@@ -267,8 +272,8 @@ fn the_largest_size_is_an_error() {
     assert_clean(&store);
 }
 
-/// A store that has reached its size is full of pages that only a checkpoint sets free: one comes by itself, though no
-/// transaction gets through that would bring it about.
+/// A store that has reached its size is full of pages that only a checkpoint sets free: one comes
+/// by itself, though no transaction gets through that would bring it about.
 #[test]
 fn a_full_store_makes_room_by_itself() {
     let _limit = limit();
@@ -290,7 +295,8 @@ fn a_full_store_makes_room_by_itself() {
     assert_clean(&store);
 }
 
-/// After an error in the middle of a change a transaction says nothing more of its state, which is neither old nor new.
+/// After an error in the middle of a change a transaction says nothing more of its state, which is
+/// neither old nor new.
 #[test]
 fn a_failed_transaction_answers_nothing() {
     let _limit = limit();

@@ -1,9 +1,9 @@
-//! Goal: a write transaction that stays open for long and the logger never wait for each other without end, and who waits
-//! for a logger that can't serve learns why.
+//! Goal: a write transaction that stays open for long and the logger never wait for each other
+//! without end, and who waits for a logger that can't serve learns why.
 //!
-//! Method: transactions that outgrow the log's spares, or that just stay open, while the logger has reasons to
-//! take a checkpoint or to leave; loggers whose successor finds damage, or can't be started. Each call must come back
-//! within seconds.
+//! Method: transactions that outgrow the log's spares, or that just stay open, while the logger has
+//! reasons to take a checkpoint or to leave; loggers whose successor finds damage, or can't be
+//! started. Each call must come back within seconds.
 
 mod common;
 
@@ -23,8 +23,8 @@ fn within_limit<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) ->
     wait.recv_timeout(HANGS).expect("it ends")
 }
 
-/// The logger's background thread waited for the writer lock, to begin a checkpoint, while the transaction that
-/// held it waited for log files, which that very thread makes.
+/// The logger's background thread waited for the writer lock, to begin a checkpoint, while the
+/// transaction that held it waited for log files, which that very thread makes.
 #[test]
 fn a_transaction_larger_than_the_spares_meets_a_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
@@ -51,8 +51,8 @@ fn a_transaction_larger_than_the_spares_meets_a_checkpoint() {
     untorn::logger::stop_logger(&path, HANGS).unwrap();
 }
 
-/// A logger that is told to leave wants a last checkpoint; a transaction that stays open must not keep it,
-/// and the initialisation lock that it holds, for ever.
+/// A logger that is told to leave wants a last checkpoint; a transaction that stays open must not
+/// keep it, and the initialisation lock that it holds, for ever.
 #[test]
 fn the_logger_leaves_beside_an_open_transaction() {
     let dir = tempfile::tempdir().unwrap();
@@ -88,8 +88,8 @@ fn a_store_without_its_header_is_left_alone() {
     untorn::logger::stop_logger(&path, HANGS).unwrap();
 }
 
-/// The number of a keyspace whose creation was rolled back was given to the next one, and the old handle then
-/// wrote there.
+/// The number of a keyspace whose creation was rolled back was given to the next one, and the old
+/// handle then wrote there.
 #[test]
 fn a_handle_of_a_rolled_back_keyspace_leads_nowhere() {
     let dir = tempfile::tempdir().unwrap();
@@ -106,8 +106,8 @@ fn a_handle_of_a_rolled_back_keyspace_leads_nowhere() {
     untorn::logger::stop_logger(&path, HANGS).unwrap();
 }
 
-/// `Duration::MAX` means "as long as it takes". It overflowed the clock, in one place with the process's gate to
-/// the writer lock closed behind it.
+/// `Duration::MAX` means "as long as it takes". It overflowed the clock, in one place with the
+/// process's gate to the writer lock closed behind it.
 #[test]
 fn the_longest_time_out_is_no_limit() {
     let dir = tempfile::tempdir().unwrap();
@@ -122,8 +122,8 @@ fn the_longest_time_out_is_no_limit() {
     untorn::logger::stop_logger(&path, Duration::MAX).unwrap();
 }
 
-/// A checkpoint begins between two transactions: it can't be waited for inside of one, and no longer than the option says
-/// for another thread's.
+/// A checkpoint begins between two transactions: it can't be waited for inside of one, and no
+/// longer than the option says for another thread's.
 #[test]
 fn a_checkpoint_does_not_wait_for_its_own_caller() {
     let _limit = limit();
@@ -144,8 +144,8 @@ fn a_checkpoint_does_not_wait_for_its_own_caller() {
     assert_eq!(store.checkpoint().unwrap(), store.snapshot().unwrap().txn_id());
 }
 
-/// The logger dies, and the log is found damaged: whoever waits for a commit hears of the damage and of the commit, at once,
-/// instead of starting loggers until the time is up.
+/// The logger dies, and the log is found damaged: whoever waits for a commit hears of the damage
+/// and of the commit, at once, instead of starting loggers until the time is up.
 #[test]
 fn what_keeps_a_successor_from_serving_is_said() {
     let _limit = limit();

@@ -1,9 +1,10 @@
-//! Goal: whoever loads a cell gets a whole value, of the version that it is told, at once also beside a dead writer; and no
-//! stored value is forgotten by the sampler.
+//! Goal: whoever loads a cell gets a whole value, of the version that it is told, at once also
+//! beside a dead writer; and no stored value is forgotten by the sampler.
 //!
-//! Method: loom runs readers beside writers of a cell with two copies of two words, the least that has all the cases; a
-//! writer dies at each of its steps, and another goes on. Planted bugs leave out the fences, the second copy, or the order
-//! between a value and the flag that says so, and must be found.
+//! Method: loom runs readers beside writers of a cell with two copies of two words, the least that
+//! has all the cases; a writer dies at each of its steps, and another goes on. Planted bugs leave
+//! out the fences, the second copy, or the order between a value and the flag that says so, and
+//! must be found.
 
 mod loom_model;
 
@@ -52,7 +53,8 @@ impl<M: Model<U64 = Word>, const C: usize> Cell<M, C> {
         CellView::new(&self.words, &self.copies, 16)
     }
 
-    /// Stores a value, whose number is remembered as that of its version: 100 above it, if nobody died before.
+    /// Stores a value, whose number is remembered as that of its version: 100 above it, if nobody
+    /// died before.
     fn store(&self, number: u64, goes_on: impl FnMut(WriteStep) -> bool) -> Option<Version> {
         self.view().store(&value(number), FLOOR, goes_on)
     }
@@ -105,7 +107,8 @@ fn planted_a_cell_without_fences() {
     must_be_found(Some(3), Cell::<Unfenced, 2>::new, &[reader(), writer()]);
 }
 
-/// Whoever reads beside a writer that died, or is stopped, gets the last whole value at the first look.
+/// Whoever reads beside a writer that died, or is stopped, gets the last whole value at the first
+/// look.
 #[test]
 fn a_reader_never_waits_for_a_writer_that_ends() {
     for step in STEPS {
@@ -115,8 +118,8 @@ fn a_reader_never_waits_for_a_writer_that_ends() {
     }
 }
 
-/// After a loss versions go on from a floor far above. Wherever that would come round to, the first writer leaves the newest
-/// value alone, too.
+/// After a loss versions go on from a floor far above. Wherever that would come round to, the first
+/// writer leaves the newest value alone, too.
 #[test]
 fn a_jump_of_the_versions_spares_the_newest_value() {
     for floor in 5..9 {
@@ -175,7 +178,8 @@ fn a_version_that_was_never_published_is_never_loaded() {
     }
 }
 
-/// What is stored beside a sampler that begins a round is in that round, or the flag says that there is more.
+/// What is stored beside a sampler that begins a round is in that round, or the flag says that
+/// there is more.
 fn sampling<const FENCED: bool>() -> [Role<Cell<Patient, 2>>; 2] {
     let writer = role(|cell: &Cell<Patient, 2>| {
         cell.store(102, |_| true);

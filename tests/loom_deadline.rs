@@ -1,9 +1,10 @@
-//! Goal: no deadline is lost: a commit that no flush has covered has its deadline in the word, and a flush thread that sleeps
-//! is woken for one that is earlier than what it planned for.
+//! Goal: no deadline is lost: a commit that no flush has covered has its deadline in the word, and
+//! a flush thread that sleeps is woken for one that is earlier than what it planned for.
 //!
-//! Method: loom runs writers that announce, publish and announce again beside a logger that takes the word and flushes only
-//! while the word says that something is due. Its futexes never time out, so a deadline that is lost, or a wake-up, leaves
-//! a commit that is never flushed, which loom reports as a deadlock. Planted bugs must be found.
+//! Method: loom runs writers that announce, publish and announce again beside a logger that takes
+//! the word and flushes only while the word says that something is due. Its futexes never time out,
+//! so a deadline that is lost, or a wake-up, leaves a commit that is never flushed, which loom
+//! reports as a deadlock. Planted bugs must be found.
 
 mod loom_model;
 
@@ -57,8 +58,8 @@ impl<M: Model<U64 = Word>> Region<M> {
         event_count::wait_for::<M, _>(&self.durable, &self.durable_event, tail, None, go_on).unwrap();
     }
 
-    /// Flushes whatever is at least as urgent as `due`, until everything up to `end` is durable. The order of taking and
-    /// looking is `flush`'s.
+    /// Flushes whatever is at least as urgent as `due`, until everything up to `end` is durable.
+    /// The order of taking and looking is `flush`'s.
     fn log(&self, end: u64, due: u64, flush: impl Fn(&Self) -> u64) {
         let mut durable = 0;
         while durable < end {
@@ -96,7 +97,8 @@ fn a_commit_with_a_deadline_is_flushed() {
     explore(Some(4), Region::new, &[writer, logger(1, flush)], |_| {});
 }
 
-/// The second commit comes while the first is being flushed, or is covered by that flush, or comes after it.
+/// The second commit comes while the first is being flushed, or is covered by that flush, or comes
+/// after it.
 #[test]
 fn commits_beside_a_flush_keep_their_deadlines() {
     let writer = role(|region: &Region<Patient>| {
@@ -119,8 +121,8 @@ fn one_that_is_not_urgent_enough_is_left_to_the_next() {
     explore(Some(3), Region::new, &[writer, logger], |_| {});
 }
 
-/// A writer that dies between its publication and its second announcement, and a logger that gives what has no deadline one of its own, if
-/// `has_orphan_rule`.
+/// A writer that dies between its publication and its second announcement, and a logger that gives
+/// what has no deadline one of its own, if `has_orphan_rule`.
 fn a_dying_writer(has_orphan_rule: bool) -> [Role<Region<Hasty>>; 2] {
     let writer = role(|region: &Region<Hasty>| {
         deadline::announce::<Hasty>(&region.urgency, 5);
@@ -154,8 +156,8 @@ fn planted_no_deadline_for_orphans() {
     must_be_found(Some(3), Region::new, &a_dying_writer(false));
 }
 
-/// A commit that has time, then one of which the policy decides, by a writer that stores `policy_tail` before its publication, or after it; and a
-/// logger that sleeps with both wishes.
+/// A commit that has time, then one of which the policy decides, by a writer that stores
+/// `policy_tail` before its publication, or after it; and a logger that sleeps with both wishes.
 fn both_kinds(is_stored_before: bool) -> [Role<Region<Patient>>; 2] {
     let writer = role(move |region: &Region<Patient>| {
         region.commit(1, 2);

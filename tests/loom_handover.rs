@@ -1,8 +1,9 @@
-//! Goal: what a writer publishes reaches the logger, whole, and what the logger publishes reaches its waiters: no
-//! wake-up is lost, and one whose sender dies costs a time-out, no more.
+//! Goal: what a writer publishes reaches the logger, whole, and what the logger publishes reaches
+//! its waiters: no wake-up is lost, and one whose sender dies costs a time-out, no more.
 //!
-//! Method: loom runs writers and sleepers through every interleaving. Its futexes never time out where nobody dies, so
-//! that a lost wake-up is a deadlock, which loom reports. Planted bugs must be found.
+//! Method: loom runs writers and sleepers through every interleaving. Its futexes never time out
+//! where nobody dies, so that a lost wake-up is a deadlock, which loom reports. Planted bugs must
+//! be found.
 
 mod loom_model;
 
@@ -106,7 +107,8 @@ fn nothing_is_lost_on_the_way_to_the_logger() {
     explore(Some(2), Region::<Patient>::new, &[writer(RECORDS, publish), logger(RECORDS)], |_| {});
 }
 
-/// A logger that says before it sleeps from which tail on it is to be woken, and is not woken before.
+/// A logger that says before it sleeps from which tail on it is to be woken, and is not woken
+/// before.
 fn dozing<M: Model<U64 = Word>>(region: &Region<M>, taken: u64) -> u64 {
     loop {
         let wait_key = event_count::prepare_wait::<M>(&region.tail_event);
@@ -155,7 +157,8 @@ fn a_waker_that_dies_costs_a_time_out() {
     // Died before it looked at the event.
     let publish = |region: &Region<Hasty>, tail| region.tail.store(tail, Ordering::Release);
     explore(Some(3), Region::new, &[writer(1, publish), logger(1)], |_| {});
-    // Died between advancing the event and the wake-up: later ones see an even event, and don't ring it.
+    // Died between advancing the event and the wake-up: later ones see an even event, and don't
+    // ring it.
     let publish = |region: &Region<Hasty>, tail| {
         region.tail.store(tail, Ordering::Release);
         let seen = region.tail_event.load(Ordering::Acquire);

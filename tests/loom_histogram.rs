@@ -1,7 +1,8 @@
-//! Goal: no sample is lost of those who record at the same time, nor of those who record alone, one after another under a lock.
+//! Goal: no sample is lost of those who record at the same time, nor of those who record alone, one
+//! after another under a lock.
 //!
-//! Method: loom runs two recorders through all interleavings, then everything must be there. A planted bug lets both record
-//! as if they were alone, and must be found.
+//! Method: loom runs two recorders through all interleavings, then everything must be there. A
+//! planted bug lets both record as if they were alone, and must be found.
 
 mod loom_model;
 

@@ -1,9 +1,11 @@
-//! Goal: the writer lock excludes, nobody is locked out, and no wake-up is lost, whoever dies at whichever step.
+//! Goal: the writer lock excludes, nobody is locked out, and no wake-up is lost, whoever dies at
+//! whichever step.
 //!
-//! Method: loom runs clients through `acquire` and `release`. What the lock protects is plain memory, so that an
-//! overlap, or a hand-over without ordering, is found. Without deaths the futexes never time out, and a lost wake-up is a
-//! deadlock; with deaths they time out at once, as then only time-outs are left. Three clients are explored with a
-//! bound on preemptions, since all their interleavings are too many; two, without.
+//! Method: loom runs clients through `acquire` and `release`. What the lock protects is plain
+//! memory, so that an overlap, or a hand-over without ordering, is found. Without deaths the
+//! futexes never time out, and a lost wake-up is a deadlock; with deaths they time out at once, as
+//! then only time-outs are left. Three clients are explored with a bound on preemptions, since all
+//! their interleavings are too many; two, without.
 
 mod loom_model;
 
@@ -60,7 +62,8 @@ impl<M: Model<U64 = Word>> Region<M> {
         EventCounts::two(&self.urgent, &self.event)
     }
 
-    /// One critical section of `client`, which may die in it. The kernel frees a dead client's byte after its last step.
+    /// One critical section of `client`, which may die in it. The kernel frees a dead client's byte
+    /// after its last step.
     fn run(&self, client: usize, class: CommitClass, death: Death) {
         self.run_until(client, class, death);
         if death != Death::Never {
@@ -198,7 +201,8 @@ fn one_of_two_classes_dies_at_any_step() {
     explore_classes(Some(1), Region::<Hasty>::new, &[Bulk, Urgent, Bulk], &[Never, Announced, HalfWritten]);
 }
 
-/// A reservation that nobody waits for, and that is not taken back: the others sleep beside a lock that nobody holds.
+/// A reservation that nobody waits for, and that is not taken back: the others sleep beside a lock
+/// that nobody holds.
 #[test]
 fn planted_a_reservation_that_is_not_taken_back() {
     let forgetful = role(|region: &Region<Patient>| {
@@ -215,7 +219,8 @@ fn planted_a_reservation_that_is_not_taken_back() {
     must_be_found(Some(2), Region::new, &[forgetful, client(1, Bulk, Never), client(2, Bulk, Never)]);
 }
 
-/// A bulk waiter beside a lock that is reserved becomes urgent, and its event is rung. No nap ends by itself.
+/// A bulk waiter beside a lock that is reserved becomes urgent, and its event is rung. No nap ends
+/// by itself.
 #[test]
 fn a_lift_is_not_lost() {
     fn reserved() -> Region<Patient> {

@@ -1,9 +1,11 @@
-//! Goal: a page is never reused while a reader may still read it, whichever way the reader came to its snapshot.
+//! Goal: a page is never reused while a reader may still read it, whichever way the reader came to
+//! its snapshot.
 //!
-//! Method: loom runs a reader, a reclaiming writer and, for durable readers, the logger, through every interleaving
-//! and every value that weak memory may return. The page is plain memory, so the checker also finds a reuse that
-//! isn't ordered behind the last read. The scan finds the reader's slot by the occupancy map, whose flag other threads
-//! clear and set meanwhile. Planted bugs show that it would find what these tests are for.
+//! Method: loom runs a reader, a reclaiming writer and, for durable readers, the logger, through
+//! every interleaving and every value that weak memory may return. The page is plain memory, so the
+//! checker also finds a reuse that isn't ordered behind the last read. The scan finds the reader's
+//! slot by the occupancy map, whose flag other threads clear and set meanwhile. Planted bugs show
+//! that it would find what these tests are for.
 
 mod loom_model;
 
@@ -145,7 +147,8 @@ fn writer<M: Model<U64 = Word>>() -> Role<Store<M>> {
     })
 }
 
-/// The writer dies between storing and fencing; its successor, here the same thread, has only its own fence.
+/// The writer dies between storing and fencing; its successor, here the same thread, has only its
+/// own fence.
 fn successor_of_a_writer<M: Model<U64 = Word>>() -> Role<Store<M>> {
     role(|store: &Store<M>| {
         store.committed.store(2, Ordering::Release);
@@ -178,7 +181,8 @@ fn planted_a_scan_without_its_fence() {
     must_be_found(None, Store::<Unfenced>::new, &[reader(1), successor_of_a_writer()]);
 }
 
-/// A dead owner's slot is reaped by two at once, one of them slow, while another reader takes it over.
+/// A dead owner's slot is reaped by two at once, one of them slow, while another reader takes it
+/// over.
 #[test]
 fn reaping_never_takes_the_next_owners_pin() {
     let slow_reaper = role(|store: &Store<Patient>| {
@@ -203,7 +207,8 @@ fn reaping_never_takes_the_next_owners_pin() {
     });
 }
 
-/// The owner of the neighbouring slot gives it back, and with it the last bit of the area: it may clear the flag.
+/// The owner of the neighbouring slot gives it back, and with it the last bit of the area: it may
+/// clear the flag.
 fn leaving_neighbour<M: Model<U64 = Word>>() -> Role<Store<M>> {
     role(|store: &Store<M>| release(&store.map, 1, &store.neighbour))
 }
@@ -314,8 +319,8 @@ fn planted_a_durable_reader_that_does_not_look_again() {
     must_be_found(Some(4), Store::with_logger, &[reader, logger(), reclaimer()]);
 }
 
-/// The logger dies between storing the durable transaction and fencing; its successor goes on at once, over the pin
-/// that the dead one had not dropped yet.
+/// The logger dies between storing the durable transaction and fencing; its successor goes on at
+/// once, over the pin that the dead one had not dropped yet.
 fn logger_and_successor<M: Model<U64 = Word>>() -> Role<Store<M>> {
     role(|store: &Store<M>| {
         let next = store.logger.pin_next(&store.committed, &store.durable);
@@ -330,7 +335,8 @@ fn a_durable_readers_page_is_not_reused_when_a_successor_moves_on() {
     explore(Some(4), Store::<Patient>::with_logger, &roles, |_| {});
 }
 
-/// The fence between the logger's pins and the readers' has to make up for the one that the dead logger owes.
+/// The fence between the logger's pins and the readers' has to make up for the one that the dead
+/// logger owes.
 #[test]
 fn planted_a_scan_for_durable_readers_without_fences() {
     let roles = [durable_reader(), logger_and_successor(), reclaimer()];
@@ -351,8 +357,8 @@ fn planted_a_scan_that_reads_the_readers_before_the_logger() {
     must_be_found(Some(4), Store::with_logger, &[durable_reader(), logger(), reclaimer]);
 }
 
-/// Wherever a logger dies between pinning and dropping, its successor keeps the published transaction pinned and
-/// ends with one pin only.
+/// Wherever a logger dies between pinning and dropping, its successor keeps the published
+/// transaction pinned and ends with one pin only.
 #[test]
 fn a_loggers_successor_goes_on_with_its_pins() {
     for died_before_publishing in [true, false] {

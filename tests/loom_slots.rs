@@ -1,8 +1,9 @@
-//! Goal: whoever reads a commit slot gets the words of exactly the transaction it asked for, or nothing; never a
-//! mixture of two, however long it stalls between its steps.
+//! Goal: whoever reads a commit slot gets the words of exactly the transaction it asked for, or
+//! nothing; never a mixture of two, however long it stalls between its steps.
 //!
-//! Method: loom runs a reader beside a writer that commits a whole lap of a small ring of slots, so that it refills the one
-//! being read. Planted bugs leave out the look at `committed`, and the fences, and must be found.
+//! Method: loom runs a reader beside a writer that commits a whole lap of a small ring of slots, so
+//! that it refills the one being read. Planted bugs leave out the look at `committed`, and the
+//! fences, and must be found.
 
 mod loom_model;
 

@@ -1,7 +1,9 @@
-//! Goal: message-passing clients get what the store has, by every operation, and the same answers as a direct client;
-//! what was acknowledged is as durable as it was asked for; and clients and loggers come, go and die in any order.
+//! Goal: message-passing clients get what the store has, by every operation, and the same answers
+//! as a direct client; what was acknowledged is as durable as it was asked for; and clients and
+//! loggers come, go and die in any order.
 //!
-//! Method: direct and message-passing clients of one store, in this process and in others, each checking what the other did.
+//! Method: direct and message-passing clients of one store, in this process and in others, each
+//! checking what the other did.
 
 #![allow(unsafe_code)]
 
@@ -17,11 +19,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use untorn::{Batch, CasOutcome, Client, CommitOutcome, Durability, Error, FlushPolicy, Keyspace, TxnId};
 
-/// Says so when there is a child, and lets both live: this process until it is killed, the child until there is a file
-/// of the name `end` in the store's directory.
+/// Says so when there is a child, and lets both live: this process until it is killed, the child
+/// until there is a file of the name `end` in the store's directory.
 fn fork_and_wait(store: &Path, in_child: impl FnOnce()) -> ! {
-    // SAFETY: the child calls nothing that a thread it has not got could have locked, but for this library, which says that
-    // it knows.
+    // SAFETY: the child calls nothing that a thread it has not got could have locked, but for this
+    // library, which says that it knows.
     let child = unsafe { libc::fork() };
     if child == 0 {
         in_child();
@@ -121,7 +123,8 @@ fn child() {
             let client = Client::connect(socket).unwrap();
             let mut foreign = Vec::new();
             for fd in 3..64 {
-                // SAFETY: this process has nothing open beyond the standard three but what the host is to close.
+                // SAFETY: this process has nothing open beyond the standard three but what the host
+                // is to close.
                 unsafe { libc::close(fd) };
             }
             for number in 0..64 {
@@ -420,7 +423,8 @@ fn cells_and_counters() {
 fn many_clients_at_once() {
     let _limit = limit();
     let at = TestStore::new();
-    // The same on every disk: a commit waits some milliseconds for the flush, and others come meanwhile.
+    // The same on every disk: a commit waits some milliseconds for the flush, and others come
+    // meanwhile.
     let store = at.open_with(|options| {
         options.flush_policy(FlushPolicy::Every(Duration::from_millis(10)));
     });

@@ -1,8 +1,10 @@
-//! Goal: the access file says who may do what, by the uid that the kernel knows; without it, or with one that is malformed,
-//! only the owner gets in. Nobody gets more than a rule gives, also not by batches, scans or changes of the file.
+//! Goal: the access file says who may do what, by the uid that the kernel knows; without it, or
+//! with one that is malformed, only the owner gets in. Nobody gets more than a rule gives, also not
+//! by batches, scans or changes of the file.
 //!
-//! Method: threads of this process take other user ids, which is what the kernel tells the server of them. That needs root;
-//! without it the tests say that they were skipped, and fail where the variable `CI` is set.
+//! Method: threads of this process take other user ids, which is what the kernel tells the server
+//! of them. That needs root; without it the tests say that they were skipped, and fail where the
+//! variable `CI` is set.
 
 mod common;
 
@@ -175,7 +177,8 @@ fn prefixes() {
     }
     alice.put("alice.new", b"k", b"").unwrap();
     alice.counter_add("alice.n", 1).unwrap();
-    // A batch is allowed as a whole or not at all, and its conditions tell nothing that can't be read.
+    // A batch is allowed as a whole or not at all, and its conditions tell nothing that can't be
+    // read.
     refused(alice.commit(Batch::new().put("alice.x", b"k", b"no").put("sensors", b"k", b"no")), "sensors");
     refused(alice.commit(Batch::new().expect_absent("secret", b"k").put("alice.x", b"k", b"no")), "secret");
     assert_eq!(alice.get("alice.x", b"k").unwrap().unwrap(), b"v");
@@ -199,7 +202,8 @@ fn a_malformed_file_lets_only_the_owner_in() {
     house.connect_as(ALICE).unwrap().put("k", b"a", b"1").unwrap();
     let staying = house.connect_as(ALICE).unwrap();
     let own = house.at.path.join("logger.sock");
-    // Then the socket is where it is without a file, and its mode says that nobody else can connect.
+    // Then the socket is where it is without a file, and its mode says that nobody else can
+    // connect.
     house.set_bare(&format!("allow {ALICE} read-write\n\nallow {BOB} everything\n"));
     wait_until(|| own.exists());
     refused(staying.get("k", b"a"), "no longer");
@@ -301,7 +305,8 @@ fn one_user_does_not_shut_out_the_others() {
     drop(alices);
 }
 
-/// The socket can't be made where the file wants it: the logger works on, says so, and makes it when it can.
+/// The socket can't be made where the file wants it: the logger works on, says so, and makes it
+/// when it can.
 #[test]
 fn a_place_that_is_not_there_yet() {
     let _limit = limit();
@@ -320,7 +325,8 @@ fn a_place_that_is_not_there_yet() {
     // Whoever takes the name away, it comes again.
     std::fs::remove_file(&place).unwrap();
     wait_until(|| place.exists());
-    // What is no socket, or another server's, is left alone; also a server's that is too busy to accept anyone.
+    // What is no socket, or another server's, is left alone; also a server's that is too busy to
+    // accept anyone.
     for other in ["plain", "served", "busy"] {
         let path = house.public.path().join(other);
         let _served;

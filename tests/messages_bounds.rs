@@ -1,8 +1,10 @@
-//! Goal: what peers cause in the server is bounded and shared out by user: no bytes for promises, none for what a peer may not have, a
-//! reserve for the owner, and few long requests at work at once.
+//! Goal: what peers cause in the server is bounded and shared out by user: no bytes for promises,
+//! none for what a peer may not have, a reserve for the owner, and few long requests at work at
+//! once.
 //!
-//! Method: threads of this process take other user ids and ask for too much, beside the owner, and the logger's memory is looked at.
-//! That needs root; without it the tests say that they were skipped, and fail where the variable `CI` is set.
+//! Method: threads of this process take other user ids and ask for too much, beside the owner, and
+//! the logger's memory is looked at. That needs root; without it the tests say that they were
+//! skipped, and fail where the variable `CI` is set.
 
 mod common;
 
@@ -83,7 +85,8 @@ fn reply(stream: &mut UnixStream) -> Vec<u8> {
     body
 }
 
-/// Peers that announce the longest message, and send some of it or nothing, leave the owner its room. They once had it for the announcement.
+/// Peers that announce the longest message, and send some of it or nothing, leave the owner its
+/// room. They once had it for the announcement.
 #[test]
 fn announced_lengths_take_no_room() {
     let _limit = limit();
@@ -126,7 +129,8 @@ fn announced_lengths_take_no_room() {
     server.end();
 }
 
-/// A long request without the right to it is refused by its first bytes, and the connection goes on.
+/// A long request without the right to it is refused by its first bytes, and the connection goes
+/// on.
 #[test]
 fn rights_come_before_bytes() {
     let _limit = limit();
@@ -211,7 +215,8 @@ fn feeds_hold_nothing_that_may_not_be_read() {
     server.end();
 }
 
-/// Many long requests at once: their memory is that of a few. What a direct client's commit takes meanwhile is printed, not judged.
+/// Many long requests at once: their memory is that of a few. What a direct client's commit takes
+/// meanwhile is printed, not judged.
 #[test]
 fn many_long_requests() {
     let _limit = limit();

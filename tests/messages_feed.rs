@@ -1,8 +1,8 @@
-//! Goal: a change feed by message tells what a direct one tells, in the same order, of what its client may read; it
-//! goes on where it was when loggers die, and never leaves a gap.
+//! Goal: a change feed by message tells what a direct one tells, in the same order, of what its
+//! client may read; it goes on where it was when loggers die, and never leaves a gap.
 //!
-//! Method: direct feeds and feeds by message of one store, whose items must be the same, while writers write, loggers are
-//! killed and connections break.
+//! Method: direct feeds and feeds by message of one store, whose items must be the same, while
+//! writers write, loggers are killed and connections break.
 
 mod common;
 
@@ -52,7 +52,8 @@ fn the_same_as_a_direct_feed() {
     let mut now = client.changes_from_now(Feed::Visible).unwrap();
     assert!(now.try_next(Duration::ZERO).unwrap().is_none());
     let (a, b) = (house.store.keyspace("a").unwrap(), house.store.keyspace("b").unwrap());
-    // Small ones, a transaction larger than a piece and than the ring, a large value, deletions, a drop.
+    // Small ones, a transaction larger than a piece and than the ring, a large value, deletions, a
+    // drop.
     for number in 0..100u32 {
         let mut txn = house.store.begin_with(untorn::Durability::Visible).unwrap();
         txn.put(&a, &number.to_be_bytes(), b"1").unwrap();
@@ -209,7 +210,8 @@ fn loggers_die_under_a_feed() {
     assert!(house.store.stats().unwrap().logger_starts >= u64::from(lives));
 }
 
-/// What a client may not read it does not hear of, and each of its transactions has a last change all the same.
+/// What a client may not read it does not hear of, and each of its transactions has a last change
+/// all the same.
 #[test]
 fn only_what_may_be_read() {
     let _limit = limit();

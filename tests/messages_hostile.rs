@@ -1,8 +1,10 @@
-//! Goal: whatever comes over the socket, the server answers with a typed error or hangs up, keeps its bounds, and serves
-//! the others: garbage, half messages, lengths that lie, floods, peers that take nothing, more peers than there may be.
+//! Goal: whatever comes over the socket, the server answers with a typed error or hangs up, keeps
+//! its bounds, and serves the others: garbage, half messages, lengths that lie, floods, peers that
+//! take nothing, more peers than there may be.
 //!
-//! Method: bytes written straight to the socket, beside a well-behaved client that must not notice. The random tests
-//! print the seed that replays them. At the end of each test the logger must be the one of the beginning.
+//! Method: bytes written straight to the socket, beside a well-behaved client that must not notice.
+//! The random tests print the seed that replays them. At the end of each test the logger must be
+//! the one of the beginning.
 
 mod common;
 #[path = "messages_hostile/peer.rs"]
@@ -92,7 +94,8 @@ fn garbage_in_frames_is_answered() {
         let reply = raw.reply().unwrap();
         match wire::decode::<Reply<'_>>(&reply).unwrap() {
             Reply::Failed(_) => {}
-            // A few of these are requests: for the names of keyspaces, or to close scans that nobody has opened.
+            // A few of these are requests: for the names of keyspaces, or to close scans that
+            // nobody has opened.
             reply => assert!(body.len() < 100, "{reply:?}"),
         }
     }
@@ -236,7 +239,8 @@ fn lengths_that_lie() {
             assert!(matches!(wire::decode(&reply), Ok(Reply::Failed(ErrorReply::Protocol { .. }))), "{count}");
         }
     }
-    // Many peers that promise the longest frame and send nothing of it: memory comes with bytes, not with promises.
+    // Many peers that promise the longest frame and send nothing of it: memory comes with bytes,
+    // not with promises.
     let mut liars: Vec<Raw> = (0..64).map(|_| victim.raw().welcome()).collect();
     liars.iter_mut().for_each(|liar| liar.send(&(MESSAGE_BYTES_MAX as u32).to_le_bytes()).unwrap());
     let client = victim.client();

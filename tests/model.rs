@@ -1,10 +1,11 @@
-//! Goal: whatever is done through the public interface, in whatever order, the store holds what an ordinary
-//! map would, and its snapshots hold what that map held then.
+//! Goal: whatever is done through the public interface, in whatever order, the store holds what an
+//! ordinary map would, and its snapshots hold what that map held then.
 //!
-//! Method: random sequences of operations, by two handles and by another process, which is killed now and then, are done
-//! to a store and to a model made of `BTreeMap`s. The flush policy is an interval far longer than the test, so that it is known exactly what is
-//! durable: what was visible at the last sync or checkpoint, or when a logger was succeeded or the store
-//! reopened. All reads are compared, also from snapshots taken long before. In the end the store is verified.
+//! Method: random sequences of operations, by two handles and by another process, which is killed
+//! now and then, are done to a store and to a model made of `BTreeMap`s. The flush policy is an
+//! interval far longer than the test, so that it is known exactly what is durable: what was visible
+//! at the last sync or checkpoint, or when a logger was succeeded or the store reopened. All reads
+//! are compared, also from snapshots taken long before. In the end the store is verified.
 
 mod common;
 #[path = "model/map.rs"]
@@ -44,7 +45,8 @@ struct World {
     /// By handle and number; made when first used, forgotten when dropped.
     keyspaces: Vec<Vec<Option<Keyspace>>>,
     snapshots: Vec<(Snapshot, Arc<Model>)>,
-    /// The other process, once it is needed, and what it must see in the snapshots that it has kept.
+    /// The other process, once it is needed, and what it must see in the snapshots that it has
+    /// kept.
     peer: Option<(Child, Vec<String>)>,
     visible: Model,
     durable: Arc<Model>,
@@ -391,8 +393,9 @@ impl World {
             }
             Op::KillLogger => {
                 kill_logger(&self.handles[0]);
-                // Its successor makes all durable that it finds published. A durable commit would start one, but
-                // would wait for the flush policy if another waiter had started it before; a sync requests a flush.
+                // Its successor makes all durable that it finds published. A durable commit would
+                // start one, but would wait for the flush policy if another waiter had started it
+                // before; a sync requests a flush.
                 let mut txn = self.handles[0].begin_with(Durability::Visible).unwrap();
                 txn.keyspace("short-lived").unwrap();
                 txn.commit().unwrap();

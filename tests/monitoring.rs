@@ -1,6 +1,8 @@
-//! Goal: who watches a store sees what it does, and changes nothing by looking: `observe`, `untorn top`, `untorn stat --prometheus`.
+//! Goal: who watches a store sees what it does, and changes nothing by looking: `observe`, `untorn
+//! top`, `untorn stat --prometheus`.
 //!
-//! Method: another process with a load of known size; what is printed is parsed by the format's rules.
+//! Method: another process with a load of known size; what is printed is parsed by the format's
+//! rules.
 
 mod common;
 #[path = "common/program.rs"]
@@ -181,8 +183,8 @@ fn what_is_scraped_is_well_formed_and_counts() {
     untorn::logger::stop_logger(&path, HANGS).unwrap();
 }
 
-/// Reads the text exposition format 0.0.4, and refuses whatever is not in it. Samples by name, with their labels but `store`; a family
-/// without labels by its bare name.
+/// Reads the text exposition format 0.0.4, and refuses whatever is not in it. Samples by name, with
+/// their labels but `store`; a family without labels by its bare name.
 fn parse(text: &str) -> BTreeMap<String, f64> {
     assert!(text.ends_with('\n'));
     let (mut families, mut samples) = (HashSet::new(), BTreeMap::new());
@@ -271,7 +273,8 @@ fn parse_labels(text: &str) -> (Vec<(String, String)>, String) {
     }
 }
 
-/// A logger that serves by another layout, with no client, was taken for one that recovers the store.
+/// A logger that serves by another layout, with no client, was taken for one that recovers the
+/// store.
 #[test]
 fn a_region_of_another_layout_is_named_as_such() {
     let _limit = limit();

@@ -1,8 +1,9 @@
-//! Goal: opening works for everybody at once, from anywhere, and where it can't it says why: first openings that race and
-//! are killed half-way, long paths, several stores and several handles, read-only openers, missing rights.
+//! Goal: opening works for everybody at once, from anywhere, and where it can't it says why: first
+//! openings that race and are killed half-way, long paths, several stores and several handles,
+//! read-only openers, missing rights.
 //!
-//! Method: real processes in the roles at the end of the file, told by pipes what to do, on real directories. What needs
-//! root says so loudly when it is skipped, and fails where `CI` is set.
+//! Method: real processes in the roles at the end of the file, told by pipes what to do, on real
+//! directories. What needs root says so loudly when it is skipped, and fails where `CI` is set.
 
 mod common;
 
@@ -14,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use untorn::{Durability, Error, FlushPolicy, Store};
 
-/// Ten processes open a store that does not exist yet, at the same instant: one store, one logger, ten clients.
+/// Ten processes open a store that does not exist yet, at the same instant: one store, one logger,
+/// ten clients.
 #[test]
 fn ten_open_a_new_store_at_once() {
     let _limit = limit();
@@ -33,8 +35,9 @@ fn ten_open_a_new_store_at_once() {
     }
 }
 
-/// Processes open a store while another one makes so many cells that the shared region grows all the time. An opener
-/// once held what the words say is there against a length that it had looked at before, and took the region for one of another boot.
+/// Processes open a store while another one makes so many cells that the shared region grows all
+/// the time. An opener once held what the words say is there against a length that it had looked at
+/// before, and took the region for one of another boot.
 #[test]
 fn the_region_grows_while_others_open() {
     let _limit = limit();
@@ -54,7 +57,8 @@ fn the_region_grows_while_others_open() {
     assert!(opened > 10);
 }
 
-/// Some of the openers of a new store, and its first loggers, are killed while they make it; the others get in.
+/// Some of the openers of a new store, and its first loggers, are killed while they make it; the
+/// others get in.
 #[test]
 fn openers_are_killed_while_they_make_the_store() {
     let _limit = limit();
@@ -82,7 +86,8 @@ fn openers_are_killed_while_they_make_the_store() {
     }
 }
 
-/// Nobody uses the store any more: the logger leaves by itself, leaving nothing to replay, and a later opener starts another.
+/// Nobody uses the store any more: the logger leaves by itself, leaving nothing to replay, and a
+/// later opener starts another.
 #[test]
 fn an_idle_logger_leaves() {
     let _limit = limit();
@@ -106,7 +111,8 @@ fn an_idle_logger_leaves() {
     assert_eq!(store.keyspace("keys").unwrap().get(b"k").unwrap().unwrap(), b"v");
 }
 
-/// The path of a store may be longer than what system calls, socket addresses or a shell take at once.
+/// The path of a store may be longer than what system calls, socket addresses or a shell take at
+/// once.
 #[test]
 fn long_paths() {
     let _limit = limit();
@@ -133,8 +139,9 @@ fn long_paths() {
     untorn::logger::stop_logger(&path, HANGS).unwrap();
 }
 
-/// What opens in the deepest directory that a process can be in, whose path is longer than any system call takes, and in one
-/// that was removed. Errors once named what was a consequence of that, or a path that leads elsewhere.
+/// What opens in the deepest directory that a process can be in, whose path is longer than any
+/// system call takes, and in one that was removed. Errors once named what was a consequence of
+/// that, or a path that leads elsewhere.
 #[test]
 fn no_usable_path_leads_to_the_store() {
     let _limit = limit();
@@ -162,7 +169,8 @@ fn no_usable_path_leads_to_the_store() {
     untorn::logger::stop_logger(dir.path().join("store"), HANGS).unwrap();
 }
 
-/// Handles of one process to one directory share what they map, by whatever path; two directories have nothing in common.
+/// Handles of one process to one directory share what they map, by whatever path; two directories
+/// have nothing in common.
 #[test]
 fn one_store_twice_and_two_stores_in_a_process() {
     let _limit = limit();
@@ -221,7 +229,8 @@ fn flush_policies_change_at_run_time() {
     assert!(commit(b"d", 10).wait_timeout(HANGS).unwrap());
 }
 
-/// A read-only opener reads beside writers, also what it finds only later, and has no writable mapping of the arena.
+/// A read-only opener reads beside writers, also what it finds only later, and has no writable
+/// mapping of the arena.
 #[test]
 fn read_only_maps_nothing_writable() {
     let _limit = limit();
@@ -239,7 +248,8 @@ fn read_only_maps_nothing_writable() {
     // `rw-s` or `-w-s` of the arena would be a writable mapping.
     let maps = std::fs::read_to_string(format!("/proc/{}/maps", reader.pid())).unwrap();
     let arena: Vec<&str> = maps.lines().filter(|line| line.ends_with("/arena")).collect();
-    // The pages, and one page without any access that keeps the lock by which this process is alive.
+    // The pages, and one page without any access that keeps the lock by which this process is
+    // alive.
     let count = |access: &str| arena.iter().filter(|line| line.contains(access)).count();
     assert_eq!((arena.len(), count(" r--s "), count(" ---s ")), (2, 1, 1), "{maps}");
     reader.tell("write");
@@ -285,7 +295,8 @@ fn what_is_in_the_way_is_named() {
     assert!(error.to_string().contains("page size of 4096"), "{error}");
 }
 
-/// Without the rights that a direct client needs, the error says which file and which right; and nothing was changed.
+/// Without the rights that a direct client needs, the error says which file and which right; and
+/// nothing was changed.
 #[test]
 fn missing_rights_are_named() {
     let _limit = limit();
@@ -445,8 +456,8 @@ fn read_only(role: &Role) {
     }
 }
 
-/// Root looks at somebody's store while nobody uses it, and works with it: the logger that it starts, and so the files that are made
-/// then, must not lock the owner out.
+/// Root looks at somebody's store while nobody uses it, and works with it: the logger that it
+/// starts, and so the files that are made then, must not lock the owner out.
 #[test]
 fn root_leaves_a_store_to_its_owner() {
     const USER: u32 = 12345;

@@ -1,8 +1,8 @@
 //! Goal: the commands in `docs/operations.md` do what stands beside them.
 //!
-//! Method: they are taken from the document and run, all of them, in their order, in an empty directory. They make namespaces and
-//! change user ids, so this needs root, `unshare` and `setpriv`; without them it says that it was skipped, and fails where the
-//! variable `CI` is set.
+//! Method: they are taken from the document and run, all of them, in their order, in an empty
+//! directory. They make namespaces and change user ids, so this needs root, `unshare` and
+//! `setpriv`; without them it says that it was skipped, and fails where the variable `CI` is set.
 
 mod common;
 #[path = "common/program.rs"]

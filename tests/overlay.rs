@@ -1,10 +1,13 @@
-//! Goal: on overlayfs, the root file system of containers, a store works as elsewhere. There a mapping does not keep the
-//! lock that shows that a process lives, so a descriptor does; a logger once deleted its living successor's files.
+//! Goal: on overlayfs, the root file system of containers, a store works as elsewhere. There a
+//! mapping does not keep the lock that shows that a process lives, so a descriptor does; a logger
+//! once deleted its living successor's files.
 //!
-//! Method: each test runs in a mount namespace of its own, on a fresh overlay, with real processes that are killed. What
-//! copies the descriptor is forced: a fork, a spawn that blocks before its `exec`, a host that closes all descriptors.
+//! Method: each test runs in a mount namespace of its own, on a fresh overlay, with real processes
+//! that are killed. What copies the descriptor is forced: a fork, a spawn that blocks before its
+//! `exec`, a host that closes all descriptors.
 //!
-//! It needs root and `unshare`; without them each test says that it was skipped, and fails where the variable `CI` is set.
+//! It needs root and `unshare`; without them each test says that it was skipped, and fails where
+//! the variable `CI` is set.
 #![allow(unsafe_code)]
 
 mod common;
@@ -57,7 +60,8 @@ fn inside(role: &str) {
     Child::start(command, role, directory.path(), &[]).finish();
 }
 
-/// Mounts an overlay over `lower`, whose changes go to a file system in memory; the store's path in it.
+/// Mounts an overlay over `lower`, whose changes go to a file system in memory; the store's path in
+/// it.
 fn mount_overlay(at: &Path) -> std::path::PathBuf {
     for name in ["lower", "memory", "merged"] {
         std::fs::create_dir_all(at.join(name)).unwrap();
@@ -125,7 +129,8 @@ fn acts(path: &Path) {
                 say(pid);
                 listen();
             }
-            // A child that shares the memory, and opens a FIFO before its `exec`: it blocks until the other end is opened.
+            // A child that shares the memory, and opens a FIFO before its `exec`: it blocks until
+            // the other end is opened.
             "spawn" => {
                 let _txn = store.begin().unwrap();
                 say("spawning");
@@ -166,7 +171,8 @@ fn actor(path: &Path) -> Child {
 
 // ---- the tests
 
-/// Processes share a store on an overlay: one logger, deaths are noticed, nothing acknowledged is lost.
+/// Processes share a store on an overlay: one logger, deaths are noticed, nothing acknowledged is
+/// lost.
 #[test]
 fn processes_share_a_store() {
     inside("processes");
@@ -209,8 +215,8 @@ fn processes(at: &Path) {
     end(&path);
 }
 
-/// A store of the lower layer is opened through the overlay, for reading first: the reader must see what others write to
-/// the copy, and be the same client as a handle opened after it.
+/// A store of the lower layer is opened through the overlay, for reading first: the reader must see
+/// what others write to the copy, and be the same client as a handle opened after it.
 #[test]
 fn a_store_of_the_lower_layer() {
     inside("lower");
@@ -246,8 +252,9 @@ fn lower(at: &Path) {
     assert!(before == files(), "the lower layer has changed");
 }
 
-/// What a dead process's children have copied holds nothing once they are on their own: a child of `fork()` from the
-/// beginning, a spawned one from its `exec` on. Until then the dead one counts as alive.
+/// What a dead process's children have copied holds nothing once they are on their own: a child of
+/// `fork()` from the beginning, a spawned one from its `exec` on. Until then the dead one counts as
+/// alive.
 #[test]
 fn children_of_the_dead() {
     inside("children");
@@ -291,8 +298,8 @@ fn children(at: &Path) {
     end(&path);
 }
 
-/// The host closes descriptors that it does not know: every entry answers so, nothing is written any more, and the store can be
-/// opened again beside the dead handle.
+/// The host closes descriptors that it does not know: every entry answers so, nothing is written
+/// any more, and the store can be opened again beside the dead handle.
 #[test]
 fn the_host_closes_the_descriptor() {
     inside("closing");
@@ -336,8 +343,8 @@ fn closing(at: &Path) {
     end(&path);
 }
 
-/// A file system that takes each lock and keeps none: opening is refused, whatever the options. A filter of system calls
-/// answers for it.
+/// A file system that takes each lock and keeps none: opening is refused, whatever the options. A
+/// filter of system calls answers for it.
 #[test]
 fn locks_that_do_not_hold() {
     let _limit = limit();
@@ -349,7 +356,8 @@ fn blind(at: &Path) {
     let load = |offset: u32| libc::sock_filter { code: 0x20, jt: 0, jf: 0, k: offset };
     let skip_unless = |value: u32, jf: u8| libc::sock_filter { code: 0x15, jt: 0, jf, k: value };
     let answer = |k: u32| libc::sock_filter { code: 0x06, jt: 0, jf: 0, k };
-    // The call's number, then the low half of its second argument. An "error" of 0 is success without an effect.
+    // The call's number, then the low half of its second argument. An "error" of 0 is success
+    // without an effect.
     let mut filter = [
         load(0),
         skip_unless(libc::SYS_fcntl as u32, 3),

@@ -1,8 +1,10 @@
-//! Goal: a store is its owner's. No other uid joins it or gets anything of it, also not after a `chmod` that lets everyone in, also not in a
-//! user namespace where many uids look like one; root joins only if it says so, and then its logger is the owner's.
+//! Goal: a store is its owner's. No other uid joins it or gets anything of it, also not after a
+//! `chmod` that lets everyone in, also not in a user namespace where many uids look like one; root
+//! joins only if it says so, and then its logger is the owner's.
 //!
-//! Method: processes and threads of several uids, and user namespaces with chosen maps, on real directories. That needs root; without it
-//! the tests say that they were skipped, and fail where the variable `CI` is set.
+//! Method: processes and threads of several uids, and user namespaces with chosen maps, on real
+//! directories. That needs root; without it the tests say that they were skipped, and fail where
+//! the variable `CI` is set.
 
 mod common;
 
@@ -129,7 +131,8 @@ fn refused<T>(result: Result<T>, with: &[&str]) {
     }
 }
 
-/// Whoever owns the directory gets everything by its `access` file. So root does not join in silence, and leaves everything as it was.
+/// Whoever owns the directory gets everything by its `access` file. So root does not join in
+/// silence, and leaves everything as it was.
 #[test]
 fn root_does_not_join_by_accident() {
     let _limit = limit();
@@ -166,7 +169,8 @@ fn status(pid: u32, name: &str) -> String {
     line.unwrap_or_else(|| panic!("no {name}")).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// A process has nothing of root: neither ids, groups or capabilities, nor what root had open or in its environment.
+/// A process has nothing of root: neither ids, groups or capabilities, nor what root had open or in
+/// its environment.
 fn assert_is_owners(pid: u32) {
     let ids = [ALICE; 4].map(|id| id.to_string()).join(" ");
     assert_eq!((status(pid, "Uid"), status(pid, "Gid"), status(pid, "Groups")), (ids.clone(), ids, String::new()));
@@ -188,7 +192,8 @@ fn assert_is_owners(pid: u32) {
     }
 }
 
-/// Root joins, and everything that stays is the owner's. Nothing in the directory leads a process of root anywhere.
+/// Root joins, and everything that stays is the owner's. Nothing in the directory leads a process
+/// of root anywhere.
 #[test]
 fn root_joins_if_it_says_so() {
     let _limit = limit();
@@ -261,7 +266,8 @@ fn root_joins_if_it_says_so() {
     assert_eq!((std::fs::read(&lock).unwrap(), std::fs::metadata(&lock).unwrap().uid()), (b"precious".to_vec(), 0));
 }
 
-/// Modes that let everyone write do not let another uid in; what it puts there without this library is refused by the owner.
+/// Modes that let everyone write do not let another uid in; what it puts there without this library
+/// is refused by the owner.
 #[test]
 fn modes_let_no_other_user_in() {
     let _limit = limit();
@@ -332,7 +338,8 @@ fn spawn_inside(store: &Path, map: &str) -> Child {
     child
 }
 
-/// In a user namespace all uids that it has no number for look like one. None of them is the owner, and no rule names them.
+/// In a user namespace all uids that it has no number for look like one. None of them is the owner,
+/// and no rule names them.
 #[test]
 fn unmapped_users_are_no_user() {
     const INSIDE: u32 = 100_000;
@@ -340,7 +347,8 @@ fn unmapped_users_are_no_user() {
     if !is_root("unmapped_users_are_no_user") {
         return;
     }
-    // The directory of a uid that the namespace does not know: any other such uid would be its owner.
+    // The directory of a uid that the namespace does not know: any other such uid would be its
+    // owner.
     let test = store_of(ALICE);
     let_everyone_in(&test.path);
     let said = spawn_inside(&test.path, &format!("0 {INSIDE} 65536")).hear();
@@ -393,7 +401,8 @@ fn unmapped_users_are_no_user() {
     drop(store_of(65_534));
 }
 
-/// A name in another user's directory does not lead root to a server of a third user, or of root itself.
+/// A name in another user's directory does not lead root to a server of a third user, or of root
+/// itself.
 #[test]
 fn sockets_are_their_owners() {
     let _limit = limit();
@@ -411,7 +420,8 @@ fn sockets_are_their_owners() {
     let error = Client::connect(&link).unwrap_err().to_string();
     assert!(error.contains("symbolic link") && error.contains("54331"), "{error}");
     assert_eq!(server.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "it was connected to");
-    // The file of one user, the server of another: what a name that is changed at the right moment comes to.
+    // The file of one user, the server of another: what a name that is changed at the right moment
+    // comes to.
     chown(&served, Some(BOB), Some(BOB)).unwrap();
     let error = Client::connect(&served).unwrap_err().to_string();
     assert!(error.contains("uid 54332") && error.contains("uid 0"), "{error}");

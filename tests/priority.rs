@@ -1,8 +1,9 @@
-//! Goal: an urgent commit is let in before the bulk commits that wait beside it, of other processes and of its own; and who
-//! is bulk gets in all the same.
+//! Goal: an urgent commit is let in before the bulk commits that wait beside it, of other processes
+//! and of its own; and who is bulk gets in all the same.
 //!
-//! Method: one process holds the writer lock until bulk and urgent waiters have gathered behind it, in processes and threads of
-//! their own, then lets go. The order of the transaction ids says in which order they were let in.
+//! Method: one process holds the writer lock until bulk and urgent waiters have gathered behind it,
+//! in processes and threads of their own, then lets go. The order of the transaction ids says in
+//! which order they were let in.
 
 mod common;
 
@@ -44,9 +45,9 @@ fn child() {
     }
 }
 
-/// Plays rounds until `good` ones are so many that a `chance` of each explains them no more, by five standard deviations. On a
-/// busy machine a waiter may gather too late, or lose its turn because it does not run in time, so that not each round is
-/// good. Returns the number of rounds.
+/// Plays rounds until `good` ones are so many that a `chance` of each explains them no more, by
+/// five standard deviations. On a busy machine a waiter may gather too late, or lose its turn
+/// because it does not run in time, so that not each round is good. Returns the number of rounds.
 #[track_caller]
 fn rounds_that_beat(chance: f64, mut good: impl FnMut() -> bool) -> usize {
     const ROUNDS_MAX: usize = 1000;
@@ -90,7 +91,8 @@ fn urgent_processes_are_let_in_first() {
     assert!(waits.urgent.count() >= rounds as u64 && waits.bulk.count() >= 3 * rounds as u64);
 }
 
-/// The threads of one process stand before its gate, one of them, a bulk one, in the queue of processes: it is lifted.
+/// The threads of one process stand before its gate, one of them, a bulk one, in the queue of
+/// processes: it is lifted.
 #[test]
 fn an_urgent_thread_is_not_kept_behind_a_bulk_one_of_its_process() {
     let _limit = limit();
@@ -105,7 +107,8 @@ fn an_urgent_thread_is_not_kept_behind_a_bulk_one_of_its_process() {
         txn.put(&keyspace, b"k", b"v").unwrap();
         txn.commit().unwrap().txn_id().as_u64()
     };
-    // Without the boost, the bulk thread is the first of three once in three times, and the urgent one is mostly the last.
+    // Without the boost, the bulk thread is the first of three once in three times, and the urgent
+    // one is mostly the last.
     rounds_that_beat(1.0 / 3.0, || {
         assert_eq!(holder.ask("go"), "holds");
         let (bulk, urgent) = std::thread::scope(|scope| {
@@ -148,8 +151,9 @@ fn bulk_commits_are_not_starved() {
     }
 }
 
-/// A bulk commit waits for its share of the log while urgent ones come, but never longer than its caller says, and a thread that has a
-/// transaction open learns so at once. The logger is stopped, so that what is published stays pending.
+/// A bulk commit waits for its share of the log while urgent ones come, but never longer than its
+/// caller says, and a thread that has a transaction open learns so at once. The logger is stopped,
+/// so that what is published stays pending.
 #[test]
 fn a_bulk_commit_that_must_not_wait_does_not_wait_for_its_share() {
     let _limit = limit();
@@ -157,7 +161,8 @@ fn a_bulk_commit_that_must_not_wait_does_not_wait_for_its_share() {
     let store = dir.open();
     let keyspace = store.keyspace("k").unwrap();
     let store = Store::options().durability(Durability::Visible).open(&dir.path).unwrap();
-    // The ring grows until it holds several of them, which it does not do while the logger is stopped.
+    // The ring grows until it holds several of them, which it does not do while the logger is
+    // stopped.
     for _ in 0..20 {
         let mut txn = store.begin_with(Durability::Visible).unwrap();
         txn.put(&keyspace, b"large", &[7; 200 << 10]).unwrap();
@@ -172,7 +177,8 @@ fn a_bulk_commit_that_must_not_wait_does_not_wait_for_its_share() {
     let mut txn = store.begin_with(Durability::Durable).unwrap();
     txn.put(&keyspace, b"larger", &[7; 200 << 10]).unwrap();
     txn.submit().unwrap();
-    // A busy machine may delay some of them; before it was mended, each took as long as bulk commits have patience.
+    // A busy machine may delay some of them; before it was mended, each took as long as bulk
+    // commits have patience.
     let took = |begin: &dyn Fn()| {
         let once = |_| {
             let start = std::time::Instant::now();

@@ -1,9 +1,11 @@
-//! Goal: several processes use a store at once, and none of them needs to stay alive: transactions are atomic and
-//! ordered for everybody, one sync serves many, the lock outlives its owners, the logger can be lost at any time.
+//! Goal: several processes use a store at once, and none of them needs to stay alive: transactions
+//! are atomic and ordered for everybody, one sync serves many, the lock outlives its owners, the
+//! logger can be lost at any time.
 //!
-//! Method: real processes, started from this executable in the roles at the end of the file, are killed and stopped
-//! at random or at chosen moments. What they say was acknowledged is what must be there afterwards. Times are
-//! measured and held against bounds that a loaded machine keeps as well.
+//! Method: real processes, started from this executable in the roles at the end of the file, are
+//! killed and stopped at random or at chosen moments. What they say was acknowledged is what must
+//! be there afterwards. Times are measured and held against bounds that a loaded machine keeps as
+//! well.
 
 mod common;
 #[path = "processes/random_kills.rs"]
@@ -72,8 +74,8 @@ fn check_sum(snapshot: &Snapshot, accounts: &Keyspace) {
     assert_eq!(snapshot.len(accounts).unwrap(), u64::from(ACCOUNTS));
 }
 
-/// Transactions over several keys keep their sum in every snapshot of every process; snapshots are repeatable and
-/// never go back.
+/// Transactions over several keys keep their sum in every snapshot of every process; snapshots are
+/// repeatable and never go back.
 #[test]
 fn each_snapshot_has_the_whole_sum() {
     let _limit = limit();
@@ -107,7 +109,8 @@ fn each_snapshot_has_the_whole_sum() {
     assert_clean(&store);
 }
 
-/// Interleaving 21: a thread can have one transaction of a store, whatever handle it begins it on; another thread waits.
+/// Interleaving 21: a thread can have one transaction of a store, whatever handle it begins it on;
+/// another thread waits.
 #[test]
 fn second_begin_of_a_thread_is_an_error() {
     let _limit = limit();
@@ -218,7 +221,8 @@ fn stopped_lock_holder() {
     assert!(store.stats().unwrap().writer.is_none());
 }
 
-/// The lock of a killed owner is taken over within milliseconds, and nothing that it had begun is left.
+/// The lock of a killed owner is taken over within milliseconds, and nothing that it had begun is
+/// left.
 #[test]
 fn killed_lock_holder() {
     let _limit = limit();
@@ -257,8 +261,8 @@ fn killed_lock_holder() {
     assert_clean(&store);
 }
 
-/// All processes and the logger are killed: what was visible is there when the store is opened again, although
-/// nothing of it was durable.
+/// All processes and the logger are killed: what was visible is there when the store is opened
+/// again, although nothing of it was durable.
 #[test]
 fn all_killed_loses_nothing_visible() {
     let _limit = limit();
@@ -318,8 +322,9 @@ fn killed_logger() {
     assert_clean(&store);
 }
 
-/// Interleaving 14: the logger is stopped: whoever waits for it gets an error after the stated time, visible commits and readers go
-/// on, nobody takes its place, and when it continues everything is made up for.
+/// Interleaving 14: the logger is stopped: whoever waits for it gets an error after the stated
+/// time, visible commits and readers go on, nobody takes its place, and when it continues
+/// everything is made up for.
 #[test]
 fn stopped_logger() {
     let _limit = limit();
@@ -332,7 +337,8 @@ fn stopped_logger() {
     let logger = store.stats().unwrap().logger_pid.unwrap();
     send(logger, Signal::STOP);
     std::thread::sleep(Duration::from_millis(20));
-    // The error says which transaction is visible all the same: it must not be taken for one that has not happened.
+    // The error says which transaction is visible all the same: it must not be taken for one that
+    // has not happened.
     let stalled = |call: &dyn Fn() -> untorn::Result<()>| {
         let start = Instant::now();
         let error = call().unwrap_err();
@@ -377,7 +383,8 @@ fn stopped_logger() {
     assert_clean(&store);
 }
 
-/// A writer that outruns a stopped logger waits in `begin` or `commit` for ring space, and gets the same error.
+/// A writer that outruns a stopped logger waits in `begin` or `commit` for ring space, and gets the
+/// same error.
 #[test]
 fn stopped_logger_and_a_full_ring() {
     let _limit = limit();
@@ -407,7 +414,8 @@ fn stopped_logger_and_a_full_ring() {
     assert_clean(&store);
 }
 
-/// Interleaving 12: a writer is stopped inside its transaction while visible commits await their flush: they get it.
+/// Interleaving 12: a writer is stopped inside its transaction while visible commits await their
+/// flush: they get it.
 #[test]
 fn stopped_writer_does_not_hold_up_flushes() {
     let _limit = limit();

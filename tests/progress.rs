@@ -1,10 +1,10 @@
-//! Goal: whoever waits for a process that recovers the store, takes it over or leaves it waits as long as that makes
-//! progress, however long it takes, and gives up when it makes none. An open once failed after a fixed time while the log was
-//! still being replayed.
+//! Goal: whoever waits for a process that recovers the store, takes it over or leaves it waits as
+//! long as that makes progress, however long it takes, and gives up when it makes none. An open
+//! once failed after a fixed time while the log was still being replayed.
 //!
-//! Method: victims, whose loggers sleep at each record that they replay, or at each piece of work that they show, so that the
-//! whole takes several times the limit of the one that waits; and one that is held. The limit of an open, which no option
-//! lowers, is lowered by a variable.
+//! Method: victims, whose loggers sleep at each record that they replay, or at each piece of work
+//! that they show, so that the whole takes several times the limit of the one that waits; and one
+//! that is held. The limit of an open, which no option lowers, is lowered by a variable.
 
 mod common;
 mod workload;
@@ -16,7 +16,8 @@ use untorn::{Durability, Store};
 use workload::victim::{Scene, kill_loggers};
 use workload::{Role, listen, my_role, say};
 
-/// How long those who wait go without visible progress: many times as long as a piece of work takes here.
+/// How long those who wait go without visible progress: many times as long as a piece of work takes
+/// here.
 const LIMIT: Duration = Duration::from_secs(3);
 /// Work that is slowed takes longer than this.
 const LONG: Duration = Duration::from_secs(7);
@@ -77,7 +78,8 @@ fn left_in_disorder() -> Scene {
     let scene = Scene::new();
     let mut filler = Role::start(victim(), "fills", &scene.path, "", &[]);
     filler.wait_for("filled");
-    // The logger first: it would leave the store in order. The filler is stopped, or it might start another one.
+    // The logger first: it would leave the store in order. The filler is stopped, or it might start
+    // another one.
     filler.signal(libc::SIGSTOP);
     kill_loggers(&scene.path);
     filler.kill();

@@ -1,8 +1,9 @@
-//! Goal: reader slots go back to the shared table when they are not needed any more, and a claim of one never waits for
-//! another process.
+//! Goal: reader slots go back to the shared table when they are not needed any more, and a claim of
+//! one never waits for another process.
 //!
-//! Method: the occupancy map in `control` is read from the file: its bits are the slots that each scan looks at. Where a
-//! process dies, or is held, in the middle of a claim, it is a victim (this executable with crash points).
+//! Method: the occupancy map in `control` is read from the file: its bits are the slots that each
+//! scan looks at. Where a process dies, or is held, in the middle of a claim, it is a victim (this
+//! executable with crash points).
 
 mod common;
 mod workload;
@@ -129,7 +130,8 @@ fn the_slots_of_a_process_that_died_go_back_to_the_table() {
     common::assert_clean(&store);
 }
 
-/// A client that is killed between its claim of a slot and the bit that leads to it leaves no slot without use.
+/// A client that is killed between its claim of a slot and the bit that leads to it leaves no slot
+/// without use.
 #[test]
 fn a_slot_whose_owner_died_before_it_was_entered_is_used_again() {
     let victim = victim::build("reader_slots");
@@ -144,8 +146,8 @@ fn a_slot_whose_owner_died_before_it_was_entered_is_used_again() {
     wait_until(|| store.stats().unwrap().reaped >= before + 4);
 }
 
-/// A process that makes room in the table is stopped, and then killed: others take slots meanwhile, and use the room
-/// that it was to make.
+/// A process that makes room in the table is stopped, and then killed: others take slots meanwhile,
+/// and use the room that it was to make.
 #[test]
 fn a_process_stopped_while_it_makes_room_blocks_no_reader() {
     let victim = victim::build("reader_slots");

@@ -1,11 +1,11 @@
-//! Goal: whatever a crash or a damaged byte leaves of the log and of the checkpoint's headers, recovery
-//! yields a state that was, with everything in it that was stated durable, or says which file is damaged
-//! where. Never another state, never a panic.
+//! Goal: whatever a crash or a damaged byte leaves of the log and of the checkpoint's headers,
+//! recovery yields a state that was, with everything in it that was stated durable, or says which
+//! file is damaged where. Never another state, never a panic.
 //!
-//! Method: a small store whose every state is known is stopped as a crash of the kernel would (its logger
-//! killed, its shared region lost); copies of its files are cut or changed at one byte each and recovered
-//! in this process. All bytes of the last batches and of the segments' headers are tried; of the others one in a few, unless
-//! `UNTORN_SWEEP=1` asks for all.
+//! Method: a small store whose every state is known is stopped as a crash of the kernel would (its
+//! logger killed, its shared region lost); copies of its files are cut or changed at one byte each
+//! and recovered in this process. All bytes of the last batches and of the segments' headers are
+//! tried; of the others one in a few, unless `UNTORN_SWEEP=1` asks for all.
 
 mod common;
 #[path = "common/store_files.rs"]
@@ -69,8 +69,8 @@ fn sweeps_all() -> bool {
     std::env::var_os("UNTORN_SWEEP").is_some()
 }
 
-/// The positions to damage in the log: every byte of segment headers and of the last `whole` batches, one in
-/// `stride` elsewhere where bytes are used, and a few in the padding.
+/// The positions to damage in the log: every byte of segment headers and of the last `whole`
+/// batches, one in `stride` elsewhere where bytes are used, and a few in the padding.
 fn positions(image: &Image, whole: usize, stride: usize) -> Vec<(String, usize, bool)> {
     let stride = if sweeps_all() { 1 } else { stride };
     let statements = image.statements();
@@ -149,7 +149,8 @@ fn log_cut_short() {
     assert!(ends.len() > 1, "cuts end in different transactions");
 }
 
-/// A segment file that is shorter than it should be is refused by name, whatever its length, and stays as it is.
+/// A segment file that is shorter than it should be is refused by name, whatever its length, and
+/// stays as it is.
 #[test]
 fn log_file_truncated() {
     let dir = scratch();
@@ -186,8 +187,8 @@ fn serial(slot: &[u8]) -> u64 {
     u64::from_le_bytes(slot[64..72].try_into().unwrap())
 }
 
-/// Interleaving 17. Goal: a damaged newest header is never passed over in silence once the log states its checkpoint, a
-/// damaged older one doesn't matter, and two damaged ones are an error.
+/// Interleaving 17. Goal: a damaged newest header is never passed over in silence once the log
+/// states its checkpoint, a damaged older one doesn't matter, and two damaged ones are an error.
 #[test]
 fn headers_with_one_byte_changed() {
     let dir = scratch();
@@ -227,8 +228,8 @@ fn headers_with_one_byte_changed() {
     }
 }
 
-/// A checkpoint whose header is on the disk and that no block of the log states yet: the header counts if it is
-/// whole, and the one before serves if it is torn.
+/// A checkpoint whose header is on the disk and that no block of the log states yet: the header
+/// counts if it is whole, and the one before serves if it is torn.
 #[test]
 fn header_that_the_log_does_not_state() {
     let dir = scratch();
@@ -266,8 +267,9 @@ fn header_that_the_log_does_not_state() {
     store_files::remove_all(&live);
 }
 
-/// Goal: recovery that is killed at any instant, with the power cut now and then as well, just starts again.
-/// Method: real logger processes over a crashed store, killed after a random time within that of a recovery.
+/// Goal: recovery that is killed at any instant, with the power cut now and then as well, just
+/// starts again. Method: real logger processes over a crashed store, killed after a random time
+/// within that of a recovery.
 #[test]
 fn recovery_killed_again_and_again() {
     let dir = scratch();
@@ -313,8 +315,8 @@ fn recovery_killed_again_and_again() {
     eprintln!("a whole recovery takes {whole:?}");
 }
 
-/// Goal: after mere process deaths nothing visible is lost, also when the region that holds it is damaged
-/// afterwards: then what is durable comes back.
+/// Goal: after mere process deaths nothing visible is lost, also when the region that holds it is
+/// damaged afterwards: then what is durable comes back.
 #[test]
 fn shared_region_at_rest() {
     let dir = scratch();
@@ -326,7 +328,8 @@ fn shared_region_at_rest() {
     let durable = history.states.last().unwrap().0;
     work(&store, &mut history, 3, |_| false);
     let visible = history.states.last().unwrap().0;
-    // All die: the logger by the signal, this client by leaving a store that no logger can then flush.
+    // All die: the logger by the signal, this client by leaving a store that no logger can then
+    // flush.
     let logger = store.stats().unwrap().logger_pid.unwrap();
     kill(logger);
     wait_dead(logger);
@@ -341,7 +344,8 @@ fn shared_region_at_rest() {
     for number in 0..150 {
         let copy = numbered(dir.path(), number);
         image.lay_out(&copy, |_| {});
-        // A copied region has another inode, which tells it from one in use: here that is put right.
+        // A copied region has another inode, which tells it from one in use: here that is put
+        // right.
         let path = copy.join("control");
         std::fs::write(&path, &control).unwrap();
         let mut bytes = control.clone();
@@ -370,7 +374,8 @@ fn shared_region_at_rest() {
     store_files::remove_all(&live);
 }
 
-/// Goal: a logger that can't recover says why to whoever opens, at once, from another process as well.
+/// Goal: a logger that can't recover says why to whoever opens, at once, from another process as
+/// well.
 #[test]
 fn errors_of_recovery_reach_the_caller() {
     let dir = scratch();
@@ -417,12 +422,15 @@ fn limits_of_the_starter_are_not_the_loggers() {
     untorn::logger::stop_logger(&path, HANGS).unwrap();
 }
 
-/// Goal: the pages of a checkpoint stay as they are until the next one, those that free queues consist of included.
+/// Goal: the pages of a checkpoint stay as they are until the next one, those that free queues
+/// consist of included.
 ///
-/// A commit that took the next page of a queue out of a run of free pages, and freed no run itself, wrote the changed directory
-/// of the runs over that of the checkpoint. Recovery then read the queues of a transaction that it had yet to
-/// replay: pages were lost, or used twice. So here a large value leaves a free run, some records use up the free single pages,
-/// and after a checkpoint, when the queues' pages are sealed, each commit is recovered from what the files hold just then.
+/// A commit that took the next page of a queue out of a run of free pages, and freed no run itself,
+/// wrote the changed directory of the runs over that of the checkpoint. Recovery then read the
+/// queues of a transaction that it had yet to replay: pages were lost, or used twice. So here a
+/// large value leaves a free run, some records use up the free single pages, and after a
+/// checkpoint, when the queues' pages are sealed, each commit is recovered from what the files hold
+/// just then.
 #[test]
 fn pages_of_a_checkpoint_stay_as_they_are() {
     let dir = scratch();

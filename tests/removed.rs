@@ -1,8 +1,9 @@
-//! Goal: what is removed, replaced or renamed under an open store is named, no second world comes to be beside the living
-//! one, and nothing acknowledged is lost. A new `lock` once let an opener recover a store beneath its users.
+//! Goal: what is removed, replaced or renamed under an open store is named, no second world comes
+//! to be beside the living one, and nothing acknowledged is lost. A new `lock` once let an opener
+//! recover a store beneath its users.
 //!
-//! Method: a process holds the store and goes on, while this one removes and renames, opens, and looks for what was
-//! acknowledged.
+//! Method: a process holds the store and goes on, while this one removes and renames, opens, and
+//! looks for what was acknowledged.
 
 mod common;
 
@@ -82,8 +83,8 @@ fn put_until_refused(holder: &mut Child, acknowledged: &mut Vec<String>) -> Stri
 /// How a file of a store comes to be missing.
 type Removal = fn(&Path);
 
-/// `lock` goes in each way that it can: the opener hears what is wrong, and so does the process that goes on; when that has closed the
-/// store, all that was acknowledged is there.
+/// `lock` goes in each way that it can: the opener hears what is wrong, and so does the process
+/// that goes on; when that has closed the store, all that was acknowledged is there.
 #[test]
 fn lock_is_removed_while_a_process_has_the_store_open() {
     let _limit = limit();
@@ -121,7 +122,8 @@ fn lock_is_removed_while_a_process_has_the_store_open() {
     }
 }
 
-/// The directory is removed: a durable call answers that, not that a logger is stalled; the logger leaves.
+/// The directory is removed: a durable call answers that, not that a logger is stalled; the logger
+/// leaves.
 #[test]
 fn the_directory_is_removed() {
     let _limit = limit();
@@ -140,8 +142,8 @@ fn the_directory_is_removed() {
     assert!(store.find_keyspace("keys").unwrap().is_none());
 }
 
-/// The directory is renamed: its users go on, the new path leads to the same store, and a logger is started for it, also when another
-/// store has taken the old path.
+/// The directory is renamed: its users go on, the new path leads to the same store, and a logger is
+/// started for it, also when another store has taken the old path.
 #[test]
 fn the_directory_is_renamed() {
     let _limit = limit();

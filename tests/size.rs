@@ -1,8 +1,8 @@
-//! Goal: a store takes little of the disk until it holds much, each of its parts grows when it is needed, and a process that is killed
-//! between the steps of growing leaves a store that goes on.
+//! Goal: a store takes little of the disk until it holds much, each of its parts grows when it is
+//! needed, and a process that is killed between the steps of growing leaves a store that goes on.
 //!
-//! Method: the blocks of all files are counted as `du` counts them, while the store is open. Processes with crash points die at the
-//! steps of the ring's and the client table's growth.
+//! Method: the blocks of all files are counted as `du` counts them, while the store is open.
+//! Processes with crash points die at the steps of the ring's and the client table's growth.
 
 mod common;
 mod workload;
@@ -60,7 +60,8 @@ fn open(path: &Path) -> Store {
     Store::options().flush_policy(FlushPolicy::EveryBytes(1 << 30)).open(path).unwrap()
 }
 
-/// Commits so many values, each in a transaction of its own, under keys that follow those that are there.
+/// Commits so many values, each in a transaction of its own, under keys that follow those that are
+/// there.
 fn write(store: &Store, count: u64) {
     let keys = store.keyspace("keys").unwrap();
     let first = keys.len().unwrap();
@@ -176,8 +177,8 @@ fn a_large_first_transaction_makes_room_for_itself() {
     assert_clean(&store);
 }
 
-/// Writers die at each step of the ring's growth. All that was visible stays, the next writer grows the ring, and a follower gets each
-/// change once.
+/// Writers die at each step of the ring's growth. All that was visible stays, the next writer grows
+/// the ring, and a follower gets each change once.
 #[test]
 fn writers_die_while_the_ring_grows() {
     let victim = victim::build("size");
@@ -218,7 +219,8 @@ fn writers_die_while_the_ring_grows() {
     }
 }
 
-/// A ring that can't grow keeps its length, for all processes, and each commit gets through it. A follower gets each change.
+/// A ring that can't grow keeps its length, for all processes, and each commit gets through it. A
+/// follower gets each change.
 #[test]
 fn a_ring_that_cannot_grow_is_used_in_laps() {
     let _limit = limit();
@@ -254,7 +256,8 @@ fn a_ring_that_cannot_grow_is_used_in_laps() {
     assert_clean(&store);
 }
 
-/// More clients than the first page of their table holds, of which one dies while it makes the second.
+/// More clients than the first page of their table holds, of which one dies while it makes the
+/// second.
 #[test]
 fn a_client_dies_while_the_client_table_grows() {
     let victim = victim::build("size");

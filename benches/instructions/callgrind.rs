@@ -60,9 +60,9 @@ fn round(count: f64) -> f64 {
 
 /// Adds up the profile's own cost of each function, by its name.
 ///
-/// The format is valgrind's manual, "Callgrind Format Specification": `fn=(id) name` begins a function,
-/// and later ones of the same id leave the name out; a cost line is a line number and a count; the cost
-/// line after `calls=` is the callee's and is passed over.
+/// The format is valgrind's manual, "Callgrind Format Specification": `fn=(id) name` begins a
+/// function, and later ones of the same id leave the name out; a cost line is a line number and a
+/// count; the cost line after `calls=` is the callee's and is passed over.
 fn read(profile: &Path) -> BTreeMap<String, u64> {
     let text = std::fs::read_to_string(profile).unwrap();
     let mut names: HashMap<&str, String> = HashMap::new();
@@ -90,7 +90,8 @@ fn read(profile: &Path) -> BTreeMap<String, u64> {
     costs
 }
 
-/// The name without what differs from one build to the next: the hash, and callgrind's numbers of recursion.
+/// The name without what differs from one build to the next: the hash, and callgrind's numbers of
+/// recursion.
 fn plain_name(name: &str) -> String {
     let name = name.split('\'').next().unwrap_or(name);
     match name.rfind("::h") {

@@ -10,9 +10,9 @@
 //! - `callgrind`: runs a workload under valgrind and adds up its instructions by function
 //! - `table`: the counts that are expected, by compiler and C library
 //!
-//! The logger is a process of its own and is not counted. The workloads wait for nothing: commits are
-//! visible, and each of them runs alone on its store. What is left of chance (a lock that the logger
-//! holds for a moment) only adds instructions, so the smallest of three runs counts.
+//! The logger is a process of its own and is not counted. The workloads wait for nothing: commits
+//! are visible, and each of them runs alone on its store. What is left of chance (a lock that the
+//! logger holds for a moment) only adds instructions, so the smallest of three runs counts.
 
 pub(crate) mod callgrind;
 pub(crate) mod table;

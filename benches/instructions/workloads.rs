@@ -1,5 +1,5 @@
-//! The workloads: each prepares a store, then calls one function of the library many times inside of a
-//! function named `counted_…`, in which alone callgrind collects.
+//! The workloads: each prepares a store, then calls one function of the library many times inside
+//! of a function named `counted_…`, in which alone callgrind collects.
 
 use crate::callgrind::Counts;
 use std::hint::black_box;
@@ -10,7 +10,8 @@ use untorn::{Durability, FlushPolicy, Keyspace, Snapshot, Store};
 pub(crate) const NAMES: [&str; 8] =
     ["get", "snapshot_get", "seek_10", "scan", "put", "put_pinned", "delete", "commit_10"];
 
-/// Entries in the store before a workload begins: 24-byte keys and 150-byte values, four levels of pages.
+/// Entries in the store before a workload begins: 24-byte keys and 150-byte values, four levels of
+/// pages.
 const ENTRIES: u64 = 50_000;
 /// Snapshots that are open in `put_pinned`.
 const SNAPSHOTS: usize = 4_000;
@@ -75,7 +76,8 @@ fn run_calls(mut call: impl FnMut(u64), counted: impl Fn(&mut dyn FnMut())) {
     });
 }
 
-/// The functions in which callgrind collects. They differ only in their names, which callgrind is given.
+/// The functions in which callgrind collects. They differ only in their names, which callgrind is
+/// given.
 macro_rules! counted {
     ($($name:ident),*) => {$(
         #[inline(never)]

@@ -1,15 +1,18 @@
 //! Many records, so many to a message: what one of them costs.
 //!
-//! A message of b bytes costs a fixed σ however many records are in it, so a record of r bytes costs σ r / b of that. That
-//! asks for large messages. But the sender makes the batch before it sends it, and the receiver reads it after it has come:
-//! if it no longer lies in the cache by then, each byte is fetched once more. So beyond some M the cost rises again:
+//! A message of b bytes costs a fixed σ however many records are in it, so a record of r bytes
+//! costs σ r / b of that. That asks for large messages. But the sender makes the batch before it
+//! sends it, and the receiver reads it after it has come: if it no longer lies in the cache by
+//! then, each byte is fetched once more. So beyond some M the cost rises again:
 //!
 //! c(b) = σ r / b + r β + r γ max(0, 1 − M / b)
 //!
-//! That is the bargain of blocked matrix multiplication: make the block as large as fits, and no larger (Hong and Kung 1981;
-//! Lam, Rothberg and Wolf 1991). There the traffic falls with the root of the cache, as each operand in the block
-//! is used as often as the block is wide. Here a byte is used a fixed number of times, so a larger cache only lets the fixed part
-//! be shared by more. M is half of the second-level cache: a side touches a batch in two places, its own and the one it hands over by.
+//! That is the bargain of blocked matrix multiplication: make the block as large as fits, and no
+//! larger (Hong and Kung 1981; Lam, Rothberg and Wolf 1991). There the traffic falls with the root
+//! of the cache, as each operand in the block is used as often as the block is wide. Here a byte is
+//! used a fixed number of times, so a larger cache only lets the fixed part be shared by more. M is
+//! half of the second-level cache: a side touches a batch in two places, its own and the one it
+//! hands over by.
 
 use super::arguments::Arguments;
 use super::channel::Kind;
@@ -51,7 +54,8 @@ impl Batches {
         factors(bytes, self.cache_bytes).iter().zip(self.found).map(|(factor, found)| factor * found).sum()
     }
 
-    /// The model's best batch in bytes: what fits into the cache if what does not costs more than it shares out.
+    /// The model's best batch in bytes: what fits into the cache if what does not costs more than
+    /// it shares out.
     pub(crate) fn best_by_model(&self) -> f64 {
         let [sigma, _, beyond] = self.found;
         // The slope of c beyond M has the sign of M γ − σ.

@@ -1,4 +1,5 @@
-//! A chart with two logarithmic axes as an SVG that stands by itself, readable on a light page, a dark one and in print.
+//! A chart with two logarithmic axes as an SVG that stands by itself, readable on a light page, a
+//! dark one and in print.
 
 use std::fmt::Write;
 
@@ -41,7 +42,8 @@ pub(crate) struct Chart {
     pub(crate) marks: Vec<Mark>,
 }
 
-/// Colours that are told apart by those who see few of them (Okabe and Ito), darker ones on a light page.
+/// Colours that are told apart by those who see few of them (Okabe and Ito), darker ones on a light
+/// page.
 const STYLE: &str = "\
 .c{color:#1b1b1b;font:13px system-ui,sans-serif}.p{fill:#fff}.g{stroke:#dcdcdc}.m{stroke:#666;stroke-dasharray:3 4}\
 .s0{color:#0072b2}.s1{color:#c24e00}.s2{color:#007a5a}.s3{color:#a8437f}.s4{color:#8a6d00}.s5{color:#5b5b5b}\

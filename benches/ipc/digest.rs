@@ -1,4 +1,5 @@
-//! A checksum that depends on every word and on its place: both sides of a hand-over compute it, so each word is read.
+//! A checksum that depends on every word and on its place: both sides of a hand-over compute it, so
+//! each word is read.
 
 /// Fletcher's two sums, over words of 64 bits.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]

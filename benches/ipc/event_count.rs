@@ -1,9 +1,11 @@
-//! How one process waits for a word of shared memory to change: asleep on a futex, or by looking all the time.
+//! How one process waits for a word of shared memory to change: asleep on a futex, or by looking
+//! all the time.
 //!
-//! The event is two words: a count that a sleeper's futex watches, and whether anybody sleeps. Who waits says so and then
-//! looks once more; who changes something looks after that whether somebody waits. Of these four steps, in one order for
-//! all by the fences, either the waiter sees the change or the other sees the waiter. (There is one waiter; neither process
-//! outlives the other by long, so a wait without time-out would do; it has one all the same.)
+//! The event is two words: a count that a sleeper's futex watches, and whether anybody sleeps. Who
+//! waits says so and then looks once more; who changes something looks after that whether somebody
+//! waits. Of these four steps, in one order for all by the fences, either the waiter sees the
+//! change or the other sees the waiter. (There is one waiter; neither process outlives the other by
+//! long, so a wait without time-out would do; it has one all the same.)
 
 use super::memory::Memory;
 use rustix::thread::futex::{self, Flags, Timespec};

@@ -1,7 +1,8 @@
-//! Weighted least squares: the coefficients c for which Σ wᵢ (yᵢ − Σⱼ cⱼ xᵢⱼ)² is least, with wᵢ = 1 / yᵢ².
+//! Weighted least squares: the coefficients c for which Σ wᵢ (yᵢ − Σⱼ cⱼ xᵢⱼ)² is least, with wᵢ =
+//! 1 / yᵢ².
 //!
-//! The weights make errors relative. Times here lie between half a microsecond and many milliseconds; unweighted, the
-//! largest records alone would decide.
+//! The weights make errors relative. Times here lie between half a microsecond and many
+//! milliseconds; unweighted, the largest records alone would decide.
 
 /// One observation: what each coefficient is multiplied by, and what was measured.
 #[derive(Clone, Debug)]
@@ -10,7 +11,8 @@ pub(crate) struct Row<const N: usize> {
     pub(crate) found: f64,
 }
 
-/// The coefficients. None is below 0: a cost is not; one that would be is 0, and the others are found without it.
+/// The coefficients. None is below 0: a cost is not; one that would be is 0, and the others are
+/// found without it.
 pub(crate) fn coefficients<const N: usize>(rows: &[Row<N>]) -> [f64; N] {
     let mut is_used = [true; N];
     loop {

@@ -1,7 +1,9 @@
-//! Many records to an fsync, by the store: as one durable transaction, and as many visible ones before one sync.
+//! Many records to an fsync, by the store: as one durable transaction, and as many visible ones
+//! before one sync.
 //!
-//! An fsync costs F however many records it covers: c(N) = F / N + p. Nothing makes large batches dear here but the time that the
-//! first record waits for the last, so there is no best N, only one from which on more of it is not worth the wait.
+//! An fsync costs F however many records it covers: c(N) = F / N + p. Nothing makes large batches
+//! dear here but the time that the first record waits for the last, so there is no best N, only one
+//! from which on more of it is not worth the wait.
 
 use super::arguments::Arguments;
 use super::fit::{self, Row};

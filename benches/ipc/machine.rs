@@ -43,7 +43,8 @@ impl Machine {
     }
 }
 
-/// Binds this process to one of the processors that it may use. Where there are not so many, it goes without.
+/// Binds this process to one of the processors that it may use. Where there are not so many, it
+/// goes without.
 pub(crate) fn pin(index: usize) {
     let Ok(allowed) = sched_getaffinity(None) else { return };
     let usable: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();

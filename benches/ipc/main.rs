@@ -1,9 +1,12 @@
-//! What it costs to hand a record to another process: by messages and by shared memory, by size of the record and of
-//! the batch. `cargo bench --bench ipc`; `-- --quick` takes some seconds. `docs/ipc.md` explains what comes out.
+//! What it costs to hand a record to another process: by messages and by shared memory, by size of
+//! the record and of the batch. `cargo bench --bench ipc`; `-- --quick` takes some seconds.
+//! `docs/ipc.md` explains what comes out.
 //!
-//! - `channel`: the ways of handing over; `memory` and `event_count` are what those by shared memory stand on
+//! - `channel`: the ways of handing over; `memory` and `event_count` are what those by shared
+//!   memory stand on
 //! - `pair`: the other process, and what the two agree on; `digest` proves that every byte arrived
-//! - `measure`: one record after another, by size; `batch`: by records per message; `flushes`: by records per fsync
+//! - `measure`: one record after another, by size; `batch`: by records per message; `flushes`: by
+//!   records per fsync
 //! - `remote`: values by `untorn::Client`, beside a direct client's
 //! - `model`, `fit`: the straight lines through the points
 //! - `report`, `chart`: the tables, the page and its pictures

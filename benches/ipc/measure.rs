@@ -59,7 +59,8 @@ fn point(pair: &mut Pair, kind: Kind, bytes: usize, arguments: &Arguments) -> io
     })
 }
 
-/// Phases until their time is over: short ones, because only between two of them can it be looked at.
+/// Phases until their time is over: short ones, because only between two of them can it be looked
+/// at.
 fn repeat(budget: Duration, mut phase: impl FnMut(usize) -> io::Result<Phase>) -> io::Result<Phase> {
     let begun = Instant::now();
     phase(ROUNDS_BEFORE)?;

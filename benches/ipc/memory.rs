@@ -1,7 +1,8 @@
 //! Memory that the two processes share: words of 64 bits of a file, mapped by both.
 //!
-//! All access is by atomics, so nothing here can be torn, and callers need nothing unsafe. A word at a time is as fast as
-//! the lines travel: the processor copies no faster between two cores' caches.
+//! All access is by atomics, so nothing here can be torn, and callers need nothing unsafe. A word
+//! at a time is as fast as the lines travel: the processor copies no faster between two cores'
+//! caches.
 #![allow(unsafe_code)]
 
 use super::digest::Digest;
@@ -24,22 +25,23 @@ impl Memory {
     /// Maps the first `words` words of a file, which is that long.
     pub(crate) fn map(file: impl AsFd, words: usize, is_writable: bool) -> io::Result<Memory> {
         let protection = if is_writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
-        // SAFETY: a new mapping at a place of the kernel's choice. The file is as long as the mapping, and stays so: this
-        // benchmark makes it, and cuts none off.
+        // SAFETY: a new mapping at a place of the kernel's choice. The file is as long as the
+        // mapping, and stays so: this benchmark makes it, and cuts none off.
         let start = unsafe { mmap(std::ptr::null_mut(), words * 8, protection, MapFlags::SHARED, file, 0)? };
         Ok(Memory { start: NonNull::new(start.cast()).expect("a mapping is not at 0"), words })
     }
 
     pub(crate) fn words(&self) -> &[AtomicU64] {
-        // SAFETY: mapped, aligned to a page, and mapped as long as `self` lives; both processes use atomics only. A
-        // mapping that is not writable is never stored to by its users.
+        // SAFETY: mapped, aligned to a page, and mapped as long as `self` lives; both processes use
+        // atomics only. A mapping that is not writable is never stored to by its users.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.words) }
     }
 
     /// The lower half of a word, for a futex.
     pub(crate) fn half(&self, word: usize) -> &AtomicU32 {
         let word: *const AtomicU64 = &self.words()[word];
-        // SAFETY: within the word just borrowed, aligned, and used as an atomic of this width by everybody.
+        // SAFETY: within the word just borrowed, aligned, and used as an atomic of this width by
+        // everybody.
         unsafe { &*word.cast::<AtomicU32>() }
     }
 

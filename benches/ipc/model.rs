@@ -1,8 +1,10 @@
-//! What handing over should cost: a fixed part and a part for each byte, and where two such lines cross.
+//! What handing over should cost: a fixed part and a part for each byte, and where two such lines
+//! cross.
 //!
-//! T_msg(x) = n σ + 2 x / B_k: n system calls, and two copies by the kernel. T_shm(x) = n′ σ + x / B_cc: n′ system calls
-//! (to wake, to sleep), and each byte once from cache to cache. The straight line of cost over size is Hockney's (1994); σ
-//! and n make the fixed part what LogP (Culler and others, 1993) calls overhead and latency together.
+//! T_msg(x) = n σ + 2 x / B_k: n system calls, and two copies by the kernel. T_shm(x) = n′ σ + x /
+//! B_cc: n′ system calls (to wake, to sleep), and each byte once from cache to cache. The straight
+//! line of cost over size is Hockney's (1994); σ and n make the fixed part what LogP (Culler and
+//! others, 1993) calls overhead and latency together.
 
 use super::channel::{Family, Kind};
 use super::fit::{self, Row};
@@ -35,7 +37,8 @@ impl Line {
         self.fixed_ns + self.ns_per_byte * bytes
     }
 
-    /// B_k or B_cc, in bytes for a nanosecond: twice that of the line for messages, whose bytes are copied twice.
+    /// B_k or B_cc, in bytes for a nanosecond: twice that of the line for messages, whose bytes are
+    /// copied twice.
     pub(crate) fn bandwidth(&self) -> f64 {
         let times = if self.kind.family() == Family::Message { 2.0 } else { 1.0 };
         times / self.ns_per_byte

@@ -1,7 +1,8 @@
 //! Two processes that hand records to each other, and the phases in which they do.
 //!
-//! The second is this executable once more, told by a variable who it is. By a socket beside the channel it learns what
-//! comes next: how long the records are, how many there will be, and what to do with them.
+//! The second is this executable once more, told by a variable who it is. By a socket beside the
+//! channel it learns what comes next: how long the records are, how many there will be, and what to
+//! do with them.
 
 use super::channel::{Calls, Channel, End, Kind, Received};
 use super::clock::now_ns;
@@ -113,7 +114,8 @@ impl Pair {
         Ok(Phase { times, calls: 0.0 })
     }
 
-    /// The time for so many messages one after the other, each made anew of records of `record_words`, in nanoseconds.
+    /// The time for so many messages one after the other, each made anew of records of
+    /// `record_words`, in nanoseconds.
     pub(crate) fn stream(&mut self, words: usize, rounds: usize, record_words: usize) -> io::Result<f64> {
         self.begin(Task::Swallow, words, rounds)?;
         let mut message = vec![0; words];
@@ -148,7 +150,8 @@ impl Drop for Pair {
         let _ = self.child.wait();
         if matches!(self.kind, Kind::StoreFeed | Kind::StoreSpin) {
             let store = self.dir.path().join("store");
-            // The channel still counts as a client of the store, and the logger leaves all the same.
+            // The channel still counts as a client of the store, and the logger leaves all the
+            // same.
             let _ = untorn::logger::stop_logger(store, std::time::Duration::from_secs(20));
         }
     }
@@ -171,7 +174,8 @@ fn expect(found: u64, digest: Digest) -> io::Result<()> {
     Err(io::Error::other("not all bytes of a record arrived as they were sent"))
 }
 
-/// Is the second process of a pair, if that is what this process was started for; says whether it was.
+/// Is the second process of a pair, if that is what this process was started for; says whether it
+/// was.
 pub(crate) fn consume_if_asked() -> io::Result<bool> {
     let Ok(role) = std::env::var(ROLE) else { return Ok(false) };
     let mut words = role.splitn(3, '\n');

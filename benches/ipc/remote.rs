@@ -1,5 +1,5 @@
-//! A value by message, as users of `untorn::Client` put and get it, beside the same by a direct client: what of the cost is
-//! the message's.
+//! A value by message, as users of `untorn::Client` put and get it, beside the same by a direct
+//! client: what of the cost is the message's.
 
 use super::arguments::Arguments;
 use super::chart::{Unit, label};

@@ -1,4 +1,5 @@
-//! A store in a directory of its own, which goes with it; its commits are visible unless they say otherwise.
+//! A store in a directory of its own, which goes with it; its commits are visible unless they say
+//! otherwise.
 
 use std::time::Duration;
 use untorn::{Durability, FlushPolicy, Store};

@@ -1,4 +1,5 @@
-//! Cargo, as far as the harness has to ask it for something: builds of this workspace, and what its manifests say.
+//! Cargo, as far as the harness has to ask it for something: builds of this workspace, and what its
+//! manifests say.
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};

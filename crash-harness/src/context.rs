@@ -1,4 +1,5 @@
-//! What a suite works with: its seed, its limit, a place for its stores, and a bar that shows how far it has come.
+//! What a suite works with: its seed, its limit, a place for its stores, and a bar that shows how
+//! far it has come.
 
 use crate::scratch::Scratch;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -19,7 +20,8 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// The first suite's share, of those that are still to run, when so many seconds are gone. Suites get time by weight.
+    /// The first suite's share, of those that are still to run, when so many seconds are gone.
+    /// Suites get time by weight.
     pub fn share(self, gone: f64, left: &[crate::suites::Suite]) -> Limit {
         match self {
             Limit::States(_) => self,
@@ -43,7 +45,8 @@ const FREE_MIN: u64 = 1 << 30;
 /// Set by Ctrl-C.
 static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
-/// From now on Ctrl-C ends the suites early, with all that they have found; a second one ends the process at once.
+/// From now on Ctrl-C ends the suites early, with all that they have found; a second one ends the
+/// process at once.
 ///
 /// # Errors
 /// If the system does not let the signal be handled.
@@ -102,7 +105,8 @@ impl Context {
         bar.set_prefix(suite);
         let scratch = Scratch::new(&std::env::temp_dir());
         let scratch = scratch.map_err(|error| format!("a directory for the stores: {error}"))?;
-        // A store on a full disk does what it must not do elsewhere; and the memory of a container is often small.
+        // A store on a full disk does what it must not do elsewhere; and the memory of a container
+        // is often small.
         if scratch.free() < FREE_MIN {
             let place = std::env::temp_dir();
             return Err(format!("less than 1 GiB is free in {}; TMPDIR can name another place", place.display()));
@@ -139,7 +143,8 @@ impl Context {
         self.scratch.path().join(name)
     }
 
-    /// As [`Context::place`], in memory if the system has such a place: for stores of which only the processes are killed.
+    /// As [`Context::place`], in memory if the system has such a place: for stores of which only
+    /// the processes are killed.
     pub fn place_in_memory(&self, name: &str) -> PathBuf {
         self.in_memory.as_ref().unwrap_or(&self.scratch).path().join(name)
     }
@@ -194,8 +199,8 @@ impl Context {
     }
 }
 
-/// How a person starts this build of the harness. One with crash points and planted bugs is no build that cargo would run again, and
-/// what it found may be the bug that its environment names.
+/// How a person starts this build of the harness. One with crash points and planted bugs is no
+/// build that cargo would run again, and what it found may be the bug that its environment names.
 fn program() -> String {
     if !cfg!(feature = "instrumented") {
         return "cargo run --release -p crash-harness --".into();

@@ -1,8 +1,10 @@
-//! The end of everybody at one named point: the thread that comes by it is held there, the others go on for a moment, as long as they can,
-//! then all are killed, and the kernel "crashes". What any of them was told to be durable must be there.
+//! The end of everybody at one named point: the thread that comes by it is held there, the others
+//! go on for a moment, as long as they can, then all are killed, and the kernel "crashes". What any
+//! of them was told to be durable must be there.
 //!
-//! This is the sharpest question to ask of an acknowledgement: nobody comes after the death who might put things right. A writer,
-//! a writer by messages and a follower of the durable feed are asked what they were told.
+//! This is the sharpest question to ask of an acknowledgement: nobody comes after the death who
+//! might put things right. A writer, a writer by messages and a follower of the durable feed are
+//! asked what they were told.
 
 use crate::oracle::{self, Acknowledged};
 use crate::outcome::{Finding, Kind};
@@ -34,7 +36,8 @@ impl Others {
     }
 }
 
-/// Ends it all, after somebody was held, and looks what is left. Where that was before anything worked, there are no others.
+/// Ends it all, after somebody was held, and looks what is left. Where that was before anything
+/// worked, there are no others.
 ///
 /// # Errors
 /// What does not hold.

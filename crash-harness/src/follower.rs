@@ -1,5 +1,5 @@
-//! A consumer of the change feed: it must be told of every transaction of every writer, once, in order, also after it was
-//! killed and resumed.
+//! A consumer of the change feed: it must be told of every transaction of every writer, once, in
+//! order, also after it was killed and resumed.
 
 use crate::oracle::unsealed;
 use crate::outcome::{Finding, Kind};

@@ -1,4 +1,5 @@
-//! The build of the harness that has crash points and planted bugs: made by cargo, beside this one, when it is first needed.
+//! The build of the harness that has crash points and planted bugs: made by cargo, beside this one,
+//! when it is first needed.
 //!
 //! No other crate switches that feature on, and what is published never has it.
 
@@ -23,7 +24,8 @@ pub fn own() -> PathBuf {
 /// The target directory of this build, in which others get directories of their own.
 pub fn target() -> PathBuf {
     let own = own();
-    // A program lies in its profile's directory, a test one deeper; and the victims' profile in a directory of its own.
+    // A program lies in its profile's directory, a test one deeper; and the victims' profile in a
+    // directory of its own.
     let profile_and_above = own.ancestors().skip(1).skip_while(|place| place.ends_with("deps"));
     let mut target_and_above = profile_and_above.skip(1).skip_while(|place| place.ends_with("crash-instrumented"));
     target_and_above.next().map_or_else(|| "target".into(), Path::to_path_buf)

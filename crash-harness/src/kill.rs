@@ -1,8 +1,9 @@
-//! Deaths: at each named point in turn, of whoever comes by and of its successor too, at random instants under load, of several at
-//! once, and stops in the middle.
+//! Deaths: at each named point in turn, of whoever comes by and of its successor too, at random
+//! instants under load, of several at once, and stops in the middle.
 //!
-//! After each death others must go on within a stated time, with nobody's help, and see all that was acknowledged. Then everybody
-//! dies, which must lose nothing that was visible; then the kernel (`control` is gone), which must lose nothing durable.
+//! After each death others must go on within a stated time, with nobody's help, and see all that
+//! was acknowledged. Then everybody dies, which must lose nothing that was visible; then the kernel
+//! (`control` is gone), which must lose nothing durable.
 
 mod random;
 
@@ -45,17 +46,20 @@ enum Start {
     Crashed,
 }
 
-/// How a process is brought to a point: the orders, the store, and after how many rounds the victim leaves.
+/// How a process is brought to a point: the orders, the store, and after how many rounds the victim
+/// leaves.
 fn way_to(point: &str, action: &str, path: &Path) -> (String, Start, &'static str) {
     let act = match action {
-        // Before an end only the thread that comes by is held: others of its process may acknowledge what they must not.
+        // Before an end only the thread that comes by is held: others of its process may
+        // acknowledge what they must not.
         "end" => format!("hold={}", path.with_extension("gate").display()),
         "twice" => "kill".to_string(),
         action => action.to_string(),
     };
     let at = |passage: u32| format!("{point}@{passage}:{act}");
     match point {
-        // Not those of the logger's recovery: there must be something to lose. And the follower must be there already.
+        // Not those of the logger's recovery: there must be something to lose. And the follower
+        // must be there already.
         _ if action == "end" && point.starts_with("flush.") && point != "flush.failed" => (at(150), Start::Used, ""),
         _ if action == "end" && point.starts_with("sample.") => (at(12), Start::Used, ""),
         _ if action == "end" && point.starts_with("header.") => (at(3), Start::Used, ""),
@@ -107,8 +111,8 @@ fn at_points(context: &Context, outcome: &mut Outcome, program: &Path) {
     outcome.coverage.push(coverage);
 }
 
-/// A process dies at a point, or its successor as well, or it is stopped there for a while; all that must hold then, and after the
-/// deaths of all.
+/// A process dies at a point, or its successor as well, or it is stopped there for a while; all
+/// that must hold then, and after the deaths of all.
 fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mut Outcome) -> Result<(), Finding> {
     let (orders, start, rounds) = way_to(point, action, path);
     prepare(path, start)?;
@@ -129,13 +133,13 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
     while !mark.exists() {
         // A check of its own may fail before it comes there.
         doomed.refuse_finding()?;
-        // Once the victim works the logger is its own, and not one without crash points that somebody else started. Where it is
-        // to be left alone with its logger, nobody else comes.
+        // Once the victim works the logger is its own, and not one without crash points that
+        // somebody else started. Where it is to be left alone with its logger, nobody else comes.
         if action == "end" && rounds.is_empty() && others.is_none() && doomed.newest("S ") > 0 {
             others = Some(crate::end::Others::start(path));
         }
-        // The next one is to come by the same point. Of a dead logger, that is the next logger of the same writer; of one
-        // that must be left alone, that of the next writer.
+        // The next one is to come by the same point. Of a dead logger, that is the next logger of
+        // the same writer; of one that must be left alone, that of the next writer.
         let is_next = rounds.is_empty() || (first.exists() && acknowledged.is_empty());
         if action == "twice" && is_next && !doomed.is_running() {
             doomed.kill();
@@ -179,7 +183,8 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
     // before a sync is durable all the same. Cells become durable with the next sample, not here.
     let seen = oracle::made_durable(&store)?;
     acknowledged.extend(seen.into_iter().map(|(name, acknowledged)| (name, Acknowledged { cell: 0, ..acknowledged })));
-    // However often one was begun. After one death none is asked for, since it would hide from recovery what the log lacks.
+    // However often one was begun. After one death none is asked for, since it would hide from
+    // recovery what the log lacks.
     if action == "twice" {
         store.checkpoint().map_err(workload::misbehaved("checkpoint"))?;
     }
@@ -192,9 +197,11 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
     oracle::counters_not_ahead(&kept(&acknowledged, true)?)
 }
 
-/// Somebody is stopped in the middle of something: readers go on; and when it is continued, so does everybody else.
+/// Somebody is stopped in the middle of something: readers go on; and when it is continued, so does
+/// everybody else.
 fn while_stopped(path: &Path, stopped: &mut Process) -> Result<(), Finding> {
-    // A logger that is stopped while it recovers, or a client while it opens, keeps others from opening: they wait.
+    // A logger that is stopped while it recovers, or a client while it opens, keeps others from
+    // opening: they wait.
     let mut reader = Process::start(&instrumented::own(), "reader", path, &[], &[]);
     let is_reading = reader.wait_for("ok", 1, Duration::from_millis(300));
     if let Ok(()) = is_reading {

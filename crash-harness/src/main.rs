@@ -1,7 +1,8 @@
 //! The command line of the harness: which suites run, for how long, and where their reports go.
 //!
-//! Exit code 0: nothing was violated (of `controls`: every planted bug was caught); 1: something was; 2: usage; 3: the
-//! harness itself could not go on; 130: Ctrl-C ended it, after it has told what it had found by then.
+//! Exit code 0: nothing was violated (of `controls`: every planted bug was caught); 1: something
+//! was; 2: usage; 3: the harness itself could not go on; 130: Ctrl-C ended it, after it has told
+//! what it had found by then.
 
 use clap::Parser;
 use clap::builder::{PossibleValue, PossibleValuesParser};
@@ -10,7 +11,8 @@ use crash_harness::{context, context::Context, context::Limit, instrumented, rep
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Kills untorn's processes at every instruction, cuts the power, breaks the disk, and checks what is left.
+/// Kills untorn's processes at every instruction, cuts the power, breaks the disk, and checks what
+/// is left.
 #[derive(Parser)]
 #[command(version, about)]
 struct Arguments {
@@ -32,7 +34,8 @@ struct Arguments {
     /// Advice of `tradeoff` for so many records that a crash may take.
     #[arg(long, value_name = "N")]
     at_most_records: Option<u64>,
-    /// Advice of `tradeoff` for what was acknowledged in the last so many milliseconds before a crash.
+    /// Advice of `tradeoff` for what was acknowledged in the last so many milliseconds before a
+    /// crash.
     #[arg(long, value_name = "MS")]
     at_most_ms: Option<f64>,
     /// Ends a suite with its first violation: what `controls` asks for.

@@ -1,4 +1,5 @@
-//! A writer that sends messages: it maps nothing, and must get along with loggers that die while it waits for their answers.
+//! A writer that sends messages: it maps nothing, and must get along with loggers that die while it
+//! waits for their answers.
 
 use crate::limits::HANGS;
 use crate::oracle::{self, unsealed};
@@ -9,7 +10,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Batch, Client, CommitOutcome, Durability, Error};
 
-/// Writes until killed: the same transactions as other writers, every fourth acknowledged after its fsync.
+/// Writes until killed: the same transactions as other writers, every fourth acknowledged after its
+/// fsync.
 ///
 /// # Errors
 /// What a check found.

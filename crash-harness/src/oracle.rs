@@ -24,8 +24,9 @@ pub fn key(name: &str, n: u64) -> Vec<u8> {
     format!("{name}/{:03}", n % KEYS).into_bytes()
 }
 
-/// Checks one snapshot: each value whole, each writer's transaction there in both keyspaces or in neither, the keys that its
-/// last transactions left, the sum of the accounts. The last number of each writer.
+/// Checks one snapshot: each value whole, each writer's transaction there in both keyspaces or in
+/// neither, the keys that its last transactions left, the sum of the accounts. The last number of
+/// each writer.
 ///
 /// # Errors
 /// What does not hold.
@@ -88,7 +89,8 @@ fn check_large(snapshot: &Snapshot, extra: &Keyspace, name: &str, n: u64) -> Res
     Err(Finding::new(Kind::HalfApplied, what))
 }
 
-/// A writer's cell: its version, and the number of its value, 0 if nothing was stored yet. `None` if there is no such cell.
+/// A writer's cell: its version, and the number of its value, 0 if nothing was stored yet. `None`
+/// if there is no such cell.
 fn load_cell(store: &Store, name: &str) -> Result<Option<(Version, u64)>, Finding> {
     let cell = store.find_cell(&format!("cell of {name}")).map_err(misbehaved("find_cell"))?;
     let Some(cell) = cell else { return Ok(None) };
@@ -126,8 +128,8 @@ pub fn check_cell_order(store: &Store, seen: &mut BTreeMap<String, (Version, u64
     Ok(())
 }
 
-/// What a snapshot holds: of each keyspace the sum of its entries. Nothing is left out but the samples of cells, which follow the cells
-/// in their own time.
+/// What a snapshot holds: of each keyspace the sum of its entries. Nothing is left out but the
+/// samples of cells, which follow the cells in their own time.
 ///
 /// # Errors
 /// What can't be read.
@@ -154,8 +156,9 @@ pub fn hash(sum: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(sum ^ 0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
-/// No counter is ahead, once all writers are dead: a writer adds one after each commit, so that none was made twice. That none is missing
-/// which was told, [`kept`] looks at: so counters are exact, but for the one addition on whose way the writer died.
+/// No counter is ahead, once all writers are dead: a writer adds one after each commit, so that
+/// none was made twice. That none is missing which was told, [`kept`] looks at: so counters are
+/// exact, but for the one addition on whose way the writer died.
 ///
 /// # Errors
 /// A counter that is ahead.
@@ -207,7 +210,8 @@ impl Acknowledged {
     }
 }
 
-/// What those whose transactions were found are told by that: it is durable, but for cells and counters that are behind.
+/// What those whose transactions were found are told by that: it is durable, but for cells and
+/// counters that are behind.
 ///
 /// # Errors
 /// What can't be read.
@@ -234,8 +238,8 @@ pub fn made_durable(store: &Store) -> Result<Vec<(String, Acknowledged)>, Findin
     acknowledged_by(store, &check(&snapshot)?)
 }
 
-/// Whether all that writers were told is there: after mere deaths all that was visible, after a power cut all that was
-/// durable.
+/// Whether all that writers were told is there: after mere deaths all that was visible, after a
+/// power cut all that was durable.
 ///
 /// # Errors
 /// What is lost, or any other check of the store that fails.

@@ -18,7 +18,8 @@ pub enum Kind {
     LostAcked,
     /// Part of a transaction.
     HalfApplied,
-    /// A later change without an earlier one, a snapshot that changed, a version that names two values.
+    /// A later change without an earlier one, a snapshot that changed, a version that names two
+    /// values.
     OrderViolation,
     /// Somebody was held up for longer than the stated bound.
     BlockedReader,
@@ -91,7 +92,8 @@ pub struct Coverage {
 pub struct Outcome {
     /// The suite's name.
     pub suite: String,
-    /// Which store it tried, in which version and with which settings, if that is not untorn as it comes.
+    /// Which store it tried, in which version and with which settings, if that is not untorn as it
+    /// comes.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub about: String,
     /// What its random choices followed.

@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 /// A process in a role. Killed when dropped.
 pub struct Process {
     child: Child,
-    /// Names the process also when it has ended and its id is another's. `None` where the kernel has no such thing.
+    /// Names the process also when it has ended and its id is another's. `None` where the kernel
+    /// has no such thing.
     handle: Option<OwnedFd>,
     /// Its role, and what it was told.
     role: String,
@@ -106,7 +107,8 @@ impl Process {
         format!("{said}; its threads: {}", waits.collect::<Vec<_>>().join(", "))
     }
 
-    /// An error if a check of the process failed, or if it ended by itself in another way than a good one.
+    /// An error if a check of the process failed, or if it ended by itself in another way than a
+    /// good one.
     ///
     /// # Errors
     /// The finding.
@@ -165,14 +167,16 @@ impl Drop for Process {
     }
 }
 
-/// The state of a thread, as the kernel's `stat` below `/proc` has it: `R`, `S`, `D`, `T`, `Z`; `X` also if there is none any more.
+/// The state of a thread, as the kernel's `stat` below `/proc` has it: `R`, `S`, `D`, `T`, `Z`; `X`
+/// also if there is none any more.
 pub fn state_of(thread: &Path) -> char {
     let stat = std::fs::read_to_string(thread.join("stat")).unwrap_or_default();
     // It stands after the name, which ends with the last parenthesis.
     stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('X')
 }
 
-/// Whether a process is a logger of the store at `path`, be it ready or not: its environment names the store.
+/// Whether a process is a logger of the store at `path`, be it ready or not: its environment names
+/// the store.
 pub fn is_logger_of(process: Pid, path: &Path) -> bool {
     let wanted = format!("UNTORN_BECOME_LOGGER={}", path.display());
     let variables = std::fs::read(format!("/proc/{}/environ", process.as_raw_nonzero())).unwrap_or_default();
@@ -211,8 +215,9 @@ pub(crate) fn mappings(tid: i32) -> Vec<(Range<u64>, String)> {
     maps.lines().filter_map(mapping).collect()
 }
 
-/// Waits until a process that was killed is gone with all its threads. As long as one of them is left its locks are held: who opens
-/// the store then takes it for alive, and starts no other one. On a busy machine that is many milliseconds.
+/// Waits until a process that was killed is gone with all its threads. As long as one of them is
+/// left its locks are held: who opens the store then takes it for alive, and starts no other one.
+/// On a busy machine that is many milliseconds.
 fn wait_until_gone(handle: &OwnedFd) {
     let start = Instant::now();
     let mut asked = [PollFd::new(handle, PollFlags::IN)];
@@ -220,8 +225,8 @@ fn wait_until_gone(handle: &OwnedFd) {
     while !poll(&mut asked, Some(&bound)).is_ok_and(|count| count > 0) && start.elapsed() < HANGS {}
 }
 
-/// Whether all threads of all loggers of the store at `path` stand still, after they were told to: each ends first what it does in
-/// the kernel, which on a busy machine takes its time.
+/// Whether all threads of all loggers of the store at `path` stand still, after they were told to:
+/// each ends first what it does in the kernel, which on a busy machine takes its time.
 pub fn are_loggers_stopped(path: &Path) -> bool {
     let mut all = true;
     for_each_logger(path, |pid| {
@@ -258,11 +263,13 @@ pub fn kill_loggers(path: &Path) -> usize {
     killed
 }
 
-/// What a kernel crash leaves of a store whose clients have been killed: no logger, and no shared region.
+/// What a kernel crash leaves of a store whose clients have been killed: no logger, and no shared
+/// region.
 pub fn crash_kernel(path: &Path) {
     let start = Instant::now();
     loop {
-        // A logger that was just being started when its client died is not known by its environment yet.
+        // A logger that was just being started when its client died is not known by its environment
+        // yet.
         while kill_loggers(path) > 0 || (is_in_use(path) && start.elapsed() < HANGS) {
             std::thread::sleep(Duration::from_millis(1));
         }

@@ -1,4 +1,5 @@
-//! What the harness starts itself as: a process in a role, which says line by line what it was told.
+//! What the harness starts itself as: a process in a role, which says line by line what it was
+//! told.
 //!
 //! | line | means |
 //! |---|---|
@@ -39,7 +40,8 @@ impl Role {
         }
         // Nobody survives the harness, however that ends.
         let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-        // Ctrl-C goes to the whole group that is in the terminal's foreground: it is for the harness, which ends in order.
+        // Ctrl-C goes to the whole group that is in the terminal's foreground: it is for the
+        // harness, which ends in order.
         let _ = rustix::process::setpgid(None, None);
         let name = arguments.next()?.into_string().ok()?;
         let store = arguments.next()?.into();

@@ -1,4 +1,5 @@
-//! Deaths that take an arrangement: who dies, and what the others do then, is chosen so that one promise is at stake.
+//! Deaths that take an arrangement: who dies, and what the others do then, is chosen so that one
+//! promise is at stake.
 //!
 //! | scenario | what happens | at stake |
 //! |---|---|---|
@@ -74,7 +75,8 @@ pub fn play(role: &Role) -> Option<Result<(), Finding>> {
 
 // ---- a stream that never commits
 
-/// Samples, which are small transactions, would come in between, and checkpoints would spare recovery the streams.
+/// Samples, which are small transactions, would come in between, and checkpoints would spare
+/// recovery the streams.
 fn unsampled() -> untorn::Options {
     let mut options = workload::options();
     options.sample_interval(Duration::from_secs(3600)).checkpoint_bytes(1 << 30).segment_size(4 << 20);
@@ -170,7 +172,8 @@ fn recycled_segment(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding>
 
 // ---- a reader that stalls
 
-/// Commits while the reader is held, and after that: enough for pages that no pin protects to be used again.
+/// Commits while the reader is held, and after that: enough for pages that no pin protects to be
+/// used again.
 const COMMITS_AROUND: u64 = 200;
 
 fn stalled_reader(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding> {
@@ -227,7 +230,8 @@ fn recycled_under_a_follower(path: &Path, outcome: &mut Outcome) -> Result<bool,
     let mut follower = Process::start(program, "follower", path, &["durable"], &[("UNTORN_CRASH", &orders)]);
     follower.wait_for("ok", 1, HANGS)?;
     opened(false);
-    // It comes to the gate with the next commit or one of those after it; what it has read by then is less than is made now.
+    // It comes to the gate with the next commit or one of those after it; what it has read by then
+    // is less than is made now.
     let begun = Instant::now();
     while !gate.with_extension("reached").exists() {
         commit(1).map_err(misbehaved("commit"))?;
@@ -288,8 +292,9 @@ fn contained(role: &Role) -> Result<(), Finding> {
     let mut command = std::process::Command::new(instrumented::own());
     let (name, arguments) = role.arguments.split_first().expect("the role to play");
     command.arg("role").arg(name).arg(&role.store).args(arguments);
-    // It says by itself what it finds, on the same output. A parent that is killed before its child has asked to be told of
-    // that would leave it behind, and a process 1 does not learn its parent's id: so it hears it from a pipe.
+    // It says by itself what it finds, on the same output. A parent that is killed before its child
+    // has asked to be told of that would leave it behind, and a process 1 does not learn its
+    // parent's id: so it hears it from a pipe.
     command.stdin(std::process::Stdio::piped()).env(TIED, "1");
     let failed = |error| Finding::new(Kind::Misbehaved, format!("starting {name}: {error}"));
     let mut child = command.spawn().map_err(failed)?;

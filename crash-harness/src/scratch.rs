@@ -1,7 +1,8 @@
-//! Temporary directories that go with their owner; and those of owners that were killed go with the next one.
+//! Temporary directories that go with their owner; and those of owners that were killed go with the
+//! next one.
 //!
-//! An owner holds a lock on its directory for as long as it lives, which tells the others from those that are left over, in whatever
-//! namespace it lives.
+//! An owner holds a lock on its directory for as long as it lives, which tells the others from
+//! those that are left over, in whatever namespace it lives.
 
 use rustix::fs::{FlockOperation, flock, statvfs};
 use std::fs::File;

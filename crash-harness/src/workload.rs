@@ -1,6 +1,8 @@
-//! What the processes do: work whose every state shows whether it is whole, and checks while they are at it.
+//! What the processes do: work whose every state shows whether it is whole, and checks while they
+//! are at it.
 //!
-//! A writer's n-th transaction leaves marks from which the oracle knows n, and from n all that must be there.
+//! A writer's n-th transaction leaves marks from which the oracle knows n, and from n all that must
+//! be there.
 
 use crate::limits::HANGS;
 use crate::oracle::{self, Accounts, unsealed};
@@ -33,7 +35,8 @@ pub fn open(path: &Path) -> Result<Store, Finding> {
     open_with(&options(), path)
 }
 
-/// Opens it with other options. Whoever has its logger killed time and again is told so, and tries once more.
+/// Opens it with other options. Whoever has its logger killed time and again is told so, and tries
+/// once more.
 ///
 /// # Errors
 /// As above.
@@ -149,8 +152,8 @@ impl Writer {
         value.map_or(Ok(0), |value| unsealed(&value))
     }
 
-    /// The n-th transaction: values of some sizes under keys that are overwritten in turn, a removal, and the same number in
-    /// two keyspaces.
+    /// The n-th transaction: values of some sizes under keys that are overwritten in turn, a
+    /// removal, and the same number in two keyspaces.
     ///
     /// # Errors
     /// Those of the store.
@@ -220,7 +223,8 @@ impl Writer {
     }
 }
 
-/// Writes until killed, or for so many rounds: small transactions, a large one, now and then a checkpoint.
+/// Writes until killed, or for so many rounds: small transactions, a large one, now and then a
+/// checkpoint.
 fn write(path: &Path, name: &str, rounds: u64) -> Result<(), Finding> {
     let store = open(path)?;
     let writer = Writer::open(store.clone(), name).map_err(misbehaved("opening keyspaces and cells"))?;
@@ -250,12 +254,12 @@ fn write(path: &Path, name: &str, rounds: u64) -> Result<(), Finding> {
     Ok(())
 }
 
-/// The round before which a writer holds many snapshots. Its first commits and flushes, at which most deaths at a point
-/// happen, are of the records that the oracle judges.
+/// The round before which a writer holds many snapshots. Its first commits and flushes, at which
+/// most deaths at a point happen, are of the records that the oracle judges.
 const MANY_SNAPSHOTS_ROUND: u64 = 20;
 
-/// Holds more snapshots at once than one chunk of the reader table has slots, so that a second chunk is made. Each is
-/// of another transaction, since snapshots of one transaction share a slot.
+/// Holds more snapshots at once than one chunk of the reader table has slots, so that a second
+/// chunk is made. Each is of another transaction, since snapshots of one transaction share a slot.
 fn hold_many_snapshots(store: &Store) -> Result<(), Finding> {
     // A keyspace of its own: the oracle judges every record of the others.
     let keyspace = store.keyspace("held").map_err(misbehaved("opening a keyspace"))?;
@@ -269,7 +273,8 @@ fn hold_many_snapshots(store: &Store) -> Result<(), Finding> {
     Ok(())
 }
 
-/// What is acknowledged as durable is so by one of two ways, in turn: at once, or when a deadline comes.
+/// What is acknowledged as durable is so by one of two ways, in turn: at once, or when a deadline
+/// comes.
 pub fn durability(durable: bool, turn: u64) -> Durability {
     match durable {
         false => Durability::Visible,
@@ -278,7 +283,8 @@ pub fn durability(durable: bool, turn: u64) -> Durability {
     }
 }
 
-/// Reads in the other ways that there are: what is durable, and some of the changes since a transaction.
+/// Reads in the other ways that there are: what is durable, and some of the changes since a
+/// transaction.
 fn look(store: &Store, from: TxnId) -> Result<(), Finding> {
     let durable = store.durable_snapshot().map_err(misbehaved("durable_snapshot"))?;
     oracle::check(&durable)?;
@@ -320,8 +326,8 @@ fn transfer(path: &Path, name: &str) -> Result<(), Finding> {
     Ok(())
 }
 
-/// Checks snapshots until killed: each whole and repeatable, none older than the one before, durable ones behind visible
-/// ones, cells whole and never going back.
+/// Checks snapshots until killed: each whole and repeatable, none older than the one before,
+/// durable ones behind visible ones, cells whole and never going back.
 fn read(path: &Path) -> Result<(), Finding> {
     let store = open_with(options().read_only(true), path)?;
     let mut last = BTreeMap::new();
@@ -347,8 +353,8 @@ fn read(path: &Path) -> Result<(), Finding> {
     }
 }
 
-/// Holds snapshots for a while, until killed, and looks at everything in them again and again: it never changes, whatever is written, killed
-/// and recovered meanwhile.
+/// Holds snapshots for a while, until killed, and looks at everything in them again and again: it
+/// never changes, whatever is written, killed and recovered meanwhile.
 fn hold(path: &Path) -> Result<(), Finding> {
     let store = open(path)?;
     loop {
@@ -366,7 +372,8 @@ fn hold(path: &Path) -> Result<(), Finding> {
     }
 }
 
-/// Takes one checkpoint after the other, until killed. Whoever has the logger killed in each is told so.
+/// Takes one checkpoint after the other, until killed. Whoever has the logger killed in each is
+/// told so.
 fn take_checkpoints(path: &Path) -> Result<(), Finding> {
     let store = open(path)?;
     loop {

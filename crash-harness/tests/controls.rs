@@ -1,8 +1,8 @@
-//! Goal: the controls catch a bug that is there, and miss one that is not: they look at what a suite finds, and not at the
-//! bug's name.
+//! Goal: the controls catch a bug that is there, and miss one that is not: they look at what a
+//! suite finds, and not at the bug's name.
 //!
-//! Method: the program itself with a quick bug; and the same control against a build that has no planted bugs. Runs of all
-//! bugs are the program's own business.
+//! Method: the program itself with a quick bug; and the same control against a build that has no
+//! planted bugs. Runs of all bugs are the program's own business.
 
 use crash_harness::context::{Context, Limit};
 use crash_harness::controls;
@@ -35,7 +35,8 @@ fn a_bug_that_is_there_is_caught() {
 #[test]
 fn a_bug_that_is_not_there_is_missed() {
     let context = Context::new("controls", 1, Limit::Seconds(60), None).unwrap();
-    // This build has no planted bugs, whatever its environment says; the check must be one that needs no process of the build that has them.
+    // This build has no planted bugs, whatever its environment says; the check must be one that
+    // needs no process of the build that has them.
     let plain = Path::new(env!("CARGO_BIN_EXE_crash-harness"));
     let control = controls::table::CONTROLS.iter().find(|control| control.bug == OF_PLAIN_PROCESSES).unwrap();
     let tried = controls::catch(&context, plain, control);

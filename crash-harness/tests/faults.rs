@@ -1,7 +1,8 @@
-//! Goal: the suite of faults finds nothing in the store where there is nothing to be found, and finds a sync whose error is ignored or
-//! that is tried again.
+//! Goal: the suite of faults finds nothing in the store where there is nothing to be found, and
+//! finds a sync whose error is ignored or that is tried again.
 //!
-//! Method: single faults by their names, as a replay line gives them. Two of them are of bugs that the suite has found.
+//! Method: single faults by their names, as a replay line gives them. Two of them are of bugs that
+//! the suite has found.
 
 use serde_json::Value;
 use std::path::Path;
@@ -37,8 +38,8 @@ fn good(names: &[&str]) {
     }
 }
 
-/// A store that needs recovery could not be opened again by whoever was quick about it, and `verify` took a directory that it could
-/// not list for damage.
+/// A store that needs recovery could not be opened again by whoever was quick about it, and
+/// `verify` took a directory that it could not list for damage.
 #[test]
 fn calls_that_failed_in_ways_that_were_mistaken() {
     good(&["untorn-logger/untorn-checkpoi:sync:arena:3:ENOSPC:once", "a:open:wal:5:EACCES:lasting"]);

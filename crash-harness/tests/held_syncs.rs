@@ -1,8 +1,10 @@
-//! Goal: who waits for a sync waits until it has succeeded, and no longer than that concerns them; a sync that failed for good is got over
-//! without anybody's help where no client maps the store; and a file system of this kind is not used by mistake.
+//! Goal: who waits for a sync waits until it has succeeded, and no longer than that concerns them;
+//! a sync that failed for good is got over without anybody's help where no client maps the store;
+//! and a file system of this kind is not used by mistake.
 //!
-//! Method: the recording file system of the harness, whose syncs can be held and failed, and processes of the harness on it.
-//! Without root and FUSE that is said, and is an error where nothing may be skipped.
+//! Method: the recording file system of the harness, whose syncs can be held and failed, and
+//! processes of the harness on it. Without root and FUSE that is said, and is an error where
+//! nothing may be skipped.
 
 use crash_harness::limits::HANGS;
 use crash_harness::power::lives::Life;
@@ -22,8 +24,8 @@ fn life() -> Option<Life> {
     }
 }
 
-/// A sync of the log is held: whoever asked for durability waits, whoever did not, does not. It fails: the log goes on
-/// elsewhere, and the answer is that it is durable.
+/// A sync of the log is held: whoever asked for durability waits, whoever did not, does not. It
+/// fails: the log goes on elsewhere, and the answer is that it is durable.
 #[test]
 fn a_message_is_answered_after_the_sync() {
     let Some(mut life) = life() else { return };
@@ -49,8 +51,8 @@ fn a_message_is_answered_after_the_sync() {
     life.end(0);
 }
 
-/// A sync of the arena fails, after which a store refuses writes until all have closed it. Where all clients pass messages, the
-/// logger sees to that by itself, and the next one recovers.
+/// A sync of the arena fails, after which a store refuses writes until all have closed it. Where
+/// all clients pass messages, the logger sees to that by itself, and the next one recovers.
 #[test]
 fn clients_that_pass_messages_need_not_close_the_store() {
     let Some(mut life) = life() else { return };
@@ -90,8 +92,8 @@ fn clients_that_pass_messages_need_not_close_the_store() {
     life.end(0);
 }
 
-/// A file system of this kind answers to nobody's locks but its own process's, as far as can be known: it is refused by name,
-/// unless the options insist.
+/// A file system of this kind answers to nobody's locks but its own process's, as far as can be
+/// known: it is refused by name, unless the options insist.
 #[test]
 fn such_a_file_system_is_refused_unless_insisted_on() {
     let Some(mut life) = life() else { return };

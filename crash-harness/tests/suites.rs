@@ -1,7 +1,8 @@
-//! Goal: the suites do what their names say: a small run finds nothing in the store, says what it did in the form that programs
-//! read, and finds a bug that is planted.
+//! Goal: the suites do what their names say: a small run finds nothing in the store, says what it
+//! did in the form that programs read, and finds a bug that is planted.
 //!
-//! Method: the program itself, on a small part of each suite. Longer runs are the program's own business.
+//! Method: the program itself, on a small part of each suite. Longer runs are the program's own
+//! business.
 
 use serde_json::Value;
 use std::path::Path;
@@ -34,7 +35,8 @@ fn run(program: &Path, arguments: &[&str], bug: &str) -> (i32, Vec<Value>) {
     (status.code().unwrap(), text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
 }
 
-/// Steps need a system that lets processes be traced. Where it does not, that is said, and an error where nothing may be skipped.
+/// Steps need a system that lets processes be traced. Where it does not, that is said, and an error
+/// where nothing may be skipped.
 fn is_skipped(outcome: &Value) -> bool {
     let skipped = !outcome["skipped"].as_array().unwrap().is_empty();
     assert!(!skipped || std::env::var_os("CI").is_none(), "{}", outcome["skipped"]);
@@ -187,8 +189,9 @@ fn wrong_arguments_are_told() {
     }
 }
 
-/// Goal: the comparison has its rows, those that wait lose nothing, and those that acknowledge early lose about half an interval; that is
-/// 50 records at 10 syncs and 1,000 records a second, of which a dozen cuts show a few at least.
+/// Goal: the comparison has its rows, those that wait lose nothing, and those that acknowledge
+/// early lose about half an interval; that is 50 records at 10 syncs and 1,000 records a second, of
+/// which a dozen cuts show a few at least.
 #[test]
 fn what_a_sync_less_costs() {
     let (code, outcomes) = harness(&["tradeoff", "--seed", "1", "--seconds", "10"], "");
@@ -197,7 +200,8 @@ fn what_a_sync_less_costs() {
     for scheme in ["mmap-interval", "logger-visible", "logger-durable", "logger-within"] {
         let row = rows.iter().find(|row| row["scheme"] == scheme).unwrap_or_else(|| panic!("no row of {scheme}"));
         let number = |name: &str| row[name].as_f64().unwrap_or_else(|| panic!("{name} of {row}"));
-        // A disk that is busy with something else may answer nothing for the whole of such a short time.
+        // A disk that is busy with something else may answer nothing for the whole of such a short
+        // time.
         assert!(number("throughput") >= 0.0 && number("fsyncs") >= 0.0, "{row}");
         assert!(number("ack_ms_mean") > 0.0 && number("ack_ms_p99") >= number("ack_ms_p50"), "{row}");
         let waits = matches!(scheme, "logger-durable" | "logger-within");
@@ -213,7 +217,8 @@ fn what_a_sync_less_costs() {
     assert!(outcomes[0]["advice"].as_array().unwrap().iter().all(|advice| advice["text"].is_string()));
 }
 
-/// Goal: a durable commit that was not is found. Method: a bug that says so before the sync, where there is nearly always a sync in progress.
+/// Goal: a durable commit that was not is found. Method: a bug that says so before the sync, where
+/// there is nearly always a sync in progress.
 #[test]
 fn an_acknowledgement_before_its_sync_is_seen_by_what_a_cut_takes() {
     let program = crash_harness::instrumented::program().unwrap();

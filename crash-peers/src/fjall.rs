@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 /// fjall.
 pub(crate) struct Fjall;
 
-/// Bytes in memory after which fjall writes a table; 64 MiB unless set. Fewer, so that a short run has many.
+/// Bytes in memory after which fjall writes a table; 64 MiB unless set. Fewer, so that a short run
+/// has many.
 const MEMTABLE_BYTES: u64 = 256 << 10;
 
 impl StoreUnderTest for Fjall {

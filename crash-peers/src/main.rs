@@ -1,6 +1,7 @@
 //! The crash harness run against other embedded stores, and against untorn in the same way.
 //!
-//! Exit code 0: no promise was broken, and every control was caught; 1: otherwise; 2: usage; 3: the program itself could not go on.
+//! Exit code 0: no promise was broken, and every control was caught; 1: otherwise; 2: usage; 3: the
+//! program itself could not go on.
 
 mod fjall;
 mod lmdb;
@@ -25,7 +26,8 @@ use std::process::ExitCode;
 struct Arguments {
     /// What is done to them.
     run: Run,
-    /// Which stores, separated by commas: rows (`sqlite-wal-full`) or families (`sqlite`); all unless given.
+    /// Which stores, separated by commas: rows (`sqlite-wal-full`) or families (`sqlite`); all
+    /// unless given.
     #[arg(long, value_delimiter = ',')]
     store: Vec<String>,
     /// What random choices follow; a new one unless given.
@@ -43,8 +45,9 @@ struct Arguments {
     /// Bytes that the disk writes as a whole; smaller pieces of a page may be new beside old ones.
     #[arg(long, default_value_t = 512, value_parser = parse_sector)]
     sector: usize,
-    /// The name of a new file is durable only after a sync of its directory, which is all that POSIX grants. Unless given, a sync
-    /// of the file makes its name durable too, as the journals of ext4, XFS and btrfs do.
+    /// The name of a new file is durable only after a sync of its directory, which is all that
+    /// POSIX grants. Unless given, a sync of the file makes its name durable too, as the journals
+    /// of ext4, XFS and btrfs do.
     #[arg(long)]
     strict_names: bool,
     /// Writes the outcome as JSON, one object a line; `-` is the standard output.
@@ -71,7 +74,8 @@ enum Run {
     Cuts,
     /// A sync fails, takes with it what it covered, and the power goes later.
     Faults,
-    /// One call about a file fails: a write, a sync, an open; once or from then on; or it does half of what it was asked.
+    /// One call about a file fails: a write, a sync, an open; once or from then on; or it does half
+    /// of what it was asked.
     Errors,
     /// All of these.
     All,
@@ -165,7 +169,8 @@ fn one(
     Ok(outcome)
 }
 
-/// What was found in settings that are known not to keep the promise shows that the checks work, and is no violation.
+/// What was found in settings that are known not to keep the promise shows that the checks work,
+/// and is no violation.
 fn as_control(outcome: &mut Outcome, name: &str, is_whole: bool) {
     let caught = !outcome.violations.is_empty();
     outcome.figures.insert("violations found in this control".into(), outcome.violations.len() as f64);

@@ -1,4 +1,5 @@
-//! No store: a file for each key, written over in place. A control, in which every run must find something.
+//! No store: a file for each key, written over in place. A control, in which every run must find
+//! something.
 
 use crash_harness::store_under_test::{About, Change, Entries, Promise, Result, Store, StoreUnderTest};
 use std::fs::{self, File};

@@ -18,7 +18,8 @@ pub(crate) struct Sqlite {
 pub(crate) const WAL_FULL: Sqlite =
     Sqlite { name: "sqlite-wal-full", journal: "WAL", synchronous: "FULL", after_cut: Promise::Batch, control_of: &[] };
 
-/// Only checkpoints sync; documented to lose the latest commits, and nothing else, when the power goes.
+/// Only checkpoints sync; documented to lose the latest commits, and nothing else, when the power
+/// goes.
 pub(crate) const WAL_NORMAL: Sqlite = Sqlite {
     name: "sqlite-wal-normal",
     journal: "WAL",
@@ -27,7 +28,8 @@ pub(crate) const WAL_NORMAL: Sqlite = Sqlite {
     control_of: &[],
 };
 
-/// A rollback journal. With `FULL` alone its removal, which is the commit, is not synced (documented); with `EXTRA` it is.
+/// A rollback journal. With `FULL` alone its removal, which is the commit, is not synced
+/// (documented); with `EXTRA` it is.
 pub(crate) const DELETE_EXTRA: Sqlite = Sqlite {
     name: "sqlite-delete-extra",
     journal: "DELETE",
@@ -36,7 +38,8 @@ pub(crate) const DELETE_EXTRA: Sqlite = Sqlite {
     control_of: &[],
 };
 
-/// Nothing is synced, which is documented to lose and to damage data when the power goes: a control of the checks.
+/// Nothing is synced, which is documented to lose and to damage data when the power goes: a control
+/// of the checks.
 pub(crate) const WAL_OFF: Sqlite = Sqlite {
     name: "sqlite-wal-off",
     journal: "WAL",
@@ -45,7 +48,8 @@ pub(crate) const WAL_OFF: Sqlite = Sqlite {
     control_of: &["cuts", "faults"],
 };
 
-/// Pages of the log after which SQLite takes a checkpoint by itself; 1,000 unless set. Fewer, so that a short run has many.
+/// Pages of the log after which SQLite takes a checkpoint by itself; 1,000 unless set. Fewer, so
+/// that a short run has many.
 const CHECKPOINT_PAGES: u32 = 100;
 
 /// How long to wait for other processes.
@@ -118,7 +122,8 @@ impl Store for Open {
 
     fn sync(&mut self) -> Result<()> {
         if self.is_log {
-            // Of all that SQLite offers, only a checkpoint syncs the log afterwards. It says whether another one kept it from that.
+            // Of all that SQLite offers, only a checkpoint syncs the log afterwards. It says
+            // whether another one kept it from that.
             let begun = Instant::now();
             while self.connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |row| row.get::<_, i64>(0))? != 0 {
                 if begun.elapsed() > BUSY {

@@ -1,10 +1,11 @@
-//! The queue of the threads of one process for the writer lock. The lock is owned by a process, so only one thread of a process
-//! may contend for it at a time. Urgent threads go first.
+//! The queue of the threads of one process for the writer lock. The lock is owned by a process, so
+//! only one thread of a process may contend for it at a time. Urgent threads go first.
 //!
-//! The thread at the head of the queue may still wait for the lock. If it is a bulk thread, it waits behind all urgent writers of
-//! other processes. An urgent thread that queues behind it would wait as long. Therefore the head is *boosted*: it waits as an
-//! urgent one from then on (priority inheritance; Sha, Rajkumar and Lehoczky, 1990). A bulk thread that has waited for
-//! [`patience`] counts as urgent.
+//! The thread at the head of the queue may still wait for the lock. If it is a bulk thread, it
+//! waits behind all urgent writers of other processes. An urgent thread that queues behind it would
+//! wait as long. Therefore the head is *boosted*: it waits as an urgent one from then on (priority
+//! inheritance; Sha, Rajkumar and Lehoczky, 1990). A bulk thread that has waited for [`patience`]
+//! counts as urgent.
 
 use crate::limits;
 use crate::participant::engine::now_ns;
@@ -50,8 +51,8 @@ impl LockWait {
     }
 }
 
-/// Returns how long a bulk commit lets urgent ones go first. A writer with a short timeout ages faster; otherwise it would time out
-/// before its turn.
+/// Returns how long a bulk commit lets urgent ones go first. A writer with a short timeout ages
+/// faster; otherwise it would time out before its turn.
 pub(crate) fn patience(timeout: Option<Duration>) -> Duration {
     timeout.map_or(limits::BULK_PATIENCE, |timeout| limits::BULK_PATIENCE.min(timeout / 2))
 }
@@ -70,8 +71,8 @@ pub(crate) struct LocalQueue {
 }
 
 impl LocalQueue {
-    /// Waits until this thread is the head of the queue. `boost` makes the present head check its class again, if it still waits for
-    /// the lock.
+    /// Waits until this thread is the head of the queue. `boost` makes the present head check its
+    /// class again, if it still waits for the lock.
     ///
     /// # Errors
     /// [`Error::TransactionOpen`] if this thread is the head already; [`Error::LockTimeout`].
@@ -115,7 +116,8 @@ impl LocalQueue {
         }
         self.urgent_count.fetch_sub(usize::from(is_counted), Ordering::SeqCst);
         *holder = Some(this);
-        // An urgent thread that queues from here on boosts this one anew. Those that wait already count from the start.
+        // An urgent thread that queues from here on boosts this one anew. Those that wait already
+        // count from the start.
         self.is_boosted.store(self.has_urgent(), Ordering::SeqCst);
         Ok(())
     }

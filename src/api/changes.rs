@@ -17,14 +17,15 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use untorn_wal::record::RecordKind;
 
-/// For how long a follower's wish to hear of each visible commit stands; it naps no longer than half of that.
+/// For how long a follower's wish to hear of each visible commit stands; it naps no longer than
+/// half of that.
 const VISIBLE_REQUEST_NS: u64 = 2 * EVENT_WAIT_MAX.as_nanos() as u64;
 
 /// Which commits a feed tells of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Feed {
-    /// All that other processes see, as soon as they do. What it tells of may be taken back by a power loss: a
-    /// consumer that resumes from there then gets [`Error::Diverged`].
+    /// All that other processes see, as soon as they do. What it tells of may be taken back by a
+    /// power loss: a consumer that resumes from there then gets [`Error::Diverged`].
     Visible,
     /// Only what an fsync has covered, which nothing takes back.
     Durable,
@@ -155,7 +156,8 @@ impl fmt::Debug for Change {
     }
 }
 
-/// The changes of a store after some transaction, in the order in which they were committed; made by [`Store::changes`].
+/// The changes of a store after some transaction, in the order in which they were committed; made
+/// by [`Store::changes`].
 ///
 /// Each changed key is one item, and so is each range that was removed; those of one transaction
 /// come together, in the order in which they were made, the last of them marked by
@@ -167,13 +169,14 @@ impl fmt::Debug for Change {
 /// iterator it blocks and has no end.
 ///
 /// # Resuming
-/// Keep the id of the last transaction of which everything was processed, [`Changes::resume_from`], beside what was made of it, and begin
-/// there after a restart: nothing is missing then, and nothing comes twice.
+/// Keep the id of the last transaction of which everything was processed, [`Changes::resume_from`],
+/// beside what was made of it, and begin there after a restart: nothing is missing then, and
+/// nothing comes twice.
 ///
 /// # Falling behind
 /// A consumer slows no writer: nobody waits for it, and nothing is kept for it beyond what
-/// [`Options::retain_changes`] says. When that was overrun, it gets [`Error::Lagged`] with the oldest id from which it can go on, and
-/// has to look at the store itself for what it missed.
+/// [`Options::retain_changes`] says. When that was overrun, it gets [`Error::Lagged`] with the
+/// oldest id from which it can go on, and has to look at the store itself for what it missed.
 ///
 /// ```
 /// # fn main() -> untorn::Result<()> {
@@ -228,8 +231,8 @@ impl Changes {
         })
     }
 
-    /// Only changes of the keyspace with this name, whenever it was created, dropped and created anew. To be said before the
-    /// first change is taken.
+    /// Only changes of the keyspace with this name, whenever it was created, dropped and created
+    /// anew. To be said before the first change is taken.
     #[must_use]
     pub fn keyspace(mut self, name: &str) -> Changes {
         self.filter.keyspace = Some(name.into());
@@ -250,16 +253,19 @@ impl Changes {
         self.position
     }
 
-    /// The next change, waiting for one no longer than `timeout`; `None` if none came. It never waits in the middle of a
-    /// transaction, though reading what is no longer in memory takes its time.
+    /// The next change, waiting for one no longer than `timeout`; `None` if none came. It never
+    /// waits in the middle of a transaction, though reading what is no longer in memory takes its
+    /// time.
     ///
-    /// What is visible is noticed within a few milliseconds, or when the logger has ended the sync that it is in; within 100
-    /// ms at the latest, also when the logger is stopped or dead.
+    /// What is visible is noticed within a few milliseconds, or when the logger has ended the sync
+    /// that it is in; within 100 ms at the latest, also when the logger is stopped or dead.
     ///
     /// # Errors
-    /// [`Error::Lagged`] if retention was overrun; [`Error::Corrupt`] for damage, [`Error::Io`]; [`Error::Forked`]. A
-    /// durable feed answers [`Error::LoggerStalled`], or [`Error::NeedsRecovery`], when there are commits which the logger does
-    /// not make durable. Nothing is skipped by an error; the call may be made again, and answers the same as long as the cause is there.
+    /// [`Error::Lagged`] if retention was overrun; [`Error::Corrupt`] for damage, [`Error::Io`];
+    /// [`Error::Forked`]. A durable feed answers [`Error::LoggerStalled`], or
+    /// [`Error::NeedsRecovery`], when there are commits which the logger does not make durable.
+    /// Nothing is skipped by an error; the call may be made again, and answers the same as long as
+    /// the cause is there.
     pub fn try_next(&mut self, timeout: Duration) -> Result<Option<Change>> {
         // A time beyond the clock's range is no limit.
         self.next_until(Instant::now().checked_add(timeout))
@@ -272,7 +278,8 @@ impl Changes {
             if let Advance::Change(change) = self.advance(&mut |_, _, _| Admission::Whole)? {
                 return Ok(Some(change));
             }
-            // Also by the clock: where others commit all the time what is not wanted, there is no end of news.
+            // Also by the clock: where others commit all the time what is not wanted, there is no
+            // end of news.
             let is_late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
             if is_late || !self.wait(deadline)? {
                 return Ok(None);
@@ -348,8 +355,8 @@ impl Changes {
         }
     }
 
-    /// Finds out whether the streamed transaction that begins here commits, and builds its filter. False if that can't
-    /// be known yet.
+    /// Finds out whether the streamed transaction that begins here commits, and builds its filter.
+    /// False if that can't be known yet.
     fn filter_stream(&mut self) -> Result<bool> {
         let client = self.client.clone();
         let start = self.reader.at();
@@ -364,7 +371,8 @@ impl Changes {
         let mut txn_filter = TransactionFilter::new();
         let mut txn = None;
         while let Some(record) = self.reader.peek(&client.engine, self.bound)? {
-            // It was rolled back. A log that an earlier version recovered may lack the abort record.
+            // It was rolled back. A log that an earlier version recovered may lack the abort
+            // record.
             let is_other = *txn.get_or_insert(record.txn) != record.txn;
             if is_other || matches!(record.kind, RecordKind::Abort | RecordKind::Commit) {
                 return Ok(true);

@@ -1,7 +1,9 @@
-//! Calls composed of others: existence, ends, several keys at once, read-modify-write, whole transactions.
+//! Calls composed of others: existence, ends, several keys at once, read-modify-write, whole
+//! transactions.
 //!
-//! They add no access of their own to pages, locks or the log: each consists of calls that users could make themselves. A call
-//! that reads and then writes does both in one transaction, so under the writer lock.
+//! They add no access of their own to pages, locks or the log: each consists of calls that users
+//! could make themselves. A call that reads and then writes does both in one transaction, so under
+//! the writer lock.
 
 use crate::api::keyspace::Keyspace;
 use crate::api::snapshot;
@@ -14,8 +16,8 @@ use crate::{Error, Result, TxnId};
 type Found = Option<(Key, Value)>;
 
 impl Store {
-    /// Runs `work` in a write transaction at the store's default durability. Commits if it returns `Ok`, rolls back if it
-    /// returns `Err` or panics.
+    /// Runs `work` in a write transaction at the store's default durability. Commits if it returns
+    /// `Ok`, rolls back if it returns `Err` or panics.
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
@@ -37,8 +39,9 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// Those of `work`, [`Store::begin`] and [`WriteTxn::commit`]. After [`Error::NotDurable`], and [`Error::LoggerStalled`]
-    /// that names the transaction, it is visible; after all others nothing of it has happened.
+    /// Those of `work`, [`Store::begin`] and [`WriteTxn::commit`]. After [`Error::NotDurable`], and
+    /// [`Error::LoggerStalled`] that names the transaction, it is visible; after all others nothing
+    /// of it has happened.
     pub fn transact<T>(&self, work: impl FnOnce(&mut WriteTxn<'_>) -> Result<T>) -> Result<T> {
         self.transact_with(work)
     }
@@ -150,8 +153,8 @@ impl Keyspace {
         self.range(..)
     }
 
-    /// Removes the entry with the least key, and returns it, as one transaction at the handle's default durability. Two
-    /// callers never get the same entry.
+    /// Removes the entry with the least key, and returns it, as one transaction at the handle's
+    /// default durability. Two callers never get the same entry.
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
@@ -188,18 +191,20 @@ impl Keyspace {
 
     fn pop(&self, find: fn(&Keyspace) -> Result<Found>) -> Result<Found> {
         let mut txn = self.store().begin()?;
-        // While the transaction holds the lock, what is visible is what it began from. So the value needs no copy.
+        // While the transaction holds the lock, what is visible is what it began from. So the value
+        // needs no copy.
         let Some((key, value)) = find(self)? else { return Ok(None) };
         txn.delete(self, &key)?;
         txn.commit()?;
         Ok(Some((key, value)))
     }
 
-    /// Replaces the value of a key by what `change` makes of it, as one transaction at the handle's default durability;
-    /// `None` removes the key. Returns the transaction's id.
+    /// Replaces the value of a key by what `change` makes of it, as one transaction at the handle's
+    /// default durability; `None` removes the key. Returns the transaction's id.
     ///
-    /// `change` gets the value, or `None` if the key is absent. It is called once, under the writer lock: it should be short,
-    /// and can't begin a transaction of this store. If it panics, nothing has changed.
+    /// `change` gets the value, or `None` if the key is absent. It is called once, under the writer
+    /// lock: it should be short, and can't begin a transaction of this store. If it panics, nothing
+    /// has changed.
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
@@ -353,7 +358,8 @@ impl<'s> WriteTxn<'s> {
         Ok(found)
     }
 
-    /// Replaces the value of a key by what `change` makes of it; `None` removes the key. See [`Keyspace::update`].
+    /// Replaces the value of a key by what `change` makes of it; `None` removes the key. See
+    /// [`Keyspace::update`].
     ///
     /// # Errors
     /// As [`WriteTxn::put`].

@@ -16,9 +16,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// A named, ordered map of keys to values; made by [`Store::keyspace`], cheap to clone.
 ///
-/// Keys have 0 bytes to a quarter of the page size (1,024 at the default), values 0 bytes to 1 GiB. Keys
-/// are ordered as byte strings. If the keyspace is dropped, its handles answer [`Error::NoKeyspace`],
-/// also after another of the same name was created.
+/// Keys have 0 bytes to a quarter of the page size (1,024 at the default), values 0 bytes to 1 GiB.
+/// Keys are ordered as byte strings. If the keyspace is dropped, its handles answer
+/// [`Error::NoKeyspace`], also after another of the same name was created.
 #[derive(Clone)]
 pub struct Keyspace {
     store: Store,
@@ -40,8 +40,8 @@ pub(crate) fn refuse_reserved(name: &str) -> Result<()> {
 
 struct Named {
     name: String,
-    /// The transaction as of which `root` is known; 0 while `root` changes. It only moves on to newer transactions, so
-    /// that whoever finds it unchanged knows that it has not changed.
+    /// The transaction as of which `root` is known; 0 while `root` changes. It only moves on to
+    /// newer transactions, so that whoever finds it unchanged knows that it has not changed.
     root_as_of: AtomicU64,
     root: AtomicU32,
     /// Whoever has it may change the two above. The newest transaction that they were set to.
@@ -64,8 +64,8 @@ impl Keyspace {
         &self.shared.name
     }
 
-    /// The same keyspace, whose one-call writes ([`Keyspace::put`], [`Keyspace::delete`] and others) are at `durability`
-    /// instead of the default of the store. This handle keeps its own.
+    /// The same keyspace, whose one-call writes ([`Keyspace::put`], [`Keyspace::delete`] and
+    /// others) are at `durability` instead of the default of the store. This handle keeps its own.
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
@@ -109,7 +109,8 @@ impl Keyspace {
     #[inline]
     pub(crate) fn cached_root(&self, txn: TxnId) -> Option<PageId> {
         let known = self.shared.root_as_of.load(Ordering::Acquire);
-        // Acquire: if this is a root that was stored after `known`, the second look sees that change.
+        // Acquire: if this is a root that was stored after `known`, the second look sees that
+        // change.
         let root = self.shared.root.load(Ordering::Acquire);
         let still = self.shared.root_as_of.load(Ordering::Relaxed);
         (known == txn.as_u64() && still == known && known != 0).then_some(PageId(root))
@@ -121,7 +122,8 @@ impl Keyspace {
         {
             *newest = txn;
             self.shared.root_as_of.store(0, Ordering::Relaxed);
-            // Release: whoever sees the root sees that it no longer is that of the transaction before.
+            // Release: whoever sees the root sees that it no longer is that of the transaction
+            // before.
             self.shared.root.store(root.0, Ordering::Release);
             self.shared.root_as_of.store(txn.as_u64(), Ordering::Release);
         }
@@ -129,11 +131,12 @@ impl Keyspace {
 
     /// Stores a value under a key, as one transaction at the handle's default durability.
     ///
-    /// Waits for the writer lock (µs as a rule) and, if durable, for the logger's fsync. For many puts, a
-    /// transaction ([`Store::begin`]) or visible commits are much faster.
+    /// Waits for the writer lock (µs as a rule) and, if durable, for the logger's fsync. For many
+    /// puts, a transaction ([`Store::begin`]) or visible commits are much faster.
     ///
     /// # Errors
-    /// As [`Store::begin`] and [`crate::WriteTxn::commit`]; [`Error::Limit`] for a key or value that is too long.
+    /// As [`Store::begin`] and [`crate::WriteTxn::commit`]; [`Error::Limit`] for a key or value
+    /// that is too long.
     #[inline]
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<TxnId> {
         self.put_bytes(key.as_ref(), value.as_ref())
@@ -145,7 +148,8 @@ impl Keyspace {
         Ok(txn.commit()?.txn_id())
     }
 
-    /// Removes a key, as one transaction at the handle's default durability. Says whether it was there.
+    /// Removes a key, as one transaction at the handle's default durability. Says whether it was
+    /// there.
     ///
     /// # Errors
     /// As [`Keyspace::put`].
@@ -226,8 +230,8 @@ impl Keyspace {
         snapshot::get(client, &pin, self, key)
     }
 
-    /// The visible value of a key, and its version: the id of the transaction that wrote it last. A key that was
-    /// deleted and written again has another version than before.
+    /// The visible value of a key, and its version: the id of the transaction that wrote it last. A
+    /// key that was deleted and written again has another version than before.
     ///
     /// # Errors
     /// As [`Keyspace::get`].
@@ -237,9 +241,10 @@ impl Keyspace {
         snapshot::get_versioned(client, &pin, self, key.as_ref())
     }
 
-    /// Stores a value only if the key's version is the one that the caller knows (`None`: only if the key is absent),
-    /// as one transaction at the handle's default durability. Optimistic locking, across processes: read a version,
-    /// compute without holding anything, swap, and begin anew on a mismatch.
+    /// Stores a value only if the key's version is the one that the caller knows (`None`: only if
+    /// the key is absent), as one transaction at the handle's default durability. Optimistic
+    /// locking, across processes: read a version, compute without holding anything, swap, and begin
+    /// anew on a mismatch.
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
@@ -272,7 +277,8 @@ impl Keyspace {
         self.compare_and(key, expected, |txn| txn.put(self, key, value))
     }
 
-    /// Removes a key only if its version is the one that the caller knows. See [`Keyspace::compare_and_swap`].
+    /// Removes a key only if its version is the one that the caller knows. See
+    /// [`Keyspace::compare_and_swap`].
     ///
     /// # Errors
     /// As [`Keyspace::put`]. A mismatch is no error.
@@ -296,7 +302,8 @@ impl Keyspace {
         Ok(CasOutcome::Swapped(txn.commit()?.txn_id()))
     }
 
-    /// The visible entries of a range, in key order, from both ends, as of now: `range("a".."c")`; see [`KeyRange`].
+    /// The visible entries of a range, in key order, from both ends, as of now: `range("a".."c")`;
+    /// see [`KeyRange`].
     ///
     /// # Errors
     /// As [`Keyspace::get`].

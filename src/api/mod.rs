@@ -1,6 +1,7 @@
 //! What users call.
 //!
-//! - `store`, `keyspace`, `snapshot`, `write_txn`, `ticket`, `options`: the store and its transactions
+//! - `store`, `keyspace`, `snapshot`, `write_txn`, `ticket`, `options`: the store and its
+//!   transactions
 //! - `cursor`: lending cursors; `savepoint`: states that a write transaction can return to
 //! - `composed`: calls composed of theirs; `batch`: changes with conditions
 //! - `cells`: values updated in place, and counters

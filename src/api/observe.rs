@@ -1,6 +1,8 @@
-//! A look at a store from outside: its figures, without joining it, starting a logger, or changing a byte of it.
+//! A look at a store from outside: its figures, without joining it, starting a logger, or changing
+//! a byte of it.
 //!
-//! What is shared is mapped for reading only, for as long as the look takes, so nothing here can write there, not even by mistake.
+//! What is shared is mapped for reading only, for as long as the look takes, so nothing here can
+//! write there, not even by mistake.
 
 use crate::api::stats::Stats;
 use crate::files::dir;
@@ -17,8 +19,8 @@ use std::path::Path;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Observation {
-    /// Processes have the store open, or its logger serves it. If [`Stats::logger_pid`] is `None` there is no logger just now: who
-    /// waits for durability starts one.
+    /// Processes have the store open, or its logger serves it. If [`Stats::logger_pid`] is `None`
+    /// there is no logger just now: who waits for durability starts one.
     Live(Box<Stats>),
     /// A logger is at work, but does not serve yet: it recovers the store.
     Starting,
@@ -26,12 +28,14 @@ pub enum Observation {
     Unused,
 }
 
-/// Looks at the store in the directory `path` from outside, for monitoring: neither is the caller a client then, nor does anything
-/// start, wait, or change. Needs the right to read the store's files, not to write them; the store must be the caller's own, unless
-/// [`Options::foreign_owner`](crate::Options::foreign_owner) allows otherwise: see [`Options::observe`](crate::Options::observe).
+/// Looks at the store in the directory `path` from outside, for monitoring: neither is the caller a
+/// client then, nor does anything start, wait, or change. Needs the right to read the store's
+/// files, not to write them; the store must be the caller's own, unless
+/// [`Options::foreign_owner`](crate::Options::foreign_owner) allows otherwise: see
+/// [`Options::observe`](crate::Options::observe).
 ///
-/// Unlike [`crate::Store::stats`] it can't tell how many pages each snapshot holds back, for that takes a snapshot of its own. All
-/// else is the same. Takes well below a millisecond; never blocks.
+/// Unlike [`crate::Store::stats`] it can't tell how many pages each snapshot holds back, for that
+/// takes a snapshot of its own. All else is the same. Takes well below a millisecond; never blocks.
 ///
 /// ```
 /// # fn main() -> untorn::Result<()> {
@@ -52,8 +56,9 @@ pub enum Observation {
 /// ```
 ///
 /// # Errors
-/// [`Error::NotFound`] if there is no store; [`Error::Permission`]; [`Error::Corrupt`]; [`Error::Mismatch`] if it is in use by another
-/// version of this library, or not by this boot of this kernel.
+/// [`Error::NotFound`] if there is no store; [`Error::Permission`]; [`Error::Corrupt`];
+/// [`Error::Mismatch`] if it is in use by another version of this library, or not by this boot of
+/// this kernel.
 pub fn observe(path: impl AsRef<Path>) -> Result<Observation> {
     observe_as(path.as_ref(), Ownership::Own)
 }

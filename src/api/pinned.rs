@@ -36,9 +36,10 @@ impl PinnedBytes {
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: the bytes lie in pages that the pinned commit reaches. Rule I3 keeps everybody from
-        // reusing those while the pin lives, and the pin keeps the client, which keeps the mapping.
-        // They are not the checksum words, which alone are ever written in a published page.
+        // SAFETY: the bytes lie in pages that the pinned commit reaches. Rule I3 keeps everybody
+        // from reusing those while the pin lives, and the pin keeps the client, which keeps the
+        // mapping. They are not the checksum words, which alone are ever written in a published
+        // page.
         unsafe { &*self.bytes }
     }
 }

@@ -18,9 +18,9 @@ use std::sync::Arc;
 
 /// A repeatable view of the whole store as of one transaction.
 ///
-/// It pins that transaction: pages that later transactions replace are not reused while it lives, so a
-/// snapshot kept for long makes the store grow (`Stats` shows who pins what). Taking one costs tens of
-/// nanoseconds and never waits.
+/// It pins that transaction: pages that later transactions replace are not reused while it lives,
+/// so a snapshot kept for long makes the store grow (`Stats` shows who pins what). Taking one costs
+/// tens of nanoseconds and never waits.
 pub struct Snapshot {
     store: Store,
     pin: Pin,
@@ -76,7 +76,8 @@ impl Snapshot {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NoKeyspace`] if the keyspace did not exist then; [`Error::Corrupt`]; [`Error::Forked`].
+    /// [`Error::NoKeyspace`] if the keyspace did not exist then; [`Error::Corrupt`];
+    /// [`Error::Forked`].
     #[inline]
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<&[u8]>> {
         Ok(self.find(keyspace, key.as_ref())?.map(|(value, _)| value))
@@ -229,8 +230,8 @@ fn fmt_bytes(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
 
 /// A value in the store, without copying: it dereferences to its bytes and pins its snapshot.
 ///
-/// Keep it only as long as it is needed; `to_vec()` frees it from the store. It must not be read in a
-/// child of `fork()`, where the store is not mapped.
+/// Keep it only as long as it is needed; `to_vec()` frees it from the store. It must not be read in
+/// a child of `fork()`, where the store is not mapped.
 pub struct Value(PinnedBytes);
 
 impl Deref for Value {
@@ -260,7 +261,8 @@ impl<T: AsRef<[u8]> + ?Sized> PartialEq<T> for Value {
 
 impl Eq for Value {}
 
-/// A key that an iteration came to. Pages keep keys without their common prefix, so it owns a joined copy.
+/// A key that an iteration came to. Pages keep keys without their common prefix, so it owns a
+/// joined copy.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(pub(crate) Vec<u8>);
 

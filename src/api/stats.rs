@@ -1,4 +1,5 @@
-//! Figures of a store: what is visible, durable and checkpointed, where the space goes, and who holds it.
+//! Figures of a store: what is visible, durable and checkpointed, where the space goes, and who
+//! holds it.
 
 use crate::files::geometry::Geometry;
 use crate::pages::{extents, queue};
@@ -33,14 +34,18 @@ pub struct Stats {
     pub lag_txns: u64,
     /// How old the oldest of them is, in nanoseconds; 0 if there are none.
     ///
-    /// What the logger knows of it: when it saw the commit come, or, of one that came during a flush that did not cover it, when that
-    /// flush began, or, if it is stopped or dead, when it last saw all durable. So this may be too large by the duration of
-    /// one flush, or by a minute beside a logger that does not run, and too small by the time that it takes to wake, or by 50 ms for a commit
-    /// that has time ([`Durability::Within`](crate::Durability::Within)), whose coming wakes nobody.
+    /// What the logger knows of it: when it saw the commit come, or, of one that came during a
+    /// flush that did not cover it, when that flush began, or, if it is stopped or dead, when it
+    /// last saw all durable. So this may be too large by the duration of one flush, or by a minute
+    /// beside a logger that does not run, and too small by the time that it takes to wake, or by 50
+    /// ms for a commit that has time ([`Durability::Within`](crate::Durability::Within)), whose
+    /// coming wakes nobody.
     pub lag_ns: u64,
-    /// Commits that have become durable since the logger's shared region was made; with [`Stats::fsyncs`], how many share one.
+    /// Commits that have become durable since the logger's shared region was made; with
+    /// [`Stats::fsyncs`], how many share one.
     pub acknowledged: u64,
-    /// When that region was made, in seconds since 1970: what is counted since then begins anew when this changes.
+    /// When that region was made, in seconds since 1970: what is counted since then begins anew
+    /// when this changes.
     pub region_start_seconds: u64,
     /// Transactions committed since the store was created.
     pub commits: u64,
@@ -88,7 +93,8 @@ pub struct Stats {
     pub writer: Option<HolderStat>,
     /// The processes that have the store open.
     pub clients: Vec<ClientStat>,
-    /// The pinned snapshots, oldest transaction first; those that are younger than the call are not among them.
+    /// The pinned snapshots, oldest transaction first; those that are younger than the call are not
+    /// among them.
     pub readers: Vec<ReaderStat>,
     /// Why the store takes no more writes, if it doesn't.
     pub needs_recovery: Option<String>,
@@ -98,8 +104,8 @@ pub struct Stats {
     pub latencies: Latencies,
 }
 
-/// How long things take, in all processes of the store, since its shared region was made: it lives while any process, the
-/// logger among them, has the store open, and no longer than the kernel.
+/// How long things take, in all processes of the store, since its shared region was made: it lives
+/// while any process, the logger among them, has the store open, and no longer than the kernel.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Latencies {
@@ -117,17 +123,20 @@ pub struct Latencies {
     pub sample: Latency,
 }
 
-/// How long callers waited until a commit was durable. Each commit is counted once, and each wait for a ticket.
+/// How long callers waited until a commit was durable. Each commit is counted once, and each wait
+/// for a ticket.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Acknowledgements {
-    /// Of commits that are [`Durable`](crate::Durability::Durable): from the publication until their caller knew.
+    /// Of commits that are [`Durable`](crate::Durability::Durable): from the publication until
+    /// their caller knew.
     pub urgent: Latency,
-    /// Of commits that have time ([`Within`](crate::Durability::Within)): from the publication until their caller knew. The logger puts their flush off,
-    /// so this is near their times by intent; [`Stats::deadlines`] says how many were late.
+    /// Of commits that have time ([`Within`](crate::Durability::Within)): from the publication
+    /// until their caller knew. The logger puts their flush off, so this is near their times by
+    /// intent; [`Stats::deadlines`] says how many were late.
     pub within: Latency,
-    /// Of tickets: from the beginning of a wait ([`Ticket::wait`](crate::Ticket::wait), its first poll,
-    /// [`Store::sync`](crate::Store::sync)) that found the commit not yet durable.
+    /// Of tickets: from the beginning of a wait ([`Ticket::wait`](crate::Ticket::wait), its first
+    /// poll, [`Store::sync`](crate::Store::sync)) that found the commit not yet durable.
     pub bulk: Latency,
 }
 
@@ -137,7 +146,8 @@ pub struct Acknowledgements {
 pub struct LatencyByClass {
     /// Of commits that are durable when they return, and had less than 100 ms for it.
     pub urgent: Latency,
-    /// Of commits that are only visible when they return, or had more time, and of what the logger does itself.
+    /// Of commits that are only visible when they return, or had more time, and of what the logger
+    /// does itself.
     pub bulk: Latency,
 }
 
@@ -162,12 +172,13 @@ impl Latencies {
     }
 }
 
-/// How commits share flushes of the log, and what became of [`Durability::Within`](crate::Durability::Within), since the logger's
-/// shared region was made.
+/// How commits share flushes of the log, and what became of
+/// [`Durability::Within`](crate::Durability::Within), since the logger's shared region was made.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct DeadlineStat {
-    /// Commits that had a deadline. One whose caller still waits, or died, is neither met nor missed.
+    /// Commits that had a deadline. One whose caller still waits, or died, is neither met nor
+    /// missed.
     pub commits: u64,
     /// Those whose caller was told before the deadline that they are durable.
     pub met: u64,
@@ -175,17 +186,22 @@ pub struct DeadlineStat {
     pub missed: u64,
     /// `met` as a share of `met` and `missed`; `None` without any.
     pub met_share: Option<f64>,
-    /// Flushes that made the [`Stats::acknowledged`] commits durable, each with one fsync if it did not come to the end of a segment.
+    /// Flushes that made the [`Stats::acknowledged`] commits durable, each with one fsync if it did
+    /// not come to the end of a segment.
     pub flushes: u64,
-    /// Fsyncs saved: how many more flushes there would have been with one for each commit that became durable, of whatever kind.
+    /// Fsyncs saved: how many more flushes there would have been with one for each commit that
+    /// became durable, of whatever kind.
     pub flushes_saved: u64,
-    /// How long the logger expects a flush to take at most, in nanoseconds: write, fsync, and telling who waits. It follows what is
-    /// measured, by a smoothed mean and four times the smoothed deviation. 0 before the first flush.
+    /// How long the logger expects a flush to take at most, in nanoseconds: write, fsync, and
+    /// telling who waits. It follows what is measured, by a smoothed mean and four times the
+    /// smoothed deviation. 0 before the first flush.
     pub flush_estimate_ns: u64,
-    /// How late it expects a sleeping thread to wake up, in nanoseconds, estimated likewise. A flush for a deadline begins by the
-    /// first and twice the second ahead of it: once for the logger itself, once for whoever waits.
+    /// How late it expects a sleeping thread to wake up, in nanoseconds, estimated likewise. A
+    /// flush for a deadline begins by the first and twice the second ahead of it: once for the
+    /// logger itself, once for whoever waits.
     pub wake_estimate_ns: u64,
-    /// Whether the flush policy has commits without a time of their own flushed at once: it is `FlushPolicy::OnCommit`.
+    /// Whether the flush policy has commits without a time of their own flushed at once: it is
+    /// `FlushPolicy::OnCommit`.
     pub policy_flushes_at_once: bool,
 }
 
@@ -237,17 +253,18 @@ pub struct ClientStat {
 pub struct ReaderStat {
     /// Process id of its owner, in its own namespace.
     pub pid: u32,
-    /// Not a reader's: the logger pins the newest durable transaction, for those who take a durable snapshot.
+    /// Not a reader's: the logger pins the newest durable transaction, for those who take a durable
+    /// snapshot.
     pub is_loggers: bool,
     /// The transaction that it pins.
     pub txn: TxnId,
     /// Transactions committed since.
     pub txns_behind: u64,
-    /// For how long it has been pinned, in nanoseconds, as the logger saw it: it looks ten times a second, so this
-    /// may be a tenth of a second too little. Not known of the logger's own.
+    /// For how long it has been pinned, in nanoseconds, as the logger saw it: it looks ten times a
+    /// second, so this may be a tenth of a second too little. Not known of the logger's own.
     pub age_ns: Option<u64>,
-    /// Pages that were replaced and can't be reused while it lives (those that others pin as well are counted with each).
-    /// `None` if they could not be counted.
+    /// Pages that were replaced and can't be reused while it lives (those that others pin as well
+    /// are counted with each). `None` if they could not be counted.
     pub pages_held: Option<u64>,
 }
 
@@ -261,7 +278,8 @@ impl Stats {
         Ok(stats)
     }
 
-    /// What stands in the shared region; it is only read. Without a `tester` everybody in its tables counts as alive.
+    /// What stands in the shared region; it is only read. Without a `tester` everybody in its
+    /// tables counts as alive.
     pub(crate) fn read(control: &Control, geometry: &Geometry, tester: Option<&Tester<'_>>) -> Result<Stats> {
         let fixed = control.fixed();
         let readers = readers(control)?;
@@ -389,15 +407,16 @@ fn readers(control: &Control) -> Result<Vec<ReaderStat>> {
     Ok(found)
 }
 
-/// Counts the pages that each pin keeps from being reused: those that wait in the queues and that the pinned
-/// transaction reaches (rule I3). Takes time in proportion to the queues' lengths.
+/// Counts the pages that each pin keeps from being reused: those that wait in the queues and that
+/// the pinned transaction reaches (rule I3). Takes time in proportion to the queues' lengths.
 fn count_held(client: &Arc<DirectClient>, readers: &mut [ReaderStat]) -> Result<()> {
     let arena = &client.engine.arena;
     // Pinned, so that the queues' own pages stay as they are.
     let (pin, image) = client.pin_image()?;
     let pages = pin.pages(client);
     let txns: Vec<TxnId> = readers.iter().map(|reader| reader.txn).collect();
-    // A page is pinned by the pins from its created_txn up to its freed_txn: a range, since pins are in order.
+    // A page is pinned by the pins from its created_txn up to its freed_txn: a range, since pins
+    // are in order.
     let mut changes = vec![0_i64; txns.len() + 1];
     for state in extents::all_queues(&pages, &image)? {
         queue::walk(&pages, arena, &state, &mut |_, _| Ok(()), &mut |entry| {

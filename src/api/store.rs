@@ -28,8 +28,8 @@ use std::time::Duration;
 
 /// A store: an ordered key-value map in a directory, which several processes use at once.
 ///
-/// Cheap to clone; all handles of a process to one directory share what they map. Threads may share it, and all that is made
-/// from it but a [`WriteTxn`], which stays with its thread.
+/// Cheap to clone; all handles of a process to one directory share what they map. Threads may share
+/// it, and all that is made from it but a [`WriteTxn`], which stays with its thread.
 ///
 /// ```
 /// # fn main() -> untorn::Result<()> {
@@ -45,10 +45,12 @@ use std::time::Duration;
 /// ```
 ///
 /// # Fork and exec
-/// A child of `fork()` can use nothing that its parent opened: each call answers [`Error::Forked`], dropping does nothing, and
-/// the parent is unharmed, whatever its threads were doing. The child may open the store for itself, at any depth. Only the
-/// bytes of a [`crate::Value`] must not be looked at there: they are not mapped. This holds for the `fork()` of the C library,
-/// not for a raw `clone` system call that copies memory. `exec`, like death, gives up at once whatever the process held.
+/// A child of `fork()` can use nothing that its parent opened: each call answers [`Error::Forked`],
+/// dropping does nothing, and the parent is unharmed, whatever its threads were doing. The child
+/// may open the store for itself, at any depth. Only the bytes of a [`crate::Value`] must not be
+/// looked at there: they are not mapped. This holds for the `fork()` of the C library, not for a
+/// raw `clone` system call that copies memory. `exec`, like death, gives up at once whatever the
+/// process held.
 #[derive(Clone)]
 pub struct Store {
     client: Arc<DirectClient>,
@@ -61,13 +63,13 @@ impl Store {
     /// Opens the store in the directory `path` and creates it if there is none; a logger process is
     /// started if none runs.
     ///
-    /// Blocks while another process initialises or recovers the store. Recovery takes time in proportion
-    /// to the log since the last checkpoint.
+    /// Blocks while another process initialises or recovers the store. Recovery takes time in
+    /// proportion to the log since the last checkpoint.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Permission`], [`Error::UnsupportedFileSystem`] for what is in the way;
-    /// [`Error::Corrupt`] and [`Error::Mismatch`] for files that are damaged or are no store of this
-    /// version; [`Error::LoggerUnavailable`] if no logger could be started.
+    /// [`Error::NotFound`], [`Error::Permission`], [`Error::UnsupportedFileSystem`] for what is in
+    /// the way; [`Error::Corrupt`] and [`Error::Mismatch`] for files that are damaged or are no
+    /// store of this version; [`Error::LoggerUnavailable`] if no logger could be started.
     pub fn open(path: impl AsRef<Path>) -> Result<Store> {
         Options::default().open(path)
     }
@@ -136,8 +138,8 @@ impl Store {
     /// The keyspace of this name, created (as a transaction of its own) if there is none.
     ///
     /// # Errors
-    /// [`Error::Limit`] if the name is longer than 255 bytes, [`Error::NoKeyspace`] if the store was
-    /// opened read-only and there is none; those of a commit.
+    /// [`Error::Limit`] if the name is longer than 255 bytes, [`Error::NoKeyspace`] if the store
+    /// was opened read-only and there is none; those of a commit.
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
         if let Some(keyspace) = self.find_keyspace(name)? {
             return Ok(keyspace);
@@ -168,8 +170,9 @@ impl Store {
         self.snapshot()?.keyspaces()
     }
 
-    /// Drops a keyspace and all that is in it, as one transaction at the store's default durability. Says
-    /// whether it was there. Takes time in proportion to the keyspace's pages, under the writer lock.
+    /// Drops a keyspace and all that is in it, as one transaction at the store's default
+    /// durability. Says whether it was there. Takes time in proportion to the keyspace's pages,
+    /// under the writer lock.
     ///
     /// # Errors
     /// As [`Store::begin`] and [`WriteTxn::commit`].
@@ -182,22 +185,26 @@ impl Store {
 
     // ---- transactions
 
-    /// Begins the exclusive write transaction at the store's default durability; it rolls back when dropped.
+    /// Begins the exclusive write transaction at the store's default durability; it rolls back when
+    /// dropped.
     ///
-    /// Waits for the writer lock, which one transaction of all processes holds from `begin` to commit.
-    /// A holder that was killed is noticed within milliseconds of the release of its memory, which takes the kernel some
-    /// 90 ms per GiB, and its transaction is undone; one that is stopped keeps the lock.
+    /// Waits for the writer lock, which one transaction of all processes holds from `begin` to
+    /// commit. A holder that was killed is noticed within milliseconds of the release of its
+    /// memory, which takes the kernel some 90 ms per GiB, and its transaction is undone; one that
+    /// is stopped keeps the lock.
     ///
     /// # Errors
     /// [`Error::TransactionOpen`] if this thread has one open already, [`Error::LockTimeout`] if
-    /// [`Options::lock_timeout`] was set, [`Error::ReadOnly`], [`Error::NeedsRecovery`], [`Error::Forked`].
+    /// [`Options::lock_timeout`] was set, [`Error::ReadOnly`], [`Error::NeedsRecovery`],
+    /// [`Error::Forked`].
     pub fn begin(&self) -> Result<WriteTxn<'_>> {
         self.begin_within(self.durability, self.lock_timeout)
     }
 
-    /// As [`Store::begin`], at this durability instead of the store's default. The durability decides when
-    /// [`WriteTxn::commit`] returns and by when the logger flushes. It also decides the class in which the transaction
-    /// waits for the lock: a [`Durability::Visible`] one gives way to those that wait for the disk.
+    /// As [`Store::begin`], at this durability instead of the store's default. The durability
+    /// decides when [`WriteTxn::commit`] returns and by when the logger flushes. It also decides
+    /// the class in which the transaction waits for the lock: a [`Durability::Visible`] one gives
+    /// way to those that wait for the disk.
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
@@ -222,7 +229,8 @@ impl Store {
         self.begin_within(durability, self.lock_timeout)
     }
 
-    /// As [`Store::begin`], waiting for the lock no longer than `timeout`; with [`Duration::ZERO`] not at all.
+    /// As [`Store::begin`], waiting for the lock no longer than `timeout`; with [`Duration::ZERO`]
+    /// not at all.
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
@@ -252,8 +260,9 @@ impl Store {
         self.begin_since(now_ns(), durability, timeout)
     }
 
-    /// As [`Store::begin_with`], for somebody who has waited since `asked_ns` on the monotonic clock, and does so for no longer than `timeout`
-    /// in all. Who waits piece by piece keeps its patience by it, and its place in what is measured.
+    /// As [`Store::begin_with`], for somebody who has waited since `asked_ns` on the monotonic
+    /// clock, and does so for no longer than `timeout` in all. Who waits piece by piece keeps its
+    /// patience by it, and its place in what is measured.
     pub(crate) fn begin_since(
         &self,
         asked_ns: u64,
@@ -282,8 +291,8 @@ impl Store {
         Ok(Snapshot::new(self.clone(), pin))
     }
 
-    /// A repeatable view of only what survives a power loss: [`Store::snapshot`] less what no fsync has
-    /// covered yet. Never waits (but for the successor of a logger that has just died).
+    /// A repeatable view of only what survives a power loss: [`Store::snapshot`] less what no fsync
+    /// has covered yet. Never waits (but for the successor of a logger that has just died).
     ///
     /// # Errors
     /// As [`Store::snapshot`].
@@ -292,12 +301,13 @@ impl Store {
         Ok(Snapshot::new(self.clone(), pin))
     }
 
-    /// Returns when all that was visible at the call is durable, cells and counters included; flushes at once under any
-    /// policy.
+    /// Returns when all that was visible at the call is durable, cells and counters included;
+    /// flushes at once under any policy.
     ///
     /// # Errors
-    /// As [`Ticket::wait`]. If the store has cells, which a transaction samples: [`Error::TransactionOpen`] if this thread
-    /// has one open, [`Error::LockTimeout`] if another one is open for longer than [`Options::lock_timeout`], if that was set.
+    /// As [`Ticket::wait`]. If the store has cells, which a transaction samples:
+    /// [`Error::TransactionOpen`] if this thread has one open, [`Error::LockTimeout`] if another
+    /// one is open for longer than [`Options::lock_timeout`], if that was set.
     pub fn sync(&self) -> Result<()> {
         self.client.check_usable()?;
         if self.client.engine.control.cell_bound()? > 0 {
@@ -319,15 +329,18 @@ impl Store {
         Ok(())
     }
 
-    /// Takes a checkpoint and returns when it is finished: it covers all that was visible at the call,
-    /// so that recovery need not replay it. The id is that of the newest transaction it covers.
+    /// Takes a checkpoint and returns when it is finished: it covers all that was visible at the
+    /// call, so that recovery need not replay it. The id is that of the newest transaction it
+    /// covers.
     ///
-    /// It begins between two write transactions: one that is open for long, or whose process is stopped, holds it up.
+    /// It begins between two write transactions: one that is open for long, or whose process is
+    /// stopped, holds it up.
     ///
     /// # Errors
-    /// [`Error::TransactionOpen`] if this thread has one open; [`Error::LockTimeout`] if another one is open for longer
-    /// than [`Options::lock_timeout`], if that was set; [`Error::LoggerStalled`] and those of starting a logger;
-    /// [`Error::NeedsRecovery`] if the arena can't be synced.
+    /// [`Error::TransactionOpen`] if this thread has one open; [`Error::LockTimeout`] if another
+    /// one is open for longer than [`Options::lock_timeout`], if that was set;
+    /// [`Error::LoggerStalled`] and those of starting a logger; [`Error::NeedsRecovery`] if the
+    /// arena can't be synced.
     pub fn checkpoint(&self) -> Result<TxnId> {
         self.client.check_usable()?;
         self.client.refuse_open_transaction()?;
@@ -346,8 +359,8 @@ impl Store {
 
     // ---- cells and counters
 
-    /// The cell of this name, of `size` bytes (1 to 4,096); created, with all bytes 0, if there is none, as a transaction at the
-    /// store's default durability.
+    /// The cell of this name, of `size` bytes (1 to 4,096); created, with all bytes 0, if there is
+    /// none, as a transaction at the store's default durability.
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
@@ -376,8 +389,8 @@ impl Store {
         Ok(Cell::new(self.clone(), place, name))
     }
 
-    /// As [`Store::cell`], for values of a plain type: one without padding, for which any bytes are a value. Several
-    /// processes must mean the same by those bytes.
+    /// As [`Store::cell`], for values of a plain type: one without padding, for which any bytes are
+    /// a value. Several processes must mean the same by those bytes.
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
@@ -417,7 +430,8 @@ impl Store {
         Ok(place.map(|place| Cell::new(self.clone(), place, name)))
     }
 
-    /// The counter of this name; created, at 0, if there is none, as a transaction at the store's default durability.
+    /// The counter of this name; created, at 0, if there is none, as a transaction at the store's
+    /// default durability.
     ///
     /// # Errors
     /// As [`Store::cell`].
@@ -434,11 +448,13 @@ impl Store {
         cells::list(self)
     }
 
-    /// Drops the cell or counter of this name, as a transaction at the store's default durability. Says whether it was
-    /// there. Its handles answer [`Error::NoCell`] from then on, also when another one of the same name is created.
+    /// Drops the cell or counter of this name, as a transaction at the store's default durability.
+    /// Says whether it was there. Its handles answer [`Error::NoCell`] from then on, also when
+    /// another one of the same name is created.
     ///
-    /// A counter's place is used again only when all processes have closed the store that had it open when the counter was
-    /// dropped: one that makes and drops counters for ever comes to the limit of their number.
+    /// A counter's place is used again only when all processes have closed the store that had it
+    /// open when the counter was dropped: one that makes and drops counters for ever comes to the
+    /// limit of their number.
     ///
     /// # Errors
     /// As [`Store::begin`] and [`WriteTxn::commit`].
@@ -448,22 +464,25 @@ impl Store {
 
     // ---- following the changes
 
-    /// The changes of all transactions after `from`, as they become visible or durable, whatever process makes them.
+    /// The changes of all transactions after `from`, as they become visible or durable, whatever
+    /// process makes them.
     ///
-    /// [`TxnId::ZERO`] stands for the beginning; `store.snapshot()?.txn_id()` for now. Returns at once.
+    /// [`TxnId::ZERO`] stands for the beginning; `store.snapshot()?.txn_id()` for now. Returns at
+    /// once.
     ///
     /// # Errors
-    /// [`Error::Lagged`] if what follows `from` is no longer retained, with the oldest id from which it can begin;
-    /// [`Error::Diverged`] if there is no transaction `from`, or a power loss took it back; [`Error::Corrupt`],
-    /// [`Error::Io`], [`Error::Forked`].
+    /// [`Error::Lagged`] if what follows `from` is no longer retained, with the oldest id from
+    /// which it can begin; [`Error::Diverged`] if there is no transaction `from`, or a power loss
+    /// took it back; [`Error::Corrupt`], [`Error::Io`], [`Error::Forked`].
     pub fn changes(&self, from: TxnId, feed: Feed) -> Result<Changes> {
         Changes::new(self.client.clone(), from, feed)
     }
 
     // ---- looking at it
 
-    /// Figures of the store as of now, for people and for monitoring. To say what each pinned snapshot costs, it reads
-    /// the lists of pages that wait for reuse, which takes time in proportion to their number.
+    /// Figures of the store as of now, for people and for monitoring. To say what each pinned
+    /// snapshot costs, it reads the lists of pages that wait for reuse, which takes time in
+    /// proportion to their number.
     ///
     /// # Errors
     /// [`Error::Forked`]; [`Error::Corrupt`].
@@ -472,8 +491,9 @@ impl Store {
         Stats::gather(&self.client)
     }
 
-    /// Walks everything as of now, beside living writers: that each page is reachable or free or waiting,
-    /// never two of these or none; order, counts, checksums; and the log. What is wrong is listed, not returned as an error.
+    /// Walks everything as of now, beside living writers: that each page is reachable or free or
+    /// waiting, never two of these or none; order, counts, checksums; and the log. What is wrong is
+    /// listed, not returned as an error.
     ///
     /// # Errors
     /// Only when the walk itself can't go on: [`Error::Forked`], [`Error::Io`].
@@ -484,7 +504,8 @@ impl Store {
 
     /// Gives up this handle; the last one of the process leaves the store. Dropping does the same.
     ///
-    /// What is visible stays so and becomes durable by the flush policy; call [`Store::sync`] first to know.
+    /// What is visible stays so and becomes durable by the flush policy; call [`Store::sync`] first
+    /// to know.
     ///
     /// # Errors
     /// [`Error::Forked`].

@@ -16,8 +16,8 @@ use untorn_wal::Lsn;
 
 /// A visible commit, whose durability can be waited for, polled or awaited.
 ///
-/// As a [`Future`] it needs no particular runtime: one thread of this process wakes its tasks. It goes on pending while
-/// the logger is stopped.
+/// As a [`Future`] it needs no particular runtime: one thread of this process wakes its tasks. It
+/// goes on pending while the logger is stopped.
 pub struct Ticket {
     client: Arc<DirectClient>,
     txn: TxnId,
@@ -45,13 +45,15 @@ impl Ticket {
         Ticket { deadline_ns, ..self }
     }
 
-    /// Who commits waits for it, and calls [`Ticket::count_acknowledged`] then; waiting itself counts nothing.
+    /// Who commits waits for it, and calls [`Ticket::count_acknowledged`] then; waiting itself
+    /// counts nothing.
     pub(crate) fn counted_from(self, published_ns: Option<u64>) -> Ticket {
         Ticket { published_ns, ..self }
     }
 
-    /// Counts how long its acknowledgement took from the publication on, and whether its deadline was met. Once, by whoever commits and has
-    /// just waited for it, also if there was nothing left to wait for.
+    /// Counts how long its acknowledgement took from the publication on, and whether its deadline
+    /// was met. Once, by whoever commits and has just waited for it, also if there was nothing left
+    /// to wait for.
     pub(crate) fn count_acknowledged(&self) {
         if let Some(published_ns) = self.published_ns {
             let of = if self.deadline_ns.is_some() { Acknowledged::Within } else { Acknowledged::Durable };
@@ -77,8 +79,8 @@ impl Ticket {
     /// Blocks until it is durable: as long as the flush policy lets it wait, and the fsync.
     ///
     /// # Errors
-    /// [`Error::NotDurable`] if it can't become durable, for good or because no logger can be started just now;
-    /// [`Error::LoggerStalled`] if that is not known. Waiting may be tried again.
+    /// [`Error::NotDurable`] if it can't become durable, for good or because no logger can be
+    /// started just now; [`Error::LoggerStalled`] if that is not known. Waiting may be tried again.
     pub fn wait(&self) -> Result<()> {
         self.wait_ref()
     }
@@ -95,7 +97,8 @@ impl Ticket {
         self.wait_as(false, None).map(|_| ())
     }
 
-    /// Waits, no longer than `timeout` if there is one, and has the logger flush at once. Says whether it is durable.
+    /// Waits, no longer than `timeout` if there is one, and has the logger flush at once. Says
+    /// whether it is durable.
     pub(crate) fn wait_hurrying(&self, timeout: Option<Duration>) -> Result<bool> {
         self.wait_as(true, timeout)
     }

@@ -1,8 +1,9 @@
-//! The check of a whole store: every page reachable or waiting, never both and never neither; order, counts
-//! and checksums; and the log.
+//! The check of a whole store: every page reachable or waiting, never both and never neither;
+//! order, counts and checksums; and the log.
 //!
-//! It works on a pinned snapshot, beside living writers: the commit slot of one transaction says which
-//! pages are in its trees and which in its queues, and the pin keeps all of them as they were.
+//! It works on a pinned snapshot, beside living writers: the commit slot of one transaction says
+//! which pages are in its trees and which in its queues, and the pin keeps all of them as they
+//! were.
 
 use crate::btree::check::{PageSeen, check_tree};
 use crate::files::dir;
@@ -108,7 +109,8 @@ struct StoreCheck<'a> {
 /// Checks everything that the pinned transaction consists of, and the log and header at rest.
 pub(crate) fn verify(client: &Arc<DirectClient>) -> Result<VerifyReport> {
     let engine = &client.engine;
-    // Before the pin: what a later checkpoint sums is not all of what the pinned transaction reaches.
+    // Before the pin: what a later checkpoint sums is not all of what the pinned transaction
+    // reaches.
     let finished = engine.checkpoints().1;
     let (_pin, image) = client.pin_image()?;
     let report = VerifyReport { txn: image.txn, ..VerifyReport::default() };
@@ -214,8 +216,8 @@ impl StoreCheck<'_> {
         }
     }
 
-    /// Each incarnation began after the last transaction of the one before it. Numbers are missing of those that a loss
-    /// took back as a whole.
+    /// Each incarnation began after the last transaction of the one before it. Numbers are missing
+    /// of those that a loss took back as a whole.
     fn incarnations(&mut self, found: &[(u32, TxnId)]) {
         let mut before = 0;
         for (incarnation, last) in found {
@@ -409,8 +411,8 @@ impl StoreCheck<'_> {
 
 const VERIFY_RETRY_DELAY: Duration = Duration::from_millis(10);
 
-/// Whether the log is no longer kept at `reached`, or is not after some looks: the logger publishes the oldest position
-/// before it deletes files, and that may be just now.
+/// Whether the log is no longer kept at `reached`, or is not after some looks: the logger publishes
+/// the oldest position before it deletes files, and that may be just now.
 fn is_recycled(oldest: &dyn Fn() -> Lsn, reached: Lsn) -> bool {
     (0..20).any(|look| {
         if look > 0 {

@@ -22,7 +22,8 @@ use std::sync::atomic::Ordering;
 
 /// The exclusive write transaction of a store: all of it becomes visible at once, or nothing.
 ///
-/// It sees its own changes. Dropping it rolls it back. It belongs to the thread that began it, and can't be passed to another one:
+/// It sees its own changes. Dropping it rolls it back. It belongs to the thread that began it, and
+/// can't be passed to another one:
 ///
 /// ```compile_fail,E0277
 /// fn pass_on<T: Send>(_: T) {}
@@ -31,10 +32,11 @@ use std::sync::atomic::Ordering;
 /// }
 /// ```
 ///
-/// In a child of `fork()` its calls answer [`Error::Forked`], and dropping it there rolls nothing back: it goes on in the parent.
+/// In a child of `fork()` its calls answer [`Error::Forked`], and dropping it there rolls nothing
+/// back: it goes on in the parent.
 ///
-/// A transaction may be larger than memory and than the log's ring: its pages go to the arena and its log
-/// record is streamed. Only the disk and the store's maximum size limit it.
+/// A transaction may be larger than memory and than the log's ring: its pages go to the arena and
+/// its log record is streamed. Only the disk and the store's maximum size limit it.
 pub struct WriteTxn<'s> {
     store: &'s Store,
     /// `None` once committed.
@@ -66,12 +68,12 @@ impl<'s> WriteTxn<'s> {
         self.write.as_ref().expect("open until commit").base()
     }
 
-    /// The keyspace of this name, created in this transaction if there is none. A handle to a keyspace
-    /// created in a transaction that is rolled back answers [`Error::NoKeyspace`].
+    /// The keyspace of this name, created in this transaction if there is none. A handle to a
+    /// keyspace created in a transaction that is rolled back answers [`Error::NoKeyspace`].
     ///
     /// # Errors
-    /// [`Error::Limit`] if the name is longer than 255 bytes or there are 1,048,576 keyspaces: the transaction goes on
-    /// without it.
+    /// [`Error::Limit`] if the name is longer than 255 bytes or there are 1,048,576 keyspaces: the
+    /// transaction goes on without it.
     pub fn keyspace(&mut self, name: &str) -> Result<Keyspace> {
         let store = self.store.clone();
         let write = self.write_mut()?;
@@ -101,8 +103,8 @@ impl<'s> WriteTxn<'s> {
     /// Stores a value under a key.
     ///
     /// # Errors
-    /// [`Error::Limit`] for a key or value that is too long: the transaction goes on without it. After
-    /// [`Error::DiskFull`], [`Error::Corrupt`] and others it can only be rolled back.
+    /// [`Error::Limit`] for a key or value that is too long: the transaction goes on without it.
+    /// After [`Error::DiskFull`], [`Error::Corrupt`] and others it can only be rolled back.
     #[inline]
     pub fn put(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
         self.put_bytes(keyspace, key.as_ref(), value.as_ref())
@@ -128,8 +130,9 @@ impl<'s> WriteTxn<'s> {
         self.write()?.get(keyspace.id(), key).map_err(|error| named(error, keyspace))
     }
 
-    /// The value of a key as this transaction sees it, and its version: the id of the transaction that wrote it last.
-    /// For what this transaction itself wrote that is the id that its commit will have.
+    /// The value of a key as this transaction sees it, and its version: the id of the transaction
+    /// that wrote it last. For what this transaction itself wrote that is the id that its commit
+    /// will have.
     ///
     /// # Errors
     /// As [`WriteTxn::get`].
@@ -244,10 +247,10 @@ impl<'s> WriteTxn<'s> {
         Ok(self.write()?.work())
     }
 
-    /// Commits, and returns when the durability that the transaction began with is reached: at once for
-    /// [`Durability::Visible`], after an fsync for the others. The [`Ticket`] contains the id; for a visible commit it can be
-    /// waited on, polled or awaited. A transaction that changed nothing takes no id: its ticket has that of the transaction
-    /// it began from.
+    /// Commits, and returns when the durability that the transaction began with is reached: at once
+    /// for [`Durability::Visible`], after an fsync for the others. The [`Ticket`] contains the id;
+    /// for a visible commit it can be waited on, polled or awaited. A transaction that changed
+    /// nothing takes no id: its ticket has that of the transaction it began from.
     ///
     /// ```
     /// use untorn::Durability;
@@ -272,13 +275,15 @@ impl<'s> WriteTxn<'s> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NotDurable`], or [`Error::LoggerStalled`] that names the transaction: it is visible, and in doubt.
-    /// [`Error::DiskFull`], [`Error::LoggerStalled`] that names none, and all others: nothing of it has happened.
+    /// [`Error::NotDurable`], or [`Error::LoggerStalled`] that names the transaction: it is
+    /// visible, and in doubt. [`Error::DiskFull`], [`Error::LoggerStalled`] that names none, and
+    /// all others: nothing of it has happened.
     pub fn commit(self) -> Result<Ticket> {
         self.commit_then(|| {})
     }
 
-    /// As [`WriteTxn::commit`], and runs `then` between the publication and the release of the lock.
+    /// As [`WriteTxn::commit`], and runs `then` between the publication and the release of the
+    /// lock.
     pub(crate) fn commit_then(self, then: impl FnOnce()) -> Result<Ticket> {
         let durability = self.durability;
         let ticket = self.make_visible(then)?;
@@ -293,11 +298,12 @@ impl<'s> WriteTxn<'s> {
         Ok(ticket)
     }
 
-    /// Commits, and returns at visibility whatever the durability. The logger flushes by when the durability that the
-    /// transaction began with asks. One thread can so have many commits in flight, each with its ticket and deadline.
+    /// Commits, and returns at visibility whatever the durability. The logger flushes by when the
+    /// durability that the transaction began with asks. One thread can so have many commits in
+    /// flight, each with its ticket and deadline.
     ///
-    /// [`Stats::deadlines`](crate::Stats::deadlines) does not count whether the deadline was met, since the caller may never
-    /// wait for it.
+    /// [`Stats::deadlines`](crate::Stats::deadlines) does not count whether the deadline was met,
+    /// since the caller may never wait for it.
     ///
     /// ```
     /// use std::time::Duration;
@@ -323,14 +329,16 @@ impl<'s> WriteTxn<'s> {
     /// ```
     ///
     /// # Errors
-    /// Those of [`WriteTxn::commit`] that occur before visibility: nothing of the transaction has happened.
+    /// Those of [`WriteTxn::commit`] that occur before visibility: nothing of the transaction has
+    /// happened.
     pub fn submit(self) -> Result<Ticket> {
         let ticket = self.make_visible(|| {})?.counted_from(None);
         ticket.glance();
         Ok(ticket)
     }
 
-    /// Commits, and requests the flush that the durability asks for. Neither waits for it nor checks that a logger lives.
+    /// Commits, and requests the flush that the durability asks for. Neither waits for it nor
+    /// checks that a logger lives.
     pub(crate) fn make_visible(mut self, then: impl FnOnce()) -> Result<Ticket> {
         let client = self.store.client().clone();
         client.check_usable()?;
@@ -365,8 +373,9 @@ impl<'s> WriteTxn<'s> {
     pub fn rollback(self) {}
 }
 
-/// Lets go of the writer lock, also when a commit panics: this process lives on, so nobody would take it over.
-/// Before the publication nothing has happened, after it everything has; so others can go on in either case.
+/// Lets go of the writer lock, also when a commit panics: this process lives on, so nobody would
+/// take it over. Before the publication nothing has happened, after it everything has; so others
+/// can go on in either case.
 struct Unlock<'c>(&'c DirectClient, CommitClass);
 
 impl Drop for Unlock<'_> {

@@ -1,4 +1,5 @@
-//! `untorn-logger STORE [--idle SECONDS|never] [--create] [--foreign-owner]`: the logger process of one store, in the foreground.
+//! `untorn-logger STORE [--idle SECONDS|never] [--create] [--foreign-owner]`: the logger process of
+//! one store, in the foreground.
 //!
 //! Exit codes: see [`USAGE`].
 #![allow(unsafe_code)]
@@ -52,11 +53,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// Starts this program again without what root's environment and open files would tell another user, whose process it is to become.
+/// Starts this program again without what root's environment and open files would tell another
+/// user, whose process it is to become.
 fn leave_environment_behind() {
     let is_kept = |name: &OsStr| name == "RUST_LOG" || LoggerOptions::is_for_other_user(name);
-    // SAFETY: the program has one thread, which has opened nothing. What its starter left open is closed by `execve`, or, where a kernel
-    // or a filter refuses the call, stays open.
+    // SAFETY: the program has one thread, which has opened nothing. What its starter left open is
+    // closed by `execve`, or, where a kernel or a filter refuses the call, stays open.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     // Once is enough.
     if std::env::vars_os().all(|(name, _)| is_kept(&name)) {
@@ -70,7 +72,8 @@ fn leave_environment_behind() {
     std::process::exit(3);
 }
 
-/// Writes the library's events to standard error, from what level on says `RUST_LOG`: `warn`, `untorn::logger=debug,info`, `off`.
+/// Writes the library's events to standard error, from what level on says `RUST_LOG`: `warn`,
+/// `untorn::logger=debug,info`, `off`.
 #[cfg(feature = "cli")]
 fn show_events() {
     use tracing_subscriber::filter::{LevelFilter, Targets};

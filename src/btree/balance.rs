@@ -1,8 +1,9 @@
-//! What the branches above a changed leaf have to follow: new children after a split, and pages that vanish or merge.
+//! What the branches above a changed leaf have to follow: new children after a split, and pages
+//! that vanish or merge.
 //!
-//! All pages of the path belong to this transaction. A separator is never replaced by another one, only inserted or removed,
-//! so that removing never makes a page overflow; the price is that a branch may be left with one child and no
-//! separator until a neighbour has room for it.
+//! All pages of the path belong to this transaction. A separator is never replaced by another one,
+//! only inserted or removed, so that removing never makes a page overflow; the price is that a
+//! branch may be left with one child and no separator until a neighbour has room for it.
 
 use crate::btree::edit::{Path, write_group};
 use crate::btree::node::{LEVEL_MAX, Node, Payload};
@@ -18,7 +19,8 @@ pub(crate) struct PendingSplit {
     pub(crate) page: PageId,
 }
 
-/// Inserts the pages split off from the path's leaf into the branches above, which may split in turn.
+/// Inserts the pages split off from the path's leaf into the branches above, which may split in
+/// turn.
 pub(crate) fn insert_children<W: PageWrite>(
     pages: &mut W,
     root: &mut PageId,
@@ -28,7 +30,8 @@ pub(crate) fn insert_children<W: PageWrite>(
     for step in path.branches.iter().rev() {
         let mut split: Vec<PendingSplit> = Vec::new();
         for child in pending {
-            // An insertion before this one may have split the branch: the last part that starts not after the child takes it.
+            // An insertion before this one may have split the branch: the last part that starts not
+            // after the child takes it.
             let parts = split.iter().filter(|part| part.separator <= child.separator);
             let target = parts.max_by(|a, b| a.separator.cmp(&b.separator)).map_or(step.page, |part| part.page);
             split.extend(insert_child(pages, target, &child, path.is_last)?);
@@ -69,7 +72,8 @@ fn insert_child<W: PageWrite>(
         items.write(0..n, prefix_len, body, NodeIdentity { id: branch, created_txn, first_child });
         return Ok(None);
     }
-    // At the tree's right edge, as in leaves, the left part stays full; the right one gets two children.
+    // At the tree's right edge, as in leaves, the left part stays full; the right one gets two
+    // children.
     let up = if is_last && result.index + 1 == n && n > 2 { Some(n - 2) } else { items.cut(limit) };
     let Some(up) = up else {
         return Err(Node::parse(body, branch)?.damaged("longer separators than can be written"));
@@ -102,7 +106,8 @@ fn grow<W: PageWrite>(pages: &mut W, root: &mut PageId, pending: Vec<PendingSpli
     Ok(())
 }
 
-/// After a removal from the path's leaf: takes empty pages out, merges underfull ones, lowers the root.
+/// After a removal from the path's leaf: takes empty pages out, merges underfull ones, lowers the
+/// root.
 pub(crate) fn settle<W: PageWrite>(pages: &mut W, root: &mut PageId, path: &Path) -> Result<()> {
     let created_txn = pages.txn_id();
     let mut page = path.leaf;
@@ -173,8 +178,9 @@ fn wants_merge(node: &Node<'_>) -> bool {
     used(node) <= node.body.len() / 3
 }
 
-/// Merges child `index` of a branch with a neighbour, if it is underfull and both fit one page with some room to spare,
-/// so that the next insertion doesn't split it again. The neighbour is only read, and freed. True if they were merged.
+/// Merges child `index` of a branch with a neighbour, if it is underfull and both fit one page with
+/// some room to spare, so that the next insertion doesn't split it again. The neighbour is only
+/// read, and freed. True if they were merged.
 fn merge<W: PageWrite>(pages: &mut W, branch: PageId, index: usize) -> Result<bool> {
     let created_txn = pages.txn_id();
     let parent = Node::open(pages, branch)?;

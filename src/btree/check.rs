@@ -1,6 +1,8 @@
-//! Every invariant of a tree, checked page by page; the first finding is an error that names the place.
+//! Every invariant of a tree, checked page by page; the first finding is an error that names the
+//! place.
 //!
-//! The walk ends on any damage: levels strictly decrease, and no leaf can satisfy the fences of two places.
+//! The walk ends on any damage: levels strictly decrease, and no leaf can satisfy the fences of two
+//! places.
 
 use crate::btree::node::{HEAD_LEN, Node, RESERVED_AT, padded};
 use crate::files::page::PageRead;
@@ -34,7 +36,8 @@ pub(crate) struct TreeReport {
     pub(crate) depth: u32,
 }
 
-/// Checks the tree at `root`, telling `on_page` of each page and extent after its own bytes were checked, parents before children.
+/// Checks the tree at `root`, telling `on_page` of each page and extent after its own bytes were
+/// checked, parents before children.
 ///
 /// # Errors
 /// `Corrupt` at the first finding, and what `on_page` returns.

@@ -17,7 +17,8 @@ pub(crate) struct RangeCursor {
     upper: Bound<Vec<u8>>,
     /// The gap before the next entry from the front; found at the first use.
     front: Option<Position>,
-    /// The gap after the next entry from the back. While it is not needed, an unbounded end is not looked up.
+    /// The gap after the next entry from the back. While it is not needed, an unbounded end is not
+    /// looked up.
     back: Option<Position>,
     done: bool,
 }

@@ -1,8 +1,8 @@
 //! Changing a tree: put, delete, and giving all its pages back.
 //!
 //! A page of this transaction that no savepoint has is changed in place; any other on the path is
-//! copied first, and the old one freed.
-//! After an error the working tree is in an undefined state and the transaction is to be rolled back whole.
+//! copied first, and the old one freed. After an error the working tree is in an undefined state
+//! and the transaction is to be rolled back whole.
 
 use crate::btree::balance::PendingSplit;
 use crate::btree::node::{EXTENT_BIT, Node, Payload, SearchResult, VERSION_LEN};
@@ -46,7 +46,8 @@ impl Path {
     /// Makes every page on the path one of this transaction.
     pub(crate) fn own<W: PageWrite>(&mut self, pages: &mut W, root: &mut PageId) -> Result<()> {
         let mut parent: Option<PathStep> = None;
-        // No page is younger than its parent; one that says so is damaged, and its checksum not to be passed over.
+        // No page is younger than its parent; one that says so is damaged, and its checksum not to
+        // be passed over.
         let mut youngest = pages.txn_id();
         for step in self.branches.iter_mut().map(|step| (&mut step.page, step.index)).chain([(&mut self.leaf, 0)]) {
             let (page, index) = step;
@@ -66,8 +67,8 @@ impl Path {
     }
 }
 
-/// Copy on write: returns a page of this transaction with the content of `id`, and its created_txn. `id` was created in `youngest`
-/// or before.
+/// Copy on write: returns a page of this transaction with the content of `id`, and its created_txn.
+/// `id` was created in `youngest` or before.
 pub(crate) fn make_writable<W: PageWrite>(pages: &mut W, id: PageId, youngest: TxnId) -> Result<(PageId, TxnId)> {
     let node = Node::open(pages, id)?;
     let created_txn = node.created_txn();
@@ -94,7 +95,8 @@ pub(crate) fn needs_extent(page_size: usize, key_len: usize, value_len: usize) -
 /// Sets the entry of a key; true if there was one before. The extent of a replaced value is freed.
 ///
 /// # Errors
-/// `Limit` if the key is too long, or an inline value for which [`needs_extent`]; `Corrupt` if a page is damaged; those of allocation.
+/// `Limit` if the key is too long, or an inline value for which [`needs_extent`]; `Corrupt` if a
+/// page is damaged; those of allocation.
 pub(crate) fn put<W: PageWrite>(
     pages: &mut W,
     root: &mut PageId,
@@ -157,7 +159,8 @@ fn create<W: PageWrite>(pages: &mut W, key: &[u8], payload: Payload<'_>) -> Resu
     Ok(id)
 }
 
-/// Inserts an entry that is not there into the path's leaf: in place, else by rebuilding the page, else by splitting it.
+/// Inserts an entry that is not there into the path's leaf: in place, else by rebuilding the page,
+/// else by splitting it.
 fn insert<W: PageWrite>(pages: &mut W, root: &mut PageId, path: &Path, key: &[u8], payload: Payload<'_>) -> Result<()> {
     let (leaf, index) = (path.leaf, path.result.index);
     let created_txn = pages.txn_id();
@@ -180,7 +183,8 @@ fn insert<W: PageWrite>(pages: &mut W, root: &mut PageId, path: &Path, key: &[u8
     } else if let Some(cut) = items.cut(limit) {
         vec![cut]
     } else {
-        // The new entry fits with neither neighbour's prefix: it stands alone between two parts of the old page.
+        // The new entry fits with neither neighbour's prefix: it stands alone between two parts of
+        // the old page.
         vec![index, index + 1]
     };
     let ends = cuts[1..].iter().copied().chain([n]);
@@ -245,7 +249,8 @@ pub(crate) fn delete<W: PageWrite>(pages: &mut W, root: &mut PageId, key: &[u8])
     Ok(true)
 }
 
-/// Frees every page and extent of a tree. The tree is checked first, as a whole: a page freed twice would be handed out twice.
+/// Frees every page and extent of a tree. The tree is checked first, as a whole: a page freed twice
+/// would be handed out twice.
 ///
 /// # Errors
 /// `Corrupt` if the tree is damaged; nothing is freed then.

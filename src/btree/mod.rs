@@ -11,9 +11,10 @@
 //! - `balance`: what happens to the branches when pages split, vanish or merge
 //! - `check`: every invariant of a tree, for `untorn verify`
 //!
-//! Invariants: all leaves lie at level 0 and equally deep; keys ascend inside and across pages; no leaf is empty; a page's created_txn
-//! is not after its parent's (whoever changes a child changes the parent too, which holds its number); an empty tree has no pages.
-//! Deliberately absent: links between leaves, which path copying could not keep; reference counts; concurrency.
+//! Invariants: all leaves lie at level 0 and equally deep; keys ascend inside and across pages; no
+//! leaf is empty; a page's created_txn is not after its parent's (whoever changes a child changes
+//! the parent too, which holds its number); an empty tree has no pages. Deliberately absent: links
+//! between leaves, which path copying could not keep; reference counts; concurrency.
 
 mod balance;
 pub(crate) mod check;

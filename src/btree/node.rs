@@ -10,27 +10,33 @@
 //! | | free space |
 //! | to the page's end | heap: records, in any order |
 //!
-//! A key is prefix + suffix. Its *head* is the first 8 bytes of the suffix as a big-endian number, zero-padded, stored
-//! little-endian like every number: comparing heads as `u64` compares the bytes. Suffix bytes beyond the head (the
-//! *rest*) stand in the record; the head's bytes are not stored a second time. Equal heads fall to the suffix lengths
-//! (`"a"` < `"a\0"`), then to the rests.
+//! A key is prefix + suffix. Its *head* is the first 8 bytes of the suffix as a big-endian number,
+//! zero-padded, stored little-endian like every number: comparing heads as `u64` compares the
+//! bytes. Suffix bytes beyond the head (the *rest*) stand in the record; the head's bytes are not
+//! stored a second time. Equal heads fall to the suffix lengths (`"a"` < `"a\0"`), then to the
+//! rests.
 //!
-//! - Leaf slot: record offset u16, suffix length u16, value length u16 whose top bit says that the value is a reference
-//!   to an extent. Leaf record: version u64, rest, value or reference {page u32, pages u32, length u64}.
-//! - Branch slot: record offset u16, suffix length u16, child u32. Branch record: rest. Child i of a branch holds the
-//!   keys k with separator i-1 ≤ k < separator i; child 0 stands in the header (`link`). A branch may have no
-//!   separator and one child: that remains when children vanish and the neighbours are too full to take the last.
+//! - Leaf slot: record offset u16, suffix length u16, value length u16 whose top bit says that the
+//!   value is a reference to an extent. Leaf record: version u64, rest, value or reference {page
+//!   u32, pages u32, length u64}.
+//! - Branch slot: record offset u16, suffix length u16, child u32. Branch record: rest. Child i of
+//!   a branch holds the keys k with separator i-1 ≤ k < separator i; child 0 stands in the header
+//!   (`link`). A branch may have no separator and one child: that remains when children vanish and
+//!   the neighbours are too full to take the last.
 //! - An empty record has offset 0.
-//! - `extra` in the header: prefix length u16, heap start u16, garbage u16 (heap bytes of no live record), reserved u16.
+//! - `extra` in the header: prefix length u16, heap start u16, garbage u16 (heap bytes of no live
+//!   record), reserved u16.
 //!
-//! Why so: a lookup in a large store is a chain of cache misses, and this makes them few. PageHeader, prefix and heads lie
-//! together at the start of the page, where one prefetch covers them; a page is searched in the dense array of heads,
-//! without a branch to mispredict and without touching a key. Prefix truncation lets 8 bytes tell nearly all keys apart, so that
-//! one slot and one record, in which the rest of the key, the version and the value lie side by side, are all that a
-//! lookup reads besides. Fixed-size heads, and separators cut to the bytes that separate, keep the fan-out high
-//! (about 250 at 4 KiB) and the upper levels in cache.
+//! Why so: a lookup in a large store is a chain of cache misses, and this makes them few.
+//! PageHeader, prefix and heads lie together at the start of the page, where one prefetch covers
+//! them; a page is searched in the dense array of heads, without a branch to mispredict and without
+//! touching a key. Prefix truncation lets 8 bytes tell nearly all keys apart, so that one slot and
+//! one record, in which the rest of the key, the version and the value lie side by side, are all
+//! that a lookup reads besides. Fixed-size heads, and separators cut to the bytes that separate,
+//! keep the fan-out high (about 250 at 4 KiB) and the upper levels in cache.
 //!
-//! Every access to stored bytes is checked: damage is an error, never a panic. `parse` establishes what the rest relies on.
+//! Every access to stored bytes is checked: damage is an error, never a panic. `parse` establishes
+//! what the rest relies on.
 
 use crate::files::page::PageRead;
 use crate::files::page::{
@@ -166,7 +172,8 @@ impl<'a> Node<'a> {
         Node::parse(pages.body(id)?, id)
     }
 
-    /// Reads the child of `parent` that `id` names. Levels strictly decrease, so no descent is endless.
+    /// Reads the child of `parent` that `id` names. Levels strictly decrease, so no descent is
+    /// endless.
     #[inline(always)]
     pub(crate) fn open_child<P: PageRead>(pages: &'a P, id: PageId, parent: &Node<'_>) -> Result<Node<'a>> {
         let node = Node::open(pages, id)?;
@@ -299,8 +306,9 @@ impl<'a> Node<'a> {
         self.find_among_equals(index, head, suffix)
     }
 
-    /// A binary search whose steps are the same for all counts up to the next power of two, and that has no other branch:
-    /// a processor that guesses them right goes on while the lines of the page are still on their way.
+    /// A binary search whose steps are the same for all counts up to the next power of two, and
+    /// that has no other branch: a processor that guesses them right goes on while the lines of the
+    /// page are still on their way.
     #[inline(always)]
     fn first_head_not_below(&self, head: u64) -> usize {
         let count = self.heads.len();
@@ -337,8 +345,8 @@ impl<'a> Node<'a> {
         Ok(SearchResult { index: low, found: false })
     }
 
-    /// Compares an entry with a suffix that has the same head. Zero-padded heads of different lengths are equal only
-    /// if the longer goes on with zeros, so the shorter comes first.
+    /// Compares an entry with a suffix that has the same head. Zero-padded heads of different
+    /// lengths are equal only if the longer goes on with zeros, so the shorter comes first.
     #[inline]
     fn compare_beyond_head(&self, index: usize, suffix: &[u8]) -> Result<Ordering> {
         let slot = self.slot(index);
@@ -407,7 +415,8 @@ impl<'a> Node<'a> {
         Ok(result.index + usize::from(result.found))
     }
 
-    /// Checks that heads ascend, every record lies in the heap, and the heap adds up. What changes pages relies on it.
+    /// Checks that heads ascend, every record lies in the heap, and the heap adds up. What changes
+    /// pages relies on it.
     ///
     /// # Errors
     /// `Corrupt` at the first finding.

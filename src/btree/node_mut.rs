@@ -1,7 +1,8 @@
 //! Changes of one entry of a page in place.
 //!
-//! These functions rely on a sound page: the caller parsed and audited it when it made it writable. An entry that does not fit is
-//! refused, and nothing is changed; the caller then rebuilds the page (`rebuild`).
+//! These functions rely on a sound page: the caller parsed and audited it when it made it writable.
+//! An entry that does not fit is refused, and nothing is changed; the caller then rebuilds the page
+//! (`rebuild`).
 
 use crate::Result;
 use crate::btree::node::{
@@ -120,7 +121,8 @@ pub(crate) fn remove(body: &mut [u8], id: PageId, index: usize) -> Result<()> {
     Ok(())
 }
 
-/// Overwrites version and value of entry `index` of a leaf, if the new value is not longer than the old one.
+/// Overwrites version and value of entry `index` of a leaf, if the new value is not longer than the
+/// old one.
 ///
 /// # Errors
 /// `Corrupt` if the page can't be parsed.

@@ -3,16 +3,16 @@
 //!
 //! 1. The descent ([`Removal::remove_from`]) follows the two ends of the range. A child that lies
 //!    between them is *covered*: each of its pages is read once, for its number of entries and for
-//!    the extents of its values, and is freed without being written. A page that an end of the range
-//!    cuts is copied, and loses the part that is inside.
+//!    the extents of its values, and is freed without being written. A page that an end of the
+//!    range cuts is copied, and loses the part that is inside.
 //! 2. The pages and extents found are freed ([`Removal::free`]).
 //! 3. The pages left and right of the gap are merged with their neighbours as far as they are
 //!    underfull. A merge at one level may make two pages neighbours at the level below, so this is
 //!    repeated until nothing merges any more.
 //!
 //! A page of a damaged tree that is freed although something else uses it would be handed out and
-//! overwritten. So each covered page is held against its checksum, its level, its parent's created_txn
-//! and its parent's separators, and no page may be found twice, before any is freed.
+//! overwritten. So each covered page is held against its checksum, its level, its parent's
+//! created_txn and its parent's separators, and no page may be found twice, before any is freed.
 
 use crate::btree::balance;
 use crate::btree::edit::{make_writable, write_group};

@@ -1,8 +1,10 @@
-//! Rebuilding pages: the entries of a page (of two, for a merge) are read into a list, and pages are written from the list.
+//! Rebuilding pages: the entries of a page (of two, for a merge) are read into a list, and pages
+//! are written from the list.
 //!
-//! Compaction, a change of prefix, splits and merges all do this: read, change the list, write. The prefix of a page
-//! is chosen here only: what all its keys share, unless a shorter one is what makes the page fit. (A long prefix that few keys
-//! share can cost a few bytes more than it saves; a subset of a page always fits with that page's own prefix.)
+//! Compaction, a change of prefix, splits and merges all do this: read, change the list, write. The
+//! prefix of a page is chosen here only: what all its keys share, unless a shorter one is what
+//! makes the page fit. (A long prefix that few keys share can cost a few bytes more than it saves;
+//! a subset of a page always fits with that page's own prefix.)
 
 use crate::btree::node::{
     GARBAGE_AT, HEAD_LEN, HEAP_START_AT, Node, PREFIX_LEN_AT, Payload, RESERVED_AT, Slot, VERSION_LEN, head_of, padded,
@@ -126,9 +128,10 @@ impl EntryList {
         candidates.into_iter().find(|prefix_len| self.size(range.clone(), *prefix_len) <= limit)
     }
 
-    /// Where to cut a list that doesn't fit one page, so that both sides fit and are about equal. In a leaf the entry at the cut goes right,
-    /// in a branch it goes up. None if one entry in between would have to stand alone: that happens in leaves only,
-    /// since of a branch any three separators fit together.
+    /// Where to cut a list that doesn't fit one page, so that both sides fit and are about equal.
+    /// In a leaf the entry at the cut goes right, in a branch it goes up. None if one entry in
+    /// between would have to stand alone: that happens in leaves only, since of a branch any three
+    /// separators fit together.
     pub(crate) fn cut(&self, limit: usize) -> Option<usize> {
         let n = self.len();
         let skip = usize::from(self.level > 0);
@@ -151,7 +154,8 @@ impl EntryList {
             .find(|cut| both_fit(*cut))
     }
 
-    /// Writes a page of these entries, which fit with this prefix. All bytes of the body are written.
+    /// Writes a page of these entries, which fit with this prefix. All bytes of the body are
+    /// written.
     pub(crate) fn write(&self, range: Range<usize>, prefix_len: usize, body: &mut [u8], identity: NodeIdentity) {
         let count = range.len();
         let slot_len = slot_len(self.level);

@@ -7,7 +7,8 @@ use crate::files::page::PageRead;
 use crate::files::page::{StoredValue, read_extent};
 use crate::ids::PageId;
 
-/// Goes down from `root`, which exists, to the leaf where `key` belongs, telling `visit` each branch and the index of the child taken.
+/// Goes down from `root`, which exists, to the leaf where `key` belongs, telling `visit` each
+/// branch and the index of the child taken.
 #[inline]
 pub(crate) fn descend<'a, P: PageRead>(
     pages: &'a P,

@@ -28,8 +28,8 @@ fn descend<P: PageRead>(
     visit: &mut dyn FnMut(PageSeen) -> Result<bool>,
 ) -> Result<()> {
     let created_txn = node.created_txn();
-    // Whoever copies a page copies those above it: a page younger than its parent is a damaged one, and must
-    // not be taken for one that has no checksum yet.
+    // Whoever copies a page copies those above it: a page younger than its parent is a damaged one,
+    // and must not be taken for one that has no checksum yet.
     if parent.is_some_and(|parent| created_txn > parent) {
         return Err(node.damaged(format!("born in {created_txn}, after its parent")));
     }

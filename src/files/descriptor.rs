@@ -1,10 +1,11 @@
 //! A descriptor that its host may close behind our back.
 //!
-//! A host may close descriptors that it doesn't know, and their numbers come to name other files. So one that is kept for
-//! long is held against its file's inode before each use, and is not closed when it has come to be somebody else's.
+//! A host may close descriptors that it doesn't know, and their numbers come to name other files.
+//! So one that is kept for long is held against its file's inode before each use, and is not closed
+//! when it has come to be somebody else's.
 //!
-//! A host may also open the same file and get the same number. A marked descriptor has a file position
-//! that no other open file of that inode has, and the position is compared as well.
+//! A host may also open the same file and get the same number. A marked descriptor has a file
+//! position that no other open file of that inode has, and the position is compared as well.
 #![allow(unsafe_code)]
 
 use rustix::fs::SeekFrom;

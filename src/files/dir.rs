@@ -1,8 +1,8 @@
 //! The store's directory: names of its files, how they are opened and made whole.
 //!
 //! Everything goes through a directory descriptor, so that paths of any length work and a renamed
-//! directory stays the same store. A file is made under another name, synced and renamed into place,
-//! and the directory is synced, so that nobody ever meets a half-made one.
+//! directory stays the same store. A file is made under another name, synced and renamed into
+//! place, and the directory is synced, so that nobody ever meets a half-made one.
 
 use crate::files::descriptor::Descriptor;
 use crate::files::owner;
@@ -110,8 +110,8 @@ impl Dir {
         if is_removed(&fd) {
             return Err(Error::Invalid { what: format!("the directory {} was removed", path.display()) });
         }
-        // An absolute path serves the logger, whose working directory is another. A removed working directory has none, but
-        // what `..` leads to has.
+        // An absolute path serves the logger, whose working directory is another. A removed working
+        // directory has none, but what `..` leads to has.
         let path = std::path::absolute(path).ok().or_else(|| path_of(&fd)).unwrap_or_else(|| path.into());
         let fd = Descriptor::new(fd).map_err(Error::io("stat of the store's directory"))?;
         let stat =
@@ -163,8 +163,8 @@ impl Dir {
         &self.path
     }
 
-    /// Refuses file systems whose locks or syncs do not reach every user of the store. Whether locks work at all is
-    /// proven at each open (`shared/liveness.rs`).
+    /// Refuses file systems whose locks or syncs do not reach every user of the store. Whether
+    /// locks work at all is proven at each open (`shared/liveness.rs`).
     fn refuse_unreliable(&self) -> Result<()> {
         match file_system(self.handle()?)? {
             (_, true) => Ok(()),
@@ -181,8 +181,8 @@ impl Dir {
     /// Opens a file of the store; `None` if there is none.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] if the name is there and is no regular file; [`Error::Permission`] without the right, or if it
-    /// belongs to another user than the directory.
+    /// [`Error::Mismatch`] if the name is there and is no regular file; [`Error::Permission`]
+    /// without the right, or if it belongs to another user than the directory.
     pub(crate) fn open_file(&self, name: &str, write: bool) -> Result<Option<File>> {
         match files::open_file(self.handle()?, name, write) {
             Ok(fd) => Ok(Some(fd.into())),
@@ -214,7 +214,8 @@ impl Dir {
         self.sync()
     }
 
-    /// Gives a file of the store another name, over whatever has that name. Not durable before [`Dir::sync`].
+    /// Gives a file of the store another name, over whatever has that name. Not durable before
+    /// [`Dir::sync`].
     pub(crate) fn rename_loosely(&self, from: &str, to: &str) -> Result<()> {
         fs::renameat(self.handle()?, from, self.handle()?, to).map_err(Error::sys(format!("rename of {from} to {to}")))
     }
@@ -287,7 +288,8 @@ impl Dir {
         if planted_bug!("skip-directory-fsync") {
             return Ok(());
         }
-        // A parent that may not be read (mode --x) cannot be synced; the directory is there all the same.
+        // A parent that may not be read (mode --x) cannot be synced; the directory is there all the
+        // same.
         match fs::openat(self.handle()?, "..", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
             Ok(fd) => {
                 fs::fsync(fd).map_err(Error::sys(format!("sync of the folder that holds {}", self.path.display())))
@@ -296,8 +298,9 @@ impl Dir {
         }
     }
 
-    /// An error if `lock` is no longer the file that a participant's presence is in: then no logger can be started for the
-    /// participant, and none may go on. What cannot be found out is no error.
+    /// An error if `lock` is no longer the file that a participant's presence is in: then no logger
+    /// can be started for the participant, and none may go on. What cannot be found out is no
+    /// error.
     ///
     /// # Errors
     /// [`Error::Detached`] names what was removed.
@@ -316,10 +319,12 @@ impl Dir {
         Err(Error::Detached { reason })
     }
 
-    /// A path by which another program finds the directory. It may have been renamed since it was opened.
+    /// A path by which another program finds the directory. It may have been renamed since it was
+    /// opened.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if no absolute path that a system call takes leads to it, and why the known one does not.
+    /// [`Error::Invalid`] if no absolute path that a system call takes leads to it, and why the
+    /// known one does not.
     pub(crate) fn path_for_others(&self) -> Result<PathBuf> {
         let handle = self.handle()?;
         let open = |path: &Path| fs::open(path, OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
@@ -345,7 +350,8 @@ impl Dir {
     }
 }
 
-/// Whether an open directory has no name any more. A directory of several layers has one link even then.
+/// Whether an open directory has no name any more. A directory of several layers has one link even
+/// then.
 fn is_removed(fd: impl AsFd) -> bool {
     let Ok(stat) = fs::fstat(&fd) else { return false };
     if stat.st_nlink == 0 {
@@ -405,7 +411,8 @@ fn shown(path: &Path) -> String {
     format!("{} … {}", String::from_utf8_lossy(first), String::from_utf8_lossy(last))
 }
 
-/// The name of the file system that a file lies on, else its number; and whether its locks and syncs reach every user.
+/// The name of the file system that a file lies on, else its number; and whether its locks and
+/// syncs reach every user.
 pub(crate) fn file_system(fd: impl AsFd) -> Result<(String, bool)> {
     const NAMES: [(FsWord, &str, bool); 13] = [
         (0x6969, "NFS", false),
@@ -435,8 +442,8 @@ pub(crate) fn path_of(fd: impl AsFd) -> Option<PathBuf> {
     std::fs::read_link(link).ok()
 }
 
-/// On btrfs, rewriting allocated blocks in place must not need new ones: no copy-on-write for this file.
-/// Other file systems don't know the flag, which is as good.
+/// On btrfs, rewriting allocated blocks in place must not need new ones: no copy-on-write for this
+/// file. Other file systems don't know the flag, which is as good.
 pub(crate) fn set_no_cow(file: &File) {
     use fs::{IFlags, ioctl_getflags, ioctl_setflags};
     if let Ok(flags) = ioctl_getflags(file) {

@@ -21,8 +21,9 @@ pub(crate) enum Parameter {
 }
 
 impl Geometry {
-    /// The first parameter that no store has, and what is wrong with it. Creation and opening alike go by this, so that
-    /// sizes and offsets computed from a geometry never overflow, whatever a file contains.
+    /// The first parameter that no store has, and what is wrong with it. Creation and opening alike
+    /// go by this, so that sizes and offsets computed from a geometry never overflow, whatever a
+    /// file contains.
     pub(crate) fn problem(&self) -> Option<(Parameter, String)> {
         let Geometry { page_size, max_size, ring_size, segment_size } = *self;
         if !page_size.is_power_of_two() || !(limits::PAGE_SIZE_MIN..=limits::PAGE_SIZE_MAX).contains(&page_size) {

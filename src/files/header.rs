@@ -1,6 +1,7 @@
 //! The `checkpoint` file: two header slots, written in turn, of which the newest valid one counts.
 //!
-//! Each slot is a block of its own in the file, so that a torn write of one leaves the other whole. Little-endian:
+//! Each slot is a block of its own in the file, so that a torn write of one leaves the other whole.
+//! Little-endian:
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
@@ -33,8 +34,8 @@ const MAGIC: [u8; 8] = *b"untornK\x01";
 pub(crate) const FORMAT_VERSION: u32 = 1;
 /// Distance of the two slots.
 const SLOT_BYTES: usize = 4096;
-/// Bytes of a slot that are used. The checksum covers the whole slot, at the same place in all versions, so
-/// that a newer header is told apart from a damaged one.
+/// Bytes of a slot that are used. The checksum covers the whole slot, at the same place in all
+/// versions, so that a newer header is told apart from a damaged one.
 const USED: usize = 112 + SLOT_WORDS * 8;
 /// More headers than a store can come to have.
 const SERIAL_MAX: u64 = 1 << 62;
@@ -53,8 +54,8 @@ pub(crate) struct CheckpointHeader {
     pub(crate) clean: bool,
     /// What is kept of the log before this checkpoint. It stands here so that a restart knows.
     pub(crate) retention: Retention,
-    /// The checksum word of the catalog's root, which each commit changes: an arena of another time shows by it. 0: not
-    /// stated.
+    /// The checksum word of the catalog's root, which each commit changes: an arena of another time
+    /// shows by it. 0: not stated.
     pub(crate) catalog_sum: u64,
     pub(crate) image: SlotImage,
 }
@@ -67,7 +68,8 @@ impl CheckpointHeader {
     /// The serial of the header after one of this serial.
     ///
     /// # Errors
-    /// [`Error::Limit`] before a newer header would count as older. No store comes to that by itself.
+    /// [`Error::Limit`] before a newer header would count as older. No store comes to that by
+    /// itself.
     pub(crate) fn next_serial(serial: u64) -> Result<u64> {
         match serial.checked_add(1) {
             Some(next) if next <= SERIAL_MAX => Ok(next),
@@ -75,8 +77,8 @@ impl CheckpointHeader {
         }
     }
 
-    /// An error if a counter is half-way to its end, which no store comes to: what is written next must stay within what
-    /// [`CheckpointHeader::decode`] accepts.
+    /// An error if a counter is half-way to its end, which no store comes to: what is written next
+    /// must stay within what [`CheckpointHeader::decode`] accepts.
     pub(crate) fn refuse_exhausted(&self) -> Result<()> {
         let image = &self.image;
         let counters = [
@@ -126,8 +128,8 @@ impl CheckpointHeader {
         bytes
     }
 
-    /// Decodes the slot with this index. Every field is held against every limit that creation and checkpoints keep: a
-    /// checksum proves that the bytes are what was written, not who wrote them.
+    /// Decodes the slot with this index. Every field is held against every limit that creation and
+    /// checkpoints keep: a checksum proves that the bytes are what was written, not who wrote them.
     pub(crate) fn decode(bytes: &[u8; SLOT_BYTES], slot: u64) -> Result<CheckpointHeader> {
         let offset = slot * SLOT_BYTES as u64;
         let damaged_at = |at: usize, what: String| Error::corrupt(dir::CHECKPOINT, offset + at as u64, what);
@@ -258,7 +260,8 @@ mod tests {
     use crate::files::slot::QueueState;
     use crate::{PageId, Version};
 
-    /// Computed by another program from the tables in this file and in `slot`; 16 bytes a line, the rest is zero.
+    /// Computed by another program from the tables in this file and in `slot`; 16 bytes a line, the
+    /// rest is zero.
     const GOLDEN: [&str; 19] = [
         "756e746f726e4b010100000077672147",
         "000102030405060708090a0b0c0d0e0f",

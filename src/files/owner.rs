@@ -1,18 +1,22 @@
 //! Who owns a store: the uid of its directory, and no other.
 //!
-//! A direct client maps the store's memory and believes what stands there, and its logger obeys the file `access`. So the owner of
-//! the directory has everything that the process puts into the store, and a process of another uid that joins makes files that lock the
-//! owner out. Therefore:
+//! A direct client maps the store's memory and believes what stands there, and its logger obeys the
+//! file `access`. So the owner of the directory has everything that the process puts into the
+//! store, and a process of another uid that joins makes files that lock the owner out. Therefore:
 //!
-//! - A store is opened only if the owner of its directory is the process's effective uid. Root may open another's store, if it says so
-//!   ([`Ownership::Foreign`]); its logger becomes the owner first (`logger::privileges`).
-//! - A file in the directory that belongs to another uid is refused by the function that opens it (`untorn_wal::files`).
-//! - Bits of the mode for the group or others are not looked at. Their right to write is the owner's to give, and some systems set it on
-//!   each start (a volume with `fsGroup`). What another uid makes by such a right is refused by its owner.
+//! - A store is opened only if the owner of its directory is the process's effective uid. Root may
+//!   open another's store, if it says so ([`Ownership::Foreign`]); its logger becomes the owner
+//!   first (`logger::privileges`).
+//! - A file in the directory that belongs to another uid is refused by the function that opens it
+//!   (`untorn_wal::files`).
+//! - Bits of the mode for the group or others are not looked at. Their right to write is the
+//!   owner's to give, and some systems set it on each start (a volume with `fsGroup`). What another
+//!   uid makes by such a right is refused by its owner.
 //!
-//! **The overflow uid.** In a user namespace the kernel reports every uid that has no number there as one and the same, 65534 unless set
-//! otherwise. Two of these are two users, or one. So this uid equals no other, itself included, unless the namespace has a number for
-//! every uid, as the first one has: then 65534 is an ordinary user.
+//! **The overflow uid.** In a user namespace the kernel reports every uid that has no number there
+//! as one and the same, 65534 unless set otherwise. Two of these are two users, or one. So this uid
+//! equals no other, itself included, unless the namespace has a number for every uid, as the first
+//! one has: then 65534 is an ordinary user.
 
 use crate::{Error, Result};
 use rustix::fs::Stat;
@@ -35,7 +39,8 @@ pub(crate) enum Ownership {
     ForeignToRead,
 }
 
-/// The uid that stands for all that this process's user namespace has no number for; `None` if it has one for each.
+/// The uid that stands for all that this process's user namespace has no number for; `None` if it
+/// has one for each.
 pub(crate) fn unmapped_uid() -> Option<u32> {
     unmapped("uid")
 }
@@ -59,8 +64,9 @@ fn unmapped(kind: &str) -> Option<u32> {
     Some(stated.ok().and_then(|stated| stated.trim().parse().ok()).unwrap_or(OVERFLOW_DEFAULT))
 }
 
-/// Whether a map of ids, whose lines are `inside outside count`, has a number for each. Its ranges do not overlap. A namespace can map
-/// only what its parent does, so this holds for the parents as well.
+/// Whether a map of ids, whose lines are `inside outside count`, has a number for each. Its ranges
+/// do not overlap. A namespace can map only what its parent does, so this holds for the parents as
+/// well.
 fn covers_all(map: &str) -> bool {
     let counts = map.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok());
     counts.sum::<u64>() >= UIDS

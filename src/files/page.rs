@@ -1,7 +1,8 @@
 //! The bytes that all pages have in common: the header, and the extent that holds a large value.
 //!
-//! Offsets here are offsets in the *body*, that is, file offset in the page minus the 8 bytes of the checksum word.
-//! Everything is little-endian. `docs/format.md` draws this, and golden tests keep the two together.
+//! Offsets here are offsets in the *body*, that is, file offset in the page minus the 8 bytes of
+//! the checksum word. Everything is little-endian. `docs/format.md` draws this, and golden tests
+//! keep the two together.
 //!
 //! | offset | bytes | field | |
 //! |---|---|---|---|
@@ -32,8 +33,8 @@ pub(crate) const fn queue_capacity(page_size: usize) -> u32 {
 
 /// Where pages are read from.
 ///
-/// A page's *body* is the page without its first 8 bytes: the checksum word is atomic and stays outside every
-/// reference, so that a body is immutable for as long as a pin keeps it.
+/// A page's *body* is the page without its first 8 bytes: the checksum word is atomic and stays
+/// outside every reference, so that a body is immutable for as long as a pin keeps it.
 pub(crate) trait PageRead {
     /// Size of a page in bytes, a power of two.
     fn page_size(&self) -> usize;
@@ -44,7 +45,8 @@ pub(crate) trait PageRead {
     /// `Corrupt` unless 0 < id < high-water mark.
     fn body(&self, id: PageId) -> Result<&[u8]>;
 
-    /// The body of the extent of `pages` contiguous pages from `id`: one header, then bytes to the end of the extent.
+    /// The body of the extent of `pages` contiguous pages from `id`: one header, then bytes to the
+    /// end of the extent.
     ///
     /// # Errors
     /// `Corrupt` unless all pages lie below the high-water mark.
@@ -77,8 +79,8 @@ pub(crate) trait PageWrite: PageRead {
         created_txn == self.txn_id()
     }
 
-    /// Frees `pages` pages from `id`, which were created in `created_txn`; at once reusable if the page
-    /// is an own one.
+    /// Frees `pages` pages from `id`, which were created in `created_txn`; at once reusable if the
+    /// page is an own one.
     fn free(&mut self, id: PageId, pages: u32, created_txn: TxnId);
 
     /// The body of a page that was allocated in this transaction.
@@ -99,7 +101,8 @@ pub(crate) trait PageWrite: PageRead {
     /// `Corrupt` if `from` is not what was written.
     fn copy_page(&mut self, from: PageId, to: PageId) -> Result<()>;
 
-    /// Verifies the checksum of a page created in `created_txn`, if it has one, before its content is copied.
+    /// Verifies the checksum of a page created in `created_txn`, if it has one, before its content
+    /// is copied.
     ///
     /// # Errors
     /// `Corrupt` if it is not what was written.

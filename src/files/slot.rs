@@ -1,8 +1,8 @@
 //! The image of a commit: everything that one publication makes visible, as 64-bit words.
 //!
-//! The same words stand in a commit slot (`control`), in the copy that durable readers use, and in the
-//! checkpoint's header. The last word is a checksum over the others, so that a flipped bit in shared
-//! memory is an error and not a wild page number.
+//! The same words stand in a commit slot (`control`), in the copy that durable readers use, and in
+//! the checkpoint's header. The last word is a checksum over the others, so that a flipped bit in
+//! shared memory is an error and not a wild page number.
 //!
 //! | word | what (low half, high half) |
 //! |---|---|
@@ -34,8 +34,8 @@ const CELLS_FLOOR_AT: usize = 19;
 /// The queues of free single pages. Which of them holds a page is a hint; rule I3 decides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum QueueKind {
-    /// Born after the newest started checkpoint: only pins can hold them. A bounded number, which is used first: see
-    /// `pages::workspace`.
+    /// Born after the newest started checkpoint: only pins can hold them. A bounded number, which
+    /// is used first: see `pages::workspace`.
     Young = 0,
     /// Born before it: held until the next checkpoint is finished.
     Checkpoint = 1,
@@ -165,8 +165,8 @@ impl SlotImage {
         words
     }
 
-    /// The first word that no commit of such a store publishes, and what is wrong with it. Of an image at rest, whose
-    /// checksum proves nothing of its origin.
+    /// The first word that no commit of such a store publishes, and what is wrong with it. Of an
+    /// image at rest, whose checksum proves nothing of its origin.
     pub(crate) fn problem(&self, geometry: &Geometry) -> Option<(usize, String)> {
         let pages = self.high_water;
         let no_page = |page: PageId| page.0 >= pages && !page.is_none();

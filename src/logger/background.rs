@@ -1,7 +1,8 @@
 //! The logger's background thread: what must be done ahead of need, so that no commit waits for it.
 //!
-//! It preallocates log segments, grows the arena, and frees what the dead held. It never takes the writer lock, whose
-//! holder may be waiting for just this, and takes no checkpoints, which may take long.
+//! It preallocates log segments, grows the arena, and frees what the dead held. It never takes the
+//! writer lock, whose holder may be waiting for just this, and takes no checkpoints, which may take
+//! long.
 
 use crate::files::log::log_error;
 use crate::logger::process::Logger;
@@ -23,7 +24,8 @@ const REAP_INTERVAL: Duration = Duration::from_millis(100);
 const LOG_EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
 /// Spare segments kept ahead, one of them for a failing successor.
 const SPARES_READY_MIN: usize = 2;
-/// How often the logger tries to make a spare as large as the current segment, once the device had no room for it.
+/// How often the logger tries to make a spare as large as the current segment, once the device had
+/// no room for it.
 const LARGER_SPARE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Blocks that a spare has beyond those that a writer waits for: what is not granted of it.
 const BLOCKS_BEYOND: u64 = 16;
@@ -61,8 +63,8 @@ pub(super) fn run(logger: &Logger) {
     }
 }
 
-/// Makes spares until there are `count`. One is enough to go on with: a full device must not keep a store
-/// from being opened and read.
+/// Makes spares until there are `count`. One is enough to go on with: a full device must not keep a
+/// store from being opened and read.
 pub(super) fn ensure_spares(pool: &SegmentPool<RealDisk>, count: usize) -> Result<()> {
     while pool.stats().spares < count {
         match pool.add_spare() {
@@ -75,8 +77,8 @@ pub(super) fn ensure_spares(pool: &SegmentPool<RealDisk>, count: usize) -> Resul
     Ok(())
 }
 
-/// Keeps spare segments ahead of what writers may need. True if the device has no room for them. A spare as large as the current
-/// segment is not tried again before `larger_at`.
+/// Keeps spare segments ahead of what writers may need. True if the device has no room for them. A
+/// spare as large as the current segment is not tried again before `larger_at`.
 fn preallocate(logger: &Logger, larger_at: &mut Instant) -> bool {
     let fixed = logger.engine.control.fixed();
     let words = &fixed.logger;
@@ -89,8 +91,9 @@ fn preallocate(logger: &Logger, larger_at: &mut Instant) -> bool {
         if spares >= SPARES_READY_MIN && !is_wanted && !needs_larger() {
             return false;
         }
-        // A writer that waits for log gets larger spares first. So a commit forces neither a flush nor a checkpoint that its
-        // durability does not ask for, until there is as much log as full segments give.
+        // A writer that waits for log gets larger spares first. So a commit forces neither a flush
+        // nor a checkpoint that its durability does not ask for, until there is as much log as full
+        // segments give.
         if has_full_spares(&logger.pool) {
             request_flush(logger);
             return false;
@@ -114,7 +117,8 @@ fn preallocate(logger: &Logger, larger_at: &mut Instant) -> bool {
                     event_count::notify_always::<Native>(&words.event);
                 }
             }
-            // A smaller spare than the segment has limits what the segment takes. Nothing waits for it.
+            // A smaller spare than the segment has limits what the segment takes. Nothing waits for
+            // it.
             Err(_) if spares >= SPARES_READY_MIN && !is_wanted => {
                 *larger_at = Instant::now() + LARGER_SPARE_RETRY_INTERVAL;
                 return false;
@@ -153,9 +157,9 @@ pub(super) fn has_full_spares(pool: &SegmentPool<RealDisk>) -> bool {
     pool.stats().spares >= SPARES_READY_MIN + 2 && pool.countable_blocks() >= (SPARES_READY_MIN as u64 + 1) * whole
 }
 
-/// Requests a flush for the log that it makes free: each small commit is charged a block, in case it is flushed by itself, and
-/// a flush of many together uses few. No policy may put that off. While a writer waits for log under the writer lock, no
-/// checkpoint makes files free.
+/// Requests a flush for the log that it makes free: each small commit is charged a block, in case
+/// it is flushed by itself, and a flush of many together uses few. No policy may put that off.
+/// While a writer waits for log under the writer lock, no checkpoint makes files free.
 fn request_flush(logger: &Logger) {
     let fixed = logger.engine.control.fixed();
     let Ok(newest) = logger.engine.control.newest() else { return };
@@ -196,7 +200,8 @@ fn grow_ahead(logger: &Logger) {
     }
 }
 
-/// Whether a client has died that [`reap`] has not found yet. Notes since when the living pin what they pin.
+/// Whether a client has died that [`reap`] has not found yet. Notes since when the living pin what
+/// they pin.
 pub(super) fn look_for_the_dead(engine: &Engine) -> bool {
     let Ok(tester) = engine.tester() else { return false };
     let now = now_ns();
@@ -206,8 +211,9 @@ pub(super) fn look_for_the_dead(engine: &Engine) -> bool {
         || owners.any(|owner| owner != 0 && !engine.is_alive_by(&tester, owner))
 }
 
-/// Frees the table entries and reader slots of dead clients, and notes since when the others pin what they pin.
-/// Idempotent; the locks of the dead are taken over by those that want them. Costs one query of the kernel for each client.
+/// Frees the table entries and reader slots of dead clients, and notes since when the others pin
+/// what they pin. Idempotent; the locks of the dead are taken over by those that want them. Costs
+/// one query of the kernel for each client.
 fn reap(logger: &Logger) {
     let engine = &logger.engine;
     let fixed = engine.control.fixed();

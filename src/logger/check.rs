@@ -1,9 +1,11 @@
-//! What is checked before recovery changes a byte of any file, so that a store that is refused stays as it was.
+//! What is checked before recovery changes a byte of any file, so that a store that is refused
+//! stays as it was.
 //!
-//! The header is held against the log. Of the arena those pages are held against their checksums, and against the header, by
-//! which an arena of another time shows: the catalog, the run directory, and the ends of the queues. The log is then read to
-//! its end, and its transactions are held against one another and against the catalog. At last the log is replayed in memory:
-//! see [`crate::logger::rehearse`]. The rest of the arena is not read: a large store must open at once.
+//! The header is held against the log. Of the arena those pages are held against their checksums,
+//! and against the header, by which an arena of another time shows: the catalog, the run directory,
+//! and the ends of the queues. The log is then read to its end, and its transactions are held
+//! against one another and against the catalog. At last the log is replayed in memory: see
+//! [`crate::logger::rehearse`]. The rest of the arena is not read: a large store must open at once.
 
 use crate::btree::walk::each_page;
 use crate::files::dir;
@@ -21,8 +23,9 @@ use untorn_wal::{LogScan, LogState, RealDisk, SegmentCatalog, SegmentNumber, Sto
 /// Pages of the catalog that are read at most: some hundred thousand keyspaces.
 const CATALOG_PAGES_MAX: u64 = 4096;
 
-/// A header older than the newest checkpoint that the log states must not be used: its pages may have
-/// been reused since. Of two checkpoints of one transaction, the log before the later one may be gone.
+/// A header older than the newest checkpoint that the log states must not be used: its pages may
+/// have been reused since. Of two checkpoints of one transaction, the log before the later one may
+/// be gone.
 pub(super) fn refuse_old_header(header: &CheckpointHeader, damage: Option<Error>, log_state: &LogState) -> Result<()> {
     if header.txn().as_u64() >= log_state.checkpoint_txn && header.log_position >= log_state.checkpoint_lsn {
         return Ok(());
@@ -41,7 +44,8 @@ pub(super) fn refuse_old_header(header: &CheckpointHeader, damage: Option<Error>
     }))
 }
 
-/// An error if the next segment would have a number that no log accepts, which no store comes to by itself.
+/// An error if the next segment would have a number that no log accepts, which no store comes to by
+/// itself.
 pub(super) fn refuse_last_segment(segment_catalog: &SegmentCatalog) -> Result<()> {
     match segment_catalog.segments.last() {
         Some(newest) if newest.header.number.0 > SegmentNumber::MAX.0 / 2 => {
@@ -66,7 +70,8 @@ pub(super) fn with_remedy(error: Error) -> Error {
     }
 }
 
-/// Gives an error about a record of the log the file and the offset of the batch that was read last, if `place` knows them.
+/// Gives an error about a record of the log the file and the offset of the batch that was read
+/// last, if `place` knows them.
 pub(super) fn with_place(error: Error, place: Option<(String, u64)>) -> Error {
     match (error, place) {
         (Error::Corrupt { file, what, .. }, Some((segment, offset))) if file == dir::WAL => {
@@ -76,8 +81,9 @@ pub(super) fn with_place(error: Error, place: Option<(String, u64)>) -> Error {
     }
 }
 
-/// Reads the log after the checkpoint to its end, and changes nothing: a store that can't be recovered for what its log
-/// holds keeps every byte of every file. Returns whether the log holds anything after the checkpoint.
+/// Reads the log after the checkpoint to its end, and changes nothing: a store that can't be
+/// recovered for what its log holds keeps every byte of every file. Returns whether the log holds
+/// anything after the checkpoint.
 pub(super) fn check_log(
     disk: &RealDisk,
     segment_catalog: &SegmentCatalog,

@@ -11,8 +11,8 @@
 //! | segments are recycled | | as above; they hold nothing that the header needs |
 //! | K is published | | |
 //!
-//! **C never changes until K = C**, and both stay protected by rule I3 meanwhile: the pages of the header
-//! that counts are never overwritten, whichever of the two that is.
+//! **C never changes until K = C**, and both stay protected by rule I3 meanwhile: the pages of the
+//! header that counts are never overwritten, whichever of the two that is.
 
 use crate::btree::walk::each_page;
 use crate::files::dir;
@@ -34,16 +34,17 @@ use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 use untorn_wal::Lsn;
 
-/// Longest sleep of the checkpoint thread unless the logger rests, and how long it waits for the writer lock at a time.
+/// Longest sleep of the checkpoint thread unless the logger rests, and how long it waits for the
+/// writer lock at a time.
 const LOGGER_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Time between checkpoints that fail, or that a full device asks for.
 const CHECKPOINT_RETRY_DELAY: Duration = Duration::from_millis(200);
-/// Log segments beyond those that the volume between checkpoints takes: loggers that die young leave many that are nearly
-/// empty.
+/// Log segments beyond those that the volume between checkpoints takes: loggers that die young
+/// leave many that are nearly empty.
 const SEGMENTS_BEYOND_CHECKPOINT: u64 = 4;
 
-/// The checkpoint thread: takes checkpoints as they are due, until the logger ends. It takes the writer lock only for
-/// their start, for the time of copying one slot.
+/// The checkpoint thread: takes checkpoints as they are due, until the logger ends. It takes the
+/// writer lock only for their start, for the time of copying one slot.
 pub(super) fn run(logger: &Logger) {
     let event = &logger.engine.control.fixed().logger.background;
     let mut retry_at = Instant::now();
@@ -74,8 +75,8 @@ pub(super) fn run(logger: &Logger) {
     }
 }
 
-/// Whether a checkpoint is due. A log that is starved, or that a writer waits for, takes one early, for the segments that
-/// it sets free.
+/// Whether a checkpoint is due. A log that is starved, or that a writer waits for, takes one early,
+/// for the segments that it sets free.
 fn is_due(logger: &Logger) -> bool {
     let engine = &logger.engine;
     let fixed = engine.control.fixed();
@@ -100,8 +101,8 @@ fn is_due(logger: &Logger) -> bool {
 /// Takes a checkpoint, or finishes the one that a dead logger began. `clean` says that nobody can
 /// commit after it. Does nothing when nothing has been committed since the last one.
 ///
-/// It waits for the writer lock no longer than `patience`: its holder may be stopped, or may keep its transaction open
-/// for hours.
+/// It waits for the writer lock no longer than `patience`: its holder may be stopped, or may keep
+/// its transaction open for hours.
 ///
 /// # Errors
 /// [`Error::LockTimeout`] if the lock was not free: nothing has begun, try again later.
@@ -121,8 +122,8 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     tracing::debug!(committed = %started, checkpointed = %finished, "checkpoint started");
     crash_point!("checkpoint.started");
     let (image, log_position) = started_image(engine)?;
-    // Up to the position, not only to the image's tail: frames of a transaction that rolled back lie between,
-    // and a header must not name a place that a power cut may take back.
+    // Up to the position, not only to the image's tail: frames of a transaction that rolled back
+    // lie between, and a header must not name a place that a power cut may take back.
     engine.wait_durable(log_position, true, None)?;
     crash_point!("checkpoint.log_durable");
     let pages = engine.arena.pages(image.high_water);
@@ -146,7 +147,8 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     logger.state_checkpoint(started, log_position)?;
     crash_point!("checkpoint.stated");
     let words = &engine.control.fixed().checkpoint;
-    // Before segments are recycled: a reader of the log that misses one looks whether this has moved.
+    // Before segments are recycled: a reader of the log that misses one looks whether this has
+    // moved.
     words.finished_lsn.store(log_position.0, Ordering::Release);
     // Before K is published: a writer that has waited for K for its log finds what it needs.
     let count = || logger.count_segments();
@@ -169,10 +171,11 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     Ok(())
 }
 
-/// Takes a checkpoint of the newest commit in recovery, where no other thread or process uses the store; returns its header.
+/// Takes a checkpoint of the newest commit in recovery, where no other thread or process uses the
+/// store; returns its header.
 ///
-/// `before` is the newest checkpoint so far. The log is durable up to `log_position`, where nothing of that commit or
-/// of an earlier one lies any more.
+/// `before` is the newest checkpoint so far. The log is durable up to `log_position`, where nothing
+/// of that commit or of an earlier one lies any more.
 ///
 /// # Errors
 /// Whatever stops it leaves `before` the newest checkpoint.
@@ -222,7 +225,8 @@ fn started_image(engine: &Engine) -> Result<(SlotImage, Lsn)> {
     let words = &engine.control.fixed().checkpoint;
     let position = Lsn(words.started_lsn.load(Ordering::Acquire));
     let image: [u64; SLOT_WORDS] = std::array::from_fn(|i| words.image[i].load(Ordering::Relaxed));
-    // For the length of the arena, which the writer that started the checkpoint had found to be there.
+    // For the length of the arena, which the writer that started the checkpoint had found to be
+    // there.
     fence(Ordering::Acquire);
     let image = engine.control.decode_image(&image)?;
     let started = words.started.load(Ordering::Acquire);
@@ -270,8 +274,9 @@ fn write_header(logger: &Logger, image: &SlotImage, log_position: Lsn, clean: bo
     Ok(())
 }
 
-/// The serial of the newest header whose writing has succeeded: what `control` says, if there is such a header, since a
-/// newer one may be what a failed sync left in the cache. Else the word is damaged, and the file knows.
+/// The serial of the newest header whose writing has succeeded: what `control` says, if there is
+/// such a header, since a newer one may be what a failed sync left in the cache. Else the word is
+/// damaged, and the file knows.
 fn last_serial(file: &File, noted: u64) -> Result<u64> {
     let (headers, damage) = CheckpointHeader::read_slots(file)?;
     match headers.last() {
@@ -281,11 +286,12 @@ fn last_serial(file: &File, noted: u64) -> Result<u64> {
     }
 }
 
-/// An error if the checkpoint that counts as finished is none of the two that there are headers of: the word is damaged,
-/// and going by it would sum too little, and protect the wrong pages.
+/// An error if the checkpoint that counts as finished is none of the two that there are headers of:
+/// the word is damaged, and going by it would sum too little, and protect the wrong pages.
 ///
-/// Unless both headers are of the one that was started after it: its logger died after writing the header and before
-/// calling it finished, and so did the successor that wrote it again. An older word than the headers sums and protects more than it must.
+/// Unless both headers are of the one that was started after it: its logger died after writing the
+/// header and before calling it finished, and so did the successor that wrote it again. An older
+/// word than the headers sums and protects more than it must.
 fn refuse_unknown(engine: &Engine, started: TxnId, finished: TxnId) -> Result<()> {
     let (headers, damage) = CheckpointHeader::read_slots(&engine.dir.need_file(dir::CHECKPOINT, false)?)?;
     let is_written_again = finished < started && headers.iter().any(|header| header.txn() == started);
@@ -297,7 +303,8 @@ fn refuse_unknown(engine: &Engine, started: TxnId, finished: TxnId) -> Result<()
 
 /// Writes the checksums of all pages of C that were created after K, and returns their number.
 ///
-/// A page created at or before K has only descendants that were too, so the walk goes no deeper there.
+/// A page created at or before K has only descendants that were too, so the walk goes no deeper
+/// there.
 fn sum_pages(engine: &Engine, file: &File, pages: &Pages<'_>, image: &SlotImage, finished: TxnId) -> Result<u64> {
     let mut summed = 0;
     let mut roots = vec![image.catalog];

@@ -1,11 +1,13 @@
-//! How a process becomes the logger: by the hook that runs before `main`, by the program `untorn-logger`, or by
-//! [`run_logger`]; and how a logger is told to leave.
+//! How a process becomes the logger: by the hook that runs before `main`, by the program
+//! `untorn-logger`, or by [`run_logger`]; and how a logger is told to leave.
 //!
-//! The hook and `untorn-logger` daemonise. [`run_logger`] never does: it is a safe function that a host calls at any time
-//! with threads and descriptors of its own, and a daemon forks and closes every descriptor.
+//! The hook and `untorn-logger` daemonise. [`run_logger`] never does: it is a safe function that a
+//! host calls at any time with threads and descriptors of its own, and a daemon forks and closes
+//! every descriptor.
 //!
-//! A daemon has a session of its own, no descriptors but its own, default signals, and the marking variables unset. Its
-//! standard output is a pipe to its starter. It writes there that it is ready, or why it cannot serve.
+//! A daemon has a session of its own, no descriptors but its own, default signals, and the marking
+//! variables unset. Its standard output is a pipe to its starter. It writes there that it is ready,
+//! or why it cannot serve.
 #![allow(unsafe_code)]
 
 use crate::Options;
@@ -36,17 +38,19 @@ fn say(error: &Error) {
     let _ = std::io::stdout().flush();
 }
 
-/// Tells whoever started this process that it serves, and closes the pipe: there is nothing more to say.
+/// Tells whoever started this process that it serves, and closes the pipe: there is nothing more to
+/// say.
 fn fall_silent() {
     let _ = std::io::stdout().write_all(STATUS_READY.as_bytes());
     let _ = std::io::stdout().flush();
     let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") else { return };
-    // SAFETY: both descriptors are open, and replacing standard output is this program's own affair.
+    // SAFETY: both descriptors are open, and replacing standard output is this program's own
+    // affair.
     unsafe { libc::dup2(null.as_raw_fd(), 1) };
 }
 
-/// Serves as the logger of the store at `path`, in the foreground, until it is no longer needed or told
-/// to leave. Returns at once if another logger serves.
+/// Serves as the logger of the store at `path`, in the foreground, until it is no longer needed or
+/// told to leave. Returns at once if another logger serves.
 ///
 /// # Errors
 /// What stands in the way of recovery or of opening.
@@ -56,7 +60,8 @@ pub fn run_logger(path: impl AsRef<Path>) -> Result<()> {
 
 /// How a logger serves that is run by hand or by a supervisor: see [`run_logger`].
 ///
-/// Where all clients pass messages, nobody starts a logger when one is missing. There a supervisor runs one that stays:
+/// Where all clients pass messages, nobody starts a logger when one is missing. There a supervisor
+/// runs one that stays:
 ///
 /// ```no_run
 /// untorn::logger::LoggerOptions::default().create(true).idle(std::time::Duration::MAX).run("data")?;
@@ -70,8 +75,8 @@ pub struct LoggerOptions {
 }
 
 impl LoggerOptions {
-    /// How long it stays when the last client has left, whatever clients say; [`Duration::MAX`]: until it is told to
-    /// leave. Default: what clients say ([`crate::Options::logger_idle`]).
+    /// How long it stays when the last client has left, whatever clients say; [`Duration::MAX`]:
+    /// until it is told to leave. Default: what clients say ([`crate::Options::logger_idle`]).
     pub fn idle(&mut self, idle: Duration) -> &mut LoggerOptions {
         self.idle = Some(idle);
         self
@@ -83,11 +88,12 @@ impl LoggerOptions {
         self
     }
 
-    /// Lets root serve a store whose directory belongs to another user. Default: false. See [`crate::Options::foreign_owner`].
+    /// Lets root serve a store whose directory belongs to another user. Default: false. See
+    /// [`crate::Options::foreign_owner`].
     ///
-    /// The whole process then becomes one of that user before it reads or makes anything there, and stays that: uid and gid of the
-    /// directory, no other groups, no capabilities. Its environment and its open files are the caller's to choose: the owner is not to see
-    /// anything by them.
+    /// The whole process then becomes one of that user before it reads or makes anything there, and
+    /// stays that: uid and gid of the directory, no other groups, no capabilities. Its environment
+    /// and its open files are the caller's to choose: the owner is not to see anything by them.
     pub fn foreign_owner(&mut self, allow: bool) -> &mut LoggerOptions {
         self.foreign_owner = allow;
         self
@@ -104,7 +110,8 @@ impl LoggerOptions {
         environment::is_for_other_user(name)
     }
 
-    /// Serves as [`run_logger`] does. One that is to stay for ever waits while another logger serves.
+    /// Serves as [`run_logger`] does. One that is to stay for ever waits while another logger
+    /// serves.
     ///
     /// # Errors
     /// As [`run_logger`].
@@ -112,15 +119,15 @@ impl LoggerOptions {
         self.serve(path.as_ref(), Host::Foreground)
     }
 
-    /// As [`LoggerOptions::run`], for the main function of `untorn-logger`: daemonises first if the program was started
-    /// by a client.
+    /// As [`LoggerOptions::run`], for the main function of `untorn-logger`: daemonises first if the
+    /// program was started by a client.
     ///
     /// # Errors
     /// As [`run_logger`].
     ///
     /// # Safety
-    /// The process has one thread, and no code of it uses a descriptor above 2 that is open now, or the variables that
-    /// mark a started logger.
+    /// The process has one thread, and no code of it uses a descriptor above 2 that is open now, or
+    /// the variables that mark a started logger.
     #[doc(hidden)]
     #[allow(unsafe_code)]
     pub unsafe fn run_as_program(&self, path: impl AsRef<Path>) -> Result<()> {
@@ -161,8 +168,8 @@ impl LoggerOptions {
     }
 }
 
-/// Tells the logger of the store at `path` to flush, checkpoint and leave, and waits until it has. Says
-/// whether one ran. Clients that still have the store open start another when they need one.
+/// Tells the logger of the store at `path` to flush, checkpoint and leave, and waits until it has.
+/// Says whether one ran. Clients that still have the store open start another when they need one.
 ///
 /// # Errors
 /// [`Error::NotFound`] if there is no store, [`Error::LoggerStalled`] if it does not leave in time.
@@ -225,8 +232,8 @@ extern "C" fn hook() {
 #[cfg(feature = "logger-hook")]
 fn become_logger(path: &std::ffi::OsStr) -> i32 {
     let ownership = if environment::variable(FOREIGN_OWNER).is_some() { Ownership::Foreign } else { Ownership::Own };
-    // SAFETY: this runs before `main` in the executable itself, so the process has one thread, and none of its code has
-    // opened anything yet.
+    // SAFETY: this runs before `main` in the executable itself, so the process has one thread, and
+    // none of its code has opened anything yet.
     unsafe { become_daemon() };
     let served = Dir::open(Path::new(path), false, true, ownership).and_then(|dir| {
         privileges::become_owner(&dir)?;
@@ -242,8 +249,8 @@ fn become_logger(path: &std::ffi::OsStr) -> i32 {
     }
 }
 
-/// A logger without one of its threads would hold its byte and do nothing. It leaves a note and dies instead;
-/// the next client that waits starts another.
+/// A logger without one of its threads would hold its byte and do nothing. It leaves a note and
+/// dies instead; the next client that waits starts another.
 fn die_of_panics(path: PathBuf) {
     std::panic::set_hook(Box::new(move |info| {
         let note = Dir::open(&path, false, true, Ownership::Own).and_then(|dir| dir.make_file(LAST_WORDS));
@@ -255,14 +262,15 @@ fn die_of_panics(path: PathBuf) {
 /// Where a logger that panics says so.
 const LAST_WORDS: &str = "logger.panic";
 
-/// Leaves the process that started this one: a new session, no descriptors but the standard three, default
-/// signals, and a first process that ends, so that nobody has to wait for the second.
+/// Leaves the process that started this one: a new session, no descriptors but the standard three,
+/// default signals, and a first process that ends, so that nobody has to wait for the second.
 ///
 /// # Safety
-/// The process has one thread, and no code of it uses a descriptor above 2 that is open now, or the marking variables.
+/// The process has one thread, and no code of it uses a descriptor above 2 that is open now, or the
+/// marking variables.
 unsafe fn become_daemon() {
-    // SAFETY: no other thread reads the environment or holds a lock across the fork, and the descriptors that are closed
-    // are used by nothing: both are the caller's promise.
+    // SAFETY: no other thread reads the environment or holds a lock across the fork, and the
+    // descriptors that are closed are used by nothing: both are the caller's promise.
     unsafe {
         let is_child_of_init = environment::variable(DAEMON).is_some_and(|value| value == DAEMON_OF_INIT);
         std::env::remove_var(BECOME_LOGGER);
@@ -286,8 +294,8 @@ unsafe fn become_daemon() {
         for signal in [libc::SIGPIPE, libc::SIGHUP, libc::SIGXFSZ, libc::SIGXCPU] {
             libc::signal(signal, libc::SIG_IGN);
         }
-        // What its starter may not write, the logger of others' commits may: soft limits go up to the hard ones.
-        // Each connection is an open file.
+        // What its starter may not write, the logger of others' commits may: soft limits go up to
+        // the hard ones. Each connection is an open file.
         let none = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
         let resources = [
             libc::RLIMIT_FSIZE,
@@ -308,8 +316,9 @@ unsafe fn become_daemon() {
                 libc::setrlimit(resource, &raw const limit);
             }
         }
-        // All clients wait for the logger, so it runs neither after everything else nor before it, as the thread that
-        // started it may. Where the system refuses that, the logger keeps what it has.
+        // All clients wait for the logger, so it runs neither after everything else nor before it,
+        // as the thread that started it may. Where the system refuses that, the logger keeps what
+        // it has.
         if libc::sched_getscheduler(0) != libc::SCHED_OTHER {
             let ordinary: libc::sched_param = std::mem::zeroed();
             libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const ordinary);
@@ -317,8 +326,8 @@ unsafe fn become_daemon() {
         if libc::getpriority(libc::PRIO_PROCESS, 0) > 0 {
             libc::setpriority(libc::PRIO_PROCESS, 0, 0);
         }
-        // Memory of a large message goes back with the message. Else the C library, once it has seen one, keeps as much for
-        // each thread.
+        // Memory of a large message goes back with the message. Else the C library, once it has
+        // seen one, keeps as much for each thread.
         #[cfg(target_env = "gnu")]
         libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
         libc::umask(0o077);
@@ -327,8 +336,8 @@ unsafe fn become_daemon() {
     }
 }
 
-/// Closes all descriptors but the standard three. A system call filter may refuse `close_range`; then each is closed by its
-/// number.
+/// Closes all descriptors but the standard three. A system call filter may refuse `close_range`;
+/// then each is closed by its number.
 ///
 /// # Safety
 /// No code of this process uses a descriptor above 2 that is open now.
@@ -350,7 +359,8 @@ unsafe fn close_descriptors() {
         (3..limit.rlim_max.min(NUMBERS_MAX) as i32).collect()
     });
     for number in numbers.into_iter().filter(|number| *number > 2) {
-        // SAFETY: the caller's promise. The directory that listed them is closed already, which is an error without effect.
+        // SAFETY: the caller's promise. The directory that listed them is closed already, which is
+        // an error without effect.
         unsafe { libc::close(number) };
     }
 }

@@ -1,17 +1,19 @@
 //! The flush thread: published ring bytes → segment → fsync → acknowledgement.
 //!
-//! **I4** `durable` moves only after an fsync has returned success for all bytes up to it, and every
-//! acknowledgement derives from it: [`Flusher::publish`] is the only place that stores it.
+//! **I4** `durable` moves only after an fsync has returned success for all bytes up to it, and
+//! every acknowledgement derives from it: [`Flusher::publish`] is the only place that stores it.
 //!
-//! **I5** After a failed write or sync nothing is tried again on the same file: everything from `durable`
-//! on is written to a new segment. If that fails too, the store takes no more writes, a sticky mark says
-//! so, and every waiter gets the error.
+//! **I5** After a failed write or sync nothing is tried again on the same file: everything from
+//! `durable` on is written to a new segment. If that fails too, the store takes no more writes, a
+//! sticky mark says so, and every waiter gets the error.
 //!
-//! **As late as allowed.** Commits with a deadline are flushed when the earliest of them just leaves time for it, by two running
-//! estimates: how long a flush takes, and how late a sleeping thread wakes up. What a flush covers is everything that is
-//! published when it begins ([`Flusher::flush`] takes the deadlines before it looks at that).
+//! **As late as allowed.** Commits with a deadline are flushed when the earliest of them just
+//! leaves time for it, by two running estimates: how long a flush takes, and how late a sleeping
+//! thread wakes up. What a flush covers is everything that is published when it begins
+//! ([`Flusher::flush`] takes the deadlines before it looks at that).
 //!
-//! This thread never takes the writer lock, so a writer that is stopped inside it stops nobody's flush.
+//! This thread never takes the writer lock, so a writer that is stopped inside it stops nobody's
+//! flush.
 
 mod write;
 
@@ -31,7 +33,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use untorn_wal::{Due, LeadTime, Log, LogState, Lsn, Pending, RealDisk, bytes_due, due};
 
-/// Longest sleep unless the logger rests. One that is stalled shows by a count that stands still after it was woken.
+/// Longest sleep unless the logger rests. One that is stalled shows by a count that stands still
+/// after it was woken.
 const LOGGER_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// After this time without a commit, an empty block states what has become durable.
 const IDLE_HEADER_DELAY: Duration = Duration::from_millis(30);
@@ -41,11 +44,12 @@ const FOLLOWED_POLL_INTERVAL: Duration = Duration::from_millis(2);
 const FLUSH_FAILURE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The deadline of a commit whose writer died before it could say when; nobody waits for it.
 const ORPHAN_COMMIT_DELAY: Duration = Duration::from_millis(50);
-/// That of the frames of a transaction that still streams: nobody waits for those either. Whoever needs their room in the ring asks for
-/// a flush, and half a ring of them is flushed at once.
+/// That of the frames of a transaction that still streams: nobody waits for those either. Whoever
+/// needs their room in the ring asks for a flush, and half a ring of them is flushed at once.
 const STREAM_FLUSH_DELAY: Duration = Duration::from_secs(1);
-/// The longest time that a commit with a deadline waits for a flush by the logger's own clock, whatever its deadline is: that
-/// may be of another time namespace, or damaged, and nothing may wait for the commit that would request a flush.
+/// The longest time that a commit with a deadline waits for a flush by the logger's own clock,
+/// whatever its deadline is: that may be of another time namespace, or damaged, and nothing may
+/// wait for the commit that would request a flush.
 const DEADLINE_MAX: Duration = Duration::from_secs(60);
 /// Blocks never granted to writers: the logger's own statements.
 const LOGGER_BLOCKS: u64 = 8;
@@ -58,7 +62,8 @@ pub(super) struct Flusher {
     log_state: LogState,
     /// Log blocks that commits had been charged when everything up to `durable` was written.
     reserved_blocks: u64,
-    /// Commits up to this one were counted as acknowledged, also if a logger that died counted them.
+    /// Commits up to this one were counted as acknowledged, also if a logger that died counted
+    /// them.
     counted_txn: u64,
     /// Commits wait for a flush. Since when the flush policy has had some of them to decide about.
     is_waiting: bool,
@@ -67,10 +72,12 @@ pub(super) struct Flusher {
     last_flush: Instant,
     /// How long before a deadline a flush begins.
     lead_time: LeadTime,
-    /// A checkpoint covers the log up to here. If everything is durable there and the device has no room for more of the
-    /// log, the flush in progress starts a segment, so that the one before it can be recycled.
+    /// A checkpoint covers the log up to here. If everything is durable there and the device has no
+    /// room for more of the log, the flush in progress starts a segment, so that the one before it
+    /// can be recycled.
     roll_at: Option<Lsn>,
-    /// The flush in progress has started a segment, and says nothing of how long the next one will take.
+    /// The flush in progress has started a segment, and says nothing of how long the next one will
+    /// take.
     has_started_segment: bool,
     /// The tail of the stream that followers were last told of.
     seen_tail: u64,
@@ -89,8 +96,8 @@ struct Published {
 }
 
 impl Flusher {
-    /// The flusher of a log that was just recovered: everything up to `log_state.durable` is durable, and
-    /// the next segment starts there with what `fill` gives.
+    /// The flusher of a log that was just recovered: everything up to `log_state.durable` is
+    /// durable, and the next segment starts there with what `fill` gives.
     pub(super) fn new(logger: Arc<Logger>, log_state: LogState) -> Flusher {
         let log = Log::new(logger.pool.clone()).with_region(logger.engine.control.region());
         Flusher {
@@ -113,15 +120,16 @@ impl Flusher {
         }
     }
 
-    /// The flusher of a logger that takes over beside living clients: whatever its predecessor wrote past
-    /// `durable` is not trusted; a new segment takes those bytes from the ring.
+    /// The flusher of a logger that takes over beside living clients: whatever its predecessor
+    /// wrote past `durable` is not trusted; a new segment takes those bytes from the ring.
     pub(super) fn attach(logger: Arc<Logger>, header: &CheckpointHeader, log_state: &LogState) -> Result<Flusher> {
         let fixed = logger.engine.control.fixed();
         let words = &fixed.durable;
         // A predecessor that died between the two stores leaves them different: both positions were
         // durable then, and the lower one is certain to be in the ring.
         let lsn = words.lsn.load(Ordering::Acquire).min(!words.lsn_check.load(Ordering::Acquire));
-        // These two belong together, as an image has them; else what the log states is older, and true.
+        // These two belong together, as an image has them; else what the log states is older, and
+        // true.
         let safe_start = match logger.engine.control.durable_image() {
             Some(image) if image.log_tail >= log_state.safe_start => (image.txn.as_u64(), image.log_tail),
             _ => (log_state.durable_txn, log_state.safe_start),
@@ -142,18 +150,19 @@ impl Flusher {
             }
             .max(log_state.incarnation),
         };
-        // `publish` counts before its first store, and stores the check first: what is only half published was counted. Not more than
-        // there is, for the word may be damaged.
+        // `publish` counts before its first store, and stores the check first: what is only half
+        // published was counted. Not more than there is, for the word may be damaged.
         let half_published = !words.txn_check.load(Ordering::Acquire);
         let counted_txn = half_published.min(logger.engine.control.committed().as_u64());
         let mut flusher = Flusher { counted_txn, ..Flusher::new(logger, log_state) };
-        // If the words disagree, they do so until this flush publishes what it made durable: position and
-        // transaction become known together.
+        // If the words disagree, they do so until this flush publishes what it made durable:
+        // position and transaction become known together.
         match flusher.flush(true) {
             Ok(()) => {}
             // Once there is room, another logger can do it.
             Err(error @ (Error::DiskFull { .. } | Error::Detached { .. })) => return Err(error),
-            // Whoever waits is to hear of it; a logger that ended here would be started again and again.
+            // Whoever waits is to hear of it; a logger that ended here would be started again and
+            // again.
             Err(error) => flusher.give_up(&error),
         }
         Ok(flusher)
@@ -210,13 +219,15 @@ impl Flusher {
         let _ = self.flush(false);
     }
 
-    /// Sleeps until `until_ns` on the monotonic clock, or until there is a commit for which that is too late.
+    /// Sleeps until `until_ns` on the monotonic clock, or until there is a commit for which that is
+    /// too late.
     fn sleep(&mut self, wait_key: u32, until_ns: u64) {
         let logger = self.logger.clone();
         let control = &logger.engine.control;
         let words = &control.fixed().logger;
         let now = now_ns();
-        // Nobody's wish can be met then: a deadline that stays, or a slot that can't be read, is no reason to stay awake.
+        // Nobody's wish can be met then: a deadline that stays, or a slot that can't be read, is no
+        // reason to stay awake.
         if self.broken {
             let nap = Duration::from_nanos(until_ns.saturating_sub(now)).min(logger.rest.nap(LOGGER_POLL_INTERVAL));
             event_count::wait::<Native>(&words.event, wait_key, nap);
@@ -235,8 +246,9 @@ impl Flusher {
             let tail = tail();
             if policy_waits { tail } else { self.policy_tail().min(tail) }
         };
-        // A deadline without a commit is nobody's: its writer is still on its way to its publication, and rings after that if the word tells it to;
-        // or it has died, or the word is stale.
+        // A deadline without a commit is nobody's: its writer is still on its way to its
+        // publication, and rings after that if the word tells it to; or it has died, or the word is
+        // stale.
         let more_urgent = || match tail() > self.log_state.durable.0 {
             true => deadline::peek::<Native>(&control.fixed().deadlines.urgency),
             false => 0,
@@ -244,7 +256,8 @@ impl Flusher {
         let latest_ns = until_ns.saturating_add(self.lead_time.bound().as_nanos() as u64);
         let thresholds = [
             Threshold { word: &words.wake_from, at_least: self.wanted_tail(), current: &policy_tail },
-            // Of a commit that has as little time as the one that this was planned for, it need not hear.
+            // Of a commit that has as little time as the one that this was planned for, it need not
+            // hear.
             Threshold {
                 word: &words.wake_urgency,
                 at_least: if wants_any { 1 } else { deadline::urgency(latest_ns).saturating_add(1) },
@@ -258,8 +271,9 @@ impl Flusher {
         }
     }
 
-    /// Whether to try again before giving the log up: the current segment is as it was, since a spare was missing or could not be
-    /// opened (a process may be short of descriptors). Nothing is lost meanwhile, but others wait.
+    /// Whether to try again before giving the log up: the current segment is as it was, since a
+    /// spare was missing or could not be opened (a process may be short of descriptors). Nothing is
+    /// lost meanwhile, but others wait.
     fn may_pass(&mut self, error: &Error) -> bool {
         let is_outside = matches!(error, Error::DiskFull { .. } | Error::Io { .. });
         let since = *self.failing_since.get_or_insert_with(Instant::now);
@@ -275,7 +289,8 @@ impl Flusher {
         self.logger.engine.control.fixed().logger.heartbeat.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Looks once what is due. `None`: something was done, look again; else until when to sleep, on the monotonic clock.
+    /// Looks once what is due. `None`: something was done, look again; else until when to sleep, on
+    /// the monotonic clock.
     fn round(&mut self) -> Result<Option<u64>> {
         let after = |time: Duration| now_ns().saturating_add(time.as_nanos() as u64);
         if self.broken {
@@ -378,14 +393,15 @@ impl Flusher {
         Ok(())
     }
 
-    /// The end of the newest commit for which the flush policy decides. Not the frames of a transaction that still streams: nobody waits
-    /// for them, and how urgent the whole is shows only when it commits.
+    /// The end of the newest commit for which the flush policy decides. Not the frames of a
+    /// transaction that still streams: nobody waits for them, and how urgent the whole is shows
+    /// only when it commits.
     fn policy_tail(&self) -> u64 {
         self.logger.engine.control.fixed().deadlines.policy_tail.load(Ordering::Acquire)
     }
 
-    /// Whether commits wait for their flush while somebody wants to hear of each. The writers are not to wake this thread
-    /// for that, so it looks by itself.
+    /// Whether commits wait for their flush while somebody wants to hear of each. The writers are
+    /// not to wake this thread for that, so it looks by itself.
     fn waits_beside_a_follower(&self) -> bool {
         self.is_waiting && self.logger.engine.is_visible_feed_followed()
     }
@@ -393,15 +409,17 @@ impl Flusher {
     /// The end of the log's published bytes.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] for a slot that can't be read: it ends the log, rather than looking like one without news.
+    /// [`Error::Corrupt`] for a slot that can't be read: it ends the log, rather than looking like
+    /// one without news.
     fn tail(&self) -> Result<u64> {
         let control = &self.logger.engine.control;
         let newest = control.newest()?.log_tail.0;
         Ok(newest.max(control.fixed().stream.tail.load(Ordering::SeqCst)))
     }
 
-    /// Where the log's tail must come to for this thread to be woken: the first byte of the policy's after a rest, then as many
-    /// as the policy waits for. Until then a commit costs no system call.
+    /// Where the log's tail must come to for this thread to be woken: the first byte of the
+    /// policy's after a rest, then as many as the policy waits for. Until then a commit costs no
+    /// system call.
     fn wanted_tail(&self) -> u64 {
         let engine = &self.logger.engine;
         if self.broken {

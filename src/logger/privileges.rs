@@ -1,7 +1,9 @@
-//! A logger that root starts for another user's store becomes that user, before it reads or makes anything there.
+//! A logger that root starts for another user's store becomes that user, before it reads or makes
+//! anything there.
 //!
-//! Everything in such a directory is in its owner's hand: links, the file `access`, the paths in it, the shared memory. A process with the
-//! owner's rights can be led to nothing that the owner could not do.
+//! Everything in such a directory is in its owner's hand: links, the file `access`, the paths in
+//! it, the shared memory. A process with the owner's rights can be led to nothing that the owner
+//! could not do.
 #![allow(unsafe_code)]
 
 use crate::files::dir::Dir;
@@ -30,8 +32,9 @@ const CAPABILITY_VERSION: u32 = 0x2008_0522;
 /// More than any kernel has.
 const CAPABILITIES_MAX: libc::c_ulong = 64;
 
-/// Makes this process one of the owner of `dir`, if it is root's and the directory is not: uid, gid, no other groups, no capabilities, and no
-/// way back. All threads of the process change with it.
+/// Makes this process one of the owner of `dir`, if it is root's and the directory is not: uid,
+/// gid, no other groups, no capabilities, and no way back. All threads of the process change with
+/// it.
 ///
 /// # Errors
 /// [`Error::Permission`] if that can't be, for which nothing of the store may be touched.
@@ -56,10 +59,12 @@ pub(super) fn become_owner(dir: &Dir) -> Result<()> {
 
 fn drop_rights(uid: u32, gid: u32) -> std::result::Result<(), (&'static str, io::Error)> {
     let check = |call, result: libc::c_long| if result == 0 { Ok(()) } else { Err((call, io::Error::last_os_error())) };
-    // SAFETY: the calls take numbers, and pointers to values on this stack that outlive them and have the layout that the kernel reads.
+    // SAFETY: the calls take numbers, and pointers to values on this stack that outlive them and
+    // have the layout that the kernel reads.
     unsafe {
-        // The bounding set first, which needs a capability. Past the last one the kernel knows there is an error, and without the right to
-        // do this, too: the process executes nothing that could regain any.
+        // The bounding set first, which needs a capability. Past the last one the kernel knows
+        // there is an error, and without the right to do this, too: the process executes nothing
+        // that could regain any.
         for capability in 0..CAPABILITIES_MAX {
             libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
         }
@@ -83,7 +88,8 @@ fn refuse_rights_left(uid: u32, gid: u32) -> std::result::Result<(), String> {
     let [real_gid, effective_gid, saved_gid] = &mut gids;
     let header = CapabilityHeader { version: CAPABILITY_VERSION, pid: 0 };
     let mut left = [Capabilities::default(); 2];
-    // SAFETY: as above; the kernel writes into values on this stack, of the sizes that it writes. The last calls are to fail.
+    // SAFETY: as above; the kernel writes into values on this stack, of the sizes that it writes.
+    // The last calls are to fail.
     let (groups, known, returned) = unsafe {
         libc::getresuid(real_uid, effective_uid, saved_uid);
         libc::getresgid(real_gid, effective_gid, saved_gid);

@@ -1,8 +1,9 @@
-//! The life of a logger: it takes its byte of `lock` under the initialisation lock, recovers the store if no process has it open,
-//! serves, and exits when it is no longer needed.
+//! The life of a logger: it takes its byte of `lock` under the initialisation lock, recovers the
+//! store if no process has it open, serves, and exits when it is no longer needed.
 //!
-//! A client opens the store, and the logger decides to exit, under the initialisation lock. So a client either finds the logger or
-//! finds its byte free. There is one byte, so there is one logger.
+//! A client opens the store, and the logger decides to exit, under the initialisation lock. So a
+//! client either finds the logger or finds its byte free. There is one byte, so there is one
+//! logger.
 //!
 //! - `prepare`: what comes before serving: checks, recovery, or attachment to living clients
 //! - `state`: what the threads of a logger share
@@ -34,8 +35,8 @@ use std::time::{Duration, Instant};
 
 /// How often the logger checks whether it is still needed, unless it rests.
 const LOGGER_CHECK_INTERVAL: Duration = Duration::from_millis(25);
-/// How long a logger that was told to exit waits for the writer lock, to take a last checkpoint. It holds the initialisation lock
-/// meanwhile, so no process can open the store.
+/// How long a logger that was told to exit waits for the writer lock, to take a last checkpoint. It
+/// holds the initialisation lock meanwhile, so no process can open the store.
 const EXIT_LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long a logger waits for the initialisation lock while its holder makes no visible progress.
@@ -64,8 +65,8 @@ impl Service {
     }
 }
 
-/// Serves as the logger of the store at `dir` until it is no longer needed. Blocks. Calls `on_ready` when
-/// clients can join, or when another logger is found to serve.
+/// Serves as the logger of the store at `dir` until it is no longer needed. Blocks. Calls
+/// `on_ready` when clients can join, or when another logger is found to serve.
 pub(crate) fn run(dir: Dir, service: Service, on_ready: impl FnOnce()) -> Result<LoggerExit> {
     let progress = Arc::default();
     let init = lock_init(&dir, &mut Patience::new(INIT_TIMEOUT), &progress)?;
@@ -86,8 +87,8 @@ pub(crate) fn run(dir: Dir, service: Service, on_ready: impl FnOnce()) -> Result
         crash_point!("logger.ready");
         on_ready();
     })?;
-    // The byte first: the next client finds it free. In the other order, a client could join in between, and continue beneath a
-    // header which records that the store was left in order.
+    // The byte first: the next client finds it free. In the other order, a client could join in
+    // between, and continue beneath a header which records that the store was left in order.
     drop(byte);
     crash_point!("logger.byte_dropped");
     drop(init);
@@ -97,11 +98,12 @@ pub(crate) fn run(dir: Dir, service: Service, on_ready: impl FnOnce()) -> Result
 
 /// Starts the threads, calls `on_ready`, and checks periodically whether they are still needed.
 ///
-/// Returns the initialisation lock if it could be taken: then no client has joined since the last checkpoint.
+/// Returns the initialisation lock if it could be taken: then no client has joined since the last
+/// checkpoint.
 ///
 /// # Errors
-/// If the system allows no more threads, or if one of them panics: the logger can't serve without it. All threads have ended when
-/// this returns, so a successor never runs beside one.
+/// If the system allows no more threads, or if one of them panics: the logger can't serve without
+/// it. All threads have ended when this returns, so a successor never runs beside one.
 fn serve(
     logger: &Arc<Logger>,
     flusher: Flusher,
@@ -132,7 +134,8 @@ fn serve(
                 Err(Error::io("starting the logger's threads")(error))
             }
             None => {
-                // The socket exists before the logger reports that it is ready. A store works without it.
+                // The socket exists before the logger reports that it is ready. A store works
+                // without it.
                 let server = {
                     let waker = logger.clone();
                     let wake_main =
@@ -145,7 +148,8 @@ fn serve(
         };
         logger.end_sampler();
         sampler.into_iter().for_each(|thread| drop(thread.join()));
-        // The last sample may need more log space than there is. The other threads make it meanwhile.
+        // The last sample may need more log space than there is. The other threads make it
+        // meanwhile.
         let in_order = served.as_ref().is_ok_and(|init| sample_last(logger, init.as_ref()));
         // These end before the flush thread, which the last checkpoint needs.
         logger.end_background();
@@ -175,11 +179,11 @@ impl Drop for EndThreads<'_> {
     }
 }
 
-/// Waits until the store was unused for the idle time, or the logger was told to exit, or the directory is gone. Returns the
-/// initialisation lock if it could be taken.
+/// Waits until the store was unused for the idle time, or the logger was told to exit, or the
+/// directory is gone. Returns the initialisation lock if it could be taken.
 ///
-/// A message-passing client counts as a client. The server opens its store handle under the initialisation lock; see
-/// [`server`](crate::server) for why the two never wait for each other.
+/// A message-passing client counts as a client. The server opens its store handle under the
+/// initialisation lock; see [`server`](crate::server) for why the two never wait for each other.
 ///
 /// # Errors
 /// If a thread of the logger has panicked.
@@ -217,8 +221,8 @@ fn wait_until_unneeded(
             return Ok(None);
         }
         let told = words.stop.load(Ordering::Acquire) != 0;
-        // A store that refuses writes is recovered by the next logger, so this one exits at once. Message-passing clients connect
-        // again.
+        // A store that refuses writes is recovered by the next logger, so this one exits at once.
+        // Message-passing clients connect again.
         let is_marked = engine.control.poison() != 0;
         if is_marked && let Some(server) = server.filter(|server| server.is_sole_client(engine)) {
             server.close();
@@ -259,14 +263,15 @@ fn idle_time(engine: &Engine, service: Service) -> Duration {
     service.stay.unwrap_or_else(|| settings::idle(engine))
 }
 
-/// Samples the cells for the last time. Returns whether the store is left in order by that: nothing changes after it.
+/// Samples the cells for the last time. Returns whether the store is left in order by that: nothing
+/// changes after it.
 fn sample_last(logger: &Logger, init: Option<&InitLock>) -> bool {
     let engine = &logger.engine;
     if engine.refuse_cut_off().is_err() || logger.check_present().is_err() {
         return false;
     }
-    // Before the sample: a client that leaves while it is taken may have stored something after it. With the initialisation lock
-    // and no clients, no process can.
+    // Before the sample: a client that leaves while it is taken may have stored something after it.
+    // With the initialisation lock and no clients, no process can.
     let alone = init.is_some() && !engine.has_clients();
     // Values in no sample are in `control` only, which is not used after a store was left in order.
     let sampled = sampler::round(logger, &mut sampler::SampledNames::default(), EXIT_LOCK_TIMEOUT);
@@ -281,14 +286,15 @@ fn leave(logger: &Logger, in_order: bool) {
     }
     crash_point!("logger.leaving");
     let done = if engine.runs_checkpoint() { checkpoint::take(logger, false, EXIT_LOCK_TIMEOUT) } else { Ok(()) };
-    // A failure leaves a mark in `control` or in nothing: recovery replays what the checkpoint lacks.
-    // A store to which nothing was committed since a loss is not in order: the next life must not go on with the ids and
-    // versions that follow, which may have been given before the loss.
+    // A failure leaves a mark in `control` or in nothing: recovery replays what the checkpoint
+    // lacks. A store to which nothing was committed since a loss is not in order: the next life
+    // must not go on with the ids and versions that follow, which may have been given before the
+    // loss.
     let is_begun = engine.control.incarnation().is_ok_and(|next| next == engine.control.committed().incarnation());
     let done = done.and_then(|()| checkpoint::take(logger, in_order && is_begun, EXIT_LOCK_TIMEOUT));
     engine.control.fixed().logger.pid.store(0, Ordering::Relaxed);
-    // All that is needed is in the other files now. If a backup replaces them before the next open, that open must not
-    // believe this region, which is of a later time.
+    // All that is needed is in the other files now. If a backup replaces them before the next open,
+    // that open must not believe this region, which is of a later time.
     if in_order && done.is_ok() {
         engine.control.invalidate();
     }

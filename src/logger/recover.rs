@@ -1,11 +1,11 @@
 //! Recovery: one path, whatever happened.
 //!
-//! The newest valid header, written and synced again before anything is allocated, so that what was read
-//! is what the disk holds; the log since then, replayed through the normal write path; then, if the old
-//! `control` is of this boot and carries no sticky mark, what stood in its ring and the log did not
-//! have yet, so that mere process deaths lose nothing visible; then a new segment. Unless the store was left in order, the
-//! next transaction begins a new incarnation. The fresh `control` gets its name last: a crash in recovery
-//! just starts it again.
+//! The newest valid header, written and synced again before anything is allocated, so that what was
+//! read is what the disk holds; the log since then, replayed through the normal write path; then,
+//! if the old `control` is of this boot and carries no sticky mark, what stood in its ring and the
+//! log did not have yet, so that mere process deaths lose nothing visible; then a new segment.
+//! Unless the store was left in order, the next transaction begins a new incarnation. The fresh
+//! `control` gets its name last: a crash in recovery just starts it again.
 //!
 //! **On a full disk** recovery takes no block that it does not have:
 //!
@@ -15,8 +15,8 @@
 //! | a segment | a spare, or a segment that is kept for followers; else a checkpoint of what has been replayed, below which segments are free |
 //! | pages for the values of cells | a checkpoint, which frees what only the one before it held |
 //!
-//! An old `control` of this boot holds what the log does not have yet. The new region is then made in memory, and takes those
-//! blocks when the log has all of it: see [`settle`].
+//! An old `control` of this boot holds what the log does not have yet. The new region is then made
+//! in memory, and takes those blocks when the log has all of it: see [`settle`].
 
 use crate::files::dir;
 use crate::files::dir::Dir;
@@ -74,10 +74,12 @@ pub(super) struct RegionFile {
     pub(super) is_memory: bool,
 }
 
-/// Makes a region that holds the checkpoint's state, under a name that no client opens, or in memory.
+/// Makes a region that holds the checkpoint's state, under a name that no client opens, or in
+/// memory.
 ///
-/// `old` is the region that still counts. Without one, a file of that name holds nothing of worth, and gives its blocks.
-/// `in_memory` makes it in memory beside an old one at once: in a file, it lacked blocks at a later step.
+/// `old` is the region that still counts. Without one, a file of that name holds nothing of worth,
+/// and gives its blocks. `in_memory` makes it in memory beside an old one at once: in a file, it
+/// lacked blocks at a later step.
 pub(super) fn fresh_control(
     dir: &Dir,
     header: &CheckpointHeader,
@@ -167,9 +169,10 @@ pub(super) fn replay(
     old: Option<&Control>,
 ) -> Result<Recovered> {
     let began = Instant::now();
-    // Again, since the copy that was read may be one that never reached the disk; into the other slot, so
-    // that a cut here leaves this one. Not in order any more, either. Before all that may find the device full: the log
-    // below this checkpoint is given up then, and the header before may still need it.
+    // Again, since the copy that was read may be one that never reached the disk; into the other
+    // slot, so that a cut here leaves this one. Not in order any more, either. Before all that may
+    // find the device full: the log below this checkpoint is given up then, and the header before
+    // may still need it.
     let header_file = engine.dir.need_file(dir::CHECKPOINT, true)?;
     let serial = CheckpointHeader::next_serial(header.serial)?;
     if !planted_bug!("trust-read-header") {
@@ -178,8 +181,9 @@ pub(super) fn replay(
     engine.control.fixed().checkpoint.serial.store(serial, Ordering::Release);
     let len = engine.arena_file()?.metadata().map_err(Error::io("stat of arena"))?.len();
     let whole = len - len % limits::ARENA_SIZE_INITIAL;
-    // A power cut may have kept the file's length and lost blocks before it. Only what the checkpoint's sync
-    // covered is known to be there; the rest is written with zeros again before any page of it is handed out.
+    // A power cut may have kept the file's length and lost blocks before it. Only what the
+    // checkpoint's sync covered is known to be there; the rest is written with zeros again before
+    // any page of it is handed out.
     let used = u64::from(header.image.high_water) * engine.geometry.page_size as u64;
     let known = limits::arena_size_for(used);
     back_with_blocks(engine, whole.min(known))?;
@@ -201,9 +205,9 @@ pub(super) fn replay(
         counts_old: false,
         header: *header,
     };
-    // Up to `from` all is known to be durable: a checkpoint may be taken there. Not beyond it, where bytes that were read may
-    // be ones that the disk never got.
-    // One spare is for the segment that follows, and without a second one no commit is granted any log.
+    // Up to `from` all is known to be durable: a checkpoint may be taken there. Not beyond it,
+    // where bytes that were read may be ones that the disk never got. One spare is for the segment
+    // that follows, and without a second one no commit is granted any log.
     let mut needs_segment = pool.stats().spares < 2;
     while let Some((lsn, bytes)) = scan.next_chunk().map_err(log_error)? {
         recovered.keep(lsn, bytes);
@@ -228,7 +232,8 @@ pub(super) fn replay(
             replay.feed_until_bad(&bytes)?;
             recovered.keep(next, &bytes);
         }
-        // What it calls durable is in the log, or at least in its ring. If not, the log is of an earlier time.
+        // What it calls durable is in the log, or at least in its ring. If not, the log is of an
+        // earlier time.
         recovered.counts_old = old.durable().is_none_or(|(_, durable)| durable <= next.max(replay.next()));
         if !recovered.counts_old {
             engine.control.begin_region()?;
@@ -251,8 +256,8 @@ pub(super) fn replay(
     Ok(recovered)
 }
 
-/// Sees to it that storing into the arena needs no new blocks: a copy of a store may have holes, or share its blocks with
-/// the original, and a store into either on a full disk would be a SIGBUS.
+/// Sees to it that storing into the arena needs no new blocks: a copy of a store may have holes, or
+/// share its blocks with the original, and a store into either on a full disk would be a SIGBUS.
 fn back_with_blocks(engine: &Engine, len: u64) -> Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};
     use rustix::io::Errno;
@@ -263,7 +268,8 @@ fn back_with_blocks(engine: &Engine, len: u64) -> Result<()> {
                 // How many of them are missing is not known.
                 Err(Errno::NOSPC | Errno::DQUOT) => return Err(Error::disk_full(dir::ARENA, len)),
                 Ok(()) => engine.progress.step(),
-                // Where the first is not known, nothing is shared; where neither is, there is nothing to be done.
+                // Where the first is not known, nothing is shared; where neither is, there is
+                // nothing to be done.
                 Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => break,
                 Err(errno) => return Err(Error::sys("allocating the arena's blocks")(errno)),
             }
@@ -296,10 +302,11 @@ impl Recovered {
         }
     }
 
-    /// There are too few spares, and no room for one: takes a checkpoint of what has been replayed, for the segments that lie below it.
+    /// There are too few spares, and no room for one: takes a checkpoint of what has been replayed,
+    /// for the segments that lie below it.
     ///
-    /// The log is durable up to there, and the older checkpoint's pages are as they were: it counts until the new header is on the
-    /// disk. From then on the new one is what the replay protects.
+    /// The log is durable up to there, and the older checkpoint's pages are as they were: it counts
+    /// until the new header is on the disk. From then on the new one is what the replay protects.
     fn free_segments(&mut self, engine: &Engine, replay: &mut Replay<'_>, pool: &SegmentPool<RealDisk>) -> Result<()> {
         let position = replay.safe_start();
         if position > self.header.log_position && engine.control.committed() != self.header.txn() {
@@ -311,8 +318,8 @@ impl Recovered {
         crate::logger::background::ensure_spares(pool, 2)
     }
 
-    /// Cuts the stream behind the last whole record. If a position inside a record that never became whole
-    /// was stated durable, an abort record reaches over it: positions never go back.
+    /// Cuts the stream behind the last whole record. If a position inside a record that never
+    /// became whole was stated durable, an abort record reaches over it: positions never go back.
     fn cut(&mut self, engine: &Engine) -> Result<()> {
         if self.end >= self.from {
             self.bytes.truncate((self.end.0 - self.from.0) as usize);
@@ -329,9 +336,10 @@ impl Recovered {
         Ok(())
     }
 
-    /// Appends an abort record if the checkpoint's position is behind the frames of a transaction that never committed. The
-    /// next transaction writes one only if the published tail is behind the newest commit, which the fresh region does not
-    /// show. Without it, a follower that reads from an earlier position takes the frames for the begin of the next stream.
+    /// Appends an abort record if the checkpoint's position is behind the frames of a transaction
+    /// that never committed. The next transaction writes one only if the published tail is behind
+    /// the newest commit, which the fresh region does not show. Without it, a follower that reads
+    /// from an earlier position takes the frames for the begin of the next stream.
     fn abort_stream_before(&mut self, engine: &Engine, header: &CheckpointHeader) {
         if header.image.log_tail >= header.log_position {
             return;
@@ -370,14 +378,16 @@ pub(super) fn finish(
     flusher.start_recovered(&recovered.bytes, recovered.read)?;
     engine.progress.step();
     crash_point!("recover.segment_started");
-    // All up to the end is durable now; the words say so before the first flush publishes them anew.
+    // All up to the end is durable now; the words say so before the first flush publishes them
+    // anew.
     fixed.durable.lsn.store(recovered.end.0, Ordering::Release);
     fixed.durable.lsn_check.store(!recovered.end.0, Ordering::Release);
     fixed.stream.tail.store(recovered.end.0, Ordering::Release);
     engine.control.begin_ring(recovered.end);
     flusher.flush(true)?;
-    // Left in order, the store goes on with the ids and versions that follow. Else some may be lost: what comes next is of
-    // an incarnation that nothing was given of. Its first commit begins it: see `Engine::state_incarnation`.
+    // Left in order, the store goes on with the ids and versions that follow. Else some may be
+    // lost: what comes next is of an incarnation that nothing was given of. Its first commit begins
+    // it: see `Engine::state_incarnation`.
     let used = last.incarnation().max(log_state.incarnation);
     let untouched = header.clean && last == header.txn() && recovered.is_log_empty && used == last.incarnation();
     let incarnation = if untouched { used } else { used.min(INCARNATION_MAX) + 1 };
@@ -412,8 +422,8 @@ fn settle(logger: &Logger, flusher: &mut Flusher, recovered: &Recovered, memory:
     }
     let mut newest = recovered.header;
     for part in &parts {
-        // No other thread grants log space. The part goes into the segment just begun or into the spare, or the flush
-        // fails. That flush states anew what is granted.
+        // No other thread grants log space. The part goes into the segment just begun or into the
+        // spare, or the flush fails. That flush states anew what is granted.
         engine.control.fixed().durable.block_credit.store(u64::MAX, Ordering::SeqCst);
         match sampler::commit_part(logger, part, SAMPLE_TIMEOUT) {
             Err(Error::DiskFull { .. } | Error::Limit { .. }) if engine.control.committed() != newest.txn() => {

@@ -1,15 +1,18 @@
-//! The rehearsal of a recovery: the log is replayed into a private copy of the arena before a byte of any file changes.
+//! The rehearsal of a recovery: the log is replayed into a private copy of the arena before a byte
+//! of any file changes.
 //!
-//! Replay is the only reader of most pages, so it may meet damage late: a page that does not match its checksum, a record
-//! that deletes a key which the pages lack. The replay is deterministic, and the rehearsal begins from the same
-//! checkpoint and applies the same records by the same code. So it meets what the recovery would meet, and the open
-//! is refused while every file is as it was.
+//! Replay is the only reader of most pages, so it may meet damage late: a page that does not match
+//! its checksum, a record that deletes a key which the pages lack. The replay is deterministic, and
+//! the rehearsal begins from the same checkpoint and applies the same records by the same code. So
+//! it meets what the recovery would meet, and the open is refused while every file is as it was.
 //!
-//! The rehearsal holds the pages that it writes in memory, up to [`BYTES_MAX`]. It ends early if the log needs more, and
-//! it is left out if the process may not map the arena once more. The recovery then meets the damage itself: it refuses
-//! the open as well, and the checkpoint's pages are as they were, but the header and free pages have changed.
+//! The rehearsal holds the pages that it writes in memory, up to [`BYTES_MAX`]. It ends early if
+//! the log needs more, and it is left out if the process may not map the arena once more. The
+//! recovery then meets the damage itself: it refuses the open as well, and the checkpoint's pages
+//! are as they were, but the header and free pages have changed.
 //!
-//! It costs as much time as the replay, and nothing after a clean shutdown, whose log holds nothing.
+//! It costs as much time as the replay, and nothing after a clean shutdown, whose log holds
+//! nothing.
 
 use crate::Result;
 use crate::files::dir;
@@ -29,8 +32,8 @@ use untorn_wal::{LogScan, LogShape, RealDisk};
 /// Bytes of pages that a rehearsal holds in memory at most.
 const BYTES_MAX: u64 = 32 << 20;
 
-/// A region and an arena in memory, in the state of the checkpoint that `header` describes. `None` if the process may not
-/// map them.
+/// A region and an arena in memory, in the state of the checkpoint that `header` describes. `None`
+/// if the process may not map them.
 pub(super) fn scratch(
     header: &CheckpointHeader,
     arena: &Arena,
@@ -46,7 +49,8 @@ pub(super) fn scratch(
     Ok(Some((control, arena)))
 }
 
-/// Replays the log, and what the ring of `old` adds to it, into the scratch region and arena of `engine`.
+/// Replays the log, and what the ring of `old` adds to it, into the scratch region and arena of
+/// `engine`.
 ///
 /// # Errors
 /// What the replay meets.

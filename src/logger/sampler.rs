@@ -1,18 +1,20 @@
-//! The sampler: commits the newest values of cells and counters as ordinary records, at the frequency of the flush.
+//! The sampler: commits the newest values of cells and counters as ordinary records, at the
+//! frequency of the flush.
 //!
-//! One round: clear the flag that something is dirty; copy the newest values of all that differ from their last committed
-//! sample; take the writer lock; put them under their names, in one transaction; commit; note what was sampled.
+//! One round: clear the flag that something is dirty; copy the newest values of all that differ
+//! from their last committed sample; take the writer lock; put them under their names, in one
+//! transaction; commit; note what was sampled.
 //!
 //! | dies here | then |
 //! |---|---|
 //! | between copying and the publication | nothing is noted as sampled: the successor finds the same cells dirty |
 //! | after the publication, before it is noted | they are sampled once more |
 //!
-//! A value that is overwritten before the round copies it is never written anywhere: a million updates a second make
-//! one record per round.
+//! A value that is overwritten before the round copies it is never written anywhere: a million
+//! updates a second make one record per round.
 //!
-//! This thread waits for the writer lock no longer than a round lasts, and skips rounds while the ring is half full,
-//! unless somebody waits for one.
+//! This thread waits for the writer lock no longer than a round lasts, and skips rounds while the
+//! ring is half full, unless somebody waits for one.
 
 use crate::api::cells::record::{CellRecord, KEYSPACE};
 use crate::api::cells::{each_record, resolve_pending};
@@ -41,7 +43,8 @@ const SAMPLE_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// Time between rounds unless set otherwise.
 pub(super) const INTERVAL_DEFAULT: Duration = Duration::from_millis(10);
 
-/// The record of a sample is longer than its value by no more than this: the name, and what stands before each of them.
+/// The record of a sample is longer than its value by no more than this: the name, and what stands
+/// before each of them.
 const SAMPLE_BYTES: usize = 512;
 
 /// Samples until the logger ends.
@@ -60,11 +63,12 @@ pub(super) fn run(logger: &Logger) {
         }
         crash_point!("sample.looked");
         let now = Instant::now();
-        // By the policy of now, not of the last round's time. A round that takes long is followed by as long a rest, since
-        // others want the writer lock, too.
+        // By the policy of now, not of the last round's time. A round that takes long is followed
+        // by as long a rest, since others want the writer lock, too.
         let next = last.map_or(now, |(began, took)| began + interval(&logger.engine).max(2 * took)).max(retry_at);
         let wanted = head.wanted.load(Ordering::SeqCst);
-        // Not even for those who ask is a round that failed tried again without a pause: its cause may last.
+        // Not even for those who ask is a round that failed tried again without a pause: its cause
+        // may last.
         let is_asked = now >= retry_at && head.done().is_none_or(|done| wanted > done);
         let is_dirty = head.dirty.load(Ordering::SeqCst) != 0;
         let is_due = is_dirty && now >= next && !is_ring_full(&logger.engine);
@@ -149,7 +153,8 @@ pub(super) fn round(logger: &Logger, names: &mut SampledNames, patience: Duratio
     }
     let done = collect(engine).and_then(|(dirty, damage)| {
         commit(logger, names, dirty, patience)?;
-        // The others are sampled. But nobody is told that all are, and the store is not left in order.
+        // The others are sampled. But nobody is told that all are, and the store is not left in
+        // order.
         damage.map_or(Ok(()), Err)
     });
     if done.is_err() {
@@ -162,7 +167,8 @@ pub(super) fn round(logger: &Logger, names: &mut SampledNames, patience: Duratio
     Ok(())
 }
 
-/// Copies the values that no committed sample holds; and says what is wrong if one of them can't be read.
+/// Copies the values that no committed sample holds; and says what is wrong if one of them can't be
+/// read.
 fn collect(engine: &Engine) -> Result<(Vec<Sampled>, Option<Error>)> {
     let mut found = Vec::new();
     let mut damage = None;
@@ -202,7 +208,8 @@ pub(super) fn newest(control: &Control, entry: &CellEntry) -> Result<(Version, V
     Err(Error::corrupt(crate::files::dir::CONTROL, 0, "a cell has no value of its newest version"))
 }
 
-/// The values that recovery is to commit: each part goes into one transaction that half the ring has room for.
+/// The values that recovery is to commit: each part goes into one transaction that half the ring
+/// has room for.
 ///
 /// # Errors
 /// [`Error::Corrupt`] if a value can't be read.
@@ -227,7 +234,8 @@ pub(super) fn parts(engine: &Engine) -> Result<Vec<Vec<Sampled>>> {
     Ok(parts)
 }
 
-/// Commits a part of what recovery found. It uses all pages, and has no checkpoint taken: no other thread could do that.
+/// Commits a part of what recovery found. It uses all pages, and has no checkpoint taken: no other
+/// thread could do that.
 pub(super) fn commit_part(logger: &Logger, part: &[Sampled], patience: Duration) -> Result<()> {
     logger.with_writer_lock(patience, || {
         commit_locked(&logger.engine, &mut SampledNames::default(), part, SpaceQuota::All)

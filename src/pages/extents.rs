@@ -1,6 +1,8 @@
-//! Extents: contiguous pages that hold one large value. Their size classes, and the page with their free queues.
+//! Extents: contiguous pages that hold one large value. Their size classes, and the page with their
+//! free queues.
 //!
-//! The extent directory is a page with one [`QueueState`] for each size class, in the order of the classes:
+//! The extent directory is a page with one [`QueueState`] for each size class, in the order of the
+//! classes:
 //!
 //! | body offset | bytes | field |
 //! |---|---|---|
@@ -70,8 +72,8 @@ pub(crate) fn all_queues(pages: &Pages<'_>, image: &SlotImage) -> Result<Vec<Que
 /// Number of size classes.
 const CLASS_COUNT: usize = 72;
 
-/// Lengths of extents in pages: all up to 9, then four to each doubling, plus one page, because the header makes a power of two
-/// spill over. So at most a quarter of an extent is unused.
+/// Lengths of extents in pages: all up to 9, then four to each doubling, plus one page, because the
+/// header makes a power of two spill over. So at most a quarter of an extent is unused.
 pub(crate) static CLASSES: [u32; CLASS_COUNT] = {
     let mut classes = [0; CLASS_COUNT];
     let mut i = 0;
@@ -109,7 +111,8 @@ pub(crate) fn class_for(pages: u32) -> Result<usize> {
     Ok(class)
 }
 
-/// The last class whose extents have at most this many pages: the class that such a free extent can serve.
+/// The last class whose extents have at most this many pages: the class that such a free extent can
+/// serve.
 pub(crate) fn class_of(pages: u32) -> usize {
     CLASSES.partition_point(|len| *len <= pages) - 1
 }
@@ -123,8 +126,8 @@ pub(crate) fn extent_len(pages: u32) -> u32 {
 mod tests {
     use super::*;
 
-    /// Goal: every extent length has a class that holds it, with bounded waste, and a free extent of any
-    /// length falls into a class that it can serve.
+    /// Goal: every extent length has a class that holds it, with bounded waste, and a free extent
+    /// of any length falls into a class that it can serve.
     #[test]
     fn size_classes() {
         for pages in 2..=CLASSES[CLASS_COUNT - 1] {

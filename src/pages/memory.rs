@@ -1,4 +1,5 @@
-//! An arena in memory for tests: strict about what a transaction may touch, and it knows what is allocated.
+//! An arena in memory for tests: strict about what a transaction may touch, and it knows what is
+//! allocated.
 
 use crate::files::page::CHECKSUM_LEN;
 use crate::files::page::{PageRead, PageWrite};
@@ -26,7 +27,8 @@ pub(crate) struct TestPages {
     pub(crate) freed: Vec<FreedExtent>,
     /// Single pages that may be handed out again.
     reusable: Vec<PageId>,
-    /// Damaged trees lead to pages that are freed twice; the test of that looks for panics of the tree only.
+    /// Damaged trees lead to pages that are freed twice; the test of that looks for panics of the
+    /// tree only.
     pub(crate) tolerant: bool,
 }
 
@@ -53,7 +55,8 @@ impl TestPages {
         self.txn = self.txn.next_in(self.txn.incarnation()).expect("few transactions");
     }
 
-    /// Recycles all that was freed when no root older than `oldest` is read any more; the bytes are spoilt at once.
+    /// Recycles all that was freed when no root older than `oldest` is read any more; the bytes are
+    /// spoilt at once.
     pub(crate) fn release(&mut self, oldest: TxnId) {
         for freed in std::mem::take(&mut self.freed) {
             if freed.freed_txn <= oldest || freed.created_txn == freed.freed_txn {

@@ -1,11 +1,13 @@
 //! Pages: allocation, free queues, and the workspace of a transaction.
 //!
-//! - `workspace`: the pages of a running transaction: allocation, copy on write, return of freed pages
+//! - `workspace`: the pages of a running transaction: allocation, copy on write, return of freed
+//!   pages
 //! - `savepoints`: the pages that its savepoints need
 //! - `queue`: lists of freed pages
 //! - `extents`: extents of contiguous pages for large values, by size class
 //! - `protection`: rule I3: which freed pages may be reused
-//! - `reserve`: the pages that are reserved for deletes and recovery; the checkpoint of a writer in a full store
+//! - `reserve`: the pages that are reserved for deletes and recovery; the checkpoint of a writer in
+//!   a full store
 //! - `memory`: pages in memory, for tests
 
 pub(crate) mod extents;

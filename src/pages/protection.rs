@@ -2,16 +2,16 @@
 //!
 //! **I3**, the reuse rule, is kept here, in [`Protected::is_reusable`], and evaluated at each
 //! allocation: a freed page is not reused while some protected transaction p (any pin, the newest
-//! started checkpoint C, the newest finished checkpoint K) has created_txn ≤ p < freed_txn, nor before the
-//! transaction that freed it is committed. So pages younger than the last checkpoint and than a
-//! stalled reader recycle at once and stay hot in the cache, whatever is pinned.
+//! started checkpoint C, the newest finished checkpoint K) has created_txn ≤ p < freed_txn, nor
+//! before the transaction that freed it is committed. So pages younger than the last checkpoint and
+//! than a stalled reader recycle at once and stay hot in the cache, whatever is pinned.
 //!
 //! **A scan of the pins stays valid.** Its horizon is the newest commit when it was made, under the
 //! writer lock. A pin that it does not list is on that commit or a later one, or is given up again
-//! (`shared::protocols::pins`). A page that was freed by the horizon or before is needed by no such pin, whenever
-//! that is taken. So each process keeps its last scan across transactions, and makes a new one only
-//! for pages that were freed later, or that a pin of the old scan protects. Pins that have ended
-//! since protect pages for longer than they must, never for too short.
+//! (`shared::protocols::pins`). A page that was freed by the horizon or before is needed by no such
+//! pin, whenever that is taken. So each process keeps its last scan across transactions, and makes
+//! a new one only for pages that were freed later, or that a pin of the old scan protects. Pins
+//! that have ended since protect pages for longer than they must, never for too short.
 //!
 //! A scan visits each slot in use. With many of them it is made once in [`LARGE_SCAN_AGE`]
 //! transactions at most, as long as pages can be had elsewhere; the pages that wait for it
@@ -155,7 +155,8 @@ impl<'e> Protected<'e> {
         entry.freed_txn > self.committed.min(self.scan.horizon) || self.is_held_by_checkpoint(entry)
     }
 
-    /// Whether the newest checkpoint contains a page that this transaction created. Selects the queue of a freed page.
+    /// Whether the newest checkpoint contains a page that this transaction created. Selects the
+    /// queue of a freed page.
     pub(crate) fn is_in_checkpoint(&self, created_txn: TxnId) -> bool {
         created_txn <= if planted_bug!("reuse-running-checkpoint") { self.finished } else { self.started }
     }

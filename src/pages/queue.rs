@@ -1,10 +1,10 @@
 //! Free queues: FIFO lists of freed pages, kept in pages of the arena.
 //!
 //! A queue begins and ends where the commit slot says, so a writer that dies has taken nothing and
-//! given nothing: what it wrote behind the published end is overwritten by the next. A queue page is
-//! therefore filled in place, entry by entry, through atomic words; all other pages of the arena are
-//! never changed once published. A page that a started checkpoint contains is sealed: entries after
-//! that go to the next page, so that its bytes stay those that the checkpoint summed.
+//! given nothing: what it wrote behind the published end is overwritten by the next. A queue page
+//! is therefore filled in place, entry by entry, through atomic words; all other pages of the arena
+//! are never changed once published. A page that a started checkpoint contains is sealed: entries
+//! after that go to the next page, so that its bytes stay those that the checkpoint summed.
 //!
 //! | offset in the page | bytes | field |
 //! |---|---|---|
@@ -14,8 +14,8 @@
 //! | 48 + 24 i | 8 | created_txn |
 //! | 56 + 24 i | 8 | freed_txn |
 //!
-//! The page after the tail is reserved when the tail is made, since a sealed page can't be given a link.
-//! How many entries a page ended with stands in the page behind it, for the same reason.
+//! The page after the tail is reserved when the tail is made, since a sealed page can't be given a
+//! link. How many entries a page ended with stands in the page behind it, for the same reason.
 
 use crate::files::page::PageRead;
 use crate::files::page::{PageHeader, PageKind};
@@ -27,8 +27,8 @@ use crate::shared::memory::arena::{Arena, Pages};
 use crate::{PageId, Result, TxnId};
 use std::sync::atomic::Ordering;
 
-/// An entry of a free queue: a page or extent that may be reused when nothing protects a commit from `created_txn` up to, but
-/// not including, `freed_txn`.
+/// An entry of a free queue: a page or extent that may be reused when nothing protects a commit
+/// from `created_txn` up to, but not including, `freed_txn`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct FreeEntry {
     pub(crate) page: PageId,
@@ -37,8 +37,8 @@ pub(crate) struct FreeEntry {
     pub(crate) freed_txn: TxnId,
 }
 
-/// Makes a page into the (still empty) tail of a queue. Its header keeps, as link, the page reserved to
-/// follow it, and, as extra, how many entries the page before it ended with.
+/// Makes a page into the (still empty) tail of a queue. Its header keeps, as link, the page
+/// reserved to follow it, and, as extra, how many entries the page before it ended with.
 pub(crate) fn format_page(body: &mut [u8], page: PageId, created_txn: TxnId, next: PageId, previous_count: u32) {
     body.fill(0);
     let header = PageHeader {
@@ -60,7 +60,8 @@ pub(crate) fn sealed_count(pages: &Pages<'_>, header: &PageHeader) -> Result<u32
     Ok(next.extra.min(u64::from(capacity(pages.page_size()))) as u32)
 }
 
-/// Reads entry `index` of a queue page. Relaxed: the writer lock or a pin orders it after its store.
+/// Reads entry `index` of a queue page. Relaxed: the writer lock or a pin orders it after its
+/// store.
 pub(crate) fn read_entry(pages: &Pages<'_>, arena: &Arena, page: PageId, index: u32) -> Result<FreeEntry> {
     if index >= capacity(arena.page_size()) {
         return Err(arena.damaged(page, format!("queue page has no entry {index}")));
@@ -91,8 +92,8 @@ pub(crate) fn write_entry(arena: &Arena, page: PageId, index: u32, entry: FreeEn
     Ok(())
 }
 
-/// The page behind a queue's page that is not its tail. Each such page holds an entry, since it was made for one: a damaged
-/// link can't lead round in circles for ever without showing.
+/// The page behind a queue's page that is not its tail. Each such page holds an entry, since it was
+/// made for one: a damaged link can't lead round in circles for ever without showing.
 pub(crate) fn next_page(pages: &Pages<'_>, arena: &Arena, header: &PageHeader) -> Result<PageId> {
     let next = pages.expect(header.link, PageKind::FreeQueue)?;
     if next.page == header.page || next.extra == 0 {
@@ -123,7 +124,8 @@ pub(crate) fn each_page(
     Err(arena.damaged(page, "a queue has more pages than it counts entries"))
 }
 
-/// Visits what a queue consists of: its own pages (the reserved one has no header yet) and its entries.
+/// Visits what a queue consists of: its own pages (the reserved one has no header yet) and its
+/// entries.
 ///
 /// `pages` belongs to the commit that `queue` was read from, which the caller protects.
 pub(crate) fn walk(
@@ -176,7 +178,8 @@ mod tests {
     use super::*;
     use crate::files::page::{CHECKSUM_LEN, HEADER_LEN};
 
-    /// Goal: the header of a queue page has its golden bytes, and nothing of what the page held before is left.
+    /// Goal: the header of a queue page has its golden bytes, and nothing of what the page held
+    /// before is left.
     #[test]
     fn a_queue_page_has_its_golden_bytes() {
         let mut body = vec![0xaa; 4096 - CHECKSUM_LEN];

@@ -1,25 +1,30 @@
-//! What a writer does when it finds no page, or no log space, for its transaction; and the pages that are reserved for deletes.
+//! What a writer does when it finds no page, or no log space, for its transaction; and the pages
+//! that are reserved for deletes.
 //!
-//! Pages and log that only the newest checkpoint needs become free by the next one. The start of a checkpoint needs the writer
-//! lock. The writer that lacks space owns it, and can't release it in the middle of a transaction. So the writer starts the
-//! checkpoint itself, of the transaction that it began from ([`start`]), and waits until the logger has finished it
-//! ([`checkpoint`]). No other process can start one meanwhile, since that takes the writer lock.
+//! Pages and log that only the newest checkpoint needs become free by the next one. The start of a
+//! checkpoint needs the writer lock. The writer that lacks space owns it, and can't release it in
+//! the middle of a transaction. So the writer starts the checkpoint itself, of the transaction that
+//! it began from ([`start`]), and waits until the logger has finished it ([`checkpoint`]). No other
+//! process can start one meanwhile, since that takes the writer lock.
 //!
 //! | the writer dies here | then |
 //! |---|---|
 //! | while it writes the image | no checkpoint has started; the next start writes the image again |
 //! | after it has marked the checkpoint as started | the logger finishes it; it needs no writer for that |
 //!
-//! **I1, I3.** The checkpoint is of the published state, so nothing of the running transaction is in it. What the transaction wrote into
-//! pages before is in pages that are free in that state, or behind the published end of a queue. From the start on, such a queue
-//! page is sealed ([`Workspace::refresh`](crate::pages::workspace::Workspace::refresh)), so that its bytes stay those that the checkpoint sums.
+//! **I1, I3.** The checkpoint is of the published state, so nothing of the running transaction is
+//! in it. What the transaction wrote into pages before is in pages that are free in that state, or
+//! behind the published end of a queue. From the start on, such a queue page is sealed
+//! ([`Workspace::refresh`](crate::pages::workspace::Workspace::refresh)), so that its bytes stay
+//! those that the checkpoint sums.
 //!
-//! **The log.** Recovery from this checkpoint begins at the first record of the running transaction, not at the log's tail: a
-//! transaction that streams has published frames already, and its commit makes them count.
+//! **The log.** Recovery from this checkpoint begins at the first record of the running
+//! transaction, not at the log's tail: a transaction that streams has published frames already, and
+//! its commit makes them count.
 //!
-//! **The reserve.** Only deletes free space in a store that is full of records, and a delete copies pages before it frees any. So
-//! transactions that make the store larger leave some pages to those that do not, and these leave a few to recovery
-//! ([`SpaceQuota`]).
+//! **The reserve.** Only deletes free space in a store that is full of records, and a delete copies
+//! pages before it frees any. So transactions that make the store larger leave some pages to those
+//! that do not, and these leave a few to recovery ([`SpaceQuota`]).
 
 use crate::files::page::queue_capacity;
 use crate::files::slot::{QueueKind, SlotImage};
@@ -34,13 +39,16 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use untorn_wal::Lsn;
 
-/// Pages that are left to recovery. It replays the same transactions, but without pins and with another order of the entries in
-/// the queues, so each of the four queues may need a page earlier than it did, and one to follow that.
+/// Pages that are left to recovery. It replays the same transactions, but without pins and with
+/// another order of the entries in the queues, so each of the four queues may need a page earlier
+/// than it did, and one to follow that.
 const RECOVERY_PAGES: u64 = 8;
-/// Pages that are left to deletes, beside those for the entries in the queues: 32 deletes in one transaction, whose keys have
-/// no page but the root in common, with six pages for each (two levels of the tree, a neighbour of each that is merged, and two).
+/// Pages that are left to deletes, beside those for the entries in the queues: 32 deletes in one
+/// transaction, whose keys have no page but the root in common, with six pages for each (two levels
+/// of the tree, a neighbour of each that is merged, and two).
 const DELETE_PAGES: u64 = 192;
-/// A small store has no more pages that deletes could copy than this, and it is to stay small on the disk.
+/// A small store has no more pages that deletes could copy than this, and it is to stay small on
+/// the disk.
 const DELETE_PAGES_MIN: u64 = 24;
 
 /// A snapshot that pins at least this many pages is named in the error for a full store.
@@ -60,9 +68,11 @@ pub(crate) enum SpaceQuota {
 }
 
 impl SpaceQuota {
-    /// The pages that a transaction leaves, in a store with this many pages in use and room for `most`.
+    /// The pages that a transaction leaves, in a store with this many pages in use and room for
+    /// `most`.
     ///
-    /// Of a large store, also one page for each page full of entries: what drops a keyspace of that size needs for the queues.
+    /// Of a large store, also one page for each page full of entries: what drops a keyspace of that
+    /// size needs for the queues.
     pub(crate) fn reserved_pages(self, page_size: usize, high_water: u32, most: u64) -> u64 {
         let recovery = RECOVERY_PAGES.min(most / 16);
         let used = u64::from(high_water);
@@ -82,8 +92,8 @@ pub(crate) fn is_full(error: &Error) -> bool {
     matches!(error, Error::DiskFull { .. } | Error::Limit { .. })
 }
 
-/// Records C and its image, from where the log is replayed after it, and marks the checkpoint as started. The caller holds the
-/// writer lock, and none is running ([`Engine::runs_checkpoint`]).
+/// Records C and its image, from where the log is replayed after it, and marks the checkpoint as
+/// started. The caller holds the writer lock, and none is running ([`Engine::runs_checkpoint`]).
 pub(crate) fn start(engine: &Engine, image: &SlotImage, position: Lsn) {
     let words = &engine.control.fixed().checkpoint;
     for (word, value) in words.image.iter().zip(image.encode()) {
@@ -91,7 +101,8 @@ pub(crate) fn start(engine: &Engine, image: &SlotImage, position: Lsn) {
     }
     words.started_lsn.store(position.0, Ordering::Release);
     match image.txn.as_u64() == words.finished.load(Ordering::Acquire) {
-        // Only the log has moved, or the store is left in order: the same transaction, a new header.
+        // Only the log has moved, or the store is left in order: the same transaction, a new
+        // header.
         true => words.again.store(1, Ordering::SeqCst),
         false => words.started.store_fenced(image.txn.as_u64()),
     }
@@ -104,8 +115,9 @@ pub(crate) enum Shortage {
     Log,
 }
 
-/// Has the logger finish a checkpoint that releases what is short. Returns false if none can: the newest checkpoint is of the commit
-/// that the transaction began from. `from` is the log position of the transaction's first record. The caller owns the writer lock.
+/// Has the logger finish a checkpoint that releases what is short. Returns false if none can: the
+/// newest checkpoint is of the commit that the transaction began from. `from` is the log position
+/// of the transaction's first record. The caller owns the writer lock.
 ///
 /// # Errors
 /// Those of the checkpoint; [`Error::LoggerStalled`] if the logger makes no progress.
@@ -171,8 +183,8 @@ struct OpenSnapshot {
     pinned: u64,
 }
 
-/// Describes the snapshot that pins most of the free pages of this image, for an error; `None` if no snapshot pins a good part of
-/// them. The caller holds the writer lock.
+/// Describes the snapshot that pins most of the free pages of this image, for an error; `None` if
+/// no snapshot pins a good part of them. The caller holds the writer lock.
 ///
 /// # Errors
 /// [`Error::Corrupt`] for a damaged queue or table.

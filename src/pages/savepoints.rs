@@ -32,7 +32,8 @@ use std::collections::HashMap;
 struct Interval {
     /// How many pages of earlier transactions had been replaced when the savepoint was made.
     replaced: usize,
-    /// What was allocated, and is not free again: first page and length of an extent, or a page and 1.
+    /// What was allocated, and is not free again: first page and length of an extent, or a page and
+    /// 1.
     fresh: HashMap<PageId, u32>,
     /// What was freed, of the pages of this transaction that were allocated before. First page and
     /// length, as above.

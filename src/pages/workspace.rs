@@ -1,21 +1,25 @@
-//! The pages of a running write transaction: those that it creates, and those of earlier transactions that it replaces.
+//! The pages of a running write transaction: those that it creates, and those of earlier
+//! transactions that it replaces.
 //!
-//! - `allocate`: single pages, from the free queues or the end of the arena; what happens when there are none
+//! - `allocate`: single pages, from the free queues or the end of the arena; what happens when
+//!   there are none
 //! - `allocate_extents`: extents, and the extent directory
 //! - `return_freed`: the return of freed pages to the queues, at the commit
 //!
-//! Single pages are in four queues, by what may protect them from reuse. The queue of a page is a hint: it lets an allocation
-//! scan a bounded number of entries. Rule **I3** decides; it is kept in [`crate::pages::protection`]. Extents are in one queue for
-//! each size class. The ends of those queues are in a page of their own, the extent directory.
+//! Single pages are in four queues, by what may protect them from reuse. The queue of a page is a
+//! hint: it lets an allocation scan a bounded number of entries. Rule **I3** decides; it is kept in
+//! [`crate::pages::protection`]. Extents are in one queue for each size class. The ends of those
+//! queues are in a page of their own, the extent directory.
 //!
-//! **Recycling.** A page that is reused is written again at the next checkpoint. So the queue of young pages, which is used first,
-//! has at most `YOUNG_BYTES_MAX`: updates reuse these few pages, however many are free. Pages that become free beyond that are
-//! *cold*. They are used when there is no young page, and none that a checkpoint has released. A transaction that
-//! takes as many pages as it frees leaves the lengths of all queues unchanged. A queue consists of one page for each page full of
-//! entries, and at most three more.
+//! **Recycling.** A page that is reused is written again at the next checkpoint. So the queue of
+//! young pages, which is used first, has at most `YOUNG_BYTES_MAX`: updates reuse these few pages,
+//! however many are free. Pages that become free beyond that are *cold*. They are used when there
+//! is no young page, and none that a checkpoint has released. A transaction that takes as many
+//! pages as it frees leaves the lengths of all queues unchanged. A queue consists of one page for
+//! each page full of entries, and at most three more.
 //!
-//! **A full store.** [`crate::pages::reserve`] has the checkpoint that a writer takes when it finds no page, and the pages that are
-//! reserved for deletes.
+//! **A full store.** [`crate::pages::reserve`] has the checkpoint that a writer takes when it finds
+//! no page, and the pages that are reserved for deletes.
 
 mod allocate;
 mod allocate_extents;
@@ -41,7 +45,8 @@ pub(crate) struct Workspace<'e> {
     base: SlotImage,
     /// Log position of the transaction's first record.
     log_from: Lsn,
-    /// How much of the store the transaction may use, and the number of pages that it must leave, once that was computed.
+    /// How much of the store the transaction may use, and the number of pages that it must leave,
+    /// once that was computed.
     quota: SpaceQuota,
     reserved: Option<u64>,
     /// The id that the transaction will have, and the `created_txn` of its pages.
@@ -65,15 +70,16 @@ pub(crate) struct Workspace<'e> {
     reserved_page: Option<PageId>,
     /// As `free`, for extents.
     free_extents: Vec<(PageId, u32)>,
-    /// The rests of free extents that were split. Each extent was reusable as a whole, so its rest is reusable at once.
+    /// The rests of free extents that were split. Each extent was reusable as a whole, so its rest
+    /// is reusable at once.
     split_rests: Vec<(PageId, u32)>,
     /// Queue pages whose checksums were verified.
     verified: HashSet<PageId>,
 }
 
 impl<'e> Workspace<'e> {
-    /// Creates the workspace of the transaction after `base`. Its first record will be at `log_from` in the log. The caller holds
-    /// the writer lock.
+    /// Creates the workspace of the transaction after `base`. Its first record will be at
+    /// `log_from` in the log. The caller holds the writer lock.
     pub(crate) fn new(engine: &'e Engine, base: SlotImage, log_from: Lsn, txn: TxnId, protection: Protection) -> Self {
         let quota = if matches!(protection, Protection::Live) { SpaceQuota::Shrinking } else { SpaceQuota::All };
         Workspace {
@@ -114,8 +120,9 @@ impl<'e> Workspace<'e> {
 
     /// Reads which checkpoints were started or finished during the transaction.
     ///
-    /// From here on, queue pages that such a checkpoint contains are sealed. Entries that the transaction appended to them lie behind
-    /// the end that the checkpoint contains, and stay there.
+    /// From here on, queue pages that such a checkpoint contains are sealed. Entries that the
+    /// transaction appended to them lie behind the end that the checkpoint contains, and stay
+    /// there.
     ///
     /// # Errors
     /// As [`Protected::refresh`].
@@ -163,8 +170,8 @@ impl<'e> Workspace<'e> {
         self.engine.arena.verify_checksum(self.pages().body_of(page, 1)?, page)
     }
 
-    /// Verifies the checksum of a queue page before its entries are used: a wrong entry would hand out a page that is in use. Each
-    /// page is verified once in a transaction.
+    /// Verifies the checksum of a queue page before its entries are used: a wrong entry would hand
+    /// out a page that is in use. Each page is verified once in a transaction.
     fn verify_once(&mut self, page: PageId, created_txn: TxnId) -> Result<()> {
         if created_txn > self.protected.finished() || !self.verified.insert(page) {
             return Ok(());
@@ -229,8 +236,9 @@ impl PageWrite for Workspace<'_> {
     #[inline]
     fn body_mut(&mut self, id: PageId) -> Result<&mut [u8]> {
         self.pages().check(id, 1)?;
-        // SAFETY: the tree calls this only for pages that this transaction created. No other process or thread reaches them before
-        // the publication; `&mut self` excludes other references of this transaction.
+        // SAFETY: the tree calls this only for pages that this transaction created. No other
+        // process or thread reaches them before the publication; `&mut self` excludes other
+        // references of this transaction.
         unsafe { self.engine.arena.body_mut(id, 1) }
     }
 

@@ -36,8 +36,8 @@ const URGENT_RECENT_MAX: Duration = Duration::from_secs(1);
 /// How often whoever commits or stores without waiting looks whether a logger lives.
 const LOGGER_GLANCE_INTERVAL_NS: u64 = 10_000_000;
 
-/// How long a writer that finds the device full waits for the logger to give room back: files are deleted in
-/// milliseconds, and it may be stopped.
+/// How long a writer that finds the device full waits for the logger to give room back: files are
+/// deleted in milliseconds, and it may be stopped.
 const LOG_YIELD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a waiter goes on while it cannot tell whether the owner of a lock lives.
@@ -66,13 +66,15 @@ pub(crate) struct Engine {
     pub(crate) pid: u32,
     /// Which file `lock` is: liveness is asked of no other.
     pub(crate) lock_file: LockFileId,
-    /// `lock`, kept open for liveness tests: a process that has used up its descriptors can still tell who is dead.
+    /// `lock`, kept open for liveness tests: a process that has used up its descriptors can still
+    /// tell who is dead.
     pub(crate) lock_reserve: Descriptor,
     /// How long to wait for a living logger that makes no progress.
     pub(crate) logger_timeout: Duration,
     /// Starts a logger if there is none; the logger's own engine has nothing to start.
     pub(crate) spawner: Option<crate::participant::spawner::LoggerSpawner>,
-    /// One of this logger's threads has panicked: waits of the others for the logger end. Never set in a client.
+    /// One of this logger's threads has panicked: waits of the others for the logger end. Never set
+    /// in a client.
     pub(crate) has_failed: AtomicBool,
     /// The newest scan of the pins by this participant: see [`crate::pages::protection`].
     pub(crate) pin_scan: Mutex<Arc<PinScan>>,
@@ -134,8 +136,8 @@ impl Engine {
             .any(|ids| tester.any_held(ids).map_or(true, |held| held.is_some()))
     }
 
-    /// Tests through a fresh descriptor of `lock`, which finds out whether the file is still there. A process that cannot
-    /// open it tests through the one that it keeps.
+    /// Tests through a fresh descriptor of `lock`, which finds out whether the file is still there.
+    /// A process that cannot open it tests through the one that it keeps.
     pub(crate) fn tester(&self) -> Result<Tester<'_>> {
         let opened = self.dir.with_fd(|fd| Tester::open(fd, Some(self.lock_file)));
         let is_short = match &opened {
@@ -179,7 +181,8 @@ impl Engine {
     /// C and K: the newest started and the newest finished checkpoint.
     pub(crate) fn checkpoints(&self) -> (TxnId, TxnId) {
         let words = &self.control.fixed().checkpoint;
-        // K is read first: if both move in between, the older K protects too much, never too little.
+        // K is read first: if both move in between, the older K protects too much, never too
+        // little.
         let finished = words.finished.load(Ordering::Acquire);
         let started = words.started.load(Ordering::Acquire);
         (TxnId::from_u64(started.max(finished)), TxnId::from_u64(finished))
@@ -207,8 +210,9 @@ impl Engine {
 
     /// Scans for all pinned transactions. The caller holds the writer lock.
     ///
-    /// The logger's pins are read before the readers': a durable reader pins what the logger pins and
-    /// then checks that the logger still does, so one of the two is always seen (`shared::protocols::pins`).
+    /// The logger's pins are read before the readers': a durable reader pins what the logger pins
+    /// and then checks that the logger still does, so one of the two is always seen
+    /// (`shared::protocols::pins`).
     ///
     /// # Errors
     /// [`Error::Corrupt`] if damage in `control` could hide one.
@@ -232,28 +236,31 @@ impl Engine {
         self.take(word, &|| CommitClass::Bulk, timeout)
     }
 
-    /// Takes the writer lock, as what `class` says before each look. A bulk one may become urgent while it waits.
+    /// Takes the writer lock, as what `class` says before each look. A bulk one may become urgent
+    /// while it waits.
     pub(crate) fn acquire_writer(&self, class: &dyn Fn() -> CommitClass, timeout: Option<Duration>) -> Result<()> {
         self.take(&self.control.fixed().writer, class, timeout)
     }
 
-    /// Notes how long a commit of this class, which has the writer lock and will keep it, has waited for it.
+    /// Notes how long a commit of this class, which has the writer lock and will keep it, has
+    /// waited for it.
     pub(crate) fn note_lock_wait(&self, class: CommitClass, asked_ns: u64) {
         let fixed = self.control.fixed();
         let since_ns = fixed.writer.holder_since_ns.load(Ordering::Relaxed);
         fixed.latencies.lock[class].wait.record_alone(since_ns.saturating_sub(asked_ns));
     }
 
-    /// Notes for how long a commit of this class, which is about to let go of the writer lock, has had it.
+    /// Notes for how long a commit of this class, which is about to let go of the writer lock, has
+    /// had it.
     pub(crate) fn note_lock_hold(&self, class: CommitClass) {
         let fixed = self.control.fixed();
         let since_ns = fixed.writer.holder_since_ns.load(Ordering::Relaxed);
         fixed.latencies.lock[class].hold.record_alone(now_ns().saturating_sub(since_ns));
     }
 
-    /// How far the log must be durable before a bulk commit may add to what waits for its flush; `None`: it may at once. While
-    /// urgent commits come, one flush covers no more than a share of the ring and one more commit, so that nobody
-    /// urgent waits for more.
+    /// How far the log must be durable before a bulk commit may add to what waits for its flush;
+    /// `None`: it may at once. While urgent commits come, one flush covers no more than a share of
+    /// the ring and one more commit, so that nobody urgent waits for more.
     pub(crate) fn bulk_waits_for(&self) -> Option<Lsn> {
         let fixed = self.control.fixed();
         let urgent_ns = fixed.deadlines.urgent_asked_ns.load(Ordering::Relaxed);
@@ -293,7 +300,8 @@ impl Engine {
             })?
             .map_err(|_| Error::LockTimeout { waited: start.elapsed(), holder: self.holder(word) })?;
         if let lock::Acquired::TakenOver(_) = acquired {
-            // Nobody has written there since, so this is the dead one's, if it lived long enough to write it.
+            // Nobody has written there since, so this is the dead one's, if it lived long enough to
+            // write it.
             let pid = word.holder_pid.load(Ordering::Relaxed);
             tracing::warn!(pid, "a lock was taken over from a process that died");
             self.control.fixed().counters.lock_take_overs.fetch_add(1, Ordering::Relaxed);
@@ -305,10 +313,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Acquires a lock by `acquire`, which is called again and again with a test for the owner's life and a limit.
+    /// Acquires a lock by `acquire`, which is called again and again with a test for the owner's
+    /// life and a limit.
     ///
     /// # Errors
-    /// What keeps this process from telling whether the owner lives, if that lasts: it would wait for a dead one for ever.
+    /// What keeps this process from telling whether the owner lives, if that lasts: it would wait
+    /// for a dead one for ever.
     pub(crate) fn acquire_while_clear(
         &self,
         deadline: Option<Instant>,
@@ -338,7 +348,8 @@ impl Engine {
         lock::release_and_wake_next::<Native>(&word.word, &word.events(), self.me.0);
     }
 
-    /// An error if the writer lock has been held for longer than `timeout` by one owner, while the caller has `waited`.
+    /// An error if the writer lock has been held for longer than `timeout` by one owner, while the
+    /// caller has `waited`.
     pub(crate) fn refuse_long_transaction(&self, waited: Duration, timeout: Duration) -> Result<()> {
         let writer = &self.control.fixed().writer;
         let age = now_ns().saturating_sub(writer.holder_since_ns.load(Ordering::Relaxed));
@@ -357,20 +368,22 @@ impl Engine {
     /// Sees to it that the first `bytes` of the arena are backed by written blocks.
     ///
     /// # Errors
-    /// [`Error::DiskFull`], or [`Error::LockTimeout`] if whoever is growing it makes no progress; nothing has changed then.
+    /// [`Error::DiskFull`], or [`Error::LockTimeout`] if whoever is growing it makes no progress;
+    /// nothing has changed then.
     pub(crate) fn ensure_arena(&self, bytes: u64) -> Result<()> {
         match self.control.arena_bytes() {
             Some(_) if bytes <= self.control.checked_arena_bytes()? => Ok(()),
             _ => {
-                // A thread of the logger waits for a stopped process no longer than for a lock: it must be able to end.
+                // A thread of the logger waits for a stopped process no longer than for a lock: it
+                // must be able to end.
                 let patience = if self.spawner.is_some() { self.logger_timeout } else { LOGGER_GROWTH_TIMEOUT };
                 self.with_room(|| self.grow_arena(bytes, patience))
             }
         }
     }
 
-    /// Does what takes room on the device, again and again while the device is full and some of the log is kept for
-    /// followers only.
+    /// Does what takes room on the device, again and again while the device is full and some of the
+    /// log is kept for followers only.
     pub(crate) fn with_room<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
         loop {
             match work() {
@@ -380,7 +393,8 @@ impl Engine {
         }
     }
 
-    /// The device is full: has the logger give back some of the log that it keeps for followers only. Whether it did.
+    /// The device is full: has the logger give back some of the log that it keeps for followers
+    /// only. Whether it did.
     #[cold]
     fn reclaim_kept_log(&self) -> bool {
         let fixed = self.control.fixed();
@@ -401,11 +415,11 @@ impl Engine {
     }
 
     /// Grows the arena to at least `bytes` by writing zeros, under the growth lock, to a size that
-    /// [`limits::arena_size_for`] gives. A process that dies in it has handed nothing out: the next one
-    /// writes the same zeros from the same place.
+    /// [`limits::arena_size_for`] gives. A process that dies in it has handed nothing out: the next
+    /// one writes the same zeros from the same place.
     ///
-    /// The writer grows only when the logger did not do it ahead of need, so this lock is apart from the
-    /// writer lock: a commit never waits for the logger's zeros.
+    /// The writer grows only when the logger did not do it ahead of need, so this lock is apart
+    /// from the writer lock: a commit never waits for the logger's zeros.
     #[cold]
     pub(crate) fn grow_arena(&self, bytes: u64, patience: Duration) -> Result<()> {
         if let Some(max) = self.arena.scratch_len() {
@@ -419,7 +433,8 @@ impl Engine {
         let fixed = self.control.fixed();
         // Its holder may be the logger, and stopped.
         self.acquire(&fixed.growth, Some(patience))?;
-        /// Releases the lock, also when growing panics: this process lives on, so its lock would not be taken over.
+        /// Releases the lock, also when growing panics: this process lives on, so its lock would
+        /// not be taken over.
         struct Release<'e>(&'e Engine);
         impl Drop for Release<'_> {
             fn drop(&mut self) {
@@ -448,7 +463,8 @@ impl Engine {
     }
 }
 
-/// Nanoseconds of the monotonic clock: the same in all processes of one boot that are in one time namespace.
+/// Nanoseconds of the monotonic clock: the same in all processes of one boot that are in one time
+/// namespace.
 #[inline]
 pub(crate) fn now_ns() -> u64 {
     clock_ns(rustix::time::ClockId::Monotonic)

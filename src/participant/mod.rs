@@ -1,6 +1,7 @@
 //! What clients and the logger have in common.
 //!
-//! - `engine`: one participant's view of a store: its files, the region, the arena, its identity, its waits
+//! - `engine`: one participant's view of a store: its files, the region, the arena, its identity,
+//!   its waits
 //! - `spawner`: starts the logger for a client
 //! - `options`: how a store is opened
 //! - `pin_scan`: what a scan of the reader slots has found

@@ -12,7 +12,8 @@ pub use untorn_wal::FlushPolicy;
 use untorn_wal::Retention;
 
 impl Durability {
-    /// By when a commit that is made now is to be durable, on the monotonic clock; `None` if the flush policy says.
+    /// By when a commit that is made now is to be durable, on the monotonic clock; `None` if the
+    /// flush policy says.
     pub(crate) fn deadline_ns(self) -> Option<u64> {
         match self {
             Durability::Within(time) if !time.is_zero() => {
@@ -33,7 +34,8 @@ impl Durability {
     }
 }
 
-/// Options of [`Store::open`](crate::Store::open); made by [`Store::options`](crate::Store::options).
+/// Options of [`Store::open`](crate::Store::open); made by
+/// [`Store::options`](crate::Store::options).
 #[derive(Clone, Debug)]
 pub struct Options {
     pub(crate) durability: Durability,
@@ -91,74 +93,80 @@ impl Options {
         self
     }
 
-    /// When the logger syncs. It holds for all processes of the store; unset, what is in force stays
-    /// (at first [`FlushPolicy::OnCommit`]).
+    /// When the logger syncs. It holds for all processes of the store; unset, what is in force
+    /// stays (at first [`FlushPolicy::OnCommit`]).
     pub fn flush_policy(&mut self, policy: FlushPolicy) -> &mut Options {
         self.flush_policy = Some(policy);
         self
     }
 
-    /// The largest size of the arena in bytes, fixed when the store is created. Default: 1 TiB; at most 2³² pages (16 TiB at
-    /// the default page size).
+    /// The largest size of the arena in bytes, fixed when the store is created. Default: 1 TiB; at
+    /// most 2³² pages (16 TiB at the default page size).
     ///
-    /// A process reserves address space for this size, or for 64 GiB if that is less, and as much again when it first writes.
-    /// Beyond 64 GiB, more is reserved as the store grows.
+    /// A process reserves address space for this size, or for 64 GiB if that is less, and as much
+    /// again when it first writes. Beyond 64 GiB, more is reserved as the store grows.
     pub fn max_size(&mut self, bytes: u64) -> &mut Options {
         self.max_size = Some(bytes);
         self
     }
 
-    /// Page size in bytes, a power of two from 4,096 (the default) to 65,536, fixed when the store is created.
+    /// Page size in bytes, a power of two from 4,096 (the default) to 65,536, fixed when the store
+    /// is created.
     pub fn page_size(&mut self, bytes: usize) -> &mut Options {
         self.page_size = Some(bytes);
         self
     }
 
-    /// Size of a log segment in bytes, fixed when the store is created: a multiple of 4,096, at least four times
-    /// the ring's size, at most 1 GiB. Default: 8 MiB, or four rings. The first segments are sparse files: a store with few
-    /// records takes little of the disk.
+    /// Size of a log segment in bytes, fixed when the store is created: a multiple of 4,096, at
+    /// least four times the ring's size, at most 1 GiB. Default: 8 MiB, or four rings. The first
+    /// segments are sparse files: a store with few records takes little of the disk.
     pub fn segment_size(&mut self, bytes: u64) -> &mut Options {
         self.segment_size = Some(bytes);
         self
     }
 
-    /// Size in bytes of the ring by which writers hand their log records to the logger, fixed when the
-    /// store is created: a power of two from 64 KiB to 256 MiB. Default: 2 MiB. Larger transactions stream through it. The ring
-    /// begins with 64 KiB and doubles while the first records are put into it.
+    /// Size in bytes of the ring by which writers hand their log records to the logger, fixed when
+    /// the store is created: a power of two from 64 KiB to 256 MiB. Default: 2 MiB. Larger
+    /// transactions stream through it. The ring begins with 64 KiB and doubles while the first
+    /// records are put into it.
     pub fn ring_size(&mut self, bytes: u64) -> &mut Options {
         self.ring_size = Some(bytes);
         self
     }
 
-    /// Whether to create the store (and the last component of its path) where there is none. Default: true.
+    /// Whether to create the store (and the last component of its path) where there is none.
+    /// Default: true.
     pub fn create(&mut self, create: bool) -> &mut Options {
         self.create = create;
         self
     }
 
     /// Open for reading only: no write call succeeds and the arena is never mapped writable. The
-    /// process still needs write access to `control`, where its pins stand. Where there is no store an empty one is
-    /// created all the same, so that readers may come before writers, unless [`create`](Options::create) is false.
-    /// Default: false.
+    /// process still needs write access to `control`, where its pins stand. Where there is no store
+    /// an empty one is created all the same, so that readers may come before writers, unless
+    /// [`create`](Options::create) is false. Default: false.
     pub fn read_only(&mut self, read_only: bool) -> &mut Options {
         self.read_only = read_only;
         self
     }
 
-    /// Opens a store on a network or FUSE file system too, where locks and syncs may not reach every process. Does not
-    /// override the proof that a lock of the store is seen through another open of its file. Default: false.
+    /// Opens a store on a network or FUSE file system too, where locks and syncs may not reach
+    /// every process. Does not override the proof that a lock of the store is seen through another
+    /// open of its file. Default: false.
     pub fn any_file_system(&mut self, insist: bool) -> &mut Options {
         self.any_file_system = insist;
         self
     }
 
-    /// Lets root open a store whose directory belongs to another user. Default: false, and such an open answers
-    /// [`Error::Permission`].
+    /// Lets root open a store whose directory belongs to another user. Default: false, and such an
+    /// open answers [`Error::Permission`].
     ///
-    /// The owner of a store can read and change everything in it, whatever root writes there. The logger that this process starts becomes the
-    /// owner (uid and gid of the directory, no other groups, no capabilities, no environment but `PATH` and `UNTORN_…`) before it
-    /// reads or makes anything; for that it needs `CAP_SETUID` and `CAP_SETGID`. Files that root itself makes are given to the owner.
-    /// A process of any other uid is refused all the same, but for [`Options::observe`].
+    /// The owner of a store can read and change everything in it, whatever root writes there. The
+    /// logger that this process starts becomes the owner (uid and gid of the directory, no other
+    /// groups, no capabilities, no environment but `PATH` and `UNTORN_…`) before it reads or makes
+    /// anything; for that it needs `CAP_SETUID` and `CAP_SETGID`. Files that root itself makes are
+    /// given to the owner. A process of any other uid is refused all the same, but for
+    /// [`Options::observe`].
     pub fn foreign_owner(&mut self, allow: bool) -> &mut Options {
         self.foreign_owner = allow;
         self
@@ -174,8 +182,8 @@ impl Options {
         self
     }
 
-    /// Run the logger as a thread of this process where no process can be spawned. It then dies with this
-    /// process; another process that has the store open starts the next. Default: false.
+    /// Run the logger as a thread of this process where no process can be spawned. It then dies
+    /// with this process; another process that has the store open starts the next. Default: false.
     pub fn logger_thread(&mut self, thread: bool) -> &mut Options {
         self.logger_thread = thread;
         self
@@ -187,7 +195,8 @@ impl Options {
         self
     }
 
-    /// How long `begin` waits for the writer lock before [`Error::LockTimeout`]. Default: without limit.
+    /// How long `begin` waits for the writer lock before [`Error::LockTimeout`]. Default: without
+    /// limit.
     pub fn lock_timeout(&mut self, timeout: Duration) -> &mut Options {
         self.lock_timeout = Some(timeout);
         self
@@ -201,30 +210,35 @@ impl Options {
         self
     }
 
-    /// Log volume in bytes after which the logger takes a checkpoint. It holds for all processes of the
-    /// store; unset, what is in force stays (at first 64 MiB).
+    /// Log volume in bytes after which the logger takes a checkpoint. It holds for all processes of
+    /// the store; unset, what is in force stays (at first 64 MiB).
     pub fn checkpoint_bytes(&mut self, bytes: u64) -> &mut Options {
         self.checkpoint_bytes = Some(bytes);
         self
     }
 
-    /// Time between two samples by which cells and counters become durable, unless the flush policy is
-    /// [`FlushPolicy::Every`], which then says it. It holds for all processes of the store; unset, what is in force stays (at first 10 ms).
+    /// Time between two samples by which cells and counters become durable, unless the flush policy
+    /// is [`FlushPolicy::Every`], which then says it. It holds for all processes of the store;
+    /// unset, what is in force stays (at first 10 ms).
     ///
-    /// Each sample is a commit of which the flush policy decides, whatever time other commits have: under
-    /// [`FlushPolicy::OnCommit`] one counter that is added to all the time makes one fsync in each interval.
+    /// Each sample is a commit of which the flush policy decides, whatever time other commits have:
+    /// under [`FlushPolicy::OnCommit`] one counter that is added to all the time makes one fsync in
+    /// each interval.
     pub fn sample_interval(&mut self, interval: Duration) -> &mut Options {
         self.sample_interval = Some(interval);
         self
     }
 
-    /// What is kept of the log for those who follow it by [`Store::changes`](crate::Store::changes), beyond what recovery needs: segments that
-    /// take, as whole files, no more than `bytes` on the disk, and whose changes are no older than `age` (by the system's clock). Both
-    /// bounds hold; `u64::MAX` and [`Duration::MAX`] are no bounds. Who falls behind gets [`Error::Lagged`].
+    /// What is kept of the log for those who follow it by
+    /// [`Store::changes`](crate::Store::changes), beyond what recovery needs: segments that take,
+    /// as whole files, no more than `bytes` on the disk, and whose changes are no older than `age`
+    /// (by the system's clock). Both bounds hold; `u64::MAX` and [`Duration::MAX`] are no bounds.
+    /// Who falls behind gets [`Error::Lagged`].
     ///
-    /// It holds for all processes of the store. Unset, what is in force stays: at first 64 MiB without a bound of
-    /// age. It survives restarts: each checkpoint notes what is in force, and only a power loss
-    /// before the next one forgets a change of it. When the disk is full, what is kept for followers goes before any commit fails.
+    /// It holds for all processes of the store. Unset, what is in force stays: at first 64 MiB
+    /// without a bound of age. It survives restarts: each checkpoint notes what is in force, and
+    /// only a power loss before the next one forgets a change of it. When the disk is full, what is
+    /// kept for followers goes before any commit fails.
     pub fn retain_changes(&mut self, bytes: u64, age: Duration) -> &mut Options {
         self.retention = Some(Retention { bytes, age });
         self

@@ -1,8 +1,9 @@
 //! A panic of one of the logger's threads ends the logger.
 //!
-//! A logger without one of its threads would hold its byte and do only a part of its work; clients would wait for the rest.
-//! A daemon aborts in its panic hook (`daemon`). A logger inside of a host's process must not, so the panic is
-//! recorded here. The thread that serves then ends the others, gives the byte up, and returns the panic as an error.
+//! A logger without one of its threads would hold its byte and do only a part of its work; clients
+//! would wait for the rest. A daemon aborts in its panic hook (`daemon`). A logger inside of a
+//! host's process must not, so the panic is recorded here. The thread that serves then ends the
+//! others, gives the byte up, and returns the panic as an error.
 //!
 //! | thread waits for | ended by |
 //! |---|---|
@@ -21,8 +22,8 @@ pub(crate) struct Panics {
 }
 
 impl Panics {
-    /// Does the work of the thread named `thread`. If it panics, records the panic and calls `on_panic`, which wakes the
-    /// thread that serves.
+    /// Does the work of the thread named `thread`. If it panics, records the panic and calls
+    /// `on_panic`, which wakes the thread that serves.
     pub(crate) fn watch(&self, thread: &'static str, work: impl FnOnce(), on_panic: impl FnOnce()) {
         // The work's state is not used after a panic: the logger ends.
         let Err(payload) = catch_unwind(AssertUnwindSafe(work)) else { return };

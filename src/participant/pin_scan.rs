@@ -37,8 +37,8 @@ mod tests {
         TxnId::from_u64(sequence)
     }
 
-    /// A pin protects what was created by then and freed after it; of a page freed after the horizon the
-    /// scan does not decide.
+    /// A pin protects what was created by then and freed after it; of a page freed after the
+    /// horizon the scan does not decide.
     #[test]
     fn protects_from_creation_to_freeing() {
         let scan = PinScan::new(txn(20), vec![txn(9), txn(5), txn(9)]);

@@ -1,14 +1,17 @@
 //! When the logger's threads look by themselves, and when they rest until something wakes them.
 //!
-//! Each thread sleeps on an event count, and whatever it has to do is preceded by a ring. A ring can be missing: its sender may die
-//! between its news and the ring, or an older version of the library may not send it. While the store is used, the threads therefore look again
-//! every few milliseconds, and repair that. When nothing has been published, stored or asked for during [`REST_DELAY`], they rest:
-//! one thread looks for the dead and for a missing directory every few seconds ([`DEAD_CLIENT_CHECK_INTERVAL`]), and the others wake once
-//! a minute. While no process has the store open, the logger is *alone*: all threads sleep until a ring, and the main thread
-//! until it is time to leave. The thread that listens for message-passing clients is told by the kernel when the
-//! directory has lost a file (`server/socket_path/watch.rs`), and rings.
+//! Each thread sleeps on an event count, and whatever it has to do is preceded by a ring. A ring
+//! can be missing: its sender may die between its news and the ring, or an older version of the
+//! library may not send it. While the store is used, the threads therefore look again every few
+//! milliseconds, and repair that. When nothing has been published, stored or asked for during
+//! [`REST_DELAY`], they rest: one thread looks for the dead and for a missing directory every few
+//! seconds ([`DEAD_CLIENT_CHECK_INTERVAL`]), and the others wake once a minute. While no process
+//! has the store open, the logger is *alone*: all threads sleep until a ring, and the main thread
+//! until it is time to leave. The thread that listens for message-passing clients is told by the
+//! kernel when the directory has lost a file (`server/socket_path/watch.rs`), and rings.
 //!
-//! Whatever wakes a thread that rests wakes all of them ([`Rest::stir`]), so a store that is used again is looked after as before.
+//! Whatever wakes a thread that rests wakes all of them ([`Rest::stir`]), so a store that is used
+//! again is looked after as before.
 //!
 //! | ring that is missing | beside a client, the event is noticed | alone |
 //! |---|---|---|
@@ -53,8 +56,8 @@ impl Rest {
         self.nap_beside_clients(nap, REST_WAIT_MAX)
     }
 
-    /// Notes whether no process has the store open. When that ends, all threads are to be woken ([`Rest::stir`]), since they may
-    /// have begun to sleep for [`ALONE_LONGEST`].
+    /// Notes whether no process has the store open. When that ends, all threads are to be woken
+    /// ([`Rest::stir`]), since they may have begun to sleep for [`ALONE_LONGEST`].
     pub(crate) fn set_alone(&self, is_alone: bool) {
         self.is_alone.store(is_alone, Ordering::SeqCst);
     }
@@ -64,7 +67,8 @@ impl Rest {
         self.is_alone.load(Ordering::SeqCst)
     }
 
-    /// How long a thread sleeps that looks every `nap` while the store is used, every `resting` while it is only open.
+    /// How long a thread sleeps that looks every `nap` while the store is used, every `resting`
+    /// while it is only open.
     pub(crate) fn nap_beside_clients(&self, nap: Duration, resting: Duration) -> Duration {
         match self.is_resting() {
             false => nap,
@@ -73,7 +77,8 @@ impl Rest {
         }
     }
 
-    /// Whether the threads rest. To be asked between `event_count::prepare_wait` and `event_count::wait`.
+    /// Whether the threads rest. To be asked between `event_count::prepare_wait` and
+    /// `event_count::wait`.
     pub(crate) fn is_resting(&self) -> bool {
         now_ns() >= self.active_until_ns.load(Ordering::SeqCst)
     }
@@ -81,7 +86,8 @@ impl Rest {
     /// Something happened: no thread rests from now on.
     pub(crate) fn stir(&self, engine: &Engine) {
         let (now, active_ns) = (now_ns(), REST_DELAY.as_nanos() as u64);
-        // They are awake, and will be for a while. The half is room for a thread that asked the clock earlier.
+        // They are awake, and will be for a while. The half is room for a thread that asked the
+        // clock earlier.
         if self.active_until_ns.load(Ordering::SeqCst) >= now + active_ns / 2 {
             return;
         }

@@ -1,4 +1,5 @@
-//! What clients tell the logger through `control`: its policy, its patience, and that a checkpoint is wanted.
+//! What clients tell the logger through `control`: its policy, its patience, and that a checkpoint
+//! is wanted.
 
 use crate::participant::engine::{Engine, LOGGER_RECHECK_INTERVAL};
 use crate::participant::options::FlushPolicy;
@@ -89,8 +90,8 @@ pub(crate) fn retention(control: &Control) -> Retention {
     Retention { bytes: logger.retain_bytes.load(Ordering::Acquire), age }
 }
 
-/// Has a checkpoint taken that covers what is visible now, and waits for it; for a transaction that holds its start up,
-/// no longer than `lock_timeout`.
+/// Has a checkpoint taken that covers what is visible now, and waits for it; for a transaction that
+/// holds its start up, no longer than `lock_timeout`.
 pub(crate) fn wait_checkpoint(engine: &Engine, lock_timeout: Option<Duration>) -> Result<TxnId> {
     let wanted = engine.control.committed();
     let fixed = engine.control.fixed();

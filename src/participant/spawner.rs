@@ -2,14 +2,17 @@
 //!
 //! The candidates for the program, in this order:
 //! 1. the program named in the options or in `UNTORN_LOGGER`; if there is one, no other is tried;
-//! 2. the running executable, executed again with a variable set, if this library is linked into it: a hook that runs before
-//!    `main` becomes the logger and never returns (feature `logger-hook`);
+//! 2. the running executable, executed again with a variable set, if this library is linked into
+//!    it: a hook that runs before `main` becomes the logger and never returns (feature
+//!    `logger-hook`);
 //! 3. `untorn-logger` beside the executable, or on `PATH`.
 //!
-//! A host that loads this code as a plug-in would restart itself. The hook therefore counts only in the executable's own image.
+//! A host that loads this code as a plug-in would restart itself. The hook therefore counts only in
+//! the executable's own image.
 //!
-//! A client that misses the logger polls here while it waits for something else, under its own timeout. So a poll never waits
-//! for a logger to become ready. It spawns one if none is starting, and returns the error of the last one that failed.
+//! A client that misses the logger polls here while it waits for something else, under its own
+//! timeout. So a poll never waits for a logger to become ready. It spawns one if none is starting,
+//! and returns the error of the last one that failed.
 
 use crate::environment;
 use crate::files::descriptor::Descriptor;
@@ -116,10 +119,12 @@ impl LoggerSpawner {
         }
     }
 
-    /// Spawns a logger if the store has none and none is starting. Does not wait for it: the caller polls again.
+    /// Spawns a logger if the store has none and none is starting. Does not wait for it: the caller
+    /// polls again.
     ///
     /// # Errors
-    /// The error that the last logger reported, if it could not serve; [`Error::LoggerUnavailable`] if there is no program to spawn.
+    /// The error that the last logger reported, if it could not serve; [`Error::LoggerUnavailable`]
+    /// if there is no program to spawn.
     pub(crate) fn ensure(&self, engine: &Engine) -> Result<()> {
         match engine.has_logger() {
             Ok(true) => return Ok(()),
@@ -132,8 +137,8 @@ impl LoggerSpawner {
         }
         // Another thread polls already.
         let Some(mut start) = self.start.try_lock() else { return Ok(()) };
-        // A logger that has entered `control` serves before its client reads that from the pipe. If it is killed in between, its
-        // program works all the same, and no attempt has failed.
+        // A logger that has entered `control` serves before its client reads that from the pipe. If
+        // it is killed in between, its program works all the same, and no attempt has failed.
         let logger_starts = engine.control.fixed().counters.logger_starts.load(Ordering::Acquire);
         if let Some(last) = start.as_mut().filter(|last| last.logger_starts != logger_starts) {
             last.attempt = 0;
@@ -141,7 +146,8 @@ impl LoggerSpawner {
         self.look(&mut start, &engine.dir, logger_starts, &|| engine.has_logger())
     }
 
-    /// As [`LoggerSpawner::ensure`], and waits until a logger holds its byte of `lock`, or until `patience` is over.
+    /// As [`LoggerSpawner::ensure`], and waits until a logger holds its byte of `lock`, or until
+    /// `patience` is over.
     ///
     /// # Errors
     /// As [`LoggerSpawner::ensure`].
@@ -150,7 +156,8 @@ impl LoggerSpawner {
         let mut start = self.start.lock();
         while !has_logger()? && !patience.is_over() {
             self.look(&mut start, dir, 0, &has_logger)?;
-            // The logger waits for the initialisation lock while another process makes progress under it.
+            // The logger waits for the initialisation lock while another process makes progress
+            // under it.
             patience.look(tester);
             std::thread::sleep(STATUS_POLL_INTERVAL);
         }
@@ -271,7 +278,8 @@ impl LoggerSpawner {
             command.env(BECOME_LOGGER, &path);
             commands.push(command);
         }
-        // In a setuid program, the caller chooses where a hard link to the executable lies and what is on `PATH`.
+        // In a setuid program, the caller chooses where a hard link to the executable lies and what
+        // is on `PATH`.
         if environment::is_of_caller() {
             return Ok(commands);
         }
@@ -286,8 +294,8 @@ impl LoggerSpawner {
     }
 }
 
-/// Reduces the environment of a logger that becomes another user to what it needs. The variables that mark a spawned logger are
-/// set after this.
+/// Reduces the environment of a logger that becomes another user to what it needs. The variables
+/// that mark a spawned logger are set after this.
 fn keep_little_environment(command: &mut Command) {
     command.env_clear();
     let is_kept = |name: &OsStr| !environment::is_of_caller() && environment::is_for_other_user(name);
@@ -329,11 +337,13 @@ impl StatusPipe {
     }
 }
 
-/// Runs a command as a daemon: its first process ends when the second lives on by itself, whose standard output is a pipe.
+/// Runs a command as a daemon: its first process ends when the second lives on by itself, whose
+/// standard output is a pipe.
 ///
-/// An init process, or a subreaper, becomes the parent of its children's orphans, so the second process would come back to
-/// it, and stay a zombie when it ends if the host reaps nothing. There the first process is the logger, and a thread
-/// waits for its end. It waits for that process alone, so the host's own children are the host's to wait for.
+/// An init process, or a subreaper, becomes the parent of its children's orphans, so the second
+/// process would come back to it, and stay a zombie when it ends if the host reaps nothing. There
+/// the first process is the logger, and a thread waits for its end. It waits for that process
+/// alone, so the host's own children are the host's to wait for.
 fn run_daemon(command: &mut Command) -> std::io::Result<StatusPipe> {
     let adopts_orphans = std::process::id() == 1 || child_subreaper().is_ok_and(|subreaper| subreaper.is_some());
     command.env(DAEMON, if adopts_orphans { DAEMON_OF_INIT } else { "1" });

@@ -1,8 +1,8 @@
 //! One process's use of one store: its identity, its pins and its place among the writers.
 //!
 //! All handles of a process to the same store (same device and inode) share one client, found in a
-//! registry. After a `fork()` the child finds its copies dead: every entry and every drop looks at a
-//! wipe-on-fork word first, so that a child can neither use nor release what is its parent's.
+//! registry. After a `fork()` the child finds its copies dead: every entry and every drop looks at
+//! a wipe-on-fork word first, so that a child can neither use nor release what is its parent's.
 
 use crate::admission::local_queue;
 use crate::files::dir;
@@ -38,7 +38,8 @@ use untorn_wal::Lsn;
 /// How long opening waits for other processes that make no visible progress, at the least.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long an opener waits for the logger of a store that needs recovery to leave. One that is stopped does not.
+/// How long an opener waits for the logger of a store that needs recovery to leave. One that is
+/// stopped does not.
 const LOGGER_EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One process's use of one store.
@@ -48,7 +49,8 @@ pub(crate) struct DirectClient {
     pub(crate) engine: Engine,
     pub(super) fork: ForkGuard,
     local_queue: local_queue::LocalQueue,
-    /// For which of its urgent threads this process last left the writer lock reserved: a [`lock::Reservation`].
+    /// For which of its urgent threads this process last left the writer lock reserved: a
+    /// [`lock::Reservation`].
     handed_over: AtomicU64,
     pub(crate) pool: pin::SlotPool,
     pub(crate) wakers: waker::Wakers,
@@ -56,15 +58,18 @@ pub(crate) struct DirectClient {
     entry: usize,
 }
 
-// What a panic of the host can interrupt is what the death of the process can: each protocol of the shared region leaves a
-// state that others go on from, and the locks of this process are free again after a panic, and not poisoned.
+// What a panic of the host can interrupt is what the death of the process can: each protocol of the
+// shared region leaves a state that others go on from, and the locks of this process are free again
+// after a panic, and not poisoned.
 impl std::panic::UnwindSafe for DirectClient {}
 impl std::panic::RefUnwindSafe for DirectClient {}
 
-/// The client of a store, for all handles of this process. Locked while it is made, so that a process never makes two.
+/// The client of a store, for all handles of this process. Locked while it is made, so that a
+/// process never makes two.
 type ClientCell = Arc<Mutex<Weak<DirectClient>>>;
 
-/// By process generation, since a child of fork() inherits the map, and seats that may be locked for ever.
+/// By process generation, since a child of fork() inherits the map, and seats that may be locked
+/// for ever.
 static REGISTRY: LazyLock<Mutex<HashMap<(u64, LockFileId), ClientCell>>> = LazyLock::new(Mutex::default);
 
 /// The place of a store's client in this process.
@@ -102,8 +107,8 @@ impl DirectClient {
         Ok(client)
     }
 
-    /// Opening, as a client sees it: under the initialisation lock it joins the `control` that is in use;
-    /// if nobody lives it lets go, has a logger started, which recovers, and looks again.
+    /// Opening, as a client sees it: under the initialisation lock it joins the `control` that is
+    /// in use; if nobody lives it lets go, has a logger started, which recovers, and looks again.
     fn make(dir: Dir, options: &Options) -> Result<DirectClient> {
         // A day is as good as for ever, and within the clock's range.
         let limit = options.logger_timeout.clamp(open_timeout(), Duration::from_secs(86_400));
@@ -122,8 +127,9 @@ impl DirectClient {
             options.refuse_other_geometry(&header.geometry)?;
             let in_use = tester.is_held(LOGGER_OFFSET)? || has_clients(&tester);
             if in_use && let Some(control) = attach(&dir, &header)? {
-                // A store that takes no more writes is to be closed by all and opened again. If nobody has it open any more, its
-                // logger is about to leave, and the next one recovers it.
+                // A store that takes no more writes is to be closed by all and opened again. If
+                // nobody has it open any more, its logger is about to leave, and the next one
+                // recovers it.
                 let is_left = control.poison() != 0 && !has_clients(&tester);
                 // That logger would wait for itself, and everybody else for it.
                 if is_left && options.is_of_logger {
@@ -163,7 +169,8 @@ impl DirectClient {
         }
     }
 
-    /// Joins: takes a byte of its own, maps the arena, enters the client table. Holds the initialisation lock.
+    /// Joins: takes a byte of its own, maps the arena, enters the client table. Holds the
+    /// initialisation lock.
     fn enter(
         dir: Dir,
         options: &Options,
@@ -175,9 +182,10 @@ impl DirectClient {
         let presence = Presence::take(&dir, CLIENT_IDS, lock_file)?;
         presence::refuse_others(&dir, lock_file)?;
         let me = presence.id();
-        // For writing, also by read-only handles: on a stacked file system, the first open for writing copies a file of a
-        // lower layer, and an earlier mapping would be of the original. `control` and `lock` are always opened so. A user
-        // without the right to write relies on the logger, which has opened the file before any client can join.
+        // For writing, also by read-only handles: on a stacked file system, the first open for
+        // writing copies a file of a lower layer, and an earlier mapping would be of the original.
+        // `control` and `lock` are always opened so. A user without the right to write relies on
+        // the logger, which has opened the file before any client can join.
         let arena_file = match dir.need_file(dir::ARENA, true) {
             Err(Error::Permission { .. }) if options.read_only => dir.need_file(dir::ARENA, false)?,
             opened => opened?,
@@ -222,8 +230,8 @@ impl DirectClient {
         })
     }
 
-    /// An error in a child of `fork()`, and if other processes take this one for dead. Costs two loads, and
-    /// system calls only where a descriptor shows that this process lives.
+    /// An error in a child of `fork()`, and if other processes take this one for dead. Costs two
+    /// loads, and system calls only where a descriptor shows that this process lives.
     #[inline(always)]
     pub(crate) fn check_usable(&self) -> Result<()> {
         if self.fork.is_child() || self.engine.presence.can_be_lost() { self.check_usable_slowly() } else { Ok(()) }
@@ -242,8 +250,8 @@ impl DirectClient {
 
     // ---- writing
 
-    /// Takes the writer lock for this thread, for a commit of this class, whose caller has waited since `asked_ns`; the time-out counts from
-    /// there as well.
+    /// Takes the writer lock for this thread, for a commit of this class, whose caller has waited
+    /// since `asked_ns`; the time-out counts from there as well.
     pub(crate) fn lock_writer(&self, class: CommitClass, asked_ns: u64, timeout: Option<Duration>) -> Result<()> {
         let engine = &self.engine;
         if class == CommitClass::Urgent {
@@ -275,8 +283,9 @@ impl DirectClient {
         }
     }
 
-    /// Before a bulk commit: waits until the log is durable up to `needed`, that is but for a share, and says whether it would wait
-    /// again. Not for ever, nor after an error: a logger that does not get on is for those to find out who need it.
+    /// Before a bulk commit: waits until the log is durable up to `needed`, that is but for a
+    /// share, and says whether it would wait again. Not for ever, nor after an error: a logger that
+    /// does not get on is for those to find out who need it.
     fn wait_for_share(&self, needed: Lsn, patience: Duration) -> Result<bool> {
         self.refuse_open_transaction()?;
         Ok(!patience.is_zero() && self.engine.wait_durable(needed, true, Some(patience)).unwrap_or(false))
@@ -297,7 +306,8 @@ impl DirectClient {
         engine.acquire_writer(&class, wait.left()).inspect_err(|_| self.local_queue.leave())
     }
 
-    /// Lets go of the writer lock: urgent threads of this process are next, then urgent ones elsewhere.
+    /// Lets go of the writer lock: urgent threads of this process are next, then urgent ones
+    /// elsewhere.
     fn let_go(&self) {
         let writer = &self.engine.control.fixed().writer;
         if self.local_queue.has_urgent() {
@@ -311,7 +321,8 @@ impl DirectClient {
         self.local_queue.leave();
     }
 
-    /// Takes back the writer lock's reservation for an urgent thread of this process, if all of them have given up.
+    /// Takes back the writer lock's reservation for an urgent thread of this process, if all of
+    /// them have given up.
     fn take_back_unused(&self) {
         if !self.local_queue.has_urgent()
             && let Some(reservation) = lock::Reservation::from_bits(self.handed_over.load(Ordering::SeqCst))

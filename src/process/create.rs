@@ -1,7 +1,7 @@
 //! Making a new store's files, each whole before it gets its name.
 //!
-//! The header is made last: a directory without it holds no store, whatever a process that was killed here
-//! left behind.
+//! The header is made last: a directory without it holds no store, whatever a process that was
+//! killed here left behind.
 
 use crate::files::dir;
 use crate::files::dir::Dir;
@@ -15,7 +15,8 @@ use crate::{Error, Result};
 use std::os::unix::fs::FileExt;
 use untorn_wal::Lsn;
 
-/// Makes the store's files if there is no header yet. The caller holds the initialisation lock, `init`.
+/// Makes the store's files if there is no header yet. The caller holds the initialisation lock,
+/// `init`.
 pub(crate) fn ensure_store(dir: &Dir, geometry: &Geometry, init: &InitLock) -> Result<()> {
     if dir.open_file(dir::CHECKPOINT, false)?.is_some() {
         return Ok(());
@@ -59,8 +60,8 @@ pub(crate) fn ensure_store(dir: &Dir, geometry: &Geometry, init: &InitLock) -> R
     Ok(())
 }
 
-/// A directory without a header whose log holds segments is a store that has lost its header: making a new
-/// one over it would destroy what may still be saved.
+/// A directory without a header whose log holds segments is a store that has lost its header:
+/// making a new one over it would destroy what may still be saved.
 fn refuse_headless(dir: &Dir) -> Result<()> {
     let Some(folder) = dir.open_folder(dir::WAL)? else { return Ok(()) };
     // A log that can't be listed may hold segments.

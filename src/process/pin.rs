@@ -1,9 +1,11 @@
-//! Pins as a process holds them: a reader slot of the shared table, counted by the guards that use it.
+//! Pins as a process holds them: a reader slot of the shared table, counted by the guards that use
+//! it.
 //!
-//! A thread keeps one slot and uses it again and again: consecutive reads at the same transaction share
-//! the pin, and the last guard to be dropped, on whatever thread, ends it. If older guards still hold the
-//! thread's slot at another transaction, the read takes a further slot. A slot that no thread keeps goes
-//! into the process's pool with its last guard, or back to the table if the pool has enough.
+//! A thread keeps one slot and uses it again and again: consecutive reads at the same transaction
+//! share the pin, and the last guard to be dropped, on whatever thread, ends it. If older guards
+//! still hold the thread's slot at another transaction, the read takes a further slot. A slot that
+//! no thread keeps goes into the process's pool with its last guard, or back to the table if the
+//! pool has enough.
 //!
 //! | count | means | who moves it on |
 //! |---|---|---|
@@ -26,7 +28,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 const ENDING: u32 = u32::MAX;
-/// Idle slots that a process goes on holding beside those of its threads: each costs every writer a look.
+/// Idle slots that a process goes on holding beside those of its threads: each costs every writer a
+/// look.
 const IDLE_SLOTS_MAX: usize = 8;
 
 /// The slots that this process has claimed and that neither a thread nor a guard has.
@@ -41,7 +44,8 @@ struct LocalSlot {
     count: AtomicU32,
     /// A thread keeps it beyond the last guard. Changed under the lock of `client`.
     kept: AtomicBool,
-    /// What is pinned: transaction, catalog root, high-water mark. Written by the owner while the count is 0.
+    /// What is pinned: transaction, catalog root, high-water mark. Written by the owner while the
+    /// count is 0.
     txn: AtomicU64,
     catalog: AtomicU32,
     high_water: AtomicU32,
@@ -49,7 +53,8 @@ struct LocalSlot {
     client: Mutex<Option<Arc<DirectClient>>>,
     /// Whose slot it is. The client gives back all its slots when it goes.
     home: Weak<DirectClient>,
-    /// In a child of fork() the slot is the parent's, and the lock above may be held by a thread that the child hasn't.
+    /// In a child of fork() the slot is the parent's, and the lock above may be held by a thread
+    /// that the child hasn't.
     fork: ForkGuard,
 }
 
@@ -69,7 +74,8 @@ impl Drop for ThreadSlot {
             return;
         }
         let home = self.slot.home.upgrade();
-        // Under the lock, either the last guard sees that no thread keeps the slot, or this sees that it is gone.
+        // Under the lock, either the last guard sees that no thread keeps the slot, or this sees
+        // that it is gone.
         let is_idle = {
             let _client = self.slot.client.lock();
             self.slot.kept.store(false, Ordering::Relaxed);
@@ -137,16 +143,18 @@ impl DirectClient {
         let fixed = self.engine.control.fixed();
         let mut waited = None;
         loop {
-            // Pins the published t, fences, and checks that t is still published (`shared::protocols::pins`).
+            // Pins the published t, fences, and checks that t is still published
+            // (`shared::protocols::pins`).
             let txn = shared.pin_by(&fixed.durable.txn, || {
                 crash_point!("reader.durable_read");
             });
             crash_point!("reader.durable_pinned");
             for place in &*fixed.durable_slots {
                 let words = place.copy();
-                // The places are filled in turn: if t is still published, its place was not refilled while we
-                // copied it. The other one may hold t as well, if t was published twice, and be refilled
-                // just now: then its checksum fails, and the first one is good.
+                // The places are filled in turn: if t is still published, its place was not
+                // refilled while we copied it. The other one may hold t as well, if t was published
+                // twice, and be refilled just now: then its checksum fails, and the first one is
+                // good.
                 let unmoved = fixed.durable.txn.load(Ordering::SeqCst) == txn.as_u64();
                 if unmoved
                     && words[0] == txn.as_u64()
@@ -186,8 +194,8 @@ impl DirectClient {
                     if !slot.share() {
                         return Ok(None);
                     }
-                    // Between the look and the sharing the pin may have ended and begun anew only by this
-                    // thread, which is here.
+                    // Between the look and the sharing the pin may have ended and begun anew only
+                    // by this thread, which is here.
                     return Ok(Some(Pin { slot: slot.clone() }));
                 }
             }
@@ -272,8 +280,8 @@ impl LocalSlot {
         self.count.store(1, Ordering::Release);
     }
 
-    /// Adds a guard to a pin that lives. Not to one of 2^31 guards: some of those were leaked, and more could make the
-    /// count run over.
+    /// Adds a guard to a pin that lives. Not to one of 2^31 guards: some of those were leaked, and
+    /// more could make the count run over.
     #[inline]
     fn share(&self) -> bool {
         let mut count = self.count.load(Ordering::Relaxed);
@@ -306,8 +314,8 @@ impl Pin {
 impl Clone for Pin {
     #[inline]
     fn clone(&self) -> Pin {
-        // The pin lives at least as long as `self`, so only a count that is about to run over keeps this from sharing it.
-        // `Arc` ends the process then, too.
+        // The pin lives at least as long as `self`, so only a count that is about to run over keeps
+        // this from sharing it. `Arc` ends the process then, too.
         if !self.slot.share() {
             std::process::abort();
         }

@@ -1,5 +1,5 @@
-//! Wakes the tasks that await tickets: one thread per process, started with the first awaited ticket,
-//! sleeps on the durable watermark and wakes whoever it covers.
+//! Wakes the tasks that await tickets: one thread per process, started with the first awaited
+//! ticket, sleeps on the durable watermark and wakes whoever it covers.
 
 use crate::participant::engine::now_ns;
 use crate::process::client::DirectClient;
@@ -37,8 +37,8 @@ struct AwaitedTicket {
 pub(crate) type TicketFailure = Arc<Mutex<Option<String>>>;
 
 impl DirectClient {
-    /// Has `waker` woken once the log is durable up to `lsn`, or when `failure` says why it can't be. A flush is requested
-    /// when `deadline_ns` has passed.
+    /// Has `waker` woken once the log is durable up to `lsn`, or when `failure` says why it can't
+    /// be. A flush is requested when `deadline_ns` has passed.
     pub(crate) fn wake_at(
         self: &Arc<DirectClient>,
         lsn: Lsn,
@@ -46,7 +46,8 @@ impl DirectClient {
         waker: &Waker,
         failure: &TicketFailure,
     ) {
-        // Cloned before the lock is taken, and the old one dropped after it: both are code of the caller's runtime.
+        // Cloned before the lock is taken, and the old one dropped after it: both are code of the
+        // caller's runtime.
         let waker = waker.clone();
         let mut old = None;
         let mut state = self.wakers.state.lock();
@@ -143,7 +144,8 @@ impl Wakers {
     }
 }
 
-/// Wakes a task. A panic of the caller's runtime ends here: it must not keep other tasks from being woken.
+/// Wakes a task. A panic of the caller's runtime ends here: it must not keep other tasks from being
+/// woken.
 fn wake(waker: Waker) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
         // Its destructor may panic as well.

@@ -3,11 +3,11 @@
 use crate::TxnId;
 use untorn_wal::wire::Operation;
 
-/// Changes and conditions for [`Client::commit`](crate::Client::commit): all of the changes are made, as one transaction, if
-/// all of the conditions hold; else none.
+/// Changes and conditions for [`Client::commit`](crate::Client::commit): all of the changes are
+/// made, as one transaction, if all of the conditions hold; else none.
 ///
-/// Conditions are about the store as it is before the batch, wherever they stand in it. At most 65,536 changes and
-/// conditions, and 16 MiB in all.
+/// Conditions are about the store as it is before the batch, wherever they stand in it. At most
+/// 65,536 changes and conditions, and 16 MiB in all.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     items: Vec<Item>,
@@ -36,7 +36,8 @@ pub enum CommitOutcome {
     Committed(TxnId),
     /// A condition did not hold, and nothing has changed.
     Mismatch {
-        /// Which of the batch's changes and conditions, counted from 0 in the order in which they were added.
+        /// Which of the batch's changes and conditions, counted from 0 in the order in which they
+        /// were added.
         index: usize,
         /// The key's version; `None` if it is absent.
         current: Option<TxnId>,

@@ -30,12 +30,13 @@ impl Client {
         })
     }
 
-    /// Stores a cell's value, and returns its version: visible on return. Makes the cell, of this size (1 to 4,096
-    /// bytes), if there is none.
+    /// Stores a cell's value, and returns its version: visible on return. Makes the cell, of this
+    /// size (1 to 4,096 bytes), if there is none.
     ///
     /// # Errors
-    /// [`InDoubt`](crate::Error::InDoubt) if the answer was lost; [`Invalid`](crate::Error::Invalid) if the cell has
-    /// another size, [`Limit`](crate::Error::Limit) if none can have it; otherwise as [`Client::put`].
+    /// [`InDoubt`](crate::Error::InDoubt) if the answer was lost;
+    /// [`Invalid`](crate::Error::Invalid) if the cell has another size,
+    /// [`Limit`](crate::Error::Limit) if none can have it; otherwise as [`Client::put`].
     pub fn cell_store(&self, name: &str, value: &[u8]) -> Result<Version> {
         self.store_cell(name, value, false)
     }
@@ -55,7 +56,8 @@ impl Client {
         })
     }
 
-    /// Adds to a counter, wrapping around at 2⁶⁴: visible on return. Makes the counter if there is none.
+    /// Adds to a counter, wrapping around at 2⁶⁴: visible on return. Makes the counter if there is
+    /// none.
     ///
     /// # Errors
     /// As [`Client::cell_store`].

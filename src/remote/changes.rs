@@ -14,15 +14,16 @@ use untorn_wal::wire::{Happened, Reply, Request};
 /// How long one request waits at the server.
 const WAIT_MAX: Duration = Duration::from_millis(wire::CHANGES_WAIT_MS_MAX as u64);
 
-/// The changes of a store after some transaction, in the order in which they were committed; made by [`Client::changes`].
+/// The changes of a store after some transaction, in the order in which they were committed; made
+/// by [`Client::changes`].
 ///
-/// As [`crate::Changes`] it blocks when it is used as an iterator, has no end, and slows no writer. It has a connection of
-/// its own. Changes of keyspaces that the client may not read are left out.
+/// As [`crate::Changes`] it blocks when it is used as an iterator, has no end, and slows no writer.
+/// It has a connection of its own. Changes of keyspaces that the client may not read are left out.
 ///
 /// # When the connection breaks
-/// Between two transactions it goes on over another connection. In the middle of one it answers [`Error::Disconnected`],
-/// and then begins with that transaction again, which may have been made durable by another logger since: see
-/// [`RemoteChanges::resume_from`].
+/// Between two transactions it goes on over another connection. In the middle of one it answers
+/// [`Error::Disconnected`], and then begins with that transaction again, which may have been made
+/// durable by another logger since: see [`RemoteChanges::resume_from`].
 ///
 /// ```
 /// # fn main() -> untorn::Result<()> {
@@ -60,11 +61,13 @@ pub struct RemoteChanges {
 }
 
 impl Client {
-    /// The changes of all transactions after `from`, as they become visible or durable. See [`crate::Store::changes`].
+    /// The changes of all transactions after `from`, as they become visible or durable. See
+    /// [`crate::Store::changes`].
     ///
     /// # Errors
-    /// [`Error::Lagged`] if what follows `from` is no longer retained; [`Error::Diverged`] if there is no transaction
-    /// `from`, or a power loss took it back; [`Error::Disconnected`]; [`Error::Busy`] if there can be no further connection.
+    /// [`Error::Lagged`] if what follows `from` is no longer retained; [`Error::Diverged`] if there
+    /// is no transaction `from`, or a power loss took it back; [`Error::Disconnected`];
+    /// [`Error::Busy`] if there can be no further connection.
     pub fn changes(&self, from: TxnId, feed: Feed) -> Result<RemoteChanges> {
         self.open_changes(Some(from), feed)
     }
@@ -125,8 +128,8 @@ impl RemoteChanges {
     /// The next change, waiting for one no longer than `timeout`; `None` if none came.
     ///
     /// # Errors
-    /// As [`crate::Changes::try_next`]; [`Error::NotAllowed`]; [`Error::Disconnected`]; [`Error::Limit`] for a
-    /// value longer than 16 MiB, which only a direct client can follow.
+    /// As [`crate::Changes::try_next`]; [`Error::NotAllowed`]; [`Error::Disconnected`];
+    /// [`Error::Limit`] for a value longer than 16 MiB, which only a direct client can follow.
     pub fn try_next(&mut self, timeout: Duration) -> Result<Option<Change>> {
         self.next_until(Instant::now().checked_add(timeout))
     }

@@ -1,8 +1,9 @@
-//! One connection to the server of messages: a request out, its reply back, and what it means when either is lost.
+//! One connection to the server of messages: a request out, its reply back, and what it means when
+//! either is lost.
 //!
-//! The server acts on whole requests only. So a request that was not handed over whole has not happened, and may be sent
-//! again over another connection. One that was, and was not answered, is sent again if it is a read, and in doubt if
-//! it is a write.
+//! The server acts on whole requests only. So a request that was not handed over whole has not
+//! happened, and may be sent again over another connection. One that was, and was not answered, is
+//! sent again if it is a read, and in doubt if it is a write.
 
 use crate::remote::failure;
 use crate::shared::socket;
@@ -135,7 +136,8 @@ impl Link {
         }
     }
 
-    /// Sends a request, and reads its reply; `read` gives what it says, if it is the kind of reply that fits.
+    /// Sends a request, and reads its reply; `read` gives what it says, if it is the kind of reply
+    /// that fits.
     pub(super) fn call<T>(
         &mut self,
         kind: Kind,
@@ -147,8 +149,8 @@ impl Link {
         read
     }
 
-    /// As [`Link::call`] for a read whose reply is `Value`: its value and version. A long value is what the reply was read into,
-    /// not a copy of it.
+    /// As [`Link::call`] for a read whose reply is `Value`: its value and version. A long value is
+    /// what the reply was read into, not a copy of it.
     pub(super) fn call_for_value(&mut self, request: &Request<'_>) -> Result<Option<(Vec<u8>, u64)>> {
         let found = self.ask(Kind::Read, request, |reply| match reply {
             Reply::Value(found) => Some(found.map(|found| (found.value.len(), found.version))),

@@ -1,6 +1,8 @@
-//! The message-passing client: a store used through the socket of its logger, without mapping anything.
+//! The message-passing client: a store used through the socket of its logger, without mapping
+//! anything.
 //!
-//! - `connection`: one connection; a request out, its reply back, and what it means when either is lost
+//! - `connection`: one connection; a request out, its reply back, and what it means when either is
+//!   lost
 //! - `batch`: several changes as one transaction
 //! - `cells`: cells and counters
 //! - `changes`: the change feed
@@ -34,16 +36,19 @@ use untorn_wal::wire::{FoundValue, List, Reply, Request};
 
 /// A message-passing client of a store, made by [`Client::connect`].
 ///
-/// It sends each call to the store's logger over a Unix socket and waits for the answer. It maps nothing of the store, so
-/// it can corrupt nothing: it is for processes that are less trusted than those that open the directory, or that see no
-/// more of the store than its socket, such as those in other containers. A call takes tens of microseconds where a
-/// direct [`crate::Store`] takes one or less.
+/// It sends each call to the store's logger over a Unix socket and waits for the answer. It maps
+/// nothing of the store, so it can corrupt nothing: it is for processes that are less trusted than
+/// those that open the directory, or that see no more of the store than its socket, such as those
+/// in other containers. A call takes tens of microseconds where a direct [`crate::Store`] takes one
+/// or less.
 ///
-/// Threads may share a client; their calls go one after the other. Connect once per thread to have them served at once.
+/// Threads may share a client; their calls go one after the other. Connect once per thread to have
+/// them served at once.
 ///
 /// # When the connection breaks
-/// A read is sent again over a new connection, if one can be made within [`ClientOptions::reconnect_timeout`]. A write
-/// whose answer is lost is [`Error::InDoubt`]: it is not sent again.
+/// A read is sent again over a new connection, if one can be made within
+/// [`ClientOptions::reconnect_timeout`]. A write whose answer is lost is [`Error::InDoubt`]: it is
+/// not sent again.
 ///
 /// ```
 /// # fn main() -> untorn::Result<()> {
@@ -96,22 +101,24 @@ impl Default for ClientOptions {
 impl ClientOptions {
     /// The durability of writes that do not name one. Default: [`Durability::Durable`].
     ///
-    /// The server gives a commit no more time ([`Durability::Within`]) than its patience with a peer, 10 s unless its access file says
-    /// otherwise: more answers [`Error::Limit`], and nothing has happened.
+    /// The server gives a commit no more time ([`Durability::Within`]) than its patience with a
+    /// peer, 10 s unless its access file says otherwise: more answers [`Error::Limit`], and nothing
+    /// has happened.
     pub fn durability(&mut self, durability: Durability) -> &mut ClientOptions {
         self.durability = durability;
         self
     }
 
-    /// How long a call waits for its answer before the connection is given up, beyond the time of a write at
-    /// [`Durability::Within`]. Default: 60 s; the server itself gives up waiting for the writer lock after 10 s, and for the disk after
-    /// 30 s.
+    /// How long a call waits for its answer before the connection is given up, beyond the time of a
+    /// write at [`Durability::Within`]. Default: 60 s; the server itself gives up waiting for the
+    /// writer lock after 10 s, and for the disk after 30 s.
     pub fn answer_timeout(&mut self, timeout: Duration) -> &mut ClientOptions {
         self.answer_timeout = timeout;
         self
     }
 
-    /// How long a call tries to connect again when the connection broke, since a new logger may be on its way. Default: 5 s.
+    /// How long a call tries to connect again when the connection broke, since a new logger may be
+    /// on its way. Default: 5 s.
     pub fn reconnect_timeout(&mut self, timeout: Duration) -> &mut ClientOptions {
         self.reconnect_timeout = timeout;
         self
@@ -131,15 +138,18 @@ impl ClientOptions {
 }
 
 impl Client {
-    /// Connects to the socket of a store: `logger.sock` in its directory, unless the store's access file names another.
+    /// Connects to the socket of a store: `logger.sock` in its directory, unless the store's access
+    /// file names another.
     ///
-    /// A logger must run. A direct client starts one when it opens the store; where there are none, a supervisor runs
-    /// `untorn-logger STORE --idle never`.
+    /// A logger must run. A direct client starts one when it opens the store; where there are none,
+    /// a supervisor runs `untorn-logger STORE --idle never`.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is no such file; [`Error::Disconnected`] if nobody answers there; [`Error::Invalid`] if the
-    /// absolute form of the path is longer than system calls take, or there is none; [`Error::NotAllowed`] if the store's access file does not let this user in; [`Error::Busy`];
-    /// [`Error::Protocol`] if the two have no version of the protocol in common.
+    /// [`Error::NotFound`] if there is no such file; [`Error::Disconnected`] if nobody answers
+    /// there; [`Error::Invalid`] if the absolute form of the path is longer than system calls take,
+    /// or there is none; [`Error::NotAllowed`] if the store's access file does not let this user
+    /// in; [`Error::Busy`]; [`Error::Protocol`] if the two have no version of the protocol in
+    /// common.
     pub fn connect(socket: impl AsRef<Path>) -> Result<Client> {
         ClientOptions::default().connect(socket)
     }
@@ -149,7 +159,8 @@ impl Client {
         ClientOptions::default()
     }
 
-    /// What the server had to say when the connection was made: to the store's owner, what is wrong with the access file.
+    /// What the server had to say when the connection was made: to the store's owner, what is wrong
+    /// with the access file.
     pub fn notice(&self) -> Option<String> {
         self.check_fork().ok()?;
         self.link.lock().notice().map(str::to_string)
@@ -171,8 +182,8 @@ impl Client {
     /// The visible value of a key.
     ///
     /// # Errors
-    /// [`Error::NoKeyspace`]; [`Error::NotAllowed`]; [`Error::Limit`] for a value longer than 16 MiB;
-    /// [`Error::Disconnected`]; [`Error::Busy`]; [`Error::Corrupt`].
+    /// [`Error::NoKeyspace`]; [`Error::NotAllowed`]; [`Error::Limit`] for a value longer than 16
+    /// MiB; [`Error::Disconnected`]; [`Error::Busy`]; [`Error::Corrupt`].
     pub fn get(&self, keyspace: &str, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
         Ok(self.get_versioned(keyspace, key)?.map(|(value, _)| value))
     }
@@ -207,10 +218,11 @@ impl Client {
         })
     }
 
-    /// The visible records of a range, in key order, as of one transaction. They come in pieces of up to 1 MiB.
+    /// The visible records of a range, in key order, as of one transaction. They come in pieces of
+    /// up to 1 MiB.
     ///
-    /// The server keeps the scan's snapshot between pieces: up to 10 s for each and 10 min in all. If the next piece is
-    /// asked for later, it is [`Error::Stale`].
+    /// The server keeps the scan's snapshot between pieces: up to 10 s for each and 10 min in all.
+    /// If the next piece is asked for later, it is [`Error::Stale`].
     ///
     /// # Errors
     /// As [`Client::get`]; [`Error::Limit`] if this client has 8 scans open.
@@ -236,7 +248,8 @@ impl Client {
         self.scan(keyspace, crate::prefix::prefix_bounds(prefix, end.as_deref()))
     }
 
-    /// The names of the keyspaces that this client may read, in the order in which they were created.
+    /// The names of the keyspaces that this client may read, in the order in which they were
+    /// created.
     ///
     /// # Errors
     /// [`Error::Disconnected`]; [`Error::Corrupt`].
@@ -249,13 +262,14 @@ impl Client {
 
     // ---- writing
 
-    /// Stores a value under a key, as one transaction at the client's default durability; makes the keyspace if there is
-    /// none.
+    /// Stores a value under a key, as one transaction at the client's default durability; makes the
+    /// keyspace if there is none.
     ///
     /// # Errors
-    /// [`Error::InDoubt`] if the answer was lost, [`Error::NotDurable`] and [`Error::LoggerStalled`] that name the
-    /// transaction: it may have happened, or has. All others: it has not. [`Error::NotAllowed`];
-    /// [`Error::Limit`] for a key or value that is too long, here 16 MiB; [`Error::LockTimeout`]; [`Error::DiskFull`].
+    /// [`Error::InDoubt`] if the answer was lost, [`Error::NotDurable`] and
+    /// [`Error::LoggerStalled`] that name the transaction: it may have happened, or has. All
+    /// others: it has not. [`Error::NotAllowed`]; [`Error::Limit`] for a key or value that is too
+    /// long, here 16 MiB; [`Error::LockTimeout`]; [`Error::DiskFull`].
     pub fn put(&self, keyspace: &str, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<TxnId> {
         self.put_with(keyspace, key, value, self.durability)
     }
@@ -279,7 +293,8 @@ impl Client {
         })
     }
 
-    /// Removes a key, as one transaction at the client's default durability. Says whether it was there.
+    /// Removes a key, as one transaction at the client's default durability. Says whether it was
+    /// there.
     ///
     /// # Errors
     /// As [`Client::put`]; [`Error::NoKeyspace`].
@@ -292,7 +307,8 @@ impl Client {
         })
     }
 
-    /// Commits a batch as one transaction at the client's default durability, if all of its conditions hold.
+    /// Commits a batch as one transaction at the client's default durability, if all of its
+    /// conditions hold.
     ///
     /// # Errors
     /// As [`Client::put`]; [`Error::NoKeyspace`] for a deletion in a keyspace that is not there.
@@ -316,7 +332,8 @@ impl Client {
         })
     }
 
-    /// Stores a value only if the key's version is the expected one; `None` expects the key to be absent.
+    /// Stores a value only if the key's version is the expected one; `None` expects the key to be
+    /// absent.
     ///
     /// # Errors
     /// As [`Client::put`].
@@ -339,23 +356,24 @@ impl Client {
         })
     }
 
-    /// Returns when all that was visible at the call is durable; the logger flushes at once under any policy. Needs the
-    /// right to write something.
+    /// Returns when all that was visible at the call is durable; the logger flushes at once under
+    /// any policy. Needs the right to write something.
     ///
     /// # Errors
-    /// [`Error::NotAllowed`]; [`Error::Disconnected`]; [`Error::NotDurable`]; [`Error::LoggerStalled`].
+    /// [`Error::NotAllowed`]; [`Error::Disconnected`]; [`Error::NotDurable`];
+    /// [`Error::LoggerStalled`].
     pub fn sync(&self) -> Result<()> {
         self.call(Kind::Read, &Request::Sync, done)
     }
 
     // ---- the store as a whole
 
-    /// Takes a checkpoint and returns when it is finished; the id is that of the newest transaction it covers. Needs the
-    /// right to write everything.
+    /// Takes a checkpoint and returns when it is finished; the id is that of the newest transaction
+    /// it covers. Needs the right to write everything.
     ///
     /// # Errors
-    /// [`Error::NotAllowed`]; [`Error::LockTimeout`] if a transaction holds it up for 10 s; [`Error::NeedsRecovery`];
-    /// [`Error::Disconnected`].
+    /// [`Error::NotAllowed`]; [`Error::LockTimeout`] if a transaction holds it up for 10 s;
+    /// [`Error::NeedsRecovery`]; [`Error::Disconnected`].
     pub fn checkpoint(&self) -> Result<TxnId> {
         self.call(Kind::Read, &Request::Checkpoint, |reply| match reply {
             Reply::Committed { txn } => Some(TxnId::from_u64(txn)),

@@ -11,7 +11,8 @@ use untorn_wal::wire::{Edge, PIECE_BYTES_MAX, Reply, Request};
 /// A record that a scan came to: its key and value.
 type Record = (Vec<u8>, Vec<u8>);
 
-/// The records of a range, made by [`Client::scan`]. All are of one snapshot, whatever is written meanwhile.
+/// The records of a range, made by [`Client::scan`]. All are of one snapshot, whatever is written
+/// meanwhile.
 pub struct Scan<'c> {
     client: &'c Client,
     txn: TxnId,

@@ -201,8 +201,8 @@ pub(crate) fn check_access(text: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    //! Whatever the file holds, it is understood or it is not: then nobody but the owner gets in. What is understood is
-    //! what was meant.
+    //! Whatever the file holds, it is understood or it is not: then nobody but the owner gets in.
+    //! What is understood is what was meant.
 
     use super::*;
     use proptest::prelude::*;

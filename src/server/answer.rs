@@ -1,6 +1,8 @@
-//! What each request does: who may do it, and the reads. Writes are in `write`, scans in `scans`, cells in `cells`, changes in `feed`.
+//! What each request does: who may do it, and the reads. Writes are in `write`, scans in `scans`,
+//! cells in `cells`, changes in `feed`.
 //!
-//! A reply is made whole before anything is sent, so that no snapshot is held while a peer takes its time.
+//! A reply is made whole before anything is sent, so that no snapshot is held while a peer takes
+//! its time.
 
 use crate::limits::PAGE_SIZE_MAX;
 use crate::remote::failure;
@@ -15,7 +17,8 @@ use std::time::Instant;
 use untorn_wal::wire;
 use untorn_wal::wire::{FoundValue, List, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, Reply, Request, WireError};
 
-/// The most bytes of names, keys and values in one reply: a value of the greatest length, and what names it.
+/// The most bytes of names, keys and values in one reply: a value of the greatest length, and what
+/// names it.
 pub(super) const REPLY_BYTES_MAX: usize = wire::VALUE_BYTES_MAX + (32 << 10);
 const _: () = assert!(REPLY_BYTES_MAX < MESSAGE_BYTES_MAX && PAGE_SIZE_MAX / 4 + NAME_BYTES_MAX < (32 << 10));
 
@@ -59,8 +62,9 @@ impl<'s> Answer<'s> {
     }
 }
 
-/// Checks the right to make a long request by its first bytes, which contain all that a right depends on: what it is, and the name
-/// of the keyspace or cell. Each operation of a batch is checked again when all of it is there.
+/// Checks the right to make a long request by its first bytes, which contain all that a right
+/// depends on: what it is, and the name of the keyspace or cell. Each operation of a batch is
+/// checked again when all of it is there.
 ///
 /// # Errors
 /// [`Error::NotAllowed`]; [`Error::Protocol`] if they are not the beginning of a request.

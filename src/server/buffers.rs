@@ -1,20 +1,24 @@
-//! Buffers for messages, and the bound on the bytes that all of them take, in all and for each user.
+//! Buffers for messages, and the bound on the bytes that all of them take, in all and for each
+//! user.
 //!
-//! A [`BufferPermit`] counts the bytes of one message and owns the buffer for it. A buffer that is returned is kept idle for the
-//! next message of about that length, of any user: new memory costs more than the copy into it, because the kernel finds, zeroes
-//! and maps each page. Idle buffers count within the same bound as messages. They are dropped when a message needs their bytes,
-//! or after [`IDLE_BUFFER_LIFETIME`].
+//! A [`BufferPermit`] counts the bytes of one message and owns the buffer for it. A buffer that is
+//! returned is kept idle for the next message of about that length, of any user: new memory costs
+//! more than the copy into it, because the kernel finds, zeroes and maps each page. Idle buffers
+//! count within the same bound as messages. They are dropped when a message needs their bytes, or
+//! after [`IDLE_BUFFER_LIFETIME`].
 
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 use untorn_wal::wire::MESSAGE_BYTES_MAX;
 
-/// Messages up to this length are not counted. Each connection may have one request and one reply of this length.
+/// Messages up to this length are not counted. Each connection may have one request and one reply
+/// of this length.
 pub(super) const SMALL_BYTES: usize = 16 << 10;
 /// Bytes of all larger messages, and of what feeds and scans hold, at any time.
 const BYTES_MAX: usize = 4 * MESSAGE_BYTES_MAX;
-/// The part of these that all users but the owner may hold together. It leaves one message to the owner.
+/// The part of these that all users but the owner may hold together. It leaves one message to the
+/// owner.
 const BYTES_OF_OTHERS_MAX: usize = BYTES_MAX - MESSAGE_BYTES_MAX;
 /// The part of these that one user other than the owner may hold.
 const BYTES_OF_USER_MAX: usize = BYTES_MAX / 2;
@@ -47,7 +51,8 @@ struct BuffersInUse {
     of_others: usize,
     /// By uid. A user that holds none has no entry.
     of_users: HashMap<u32, usize>,
-    /// Whether one message of the owner, and one of the other users, may use the bytes that are reserved for the last message.
+    /// Whether one message of the owner, and one of the other users, may use the bytes that are
+    /// reserved for the last message.
     finishing: [bool; 2],
     /// Idle buffers, the oldest first.
     idle: Vec<IdleBuffer>,
@@ -56,7 +61,8 @@ struct BuffersInUse {
 /// How much of the bound a message may use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Allowance {
-    /// Leaves the longest message to the same kind of user. For a message that grows while it holds some bytes.
+    /// Leaves the longest message to the same kind of user. For a message that grows while it holds
+    /// some bytes.
     Ordinary,
     /// All that the user may hold.
     Full,
@@ -69,9 +75,10 @@ struct IdleBuffer {
 
 /// Bytes that are counted for one message; returned when dropped.
 ///
-/// The permit of a request grows as its bytes arrive, so that an announced length costs other users nothing. Requests that hold
-/// some bytes and wait for more could deadlock. Therefore all of them leave the length of one message to a single request of the
-/// owner, and to a single one of the other users. That request can finish; once it is answered, the next one takes its place.
+/// The permit of a request grows as its bytes arrive, so that an announced length costs other users
+/// nothing. Requests that hold some bytes and wait for more could deadlock. Therefore all of them
+/// leave the length of one message to a single request of the owner, and to a single one of the
+/// other users. That request can finish; once it is answered, the next one takes its place.
 pub(super) struct BufferPermit<'b> {
     pool: &'b BufferPool,
     user: User,
@@ -82,7 +89,8 @@ pub(super) struct BufferPermit<'b> {
 }
 
 impl<'b> BufferPermit<'b> {
-    /// Grows to `count` bytes. Waits for free bytes until `deadline`; returns false if there are too few by then.
+    /// Grows to `count` bytes. Waits for free bytes until `deadline`; returns false if there are
+    /// too few by then.
     pub(super) fn grow(&mut self, count: usize, deadline: Instant) -> bool {
         let pool = self.pool;
         let more = counted(count).saturating_sub(self.count);
@@ -105,7 +113,8 @@ impl<'b> BufferPermit<'b> {
         in_use.has_room(self.user, more, if self.is_finishing { Allowance::Full } else { Allowance::Ordinary })
     }
 
-    /// Grows or shrinks to `count` bytes without waiting. Leaves bytes for messages, since it is held between two requests.
+    /// Grows or shrinks to `count` bytes without waiting. Leaves bytes for messages, since it is
+    /// held between two requests.
     pub(super) fn try_keep(&mut self, count: usize) -> bool {
         self.try_set(count, Allowance::Ordinary)
     }
@@ -134,7 +143,8 @@ impl<'b> BufferPermit<'b> {
         has_room
     }
 
-    /// Moves idle buffers that must go to `given_up`. The caller frees them after it has released the lock.
+    /// Moves idle buffers that must go to `given_up`. The caller frees them after it has released
+    /// the lock.
     fn add(&mut self, in_use: &mut BuffersInUse, more: usize, given_up: &mut Vec<IdleBuffer>) {
         if more > 0 {
             in_use.add(self.user, more);
@@ -145,7 +155,8 @@ impl<'b> BufferPermit<'b> {
         }
     }
 
-    /// Takes an idle buffer for a message of `count` bytes, if there is one and all of it may be counted.
+    /// Takes an idle buffer for a message of `count` bytes, if there is one and all of it may be
+    /// counted.
     pub(super) fn reuse_buffer(&mut self, count: usize) {
         let mut in_use = self.pool.in_use.lock();
         let more = counted(count).saturating_sub(self.count);
@@ -236,7 +247,8 @@ impl BuffersInUse {
         self.idle.iter().map(|idle| idle.buffer.capacity()).sum()
     }
 
-    /// Returns the smallest idle buffer of at least `count` and less than `2 * count` bytes, or an empty one.
+    /// Returns the smallest idle buffer of at least `count` and less than `2 * count` bytes, or an
+    /// empty one.
     fn lend(&mut self, count: usize) -> Vec<u8> {
         let capacity = |idle: &IdleBuffer| idle.buffer.capacity();
         let fits = |idle: &IdleBuffer| (count..2 * count).contains(&capacity(idle));
@@ -357,7 +369,8 @@ mod tests {
         assert_eq!(idle_bytes(&pool), 0);
     }
 
-    /// Peers that announce much and send little cost the others nothing; and requests that come in pieces never wait for each other.
+    /// Peers that announce much and send little cost the others nothing; and requests that come in
+    /// pieces never wait for each other.
     #[test]
     fn what_comes_in_pieces_gets_through() {
         let pool = BufferPool::default();

@@ -1,7 +1,8 @@
 //! One connection: the hellos, and then request by request.
 //!
-//! A peer may be silent between messages for as long as it likes; within one it has the policy's patience. A peer that
-//! takes longer to send or to take a message is cut off, and so is one whose frames can't be told apart.
+//! A peer may be silent between messages for as long as it likes; within one it has the policy's
+//! patience. A peer that takes longer to send or to take a message is cut off, and so is one whose
+//! frames can't be told apart.
 
 use crate::Error;
 use crate::LimitKind;
@@ -100,7 +101,8 @@ fn serve_one(
             return stream.write(&failure::encode(&error), Some(Instant::now() + policy.patience)).ok();
         }
         permit.reuse_buffer(length);
-        // Connections for all of it is only addresses; what is not written to takes no memory. So it need not move as it grows.
+        // Connections for all of it is only addresses; what is not written to takes no memory. So
+        // it need not move as it grows.
         permit.buffer.reserve_exact(length);
         permit.buffer.extend_from_slice(buffer);
         while permit.buffer.len() < length {
@@ -126,7 +128,8 @@ fn serve_one(
         Err(error) => Answer::of_error(&Error::Protocol { what: error.to_string() }),
     };
     drop(turn);
-    // What the commit has written lies in the log: while it waits for its flush, others can have its room.
+    // What the commit has written lies in the log: while it waits for its flush, others can have
+    // its room.
     drop(permit);
     if let Some(awaited) = answer.awaited.take() {
         match awaited.wait(shared, stream) {

@@ -1,6 +1,7 @@
 //! Admission of connections: how many there may be, in all and for each user.
 //!
-//! Each connection holds a [`ConnectionPermit`]. The logger exits only if the table is closed while it is empty.
+//! Each connection holds a [`ConnectionPermit`]. The logger exits only if the table is closed while
+//! it is empty.
 
 use crate::server::policy::Policy;
 use crate::shared::socket::SocketStream;
@@ -46,8 +47,8 @@ pub(super) struct ConnectionPermit {
 }
 
 impl Connections {
-    /// Admits a connection. A user other than the owner may have half of all connections. All other users together leave an
-    /// eighth to the owner. So no user shuts out the others.
+    /// Admits a connection. A user other than the owner may have half of all connections. All other
+    /// users together leave an eighth to the owner. So no user shuts out the others.
     pub(super) fn enter(
         self: &Arc<Connections>,
         uid: u32,
@@ -83,8 +84,9 @@ impl Connections {
         table.is_closed
     }
 
-    /// Closes the table, ends all connections, and waits until they have disconnected, or until `deadline`. Requests that are being
-    /// served have until `answers` for their replies; no new ones are read.
+    /// Closes the table, ends all connections, and waits until they have disconnected, or until
+    /// `deadline`. Requests that are being served have until `answers` for their replies; no new
+    /// ones are read.
     pub(super) fn close(&self, answers: Instant, deadline: Instant) {
         let mut table = self.table.lock();
         table.is_closed = true;

@@ -1,11 +1,12 @@
 //! The change feed of a connection. What a client may not read it does not hear of.
 //!
-//! Rights come first: a value that the client may not read is never copied. One that it may read is copied only when there is room for it,
-//! and all that a feed holds from one request to the next is counted as messages are.
+//! Rights come first: a value that the client may not read is never copied. One that it may read is
+//! copied only when there is room for it, and all that a feed holds from one request to the next is
+//! counted as messages are.
 //!
-//! A feed holds nothing of the store back: who falls behind gets `Lagged`. A transaction's last change is marked as such
-//! among those that the client may read; so the newest one is held back until it is known whether another follows, which
-//! is never waited for.
+//! A feed holds nothing of the store back: who falls behind gets `Lagged`. A transaction's last
+//! change is marked as such among those that the client may read; so the newest one is held back
+//! until it is known whether another follows, which is never waited for.
 
 use crate::api::changes::Advance;
 use crate::api::feed::Admission;
@@ -21,7 +22,8 @@ use std::time::{Duration, Instant};
 use untorn_wal::wire;
 use untorn_wal::wire::{ChangeItem, Happened, List, PIECE_BYTES_MAX, PIECE_RECORDS_MAX, Reply};
 
-/// How long a reply may be gathered for, once there is something to say or much that the client may not hear of.
+/// How long a reply may be gathered for, once there is something to say or much that the client may
+/// not hear of.
 const GATHER_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long it is gathered before others have their turn.
@@ -151,7 +153,8 @@ impl<'s> Session<'s> {
             feed.ready_bytes -= bytes;
             feed.through = *through;
         }
-        // It is not known when the rest will be asked for. What there is no room for is taken again then.
+        // It is not known when the rest will be asked for. What there is no room for is taken again
+        // then.
         let rest = feed.changes.let_go() + feed.value_bytes();
         if !feed.permit.try_keep(0) || !feed.permit.try_keep(rest) {
             feed.give_up();
@@ -252,7 +255,8 @@ impl OpenFeed<'_> {
                 Advance::Change(change) => change,
                 Advance::Nothing => return Ok(Enough::Nothing),
                 Advance::Later => {
-                    // One that it may read follows in the transaction, so the one that is held back is not the last.
+                    // One that it may read follows in the transaction, so the one that is held back
+                    // is not the last.
                     if let Some(held) = self.held.take_if(|_| follows) {
                         self.add(held);
                     }

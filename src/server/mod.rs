@@ -1,23 +1,27 @@
 //! The server of message-passing clients, in the logger process.
 //!
-//! One thread listens. Each connection has a thread of its own; the policy bounds their number. They serve through an ordinary
-//! [`Store`] handle of this process, which is opened for the first connection and dropped with the last. So there is no second
-//! path to the data, and a connection keeps the logger running as a client does.
+//! One thread listens. Each connection has a thread of its own; the policy bounds their number.
+//! They serve through an ordinary [`Store`] handle of this process, which is opened for the first
+//! connection and dropped with the last. So there is no second path to the data, and a connection
+//! keeps the logger running as a client does.
 //!
 //! - `access`, `policy`: the access file: who may do what
-//! - `socket_path`: the socket's name in the file system, and changes of the directory that the kernel reports
+//! - `socket_path`: the socket's name in the file system, and changes of the directory that the
+//!   kernel reports
 //! - `connections`: admission of connections
 //! - `buffers`: buffers for messages, and their bound
 //! - `turns`: which long request is served next
 //! - `connection`: one connection, from hello to end
 //! - `answer`, `write`, `scans`, `cells`, `feed`: what each request does
 //!
-//! Nothing waits for a peer while it holds a lock, a transaction or (but for scans, for a bounded time) a snapshot: a
-//! request is there whole before it is looked at, and its reply is made whole before it is sent.
+//! Nothing waits for a peer while it holds a lock, a transaction or (but for scans, for a bounded
+//! time) a snapshot: a request is there whole before it is looked at, and its reply is made whole
+//! before it is sent.
 //!
-//! **Leaving.** The logger's main thread leaves under the initialisation lock, which opening the store takes as well. So a
-//! logger that is idle leaves only if nobody is connected or connecting ([`Server::close_if_idle`]), and one that was told
-//! to leave ends the connections before it takes that lock ([`Server::close`]), and waits for them a bounded time.
+//! **Leaving.** The logger's main thread leaves under the initialisation lock, which opening the
+//! store takes as well. So a logger that is idle leaves only if nobody is connected or connecting
+//! ([`Server::close_if_idle`]), and one that was told to leave ends the connections before it takes
+//! that lock ([`Server::close`]), and waits for them a bounded time.
 
 mod access;
 mod answer;
@@ -62,7 +66,8 @@ const SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const RESTING_SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// The same if no process has the store open, and the kernel does not report changes.
 const UNREPORTED_CHECK_INTERVAL: Duration = Duration::from_secs(10);
-/// How long the listening thread checks every [`SOCKET_CHECK_INTERVAL`] after the kernel has reported a change.
+/// How long the listening thread checks every [`SOCKET_CHECK_INTERVAL`] after the kernel has
+/// reported a change.
 const CHANGE_CHECK_TIME: Duration = Duration::from_secs(5);
 /// How long a policy that was read is used before the access file is checked again.
 const POLICY_CHECK_INTERVAL: Duration = Duration::from_millis(50);
@@ -72,7 +77,8 @@ const WRITER_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Requests for more items than this wait for a turn.
 const ITEMS_WITHOUT_TURN_MAX: u64 = 64;
-/// How long an exiting logger waits for the replies that are being made, and how long for the connections to end.
+/// How long an exiting logger waits for the replies that are being made, and how long for the
+/// connections to end.
 const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -90,13 +96,15 @@ struct ServerState {
     connections: Arc<Connections>,
     /// Buffers of messages.
     buffers: BufferPool,
-    /// Turns of long reads. Half of the processors are left to the flush thread and to direct clients.
+    /// Turns of long reads. Half of the processors are left to the flush thread and to direct
+    /// clients.
     reads: Turns,
     /// Turns of long writes, which wait for the writer lock.
     writes: Turns,
     store: Mutex<SharedStore>,
     socket: Mutex<Option<Arc<BoundSocket>>>,
-    /// Wakes the listening thread when a process has opened the store. Only in a process that is the logger alone.
+    /// Wakes the listening thread when a process has opened the store. Only in a process that is
+    /// the logger alone.
     joined: Option<OwnedFd>,
 }
 
@@ -114,8 +122,9 @@ struct SharedStore {
     users: usize,
 }
 
-/// Makes the socket and listens. A failure is recorded, and the listening thread retries; `None` if that thread cannot
-/// start. `wake_main` wakes the thread that serves, if the listening one panics or the directory loses a file.
+/// Makes the socket and listens. A failure is recorded, and the listening thread retries; `None` if
+/// that thread cannot start. `wake_main` wakes the thread that serves, if the listening one panics
+/// or the directory loses a file.
 pub(crate) fn start(
     dir: &Dir,
     rest: &Arc<Rest>,
@@ -215,7 +224,8 @@ impl Server {
         }
     }
 
-    /// Ends all connections and takes the socket away. The initialisation lock is free meanwhile, or nobody is connected.
+    /// Ends all connections and takes the socket away. The initialisation lock is free meanwhile,
+    /// or nobody is connected.
     pub(crate) fn close(&self) {
         let Some(listening) = self.listening.lock().take() else { return };
         let now = Instant::now();
@@ -310,10 +320,12 @@ struct Listener {
     bound_by: Option<Arc<Policy>>,
     /// The problem that was reported last; `None` at first, so that an old error file is removed.
     last_reported: Option<Option<String>>,
-    /// Reports changes of the directory while no process has the store open. Not beside clients: the kernel takes some 15 ms to
-    /// close it, and releases a killed logger's locks after that, which clients wait for.
+    /// Reports changes of the directory while no process has the store open. Not beside clients:
+    /// the kernel takes some 15 ms to close it, and releases a killed logger's locks after that,
+    /// which clients wait for.
     watch: Option<Watch>,
-    /// Until then it looks as often as beside clients: the newest change was reported not long ago, and files' clocks are coarse.
+    /// Until then it looks as often as beside clients: the newest change was reported not long ago,
+    /// and files' clocks are coarse.
     looks_until: Instant,
 }
 
@@ -367,7 +379,8 @@ impl Listener {
             match next {
                 Ok(Some(stream)) => receive(&self.shared, stream),
                 Ok(None) => {}
-                // No more descriptors, say, in which case those who wait go on waiting; or somebody has closed ours.
+                // No more descriptors, say, in which case those who wait go on waiting; or somebody
+                // has closed ours.
                 Err(_) => {
                     std::thread::sleep(Duration::from_millis(100));
                     self.check_socket();
@@ -390,7 +403,8 @@ impl Listener {
         begins && self.watch.is_some()
     }
 
-    /// How long the thread may sleep if no process has the store open. A change that the kernel does not report is looked for.
+    /// How long the thread may sleep if no process has the store open. A change that the kernel
+    /// does not report is looked for.
     fn longest_nap(&self) -> Duration {
         let socket = self.shared.socket.lock();
         match socket.as_ref().is_some_and(|socket| !socket.is_elsewhere()) && self.watch.is_some() {

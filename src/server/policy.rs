@@ -1,7 +1,8 @@
 //! Who may do what by message, as the access file says it (see `access`).
 //!
-//! The store's owner, whose process the logger is, may always do everything. Several rules for a uid add up. Without the file nobody else is let in,
-//! and with a malformed one neither. The store's own names, `untorn.…`, are nobody's to write.
+//! The store's owner, whose process the logger is, may always do everything. Several rules for a
+//! uid add up. Without the file nobody else is let in, and with a malformed one neither. The
+//! store's own names, `untorn.…`, are nobody's to write.
 
 use crate::files::owner;
 use crate::server::access;
@@ -19,10 +20,12 @@ const MESSAGE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 /// Whose server it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Principal {
-    /// The logger's effective uid. It owns the store's directory: the logger has not started otherwise.
+    /// The logger's effective uid. It owns the store's directory: the logger has not started
+    /// otherwise.
     pub(super) uid: u32,
-    /// The uid by which the kernel names every user that this user namespace has no number for. It names no user in
-    /// particular, so no rule but one for every uid is about it, and it is not the owner.
+    /// The uid by which the kernel names every user that this user namespace has no number for. It
+    /// names no user in particular, so no rule but one for every uid is about it, and it is not the
+    /// owner.
     pub(super) unmapped: Option<u32>,
 }
 
@@ -137,7 +140,8 @@ impl Rights<'_> {
         self.policy.principal.is_owner(self.uid)
     }
 
-    /// The longest time that it may give a commit to become durable: it has a connection and a thread for as long.
+    /// The longest time that it may give a commit to become durable: it has a connection and a
+    /// thread for as long.
     pub(super) fn commit_time_max(&self) -> Duration {
         self.policy.patience
     }
@@ -171,7 +175,8 @@ impl Rights<'_> {
 
 impl Rule {
     fn covers(&self, name: &str) -> bool {
-        // The store's own names tell of all others: a rule about names that begin with `u` does not mean them.
+        // The store's own names tell of all others: a rule about names that begin with `u` does not
+        // mean them.
         let is_own = name.starts_with(OWN_NAMES);
         let covers = |prefix: &String| name.starts_with(&**prefix) && (!is_own || prefix.starts_with(OWN_NAMES));
         self.prefixes.is_empty() || self.prefixes.iter().any(covers)

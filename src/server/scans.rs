@@ -1,7 +1,8 @@
 //! The scans that a connection has open: each a snapshot, and the rest of a range.
 //!
-//! A snapshot is what makes all pieces of a scan one view. It is kept between two pieces, but not for a peer that does not
-//! come back: [`SCAN_IDLE_TIMEOUT`] after the last piece, or [`SCAN_LIFETIME_MAX`] after the first, it goes, and the next piece is `Stale`.
+//! A snapshot is what makes all pieces of a scan one view. It is kept between two pieces, but not
+//! for a peer that does not come back: [`SCAN_IDLE_TIMEOUT`] after the last piece, or
+//! [`SCAN_LIFETIME_MAX`] after the first, it goes, and the next piece is `Stale`.
 
 use crate::limits::{PAGE_SIZE_MAX, key_len_max};
 use crate::{Error, Keyspace, LimitKind, Result, Snapshot};

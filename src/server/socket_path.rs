@@ -1,7 +1,9 @@
-//! The path of the socket, and the files beside it: the access file, which the server reads, and the error file, which it writes.
+//! The path of the socket, and the files beside it: the access file, which the server reads, and
+//! the error file, which it writes.
 //!
-//! The socket is bound under a temporary name and renamed, so that a client that finds it can connect. In the store's directory the
-//! holder of the logger's byte is the only server. Elsewhere, a path at which another server answers is left to that server.
+//! The socket is bound under a temporary name and renamed, so that a client that finds it can
+//! connect. In the store's directory the holder of the logger's byte is the only server. Elsewhere,
+//! a path at which another server answers is left to that server.
 
 pub(super) mod watch;
 
@@ -107,7 +109,8 @@ impl BoundSocket {
         let _ = self.listener.get().map(|fd| net::shutdown(fd, Shutdown::Both));
     }
 
-    /// Whether nobody finds the socket, because its name is gone, or a host has closed what it did not know.
+    /// Whether nobody finds the socket, because its name is gone, or a host has closed what it did
+    /// not know.
     pub(super) fn is_lost(&self) -> bool {
         let Some(dir) = self.dir.get() else { return true };
         self.listener.get().is_err()
@@ -204,7 +207,8 @@ impl FileStamp {
     }
 }
 
-/// The policy as the access file says it. The owner is this process's user, whatever becomes of the directory.
+/// The policy as the access file says it. The owner is this process's user, whatever becomes of the
+/// directory.
 pub(super) fn read_policy(store: &Dir) -> Result<Policy> {
     let owner = Principal::of_this_process();
     let whole = |what: String| Policy::faulty(owner, PolicyFault { line: 0, what });

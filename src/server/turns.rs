@@ -1,9 +1,11 @@
 //! Whose turn it is to have a long request served.
 //!
-//! A request may ask for tens of thousands of records. So many peers could have such work done that the flush thread, for which direct
-//! clients wait, gets no processor, and that what the work needs for a moment comes to hundreds of megabytes. Therefore only a few are at
-//! work at once. When one is done, the user follows who has not had a turn for longest; each second turn is the owner's, if it waits.
-//! A turn ends before anything is waited for, but for the writer lock, which has turns of its own.
+//! A request may ask for tens of thousands of records. So many peers could have such work done that
+//! the flush thread, for which direct clients wait, gets no processor, and that what the work needs
+//! for a moment comes to hundreds of megabytes. Therefore only a few are at work at once. When one
+//! is done, the user follows who has not had a turn for longest; each second turn is the owner's,
+//! if it waits. A turn ends before anything is waited for, but for the writer lock, which has turns
+//! of its own.
 
 use crate::server::buffers::User;
 use parking_lot::{Condvar, Mutex};

@@ -1,8 +1,9 @@
-//! Writes by message: one transaction each, begun when the whole request is there, and answered when it is as durable as
-//! was asked for.
+//! Writes by message: one transaction each, begun when the whole request is there, and answered
+//! when it is as durable as was asked for.
 //!
-//! Nothing is waited for without looking now and then whether the logger is to leave. The writer lock is let go at the
-//! swing, so that commits of many connections share one fsync; then the request's bytes are, for who waits for a flush needs none of them.
+//! Nothing is waited for without looking now and then whether the logger is to leave. The writer
+//! lock is let go at the swing, so that commits of many connections share one fsync; then the
+//! request's bytes are, for who waits for a flush needs none of them.
 
 use crate::api::batch;
 use crate::api::batch::Unmet;

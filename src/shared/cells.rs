@@ -1,17 +1,20 @@
-//! Where cells and counters lie in `control`: a table of entries, and the copies of the cells' values behind it.
+//! Where cells and counters lie in `control`: a table of entries, and the copies of the cells'
+//! values behind it.
 //!
 //! | part | offset | what |
 //! |---|---|---|
 //! | table | [`table_at`] | [`ENTRY_CHUNK`] entries at a time, up to [`limits::CELLS_MAX`] |
 //! | bodies | after the table's end | a cell's copies, allocated once and kept by its entry for ever |
 //!
-//! Both grow within the file, written with zeros before anything is placed there. Address space is reserved for the table; the
-//! bodies are mapped as they are used ([`crate::shared::memory::spans`]). Between
-//! them and what lies before them the file has holes, which nobody touches.
+//! Both grow within the file, written with zeros before anything is placed there. Address space is
+//! reserved for the table; the bodies are mapped as they are used
+//! ([`crate::shared::memory::spans`]). Between them and what lies before them the file has holes,
+//! which nobody touches.
 //!
-//! Entries are allocated and freed by the owner of the writer lock. An entry that was freed is used again: a cell's, by
-//! whoever holds its latch, so that a writer with a stale handle is never in the middle of it; a counter's, when all
-//! processes that could have a handle to the old counter are gone, since adding takes no latch.
+//! Entries are allocated and freed by the owner of the writer lock. An entry that was freed is used
+//! again: a cell's, by whoever holds its latch, so that a writer with a stale handle is never in
+//! the middle of it; a counter's, when all processes that could have a handle to the old counter
+//! are gone, since adding takes no latch.
 #![allow(unsafe_code)]
 
 mod kind;
@@ -44,20 +47,22 @@ pub(crate) const RESERVED_BYTES: u64 = TABLE_BYTES + BODIES_BYTES;
 /// What is known of all cells together.
 #[repr(C)]
 pub(crate) struct CellsHead {
-    /// Not 0 while a cell may have a value that no sample holds: see [`crate::shared::protocols::cell`].
+    /// Not 0 while a cell may have a value that no sample holds: see
+    /// [`crate::shared::protocols::cell`].
     pub(crate) dirty: CacheLine<AtomicU64>,
-    /// Entries that exist and entries ever used; bytes of bodies that exist, in chunks, and that are given out, in units.
-    /// All are [`checked`] numbers.
+    /// Entries that exist and entries ever used; bytes of bodies that exist, in chunks, and that
+    /// are given out, in units. All are [`checked`] numbers.
     capacity: AtomicU64,
     bound: AtomicU64,
     bodies_backed: AtomicU64,
     bodies_used: AtomicU64,
     /// No entry below is free, as a hint.
     first_free: AtomicU64,
-    /// No version up to this one is given to a new cell: cells that were dropped had them. By the owner of the writer lock.
+    /// No version up to this one is given to a new cell: cells that were dropped had them. By the
+    /// owner of the writer lock.
     versions_gone: AtomicU64,
-    /// 1 + the entry of a cell whose creation or drop is being committed. If its owner died, whoever next has the
-    /// writer lock for cells looks which of the two it is.
+    /// 1 + the entry of a cell whose creation or drop is being committed. If its owner died,
+    /// whoever next has the writer lock for cells looks which of the two it is.
     pub(crate) pending: AtomicU64,
     /// Rounds of sampling that are asked for, and the newest one that is committed.
     pub(crate) wanted: CacheLine<AtomicU64>,
@@ -122,8 +127,9 @@ impl CellsHead {
         (self.done_check.load(Ordering::Acquire) == !done).then_some(done)
     }
 
-    /// Asks for a round, and says which one covers what was stored before. Beyond all that are committed, whatever
-    /// `wanted` says, since a flipped bit of that must not acknowledge what no round has looked at.
+    /// Asks for a round, and says which one covers what was stored before. Beyond all that are
+    /// committed, whatever `wanted` says, since a flipped bit of that must not acknowledge what no
+    /// round has looked at.
     pub(crate) fn ask(&self) -> u64 {
         let done = self.done().unwrap_or(0);
         let after = |wanted: u64| wanted.max(done).saturating_add(1);
@@ -202,8 +208,9 @@ impl Control {
     }
 
     fn entry_at(&self, index: usize) -> &CellEntry {
-        // SAFETY: within the reserved range of the mapping, aligned, and in the part of the file that `capacity`
-        // says was written, as the callers have checked. All is atomics, which any process may change at will.
+        // SAFETY: within the reserved range of the mapping, aligned, and in the part of the file
+        // that `capacity` says was written, as the callers have checked. All is atomics, which any
+        // process may change at will.
         unsafe {
             let table = self.base().add(table_at(self.readers_end()) as usize);
             &*table.cast::<CellEntry>().add(index)
@@ -223,7 +230,8 @@ impl Control {
         Ok(self.entry_at(index))
     }
 
-    /// Where the copies of an entry's cell begin, in bytes after the bodies' begin, checked to lie in the file.
+    /// Where the copies of an entry's cell begin, in bytes after the bodies' begin, checked to lie
+    /// in the file.
     fn body_of(&self, entry: &CellEntry, kind: CellKind) -> Result<u64> {
         let at = Self::number(&entry.body, BODIES_BYTES / BODY_UNIT, "place of a cell's copies")? * BODY_UNIT;
         if at + kind.body_bytes() > self.cell_bodies()? {
@@ -237,8 +245,9 @@ impl Control {
         let kind = entry.kind()?;
         let CellKind::Cell { len } = kind else { return Err(damaged("kind of a cell")) };
         let first = self.map_copies(entry, kind)?;
-        // SAFETY: mapped for as long as `self` lives, as was just found, in the part of the file that was written before
-        // `bodies_backed` said so. Aligned to a cache line; atomics alone, which any process may change at will.
+        // SAFETY: mapped for as long as `self` lives, as was just found, in the part of the file
+        // that was written before `bodies_backed` said so. Aligned to a cache line; atomics alone,
+        // which any process may change at will.
         let copies = unsafe { std::slice::from_raw_parts(first.as_ptr(), kind.body_bytes() as usize / 8) };
         Ok(CellView::new(&entry.hot, copies, len))
     }
@@ -264,29 +273,31 @@ impl Control {
     #[inline]
     pub(crate) fn entry_of(&self, cell: &CellRef) -> &CellEntry {
         assert!(cell.region == self.base().addr(), "a cell of another region");
-        // SAFETY: `cell_ref` took it from this mapping, whose base no other mapping has while this one lives. Entries keep
-        // their places; the file never shrinks.
+        // SAFETY: `cell_ref` took it from this mapping, whose base no other mapping has while this
+        // one lives. Entries keep their places; the file never shrinks.
         unsafe { &*cell.entry }
     }
 
-    /// The cell that was found in this very mapping; `entry` is its entry, as [`Control::entry_of`] found it. An entry keeps
-    /// its body for ever.
+    /// The cell that was found in this very mapping; `entry` is its entry, as [`Control::entry_of`]
+    /// found it. An entry keeps its body for ever.
     #[inline]
     pub(crate) fn view_of<'c>(&'c self, cell: &CellRef, entry: &'c CellEntry) -> CellView<'c, Native> {
         assert!(std::ptr::eq(cell.entry, entry), "a cell has the entry that was found with it");
-        // SAFETY: `cell_ref` mapped them from this very region, as `entry_of` has found of the entry, and found them in the
-        // file. They stay mapped as long as `self` lives. The rest as in `cell_view`; of a counter there are none.
+        // SAFETY: `cell_ref` mapped them from this very region, as `entry_of` has found of the
+        // entry, and found them in the file. They stay mapped as long as `self` lives. The rest as
+        // in `cell_view`; of a counter there are none.
         let copies = unsafe { std::slice::from_raw_parts(cell.copies.as_ptr(), cell.kind.body_bytes() as usize / 8) };
         CellView::new(&entry.hot, copies, cell.kind.len())
     }
 
     // ---- by the owner of the writer lock
 
-    /// A free entry for a cell of this kind, used anew or for the first time. `file` is this region.
+    /// A free entry for a cell of this kind, used anew or for the first time. `file` is this
+    /// region.
     ///
-    /// A freed counter is used again only if the newest transaction was `counters_before` or an older
-    /// one when it was freed. A freed cell's entry is used again only if `latch` gets its latch, which
-    /// the caller then has.
+    /// A freed counter is used again only if the newest transaction was `counters_before` or an
+    /// older one when it was freed. A freed cell's entry is used again only if `latch` gets its
+    /// latch, which the caller then has.
     pub(crate) fn allocate_cell(
         &self,
         kind: CellKind,
@@ -315,13 +326,13 @@ impl Control {
         Ok(index)
     }
 
-    /// Makes entry `index`, which is free, one of this kind, with a body if it has none: for a new cell, or in recovery
-    /// for one that had this place before.
+    /// Makes entry `index`, which is free, one of this kind, with a body if it has none: for a new
+    /// cell, or in recovery for one that had this place before.
     pub(crate) fn place_cell(&self, index: usize, kind: CellKind, file: &File) -> Result<()> {
         self.ensure_entries(index + 1, file)?;
         let entry = self.entry_at(index);
-        // Somebody may have died when the entry's kind was there and the bound not yet: then what is made of it now may
-        // need a larger body.
+        // Somebody may have died when the entry's kind was there and the bound not yet: then what
+        // is made of it now may need a larger body.
         if !entry.kind().is_ok_and(|old| old.body_bytes() == kind.body_bytes()) {
             let used = &self.cells().bodies_used;
             let at = Self::number(used, BODIES_BYTES / BODY_UNIT, "room used by cells")? * BODY_UNIT;
@@ -340,8 +351,8 @@ impl Control {
         Ok(())
     }
 
-    /// Gives an allocated entry its first value, and its identity last. Lets go of its latch, also if there is an error: the entry
-    /// is free then.
+    /// Gives an allocated entry its first value, and its identity last. Lets go of its latch, also
+    /// if there is an error: the entry is free then.
     pub(crate) fn begin_cell(&self, index: usize, generation: u64, first: &FirstValue<'_>, me: u64) -> Result<()> {
         let entry = self.cell_entry(index)?;
         let filled = self.fill_cell(entry, first);
@@ -374,10 +385,11 @@ impl Control {
 
     /// Frees an entry: handles find out by its generation.
     ///
-    /// Notes every version that the cell has had, for [`CellsHead::versions_gone`]. The generation is cleared first, and the
-    /// version read after it. A writer looks at the generation with the latch, and the one before it moved the version before
-    /// it released the latch; all four are sequentially consistent or fenced. So of the writers whose version is not seen
-    /// here, only the first can have seen the generation: at most one more version is given.
+    /// Notes every version that the cell has had, for [`CellsHead::versions_gone`]. The generation
+    /// is cleared first, and the version read after it. A writer looks at the generation with the
+    /// latch, and the one before it moved the version before it released the latch; all four are
+    /// sequentially consistent or fenced. So of the writers whose version is not seen here, only
+    /// the first can have seen the generation: at most one more version is given.
     pub(crate) fn free_cell(&self, index: usize) -> Result<()> {
         let entry = self.cell_entry(index)?;
         entry.freed_txn.store(self.committed().as_u64(), Ordering::Release);
@@ -448,7 +460,8 @@ pub(crate) struct CellRef {
     pub(crate) kind: CellKind,
 }
 
-// SAFETY: the addresses are only used by `entry_of` and `view_of`, which argue about them, from any thread alike.
+// SAFETY: the addresses are only used by `entry_of` and `view_of`, which argue about them, from any
+// thread alike.
 unsafe impl Send for CellRef {}
 // SAFETY: as above.
 unsafe impl Sync for CellRef {}

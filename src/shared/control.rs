@@ -1,8 +1,8 @@
 //! The layout of `control`, the region that all processes of a store share while one of them lives.
 //!
 //! Everything in it is an atomic: any process may write it at any time, and a flipped bit or a mad
-//! neighbour must lead to an error, never to undefined behaviour. What leads a reader to memory (page
-//! numbers, positions) is checked before use; what acknowledges carries a check of its own.
+//! neighbour must lead to an error, never to undefined behaviour. What leads a reader to memory
+//! (page numbers, positions) is checked before use; what acknowledges carries a check of its own.
 //!
 //! | part | offset | what |
 //! |---|---|---|
@@ -12,8 +12,9 @@
 //! | readers | after the ring | one [`ReaderSlot`] per pinned snapshot; grows within its reserved range, see [`crate::shared::readers`] |
 //! | cells | after that range | see [`crate::shared::cells`]; grows as well |
 //!
-//! The offsets are those of the parts' greatest sizes. What a part does not use yet is a hole of the file, and nothing leads there but a
-//! word that is stored after its blocks were written with zeros: so no store into the mapping ever needs a block.
+//! The offsets are those of the parts' greatest sizes. What a part does not use yet is a hole of
+//! the file, and nothing leads there but a word that is stored after its blocks were written with
+//! zeros: so no store into the mapping ever needs a block.
 //!
 //! - `layout`: the words
 //! - `state`: the newest and the durable transaction, the incarnation, poison
@@ -66,12 +67,15 @@ pub(crate) struct Control {
     page_size: u64,
     /// The mapped arena, which knows how long its file is.
     arena: OnceLock<Arc<Arena>>,
-    /// Bytes of the arena's file that this process has found to be there. The file never shrinks while a process maps it.
+    /// Bytes of the arena's file that this process has found to be there. The file never shrinks
+    /// while a process maps it.
     arena_known: AtomicU64,
-    /// Where the parts of this file end that this process has found to be there: entries of cells, and their copies.
+    /// Where the parts of this file end that this process has found to be there: entries of cells,
+    /// and their copies.
     pub(crate) cell_table_known: AtomicU64,
     pub(crate) cell_bodies_known: AtomicU64,
-    /// The chunks of reader slots that this process has found ready, a bit for each: they are so for ever.
+    /// The chunks of reader slots that this process has found ready, a bit for each: they are so
+    /// for ever.
     pub(crate) readers_known: AtomicU64,
     /// Entries of the client table that this process has found ready: they are so for ever.
     clients_known: AtomicUsize,
@@ -143,12 +147,14 @@ impl Control {
         Ok(control)
     }
 
-    /// Moves this region, which `from` holds, to the blocks of another file: `to` is the region's file afterwards.
+    /// Moves this region, which `from` holds, to the blocks of another file: `to` is the region's
+    /// file afterwards.
     ///
     /// Recovery does this with a region that no other process has mapped, and from its only thread.
     ///
     /// # Errors
-    /// [`Error::DiskFull`] if `to` lacks blocks, and there is no room for them; the region is as it was.
+    /// [`Error::DiskFull`] if `to` lacks blocks, and there is no room for them; the region is as it
+    /// was.
     pub(crate) fn move_to(&self, from: &File, to: &File) -> Result<()> {
         use std::os::unix::fs::FileExt;
         let (device, inode) = file_id(to)?;
@@ -202,12 +208,14 @@ impl Control {
         Self::map_if_it_fits(file, store_id, geometry, boot_id, true)
     }
 
-    /// As [`Control::attach`], to read from only: a store into it would end the process, so nothing may be called on it but
-    /// what loads.
+    /// As [`Control::attach`], to read from only: a store into it would end the process, so nothing
+    /// may be called on it but what loads.
     ///
-    /// Of memory that is mapped for reading only, the language promises no more than relaxed loads of up to a pointer's size, since a stronger
-    /// one could be a compare-and-exchange on some target. On those that this library is for (x86-64, AArch64, 64-bit RISC-V) every atomic
-    /// load of 8 bytes or fewer is a load, with barriers if need be, whatever its ordering. A port to another one has to look at this.
+    /// Of memory that is mapped for reading only, the language promises no more than relaxed loads
+    /// of up to a pointer's size, since a stronger one could be a compare-and-exchange on some
+    /// target. On those that this library is for (x86-64, AArch64, 64-bit RISC-V) every atomic load
+    /// of 8 bytes or fewer is a load, with barriers if need be, whatever its ordering. A port to
+    /// another one has to look at this.
     pub(crate) fn look_into(
         file: &File,
         store_id: [u8; 16],
@@ -217,7 +225,8 @@ impl Control {
         Self::map_if_it_fits(file, store_id, geometry, boot_id, false)
     }
 
-    /// The version of the layout of a region of this store and this boot, if it is another than this library's.
+    /// The version of the layout of a region of this store and this boot, if it is another than
+    /// this library's.
     pub(crate) fn foreign_layout(file: &File, store_id: [u8; 16], boot_id: [u64; 2]) -> Result<Option<u8>> {
         use std::os::unix::fs::FileExt;
         let mut found = [0; offset_of!(RegionIdentity, inode)];
@@ -260,8 +269,8 @@ impl Control {
         Ok(fits.then_some(control))
     }
 
-    /// Whether the file has all that the region's words say it has. Its length is asked for last: others may be
-    /// growing it, and say so when they have.
+    /// Whether the file has all that the region's words say it has. Its length is asked for last:
+    /// others may be growing it, and say so when they have.
     fn is_covered_by(&self, file: &File) -> Result<bool> {
         let readers_end = self.ready_readers_end() as u64;
         let Ok(cells_end) = self.cells_end() else { return Ok(false) };
@@ -272,9 +281,9 @@ impl Control {
     /// The part of fixed size.
     #[inline]
     pub(crate) fn fixed(&self) -> &Fixed {
-        // SAFETY: the mapping is longer than `Fixed`, page-aligned, and lives as long as `self`; the file
-        // was checked to cover it. `Fixed` consists of atomics alone, for which every bit pattern is
-        // valid and which other processes may change at will.
+        // SAFETY: the mapping is longer than `Fixed`, page-aligned, and lives as long as `self`;
+        // the file was checked to cover it. `Fixed` consists of atomics alone, for which every bit
+        // pattern is valid and which other processes may change at will.
         unsafe { &*self.base().cast::<Fixed>() }
     }
 
@@ -294,22 +303,24 @@ impl Control {
         Ok(())
     }
 
-    /// Makes this the region of the same life as `old`: a recovery that dies has lost nothing that `old` holds.
+    /// Makes this the region of the same life as `old`: a recovery that dies has lost nothing that
+    /// `old` holds.
     pub(crate) fn continue_region(&self, old: &Control) {
         self.fixed().identity.region.store(old.region(), Ordering::Relaxed);
         self.fixed().logger.segment.store(old.fixed().logger.segment.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// Whether the newest segment of the log is one that was started in this region's life, and no older than the last
-    /// one that the region knows. If not, the files are of another time than the region, which must not be believed then:
-    /// a backup was copied over them, say. A newer one is as good: its logger died before it could store the number.
+    /// Whether the newest segment of the log is one that was started in this region's life, and no
+    /// older than the last one that the region knows. If not, the files are of another time than
+    /// the region, which must not be believed then: a backup was copied over them, say. A newer one
+    /// is as good: its logger died before it could store the number.
     pub(crate) fn is_of_log(&self, newest: Option<&SegmentHeader>) -> bool {
         let number = self.fixed().logger.segment.load(Ordering::Relaxed);
         newest.is_some_and(|newest| newest.region == self.region() && newest.number.0 >= number)
     }
 
-    /// By the last process of a store that it leaves in order: no open accepts this region any more, or its copy. The file
-    /// stays, so that the next open has its blocks on a full disk.
+    /// By the last process of a store that it leaves in order: no open accepts this region any
+    /// more, or its copy. The file stays, so that the next open has its blocks on a full disk.
     pub(crate) fn invalidate(&self) {
         self.fixed().identity.magic.store(0, Ordering::Release);
     }

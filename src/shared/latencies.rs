@@ -17,7 +17,8 @@ pub(crate) struct ByClass<T> {
 pub(crate) enum Acknowledged {
     /// A commit that is to be durable at once, and whose caller waits.
     Durable,
-    /// A commit that has time, and whose caller waits. It is put off by intent, so it says nothing of how the others fare.
+    /// A commit that has time, and whose caller waits. It is put off by intent, so it says nothing
+    /// of how the others fare.
     Within,
     /// A ticket that is waited for later, whatever it is of; and [`crate::Store::sync`].
     Ticket,
@@ -52,12 +53,15 @@ impl<T> Index<CommitClass> for ByClass<T> {
     }
 }
 
-/// What each commit records. One page, so that it costs one entry of the processor's page tables' cache.
+/// What each commit records. One page, so that it costs one entry of the processor's page tables'
+/// cache.
 #[repr(C, align(4096))]
 pub(crate) struct LockTimes {
-    /// From asking for the writer lock to having it. By who has just taken it: nobody else records meanwhile.
+    /// From asking for the writer lock to having it. By who has just taken it: nobody else records
+    /// meanwhile.
     pub(crate) wait: Histogram<Native>,
-    /// From having it to letting it go. By who is about to let it go: nobody else records meanwhile.
+    /// From having it to letting it go. By who is about to let it go: nobody else records
+    /// meanwhile.
     pub(crate) hold: Histogram<Native>,
 }
 
@@ -66,8 +70,8 @@ const _: () = assert!(size_of::<LockTimes>() == 4096);
 /// All of them.
 #[repr(C)]
 pub(crate) struct Latencies {
-    /// Of a commit whose caller waits for durability: from the publication to its knowing, once. Of a ticket that is waited for later: from the
-    /// beginning of that wait. By whoever waits.
+    /// Of a commit whose caller waits for durability: from the publication to its knowing, once. Of
+    /// a ticket that is waited for later: from the beginning of that wait. By whoever waits.
     pub(crate) acknowledgement: ByAcknowledged<Histogram<Native>>,
     /// The writer lock.
     pub(crate) lock: ByClass<LockTimes>,

@@ -3,27 +3,30 @@
 //!
 //! A claim is an open-file-description lock on one byte. Two things can keep the open file:
 //!
-//! - **A mapping.** One page of the file is mapped and the descriptor closed. The host may close any
-//!   descriptor, a forked child does not inherit the mapping, and exec, exit and SIGKILL end it after
-//!   the last thread has released the memory.
-//! - **A descriptor.** On a stacked file system (overlayfs) a mapping refers to the file underneath, and
-//!   the lock ends with `close`. There the descriptor stays open, in the table that all threads share:
-//!   the kernel closes a table when its last thread ends, and each thread releases the memory before the
-//!   table, so the lock outlives the memory here as well. See [`Private`](crate::shared::memory::private::Private) for children, and
-//!   [`Claim::is_lost`] for a host that closes it.
+//! - **A mapping.** One page of the file is mapped and the descriptor closed. The host may close
+//!   any descriptor, a forked child does not inherit the mapping, and exec, exit and SIGKILL end it
+//!   after the last thread has released the memory.
+//! - **A descriptor.** On a stacked file system (overlayfs) a mapping refers to the file
+//!   underneath, and the lock ends with `close`. There the descriptor stays open, in the table that
+//!   all threads share: the kernel closes a table when its last thread ends, and each thread
+//!   releases the memory before the table, so the lock outlives the memory here as well. See
+//!   [`Private`](crate::shared::memory::private::Private) for children, and [`Claim::is_lost`] for
+//!   a host that closes it.
 //!
-//! **Proof.** Which of the two holds is tried, not looked up by the file system's name: a claim is given
-//! out only after a fresh open of the file has found its lock. The query asks for a random *witness*
-//! byte, locked through the same open file, since another process may have taken a free byte of the
-//! claim meanwhile. All locks of an open file end together. A file system on which neither passes is an
-//! error.
+//! **Proof.** Which of the two holds is tried, not looked up by the file system's name: a claim is
+//! given out only after a fresh open of the file has found its lock. The query asks for a random
+//! *witness* byte, locked through the same open file, since another process may have taken a free
+//! byte of the claim meanwhile. All locks of an open file end together. A file system on which
+//! neither passes is an error.
 //!
-//! **Invariant**: a free byte means dead for ever, since client ids are random and never used twice. The byte is the
-//! only authority, and whatever is unclear means alive: a lock wrongly waited for costs time, one wrongly taken, data. A
-//! waiter does not wait for what stays unclear: it returns the cause (`Engine::acquire_while_clear`).
+//! **Invariant**: a free byte means dead for ever, since client ids are random and never used
+//! twice. The byte is the only authority, and whatever is unclear means alive: a lock wrongly
+//! waited for costs time, one wrongly taken, data. A waiter does not wait for what stays unclear:
+//! it returns the cause (`Engine::acquire_while_clear`).
 //!
-//! The offsets 0 and 1 are the initialisation lock and the logger. Below 2^32 lies the mark by which the holder of the
-//! former shows progress (`progress.rs`), ids between 2^32 and 2^62, witnesses above.
+//! The offsets 0 and 1 are the initialisation lock and the logger. Below 2^32 lies the mark by
+//! which the holder of the former shows progress (`progress.rs`), ids between 2^32 and 2^62,
+//! witnesses above.
 //!
 //! - `byte_lock`: locks on single bytes of a file
 //! - `claim`: the locked bytes that this process holds
@@ -51,19 +54,21 @@ const INIT_OFFSET: u64 = 0;
 pub(crate) const LOGGER_OFFSET: u64 = 1;
 /// Where the clients' bytes are.
 pub(crate) const CLIENT_IDS: Range<u64> = 1 << 32..1 << 61;
-/// Where the bytes are that loggers have as holders of locks: apart, so that one query finds a living client.
+/// Where the bytes are that loggers have as holders of locks: apart, so that one query finds a
+/// living client.
 pub(crate) const LOGGER_IDS: Range<u64> = 1 << 61..1 << 62;
 
 /// Where the witnesses are that prove claims: above all ids.
 const WITNESSES: Range<u64> = 1 << 62..(1 << 63) - 1;
 
-/// The offset of the byte of `arena` that participants of this `lock` share. The device is that of the directory.
+/// The offset of the byte of `arena` that participants of this `lock` share. The device is that of
+/// the directory.
 pub(crate) fn arena_offset(lock_file: LockFileId) -> u64 {
     lock_file.inode() % WITNESSES.start
 }
 
-/// Which file `lock` is, opened for writing: on a stacked file system that is when a file of a lower layer is copied,
-/// and its inode may become another.
+/// Which file `lock` is, opened for writing: on a stacked file system that is when a file of a
+/// lower layer is copied, and its inode may become another.
 pub(crate) fn lock_file_id(directory: impl AsFd) -> Result<LockFileId> {
     Ok(open_lock(directory, true)?.1)
 }
@@ -92,7 +97,8 @@ enum TestFile<'f> {
     Kept(&'f Descriptor, BorrowedFd<'f>),
 }
 
-/// Opens `lock` for [`Tester::with`], so that bytes can be tested when the process has no descriptor left to open it anew.
+/// Opens `lock` for [`Tester::with`], so that bytes can be tested when the process has no
+/// descriptor left to open it anew.
 pub(crate) fn open_reserve(directory: impl AsFd, expected: LockFileId) -> Result<Descriptor> {
     // A position that every file system allows.
     let mark = random_in(&(1..1 << 30))?;
@@ -103,12 +109,14 @@ pub(crate) fn open_reserve(directory: impl AsFd, expected: LockFileId) -> Result
 }
 
 impl<'f> Tester<'f> {
-    /// Tests through a descriptor that is kept; `None` if it has come to name another file, or none.
+    /// Tests through a descriptor that is kept; `None` if it has come to name another file, or
+    /// none.
     pub(crate) fn with(kept: &'f Descriptor) -> Option<Tester<'f>> {
         Some(Tester { file: TestFile::Kept(kept, kept.get()?) })
     }
 
-    /// Opens `lock` afresh. Fails if it isn't the file `expected`: then nothing can be said about anybody.
+    /// Opens `lock` afresh. Fails if it isn't the file `expected`: then nothing can be said about
+    /// anybody.
     pub(crate) fn open(directory: impl AsFd, expected: Option<LockFileId>) -> Result<Tester<'f>> {
         let (file, found) = open_lock(directory, true)?;
         match expected {
@@ -136,8 +144,8 @@ impl<'f> Tester<'f> {
         }
     }
 
-    /// Whether the owner of something, named by this id, is alive. Nobody ever had an id outside of the two ranges,
-    /// which then comes from damaged memory.
+    /// Whether the owner of something, named by this id, is alive. Nobody ever had an id outside of
+    /// the two ranges, which then comes from damaged memory.
     ///
     /// # Errors
     /// As [`Tester::is_held`].

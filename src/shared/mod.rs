@@ -1,10 +1,11 @@
-//! What processes share: memory, words in it, locks, and whether a process is alive. The only folder with unsafe code,
-//! together with the few files elsewhere that say so in their first line.
+//! What processes share: memory, words in it, locks, and whether a process is alive. The only
+//! folder with unsafe code, together with the few files elsewhere that say so in their first line.
 //!
 //! - `memory`: mappings
 //! - `protocols`: the protocols between processes, model-checked
 //! - `control`: the layout of the shared region; `cells`, `readers`, `latencies`: parts of it
-//! - `liveness`: whether a process lives, by locked bytes of `lock`; `presence`: the bytes of this process
+//! - `liveness`: whether a process lives, by locked bytes of `lock`; `presence`: the bytes of this
+//!   process
 //! - `socket`: messages between processes
 //! - `progress`: whether a living process makes progress
 

@@ -1,13 +1,15 @@
 //! Presence: what shows other processes that a participant of a store, client or logger, is alive.
 //!
-//! It is a locked byte of `lock`, at the offset of the participant's id (`shared/liveness.rs`), and a shared lock on one byte of
-//! `arena`, whose offset is derived from the inode of `lock`.
+//! It is a locked byte of `lock`, at the offset of the participant's id (`shared/liveness.rs`), and
+//! a shared lock on one byte of `arena`, whose offset is derived from the inode of `lock`.
 //!
-//! **Why the second one.** `lock` is an empty file, which invites deletion. A process that opens the store after that makes
-//! another `lock`, finds no claim in it, and would recover the store beneath the living ones. `arena` holds the data and is not
-//! removed by mistake. Each participant takes its claims first and then looks for claims on `arena` that belong to another
-//! `lock`; if there are any, it neither recovers nor joins. Of two that come at once, at least one sees the other. As long as a
-//! participant holds `lock` open, by its mapping or its descriptor, no other file has that inode.
+//! **Why the second one.** `lock` is an empty file, which invites deletion. A process that opens
+//! the store after that makes another `lock`, finds no claim in it, and would recover the store
+//! beneath the living ones. `arena` holds the data and is not removed by mistake. Each participant
+//! takes its claims first and then looks for claims on `arena` that belong to another `lock`; if
+//! there are any, it neither recovers nor joins. Of two that come at once, at least one sees the
+//! other. As long as a participant holds `lock` open, by its mapping or its descriptor, no other
+//! file has that inode.
 
 use crate::files::dir;
 use crate::files::dir::Dir;
@@ -18,7 +20,8 @@ use crate::{ClientId, Error, Result};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-/// How long an opener waits for participants of another `lock` to end: a logger leaves soon after `lock` has gone.
+/// How long an opener waits for participants of another `lock` to end: a logger leaves soon after
+/// `lock` has gone.
 const OTHER_CLAIMS_TIMEOUT: Duration = Duration::from_secs(3);
 const OTHER_CLAIMS_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -53,7 +56,8 @@ pub(crate) fn refuse_others(dir: &Dir, lock_file: LockFileId) -> Result<()> {
 }
 
 impl Presence {
-    /// Takes a new random id in `ids`. The caller holds the initialisation lock, whose file is `lock_file`.
+    /// Takes a new random id in `ids`. The caller holds the initialisation lock, whose file is
+    /// `lock_file`.
     ///
     /// # Errors
     /// [`Error::Detached`] if `lock` is another file by now.
@@ -71,16 +75,18 @@ impl Presence {
         self.id
     }
 
-    /// Whether the host can end the proof of life, by closing a descriptor. If not, [`Presence::check`] never fails.
+    /// Whether the host can end the proof of life, by closing a descriptor. If not,
+    /// [`Presence::check`] never fails.
     #[inline]
     pub(crate) fn can_be_lost(&self) -> bool {
         self.in_lock.is_kept_by_descriptor()
     }
 
-    /// An error if this process has lost its proof of life. Other processes then treat it as dead: they take its locks
-    /// over, reuse the pages that it has pinned, and may have a logger of their own. So each entry of a handle asks, and a
-    /// commit asks again just before it publishes. Not covered: what a thread does between the question and its end, and bytes
-    /// of values that are already lent out.
+    /// An error if this process has lost its proof of life. Other processes then treat it as dead:
+    /// they take its locks over, reuse the pages that it has pinned, and may have a logger of their
+    /// own. So each entry of a handle asks, and a commit asks again just before it publishes. Not
+    /// covered: what a thread does between the question and its end, and bytes of values that are
+    /// already lent out.
     pub(crate) fn check(&self) -> Result<()> {
         if self.in_lock.is_lost() { Err(lost_descriptor()) } else { Ok(()) }
     }

@@ -1,7 +1,8 @@
-//! Goal: what is said of liveness, forks and the writer lock holds between real processes that really die.
+//! Goal: what is said of liveness, forks and the writer lock holds between real processes that
+//! really die.
 //!
-//! Method: children made by `fork()` take claims and the lock, and are killed at random instants; what they leave is
-//! looked at from outside. The random test prints its seed.
+//! Method: children made by `fork()` take claims and the lock, and are killed at random instants;
+//! what they leave is looked at from outside. The random test prints its seed.
 #![allow(unsafe_code)]
 
 use crate::Error;
@@ -49,8 +50,9 @@ struct Child(libc::pid_t);
 
 impl Child {
     fn run(part: impl FnOnce()) -> Child {
-        // SAFETY: the child runs `part` and exits, returning into nothing of the test's. The C library makes its
-        // allocator usable there; no other lock that another thread may have held is taken.
+        // SAFETY: the child runs `part` and exits, returning into nothing of the test's. The C
+        // library makes its allocator usable there; no other lock that another thread may have held
+        // is taken.
         match unsafe { libc::fork() } {
             0 => {
                 let outcome = std::panic::catch_unwind(AssertUnwindSafe(part));
@@ -93,7 +95,8 @@ fn sleep_for_ever() -> ! {
     }
 }
 
-/// A wait that lasts this long hangs: a busy machine may take a hundred times as long as an idle one.
+/// A wait that lasts this long hangs: a busy machine may take a hundred times as long as an idle
+/// one.
 const HANGS: Duration = Duration::from_secs(300);
 
 #[track_caller]
@@ -111,7 +114,8 @@ fn is_alive(directory: impl std::os::fd::AsFd, expected: crate::files::dir::Lock
 }
 
 fn word64(mapping: &Mapping, offset: u64) -> &AtomicU64 {
-    // SAFETY: callers name words inside the mapped file, aligned, which everybody uses as atomics alone.
+    // SAFETY: callers name words inside the mapped file, aligned, which everybody uses as atomics
+    // alone.
     unsafe { &*mapping.as_ptr().add(offset as usize).cast() }
 }
 
@@ -125,7 +129,8 @@ fn a_claim_survives_closed_descriptors_and_ends_when_dropped() {
     let directory = directory();
     let (id, claim) = Claim::take_new_id(&directory.handle, CLIENT_IDS).unwrap();
     assert!(CLIENT_IDS.contains(&id.0));
-    // Closing any descriptor of the file drops a classic POSIX lock; and ours must not hang on a descriptor at all.
+    // Closing any descriptor of the file drops a classic POSIX lock; and ours must not hang on a
+    // descriptor at all.
     drop(File::open(directory.path.path().join(LOCK_FILE)).unwrap());
     let lock_path = directory.path.path().join(LOCK_FILE);
     let is_ours = |link: &std::fs::DirEntry| std::fs::read_link(link.path()).is_ok_and(|target| target == lock_path);
@@ -202,8 +207,8 @@ fn a_child_can_neither_use_nor_release_what_is_its_parents() {
         // Takes the parent's addresses, which dropping the copies must not unmap.
         let own_claim = directory.claim(CLIENT_IDS.start + 1).unwrap();
         let own_mapping = Mapping::new(&file, "control", options).unwrap();
-        // SAFETY: each is a bitwise copy that stands for the one the child inherited; the originals are not dropped,
-        // as the child exits without unwinding to them.
+        // SAFETY: each is a bitwise copy that stands for the one the child inherited; the originals
+        // are not dropped, as the child exits without unwinding to them.
         unsafe {
             drop(std::ptr::read(&raw const claim));
             drop(std::ptr::read(&raw const mapping));
@@ -221,8 +226,8 @@ fn a_child_can_neither_use_nor_release_what_is_its_parents() {
     assert_eq!(word64(&mapping, 0).load(Ordering::Relaxed), 1);
 }
 
-/// One thread takes and drops claims while another forks children that live on: had one of them been born between
-/// the parent's opening and its marking of the mapping, the byte would stay held.
+/// One thread takes and drops claims while another forks children that live on: had one of them
+/// been born between the parent's opening and its marking of the mapping, the byte would stay held.
 #[test]
 fn a_fork_in_the_middle_of_taking_a_claim_inherits_nothing() {
     let directory = directory();
@@ -290,7 +295,8 @@ fn the_initialisation_lock_excludes_and_outlives_nobody() {
 mod at {
     pub(crate) const LOCK: u64 = 0;
     pub(crate) const EVENT: u64 = 8;
-    /// Two counters, moved one after the other under the lock: different only if an owner died in between.
+    /// Two counters, moved one after the other under the lock: different only if an owner died in
+    /// between.
     pub(crate) const FIRST: u64 = 64;
     pub(crate) const SECOND: u64 = 128;
     pub(crate) const INSIDE: u64 = 192;

@@ -1,13 +1,16 @@
-//! Visible progress: a locked byte of `lock` that moves while its holder works under the initialisation lock.
+//! Visible progress: a locked byte of `lock` that moves while its holder works under the
+//! initialisation lock.
 //!
-//! Openers wait for that lock, and its holder may replay a large log for minutes. So the holder locks one byte in a range of
-//! its own, and moves it to another offset after each bounded piece of work: a record replayed, a page checked, blocks
-//! read, written or synced. A waiter begins its limit anew each time that it finds the byte elsewhere ([`Patience`]). One
-//! system call that takes longer than the limit shows no progress.
+//! Openers wait for that lock, and its holder may replay a large log for minutes. So the holder
+//! locks one byte in a range of its own, and moves it to another offset after each bounded piece of
+//! work: a record replayed, a page checked, blocks read, written or synced. A waiter begins its
+//! limit anew each time that it finds the byte elsewhere ([`Patience`]). One system call that takes
+//! longer than the limit shows no progress.
 //!
-//! The mark is a lock, since that needs no block on a full disk and no shared region, which recovery has yet to make, and
-//! ends with its holder. It is a hint. A holder that cannot show progress, for want of a descriptor, works on, and waiters give
-//! up after their limit. A process that may lock bytes of `lock` can keep others waiting: direct clients are trusted.
+//! The mark is a lock, since that needs no block on a full disk and no shared region, which
+//! recovery has yet to make, and ends with its holder. It is a hint. A holder that cannot show
+//! progress, for want of a descriptor, works on, and waiters give up after their limit. A process
+//! that may lock bytes of `lock` can keep others waiting: direct clients are trusted.
 
 use crate::shared::liveness;
 use crate::shared::liveness::Tester;

@@ -1,9 +1,10 @@
-//! The table of reader slots in `control`: chunks that are made on demand, and the occupancy map that finds what is used.
+//! The table of reader slots in `control`: chunks that are made on demand, and the occupancy map
+//! that finds what is used.
 //!
-//! A chunk is absent, being made by a client that writes its zeros, or ready. Two processes never write zeros over the
-//! same chunk, since one that is ready may be in use: a chunk belongs to the client that makes it, by compare-and-swap.
-//! A claim takes no lock. It passes over a chunk that a living process makes, so a process that is stopped there costs
-//! the others one chunk.
+//! A chunk is absent, being made by a client that writes its zeros, or ready. Two processes never
+//! write zeros over the same chunk, since one that is ready may be in use: a chunk belongs to the
+//! client that makes it, by compare-and-swap. A claim takes no lock. It passes over a chunk that a
+//! living process makes, so a process that is stopped there costs the others one chunk.
 //!
 //! | state word | meaning | its maker dies here |
 //! |---|---|---|
@@ -43,7 +44,8 @@ const _: () = {
 pub(crate) struct ReaderWords {
     /// The state of each chunk.
     pub(crate) chunks: [AtomicU64; CHUNKS],
-    /// Not 0: a client may have died that no other trace tells of, so reaping is to look at all slots.
+    /// Not 0: a client may have died that no other trace tells of, so reaping is to look at all
+    /// slots.
     pub(crate) deaths: AtomicU64,
     pub(crate) map: ReaderMap,
 }
@@ -118,10 +120,11 @@ impl Control {
         if !self.is_ready(index / READER_CHUNK) {
             return None;
         }
-        // SAFETY: the table lies within the mapping at its greatest size. The slot's chunk was published as ready
-        // (release) only after zeros were written over all of it, and no chunk is ever taken back, so the file covers
-        // the slot; a word that was forged is refused by `chunk`. It consists of atomics alone, for which every bit pattern is valid and which other processes may
-        // change.
+        // SAFETY: the table lies within the mapping at its greatest size. The slot's chunk was
+        // published as ready (release) only after zeros were written over all of it, and no chunk
+        // is ever taken back, so the file covers the slot; a word that was forged is refused by
+        // `chunk`. It consists of atomics alone, for which every bit pattern is valid and which
+        // other processes may change.
         Some(unsafe { &*self.base().add(self.readers_begin()).cast::<ReaderSlot<Native>>().add(index) })
     }
 
@@ -170,11 +173,13 @@ impl Control {
         }
     }
 
-    /// Claims the lowest free slot for `me`. Takes no lock. Makes room in the file, which `open_file` opens, if there is none; a
-    /// chunk that another living client makes is passed over.
+    /// Claims the lowest free slot for `me`. Takes no lock. Makes room in the file, which
+    /// `open_file` opens, if there is none; a chunk that another living client makes is passed
+    /// over.
     ///
     /// # Errors
-    /// [`Error::Limit`] if there can be no more, [`Error::DiskFull`], or [`Error::Corrupt`] if `control` is damaged.
+    /// [`Error::Limit`] if there can be no more, [`Error::DiskFull`], or [`Error::Corrupt`] if
+    /// `control` is damaged.
     pub(crate) fn claim_reader(
         &self,
         me: ClientIdBits,
@@ -251,8 +256,9 @@ impl Control {
         });
     }
 
-    /// Frees the slots of owners that `is_dead` tells of, for the living reaper `me`; `reaped` is called with each. Looks at the slots that
-    /// are used, or at `all`: those too that their owner had claimed and not entered yet.
+    /// Frees the slots of owners that `is_dead` tells of, for the living reaper `me`; `reaped` is
+    /// called with each. Looks at the slots that are used, or at `all`: those too that their owner
+    /// had claimed and not entered yet.
     pub(crate) fn reap_readers(
         &self,
         all: bool,

@@ -1,7 +1,8 @@
-//! Unix sockets as both sides of the message protocol use them: addresses of any length, whole messages, and a time for
-//! each wait.
+//! Unix sockets as both sides of the message protocol use them: addresses of any length, whole
+//! messages, and a time for each wait.
 //!
-//! A socket here never blocks by itself: whoever waits says until when. Nothing in this file knows what a message means.
+//! A socket here never blocks by itself: whoever waits says until when. Nothing in this file knows
+//! what a message means.
 
 use crate::files::owner;
 use crate::shared::memory::private::Private;
@@ -39,7 +40,8 @@ impl SocketStream {
         let stream = SocketStream { fd: private(new_socket)? };
         let owner = socket_owner(path)?;
         let bytes = path.as_os_str().len();
-        // The file, open, if its name is too long: the short name of a descriptor leads to it as well.
+        // The file, open, if its name is too long: the short name of a descriptor leads to it as
+        // well.
         let opened;
         let address = if bytes <= ADDRESS_BYTES_MAX {
             SocketAddrUnix::new(path)?
@@ -62,11 +64,12 @@ impl SocketStream {
         }
     }
 
-    /// An error if the socket is not served by its owner: the name was changed meanwhile to lead to another server, which is to get
-    /// nothing from this process. Nothing has been sent yet.
+    /// An error if the socket is not served by its owner: the name was changed meanwhile to lead to
+    /// another server, which is to get nothing from this process. Nothing has been sent yet.
     fn refuse_other_server(&self, owner: u32) -> io::Result<()> {
         let server = self.peer_uid()?;
-        // A mount may give a file an owner whom this user namespace knows though it does not know the server.
+        // A mount may give a file an owner whom this user namespace knows though it does not know
+        // the server.
         if server == owner || Some(server) == owner::unmapped_uid() {
             return Ok(());
         }
@@ -76,26 +79,30 @@ impl SocketStream {
 
     /// The user id of the process at the other end, as the kernel says.
     ///
-    /// Not by rustix, whose type has no place for the pid 0 by which the kernel names a peer of another pid namespace.
+    /// Not by rustix, whose type has no place for the pid 0 by which the kernel names a peer of
+    /// another pid namespace.
     #[allow(unsafe_code)]
     pub(crate) fn peer_uid(&self) -> io::Result<u32> {
         let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
         let mut len = size_of::<libc::ucred>() as libc::socklen_t;
         let fd = self.fd.get()?.as_raw_fd();
-        // SAFETY: the descriptor is open, and the kernel writes at most `len` bytes into `peer`, which is plain numbers.
+        // SAFETY: the descriptor is open, and the kernel writes at most `len` bytes into `peer`,
+        // which is plain numbers.
         let got =
             unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut len) };
         if got == 0 { Ok(peer.uid) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Whether this process is about to have as many files open as it may. What keeps the store going opens some, too.
+    /// Whether this process is about to have as many files open as it may. What keeps the store
+    /// going opens some, too.
     pub(crate) fn is_among_the_last(&self) -> bool {
         let Some(most) = getrlimit(Resource::Nofile).current else { return false };
         // The lowest number that is free is taken first.
         self.fd.get().is_ok_and(|fd| fd.as_raw_fd() as u64 + DESCRIPTORS_SPARED.min(most / 4) >= most)
     }
 
-    /// Waits until there is something to read, or the other side has gone. False if `deadline` passes first.
+    /// Waits until there is something to read, or the other side has gone. False if `deadline`
+    /// passes first.
     pub(crate) fn wait_readable(&self, deadline: Option<Instant>) -> io::Result<bool> {
         self.wait(PollFlags::IN, deadline)
     }
@@ -103,7 +110,8 @@ impl SocketStream {
     /// Whether the other side has gone, so that nothing that is written can reach it.
     pub(crate) fn has_hung_up(&self) -> bool {
         let Ok(fd) = self.fd.get() else { return true };
-        // A hang-up is told unasked. One that has only stopped writing is none: it may wait for its reply.
+        // A hang-up is told unasked. One that has only stopped writing is none: it may wait for its
+        // reply.
         let mut looked_at = [PollFd::new(&fd, PollFlags::empty())];
         let found = poll(&mut looked_at, Some(&Timespec::default()));
         found.is_ok() && looked_at[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
@@ -148,8 +156,9 @@ impl SocketStream {
         message.clear();
         while message.len() < length {
             let have = message.len();
-            // Room for all of it is only addresses; what is not written to takes no memory. So it need not move as it
-            // grows, and what is made zero lies in the cache when the bytes come.
+            // Room for all of it is only addresses; what is not written to takes no memory. So it
+            // need not move as it grows, and what is made zero lies in the cache when the bytes
+            // come.
             message.reserve_exact(length - have);
             message.resize(length.min(have + BYTES_AHEAD), 0);
             self.read(&mut message[have..], deadline)?;
@@ -194,7 +203,8 @@ impl SocketStream {
         Ok(())
     }
 
-    /// Reads no more, which whoever waits for a message learns at once. What is still to be said can be said.
+    /// Reads no more, which whoever waits for a message learns at once. What is still to be said
+    /// can be said.
     pub(crate) fn end_reading(&self) {
         let _ = self.fd.get().map(|fd| net::shutdown(fd, Shutdown::Read));
     }
@@ -205,8 +215,8 @@ impl SocketStream {
     }
 }
 
-/// The uid that a socket belongs to. A symbolic link is followed if it is this user's or root's: others could lead this process, with its
-/// rights, to a server of any kind.
+/// The uid that a socket belongs to. A symbolic link is followed if it is this user's or root's:
+/// others could lead this process, with its rights, to a server of any kind.
 fn socket_owner(path: &Path) -> io::Result<u32> {
     let found = fs::lstat(path)?;
     if FileType::from_raw_mode(found.st_mode) != FileType::Symlink {
@@ -219,7 +229,8 @@ fn socket_owner(path: &Path) -> io::Result<u32> {
     Ok(fs::stat(path)?.st_uid)
 }
 
-/// Whether a server may be at work at the socket `path`. Only a connection that is refused proves that there is none.
+/// Whether a server may be at work at the socket `path`. Only a connection that is refused proves
+/// that there is none.
 pub(crate) fn may_be_served(path: &Path) -> bool {
     // Nothing is waited for: a server whose queue is full lives.
     match SocketStream::connect(path, Instant::now()) {
@@ -247,7 +258,8 @@ fn new_socket() -> io::Result<OwnedFd> {
     Ok(net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
 }
 
-/// A socket with a name in a directory that nobody can connect to yet: [`listen`] makes that possible.
+/// A socket with a name in a directory that nobody can connect to yet: [`listen`] makes that
+/// possible.
 pub(crate) fn bind(dir: BorrowedFd<'_>, name: &str) -> io::Result<Private> {
     let fd = private(new_socket)?;
     let address = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());

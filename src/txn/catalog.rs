@@ -6,8 +6,8 @@
 //! | 1, name | number u64 |
 //! | 2, incarnation (u32, big-endian) | last transaction id of the incarnation before it, u64 |
 //!
-//! Names are resolved once, when a handle is made; each access then finds the root by number, so a keyspace
-//! that was dropped and created anew is never taken for the old one.
+//! Names are resolved once, when a handle is made; each access then finds the root by number, so a
+//! keyspace that was dropped and created anew is never taken for the old one.
 
 use crate::btree::cursor::RangeCursor;
 use crate::btree::{edit, search};

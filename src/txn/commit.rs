@@ -1,11 +1,11 @@
 //! The whole commit, in order.
 //!
-//! **I1** Before the publication nothing has happened; after it everything has. What a writer that is killed
-//! here leaves (pages, queue entries, ring bytes, a filled slot) lies beyond what is published, and the
-//! next owner of the lock starts from the published slot.
+//! **I1** Before the publication nothing has happened; after it everything has. What a writer that
+//! is killed here leaves (pages, queue entries, ring bytes, a filled slot) lies beyond what is
+//! published, and the next owner of the lock starts from the published slot.
 //!
-//! **I2** The order in the log is the order of commits and of ids: each record is copied in behind the
-//! published tail, under the lock, and the publication publishes record and pages together.
+//! **I2** The order in the log is the order of commits and of ids: each record is copied in behind
+//! the published tail, under the lock, and the publication publishes record and pages together.
 
 use crate::shared::protocols::atomic::{Native, Word64};
 use crate::shared::protocols::{deadline, slots};
@@ -25,8 +25,9 @@ pub(crate) struct Committed {
 impl Write<'_> {
     /// Makes the transaction visible. The caller then releases the lock and wakes the logger.
     ///
-    /// With a `deadline` on the monotonic clock it is to be durable by then, in nanoseconds; otherwise the flush policy decides. A
-    /// transaction that changed nothing takes no id: it answers with the one that it began from.
+    /// With a `deadline` on the monotonic clock it is to be durable by then, in nanoseconds;
+    /// otherwise the flush policy decides. A transaction that changed nothing takes no id: it
+    /// answers with the one that it began from.
     ///
     /// # Errors
     /// Nothing of the transaction has happened then.
@@ -48,8 +49,8 @@ impl Write<'_> {
         let stream = self.stream.as_mut().expect("a live transaction has a log record");
         let (lsn, reserved_blocks) = stream.finish(self.engine)?;
         crash_point!("commit.record_written");
-        // Nothing of an incarnation is visible before the log states that it is used: what a crash takes back of it is
-        // never given again.
+        // Nothing of an incarnation is visible before the log states that it is used: what a crash
+        // takes back of it is never given again.
         if self.begins_incarnation() {
             self.engine.state_incarnation()?;
         }
@@ -70,8 +71,9 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// Nothing has changed, but whoever commits may wait until what it has read is durable: so that is due as this commit would be,
-    /// not when the one that made it has time. Under the writer lock, so nobody else stores to `policy_tail`.
+    /// Nothing has changed, but whoever commits may wait until what it has read is durable: so that
+    /// is due as this commit would be, not when the one that made it has time. Under the writer
+    /// lock, so nobody else stores to `policy_tail`.
     fn want_base_durable(&self, deadline_ns: Option<u64>) {
         let control = &self.engine.control;
         let base = self.base.log_tail;
@@ -97,7 +99,8 @@ impl Write<'_> {
         match deadline_ns {
             None => waiting.policy_tail.store(lsn.0, Ordering::Release),
             Some(by) => {
-                // A writer that died before its publication has left it further than the log reaches.
+                // A writer that died before its publication has left it further than the log
+                // reaches.
                 if waiting.policy_tail.load(Ordering::Relaxed) > self.base.log_tail.0 {
                     waiting.policy_tail.store(self.base.log_tail.0, Ordering::Release);
                 }

@@ -1,7 +1,7 @@
 //! Replay: log records become commits again, through the write path that made them.
 //!
-//! A streamed transaction is applied frame by frame and rolled back if its commit never comes, so replay
-//! needs no more memory than the original did.
+//! A streamed transaction is applied frame by frame and rolled back if its commit never comes, so
+//! replay needs no more memory than the original did.
 
 use crate::participant::engine::Engine;
 use crate::txn::ops::{Op, Ops};
@@ -30,7 +30,8 @@ pub(crate) struct Check<'k> {
     last: Option<TxnId>,
     rest: Vec<u8>,
     at: Lsn,
-    /// The transactions are checked as replay applies them. `None` where the stream may begin inside one.
+    /// The transactions are checked as replay applies them. `None` where the stream may begin
+    /// inside one.
     transactions: Option<Transactions<'k>>,
 }
 
@@ -40,7 +41,8 @@ pub(crate) type FindKeyspace<'k> = dyn Fn(KeyspaceId) -> Result<bool> + 'k;
 /// The transactions of a stream that begins at a checkpoint.
 struct Transactions<'k> {
     find_keyspace: &'k FindKeyspace<'k>,
-    /// Whether there is a keyspace, after the last commit. Those that no record has named are missing.
+    /// Whether there is a keyspace, after the last commit. Those that no record has named are
+    /// missing.
     keyspaces: HashMap<KeyspaceId, bool>,
     /// A streamed transaction whose commit has not come yet.
     open: Option<Running>,
@@ -183,8 +185,8 @@ impl Transactions<'_> {
 }
 
 impl<'k> Check<'k> {
-    /// Begins at `from`, behind the commit of `checkpoint`, whose keyspaces `find_keyspace` finds. `seed` is that of the store's
-    /// records.
+    /// Begins at `from`, behind the commit of `checkpoint`, whose keyspaces `find_keyspace` finds.
+    /// `seed` is that of the store's records.
     pub(crate) fn new(
         seed: u32,
         page_size: usize,
@@ -205,8 +207,8 @@ impl<'k> Check<'k> {
     /// Checks the records in `bytes`, which continue the stream.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if they are no records, are out of order, or have no whole operations; from a checkpoint on, also if
-    /// no transaction can have written them.
+    /// [`Error::Corrupt`] if they are no records, are out of order, or have no whole operations;
+    /// from a checkpoint on, also if no transaction can have written them.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<()> {
         self.rest.extend_from_slice(bytes);
         let mut used = 0;
@@ -291,8 +293,8 @@ impl<'e> Replay<'e> {
     /// Applies the records in `bytes`, which continue the stream.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if they are no records: their batch was whole, so somebody damaged them before
-    /// they were written.
+    /// [`Error::Corrupt`] if they are no records: their batch was whole, so somebody damaged them
+    /// before they were written.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<()> {
         match self.advance(bytes)? {
             None => Ok(()),
@@ -300,8 +302,8 @@ impl<'e> Replay<'e> {
         }
     }
 
-    /// Applies as many whole records as `bytes` begin with: what stood in the ring when all died, where
-    /// the first record that is none ends the stream.
+    /// Applies as many whole records as `bytes` begin with: what stood in the ring when all died,
+    /// where the first record that is none ends the stream.
     pub(crate) fn feed_until_bad(&mut self, bytes: &[u8]) -> Result<()> {
         self.advance(bytes)?;
         self.rest.clear();
@@ -362,8 +364,8 @@ impl<'e> Replay<'e> {
         for op in Ops::new(payload) {
             write.apply(op.map_err(&damaged)?).map_err(|error| match error {
                 Error::Corrupt { file, what, .. } if file == "wal" => damaged(what),
-                // No transaction could have logged it. The size of the store is no such limit: its pages are shared
-                // out anew.
+                // No transaction could have logged it. The size of the store is no such limit: its
+                // pages are shared out anew.
                 Error::Limit { what, found, limit } if what != LimitKind::StoreSize => damaged(format!(
                     "transaction {txn} needs more than the store allows: {what} is {found}, the limit is {limit}"
                 )),
@@ -386,7 +388,8 @@ impl<'e> Replay<'e> {
         Lsn(self.at.0 + self.rest.len() as u64)
     }
 
-    /// Where the last commit's or abort's record ended: the newest commit is all that the log has up to there.
+    /// Where the last commit's or abort's record ended: the newest commit is all that the log has
+    /// up to there.
     pub(crate) fn safe_start(&self) -> Lsn {
         self.safe_start
     }
@@ -406,7 +409,8 @@ impl<'e> Replay<'e> {
 mod tests {
     use super::*;
 
-    /// The end of the check of these records, which follow transaction 0, when the pages have keyspace 1.
+    /// The end of the check of these records, which follow transaction 0, when the pages have
+    /// keyspace 1.
     fn check(records: &[(u64, RecordKind, &[Op<'_>])]) -> Result<()> {
         let mut bytes = Vec::new();
         for (txn, kind, ops) in records {
@@ -448,7 +452,8 @@ mod tests {
 
     use RecordKind::{Abort, Commit, Frame, FrameCommit};
 
-    /// What transactions write is accepted: streams that end, that are aborted, or that another transaction follows.
+    /// What transactions write is accepted: streams that end, that are aborted, or that another
+    /// transaction follows.
     #[test]
     fn possible_transactions_pass() {
         let half = Op::LargeBytes(&[1; 50]);

@@ -11,8 +11,8 @@
 //! the first operation after a savepoint is preceded by a mark (`Op::Savepoint`), and the rollback
 //! is an operation of its own (`Op::RollBack`). Replay makes a savepoint at each mark, and rolls
 //! back by the same function as the writer did. Followers of the log leave out all operations
-//! between the mark and the rollback (`api/feed/transaction_filter.rs`). A savepoint without a change after it
-//! leaves no mark.
+//! between the mark and the rollback (`api/feed/transaction_filter.rs`). A savepoint without a
+//! change after it leaves no mark.
 //!
 //! A writer that dies between these operations never commits, so none of them counts.
 //!

@@ -1,14 +1,15 @@
 //! The way of a transaction's log record into the ring.
 //!
-//! A record stands in the ring beyond the published tail before the publication publishes both it and the new
-//! pages. A transaction that outgrows a frame streams: each full frame is published by itself through
-//! `stream.tail`, which only grows and is stored before its bytes count, so the logger can make room
-//! while the transaction goes on. Whoever comes after a streamer that died or rolled back finds
-//! `stream.tail` beyond the slot's tail, and puts an abort record before its own (also in recovery).
+//! A record stands in the ring beyond the published tail before the publication publishes both it
+//! and the new pages. A transaction that outgrows a frame streams: each full frame is published by
+//! itself through `stream.tail`, which only grows and is stored before its bytes count, so the
+//! logger can make room while the transaction goes on. Whoever comes after a streamer that died or
+//! rolled back finds `stream.tail` beyond the slot's tail, and puts an abort record before its own
+//! (also in recovery).
 //!
-//! Each record is charged, in blocks, against what the logger has preallocated and granted: a publication
-//! never happens without log space. Streams leave a reserve, so that after a stream that filled the disk
-//! and aborted, an ordinary commit still gets through.
+//! Each record is charged, in blocks, against what the logger has preallocated and granted: a
+//! publication never happens without log space. Streams leave a reserve, so that after a stream
+//! that filled the disk and aborted, an ordinary commit still gets through.
 
 use crate::files::dir;
 use crate::files::slot::SlotImage;
@@ -42,8 +43,8 @@ const fn frame_bytes(ring_len: u64) -> usize {
 /// An operation has a key and a value, or the two bounds of a range.
 const _: () = assert!(limits::key_len_max(limits::PAGE_SIZE_MAX) <= LARGE_VALUE_BYTES_MIN);
 
-/// The most that is copied into the ring at once, beyond what is published: an abort record, and a record that is as
-/// long as a frame or holds one operation.
+/// The most that is copied into the ring at once, beyond what is published: an abort record, and a
+/// record that is as long as a frame or holds one operation.
 pub(crate) const fn copied_at_once_max(page_size: usize, ring_len: u64) -> u64 {
     let operation = 16 + limits::key_len_max(page_size) + LARGE_VALUE_BYTES_MIN;
     let one_operation = operation + 2 * record::encoded_len(0);
@@ -56,7 +57,8 @@ pub(crate) struct Stream {
     /// What the transaction began from, and where its first record stands.
     base: SlotImage,
     from: Lsn,
-    /// A checkpoint was started for this record, and the pages' side of the transaction does not know.
+    /// A checkpoint was started for this record, and the pages' side of the transaction does not
+    /// know.
     has_checkpointed: bool,
     buffer: Vec<u8>,
     begun: Begun,
@@ -186,8 +188,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Puts the last record of the transaction into the ring, beyond what is published: where it ends,
-    /// and what is charged then. Nothing has happened yet.
+    /// Puts the last record of the transaction into the ring, beyond what is published: where it
+    /// ends, and what is charged then. Nothing has happened yet.
     pub(crate) fn finish(&mut self, engine: &Engine) -> Result<(Lsn, u64)> {
         let kind = if self.streaming { RecordKind::FrameCommit } else { RecordKind::Commit };
         self.copy_in(engine, kind, 0)
@@ -222,7 +224,8 @@ impl Stream {
     /// **I5**, the ring's part: bytes are reused only when durable.
     ///
     /// # Errors
-    /// [`Error::DiskFull`] if the device has no room for more of the log, and a checkpoint sets none free.
+    /// [`Error::DiskFull`] if the device has no room for more of the log, and a checkpoint sets
+    /// none free.
     fn wait_for_room(&mut self, engine: &Engine, end: Lsn, reserved_blocks: u64) -> Result<()> {
         self.grow_ring(engine, end)?;
         if engine.control.durable().is_none_or(|(_, lsn)| end.0 > lsn.0 + self.ring_len) {
@@ -245,8 +248,8 @@ impl Stream {
                 Err(error) => break Err(error),
             }
         };
-        // The request ends with whoever made it: a large one that was refused must not go on asking for files and
-        // checkpoints.
+        // The request ends with whoever made it: a large one that was refused must not go on asking
+        // for files and checkpoints.
         logger.log_request.store(0, Ordering::SeqCst);
         waited
     }
@@ -264,13 +267,15 @@ fn no_log(engine: &Engine) -> Error {
     Error::DiskFull { what }
 }
 
-/// Waits until the log is granted `reserved_blocks` blocks. Everything before `at` is published. The caller ends the request.
+/// Waits until the log is granted `reserved_blocks` blocks. Everything before `at` is published.
+/// The caller ends the request.
 fn wait_for_grant(engine: &Engine, reserved_blocks: u64) -> Result<()> {
     let words = &engine.control.fixed().durable;
     let start = Instant::now();
     let logger = &engine.control.fixed().logger;
-    // The logger preallocates, and counts each attempt that fails. One may be under way that began before this request, and does
-    // not know what a checkpoint has set free since. The next one does.
+    // The logger preallocates, and counts each attempt that fails. One may be under way that began
+    // before this request, and does not know what a checkpoint has set free since. The next one
+    // does.
     let failures = logger.log_failures.load(Ordering::SeqCst);
     logger.log_request.store_fenced(reserved_blocks);
     engine.wake_logger();

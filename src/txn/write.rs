@@ -66,7 +66,8 @@ impl<'e> Write<'e> {
         Write::new(engine, base, txn, stream, Protection::Live)
     }
 
-    /// Begins the transaction `txn` after `base`, to replay its records in recovery from `checkpoint`.
+    /// Begins the transaction `txn` after `base`, to replay its records in recovery from
+    /// `checkpoint`.
     pub(crate) fn replay(engine: &'e Engine, base: SlotImage, txn: TxnId, checkpoint: TxnId) -> Result<Write<'e>> {
         Write::new(engine, base, txn, None, Protection::Recovery(checkpoint))
     }
@@ -104,8 +105,8 @@ impl<'e> Write<'e> {
         self.base.txn
     }
 
-    /// Runs a changing step; if it fails in the middle, the transaction can only be rolled back. So arguments are checked
-    /// before it.
+    /// Runs a changing step; if it fails in the middle, the transaction can only be rolled back. So
+    /// arguments are checked before it.
     fn step<T>(&mut self, step: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.refuse_failed()?;
         self.failed = true;
@@ -140,7 +141,8 @@ impl<'e> Write<'e> {
         }
     }
 
-    /// Lets the transaction use the pages of this share: it overwrites records with others of the same length.
+    /// Lets the transaction use the pages of this share: it overwrites records with others of the
+    /// same length.
     pub(crate) fn overwrites_only(&mut self, quota: SpaceQuota) {
         self.work.set_quota(quota);
     }
@@ -175,7 +177,8 @@ impl<'e> Write<'e> {
     pub(crate) fn create_keyspace(&mut self, name: &str) -> Result<KeyspaceId> {
         self.refuse_failed()?;
         self.check_new_keyspace(name)?;
-        // A number is not given again after a roll-back: handles that were made there must not lead elsewhere.
+        // A number is not given again after a roll-back: handles that were made there must not lead
+        // elsewhere.
         let given = &self.engine.control.fixed().stream.next_keyspace;
         let id = KeyspaceId(self.work.image.next_keyspace.max(given.load(Ordering::Relaxed)));
         let next = id.0.checked_add(1).ok_or(Error::Limit {
@@ -242,7 +245,8 @@ impl<'e> Write<'e> {
         Ok(search::get(&self.work, root, key)?.map(|found| found.value))
     }
 
-    /// The value of a key and its version: the transaction that wrote it last, which may be this one.
+    /// The value of a key and its version: the transaction that wrote it last, which may be this
+    /// one.
     pub(crate) fn get_versioned(&self, id: KeyspaceId, key: &[u8]) -> Result<Option<(&[u8], TxnId)>> {
         self.refuse_failed()?;
         let root = self.root(id)?;
@@ -373,7 +377,8 @@ impl<'e> Write<'e> {
         self.txn.incarnation() != self.base.txn.incarnation()
     }
 
-    /// Notes a new incarnation, whose predecessor ended with `last`: the first change of its first transaction.
+    /// Notes a new incarnation, whose predecessor ended with `last`: the first change of its first
+    /// transaction.
     fn note_incarnation(&mut self, last: TxnId) -> Result<()> {
         let mut catalog = self.work.image.catalog;
         catalog::store_incarnation(&mut self.work, &mut catalog, self.txn.incarnation(), last)?;
@@ -414,7 +419,8 @@ impl<'e> Write<'e> {
         Ok(())
     }
 
-    /// An error once an operation has failed in the middle: what the trees hold is neither the old nor the new state.
+    /// An error once an operation has failed in the middle: what the trees hold is neither the old
+    /// nor the new state.
     pub(crate) fn refuse_failed(&self) -> Result<()> {
         if self.failed {
             return Err(Error::TransactionFailed);

@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// Writers of several processes, killed and stopped at random; readers check every load, and are never held up.
+/// Writers of several processes, killed and stopped at random; readers check every load, and are
+/// never held up.
 #[test]
 fn killed_and_stopped_writers() {
     let _limit = limit();
@@ -51,7 +52,8 @@ fn killed_and_stopped_writers() {
     assert_clean(&store);
 }
 
-/// Additions of processes that are killed, while the logger is killed as well: none is lost, none counts twice.
+/// Additions of processes that are killed, while the logger is killed as well: none is lost, none
+/// counts twice.
 #[test]
 fn counters_lose_nothing_to_kills() {
     let _limit = limit();
@@ -95,7 +97,8 @@ fn the_death_of_all_loses_nothing() {
     let mut adds = 0;
     let mut newest = Version::default();
     for round in 1..8u64 {
-        // Nothing but the region itself can have the values: no sample is taken while the round lasts.
+        // Nothing but the region itself can have the values: no sample is taken while the round
+        // lasts.
         let child = Child::spawn("all", &test.path, &[&round.to_string()]);
         let mut child = child;
         child.expect("stored");

@@ -57,7 +57,8 @@ impl Drop for Logger {
     }
 }
 
-/// A store whose clients all pass messages: every command that can do its work so does, with the same output and codes.
+/// A store whose clients all pass messages: every command that can do its work so does, with the
+/// same output and codes.
 #[test]
 fn a_socket_in_place_of_a_directory() {
     let fixture = Fixture::new();
@@ -108,7 +109,8 @@ fn a_socket_in_place_of_a_directory() {
     let socket = logger.socket();
     drop(logger);
     assert!(!socket.exists());
-    // A socket that is gone is a store that is not there, and one that nobody serves is an error of its own.
+    // A socket that is gone is a store that is not there, and one that nobody serves is an error of
+    // its own.
     let socket = socket.to_str().unwrap();
     assert_eq!(run(&["get", socket, "users", "alice"], b"").code, 3);
     assert_eq!(run(&["put", socket, "users", "alice", "1"], b"").code, 3);
@@ -124,8 +126,8 @@ fn a_logger_that_stays() {
     let fixture = Fixture::new();
     let mut first = Logger::start(&fixture.store(), &["--create", "--idle", "never"]);
     fixture.run("put", &["users", "alice", "1"]).ok();
-    // The second one waits for the first one's end. With an idle time, the first could leave before `stop`, which would
-    // then stop the second.
+    // The second one waits for the first one's end. With an idle time, the first could leave before
+    // `stop`, which would then stop the second.
     let mut logger = Logger::start(&fixture.store(), &["--idle", "never"]);
     assert!(fixture.run("stop", &[]).ok().error.contains("stopped"));
     assert!(first.process.wait().unwrap().success());

@@ -1,9 +1,9 @@
-//! What the integration tests share: a store in a directory that goes with the test, other processes that
-//! run a role of the same test executable, and a limit on how long a test may hang.
+//! What the integration tests share: a store in a directory that goes with the test, other
+//! processes that run a role of the same test executable, and a limit on how long a test may hang.
 //!
-//! A test file that uses processes has one test `child`, which does nothing unless a role is asked for by a
-//! variable: then it is that role. What a role says goes to its parent line by line, as one write each, so
-//! that what was said before a kill is known and nothing else is.
+//! A test file that uses processes has one test `child`, which does nothing unless a role is asked
+//! for by a variable: then it is that role. What a role says goes to its parent line by line, as
+//! one write each, so that what was said before a kill is known and nothing else is.
 #![allow(dead_code, unreachable_pub)]
 
 use rustix::process::{Pid, Signal};
@@ -21,9 +21,9 @@ const ARGUMENTS: &str = "UNTORN_TEST_ARGUMENTS";
 /// Stands before what a role says; the test harness writes to the same stream.
 const MARK: &str = "@@ ";
 
-/// A wait that lasts this long hangs. Every wait of a test ends by this limit and by no shorter one: a
-/// busy machine may take a hundred times as long as an idle one. Benchmarks measure how long something
-/// takes; tests do not.
+/// A wait that lasts this long hangs. Every wait of a test ends by this limit and by no shorter
+/// one: a busy machine may take a hundred times as long as an idle one. Benchmarks measure how long
+/// something takes; tests do not.
 pub const HANGS: Duration = Duration::from_secs(300);
 
 /// A test that lasts this long hangs. A test waits several times, and may build another program.
@@ -96,7 +96,8 @@ impl Child {
         Child::start(Command::new(std::env::current_exe().unwrap()), role, store, arguments)
     }
 
-    /// As [`Child::spawn`], by a command that lacks nothing but the arguments of the test executable.
+    /// As [`Child::spawn`], by a command that lacks nothing but the arguments of the test
+    /// executable.
     pub fn start(mut command: Command, role: &str, store: &Path, arguments: &[&str]) -> Child {
         let mut process = command
             .args(["child", "--exact", "--nocapture", "--test-threads=1"])
@@ -236,8 +237,8 @@ pub fn kill_logger(store: &Store) {
     }
 }
 
-/// Whether anything of the process runs. One that has ended may stay as a zombie; but while another thread of it is
-/// still on its way out, it holds its memory, and what it had locked.
+/// Whether anything of the process runs. One that has ended may stay as a zombie; but while another
+/// thread of it is still on its way out, it holds its memory, and what it had locked.
 pub fn exists(pid: u32) -> bool {
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
@@ -255,7 +256,8 @@ pub fn wait_until(mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// The seed of a random test: `UNTORN_SEED`, else a new one. Printed, so that a failure shows how to replay it.
+/// The seed of a random test: `UNTORN_SEED`, else a new one. Printed, so that a failure shows how
+/// to replay it.
 pub fn seed(test: &str) -> u64 {
     let given = std::env::var("UNTORN_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(rand::random::<u64>);

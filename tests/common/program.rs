@@ -1,7 +1,8 @@
 //! The program `untorn`, for tests that run it.
 //!
-//! `cargo test` alone builds no program that needs the feature `cli`. So without the feature it is built here, in a
-//! target directory of its own; with it (`cargo test --features cli`) cargo has done so already.
+//! `cargo test` alone builds no program that needs the feature `cli`. So without the feature it is
+//! built here, in a target directory of its own; with it (`cargo test --features cli`) cargo has
+//! done so already.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;

@@ -1,5 +1,5 @@
-//! Stores as files: a small workload whose every state is known, copies of its directory, and what the
-//! log in them states. Shared by the tests that damage files.
+//! Stores as files: a small workload whose every state is known, copies of its directory, and what
+//! the log in them states. Shared by the tests that damage files.
 #![allow(unreachable_pub)]
 #![allow(dead_code)]
 
@@ -30,7 +30,8 @@ pub(crate) fn in_process() -> Options {
     options
 }
 
-/// A directory for stores: in memory if there is such a file system, since these tests sync by the thousand.
+/// A directory for stores: in memory if there is such a file system, since these tests sync by the
+/// thousand.
 pub(crate) fn scratch() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir()).unwrap()
@@ -78,8 +79,9 @@ impl History {
     }
 }
 
-/// Commits `count` transactions: single keys, several keys in several keyspaces, deletes, a large value, a
-/// transaction larger than the ring, and one that is rolled back after it has streamed. `durable` says which are waited for.
+/// Commits `count` transactions: single keys, several keys in several keyspaces, deletes, a large
+/// value, a transaction larger than the ring, and one that is rolled back after it has streamed.
+/// `durable` says which are waited for.
 pub(crate) fn work(store: &Store, history: &mut History, count: u64, durable: impl Fn(u64) -> bool) {
     if history.states.is_empty() {
         history.states.push((0, State::new()));
@@ -234,8 +236,8 @@ impl Image {
         }
     }
 
-    /// Where the log's headers are, and the newest durable transaction that each states. Decoded here by
-    /// hand, so that the code under test isn't asked what it should have found.
+    /// Where the log's headers are, and the newest durable transaction that each states. Decoded
+    /// here by hand, so that the code under test isn't asked what it should have found.
     pub(crate) fn statements(&self) -> Vec<Statement> {
         let mut found = Vec::new();
         for (file, bytes) in self.files.iter().filter(|(name, _)| name.starts_with("wal/")) {
@@ -280,7 +282,8 @@ pub(crate) fn still_stated(statements: &[Statement], file: &str, damaged: std::o
     statements.iter().filter(whole).map(|statement| statement.txn).max().unwrap_or(0)
 }
 
-/// The bytes of every file in a store's directory, whatever its name: a store that is refused keeps them all.
+/// The bytes of every file in a store's directory, whatever its name: a store that is refused keeps
+/// them all.
 pub(crate) fn all_files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     for folder in ["", "wal/"] {

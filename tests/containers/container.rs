@@ -1,10 +1,10 @@
-//! Containers for tests: namespaces of their own (mount, pid, IPC, host name, and user if asked for) and a root that holds what it
-//! is given and nothing else.
+//! Containers for tests: namespaces of their own (mount, pid, IPC, host name, and user if asked
+//! for) and a root that holds what it is given and nothing else.
 //!
-//! `unshare` starts a container's first process, the role `init`, which builds the root on a file system in memory, goes there
-//! for good and waits. `nsenter` starts the others, under process ids of the test's choice. All mounts are in the container's
-//! own namespace, so the host never sees them; they and all of its processes go when `init` does, which
-//! dies with the test.
+//! `unshare` starts a container's first process, the role `init`, which builds the root on a file
+//! system in memory, goes there for good and waits. `nsenter` starts the others, under process ids
+//! of the test's choice. All mounts are in the container's own namespace, so the host never sees
+//! them; they and all of its processes go when `init` does, which dies with the test.
 
 use crate::common::{Child, Role, exists, listen, say, wait_until};
 use rustix::fs::{Mode, RawMode, chmod};
@@ -24,7 +24,8 @@ const PROGRAM: &str = "/test";
 pub(crate) struct Plan<'p> {
     /// What of the host it sees, and where; files or directories.
     pub(crate) mounts: &'p [(&'p Path, &'p str)],
-    /// The uid of the host that its uid 0 is, the next for 1, and so on; if it has a user namespace.
+    /// The uid of the host that its uid 0 is, the next for 1, and so on; if it has a user
+    /// namespace.
     pub(crate) first_uid: Option<u32>,
     /// Whether it has `/proc` and `/dev/null`, which a direct client needs.
     pub(crate) has_proc: bool,
@@ -52,7 +53,8 @@ pub(crate) struct Inside {
     process: OwnedFd,
 }
 
-/// Whether containers can be made here. Where they can't, that is said aloud, and is an error where nothing may be skipped.
+/// Whether containers can be made here. Where they can't, that is said aloud, and is an error where
+/// nothing may be skipped.
 pub(crate) fn is_possible(test: &str) -> bool {
     let namespaces = ["--user", "--keep-caps", "--mount", "--pid", "--ipc", "--uts", "--fork"];
     let problem = match Command::new("unshare").args(namespaces).arg("true").output() {
@@ -74,7 +76,8 @@ impl Container {
         let root = tempfile::tempdir().unwrap();
         fs::set_permissions(root.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let program = root.path().join("test");
-        // Not by this process: another thread that forks meanwhile would have the copy open for writing, and nobody could run it.
+        // Not by this process: another thread that forks meanwhile would have the copy open for
+        // writing, and nobody could run it.
         let original = match plan.bug {
             Some(_) => crate::workload::victim::build("containers").to_path_buf(),
             None => std::env::current_exe().unwrap(),
@@ -109,7 +112,8 @@ impl Container {
         Container { init, pid, has_user_namespace: first_uid.is_some(), has_proc, bug, _root: root }
     }
 
-    /// Starts this test executable in a role, as process `pid` of the container (if it has `/proc`) and its user `uid`.
+    /// Starts this test executable in a role, as process `pid` of the container (if it has `/proc`)
+    /// and its user `uid`.
     pub(crate) fn run(&mut self, role: &str, pid: u32, uid: u32, store: &str, arguments: &[&str]) -> Inside {
         self.init.tell(&format!("next {pid}"));
         self.init.expect("set");

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use untorn::{Cell, Durability, Error, Keyspace, Options, Snapshot, Store, WriteTxn};
 
-/// Bytes of the cell `storm`: so many that a process that stores all the time is nearly always in the middle of it.
+/// Bytes of the cell `storm`: so many that a process that stores all the time is nearly always in
+/// the middle of it.
 pub(crate) const STORM: usize = 4096;
 
 static STORED: AtomicU64 = AtomicU64::new(0);
@@ -117,7 +118,8 @@ impl Worker {
                 self.cell.load(&mut value)?;
                 if value.iter().all(|byte| *byte == value[0]) { "whole".into() } else { "torn".into() }
             }
-            // Commits numbers for ever, the odd ones visibly, and says each when it is acknowledged.
+            // Commits numbers for ever, the odd ones visibly, and says each when it is
+            // acknowledged.
             ["count", name] => {
                 for number in 1u64.. {
                     let durability = if number % 2 == 0 { Durability::Durable } else { Durability::Visible };

@@ -19,7 +19,8 @@ fn a_logger_that_is_killed_is_replaced_for_a_follower() {
     }
 }
 
-/// What is visible is heard of without the logger; who waits for durability hears that it is stopped, and misses nothing.
+/// What is visible is heard of without the logger; who waits for durability hears that it is
+/// stopped, and misses nothing.
 #[test]
 fn a_stopped_logger_under_followers() {
     let _limit = limit();
@@ -52,7 +53,8 @@ fn a_forked_child_is_refused() {
     let dir = TestStore::new();
     let store = dir.open();
     let mut changes = store.changes(TxnId::ZERO, Feed::Visible).unwrap();
-    // SAFETY: the child calls what is checked here and ends at once, without unwinding or running destructors.
+    // SAFETY: the child calls what is checked here and ends at once, without unwinding or running
+    // destructors.
     #[allow(unsafe_code)]
     let child = unsafe { libc::fork() };
     if child == 0 {

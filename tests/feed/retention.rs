@@ -17,7 +17,8 @@ fn who_falls_behind_hears_from_where_it_goes_on() {
         count += write(&store, 400_000, count);
         store.checkpoint().unwrap();
     }
-    // Spares are taken in turn, so it takes some more until the files that it needs are overwritten.
+    // Spares are taken in turn, so it takes some more until the files that it needs are
+    // overwritten.
     let oldest = loop {
         match store.changes(TxnId::ZERO, Feed::Durable) {
             Err(Error::Lagged { oldest }) => break oldest,

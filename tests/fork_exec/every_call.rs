@@ -1,4 +1,5 @@
-//! Every call of every kind of handle, once, in a child of fork(): each must answer `Forked`, and to the parent nothing may happen.
+//! Every call of every kind of handle, once, in a child of fork(): each must answer `Forked`, and
+//! to the parent nothing may happen.
 
 use crate::common::{HANGS, say};
 use crate::in_child;

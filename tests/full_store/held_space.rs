@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// A snapshot in another process holds the space. The error says so, and whose it is; when it is gone, so is the error.
+/// A snapshot in another process holds the space. The error says so, and whose it is; when it is
+/// gone, so is the error.
 #[test]
 fn who_holds_the_space_is_named() {
     let _limit = limit();
@@ -64,7 +65,8 @@ fn cells_stay_durable_in_a_full_store() {
 
 // ---- free space
 
-/// One large value was deleted. Each transaction got one page of the free extent, and the rest only after a commit that never came.
+/// One large value was deleted. Each transaction got one page of the free extent, and the rest only
+/// after a commit that never came.
 #[test]
 fn a_free_extent_serves_a_whole_transaction() {
     let _limit = limit();
@@ -103,8 +105,8 @@ fn a_free_extent_serves_a_whole_transaction() {
     assert_clean(&store);
 }
 
-/// A burst left a large pool of free pages, and one key that was written again and again went through all of them: each
-/// checkpoint wrote the whole pool.
+/// A burst left a large pool of free pages, and one key that was written again and again went
+/// through all of them: each checkpoint wrote the whole pool.
 #[test]
 fn one_hot_key_uses_the_same_few_pages() {
     let _limit = limit();

@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// A child of fork() that lives until it is told otherwise. It ends by itself after a minute, should nobody be left to tell it.
+/// A child of fork() that lives until it is told otherwise. It ends by itself after a minute,
+/// should nobody be left to tell it.
 pub(crate) fn fork_sleeper() -> i32 {
     // SAFETY: the child does nothing but sleep, by calls that are safe after a fork.
     unsafe {
@@ -54,8 +55,9 @@ pub(crate) fn forks_while_opening(path: &Path) {
     let _ = opening.join();
 }
 
-/// Interleaving 10: a process forks and is killed in its transaction; its child lives on. The child has a copy of everything, but must
-/// keep neither the lock nor the pins nor the liveness byte: others take over in milliseconds.
+/// Interleaving 10: a process forks and is killed in its transaction; its child lives on. The child
+/// has a copy of everything, but must keep neither the lock nor the pins nor the liveness byte:
+/// others take over in milliseconds.
 #[test]
 fn a_child_keeps_nothing_of_a_parent_killed_in_its_transaction() {
     let _limit = limit();
@@ -104,8 +106,8 @@ fn a_child_keeps_nothing_of_a_parent_killed_in_its_transaction() {
     assert_eq!(few.commits(10, true).unwrap(), 50);
 }
 
-/// Interleaving 10: a process forks on another thread while it opens the store, and is killed there, with the initialisation lock held; its
-/// child lives on. Others must get in at once.
+/// Interleaving 10: a process forks on another thread while it opens the store, and is killed
+/// there, with the initialisation lock held; its child lives on. Others must get in at once.
 #[test]
 fn a_child_keeps_nothing_of_a_parent_killed_while_opening() {
     let _limit = limit_with_victim();
@@ -134,7 +136,8 @@ fn a_child_keeps_nothing_of_a_parent_killed_while_opening() {
     }
 }
 
-/// What a child of fork() meets when it uses its copies, and then drops them; 0 if all is as it should be.
+/// What a child of fork() meets when it uses its copies, and then drops them; 0 if all is as it
+/// should be.
 fn use_copies(
     few: Few,
     held: (untorn::Snapshot, untorn::Value, untorn::Ticket),
@@ -189,8 +192,8 @@ pub(crate) fn child_drops(path: &Path) {
     let mut txn = store.begin().unwrap();
     txn.put(&few.keys, b"by-parent", b"v").unwrap();
     let child = |use_it: &mut dyn FnMut() -> i32| {
-        // SAFETY: this role runs one thread that does anything; the child uses its copies and ends without running the
-        // exit handlers of its parent.
+        // SAFETY: this role runs one thread that does anything; the child uses its copies and ends
+        // without running the exit handlers of its parent.
         unsafe {
             match libc::fork() {
                 0 => {
@@ -206,7 +209,8 @@ pub(crate) fn child_drops(path: &Path) {
             }
         }
     };
-    // The child takes these by value and drops them; in the parent they are as before, since that is another process.
+    // The child takes these by value and drops them; in the parent they are as before, since that
+    // is another process.
     let mut taken = Some((few, (snapshot, value, ticket), cells, txn));
     let code = child(&mut || {
         let (few, held, cells, txn) = taken.take().expect("once in the child");
@@ -242,8 +246,9 @@ pub(crate) fn child_drops(path: &Path) {
     listen();
 }
 
-/// Interleaving 11: the child of a fork uses its copies of handles, snapshot, value, ticket and open transaction, which answer `Forked`, and
-/// drops them all. The parent's lock, pin and life must be untouched: a drop that ran in the child would free them.
+/// Interleaving 11: the child of a fork uses its copies of handles, snapshot, value, ticket and
+/// open transaction, which answer `Forked`, and drops them all. The parent's lock, pin and life
+/// must be untouched: a drop that ran in the child would free them.
 #[test]
 fn a_child_drops_its_copies() {
     let _limit = limit();

@@ -55,7 +55,8 @@ fn open_on(device: &Device) -> Store {
     options.open(device.path()).unwrap()
 }
 
-/// Durable commits on a full device: a block of the log each, and several times as many as there are. The number of the last one.
+/// Durable commits on a full device: a block of the log each, and several times as many as there
+/// are. The number of the last one.
 fn commit_on_a_full_device(few: &Few, from: u64) -> u64 {
     let last = from + 299;
     for n in from..=last {
@@ -73,9 +74,10 @@ fn assert_recovered(device: &Device, expected: u64) {
     assert_verified(&store);
 }
 
-/// Interleaving 13: the device fills between a publication and its flush, and stays full. That commit gets through, for its log space was
-/// granted before. So do all others that replace what is there: when the grant is used up, a checkpoint sets the log free.
-/// A stream that no log of this device can hold fails before its published. Nothing that was acknowledged is lost.
+/// Interleaving 13: the device fills between a publication and its flush, and stays full. That
+/// commit gets through, for its log space was granted before. So do all others that replace what is
+/// there: when the grant is used up, a checkpoint sets the log free. A stream that no log of this
+/// device can hold fails before its published. Nothing that was acknowledged is lost.
 #[test]
 fn the_device_fills_between_publication_and_flush() {
     let _limit = limit_with_victim();
@@ -136,9 +138,10 @@ fn the_device_fills_between_publication_and_flush() {
     }
 }
 
-/// Interleaving 13: on a full device, tiny durable commits, a block each, use up the log's budget, which is counted in blocks and not in
-/// bytes, again and again. The commit that finds it used up has a checkpoint taken, and the log goes on in the spare segment. All that was
-/// acknowledged survives a crash whose recovery has room again.
+/// Interleaving 13: on a full device, tiny durable commits, a block each, use up the log's budget,
+/// which is counted in blocks and not in bytes, again and again. The commit that finds it used up
+/// has a checkpoint taken, and the log goes on in the spare segment. All that was acknowledged
+/// survives a crash whose recovery has room again.
 #[test]
 fn tiny_durable_commits_use_up_the_log_of_a_full_device() {
     let _limit = limit();
@@ -160,8 +163,9 @@ fn tiny_durable_commits_use_up_the_log_of_a_full_device() {
     assert_recovered(&device, last);
 }
 
-/// Interleaving 16: on a full device, a stream uses up all of the log that is granted to streams and aborts. A reserve is kept from
-/// streams: the next ordinary writer must get through, at once, and ordinary ones after it.
+/// Interleaving 16: on a full device, a stream uses up all of the log that is granted to streams
+/// and aborts. A reserve is kept from streams: the next ordinary writer must get through, at once,
+/// and ordinary ones after it.
 #[test]
 fn after_a_stream_that_filled_the_log_an_ordinary_writer_gets_through() {
     let _limit = limit();

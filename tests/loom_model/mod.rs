@@ -1,10 +1,12 @@
 //! Loom's atomics behind the façade of the protocols, and futexes made of its parking.
 //!
-//! Loom knows no time. [`Patient`] futexes never time out, so that a lost wake-up is found as a deadlock; [`Hasty`]
-//! ones always do, at once, so that what is reached by time-outs alone can be explored.
+//! Loom knows no time. [`Patient`] futexes never time out, so that a lost wake-up is found as a
+//! deadlock; [`Hasty`] ones always do, at once, so that what is reached by time-outs alone can be
+//! explored.
 //!
-//! Loom gives sequential consistency to fences only, and treats such loads and stores as acquire and release. That is
-//! why `store_fenced` is a store and a fence here; it can make loom find too much, never too little.
+//! Loom gives sequential consistency to fences only, and treats such loads and stores as acquire
+//! and release. That is why `store_fenced` is a store and a fence here; it can make loom find too
+//! much, never too little.
 #![allow(unreachable_pub)]
 // Each test file uses a part.
 #![allow(dead_code)]
@@ -26,12 +28,12 @@ pub fn role<S>(part: impl Fn(&S) + Send + Sync + 'static) -> Role<S> {
     Arc::new(part)
 }
 
-/// Runs `roles` on what `setup` makes, through all interleavings with at most `preemptions` (`None`: any number of)
-/// involuntary switches, then `finally`.
+/// Runs `roles` on what `setup` makes, through all interleavings with at most `preemptions`
+/// (`None`: any number of) involuntary switches, then `finally`.
 ///
-/// Loom finds out where switching matters from the last access to each word only, so that an own load in between can
-/// hide another thread's from it, and it begins with the main thread. Each role is the main thread once; an order
-/// that is hidden from one beginning is found from another.
+/// Loom finds out where switching matters from the last access to each word only, so that an own
+/// load in between can hide another thread's from it, and it begins with the main thread. Each role
+/// is the main thread once; an order that is hidden from one beginning is found from another.
 pub fn explore<S: Send + Sync + 'static>(
     preemptions: Option<usize>,
     setup: fn() -> S,
@@ -62,8 +64,8 @@ pub fn explore<S: Send + Sync + 'static>(
     }
 }
 
-/// Says that the model checker must find something wrong with the model: a planted bug that it misses would mean that
-/// it checks nothing.
+/// Says that the model checker must find something wrong with the model: a planted bug that it
+/// misses would mean that it checks nothing.
 pub fn must_be_found<S: Send + Sync + 'static>(preemptions: Option<usize>, setup: fn() -> S, roles: &[Role<S>]) {
     let check = std::panic::AssertUnwindSafe(|| explore(preemptions, setup, roles, |_| {}));
     let outcome = std::panic::catch_unwind(check);
@@ -124,8 +126,8 @@ impl<Time: Clock, Fences: Fencing> Model for Loom<Time, Fences> {
             loom::thread::yield_now();
             return Woken::TimedOut;
         }
-        // Like the kernel: comparing, with the newest value, and joining the sleepers is one step, since loom switches
-        // threads only at its own operations.
+        // Like the kernel: comparing, with the newest value, and joining the sleepers is one step,
+        // since loom switches threads only at its own operations.
         if word.value.fetch_add(0, Ordering::Relaxed) == expected {
             word.sleepers.lock().unwrap().push_back(loom::thread::current());
             loom::thread::park();
@@ -134,7 +136,8 @@ impl<Time: Clock, Fences: Fencing> Model for Loom<Time, Fences> {
     }
 
     fn wake(word: &Futex, count: u32) -> u32 {
-        // A step that loom knows of, so that it tries to wake before and after somebody falls asleep.
+        // A step that loom knows of, so that it tries to wake before and after somebody falls
+        // asleep.
         word.value.fetch_add(0, Ordering::Relaxed);
         let mut woken = 0;
         while woken < count
@@ -221,7 +224,8 @@ impl Word64 for Word {
     }
 }
 
-/// Plain memory. The checker panics if two accesses, one of them a write, are not ordered by the protocol.
+/// Plain memory. The checker panics if two accesses, one of them a write, are not ordered by the
+/// protocol.
 pub struct Plain(UnsafeCell<u64>);
 
 // SAFETY: that no accesses race is what the checker checks, before it lets any through.

@@ -91,7 +91,8 @@ fn the_logger_is_killed() {
     // The scan's snapshot died with the logger, and the scan does not go on with another.
     let last = scan.by_ref().last().unwrap();
     assert!(matches!(last, Err(Error::Disconnected { .. })), "{last:?}");
-    // A write whose answer is lost is in doubt: the logger is stopped, so that it can't answer, and killed then.
+    // A write whose answer is lost is in doubt: the logger is stopped, so that it can't answer, and
+    // killed then.
     let pid = store.stats().unwrap().logger_pid.unwrap();
     send(pid, Signal::STOP);
     std::thread::scope(|scope| {
@@ -222,8 +223,8 @@ fn what_is_no_socket() {
     assert!(matches!(Client::connect(at.path.join("none")), Err(Error::NotFound { .. })));
 }
 
-/// A child that lives on keeps no connection of its parent's open: neither a client's, whose seat the server gives away,
-/// nor a server's.
+/// A child that lives on keeps no connection of its parent's open: neither a client's, whose seat
+/// the server gives away, nor a server's.
 #[test]
 fn children_keep_no_connections() {
     let _limit = limit();
@@ -254,7 +255,8 @@ fn children_keep_no_connections() {
     std::fs::write(at.path.join("end"), "").unwrap();
 }
 
-/// A host that closes what it doesn't know takes a connection, and not more: its own files get none of our bytes.
+/// A host that closes what it doesn't know takes a connection, and not more: its own files get none
+/// of our bytes.
 #[test]
 fn the_host_closes_descriptors() {
     let _limit = limit();
@@ -266,7 +268,8 @@ fn the_host_closes_descriptors() {
     host.finish();
 }
 
-/// A logger that leaves when nobody is there, just as somebody comes: whoever has been let in is served.
+/// A logger that leaves when nobody is there, just as somebody comes: whoever has been let in is
+/// served.
 #[test]
 fn the_logger_leaves_as_somebody_connects() {
     use rand::{Rng, SeedableRng};

@@ -86,7 +86,8 @@ fn long_edges_and_prefixes_are_not_kept() {
     victim.end();
 }
 
-/// The memory of long messages is used again for a moment, and goes although all who sent them are still there.
+/// The memory of long messages is used again for a moment, and goes although all who sent them are
+/// still there.
 #[test]
 fn memory_of_long_messages_goes_back() {
     let _limit = limit();
@@ -142,7 +143,8 @@ fn feeds_that_are_left_lying() {
     }
     let grown = victim.resident_bytes().saturating_sub(before);
     assert!(grown < 200 << 20, "{grown} bytes for feeds that nobody reads");
-    // There is no room for what these take, and they tell all the same what there was to tell, in order, once.
+    // There is no room for what these take, and they tell all the same what there was to tell, in
+    // order, once.
     for raw in raws.iter_mut().rev().take(2) {
         let mut told = Vec::new();
         while told.len() < 41 {
@@ -184,7 +186,8 @@ fn connections_leave_descriptors_for_the_log() {
     assert!(logger.wait().unwrap().success());
 }
 
-/// A commit may have much time, but a seat and its thread are not held for that when their peer has gone; the commit stands.
+/// A commit may have much time, but a seat and its thread are not held for that when their peer has
+/// gone; the commit stands.
 #[test]
 fn who_hangs_up_before_a_deadline_frees_the_seat() {
     let _limit = limit();
@@ -207,8 +210,8 @@ fn who_hangs_up_before_a_deadline_frees_the_seat() {
     drop(keys);
 }
 
-/// A logger that is told to leave asks for the flush of a commit that still has time, and says that it is durable. It once left its
-/// client in doubt, though a flush followed.
+/// A logger that is told to leave asks for the flush of a commit that still has time, and says that
+/// it is durable. It once left its client in doubt, though a flush followed.
 #[test]
 fn a_commit_that_has_time_is_answered_when_the_logger_leaves() {
     let _limit = limit();

@@ -26,7 +26,8 @@ impl Pairs {
         self.note(said);
     }
 
-    /// Both keys of the writer hold the same number: the last that was acknowledged, or the one after.
+    /// Both keys of the writer hold the same number: the last that was acknowledged, or the one
+    /// after.
     fn check(&self, snapshot: &Snapshot, pairs: &Keyspace) {
         let number = |side: &str| {
             let key = format!("{side}-{}", self.name);
@@ -43,8 +44,8 @@ impl Pairs {
     }
 }
 
-/// Processes are killed at random for some seconds, the logger among them. What was acknowledged is there, nothing
-/// is there by half, and nobody is held up.
+/// Processes are killed at random for some seconds, the logger among them. What was acknowledged is
+/// there, nothing is there by half, and nobody is held up.
 #[test]
 fn random_kills() {
     let _limit = limit();

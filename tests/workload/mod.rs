@@ -1,5 +1,5 @@
-//! What the tests with several processes share: children that run a role of this test executable, and a workload whose
-//! every state tells whether it is whole.
+//! What the tests with several processes share: children that run a role of this test executable,
+//! and a workload whose every state tells whether it is whole.
 #![allow(dead_code, unreachable_pub)]
 
 pub(crate) mod victim;
@@ -31,7 +31,8 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // Its clients are gone by now; the logger leaves at once when told, and for certain with its directory.
+        // Its clients are gone by now; the logger leaves at once when told, and for certain with
+        // its directory.
         let _ = untorn::logger::stop_logger(self.path(), HANGS);
     }
 }
@@ -57,7 +58,8 @@ impl Role {
         let (lines, out) = (said.clone(), child.stdout.take().expect("piped"));
         let reader = std::thread::spawn(move || {
             for line in BufReader::new(out).lines().map_while(Result::ok) {
-                // The test harness prints lines of its own, and without a line's end before the role's first.
+                // The test harness prints lines of its own, and without a line's end before the
+                // role's first.
                 if let Some((_, line)) = line.split_once("~ ") {
                     lines.lock().expect("not poisoned").push(line.to_string());
                 }
@@ -170,7 +172,8 @@ impl Drop for Role {
     }
 }
 
-/// A small store, so that rings wrap, segments fill and checkpoints come soon; patient with a slow disk.
+/// A small store, so that rings wrap, segments fill and checkpoints come soon; patient with a slow
+/// disk.
 pub(crate) fn small_options() -> Options {
     let mut options = Store::options();
     options.ring_size(64 << 10).segment_size(256 << 10).checkpoint_bytes(96 << 10);
@@ -183,7 +186,8 @@ pub(crate) fn open_small(path: &Path) -> Store {
     small_options().open(path).unwrap()
 }
 
-/// The role that this process is to play: its name, the store, the arguments. `None` in the test run itself.
+/// The role that this process is to play: its name, the store, the arguments. `None` in the test
+/// run itself.
 pub(crate) fn my_role() -> Option<(String, PathBuf, Vec<String>)> {
     let name = std::env::var("UNTORN_TEST_ROLE").ok()?;
     // Nobody survives the test, however that ends, but for its loggers and what it forks.
@@ -229,8 +233,8 @@ pub(crate) fn unsealed(bytes: &[u8]) -> u64 {
 /// Keys that each writer overwrites in turn.
 pub(crate) const KEYS: u64 = 40;
 
-/// What one writer does in its n-th transaction: a value of some size under one of its keys, a removal, and the same
-/// number in two keyspaces, which no snapshot may see apart.
+/// What one writer does in its n-th transaction: a value of some size under one of its keys, a
+/// removal, and the same number in two keyspaces, which no snapshot may see apart.
 pub(crate) struct Writer {
     pub(crate) store: Store,
     data: Keyspace,
@@ -280,8 +284,8 @@ impl Writer {
     }
 }
 
-/// Checks one snapshot: each value whole, each writer's transaction there in both keyspaces or in neither, and the keys
-/// that its last transactions left. Returns the last number of each writer.
+/// Checks one snapshot: each value whole, each writer's transaction there in both keyspaces or in
+/// neither, and the keys that its last transactions left. Returns the last number of each writer.
 pub(crate) fn check(store: &Store, snapshot: &Snapshot) -> std::collections::BTreeMap<String, u64> {
     let (Some(data), Some(marks)) = (store.find_keyspace("data").unwrap(), store.find_keyspace("marks").unwrap())
     else {

@@ -1,5 +1,5 @@
-//! Processes that a test can kill, stop or hold at any named point: the test's own executable, built once more with
-//! crash points and planted bugs, and gates, at which such processes wait.
+//! Processes that a test can kill, stop or hold at any named point: the test's own executable,
+//! built once more with crash points and planted bugs, and gates, at which such processes wait.
 #![allow(dead_code, unreachable_pub)]
 
 use super::{Place, Role};
@@ -11,14 +11,15 @@ use std::time::{Duration, Instant};
 
 /// The executable of the integration test `test` with crash points and planted bugs compiled in.
 ///
-/// It is built into the target directory of the test run, whose dependencies it shares: cargo names a test's executable by
-/// the features that it was built with.
+/// It is built into the target directory of the test run, whose dependencies it shares: cargo names
+/// a test's executable by the features that it was built with.
 pub(crate) fn build(test: &'static str) -> &'static Path {
     static VICTIM: OnceLock<(&str, PathBuf)> = OnceLock::new();
     let (built, path) = VICTIM.get_or_init(|| {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("below the target directory");
         let mut cargo = Command::new(env!("CARGO"));
-        // Without `-p`: the features of the dependencies are those of the test run, so none is built again.
+        // Without `-p`: the features of the dependencies are those of the test run, so none is
+        // built again.
         let features = ["--features", "untorn/planted-bugs"];
         cargo.args(["test", "--no-run", "--test", test, "--message-format=json"]).args(features);
         cargo.arg("--target-dir").arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
@@ -71,14 +72,16 @@ pub(crate) fn kill_loggers(path: &Path) {
     }
 }
 
-/// Whether all threads of a process have closed their files, and so let go of its locks. `process` is its folder in `/proc`.
+/// Whether all threads of a process have closed their files, and so let go of its locks. `process`
+/// is its folder in `/proc`.
 fn has_ended(process: &Path) -> bool {
     let threads = std::fs::read_dir(process.join("task")).map_or(0, |tasks| tasks.count());
     let status = std::fs::read_to_string(process.join("status")).unwrap_or_default();
     threads == 0 || (threads == 1 && status.contains("State:\tZ"))
 }
 
-/// What a kernel crash leaves of a store whose clients have been killed: no logger, no shared region.
+/// What a kernel crash leaves of a store whose clients have been killed: no logger, no shared
+/// region.
 pub(crate) fn kernel_crash(path: &Path) {
     kill_loggers(path);
     let _ = std::fs::remove_file(path.join("control"));
@@ -86,7 +89,8 @@ pub(crate) fn kernel_crash(path: &Path) {
 
 /// A place where processes wait while it is closed.
 ///
-/// A process under the order [`Gate::at`] goes by freely as long as the gate is open, and is held as soon as it is not.
+/// A process under the order [`Gate::at`] goes by freely as long as the gate is open, and is held
+/// as soon as it is not.
 pub(crate) struct Gate {
     path: PathBuf,
 }
@@ -125,7 +129,8 @@ impl Gate {
     }
 }
 
-/// A store's directory, gates beside it, and the certainty that no logger is left when it goes, held or not.
+/// A store's directory, gates beside it, and the certainty that no logger is left when it goes,
+/// held or not.
 pub(crate) struct Scene {
     pub(crate) path: PathBuf,
     _place: Place,

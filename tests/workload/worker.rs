@@ -1,8 +1,8 @@
-//! A worker: a process that does one step after another as the test tells it, on a few keys that it overwrites again and
-//! again, so that pages are freed and reused with each commit.
+//! A worker: a process that does one step after another as the test tells it, on a few keys that it
+//! overwrites again and again, so that pages are freed and reused with each commit.
 //!
-//! Each answer is one line. The keys' values follow from the number of the last commit, so one snapshot shows whether it
-//! is whole.
+//! Each answer is one line. The keys' values follow from the number of the last commit, so one
+//! snapshot shows whether it is whole.
 #![allow(dead_code, unreachable_pub)]
 
 use super::{listen, say, sealed, unsealed};
@@ -14,7 +14,8 @@ const KEYS: u64 = 8;
 /// Bytes of one value of a stream.
 pub(crate) const STREAM_VALUE: usize = 1000;
 
-/// A small ring, a log that holds some hundred commits without a logger, checkpoints only when asked for.
+/// A small ring, a log that holds some hundred commits without a logger, checkpoints only when
+/// asked for.
 pub(crate) fn options() -> Options {
     let mut options = Store::options();
     options.ring_size(64 << 10).segment_size(1 << 20).checkpoint_bytes(1 << 40);
@@ -41,7 +42,8 @@ impl Few {
         txn.commit()
     }
 
-    /// Lets the log's files grow to their full size, by a transaction that is rolled back: no page changes.
+    /// Lets the log's files grow to their full size, by a transaction that is rolled back: no page
+    /// changes.
     pub(crate) fn grow_log(&self) {
         let mut txn = self.store.begin().unwrap();
         for n in 0..40_u64 {
@@ -50,7 +52,8 @@ impl Few {
         txn.rollback();
     }
 
-    /// So many commits, all visible, the last one durable if that is wanted; the number of the last.
+    /// So many commits, all visible, the last one durable if that is wanted; the number of the
+    /// last.
     pub(crate) fn commits(&self, count: u64, durable: bool) -> untorn::Result<u64> {
         let last = number(&self.store, &self.store.snapshot()?);
         for n in last + 1..=last + count {

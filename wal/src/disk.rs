@@ -1,11 +1,12 @@
-//! The seam to the file system: one directory of files, written in whole blocks. The real one is here, an
-//! injected one in [`crate::testing`].
+//! The seam to the file system: one directory of files, written in whole blocks. The real one is
+//! here, an injected one in [`crate::testing`].
 //!
-//! The real disk names files relative to a directory descriptor, so the length of the path does not matter.
-//! It writes past the page cache where the file system allows it: large folios in the cache make small
-//! writes slow, and what a failed sync leaves in the cache can't mislead a later reader. `sync` is a plain
-//! fdatasync: one write with a per-write sync flag measured the same within noise (117 to 136 µs for a block,
-//! 364 to 410 µs for 1 MiB), and not every file system honours the flag with direct I/O.
+//! The real disk names files relative to a directory descriptor, so the length of the path does not
+//! matter. It writes past the page cache where the file system allows it: large folios in the cache
+//! make small writes slow, and what a failed sync leaves in the cache can't mislead a later reader.
+//! `sync` is a plain fdatasync: one write with a per-write sync flag measured the same within noise
+//! (117 to 136 µs for a block, 364 to 410 µs for 1 MiB), and not every file system honours the flag
+//! with direct I/O.
 
 use crate::{files, limits::BLOCK_BYTES, planted_bug};
 use rustix::{
@@ -40,8 +41,8 @@ pub trait Disk: Send + Sync {
     fn sync_dir(&self) -> io::Result<()>;
 }
 
-/// Gives what root makes in somebody's directory to the directory's owner, who could not use it otherwise. Others may not
-/// give anything away, and leave it as it is.
+/// Gives what root makes in somebody's directory to the directory's owner, who could not use it
+/// otherwise. Others may not give anything away, and leave it as it is.
 pub fn give_to_owner(dir: impl AsFd, made: impl AsFd) {
     /// What the kernel says of an owner whom a user namespace does not know.
     const UNKNOWN: u32 = 65534;
@@ -51,8 +52,8 @@ pub fn give_to_owner(dir: impl AsFd, made: impl AsFd) {
     }
 }
 
-/// An open file. Offsets, lengths and the addresses of buffers are multiples of [`BLOCK_BYTES`]; see
-/// [`AlignedBuf`].
+/// An open file. Offsets, lengths and the addresses of buffers are multiples of [`BLOCK_BYTES`];
+/// see [`AlignedBuf`].
 pub trait DiskFile: Send {
     /// The file's length in bytes.
     fn size(&self) -> io::Result<u64>;
@@ -66,8 +67,8 @@ pub trait DiskFile: Send {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
     /// Writes all bytes. After an error any part of them may have been written.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
-    /// Returns success only if everything written is durable. After an error nothing written since the last
-    /// success can be relied on, whatever a later call says.
+    /// Returns success only if everything written is durable. After an error nothing written since
+    /// the last success can be relied on, whatever a later call says.
     fn sync(&self) -> io::Result<()>;
 }
 
@@ -160,8 +161,9 @@ impl RealDisk {
         Self::open_under(parent, name)
     }
 
-    /// Has the file written past the page cache, where the file system allows it. Set only on the open file: some file
-    /// systems create a file before they refuse to open it for direct I/O, and it would not be known whose it is.
+    /// Has the file written past the page cache, where the file system allows it. Set only on the
+    /// open file: some file systems create a file before they refuse to open it for direct I/O, and
+    /// it would not be known whose it is.
     fn prefer_direct(&self, fd: OwnedFd) -> RealFile {
         let direct = fs::fcntl_getfl(&fd).and_then(|flags| fs::fcntl_setfl(&fd, flags | OFlags::DIRECT)).is_ok();
         RealFile { fd, direct: AtomicBool::new(direct), on_step: self.on_step.clone() }
@@ -174,7 +176,8 @@ impl Disk for RealDisk {
     fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.dir)? {
-            // Whatever its kind: a segment that is no regular file must be an error, not a gap in the log.
+            // Whatever its kind: a segment that is no regular file must be an error, not a gap in
+            // the log.
             if let Ok(name) = entry?.file_name().to_str() {
                 names.push(name.to_owned());
             }
@@ -228,8 +231,8 @@ impl RealFile {
         Ok(fs::fstat(&self.fd)?.st_blocks as u64 * STAT_BLOCK_BYTES)
     }
 
-    /// Goes back to the page cache if direct I/O is what the system objects to (a device with sectors
-    /// larger than a block, for one). Returns whether the call is worth repeating.
+    /// Goes back to the page cache if direct I/O is what the system objects to (a device with
+    /// sectors larger than a block, for one). Returns whether the call is worth repeating.
     fn give_up_direct(&self, error: Errno) -> io::Result<()> {
         if error != Errno::INVAL || !self.direct.swap(false, Ordering::Relaxed) {
             return Err(error.into());

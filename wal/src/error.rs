@@ -10,8 +10,8 @@ pub type Result<T, E = LogError> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogError {
-    /// The operating system refused a call. After a failed write or sync the current segment takes no more
-    /// bytes: start a new one from the durable position.
+    /// The operating system refused a call. After a failed write or sync the current segment takes
+    /// no more bytes: start a new one from the durable position.
     #[error("{what}: {source}")]
     Io {
         /// What was attempted, on which file.
@@ -19,7 +19,8 @@ pub enum LogError {
         /// The system's error.
         source: io::Error,
     },
-    /// There is no spare segment. Make one ([`SegmentPool::add_spare`](crate::SegmentPool::add_spare)) or recycle.
+    /// There is no spare segment. Make one
+    /// ([`SegmentPool::add_spare`](crate::SegmentPool::add_spare)) or recycle.
     #[error("the log has no spare segment")]
     NoRoom,
     /// The file system is full. Goes away when there is room again.
@@ -74,8 +75,8 @@ pub enum LogError {
 }
 
 impl LogError {
-    /// Turns a system error into the fitting variant: a full disk or an exhausted quota is `DiskFull`, a name that leads
-    /// to no regular file is `Mismatch`.
+    /// Turns a system error into the fitting variant: a full disk or an exhausted quota is
+    /// `DiskFull`, a name that leads to no regular file is `Mismatch`.
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> LogError {
         let what = what.into();
         move |source| match source.kind() {

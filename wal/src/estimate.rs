@@ -1,8 +1,10 @@
-//! How long something will take, from how long it has taken: a smoothed mean, and how far samples stray from it.
+//! How long something will take, from how long it has taken: a smoothed mean, and how far samples
+//! stray from it.
 //!
-//! Jacobson's estimator, as TCP uses it for its retransmission timer: V. Jacobson and M. Karels, *Congestion Avoidance and
-//! Control* (SIGCOMM 1988); RFC 6298. It follows a device that becomes slower within some ten samples, allows for one whose times
-//! vary, and costs a few additions per sample.
+//! Jacobson's estimator, as TCP uses it for its retransmission timer: V. Jacobson and M. Karels,
+//! *Congestion Avoidance and Control* (SIGCOMM 1988); RFC 6298. It follows a device that becomes
+//! slower within some ten samples, allows for one whose times vary, and costs a few additions per
+//! sample.
 
 use std::time::Duration;
 

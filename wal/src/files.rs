@@ -1,16 +1,19 @@
 //! How the files and folders of a store are opened: the only functions that do it.
 //!
-//! A store's directory may be writable by others, so a name in it may lead anywhere. No call follows a symbolic link
-//! (`O_NOFOLLOW`), waits for the other end of a FIFO or for a device (`O_NONBLOCK`), or passes a descriptor on to
-//! another program (`O_CLOEXEC`). What was opened is checked to be a regular file. A name that is there but is no regular
-//! file is an error that contains [`WrongKind`]; it is never treated as missing.
+//! A store's directory may be writable by others, so a name in it may lead anywhere. No call
+//! follows a symbolic link (`O_NOFOLLOW`), waits for the other end of a FIFO or for a device
+//! (`O_NONBLOCK`), or passes a descriptor on to another program (`O_CLOEXEC`). What was opened is
+//! checked to be a regular file. A name that is there but is no regular file is an error that
+//! contains [`WrongKind`]; it is never treated as missing.
 //!
-//! A file or folder that does not belong to its directory's owner is refused as well ([`OtherOwner`]): another user has put it there,
-//! and could change it under the store. Root's are accepted in a directory of the caller's own, since a restored backup may contain them
-//! and root needs no trick. In another user's directory they are not: a hard link is all that it takes to have one there.
+//! A file or folder that does not belong to its directory's owner is refused as well
+//! ([`OtherOwner`]): another user has put it there, and could change it under the store. Root's are
+//! accepted in a directory of the caller's own, since a restored backup may contain them and root
+//! needs no trick. In another user's directory they are not: a hard link is all that it takes to
+//! have one there.
 //!
-//! Only [`create_new`] and [`create_folder`] give away what they made, since only they know that they made it: with
-//! `O_EXCL` and `mkdir` no other file can have taken the name.
+//! Only [`create_new`] and [`create_folder`] give away what they made, since only they know that
+//! they made it: with `O_EXCL` and `mkdir` no other file can have taken the name.
 
 use crate::disk::give_to_owner;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
@@ -75,8 +78,8 @@ const SAFE: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOE
 /// Opens the regular file `name` in `dir` for reading, and for writing too if `write` is set.
 ///
 /// # Errors
-/// As the system reports them, `NotFound` if there is no such name; [`WrongKind`] if it is no regular file;
-/// [`OtherOwner`].
+/// As the system reports them, `NotFound` if there is no such name; [`WrongKind`] if it is no
+/// regular file; [`OtherOwner`].
 pub fn open_file(dir: impl AsFd, name: &str, write: bool) -> io::Result<OwnedFd> {
     let access = if write { OFlags::RDWR } else { OFlags::RDONLY };
     let file = fs::openat(&dir, name, access | SAFE, Mode::empty())
@@ -102,7 +105,8 @@ pub fn create_new(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
 /// Opens the folder `name` in `dir`.
 ///
 /// # Errors
-/// As the system reports them, `NotFound` if there is no such name; [`WrongKind`] if it is no directory; [`OtherOwner`].
+/// As the system reports them, `NotFound` if there is no such name; [`WrongKind`] if it is no
+/// directory; [`OtherOwner`].
 pub fn open_folder(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
     let folder = open_any_folder(&dir, name)?;
     check_owner(&dir, name, &fs::fstat(&folder)?)?;
@@ -121,8 +125,8 @@ fn check_owner(dir: impl AsFd, name: &str, stat: &Stat) -> io::Result<()> {
     if is_accepted { Ok(()) } else { Err(io::Error::other(OtherOwner { name: name.to_owned(), found, expected })) }
 }
 
-/// Creates the folder `name` in `dir`, with mode 0700, and gives it to the directory's owner. False if it is there
-/// already.
+/// Creates the folder `name` in `dir`, with mode 0700, and gives it to the directory's owner. False
+/// if it is there already.
 ///
 /// # Errors
 /// As the system reports them; [`WrongKind`] if the name is there and is no directory.
@@ -140,7 +144,8 @@ pub fn create_folder(dir: impl AsFd, name: &str) -> io::Result<bool> {
     Ok(is_new)
 }
 
-/// The error of an open that the system refused with `errno`: the kind of the file, if that is the reason.
+/// The error of an open that the system refused with `errno`: the kind of the file, if that is the
+/// reason.
 fn explain(dir: impl AsFd, name: &str, expected: FileType, errno: Errno) -> io::Error {
     let found = match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) != expected => describe(stat.st_mode),

@@ -1,5 +1,5 @@
-//! When what is written becomes durable: by policy, or by deadline. Pure arithmetic; the flush thread asks it each
-//! time something changes.
+//! When what is written becomes durable: by policy, or by deadline. Pure arithmetic; the flush
+//! thread asks it each time something changes.
 
 use crate::limits::EVERY_BYTES_AGE_MAX;
 use std::time::Duration;
@@ -8,8 +8,8 @@ use std::time::Duration;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum FlushPolicy {
-    /// As soon as there is something: every commit is on its way to the disk, and one sync covers all that
-    /// have gathered meanwhile (group commit).
+    /// As soon as there is something: every commit is on its way to the disk, and one sync covers
+    /// all that have gathered meanwhile (group commit).
     #[default]
     OnCommit,
     /// So often, if there is anything.
@@ -24,11 +24,11 @@ pub enum FlushPolicy {
 pub struct Pending {
     /// Published bytes that are not durable: as much of the ring cannot be reused yet.
     pub bytes: u64,
-    /// How long the oldest commit has waited for which the policy decides, or the time since the last flush if that is
-    /// less. `None`: all that waits has a deadline of its own.
+    /// How long the oldest commit has waited for which the policy decides, or the time since the
+    /// last flush if that is less. `None`: all that waits has a deadline of its own.
     pub policy_age: Option<Duration>,
-    /// In what time a flush must begin so that the earliest deadline is met; zero if that is past. `None`: nothing that
-    /// waits has a deadline.
+    /// In what time a flush must begin so that the earliest deadline is met; zero if that is past.
+    /// `None`: nothing that waits has a deadline.
     pub start_in: Option<Duration>,
     /// Size of the ring in bytes.
     pub ring_len: u64,
@@ -47,12 +47,14 @@ pub enum Due {
     Idle,
 }
 
-/// When to flush what is pending: as late as all that waits allows. One flush covers everything that is published, so it
-/// is due at the earliest time at which the policy, a deadline, a request or the ring wants one.
+/// When to flush what is pending: as late as all that waits allows. One flush covers everything
+/// that is published, so it is due at the earliest time at which the policy, a deadline, a request
+/// or the ring wants one.
 ///
-/// For deadlines alone this is the greedy choice of points that stab intervals: each commit is one, from its publication to the
-/// last instant at which its flush can begin, and no choice of points is smaller than waiting for the first of those ends each
-/// time (a test compares it with the best of all choices).
+/// For deadlines alone this is the greedy choice of points that stab intervals: each commit is one,
+/// from its publication to the last instant at which its flush can begin, and no choice of points
+/// is smaller than waiting for the first of those ends each time (a test compares it with the best
+/// of all choices).
 #[must_use]
 pub fn due(policy: FlushPolicy, pending: &Pending) -> Due {
     if pending.bytes == 0 {
@@ -74,8 +76,8 @@ pub fn due(policy: FlushPolicy, pending: &Pending) -> Due {
     }
 }
 
-/// How many pending bytes are flushed at once, whatever their age, if the policy decides. A half-full ring is flushed under any
-/// policy, so that writers never wait for a policy.
+/// How many pending bytes are flushed at once, whatever their age, if the policy decides. A
+/// half-full ring is flushed under any policy, so that writers never wait for a policy.
 #[must_use]
 pub fn bytes_due(policy: FlushPolicy, ring_len: u64) -> u64 {
     match policy {
@@ -159,8 +161,8 @@ mod tests {
     /// A commit: published at, and to be durable at, in units of 1 ms.
     type Commit = (u64, u64);
 
-    /// What a logger does that asks [`due`] at each instant and whose flushes take `flush` ms each, of which it expects
-    /// `estimate`: when its flushes begin.
+    /// What a logger does that asks [`due`] at each instant and whose flushes take `flush` ms each,
+    /// of which it expects `estimate`: when its flushes begin.
     fn flushes(commits: &[Commit], flush: u64, estimate: u64) -> Vec<u64> {
         let mut begun: Vec<u64> = Vec::new();
         let last = commits.iter().map(|&(_, deadline)| deadline).max().unwrap_or(0);
@@ -183,8 +185,8 @@ mod tests {
         begun
     }
 
-    /// The least number of instants such that each commit has one between its publication and the last instant at which
-    /// its flush can begin, by trying all choices.
+    /// The least number of instants such that each commit has one between its publication and the
+    /// last instant at which its flush can begin, by trying all choices.
     fn fewest(commits: &[Commit], estimate: u64) -> usize {
         let mut instants: Vec<u64> = commits.iter().map(|&(_, deadline)| deadline - estimate).collect();
         instants.sort_unstable();
@@ -202,8 +204,9 @@ mod tests {
     }
 
     proptest! {
-        /// Goal: if no flush takes longer than estimated, no deadline is missed that leaves time for one flush in progress and
-        /// its own; and no schedule, though it knew all that is to come, could do with fewer flushes.
+        /// Goal: if no flush takes longer than estimated, no deadline is missed that leaves time
+        /// for one flush in progress and its own; and no schedule, though it knew all that is to
+        /// come, could do with fewer flushes.
         #[test]
         fn deadlines_are_met_with_the_fewest_flushes(
             arrivals in proptest::collection::vec((0_u64..60, 0_u64..40), 0..9),

@@ -1,8 +1,9 @@
 //! Reading the log beside a running logger, from the segment files.
 //!
-//! A follower keeps no file open between two reads and holds nothing back. The logger never waits for it: the segments that it reads
-//! may be recycled meanwhile. So the follower reads a segment's header again after each copy, and each batch contains its segment's
-//! number and salt, its own position and checksums. It returns what was written there, or an error.
+//! A follower keeps no file open between two reads and holds nothing back. The logger never waits
+//! for it: the segments that it reads may be recycled meanwhile. So the follower reads a segment's
+//! header again after each copy, and each batch contains its segment's number and salt, its own
+//! position and checksums. It returns what was written there, or an error.
 //!
 //! | what happens | then |
 //! |---|---|
@@ -28,8 +29,8 @@ pub struct LogFollower {
     paused: Option<PausedScan>,
 }
 
-/// A position from which a follower can read: a record begins at `position`, and all records before it belong to transactions up
-/// to `txn`, or to none that commits.
+/// A position from which a follower can read: a record begins at `position`, and all records before
+/// it belong to transactions up to `txn`, or to none that commits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ResumePoint {
     /// The transaction's id.
@@ -57,12 +58,13 @@ impl LogFollower {
         self.position
     }
 
-    /// Appends the bytes from [`LogFollower::position`] on to `out`: at least one if there are any before `until`, which
-    /// must be durable.
+    /// Appends the bytes from [`LogFollower::position`] on to `out`: at least one if there are any
+    /// before `until`, which must be durable.
     ///
     /// # Errors
-    /// [`LogError::Gap`] if the log does not hold the position any more, [`LogError::Corrupt`] for damage,
-    /// [`LogError::Io`] if a file can't be read. Nothing was appended then, and the read may be tried again.
+    /// [`LogError::Gap`] if the log does not hold the position any more, [`LogError::Corrupt`] for
+    /// damage, [`LogError::Io`] if a file can't be read. Nothing was appended then, and the read
+    /// may be tried again.
     pub fn read<D: Disk>(&mut self, disk: &D, until: Lsn, out: &mut Vec<u8>) -> Result<()> {
         if until <= self.position {
             return Ok(());
@@ -72,7 +74,8 @@ impl LogFollower {
         {
             return Ok(());
         }
-        // Recycled, removed, or just being written: a fresh look tells, and of several in a row one is not disturbed.
+        // Recycled, removed, or just being written: a fresh look tells, and of several in a row one
+        // is not disturbed.
         let mut last = Ok(());
         for _ in 0..3 {
             last = self.read_on(LogScan::follow(disk, &self.shape, self.position, until), out);
@@ -106,8 +109,8 @@ impl LogFollower {
     }
 }
 
-/// The newest place to begin at for somebody who knows all up to `txn`, among those that the headers of segments state;
-/// `None` if there is none so old, or the log does not reach back to it.
+/// The newest place to begin at for somebody who knows all up to `txn`, among those that the
+/// headers of segments state; `None` if there is none so old, or the log does not reach back to it.
 ///
 /// # Errors
 /// Those of [`SegmentCatalog::read`].
@@ -119,7 +122,8 @@ pub fn resume_point_at_or_before<D: Disk>(disk: &D, shape: &LogShape, txn: u64) 
     Ok(readable.max_by_key(|resume_point| resume_point.position))
 }
 
-/// The oldest place to begin at from which the log can be read to its end; `None` if no header states one.
+/// The oldest place to begin at from which the log can be read to its end; `None` if no header
+/// states one.
 ///
 /// # Errors
 /// Those of [`SegmentCatalog::read`]; [`LogError::Gap`] if a segment was recycled meanwhile.
@@ -128,7 +132,8 @@ pub fn oldest_resume_point<D: Disk>(disk: &D, shape: &LogShape) -> Result<Option
     let mut first = None;
     for (index, segment) in segment_catalog.segments.iter().enumerate().rev() {
         let next = segment_catalog.segments.get(index + 1);
-        // A number that is missing was a segment that has been recycled, or one that never came to be.
+        // A number that is missing was a segment that has been recycled, or one that never came to
+        // be.
         if next.is_some_and(|next| Some(next.header.number.0) != segment.header.number.0.checked_add(1)) {
             break;
         }
@@ -156,7 +161,8 @@ fn first_resume_point<D: Disk>(
     segment_catalog: &SegmentCatalog,
     start: Lsn,
 ) -> Result<Option<ResumePoint>> {
-    // A segment may begin in the middle of a record: the first place that is stated behind its start.
+    // A segment may begin in the middle of a record: the first place that is stated behind its
+    // start.
     for segment in segment_catalog.segments.iter().filter(|segment| segment.header.start >= start) {
         if segment.header.log_state.safe_start >= start {
             return Ok(Some(ResumePoint::of(&segment.header.log_state)));

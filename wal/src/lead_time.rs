@@ -1,9 +1,11 @@
-//! The lead time of a flush: how long before a deadline it begins. It is the time of a flush, and twice the delay of a wake-up: the
-//! flush thread wakes up before the flush, and the waiting client after it.
+//! The lead time of a flush: how long before a deadline it begins. It is the time of a flush, and
+//! twice the delay of a wake-up: the flush thread wakes up before the flush, and the waiting client
+//! after it.
 //!
-//! The delay of a wake-up can be measured only when a thread sleeps until a given time. A thread that is always busy never does.
-//! If it were busy *because* one wake-up was late, the estimate would never improve. So a flush before which the thread did not
-//! sleep counts as a wake-up with the guessed delay.
+//! The delay of a wake-up can be measured only when a thread sleeps until a given time. A thread
+//! that is always busy never does. If it were busy *because* one wake-up was late, the estimate
+//! would never improve. So a flush before which the thread did not sleep counts as a wake-up with
+//! the guessed delay.
 
 use crate::Estimate;
 use std::time::Duration;
@@ -48,7 +50,8 @@ impl LeadTime {
         self.has_woken = true;
     }
 
-    /// A flush has ended that took so long; `None` if it did what others need not do, and says nothing of the next one.
+    /// A flush has ended that took so long; `None` if it did what others need not do, and says
+    /// nothing of the next one.
     pub fn flushed(&mut self, took: Option<Duration>) {
         if let Some(took) = took {
             self.flush.add(took);
@@ -83,8 +86,8 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Once every commit has less time than the estimate says a flush needs, each is flushed at once and nobody sleeps any more: that must
-    /// not last.
+    /// Once every commit has less time than the estimate says a flush needs, each is flushed at
+    /// once and nobody sleeps any more: that must not last.
     #[test]
     fn one_late_wake_up_is_forgotten_though_nobody_sleeps() {
         let deadline = 20 * MS;

@@ -1,7 +1,7 @@
 //! The write-ahead log of untorn: an ordered stream of records that survives power loss.
 //!
-//! This crate knows bytes, positions and files. It knows no pages and no keys, and it never looks into a
-//! record's payload. It is safe Rust throughout.
+//! This crate knows bytes, positions and files. It knows no pages and no keys, and it never looks
+//! into a record's payload. It is safe Rust throughout.
 //!
 //! # Map of the modules
 //! Imports point upward in this list.
@@ -28,28 +28,29 @@
 //! | [`testing`] | a disk in memory that fails and loses power on command |
 //!
 //! # How the pieces fit
-//! Records ([`record`]) form one endless stream of bytes; a position in it is an [`Lsn`]. The log writes
-//! pieces of that stream as *batches*: one write each, beginning on a fresh block, with a header that says
-//! where in the stream the piece lies and what was durable when it was written. Batches fill *segments*,
-//! files of one fixed size. A segment is begun at the durable position, so segments may overlap: from a
-//! segment's first position on, the highest number wins.
+//! Records ([`record`]) form one endless stream of bytes; a position in it is an [`Lsn`]. The log
+//! writes pieces of that stream as *batches*: one write each, beginning on a fresh block, with a
+//! header that says where in the stream the piece lies and what was durable when it was written.
+//! Batches fill *segments*, files of one fixed size. A segment is begun at the durable position, so
+//! segments may overlap: from a segment's first position on, the highest number wins.
 //!
 //! # Invariants
-//! * A block that may hold acknowledged bytes is never written again until the checkpoint has passed it.
-//! * A failed write or sync is never retried on the same segment: [`log::Log::start_segment`] writes
-//!   everything that is not durable once more, elsewhere.
-//! * The header of a new segment reaches the disk after its first batches have, so a segment that counts
-//!   always holds what it took over from its predecessor.
-//! * Bytes pass for part of the stream only with their segment's number and random salt, their own block
-//!   index, the checksum of the batch before them, and their own checksums.
-//! * Whatever is below a `durable` that any valid header states must be readable; otherwise opening is an
-//!   error that names the file and the offset.
+//! * A block that may hold acknowledged bytes is never written again until the checkpoint has
+//!   passed it.
+//! * A failed write or sync is never retried on the same segment: [`log::Log::start_segment`]
+//!   writes everything that is not durable once more, elsewhere.
+//! * The header of a new segment reaches the disk after its first batches have, so a segment that
+//!   counts always holds what it took over from its predecessor.
+//! * Bytes pass for part of the stream only with their segment's number and random salt, their own
+//!   block index, the checksum of the batch before them, and their own checksums.
+//! * Whatever is below a `durable` that any valid header states must be readable; otherwise opening
+//!   is an error that names the file and the offset.
 //!
 //! # What remains
-//! The last flush before a crash is acknowledged before any later header can state it. If exactly its bytes
-//! rot on the disk, and nothing has been written after them, they look like a torn tail. An idle store
-//! closes that window by appending one empty batch. A segment header is written into one 512-byte sector,
-//! and the disk is trusted to write such a sector whole or not at all.
+//! The last flush before a crash is acknowledged before any later header can state it. If exactly
+//! its bytes rot on the disk, and nothing has been written after them, they look like a torn tail.
+//! An idle store closes that window by appending one empty batch. A segment header is written into
+//! one 512-byte sector, and the disk is trusted to write such a sector whole or not at all.
 
 pub mod disk;
 pub mod error;
@@ -85,8 +86,9 @@ pub use scan::LogScan;
 pub use segment::{LogShape, LogState};
 pub use segment_catalog::{BrokenSegment, SegmentCatalog, holds_batches, set_aside};
 
-/// Text that comes from outside, from a peer or a file, as it may be printed: control characters, which a terminal would obey, and those that
-/// change the direction of the text are written as escapes.
+/// Text that comes from outside, from a peer or a file, as it may be printed: control characters,
+/// which a terminal would obey, and those that change the direction of the text are written as
+/// escapes.
 #[must_use]
 pub fn printable(text: &str) -> String {
     let is_plain = |c: char| {

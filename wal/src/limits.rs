@@ -12,8 +12,8 @@ pub const RECORD_ALIGN_BYTES: usize = 8;
 pub const RECORD_PAYLOAD_BYTES_MAX: usize = 1 << 30;
 /// Header of one batch.
 pub const BATCH_HEADER_BYTES: usize = 128;
-/// The longest batch with its header: the most that one write holds, and so the bound of how long an
-/// urgent commit waits for bytes that are not its own.
+/// The longest batch with its header: the most that one write holds, and so the bound of how long
+/// an urgent commit waits for bytes that are not its own.
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
 /// The most bytes of the stream that one batch carries. A full batch wastes nothing.
 pub const BATCH_PAYLOAD_BYTES_MAX: usize = BATCH_BYTES_MAX - BATCH_HEADER_BYTES;
@@ -21,7 +21,8 @@ pub const BATCH_PAYLOAD_BYTES_MAX: usize = BATCH_BYTES_MAX - BATCH_HEADER_BYTES;
 pub const SEGMENT_HEADER_BYTES: usize = 128;
 /// The smallest segment.
 pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
-/// Bytes of a log's first segments that have blocks: zeros that a write replaces. Later ones have more.
+/// Bytes of a log's first segments that have blocks: zeros that a write replaces. Later ones have
+/// more.
 pub const SEGMENT_READY_BYTES_INITIAL: u64 = 128 << 10;
 /// The size of a segment unless the store was created with another.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 16 << 20;
@@ -29,7 +30,8 @@ pub const SEGMENT_BYTES_DEFAULT: u64 = 16 << 20;
 pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// Spares beyond this number are deleted when segments are recycled.
 pub const SPARES_MAX_DEFAULT: usize = 8;
-/// Under [`FlushPolicy::EveryBytes`](crate::FlushPolicy::EveryBytes), bytes wait no longer than this.
+/// Under [`FlushPolicy::EveryBytes`](crate::FlushPolicy::EveryBytes), bytes wait no longer than
+/// this.
 pub const EVERY_BYTES_AGE_MAX: Duration = Duration::from_secs(1);
 /// What one write of zeros holds while a spare is made.
 pub(crate) const ZERO_FILL_BYTES: usize = 1 << 20;

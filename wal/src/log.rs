@@ -1,27 +1,29 @@
-//! Writing the log: append, sync, and the one function that starts a segment. Owned by the flush thread.
+//! Writing the log: append, sync, and the one function that starts a segment. Owned by the flush
+//! thread.
 //!
-//! The flush loop is: [`Log::append`] → [`Log::sync`] → publish what is durable → and if the append stopped
-//! short, [`Log::start_segment`] at the durable position, which continues there and returns how far it is
-//! durable. After any failed write or sync the current segment takes no more bytes, and `start_segment`, the
-//! same function, writes everything from the durable position on into another file. It also serves a logger's
-//! start and the end of recovery.
+//! The flush loop is: [`Log::append`] → [`Log::sync`] → publish what is durable → and if the append
+//! stopped short, [`Log::start_segment`] at the durable position, which continues there and returns
+//! how far it is durable. After any failed write or sync the current segment takes no more bytes,
+//! and `start_segment`, the same function, writes everything from the durable position on into
+//! another file. It also serves a logger's start and the end of recovery.
 //!
 //! # How many blocks a commit needs
 //! A writer must know before it commits that its bytes will find room. [`blocks_for`] counts what a
-//! record of that length takes if it is flushed alone: full batches, which waste nothing, and one more whose
-//! last block may be padded. Flushing several together never takes more: look at a run of consecutive batches
-//! of which only the last is not full. It begins and ends between records, if a flush ends only at the end of
-//! a record or after a full batch. With T bytes it takes ⌈(T + 128·⌈T/P⌉) / 4096⌉ blocks (P is the payload of a
-//! full batch), and the sum over its records of ⌈(n + 128·⌈n/P⌉) / 4096⌉ is at least that, since neither
-//! rounding up grows by joining. The end of a segment may cut a run once, between two blocks, which costs one
-//! more header and so at most one block: that block, and the header's, are not counted as free
-//! ([`Log::free_blocks`]). A segment that fails is given up: its successor takes what was not durable in no more
-//! blocks than before, and has at least as many left as the failed one had, if it was a spare with no fewer ready
-//! blocks. Therefore the spare with the most is never counted as free, nor are those blocks of the current segment
-//! that this spare lacks; see [`pool`](crate::pool).
+//! record of that length takes if it is flushed alone: full batches, which waste nothing, and one
+//! more whose last block may be padded. Flushing several together never takes more: look at a run
+//! of consecutive batches of which only the last is not full. It begins and ends between records,
+//! if a flush ends only at the end of a record or after a full batch. With T bytes it takes ⌈(T +
+//! 128·⌈T/P⌉) / 4096⌉ blocks (P is the payload of a full batch), and the sum over its records of
+//! ⌈(n + 128·⌈n/P⌉) / 4096⌉ is at least that, since neither rounding up grows by joining. The end
+//! of a segment may cut a run once, between two blocks, which costs one more header and so at most
+//! one block: that block, and the header's, are not counted as free ([`Log::free_blocks`]). A
+//! segment that fails is given up: its successor takes what was not durable in no more blocks than
+//! before, and has at least as many left as the failed one had, if it was a spare with no fewer
+//! ready blocks. Therefore the spare with the most is never counted as free, nor are those blocks
+//! of the current segment that this spare lacks; see [`pool`](crate::pool).
 //!
-//! A batch without payload states something and takes one block. The caller pays for it out of what grouping
-//! saved, or writes it when nothing else is under way.
+//! A batch without payload states something and takes one block. The caller pays for it out of what
+//! grouping saved, or writes it when nothing else is under way.
 
 use crate::{
     Disk, DiskFile, Lsn, SegmentNumber,
@@ -55,7 +57,8 @@ pub const fn blocks_for(len: u64) -> u64 {
 pub struct Appended {
     /// Everything below is written; none of it is durable before the next [`Log::sync`].
     pub to: Lsn,
-    /// The segment is full and something is left, be it only a statement: sync, then start a segment.
+    /// The segment is full and something is left, be it only a statement: sync, then start a
+    /// segment.
     pub full: bool,
 }
 
@@ -95,8 +98,8 @@ impl<D: Disk> Log<D> {
         Self { pool, current: None, buf: AlignedBuf::new(BATCH_BYTES_MAX), region: 0 }
     }
 
-    /// The same log, whose segments' headers will contain `region`: so the caller recognises, after a crash, that the
-    /// newest segment is one that it started.
+    /// The same log, whose segments' headers will contain `region`: so the caller recognises, after
+    /// a crash, that the newest segment is one that it started.
     #[must_use]
     pub fn with_region(self, region: u64) -> Self {
         Self { region, ..self }
@@ -120,8 +123,9 @@ impl<D: Disk> Log<D> {
         self.current.as_ref().filter(|c| !c.failed).map(|c| c.written)
     }
 
-    /// How many blocks commits may still claim, counted by [`blocks_for`] and not by bytes: in the current
-    /// segment and in all spares but the largest. 0 without a spare, since then a failure would find no successor.
+    /// How many blocks commits may still claim, counted by [`blocks_for`] and not by bytes: in the
+    /// current segment and in all spares but the largest. 0 without a spare, since then a failure
+    /// would find no successor.
     #[must_use]
     pub fn free_blocks(&self) -> u64 {
         let Some(spares) = self.pool.spare_blocks() else { return 0 };
@@ -134,7 +138,8 @@ impl<D: Disk> Log<D> {
     /// Sees to it that [`Log::start_segment`] can take `len` bytes into one segment.
     ///
     /// # Errors
-    /// [`LogError::DiskFull`] if no spare is large enough and the device has no room for one: nothing has changed.
+    /// [`LogError::DiskFull`] if no spare is large enough and the device has no room for one:
+    /// nothing has changed.
     pub fn ensure_successor(&self, len: u64) -> Result<()> {
         // Its header, and the block that pays for the cut at its end.
         let blocks = blocks_for(len) + 2;
@@ -152,13 +157,15 @@ impl<D: Disk> Log<D> {
         current.map_or((0, 0), |c| (u64::from(c.ready - c.next_block), u64::from(c.ready)))
     }
 
-    /// Writes the bytes `from .. from + len` of the stream, which must continue what is written, without
-    /// syncing. `len` 0 writes an empty batch, for what it states. Stops where the segment is full.
+    /// Writes the bytes `from .. from + len` of the stream, which must continue what is written,
+    /// without syncing. `len` 0 writes an empty batch, for what it states. Stops where the segment
+    /// is full.
     ///
     /// # Errors
-    /// [`LogError::Io`] or [`LogError::DiskFull`] if a write fails; any part may have been written, and the
-    /// segment takes no more. [`LogError::NeedsSegment`] if that has happened before. [`LogError::Position`]
-    /// or [`LogError::Invalid`] for a place or a length that does not fit; nothing has happened then.
+    /// [`LogError::Io`] or [`LogError::DiskFull`] if a write fails; any part may have been written,
+    /// and the segment takes no more. [`LogError::NeedsSegment`] if that has happened before.
+    /// [`LogError::Position`] or [`LogError::Invalid`] for a place or a length that does not fit;
+    /// nothing has happened then.
     pub fn append(&mut self, from: Lsn, len: u64, log_state: &LogState, fill: Fill<'_>) -> Result<Appended> {
         let current = self.current.as_mut().filter(|c| !c.failed).ok_or(LogError::NeedsSegment)?;
         if current.written != from {
@@ -176,8 +183,8 @@ impl<D: Disk> Log<D> {
     /// Makes everything written durable: [`Log::written`] is durable when this returns success.
     ///
     /// # Errors
-    /// [`LogError::Io`] if the sync fails. It is never repeated: the kernel may have dropped the bytes and
-    /// would answer success. Start a segment at the durable position.
+    /// [`LogError::Io`] if the sync fails. It is never repeated: the kernel may have dropped the
+    /// bytes and would answer success. Start a segment at the durable position.
     pub fn sync(&mut self) -> Result<Lsn> {
         let current = self.current.as_mut().filter(|c| !c.failed).ok_or(LogError::NeedsSegment)?;
         if current.unsynced {
@@ -189,38 +196,39 @@ impl<D: Disk> Log<D> {
         Ok(current.written)
     }
 
-    /// Gives the current segment up, as a failed write or sync does: its bytes past the durable position are
-    /// trusted no more, and [`Log::start_segment`] must follow.
+    /// Gives the current segment up, as a failed write or sync does: its bytes past the durable
+    /// position are trusted no more, and [`Log::start_segment`] must follow.
     pub fn abandon(&mut self) {
         if let Some(current) = &mut self.current {
             current.failed = true;
         }
     }
 
-    /// Starts a segment at the durable position `log_state.durable` with the `len` bytes of the stream that
-    /// follow it, or as many of them as fit, and returns up to where the stream is durable.
+    /// Starts a segment at the durable position `log_state.durable` with the `len` bytes of the
+    /// stream that follow it, or as many of them as fit, and returns up to where the stream is
+    /// durable.
     ///
-    /// `len` must reach at least to the end of what is written, or, after recovery, of what was read: the
-    /// old segment's bytes from the durable position on count no longer. After recovery they must fit in one segment
-    /// ([`Log::ensure_successor`]): a process that dies between two would leave a header that overrides bytes which no
-    /// segment holds.
+    /// `len` must reach at least to the end of what is written, or, after recovery, of what was
+    /// read: the old segment's bytes from the durable position on count no longer. After recovery
+    /// they must fit in one segment ([`Log::ensure_successor`]): a process that dies between two
+    /// would leave a header that overrides bytes which no segment holds.
     ///
-    /// Recovery keeps whole records only. If the last of them ends at R, below the newest durable position
-    /// stated (which then lies inside a record that never became whole), it starts the segment at R
-    /// instead, with a record of the kind [`Abort`](crate::RecordKind::Abort) there whose payload is
-    /// long enough to reach that position: so the stream stays a row of records, and positions that were
-    /// stated durable stay readable. Otherwise it starts at the stated position, passes the bytes up to R, and
-    /// new records follow at R.
+    /// Recovery keeps whole records only. If the last of them ends at R, below the newest durable
+    /// position stated (which then lies inside a record that never became whole), it starts the
+    /// segment at R instead, with a record of the kind [`Abort`](crate::RecordKind::Abort) there
+    /// whose payload is long enough to reach that position: so the stream stays a row of records,
+    /// and positions that were stated durable stay readable. Otherwise it starts at the stated
+    /// position, passes the bytes up to R, and new records follow at R.
     ///
-    /// The spare that it takes is not trusted in any way. First its old header is blanked, then the batches
-    /// are written, then the header, each synced before the next. So at no instant does a header count
-    /// whose batches may be missing, and whatever failed before leaves no trace. After an error it may be
-    /// called again and takes another spare and another number.
+    /// The spare that it takes is not trusted in any way. First its old header is blanked, then the
+    /// batches are written, then the header, each synced before the next. So at no instant does a
+    /// header count whose batches may be missing, and whatever failed before leaves no trace. After
+    /// an error it may be called again and takes another spare and another number.
     ///
     /// # Errors
-    /// [`LogError::NoRoom`] without a spare, [`LogError::Io`] if it can't be opened; the current segment is then as it was.
-    /// [`LogError::Io`] or [`LogError::DiskFull`] if a write or sync fails; then no segment takes bytes until a start
-    /// succeeds.
+    /// [`LogError::NoRoom`] without a spare, [`LogError::Io`] if it can't be opened; the current
+    /// segment is then as it was. [`LogError::Io`] or [`LogError::DiskFull`] if a write or sync
+    /// fails; then no segment takes bytes until a start succeeds.
     pub fn start_segment(&mut self, log_state: &LogState, len: u64, fill: Fill<'_>) -> Result<Lsn> {
         check_len(len)?;
         if !log_state.durable.is_aligned() {
@@ -238,7 +246,8 @@ impl<D: Disk> Log<D> {
                 return Err(LogError::io(format!("opening {name}"))(error));
             }
         };
-        // From here on the new header may reach the disk, and would then override the current segment.
+        // From here on the new header may reach the disk, and would then override the current
+        // segment.
         if let Some(current) = &mut self.current {
             current.failed = true;
         }
@@ -307,8 +316,8 @@ impl<D: Disk> Log<D> {
 }
 
 impl<F: DiskFile> Current<F> {
-    /// Up to which block the segment takes bytes: no further than the largest spare reaches. So what recovery finds here that no
-    /// header states fits in that spare.
+    /// Up to which block the segment takes bytes: no further than the largest spare reaches. So
+    /// what recovery finds here that no header states fits in that spare.
     fn limit(&self, spares: Option<SpareBlocks>) -> u32 {
         match spares {
             Some(spares) if !self.succeeds_failed => self.ready.min(spares.largest).max(self.next_block),

@@ -3,8 +3,8 @@
 use crate::limits::RECORD_ALIGN_BYTES;
 use std::fmt;
 
-/// A position in the stream of records, in bytes. Headers of batches and segments take no part in it.
-/// It is always a multiple of 8 and never goes back.
+/// A position in the stream of records, in bytes. Headers of batches and segments take no part in
+/// it. It is always a multiple of 8 and never goes back.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Lsn(pub u64);
 
@@ -12,11 +12,12 @@ impl Lsn {
     /// The beginning of the stream.
     pub const ZERO: Lsn = Lsn(0);
 
-    /// No stored position is higher: what is added to one that was checked against this does not overflow.
+    /// No stored position is higher: what is added to one that was checked against this does not
+    /// overflow.
     pub const MAX: Lsn = Lsn(1 << 62);
 
-    /// The position `bytes` further on. The stream would take centuries to reach the end of the range;
-    /// a damaged length saturates and is then refused as out of place.
+    /// The position `bytes` further on. The stream would take centuries to reach the end of the
+    /// range; a damaged length saturates and is then refused as out of place.
     #[must_use]
     pub fn advanced_by(self, bytes: u64) -> Lsn {
         Lsn(self.0.saturating_add(bytes))
@@ -47,8 +48,8 @@ impl fmt::Display for Lsn {
     }
 }
 
-/// The number of a segment. Each segment that is started gets one above all existing ones; a file that is
-/// recycled gets a new one. 0 is never used.
+/// The number of a segment. Each segment that is started gets one above all existing ones; a file
+/// that is recycled gets a new one. 0 is never used.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct SegmentNumber(pub u64);
 

@@ -1,9 +1,10 @@
-//! The catalogue of planted bugs: deliberate mistakes, one at a time, that the checks of `crash-harness` must catch. A name that
-//! is not here does not compile.
+//! The catalogue of planted bugs: deliberate mistakes, one at a time, that the checks of
+//! `crash-harness` must catch. A name that is not here does not compile.
 //!
-//! It stands in this crate because this is the lowest one: the log has such bugs, and so has the store above it. In ordinary
-//! builds it is a list that nothing but the compiler reads: each place asks a constant `false`. With the feature
-//! `planted-bugs`, which no default and no dependency switches on, the variable `UNTORN_BUG` names the one that this process has.
+//! It stands in this crate because this is the lowest one: the log has such bugs, and so has the
+//! store above it. In ordinary builds it is a list that nothing but the compiler reads: each place
+//! asks a constant `false`. With the feature `planted-bugs`, which no default and no dependency
+//! switches on, the variable `UNTORN_BUG` names the one that this process has.
 
 /// All of them, in alphabetical order, each with the line that says what goes wrong.
 pub const ALL: &[(&str, &str)] = &[
@@ -72,7 +73,8 @@ pub const fn is_same(a: &str, b: &str) -> bool {
 /// Whether this process has the bug `name`.
 ///
 /// # Panics
-/// If `UNTORN_BUG` names none of the catalogue: a check that is run with a bug that nobody plants would seem to miss it.
+/// If `UNTORN_BUG` names none of the catalogue: a check that is run with a bug that nobody plants
+/// would seem to miss it.
 #[cfg(feature = "planted-bugs")]
 #[inline(never)]
 #[must_use]
@@ -86,7 +88,8 @@ pub fn is_planted(name: &str) -> bool {
     bug.as_deref() == Some(name)
 }
 
-/// Whether the planted bug of this name is switched on (`UNTORN_BUG=name`); false in ordinary builds.
+/// Whether the planted bug of this name is switched on (`UNTORN_BUG=name`); false in ordinary
+/// builds.
 #[cfg(not(feature = "planted-bugs"))]
 #[doc(hidden)]
 #[macro_export]
@@ -97,7 +100,8 @@ macro_rules! planted_bug {
     }};
 }
 
-/// Whether the planted bug of this name is switched on (`UNTORN_BUG=name`); false in ordinary builds.
+/// Whether the planted bug of this name is switched on (`UNTORN_BUG=name`); false in ordinary
+/// builds.
 #[cfg(feature = "planted-bugs")]
 #[doc(hidden)]
 #[macro_export]

@@ -1,30 +1,34 @@
 //! The segment files: which are in use, spares made ahead, recycling.
 //!
-//! Shared by the flush thread, which takes spares, and the background thread, which makes and recycles them.
-//! The lock is never held across a write or a sync.
+//! Shared by the flush thread, which takes spares, and the background thread, which makes and
+//! recycles them. The lock is never held across a write or a sync.
 //!
-//! A file's life: *making* (zeros written under another name, synced, renamed) → *spare* → *taken* (the log
-//! writes its first batches and then its header) → *live* → *kept* for followers, once the checkpoint has passed
-//! its last byte and as far as [`Retention`] says → spare again, or deleted if it is small. A process that dies at
-//! any of these leaves a file that the next [`SegmentCatalog`] judges by its header alone.
+//! A file's life: *making* (zeros written under another name, synced, renamed) → *spare* → *taken*
+//! (the log writes its first batches and then its header) → *live* → *kept* for followers, once the
+//! checkpoint has passed its last byte and as far as [`Retention`] says → spare again, or deleted
+//! if it is small. A process that dies at any of these leaves a file that the next
+//! [`SegmentCatalog`] judges by its header alone.
 //!
-//! **Ready blocks.** Every segment file has the same length, but a log that holds little takes little of the
-//! disk: only the first blocks of a file are ready, that is written with zeros, and the rest is a hole. The log
-//! continues in another file where the ready blocks end, so no commit needs a block that the device may not have.
-//! The first files have [`LogShape::ready_bytes_initial`]. Each spare is made as large as all that this pool was
-//! given to log, and twice as large as the one before if that was used up, up to the length of a file. Four
-//! rules keep what [`Log::free_blocks`](crate::Log::free_blocks) promises:
-//! 1. A spare is made with no fewer ready blocks than any other file has. So no segment that is being written
-//!    has more than the largest spare, unless the device is full.
-//! 2. The log continues in the spare with the fewest. The one with the most is not counted: it is the
-//!    successor of a segment that fails.
-//! 3. The ready blocks of a spare do not change. A file with fewer than the first files have, such as one that was
-//!    copied with holes in place of zeros, is no spare until [`SegmentPool::add_spare`] has filled it.
-//! 4. A file that became free is deleted at once if it is small, or never: a spare may have been promised.
+//! **Ready blocks.** Every segment file has the same length, but a log that holds little takes
+//! little of the disk: only the first blocks of a file are ready, that is written with zeros, and
+//! the rest is a hole. The log continues in another file where the ready blocks end, so no commit
+//! needs a block that the device may not have. The first files have
+//! [`LogShape::ready_bytes_initial`]. Each spare is made as large as all that this pool was given
+//! to log, and twice as large as the one before if that was used up, up to the length of a file.
+//! Four rules keep what [`Log::free_blocks`](crate::Log::free_blocks) promises:
+//! 1. A spare is made with no fewer ready blocks than any other file has. So no segment that is
+//!    being written has more than the largest spare, unless the device is full.
+//! 2. The log continues in the spare with the fewest. The one with the most is not counted: it is
+//!    the successor of a segment that fails.
+//! 3. The ready blocks of a spare do not change. A file with fewer than the first files have, such
+//!    as one that was copied with holes in place of zeros, is no spare until
+//!    [`SegmentPool::add_spare`] has filled it.
+//! 4. A file that became free is deleted at once if it is small, or never: a spare may have been
+//!    promised.
 //!
-//! **Old headers.** A file that became free keeps its header until it is taken, and counts as a segment again if
-//! the process dies before. So files are taken and deleted from the oldest header on (`SegmentSlots::is_next`): what the
-//! next [`SegmentCatalog`] finds has no gap.
+//! **Old headers.** A file that became free keeps its header until it is taken, and counts as a
+//! segment again if the process dies before. So files are taken and deleted from the oldest header
+//! on (`SegmentSlots::is_next`): what the next [`SegmentCatalog`] finds has no gap.
 
 mod slots;
 
@@ -43,7 +47,8 @@ use std::cmp::Reverse;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-/// How much of the log is kept beyond what recovery needs, for those who follow it. Both bounds hold.
+/// How much of the log is kept beyond what recovery needs, for those who follow it. Both bounds
+/// hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Retention {
     /// The segments that are kept take no more than this many bytes on the disk.
@@ -71,10 +76,10 @@ pub struct SegmentPool<D: Disk> {
 }
 
 impl<D: Disk> SegmentPool<D> {
-    /// The pool of the files that `segment_catalog` found. What lies below `checkpoint_lsn` no longer
-    /// counts, but is kept as `retention` says. Files that were never finished are removed. Those
-    /// that have not the size of a segment get another name: the caller has seen that recovery
-    /// needs none of them ([`SegmentCatalog::refuse_broken`]).
+    /// The pool of the files that `segment_catalog` found. What lies below `checkpoint_lsn` no
+    /// longer counts, but is kept as `retention` says. Files that were never finished are removed.
+    /// Those that have not the size of a segment get another name: the caller has seen that
+    /// recovery needs none of them ([`SegmentCatalog::refuse_broken`]).
     ///
     /// # Errors
     /// [`LogError::Io`] if an unfinished file can't be removed or a broken one not renamed, or the
@@ -96,8 +101,8 @@ impl<D: Disk> SegmentPool<D> {
             disk.rename(&broken.file, &name).map_err(LogError::io(format!("renaming {} to {name}", broken.file)))?;
             set_aside.push(name);
         }
-        // A predecessor may have died between renaming a spare and syncing its name. A segment whose name a
-        // power cut takes back would take acknowledged bytes with it.
+        // A predecessor may have died between renaming a spare and syncing its name. A segment
+        // whose name a power cut takes back would take acknowledged bytes with it.
         disk.sync_dir().map_err(LogError::io("syncing the log's directory"))?;
         // Damaged ones are used last: they are all that tells of the damage.
         let (damaged, whole): (Vec<_>, Vec<_>) =
@@ -143,17 +148,18 @@ impl<D: Disk> SegmentPool<D> {
         self.lock().spares_max = spares_max;
     }
 
-    /// Makes one more spare: writes zeros, so that a later sync of its blocks commits no metadata. Slow; for
-    /// the background thread.
+    /// Makes one more spare: writes zeros, so that a later sync of its blocks commits no metadata.
+    /// Slow; for the background thread.
     ///
     /// # Errors
-    /// [`LogError::DiskFull`] if there is no room, [`LogError::Io`] otherwise. Nothing is left behind, or
-    /// only a file that the next [`SegmentPool::open`] puts in order.
+    /// [`LogError::DiskFull`] if there is no room, [`LogError::Io`] otherwise. Nothing is left
+    /// behind, or only a file that the next [`SegmentPool::open`] puts in order.
     pub fn add_spare(&self) -> Result<()> {
         self.add_spare_or_smaller(0)
     }
 
-    /// As [`SegmentPool::add_spare_of`]. If the device has no room for as many blocks, the spare has as few as the first ones.
+    /// As [`SegmentPool::add_spare_of`]. If the device has no room for as many blocks, the spare
+    /// has as few as the first ones.
     ///
     /// # Errors
     /// As [`SegmentPool::add_spare`].
@@ -215,8 +221,8 @@ impl<D: Disk> SegmentPool<D> {
         made
     }
 
-    /// Writes zeros into a file with holes that is no segment any more. Its header goes first, so that no survey
-    /// takes what a crash leaves for a damaged segment.
+    /// Writes zeros into a file with holes that is no segment any more. Its header goes first, so
+    /// that no survey takes what a crash leaves for a damaged segment.
     fn fill_file(&self, name: &str, bytes: u64) -> Result<()> {
         let file = self.disk.open(name).map_err(LogError::io(format!("opening {name}")))?;
         for bytes in [BLOCK_BYTES as u64, bytes] {
@@ -243,18 +249,21 @@ impl<D: Disk> SegmentPool<D> {
         })
     }
 
-    /// Turns segments whose every byte lies below `checkpoint_lsn`, or in a later one, into spares, but for those that
-    /// `retention` keeps, and deletes spares beyond the maximum. Small ones are deleted rather than made spares once spares have
-    /// grown, if there are two others and the device has room. Call it only when a durable header states that checkpoint. Returns how many segments it freed.
+    /// Turns segments whose every byte lies below `checkpoint_lsn`, or in a later one, into spares,
+    /// but for those that `retention` keeps, and deletes spares beyond the maximum. Small ones are
+    /// deleted rather than made spares once spares have grown, if there are two others and the
+    /// device has room. Call it only when a durable header states that checkpoint. Returns how many
+    /// segments it freed.
     ///
     /// # Errors
-    /// [`LogError::Io`] if a surplus file can't be deleted: it stays a spare. What was freed stays freed.
+    /// [`LogError::Io`] if a surplus file can't be deleted: it stays a spare. What was freed stays
+    /// freed.
     pub fn recycle(&self, checkpoint_lsn: Lsn, retention: Retention) -> Result<usize> {
         self.recycle_with(checkpoint_lsn, retention, || ())
     }
 
-    /// As [`SegmentPool::recycle`]. Calls `on_freed` before it deletes a file: a reader that misses one of
-    /// them learns from what the caller publishes there that the log begins later by now.
+    /// As [`SegmentPool::recycle`]. Calls `on_freed` before it deletes a file: a reader that misses
+    /// one of them learns from what the caller publishes there that the log begins later by now.
     ///
     /// # Errors
     /// As [`SegmentPool::recycle`].
@@ -303,8 +312,8 @@ impl<D: Disk> SegmentPool<D> {
         Ok(freed)
     }
 
-    /// As [`SegmentPool::recycle_with`] at the same checkpoint as the last time: for those that have
-    /// become too old since.
+    /// As [`SegmentPool::recycle_with`] at the same checkpoint as the last time: for those that
+    /// have become too old since.
     ///
     /// # Errors
     /// As [`SegmentPool::recycle`].
@@ -342,8 +351,8 @@ impl<D: Disk> SegmentPool<D> {
         Ok(true)
     }
 
-    /// Deletes the largest spare, but never the last one, when the device is full and the room is needed for
-    /// something else. False if there is no other.
+    /// Deletes the largest spare, but never the last one, when the device is full and the room is
+    /// needed for something else. False if there is no other.
     ///
     /// # Errors
     /// [`LogError::Io`] if it can't be deleted; it is a spare then.
@@ -406,7 +415,8 @@ impl<D: Disk> SegmentPool<D> {
         self.spare_blocks().map_or(0, |spares| spares.others)
     }
 
-    /// What the spares hold: see [`SpareBlocks`]. Asked at each flush, however many segments are kept.
+    /// What the spares hold: see [`SpareBlocks`]. Asked at each flush, however many segments are
+    /// kept.
     pub(crate) fn spare_blocks(&self) -> Option<SpareBlocks> {
         self.lock().spare_blocks()
     }
@@ -427,8 +437,9 @@ impl<D: Disk> SegmentPool<D> {
         &self.disk
     }
 
-    /// Takes a spare and a number above all existing ones for a new segment: the smallest spare, or the
-    /// `largest`. The spare's name, its ready blocks, and the number. By the flush thread, which alone takes spares.
+    /// Takes a spare and a number above all existing ones for a new segment: the smallest spare, or
+    /// the `largest`. The spare's name, its ready blocks, and the number. By the flush thread,
+    /// which alone takes spares.
     pub(crate) fn take_spare(&self, largest: bool) -> Option<(String, u32, SegmentNumber)> {
         let mut slots = self.lock();
         // The first one of several that are as good.
@@ -464,8 +475,8 @@ impl<D: Disk> SegmentPool<D> {
         Some((name, ready, number))
     }
 
-    /// Blanks the header of a spare that is older than one that is taken: see `SegmentSlots::is_next`. One that can't be
-    /// blanked stays, and is a spare as good.
+    /// Blanks the header of a spare that is older than one that is taken: see
+    /// `SegmentSlots::is_next`. One that can't be blanked stays, and is a spare as good.
     fn blank_header(&self, name: &str) {
         let blank = || {
             let file = self.disk.open(name)?;

@@ -1,13 +1,14 @@
-//! The bytes of one record. This is the only codec of them: writers encode into the ring with it, and
-//! replay and the change feed decode with it.
+//! The bytes of one record. This is the only codec of them: writers encode into the ring with it,
+//! and replay and the change feed decode with it.
 //!
 //! ```text
 //!  0  payload length u32     8  LSN of the record u64    24  kind u8
 //!  4  CRC-32         u32    16  transaction id    u64    25  reserved, zero (7 bytes)
 //! 32  payload, zero-padded to a multiple of 8
 //! ```
-//! Little-endian. The checksum starts from a seed that depends on the store and covers the header (with the
-//! checksum as 0) and the payload. The LSN makes the same bytes elsewhere in the stream another record.
+//! Little-endian. The checksum starts from a seed that depends on the store and covers the header
+//! (with the checksum as 0) and the payload. The LSN makes the same bytes elsewhere in the stream
+//! another record.
 
 use crate::{
     Lsn,
@@ -122,16 +123,16 @@ impl Begun {
     }
 }
 
-/// Reserves the header of a record at the end of `buf`. The caller appends the payload to `buf` and then
-/// calls [`finish`], so the payload is written once, in place.
+/// Reserves the header of a record at the end of `buf`. The caller appends the payload to `buf` and
+/// then calls [`finish`], so the payload is written once, in place.
 pub fn begin(buf: &mut Vec<u8>) -> Begun {
     let start = buf.len();
     buf.resize(start + RECORD_HEADER_BYTES, 0);
     Begun { start }
 }
 
-/// Completes the record that [`begin`] reserved: everything behind its header is the payload. Returns how
-/// many bytes of the stream it takes.
+/// Completes the record that [`begin`] reserved: everything behind its header is the payload.
+/// Returns how many bytes of the stream it takes.
 ///
 /// # Panics
 /// If `buf` was cut back to before the header's end, or the payload is longer than

@@ -1,30 +1,36 @@
-//! The longest time that a commit can take: response-time analysis for fixed priorities without preemption.
+//! The longest time that a commit can take: response-time analysis for fixed priorities without
+//! preemption.
 //!
-//! The writer lock is a resource like the bus of a controller area network: whoever holds it is not interrupted, and of those
-//! who wait the most urgent is next. So the analysis of that bus applies: K. Tindell, A. Burns, A. Wellings, *Calculating controller area
-//! network (CAN) message response times* (1995), as mended by R. Davis, A. Burns, R. Bril, J. Lukkien, *Controller Area Network (CAN)
-//! schedulability analysis: Refuted, revisited and revised*, Real-Time Systems 35 (2007). The older one looked at the first
-//! instance only; a later one of the same busy period can take longer, since an instance that is not preempted pushes
-//! others behind itself.
+//! The writer lock is a resource like the bus of a controller area network: whoever holds it is not
+//! interrupted, and of those who wait the most urgent is next. So the analysis of that bus applies:
+//! K. Tindell, A. Burns, A. Wellings, *Calculating controller area network (CAN) message response
+//! times* (1995), as mended by R. Davis, A. Burns, R. Bril, J. Lukkien, *Controller Area Network
+//! (CAN) schedulability analysis: Refuted, revisited and revised*, Real-Time Systems 35 (2007). The
+//! older one looked at the first instance only; a later one of the same busy period can take
+//! longer, since an instance that is not preempted pushes others behind itself.
 //!
-//! One thing differs. Messages of one priority are sent in their order; of two requests of one class that wait for the lock, whichever
-//! is quicker gets it. So each may be passed by all of its class that come before it gets its turn.
+//! One thing differs. Messages of one priority are sent in their order; of two requests of one
+//! class that wait for the lock, whichever is quicker gets it. So each may be passed by all of its
+//! class that come before it gets its turn.
 //!
 //! All times are nanoseconds. Pure arithmetic.
 
-/// Who asks for the resource again and again. The order of a slice of them is that of their priorities, the highest first.
+/// Who asks for the resource again and again. The order of a slice of them is that of their
+/// priorities, the highest first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Task {
     /// For how long it holds the resource at the most.
     pub hold_ns: u64,
     /// The shortest time between two of its requests, on average over a burst.
     pub period_ns: u64,
-    /// How much earlier than by that period a request may come: n at once are a jitter of n − 1 periods.
+    /// How much earlier than by that period a request may come: n at once are a jitter of n − 1
+    /// periods.
     pub jitter_ns: u64,
 }
 
 impl Task {
-    /// `callers` who ask `per_second` times in all, each for at most `hold_ns`. They may all come at once.
+    /// `callers` who ask `per_second` times in all, each for at most `hold_ns`. They may all come
+    /// at once.
     #[must_use]
     pub fn of_callers(callers: u64, per_second: f64, hold_ns: u64) -> Task {
         // As good as never is once in an hour.
@@ -49,11 +55,13 @@ impl Task {
 /// Beyond this no bound is looked for: it would be of no use.
 const RESPONSE_MAX_NS: u64 = 3_600_000_000_000;
 
-/// Nor after so many steps, or instances: more come only where all but nothing is left of the resource.
+/// Nor after so many steps, or instances: more come only where all but nothing is left of the
+/// resource.
 const STEPS_MAX: u64 = 10_000;
 
-/// The longest time from a request of task `index` until it gives the resource back, if it may have to wait for `blocking_ns` for those of
-/// lower priority; `None` if there is no bound, since more is asked for than there is, or all but that.
+/// The longest time from a request of task `index` until it gives the resource back, if it may have
+/// to wait for `blocking_ns` for those of lower priority; `None` if there is no bound, since more
+/// is asked for than there is, or all but that.
 #[must_use]
 pub fn response_ns(tasks: &[Task], index: usize, blocking_ns: u64) -> Option<u64> {
     let task = tasks.get(index)?;
@@ -61,8 +69,8 @@ pub fn response_ns(tasks: &[Task], index: usize, blocking_ns: u64) -> Option<u64
     let asked = |tasks: &[Task], window: u64| {
         tasks.iter().fold(0_u64, |sum, task| sum.saturating_add(task.requests(window).saturating_mul(task.hold_ns)))
     };
-    // The longest time for which those of this priority and above keep the resource busy. A request that comes at its very end
-    // is not part of it any more.
+    // The longest time for which those of this priority and above keep the resource busy. A request
+    // that comes at its very end is not part of it any more.
     let busy_ns = fixed_point(task.hold_ns.max(1), |busy| {
         blocking_ns.saturating_add(asked(&tasks[..=index], busy.saturating_sub(1)))
     })?;
@@ -71,15 +79,17 @@ pub fn response_ns(tasks: &[Task], index: usize, blocking_ns: u64) -> Option<u64
         return None;
     }
     let mut longest = 0;
-    // The start of instance q cannot be held up any more than by all that came up to it, its own instant included.
+    // The start of instance q cannot be held up any more than by all that came up to it, its own
+    // instant included.
     let mut start_ns = 0;
-    // Which instance it is depends on who passes whom. It may be the first to ask of all that have asked since the last start
-    // at which only one was waiting: that one could not be passed.
+    // Which instance it is depends on who passes whom. It may be the first to ask of all that have
+    // asked since the last start at which only one was waiting: that one could not be passed.
     let mut first = 0_u64;
     for instance in 0..instances {
         let before = blocking_ns.saturating_add(instance.saturating_mul(task.hold_ns));
         start_ns = fixed_point(before.max(start_ns), |start| before.saturating_add(asked(higher, start)))?;
-        // Requests are late by the jitter at first and come by the period then: the window begins with the first.
+        // Requests are late by the jitter at first and come by the period then: the window begins
+        // with the first.
         let asked_at = first.saturating_mul(task.period_ns).saturating_sub(task.jitter_ns);
         longest = longest.max(start_ns.saturating_add(task.hold_ns).saturating_sub(asked_at));
         if task.requests(start_ns) <= instance + 1 {
@@ -125,8 +135,9 @@ pub struct Classes {
 /// The bound of an urgent commit, part by part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ResponseBound {
-    /// For how long those of lower priority hold it up: two of their sections, the one that is under way when it asks, and one that
-    /// begins in the instant before it has announced itself (the writer lock's header says why no third one).
+    /// For how long those of lower priority hold it up: two of their sections, the one that is
+    /// under way when it asks, and one that begins in the instant before it has announced itself
+    /// (the writer lock's header says why no third one).
     pub blocking_ns: u64,
     /// Until the commit is visible and the lock given back.
     pub visible_ns: u64,
@@ -137,11 +148,13 @@ pub struct ResponseBound {
 impl Classes {
     /// The longest times of an urgent commit; `None` if there is no bound.
     ///
-    /// What comes after the lock is not a matter of how many commits there are: one flush covers all that is published when it
-    /// begins. So a commit waits for the one that has begun just before it, for its own, and for the logger and its caller to wake up.
+    /// What comes after the lock is not a matter of how many commits there are: one flush covers
+    /// all that is published when it begins. So a commit waits for the one that has begun just
+    /// before it, for its own, and for the logger and its caller to wake up.
     ///
-    /// Bulk commits that have lost their patience come before it, too: as often as they can lose it. Every section may begin with the wake-up
-    /// of whoever it was handed to, which keeps the lock from all others.
+    /// Bulk commits that have lost their patience come before it, too: as often as they can lose
+    /// it. Every section may begin with the wake-up of whoever it was handed to, which keeps the
+    /// lock from all others.
     #[must_use]
     pub fn urgent(&self) -> Option<ResponseBound> {
         let bulk = self.handed(self.bulk);
@@ -153,7 +166,8 @@ impl Classes {
         Some(self.with_flush(blocking_ns, visible_ns))
     }
 
-    /// The longest times of a bulk commit that is waited for: until the log has a share for it, for the lock, and for the flush.
+    /// The longest times of a bulk commit that is waited for: until the log has a share for it, for
+    /// the lock, and for the flush.
     #[must_use]
     pub fn bulk(&self) -> Option<ResponseBound> {
         let share_wait_ns = if self.urgent.period_ns < RESPONSE_MAX_NS { self.share_wait_ns } else { 0 };
@@ -182,8 +196,9 @@ mod tests {
         Task { hold_ns: hold_us * US, period_ns: period_us * US, jitter_ns: 0 }
     }
 
-    /// The example by which Davis et al. refute the older analysis (their Table 2): messages of 1 ms, with periods of 2.5, 3.5 and
-    /// 3.5 ms. The first instance of the third takes 3 ms, the second one 3.5.
+    /// The example by which Davis et al. refute the older analysis (their Table 2): messages of 1
+    /// ms, with periods of 2.5, 3.5 and 3.5 ms. The first instance of the third takes 3 ms, the
+    /// second one 3.5.
     #[test]
     fn the_example_in_which_the_second_instance_takes_longer() {
         let tasks = [task(1000, 2500), task(1000, 3500), task(1000, 3500)];
@@ -230,7 +245,8 @@ mod tests {
         assert_eq!(beside.visible_ns - alone.visible_ns, 50_000 * US + 10 * US);
     }
 
-    /// Of two that wait, the later one may be first: the third request of this burst passes the second.
+    /// Of two that wait, the later one may be first: the third request of this burst passes the
+    /// second.
     #[test]
     fn a_request_may_be_passed_by_a_later_one_of_its_class() {
         let task = Task { jitter_ns: 1000 * US, ..task(400, 1000) };
@@ -244,8 +260,9 @@ mod tests {
         assert_eq!(response_ns(&tasks, 1, 1_000_000), None);
     }
 
-    /// What the resource does when the requests are these, by arrival: of each, its class and how long it took. Of one class, `victim` (a
-    /// place in `requests`) is served last, and of the others the latest first.
+    /// What the resource does when the requests are these, by arrival: of each, its class and how
+    /// long it took. Of one class, `victim` (a place in `requests`) is served last, and of the
+    /// others the latest first.
     fn simulate(requests: &[(u64, usize)], holds: &[u64], victim: usize) -> Vec<(usize, u64)> {
         let mut waiting: Vec<usize> = Vec::new();
         let (mut to_come, mut now, mut done) = (0, 0, Vec::new());
@@ -269,8 +286,8 @@ mod tests {
     }
 
     proptest! {
-        /// Goal: no simulated run of a non-preemptive resource takes longer than the bound says, whatever the offsets, the bursts, and the
-        /// order within a class.
+        /// Goal: no simulated run of a non-preemptive resource takes longer than the bound says,
+        /// whatever the offsets, the bursts, and the order within a class.
         #[test]
         fn no_run_exceeds_the_bound(
             params in proptest::collection::vec((1_u64..20, 1_u64..60, 0_u64..60, 1_u64..4), 1..5),

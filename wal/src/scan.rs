@@ -1,9 +1,10 @@
 //! Reading the stream back, one batch at a time: valid, torn tail, or corrupt.
 //!
-//! A batch is valid if its header and payload are whole and it continues the one before. What follows the
-//! last valid batch is a torn tail if nothing there is known to be durable; below a durable position that any
-//! header states (or below the position where the caller begins, which a checkpoint vouches for) it is damage
-//! to acknowledged data, an error. A read error is an error, never a torn tail.
+//! A batch is valid if its header and payload are whole and it continues the one before. What
+//! follows the last valid batch is a torn tail if nothing there is known to be durable; below a
+//! durable position that any header states (or below the position where the caller begins, which a
+//! checkpoint vouches for) it is damage to acknowledged data, an error. A read error is an error,
+//! never a torn tail.
 
 use crate::{
     Disk, DiskFile, Lsn,
@@ -30,7 +31,8 @@ pub struct LogScan<'d, D: Disk> {
     read_buffer: ReadBuffer,
 }
 
-/// The scan of a follower between two reads. It holds no file open, since the host may close descriptors that it does not know.
+/// The scan of a follower between two reads. It holds no file open, since the host may close
+/// descriptors that it does not know.
 pub(crate) struct PausedScan {
     pub(crate) segment_catalog: SegmentCatalog,
     position: Lsn,
@@ -72,7 +74,8 @@ impl ReadBuffer {
         block >= self.blocks.start && block + count <= self.blocks.end
     }
 
-    /// Makes sure that so many blocks of the file are at hand, and returns where in the buffer they begin.
+    /// Makes sure that so many blocks of the file are at hand, and returns where in the buffer they
+    /// begin.
     fn get<F: DiskFile>(&mut self, file: &F, name: &str, block: u32, count: u32, blocks: u32) -> Result<usize> {
         if !self.has(block, count) {
             self.blocks = 0..0;
@@ -87,11 +90,12 @@ impl ReadBuffer {
 }
 
 impl<'d, D: Disk> LogScan<'d, D> {
-    /// Surveys the log and prepares to read everything from `from` on: where the newest checkpoint says that
-    /// replay begins. A log in which no segment was ever started is empty.
+    /// Surveys the log and prepares to read everything from `from` on: where the newest checkpoint
+    /// says that replay begins. A log in which no segment was ever started is empty.
     ///
     /// # Errors
-    /// Those of [`SegmentCatalog::read`], and [`LogError::Gap`] if the log does not reach back to `from`.
+    /// Those of [`SegmentCatalog::read`], and [`LogError::Gap`] if the log does not reach back to
+    /// `from`.
     pub fn open(disk: &'d D, shape: &LogShape, from: Lsn) -> Result<Self> {
         Self::begin(disk, SegmentCatalog::read(disk, shape)?, from, None)
     }
@@ -104,11 +108,11 @@ impl<'d, D: Disk> LogScan<'d, D> {
         Self::begin(disk, segment_catalog, from, None)
     }
 
-    /// Prepares to read from `from` up to `until`, which must be durable, beside a running logger. Headers of
-    /// segments are all it looks at beforehand.
+    /// Prepares to read from `from` up to `until`, which must be durable, beside a running logger.
+    /// Headers of segments are all it looks at beforehand.
     ///
-    /// An error [`LogError::Corrupt`] or [`LogError::Gap`] may mean that the segment has been recycled
-    /// meanwhile; it has if opening again answers [`LogError::Gap`].
+    /// An error [`LogError::Corrupt`] or [`LogError::Gap`] may mean that the segment has been
+    /// recycled meanwhile; it has if opening again answers [`LogError::Gap`].
     ///
     /// # Errors
     /// As [`LogScan::open`].
@@ -144,8 +148,8 @@ impl<'d, D: Disk> LogScan<'d, D> {
         self.segment_catalog.log_state
     }
 
-    /// Up to where everything has been returned; once [`LogScan::next_chunk`] has returned `None`, the end of
-    /// the log.
+    /// Up to where everything has been returned; once [`LogScan::next_chunk`] has returned `None`,
+    /// the end of the log.
     #[must_use]
     pub fn end(&self) -> Lsn {
         self.position
@@ -206,8 +210,9 @@ impl<'d, D: Disk> LogScan<'d, D> {
         Ok(scan)
     }
 
-    /// An error if the segment has come to hold other bytes. Recycling blanks the header before it writes any batch, so a
-    /// header that still stands after something was copied vouches for the copy.
+    /// An error if the segment has come to hold other bytes. Recycling blanks the header before it
+    /// writes any batch, so a header that still stands after something was copied vouches for the
+    /// copy.
     fn refuse_recycled(&self) -> Result<()> {
         let Some(cursor) = &self.cursor else { return Ok(()) };
         let found = &self.segment_catalog.segments[cursor.segment];
@@ -220,8 +225,8 @@ impl<'d, D: Disk> LogScan<'d, D> {
         }
     }
 
-    /// The error of a follower: what looks like damage is a gap if the segment after this one has been recycled, or if
-    /// this one has.
+    /// The error of a follower: what looks like damage is a gap if the segment after this one has
+    /// been recycled, or if this one has.
     #[must_use]
     pub fn gap_or(&self, error: LogError) -> LogError {
         let (LogError::Corrupt { .. }, Some(cursor)) = (&error, &self.cursor) else { return error };
@@ -234,8 +239,8 @@ impl<'d, D: Disk> LogScan<'d, D> {
         error
     }
 
-    /// What the header of the batch at the current place states; `None` where there is no whole batch. Goes on to the next
-    /// one, without returning its bytes.
+    /// What the header of the batch at the current place states; `None` where there is no whole
+    /// batch. Goes on to the next one, without returning its bytes.
     pub(crate) fn next_log_state(&mut self) -> Result<Option<LogState>> {
         if self.cursor.is_none() {
             return Ok(None);
@@ -246,11 +251,12 @@ impl<'d, D: Disk> LogScan<'d, D> {
         Ok(Some(log_state))
     }
 
-    /// The next bytes of the stream and their position; `None` at the end. Chunks are cut as they were
-    /// written, not at the bounds of records.
+    /// The next bytes of the stream and their position; `None` at the end. Chunks are cut as they
+    /// were written, not at the bounds of records.
     ///
     /// # Errors
-    /// [`LogError::Corrupt`] for damage below a durable position, [`LogError::Io`] if a file can't be read.
+    /// [`LogError::Corrupt`] for damage below a durable position, [`LogError::Io`] if a file can't
+    /// be read.
     pub fn next_chunk(&mut self) -> Result<Option<(Lsn, &[u8])>> {
         let Some((lsn, range)) = self.advance()? else {
             return Ok(None);
@@ -391,7 +397,8 @@ impl<'d, D: Disk> LogScan<'d, D> {
     /// Damage at the current place.
     fn corrupt(&self, what: String) -> LogError {
         let Some(cursor) = &self.cursor else { unreachable!("damage is found at a place") };
-        // What follows a segment that ends too early is missing altogether, perhaps with its header.
+        // What follows a segment that ends too early is missing altogether, perhaps with its
+        // header.
         let file = match self.segment_catalog.damaged.first() {
             Some(damaged) if self.segment_catalog.segments[cursor.segment].end.is_some() => {
                 let what = format!("the segment's header is damaged; before it, {what}");

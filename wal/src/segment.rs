@@ -1,7 +1,7 @@
 //! The bytes of segment headers and batch headers, and what only the logger states in them.
 //!
-//! A segment is a file of one fixed size. Block 0 is its header; batches follow from block 1 on, each on a
-//! fresh block. All integers are little-endian; reserved bytes are zero and checked.
+//! A segment is a file of one fixed size. Block 0 is its header; batches follow from block 1 on,
+//! each on a fresh block. All integers are little-endian; reserved bytes are zero and checked.
 //!
 //! ```text
 //! segment header                          batch header
@@ -20,10 +20,11 @@
 //! stated: durable u64, durable txn u64, settled u64, checkpoint txn u64, checkpoint LSN u64, incarnation u32,
 //!         reserved u32
 //! ```
-//! The position, length and meaning of the segment header's checksum, and the store id's and version's place,
-//! stay the same in all versions, so that a newer file is told apart from a damaged one. A batch header's
-//! checksum starts from the store id; the checksum of a payload starts from the salt. The chain is the
-//! checksum of the batch header before, or of the segment header for the first batch.
+//! The position, length and meaning of the segment header's checksum, and the store id's and
+//! version's place, stay the same in all versions, so that a newer file is told apart from a
+//! damaged one. A batch header's checksum starts from the store id; the checksum of a payload
+//! starts from the salt. The chain is the checksum of the batch header before, or of the segment
+//! header for the first batch.
 
 use crate::{
     Lsn, SegmentNumber, StoreId,
@@ -79,7 +80,8 @@ impl LogShape {
         self.segment_bytes
     }
 
-    /// Bytes that are ready in the log's first segments, and the least in a spare. Small segments are ready as a whole.
+    /// Bytes that are ready in the log's first segments, and the least in a spare. Small segments
+    /// are ready as a whole.
     #[must_use]
     pub fn ready_bytes_initial(&self) -> u64 {
         if self.segment_bytes <= 2 * SEGMENT_READY_BYTES_INITIAL {
@@ -89,9 +91,9 @@ impl LogShape {
         }
     }
 
-    /// The longest record, with its header and padding, that this log may be given: what the first batches of
-    /// a fresh segment hold. Recovery relies on it, since it may have to void a record that a segment's end cut
-    /// in two; see [`Log::start_segment`](crate::Log::start_segment).
+    /// The longest record, with its header and padding, that this log may be given: what the first
+    /// batches of a fresh segment hold. Recovery relies on it, since it may have to void a record
+    /// that a segment's end cut in two; see [`Log::start_segment`](crate::Log::start_segment).
     #[must_use]
     pub fn record_bytes_max(&self) -> u64 {
         let bytes = self.segment_bytes - BLOCK_BYTES as u64;
@@ -106,16 +108,18 @@ impl LogShape {
     }
 }
 
-/// The state of the log that each segment header and batch header records. It is no part of the stream. Each field only grows.
+/// The state of the log that each segment header and batch header records. It is no part of the
+/// stream. Each field only grows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LogState {
-    /// Everything below is durable: a sync of it has returned success. May fall inside a record that a
-    /// segment's end cut in two.
+    /// Everything below is durable: a sync of it has returned success. May fall inside a record
+    /// that a segment's end cut in two.
     pub durable: Lsn,
     /// The newest transaction that is durable as a whole.
     pub durable_txn: u64,
-    /// The safe start: a record begins here, and all records before it belong to transactions up to `durable_txn`, or to none that
-    /// commits. A reader that has consumed every transaction up to `durable_txn` resumes here. A segment may begin beyond it.
+    /// The safe start: a record begins here, and all records before it belong to transactions up to
+    /// `durable_txn`, or to none that commits. A reader that has consumed every transaction up to
+    /// `durable_txn` resumes here. A segment may begin beyond it.
     pub safe_start: Lsn,
     /// The transaction of the newest finished checkpoint.
     pub checkpoint_txn: u64,
@@ -174,7 +178,8 @@ pub struct SegmentHeader {
     pub log_state: LogState,
     /// When that was, in milliseconds since 1970: all before `start` is older.
     pub started_ms: u64,
-    /// What the caller of the log wants to recognise its segments by: see [`Log::with_region`](crate::Log::with_region).
+    /// What the caller of the log wants to recognise its segments by: see
+    /// [`Log::with_region`](crate::Log::with_region).
     pub region: u64,
 }
 
@@ -212,8 +217,8 @@ impl SegmentHeader {
     /// Reads block 0 of the segment file `file`.
     ///
     /// # Errors
-    /// [`LogError::Mismatch`] if the header is whole but belongs to another store, version or segment size;
-    /// [`LogError::Corrupt`] if it is whole and no logger can have written it.
+    /// [`LogError::Mismatch`] if the header is whole but belongs to another store, version or
+    /// segment size; [`LogError::Corrupt`] if it is whole and no logger can have written it.
     pub fn decode(block: &[u8; BLOCK_BYTES], shape: &LogShape, file: &str) -> Result<HeaderBlock> {
         let mismatch = |what| Err(LogError::Mismatch { file: file.to_owned(), what });
         let bytes = &block[..SEGMENT_HEADER_BYTES];
@@ -293,8 +298,8 @@ impl BatchHeader {
         (out, crc)
     }
 
-    /// Reads the batch header that begins `bytes` and stands at block `block` of its file. `None` if there
-    /// is none that is whole. Whether it belongs where it stands is for the caller to say.
+    /// Reads the batch header that begins `bytes` and stands at block `block` of its file. `None`
+    /// if there is none that is whole. Whether it belongs where it stands is for the caller to say.
     #[must_use]
     pub fn decode(bytes: &[u8], store: StoreId, block: u32) -> Option<(BatchHeader, u32)> {
         let bytes = bytes.first_chunk::<BATCH_HEADER_BYTES>()?;

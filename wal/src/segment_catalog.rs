@@ -1,8 +1,9 @@
 //! The catalog of segments: which files are segments, and which bytes of each count.
 //!
-//! Segments are identified by their headers; file names are only slots. A segment's bytes count from its start up to the lowest
-//! start among the segments with higher numbers. The catalog also contains the newest [`LogState`] of all whole headers,
-//! including batches beyond the end of the valid data: everything that a header records as durable must be readable.
+//! Segments are identified by their headers; file names are only slots. A segment's bytes count
+//! from its start up to the lowest start among the segments with higher numbers. The catalog also
+//! contains the newest [`LogState`] of all whole headers, including batches beyond the end of the
+//! valid data: everything that a header records as durable must be readable.
 
 use crate::{
     Disk, DiskFile, Lsn, SegmentNumber,
@@ -48,9 +49,9 @@ pub struct FoundSegment {
 
 /// A segment file that has not the size of one: cut short, as a rule. No byte of it counts.
 ///
-/// One that recovery needs refuses the open ([`SegmentCatalog::refuse_broken`]). One that only followers
-/// need is as good as missing: the open gives it a name that begins with [`BROKEN_PREFIX`], where
-/// it stays for the user to look at.
+/// One that recovery needs refuses the open ([`SegmentCatalog::refuse_broken`]). One that only
+/// followers need is as good as missing: the open gives it a name that begins with
+/// [`BROKEN_PREFIX`], where it stays for the user to look at.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BrokenSegment {
     /// Its name in the log's directory.
@@ -59,8 +60,8 @@ pub struct BrokenSegment {
     pub size: u64,
     /// Its header, if that is whole.
     pub header: Option<SegmentHeader>,
-    /// Its header's block is there as a whole, and blank: it was a spare. The log writes a segment's header before it
-    /// acknowledges anything in the segment.
+    /// Its header's block is there as a whole, and blank: it was a spare. The log writes a
+    /// segment's header before it acknowledges anything in the segment.
     pub is_spare: bool,
 }
 
@@ -130,8 +131,8 @@ impl SegmentCatalog {
         Self::read_to(disk, shape, Depth::Blocks)
     }
 
-    /// As [`SegmentCatalog::read`], but looks at headers of segments only, and may be taken beside a
-    /// running logger.
+    /// As [`SegmentCatalog::read`], but looks at headers of segments only, and may be taken beside
+    /// a running logger.
     ///
     /// # Errors
     /// As [`SegmentCatalog::read`].
@@ -180,8 +181,8 @@ impl SegmentCatalog {
     /// An error if recovery from `from` on may need a file that has not the size of a segment.
     /// `needs_none` says that it needs no segment: the store was left in order.
     ///
-    /// A file whose header is blank was a spare, and is not needed. Without a whole header's block nothing tells what the
-    /// file held, so it may have been the newest segment.
+    /// A file whose header is blank was a spare, and is not needed. Without a whole header's block
+    /// nothing tells what the file held, so it may have been the newest segment.
     ///
     /// # Errors
     /// [`LogError::Corrupt`].
@@ -266,9 +267,9 @@ impl SegmentCatalog {
         Ok(())
     }
 
-    /// Gathers what batch headers state, wherever they lie: in the newest segment beyond what is valid, and
-    /// in files whose header is lost. Older segments need no look: the newest header's start is a durable
-    /// position above all that they state.
+    /// Gathers what batch headers state, wherever they lie: in the newest segment beyond what is
+    /// valid, and in files whose header is lost. Older segments need no look: the newest header's
+    /// start is a durable position above all that they state.
     fn look_beyond<D: Disk>(&mut self, disk: &D, buf: &mut AlignedBuf) -> Result<()> {
         if let Some(newest) = self.segments.last().cloned() {
             let of = (newest.header.number, newest.header.salt);
@@ -316,8 +317,8 @@ pub(crate) fn wrong_size(broken: &BrokenSegment, shape: &LogShape) -> LogError {
     }
 }
 
-/// Whether block 1 looks like a batch. A blank header before none is a spare that was never used, which is
-/// not worth reading whole.
+/// Whether block 1 looks like a batch. A blank header before none is a spare that was never used,
+/// which is not worth reading whole.
 fn begins_with_batch<D: Disk>(disk: &D, name: &str, buf: &mut AlignedBuf) -> Result<bool> {
     let file = disk.open(name).map_err(LogError::io(format!("opening {name}")))?;
     let block = &mut buf.bytes_mut()[..BLOCK_BYTES];

@@ -1,11 +1,12 @@
-//! A disk in memory that fails and loses power on command. For tests, of this crate and of its users.
+//! A disk in memory that fails and loses power on command. For tests, of this crate and of its
+//! users.
 //!
 //! It models what real disks do to a log:
 //! * Written bytes are in the cache; a sync makes them durable.
-//! * A failed sync leaves the cache's pages *clean*: reads still give the new bytes, a later sync answers
-//!   success, and any part of them, or none, is on the disk.
-//! * A power cut keeps any subset of the sectors that were written since the last sync, and any prefix
-//!   of the directory's unsynced changes.
+//! * A failed sync leaves the cache's pages *clean*: reads still give the new bytes, a later sync
+//!   answers success, and any part of them, or none, is on the disk.
+//! * A power cut keeps any subset of the sectors that were written since the last sync, and any
+//!   prefix of the directory's unsynced changes.
 //! * A process that dies changes nothing: go on with a clone of the disk.
 
 use crate::disk::{Disk, DiskFile};
@@ -18,7 +19,8 @@ use std::{
 /// What a disk writes whole or not at all.
 pub const SECTOR_BYTES: usize = 512;
 
-/// A small generator of random numbers: the same seed gives the same numbers everywhere (SplitMix64).
+/// A small generator of random numbers: the same seed gives the same numbers everywhere
+/// (SplitMix64).
 #[derive(Clone, Debug)]
 pub struct Rng(pub u64);
 
@@ -200,7 +202,8 @@ impl SimDisk {
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// Lets a call fail, once: of the kind `call` (any kind if `None`), after `after` successful ones.
+    /// Lets a call fail, once: of the kind `call` (any kind if `None`), after `after` successful
+    /// ones.
     pub fn fail(&self, call: Option<Call>, after: u64, fault: Fault) {
         lock(&self.state).faults.push(Planned { call, after, fault });
     }
@@ -222,8 +225,9 @@ impl SimDisk {
         SimDisk { state: Arc::new(Mutex::new(lock(&self.state).clone())) }
     }
 
-    /// What the disk holds if the power fails now and the sectors for which `survives` says so, by file
-    /// name and sector, had been written already. Unsynced changes of the directory survive up to a random one.
+    /// What the disk holds if the power fails now and the sectors for which `survives` says so, by
+    /// file name and sector, had been written already. Unsynced changes of the directory survive up
+    /// to a random one.
     #[must_use]
     pub fn power_cut_keeping(&self, mut survives: impl FnMut(&str, usize) -> bool) -> SimDisk {
         let mut state = lock(&self.state).clone();
@@ -249,7 +253,8 @@ impl SimDisk {
         SimDisk { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// As [`SimDisk::power_cut_keeping`] with a random choice: none, all, or each with one chance in two.
+    /// As [`SimDisk::power_cut_keeping`] with a random choice: none, all, or each with one chance
+    /// in two.
     #[must_use]
     pub fn power_cut(&self, rng: &mut Rng) -> SimDisk {
         let mode = rng.below(4);

@@ -1,15 +1,17 @@
 //! The messages between a message-passing client and the server in the logger process.
 //!
-//! A connection begins with a hello of each side ([`hello`]), by which they agree on a version. From then on the client
-//! sends requests and the server answers each with one reply, in order. A message is a frame: its length as four bytes,
-//! little-endian, and that many bytes, the [`Request`] or [`Reply`] as bincode encodes it with fixed integers.
+//! A connection begins with a hello of each side ([`hello`]), by which they agree on a version.
+//! From then on the client sends requests and the server answers each with one reply, in order. A
+//! message is a frame: its length as four bytes, little-endian, and that many bytes, the
+//! [`Request`] or [`Reply`] as bincode encodes it with fixed integers.
 //!
-//! Every byte is distrusted, on both sides. A length beyond [`MESSAGE_BYTES_MAX`] is refused before anything is read or
-//! allocated for it. Strings and byte strings are references into the frame, so that a claimed length costs nothing; a
-//! list grows as its items are found to be there. What is left over after a message is an error.
+//! Every byte is distrusted, on both sides. A length beyond [`MESSAGE_BYTES_MAX`] is refused before
+//! anything is read or allocated for it. Strings and byte strings are references into the frame, so
+//! that a claimed length costs nothing; a list grows as its items are found to be there. What is
+//! left over after a message is an error.
 //!
-//! Deliberately absent: compression, checksums (a Unix socket neither loses nor changes bytes), anything that knows
-//! what a key means.
+//! Deliberately absent: compression, checksums (a Unix socket neither loses nor changes bytes),
+//! anything that knows what a key means.
 
 pub mod hello;
 pub mod list;
@@ -32,7 +34,8 @@ pub const VERSION: u16 = 2;
 /// keys, so its followers would keep what is gone.
 pub const VERSION_MIN: u16 = 2;
 
-/// The longest message in bytes, without the four of its length: 16 MiB and room for what stands around a value of that size.
+/// The longest message in bytes, without the four of its length: 16 MiB and room for what stands
+/// around a value of that size.
 pub const MESSAGE_BYTES_MAX: usize = VALUE_BYTES_MAX + (64 << 10);
 /// The longest value that fits into a message, in bytes. A direct client may store longer ones.
 pub const VALUE_BYTES_MAX: usize = 16 << 20;
@@ -42,7 +45,8 @@ pub const FRAME_HEADER_BYTES: usize = 4;
 pub const LIST_ITEMS_MAX: usize = 65_536;
 /// The longest name of a keyspace, cell or counter, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
-/// The most bytes of keys and values in one piece of a scan or a change feed, but for a single larger record.
+/// The most bytes of keys and values in one piece of a scan or a change feed, but for a single
+/// larger record.
 pub const PIECE_BYTES_MAX: usize = 1 << 20;
 /// The most records of one piece of a scan or a change feed.
 pub const PIECE_RECORDS_MAX: usize = 16_384;
@@ -52,7 +56,8 @@ pub const CHANGES_WAIT_MS_MAX: u32 = 10_000;
 const _: () = {
     assert!(VERSION_MIN <= VERSION);
     assert!(PIECE_BYTES_MAX < VALUE_BYTES_MAX && PIECE_RECORDS_MAX <= LIST_ITEMS_MAX);
-    // A piece of the smallest records fits a message: each has two lengths of eight bytes, a change a few words more.
+    // A piece of the smallest records fits a message: each has two lengths of eight bytes, a change
+    // a few words more.
     assert!(PIECE_BYTES_MAX + PIECE_RECORDS_MAX * (64 + NAME_BYTES_MAX) < MESSAGE_BYTES_MAX);
     assert!(MESSAGE_BYTES_MAX <= u32::MAX as usize);
 };
@@ -96,8 +101,8 @@ pub fn encode(message: &impl Encode) -> Result<Vec<u8>, WireError> {
     Ok(frame)
 }
 
-/// As [`encode`], into a buffer that may have served before: what is in it goes, the memory stays. It grows to what the frame
-/// takes and no further.
+/// As [`encode`], into a buffer that may have served before: what is in it goes, the memory stays.
+/// It grows to what the frame takes and no further.
 ///
 /// # Errors
 /// [`WireError::TooLong`].
@@ -123,8 +128,9 @@ pub fn encoded_len(message: &impl Encode) -> Result<usize, WireError> {
     }
 }
 
-/// Hands the frame of a message on in pieces, in order. Byte strings of 64 KiB and more come as they lie in the message, without
-/// a copy; what stands between them is collected. Frames that are shorter than that are one piece.
+/// Hands the frame of a message on in pieces, in order. Byte strings of 64 KiB and more come as
+/// they lie in the message, without a copy; what stands between them is collected. Frames that are
+/// shorter than that are one piece.
 ///
 /// # Errors
 /// What `hand_on` says; it is not called again after that.
@@ -219,7 +225,8 @@ pub fn frame_len(header: [u8; FRAME_HEADER_BYTES]) -> Result<usize, WireError> {
     Ok(bytes as usize)
 }
 
-/// The message that a frame holds, without its header. Strings and bytes in it are references into `bytes`.
+/// The message that a frame holds, without its header. Strings and bytes in it are references into
+/// `bytes`.
 ///
 /// # Errors
 /// [`WireError::Malformed`] for anything else than exactly one message.

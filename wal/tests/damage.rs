@@ -1,6 +1,6 @@
-//! Goal: damaged files give what was written, up to some point at or past everything stated durable, or an
-//! error that names file and offset; never other bytes, never a panic. Method: two small segments, cut at
-//! every byte and flipped at every byte.
+//! Goal: damaged files give what was written, up to some point at or past everything stated
+//! durable, or an error that names file and offset; never other bytes, never a panic. Method: two
+//! small segments, cut at every byte and flipped at every byte.
 
 mod common;
 use common::*;
@@ -10,8 +10,8 @@ use untorn_wal::{
     testing::{Call, Fault, Rng, SimDisk},
 };
 
-/// A log of two segments, the older one with its tail superseded, the newer one with a torn last batch.
-/// Also returns the newest durable position that a header states: all but the last flush.
+/// A log of two segments, the older one with its tail superseded, the newer one with a torn last
+/// batch. Also returns the newest durable position that a header states: all but the last flush.
 fn sample() -> (SimDisk, Stream, Lsn) {
     let disk = SimDisk::new(1);
     let (mut log, mut stream, mut log_state) = (new_log(&disk, 2), Stream::default(), LogState::default());
@@ -40,8 +40,8 @@ fn files(disk: &SimDisk) -> Vec<String> {
     segment_catalog.segments.into_iter().map(|s| s.file).collect()
 }
 
-/// The result after damage: a prefix that holds all that is stated durable by an undamaged header, or an error.
-/// Returns where the prefix ends.
+/// The result after damage: a prefix that holds all that is stated durable by an undamaged header,
+/// or an error. Returns where the prefix ends.
 fn judge(disk: &SimDisk, stream: &Stream, note: &str) -> Option<Lsn> {
     match read_all(disk, Lsn::ZERO) {
         Ok((bytes, log_state)) => {
@@ -79,8 +79,8 @@ fn every_byte_flipped_in_turn() {
             let note = format!("{file} byte {offset} ^ {mask:#x}");
             match judge(&disk, &stream, &note) {
                 Some(end) => {
-                    // Only the last header of all states the last but one flush, so only its own damage may
-                    // hide that flush.
+                    // Only the last header of all states the last but one flush, so only its own
+                    // damage may hide that flush.
                     let in_last_batch = file == last_file && offset >= last_batch;
                     assert!(end >= last_log_state || in_last_batch, "{note}: lost what was stated");
                     fine += 1;

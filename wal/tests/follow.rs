@@ -1,6 +1,7 @@
-//! Goal: a follower gets the bytes of the stream or an error, whatever happens to the files it reads, and can begin at each
-//! place that it is told of. Method: random runs of a writer that recycles and keeps segments, with followers that are fast, slow,
-//! or read in another thread; and damaged bytes.
+//! Goal: a follower gets the bytes of the stream or an error, whatever happens to the files it
+//! reads, and can begin at each place that it is told of. Method: random runs of a writer that
+//! recycles and keeps segments, with followers that are fast, slow, or read in another thread; and
+//! damaged bytes.
 
 mod common;
 
@@ -96,8 +97,8 @@ fn followers_get_the_stream_or_an_error() {
     assert!(gaps > 100, "only {gaps} times was anything recycled under a follower");
 }
 
-/// Files that were given up keep their headers, and count again when the log is opened. In whatever order they are taken and deleted,
-/// the segments that are found then follow each other.
+/// Files that were given up keep their headers, and count again when the log is opened. In whatever
+/// order they are taken and deleted, the segments that are found then follow each other.
 #[test]
 fn given_up_files_leave_no_gap() {
     let mut surplus = 0;
@@ -137,7 +138,8 @@ fn what_is_kept_can_be_read_to_its_beginning_and_is_given_up_in_order() {
     }
     let mut found = 0;
     loop {
-        // A segment that has just begun, in the middle of a record, may state no place behind its start yet.
+        // A segment that has just begun, in the middle of a record, may state no place behind its
+        // start yet.
         if let Some(resume_point) = oldest_resume_point(&disk, &shape()).unwrap() {
             let mut follow = LogFollower::new(shape(), resume_point.position);
             let mut bytes = Vec::new();

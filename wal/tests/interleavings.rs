@@ -1,5 +1,5 @@
-//! Goal: the interleavings that break lesser logs. Method: each is told step by step on a disk in memory that
-//! loses what a failed sync left clean.
+//! Goal: the interleavings that break lesser logs. Method: each is told step by step on a disk in
+//! memory that loses what a failed sync left clean.
 
 mod common;
 use common::*;
@@ -19,9 +19,9 @@ fn newest_file(disk: &SimDisk) -> String {
     SegmentCatalog::read(disk, &shape()).unwrap().segments.pop().unwrap().file
 }
 
-/// fdatasync fails and the logger is killed before it acts on it. Its successor finds the bytes in the page
-/// cache, clean, and a sync would answer success; the disk never got them. So the successor writes everything
-/// past the durable position anew.
+/// fdatasync fails and the logger is killed before it acts on it. Its successor finds the bytes in
+/// the page cache, clean, and a sync would answer success; the disk never got them. So the
+/// successor writes everything past the durable position anew.
 #[test]
 fn a_failed_sync_whose_logger_is_killed_loses_nothing_that_is_acknowledged_later() {
     for seed in 0..20 {
@@ -47,8 +47,9 @@ fn a_failed_sync_whose_logger_is_killed_loses_nothing_that_is_acknowledged_later
     }
 }
 
-/// A power cut keeps record 2 and not record 1. After recovery a record of the same length takes 1's place and
-/// is acknowledged. The power is cut again: record 2 must not rise from the dead behind it.
+/// A power cut keeps record 2 and not record 1. After recovery a record of the same length takes
+/// 1's place and is acknowledged. The power is cut again: record 2 must not rise from the dead
+/// behind it.
 #[test]
 fn a_record_of_a_lost_future_never_follows_its_replacement() {
     let disk = SimDisk::new(1);
@@ -81,8 +82,8 @@ fn a_record_of_a_lost_future_never_follows_its_replacement() {
     }
 }
 
-/// As before, but the recovered log is written to the very same file again: nothing but salt and number tells
-/// the old batch from a new one.
+/// As before, but the recovered log is written to the very same file again: nothing but salt and
+/// number tells the old batch from a new one.
 #[test]
 fn old_batches_in_a_recycled_file_never_pass() {
     let disk = SimDisk::new(1);
@@ -107,7 +108,8 @@ fn old_batches_in_a_recycled_file_never_pass() {
     assert!(now[2 * BLOCK_BYTES..] == old[2 * BLOCK_BYTES..] && old[2 * BLOCK_BYTES..].starts_with(b"untornWB"));
     let (end, _) = check(&disk, &stream, log_state.checkpoint_lsn, log_state.durable, "with old batches behind");
     assert_eq!(end, stream.end());
-    // Even the old batch 1 put back in the new one's place does not pass: it is damage to the new one.
+    // Even the old batch 1 put back in the new one's place does not pass: it is damage to the new
+    // one.
     let mut forged = now.clone();
     forged[BLOCK_BYTES..2 * BLOCK_BYTES].copy_from_slice(&old[BLOCK_BYTES..2 * BLOCK_BYTES]);
     disk.set_contents(&old_file, &forged);
@@ -115,8 +117,8 @@ fn old_batches_in_a_recycled_file_never_pass() {
     assert!(bytes.is_empty());
 }
 
-/// Two loggers in turn start segments at the same position, and only the second acknowledges. What the first
-/// wrote past that position never counts, whichever of its blocks reached the disk.
+/// Two loggers in turn start segments at the same position, and only the second acknowledges. What
+/// the first wrote past that position never counts, whichever of its blocks reached the disk.
 #[test]
 fn of_two_segments_with_the_same_start_the_later_counts() {
     let disk = SimDisk::new(1);
@@ -144,8 +146,9 @@ fn of_two_segments_with_the_same_start_the_later_counts() {
     assert_eq!(check(&disk, &stream, Lsn::ZERO, log_state.durable, "the second counts").0, stream.end());
 }
 
-/// An acknowledged flush that nothing states yet, and recovery starts a segment at the last stated position. If
-/// the power fails between its header and its batches, the acknowledged bytes must still be found.
+/// An acknowledged flush that nothing states yet, and recovery starts a segment at the last stated
+/// position. If the power fails between its header and its batches, the acknowledged bytes must
+/// still be found.
 #[test]
 fn a_segment_counts_only_once_it_holds_what_it_takes_over() {
     let base = SimDisk::new(1);
@@ -196,7 +199,8 @@ fn a_failed_segment_takes_no_more_bytes() {
     }
 }
 
-/// A reader beside the logger follows the durable position across segments, and learns when it fell behind.
+/// A reader beside the logger follows the durable position across segments, and learns when it fell
+/// behind.
 #[test]
 fn a_follower_reads_across_segments_and_falls_behind() {
     let disk = SimDisk::new(1);
@@ -262,8 +266,9 @@ impl Disk for Crossed {
     }
 }
 
-/// One thread deletes a surplus spare while another makes one: the new file must not get the name that is about to be
-/// removed, or it would be gone while the pool counts on it, perhaps with a segment in it already.
+/// One thread deletes a surplus spare while another makes one: the new file must not get the name
+/// that is about to be removed, or it would be gone while the pool counts on it, perhaps with a
+/// segment in it already.
 #[test]
 fn a_spare_that_is_made_while_another_is_deleted_stays() {
     let disk = Arc::new(Crossed { disk: SimDisk::new(1), pool: Mutex::default() });

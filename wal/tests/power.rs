@@ -1,7 +1,8 @@
-//! Goal: after any history of commits, flushes, rotations, checkpoints, failed calls, dead loggers and power
-//! cuts, the log holds everything that was acknowledged, in order, and never other bytes. Method: random
-//! histories on a disk in memory, checked against the stream as it was written; whenever the power is cut,
-//! any subset of the unsynced sectors survives, and recovery may itself fail and lose power.
+//! Goal: after any history of commits, flushes, rotations, checkpoints, failed calls, dead loggers
+//! and power cuts, the log holds everything that was acknowledged, in order, and never other bytes.
+//! Method: random histories on a disk in memory, checked against the stream as it was written;
+//! whenever the power is cut, any subset of the unsynced sectors survives, and recovery may itself
+//! fail and lose power.
 //!
 //! A failure prints its seed; `UNTORN_WAL_SEED=n` replays that history alone.
 
@@ -87,7 +88,8 @@ impl Model {
         self.disk.clear_faults();
     }
 
-    /// What the flush thread does after an error: a new segment from the durable position, until it works.
+    /// What the flush thread does after an error: a new segment from the durable position, until it
+    /// works.
     fn carry_on(&mut self, _: LogError) {
         while self.log_state.durable < self.stream.end() || self.log.written().is_none() {
             let left = self.stream.left_after(self.log_state.durable);
@@ -120,7 +122,8 @@ impl Model {
                 self.log.sync().unwrap();
                 self.logger_dies();
             }
-            // A segment's end cuts the record, its first half is stated to be durable, and the rest is lost.
+            // A segment's end cuts the record, its first half is stated to be durable, and the rest
+            // is lost.
             1 if appended.full => {
                 self.log_state.durable = self.log.sync().unwrap();
                 if self.log.start_segment(&self.log_state, 0, &mut |_, _| unreachable!()).is_ok() {
@@ -181,7 +184,8 @@ impl Model {
             }
             match self.recover() {
                 Ok(()) => break,
-                // Recovery failed, and the power fails again: what is there is the old stream or the new one.
+                // Recovery failed, and the power fails again: what is there is the old stream or
+                // the new one.
                 Err(_) => candidates.insert(0, self.stream.clone()),
             }
             self.disk.clear_faults();
@@ -191,7 +195,8 @@ impl Model {
         check(&self.disk, &stream, self.log_state.checkpoint_lsn, self.log_state.durable, "after recovery");
     }
 
-    /// Scans, finds which stream it is, and cuts it where the log ends. All that was acknowledged is there.
+    /// Scans, finds which stream it is, and cuts it where the log ends. All that was acknowledged
+    /// is there.
     fn look(&mut self, candidates: &[Stream]) {
         let from = self.log_state.checkpoint_lsn;
         let (bytes, _) = read_all(&self.disk, from).expect("nothing is damaged after a power cut");
@@ -211,7 +216,8 @@ impl Model {
         self.stream.ends.retain(|&e| e <= end);
         let whole = self.stream.ends.last().copied().unwrap_or_default();
         self.stream.bytes.truncate(whole.0 as usize);
-        // A commit is acknowledged when its whole record is durable, so that is all that must remain from here on.
+        // A commit is acknowledged when its whole record is durable, so that is all that must
+        // remain from here on.
         self.log_state.durable = self.log_state.durable.min(whole);
         let mut start = log_state.durable;
         if whole < log_state.durable {

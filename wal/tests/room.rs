@@ -1,6 +1,7 @@
-//! Goal: a commit that was given room finds it, however commits are grouped and whatever fails once; spares are
-//! made, recycled and deleted as documented; and a real directory behaves like the disk in memory. Method: random
-//! groupings against the count of free blocks; a temporary directory.
+//! Goal: a commit that was given room finds it, however commits are grouped and whatever fails
+//! once; spares are made, recycled and deleted as documented; and a real directory behaves like the
+//! disk in memory. Method: random groupings against the count of free blocks; a temporary
+//! directory.
 
 mod common;
 use common::*;
@@ -77,8 +78,9 @@ fn whatever_was_given_room_fits_even_if_a_sync_fails() {
     }
 }
 
-/// Files that grow: what was promised fits whatever the sizes of the spares, also if a sync fails while the
-/// newest spares are larger than the current segment, or a device without room has left small ones.
+/// Files that grow: what was promised fits whatever the sizes of the spares, also if a sync fails
+/// while the newest spares are larger than the current segment, or a device without room has left
+/// small ones.
 #[test]
 fn what_was_given_room_fits_while_the_files_grow() {
     let shape = LogShape::new(STORE, 8 << 20).unwrap();
@@ -139,7 +141,8 @@ fn pool_of_unequal_spares(disk: &SimDisk, shape: &LogShape) -> Arc<SegmentPool<S
     pool
 }
 
-/// A segment takes no more than the largest spare has, for recovery may have to write all that no header states to that spare.
+/// A segment takes no more than the largest spare has, for recovery may have to write all that no
+/// header states to that spare.
 #[test]
 fn a_segment_takes_no_more_than_the_largest_spare() {
     let shape = LogShape::new(STORE, 8 << 20).unwrap();
@@ -162,7 +165,8 @@ fn a_segment_takes_no_more_than_the_largest_spare() {
     assert!(!appended.full && appended.to == stream.end());
 }
 
-/// What was read from the log goes to one segment: a large enough spare is made, or nothing is written.
+/// What was read from the log goes to one segment: a large enough spare is made, or nothing is
+/// written.
 #[test]
 fn recovery_has_a_spare_that_takes_all_that_was_read() {
     let shape = LogShape::new(STORE, 8 << 20).unwrap();
@@ -184,8 +188,8 @@ fn recovery_has_a_spare_that_takes_all_that_was_read() {
     assert_eq!(durable, stream.end());
 }
 
-/// Spares double with what is logged, up to the largest size; once they have, small files are deleted, and never
-/// one that was promised.
+/// Spares double with what is logged, up to the largest size; once they have, small files are
+/// deleted, and never one that was promised.
 #[test]
 fn the_files_grow_with_what_is_logged_and_small_ones_go() {
     let shape = LogShape::new(STORE, 4 << 20).unwrap();

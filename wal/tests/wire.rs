@@ -1,8 +1,8 @@
-//! Goal: whatever bytes come over the socket, decoding them ends in a message or an error, takes no memory for what is only
-//! claimed, and what was encoded comes out as it was.
+//! Goal: whatever bytes come over the socket, decoding them ends in a message or an error, takes no
+//! memory for what is only claimed, and what was encoded comes out as it was.
 //!
-//! Method: random bytes, random messages, and valid messages with bytes changed, cut and added; with an allocator that counts.
-//! How many cases: `PROPTEST_CASES`.
+//! Method: random bytes, random messages, and valid messages with bytes changed, cut and added;
+//! with an allocator that counts. How many cases: `PROPTEST_CASES`.
 #![allow(unsafe_code)]
 
 use proptest::collection::vec;
@@ -53,7 +53,8 @@ fn allocated_by<T>(run: impl FnOnce() -> T) -> (usize, T) {
 
 /// Decodes as both kinds of message; memory comes with bytes.
 fn decode_both(bytes: &[u8]) {
-    // The smallest item has 8 bytes in a message and 72 in memory, and a growing list is copied a few times.
+    // The smallest item has 8 bytes in a message and 72 in memory, and a growing list is copied a
+    // few times.
     let bound = 4096 + 40 * bytes.len();
     let (request, _) = allocated_by(|| drop(wire::decode::<Request<'_>>(bytes)));
     let (reply, _) = allocated_by(|| drop(wire::decode::<Reply<'_>>(bytes)));
@@ -332,7 +333,8 @@ fn the_bytes_of_version_2() {
     );
 }
 
-/// In pieces it is the same frame; long values are not copied, and who refuses a piece is not asked again.
+/// In pieces it is the same frame; long values are not copied, and who refuses a piece is not asked
+/// again.
 #[test]
 fn a_frame_in_pieces() {
     for (key, value) in [(1, 0), (10, 70_000), (65_500, 65_535), (70_000, 1 << 20), (3, (64 << 10) - 60), (3, 64 << 10)]

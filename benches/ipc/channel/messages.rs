@@ -1,5 +1,5 @@
-//! Messages: the kernel copies each byte in and out. A record that is longer than the kernel's buffer takes several calls on
-//! each side, between which the two work at the same time.
+//! Messages: the kernel copies each byte in and out. A record that is longer than the kernel's
+//! buffer takes several calls on each side, between which the two work at the same time.
 
 use super::{Calls, Channel, End, Received, WORDS_MAX};
 use bytemuck::{cast_slice, cast_slice_mut};
@@ -11,7 +11,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
-/// The longest packet of a seqpacket socket here: the kernel takes none that exceeds its buffer, 208 KiB by default.
+/// The longest packet of a seqpacket socket here: the kernel takes none that exceeds its buffer,
+/// 208 KiB by default.
 const PACKET_BYTES_MAX: usize = 64 << 10;
 const PIPES: [&str; 2] = ["pipe-to-second", "pipe-to-first"];
 

@@ -1,9 +1,11 @@
 //! The ways of handing a record to another process, behind one trait.
 //!
-//! A record is a number of words of 64 bits that lies in the sender's own memory. It is handed over when the receiver has
-//! read each of its words once. Both know how long it is; none has more than one record under way.
+//! A record is a number of words of 64 bits that lies in the sender's own memory. It is handed over
+//! when the receiver has read each of its words once. Both know how long it is; none has more than
+//! one record under way.
 //!
-//! A channel goes both ways, by the same means. Its two ends find each other by names in a directory.
+//! A channel goes both ways, by the same means. Its two ends find each other by names in a
+//! directory.
 
 mod messages;
 mod sealed;
@@ -147,10 +149,11 @@ impl Kind {
         }
     }
 
-    /// How often each byte is copied, from the sender's memory until it can be read; by construction.
+    /// How often each byte is copied, from the sender's memory until it can be read; by
+    /// construction.
     ///
-    /// The store's: into the log's buffer, into the ring, into the page; the logger's write to the log is not waited for.
-    /// A follower copies it out of the ring.
+    /// The store's: into the log's buffer, into the ring, into the page; the logger's write to the
+    /// log is not waited for. A follower copies it out of the ring.
     pub(crate) fn copies(self) -> u32 {
         match self {
             Kind::Arena | Kind::ArenaSpin | Kind::SealedMapped => 1,

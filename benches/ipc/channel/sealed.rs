@@ -1,11 +1,12 @@
 //! Buffers beside a message.
 //!
-//! One for each record: a memfd that is filled, sealed so that nobody can change or cut it any more, and handed over by
-//! its descriptor. The receiver holds it against what it may be before it touches it, as it must with a peer that it does
-//! not trust; then it reads it into a buffer, or maps it.
+//! One for each record: a memfd that is filled, sealed so that nobody can change or cut it any
+//! more, and handed over by its descriptor. The receiver holds it against what it may be before it
+//! touches it, as it must with a peer that it does not trust; then it reads it into a buffer, or
+//! maps it.
 //!
-//! Or one for all records, which the sender can always write to: the receiver copies it out before it looks at anything, so that
-//! nothing changes under its eyes.
+//! Or one for all records, which the sender can always write to: the receiver copies it out before
+//! it looks at anything, so that nothing changes under its eyes.
 
 use super::super::memory::Memory;
 use super::messages::connected;

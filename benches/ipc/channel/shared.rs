@@ -1,5 +1,5 @@
-//! Shared memory by itself, without a store: a ring through which records are copied, and an arena in which each is written
-//! once and found by a pointer.
+//! Shared memory by itself, without a store: a ring through which records are copied, and an arena
+//! in which each is written once and found by a pointer.
 
 use super::super::digest::Digest;
 use super::super::event_count::{self, Wait};
@@ -120,7 +120,8 @@ impl Channel for Ring {
     }
 }
 
-/// One direction of the arena: a word that says how many records there were, and room for the newest two.
+/// One direction of the arena: a word that says how many records there were, and room for the
+/// newest two.
 #[derive(Clone, Copy)]
 struct Side {
     published: usize,

@@ -1,7 +1,8 @@
 //! The real thing: a value put into the store in one process and read in the other.
 //!
-//! What a user would do includes what a store does: the writer lock, the copy of the pages on the way to the key, the log
-//! record and its checksum; for a follower the logger's flush thread, which is woken by the commit and wakes the follower.
+//! What a user would do includes what a store does: the writer lock, the copy of the pages on the
+//! way to the key, the log record and its checksum; for a follower the logger's flush thread, which
+//! is woken by the commit and wakes the follower.
 
 use super::{Calls, Channel, End, Received};
 use bytemuck::cast_slice;

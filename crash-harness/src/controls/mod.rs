@@ -1,9 +1,11 @@
-//! Controls: does the harness find anything at all? Each bug of the catalogue ([`untorn::planted_bugs`]) is switched on in a run of
-//! the suite that is meant for it, which must find it; and the same run without a bug must find nothing.
+//! Controls: does the harness find anything at all? Each bug of the catalogue
+//! ([`untorn::planted_bugs`]) is switched on in a run of the suite that is meant for it, which must
+//! find it; and the same run without a bug must find nothing.
 //!
-//! A run is this program once more, in the build that has the bugs, told which one by its environment. It counts as caught only if
-//! a check fails that fits the bug: a panic somewhere proves nothing about lost acknowledgements. A bug that is not caught fails
-//! the suite. So does a bug that can be found in what is published ([`published`]).
+//! A run is this program once more, in the build that has the bugs, told which one by its
+//! environment. It counts as caught only if a check fails that fits the bug: a panic somewhere
+//! proves nothing about lost acknowledgements. A bug that is not caught fails the suite. So does a
+//! bug that can be found in what is published ([`published`]).
 //!
 //! | file | its one job |
 //! |---|---|
@@ -11,8 +13,9 @@
 //! | `trial.rs` | one run of a suite, with a bug or without |
 //! | `published.rs` | no manifest switches the bugs on, and no published program has them |
 //!
-//! Alone, the suite makes all runs, however long that takes (about two minutes on two processors); among others it keeps to its
-//! share of the time, and what it did not come to is said to be not covered, and counts as neither caught nor missed.
+//! Alone, the suite makes all runs, however long that takes (about two minutes on two processors);
+//! among others it keeps to its share of the time, and what it did not come to is said to be not
+//! covered, and counts as neither caught nor missed.
 
 pub mod published;
 pub mod table;

@@ -1,8 +1,10 @@
-//! Planted bugs stay where they belong: no manifest of this workspace switches them on, by a default or for a dependency, and the
-//! programs that are published have none of them, which their bytes show.
+//! Planted bugs stay where they belong: no manifest of this workspace switches them on, by a
+//! default or for a dependency, and the programs that are published have none of them, which their
+//! bytes show.
 //!
-//! Bytes: each place that asks for a bug hands its name to a function that is never inlined, so a program with planted bugs
-//! has all their names in it. That this is so is looked at in the same way, in a build that has them.
+//! Bytes: each place that asks for a bug hands its name to a function that is never inlined, so a
+//! program with planted bugs has all their names in it. That this is so is looked at in the same
+//! way, in a build that has them.
 
 use crate::outcome::{Finding, Kind};
 use crate::{cargo, instrumented};
@@ -106,7 +108,8 @@ mod tests {
         serde_json::from_str(&text).unwrap()
     }
 
-    /// Goal: the look at the manifests passes those that are in order, and each way of switching a bug on is seen.
+    /// Goal: the look at the manifests passes those that are in order, and each way of switching a
+    /// bug on is seen.
     #[test]
     fn each_way_to_switch_a_bug_on_is_seen() {
         let own = cargo::output(&["metadata", "--no-deps", "--format-version", "1"]).unwrap();

@@ -1,5 +1,5 @@
-//! Which suite is meant for which planted bug, the part of it that is quick, and what it is to find. All bugs of the catalogue
-//! are here; a test says so.
+//! Which suite is meant for which planted bug, the part of it that is quick, and what it is to
+//! find. All bugs of the catalogue are here; a test says so.
 
 use crate::outcome::Kind::{
     self, BlockedReader, Damaged, HalfApplied, LostAcked, Misbehaved, OrderViolation, TornRead,
@@ -27,7 +27,8 @@ impl Check {
     }
 }
 
-/// What stands in the place of a suite for the model checker, whose models are tests of the library: `only` names one.
+/// What stands in the place of a suite for the model checker, whose models are tests of the
+/// library: `only` names one.
 pub const MODEL: &str = "model";
 
 /// A bug, and what must catch it.
@@ -51,7 +52,8 @@ const fn often(control: Control) -> Control {
     Control { tries: 12, ..control }
 }
 
-/// What a reader sees of pages that were used again beneath it: other bytes, bytes without a meaning, or another time.
+/// What a reader sees of pages that were used again beneath it: other bytes, bytes without a
+/// meaning, or another time.
 const REUSED: &[Kind] = &[TornRead, HalfApplied, OrderViolation, Damaged, Misbehaved];
 
 /// All of them; those that take long by waiting come first.
@@ -108,7 +110,8 @@ pub const CONTROLS: &[Control] = &[
     by("versions-go-on", "kill", "sample.collected:end", &[OrderViolation]),
     by("wal-without-crc", "power", "plain", &[Damaged, LostAcked, HalfApplied, TornRead]),
     by("within-answered-before-sync", "power", "plain", &[LostAcked]),
-    // The model of the same bug: what a missing fence lets a weak memory order do, of which x86 shows nothing.
+    // The model of the same bug: what a missing fence lets a weak memory order do, of which x86
+    // shows nothing.
     by("seqlock-without-fence", MODEL, "loom_cell planted_a_cell_without_fences", &[]),
 ];
 

@@ -1,4 +1,5 @@
-//! One run of a part of a suite, with a bug or without: this program as a process of its own, and what its JSON says.
+//! One run of a part of a suite, with a bug or without: this program as a process of its own, and
+//! what its JSON says.
 
 use super::table::{Check, Control};
 use crate::cargo;
@@ -133,7 +134,8 @@ pub(super) fn run(program: &Path, check: &Check, bug: &str, seed: u64) -> Result
     })
 }
 
-/// A model's own test of the bug: it passes if the model checker finds something wrong with the model that has it.
+/// A model's own test of the bug: it passes if the model checker finds something wrong with the
+/// model that has it.
 fn in_the_model(only: &str) -> Trial {
     let (test, name) = only.split_once(' ').expect("a test program, and one of its tests");
     // Where `cargo test` has built it, if somebody has run the tests.

@@ -1,5 +1,5 @@
-//! What must hold when the cause of a fault is gone and all its witnesses are dead: the store opens, all that was acknowledged is there,
-//! and somebody works with it as if nothing had been.
+//! What must hold when the cause of a fault is gone and all its witnesses are dead: the store
+//! opens, all that was acknowledged is there, and somebody works with it as if nothing had been.
 
 use crate::oracle::{self, Acknowledged};
 use crate::outcome::{Finding, Kind};
@@ -7,7 +7,8 @@ use crate::process::{Process, crash_kernel, kill_loggers};
 use crate::{instrumented, workload};
 use std::path::Path;
 
-/// Judges a store that nobody has open: as it is, after another writer has worked with it, and without its shared region.
+/// Judges a store that nobody has open: as it is, after another writer has worked with it, and
+/// without its shared region.
 pub(super) fn judge(
     path: &Path,
     acknowledged: &[(String, Acknowledged)],

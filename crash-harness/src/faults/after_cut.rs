@@ -1,4 +1,5 @@
-//! States of a disk after a power cut, recovered and judged one after the other by a process of its own.
+//! States of a disk after a power cut, recovered and judged one after the other by a process of its
+//! own.
 
 use super::acknowledged;
 use super::at_rest::in_process;
@@ -12,7 +13,8 @@ use crate::workload::misbehaved;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Has the states `0`, `1`, … in a directory judged, each against what was said until then, in `0.said`, ….
+/// Has the states `0`, `1`, … in a directory judged, each against what was said until then, in
+/// `0.said`, ….
 ///
 /// # Errors
 /// The first that does not hold, and why.

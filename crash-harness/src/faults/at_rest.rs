@@ -1,8 +1,10 @@
-//! Damage at rest: bits flip in the files of a closed store, files are shortened, lengthened, gone, or there although they should not be.
-//! Opening says what is damaged, or `verify` does, or it does not matter; what both take for good is what was stored.
+//! Damage at rest: bits flip in the files of a closed store, files are shortened, lengthened, gone,
+//! or there although they should not be. Opening says what is damaged, or `verify` does, or it does
+//! not matter; what both take for good is what was stored.
 //!
-//! Two stores are damaged: one that everybody has left in order, and one after a kernel crash, whose log is still needed. A
-//! process of its own tries one damage after the other, so that one that dies of it shows.
+//! Two stores are damaged: one that everybody has left in order, and one after a kernel crash,
+//! whose log is still needed. A process of its own tries one damage after the other, so that one
+//! that dies of it shows.
 
 use super::acknowledged;
 use crate::context::Context;
@@ -93,7 +95,8 @@ impl Damage {
         }
     }
 
-    /// Whether a replay line means it: that names one damage, or how those begin that it means, as `flip:arena` and `flip:wal` do.
+    /// Whether a replay line means it: that names one damage, or how those begin that it means, as
+    /// `flip:arena` and `flip:wal` do.
     fn is_meant_by(&self, only: &str) -> bool {
         let name = self.to_string();
         name.strip_prefix(only).is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/']))
@@ -112,7 +115,8 @@ impl Damage {
         format!("{kind}:{file}")
     }
 
-    /// What no store can notice: it has lost the end of its log as a whole, as if that had never been written.
+    /// What no store can notice: it has lost the end of its log as a whole, as if that had never
+    /// been written.
     fn is_beyond_notice(&self, newest_segment: &str) -> bool {
         match self {
             Damage::Gone { file } | Damage::Cut { file, .. } => file == newest_segment,
@@ -326,7 +330,8 @@ fn schedule(files: &Files, is_long: bool, dice: &mut StdRng) -> Vec<Damage> {
     all
 }
 
-/// The role of the process that tries damages: `SCRATCH SEED SKIP COUNT ONLY short|long TOLD`, of the image that is its store.
+/// The role of the process that tries damages: `SCRATCH SEED SKIP COUNT ONLY short|long TOLD`, of
+/// the image that is its store.
 ///
 /// # Errors
 /// The first thing that does not hold.

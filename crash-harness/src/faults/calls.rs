@@ -1,9 +1,12 @@
-//! Each call about a file of the store, in turn, fails: once, from then on, or from then on with all others like it.
+//! Each call about a file of the store, in turn, fails: once, from then on, or from then on with
+//! all others like it.
 //!
-//! Three lives of one store make the catalogue of calls: a store is made and worked with, its logger is killed beside it, and
-//! then everybody dies; the next life recovers it from what the processes shared, and leaves in order; then the kernel "crashes" (the
-//! shared region is gone), and the third recovers from the disk. The first run counts the calls. Every other one has one of
-//! them fail, for as long as the life lasts in which that happened: later the cause is gone, and everything must work again.
+//! Three lives of one store make the catalogue of calls: a store is made and worked with, its
+//! logger is killed beside it, and then everybody dies; the next life recovers it from what the
+//! processes shared, and leaves in order; then the kernel "crashes" (the shared region is gone),
+//! and the third recovers from the disk. The first run counts the calls. Every other one has one of
+//! them fail, for as long as the life lasts in which that happened: later the cause is gone, and
+//! everything must work again.
 
 use super::{acknowledged, after};
 use crate::context::Context;
@@ -119,7 +122,8 @@ pub(super) fn run(context: &Context, outcome: &mut Outcome, may_go_on: &(dyn Fn(
     }
 }
 
-/// All faults, in the order in which they are tried: one of each site, another one of each, and so on.
+/// All faults, in the order in which they are tried: one of each site, another one of each, and so
+/// on.
 fn schedule(context: &Context, counts: &BTreeMap<Site, u64>) -> Vec<Fault> {
     let mut random = context.random(1);
     let mut of_sites: Vec<Vec<Fault>> = Vec::new();
@@ -129,7 +133,8 @@ fn schedule(context: &Context, counts: &BTreeMap<Site, u64>) -> Vec<Fault> {
             for span in [Span::Once, Span::Lasting, Span::Everything] {
                 let is_real = match (span, effect) {
                     (Span::Once, _) => true,
-                    // A call is interrupted now and then, not for ever: whoever tries again would do so for ever.
+                    // A call is interrupted now and then, not for ever: whoever tries again would
+                    // do so for ever.
                     (_, Effect::Error(libc::EINTR)) => false,
                     (Span::Lasting, _) => true,
                     (Span::Everything, _) => site.call.can_spread(*effect),
@@ -158,7 +163,8 @@ fn schedule(context: &Context, counts: &BTreeMap<Site, u64>) -> Vec<Fault> {
 /// Why nothing can be traced here; inside, what was found.
 fn three_lives(path: &Path, fault: Option<Fault>) -> Result<Result<Run, Finding>, String> {
     let has_fault = fault.is_some();
-    // What a logger that can't write leaves in the shared region is given up: visible transactions too.
+    // What a logger that can't write leaves in the shared region is given up: visible transactions
+    // too.
     let may_give_up =
         fault.as_ref().is_some_and(|fault| fault.span != Span::Once || fault.site.who.starts_with("untorn-logger"));
     let is_once = fault.as_ref().is_some_and(|fault| fault.span == Span::Once);

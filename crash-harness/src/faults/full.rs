@@ -1,5 +1,5 @@
-//! The disk is full, again and again, while writers make the store grow and all of them have it mapped: they hear of it, readers go on, and
-//! as soon as there is room, so do the writers.
+//! The disk is full, again and again, while writers make the store grow and all of them have it
+//! mapped: they hear of it, readers go on, and as soon as there is room, so do the writers.
 //!
 //! The disk is a small file system of its own: tmpfs, and ext4 on a loop device.
 
@@ -123,8 +123,8 @@ fn writers_on(small: &Small) -> ScenarioResult<(Vec<(String, Acknowledged)>, u64
             processes.check()?;
             std::thread::sleep(Duration::from_millis(5));
         }
-        // Whoever comes now can read. When the log could not go on for long and was given up, opening recovers the store, which needs room
-        // for a new region: that is said.
+        // Whoever comes now can read. When the log could not go on for long and was given up,
+        // opening recovers the store, which needs room for a new region: that is said.
         let mut reader = Process::start(&instrumented::own(), "reader", path, &[], &[]);
         match reader.wait_for("ok", 3, HANGS) {
             Err(finding) if finding.what.contains("no space left for") => turned_away += 1,

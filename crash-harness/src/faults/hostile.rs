@@ -1,5 +1,6 @@
-//! Strangers on the logger's socket: garbage, messages that are cut off, changed or lie about their length, floods that nobody reads the
-//! answers of, peers that send a byte at a time. The logger lives, and those who behave are served.
+//! Strangers on the logger's socket: garbage, messages that are cut off, changed or lie about their
+//! length, floods that nobody reads the answers of, peers that send a byte at a time. The logger
+//! lives, and those who behave are served.
 
 use super::after;
 use super::processes::{ScenarioProcesses, ScenarioResult, found};

@@ -1,7 +1,9 @@
-//! A process is short of something that the system grants it: bytes of a file (`RLIMIT_FSIZE`), or descriptors (`RLIMIT_NOFILE`). It hears of
-//! it, others work on beside it, and whoever comes afterwards finds everything.
+//! A process is short of something that the system grants it: bytes of a file (`RLIMIT_FSIZE`), or
+//! descriptors (`RLIMIT_NOFILE`). It hears of it, others work on beside it, and whoever comes
+//! afterwards finds everything.
 //!
-//! A soft limit is the client's own: its logger lifts it to the hard one. A hard one binds the logger, too.
+//! A soft limit is the client's own: its logger lifts it to the hard one. A hard one binds the
+//! logger, too.
 
 use super::after;
 use super::processes::{ScenarioProcesses, ScenarioResult, found};
@@ -90,7 +92,8 @@ impl Limited {
     }
 }
 
-/// The role of a process that limits itself, and is then an [`worker`]: `WHAT LIMIT hard|soft ignored|default …`.
+/// The role of a process that limits itself, and is then an [`worker`]: `WHAT LIMIT hard|soft
+/// ignored|default …`.
 ///
 /// # Errors
 /// As the worker.
@@ -102,7 +105,8 @@ pub(crate) fn play(role: &Role) -> Result<(), Finding> {
     let hard = rustix::process::getrlimit(resource).maximum;
     let maximum = if argument(2) == "hard" { Some(limit) } else { hard };
     if argument(3) == "ignored" {
-        // SAFETY: no handler, which could run amid something; the disposition of a signal that this program does not use otherwise.
+        // SAFETY: no handler, which could run amid something; the disposition of a signal that this
+        // program does not use otherwise.
         unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     }
     let set = setrlimit(resource, Rlimit { current: Some(limit), maximum });

@@ -1,6 +1,7 @@
-//! Bits flip in the shared region while processes work in it. Whoever maps a store can overwrite it, so this is not promised to go
-//! unnoticed: calls may fail. But nobody crashes, nobody hangs, and what was durable before the first flip is there when the
-//! region is gone, or opening says what is damaged.
+//! Bits flip in the shared region while processes work in it. Whoever maps a store can overwrite
+//! it, so this is not promised to go unnoticed: calls may fail. But nobody crashes, nobody hangs,
+//! and what was durable before the first flip is there when the region is gone, or opening says
+//! what is damaged.
 
 use super::acknowledged;
 use super::processes::{ScenarioProcesses, ScenarioResult, found};
@@ -27,10 +28,12 @@ pub(super) struct Flipped {
     pub(super) refused: Option<String>,
 }
 
-/// Bits of a number that counts pieces or slots: one that flips makes it larger or smaller by far more than there are.
+/// Bits of a number that counts pieces or slots: one that flips makes it larger or smaller by far
+/// more than there are.
 const TELLING_BITS: std::ops::Range<u64> = 4..16;
 
-/// Plays it. The bits are anywhere in the region, or one is in the number at the offset `number`, while the store grows.
+/// Plays it. The bits are anywhere in the region, or one is in the number at the offset `number`,
+/// while the store grows.
 pub(super) fn play(path: &Path, number: Option<u64>, seed: u64) -> ScenarioResult<Flipped> {
     let mut dice = StdRng::seed_from_u64(seed);
     let mut processes = ScenarioProcesses::new(path)?;

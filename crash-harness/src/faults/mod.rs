@@ -1,6 +1,7 @@
-//! What else can go wrong: each call about a file fails in turn, each sync loses what it was to keep, the disk is full, descriptors
-//! run out, bits flip at rest and in the shared region, strangers send bytes. Errors must be clear, nobody may crash, nothing
-//! acknowledged may be lost, and when the cause is gone, the store must work again.
+//! What else can go wrong: each call about a file fails in turn, each sync loses what it was to
+//! keep, the disk is full, descriptors run out, bits flip at rest and in the shared region,
+//! strangers send bytes. Errors must be clear, nobody may crash, nothing acknowledged may be lost,
+//! and when the cause is gone, the store must work again.
 //!
 //! | file | its one job |
 //! |---|---|
@@ -67,8 +68,8 @@ pub fn run(context: &Context) -> Outcome {
 /// One scenario, by its name; what it adds to the figures.
 type FaultScenario<'c> = (String, Box<dyn Fn() -> Result<Vec<(&'static str, f64)>, ScenarioFailure> + 'c>);
 
-/// Whether a scenario is to be played: all are, unless a replay line names one, or how those begin that it means, as
-/// `descriptors:client` does.
+/// Whether a scenario is to be played: all are, unless a replay line names one, or how those begin
+/// that it means, as `descriptors:client` does.
 fn is_meant(context: &Context, name: &str) -> bool {
     let Some(only) = context.only.as_deref() else { return true };
     name.strip_prefix(only).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
@@ -135,7 +136,8 @@ fn limited(context: &Context) -> Box<dyn Iterator<Item = FaultScenario<'_>> + '_
     }))
 }
 
-/// The numbers of scenarios of which there is no end; the one that a replay line names, if it names one.
+/// The numbers of scenarios of which there is no end; the one that a replay line names, if it names
+/// one.
 fn numbers(context: &Context, kind: &str) -> Box<dyn Iterator<Item = u64>> {
     match context.only.as_deref() {
         None => Box::new(0..),

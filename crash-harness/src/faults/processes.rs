@@ -1,4 +1,5 @@
-//! The processes of one scenario, all of them watched, the loggers that they start too: who says what, who ends how.
+//! The processes of one scenario, all of them watched, the loggers that they start too: who says
+//! what, who ends how.
 
 use super::acknowledged;
 use crate::inject::{Ended, Injector, Traced};

@@ -1,7 +1,9 @@
-//! Each sync of a life fails in turn, as on a real disk: what it was to make durable is lost, although the page cache has it and later
-//! syncs succeed. Then the power goes, right after it and later. All that was acknowledged is there.
+//! Each sync of a life fails in turn, as on a real disk: what it was to make durable is lost,
+//! although the page cache has it and later syncs succeed. Then the power goes, right after it and
+//! later. All that was acknowledged is there.
 //!
-//! This needs the recording file system, since no call that is merely answered with an error shows it.
+//! This needs the recording file system, since no call that is merely answered with an error shows
+//! it.
 
 use super::after_cut;
 use super::processes::{ScenarioFailure, ScenarioResult, found};
@@ -132,7 +134,8 @@ fn count() -> ScenarioResult<usize> {
     Ok(recorder.syncs(0, ""))
 }
 
-/// One life with a sync that fails, and the states that a power cut afterwards could leave. How many were judged.
+/// One life with a sync that fails, and the states that a power cut afterwards could leave. How
+/// many were judged.
 fn fail(context: &Context, failing: Failing) -> ScenarioResult<u64> {
     let recorder = mount()?;
     recorder.hold_sync("", failing.skip);

@@ -1,8 +1,8 @@
-//! A writer that meets errors: it says each of them, holds it against what has happened, tries again, opens the store anew where it is told
-//! to, and gives up only when nothing helps.
+//! A writer that meets errors: it says each of them, holds it against what has happened, tries
+//! again, opens the store anew where it is told to, and gives up only when nothing helps.
 //!
-//! An error must say what became of the call. A commit that answers `NotDurable` has happened, after any other error it has not;
-//! the writer looks each time.
+//! An error must say what became of the call. A commit that answers `NotDurable` has happened,
+//! after any other error it has not; the writer looks each time.
 
 use super::acknowledged;
 use crate::limits::HANGS;
@@ -15,10 +15,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Durability, Error, Feed, Options, Store, TxnId};
 
-/// Tries of a call that fails, and the fewest of them: a fault that happens once is over by then, however long a call takes.
+/// Tries of a call that fails, and the fewest of them: a fault that happens once is over by then,
+/// however long a call takes.
 const TRIES: usize = 6;
 const TRIES_MIN: usize = 3;
-/// No further try begins after this, since a fault that lasts makes each call wait for the time-out of the store.
+/// No further try begins after this, since a fault that lasts makes each call wait for the time-out
+/// of the store.
 const RETRY_TIME: Duration = Duration::from_secs(12);
 /// Commits of a round.
 const COMMITS: u64 = 7;
@@ -26,7 +28,8 @@ const COMMITS: u64 = 7;
 const GROWTH: u64 = 150;
 const GROWING: u64 = 8;
 
-/// Options of the store: small files, so that much happens to them, and no long waits for a logger that can't go on.
+/// Options of the store: small files, so that much happens to them, and no long waits for a logger
+/// that can't go on.
 pub(super) fn options() -> Options {
     let mut options = workload::options();
     options.logger_timeout(Duration::from_secs(8)).sample_interval(Duration::from_millis(20));
@@ -37,8 +40,9 @@ pub(super) fn options() -> Options {
 /// Where the worker leaves marks of what it was told, too, and then does not mind the file system.
 pub(super) const MARK: &str = "UNTORN_FAULTS_MARK";
 
-/// Plays the role: `NAME ROUNDS ENDING TOLD WHAT`, where the ending is `leave` (everybody leaves in order), `die` (nobody does) or `stay`
-/// (until killed, however many rounds that takes). What earlier writers were told must be there.
+/// Plays the role: `NAME ROUNDS ENDING TOLD WHAT`, where the ending is `leave` (everybody leaves in
+/// order), `die` (nobody does) or `stay` (until killed, however many rounds that takes). What
+/// earlier writers were told must be there.
 ///
 /// # Errors
 /// What a check found.
@@ -78,7 +82,8 @@ pub(crate) fn play(role: &Role) -> Result<(), Finding> {
 /// Says an error, which must be a clear one.
 ///
 /// # Errors
-/// If it says nothing, or takes a failed call for damage: no byte of the store has changed by itself.
+/// If it says nothing, or takes a failed call for damage: no byte of the store has changed by
+/// itself.
 fn complain(what: &str, error: &Error, anything: bool) -> Result<(), Finding> {
     let text = error.to_string().replace('\n', " ");
     say(format_args!("E {what}: {text}"));
@@ -115,10 +120,11 @@ struct Worker<'r> {
     /// The last transaction that is there.
     n: u64,
     open: Option<Open>,
-    /// What earlier writers were told to be visible: it must be there when the store opens for the first time.
+    /// What earlier writers were told to be visible: it must be there when the store opens for the
+    /// first time.
     kept: Vec<(String, oracle::Acknowledged)>,
-    /// `durable`: of that, only what was durable. `grow`: the store grows. `anything`: bytes are damaged meanwhile, so that
-    /// calls may answer anything; `anything, grow`: both.
+    /// `durable`: of that, only what was durable. `grow`: the store grows. `anything`: bytes are
+    /// damaged meanwhile, so that calls may answer anything; `anything, grow`: both.
     how: &'r str,
     /// Tries for ever.
     endless: bool,

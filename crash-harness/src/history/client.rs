@@ -1,4 +1,5 @@
-//! Clients whose operations are recorded: some with transactions, some that swap by version, some by messages.
+//! Clients whose operations are recorded: some with transactions, some that swap by version, some
+//! by messages.
 
 use super::event::{Answer, Event, Key, Operation, Seen, What};
 use crate::limits::HANGS;
@@ -106,8 +107,8 @@ fn go(
         std::thread::sleep(Duration::from_micros(random.random_range(0..1200)));
         let value = u64::from(orders.client) * 1000 + u64::from(n);
         match once(random, value) {
-            // Whether it happened is not known; the history says what is possible. Whose loggers are killed time and again,
-            // before they are ready, is told so.
+            // Whether it happened is not known; the history says what is possible. Whose loggers
+            // are killed time and again, before they are ready, is told so.
             Err(Error::InDoubt { .. } | Error::NotDurable { .. } | Error::LoggerUnavailable { .. }) => {
                 Event::now(orders.client, What::InDoubt).tell()
             }
@@ -173,7 +174,8 @@ struct Direct {
 }
 
 impl Direct {
-    /// What was read may be visible only: where a kernel crash follows, it is not told before it is durable.
+    /// What was read may be visible only: where a kernel crash follows, it is not told before it is
+    /// durable.
     fn settle(&self) -> untorn::Result<()> {
         if self.orders.is_durable { self.store.sync() } else { Ok(()) }
     }
@@ -280,7 +282,8 @@ impl Direct {
         }
     }
 
-    /// An operation of a client that swaps; now and then it also asks for a checkpoint, which changes nothing.
+    /// An operation of a client that swaps; now and then it also asks for a checkpoint, which
+    /// changes nothing.
     fn swap(&mut self, random: &mut StdRng, value: u64) -> untorn::Result<()> {
         let key = random.random_range(0..KEYS);
         if random.random_range(0..10) == 0 {

@@ -1,7 +1,9 @@
-//! What is recorded of a run: who began which operation when, and what it was answered; one JSON object a line.
+//! What is recorded of a run: who began which operation when, and what it was answered; one JSON
+//! object a line.
 //!
-//! Stamps are of CLOCK_MONOTONIC, which is one clock for all processes of a machine. The beginning is written before the call and the
-//! answer after it, each in one write: an operation whose process died is known, and has no answer.
+//! Stamps are of CLOCK_MONOTONIC, which is one clock for all processes of a machine. The beginning
+//! is written before the call and the answer after it, each in one write: an operation whose
+//! process died is known, and has no answer.
 
 use crate::outcome::{Finding, Kind};
 use crate::role::say;
@@ -11,7 +13,8 @@ use std::path::{Path, PathBuf};
 /// One of the few keys of a history.
 pub(super) type Key = u8;
 
-/// Everything that clients do, as one transaction: if the versions are the expected ones, it reads, and then writes.
+/// Everything that clients do, as one transaction: if the versions are the expected ones, it reads,
+/// and then writes.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Operation {
     /// The versions that keys must have; `None`: absent.

@@ -14,8 +14,8 @@ pub(super) enum Verdict {
     Undecided,
 }
 
-/// A client's operations up to the next one whose answer is lost. Those that end so come last, so that the tester first
-/// tries to do without what may never have happened.
+/// A client's operations up to the next one whose answer is lost. Those that end so come last, so
+/// that the tester first tries to do without what may never have happened.
 type Thread = (bool, u32);
 
 /// Judges a history, whose events may come in any order.

@@ -1,8 +1,10 @@
-//! Histories: what real clients were told, under kills, must be what one map would have told, one transaction after the other.
+//! Histories: what real clients were told, under kills, must be what one map would have told, one
+//! transaction after the other.
 //!
-//! Clients of each kind work on a few keys while they and the logger are killed; each begin and answer is recorded, and the
-//! history is judged by stateright's tester of linearizability. Where everything that is told is durable, the history goes on over a
-//! crash of the kernel, which must make no difference; else over deaths of all processes alone.
+//! Clients of each kind work on a few keys while they and the logger are killed; each begin and
+//! answer is recorded, and the history is judged by stateright's tester of linearizability. Where
+//! everything that is told is durable, the history goes on over a crash of the kernel, which must
+//! make no difference; else over deaths of all processes alone.
 
 mod client;
 mod event;
@@ -30,7 +32,8 @@ use std::time::{Duration, Instant};
 const CLIENTS: usize = 8;
 /// Operations of each.
 const OPERATIONS: u32 = 12;
-/// Clients that are killed in one history, at most: each leaves an operation of which nobody knows whether it happened.
+/// Clients that are killed in one history, at most: each leaves an operation of which nobody knows
+/// whether it happened.
 const DEATHS_MAX: usize = 6;
 /// Histories that one store lives through.
 const HISTORIES: u32 = 4;
@@ -56,7 +59,8 @@ fn rounds(context: &Context, outcome: &mut Outcome, figures: &mut Figures) {
             return;
         }
         if context.wants(&name) {
-            // Deaths alone don't need a disk; kernel crashes are tried on one, whose syncs take their time.
+            // Deaths alone don't need a disk; kernel crashes are tried on one, whose syncs take
+            // their time.
             let is_durable = round % 2 == 1;
             let place = format!("history-{round}");
             let path = if is_durable { context.place(&place) } else { context.place_in_memory(&place) };
@@ -281,7 +285,8 @@ impl<'c> Clients<'c> {
         self.running.iter_mut().zip(kinds).any(|(client, kind)| kind != "messages" && client.is_running())
     }
 
-    /// Waits until all have opened the store, or are connected. Nobody is killed meanwhile, so nobody has to help.
+    /// Waits until all have opened the store, or are connected. Nobody is killed meanwhile, so
+    /// nobody has to help.
     fn wait_until_ready(&mut self) -> Result<(), Finding> {
         for at in 0..CLIENTS {
             if let Err(finding) = self.running[at].wait_for("ready", 1, HANGS) {
@@ -293,8 +298,8 @@ impl<'c> Clients<'c> {
         Ok(())
     }
 
-    /// What is known of the store when somebody waits for it in vain: its loggers, what they left in writing, the clients, and what
-    /// one more of them meets.
+    /// What is known of the store when somebody waits for it in vain: its loggers, what they left
+    /// in writing, the clients, and what one more of them meets.
     fn how_the_store_is(&mut self) -> String {
         let loggers = loggers(self.path);
         let left = ["logger.panic", "logger.note"].map(|name| {
@@ -318,7 +323,8 @@ impl<'c> Clients<'c> {
         running.collect::<Vec<_>>().join("; ")
     }
 
-    /// Kills so many at the same time, and starts others in their place. How many had not ended by themselves.
+    /// Kills so many at the same time, and starts others in their place. How many had not ended by
+    /// themselves.
     fn kill(&mut self, count: usize, random: &mut StdRng) -> u64 {
         let first = random.random_range(0..CLIENTS);
         let dying: Vec<usize> = (first..first + count).map(|at| at % CLIENTS).collect();

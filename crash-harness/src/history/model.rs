@@ -1,7 +1,9 @@
-//! What the store is to the checker: a map whose transactions happen one after the other, in the order of their ids.
+//! What the store is to the checker: a map whose transactions happen one after the other, in the
+//! order of their ids.
 //!
-//! More is asked than that some order explains the answers: it must be that of the transaction ids that the store told, and
-//! each version must be the id of the transaction that wrote it. That also leaves the search little to try.
+//! More is asked than that some order explains the answers: it must be that of the transaction ids
+//! that the store told, and each version must be the id of the transaction that wrote it. That also
+//! leaves the search little to try.
 
 use super::event::{Answer, Key, Operation, Seen};
 use stateright::semantics::SequentialSpec;
@@ -36,11 +38,12 @@ type Configuration = (Vec<u64>, Entries);
 struct Search {
     /// The ids of all transactions whose writers were told, in order.
     ids: Vec<u64>,
-    /// From each of these the search has gone on already: if it comes by again, that was in vain, and it need not try again.
-    /// (The search itself remembers nothing, and would try each order of operations that don't touch each other.)
+    /// From each of these the search has gone on already: if it comes by again, that was in vain,
+    /// and it need not try again. (The search itself remembers nothing, and would try each order of
+    /// operations that don't touch each other.)
     tried: RefCell<HashSet<Configuration>>,
-    /// In each of these something was read. That is as good now as later, since it changes nothing: if it was in vain, so is
-    /// everything else that could be done there.
+    /// In each of these something was read. That is as good now as later, since it changes nothing:
+    /// if it was in vain, so is everything else that could be done there.
     read_in: RefCell<HashSet<Configuration>>,
 }
 
@@ -56,7 +59,8 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// An empty map, at the beginning of a history of so many operations in which transactions got these ids.
+    /// An empty map, at the beginning of a history of so many operations in which transactions got
+    /// these ids.
     pub(super) fn new(operations: usize, mut ids: Vec<u64>) -> Model {
         ids.sort_unstable();
         // Two that got the same id can't both be the next one.
@@ -107,8 +111,8 @@ impl Model {
         }
     }
 
-    /// Whether this is the time of a transaction: of one that writes, if it is the next one; of one that reads, if those up to it
-    /// have happened and those after it have not.
+    /// Whether this is the time of a transaction: of one that writes, if it is the next one; of one
+    /// that reads, if those up to it have happened and those after it have not.
     fn is_at(&mut self, at: u64, writes: bool) -> bool {
         let (before, after) = self.search.ids.split_at(self.known);
         if writes {

@@ -7,7 +7,8 @@ use std::str::FromStr;
 /// Where calls are counted: who calls what on which sort of file. Written `who:call:class`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Site {
-    /// The program, and its thread if that has a name of its own: `writer`, `untorn-logger/untorn-flush`.
+    /// The program, and its thread if that has a name of its own: `writer`,
+    /// `untorn-logger/untorn-flush`.
     pub who: String,
     /// What is called.
     pub call: Call,
@@ -40,7 +41,8 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// Whether a call at this site is to fail, its n-th; `has_begun` says that one has failed already.
+    /// Whether a call at this site is to fail, its n-th; `has_begun` says that one has failed
+    /// already.
     pub(super) fn is_due(&self, site: &Site, n: u64, makes: bool, has_begun: bool) -> bool {
         if !has_begun {
             return self.site == *site && self.nth == n;

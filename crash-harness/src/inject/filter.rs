@@ -1,4 +1,5 @@
-//! The seccomp filter that stops a process at its calls about files, and the numbers of those calls.
+//! The seccomp filter that stops a process at its calls about files, and the numbers of those
+//! calls.
 #![allow(unsafe_code)]
 
 use super::call::Call;
@@ -96,8 +97,8 @@ pub(super) fn program() -> Vec<libc::sock_filter> {
     let equals =
         |k: u32| libc::sock_filter { code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, jt: 0, jf: 1, k };
     let answer = |action: u32| statement(libc::BPF_RET | libc::BPF_K, action);
-    // The number of the call is the first word of what the filter is given. A call of another word size has other numbers; the
-    // programs started here make none.
+    // The number of the call is the first word of what the filter is given. A call of another word
+    // size has other numbers; the programs started here make none.
     let mut program = vec![statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0)];
     for watched in WATCHED {
         program.push(equals(watched.number as u32));
@@ -107,8 +108,8 @@ pub(super) fn program() -> Vec<libc::sock_filter> {
     program
 }
 
-/// By the process itself, between `fork` and `exec`: asks to be traced, and puts itself under the filter. Calls nothing but the
-/// system.
+/// By the process itself, between `fork` and `exec`: asks to be traced, and puts itself under the
+/// filter. Calls nothing but the system.
 pub(super) fn submit(program: &[libc::sock_filter]) -> std::io::Result<()> {
     let filter = libc::sock_fprog { len: program.len() as libc::c_ushort, filter: program.as_ptr().cast_mut() };
     // SAFETY: plain system calls; the filter is read from memory that lives during the call.

@@ -1,10 +1,11 @@
-//! Faults of single system calls: the n-th write, sync, open, … of a program on the files of one directory fails, once
-//! or from then on, whatever store the program uses.
+//! Faults of single system calls: the n-th write, sync, open, … of a program on the files of one
+//! directory fails, once or from then on, whatever store the program uses.
 //!
-//! A program is started under `ptrace` with a seccomp filter, so that only its calls about files stop it; all else runs at full
-//! speed. Its threads, its children and what they execute are followed, also a process that leaves it behind. At a stop the
-//! call is counted by its [`Site`], and if a [`Fault`] is due, the kernel never sees it: the caller gets the error, or the
-//! call does a part of what it was asked.
+//! A program is started under `ptrace` with a seccomp filter, so that only its calls about files
+//! stop it; all else runs at full speed. Its threads, its children and what they execute are
+//! followed, also a process that leaves it behind. At a stop the call is counted by its [`Site`],
+//! and if a [`Fault`] is due, the kernel never sees it: the caller gets the error, or the call does
+//! a part of what it was asked.
 //!
 //! | file | its one job |
 //! |---|---|
@@ -14,8 +15,9 @@
 //! | `filter.rs` | the seccomp filter |
 //! | `tracer.rs` | the loop that follows processes |
 //!
-//! A call that fails here leaves the file as it was. What a failed sync does to the page cache of a real kernel (its pages count as
-//! clean, and are lost) is not shown by this, but by the recording file system.
+//! A call that fails here leaves the file as it was. What a failed sync does to the page cache of a
+//! real kernel (its pages count as clean, and are lost) is not shown by this, but by the recording
+//! file system.
 
 mod call;
 mod fault;
@@ -35,7 +37,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Watches the programs that it starts, and has their calls fail. All are killed when it is dropped.
+/// Watches the programs that it starts, and has their calls fail. All are killed when it is
+/// dropped.
 pub struct Injector {
     shared: Arc<Shared>,
     tracers: Mutex<Vec<JoinHandle<()>>>,
@@ -53,7 +56,8 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// Whether it died of a signal that only a mistake of its own raises: a panic that aborts, a fault of memory.
+    /// Whether it died of a signal that only a mistake of its own raises: a panic that aborts, a
+    /// fault of memory.
     pub fn crashed(&self) -> bool {
         let of_mistakes = [libc::SIGSEGV, libc::SIGBUS, libc::SIGABRT, libc::SIGILL, libc::SIGFPE, libc::SIGSYS];
         self.status.signal().is_some_and(|signal| of_mistakes.contains(&signal)) || self.status.code() == Some(101)
@@ -87,7 +91,8 @@ impl Shared {
 }
 
 impl Injector {
-    /// One for the files of a directory, which need not be there yet; with a fault, or only to count.
+    /// One for the files of a directory, which need not be there yet; with a fault, or only to
+    /// count.
     ///
     /// # Errors
     /// Why nothing can be traced on this machine.
@@ -101,8 +106,8 @@ impl Injector {
         Ok(Injector { shared, tracers: Mutex::default() })
     }
 
-    /// Starts a program. `who` names it in sites; the programs that it executes are known by their own names. Its standard
-    /// output is heard.
+    /// Starts a program. `who` names it in sites; the programs that it executes are known by their
+    /// own names. Its standard output is heard.
     ///
     /// # Errors
     /// As the system refuses: some containers forbid tracing.
@@ -150,7 +155,8 @@ impl Drop for Injector {
     fn drop(&mut self) {
         let tracers = std::mem::take(&mut *self.tracers.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         for tracer in tracers {
-            // A process may start another just as it is killed, which is then found in the next round.
+            // A process may start another just as it is killed, which is then found in the next
+            // round.
             while !tracer.is_finished() {
                 let alive: Vec<i32> = self.shared.lock().alive.iter().copied().collect();
                 alive.into_iter().for_each(kill);
@@ -167,7 +173,8 @@ fn kill(pid: i32) {
     }
 }
 
-/// A program that was started. Killed when dropped; those that it left behind live on until the injector is dropped.
+/// A program that was started. Killed when dropped; those that it left behind live on until the
+/// injector is dropped.
 pub struct Traced {
     pid: i32,
     shared: Arc<Shared>,
@@ -186,7 +193,8 @@ impl Traced {
         self.lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
-    /// Waits for its end, and until all that it said is heard; `None` if it goes on for longer than `time`.
+    /// Waits for its end, and until all that it said is heard; `None` if it goes on for longer than
+    /// `time`.
     pub fn wait(&mut self, time: Duration) -> Option<ExitStatus> {
         let end = Instant::now() + time;
         let mut state = self.shared.lock();

@@ -6,7 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// The file of a descriptor of the task `tid`. Sockets, pipes and deleted files have no path of use: `None` for the former two.
+/// The file of a descriptor of the task `tid`. Sockets, pipes and deleted files have no path of
+/// use: `None` for the former two.
 pub(super) fn of_descriptor(tid: i32, descriptor: u64) -> Option<PathBuf> {
     let descriptor = descriptor as i32;
     let link =
@@ -40,7 +41,8 @@ pub(super) fn of_mapping(tid: i32, address: u64) -> Option<PathBuf> {
     mapped.map(|(_, name)| PathBuf::from(name)).filter(|path| path.is_absolute())
 }
 
-/// The sort of a file in `root`: its path there, with `#` for each number; the directory itself is `.`.
+/// The sort of a file in `root`: its path there, with `#` for each number; the directory itself is
+/// `.`.
 pub(super) fn class(root: &Path, path: &Path) -> Option<String> {
     let inside = path.strip_prefix(root).ok()?.to_string_lossy().into_owned();
     if inside.is_empty() {

@@ -39,7 +39,8 @@ pub(super) fn run(shared: &Shared, who: &str, command: Command, say: &SyncSender
 /// Starts the program; it stands still before its first instruction.
 fn start(mut command: Command) -> Started {
     let program = filter::program();
-    // SAFETY: what runs between fork and exec makes system calls only, with memory that was made before.
+    // SAFETY: what runs between fork and exec makes system calls only, with memory that was made
+    // before.
     unsafe { command.pre_exec(move || filter::submit(&program)) };
     let mut child = command.spawn().map_err(|error| format!("starting a traced program: {error}"))?;
     let out = child.stdout.take().ok_or("no standard output")?;
@@ -119,7 +120,8 @@ impl Tracer<'_> {
         match status >> 16 {
             libc::PTRACE_EVENT_SECCOMP => self.call(pid),
             libc::PTRACE_EVENT_EXEC => drop(self.names.remove(&pid)),
-            // A new task begins with a stop of the tracer's making, often before its maker's stop about it; every other signal is its own affair.
+            // A new task begins with a stop of the tracer's making, often before its maker's stop
+            // about it; every other signal is its own affair.
             0 if self.known.insert(pid) => {
                 self.shared.lock().alive.insert(pid);
                 if is_thread(pid) {
@@ -150,7 +152,8 @@ impl Tracer<'_> {
     fn call(&mut self, tid: i32) {
         // SAFETY: a structure of plain numbers.
         let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
-        // SAFETY: the task is stopped and traced by this thread; the place for its registers is valid.
+        // SAFETY: the task is stopped and traced by this thread; the place for its registers is
+        // valid.
         if unsafe { libc::ptrace(libc::PTRACE_GETREGS, tid, 0, &raw mut registers) } != 0 {
             return;
         }
@@ -160,7 +163,8 @@ impl Tracer<'_> {
         let Some(effect) = self.due(tid, watched, &arguments) else { return };
         match effect {
             Effect::Error(errno) => {
-                // No such call: the kernel leaves it out, and the caller finds what stands in its register.
+                // No such call: the kernel leaves it out, and the caller finds what stands in its
+                // register.
                 registers.orig_rax = u64::MAX;
                 registers.rax = i64::from(-errno) as u64;
             }
@@ -169,7 +173,8 @@ impl Tracer<'_> {
                 registers.rdx = if half >= SECTOR { half / SECTOR * SECTOR } else { half };
             }
         }
-        // SAFETY: as above; the registers are those of the task, with changes that the kernel checks.
+        // SAFETY: as above; the registers are those of the task, with changes that the kernel
+        // checks.
         unsafe { libc::ptrace(libc::PTRACE_SETREGS, tid, 0, &raw const registers) };
     }
 
@@ -223,6 +228,7 @@ impl Tracer<'_> {
 }
 
 fn resume(pid: i32, signal: i32) {
-    // SAFETY: the task is stopped and traced by this thread; if it was killed meanwhile, the call fails, and its end comes next.
+    // SAFETY: the task is stopped and traced by this thread; if it was killed meanwhile, the call
+    // fails, and its end comes next.
     unsafe { libc::ptrace(libc::PTRACE_CONT, pid, 0, signal) };
 }

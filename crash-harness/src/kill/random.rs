@@ -1,4 +1,5 @@
-//! Deaths at random instants under load: of one process, of several and the logger at once, of all; and stops in the middle.
+//! Deaths at random instants under load: of one process, of several and the logger at once, of all;
+//! and stops in the middle.
 
 use crate::context::Context;
 use crate::limits::HANGS;
@@ -41,7 +42,8 @@ pub(super) fn rounds(context: &Context, outcome: &mut Outcome) {
             break;
         }
         if context.wants(&name) {
-            // In memory deaths come more often; on a disk they also meet syncs that take their time.
+            // In memory deaths come more often; on a disk they also meet syncs that take their
+            // time.
             let place = format!("random-{round}");
             let path = if round % 2 == 0 { context.place(&place) } else { context.place_in_memory(&place) };
             let mut random = context.random(round);
@@ -171,7 +173,8 @@ impl Round<'_> {
         processes.iter_mut().try_for_each(|member| member.process.refuse_finding())
     }
 
-    /// Kills so many at the same time, and the logger too if that is wanted, and starts others in their places.
+    /// Kills so many at the same time, and the logger too if that is wanted, and starts others in
+    /// their places.
     fn kill(
         &mut self,
         processes: &mut [Member],

@@ -1,8 +1,10 @@
-//! Cuts beneath a real file system: it lies on a loop device whose file lies on a recorder, so that all its writes and flushes are recorded. An
-//! image of the device as a cut left it is mounted, which replays the file system's journal, and the store on it is recovered and checked.
+//! Cuts beneath a real file system: it lies on a loop device whose file lies on a recorder, so that
+//! all its writes and flushes are recorded. An image of the device as a cut left it is mounted,
+//! which replays the file system's journal, and the store on it is recovered and checked.
 //!
-//! Writes are torn only at whole sectors of the device, as file systems expect; what is in doubt are the device's writes since its last flush.
-//! Recovery happens in another boot, as the store sees it: the file `control` may be there, in any state.
+//! Writes are torn only at whole sectors of the device, as file systems expect; what is in doubt
+//! are the device's writes since its last flush. Recovery happens in another boot, as the store
+//! sees it: the file `control` may be there, in any state.
 
 use super::lives::{Lived, Processes};
 use super::loop_device::{LoopDevice, SECTOR};
@@ -128,7 +130,8 @@ impl From<Finding> for Unmade {
     }
 }
 
-/// A plain life on a file system; at `place`, a directory that is not there yet, it is mounted. Cuts are of interest from the first mount on.
+/// A plain life on a file system; at `place`, a directory that is not there yet, it is mounted.
+/// Cuts are of interest from the first mount on.
 ///
 /// # Errors
 /// Why there is none.

@@ -1,5 +1,6 @@
-//! Syncs that fail while somebody dies. What they were to make durable is lost unless it is written again, although the page cache has it
-//! and later syncs succeed: so whoever comes next must not build on what it reads.
+//! Syncs that fail while somebody dies. What they were to make durable is lost unless it is written
+//! again, although the page cache has it and later syncs succeed: so whoever comes next must not
+//! build on what it reads.
 
 use super::lives::{Life, Lived};
 use crate::limits::HANGS;
@@ -23,8 +24,8 @@ enum Dies {
     Everyone,
 }
 
-/// Syncs that fail one after the other: of which file, and how many of its syncs pass before. The logger that
-/// called dies each time, unless nobody is to die. Who comes next meets the next one.
+/// Syncs that fail one after the other: of which file, and how many of its syncs pass before. The
+/// logger that called dies each time, unless nobody is to die. Who comes next meets the next one.
 #[derive(Clone, Copy, Debug)]
 pub struct Failures {
     dies: Dies,
@@ -43,10 +44,11 @@ const fn sticky(syncs: &'static [(&'static str, usize)]) -> Failures {
 
 /// All of them.
 ///
-/// Of the log: its bytes are written again elsewhere, by the same logger, by its successor beside living clients, or by the
-/// recovery that reads them from the page cache although the disk never got them. The successor may fail too, at each of the
-/// syncs of its new segment: the third one starts at the same position. Of the arena: a checkpoint's logger dies
-/// before it can say so, and its successor finds clean pages that the disk never got. The same for the checkpoint's header.
+/// Of the log: its bytes are written again elsewhere, by the same logger, by its successor beside
+/// living clients, or by the recovery that reads them from the page cache although the disk never
+/// got them. The successor may fail too, at each of the syncs of its new segment: the third one
+/// starts at the same position. Of the arena: a checkpoint's logger dies before it can say so, and
+/// its successor finds clean pages that the disk never got. The same for the checkpoint's header.
 pub const ALL: &[Failures] = &[
     failures(Dies::Nobody, &[(LOG, 0)]),
     sticky(&[(ARENA, 0)]),
@@ -75,8 +77,8 @@ pub const ALL: &[Failures] = &[
 ];
 
 impl Failures {
-    /// What fails, and who dies of it: `failed syncs log+1 header, logger dies` are the second sync of the log from some
-    /// time on, and then the first of the header.
+    /// What fails, and who dies of it: `failed syncs log+1 header, logger dies` are the second sync
+    /// of the log from some time on, and then the first of the header.
     pub fn name(&self) -> String {
         let sync = |(file, skip): &(&str, usize)| {
             let file = match *file {
@@ -91,8 +93,8 @@ impl Failures {
         format!("failed syncs {}, {dies} dies", syncs.join(" "))
     }
 
-    /// Work, during which syncs fail and take with them what they covered, and work after that. Cuts are of interest from
-    /// the first failure on.
+    /// Work, during which syncs fail and take with them what they covered, and work after that.
+    /// Cuts are of interest from the first failure on.
     ///
     /// # Errors
     /// What the processes found.
@@ -150,8 +152,8 @@ fn logger_of_thread(thread: u32, store: &Path) -> Result<Pid, Finding> {
     process.and_then(Pid::from_raw).filter(|process| is_logger_of(*process, store)).ok_or_else(other)
 }
 
-/// Waits until of a killed process no thread runs any more, one that hangs in a call excepted; then others may hang as
-/// well, behind a lock of the kernel that it holds.
+/// Waits until of a killed process no thread runs any more, one that hangs in a call excepted; then
+/// others may hang as well, behind a lock of the kernel that it holds.
 fn wait_until_gone(process: Pid, hanging: Option<u32>) -> Result<(), Finding> {
     let process = process.as_raw_nonzero();
     let start = Instant::now();

@@ -15,10 +15,12 @@ pub const PER_ROUND: u64 = 12;
 /// What the processes had been told when the power went.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AcknowledgedAtCut {
-    /// Of each writer the last transaction that was acknowledged as durable, and the last large one.
+    /// Of each writer the last transaction that was acknowledged as durable, and the last large
+    /// one.
     durable: BTreeMap<String, u64>,
     large: BTreeMap<String, u64>,
-    /// Of each writer's cell the newest value that was acknowledged as durable, and the value of each version.
+    /// Of each writer's cell the newest value that was acknowledged as durable, and the value of
+    /// each version.
     cells: BTreeMap<String, u64>,
     versions: BTreeMap<String, BTreeMap<u64, u64>>,
     /// What a recovery before found of writers that are gone since: exactly that stays.
@@ -67,7 +69,8 @@ impl AcknowledgedAtCut {
     }
 }
 
-/// The role of a fresh process that recovers a store and checks it. Where what had been told is, and whether there is a store.
+/// The role of a fresh process that recovers a store and checks it. Where what had been told is,
+/// and whether there is a store.
 ///
 /// # Errors
 /// What does not hold.
@@ -136,7 +139,8 @@ pub fn examine(path: &Path, has_store: bool, acknowledged: &AcknowledgedAtCut) -
     check_goes_on(&store)
 }
 
-/// A large transaction has its place between the others: the last one before the n-th is there, and what was told of it.
+/// A large transaction has its place between the others: the last one before the n-th is there, and
+/// what was told of it.
 fn check_large(snapshot: &Snapshot, name: &str, n: u64, acknowledged: u64) -> Result<(), Finding> {
     // Only some writers have any.
     let extra = snapshot.find_keyspace(&format!("extra {name}")).map_err(misbehaved("find_keyspace"))?;

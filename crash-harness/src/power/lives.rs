@@ -33,7 +33,8 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// Nobody but the one that has the kernel write mapped pages back. `program` is a build of the harness.
+    /// Nobody but the one that has the kernel write mapped pages back. `program` is a build of the
+    /// harness.
     pub fn new(program: PathBuf, store: PathBuf, mark: PathBuf) -> Processes {
         let mut processes =
             Processes { program, store, mark, keeps: KEEPS_ALL, writers: Vec::new(), presser: None, kills: 0 };
@@ -188,7 +189,8 @@ impl Life {
     }
 }
 
-/// Several writers from the creation of the store on. In between everybody leaves in good order, and comes back.
+/// Several writers from the creation of the store on. In between everybody leaves in good order,
+/// and comes back.
 ///
 /// # Errors
 /// What the processes found.
@@ -216,7 +218,8 @@ pub fn by_message(mut life: Life, _: &mut StdRng) -> Result<Lived, Finding> {
     Ok(life.end(0))
 }
 
-/// Loggers, and all writers now and then, are killed in the middle; others go on, and the power goes later.
+/// Loggers, and all writers now and then, are killed in the middle; others go on, and the power
+/// goes later.
 ///
 /// # Errors
 /// What the processes found.
@@ -272,7 +275,8 @@ pub fn two_batches(mut life: Life, _: &mut StdRng) -> Result<Lived, Finding> {
     Ok(life.end(0))
 }
 
-/// Lives on from a state, in the role `role`. Before that, so many are killed while they recover, or soon after.
+/// Lives on from a state, in the role `role`. Before that, so many are killed while they recover,
+/// or soon after.
 ///
 /// # Errors
 /// What the processes found.
@@ -280,7 +284,8 @@ pub fn live_on(mut life: Life, random: &mut StdRng, role: &str, kills: u64) -> R
     let from = life.recorder.position();
     for _ in 0..kills {
         let short = life.processes.start(role, &["x0"]);
-        // Within the time of a recovery, more or less. Whoever opens gives up after a few dead loggers, so it dies too.
+        // Within the time of a recovery, more or less. Whoever opens gives up after a few dead
+        // loggers, so it dies too.
         std::thread::sleep(Duration::from_micros(random.random_range(0..20_000)));
         life.processes.kill_loggers();
         drop(short);

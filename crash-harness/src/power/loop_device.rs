@@ -1,5 +1,5 @@
-//! A block device made of a file. The kernel takes it away when nobody has it open or mounted any more, so none is left behind,
-//! however this process ends.
+//! A block device made of a file. The kernel takes it away when nobody has it open or mounted any
+//! more, so none is left behind, however this process ends.
 
 use std::fs::File;
 use std::io;
@@ -49,8 +49,8 @@ pub struct LoopDevice {
 }
 
 impl LoopDevice {
-    /// Makes a device of a file. With `direct_io` each of its writes goes to the file at once, and a flush of the device is a sync of the
-    /// file.
+    /// Makes a device of a file. With `direct_io` each of its writes goes to the file at once, and
+    /// a flush of the device is a sync of the file.
     ///
     /// # Errors
     /// Those of the system: no loop devices, or not allowed to.
@@ -103,7 +103,8 @@ fn configure(device: &File, backing: &File, direct_io: bool) -> io::Result<()> {
         },
         reserved: [0; 8],
     };
-    // SAFETY: both descriptors are open, and the kernel reads a structure of its own layout that lives until the call returns.
+    // SAFETY: both descriptors are open, and the kernel reads a structure of its own layout that
+    // lives until the call returns.
     #[allow(unsafe_code)]
     let configured = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const config) };
     if configured == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

@@ -1,9 +1,11 @@
-//! Power cuts: the power may go at any instant, with any part of what was not synced on the disk. The store opens, all that was
-//! acknowledged as durable is there, every transaction is whole or absent, in order, and work goes on.
+//! Power cuts: the power may go at any instant, with any part of what was not synced on the disk.
+//! The store opens, all that was acknowledged as durable is there, every transaction is whole or
+//! absent, in order, and work goes on.
 //!
-//! Real processes work on a file system of this process that records what a disk would be told (see [`crate::recorder`]), while
-//! another one has the kernel write mapped pages back all the time. Then the record is cut at many places, states that the cut could
-//! have left are laid out in memory, recovered by a fresh process and checked. Some of these live on, on a recorder of their
+//! Real processes work on a file system of this process that records what a disk would be told (see
+//! [`crate::recorder`]), while another one has the kernel write mapped pages back all the time.
+//! Then the record is cut at many places, states that the cut could have left are laid out in
+//! memory, recovered by a fresh process and checked. Some of these live on, on a recorder of their
 //! own, and the power goes again.
 //!
 //! | module | its one job |
@@ -59,11 +61,13 @@ enum Story {
     Failing(&'static Failures),
     /// A cut, and cuts while that is recovered.
     Recovery,
-    /// A cut, work after the recovery, and another cut. So many processes are killed while they recover.
+    /// A cut, work after the recovery, and another cut. So many processes are killed while they
+    /// recover.
     LivingOn { kills: u64 },
-    /// One sync is to make two batches of the log durable, and the power goes with the second one on the disk and without the
-    /// first. After the recovery, records of the same lengths take the place of the first, are acknowledged, and the power
-    /// goes again: the second must not rise from the dead.
+    /// One sync is to make two batches of the log durable, and the power goes with the second one
+    /// on the disk and without the first. After the recovery, records of the same lengths take the
+    /// place of the first, are acknowledged, and the power goes again: the second must not rise
+    /// from the dead.
     LaterBatch { kills: u64 },
     /// On a file system of the kernel, on a device that is recorded.
     Device(FileSystem),
@@ -210,7 +214,8 @@ impl<'a> Suite<'a> {
                 .uncovered
                 .extend(left_out.map(|name| format!("{name}: only runs of 1,200 seconds and more have it")));
         }
-        // There are many of these: if the time does not suffice for all, it is not always the same that are left out.
+        // There are many of these: if the time does not suffice for all, it is not always the same
+        // that are left out.
         let is_failing = |item: &Item| matches!(item.story, Story::Failing(_));
         let first = items.iter().position(is_failing).unwrap_or(items.len());
         items[first..].shuffle(&mut self.context.random(0));

@@ -1,4 +1,5 @@
-//! A state in which something did not hold, once more: real processes never leave the same record twice, so it is kept.
+//! A state in which something did not hold, once more: real processes never leave the same record
+//! twice, so it is kept.
 
 use super::device::FileSystem;
 use super::judge::AcknowledgedAtCut;

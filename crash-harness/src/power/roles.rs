@@ -1,4 +1,5 @@
-//! What the processes on a recorder do. They say what they were told by marks in the record, after the call returned.
+//! What the processes on a recorder do. They say what they were told by marks in the record, after
+//! the call returned.
 //!
 //! | mark | means |
 //! |---|---|
@@ -73,8 +74,8 @@ impl Marks {
     }
 }
 
-/// Opens the store. What is kept of the log for feeds: everything, so that a state can be compared with its whole history, or little, so that
-/// segments are used again and again.
+/// Opens the store. What is kept of the log for feeds: everything, so that a state can be compared
+/// with its whole history, or little, so that segments are used again and again.
 fn open(path: &Path, keeps: &str) -> Result<Store, Finding> {
     let mut options = options();
     if keeps == KEEPS_ALL {
@@ -173,7 +174,8 @@ fn say_found(store: &Store, marks: &mut Marks) -> Result<(), Finding> {
     Ok(())
 }
 
-/// The life after a power cut: says what is there, then works like those before, with records of the same lengths.
+/// The life after a power cut: says what is there, then works like those before, with records of
+/// the same lengths.
 fn second(store: &Store, marks: &mut Marks, name: &str) -> Result<(), Finding> {
     say_found(store, marks)?;
     work(store, marks, name, 2)
@@ -201,7 +203,8 @@ fn checkpoint(store: &Store, marks: &mut Marks, name: &str) -> Result<(), Findin
 /// Bytes of each value that fills the log.
 const BULK: usize = 120_000;
 
-/// Commits so much at once that the log takes it in two batches, which one sync is to make durable. Says when it is.
+/// Commits so much at once that the log takes it in two batches, which one sync is to make durable.
+/// Says when it is.
 fn bulk(path: &Path, marks: &mut Marks, name: &str) -> Result<(), Finding> {
     let mut options = Store::options();
     options.any_file_system(true).ring_size(2 << 20).segment_size(8 << 20);

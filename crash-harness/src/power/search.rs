@@ -1,4 +1,5 @@
-//! The search through the states of one record: where it is cut, what of the doubtful is there, and the judgement of each state.
+//! The search through the states of one record: where it is cut, what of the doubtful is there, and
+//! the judgement of each state.
 
 use super::device::{Devices, FileSystem};
 use super::judge::AcknowledgedAtCut;
@@ -123,8 +124,8 @@ pub struct Search<'a> {
     acknowledged: AcknowledgedAtCut,
     /// Where it may be cut.
     all: Vec<usize>,
-    /// The same by the operation right before, and then by the one right after. They take turns, so that what is rare, such as the sync of a
-    /// header, gets as many cuts as what is frequent.
+    /// The same by the operation right before, and then by the one right after. They take turns, so
+    /// that what is rare, such as the sync of a header, gets as many cuts as what is frequent.
     turns: Vec<Vec<usize>>,
     /// Whose turn it is.
     turn: usize,
@@ -175,7 +176,8 @@ struct Job {
 }
 
 impl<'a> Search<'a> {
-    /// Of cuts within these spans of the record; in `place`, an empty directory, states are laid out.
+    /// Of cuts within these spans of the record; in `place`, an empty directory, states are laid
+    /// out.
     pub fn new(
         record: &'a Record,
         bench: &'a dyn Bench,
@@ -213,7 +215,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Tries about so many states more, for as long as it may go on; the first one in which something did not hold.
+    /// Tries about so many states more, for as long as it may go on; the first one in which
+    /// something did not hold.
     ///
     /// # Errors
     /// That one.
@@ -360,7 +363,8 @@ pub fn state(
     Ok((disk.image(choice), acknowledged))
 }
 
-/// States of a store to live on from, at random cuts after the first quarter; in most of them something of the log is in doubt.
+/// States of a store to live on from, at random cuts after the first quarter; in most of them
+/// something of the log is in doubt.
 ///
 /// # Errors
 /// If what was told contradicts itself.

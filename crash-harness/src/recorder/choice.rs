@@ -1,4 +1,5 @@
-//! What of all that is in doubt after a cut is on the disk. A choice can be written down and read again.
+//! What of all that is in doubt after a cut is on the disk. A choice can be written down and read
+//! again.
 
 use std::fmt;
 use std::str::FromStr;
@@ -22,8 +23,8 @@ pub enum Choice {
     Without(usize),
     /// Something, by dice of this seed.
     Random(u64),
-    /// The n-th of all combinations of whole pages, names and sizes, of which [`super::disk::Disk::combinations`] says how many
-    /// there are.
+    /// The n-th of all combinations of whole pages, names and sizes, of which
+    /// [`super::disk::Disk::combinations`] says how many there are.
     Combination(u64),
 }
 

@@ -1,9 +1,10 @@
 //! The states that a power cut could have left, from what a recorder recorded up to the cut.
 //!
-//! Durable is what a completed sync covered. Of everything later, any part may be on the disk: of each sector any version written
-//! since, or the durable one; of each directory its durable names, or those after any number of
-//! its later changes; of each file its durable length or a later one. Writes that a failed sync covered stay
-//! in doubt for ever, until something newer that is written there becomes durable.
+//! Durable is what a completed sync covered. Of everything later, any part may be on the disk: of
+//! each sector any version written since, or the durable one; of each directory its durable names,
+//! or those after any number of its later changes; of each file its durable length or a later one.
+//! Writes that a failed sync covered stay in doubt for ever, until something newer that is written
+//! there becomes durable.
 
 use super::choice::Choice;
 use super::event::{Event, NameChange, OfOneBoot, PAGE, Page, ROOT};
@@ -64,7 +65,8 @@ enum Mode {
     Sectors(usize),
 }
 
-/// One combination of the [`Disk::combinations`]: of each thing in doubt, which of its versions, 0 being the durable one.
+/// One combination of the [`Disk::combinations`]: of each thing in doubt, which of its versions, 0
+/// being the durable one.
 struct Combination {
     rest: u64,
     dirs: BTreeMap<u64, usize>,
@@ -167,8 +169,9 @@ impl Disk {
         self.files.iter().filter(|(_, file)| !file.doubtful.is_empty()).map(|(number, _)| *number)
     }
 
-    /// How many combinations there are of all that is in doubt, if no page is torn: of each page any version, of each directory any
-    /// number of its changes, of each file any length. `None` if there are more than can be counted.
+    /// How many combinations there are of all that is in doubt, if no page is torn: of each page
+    /// any version, of each directory any number of its changes, of each file any length. `None` if
+    /// there are more than can be counted.
     pub fn combinations(&self) -> Option<u64> {
         let dirs = self.dirs.values().map(|dir| dir.later.len());
         let sizes = self.files.values().map(|file| file.later_sizes.len());
@@ -281,8 +284,9 @@ impl DiskFile {
         }
     }
 
-    /// Of the first so many lengths that are not durable, those that are shorter than the one before, with their events: what was written earlier
-    /// beyond them is gone, also when the file grows again.
+    /// Of the first so many lengths that are not durable, those that are shorter than the one
+    /// before, with their events: what was written earlier beyond them is gone, also when the file
+    /// grows again.
     fn cuts(&self, count: usize) -> Vec<(usize, u64)> {
         let mut before = self.size;
         let is_cut = |(_, size): &&(usize, u64)| std::mem::replace(&mut before, *size) > *size;

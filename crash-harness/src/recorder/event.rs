@@ -1,4 +1,5 @@
-//! What a recorder records: one total order of everything that a disk would be told, and of what processes said.
+//! What a recorder records: one total order of everything that a disk would be told, and of what
+//! processes said.
 
 use super::disk::Disk;
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,8 @@ pub const STORE: &str = "store";
 /// The file in the recorder's root to which processes write their marks.
 pub const MARK: &str = ".mark";
 
-/// One thing that a disk was told. Files and directories go by numbers that are never given twice; the root is 1.
+/// One thing that a disk was told. Files and directories go by numbers that are never given twice;
+/// the root is 1.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// Whole pages as the page cache has them.
@@ -34,7 +36,8 @@ pub enum Event {
         pages: Vec<Page>,
         /// The file's size afterwards.
         size: u64,
-        /// The kernel wrote back pages that a process had changed through a mapping. Otherwise it was a write call.
+        /// The kernel wrote back pages that a process had changed through a mapping. Otherwise it
+        /// was a write call.
         is_write_back: bool,
     },
     /// The file was cut or extended.
@@ -102,8 +105,8 @@ pub enum NameChange {
     },
 }
 
-/// The names of files that belong to one boot, by how they begin: their bytes are served but not recorded, and after a cut they are
-/// not there.
+/// The names of files that belong to one boot, by how they begin: their bytes are served but not
+/// recorded, and after a cut they are not there.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct OfOneBoot(Vec<String>);
 
@@ -119,7 +122,8 @@ impl OfOneBoot {
     }
 }
 
-/// The time by the clock that all processes of a machine share and that never goes back (CLOCK_MONOTONIC).
+/// The time by the clock that all processes of a machine share and that never goes back
+/// (CLOCK_MONOTONIC).
 pub fn now() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
@@ -130,7 +134,8 @@ pub fn now() -> Duration {
 pub struct Record {
     /// In the order in which it happened.
     pub events: Vec<Event>,
-    /// When each of them happened, by the clock of [`now`]; nothing in a record that was read from a file.
+    /// When each of them happened, by the clock of [`now`]; nothing in a record that was read from
+    /// a file.
     pub times: Vec<Duration>,
     /// What a cut takes away in any case.
     pub of_one_boot: OfOneBoot,

@@ -1,6 +1,7 @@
-//! A file system in memory that records, in one total order, everything a disk would be told: writes, completed syncs
-//! of files and directories, names made, moved and removed. Whoever knows this order knows every state that a power cut
-//! could have left. It knows nothing of what is stored on it.
+//! A file system in memory that records, in one total order, everything a disk would be told:
+//! writes, completed syncs of files and directories, names made, moved and removed. Whoever knows
+//! this order knows every state that a power cut could have left. It knows nothing of what is
+//! stored on it.
 //!
 //! | module | its one job |
 //! |---|---|
@@ -10,15 +11,17 @@
 //! | [`image`] | files as a cut left them |
 //! | [`saved`] | a record in a file, to be looked at again |
 //!
-//! It is served by one thread of this process, so the order is real. Files are opened with the page cache, so they
-//! can be mapped shared; there is no write-back cache, so write calls arrive at once, and mapped pages when the kernel
-//! writes them back. What processes write to the file [`MARK`] is recorded as a mark: so acknowledgements stand in the same order.
+//! It is served by one thread of this process, so the order is real. Files are opened with the page
+//! cache, so they can be mapped shared; there is no write-back cache, so write calls arrive at
+//! once, and mapped pages when the kernel writes them back. What processes write to the file
+//! [`MARK`] is recorded as a mark: so acknowledgements stand in the same order.
 //!
-//! The process that serves it must not map its files: unmapping waits for the server, which may wait for the same memory
-//! map to grow its own. All that maps a file is done by other processes.
+//! The process that serves it must not map its files: unmapping waits for the server, which may
+//! wait for the same memory map to grow its own. All that maps a file is done by other processes.
 //!
-//! A sync can be held, and then fail: what it was to make durable is lost unless it is written again, although
-//! the page cache keeps it and later syncs succeed. That is what Linux does after a failed write-back.
+//! A sync can be held, and then fail: what it was to make durable is lost unless it is written
+//! again, although the page cache keeps it and later syncs succeed. That is what Linux does after a
+//! failed write-back.
 //!
 //! ```no_run
 //! use crash_harness::recorder::{OfOneBoot, Recorder, SECTOR, choice::Choice};
@@ -116,8 +119,8 @@ impl Shared {
     }
 }
 
-/// Gives this thread mounts of its own, once: what it and the threads and processes that it starts mount from then on, nobody else sees,
-/// and it vanishes with them, however they end.
+/// Gives this thread mounts of its own, once: what it and the threads and processes that it starts
+/// mount from then on, nobody else sees, and it vanishes with them, however they end.
 ///
 /// # Errors
 /// As the system refuses.
@@ -137,7 +140,8 @@ pub fn own_mounts() -> io::Result<()> {
     Ok(())
 }
 
-/// A mounted recorder; unmounted when dropped. After [`own_mounts`], it also goes when this process is killed.
+/// A mounted recorder; unmounted when dropped. After [`own_mounts`], it also goes when this process
+/// is killed.
 pub struct Recorder {
     shared: Arc<Shared>,
     session: Option<BackgroundSession>,
@@ -177,13 +181,15 @@ impl Recorder {
         self.root().join(MARK)
     }
 
-    /// From now on each sync of a file takes as long as one of these, chosen at random, as on a disk; in memory it would take no time. What is
-    /// written meanwhile is not covered by it. It can be said once.
+    /// From now on each sync of a file takes as long as one of these, chosen at random, as on a
+    /// disk; in memory it would take no time. What is written meanwhile is not covered by it. It
+    /// can be said once.
     pub fn slow_down_syncs(&self, takes: Vec<Duration>) {
         let _ = self.shared.slow.set(slow::Slow::start(takes, Arc::downgrade(&self.shared)));
     }
 
-    /// Holds the next sync of a file whose path in the store begins so and that has something to sync; `skip` of them pass before.
+    /// Holds the next sync of a file whose path in the store begins so and that has something to
+    /// sync; `skip` of them pass before.
     pub fn hold_sync(&self, prefix: &str, skip: usize) {
         self.shared.lock().order = Some(Order { prefix: format!("{STORE}/{prefix}"), skip });
     }
@@ -213,7 +219,8 @@ impl Recorder {
         tree.events.iter().skip(from).filter(is_wanted).count()
     }
 
-    /// How many syncs of a file whose path in the store begins so have succeeded, after the position `from`.
+    /// How many syncs of a file whose path in the store begins so have succeeded, after the
+    /// position `from`.
     pub fn syncs(&self, from: usize, prefix: &str) -> usize {
         let tree = self.shared.lock();
         let prefix = format!("{STORE}/{prefix}");
@@ -241,7 +248,8 @@ impl Recorder {
         // Answered without the lock, which answering takes.
         drop(held);
         let Some(mount) = self.mount.take() else { return };
-        // By force and lazily: whoever still waits for an answer gets an error, and nobody is kept from ending.
+        // By force and lazily: whoever still waits for an answer gets an error, and nobody is kept
+        // from ending.
         let how = rustix::mount::UnmountFlags::FORCE | rustix::mount::UnmountFlags::DETACH;
         if let Err(error) = rustix::mount::unmount(mount.path(), how) {
             eprintln!("unmounting {}: {error}", mount.path().display());

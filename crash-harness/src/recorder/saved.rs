@@ -1,6 +1,8 @@
-//! A record in a file, so that a state in which something did not hold can be laid out again, exactly.
+//! A record in a file, so that a state in which something did not hold can be laid out again,
+//! exactly.
 //!
-//! The file: a line of JSON about the whole, a line for each event, and then the pages that the events name by number, each once.
+//! The file: a line of JSON about the whole, a line for each event, and then the pages that the
+//! events name by number, each once.
 
 use super::event::{Event, NameChange, OfOneBoot, PAGE, Page, Record};
 use serde::de::DeserializeOwned;

@@ -1,4 +1,5 @@
-//! The recorder's side that the kernel talks to: each request is answered from memory and noted in the record.
+//! The recorder's side that the kernel talks to: each request is answered from memory and noted in
+//! the record.
 
 use super::event::Event;
 use super::tree::{Inode, MARK_INODE};
@@ -148,7 +149,8 @@ impl Filesystem for Server {
     }
 
     fn open(&self, _: &Request, inode: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        // Marks go straight to the server. All else keeps its cached pages, dirty ones too, from one open to the next.
+        // Marks go straight to the server. All else keeps its cached pages, dirty ones too, from
+        // one open to the next.
         let is_mark = inode.0 == MARK_INODE;
         let flags = if is_mark { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::FOPEN_KEEP_CACHE };
         reply.opened(FileHandle(0), flags);
@@ -193,7 +195,8 @@ impl Filesystem for Server {
             state.note(Event::Mark(said));
             Ok(())
         } else {
-            // Only pages that were changed through a mapping come from the page cache: it is written through.
+            // Only pages that were changed through a mapping come from the page cache: it is
+            // written through.
             state.write(inode.0, offset, data, flags.contains(WriteFlags::FUSE_WRITE_CACHE))
         };
         match written {

@@ -1,5 +1,5 @@
-//! Syncs that take as long as those of a disk. Each is answered, and becomes part of the record, when its time has come; the server
-//! goes on meanwhile.
+//! Syncs that take as long as those of a disk. Each is answered, and becomes part of the record,
+//! when its time has come; the server goes on meanwhile.
 
 use super::{Event, Shared};
 use fuser::ReplyEmpty;
@@ -24,7 +24,8 @@ struct Waiting {
 }
 
 impl Slow {
-    /// Starts a thread, which ends with the recorder: it must not keep alive what tells it of its end.
+    /// Starts a thread, which ends with the recorder: it must not keep alive what tells it of its
+    /// end.
     pub(super) fn start(takes: Vec<Duration>, shared: Weak<Shared>) -> Slow {
         let (queue, waiting) = channel();
         std::thread::spawn(move || answer(&waiting, &shared));

@@ -232,7 +232,8 @@ impl Tree {
         file.bytes[from..to].copy_from_slice(data);
         if file.recorded && !data.is_empty() {
             file.unsynced = true;
-            // A page is dirty or not as a whole: also the bytes beside those written go to the disk again.
+            // A page is dirty or not as a whole: also the bytes beside those written go to the disk
+            // again.
             let first = from / PAGE;
             let pages = pages_of(&file.bytes, first * PAGE, to, &zero);
             let size = file.bytes.len() as u64;

@@ -1,4 +1,5 @@
-//! Outcomes as one self-contained page: a verdict, a table of all suites, and per suite what was hit, found and left out.
+//! Outcomes as one self-contained page: a verdict, a table of all suites, and per suite what was
+//! hit, found and left out.
 
 use crate::outcome::Outcome;
 use crate::report::{machine, map};

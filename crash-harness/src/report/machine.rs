@@ -1,4 +1,5 @@
-//! On what a report was made: the store's version, the kernel, the processors, the file system of the stores, the command.
+//! On what a report was made: the store's version, the kernel, the processors, the file system of
+//! the stores, the command.
 
 use std::os::linux::fs::MetadataExt;
 

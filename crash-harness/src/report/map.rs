@@ -1,6 +1,7 @@
-//! Coverage maps as inline SVG. What the cells are decides how they are drawn: stretches of instructions as a strip, `call:file` and
-//! `who:call:file` as a matrix if it is not too wide, `area.point` and other names with parts as a row of squares per area,
-//! names without parts as bars.
+//! Coverage maps as inline SVG. What the cells are decides how they are drawn: stretches of
+//! instructions as a strip, `call:file` and `who:call:file` as a matrix if it is not too wide,
+//! `area.point` and other names with parts as a row of squares per area, names without parts as
+//! bars.
 
 use super::html::escape;
 use crate::outcome::Coverage;
@@ -62,7 +63,8 @@ fn in_two(coverage: &Coverage) -> Option<Vec<(String, String)>> {
     (rows.max(columns) > 1 && rows <= ROWS_MAX && columns <= COLUMNS_MAX).then_some(names)
 }
 
-/// Of `call:file` the call is the row. Of `who:call:file` who is the column: there are few of them. A thread goes by its own name alone.
+/// Of `call:file` the call is the row. Of `who:call:file` who is the column: there are few of them.
+/// A thread goes by its own name alone.
 fn arranged((first, rest): (&str, &str)) -> (String, String) {
     if rest.contains(':') {
         let thread = first.rsplit('/').next().unwrap_or(first);
@@ -81,7 +83,8 @@ fn end(html: &mut String, caption: &str) {
     let _ = write!(html, "</svg><figcaption>{}</figcaption></figure>", escape(caption));
 }
 
-/// One line per update: its instructions from left to right, the fuller the more of them changed what is shared.
+/// One line per update: its instructions from left to right, the fuller the more of them changed
+/// what is shared.
 fn draw_strips(html: &mut String, coverages: &[Coverage]) {
     begin(html, coverages.len() * LINE, "instructions");
     for (line, coverage) in coverages.iter().enumerate() {
@@ -183,7 +186,8 @@ fn draw_rows(html: &mut String, coverage: &Coverage) {
     end(html, &caption(coverage));
 }
 
-/// A line for each name, in two columns: the name, a bar as long as the logarithm of its number, the number.
+/// A line for each name, in two columns: the name, a bar as long as the logarithm of its number,
+/// the number.
 fn draw_bars(html: &mut String, coverage: &Coverage) {
     let lines = coverage.hits.len().div_ceil(2);
     let most = most(coverage);

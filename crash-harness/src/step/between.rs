@@ -1,10 +1,12 @@
-//! What others do between two instructions of one operation: a reader, or one who adds to a counter, is stepped to its k-th
-//! instruction, then another process does as much as it takes to overwrite what the first was about to look at, and the
-//! first goes on by itself. Whatever it then sees must be whole.
+//! What others do between two instructions of one operation: a reader, or one who adds to a
+//! counter, is stepped to its k-th instruction, then another process does as much as it takes to
+//! overwrite what the first was about to look at, and the first goes on by itself. Whatever it then
+//! sees must be whole.
 //!
-//! It is the other half of the suite: there a writer stands still and readers look at what it has left so far, here a reader stands
-//! still and writers go round it. The instants that matter are few and known: those before and after each instruction
-//! with which the operation itself changes what is shared (it pins, it adds). All of them are tried, and others evenly in between.
+//! It is the other half of the suite: there a writer stands still and readers look at what it has
+//! left so far, here a reader stands still and writers go round it. The instants that matter are
+//! few and known: those before and after each instruction with which the operation itself changes
+//! what is shared (it pins, it adds). All of them are tried, and others evenly in between.
 
 use super::memory::Memory;
 use super::trace::{Stopped, Traced, stand_still};
@@ -135,7 +137,8 @@ pub(super) fn try_all(context: &Context, path: &Path, operation: &str, outcome: 
     others(&mut n, times)?;
     let role = format!("between {operation}");
     let mut stepped = Traced::start(Process::start(&instrumented::own(), "stepped", path, &[&role], &[]))?;
-    // Each operation that is tried comes after writes, which make it take another path than a repeated one.
+    // Each operation that is tried comes after writes, which make it take another path than a
+    // repeated one.
     others(&mut n, times)?;
     // No other process may change anything while the changes of the operation itself are recorded.
     signal_loggers(path, Signal::STOP);
@@ -150,7 +153,8 @@ pub(super) fn try_all(context: &Context, path: &Path, operation: &str, outcome: 
         let stride = (length / SPREAD).max(1);
         points.extend((context.random(length).random_range(0..stride)..length).step_by(stride as usize));
     }
-    // Additions so far: those before, the warm one of the stepped process, and the one that was measured.
+    // Additions so far: those before, the warm one of the stepped process, and the one that was
+    // measured.
     let mut added = n + 2;
     let mut tried = 0_u64;
     for at in &points {

@@ -1,9 +1,11 @@
-//! The logger's own steps: its threads go on instruction by instruction, in turn, through a checkpoint with its header, a flush of the
-//! log, and a sample of cells; each state of shared memory and of the files on the way is judged as a writer's are.
+//! The logger's own steps: its threads go on instruction by instruction, in turn, through a
+//! checkpoint with its header, a flush of the log, and a sample of cells; each state of shared
+//! memory and of the files on the way is judged as a writer's are.
 //!
-//! The logger runs as threads of a process of its own, which does nothing else. Those that have to do with the matter are stepped, one
-//! instruction of each in turn, which is one of the many orders that there are; the others stand still. What is asked of the logger is
-//! asked by a thread of the harness, which is not stepped.
+//! The logger runs as threads of a process of its own, which does nothing else. Those that have to
+//! do with the matter are stepped, one instruction of each in turn, which is one of the many orders
+//! that there are; the others stand still. What is asked of the logger is asked by a thread of the
+//! harness, which is not stepped.
 
 use super::kinds::{Digest, digest, prepare};
 use super::memory::Memory;
@@ -37,7 +39,8 @@ fn options() -> Options {
 /// By the traced process: is the logger, and nothing else, until killed.
 pub(super) fn host(path: &Path) -> Result<(), Finding> {
     let store = options().logger_thread(true).open(path).map_err(misbehaved("opening"))?;
-    // The one before may have been about to die: a durable commit needs one that lives, which is then this process's own.
+    // The one before may have been about to die: a durable commit needs one that lives, which is
+    // then this process's own.
     let put = store.keyspace("host").and_then(|host| host.put(b"k", b"v"));
     put.map_err(misbehaved("a durable put"))?;
     say("ready");
@@ -106,7 +109,8 @@ pub(super) fn through(
             last = visible;
             if is_over || is_news || context.is_long() || changed_at.len() as u64 % RECOVER_EACH == 1 {
                 let found = recovered(context, path, true)?;
-                // Whoever asks is not stepped: its commit may have come before the copy was made, and after the look at it.
+                // Whoever asks is not stepped: its commit may have come before the copy was made,
+                // and after the look at it.
                 let now = digest(&store)?;
                 in_order(kind, &before, &last, &now, steps)?;
                 judge_recovered(&found, true, &[&last, &now], steps)?;

@@ -1,4 +1,5 @@
-//! The memory that processes share, as the stepper watches it, and copies of a store in the middle of an update.
+//! The memory that processes share, as the stepper watches it, and copies of a store in the middle
+//! of an update.
 #![allow(unsafe_code)]
 
 use crate::outcome::{Finding, Kind};
@@ -48,7 +49,8 @@ impl Memory {
         Ok(memory)
     }
 
-    /// These, and the files that the logger alone writes: the headers of checkpoints, and the log as far as there is one.
+    /// These, and the files that the logger alone writes: the headers of checkpoints, and the log
+    /// as far as there is one.
     pub(super) fn with_files(path: &Path) -> Result<Memory, Finding> {
         let mut memory = Memory::of(path)?;
         let failed = |error| Finding::new(Kind::Misbehaved, format!("the files of the store: {error}"));
@@ -75,8 +77,8 @@ impl Memory {
     /// Remembers what is there now.
     pub(super) fn look(&mut self) {
         for range in &mut self.ranges {
-            // SAFETY: mapped for as long as this lives. Who writes there is stopped, or this process's own reader, whose
-            // calls have returned.
+            // SAFETY: mapped for as long as this lives. Who writes there is stopped, or this
+            // process's own reader, whose calls have returned.
             let now = unsafe { std::slice::from_raw_parts(range.at, range.held.len()) };
             range.held.copy_from_slice(now);
         }
@@ -112,8 +114,8 @@ fn open(path: &Path, name: &str) -> Result<File, Finding> {
     File::open(path.join(name)).map_err(failed)
 }
 
-/// Copies a store as it stands. The region of the copy passes for the copy's own if it is kept, as if the processes had died
-/// and the files had stayed.
+/// Copies a store as it stands. The region of the copy passes for the copy's own if it is kept, as
+/// if the processes had died and the files had stayed.
 pub(super) fn copy_store(from: &Path, to: &Path, keeps_region: bool) -> Result<(), Finding> {
     let _ = std::fs::remove_dir_all(to);
     let copied = (|| {

@@ -1,15 +1,18 @@
-//! Single steps: a writer goes through one update instruction by instruction, and each state of shared memory on the way is
-//! judged by a reader and by a recoverer.
+//! Single steps: a writer goes through one update instruction by instruction, and each state of
+//! shared memory on the way is judged by a reader and by a recoverer.
 //!
-//! **Exhaustive**: all instructions of the update are stepped, and every one that changed the shared region or the arena gives
-//! a state. In each state a living reader must see the store as it was before or as it is afterwards, and never the former after
-//! the latter (I1). A recovery of a copy with the region, as after the death of all, must find what that reader saw, and
-//! one without it, as after a kernel crash, what was durable before: in a long run of every state, in a short one of one in so
-//! many (`RECOVER_EACH`), and of those about the swing. Then others write between the instructions of those who read or add (see
-//! [`between`]). Then real kills at every k-th instruction, after which another process writes on.
+//! **Exhaustive**: all instructions of the update are stepped, and every one that changed the
+//! shared region or the arena gives a state. In each state a living reader must see the store as it
+//! was before or as it is afterwards, and never the former after the latter (I1). A recovery of a
+//! copy with the region, as after the death of all, must find what that reader saw, and one without
+//! it, as after a kernel crash, what was durable before: in a long run of every state, in a short
+//! one of one in so many (`RECOVER_EACH`), and of those about the swing. Then others write between
+//! the instructions of those who read or add (see [`between`]). Then real kills at every k-th
+//! instruction, after which another process writes on.
 //!
-//! The logger is stopped meanwhile, so that nothing else changes: a writer changes no file but through the arena's mapping. Of its own work
-//! the logger is stepped in `logger`, where the files are watched as well, and its recovery in `recovery`.
+//! The logger is stopped meanwhile, so that nothing else changes: a writer changes no file but
+//! through the arena's mapping. Of its own work the logger is stepped in `logger`, where the files
+//! are watched as well, and its recovery in `recovery`.
 
 pub mod between;
 pub mod kinds;
@@ -75,7 +78,8 @@ pub fn run(context: &Context) -> Outcome {
     outcome
 }
 
-/// Does one thing with an update or an operation, in a place of its own, if it is wanted and there is time; what it answers.
+/// Does one thing with an update or an operation, in a place of its own, if it is wanted and there
+/// is time; what it answers.
 fn each<T>(
     context: &Context,
     outcome: &mut Outcome,
@@ -121,7 +125,8 @@ fn clear(path: &Path) {
     let _ = std::fs::remove_dir_all(path);
 }
 
-/// A store in the state before the update, its reader, and a writer that stands before its first instruction.
+/// A store in the state before the update, its reader, and a writer that stands before its first
+/// instruction.
 struct WriterSetup {
     store: Store,
     writer: Traced,
@@ -136,7 +141,8 @@ fn set_up(path: &Path, kind: &str) -> Result<WriterSetup, Finding> {
     Ok(WriterSetup { store, writer })
 }
 
-/// Stops the logger where it is in the middle of nothing: if it stood there with the writer lock, the update would never end.
+/// Stops the logger where it is in the middle of nothing: if it stood there with the writer lock,
+/// the update would never end.
 fn stop_loggers(path: &Path, kind: &str) -> Result<(), Finding> {
     let begun = Instant::now();
     loop {
@@ -222,7 +228,8 @@ fn one_switch(kind: &str, seen: &[(u64, Digest)]) -> Result<(), Finding> {
     }
 }
 
-/// What a recovery finds in a copy: with the shared region what was visible, and without it what may have been durable.
+/// What a recovery finds in a copy: with the shared region what was visible, and without it what
+/// may have been durable.
 fn judge_copies(
     context: &Context,
     path: &Path,

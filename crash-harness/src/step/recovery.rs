@@ -1,10 +1,12 @@
-//! The logger's recovery, step by step: it runs in a process of its own, which is stopped before and after each of its system
-//! calls. Whenever a file of the store or its shared region is then other than at the stop before, the store is copied in that
-//! very state and recovered afresh, as after a death in the middle of recovery.
+//! The logger's recovery, step by step: it runs in a process of its own, which is stopped before
+//! and after each of its system calls. Whenever a file of the store or its shared region is then
+//! other than at the stop before, the store is copied in that very state and recovered afresh, as
+//! after a death in the middle of recovery.
 //!
-//! A recovery changes files by system calls alone, but for the pages of the arena, which are mapped: what of those changed in
-//! between is judged with the next call, and not store by store. (It has millions of instructions, nearly all of which read and
-//! sum.) The region that it makes has another name until it is whole. Kills hit it at instructions in between as well.
+//! A recovery changes files by system calls alone, but for the pages of the arena, which are
+//! mapped: what of those changed in between is judged with the next call, and not store by store.
+//! (It has millions of instructions, nearly all of which read and sum.) The region that it makes
+//! has another name until it is whole. Kills hit it at instructions in between as well.
 
 use super::kinds::{Digest, digest, prepare};
 use super::trace::Traced;
@@ -37,8 +39,9 @@ pub(super) fn play(path: &Path) -> Result<(), Finding> {
 
 /// A store that everybody has left by dying, and a process that stands before its recovery.
 struct RecoverySetup {
-    /// What a recovery may find without the region, in the order in which it may come to be: what was durable, the same with all
-    /// commits that were visible, and all that was visible, the cells too.
+    /// What a recovery may find without the region, in the order in which it may come to be: what
+    /// was durable, the same with all commits that were visible, and all that was visible, the
+    /// cells too.
     without: Vec<Digest>,
     /// What it must find with the region.
     visible: Digest,
@@ -104,7 +107,8 @@ pub(super) fn through(context: &Context, path: &Path, kind: &str, outcome: &mut 
             }
             // What a crash of the kernel finds never becomes older again.
             if kind == KINDS[0] && !has_region {
-                // All processes have died, but not the kernel: what was visible is in the log by now.
+                // All processes have died, but not the kernel: what was visible is in the log by
+                // now.
                 stage = stage.max(1);
             }
             let allowed: Vec<&Digest> = without[stage..].iter().collect();
@@ -131,7 +135,8 @@ pub(super) fn through(context: &Context, path: &Path, kind: &str, outcome: &mut 
     Ok(stops)
 }
 
-/// Kills the one who recovers, after `at / 1000` stops and `at % 1000` instructions. The next one recovers.
+/// Kills the one who recovers, after `at / 1000` stops and `at % 1000` instructions. The next one
+/// recovers.
 pub(super) fn kill_at(path: &Path, kind: &str, at: u64) -> Result<(), Finding> {
     let RecoverySetup { visible, mut recovering, .. } = set_up(path, kind)?;
     for _ in 0..at / INSTRUCTIONS {

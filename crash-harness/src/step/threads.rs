@@ -1,4 +1,5 @@
-//! The threads of a process, traced: some go on instruction by instruction, one at a time, the others stand still.
+//! The threads of a process, traced: some go on instruction by instruction, one at a time, the
+//! others stand still.
 #![allow(unsafe_code)]
 
 use super::trace::{UNTRACEABLE, ended};
@@ -9,7 +10,8 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-/// How long the end of a step is waited for, before the thread counts as one that sleeps in the kernel.
+/// How long the end of a step is waited for, before the thread counts as one that sleeps in the
+/// kernel.
 const STEP_WAIT: Duration = Duration::from_micros(150);
 /// How long all threads must sleep before nothing more is to be expected of them.
 const QUIET: Duration = Duration::from_millis(2);
@@ -46,7 +48,8 @@ fn instruction_of(tid: libc::pid_t) -> u64 {
 
 struct Thread {
     tid: libc::pid_t,
-    /// Stands before an instruction. Else it is in the kernel: it waits for something, or is on its way.
+    /// Stands before an instruction. Else it is in the kernel: it waits for something, or is on its
+    /// way.
     stands: bool,
 }
 
@@ -118,7 +121,8 @@ impl Threads {
         }
     }
 
-    /// The next thread's next instruction. `false` if all of them sleep: they wait for something that none of them does.
+    /// The next thread's next instruction. `false` if all of them sleep: they wait for something
+    /// that none of them does.
     pub(super) fn step(&mut self) -> Result<bool, Finding> {
         let begun = Instant::now();
         while begun.elapsed() < QUIET {

@@ -15,7 +15,8 @@ pub(super) enum Stopped {
     AtTheEnd,
 }
 
-/// A traced process, which stands before an instruction. Only the thread that started it may trace it.
+/// A traced process, which stands before an instruction. Only the thread that started it may trace
+/// it.
 pub(super) struct Traced {
     process: Process,
     pid: libc::pid_t,

@@ -1,7 +1,8 @@
-//! Power cuts: the processes of any store work on the recorder, the record is cut at many places, and states that a cut there could have
-//! left are laid out, opened and checked by a fresh process.
+//! Power cuts: the processes of any store work on the recorder, the record is cut at many places,
+//! and states that a cut there could have left are laid out, opened and checked by a fresh process.
 //!
-//! A record in which something was found is kept, since processes never do the very same again: the replay line names it.
+//! A record in which something was found is kept, since processes never do the very same again: the
+//! replay line names it.
 
 use super::judge::{self, AcknowledgedBatches};
 use super::kills::{checked, replay, start};
@@ -31,7 +32,8 @@ pub(super) const ENOUGH: usize = 12;
 /// The figure for the states of a store in which nothing had been committed yet.
 pub const UNFINISHED: &str = "states before the first commit that the store refuses to open";
 
-/// Notes that a store that was just being made can't be opened. Nothing had been promised yet; somebody must remove it.
+/// Notes that a store that was just being made can't be opened. Nothing had been promised yet;
+/// somebody must remove it.
 pub(super) fn unfinished(outcome: &mut Outcome, what: &str) {
     let count = outcome.figures.entry(UNFINISHED.into()).or_default();
     *count += 1.0;
@@ -45,8 +47,9 @@ pub(super) fn unfinished(outcome: &mut Outcome, what: &str) {
 pub struct Model {
     /// Bytes that are written as a whole: smaller pieces of a page may be new beside old ones.
     pub sector: usize,
-    /// Whether a new file's name is durable only after a sync of its directory, which is all that POSIX grants. Otherwise a sync of
-    /// the file makes its name durable too, as the journals of ext4, XFS and btrfs do.
+    /// Whether a new file's name is durable only after a sync of its directory, which is all that
+    /// POSIX grants. Otherwise a sync of the file makes its name durable too, as the journals of
+    /// ext4, XFS and btrfs do.
     pub strict_names: bool,
 }
 
@@ -219,8 +222,8 @@ impl Search<'_> {
         path
     }
 
-    /// Where to cut: mostly right before and after what changes a promise, and anywhere. What is rare, such as the sync of a
-    /// directory, gets as many cuts as what is frequent.
+    /// Where to cut: mostly right before and after what changes a promise, and anywhere. What is
+    /// rare, such as the sync of a directory, gets as many cuts as what is frequent.
     fn places(&self, random: &mut StdRng) -> BTreeSet<usize> {
         let events = &self.record.events;
         let all: Vec<usize> = (self.from.max(1)..=events.len()).collect();
@@ -256,7 +259,8 @@ struct State<'a> {
     disk: Disk,
     acknowledged: AcknowledgedBatches,
     done: usize,
-    /// Of each new file and directory whose name is not durable yet: in which directory, and where in the record it was made.
+    /// Of each new file and directory whose name is not durable yet: in which directory, and where
+    /// in the record it was made.
     unnamed: BTreeMap<u64, (u64, usize)>,
 }
 
@@ -282,7 +286,8 @@ impl<'a> State<'a> {
         self.done = cut;
     }
 
-    /// A file was synced: its name becomes durable, with all that happened in its directory before, and so on upwards.
+    /// A file was synced: its name becomes durable, with all that happened in its directory before,
+    /// and so on upwards.
     fn name(&mut self, file: u64, at: usize) {
         let mut inode = file;
         while let Some((dir, made)) = self.unnamed.remove(&inode) {

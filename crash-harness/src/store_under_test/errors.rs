@@ -1,6 +1,7 @@
-//! Failing calls: one system call about a store's files fails, once or from then on: a write, a sync, an open, for want of room or
-//! because of an error of the disk; or it does half of what it was asked. The writer tries again, and opens the store again. Then the cause
-//! is gone, and a fresh process opens and checks the store: all that had returned is there.
+//! Failing calls: one system call about a store's files fails, once or from then on: a write, a
+//! sync, an open, for want of room or because of an error of the disk; or it does half of what it
+//! was asked. The writer tries again, and opens the store again. Then the cause is gone, and a
+//! fresh process opens and checks the store: all that had returned is there.
 //!
 //! What a failed sync does to the page cache is not shown by this, but by [`super::faults`].
 
@@ -143,7 +144,8 @@ fn write(
     }
     let acknowledged = work::acknowledged("w0", &lines);
     match checked(tested, path, "close") {
-        // Calls that go on failing may cost what no sync had covered, as a power cut does: no store here promises more.
+        // Calls that go on failing may cost what no sync had covered, as a power cut does: no store
+        // here promises more.
         Ok(found) => drop(judge::kept(&found.there, &acknowledged, about.after_cut)?),
         Err(finding) if acknowledged.is_empty() && finding.kind == Kind::Misbehaved => {
             let fault = fault.map(ToString::to_string).unwrap_or_default();

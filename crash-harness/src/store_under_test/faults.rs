@@ -1,8 +1,9 @@
-//! Failing syncs: one of a store's syncs fails, or several in a row, and takes with it what it covered: the page cache keeps the
-//! bytes, and later syncs succeed without them. That is what Linux does after a failed write-back.
+//! Failing syncs: one of a store's syncs fails, or several in a row, and takes with it what it
+//! covered: the page cache keeps the bytes, and later syncs succeed without them. That is what
+//! Linux does after a failed write-back.
 //!
-//! The writer tries the same batch again, opens the store again if that does not help, and goes on. Then another process opens
-//! it, and goes on as well. Then the power goes.
+//! The writer tries the same batch again, opens the store again if that does not help, and goes on.
+//! Then another process opens it, and goes on as well. Then the power goes.
 
 use super::cuts::{ENOUGH, Model, Search, again, ended, place, recorder, rounds, unfinished};
 use super::kills::{replay, start};

@@ -1,4 +1,5 @@
-//! What must hold of a store of any kind: each batch whole or absent, in order, and all that its own promises cover still there.
+//! What must hold of a store of any kind: each batch whole or absent, in order, and all that its
+//! own promises cover still there.
 
 use super::work::{LARGE_EACH, large};
 use super::{Entries, Promise};
@@ -7,7 +8,8 @@ use crate::outcome::{Finding, Kind};
 use crate::workload::KEYS;
 use std::collections::BTreeMap;
 
-/// What each writer has been told: the last batch that returned, and the last one before a sync that returned.
+/// What each writer has been told: the last batch that returned, and the last one before a sync
+/// that returned.
 #[derive(Clone, Debug, Default)]
 pub struct AcknowledgedBatches {
     returned: BTreeMap<String, u64>,
@@ -48,7 +50,8 @@ impl AcknowledgedBatches {
     }
 }
 
-/// Checks that a state is whole: each value, and each writer's keys just as its last batch left them. That batch, by writer.
+/// Checks that a state is whole: each value, and each writer's keys just as its last batch left
+/// them. That batch, by writer.
 ///
 /// # Errors
 /// What does not hold.
@@ -98,7 +101,8 @@ pub struct Kept {
     pub returned_lost: u64,
 }
 
-/// Checks what is there against what was promised. Batches that had returned without a promise are counted.
+/// Checks what is there against what was promised. Batches that had returned without a promise are
+/// counted.
 ///
 /// # Errors
 /// What was promised and is not there, or is there and was never begun.

@@ -1,5 +1,6 @@
-//! Kills: the processes of any store are killed at random instants under load, one by one and all at once, time and again on the
-//! same store. What is left is opened and checked by a fresh process.
+//! Kills: the processes of any store are killed at random instants under load, one by one and all
+//! at once, time and again on the same store. What is left is opened and checked by a fresh
+//! process.
 
 use super::cuts::{ENOUGH, rounds};
 use super::judge::{self, AcknowledgedBatches};
@@ -59,7 +60,8 @@ pub struct Found {
     pub afterwards: BTreeMap<String, u64>,
 }
 
-/// Opens and checks the store at `path` in a fresh process, which then closes it, or ends as if killed.
+/// Opens and checks the store at `path` in a fresh process, which then closes it, or ends as if
+/// killed.
 ///
 /// # Errors
 /// What does not hold.

@@ -1,4 +1,5 @@
-//! Any store under test, not only untorn: what it must be able to do, and runs that need nothing more than that.
+//! Any store under test, not only untorn: what it must be able to do, and runs that need nothing
+//! more than that.
 //!
 //! | module | its one job |
 //! |---|---|
@@ -7,7 +8,8 @@
 //! | [`kills`], [`cuts`], [`faults`], [`errors`] | processes that are killed, power that goes, syncs that fail, any call that fails |
 //! | [`untorn`] | untorn, in the place of one store among others |
 //!
-//! A store is added by implementing [`StoreUnderTest`] and [`Store`], for example a file that is written anew and renamed for each batch:
+//! A store is added by implementing [`StoreUnderTest`] and [`Store`], for example a file that is
+//! written anew and renamed for each batch:
 //!
 //! ```
 //! use crash_harness::store_under_test::{About, Change, Entries, Promise, Result, Store, StoreUnderTest};
@@ -146,7 +148,8 @@ impl std::fmt::Display for Promise {
     }
 }
 
-/// What a report says of a store, and what the checks hold it to: nothing but its own documentation's word.
+/// What a report says of a store, and what the checks hold it to: nothing but its own
+/// documentation's word.
 #[derive(Clone, Debug, Serialize)]
 pub struct About {
     /// The row's name, for the command line.
@@ -161,8 +164,8 @@ pub struct About {
     pub after_cut: Promise,
     /// Whether several processes may have it open and write to it.
     pub many_processes: bool,
-    /// The runs in which these settings are known not to keep the promises: the checks must find something there, and it is no
-    /// violation.
+    /// The runs in which these settings are known not to keep the promises: the checks must find
+    /// something there, and it is no violation.
     pub control_of: &'static [&'static str],
 }
 
@@ -180,7 +183,8 @@ pub trait StoreUnderTest: Sync {
     /// What it is, and promises.
     fn about(&self) -> About;
 
-    /// Opens the store in the directory `path`, and makes one if there is none. The directory itself may be missing.
+    /// Opens the store in the directory `path`, and makes one if there is none. The directory
+    /// itself may be missing.
     ///
     /// # Errors
     /// Those of the store.

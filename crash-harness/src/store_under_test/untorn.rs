@@ -1,4 +1,5 @@
-//! untorn as a store under test: the same runs that try other stores try it, so that the rows of a table say the same.
+//! untorn as a store under test: the same runs that try other stores try it, so that the rows of a
+//! table say the same.
 
 use super::{About, Change, Entries, Failure, Promise, Result, StoreUnderTest};
 use crate::{process, workload};
@@ -83,7 +84,8 @@ impl super::Store for Open {
 
     fn verify(&mut self) -> Result<()> {
         let mut problems = self.store.verify()?.problems;
-        // A torn older header is worth knowing until the next checkpoint overwrites it; the store lives by the newer one.
+        // A torn older header is worth knowing until the next checkpoint overwrites it; the store
+        // lives by the newer one.
         problems.retain(|problem| problem.file != "checkpoint");
         if problems.is_empty() { Ok(()) } else { Err(Failure(format!("{problems:?}"))) }
     }

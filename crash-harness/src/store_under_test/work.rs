@@ -1,4 +1,5 @@
-//! What processes do with a store of any kind: batches whose every state shows whether it is whole, and checks beside them.
+//! What processes do with a store of any kind: batches whose every state shows whether it is whole,
+//! and checks beside them.
 //!
 //! A writer's n-th batch follows from n, so that a mark in it tells all that must be there.
 
@@ -99,7 +100,8 @@ pub fn play(role: &Role, tested_stores: &[&dyn StoreUnderTest]) -> ExitCode {
     role::end_of(played)
 }
 
-/// Says what was told to a writer: to the harness, and into the record if the store lies on a recorder.
+/// Says what was told to a writer: to the harness, and into the record if the store lies on a
+/// recorder.
 struct Voice<'a> {
     name: &'a str,
     marks: Option<File>,
@@ -117,8 +119,9 @@ impl Voice<'_> {
     }
 }
 
-/// Writes batches until killed, or so many, going on where it left off. `B n`: it goes on after the n-th; `V n`: the n-th has
-/// returned; `S n`: so has a sync after it. One that is not stubborn ends with the first failure.
+/// Writes batches until killed, or so many, going on where it left off. `B n`: it goes on after the
+/// n-th; `V n`: the n-th has returned; `S n`: so has a sync after it. One that is not stubborn ends
+/// with the first failure.
 fn write(tested: &dyn StoreUnderTest, path: &Path, name: &str, rounds: u64, stubborn: bool) -> Result<(), Finding> {
     let about = tested.about();
     let syncs = about.after_kill == super::Promise::Sync || about.after_cut == super::Promise::Sync;
@@ -146,8 +149,8 @@ fn write(tested: &dyn StoreUnderTest, path: &Path, name: &str, rounds: u64, stub
                 voice.say("G", n)?;
                 return Ok(());
             }
-            // Who had no success twice lets go of the store, opens it anew, and goes on after what is there: without a promise
-            // batches may be gone.
+            // Who had no success twice lets go of the store, opens it anew, and goes on after what
+            // is there: without a promise batches may be gone.
             if attempt > 0 {
                 voice.say("O", n)?;
                 drop(store);
@@ -203,8 +206,9 @@ fn read(tested: &dyn StoreUnderTest, path: &Path) -> Result<(), Finding> {
     }
 }
 
-/// Opens the store after whatever happened to it, says what is there, checks it, and writes on; then closes it, or ends as if
-/// killed. `F name n`: of this writer the n-th batch is the last one there.
+/// Opens the store after whatever happened to it, says what is there, checks it, and writes on;
+/// then closes it, or ends as if killed. `F name n`: of this writer the n-th batch is the last one
+/// there.
 fn check(tested: &dyn StoreUnderTest, path: &Path, abandon: bool) -> Result<(), Finding> {
     let mut store = open(tested, path)?;
     for (name, n) in judge::whole(&store.snapshot().map_err(|failure| failure.finding("snapshot"))?)? {
@@ -232,8 +236,9 @@ fn check(tested: &dyn StoreUnderTest, path: &Path, abandon: bool) -> Result<(), 
     Ok(())
 }
 
-/// Has the kernel write what is dirty in the store's files back all the time, until killed: it may do so at any time, and if it
-/// never did before a sync, a store that syncs in the wrong order would pass.
+/// Has the kernel write what is dirty in the store's files back all the time, until killed: it may
+/// do so at any time, and if it never did before a sync, a store that syncs in the wrong order
+/// would pass.
 fn press(path: &Path) -> Result<(), Finding> {
     loop {
         for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {

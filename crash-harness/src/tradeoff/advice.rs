@@ -1,8 +1,11 @@
-//! Advice: which of the settings that were measured to use, if at most so many records, or so many milliseconds, may be at risk.
+//! Advice: which of the settings that were measured to use, if at most so many records, or so many
+//! milliseconds, may be at risk.
 //!
-//! A setting fits if no cut took more, and its worst case by the model is no more either; a few dozen cuts do not show the worst one. Of those
-//! that fit, the one whose writers wait least is best; of those that are about as fast, the one with the fewest syncs, since these are what
-//! wears disks and holds others up. Settings that did not carry the rate are out. The mapped file is no setting of untorn's, and is not advised.
+//! A setting fits if no cut took more, and its worst case by the model is no more either; a few
+//! dozen cuts do not show the worst one. Of those that fit, the one whose writers wait least is
+//! best; of those that are about as fast, the one with the fewest syncs, since these are what wears
+//! disks and holds others up. Settings that did not carry the rate are out. The mapped file is no
+//! setting of untorn's, and is not advised.
 
 use super::row::Row;
 use super::setting::Scheme;
@@ -42,7 +45,8 @@ pub struct Advice {
     pub text: String,
 }
 
-/// As fast as another one is who takes no longer than so many times as long, or this much longer, in milliseconds.
+/// As fast as another one is who takes no longer than so many times as long, or this much longer,
+/// in milliseconds.
 const ABOUT: f64 = 1.3;
 /// See there.
 const ABOUT_MS: f64 = 0.1;
@@ -145,7 +149,8 @@ mod tests {
         ]
     }
 
-    /// Goal: what may be lost decides who may be advised, then the time that writers wait, then the syncs.
+    /// Goal: what may be lost decides who may be advised, then the time that writers wait, then the
+    /// syncs.
     #[test]
     fn the_cheapest_setting_that_keeps_the_limit() {
         let rows = rows();
@@ -158,7 +163,8 @@ mod tests {
         assert_eq!(best(&rows, 1, Limit::Records(1000)), None);
     }
 
-    /// Goal: luck is no promise: a setting of which the cuts took less than they can take is not advised for that.
+    /// Goal: luck is no promise: a setting of which the cuts took less than they can take is not
+    /// advised for that.
     #[test]
     fn what_can_be_lost_counts_and_a_rate_that_is_not_carried_does_not() {
         let mut lucky = rows();

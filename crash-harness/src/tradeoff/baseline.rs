@@ -1,7 +1,8 @@
-//! The baseline: a file of fixed-size records that its writer maps, fills, and syncs now and then. No log, no logger, no transactions.
+//! The baseline: a file of fixed-size records that its writer maps, fills, and syncs now and then.
+//! No log, no logger, no transactions.
 //!
-//! A record is its number and bytes that follow from it, so a torn one shows. Recovery takes the records from the front, up to the
-//! first that is not whole.
+//! A record is its number and bytes that follow from it, so a torn one shows. Recovery takes the
+//! records from the front, up to the first that is not whole.
 
 use crate::oracle::unsealed;
 use crate::outcome::{Finding, Kind};
@@ -33,7 +34,8 @@ fn broken(what: &str) -> impl FnOnce(std::io::Error) -> Finding {
 }
 
 impl Baseline {
-    /// Makes one with room for so many records, all of it written and synced, so that later syncs have data to write and no metadata.
+    /// Makes one with room for so many records, all of it written and synced, so that later syncs
+    /// have data to write and no metadata.
     ///
     /// # Errors
     /// Those of the system.
@@ -43,8 +45,8 @@ impl Baseline {
         let path = file_in(directory);
         let mut file =
             File::options().read(true).write(true).create_new(true).open(&path).map_err(broken("making it"))?;
-        // Page by page: what is written in large pieces the page cache of newer kernels also keeps in large pieces, and writes back as a whole
-        // for each byte that changes.
+        // Page by page: what is written in large pieces the page cache of newer kernels also keeps
+        // in large pieces, and writes back as a whole for each byte that changes.
         for _ in 0..(records * RECORD).div_ceil(PAGE) {
             file.write_all(&[0; PAGE]).map_err(broken("zeros"))?;
         }
@@ -52,7 +54,8 @@ impl Baseline {
         for directory in [Some(directory), directory.parent()].into_iter().flatten() {
             File::open(directory).and_then(|directory| directory.sync_all()).map_err(broken("its name"))?;
         }
-        // SAFETY: the file was made here, and nobody else writes to it or cuts it while this process lives.
+        // SAFETY: the file was made here, and nobody else writes to it or cuts it while this
+        // process lives.
         let map = unsafe { MmapOptions::new().map_mut(&file) }.map_err(broken("mapping it"))?;
         Ok(Baseline { map, count: 0, synced: 0 })
     }
@@ -96,7 +99,8 @@ pub fn recovered(directory: &Path) -> u64 {
 mod tests {
     use super::*;
 
-    /// Goal: recovery finds what was put, and stops before a torn record, also if whole ones follow.
+    /// Goal: recovery finds what was put, and stops before a torn record, also if whole ones
+    /// follow.
     #[test]
     fn recovery_counts_up_to_the_first_record_that_is_not_whole() {
         let place = tempfile::tempdir().unwrap();

@@ -1,7 +1,9 @@
-//! Charts of the comparison as SVG that stands for itself, in a page or as a file: logarithmic axes, a panel for each rate, a mark for each setting.
+//! Charts of the comparison as SVG that stands for itself, in a page or as a file: logarithmic
+//! axes, a panel for each rate, a mark for each setting.
 //!
-//! What is 0 has no place on a logarithmic axis; it gets one of its own beside it. Schemes differ by shape and colour (Okabe and Ito's, which
-//! the colour-blind tell apart); a dark page and paper have colours of their own.
+//! What is 0 has no place on a logarithmic axis; it gets one of its own beside it. Schemes differ
+//! by shape and colour (Okabe and Ito's, which the colour-blind tell apart); a dark page and paper
+//! have colours of their own.
 
 use super::row::Row;
 use super::setting::SCHEMES;
@@ -10,11 +12,13 @@ use crate::report::html::{escape, grouped};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-/// Width of a chart in units of its own, and of the margin at the left, where the numbers of the vertical axis stand.
+/// Width of a chart in units of its own, and of the margin at the left, where the numbers of the
+/// vertical axis stand.
 const WIDTH: f64 = 960.0;
 /// See there.
 const LEFT: f64 = 62.0;
-/// Above the panels are the legend and the panels' titles; below are the numbers and the name of the horizontal axis.
+/// Above the panels are the legend and the panels' titles; below are the numbers and the name of
+/// the horizontal axis.
 const TOP: f64 = 62.0;
 /// See there.
 const BOTTOM: f64 = 46.0;
@@ -135,7 +139,8 @@ impl Axis {
         from + part.clamp(0.0, 1.0) * (self.to - from)
     }
 
-    /// The values that are named, with their names: each decade, or every second one where there are many.
+    /// The values that are named, with their names: each decade, or every second one where there
+    /// are many.
     fn ticks(&self) -> Vec<(f64, String)> {
         let step = if self.last - self.first > 7 { 2 } else { 1 };
         let decades = (self.first..=self.last).step_by(step).map(|decade| (10_f64.powi(decade), power(decade)));

@@ -1,11 +1,14 @@
 //! The role of a process that puts records under one setting, and measures.
 //!
-//! The load is open: records come at random times (a Poisson process of the wanted rate), whether or not earlier ones are
-//! acknowledged, and latency counts from the time at which a record was due. A load that waited for answers would come to a stop together
-//! with what it measures, and leave out just what is slow: Gil Tene's "coordinated omission" (How NOT to Measure Latency, 2013).
+//! The load is open: records come at random times (a Poisson process of the wanted rate), whether
+//! or not earlier ones are acknowledged, and latency counts from the time at which a record was
+//! due. A load that waited for answers would come to a stop together with what it measures, and
+//! leave out just what is slow: Gil Tene's "coordinated omission" (How NOT to Measure Latency,
+//! 2013).
 //!
-//! One thread puts; under the schemes that wait another one waits for the oldest commit, and takes all that are durable with it. So there are as many
-//! commits on their way as it takes, as from so many writers, without a thread for each.
+//! One thread puts; under the schemes that wait another one waits for the oldest commit, and takes
+//! all that are durable with it. So there are as many commits on their way as it takes, as from so
+//! many writers, without a thread for each.
 
 use super::baseline::{Baseline, RECORD};
 use super::setting::{Scheme, Setting};
@@ -49,7 +52,8 @@ pub struct Measured {
     pub ack_ms_p999: f64,
     /// The longest.
     pub ack_ms_max: f64,
-    /// How late a record was put, in milliseconds, on average: the machine had other things to do, or the writer waited for a sync.
+    /// How late a record was put, in milliseconds, on average: the machine had other things to do,
+    /// or the writer waited for a sync.
     pub put_late_ms: f64,
     /// Acknowledgements that came after the interval or deadline.
     pub late: u64,
@@ -57,11 +61,13 @@ pub struct Measured {
     pub syncs: u64,
     /// How long they took, with the writes before them.
     pub sync: SyncTimes,
-    /// How long before a deadline the logger began its flush, so as to keep it, in seconds: how long it expected that and waking up to take.
+    /// How long before a deadline the logger began its flush, so as to keep it, in seconds: how
+    /// long it expected that and waking up to take.
     pub head_start: f64,
     /// Bytes that the records took in the log; 0 if that is not known.
     pub log_bytes: u64,
-    /// Bytes that the processes caused to be written to the disk, as the kernel counts them. `None` if it does not.
+    /// Bytes that the processes caused to be written to the disk, as the kernel counts them. `None`
+    /// if it does not.
     pub bytes_written: Option<u64>,
 }
 
@@ -104,8 +110,8 @@ impl Measured {
     }
 }
 
-/// Plays the role. Its arguments: the setting, the seed, for how many seconds nothing is measured yet and for how many it is, and a
-/// file for the times of the acknowledgements, or nothing.
+/// Plays the role. Its arguments: the setting, the seed, for how many seconds nothing is measured
+/// yet and for how many it is, and a file for the times of the acknowledgements, or nothing.
 ///
 /// # Errors
 /// What must not happen.
@@ -247,7 +253,8 @@ impl Load {
         let mut synced = Histogram::<u64>::new(3).map_err(|error| Finding::new(Kind::Misbehaved, error.to_string()))?;
         let mut late = Duration::ZERO;
         for due in arrivals {
-            // What came during a sync is put before the next one, or a slow disk would leave no time for anything else.
+            // What came during a sync is put before the next one, or a slow disk would leave no
+            // time for anything else.
             while next_sync <= due && due > synced_at {
                 sleep_until(next_sync);
                 let start = now();
@@ -354,7 +361,8 @@ impl Load {
     }
 }
 
-/// A record on its way to its acknowledgement: when it was due, and its ticket, or when it was acknowledged.
+/// A record on its way to its acknowledgement: when it was due, and its ticket, or when it was
+/// acknowledged.
 enum Sent {
     Acknowledged(Duration, Duration),
     Waits(Duration, Ticket),
@@ -406,7 +414,8 @@ mod tests {
         assert!(times.is_sorted() && times != arrivals(2));
     }
 
-    /// Goal: latency counts from when a record was due, and only what was due within the window counts.
+    /// Goal: latency counts from when a record was due, and only what was due within the window
+    /// counts.
     #[test]
     fn latency_counts_from_when_a_record_was_due() {
         let ms = Duration::from_millis;

@@ -1,10 +1,12 @@
-//! What a power cut takes under one setting. The load runs once more, on the recorder, whose syncs take as long as the disk's were measured
-//! to take, at random. Then the record is cut at random instants: of everything that no sync had covered nothing is on the disk, which is the worst case. What is left is
-//! laid out, recovered by a fresh process as after any crash, and its records are counted. Lost is what had been acknowledged before the
-//! instant and is not among them.
+//! What a power cut takes under one setting. The load runs once more, on the recorder, whose syncs
+//! take as long as the disk's were measured to take, at random. Then the record is cut at random
+//! instants: of everything that no sync had covered nothing is on the disk, which is the worst
+//! case. What is left is laid out, recovered by a fresh process as after any crash, and its records
+//! are counted. Lost is what had been acknowledged before the instant and is not among them.
 //!
-//! Acknowledgements and events have times of one clock. An event of the record is noted before its answer is given, and an acknowledgement
-//! after it was heard, so no acknowledgement is taken to be earlier than the sync that it is owed to.
+//! Acknowledgements and events have times of one clock. An event of the record is noted before its
+//! answer is given, and an acknowledgement after it was heard, so no acknowledgement is taken to be
+//! earlier than the sync that it is owed to.
 
 use super::baseline;
 use super::load::{KEYSPACE, MEASURED, Measured, SyncTimes};
@@ -113,10 +115,12 @@ impl Run<'_> {
             .map_err(|error| Finding::new(Kind::Misbehaved, format!("the load said {line:?}: {error}")))
     }
 
-    /// Runs it on the recorder, whose syncs take as long as some of `sync`, and cuts the record at `cuts_min` instants, at more of them until `until`.
+    /// Runs it on the recorder, whose syncs take as long as some of `sync`, and cuts the record at
+    /// `cuts_min` instants, at more of them until `until`.
     ///
     /// # Errors
-    /// What must not be: a scheme that waits lost something, or a store can't be recovered. The inner error is a recorder that can't be mounted.
+    /// What must not be: a scheme that waits lost something, or a store can't be recovered. The
+    /// inner error is a recorder that can't be mounted.
     pub fn lose(
         &self,
         sync: &SyncTimes,

@@ -1,9 +1,10 @@
-//! How often to sync? Four schemes are compared on the disk that holds the temporary files, over a range of sync frequencies and
-//! record rates: what a power cut takes, how long acknowledgements take, and at what cost; beside each what models predict. It ends with advice.
+//! How often to sync? Four schemes are compared on the disk that holds the temporary files, over a
+//! range of sync frequencies and record rates: what a power cut takes, how long acknowledgements
+//! take, and at what cost; beside each what models predict. It ends with advice.
 //!
-//! Each setting runs twice. On the disk, one after the other, latency, throughput, syncs and bytes are measured. Then the schemes of one frequency
-//! and rate run side by side on the recorder, whose syncs take as long as the disk's did, and the power is cut at random instants
-//! ([`loss`]).
+//! Each setting runs twice. On the disk, one after the other, latency, throughput, syncs and bytes
+//! are measured. Then the schemes of one frequency and rate run side by side on the recorder, whose
+//! syncs take as long as the disk's did, and the power is cut at random instants ([`loss`]).
 //!
 //! | module | its one job |
 //! |---|---|
@@ -34,7 +35,8 @@ use row::Row;
 use setting::{SCHEMES, Setting};
 use std::time::{Duration, Instant};
 
-/// The log's ring, as stores have it unless told otherwise, is flushed when it is half full, whatever the policy.
+/// The log's ring, as stores have it unless told otherwise, is flushed when it is half full,
+/// whatever the policy.
 const HALF_A_RING: f64 = (untorn::limits::RING_SIZE_DEFAULT / 2) as f64;
 /// Instants of a cut, of each setting at least; and seconds for more of them.
 const CUTS_MIN: usize = 12;
@@ -46,7 +48,8 @@ const INTERVALS: f64 = 6.0;
 const SECONDS_MIN: f64 = 0.8;
 /// What it takes to start a process and to make a store, in seconds.
 const STARTING: f64 = 0.5;
-/// So much longer than usual a setting is measured, if there is time; and so much shorter, if there is little.
+/// So much longer than usual a setting is measured, if there is time; and so much shorter, if there
+/// is little.
 const STRETCH_MAX: f64 = 8.0;
 /// See there.
 const STRETCH_MIN: f64 = 0.5;
@@ -192,7 +195,8 @@ impl Suite<'_> {
         Run { setting: *setting, seed: self.context.seed, warm_up, seconds, place }
     }
 
-    /// What cuts take, side by side: these runs are about what is lost when, and not about how long anything takes.
+    /// What cuts take, side by side: these runs are about what is lost when, and not about how long
+    /// anything takes.
     fn lose(&mut self, measured: &[(Setting, Measured)], stretch: f64) -> Vec<Result<Option<Losses>, Finding>> {
         if !self.can_cut {
             return measured.iter().map(|_| Ok(None)).collect();

@@ -1,19 +1,24 @@
-//! What ought to be lost, and how long an acknowledgement ought to take: the plain model, and a refined one that knows how the schemes work and
-//! how long a sync takes here; and what the difference between model and measurement is due to.
+//! What ought to be lost, and how long an acknowledgement ought to take: the plain model, and a
+//! refined one that knows how the schemes work and how long a sync takes here; and what the
+//! difference between model and measurement is due to.
 //!
-//! Plain: with f syncs a second and r records, a cut finds half an interval of them unsynced, r/(2f), and who waits does so for half an interval, 1/(2f).
+//! Plain: with f syncs a second and r records, a cut finds half an interval of them unsynced,
+//! r/(2f), and who waits does so for half an interval, 1/(2f).
 //!
-//! Refined, for the logger: its interval Δ begins with the oldest record that waits, then comes a sync of the length S, which covers what had
-//! come when it began. If nothing comes during the sync, the next interval begins with the next record, 1/r later on average. So a cycle has the
-//! length Δ + S + e^(-rS)/r, and begins with k = rS + e^(-rS) records on average; the mean number of records that are not durable is
+//! Refined, for the logger: its interval Δ begins with the oldest record that waits, then comes a
+//! sync of the length S, which covers what had come when it began. If nothing comes during the
+//! sync, the next interval begins with the next record, 1/r later on average. So a cycle has the
+//! length Δ + S + e^(-rS)/r, and begins with k = rS + e^(-rS) records on average; the mean number
+//! of records that are not durable is
 //!
 //! ```text
 //!     L = (k·Δ + r·Δ²/2 + (k + r·Δ)·S + r·S²/2) / (Δ + S + e^(-rS)/r)
 //! ```
 //!
-//! with the mean of S, and the mean of its squares, since a long sync is met by more records than a short one,
-//! and each is not durable for L/r on average (Little's law, L = λW: Operations Research 9, 1961). The same L is lost by the scheme that
-//! acknowledges early, and L/r waited for by the one that does not: they are two sides of one thing.
+//! with the mean of S, and the mean of its squares, since a long sync is met by more records than a
+//! short one, and each is not durable for L/r on average (Little's law, L = λW: Operations Research
+//! 9, 1961). The same L is lost by the scheme that acknowledges early, and L/r waited for by the
+//! one that does not: they are two sides of one thing.
 
 use super::load::SyncTimes;
 use super::setting::{Scheme, Setting};
@@ -37,8 +42,8 @@ pub fn plain(setting: &Setting, hz: f64) -> Prediction {
     }
 }
 
-/// The refined model, with the rate that was reached, the measured lengths of syncs, and how long before a deadline the logger begins one, in
-/// seconds.
+/// The refined model, with the rate that was reached, the measured lengths of syncs, and how long
+/// before a deadline the logger begins one, in seconds.
 pub fn refined(setting: &Setting, rate: f64, sync: &SyncTimes, head_start: f64) -> Prediction {
     let interval = setting.interval().as_secs_f64();
     match setting.scheme {
@@ -69,9 +74,10 @@ fn waiting_ms(interval: f64, rate: f64, sync: &SyncTimes) -> f64 {
     if rate <= 0.0 { 0.0 } else { not_durable(interval, rate, sync) / rate * 1e3 }
 }
 
-/// The writer of the mapped file syncs by the clock, or as soon as it can if a sync has taken longer, and takes no records meanwhile; those that
-/// come wait, and follow at once. So after a sync of the length S the next one begins at P = max(Δ, S) from the beginning of the first; in between
-/// rS records and then all that come are at risk, and during the next one rP.
+/// The writer of the mapped file syncs by the clock, or as soon as it can if a sync has taken
+/// longer, and takes no records meanwhile; those that come wait, and follow at once. So after a
+/// sync of the length S the next one begins at P = max(Δ, S) from the beginning of the first; in
+/// between rS records and then all that come are at risk, and during the next one rP.
 fn mapped(interval: f64, rate: f64, sync: &SyncTimes) -> Prediction {
     let parts: &[f64] = if sync.parts.is_empty() { &[sync.mean] } else { &sync.parts };
     let mean = |of: &dyn Fn(f64) -> f64| parts.iter().map(|part| of(*part)).sum::<f64>() / parts.len() as f64;
@@ -86,8 +92,8 @@ fn mapped(interval: f64, rate: f64, sync: &SyncTimes) -> Prediction {
     Prediction { lost: rate * of_a_cycle / period, ack_ms: sync.mean_square() / (2.0 * period) * 1e3 }
 }
 
-/// The most that a cut can take, in records and in seconds, if no sync takes longer than the given one: an interval, the sync that had just begun
-/// before it, and the one after it.
+/// The most that a cut can take, in records and in seconds, if no sync takes longer than the given
+/// one: an interval, the sync that had just begun before it, and the one after it.
 pub fn worst(setting: &Setting, rate: f64, sync: f64) -> (f64, f64) {
     if setting.scheme.waits() {
         return (0.0, 0.0);
@@ -109,9 +115,11 @@ pub struct Evidence {
     pub log_bytes_per_second: f64,
     /// See there.
     pub half_a_ring: f64,
-    /// How late records were put on average, in what was measured, as part of it: nothing that a model knows of.
+    /// How late records were put on average, in what was measured, as part of it: nothing that a
+    /// model knows of.
     pub late: f64,
-    /// The measured value, its standard error if it is a mean of samples, the plain prediction and the refined one.
+    /// The measured value, its standard error if it is a mean of samples, the plain prediction and
+    /// the refined one.
     pub measured: f64,
     /// See there.
     pub error: f64,
@@ -124,7 +132,8 @@ pub struct Evidence {
 /// As much of a difference is not worth a word.
 const CLOSE: f64 = 0.1;
 
-/// Why the plain model and the measurement differ, from what was measured beside; empty if they don't, by more than a tenth or two standard errors.
+/// Why the plain model and the measurement differ, from what was measured beside; empty if they
+/// don't, by more than a tenth or two standard errors.
 pub fn why(setting: &Setting, of: &Evidence) -> Vec<String> {
     let mut why = Vec::new();
     let scale = of.measured.abs().max(of.plain.abs()).max(f64::MIN_POSITIVE);
@@ -192,7 +201,8 @@ mod tests {
         assert_eq!(durable, Prediction { lost: 0.0, ack_ms: 50.0 });
     }
 
-    /// Goal: with many records and fast syncs the refined model is the plain one; with few it is an interval, and without an interval one and a half syncs.
+    /// Goal: with many records and fast syncs the refined model is the plain one; with few it is an
+    /// interval, and without an interval one and a half syncs.
     #[test]
     fn the_refined_model_at_its_ends() {
         let many = refined(&setting(Scheme::LoggerDurable, 10, 100_000), 1e5, &always(1e-7), 0.0);
@@ -204,7 +214,8 @@ mod tests {
         assert!(close(grouped.ack_ms, 1.5), "{grouped:?}");
         let mapped = refined(&setting(Scheme::MmapInterval, 10, 1000), 1000.0, &always(0.0), 0.0);
         assert!(close(mapped.lost, 50.0) && mapped.ack_ms == 0.0, "{mapped:?}");
-        // Syncs that take longer than the interval follow each other, and each finds what came during the one before.
+        // Syncs that take longer than the interval follow each other, and each finds what came
+        // during the one before.
         let slow = refined(&setting(Scheme::MmapInterval, 1000, 1000), 1000.0, &always(0.005), 0.0);
         assert!(close(slow.lost, 5.0) && close(slow.ack_ms, 2.5), "{slow:?}");
     }

@@ -1,4 +1,5 @@
-//! The comparison in the report: charts, the whole table, the reasons, the advice; and the same as files beside it.
+//! The comparison in the report: charts, the whole table, the reasons, the advice; and the same as
+//! files beside it.
 
 use super::table::{bytes_in_words, percent, short};
 use super::{chart, row};

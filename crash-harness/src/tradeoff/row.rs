@@ -1,4 +1,5 @@
-//! The result of one setting: what was measured, and what the models predict. Programs read these names, from JSON and CSV.
+//! The result of one setting: what was measured, and what the models predict. Programs read these
+//! names, from JSON and CSV.
 
 use super::load::Measured;
 use super::loss::Losses;
@@ -19,7 +20,8 @@ pub struct Row {
     pub on_commit: bool,
     /// Records in a second that were due.
     pub rate: u32,
-    /// Acknowledged records that a cut took, on average, the standard error of that, and at most. `None` where no power could be cut.
+    /// Acknowledged records that a cut took, on average, the standard error of that, and at most.
+    /// `None` where no power could be cut.
     pub lost_mean: Option<f64>,
     /// See there.
     pub lost_mean_error: Option<f64>,
@@ -29,9 +31,11 @@ pub struct Row {
     pub lost_predicted: f64,
     /// The refined model's: see [`super::model`].
     pub lost_refined: f64,
-    /// The most that a cut can take if no sync takes longer than the longest that was measured, in records.
+    /// The most that a cut can take if no sync takes longer than the longest that was measured, in
+    /// records.
     pub lost_worst: f64,
-    /// The longest time between an acknowledgement and a cut that took its record; and the longest that the model allows.
+    /// The longest time between an acknowledgement and a cut that took its record; and the longest
+    /// that the model allows.
     pub at_risk_ms_max: Option<f64>,
     /// See there.
     pub at_risk_ms_worst: f64,
@@ -51,13 +55,15 @@ pub struct Row {
     pub ack_predicted_ms: f64,
     /// The refined model's mean.
     pub ack_refined_ms: f64,
-    /// How late records were put, on average: part of the latency, and nothing that the scheme can help.
+    /// How late records were put, on average: part of the latency, and nothing that the scheme can
+    /// help.
     pub put_late_ms: f64,
     /// Acknowledgements later than the interval or deadline, as a part of all.
     pub late: f64,
     /// Records acknowledged in a second.
     pub throughput: f64,
-    /// Syncs in the time that was measured, in a second of it, and how long they took, on average and at most.
+    /// Syncs in the time that was measured, in a second of it, and how long they took, on average
+    /// and at most.
     pub fsyncs: u64,
     /// See there.
     pub fsyncs_per_second: f64,
@@ -65,11 +71,13 @@ pub struct Row {
     pub fsync_ms: f64,
     /// See there.
     pub fsync_ms_max: f64,
-    /// Bytes that the processes caused to be written to the disk in that time. `None` if the kernel does not count them.
+    /// Bytes that the processes caused to be written to the disk in that time. `None` if the kernel
+    /// does not count them.
     pub bytes_written: Option<u64>,
     /// The time that was measured.
     pub seconds: f64,
-    /// What the plain model misses, as a part of what it predicts: of the loss for those that acknowledge early, of the latency for those that wait.
+    /// What the plain model misses, as a part of what it predicts: of the loss for those that
+    /// acknowledge early, of the latency for those that wait.
     pub deviation: Option<f64>,
     /// Why, as far as what was measured shows it.
     pub why: String,

@@ -1,4 +1,5 @@
-//! What is compared: schemes of durability, how often they sync, and how many records come in a second.
+//! What is compared: schemes of durability, how often they sync, and how many records come in a
+//! second.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +8,8 @@ use std::time::Duration;
 /// Who makes a record durable, and when its writer hears of it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Scheme {
-    /// A file mapped by its writer, which syncs it now and then, and waits for that; a record counts as soon as it is in the mapping.
+    /// A file mapped by its writer, which syncs it now and then, and waits for that; a record
+    /// counts as soon as it is in the mapping.
     MmapInterval,
     /// untorn's logger; a commit counts as soon as it is visible.
     LoggerVisible,
@@ -48,7 +50,8 @@ impl Scheme {
 pub struct Setting {
     /// Who.
     pub scheme: Scheme,
-    /// Syncs in a second that it is set to. `None`: as soon as there is something, one after the other (group commit).
+    /// Syncs in a second that it is set to. `None`: as soon as there is something, one after the
+    /// other (group commit).
     pub hz: Option<u32>,
     /// Records that come in a second.
     pub rate: u32,

@@ -1,4 +1,5 @@
-//! A cell: a value of fixed size in shared memory, stored in place by any process and never read torn.
+//! A cell: a value of fixed size in shared memory, stored in place by any process and never read
+//! torn.
 
 use crate::api::cells::{CellPlace, sampling};
 use crate::api::store::Store;
@@ -15,23 +16,29 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// How often a reader looks at a version that does not move and has no value before it calls that damage.
+/// How often a reader looks at a version that does not move and has no value before it calls that
+/// damage.
 const LOAD_ATTEMPTS_MAX: u32 = 10_000;
 /// How often a writer tries for a latch before it looks whether its owner lives: some microseconds.
 const LATCH_SPINS: u32 = 400;
 
-/// A cell of a store: made by [`Store::cell`] (bytes) or [`Store::cell_of`] (a plain type), cheap to clone.
+/// A cell of a store: made by [`Store::cell`] (bytes) or [`Store::cell_of`] (a plain type), cheap
+/// to clone.
 ///
-/// Its value is updated in place: no transaction, no system call, no lock but the cell's own. A reader never waits for a
-/// writer, alive, stopped or dead, and never sees a torn value; it writes nothing that others read. Use it for what changes too often for
-/// transactions: readings, gauges, states.
+/// Its value is updated in place: no transaction, no system call, no lock but the cell's own. A
+/// reader never waits for a writer, alive, stopped or dead, and never sees a torn value; it writes
+/// nothing that others read. Use it for what changes too often for transactions: readings, gauges,
+/// states.
 ///
-/// A store is *visible* at once, and survives the death of any process, also of all. It becomes *durable* by sampling: the
-/// logger commits the newest value to the keyspace [`crate::CELLS_KEYSPACE`] at the frequency of the flush policy, or each
-/// 10 ms ([`crate::Options::sample_interval`]). After a power loss the cell has the value of its last durable sample, or a newer one.
+/// A store is *visible* at once, and survives the death of any process, also of all. It becomes
+/// *durable* by sampling: the logger commits the newest value to the keyspace
+/// [`crate::CELLS_KEYSPACE`] at the frequency of the flush policy, or each 10 ms
+/// ([`crate::Options::sample_interval`]). After a power loss the cell has the value of its last
+/// durable sample, or a newer one.
 ///
-/// Threads may share it. In a child of `fork()` each call answers [`Error::Forked`], and the cell is as the parent has it,
-/// also if the fork fell in the middle of a store; a cell that the child opens for itself is the same cell.
+/// Threads may share it. In a child of `fork()` each call answers [`Error::Forked`], and the cell
+/// is as the parent has it, also if the fork fell in the middle of a store; a cell that the child
+/// opens for itself is the same cell.
 #[derive(Debug)]
 pub struct Cell<T: ?Sized = [u8]> {
     opened: Arc<Opened>,
@@ -79,11 +86,12 @@ impl<T: ?Sized> Cell<T> {
 }
 
 impl Cell<[u8]> {
-    /// Stores a value of exactly the cell's size, and returns its version. Visible to all processes on return.
+    /// Stores a value of exactly the cell's size, and returns its version. Visible to all processes
+    /// on return.
     ///
-    /// Waits only for another writer of this cell: less than a microsecond if that runs, as long as it lasts if it is
-    /// stopped in the middle, hardly longer than finding that out if it is dead. The first store after a crash also waits
-    /// for one flush of the log.
+    /// Waits only for another writer of this cell: less than a microsecond if that runs, as long as
+    /// it lasts if it is stopped in the middle, hardly longer than finding that out if it is dead.
+    /// The first store after a crash also waits for one flush of the log.
     ///
     /// # Errors
     /// [`Error::OtherCell`] for another size; [`Error::Limit`] if no version is left;
@@ -94,16 +102,18 @@ impl Cell<[u8]> {
         self.opened.store(value)
     }
 
-    /// Stores a value and returns when it is durable: a sample that covers it is committed and synced.
+    /// Stores a value and returns when it is durable: a sample that covers it is committed and
+    /// synced.
     ///
     /// # Errors
-    /// As [`Cell::store`], when nothing is stored; [`Error::TransactionOpen`] if this thread has a transaction open;
-    /// [`Error::NotDurable`] if the value is stored and visible, but in doubt.
+    /// As [`Cell::store`], when nothing is stored; [`Error::TransactionOpen`] if this thread has a
+    /// transaction open; [`Error::NotDurable`] if the value is stored and visible, but in doubt.
     pub fn store_durable(&self, value: &[u8]) -> Result<Version> {
         self.opened.store_durable(value)
     }
 
-    /// Copies the newest value to `value`, which has exactly the cell's size, and returns its version. Never waits.
+    /// Copies the newest value to `value`, which has exactly the cell's size, and returns its
+    /// version. Never waits.
     ///
     /// # Errors
     /// [`Error::OtherCell`] for another size; [`Error::NoCell`] if it was dropped;
@@ -113,10 +123,12 @@ impl Cell<[u8]> {
         self.opened.load(value)
     }
 
-    /// Copies the value of exactly this version to `value`: of the newest, or of one of the two or three before it.
+    /// Copies the value of exactly this version to `value`: of the newest, or of one of the two or
+    /// three before it.
     ///
     /// # Errors
-    /// [`Error::Stale`] if it has been overwritten, or if there is no such version; otherwise as [`Cell::load`].
+    /// [`Error::Stale`] if it has been overwritten, or if there is no such version; otherwise as
+    /// [`Cell::load`].
     #[inline]
     pub fn load_version(&self, version: Version, value: &mut [u8]) -> Result<()> {
         self.opened.load_version(version, value)
@@ -201,12 +213,14 @@ impl Opened {
             Some(version) => version,
             None => self.load_again(entry, || view.try_load(value))?,
         };
-        // Last: what was read may be another cell's, if this one was dropped and its place used again.
+        // Last: what was read may be another cell's, if this one was dropped and its place used
+        // again.
         self.still()?;
         Ok(version)
     }
 
-    /// Writers went round the copies while one was read, and so they may again; but then the version moves.
+    /// Writers went round the copies while one was read, and so they may again; but then the
+    /// version moves.
     #[cold]
     fn load_again(&self, entry: &CellEntry, mut load: impl FnMut() -> Option<Version>) -> Result<Version> {
         let mut seen = (0, 0);
@@ -257,8 +271,9 @@ impl Opened {
         Ok(version)
     }
 
-    /// The version of the first value after a recovery that may have lost some. The log states first that the incarnation
-    /// is used, so that no later life of the store gives this version again.
+    /// The version of the first value after a recovery that may have lost some. The log states
+    /// first that the incarnation is used, so that no later life of the store gives this version
+    /// again.
     #[cold]
     fn first_version(&self, next: Version, floor: Version) -> Result<Version> {
         self.store.client().engine.state_incarnation()?;
@@ -304,7 +319,8 @@ impl Opened {
     }
 
     fn store_durable(&self, value: &[u8]) -> Result<Version> {
-        // First: in a child of `fork()` even the lock behind the next question may be held for ever.
+        // First: in a child of `fork()` even the lock behind the next question may be held for
+        // ever.
         self.store.client().check_usable()?;
         self.store.client().refuse_open_transaction()?;
         let version = self.store(value)?;

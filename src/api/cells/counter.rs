@@ -10,12 +10,13 @@ use std::sync::atomic::Ordering;
 
 /// A counter of a store; made by [`Store::counter`], cheap to clone.
 ///
-/// It holds a `u64` that wraps around at 2⁶⁴, so that [`Counter::sub`] makes it a gauge. No addition that returned is lost by
-/// any process's death, nor by the death of all. It becomes durable by sampling, as cells do: after a power loss it has
-/// the value of its last durable sample or a newer one; [`Store::sync`] waits for a sample.
+/// It holds a `u64` that wraps around at 2⁶⁴, so that [`Counter::sub`] makes it a gauge. No
+/// addition that returned is lost by any process's death, nor by the death of all. It becomes
+/// durable by sampling, as cells do: after a power loss it has the value of its last durable sample
+/// or a newer one; [`Store::sync`] waits for a sample.
 ///
-/// Threads may share it. In a child of `fork()` each call answers [`Error::Forked`]; what the child is to count, it counts by
-/// a counter that it opens for itself.
+/// Threads may share it. In a child of `fork()` each call answers [`Error::Forked`]; what the child
+/// is to count, it counts by a counter that it opens for itself.
 #[derive(Clone)]
 pub struct Counter {
     store: Store,

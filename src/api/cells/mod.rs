@@ -1,8 +1,9 @@
 //! Cells and counters by name: creating, finding, listing and dropping them.
 //!
-//! A cell is a record of the keyspace [`record::KEYSPACE`], its last sample, and an entry of the table in `control`, where its
-//! newest value is. The record names the entry. Its *generation*, the transaction that created it, stands in both,
-//! and in each handle, so that a handle never takes another cell for its own.
+//! A cell is a record of the keyspace [`record::KEYSPACE`], its last sample, and an entry of the
+//! table in `control`, where its newest value is. The record names the entry. Its *generation*, the
+//! transaction that created it, stands in both, and in each handle, so that a handle never takes
+//! another cell for its own.
 //!
 //! | creating: its owner dies | then |
 //! |---|---|
@@ -16,10 +17,11 @@
 //!
 //! In each case by the next owner of the writer lock for cells: see [`resolve_pending`].
 //!
-//! **Versions** of a new cell begin above those of every cell that was dropped before, whatever its name. How far those went
-//! is in three places. The drop commits the newest version with it, to the slot image (`cells_floor`). Freeing the entry
-//! notes it in `control` (`versions_gone`), with what was stored until then. A clean stop commits that too. After a loss,
-//! [`Version::floor`] adds what may have been given since.
+//! **Versions** of a new cell begin above those of every cell that was dropped before, whatever its
+//! name. How far those went is in three places. The drop commits the newest version with it, to the
+//! slot image (`cells_floor`). Freeing the entry notes it in `control` (`versions_gone`), with what
+//! was stored until then. A clean stop commits that too. After a loss, [`Version::floor`] adds what
+//! may have been given since.
 
 pub(crate) mod cell;
 pub(crate) mod counter;
@@ -81,7 +83,8 @@ pub(crate) fn find(store: &Store, name: &str) -> Result<Option<CellPlace>> {
         let Some(keyspace) = snapshot.find_keyspace(KEYSPACE)? else { return Ok(None) };
         let Some(value) = snapshot.get(&keyspace, name.as_bytes())? else { return Ok(None) };
         let record = CellRecord::decode(name.as_bytes(), value)?;
-        // Set before the record was visible. If it has changed since, the cell was dropped: the next snapshot says so.
+        // Set before the record was visible. If it has changed since, the cell was dropped: the
+        // next snapshot says so.
         if control.cell_entry(record.index as usize)?.hot.generation.load(Ordering::Acquire) == record.generation {
             let cell = control.cell_ref(record.index as usize, record.kind)?;
             return Ok(Some(CellPlace { cell, generation: record.generation }));
@@ -142,7 +145,8 @@ fn create(store: &Store, name: &str, kind: CellKind) -> Result<()> {
     // From here on until the commit, whatever goes wrong leaves it to `resolve_pending`.
     head.pending.store(index as u64 + 1, Ordering::Release);
     let generation = write.txn_id().as_u64();
-    // Above those of all cells that were dropped: a version that a consumer has kept never names a value of another cell.
+    // Above those of all cells that were dropped: a version that a consumer has kept never names a
+    // value of another cell.
     let version = write.cells_floor().max(head.versions_gone()).next().ok_or_else(no_version)?;
     let zeros = vec![0; kind.len()];
     let sampled = if kind == CellKind::Counter { 0 } else { version.as_u64() };
@@ -171,8 +175,8 @@ pub(crate) fn drop_cell(store: &Store, name: &str) -> Result<bool> {
     let record = CellRecord::decode(name.as_bytes(), bytes)?;
     let (index, kind, sampled) = (record.index as usize, record.kind, record.version);
     if kind != CellKind::Counter {
-        // For a life of the store that knows of `versions_gone` no more. What is stored until the entry is free counts
-        // among what a crash takes back: see `Version::floor`.
+        // For a life of the store that knows of `versions_gone` no more. What is stored until the
+        // entry is free counts among what a crash takes back: see `Version::floor`.
         let newest = engine.control.cell_entry(index)?.hot.version.load(Ordering::Acquire);
         write.raise_cells_floor(sampled.max(Version::from_u64(newest)))?;
     }
@@ -217,8 +221,8 @@ pub(crate) fn each_record(
     Ok(())
 }
 
-/// Finds out whether the cell whose creation or drop was begun by somebody who died, or failed, is there, and frees its entry
-/// if it is not. The caller holds the writer lock.
+/// Finds out whether the cell whose creation or drop was begun by somebody who died, or failed, is
+/// there, and frees its entry if it is not. The caller holds the writer lock.
 pub(crate) fn resolve_pending(engine: &Engine, write: &Write<'_>) -> Result<()> {
     let control = &engine.control;
     let pending = control.cells().pending.load(Ordering::Acquire);
@@ -244,8 +248,8 @@ pub(crate) fn resolve_pending(engine: &Engine, write: &Write<'_>) -> Result<()> 
     Ok(())
 }
 
-/// Takes the latch of a freed cell, from a dead writer if need be; not from a living one, who may be about to write to
-/// the cell that it was.
+/// Takes the latch of a freed cell, from a dead writer if need be; not from a living one, who may
+/// be about to write to the cell that it was.
 fn take_free_latch(engine: &Engine, entry: &CellEntry) -> bool {
     let (latch, me) = (&entry.hot.latch, engine.me.0);
     match lock::try_acquire::<Native>(latch, me) {
@@ -254,8 +258,8 @@ fn take_free_latch(engine: &Engine, entry: &CellEntry) -> bool {
     }
 }
 
-/// The newest transaction when the client joined that has been here for longest. Not a time: clients may be in time
-/// namespaces whose clocks differ.
+/// The newest transaction when the client joined that has been here for longest. Not a time:
+/// clients may be in time namespaces whose clocks differ.
 fn oldest_client_txn(engine: &Engine) -> u64 {
     let clients = engine.control.clients().iter();
     let joined = clients.filter(|client| client.owner.load(Ordering::Acquire) != 0);

@@ -10,7 +10,8 @@
 use crate::shared::cells::CellKind;
 use crate::{Error, Result, Version, limits};
 
-/// The keyspace that the logger samples cells and counters into. Anybody may read it and follow it; only the store writes it.
+/// The keyspace that the logger samples cells and counters into. Anybody may read it and follow it;
+/// only the store writes it.
 pub const KEYSPACE: &str = "untorn.cells";
 
 const VALUE_AT: usize = 24;
@@ -62,7 +63,8 @@ impl<'v> CellRecord<'v> {
     }
 }
 
-/// A durable or visible sample of a cell or counter, as the keyspace [`KEYSPACE`] and the change feed show it.
+/// A durable or visible sample of a cell or counter, as the keyspace [`KEYSPACE`] and the change
+/// feed show it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Sample<'v> {

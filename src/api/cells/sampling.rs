@@ -1,4 +1,5 @@
-//! What clients ask of the sampler: to look at what they have stored, and to say when it is committed.
+//! What clients ask of the sampler: to look at what they have stored, and to say when it is
+//! committed.
 
 use crate::participant::engine::{Engine, LOGGER_RECHECK_INTERVAL};
 use crate::shared::protocols::atomic::Native;
@@ -20,8 +21,8 @@ pub(crate) fn mark_dirty(engine: &Engine) {
     }
 }
 
-/// Somebody has said that something is dirty since the sampler last began. The logger may have died or left since,
-/// and who does nothing but store would never hear of it.
+/// Somebody has said that something is dirty since the sampler last began. The logger may have died
+/// or left since, and who does nothing but store would never hear of it.
 #[inline]
 fn glance_now_and_then(engine: &Engine) {
     thread_local! {
@@ -35,17 +36,19 @@ fn glance_now_and_then(engine: &Engine) {
     }
 }
 
-/// Once in each round of sampling. Like a visible commit, it looks now and then whether a logger lives.
+/// Once in each round of sampling. Like a visible commit, it looks now and then whether a logger
+/// lives.
 #[cold]
 fn wake(engine: &Engine) {
     event_count::notify::<Native>(&engine.control.cells().event);
     engine.glance_at_logger();
 }
 
-/// Waits until all that cells and counters held at the call is committed: visible as records, and durable as soon as
-/// the log is so up to here.
+/// Waits until all that cells and counters held at the call is committed: visible as records, and
+/// durable as soon as the log is so up to here.
 ///
-/// The sampler commits a transaction, so one that is open for longer than `lock_timeout` is an error.
+/// The sampler commits a transaction, so one that is open for longer than `lock_timeout` is an
+/// error.
 ///
 /// # Errors
 /// Those of the sampler's commit; [`Error::LockTimeout`]; [`Error::LoggerStalled`].

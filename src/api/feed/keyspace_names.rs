@@ -1,7 +1,7 @@
 //! The names of keyspaces by their numbers, which never name anything else.
 //!
-//! The newest catalog knows those that are there; one that was dropped since is named by the operation that
-//! dropped it, further on in the log.
+//! The newest catalog knows those that are there; one that was dropped since is named by the
+//! operation that dropped it, further on in the log.
 
 use crate::api::feed::reader::{ReadLimit, Reader};
 use crate::files::dir;
@@ -36,7 +36,8 @@ impl KeyspaceNames {
         self.known.get(&id)
     }
 
-    /// The name of a keyspace that something committed at `from` or later, but not beyond the newest transaction, names.
+    /// The name of a keyspace that something committed at `from` or later, but not beyond the
+    /// newest transaction, names.
     pub(crate) fn find(&mut self, client: &Arc<DirectClient>, id: KeyspaceId, from: Lsn) -> Result<&Arc<str>> {
         if !self.known.contains_key(&id) {
             self.look_up(client, id, from)?;

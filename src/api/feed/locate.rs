@@ -1,8 +1,10 @@
-//! The log position at which a follower resumes that has consumed every transaction up to a given one.
+//! The log position at which a follower resumes that has consumed every transaction up to a given
+//! one.
 //!
-//! The commit slots contain the exact positions of the last few transactions. Headers of segments and batches contain resume
-//! points: positions at which a record begins and before which every transaction has ended. The reader skips the transactions after
-//! a resume point that the follower has consumed already.
+//! The commit slots contain the exact positions of the last few transactions. Headers of segments
+//! and batches contain resume points: positions at which a record begins and before which every
+//! transaction has ended. The reader skips the transactions after a resume point that the follower
+//! has consumed already.
 
 use crate::api::feed::reader::open_segments;
 use crate::files::log::log_error;
@@ -16,8 +18,8 @@ use untorn_wal::{LogError, Lsn, oldest_resume_point, resume_point_at_or_before};
 /// Returns a position at or before the first record of the transaction after `from`.
 ///
 /// # Errors
-/// [`Error::Diverged`] if there is no such transaction, or none any more; [`Error::Lagged`] if the log does not reach
-/// back to it.
+/// [`Error::Diverged`] if there is no such transaction, or none any more; [`Error::Lagged`] if the
+/// log does not reach back to it.
 pub(crate) fn position_after(client: &Arc<DirectClient>, from: TxnId) -> Result<Lsn> {
     let engine = &client.engine;
     let (pin, image) = client.pin_image()?;

@@ -1,4 +1,5 @@
-//! The change feed: every committed change, in order, from any transaction that the log still reaches.
+//! The change feed: every committed change, in order, from any transaction that the log still
+//! reaches.
 //!
 //! | file | its one job |
 //! |---|---|
@@ -8,8 +9,9 @@
 //! | `transaction_cursor` | the changes of one transaction, one by one |
 //! | `keyspace_names` | the names of keyspaces, those that were dropped since included |
 //!
-//! A follower holds nothing back, and no writer waits for it: records that it does not read in time are overwritten. So it
-//! verifies each copy after it was made. A position that is gone is an error that names the oldest one left, never a gap.
+//! A follower holds nothing back, and no writer waits for it: records that it does not read in time
+//! are overwritten. So it verifies each copy after it was made. A position that is gone is an error
+//! that names the oldest one left, never a gap.
 
 mod keyspace_names;
 pub(crate) mod locate;

@@ -1,15 +1,16 @@
 //! Records of the log by position: from the ring while it has them, else from the segments.
 //!
-//! **The ring.** A byte is overwritten by the one that stands a ring's length further on, by a writer that copies beyond
-//! what is published. Such a writer has seen that the byte is durable, and it has seen, or itself published, the tail behind which
-//! it writes; and it copies no more at once than a frame. So after a copy, one of two looks says that it is good: its
-//! first byte is not durable yet, or is less than a ring's length, less that much, behind the published tail. The fences in
-//! `Ring::copy_in` and `Ring::copy_out` make these looks see what the writer had seen.
+//! **The ring.** A byte is overwritten by the one that stands a ring's length further on, by a
+//! writer that copies beyond what is published. Such a writer has seen that the byte is durable,
+//! and it has seen, or itself published, the tail behind which it writes; and it copies no more at
+//! once than a frame. So after a copy, one of two looks says that it is good: its first byte is not
+//! durable yet, or is less than a ring's length, less that much, behind the published tail. The
+//! fences in `Ring::copy_in` and `Ring::copy_out` make these looks see what the writer had seen.
 //!
 //! **The segments** hold what is durable; `untorn_wal::LogFollower` looks again in its own way.
 //!
-//! Each record then carries its position and a checksum. One from the ring that is none is read again from the
-//! segments, if it is durable; else it is damage.
+//! Each record then carries its position and a checksum. One from the ring that is none is read
+//! again from the segments, if it is durable; else it is damage.
 
 use crate::api::feed::locate;
 use crate::files::dir;
@@ -135,7 +136,8 @@ impl Reader {
         self.follow = None;
     }
 
-    /// No record is longer than the ring, but for an abort record of recovery, which takes the place of one.
+    /// No record is longer than the ring, but for an abort record of recovery, which takes the
+    /// place of one.
     fn record_bytes_max(&self, engine: &Engine) -> usize {
         engine.geometry.ring_size as usize + 2 * record::encoded_len(0)
     }
@@ -191,7 +193,8 @@ impl Reader {
 
     /// Appends bytes from the ring, if it has them.
     fn copy_from_ring(&mut self, engine: &Engine, from: Lsn, until: Lsn) -> Result<bool> {
-        // Once in the segments, it stays there until the ring is well ahead: changing over costs a look at all files.
+        // Once in the segments, it stays there until the ring is well ahead: changing over costs a
+        // look at all files.
         let is_in_segments = self.follow.as_ref().is_some_and(|follow| follow.position() == from);
         let ring_len = engine.control.ring_len()?;
         let copied_max = copied_at_once_max(engine.geometry.page_size, ring_len);
@@ -214,8 +217,8 @@ impl Reader {
     }
 }
 
-/// Whether the ring, which has at least the length `ring_len`, still holds what was published at `from`: that is not within `margin`
-/// bytes of being overwritten.
+/// Whether the ring, which has at least the length `ring_len`, still holds what was published at
+/// `from`: that is not within `margin` bytes of being overwritten.
 fn ring_holds(engine: &Engine, from: Lsn, ring_len: u64, margin: u64) -> Result<bool> {
     let control = &engine.control;
     if from < control.ring_base()? {

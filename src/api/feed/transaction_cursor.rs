@@ -1,4 +1,5 @@
-//! The cursor over the changes of one committed transaction that its filter selects. At most one value is in memory at a time.
+//! The cursor over the changes of one committed transaction that its filter selects. At most one
+//! value is in memory at a time.
 
 use crate::api::changes::{Change, ChangeKind};
 use crate::api::feed::keyspace_names::KeyspaceNames;
@@ -21,7 +22,8 @@ pub(crate) enum Admission {
     Later,
 }
 
-/// Decides about a change by the name of its keyspace and the bytes of its key and value, before they are copied.
+/// Decides about a change by the name of its keyspace and the bytes of its key and value, before
+/// they are copied.
 pub(crate) type Admit<'a> = &'a mut dyn FnMut(&str, usize, usize) -> Admission;
 
 /// The result of [`TransactionCursor::next`].

@@ -1,9 +1,10 @@
-//! The filter of a transaction: which of its operations match, which of several on one key is the last, and which is the last of
-//! all. It is complete before the first change is delivered.
+//! The filter of a transaction: which of its operations match, which of several on one key is the
+//! last, and which is the last of all. It is complete before the first change is delivered.
 //!
-//! A transaction that was streamed is read once for its filter and once more for its delivery, so that none is held in memory.
-//! The filter holds a hash of 128 bits and a number for each key. Beyond [`KEYS_MAX`] keys it drops them; a key that such a
-//! transaction changed several times is then delivered several times.
+//! A transaction that was streamed is read once for its filter and once more for its delivery, so
+//! that none is held in memory. The filter holds a hash of 128 bits and a number for each key.
+//! Beyond [`KEYS_MAX`] keys it drops them; a key that such a transaction changed several times is
+//! then delivered several times.
 
 use crate::api::feed::keyspace_names::KeyspaceNames;
 use crate::files::dir;

@@ -49,7 +49,8 @@ pub(crate) struct WatchOptions {
     /// Only keys that start with this
     #[arg(allow_hyphen_values = true)]
     pub(crate) prefix: Option<String>,
-    /// Begin after this transaction (3.14, or the number that --json prints), 0 for the beginning, instead of now
+    /// Begin after this transaction (3.14, or the number that --json prints), 0 for the beginning,
+    /// instead of now
     #[arg(long, value_name = "TXN")]
     pub(crate) from: Option<String>,
     /// Tell of what an fsync has covered; the default
@@ -110,11 +111,13 @@ pub(crate) enum Command {
         #[arg(long, value_name = "P", allow_hyphen_values = true)]
         prefix: Option<String>,
     },
-    /// Read `key<TAB>value` lines from standard input. Creates the store and the keyspace if missing
+    /// Read `key<TAB>value` lines from standard input. Creates the store and the keyspace if
+    /// missing
     ///
-    /// Backslash escapes: \t \n \r \\ and \xHH. All lines are durable when the command ends. At the first
-    /// bad line it stops, says its number, has loaded exactly the lines before it, and exits with 2. With --json a
-    /// line is an object as dump writes it; its "keyspace" is not looked at, so a dump can be loaded into another one.
+    /// Backslash escapes: \t \n \r \\ and \xHH. All lines are durable when the command ends. At the
+    /// first bad line it stops, says its number, has loaded exactly the lines before it, and exits
+    /// with 2. With --json a line is an object as dump writes it; its "keyspace" is not looked at,
+    /// so a dump can be loaded into another one.
     Load {
         #[command(flatten)]
         at: Location,
@@ -130,33 +133,38 @@ pub(crate) enum Command {
     },
     /// Follow the changes as they are committed, one a line, until interrupted
     ///
-    /// A line is `txn<TAB>keyspace<TAB>put<TAB>key<TAB>value`, `…delete<TAB>key` or `…drop` (of the whole keyspace),
-    /// escaped as dump does; with --json an object {"txn","keyspace","kind","key","value","last"}, whose value is
-    /// null for what is gone and whose last marks the end of a transaction. Output is flushed after each transaction.
+    /// A line is `txn<TAB>keyspace<TAB>put<TAB>key<TAB>value`, `…delete<TAB>key` or `…drop` (of the
+    /// whole keyspace), escaped as dump does; with --json an object
+    /// {"txn","keyspace","kind","key","value","last"}, whose value is null for what is gone and
+    /// whose last marks the end of a transaction. Output is flushed after each transaction.
     Watch(WatchOptions),
     /// Print the store's counters: transactions, pages, log, readers, logger
     Stat {
         /// The store's directory, or the socket of its logger
         store: PathBuf,
-        /// Print what Prometheus scrapes (text format 0.0.4), without becoming a client or starting a logger; needs the directory
+        /// Print what Prometheus scrapes (text format 0.0.4), without becoming a client or starting
+        /// a logger; needs the directory
         #[arg(long, conflicts_with = "json")]
         prometheus: bool,
     },
     /// Show live what the store does, until q; or once, as text, if the output is no terminal
     ///
-    /// Looks from outside: it is no client, starts no logger, and goes on when the logger restarts or everybody leaves.
+    /// Looks from outside: it is no client, starts no logger, and goes on when the logger restarts
+    /// or everybody leaves.
     Top(TopOptions),
     /// Print how long commits can take at the most, by class, beside how long they took
     ///
-    /// Bounds follow by response-time analysis from the longest lock holds and flushes so far, and from how often commits
-    /// come in the seconds looked at. Urgent are durable commits and those within less than 100 ms; all others are bulk.
+    /// Bounds follow by response-time analysis from the longest lock holds and flushes so far, and
+    /// from how often commits come in the seconds looked at. Urgent are durable commits and those
+    /// within less than 100 ms; all others are bulk.
     Deadlines {
         /// The store's directory
         store: PathBuf,
         /// How long to look at how often commits come
         #[arg(long, default_value_t = 1.0)]
         seconds: f64,
-        /// How many of each class may commit at the same instant; else as many as processes have the store open
+        /// How many of each class may commit at the same instant; else as many as processes have
+        /// the store open
         #[arg(long)]
         callers: Option<u64>,
     },
@@ -180,10 +188,10 @@ pub(crate) enum Command {
     },
     /// See the store survive: index a directory tree by several processes while they are killed
     ///
-    /// Four writer processes index every file (path → size, mtime, CRC of the content) into a fresh store,
-    /// two reader processes check every record and every snapshot's totals meanwhile. One writer is killed
-    /// and one stopped in the middle of a transaction, the logger is killed, then everything is.
-    /// Exits 1 if anything acknowledged was missing or anything was torn.
+    /// Four writer processes index every file (path → size, mtime, CRC of the content) into a fresh
+    /// store, two reader processes check every record and every snapshot's totals meanwhile. One
+    /// writer is killed and one stopped in the middle of a transaction, the logger is killed, then
+    /// everything is. Exits 1 if anything acknowledged was missing or anything was torn.
     Tour(tour::Options),
     /// One process of the tour
     #[command(hide = true)]

@@ -1,4 +1,5 @@
-//! `checkpoint`: has a checkpoint written that covers everything visible now, and prints the transaction it covers.
+//! `checkpoint`: has a checkpoint written that covers everything visible now, and prints the
+//! transaction it covers.
 
 use crate::arguments::Format;
 use crate::outcome::Outcome;

@@ -1,8 +1,9 @@
-//! `deadlines`: how long a commit of each class can take, computed from what the store's histograms have seen, beside what was
-//! measured.
+//! `deadlines`: how long a commit of each class can take, computed from what the store's histograms
+//! have seen, beside what was measured.
 //!
-//! It looks from outside, twice, and takes the rates from what happened in between; the longest lock holds and flushes are those since
-//! the shared region was made. `docs/durability.md` explains the analysis.
+//! It looks from outside, twice, and takes the rates from what happened in between; the longest
+//! lock holds and flushes are those since the shared region was made. `docs/durability.md` explains
+//! the analysis.
 
 use crate::arguments::Format;
 use crate::outcome::{Failure, Outcome};
@@ -52,15 +53,18 @@ struct Class {
     lock_wait_longest_us: f64,
     /// Of all lock time, what this class takes.
     utilisation: f64,
-    /// The longest time for which others of lower priority keep the lock from it; and until it is visible, and durable.
+    /// The longest time for which others of lower priority keep the lock from it; and until it is
+    /// visible, and durable.
     blocked_at_most_us: Option<f64>,
     visible_within_us: Option<f64>,
     durable_within_us: Option<f64>,
     no_bound_because: Option<&'static str>,
     no_durable_bound_because: Option<&'static str>,
-    /// What the bound until visible is to be compared with: the longest wait and the longest hold, not necessarily of one commit.
+    /// What the bound until visible is to be compared with: the longest wait and the longest hold,
+    /// not necessarily of one commit.
     visible_took_at_most_us: f64,
-    /// From the publication until its caller knew that it was durable: what comes after the bound until visible.
+    /// From the publication until its caller knew that it was durable: what comes after the bound
+    /// until visible.
     acknowledged: u64,
     acknowledged_p50_us: f64,
     acknowledged_p99_us: f64,

@@ -1,4 +1,5 @@
-//! `dump`: writes all records of a keyspace, of one snapshot, in key order, as `load` reads them: `scan` of everything.
+//! `dump`: writes all records of a keyspace, of one snapshot, in key order, as `load` reads them:
+//! `scan` of everything.
 
 use crate::arguments::{Format, Location};
 use crate::outcome::Outcome;

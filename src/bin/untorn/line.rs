@@ -1,4 +1,5 @@
-//! One record as one line: `key<TAB>value`, or a JSON object with `--json`. `dump` and `scan` write it, `load` reads it.
+//! One record as one line: `key<TAB>value`, or a JSON object with `--json`. `dump` and `scan` write
+//! it, `load` reads it.
 
 use crate::arguments::Format;
 use crate::outcome::{Failure, Outcome};

@@ -1,9 +1,9 @@
 //! `load`: reads records, one a line, from standard input into a keyspace.
 //!
-//! Streaming: at most one batch is in memory, and a batch is one transaction, read whole before the writer lock is
-//! taken, so that a slow input never holds up other writers. The batches become visible as they come and durable
-//! together, by one sync at the end. A bad line ends the load: the lines before it are loaded, its number is
-//! said, nothing after it is read.
+//! Streaming: at most one batch is in memory, and a batch is one transaction, read whole before the
+//! writer lock is taken, so that a slow input never holds up other writers. The batches become
+//! visible as they come and durable together, by one sync at the end. A bad line ends the load: the
+//! lines before it are loaded, its number is said, nothing after it is read.
 
 use crate::arguments::{Format, Location};
 use crate::line;

@@ -1,6 +1,8 @@
-//! The command line `untorn`: reads the arguments, runs one command, turns its outcome into an exit code.
+//! The command line `untorn`: reads the arguments, runs one command, turns its outcome into an exit
+//! code.
 //!
-//! Each command has a file of its own. Exit codes: 0 done, 1 not found or check failed, 2 usage, 3 store error.
+//! Each command has a file of its own. Exit codes: 0 done, 1 not found or check failed, 2 usage, 3
+//! store error.
 
 mod arguments;
 mod checkpoint;

@@ -1,10 +1,12 @@
-//! `stat --prometheus`: the store's figures in Prometheus' text exposition format, version 0.0.4, for scraping.
+//! `stat --prometheus`: the store's figures in Prometheus' text exposition format, version 0.0.4,
+//! for scraping.
 //!
-//! They come from a look from outside, so that a scraper that asks every few seconds starts no logger and keeps none. A store
-//! that nobody uses has the one figure `untorn_up 0`.
+//! They come from a look from outside, so that a scraper that asks every few seconds starts no
+//! logger and keeps none. A store that nobody uses has the one figure `untorn_up 0`.
 //!
-//! By the conventions of Prometheus: base units (seconds, bytes), `_total` for what only grows, one HELP and TYPE for each
-//! family. Counters begin anew with the store's shared region; `untorn_region_start_time_seconds` tells when that was.
+//! By the conventions of Prometheus: base units (seconds, bytes), `_total` for what only grows, one
+//! HELP and TYPE for each family. Counters begin anew with the store's shared region;
+//! `untorn_region_start_time_seconds` tells when that was.
 
 use crate::outcome::{Failure, Outcome};
 use crate::target::options;
@@ -14,8 +16,8 @@ use std::path::Path;
 use std::time::Duration;
 use untorn::{Latency, LatencyByClass, Observation, Stats};
 
-/// Upper bounds of the buckets, in seconds: from a lock held for a microsecond to a minute's checkpoint. The store's own histograms
-/// are eight times as fine.
+/// Upper bounds of the buckets, in seconds: from a lock held for a microsecond to a minute's
+/// checkpoint. The store's own histograms are eight times as fine.
 const BOUNDS: [f64; 16] =
     [1e-6, 4e-6, 16e-6, 64e-6, 256e-6, 1e-3, 2e-3, 4e-3, 8e-3, 16e-3, 32e-3, 64e-3, 0.256, 1.0, 8.0, 60.0];
 

@@ -31,7 +31,8 @@ pub(crate) fn print(report: &impl Serialize, format: Format) -> Outcome {
     out.flush().map_err(Failure::output)
 }
 
-/// The fields that hold transaction ids; they are written as `watch` and `checkpoint` write them, incarnation first.
+/// The fields that hold transaction ids; they are written as `watch` and `checkpoint` write them,
+/// incarnation first.
 const TXN_FIELDS: [&str; 4] = ["checkpointed", "committed", "durable", "txn"];
 
 fn flatten(name: &str, value: &Value, lines: &mut Vec<(String, String)>) {

@@ -1,4 +1,5 @@
-//! `stop`: has the logger write a checkpoint and leave. That none ran is no failure: none runs afterwards.
+//! `stop`: has the logger write a checkpoint and leave. That none ran is no failure: none runs
+//! afterwards.
 
 use crate::arguments::Format;
 use crate::outcome::Outcome;

@@ -1,7 +1,9 @@
-//! Bytes as text: UTF-8 or hexadecimal, as single arguments, fields of a JSON object and escaped fields of a line.
+//! Bytes as text: UTF-8 or hexadecimal, as single arguments, fields of a JSON object and escaped
+//! fields of a line.
 //!
-//! Whatever is written here reads back as the same bytes. A field of a line escapes what would end it (tab,
-//! newline) and the backslash itself; bytes that are not UTF-8 become `\xHH`, so that the output always is.
+//! Whatever is written here reads back as the same bytes. A field of a line escapes what would end
+//! it (tab, newline) and the backslash itself; bytes that are not UTF-8 become `\xHH`, so that the
+//! output always is.
 
 use crate::arguments::Format;
 use crate::outcome::{Failure, Outcome};

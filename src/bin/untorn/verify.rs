@@ -1,4 +1,5 @@
-//! `verify`: checks every page, record and checksum; damage is a failed check, whether it is met at open or later.
+//! `verify`: checks every page, record and checksum; damage is a failed check, whether it is met at
+//! open or later.
 
 use crate::arguments::Format;
 use crate::outcome::{Failure, Outcome};
@@ -14,7 +15,8 @@ pub(crate) fn run(path: &Path, format: Format) -> Outcome {
             stat::print(&report, format)?;
             report.problems.len()
         }
-        // Damage that kept the store from being checked as a whole: the same shape, with what is known.
+        // Damage that kept the store from being checked as a whole: the same shape, with what is
+        // known.
         Err(Error::Corrupt { file, offset, what }) => {
             let problem = serde_json::json!({ "file": file, "offset": offset, "what": what });
             stat::print(&serde_json::json!({ "problems": [problem] }), format)?;

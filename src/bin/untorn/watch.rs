@@ -1,7 +1,9 @@
-//! `watch`: follows the changes of a store on the terminal, until it is interrupted or nobody reads its output any more.
+//! `watch`: follows the changes of a store on the terminal, until it is interrupted or nobody reads
+//! its output any more.
 //!
-//! It may be killed at any time, like every client; handling the signals only makes an interrupted `watch` end as one that
-//! has done what it was asked to. The system calls for that are the `unsafe` of this file.
+//! It may be killed at any time, like every client; handling the signals only makes an interrupted
+//! `watch` end as one that has done what it was asked to. The system calls for that are the
+//! `unsafe` of this file.
 #![allow(unsafe_code)]
 
 use crate::arguments::{Format, WatchOptions};
@@ -53,7 +55,8 @@ pub(crate) fn run(options: &WatchOptions, format: Format) -> Outcome {
             out.flush().map_err(Failure::output)?;
         }
     }
-    // What stands in the buffer is a part of a transaction; whoever resumes gets it again, as a whole.
+    // What stands in the buffer is a part of a transaction; whoever resumes gets it again, as a
+    // whole.
     out.flush().map_err(Failure::output)
 }
 
@@ -122,8 +125,8 @@ extern "C" fn interrupted(_signal: libc::c_int) {
 /// Ends at the next look after SIGINT or SIGTERM.
 fn end_on_signals() -> Outcome {
     for signal in [libc::SIGINT, libc::SIGTERM] {
-        // SAFETY: the handler only stores into an atomic, which is safe at any point of any thread. An all-zero `sigaction` is
-        // a valid one, without flags and with an empty mask.
+        // SAFETY: the handler only stores into an atomic, which is safe at any point of any thread.
+        // An all-zero `sigaction` is a valid one, without flags and with an empty mask.
         let failed = unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = interrupted as extern "C" fn(libc::c_int) as libc::sighandler_t;
@@ -136,7 +139,8 @@ fn end_on_signals() -> Outcome {
     Ok(())
 }
 
-/// Whether nobody reads the output any more; a `watch` that has nothing to say would not notice otherwise.
+/// Whether nobody reads the output any more; a `watch` that has nothing to say would not notice
+/// otherwise.
 fn is_output_closed() -> bool {
     let mut entry = libc::pollfd { fd: libc::STDOUT_FILENO, events: 0, revents: 0 };
     // SAFETY: one entry, which lives for the call.

@@ -1,5 +1,5 @@
-//! Goal: a cursor yields exactly `BTreeMap::range`, from both ends in any interleaving, for all kinds of bounds.
-//! Method: random trees, bounds on and beside existing keys, random directions.
+//! Goal: a cursor yields exactly `BTreeMap::range`, from both ends in any interleaving, for all
+//! kinds of bounds. Method: random trees, bounds on and beside existing keys, random directions.
 
 use crate::btree::tests::*;
 

@@ -1,5 +1,6 @@
-//! Goal: damaged pages are errors; nothing panics, loops or reads out of bounds, neither in reads nor in edits.
-//! Method: flip bytes, swap pages and point children anywhere in sound trees, then run everything.
+//! Goal: damaged pages are errors; nothing panics, loops or reads out of bounds, neither in reads
+//! nor in edits. Method: flip bytes, swap pages and point children anywhere in sound trees, then
+//! run everything.
 
 use crate::btree::tests::*;
 use std::time::{Duration, Instant};
@@ -38,7 +39,8 @@ fn exercise(pair: &Pair) {
     }
     let _ = check_tree(&pair.pages, pair.root, &mut |_| Ok(()));
     let mut edited = pair.clone();
-    // Damage may lead to one page by two ways; the store for tests must then not insist on its bookkeeping.
+    // Damage may lead to one page by two ways; the store for tests must then not insist on its
+    // bookkeeping.
     edited.pages.tolerant = true;
     for (n, key) in pair.map.keys().enumerate().step_by(5) {
         let version = edited.pages.txn_id();
@@ -78,7 +80,8 @@ proptest! {
         exercise(&pair);
     }
 
-    /// Children that name other pages, also their own ancestors: pages move to wherever a child pointer leads.
+    /// Children that name other pages, also their own ancestors: pages move to wherever a child
+    /// pointer leads.
     #[test]
     fn exchanged_pages_are_found(a in any::<u32>(), b in any::<u32>(), rename in any::<bool>()) {
         let mut pair = tree(4096);
@@ -116,7 +119,8 @@ fn the_error_names_the_place() {
     assert_eq!(error.to_string(), expected);
 }
 
-/// A branch all of whose children are one page would be walked through without end at many levels; the order ends it.
+/// A branch all of whose children are one page would be walked through without end at many levels;
+/// the order ends it.
 #[test]
 fn a_page_reached_by_many_ways_ends_a_walk() {
     let mut pair = tree(4096);

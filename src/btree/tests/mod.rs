@@ -1,4 +1,5 @@
-//! What the tests of the tree share: a tree beside the map that it must equal, and keys that are hard on page layouts.
+//! What the tests of the tree share: a tree beside the map that it must equal, and keys that are
+//! hard on page layouts.
 
 mod cursors;
 mod damage;

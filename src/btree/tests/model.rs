@@ -1,5 +1,6 @@
-//! Goal: after any edits the tree is sound and equals a map, older roots still read what they held, and no page leaks.
-//! Method: random transactions on hard keys, with snapshots kept and released; and the shapes that break lesser trees, by hand.
+//! Goal: after any edits the tree is sound and equals a map, older roots still read what they held,
+//! and no page leaks. Method: random transactions on hard keys, with snapshots kept and released;
+//! and the shapes that break lesser trees, by hand.
 
 use crate::btree::tests::*;
 
@@ -54,7 +55,8 @@ fn run(page_size: usize, ops: Vec<Op>) {
                 pair.pages.next_txn();
             }
             Op::Release => {
-                // The older half of the snapshots is dropped; a page freed by txn f is needed by snapshots before f.
+                // The older half of the snapshots is dropped; a page freed by txn f is needed by
+                // snapshots before f.
                 snapshots.drain(..snapshots.len() / 2);
                 let oldest = snapshots.first().map_or(TxnId::ZERO, |snapshot| snapshot.0);
                 pair.pages.release(oldest);
@@ -111,7 +113,8 @@ proptest! {
     }
 }
 
-/// A page of long keys with a long common prefix, and the empty key comes: two pages are not enough.
+/// A page of long keys with a long common prefix, and the empty key comes: two pages are not
+/// enough.
 #[test]
 fn a_prefix_that_vanishes_splits_a_page_in_three() {
     for page_size in [4096, 8192, 16384, 32768, 65536] {
@@ -185,7 +188,8 @@ fn replacing_values_does_not_grow_the_tree() {
     assert!(report.leaves <= 60, "{report:?}");
 }
 
-/// A read before a write: the old root reads the old value although the new root's page replaced it.
+/// A read before a write: the old root reads the old value although the new root's page replaced
+/// it.
 #[test]
 fn a_transaction_frees_only_what_it_replaced() {
     let mut pair = Pair::new(4096);

@@ -1,4 +1,5 @@
-//! One flush: what is published goes to the segment, is synced, and is acknowledged. And what a flush lets the logger grant.
+//! One flush: what is published goes to the segment, is synced, and is acknowledged. And what a
+//! flush lets the logger grant.
 
 use super::{Flusher, LOGGER_BLOCKS, Published};
 use crate::files::dir;
@@ -15,8 +16,8 @@ use std::time::{Duration, Instant};
 use untorn_wal::{LogError, LogState, Lsn};
 
 impl Flusher {
-    /// What is published now. The charge is read before the tail: if a stream moves on in between, too
-    /// little is granted, which the next round mends.
+    /// What is published now. The charge is read before the tail: if a stream moves on in between,
+    /// too little is granted, which the next round mends.
     fn published(&self, txn: TxnId) -> Result<Option<Published>> {
         let control = &self.logger.engine.control;
         let stream = &control.fixed().stream;
@@ -25,7 +26,8 @@ impl Flusher {
         let Some(image) = control.image(txn)? else { return Ok(None) };
         let reserved_blocks = reserved_blocks.max(image.blocks_reserved);
         let tail = image.log_tail.max(Lsn(tail));
-        // Nobody publishes what the ring has no room for; a damaged word must not fill the log with nothing.
+        // Nobody publishes what the ring has no room for; a damaged word must not fill the log with
+        // nothing.
         if tail.bytes_since(self.log_state.durable) > self.logger.engine.geometry.ring_size {
             let what =
                 format!("the log's tail {tail} is further from {} than the ring reaches", self.log_state.durable);
@@ -34,8 +36,8 @@ impl Flusher {
         Ok(Some(Published { image, tail, reserved_blocks }))
     }
 
-    /// Writes and syncs everything published, then acknowledges it. `even_empty` writes an empty block if
-    /// there is nothing, for what its header states.
+    /// Writes and syncs everything published, then acknowledges it. `even_empty` writes an empty
+    /// block if there is nothing, for what its header states.
     pub(in crate::logger) fn flush(&mut self, even_empty: bool) -> Result<()> {
         let logger = self.logger.clone();
         let urgency = &logger.engine.control.fixed().deadlines.urgency;
@@ -43,7 +45,8 @@ impl Flusher {
         let taken = deadline::take::<Native>(urgency);
         let flushed = self.flush_published(even_empty);
         if flushed.is_err() && taken != 0 {
-            // They still wait. Without this, one that has little time would wait for another that has an hour.
+            // They still wait. Without this, one that has little time would wait for another that
+            // has an hour.
             deadline::announce::<Native>(urgency, taken);
         }
         flushed
@@ -97,8 +100,8 @@ impl Flusher {
         Ok(())
     }
 
-    /// Learns from a flush how long one takes. One that started a segment, as a logger's first one does, takes several times as long as all
-    /// others, and would have them begin too early.
+    /// Learns from a flush how long one takes. One that started a segment, as a logger's first one
+    /// does, takes several times as long as all others, and would have them begin too early.
     fn note_flush(&mut self, took: Duration) {
         self.lead_time.flushed(Some(took).filter(|_| !self.has_started_segment));
         let counters = &self.logger.engine.control.fixed().counters;
@@ -132,10 +135,11 @@ impl Flusher {
 
     /// Whether the log goes on in the last spare segment rather than in the current one.
     ///
-    /// That spare is kept for the case that a write fails. But if the device has no room for another file, and the current segment is
-    /// nearly used up, commits would wait for ever. After a checkpoint of everything nothing in the current segment is needed once
-    /// the next one has begun: it is the spare then. In between, until the checkpoint thread has recycled it, a write that fails
-    /// ends the log, as a second failure in a row does at any time.
+    /// That spare is kept for the case that a write fails. But if the device has no room for
+    /// another file, and the current segment is nearly used up, commits would wait for ever. After
+    /// a checkpoint of everything nothing in the current segment is needed once the next one has
+    /// begun: it is the spare then. In between, until the checkpoint thread has recycled it, a
+    /// write that fails ends the log, as a second failure in a row does at any time.
     fn rolls(&self, tail: Lsn) -> bool {
         let is_all_covered = self.roll_at == Some(tail) && self.log_state.durable == tail;
         if !is_all_covered || self.logger.pool.stats().spares != 1 {
@@ -189,15 +193,17 @@ impl Flusher {
         }
     }
 
-    /// Notes which segment is the newest, whose header is durable: see [`crate::shared::control::Control::is_of_log`].
+    /// Notes which segment is the newest, whose header is durable: see
+    /// [`crate::shared::control::Control::is_of_log`].
     fn note_segment(&self) {
         if let Some(number) = self.log.number() {
             self.logger.engine.control.fixed().logger.segment.store(number.0, Ordering::Release);
         }
     }
 
-    /// The first segment after recovery: `bytes` stand in the stream from `log_state.durable` on. The first `read` of them are from
-    /// the log and may have been acknowledged, so one segment must take them.
+    /// The first segment after recovery: `bytes` stand in the stream from `log_state.durable` on.
+    /// The first `read` of them are from the log and may have been acknowledged, so one segment
+    /// must take them.
     pub(in crate::logger) fn start_recovered(&mut self, bytes: &[u8], read: usize) -> Result<Lsn> {
         let from = self.log_state.durable;
         self.log.ensure_successor(read.min(bytes.len()) as u64).map_err(log_error)?;
@@ -251,7 +257,8 @@ impl Flusher {
         event_count::notify::<Native>(&fixed.feed.event);
     }
 
-    /// Blocks that may be charged in all: what was charged up to `durable`, and what is free after it.
+    /// Blocks that may be charged in all: what was charged up to `durable`, and what is free after
+    /// it.
     pub(super) fn available_credit(&self) -> u64 {
         self.reserved_blocks + self.log.free_blocks().saturating_sub(LOGGER_BLOCKS)
     }
@@ -287,7 +294,8 @@ impl Flusher {
 }
 
 fn copy_out(ring: Ring<'_, Native>, lsn: Lsn, bytes: &mut [u8]) {
-    // The caller asks for no more than a batch, which fits, and for positions that are multiples of 8.
+    // The caller asks for no more than a batch, which fits, and for positions that are multiples of
+    // 8.
     if ring.copy_out(lsn.0, bytes).is_err() {
         bytes.fill(0);
     }

@@ -1,4 +1,5 @@
-//! What a logger does before it serves: it checks the files, and attaches to the living clients or recovers the store.
+//! What a logger does before it serves: it checks the files, and attaches to the living clients or
+//! recovers the store.
 
 use super::state::Logger;
 use crate::files::descriptor::Descriptor;
@@ -163,7 +164,8 @@ fn try_to_prepare(
             background::ensure_spares(&pool, 2)?;
             control.set_arena(arena.clone())?;
             let logger = logger(engine(control, dir, arena, lock_reserve, presence), pool);
-            // Attaching acknowledges what was left. A client that sees the acknowledgement may ask this logger to exit.
+            // Attaching acknowledges what was left. A client that sees the acknowledgement may ask
+            // this logger to exit.
             logger.enter_control();
             let flusher = Flusher::attach(logger.clone(), &header, &segment_catalog.log_state)?;
             tracing::info!(

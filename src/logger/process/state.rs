@@ -1,5 +1,5 @@
-//! The state that the threads of a logger share, and what they ask of each other: turns under the writer lock, a record of a
-//! checkpoint in the log, the block credit.
+//! The state that the threads of a logger share, and what they ask of each other: turns under the
+//! writer lock, a record of a checkpoint in the log, the block credit.
 
 use crate::participant::engine::{Engine, now_ns};
 use crate::participant::rest::Rest;
@@ -29,7 +29,8 @@ pub(crate) struct Logger {
     pub(crate) rest: Arc<Rest>,
     /// The device was too full for another log segment at the last attempt.
     pub(crate) is_starved: AtomicBool,
-    /// The sampler must end, then the background and the checkpoint thread, and then the flush thread.
+    /// The sampler must end, then the background and the checkpoint thread, and then the flush
+    /// thread.
     pub(crate) sampler_ending: AtomicBool,
     pub(crate) background_ending: AtomicBool,
     pub(crate) ending: AtomicBool,
@@ -54,8 +55,8 @@ impl Logger {
         fixed.counters.logger_starts.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns an error if other processes take this logger for dead. They may have another one, so this one must write nothing
-    /// more.
+    /// Returns an error if other processes take this logger for dead. They may have another one, so
+    /// this one must write nothing more.
     pub(crate) fn check_present(&self) -> Result<()> {
         match self.byte.upgrade() {
             Some(byte) if !byte.is_lost() => self.engine.presence.check(),
@@ -63,8 +64,8 @@ impl Logger {
         }
     }
 
-    /// Runs `work` under the writer lock, for which it waits at most `patience`. The lock is owned by a process, so the threads of
-    /// the logger exclude each other first.
+    /// Runs `work` under the writer lock, for which it waits at most `patience`. The lock is owned
+    /// by a process, so the threads of the logger exclude each other first.
     pub(crate) fn with_writer_lock<T>(&self, patience: Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let asked_ns = now_ns();
         let Some(_turn) = self.writing.try_lock_for(patience) else {
@@ -79,7 +80,8 @@ impl Logger {
         self.check_present()?;
         self.engine.acquire_writer(&class, Some(patience))?;
         self.engine.note_lock_wait(CommitClass::Bulk, asked_ns);
-        /// Releases the lock, also if the work panics: this process stays alive, so no other would take the lock over.
+        /// Releases the lock, also if the work panics: this process stays alive, so no other would
+        /// take the lock over.
         struct Release<'e>(&'e Engine);
         impl Drop for Release<'_> {
             fn drop(&mut self) {
@@ -91,7 +93,8 @@ impl Logger {
         work()
     }
 
-    /// Has the flush thread record a checkpoint in a block of the log, and returns when that is durable.
+    /// Has the flush thread record a checkpoint in a block of the log, and returns when that is
+    /// durable.
     pub(crate) fn state_checkpoint(&self, txn: TxnId, lsn: Lsn) -> Result<()> {
         let mut stating = self.stating.lock();
         stating.wanted = Some((txn, lsn));
@@ -133,7 +136,8 @@ impl Logger {
         }
     }
 
-    /// Whether the flush thread must publish the block credit anew. It then calls [`Logger::granted_again`].
+    /// Whether the flush thread must publish the block credit anew. It then calls
+    /// [`Logger::granted_again`].
     pub(crate) fn wants_grant(&self) -> bool {
         self.stating.lock().grants
     }

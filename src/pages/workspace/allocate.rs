@@ -1,7 +1,9 @@
-//! Allocation of single pages: from the rest of a split extent, from the free queues, or at the end of the arena.
+//! Allocation of single pages: from the rest of a split extent, from the free queues, or at the end
+//! of the arena.
 //!
-//! An allocation scans a bounded number of entries. If it finds no page and the arena can't grow, it scans more entries; after that
-//! it has a checkpoint taken ([`crate::pages::reserve`]), which releases the pages that only the last checkpoint protects.
+//! An allocation scans a bounded number of entries. If it finds no page and the arena can't grow,
+//! it scans more entries; after that it has a checkpoint taken ([`crate::pages::reserve`]), which
+//! releases the pages that only the last checkpoint protects.
 
 use super::Workspace;
 use crate::files::page::{PageKind, queue_capacity};
@@ -69,10 +71,11 @@ impl Workspace<'_> {
         Some(page)
     }
 
-    /// Checks that the pages which this transaction must leave to others exist after it has taken `pages`: they are free, or lie at
-    /// the end of the arena and are backed by blocks.
+    /// Checks that the pages which this transaction must leave to others exist after it has taken
+    /// `pages`: they are free, or lie at the end of the arena and are backed by blocks.
     ///
-    /// Free pages that only the last checkpoint protects count, since another checkpoint releases them. Pinned pages do not count.
+    /// Free pages that only the last checkpoint protects count, since another checkpoint releases
+    /// them. Pinned pages do not count.
     pub(super) fn ensure_reserve(&mut self, pages: u32) -> Result<()> {
         let page_size = self.engine.arena.page_size();
         let left = *self.reserved.get_or_insert_with(|| {
@@ -95,8 +98,8 @@ impl Workspace<'_> {
             return Ok(());
         }
         let Err(full) = self.ensure_backed(bytes) else { return Ok(()) };
-        // The entries of the pinned queue were pinned once. Most of those pins may have ended since; the logger's own pins advance
-        // when all is durable, as it is after a checkpoint.
+        // The entries of the pinned queue were pinned once. Most of those pins may have ended
+        // since; the logger's own pins advance when all is durable, as it is after a checkpoint.
         while end(0, self) <= backed {
             let held = reserve::count_pinned(&self.pages(), &self.engine.arena, &self.base, self.protected.pins()?)?;
             if end(held, self) <= backed {
@@ -109,8 +112,9 @@ impl Workspace<'_> {
         Err(self.explain(full))
     }
 
-    /// After the error `full`, takes the next step by which a page may be found: scan more entries, then have a checkpoint taken of
-    /// the commit that the transaction began from. Returns false if no step is left.
+    /// After the error `full`, takes the next step by which a page may be found: scan more entries,
+    /// then have a checkpoint taken of the commit that the transaction began from. Returns false if
+    /// no step is left.
     pub(super) fn free_space(&mut self, full: &Error) -> Result<bool> {
         if !reserve::is_full(full) {
             return Ok(false);
@@ -127,7 +131,8 @@ impl Workspace<'_> {
         Ok(is_made)
     }
 
-    /// Returns the error for `full`: one that names the snapshot that pins most of the free pages, if there is one.
+    /// Returns the error for `full`: one that names the snapshot that pins most of the free pages,
+    /// if there is one.
     pub(super) fn explain(&self, full: Error) -> Error {
         if !reserve::is_full(&full) || self.quota == SpaceQuota::All {
             return full;
@@ -135,8 +140,9 @@ impl Workspace<'_> {
         reserve::pinning_snapshot(self.engine, &self.base).unwrap_or(None).map_or(full, |what| Error::DiskFull { what })
     }
 
-    /// Reserves a page for the pinned queue. The scans that follow may move entries there while no page at the head of a queue is
-    /// reusable; so the page that this may need is taken as soon as there is one.
+    /// Reserves a page for the pinned queue. The scans that follow may move entries there while no
+    /// page at the head of a queue is reusable; so the page that this may need is taken as soon as
+    /// there is one.
     fn reserve_page(&mut self) -> Result<()> {
         let pinned = self.image.queues[QueueKind::Pinned as usize];
         let room = queue_capacity(self.engine.arena.page_size()).saturating_sub(pinned.tail_index);
@@ -151,7 +157,8 @@ impl Workspace<'_> {
         Ok(())
     }
 
-    /// Takes the page at the head of one of these queues, if one is reusable, without moving any entry.
+    /// Takes the page at the head of one of these queues, if one is reusable, without moving any
+    /// entry.
     fn take_a_head(&mut self, kinds: &[QueueKind]) -> Result<Option<PageId>> {
         for kind in kinds.iter().map(|kind| *kind as usize) {
             let mut state = self.image.queues[kind];
@@ -168,14 +175,15 @@ impl Workspace<'_> {
         Ok(None)
     }
 
-    /// Takes the first reusable page of a queue. Entries that a pin protects move to the pinned queue.
+    /// Takes the first reusable page of a queue. Entries that a pin protects move to the pinned
+    /// queue.
     fn take_from(&mut self, kind: QueueKind, scan_limit: u32) -> Result<Option<PageId>> {
         for _ in 0..scan_limit {
             let mut state = self.image.queues[kind as usize];
             let Some(entry) = self.peek(&mut state)? else { break };
             self.image.queues[kind as usize] = state;
-            // Entries are in the order in which they were freed. If this one waits for its commit, for a checkpoint or for a scan of
-            // the pins, so do those behind it.
+            // Entries are in the order in which they were freed. If this one waits for its commit,
+            // for a checkpoint or for a scan of the pins, so do those behind it.
             let is_reusable = self.protected.is_reusable(&entry)?;
             if !is_reusable && self.protected.waits(&entry) {
                 break;
@@ -208,7 +216,8 @@ impl Workspace<'_> {
         Ok(None)
     }
 
-    /// Returns the first entry of a queue. Moves the head to the next page if all entries of its page are taken.
+    /// Returns the first entry of a queue. Moves the head to the next page if all entries of its
+    /// page are taken.
     pub(super) fn peek(&mut self, state: &mut QueueState) -> Result<Option<FreeEntry>> {
         if state.count == 0 {
             return Ok(None);

@@ -1,7 +1,8 @@
 //! Allocation of extents, and the extent directory of the transaction.
 //!
-//! An extent is taken from the queue of its size class. A longer one is split only when nothing else is left, so that long extents
-//! remain. Single pages are taken from extents at last, so that space once used by large values can serve small ones.
+//! An extent is taken from the queue of its size class. A longer one is split only when nothing
+//! else is left, so that long extents remain. Single pages are taken from extents at last, so that
+//! space once used by large values can serve small ones.
 
 use super::Workspace;
 use super::allocate::QUEUE_SCAN_LIMIT;
@@ -87,11 +88,11 @@ impl Workspace<'_> {
         self.split_extent(0, 1)
     }
 
-    /// Takes pages from a free extent of this class or a longer one, if the first of a queue is reusable. The rest of the extent
-    /// serves the same transaction.
+    /// Takes pages from a free extent of this class or a longer one, if the first of a queue is
+    /// reusable. The rest of the extent serves the same transaction.
     ///
-    /// **I3** An extent is reusable as a whole or not at all, so its rest is reusable from now on. If the transaction rolls back,
-    /// the whole extent is in its queue as before.
+    /// **I3** An extent is reusable as a whole or not at all, so its rest is reusable from now on.
+    /// If the transaction rolls back, the whole extent is in its queue as before.
     fn split_extent(&mut self, least: usize, pages: u32) -> Result<Option<PageId>> {
         let classes = self.directory()?.len();
         for class in least..classes {
@@ -118,7 +119,8 @@ impl Workspace<'_> {
         Ok(None)
     }
 
-    /// Replaces the page of the directory, if the directory changes. The new page must be allocated before the queues are final.
+    /// Replaces the page of the directory, if the directory changes. The new page must be allocated
+    /// before the queues are final.
     pub(super) fn prepare_directory(&mut self) -> Result<()> {
         let has_extents =
             self.freed_pages.iter().map(|entry| entry.pages).chain(self.split_rests.iter().map(|(_, pages)| *pages));

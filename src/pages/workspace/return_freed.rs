@@ -1,7 +1,9 @@
-//! The return of freed pages to the free queues, as the last step of a commit before its image is published.
+//! The return of freed pages to the free queues, as the last step of a commit before its image is
+//! published.
 //!
-//! Entries are appended behind the published end of a queue, so a writer that dies has returned nothing. An append may need a page
-//! for the queue itself. That page comes from the queues as well.
+//! Entries are appended behind the published end of a queue, so a writer that dies has returned
+//! nothing. An append may need a page for the queue itself. That page comes from the queues as
+//! well.
 
 use super::Workspace;
 use crate::files::page::{PageKind, queue_capacity};
@@ -30,7 +32,8 @@ impl Workspace<'_> {
     /// Returns everything that was freed to the queues. The image is final after this.
     pub(crate) fn return_freed(&mut self) -> Result<()> {
         self.savepoints.end().into_iter().for_each(|(page, pages)| self.reuse(page, pages));
-        // Rotating the pinned queue by a few entries in each commit finds pages that are no longer pinned.
+        // Rotating the pinned queue by a few entries in each commit finds pages that are no longer
+        // pinned.
         if self.image.queues[QueueKind::Pinned as usize].count > 0 {
             for _ in 0..PINNED_SCAN_LIMIT {
                 match self.scan_pinned(1)? {
@@ -42,8 +45,9 @@ impl Workspace<'_> {
         loop {
             self.prepare_directory()?;
             self.requeue_all()?;
-            // A queue's own next page may have been split from an extent. Then the directory changes after all. It must not change
-            // in the page that the checkpoint and the last commit contain.
+            // A queue's own next page may have been split from an extent. Then the directory
+            // changes after all. It must not change in the page that the checkpoint and the last
+            // commit contain.
             if !self.directory_changed || self.has_own_directory {
                 break;
             }
@@ -104,7 +108,8 @@ impl Workspace<'_> {
         Ok(())
     }
 
-    /// Whether the next entry of a queue goes to a page after its tail. A page that the started checkpoint contains is sealed.
+    /// Whether the next entry of a queue goes to a page after its tail. A page that the started
+    /// checkpoint contains is sealed.
     pub(super) fn needs_next_page(&self, state: &QueueState) -> Result<bool> {
         let tail = self.pages().expect(state.tail, PageKind::FreeQueue)?;
         let capacity = queue_capacity(self.engine.arena.page_size());
@@ -112,9 +117,10 @@ impl Workspace<'_> {
         Ok(sealed || state.tail_index >= capacity)
     }
 
-    /// Takes the pages that the next append to this queue needs, if any. If `may_scan`, they come from any queue; otherwise from
-    /// the heads of the other queues where possible. (Queues that grew the arena page by page, and freed their consumed pages,
-    /// would grow it without end.) Must be called between two changes of queues, since it changes them.
+    /// Takes the pages that the next append to this queue needs, if any. If `may_scan`, they come
+    /// from any queue; otherwise from the heads of the other queues where possible. (Queues that
+    /// grew the arena page by page, and freed their consumed pages, would grow it without end.)
+    /// Must be called between two changes of queues, since it changes them.
     fn page_to_append(&mut self, state: QueueState, may_scan: bool) -> Result<Option<NewTail>> {
         if !state.tail.is_none() && !self.needs_next_page(&state)? {
             return Ok(None);
@@ -124,8 +130,9 @@ impl Workspace<'_> {
         Ok(Some(NewTail { first, next: take()? }))
     }
 
-    /// Appends an entry behind the published end; `new` is what [`Workspace::page_to_append`] returned. The search for those pages
-    /// appended to no queue but the pinned one, for which pages are taken without a scan.
+    /// Appends an entry behind the published end; `new` is what [`Workspace::page_to_append`]
+    /// returned. The search for those pages appended to no queue but the pinned one, for which
+    /// pages are taken without a scan.
     fn append(&mut self, mut state: QueueState, entry: FreeEntry, new: Option<NewTail>) -> Result<QueueState> {
         if let Some(NewTail { first, next }) = new {
             let (page, previous_count) = match first {
@@ -150,7 +157,8 @@ impl Workspace<'_> {
     #[allow(unsafe_code)]
     fn format_queue_page(&mut self, page: PageId, next: PageId, previous_count: u32) -> Result<()> {
         let arena = &self.engine.arena;
-        // SAFETY: the page was reserved for this queue, and no reader reaches it before the publication.
+        // SAFETY: the page was reserved for this queue, and no reader reaches it before the
+        // publication.
         let body = unsafe { arena.body_mut(page, 1) }?;
         queue::format_page(body, page, self.txn, next, previous_count);
         Ok(())

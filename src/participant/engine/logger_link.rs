@@ -1,4 +1,5 @@
-//! How a participant deals with the logger: it wakes it, waits until the log is durable, and checks that it lives.
+//! How a participant deals with the logger: it wakes it, waits until the log is durable, and checks
+//! that it lives.
 
 use super::{Engine, LOGGER_GLANCE_INTERVAL_NS, LOGGER_RECHECK_INTERVAL, clock_ns, now_ns};
 use crate::shared::control::Poison;
@@ -18,21 +19,23 @@ impl Engine {
         event_count::notify::<Native>(&self.control.fixed().logger.event);
     }
 
-    /// Wakes the flush thread if it sleeps and wants to hear that the log's tail has come to `tail`, which was stored fenced.
+    /// Wakes the flush thread if it sleeps and wants to hear that the log's tail has come to
+    /// `tail`, which was stored fenced.
     #[inline]
     pub(crate) fn tell_logger(&self, tail: Lsn) {
         let words = &self.control.fixed().logger;
         event_count::notify_from::<Native>(&words.event, &words.wake_from, tail.0);
     }
 
-    /// Wakes the flush thread if it sleeps and would wake too late for a commit that is to be durable by `deadline_ns`, which was
-    /// announced; or if the ring is half full with this commit.
+    /// Wakes the flush thread if it sleeps and would wake too late for a commit that is to be
+    /// durable by `deadline_ns`, which was announced; or if the ring is half full with this commit.
     #[inline]
     pub(crate) fn tell_logger_by(&self, tail: Lsn, deadline_ns: u64) {
         let fixed = self.control.fixed();
         let words = &fixed.logger;
         event_count::notify_from::<Native>(&words.event, &words.wake_urgency, deadline::urgency(deadline_ns));
-        // While the flush thread sleeps this word stands still, and it sleeps only if it saw less than half a ring.
+        // While the flush thread sleeps this word stands still, and it sleeps only if it saw less
+        // than half a ring.
         let durable = fixed.durable.lsn.load(Ordering::SeqCst);
         let half = self.control.ring_reach().unwrap_or(self.geometry.ring_size) / 2;
         if tail.0.saturating_sub(durable) >= half {
@@ -40,8 +43,9 @@ impl Engine {
         }
     }
 
-    /// Whether somebody follows what is visible, and so wants to hear of each commit, needs it a flush or not. By the
-    /// flush thread, after it has seen the commit: a follower wishes first and then looks for commits.
+    /// Whether somebody follows what is visible, and so wants to hear of each commit, needs it a
+    /// flush or not. By the flush thread, after it has seen the commit: a follower wishes first and
+    /// then looks for commits.
     pub(crate) fn is_visible_feed_followed(&self) -> bool {
         self.control.fixed().feed.visible_until_ns.load(Ordering::SeqCst) > now_ns()
     }
@@ -58,8 +62,8 @@ impl Engine {
         }
     }
 
-    /// As [`Engine::glance_at_logger`], for what is done a hundred million times a second: the coarse clock costs a few
-    /// nanoseconds, and lags by a few milliseconds.
+    /// As [`Engine::glance_at_logger`], for what is done a hundred million times a second: the
+    /// coarse clock costs a few nanoseconds, and lags by a few milliseconds.
     #[inline]
     pub(crate) fn glance_by_coarse_clock(&self) {
         let now = clock_ns(rustix::time::ClockId::MonotonicCoarse);
@@ -79,13 +83,14 @@ impl Engine {
     /// Waits until the log is durable up to `lsn`; the logger is told to hurry if `hurry`.
     ///
     /// # Errors
-    /// [`Error::LoggerStalled`] when a living logger moves nothing for the stated time; the poison's error.
+    /// [`Error::LoggerStalled`] when a living logger moves nothing for the stated time; the
+    /// poison's error.
     pub(crate) fn wait_durable(&self, lsn: Lsn, hurry: bool, timeout: Option<Duration>) -> Result<bool> {
         self.wait_durable_looking(lsn, hurry, timeout, LOGGER_RECHECK_INTERVAL)
     }
 
-    /// As [`Engine::wait_durable`], for a commit that need not be durable before `deadline_ns`: who has time looks less often after the
-    /// logger.
+    /// As [`Engine::wait_durable`], for a commit that need not be durable before `deadline_ns`: who
+    /// has time looks less often after the logger.
     pub(crate) fn wait_durable_by(&self, lsn: Lsn, deadline_ns: u64, timeout: Option<Duration>) -> Result<bool> {
         let began = Instant::now();
         let left = Duration::from_nanos(deadline_ns.saturating_sub(now_ns()));
@@ -94,8 +99,9 @@ impl Engine {
         if self.wait_durable_looking(lsn, false, Some(patience), nap)? {
             return Ok(true);
         }
-        // The deadline has passed by the clock of this process. The logger may be in another time namespace, where it is
-        // far away, or the word that holds it is damaged. A flush that is requested goes by neither.
+        // The deadline has passed by the clock of this process. The logger may be in another time
+        // namespace, where it is far away, or the word that holds it is damaged. A flush that is
+        // requested goes by neither.
         match timeout.map(|timeout| timeout.saturating_sub(began.elapsed())) {
             Some(Duration::ZERO) => Ok(false),
             rest => self.wait_durable_looking(lsn, true, rest, LOGGER_RECHECK_INTERVAL),
@@ -143,7 +149,8 @@ impl Engine {
         latency.record(now_ns().saturating_sub(began_ns));
     }
 
-    /// Sleeps a little, until the logger has mended what it publishes. Call it again with the same `waited`.
+    /// Sleeps a little, until the logger has mended what it publishes. Call it again with the same
+    /// `waited`.
     ///
     /// # Errors
     /// As [`Watch::check`].
@@ -164,10 +171,11 @@ impl Engine {
 
     /// Returns once the log states durably that the current incarnation is used.
     ///
-    /// An incarnation begins with the first transaction or cell value of a life that follows a loss. A life that commits
-    /// nothing uses none up, however often it is repeated. What it had begun to use is known after the next loss, since
-    /// this comes before the publication, and before the cell's version moves. If the process dies in between, the incarnation
-    /// is used and empty.
+    /// An incarnation begins with the first transaction or cell value of a life that follows a
+    /// loss. A life that commits nothing uses none up, however often it is repeated. What it had
+    /// begun to use is known after the next loss, since this comes before the publication, and
+    /// before the cell's version moves. If the process dies in between, the incarnation is used and
+    /// empty.
     ///
     /// # Errors
     /// [`Error::Limit`] if no incarnation is left; [`Error::LoggerStalled`]; what the log died of.
@@ -222,8 +230,8 @@ impl Engine {
         self.control.refuse_poisoned()
     }
 
-    /// An error if the log can no longer become durable. A mark of the arena or of the header lets the log go on:
-    /// what was visible before it still becomes durable.
+    /// An error if the log can no longer become durable. A mark of the arena or of the header lets
+    /// the log go on: what was visible before it still becomes durable.
     pub(crate) fn refuse_broken_log(&self) -> Result<()> {
         let poison = self.control.poison();
         if poison == Poison::Arena as u32 || poison == Poison::Header as u32 {
@@ -232,8 +240,9 @@ impl Engine {
         self.refuse_poisoned()
     }
 
-    /// Sets a sticky mark: no writes until all clients have closed the store and it is recovered. The log's mark
-    /// replaces others, and is never replaced, since those who wait for the log go by it.
+    /// Sets a sticky mark: no writes until all clients have closed the store and it is recovered.
+    /// The log's mark replaces others, and is never replaced, since those who wait for the log go
+    /// by it.
     pub(crate) fn set_poison(&self, poison: Poison, errno: i32) {
         let logger = &self.control.fixed().logger;
         let marks = |now: u32| now == 0 || poison == Poison::Log;
@@ -271,8 +280,9 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Starts a logger if none lives. Of one that has moved since the last look nothing is asked, which costs no system call; one that has
-    /// stood still is woken. One that has not begun to serve moves the mark of `lock`.
+    /// Starts a logger if none lives. Of one that has moved since the last look nothing is asked,
+    /// which costs no system call; one that has stood still is woken. One that has not begun to
+    /// serve moves the mark of `lock`.
     ///
     /// # Errors
     /// [`Error::LoggerStalled`] if it lives and has not moved for the stated time.

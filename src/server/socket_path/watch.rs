@@ -1,11 +1,13 @@
 //! Changes of the store's directory, as the kernel reports them (`inotify`).
 //!
-//! A logger that no process uses looks for nothing by itself. What it must notice all the same are changes of names: `lock`, the
-//! socket, or all files when the directory is removed; and a change of the access file, which may move the socket.
+//! A logger that no process uses looks for nothing by itself. What it must notice all the same are
+//! changes of names: `lock`, the socket, or all files when the directory is removed; and a change
+//! of the access file, which may move the socket.
 //!
-//! Only a process that belongs to the logger watches. A host may close descriptors that it does not know, and inotify
-//! descriptors cannot be told from one another once a number has been given again. The kernel allows a user
-//! a limited number of them. Without one, the thread that listens looks every few seconds.
+//! Only a process that belongs to the logger watches. A host may close descriptors that it does not
+//! know, and inotify descriptors cannot be told from one another once a number has been given
+//! again. The kernel allows a user a limited number of them. Without one, the thread that listens
+//! looks every few seconds.
 
 use crate::server::access;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};

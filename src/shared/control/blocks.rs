@@ -6,7 +6,8 @@ use std::fs::File;
 
 /// Writes zeros, so that the blocks are there and no later store can meet a full disk.
 pub(crate) fn write_zeros(file: &File, from: u64, len: u64, name: &str) -> Result<()> {
-    // Beyond the limit the kernel would end the whole process by SIGXFSZ, whose disposition is the host's.
+    // Beyond the limit the kernel would end the whole process by SIGXFSZ, whose disposition is the
+    // host's.
     let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current.unwrap_or(u64::MAX);
     if from + len > limit {
         return Err(Error::Limit { what: LimitKind::FileSize, found: from + len, limit });
@@ -24,7 +25,8 @@ pub(crate) fn write_zeros(file: &File, from: u64, len: u64, name: &str) -> Resul
     Ok(())
 }
 
-/// Writes `bytes` at `at`. The error of a full disk names the file and the bytes that are still `wanted` with these.
+/// Writes `bytes` at `at`. The error of a full disk names the file and the bytes that are still
+/// `wanted` with these.
 pub(super) fn write_blocks(file: &File, at: u64, bytes: &[u8], name: &str, wanted: u64) -> Result<()> {
     use std::os::unix::fs::FileExt;
     file.write_all_at(bytes, at).map_err(|error| match error.raw_os_error() {

@@ -1,4 +1,5 @@
-//! The parts of `control` and of the arena that grow: how far each has blocks, and how it gets more.
+//! The parts of `control` and of the arena that grow: how far each has blocks, and how it gets
+//! more.
 
 use super::blocks::write_zeros;
 use super::layout::{CLIENT_CHUNK, CLIENTS_AT, ClientEntry, Fixed, RING_AT, RING_UNIT, checked, unchecked};
@@ -16,7 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use untorn_wal::Lsn;
 
 impl Control {
-    /// The table of processes, as far as it has grown. If the word that tells is damaged: as far as this process has seen.
+    /// The table of processes, as far as it has grown. If the word that tells is damaged: as far as
+    /// this process has seen.
     pub(crate) fn clients(&self) -> &[ClientEntry] {
         let known = self.clients_known.load(Ordering::Relaxed);
         let ready = unchecked(self.fixed().clients_ready.load(Ordering::Acquire)).map_or(0, |ready| ready as usize);
@@ -25,16 +27,16 @@ impl Control {
         if ready > known {
             self.clients_known.fetch_max(ready, Ordering::Relaxed);
         }
-        // SAFETY: as in `fixed`; the table lies within the file, which has at least `RING_AT` bytes, and the blocks of these
-        // entries were written before the word said so.
+        // SAFETY: as in `fixed`; the table lies within the file, which has at least `RING_AT`
+        // bytes, and the blocks of these entries were written before the word said so.
         unsafe {
             let first = self.base().add(CLIENTS_AT).cast::<ClientEntry>();
             std::slice::from_raw_parts(first, ready)
         }
     }
 
-    /// Makes the client table larger than `entries`: false if it can't be. By the holder of the initialisation lock. One that dies
-    /// in it leaves the table as it was.
+    /// Makes the client table larger than `entries`: false if it can't be. By the holder of the
+    /// initialisation lock. One that dies in it leaves the table as it was.
     ///
     /// # Errors
     /// [`Error::DiskFull`].
@@ -96,8 +98,8 @@ impl Control {
     pub(crate) fn ring(&self) -> Result<Ring<'_, Native>> {
         let len = self.ring_len()? as usize;
         let base = self.ring_base()?;
-        // SAFETY: as in `fixed`; the file was checked to hold the whole ring, and the blocks of the part in use were written
-        // before the word said so.
+        // SAFETY: as in `fixed`; the file was checked to hold the whole ring, and the blocks of the
+        // part in use were written before the word said so.
         let words = unsafe {
             let first = self.base().add(RING_AT).cast::<AtomicU64>();
             std::slice::from_raw_parts(first, len / 8)
@@ -116,8 +118,9 @@ impl Control {
         if words.base_check.load(Ordering::Acquire) == !base { Ok(Lsn(base)) } else { Err(damaged_ring()) }
     }
 
-    /// Doubles the ring until it reaches position `end` in its first lap. Returns the length in use. If the device or the process
-    /// lacks what this takes, the ring keeps its length for good. By the owner of the writer lock, see [`RingWords`].
+    /// Doubles the ring until it reaches position `end` in its first lap. Returns the length in
+    /// use. If the device or the process lacks what this takes, the ring keeps its length for good.
+    /// By the owner of the writer lock, see [`RingWords`].
     ///
     /// # Errors
     /// As [`Control::ring_len`].
@@ -154,7 +157,8 @@ impl Control {
     /// As [`Control::arena_bytes`], held against the length of the arena's file.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if the word is damaged, or counts more than the file has: a store there would be a SIGBUS.
+    /// [`Error::Corrupt`] if the word is damaged, or counts more than the file has: a store there
+    /// would be a SIGBUS.
     pub(crate) fn checked_arena_bytes(&self) -> Result<u64> {
         let Some(backed) = self.arena_bytes() else {
             return Err(Error::corrupt(
@@ -167,7 +171,8 @@ impl Control {
         Ok(backed)
     }
 
-    /// An error if the arena's file is shorter than `backed` bytes. A number that fits its complement may still be wrong.
+    /// An error if the arena's file is shorter than `backed` bytes. A number that fits its
+    /// complement may still be wrong.
     #[inline]
     fn check_arena_file(&self, backed: u64) -> Result<()> {
         if backed <= self.arena_known.load(Ordering::Relaxed) { Ok(()) } else { self.check_arena_file_anew(backed) }
@@ -185,8 +190,9 @@ impl Control {
         Ok(())
     }
 
-    /// An error unless this region's file has the byte before `end`, where the words say that its part called `what` ends.
-    /// `known` is the greatest end that this process has found to be right.
+    /// An error unless this region's file has the byte before `end`, where the words say that its
+    /// part called `what` ends. `known` is the greatest end that this process has found to be
+    /// right.
     #[inline]
     pub(crate) fn check_own_file(&self, known: &AtomicU64, end: u64, what: &str) -> Result<()> {
         if end <= known.load(Ordering::Relaxed) { Ok(()) } else { self.check_own_file_anew(known, end, what) }
@@ -209,23 +215,26 @@ impl Control {
         Some(u64::from(pieces) * limits::ARENA_SIZE_INITIAL)
     }
 
-    /// Says that the arena's blocks are there up to `bytes`, a size that [`limits::arena_size_for`] gives. By the owner of the growth lock.
+    /// Says that the arena's blocks are there up to `bytes`, a size that [`limits::arena_size_for`]
+    /// gives. By the owner of the growth lock.
     pub(crate) fn set_arena_bytes(&self, bytes: u64) {
         let pieces = (bytes / limits::ARENA_SIZE_INITIAL) as u32;
         self.fixed().arena_bytes.store(checked(pieces), Ordering::Release);
     }
 
-    /// Records that the arena's file has `bytes` bytes, which the caller has found out from the file itself.
+    /// Records that the arena's file has `bytes` bytes, which the caller has found out from the
+    /// file itself.
     pub(crate) fn know_arena(&self, bytes: u64) {
-        // Relaxed: the number leads to no other memory of this process, and the mapping is of the same file.
+        // Relaxed: the number leads to no other memory of this process, and the mapping is of the
+        // same file.
         self.arena_known.fetch_max(bytes, Ordering::Relaxed);
     }
 
     /// The image that `words`, copied from the region, describe.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if the checksum does not match, or if the high-water mark lies beyond the arena's file: a load from
-    /// a page there would be a SIGBUS.
+    /// [`Error::Corrupt`] if the checksum does not match, or if the high-water mark lies beyond the
+    /// arena's file: a load from a page there would be a SIGBUS.
     #[inline]
     pub(crate) fn decode_image(&self, words: &[u64; SLOT_WORDS]) -> Result<SlotImage> {
         let image = SlotImage::decode(words, dir::CONTROL)?;
@@ -236,11 +245,13 @@ impl Control {
         Ok(image)
     }
 
-    /// An error if the arena's file is not known to have `used` bytes. Called after the words of an image were copied: a writer
-    /// backs pages with blocks before it publishes an image that counts them.
+    /// An error if the arena's file is not known to have `used` bytes. Called after the words of an
+    /// image were copied: a writer backs pages with blocks before it publishes an image that counts
+    /// them.
     #[cold]
     fn check_backed(&self, used: u64) -> Result<()> {
-        // The copy of the words ends with an acquire fence, so this load finds what the image's writer had stored before.
+        // The copy of the words ends with an acquire fence, so this load finds what the image's
+        // writer had stored before.
         let backed = self.checked_arena_bytes()?;
         if used <= backed {
             return Ok(());

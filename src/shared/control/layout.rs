@@ -13,8 +13,8 @@ use crate::shared::readers::ReaderWords;
 use std::mem::{offset_of, size_of};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-/// Where the region has numbers that lead to memory, each with its complement, by what they count: who damages a region for a test
-/// damages these above all.
+/// Where the region has numbers that lead to memory, each with its complement, by what they count:
+/// who damages a region for a test damages these above all.
 pub const CHECKED_NUMBERS: &[(&str, u64)] = &[
     ("arena-pieces", offset_of!(Fixed, arena_bytes) as u64),
     ("ring-length", (offset_of!(Fixed, ring) + offset_of!(RingWords, len)) as u64),
@@ -30,7 +30,8 @@ pub const CHECKED_CELL_NUMBERS: &[(&str, u64)] = &[
     ("cell-bodies", (offset_of!(Fixed, cells) + cells::BODIES_BACKED_AT) as u64),
 ];
 
-/// "untornC", and the version of this layout. These, and whose region it is, stand where they do in every version.
+/// "untornC", and the version of this layout. These, and whose region it is, stand where they do in
+/// every version.
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x0c");
 /// The version of this layout.
 pub(crate) const LAYOUT: u8 = MAGIC.to_le_bytes()[7];
@@ -66,21 +67,24 @@ pub(crate) struct RegionIdentity {
     pub(super) max_size: AtomicU64,
     pub(super) ring_size: AtomicU64,
     pub(super) segment_size: AtomicU64,
-    /// Names the life of the store that this region belongs to: the headers of the log's segments repeat it.
+    /// Names the life of the store that this region belongs to: the headers of the log's segments
+    /// repeat it.
     pub(super) region: AtomicU64,
 }
 
-/// Where the region says which inode it is, and then on which device: who copies one for a test makes it the copy's own.
+/// Where the region says which inode it is, and then on which device: who copies one for a test
+/// makes it the copy's own.
 pub const REGION_INODE_AT: u64 = (offset_of!(Fixed, identity) + offset_of!(RegionIdentity, inode)) as u64;
 
 /// Where the region counts the rounds of the flush thread, for a test that looks whether it rests.
 pub const HEARTBEAT_AT: u64 = (offset_of!(Fixed, logger) + offset_of!(LoggerWords, heartbeat)) as u64;
 
-/// Up to where the region says that the log is to be flushed at once, for a test that looks whether a waiter asked.
+/// Up to where the region says that the log is to be flushed at once, for a test that looks whether
+/// a waiter asked.
 pub const FLUSH_REQUEST_AT: u64 = (offset_of!(Fixed, logger) + offset_of!(LoggerWords, flush_request)) as u64;
 
-/// Where the region has the images of commits: the slots of the newest transactions, and then those of durable ones. A test
-/// forges them.
+/// Where the region has the images of commits: the slots of the newest transactions, and then those
+/// of durable ones. A test forges them.
 pub const IMAGES_AT: [u64; 2] = [offset_of!(Fixed, slots) as u64, offset_of!(Fixed, durable_slots) as u64];
 
 /// A lock of [`crate::shared::protocols::lock`], and who holds it, for people to read.
@@ -106,25 +110,30 @@ impl LockWord {
 pub(crate) struct StreamWords {
     /// End of the readable frames; only grows, stored before they are readable.
     pub(crate) tail: AtomicU64,
-    /// Log blocks charged up to `tail` or beyond; stored before `tail`. The next owner of the lock goes on from here.
+    /// Log blocks charged up to `tail` or beyond; stored before `tail`. The next owner of the lock
+    /// goes on from here.
     pub(crate) reserved_blocks: AtomicU64,
-    /// Log blocks charged up to `tail` or to a place before it; stored after `tail`. The logger grants by this.
+    /// Log blocks charged up to `tail` or to a place before it; stored after `tail`. The logger
+    /// grants by this.
     pub(crate) reserved_below: AtomicU64,
-    /// Above all numbers that keyspaces were given, those of transactions that rolled back included.
+    /// Above all numbers that keyspaces were given, those of transactions that rolled back
+    /// included.
     pub(crate) next_keyspace: AtomicU64,
 }
 
-/// How much of the ring's range is in use. The ring begins small. In its first lap it doubles, up to the ring size, before a
-/// record would wrap around. No position moves then, so nothing needs to be flushed for it: see
-/// [`crate::shared::protocols::ring`]. The owner of the writer lock grows the ring ([`Control::grow_ring`]):
+/// How much of the ring's range is in use. The ring begins small. In its first lap it doubles, up
+/// to the ring size, before a record would wrap around. No position moves then, so nothing needs to
+/// be flushed for it: see [`crate::shared::protocols::ring`]. The owner of the writer lock grows
+/// the ring ([`Control::grow_ring`]):
 ///
 /// | step | its owner dies here |
 /// |---|---|
 /// | zeros are written over the range that is added | nothing has changed; the next writer writes them again |
 /// | `len` is stored | done |
 ///
-/// If that fails, `reach` becomes `len` for good, before any record wraps around: a ring that has begun a second lap never
-/// grows. The flush thread reads `len` after a tail that it acquired, so `len` covers every record below that tail.
+/// If that fails, `reach` becomes `len` for good, before any record wraps around: a ring that has
+/// begun a second lap never grows. The flush thread reads `len` after a tail that it acquired, so
+/// `len` covers every record below that tail.
 #[repr(C)]
 pub(crate) struct RingWords {
     /// The length in use, in pages of 4,096 bytes: a [`checked`] number.
@@ -136,7 +145,8 @@ pub(crate) struct RingWords {
     pub(super) base_check: AtomicU64,
 }
 
-/// The incarnation of the transactions to come. All are [`checked`] numbers, and none changes but to the current one.
+/// The incarnation of the transactions to come. All are [`checked`] numbers, and none changes but
+/// to the current one.
 #[repr(C)]
 pub(crate) struct IncarnationWords {
     /// Stored by recovery, before any process can join.
@@ -147,16 +157,19 @@ pub(crate) struct IncarnationWords {
     pub(super) wanted: AtomicU64,
 }
 
-/// By when what is published is to be durable. A commit stands in one of these, before its publication.
+/// By when what is published is to be durable. A commit stands in one of these, before its
+/// publication.
 #[repr(C)]
 pub(crate) struct DeadlineWords {
-    /// The end of the newest commit of which the flush policy decides when it is flushed; stored by the owner of the writer lock.
-    /// One that dies before its publication leaves it further than the log reaches; the next one that commits sets it right.
+    /// The end of the newest commit of which the flush policy decides when it is flushed; stored by
+    /// the owner of the writer lock. One that dies before its publication leaves it further than
+    /// the log reaches; the next one that commits sets it right.
     pub(crate) policy_tail: AtomicU64,
-    /// How urgent the most urgent of the others is that no flush has taken; see [`crate::shared::protocols::deadline`].
+    /// How urgent the most urgent of the others is that no flush has taken; see
+    /// [`crate::shared::protocols::deadline`].
     pub(crate) urgency: AtomicU64,
-    /// When an urgent commit last asked for the writer lock, on the monotonic clock. While that is not long ago, the others publish no more
-    /// than a share ahead of what is durable.
+    /// When an urgent commit last asked for the writer lock, on the monotonic clock. While that is
+    /// not long ago, the others publish no more than a share ahead of what is durable.
     pub(crate) urgent_asked_ns: AtomicU64,
 }
 
@@ -178,9 +191,11 @@ pub(crate) struct DurableWords {
 pub(crate) struct LoggerWords {
     /// The flush thread listens here.
     pub(crate) event: AtomicU32,
-    /// The flush thread wants to be woken when the log's tail has come here; see [`crate::shared::protocols::event_count::notify_from`].
+    /// The flush thread wants to be woken when the log's tail has come here; see
+    /// [`crate::shared::protocols::event_count::notify_from`].
     pub(crate) wake_from: AtomicU64,
-    /// The flush thread wants to be woken for a commit that is so urgent; see [`crate::shared::protocols::deadline`].
+    /// The flush thread wants to be woken for a commit that is so urgent; see
+    /// [`crate::shared::protocols::deadline`].
     pub(crate) wake_urgency: AtomicU64,
     /// The background, the checkpoint and the main thread listen here.
     pub(crate) background: AtomicU32,
@@ -210,8 +225,8 @@ pub(crate) struct LoggerWords {
     pub(crate) heartbeat: AtomicU64,
     /// When the logger started, on the monotonic clock.
     pub(crate) started_ns: AtomicU64,
-    /// On the monotonic clock, a time such that what is visible now and not durable is younger, or not much older: see
-    /// [`Stats::lag_ns`](crate::Stats::lag_ns).
+    /// On the monotonic clock, a time such that what is visible now and not durable is younger, or
+    /// not much older: see [`Stats::lag_ns`](crate::Stats::lag_ns).
     pub(crate) durable_as_of_ns: AtomicU64,
     /// Counts the times that the log could not grow, and the error number of the last one.
     pub(crate) log_failures: AtomicU32,
@@ -249,7 +264,8 @@ pub(crate) struct CheckpointWords {
     pub(crate) again: AtomicU32,
     /// Copy of the image that `started` names, so that a successor writes that very header.
     pub(crate) image: [AtomicU64; SLOT_WORDS],
-    /// Attempts that failed, and what the last of them met: an error number, or 0 for damage, and its place.
+    /// Attempts that failed, and what the last of them met: an error number, or 0 for damage, and
+    /// its place.
     pub(crate) failures: AtomicU64,
     pub(crate) failure_errno: AtomicU64,
     pub(crate) failure_offset: AtomicU64,
@@ -261,9 +277,10 @@ pub(crate) struct FeedWords {
     /// Followers listen here.
     pub(crate) event: AtomicU32,
     pub(super) _reserved: AtomicU32,
-    /// Until then, on the monotonic clock, somebody follows what is visible and wants to hear of each commit, also of those
-    /// that need no flush yet: the flush thread looks for them more often, and no writer does anything for it. A follower
-    /// renews it at each nap, so it ends with the last of them.
+    /// Until then, on the monotonic clock, somebody follows what is visible and wants to hear of
+    /// each commit, also of those that need no flush yet: the flush thread looks for them more
+    /// often, and no writer does anything for it. A follower renews it at each nap, so it ends with
+    /// the last of them.
     pub(crate) visible_until_ns: AtomicU64,
 }
 
@@ -317,8 +334,8 @@ pub(crate) struct Fixed {
     pub(crate) logger: CacheLine<LoggerWords>,
     pub(crate) checkpoint: CacheLine<CheckpointWords>,
     pub(crate) feed: CacheLine<FeedWords>,
-    /// How much of the arena has been written with zeros, in units of [`limits::ARENA_SIZE_INITIAL`]: its blocks are there. A
-    /// [`checked`] number.
+    /// How much of the arena has been written with zeros, in units of
+    /// [`limits::ARENA_SIZE_INITIAL`]: its blocks are there. A [`checked`] number.
     pub(crate) arena_bytes: CacheLine<AtomicU64>,
     /// Entries of the client table whose blocks are there. A [`checked`] number.
     pub(super) clients_ready: CacheLine<AtomicU64>,
@@ -368,8 +385,8 @@ const _: () = {
     assert!((READER_CHUNK * size_of::<ReaderSlot<Native>>()).is_multiple_of(4096));
 };
 
-/// A number that leads to memory, with its complement in the upper half: where a file's blocks end must not be
-/// a flipped bit's word.
+/// A number that leads to memory, with its complement in the upper half: where a file's blocks end
+/// must not be a flipped bit's word.
 pub(crate) fn checked(number: u32) -> u64 {
     u64::from(number) | u64::from(!number) << 32
 }

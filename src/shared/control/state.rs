@@ -1,4 +1,5 @@
-//! What the words of `control` say about the store: the newest and the durable transaction, the incarnation, and poison.
+//! What the words of `control` say about the store: the newest and the durable transaction, the
+//! incarnation, and poison.
 
 use super::layout::{Fixed, checked, unchecked};
 use super::{Control, REMEDY};
@@ -12,7 +13,8 @@ use std::sync::atomic::Ordering;
 use untorn_wal::Lsn;
 
 impl Control {
-    /// The incarnation of the transactions to come: that of the newest one, or a later one after a loss.
+    /// The incarnation of the transactions to come: that of the newest one, or a later one after a
+    /// loss.
     #[inline]
     pub(crate) fn incarnation(&self) -> Result<u32> {
         let word = unchecked(self.fixed().incarnation.current.load(Ordering::Relaxed));
@@ -30,7 +32,8 @@ impl Control {
         words.stated.store(if is_stated { checked(incarnation) } else { 0 }, Ordering::Release);
     }
 
-    /// Whether the log states that the current incarnation is used. A flipped bit in either word means no.
+    /// Whether the log states that the current incarnation is used. A flipped bit in either word
+    /// means no.
     pub(crate) fn is_incarnation_stated(&self) -> bool {
         let words = &self.fixed().incarnation;
         words.stated.load(Ordering::Acquire) == words.current.load(Ordering::Acquire)
@@ -85,8 +88,8 @@ impl Control {
     pub(crate) fn image(&self, txn: TxnId) -> Result<Option<SlotImage>> {
         match self.slots().read(&self.fixed().committed, txn) {
             Some(words) => self.decode_image(&words).map(Some),
-            // The slot of the newest transaction is not used again before 62 others: it, or the word that
-            // names it, is damaged, and looking again would never end.
+            // The slot of the newest transaction is not used again before 62 others: it, or the
+            // word that names it, is damaged, and looking again would never end.
             None if self.committed() == txn => {
                 Err(Error::corrupt(dir::CONTROL, 0, format!("the slot of transaction {txn} names another")))
             }
@@ -96,8 +99,8 @@ impl Control {
 
     /// How far the log is durable: the transaction and where its record ends.
     ///
-    /// `None` while the words and their checks disagree: a logger is between two stores, or died there
-    /// and its successor will mend it. Nothing is acknowledged from such words.
+    /// `None` while the words and their checks disagree: a logger is between two stores, or died
+    /// there and its successor will mend it. Nothing is acknowledged from such words.
     #[inline]
     pub(crate) fn durable(&self) -> Option<(TxnId, Lsn)> {
         let words = &self.fixed().durable;
@@ -107,8 +110,8 @@ impl Control {
         agree.then_some((TxnId::from_u64(txn), Lsn(lsn)))
     }
 
-    /// The image of the durable transaction: unlike the durable position, its tail is no place within a transaction that
-    /// still streams. `None` while the logger moves on.
+    /// The image of the durable transaction: unlike the durable position, its tail is no place
+    /// within a transaction that still streams. `None` while the logger moves on.
     pub(crate) fn durable_image(&self) -> Option<SlotImage> {
         let (txn, _) = self.durable()?;
         let images = self.fixed().durable_slots.iter().map(|slot| self.decode_image(&slot.copy()));

@@ -57,7 +57,8 @@ pub(super) fn try_lock_byte(file: &impl AsRawFd, name: &str, mode: ByteLockMode,
     }
 }
 
-/// Opens `lock` and locks a random byte in `offsets`, for no claim. `None` if another open file has it.
+/// Opens `lock` and locks a random byte in `offsets`, for no claim. `None` if another open file has
+/// it.
 pub(crate) fn lock_some_byte(directory: impl AsFd, offsets: &Range<u64>) -> Result<Option<(Private, u64)>> {
     let at = random_in(offsets)?;
     // A position that every file system allows.
@@ -82,7 +83,8 @@ pub(crate) fn move_lock(file: BorrowedFd<'_>, from: u64, to: u64) -> Result<()> 
     Err(Error::io(format!("unlocking byte {from} of {LOCK_FILE}"))(std::io::Error::last_os_error()))
 }
 
-/// The first locked byte in `offsets` of the file `name`, as an open file sees it that holds no locks.
+/// The first locked byte in `offsets` of the file `name`, as an open file sees it that holds no
+/// locks.
 pub(super) fn first_held(file: impl AsFd, name: &str, offsets: Range<u64>) -> Result<Option<u64>> {
     // Offsets of files end at 2^63 - 1, and a length of 0 would mean all the rest.
     let end = offsets.end.min(i64::MAX as u64);

@@ -16,7 +16,8 @@ use std::ffi::c_void;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// A locked byte that this process holds, until the claim is dropped or the process's memory is gone.
+/// A locked byte that this process holds, until the claim is dropped or the process's memory is
+/// gone.
 #[derive(Debug)]
 pub(crate) struct Claim {
     holder: ClaimHolder,
@@ -51,8 +52,8 @@ impl MappedPage {
     /// Maps the first page of `file`, called `name` in errors. Inside of `without_forks`.
     fn new(file: &OwnedFd, name: &str, fork_guard: ForkGuard) -> Result<MappedPage> {
         let page_size = rustix::param::page_size();
-        // SAFETY: a new mapping at an address of the kernel's choice. It has no access rights, so that the file's
-        // being empty doesn't matter.
+        // SAFETY: a new mapping at an address of the kernel's choice. It has no access rights, so
+        // that the file's being empty doesn't matter.
         let page =
             unsafe { rustix::mm::mmap(std::ptr::null_mut(), page_size, ProtFlags::empty(), MapFlags::SHARED, file, 0) }
                 .map_err(|errno| mapping::refused(name, 0, page_size as u64, errno))?;
@@ -86,7 +87,8 @@ impl Claim {
         Claim::take_in(directory, LOCK_FILE, ByteLockMode::Alone, offset)
     }
 
-    /// Claims the byte at `offset` of the file `name` together with others who share it. Needs no right to write the file.
+    /// Claims the byte at `offset` of the file `name` together with others who share it. Needs no
+    /// right to write the file.
     ///
     /// # Errors
     /// As [`Claim::take`].
@@ -113,7 +115,8 @@ impl Claim {
             let (file, _) = open_file(directory, name, false)?;
             Ok::<_, Error>(first_held(&file, name, witness..witness + 1)?.is_some())
         };
-        // A child forked in here would keep the open file, by its copy of the descriptor or of the mapping.
+        // A child forked in here would keep the open file, by its copy of the descriptor or of the
+        // mapping.
         let mapped = fork::without_forks(|| match open_locked()? {
             None => Ok(None),
             Some((file, file_id)) => Ok(Some((MappedPage::new(&file, name, fork_guard)?, file_id))),
@@ -123,8 +126,8 @@ impl Claim {
             return Ok(Some(Claim { holder: ClaimHolder::Mapping { _page: page }, file_id }));
         }
         drop(page);
-        // The witness's low bits tell this open file from others of the same file; they are a position that
-        // every file system allows.
+        // The witness's low bits tell this open file from others of the same file; they are a
+        // position that every file system allows.
         let mark = 1 + (witness & 0x3fff_ffff);
         let mut file_id = None;
         let kept = Private::open_marked(mark, || {
@@ -167,8 +170,9 @@ impl Claim {
         matches!(self.holder, ClaimHolder::Descriptor(_))
     }
 
-    /// Whether this process has lost the byte: the host has closed the descriptor that kept it. Other
-    /// processes then take this one for dead. Never where a mapping keeps the byte; costs no system call there.
+    /// Whether this process has lost the byte: the host has closed the descriptor that kept it.
+    /// Other processes then take this one for dead. Never where a mapping keeps the byte; costs no
+    /// system call there.
     #[inline]
     pub(crate) fn is_lost(&self) -> bool {
         match &self.holder {

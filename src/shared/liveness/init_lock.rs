@@ -11,9 +11,11 @@ use std::time::Duration;
 /// How often a waiter tries to take the initialisation lock.
 const INIT_LOCK_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// The initialisation lock: opening, joining, and the logger's leaving exclude each other. Released on drop.
+/// The initialisation lock: opening, joining, and the logger's leaving exclude each other. Released
+/// on drop.
 ///
-/// It is a claim like any other, so that a child forked meanwhile doesn't keep it when its parent dies.
+/// It is a claim like any other, so that a child forked meanwhile doesn't keep it when its parent
+/// dies.
 #[derive(Debug)]
 pub(crate) struct InitLock {
     claim: Claim,
@@ -21,8 +23,8 @@ pub(crate) struct InitLock {
 }
 
 impl InitLock {
-    /// Waits for the lock as long as `patience` lasts; `None` if other processes had it until then. While it is held, `progress`
-    /// is shown to those who wait for it.
+    /// Waits for the lock as long as `patience` lasts; `None` if other processes had it until then.
+    /// While it is held, `progress` is shown to those who wait for it.
     pub(crate) fn acquire(
         directory: impl AsFd,
         patience: &mut Patience,

@@ -1,12 +1,14 @@
-//! The arena: the pages of the tree in one file, mapped in spans ([`crate::shared::memory::spans`]) as it grows.
+//! The arena: the pages of the tree in one file, mapped in spans ([`crate::shared::memory::spans`])
+//! as it grows.
 //!
-//! Nearly all stores end within the first span, so a page in it is found by one comparison, with its number's check.
+//! Nearly all stores end within the first span, so a page in it is found by one comparison, with
+//! its number's check.
 //!
-//! Users' reads go through a read-only mapping. Only the commit path, recovery and the checkpoint map
-//! it writable, at another address. A plain reference is handed out only to bytes that are immutable
-//! while it lives: pages reachable from a pinned commit (readers), or created in a transaction that only
-//! its owner knows (writers). The first 8 bytes of each page, the checksum word, are outside every
-//! reference, since the checkpoint writes them at any time.
+//! Users' reads go through a read-only mapping. Only the commit path, recovery and the checkpoint
+//! map it writable, at another address. A plain reference is handed out only to bytes that are
+//! immutable while it lives: pages reachable from a pinned commit (readers), or created in a
+//! transaction that only its owner knows (writers). The first 8 bytes of each page, the checksum
+//! word, are outside every reference, since the checkpoint writes them at any time.
 #![allow(unsafe_code)]
 
 use crate::files::descriptor::{FileId, file_id};
@@ -27,17 +29,19 @@ use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The smallest pages that a kernel keeps files in, and so the unit of what a failed sync may have dropped.
+/// The smallest pages that a kernel keeps files in, and so the unit of what a failed sync may have
+/// dropped.
 const KERNEL_PAGE: usize = 4096;
 /// Marks page 0.
 const MAGIC: [u8; 8] = *b"untornA\x01";
 
-/// Length of the first span, unless the arena can never be as long. It counts twice in a process that writes, and in some
-/// hundred stores of one process it still leaves most of what the processor can address.
+/// Length of the first span, unless the arena can never be as long. It counts twice in a process
+/// that writes, and in some hundred stores of one process it still leaves most of what the
+/// processor can address.
 const FIRST_SPAN_MAX: u64 = 64 << 30;
 
-/// Share of a process's limit of address space (`RLIMIT_AS`) that the first span takes at most: the limit is also for
-/// what the host allocates.
+/// Share of a process's limit of address space (`RLIMIT_AS`) that the first span takes at most: the
+/// limit is also for what the host allocates.
 const SHARE_OF_LIMIT: u64 = 64;
 
 fn map(file: &File, max_size: u64, writable: bool) -> Result<Spans> {
@@ -112,8 +116,9 @@ impl Arena {
         Ok(Arena { read, write: OnceLock::new(), near, page_size, max_size, file_id, scratch: None })
     }
 
-    /// A scratch copy of this arena, whose `file` this is: its pages can be read and written, and no file changes. At most
-    /// `bytes_max` bytes of pages can be written. `None` if the process may not map that much.
+    /// A scratch copy of this arena, whose `file` this is: its pages can be read and written, and
+    /// no file changes. At most `bytes_max` bytes of pages can be written. `None` if the process
+    /// may not map that much.
     pub(crate) fn scratch(&self, file: &File, bytes_max: u64) -> Result<Option<Arena>> {
         let len = file.metadata().map_err(Error::io("stat of arena"))?.len();
         // What is not whole was never handed out.
@@ -155,7 +160,8 @@ impl Arena {
         }
     }
 
-    /// An error if `file` is not the one that is mapped: to grow or sync it would do nothing for the mapped one.
+    /// An error if `file` is not the one that is mapped: to grow or sync it would do nothing for
+    /// the mapped one.
     pub(crate) fn refuse_other_file(&self, file: &File) -> Result<()> {
         if file_id(file).is_ok_and(|id| id == self.file_id) {
             return Ok(());
@@ -163,7 +169,8 @@ impl Arena {
         Err(Error::Mismatch { file: dir::ARENA.into(), what: "it was replaced while the store was open".into() })
     }
 
-    /// Maps the arena writable too, if it is not yet: its first span. A handle that only reads never gets here.
+    /// Maps the arena writable too, if it is not yet: its first span. A handle that only reads
+    /// never gets here.
     pub(crate) fn make_writable(&self, open: impl FnOnce() -> Result<File>) -> Result<()> {
         if self.write.get().is_none() {
             let spans = map(&open()?, self.max_size, true)?;
@@ -198,21 +205,22 @@ impl Arena {
     /// The bodies of `pages` pages from `id` on, for reading.
     ///
     /// # Safety
-    /// The pages lie in the first span and below the high-water mark of a commit, and nobody writes them (checksum words
-    /// excepted) while the slice lives: the caller holds a pin or the writer lock, or knows their commit
-    /// to be protected otherwise.
+    /// The pages lie in the first span and below the high-water mark of a commit, and nobody writes
+    /// them (checksum words excepted) while the slice lives: the caller holds a pin or the writer
+    /// lock, or knows their commit to be protected otherwise.
     #[inline]
     unsafe fn near_body(&self, id: PageId, pages: u32) -> &[u8] {
         let len = pages as usize * self.page_size - CHECKSUM_LEN;
-        // SAFETY: the range lies within the mapping, whose file is at least that long (pages are handed
-        // out only after their blocks were written); the rest is the caller's promise.
+        // SAFETY: the range lies within the mapping, whose file is at least that long (pages are
+        // handed out only after their blocks were written); the rest is the caller's promise.
         unsafe {
             let first = self.read.first().as_ptr().add(id.0 as usize * self.page_size + CHECKSUM_LEN);
             std::slice::from_raw_parts(first, len)
         }
     }
 
-    /// As [`Arena::near_body`], of pages anywhere in the arena. Maps the span that they lie in if it is not mapped yet.
+    /// As [`Arena::near_body`], of pages anywhere in the arena. Maps the span that they lie in if
+    /// it is not mapped yet.
     ///
     /// # Safety
     /// As there, but for the first span.
@@ -255,8 +263,8 @@ impl Arena {
     /// As [`Spans::map`].
     ///
     /// # Safety
-    /// The pages were allocated by the running transaction, whose owner alone knows them, and no other
-    /// reference to them lives.
+    /// The pages were allocated by the running transaction, whose owner alone knows them, and no
+    /// other reference to them lives.
     #[allow(clippy::mut_from_ref)]
     #[inline]
     pub(crate) unsafe fn body_mut(&self, id: PageId, pages: u32) -> Result<&mut [u8]> {
@@ -270,12 +278,13 @@ impl Arena {
                 self.read.map(range)?
             }
         };
-        // SAFETY: as in `body`; exclusive by the caller's promise. The one mapping of a scratch arena is writable.
+        // SAFETY: as in `body`; exclusive by the caller's promise. The one mapping of a scratch
+        // arena is writable.
         Ok(unsafe { std::slice::from_raw_parts_mut(first, len) })
     }
 
-    /// The `count` words from a byte offset of a page on, for the parts of the arena that are shared while they
-    /// change: checksum words and entries of queue pages.
+    /// The `count` words from a byte offset of a page on, for the parts of the arena that are
+    /// shared while they change: checksum words and entries of queue pages.
     ///
     /// # Errors
     /// As [`Spans::map`].
@@ -285,9 +294,10 @@ impl Arena {
         let spans = self.write.get().unwrap_or(&self.read);
         let start = self.offset(id) + offset as u64;
         let first = spans.map(start..start + 8 * count as u64)?;
-        // SAFETY: mapped as was just found, and in the file as in `near_body` (callers check the page number), aligned, and
-        // every access to these words goes through atomics. Through the read-only mapping the words are only loaded:
-        // storing callers have called `make_writable`, or have a scratch arena, whose one mapping is writable.
+        // SAFETY: mapped as was just found, and in the file as in `near_body` (callers check the
+        // page number), aligned, and every access to these words goes through atomics. Through the
+        // read-only mapping the words are only loaded: storing callers have called `make_writable`,
+        // or have a scratch arena, whose one mapping is writable.
         Ok(unsafe { std::slice::from_raw_parts(first.cast::<AtomicU64>(), count) })
     }
 
@@ -315,7 +325,8 @@ impl Arena {
         Ok(self.words(id, 0, 1)?[0].load(Ordering::Relaxed))
     }
 
-    /// Verifies the checksum of a page or extent that was created at or before the newest checkpoint.
+    /// Verifies the checksum of a page or extent that was created at or before the newest
+    /// checkpoint.
     pub(crate) fn verify_checksum(&self, body: &[u8], id: PageId) -> Result<()> {
         let found = self.checksum_word(id)?;
         let expected = Self::sum(body);
@@ -327,9 +338,9 @@ impl Arena {
         Ok(())
     }
 
-    /// Makes dirty again what the checksum word of a page or extent does not, whatever an earlier failed sync left: all
-    /// but the first of the kernel's own pages, which may be smaller than ours. The kernel writes them the bytes that they
-    /// hold, so that no reader sees a store.
+    /// Makes dirty again what the checksum word of a page or extent does not, whatever an earlier
+    /// failed sync left: all but the first of the kernel's own pages, which may be smaller than
+    /// ours. The kernel writes them the bytes that they hold, so that no reader sees a store.
     pub(crate) fn redirty_interior(&self, file: &File, id: PageId, body: &[u8]) -> Result<()> {
         let mut at = KERNEL_PAGE - CHECKSUM_LEN;
         while at < body.len() {
@@ -425,7 +436,8 @@ impl<'a> Pages<'a> {
         if id.is_none() || id.0 >= self.near {
             return self.far_header_of(id);
         }
-        // SAFETY: in range as just checked; a page's header never changes while a commit reaches it.
+        // SAFETY: in range as just checked; a page's header never changes while a commit reaches
+        // it.
         Ok(unsafe { self.arena.near_header(id) })
     }
 

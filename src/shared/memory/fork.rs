@@ -1,11 +1,13 @@
 //! Noticing that this process is a forked child, and keeping forks out of short sections.
 //!
-//! One anonymous page of the process is marked to be wiped on fork. It holds the process's generation; whatever
-//! belongs to one process remembers the generation it was made in and, one load later, knows whether it is used by a child.
+//! One anonymous page of the process is marked to be wiped on fork. It holds the process's
+//! generation; whatever belongs to one process remembers the generation it was made in and, one
+//! load later, knows whether it is used by a child.
 //!
-//! A fork between making a mapping and marking it "not for children" would give the child what it must never have: the
-//! parent's liveness byte, which would then outlive the parent. [`without_forks`] excludes the `fork()` of the C
-//! library, by a handler that it calls. A raw `clone` system call that copies memory isn't seen; a `vfork` or `posix_spawn` copies none.
+//! A fork between making a mapping and marking it "not for children" would give the child what it
+//! must never have: the parent's liveness byte, which would then outlive the parent.
+//! [`without_forks`] excludes the `fork()` of the C library, by a handler that it calls. A raw
+//! `clone` system call that copies memory isn't seen; a `vfork` or `posix_spawn` copies none.
 #![allow(unsafe_code)]
 
 use crate::{Error, Result};
@@ -63,7 +65,8 @@ impl ForkGuard {
 
 fn map_page() -> Result<&'static AtomicU64> {
     let size = rustix::param::page_size();
-    // SAFETY: a new private mapping at an address of the kernel's choice disturbs nothing that exists.
+    // SAFETY: a new private mapping at an address of the kernel's choice disturbs nothing that
+    // exists.
     let page = unsafe {
         rustix::mm::mmap_anonymous(std::ptr::null_mut(), size, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
     }
@@ -71,8 +74,8 @@ fn map_page() -> Result<&'static AtomicU64> {
     // SAFETY: the page was mapped just now, and only zeros are in it to be wiped.
     unsafe { rustix::mm::madvise(page, size, Advice::LinuxWipeOnFork) }
         .map_err(Error::sys("marking a page to be wiped on fork"))?;
-    // SAFETY: the page is aligned, zeroed, never unmapped, and used by nothing but this reference. That the kernel
-    // zeroes the child's copy happens before the child's first instruction.
+    // SAFETY: the page is aligned, zeroed, never unmapped, and used by nothing but this reference.
+    // That the kernel zeroes the child's copy happens before the child's first instruction.
     Ok(unsafe { &*page.cast::<AtomicU64>() })
 }
 
@@ -80,7 +83,8 @@ fn map_page() -> Result<&'static AtomicU64> {
 static FORK_GATE: AtomicBool = AtomicBool::new(false);
 
 fn close_gate() {
-    // A sleeping lock would do its bookkeeping in memory that the fork copies half-way; this one is a single word.
+    // A sleeping lock would do its bookkeeping in memory that the fork copies half-way; this one is
+    // a single word.
     while FORK_GATE.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
         std::thread::sleep(Duration::from_micros(20));
     }
@@ -115,17 +119,19 @@ unsafe extern "C" {
     ) -> libc::c_int;
 }
 
-/// Has forks go through the gate; the error number, or 0. Called before `main`, where it can be: a fork that has begun by
-/// then would not be seen.
+/// Has forks go through the gate; the error number, or 0. Called before `main`, where it can be: a
+/// fork that has begun by then would not be seen.
 pub(crate) fn register_handlers() -> libc::c_int {
     static HANDLERS: OnceLock<libc::c_int> = OnceLock::new();
     *HANDLERS.get_or_init(|| {
-        // SAFETY: the handlers are functions of this library, call nothing that allocates or locks, and can't unwind.
+        // SAFETY: the handlers are functions of this library, call nothing that allocates or locks,
+        // and can't unwind.
         unsafe { pthread_atfork(Some(before_fork), Some(after_fork_in_parent), Some(after_fork_in_child)) }
     })
 }
 
-/// Runs `section` while no other thread can `fork()`. The section is short, and doesn't fork itself.
+/// Runs `section` while no other thread can `fork()`. The section is short, and doesn't fork
+/// itself.
 pub(crate) fn without_forks<T>(section: impl FnOnce() -> T) -> Result<T> {
     let code = register_handlers();
     if code != 0 {

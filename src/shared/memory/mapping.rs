@@ -1,12 +1,15 @@
-//! One mapping of a part of a file, longer than the file may be yet, so that the file's growth never remaps anything.
+//! One mapping of a part of a file, longer than the file may be yet, so that the file's growth
+//! never remaps anything.
 //!
-//! The mapping reserves address space, aligned to 2 MiB so that the kernel may use huge pages, and is not given to
-//! forked children. Growing the file is not done here, and neither is access: `control` and `arena` lay their structures
-//! over the address, check every offset that comes from shared bytes, and argue about who may change what. Which parts
-//! of a file are mapped, and when, is decided in [`crate::shared::memory::spans`].
+//! The mapping reserves address space, aligned to 2 MiB so that the kernel may use huge pages, and
+//! is not given to forked children. Growing the file is not done here, and neither is access:
+//! `control` and `arena` lay their structures over the address, check every offset that comes from
+//! shared bytes, and argue about who may change what. Which parts of a file are mapped, and when,
+//! is decided in [`crate::shared::memory::spans`].
 //!
-//! [`Mapping::duplicate`] maps another part of the same file without a descriptor: hosts close those that they do not
-//! know, a process may have used up its own, or have given up the right to open the file, and its name may be gone.
+//! [`Mapping::duplicate`] maps another part of the same file without a descriptor: hosts close
+//! those that they do not know, a process may have used up its own, or have given up the right to
+//! open the file, and its name may be gone.
 #![allow(unsafe_code)]
 
 use crate::files::dir;
@@ -24,7 +27,8 @@ use std::os::fd::AsFd;
 /// Alignment of a mapping: the size of a huge page.
 pub(crate) const MAPPING_ALIGN: u64 = 2 << 20;
 
-/// Mappings that one call needs for a moment. A process that has fewer left has come to the kernel's limit.
+/// Mappings that one call needs for a moment. A process that has fewer left has come to the
+/// kernel's limit.
 const MAPPINGS_OF_A_CALL: usize = 8;
 
 /// How a file is to be mapped.
@@ -62,8 +66,8 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps `file`, called `file_name` in errors, from its beginning. The file may be shorter than the reservation, and
-    /// may grow.
+    /// Maps `file`, called `file_name` in errors, from its beginning. The file may be shorter than
+    /// the reservation, and may grow.
     ///
     /// # Errors
     /// [`Error::Io`] with what bounds the process if it may not map that much.
@@ -75,16 +79,19 @@ impl Mapping {
     pub(crate) fn try_new(file: impl AsFd, file_name: &'static str, options: MapOptions) -> Result<Option<Mapping>> {
         let flags = MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED;
         Mapping::reserve(file_name, options, |base| {
-            // SAFETY: replaces the reservation, which belongs to the caller and which nothing refers to.
+            // SAFETY: replaces the reservation, which belongs to the caller and which nothing
+            // refers to.
             unsafe { rustix::mm::mmap(base, options.reserve as usize, options.protection(), flags, &file, 0) }
         })
     }
 
-    /// Maps a private copy of the first `file_len` bytes of `file`, with zeros behind them. A store through this
-    /// mapping changes neither the file nor any other mapping. The file keeps its bytes and its length while the mapping
-    /// exists. `file_len` is a multiple of the system's page size. `None` if the process may not map that much.
+    /// Maps a private copy of the first `file_len` bytes of `file`, with zeros behind them. A store
+    /// through this mapping changes neither the file nor any other mapping. The file keeps its
+    /// bytes and its length while the mapping exists. `file_len` is a multiple of the system's page
+    /// size. `None` if the process may not map that much.
     ///
-    /// Such a mapping has no [`Mapping::duplicate`]: the kernel makes those of shared mappings only.
+    /// Such a mapping has no [`Mapping::duplicate`]: the kernel makes those of shared mappings
+    /// only.
     pub(crate) fn private_copy(
         file: impl AsFd,
         file_name: &'static str,
@@ -94,8 +101,8 @@ impl Mapping {
         assert!(0 < file_len && file_len <= options.reserve, "the copied bytes lie in the reservation");
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
         Mapping::reserve(file_name, options, |base| {
-            // SAFETY: both replace the reservation or a part of it, which belongs to the caller and which nothing
-            // refers to.
+            // SAFETY: both replace the reservation or a part of it, which belongs to the caller and
+            // which nothing refers to.
             unsafe {
                 rustix::mm::mmap_anonymous(base, options.reserve as usize, options.protection(), flags)?;
                 rustix::mm::mmap(base, file_len as usize, options.protection(), flags, &file, 0)
@@ -121,7 +128,8 @@ impl Mapping {
         let len = reserve as usize;
         let refused = || Error::sys(format!("mapping {file_name}"));
         fork::without_forks(|| {
-            // SAFETY: a new mapping at an address of the kernel's choice, without access rights or memory.
+            // SAFETY: a new mapping at an address of the kernel's choice, without access rights or
+            // memory.
             let reserved = unsafe {
                 rustix::mm::mmap_anonymous(
                     std::ptr::null_mut(),
@@ -158,8 +166,9 @@ impl Mapping {
         })?
     }
 
-    /// Maps `len` bytes of the same file, with the same rights, from byte `at` of this mapping on. They may reach beyond
-    /// its end. Both are multiples of the system's page size, and `at` is below the length.
+    /// Maps `len` bytes of the same file, with the same rights, from byte `at` of this mapping on.
+    /// They may reach beyond its end. Both are multiples of the system's page size, and `at` is
+    /// below the length.
     ///
     /// # Errors
     /// As [`Mapping::new`].
@@ -169,8 +178,8 @@ impl Mapping {
         let made = fork::without_forks(|| {
             let Ok(size) = usize::try_from(len) else { return Ok(None) };
             let first = self.base.wrapping_add(at as usize).cast::<c_void>();
-            // SAFETY: an old size of 0 leaves the mapping at `first`, which is shared, as it is, and makes a new one of
-            // its file at an address of the kernel's choice (mremap(2)).
+            // SAFETY: an old size of 0 leaves the mapping at `first`, which is shared, as it is,
+            // and makes a new one of its file at an address of the kernel's choice (mremap(2)).
             let base = match unsafe { rustix::mm::mremap(first, 0, size, MremapFlags::MAYMOVE) } {
                 Err(Errno::NOMEM) => return Ok(None),
                 made => made.map_err(Error::sys(format!("mapping {} from byte {offset}", self.file_name)))?,
@@ -184,16 +193,17 @@ impl Mapping {
         made.ok_or_else(|| no_room(self.file_name, offset, len))
     }
 
-    /// Maps `file` in place of the file that was mapped, at the same addresses and from the same byte on.
+    /// Maps `file` in place of the file that was mapped, at the same addresses and from the same
+    /// byte on.
     ///
-    /// The caller has copied all bytes in use to `file`, no other thread or process uses this mapping, and `file` has
-    /// blocks wherever the mapping is used from now on.
+    /// The caller has copied all bytes in use to `file`, no other thread or process uses this
+    /// mapping, and `file` has blocks wherever the mapping is used from now on.
     pub(crate) fn replace(&self, file: impl AsFd) -> Result<()> {
         let protection = self.options.protection();
         let flags = MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED;
         fork::without_forks(|| {
-            // SAFETY: replaces this very range. References into it stay valid: the addresses stay mapped, and hold the
-            // same bytes, as the caller states.
+            // SAFETY: replaces this very range. References into it stay valid: the addresses stay
+            // mapped, and hold the same bytes, as the caller states.
             unsafe {
                 rustix::mm::mmap(self.base.cast::<c_void>(), self.len as usize, protection, flags, &file, self.offset)
             }
@@ -271,7 +281,8 @@ pub(crate) fn refused(file_name: &str, offset: u64, len: u64, errno: Errno) -> E
     }
 }
 
-/// The error of a process that may not map `len` bytes of a file: names what bounds it, and what helps.
+/// The error of a process that may not map `len` bytes of a file: names what bounds it, and what
+/// helps.
 ///
 /// Allocates little: the process may be unable to.
 #[cold]
@@ -330,7 +341,8 @@ mod tests {
         MapOptions { reserve: 1 << 40, writable, in_core_dumps: false }
     }
 
-    /// A short file under a long reservation: the mapping is aligned, sees what another one stores, and follows growth.
+    /// A short file under a long reservation: the mapping is aligned, sees what another one stores,
+    /// and follows growth.
     #[test]
     fn maps_what_is_there_and_what_comes() {
         let file = file_of(2 * PAGE);
@@ -376,7 +388,8 @@ mod tests {
         panic!("{address:?} is not mapped");
     }
 
-    /// Another part of the file is mapped without its descriptor, with the rights of the first, and not for children.
+    /// Another part of the file is mapped without its descriptor, with the rights of the first, and
+    /// not for children.
     #[test]
     fn a_duplicate_maps_another_part() {
         let file = file_of(4 * PAGE);
@@ -388,7 +401,8 @@ mod tests {
         assert_eq!(writer.range(), PAGE..4 * PAGE);
         assert!(writer.covers(&(PAGE..4 * PAGE)) && !writer.covers(&(0..PAGE)) && !writer.covers(&(PAGE..5 * PAGE)));
         let word = |mapping: &Mapping| mapping.address_of(3 * PAGE).cast::<AtomicU64>();
-        // SAFETY: the byte is mapped, lies in the file, is aligned, and used through atomics alone; stored to by a writer.
+        // SAFETY: the byte is mapped, lies in the file, is aligned, and used through atomics alone;
+        // stored to by a writer.
         unsafe { &*word(&writer) }.store(77, Ordering::Release);
         // SAFETY: as above; only loaded.
         assert_eq!(unsafe { &*word(&reader) }.load(Ordering::Acquire), 77);

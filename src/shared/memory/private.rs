@@ -1,17 +1,17 @@
-//! Descriptors that a child of `fork()` must not keep: connections, whose peer would never learn that
-//! this process is gone; listening sockets, at which no process would answer; and files whose locks show
-//! that this process is alive (`liveness.rs`).
+//! Descriptors that a child of `fork()` must not keep: connections, whose peer would never learn
+//! that this process is gone; listening sockets, at which no process would answer; and files whose
+//! locks show that this process is alive (`liveness.rs`).
 //!
-//! They are listed here, and a handler that the C library calls in the child closes its copies. It is
-//! registered before `main`, so it runs before the child's other handlers. A host may have closed a
-//! descriptor in the meantime, and its number may name another file: so the inode is compared there,
-//! before each use, and at the drop. A marked descriptor has a file position that no other open file of
-//! the same inode has, and that is compared as well.
+//! They are listed here, and a handler that the C library calls in the child closes its copies. It
+//! is registered before `main`, so it runs before the child's other handlers. A host may have
+//! closed a descriptor in the meantime, and its number may name another file: so the inode is
+//! compared there, before each use, and at the drop. A marked descriptor has a file position that
+//! no other open file of the same inode has, and that is compared as well.
 //!
-//! What else copies the table of descriptors: a child of `vfork` or `posix_spawn` runs no handlers, and
-//! has its copies until `exec` closes them, or until it ends. It is the host's parent thread that waits
-//! for that, so it is short, unless a file action of the spawn blocks. A raw `clone` system call without
-//! `CLONE_FILES` is not seen: its child has the copies until it closes them.
+//! What else copies the table of descriptors: a child of `vfork` or `posix_spawn` runs no handlers,
+//! and has its copies until `exec` closes them, or until it ends. It is the host's parent thread
+//! that waits for that, so it is short, unless a file action of the spawn blocks. A raw `clone`
+//! system call without `CLONE_FILES` is not seen: its child has the copies until it closes them.
 #![allow(unsafe_code)]
 
 use crate::files::descriptor::{FileId, file_id};
@@ -38,8 +38,8 @@ static LIST: [ListedDescriptor; ENTRIES] =
     [const { ListedDescriptor { next: AtomicI32::new(0), device: AtomicU64::new(0), inode: AtomicU64::new(0) } };
         ENTRIES];
 
-/// Closes, in a child, the copies of its parent's descriptors. Calls only what may be called between `fork()` and whatever
-/// the child does next.
+/// Closes, in a child, the copies of its parent's descriptors. Calls only what may be called
+/// between `fork()` and whatever the child does next.
 pub(crate) fn close_in_child() {
     for entry in &LIST {
         // Only what is written to is copied for the child.
@@ -48,7 +48,8 @@ pub(crate) fn close_in_child() {
             continue;
         }
         entry.next.store(0, Ordering::Relaxed);
-        // SAFETY: nobody in the child uses the number: the threads that did are not there, and what they left answers `Forked`.
+        // SAFETY: nobody in the child uses the number: the threads that did are not there, and what
+        // they left answers `Forked`.
         let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
         let id = (entry.device.load(Ordering::Relaxed), entry.inode.load(Ordering::Relaxed));
         if file_id(borrowed).is_ok_and(|found| found == id) {
@@ -76,8 +77,8 @@ impl Private {
         fork::without_forks(|| Private::list(open()?, None, fork))
     }
 
-    /// As [`Private::open`], for a regular file that is told from other opens of the same file by its position,
-    /// `mark`. `None` if `open` opens nothing.
+    /// As [`Private::open`], for a regular file that is told from other opens of the same file by
+    /// its position, `mark`. `None` if `open` opens nothing.
     ///
     /// # Errors
     /// [`Error::Limit`] if the list is full: a child must not keep it.

@@ -1,9 +1,11 @@
-//! A file mapped in spans: the first one when the file is opened, the others when something in them is used.
+//! A file mapped in spans: the first one when the file is opened, the others when something in them
+//! is used.
 //!
-//! A span covers a fixed range of the file, and the spans together cover it to its greatest length. Once mapped, a span
-//! stays at its address until the store is closed, since values that refer to it may be held for as long. Each span is
-//! made of the last bytes of the one before it ([`Mapping::duplicate`]), so the spans before one that is mapped are
-//! mapped too, and together take little more address space than the file is long:
+//! A span covers a fixed range of the file, and the spans together cover it to its greatest length.
+//! Once mapped, a span stays at its address until the store is closed, since values that refer to
+//! it may be held for as long. Each span is made of the last bytes of the one before it
+//! ([`Mapping::duplicate`]), so the spans before one that is mapped are mapped too, and together
+//! take little more address space than the file is long:
 //!
 //! | span | begins at | length |
 //! |---|---|---|
@@ -12,8 +14,9 @@
 //! | 12 to 15 | 16 f, 20 f, 24 f, 28 f | 4 f |
 //! | and so on | | doubled for each four |
 //!
-//! So the table of spans is short, however short the first one is. A range of the file that lies in no span as a whole
-//! has a *bridge*: one more mapping, which covers the border, and is as long as the range demands.
+//! So the table of spans is short, however short the first one is. A range of the file that lies in
+//! no span as a whole has a *bridge*: one more mapping, which covers the border, and is as long as
+//! the range demands.
 #![allow(unsafe_code)]
 
 use crate::shared::memory::fork;
@@ -46,9 +49,9 @@ pub(crate) struct Spans {
 }
 
 impl Spans {
-    /// Maps the first bytes of `file`, called `file_name` in errors: as many as `options` say, or fewer where the
-    /// process may not map them, but no fewer than `least`. The file may grow to `max_len` bytes. All three are multiples
-    /// of [`MAPPING_ALIGN`].
+    /// Maps the first bytes of `file`, called `file_name` in errors: as many as `options` say, or
+    /// fewer where the process may not map them, but no fewer than `least`. The file may grow to
+    /// `max_len` bytes. All three are multiples of [`MAPPING_ALIGN`].
     ///
     /// # Errors
     /// As [`Mapping::new`].
@@ -76,8 +79,8 @@ impl Spans {
         Ok(Spans { first, others, bridges: Mutex::default(), file_name, max_len })
     }
 
-    /// Maps a private copy of the first `file_len` bytes of `file`, with zeros behind them, in one span: see
-    /// [`Mapping::private_copy`]. `None` if the process may not map that much.
+    /// Maps a private copy of the first `file_len` bytes of `file`, with zeros behind them, in one
+    /// span: see [`Mapping::private_copy`]. `None` if the process may not map that much.
     pub(crate) fn private_copy(
         file: impl AsFd,
         file_name: &'static str,
@@ -98,7 +101,8 @@ impl Spans {
     /// Address of a range of the file, which lies there without a gap for as long as `self` lives.
     ///
     /// # Errors
-    /// [`Error::Io`] if the process may not map it; [`Error::Corrupt`] if the file is never as long.
+    /// [`Error::Io`] if the process may not map it; [`Error::Corrupt`] if the file is never as
+    /// long.
     #[inline]
     pub(crate) fn map(&self, range: Range<u64>) -> Result<*mut u8> {
         match range.end <= self.first.range().end && range.start < range.end {
@@ -145,7 +149,8 @@ impl Spans {
         if let Some(bridge) = bridges.iter().find(|bridge| bridge.covers(&range)) {
             return Ok(bridge.address_of(range.start));
         }
-        // Two units from a multiple of one cover every range of up to a unit that begins in the first of them.
+        // Two units from a multiple of one cover every range of up to a unit that begins in the
+        // first of them.
         let unit = (range.end - range.start).next_power_of_two().max(BRIDGE_UNIT);
         let start = range.start - range.start % unit;
         let end = start.saturating_add(2 * unit).min(self.max_len);
@@ -181,8 +186,8 @@ impl Spans {
         start(number)..start(number + 1).min(self.max_len)
     }
 
-    /// Whether the file has the byte before `end`. Asks the kernel through the mapping, and so needs no descriptor. A kernel
-    /// before Linux 5.14 cannot tell; then the answer is yes.
+    /// Whether the file has the byte before `end`. Asks the kernel through the mapping, and so
+    /// needs no descriptor. A kernel before Linux 5.14 cannot tell; then the answer is yes.
     ///
     /// # Errors
     /// As [`Spans::map`].
@@ -200,7 +205,8 @@ impl Spans {
         Ok(loaded != Err(Errno::FAULT))
     }
 
-    /// Maps `file` in place of the file that was mapped, at the same addresses: see [`Mapping::replace`].
+    /// Maps `file` in place of the file that was mapped, at the same addresses: see
+    /// [`Mapping::replace`].
     pub(crate) fn replace(&self, file: impl AsFd) -> Result<()> {
         let bridges = self.bridges.lock();
         let others = self.others.iter().filter_map(OnceLock::get);
@@ -211,7 +217,8 @@ impl Spans {
     }
 }
 
-/// The number of the span with the byte that is `units` lengths of the first from the file's beginning.
+/// The number of the span with the byte that is `units` lengths of the first from the file's
+/// beginning.
 fn number_of(units: u64) -> usize {
     if units < EQUAL_SPANS {
         return units as usize;
@@ -253,7 +260,8 @@ mod tests {
     /// The words of a range, all of which the file has.
     fn read(spans: &Spans, range: Range<u64>) -> Result<Vec<u64>> {
         let address = spans.map(range.clone())?;
-        // SAFETY: the range is mapped, as was found just now, and lies in the file, which nothing changes.
+        // SAFETY: the range is mapped, as was found just now, and lies in the file, which nothing
+        // changes.
         let words =
             unsafe { std::slice::from_raw_parts(address.cast::<u64>(), (range.end - range.start) as usize / 8) };
         Ok(words.to_vec())
@@ -282,7 +290,8 @@ mod tests {
         assert_eq!(number_of(u64::MAX) + 1, number_of(u64::MAX >> 1) + 1 + SPANS_PER_LENGTH as usize);
     }
 
-    /// Ranges in each span, and across borders of every kind, are contiguous, and stay where they are.
+    /// Ranges in each span, and across borders of every kind, are contiguous, and stay where they
+    /// are.
     #[test]
     fn every_range_is_mapped_whole() {
         let len = 13 * UNIT;

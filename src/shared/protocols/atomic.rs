@@ -1,8 +1,9 @@
 //! The façade of atomics: the processor's, or those of a model checker.
 //!
-//! The protocols of this folder (`lock`, `pins`, `slots`, `ring`, `event_count`) are written once, generic over a
-//! [`Model`]. The product runs them with [`Native`]; the tests named `tests/loom_*.rs` run the very same code with
-//! loom's atomics, which try every interleaving and every value that the memory model lets a load return.
+//! The protocols of this folder (`lock`, `pins`, `slots`, `ring`, `event_count`) are written once,
+//! generic over a [`Model`]. The product runs them with [`Native`]; the tests named
+//! `tests/loom_*.rs` run the very same code with loom's atomics, which try every interleaving and
+//! every value that the memory model lets a load return.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -49,11 +50,12 @@ pub trait Word64: Send + Sync {
     fn load(&self, order: Ordering) -> u64;
     /// Stores.
     fn store(&self, value: u64, order: Ordering);
-    /// Stores with release, then fences: a sequentially consistent load that this thread does afterwards is ordered
-    /// behind the store for everybody who, likewise, stores with this or fences before loading.
+    /// Stores with release, then fences: a sequentially consistent load that this thread does
+    /// afterwards is ordered behind the store for everybody who, likewise, stores with this or
+    /// fences before loading.
     ///
-    /// One half of Dekker's idiom ("I say what I do, then look at what you said"), on which the pins of readers and
-    /// the sleepers' flags rest.
+    /// One half of Dekker's idiom ("I say what I do, then look at what you said"), on which the
+    /// pins of readers and the sleepers' flags rest.
     fn store_fenced(&self, value: u64);
     /// Exchanges.
     fn swap(&self, value: u64, order: Ordering) -> u64;
@@ -137,9 +139,9 @@ impl Word64 for AtomicU64 {
     fn store(&self, value: u64, order: Ordering) {
         AtomicU64::store(self, value, order);
     }
-    /// One exchange rather than a store and a fence, which is the faster instruction on x86. In the language's memory
-    /// model a sequentially consistent operation before the later sequentially consistent load gives the same order
-    /// as the fence would.
+    /// One exchange rather than a store and a fence, which is the faster instruction on x86. In the
+    /// language's memory model a sequentially consistent operation before the later sequentially
+    /// consistent load gives the same order as the fence would.
     #[inline]
     fn store_fenced(&self, value: u64) {
         AtomicU64::swap(self, value, Ordering::SeqCst);

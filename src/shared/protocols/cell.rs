@@ -1,13 +1,16 @@
 //! Cells: values of fixed size, updated in place by any process, that nobody ever reads torn.
 //!
-//! A cell keeps the newest few values, each in a *copy* of its own, as Linux's `seqcount_latch` keeps two: version v stands
-//! in copy v mod [`COPIES`]. A writer fills the copy of the oldest value, then moves `version` to it. So a reader of the
-//! newest value is not touched by the writer of the next one, be that alive, stopped or dead; it looks again only if
-//! writers went all the way round the copies while it read one. Each copy has a *stamp*, the version that it holds, 0
-//! while it is being filled: the sequence counter of a seqlock, one per copy. Payload words are relaxed atomics between
-//! fences (Boehm, "Can seqlocks get along with programming language memory models?", 2012).
+//! A cell keeps the newest few values, each in a *copy* of its own, as Linux's `seqcount_latch`
+//! keeps two: version v stands in copy v mod [`COPIES`]. A writer fills the copy of the oldest
+//! value, then moves `version` to it. So a reader of the newest value is not touched by the writer
+//! of the next one, be that alive, stopped or dead; it looks again only if writers went all the way
+//! round the copies while it read one. Each copy has a *stamp*, the version that it holds, 0 while
+//! it is being filled: the sequence counter of a seqlock, one per copy. Payload words are relaxed
+//! atomics between fences (Boehm, "Can seqlocks get along with programming language memory
+//! models?", 2012).
 //!
-//! Writers exclude each other by the latch, a lock of [`crate::shared::protocols::lock`]; readers write nothing.
+//! Writers exclude each other by the latch, a lock of [`crate::shared::protocols::lock`]; readers
+//! write nothing.
 //!
 //! | a writer dies | readers | the next writer |
 //! |---|---|---|
@@ -16,15 +19,17 @@
 //! | payload filled, stamp set, `version` not moved | read v; nobody takes v + 1, which is above `version` | fills that copy anew, as another v + 1 |
 //! | `version` moved | read v + 1 | takes the latch over, writes v + 2 |
 //!
-//! Whether a value is still to be sampled, `version` says beside `sampled`; a flag that all cells share says that a look at
-//! them is worth while. A writer moves `version`, then looks at the flag; the sampler clears the flag, then looks at
-//! `version`; both fenced, so that one of them sees the other.
+//! Whether a value is still to be sampled, `version` says beside `sampled`; a flag that all cells
+//! share says that a look at them is worth while. A writer moves `version`, then looks at the flag;
+//! the sampler clears the flag, then looks at `version`; both fenced, so that one of them sees the
+//! other.
 
 use crate::Version;
 use crate::shared::protocols::atomic::{Model, Word64};
 use std::sync::atomic::Ordering;
 
-/// Values that a cell keeps. With two, whoever reads 4 KiB beside a writer that never rests would hardly ever succeed.
+/// Values that a cell keeps. With two, whoever reads 4 KiB beside a writer that never rests would
+/// hardly ever succeed.
 pub const COPIES: usize = 4;
 
 /// What all who use a cell look at: one cache line. A counter keeps its value in `version`.
@@ -96,12 +101,14 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
     /// Copies the newest value to `out`; `None` if writers went round meanwhile: look again.
     #[inline]
     pub fn try_load(&self, out: &mut [u8]) -> Option<Version> {
-        // Acquire pairs with the release in `store`: the copy's stamp is that of this version or of a later one.
+        // Acquire pairs with the release in `store`: the copy's stamp is that of this version or of
+        // a later one.
         let version = Version::from_u64(self.words.version.load(Ordering::Acquire));
         self.read(version, out).then_some(version)
     }
 
-    /// Copies the value of exactly this version to `out`; false if it is not there any more, or not yet.
+    /// Copies the value of exactly this version to `out`; false if it is not there any more, or not
+    /// yet.
     #[inline]
     pub fn load_version(&self, version: Version, out: &mut [u8]) -> bool {
         // A value above `version` may be one that its dead writer never published.
@@ -111,7 +118,8 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
     #[inline]
     fn read(&self, version: Version, out: &mut [u8]) -> bool {
         let (stamp, payload) = self.copy(version);
-        // Acquire pairs with the release of the stamp in `store`: the payload is at least that of this version.
+        // Acquire pairs with the release of the stamp in `store`: the payload is at least that of
+        // this version.
         if stamp.load(Ordering::Acquire) != version.as_u64() {
             return false;
         }
@@ -123,28 +131,32 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
             let len = rest.len();
             rest.copy_from_slice(&word.load(Ordering::Relaxed).to_le_bytes()[..len]);
         }
-        // Pairs with the fence in `store`: if any word was of a later value, the stamp is seen cleared, or later.
+        // Pairs with the fence in `store`: if any word was of a later value, the stamp is seen
+        // cleared, or later.
         M::fence(Ordering::Acquire);
         stamp.load(Ordering::Relaxed) == version.as_u64() || planted_bug!("read-cell-once")
     }
 
     /// Makes `value` the newest, as the next version, at least `floor`. The caller holds the latch.
     ///
-    /// `goes_on` is asked at each step; when it says no, the writer ends there, as if it were killed.
+    /// `goes_on` is asked at each step; when it says no, the writer ends there, as if it were
+    /// killed.
     pub fn store(&self, value: &[u8], floor: Version, mut goes_on: impl FnMut(WriteStep) -> bool) -> Option<Version> {
         let next = self.next();
         let version = if next >= floor { next } else { Self::reach(next, floor)? };
         self.store_as(value, version, &mut goes_on)
     }
 
-    /// The version after the newest one; 0 after the last one that there is. The caller holds the latch.
+    /// The version after the newest one; 0 after the last one that there is. The caller holds the
+    /// latch.
     #[inline]
     pub fn next(&self) -> Version {
         Version::from_u64(self.words.version.load(Ordering::Relaxed).wrapping_add(1))
     }
 
-    /// The version to go on from where `floor` is above `next`: one that stands in the same copy, that of the oldest
-    /// value. The floor's own copy may be that of the newest value, which must not be touched. `None` if no version is left.
+    /// The version to go on from where `floor` is above `next`: one that stands in the same copy,
+    /// that of the oldest value. The floor's own copy may be that of the newest value, which must
+    /// not be touched. `None` if no version is left.
     #[cold]
     pub fn reach(next: Version, floor: Version) -> Option<Version> {
         let copies = C as u64;
@@ -166,8 +178,8 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
         let (stamp, payload) = self.copy(version);
         let mut pass = |step| goes_on(step).then_some(());
         pass(WriteStep::Latched)?;
-        // What a weak memory model may make of this function without its fences and releases; it says so in this order, since
-        // a processor that keeps stores in order shows nothing else.
+        // What a weak memory model may make of this function without its fences and releases; it
+        // says so in this order, since a processor that keeps stores in order shows nothing else.
         let comes_early = planted_bug!("seqlock-without-fence");
         if comes_early {
             stamp.store(version.as_u64(), Ordering::Relaxed);
@@ -197,7 +209,8 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
     }
 }
 
-/// Says that something is to be sampled. True if nobody had said so since the sampler last began: wake it.
+/// Says that something is to be sampled. True if nobody had said so since the sampler last began:
+/// wake it.
 #[inline]
 pub fn mark_dirty<M: Model>(flag: &M::U64) -> bool {
     // Sequentially consistent, after the fenced store of the version.

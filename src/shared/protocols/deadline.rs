@@ -1,14 +1,17 @@
-//! By when the log is to be flushed: one word of shared memory with the earliest deadline of all commits that no flush has
-//! covered yet.
+//! By when the log is to be flushed: one word of shared memory with the earliest deadline of all
+//! commits that no flush has covered yet.
 //!
-//! The word holds an *urgency*, the complement of the deadline: 0 is none, larger is earlier. So a fresh region says that
-//! nobody waits, the earliest of two deadlines is a maximum, and the flush thread can wish to be woken *from* an urgency on, as from
-//! any watermark ([`crate::shared::protocols::event_count::wait_from`]).
+//! The word holds an *urgency*, the complement of the deadline: 0 is none, larger is earlier. So a
+//! fresh region says that nobody waits, the earliest of two deadlines is a maximum, and the flush
+//! thread can wish to be woken *from* an urgency on, as from any watermark
+//! ([`crate::shared::protocols::event_count::wait_from`]).
 //!
-//! A writer announces its deadline before its publication and again after it. The logger takes the word (leaving 0) before it looks
-//! how far the log is published. So whatever the order, a commit that the flush does not cover has its deadline in the word
-//! afterwards: the logger's look came before the publication then, and the second announcement comes after that. The first one
-//! is there so that nobody ever sees a commit without its deadline, and flushes it early for want of one.
+//! A writer announces its deadline before its publication and again after it. The logger takes the
+//! word (leaving 0) before it looks how far the log is published. So whatever the order, a commit
+//! that the flush does not cover has its deadline in the word afterwards: the logger's look came
+//! before the publication then, and the second announcement comes after that. The first one is
+//! there so that nobody ever sees a commit without its deadline, and flushes it early for want of
+//! one.
 //!
 //! | what happens | then |
 //! |---|---|
@@ -18,7 +21,8 @@
 //! | a flush fails that has taken the word | it announces again what it took |
 //! | the logger dies, having taken the word | its successor begins by flushing everything |
 //!
-//! A damaged word makes a flush early, or as late as the deadline that the logger gives whatever has none.
+//! A damaged word makes a flush early, or as late as the deadline that the logger gives whatever
+//! has none.
 
 use crate::shared::protocols::atomic::{Model, Word64};
 use std::sync::atomic::Ordering;
@@ -35,7 +39,8 @@ pub fn deadline(urgency: u64) -> Option<u64> {
     (urgency != 0).then_some(!urgency)
 }
 
-/// Says that there is, or will be at once, a commit of this urgency. Fenced, so that a look at what the logger wishes to hear of comes after it.
+/// Says that there is, or will be at once, a commit of this urgency. Fenced, so that a look at what
+/// the logger wishes to hear of comes after it.
 #[inline]
 pub fn announce<M: Model>(word: &M::U64, urgency: u64) {
     word.fetch_max(urgency, Ordering::SeqCst);
@@ -48,7 +53,8 @@ pub fn peek<M: Model>(word: &M::U64) -> u64 {
     word.load(Ordering::SeqCst)
 }
 
-/// Takes the deadlines of all commits that the caller is about to flush. It looks how far the log is published only after this.
+/// Takes the deadlines of all commits that the caller is about to flush. It looks how far the log
+/// is published only after this.
 #[inline]
 pub fn take<M: Model>(word: &M::U64) -> u64 {
     let taken = word.swap(0, Ordering::SeqCst);

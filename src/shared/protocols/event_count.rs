@@ -1,11 +1,13 @@
 //! Sleeping until something in shared memory has moved: an event count beside a watermark.
 //!
-//! One 32-bit word, the event, is even while nobody listens and odd while somebody may. A listener makes it odd,
-//! fences, looks at what it waits for, and sleeps while the event keeps that odd value. A publisher stores its news
-//! with [`Word64::store_fenced`], then looks at the event: even, and it is done without a system call; odd, and it
-//! advances the event by one and wakes all. Either the publisher sees the listener's odd value or the listener sees the news.
+//! One 32-bit word, the event, is even while nobody listens and odd while somebody may. A listener
+//! makes it odd, fences, looks at what it waits for, and sleeps while the event keeps that odd
+//! value. A publisher stores its news with [`Word64::store_fenced`], then looks at the event: even,
+//! and it is done without a system call; odd, and it advances the event by one and wakes all.
+//! Either the publisher sees the listener's odd value or the listener sees the news.
 //!
-//! The logger sleeping on the ring, writers waiting for `durable`, and followers of the change feed all wait here.
+//! The logger sleeping on the ring, writers waiting for `durable`, and followers of the change feed
+//! all wait here.
 //!
 //! | state | event | who dies here | then |
 //! |---|---|---|---|
@@ -14,9 +16,10 @@
 //! | news stored, event not looked at | odd | the publisher | the listeners' time-out |
 //! | event advanced, nobody woken yet | even | the publisher | the listeners' time-out |
 //!
-//! The time-out of a client is [`EVENT_WAIT_MAX`] at most. The logger's threads have 50 ms while the store is used, and a minute while it is
-//! not, or a day if no process has it open: then the logger looks for dead clients every 3 s, and wakes all listeners when it finds one (`participant/rest.rs`). A client
-//! that waits for the logger wakes it at its own time-out.
+//! The time-out of a client is [`EVENT_WAIT_MAX`] at most. The logger's threads have 50 ms while
+//! the store is used, and a minute while it is not, or a day if no process has it open: then the
+//! logger looks for dead clients every 3 s, and wakes all listeners when it finds one
+//! (`participant/rest.rs`). A client that waits for the logger wakes it at its own time-out.
 
 use crate::shared::protocols::atomic::{Model, Woken, Word32, Word64};
 use std::sync::atomic::Ordering;
@@ -25,8 +28,8 @@ use std::time::{Duration, Instant};
 /// The longest sleep before a waiter looks again by itself.
 pub const EVENT_WAIT_MAX: Duration = Duration::from_millis(100);
 
-/// Says that this thread is about to sleep. The caller then looks at what it waits for, and only if that has not come
-/// does it [`wait`] with the ticket that this returns.
+/// Says that this thread is about to sleep. The caller then looks at what it waits for, and only if
+/// that has not come does it [`wait`] with the ticket that this returns.
 #[inline]
 pub fn prepare_wait<M: Model>(event: &M::U32) -> u32 {
     let mut seen = event.load(Ordering::Acquire);
@@ -57,8 +60,9 @@ pub fn notify<M: Model>(event: &M::U32) {
     }
 }
 
-/// As [`notify`], if the watermark, now at `reached`, has come to the threshold that the waiter announced in `word`. A waiter that
-/// is awake announces `u64::MAX`, which is never reached: it checks its condition before it waits. See [`wait_from`].
+/// As [`notify`], if the watermark, now at `reached`, has come to the threshold that the waiter
+/// announced in `word`. A waiter that is awake announces `u64::MAX`, which is never reached: it
+/// checks its condition before it waits. See [`wait_from`].
 #[inline]
 pub fn notify_from<M: Model>(event: &M::U32, word: &M::U64, reached: u64) {
     if reached >= word.load(Ordering::SeqCst) {
@@ -76,10 +80,11 @@ pub struct Threshold<'a, M: Model> {
     pub current: &'a dyn Fn() -> u64,
 }
 
-/// As [`wait`], until [`notify_from`] reports that a watermark has come to its threshold. Does not wait if one is there already.
+/// As [`wait`], until [`notify_from`] reports that a watermark has come to its threshold. Does not
+/// wait if one is there already.
 ///
-/// The idiom is that of the event count: the notifier stores its watermark fenced, then loads the threshold; this stores the
-/// threshold fenced, then loads the watermark.
+/// The idiom is that of the event count: the notifier stores its watermark fenced, then loads the
+/// threshold; this stores the threshold fenced, then loads the watermark.
 #[inline]
 pub fn wait_from<M: Model>(event: &M::U32, key: u32, thresholds: &[Threshold<'_, M>], timeout: Duration) -> Woken {
     for threshold in thresholds {
@@ -95,8 +100,8 @@ pub fn wait_from<M: Model>(event: &M::U32, key: u32, thresholds: &[Threshold<'_,
     woken
 }
 
-/// Wakes all waiters, also if the word is even. For use after dead clients were reaped: one may have died between its store and
-/// its wake-up.
+/// Wakes all waiters, also if the word is even. For use after dead clients were reaped: one may
+/// have died between its store and its wake-up.
 pub fn notify_always<M: Model>(event: &M::U32) {
     M::fence(Ordering::SeqCst);
     notify::<M>(event);
@@ -105,8 +110,8 @@ pub fn notify_always<M: Model>(event: &M::U32) {
 
 #[cold]
 fn notify_odd<M: Model>(event: &M::U32, seen: u32) {
-    // If another notifier has advanced the word meanwhile, it wakes the waiters that this one saw. Later waiters took their
-    // keys after this notifier's store, so they see its change.
+    // If another notifier has advanced the word meanwhile, it wakes the waiters that this one saw.
+    // Later waiters took their keys after this notifier's store, so they see its change.
     if event.compare_exchange(seen, seen.wrapping_add(1), Ordering::AcqRel, Ordering::Acquire).is_ok() {
         M::wake(event, u32::MAX);
     }
@@ -121,8 +126,8 @@ pub enum WaitError<E> {
     Stopped(E),
 }
 
-/// Waits until `ready` returns a value, and returns that. Calls `on_tick` about once in each `check_interval`, which is at most
-/// [`EVENT_WAIT_MAX`].
+/// Waits until `ready` returns a value, and returns that. Calls `on_tick` about once in each
+/// `check_interval`, which is at most [`EVENT_WAIT_MAX`].
 ///
 /// # Errors
 /// [`WaitError::TimedOut`] at `deadline`; [`WaitError::Stopped`] with the error of `on_tick`.
@@ -151,8 +156,8 @@ pub fn wait_until<M: Model, T, E>(
         if left.is_zero() {
             return Err(WaitError::TimedOut);
         }
-        // The clock counts as well: signals, and changes that concern other waiters, may end every single wait early. A wait
-        // that was cut short by the deadline is no tick.
+        // The clock counts as well: signals, and changes that concern other waiters, may end every
+        // single wait early. A wait that was cut short by the deadline is no tick.
         let slept = wait::<M>(event, key, left.min(check_interval));
         if (slept == Woken::TimedOut && left >= check_interval) || ticked.elapsed() >= check_interval {
             ticked = Instant::now();
@@ -161,7 +166,8 @@ pub fn wait_until<M: Model, T, E>(
     }
 }
 
-/// Moves `watermark` to `value` and wakes whoever waits for it. One publisher at a time; `value` never falls.
+/// Moves `watermark` to `value` and wakes whoever waits for it. One publisher at a time; `value`
+/// never falls.
 #[inline]
 pub fn publish<M: Model>(watermark: &M::U64, event: &M::U32, value: u64) {
     watermark.store_fenced(value);

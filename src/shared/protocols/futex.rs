@@ -1,7 +1,8 @@
 //! Waiting on a word of shared memory, and waking its waiters, across processes.
 //!
-//! The words lie in a shared file mapping, so the futexes are never of the private kind, whose keys are addresses of
-//! one process. Every wait has a time-out, because whoever should wake it may be dead: callers re-check and go on.
+//! The words lie in a shared file mapping, so the futexes are never of the private kind, whose keys
+//! are addresses of one process. Every wait has a time-out, because whoever should wake it may be
+//! dead: callers re-check and go on.
 
 use crate::shared::protocols::atomic::Woken;
 use rustix::io::Errno;
@@ -19,8 +20,8 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Duration) -> Woken 
     match futex::wait(word, Flags::empty(), expected, Some(&timeout)) {
         // AGAIN: the word had changed. INTR: a signal.
         Ok(()) | Err(Errno::AGAIN | Errno::INTR) => Woken::Perhaps,
-        // Any other error means that this kernel can't wait here; sleeping no time at all, and calling it a time-out,
-        // makes the caller re-check, which is correct though busy.
+        // Any other error means that this kernel can't wait here; sleeping no time at all, and
+        // calling it a time-out, makes the caller re-check, which is correct though busy.
         Err(_) => Woken::TimedOut,
     }
 }

@@ -1,19 +1,20 @@
 //! A histogram of durations in shared memory: any process records, any process reads.
 //!
-//! Log-linear buckets, as in Gil Tene's HdrHistogram: each power of two is divided into eight equal parts, so a duration is
-//! known to within an eighth of itself, from 256 ns to two minutes, in 240 words. What is shorter is known to within 32 ns,
-//! what is longer counts as longer.
+//! Log-linear buckets, as in Gil Tene's HdrHistogram: each power of two is divided into eight equal
+//! parts, so a duration is known to within an eighth of itself, from 256 ns to two minutes, in 240
+//! words. What is shorter is known to within 32 ns, what is longer counts as longer.
 //!
-//! Recording is one addition to a bucket, one to the sum and a look at the maximum, all relaxed: there is no order between
-//! a sample and anything else. So there is no lock, nothing to repair, and no state in which a reader has to wait.
+//! Recording is one addition to a bucket, one to the sum and a look at the maximum, all relaxed:
+//! there is no order between a sample and anything else. So there is no lock, nothing to repair,
+//! and no state in which a reader has to wait.
 //!
 //! | dies here | then |
 //! |---|---|
 //! | before the bucket | the sample is missing |
 //! | between the bucket and the sum, or the sum and the maximum | it is missing in the mean, or as the maximum |
 //!
-//! Readers take the words as they come. Flipped bits give wrong figures, and nothing else: there is no index among them, and
-//! sums saturate.
+//! Readers take the words as they come. Flipped bits give wrong figures, and nothing else: there is
+//! no index among them, and sums saturate.
 
 use crate::shared::protocols::atomic::{Model, Word64};
 use serde::de::Error as _;
@@ -80,8 +81,8 @@ impl<M: Model> Histogram<M> {
         }
     }
 
-    /// [`Histogram::record`] by somebody who keeps all others from recording meanwhile, by a lock: without its atomic
-    /// additions, which cost more than all the rest.
+    /// [`Histogram::record`] by somebody who keeps all others from recording meanwhile, by a lock:
+    /// without its atomic additions, which cost more than all the rest.
     #[inline]
     pub fn record_alone(&self, ns: u64) {
         let add = |word: &M::U64, more: u64| {
@@ -105,7 +106,8 @@ impl<M: Model> Histogram<M> {
     }
 }
 
-/// How long something took: the durations that were recorded up to some instant, in buckets of an eighth of their length.
+/// How long something took: the durations that were recorded up to some instant, in buckets of an
+/// eighth of their length.
 ///
 /// Part of [`crate::Stats`]. Serializes as its summary (`count`, `mean_ns`, `p50_ns`, `p99_ns`,
 /// `p999_ns`, `max_ns`), then `sum_ns` and `buckets`: the number and the count of each bucket that
@@ -155,16 +157,16 @@ impl Latency {
         Duration::from_nanos(self.max_ns)
     }
 
-    /// The duration that `percent` of a hundred do not exceed: the longest one of its bucket, so at most an eighth (or 32 ns)
-    /// more than the true one. 0 if there are none.
+    /// The duration that `percent` of a hundred do not exceed: the longest one of its bucket, so at
+    /// most an eighth (or 32 ns) more than the true one. 0 if there are none.
     pub fn percentile(&self, percent: f64) -> Duration {
         let wanted = (self.count() as f64 * percent.clamp(0.0, 100.0) / 100.0).ceil().max(1.0) as u64;
         let reached = self.cumulative().find(|(_, count)| *count >= wanted);
         Duration::from_nanos(reached.map_or(0, |(longest, _)| longest.min(self.max_ns)))
     }
 
-    /// The durations recorded since `earlier`, an older state of the same one. How long the longest of them was is
-    /// known to its bucket only.
+    /// The durations recorded since `earlier`, an older state of the same one. How long the longest
+    /// of them was is known to its bucket only.
     pub fn since(&self, earlier: &Latency) -> Latency {
         let buckets: Vec<u64> =
             self.buckets.iter().zip(&earlier.buckets).map(|(now, then)| now.saturating_sub(*then)).collect();
@@ -172,8 +174,9 @@ impl Latency {
         Latency { buckets, sum_ns: self.sum_ns.saturating_sub(earlier.sum_ns), max_ns: self.max_ns.min(longest) }
     }
 
-    /// How many durations were at most as long as each of `bounds`, which ascend. One of a bucket that `bounds` divide counts as
-    /// longer, so each figure is a lower bound, and exact where a bucket ends.
+    /// How many durations were at most as long as each of `bounds`, which ascend. One of a bucket
+    /// that `bounds` divide counts as longer, so each figure is a lower bound, and exact where a
+    /// bucket ends.
     pub fn counts_up_to(&self, bounds: &[Duration]) -> Vec<u64> {
         let mut buckets = self.cumulative().peekable();
         let mut below = 0;
@@ -186,7 +189,8 @@ impl Latency {
         bounds.iter().map(count_up_to).collect()
     }
 
-    /// The longest duration of each bucket, in nanoseconds, and how many durations there are up to it.
+    /// The longest duration of each bucket, in nanoseconds, and how many durations there are up to
+    /// it.
     fn cumulative(&self) -> impl Iterator<Item = (u64, u64)> {
         self.buckets.iter().enumerate().scan(0_u64, |below, (bucket, count)| {
             *below = below.saturating_add(*count);
@@ -258,7 +262,8 @@ impl std::fmt::Debug for Latency {
 
 #[cfg(test)]
 mod tests {
-    //! Goal: what is read is true to within what the documentation says, for any durations, and any words.
+    //! Goal: what is read is true to within what the documentation says, for any durations, and any
+    //! words.
 
     use super::*;
     use crate::shared::protocols::atomic::Native;

@@ -1,16 +1,19 @@
-//! The writer lock: one 64-bit word of shared memory that contains its owner's client id, or a reservation for the next one.
+//! The writer lock: one 64-bit word of shared memory that contains its owner's client id, or a
+//! reservation for the next one.
 //!
-//! The instruction that takes the lock stores the owner's id, so a held lock always names its owner. Ids are never reused, so the
-//! compare-and-swap of a slow reaper can't hit a later owner. Threads of one process exclude each other in the local queue of that
-//! process before they come here.
+//! The instruction that takes the lock stores the owner's id, so a held lock always names its
+//! owner. Ids are never reused, so the compare-and-swap of a slow reaper can't hit a later owner.
+//! Threads of one process exclude each other in the local queue of that process before they come
+//! here.
 //!
-//! Waiters are of two classes. Bit 62 is set while urgent waiters may exist, bit 63 while bulk ones may. Each class waits on an event
-//! count of its own. An owner that releases while urgent waiters may exist leaves the word *reserved*: free for urgent waiters, held
-//! for bulk ones. So no bulk section can come between. A reservation has a number, which distinguishes it from every other one. If
-//! the kernel reports that no urgent waiter slept, and none is on the way, the releaser takes the reservation back.
-//! A waiter is *on the way* from its announcement ([`Urgent`]) until it leaves, for [`RESERVATION_TIMEOUT`] after the last of them
-//! checked the lock or was woken.
-//! Locks with one class of waiters (growth, a cell's latch) never see bit 62.
+//! Waiters are of two classes. Bit 62 is set while urgent waiters may exist, bit 63 while bulk ones
+//! may. Each class waits on an event count of its own. An owner that releases while urgent waiters
+//! may exist leaves the word *reserved*: free for urgent waiters, held for bulk ones. So no bulk
+//! section can come between. A reservation has a number, which distinguishes it from every other
+//! one. If the kernel reports that no urgent waiter slept, and none is on the way, the releaser
+//! takes the reservation back. A waiter is *on the way* from its announcement ([`Urgent`]) until it
+//! leaves, for [`RESERVATION_TIMEOUT`] after the last of them checked the lock or was woken. Locks
+//! with one class of waiters (growth, a cell's latch) never see bit 62.
 //!
 //! | word | meaning | its owner dies here | a waiter dies here |
 //! |---|---|---|---|
@@ -21,13 +24,15 @@
 //! | 0, event not yet advanced | just released | those asleep time out within 5 ms and take it | – |
 //! | event advanced, nobody woken yet | just released | the same | – |
 //!
-//! A waiter that acquires the lock leaves its class's bit set, since it can't know whether others wait: a release wakes one waiter
-//! only. A take-over needs no repair here: what a dead owner left unpublished is overwritten (invariant I1 of the design). A word
-//! that names no possible client (damage) is taken over like the word of a dead owner, or like a reservation that timed out.
+//! A waiter that acquires the lock leaves its class's bit set, since it can't know whether others
+//! wait: a release wakes one waiter only. A take-over needs no repair here: what a dead owner left
+//! unpublished is overwritten (invariant I1 of the design). A word that names no possible client
+//! (damage) is taken over like the word of a dead owner, or like a reservation that timed out.
 //!
-//! So from its announcement on, an urgent waiter waits for the bulk section that is under way, and for no other, provided that it
-//! runs within [`RESERVATION_TIMEOUT`] of its wake-up. Just before its announcement another bulk section may begin: two at most.
-//! Within a class there is no order: a later waiter may pass one that was woken and does not run yet.
+//! So from its announcement on, an urgent waiter waits for the bulk section that is under way, and
+//! for no other, provided that it runs within [`RESERVATION_TIMEOUT`] of its wake-up. Just before
+//! its announcement another bulk section may begin: two at most. Within a class there is no order:
+//! a later waiter may pass one that was woken and does not run yet.
 
 mod urgent;
 mod waiter;
@@ -46,16 +51,18 @@ const URGENT_WAITERS: u64 = 1 << 62;
 const BULK_WAITERS: u64 = 1 << 63;
 const FLAGS: u64 = URGENT_WAITERS | BULK_WAITERS;
 
-/// Set in the number of a reservation if no urgent waiter of another process had announced itself. (A reservation is
-/// [`URGENT_WAITERS`] and a number below all client ids.)
+/// Set in the number of a reservation if no urgent waiter of another process had announced itself.
+/// (A reservation is [`URGENT_WAITERS`] and a number below all client ids.)
 const HANDED_OVER: u64 = 1 << 31;
 const RESERVATION_MAX: u64 = u32::MAX as u64;
 
-/// How long a reservation is kept for a waiter that was woken, or has announced itself, and does not run.
+/// How long a reservation is kept for a waiter that was woken, or has announced itself, and does
+/// not run.
 pub const RESERVATION_TIMEOUT: Duration = Duration::from_micros(200);
 
-/// How urgent a commit is: whether its caller waits until it is durable, and has less than 100 ms. Urgent ones are let in first, and their
-/// latencies are counted apart. The logger's own transactions are bulk.
+/// How urgent a commit is: whether its caller waits until it is durable, and has less than 100 ms.
+/// Urgent ones are let in first, and their latencies are counted apart. The logger's own
+/// transactions are bulk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CommitClass {
     /// Before all others.
@@ -132,7 +139,8 @@ pub fn owner<M: Model>(word: &M::U64) -> Option<Owner> {
     Some(Owner(word.load(Ordering::Acquire))).filter(|owner| owner.id() != 0)
 }
 
-/// Takes the lock if it is free for all. Acquire pairs with [`release`]'s release: the section's writes are seen.
+/// Takes the lock if it is free for all. Acquire pairs with [`release`]'s release: the section's
+/// writes are seen.
 #[inline]
 pub fn try_acquire<M: Model>(word: &M::U64, me: ClientIdBits) -> Result<(), Owner> {
     swap_in::<M>(word, 0, me)
@@ -149,21 +157,24 @@ fn swap_in<M: Model>(word: &M::U64, current: u64, new: u64) -> Result<(), Owner>
     word.compare_exchange(current, new, Ordering::Acquire, Ordering::Acquire).map(drop).map_err(Owner)
 }
 
-/// Announces a waiter of `class`, so that the owner `seen` will wake one at release. Returns false if the word has changed.
+/// Announces a waiter of `class`, so that the owner `seen` will wake one at release. Returns false
+/// if the word has changed.
 pub fn announce_waiter<M: Model>(word: &M::U64, seen: Owner, class: CommitClass) -> bool {
     announce::<M>(word, seen, class.flag())
 }
 
 fn announce<M: Model>(word: &M::U64, seen: Owner, flags: u64) -> bool {
-    // If the bits stand already, a release since then has advanced the event, whose value the waiter read before.
+    // If the bits stand already, a release since then has advanced the event, whose value the
+    // waiter read before.
     let new = seen.0 | flags;
     new == seen.0 || word.compare_exchange(seen.0, new, Ordering::Relaxed, Ordering::Relaxed).is_ok()
 }
 
-/// Takes the lock from a dead owner. Returns false if another process did, or if a waiter announced itself meanwhile.
+/// Takes the lock from a dead owner. Returns false if another process did, or if a waiter announced
+/// itself meanwhile.
 ///
-/// There is no release to pair with. What makes the dead owner's writes visible is that its byte of the `lock` file
-/// was found free, which the kernel makes so after its last instruction.
+/// There is no release to pair with. What makes the dead owner's writes visible is that its byte of
+/// the `lock` file was found free, which the kernel makes so after its last instruction.
 pub fn take_over<M: Model>(word: &M::U64, dead: Owner, me: ClientIdBits) -> bool {
     swap_in::<M>(word, dead.0, me | (dead.0 & FLAGS)).is_ok()
 }
@@ -229,7 +240,8 @@ fn release_to_waiters<M: Model>(word: &M::U64, events: &EventCounts<'_, M>, me: 
     Next::Nobody
 }
 
-/// Wakes the waiters that a [`release`] returned. If no urgent waiter slept or is on the way, the lock becomes free for all.
+/// Wakes the waiters that a [`release`] returned. If no urgent waiter slept or is on the way, the
+/// lock becomes free for all.
 pub fn wake_next<M: Model>(word: &M::U64, events: &EventCounts<'_, M>, next: Next) {
     match (next, events.urgent) {
         (Next::Nobody, _) | (Next::Urgent(_), None) => {}
@@ -242,7 +254,8 @@ pub fn wake_next<M: Model>(word: &M::U64, events: &EventCounts<'_, M>, next: Nex
     }
 }
 
-/// Takes a reservation back, if the word still contains it, and wakes one bulk waiter. Other reservations stay.
+/// Takes a reservation back, if the word still contains it, and wakes one bulk waiter. Other
+/// reservations stay.
 pub fn take_back<M: Model>(word: &M::U64, events: &EventCounts<'_, M>, reservation: Reservation) {
     let mut seen = word.load(Ordering::Relaxed);
     while seen & !BULK_WAITERS == reservation.0 {
@@ -282,9 +295,11 @@ pub enum Acquired {
     TakenOver(ClientIdBits),
 }
 
-/// Takes the lock, waiting until `deadline` at most (`None`: as long as its owners live; in the past: not at all).
+/// Takes the lock, waiting until `deadline` at most (`None`: as long as its owners live; in the
+/// past: not at all).
 ///
-/// Waiters wait on `event`. `is_alive` is called only for an owner that has held the lock for [`OWNER_CHECK_INTERVAL`].
+/// Waiters wait on `event`. `is_alive` is called only for an owner that has held the lock for
+/// [`OWNER_CHECK_INTERVAL`].
 ///
 /// # Errors
 /// The owner at the deadline.
@@ -298,8 +313,9 @@ pub fn acquire<M: Model>(
     acquire_as::<M>(word, &EventCounts::one(event), &|| CommitClass::Bulk, me, is_alive, deadline)
 }
 
-/// [`acquire`] of a lock with two classes of waiters. `class` is called before each check, so a bulk waiter may become urgent: at
-/// once if its event count is notified, at the latest when its present wait times out.
+/// [`acquire`] of a lock with two classes of waiters. `class` is called before each check, so a
+/// bulk waiter may become urgent: at once if its event count is notified, at the latest when its
+/// present wait times out.
 ///
 /// # Errors
 /// As [`acquire`].
@@ -345,8 +361,9 @@ pub fn release_and_wake_next<M: Model>(word: &M::U64, events: &EventCounts<'_, M
     }
 }
 
-/// As [`release_and_wake_next`], by a process with an urgent waiter in its local queue, which does not sleep here. The lock stays
-/// reserved until that waiter, or another urgent one, takes it. If it does not, the caller [takes the reservation back](take_back).
+/// As [`release_and_wake_next`], by a process with an urgent waiter in its local queue, which does
+/// not sleep here. The lock stays reserved until that waiter, or another urgent one, takes it. If
+/// it does not, the caller [takes the reservation back](take_back).
 pub fn release_to_urgent<M: Model>(
     word: &M::U64,
     events: &EventCounts<'_, M>,

@@ -1,4 +1,5 @@
-//! Protocols between processes, generic over the atomics: the model checker runs this very code with its own.
+//! Protocols between processes, generic over the atomics: the model checker runs this very code
+//! with its own.
 //!
 //! - [`atomic`]: the words that the protocols are made of, and what a model puts in their place
 //! - `futex`: the system calls by which a process sleeps on a word

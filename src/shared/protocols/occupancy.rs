@@ -1,11 +1,13 @@
-//! The occupancy map: which reader slots may hold a pin, so that a scan costs what is pinned and not what ever was.
+//! The occupancy map: which reader slots may hold a pin, so that a scan costs what is pinned and
+//! not what ever was.
 //!
-//! Each slot has a bit, 64 of them in a word. Each *area*, a few such words, has a flag in a summary word. The upper 48
-//! bits of a summary word count the slots that were entered under it.
+//! Each slot has a bit, 64 of them in a word. Each *area*, a few such words, has a flag in a
+//! summary word. The upper 48 bits of a summary word count the slots that were entered under it.
 //!
-//! **Invariant**: while a pin counts, its slot's bit and its area's flag are set. The owner of a slot sets both before
-//! its first pin, and clears the bit after its last one. Only the owner changes the bit. The flag belongs to a whole
-//! area, so a flag may be cleared by a thread that owns no slot there:
+//! **Invariant**: while a pin counts, its slot's bit and its area's flag are set. The owner of a
+//! slot sets both before its first pin, and clears the bit after its last one. Only the owner
+//! changes the bit. The flag belongs to a whole area, so a flag may be cleared by a thread that
+//! owns no slot there:
 //!
 //! | step | who | what |
 //! |---|---|---|
@@ -16,16 +18,19 @@
 //! | C2 | a thread that clears | loads the area's words; stops if one is not 0 |
 //! | C3 | a thread that clears | compare-and-swap of the value of C1 to the same without the flag |
 //!
-//! A C3 after E3 in the summary word's modification order would hide the pin. It succeeds only if C1 read the word's
-//! newest value, which includes E2. Reading E2 or a later value acquires E1, so C2 finds the bit and stops. A C3
-//! between E2 and E3 fails or comes from such a C1 as well, and E3 sets the flag again. The count keeps an old C1 from
-//! matching: it would have to run over 2^48 between C1 and C3.
+//! A C3 after E3 in the summary word's modification order would hide the pin. It succeeds only if
+//! C1 read the word's newest value, which includes E2. Reading E2 or a later value acquires E1, so
+//! C2 finds the bit and stops. A C3 between E2 and E3 fails or comes from such a C1 as well, and E3
+//! sets the flag again. The count keeps an old C1 from matching: it would have to run over 2^48
+//! between C1 and C3.
 //!
-//! E1 to E3 are sequentially consistent and come before the pin, so they take part in the argument of `shared::protocols::pins`: a
-//! scan that misses one of them fenced before it, and the reader's second look finds what the scan's horizon is.
+//! E1 to E3 are sequentially consistent and come before the pin, so they take part in the argument
+//! of `shared::protocols::pins`: a scan that misses one of them fenced before it, and the reader's
+//! second look finds what the scan's horizon is.
 //!
-//! A scan that finds a bit or a flag cleared acquires what its owner read: E1 and C2/C3 form a chain of acquire and
-//! release from the owner's unpin to the scan, and the read-modify-writes in between continue the release sequences.
+//! A scan that finds a bit or a flag cleared acquires what its owner read: E1 and C2/C3 form a
+//! chain of acquire and release from the owner's unpin to the scan, and the read-modify-writes in
+//! between continue the release sequences.
 //!
 //! | a process dies | then |
 //! |---|---|
@@ -45,7 +50,8 @@ const ONE_ENTRY: u64 = 1 << FLAGS;
 /// Slots of a word.
 const SLOTS: usize = 64;
 
-/// Which slots may hold a pin: `AREAS` areas of `WORDS` words each, under `SUMMARIES` summary words.
+/// Which slots may hold a pin: `AREAS` areas of `WORDS` words each, under `SUMMARIES` summary
+/// words.
 #[repr(C, align(64))]
 pub struct Occupancy<M: Model, const SUMMARIES: usize, const AREAS: usize, const WORDS: usize> {
     /// Flags, and the count of entries. Public for the planted bugs of the model.
@@ -106,7 +112,8 @@ impl<M: Model, const SUMMARIES: usize, const AREAS: usize, const WORDS: usize> O
         let (summary, flag) = self.summary(area);
         let seen = summary.load(Ordering::Acquire);
         if seen & flag != 0 && self.areas[area].iter().all(|word| word.load(Ordering::Acquire) == 0) {
-            // If it fails, another slot was entered or another flag was changed: this flag may stay.
+            // If it fails, another slot was entered or another flag was changed: this flag may
+            // stay.
             let _ = summary.compare_exchange(seen, seen & !flag, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
@@ -116,7 +123,8 @@ impl<M: Model, const SUMMARIES: usize, const AREAS: usize, const WORDS: usize> O
         (0..AREAS).for_each(|area| self.tidy(area));
     }
 
-    /// Calls `visit` with every slot that was entered, in ascending order. A scan has fenced before.
+    /// Calls `visit` with every slot that was entered, in ascending order. A scan has fenced
+    /// before.
     #[inline]
     pub fn for_each(&self, mut visit: impl FnMut(usize)) {
         for (at, summary) in self.summaries.iter().enumerate() {
@@ -132,7 +140,8 @@ impl<M: Model, const SUMMARIES: usize, const AREAS: usize, const WORDS: usize> O
         }
     }
 
-    /// Offers the slots in `range`, whole words, that were not entered to `claim` in ascending order, until it takes one.
+    /// Offers the slots in `range`, whole words, that were not entered to `claim` in ascending
+    /// order, until it takes one.
     pub fn claim_vacant<T>(&self, range: Range<usize>, mut claim: impl FnMut(usize) -> Option<T>) -> Option<T> {
         (range.start / SLOTS..range.end / SLOTS).find_map(|at| {
             let entered = self.areas[at / WORDS][at % WORDS].load(Ordering::Relaxed);

@@ -1,14 +1,17 @@
-//! Pins: how a reader says which transaction it reads, so that no writer reuses that snapshot's pages.
+//! Pins: how a reader says which transaction it reads, so that no writer reuses that snapshot's
+//! pages.
 //!
-//! **Readers** read `committed`, publish it in a slot, and read `committed` again: unchanged, the pin holds. The
-//! writer that reclaims fences before it scans. So either the scan sees the pin, or the reader sees a `committed` at
-//! least as new as the scan's, for which no page that the scan sets free matters.
+//! **Readers** read `committed`, publish it in a slot, and read `committed` again: unchanged, the
+//! pin holds. The writer that reclaims fences before it scans. So either the scan sees the pin, or
+//! the reader sees a `committed` at least as new as the scan's, for which no page that the scan
+//! sets free matters.
 //!
-//! **Durable readers** do the same with the published `durable` transaction, which may be older than pages being
-//! reused; what protects it until their own pin counts is the logger's pin. The logger pins the next transaction
-//! before it publishes it, and drops the older pin after. The scan reads the logger's pins *before* the readers', with
-//! a fence between: a scan that misses the logger's pin on t began after t was replaced, so it sees the pin of every
-//! reader that still found t published.
+//! **Durable readers** do the same with the published `durable` transaction, which may be older
+//! than pages being reused; what protects it until their own pin counts is the logger's pin. The
+//! logger pins the next transaction before it publishes it, and drops the older pin after. The scan
+//! reads the logger's pins *before* the readers', with a fence between: a scan that misses the
+//! logger's pin on t began after t was replaced, so it sees the pin of every reader that still
+//! found t published.
 //!
 //! A pin word holds the transaction plus one, 0 meaning none, so that zeroed memory pins nothing.
 //!
@@ -19,11 +22,13 @@
 //! | id, 0, yes | idle | reaped |
 //! | id, t, yes | pinned, or about to be checked | reaped |
 //!
-//! *Entered* means that the occupancy map (`shared::protocols::occupancy`) leads every scan to the slot.
+//! *Entered* means that the occupancy map (`shared::protocols::occupancy`) leads every scan to the
+//! slot.
 //!
-//! **Reaping** replaces the dead owner by the reaper with one compare-and-swap, and then releases the slot as an owner
-//! does. A dead id never comes back, so the compare-and-swap of a slow reaper fails once the slot has another owner. A
-//! reaper that dies in between leaves a slot whose owner is dead: it is reaped in turn.
+//! **Reaping** replaces the dead owner by the reaper with one compare-and-swap, and then releases
+//! the slot as an owner does. A dead id never comes back, so the compare-and-swap of a slow reaper
+//! fails once the slot has another owner. A reaper that dies in between leaves a slot whose owner
+//! is dead: it is reaped in turn.
 
 use crate::TxnId;
 use crate::shared::protocols::atomic::{Model, Word64};
@@ -47,8 +52,8 @@ pub struct ReaderSlot<M: Model> {
     pin: M::U64,
     /// For statistics: the owner's process id, in its own namespace.
     pub pid: M::U64,
-    /// For statistics, kept by an observer, so that pinning costs no look at a clock: the pin that was seen here last,
-    /// and when it was first seen.
+    /// For statistics, kept by an observer, so that pinning costs no look at a clock: the pin that
+    /// was seen here last, and when it was first seen.
     seen_pin: M::U64,
     seen_since: M::U64,
     _reserved: [M::U64; 3],
@@ -80,7 +85,8 @@ impl<M: Model> ReaderSlot<M> {
         true
     }
 
-    /// Takes the slot over from `dead`, a client whose byte was found free. Its pin stays until the slot is released.
+    /// Takes the slot over from `dead`, a client whose byte was found free. Its pin stays until the
+    /// slot is released.
     pub fn take_over(&self, dead: ClientIdBits, me: ClientIdBits) -> bool {
         self.owner.compare_exchange(dead, me, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
@@ -90,8 +96,8 @@ impl<M: Model> ReaderSlot<M> {
         Some(self.owner.load(Ordering::Acquire)).filter(|&owner| owner != 0)
     }
 
-    /// Pins the newest transaction that `watermark` names: `committed`, or the published durable one. Only the slot's
-    /// owner may call this, and it replaces the slot's pin.
+    /// Pins the newest transaction that `watermark` names: `committed`, or the published durable
+    /// one. Only the slot's owner may call this, and it replaces the slot's pin.
     ///
     /// Never waits. It repeats while transactions are published faster than it reads one word.
     #[inline]
@@ -99,20 +105,22 @@ impl<M: Model> ReaderSlot<M> {
         pin_newest::<M>(&self.pin, watermark, || {})
     }
 
-    /// As [`ReaderSlot::pin`]. Calls `unpinned` whenever it knows a transaction that it has not pinned yet: the
-    /// instant at which a test holds it.
+    /// As [`ReaderSlot::pin`]. Calls `unpinned` whenever it knows a transaction that it has not
+    /// pinned yet: the instant at which a test holds it.
     #[inline]
     pub fn pin_by(&self, watermark: &M::U64, unpinned: impl FnMut()) -> TxnId {
         pin_newest::<M>(&self.pin, watermark, unpinned)
     }
 
-    /// Ends the pin. Release: the reader's reads of the pages come before the reuse by a writer that sees this.
+    /// Ends the pin. Release: the reader's reads of the pages come before the reuse by a writer
+    /// that sees this.
     #[inline]
     pub fn unpin(&self) {
         self.pin.store(0, Ordering::Release);
     }
 
-    /// Notes how long the slot has held its pin; `now` is on a clock that all processes share. One observer at a time.
+    /// Notes how long the slot has held its pin; `now` is on a clock that all processes share. One
+    /// observer at a time.
     pub fn observe(&self, now: u64) {
         let pin = self.pin.load(Ordering::Relaxed);
         if self.seen_pin.load(Ordering::Relaxed) != pin {
@@ -134,7 +142,8 @@ impl<M: Model> ReaderSlot<M> {
     }
 }
 
-/// Claims the lowest free slot in `range`, whole words of the occupancy map, and enters it. Takes no lock.
+/// Claims the lowest free slot in `range`, whole words of the occupancy map, and enters it. Takes
+/// no lock.
 pub fn claim_lowest<'a, M: Model, const S: usize, const A: usize, const W: usize>(
     occupancy: &Occupancy<M, S, A, W>,
     range: Range<usize>,
@@ -159,7 +168,8 @@ pub fn release<M: Model, const S: usize, const A: usize, const W: usize>(
     slot.owner.store(0, Ordering::Release);
 }
 
-/// Frees the slot if it belongs to `dead`, a client whose byte was found free. `me` is the id of the living reaper.
+/// Frees the slot if it belongs to `dead`, a client whose byte was found free. `me` is the id of
+/// the living reaper.
 pub fn reap<M: Model, const S: usize, const A: usize, const W: usize>(
     occupancy: &Occupancy<M, S, A, W>,
     index: usize,
@@ -189,10 +199,11 @@ fn pin_newest<M: Model>(pin: &M::U64, watermark: &M::U64, mut unpinned: impl FnM
     }
 }
 
-/// The logger's two pins: the published durable transaction, and the one that the next flush will cover.
+/// The logger's two pins: the published durable transaction, and the one that the next flush will
+/// cover.
 ///
-/// They belong to the logger's office, not to one process: nobody reaps them, a successor goes on with them. At every
-/// instant one of both holds the published transaction, wherever a logger dies.
+/// They belong to the logger's office, not to one process: nobody reaps them, a successor goes on
+/// with them. At every instant one of both holds the published transaction, wherever a logger dies.
 #[repr(C, align(64))]
 pub struct LoggerPins<M: Model> {
     pins: [M::U64; 2],
@@ -205,7 +216,8 @@ pub struct LoggerPins<M: Model> {
 pub struct NextDurable {
     /// The transaction.
     pub txn: TxnId,
-    /// Which of the two pins it has; a copy of its commit slot can stand in the place of the same number.
+    /// Which of the two pins it has; a copy of its commit slot can stand in the place of the same
+    /// number.
     pub place: usize,
 }
 
@@ -223,15 +235,16 @@ impl<M: Model> LoggerPins<M> {
         published.store(txn.as_u64(), Ordering::Release);
     }
 
-    /// Pins what is committed now, as any reader would, without giving up the pin of the published transaction.
-    /// What an earlier call pinned and never published, by this logger or a dead one, is let go.
+    /// Pins what is committed now, as any reader would, without giving up the pin of the published
+    /// transaction. What an earlier call pinned and never published, by this logger or a dead one,
+    /// is let go.
     pub fn pin_next(&self, committed: &M::U64, published: &M::U64) -> NextDurable {
         let place = 1 - self.place_of(published);
         NextDurable { txn: pin_newest::<M>(&self.pins[place], committed, || {}), place }
     }
 
-    /// Publishes `next` as durable, and only then drops the older pin. The caller has made it durable, and written
-    /// the copy of its slot.
+    /// Publishes `next` as durable, and only then drops the older pin. The caller has made it
+    /// durable, and written the copy of its slot.
     pub fn publish(&self, published: &M::U64, next: NextDurable) {
         published.store_fenced(next.txn.as_u64());
         // Release: a scan that sees this zero sees the new `published` too.
@@ -250,10 +263,11 @@ impl<M: Model> LoggerPins<M> {
     }
 }
 
-/// Calls `protect` with every pinned transaction, the same one more than once perhaps. To be called by the owner of
-/// the writer lock; returns the `committed` for which the answer holds: pages freed by that transaction or an
-/// earlier one, and protected by none of the pins, may be reused, now and later: a pin that is taken after the scan is on
-/// `committed` or on a later transaction. What is freed later needs a new scan.
+/// Calls `protect` with every pinned transaction, the same one more than once perhaps. To be called
+/// by the owner of the writer lock; returns the `committed` for which the answer holds: pages freed
+/// by that transaction or an earlier one, and protected by none of the pins, may be reused, now and
+/// later: a pin that is taken after the scan is on `committed` or on a later transaction. What is
+/// freed later needs a new scan.
 ///
 /// `slot` finds the slot of a number; `None`, which is damage, counts as no pin here.
 pub fn scan<'a, M: Model, const S: usize, const A: usize, const W: usize>(
@@ -264,11 +278,13 @@ pub fn scan<'a, M: Model, const S: usize, const A: usize, const W: usize>(
     mut protect: impl FnMut(TxnId),
 ) -> TxnId {
     let horizon = TxnId::from_u64(committed.load(Ordering::Acquire));
-    // The owner's own publication was fenced, but the lock may have come from an owner that died between publication and fence.
+    // The owner's own publication was fenced, but the lock may have come from an owner that died
+    // between publication and fence.
     M::fence(Ordering::SeqCst);
     logger.pinned().for_each(&mut protect);
-    // Pairs with the fence in a durable reader's pin: whoever pinned what the logger has just let go is seen. The
-    // logger's own fence would do, but a logger may die before it, and its successor let go instead.
+    // Pairs with the fence in a durable reader's pin: whoever pinned what the logger has just let
+    // go is seen. The logger's own fence would do, but a logger may die before it, and its
+    // successor let go instead.
     M::fence(Ordering::SeqCst);
     occupancy.for_each(|index| {
         if let Some(pinned) = slot(index).and_then(ReaderSlot::pinned) {

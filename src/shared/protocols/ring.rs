@@ -1,11 +1,12 @@
-//! The bytes of the log's ring in shared memory. Positions are LSNs. The ring holds position `p` at offset
-//! `(p - base) % capacity`, where `base` is the position at which the log began to use the ring. So the ring
-//! may grow until its first lap ends, and no position moves.
+//! The bytes of the log's ring in shared memory. Positions are LSNs. The ring holds position `p` at
+//! offset `(p - base) % capacity`, where `base` is the position at which the log began to use the
+//! ring. So the ring may grow until its first lap ends, and no position moves.
 //!
-//! Whoever owns the writer lock copies records in beyond the published tail; the publication of `committed` (or the store of
-//! `stream_tail`) publishes them, and the logger and followers copy them out. The words are relaxed atomics, because a
-//! follower may still copy what is being overwritten: it must look afterwards whether its position was still valid.
-//! How much room there is, and who waits for whom ([`crate::shared::protocols::event_count`]), is not decided here.
+//! Whoever owns the writer lock copies records in beyond the published tail; the publication of
+//! `committed` (or the store of `stream_tail`) publishes them, and the logger and followers copy
+//! them out. The words are relaxed atomics, because a follower may still copy what is being
+//! overwritten: it must look afterwards whether its position was still valid. How much room there
+//! is, and who waits for whom ([`crate::shared::protocols::event_count`]), is not decided here.
 
 use crate::shared::protocols::atomic::{Model, Word64};
 use std::sync::atomic::Ordering;
@@ -13,8 +14,8 @@ use std::sync::atomic::Ordering;
 /// Bytes of one word: the unit of positions.
 const WORD: usize = 8;
 
-/// A position before the ring's base or not a multiple of 8 bytes after it, or more bytes than the ring holds:
-/// damage, or a caller's mistake.
+/// A position before the ring's base or not a multiple of 8 bytes after it, or more bytes than the
+/// ring holds: damage, or a caller's mistake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OutOfRing;
 
@@ -36,7 +37,8 @@ impl<M: Model> Clone for Ring<'_, M> {
 impl<M: Model> Copy for Ring<'_, M> {}
 
 impl<'a, M: Model> Ring<'a, M> {
-    /// The ring in these words, of which there is at least one. Its first lap begins at position `base`.
+    /// The ring in these words, of which there is at least one. Its first lap begins at position
+    /// `base`.
     pub fn new(words: &'a [M::U64], base: u64) -> Self {
         assert!(!words.is_empty(), "a ring without words");
         Ring { words, base }
@@ -59,11 +61,11 @@ impl<'a, M: Model> Ring<'a, M> {
         Ok((&self.words[start..start + first], &self.words[..count - first]))
     }
 
-    /// Writes `bytes` at `lsn`, padded with zeros to a multiple of 8. By the owner of the writer lock, into room that
-    /// is free; readers must not look before a release store has published it.
+    /// Writes `bytes` at `lsn`, padded with zeros to a multiple of 8. By the owner of the writer
+    /// lock, into room that is free; readers must not look before a release store has published it.
     ///
-    /// The fence pairs with the one in [`Ring::copy_out`]: who copies any of these bytes too early, and then looks at
-    /// a watermark, sees all that the writer had seen of it.
+    /// The fence pairs with the one in [`Ring::copy_out`]: who copies any of these bytes too early,
+    /// and then looks at a watermark, sees all that the writer had seen of it.
     pub fn copy_in(&self, lsn: u64, bytes: &[u8]) -> Result<(), OutOfRing> {
         let (first, second) = self.parts(lsn, bytes.len())?;
         M::fence(Ordering::Release);
@@ -73,8 +75,9 @@ impl<'a, M: Model> Ring<'a, M> {
         Ok(())
     }
 
-    /// Copies the bytes at `lsn` out. The caller has acquired a tail that covers them; unless it holds them in place
-    /// (as the logger does, by not yet having called them durable), it looks again afterwards.
+    /// Copies the bytes at `lsn` out. The caller has acquired a tail that covers them; unless it
+    /// holds them in place (as the logger does, by not yet having called them durable), it looks
+    /// again afterwards.
     pub fn copy_out(&self, lsn: u64, bytes: &mut [u8]) -> Result<(), OutOfRing> {
         let (first, second) = self.parts(lsn, bytes.len())?;
         let (head, tail) = bytes.split_at_mut(bytes.len().min(first.len() * WORD));
@@ -114,7 +117,8 @@ mod tests {
     use crate::shared::protocols::atomic::Native;
     use std::sync::atomic::AtomicU64;
 
-    /// Every length at every position of a small ring comes out as it went in, and its padding is zero.
+    /// Every length at every position of a small ring comes out as it went in, and its padding is
+    /// zero.
     #[test]
     fn what_goes_in_comes_out() {
         let words: Vec<AtomicU64> = (0..7).map(|_| AtomicU64::new(u64::MAX)).collect();

@@ -1,9 +1,11 @@
-//! Commit slots: the few words that describe one committed state, and the one store that makes it current.
+//! Commit slots: the few words that describe one committed state, and the one store that makes it
+//! current.
 //!
-//! Slots stand in a ring, indexed by the transaction's sequence number. The owner of the writer lock fills the next
-//! one, then stores the transaction's id into `committed`: the publication. A reader copies the slot of a
-//! transaction that was committed, fences, and accepts the copy only if `committed` has not come within two of
-//! lapping it, since then a writer may be filling it anew. All words are atomic, as the copy may race with that.
+//! Slots stand in a ring, indexed by the transaction's sequence number. The owner of the writer
+//! lock fills the next one, then stores the transaction's id into `committed`: the publication. A
+//! reader copies the slot of a transaction that was committed, fences, and accepts the copy only if
+//! `committed` has not come within two of lapping it, since then a writer may be filling it anew.
+//! All words are atomic, as the copy may race with that.
 //!
 //! | state | its owner dies here |
 //! |---|---|
@@ -14,8 +16,8 @@ use crate::TxnId;
 use crate::shared::protocols::atomic::{Model, Word64};
 use std::sync::atomic::Ordering;
 
-/// How many sequence numbers short of a whole lap a reader no longer trusts a slot. One would do: the slot of s is
-/// filled anew only after s + count − 1 is committed.
+/// How many sequence numbers short of a whole lap a reader no longer trusts a slot. One would do:
+/// the slot of s is filled anew only after s + count − 1 is committed.
 const REUSE_MARGIN: u64 = 2;
 
 /// `N` words describing one committed state; word 0 is the transaction's id.
@@ -33,8 +35,8 @@ impl<M: Model, const N: usize> Default for CommitSlot<M, N> {
 impl<M: Model, const N: usize> CommitSlot<M, N> {
     /// Writes all words. One writer at a time.
     ///
-    /// The fence pairs with the one in [`CommitSlot::copy`]: whoever copies any of these words and then looks at a
-    /// watermark sees all that its writer had published before.
+    /// The fence pairs with the one in [`CommitSlot::copy`]: whoever copies any of these words and
+    /// then looks at a watermark sees all that its writer had published before.
     pub fn fill(&self, words: &[u64; N]) {
         M::fence(Ordering::Release);
         for (slot, word) in self.words.iter().zip(words) {
@@ -42,7 +44,8 @@ impl<M: Model, const N: usize> CommitSlot<M, N> {
         }
     }
 
-    /// Copies all words, possibly a mixture: the caller looks at a watermark afterwards to find out.
+    /// Copies all words, possibly a mixture: the caller looks at a watermark afterwards to find
+    /// out.
     pub fn copy(&self) -> [u64; N] {
         let words = std::array::from_fn(|index| self.words[index].load(Ordering::Relaxed));
         M::fence(Ordering::Acquire);
@@ -75,14 +78,15 @@ impl<'a, M: Model, const N: usize> Slots<'a, M, N> {
         &self.slots[(txn.sequence() % self.slots.len() as u64) as usize]
     }
 
-    /// Describes the next transaction, `words[0]`. By the owner of the writer lock, before [`publish`]; until then
-    /// nothing has happened.
+    /// Describes the next transaction, `words[0]`. By the owner of the writer lock, before
+    /// [`publish`]; until then nothing has happened.
     pub fn write(&self, words: &[u64; N]) {
         self.slot(TxnId::from_u64(words[0])).fill(words);
     }
 
-    /// The words of `wanted`, which was read from `committed` or from a pin that holds. None if its slot has been, or
-    /// may be about to be, filled anew, or is damaged: the caller reads `committed` again.
+    /// The words of `wanted`, which was read from `committed` or from a pin that holds. None if its
+    /// slot has been, or may be about to be, filled anew, or is damaged: the caller reads
+    /// `committed` again.
     pub fn read(&self, committed: &M::U64, wanted: TxnId) -> Option<[u64; N]> {
         let words = self.slot(wanted).copy();
         let now = TxnId::from_u64(committed.load(Ordering::Relaxed));
@@ -91,9 +95,11 @@ impl<'a, M: Model, const N: usize> Slots<'a, M, N> {
     }
 }
 
-/// The publication (the publication): makes `txn`, whose slot is written, the current state. The one store of a commit.
+/// The publication (the publication): makes `txn`, whose slot is written, the current state. The
+/// one store of a commit.
 ///
-/// It is fenced, so that [`ring`](crate::shared::protocols::event_count::notify) may follow without a fence of its own.
+/// It is fenced, so that [`ring`](crate::shared::protocols::event_count::notify) may follow without
+/// a fence of its own.
 #[inline]
 pub fn publish<M: Model>(committed: &M::U64, txn: TxnId) {
     committed.store_fenced(txn.as_u64());

@@ -13,7 +13,8 @@ impl Write<'_> {
     /// Does what a logged operation did. What it found then must be there again.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] with the page that is damaged or, at log position 0, what the log must not hold.
+    /// [`Error::Corrupt`] with the page that is damaged or, at log position 0, what the log must
+    /// not hold.
     pub(crate) fn apply(&mut self, op: Op<'_>) -> Result<()> {
         match self.apply_found(op) {
             Ok(true) => Ok(()),
@@ -22,8 +23,9 @@ impl Write<'_> {
         }
     }
 
-    /// The error for an operation that changes what the pages lack: a damaged page that leads elsewhere, or else the
-    /// record itself. A page that is only read on the path to a key is not held against its checksum before that.
+    /// The error for an operation that changes what the pages lack: a damaged page that leads
+    /// elsewhere, or else the record itself. A page that is only read on the path to a key is not
+    /// held against its checksum before that.
     fn explain_missing(&self, op: Op<'_>) -> Error {
         let (keyspace, what) = match op {
             Op::Delete { keyspace, .. } => (keyspace, "deletes a key that the pages don't have"),

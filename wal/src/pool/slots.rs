@@ -27,7 +27,8 @@ pub(super) struct SegmentSlot {
     pub(super) name: String,
     /// Blocks from the beginning that have zeros or more in them.
     pub(super) ready: u32,
-    /// Of a spare that was a segment: its number. The file keeps that header until it is taken or deleted.
+    /// Of a spare that was a segment: its number. The file keeps that header until it is taken or
+    /// deleted.
     pub(super) header: Option<SegmentNumber>,
     pub(super) state: SlotState,
 }
@@ -86,8 +87,9 @@ pub(crate) struct SpareBlocks {
 }
 
 impl SegmentSlots {
-    /// Whether a spare may be taken or deleted next: among those that still have a header, the oldest. If the process dies, what
-    /// has a header counts as a segment again. Then the log must have no gap.
+    /// Whether a spare may be taken or deleted next: among those that still have a header, the
+    /// oldest. If the process dies, what has a header counts as a segment again. Then the log must
+    /// have no gap.
     pub(super) fn is_next(&self, slot: &SegmentSlot) -> bool {
         let is_spare = |slot: &SegmentSlot| slot.state == SlotState::Spare;
         let oldest = || self.files.iter().filter(|slot| is_spare(slot)).filter_map(|slot| slot.header).min();
@@ -153,8 +155,9 @@ impl SegmentSlots {
         slot
     }
 
-    /// Makes spares of the segments that are of no more use, and returns where they are in the list, the newest first. A
-    /// segment's bytes count up to the lowest start among later segments. The newest never retires.
+    /// Makes spares of the segments that are of no more use, and returns where they are in the
+    /// list, the newest first. A segment's bytes count up to the lowest start among later segments.
+    /// The newest never retires.
     pub(super) fn retire_below(&mut self, retention: Retention) -> Vec<usize> {
         let with_index = |(index, slot): (usize, &SegmentSlot)| slot.state.started().map(|started| (started, index));
         let mut live: Vec<(StartedSegment, usize)> = self.files.iter().enumerate().filter_map(with_index).collect();

@@ -17,7 +17,8 @@
 //! | length of a text for people | 4 |
 //! | the text, UTF-8 | at most 4,096 |
 //!
-//! A server that has no room, or does not know the caller's uid, says so without waiting for the client's hello.
+//! A server that has no room, or does not know the caller's uid, says so without waiting for the
+//! client's hello.
 
 use super::{VERSION, VERSION_MIN, WireError};
 
@@ -52,7 +53,8 @@ impl ClientHello {
         bytes
     }
 
-    /// What a client sent. Reserved bytes are a later version's affair: it must get along with us, not we with it.
+    /// What a client sent. Reserved bytes are a later version's affair: it must get along with us,
+    /// not we with it.
     ///
     /// # Errors
     /// [`WireError::Magic`]; [`WireError::Malformed`] if the versions are in the wrong order.
@@ -150,8 +152,8 @@ impl ServerHello {
     /// What a server sent.
     ///
     /// # Errors
-    /// [`WireError::Magic`]; [`WireError::Malformed`] for a text that is too long, or a welcome in a version that we
-    /// don't speak.
+    /// [`WireError::Magic`]; [`WireError::Malformed`] for a text that is too long, or a welcome in
+    /// a version that we don't speak.
     pub fn decode(bytes: &[u8; SERVER_HELLO_BYTES]) -> Result<ServerHello, WireError> {
         check_magic(bytes)?;
         let text_bytes = u32::from_le_bytes([bytes[16], bytes[17], bytes[18], bytes[19]]) as usize;

@@ -1,4 +1,5 @@
-//! What a server answers. The order of variants and fields is the format: only append, and raise the version.
+//! What a server answers. The order of variants and fields is the format: only append, and raise
+//! the version.
 
 use super::List;
 use bincode::{BorrowDecode, Encode};
@@ -62,8 +63,8 @@ pub enum Reply<'a> {
     Count(u64),
     /// 12: changes, in the order in which they happened.
     Changes {
-        /// All that the feed has up to and with this transaction has been sent; what comes next is later, or is the rest
-        /// of the transaction after it.
+        /// All that the feed has up to and with this transaction has been sent; what comes next is
+        /// later, or is the rest of the transaction after it.
         through: u64,
         /// The changes.
         changes: List<ChangeItem<'a>>,

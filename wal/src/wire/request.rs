@@ -1,4 +1,5 @@
-//! What a client asks for. The order of variants and fields is the format: only append, and raise the version.
+//! What a client asks for. The order of variants and fields is the format: only append, and raise
+//! the version.
 
 use super::List;
 use bincode::{BorrowDecode, Encode};
@@ -40,8 +41,9 @@ pub enum Request<'a> {
         /// When to answer.
         durability: Durability,
     },
-    /// 4: all of the operations as one transaction, if all conditions among them hold; else nothing. Conditions are about
-    /// what was there before the batch. Answer: `Committed` or `Unmet`.
+    /// 4: all of the operations as one transaction, if all conditions among them hold; else
+    /// nothing. Conditions are about what was there before the batch. Answer: `Committed` or
+    /// `Unmet`.
     Commit {
         /// The conditions and changes.
         operations: List<Operation<'a>>,
@@ -61,8 +63,8 @@ pub enum Request<'a> {
         /// The most bytes of keys and values in each piece; the server has a limit of its own.
         piece_bytes: u32,
     },
-    /// 6: the next piece of a range, of the same snapshot. Answer: `Piece`, or the failure `Stale` if the snapshot is no
-    /// longer kept.
+    /// 6: the next piece of a range, of the same snapshot. Answer: `Piece`, or the failure `Stale`
+    /// if the snapshot is no longer kept.
     ScanNext {
         /// The scan's number, as the piece before said.
         scan: u32,
@@ -76,7 +78,8 @@ pub enum Request<'a> {
     Keyspaces,
     /// 9: answers when all that is visible now is durable. Answer: `Done`.
     Sync,
-    /// 10: has a checkpoint taken of all that is visible now. Answer: `Committed` with what it covers.
+    /// 10: has a checkpoint taken of all that is visible now. Answer: `Committed` with what it
+    /// covers.
     Checkpoint,
     /// 11: figures of the store. Answer: `Figures`.
     Stats,
@@ -92,7 +95,8 @@ pub enum Request<'a> {
         /// The version.
         version: u64,
     },
-    /// 14: stores a cell's value; makes the cell, of this size, if there is none. Answer: `Cell`, without a value.
+    /// 14: stores a cell's value; makes the cell, of this size, if there is none. Answer: `Cell`,
+    /// without a value.
     CellStore {
         /// The cell's name.
         name: &'a str,
@@ -113,8 +117,8 @@ pub enum Request<'a> {
         /// The counter's name.
         name: &'a str,
     },
-    /// 17: opens the change feed of this connection, in place of one that is open. Answer: `Changes`, empty, with where
-    /// it begins.
+    /// 17: opens the change feed of this connection, in place of one that is open. Answer:
+    /// `Changes`, empty, with where it begins.
     Changes {
         /// The transaction after which it begins; `None`: now.
         from: Option<u64>,
@@ -125,7 +129,8 @@ pub enum Request<'a> {
         /// Only those of keys that begin with this.
         prefix: &'a [u8],
     },
-    /// 18: the next changes of the feed; waits for one if there is none. Answer: `Changes`, empty when the time is over.
+    /// 18: the next changes of the feed; waits for one if there is none. Answer: `Changes`, empty
+    /// when the time is over.
     ChangesNext {
         /// How long to wait, in milliseconds; at most [`super::CHANGES_WAIT_MS_MAX`].
         wait_ms: u32,

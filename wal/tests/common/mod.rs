@@ -70,8 +70,8 @@ pub(crate) fn open_pool(disk: &SimDisk, from: Lsn) -> Result<Arc<SegmentPool<Sim
     SegmentPool::open(Arc::new(disk.clone()), &SegmentCatalog::read(disk, &shape())?, from, Retention::NOTHING)
 }
 
-/// Appends and syncs everything of the stream that is not written, and starts segments as they fill.
-/// `log_state.durable` moves along.
+/// Appends and syncs everything of the stream that is not written, and starts segments as they
+/// fill. `log_state.durable` moves along.
 pub(crate) fn flush(log: &mut Log<SimDisk>, stream: &Stream, log_state: &mut LogState) -> Result<()> {
     let from = log.written().ok_or(LogError::NeedsSegment)?;
     let mut appended = log.append(from, stream.left_after(from), log_state, &mut stream.fill())?;

@@ -1,7 +1,7 @@
 //! The page: what stands where, at whatever size the terminal has.
 //!
-//! From top to bottom by how often one looks for it: throughput and lag, latencies, space, and then, with all the room that is
-//! left, who uses the store.
+//! From top to bottom by how often one looks for it: throughput and lag, latencies, space, and
+//! then, with all the room that is left, who uses the store.
 
 use super::rates::{Look, Moment};
 use super::text::{UNKNOWN, age, bytes, count, latency, or_unknown};

@@ -1,7 +1,7 @@
 //! `top`: a live page about a store, until `q`; or one such page as text.
 //!
-//! It looks from outside: it is no client of the store, starts no logger and keeps none. So it goes on, and says so, when the
-//! logger restarts or everybody leaves.
+//! It looks from outside: it is no client of the store, starts no logger and keeps none. So it goes
+//! on, and says so, when the logger restarts or everybody leaves.
 
 mod frame;
 mod rates;
@@ -18,7 +18,8 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Shorter would be no calm page, and the histograms' figures of one interval would be of a few samples.
+/// Shorter would be no calm page, and the histograms' figures of one interval would be of a few
+/// samples.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// Columns and rows of a page as text, unless the variables `COLUMNS` and `LINES` say otherwise.
 const TEXT_SIZE: (u16, u16) = (100, 32);
@@ -91,7 +92,8 @@ fn as_text(path: &Path, earlier: Option<&Look>, now: &Look, (columns, rows): (u1
 
 #[cfg(test)]
 mod tests {
-    //! Goal: the page has all of its parts at any size that it is made for, and shows what a store does.
+    //! Goal: the page has all of its parts at any size that it is made for, and shows what a store
+    //! does.
     //!
     //! Method: pages of a store under a load of known size, drawn as text.
 
@@ -147,7 +149,8 @@ mod tests {
                 lines.len() <= usize::from(size.1)
                     && lines.iter().all(|line| line.chars().count() <= usize::from(size.0))
             );
-            // This process is the only client, its logger is a thread of it, and it has one snapshot.
+            // This process is the only client, its logger is a thread of it, and it has one
+            // snapshot.
             let own = std::process::id().to_string();
             assert!(lines.iter().filter(|line| line.contains(&own)).count() >= 2, "{page}");
             assert!(page.contains("1 txn behind"), "{page}");

@@ -1,6 +1,8 @@
-//! Checks one snapshot of the index: every record whole and in its place, every writer's records adding up to its totals.
+//! Checks one snapshot of the index: every record whole and in its place, every writer's records
+//! adding up to its totals.
 //!
-//! In a snapshot that holds whole transactions only, all of this is exact, whatever the writers are doing.
+//! In a snapshot that holds whole transactions only, all of this is exact, whatever the writers are
+//! doing.
 
 use super::WRITERS;
 use super::record::{FileRecord, Totals};

@@ -1,7 +1,9 @@
-//! The parent's hold on the processes of the tour: starts them, listens to them, and never leaves one behind.
+//! The parent's hold on the processes of the tour: starts them, listens to them, and never leaves
+//! one behind.
 //!
-//! A child ends when it is killed, when its handle is dropped, and when the parent is gone: the kernel sees to the
-//! last. They are signalled through their `Child`, which names nobody else before it has been waited for.
+//! A child ends when it is killed, when its handle is dropped, and when the parent is gone: the
+//! kernel sees to the last. They are signalled through their `Child`, which names nobody else
+//! before it has been waited for.
 
 use super::event::{Event, Nanoseconds};
 use super::{janitor, writer};

@@ -1,4 +1,5 @@
-//! What the processes of the tour tell their parent: one event, one line, written at once and in order.
+//! What the processes of the tour tell their parent: one event, one line, written at once and in
+//! order.
 //!
 //! Times are those of CLOCK_MONOTONIC in nanoseconds, which all processes of a machine share.
 

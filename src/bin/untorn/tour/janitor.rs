@@ -1,4 +1,5 @@
-//! The janitor process: waits until the tour's parent is gone, by whatever way, then has the logger leave and removes the store.
+//! The janitor process: waits until the tour's parent is gone, by whatever way, then has the logger
+//! leave and removes the store.
 //!
 //! It is in a process group of its own, so that Ctrl-C ends the tour and not the cleaning up.
 

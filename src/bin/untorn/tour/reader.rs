@@ -1,7 +1,8 @@
-//! A reader process: takes snapshots, visible and durable ones, and checks each from end to end, until it is killed.
+//! A reader process: takes snapshots, visible and durable ones, and checks each from end to end,
+//! until it is killed.
 //!
-//! Within a snapshot: the census, and that reading it again later gives the same. Between snapshots: nothing ever
-//! goes backwards, and what is durable is never ahead of what is visible.
+//! Within a snapshot: the census, and that reading it again later gives the same. Between
+//! snapshots: nothing ever goes backwards, and what is durable is never ahead of what is visible.
 
 use super::census::{self, Census};
 use super::event::Event;

@@ -1,8 +1,10 @@
-//! What the index stores: a record for each file, and each writer's totals, changed in the same transaction.
+//! What the index stores: a record for each file, and each writer's totals, changed in the same
+//! transaction.
 //!
-//! A record names its own key and carries a checksum over both, so that a torn or misplaced one gives itself away.
-//! The totals say what all of a writer's records must add up to, so that half a transaction does. They also hold
-//! the writer's place in its list, so that whoever takes over from a dead writer goes on exactly there.
+//! A record names its own key and carries a checksum over both, so that a torn or misplaced one
+//! gives itself away. The totals say what all of a writer's records must add up to, so that half a
+//! transaction does. They also hold the writer's place in its list, so that whoever takes over from
+//! a dead writer goes on exactly there.
 
 use std::fmt;
 
@@ -61,7 +63,8 @@ const CHECKSUM_DIGITS: usize = 8;
 const UNREADABLE: &str = "unreadable";
 
 impl FileRecord {
-    /// `CHECKSUM writer N commit N size N mtime N content CRC KEY`: one line that a person can read, too.
+    /// `CHECKSUM writer N commit N size N mtime N content CRC KEY`: one line that a person can
+    /// read, too.
     pub(crate) fn encode(&self, key: &[u8]) -> Vec<u8> {
         let FileRecord { slot, commit, size, mtime_ns, content_crc } = self;
         let content = content_crc.map_or(UNREADABLE.to_owned(), |crc| format!("{crc:08x}"));
@@ -176,7 +179,8 @@ fn seal(body: Vec<u8>) -> Vec<u8> {
 /// The stated checksum and what it is about.
 fn split(bytes: &[u8]) -> Option<(u32, &[u8])> {
     let (digits, body) = bytes.split_at_checked(CHECKSUM_DIGITS)?;
-    // Only as `seal` writes them, so that a flipped bit can't turn a digit into another spelling of itself.
+    // Only as `seal` writes them, so that a flipped bit can't turn a digit into another spelling of
+    // itself.
     if !digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
         return None;
     }
@@ -190,7 +194,8 @@ fn unseal(bytes: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
-    //! The tour is only as good as its eye for damage: every flipped bit and every cut must be seen.
+    //! The tour is only as good as its eye for damage: every flipped bit and every cut must be
+    //! seen.
 
     use super::*;
 

@@ -1,4 +1,5 @@
-//! The tour from beginning to end: index, kill, stop, kill the logger, finish, kill everything, reopen, verify.
+//! The tour from beginning to end: index, kill, stop, kill the logger, finish, kill everything,
+//! reopen, verify.
 
 use super::children::look;
 use super::event::{self, Nanoseconds};
@@ -117,7 +118,8 @@ fn kill_writer(stage: &mut Stage<'_>) -> Outcome<Fault> {
     stage.writers[KILLED_SLOT].kill();
     stage.writers[KILLED_SLOT].reap();
     stage.check_alone(KILLED_SLOT, held, killed);
-    // Its successor is started before anything is waited for, so that its place is never empty to `check_cast`.
+    // Its successor is started before anything is waited for, so that its place is never empty to
+    // `check_cast`.
     let (comparison, _) = stage.compare("a writer's death", &[KILLED_SLOT])?;
     let restarted = event::now();
     stage.writers[KILLED_SLOT] = stage.start_writer(KILLED_SLOT)?;
@@ -223,8 +225,8 @@ struct Logger {
     descriptor: OwnedFd,
 }
 
-/// Names it by a descriptor that is opened before the store is asked a second time whether that is it, so that a
-/// reused number can't be meant.
+/// Names it by a descriptor that is opened before the store is asked a second time whether that is
+/// it, so that a reused number can't be meant.
 fn find_logger(stage: &mut Stage<'_>) -> Outcome<Option<Logger>> {
     let pid_now = |stage: &Stage<'_>| stage.stats().ok().and_then(|stats| stats.logger_pid);
     stage.wait_for("a logger", |stage| pid_now(stage).is_some())?;
@@ -240,8 +242,8 @@ impl Logger {
             .map_err(|errno| Failure::System(format!("killing the logger: {errno}")))
     }
 
-    /// Whether it is still more than an entry in the process table. While one of its threads is on its way out, it has its
-    /// memory, and with that its lock on the store.
+    /// Whether it is still more than an entry in the process table. While one of its threads is on
+    /// its way out, it has its memory, and with that its lock on the store.
     fn is_alive(&self) -> bool {
         let Ok(status) = std::fs::read_to_string(format!("/proc/{}/stat", self.number)) else { return false };
         let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.number)) else { return false };

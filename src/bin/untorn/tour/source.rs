@@ -1,4 +1,5 @@
-//! Which files a tour indexes: the regular files of a directory tree, in order of their names, up to a limit.
+//! Which files a tour indexes: the regular files of a directory tree, in order of their names, up
+//! to a limit.
 //!
 //! Symbolic links are not followed. Names longer than a key may be are left out and counted.
 

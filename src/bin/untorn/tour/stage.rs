@@ -1,5 +1,5 @@
-//! The store and the cast of a tour, and the questions asked after each fault: is everything acknowledged there,
-//! and do the others go on?
+//! The store and the cast of a tour, and the questions asked after each fault: is everything
+//! acknowledged there, and do the others go on?
 
 use super::census::{self, Census};
 use super::children::{ChildOutput, ReaderLog, TourProcess, WriterLog, look};
@@ -117,7 +117,8 @@ impl<'a> Stage<'a> {
         self.violations.push(what.into());
     }
 
-    /// Waits for something to come true, keeping the bar alive. Giving up is a violation: somebody is blocked.
+    /// Waits for something to come true, keeping the bar alive. Giving up is a violation: somebody
+    /// is blocked.
     pub(crate) fn wait_for(&mut self, what: &str, mut is_true: impl FnMut(&Stage<'_>) -> bool) -> Outcome<bool> {
         let since = Instant::now();
         while !is_true(self) {
@@ -187,8 +188,8 @@ impl<'a> Stage<'a> {
 
     /// In fresh snapshots: is all there that was acknowledged before?
     ///
-    /// The share of a dead writer must hold what it told and at most one commit more: the one it had made visible and
-    /// not yet told when it died.
+    /// The share of a dead writer must hold what it told and at most one commit more: the one it
+    /// had made visible and not yet told when it died.
     pub(crate) fn compare(&mut self, after: &str, dead: &[usize]) -> Outcome<(Comparison, Census)> {
         let told = self.told();
         let (visible, durable) = {
@@ -228,7 +229,8 @@ impl<'a> Stage<'a> {
         Ok((comparison, visible))
     }
 
-    /// Waits until each of these writers has got the writer lock after `since`; returns when the first and the last did.
+    /// Waits until each of these writers has got the writer lock after `since`; returns when the
+    /// first and the last did.
     pub(crate) fn wait_for_commits(
         &mut self,
         what: &str,
@@ -248,7 +250,8 @@ impl<'a> Stage<'a> {
         Ok(after(times.iter().min()).zip(after(times.iter().max())))
     }
 
-    /// Has a writer stand still half way through a transaction; returns since when it has the writer lock.
+    /// Has a writer stand still half way through a transaction; returns since when it has the
+    /// writer lock.
     pub(crate) fn hold_writer(&mut self, slot: usize) -> Outcome<Nanoseconds> {
         look(&self.writer_logs[slot]).holding = None;
         self.writers[slot].command(super::writer::COMMAND_HOLD)?;

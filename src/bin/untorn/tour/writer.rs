@@ -1,8 +1,9 @@
 //! A writer process: indexes its share of the files, over and over, until it is killed.
 //!
-//! Each transaction stores a few files' records and the writer's new totals. Contents are read before it begins, so
-//! that the writer lock is held for the stores only. The classes of durability take turns. Every commit is told to
-//! the parent before the next one begins: the store may be ahead of what was told by one commit, never behind.
+//! Each transaction stores a few files' records and the writer's new totals. Contents are read
+//! before it begins, so that the writer lock is held for the stores only. The classes of durability
+//! take turns. Every commit is told to the parent before the next one begins: the store may be
+//! ahead of what was told by one commit, never behind.
 
 use super::event::{self, Event, Nanoseconds};
 use super::open;

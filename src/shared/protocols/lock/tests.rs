@@ -53,8 +53,8 @@ fn a_reservation_that_nobody_waits_for_is_taken_back() {
     assert_eq!((queue.0.event.load(Ordering::Relaxed), queue.1.load(Ordering::Relaxed)), (1, 1));
 }
 
-/// Goal: one for somebody who has been woken and does not run yet stays, though another urgent one came between: otherwise one bulk
-/// section after the other could pass it.
+/// Goal: one for somebody who has been woken and does not run yet stays, though another urgent one
+/// came between: otherwise one bulk section after the other could pass it.
 #[test]
 fn a_reservation_for_somebody_on_the_way_stays() {
     let (word, queue) = (AtomicU64::new(OWNER | FLAGS), Queue::new());
@@ -64,7 +64,8 @@ fn a_reservation_for_somebody_on_the_way_stays() {
     release_and_wake_next::<Native>(&word, &queue.events(), OWNER);
     assert!(!reserved(&word), "a time in the future is damage");
     word.store(OWNER | FLAGS, Ordering::Relaxed);
-    // It may happen that this thread does not run for long between the two: then there is nothing to see.
+    // It may happen that this thread does not run for long between the two: then there is nothing
+    // to see.
     let was_kept = (0..1000).any(|_| {
         word.store(OWNER | FLAGS, Ordering::Relaxed);
         queue.0.count_anew();

@@ -9,7 +9,8 @@ use std::sync::atomic::Ordering;
 pub struct Urgent<M: Model> {
     /// The event count on which they wait.
     pub event: M::U32,
-    /// Number of those that have announced themselves and not left. Too large if one has died, until a reservation is taken back.
+    /// Number of those that have announced themselves and not left. Too large if one has died,
+    /// until a reservation is taken back.
     waiting: M::U32,
     /// The number of the newest reservation. The lock's owner counts.
     reservations: M::U32,
@@ -54,7 +55,8 @@ impl<M: Model> Urgent<M> {
         URGENT_WAITERS | (u64::from(number) & (HANDED_OVER - 1))
     }
 
-    /// Wakes one that sleeps. Returns whether the lock stays reserved: one was woken, or is on the way.
+    /// Wakes one that sleeps. Returns whether the lock stays reserved: one was woken, or is on the
+    /// way.
     pub(super) fn wake(&self) -> bool {
         let (now, seen_ns) = (M::now_ns(), self.seen_ns.load(Ordering::Relaxed));
         // Before the wake-up: a waiter that acquires and releases at once must see it.
