@@ -1,10 +1,7 @@
 //! The store as its users see it: opening, transactions, snapshots, and what governs them.
 
 use crate::Durability;
-use crate::api::cells;
-use crate::api::cells::CellInfo;
-use crate::api::cells::cell::Cell;
-use crate::api::cells::counter::Counter;
+use crate::api::cells::sampling;
 use crate::api::changes::{Changes, Feed};
 use crate::api::keyspace::{Keyspace, refuse_reserved};
 use crate::api::snapshot::Snapshot;
@@ -18,7 +15,6 @@ use crate::participant::engine::now_ns;
 use crate::participant::options::{FlushPolicy, Options};
 use crate::participant::settings;
 use crate::process::client::DirectClient;
-use crate::shared::cells::CellKind;
 use crate::txn::write::Write;
 use crate::{Error, Result, TxnId};
 use std::fmt;
@@ -319,7 +315,7 @@ impl Store {
 
     /// Returns when all that cells and counters held at the call is durable.
     pub(crate) fn sync_cells(&self) -> Result<()> {
-        cells::sampling::wait_round(&self.client.engine, self.lock_timeout)?;
+        sampling::wait_round(&self.client.engine, self.lock_timeout)?;
         self.sync_records()
     }
 
@@ -355,111 +351,6 @@ impl Store {
         self.client.check_usable()?;
         settings::set_policy(&self.client.engine, policy);
         Ok(())
-    }
-
-    // ---- cells and counters
-
-    /// The cell of this name, of `size` bytes (1 to 4,096); created, with all bytes 0, if there is
-    /// none, as a transaction at the store's default durability.
-    ///
-    /// ```
-    /// # fn main() -> untorn::Result<()> {
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let path = dir.path().join("data");
-    /// # let store = untorn::Store::open(&path)?;
-    /// let imu = store.cell("imu", 16)?;
-    /// let version = imu.store(b"roll pitch  yaw ")?; // visible to all processes, in place
-    /// let mut reading = [0; 16];
-    /// assert_eq!(imu.load(&mut reading)?, version);
-    /// imu.load_version(version, &mut reading)?; // this very value, or `Stale`
-    /// imu.store_durable(&[1; 16])?; // survives a power loss
-    /// # drop(imu);
-    /// # store.close()?;
-    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::OtherCell`] if it has another size or is a counter; [`Error::Limit`] for the size,
-    /// the name (255 bytes) and the number of cells and counters (65,536); [`Error::NoCell`] if the
-    /// store was opened read-only and there is none; those of a commit.
-    pub fn cell(&self, name: &str, size: usize) -> Result<Cell> {
-        let place = cells::open(self, name, CellKind::Cell { len: size })?;
-        Ok(Cell::new(self.clone(), place, name))
-    }
-
-    /// As [`Store::cell`], for values of a plain type: one without padding, for which any bytes are
-    /// a value. Several processes must mean the same by those bytes.
-    ///
-    /// ```
-    /// # fn main() -> untorn::Result<()> {
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let path = dir.path().join("data");
-    /// # let store = untorn::Store::open(&path)?;
-    /// #[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-    /// #[repr(C)]
-    /// struct Pose {
-    ///     x: f64,
-    ///     y: f64,
-    /// }
-    ///
-    /// let pose = store.cell_of::<Pose>("pose")?;
-    /// let version = pose.store(&Pose { x: 1.0, y: 2.0 })?;
-    /// assert_eq!(pose.load()?, (Pose { x: 1.0, y: 2.0 }, version));
-    /// # drop(pose);
-    /// # store.close()?;
-    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// As [`Store::cell`].
-    pub fn cell_of<T: bytemuck::Pod>(&self, name: &str) -> Result<Cell<T>> {
-        let place = cells::open(self, name, CellKind::Cell { len: size_of::<T>() })?;
-        Ok(Cell::new(self.clone(), place, name))
-    }
-
-    /// The cell of this name, whatever its size; `None` if there is none, or a counter.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`]; [`Error::Forked`].
-    pub fn find_cell(&self, name: &str) -> Result<Option<Cell>> {
-        let place = cells::find(self, name)?.filter(|place| place.kind() != CellKind::Counter);
-        Ok(place.map(|place| Cell::new(self.clone(), place, name)))
-    }
-
-    /// The counter of this name; created, at 0, if there is none, as a transaction at the store's
-    /// default durability.
-    ///
-    /// # Errors
-    /// As [`Store::cell`].
-    pub fn counter(&self, name: &str) -> Result<Counter> {
-        let place = cells::open(self, name, CellKind::Counter)?;
-        Ok(Counter::new(self.clone(), place, name))
-    }
-
-    /// All cells and counters, by name.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`]; [`Error::Forked`].
-    pub fn cells(&self) -> Result<Vec<CellInfo>> {
-        cells::list(self)
-    }
-
-    /// Drops the cell or counter of this name, as a transaction at the store's default durability.
-    /// Says whether it was there. Its handles answer [`Error::NoCell`] from then on, also when
-    /// another one of the same name is created.
-    ///
-    /// A counter's place is used again only when all processes have closed the store that had it
-    /// open when the counter was dropped: one that makes and drops counters for ever comes to the
-    /// limit of their number.
-    ///
-    /// # Errors
-    /// As [`Store::begin`] and [`WriteTxn::commit`].
-    pub fn drop_cell(&self, name: &str) -> Result<bool> {
-        cells::drop_cell(self, name)
     }
 
     // ---- following the changes

@@ -7,6 +7,7 @@
 use crate::files::log::log_error;
 use crate::logger::process::Logger;
 use crate::participant::engine::{Engine, now_ns};
+use crate::participant::rest::LOGGER_POLL_INTERVAL;
 use crate::participant::settings;
 use crate::shared::protocols::atomic::{Native, Woken};
 use crate::shared::protocols::event_count;
@@ -16,8 +17,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use untorn_wal::{LogError, RealDisk, SegmentPool};
 
-/// Longest sleep, unless the logger rests.
-const LOGGER_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How often the dead are looked for.
 const REAP_INTERVAL: Duration = Duration::from_millis(100);
 /// How often the age of what is kept for followers is looked at.

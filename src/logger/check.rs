@@ -58,13 +58,13 @@ pub(super) fn refuse_last_segment(segment_catalog: &SegmentCatalog) -> Result<()
 }
 
 /// What a refused store needs.
-const REMEDY: &str = "restore a backup into an empty directory";
+const RESTORE_REMEDY: &str = "restore a backup into an empty directory";
 
 /// Adds to an error what can be done about the damage.
 pub(super) fn with_remedy(error: Error) -> Error {
     match error {
-        Error::Corrupt { file, offset, what } if !what.contains(REMEDY) => {
-            Error::Corrupt { file, offset, what: format!("{what}; {REMEDY}") }
+        Error::Corrupt { file, offset, what } if !what.contains(RESTORE_REMEDY) => {
+            Error::Corrupt { file, offset, what: format!("{what}; {RESTORE_REMEDY}") }
         }
         other => other,
     }

@@ -22,6 +22,7 @@ use crate::logger::background;
 use crate::logger::process::Logger;
 use crate::pages::{extents, queue, reserve};
 use crate::participant::engine::Engine;
+use crate::participant::rest::LOGGER_POLL_INTERVAL;
 use crate::participant::settings;
 use crate::shared::control::Poison;
 use crate::shared::memory::arena::Pages;
@@ -34,9 +35,6 @@ use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 use untorn_wal::Lsn;
 
-/// Longest sleep of the checkpoint thread unless the logger rests, and how long it waits for the
-/// writer lock at a time.
-const LOGGER_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Time between checkpoints that fail, or that a full device asks for.
 const CHECKPOINT_RETRY_DELAY: Duration = Duration::from_millis(200);
 /// Log segments beyond those that the volume between checkpoints takes: loggers that die young

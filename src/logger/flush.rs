@@ -21,6 +21,7 @@ use crate::files::header::CheckpointHeader;
 use crate::files::slot::SlotImage;
 use crate::logger::process::Logger;
 use crate::participant::engine::now_ns;
+use crate::participant::rest::LOGGER_POLL_INTERVAL;
 use crate::participant::settings;
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::atomic::Woken;
@@ -33,9 +34,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use untorn_wal::{Due, LeadTime, Log, LogState, Lsn, Pending, RealDisk, bytes_due, due};
 
-/// Longest sleep unless the logger rests. One that is stalled shows by a count that stands still
-/// after it was woken.
-const LOGGER_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// After this time without a commit, an empty block states what has become durable.
 const IDLE_HEADER_DELAY: Duration = Duration::from_millis(30);
 /// Longest sleep while commits that need no flush yet come, and somebody follows what is visible.

@@ -22,6 +22,7 @@ use crate::logger::process::Logger;
 use crate::pages::reserve::SpaceQuota;
 use crate::participant::engine::Engine;
 use crate::participant::options::FlushPolicy;
+use crate::participant::rest::LOGGER_POLL_INTERVAL;
 use crate::participant::settings;
 use crate::shared::cells::CellEntry;
 use crate::shared::cells::CellKind;
@@ -34,8 +35,6 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// Longest sleep unless the logger rests, and longest wait for the writer lock.
-const LOGGER_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Time between looks at a ring that is half full.
 const RING_POLL_INTERVAL: Duration = Duration::from_millis(2);
 /// Time between rounds that fail.

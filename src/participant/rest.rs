@@ -28,6 +28,9 @@ use crate::shared::protocols::event_count;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+/// How often a thread of the logger looks by itself unless the logger rests, and how long it waits
+/// for the writer lock at a time.
+pub(crate) const LOGGER_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// After this time without an event, the threads rest.
 const REST_DELAY: Duration = Duration::from_secs(1);
 /// How often a logger that rests looks for dead clients, and for its directory.

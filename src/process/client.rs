@@ -14,7 +14,7 @@ use crate::participant::options::Options;
 use crate::participant::spawner::LoggerSpawner;
 use crate::process::create;
 use crate::process::{pin, waker};
-use crate::shared::control::{Control, REMEDY};
+use crate::shared::control::{Control, REOPEN_REMEDY};
 use crate::shared::liveness;
 use crate::shared::liveness::{CLIENT_IDS, InitLock, LOGGER_OFFSET, Tester};
 use crate::shared::memory::arena::Arena;
@@ -155,7 +155,7 @@ impl DirectClient {
                 return Err(Error::Mismatch {
                     file: dir::CONTROL.into(),
                     what: format!(
-                        "the store is in use, but not by this boot of this kernel, or the region is damaged; {REMEDY}"
+                        "the store is in use, but not by this boot of this kernel, or the region is damaged; {REOPEN_REMEDY}"
                     ),
                 });
             }

@@ -20,7 +20,7 @@
 mod kind;
 
 use crate::files::dir;
-use crate::shared::control::{CacheLine, Control, REMEDY, checked, unchecked, write_zeros};
+use crate::shared::control::{CacheLine, Control, REOPEN_REMEDY, checked, unchecked, write_zeros};
 use crate::shared::protocols::atomic::{Native, Word64};
 use crate::shared::protocols::cell::{COPIES, CellView, CellWords, WriteStep};
 use crate::shared::protocols::lock;
@@ -117,7 +117,7 @@ fn table_at(readers_end: usize) -> u64 {
 }
 
 fn damaged(what: &str) -> Error {
-    Error::corrupt(dir::CONTROL, 0, format!("the {what} is damaged; {REMEDY}"))
+    Error::corrupt(dir::CONTROL, 0, format!("the {what} is damaged; {REOPEN_REMEDY}"))
 }
 
 impl CellsHead {

@@ -54,7 +54,7 @@ use untorn_wal::Lsn;
 use untorn_wal::segment::SegmentHeader;
 
 /// What a region needs whose words are wrong. The next open makes another one from the other files.
-pub(crate) const REMEDY: &str = "stop all processes that have the store open, and open it again";
+pub(crate) const REOPEN_REMEDY: &str = "stop all processes that have the store open, and open it again";
 
 /// Bytes that are copied at a time when the region moves to another file.
 const COPY_BYTES: u64 = 64 << 10;

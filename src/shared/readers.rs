@@ -15,7 +15,7 @@
 #![allow(unsafe_code)]
 
 use crate::files::dir;
-use crate::shared::control::{CHUNK_BYTES, Control, Fixed, READER_CHUNK, REMEDY, checked, write_zeros};
+use crate::shared::control::{CHUNK_BYTES, Control, Fixed, READER_CHUNK, REOPEN_REMEDY, checked, write_zeros};
 use crate::shared::liveness::CLIENT_IDS;
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::lock::ClientIdBits;
@@ -92,7 +92,7 @@ impl Control {
                 let end = self.readers_begin() as u64 + (chunk as u64 + 1) * CHUNK_BYTES;
                 if !self.spans().reaches(end)? {
                     let what = format!(
-                        "chunk {chunk} of the reader slots ends at byte {end}, and the file is shorter; {REMEDY}"
+                        "chunk {chunk} of the reader slots ends at byte {end}, and the file is shorter; {REOPEN_REMEDY}"
                     );
                     return Err(Error::corrupt(dir::CONTROL, end, what));
                 }
@@ -285,6 +285,6 @@ impl Control {
 }
 
 fn damaged(chunk: usize) -> Error {
-    let what = format!("the state of chunk {chunk} of the reader slots is damaged; {REMEDY}");
+    let what = format!("the state of chunk {chunk} of the reader slots is damaged; {REOPEN_REMEDY}");
     Error::corrupt(dir::CONTROL, 0, what)
 }

@@ -30,6 +30,7 @@
 //! segment again if the process dies before. So files are taken and deleted from the oldest header
 //! on (`SegmentSlots::is_next`): what the next [`SegmentCatalog`] finds has no gap.
 
+mod retention;
 mod slots;
 
 use crate::{
@@ -40,32 +41,13 @@ use crate::{
     segment::LogShape,
     segment_catalog::{BROKEN_PREFIX, SEGMENT_PREFIX, SegmentCatalog, UNFINISHED_PREFIX, slot_name},
 };
+pub use retention::Retention;
+pub(crate) use retention::now_ms;
 pub use slots::PoolStats;
 use slots::{SegmentSlot, SegmentSlots, SlotState, blocks_of, bytes_of};
 pub(crate) use slots::{SpareBlocks, StartedSegment};
 use std::cmp::Reverse;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
-
-/// How much of the log is kept beyond what recovery needs, for those who follow it. Both bounds
-/// hold.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Retention {
-    /// The segments that are kept take no more than this many bytes on the disk.
-    pub bytes: u64,
-    /// What is older is not kept. By the system's clock, since it counts across restarts.
-    pub age: Duration,
-}
-
-impl Retention {
-    /// Nothing beyond what recovery needs.
-    pub const NOTHING: Retention = Retention { bytes: 0, age: Duration::ZERO };
-}
-
-/// Milliseconds since 1970.
-pub(crate) fn now_ms() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-}
 
 /// The segment files of one log.
 #[derive(Debug)]
@@ -224,12 +206,15 @@ impl<D: Disk> SegmentPool<D> {
     /// Writes zeros into a file with holes that is no segment any more. Its header goes first, so
     /// that no survey takes what a crash leaves for a damaged segment.
     fn fill_file(&self, name: &str, bytes: u64) -> Result<()> {
-        let file = self.disk.open(name).map_err(LogError::io(format!("opening {name}")))?;
-        for bytes in [BLOCK_BYTES as u64, bytes] {
-            write_zeros(&file, bytes).map_err(LogError::io(format!("zero-filling {name}")))?;
-            file.sync().map_err(LogError::io(format!("syncing {name}")))?;
-        }
-        Ok(())
+        let filled = self.zero_file(name, BLOCK_BYTES as u64).and_then(|()| self.zero_file(name, bytes));
+        filled.map_err(LogError::io(format!("zero-filling {name}")))
+    }
+
+    /// Writes zeros over the first bytes of a file, and syncs it.
+    fn zero_file(&self, name: &str, bytes: u64) -> std::io::Result<()> {
+        let file = self.disk.open(name)?;
+        write_zeros(&file, bytes)?;
+        file.sync()
     }
 
     fn make_file(&self, name: &str, bytes: u64) -> Result<()> {
@@ -471,19 +456,9 @@ impl<D: Disk> SegmentPool<D> {
             None => Vec::new(),
         };
         drop(slots);
-        older.iter().for_each(|name| self.blank_header(name));
+        // A header that stays does no more harm than before.
+        older.iter().for_each(|name| drop(self.zero_file(name, BLOCK_BYTES as u64)));
         Some((name, ready, number))
-    }
-
-    /// Blanks the header of a spare that is older than one that is taken: see
-    /// `SegmentSlots::is_next`. One that can't be blanked stays, and is a spare as good.
-    fn blank_header(&self, name: &str) {
-        let blank = || {
-            let file = self.disk.open(name)?;
-            write_zeros(&file, BLOCK_BYTES as u64)?;
-            file.sync()
-        };
-        let _ = blank();
     }
 
     /// The spare that was taken is a segment now, or a spare again.

@@ -25,6 +25,7 @@
 
 pub(crate) mod cell;
 pub(crate) mod counter;
+mod open;
 pub(crate) mod record;
 pub(crate) mod sampling;
 

@@ -3,7 +3,7 @@
 
 use super::blocks::write_zeros;
 use super::layout::{CLIENT_CHUNK, CLIENTS_AT, ClientEntry, Fixed, RING_AT, RING_UNIT, checked, unchecked};
-use super::{Control, REMEDY};
+use super::{Control, REOPEN_REMEDY};
 use crate::files::dir;
 use crate::files::slot::{SLOT_WORDS, SlotImage};
 use crate::shared::memory::arena::Arena;
@@ -164,7 +164,7 @@ impl Control {
             return Err(Error::corrupt(
                 dir::CONTROL,
                 offset_of!(Fixed, arena_bytes) as u64,
-                format!("the length of the arena is damaged; {REMEDY}"),
+                format!("the length of the arena is damaged; {REOPEN_REMEDY}"),
             ));
         };
         self.check_arena_file(backed)?;
@@ -183,7 +183,7 @@ impl Control {
         // Without the arena's mapping, its opening compares the lengths.
         let Some(arena) = self.arena.get() else { return Ok(()) };
         if !arena.reaches(backed)? {
-            let what = format!("the region counts {backed} bytes of the arena, whose file is shorter; {REMEDY}");
+            let what = format!("the region counts {backed} bytes of the arena, whose file is shorter; {REOPEN_REMEDY}");
             return Err(Error::corrupt(dir::CONTROL, offset_of!(Fixed, arena_bytes) as u64, what));
         }
         self.know_arena(backed);
@@ -201,7 +201,8 @@ impl Control {
     #[cold]
     fn check_own_file_anew(&self, known: &AtomicU64, end: u64, what: &str) -> Result<()> {
         if !self.spans.reaches(end)? {
-            let what = format!("the region counts bytes up to {end} for the {what}, and its file is shorter; {REMEDY}");
+            let what =
+                format!("the region counts bytes up to {end} for the {what}, and its file is shorter; {REOPEN_REMEDY}");
             return Err(Error::corrupt(dir::CONTROL, end, what));
         }
         // Relaxed: the number leads to no other memory of this process.
@@ -256,13 +257,14 @@ impl Control {
         if used <= backed {
             return Ok(());
         }
-        let what =
-            format!("the high-water mark of a commit is byte {used} of the arena, which has {backed} bytes; {REMEDY}");
+        let what = format!(
+            "the high-water mark of a commit is byte {used} of the arena, which has {backed} bytes; {REOPEN_REMEDY}"
+        );
         Err(Error::corrupt(dir::CONTROL, 0, what))
     }
 }
 
 fn damaged_ring() -> Error {
-    let what = format!("the length or the base of the log's ring is damaged; {REMEDY}");
+    let what = format!("the length or the base of the log's ring is damaged; {REOPEN_REMEDY}");
     Error::corrupt(dir::CONTROL, offset_of!(Fixed, ring) as u64, what)
 }

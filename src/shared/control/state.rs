@@ -2,7 +2,7 @@
 //! incarnation, and poison.
 
 use super::layout::{Fixed, checked, unchecked};
-use super::{Control, REMEDY};
+use super::{Control, REOPEN_REMEDY};
 use crate::files::dir;
 use crate::files::slot::{SLOT_WORDS, SlotImage};
 use crate::shared::protocols::atomic::Native;
@@ -20,7 +20,7 @@ impl Control {
         let word = unchecked(self.fixed().incarnation.current.load(Ordering::Relaxed));
         // One before that of the newest transaction would give ids that go backwards.
         word.filter(|incarnation| *incarnation >= self.committed().incarnation()).ok_or_else(|| {
-            let what = format!("the incarnation of the store is damaged; {REMEDY}");
+            let what = format!("the incarnation of the store is damaged; {REOPEN_REMEDY}");
             Error::corrupt(dir::CONTROL, offset_of!(Fixed, incarnation) as u64, what)
         })
     }
