@@ -7,55 +7,13 @@
 //! inheritance; Sha, Rajkumar and Lehoczky, 1990). A bulk thread that has waited for [`patience`]
 //! counts as urgent.
 
-use crate::limits;
-use crate::participant::engine::now_ns;
+use crate::admission::LockWait;
 use crate::shared::protocols::lock::CommitClass;
 use crate::{Error, Result};
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::ThreadId;
 use std::time::Duration;
-
-/// A wait for the writer lock, including the time in the local queue.
-pub(crate) struct LockWait {
-    class: CommitClass,
-    since_ns: u64,
-    timeout: Option<Duration>,
-    patience: Duration,
-}
-
-impl LockWait {
-    /// Creates a wait that begins at `since_ns` and ends `timeout` later at the latest.
-    pub(crate) fn new(class: CommitClass, since_ns: u64, timeout: Option<Duration>) -> LockWait {
-        // A writer that does not wait does not age either.
-        let patience = patience(timeout.filter(|timeout| !timeout.is_zero()));
-        LockWait { class, since_ns, timeout, patience }
-    }
-
-    fn waited(&self) -> Duration {
-        Duration::from_nanos(now_ns().saturating_sub(self.since_ns))
-    }
-
-    /// Returns what is left of the timeout.
-    pub(crate) fn left(&self) -> Option<Duration> {
-        self.timeout.map(|timeout| timeout.saturating_sub(self.waited()))
-    }
-
-    /// Returns the present class: a bulk wait becomes urgent with age.
-    pub(crate) fn class(&self) -> CommitClass {
-        if self.class == CommitClass::Urgent || self.waited() >= self.patience {
-            CommitClass::Urgent
-        } else {
-            CommitClass::Bulk
-        }
-    }
-}
-
-/// Returns how long a bulk commit lets urgent ones go first. A writer with a short timeout ages
-/// faster; otherwise it would time out before its turn.
-pub(crate) fn patience(timeout: Option<Duration>) -> Duration {
-    timeout.map_or(limits::BULK_PATIENCE, |timeout| limits::BULK_PATIENCE.min(timeout / 2))
-}
 
 /// The queue, and the thread at its head.
 #[derive(Default)]

@@ -1,5 +1,278 @@
-//! The order in which writers get the writer lock.
+//! The order in which commits get the writer lock.
 //!
-//! - `local_queue`: the queue of the threads of one process, with priority inheritance
+//! Each commit has a class, which its durability decides ([`Durability::class`]): *urgent* commits
+//! wait for the disk with little time, *bulk* commits do not. Urgent commits go first, and bulk
+//! commits age, so that each gets its turn. `docs/durability.md` has the analysis.
+//!
+//! ```text
+//!  begin ──► ring share ──► local queue ──► writer lock ──► transaction ──► the next one
+//!               ▲    1           2               3   │           4     leave
+//!               └──── the share was used up ◄────────┘
+//! ```
+//!
+//! 1. *Ring share*: only a bulk commit waits here, only while urgent commits come, and only while
+//!    more than a share of the ring is not durable. It goes on when the log is durable but for the
+//!    share, or when its patience is over.
+//! 2. *Local queue*: one thread of a process at a time contends for the lock. Urgent threads go
+//!    first, and the head of the queue inherits the urgency of those behind it.
+//! 3. *Writer lock*: urgent waiters of all processes go first. The lock of a dead owner is taken
+//!    over.
+//! 4. *Transaction*: when it ends, the lock goes to an urgent thread of the same process, else to
+//!    an urgent one elsewhere, else to any.
+//!
+//! A timeout ends the wait at 2 or 3: the commit leaves the queue and holds nothing.
+//!
+//! | rule | where |
+//! |---|---|
+//! | the class of a commit | [`Durability::class`] |
+//! | a bulk commit counts as urgent after [`limits::BULK_PATIENCE`] | [`LockWait::class`] |
+//! | one thread of a process contends for the lock; urgent ones first; the head inherits urgency | `local_queue` |
+//! | among processes, urgent waiters first | `shared/protocols/lock.rs` |
+//! | while urgent commits come, bulk ones publish no more than [`limits::BULK_SHARE_BYTES`] ahead of what is durable | `Admission::wait_for_share` |
+//! | a release goes to an urgent thread of the same process first | `Admission::leave` |
+//! | the logger's own transactions are bulk, and exempt from the share | [`admit_logger`] |
+//!
+//! When a commit is to be durable is not decided here, but announced with its publication
+//! (`txn/commit.rs`) and kept by the flush thread (`logger/flush.rs`).
 
-pub(crate) mod local_queue;
+mod local_queue;
+
+use crate::participant::engine::{Engine, now_ns};
+use crate::shared::protocols::atomic::Native;
+use crate::shared::protocols::lock;
+use crate::shared::protocols::lock::CommitClass;
+use crate::{Durability, Error, Result, limits};
+use local_queue::LocalQueue;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use untorn_wal::Lsn;
+
+/// While an urgent commit has come within this time, bulk ones leave the log to it but for a share.
+const URGENT_RECENT_MAX: Duration = Duration::from_secs(1);
+
+impl Durability {
+    /// The class of a commit of this durability.
+    pub(crate) fn class(self) -> CommitClass {
+        match self {
+            Durability::Visible => CommitClass::Bulk,
+            Durability::Within(time) if time >= limits::BULK_TIME_MIN => CommitClass::Bulk,
+            Durability::Durable | Durability::Within(_) => CommitClass::Urgent,
+        }
+    }
+}
+
+/// A wait for the writer lock, including the time in the local queue.
+pub(crate) struct LockWait {
+    class: CommitClass,
+    since_ns: u64,
+    timeout: Option<Duration>,
+    patience: Duration,
+}
+
+impl LockWait {
+    /// Creates a wait that begins at `since_ns` and ends `timeout` later at the latest.
+    pub(crate) fn new(class: CommitClass, since_ns: u64, timeout: Option<Duration>) -> LockWait {
+        // A writer that does not wait does not age either.
+        let patience = patience(timeout.filter(|timeout| !timeout.is_zero()));
+        LockWait { class, since_ns, timeout, patience }
+    }
+
+    fn waited(&self) -> Duration {
+        Duration::from_nanos(now_ns().saturating_sub(self.since_ns))
+    }
+
+    /// Returns what is left of the timeout.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        self.timeout.map(|timeout| timeout.saturating_sub(self.waited()))
+    }
+
+    /// Returns the present class: a bulk wait becomes urgent with age.
+    pub(crate) fn class(&self) -> CommitClass {
+        if self.class == CommitClass::Urgent || self.waited() >= self.patience {
+            CommitClass::Urgent
+        } else {
+            CommitClass::Bulk
+        }
+    }
+}
+
+/// Returns how long a bulk commit lets urgent ones go first. A writer with a short timeout ages
+/// faster; otherwise it would time out before its turn.
+pub(crate) fn patience(timeout: Option<Duration>) -> Duration {
+    timeout.map_or(limits::BULK_PATIENCE, |timeout| limits::BULK_PATIENCE.min(timeout / 2))
+}
+
+/// Lets the commits of one process in.
+#[derive(Default)]
+pub(crate) struct Admission {
+    queue: LocalQueue,
+    /// For which urgent threads of this process it last left the writer lock reserved: a
+    /// [`lock::Reservation`].
+    handed_over: AtomicU64,
+}
+
+impl Admission {
+    /// Acquires the writer lock for this thread, for a commit of this class that has waited since
+    /// `asked_ns`. The timeout counts from there as well. The time that a bulk commit waits for its
+    /// ring share does not count.
+    ///
+    /// # Errors
+    /// [`Error::TransactionOpen`] if this thread has the lock; [`Error::LockTimeout`]; an error if
+    /// other processes take this one for dead. The lock is not held then.
+    pub(crate) fn admit(
+        &self,
+        engine: &Engine,
+        class: CommitClass,
+        asked_ns: u64,
+        timeout: Option<Duration>,
+    ) -> Result<()> {
+        if class == CommitClass::Urgent {
+            engine.control.fixed().deadlines.urgent_asked_ns.store(asked_ns, Ordering::Relaxed);
+        }
+        let since = |now_ns: u64| Duration::from_nanos(now_ns.saturating_sub(asked_ns));
+        let share_patience = patience(timeout);
+        let mut waits_for_share = class == CommitClass::Bulk;
+        // When it began to queue: a slow disk must not use up its patience with other writers.
+        let mut queued_ns = asked_ns;
+        loop {
+            if waits_for_share && let Some(needed) = bulk_waits_for(engine) {
+                let left = share_patience.saturating_sub(since(now_ns()));
+                waits_for_share = self.wait_for_share(engine, needed, left)?;
+                queued_ns = now_ns();
+            }
+            let left = timeout.map(|timeout| timeout.saturating_sub(since(queued_ns)));
+            self.queue_and_lock(engine, &LockWait::new(class, queued_ns, left))?;
+            // Again, since the wait may have been long.
+            if let Err(error) = engine.presence.check() {
+                self.release(engine);
+                return Err(error);
+            }
+            // Those that went before may have used up the share.
+            if !waits_for_share || bulk_waits_for(engine).is_none() || since(now_ns()) >= share_patience {
+                note_wait(engine, class, asked_ns);
+                return Ok(());
+            }
+            self.release(engine);
+        }
+    }
+
+    /// Releases the writer lock, acquired for a commit of this class.
+    pub(crate) fn leave(&self, engine: &Engine, class: CommitClass) {
+        note_hold(engine, class);
+        self.release(engine);
+    }
+
+    /// An error if this thread has the writer lock.
+    pub(crate) fn refuse_open_transaction(&self) -> Result<()> {
+        if self.queue.is_this_threads() { Err(Error::TransactionOpen) } else { Ok(()) }
+    }
+
+    /// Waits until the log is durable up to `needed`, and returns whether the commit would wait
+    /// again. Not for ever, nor after an error: those that need a durable log report it.
+    fn wait_for_share(&self, engine: &Engine, needed: Lsn, patience: Duration) -> Result<bool> {
+        self.refuse_open_transaction()?;
+        Ok(!patience.is_zero() && engine.wait_durable(needed, true, Some(patience)).unwrap_or(false))
+    }
+
+    fn queue_and_lock(&self, engine: &Engine, wait: &LockWait) -> Result<()> {
+        let writer = &engine.control.fixed().writer;
+        let boost = || {
+            if lock::owner::<Native>(&writer.word).is_none_or(|owner| owner.id() != engine.me.0) {
+                lock::wake_all::<Native>(&writer.event);
+            }
+        };
+        if let Err(error) = self.queue.enter(wait, boost) {
+            self.take_back_unused(engine);
+            return Err(error);
+        }
+        let class = || if self.queue.boosts_holder() { CommitClass::Urgent } else { wait.class() };
+        engine.acquire_as(writer, &class, wait.left()).inspect_err(|_| self.queue.leave())
+    }
+
+    /// Releases the writer lock: urgent threads of this process are next, then urgent ones of other
+    /// processes.
+    fn release(&self, engine: &Engine) {
+        let writer = &engine.control.fixed().writer;
+        if self.queue.has_urgent() {
+            let reservation = lock::release_to_urgent::<Native>(&writer.word, &writer.events(), engine.me.0);
+            self.handed_over.store(reservation.map_or(0, lock::Reservation::to_bits), Ordering::SeqCst);
+            // The thread that it is for may have given up before it was noted.
+            self.take_back_unused(engine);
+        } else {
+            engine.release(writer);
+        }
+        self.queue.leave();
+    }
+
+    /// Takes back the writer lock's reservation for an urgent thread of this process, if all of
+    /// them have given up.
+    fn take_back_unused(&self, engine: &Engine) {
+        if !self.queue.has_urgent()
+            && let Some(reservation) = lock::Reservation::from_bits(self.handed_over.load(Ordering::SeqCst))
+        {
+            let writer = &engine.control.fixed().writer;
+            lock::take_back::<Native>(&writer.word, &writer.events(), reservation);
+        }
+    }
+}
+
+/// The writer lock, held by a thread of the logger. Dropping it releases the lock, also in a panic:
+/// the process stays alive then, so no other one would take the lock over.
+pub(crate) struct LoggerAdmission<'e>(&'e Engine);
+
+/// Acquires the writer lock for a transaction of the logger that has waited since `asked_ns`, for
+/// at most `timeout`. The lock is owned by a process: the threads of the logger exclude each other
+/// before.
+///
+/// # Errors
+/// [`Error::LockTimeout`].
+pub(crate) fn admit_logger(engine: &Engine, asked_ns: u64, timeout: Duration) -> Result<LoggerAdmission<'_>> {
+    // A short timeout must not end each wait before the logger's turn comes.
+    let wait = LockWait::new(CommitClass::Bulk, asked_ns, Some(timeout));
+    engine.acquire_as(&engine.control.fixed().writer, &|| wait.class(), Some(timeout))?;
+    note_wait(engine, CommitClass::Bulk, asked_ns);
+    Ok(LoggerAdmission(engine))
+}
+
+impl Drop for LoggerAdmission<'_> {
+    fn drop(&mut self) {
+        note_hold(self.0, CommitClass::Bulk);
+        self.0.release(&self.0.control.fixed().writer);
+    }
+}
+
+/// How far the log must be durable before a bulk commit may add to what waits for its flush;
+/// `None`: it may at once. While urgent commits come, one flush covers no more than a share of the
+/// ring and one more commit, so that no urgent commit waits for more.
+fn bulk_waits_for(engine: &Engine) -> Option<Lsn> {
+    let control = &engine.control;
+    let fixed = control.fixed();
+    let urgent_ns = fixed.deadlines.urgent_asked_ns.load(Ordering::Relaxed);
+    // A time in the future is damage.
+    let ago = if urgent_ns == 0 { None } else { now_ns().checked_sub(urgent_ns) };
+    if ago.is_none_or(|ago| u128::from(ago) >= URGENT_RECENT_MAX.as_nanos()) {
+        return None;
+    }
+    // Frames of a transaction that streams lie behind the newest commit.
+    let streamed = Lsn(fixed.stream.tail.load(Ordering::Relaxed));
+    let tail = control.newest().ok()?.log_tail.max(streamed);
+    let (_, durable) = control.durable()?;
+    let share = limits::BULK_SHARE_BYTES.min(control.ring_reach().ok()? / 4);
+    (tail.bytes_since(durable) > share).then(|| Lsn((tail.0 - share).next_multiple_of(8)))
+}
+
+/// Notes how long a commit of this class, which has the writer lock and will keep it, has waited
+/// for it.
+fn note_wait(engine: &Engine, class: CommitClass, asked_ns: u64) {
+    let fixed = engine.control.fixed();
+    let since_ns = fixed.writer.holder_since_ns.load(Ordering::Relaxed);
+    fixed.latencies.lock[class].wait.record_alone(since_ns.saturating_sub(asked_ns));
+}
+
+/// Notes for how long a commit of this class, which is about to release the writer lock, has had
+/// it.
+fn note_hold(engine: &Engine, class: CommitClass) {
+    let fixed = engine.control.fixed();
+    let since_ns = fixed.writer.holder_since_ns.load(Ordering::Relaxed);
+    fixed.latencies.lock[class].hold.record_alone(now_ns().saturating_sub(since_ns));
+}

@@ -266,11 +266,11 @@ impl Store {
         timeout: Option<Duration>,
     ) -> Result<WriteTxn<'_>> {
         self.refuse_read_only()?;
-        self.client.lock_writer(durability.class(), asked_ns, timeout)?;
+        self.client.admission.admit(&self.client.engine, durability.class(), asked_ns, timeout)?;
         match Write::begin(&self.client.engine) {
             Ok(write) => Ok(WriteTxn::new(self, write, durability)),
             Err(error) => {
-                self.client.unlock_writer(durability.class());
+                self.client.admission.leave(&self.client.engine, durability.class());
                 Err(error)
             }
         }
@@ -307,7 +307,7 @@ impl Store {
     pub fn sync(&self) -> Result<()> {
         self.client.check_usable()?;
         if self.client.engine.control.cell_bound()? > 0 {
-            self.client.refuse_open_transaction()?;
+            self.client.admission.refuse_open_transaction()?;
             return self.sync_cells();
         }
         self.sync_records()
@@ -339,7 +339,7 @@ impl Store {
     /// arena can't be synced.
     pub fn checkpoint(&self) -> Result<TxnId> {
         self.client.check_usable()?;
-        self.client.refuse_open_transaction()?;
+        self.client.admission.refuse_open_transaction()?;
         settings::wait_checkpoint(&self.client.engine, self.lock_timeout)
     }
 

@@ -380,7 +380,7 @@ struct Unlock<'c>(&'c DirectClient, CommitClass);
 
 impl Drop for Unlock<'_> {
     fn drop(&mut self) {
-        self.0.unlock_writer(self.1);
+        self.0.admission.leave(&self.0.engine, self.1);
     }
 }
 
@@ -394,7 +394,8 @@ fn named(error: Error, keyspace: &Keyspace) -> Error {
 impl Drop for WriteTxn<'_> {
     fn drop(&mut self) {
         if self.write.take().is_some() && !self.store.client().is_forked() {
-            self.store.client().unlock_writer(self.durability.class());
+            let client = self.store.client();
+            client.admission.leave(&client.engine, self.durability.class());
         }
     }
 }

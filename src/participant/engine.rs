@@ -25,13 +25,9 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use untorn_wal::Lsn;
 
 /// Longest time that a participant sleeps before it looks again whether whom it waits for is alive.
 pub(crate) const LOGGER_RECHECK_INTERVAL: Duration = Duration::from_millis(5);
-
-/// While an urgent commit has come within this time, bulk ones leave the log to it but for a share.
-const URGENT_RECENT_MAX: Duration = Duration::from_secs(1);
 
 /// How often whoever commits or stores without waiting looks whether a logger lives.
 const LOGGER_GLANCE_INTERVAL_NS: u64 = 10_000_000;
@@ -233,51 +229,16 @@ impl Engine {
     ///
     /// Only one thread of a process may try at a time: the lock knows owners, not threads.
     pub(crate) fn acquire(&self, word: &LockWord, timeout: Option<Duration>) -> Result<()> {
-        self.take(word, &|| CommitClass::Bulk, timeout)
+        self.acquire_as(word, &|| CommitClass::Bulk, timeout)
     }
 
-    /// Takes the writer lock, as what `class` says before each look. A bulk one may become urgent
-    /// while it waits.
-    pub(crate) fn acquire_writer(&self, class: &dyn Fn() -> CommitClass, timeout: Option<Duration>) -> Result<()> {
-        self.take(&self.control.fixed().writer, class, timeout)
-    }
-
-    /// Notes how long a commit of this class, which has the writer lock and will keep it, has
-    /// waited for it.
-    pub(crate) fn note_lock_wait(&self, class: CommitClass, asked_ns: u64) {
-        let fixed = self.control.fixed();
-        let since_ns = fixed.writer.holder_since_ns.load(Ordering::Relaxed);
-        fixed.latencies.lock[class].wait.record_alone(since_ns.saturating_sub(asked_ns));
-    }
-
-    /// Notes for how long a commit of this class, which is about to let go of the writer lock, has
-    /// had it.
-    pub(crate) fn note_lock_hold(&self, class: CommitClass) {
-        let fixed = self.control.fixed();
-        let since_ns = fixed.writer.holder_since_ns.load(Ordering::Relaxed);
-        fixed.latencies.lock[class].hold.record_alone(now_ns().saturating_sub(since_ns));
-    }
-
-    /// How far the log must be durable before a bulk commit may add to what waits for its flush;
-    /// `None`: it may at once. While urgent commits come, one flush covers no more than a share of
-    /// the ring and one more commit, so that nobody urgent waits for more.
-    pub(crate) fn bulk_waits_for(&self) -> Option<Lsn> {
-        let fixed = self.control.fixed();
-        let urgent_ns = fixed.deadlines.urgent_asked_ns.load(Ordering::Relaxed);
-        // A time in the future is damage.
-        let ago = if urgent_ns == 0 { None } else { now_ns().checked_sub(urgent_ns) };
-        if ago.is_none_or(|ago| u128::from(ago) >= URGENT_RECENT_MAX.as_nanos()) {
-            return None;
-        }
-        // Frames of a transaction that streams lie behind the newest commit.
-        let streamed = Lsn(fixed.stream.tail.load(Ordering::Relaxed));
-        let tail = self.control.newest().ok()?.log_tail.max(streamed);
-        let (_, durable) = self.control.durable()?;
-        let share = limits::BULK_SHARE_BYTES.min(self.control.ring_reach().ok()? / 4);
-        (tail.bytes_since(durable) > share).then(|| Lsn((tail.0 - share).next_multiple_of(8)))
-    }
-
-    fn take(&self, word: &LockWord, class: &dyn Fn() -> CommitClass, timeout: Option<Duration>) -> Result<()> {
+    /// As [`Engine::acquire`], for a commit of the class that `class` returns before each look.
+    pub(crate) fn acquire_as(
+        &self,
+        word: &LockWord,
+        class: &dyn Fn() -> CommitClass,
+        timeout: Option<Duration>,
+    ) -> Result<()> {
         // Nearly always free, and then nobody's class matters.
         if lock::try_acquire::<Native>(&word.word, self.me.0).is_err()
             && lock::try_acquire_as::<Native>(&word.word, class(), self.me.0).is_err()

@@ -4,7 +4,6 @@ use crate::Durability;
 use crate::files::geometry::{Geometry, Parameter};
 use crate::files::owner::Ownership;
 use crate::participant::engine::now_ns;
-use crate::shared::protocols::lock::CommitClass;
 use crate::{Error, LimitKind, Result, limits};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,15 +20,6 @@ impl Durability {
                 Some(now_ns().saturating_add(time).min(u64::MAX - 1))
             }
             _ => None,
-        }
-    }
-
-    /// The class that a commit of this durability is counted in.
-    pub(crate) fn class(self) -> CommitClass {
-        match self {
-            Durability::Visible => CommitClass::Bulk,
-            Durability::Within(time) if time >= limits::BULK_TIME_MIN => CommitClass::Bulk,
-            Durability::Durable | Durability::Within(_) => CommitClass::Urgent,
         }
     }
 }

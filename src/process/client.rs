@@ -4,7 +4,7 @@
 //! registry. After a `fork()` the child finds its copies dead: every entry and every drop looks at
 //! a wipe-on-fork word first, so that a child can neither use nor release what is its parent's.
 
-use crate::admission::local_queue;
+use crate::admission::Admission;
 use crate::files::dir;
 use crate::files::dir::Dir;
 use crate::files::dir::LockFileId;
@@ -24,8 +24,7 @@ use crate::shared::presence;
 use crate::shared::presence::Presence;
 use crate::shared::progress::{Patience, Progress};
 use crate::shared::protocols::atomic::{Native, Word64};
-use crate::shared::protocols::lock::CommitClass;
-use crate::shared::protocols::{event_count, lock, pins};
+use crate::shared::protocols::{event_count, pins};
 use crate::{ClientId, Error, LimitKind, Result, limits};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -33,7 +32,6 @@ use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
-use untorn_wal::Lsn;
 
 /// How long opening waits for other processes that make no visible progress, at the least.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -48,10 +46,8 @@ pub(crate) struct DirectClient {
     pub(super) serial: u64,
     pub(crate) engine: Engine,
     pub(super) fork: ForkGuard,
-    local_queue: local_queue::LocalQueue,
-    /// For which of its urgent threads this process last left the writer lock reserved: a
-    /// [`lock::Reservation`].
-    handed_over: AtomicU64,
+    /// Lets this process's commits in.
+    pub(crate) admission: Admission,
     pub(crate) pool: pin::SlotPool,
     pub(crate) wakers: waker::Wakers,
     /// Its entry in the client table.
@@ -222,8 +218,7 @@ impl DirectClient {
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             engine,
             fork: ForkGuard::new()?,
-            local_queue: local_queue::LocalQueue::default(),
-            handed_over: AtomicU64::new(0),
+            admission: Admission::default(),
             pool: pin::SlotPool::default(),
             wakers: waker::Wakers::default(),
             entry,
@@ -249,99 +244,6 @@ impl DirectClient {
     }
 
     // ---- writing
-
-    /// Takes the writer lock for this thread, for a commit of this class, whose caller has waited
-    /// since `asked_ns`; the time-out counts from there as well.
-    pub(crate) fn lock_writer(&self, class: CommitClass, asked_ns: u64, timeout: Option<Duration>) -> Result<()> {
-        let engine = &self.engine;
-        if class == CommitClass::Urgent {
-            engine.control.fixed().deadlines.urgent_asked_ns.store(asked_ns, Ordering::Relaxed);
-        }
-        let since = |now_ns: u64| Duration::from_nanos(now_ns.saturating_sub(asked_ns));
-        let share_patience = local_queue::patience(timeout);
-        let mut waits_for_share = class == CommitClass::Bulk;
-        // When it began to queue: a slow disk must not use up its patience with other writers.
-        let mut queued_ns = asked_ns;
-        loop {
-            if waits_for_share && let Some(needed) = engine.bulk_waits_for() {
-                waits_for_share = self.wait_for_share(needed, share_patience.saturating_sub(since(now_ns())))?;
-                queued_ns = now_ns();
-            }
-            let left = timeout.map(|timeout| timeout.saturating_sub(since(queued_ns)));
-            self.queue_and_lock(&local_queue::LockWait::new(class, queued_ns, left))?;
-            // Again, since the wait may have been long.
-            if let Err(error) = engine.presence.check() {
-                self.let_go();
-                return Err(error);
-            }
-            // Who went before may have used up the share.
-            if !waits_for_share || engine.bulk_waits_for().is_none() || since(now_ns()) >= share_patience {
-                engine.note_lock_wait(class, asked_ns);
-                return Ok(());
-            }
-            self.let_go();
-        }
-    }
-
-    /// Before a bulk commit: waits until the log is durable up to `needed`, that is but for a
-    /// share, and says whether it would wait again. Not for ever, nor after an error: a logger that
-    /// does not get on is for those to find out who need it.
-    fn wait_for_share(&self, needed: Lsn, patience: Duration) -> Result<bool> {
-        self.refuse_open_transaction()?;
-        Ok(!patience.is_zero() && self.engine.wait_durable(needed, true, Some(patience)).unwrap_or(false))
-    }
-
-    fn queue_and_lock(&self, wait: &local_queue::LockWait) -> Result<()> {
-        let (engine, writer) = (&self.engine, &self.engine.control.fixed().writer);
-        let boost = || {
-            if lock::owner::<Native>(&writer.word).is_none_or(|owner| owner.id() != engine.me.0) {
-                lock::wake_all::<Native>(&writer.event);
-            }
-        };
-        if let Err(error) = self.local_queue.enter(wait, boost) {
-            self.take_back_unused();
-            return Err(error);
-        }
-        let class = || if self.local_queue.boosts_holder() { CommitClass::Urgent } else { wait.class() };
-        engine.acquire_writer(&class, wait.left()).inspect_err(|_| self.local_queue.leave())
-    }
-
-    /// Lets go of the writer lock: urgent threads of this process are next, then urgent ones
-    /// elsewhere.
-    fn let_go(&self) {
-        let writer = &self.engine.control.fixed().writer;
-        if self.local_queue.has_urgent() {
-            let reservation = lock::release_to_urgent::<Native>(&writer.word, &writer.events(), self.engine.me.0);
-            self.handed_over.store(reservation.map_or(0, lock::Reservation::to_bits), Ordering::SeqCst);
-            // Whoever it is for may have given up before it was noted.
-            self.take_back_unused();
-        } else {
-            self.engine.release(writer);
-        }
-        self.local_queue.leave();
-    }
-
-    /// Takes back the writer lock's reservation for an urgent thread of this process, if all of
-    /// them have given up.
-    fn take_back_unused(&self) {
-        if !self.local_queue.has_urgent()
-            && let Some(reservation) = lock::Reservation::from_bits(self.handed_over.load(Ordering::SeqCst))
-        {
-            let writer = &self.engine.control.fixed().writer;
-            lock::take_back::<Native>(&writer.word, &writer.events(), reservation);
-        }
-    }
-
-    /// An error if this thread holds the writer lock.
-    pub(crate) fn refuse_open_transaction(&self) -> Result<()> {
-        if self.local_queue.is_this_threads() { Err(Error::TransactionOpen) } else { Ok(()) }
-    }
-
-    /// Lets go of the writer lock, taken for a commit of this class.
-    pub(crate) fn unlock_writer(&self, class: CommitClass) {
-        self.engine.note_lock_hold(class);
-        self.let_go();
-    }
 
     /// Counts a commit of this process.
     pub(crate) fn count_commit(&self) {

@@ -322,7 +322,7 @@ impl Opened {
         // First: in a child of `fork()` even the lock behind the next question may be held for
         // ever.
         self.store.client().check_usable()?;
-        self.store.client().refuse_open_transaction()?;
+        self.store.client().admission.refuse_open_transaction()?;
         let version = self.store(value)?;
         self.store.sync_cells().map_err(|error| match error {
             Error::Forked => error,

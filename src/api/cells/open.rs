@@ -31,9 +31,10 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// [`Error::OtherCell`] if it has another size or is a counter; [`Error::Limit`] for the size,
-    /// the name (255 bytes) and the number of cells and counters (65,536); [`Error::NoCell`] if the
-    /// store was opened read-only and there is none; those of a commit.
+    /// [`Error::OtherCell`](crate::Error::OtherCell) if it has another size or is a counter;
+    /// [`Error::Limit`](crate::Error::Limit) for the size, the name (255 bytes) and the number of
+    /// cells and counters (65,536); [`Error::NoCell`](crate::Error::NoCell) if the store was opened
+    /// read-only and there is none; those of a commit.
     pub fn cell(&self, name: &str, size: usize) -> Result<Cell> {
         let place = cells::open(self, name, CellKind::Cell { len: size })?;
         Ok(Cell::new(self.clone(), place, name))
@@ -74,7 +75,7 @@ impl Store {
     /// The cell of this name, whatever its size; `None` if there is none, or a counter.
     ///
     /// # Errors
-    /// [`Error::Corrupt`]; [`Error::Forked`].
+    /// [`Error::Corrupt`](crate::Error::Corrupt); [`Error::Forked`](crate::Error::Forked).
     pub fn find_cell(&self, name: &str) -> Result<Option<Cell>> {
         let place = cells::find(self, name)?.filter(|place| place.kind() != CellKind::Counter);
         Ok(place.map(|place| Cell::new(self.clone(), place, name)))
@@ -93,21 +94,21 @@ impl Store {
     /// All cells and counters, by name.
     ///
     /// # Errors
-    /// [`Error::Corrupt`]; [`Error::Forked`].
+    /// [`Error::Corrupt`](crate::Error::Corrupt); [`Error::Forked`](crate::Error::Forked).
     pub fn cells(&self) -> Result<Vec<CellInfo>> {
         cells::list(self)
     }
 
     /// Drops the cell or counter of this name, as a transaction at the store's default durability.
-    /// Says whether it was there. Its handles answer [`Error::NoCell`] from then on, also when
-    /// another one of the same name is created.
+    /// Says whether it was there. Its handles answer [`Error::NoCell`](crate::Error::NoCell) from
+    /// then on, also when another one of the same name is created.
     ///
     /// A counter's place is used again only when all processes have closed the store that had it
     /// open when the counter was dropped: one that makes and drops counters for ever comes to the
     /// limit of their number.
     ///
     /// # Errors
-    /// As [`Store::begin`] and [`WriteTxn::commit`].
+    /// As [`Store::begin`] and [`WriteTxn::commit`](crate::WriteTxn::commit).
     pub fn drop_cell(&self, name: &str) -> Result<bool> {
         cells::drop_cell(self, name)
     }

@@ -1,14 +1,14 @@
 //! The state that the threads of a logger share, and what they ask of each other: turns under the
 //! writer lock, a record of a checkpoint in the log, the block credit.
 
+use crate::admission;
 use crate::participant::engine::{Engine, now_ns};
 use crate::participant::rest::Rest;
 use crate::shared::liveness::Claim;
 use crate::shared::presence;
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::event_count;
-use crate::shared::protocols::lock::CommitClass;
-use crate::{Error, Result, TxnId, limits};
+use crate::{Error, Result, TxnId};
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -71,25 +71,8 @@ impl Logger {
         let Some(_turn) = self.writing.try_lock_for(patience) else {
             return Err(Error::LockTimeout { waited: patience, holder: "another thread of the logger".into() });
         };
-        // A short timeout must not end each wait before the logger's turn comes.
-        let patient_ns = limits::BULK_PATIENCE.min(patience / 2).as_nanos();
-        let class = || match u128::from(now_ns().saturating_sub(asked_ns)) < patient_ns {
-            true => CommitClass::Bulk,
-            false => CommitClass::Urgent,
-        };
         self.check_present()?;
-        self.engine.acquire_writer(&class, Some(patience))?;
-        self.engine.note_lock_wait(CommitClass::Bulk, asked_ns);
-        /// Releases the lock, also if the work panics: this process stays alive, so no other would
-        /// take the lock over.
-        struct Release<'e>(&'e Engine);
-        impl Drop for Release<'_> {
-            fn drop(&mut self) {
-                self.0.note_lock_hold(CommitClass::Bulk);
-                self.0.release(&self.0.control.fixed().writer);
-            }
-        }
-        let _release = Release(&self.engine);
+        let _admitted = admission::admit_logger(&self.engine, asked_ns, patience)?;
         work()
     }
 
