@@ -101,8 +101,9 @@ mod admission;
 mod api;
 mod btree;
 mod cas;
+mod change;
 #[doc(hidden)]
-pub mod crash_points;
+pub use crash::points as crash_points;
 #[doc(hidden)]
 pub use untorn_wal::planted_bugs;
 mod durability;
@@ -131,20 +132,18 @@ pub use api::cells::CellInfo;
 pub use api::cells::cell::Cell;
 pub use api::cells::counter::Counter;
 pub use api::cells::record::{KEYSPACE as CELLS_KEYSPACE, Sample};
-pub use api::changes::{Change, ChangeKind, Changes, Feed};
+pub use api::changes::Changes;
 pub use api::cursor::{Cursor, TxnCursor};
 pub use api::keyspace::Keyspace;
 pub use api::observe::{Observation, observe};
 pub use api::savepoint::Savepoint;
 pub use api::snapshot::{Key, Range, Snapshot, SnapshotRange, Value};
-pub use api::stats::{
-    Acknowledgements, CellStat, ClientStat, DeadlineStat, HolderStat, Latencies, LatencyByClass, ReaderStat, Stats,
-};
 pub use api::store::Store;
 pub use api::ticket::Ticket;
 pub use api::verify::{Problem, VerifyReport};
 pub use api::write_txn::{TxnRange, WriteTxn};
 pub use cas::CasOutcome;
+pub use change::{Change, ChangeKind, Feed};
 pub use durability::Durability;
 pub use error::{Error, LimitKind, Result};
 pub(crate) use ids::{ClientId, KeyspaceId, PageId};
@@ -153,6 +152,9 @@ pub use key_range::KeyRange;
 pub use participant::options::{FlushPolicy, Options};
 pub use remote::{Batch, Client, ClientOptions, CommitOutcome, RemoteChanges, Scan};
 pub use shared::protocols::histogram::Latency;
+pub use shared::stats::{
+    Acknowledgements, CellStat, ClientStat, DeadlineStat, HolderStat, Latencies, LatencyByClass, ReaderStat, Stats,
+};
 
 /// Handles may be used after a panic that unwound through one of their calls. Their shared state is
 /// in the region, where each protocol goes on from the death of its process at any step, so from a

@@ -21,19 +21,8 @@ const LAYERS: [&str; 12] = [
     "files",
 ];
 /// Files beside the folders, which every layer may import, and which import none.
-const COMMON: [&str; 11] = [
-    "cas",
-    "crash",
-    "crash_points",
-    "durability",
-    "environment",
-    "error",
-    "fault",
-    "ids",
-    "key_range",
-    "limits",
-    "prefix",
-];
+const COMMON: [&str; 11] =
+    ["cas", "change", "crash", "durability", "environment", "error", "fault", "ids", "key_range", "limits", "prefix"];
 /// Message-passing clients. They have none of the store open, so they may use no more than these.
 /// The server has the codec of errors in common with them. `access` has the traits of both kinds of
 /// clients.
@@ -41,10 +30,8 @@ const REMOTE_MAY_IMPORT: [&str; 3] = ["remote", "shared", "files"];
 const MAY_IMPORT_REMOTE: [&str; 3] = ["access", "remote", "server"];
 /// Every layer at once, for fuzzing alone.
 const UNLAYERED: [&str; 2] = ["bin", "fuzzing"];
-/// The spawner starts what is above it, as a program or as a thread. Followers by message yield the
-/// change type of the direct feed, and figures by message are those of a direct client.
-const UPWARD: [(&str, &str); 3] =
-    [("participant/spawner.rs", "logger"), ("remote/changes.rs", "api"), ("remote/stats.rs", "api")];
+/// The spawner starts what is above it, as a program or as a thread.
+const UPWARD: [(&str, &str); 1] = [("participant/spawner.rs", "logger")];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {

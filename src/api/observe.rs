@@ -4,7 +4,6 @@
 //! What is shared is mapped for reading only, for as long as the look takes, so nothing here can
 //! write there, not even by mistake.
 
-use crate::api::stats::Stats;
 use crate::files::dir;
 use crate::files::dir::Dir;
 use crate::files::header::CheckpointHeader;
@@ -12,6 +11,7 @@ use crate::files::owner::Ownership;
 use crate::participant::engine::has_clients;
 use crate::shared::control::{Control, LAYOUT};
 use crate::shared::liveness::{LOGGER_OFFSET, Tester};
+use crate::shared::stats::Stats;
 use crate::{Error, Result};
 use std::path::Path;
 

@@ -2,19 +2,20 @@
 
 use crate::Durability;
 use crate::api::cells::sampling;
-use crate::api::changes::{Changes, Feed};
+use crate::api::changes::Changes;
 use crate::api::keyspace::{Keyspace, refuse_reserved};
 use crate::api::snapshot::Snapshot;
-use crate::api::stats::Stats;
 use crate::api::ticket::Ticket;
 use crate::api::verify;
 use crate::api::verify::VerifyReport;
 use crate::api::write_txn::WriteTxn;
+use crate::change::Feed;
 use crate::files::dir::Dir;
 use crate::participant::engine::now_ns;
 use crate::participant::options::{FlushPolicy, Options};
 use crate::participant::settings;
 use crate::process::client::DirectClient;
+use crate::shared::stats::Stats;
 use crate::txn::write::Write;
 use crate::{Error, Result, TxnId};
 use std::fmt;

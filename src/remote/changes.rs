@@ -1,9 +1,10 @@
 //! The change feed by message.
 
+use crate::change::{Change, ChangeKind, Feed};
 use crate::remote::Client;
 use crate::remote::connection::{Kind, Link};
 use crate::shared::memory::fork::ForkGuard;
-use crate::{Change, ChangeKind, Error, Feed, Result, TxnId};
+use crate::{Error, Result, TxnId};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! Figures of a store by message: the same type as those of a direct client.
 
-use crate::api::stats::Stats;
 use crate::remote::Client;
 use crate::remote::connection::Kind;
+use crate::shared::stats::Stats;
 use crate::{Error, Result};
 use untorn_wal::printable;
 use untorn_wal::wire;
@@ -39,9 +39,9 @@ mod tests {
 
     use super::*;
     use crate::TxnId;
-    use crate::api::stats::*;
     use crate::shared::protocols::atomic::Native;
     use crate::shared::protocols::histogram::{Histogram, Latency};
+    use crate::shared::stats::*;
 
     fn latency(durations: &[u64]) -> Latency {
         let histogram = Histogram::<Native>::default();

@@ -7,6 +7,7 @@
 //! - `liveness`: whether a process lives, by locked bytes of `lock`; `presence`: the bytes of this
 //!   process
 //! - `socket`: messages between processes
+//! - `stats`: the types of the figures of a store
 //! - `progress`: whether a living process makes progress
 
 pub(crate) mod cells;
@@ -19,6 +20,7 @@ pub(crate) mod progress;
 pub(crate) mod protocols;
 pub(crate) mod readers;
 pub(crate) mod socket;
+pub(crate) mod stats;
 
 #[cfg(test)]
 mod process_tests;

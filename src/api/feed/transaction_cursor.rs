@@ -1,10 +1,10 @@
 //! The cursor over the changes of one committed transaction that its filter selects. At most one
 //! value is in memory at a time.
 
-use crate::api::changes::{Change, ChangeKind};
 use crate::api::feed::keyspace_names::KeyspaceNames;
 use crate::api::feed::reader::{ReadLimit, Reader};
 use crate::api::feed::transaction_filter::{ChangeFilter, TransactionFilter};
+use crate::change::{Change, ChangeKind};
 use crate::files::dir;
 use crate::participant::engine::Engine;
 use crate::txn::ops::{Op, Ops};

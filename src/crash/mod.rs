@@ -11,11 +11,13 @@
 //! `UNTORN_CRASH_CLIENT=1` no point acts in a spawned logger, which inherits the variables and
 //! passes points of its own.
 
+pub mod points;
+
 /// Passes a named place.
 #[cfg(not(feature = "crash-points"))]
 macro_rules! crash_point {
     ($name:literal) => {
-        const _: () = assert!($crate::crash_points::has($name), "not in the catalogue of crash points");
+        const _: () = assert!($crate::crash::points::has($name), "not in the catalogue of crash points");
     };
 }
 
@@ -23,7 +25,7 @@ macro_rules! crash_point {
 #[cfg(feature = "crash-points")]
 macro_rules! crash_point {
     ($name:literal) => {{
-        const _: () = assert!($crate::crash_points::has($name), "not in the catalogue of crash points");
+        const _: () = assert!($crate::crash::points::has($name), "not in the catalogue of crash points");
         $crate::crash::pass($name)
     }};
 }
