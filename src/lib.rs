@@ -109,7 +109,6 @@ pub use untorn_wal::planted_bugs;
 mod durability;
 mod environment;
 mod error;
-mod fault;
 mod files;
 #[doc(hidden)]
 #[cfg(any(test, feature = "fuzzing"))]
@@ -125,6 +124,7 @@ mod process;
 mod remote;
 mod server;
 mod shared;
+mod system;
 mod txn;
 
 pub use access::{Follow, KeyBounds, Records, StoreRead, StoreWrite};

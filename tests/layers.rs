@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// From the top down.
-const LAYERS: [&str; 12] = [
+const LAYERS: [&str; 13] = [
     "access",
     "logger",
     "server",
@@ -19,14 +19,15 @@ const LAYERS: [&str; 12] = [
     "participant",
     "shared",
     "files",
+    "system",
 ];
 /// Files beside the folders, which every layer may import, and which import none.
-const COMMON: [&str; 11] =
-    ["cas", "change", "crash", "durability", "environment", "error", "fault", "ids", "key_range", "limits", "prefix"];
+const COMMON: [&str; 10] =
+    ["cas", "change", "crash", "durability", "environment", "error", "ids", "key_range", "limits", "prefix"];
 /// Message-passing clients. They have none of the store open, so they may use no more than these.
 /// The server has the codec of errors in common with them. `access` has the traits of both kinds of
 /// clients.
-const REMOTE_MAY_IMPORT: [&str; 3] = ["remote", "shared", "files"];
+const REMOTE_MAY_IMPORT: [&str; 4] = ["remote", "shared", "files", "system"];
 const MAY_IMPORT_REMOTE: [&str; 3] = ["access", "remote", "server"];
 /// Every layer at once, for fuzzing alone.
 const UNLAYERED: [&str; 2] = ["bin", "fuzzing"];
@@ -148,6 +149,45 @@ fn every_import_points_down() {
     let known: BTreeSet<String> = LAYERS.iter().chain(&COMMON).chain(&["remote"]).map(ToString::to_string).collect();
     assert_eq!(folders, known);
     assert!(tried > 400, "only {tried} imports were found");
+}
+
+/// What only `src/system` may name: time, threads and locks of one process. A simulation of the
+/// engine replaces that folder.
+const OF_SYSTEM: [&str; 8] = [
+    "Instant::now",
+    "SystemTime::now",
+    ".elapsed()",
+    "thread::sleep",
+    "thread::spawn",
+    "thread::Builder",
+    "parking_lot",
+    "clock_gettime",
+];
+/// The command line, what pauses a test's process, and fuzzing are no part of the engine.
+const NO_PART_OF_THE_ENGINE: [&str; 4] = ["bin", "crash", "fuzzing", "system"];
+
+/// What a source of the engine asks of the system past `src/system`.
+fn past_system(code: &str) -> Vec<&'static str> {
+    OF_SYSTEM.into_iter().filter(|name| code.contains(name)).collect()
+}
+
+#[test]
+fn the_engine_asks_the_system_in_one_folder() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let found = files.iter().filter_map(|path| {
+        let file = path.strip_prefix(&root).unwrap().to_str().unwrap();
+        let is_test = file.contains("tests");
+        let is_other = NO_PART_OF_THE_ENGINE.contains(&file.split('/').next().unwrap());
+        let names = past_system(&code(&std::fs::read_to_string(path).unwrap()));
+        (!is_test && !is_other && !names.is_empty()).then(|| format!("{file}: {names:?}"))
+    });
+    let found: Vec<String> = found.collect();
+    assert!(found.is_empty(), "past src/system: {found:#?}");
+    // The check can fail.
+    assert_eq!(past_system("let start = Instant::now();"), ["Instant::now"]);
+    assert!(!past_system(&std::fs::read_to_string(root.join("system/clock.rs")).unwrap()).is_empty());
 }
 
 /// Lines of a file, at most. A longer file has more than one job.

@@ -9,8 +9,8 @@
 
 use crate::admission::LockWait;
 use crate::shared::protocols::lock::CommitClass;
+use crate::system::sync::{Condvar, Mutex};
 use crate::{Error, Result};
-use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::ThreadId;
 use std::time::Duration;

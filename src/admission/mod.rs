@@ -37,10 +37,11 @@
 
 mod local_queue;
 
-use crate::participant::engine::{Engine, now_ns};
+use crate::participant::engine::Engine;
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::lock;
 use crate::shared::protocols::lock::CommitClass;
+use crate::system::clock::now_ns;
 use crate::{Durability, Error, Result, limits};
 use local_queue::LocalQueue;
 use std::sync::atomic::{AtomicU64, Ordering};

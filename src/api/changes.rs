@@ -6,11 +6,12 @@ use crate::api::feed::{
 };
 use crate::change::{Change, Feed};
 use crate::files::dir;
-use crate::participant::engine::now_ns;
 use crate::process::client::DirectClient;
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::event_count;
 use crate::shared::protocols::event_count::{EVENT_WAIT_MAX, WaitError};
+use crate::system::clock;
+use crate::system::clock::now_ns;
 use crate::{Error, Result, TxnId};
 use std::fmt;
 use std::sync::Arc;
@@ -134,7 +135,7 @@ impl Changes {
     /// the cause is there.
     pub fn try_next(&mut self, timeout: Duration) -> Result<Option<Change>> {
         // A time beyond the clock's range is no limit.
-        self.next_until(Instant::now().checked_add(timeout))
+        self.next_until(clock::now().checked_add(timeout))
     }
 
     fn next_until(&mut self, deadline: Option<Instant>) -> Result<Option<Change>> {
@@ -146,7 +147,7 @@ impl Changes {
             }
             // Also by the clock: where others commit all the time what is not wanted, there is no
             // end of news.
-            let is_late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            let is_late = deadline.is_some_and(|deadline| clock::now() >= deadline);
             if is_late || !self.wait(deadline)? {
                 return Ok(None);
             }
@@ -273,7 +274,7 @@ impl Changes {
     fn wait(&mut self, deadline: Option<Instant>) -> Result<bool> {
         let engine = &self.client.engine;
         let words = &engine.control.fixed().feed;
-        let start = Instant::now();
+        let start = clock::now();
         let mut watch = engine.watch_logger();
         let seen = self.bound.txn;
         let ended = event_count::wait_until::<Native, _, _>(

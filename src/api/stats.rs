@@ -3,7 +3,6 @@
 
 use crate::files::geometry::Geometry;
 use crate::pages::{extents, queue};
-use crate::participant::engine::now_ns;
 use crate::participant::settings;
 use crate::process::client::DirectClient;
 use crate::shared::control::Control;
@@ -15,6 +14,7 @@ use crate::shared::protocols::histogram::Latency;
 use crate::shared::protocols::lock;
 use crate::shared::protocols::lock::CommitClass;
 use crate::shared::stats::*;
+use crate::system::clock::now_ns;
 use crate::{Result, TxnId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

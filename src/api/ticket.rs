@@ -1,9 +1,9 @@
 //! Tickets: a commit on its way to being durable.
 
-use crate::participant::engine::now_ns;
 use crate::process::client::DirectClient;
 use crate::process::waker::TicketFailure;
 use crate::shared::latencies::Acknowledged;
+use crate::system::clock::now_ns;
 use crate::{Error, Result, TxnId};
 use std::fmt;
 use std::future::Future;

@@ -14,6 +14,7 @@ use crate::pages::extents::{all_queues, extent_len};
 use crate::pages::queue;
 use crate::participant::engine::Engine;
 use crate::process::client::DirectClient;
+use crate::system::clock;
 use crate::txn::catalog;
 use crate::txn::replay::Check;
 use crate::{Error, PageId, Result, TxnId};
@@ -306,7 +307,7 @@ impl StoreCheck<'_> {
             match read() {
                 Ok((_, None)) => break,
                 // One that is just being written is whole before long.
-                _ if !is_last => std::thread::sleep(Duration::from_millis(20)),
+                _ if !is_last => clock::sleep(Duration::from_millis(20)),
                 // The other counts, but somebody should know.
                 Ok((_, Some(damage))) | Err(damage) => self.report.note_damage(damage)?,
             }
@@ -381,7 +382,7 @@ impl StoreCheck<'_> {
                     if damaged.as_ref().is_some_and(Vec::is_empty) {
                         break;
                     }
-                    std::thread::sleep(VERIFY_RETRY_DELAY);
+                    clock::sleep(VERIFY_RETRY_DELAY);
                 }
                 Err(error) => {
                     self.report.note_damage(error)?;
@@ -416,7 +417,7 @@ const VERIFY_RETRY_DELAY: Duration = Duration::from_millis(10);
 fn is_recycled(oldest: &dyn Fn() -> Lsn, reached: Lsn) -> bool {
     (0..20).any(|look| {
         if look > 0 {
-            std::thread::sleep(VERIFY_RETRY_DELAY);
+            clock::sleep(VERIFY_RETRY_DELAY);
         }
         oldest() > reached
     })

@@ -196,7 +196,7 @@ impl CheckpointHeader {
         crash_point!("header.before_write");
         file.write_all_at(&self.encode(), offset).map_err(Error::io("write of checkpoint"))?;
         crash_point!("header.before_sync");
-        crate::fault::fdatasync(file, "checkpoint.sync").map_err(Error::io("sync of checkpoint"))?;
+        crate::system::write_back::sync(file, "checkpoint.sync").map_err(Error::io("sync of checkpoint"))?;
         crash_point!("header.after_sync");
         Ok(())
     }

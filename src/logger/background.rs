@@ -6,11 +6,13 @@
 
 use crate::files::log::log_error;
 use crate::logger::process::Logger;
-use crate::participant::engine::{Engine, now_ns};
+use crate::participant::engine::Engine;
 use crate::participant::rest::LOGGER_POLL_INTERVAL;
 use crate::participant::settings;
 use crate::shared::protocols::atomic::{Native, Woken};
 use crate::shared::protocols::event_count;
+use crate::system::clock;
+use crate::system::clock::now_ns;
 use crate::{Error, Result, limits};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -32,7 +34,7 @@ const BLOCKS_BEYOND: u64 = 16;
 /// Works until the logger ends.
 pub(super) fn run(logger: &Logger) {
     let event = &logger.engine.control.fixed().logger.background;
-    let (mut reaped, mut expired, mut larger_at) = (Instant::now(), Instant::now(), Instant::now());
+    let (mut reaped, mut expired, mut larger_at) = (clock::now(), clock::now(), clock::now());
     loop {
         let wait_key = event_count::prepare_wait::<Native>(event);
         if logger.background_ending.load(Ordering::SeqCst) {
@@ -46,15 +48,15 @@ pub(super) fn run(logger: &Logger) {
         }
         yield_kept(logger);
         grow_ahead(logger);
-        if expired.elapsed() >= LOG_EXPIRY_INTERVAL {
+        if clock::since(expired) >= LOG_EXPIRY_INTERVAL {
             // What can't be deleted now is a spare until it can.
             let _ = logger.pool.expire(settings::retention(&logger.engine.control), || logger.count_segments());
             logger.count_segments();
-            expired = Instant::now();
+            expired = clock::now();
         }
-        if reaped.elapsed() >= REAP_INTERVAL {
+        if clock::since(reaped) >= REAP_INTERVAL {
             reap(logger);
-            reaped = Instant::now();
+            reaped = clock::now();
         }
         if event_count::wait::<Native>(event, wait_key, logger.rest.nap(LOGGER_POLL_INTERVAL)) == Woken::Perhaps {
             logger.rest.stir(&logger.engine);
@@ -86,7 +88,7 @@ fn preallocate(logger: &Logger, larger_at: &mut Instant) -> bool {
         let wanted = words.log_request.load(Ordering::SeqCst);
         let spares = logger.pool.stats().spares;
         let is_wanted = wanted > block_credit;
-        let needs_larger = || Instant::now() >= *larger_at && logger.pool.lacks_successor();
+        let needs_larger = || clock::now() >= *larger_at && logger.pool.lacks_successor();
         if spares >= SPARES_READY_MIN && !is_wanted && !needs_larger() {
             return false;
         }
@@ -119,7 +121,7 @@ fn preallocate(logger: &Logger, larger_at: &mut Instant) -> bool {
             // A smaller spare than the segment has limits what the segment takes. Nothing waits for
             // it.
             Err(_) if spares >= SPARES_READY_MIN && !is_wanted => {
-                *larger_at = Instant::now() + LARGER_SPARE_RETRY_INTERVAL;
+                *larger_at = clock::now() + LARGER_SPARE_RETRY_INTERVAL;
                 return false;
             }
             // Before anybody hears of a full device, what is kept for followers goes.

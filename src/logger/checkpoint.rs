@@ -28,11 +28,12 @@ use crate::shared::control::Poison;
 use crate::shared::memory::arena::Pages;
 use crate::shared::protocols::atomic::{Native, Word64};
 use crate::shared::protocols::event_count;
+use crate::system::clock;
 use crate::txn::catalog;
 use crate::{Error, PageId, Result, TxnId};
 use std::fs::File;
 use std::sync::atomic::{Ordering, fence};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use untorn_wal::Lsn;
 
 /// Time between checkpoints that fail, or that a full device asks for.
@@ -45,30 +46,28 @@ const SEGMENTS_BEYOND_CHECKPOINT: u64 = 4;
 /// writer lock only for their start, for the time of copying one slot.
 pub(super) fn run(logger: &Logger) {
     let event = &logger.engine.control.fixed().logger.background;
-    let mut retry_at = Instant::now();
+    let mut retry_at = clock::now();
     loop {
         let wait_key = event_count::prepare_wait::<Native>(event);
         if logger.background_ending.load(Ordering::SeqCst) {
             return;
         }
         crash_point!("checkpoint.looked");
-        if Instant::now() >= retry_at && is_due(logger) {
+        if clock::now() >= retry_at && is_due(logger) {
             match take(logger, false, LOGGER_POLL_INTERVAL) {
                 Err(Error::LockTimeout { .. }) => continue,
                 // The error stands in `control` if it is one that lasts.
                 Err(error) => {
                     tracing::warn!(%error, "a checkpoint failed; another one will be tried");
                     note_failure(&logger.engine, &error);
-                    retry_at = Instant::now() + CHECKPOINT_RETRY_DELAY;
+                    retry_at = clock::now() + CHECKPOINT_RETRY_DELAY;
                 }
                 // On a full device, one after another would only add to the load.
-                Ok(()) if logger.is_starved.load(Ordering::SeqCst) => {
-                    retry_at = Instant::now() + CHECKPOINT_RETRY_DELAY
-                }
+                Ok(()) if logger.is_starved.load(Ordering::SeqCst) => retry_at = clock::now() + CHECKPOINT_RETRY_DELAY,
                 Ok(()) => {}
             }
         }
-        let nap = if Instant::now() < retry_at { LOGGER_POLL_INTERVAL } else { logger.rest.nap(LOGGER_POLL_INTERVAL) };
+        let nap = if clock::now() < retry_at { LOGGER_POLL_INTERVAL } else { logger.rest.nap(LOGGER_POLL_INTERVAL) };
         event_count::wait::<Native>(event, wait_key, nap);
     }
 }
@@ -116,7 +115,7 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
             None => return Ok(()),
         }
     }
-    let began = Instant::now();
+    let began = clock::now();
     tracing::debug!(committed = %started, checkpointed = %finished, "checkpoint started");
     crash_point!("checkpoint.started");
     let (image, log_position) = started_image(engine)?;
@@ -131,7 +130,7 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     }
     let summed = sum_pages(engine, &arena_file, &pages, &image, finished)?;
     crash_point!("checkpoint.pages_summed");
-    if let Err(error) = crate::fault::fdatasync(&arena_file, "arena.sync") {
+    if let Err(error) = crate::system::write_back::sync(&arena_file, "arena.sync") {
         // What the kernel did with the pages is unknown: no further checkpoint, no recycling.
         engine.set_poison(Poison::Arena, error.raw_os_error().unwrap_or(libc::EIO));
         return Err(Error::Io { what: "sync of arena".into(), source: error });
@@ -159,7 +158,7 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     let counters = &engine.control.fixed().counters;
     counters.checkpoints.fetch_add(1, Ordering::Relaxed);
     counters.checkpoint_pages.fetch_add(summed, Ordering::Relaxed);
-    let spent = began.elapsed().as_nanos() as u64;
+    let spent = clock::since(began).as_nanos() as u64;
     engine.control.fixed().latencies.checkpoint.record(spent);
     tracing::debug!(checkpointed = %started, pages = summed, checkpoint_ns = spent, "checkpoint finished");
     let freed = freed.map_err(crate::files::log::log_error)?;
@@ -181,7 +180,7 @@ pub(super) fn take_replayed(engine: &Engine, before: &CheckpointHeader, log_posi
     let image = engine.control.newest()?;
     let arena_file = engine.arena_file()?;
     sum_pages(engine, &arena_file, &engine.arena.pages(image.high_water), &image, before.txn())?;
-    crate::fault::fdatasync(&arena_file, "arena.sync").map_err(Error::io("sync of arena"))?;
+    crate::system::write_back::sync(&arena_file, "arena.sync").map_err(Error::io("sync of arena"))?;
     engine.progress.step();
     crash_point!("recover.checkpoint_synced");
     let words = &engine.control.fixed().checkpoint;

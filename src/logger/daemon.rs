@@ -25,12 +25,13 @@ use crate::shared::liveness::Tester;
 use crate::shared::progress::Patience;
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::event_count;
+use crate::system::clock;
 use crate::{Error, Result};
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Tells whoever started this process why it could not serve.
 fn say(error: &Error) {
@@ -163,7 +164,7 @@ impl LoggerOptions {
             if ended == LoggerExit::Left || daemon || self.idle != Some(Duration::MAX) {
                 return Ok(());
             }
-            std::thread::sleep(Duration::from_millis(200));
+            clock::sleep(Duration::from_millis(200));
         }
     }
 }
@@ -179,7 +180,7 @@ pub fn stop_logger(path: impl AsRef<Path>, timeout: Duration) -> Result<bool> {
 
 /// As [`stop_logger`], also of another user's store.
 pub(crate) fn stop_logger_as(path: &Path, timeout: Duration, ownership: Ownership) -> Result<bool> {
-    let start = Instant::now();
+    let start = clock::now();
     let dir = Dir::open(path, false, true, ownership)?;
     let tester = dir.with_fd(|fd| Tester::open(fd, None))?;
     let mut ran = false;
@@ -200,10 +201,10 @@ pub(crate) fn stop_logger_as(path: &Path, timeout: Duration, ownership: Ownershi
             words.stop.store(1, std::sync::atomic::Ordering::SeqCst);
             event_count::notify_always::<Native>(&words.background);
         }
-        if start.elapsed() > timeout {
-            return Err(Error::LoggerStalled { waited: start.elapsed(), visible: None });
+        if clock::since(start) > timeout {
+            return Err(Error::LoggerStalled { waited: clock::since(start), visible: None });
         }
-        std::thread::sleep(Duration::from_millis(1));
+        clock::sleep(Duration::from_millis(1));
     }
     Ok(ran)
 }

@@ -20,7 +20,6 @@ mod write;
 use crate::files::header::CheckpointHeader;
 use crate::files::slot::SlotImage;
 use crate::logger::process::Logger;
-use crate::participant::engine::now_ns;
 use crate::participant::rest::LOGGER_POLL_INTERVAL;
 use crate::participant::settings;
 use crate::shared::protocols::atomic::Native;
@@ -28,6 +27,8 @@ use crate::shared::protocols::atomic::Woken;
 use crate::shared::protocols::deadline;
 use crate::shared::protocols::event_count;
 use crate::shared::protocols::event_count::Threshold;
+use crate::system::clock;
+use crate::system::clock::now_ns;
 use crate::{Error, Result, TxnId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -105,9 +106,9 @@ impl Flusher {
             reserved_blocks: 0,
             counted_txn: 0,
             is_waiting: false,
-            waiting_since: Instant::now(),
+            waiting_since: clock::now(),
             policy_since: None,
-            last_flush: Instant::now(),
+            last_flush: clock::now(),
             lead_time: LeadTime::default(),
             roll_at: None,
             has_started_segment: false,
@@ -274,8 +275,8 @@ impl Flusher {
     /// lost meanwhile, but others wait.
     fn may_pass(&mut self, error: &Error) -> bool {
         let is_outside = matches!(error, Error::DiskFull { .. } | Error::Io { .. });
-        let since = *self.failing_since.get_or_insert_with(Instant::now);
-        is_outside && self.log.written().is_some() && since.elapsed() < FLUSH_FAILURE_TIMEOUT
+        let since = *self.failing_since.get_or_insert_with(clock::now);
+        is_outside && self.log.written().is_some() && clock::since(since) < FLUSH_FAILURE_TIMEOUT
     }
 
     /// Publishes, for `stats`, how old a commit can be that is not durable.
@@ -328,13 +329,13 @@ impl Flusher {
         let bytes = tail.saturating_sub(self.log_state.durable.0);
         if bytes == 0 || !std::mem::replace(&mut self.is_waiting, bytes > 0) {
             self.note_durable_as_of(now_ns());
-            self.waiting_since = Instant::now();
+            self.waiting_since = clock::now();
         }
         if bytes == 0 {
             (self.is_waiting, self.policy_since) = (false, None);
             self.mend_published();
             self.grant();
-            let is_idle = self.last_flush.elapsed() >= IDLE_HEADER_DELAY;
+            let is_idle = clock::since(self.last_flush) >= IDLE_HEADER_DELAY;
             if !self.is_stated && is_idle && self.may_state() {
                 self.flush(true)?;
                 self.is_stated = true;
@@ -350,7 +351,7 @@ impl Flusher {
             }
         }
         if self.policy_tail() > self.log_state.durable.0 {
-            self.policy_since.get_or_insert_with(Instant::now);
+            self.policy_since.get_or_insert_with(clock::now);
         }
         let deadlines = &fixed.deadlines;
         if self.policy_since.is_none() && deadline::peek::<Native>(&deadlines.urgency) == 0 {
@@ -359,13 +360,14 @@ impl Flusher {
             deadline::announce::<Native>(&deadlines.urgency, deadline::urgency(after(time)));
         }
         let now = now_ns();
-        let latest_ns = now.saturating_add(DEADLINE_MAX.saturating_sub(self.waiting_since.elapsed()).as_nanos() as u64);
+        let latest_ns =
+            now.saturating_add(DEADLINE_MAX.saturating_sub(clock::since(self.waiting_since)).as_nanos() as u64);
         let earliest_ns = deadline::deadline(deadline::peek::<Native>(&deadlines.urgency)).map(|by| by.min(latest_ns));
         let start_in =
             |by_ns: u64| Duration::from_nanos(by_ns.saturating_sub(now)).saturating_sub(self.lead_time.bound());
         let pending = Pending {
             bytes,
-            policy_age: self.policy_since.map(|since| since.elapsed()),
+            policy_age: self.policy_since.map(|since| clock::since(since)),
             start_in: earliest_ns.map(start_in),
             ring_len: engine.control.ring_reach()?,
             requested: fixed.logger.flush_request.load(Ordering::SeqCst) > self.log_state.durable.0,

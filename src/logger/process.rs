@@ -26,12 +26,14 @@ use crate::shared::liveness::{Claim, InitLock, LOGGER_OFFSET};
 use crate::shared::progress::Patience;
 use crate::shared::protocols::atomic::{Native, Woken};
 use crate::shared::protocols::event_count;
+use crate::system::clock;
+use crate::system::threads;
 use crate::{Error, Result};
 use prepare::prepare;
 pub(crate) use state::Logger;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often the logger checks whether it is still needed, unless it rests.
 const LOGGER_CHECK_INTERVAL: Duration = Duration::from_millis(25);
@@ -75,12 +77,12 @@ pub(crate) fn run(dir: Dir, service: Service, on_ready: impl FnOnce()) -> Result
         return Ok(LoggerExit::NotNeeded);
     };
     crash_point!("logger.byte_taken");
-    let began = Instant::now();
+    let began = clock::now();
     let path = dir.path().display().to_string();
     let (logger, flusher) = prepare(&dir, init.file_id(), &byte, &progress)
         .inspect_err(|error| tracing::error!(%path, %error, "the logger can't serve"))?;
     let committed = logger.engine.control.committed();
-    let took_ms = began.elapsed().as_millis() as u64;
+    let took_ms = clock::since(began).as_millis() as u64;
     tracing::info!(%path, logger_pid = std::process::id(), %committed, took_ms, "logger started");
     let init = serve(&logger, flusher, service, || {
         drop(init);
@@ -119,14 +121,17 @@ fn serve(
     std::thread::scope(|scope| {
         // The scope waits for its threads, also when this one panics.
         let _end = EndThreads(logger);
-        let named = |name: &str| std::thread::Builder::new().name(format!("untorn-{name}"));
-        let flush = named("flush").spawn_scoped(scope, move || panics.watch("flush", || flusher.run(), panicked));
-        let sampler =
-            named("sampler").spawn_scoped(scope, move || panics.watch("sampler", || sampler::run(logger), panicked));
+        let flush =
+            threads::spawn_scoped(scope, "untorn-flush", move || panics.watch("flush", || flusher.run(), panicked));
+        let sampler = threads::spawn_scoped(scope, "untorn-sampler", move || {
+            panics.watch("sampler", || sampler::run(logger), panicked)
+        });
         let background = move || panics.watch("background", || background::run(logger), panicked);
         let checkpoint = move || panics.watch("checkpoint", || checkpoint::run(logger), panicked);
-        let others =
-            [named("background").spawn_scoped(scope, background), named("checkpoint").spawn_scoped(scope, checkpoint)];
+        let others = [
+            threads::spawn_scoped(scope, "untorn-background", background),
+            threads::spawn_scoped(scope, "untorn-checkpoint", checkpoint),
+        ];
         let threads = || others.iter().chain([&sampler, &flush]);
         let served = match threads().find_map(|thread| thread.as_ref().err()) {
             Some(error) => {
@@ -195,7 +200,7 @@ fn wait_until_unneeded(
 ) -> Result<Option<InitLock>> {
     let engine = &logger.engine;
     let words = &engine.control.fixed().logger;
-    let mut idle_since = Instant::now();
+    let mut idle_since = clock::now();
     let mut was_in_use = true;
     loop {
         let wait_key = event_count::prepare_wait::<Native>(&words.background);
@@ -208,7 +213,7 @@ fn wait_until_unneeded(
             false => LOGGER_CHECK_INTERVAL,
             true if was_in_use => DEAD_CLIENT_CHECK_INTERVAL,
             true => idle_time(engine, service)
-                .saturating_sub(idle_since.elapsed())
+                .saturating_sub(clock::since(idle_since))
                 .clamp(LOGGER_CHECK_INTERVAL, ALONE_LONGEST),
         };
         if event_count::wait::<Native>(&words.background, wait_key, nap) == Woken::Perhaps {
@@ -238,10 +243,10 @@ fn wait_until_unneeded(
         }
         was_in_use = in_use;
         if in_use {
-            idle_since = Instant::now();
+            idle_since = clock::now();
         }
         let idle = if is_marked { Duration::ZERO } else { idle_time(engine, service) };
-        if !told && (in_use || idle_since.elapsed() < idle) {
+        if !told && (in_use || clock::since(idle_since) < idle) {
             continue;
         }
         crash_point!("logger.unneeded");

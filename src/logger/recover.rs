@@ -28,13 +28,14 @@ use crate::logger::process::{Logger, default_settings};
 use crate::logger::{checkpoint, recover_cells, sampler};
 use crate::participant::engine::Engine;
 use crate::shared::control::Control;
+use crate::system::clock;
 use crate::txn::replay::Replay;
 use crate::{Error, Result, limits};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use untorn_wal::record;
 use untorn_wal::record::RecordKind;
 use untorn_wal::{LogScan, LogShape, LogState, Lsn, RealDisk, SegmentPool};
@@ -168,7 +169,7 @@ pub(super) fn replay(
     shape: &LogShape,
     old: Option<&Control>,
 ) -> Result<Recovered> {
-    let began = Instant::now();
+    let began = clock::now();
     // Again, since the copy that was read may be one that never reached the disk; into the other
     // slot, so that a cut here leaves this one. Not in order any more, either. Before all that may
     // find the device full: the log below this checkpoint is given up then, and the header before
@@ -251,7 +252,7 @@ pub(super) fn replay(
     let committed = engine.control.committed();
     let transactions = committed.sequence().saturating_sub(header.txn().sequence());
     let bytes = end.0.saturating_sub(header.log_position.0);
-    let took_ms = began.elapsed().as_millis() as u64;
+    let took_ms = clock::since(began).as_millis() as u64;
     tracing::info!(checkpointed = %header.txn(), %committed, transactions, bytes, took_ms, "log replayed");
     Ok(recovered)
 }

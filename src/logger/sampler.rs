@@ -29,6 +29,7 @@ use crate::shared::cells::CellKind;
 use crate::shared::control::Control;
 use crate::shared::protocols::atomic::{Native, Woken, Word64};
 use crate::shared::protocols::{cell, event_count};
+use crate::system::clock;
 use crate::txn::write::Write;
 use crate::{Error, Result, Version};
 use std::collections::HashMap;
@@ -52,7 +53,7 @@ pub(super) fn run(logger: &Logger) {
     let mut names = SampledNames::default();
     // When the last round that succeeded began, and how long it took.
     let mut last: Option<(Instant, Duration)> = None;
-    let mut retry_at = Instant::now();
+    let mut retry_at = clock::now();
     // The first one at once: a predecessor may have died in the middle of a round.
     head.dirty.store_fenced(1);
     loop {
@@ -61,7 +62,7 @@ pub(super) fn run(logger: &Logger) {
             return;
         }
         crash_point!("sample.looked");
-        let now = Instant::now();
+        let now = clock::now();
         // By the policy of now, not of the last round's time. A round that takes long is followed
         // by as long a rest, since others want the writer lock, too.
         let next = last.map_or(now, |(began, took)| began + interval(&logger.engine).max(2 * took)).max(retry_at);
@@ -74,7 +75,7 @@ pub(super) fn run(logger: &Logger) {
         if is_asked || is_due {
             match round(logger, &mut names, LOGGER_POLL_INTERVAL) {
                 Ok(()) => {
-                    let took = now.elapsed();
+                    let took = clock::since(now);
                     logger.engine.control.fixed().latencies.sample.record(took.as_nanos() as u64);
                     last = Some((now, took));
                 }
@@ -82,7 +83,7 @@ pub(super) fn run(logger: &Logger) {
                 Err(Error::LockTimeout { .. }) => {}
                 Err(error) => {
                     note_failure(&logger.engine, &error);
-                    retry_at = Instant::now() + SAMPLE_RETRY_DELAY;
+                    retry_at = clock::now() + SAMPLE_RETRY_DELAY;
                 }
             }
             continue;

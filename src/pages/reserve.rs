@@ -29,14 +29,16 @@
 use crate::files::page::queue_capacity;
 use crate::files::slot::{QueueKind, SlotImage};
 use crate::pages::{extents, queue};
-use crate::participant::engine::{Engine, LOGGER_RECHECK_INTERVAL, now_ns};
+use crate::participant::engine::{Engine, LOGGER_RECHECK_INTERVAL};
 use crate::shared::memory::arena::{Arena, Pages};
 use crate::shared::protocols::atomic::{Native, Word64};
 use crate::shared::protocols::event_count;
 use crate::shared::protocols::event_count::WaitError;
+use crate::system::clock;
+use crate::system::clock::now_ns;
 use crate::{Error, Result, TxnId};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use untorn_wal::Lsn;
 
 /// Pages that are left to recovery. It replays the same transactions, but without pins and with
@@ -135,7 +137,7 @@ pub(crate) fn checkpoint(engine: &Engine, base: &SlotImage, from: Lsn, shortage:
     }
     let background = &engine.control.fixed().logger.background;
     event_count::notify_always::<Native>(background);
-    let start = Instant::now();
+    let start = clock::now();
     let mut watch = engine.watch_logger();
     let ended = event_count::wait_until::<Native, _, _>(
         &words.event,

@@ -19,8 +19,10 @@ use crate::shared::progress::Progress;
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::lock::{Acquired, CommitClass, Owner};
 use crate::shared::protocols::{event_count, lock};
+use crate::system::clock;
+use crate::system::clock::now_ns;
+use crate::system::sync::Mutex;
 use crate::{ClientId, Error, TxnId, limits};
-use parking_lot::Mutex;
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -252,14 +254,14 @@ impl Engine {
 
     #[cold]
     fn wait_for_lock(&self, word: &LockWord, class: &dyn Fn() -> CommitClass, timeout: Option<Duration>) -> Result<()> {
-        let start = Instant::now();
+        let start = clock::now();
         // A time beyond the clock's range is no limit.
         let deadline = timeout.and_then(|timeout| start.checked_add(timeout));
         let acquired = self
             .acquire_while_clear(deadline, |alive, until| {
                 lock::acquire_as::<Native>(&word.word, &word.events(), class, self.me.0, alive, until)
             })?
-            .map_err(|_| Error::LockTimeout { waited: start.elapsed(), holder: self.holder(word) })?;
+            .map_err(|_| Error::LockTimeout { waited: clock::since(start), holder: self.holder(word) })?;
         if let lock::Acquired::TakenOver(_) = acquired {
             // Nobody has written there since, so this is the dead one's, if it lived long enough to
             // write it.
@@ -267,7 +269,7 @@ impl Engine {
             tracing::warn!(pid, "a lock was taken over from a process that died");
             self.control.fixed().counters.lock_take_overs.fetch_add(1, Ordering::Relaxed);
         }
-        let waited = start.elapsed();
+        let waited = clock::since(start);
         if waited >= SLOW_OPERATION_MIN {
             tracing::warn!(waited_ms = waited.as_millis() as u64, "waited long for a lock");
         }
@@ -293,12 +295,12 @@ impl Engine {
                 unclear.replace(found.err());
                 is_alive
             };
-            let soon = Instant::now() + UNCLEAR_OWNER_TIMEOUT;
+            let soon = clock::now() + UNCLEAR_OWNER_TIMEOUT;
             match acquire(&alive, Some(deadline.map_or(soon, |deadline| deadline.min(soon)))) {
                 Ok(acquired) => return Ok(Ok(acquired)),
                 Err(owner) => match unclear.take() {
                     Some(error) => return Err(error),
-                    None if deadline.is_some_and(|deadline| Instant::now() >= deadline) => return Ok(Err(owner)),
+                    None if deadline.is_some_and(|deadline| clock::now() >= deadline) => return Ok(Err(owner)),
                     None => {}
                 },
             }
@@ -364,13 +366,13 @@ impl Engine {
             return false;
         }
         let request = words.yield_request.fetch_add(1, Ordering::SeqCst) + 1;
-        let start = Instant::now();
+        let start = clock::now();
         while words.yielded.load(Ordering::SeqCst) < request {
-            if start.elapsed() > LOG_YIELD_TIMEOUT || self.ensure_logger().is_err() {
+            if clock::since(start) > LOG_YIELD_TIMEOUT || self.ensure_logger().is_err() {
                 return false;
             }
             event_count::notify_always::<Native>(&words.background);
-            std::thread::sleep(Duration::from_millis(1));
+            clock::sleep(Duration::from_millis(1));
         }
         true
     }
@@ -422,17 +424,4 @@ impl Engine {
             Ok(())
         })()
     }
-}
-
-/// Nanoseconds of the monotonic clock: the same in all processes of one boot that are in one time
-/// namespace.
-#[inline]
-pub(crate) fn now_ns() -> u64 {
-    clock_ns(rustix::time::ClockId::Monotonic)
-}
-
-#[inline]
-fn clock_ns(clock: rustix::time::ClockId) -> u64 {
-    let now = rustix::time::clock_gettime(clock);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

@@ -3,7 +3,7 @@
 use crate::Durability;
 use crate::files::geometry::{Geometry, Parameter};
 use crate::files::owner::Ownership;
-use crate::participant::engine::now_ns;
+use crate::system::clock::now_ns;
 use crate::{Error, LimitKind, Result, limits};
 use std::path::PathBuf;
 use std::time::Duration;

@@ -22,9 +22,10 @@
 //! | of `stop_logger`, which dies before it rings | by the look for the dead | when the logger leaves by itself |
 //! | of the directory's removal, where the kernel does not report it | by the look for the dead | when the logger is to leave |
 
-use crate::participant::engine::{Engine, now_ns};
+use crate::participant::engine::Engine;
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::event_count;
+use crate::system::clock::now_ns;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 

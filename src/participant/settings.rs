@@ -7,9 +7,10 @@ use crate::shared::control::Control;
 use crate::shared::protocols::atomic::{Native, Word64};
 use crate::shared::protocols::event_count;
 use crate::shared::protocols::event_count::WaitError;
+use crate::system::clock;
 use crate::{Result, TxnId};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use untorn_wal::Retention;
 
 /// Idle time unless set otherwise.
@@ -95,7 +96,7 @@ pub(crate) fn retention(control: &Control) -> Retention {
 pub(crate) fn wait_checkpoint(engine: &Engine, lock_timeout: Option<Duration>) -> Result<TxnId> {
     let wanted = engine.control.committed();
     let fixed = engine.control.fixed();
-    let start = Instant::now();
+    let start = clock::now();
     let mut watch = engine.watch_logger();
     let failures = fixed.checkpoint.failures.load(Ordering::SeqCst);
     engine.request_checkpoint(wanted);
@@ -117,7 +118,7 @@ pub(crate) fn wait_checkpoint(engine: &Engine, lock_timeout: Option<Duration>) -
             watch.check(engine, start)?;
             engine.request_checkpoint(wanted);
             match lock_timeout {
-                Some(timeout) => engine.refuse_long_transaction(start.elapsed(), timeout),
+                Some(timeout) => engine.refuse_long_transaction(clock::since(start), timeout),
                 None => Ok(()),
             }
         },

@@ -26,8 +26,10 @@ use crate::participant::options::Options;
 use crate::shared::liveness;
 use crate::shared::liveness::Tester;
 use crate::shared::progress::Patience;
+use crate::system::clock;
+use crate::system::sync::Mutex;
+use crate::system::threads;
 use crate::{Error, Result};
-use parking_lot::Mutex;
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::child_subreaper;
 use std::ffi::OsStr;
@@ -37,7 +39,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Names the store's directory for the hook.
 pub(crate) const BECOME_LOGGER: &str = "UNTORN_BECOME_LOGGER";
@@ -159,7 +161,7 @@ impl LoggerSpawner {
             // The logger waits for the initialisation lock while another process makes progress
             // under it.
             patience.look(tester);
-            std::thread::sleep(STATUS_POLL_INTERVAL);
+            clock::sleep(STATUS_POLL_INTERVAL);
         }
         Ok(())
     }
@@ -233,15 +235,13 @@ impl LoggerSpawner {
         }
         let dir = dir.again()?;
         let (sender, receiver) = sync_channel(1);
-        std::thread::Builder::new()
-            .name("untorn-logger".into())
-            .spawn(move || {
-                let ended = process::run(dir, Service::of(Host::Thread), || drop(sender.try_send(Ok(()))));
-                if let Err(error) = ended {
-                    let _ = sender.try_send(Err(error));
-                }
-            })
-            .map_err(|source| Error::LoggerUnavailable { reason: format!("thread: {source}") })?;
+        threads::spawn("untorn-logger", move || {
+            let ended = process::run(dir, Service::of(Host::Thread), || drop(sender.try_send(Ok(()))));
+            if let Err(error) = ended {
+                let _ = sender.try_send(Err(error));
+            }
+        })
+        .map_err(|source| Error::LoggerUnavailable { reason: format!("thread: {source}") })?;
         Ok(StatusPipe::Thread(receiver))
     }
 
@@ -353,20 +353,20 @@ fn run_daemon(command: &mut Command) -> std::io::Result<StatusPipe> {
     fcntl_setfl(&pipe, OFlags::NONBLOCK)?;
     let pipe = StatusPipe::Process { pipe: Descriptor::new(pipe)?, words: Vec::new() };
     if adopts_orphans {
-        let wait = std::thread::Builder::new().name("untorn-reaper".into()).spawn(move || child.wait());
+        let wait = threads::spawn("untorn-reaper", move || child.wait());
         return wait.map(|_| pipe);
     }
-    let since = Instant::now();
+    let since = clock::now();
     loop {
         match child.try_wait() {
-            Ok(None) if since.elapsed() > DETACH_TIMEOUT => {
+            Ok(None) if clock::since(since) > DETACH_TIMEOUT => {
                 let _ = child.kill();
                 let _ = child.wait();
                 return Err(std::io::Error::other(format!(
                     "it did not become a daemon within {DETACH_TIMEOUT:?}, as untorn-logger does"
                 )));
             }
-            Ok(None) => std::thread::sleep(STATUS_POLL_INTERVAL),
+            Ok(None) => clock::sleep(STATUS_POLL_INTERVAL),
             // Killed: whether the second lives, the pipe will tell.
             Ok(Some(status)) if status.success() || status.signal().is_some() => return Ok(pipe),
             Ok(Some(status)) if status.code() == Some(NO_FORK) => {

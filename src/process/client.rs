@@ -9,7 +9,7 @@ use crate::files::dir;
 use crate::files::dir::Dir;
 use crate::files::dir::LockFileId;
 use crate::files::header::CheckpointHeader;
-use crate::participant::engine::{Engine, has_clients, now_ns};
+use crate::participant::engine::{Engine, has_clients};
 use crate::participant::options::Options;
 use crate::participant::spawner::LoggerSpawner;
 use crate::process::create;
@@ -25,13 +25,15 @@ use crate::shared::presence::Presence;
 use crate::shared::progress::{Patience, Progress};
 use crate::shared::protocols::atomic::{Native, Word64};
 use crate::shared::protocols::{event_count, pins};
+use crate::system::clock;
+use crate::system::clock::now_ns;
+use crate::system::sync::Mutex;
 use crate::{ClientId, Error, LimitKind, Result, limits};
-use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long opening waits for other processes that make no visible progress, at the least.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -108,7 +110,7 @@ impl DirectClient {
     fn make(dir: Dir, options: &Options) -> Result<DirectClient> {
         // A day is as good as for ever, and within the clock's range.
         let limit = options.logger_timeout.clamp(open_timeout(), Duration::from_secs(86_400));
-        let started = Instant::now();
+        let started = clock::now();
         let mut patience = Patience::new(limit);
         let spawner = LoggerSpawner::new(options);
         let tester = dir.with_fd(|fd| Tester::open(fd, None))?;
@@ -132,9 +134,9 @@ impl DirectClient {
                     let reason = "the store is to be recovered, and its logger is leaving".into();
                     return Err(Error::NeedsRecovery { reason });
                 }
-                if is_left && started.elapsed() < LOGGER_EXIT_TIMEOUT {
+                if is_left && clock::since(started) < LOGGER_EXIT_TIMEOUT {
                     drop((control, init));
-                    std::thread::sleep(Duration::from_millis(1));
+                    clock::sleep(Duration::from_millis(1));
                     continue;
                 }
                 let client = DirectClient::enter(dir, options, header, control, spawner, init.file_id())?;
@@ -161,7 +163,7 @@ impl DirectClient {
             }
             spawner.start(&dir, &tester, &mut patience)?;
             // A logger that has its byte may need the initialisation lock.
-            std::thread::sleep(Duration::from_micros(500));
+            clock::sleep(Duration::from_micros(500));
         }
     }
 

@@ -1,12 +1,13 @@
 //! Wakes the tasks that await tickets: one thread per process, started with the first awaited
 //! ticket, sleeps on the durable watermark and wakes whoever it covers.
 
-use crate::participant::engine::now_ns;
 use crate::process::client::DirectClient;
 use crate::shared::latencies::Acknowledged;
 use crate::shared::protocols::event_count::EVENT_WAIT_MAX;
+use crate::system::clock::now_ns;
+use crate::system::sync::Mutex;
+use crate::system::threads;
 use crate::{Error, Result};
-use parking_lot::Mutex;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::Waker;
@@ -67,7 +68,7 @@ impl DirectClient {
             return;
         }
         let client = self.clone();
-        let spawned = std::thread::Builder::new().name("untorn-waker".into()).spawn(move || client.run_wakers());
+        let spawned = threads::spawn("untorn-waker", move || client.run_wakers());
         if spawned.is_err() {
             // Without a thread the task is woken at once, and polls again: busy, but right.
             self.wakers.wake_all();

@@ -4,6 +4,7 @@ use crate::change::{Change, ChangeKind, Feed};
 use crate::remote::Client;
 use crate::remote::connection::{Kind, Link};
 use crate::shared::memory::fork::ForkGuard;
+use crate::system::clock;
 use crate::{Error, Result, TxnId};
 use std::collections::VecDeque;
 use std::fmt;
@@ -132,7 +133,7 @@ impl RemoteChanges {
     /// As [`crate::Changes::try_next`]; [`Error::NotAllowed`]; [`Error::Disconnected`];
     /// [`Error::Limit`] for a value longer than 16 MiB, which only a direct client can follow.
     pub fn try_next(&mut self, timeout: Duration) -> Result<Option<Change>> {
-        self.next_until(Instant::now().checked_add(timeout))
+        self.next_until(clock::now().checked_add(timeout))
     }
 
     fn next_until(&mut self, deadline: Option<Instant>) -> Result<Option<Change>> {
@@ -151,21 +152,21 @@ impl RemoteChanges {
             if !self.is_open {
                 self.open(Some(self.position))?;
             }
-            let left = deadline.map_or(WAIT_MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+            let left = deadline.map_or(WAIT_MAX, |deadline| deadline.saturating_duration_since(clock::now()));
             let wait = left.min(WAIT_MAX).min(self.link.answer_timeout() / 2);
             let request = Request::ChangesNext { wait_ms: wait.as_millis() as u32 };
             match self.link.call(Kind::Bound, &request, read) {
                 Ok((through, changes)) => {
                     (self.through, self.pending) = (through, changes);
                     self.settle();
-                    if self.pending.is_empty() && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                    if self.pending.is_empty() && deadline.is_some_and(|deadline| clock::now() >= deadline) {
                         return Ok(None);
                     }
                 }
                 Err(error @ Error::Disconnected { .. }) => {
                     self.is_open = false;
                     // A server that hangs up each time is not waited for either.
-                    let is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+                    let is_over = deadline.is_some_and(|deadline| clock::now() >= deadline);
                     if std::mem::take(&mut self.is_inside) || is_over {
                         return Err(error);
                     }

@@ -8,11 +8,12 @@
 use crate::remote::failure;
 use crate::shared::socket;
 use crate::shared::socket::SocketStream;
+use crate::system::clock;
 use crate::{Durability, Error, LimitKind, Result};
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use untorn_wal::wire;
 use untorn_wal::wire::hello::{ClientHello, Refusal, SERVER_HELLO_BYTES, ServerHello};
 use untorn_wal::wire::{LIST_ITEMS_MAX, MESSAGE_BYTES_MAX, Reply, Request, WireError};
@@ -78,7 +79,7 @@ impl Link {
 
     /// Makes the connection, at the first try.
     pub(super) fn connect(&mut self) -> Result<()> {
-        let deadline = Instant::now() + self.answer_timeout.min(Duration::from_secs(3600));
+        let deadline = clock::now() + self.answer_timeout.min(Duration::from_secs(3600));
         let stream = SocketStream::connect(&self.path, deadline).map_err(|error| self.not_connected(error))?;
         // A server that sends us away may not have waited for our hello.
         let _ = stream.write(&ClientHello::OURS.encode(), Some(deadline));
@@ -120,13 +121,13 @@ impl Link {
 
     /// Makes the connection once more; a new logger may be on its way.
     fn reconnect(&mut self) -> Result<()> {
-        let start = Instant::now();
+        let start = clock::now();
         loop {
             match self.connect() {
                 Err(Error::Disconnected { .. } | Error::NotFound { .. } | Error::Busy { .. })
-                    if start.elapsed() < self.reconnect_timeout =>
+                    if clock::since(start) < self.reconnect_timeout =>
                 {
-                    std::thread::sleep(CONNECT_RETRY_INTERVAL);
+                    clock::sleep(CONNECT_RETRY_INTERVAL);
                 }
                 Err(Error::NotFound { path }) => {
                     return Err(Error::Disconnected { reason: format!("{} is gone", path.display()) });
@@ -219,12 +220,12 @@ impl Link {
 
     fn exchange(&mut self, request: &Request<'_>, allowed: Duration) -> Result<(), Broken> {
         let stream = self.stream.as_ref().expect("connected");
-        let deadline = Instant::now().checked_add(self.answer_timeout.saturating_add(allowed));
+        let deadline = clock::now().checked_add(self.answer_timeout.saturating_add(allowed));
         let written = wire::encode_in_pieces(request, |piece| stream.write(piece, deadline));
         let (is_sent, until) = match &written {
             Ok(()) => (true, deadline),
             // It may have said why it hung up.
-            Err(_) => (false, Some(Instant::now() + LAST_REPLY_TIMEOUT)),
+            Err(_) => (false, Some(clock::now() + LAST_REPLY_TIMEOUT)),
         };
         let reply = &mut self.reply;
         let answered = (|| {

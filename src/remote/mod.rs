@@ -26,9 +26,9 @@ pub use scan::Scan;
 
 use crate::key_range::KeyRange;
 use crate::shared::memory::fork::ForkGuard;
+use crate::system::sync::Mutex;
 use crate::{CasOutcome, Durability, Error, Result, TxnId};
 use connection::{Kind, Link};
-use parking_lot::Mutex;
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;

@@ -7,7 +7,8 @@
 //! count within the same bound as messages. They are dropped when a message needs their bytes, or
 //! after [`IDLE_BUFFER_LIFETIME`].
 
-use parking_lot::{Condvar, Mutex};
+use crate::system::clock;
+use crate::system::sync::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 use untorn_wal::wire::MESSAGE_BYTES_MAX;
@@ -207,7 +208,7 @@ impl BufferPool {
     /// Frees the buffers that have been idle for [`IDLE_BUFFER_LIFETIME`]. Called periodically.
     pub(super) fn forget_unused(&self) {
         let mut in_use = self.in_use.lock();
-        let unused = in_use.idle.iter().take_while(|idle| idle.since.elapsed() >= IDLE_BUFFER_LIFETIME).count();
+        let unused = in_use.idle.iter().take_while(|idle| clock::since(idle.since) >= IDLE_BUFFER_LIFETIME).count();
         let forgotten: Vec<IdleBuffer> = in_use.idle.drain(..unused).collect();
         drop(in_use);
         drop(forgotten);
@@ -263,7 +264,7 @@ impl BuffersInUse {
             return Some(buffer);
         }
         buffer.clear();
-        self.idle.push(IdleBuffer { buffer, since: Instant::now() });
+        self.idle.push(IdleBuffer { buffer, since: clock::now() });
         None
     }
 }

@@ -12,7 +12,7 @@ use crate::server::answer::{Answer, Session};
 use crate::server::buffers::{GROWTH_STEP_BYTES, SMALL_BYTES, User};
 use crate::server::{ServerState, TURN_TIMEOUT, refuse};
 use crate::shared::socket::SocketStream;
-use std::time::Instant;
+use crate::system::clock;
 use untorn_wal::wire;
 use untorn_wal::wire::hello::{CLIENT_HELLO_BYTES, ClientHello, Refusal, ServerHello};
 use untorn_wal::wire::{MESSAGE_BYTES_MAX, Request};
@@ -21,7 +21,7 @@ use untorn_wal::wire::{MESSAGE_BYTES_MAX, Request};
 pub(super) fn run(shared: &ServerState, stream: &SocketStream, uid: u32) {
     let policy = shared.policy();
     let mut hello = [0; CLIENT_HELLO_BYTES];
-    if stream.read(&mut hello, Some(Instant::now() + policy.patience)).is_err() {
+    if stream.read(&mut hello, Some(clock::now() + policy.patience)).is_err() {
         return;
     }
     let hello = match ClientHello::decode(&hello) {
@@ -46,7 +46,7 @@ pub(super) fn run(shared: &ServerState, stream: &SocketStream, uid: u32) {
     let notice = policy.fault.as_ref().filter(|_| policy.is_owner(uid));
     let notice = notice.map_or(String::new(), |fault| format!("only the owner is let in: {fault}"));
     let welcome = ServerHello::encode(version, None, &notice);
-    if stream.write(&welcome, Some(Instant::now() + policy.patience)).is_err() {
+    if stream.write(&welcome, Some(clock::now() + policy.patience)).is_err() {
         return;
     }
     let user = User { uid, is_owner: policy.is_owner(uid) };
@@ -73,10 +73,10 @@ fn serve_one(
         return None;
     }
     let policy = shared.policy();
-    let deadline = Instant::now() + policy.patience;
+    let deadline = clock::now() + policy.patience;
     let header = stream.read_header(Some(deadline)).ok()?;
     let last_words = |error: Error| {
-        let _ = stream.write(&failure::encode(&error), Some(Instant::now() + policy.patience));
+        let _ = stream.write(&failure::encode(&error), Some(clock::now() + policy.patience));
         None
     };
     let Ok(length) = wire::frame_len(header) else {
@@ -98,7 +98,7 @@ fn serve_one(
         // What the peer has no right to ask for takes no room.
         if let Err(error) = answer::check_head(buffer, &rights) {
             stream.discard(length - head, Some(deadline)).ok()?;
-            return stream.write(&failure::encode(&error), Some(Instant::now() + policy.patience)).ok();
+            return stream.write(&failure::encode(&error), Some(clock::now() + policy.patience)).ok();
         }
         permit.reuse_buffer(length);
         // Connections for all of it is only addresses; what is not written to takes no memory. So
@@ -116,10 +116,10 @@ fn serve_one(
     }
     let mut turn = None;
     if let Some(turns) = shared.turns_for(message) {
-        turn = turns.take(session.user, Instant::now() + TURN_TIMEOUT, || shared.is_closing());
+        turn = turns.take(session.user, clock::now() + TURN_TIMEOUT, || shared.is_closing());
         if turn.is_none() {
             let busy = Error::Busy { what: "other long requests are being served".into() };
-            return stream.write(&failure::encode(&busy), Some(Instant::now() + policy.patience)).ok();
+            return stream.write(&failure::encode(&busy), Some(clock::now() + policy.patience)).ok();
         }
     }
     let mut answer = match wire::decode::<Request<'_>>(message) {
@@ -139,5 +139,5 @@ fn serve_one(
             Err(error) => answer = Answer::of_error(&error),
         }
     }
-    stream.write(answer.frame(), Some(Instant::now() + policy.patience)).ok()
+    stream.write(answer.frame(), Some(clock::now() + policy.patience)).ok()
 }

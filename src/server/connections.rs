@@ -5,7 +5,7 @@
 
 use crate::server::policy::Policy;
 use crate::shared::socket::SocketStream;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use crate::system::sync::{Condvar, Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;

@@ -16,9 +16,10 @@ use crate::server::buffers::{BufferPermit, User};
 use crate::server::policy::Rights;
 use crate::server::write::LOCK_WAIT_SLICE;
 use crate::server::{ServerState, TURN_TIMEOUT};
+use crate::system::clock;
 use crate::{Change, ChangeKind, Changes, Error, LimitKind, Result, Store, TxnId};
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use untorn_wal::wire;
 use untorn_wal::wire::{ChangeItem, Happened, List, PIECE_BYTES_MAX, PIECE_RECORDS_MAX, Reply};
 
@@ -173,7 +174,7 @@ impl OpenFeed<'_> {
         rights: &Rights<'_>,
         wait: Duration,
     ) -> Result<()> {
-        let start = Instant::now();
+        let start = clock::now();
         if let Some(at) = self.again {
             let changes = store.changes(at.txn, self.feed)?.prefix(&self.prefix);
             self.changes = match &self.keyspace {
@@ -185,13 +186,13 @@ impl OpenFeed<'_> {
         let mut turn = None;
         loop {
             if turn.is_none() {
-                turn = shared.reads.take(user, Instant::now() + TURN_TIMEOUT, || shared.is_closing());
+                turn = shared.reads.take(user, clock::now() + TURN_TIMEOUT, || shared.is_closing());
                 if turn.is_none() {
                     return Ok(());
                 }
             }
             let taken = self.take_some(rights)?;
-            let is_over = start.elapsed() > if self.ready.is_empty() { wait } else { wait.min(GATHER_TIMEOUT) };
+            let is_over = clock::since(start) > if self.ready.is_empty() { wait } else { wait.min(GATHER_TIMEOUT) };
             let is_full = self.ready_bytes >= PIECE_BYTES_MAX || self.ready.len() >= PIECE_RECORDS_MAX;
             match taken {
                 // What is there is sent; what comes after it has the room then.
@@ -200,7 +201,7 @@ impl OpenFeed<'_> {
                 _ if is_full || shared.is_closing() => return Ok(()),
                 Enough::Nothing if !self.ready.is_empty() => return Ok(()),
                 Enough::Nothing if is_over => return Ok(()),
-                Enough::ForATurn if is_over && start.elapsed() > GATHER_TIMEOUT => return Ok(()),
+                Enough::ForATurn if is_over && clock::since(start) > GATHER_TIMEOUT => return Ok(()),
                 Enough::ForATurn => {
                     // What there is no room for between two turns is held in one.
                     let rest = self.changes.let_go() + self.value_bytes();
@@ -215,7 +216,7 @@ impl OpenFeed<'_> {
                     }
                     turn = None;
                     self.changes
-                        .wait_for_more(Instant::now() + LOCK_WAIT_SLICE.min(wait.saturating_sub(start.elapsed())))?;
+                        .wait_for_more(clock::now() + LOCK_WAIT_SLICE.min(wait.saturating_sub(clock::since(start))))?;
                 }
             }
         }
@@ -223,9 +224,9 @@ impl OpenFeed<'_> {
 
     /// Takes the changes that are there, as many as go into a piece, for the time of a turn.
     fn take_some(&mut self, rights: &Rights<'_>) -> Result<Enough> {
-        let start = Instant::now();
+        let start = clock::now();
         while self.ready_bytes < PIECE_BYTES_MAX && self.ready.len() < PIECE_RECORDS_MAX {
-            if start.elapsed() > TURN_TIME_MAX {
+            if clock::since(start) > TURN_TIME_MAX {
                 return Ok(Enough::ForATurn);
             }
             let before = self.changes.resume_from();

@@ -43,12 +43,14 @@ use crate::participant::panics::Panics;
 use crate::participant::rest::Rest;
 use crate::participant::spawner::Host;
 use crate::shared::socket::SocketStream;
+use crate::system::clock;
+use crate::system::sync::Mutex;
+use crate::system::threads;
 use crate::{Error, Result, Store};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use access::check_access;
 use buffers::{BufferPool, SMALL_BYTES};
 use connections::{Connections, NotAdmitted};
-use parking_lot::Mutex;
 use policy::Policy;
 use rustix::event::{EventfdFlags, eventfd};
 use socket_path::watch::{Change, Watch};
@@ -171,7 +173,7 @@ impl Server {
         let shared = Arc::new(ServerState {
             dir,
             host,
-            policy: Mutex::new(CachedPolicy { policy, stamp, looked: Instant::now() }),
+            policy: Mutex::new(CachedPolicy { policy, stamp, looked: clock::now() }),
             connections: Arc::default(),
             buffers: BufferPool::default(),
             reads: Turns::new((std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1)),
@@ -185,13 +187,13 @@ impl Server {
             bound_by: None,
             last_reported: None,
             watch: None,
-            looks_until: Instant::now(),
+            looks_until: clock::now(),
         };
         listener.check_socket();
         let (panics, rest) = (panics.clone(), rest.clone());
         let on_loss = wake_main.clone();
         let run = move || panics.watch("listening", || listener.run(&rest, on_loss), wake_main);
-        let thread = std::thread::Builder::new().name("untorn-listen".into()).spawn(run);
+        let thread = threads::spawn("untorn-listen", run);
         let listening = Mutex::new(Some(thread.map_err(Error::io("starting a thread that listens"))?));
         Ok(Server { shared, listening })
     }
@@ -228,7 +230,7 @@ impl Server {
     /// or nobody is connected.
     pub(crate) fn close(&self) {
         let Some(listening) = self.listening.lock().take() else { return };
-        let now = Instant::now();
+        let now = clock::now();
         self.shared.connections.close(now + LAST_ANSWERS_TIMEOUT, now + CLOSE_TIMEOUT);
         // Both waits of the listening thread: for a client, and for a place.
         if let Some(socket) = &*self.shared.socket.lock() {
@@ -249,7 +251,7 @@ impl ServerState {
     /// The policy in force.
     fn policy(&self) -> Arc<Policy> {
         let mut watched = self.policy.lock();
-        if watched.looked.elapsed() >= POLICY_CHECK_INTERVAL {
+        if clock::since(watched.looked) >= POLICY_CHECK_INTERVAL {
             let stamp = FileStamp::now(&self.dir);
             if stamp != watched.stamp || stamp.is_some_and(|stamp| !stamp.is_stable()) {
                 // A directory that can't be looked at changes nothing.
@@ -258,7 +260,7 @@ impl ServerState {
                     watched.stamp = stamp;
                 }
             }
-            watched.looked = Instant::now();
+            watched.looked = clock::now();
         }
         watched.policy.clone()
     }
@@ -331,7 +333,7 @@ struct Listener {
 
 impl Listener {
     fn run(mut self, rest: &Rest, on_loss: impl Fn()) {
-        let mut looked = Instant::now();
+        let mut looked = clock::now();
         while !self.shared.is_closing() {
             crash_point!("serve.looked");
             if self.watch_while(rest.is_alone()) {
@@ -339,7 +341,7 @@ impl Listener {
                 self.check_socket();
             }
             let is_unused = self.shared.connections.is_empty();
-            let is_changed = Instant::now() < self.looks_until;
+            let is_changed = clock::now() < self.looks_until;
             let interval = match is_unused && !is_changed {
                 true => rest
                     .nap_beside_clients(SOCKET_CHECK_INTERVAL, RESTING_SOCKET_CHECK_INTERVAL)
@@ -347,17 +349,17 @@ impl Listener {
                 false => SOCKET_CHECK_INTERVAL,
             };
             // By the clock, since clients may connect without a pause.
-            if looked.elapsed() >= interval {
+            if clock::since(looked) >= interval {
                 self.check_socket();
                 self.shared.buffers.forget_unused();
-                looked = Instant::now();
+                looked = clock::now();
             }
             let socket = self.shared.socket.lock().clone();
             let next = match &socket {
                 Some(socket) => {
                     let watched = self.watch.as_ref().map(Watch::fd);
                     let others = [watched, self.shared.joined.as_ref().map(AsFd::as_fd)];
-                    socket.next_client(interval.saturating_sub(looked.elapsed()), others)
+                    socket.next_client(interval.saturating_sub(clock::since(looked)), others)
                 }
                 None => {
                     std::thread::park_timeout(interval);
@@ -367,7 +369,7 @@ impl Listener {
             let _ = self.shared.joined.as_ref().map(|joined| rustix::io::read(joined, &mut [0; 8]));
             if let Some(change) = self.watch.as_ref().and_then(Watch::next_change) {
                 // Not at once: a directory that is being removed must not get a new socket.
-                looked = Instant::now();
+                looked = clock::now();
                 self.looks_until = looked + CHANGE_CHECK_TIME;
                 if change == Change::Loss {
                     on_loss();
@@ -382,7 +384,7 @@ impl Listener {
                 // No more descriptors, say, in which case those who wait go on waiting; or somebody
                 // has closed ours.
                 Err(_) => {
-                    std::thread::sleep(Duration::from_millis(100));
+                    clock::sleep(Duration::from_millis(100));
                     self.check_socket();
                 }
             }
@@ -464,7 +466,7 @@ fn receive(shared: &Arc<ServerState>, stream: SocketStream) {
         }
     };
     let (of_thread, at) = (shared.clone(), stream.clone());
-    let spawned = std::thread::Builder::new().name("untorn-message".into()).spawn(move || {
+    let spawned = threads::spawn("untorn-message", move || {
         connection::run(&of_thread, &at, uid);
         drop(seat);
     });
@@ -476,6 +478,6 @@ fn receive(shared: &Arc<ServerState>, stream: SocketStream) {
 /// Sends a client away. What the socket does not take at once it does not get.
 fn refuse(stream: &SocketStream, refusal: Refusal, text: &str) {
     tracing::info!(reason = text, "message client refused");
-    let _ = stream.write(&ServerHello::encode(0, Some(refusal), text), Some(Instant::now()));
+    let _ = stream.write(&ServerHello::encode(0, Some(refusal), text), Some(clock::now()));
     stream.end();
 }

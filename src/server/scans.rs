@@ -5,6 +5,7 @@
 //! [`SCAN_LIFETIME_MAX`] after the first, it goes, and the next piece is `Stale`.
 
 use crate::limits::{PAGE_SIZE_MAX, key_len_max};
+use crate::system::clock;
 use crate::{Error, Keyspace, LimitKind, Result, Snapshot};
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -48,7 +49,7 @@ impl Scans {
         if self.open.len() >= SCANS_MAX {
             return Err(Error::Limit { what: LimitKind::Scans, found: SCANS_MAX as u64 + 1, limit: SCANS_MAX as u64 });
         }
-        let now = Instant::now();
+        let now = clock::now();
         let scan = OpenScan {
             snapshot,
             keyspace,
@@ -123,7 +124,7 @@ impl Scans {
             } else {
                 scan.lower = reached;
             }
-            scan.expires = scan.ends.min(Instant::now() + SCAN_IDLE_TIMEOUT);
+            scan.expires = scan.ends.min(clock::now() + SCAN_IDLE_TIMEOUT);
         }
         Ok(sent)
     }
@@ -134,7 +135,7 @@ impl Scans {
 
     pub(super) fn expire(&mut self) {
         if !self.open.is_empty() {
-            let now = Instant::now();
+            let now = clock::now();
             self.open.retain(|_, scan| scan.expires > now);
         }
     }

@@ -14,6 +14,7 @@ use crate::server::policy::{Policy, PolicyFault, Principal};
 use crate::shared::memory::private::Private;
 use crate::shared::socket;
 use crate::shared::socket::SocketStream;
+use crate::system::clock;
 use crate::{Error, Result};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs;
@@ -26,7 +27,7 @@ use std::io;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use untorn_wal::files;
 
 /// The socket's name in the store's directory.
@@ -93,7 +94,7 @@ impl BoundSocket {
         let listening = self.listener.get()?;
         let fds = [listening, others[0].unwrap_or(listening), others[1].unwrap_or(listening)];
         let mut ready = fds.each_ref().map(|fd| PollFd::new(fd, PollFlags::IN));
-        if !socket::wait_for(&mut ready, Instant::now().checked_add(time))? {
+        if !socket::wait_for(&mut ready, clock::now().checked_add(time))? {
             return Ok(None);
         }
         socket::accept(&self.listener)
@@ -202,8 +203,8 @@ impl FileStamp {
 
     /// Whether a later change is sure to show: clocks of files are coarse.
     pub(super) fn is_stable(&self) -> bool {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-        now.tv_sec.saturating_sub(self.changed.0).unsigned_abs() >= 2
+        let now = i64::try_from(clock::since_1970().as_secs()).unwrap_or(i64::MAX);
+        now.saturating_sub(self.changed.0).unsigned_abs() >= 2
     }
 }
 

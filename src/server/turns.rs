@@ -8,7 +8,8 @@
 //! of its own.
 
 use crate::server::buffers::User;
-use parking_lot::{Condvar, Mutex};
+use crate::system::clock;
+use crate::system::sync::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,7 +58,7 @@ impl Turns {
             let Some(at) = state.waiting.iter().position(|waiting| waiting.number == number) else {
                 return Some(Turn(self));
             };
-            let now = Instant::now();
+            let now = clock::now();
             if now >= deadline || is_closing() {
                 state.waiting.remove(at);
                 return None;

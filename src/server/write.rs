@@ -7,13 +7,14 @@
 
 use crate::api::batch;
 use crate::api::batch::Unmet;
-use crate::participant::engine::now_ns;
 use crate::server::answer::{Answer, Session, cut_name, refuse_unless};
 use crate::server::policy::Rights;
 use crate::server::{ServerState, WRITER_LOCK_TIMEOUT};
 use crate::shared::socket::SocketStream;
+use crate::system::clock;
+use crate::system::clock::now_ns;
 use crate::{Durability, Error, LimitKind, Result, Ticket, TxnId, WriteTxn};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use untorn_wal::wire;
 use untorn_wal::wire::{Operation, Reply};
 
@@ -152,7 +153,7 @@ pub(super) struct Awaited {
 impl Awaited {
     /// Waits until it is durable. False: the peer has gone, and nobody waits any more.
     pub(super) fn wait(&self, shared: &ServerState, stream: &SocketStream) -> Result<bool> {
-        let start = Instant::now();
+        let start = clock::now();
         while !self.ticket.wait_timeout(LOCK_WAIT_SLICE)? {
             if stream.has_hung_up() {
                 return Ok(false);
@@ -165,8 +166,8 @@ impl Awaited {
                 let reason = "the logger is leaving, and did not wait for the flush".into();
                 return Err(Error::NotDurable { txn: self.ticket.txn_id(), reason });
             }
-            if start.elapsed() >= self.patience {
-                return Err(Error::LoggerStalled { waited: start.elapsed(), visible: Some(self.ticket.txn_id()) });
+            if clock::since(start) >= self.patience {
+                return Err(Error::LoggerStalled { waited: clock::since(start), visible: Some(self.ticket.txn_id()) });
             }
         }
         self.ticket.count_acknowledged();

@@ -37,6 +37,7 @@ use crate::shared::memory::mapping::{MAPPING_ALIGN, MapOptions};
 use crate::shared::memory::spans::Spans;
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::pins::ReaderSlot;
+use crate::system::clock;
 use crate::{Error, Result, limits};
 use blocks::write_blocks;
 pub(crate) use blocks::write_zeros;
@@ -49,7 +50,6 @@ use std::mem::{offset_of, size_of};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 use untorn_wal::Lsn;
 use untorn_wal::segment::SegmentHeader;
 
@@ -135,7 +135,7 @@ impl Control {
         identity.ring_size.store(geometry.ring_size, Ordering::Relaxed);
         identity.segment_size.store(geometry.segment_size, Ordering::Relaxed);
         control.begin_region()?;
-        let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let began = clock::since_1970();
         control.fixed().counters.began_unix_seconds.store(began.as_secs(), Ordering::Relaxed);
         identity.magic.store(MAGIC, Ordering::Relaxed);
         control.fixed().ring.len.store(checked((limits::RING_SIZE_MIN / RING_UNIT) as u32), Ordering::Relaxed);

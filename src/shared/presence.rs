@@ -16,9 +16,10 @@ use crate::files::dir::Dir;
 use crate::files::dir::LockFileId;
 use crate::shared::liveness;
 use crate::shared::liveness::Claim;
+use crate::system::clock;
 use crate::{ClientId, Error, Result};
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long an opener waits for participants of another `lock` to end: a logger leaves soon after
 /// `lock` has gone.
@@ -38,11 +39,11 @@ pub(crate) struct Presence {
 /// # Errors
 /// [`Error::Mismatch`] names `lock`.
 pub(crate) fn refuse_others(dir: &Dir, lock_file: LockFileId) -> Result<()> {
-    let start = Instant::now();
+    let start = clock::now();
     let mine = liveness::arena_offset(lock_file);
     dir.need_file(dir::ARENA, false)?;
     while dir.with_fd(|fd| liveness::is_held_beside(fd, dir::ARENA, mine))? {
-        if start.elapsed() > OTHER_CLAIMS_TIMEOUT {
+        if clock::since(start) > OTHER_CLAIMS_TIMEOUT {
             return Err(Error::Mismatch {
                 file: dir::LOCK.into(),
                 what: "it was removed or replaced while processes had the store open, and they still have; close the store in \
@@ -50,7 +51,7 @@ pub(crate) fn refuse_others(dir: &Dir, lock_file: LockFileId) -> Result<()> {
                     .into(),
             });
         }
-        std::thread::sleep(OTHER_CLAIMS_POLL_INTERVAL);
+        clock::sleep(OTHER_CLAIMS_POLL_INTERVAL);
     }
     Ok(())
 }

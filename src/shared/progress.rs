@@ -15,7 +15,8 @@
 use crate::shared::liveness;
 use crate::shared::liveness::Tester;
 use crate::shared::memory::private::Private;
-use parking_lot::Mutex;
+use crate::system::clock;
+use crate::system::sync::Mutex;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,7 +45,7 @@ impl Progress {
     /// Shows progress from now on. The caller has just acquired the initialisation lock.
     pub(crate) fn show(&self, directory: impl AsFd) {
         let Ok(Some((file, at))) = liveness::lock_some_byte(directory, &OFFSETS) else { return };
-        *self.mark.lock() = Some(ProgressMark { file, at, moved: Instant::now() });
+        *self.mark.lock() = Some(ProgressMark { file, at, moved: clock::now() });
         self.is_shown.store(true, Ordering::Relaxed);
     }
 
@@ -68,13 +69,13 @@ impl Progress {
         // Another thread that has the mutex moves the mark.
         let Some(mut mark) = self.mark.try_lock() else { return };
         let Some(mark) = &mut *mark else { return };
-        if mark.moved.elapsed() < MARK_MOVE_INTERVAL {
+        if clock::since(mark.moved) < MARK_MOVE_INTERVAL {
             return;
         }
         let next = if mark.at + 1 < OFFSETS.end { mark.at + 1 } else { OFFSETS.start };
         // What fails shows no progress, and harms nothing.
         let _ = mark.file.get().map(|file| liveness::move_lock(file, mark.at, next));
-        (mark.at, mark.moved) = (next, Instant::now());
+        (mark.at, mark.moved) = (next, clock::now());
     }
 }
 
@@ -90,7 +91,7 @@ pub(crate) struct Patience {
 impl Patience {
     /// Ends when no progress has been visible for `limit`.
     pub(crate) fn new(limit: Duration) -> Patience {
-        Patience { limit, since: Instant::now(), seen: None, goes_by_progress: true }
+        Patience { limit, since: clock::now(), seen: None, goes_by_progress: true }
     }
 
     /// Ends after `limit`, whatever others do.
@@ -104,13 +105,13 @@ impl Patience {
             && let Ok(at) = tester.any_held(OFFSETS)
             && at != self.seen
         {
-            (self.seen, self.since) = (at, Instant::now());
+            (self.seen, self.since) = (at, clock::now());
         }
     }
 
     /// The limit begins anew: progress was seen by other means.
     pub(crate) fn begin_anew(&mut self) {
-        self.since = Instant::now();
+        self.since = clock::now();
     }
 
     pub(crate) fn limit(&self) -> Duration {
@@ -119,7 +120,7 @@ impl Patience {
 
     /// How long no progress has been visible.
     pub(crate) fn waited(&self) -> Duration {
-        self.since.elapsed()
+        clock::since(self.since)
     }
 
     pub(crate) fn left(&self) -> Duration {

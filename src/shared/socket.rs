@@ -6,6 +6,7 @@
 
 use crate::files::owner;
 use crate::shared::memory::private::Private;
+use crate::system::clock;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs;
 use rustix::fs::{FileType, Mode, OFlags};
@@ -57,7 +58,7 @@ impl SocketStream {
                 }
                 Err(Errno::INTR) => {}
                 // As many wait to be accepted as may.
-                Err(Errno::AGAIN) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
+                Err(Errno::AGAIN) if clock::now() < deadline => clock::sleep(Duration::from_millis(1)),
                 Err(Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
                 Err(errno) => return Err(errno.into()),
             }
@@ -233,7 +234,7 @@ fn socket_owner(path: &Path) -> io::Result<u32> {
 /// that there is none.
 pub(crate) fn may_be_served(path: &Path) -> bool {
     // Nothing is waited for: a server whose queue is full lives.
-    match SocketStream::connect(path, Instant::now()) {
+    match SocketStream::connect(path, clock::now()) {
         Ok(_) => true,
         Err(error) => error.kind() != io::ErrorKind::ConnectionRefused && error.kind() != io::ErrorKind::NotFound,
     }
@@ -242,7 +243,7 @@ pub(crate) fn may_be_served(path: &Path) -> bool {
 /// Waits until one of them is ready; false if `deadline` passes first.
 pub(crate) fn wait_for(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<bool> {
     loop {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(clock::now()));
         let timeout = left.and_then(|left| Timespec::try_from(left).ok());
         match poll(fds, timeout.as_ref()) {
             Ok(0) if left.is_some_and(|left| left.is_zero()) => return Ok(false),

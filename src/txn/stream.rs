@@ -17,9 +17,9 @@ use crate::participant::engine::Engine;
 use crate::shared::protocols::atomic::{Native, Word64};
 use crate::shared::protocols::event_count;
 use crate::shared::protocols::event_count::WaitError;
+use crate::system::clock;
 use crate::{Error, LimitKind, Result, TxnId, limits};
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 use untorn_wal::record;
 use untorn_wal::record::{Begun, RecordKind};
 use untorn_wal::{Lsn, blocks_for};
@@ -271,7 +271,7 @@ fn no_log(engine: &Engine) -> Error {
 /// The caller ends the request.
 fn wait_for_grant(engine: &Engine, reserved_blocks: u64) -> Result<()> {
     let words = &engine.control.fixed().durable;
-    let start = Instant::now();
+    let start = clock::now();
     let logger = &engine.control.fixed().logger;
     // The logger preallocates, and counts each attempt that fails. One may be under way that began
     // before this request, and does not know what a checkpoint has set free since. The next one
@@ -281,7 +281,7 @@ fn wait_for_grant(engine: &Engine, reserved_blocks: u64) -> Result<()> {
     engine.wake_logger();
     event_count::notify::<Native>(&logger.background);
     let mut watch = engine.watch_logger();
-    let mut block_credit = (words.block_credit.load(Ordering::SeqCst), Instant::now());
+    let mut block_credit = (words.block_credit.load(Ordering::SeqCst), clock::now());
     let ended = event_count::wait_until::<Native, _, _>(
         &words.event,
         None,
@@ -304,9 +304,9 @@ fn wait_for_grant(engine: &Engine, reserved_blocks: u64) -> Result<()> {
             // A logger that lives and grants nothing: a charge that no log can hold.
             let now = words.block_credit.load(Ordering::SeqCst);
             if now != block_credit.0 {
-                block_credit = (now, Instant::now());
-            } else if block_credit.1.elapsed() > engine.logger_timeout {
-                return Err(Error::LoggerStalled { waited: start.elapsed(), visible: None });
+                block_credit = (now, clock::now());
+            } else if clock::since(block_credit.1) > engine.logger_timeout {
+                return Err(Error::LoggerStalled { waited: clock::since(start), visible: None });
             }
             event_count::notify::<Native>(&logger.background);
             Ok(())

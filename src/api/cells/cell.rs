@@ -8,13 +8,14 @@ use crate::shared::cells::CellEntry;
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::cell::{CellView, WriteStep};
 use crate::shared::protocols::lock;
+use crate::system::clock;
 use crate::{Error, LimitKind, Result, Version};
 use bytemuck::Pod;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often a reader looks at a version that does not move and has no value before it calls that
 /// damage.
@@ -294,7 +295,7 @@ impl Opened {
             }
             std::hint::spin_loop();
         }
-        let start = Instant::now();
+        let start = clock::now();
         let alive = |owner: u64| engine.is_alive(owner);
         // A writer is here for well below a microsecond: one who is here for longer may be dead.
         if let Some(owner) = lock::owner::<Native>(latch)
@@ -308,7 +309,7 @@ impl Opened {
         let acquired = engine.acquire_while_clear(deadline, |alive, until| {
             lock::acquire::<Native>(latch, &entry.event, me, alive, until)
         })?;
-        acquired.map(drop).map_err(|owner| self.latch_timeout(owner.id(), start.elapsed()))
+        acquired.map(drop).map_err(|owner| self.latch_timeout(owner.id(), clock::since(start)))
     }
 
     fn latch_timeout(&self, owner: u64, waited: Duration) -> Error {

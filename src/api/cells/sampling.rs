@@ -4,11 +4,12 @@
 use crate::participant::engine::{Engine, LOGGER_RECHECK_INTERVAL};
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::{cell, event_count};
+use crate::system::clock;
 use crate::{Error, Result};
 use std::cell::Cell;
 use std::io;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Says that a cell has a new value. The caller's store of it was fenced.
 #[inline]
@@ -57,7 +58,7 @@ pub(crate) fn wait_round(engine: &Engine, lock_timeout: Option<Duration>) -> Res
     let failures = head.failures.load(Ordering::SeqCst);
     let wanted = head.ask();
     event_count::notify::<Native>(&head.event);
-    let start = Instant::now();
+    let start = clock::now();
     let mut watch = engine.watch_logger();
     let ended = event_count::wait_until::<Native, _, _>(
         &head.done_event,
@@ -76,7 +77,7 @@ pub(crate) fn wait_round(engine: &Engine, lock_timeout: Option<Duration>) -> Res
             watch.check(engine, start)?;
             event_count::notify::<Native>(&head.event);
             match lock_timeout {
-                Some(timeout) => engine.refuse_long_transaction(start.elapsed(), timeout),
+                Some(timeout) => engine.refuse_long_transaction(clock::since(start), timeout),
                 None => Ok(()),
             }
         },

@@ -4,15 +4,17 @@
 use super::{Flusher, LOGGER_BLOCKS, Published};
 use crate::files::dir;
 use crate::files::log::log_error;
-use crate::participant::engine::{SLOW_OPERATION_MIN, now_ns};
+use crate::participant::engine::SLOW_OPERATION_MIN;
 use crate::shared::control::Poison;
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::deadline;
 use crate::shared::protocols::event_count;
 use crate::shared::protocols::ring::Ring;
+use crate::system::clock;
+use crate::system::clock::now_ns;
 use crate::{Error, Result, TxnId};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use untorn_wal::{LogError, LogState, Lsn};
 
 impl Flusher {
@@ -76,10 +78,10 @@ impl Flusher {
         self.logger.check_present()?;
         let durable_before = self.log_state.durable;
         self.has_started_segment = false;
-        let begun = Instant::now();
+        let begun = clock::now();
         self.write(published.tail)?;
         crash_point!("flush.synced");
-        let spent = begun.elapsed().as_nanos() as u64;
+        let spent = clock::since(begun).as_nanos() as u64;
         fixed.counters.flush_ns.fetch_add(spent, Ordering::Relaxed);
         fixed.latencies.flush.record(spent);
         fixed.counters.wal_bytes.fetch_add(published.tail.bytes_since(self.log_state.durable), Ordering::Relaxed);
@@ -92,7 +94,7 @@ impl Flusher {
         } else {
             tracing::trace!(durable = self.durable_txn(), bytes, flush_ns, "flushed");
         }
-        self.last_flush = Instant::now();
+        self.last_flush = clock::now();
         self.failing_since = None;
         // What came meanwhile has waited since this flush began, not since the next look.
         (self.is_waiting, self.waiting_since, self.policy_since) = (true, begun, None);

@@ -2,14 +2,15 @@
 //! writer lock, a record of a checkpoint in the log, the block credit.
 
 use crate::admission;
-use crate::participant::engine::{Engine, now_ns};
+use crate::participant::engine::Engine;
 use crate::participant::rest::Rest;
 use crate::shared::liveness::Claim;
 use crate::shared::presence;
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::event_count;
+use crate::system::clock::now_ns;
+use crate::system::sync::{Condvar, Mutex};
 use crate::{Error, Result, TxnId};
-use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;

@@ -1,12 +1,14 @@
 //! How a participant deals with the logger: it wakes it, waits until the log is durable, and checks
 //! that it lives.
 
-use super::{Engine, LOGGER_GLANCE_INTERVAL_NS, LOGGER_RECHECK_INTERVAL, clock_ns, now_ns};
+use super::{Engine, LOGGER_GLANCE_INTERVAL_NS, LOGGER_RECHECK_INTERVAL};
 use crate::shared::control::Poison;
 use crate::shared::latencies::Acknowledged;
 use crate::shared::progress::Patience;
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::{deadline, event_count};
+use crate::system::clock;
+use crate::system::clock::now_ns;
 use crate::{Error, Result, TxnId};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -66,7 +68,7 @@ impl Engine {
     /// coarse clock costs a few nanoseconds, and lags by a few milliseconds.
     #[inline]
     pub(crate) fn glance_by_coarse_clock(&self) {
-        let now = clock_ns(rustix::time::ClockId::MonotonicCoarse);
+        let now = clock::coarse_now_ns();
         if now.saturating_sub(self.logger_seen_ns.load(Ordering::Relaxed)) > LOGGER_GLANCE_INTERVAL_NS {
             self.glance_at_logger();
         }
@@ -92,7 +94,7 @@ impl Engine {
     /// As [`Engine::wait_durable`], for a commit that need not be durable before `deadline_ns`: who
     /// has time looks less often after the logger.
     pub(crate) fn wait_durable_by(&self, lsn: Lsn, deadline_ns: u64, timeout: Option<Duration>) -> Result<bool> {
-        let began = Instant::now();
+        let began = clock::now();
         let left = Duration::from_nanos(deadline_ns.saturating_sub(now_ns()));
         let patience = timeout.map_or(left, |timeout| timeout.min(left));
         let nap = (left / 4).clamp(LOGGER_RECHECK_INTERVAL, event_count::EVENT_WAIT_MAX);
@@ -102,7 +104,7 @@ impl Engine {
         // The deadline has passed by the clock of this process. The logger may be in another time
         // namespace, where it is far away, or the word that holds it is damaged. A flush that is
         // requested goes by neither.
-        match timeout.map(|timeout| timeout.saturating_sub(began.elapsed())) {
+        match timeout.map(|timeout| timeout.saturating_sub(clock::since(began))) {
             Some(Duration::ZERO) => Ok(false),
             rest => self.wait_durable_looking(lsn, true, rest, LOGGER_RECHECK_INTERVAL),
         }
@@ -116,7 +118,7 @@ impl Engine {
 
     /// Waits for durability, and looks after the logger once in each `nap`.
     fn wait_durable_looking(&self, lsn: Lsn, hurry: bool, timeout: Option<Duration>, nap: Duration) -> Result<bool> {
-        let start = Instant::now();
+        let start = clock::now();
         let fixed = self.control.fixed();
         let durable = || self.control.durable().map(|(_, durable)| durable);
         if durable().is_some_and(|durable| durable >= lsn) {
@@ -155,17 +157,17 @@ impl Engine {
     /// # Errors
     /// As [`Watch::check`].
     pub(crate) fn await_mended(&self, waited: &mut Option<(Instant, u32, Watch)>) -> Result<()> {
-        let (start, looks, watch) = waited.get_or_insert_with(|| (Instant::now(), 0, self.watch_logger()));
+        let (start, looks, watch) = waited.get_or_insert_with(|| (clock::now(), 0, self.watch_logger()));
         *looks += 1;
         if *looks < 100 {
             std::thread::yield_now();
             return Ok(());
         }
-        if start.elapsed() > self.logger_timeout {
-            return Err(Error::LoggerStalled { waited: start.elapsed(), visible: None });
+        if clock::since(*start) > self.logger_timeout {
+            return Err(Error::LoggerStalled { waited: clock::since(*start), visible: None });
         }
         watch.check(self, *start)?;
-        std::thread::sleep(Duration::from_millis(1));
+        clock::sleep(Duration::from_millis(1));
         Ok(())
     }
 
@@ -190,7 +192,7 @@ impl Engine {
             self.wake_logger();
         };
         ask();
-        let start = Instant::now();
+        let start = clock::now();
         let mut watch = self.watch_logger();
         let ended = event_count::wait_until::<Native, _, _>(
             &self.control.fixed().durable.event,
@@ -305,7 +307,7 @@ impl Watch {
         // It may rest for long: a ring may be missing, of a process that died.
         engine.wake_logger();
         if self.patience.is_over() {
-            return Err(Error::LoggerStalled { waited: start.elapsed(), visible: None });
+            return Err(Error::LoggerStalled { waited: clock::since(start), visible: None });
         }
         Ok(())
     }

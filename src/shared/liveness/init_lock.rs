@@ -4,6 +4,7 @@ use super::{Claim, INIT_OFFSET, Tester};
 use crate::Result;
 use crate::files::dir::LockFileId;
 use crate::shared::progress::{Patience, Progress};
+use crate::system::clock;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +47,7 @@ impl InitLock {
             if left.is_zero() {
                 return Ok(None);
             }
-            std::thread::sleep(INIT_LOCK_POLL_INTERVAL.min(left));
+            clock::sleep(INIT_LOCK_POLL_INTERVAL.min(left));
         }
     }
 

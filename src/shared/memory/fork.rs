@@ -10,6 +10,7 @@
 //! `clone` system call that copies memory isn't seen; a `vfork` or `posix_spawn` copies none.
 #![allow(unsafe_code)]
 
+use crate::system::clock;
 use crate::{Error, Result};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use std::sync::OnceLock;
@@ -86,7 +87,7 @@ fn close_gate() {
     // A sleeping lock would do its bookkeeping in memory that the fork copies half-way; this one is
     // a single word.
     while FORK_GATE.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
-        std::thread::sleep(Duration::from_micros(20));
+        clock::sleep(Duration::from_micros(20));
     }
 }
 

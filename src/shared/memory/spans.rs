@@ -21,8 +21,8 @@
 
 use crate::shared::memory::fork;
 use crate::shared::memory::mapping::{MAPPING_ALIGN, MapOptions, Mapping};
+use crate::system::sync::Mutex;
 use crate::{Error, Result};
-use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::mm::Advice;
 use std::ops::Range;

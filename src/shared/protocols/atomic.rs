@@ -121,8 +121,7 @@ impl Model for Native {
 
     #[inline]
     fn now_ns() -> u64 {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+        crate::system::clock::now_ns()
     }
 }
 

@@ -22,6 +22,7 @@
 //! (`participant/rest.rs`). A client that waits for the logger wakes it at its own time-out.
 
 use crate::shared::protocols::atomic::{Model, Woken, Word32, Word64};
+use crate::system::clock;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -145,13 +146,13 @@ pub fn wait_until<M: Model, T, E>(
         M::spin_hint();
     }
     let check_interval = check_interval.min(EVENT_WAIT_MAX);
-    let mut ticked = Instant::now();
+    let mut ticked = clock::now();
     loop {
         let key = prepare_wait::<M>(event);
         if let Some(found) = ready() {
             return Ok(found);
         }
-        let now = Instant::now();
+        let now = clock::now();
         let left = deadline.map_or(check_interval, |deadline| deadline.saturating_duration_since(now));
         if left.is_zero() {
             return Err(WaitError::TimedOut);
@@ -159,8 +160,8 @@ pub fn wait_until<M: Model, T, E>(
         // The clock counts as well: signals, and changes that concern other waiters, may end every
         // single wait early. A wait that was cut short by the deadline is no tick.
         let slept = wait::<M>(event, key, left.min(check_interval));
-        if (slept == Woken::TimedOut && left >= check_interval) || ticked.elapsed() >= check_interval {
-            ticked = Instant::now();
+        if (slept == Woken::TimedOut && left >= check_interval) || clock::since(ticked) >= check_interval {
+            ticked = clock::now();
             on_tick().map_err(WaitError::Stopped)?;
         }
     }

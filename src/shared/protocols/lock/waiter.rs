@@ -5,6 +5,7 @@ use super::{
     RESERVATION_TIMEOUT, Reservation, announce, announce_waiter, swap_in, take_over, wake_next,
 };
 use crate::shared::protocols::atomic::{Model, Woken, Word32, Word64};
+use crate::system::clock;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -72,7 +73,7 @@ impl<M: Model> Waiter<'_, M> {
                 continue;
             }
             let left = match deadline {
-                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
+                Some(deadline) => deadline.saturating_duration_since(clock::now()),
                 None => OWNER_CHECK_INTERVAL,
             };
             if left.is_zero() {

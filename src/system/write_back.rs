@@ -1,10 +1,10 @@
-//! System calls whose failure a test can order by name; in ordinary builds they are just the calls.
+//! Writing what mappings have changed to the device. A test can order each call to fail by its name.
 
 use std::fs::File;
 use std::io;
 
-/// Writes a file's data to the device.
-pub(crate) fn fdatasync(file: &File, _name: &str) -> io::Result<()> {
+/// Writes a file's data to the device, also what was stored through its mappings.
+pub(crate) fn sync(file: &File, _name: &str) -> io::Result<()> {
     #[cfg(feature = "crash-points")]
     if crate::crash::fails(_name) {
         return Err(io::Error::from_raw_os_error(libc::EIO));
