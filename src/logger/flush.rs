@@ -367,7 +367,7 @@ impl Flusher {
             |by_ns: u64| Duration::from_nanos(by_ns.saturating_sub(now)).saturating_sub(self.lead_time.bound());
         let pending = Pending {
             bytes,
-            policy_age: self.policy_since.map(|since| clock::since(since)),
+            policy_age: self.policy_since.map(clock::since),
             start_in: earliest_ns.map(start_in),
             ring_len: engine.control.ring_reach()?,
             requested: fixed.logger.flush_request.load(Ordering::SeqCst) > self.log_state.durable.0,
