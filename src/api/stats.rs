@@ -321,7 +321,7 @@ impl Stats {
         Ok(Stats {
             committed: image.txn,
             durable,
-            checkpointed: TxnId::from_u64(count(&fixed.checkpoint.finished)),
+            checkpointed: fixed.checkpoint.finished(),
             lag_txns,
             lag_ns,
             acknowledged: count(&counters.acknowledged),
@@ -334,7 +334,7 @@ impl Stats {
             pages_free: image.free_pages,
             arena_bytes: control.arena_bytes().unwrap_or(0),
             max_size: geometry.max_size,
-            wal_bytes: tail.saturating_sub(count(&fixed.checkpoint.finished_lsn)),
+            wal_bytes: tail.saturating_sub(fixed.checkpoint.finished_lsn().0),
             wal_segments: count(&counters.wal_segments),
             wal_spares: count(&counters.wal_spares),
             wal_kept: count(&counters.wal_kept),

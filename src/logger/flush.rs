@@ -132,14 +132,13 @@ impl Flusher {
             Some(image) if image.log_tail >= log_state.safe_start => (image.txn.as_u64(), image.log_tail),
             _ => (log_state.durable_txn, log_state.safe_start),
         };
-        let finished = fixed.checkpoint.finished.load(Ordering::Acquire);
-        let finished_lsn = Lsn(fixed.checkpoint.finished_lsn.load(Ordering::Acquire));
+        let (finished, finished_lsn) = (fixed.checkpoint.finished(), fixed.checkpoint.finished_lsn());
         let log_state = LogState {
             durable: Lsn(lsn).max(log_state.durable),
             durable_txn: safe_start.0,
             safe_start: safe_start.1,
             // Not more than there is a header of: what is stated here can't be taken back.
-            checkpoint_txn: finished.min(header.txn().as_u64()).max(log_state.checkpoint_txn),
+            checkpoint_txn: finished.min(header.txn()).as_u64().max(log_state.checkpoint_txn),
             checkpoint_lsn: finished_lsn.min(header.log_position).max(log_state.checkpoint_lsn),
             // What the predecessor stated last may be in a batch, which the survey does not read.
             incarnation: match logger.engine.control.incarnation() {

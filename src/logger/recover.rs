@@ -139,11 +139,7 @@ pub(super) fn begin_at(control: &Control, header: &CheckpointHeader) {
     fixed.logger_pins.start(&fixed.durable.txn, image.txn);
     fixed.durable_slots[0].fill(&image.encode());
     fixed.stream.tail.store(header.log_position.0, Ordering::Relaxed);
-    let checkpoint = &fixed.checkpoint;
-    checkpoint.started.store(txn, Ordering::Relaxed);
-    checkpoint.finished.store(txn, Ordering::Relaxed);
-    checkpoint.finished_lsn.store(header.log_position.0, Ordering::Relaxed);
-    checkpoint.started_lsn.store(header.log_position.0, Ordering::Relaxed);
+    fixed.checkpoint.begin_at(image.txn, header.log_position);
 }
 
 /// Whether there is a file of this name that no other store shares by a link.
@@ -178,7 +174,7 @@ pub(super) fn replay(
     if !planted_bug!("trust-read-header") {
         CheckpointHeader { clean: false, serial, ..*header }.write(&header_file)?;
     }
-    engine.control.fixed().checkpoint.serial.store(serial, Ordering::Release);
+    engine.control.fixed().checkpoint.set_serial(serial);
     let len = engine.arena_file()?.metadata().map_err(Error::io("stat of arena"))?.len();
     let whole = len - len % limits::ARENA_SIZE_INITIAL;
     // A power cut may have kept the file's length and lost blocks before it. Only what the

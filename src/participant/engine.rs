@@ -176,32 +176,12 @@ impl Engine {
 
     /// C and K: the newest started and the newest finished checkpoint.
     pub(crate) fn checkpoints(&self) -> (TxnId, TxnId) {
-        let words = &self.control.fixed().checkpoint;
-        // K is read first: if both move in between, the older K protects too much, never too
-        // little.
-        let finished = words.finished.load(Ordering::Acquire);
-        let started = words.started.load(Ordering::Acquire);
-        (TxnId::from_u64(started.max(finished)), TxnId::from_u64(finished))
+        self.control.fixed().checkpoint.started_and_finished()
     }
 
-    /// Whether a checkpoint has started and is not finished: what was noted of it must not change.
+    /// Whether a checkpoint has started and is not finished.
     pub(crate) fn runs_checkpoint(&self) -> bool {
-        let words = &self.control.fixed().checkpoint;
-        let (started, finished) = self.checkpoints();
-        started != finished || words.again.load(Ordering::SeqCst) != 0
-    }
-
-    /// What the last attempt at a checkpoint met that failed.
-    pub(crate) fn last_checkpoint_failure(&self) -> Error {
-        let words = &self.control.fixed().checkpoint;
-        match words.failure_errno.load(Ordering::Relaxed) as i32 {
-            0 => {
-                let offset = words.failure_offset.load(Ordering::Relaxed);
-                Error::corrupt(dir::ARENA, offset, "a checkpoint met damage here; `verify` says more")
-            }
-            libc::ENOSPC => Error::DiskFull { what: "the checkpoint".into() },
-            errno => Error::Io { what: "checkpoint".into(), source: std::io::Error::from_raw_os_error(errno) },
-        }
+        self.control.fixed().checkpoint.is_running()
     }
 
     /// Scans for all pinned transactions. The caller holds the writer lock.

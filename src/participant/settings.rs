@@ -4,9 +4,7 @@
 use crate::participant::engine::{Engine, LOGGER_RECHECK_INTERVAL};
 use crate::participant::options::FlushPolicy;
 use crate::shared::control::Control;
-use crate::shared::protocols::atomic::{Native, Word64};
-use crate::shared::protocols::event_count;
-use crate::shared::protocols::event_count::WaitError;
+use crate::shared::protocols::atomic::Word64;
 use crate::{Result, TxnId};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -94,37 +92,18 @@ pub(crate) fn retention(control: &Control) -> Retention {
 /// holds its start up, no longer than `lock_timeout`.
 pub(crate) fn wait_checkpoint(engine: &Engine, lock_timeout: Option<Duration>) -> Result<TxnId> {
     let wanted = engine.control.committed();
-    let fixed = engine.control.fixed();
     let start = Instant::now();
     let mut watch = engine.watch_logger();
-    let failures = fixed.checkpoint.failures.load(Ordering::SeqCst);
+    let words = &engine.control.fixed().checkpoint;
+    let failures = words.failures();
     engine.request_checkpoint(wanted);
-    let ended = event_count::wait_until::<Native, _, _>(
-        &fixed.checkpoint.event,
-        None,
-        LOGGER_RECHECK_INTERVAL,
-        || {
-            let finished = TxnId::from_u64(fixed.checkpoint.finished.load(Ordering::SeqCst));
-            if finished >= wanted {
-                return Some(Ok(finished));
-            }
-            if fixed.checkpoint.failures.load(Ordering::SeqCst) != failures {
-                return Some(Err(engine.refuse_poisoned().err().unwrap_or_else(|| engine.last_checkpoint_failure())));
-            }
-            engine.refuse_poisoned().err().map(Err)
-        },
-        || {
-            watch.check(engine, start)?;
-            engine.request_checkpoint(wanted);
-            match lock_timeout {
-                Some(timeout) => engine.refuse_long_transaction(start.elapsed(), timeout),
-                None => Ok(()),
-            }
-        },
-    );
-    match ended {
-        Ok(found) => found,
-        Err(WaitError::Stopped(error)) => Err(error),
-        Err(WaitError::TimedOut) => unreachable!("there is no deadline"),
-    }
+    let is_finished = || Some(words.finished_by_waiter()).filter(|finished| *finished >= wanted);
+    engine.control.wait_for_checkpoint(failures, LOGGER_RECHECK_INTERVAL, is_finished, || {
+        watch.check(engine, start)?;
+        engine.request_checkpoint(wanted);
+        match lock_timeout {
+            Some(timeout) => engine.refuse_long_transaction(start.elapsed(), timeout),
+            None => Ok(()),
+        }
+    })
 }

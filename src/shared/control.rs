@@ -16,13 +16,17 @@
 //! the file, and nothing leads there but a word that is stored after its blocks were written with
 //! zeros: so no store into the mapping ever needs a block.
 //!
-//! - `layout`: the words
+//! - `layout`: where the words are
+//! - `event`: the words that threads wait on
+//! - `checkpoint`: the words of one subject each, behind verbs that argue their orderings
 //! - `state`: the newest and the durable transaction, the incarnation, poison
 //! - `growth`: the parts that grow
 //! - `blocks`: writes that give a file its blocks
 #![allow(unsafe_code)]
 
 mod blocks;
+mod checkpoint;
+mod event;
 mod growth;
 mod layout;
 mod state;
@@ -40,6 +44,7 @@ use crate::shared::protocols::pins::ReaderSlot;
 use crate::{Error, Result, limits};
 use blocks::write_blocks;
 pub(crate) use blocks::write_zeros;
+pub(crate) use event::Event;
 pub(crate) use layout::*;
 pub use layout::{
     CHECKED_CELL_NUMBERS, CHECKED_NUMBERS, FLUSH_REQUEST_AT, HEARTBEAT_AT, IMAGES_AT, READER_CHUNK, REGION_INODE_AT,

@@ -22,10 +22,10 @@ use crate::shared::presence::Presence;
 use crate::shared::progress::Progress;
 use crate::{Error, Result};
 use parking_lot::{Condvar, Mutex};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use untorn_wal::{LogShape, Lsn, RealDisk, SegmentCatalog, SegmentPool, StoreId};
+use untorn_wal::{LogShape, RealDisk, SegmentCatalog, SegmentPool, StoreId};
 
 /// Retries of a recovery that found the device full and gave blocks back. A retry makes spares
 /// again, which it can give back again, so only this limit ends a recovery whose device stays full.
@@ -157,7 +157,7 @@ fn try_to_prepare(
     let (logger, flusher) = match old {
         Some(control) if alive => {
             // No checkpoint is finished that has no header: more than that is a damaged word.
-            let finished_lsn = Lsn(control.fixed().checkpoint.finished_lsn.load(Ordering::Acquire));
+            let finished_lsn = control.fixed().checkpoint.finished_lsn();
             let retention = settings::retention(&control);
             let pool = SegmentPool::open(disk, &segment_catalog, finished_lsn.min(header.log_position), retention)
                 .map_err(log_error)?;

@@ -267,9 +267,9 @@ impl Engine {
     /// Wakes everybody who waits for the log or a checkpoint.
     pub(crate) fn wake_waiters(&self) {
         let fixed = self.control.fixed();
-        for event in [&fixed.durable.event, &fixed.checkpoint.event, &fixed.cells.done_event] {
-            event_count::notify_always::<Native>(event);
-        }
+        event_count::notify_always::<Native>(&fixed.durable.event);
+        fixed.checkpoint.event.notify_always();
+        event_count::notify_always::<Native>(&fixed.cells.done_event);
     }
 }
 

@@ -1,5 +1,6 @@
 //! The words of `control`: what stands where, and by which process it is written.
 
+use super::checkpoint::CheckpointWords;
 use crate::files::slot::SLOT_WORDS;
 use crate::limits;
 use crate::shared::cells;
@@ -247,28 +248,6 @@ pub(crate) enum Poison {
     Arena = 2,
     /// The checkpoint's header could not be written.
     Header = 3,
-}
-
-/// The checkpoints: C the newest started, K the newest finished.
-#[repr(C)]
-pub(crate) struct CheckpointWords {
-    pub(crate) started: AtomicU64,
-    pub(crate) finished: AtomicU64,
-    pub(crate) finished_lsn: AtomicU64,
-    /// From where the log is replayed after `started`.
-    pub(crate) started_lsn: AtomicU64,
-    pub(crate) serial: AtomicU64,
-    /// Bumped when `finished` moves, and when an attempt fails.
-    pub(crate) event: AtomicU32,
-    /// Not 0: a checkpoint of the transaction `finished` has started once more, for a new header.
-    pub(crate) again: AtomicU32,
-    /// Copy of the image that `started` names, so that a successor writes that very header.
-    pub(crate) image: [AtomicU64; SLOT_WORDS],
-    /// Attempts that failed, and what the last of them met: an error number, or 0 for damage, and
-    /// its place.
-    pub(crate) failures: AtomicU64,
-    pub(crate) failure_errno: AtomicU64,
-    pub(crate) failure_offset: AtomicU64,
 }
 
 /// Those who follow the log. Writers look at nothing here: the flush thread rings for them.
