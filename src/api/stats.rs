@@ -285,9 +285,7 @@ impl Stats {
         let readers = readers(control)?;
         let image = control.newest()?;
         // While the words disagree, what is published last is as good for a figure.
-        let durable = control
-            .durable()
-            .map_or_else(|| TxnId::from_u64(fixed.durable.txn.load(Ordering::Acquire)), |(durable, _)| durable);
+        let durable = control.durable().map_or_else(|| fixed.durable.last_txn(), |(durable, _)| durable);
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &fixed.counters;
         let now = now_ns();

@@ -82,7 +82,7 @@ fn preallocate(logger: &Logger, larger_at: &mut Instant) -> bool {
     let fixed = logger.engine.control.fixed();
     let words = &fixed.logger;
     loop {
-        let block_credit = fixed.durable.block_credit.load(Ordering::SeqCst);
+        let block_credit = fixed.durable.credit_by_waiter();
         let wanted = words.log_request.load(Ordering::SeqCst);
         let spares = logger.pool.stats().spares;
         let is_wanted = wanted > block_credit;
@@ -130,9 +130,7 @@ fn preallocate(logger: &Logger, larger_at: &mut Instant) -> bool {
             Err(error) => {
                 // What a flush or a checkpoint has made free is granted before a writer gives up.
                 logger.grant_again();
-                if is_wanted
-                    && words.log_request.load(Ordering::SeqCst) <= fixed.durable.block_credit.load(Ordering::SeqCst)
-                {
+                if is_wanted && words.log_request.load(Ordering::SeqCst) <= fixed.durable.credit_by_waiter() {
                     return matches!(error, LogError::DiskFull { .. });
                 }
                 let errno = match &error {
@@ -143,7 +141,7 @@ fn preallocate(logger: &Logger, larger_at: &mut Instant) -> bool {
                 // Whoever waits for the log hears of it.
                 words.log_errno.store(errno as u32, Ordering::Relaxed);
                 words.log_failures.fetch_add(1, Ordering::SeqCst);
-                event_count::notify_always::<Native>(&fixed.durable.event);
+                fixed.durable.event.notify_always();
                 return errno == libc::ENOSPC;
             }
         }

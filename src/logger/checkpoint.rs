@@ -88,7 +88,7 @@ fn is_due(logger: &Logger) -> bool {
     let volume_max = words.checkpoint_bytes.load(Ordering::Acquire);
     let segment_bytes_max = volume_max.saturating_add(SEGMENTS_BEYOND_CHECKPOINT * engine.geometry.segment_size);
     // Larger spares come first.
-    let is_log_wanted = words.log_request.load(Ordering::SeqCst) > fixed.durable.block_credit.load(Ordering::SeqCst)
+    let is_log_wanted = words.log_request.load(Ordering::SeqCst) > fixed.durable.credit_by_waiter()
         && background::has_full_spares(&logger.pool);
     let is_log_short = is_log_wanted
         || logger.is_starved.load(Ordering::SeqCst)

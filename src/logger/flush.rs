@@ -122,10 +122,7 @@ impl Flusher {
     /// wrote past `durable` is not trusted; a new segment takes those bytes from the ring.
     pub(super) fn attach(logger: Arc<Logger>, header: &CheckpointHeader, log_state: &LogState) -> Result<Flusher> {
         let fixed = logger.engine.control.fixed();
-        let words = &fixed.durable;
-        // A predecessor that died between the two stores leaves them different: both positions were
-        // durable then, and the lower one is certain to be in the ring.
-        let lsn = words.lsn.load(Ordering::Acquire).min(!words.lsn_check.load(Ordering::Acquire));
+        let inherited_lsn = fixed.durable.inherited_lsn();
         // These two belong together, as an image has them; else what the log states is older, and
         // true.
         let safe_start = match logger.engine.control.durable_image() {
@@ -134,7 +131,7 @@ impl Flusher {
         };
         let (finished, finished_lsn) = (fixed.checkpoint.finished(), fixed.checkpoint.finished_lsn());
         let log_state = LogState {
-            durable: Lsn(lsn).max(log_state.durable),
+            durable: inherited_lsn.max(log_state.durable),
             durable_txn: safe_start.0,
             safe_start: safe_start.1,
             // Not more than there is a header of: what is stated here can't be taken back.
@@ -147,10 +144,10 @@ impl Flusher {
             }
             .max(log_state.incarnation),
         };
-        // `publish` counts before its first store, and stores the check first: what is only half
-        // published was counted. Not more than there is, for the word may be damaged.
-        let half_published = !words.txn_check.load(Ordering::Acquire);
-        let counted_txn = half_published.min(logger.engine.control.committed().as_u64());
+        // `publish` counts before its first store: what is only half published was counted. Not
+        // more than there is, for the word may be damaged.
+        let half_published = fixed.durable.half_published_txn();
+        let counted_txn = half_published.min(logger.engine.control.committed()).as_u64();
         let mut flusher = Flusher { counted_txn, ..Flusher::new(logger, log_state) };
         // If the words disagree, they do so until this flush publishes what it made durable:
         // position and transaction become known together.
@@ -172,16 +169,8 @@ impl Flusher {
 
     /// Publishes again what was acknowledged, if somebody else has written to those words.
     fn mend_published(&self) {
-        let control = &self.logger.engine.control;
-        let (txn, lsn) = (self.log_state.durable_txn, self.log_state.durable.0);
-        if control.durable() != Some((TxnId::from_u64(txn), Lsn(lsn))) {
-            let words = &control.fixed().durable;
-            words.txn.store(txn, Ordering::SeqCst);
-            words.txn_check.store(!txn, Ordering::Release);
-            words.lsn_check.store(!lsn, Ordering::Release);
-            words.lsn.store(lsn, Ordering::Release);
-            event_count::notify_always::<Native>(&words.event);
-        }
+        let words = &self.logger.engine.control.fixed().durable;
+        words.mend(TxnId::from_u64(self.log_state.durable_txn), self.log_state.durable);
     }
 
     /// Flushes until the logger ends.
@@ -320,7 +309,7 @@ impl Flusher {
         let fixed = engine.control.fixed();
         if let Some(incarnation) = engine.control.incarnation_to_state() {
             self.state_incarnation(incarnation)?;
-            event_count::notify_always::<Native>(&fixed.durable.event);
+            fixed.durable.event.notify_always();
             return Ok(None);
         }
         let tail = self.tail()?;

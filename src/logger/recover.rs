@@ -22,6 +22,7 @@ use crate::files::dir;
 use crate::files::dir::Dir;
 use crate::files::header::CheckpointHeader;
 use crate::files::log::log_error;
+use crate::files::slot::SlotImage;
 use crate::ids::INCARNATION_MAX;
 use crate::logger::flush::Flusher;
 use crate::logger::process::{Logger, default_settings};
@@ -126,20 +127,7 @@ pub(super) fn fresh_control(
 /// Makes the state of the checkpoint that `header` describes the newest of a region just formatted.
 pub(super) fn begin_at(control: &Control, header: &CheckpointHeader) {
     default_settings(control);
-    let fixed = control.fixed();
-    let mut image = header.image;
-    image.blocks_reserved = 0;
-    image.log_tail = header.log_position;
-    let txn = image.txn.as_u64();
-    control.slots().write(&image.encode());
-    fixed.committed.store(txn, Ordering::Release);
-    fixed.durable.txn_check.store(!txn, Ordering::Relaxed);
-    fixed.durable.lsn.store(header.log_position.0, Ordering::Relaxed);
-    fixed.durable.lsn_check.store(!header.log_position.0, Ordering::Relaxed);
-    fixed.logger_pins.start(&fixed.durable.txn, image.txn);
-    fixed.durable_slots[0].fill(&image.encode());
-    fixed.stream.tail.store(header.log_position.0, Ordering::Relaxed);
-    fixed.checkpoint.begin_at(image.txn, header.log_position);
+    control.begin_at(&SlotImage { blocks_reserved: 0, log_tail: header.log_position, ..header.image });
 }
 
 /// Whether there is a file of this name that no other store shares by a link.
@@ -376,8 +364,7 @@ pub(super) fn finish(
     crash_point!("recover.segment_started");
     // All up to the end is durable now; the words say so before the first flush publishes them
     // anew.
-    fixed.durable.lsn.store(recovered.end.0, Ordering::Release);
-    fixed.durable.lsn_check.store(!recovered.end.0, Ordering::Release);
+    fixed.durable.set_lsn(recovered.end);
     fixed.stream.tail.store(recovered.end.0, Ordering::Release);
     engine.control.begin_ring(recovered.end);
     flusher.flush(true)?;
@@ -420,7 +407,7 @@ fn settle(logger: &Logger, flusher: &mut Flusher, recovered: &Recovered, memory:
     for part in &parts {
         // No other thread grants log space. The part goes into the segment just begun or into the
         // spare, or the flush fails. That flush states anew what is granted.
-        engine.control.fixed().durable.block_credit.store(u64::MAX, Ordering::SeqCst);
+        engine.control.fixed().durable.set_credit(u64::MAX);
         match sampler::commit_part(logger, part, SAMPLE_TIMEOUT) {
             Err(Error::DiskFull { .. } | Error::Limit { .. }) if engine.control.committed() != newest.txn() => {
                 // The log is durable up to here: see `finish`, and the flush below.

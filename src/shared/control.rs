@@ -18,7 +18,7 @@
 //!
 //! - `layout`: where the words are
 //! - `event`: the words that threads wait on
-//! - `checkpoint`: the words of one subject each, behind verbs that argue their orderings
+//! - `checkpoint`, `durable`: the words of one subject each, behind verbs that argue their orderings
 //! - `state`: the newest and the durable transaction, the incarnation, poison
 //! - `growth`: the parts that grow
 //! - `blocks`: writes that give a file its blocks
@@ -26,6 +26,7 @@
 
 mod blocks;
 mod checkpoint;
+mod durable;
 mod event;
 mod growth;
 mod layout;

@@ -8,7 +8,7 @@
 //! the published tail, under the lock, and the publication publishes record and pages together.
 
 use crate::shared::protocols::atomic::{Native, Word64};
-use crate::shared::protocols::{deadline, slots};
+use crate::shared::protocols::deadline;
 use crate::txn::write::Write;
 use crate::{Result, TxnId};
 use std::sync::atomic::Ordering;
@@ -108,7 +108,7 @@ impl Write<'_> {
             }
         }
         crash_point!("commit.before_swing");
-        slots::publish::<Native>(&control.fixed().committed, self.txn);
+        control.publish_commit(self.txn);
         crash_point!("commit.swung");
         if let Some(by) = deadline_ns {
             // Again: a flush that does not cover this commit may have taken the first one.

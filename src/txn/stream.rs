@@ -16,7 +16,6 @@ use crate::files::slot::SlotImage;
 use crate::participant::engine::Engine;
 use crate::shared::protocols::atomic::{Native, Word64};
 use crate::shared::protocols::event_count;
-use crate::shared::protocols::event_count::WaitError;
 use crate::{Error, LimitKind, Result, TxnId, limits};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -232,7 +231,7 @@ impl Stream {
             let needed = Lsn(end.0.saturating_sub(self.ring_len).next_multiple_of(8));
             engine.wait_durable(needed, true, None)?;
         }
-        if reserved_blocks <= engine.control.fixed().durable.block_credit.load(Ordering::Acquire) {
+        if reserved_blocks <= engine.control.fixed().durable.credit() {
             return Ok(());
         }
         let logger = &engine.control.fixed().logger;
@@ -281,13 +280,11 @@ fn wait_for_grant(engine: &Engine, reserved_blocks: u64) -> Result<()> {
     engine.wake_logger();
     event_count::notify::<Native>(&logger.background);
     let mut watch = engine.watch_logger();
-    let mut block_credit = (words.block_credit.load(Ordering::SeqCst), Instant::now());
-    let ended = event_count::wait_until::<Native, _, _>(
-        &words.event,
-        None,
+    let mut block_credit = (words.credit_by_waiter(), Instant::now());
+    words.event.wait_until(
         crate::participant::engine::LOGGER_RECHECK_INTERVAL,
         || {
-            if reserved_blocks <= words.block_credit.load(Ordering::SeqCst) {
+            if reserved_blocks <= words.credit_by_waiter() {
                 return Some(Ok(()));
             }
             if logger.log_failures.load(Ordering::SeqCst).wrapping_sub(failures) >= 2 {
@@ -302,7 +299,7 @@ fn wait_for_grant(engine: &Engine, reserved_blocks: u64) -> Result<()> {
         || {
             watch.check(engine, start)?;
             // A logger that lives and grants nothing: a charge that no log can hold.
-            let now = words.block_credit.load(Ordering::SeqCst);
+            let now = words.credit_by_waiter();
             if now != block_credit.0 {
                 block_credit = (now, Instant::now());
             } else if block_credit.1.elapsed() > engine.logger_timeout {
@@ -311,10 +308,5 @@ fn wait_for_grant(engine: &Engine, reserved_blocks: u64) -> Result<()> {
             event_count::notify::<Native>(&logger.background);
             Ok(())
         },
-    );
-    match ended {
-        Ok(found) => found,
-        Err(WaitError::Stopped(error)) => Err(error),
-        Err(WaitError::TimedOut) => unreachable!("there is no deadline"),
-    }
+    )
 }

@@ -60,7 +60,7 @@ impl Flusher {
         let began_ns = now_ns();
         let (next, published) = loop {
             // Durable readers will read this transaction: it is pinned before it is published.
-            let next = fixed.logger_pins.pin_next(&fixed.committed, &fixed.durable.txn);
+            let next = logger.engine.control.pin_next_durable();
             if let Some(published) = self.published(next.txn)? {
                 break (next, published);
             }
@@ -68,7 +68,7 @@ impl Flusher {
         if published.tail == self.log_state.durable && !even_empty && self.log.written().is_some() {
             return Ok(());
         }
-        fixed.durable_slots[next.place].fill(&published.image.encode());
+        logger.engine.control.fill_next_durable(next, &published.image);
         crash_point!("flush.before_write");
         if planted_bug!("acknowledge-before-fsync") {
             self.publish(next, &published);
@@ -232,8 +232,8 @@ impl Flusher {
 
     /// **I4**: acknowledges, after the sync.
     fn publish(&mut self, next: crate::shared::protocols::pins::NextDurable, published: &Published) {
-        let fixed = self.logger.engine.control.fixed();
-        let words = &fixed.durable;
+        let control = &self.logger.engine.control;
+        let fixed = control.fixed();
         let counted_txn = TxnId::from_u64(self.log_state.durable_txn.max(self.counted_txn));
         let acknowledged = next.txn.sequence().saturating_sub(counted_txn.sequence());
         if acknowledged > 0 {
@@ -246,14 +246,10 @@ impl Flusher {
         self.log_state.safe_start = published.image.log_tail;
         self.log_state.incarnation = self.log_state.incarnation.max(next.txn.incarnation());
         self.reserved_blocks = published.reserved_blocks;
-        words.txn_check.store(!next.txn.as_u64(), Ordering::Release);
-        words.lsn_check.store(!published.tail.0, Ordering::Release);
-        words.lsn.store(published.tail.0, Ordering::Release);
-        crash_point!("flush.half_published");
-        fixed.logger_pins.publish(&words.txn, next);
+        control.publish_durable(next, published.tail);
         self.set_grant();
         crash_point!("flush.before_wake");
-        event_count::notify::<Native>(&words.event);
+        fixed.durable.event.notify();
         event_count::notify::<Native>(&fixed.feed.event);
     }
 
@@ -264,23 +260,21 @@ impl Flusher {
     }
 
     fn set_grant(&self) {
-        self.logger.engine.control.fixed().durable.block_credit.store(self.available_credit(), Ordering::SeqCst);
+        self.logger.engine.control.fixed().durable.set_credit(self.available_credit());
     }
 
     /// Grants more if there is more, and asks for more files if writers need them.
     pub(super) fn grant(&self) {
-        let fixed = self.logger.engine.control.fixed();
-        let block_credit = fixed.durable.block_credit.load(Ordering::Acquire);
-        if self.available_credit() > block_credit {
+        let words = &self.logger.engine.control.fixed().durable;
+        if self.available_credit() > words.credit() {
             self.set_grant();
-            event_count::notify_always::<Native>(&fixed.durable.event);
+            words.event.notify_always();
         }
     }
 
     /// Whether an empty block can be spared from what was granted.
     pub(super) fn may_state(&self) -> bool {
-        let block_credit = self.logger.engine.control.fixed().durable.block_credit.load(Ordering::Acquire);
-        self.reserved_blocks + self.log.free_blocks() > block_credit
+        self.reserved_blocks + self.log.free_blocks() > self.logger.engine.control.fixed().durable.credit()
     }
 
     /// The log can be written no more.

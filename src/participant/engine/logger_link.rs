@@ -36,9 +36,9 @@ impl Engine {
         event_count::notify_from::<Native>(&words.event, &words.wake_urgency, deadline::urgency(deadline_ns));
         // While the flush thread sleeps this word stands still, and it sleeps only if it saw less
         // than half a ring.
-        let durable = fixed.durable.lsn.load(Ordering::SeqCst);
+        let durable = fixed.durable.last_lsn();
         let half = self.control.ring_reach().unwrap_or(self.geometry.ring_size) / 2;
-        if tail.0.saturating_sub(durable) >= half {
+        if tail.bytes_since(durable) >= half {
             event_count::notify::<Native>(&words.event);
         }
     }
@@ -117,7 +117,6 @@ impl Engine {
     /// Waits for durability, and looks after the logger once in each `nap`.
     fn wait_durable_looking(&self, lsn: Lsn, hurry: bool, timeout: Option<Duration>, nap: Duration) -> Result<bool> {
         let start = Instant::now();
-        let fixed = self.control.fixed();
         let durable = || self.control.durable().map(|(_, durable)| durable);
         if durable().is_some_and(|durable| durable >= lsn) {
             return Ok(true);
@@ -126,8 +125,7 @@ impl Engine {
             self.request_flush(lsn);
         }
         let mut watch = self.watch_logger();
-        let ended = event_count::wait_until::<Native, _, _>(
-            &fixed.durable.event,
+        let ended = self.control.fixed().durable.event.wait_until_by(
             timeout.and_then(|timeout| start.checked_add(timeout)),
             nap,
             || match durable() {
@@ -136,11 +134,7 @@ impl Engine {
             },
             || watch.check(self, start),
         );
-        match ended {
-            Ok(found) => found.map(|()| true),
-            Err(event_count::WaitError::TimedOut) => Ok(false),
-            Err(event_count::WaitError::Stopped(error)) => Err(error),
-        }
+        Ok(ended?.is_some())
     }
 
     /// Counts a commit as acknowledged, which somebody has waited for since `began_ns`.
@@ -192,9 +186,7 @@ impl Engine {
         ask();
         let start = Instant::now();
         let mut watch = self.watch_logger();
-        let ended = event_count::wait_until::<Native, _, _>(
-            &self.control.fixed().durable.event,
-            None,
+        self.control.fixed().durable.event.wait_until(
             LOGGER_RECHECK_INTERVAL,
             || match self.control.is_incarnation_stated() {
                 true => Some(Ok(())),
@@ -204,12 +196,7 @@ impl Engine {
                 ask();
                 watch.check(self, start)
             },
-        );
-        match ended {
-            Ok(found) => found,
-            Err(event_count::WaitError::Stopped(error)) => Err(error),
-            Err(event_count::WaitError::TimedOut) => unreachable!("there is no deadline"),
-        }
+        )
     }
 
     /// Begins to watch whether the logger moves.
@@ -267,7 +254,7 @@ impl Engine {
     /// Wakes everybody who waits for the log or a checkpoint.
     pub(crate) fn wake_waiters(&self) {
         let fixed = self.control.fixed();
-        event_count::notify_always::<Native>(&fixed.durable.event);
+        fixed.durable.event.notify_always();
         fixed.checkpoint.event.notify_always();
         event_count::notify_always::<Native>(&fixed.cells.done_event);
     }

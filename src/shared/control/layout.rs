@@ -1,6 +1,7 @@
 //! The words of `control`: what stands where, and by which process it is written.
 
 use super::checkpoint::CheckpointWords;
+use super::durable::DurableWords;
 use crate::files::slot::SLOT_WORDS;
 use crate::limits;
 use crate::shared::cells;
@@ -174,19 +175,6 @@ pub(crate) struct DeadlineWords {
     pub(crate) urgent_asked_ns: AtomicU64,
 }
 
-/// How far the log is durable. Written by the logger alone.
-#[repr(C)]
-pub(crate) struct DurableWords {
-    pub(crate) txn: AtomicU64,
-    /// The complement of `txn`: an acknowledgement needs both.
-    pub(crate) txn_check: AtomicU64,
-    pub(crate) lsn: AtomicU64,
-    pub(crate) lsn_check: AtomicU64,
-    /// Log blocks that may be charged before a writer has to wait.
-    pub(crate) block_credit: AtomicU64,
-    pub(crate) event: AtomicU32,
-}
-
 /// What clients ask of the logger, and what it says of itself.
 #[repr(C)]
 pub(crate) struct LoggerWords {
@@ -302,7 +290,7 @@ pub(crate) struct Counters {
 pub(crate) struct Fixed {
     pub(crate) identity: CacheLine<RegionIdentity>,
     /// THE word: the id of the newest visible transaction. Storing it is the publication.
-    pub(crate) committed: CacheLine<AtomicU64>,
+    pub(in crate::shared) committed: CacheLine<AtomicU64>,
     pub(crate) writer: CacheLine<LockWord>,
     pub(crate) growth: CacheLine<LockWord>,
     pub(crate) stream: CacheLine<StreamWords>,
@@ -324,9 +312,9 @@ pub(crate) struct Fixed {
     pub(crate) cells: CellsHead,
     /// Transactions that the logger pins for durable readers.
     pub(crate) logger_pins: LoggerPins<Native>,
-    pub(crate) slots: CacheLine<[CommitSlot<Native, SLOT_WORDS>; SLOTS]>,
+    pub(super) slots: CacheLine<[CommitSlot<Native, SLOT_WORDS>; SLOTS]>,
     /// Copies of the images of durable transactions, in the places of the logger's pins.
-    pub(crate) durable_slots: CacheLine<[CommitSlot<Native, SLOT_WORDS>; 2]>,
+    pub(super) durable_slots: CacheLine<[CommitSlot<Native, SLOT_WORDS>; 2]>,
     /// How long things take.
     pub(crate) latencies: Latencies,
 }

@@ -6,11 +6,12 @@ use super::{Control, REOPEN_REMEDY};
 use crate::files::dir;
 use crate::files::slot::{SLOT_WORDS, SlotImage};
 use crate::shared::protocols::atomic::Native;
+use crate::shared::protocols::pins::ReaderSlot;
+use crate::shared::protocols::slots;
 use crate::shared::protocols::slots::Slots;
 use crate::{Error, Result, TxnId};
 use std::mem::offset_of;
 use std::sync::atomic::Ordering;
-use untorn_wal::Lsn;
 
 impl Control {
     /// The incarnation of the transactions to come: that of the newest one, or a later one after a
@@ -64,6 +65,32 @@ impl Control {
         TxnId::from_u64(self.fixed().committed.load(Ordering::Acquire))
     }
 
+    /// By recovery: the commit of `image` is the newest one, and durable, and both checkpoints are
+    /// of it. No other process has mapped the region.
+    pub(crate) fn begin_at(&self, image: &SlotImage) {
+        let fixed = self.fixed();
+        let words = image.encode();
+        self.slots().write(&words);
+        fixed.committed.store(image.txn.as_u64(), Ordering::Release);
+        fixed.durable.begin_at(&fixed.logger_pins, image.txn, image.log_tail);
+        fixed.durable_slots[0].fill(&words);
+        fixed.stream.tail.store(image.log_tail.0, Ordering::Relaxed);
+        fixed.checkpoint.begin_at(image.txn, image.log_tail);
+    }
+
+    /// Publishes the commit of `txn`, whose slot is filled: the one store that makes it visible. By
+    /// the owner of the writer lock. Fenced, so that a notification may follow.
+    #[inline]
+    pub(crate) fn publish_commit(&self, txn: TxnId) {
+        slots::publish::<Native>(&self.fixed().committed, txn);
+    }
+
+    /// Pins the newest visible transaction in `slot`, which the caller owns.
+    #[inline]
+    pub(crate) fn pin_committed(&self, slot: &ReaderSlot<Native>) -> TxnId {
+        slot.pin(&self.fixed().committed)
+    }
+
     /// The commit slots.
     #[inline]
     pub(crate) fn slots(&self) -> Slots<'_, Native, SLOT_WORDS> {
@@ -95,27 +122,6 @@ impl Control {
             }
             None => Ok(None),
         }
-    }
-
-    /// How far the log is durable: the transaction and where its record ends.
-    ///
-    /// `None` while the words and their checks disagree: a logger is between two stores, or died
-    /// there and its successor will mend it. Nothing is acknowledged from such words.
-    #[inline]
-    pub(crate) fn durable(&self) -> Option<(TxnId, Lsn)> {
-        let words = &self.fixed().durable;
-        let txn = words.txn.load(Ordering::SeqCst);
-        let lsn = words.lsn.load(Ordering::Acquire);
-        let agree = words.txn_check.load(Ordering::Acquire) == !txn && words.lsn_check.load(Ordering::Acquire) == !lsn;
-        agree.then_some((TxnId::from_u64(txn), Lsn(lsn)))
-    }
-
-    /// The image of the durable transaction: unlike the durable position, its tail is no place
-    /// within a transaction that still streams. `None` while the logger moves on.
-    pub(crate) fn durable_image(&self) -> Option<SlotImage> {
-        let (txn, _) = self.durable()?;
-        let images = self.fixed().durable_slots.iter().map(|slot| self.decode_image(&slot.copy()));
-        images.flatten().find(|image| image.txn == txn)
     }
 
     pub(crate) fn poison(&self) -> u32 {
