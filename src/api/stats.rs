@@ -290,7 +290,7 @@ impl Stats {
         let counters = &fixed.counters;
         let now = now_ns();
         let lag_txns = image.txn.sequence().saturating_sub(durable.sequence());
-        let lag_ns = if lag_txns == 0 { 0 } else { now.saturating_sub(count(&fixed.logger.durable_as_of_ns)) };
+        let lag_ns = if lag_txns == 0 { 0 } else { now.saturating_sub(fixed.logger.durable_as_of_ns()) };
         let clients = control.clients().iter().filter(|entry| count(&entry.owner) != 0);
         let mut pinning: Vec<u64> = Vec::new();
         control.for_each_reader(|_, slot| pinning.extend(slot.pinned().and(slot.owner())));
@@ -313,8 +313,8 @@ impl Stats {
         });
         // A logger that was killed leaves its pid behind.
         let has_logger = tester.is_none_or(|tester| tester.is_held(LOGGER_OFFSET).unwrap_or(true));
-        let logger_pid = Some(fixed.logger.pid.load(Ordering::Relaxed)).filter(|pid| has_logger && *pid != 0);
-        let logger_age_ns = logger_pid.map(|_| now.saturating_sub(count(&fixed.logger.started_ns)));
+        let logger_pid = Some(fixed.logger.pid()).filter(|pid| has_logger && *pid != 0);
+        let logger_age_ns = logger_pid.map(|_| now.saturating_sub(fixed.logger.started_ns()));
         let tail = image.log_tail.0.max(count(&fixed.stream.tail));
         Ok(Stats {
             committed: image.txn,
@@ -399,7 +399,7 @@ fn readers(control: &Control) -> Result<Vec<ReaderStat>> {
             found.push(stat(slot.pid.load(Ordering::Relaxed) as u32, false, txn, slot.pinned_since(txn)));
         }
     });
-    let logger_pid = fixed.logger.pid.load(Ordering::Relaxed);
+    let logger_pid = fixed.logger.pid();
     found.extend(fixed.logger_pins.pinned().map(|txn| stat(logger_pid, true, txn, None)));
     found.sort_by_key(|reader| reader.txn);
     Ok(found)

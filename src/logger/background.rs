@@ -8,14 +8,12 @@ use crate::files::log::log_error;
 use crate::logger::process::Logger;
 use crate::participant::engine::{Engine, now_ns};
 use crate::participant::rest::LOGGER_POLL_INTERVAL;
-use crate::participant::settings;
 use crate::shared::protocols::atomic::{Native, Woken};
-use crate::shared::protocols::event_count;
 use crate::{Error, Result, limits};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use untorn_wal::{LogError, RealDisk, SegmentPool};
+use untorn_wal::{LogError, Lsn, RealDisk, SegmentPool};
 
 /// How often the dead are looked for.
 const REAP_INTERVAL: Duration = Duration::from_millis(100);
@@ -34,7 +32,7 @@ pub(super) fn run(logger: &Logger) {
     let event = &logger.engine.control.fixed().logger.background;
     let (mut reaped, mut expired, mut larger_at) = (Instant::now(), Instant::now(), Instant::now());
     loop {
-        let wait_key = event_count::prepare_wait::<Native>(event);
+        let wait_key = event.prepare_wait();
         if logger.background_ending.load(Ordering::SeqCst) {
             return;
         }
@@ -42,13 +40,15 @@ pub(super) fn run(logger: &Logger) {
         let is_starved = preallocate(logger, &mut larger_at);
         if logger.is_starved.swap(is_starved, Ordering::SeqCst) != is_starved {
             // A checkpoint may set segments free.
-            event_count::notify_always::<Native>(event);
+            event.notify_always();
         }
         yield_kept(logger);
         grow_ahead(logger);
         if expired.elapsed() >= LOG_EXPIRY_INTERVAL {
             // What can't be deleted now is a spare until it can.
-            let _ = logger.pool.expire(settings::retention(&logger.engine.control), || logger.count_segments());
+            let _ = logger
+                .pool
+                .expire(logger.engine.control.fixed().logger.settings.retention(), || logger.count_segments());
             logger.count_segments();
             expired = Instant::now();
         }
@@ -56,7 +56,7 @@ pub(super) fn run(logger: &Logger) {
             reap(logger);
             reaped = Instant::now();
         }
-        if event_count::wait::<Native>(event, wait_key, logger.rest.nap(LOGGER_POLL_INTERVAL)) == Woken::Perhaps {
+        if event.wait(wait_key, logger.rest.nap(LOGGER_POLL_INTERVAL)) == Woken::Perhaps {
             logger.rest.stir(&logger.engine);
         }
     }
@@ -83,7 +83,7 @@ fn preallocate(logger: &Logger, larger_at: &mut Instant) -> bool {
     let words = &fixed.logger;
     loop {
         let block_credit = fixed.durable.credit_by_waiter();
-        let wanted = words.log_request.load(Ordering::SeqCst);
+        let wanted = words.requested_credit();
         let spares = logger.pool.stats().spares;
         let is_wanted = wanted > block_credit;
         let needs_larger = || Instant::now() >= *larger_at && logger.pool.lacks_successor();
@@ -113,7 +113,7 @@ fn preallocate(logger: &Logger, larger_at: &mut Instant) -> bool {
                     // The next look counts what was made.
                     logger.grant_again();
                 } else {
-                    event_count::notify_always::<Native>(&words.event);
+                    words.flusher.notify_always();
                 }
             }
             // A smaller spare than the segment has limits what the segment takes. Nothing waits for
@@ -130,7 +130,7 @@ fn preallocate(logger: &Logger, larger_at: &mut Instant) -> bool {
             Err(error) => {
                 // What a flush or a checkpoint has made free is granted before a writer gives up.
                 logger.grant_again();
-                if is_wanted && words.log_request.load(Ordering::SeqCst) <= fixed.durable.credit_by_waiter() {
+                if is_wanted && words.requested_credit() <= fixed.durable.credit_by_waiter() {
                     return matches!(error, LogError::DiskFull { .. });
                 }
                 let errno = match &error {
@@ -139,8 +139,7 @@ fn preallocate(logger: &Logger, larger_at: &mut Instant) -> bool {
                     _ => libc::EIO,
                 };
                 // Whoever waits for the log hears of it.
-                words.log_errno.store(errno as u32, Ordering::Relaxed);
-                words.log_failures.fetch_add(1, Ordering::SeqCst);
+                words.note_log_failure(errno);
                 fixed.durable.event.notify_always();
                 return errno == libc::ENOSPC;
             }
@@ -161,21 +160,17 @@ fn request_flush(logger: &Logger) {
     let fixed = logger.engine.control.fixed();
     let Ok(newest) = logger.engine.control.newest() else { return };
     let words = &fixed.logger;
-    let tail = newest.log_tail.0.max(fixed.stream.tail.load(Ordering::SeqCst));
-    words.flush_request.fetch_max(tail, Ordering::SeqCst);
-    event_count::notify_always::<Native>(&words.event);
+    words.request_flush(newest.log_tail.max(Lsn(fixed.stream.tail.load(Ordering::SeqCst))));
+    words.flusher.notify_always();
 }
 
 /// Gives room back that was kept for followers, if a writer found the device full.
 fn yield_kept(logger: &Logger) {
     let words = &logger.engine.control.fixed().logger;
-    let requested = words.yield_request.load(Ordering::SeqCst);
-    if requested == words.yielded.load(Ordering::SeqCst) {
-        return;
-    }
+    let Some(request) = words.yield_to_serve() else { return };
     let _ = logger.pool.yield_kept(true, || logger.count_segments());
     logger.count_segments();
-    words.yielded.store(requested, Ordering::SeqCst);
+    words.set_yielded(request);
 }
 
 /// Grows the arena ahead of need; a full disk is the writers' to report.
@@ -247,7 +242,7 @@ fn reap(logger: &Logger) {
         engine.wake_waiters();
         // Or between a store into a cell and the flag that says so.
         crate::api::cells::sampling::mark_dirty(engine);
-        event_count::notify_always::<Native>(&fixed.logger.event);
+        fixed.logger.flusher.notify_always();
         crate::shared::protocols::lock::wake_all::<Native>(&fixed.writer.urgent.event);
         crate::shared::protocols::lock::wake_all::<Native>(&fixed.writer.event);
         crate::shared::protocols::lock::wake_all::<Native>(&fixed.growth.event);

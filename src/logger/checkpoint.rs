@@ -23,11 +23,8 @@ use crate::logger::process::Logger;
 use crate::pages::{extents, queue};
 use crate::participant::engine::Engine;
 use crate::participant::rest::LOGGER_POLL_INTERVAL;
-use crate::participant::settings;
 use crate::shared::control::Poison;
 use crate::shared::memory::arena::Pages;
-use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::event_count;
 use crate::txn::catalog;
 use crate::{Error, PageId, Result, TxnId};
 use std::fs::File;
@@ -47,7 +44,7 @@ pub(super) fn run(logger: &Logger) {
     let event = &logger.engine.control.fixed().logger.background;
     let mut retry_at = Instant::now();
     loop {
-        let wait_key = event_count::prepare_wait::<Native>(event);
+        let wait_key = event.prepare_wait();
         if logger.background_ending.load(Ordering::SeqCst) {
             return;
         }
@@ -69,7 +66,7 @@ pub(super) fn run(logger: &Logger) {
             }
         }
         let nap = if Instant::now() < retry_at { LOGGER_POLL_INTERVAL } else { logger.rest.nap(LOGGER_POLL_INTERVAL) };
-        event_count::wait::<Native>(event, wait_key, nap);
+        event.wait(wait_key, nap);
     }
 }
 
@@ -80,16 +77,16 @@ fn is_due(logger: &Logger) -> bool {
     let fixed = engine.control.fixed();
     let words = &fixed.logger;
     let (_, finished) = engine.checkpoints();
-    if engine.runs_checkpoint() || words.checkpoint_request.load(Ordering::SeqCst) > finished.as_u64() {
+    if engine.runs_checkpoint() || words.requested_checkpoint() > finished {
         return true;
     }
     let Some((_, durable)) = engine.control.durable() else { return false };
     let volume = durable.bytes_since(fixed.checkpoint.finished_lsn());
-    let volume_max = words.checkpoint_bytes.load(Ordering::Acquire);
+    let volume_max = words.settings.checkpoint_bytes();
     let segment_bytes_max = volume_max.saturating_add(SEGMENTS_BEYOND_CHECKPOINT * engine.geometry.segment_size);
     // Larger spares come first.
-    let is_log_wanted = words.log_request.load(Ordering::SeqCst) > fixed.durable.credit_by_waiter()
-        && background::has_full_spares(&logger.pool);
+    let is_log_wanted =
+        words.requested_credit() > fixed.durable.credit_by_waiter() && background::has_full_spares(&logger.pool);
     let is_log_short = is_log_wanted
         || logger.is_starved.load(Ordering::SeqCst)
         || logger.pool.stats().segment_bytes > segment_bytes_max;
@@ -147,7 +144,7 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     let words = &engine.control.fixed().checkpoint;
     words.set_finished_lsn(log_position);
     let count = || logger.count_segments();
-    let freed = logger.pool.recycle_with(log_position, settings::retention(&engine.control), count);
+    let freed = logger.pool.recycle_with(log_position, engine.control.fixed().logger.settings.retention(), count);
     logger.count_segments();
     logger.grant_again();
     words.finish(started);
@@ -230,7 +227,7 @@ fn write_header(logger: &Logger, image: &SlotImage, log_position: Lsn, clean: bo
         serial: CheckpointHeader::next_serial(last_serial(&file, words.serial())?)?,
         log_position,
         clean,
-        retention: settings::retention(&engine.control),
+        retention: engine.control.fixed().logger.settings.retention(),
         catalog_sum: if image.catalog.is_none() { 0 } else { engine.arena.checksum_word(image.catalog)? },
         image: *image,
     };

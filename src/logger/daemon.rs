@@ -23,8 +23,6 @@ use crate::participant::spawner::{BECOME_LOGGER, DAEMON, DAEMON_OF_INIT, FOREIGN
 use crate::shared::liveness;
 use crate::shared::liveness::Tester;
 use crate::shared::progress::Patience;
-use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::event_count;
 use crate::{Error, Result};
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -197,8 +195,7 @@ pub(crate) fn stop_logger_as(path: &Path, timeout: Duration, ownership: Ownershi
             }
             let words = &control.fixed().logger;
             // Each time: the process that stored it first may have died before it notified.
-            words.stop.store(1, std::sync::atomic::Ordering::SeqCst);
-            event_count::notify_always::<Native>(&words.background);
+            words.request_stop();
         }
         if start.elapsed() > timeout {
             return Err(Error::LoggerStalled { waited: start.elapsed(), visible: None });

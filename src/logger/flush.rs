@@ -23,11 +23,11 @@ use crate::logger::process::Logger;
 use crate::participant::engine::now_ns;
 use crate::participant::rest::LOGGER_POLL_INTERVAL;
 use crate::participant::settings;
+use crate::shared::control::FlusherSleep;
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::atomic::Woken;
 use crate::shared::protocols::deadline;
 use crate::shared::protocols::event_count;
-use crate::shared::protocols::event_count::Threshold;
 use crate::{Error, Result, TxnId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -176,11 +176,11 @@ impl Flusher {
     /// Flushes until the logger ends.
     pub(super) fn run(mut self) {
         let logger = self.logger.clone();
-        let event = &logger.engine.control.fixed().logger.event;
+        let event = &logger.engine.control.fixed().logger.flusher;
         loop {
             crash_point!("flush.looked");
-            self.beat();
-            let wait_key = event_count::prepare_wait::<Native>(event);
+            logger.engine.control.fixed().logger.beat();
+            let wait_key = event.prepare_wait();
             if self.logger.ending.load(Ordering::SeqCst) {
                 break;
             }
@@ -197,7 +197,7 @@ impl Flusher {
                     if !self.may_pass(&error) {
                         self.give_up(&error);
                     }
-                    event_count::wait::<Native>(event, wait_key, LOGGER_POLL_INTERVAL);
+                    event.wait(wait_key, LOGGER_POLL_INTERVAL);
                 }
             }
         }
@@ -216,7 +216,7 @@ impl Flusher {
         // reason to stay awake.
         if self.broken {
             let nap = Duration::from_nanos(until_ns.saturating_sub(now)).min(logger.rest.nap(LOGGER_POLL_INTERVAL));
-            event_count::wait::<Native>(&words.event, wait_key, nap);
+            words.flusher.wait(wait_key, nap);
             return;
         }
         let longest =
@@ -240,18 +240,16 @@ impl Flusher {
             false => 0,
         };
         let latest_ns = until_ns.saturating_add(self.lead_time.bound().as_nanos() as u64);
-        let thresholds = [
-            Threshold { word: &words.wake_from, at_least: self.wanted_tail(), current: &policy_tail },
-            // Of a commit that has as little time as the one that this was planned for, it need not
-            // hear.
-            Threshold {
-                word: &words.wake_urgency,
-                at_least: if wants_any { 1 } else { deadline::urgency(latest_ns).saturating_add(1) },
-                current: &more_urgent,
-            },
-        ];
-        let nap = Duration::from_nanos(until_ns.saturating_sub(now));
-        match event_count::wait_from::<Native>(&words.event, wait_key, &thresholds, nap) {
+        let sleep = FlusherSleep {
+            tail: self.wanted_tail(),
+            current_tail: &policy_tail,
+            // A commit that has as little time as the one that this was planned for need not wake
+            // the thread.
+            urgency: if wants_any { 1 } else { deadline::urgency(latest_ns).saturating_add(1) },
+            current_urgency: &more_urgent,
+            timeout: Duration::from_nanos(until_ns.saturating_sub(now)),
+        };
+        match words.sleep(wait_key, &sleep) {
             Woken::TimedOut => self.lead_time.woke(Duration::from_nanos(now_ns().saturating_sub(until_ns))),
             Woken::Perhaps => logger.rest.stir(&logger.engine),
         }
@@ -268,11 +266,7 @@ impl Flusher {
 
     /// Publishes, for `stats`, how old a commit can be that is not durable.
     fn note_durable_as_of(&self, ns: u64) {
-        self.logger.engine.control.fixed().logger.durable_as_of_ns.store(ns, Ordering::Relaxed);
-    }
-
-    fn beat(&self) {
-        self.logger.engine.control.fixed().logger.heartbeat.fetch_add(1, Ordering::Relaxed);
+        self.logger.engine.control.fixed().logger.set_durable_as_of(ns);
     }
 
     /// Looks once what is due. `None`: something was done, look again; else until when to sleep, on
@@ -287,7 +281,7 @@ impl Flusher {
             return Ok(Some(u64::MAX));
         }
         if self.logger.wants_grant() {
-            let wanted = self.logger.engine.control.fixed().logger.log_request.load(Ordering::SeqCst);
+            let wanted = self.logger.engine.control.fixed().logger.requested_credit();
             if wanted > self.available_credit() && self.tail()? > self.log_state.durable.0 {
                 self.flush(false)?;
             }
@@ -356,7 +350,7 @@ impl Flusher {
             policy_age: self.policy_since.map(|since| since.elapsed()),
             start_in: earliest_ns.map(start_in),
             ring_len: engine.control.ring_reach()?,
-            requested: fixed.logger.flush_request.load(Ordering::SeqCst) > self.log_state.durable.0,
+            requested: fixed.logger.requested_flush() > self.log_state.durable,
         };
         match due(settings::policy(engine), &pending) {
             Due::Now => {

@@ -31,8 +31,6 @@ use crate::files::slot::{QueueKind, SlotImage};
 use crate::pages::{extents, queue};
 use crate::participant::engine::{Engine, LOGGER_RECHECK_INTERVAL, now_ns};
 use crate::shared::memory::arena::{Arena, Pages};
-use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::event_count;
 use crate::{Error, Result, TxnId};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -117,13 +115,13 @@ pub(crate) fn checkpoint(engine: &Engine, base: &SlotImage, from: Lsn, shortage:
         words.start(base, from);
     }
     let background = &engine.control.fixed().logger.background;
-    event_count::notify_always::<Native>(background);
+    background.notify_always();
     let start = Instant::now();
     let mut watch = engine.watch_logger();
     let is_finished = || (!words.is_running()).then_some(true);
     engine.control.wait_for_checkpoint(failures, LOGGER_RECHECK_INTERVAL, is_finished, || {
         watch.check(engine, start)?;
-        event_count::notify::<Native>(background);
+        background.notify();
         Ok(())
     })
 }

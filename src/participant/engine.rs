@@ -17,8 +17,8 @@ use crate::shared::memory::arena::Arena;
 use crate::shared::presence::Presence;
 use crate::shared::progress::Progress;
 use crate::shared::protocols::atomic::Native;
+use crate::shared::protocols::lock;
 use crate::shared::protocols::lock::{Acquired, CommitClass, Owner};
-use crate::shared::protocols::{event_count, lock};
 use crate::{ClientId, Error, TxnId, limits};
 use parking_lot::Mutex;
 use std::cell::RefCell;
@@ -343,13 +343,13 @@ impl Engine {
         if self.spawner.is_none() || fixed.counters.wal_kept.load(Ordering::SeqCst) == 0 {
             return false;
         }
-        let request = words.yield_request.fetch_add(1, Ordering::SeqCst) + 1;
+        let request = words.request_yield();
         let start = Instant::now();
-        while words.yielded.load(Ordering::SeqCst) < request {
+        while !words.has_yielded(request) {
             if start.elapsed() > LOG_YIELD_TIMEOUT || self.ensure_logger().is_err() {
                 return false;
             }
-            event_count::notify_always::<Native>(&words.background);
+            words.background.notify_always();
             std::thread::sleep(Duration::from_millis(1));
         }
         true

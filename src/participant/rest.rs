@@ -96,8 +96,8 @@ impl Rest {
         }
         self.active_until_ns.store(now + active_ns, Ordering::SeqCst);
         let fixed = engine.control.fixed();
-        for event in [&fixed.logger.event, &fixed.logger.background, &engine.control.cells().event] {
-            event_count::notify_always::<Native>(event);
-        }
+        fixed.logger.flusher.notify_always();
+        fixed.logger.background.notify_always();
+        event_count::notify_always::<Native>(&engine.control.cells().event);
     }
 }

@@ -24,7 +24,7 @@ use crate::shared::presence;
 use crate::shared::presence::Presence;
 use crate::shared::progress::{Patience, Progress};
 use crate::shared::protocols::atomic::{Native, Word64};
-use crate::shared::protocols::{event_count, pins};
+use crate::shared::protocols::pins;
 use crate::{ClientId, Error, LimitKind, Result, limits};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -194,7 +194,7 @@ impl DirectClient {
         let lock_reserve = dir.with_fd(|fd| liveness::open_reserve(fd, lock_file))?;
         let entry = enter_table(&control, me, &tester, || dir.need_file(dir::CONTROL, true))?;
         // A logger without clients sleeps until its time to leave.
-        event_count::notify_always::<Native>(&control.fixed().logger.background);
+        control.fixed().logger.background.notify_always();
         let engine = Engine {
             dir,
             store_id: header.store_id,
@@ -279,7 +279,7 @@ impl Drop for DirectClient {
         self.engine.control.release_readers_of(me);
         self.engine.control.clients()[self.entry].owner.store(0, Ordering::Release);
         // The logger counts its idle time from here.
-        event_count::notify_always::<Native>(&self.engine.control.fixed().logger.event);
+        self.engine.control.fixed().logger.flusher.notify_always();
         tracing::info!(path = %self.engine.dir.path().display(), "store closed");
     }
 }

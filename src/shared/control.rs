@@ -18,7 +18,7 @@
 //!
 //! - `layout`: where the words are
 //! - `event`: the words that threads wait on
-//! - `checkpoint`, `durable`: the words of one subject each, behind verbs that argue their orderings
+//! - `checkpoint`, `durable`, `logger`: the words of one subject each, behind verbs that argue their orderings
 //! - `state`: the newest and the durable transaction, the incarnation, poison
 //! - `growth`: the parts that grow
 //! - `blocks`: writes that give a file its blocks
@@ -30,6 +30,7 @@ mod durable;
 mod event;
 mod growth;
 mod layout;
+mod logger;
 mod state;
 
 use crate::files::descriptor;
@@ -50,6 +51,8 @@ pub(crate) use layout::*;
 pub use layout::{
     CHECKED_CELL_NUMBERS, CHECKED_NUMBERS, FLUSH_REQUEST_AT, HEARTBEAT_AT, IMAGES_AT, READER_CHUNK, REGION_INODE_AT,
 };
+pub(crate) use logger::FlusherSleep;
+pub(crate) use state::Poison;
 use std::fs::File;
 use std::mem::{offset_of, size_of};
 use std::os::fd::AsFd;
@@ -305,7 +308,7 @@ impl Control {
             .map_err(Error::sys("random number for the shared region"))?;
         // Not 0, which a segment has that was started without a region.
         self.fixed().identity.region.store(u64::from_le_bytes(random) | 1, Ordering::Relaxed);
-        self.fixed().logger.segment.store(0, Ordering::Relaxed);
+        self.fixed().logger.begin_with_segment(0);
         Ok(())
     }
 
@@ -313,7 +316,7 @@ impl Control {
     /// `old` holds.
     pub(crate) fn continue_region(&self, old: &Control) {
         self.fixed().identity.region.store(old.region(), Ordering::Relaxed);
-        self.fixed().logger.segment.store(old.fixed().logger.segment.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.fixed().logger.begin_with_segment(old.fixed().logger.segment());
     }
 
     /// Whether the newest segment of the log is one that was started in this region's life, and no
@@ -321,7 +324,7 @@ impl Control {
     /// the region, which must not be believed then: a backup was copied over them, say. A newer one
     /// is as good: its logger died before it could store the number.
     pub(crate) fn is_of_log(&self, newest: Option<&SegmentHeader>) -> bool {
-        let number = self.fixed().logger.segment.load(Ordering::Relaxed);
+        let number = self.fixed().logger.segment();
         newest.is_some_and(|newest| newest.region == self.region() && newest.number.0 >= number)
     }
 

@@ -14,8 +14,7 @@
 use crate::files::dir;
 use crate::files::slot::SlotImage;
 use crate::participant::engine::Engine;
-use crate::shared::protocols::atomic::{Native, Word64};
-use crate::shared::protocols::event_count;
+use crate::shared::protocols::atomic::Word64;
 use crate::{Error, LimitKind, Result, TxnId, limits};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -234,7 +233,6 @@ impl Stream {
         if reserved_blocks <= engine.control.fixed().durable.credit() {
             return Ok(());
         }
-        let logger = &engine.control.fixed().logger;
         let waited = loop {
             match wait_for_grant(engine, reserved_blocks) {
                 Err(Error::DiskFull { .. }) => {}
@@ -247,9 +245,7 @@ impl Stream {
                 Err(error) => break Err(error),
             }
         };
-        // The request ends with whoever made it: a large one that was refused must not go on asking
-        // for files and checkpoints.
-        logger.log_request.store(0, Ordering::SeqCst);
+        engine.control.fixed().logger.end_credit_request();
         waited
     }
 }
@@ -275,10 +271,8 @@ fn wait_for_grant(engine: &Engine, reserved_blocks: u64) -> Result<()> {
     // The logger preallocates, and counts each attempt that fails. One may be under way that began
     // before this request, and does not know what a checkpoint has set free since. The next one
     // does.
-    let failures = logger.log_failures.load(Ordering::SeqCst);
-    logger.log_request.store_fenced(reserved_blocks);
-    engine.wake_logger();
-    event_count::notify::<Native>(&logger.background);
+    let failures = logger.log_failures();
+    logger.request_credit(reserved_blocks);
     let mut watch = engine.watch_logger();
     let mut block_credit = (words.credit_by_waiter(), Instant::now());
     words.event.wait_until(
@@ -287,8 +281,8 @@ fn wait_for_grant(engine: &Engine, reserved_blocks: u64) -> Result<()> {
             if reserved_blocks <= words.credit_by_waiter() {
                 return Some(Ok(()));
             }
-            if logger.log_failures.load(Ordering::SeqCst).wrapping_sub(failures) >= 2 {
-                let errno = logger.log_errno.load(Ordering::Relaxed) as i32;
+            if logger.log_failures().wrapping_sub(failures) >= 2 {
+                let errno = logger.log_errno();
                 return Some(Err(match errno {
                     libc::ENOSPC => Error::DiskFull { what: "the log".into() },
                     _ => Error::io("making a log segment")(std::io::Error::from_raw_os_error(errno)),
@@ -305,7 +299,7 @@ fn wait_for_grant(engine: &Engine, reserved_blocks: u64) -> Result<()> {
             } else if block_credit.1.elapsed() > engine.logger_timeout {
                 return Err(Error::LoggerStalled { waited: start.elapsed(), visible: None });
             }
-            event_count::notify::<Native>(&logger.background);
+            logger.background.notify();
             Ok(())
         },
     )

@@ -145,7 +145,7 @@ impl Flusher {
         if !is_all_covered || self.logger.pool.stats().spares != 1 {
             return false;
         }
-        let wanted = self.logger.engine.control.fixed().logger.log_request.load(Ordering::SeqCst);
+        let wanted = self.logger.engine.control.fixed().logger.requested_credit();
         let (left, whole) = self.log.blocks_left();
         let is_short =
             wanted > self.available_credit() || (self.logger.is_starved.load(Ordering::SeqCst) && left < whole / 2);
@@ -185,7 +185,7 @@ impl Flusher {
             logger.engine.control.fixed().counters.fsyncs.fetch_add(3, Ordering::Relaxed);
             logger.count_segments();
             tracing::debug!(from = durable.0, to = reached.0, "log segment started");
-            event_count::notify_always::<Native>(&logger.engine.control.fixed().logger.background);
+            logger.engine.control.fixed().logger.background.notify_always();
             durable = reached;
             if durable >= tail {
                 return Ok(());
@@ -197,7 +197,7 @@ impl Flusher {
     /// [`crate::shared::control::Control::is_of_log`].
     fn note_segment(&self) {
         if let Some(number) = self.log.number() {
-            self.logger.engine.control.fixed().logger.segment.store(number.0, Ordering::Release);
+            self.logger.engine.control.fixed().logger.set_segment(number.0);
         }
     }
 

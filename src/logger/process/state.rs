@@ -49,9 +49,7 @@ impl Logger {
     /// Records this logger in `control`, and clears a stop request that its predecessor got.
     pub(super) fn enter_control(&self) {
         let fixed = self.engine.control.fixed();
-        fixed.logger.pid.store(std::process::id(), Ordering::Relaxed);
-        fixed.logger.started_ns.store(now_ns(), Ordering::Relaxed);
-        fixed.logger.stop.store(0, Ordering::Relaxed);
+        fixed.logger.enter(std::process::id(), now_ns());
         fixed.counters.logger_starts.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -83,7 +81,7 @@ impl Logger {
         stating.wanted = Some((txn, lsn));
         stating.done = None;
         stating.failed = false;
-        event_count::notify_always::<Native>(&self.engine.control.fixed().logger.event);
+        self.engine.control.fixed().logger.flusher.notify_always();
         while stating.done != Some(txn) {
             if stating.failed || self.ending.load(Ordering::SeqCst) || self.engine.has_failed.load(Ordering::SeqCst) {
                 self.engine.refuse_poisoned()?;
@@ -113,7 +111,7 @@ impl Logger {
     pub(crate) fn grant_again(&self) {
         let mut stating = self.stating.lock();
         stating.grants = true;
-        event_count::notify_always::<Native>(&self.engine.control.fixed().logger.event);
+        self.engine.control.fixed().logger.flusher.notify_always();
         while stating.grants && !self.ending.load(Ordering::SeqCst) {
             self.stated.wait_for(&mut stating, Duration::from_millis(20));
         }
@@ -148,11 +146,11 @@ impl Logger {
 
     pub(super) fn end_flush(&self) {
         self.ending.store(true, Ordering::SeqCst);
-        event_count::notify_always::<Native>(&self.engine.control.fixed().logger.event);
+        self.engine.control.fixed().logger.flusher.notify_always();
     }
 
     pub(super) fn end_background(&self) {
         self.background_ending.store(true, Ordering::SeqCst);
-        event_count::notify_always::<Native>(&self.engine.control.fixed().logger.background);
+        self.engine.control.fixed().logger.background.notify_always();
     }
 }

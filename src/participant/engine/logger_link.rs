@@ -6,7 +6,7 @@ use crate::shared::control::Poison;
 use crate::shared::latencies::Acknowledged;
 use crate::shared::progress::Patience;
 use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::{deadline, event_count};
+use crate::shared::protocols::event_count;
 use crate::{Error, Result, TxnId};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,15 +16,14 @@ impl Engine {
     /// Wakes the flush thread if it sleeps. The caller's news was stored fenced.
     #[inline]
     pub(crate) fn wake_logger(&self) {
-        event_count::notify::<Native>(&self.control.fixed().logger.event);
+        self.control.fixed().logger.flusher.notify();
     }
 
     /// Wakes the flush thread if it sleeps and wants to hear that the log's tail has come to
     /// `tail`, which was stored fenced.
     #[inline]
     pub(crate) fn tell_logger(&self, tail: Lsn) {
-        let words = &self.control.fixed().logger;
-        event_count::notify_from::<Native>(&words.event, &words.wake_from, tail.0);
+        self.control.fixed().logger.wake_flusher_at(tail);
     }
 
     /// Wakes the flush thread if it sleeps and would wake too late for a commit that is to be
@@ -33,13 +32,13 @@ impl Engine {
     pub(crate) fn tell_logger_by(&self, tail: Lsn, deadline_ns: u64) {
         let fixed = self.control.fixed();
         let words = &fixed.logger;
-        event_count::notify_from::<Native>(&words.event, &words.wake_urgency, deadline::urgency(deadline_ns));
+        words.wake_flusher_by(deadline_ns);
         // While the flush thread sleeps this word stands still, and it sleeps only if it saw less
         // than half a ring.
         let durable = fixed.durable.last_lsn();
         let half = self.control.ring_reach().unwrap_or(self.geometry.ring_size) / 2;
         if tail.bytes_since(durable) >= half {
-            event_count::notify::<Native>(&words.event);
+            words.flusher.notify();
         }
     }
 
@@ -110,7 +109,7 @@ impl Engine {
 
     /// Requests a flush up to `lsn`, at once.
     pub(crate) fn request_flush(&self, lsn: Lsn) {
-        self.control.fixed().logger.flush_request.fetch_max(lsn.0, Ordering::SeqCst);
+        self.control.fixed().logger.request_flush(lsn);
         self.wake_logger();
     }
 
@@ -201,10 +200,7 @@ impl Engine {
 
     /// Begins to watch whether the logger moves.
     pub(crate) fn watch_logger(&self) -> Watch {
-        Watch {
-            heartbeat: self.control.fixed().logger.heartbeat.load(Ordering::Relaxed),
-            patience: Patience::new(self.logger_timeout),
-        }
+        Watch { heartbeat: self.control.fixed().logger.heartbeat(), patience: Patience::new(self.logger_timeout) }
     }
 
     /// The seed of the checksums of this store's log records.
@@ -228,16 +224,8 @@ impl Engine {
     }
 
     /// Sets a sticky mark: no writes until all clients have closed the store and it is recovered.
-    /// The log's mark replaces others, and is never replaced, since those who wait for the log go
-    /// by it.
     pub(crate) fn set_poison(&self, poison: Poison, errno: i32) {
-        let logger = &self.control.fixed().logger;
-        let marks = |now: u32| now == 0 || poison == Poison::Log;
-        let replace = |now| marks(now).then_some(poison as u32);
-        let is_new = logger.poison.fetch_update(Ordering::AcqRel, Ordering::Acquire, replace).is_ok();
-        if is_new {
-            logger.poison_errno.store(errno as u32, Ordering::Relaxed);
-        }
+        let is_new = self.control.fixed().logger.set_poison(poison, errno);
         self.wake_waiters();
         if is_new && let Err(error) = self.refuse_poisoned() {
             tracing::error!(needs_recovery = %error, "the store takes no more writes");
@@ -246,9 +234,7 @@ impl Engine {
 
     /// Has a checkpoint taken that covers `txn`. Returns at once.
     pub(crate) fn request_checkpoint(&self, txn: TxnId) {
-        let logger = &self.control.fixed().logger;
-        logger.checkpoint_request.fetch_max(txn.as_u64(), Ordering::SeqCst);
-        event_count::notify::<Native>(&logger.background);
+        self.control.fixed().logger.request_checkpoint(txn);
     }
 
     /// Wakes everybody who waits for the log or a checkpoint.
@@ -277,7 +263,7 @@ impl Watch {
         if engine.has_failed.load(Ordering::Acquire) {
             return Err(Error::LoggerUnavailable { reason: "a thread of the logger panicked".into() });
         }
-        let heartbeat = engine.control.fixed().logger.heartbeat.load(Ordering::Relaxed);
+        let heartbeat = engine.control.fixed().logger.heartbeat();
         if heartbeat != self.heartbeat {
             self.heartbeat = heartbeat;
             self.patience.begin_anew();

@@ -2,7 +2,7 @@
 //! the layers above use one. The protocol is that of [`crate::shared::protocols::event_count`].
 
 use crate::Result;
-use crate::shared::protocols::atomic::Native;
+use crate::shared::protocols::atomic::{Native, Woken};
 use crate::shared::protocols::event_count;
 use crate::shared::protocols::event_count::WaitError;
 use std::sync::atomic::AtomicU32;
@@ -24,6 +24,20 @@ impl Event {
     /// a death, since the dead process may not have notified.
     pub(crate) fn notify_always(&self) {
         event_count::notify_always::<Native>(&self.0);
+    }
+
+    /// Announces that this thread is about to wait. The caller then checks its condition, and
+    /// passes the key to [`Event::wait`] if the condition does not hold.
+    #[inline]
+    pub(crate) fn prepare_wait(&self) -> u32 {
+        event_count::prepare_wait::<Native>(&self.0)
+    }
+
+    /// Waits until a notification after [`Event::prepare_wait`] returned `key`, at most for
+    /// `timeout`.
+    #[inline]
+    pub(crate) fn wait(&self, key: u32, timeout: Duration) -> Woken {
+        event_count::wait::<Native>(&self.0, key, timeout)
     }
 
     /// Waits until `ready` returns a result, without a limit. Calls `on_tick` about once in each

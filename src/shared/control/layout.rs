@@ -2,6 +2,7 @@
 
 use super::checkpoint::CheckpointWords;
 use super::durable::DurableWords;
+use super::logger::LoggerWords;
 use crate::files::slot::SLOT_WORDS;
 use crate::limits;
 use crate::shared::cells;
@@ -173,69 +174,6 @@ pub(crate) struct DeadlineWords {
     /// When an urgent commit last asked for the writer lock, on the monotonic clock. While that is
     /// not long ago, the others publish no more than a share ahead of what is durable.
     pub(crate) urgent_asked_ns: AtomicU64,
-}
-
-/// What clients ask of the logger, and what it says of itself.
-#[repr(C)]
-pub(crate) struct LoggerWords {
-    /// The flush thread listens here.
-    pub(crate) event: AtomicU32,
-    /// The flush thread wants to be woken when the log's tail has come here; see
-    /// [`crate::shared::protocols::event_count::notify_from`].
-    pub(crate) wake_from: AtomicU64,
-    /// The flush thread wants to be woken for a commit that is so urgent; see
-    /// [`crate::shared::protocols::deadline`].
-    pub(crate) wake_urgency: AtomicU64,
-    /// The background, the checkpoint and the main thread listen here.
-    pub(crate) background: AtomicU32,
-    /// The log is to be flushed up to here at once.
-    pub(crate) flush_request: AtomicU64,
-    /// A checkpoint of at least this transaction is wanted.
-    pub(crate) checkpoint_request: AtomicU64,
-    /// Not 0: the logger is to leave.
-    pub(crate) stop: AtomicU32,
-    pub(crate) pid: AtomicU32,
-    /// Kind of flush policy and its argument.
-    pub(crate) policy: AtomicU64,
-    pub(crate) policy_argument: AtomicU64,
-    pub(crate) idle_ms: AtomicU64,
-    pub(crate) checkpoint_bytes: AtomicU64,
-    /// What of the log is kept for those who follow it.
-    pub(crate) retain_bytes: AtomicU64,
-    pub(crate) retain_ms: AtomicU64,
-    /// Counts those who found the disk full and ask for what is kept, and up to whom that was done.
-    pub(crate) yield_request: AtomicU64,
-    pub(crate) yielded: AtomicU64,
-    /// Blocks that a waiting writer needs to be granted.
-    pub(crate) log_request: AtomicU64,
-    /// The number of the segment that was started last; stored after its header is durable.
-    pub(crate) segment: AtomicU64,
-    /// Counts the flush thread's rounds: a living logger that doesn't move it is stalled.
-    pub(crate) heartbeat: AtomicU64,
-    /// When the logger started, on the monotonic clock.
-    pub(crate) started_ns: AtomicU64,
-    /// On the monotonic clock, a time such that what is visible now and not durable is younger, or
-    /// not much older: see [`Stats::lag_ns`](crate::Stats::lag_ns).
-    pub(crate) durable_as_of_ns: AtomicU64,
-    /// Counts the times that the log could not grow, and the error number of the last one.
-    pub(crate) log_failures: AtomicU32,
-    pub(crate) log_errno: AtomicU32,
-    /// Sticky: see [`Poison`].
-    pub(crate) poison: AtomicU32,
-    /// The error number behind `poison`.
-    pub(crate) poison_errno: AtomicU32,
-}
-
-/// Why a store refuses writes until it is opened anew.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
-pub(crate) enum Poison {
-    /// The log can be written no more.
-    Log = 1,
-    /// A sync of the arena failed; what the page cache says of it can't be trusted.
-    Arena = 2,
-    /// The checkpoint's header could not be written.
-    Header = 3,
 }
 
 /// Those who follow the log. Writers look at nothing here: the flush thread rings for them.

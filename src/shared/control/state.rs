@@ -13,6 +13,18 @@ use crate::{Error, Result, TxnId};
 use std::mem::offset_of;
 use std::sync::atomic::Ordering;
 
+/// Why a store refuses writes until it is opened anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub(crate) enum Poison {
+    /// The log can be written no more.
+    Log = 1,
+    /// A sync of the arena failed; what the page cache says of it can't be trusted.
+    Arena = 2,
+    /// The checkpoint's header could not be written.
+    Header = 3,
+}
+
 impl Control {
     /// The incarnation of the transactions to come: that of the newest one, or a later one after a
     /// loss.
@@ -125,7 +137,7 @@ impl Control {
     }
 
     pub(crate) fn poison(&self) -> u32 {
-        self.fixed().logger.poison.load(Ordering::Acquire)
+        self.fixed().logger.poison()
     }
 
     /// An error if the store refuses writes.
@@ -134,8 +146,7 @@ impl Control {
         if poison == 0 {
             return Ok(());
         }
-        let errno = self.fixed().logger.poison_errno.load(Ordering::Relaxed);
-        let cause = std::io::Error::from_raw_os_error(errno as i32);
+        let cause = std::io::Error::from_raw_os_error(self.fixed().logger.poison_errno());
         let what = match poison {
             1 => "the log could not be written",
             2 => "a sync of the arena failed",
