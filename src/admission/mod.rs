@@ -127,7 +127,7 @@ impl Admission {
         timeout: Option<Duration>,
     ) -> Result<()> {
         if class == CommitClass::Urgent {
-            engine.control.fixed().deadlines.urgent_asked_ns.store(asked_ns, Ordering::Relaxed);
+            engine.control.fixed().deadlines.note_urgent(asked_ns);
         }
         let since = |now_ns: u64| Duration::from_nanos(now_ns.saturating_sub(asked_ns));
         let share_patience = patience(timeout);
@@ -247,14 +247,14 @@ impl Drop for LoggerAdmission<'_> {
 fn bulk_waits_for(engine: &Engine) -> Option<Lsn> {
     let control = &engine.control;
     let fixed = control.fixed();
-    let urgent_ns = fixed.deadlines.urgent_asked_ns.load(Ordering::Relaxed);
+    let urgent_ns = fixed.deadlines.urgent_asked_ns();
     // A time in the future is damage.
     let ago = if urgent_ns == 0 { None } else { now_ns().checked_sub(urgent_ns) };
     if ago.is_none_or(|ago| u128::from(ago) >= URGENT_RECENT_MAX.as_nanos()) {
         return None;
     }
     // Frames of a transaction that streams lie behind the newest commit.
-    let streamed = Lsn(fixed.stream.tail.load(Ordering::Relaxed));
+    let streamed = fixed.stream.tail();
     let tail = control.newest().ok()?.log_tail.max(streamed);
     let (_, durable) = control.durable()?;
     let share = limits::BULK_SHARE_BYTES.min(control.ring_reach().ok()? / 4);

@@ -315,7 +315,7 @@ impl Stats {
         let has_logger = tester.is_none_or(|tester| tester.is_held(LOGGER_OFFSET).unwrap_or(true));
         let logger_pid = Some(fixed.logger.pid()).filter(|pid| has_logger && *pid != 0);
         let logger_age_ns = logger_pid.map(|_| now.saturating_sub(fixed.logger.started_ns()));
-        let tail = image.log_tail.0.max(count(&fixed.stream.tail));
+        let tail = image.log_tail.max(fixed.stream.tail());
         Ok(Stats {
             committed: image.txn,
             durable,
@@ -332,7 +332,7 @@ impl Stats {
             pages_free: image.free_pages,
             arena_bytes: control.arena_bytes().unwrap_or(0),
             max_size: geometry.max_size,
-            wal_bytes: tail.saturating_sub(fixed.checkpoint.finished_lsn().0),
+            wal_bytes: tail.bytes_since(fixed.checkpoint.finished_lsn()),
             wal_segments: count(&counters.wal_segments),
             wal_spares: count(&counters.wal_spares),
             wal_kept: count(&counters.wal_kept),

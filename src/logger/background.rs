@@ -13,7 +13,7 @@ use crate::{Error, Result, limits};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use untorn_wal::{LogError, Lsn, RealDisk, SegmentPool};
+use untorn_wal::{LogError, RealDisk, SegmentPool};
 
 /// How often the dead are looked for.
 const REAP_INTERVAL: Duration = Duration::from_millis(100);
@@ -160,7 +160,7 @@ fn request_flush(logger: &Logger) {
     let fixed = logger.engine.control.fixed();
     let Ok(newest) = logger.engine.control.newest() else { return };
     let words = &fixed.logger;
-    words.request_flush(newest.log_tail.max(Lsn(fixed.stream.tail.load(Ordering::SeqCst))));
+    words.request_flush(newest.log_tail.max(fixed.stream.tail_by_waiter()));
     words.flusher.notify_always();
 }
 

@@ -197,7 +197,7 @@ fn start(logger: &Logger, finished: TxnId, clean: bool, patience: Duration) -> R
         }
         let image = engine.control.newest()?;
         let words = &fixed.checkpoint;
-        let position = image.log_tail.max(Lsn(fixed.stream.tail.load(Ordering::Acquire)));
+        let position = image.log_tail.max(fixed.stream.tail());
         let moved = position > words.finished_lsn();
         if image.txn == finished && !moved && !clean {
             return Ok(None);

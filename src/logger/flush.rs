@@ -24,10 +24,8 @@ use crate::participant::engine::now_ns;
 use crate::participant::rest::LOGGER_POLL_INTERVAL;
 use crate::participant::settings;
 use crate::shared::control::FlusherSleep;
-use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::atomic::Woken;
 use crate::shared::protocols::deadline;
-use crate::shared::protocols::event_count;
 use crate::{Error, Result, TxnId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -236,7 +234,7 @@ impl Flusher {
         // publication, and rings after that if the word tells it to; or it has died, or the word is
         // stale.
         let more_urgent = || match tail() > self.log_state.durable.0 {
-            true => deadline::peek::<Native>(&control.fixed().deadlines.urgency),
+            true => control.fixed().deadlines.urgency(),
             false => 0,
         };
         let latest_ns = until_ns.saturating_add(self.lead_time.bound().as_nanos() as u64);
@@ -327,22 +325,22 @@ impl Flusher {
         if tail != self.seen_tail {
             self.seen_tail = tail;
             // Followers of what is visible hear of it before the flush.
-            if engine.is_visible_feed_followed() {
-                event_count::notify::<Native>(&fixed.feed.event);
+            if fixed.feed.is_visible_followed() {
+                fixed.feed.event.notify();
             }
         }
         if self.policy_tail() > self.log_state.durable.0 {
             self.policy_since.get_or_insert_with(Instant::now);
         }
         let deadlines = &fixed.deadlines;
-        if self.policy_since.is_none() && deadline::peek::<Native>(&deadlines.urgency) == 0 {
+        if self.policy_since.is_none() && deadlines.earliest_ns().is_none() {
             let is_commit = engine.control.newest()?.log_tail > self.log_state.durable;
             let time = if is_commit { ORPHAN_COMMIT_DELAY } else { STREAM_FLUSH_DELAY };
-            deadline::announce::<Native>(&deadlines.urgency, deadline::urgency(after(time)));
+            deadlines.announce(after(time));
         }
         let now = now_ns();
         let latest_ns = now.saturating_add(DEADLINE_MAX.saturating_sub(self.waiting_since.elapsed()).as_nanos() as u64);
-        let earliest_ns = deadline::deadline(deadline::peek::<Native>(&deadlines.urgency)).map(|by| by.min(latest_ns));
+        let earliest_ns = deadlines.earliest_ns().map(|by| by.min(latest_ns));
         let start_in =
             |by_ns: u64| Duration::from_nanos(by_ns.saturating_sub(now)).saturating_sub(self.lead_time.bound());
         let pending = Pending {
@@ -377,13 +375,13 @@ impl Flusher {
     /// transaction that still streams: nobody waits for them, and how urgent the whole is shows
     /// only when it commits.
     fn policy_tail(&self) -> u64 {
-        self.logger.engine.control.fixed().deadlines.policy_tail.load(Ordering::Acquire)
+        self.logger.engine.control.fixed().deadlines.policy_tail().0
     }
 
     /// Whether commits wait for their flush while somebody wants to hear of each. The writers are
     /// not to wake this thread for that, so it looks by itself.
     fn waits_beside_a_follower(&self) -> bool {
-        self.is_waiting && self.logger.engine.is_visible_feed_followed()
+        self.is_waiting && self.logger.engine.control.fixed().feed.is_visible_followed()
     }
 
     /// The end of the log's published bytes.
@@ -393,8 +391,8 @@ impl Flusher {
     /// one without news.
     fn tail(&self) -> Result<u64> {
         let control = &self.logger.engine.control;
-        let newest = control.newest()?.log_tail.0;
-        Ok(newest.max(control.fixed().stream.tail.load(Ordering::SeqCst)))
+        let newest = control.newest()?.log_tail;
+        Ok(newest.max(control.fixed().stream.tail_by_waiter()).0)
     }
 
     /// Where the log's tail must come to for this thread to be woken: the first byte of the

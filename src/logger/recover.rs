@@ -34,7 +34,6 @@ use crate::{Error, Result, limits};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use untorn_wal::record;
 use untorn_wal::record::RecordKind;
@@ -266,9 +265,9 @@ fn back_with_blocks(engine: &Engine, len: u64) -> Result<()> {
 pub(super) fn ring_bytes(old: &Control, from: Lsn) -> Result<Option<Vec<u8>>> {
     let fixed = old.fixed();
     let Ok(image) = old.newest() else { return Ok(None) };
-    let tail = image.log_tail.0.max(fixed.stream.tail.load(Ordering::Acquire));
+    let tail = image.log_tail.max(fixed.stream.tail());
     let Ok(ring) = old.ring() else { return Ok(None) };
-    let Some(len) = tail.checked_sub(from.0) else { return Ok(None) };
+    let Some(len) = tail.0.checked_sub(from.0) else { return Ok(None) };
     if len == 0 || len > ring.capacity() as u64 {
         return Ok(None);
     }
@@ -365,7 +364,7 @@ pub(super) fn finish(
     // All up to the end is durable now; the words say so before the first flush publishes them
     // anew.
     fixed.durable.set_lsn(recovered.end);
-    fixed.stream.tail.store(recovered.end.0, Ordering::Release);
+    fixed.stream.set_tail(recovered.end);
     engine.control.begin_ring(recovered.end);
     flusher.flush(true)?;
     // Left in order, the store goes on with the ids and versions that follow. Else some may be

@@ -18,7 +18,7 @@
 //!
 //! - `layout`: where the words are
 //! - `event`: the words that threads wait on
-//! - `checkpoint`, `durable`, `logger`: the words of one subject each, behind verbs that argue their orderings
+//! - `checkpoint`, `durable`, `logger`, `stream`, `deadlines`: the words of one subject each, behind verbs that argue their orderings
 //! - `state`: the newest and the durable transaction, the incarnation, poison
 //! - `growth`: the parts that grow
 //! - `blocks`: writes that give a file its blocks
@@ -26,12 +26,14 @@
 
 mod blocks;
 mod checkpoint;
+mod deadlines;
 mod durable;
 mod event;
 mod growth;
 mod layout;
 mod logger;
 mod state;
+mod stream;
 
 use crate::files::descriptor;
 use crate::files::descriptor::FileId;

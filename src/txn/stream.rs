@@ -14,7 +14,6 @@
 use crate::files::dir;
 use crate::files::slot::SlotImage;
 use crate::participant::engine::Engine;
-use crate::shared::protocols::atomic::Word64;
 use crate::{Error, LimitKind, Result, TxnId, limits};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -86,9 +85,8 @@ pub(super) struct Boundary {
 impl Stream {
     /// Begins the record of transaction `txn` after `base`. The caller holds the writer lock.
     pub(crate) fn begin(engine: &Engine, base: &SlotImage, txn: TxnId) -> Result<Stream> {
-        let words = &engine.control.fixed().stream;
-        let tail = Lsn(words.tail.load(Ordering::Acquire));
-        let reserved_blocks = words.reserved_blocks.load(Ordering::Acquire).max(base.blocks_reserved);
+        let (tail, reserved_blocks) = engine.control.fixed().stream.tail_and_reserved();
+        let reserved_blocks = reserved_blocks.max(base.blocks_reserved);
         let at = base.log_tail.max(tail);
         // No frame is published before the ring has room for it.
         let reach = engine.control.durable().map(|(_, durable)| durable.advanced_by(engine.geometry.ring_size));
@@ -168,12 +166,7 @@ impl Stream {
     fn send_frame(&mut self, engine: &Engine) -> Result<()> {
         let (end, reserved_blocks) = self.copy_in(engine, RecordKind::Frame, STREAM_RESERVE_BLOCKS)?;
         crash_point!("stream.before_tail");
-        let words = &engine.control.fixed().stream;
-        // The charge first: if this process dies in between, the next owner charges no less.
-        words.reserved_blocks.store(reserved_blocks, Ordering::Release);
-        words.tail.store_fenced(end.0);
-        // And once more for the logger, which counts what lies below the tail as used up.
-        words.reserved_below.store(reserved_blocks, Ordering::Release);
+        engine.control.fixed().stream.append(end, reserved_blocks);
         crash_point!("stream.after_tail");
         engine.tell_logger(end);
         self.at = end;

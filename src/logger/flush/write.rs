@@ -7,8 +7,6 @@ use crate::files::log::log_error;
 use crate::participant::engine::{SLOW_OPERATION_MIN, now_ns};
 use crate::shared::control::Poison;
 use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::deadline;
-use crate::shared::protocols::event_count;
 use crate::shared::protocols::ring::Ring;
 use crate::{Error, Result, TxnId};
 use std::sync::atomic::Ordering;
@@ -16,16 +14,13 @@ use std::time::{Duration, Instant};
 use untorn_wal::{LogError, LogState, Lsn};
 
 impl Flusher {
-    /// What is published now. The charge is read before the tail: if a stream moves on in between,
-    /// too little is granted, which the next round mends.
+    /// What is published now.
     fn published(&self, txn: TxnId) -> Result<Option<Published>> {
         let control = &self.logger.engine.control;
-        let stream = &control.fixed().stream;
-        let reserved_blocks = stream.reserved_below.load(Ordering::Acquire);
-        let tail = stream.tail.load(Ordering::Acquire);
+        let (reserved_blocks, tail) = control.fixed().stream.reserved_and_tail();
         let Some(image) = control.image(txn)? else { return Ok(None) };
         let reserved_blocks = reserved_blocks.max(image.blocks_reserved);
-        let tail = image.log_tail.max(Lsn(tail));
+        let tail = image.log_tail.max(tail);
         // Nobody publishes what the ring has no room for; a damaged word must not fill the log with
         // nothing.
         if tail.bytes_since(self.log_state.durable) > self.logger.engine.geometry.ring_size {
@@ -40,14 +35,12 @@ impl Flusher {
     /// block if there is nothing, for what its header states.
     pub(in crate::logger) fn flush(&mut self, even_empty: bool) -> Result<()> {
         let logger = self.logger.clone();
-        let urgency = &logger.engine.control.fixed().deadlines.urgency;
+        let deadlines = &logger.engine.control.fixed().deadlines;
         // Before the look at what is published: see `shared::protocols::deadline`.
-        let taken = deadline::take::<Native>(urgency);
+        let taken = deadlines.take();
         let flushed = self.flush_published(even_empty);
-        if flushed.is_err() && taken != 0 {
-            // They still wait. Without this, one that has little time would wait for another that
-            // has an hour.
-            deadline::announce::<Native>(urgency, taken);
+        if flushed.is_err() {
+            deadlines.give_back(taken);
         }
         flushed
     }
@@ -250,7 +243,7 @@ impl Flusher {
         self.set_grant();
         crash_point!("flush.before_wake");
         fixed.durable.event.notify();
-        event_count::notify::<Native>(&fixed.feed.event);
+        fixed.feed.event.notify();
     }
 
     /// Blocks that may be charged in all: what was charged up to `durable`, and what is free after

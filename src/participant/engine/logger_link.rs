@@ -42,13 +42,6 @@ impl Engine {
         }
     }
 
-    /// Whether somebody follows what is visible, and so wants to hear of each commit, needs it a
-    /// flush or not. By the flush thread, after it has seen the commit: a follower wishes first and
-    /// then looks for commits.
-    pub(crate) fn is_visible_feed_followed(&self) -> bool {
-        self.control.fixed().feed.visible_until_ns.load(Ordering::SeqCst) > now_ns()
-    }
-
     /// Now and then, makes sure that a logger lives, so that visible commits don't stay unflushed.
     #[inline]
     pub(crate) fn glance_at_logger(&self) {

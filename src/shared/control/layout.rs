@@ -1,8 +1,10 @@
 //! The words of `control`: what stands where, and by which process it is written.
 
 use super::checkpoint::CheckpointWords;
+use super::deadlines::{DeadlineWords, FeedWords};
 use super::durable::DurableWords;
 use super::logger::LoggerWords;
+use super::stream::StreamWords;
 use crate::files::slot::SLOT_WORDS;
 use crate::limits;
 use crate::shared::cells;
@@ -108,22 +110,6 @@ impl LockWord {
     }
 }
 
-/// A transaction that streams frames larger than the ring; see `txn::stream`.
-#[repr(C)]
-pub(crate) struct StreamWords {
-    /// End of the readable frames; only grows, stored before they are readable.
-    pub(crate) tail: AtomicU64,
-    /// Log blocks charged up to `tail` or beyond; stored before `tail`. The next owner of the lock
-    /// goes on from here.
-    pub(crate) reserved_blocks: AtomicU64,
-    /// Log blocks charged up to `tail` or to a place before it; stored after `tail`. The logger
-    /// grants by this.
-    pub(crate) reserved_below: AtomicU64,
-    /// Above all numbers that keyspaces were given, those of transactions that rolled back
-    /// included.
-    pub(crate) next_keyspace: AtomicU64,
-}
-
 /// How much of the ring's range is in use. The ring begins small. In its first lap it doubles, up
 /// to the ring size, before a record would wrap around. No position moves then, so nothing needs to
 /// be flushed for it: see [`crate::shared::protocols::ring`]. The owner of the writer lock grows
@@ -158,35 +144,6 @@ pub(crate) struct IncarnationWords {
     pub(super) stated: AtomicU64,
     /// The current one once a process wants that; stored by any.
     pub(super) wanted: AtomicU64,
-}
-
-/// By when what is published is to be durable. A commit stands in one of these, before its
-/// publication.
-#[repr(C)]
-pub(crate) struct DeadlineWords {
-    /// The end of the newest commit of which the flush policy decides when it is flushed; stored by
-    /// the owner of the writer lock. One that dies before its publication leaves it further than
-    /// the log reaches; the next one that commits sets it right.
-    pub(crate) policy_tail: AtomicU64,
-    /// How urgent the most urgent of the others is that no flush has taken; see
-    /// [`crate::shared::protocols::deadline`].
-    pub(crate) urgency: AtomicU64,
-    /// When an urgent commit last asked for the writer lock, on the monotonic clock. While that is
-    /// not long ago, the others publish no more than a share ahead of what is durable.
-    pub(crate) urgent_asked_ns: AtomicU64,
-}
-
-/// Those who follow the log. Writers look at nothing here: the flush thread rings for them.
-#[repr(C)]
-pub(crate) struct FeedWords {
-    /// Followers listen here.
-    pub(crate) event: AtomicU32,
-    pub(super) _reserved: AtomicU32,
-    /// Until then, on the monotonic clock, somebody follows what is visible and wants to hear of
-    /// each commit, also of those that need no flush yet: the flush thread looks for them more
-    /// often, and no writer does anything for it. A follower renews it at each nap, so it ends with
-    /// the last of them.
-    pub(crate) visible_until_ns: AtomicU64,
 }
 
 /// Counters for `stats`.

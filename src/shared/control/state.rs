@@ -86,7 +86,7 @@ impl Control {
         fixed.committed.store(image.txn.as_u64(), Ordering::Release);
         fixed.durable.begin_at(&fixed.logger_pins, image.txn, image.log_tail);
         fixed.durable_slots[0].fill(&words);
-        fixed.stream.tail.store(image.log_tail.0, Ordering::Relaxed);
+        fixed.stream.begin_at(image.log_tail);
         fixed.checkpoint.begin_at(image.txn, image.log_tail);
     }
 
