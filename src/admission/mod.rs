@@ -38,7 +38,6 @@
 mod local_queue;
 
 use crate::participant::engine::{Engine, now_ns};
-use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::lock;
 use crate::shared::protocols::lock::CommitClass;
 use crate::{Durability, Error, Result, limits};
@@ -177,8 +176,8 @@ impl Admission {
     fn queue_and_lock(&self, engine: &Engine, wait: &LockWait) -> Result<()> {
         let writer = &engine.control.fixed().writer;
         let boost = || {
-            if lock::owner::<Native>(&writer.word).is_none_or(|owner| owner.id() != engine.me.0) {
-                lock::wake_all::<Native>(&writer.event);
+            if writer.owner().is_none_or(|owner| owner.id() != engine.me.0) {
+                writer.wake_bulk();
             }
         };
         if let Err(error) = self.queue.enter(wait, boost) {
@@ -194,7 +193,7 @@ impl Admission {
     fn release(&self, engine: &Engine) {
         let writer = &engine.control.fixed().writer;
         if self.queue.has_urgent() {
-            let reservation = lock::release_to_urgent::<Native>(&writer.word, &writer.events(), engine.me.0);
+            let reservation = writer.release_to_urgent(engine.me.0);
             self.handed_over.store(reservation.map_or(0, lock::Reservation::to_bits), Ordering::SeqCst);
             // The thread that it is for may have given up before it was noted.
             self.take_back_unused(engine);
@@ -210,8 +209,7 @@ impl Admission {
         if !self.queue.has_urgent()
             && let Some(reservation) = lock::Reservation::from_bits(self.handed_over.load(Ordering::SeqCst))
         {
-            let writer = &engine.control.fixed().writer;
-            lock::take_back::<Native>(&writer.word, &writer.events(), reservation);
+            engine.control.fixed().writer.take_back(reservation);
         }
     }
 }
@@ -265,7 +263,7 @@ fn bulk_waits_for(engine: &Engine) -> Option<Lsn> {
 /// for it.
 fn note_wait(engine: &Engine, class: CommitClass, asked_ns: u64) {
     let fixed = engine.control.fixed();
-    let since_ns = fixed.writer.holder_since_ns.load(Ordering::Relaxed);
+    let since_ns = fixed.writer.holder_since_ns();
     fixed.latencies.lock[class].wait.record_alone(since_ns.saturating_sub(asked_ns));
 }
 
@@ -273,6 +271,6 @@ fn note_wait(engine: &Engine, class: CommitClass, asked_ns: u64) {
 /// it.
 fn note_hold(engine: &Engine, class: CommitClass) {
     let fixed = engine.control.fixed();
-    let since_ns = fixed.writer.holder_since_ns.load(Ordering::Relaxed);
+    let since_ns = fixed.writer.holder_since_ns();
     fixed.latencies.lock[class].hold.record_alone(now_ns().saturating_sub(since_ns));
 }

@@ -8,7 +8,7 @@ use crate::files::log::log_error;
 use crate::logger::process::Logger;
 use crate::participant::engine::{Engine, now_ns};
 use crate::participant::rest::LOGGER_POLL_INTERVAL;
-use crate::shared::protocols::atomic::{Native, Woken};
+use crate::shared::protocols::atomic::Woken;
 use crate::{Error, Result, limits};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -198,9 +198,8 @@ pub(super) fn look_for_the_dead(engine: &Engine) -> bool {
     let Ok(tester) = engine.tester() else { return false };
     let now = now_ns();
     engine.control.for_each_reader(|_, slot| slot.observe(now));
-    let mut owners = engine.control.clients().iter().map(|entry| entry.owner.load(Ordering::Acquire));
-    engine.control.fixed().readers.deaths.load(Ordering::Acquire) != 0
-        || owners.any(|owner| owner != 0 && !engine.is_alive_by(&tester, owner))
+    engine.control.fixed().readers.has_death()
+        || engine.control.joined_clients().any(|(owner, _)| !engine.is_alive_by(&tester, owner))
 }
 
 /// Frees the table entries and reader slots of dead clients, and notes since when the others pin
@@ -212,15 +211,11 @@ fn reap(logger: &Logger) {
     let Ok(tester) = engine.tester() else { return };
     let mut known = HashMap::new();
     let mut is_alive = |owner: u64| *known.entry(owner).or_insert_with(|| engine.is_alive_by(&tester, owner));
-    let mut found = fixed.readers.deaths.swap(0, Ordering::AcqRel) != 0;
-    for entry in engine.control.clients() {
-        let owner = entry.owner.load(Ordering::Acquire);
-        if owner != 0
-            && !is_alive(owner)
-            && entry.owner.compare_exchange(owner, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-        {
-            fixed.counters.reaped_clients.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(pid = entry.pid.load(Ordering::Relaxed), "a process died with the store open");
+    let mut found = fixed.readers.take_death();
+    for (owner, entry) in engine.control.joined_clients() {
+        if !is_alive(owner) && entry.reap(owner) {
+            fixed.counters.reaped_clients.add(1);
+            tracing::warn!(pid = entry.pid(), "a process died with the store open");
             found = true;
         }
     }
@@ -232,8 +227,8 @@ fn reap(logger: &Logger) {
         engine.me.0,
         |owner| !is_alive(owner),
         |slot| {
-            fixed.counters.reaped_readers.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(pid = slot.pid.load(Ordering::Relaxed), "the reader slot of a dead process was freed");
+            fixed.counters.reaped_readers.add(1);
+            tracing::debug!(pid = slot.pid(), "the reader slot of a dead process was freed");
             found = true;
         },
     );
@@ -243,8 +238,8 @@ fn reap(logger: &Logger) {
         // Or between a store into a cell and the flag that says so.
         crate::api::cells::sampling::mark_dirty(engine);
         fixed.logger.flusher.notify_always();
-        crate::shared::protocols::lock::wake_all::<Native>(&fixed.writer.urgent.event);
-        crate::shared::protocols::lock::wake_all::<Native>(&fixed.writer.event);
-        crate::shared::protocols::lock::wake_all::<Native>(&fixed.growth.event);
+        fixed.writer.wake_urgent();
+        fixed.writer.wake_bulk();
+        fixed.growth.wake_bulk();
     }
 }

@@ -149,8 +149,8 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     logger.grant_again();
     words.finish(started);
     let counters = &engine.control.fixed().counters;
-    counters.checkpoints.fetch_add(1, Ordering::Relaxed);
-    counters.checkpoint_pages.fetch_add(summed, Ordering::Relaxed);
+    counters.checkpoints.add(1);
+    counters.checkpoint_pages.add(summed);
     let spent = began.elapsed().as_nanos() as u64;
     engine.control.fixed().latencies.checkpoint.record(spent);
     tracing::debug!(checkpointed = %started, pages = summed, checkpoint_ns = spent, "checkpoint finished");

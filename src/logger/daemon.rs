@@ -188,7 +188,7 @@ pub(crate) fn stop_logger_as(path: &Path, timeout: Duration, ownership: Ownershi
         if let Some(control) = crate::process::client::attach(&dir, &header)? {
             // Clients may have started another one since. After an orderly end it has a region of
             // its own, in which the starts are counted anew.
-            let starts = control.fixed().counters.logger_starts.load(std::sync::atomic::Ordering::Acquire);
+            let starts = control.fixed().counters.logger_starts();
             let life = (control.region(), starts);
             if *first.get_or_insert(life) != life {
                 return Ok(true);

@@ -32,7 +32,6 @@ use crate::pages::{extents, queue};
 use crate::participant::engine::{Engine, LOGGER_RECHECK_INTERVAL, now_ns};
 use crate::shared::memory::arena::{Arena, Pages};
 use crate::{Error, Result, TxnId};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use untorn_wal::Lsn;
 
@@ -141,7 +140,7 @@ pub(crate) fn count_pinned(pages: &Pages<'_>, arena: &Arena, image: &SlotImage, 
 /// A snapshot that is open.
 struct OpenSnapshot {
     txn: TxnId,
-    pid: u64,
+    pid: u32,
     age: Option<Duration>,
     pinned: u64,
 }
@@ -157,7 +156,7 @@ pub(crate) fn pinning_snapshot(engine: &Engine, image: &SlotImage) -> Result<Opt
     engine.control.for_each_reader(|_, slot| {
         if let Some(txn) = slot.pinned() {
             let age = slot.pinned_since(txn).map(|since| Duration::from_nanos(now.saturating_sub(since)));
-            snapshots.push(OpenSnapshot { txn, pid: slot.pid.load(Ordering::Relaxed), age, pinned: 0 });
+            snapshots.push(OpenSnapshot { txn, pid: slot.pid(), age, pinned: 0 });
         }
     });
     if snapshots.is_empty() {

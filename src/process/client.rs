@@ -247,7 +247,7 @@ impl DirectClient {
 
     /// Counts a commit of this process.
     pub(crate) fn count_commit(&self) {
-        self.engine.control.clients()[self.entry].commits.fetch_add(1, Ordering::Relaxed);
+        self.engine.control.clients()[self.entry].count_commit();
     }
 
     // ---- pins
@@ -260,7 +260,7 @@ impl DirectClient {
         let engine = &self.engine;
         let claim = || engine.control.claim_reader(engine.me.0, |id| engine.is_alive(id), || engine.control_file());
         let index = engine.with_room(claim)?;
-        self.reader(index).pid.store(u64::from(engine.pid), Ordering::Relaxed);
+        self.reader(index).set_pid(engine.pid);
         Ok(index)
     }
 
@@ -277,7 +277,7 @@ impl Drop for DirectClient {
         }
         let me = self.engine.me.0;
         self.engine.control.release_readers_of(me);
-        self.engine.control.clients()[self.entry].owner.store(0, Ordering::Release);
+        self.engine.control.clients()[self.entry].leave();
         // The logger counts its idle time from here.
         self.engine.control.fixed().logger.flusher.notify_always();
         tracing::info!(path = %self.engine.dir.path().display(), "store closed");
@@ -332,21 +332,20 @@ fn enter_table(
     let mut reap = false;
     loop {
         for (index, entry) in control.clients().iter().enumerate() {
-            let owner = entry.owner.load(Ordering::Acquire);
-            if owner != 0 && (!reap || tester.is_held(owner)?) {
+            let found = entry.owner();
+            if let Some(owner) = found
+                && (!reap || tester.is_held(owner)?)
+            {
                 continue;
             }
-            if entry.owner.compare_exchange(owner, me.0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                if owner != 0 {
+            if entry.claim(found, me.0) {
+                if found.is_some() {
                     // It may have died between a store into a cell and the flag that says so.
                     control.cells().dirty.store_fenced(1);
                     // Or between its claim of a reader slot and the bit that leads to it.
-                    control.fixed().readers.deaths.store(1, Ordering::Release);
+                    control.fixed().readers.note_death();
                 }
-                entry.pid.store(u64::from(std::process::id()), Ordering::Relaxed);
-                entry.since_ns.store(now_ns(), Ordering::Relaxed);
-                entry.commits.store(0, Ordering::Relaxed);
-                entry.since_txn.store(control.committed().as_u64(), Ordering::Release);
+                entry.join(std::process::id(), now_ns(), control);
                 return Ok(index);
             }
         }

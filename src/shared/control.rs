@@ -18,7 +18,8 @@
 //!
 //! - `layout`: where the words are
 //! - `event`: the words that threads wait on
-//! - `checkpoint`, `durable`, `logger`, `stream`, `deadlines`: the words of one subject each, behind verbs that argue their orderings
+//! - `checkpoint`, `durable`, `logger`, `stream`, `deadlines`,
+//!   `clients`, `counters`, `lock_word`: the words of one subject each, behind verbs that argue their orderings
 //! - `state`: the newest and the durable transaction, the incarnation, poison
 //! - `growth`: the parts that grow
 //! - `blocks`: writes that give a file its blocks
@@ -26,11 +27,14 @@
 
 mod blocks;
 mod checkpoint;
+mod clients;
+mod counters;
 mod deadlines;
 mod durable;
 mod event;
 mod growth;
 mod layout;
+mod lock_word;
 mod logger;
 mod state;
 mod stream;
@@ -48,11 +52,13 @@ use crate::shared::protocols::pins::ReaderSlot;
 use crate::{Error, Result, limits};
 use blocks::write_blocks;
 pub(crate) use blocks::write_zeros;
+use clients::ClientEntry;
 pub(crate) use event::Event;
 pub(crate) use layout::*;
 pub use layout::{
     CHECKED_CELL_NUMBERS, CHECKED_NUMBERS, FLUSH_REQUEST_AT, HEARTBEAT_AT, IMAGES_AT, READER_CHUNK, REGION_INODE_AT,
 };
+pub(crate) use lock_word::LockWord;
 pub(crate) use logger::FlusherSleep;
 pub(crate) use state::Poison;
 use std::fs::File;
@@ -147,7 +153,7 @@ impl Control {
         identity.segment_size.store(geometry.segment_size, Ordering::Relaxed);
         control.begin_region()?;
         let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        control.fixed().counters.began_unix_seconds.store(began.as_secs(), Ordering::Relaxed);
+        control.fixed().counters.began_unix_seconds.set(began.as_secs());
         identity.magic.store(MAGIC, Ordering::Relaxed);
         control.fixed().ring.len.store(checked((limits::RING_SIZE_MIN / RING_UNIT) as u32), Ordering::Relaxed);
         control.fixed().ring.reach.store(checked((geometry.ring_size / RING_UNIT) as u32), Ordering::Relaxed);

@@ -43,11 +43,11 @@ const _: () = {
 #[repr(C, align(64))]
 pub(crate) struct ReaderWords {
     /// The state of each chunk.
-    pub(crate) chunks: [AtomicU64; CHUNKS],
+    pub(in crate::shared) chunks: [AtomicU64; CHUNKS],
     /// Not 0: a client may have died that no other trace tells of, so reaping is to look at all
     /// slots.
-    pub(crate) deaths: AtomicU64,
-    pub(crate) map: ReaderMap,
+    deaths: AtomicU64,
+    map: ReaderMap,
 }
 
 /// Where the region has the bits of the slots that a scan looks at, for a test that counts them.
@@ -55,6 +55,24 @@ pub const READER_MAP_AT: u64 =
     (offset_of!(Fixed, readers) + offset_of!(ReaderWords, map) + offset_of!(ReaderMap, areas)) as u64;
 /// Bytes of those bits.
 pub const READER_MAP_BYTES: usize = limits::READERS_MAX / 8;
+
+impl ReaderWords {
+    /// Records that a client may have died that no other trace tells of: it may have claimed a slot
+    /// and not entered it in the map.
+    pub(crate) fn note_death(&self) {
+        self.deaths.store(1, Ordering::Release);
+    }
+
+    /// Whether [`ReaderWords::note_death`] was called since the last reaping.
+    pub(crate) fn has_death(&self) -> bool {
+        self.deaths.load(Ordering::Acquire) != 0
+    }
+
+    /// By the reaper, before it reaps: as [`ReaderWords::has_death`], and clears it.
+    pub(crate) fn take_death(&self) -> bool {
+        self.deaths.swap(0, Ordering::AcqRel) != 0
+    }
+}
 
 /// What the state word of a chunk says.
 enum Chunk {

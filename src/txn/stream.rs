@@ -15,7 +15,6 @@ use crate::files::dir;
 use crate::files::slot::SlotImage;
 use crate::participant::engine::Engine;
 use crate::{Error, LimitKind, Result, TxnId, limits};
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 use untorn_wal::record;
 use untorn_wal::record::{Begun, RecordKind};
@@ -245,7 +244,7 @@ impl Stream {
 
 /// The error of a log that can't grow.
 fn no_log(engine: &Engine) -> Error {
-    let kept = engine.control.fixed().counters.wal_kept.load(Ordering::SeqCst);
+    let kept = engine.control.fixed().counters.wal_kept();
     let what = match kept {
         0 => "the log".into(),
         _ => format!(

@@ -312,9 +312,7 @@ impl Opened {
     }
 
     fn latch_timeout(&self, owner: u64, waited: Duration) -> Error {
-        let clients = self.store.client().engine.control.clients();
-        let holder = clients.iter().find(|client| client.owner.load(Ordering::Relaxed) == owner);
-        let pid = holder.map_or(0, |client| client.pid.load(Ordering::Relaxed));
+        let pid = self.store.client().engine.control.client_pid(owner);
         Error::LockTimeout { waited, holder: format!("process {pid}, in the middle of storing cell {:?}", self.name) }
     }
 

@@ -140,7 +140,7 @@ fn create(store: &Store, name: &str, kind: CellKind) -> Result<()> {
     }
     let file = engine.control_file()?;
     let latch = |entry: &CellEntry| take_free_latch(engine, entry);
-    let oldest = oldest_client_txn(engine);
+    let oldest = engine.control.oldest_client_txn();
     let index = engine.with_room(|| engine.control.allocate_cell(kind, &file, oldest, latch))?;
     crash_point!("cell.allocated");
     // From here on until the commit, whatever goes wrong leaves it to `resolve_pending`.
@@ -257,14 +257,6 @@ fn take_free_latch(engine: &Engine, entry: &CellEntry) -> bool {
         Ok(()) => true,
         Err(owner) => !engine.is_alive(owner.id()) && lock::take_over::<Native>(latch, owner, me),
     }
-}
-
-/// The newest transaction when the client joined that has been here for longest. Not a time:
-/// clients may be in time namespaces whose clocks differ.
-fn oldest_client_txn(engine: &Engine) -> u64 {
-    let clients = engine.control.clients().iter();
-    let joined = clients.filter(|client| client.owner.load(Ordering::Acquire) != 0);
-    joined.map(|client| client.since_txn.load(Ordering::Acquire)).min().unwrap_or(0)
 }
 
 fn no_version() -> Error {

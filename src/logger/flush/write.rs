@@ -73,9 +73,9 @@ impl Flusher {
         self.write(published.tail)?;
         crash_point!("flush.synced");
         let spent = begun.elapsed().as_nanos() as u64;
-        fixed.counters.flush_ns.fetch_add(spent, Ordering::Relaxed);
+        fixed.counters.flush_ns.add(spent);
         fixed.latencies.flush.record(spent);
-        fixed.counters.wal_bytes.fetch_add(published.tail.bytes_since(self.log_state.durable), Ordering::Relaxed);
+        fixed.counters.wal_bytes.add(published.tail.bytes_since(self.log_state.durable));
         self.publish(next, &published);
         self.note_durable_as_of(began_ns);
         self.note_flush(Duration::from_nanos(now_ns().saturating_sub(began_ns)));
@@ -98,8 +98,8 @@ impl Flusher {
     fn note_flush(&mut self, took: Duration) {
         self.lead_time.flushed(Some(took).filter(|_| !self.has_started_segment));
         let counters = &self.logger.engine.control.fixed().counters;
-        counters.flush_estimate_ns.store(self.lead_time.flush().as_nanos() as u64, Ordering::Relaxed);
-        counters.wake_estimate_ns.store(self.lead_time.wake().as_nanos() as u64, Ordering::Relaxed);
+        counters.flush_estimate_ns.set(self.lead_time.flush().as_nanos() as u64);
+        counters.wake_estimate_ns.set(self.lead_time.wake().as_nanos() as u64);
     }
 
     /// Makes the stream durable up to `tail`, in new segments where need be.
@@ -159,7 +159,7 @@ impl Flusher {
             return Err(LogError::Io { what: "injected".into(), source: std::io::Error::from_raw_os_error(libc::EIO) });
         }
         let synced = self.log.sync()?;
-        logger.engine.control.fixed().counters.fsyncs.fetch_add(1, Ordering::Relaxed);
+        logger.engine.control.fixed().counters.fsyncs.add(1);
         if appended.full { self.start_segment(ring, synced, tail) } else { Ok(()) }
     }
 
@@ -175,7 +175,7 @@ impl Flusher {
             let reached = self.log.start_segment(&log_state, len, &mut |lsn, bytes| copy_out(ring, lsn, bytes))?;
             crash_point!("segment.started");
             self.note_segment();
-            logger.engine.control.fixed().counters.fsyncs.fetch_add(3, Ordering::Relaxed);
+            logger.engine.control.fixed().counters.fsyncs.add(3);
             logger.count_segments();
             tracing::debug!(from = durable.0, to = reached.0, "log segment started");
             logger.engine.control.fixed().logger.background.notify_always();
@@ -230,8 +230,8 @@ impl Flusher {
         let counted_txn = TxnId::from_u64(self.log_state.durable_txn.max(self.counted_txn));
         let acknowledged = next.txn.sequence().saturating_sub(counted_txn.sequence());
         if acknowledged > 0 {
-            fixed.counters.acknowledged.fetch_add(acknowledged, Ordering::Relaxed);
-            fixed.counters.flushes.fetch_add(1, Ordering::Relaxed);
+            fixed.counters.acknowledged.add(acknowledged);
+            fixed.counters.flushes.add(1);
         }
         self.log_state.durable = published.tail;
         self.log_state.durable_txn = next.txn.as_u64();

@@ -50,7 +50,7 @@ impl Logger {
     pub(super) fn enter_control(&self) {
         let fixed = self.engine.control.fixed();
         fixed.logger.enter(std::process::id(), now_ns());
-        fixed.counters.logger_starts.fetch_add(1, Ordering::Relaxed);
+        fixed.counters.count_logger_start();
     }
 
     /// Returns an error if other processes take this logger for dead. They may have another one, so
@@ -131,12 +131,7 @@ impl Logger {
 
     /// Counts the log files, for `stats`.
     pub(crate) fn count_segments(&self) {
-        let stats = self.pool.stats();
-        let counters = &self.engine.control.fixed().counters;
-        counters.wal_segments.store(stats.segments as u64, Ordering::Relaxed);
-        counters.wal_spares.store(stats.spares as u64, Ordering::Relaxed);
-        counters.wal_kept.store(stats.kept as u64, Ordering::SeqCst);
-        counters.wal_oldest.store(stats.oldest.map_or(u64::MAX, |oldest| oldest.0), Ordering::Release);
+        self.engine.control.fixed().counters.set_log_files(&self.pool.stats());
     }
 
     pub(super) fn end_sampler(&self) {

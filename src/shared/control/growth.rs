@@ -2,7 +2,8 @@
 //! more.
 
 use super::blocks::write_zeros;
-use super::layout::{CLIENT_CHUNK, CLIENTS_AT, ClientEntry, Fixed, RING_AT, RING_UNIT, checked, unchecked};
+use super::clients::ClientEntry;
+use super::layout::{CLIENT_CHUNK, CLIENTS_AT, Fixed, RING_AT, RING_UNIT, checked, unchecked};
 use super::{Control, REOPEN_REMEDY};
 use crate::files::dir;
 use crate::files::slot::{SLOT_WORDS, SlotImage};

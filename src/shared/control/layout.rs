@@ -1,8 +1,11 @@
 //! The words of `control`: what stands where, and by which process it is written.
 
 use super::checkpoint::CheckpointWords;
+use super::clients::ClientEntry;
+use super::counters::Counters;
 use super::deadlines::{DeadlineWords, FeedWords};
 use super::durable::DurableWords;
+use super::lock_word::LockWord;
 use super::logger::LoggerWords;
 use super::stream::StreamWords;
 use crate::files::slot::SLOT_WORDS;
@@ -11,12 +14,11 @@ use crate::shared::cells;
 use crate::shared::cells::CellsHead;
 use crate::shared::latencies::Latencies;
 use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::lock;
 use crate::shared::protocols::pins::{LoggerPins, ReaderSlot};
 use crate::shared::protocols::slots::CommitSlot;
 use crate::shared::readers::ReaderWords;
 use std::mem::{offset_of, size_of};
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicU64;
 
 /// Where the region has numbers that lead to memory, each with its complement, by what they count:
 /// who damages a region for a test damages these above all.
@@ -92,24 +94,6 @@ pub const FLUSH_REQUEST_AT: u64 = (offset_of!(Fixed, logger) + offset_of!(Logger
 /// of durable ones. A test forges them.
 pub const IMAGES_AT: [u64; 2] = [offset_of!(Fixed, slots) as u64, offset_of!(Fixed, durable_slots) as u64];
 
-/// A lock of [`crate::shared::protocols::lock`], and who holds it, for people to read.
-#[repr(C)]
-pub(crate) struct LockWord {
-    pub(crate) word: AtomicU64,
-    pub(crate) holder_since_ns: AtomicU64,
-    pub(crate) event: AtomicU32,
-    pub(crate) holder_pid: AtomicU32,
-    /// Of the writer lock.
-    pub(crate) urgent: lock::Urgent<Native>,
-}
-
-impl LockWord {
-    /// The events of a lock whose waiters have classes: the writer lock.
-    pub(crate) fn events(&self) -> lock::EventCounts<'_, Native> {
-        lock::EventCounts::two(&self.urgent, &self.event)
-    }
-}
-
 /// How much of the ring's range is in use. The ring begins small. In its first lap it doubles, up
 /// to the ring size, before a record would wrap around. No position moves then, so nothing needs to
 /// be flushed for it: see [`crate::shared::protocols::ring`]. The owner of the writer lock grows
@@ -146,40 +130,6 @@ pub(crate) struct IncarnationWords {
     pub(super) wanted: AtomicU64,
 }
 
-/// Counters for `stats`.
-#[repr(C)]
-#[derive(Default)]
-pub(crate) struct Counters {
-    pub(crate) fsyncs: AtomicU64,
-    pub(crate) wal_bytes: AtomicU64,
-    pub(crate) batches: AtomicU64,
-    pub(crate) checkpoints: AtomicU64,
-    pub(crate) checkpoint_pages: AtomicU64,
-    pub(crate) lock_take_overs: AtomicU64,
-    pub(crate) reaped_clients: AtomicU64,
-    pub(crate) reaped_readers: AtomicU64,
-    pub(crate) logger_starts: AtomicU64,
-    pub(crate) wal_segments: AtomicU64,
-    pub(crate) wal_spares: AtomicU64,
-    pub(crate) wal_kept: AtomicU64,
-    /// The oldest position of the log that is kept, for recovery or for followers. `u64::MAX`: none
-    /// is.
-    pub(crate) wal_oldest: AtomicU64,
-    pub(crate) flush_ns: AtomicU64,
-    /// Commits that have become durable, and the flushes that made them so.
-    pub(crate) acknowledged: AtomicU64,
-    pub(crate) flushes: AtomicU64,
-    /// When the region was made, by the clock on the wall, in seconds since 1970.
-    pub(crate) began_unix_seconds: AtomicU64,
-    /// Commits with a deadline, and those whose caller was told before it, and after it.
-    pub(crate) deadline_commits: AtomicU64,
-    pub(crate) deadlines_met: AtomicU64,
-    pub(crate) deadlines_missed: AtomicU64,
-    /// What the flush thread expects of a flush, and of being woken.
-    pub(crate) flush_estimate_ns: AtomicU64,
-    pub(crate) wake_estimate_ns: AtomicU64,
-}
-
 /// Everything of fixed size.
 #[repr(C)]
 pub(crate) struct Fixed {
@@ -198,7 +148,7 @@ pub(crate) struct Fixed {
     pub(crate) feed: CacheLine<FeedWords>,
     /// How much of the arena has been written with zeros, in units of
     /// [`limits::ARENA_SIZE_INITIAL`]: its blocks are there. A [`checked`] number.
-    pub(crate) arena_bytes: CacheLine<AtomicU64>,
+    pub(super) arena_bytes: CacheLine<AtomicU64>,
     /// Entries of the client table whose blocks are there. A [`checked`] number.
     pub(super) clients_ready: CacheLine<AtomicU64>,
     /// What tells where reader slots are, and which are used.
@@ -212,18 +162,6 @@ pub(crate) struct Fixed {
     pub(super) durable_slots: CacheLine<[CommitSlot<Native, SLOT_WORDS>; 2]>,
     /// How long things take.
     pub(crate) latencies: Latencies,
-}
-
-/// One process.
-#[repr(C, align(64))]
-pub(crate) struct ClientEntry {
-    /// Its client id; 0 is a free entry.
-    pub(crate) owner: AtomicU64,
-    pub(crate) pid: AtomicU64,
-    pub(crate) since_ns: AtomicU64,
-    pub(crate) commits: AtomicU64,
-    /// The newest transaction when it joined, so it has no handle to what was dropped before that.
-    pub(crate) since_txn: AtomicU64,
 }
 
 /// Offset of the client table.
