@@ -16,7 +16,6 @@ use crate::shared::protocols::lock::CommitClass;
 use crate::{Result, TxnId};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// Figures of a store at one instant; made by [`Store::stats`](crate::Store::stats), and by message
 /// by [`Client::stats`](crate::Client::stats).
@@ -285,7 +284,6 @@ impl Stats {
         let image = control.newest()?;
         // While the words disagree, what is published last is as good for a figure.
         let durable = control.durable().map_or_else(|| fixed.durable.last_txn(), |(durable, _)| durable);
-        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &fixed.counters;
         let now = now_ns();
         let lag_txns = image.txn.sequence().saturating_sub(durable.sequence());
@@ -344,9 +342,9 @@ impl Stats {
             clients: clients.collect(),
             readers,
             cells: CellStat {
-                samples: count(&control.cells().rounds),
-                sampled_values: count(&control.cells().values),
-                in_use: control.cell_entries()?.filter(|entry| count(&entry.hot.generation) != 0).count() as u64,
+                samples: control.cells().rounds.get(),
+                sampled_values: control.cells().values.get(),
+                in_use: control.cell_entries()?.filter(|entry| entry.generation() != 0).count() as u64,
             },
             latencies: Latencies::gather(&fixed.latencies),
             needs_recovery: control.refuse_poisoned().err().map(|error| error.to_string()),

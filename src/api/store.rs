@@ -95,7 +95,7 @@ impl Store {
             engine.control.fixed().logger.settings.set_idle(idle);
         }
         if let Some(interval) = options.sample_interval {
-            settings::set_sample_interval(engine, interval);
+            engine.control.cells().set_interval(interval);
         }
         if let Some(bytes) = options.checkpoint_bytes {
             engine.control.fixed().logger.settings.set_checkpoint_bytes(bytes);

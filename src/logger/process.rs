@@ -301,7 +301,7 @@ fn leave(logger: &Logger, in_order: bool) {
 /// What a fresh region starts with.
 pub(crate) fn default_settings(control: &Control) {
     let words = &control.fixed().logger.settings;
-    control.cells().interval_ns.store(sampler::INTERVAL_DEFAULT.as_nanos() as u64, Ordering::Relaxed);
+    control.cells().set_interval(sampler::INTERVAL_DEFAULT);
     words.set_idle(settings::IDLE_DEFAULT);
     words.set_checkpoint_bytes(settings::CHECKPOINT_BYTES_DEFAULT);
 }

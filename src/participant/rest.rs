@@ -23,8 +23,6 @@
 //! | of the directory's removal, where the kernel does not report it | by the look for the dead | when the logger is to leave |
 
 use crate::participant::engine::{Engine, now_ns};
-use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::event_count;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -98,6 +96,6 @@ impl Rest {
         let fixed = engine.control.fixed();
         fixed.logger.flusher.notify_always();
         fixed.logger.background.notify_always();
-        event_count::notify_always::<Native>(&engine.control.cells().event);
+        engine.control.cells().sampler.notify_always();
     }
 }

@@ -5,7 +5,6 @@ use crate::participant::engine::{Engine, LOGGER_RECHECK_INTERVAL};
 use crate::participant::options::FlushPolicy;
 use crate::shared::control::Control;
 use crate::{Result, TxnId};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use untorn_wal::Retention;
 
@@ -40,12 +39,6 @@ pub(crate) fn policy(engine: &Engine) -> FlushPolicy {
         2 => FlushPolicy::EveryBytes(argument),
         _ => FlushPolicy::OnCommit,
     }
-}
-
-/// Sets the time between samples of the cells.
-pub(crate) fn set_sample_interval(engine: &Engine, interval: Duration) {
-    let ns = interval.as_nanos().min(u128::from(u64::MAX)) as u64;
-    engine.control.cells().interval_ns.store(ns, Ordering::Release);
 }
 
 /// Has a checkpoint taken that covers what is visible now, and waits for it; for a transaction that

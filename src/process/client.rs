@@ -23,8 +23,7 @@ use crate::shared::memory::fork::ForkGuard;
 use crate::shared::presence;
 use crate::shared::presence::Presence;
 use crate::shared::progress::{Patience, Progress};
-use crate::shared::protocols::atomic::{Native, Word64};
-use crate::shared::protocols::pins;
+use crate::shared::readers::StoreReader;
 use crate::{ClientId, Error, LimitKind, Result, limits};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -265,7 +264,7 @@ impl DirectClient {
     }
 
     #[inline]
-    pub(crate) fn reader(&self, index: usize) -> &pins::ReaderSlot<Native> {
+    pub(crate) fn reader(&self, index: usize) -> &StoreReader {
         self.engine.control.reader(index)
     }
 }
@@ -341,7 +340,7 @@ fn enter_table(
             if entry.claim(found, me.0) {
                 if found.is_some() {
                     // It may have died between a store into a cell and the flag that says so.
-                    control.cells().dirty.store_fenced(1);
+                    control.cells().set_dirty();
                     // Or between its claim of a reader slot and the bit that leads to it.
                     control.fixed().readers.note_death();
                 }

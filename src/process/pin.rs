@@ -19,8 +19,6 @@ use crate::files::slot::SlotImage;
 use crate::process::client::DirectClient;
 use crate::shared::memory::arena::Pages;
 use crate::shared::memory::fork::ForkGuard;
-use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::pins::ReaderSlot;
 use crate::{PageId, Result, TxnId};
 use parking_lot::Mutex;
 use std::cell::RefCell;
@@ -189,7 +187,7 @@ impl DirectClient {
     /// Pins the newest visible transaction in a slot that the caller owns and whose count is 0.
     #[inline]
     fn pin_in(self: &Arc<DirectClient>, slot: &LocalSlot) -> Result<()> {
-        let shared: &ReaderSlot<Native> = self.reader(slot.index);
+        let shared = self.reader(slot.index);
         let control = &self.engine.control;
         loop {
             let txn = control.pin_committed(shared);

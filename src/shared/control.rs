@@ -53,7 +53,9 @@ use crate::{Error, Result, limits};
 use blocks::write_blocks;
 pub(crate) use blocks::write_zeros;
 use clients::ClientEntry;
+pub(crate) use counters::StatCounter;
 pub(crate) use event::Event;
+pub(crate) use growth::LogRing;
 pub(crate) use layout::*;
 pub use layout::{
     CHECKED_CELL_NUMBERS, CHECKED_NUMBERS, FLUSH_REQUEST_AT, HEARTBEAT_AT, IMAGES_AT, READER_CHUNK, REGION_INODE_AT,

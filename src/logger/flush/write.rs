@@ -5,9 +5,7 @@ use super::{Flusher, LOGGER_BLOCKS, Published};
 use crate::files::dir;
 use crate::files::log::log_error;
 use crate::participant::engine::{SLOW_OPERATION_MIN, now_ns};
-use crate::shared::control::Poison;
-use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::ring::Ring;
+use crate::shared::control::{LogRing, Poison};
 use crate::{Error, Result, TxnId};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -146,7 +144,7 @@ impl Flusher {
         is_short && left + 2 < whole
     }
 
-    fn write_on(&mut self, ring: Ring<'_, Native>, tail: Lsn) -> Result<(), LogError> {
+    fn write_on(&mut self, ring: LogRing<'_>, tail: Lsn) -> Result<(), LogError> {
         let logger = self.logger.clone();
         let from = self.log.written().ok_or(LogError::NeedsSegment)?;
         let len = tail.bytes_since(from);
@@ -164,7 +162,7 @@ impl Flusher {
     }
 
     /// New segments from `durable`, which is synced, until everything up to `tail` is durable.
-    fn start_segment(&mut self, ring: Ring<'_, Native>, durable: Lsn, tail: Lsn) -> Result<(), LogError> {
+    fn start_segment(&mut self, ring: LogRing<'_>, durable: Lsn, tail: Lsn) -> Result<(), LogError> {
         let logger = self.logger.clone();
         let mut durable = durable;
         self.has_started_segment = true;
@@ -280,7 +278,7 @@ impl Flusher {
     }
 }
 
-fn copy_out(ring: Ring<'_, Native>, lsn: Lsn, bytes: &mut [u8]) {
+fn copy_out(ring: LogRing<'_>, lsn: Lsn, bytes: &mut [u8]) {
     // The caller asks for no more than a batch, which fits, and for positions that are multiples of
     // 8.
     if ring.copy_out(lsn.0, bytes).is_err() {

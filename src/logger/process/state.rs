@@ -6,8 +6,6 @@ use crate::participant::engine::{Engine, now_ns};
 use crate::participant::rest::Rest;
 use crate::shared::liveness::Claim;
 use crate::shared::presence;
-use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::event_count;
 use crate::{Error, Result, TxnId};
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -136,7 +134,7 @@ impl Logger {
 
     pub(super) fn end_sampler(&self) {
         self.sampler_ending.store(true, Ordering::SeqCst);
-        event_count::notify_always::<Native>(&self.engine.control.cells().event);
+        self.engine.control.cells().sampler.notify_always();
     }
 
     pub(super) fn end_flush(&self) {

@@ -5,7 +5,6 @@ use super::{Engine, LOGGER_GLANCE_INTERVAL_NS, LOGGER_RECHECK_INTERVAL, clock_ns
 use crate::shared::control::Poison;
 use crate::shared::latencies::Acknowledged;
 use crate::shared::progress::Patience;
-use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::event_count;
 use crate::{Error, Result, TxnId};
 use std::sync::atomic::Ordering;
@@ -235,7 +234,7 @@ impl Engine {
         let fixed = self.control.fixed();
         fixed.durable.event.notify_always();
         fixed.checkpoint.event.notify_always();
-        event_count::notify_always::<Native>(&fixed.cells.done_event);
+        fixed.cells.done_event.notify_always();
     }
 }
 

@@ -8,7 +8,8 @@ use super::{Control, Event};
 use crate::TxnId;
 use crate::files::slot::SlotImage;
 use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::pins::{LoggerPins, NextDurable, ReaderSlot};
+use crate::shared::protocols::pins::{LoggerPins, NextDurable};
+use crate::shared::readers::StoreReader;
 use std::sync::atomic::{AtomicU64, Ordering};
 use untorn_wal::Lsn;
 
@@ -163,7 +164,7 @@ impl Control {
     /// Pins the published durable transaction in `slot`, which the caller owns, and finds its
     /// image. `None`: the logger has published another one meanwhile, or will mend what is damaged.
     #[inline]
-    pub(crate) fn pin_durable(&self, slot: &ReaderSlot<Native>) -> Option<SlotImage> {
+    pub(crate) fn pin_durable(&self, slot: &StoreReader) -> Option<SlotImage> {
         let fixed = self.fixed();
         // Pins the published t, fences, and checks that t is still published
         // (`shared::protocols::pins`).

@@ -17,6 +17,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use untorn_wal::Lsn;
 
+/// The ring of this region's log.
+pub(crate) type LogRing<'c> = Ring<'c, Native>;
+
 impl Control {
     /// The table of processes, as far as it has grown. If the word that tells is damaged: as far as
     /// this process has seen.
@@ -96,7 +99,7 @@ impl Control {
     /// # Errors
     /// As [`Control::ring_len`].
     #[inline]
-    pub(crate) fn ring(&self) -> Result<Ring<'_, Native>> {
+    pub(crate) fn ring(&self) -> Result<LogRing<'_>> {
         let len = self.ring_len()? as usize;
         let base = self.ring_base()?;
         // SAFETY: as in `fixed`; the file was checked to hold the whole ring, and the blocks of the

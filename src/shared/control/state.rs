@@ -6,9 +6,9 @@ use super::{Control, REOPEN_REMEDY};
 use crate::files::dir;
 use crate::files::slot::{SLOT_WORDS, SlotImage};
 use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::pins::ReaderSlot;
 use crate::shared::protocols::slots;
 use crate::shared::protocols::slots::Slots;
+use crate::shared::readers::StoreReader;
 use crate::{Error, Result, TxnId};
 use std::mem::offset_of;
 use std::sync::atomic::Ordering;
@@ -99,7 +99,7 @@ impl Control {
 
     /// Pins the newest visible transaction in `slot`, which the caller owns.
     #[inline]
-    pub(crate) fn pin_committed(&self, slot: &ReaderSlot<Native>) -> TxnId {
+    pub(crate) fn pin_committed(&self, slot: &StoreReader) -> TxnId {
         slot.pin(&self.fixed().committed)
     }
 
