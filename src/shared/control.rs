@@ -91,11 +91,11 @@ pub(crate) struct Control {
     arena_known: AtomicU64,
     /// Where the parts of this file end that this process has found to be there: entries of cells,
     /// and their copies.
-    pub(crate) cell_table_known: AtomicU64,
-    pub(crate) cell_bodies_known: AtomicU64,
+    pub(super) cell_table_known: AtomicU64,
+    pub(super) cell_bodies_known: AtomicU64,
     /// The chunks of reader slots that this process has found ready, a bit for each: they are so
     /// for ever.
-    pub(crate) readers_known: AtomicU64,
+    pub(super) readers_known: AtomicU64,
     /// Entries of the client table that this process has found ready: they are so for ever.
     clients_known: AtomicUsize,
 }

@@ -198,7 +198,7 @@ impl Control {
     /// part called `what` ends. `known` is the greatest end that this process has found to be
     /// right.
     #[inline]
-    pub(crate) fn check_own_file(&self, known: &AtomicU64, end: u64, what: &str) -> Result<()> {
+    pub(in crate::shared) fn check_own_file(&self, known: &AtomicU64, end: u64, what: &str) -> Result<()> {
         if end <= known.load(Ordering::Relaxed) { Ok(()) } else { self.check_own_file_anew(known, end, what) }
     }
 
