@@ -92,16 +92,16 @@ impl Store {
         }
         let engine = &store.client.engine;
         if let Some(idle) = options.logger_idle {
-            engine.control.fixed().logger.settings.set_idle(idle);
+            engine.control.settings().set_idle(idle);
         }
         if let Some(interval) = options.sample_interval {
             engine.control.cells().set_interval(interval);
         }
         if let Some(bytes) = options.checkpoint_bytes {
-            engine.control.fixed().logger.settings.set_checkpoint_bytes(bytes);
+            engine.control.settings().set_checkpoint_bytes(bytes);
         }
         if let Some(retention) = options.retention {
-            engine.control.fixed().logger.settings.set_retention(retention);
+            engine.control.settings().set_retention(retention);
         }
         Ok(store)
     }

@@ -46,9 +46,7 @@ pub(super) fn run(logger: &Logger) {
         grow_ahead(logger);
         if expired.elapsed() >= LOG_EXPIRY_INTERVAL {
             // What can't be deleted now is a spare until it can.
-            let _ = logger
-                .pool
-                .expire(logger.engine.control.fixed().logger.settings.retention(), || logger.count_segments());
+            let _ = logger.pool.expire(logger.engine.control.settings().retention(), || logger.count_segments());
             logger.count_segments();
             expired = Instant::now();
         }

@@ -82,7 +82,7 @@ fn is_due(logger: &Logger) -> bool {
     }
     let Some((_, durable)) = engine.control.durable() else { return false };
     let volume = durable.bytes_since(fixed.checkpoint.finished_lsn());
-    let volume_max = words.settings.checkpoint_bytes();
+    let volume_max = engine.control.settings().checkpoint_bytes();
     let segment_bytes_max = volume_max.saturating_add(SEGMENTS_BEYOND_CHECKPOINT * engine.geometry.segment_size);
     // Larger spares come first.
     let is_log_wanted =
@@ -144,7 +144,7 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     let words = &engine.control.fixed().checkpoint;
     words.set_finished_lsn(log_position);
     let count = || logger.count_segments();
-    let freed = logger.pool.recycle_with(log_position, engine.control.fixed().logger.settings.retention(), count);
+    let freed = logger.pool.recycle_with(log_position, engine.control.settings().retention(), count);
     logger.count_segments();
     logger.grant_again();
     words.finish(started);
@@ -227,7 +227,7 @@ fn write_header(logger: &Logger, image: &SlotImage, log_position: Lsn, clean: bo
         serial: CheckpointHeader::next_serial(last_serial(&file, words.serial())?)?,
         log_position,
         clean,
-        retention: engine.control.fixed().logger.settings.retention(),
+        retention: engine.control.settings().retention(),
         catalog_sum: if image.catalog.is_none() { 0 } else { engine.arena.checksum_word(image.catalog)? },
         image: *image,
     };

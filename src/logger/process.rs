@@ -258,7 +258,7 @@ fn wait_until_unneeded(
 
 /// How long the logger stays without clients.
 fn idle_time(engine: &Engine, service: Service) -> Duration {
-    service.stay.unwrap_or_else(|| engine.control.fixed().logger.settings.idle())
+    service.stay.unwrap_or_else(|| engine.control.settings().idle())
 }
 
 /// Samples the cells for the last time. Returns whether the store is left in order by that: nothing
@@ -300,7 +300,7 @@ fn leave(logger: &Logger, in_order: bool) {
 
 /// What a fresh region starts with.
 pub(crate) fn default_settings(control: &Control) {
-    let words = &control.fixed().logger.settings;
+    let words = control.settings();
     control.cells().set_interval(sampler::INTERVAL_DEFAULT);
     words.set_idle(settings::IDLE_DEFAULT);
     words.set_checkpoint_bytes(settings::CHECKPOINT_BYTES_DEFAULT);

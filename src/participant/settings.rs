@@ -22,18 +22,18 @@ pub(crate) fn set_policy(engine: &Engine, policy: FlushPolicy) {
         FlushPolicy::EveryBytes(bytes) => (2, bytes),
         _ => (0, 0),
     };
-    engine.control.fixed().logger.settings.set_policy(kind, argument);
+    engine.control.settings().set_policy(kind, argument);
     engine.wake_logger();
 }
 
 /// Whether the policy in force has every commit flushed at once.
 pub(crate) fn flushes_at_once(control: &Control) -> bool {
-    control.fixed().logger.settings.policy_kind() == 0
+    control.settings().policy_kind() == 0
 }
 
 /// The policy in force.
 pub(crate) fn policy(engine: &Engine) -> FlushPolicy {
-    let (kind, argument) = engine.control.fixed().logger.settings.policy();
+    let (kind, argument) = engine.control.settings().policy();
     match kind {
         1 => FlushPolicy::Every(Duration::from_nanos(argument)),
         2 => FlushPolicy::EveryBytes(argument),

@@ -157,7 +157,7 @@ fn try_to_prepare(
         Some(control) if alive => {
             // No checkpoint is finished that has no header: more than that is a damaged word.
             let finished_lsn = control.fixed().checkpoint.finished_lsn();
-            let retention = control.fixed().logger.settings.retention();
+            let retention = control.settings().retention();
             let pool = SegmentPool::open(disk, &segment_catalog, finished_lsn.min(header.log_position), retention)
                 .map_err(log_error)?;
             background::ensure_spares(&pool, 2)?;
@@ -180,7 +180,7 @@ fn try_to_prepare(
             });
         }
         old => {
-            header.retention = old.as_ref().map_or(header.retention, |old| old.fixed().logger.settings.retention());
+            header.retention = old.as_ref().map_or(header.retention, |old| old.settings().retention());
             // A poisoned region is not trusted.
             let old = old.filter(|old| old.poison() == 0);
             let pool = SegmentPool::open(disk.clone(), &segment_catalog, header.log_position, header.retention)
@@ -195,7 +195,7 @@ fn try_to_prepare(
             control.know_arena(arena_len);
             control.set_arena(arena.clone())?;
             let moves_to_memory = old.is_some() && !region.is_memory;
-            control.fixed().logger.settings.set_retention(header.retention);
+            control.settings().set_retention(header.retention);
             if let Some(old) = &old {
                 control.continue_region(old);
             }

@@ -1,8 +1,8 @@
 //! The words between the clients and the logger: requests, the sleep of the logger's threads, its
 //! settings, and its life.
 
-use super::Event;
 use super::state::Poison;
+use super::{Control, Event};
 use crate::TxnId;
 use crate::shared::protocols::atomic::{Native, Woken, Word64};
 use crate::shared::protocols::deadline;
@@ -32,7 +32,7 @@ pub(crate) struct LoggerWords {
     /// Not 0: the logger is to exit.
     stop: AtomicU32,
     pid: AtomicU32,
-    pub(crate) settings: Settings,
+    settings: Settings,
     /// Counts the processes that found the disk full and request what is kept, and up to which of
     /// them that was done.
     yield_request: AtomicU64,
@@ -219,7 +219,7 @@ impl LoggerWords {
     }
 
     /// Records the number of a segment whose header is durable: see
-    /// [`Control::is_of_log`](super::Control::is_of_log).
+    /// [`Control::is_of_log`].
     pub(crate) fn set_segment(&self, number: u64) {
         self.segment.store(number, Ordering::Release);
     }
@@ -286,6 +286,13 @@ pub(crate) struct Settings {
     /// What of the log is kept for followers.
     retain_bytes: AtomicU64,
     retain_ms: AtomicU64,
+}
+
+impl Control {
+    /// What clients have set for the logger.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.fixed().logger.settings
+    }
 }
 
 impl Settings {
