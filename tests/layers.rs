@@ -190,6 +190,82 @@ fn the_engine_asks_the_system_in_one_folder() {
     assert!(!past_system(&std::fs::read_to_string(root.join("system/clock.rs")).unwrap()).is_empty());
 }
 
+/// The families of atomics. Each function of a protocol names one (`wait::<Native>`), since the
+/// compiler cannot infer it from a word. So a layer that names none calls no protocol itself.
+const ATOMIC_FAMILIES: [&str; 4] = ["Native", "Model", "Word32", "Word64"];
+
+fn identifiers(code: &str) -> impl Iterator<Item = &str> {
+    code.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_'))
+}
+
+/// The part of a declaration before its body or value: a field with its type, a function with what
+/// it takes and returns.
+fn declaration(code: &str) -> &str {
+    let mut depth = 0;
+    for (at, byte) in code.bytes().enumerate() {
+        let is_arrow = byte == b'>' && at > 0 && code.as_bytes()[at - 1] == b'-';
+        match byte {
+            b',' | b';' | b'{' | b'}' | b')' if depth == 0 => return &code[..at],
+            b'(' | b'[' | b'<' => depth += 1,
+            b')' | b']' | b'>' if !is_arrow => depth -= 1,
+            _ => {}
+        }
+    }
+    code
+}
+
+/// The declarations that hand an atomic to any layer: public fields, constants, aliases and
+/// functions, and the targets of `Deref`.
+fn exposed_atomics(code: &str) -> Vec<String> {
+    // In one line, so that no line break hides a declaration.
+    let code = code.split_whitespace().collect::<Vec<_>>().join(" ");
+    let openings = ["pub(crate) ", "pub ", "type Target = "];
+    let found =
+        openings.iter().flat_map(|opening| code.match_indices(opening).map(|(at, _)| &code[at + opening.len()..]));
+    // Fields have a visibility of their own, and an import does not make a word.
+    let items = found.filter(|item| !["struct ", "use ", "mod "].iter().any(|kind| item.starts_with(kind)));
+    let atomics = items.map(declaration).filter(|item| identifiers(item).any(|name| name.starts_with("Atomic")));
+    atomics.map(str::to_string).collect()
+}
+
+/// Only `src/shared` loads and stores the words of the region; the layers above call methods, which
+/// argue their orderings. The compiler enforces the privacy of fields. This test holds that no
+/// word is made public, and that no other layer runs a protocol on a word that it got.
+#[test]
+fn no_other_layer_uses_a_word_of_the_region() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let (mut found, mut shared) = (Vec::new(), 0);
+    for path in files {
+        let file = path.strip_prefix(&root).unwrap().to_str().unwrap().to_string();
+        let code = code(&std::fs::read_to_string(&path).unwrap());
+        if file.starts_with("shared/protocols/") || UNLAYERED.iter().any(|folder| file.starts_with(folder)) {
+            // The protocols own no word: their callers pass one.
+        } else if file.starts_with("shared/") {
+            shared += 1;
+            found.extend(exposed_atomics(&code).into_iter().map(|item| format!("src/{file} exposes `{item}`")));
+        } else {
+            let names = identifiers(&code).filter(|name| ATOMIC_FAMILIES.contains(name));
+            found.extend(names.map(|name| format!("src/{file} uses {name}")));
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+    assert!(shared > 30, "only {shared} files of src/shared were found");
+}
+
+/// The check itself.
+#[test]
+fn an_exposed_word_is_found() {
+    let fields = "pub(crate) struct Words {\n pub(crate)\n stop: CacheLine<\nAtomicU32>,\n pub(super) a: AtomicU64,\n b: AtomicU64 }";
+    assert_eq!(exposed_atomics(fields), ["stop: CacheLine< AtomicU32>"]);
+    assert_eq!(exposed_atomics("pub(crate) fn word(&self, at: usize) -> Result<&[AtomicU64]> {}").len(), 1);
+    assert_eq!(exposed_atomics("impl Deref for Event { type Target = AtomicU32; }").len(), 1);
+    assert_eq!(exposed_atomics("pub(crate) struct Event(pub(super) AtomicU32);").len(), 0);
+    assert_eq!(exposed_atomics("pub(crate) struct Event(pub(crate) AtomicU32);").len(), 1);
+    assert_eq!(exposed_atomics("pub(crate) fn get(&self) -> u64 { self.word(AtomicU64::load) }").len(), 0);
+}
+
 /// Lines of a file, at most. A longer file has more than one job.
 const LINES_MAX: usize = 500;
 /// Files that are longer, for now.

@@ -38,7 +38,6 @@
 mod local_queue;
 
 use crate::participant::engine::Engine;
-use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::lock;
 use crate::shared::protocols::lock::CommitClass;
 use crate::system::clock::now_ns;
@@ -128,7 +127,7 @@ impl Admission {
         timeout: Option<Duration>,
     ) -> Result<()> {
         if class == CommitClass::Urgent {
-            engine.control.fixed().deadlines.urgent_asked_ns.store(asked_ns, Ordering::Relaxed);
+            engine.control.fixed().deadlines.note_urgent(asked_ns);
         }
         let since = |now_ns: u64| Duration::from_nanos(now_ns.saturating_sub(asked_ns));
         let share_patience = patience(timeout);
@@ -178,8 +177,8 @@ impl Admission {
     fn queue_and_lock(&self, engine: &Engine, wait: &LockWait) -> Result<()> {
         let writer = &engine.control.fixed().writer;
         let boost = || {
-            if lock::owner::<Native>(&writer.word).is_none_or(|owner| owner.id() != engine.me.0) {
-                lock::wake_all::<Native>(&writer.event);
+            if writer.owner().is_none_or(|owner| owner.id() != engine.me.0) {
+                writer.wake_bulk();
             }
         };
         if let Err(error) = self.queue.enter(wait, boost) {
@@ -195,7 +194,7 @@ impl Admission {
     fn release(&self, engine: &Engine) {
         let writer = &engine.control.fixed().writer;
         if self.queue.has_urgent() {
-            let reservation = lock::release_to_urgent::<Native>(&writer.word, &writer.events(), engine.me.0);
+            let reservation = writer.release_to_urgent(engine.me.0);
             self.handed_over.store(reservation.map_or(0, lock::Reservation::to_bits), Ordering::SeqCst);
             // The thread that it is for may have given up before it was noted.
             self.take_back_unused(engine);
@@ -211,8 +210,7 @@ impl Admission {
         if !self.queue.has_urgent()
             && let Some(reservation) = lock::Reservation::from_bits(self.handed_over.load(Ordering::SeqCst))
         {
-            let writer = &engine.control.fixed().writer;
-            lock::take_back::<Native>(&writer.word, &writer.events(), reservation);
+            engine.control.fixed().writer.take_back(reservation);
         }
     }
 }
@@ -248,14 +246,14 @@ impl Drop for LoggerAdmission<'_> {
 fn bulk_waits_for(engine: &Engine) -> Option<Lsn> {
     let control = &engine.control;
     let fixed = control.fixed();
-    let urgent_ns = fixed.deadlines.urgent_asked_ns.load(Ordering::Relaxed);
+    let urgent_ns = fixed.deadlines.urgent_asked_ns();
     // A time in the future is damage.
     let ago = if urgent_ns == 0 { None } else { now_ns().checked_sub(urgent_ns) };
     if ago.is_none_or(|ago| u128::from(ago) >= URGENT_RECENT_MAX.as_nanos()) {
         return None;
     }
     // Frames of a transaction that streams lie behind the newest commit.
-    let streamed = Lsn(fixed.stream.tail.load(Ordering::Relaxed));
+    let streamed = fixed.stream.tail();
     let tail = control.newest().ok()?.log_tail.max(streamed);
     let (_, durable) = control.durable()?;
     let share = limits::BULK_SHARE_BYTES.min(control.ring_reach().ok()? / 4);
@@ -266,7 +264,7 @@ fn bulk_waits_for(engine: &Engine) -> Option<Lsn> {
 /// for it.
 fn note_wait(engine: &Engine, class: CommitClass, asked_ns: u64) {
     let fixed = engine.control.fixed();
-    let since_ns = fixed.writer.holder_since_ns.load(Ordering::Relaxed);
+    let since_ns = fixed.writer.holder_since_ns();
     fixed.latencies.lock[class].wait.record_alone(since_ns.saturating_sub(asked_ns));
 }
 
@@ -274,6 +272,6 @@ fn note_wait(engine: &Engine, class: CommitClass, asked_ns: u64) {
 /// it.
 fn note_hold(engine: &Engine, class: CommitClass) {
     let fixed = engine.control.fixed();
-    let since_ns = fixed.writer.holder_since_ns.load(Ordering::Relaxed);
+    let since_ns = fixed.writer.holder_since_ns();
     fixed.latencies.lock[class].hold.record_alone(now_ns().saturating_sub(since_ns));
 }

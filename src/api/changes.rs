@@ -7,15 +7,12 @@ use crate::api::feed::{
 use crate::change::{Change, Feed};
 use crate::files::dir;
 use crate::process::client::DirectClient;
-use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::event_count;
-use crate::shared::protocols::event_count::{EVENT_WAIT_MAX, WaitError};
+use crate::shared::protocols::event_count::EVENT_WAIT_MAX;
 use crate::system::clock;
 use crate::system::clock::now_ns;
 use crate::{Error, Result, TxnId};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use untorn_wal::record::RecordKind;
 
@@ -277,13 +274,12 @@ impl Changes {
         let start = clock::now();
         let mut watch = engine.watch_logger();
         let seen = self.bound.txn;
-        let ended = event_count::wait_until::<Native, _, _>(
-            &words.event,
+        let ended = words.event.wait_until_by(
             deadline,
             EVENT_WAIT_MAX,
             || {
                 if self.feed == Feed::Visible {
-                    words.visible_until_ns.fetch_max(now_ns() + VISIBLE_REQUEST_NS, Ordering::SeqCst);
+                    words.follow_visible_until(now_ns() + VISIBLE_REQUEST_NS);
                 }
                 match bound_of(&self.client, self.feed) {
                     Ok(bound) => bound.filter(|bound| bound.txn > seen).map(|_| Ok(())),
@@ -301,11 +297,7 @@ impl Changes {
                 watch.check(engine, start)
             },
         );
-        match ended {
-            Ok(found) => found.map(|()| true),
-            Err(WaitError::TimedOut) => Ok(false),
-            Err(WaitError::Stopped(error)) => Err(error),
-        }
+        Ok(ended?.is_some())
     }
 }
 

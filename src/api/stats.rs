@@ -9,7 +9,6 @@ use crate::shared::control::Control;
 use crate::shared::latencies;
 use crate::shared::latencies::Acknowledged;
 use crate::shared::liveness::{LOGGER_OFFSET, Tester};
-use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::histogram::Latency;
 use crate::shared::protocols::lock;
 use crate::shared::protocols::lock::CommitClass;
@@ -17,7 +16,6 @@ use crate::shared::stats::*;
 use crate::system::clock::now_ns;
 use crate::{Result, TxnId};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 impl Latencies {
     fn gather(shared: &latencies::Latencies) -> Latencies {
@@ -57,47 +55,40 @@ impl Stats {
         let readers = readers(control)?;
         let image = control.newest()?;
         // While the words disagree, what is published last is as good for a figure.
-        let durable = control
-            .durable()
-            .map_or_else(|| TxnId::from_u64(fixed.durable.txn.load(Ordering::Acquire)), |(durable, _)| durable);
-        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let durable = control.durable().map_or_else(|| fixed.durable.last_txn(), |(durable, _)| durable);
         let counters = &fixed.counters;
         let now = now_ns();
         let lag_txns = image.txn.sequence().saturating_sub(durable.sequence());
-        let lag_ns = if lag_txns == 0 { 0 } else { now.saturating_sub(count(&fixed.logger.durable_as_of_ns)) };
-        let clients = control.clients().iter().filter(|entry| count(&entry.owner) != 0);
+        let lag_ns = if lag_txns == 0 { 0 } else { now.saturating_sub(fixed.logger.durable_as_of_ns()) };
         let mut pinning: Vec<u64> = Vec::new();
         control.for_each_reader(|_, slot| pinning.extend(slot.pinned().and(slot.owner())));
-        let writer_id = lock::owner::<Native>(&fixed.writer.word).map(lock::Owner::id);
-        let clients = clients.map(|entry| {
-            let id = count(&entry.owner);
-            ClientStat {
-                id,
-                pid: count(&entry.pid) as u32,
-                age_ns: now.saturating_sub(count(&entry.since_ns)),
-                commits: count(&entry.commits),
-                pins: pinning.iter().filter(|owner| **owner == id).count() as u64,
-                is_alive: tester.is_none_or(|tester| tester.is_alive(id).unwrap_or(true)),
-                holds_writer_lock: writer_id == Some(id),
-            }
+        let writer_id = fixed.writer.owner().map(lock::Owner::id);
+        let clients = control.joined_clients().map(|(id, entry)| ClientStat {
+            id,
+            pid: entry.pid() as u32,
+            age_ns: now.saturating_sub(entry.since_ns()),
+            commits: entry.commits(),
+            pins: pinning.iter().filter(|owner| **owner == id).count() as u64,
+            is_alive: tester.is_none_or(|tester| tester.is_alive(id).unwrap_or(true)),
+            holds_writer_lock: writer_id == Some(id),
         });
         let writer = writer_id.map(|_| HolderStat {
-            pid: fixed.writer.holder_pid.load(Ordering::Relaxed),
-            age_ns: now.saturating_sub(count(&fixed.writer.holder_since_ns)),
+            pid: fixed.writer.holder_pid(),
+            age_ns: now.saturating_sub(fixed.writer.holder_since_ns()),
         });
         // A logger that was killed leaves its pid behind.
         let has_logger = tester.is_none_or(|tester| tester.is_held(LOGGER_OFFSET).unwrap_or(true));
-        let logger_pid = Some(fixed.logger.pid.load(Ordering::Relaxed)).filter(|pid| has_logger && *pid != 0);
-        let logger_age_ns = logger_pid.map(|_| now.saturating_sub(count(&fixed.logger.started_ns)));
-        let tail = image.log_tail.0.max(count(&fixed.stream.tail));
+        let logger_pid = Some(fixed.logger.pid()).filter(|pid| has_logger && *pid != 0);
+        let logger_age_ns = logger_pid.map(|_| now.saturating_sub(fixed.logger.started_ns()));
+        let tail = image.log_tail.max(fixed.stream.tail());
         Ok(Stats {
             committed: image.txn,
             durable,
-            checkpointed: TxnId::from_u64(count(&fixed.checkpoint.finished)),
+            checkpointed: fixed.checkpoint.finished(),
             lag_txns,
             lag_ns,
-            acknowledged: count(&counters.acknowledged),
-            region_start_seconds: count(&counters.began_unix_seconds),
+            acknowledged: counters.acknowledged.get(),
+            region_start_seconds: counters.began_unix_seconds.get(),
             commits: image.commits,
             records: image.records,
             keyspaces: image.keyspaces,
@@ -106,26 +97,26 @@ impl Stats {
             pages_free: image.free_pages,
             arena_bytes: control.arena_bytes().unwrap_or(0),
             max_size: geometry.max_size,
-            wal_bytes: tail.saturating_sub(count(&fixed.checkpoint.finished_lsn)),
-            wal_segments: count(&counters.wal_segments),
-            wal_spares: count(&counters.wal_spares),
-            wal_kept: count(&counters.wal_kept),
-            fsyncs: count(&counters.fsyncs),
-            fsync_ns: count(&counters.flush_ns),
+            wal_bytes: tail.bytes_since(fixed.checkpoint.finished_lsn()),
+            wal_segments: counters.wal_segments.get(),
+            wal_spares: counters.wal_spares.get(),
+            wal_kept: counters.wal_kept(),
+            fsyncs: counters.fsyncs.get(),
+            fsync_ns: counters.flush_ns.get(),
             deadlines: DeadlineStat::gather(control),
-            checkpoints: count(&counters.checkpoints),
-            lock_take_overs: count(&counters.lock_take_overs),
-            reaped: count(&counters.reaped_clients) + count(&counters.reaped_readers),
-            logger_starts: count(&counters.logger_starts),
+            checkpoints: counters.checkpoints.get(),
+            lock_take_overs: counters.lock_take_overs.get(),
+            reaped: counters.reaped_clients.get() + counters.reaped_readers.get(),
+            logger_starts: counters.logger_starts(),
             logger_pid,
             logger_age_ns,
             writer,
             clients: clients.collect(),
             readers,
             cells: CellStat {
-                samples: count(&control.cells().rounds),
-                sampled_values: count(&control.cells().values),
-                in_use: control.cell_entries()?.filter(|entry| count(&entry.hot.generation) != 0).count() as u64,
+                samples: control.cells().rounds.get(),
+                sampled_values: control.cells().values.get(),
+                in_use: control.cell_entries()?.filter(|entry| entry.generation() != 0).count() as u64,
             },
             latencies: Latencies::gather(&fixed.latencies),
             needs_recovery: control.refuse_poisoned().err().map(|error| error.to_string()),
@@ -136,19 +127,18 @@ impl Stats {
 impl DeadlineStat {
     fn gather(control: &Control) -> DeadlineStat {
         let counters = &control.fixed().counters;
-        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let (met, missed) = (count(&counters.deadlines_met), count(&counters.deadlines_missed));
+        let (met, missed) = (counters.deadlines_met.get(), counters.deadlines_missed.get());
         let told = met.saturating_add(missed);
-        let flushes = count(&counters.flushes);
+        let flushes = counters.flushes.get();
         DeadlineStat {
-            commits: count(&counters.deadline_commits),
+            commits: counters.deadline_commits.get(),
             met,
             missed,
             met_share: (told > 0).then(|| met as f64 / told as f64),
             flushes,
-            flushes_saved: count(&counters.acknowledged).saturating_sub(flushes),
-            flush_estimate_ns: count(&counters.flush_estimate_ns),
-            wake_estimate_ns: count(&counters.wake_estimate_ns),
+            flushes_saved: counters.acknowledged.get().saturating_sub(flushes),
+            flush_estimate_ns: counters.flush_estimate_ns.get(),
+            wake_estimate_ns: counters.wake_estimate_ns.get(),
             policy_flushes_at_once: settings::flushes_at_once(control),
         }
     }
@@ -170,10 +160,10 @@ fn readers(control: &Control) -> Result<Vec<ReaderStat>> {
     let mut found = Vec::new();
     control.for_each_reader(|_, slot| {
         if let Some(txn) = slot.pinned() {
-            found.push(stat(slot.pid.load(Ordering::Relaxed) as u32, false, txn, slot.pinned_since(txn)));
+            found.push(stat(slot.pid(), false, txn, slot.pinned_since(txn)));
         }
     });
-    let logger_pid = fixed.logger.pid.load(Ordering::Relaxed);
+    let logger_pid = fixed.logger.pid();
     found.extend(fixed.logger_pins.pinned().map(|txn| stat(logger_pid, true, txn, None)));
     found.sort_by_key(|reader| reader.txn);
     Ok(found)

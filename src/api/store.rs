@@ -93,16 +93,16 @@ impl Store {
         }
         let engine = &store.client.engine;
         if let Some(idle) = options.logger_idle {
-            settings::set_idle(engine, idle);
+            engine.control.fixed().logger.settings.set_idle(idle);
         }
         if let Some(interval) = options.sample_interval {
-            settings::set_sample_interval(engine, interval);
+            engine.control.cells().set_interval(interval);
         }
         if let Some(bytes) = options.checkpoint_bytes {
-            settings::set_checkpoint_bytes(engine, bytes);
+            engine.control.fixed().logger.settings.set_checkpoint_bytes(bytes);
         }
         if let Some(retention) = options.retention {
-            settings::set_retention(engine, retention);
+            engine.control.fixed().logger.settings.set_retention(retention);
         }
         Ok(store)
     }

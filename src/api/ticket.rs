@@ -9,7 +9,6 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin as FuturePin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use untorn_wal::Lsn;
@@ -62,7 +61,7 @@ impl Ticket {
         let Some(by) = self.deadline_ns else { return };
         let counters = &self.client.engine.control.fixed().counters;
         let counter = if now_ns() <= by { &counters.deadlines_met } else { &counters.deadlines_missed };
-        counter.fetch_add(1, Ordering::Relaxed);
+        counter.add(1);
     }
 
     /// The transaction's id.

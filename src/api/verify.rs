@@ -20,7 +20,6 @@ use crate::txn::replay::Check;
 use crate::{Error, PageId, Result, TxnId};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use untorn_wal::{LogError, LogScan, LogShape, Lsn, RealDisk, SegmentCatalog, StoreId, resume_point_from};
 
@@ -323,7 +322,7 @@ impl StoreCheck<'_> {
         let disk = open_log(&engine.dir)?;
         let shape = LogShape::new(StoreId(engine.store_id), engine.geometry.segment_size).map_err(log_error)?;
         let mut waited = None;
-        let oldest = || Lsn(engine.control.fixed().counters.wal_oldest.load(Ordering::Acquire));
+        let oldest = || engine.control.fixed().counters.wal_oldest();
         let mut from = oldest();
         let mut is_second = false;
         loop {

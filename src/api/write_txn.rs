@@ -18,7 +18,6 @@ use crate::{Error, Result, TxnId};
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Bound;
-use std::sync::atomic::Ordering;
 
 /// The exclusive write transaction of a store: all of it becomes visible at once, or nothing.
 ///
@@ -362,7 +361,7 @@ impl<'s> WriteTxn<'s> {
         if committed.txn != base {
             client.count_commit();
             if deadline_ns.is_some() {
-                client.engine.control.fixed().counters.deadline_commits.fetch_add(1, Ordering::Relaxed);
+                client.engine.control.fixed().counters.deadline_commits.add(1);
             }
         }
         let ticket = Ticket::new(client, committed.txn, committed.lsn);

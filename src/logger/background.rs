@@ -8,9 +8,7 @@ use crate::files::log::log_error;
 use crate::logger::process::Logger;
 use crate::participant::engine::Engine;
 use crate::participant::rest::LOGGER_POLL_INTERVAL;
-use crate::participant::settings;
-use crate::shared::protocols::atomic::{Native, Woken};
-use crate::shared::protocols::event_count;
+use crate::shared::protocols::atomic::Woken;
 use crate::system::clock;
 use crate::system::clock::now_ns;
 use crate::{Error, Result, limits};
@@ -36,7 +34,7 @@ pub(super) fn run(logger: &Logger) {
     let event = &logger.engine.control.fixed().logger.background;
     let (mut reaped, mut expired, mut larger_at) = (clock::now(), clock::now(), clock::now());
     loop {
-        let wait_key = event_count::prepare_wait::<Native>(event);
+        let wait_key = event.prepare_wait();
         if logger.background_ending.load(Ordering::SeqCst) {
             return;
         }
@@ -44,13 +42,15 @@ pub(super) fn run(logger: &Logger) {
         let is_starved = preallocate(logger, &mut larger_at);
         if logger.is_starved.swap(is_starved, Ordering::SeqCst) != is_starved {
             // A checkpoint may set segments free.
-            event_count::notify_always::<Native>(event);
+            event.notify_always();
         }
         yield_kept(logger);
         grow_ahead(logger);
         if clock::since(expired) >= LOG_EXPIRY_INTERVAL {
             // What can't be deleted now is a spare until it can.
-            let _ = logger.pool.expire(settings::retention(&logger.engine.control), || logger.count_segments());
+            let _ = logger
+                .pool
+                .expire(logger.engine.control.fixed().logger.settings.retention(), || logger.count_segments());
             logger.count_segments();
             expired = clock::now();
         }
@@ -58,7 +58,7 @@ pub(super) fn run(logger: &Logger) {
             reap(logger);
             reaped = clock::now();
         }
-        if event_count::wait::<Native>(event, wait_key, logger.rest.nap(LOGGER_POLL_INTERVAL)) == Woken::Perhaps {
+        if event.wait(wait_key, logger.rest.nap(LOGGER_POLL_INTERVAL)) == Woken::Perhaps {
             logger.rest.stir(&logger.engine);
         }
     }
@@ -84,8 +84,8 @@ fn preallocate(logger: &Logger, larger_at: &mut Instant) -> bool {
     let fixed = logger.engine.control.fixed();
     let words = &fixed.logger;
     loop {
-        let block_credit = fixed.durable.block_credit.load(Ordering::SeqCst);
-        let wanted = words.log_request.load(Ordering::SeqCst);
+        let block_credit = fixed.durable.credit_by_waiter();
+        let wanted = words.requested_credit();
         let spares = logger.pool.stats().spares;
         let is_wanted = wanted > block_credit;
         let needs_larger = || clock::now() >= *larger_at && logger.pool.lacks_successor();
@@ -115,7 +115,7 @@ fn preallocate(logger: &Logger, larger_at: &mut Instant) -> bool {
                     // The next look counts what was made.
                     logger.grant_again();
                 } else {
-                    event_count::notify_always::<Native>(&words.event);
+                    words.flusher.notify_always();
                 }
             }
             // A smaller spare than the segment has limits what the segment takes. Nothing waits for
@@ -132,9 +132,7 @@ fn preallocate(logger: &Logger, larger_at: &mut Instant) -> bool {
             Err(error) => {
                 // What a flush or a checkpoint has made free is granted before a writer gives up.
                 logger.grant_again();
-                if is_wanted
-                    && words.log_request.load(Ordering::SeqCst) <= fixed.durable.block_credit.load(Ordering::SeqCst)
-                {
+                if is_wanted && words.requested_credit() <= fixed.durable.credit_by_waiter() {
                     return matches!(error, LogError::DiskFull { .. });
                 }
                 let errno = match &error {
@@ -143,9 +141,8 @@ fn preallocate(logger: &Logger, larger_at: &mut Instant) -> bool {
                     _ => libc::EIO,
                 };
                 // Whoever waits for the log hears of it.
-                words.log_errno.store(errno as u32, Ordering::Relaxed);
-                words.log_failures.fetch_add(1, Ordering::SeqCst);
-                event_count::notify_always::<Native>(&fixed.durable.event);
+                words.note_log_failure(errno);
+                fixed.durable.event.notify_always();
                 return errno == libc::ENOSPC;
             }
         }
@@ -165,21 +162,17 @@ fn request_flush(logger: &Logger) {
     let fixed = logger.engine.control.fixed();
     let Ok(newest) = logger.engine.control.newest() else { return };
     let words = &fixed.logger;
-    let tail = newest.log_tail.0.max(fixed.stream.tail.load(Ordering::SeqCst));
-    words.flush_request.fetch_max(tail, Ordering::SeqCst);
-    event_count::notify_always::<Native>(&words.event);
+    words.request_flush(newest.log_tail.max(fixed.stream.tail_by_waiter()));
+    words.flusher.notify_always();
 }
 
 /// Gives room back that was kept for followers, if a writer found the device full.
 fn yield_kept(logger: &Logger) {
     let words = &logger.engine.control.fixed().logger;
-    let requested = words.yield_request.load(Ordering::SeqCst);
-    if requested == words.yielded.load(Ordering::SeqCst) {
-        return;
-    }
+    let Some(request) = words.yield_to_serve() else { return };
     let _ = logger.pool.yield_kept(true, || logger.count_segments());
     logger.count_segments();
-    words.yielded.store(requested, Ordering::SeqCst);
+    words.set_yielded(request);
 }
 
 /// Grows the arena ahead of need; a full disk is the writers' to report.
@@ -207,9 +200,8 @@ pub(super) fn look_for_the_dead(engine: &Engine) -> bool {
     let Ok(tester) = engine.tester() else { return false };
     let now = now_ns();
     engine.control.for_each_reader(|_, slot| slot.observe(now));
-    let mut owners = engine.control.clients().iter().map(|entry| entry.owner.load(Ordering::Acquire));
-    engine.control.fixed().readers.deaths.load(Ordering::Acquire) != 0
-        || owners.any(|owner| owner != 0 && !engine.is_alive_by(&tester, owner))
+    engine.control.fixed().readers.has_death()
+        || engine.control.joined_clients().any(|(owner, _)| !engine.is_alive_by(&tester, owner))
 }
 
 /// Frees the table entries and reader slots of dead clients, and notes since when the others pin
@@ -221,15 +213,11 @@ fn reap(logger: &Logger) {
     let Ok(tester) = engine.tester() else { return };
     let mut known = HashMap::new();
     let mut is_alive = |owner: u64| *known.entry(owner).or_insert_with(|| engine.is_alive_by(&tester, owner));
-    let mut found = fixed.readers.deaths.swap(0, Ordering::AcqRel) != 0;
-    for entry in engine.control.clients() {
-        let owner = entry.owner.load(Ordering::Acquire);
-        if owner != 0
-            && !is_alive(owner)
-            && entry.owner.compare_exchange(owner, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-        {
-            fixed.counters.reaped_clients.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(pid = entry.pid.load(Ordering::Relaxed), "a process died with the store open");
+    let mut found = fixed.readers.take_death();
+    for (owner, entry) in engine.control.joined_clients() {
+        if !is_alive(owner) && entry.reap(owner) {
+            fixed.counters.reaped_clients.add(1);
+            tracing::warn!(pid = entry.pid(), "a process died with the store open");
             found = true;
         }
     }
@@ -241,8 +229,8 @@ fn reap(logger: &Logger) {
         engine.me.0,
         |owner| !is_alive(owner),
         |slot| {
-            fixed.counters.reaped_readers.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(pid = slot.pid.load(Ordering::Relaxed), "the reader slot of a dead process was freed");
+            fixed.counters.reaped_readers.add(1);
+            tracing::debug!(pid = slot.pid(), "the reader slot of a dead process was freed");
             found = true;
         },
     );
@@ -251,9 +239,9 @@ fn reap(logger: &Logger) {
         engine.wake_waiters();
         // Or between a store into a cell and the flag that says so.
         crate::api::cells::sampling::mark_dirty(engine);
-        event_count::notify_always::<Native>(&fixed.logger.event);
-        crate::shared::protocols::lock::wake_all::<Native>(&fixed.writer.urgent.event);
-        crate::shared::protocols::lock::wake_all::<Native>(&fixed.writer.event);
-        crate::shared::protocols::lock::wake_all::<Native>(&fixed.growth.event);
+        fixed.logger.flusher.notify_always();
+        fixed.writer.wake_urgent();
+        fixed.writer.wake_bulk();
+        fixed.growth.wake_bulk();
     }
 }

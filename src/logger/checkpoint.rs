@@ -2,7 +2,7 @@
 //!
 //! | step | dies here | then |
 //! |---|---|---|
-//! | C and its image are noted under the writer lock, by the logger or by a writer ([`room`]) | after it | the successor finds C ≠ K and does this same C |
+//! | C and its image are noted under the writer lock, by the logger or by a writer ([`crate::pages::reserve`]) | after it | the successor finds C ≠ K and does this same C |
 //! | the log is made durable up to C | | as above |
 //! | checksums into all pages created in (K, C] | | as above: every one is written again, unconditionally |
 //! | fdatasync of the arena | it failed, or nobody knows | those stores made each page dirty again, so the sync writes them anew |
@@ -17,22 +17,19 @@
 use crate::btree::walk::each_page;
 use crate::files::dir;
 use crate::files::header::CheckpointHeader;
-use crate::files::slot::{SLOT_WORDS, SlotImage};
+use crate::files::slot::SlotImage;
 use crate::logger::background;
 use crate::logger::process::Logger;
-use crate::pages::{extents, queue, reserve};
+use crate::pages::{extents, queue};
 use crate::participant::engine::Engine;
 use crate::participant::rest::LOGGER_POLL_INTERVAL;
-use crate::participant::settings;
 use crate::shared::control::Poison;
 use crate::shared::memory::arena::Pages;
-use crate::shared::protocols::atomic::{Native, Word64};
-use crate::shared::protocols::event_count;
 use crate::system::clock;
 use crate::txn::catalog;
 use crate::{Error, PageId, Result, TxnId};
 use std::fs::File;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use untorn_wal::Lsn;
 
@@ -48,7 +45,7 @@ pub(super) fn run(logger: &Logger) {
     let event = &logger.engine.control.fixed().logger.background;
     let mut retry_at = clock::now();
     loop {
-        let wait_key = event_count::prepare_wait::<Native>(event);
+        let wait_key = event.prepare_wait();
         if logger.background_ending.load(Ordering::SeqCst) {
             return;
         }
@@ -68,7 +65,7 @@ pub(super) fn run(logger: &Logger) {
             }
         }
         let nap = if clock::now() < retry_at { LOGGER_POLL_INTERVAL } else { logger.rest.nap(LOGGER_POLL_INTERVAL) };
-        event_count::wait::<Native>(event, wait_key, nap);
+        event.wait(wait_key, nap);
     }
 }
 
@@ -79,16 +76,16 @@ fn is_due(logger: &Logger) -> bool {
     let fixed = engine.control.fixed();
     let words = &fixed.logger;
     let (_, finished) = engine.checkpoints();
-    if engine.runs_checkpoint() || words.checkpoint_request.load(Ordering::SeqCst) > finished.as_u64() {
+    if engine.runs_checkpoint() || words.requested_checkpoint() > finished {
         return true;
     }
     let Some((_, durable)) = engine.control.durable() else { return false };
-    let volume = durable.0.saturating_sub(fixed.checkpoint.finished_lsn.load(Ordering::Acquire));
-    let volume_max = words.checkpoint_bytes.load(Ordering::Acquire);
+    let volume = durable.bytes_since(fixed.checkpoint.finished_lsn());
+    let volume_max = words.settings.checkpoint_bytes();
     let segment_bytes_max = volume_max.saturating_add(SEGMENTS_BEYOND_CHECKPOINT * engine.geometry.segment_size);
     // Larger spares come first.
-    let is_log_wanted = words.log_request.load(Ordering::SeqCst) > fixed.durable.block_credit.load(Ordering::SeqCst)
-        && background::has_full_spares(&logger.pool);
+    let is_log_wanted =
+        words.requested_credit() > fixed.durable.credit_by_waiter() && background::has_full_spares(&logger.pool);
     let is_log_short = is_log_wanted
         || logger.is_starved.load(Ordering::SeqCst)
         || logger.pool.stats().segment_bytes > segment_bytes_max;
@@ -118,7 +115,7 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     let began = clock::now();
     tracing::debug!(committed = %started, checkpointed = %finished, "checkpoint started");
     crash_point!("checkpoint.started");
-    let (image, log_position) = started_image(engine)?;
+    let (image, log_position) = engine.control.started_checkpoint()?;
     // Up to the position, not only to the image's tail: frames of a transaction that rolled back
     // lie between, and a header must not name a place that a power cut may take back.
     engine.wait_durable(log_position, true, None)?;
@@ -144,20 +141,15 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     logger.state_checkpoint(started, log_position)?;
     crash_point!("checkpoint.stated");
     let words = &engine.control.fixed().checkpoint;
-    // Before segments are recycled: a reader of the log that misses one looks whether this has
-    // moved.
-    words.finished_lsn.store(log_position.0, Ordering::Release);
-    // Before K is published: a writer that has waited for K for its log finds what it needs.
+    words.set_finished_lsn(log_position);
     let count = || logger.count_segments();
-    let freed = logger.pool.recycle_with(log_position, settings::retention(&engine.control), count);
+    let freed = logger.pool.recycle_with(log_position, engine.control.fixed().logger.settings.retention(), count);
     logger.count_segments();
     logger.grant_again();
-    words.finished.store_fenced(started.as_u64());
-    words.again.store(0, Ordering::SeqCst);
-    event_count::notify_always::<Native>(&words.event);
+    words.finish(started);
     let counters = &engine.control.fixed().counters;
-    counters.checkpoints.fetch_add(1, Ordering::Relaxed);
-    counters.checkpoint_pages.fetch_add(summed, Ordering::Relaxed);
+    counters.checkpoints.add(1);
+    counters.checkpoint_pages.add(summed);
     let spent = clock::since(began).as_nanos() as u64;
     engine.control.fixed().latencies.checkpoint.record(spent);
     tracing::debug!(checkpointed = %started, pages = summed, checkpoint_ns = spent, "checkpoint finished");
@@ -184,15 +176,12 @@ pub(super) fn take_replayed(engine: &Engine, before: &CheckpointHeader, log_posi
     engine.progress.step();
     crash_point!("recover.checkpoint_synced");
     let words = &engine.control.fixed().checkpoint;
-    let serial = CheckpointHeader::next_serial(words.serial.load(Ordering::Acquire))?;
+    let serial = CheckpointHeader::next_serial(words.serial())?;
     let catalog_sum = if image.catalog.is_none() { 0 } else { engine.arena.checksum_word(image.catalog)? };
     let header = CheckpointHeader { serial, log_position, clean: false, catalog_sum, image, ..*before };
     header.write(&engine.dir.need_file(dir::CHECKPOINT, true)?)?;
-    words.serial.store(serial, Ordering::Release);
-    words.finished_lsn.store(log_position.0, Ordering::Release);
-    words.started_lsn.store(log_position.0, Ordering::Release);
-    words.started.store(image.txn.as_u64(), Ordering::Release);
-    words.finished.store_fenced(image.txn.as_u64());
+    words.set_serial(serial);
+    words.note_replayed(image.txn, log_position);
     Ok(header)
 }
 
@@ -207,58 +196,37 @@ fn start(logger: &Logger, finished: TxnId, clean: bool, patience: Duration) -> R
         }
         let image = engine.control.newest()?;
         let words = &fixed.checkpoint;
-        let position = image.log_tail.0.max(fixed.stream.tail.load(Ordering::Acquire));
-        let moved = position > words.finished_lsn.load(Ordering::Acquire);
+        let position = image.log_tail.max(fixed.stream.tail());
+        let moved = position > words.finished_lsn();
         if image.txn == finished && !moved && !clean {
             return Ok(None);
         }
-        reserve::start(engine, &image, Lsn(position));
+        words.start(&image, position);
         Ok(Some(image.txn))
     })
 }
 
-/// The image of C, and from where the log is replayed after it.
-fn started_image(engine: &Engine) -> Result<(SlotImage, Lsn)> {
-    let words = &engine.control.fixed().checkpoint;
-    let position = Lsn(words.started_lsn.load(Ordering::Acquire));
-    let image: [u64; SLOT_WORDS] = std::array::from_fn(|i| words.image[i].load(Ordering::Relaxed));
-    // For the length of the arena, which the writer that started the checkpoint had found to be
-    // there.
-    fence(Ordering::Acquire);
-    let image = engine.control.decode_image(&image)?;
-    let started = words.started.load(Ordering::Acquire);
-    if image.txn.as_u64() != started {
-        let what = format!("the image of the started checkpoint is of {}, not of {started:016x}", image.txn);
-        return Err(Error::corrupt(dir::CONTROL, 0, what));
-    }
-    Ok((image, position))
-}
-
-/// Tells those who wait for a checkpoint that an attempt failed. Another one follows before long.
+/// Reports to the waiters for a checkpoint that an attempt failed.
 pub(super) fn note_failure(engine: &Engine, error: &Error) {
     let (errno, offset) = match error {
         Error::Corrupt { offset, .. } => (0, *offset),
         other => (other.errno(), 0),
     };
-    let words = &engine.control.fixed().checkpoint;
-    words.failure_errno.store(errno as u64, Ordering::Relaxed);
-    words.failure_offset.store(offset, Ordering::Relaxed);
-    words.failures.store_fenced(words.failures.load(Ordering::Relaxed) + 1);
-    event_count::notify::<Native>(&words.event);
+    engine.control.fixed().checkpoint.note_failure(errno, offset);
 }
 
 fn write_header(logger: &Logger, image: &SlotImage, log_position: Lsn, clean: bool) -> Result<()> {
     let engine = &logger.engine;
     // That it can't be opened just now is no reason to give the store up: nothing was written.
     let file = engine.dir.need_file(dir::CHECKPOINT, true)?;
-    let serial = &engine.control.fixed().checkpoint.serial;
+    let words = &engine.control.fixed().checkpoint;
     let header = CheckpointHeader {
         store_id: engine.store_id,
         geometry: engine.geometry,
-        serial: CheckpointHeader::next_serial(last_serial(&file, serial.load(Ordering::Acquire))?)?,
+        serial: CheckpointHeader::next_serial(last_serial(&file, words.serial())?)?,
         log_position,
         clean,
-        retention: settings::retention(&engine.control),
+        retention: engine.control.fixed().logger.settings.retention(),
         catalog_sum: if image.catalog.is_none() { 0 } else { engine.arena.checksum_word(image.catalog)? },
         image: *image,
     };
@@ -267,7 +235,7 @@ fn write_header(logger: &Logger, image: &SlotImage, log_position: Lsn, clean: bo
         return Err(error);
     }
     // The slot of the newest header is never written next: the serial moves only after success.
-    serial.store(header.serial, Ordering::Release);
+    words.set_serial(header.serial);
     Ok(())
 }
 

@@ -23,8 +23,6 @@ use crate::participant::spawner::{BECOME_LOGGER, DAEMON, DAEMON_OF_INIT, FOREIGN
 use crate::shared::liveness;
 use crate::shared::liveness::Tester;
 use crate::shared::progress::Patience;
-use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::event_count;
 use crate::system::clock;
 use crate::{Error, Result};
 use std::io::Write;
@@ -191,15 +189,14 @@ pub(crate) fn stop_logger_as(path: &Path, timeout: Duration, ownership: Ownershi
         if let Some(control) = crate::process::client::attach(&dir, &header)? {
             // Clients may have started another one since. After an orderly end it has a region of
             // its own, in which the starts are counted anew.
-            let starts = control.fixed().counters.logger_starts.load(std::sync::atomic::Ordering::Acquire);
+            let starts = control.fixed().counters.logger_starts();
             let life = (control.region(), starts);
             if *first.get_or_insert(life) != life {
                 return Ok(true);
             }
             let words = &control.fixed().logger;
             // Each time: the process that stored it first may have died before it notified.
-            words.stop.store(1, std::sync::atomic::Ordering::SeqCst);
-            event_count::notify_always::<Native>(&words.background);
+            words.request_stop();
         }
         if clock::since(start) > timeout {
             return Err(Error::LoggerStalled { waited: clock::since(start), visible: None });

@@ -22,11 +22,9 @@ use crate::files::slot::SlotImage;
 use crate::logger::process::Logger;
 use crate::participant::rest::LOGGER_POLL_INTERVAL;
 use crate::participant::settings;
-use crate::shared::protocols::atomic::Native;
+use crate::shared::control::FlusherSleep;
 use crate::shared::protocols::atomic::Woken;
 use crate::shared::protocols::deadline;
-use crate::shared::protocols::event_count;
-use crate::shared::protocols::event_count::Threshold;
 use crate::system::clock;
 use crate::system::clock::now_ns;
 use crate::{Error, Result, TxnId};
@@ -123,24 +121,20 @@ impl Flusher {
     /// wrote past `durable` is not trusted; a new segment takes those bytes from the ring.
     pub(super) fn attach(logger: Arc<Logger>, header: &CheckpointHeader, log_state: &LogState) -> Result<Flusher> {
         let fixed = logger.engine.control.fixed();
-        let words = &fixed.durable;
-        // A predecessor that died between the two stores leaves them different: both positions were
-        // durable then, and the lower one is certain to be in the ring.
-        let lsn = words.lsn.load(Ordering::Acquire).min(!words.lsn_check.load(Ordering::Acquire));
+        let inherited_lsn = fixed.durable.inherited_lsn();
         // These two belong together, as an image has them; else what the log states is older, and
         // true.
         let safe_start = match logger.engine.control.durable_image() {
             Some(image) if image.log_tail >= log_state.safe_start => (image.txn.as_u64(), image.log_tail),
             _ => (log_state.durable_txn, log_state.safe_start),
         };
-        let finished = fixed.checkpoint.finished.load(Ordering::Acquire);
-        let finished_lsn = Lsn(fixed.checkpoint.finished_lsn.load(Ordering::Acquire));
+        let (finished, finished_lsn) = (fixed.checkpoint.finished(), fixed.checkpoint.finished_lsn());
         let log_state = LogState {
-            durable: Lsn(lsn).max(log_state.durable),
+            durable: inherited_lsn.max(log_state.durable),
             durable_txn: safe_start.0,
             safe_start: safe_start.1,
             // Not more than there is a header of: what is stated here can't be taken back.
-            checkpoint_txn: finished.min(header.txn().as_u64()).max(log_state.checkpoint_txn),
+            checkpoint_txn: finished.min(header.txn()).as_u64().max(log_state.checkpoint_txn),
             checkpoint_lsn: finished_lsn.min(header.log_position).max(log_state.checkpoint_lsn),
             // What the predecessor stated last may be in a batch, which the survey does not read.
             incarnation: match logger.engine.control.incarnation() {
@@ -149,10 +143,10 @@ impl Flusher {
             }
             .max(log_state.incarnation),
         };
-        // `publish` counts before its first store, and stores the check first: what is only half
-        // published was counted. Not more than there is, for the word may be damaged.
-        let half_published = !words.txn_check.load(Ordering::Acquire);
-        let counted_txn = half_published.min(logger.engine.control.committed().as_u64());
+        // `publish` counts before its first store: what is only half published was counted. Not
+        // more than there is, for the word may be damaged.
+        let half_published = fixed.durable.half_published_txn();
+        let counted_txn = half_published.min(logger.engine.control.committed()).as_u64();
         let mut flusher = Flusher { counted_txn, ..Flusher::new(logger, log_state) };
         // If the words disagree, they do so until this flush publishes what it made durable:
         // position and transaction become known together.
@@ -174,26 +168,18 @@ impl Flusher {
 
     /// Publishes again what was acknowledged, if somebody else has written to those words.
     fn mend_published(&self) {
-        let control = &self.logger.engine.control;
-        let (txn, lsn) = (self.log_state.durable_txn, self.log_state.durable.0);
-        if control.durable() != Some((TxnId::from_u64(txn), Lsn(lsn))) {
-            let words = &control.fixed().durable;
-            words.txn.store(txn, Ordering::SeqCst);
-            words.txn_check.store(!txn, Ordering::Release);
-            words.lsn_check.store(!lsn, Ordering::Release);
-            words.lsn.store(lsn, Ordering::Release);
-            event_count::notify_always::<Native>(&words.event);
-        }
+        let words = &self.logger.engine.control.fixed().durable;
+        words.mend(TxnId::from_u64(self.log_state.durable_txn), self.log_state.durable);
     }
 
     /// Flushes until the logger ends.
     pub(super) fn run(mut self) {
         let logger = self.logger.clone();
-        let event = &logger.engine.control.fixed().logger.event;
+        let event = &logger.engine.control.fixed().logger.flusher;
         loop {
             crash_point!("flush.looked");
-            self.beat();
-            let wait_key = event_count::prepare_wait::<Native>(event);
+            logger.engine.control.fixed().logger.beat();
+            let wait_key = event.prepare_wait();
             if self.logger.ending.load(Ordering::SeqCst) {
                 break;
             }
@@ -210,7 +196,7 @@ impl Flusher {
                     if !self.may_pass(&error) {
                         self.give_up(&error);
                     }
-                    event_count::wait::<Native>(event, wait_key, LOGGER_POLL_INTERVAL);
+                    event.wait(wait_key, LOGGER_POLL_INTERVAL);
                 }
             }
         }
@@ -229,7 +215,7 @@ impl Flusher {
         // reason to stay awake.
         if self.broken {
             let nap = Duration::from_nanos(until_ns.saturating_sub(now)).min(logger.rest.nap(LOGGER_POLL_INTERVAL));
-            event_count::wait::<Native>(&words.event, wait_key, nap);
+            words.flusher.wait(wait_key, nap);
             return;
         }
         let longest =
@@ -249,22 +235,20 @@ impl Flusher {
         // publication, and rings after that if the word tells it to; or it has died, or the word is
         // stale.
         let more_urgent = || match tail() > self.log_state.durable.0 {
-            true => deadline::peek::<Native>(&control.fixed().deadlines.urgency),
+            true => control.fixed().deadlines.urgency(),
             false => 0,
         };
         let latest_ns = until_ns.saturating_add(self.lead_time.bound().as_nanos() as u64);
-        let thresholds = [
-            Threshold { word: &words.wake_from, at_least: self.wanted_tail(), current: &policy_tail },
-            // Of a commit that has as little time as the one that this was planned for, it need not
-            // hear.
-            Threshold {
-                word: &words.wake_urgency,
-                at_least: if wants_any { 1 } else { deadline::urgency(latest_ns).saturating_add(1) },
-                current: &more_urgent,
-            },
-        ];
-        let nap = Duration::from_nanos(until_ns.saturating_sub(now));
-        match event_count::wait_from::<Native>(&words.event, wait_key, &thresholds, nap) {
+        let sleep = FlusherSleep {
+            tail: self.wanted_tail(),
+            current_tail: &policy_tail,
+            // A commit that has as little time as the one that this was planned for need not wake
+            // the thread.
+            urgency: if wants_any { 1 } else { deadline::urgency(latest_ns).saturating_add(1) },
+            current_urgency: &more_urgent,
+            timeout: Duration::from_nanos(until_ns.saturating_sub(now)),
+        };
+        match words.sleep(wait_key, &sleep) {
             Woken::TimedOut => self.lead_time.woke(Duration::from_nanos(now_ns().saturating_sub(until_ns))),
             Woken::Perhaps => logger.rest.stir(&logger.engine),
         }
@@ -281,11 +265,7 @@ impl Flusher {
 
     /// Publishes, for `stats`, how old a commit can be that is not durable.
     fn note_durable_as_of(&self, ns: u64) {
-        self.logger.engine.control.fixed().logger.durable_as_of_ns.store(ns, Ordering::Relaxed);
-    }
-
-    fn beat(&self) {
-        self.logger.engine.control.fixed().logger.heartbeat.fetch_add(1, Ordering::Relaxed);
+        self.logger.engine.control.fixed().logger.set_durable_as_of(ns);
     }
 
     /// Looks once what is due. `None`: something was done, look again; else until when to sleep, on
@@ -300,7 +280,7 @@ impl Flusher {
             return Ok(Some(u64::MAX));
         }
         if self.logger.wants_grant() {
-            let wanted = self.logger.engine.control.fixed().logger.log_request.load(Ordering::SeqCst);
+            let wanted = self.logger.engine.control.fixed().logger.requested_credit();
             if wanted > self.available_credit() && self.tail()? > self.log_state.durable.0 {
                 self.flush(false)?;
             }
@@ -322,7 +302,7 @@ impl Flusher {
         let fixed = engine.control.fixed();
         if let Some(incarnation) = engine.control.incarnation_to_state() {
             self.state_incarnation(incarnation)?;
-            event_count::notify_always::<Native>(&fixed.durable.event);
+            fixed.durable.event.notify_always();
             return Ok(None);
         }
         let tail = self.tail()?;
@@ -346,23 +326,23 @@ impl Flusher {
         if tail != self.seen_tail {
             self.seen_tail = tail;
             // Followers of what is visible hear of it before the flush.
-            if engine.is_visible_feed_followed() {
-                event_count::notify::<Native>(&fixed.feed.event);
+            if fixed.feed.is_visible_followed() {
+                fixed.feed.event.notify();
             }
         }
         if self.policy_tail() > self.log_state.durable.0 {
             self.policy_since.get_or_insert_with(clock::now);
         }
         let deadlines = &fixed.deadlines;
-        if self.policy_since.is_none() && deadline::peek::<Native>(&deadlines.urgency) == 0 {
+        if self.policy_since.is_none() && deadlines.earliest_ns().is_none() {
             let is_commit = engine.control.newest()?.log_tail > self.log_state.durable;
             let time = if is_commit { ORPHAN_COMMIT_DELAY } else { STREAM_FLUSH_DELAY };
-            deadline::announce::<Native>(&deadlines.urgency, deadline::urgency(after(time)));
+            deadlines.announce(after(time));
         }
         let now = now_ns();
         let latest_ns =
             now.saturating_add(DEADLINE_MAX.saturating_sub(clock::since(self.waiting_since)).as_nanos() as u64);
-        let earliest_ns = deadline::deadline(deadline::peek::<Native>(&deadlines.urgency)).map(|by| by.min(latest_ns));
+        let earliest_ns = deadlines.earliest_ns().map(|by| by.min(latest_ns));
         let start_in =
             |by_ns: u64| Duration::from_nanos(by_ns.saturating_sub(now)).saturating_sub(self.lead_time.bound());
         let pending = Pending {
@@ -370,7 +350,7 @@ impl Flusher {
             policy_age: self.policy_since.map(clock::since),
             start_in: earliest_ns.map(start_in),
             ring_len: engine.control.ring_reach()?,
-            requested: fixed.logger.flush_request.load(Ordering::SeqCst) > self.log_state.durable.0,
+            requested: fixed.logger.requested_flush() > self.log_state.durable,
         };
         match due(settings::policy(engine), &pending) {
             Due::Now => {
@@ -397,13 +377,13 @@ impl Flusher {
     /// transaction that still streams: nobody waits for them, and how urgent the whole is shows
     /// only when it commits.
     fn policy_tail(&self) -> u64 {
-        self.logger.engine.control.fixed().deadlines.policy_tail.load(Ordering::Acquire)
+        self.logger.engine.control.fixed().deadlines.policy_tail().0
     }
 
     /// Whether commits wait for their flush while somebody wants to hear of each. The writers are
     /// not to wake this thread for that, so it looks by itself.
     fn waits_beside_a_follower(&self) -> bool {
-        self.is_waiting && self.logger.engine.is_visible_feed_followed()
+        self.is_waiting && self.logger.engine.control.fixed().feed.is_visible_followed()
     }
 
     /// The end of the log's published bytes.
@@ -413,8 +393,8 @@ impl Flusher {
     /// one without news.
     fn tail(&self) -> Result<u64> {
         let control = &self.logger.engine.control;
-        let newest = control.newest()?.log_tail.0;
-        Ok(newest.max(control.fixed().stream.tail.load(Ordering::SeqCst)))
+        let newest = control.newest()?.log_tail;
+        Ok(newest.max(control.fixed().stream.tail_by_waiter()).0)
     }
 
     /// Where the log's tail must come to for this thread to be woken: the first byte of the

@@ -24,8 +24,7 @@ use crate::server::{self, Server};
 use crate::shared::control::Control;
 use crate::shared::liveness::{Claim, InitLock, LOGGER_OFFSET};
 use crate::shared::progress::Patience;
-use crate::shared::protocols::atomic::{Native, Woken};
-use crate::shared::protocols::event_count;
+use crate::shared::protocols::atomic::Woken;
 use crate::system::clock;
 use crate::system::threads;
 use crate::{Error, Result};
@@ -113,7 +112,7 @@ fn serve(
     on_ready: impl FnOnce(),
 ) -> Result<Option<InitLock>> {
     let panics = &Arc::new(Panics::default());
-    let wake_main = || event_count::notify_always::<Native>(&logger.engine.control.fixed().logger.background);
+    let wake_main = || logger.engine.control.fixed().logger.background.notify_always();
     let panicked = || {
         logger.engine.has_failed.store(true, Ordering::SeqCst);
         wake_main();
@@ -143,8 +142,7 @@ fn serve(
                 // without it.
                 let server = {
                     let waker = logger.clone();
-                    let wake_main =
-                        move || event_count::notify_always::<Native>(&waker.engine.control.fixed().logger.background);
+                    let wake_main = move || waker.engine.control.fixed().logger.background.notify_always();
                     server::start(&logger.engine.dir, &logger.rest, service.host, panics, wake_main)
                 };
                 on_ready();
@@ -203,7 +201,7 @@ fn wait_until_unneeded(
     let mut idle_since = clock::now();
     let mut was_in_use = true;
     loop {
-        let wait_key = event_count::prepare_wait::<Native>(&words.background);
+        let wait_key = words.background.prepare_wait();
         // A thread that panics wakes this one. It may have done so before.
         if let Some(error) = panics.error() {
             return Err(error);
@@ -216,7 +214,7 @@ fn wait_until_unneeded(
                 .saturating_sub(clock::since(idle_since))
                 .clamp(LOGGER_CHECK_INTERVAL, ALONE_LONGEST),
         };
-        if event_count::wait::<Native>(&words.background, wait_key, nap) == Woken::Perhaps {
+        if words.background.wait(wait_key, nap) == Woken::Perhaps {
             logger.rest.stir(engine);
         }
         if is_resting && background::look_for_the_dead(engine) {
@@ -225,7 +223,7 @@ fn wait_until_unneeded(
         if engine.refuse_cut_off().is_err() || logger.check_present().is_err() {
             return Ok(None);
         }
-        let told = words.stop.load(Ordering::Acquire) != 0;
+        let told = words.is_stop_requested();
         // A store that refuses writes is recovered by the next logger, so this one exits at once.
         // Message-passing clients connect again.
         let is_marked = engine.control.poison() != 0;
@@ -265,7 +263,7 @@ fn wait_until_unneeded(
 
 /// How long the logger stays without clients.
 fn idle_time(engine: &Engine, service: Service) -> Duration {
-    service.stay.unwrap_or_else(|| settings::idle(engine))
+    service.stay.unwrap_or_else(|| engine.control.fixed().logger.settings.idle())
 }
 
 /// Samples the cells for the last time. Returns whether the store is left in order by that: nothing
@@ -297,7 +295,7 @@ fn leave(logger: &Logger, in_order: bool) {
     // loss.
     let is_begun = engine.control.incarnation().is_ok_and(|next| next == engine.control.committed().incarnation());
     let done = done.and_then(|()| checkpoint::take(logger, in_order && is_begun, EXIT_LOCK_TIMEOUT));
-    engine.control.fixed().logger.pid.store(0, Ordering::Relaxed);
+    engine.control.fixed().logger.leave();
     // All that is needed is in the other files now. If a backup replaces them before the next open,
     // that open must not believe this region, which is of a later time.
     if in_order && done.is_ok() {
@@ -307,8 +305,8 @@ fn leave(logger: &Logger, in_order: bool) {
 
 /// What a fresh region starts with.
 pub(crate) fn default_settings(control: &Control) {
-    let words = &control.fixed().logger;
-    control.cells().interval_ns.store(sampler::INTERVAL_DEFAULT.as_nanos() as u64, Ordering::Relaxed);
-    words.idle_ms.store(settings::IDLE_DEFAULT.as_millis() as u64, Ordering::Relaxed);
-    words.checkpoint_bytes.store(settings::CHECKPOINT_BYTES_DEFAULT, Ordering::Relaxed);
+    let words = &control.fixed().logger.settings;
+    control.cells().set_interval(sampler::INTERVAL_DEFAULT);
+    words.set_idle(settings::IDLE_DEFAULT);
+    words.set_checkpoint_bytes(settings::CHECKPOINT_BYTES_DEFAULT);
 }

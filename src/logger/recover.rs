@@ -22,6 +22,7 @@ use crate::files::dir;
 use crate::files::dir::Dir;
 use crate::files::header::CheckpointHeader;
 use crate::files::log::log_error;
+use crate::files::slot::SlotImage;
 use crate::ids::INCARNATION_MAX;
 use crate::logger::flush::Flusher;
 use crate::logger::process::{Logger, default_settings};
@@ -34,7 +35,6 @@ use crate::{Error, Result, limits};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use untorn_wal::record;
 use untorn_wal::record::RecordKind;
@@ -127,24 +127,7 @@ pub(super) fn fresh_control(
 /// Makes the state of the checkpoint that `header` describes the newest of a region just formatted.
 pub(super) fn begin_at(control: &Control, header: &CheckpointHeader) {
     default_settings(control);
-    let fixed = control.fixed();
-    let mut image = header.image;
-    image.blocks_reserved = 0;
-    image.log_tail = header.log_position;
-    let txn = image.txn.as_u64();
-    control.slots().write(&image.encode());
-    fixed.committed.store(txn, Ordering::Release);
-    fixed.durable.txn_check.store(!txn, Ordering::Relaxed);
-    fixed.durable.lsn.store(header.log_position.0, Ordering::Relaxed);
-    fixed.durable.lsn_check.store(!header.log_position.0, Ordering::Relaxed);
-    fixed.logger_pins.start(&fixed.durable.txn, image.txn);
-    fixed.durable_slots[0].fill(&image.encode());
-    fixed.stream.tail.store(header.log_position.0, Ordering::Relaxed);
-    let checkpoint = &fixed.checkpoint;
-    checkpoint.started.store(txn, Ordering::Relaxed);
-    checkpoint.finished.store(txn, Ordering::Relaxed);
-    checkpoint.finished_lsn.store(header.log_position.0, Ordering::Relaxed);
-    checkpoint.started_lsn.store(header.log_position.0, Ordering::Relaxed);
+    control.begin_at(&SlotImage { blocks_reserved: 0, log_tail: header.log_position, ..header.image });
 }
 
 /// Whether there is a file of this name that no other store shares by a link.
@@ -179,7 +162,7 @@ pub(super) fn replay(
     if !planted_bug!("trust-read-header") {
         CheckpointHeader { clean: false, serial, ..*header }.write(&header_file)?;
     }
-    engine.control.fixed().checkpoint.serial.store(serial, Ordering::Release);
+    engine.control.fixed().checkpoint.set_serial(serial);
     let len = engine.arena_file()?.metadata().map_err(Error::io("stat of arena"))?.len();
     let whole = len - len % limits::ARENA_SIZE_INITIAL;
     // A power cut may have kept the file's length and lost blocks before it. Only what the
@@ -283,9 +266,9 @@ fn back_with_blocks(engine: &Engine, len: u64) -> Result<()> {
 pub(super) fn ring_bytes(old: &Control, from: Lsn) -> Result<Option<Vec<u8>>> {
     let fixed = old.fixed();
     let Ok(image) = old.newest() else { return Ok(None) };
-    let tail = image.log_tail.0.max(fixed.stream.tail.load(Ordering::Acquire));
+    let tail = image.log_tail.max(fixed.stream.tail());
     let Ok(ring) = old.ring() else { return Ok(None) };
-    let Some(len) = tail.checked_sub(from.0) else { return Ok(None) };
+    let Some(len) = tail.0.checked_sub(from.0) else { return Ok(None) };
     if len == 0 || len > ring.capacity() as u64 {
         return Ok(None);
     }
@@ -381,9 +364,8 @@ pub(super) fn finish(
     crash_point!("recover.segment_started");
     // All up to the end is durable now; the words say so before the first flush publishes them
     // anew.
-    fixed.durable.lsn.store(recovered.end.0, Ordering::Release);
-    fixed.durable.lsn_check.store(!recovered.end.0, Ordering::Release);
-    fixed.stream.tail.store(recovered.end.0, Ordering::Release);
+    fixed.durable.set_lsn(recovered.end);
+    fixed.stream.set_tail(recovered.end);
     engine.control.begin_ring(recovered.end);
     flusher.flush(true)?;
     // Left in order, the store goes on with the ids and versions that follow. Else some may be
@@ -425,7 +407,7 @@ fn settle(logger: &Logger, flusher: &mut Flusher, recovered: &Recovered, memory:
     for part in &parts {
         // No other thread grants log space. The part goes into the segment just begun or into the
         // spare, or the flush fails. That flush states anew what is granted.
-        engine.control.fixed().durable.block_credit.store(u64::MAX, Ordering::SeqCst);
+        engine.control.fixed().durable.set_credit(u64::MAX);
         match sampler::commit_part(logger, part, SAMPLE_TIMEOUT) {
             Err(Error::DiskFull { .. } | Error::Limit { .. }) if engine.control.committed() != newest.txn() => {
                 // The log is durable up to here: see `finish`, and the flush below.

@@ -13,7 +13,6 @@ use crate::txn::catalog;
 use crate::{Error, Result, Version};
 use std::fs::File;
 use std::ops::Bound;
-use std::sync::atomic::Ordering;
 
 /// Fills the table of the fresh region, `file`, for values that will be stored in `incarnation`.
 ///
@@ -32,7 +31,7 @@ pub(super) fn restore(engine: &Engine, old: Option<&Control>, file: &File, incar
         let record = CellRecord::decode(&name, at.value)?;
         let index = record.index as usize;
         engine.control.place_cell(index, record.kind, file)?;
-        if engine.control.cell_entry(index)?.hot.generation.load(Ordering::Relaxed) != 0 {
+        if engine.control.cell_entry(index)?.generation() != 0 {
             let what = format!("cell {:?} has the place of another one", String::from_utf8_lossy(&name));
             return Err(Error::corrupt(dir::ARENA, 0, what));
         }
@@ -60,7 +59,7 @@ pub(super) fn restore(engine: &Engine, old: Option<&Control>, file: &File, incar
 /// visible.
 fn newer(old: &Control, record: &CellRecord<'_>) -> Result<Option<(Version, Vec<u8>)>> {
     let Ok(entry) = old.cell_entry(record.index as usize) else { return Ok(None) };
-    let is_same = entry.hot.generation.load(Ordering::Acquire) == record.generation;
+    let is_same = entry.generation() == record.generation;
     if !is_same || entry.kind().is_ok_and(|kind| kind != record.kind) {
         return Ok(None);
     }

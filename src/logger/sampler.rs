@@ -27,8 +27,7 @@ use crate::participant::settings;
 use crate::shared::cells::CellEntry;
 use crate::shared::cells::CellKind;
 use crate::shared::control::Control;
-use crate::shared::protocols::atomic::{Native, Woken, Word64};
-use crate::shared::protocols::{cell, event_count};
+use crate::shared::protocols::atomic::Woken;
 use crate::system::clock;
 use crate::txn::write::Write;
 use crate::{Error, Result, Version};
@@ -55,9 +54,9 @@ pub(super) fn run(logger: &Logger) {
     let mut last: Option<(Instant, Duration)> = None;
     let mut retry_at = clock::now();
     // The first one at once: a predecessor may have died in the middle of a round.
-    head.dirty.store_fenced(1);
+    head.set_dirty();
     loop {
-        let wait_key = event_count::prepare_wait::<Native>(&head.event);
+        let wait_key = head.sampler.prepare_wait();
         if logger.sampler_ending.load(Ordering::SeqCst) {
             return;
         }
@@ -66,11 +65,11 @@ pub(super) fn run(logger: &Logger) {
         // By the policy of now, not of the last round's time. A round that takes long is followed
         // by as long a rest, since others want the writer lock, too.
         let next = last.map_or(now, |(began, took)| began + interval(&logger.engine).max(2 * took)).max(retry_at);
-        let wanted = head.wanted.load(Ordering::SeqCst);
+        let wanted = head.wanted();
         // Not even for those who ask is a round that failed tried again without a pause: its cause
         // may last.
         let is_asked = now >= retry_at && head.done().is_none_or(|done| wanted > done);
-        let is_dirty = head.dirty.load(Ordering::SeqCst) != 0;
+        let is_dirty = head.is_dirty();
         let is_due = is_dirty && now >= next && !is_ring_full(&logger.engine);
         if is_asked || is_due {
             match round(logger, &mut names, LOGGER_POLL_INTERVAL) {
@@ -94,7 +93,7 @@ pub(super) fn run(logger: &Logger) {
             Duration::ZERO => RING_POLL_INTERVAL,
             left => left.clamp(Duration::from_micros(50), LOGGER_POLL_INTERVAL),
         };
-        if event_count::wait::<Native>(&head.event, wait_key, left) == Woken::Perhaps {
+        if head.sampler.wait(wait_key, left) == Woken::Perhaps {
             logger.rest.stir(&logger.engine);
         }
     }
@@ -104,7 +103,7 @@ pub(super) fn run(logger: &Logger) {
 fn interval(engine: &Engine) -> Duration {
     match settings::policy(engine) {
         FlushPolicy::Every(interval) => interval,
-        _ => Duration::from_nanos(engine.control.cells().interval_ns.load(Ordering::Acquire)),
+        _ => engine.control.cells().interval(),
     }
 }
 
@@ -146,8 +145,8 @@ pub(super) fn mark(kind: CellKind, version: Version, value: &[u8]) -> u64 {
 pub(super) fn round(logger: &Logger, names: &mut SampledNames, patience: Duration) -> Result<()> {
     let engine = &logger.engine;
     let head = engine.control.cells();
-    let wanted = head.wanted.load(Ordering::SeqCst);
-    cell::clear_dirty::<Native>(&head.dirty);
+    let wanted = head.wanted();
+    head.clear_dirty();
     if planted_bug!("acknowledge-sample-early") {
         head.set_done(wanted);
     }
@@ -158,12 +157,12 @@ pub(super) fn round(logger: &Logger, names: &mut SampledNames, patience: Duratio
         damage.map_or(Ok(()), Err)
     });
     if done.is_err() {
-        head.dirty.store_fenced(1);
+        head.set_dirty();
         return done;
     }
     head.set_done(wanted);
     crash_point!("sample.before_wake");
-    event_count::notify::<Native>(&head.done_event);
+    head.done_event.notify();
     Ok(())
 }
 
@@ -173,8 +172,8 @@ fn collect(engine: &Engine) -> Result<(Vec<Sampled>, Option<Error>)> {
     let mut found = Vec::new();
     let mut damage = None;
     for (index, entry) in engine.control.cell_entries()?.enumerate() {
-        let generation = entry.hot.generation.load(Ordering::Acquire);
-        let is_dirty = entry.hot.version.load(Ordering::SeqCst) != entry.hot.sampled.load(Ordering::Relaxed);
+        let generation = entry.generation();
+        let is_dirty = entry.is_dirty();
         if generation == 0 || !is_dirty {
             continue;
         }
@@ -182,7 +181,7 @@ fn collect(engine: &Engine) -> Result<(Vec<Sampled>, Option<Error>)> {
         match read {
             Ok((kind, (version, value))) => found.push(Sampled { index, generation, kind, version, value }),
             // Dropped meanwhile, and its place used again.
-            Err(_) if entry.hot.generation.load(Ordering::Acquire) != generation => {}
+            Err(_) if entry.generation() != generation => {}
             Err(error) => damage = Some(error),
         }
     }
@@ -193,8 +192,7 @@ fn collect(engine: &Engine) -> Result<(Vec<Sampled>, Option<Error>)> {
 pub(super) fn newest(control: &Control, entry: &CellEntry) -> Result<(Version, Vec<u8>)> {
     let kind = entry.kind()?;
     if kind == CellKind::Counter {
-        let value = entry.hot.version.load(Ordering::SeqCst);
-        return Ok((Version::default(), value.to_le_bytes().to_vec()));
+        return Ok((Version::default(), entry.counter_to_sample().to_le_bytes().to_vec()));
     }
     let view = control.cell_view(entry)?;
     let mut value = vec![0; kind.len()];
@@ -246,7 +244,7 @@ fn is_commit_due(engine: &Engine, dirty: &[Sampled]) -> Result<bool> {
     let head = engine.control.cells();
     // Of dropped cells: without this, a clean stop would lose it.
     let is_floor_known = head.versions_gone() <= engine.control.newest()?.cells_floor;
-    Ok(!dirty.is_empty() || head.pending.load(Ordering::Acquire) != 0 || !is_floor_known)
+    Ok(!dirty.is_empty() || head.pending().is_some() || !is_floor_known)
 }
 
 fn commit(logger: &Logger, names: &mut SampledNames, dirty: Vec<Sampled>, patience: Duration) -> Result<()> {
@@ -299,13 +297,13 @@ fn commit_locked(engine: &Engine, names: &mut SampledNames, dirty: &[Sampled], q
     // Under the lock: nobody gets a freed entry meanwhile.
     for sampled in &put {
         let entry = engine.control.cell_entry(sampled.index)?;
-        if entry.hot.generation.load(Ordering::Acquire) == sampled.generation {
-            entry.hot.sampled.store(sampled.mark(), Ordering::Relaxed);
+        if entry.generation() == sampled.generation {
+            entry.set_sampled(sampled.mark());
         }
     }
     if !put.is_empty() {
-        head.rounds.fetch_add(1, Ordering::Relaxed);
-        head.values.fetch_add(put.len() as u64, Ordering::Relaxed);
+        head.rounds.add(1);
+        head.values.add(put.len() as u64);
     }
     engine.tell_logger(committed.lsn);
     Ok(())
@@ -317,8 +315,5 @@ fn note_failure(engine: &Engine, error: &Error) {
         Error::Corrupt { .. } => 0,
         other => other.errno(),
     };
-    let head = engine.control.cells();
-    head.errno.store(errno as u32, Ordering::Relaxed);
-    head.failures.fetch_add(1, Ordering::SeqCst);
-    event_count::notify_always::<Native>(&head.done_event);
+    engine.control.cells().note_failure(errno);
 }

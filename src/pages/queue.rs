@@ -25,7 +25,6 @@ use crate::files::page::{
 use crate::files::slot::QueueState;
 use crate::shared::memory::arena::{Arena, Pages};
 use crate::{PageId, Result, TxnId};
-use std::sync::atomic::Ordering;
 
 /// An entry of a free queue: a page or extent that may be reused when nothing protects a commit
 /// from `created_txn` up to, but not including, `freed_txn`.
@@ -60,20 +59,18 @@ pub(crate) fn sealed_count(pages: &Pages<'_>, header: &PageHeader) -> Result<u32
     Ok(next.extra.min(u64::from(capacity(pages.page_size()))) as u32)
 }
 
-/// Reads entry `index` of a queue page. Relaxed: the writer lock or a pin orders it after its
-/// store.
+/// Reads entry `index` of a queue page. The writer lock or a pin orders it after its store.
 pub(crate) fn read_entry(pages: &Pages<'_>, arena: &Arena, page: PageId, index: u32) -> Result<FreeEntry> {
     if index >= capacity(arena.page_size()) {
         return Err(arena.damaged(page, format!("queue page has no entry {index}")));
     }
     let at = ENTRIES_AT + index as usize * ENTRY_BYTES;
-    let words = arena.words(page, at, ENTRY_BYTES / 8)?;
-    let word = |i: usize| words[i].load(Ordering::Relaxed);
+    let words: [u64; ENTRY_BYTES / 8] = arena.load_words(page, at)?;
     let entry = FreeEntry {
-        page: PageId(word(0) as u32),
-        pages: (word(0) >> 32) as u32,
-        created_txn: TxnId::from_u64(word(1)),
-        freed_txn: TxnId::from_u64(word(2)),
+        page: PageId(words[0] as u32),
+        pages: (words[0] >> 32) as u32,
+        created_txn: TxnId::from_u64(words[1]),
+        freed_txn: TxnId::from_u64(words[2]),
     };
     if entry.created_txn > entry.freed_txn || pages.check(entry.page, entry.pages).is_err() {
         return Err(arena.damaged(page, format!("queue entry {index} makes no sense: {entry:?}")));
@@ -84,12 +81,9 @@ pub(crate) fn read_entry(pages: &Pages<'_>, arena: &Arena, page: PageId, index: 
 /// Writes entry `index` of a queue page, behind the published end.
 pub(crate) fn write_entry(arena: &Arena, page: PageId, index: u32, entry: FreeEntry) -> Result<()> {
     let at = ENTRIES_AT + index as usize * ENTRY_BYTES;
-    let values =
+    let values: [u64; ENTRY_BYTES / 8] =
         [u64::from(entry.page.0) | u64::from(entry.pages) << 32, entry.created_txn.as_u64(), entry.freed_txn.as_u64()];
-    for (word, value) in arena.words(page, at, ENTRY_BYTES / 8)?.iter().zip(values) {
-        word.store(value, Ordering::Relaxed);
-    }
-    Ok(())
+    arena.store_words(page, at, &values)
 }
 
 /// The page behind a queue's page that is not its tail. Each such page holds an entry, since it was

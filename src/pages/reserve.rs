@@ -31,13 +31,9 @@ use crate::files::slot::{QueueKind, SlotImage};
 use crate::pages::{extents, queue};
 use crate::participant::engine::{Engine, LOGGER_RECHECK_INTERVAL};
 use crate::shared::memory::arena::{Arena, Pages};
-use crate::shared::protocols::atomic::{Native, Word64};
-use crate::shared::protocols::event_count;
-use crate::shared::protocols::event_count::WaitError;
 use crate::system::clock;
 use crate::system::clock::now_ns;
 use crate::{Error, Result, TxnId};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use untorn_wal::Lsn;
 
@@ -94,22 +90,6 @@ pub(crate) fn is_full(error: &Error) -> bool {
     matches!(error, Error::DiskFull { .. } | Error::Limit { .. })
 }
 
-/// Records C and its image, from where the log is replayed after it, and marks the checkpoint as
-/// started. The caller holds the writer lock, and none is running ([`Engine::runs_checkpoint`]).
-pub(crate) fn start(engine: &Engine, image: &SlotImage, position: Lsn) {
-    let words = &engine.control.fixed().checkpoint;
-    for (word, value) in words.image.iter().zip(image.encode()) {
-        word.store(value, Ordering::Relaxed);
-    }
-    words.started_lsn.store(position.0, Ordering::Release);
-    match image.txn.as_u64() == words.finished.load(Ordering::Acquire) {
-        // Only the log has moved, or the store is left in order: the same transaction, a new
-        // header.
-        true => words.again.store(1, Ordering::SeqCst),
-        false => words.started.store_fenced(image.txn.as_u64()),
-    }
-}
-
 /// What a writer lacks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Shortage {
@@ -125,44 +105,26 @@ pub(crate) enum Shortage {
 /// Those of the checkpoint; [`Error::LoggerStalled`] if the logger makes no progress.
 pub(crate) fn checkpoint(engine: &Engine, base: &SlotImage, from: Lsn, shortage: Shortage) -> Result<bool> {
     let words = &engine.control.fixed().checkpoint;
-    let failures = words.failures.load(Ordering::SeqCst);
-    if !engine.runs_checkpoint() {
-        let moved = from.0 > words.finished_lsn.load(Ordering::Acquire);
-        let is_new = base.txn != TxnId::from_u64(words.finished.load(Ordering::Acquire));
+    let failures = words.failures();
+    if !words.is_running() {
+        let moved = from > words.finished_lsn();
+        let is_new = base.txn != words.finished();
         let sets_free = is_new || (moved && shortage == Shortage::Log);
         if !sets_free {
             return Ok(false);
         }
-        start(engine, base, from);
+        words.start(base, from);
     }
     let background = &engine.control.fixed().logger.background;
-    event_count::notify_always::<Native>(background);
+    background.notify_always();
     let start = clock::now();
     let mut watch = engine.watch_logger();
-    let ended = event_count::wait_until::<Native, _, _>(
-        &words.event,
-        None,
-        LOGGER_RECHECK_INTERVAL,
-        || {
-            if !engine.runs_checkpoint() {
-                return Some(Ok(true));
-            }
-            if words.failures.load(Ordering::SeqCst) != failures {
-                return Some(Err(engine.refuse_poisoned().err().unwrap_or_else(|| engine.last_checkpoint_failure())));
-            }
-            engine.refuse_poisoned().err().map(Err)
-        },
-        || {
-            watch.check(engine, start)?;
-            event_count::notify::<Native>(background);
-            Ok(())
-        },
-    );
-    match ended {
-        Ok(found) => found,
-        Err(WaitError::Stopped(error)) => Err(error),
-        Err(WaitError::TimedOut) => unreachable!("there is no deadline"),
-    }
+    let is_finished = || (!words.is_running()).then_some(true);
+    engine.control.wait_for_checkpoint(failures, LOGGER_RECHECK_INTERVAL, is_finished, || {
+        watch.check(engine, start)?;
+        background.notify();
+        Ok(())
+    })
 }
 
 /// Counts the pages in the pinned queue of this image that these pins, in ascending order, protect.
@@ -180,7 +142,7 @@ pub(crate) fn count_pinned(pages: &Pages<'_>, arena: &Arena, image: &SlotImage, 
 /// A snapshot that is open.
 struct OpenSnapshot {
     txn: TxnId,
-    pid: u64,
+    pid: u32,
     age: Option<Duration>,
     pinned: u64,
 }
@@ -196,7 +158,7 @@ pub(crate) fn pinning_snapshot(engine: &Engine, image: &SlotImage) -> Result<Opt
     engine.control.for_each_reader(|_, slot| {
         if let Some(txn) = slot.pinned() {
             let age = slot.pinned_since(txn).map(|since| Duration::from_nanos(now.saturating_sub(since)));
-            snapshots.push(OpenSnapshot { txn, pid: slot.pid.load(Ordering::Relaxed), age, pinned: 0 });
+            snapshots.push(OpenSnapshot { txn, pid: slot.pid(), age, pinned: 0 });
         }
     });
     if snapshots.is_empty() {

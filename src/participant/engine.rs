@@ -16,16 +16,14 @@ use crate::shared::liveness::{CLIENT_IDS, Tester};
 use crate::shared::memory::arena::Arena;
 use crate::shared::presence::Presence;
 use crate::shared::progress::Progress;
-use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::lock::{Acquired, CommitClass, Owner};
-use crate::shared::protocols::{event_count, lock};
 use crate::system::clock;
 use crate::system::clock::now_ns;
 use crate::system::sync::Mutex;
 use crate::{ClientId, Error, TxnId, limits};
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 /// Longest time that a participant sleeps before it looks again whether whom it waits for is alive.
@@ -100,9 +98,7 @@ impl Engine {
     /// What keeps this process from telling.
     fn liveness(&self, id: u64) -> Result<bool> {
         if planted_bug!("liveness-by-pid") && CLIENT_IDS.contains(&id) {
-            let client = self.control.clients().iter().find(|client| client.owner.load(Ordering::Acquire) == id);
-            let pid = client.map_or(0, |client| client.pid.load(Ordering::Relaxed));
-            let pid = rustix::process::Pid::from_raw(pid as i32);
+            let pid = rustix::process::Pid::from_raw(self.control.client_pid(id) as i32);
             return Ok(pid.is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok()));
         }
         self.tester()?.is_alive(id)
@@ -178,32 +174,12 @@ impl Engine {
 
     /// C and K: the newest started and the newest finished checkpoint.
     pub(crate) fn checkpoints(&self) -> (TxnId, TxnId) {
-        let words = &self.control.fixed().checkpoint;
-        // K is read first: if both move in between, the older K protects too much, never too
-        // little.
-        let finished = words.finished.load(Ordering::Acquire);
-        let started = words.started.load(Ordering::Acquire);
-        (TxnId::from_u64(started.max(finished)), TxnId::from_u64(finished))
+        self.control.fixed().checkpoint.started_and_finished()
     }
 
-    /// Whether a checkpoint has started and is not finished: what was noted of it must not change.
+    /// Whether a checkpoint has started and is not finished.
     pub(crate) fn runs_checkpoint(&self) -> bool {
-        let words = &self.control.fixed().checkpoint;
-        let (started, finished) = self.checkpoints();
-        started != finished || words.again.load(Ordering::SeqCst) != 0
-    }
-
-    /// What the last attempt at a checkpoint met that failed.
-    pub(crate) fn last_checkpoint_failure(&self) -> Error {
-        let words = &self.control.fixed().checkpoint;
-        match words.failure_errno.load(Ordering::Relaxed) as i32 {
-            0 => {
-                let offset = words.failure_offset.load(Ordering::Relaxed);
-                Error::corrupt(dir::ARENA, offset, "a checkpoint met damage here; `verify` says more")
-            }
-            libc::ENOSPC => Error::DiskFull { what: "the checkpoint".into() },
-            errno => Error::Io { what: "checkpoint".into(), source: std::io::Error::from_raw_os_error(errno) },
-        }
+        self.control.fixed().checkpoint.is_running()
     }
 
     /// Scans for all pinned transactions. The caller holds the writer lock.
@@ -241,14 +217,10 @@ impl Engine {
         class: &dyn Fn() -> CommitClass,
         timeout: Option<Duration>,
     ) -> Result<()> {
-        // Nearly always free, and then nobody's class matters.
-        if lock::try_acquire::<Native>(&word.word, self.me.0).is_err()
-            && lock::try_acquire_as::<Native>(&word.word, class(), self.me.0).is_err()
-        {
+        if !word.try_acquire(class, self.me.0) {
             self.wait_for_lock(word, class, timeout)?;
         }
-        word.holder_pid.store(self.pid, Ordering::Relaxed);
-        word.holder_since_ns.store(now_ns(), Ordering::Relaxed);
+        word.set_holder(self.pid, now_ns());
         Ok(())
     }
 
@@ -258,16 +230,13 @@ impl Engine {
         // A time beyond the clock's range is no limit.
         let deadline = timeout.and_then(|timeout| start.checked_add(timeout));
         let acquired = self
-            .acquire_while_clear(deadline, |alive, until| {
-                lock::acquire_as::<Native>(&word.word, &word.events(), class, self.me.0, alive, until)
-            })?
+            .acquire_while_clear(deadline, |alive, until| word.acquire_as(class, self.me.0, alive, until))?
             .map_err(|_| Error::LockTimeout { waited: clock::since(start), holder: self.holder(word) })?;
-        if let lock::Acquired::TakenOver(_) = acquired {
-            // Nobody has written there since, so this is the dead one's, if it lived long enough to
-            // write it.
-            let pid = word.holder_pid.load(Ordering::Relaxed);
+        if let Acquired::TakenOver(_) = acquired {
+            // The dead owner's, if it lived long enough to record it.
+            let pid = word.holder_pid();
             tracing::warn!(pid, "a lock was taken over from a process that died");
-            self.control.fixed().counters.lock_take_overs.fetch_add(1, Ordering::Relaxed);
+            self.control.fixed().counters.lock_take_overs.add(1);
         }
         let waited = clock::since(start);
         if waited >= SLOW_OPERATION_MIN {
@@ -308,15 +277,15 @@ impl Engine {
     }
 
     pub(crate) fn release(&self, word: &LockWord) {
-        lock::release_and_wake_next::<Native>(&word.word, &word.events(), self.me.0);
+        word.release(self.me.0);
     }
 
     /// An error if the writer lock has been held for longer than `timeout` by one owner, while the
     /// caller has `waited`.
     pub(crate) fn refuse_long_transaction(&self, waited: Duration, timeout: Duration) -> Result<()> {
         let writer = &self.control.fixed().writer;
-        let age = now_ns().saturating_sub(writer.holder_since_ns.load(Ordering::Relaxed));
-        if lock::owner::<Native>(&writer.word).is_some() && waited >= timeout && u128::from(age) > timeout.as_nanos() {
+        let age = now_ns().saturating_sub(writer.holder_since_ns());
+        if writer.owner().is_some() && waited >= timeout && u128::from(age) > timeout.as_nanos() {
             return Err(Error::LockTimeout { waited, holder: self.holder(writer) });
         }
         Ok(())
@@ -324,8 +293,8 @@ impl Engine {
 
     /// Who holds a lock, for an error message.
     fn holder(&self, word: &LockWord) -> String {
-        let age = now_ns().saturating_sub(word.holder_since_ns.load(Ordering::Relaxed));
-        format!("process {} for {:?}", word.holder_pid.load(Ordering::Relaxed), Duration::from_nanos(age))
+        let age = now_ns().saturating_sub(word.holder_since_ns());
+        format!("process {} for {:?}", word.holder_pid(), Duration::from_nanos(age))
     }
 
     /// Sees to it that the first `bytes` of the arena are backed by written blocks.
@@ -362,16 +331,16 @@ impl Engine {
     fn reclaim_kept_log(&self) -> bool {
         let fixed = self.control.fixed();
         let words = &fixed.logger;
-        if self.spawner.is_none() || fixed.counters.wal_kept.load(Ordering::SeqCst) == 0 {
+        if self.spawner.is_none() || fixed.counters.wal_kept() == 0 {
             return false;
         }
-        let request = words.yield_request.fetch_add(1, Ordering::SeqCst) + 1;
+        let request = words.request_yield();
         let start = clock::now();
-        while words.yielded.load(Ordering::SeqCst) < request {
+        while !words.has_yielded(request) {
             if clock::since(start) > LOG_YIELD_TIMEOUT || self.ensure_logger().is_err() {
                 return false;
             }
-            event_count::notify_always::<Native>(&words.background);
+            words.background.notify_always();
             clock::sleep(Duration::from_millis(1));
         }
         true

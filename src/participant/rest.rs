@@ -23,8 +23,6 @@
 //! | of the directory's removal, where the kernel does not report it | by the look for the dead | when the logger is to leave |
 
 use crate::participant::engine::Engine;
-use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::event_count;
 use crate::system::clock::now_ns;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -97,8 +95,8 @@ impl Rest {
         }
         self.active_until_ns.store(now + active_ns, Ordering::SeqCst);
         let fixed = engine.control.fixed();
-        for event in [&fixed.logger.event, &fixed.logger.background, &engine.control.cells().event] {
-            event_count::notify_always::<Native>(event);
-        }
+        fixed.logger.flusher.notify_always();
+        fixed.logger.background.notify_always();
+        engine.control.cells().sampler.notify_always();
     }
 }

@@ -4,12 +4,8 @@
 use crate::participant::engine::{Engine, LOGGER_RECHECK_INTERVAL};
 use crate::participant::options::FlushPolicy;
 use crate::shared::control::Control;
-use crate::shared::protocols::atomic::{Native, Word64};
-use crate::shared::protocols::event_count;
-use crate::shared::protocols::event_count::WaitError;
 use crate::system::clock;
 use crate::{Result, TxnId};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use untorn_wal::Retention;
 
@@ -27,22 +23,18 @@ pub(crate) fn set_policy(engine: &Engine, policy: FlushPolicy) {
         FlushPolicy::EveryBytes(bytes) => (2, bytes),
         _ => (0, 0),
     };
-    let logger = &engine.control.fixed().logger;
-    logger.policy_argument.store(argument, Ordering::Release);
-    logger.policy.store_fenced(kind);
+    engine.control.fixed().logger.settings.set_policy(kind, argument);
     engine.wake_logger();
 }
 
 /// Whether the policy in force has every commit flushed at once.
 pub(crate) fn flushes_at_once(control: &Control) -> bool {
-    control.fixed().logger.policy.load(Ordering::Relaxed) == 0
+    control.fixed().logger.settings.policy_kind() == 0
 }
 
 /// The policy in force.
 pub(crate) fn policy(engine: &Engine) -> FlushPolicy {
-    let logger = &engine.control.fixed().logger;
-    let kind = logger.policy.load(Ordering::Acquire);
-    let argument = logger.policy_argument.load(Ordering::Acquire);
+    let (kind, argument) = engine.control.fixed().logger.settings.policy();
     match kind {
         1 => FlushPolicy::Every(Duration::from_nanos(argument)),
         2 => FlushPolicy::EveryBytes(argument),
@@ -50,82 +42,22 @@ pub(crate) fn policy(engine: &Engine) -> FlushPolicy {
     }
 }
 
-/// Sets how long the logger stays without clients.
-pub(crate) fn set_idle(engine: &Engine, idle: Duration) {
-    let ms = (idle.as_millis() as u64).max(1);
-    engine.control.fixed().logger.idle_ms.store(ms, Ordering::Release);
-}
-
-/// Sets the time between samples of the cells.
-pub(crate) fn set_sample_interval(engine: &Engine, interval: Duration) {
-    let ns = interval.as_nanos().min(u128::from(u64::MAX)) as u64;
-    engine.control.cells().interval_ns.store(ns, Ordering::Release);
-}
-
-/// How long the logger stays without clients.
-pub(crate) fn idle(engine: &Engine) -> Duration {
-    Duration::from_millis(engine.control.fixed().logger.idle_ms.load(Ordering::Acquire))
-}
-
-/// Sets the log volume between checkpoints.
-pub(crate) fn set_checkpoint_bytes(engine: &Engine, bytes: u64) {
-    engine.control.fixed().logger.checkpoint_bytes.store(bytes.max(1), Ordering::Release);
-}
-
-/// Sets what of the log is kept for those who follow it.
-pub(crate) fn set_retention(engine: &Engine, retention: Retention) {
-    store_retention(&engine.control, retention);
-}
-
-pub(crate) fn store_retention(control: &Control, retention: Retention) {
-    let logger = &control.fixed().logger;
-    let ms = u64::try_from(retention.age.as_millis()).unwrap_or(u64::MAX);
-    logger.retain_bytes.store(retention.bytes, Ordering::Release);
-    logger.retain_ms.store(ms, Ordering::Release);
-}
-
-/// What of the log is kept.
-pub(crate) fn retention(control: &Control) -> Retention {
-    let logger = &control.fixed().logger;
-    let age = Duration::from_millis(logger.retain_ms.load(Ordering::Acquire));
-    Retention { bytes: logger.retain_bytes.load(Ordering::Acquire), age }
-}
-
 /// Has a checkpoint taken that covers what is visible now, and waits for it; for a transaction that
 /// holds its start up, no longer than `lock_timeout`.
 pub(crate) fn wait_checkpoint(engine: &Engine, lock_timeout: Option<Duration>) -> Result<TxnId> {
     let wanted = engine.control.committed();
-    let fixed = engine.control.fixed();
     let start = clock::now();
     let mut watch = engine.watch_logger();
-    let failures = fixed.checkpoint.failures.load(Ordering::SeqCst);
+    let words = &engine.control.fixed().checkpoint;
+    let failures = words.failures();
     engine.request_checkpoint(wanted);
-    let ended = event_count::wait_until::<Native, _, _>(
-        &fixed.checkpoint.event,
-        None,
-        LOGGER_RECHECK_INTERVAL,
-        || {
-            let finished = TxnId::from_u64(fixed.checkpoint.finished.load(Ordering::SeqCst));
-            if finished >= wanted {
-                return Some(Ok(finished));
-            }
-            if fixed.checkpoint.failures.load(Ordering::SeqCst) != failures {
-                return Some(Err(engine.refuse_poisoned().err().unwrap_or_else(|| engine.last_checkpoint_failure())));
-            }
-            engine.refuse_poisoned().err().map(Err)
-        },
-        || {
-            watch.check(engine, start)?;
-            engine.request_checkpoint(wanted);
-            match lock_timeout {
-                Some(timeout) => engine.refuse_long_transaction(clock::since(start), timeout),
-                None => Ok(()),
-            }
-        },
-    );
-    match ended {
-        Ok(found) => found,
-        Err(WaitError::Stopped(error)) => Err(error),
-        Err(WaitError::TimedOut) => unreachable!("there is no deadline"),
-    }
+    let is_finished = || Some(words.finished_by_waiter()).filter(|finished| *finished >= wanted);
+    engine.control.wait_for_checkpoint(failures, LOGGER_RECHECK_INTERVAL, is_finished, || {
+        watch.check(engine, start)?;
+        engine.request_checkpoint(wanted);
+        match lock_timeout {
+            Some(timeout) => engine.refuse_long_transaction(clock::since(start), timeout),
+            None => Ok(()),
+        }
+    })
 }

@@ -37,7 +37,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::time::Duration;
 
@@ -141,7 +140,7 @@ impl LoggerSpawner {
         let Some(mut start) = self.start.try_lock() else { return Ok(()) };
         // A logger that has entered `control` serves before its client reads that from the pipe. If
         // it is killed in between, its program works all the same, and no attempt has failed.
-        let logger_starts = engine.control.fixed().counters.logger_starts.load(Ordering::Acquire);
+        let logger_starts = engine.control.fixed().counters.logger_starts();
         if let Some(last) = start.as_mut().filter(|last| last.logger_starts != logger_starts) {
             last.attempt = 0;
         }

@@ -23,8 +23,7 @@ use crate::shared::memory::fork::ForkGuard;
 use crate::shared::presence;
 use crate::shared::presence::Presence;
 use crate::shared::progress::{Patience, Progress};
-use crate::shared::protocols::atomic::{Native, Word64};
-use crate::shared::protocols::{event_count, pins};
+use crate::shared::readers::StoreReader;
 use crate::system::clock;
 use crate::system::clock::now_ns;
 use crate::system::sync::Mutex;
@@ -196,7 +195,7 @@ impl DirectClient {
         let lock_reserve = dir.with_fd(|fd| liveness::open_reserve(fd, lock_file))?;
         let entry = enter_table(&control, me, &tester, || dir.need_file(dir::CONTROL, true))?;
         // A logger without clients sleeps until its time to leave.
-        event_count::notify_always::<Native>(&control.fixed().logger.background);
+        control.fixed().logger.background.notify_always();
         let engine = Engine {
             dir,
             store_id: header.store_id,
@@ -249,7 +248,7 @@ impl DirectClient {
 
     /// Counts a commit of this process.
     pub(crate) fn count_commit(&self) {
-        self.engine.control.clients()[self.entry].commits.fetch_add(1, Ordering::Relaxed);
+        self.engine.control.clients()[self.entry].count_commit();
     }
 
     // ---- pins
@@ -262,12 +261,12 @@ impl DirectClient {
         let engine = &self.engine;
         let claim = || engine.control.claim_reader(engine.me.0, |id| engine.is_alive(id), || engine.control_file());
         let index = engine.with_room(claim)?;
-        self.reader(index).pid.store(u64::from(engine.pid), Ordering::Relaxed);
+        self.reader(index).set_pid(engine.pid);
         Ok(index)
     }
 
     #[inline]
-    pub(crate) fn reader(&self, index: usize) -> &pins::ReaderSlot<Native> {
+    pub(crate) fn reader(&self, index: usize) -> &StoreReader {
         self.engine.control.reader(index)
     }
 }
@@ -279,9 +278,9 @@ impl Drop for DirectClient {
         }
         let me = self.engine.me.0;
         self.engine.control.release_readers_of(me);
-        self.engine.control.clients()[self.entry].owner.store(0, Ordering::Release);
+        self.engine.control.clients()[self.entry].leave();
         // The logger counts its idle time from here.
-        event_count::notify_always::<Native>(&self.engine.control.fixed().logger.event);
+        self.engine.control.fixed().logger.flusher.notify_always();
         tracing::info!(path = %self.engine.dir.path().display(), "store closed");
     }
 }
@@ -334,21 +333,20 @@ fn enter_table(
     let mut reap = false;
     loop {
         for (index, entry) in control.clients().iter().enumerate() {
-            let owner = entry.owner.load(Ordering::Acquire);
-            if owner != 0 && (!reap || tester.is_held(owner)?) {
+            let found = entry.owner();
+            if let Some(owner) = found
+                && (!reap || tester.is_held(owner)?)
+            {
                 continue;
             }
-            if entry.owner.compare_exchange(owner, me.0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                if owner != 0 {
+            if entry.claim(found, me.0) {
+                if found.is_some() {
                     // It may have died between a store into a cell and the flag that says so.
-                    control.cells().dirty.store_fenced(1);
+                    control.cells().set_dirty();
                     // Or between its claim of a reader slot and the bit that leads to it.
-                    control.fixed().readers.deaths.store(1, Ordering::Release);
+                    control.fixed().readers.note_death();
                 }
-                entry.pid.store(u64::from(std::process::id()), Ordering::Relaxed);
-                entry.since_ns.store(now_ns(), Ordering::Relaxed);
-                entry.commits.store(0, Ordering::Relaxed);
-                entry.since_txn.store(control.committed().as_u64(), Ordering::Release);
+                entry.join(std::process::id(), now_ns(), control);
                 return Ok(index);
             }
         }

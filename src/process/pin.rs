@@ -19,8 +19,6 @@ use crate::files::slot::SlotImage;
 use crate::process::client::DirectClient;
 use crate::shared::memory::arena::Pages;
 use crate::shared::memory::fork::ForkGuard;
-use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::pins::ReaderSlot;
 use crate::system::sync::Mutex;
 use crate::{PageId, Result, TxnId};
 use std::cell::RefCell;
@@ -140,28 +138,10 @@ impl DirectClient {
     /// Pins the published durable transaction in a slot, and finds its image.
     fn find_durable(&self, slot: &LocalSlot) -> Result<SlotImage> {
         let shared = self.reader(slot.index);
-        let fixed = self.engine.control.fixed();
         let mut waited = None;
         loop {
-            // Pins the published t, fences, and checks that t is still published
-            // (`shared::protocols::pins`).
-            let txn = shared.pin_by(&fixed.durable.txn, || {
-                crash_point!("reader.durable_read");
-            });
-            crash_point!("reader.durable_pinned");
-            for place in &*fixed.durable_slots {
-                let words = place.copy();
-                // The places are filled in turn: if t is still published, its place was not
-                // refilled while we copied it. The other one may hold t as well, if t was published
-                // twice, and be refilled just now: then its checksum fails, and the first one is
-                // good.
-                let unmoved = fixed.durable.txn.load(Ordering::SeqCst) == txn.as_u64();
-                if unmoved
-                    && words[0] == txn.as_u64()
-                    && let Ok(image) = self.engine.control.decode_image(&words)
-                {
-                    return Ok(image);
-                }
+            if let Some(image) = self.engine.control.pin_durable(shared) {
+                return Ok(image);
             }
             // The logger has published another one, or will mend what is damaged.
             self.engine.await_mended(&mut waited)?;
@@ -185,7 +165,7 @@ impl DirectClient {
                     &kept.last().expect("just pushed").slot
                 }
             };
-            let committed = self.engine.control.fixed().committed.load(Ordering::Acquire);
+            let committed = self.engine.control.committed().as_u64();
             match slot.count.load(Ordering::Acquire) {
                 0 => self.pin_in(slot)?,
                 ENDING => return Ok(None),
@@ -207,10 +187,10 @@ impl DirectClient {
     /// Pins the newest visible transaction in a slot that the caller owns and whose count is 0.
     #[inline]
     fn pin_in(self: &Arc<DirectClient>, slot: &LocalSlot) -> Result<()> {
-        let shared: &ReaderSlot<Native> = self.reader(slot.index);
+        let shared = self.reader(slot.index);
         let control = &self.engine.control;
         loop {
-            let txn = shared.pin(&control.fixed().committed);
+            let txn = control.pin_committed(shared);
             if slot.txn.load(Ordering::Relaxed) == txn.as_u64() && slot.high_water.load(Ordering::Relaxed) != 0 {
                 // The image of that transaction is still at hand from the last pin.
                 slot.open(self);

@@ -17,20 +17,23 @@
 //! are gone, since adding takes no latch.
 #![allow(unsafe_code)]
 
+mod entry;
+mod head;
 mod kind;
 
 use crate::files::dir;
-use crate::shared::control::{CacheLine, Control, REOPEN_REMEDY, checked, unchecked, write_zeros};
-use crate::shared::protocols::atomic::{Native, Word64};
-use crate::shared::protocols::cell::{COPIES, CellView, CellWords, WriteStep};
-use crate::shared::protocols::lock;
+use crate::shared::control::{Control, REOPEN_REMEDY, checked, unchecked, write_zeros};
+use crate::shared::protocols::atomic::Native;
+use crate::shared::protocols::cell::{COPIES, CellView, WriteStep};
 use crate::{Error, LimitKind, Result, Version, limits};
+pub(crate) use entry::CellEntry;
+pub(crate) use head::{BODIES_BACKED_AT, CAPACITY_AT, CellsHead};
 pub(crate) use kind::CellKind;
 use std::fs::File;
-use std::mem::{offset_of, size_of};
+use std::mem::size_of;
 use std::ops::Range;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Entries by which the table grows.
 const ENTRY_CHUNK: usize = 1024;
@@ -44,68 +47,7 @@ const BODIES_BYTES: u64 = limits::CELLS_MAX as u64 * (limits::CELL_LEN_MAX * COP
 /// Bytes of both.
 pub(crate) const RESERVED_BYTES: u64 = TABLE_BYTES + BODIES_BYTES;
 
-/// What is known of all cells together.
-#[repr(C)]
-pub(crate) struct CellsHead {
-    /// Not 0 while a cell may have a value that no sample holds: see
-    /// [`crate::shared::protocols::cell`].
-    pub(crate) dirty: CacheLine<AtomicU64>,
-    /// Entries that exist and entries ever used; bytes of bodies that exist, in chunks, and that
-    /// are given out, in units. All are [`checked`] numbers.
-    capacity: AtomicU64,
-    bound: AtomicU64,
-    bodies_backed: AtomicU64,
-    bodies_used: AtomicU64,
-    /// No entry below is free, as a hint.
-    first_free: AtomicU64,
-    /// No version up to this one is given to a new cell: cells that were dropped had them. By the
-    /// owner of the writer lock.
-    versions_gone: AtomicU64,
-    /// 1 + the entry of a cell whose creation or drop is being committed. If its owner died,
-    /// whoever next has the writer lock for cells looks which of the two it is.
-    pub(crate) pending: AtomicU64,
-    /// Rounds of sampling that are asked for, and the newest one that is committed.
-    pub(crate) wanted: CacheLine<AtomicU64>,
-    done: AtomicU64,
-    /// The complement of `done`: an acknowledgement needs both.
-    done_check: AtomicU64,
-    /// The sampler listens here, and those who wait for a round.
-    pub(crate) event: AtomicU32,
-    pub(crate) done_event: AtomicU32,
-    /// Counts rounds that failed, and the error number of the last: see [`crate::logger::sampler`].
-    pub(crate) failures: AtomicU32,
-    pub(crate) errno: AtomicU32,
-    /// Time between rounds, unless the flush policy says so.
-    pub(crate) interval_ns: AtomicU64,
-    /// For `stats`: rounds that committed something, and the values in them.
-    pub(crate) rounds: AtomicU64,
-    pub(crate) values: AtomicU64,
-}
-
-/// Where in [`CellsHead`] the numbers are that lead to memory.
-pub(crate) const CAPACITY_AT: usize = offset_of!(CellsHead, capacity);
-pub(crate) const BODIES_BACKED_AT: usize = offset_of!(CellsHead, bodies_backed);
-
-/// One cell or counter.
-#[repr(C, align(128))]
-pub(crate) struct CellEntry {
-    /// What readers and writers use.
-    pub(crate) hot: CellWords<Native>,
-    /// Which body is this entry's, in units: a [`checked`] number.
-    body: AtomicU64,
-    /// The [`CellKind`]: a [`checked`] number.
-    kind: AtomicU64,
-    /// No value is stored under a version below this.
-    pub(crate) floor: AtomicU64,
-    /// The newest transaction when it was freed.
-    freed_txn: AtomicU64,
-    /// Writers that wait for the latch sleep here.
-    pub(crate) event: AtomicU32,
-    _reserved: AtomicU32,
-}
-
 const _: () = {
-    assert!(size_of::<CellEntry>() == 128);
     assert!((ENTRY_CHUNK * size_of::<CellEntry>()).is_multiple_of(4096));
     assert!(TABLE_BYTES.is_multiple_of(4096) && BODIES_BYTES.is_multiple_of(4096));
     assert!(limits::CELL_LEN_MAX < 1 << 16);
@@ -118,48 +60,6 @@ fn table_at(readers_end: usize) -> u64 {
 
 fn damaged(what: &str) -> Error {
     Error::corrupt(dir::CONTROL, 0, format!("the {what} is damaged; {REOPEN_REMEDY}"))
-}
-
-impl CellsHead {
-    /// The newest round that is committed; `None` while the word and its check disagree.
-    pub(crate) fn done(&self) -> Option<u64> {
-        let done = self.done.load(Ordering::SeqCst);
-        (self.done_check.load(Ordering::Acquire) == !done).then_some(done)
-    }
-
-    /// Asks for a round, and says which one covers what was stored before. Beyond all that are
-    /// committed, whatever `wanted` says, since a flipped bit of that must not acknowledge what no
-    /// round has looked at.
-    pub(crate) fn ask(&self) -> u64 {
-        let done = self.done().unwrap_or(0);
-        let after = |wanted: u64| wanted.max(done).saturating_add(1);
-        let (Ok(wanted) | Err(wanted)) =
-            self.wanted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |wanted| Some(after(wanted)));
-        after(wanted)
-    }
-
-    /// The newest version that a dropped cell may have had.
-    pub(crate) fn versions_gone(&self) -> Version {
-        Version::from_u64(self.versions_gone.load(Ordering::Acquire))
-    }
-
-    /// A round is committed. By the sampler alone.
-    pub(crate) fn set_done(&self, round: u64) {
-        self.done_check.store(!round, Ordering::Release);
-        self.done.store_fenced(round);
-    }
-}
-
-impl CellEntry {
-    pub(crate) fn kind(&self) -> Result<CellKind> {
-        let word = unchecked(self.kind.load(Ordering::Acquire));
-        word.and_then(CellKind::decode).ok_or_else(|| damaged("kind of a cell"))
-    }
-
-    /// Whether it has never been any cell's.
-    fn is_unused(&self) -> bool {
-        self.kind.load(Ordering::Acquire) == 0
-    }
 }
 
 impl Control {
@@ -241,7 +141,7 @@ impl Control {
     }
 
     /// The cell of an entry, ready to be read and stored.
-    pub(crate) fn cell_view<'c>(&'c self, entry: &'c CellEntry) -> Result<CellView<'c, Native>> {
+    pub(crate) fn cell_view<'c>(&'c self, entry: &'c CellEntry) -> Result<StoredCell<'c>> {
         let kind = entry.kind()?;
         let CellKind::Cell { len } = kind else { return Err(damaged("kind of a cell")) };
         let first = self.map_copies(entry, kind)?;
@@ -281,7 +181,7 @@ impl Control {
     /// The cell that was found in this very mapping; `entry` is its entry, as [`Control::entry_of`]
     /// found it. An entry keeps its body for ever.
     #[inline]
-    pub(crate) fn view_of<'c>(&'c self, cell: &CellRef, entry: &'c CellEntry) -> CellView<'c, Native> {
+    pub(crate) fn view_of<'c>(&'c self, cell: &CellRef, entry: &'c CellEntry) -> StoredCell<'c> {
         assert!(std::ptr::eq(cell.entry, entry), "a cell has the entry that was found with it");
         // SAFETY: `cell_ref` mapped them from this very region, as `entry_of` has found of the
         // entry, and found them in the file. They stay mapped as long as `self` lives. The rest as
@@ -359,7 +259,7 @@ impl Control {
         if filled.is_ok() {
             entry.hot.generation.store(generation, Ordering::SeqCst);
         }
-        lock::release_and_wake::<Native>(&entry.hot.latch, &entry.event, me);
+        entry.release_latch(me);
         filled
     }
 
@@ -449,6 +349,9 @@ impl Control {
         Ok(ranges.iter().filter(|range| !range.is_empty()).map(|range| range.end).max().unwrap_or(0))
     }
 }
+
+/// A cell of this region: see [`CellView`].
+pub(crate) type StoredCell<'c> = CellView<'c, Native>;
 
 /// A cell or counter of one mapping of `control`, as [`Control::cell_ref`] found and checked it.
 #[derive(Clone, Copy, Debug)]

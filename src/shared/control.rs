@@ -16,16 +16,28 @@
 //! the file, and nothing leads there but a word that is stored after its blocks were written with
 //! zeros: so no store into the mapping ever needs a block.
 //!
-//! - `layout`: the words
+//! - `layout`: where the words are
+//! - `event`: the words that threads wait on
+//! - `checkpoint`, `durable`, `logger`, `stream`, `deadlines`,
+//!   `clients`, `counters`, `lock_word`: the words of one subject each, behind verbs that argue their orderings
 //! - `state`: the newest and the durable transaction, the incarnation, poison
 //! - `growth`: the parts that grow
 //! - `blocks`: writes that give a file its blocks
 #![allow(unsafe_code)]
 
 mod blocks;
+mod checkpoint;
+mod clients;
+mod counters;
+mod deadlines;
+mod durable;
+mod event;
 mod growth;
 mod layout;
+mod lock_word;
+mod logger;
 mod state;
+mod stream;
 
 use crate::files::descriptor;
 use crate::files::descriptor::FileId;
@@ -41,10 +53,17 @@ use crate::system::clock;
 use crate::{Error, Result, limits};
 use blocks::write_blocks;
 pub(crate) use blocks::write_zeros;
+use clients::ClientEntry;
+pub(crate) use counters::StatCounter;
+pub(crate) use event::Event;
+pub(crate) use growth::LogRing;
 pub(crate) use layout::*;
 pub use layout::{
     CHECKED_CELL_NUMBERS, CHECKED_NUMBERS, FLUSH_REQUEST_AT, HEARTBEAT_AT, IMAGES_AT, READER_CHUNK, REGION_INODE_AT,
 };
+pub(crate) use lock_word::LockWord;
+pub(crate) use logger::FlusherSleep;
+pub(crate) use state::Poison;
 use std::fs::File;
 use std::mem::{offset_of, size_of};
 use std::os::fd::AsFd;
@@ -72,11 +91,11 @@ pub(crate) struct Control {
     arena_known: AtomicU64,
     /// Where the parts of this file end that this process has found to be there: entries of cells,
     /// and their copies.
-    pub(crate) cell_table_known: AtomicU64,
-    pub(crate) cell_bodies_known: AtomicU64,
+    pub(super) cell_table_known: AtomicU64,
+    pub(super) cell_bodies_known: AtomicU64,
     /// The chunks of reader slots that this process has found ready, a bit for each: they are so
     /// for ever.
-    pub(crate) readers_known: AtomicU64,
+    pub(super) readers_known: AtomicU64,
     /// Entries of the client table that this process has found ready: they are so for ever.
     clients_known: AtomicUsize,
 }
@@ -136,7 +155,7 @@ impl Control {
         identity.segment_size.store(geometry.segment_size, Ordering::Relaxed);
         control.begin_region()?;
         let began = clock::since_1970();
-        control.fixed().counters.began_unix_seconds.store(began.as_secs(), Ordering::Relaxed);
+        control.fixed().counters.began_unix_seconds.set(began.as_secs());
         identity.magic.store(MAGIC, Ordering::Relaxed);
         control.fixed().ring.len.store(checked((limits::RING_SIZE_MIN / RING_UNIT) as u32), Ordering::Relaxed);
         control.fixed().ring.reach.store(checked((geometry.ring_size / RING_UNIT) as u32), Ordering::Relaxed);
@@ -299,7 +318,7 @@ impl Control {
             .map_err(Error::sys("random number for the shared region"))?;
         // Not 0, which a segment has that was started without a region.
         self.fixed().identity.region.store(u64::from_le_bytes(random) | 1, Ordering::Relaxed);
-        self.fixed().logger.segment.store(0, Ordering::Relaxed);
+        self.fixed().logger.begin_with_segment(0);
         Ok(())
     }
 
@@ -307,7 +326,7 @@ impl Control {
     /// `old` holds.
     pub(crate) fn continue_region(&self, old: &Control) {
         self.fixed().identity.region.store(old.region(), Ordering::Relaxed);
-        self.fixed().logger.segment.store(old.fixed().logger.segment.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.fixed().logger.begin_with_segment(old.fixed().logger.segment());
     }
 
     /// Whether the newest segment of the log is one that was started in this region's life, and no
@@ -315,7 +334,7 @@ impl Control {
     /// the region, which must not be believed then: a backup was copied over them, say. A newer one
     /// is as good: its logger died before it could store the number.
     pub(crate) fn is_of_log(&self, newest: Option<&SegmentHeader>) -> bool {
-        let number = self.fixed().logger.segment.load(Ordering::Relaxed);
+        let number = self.fixed().logger.segment();
         newest.is_some_and(|newest| newest.region == self.region() && newest.number.0 >= number)
     }
 

@@ -27,6 +27,9 @@ use std::fs::File;
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// A reader slot of this region.
+pub(crate) type StoreReader = ReaderSlot<Native>;
+
 /// Chunks of the table at its greatest size.
 const CHUNKS: usize = limits::READERS_MAX / READER_CHUNK;
 
@@ -43,11 +46,11 @@ const _: () = {
 #[repr(C, align(64))]
 pub(crate) struct ReaderWords {
     /// The state of each chunk.
-    pub(crate) chunks: [AtomicU64; CHUNKS],
+    pub(in crate::shared) chunks: [AtomicU64; CHUNKS],
     /// Not 0: a client may have died that no other trace tells of, so reaping is to look at all
     /// slots.
-    pub(crate) deaths: AtomicU64,
-    pub(crate) map: ReaderMap,
+    deaths: AtomicU64,
+    map: ReaderMap,
 }
 
 /// Where the region has the bits of the slots that a scan looks at, for a test that counts them.
@@ -55,6 +58,24 @@ pub const READER_MAP_AT: u64 =
     (offset_of!(Fixed, readers) + offset_of!(ReaderWords, map) + offset_of!(ReaderMap, areas)) as u64;
 /// Bytes of those bits.
 pub const READER_MAP_BYTES: usize = limits::READERS_MAX / 8;
+
+impl ReaderWords {
+    /// Records that a client may have died that no other trace tells of: it may have claimed a slot
+    /// and not entered it in the map.
+    pub(crate) fn note_death(&self) {
+        self.deaths.store(1, Ordering::Release);
+    }
+
+    /// Whether [`ReaderWords::note_death`] was called since the last reaping.
+    pub(crate) fn has_death(&self) -> bool {
+        self.deaths.load(Ordering::Acquire) != 0
+    }
+
+    /// By the reaper, before it reaps: as [`ReaderWords::has_death`], and clears it.
+    pub(crate) fn take_death(&self) -> bool {
+        self.deaths.swap(0, Ordering::AcqRel) != 0
+    }
+}
 
 /// What the state word of a chunk says.
 enum Chunk {
@@ -116,7 +137,7 @@ impl Control {
 
     /// The slot of this number; `None` if its chunk is not ready.
     #[inline]
-    fn find_reader(&self, index: usize) -> Option<&ReaderSlot<Native>> {
+    fn find_reader(&self, index: usize) -> Option<&StoreReader> {
         if !self.is_ready(index / READER_CHUNK) {
             return None;
         }
@@ -125,7 +146,7 @@ impl Control {
         // is ever taken back, so the file covers the slot; a word that was forged is refused by
         // `chunk`. It consists of atomics alone, for which every bit pattern is valid and which
         // other processes may change.
-        Some(unsafe { &*self.base().add(self.readers_begin()).cast::<ReaderSlot<Native>>().add(index) })
+        Some(unsafe { &*self.base().add(self.readers_begin()).cast::<StoreReader>().add(index) })
     }
 
     /// The slot of this number.
@@ -133,7 +154,7 @@ impl Control {
     /// # Panics
     /// If there is none: it was never claimed.
     #[inline]
-    pub(crate) fn reader(&self, index: usize) -> &ReaderSlot<Native> {
+    pub(crate) fn reader(&self, index: usize) -> &StoreReader {
         self.find_reader(index).expect("a slot that was claimed lies in a chunk that is ready")
     }
 
@@ -156,7 +177,7 @@ impl Control {
     }
 
     /// Calls `visit` with each slot that a client uses, and its number.
-    pub(crate) fn for_each_reader<'c>(&'c self, mut visit: impl FnMut(usize, &'c ReaderSlot<Native>)) {
+    pub(crate) fn for_each_reader<'c>(&'c self, mut visit: impl FnMut(usize, &'c StoreReader)) {
         self.fixed().readers.map.for_each(|index| {
             if let Some(slot) = self.find_reader(index) {
                 visit(index, slot);
@@ -165,7 +186,7 @@ impl Control {
     }
 
     /// Calls `visit` with each slot that there is.
-    fn for_all_readers(&self, mut visit: impl FnMut(usize, &ReaderSlot<Native>)) {
+    fn for_all_readers(&self, mut visit: impl FnMut(usize, &StoreReader)) {
         for chunk in (0..CHUNKS).filter(|chunk| self.is_ready(*chunk)) {
             for index in chunk * READER_CHUNK..(chunk + 1) * READER_CHUNK {
                 visit(index, self.reader(index));
@@ -264,10 +285,10 @@ impl Control {
         all: bool,
         me: ClientIdBits,
         mut is_dead: impl FnMut(ClientIdBits) -> bool,
-        mut reaped: impl FnMut(&ReaderSlot<Native>),
+        mut reaped: impl FnMut(&StoreReader),
     ) {
         let map = &self.fixed().readers.map;
-        let reap = |index: usize, slot: &ReaderSlot<Native>| {
+        let reap = |index: usize, slot: &StoreReader| {
             if let Some(owner) = slot.owner()
                 && is_dead(owner)
                 && pins::reap(map, index, slot, owner, me)

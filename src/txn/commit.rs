@@ -7,11 +7,8 @@
 //! **I2** The order in the log is the order of commits and of ids: each record is copied in behind
 //! the published tail, under the lock, and the publication publishes record and pages together.
 
-use crate::shared::protocols::atomic::{Native, Word64};
-use crate::shared::protocols::{deadline, slots};
 use crate::txn::write::Write;
 use crate::{Result, TxnId};
-use std::sync::atomic::Ordering;
 use untorn_wal::Lsn;
 
 /// A commit that has become visible.
@@ -82,8 +79,8 @@ impl Write<'_> {
         }
         let waiting = &control.fixed().deadlines;
         match deadline_ns {
-            None => waiting.policy_tail.store_fenced(base.0),
-            Some(by) => deadline::announce::<Native>(&waiting.urgency, deadline::urgency(by)),
+            None => waiting.announce_published(base),
+            Some(by) => waiting.announce(by),
         }
     }
 
@@ -97,22 +94,14 @@ impl Write<'_> {
         let waiting = &control.fixed().deadlines;
         control.slots().write(&image.encode());
         match deadline_ns {
-            None => waiting.policy_tail.store(lsn.0, Ordering::Release),
-            Some(by) => {
-                // A writer that died before its publication has left it further than the log
-                // reaches.
-                if waiting.policy_tail.load(Ordering::Relaxed) > self.base.log_tail.0 {
-                    waiting.policy_tail.store(self.base.log_tail.0, Ordering::Release);
-                }
-                deadline::announce::<Native>(&waiting.urgency, deadline::urgency(by));
-            }
+            None => waiting.announce_by_policy(lsn),
+            Some(by) => waiting.announce_first(by, self.base.log_tail),
         }
         crash_point!("commit.before_swing");
-        slots::publish::<Native>(&control.fixed().committed, self.txn);
+        control.publish_commit(self.txn);
         crash_point!("commit.swung");
         if let Some(by) = deadline_ns {
-            // Again: a flush that does not cover this commit may have taken the first one.
-            deadline::announce::<Native>(&waiting.urgency, deadline::urgency(by));
+            waiting.announce(by);
         }
     }
 }

@@ -14,12 +14,8 @@
 use crate::files::dir;
 use crate::files::slot::SlotImage;
 use crate::participant::engine::Engine;
-use crate::shared::protocols::atomic::{Native, Word64};
-use crate::shared::protocols::event_count;
-use crate::shared::protocols::event_count::WaitError;
 use crate::system::clock;
 use crate::{Error, LimitKind, Result, TxnId, limits};
-use std::sync::atomic::Ordering;
 use untorn_wal::record;
 use untorn_wal::record::{Begun, RecordKind};
 use untorn_wal::{Lsn, blocks_for};
@@ -88,9 +84,8 @@ pub(super) struct Boundary {
 impl Stream {
     /// Begins the record of transaction `txn` after `base`. The caller holds the writer lock.
     pub(crate) fn begin(engine: &Engine, base: &SlotImage, txn: TxnId) -> Result<Stream> {
-        let words = &engine.control.fixed().stream;
-        let tail = Lsn(words.tail.load(Ordering::Acquire));
-        let reserved_blocks = words.reserved_blocks.load(Ordering::Acquire).max(base.blocks_reserved);
+        let (tail, reserved_blocks) = engine.control.fixed().stream.tail_and_reserved();
+        let reserved_blocks = reserved_blocks.max(base.blocks_reserved);
         let at = base.log_tail.max(tail);
         // No frame is published before the ring has room for it.
         let reach = engine.control.durable().map(|(_, durable)| durable.advanced_by(engine.geometry.ring_size));
@@ -170,12 +165,7 @@ impl Stream {
     fn send_frame(&mut self, engine: &Engine) -> Result<()> {
         let (end, reserved_blocks) = self.copy_in(engine, RecordKind::Frame, STREAM_RESERVE_BLOCKS)?;
         crash_point!("stream.before_tail");
-        let words = &engine.control.fixed().stream;
-        // The charge first: if this process dies in between, the next owner charges no less.
-        words.reserved_blocks.store(reserved_blocks, Ordering::Release);
-        words.tail.store_fenced(end.0);
-        // And once more for the logger, which counts what lies below the tail as used up.
-        words.reserved_below.store(reserved_blocks, Ordering::Release);
+        engine.control.fixed().stream.append(end, reserved_blocks);
         crash_point!("stream.after_tail");
         engine.tell_logger(end);
         self.at = end;
@@ -232,10 +222,9 @@ impl Stream {
             let needed = Lsn(end.0.saturating_sub(self.ring_len).next_multiple_of(8));
             engine.wait_durable(needed, true, None)?;
         }
-        if reserved_blocks <= engine.control.fixed().durable.block_credit.load(Ordering::Acquire) {
+        if reserved_blocks <= engine.control.fixed().durable.credit() {
             return Ok(());
         }
-        let logger = &engine.control.fixed().logger;
         let waited = loop {
             match wait_for_grant(engine, reserved_blocks) {
                 Err(Error::DiskFull { .. }) => {}
@@ -248,16 +237,14 @@ impl Stream {
                 Err(error) => break Err(error),
             }
         };
-        // The request ends with whoever made it: a large one that was refused must not go on asking
-        // for files and checkpoints.
-        logger.log_request.store(0, Ordering::SeqCst);
+        engine.control.fixed().logger.end_credit_request();
         waited
     }
 }
 
 /// The error of a log that can't grow.
 fn no_log(engine: &Engine) -> Error {
-    let kept = engine.control.fixed().counters.wal_kept.load(Ordering::SeqCst);
+    let kept = engine.control.fixed().counters.wal_kept();
     let what = match kept {
         0 => "the log".into(),
         _ => format!(
@@ -276,22 +263,18 @@ fn wait_for_grant(engine: &Engine, reserved_blocks: u64) -> Result<()> {
     // The logger preallocates, and counts each attempt that fails. One may be under way that began
     // before this request, and does not know what a checkpoint has set free since. The next one
     // does.
-    let failures = logger.log_failures.load(Ordering::SeqCst);
-    logger.log_request.store_fenced(reserved_blocks);
-    engine.wake_logger();
-    event_count::notify::<Native>(&logger.background);
+    let failures = logger.log_failures();
+    logger.request_credit(reserved_blocks);
     let mut watch = engine.watch_logger();
-    let mut block_credit = (words.block_credit.load(Ordering::SeqCst), clock::now());
-    let ended = event_count::wait_until::<Native, _, _>(
-        &words.event,
-        None,
+    let mut block_credit = (words.credit_by_waiter(), clock::now());
+    words.event.wait_until(
         crate::participant::engine::LOGGER_RECHECK_INTERVAL,
         || {
-            if reserved_blocks <= words.block_credit.load(Ordering::SeqCst) {
+            if reserved_blocks <= words.credit_by_waiter() {
                 return Some(Ok(()));
             }
-            if logger.log_failures.load(Ordering::SeqCst).wrapping_sub(failures) >= 2 {
-                let errno = logger.log_errno.load(Ordering::Relaxed) as i32;
+            if logger.log_failures().wrapping_sub(failures) >= 2 {
+                let errno = logger.log_errno();
                 return Some(Err(match errno {
                     libc::ENOSPC => Error::DiskFull { what: "the log".into() },
                     _ => Error::io("making a log segment")(std::io::Error::from_raw_os_error(errno)),
@@ -302,19 +285,14 @@ fn wait_for_grant(engine: &Engine, reserved_blocks: u64) -> Result<()> {
         || {
             watch.check(engine, start)?;
             // A logger that lives and grants nothing: a charge that no log can hold.
-            let now = words.block_credit.load(Ordering::SeqCst);
+            let now = words.credit_by_waiter();
             if now != block_credit.0 {
                 block_credit = (now, clock::now());
             } else if clock::since(block_credit.1) > engine.logger_timeout {
                 return Err(Error::LoggerStalled { waited: clock::since(start), visible: None });
             }
-            event_count::notify::<Native>(&logger.background);
+            logger.background.notify();
             Ok(())
         },
-    );
-    match ended {
-        Ok(found) => found,
-        Err(WaitError::Stopped(error)) => Err(error),
-        Err(WaitError::TimedOut) => unreachable!("there is no deadline"),
-    }
+    )
 }

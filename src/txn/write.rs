@@ -19,7 +19,6 @@ use crate::txn::stream::Stream;
 use crate::txn::trees::{OpenTree, OpenTrees};
 use crate::{Error, KeyspaceId, LimitKind, PageId, Result, TxnId, Version, limits};
 use std::ops::Bound;
-use std::sync::atomic::Ordering;
 
 /// The state of a write transaction. Its owner holds the writer lock.
 ///
@@ -177,16 +176,12 @@ impl<'e> Write<'e> {
     pub(crate) fn create_keyspace(&mut self, name: &str) -> Result<KeyspaceId> {
         self.refuse_failed()?;
         self.check_new_keyspace(name)?;
-        // A number is not given again after a roll-back: handles that were made there must not lead
-        // elsewhere.
-        let given = &self.engine.control.fixed().stream.next_keyspace;
-        let id = KeyspaceId(self.work.image.next_keyspace.max(given.load(Ordering::Relaxed)));
-        let next = id.0.checked_add(1).ok_or(Error::Limit {
+        let least = self.work.image.next_keyspace;
+        let id = self.engine.control.fixed().stream.take_keyspace_number(least).ok_or(Error::Limit {
             what: LimitKind::KeyspaceNumbers,
-            found: id.0,
+            found: u64::MAX,
             limit: u64::MAX - 1,
         })?;
-        given.store(next, Ordering::Relaxed);
         self.step(|write| write.create_keyspace_as(id, name))?;
         Ok(id)
     }

@@ -4,17 +4,14 @@
 use crate::api::cells::{CellPlace, sampling};
 use crate::api::store::Store;
 use crate::files::dir;
-use crate::shared::cells::CellEntry;
-use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::cell::{CellView, WriteStep};
-use crate::shared::protocols::lock;
+use crate::shared::cells::{CellEntry, StoredCell};
+use crate::shared::protocols::cell::WriteStep;
 use crate::system::clock;
 use crate::{Error, LimitKind, Result, Version};
 use bytemuck::Pod;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How often a reader looks at a version that does not move and has no value before it calls that
@@ -80,7 +77,7 @@ impl<T: ?Sized> Cell<T> {
     #[inline]
     pub fn version(&self) -> Result<Version> {
         let entry = self.opened.entry()?;
-        let version = entry.hot.version.load(Ordering::Acquire);
+        let version = entry.newest();
         self.opened.still()?;
         Ok(Version::from_u64(version))
     }
@@ -229,7 +226,7 @@ impl Opened {
             if let Some(version) = load() {
                 return Ok(version);
             }
-            let version = entry.hot.version.load(Ordering::Relaxed);
+            let version = entry.newest();
             seen = if version == seen.1 { (seen.0 + 1, version) } else { (0, version) };
             self.still()?;
             std::hint::spin_loop();
@@ -257,16 +254,16 @@ impl Opened {
         let engine = &self.store.client().engine;
         let view = engine.control.view_of(&self.place.cell, entry);
         let me = engine.me.0;
-        if lock::try_acquire::<Native>(&entry.hot.latch, me).is_err() {
+        if entry.try_latch(me).is_err() {
             self.wait_for_latch(entry)?;
         }
         // Only now: while the latch is held, nobody else gets the entry.
         let stored = self.still().and_then(|_| {
-            let (next, floor) = (view.next(), Version::from_u64(entry.floor.load(Ordering::Relaxed)));
+            let (next, floor) = (view.next(), entry.floor());
             let version = if next >= floor { next } else { self.first_version(next, floor)? };
             Ok(view.store_as(value, version, &mut pass).expect("it goes on to the end"))
         });
-        lock::release_and_wake::<Native>(&entry.hot.latch, &entry.event, me);
+        entry.release_latch(me);
         let version = stored?;
         sampling::mark_dirty(engine);
         Ok(version)
@@ -278,7 +275,7 @@ impl Opened {
     #[cold]
     fn first_version(&self, next: Version, floor: Version) -> Result<Version> {
         self.store.client().engine.state_incarnation()?;
-        CellView::<Native>::reach(next, floor).ok_or(Error::Limit {
+        StoredCell::reach(next, floor).ok_or(Error::Limit {
             what: LimitKind::CellVersions,
             found: u64::MAX,
             limit: u64::MAX,
@@ -288,9 +285,9 @@ impl Opened {
     #[cold]
     fn wait_for_latch(&self, entry: &CellEntry) -> Result<()> {
         let engine = &self.store.client().engine;
-        let (latch, me) = (&entry.hot.latch, engine.me.0);
+        let me = engine.me.0;
         for _ in 0..LATCH_SPINS {
-            if lock::try_acquire::<Native>(latch, me).is_ok() {
+            if entry.try_latch(me).is_ok() {
                 return Ok(());
             }
             std::hint::spin_loop();
@@ -298,24 +295,20 @@ impl Opened {
         let start = clock::now();
         let alive = |owner: u64| engine.is_alive(owner);
         // A writer is here for well below a microsecond: one who is here for longer may be dead.
-        if let Some(owner) = lock::owner::<Native>(latch)
+        if let Some(owner) = entry.latch_owner()
             && !planted_bug!("lock-without-takeover")
             && !alive(owner.id())
-            && lock::take_over::<Native>(latch, owner, me)
+            && entry.take_over_latch(owner, me)
         {
             return Ok(());
         }
         let deadline = self.store.lock_timeout().and_then(|timeout| start.checked_add(timeout));
-        let acquired = engine.acquire_while_clear(deadline, |alive, until| {
-            lock::acquire::<Native>(latch, &entry.event, me, alive, until)
-        })?;
+        let acquired = engine.acquire_while_clear(deadline, |alive, until| entry.wait_for_latch(me, alive, until))?;
         acquired.map(drop).map_err(|owner| self.latch_timeout(owner.id(), clock::since(start)))
     }
 
     fn latch_timeout(&self, owner: u64, waited: Duration) -> Error {
-        let clients = self.store.client().engine.control.clients();
-        let holder = clients.iter().find(|client| client.owner.load(Ordering::Relaxed) == owner);
-        let pid = holder.map_or(0, |client| client.pid.load(Ordering::Relaxed));
+        let pid = self.store.client().engine.control.client_pid(owner);
         Error::LockTimeout { waited, holder: format!("process {pid}, in the middle of storing cell {:?}", self.name) }
     }
 

@@ -6,7 +6,6 @@ use crate::shared::cells::CellEntry;
 use crate::{Error, Result};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// A counter of a store; made by [`Store::counter`], cheap to clone.
 ///
@@ -56,14 +55,7 @@ impl Counter {
         if self.store.is_read_only() {
             return Err(Error::ReadOnly);
         }
-        if planted_bug!("counter-by-load-and-store") {
-            let value = entry.hot.version.load(Ordering::SeqCst);
-            std::thread::yield_now();
-            entry.hot.version.store(value.wrapping_add(number), Ordering::SeqCst);
-        } else {
-            // Sequentially consistent, before the look at the flag: see `shared::protocols::cell`.
-            entry.hot.version.fetch_add(number, Ordering::SeqCst);
-        }
+        entry.add(number);
         crate::api::cells::sampling::mark_dirty(&self.store.client().engine);
         Ok(())
     }
@@ -84,7 +76,7 @@ impl Counter {
     #[inline]
     pub fn get(&self) -> Result<u64> {
         let entry = self.entry()?;
-        let value = entry.hot.version.load(Ordering::Acquire);
+        let value = entry.newest();
         // The counter may have been dropped meanwhile, and its place used again.
         self.still()?;
         Ok(value)

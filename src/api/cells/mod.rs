@@ -35,13 +35,10 @@ use crate::participant::engine::Engine;
 use crate::shared::cells::CellKind;
 use crate::shared::cells::{CellEntry, CellRef, FirstValue};
 use crate::shared::control::Control;
-use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::lock;
 use crate::txn::write::Write;
 use crate::{Error, KeyspaceId, LimitKind, Result, Version, limits};
 use record::{CellRecord, KEYSPACE};
 use std::ops::Bound;
-use std::sync::atomic::Ordering;
 
 /// How often a cell that seems to be in the middle of being dropped and created is looked for.
 const LOOKUP_ATTEMPTS_MAX: u32 = 100;
@@ -62,7 +59,7 @@ impl CellPlace {
     #[inline]
     pub(crate) fn entry<'c>(&self, control: &'c Control) -> Option<&'c CellEntry> {
         let entry = control.entry_of(&self.cell);
-        (entry.hot.generation.load(Ordering::Acquire) == self.generation).then_some(entry)
+        (entry.generation() == self.generation).then_some(entry)
     }
 }
 
@@ -86,7 +83,7 @@ pub(crate) fn find(store: &Store, name: &str) -> Result<Option<CellPlace>> {
         let record = CellRecord::decode(name.as_bytes(), value)?;
         // Set before the record was visible. If it has changed since, the cell was dropped: the
         // next snapshot says so.
-        if control.cell_entry(record.index as usize)?.hot.generation.load(Ordering::Acquire) == record.generation {
+        if control.cell_entry(record.index as usize)?.generation() == record.generation {
             let cell = control.cell_ref(record.index as usize, record.kind)?;
             return Ok(Some(CellPlace { cell, generation: record.generation }));
         }
@@ -140,11 +137,11 @@ fn create(store: &Store, name: &str, kind: CellKind) -> Result<()> {
     }
     let file = engine.control_file()?;
     let latch = |entry: &CellEntry| take_free_latch(engine, entry);
-    let oldest = oldest_client_txn(engine);
+    let oldest = engine.control.oldest_client_txn();
     let index = engine.with_room(|| engine.control.allocate_cell(kind, &file, oldest, latch))?;
     crash_point!("cell.allocated");
     // From here on until the commit, whatever goes wrong leaves it to `resolve_pending`.
-    head.pending.store(index as u64 + 1, Ordering::Release);
+    head.set_pending(index);
     let generation = write.txn_id().as_u64();
     // Above those of all cells that were dropped: a version that a consumer has kept never names a
     // value of another cell.
@@ -159,7 +156,7 @@ fn create(store: &Store, name: &str, kind: CellKind) -> Result<()> {
     write.put(keyspace, name.as_bytes(), &record.encode())?;
     txn.commit_then(|| {
         crash_point!("cell.created");
-        head.pending.store(0, Ordering::Release);
+        head.clear_pending();
     })?;
     Ok(())
 }
@@ -178,16 +175,16 @@ pub(crate) fn drop_cell(store: &Store, name: &str) -> Result<bool> {
     if kind != CellKind::Counter {
         // For a life of the store that knows of `versions_gone` no more. What is stored until the
         // entry is free counts among what a crash takes back: see `Version::floor`.
-        let newest = engine.control.cell_entry(index)?.hot.version.load(Ordering::Acquire);
+        let newest = engine.control.cell_entry(index)?.newest();
         write.raise_cells_floor(sampled.max(Version::from_u64(newest)))?;
     }
     write.delete(keyspace, name.as_bytes())?;
-    head.pending.store(index as u64 + 1, Ordering::Release);
+    head.set_pending(index);
     txn.commit_then(|| {
         crash_point!("cell.dropped");
         // An entry that can't be found is damage, and nobody's.
         let _ = engine.control.free_cell(index);
-        head.pending.store(0, Ordering::Release);
+        head.clear_pending();
     })?;
     Ok(true)
 }
@@ -226,13 +223,10 @@ pub(crate) fn each_record(
 /// there, and frees its entry if it is not. The caller holds the writer lock.
 pub(crate) fn resolve_pending(engine: &Engine, write: &Write<'_>) -> Result<()> {
     let control = &engine.control;
-    let pending = control.cells().pending.load(Ordering::Acquire);
-    if pending == 0 {
-        return Ok(());
-    }
+    let Some(pending) = control.cells().pending() else { return Ok(()) };
     // A place that no entry has is damage; nothing is to be freed then.
-    if let Ok(entry) = control.cell_entry(pending as usize - 1) {
-        let generation = entry.hot.generation.load(Ordering::Acquire);
+    if let Ok(entry) = control.cell_entry(pending) {
+        let generation = entry.generation();
         let mut is_there = false;
         if let Some(keyspace) = write.find_keyspace(KEYSPACE)? {
             each_record(write, keyspace, |_, record| {
@@ -241,30 +235,21 @@ pub(crate) fn resolve_pending(engine: &Engine, write: &Write<'_>) -> Result<()> 
             })?;
         }
         if !is_there {
-            control.free_cell(pending as usize - 1)?;
+            control.free_cell(pending)?;
         }
     }
     crash_point!("cell.resolved");
-    control.cells().pending.store(0, Ordering::Release);
+    control.cells().clear_pending();
     Ok(())
 }
 
 /// Takes the latch of a freed cell, from a dead writer if need be; not from a living one, who may
 /// be about to write to the cell that it was.
 fn take_free_latch(engine: &Engine, entry: &CellEntry) -> bool {
-    let (latch, me) = (&entry.hot.latch, engine.me.0);
-    match lock::try_acquire::<Native>(latch, me) {
+    match entry.try_latch(engine.me.0) {
         Ok(()) => true,
-        Err(owner) => !engine.is_alive(owner.id()) && lock::take_over::<Native>(latch, owner, me),
+        Err(owner) => !engine.is_alive(owner.id()) && entry.take_over_latch(owner, engine.me.0),
     }
-}
-
-/// The newest transaction when the client joined that has been here for longest. Not a time:
-/// clients may be in time namespaces whose clocks differ.
-fn oldest_client_txn(engine: &Engine) -> u64 {
-    let clients = engine.control.clients().iter();
-    let joined = clients.filter(|client| client.owner.load(Ordering::Acquire) != 0);
-    joined.map(|client| client.since_txn.load(Ordering::Acquire)).min().unwrap_or(0)
 }
 
 fn no_version() -> Error {

@@ -2,20 +2,17 @@
 //! committed.
 
 use crate::participant::engine::{Engine, LOGGER_RECHECK_INTERVAL};
-use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::{cell, event_count};
 use crate::system::clock;
 use crate::{Error, Result};
 use std::cell::Cell;
 use std::io;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Says that a cell has a new value. The caller's store of it was fenced.
 #[inline]
 pub(crate) fn mark_dirty(engine: &Engine) {
     let head = engine.control.cells();
-    if cell::mark_dirty::<Native>(&head.dirty) {
+    if head.mark_dirty() {
         wake(engine);
     } else {
         glance_now_and_then(engine);
@@ -41,7 +38,7 @@ fn glance_now_and_then(engine: &Engine) {
 /// lives.
 #[cold]
 fn wake(engine: &Engine) {
-    event_count::notify::<Native>(&engine.control.cells().event);
+    engine.control.cells().sampler.notify();
     engine.glance_at_logger();
 }
 
@@ -55,45 +52,38 @@ fn wake(engine: &Engine) {
 /// Those of the sampler's commit; [`Error::LockTimeout`]; [`Error::LoggerStalled`].
 pub(crate) fn wait_round(engine: &Engine, lock_timeout: Option<Duration>) -> Result<()> {
     let head = engine.control.cells();
-    let failures = head.failures.load(Ordering::SeqCst);
+    let failures = head.failures();
     let wanted = head.ask();
-    event_count::notify::<Native>(&head.event);
+    head.sampler.notify();
     let start = clock::now();
     let mut watch = engine.watch_logger();
-    let ended = event_count::wait_until::<Native, _, _>(
-        &head.done_event,
-        None,
+    head.done_event.wait_until(
         LOGGER_RECHECK_INTERVAL,
         || {
             if head.done().is_some_and(|done| done >= wanted) {
                 return Some(Ok(()));
             }
-            if head.failures.load(Ordering::SeqCst) != failures {
+            if head.failures() != failures {
                 return Some(Err(last_failure(engine)));
             }
             engine.refuse_poisoned().err().map(Err)
         },
         || {
             watch.check(engine, start)?;
-            event_count::notify::<Native>(&head.event);
+            head.sampler.notify();
             match lock_timeout {
                 Some(timeout) => engine.refuse_long_transaction(clock::since(start), timeout),
                 None => Ok(()),
             }
         },
-    );
-    match ended {
-        Ok(found) => found,
-        Err(event_count::WaitError::Stopped(error)) => Err(error),
-        Err(event_count::WaitError::TimedOut) => unreachable!("there is no deadline"),
-    }
+    )
 }
 
 fn last_failure(engine: &Engine) -> Error {
     if let Err(error) = engine.refuse_poisoned() {
         return error;
     }
-    match engine.control.cells().errno.load(Ordering::Relaxed) as i32 {
+    match engine.control.cells().errno() {
         libc::ENOSPC => Error::DiskFull { what: "a sample of the cells".into() },
         0 => Error::corrupt(crate::files::dir::ARENA, 0, "a cell or the cells' keyspace can't be read"),
         errno => Error::io("a sample of the cells")(io::Error::from_raw_os_error(errno)),

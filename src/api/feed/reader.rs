@@ -19,7 +19,6 @@ use crate::participant::engine::Engine;
 use crate::txn::stream::copied_at_once_max;
 use crate::{Error, Result, TxnId};
 use std::ops::Range;
-use std::sync::atomic::Ordering;
 use untorn_wal::record;
 use untorn_wal::record::{Decoded, RecordKind};
 use untorn_wal::{LogError, LogFollower, LogShape, Lsn, RealDisk, StoreId};
@@ -227,6 +226,6 @@ fn ring_holds(engine: &Engine, from: Lsn, ring_len: u64, margin: u64) -> Result<
     if control.durable().is_some_and(|(_, durable)| from >= durable) {
         return Ok(true);
     }
-    let tail = control.newest()?.log_tail.0.max(control.fixed().stream.tail.load(Ordering::Acquire));
-    Ok(from.0.saturating_add(ring_len) >= tail.saturating_add(margin))
+    let tail = control.newest()?.log_tail.max(control.fixed().stream.tail());
+    Ok(from.0.saturating_add(ring_len) >= tail.0.saturating_add(margin))
 }

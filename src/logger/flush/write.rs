@@ -5,11 +5,7 @@ use super::{Flusher, LOGGER_BLOCKS, Published};
 use crate::files::dir;
 use crate::files::log::log_error;
 use crate::participant::engine::SLOW_OPERATION_MIN;
-use crate::shared::control::Poison;
-use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::deadline;
-use crate::shared::protocols::event_count;
-use crate::shared::protocols::ring::Ring;
+use crate::shared::control::{LogRing, Poison};
 use crate::system::clock;
 use crate::system::clock::now_ns;
 use crate::{Error, Result, TxnId};
@@ -18,16 +14,13 @@ use std::time::Duration;
 use untorn_wal::{LogError, LogState, Lsn};
 
 impl Flusher {
-    /// What is published now. The charge is read before the tail: if a stream moves on in between,
-    /// too little is granted, which the next round mends.
+    /// What is published now.
     fn published(&self, txn: TxnId) -> Result<Option<Published>> {
         let control = &self.logger.engine.control;
-        let stream = &control.fixed().stream;
-        let reserved_blocks = stream.reserved_below.load(Ordering::Acquire);
-        let tail = stream.tail.load(Ordering::Acquire);
+        let (reserved_blocks, tail) = control.fixed().stream.reserved_and_tail();
         let Some(image) = control.image(txn)? else { return Ok(None) };
         let reserved_blocks = reserved_blocks.max(image.blocks_reserved);
-        let tail = image.log_tail.max(Lsn(tail));
+        let tail = image.log_tail.max(tail);
         // Nobody publishes what the ring has no room for; a damaged word must not fill the log with
         // nothing.
         if tail.bytes_since(self.log_state.durable) > self.logger.engine.geometry.ring_size {
@@ -42,14 +35,12 @@ impl Flusher {
     /// block if there is nothing, for what its header states.
     pub(in crate::logger) fn flush(&mut self, even_empty: bool) -> Result<()> {
         let logger = self.logger.clone();
-        let urgency = &logger.engine.control.fixed().deadlines.urgency;
+        let deadlines = &logger.engine.control.fixed().deadlines;
         // Before the look at what is published: see `shared::protocols::deadline`.
-        let taken = deadline::take::<Native>(urgency);
+        let taken = deadlines.take();
         let flushed = self.flush_published(even_empty);
-        if flushed.is_err() && taken != 0 {
-            // They still wait. Without this, one that has little time would wait for another that
-            // has an hour.
-            deadline::announce::<Native>(urgency, taken);
+        if flushed.is_err() {
+            deadlines.give_back(taken);
         }
         flushed
     }
@@ -62,7 +53,7 @@ impl Flusher {
         let began_ns = now_ns();
         let (next, published) = loop {
             // Durable readers will read this transaction: it is pinned before it is published.
-            let next = fixed.logger_pins.pin_next(&fixed.committed, &fixed.durable.txn);
+            let next = logger.engine.control.pin_next_durable();
             if let Some(published) = self.published(next.txn)? {
                 break (next, published);
             }
@@ -70,7 +61,7 @@ impl Flusher {
         if published.tail == self.log_state.durable && !even_empty && self.log.written().is_some() {
             return Ok(());
         }
-        fixed.durable_slots[next.place].fill(&published.image.encode());
+        logger.engine.control.fill_next_durable(next, &published.image);
         crash_point!("flush.before_write");
         if planted_bug!("acknowledge-before-fsync") {
             self.publish(next, &published);
@@ -82,9 +73,9 @@ impl Flusher {
         self.write(published.tail)?;
         crash_point!("flush.synced");
         let spent = clock::since(begun).as_nanos() as u64;
-        fixed.counters.flush_ns.fetch_add(spent, Ordering::Relaxed);
+        fixed.counters.flush_ns.add(spent);
         fixed.latencies.flush.record(spent);
-        fixed.counters.wal_bytes.fetch_add(published.tail.bytes_since(self.log_state.durable), Ordering::Relaxed);
+        fixed.counters.wal_bytes.add(published.tail.bytes_since(self.log_state.durable));
         self.publish(next, &published);
         self.note_durable_as_of(began_ns);
         self.note_flush(Duration::from_nanos(now_ns().saturating_sub(began_ns)));
@@ -107,8 +98,8 @@ impl Flusher {
     fn note_flush(&mut self, took: Duration) {
         self.lead_time.flushed(Some(took).filter(|_| !self.has_started_segment));
         let counters = &self.logger.engine.control.fixed().counters;
-        counters.flush_estimate_ns.store(self.lead_time.flush().as_nanos() as u64, Ordering::Relaxed);
-        counters.wake_estimate_ns.store(self.lead_time.wake().as_nanos() as u64, Ordering::Relaxed);
+        counters.flush_estimate_ns.set(self.lead_time.flush().as_nanos() as u64);
+        counters.wake_estimate_ns.set(self.lead_time.wake().as_nanos() as u64);
     }
 
     /// Makes the stream durable up to `tail`, in new segments where need be.
@@ -147,7 +138,7 @@ impl Flusher {
         if !is_all_covered || self.logger.pool.stats().spares != 1 {
             return false;
         }
-        let wanted = self.logger.engine.control.fixed().logger.log_request.load(Ordering::SeqCst);
+        let wanted = self.logger.engine.control.fixed().logger.requested_credit();
         let (left, whole) = self.log.blocks_left();
         let is_short =
             wanted > self.available_credit() || (self.logger.is_starved.load(Ordering::SeqCst) && left < whole / 2);
@@ -155,7 +146,7 @@ impl Flusher {
         is_short && left + 2 < whole
     }
 
-    fn write_on(&mut self, ring: Ring<'_, Native>, tail: Lsn) -> Result<(), LogError> {
+    fn write_on(&mut self, ring: LogRing<'_>, tail: Lsn) -> Result<(), LogError> {
         let logger = self.logger.clone();
         let from = self.log.written().ok_or(LogError::NeedsSegment)?;
         let len = tail.bytes_since(from);
@@ -168,12 +159,12 @@ impl Flusher {
             return Err(LogError::Io { what: "injected".into(), source: std::io::Error::from_raw_os_error(libc::EIO) });
         }
         let synced = self.log.sync()?;
-        logger.engine.control.fixed().counters.fsyncs.fetch_add(1, Ordering::Relaxed);
+        logger.engine.control.fixed().counters.fsyncs.add(1);
         if appended.full { self.start_segment(ring, synced, tail) } else { Ok(()) }
     }
 
     /// New segments from `durable`, which is synced, until everything up to `tail` is durable.
-    fn start_segment(&mut self, ring: Ring<'_, Native>, durable: Lsn, tail: Lsn) -> Result<(), LogError> {
+    fn start_segment(&mut self, ring: LogRing<'_>, durable: Lsn, tail: Lsn) -> Result<(), LogError> {
         let logger = self.logger.clone();
         let mut durable = durable;
         self.has_started_segment = true;
@@ -184,10 +175,10 @@ impl Flusher {
             let reached = self.log.start_segment(&log_state, len, &mut |lsn, bytes| copy_out(ring, lsn, bytes))?;
             crash_point!("segment.started");
             self.note_segment();
-            logger.engine.control.fixed().counters.fsyncs.fetch_add(3, Ordering::Relaxed);
+            logger.engine.control.fixed().counters.fsyncs.add(3);
             logger.count_segments();
             tracing::debug!(from = durable.0, to = reached.0, "log segment started");
-            event_count::notify_always::<Native>(&logger.engine.control.fixed().logger.background);
+            logger.engine.control.fixed().logger.background.notify_always();
             durable = reached;
             if durable >= tail {
                 return Ok(());
@@ -199,7 +190,7 @@ impl Flusher {
     /// [`crate::shared::control::Control::is_of_log`].
     fn note_segment(&self) {
         if let Some(number) = self.log.number() {
-            self.logger.engine.control.fixed().logger.segment.store(number.0, Ordering::Release);
+            self.logger.engine.control.fixed().logger.set_segment(number.0);
         }
     }
 
@@ -234,13 +225,13 @@ impl Flusher {
 
     /// **I4**: acknowledges, after the sync.
     fn publish(&mut self, next: crate::shared::protocols::pins::NextDurable, published: &Published) {
-        let fixed = self.logger.engine.control.fixed();
-        let words = &fixed.durable;
+        let control = &self.logger.engine.control;
+        let fixed = control.fixed();
         let counted_txn = TxnId::from_u64(self.log_state.durable_txn.max(self.counted_txn));
         let acknowledged = next.txn.sequence().saturating_sub(counted_txn.sequence());
         if acknowledged > 0 {
-            fixed.counters.acknowledged.fetch_add(acknowledged, Ordering::Relaxed);
-            fixed.counters.flushes.fetch_add(1, Ordering::Relaxed);
+            fixed.counters.acknowledged.add(acknowledged);
+            fixed.counters.flushes.add(1);
         }
         self.log_state.durable = published.tail;
         self.log_state.durable_txn = next.txn.as_u64();
@@ -248,15 +239,11 @@ impl Flusher {
         self.log_state.safe_start = published.image.log_tail;
         self.log_state.incarnation = self.log_state.incarnation.max(next.txn.incarnation());
         self.reserved_blocks = published.reserved_blocks;
-        words.txn_check.store(!next.txn.as_u64(), Ordering::Release);
-        words.lsn_check.store(!published.tail.0, Ordering::Release);
-        words.lsn.store(published.tail.0, Ordering::Release);
-        crash_point!("flush.half_published");
-        fixed.logger_pins.publish(&words.txn, next);
+        control.publish_durable(next, published.tail);
         self.set_grant();
         crash_point!("flush.before_wake");
-        event_count::notify::<Native>(&words.event);
-        event_count::notify::<Native>(&fixed.feed.event);
+        fixed.durable.event.notify();
+        fixed.feed.event.notify();
     }
 
     /// Blocks that may be charged in all: what was charged up to `durable`, and what is free after
@@ -266,23 +253,21 @@ impl Flusher {
     }
 
     fn set_grant(&self) {
-        self.logger.engine.control.fixed().durable.block_credit.store(self.available_credit(), Ordering::SeqCst);
+        self.logger.engine.control.fixed().durable.set_credit(self.available_credit());
     }
 
     /// Grants more if there is more, and asks for more files if writers need them.
     pub(super) fn grant(&self) {
-        let fixed = self.logger.engine.control.fixed();
-        let block_credit = fixed.durable.block_credit.load(Ordering::Acquire);
-        if self.available_credit() > block_credit {
+        let words = &self.logger.engine.control.fixed().durable;
+        if self.available_credit() > words.credit() {
             self.set_grant();
-            event_count::notify_always::<Native>(&fixed.durable.event);
+            words.event.notify_always();
         }
     }
 
     /// Whether an empty block can be spared from what was granted.
     pub(super) fn may_state(&self) -> bool {
-        let block_credit = self.logger.engine.control.fixed().durable.block_credit.load(Ordering::Acquire);
-        self.reserved_blocks + self.log.free_blocks() > block_credit
+        self.reserved_blocks + self.log.free_blocks() > self.logger.engine.control.fixed().durable.credit()
     }
 
     /// The log can be written no more.
@@ -295,7 +280,7 @@ impl Flusher {
     }
 }
 
-fn copy_out(ring: Ring<'_, Native>, lsn: Lsn, bytes: &mut [u8]) {
+fn copy_out(ring: LogRing<'_>, lsn: Lsn, bytes: &mut [u8]) {
     // The caller asks for no more than a batch, which fits, and for positions that are multiples of
     // 8.
     if ring.copy_out(lsn.0, bytes).is_err() {

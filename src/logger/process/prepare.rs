@@ -11,7 +11,6 @@ use crate::logger::flush::Flusher;
 use crate::logger::{background, check, recover, rehearse};
 use crate::participant::engine::{Engine, has_clients};
 use crate::participant::rest::Rest;
-use crate::participant::settings;
 use crate::process::client::attach;
 use crate::shared::control::Control;
 use crate::shared::liveness;
@@ -22,10 +21,10 @@ use crate::shared::presence::Presence;
 use crate::shared::progress::Progress;
 use crate::system::sync::{Condvar, Mutex};
 use crate::{Error, Result};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use untorn_wal::{LogShape, Lsn, RealDisk, SegmentCatalog, SegmentPool, StoreId};
+use untorn_wal::{LogShape, RealDisk, SegmentCatalog, SegmentPool, StoreId};
 
 /// Retries of a recovery that found the device full and gave blocks back. A retry makes spares
 /// again, which it can give back again, so only this limit ends a recovery whose device stays full.
@@ -157,8 +156,8 @@ fn try_to_prepare(
     let (logger, flusher) = match old {
         Some(control) if alive => {
             // No checkpoint is finished that has no header: more than that is a damaged word.
-            let finished_lsn = Lsn(control.fixed().checkpoint.finished_lsn.load(Ordering::Acquire));
-            let retention = settings::retention(&control);
+            let finished_lsn = control.fixed().checkpoint.finished_lsn();
+            let retention = control.fixed().logger.settings.retention();
             let pool = SegmentPool::open(disk, &segment_catalog, finished_lsn.min(header.log_position), retention)
                 .map_err(log_error)?;
             background::ensure_spares(&pool, 2)?;
@@ -181,7 +180,7 @@ fn try_to_prepare(
             });
         }
         old => {
-            header.retention = old.as_ref().map_or(header.retention, settings::retention);
+            header.retention = old.as_ref().map_or(header.retention, |old| old.fixed().logger.settings.retention());
             // A poisoned region is not trusted.
             let old = old.filter(|old| old.poison() == 0);
             let pool = SegmentPool::open(disk.clone(), &segment_catalog, header.log_position, header.retention)
@@ -196,7 +195,7 @@ fn try_to_prepare(
             control.know_arena(arena_len);
             control.set_arena(arena.clone())?;
             let moves_to_memory = old.is_some() && !region.is_memory;
-            settings::store_retention(&control, header.retention);
+            control.fixed().logger.settings.set_retention(header.retention);
             if let Some(old) = &old {
                 control.continue_region(old);
             }

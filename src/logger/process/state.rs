@@ -6,8 +6,6 @@ use crate::participant::engine::Engine;
 use crate::participant::rest::Rest;
 use crate::shared::liveness::Claim;
 use crate::shared::presence;
-use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::event_count;
 use crate::system::clock::now_ns;
 use crate::system::sync::{Condvar, Mutex};
 use crate::{Error, Result, TxnId};
@@ -50,10 +48,8 @@ impl Logger {
     /// Records this logger in `control`, and clears a stop request that its predecessor got.
     pub(super) fn enter_control(&self) {
         let fixed = self.engine.control.fixed();
-        fixed.logger.pid.store(std::process::id(), Ordering::Relaxed);
-        fixed.logger.started_ns.store(now_ns(), Ordering::Relaxed);
-        fixed.logger.stop.store(0, Ordering::Relaxed);
-        fixed.counters.logger_starts.fetch_add(1, Ordering::Relaxed);
+        fixed.logger.enter(std::process::id(), now_ns());
+        fixed.counters.count_logger_start();
     }
 
     /// Returns an error if other processes take this logger for dead. They may have another one, so
@@ -84,7 +80,7 @@ impl Logger {
         stating.wanted = Some((txn, lsn));
         stating.done = None;
         stating.failed = false;
-        event_count::notify_always::<Native>(&self.engine.control.fixed().logger.event);
+        self.engine.control.fixed().logger.flusher.notify_always();
         while stating.done != Some(txn) {
             if stating.failed || self.ending.load(Ordering::SeqCst) || self.engine.has_failed.load(Ordering::SeqCst) {
                 self.engine.refuse_poisoned()?;
@@ -114,7 +110,7 @@ impl Logger {
     pub(crate) fn grant_again(&self) {
         let mut stating = self.stating.lock();
         stating.grants = true;
-        event_count::notify_always::<Native>(&self.engine.control.fixed().logger.event);
+        self.engine.control.fixed().logger.flusher.notify_always();
         while stating.grants && !self.ending.load(Ordering::SeqCst) {
             self.stated.wait_for(&mut stating, Duration::from_millis(20));
         }
@@ -134,26 +130,21 @@ impl Logger {
 
     /// Counts the log files, for `stats`.
     pub(crate) fn count_segments(&self) {
-        let stats = self.pool.stats();
-        let counters = &self.engine.control.fixed().counters;
-        counters.wal_segments.store(stats.segments as u64, Ordering::Relaxed);
-        counters.wal_spares.store(stats.spares as u64, Ordering::Relaxed);
-        counters.wal_kept.store(stats.kept as u64, Ordering::SeqCst);
-        counters.wal_oldest.store(stats.oldest.map_or(u64::MAX, |oldest| oldest.0), Ordering::Release);
+        self.engine.control.fixed().counters.set_log_files(&self.pool.stats());
     }
 
     pub(super) fn end_sampler(&self) {
         self.sampler_ending.store(true, Ordering::SeqCst);
-        event_count::notify_always::<Native>(&self.engine.control.cells().event);
+        self.engine.control.cells().sampler.notify_always();
     }
 
     pub(super) fn end_flush(&self) {
         self.ending.store(true, Ordering::SeqCst);
-        event_count::notify_always::<Native>(&self.engine.control.fixed().logger.event);
+        self.engine.control.fixed().logger.flusher.notify_always();
     }
 
     pub(super) fn end_background(&self) {
         self.background_ending.store(true, Ordering::SeqCst);
-        event_count::notify_always::<Native>(&self.engine.control.fixed().logger.background);
+        self.engine.control.fixed().logger.background.notify_always();
     }
 }

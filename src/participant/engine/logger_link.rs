@@ -5,8 +5,7 @@ use super::{Engine, LOGGER_GLANCE_INTERVAL_NS, LOGGER_RECHECK_INTERVAL};
 use crate::shared::control::Poison;
 use crate::shared::latencies::Acknowledged;
 use crate::shared::progress::Patience;
-use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::{deadline, event_count};
+use crate::shared::protocols::event_count;
 use crate::system::clock;
 use crate::system::clock::now_ns;
 use crate::{Error, Result, TxnId};
@@ -18,15 +17,14 @@ impl Engine {
     /// Wakes the flush thread if it sleeps. The caller's news was stored fenced.
     #[inline]
     pub(crate) fn wake_logger(&self) {
-        event_count::notify::<Native>(&self.control.fixed().logger.event);
+        self.control.fixed().logger.flusher.notify();
     }
 
     /// Wakes the flush thread if it sleeps and wants to hear that the log's tail has come to
     /// `tail`, which was stored fenced.
     #[inline]
     pub(crate) fn tell_logger(&self, tail: Lsn) {
-        let words = &self.control.fixed().logger;
-        event_count::notify_from::<Native>(&words.event, &words.wake_from, tail.0);
+        self.control.fixed().logger.wake_flusher_at(tail);
     }
 
     /// Wakes the flush thread if it sleeps and would wake too late for a commit that is to be
@@ -35,21 +33,14 @@ impl Engine {
     pub(crate) fn tell_logger_by(&self, tail: Lsn, deadline_ns: u64) {
         let fixed = self.control.fixed();
         let words = &fixed.logger;
-        event_count::notify_from::<Native>(&words.event, &words.wake_urgency, deadline::urgency(deadline_ns));
+        words.wake_flusher_by(deadline_ns);
         // While the flush thread sleeps this word stands still, and it sleeps only if it saw less
         // than half a ring.
-        let durable = fixed.durable.lsn.load(Ordering::SeqCst);
+        let durable = fixed.durable.last_lsn();
         let half = self.control.ring_reach().unwrap_or(self.geometry.ring_size) / 2;
-        if tail.0.saturating_sub(durable) >= half {
-            event_count::notify::<Native>(&words.event);
+        if tail.bytes_since(durable) >= half {
+            words.flusher.notify();
         }
-    }
-
-    /// Whether somebody follows what is visible, and so wants to hear of each commit, needs it a
-    /// flush or not. By the flush thread, after it has seen the commit: a follower wishes first and
-    /// then looks for commits.
-    pub(crate) fn is_visible_feed_followed(&self) -> bool {
-        self.control.fixed().feed.visible_until_ns.load(Ordering::SeqCst) > now_ns()
     }
 
     /// Now and then, makes sure that a logger lives, so that visible commits don't stay unflushed.
@@ -112,14 +103,13 @@ impl Engine {
 
     /// Requests a flush up to `lsn`, at once.
     pub(crate) fn request_flush(&self, lsn: Lsn) {
-        self.control.fixed().logger.flush_request.fetch_max(lsn.0, Ordering::SeqCst);
+        self.control.fixed().logger.request_flush(lsn);
         self.wake_logger();
     }
 
     /// Waits for durability, and looks after the logger once in each `nap`.
     fn wait_durable_looking(&self, lsn: Lsn, hurry: bool, timeout: Option<Duration>, nap: Duration) -> Result<bool> {
         let start = clock::now();
-        let fixed = self.control.fixed();
         let durable = || self.control.durable().map(|(_, durable)| durable);
         if durable().is_some_and(|durable| durable >= lsn) {
             return Ok(true);
@@ -128,8 +118,7 @@ impl Engine {
             self.request_flush(lsn);
         }
         let mut watch = self.watch_logger();
-        let ended = event_count::wait_until::<Native, _, _>(
-            &fixed.durable.event,
+        let ended = self.control.fixed().durable.event.wait_until_by(
             timeout.and_then(|timeout| start.checked_add(timeout)),
             nap,
             || match durable() {
@@ -138,11 +127,7 @@ impl Engine {
             },
             || watch.check(self, start),
         );
-        match ended {
-            Ok(found) => found.map(|()| true),
-            Err(event_count::WaitError::TimedOut) => Ok(false),
-            Err(event_count::WaitError::Stopped(error)) => Err(error),
-        }
+        Ok(ended?.is_some())
     }
 
     /// Counts a commit as acknowledged, which somebody has waited for since `began_ns`.
@@ -194,9 +179,7 @@ impl Engine {
         ask();
         let start = clock::now();
         let mut watch = self.watch_logger();
-        let ended = event_count::wait_until::<Native, _, _>(
-            &self.control.fixed().durable.event,
-            None,
+        self.control.fixed().durable.event.wait_until(
             LOGGER_RECHECK_INTERVAL,
             || match self.control.is_incarnation_stated() {
                 true => Some(Ok(())),
@@ -206,20 +189,12 @@ impl Engine {
                 ask();
                 watch.check(self, start)
             },
-        );
-        match ended {
-            Ok(found) => found,
-            Err(event_count::WaitError::Stopped(error)) => Err(error),
-            Err(event_count::WaitError::TimedOut) => unreachable!("there is no deadline"),
-        }
+        )
     }
 
     /// Begins to watch whether the logger moves.
     pub(crate) fn watch_logger(&self) -> Watch {
-        Watch {
-            heartbeat: self.control.fixed().logger.heartbeat.load(Ordering::Relaxed),
-            patience: Patience::new(self.logger_timeout),
-        }
+        Watch { heartbeat: self.control.fixed().logger.heartbeat(), patience: Patience::new(self.logger_timeout) }
     }
 
     /// The seed of the checksums of this store's log records.
@@ -243,16 +218,8 @@ impl Engine {
     }
 
     /// Sets a sticky mark: no writes until all clients have closed the store and it is recovered.
-    /// The log's mark replaces others, and is never replaced, since those who wait for the log go
-    /// by it.
     pub(crate) fn set_poison(&self, poison: Poison, errno: i32) {
-        let logger = &self.control.fixed().logger;
-        let marks = |now: u32| now == 0 || poison == Poison::Log;
-        let replace = |now| marks(now).then_some(poison as u32);
-        let is_new = logger.poison.fetch_update(Ordering::AcqRel, Ordering::Acquire, replace).is_ok();
-        if is_new {
-            logger.poison_errno.store(errno as u32, Ordering::Relaxed);
-        }
+        let is_new = self.control.fixed().logger.set_poison(poison, errno);
         self.wake_waiters();
         if is_new && let Err(error) = self.refuse_poisoned() {
             tracing::error!(needs_recovery = %error, "the store takes no more writes");
@@ -261,17 +228,15 @@ impl Engine {
 
     /// Has a checkpoint taken that covers `txn`. Returns at once.
     pub(crate) fn request_checkpoint(&self, txn: TxnId) {
-        let logger = &self.control.fixed().logger;
-        logger.checkpoint_request.fetch_max(txn.as_u64(), Ordering::SeqCst);
-        event_count::notify::<Native>(&logger.background);
+        self.control.fixed().logger.request_checkpoint(txn);
     }
 
     /// Wakes everybody who waits for the log or a checkpoint.
     pub(crate) fn wake_waiters(&self) {
         let fixed = self.control.fixed();
-        for event in [&fixed.durable.event, &fixed.checkpoint.event, &fixed.cells.done_event] {
-            event_count::notify_always::<Native>(event);
-        }
+        fixed.durable.event.notify_always();
+        fixed.checkpoint.event.notify_always();
+        fixed.cells.done_event.notify_always();
     }
 }
 
@@ -292,7 +257,7 @@ impl Watch {
         if engine.has_failed.load(Ordering::Acquire) {
             return Err(Error::LoggerUnavailable { reason: "a thread of the logger panicked".into() });
         }
-        let heartbeat = engine.control.fixed().logger.heartbeat.load(Ordering::Relaxed);
+        let heartbeat = engine.control.fixed().logger.heartbeat();
         if heartbeat != self.heartbeat {
             self.heartbeat = heartbeat;
             self.patience.begin_anew();

@@ -2,7 +2,8 @@
 //! more.
 
 use super::blocks::write_zeros;
-use super::layout::{CLIENT_CHUNK, CLIENTS_AT, ClientEntry, Fixed, RING_AT, RING_UNIT, checked, unchecked};
+use super::clients::ClientEntry;
+use super::layout::{CLIENT_CHUNK, CLIENTS_AT, Fixed, RING_AT, RING_UNIT, checked, unchecked};
 use super::{Control, REOPEN_REMEDY};
 use crate::files::dir;
 use crate::files::slot::{SLOT_WORDS, SlotImage};
@@ -15,6 +16,9 @@ use std::mem::{offset_of, size_of};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use untorn_wal::Lsn;
+
+/// The ring of this region's log.
+pub(crate) type LogRing<'c> = Ring<'c, Native>;
 
 impl Control {
     /// The table of processes, as far as it has grown. If the word that tells is damaged: as far as
@@ -95,7 +99,7 @@ impl Control {
     /// # Errors
     /// As [`Control::ring_len`].
     #[inline]
-    pub(crate) fn ring(&self) -> Result<Ring<'_, Native>> {
+    pub(crate) fn ring(&self) -> Result<LogRing<'_>> {
         let len = self.ring_len()? as usize;
         let base = self.ring_base()?;
         // SAFETY: as in `fixed`; the file was checked to hold the whole ring, and the blocks of the
@@ -194,7 +198,7 @@ impl Control {
     /// part called `what` ends. `known` is the greatest end that this process has found to be
     /// right.
     #[inline]
-    pub(crate) fn check_own_file(&self, known: &AtomicU64, end: u64, what: &str) -> Result<()> {
+    pub(in crate::shared) fn check_own_file(&self, known: &AtomicU64, end: u64, what: &str) -> Result<()> {
         if end <= known.load(Ordering::Relaxed) { Ok(()) } else { self.check_own_file_anew(known, end, what) }
     }
 

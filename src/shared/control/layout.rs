@@ -1,17 +1,24 @@
 //! The words of `control`: what stands where, and by which process it is written.
 
+use super::checkpoint::CheckpointWords;
+use super::clients::ClientEntry;
+use super::counters::Counters;
+use super::deadlines::{DeadlineWords, FeedWords};
+use super::durable::DurableWords;
+use super::lock_word::LockWord;
+use super::logger::LoggerWords;
+use super::stream::StreamWords;
 use crate::files::slot::SLOT_WORDS;
 use crate::limits;
 use crate::shared::cells;
 use crate::shared::cells::CellsHead;
 use crate::shared::latencies::Latencies;
 use crate::shared::protocols::atomic::Native;
-use crate::shared::protocols::lock;
 use crate::shared::protocols::pins::{LoggerPins, ReaderSlot};
 use crate::shared::protocols::slots::CommitSlot;
 use crate::shared::readers::ReaderWords;
 use std::mem::{offset_of, size_of};
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicU64;
 
 /// Where the region has numbers that lead to memory, each with its complement, by what they count:
 /// who damages a region for a test damages these above all.
@@ -87,40 +94,6 @@ pub const FLUSH_REQUEST_AT: u64 = (offset_of!(Fixed, logger) + offset_of!(Logger
 /// of durable ones. A test forges them.
 pub const IMAGES_AT: [u64; 2] = [offset_of!(Fixed, slots) as u64, offset_of!(Fixed, durable_slots) as u64];
 
-/// A lock of [`crate::shared::protocols::lock`], and who holds it, for people to read.
-#[repr(C)]
-pub(crate) struct LockWord {
-    pub(crate) word: AtomicU64,
-    pub(crate) holder_since_ns: AtomicU64,
-    pub(crate) event: AtomicU32,
-    pub(crate) holder_pid: AtomicU32,
-    /// Of the writer lock.
-    pub(crate) urgent: lock::Urgent<Native>,
-}
-
-impl LockWord {
-    /// The events of a lock whose waiters have classes: the writer lock.
-    pub(crate) fn events(&self) -> lock::EventCounts<'_, Native> {
-        lock::EventCounts::two(&self.urgent, &self.event)
-    }
-}
-
-/// A transaction that streams frames larger than the ring; see `txn::stream`.
-#[repr(C)]
-pub(crate) struct StreamWords {
-    /// End of the readable frames; only grows, stored before they are readable.
-    pub(crate) tail: AtomicU64,
-    /// Log blocks charged up to `tail` or beyond; stored before `tail`. The next owner of the lock
-    /// goes on from here.
-    pub(crate) reserved_blocks: AtomicU64,
-    /// Log blocks charged up to `tail` or to a place before it; stored after `tail`. The logger
-    /// grants by this.
-    pub(crate) reserved_below: AtomicU64,
-    /// Above all numbers that keyspaces were given, those of transactions that rolled back
-    /// included.
-    pub(crate) next_keyspace: AtomicU64,
-}
-
 /// How much of the ring's range is in use. The ring begins small. In its first lap it doubles, up
 /// to the ring size, before a record would wrap around. No position moves then, so nothing needs to
 /// be flushed for it: see [`crate::shared::protocols::ring`]. The owner of the writer lock grows
@@ -157,173 +130,12 @@ pub(crate) struct IncarnationWords {
     pub(super) wanted: AtomicU64,
 }
 
-/// By when what is published is to be durable. A commit stands in one of these, before its
-/// publication.
-#[repr(C)]
-pub(crate) struct DeadlineWords {
-    /// The end of the newest commit of which the flush policy decides when it is flushed; stored by
-    /// the owner of the writer lock. One that dies before its publication leaves it further than
-    /// the log reaches; the next one that commits sets it right.
-    pub(crate) policy_tail: AtomicU64,
-    /// How urgent the most urgent of the others is that no flush has taken; see
-    /// [`crate::shared::protocols::deadline`].
-    pub(crate) urgency: AtomicU64,
-    /// When an urgent commit last asked for the writer lock, on the monotonic clock. While that is
-    /// not long ago, the others publish no more than a share ahead of what is durable.
-    pub(crate) urgent_asked_ns: AtomicU64,
-}
-
-/// How far the log is durable. Written by the logger alone.
-#[repr(C)]
-pub(crate) struct DurableWords {
-    pub(crate) txn: AtomicU64,
-    /// The complement of `txn`: an acknowledgement needs both.
-    pub(crate) txn_check: AtomicU64,
-    pub(crate) lsn: AtomicU64,
-    pub(crate) lsn_check: AtomicU64,
-    /// Log blocks that may be charged before a writer has to wait.
-    pub(crate) block_credit: AtomicU64,
-    pub(crate) event: AtomicU32,
-}
-
-/// What clients ask of the logger, and what it says of itself.
-#[repr(C)]
-pub(crate) struct LoggerWords {
-    /// The flush thread listens here.
-    pub(crate) event: AtomicU32,
-    /// The flush thread wants to be woken when the log's tail has come here; see
-    /// [`crate::shared::protocols::event_count::notify_from`].
-    pub(crate) wake_from: AtomicU64,
-    /// The flush thread wants to be woken for a commit that is so urgent; see
-    /// [`crate::shared::protocols::deadline`].
-    pub(crate) wake_urgency: AtomicU64,
-    /// The background, the checkpoint and the main thread listen here.
-    pub(crate) background: AtomicU32,
-    /// The log is to be flushed up to here at once.
-    pub(crate) flush_request: AtomicU64,
-    /// A checkpoint of at least this transaction is wanted.
-    pub(crate) checkpoint_request: AtomicU64,
-    /// Not 0: the logger is to leave.
-    pub(crate) stop: AtomicU32,
-    pub(crate) pid: AtomicU32,
-    /// Kind of flush policy and its argument.
-    pub(crate) policy: AtomicU64,
-    pub(crate) policy_argument: AtomicU64,
-    pub(crate) idle_ms: AtomicU64,
-    pub(crate) checkpoint_bytes: AtomicU64,
-    /// What of the log is kept for those who follow it.
-    pub(crate) retain_bytes: AtomicU64,
-    pub(crate) retain_ms: AtomicU64,
-    /// Counts those who found the disk full and ask for what is kept, and up to whom that was done.
-    pub(crate) yield_request: AtomicU64,
-    pub(crate) yielded: AtomicU64,
-    /// Blocks that a waiting writer needs to be granted.
-    pub(crate) log_request: AtomicU64,
-    /// The number of the segment that was started last; stored after its header is durable.
-    pub(crate) segment: AtomicU64,
-    /// Counts the flush thread's rounds: a living logger that doesn't move it is stalled.
-    pub(crate) heartbeat: AtomicU64,
-    /// When the logger started, on the monotonic clock.
-    pub(crate) started_ns: AtomicU64,
-    /// On the monotonic clock, a time such that what is visible now and not durable is younger, or
-    /// not much older: see [`Stats::lag_ns`](crate::Stats::lag_ns).
-    pub(crate) durable_as_of_ns: AtomicU64,
-    /// Counts the times that the log could not grow, and the error number of the last one.
-    pub(crate) log_failures: AtomicU32,
-    pub(crate) log_errno: AtomicU32,
-    /// Sticky: see [`Poison`].
-    pub(crate) poison: AtomicU32,
-    /// The error number behind `poison`.
-    pub(crate) poison_errno: AtomicU32,
-}
-
-/// Why a store refuses writes until it is opened anew.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
-pub(crate) enum Poison {
-    /// The log can be written no more.
-    Log = 1,
-    /// A sync of the arena failed; what the page cache says of it can't be trusted.
-    Arena = 2,
-    /// The checkpoint's header could not be written.
-    Header = 3,
-}
-
-/// The checkpoints: C the newest started, K the newest finished.
-#[repr(C)]
-pub(crate) struct CheckpointWords {
-    pub(crate) started: AtomicU64,
-    pub(crate) finished: AtomicU64,
-    pub(crate) finished_lsn: AtomicU64,
-    /// From where the log is replayed after `started`.
-    pub(crate) started_lsn: AtomicU64,
-    pub(crate) serial: AtomicU64,
-    /// Bumped when `finished` moves, and when an attempt fails.
-    pub(crate) event: AtomicU32,
-    /// Not 0: a checkpoint of the transaction `finished` has started once more, for a new header.
-    pub(crate) again: AtomicU32,
-    /// Copy of the image that `started` names, so that a successor writes that very header.
-    pub(crate) image: [AtomicU64; SLOT_WORDS],
-    /// Attempts that failed, and what the last of them met: an error number, or 0 for damage, and
-    /// its place.
-    pub(crate) failures: AtomicU64,
-    pub(crate) failure_errno: AtomicU64,
-    pub(crate) failure_offset: AtomicU64,
-}
-
-/// Those who follow the log. Writers look at nothing here: the flush thread rings for them.
-#[repr(C)]
-pub(crate) struct FeedWords {
-    /// Followers listen here.
-    pub(crate) event: AtomicU32,
-    pub(super) _reserved: AtomicU32,
-    /// Until then, on the monotonic clock, somebody follows what is visible and wants to hear of
-    /// each commit, also of those that need no flush yet: the flush thread looks for them more
-    /// often, and no writer does anything for it. A follower renews it at each nap, so it ends with
-    /// the last of them.
-    pub(crate) visible_until_ns: AtomicU64,
-}
-
-/// Counters for `stats`.
-#[repr(C)]
-#[derive(Default)]
-pub(crate) struct Counters {
-    pub(crate) fsyncs: AtomicU64,
-    pub(crate) wal_bytes: AtomicU64,
-    pub(crate) batches: AtomicU64,
-    pub(crate) checkpoints: AtomicU64,
-    pub(crate) checkpoint_pages: AtomicU64,
-    pub(crate) lock_take_overs: AtomicU64,
-    pub(crate) reaped_clients: AtomicU64,
-    pub(crate) reaped_readers: AtomicU64,
-    pub(crate) logger_starts: AtomicU64,
-    pub(crate) wal_segments: AtomicU64,
-    pub(crate) wal_spares: AtomicU64,
-    pub(crate) wal_kept: AtomicU64,
-    /// The oldest position of the log that is kept, for recovery or for followers. `u64::MAX`: none
-    /// is.
-    pub(crate) wal_oldest: AtomicU64,
-    pub(crate) flush_ns: AtomicU64,
-    /// Commits that have become durable, and the flushes that made them so.
-    pub(crate) acknowledged: AtomicU64,
-    pub(crate) flushes: AtomicU64,
-    /// When the region was made, by the clock on the wall, in seconds since 1970.
-    pub(crate) began_unix_seconds: AtomicU64,
-    /// Commits with a deadline, and those whose caller was told before it, and after it.
-    pub(crate) deadline_commits: AtomicU64,
-    pub(crate) deadlines_met: AtomicU64,
-    pub(crate) deadlines_missed: AtomicU64,
-    /// What the flush thread expects of a flush, and of being woken.
-    pub(crate) flush_estimate_ns: AtomicU64,
-    pub(crate) wake_estimate_ns: AtomicU64,
-}
-
 /// Everything of fixed size.
 #[repr(C)]
 pub(crate) struct Fixed {
     pub(crate) identity: CacheLine<RegionIdentity>,
     /// THE word: the id of the newest visible transaction. Storing it is the publication.
-    pub(crate) committed: CacheLine<AtomicU64>,
+    pub(in crate::shared) committed: CacheLine<AtomicU64>,
     pub(crate) writer: CacheLine<LockWord>,
     pub(crate) growth: CacheLine<LockWord>,
     pub(crate) stream: CacheLine<StreamWords>,
@@ -336,7 +148,7 @@ pub(crate) struct Fixed {
     pub(crate) feed: CacheLine<FeedWords>,
     /// How much of the arena has been written with zeros, in units of
     /// [`limits::ARENA_SIZE_INITIAL`]: its blocks are there. A [`checked`] number.
-    pub(crate) arena_bytes: CacheLine<AtomicU64>,
+    pub(super) arena_bytes: CacheLine<AtomicU64>,
     /// Entries of the client table whose blocks are there. A [`checked`] number.
     pub(super) clients_ready: CacheLine<AtomicU64>,
     /// What tells where reader slots are, and which are used.
@@ -345,23 +157,11 @@ pub(crate) struct Fixed {
     pub(crate) cells: CellsHead,
     /// Transactions that the logger pins for durable readers.
     pub(crate) logger_pins: LoggerPins<Native>,
-    pub(crate) slots: CacheLine<[CommitSlot<Native, SLOT_WORDS>; SLOTS]>,
+    pub(super) slots: CacheLine<[CommitSlot<Native, SLOT_WORDS>; SLOTS]>,
     /// Copies of the images of durable transactions, in the places of the logger's pins.
-    pub(crate) durable_slots: CacheLine<[CommitSlot<Native, SLOT_WORDS>; 2]>,
+    pub(super) durable_slots: CacheLine<[CommitSlot<Native, SLOT_WORDS>; 2]>,
     /// How long things take.
     pub(crate) latencies: Latencies,
-}
-
-/// One process.
-#[repr(C, align(64))]
-pub(crate) struct ClientEntry {
-    /// Its client id; 0 is a free entry.
-    pub(crate) owner: AtomicU64,
-    pub(crate) pid: AtomicU64,
-    pub(crate) since_ns: AtomicU64,
-    pub(crate) commits: AtomicU64,
-    /// The newest transaction when it joined, so it has no handle to what was dropped before that.
-    pub(crate) since_txn: AtomicU64,
 }
 
 /// Offset of the client table.

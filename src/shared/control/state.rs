@@ -6,11 +6,24 @@ use super::{Control, REOPEN_REMEDY};
 use crate::files::dir;
 use crate::files::slot::{SLOT_WORDS, SlotImage};
 use crate::shared::protocols::atomic::Native;
+use crate::shared::protocols::slots;
 use crate::shared::protocols::slots::Slots;
+use crate::shared::readers::StoreReader;
 use crate::{Error, Result, TxnId};
 use std::mem::offset_of;
 use std::sync::atomic::Ordering;
-use untorn_wal::Lsn;
+
+/// Why a store refuses writes until it is opened anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub(crate) enum Poison {
+    /// The log can be written no more.
+    Log = 1,
+    /// A sync of the arena failed; what the page cache says of it can't be trusted.
+    Arena = 2,
+    /// The checkpoint's header could not be written.
+    Header = 3,
+}
 
 impl Control {
     /// The incarnation of the transactions to come: that of the newest one, or a later one after a
@@ -64,6 +77,32 @@ impl Control {
         TxnId::from_u64(self.fixed().committed.load(Ordering::Acquire))
     }
 
+    /// By recovery: the commit of `image` is the newest one, and durable, and both checkpoints are
+    /// of it. No other process has mapped the region.
+    pub(crate) fn begin_at(&self, image: &SlotImage) {
+        let fixed = self.fixed();
+        let words = image.encode();
+        self.slots().write(&words);
+        fixed.committed.store(image.txn.as_u64(), Ordering::Release);
+        fixed.durable.begin_at(&fixed.logger_pins, image.txn, image.log_tail);
+        fixed.durable_slots[0].fill(&words);
+        fixed.stream.begin_at(image.log_tail);
+        fixed.checkpoint.begin_at(image.txn, image.log_tail);
+    }
+
+    /// Publishes the commit of `txn`, whose slot is filled: the one store that makes it visible. By
+    /// the owner of the writer lock. Fenced, so that a notification may follow.
+    #[inline]
+    pub(crate) fn publish_commit(&self, txn: TxnId) {
+        slots::publish::<Native>(&self.fixed().committed, txn);
+    }
+
+    /// Pins the newest visible transaction in `slot`, which the caller owns.
+    #[inline]
+    pub(crate) fn pin_committed(&self, slot: &StoreReader) -> TxnId {
+        slot.pin(&self.fixed().committed)
+    }
+
     /// The commit slots.
     #[inline]
     pub(crate) fn slots(&self) -> Slots<'_, Native, SLOT_WORDS> {
@@ -97,29 +136,8 @@ impl Control {
         }
     }
 
-    /// How far the log is durable: the transaction and where its record ends.
-    ///
-    /// `None` while the words and their checks disagree: a logger is between two stores, or died
-    /// there and its successor will mend it. Nothing is acknowledged from such words.
-    #[inline]
-    pub(crate) fn durable(&self) -> Option<(TxnId, Lsn)> {
-        let words = &self.fixed().durable;
-        let txn = words.txn.load(Ordering::SeqCst);
-        let lsn = words.lsn.load(Ordering::Acquire);
-        let agree = words.txn_check.load(Ordering::Acquire) == !txn && words.lsn_check.load(Ordering::Acquire) == !lsn;
-        agree.then_some((TxnId::from_u64(txn), Lsn(lsn)))
-    }
-
-    /// The image of the durable transaction: unlike the durable position, its tail is no place
-    /// within a transaction that still streams. `None` while the logger moves on.
-    pub(crate) fn durable_image(&self) -> Option<SlotImage> {
-        let (txn, _) = self.durable()?;
-        let images = self.fixed().durable_slots.iter().map(|slot| self.decode_image(&slot.copy()));
-        images.flatten().find(|image| image.txn == txn)
-    }
-
     pub(crate) fn poison(&self) -> u32 {
-        self.fixed().logger.poison.load(Ordering::Acquire)
+        self.fixed().logger.poison()
     }
 
     /// An error if the store refuses writes.
@@ -128,8 +146,7 @@ impl Control {
         if poison == 0 {
             return Ok(());
         }
-        let errno = self.fixed().logger.poison_errno.load(Ordering::Relaxed);
-        let cause = std::io::Error::from_raw_os_error(errno as i32);
+        let cause = std::io::Error::from_raw_os_error(self.fixed().logger.poison_errno());
         let what = match poison {
             1 => "the log could not be written",
             2 => "a sync of the arena failed",

@@ -283,13 +283,24 @@ impl Arena {
         Ok(unsafe { std::slice::from_raw_parts_mut(first, len) })
     }
 
+    /// Loads words of a page whose writer, or whose reader, the writer lock or a pin orders.
+    #[inline]
+    pub(crate) fn load_words<const N: usize>(&self, id: PageId, offset: usize) -> Result<[u64; N]> {
+        let words = self.words(id, offset, N)?;
+        Ok(std::array::from_fn(|index| words[index].load(Ordering::Relaxed)))
+    }
+
+    /// Stores words of a page, likewise.
+    pub(crate) fn store_words(&self, id: PageId, offset: usize, values: &[u64]) -> Result<()> {
+        let words = self.words(id, offset, values.len())?;
+        words.iter().zip(values).for_each(|(word, value)| word.store(*value, Ordering::Relaxed));
+        Ok(())
+    }
+
     /// The `count` words from a byte offset of a page on, for the parts of the arena that are
     /// shared while they change: checksum words and entries of queue pages.
-    ///
-    /// # Errors
-    /// As [`Spans::map`].
     #[inline]
-    pub(crate) fn words(&self, id: PageId, offset: usize, count: usize) -> Result<&[AtomicU64]> {
+    fn words(&self, id: PageId, offset: usize, count: usize) -> Result<&[AtomicU64]> {
         debug_assert!(offset.is_multiple_of(8) && offset + 8 * count <= self.page_size);
         let spans = self.write.get().unwrap_or(&self.read);
         let start = self.offset(id) + offset as u64;

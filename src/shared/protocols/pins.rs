@@ -51,7 +51,7 @@ pub struct ReaderSlot<M: Model> {
     owner: M::U64,
     pin: M::U64,
     /// For statistics: the owner's process id, in its own namespace.
-    pub pid: M::U64,
+    pid: M::U64,
     /// For statistics, kept by an observer, so that pinning costs no look at a clock: the pin that
     /// was seen here last, and when it was first seen.
     seen_pin: M::U64,
@@ -117,6 +117,16 @@ impl<M: Model> ReaderSlot<M> {
     #[inline]
     pub fn unpin(&self) {
         self.pin.store(0, Ordering::Release);
+    }
+
+    /// By the owner: records its process id, for people to read.
+    pub fn set_pid(&self, pid: u32) {
+        self.pid.store(u64::from(pid), Ordering::Relaxed);
+    }
+
+    /// The process id of the slot's owner, in its own namespace.
+    pub fn pid(&self) -> u32 {
+        self.pid.load(Ordering::Relaxed) as u32
     }
 
     /// Notes how long the slot has held its pin; `now` is on a clock that all processes share. One

@@ -1,0 +1,155 @@
+//! The words of all cells together: requests of the sampler, its reports, and the extent of the
+//! table.
+
+use crate::Version;
+use crate::shared::control::{CacheLine, Event, StatCounter};
+use crate::shared::protocols::atomic::{Native, Word64};
+use crate::shared::protocols::cell;
+use std::mem::offset_of;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What is known of all cells together.
+#[repr(C)]
+pub(crate) struct CellsHead {
+    /// Not 0 while a cell may have a value that no sample holds: see
+    /// [`crate::shared::protocols::cell`].
+    dirty: CacheLine<AtomicU64>,
+    /// Entries that exist and entries ever used; bytes of bodies that exist, in chunks, and that
+    /// are given out, in units. All are [`checked`](crate::shared::control::checked) numbers.
+    pub(super) capacity: AtomicU64,
+    pub(super) bound: AtomicU64,
+    pub(super) bodies_backed: AtomicU64,
+    pub(super) bodies_used: AtomicU64,
+    /// No entry below is free, as a hint.
+    pub(super) first_free: AtomicU64,
+    /// No version up to this one is given to a new cell: cells that were dropped had them. By the
+    /// owner of the writer lock.
+    pub(super) versions_gone: AtomicU64,
+    /// 1 + the entry of a cell whose creation or drop is being committed. If its owner died,
+    /// whoever next has the writer lock for cells looks which of the two it is.
+    pending: AtomicU64,
+    /// Rounds of sampling that are asked for, and the newest one that is committed.
+    wanted: CacheLine<AtomicU64>,
+    done: AtomicU64,
+    /// The complement of `done`: an acknowledgement needs both.
+    pub(super) done_check: AtomicU64,
+    /// The sampler waits here.
+    pub(crate) sampler: Event,
+    /// Those who wait for a round wait here.
+    pub(crate) done_event: Event,
+    /// Counts rounds that failed, and the error number of the last: see [`crate::logger::sampler`].
+    failures: AtomicU32,
+    errno: AtomicU32,
+    /// Time between rounds, unless the flush policy says so.
+    interval_ns: AtomicU64,
+    /// For `stats`: rounds that committed something, and the values in them.
+    pub(crate) rounds: StatCounter,
+    pub(crate) values: StatCounter,
+}
+
+/// Where in [`CellsHead`] the numbers are that lead to memory.
+pub(crate) const CAPACITY_AT: usize = offset_of!(CellsHead, capacity);
+pub(crate) const BODIES_BACKED_AT: usize = offset_of!(CellsHead, bodies_backed);
+
+impl CellsHead {
+    /// Records that a cell has a new value, whose store was fenced. True if no process had recorded
+    /// that since the sampler last began: wake it.
+    #[inline]
+    pub(crate) fn mark_dirty(&self) -> bool {
+        cell::mark_dirty::<Native>(&self.dirty)
+    }
+
+    /// Records that a cell may have a new value: after a death, and when a round has failed.
+    pub(crate) fn set_dirty(&self) {
+        self.dirty.store_fenced(1);
+    }
+
+    /// By the sampler, which has prepared its wait: whether a cell may have a new value.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.dirty.load(Ordering::SeqCst) != 0
+    }
+
+    /// By the sampler, before it reads the versions: what is stored from now on is marked anew.
+    pub(crate) fn clear_dirty(&self) {
+        cell::clear_dirty::<Native>(&self.dirty);
+    }
+
+    /// The entry of a cell whose creation or drop has begun and is not resolved; see `pending`.
+    pub(crate) fn pending(&self) -> Option<usize> {
+        (self.pending.load(Ordering::Acquire) as usize).checked_sub(1)
+    }
+
+    /// By the owner of the writer lock: the creation or drop of this entry's cell begins.
+    pub(crate) fn set_pending(&self, index: usize) {
+        self.pending.store(index as u64 + 1, Ordering::Release);
+    }
+
+    /// By the owner of the writer lock: it is resolved.
+    pub(crate) fn clear_pending(&self) {
+        self.pending.store(0, Ordering::Release);
+    }
+
+    /// The newest round that is committed; `None` while the word and its check disagree.
+    pub(crate) fn done(&self) -> Option<u64> {
+        let done = self.done.load(Ordering::SeqCst);
+        (self.done_check.load(Ordering::Acquire) == !done).then_some(done)
+    }
+
+    /// Asks for a round, and says which one covers what was stored before. Beyond all that are
+    /// committed, whatever `wanted` says, since a flipped bit of that must not acknowledge what no
+    /// round has looked at.
+    pub(crate) fn ask(&self) -> u64 {
+        let done = self.done().unwrap_or(0);
+        let after = |wanted: u64| wanted.max(done).saturating_add(1);
+        let (Ok(wanted) | Err(wanted)) =
+            self.wanted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |wanted| Some(after(wanted)));
+        after(wanted)
+    }
+
+    /// By the sampler, before it reads the versions, and after it has prepared its wait: the round
+    /// that is asked for.
+    pub(crate) fn wanted(&self) -> u64 {
+        self.wanted.load(Ordering::SeqCst)
+    }
+
+    /// The newest version that a dropped cell may have had.
+    pub(crate) fn versions_gone(&self) -> Version {
+        Version::from_u64(self.versions_gone.load(Ordering::Acquire))
+    }
+
+    /// A round is committed. By the sampler alone, which then notifies `done_event`.
+    pub(crate) fn set_done(&self, round: u64) {
+        self.done_check.store(!round, Ordering::Release);
+        self.done.store_fenced(round);
+    }
+
+    /// By the sampler: records that a round failed, with its error number, or 0 for damage, and
+    /// wakes those who wait for a round.
+    pub(crate) fn note_failure(&self, errno: i32) {
+        self.errno.store(errno as u32, Ordering::Relaxed);
+        self.failures.fetch_add(1, Ordering::SeqCst);
+        self.done_event.notify_always();
+    }
+
+    /// The number of rounds that have failed: a waiter compares it before and after.
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures.load(Ordering::SeqCst)
+    }
+
+    /// The error number of the last failure that [`CellsHead::failures`] counts.
+    pub(crate) fn errno(&self) -> i32 {
+        self.errno.load(Ordering::Relaxed) as i32
+    }
+
+    /// Sets the time between rounds.
+    pub(crate) fn set_interval(&self, interval: Duration) {
+        let ns = interval.as_nanos().min(u128::from(u64::MAX)) as u64;
+        self.interval_ns.store(ns, Ordering::Release);
+    }
+
+    /// The time between rounds.
+    pub(crate) fn interval(&self) -> Duration {
+        Duration::from_nanos(self.interval_ns.load(Ordering::Acquire))
+    }
+}

@@ -1,0 +1,185 @@
+//! The words of the durable position. Written by the logger alone, and before it by recovery.
+//!
+//! **I4**: an acknowledgement derives from these words. Each of the two numbers stands beside its
+//! complement. While a number and its complement disagree, [`DurableWords::position`] is `None`:
+//! a logger is between two stores, or died there, and its successor publishes again.
+
+use super::{Control, Event};
+use crate::TxnId;
+use crate::files::slot::SlotImage;
+use crate::shared::protocols::atomic::Native;
+use crate::shared::protocols::pins::{LoggerPins, NextDurable};
+use crate::shared::readers::StoreReader;
+use std::sync::atomic::{AtomicU64, Ordering};
+use untorn_wal::Lsn;
+
+/// How far the log is durable, and how much of it is granted.
+#[repr(C)]
+pub(crate) struct DurableWords {
+    txn: AtomicU64,
+    /// The complement of `txn`.
+    txn_check: AtomicU64,
+    lsn: AtomicU64,
+    /// The complement of `lsn`.
+    lsn_check: AtomicU64,
+    /// Log blocks that may be charged before a writer has to wait.
+    block_credit: AtomicU64,
+    /// Notified when any of these words has changed for a waiter.
+    pub(crate) event: Event,
+}
+
+impl DurableWords {
+    /// The durable transaction and the position where its record ends; `None` while the words and
+    /// their complements disagree.
+    ///
+    /// `txn` is loaded sequentially consistent: the load after `prepare_wait` is the second half of
+    /// Dekker's idiom, of which [`Control::publish_durable`] is the first. The other loads acquire:
+    /// `publish_durable` stores `txn` last, so a new `txn` comes with the other three or with later
+    /// ones, and a mixture fails one of the comparisons.
+    #[inline]
+    pub(crate) fn position(&self) -> Option<(TxnId, Lsn)> {
+        let txn = self.txn.load(Ordering::SeqCst);
+        let lsn = self.lsn.load(Ordering::Acquire);
+        let agree = self.txn_check.load(Ordering::Acquire) == !txn && self.lsn_check.load(Ordering::Acquire) == !lsn;
+        agree.then_some((TxnId::from_u64(txn), Lsn(lsn)))
+    }
+
+    /// The transaction that was published last, unchecked: for figures, not for acknowledgements.
+    pub(crate) fn last_txn(&self) -> TxnId {
+        TxnId::from_u64(self.txn.load(Ordering::Acquire))
+    }
+
+    /// The position alone, unchecked: for a writer that decides whether to wake the flush thread.
+    /// It was announced before, fenced, so this load is sequentially consistent.
+    #[inline]
+    pub(crate) fn last_lsn(&self) -> Lsn {
+        Lsn(self.lsn.load(Ordering::SeqCst))
+    }
+
+    /// By a logger that takes over: a position that is durable, and certain to be in the ring. A
+    /// predecessor that died between the two stores leaves them different: both positions were
+    /// durable then, and this is the lower one.
+    pub(crate) fn inherited_lsn(&self) -> Lsn {
+        Lsn(self.lsn.load(Ordering::Acquire).min(!self.lsn_check.load(Ordering::Acquire)))
+    }
+
+    /// By a logger that takes over: the transaction that its predecessor was about to publish, or
+    /// the published one. [`Control::publish_durable`] stores the complement first.
+    pub(crate) fn half_published_txn(&self) -> TxnId {
+        TxnId::from_u64(!self.txn_check.load(Ordering::Acquire))
+    }
+
+    /// By recovery: everything up to `txn` and `lsn` is durable. No other process has mapped the
+    /// region.
+    pub(crate) fn begin_at(&self, pins: &LoggerPins<Native>, txn: TxnId, lsn: Lsn) {
+        self.txn_check.store(!txn.as_u64(), Ordering::Relaxed);
+        self.lsn.store(lsn.0, Ordering::Relaxed);
+        self.lsn_check.store(!lsn.0, Ordering::Relaxed);
+        pins.start(&self.txn, txn);
+    }
+
+    /// By recovery: the log ends at `lsn`, and everything before is durable. The first flush then
+    /// publishes that together with its transaction.
+    pub(crate) fn set_lsn(&self, lsn: Lsn) {
+        self.lsn.store(lsn.0, Ordering::Release);
+        self.lsn_check.store(!lsn.0, Ordering::Release);
+    }
+
+    /// By the flush thread: publishes again what it has acknowledged, if another process has
+    /// damaged these words.
+    pub(crate) fn mend(&self, txn: TxnId, lsn: Lsn) {
+        if self.position() != Some((txn, lsn)) {
+            self.txn.store(txn.as_u64(), Ordering::SeqCst);
+            self.txn_check.store(!txn.as_u64(), Ordering::Release);
+            self.lsn_check.store(!lsn.0, Ordering::Release);
+            self.lsn.store(lsn.0, Ordering::Release);
+            self.event.notify_always();
+        }
+    }
+
+    /// Publishes the log blocks that may be charged in all. Sequentially consistent, so that a
+    /// notification may follow.
+    pub(crate) fn set_credit(&self, blocks: u64) {
+        self.block_credit.store(blocks, Ordering::SeqCst);
+    }
+
+    /// The log blocks that may be charged in all.
+    #[inline]
+    pub(crate) fn credit(&self) -> u64 {
+        self.block_credit.load(Ordering::Acquire)
+    }
+
+    /// As [`DurableWords::credit`], by a thread that has announced something before: a writer that
+    /// has requested blocks or is about to wait, and the thread that serves such a request.
+    /// Sequentially consistent: the second half of Dekker's idiom.
+    pub(crate) fn credit_by_waiter(&self) -> u64 {
+        self.block_credit.load(Ordering::SeqCst)
+    }
+}
+
+impl Control {
+    /// How far the log is durable: see [`DurableWords::position`].
+    #[inline]
+    pub(crate) fn durable(&self) -> Option<(TxnId, Lsn)> {
+        self.fixed().durable.position()
+    }
+
+    /// By the flush thread: the transaction that it will publish as durable next, pinned for
+    /// durable readers. See [`crate::shared::protocols::pins`].
+    pub(crate) fn pin_next_durable(&self) -> NextDurable {
+        let fixed = self.fixed();
+        fixed.logger_pins.pin_next(&fixed.committed, &fixed.durable.txn)
+    }
+
+    /// By the flush thread: stores the image of `next`, for durable readers, before `next` is
+    /// published.
+    pub(crate) fn fill_next_durable(&self, next: NextDurable, image: &SlotImage) {
+        self.fixed().durable_slots[next.place].fill(&image.encode());
+    }
+
+    /// **I4**: acknowledges everything up to `next` and `lsn`, after the sync. The caller then
+    /// notifies the waiters.
+    ///
+    /// `txn` is stored last, and fenced: it is the word that durable readers check their pins
+    /// against, and the news of the notification. A logger that dies before that leaves words that
+    /// disagree with their complements.
+    pub(crate) fn publish_durable(&self, next: NextDurable, lsn: Lsn) {
+        let fixed = self.fixed();
+        let words = &fixed.durable;
+        words.txn_check.store(!next.txn.as_u64(), Ordering::Release);
+        words.lsn_check.store(!lsn.0, Ordering::Release);
+        words.lsn.store(lsn.0, Ordering::Release);
+        crash_point!("flush.half_published");
+        fixed.logger_pins.publish(&words.txn, next);
+    }
+
+    /// The image of the durable transaction: unlike the durable position, its tail is no place
+    /// within a transaction that still streams. `None` while the logger moves on.
+    pub(crate) fn durable_image(&self) -> Option<SlotImage> {
+        let (txn, _) = self.durable()?;
+        let images = self.fixed().durable_slots.iter().map(|slot| self.decode_image(&slot.copy()));
+        images.flatten().find(|image| image.txn == txn)
+    }
+
+    /// Pins the published durable transaction in `slot`, which the caller owns, and finds its
+    /// image. `None`: the logger has published another one meanwhile, or will mend what is damaged.
+    #[inline]
+    pub(crate) fn pin_durable(&self, slot: &StoreReader) -> Option<SlotImage> {
+        let fixed = self.fixed();
+        // Pins the published t, fences, and checks that t is still published
+        // (`shared::protocols::pins`).
+        let txn = slot.pin_by(&fixed.durable.txn, || {
+            crash_point!("reader.durable_read");
+        });
+        crash_point!("reader.durable_pinned");
+        fixed.durable_slots.iter().find_map(|place| {
+            let words = place.copy();
+            // The places are filled in turn: if t is still published, its place was not refilled
+            // while it was copied. The other one may hold t as well, if t was published twice, and
+            // be refilled just now: then its checksum fails, and the first one is good.
+            let unmoved = fixed.durable.txn.load(Ordering::SeqCst) == txn.as_u64();
+            let is_t = unmoved && words[0] == txn.as_u64();
+            is_t.then(|| self.decode_image(&words).ok()).flatten()
+        })
+    }
+}
