@@ -75,7 +75,7 @@
 //! more unless the variable is set. In a library that a host loads it never acts.
 //!
 //! # Map of the modules
-//! Each folder imports only what is below it in this list; `tests/layers.rs` holds the code against
+//! Each folder imports only what is below it in this list; `tests/suite/layers.rs` holds the code against
 //! it.
 //!
 //! - `access`: what direct and message-passing clients have in common

@@ -1,10 +1,14 @@
-//! What the integration tests share: a store in a directory that goes with the test, other
-//! processes that run a role of the same test executable, and a limit on how long a test may hang.
+//! Shared by the integration tests: a store in a temporary directory, other processes that run a
+//! role of the same test executable, and a limit on how long a test may hang.
 //!
-//! A test file that uses processes has one test `child`, which does nothing unless a role is asked
-//! for by a variable: then it is that role. What a role says goes to its parent line by line, as
-//! one write each, so that what was said before a kill is known and nothing else is.
+//! A module whose tests start processes has one test `child`. It does nothing unless the
+//! environment names a role; then the process plays that role. `module::role` names a role: the
+//! process runs the test `module::child`, which gets the name `role`. A role sends lines to its
+//! parent, each with a single write, so that a kill leaves no partial line.
 #![allow(dead_code, unreachable_pub)]
+
+pub mod program;
+pub mod store_files;
 
 use rustix::process::{Pid, Signal};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_res_uid};
@@ -84,6 +88,15 @@ impl Drop for TestStore {
     }
 }
 
+/// Splits `module::role` into the name of a test of that module and the name of the role.
+///
+/// # Panics
+/// If the role names no module.
+pub fn role_test<'a>(role: &'a str, test: &str) -> (String, &'a str) {
+    let (module, name) = role.rsplit_once("::").unwrap_or_else(|| panic!("role {role} names no module"));
+    (format!("{module}::{test}"), name)
+}
+
 /// Another process, in a role of this test executable. Killed when dropped.
 pub struct Child {
     process: std::process::Child,
@@ -92,6 +105,7 @@ pub struct Child {
 }
 
 impl Child {
+    /// Starts `role`, which is named `module::role`.
     pub fn spawn(role: &str, store: &Path, arguments: &[&str]) -> Child {
         Child::start(Command::new(std::env::current_exe().unwrap()), role, store, arguments)
     }
@@ -99,9 +113,10 @@ impl Child {
     /// As [`Child::spawn`], by a command that lacks nothing but the arguments of the test
     /// executable.
     pub fn start(mut command: Command, role: &str, store: &Path, arguments: &[&str]) -> Child {
+        let (test, name) = role_test(role, "child");
         let mut process = command
-            .args(["child", "--exact", "--nocapture", "--test-threads=1"])
-            .env(ROLE, role)
+            .args([&test, "--exact", "--nocapture", "--test-threads=1"])
+            .env(ROLE, name)
             .env(STORE, store)
             .env(ARGUMENTS, arguments.join("\n"))
             .stdin(Stdio::piped())

@@ -112,7 +112,7 @@ pub const CONTROLS: &[Control] = &[
     by("within-answered-before-sync", "power", "plain", &[LostAcked]),
     // The model of the same bug: what a missing fence lets a weak memory order do, of which x86
     // shows nothing.
-    by("seqlock-without-fence", MODEL, "loom_cell planted_a_cell_without_fences", &[]),
+    by("seqlock-without-fence", MODEL, "loom cell::planted_a_cell_without_fences", &[]),
 ];
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! The protocols of this folder (`lock`, `pins`, `slots`, `ring`, `event_count`) are written once,
 //! generic over a [`Model`]. The product runs them with [`Native`]; the tests named
-//! `tests/loom_*.rs` run the very same code with loom's atomics, which try every interleaving and
+//! `tests/loom/*.rs` run the very same code with loom's atomics, which try every interleaving and
 //! every value that the memory model lets a load return.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -1,0 +1,274 @@
+//! Goal: what peers cause in the server is bounded and shared out by user: no bytes for promises,
+//! none for what a peer may not have, a reserve for the owner, and few long requests at work at
+//! once.
+//!
+//! Method: threads of this process take other user ids and ask for too much, beside the owner, and
+//! the logger's memory is looked at. That needs root; without it the tests say that they were
+//! skipped, and fail where the variable `CI` is set.
+
+use crate::common::*;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use untorn::{Client, Durability, Error, Feed, Store};
+use untorn_wal::wire::hello::{ClientHello, SERVER_HELLO_BYTES};
+use untorn_wal::wire::{self, ErrorReply, FRAME_HEADER_BYTES, List, MESSAGE_BYTES_MAX, Reply, Request};
+
+const ALICE: u32 = 54_341;
+const BOB: u32 = 54_342;
+
+struct Server {
+    at: TestStore,
+    store: Store,
+    public: tempfile::TempDir,
+    logger: u32,
+}
+
+impl Server {
+    fn new(test: &str, rules: &str) -> Option<Server> {
+        if !rustix::process::geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "{test}: not root");
+            eprintln!("SKIPPED {test}: not root");
+            return None;
+        }
+        let (at, public) = (TestStore::new(), tempfile::tempdir().unwrap());
+        std::fs::set_permissions(public.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::create_dir(&at.path).unwrap();
+        let socket = public.path().join("untorn.sock");
+        std::fs::write(at.path.join("access"), format!("socket \"{}\"\n{rules}", socket.display())).unwrap();
+        let store = at.open();
+        store.keyspace("public").unwrap().put(b"k", b"v").unwrap();
+        let logger = store.stats().unwrap().logger_pid.unwrap();
+        wait_until(|| socket.exists());
+        Some(Server { at, store, public, logger })
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.public.path().join("untorn.sock")
+    }
+
+    /// A connection of a uid, after the hellos.
+    fn raw(&self, uid: u32) -> UnixStream {
+        as_user(uid, || {
+            let mut stream = UnixStream::connect(self.socket()).unwrap();
+            stream.set_read_timeout(Some(HANGS)).unwrap();
+            stream.write_all(&ClientHello::OURS.encode()).unwrap();
+            let mut hello = [0; SERVER_HELLO_BYTES];
+            stream.read_exact(&mut hello).unwrap();
+            stream
+        })
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.logger)).unwrap();
+        let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    fn end(self) {
+        assert_eq!(self.store.stats().unwrap().logger_pid, Some(self.logger), "the logger died");
+        assert!(!self.at.path.join("logger.panic").exists());
+        assert_clean(&self.store);
+    }
+}
+
+fn reply(stream: &mut UnixStream) -> Vec<u8> {
+    let mut header = [0; FRAME_HEADER_BYTES];
+    stream.read_exact(&mut header).unwrap();
+    let mut body = vec![0; wire::frame_len(header).unwrap()];
+    stream.read_exact(&mut body).unwrap();
+    body
+}
+
+/// Peers that announce the longest message, and send some of it or nothing, leave the owner its
+/// room. They once had it for the announcement.
+#[test]
+fn announced_lengths_take_no_room() {
+    let _limit = limit();
+    let rules = format!("allow {ALICE} read-only\nallow {BOB} read-only\npatience 3600\n");
+    let Some(server) = Server::new("announced_lengths_take_no_room", &rules) else { return };
+    let mut liars: Vec<UnixStream> = [ALICE, ALICE, BOB, BOB].iter().map(|uid| server.raw(*uid)).collect();
+    liars.iter_mut().for_each(|liar| liar.write_all(&(MESSAGE_BYTES_MAX as u32).to_le_bytes()).unwrap());
+    let owner = Client::connect(server.socket()).unwrap();
+    for number in 0..50u32 {
+        owner.put_with("public", &number.to_be_bytes(), &[1; 200_000], Durability::Visible).unwrap();
+    }
+    owner.put("public", b"long", &vec![1; 16 << 20]).unwrap();
+    // Also when they send as much as they can, of a request that they may make.
+    let keys = vec![0u8; 8 << 20];
+    let request =
+        wire::encode(&Request::MultiGet { keyspace: "public", keys: List(vec![&keys, &keys[1000..]]) }).unwrap();
+    let mut pushing: Vec<UnixStream> = (0..16).map(|n| server.raw([ALICE, BOB][n % 2])).collect();
+    for stream in &mut pushing {
+        stream.set_nonblocking(true).unwrap();
+    }
+    let mut sent = [0; 16];
+    let mut still = Instant::now();
+    // Until the server takes no more. The last byte is kept back.
+    while still.elapsed() < Duration::from_millis(500) {
+        for (stream, sent) in pushing.iter_mut().zip(&mut sent) {
+            if let Ok(count) = stream.write(&request[*sent..request.len() - 1])
+                && count > 0
+            {
+                *sent += count;
+                still = Instant::now();
+            }
+        }
+    }
+    assert!(sent.iter().any(|sent| *sent < request.len() - 1), "all of it was taken");
+    for number in 0..50u32 {
+        owner.put_with("public", &number.to_be_bytes(), &[2; 200_000], Durability::Visible).unwrap();
+    }
+    owner.put("public", b"long", &vec![2; 16 << 20]).unwrap();
+    drop((liars, pushing, owner));
+    server.end();
+}
+
+/// A long request without the right to it is refused by its first bytes, and the connection goes
+/// on.
+#[test]
+fn rights_come_before_bytes() {
+    let _limit = limit();
+    let Some(server) = Server::new("rights_come_before_bytes", &format!("allow {ALICE} read-only \"public\"\n")) else {
+        return;
+    };
+    let before = server.resident_bytes();
+    let mut peers: Vec<UnixStream> = (0..20).map(|_| server.raw(ALICE)).collect();
+    let value = vec![1; 16 << 20];
+    let durability = wire::Durability::Durable;
+    let put = wire::encode(&Request::Put { keyspace: "public", key: b"k", value: &value, durability }).unwrap();
+    let get = wire::encode(&Request::MultiGet { keyspace: "private", keys: List(vec![&value]) }).unwrap();
+    for request in [&put, &get] {
+        // All but the last bytes, so that all are there at once.
+        let end = request.len() - 100;
+        for peer in &mut peers {
+            peer.write_all(&request[..end]).unwrap();
+        }
+        let grown = server.resident_bytes().saturating_sub(before);
+        assert!(grown < 12 << 20, "{grown} bytes for what is not allowed");
+        for peer in &mut peers {
+            peer.write_all(&request[end..]).unwrap();
+            let reply = reply(peer);
+            assert!(matches!(wire::decode(&reply), Ok(Reply::Failed(ErrorReply::NotAllowed { .. }))));
+        }
+    }
+    for peer in &mut peers {
+        peer.write_all(&wire::encode(&Request::Get { keyspace: "public", key: b"k" }).unwrap()).unwrap();
+        assert!(matches!(wire::decode(&reply(peer)), Ok(Reply::Value(Some(found))) if found.value == b"v"));
+    }
+    drop(peers);
+    server.end();
+}
+
+/// Feeds pass over values that their clients may not read without copying them.
+#[test]
+fn feeds_hold_nothing_that_may_not_be_read() {
+    let _limit = limit();
+    let Some(server) = Server::new("feeds_hold_nothing", &format!("allow {ALICE} read-only \"public\"\n")) else {
+        return;
+    };
+    let from = server.store.snapshot().unwrap().txn_id();
+    let (public, private) = (server.store.keyspace("public").unwrap(), server.store.keyspace("private").unwrap());
+    let mut txn = server.store.begin().unwrap();
+    txn.put(&public, b"before", b"1").unwrap();
+    txn.put(&private, b"large", &vec![1; 60 << 20]).unwrap();
+    txn.put(&public, b"after", b"2").unwrap();
+    txn.commit().unwrap();
+    let before = server.resident_bytes();
+    let done = AtomicBool::new(false);
+    let most = std::thread::scope(|scope| {
+        let watching = scope.spawn(|| {
+            let mut most = 0;
+            while !done.load(Ordering::SeqCst) {
+                most = most.max(server.resident_bytes());
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            most
+        });
+        let following: Vec<_> = (0..20)
+            .map(|_| {
+                scope.spawn(|| {
+                    as_user(ALICE, || {
+                        let client = Client::connect(server.socket()).unwrap();
+                        let mut changes = client.changes(from, Feed::Visible).unwrap();
+                        let mut told = Vec::new();
+                        while told.len() < 2 {
+                            let change = changes.try_next(HANGS).unwrap().expect("a change");
+                            told.push((change.key().to_vec(), change.value().unwrap().to_vec(), change.last_in_txn()));
+                        }
+                        let change = |key: &[u8], value: &[u8], last| (key.to_vec(), value.to_vec(), last);
+                        assert_eq!(told, [change(b"before", b"1", false), change(b"after", b"2", true)]);
+                    });
+                })
+            })
+            .collect();
+        following.into_iter().for_each(|thread| thread.join().unwrap());
+        done.store(true, Ordering::SeqCst);
+        watching.join().unwrap()
+    });
+    assert!(most.saturating_sub(before) < 48 << 20, "{} bytes", most - before);
+    server.end();
+}
+
+/// Many long requests at once: their memory is that of a few. What a direct client's commit takes
+/// meanwhile is printed, not judged.
+#[test]
+fn many_long_requests() {
+    let _limit = limit();
+    let Some(server) = Server::new("many_long_requests", &format!("allow {ALICE} read-only\n")) else { return };
+    let before = server.resident_bytes();
+    let keys: Vec<[u8; 4]> = (0..65_536u32).map(u32::to_be_bytes).collect();
+    let keys: Vec<&[u8]> = keys.iter().map(<[u8; 4]>::as_slice).collect();
+    let public = server.store.keyspace("public").unwrap();
+    for chunk in keys.chunks(4096) {
+        let mut txn = server.store.begin().unwrap();
+        chunk.iter().for_each(|key| txn.put(&public, key, b"value").unwrap());
+        txn.commit().unwrap();
+    }
+    let request = wire::encode(&Request::MultiGet { keyspace: "public", keys: List(keys) }).unwrap();
+    let mut peers: Vec<UnixStream> = (0..120).map(|_| server.raw(ALICE)).collect();
+    let mut most = 0;
+    std::thread::scope(|scope| {
+        for peer in &mut peers {
+            let request = &request;
+            scope.spawn(move || {
+                // What is refused as too much is refused by a reply, or by hanging up.
+                for _ in 0..2 {
+                    let mut header = [0; FRAME_HEADER_BYTES];
+                    if peer.write_all(request).is_err() || peer.read_exact(&mut header).is_err() {
+                        return;
+                    }
+                    let mut body = vec![0; wire::frame_len(header).unwrap()];
+                    peer.read_exact(&mut body).unwrap();
+                    match wire::decode::<Reply<'_>>(&body).unwrap() {
+                        Reply::Values { values, .. } => assert_eq!(values.0.len(), 65_536),
+                        Reply::Failed(ErrorReply::Busy { .. }) => {}
+                        other => panic!("{other:?}"),
+                    }
+                }
+            });
+        }
+        let mut longest = Duration::ZERO;
+        for number in 0..40u32 {
+            let start = Instant::now();
+            public.put(&number.to_be_bytes(), b"value").unwrap();
+            longest = longest.max(start.elapsed());
+            most = most.max(server.resident_bytes());
+        }
+        eprintln!("a direct client's durable put took at most {longest:?}");
+    });
+    eprintln!("the logger grew by {} MiB", most.saturating_sub(before) >> 20);
+    assert!(most.saturating_sub(before) < 128 << 20, "{} bytes", most - before);
+    // The owner is served beside them, and afterwards.
+    let owner = Client::connect(server.socket()).unwrap();
+    assert_eq!(owner.get("public", &7u32.to_be_bytes()).unwrap().unwrap(), b"value");
+    assert!(matches!(
+        as_user(ALICE, || Client::connect(server.socket())).unwrap().sync(),
+        Err(Error::NotAllowed { .. })
+    ));
+    drop((owner, peers));
+    server.end();
+}

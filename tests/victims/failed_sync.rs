@@ -1,0 +1,109 @@
+//! Goal: a sync of the arena or of a checkpoint's header that fails is never taken for one that
+//! worked: no checkpoint any more, a mark that stays, errors that say so; readers go on; and after
+//! all have closed the store, it is whole again.
+//!
+//! Method: this test builds itself once more with crash points, by which a sync can be made to
+//! fail, and a logger be held before it.
+
+use crate::common::{HANGS, wait_until};
+use crate::workload::victim::{kill_loggers, logger_of};
+use crate::workload::{Place, Role, Writer, assert_verified, check, my_role, open_small, say};
+use std::path::Path;
+use untorn::{Durability, Store};
+
+#[test]
+fn role() {
+    let Some((name, path, arguments)) = my_role() else { return };
+    assert_eq!(name, "busy");
+    busy(&path, &arguments);
+}
+
+/// Writes, and takes checkpoints, until killed, until an error, or until so many rounds are done.
+fn busy(path: &Path, arguments: &[String]) {
+    let rounds: u64 = arguments.get(1).map_or(u64::MAX, |text| text.parse().unwrap());
+    let store = open_small(path);
+    let writer = Writer::open(store.clone(), &arguments[0]).unwrap();
+    let mut n = writer.last().unwrap();
+    for round in 0..rounds {
+        for _ in 0..12 {
+            n += 1;
+            let durable = n.is_multiple_of(4);
+            let durability = if durable { Durability::Durable } else { Durability::Visible };
+            let _ticket = writer.commit(n, durability).unwrap();
+            say(format_args!("{} {n}", if durable { "D" } else { "V" }));
+        }
+        if round % 3 == 2 {
+            store.checkpoint().unwrap();
+        }
+    }
+}
+
+/// A store that a failed sync has marked, still open, and what its writer was told before that.
+///
+/// The logger is held before the sync until another client has joined, since a marked store that
+/// nobody uses any more is recovered at once.
+fn marked(path: &Path, before: &str, point: &str, nth: u32) -> (Store, (u64, u64)) {
+    assert!(Role::own("failed_sync::busy", path, "before 4").end());
+    kill_loggers(path);
+    let gate = path.with_extension("gate");
+    let once = path.with_extension("once").to_string_lossy().into_owned();
+    let orders = format!("{before}:hold={},{point}@{nth}:fail", gate.display());
+    let env = [("UNTORN_CRASH", orders.as_str()), ("UNTORN_CRASH_ONCE", &once)];
+    let mut role = Role::start(crate::workload::victim::build(), "failed_sync::busy", path, "victim", &env);
+    wait_until(|| gate.with_extension("reached").exists());
+    let store = open_small(path);
+    std::fs::write(&gate, "").unwrap();
+    assert!(!role.end(), "{point}: the writer should have met the error");
+    let refused = store.begin().map(|_| ()).unwrap_err();
+    assert!(matches!(refused, untorn::Error::NeedsRecovery { .. }), "{point}: {refused}");
+    (store, role.acknowledged())
+}
+
+/// A failed sync of the arena, of the header: no checkpoint any more, a sticky mark, errors that
+/// say so, readers go on; after all have closed it, the store is whole again.
+#[test]
+fn a_failed_sync_of_arena_or_header_is_sticky_until_all_have_closed() {
+    // The first write of a header is recovery's.
+    for (before, point, nth) in
+        [("checkpoint.pages_summed", "arena.sync", 1), ("checkpoint.arena_synced", "checkpoint.sync", 2)]
+    {
+        let place = Place::new();
+        let path = place.path();
+        let (store, told) = marked(&path, before, point, nth);
+        assert!(store.stats().unwrap().needs_recovery.is_some());
+        check(&store, &store.snapshot().unwrap());
+        drop(store);
+        // A marked store's logger makes room as soon as nobody uses it; told, it is quicker.
+        untorn::logger::stop_logger(&path, HANGS).unwrap();
+        let store = open_small(&path);
+        let found = check(&store, &store.snapshot().unwrap());
+        assert!(found["victim"] >= told.1, "{point}: told {told:?}, found {found:?}");
+        store.begin().unwrap().rollback();
+        assert_verified(&store);
+        drop(store);
+        assert!(logger_of(&path).is_some());
+    }
+}
+
+/// A client by message that comes when all have closed a marked store is sent away, and does not
+/// keep it from its recovery.
+///
+/// The logger once opened the store for it, and as any opener waited there for the logger of a
+/// marked store to leave, which was itself; and it did not leave, since somebody was connected.
+/// When it gave up, the client was let in to the region that takes no writes.
+#[test]
+fn a_client_by_message_is_not_let_in_to_a_marked_store_that_all_have_left() {
+    let place = Place::new();
+    let path = place.path();
+    let (store, _) = marked(&path, "checkpoint.pages_summed", "arena.sync", 1);
+    // Those who come earlier are served.
+    drop(untorn::Client::connect(path.join("logger.sock")).unwrap());
+    // The last of them has left as well.
+    wait_until(|| store.stats().unwrap().clients.len() <= 1);
+    drop(store);
+    // By the logger that leaves, or since it has left: nobody here starts another one.
+    assert!(untorn::Client::connect(path.join("logger.sock")).is_err());
+    let store = open_small(&path);
+    store.begin().unwrap().rollback();
+    assert_verified(&store);
+}

@@ -1,0 +1,205 @@
+//! Interleavings 13 and 16 on a device that is full.
+
+use super::*;
+
+/// A small file system of its own, which the test can fill. Unmounted when dropped.
+struct Device {
+    dir: tempfile::TempDir,
+}
+
+impl Device {
+    /// `None` where nothing may be mounted; says so, and fails if that is the gate.
+    fn mount(size: &str) -> Option<Device> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        let mounted =
+            mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "untorn-test"]).arg(dir.path()).status();
+        if mounted.as_ref().is_ok_and(|status| status.success()) {
+            return Some(Device { dir });
+        }
+        assert!(std::env::var_os("CI").is_none(), "the gate must be able to mount: {mounted:?}");
+        eprintln!("SKIPPED, and so not tested: no tmpfs can be mounted here ({mounted:?})");
+        None
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
+    /// Takes all room that is left.
+    fn fill(&self) {
+        let mut file = std::fs::File::create(self.dir.path().join("filler")).unwrap();
+        for piece in [1 << 16, 1 << 12, 1] {
+            while file.write_all(&vec![1; piece]).is_ok() {}
+        }
+    }
+
+    fn free(&self) {
+        std::fs::remove_file(self.dir.path().join("filler")).unwrap();
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        kill_loggers(&self.path());
+        // Lazily: a mapping of a process on its way out must not keep it.
+        let _ = Command::new("umount").arg("-l").arg(self.dir.path()).status();
+    }
+}
+
+/// Small segments, so that a full device shows after few commits.
+fn open_on(device: &Device) -> Store {
+    let mut options = Store::options();
+    options.ring_size(64 << 10).segment_size(256 << 10).checkpoint_bytes(1 << 40).max_size(1 << 30);
+    options.logger_idle(Duration::from_secs(3)).logger_timeout(HANGS);
+    options.open(device.path()).unwrap()
+}
+
+/// Durable commits on a full device: a block of the log each, and several times as many as there
+/// are. The number of the last one.
+fn commit_on_a_full_device(few: &Few, from: u64) -> u64 {
+    let last = from + 299;
+    for n in from..=last {
+        few.commit(n, Durability::Durable).map(drop).unwrap_or_else(|error| panic!("commit {n}: {error:?}"));
+        assert_eq!(number(&few.store, &few.store.snapshot().unwrap()), n);
+    }
+    last
+}
+
+/// After everybody was killed and the kernel crashed, all that was acknowledged is there.
+fn assert_recovered(device: &Device, expected: u64) {
+    kernel_crash(&device.path());
+    let store = open_on(device);
+    assert_eq!(number(&store, &store.snapshot().unwrap()), expected);
+    assert_verified(&store);
+}
+
+/// Interleaving 13: the device fills between a publication and its flush, and stays full. That
+/// commit gets through, for its log space was granted before. So do all others that replace what is
+/// there: when the grant is used up, a checkpoint sets the log free. A stream that no log of this
+/// device can hold fails before its published. Nothing that was acknowledged is lost.
+#[test]
+fn the_device_fills_between_publication_and_flush() {
+    let _limit = limit_with_victim();
+    let Some(device) = Device::mount("12m") else { return };
+    let path = device.path();
+    let gate = crate::workload::victim::Gate::open_at(path.with_file_name("flush"));
+    {
+        // The logger is started by a victim, and so is one.
+        let orders = gate.at("flush.before_write");
+        let mut starter = Role::start(victim(), "interleavings_log::worker", &path, "", &[("UNTORN_CRASH", &orders)]);
+        starter.wait_for("ready");
+        let mut options = worker::options();
+        let few = Few::open(options.logger_timeout(HANGS).open(&path).unwrap()).unwrap();
+        few.commits(10, true).unwrap();
+        starter.kill();
+        gate.close();
+        std::thread::scope(|scope| {
+            let commit = scope.spawn(|| few.commit(11, Durability::Durable).map(drop));
+            gate.wait();
+            // It is visible, and waits for its flush.
+            wait_until(|| number(&few.store, &few.store.snapshot().unwrap()) == 11);
+            device.fill();
+            gate.open();
+            commit.join().unwrap().unwrap();
+        });
+        let begun = Instant::now();
+        let mut last = commit_on_a_full_device(&few, 12);
+        eprintln!("{} durable commits on a full device, in {:?}", last - 11, begun.elapsed());
+        // It reads on.
+        for _ in 0..3 {
+            assert_eq!(number(&few.store, &few.store.snapshot().unwrap()), last);
+            assert_eq!(number(&few.store, &few.store.durable_snapshot().unwrap()), last);
+            last = commit_on_a_full_device(&few, last + 1);
+        }
+        let mut txn = few.store.begin().unwrap();
+        let stream = txn.keyspace("stream").unwrap();
+        let refused = (0..10_000u64).find_map(|n| txn.put(&stream, b"one", &sealed(n, 3000)).err());
+        assert!(matches!(refused, Some(Error::DiskFull { .. })), "{refused:?}");
+        txn.rollback();
+        assert_eq!(number(&few.store, &few.store.snapshot().unwrap()), last);
+        assert!(few.store.stats().unwrap().needs_recovery.is_none());
+        device.free();
+        let begun = Instant::now();
+        let mut refused = 0;
+        while let Err(error) = few.commit(last + 1, Durability::Durable) {
+            assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
+            refused += 1;
+            assert!(begun.elapsed() < HANGS, "still full after {:?}", begun.elapsed());
+        }
+        eprintln!("went on {:?} after there was room, refused {refused} times", begun.elapsed());
+        last = few.commits(500, true).unwrap();
+        assert_verified(&few.store);
+        drop(few);
+        kernel_crash(&path);
+        let store = worker::options().open(&path).unwrap();
+        assert_eq!(number(&store, &store.snapshot().unwrap()), last);
+        assert_verified(&store);
+    }
+}
+
+/// Interleaving 13: on a full device, tiny durable commits, a block each, use up the log's budget,
+/// which is counted in blocks and not in bytes, again and again. The commit that finds it used up
+/// has a checkpoint taken, and the log goes on in the spare segment. All that was acknowledged
+/// survives a crash whose recovery has room again.
+#[test]
+fn tiny_durable_commits_use_up_the_log_of_a_full_device() {
+    let _limit = limit();
+    let Some(device) = Device::mount("10m") else { return };
+    let few = Few::open(open_on(&device)).unwrap();
+    few.commits(10, true).unwrap();
+    device.fill();
+    let mut last = 10;
+    for round in 0..5 {
+        let begun = Instant::now();
+        let reached = commit_on_a_full_device(&few, last + 1);
+        eprintln!("round {round}: {} commits in {:?}", reached - last, begun.elapsed());
+        last = reached;
+        assert_eq!(few.store.durable_snapshot().unwrap().txn_id(), few.store.snapshot().unwrap().txn_id());
+    }
+    assert!(few.store.stats().unwrap().needs_recovery.is_none());
+    device.free();
+    drop(few);
+    assert_recovered(&device, last);
+}
+
+/// Interleaving 16: on a full device, a stream uses up all of the log that is granted to streams
+/// and aborts. A reserve is kept from streams: the next ordinary writer must get through, at once,
+/// and ordinary ones after it.
+#[test]
+fn after_a_stream_that_filled_the_log_an_ordinary_writer_gets_through() {
+    let _limit = limit();
+    let Some(device) = Device::mount("10m") else { return };
+    let few = Few::open(open_on(&device)).unwrap();
+    few.commits(10, true).unwrap();
+    let keys = few.store.keyspace("stream").unwrap();
+    device.fill();
+    let mut last = 10;
+    for round in 0..4 {
+        let mut txn = few.store.begin().unwrap();
+        let mut bytes = 0;
+        // One key again and again: the log grows, the arena does not.
+        let error = loop {
+            match txn.put(&keys, b"one", &sealed(bytes, 3000)) {
+                Ok(()) => bytes += 3000,
+                Err(error) => break error,
+            }
+            assert!(bytes < 100 << 20, "the device never filled");
+        };
+        assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
+        drop(txn);
+        let begun = Instant::now();
+        for _ in 0..4 {
+            last += 1;
+            let committed = few.commit(last, Durability::Durable).map(drop);
+            committed.unwrap_or_else(|error| panic!("round {round}, {last}: {error:?}"));
+        }
+        eprintln!("round {round}: a stream of {bytes} bytes, then four commits in {:?}", begun.elapsed());
+    }
+    assert!(keys.is_empty().unwrap());
+    assert_eq!(number(&few.store, &few.store.durable_snapshot().unwrap()), last);
+    device.free();
+    drop((few, keys));
+    assert!(logger_of(&device.path()).is_some());
+    assert_recovered(&device, last);
+}

@@ -1,0 +1,23 @@
+//! Tests with victims: processes that are killed, stopped or held at named points, or run with a
+//! planted bug.
+//!
+//! Victims run this program, built with the feature `planted-bugs`; the first test that needs one
+//! builds it. The tests are apart from `tests/suite`, so that only they are built twice.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod workload;
+
+mod cells_deaths;
+mod containers;
+mod failed_sync;
+mod full_disk;
+mod hosts;
+mod interleavings;
+mod interleavings_feed;
+mod interleavings_lives;
+mod interleavings_log;
+mod long_transaction_deaths;
+mod progress;
+mod reader_slots;
+mod size;

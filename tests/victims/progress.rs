@@ -1,0 +1,153 @@
+//! Goal: whoever waits for a process that recovers the store, takes it over or leaves it waits as
+//! long as that makes progress, however long it takes, and gives up when it makes none. An open
+//! once failed after a fixed time while the log was still being replayed.
+//!
+//! Method: victims, whose loggers sleep at each record that they replay, or at each piece of work
+//! that they show, so that the whole takes several times the limit of the one that waits; and one
+//! that is held. The limit of an open, which no option lowers, is lowered by a variable.
+
+use crate::common::limit;
+use crate::workload::victim::{Scene, kill_loggers};
+use crate::workload::{Role, listen, my_role, say};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use untorn::{Durability, Store};
+
+/// How long those who wait go without visible progress: many times as long as a piece of work takes
+/// here.
+const LIMIT: Duration = Duration::from_secs(3);
+/// Work that is slowed takes longer than this.
+const LONG: Duration = Duration::from_secs(7);
+/// Commits in the log, and pages in the checkpoint.
+const COUNT: u32 = 350;
+
+fn victim() -> &'static Path {
+    crate::workload::victim::build()
+}
+
+fn limit_with_victim() -> crate::common::Limit {
+    victim();
+    limit()
+}
+
+#[test]
+fn role() {
+    let Some((name, path, _)) = my_role() else { return };
+    match name.as_str() {
+        "fills" => fills(&path),
+        "opens" => {
+            let opened = Store::options().logger_timeout(LIMIT).open(&path);
+            match opened.and_then(|store| store.keyspace("keys")?.len()) {
+                Ok(keys) => say(format_args!("opened {keys}")),
+                Err(error) => say(error),
+            }
+        }
+        other => panic!("no role {other}"),
+    }
+}
+
+/// Fills the store, a commit for each key, and goes on when it is told to.
+fn fills(path: &Path) {
+    let mut options = Store::options();
+    options.logger_idle(Duration::from_millis(50)).logger_timeout(LIMIT);
+    let store = options.open(path).unwrap();
+    let keys = store.keyspace("keys").unwrap();
+    for n in 0..COUNT {
+        let durability = if n + 1 < COUNT { Durability::Visible } else { Durability::Durable };
+        let mut txn = store.begin_with(durability).unwrap();
+        txn.put(&keys, &n.to_be_bytes(), &[7; 2000]).unwrap();
+        txn.commit().unwrap();
+    }
+    say(format_args!("filled {}", store.stats().unwrap().logger_pid.unwrap()));
+    while let Some(line) = listen() {
+        match line.as_str() {
+            "put" => match keys.put(b"k", b"v") {
+                Ok(_) => say("put"),
+                Err(error) => say(error),
+            },
+            other => panic!("not told {other}"),
+        }
+    }
+}
+
+/// A store whose log is to be replayed.
+fn left_in_disorder() -> Scene {
+    let scene = Scene::new();
+    let mut filler = Role::start(victim(), "progress::fills", &scene.path, "", &[]);
+    filler.wait_for("filled");
+    // The logger first: it would leave the store in order. The filler is stopped, or it might start
+    // another one.
+    filler.signal(libc::SIGSTOP);
+    kill_loggers(&scene.path);
+    filler.kill();
+    scene
+}
+
+/// Opens the store, by a process under these orders.
+fn opener(scene: &Scene, orders: &str) -> Role {
+    let ms = LIMIT.as_millis().to_string();
+    Role::start(
+        victim(),
+        "progress::opens",
+        &scene.path,
+        "",
+        &[("UNTORN_CRASH", orders), ("UNTORN_OPEN_TIMEOUT_MS", &ms)],
+    )
+}
+
+#[test]
+fn an_open_waits_as_long_as_recovery_makes_progress() {
+    let _limit = limit_with_victim();
+    let scene = left_in_disorder();
+    let began = Instant::now();
+    let mut opener = opener(&scene, "replay.committed@0:pause=25");
+    assert_eq!(opener.hear(0), format!("opened {COUNT}"));
+    assert!(began.elapsed() > LONG, "recovery was not slowed: {:?}", began.elapsed());
+}
+
+#[test]
+fn an_open_gives_up_when_recovery_makes_no_progress() {
+    let _limit = limit_with_victim();
+    let scene = left_in_disorder();
+    let gate = scene.gate("gate");
+    gate.close();
+    let mut stalled = opener(&scene, &gate.at("recover.log_replayed"));
+    gate.wait();
+    let error = stalled.hear(0);
+    assert!(error.contains("has made no progress for 3s"), "{error}");
+    // The logger is alive and goes on.
+    gate.open();
+    assert_eq!(opener(&scene, "").hear(0), format!("opened {COUNT}"));
+}
+
+#[test]
+fn an_open_waits_as_long_as_a_logger_that_leaves_makes_progress() {
+    let _limit = limit_with_victim();
+    let scene = Scene::new();
+    let gate = scene.gate("gate");
+    let orders = format!("{},progress.stepped@0:pause=40", gate.at("logger.leaving"));
+    let mut filler = Role::start(victim(), "progress::fills", &scene.path, "", &[("UNTORN_CRASH", &orders)]);
+    filler.wait_for("filled");
+    gate.close();
+    assert!(filler.end());
+    gate.wait();
+    let mut opener = opener(&scene, "");
+    let began = Instant::now();
+    gate.open();
+    assert_eq!(opener.hear(0), format!("opened {COUNT}"));
+    assert!(began.elapsed() > LONG, "leaving was not slowed: {:?}", began.elapsed());
+}
+
+/// A client waits for its commit while a new logger takes over from one that was killed.
+#[test]
+fn a_commit_waits_as_long_as_a_new_logger_makes_progress() {
+    let _limit = limit_with_victim();
+    let scene = Scene::new();
+    let orders = [("UNTORN_CRASH", "progress.stepped@0:pause=700")];
+    let mut filler = Role::start(victim(), "progress::fills", &scene.path, "", &orders);
+    filler.wait_for("filled");
+    kill_loggers(&scene.path);
+    let began = Instant::now();
+    assert_eq!(filler.ask("put"), "put");
+    assert!(began.elapsed() > LONG, "taking over was not slowed: {:?}", began.elapsed());
+}

@@ -1,0 +1,154 @@
+//! Processes that a test can kill, stop or hold at any named point: this test executable, built
+//! once more with crash points and planted bugs, and gates, at which such processes wait.
+#![allow(dead_code, unreachable_pub)]
+
+use super::{Place, Role};
+use crate::common::{HANGS, program, wait_until};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// Returns this test executable with crash points and planted bugs compiled in. The first call
+/// builds it; other threads wait for that.
+///
+/// # Panics
+/// If it cannot be built.
+pub(crate) fn build() -> &'static Path {
+    static VICTIM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let arguments = ["test", "--no-run", "--test", "victims", "--features", "untorn/planted-bugs"];
+    match VICTIM.get_or_init(|| program::build("victims", "tests/victims/main.rs", &arguments)) {
+        Ok(path) => path,
+        Err(error) => panic!("building the victims: {error}"),
+    }
+}
+
+/// The logger of a store, if one lives.
+pub(crate) fn logger_of(path: &Path) -> Option<i32> {
+    let store = untorn::Store::options().read_only(true).create(false).open(path).ok()?;
+    store.stats().unwrap().logger_pid.map(|pid| pid as i32)
+}
+
+/// Sends a signal to a process that the test started, or its store's clients did.
+pub(crate) fn signal(pid: i32, signal: i32) {
+    // SAFETY: a signal touches no memory of ours; whose process it is, the caller knows.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::kill(pid, signal);
+    }
+}
+
+/// Kills the loggers that name this store in their environment, also those that are not ready yet.
+pub(crate) fn kill_loggers(path: &Path) {
+    let wanted = path.to_string_lossy().into_owned();
+    for _ in 0..2 {
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+            let variables = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+            let variables = String::from_utf8_lossy(&variables).into_owned();
+            if variables.split('\0').any(|variable| variable == format!("UNTORN_BECOME_LOGGER={wanted}")) {
+                signal(pid, libc::SIGKILL);
+                let start = Instant::now();
+                while !has_ended(&entry.path()) && start.elapsed() < HANGS {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+            }
+        }
+    }
+}
+
+/// Whether all threads of a process have closed their files, and so let go of its locks. `process`
+/// is its folder in `/proc`.
+fn has_ended(process: &Path) -> bool {
+    let threads = std::fs::read_dir(process.join("task")).map_or(0, |tasks| tasks.count());
+    let status = std::fs::read_to_string(process.join("status")).unwrap_or_default();
+    threads == 0 || (threads == 1 && status.contains("State:\tZ"))
+}
+
+/// What a kernel crash leaves of a store whose clients have been killed: no logger, no shared
+/// region.
+pub(crate) fn kernel_crash(path: &Path) {
+    kill_loggers(path);
+    let _ = std::fs::remove_file(path.join("control"));
+}
+
+/// A place where processes wait while it is closed.
+///
+/// A process under the order [`Gate::at`] goes by freely as long as the gate is open, and is held
+/// as soon as it is not.
+pub(crate) struct Gate {
+    path: PathBuf,
+}
+
+impl Gate {
+    pub(crate) fn open_at(path: PathBuf) -> Gate {
+        let gate = Gate { path };
+        gate.open();
+        gate
+    }
+
+    /// The order that holds a process at the named point while this gate is closed.
+    pub(crate) fn at(&self, point: &str) -> String {
+        format!("{point}@0:hold={}", self.path.display())
+    }
+
+    pub(crate) fn open(&self) {
+        std::fs::write(&self.path, "").unwrap();
+    }
+
+    /// From now on whoever comes is held.
+    pub(crate) fn close(&self) {
+        let _ = std::fs::remove_file(&self.path);
+        // Who is held says so again and again, so that nothing older than this counts.
+        let _ = std::fs::remove_file(self.path.with_extension("reached"));
+    }
+
+    /// Waits until somebody is held.
+    #[track_caller]
+    pub(crate) fn wait(&self) {
+        wait_until(|| self.is_reached());
+    }
+
+    pub(crate) fn is_reached(&self) -> bool {
+        self.path.with_extension("reached").exists()
+    }
+}
+
+/// A store's directory, gates beside it, and the certainty that no logger is left when it goes,
+/// held or not.
+pub(crate) struct Scene {
+    pub(crate) path: PathBuf,
+    _place: Place,
+}
+
+impl Scene {
+    pub(crate) fn new() -> Scene {
+        let place = Place::new();
+        Scene { path: place.path(), _place: place }
+    }
+
+    /// A gate, open at first.
+    pub(crate) fn gate(&self, name: &str) -> Gate {
+        Gate::open_at(self.path.with_file_name(name))
+    }
+
+    /// Starts a role of the victim `program` under orders.
+    pub(crate) fn victim(&self, program: &Path, role: &str, arguments: &str, orders: &[String], bug: &str) -> Role {
+        let env = [("UNTORN_CRASH", orders.join(",")), ("UNTORN_BUG", bug.to_string())];
+        let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        Role::start(program, role, &self.path, arguments, &env)
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        kill_loggers(&self.path);
+    }
+}
+
+/// Runs a check; what it panicked with, if it did.
+pub(crate) fn caught(check: impl FnOnce()) -> Result<(), String> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(check)).map_err(|panic| match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => panic.downcast::<&str>().map_or_else(|_| "a panic".into(), |text| text.to_string()),
+    })
+}
