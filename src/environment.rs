@@ -34,7 +34,7 @@ pub(crate) fn is_for_other_user(name: &OsStr) -> bool {
         "UNTORN_BUG",
         "UNTORN_BOOT_ID",
     ];
-    KEPT.iter().any(|kept| name == *kept) || (cfg!(feature = "crash-points") && OF_TESTS.iter().any(|of| name == *of))
+    KEPT.iter().any(|kept| name == *kept) || (cfg!(untorn_instrumented) && OF_TESTS.iter().any(|of| name == *of))
 }
 
 /// Has `command` run with this process's effective rights alone and with none of the caller's

@@ -175,15 +175,12 @@ unwind_safe!(Keyspace, Snapshot, Range, Value, Ticket);
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// The protocols between processes, for the model checker's tests, which run this very code with
-/// other atomics. Not part of the library's interface: it may change in any release.
+/// Where words of `control` are, for tests that damage them from outside. Not part of the library's
+/// interface: it may change in any release.
 #[doc(hidden)]
-pub mod protocols {
+pub mod region_layout {
     pub use crate::shared::control::{
         CHECKED_CELL_NUMBERS, CHECKED_NUMBERS, FLUSH_REQUEST_AT, HEARTBEAT_AT, IMAGES_AT, READER_CHUNK, REGION_INODE_AT,
-    };
-    pub use crate::shared::protocols::{
-        atomic, cell, deadline, event_count, histogram, lock, occupancy, pins, ring, slots,
     };
     pub use crate::shared::readers::{READER_MAP_AT, READER_MAP_BYTES};
 }

@@ -17,21 +17,40 @@ pub fn command() -> Command {
 /// # Errors
 /// If it can't be run, or fails: what it says.
 pub fn output(arguments: &[&str]) -> Result<Vec<u8>, String> {
-    let ended = command().args(arguments).output().map_err(|error| format!("running cargo: {error}"))?;
+    output_of(command(), arguments)
+}
+
+fn output_of(mut cargo: Command, arguments: &[&str]) -> Result<Vec<u8>, String> {
+    let ended = cargo.args(arguments).output().map_err(|error| format!("running cargo: {error}"))?;
     if ended.status.success() {
         return Ok(ended.stdout);
     }
     Err(format!("cargo {}: {}", arguments.join(" "), String::from_utf8_lossy(&ended.stderr)))
 }
 
-/// Builds programs, in a release build below a target directory; where they are.
+/// What is compiled into the programs of a build.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Build {
+    /// What users get.
+    Ordinary,
+    /// Crash points and planted bugs as well.
+    Instrumented,
+}
+
+/// Builds programs in release mode, puts them below `target`, and returns their paths. The
+/// dependencies are shared with the build of this program, in `build_dir`.
 ///
 /// # Errors
-/// If it can't be run, or can't build: what it says.
-pub fn programs(which: &[&str], target: &Path) -> Result<Vec<PathBuf>, String> {
+/// If cargo cannot be run or cannot build: its messages.
+pub fn programs(build: Build, which: &[&str], target: &Path, build_dir: &Path) -> Result<Vec<PathBuf>, String> {
     let target = target.to_str().ok_or("the target directory has no name in UTF-8")?;
-    let said = output(&[&["build", "--release", "--message-format=json", "--target-dir", target], which].concat())?;
-    let said = String::from_utf8_lossy(&said).into_owned();
-    let messages = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut cargo = command();
+    cargo.env("CARGO_BUILD_BUILD_DIR", build_dir);
+    if build == Build::Instrumented {
+        cargo.env("RUSTC_WORKSPACE_WRAPPER", concat!(env!("CARGO_MANIFEST_DIR"), "/../rustc-instrumented"));
+    }
+    let arguments = [&["build", "--release", "--message-format=json", "--target-dir", target], which].concat();
+    let messages = String::from_utf8_lossy(&output_of(cargo, &arguments)?).into_owned();
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     Ok(messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).collect())
 }

@@ -202,7 +202,7 @@ impl Context {
 /// How a person starts this build of the harness. One with crash points and planted bugs is no
 /// build that cargo would run again, and what it found may be the bug that its environment names.
 fn program() -> String {
-    if !cfg!(feature = "instrumented") {
+    if !cfg!(untorn_instrumented) {
         return "cargo run --release -p crash-harness --".into();
     }
     let bug = std::env::var("UNTORN_BUG").map(|bug| format!("UNTORN_BUG={bug} ")).unwrap_or_default();

@@ -1,9 +1,11 @@
 //! The build of the harness that has crash points and planted bugs: made by cargo, beside this one,
 //! when it is first needed.
 //!
-//! No other crate switches that feature on, and what is published never has it.
+//! `--cfg untorn_instrumented` compiles them in. No manifest can switch that on, and what is
+//! published does not contain them.
 
 use crate::cargo;
+use crate::cargo::Build;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -32,13 +34,13 @@ pub fn target() -> PathBuf {
 }
 
 fn build() -> Result<PathBuf, String> {
-    if cfg!(feature = "instrumented") {
+    if cfg!(untorn_instrumented) {
         return Ok(own());
     }
     eprintln!("building the instrumented harness, with crash points");
     // Beside this build, so that neither makes the other anew.
-    let which = ["-p", "crash-harness", "--bin", "crash-harness", "--features", "instrumented"];
-    let built = cargo::programs(&which, &target().join("crash-instrumented"));
+    let which = ["-p", "crash-harness", "--bin", "crash-harness"];
+    let built = cargo::programs(Build::Instrumented, &which, &target().join("crash-instrumented"), &target());
     let built = built.map_err(|error| format!("building the instrumented harness: {error}"))?;
     built.into_iter().next().ok_or_else(|| "cargo does not name the victims' executable".into())
 }

@@ -1,6 +1,6 @@
 //! Named places where a test kills, stops or holds the process, and bugs that a test plants.
 //!
-//! Without the feature `crash-points` the macro expands to nothing. With it, the variable
+//! In ordinary builds the macro expands to nothing. With `--cfg untorn_instrumented`, the variable
 //! `UNTORN_CRASH=name[@n]:action` acts at the n-th time (from 1; 0: each time) that this process
 //! comes by the point `name`; the action is `kill`, `stop` (SIGSTOP, until it is continued),
 //! `panic`, `hold=PATH` (waits until the file exists, and keeps `PATH.reached` there meanwhile),
@@ -14,7 +14,7 @@
 pub mod points;
 
 /// Passes a named place.
-#[cfg(not(feature = "crash-points"))]
+#[cfg(not(untorn_instrumented))]
 macro_rules! crash_point {
     ($name:literal) => {
         const _: () = assert!($crate::crash::points::has($name), "not in the catalogue of crash points");
@@ -22,7 +22,7 @@ macro_rules! crash_point {
 }
 
 /// Passes a named place.
-#[cfg(feature = "crash-points")]
+#[cfg(untorn_instrumented)]
 macro_rules! crash_point {
     ($name:literal) => {{
         const _: () = assert!($crate::crash::points::has($name), "not in the catalogue of crash points");
@@ -38,16 +38,16 @@ macro_rules! planted_bug {
     };
 }
 
-#[cfg(feature = "crash-points")]
+#[cfg(untorn_instrumented)]
 pub(crate) use active::*;
 
 /// Does `work`, in which no named place of this thread acts or counts.
-#[cfg(not(feature = "crash-points"))]
+#[cfg(not(untorn_instrumented))]
 pub(crate) fn without_points<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
-#[cfg(feature = "crash-points")]
+#[cfg(untorn_instrumented)]
 mod active {
     use crate::environment;
     use std::cell::Cell;

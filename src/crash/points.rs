@@ -1,8 +1,8 @@
 //! The catalogue of crash points: every name that `crash_point!` is given. A name that is not here
 //! does not compile.
 //!
-//! In ordinary builds this is a list and nothing else: the points themselves are compiled in by the
-//! feature `crash-points`.
+//! In ordinary builds this is a list and nothing else: the points themselves are compiled in by
+//! `--cfg untorn_instrumented`.
 
 /// All that a store comes by as long as its device has room, in alphabetical order.
 pub const ALL: &[&str] = &[

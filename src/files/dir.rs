@@ -471,7 +471,7 @@ fn refused(errno: Errno, name: &str, access: &str) -> Error {
 
 /// The number of this boot of this kernel, which tells a `control` of the past.
 pub(crate) fn boot_id() -> Result<[u64; 2]> {
-    #[cfg(feature = "crash-points")]
+    #[cfg(untorn_instrumented)]
     if let Some(injected) = crate::environment::variable("UNTORN_BOOT_ID").and_then(|id| id.into_string().ok()) {
         return Ok([u64::from_str_radix(&injected, 16).unwrap_or(0), !0]);
     }

@@ -303,7 +303,7 @@ fn point_to_messages(error: Error) -> Error {
 }
 
 fn open_timeout() -> Duration {
-    #[cfg(feature = "crash-points")]
+    #[cfg(untorn_instrumented)]
     if let Some(ms) = crate::environment::variable("UNTORN_OPEN_TIMEOUT_MS").and_then(|ms| ms.into_string().ok()) {
         return Duration::from_millis(ms.parse().expect("UNTORN_OPEN_TIMEOUT_MS is a number"));
     }

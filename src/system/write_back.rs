@@ -5,7 +5,7 @@ use std::io;
 
 /// Writes a file's data to the device, also what was stored through its mappings.
 pub(crate) fn sync(file: &File, _name: &str) -> io::Result<()> {
-    #[cfg(feature = "crash-points")]
+    #[cfg(untorn_instrumented)]
     if crate::crash::fails(_name) {
         return Err(io::Error::from_raw_os_error(libc::EIO));
     }

@@ -42,8 +42,21 @@ fn find_untorn() -> Result<PathBuf, String> {
 /// # Errors
 /// If it cannot be built: the messages of cargo.
 pub fn build(name: &str, source: &str, arguments: &[&str]) -> Result<PathBuf, String> {
-    let build_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("below the build directory");
+    build_with(Command::new(env!("CARGO")), name, source, arguments)
+}
+
+/// As [`build`], with crash points and planted bugs.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_instrumented(name: &str, source: &str, arguments: &[&str]) -> Result<PathBuf, String> {
     let mut cargo = Command::new(env!("CARGO"));
+    cargo.env("RUSTC_WORKSPACE_WRAPPER", concat!(env!("CARGO_MANIFEST_DIR"), "/rustc-instrumented"));
+    build_with(cargo, name, source, arguments)
+}
+
+fn build_with(mut cargo: Command, name: &str, source: &str, arguments: &[&str]) -> Result<PathBuf, String> {
+    let build_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("below the build directory");
     // No argument is `-p`: the features of the dependencies are those of the test run.
     cargo.args(arguments).arg("--message-format=json").arg("--target-dir").arg(build_dir.join(name));
     cargo.env("CARGO_BUILD_BUILD_DIR", build_dir).current_dir(env!("CARGO_MANIFEST_DIR"));

@@ -23,7 +23,7 @@ use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use untorn::protocols::{CHECKED_CELL_NUMBERS, CHECKED_NUMBERS, IMAGES_AT, READER_CHUNK};
+use untorn::region_layout::{CHECKED_CELL_NUMBERS, CHECKED_NUMBERS, IMAGES_AT, READER_CHUNK};
 use untorn::{Durability, Error, Store};
 
 const PAGE: usize = 4096;

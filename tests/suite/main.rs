@@ -5,7 +5,7 @@
 //! `fork()`. A child process does that, in a role (see [`common`]).
 //!
 //! Tests whose processes need crash points or planted bugs are in `tests/victims`, those of the
-//! model checker in `tests/loom`.
+//! model checker in `src/shared/protocols/loom_tests`.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,7 +1,7 @@
 //! Tests with victims: processes that are killed, stopped or held at named points, or run with a
 //! planted bug.
 //!
-//! Victims run this program, built with the feature `planted-bugs`; the first test that needs one
+//! Victims run this program, built with `--cfg untorn_instrumented`; the first test that needs one
 //! builds it. The tests are apart from `tests/suite`, so that only they are built twice.
 
 #[path = "../common/mod.rs"]

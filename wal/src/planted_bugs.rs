@@ -3,8 +3,8 @@
 //!
 //! It stands in this crate because this is the lowest one: the log has such bugs, and so has the
 //! store above it. In ordinary builds it is a list that nothing but the compiler reads: each place
-//! asks a constant `false`. With the feature `planted-bugs`, which no default and no dependency
-//! switches on, the variable `UNTORN_BUG` names the one that this process has.
+//! asks a constant `false`. With `--cfg untorn_instrumented`, which no feature switches on, the
+//! variable `UNTORN_BUG` names the one that this process has.
 
 /// All of them, in alphabetical order, each with the line that says what goes wrong.
 pub const ALL: &[(&str, &str)] = &[
@@ -75,7 +75,7 @@ pub const fn is_same(a: &str, b: &str) -> bool {
 /// # Panics
 /// If `UNTORN_BUG` names none of the catalogue: a check that is run with a bug that nobody plants
 /// would seem to miss it.
-#[cfg(feature = "planted-bugs")]
+#[cfg(untorn_instrumented)]
 #[inline(never)]
 #[must_use]
 pub fn is_planted(name: &str) -> bool {
@@ -90,7 +90,7 @@ pub fn is_planted(name: &str) -> bool {
 
 /// Whether the planted bug of this name is switched on (`UNTORN_BUG=name`); false in ordinary
 /// builds.
-#[cfg(not(feature = "planted-bugs"))]
+#[cfg(not(untorn_instrumented))]
 #[doc(hidden)]
 #[macro_export]
 macro_rules! planted_bug {
@@ -102,7 +102,7 @@ macro_rules! planted_bug {
 
 /// Whether the planted bug of this name is switched on (`UNTORN_BUG=name`); false in ordinary
 /// builds.
-#[cfg(feature = "planted-bugs")]
+#[cfg(untorn_instrumented)]
 #[doc(hidden)]
 #[macro_export]
 macro_rules! planted_bug {

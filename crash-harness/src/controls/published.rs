@@ -1,20 +1,22 @@
-//! Planted bugs stay where they belong: no manifest of this workspace switches them on, by a
-//! default or for a dependency, and the programs that are published have none of them, which their
-//! bytes show.
+//! Planted bugs stay where they belong: nothing in the manifests and in cargo's configuration can
+//! switch them on, and the programs that are published contain none of them, which their bytes show.
 //!
-//! Bytes: each place that asks for a bug hands its name to a function that is never inlined, so a
-//! program with planted bugs has all their names in it. That this is so is looked at in the same
-//! way, in a build that has them.
+//! Bytes: each place that asks for a bug passes its name to a function that is never inlined, so a
+//! program with planted bugs contains all their names. The same search in an instrumented build
+//! confirms that.
 
+use crate::cargo::Build;
 use crate::outcome::{Finding, Kind};
 use crate::{cargo, instrumented};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Features that no default and no dependency may name.
+/// What compiles planted bugs in; neither a manifest nor cargo's configuration may name it.
+const SWITCHES: &[&str] = &["untorn_instrumented", "rustc-instrumented"];
+/// Features that a dependency graph could switch on.
 const FORBIDDEN: &[&str] = &["planted-bugs", "crash-points", "instrumented"];
-/// The variables that choose among what those features compile in.
+/// The variables that choose a planted bug or a crash point.
 const VARIABLES: &[&str] = &["UNTORN_BUG", "UNTORN_CRASH"];
 
 /// Looks at the manifests and at the programs; how many programs. The inner error is a finding.
@@ -25,16 +27,18 @@ pub fn look() -> Result<Result<u64, Finding>, String> {
     let found = |what: String| Ok(Err(Finding::new(Kind::Misbehaved, what)));
     let metadata = cargo::output(&["metadata", "--no-deps", "--format-version", "1"])?;
     let metadata: Value = serde_json::from_slice(&metadata).map_err(|error| format!("cargo's metadata: {error}"))?;
-    if let Some(what) = switched_on(&metadata) {
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cargo/config.toml");
+    let config = std::fs::read_to_string(config).unwrap_or_default();
+    if let Some(what) = switched_on(&metadata, &config) {
         return found(what);
     }
-    let plain = programs(&["--bins", "--features", "untorn/cli"], "", 2)?;
+    let plain = programs(Build::Ordinary, &["--bins", "--features", "untorn/cli"], "", 2)?;
     for program in &plain {
         if let Some(name) = names_in(program)?.into_iter().next() {
             return found(format!("{} has the bytes of {name:?} in it", program.display()));
         }
     }
-    let with_bugs = programs(&["--bin", "untorn-logger", "--features", "untorn/planted-bugs"], "crash-victims", 1)?;
+    let with_bugs = programs(Build::Instrumented, &["--bin", "untorn-logger"], "crash-instrumented", 1)?;
     let missing: Vec<&str> = {
         let there = names_in(&with_bugs[0])?;
         names().filter(|name| !there.contains(name)).collect()
@@ -59,39 +63,34 @@ fn names_in(program: &Path) -> Result<BTreeSet<&'static str>, String> {
 }
 
 /// Builds programs of the library's package below the target directory, and says where they are.
-fn programs(which: &[&str], place: &str, count: usize) -> Result<Vec<PathBuf>, String> {
-    let found = cargo::programs(&[&["-p", "untorn"], which].concat(), &instrumented::target().join(place))?;
+fn programs(build: Build, which: &[&str], place: &str, count: usize) -> Result<Vec<PathBuf>, String> {
+    let target = instrumented::target();
+    let found = cargo::programs(build, &[&["-p", "untorn"], which].concat(), &target.join(place), &target)?;
     if found.len() == count { Ok(found) } else { Err(format!("cargo names {found:?} instead of {count} programs")) }
 }
 
-/// What in the manifests switches a forbidden feature on, if anything does.
-fn switched_on(metadata: &Value) -> Option<String> {
-    // `untorn/planted-bugs`, `dep?/planted-bugs` and `planted-bugs` all name it.
-    let names = |item: &str| FORBIDDEN.contains(&item.rsplit('/').next().unwrap_or(item));
-    let strings = |value: &Value| -> Vec<String> {
-        value.as_array().into_iter().flatten().filter_map(|item| item.as_str().map(str::to_string)).collect()
-    };
+/// What in the manifests or in cargo's configuration could switch planted bugs on, if anything can.
+fn switched_on(metadata: &Value, config: &str) -> Option<String> {
+    if let Some(switch) = SWITCHES.iter().find(|switch| config.contains(**switch)) {
+        return Some(format!(".cargo/config.toml names {switch}"));
+    }
     let packages = metadata["packages"].as_array()?;
     if packages.is_empty() {
-        return Some("there are no manifests to look at".into());
+        return Some("there are no manifests to check".into());
     }
+    let array = |value: &'static str, of: &Value| of[value].as_array().cloned().unwrap_or_default();
     for package in packages {
         let name = package["name"].as_str().unwrap_or_default();
-        for dependency in package["dependencies"].as_array().into_iter().flatten() {
-            if let Some(feature) = strings(&dependency["features"]).into_iter().find(|feature| names(feature)) {
-                return Some(format!("{name} switches {feature} of {} on", dependency["name"]));
+        for feature in package["features"].as_object().into_iter().flatten().map(|(feature, _)| feature) {
+            if FORBIDDEN.contains(&feature.as_str()) {
+                return Some(format!("{name} has the feature {feature}"));
             }
         }
-        for (feature, items) in package["features"].as_object().into_iter().flatten() {
-            if let Some(item) = strings(items).into_iter().find(|item| names(item))
-                && !FORBIDDEN.contains(&feature.as_str())
-            {
-                return Some(format!("the feature {feature} of {name} switches {item} on"));
+        // A build script could pass the switch.
+        for target in array("targets", package) {
+            if array("kind", &target).iter().any(|kind| kind == "custom-build") {
+                return Some(format!("{name} has a build script"));
             }
-        }
-        let is_published = package["publish"].as_array().is_none_or(|registries| !registries.is_empty());
-        if is_published && package["features"].get("instrumented").is_some() {
-            return Some(format!("{name} has the feature instrumented, and is published"));
         }
     }
     None
@@ -101,29 +100,28 @@ fn switched_on(metadata: &Value) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn package(dependencies: &str, features: &str, publish: &str) -> Value {
-        let text = format!(
-            r#"{{"packages":[{{"name":"p","dependencies":{dependencies},"features":{features},"publish":{publish}}}]}}"#
-        );
+    fn package(features: &str, kind: &str) -> Value {
+        let text =
+            format!(r#"{{"packages":[{{"name":"p","features":{features},"targets":[{{"kind":["{kind}"]}}]}}]}}"#);
         serde_json::from_str(&text).unwrap()
     }
 
-    /// Goal: the look at the manifests passes those that are in order, and each way of switching a
-    /// bug on is seen.
+    /// Goal: the manifests of this workspace pass, and each way to switch a bug on is found.
     #[test]
-    fn each_way_to_switch_a_bug_on_is_seen() {
+    fn each_way_to_switch_a_bug_on_is_found() {
         let own = cargo::output(&["metadata", "--no-deps", "--format-version", "1"]).unwrap();
-        assert_eq!(switched_on(&serde_json::from_slice(&own).unwrap()), None);
-        assert_eq!(switched_on(&package("[]", r#"{"instrumented":["untorn/planted-bugs"]}"#, "[]")), None);
+        assert_eq!(switched_on(&serde_json::from_slice(&own).unwrap(), ""), None);
+        assert_eq!(switched_on(&package("{}", "lib"), "[env]"), None);
         let bad = [
-            package(r#"[{"name":"untorn","features":["planted-bugs"]}]"#, "{}", "[]"),
-            package("[]", r#"{"default":["planted-bugs"],"planted-bugs":[]}"#, "null"),
-            package("[]", r#"{"fast":["untorn?/crash-points"]}"#, "[]"),
-            package("[]", r#"{"instrumented":["untorn/planted-bugs"]}"#, "null"),
-            serde_json::from_str(r#"{"packages":[]}"#).unwrap(),
+            (package(r#"{"planted-bugs":[]}"#, "lib"), ""),
+            (package(r#"{"default":["instrumented"],"instrumented":[]}"#, "bin"), ""),
+            (package("{}", "custom-build"), ""),
+            (package("{}", "lib"), r#"[build]\nrustflags = ["--cfg", "untorn_instrumented"]"#),
+            (package("{}", "lib"), r#"[build]\nrustc-workspace-wrapper = "rustc-instrumented""#),
+            (serde_json::from_str(r#"{"packages":[]}"#).unwrap(), ""),
         ];
-        for (index, metadata) in bad.iter().enumerate() {
-            assert!(switched_on(metadata).is_some(), "{index}");
+        for (index, (metadata, config)) in bad.iter().enumerate() {
+            assert!(switched_on(metadata, config).is_some(), "{index}");
         }
     }
 }

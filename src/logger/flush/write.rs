@@ -153,7 +153,7 @@ impl Flusher {
         let log_state = self.log_state;
         let appended = self.log.append(from, len, &log_state, &mut |lsn, bytes| copy_out(ring, lsn, bytes))?;
         crash_point!("flush.before_sync");
-        #[cfg(feature = "crash-points")]
+        #[cfg(untorn_instrumented)]
         if crate::crash::fails("wal.sync") {
             self.log.abandon();
             return Err(LogError::Io { what: "injected".into(), source: std::io::Error::from_raw_os_error(libc::EIO) });

@@ -2,7 +2,7 @@
 //!
 //! The protocols of this folder (`lock`, `pins`, `slots`, `ring`, `event_count`) are written once,
 //! generic over a [`Model`]. The product runs them with [`Native`]; the tests named
-//! `tests/loom/*.rs` run the very same code with loom's atomics, which try every interleaving and
+//! `src/shared/protocols/loom_tests/` run the very same code with loom's atomics, which try every interleaving and
 //! every value that the memory model lets a load return.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// How a [`Model::wait`] ended. Only time-outs are told apart: any other return may be spurious.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Woken {
+pub(crate) enum Woken {
     /// Woken, or the word had changed already, or for no reason at all.
     Perhaps,
     /// The time was up.
@@ -18,7 +18,7 @@ pub enum Woken {
 }
 
 /// A family of atomics, with its fence and its futex.
-pub trait Model: Sized + 'static {
+pub(crate) trait Model: Sized + 'static {
     /// 64-bit words.
     type U64: Word64;
     /// 32-bit words, which can be waited on.
@@ -43,7 +43,7 @@ pub trait Model: Sized + 'static {
 }
 
 /// A 64-bit atomic.
-pub trait Word64: Send + Sync {
+pub(crate) trait Word64: Send + Sync {
     /// A word with this value.
     fn new(value: u64) -> Self;
     /// Loads.
@@ -72,26 +72,22 @@ pub trait Word64: Send + Sync {
 }
 
 /// A 32-bit atomic.
-pub trait Word32: Send + Sync {
+pub(crate) trait Word32: Send + Sync {
     /// A word with this value.
     fn new(value: u32) -> Self;
     /// Loads.
     fn load(&self, order: Ordering) -> u32;
     /// Stores.
     fn store(&self, value: u32, order: Ordering);
-    /// Exchanges.
-    fn swap(&self, value: u32, order: Ordering) -> u32;
     /// Stores `new` if the word holds `current`; the value found otherwise.
     fn compare_exchange(&self, current: u32, new: u32, success: Ordering, failure: Ordering) -> Result<u32, u32>;
     /// Adds, wrapping; the value before.
     fn fetch_add(&self, value: u32, order: Ordering) -> u32;
-    /// Sets bits; the value before.
-    fn fetch_or(&self, value: u32, order: Ordering) -> u32;
 }
 
 /// The processor's own atomics and the kernel's futexes.
 #[derive(Clone, Copy, Debug)]
-pub enum Native {}
+pub(crate) enum Native {}
 
 impl Model for Native {
     type U64 = AtomicU64;
@@ -185,19 +181,11 @@ impl Word32 for AtomicU32 {
         AtomicU32::store(self, value, order);
     }
     #[inline]
-    fn swap(&self, value: u32, order: Ordering) -> u32 {
-        AtomicU32::swap(self, value, order)
-    }
-    #[inline]
     fn compare_exchange(&self, current: u32, new: u32, success: Ordering, failure: Ordering) -> Result<u32, u32> {
         AtomicU32::compare_exchange(self, current, new, success, failure)
     }
     #[inline]
     fn fetch_add(&self, value: u32, order: Ordering) -> u32 {
         AtomicU32::fetch_add(self, value, order)
-    }
-    #[inline]
-    fn fetch_or(&self, value: u32, order: Ordering) -> u32 {
-        AtomicU32::fetch_or(self, value, order)
     }
 }

@@ -30,11 +30,11 @@ use std::sync::atomic::Ordering;
 
 /// Values that a cell keeps. With two, whoever reads 4 KiB beside a writer that never rests would
 /// hardly ever succeed.
-pub const COPIES: usize = 4;
+pub(crate) const COPIES: usize = 4;
 
 /// What all who use a cell look at: one cache line. A counter keeps its value in `version`.
 #[repr(C, align(64))]
-pub struct CellWords<M: Model, const C: usize = COPIES> {
+pub(crate) struct CellWords<M: Model, const C: usize = COPIES> {
     /// The writer; see [`crate::shared::protocols::lock`].
     pub latch: M::U64,
     /// The newest complete value.
@@ -62,7 +62,7 @@ impl<M: Model, const C: usize> Default for CellWords<M, C> {
 
 /// Where a writer has come to; asked before each goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum WriteStep {
+pub(crate) enum WriteStep {
     /// It holds the latch.
     Latched,
     /// The stamp is cleared, nothing of the payload written.
@@ -76,7 +76,7 @@ pub enum WriteStep {
 }
 
 /// A cell in shared memory: its words and its copies, each of the same number of payload words.
-pub struct CellView<'a, M: Model, const C: usize = COPIES> {
+pub(crate) struct CellView<'a, M: Model, const C: usize = COPIES> {
     words: &'a CellWords<M, C>,
     copies: &'a [M::U64],
     /// Length of the value in bytes.
@@ -85,7 +85,7 @@ pub struct CellView<'a, M: Model, const C: usize = COPIES> {
 
 impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
     /// A cell of `len` bytes, whose copies lie in `copies` at equal distances.
-    pub fn new(words: &'a CellWords<M, C>, copies: &'a [M::U64], len: usize) -> Self {
+    pub(crate) fn new(words: &'a CellWords<M, C>, copies: &'a [M::U64], len: usize) -> Self {
         assert!(copies.len() / C >= len.div_ceil(8), "copies too small for the value");
         CellView { words, copies, len }
     }
@@ -100,7 +100,7 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
 
     /// Copies the newest value to `out`; `None` if writers went round meanwhile: look again.
     #[inline]
-    pub fn try_load(&self, out: &mut [u8]) -> Option<Version> {
+    pub(crate) fn try_load(&self, out: &mut [u8]) -> Option<Version> {
         // Acquire pairs with the release in `store`: the copy's stamp is that of this version or of
         // a later one.
         let version = Version::from_u64(self.words.version.load(Ordering::Acquire));
@@ -110,7 +110,7 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
     /// Copies the value of exactly this version to `out`; false if it is not there any more, or not
     /// yet.
     #[inline]
-    pub fn load_version(&self, version: Version, out: &mut [u8]) -> bool {
+    pub(crate) fn load_version(&self, version: Version, out: &mut [u8]) -> bool {
         // A value above `version` may be one that its dead writer never published.
         version.as_u64() <= self.words.version.load(Ordering::Acquire) && self.read(version, out)
     }
@@ -141,7 +141,13 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
     ///
     /// `goes_on` is asked at each step; when it says no, the writer ends there, as if it were
     /// killed.
-    pub fn store(&self, value: &[u8], floor: Version, mut goes_on: impl FnMut(WriteStep) -> bool) -> Option<Version> {
+    #[cfg(test)]
+    pub(crate) fn store(
+        &self,
+        value: &[u8],
+        floor: Version,
+        mut goes_on: impl FnMut(WriteStep) -> bool,
+    ) -> Option<Version> {
         let next = self.next();
         let version = if next >= floor { next } else { Self::reach(next, floor)? };
         self.store_as(value, version, &mut goes_on)
@@ -150,7 +156,7 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
     /// The version after the newest one; 0 after the last one that there is. The caller holds the
     /// latch.
     #[inline]
-    pub fn next(&self) -> Version {
+    pub(crate) fn next(&self) -> Version {
         Version::from_u64(self.words.version.load(Ordering::Relaxed).wrapping_add(1))
     }
 
@@ -158,7 +164,7 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
     /// that of the oldest value. The floor's own copy may be that of the newest value, which must
     /// not be touched. `None` if no version is left.
     #[cold]
-    pub fn reach(next: Version, floor: Version) -> Option<Version> {
+    pub(crate) fn reach(next: Version, floor: Version) -> Option<Version> {
         let copies = C as u64;
         let ahead = (next.as_u64() % copies + copies - floor.as_u64() % copies) % copies;
         if next.as_u64() == 0 {
@@ -169,7 +175,7 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
 
     /// As [`CellView::store`], with this version: of a value that comes from elsewhere.
     #[inline]
-    pub fn store_as(
+    pub(crate) fn store_as(
         &self,
         value: &[u8],
         version: Version,
@@ -212,14 +218,14 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
 /// Says that something is to be sampled. True if nobody had said so since the sampler last began:
 /// wake it.
 #[inline]
-pub fn mark_dirty<M: Model>(flag: &M::U64) -> bool {
+pub(crate) fn mark_dirty<M: Model>(flag: &M::U64) -> bool {
     // Sequentially consistent, after the fenced store of the version.
     flag.load(Ordering::SeqCst) == 0 && flag.swap(1, Ordering::SeqCst) == 0
 }
 
 /// The sampler begins: what is stored from now on says so anew.
 #[inline]
-pub fn clear_dirty<M: Model>(flag: &M::U64) {
+pub(crate) fn clear_dirty<M: Model>(flag: &M::U64) {
     flag.swap(0, Ordering::SeqCst);
     // The looks at the versions, after the flag is cleared.
     M::fence(Ordering::SeqCst);

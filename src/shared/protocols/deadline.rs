@@ -29,34 +29,34 @@ use std::sync::atomic::Ordering;
 
 /// How urgent a flush is that must be done at `deadline_ns`.
 #[inline]
-pub fn urgency(deadline_ns: u64) -> u64 {
+pub(crate) fn urgency(deadline_ns: u64) -> u64 {
     !deadline_ns
 }
 
 /// The deadline of an urgency; `None` for 0.
 #[inline]
-pub fn deadline(urgency: u64) -> Option<u64> {
+pub(crate) fn deadline(urgency: u64) -> Option<u64> {
     (urgency != 0).then_some(!urgency)
 }
 
 /// Says that there is, or will be at once, a commit of this urgency. Fenced, so that a look at what
 /// the logger wishes to hear of comes after it.
 #[inline]
-pub fn announce<M: Model>(word: &M::U64, urgency: u64) {
+pub(crate) fn announce<M: Model>(word: &M::U64, urgency: u64) {
     word.fetch_max(urgency, Ordering::SeqCst);
     M::fence(Ordering::SeqCst);
 }
 
 /// The urgency of the most urgent commit that no flush has taken.
 #[inline]
-pub fn peek<M: Model>(word: &M::U64) -> u64 {
+pub(crate) fn peek<M: Model>(word: &M::U64) -> u64 {
     word.load(Ordering::SeqCst)
 }
 
 /// Takes the deadlines of all commits that the caller is about to flush. It looks how far the log
 /// is published only after this.
 #[inline]
-pub fn take<M: Model>(word: &M::U64) -> u64 {
+pub(crate) fn take<M: Model>(word: &M::U64) -> u64 {
     let taken = word.swap(0, Ordering::SeqCst);
     // Pairs with the fences of the publication and of `announce`.
     M::fence(Ordering::SeqCst);

@@ -27,12 +27,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// The longest sleep before a waiter looks again by itself.
-pub const EVENT_WAIT_MAX: Duration = Duration::from_millis(100);
+pub(crate) const EVENT_WAIT_MAX: Duration = Duration::from_millis(100);
 
 /// Says that this thread is about to sleep. The caller then looks at what it waits for, and only if
 /// that has not come does it [`wait`] with the ticket that this returns.
 #[inline]
-pub fn prepare_wait<M: Model>(event: &M::U32) -> u32 {
+pub(crate) fn prepare_wait<M: Model>(event: &M::U32) -> u32 {
     let mut seen = event.load(Ordering::Acquire);
     while seen & 1 == 0 {
         match event.compare_exchange(seen, seen | 1, Ordering::AcqRel, Ordering::Acquire) {
@@ -47,14 +47,14 @@ pub fn prepare_wait<M: Model>(event: &M::U32) -> u32 {
 
 /// Waits until a notification after [`prepare_wait`] returned `key`, at most for `timeout`.
 #[inline]
-pub fn wait<M: Model>(event: &M::U32, key: u32, timeout: Duration) -> Woken {
+pub(crate) fn wait<M: Model>(event: &M::U32, key: u32, timeout: Duration) -> Woken {
     M::wait(event, key, timeout)
 }
 
 /// Wakes all listeners; costs one load if there are none. The caller has just stored its news with
 /// [`Word64::store_fenced`]; without that, a listener could be missed.
 #[inline]
-pub fn notify<M: Model>(event: &M::U32) {
+pub(crate) fn notify<M: Model>(event: &M::U32) {
     let seen = event.load(Ordering::SeqCst);
     if seen & 1 == 1 {
         notify_odd::<M>(event, seen);
@@ -65,14 +65,14 @@ pub fn notify<M: Model>(event: &M::U32) {
 /// announced in `word`. A waiter that is awake announces `u64::MAX`, which is never reached: it
 /// checks its condition before it waits. See [`wait_from`].
 #[inline]
-pub fn notify_from<M: Model>(event: &M::U32, word: &M::U64, reached: u64) {
+pub(crate) fn notify_from<M: Model>(event: &M::U32, word: &M::U64, reached: u64) {
     if reached >= word.load(Ordering::SeqCst) {
         notify::<M>(event);
     }
 }
 
 /// The value of a watermark from which on a waiter is notified; see [`wait_from`].
-pub struct Threshold<'a, M: Model> {
+pub(crate) struct Threshold<'a, M: Model> {
     /// Where the waiter announces it; [`notify_from`] reads it.
     pub word: &'a M::U64,
     /// The least value of the watermark that ends the wait.
@@ -87,7 +87,12 @@ pub struct Threshold<'a, M: Model> {
 /// The idiom is that of the event count: the notifier stores its watermark fenced, then loads the
 /// threshold; this stores the threshold fenced, then loads the watermark.
 #[inline]
-pub fn wait_from<M: Model>(event: &M::U32, key: u32, thresholds: &[Threshold<'_, M>], timeout: Duration) -> Woken {
+pub(crate) fn wait_from<M: Model>(
+    event: &M::U32,
+    key: u32,
+    thresholds: &[Threshold<'_, M>],
+    timeout: Duration,
+) -> Woken {
     for threshold in thresholds {
         threshold.word.store_fenced(threshold.at_least);
     }
@@ -103,7 +108,7 @@ pub fn wait_from<M: Model>(event: &M::U32, key: u32, thresholds: &[Threshold<'_,
 
 /// Wakes all waiters, also if the word is even. For use after dead clients were reaped: one may
 /// have died between its store and its wake-up.
-pub fn notify_always<M: Model>(event: &M::U32) {
+pub(crate) fn notify_always<M: Model>(event: &M::U32) {
     M::fence(Ordering::SeqCst);
     notify::<M>(event);
     M::wake(event, u32::MAX);
@@ -120,7 +125,7 @@ fn notify_odd<M: Model>(event: &M::U32, seen: u32) {
 
 /// Why a wait ended before its condition held.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum WaitError<E> {
+pub(crate) enum WaitError<E> {
     /// The deadline has passed.
     TimedOut,
     /// The caller's periodic check returned this error.
@@ -132,7 +137,7 @@ pub enum WaitError<E> {
 ///
 /// # Errors
 /// [`WaitError::TimedOut`] at `deadline`; [`WaitError::Stopped`] with the error of `on_tick`.
-pub fn wait_until<M: Model, T, E>(
+pub(crate) fn wait_until<M: Model, T, E>(
     event: &M::U32,
     deadline: Option<Instant>,
     check_interval: Duration,
@@ -165,25 +170,4 @@ pub fn wait_until<M: Model, T, E>(
             on_tick().map_err(WaitError::Stopped)?;
         }
     }
-}
-
-/// Moves `watermark` to `value` and wakes whoever waits for it. One publisher at a time; `value`
-/// never falls.
-#[inline]
-pub fn publish<M: Model>(watermark: &M::U64, event: &M::U32, value: u64) {
-    watermark.store_fenced(value);
-    notify::<M>(event);
-}
-
-/// Waits until `watermark` is at least `at_least`, and returns its value. See [`wait_until`].
-pub fn wait_for<M: Model, E>(
-    watermark: &M::U64,
-    event: &M::U32,
-    at_least: u64,
-    deadline: Option<Instant>,
-    on_tick: impl FnMut() -> Result<(), E>,
-) -> Result<u64, WaitError<E>> {
-    // Sequentially consistent: the load after `prepare_wait` is the second half of Dekker's idiom.
-    let look = || Some(watermark.load(Ordering::SeqCst)).filter(|&value| value >= at_least);
-    wait_until::<M, _, _>(event, deadline, EVENT_WAIT_MAX, look, on_tick)
 }

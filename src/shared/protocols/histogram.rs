@@ -56,7 +56,7 @@ fn longest_of(bucket: usize) -> u64 {
 
 /// The shared words. All zero is an empty histogram.
 #[repr(C, align(64))]
-pub struct Histogram<M: Model> {
+pub(crate) struct Histogram<M: Model> {
     /// Wraps after 584 years of recorded time.
     sum_ns: M::U64,
     max_ns: M::U64,
@@ -72,7 +72,7 @@ impl<M: Model> Default for Histogram<M> {
 impl<M: Model> Histogram<M> {
     /// Counts a duration of `ns` nanoseconds.
     #[inline]
-    pub fn record(&self, ns: u64) {
+    pub(crate) fn record(&self, ns: u64) {
         self.buckets[bucket_of(ns)].fetch_add(1, Ordering::Relaxed);
         self.sum_ns.fetch_add(ns, Ordering::Relaxed);
         // Nearly always there was a longer one, and then nothing is written.
@@ -84,7 +84,7 @@ impl<M: Model> Histogram<M> {
     /// [`Histogram::record`] by somebody who keeps all others from recording meanwhile, by a lock:
     /// without its atomic additions, which cost more than all the rest.
     #[inline]
-    pub fn record_alone(&self, ns: u64) {
+    pub(crate) fn record_alone(&self, ns: u64) {
         let add = |word: &M::U64, more: u64| {
             let sum = word.load(Ordering::Relaxed).wrapping_add(more);
             word.store(sum, Ordering::Relaxed);
@@ -97,7 +97,7 @@ impl<M: Model> Histogram<M> {
     }
 
     /// What has been recorded so far. Samples that come meanwhile may be there in part.
-    pub fn read(&self) -> Latency {
+    pub(crate) fn read(&self) -> Latency {
         Latency {
             buckets: self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect(),
             sum_ns: self.sum_ns.load(Ordering::Relaxed),

@@ -40,11 +40,11 @@ mod waiter;
 use crate::shared::protocols::atomic::{Model, Word32, Word64};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-pub use urgent::Urgent;
+pub(crate) use urgent::Urgent;
 use waiter::Waiter;
 
 /// The raw bits of a client id: between 2^32 and 2^62.
-pub type ClientIdBits = u64;
+pub(crate) type ClientIdBits = u64;
 
 /// Set in the lock's word while urgent waiters may exist, and while bulk ones may.
 const URGENT_WAITERS: u64 = 1 << 62;
@@ -58,13 +58,13 @@ const RESERVATION_MAX: u64 = u32::MAX as u64;
 
 /// How long a reservation is kept for a waiter that was woken, or has announced itself, and does
 /// not run.
-pub const RESERVATION_TIMEOUT: Duration = Duration::from_micros(200);
+pub(crate) const RESERVATION_TIMEOUT: Duration = Duration::from_micros(200);
 
 /// How urgent a commit is: whether its caller waits until it is durable, and has less than 100 ms.
 /// Urgent ones are let in first, and their latencies are counted apart. The logger's own
 /// transactions are bulk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CommitClass {
+pub(crate) enum CommitClass {
     /// Before all others.
     Urgent,
     /// When nobody urgent waits.
@@ -81,7 +81,7 @@ impl CommitClass {
 }
 
 /// The event counts on which the waiters of each class wait.
-pub struct EventCounts<'a, M: Model> {
+pub(crate) struct EventCounts<'a, M: Model> {
     /// The urgent waiters, if the lock has two classes.
     pub urgent: Option<&'a Urgent<M>>,
     /// The event count of bulk waiters.
@@ -90,26 +90,26 @@ pub struct EventCounts<'a, M: Model> {
 
 impl<'a, M: Model> EventCounts<'a, M> {
     /// Of a lock with one class of waiters.
-    pub fn one(event: &'a M::U32) -> EventCounts<'a, M> {
+    pub(crate) fn one(event: &'a M::U32) -> EventCounts<'a, M> {
         EventCounts { urgent: None, bulk: event }
     }
 
     /// Of a lock with two.
-    pub fn two(urgent: &'a Urgent<M>, bulk: &'a M::U32) -> EventCounts<'a, M> {
+    pub(crate) fn two(urgent: &'a Urgent<M>, bulk: &'a M::U32) -> EventCounts<'a, M> {
         EventCounts { urgent: Some(urgent), bulk }
     }
 }
 
 /// How long a waiter waits before it tests whether the owner is alive.
-pub const OWNER_CHECK_INTERVAL: Duration = Duration::from_millis(5);
+pub(crate) const OWNER_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The word of a lock, as it was read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Owner(u64);
+pub(crate) struct Owner(u64);
 
 impl Owner {
     /// The owner's id; 0 if it is free, or reserved.
-    pub fn id(self) -> ClientIdBits {
+    pub(crate) fn id(self) -> ClientIdBits {
         if self.is_reserved() { 0 } else { self.0 & !FLAGS }
     }
 
@@ -135,20 +135,20 @@ impl Owner {
 
 /// Returns the present owner; for reports and reapers.
 #[inline]
-pub fn owner<M: Model>(word: &M::U64) -> Option<Owner> {
+pub(crate) fn owner<M: Model>(word: &M::U64) -> Option<Owner> {
     Some(Owner(word.load(Ordering::Acquire))).filter(|owner| owner.id() != 0)
 }
 
 /// Takes the lock if it is free for all. Acquire pairs with [`release`]'s release: the section's
 /// writes are seen.
 #[inline]
-pub fn try_acquire<M: Model>(word: &M::U64, me: ClientIdBits) -> Result<(), Owner> {
+pub(crate) fn try_acquire<M: Model>(word: &M::U64, me: ClientIdBits) -> Result<(), Owner> {
     swap_in::<M>(word, 0, me)
 }
 
 /// Takes the lock if it is free for this class.
 #[inline]
-pub fn try_acquire_as<M: Model>(word: &M::U64, class: CommitClass, me: ClientIdBits) -> Result<(), Owner> {
+pub(crate) fn try_acquire_as<M: Model>(word: &M::U64, class: CommitClass, me: ClientIdBits) -> Result<(), Owner> {
     let seen = Owner(word.load(Ordering::Relaxed));
     if seen.is_free_for(class) { swap_in::<M>(word, seen.0, me | seen.kept()) } else { Err(seen) }
 }
@@ -159,7 +159,7 @@ fn swap_in<M: Model>(word: &M::U64, current: u64, new: u64) -> Result<(), Owner>
 
 /// Announces a waiter of `class`, so that the owner `seen` will wake one at release. Returns false
 /// if the word has changed.
-pub fn announce_waiter<M: Model>(word: &M::U64, seen: Owner, class: CommitClass) -> bool {
+pub(crate) fn announce_waiter<M: Model>(word: &M::U64, seen: Owner, class: CommitClass) -> bool {
     announce::<M>(word, seen, class.flag())
 }
 
@@ -175,24 +175,24 @@ fn announce<M: Model>(word: &M::U64, seen: Owner, flags: u64) -> bool {
 ///
 /// There is no release to pair with. What makes the dead owner's writes visible is that its byte of
 /// the `lock` file was found free, which the kernel makes so after its last instruction.
-pub fn take_over<M: Model>(word: &M::U64, dead: Owner, me: ClientIdBits) -> bool {
+pub(crate) fn take_over<M: Model>(word: &M::U64, dead: Owner, me: ClientIdBits) -> bool {
     swap_in::<M>(word, dead.0, me | (dead.0 & FLAGS)).is_ok()
 }
 
 /// A reservation of the lock for urgent waiters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Reservation(u64);
+pub(crate) struct Reservation(u64);
 
 impl Reservation {
     /// As a word, to be kept somewhere; never 0.
     #[must_use]
-    pub fn to_bits(self) -> u64 {
+    pub(crate) fn to_bits(self) -> u64 {
         self.0
     }
 
     /// What was kept.
     #[must_use]
-    pub fn from_bits(bits: u64) -> Option<Reservation> {
+    pub(crate) fn from_bits(bits: u64) -> Option<Reservation> {
         (bits != 0).then_some(Reservation(bits))
     }
 }
@@ -200,7 +200,7 @@ impl Reservation {
 /// The waiters to wake after a [`release`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
-pub enum Next {
+pub(crate) enum Next {
     /// Nobody.
     Nobody,
     /// One bulk waiter, if one sleeps.
@@ -213,7 +213,7 @@ pub enum Next {
 ///
 /// A word that doesn't name `me` (damage, or a reaper that wrongly took us for dead) is left alone.
 #[inline]
-pub fn release<M: Model>(word: &M::U64, events: &EventCounts<'_, M>, me: ClientIdBits) -> Next {
+pub(crate) fn release<M: Model>(word: &M::U64, events: &EventCounts<'_, M>, me: ClientIdBits) -> Next {
     match word.compare_exchange(me, 0, Ordering::Release, Ordering::Relaxed) {
         Ok(_) => Next::Nobody,
         Err(seen) => release_to_waiters::<M>(word, events, me, seen),
@@ -242,7 +242,7 @@ fn release_to_waiters<M: Model>(word: &M::U64, events: &EventCounts<'_, M>, me: 
 
 /// Wakes the waiters that a [`release`] returned. If no urgent waiter slept or is on the way, the
 /// lock becomes free for all.
-pub fn wake_next<M: Model>(word: &M::U64, events: &EventCounts<'_, M>, next: Next) {
+pub(crate) fn wake_next<M: Model>(word: &M::U64, events: &EventCounts<'_, M>, next: Next) {
     match (next, events.urgent) {
         (Next::Nobody, _) | (Next::Urgent(_), None) => {}
         (Next::Bulk, _) => drop(wake_one::<M>(events.bulk)),
@@ -256,7 +256,7 @@ pub fn wake_next<M: Model>(word: &M::U64, events: &EventCounts<'_, M>, next: Nex
 
 /// Takes a reservation back, if the word still contains it, and wakes one bulk waiter. Other
 /// reservations stay.
-pub fn take_back<M: Model>(word: &M::U64, events: &EventCounts<'_, M>, reservation: Reservation) {
+pub(crate) fn take_back<M: Model>(word: &M::U64, events: &EventCounts<'_, M>, reservation: Reservation) {
     let mut seen = word.load(Ordering::Relaxed);
     while seen & !BULK_WAITERS == reservation.0 {
         match word.compare_exchange(seen, 0, Ordering::Release, Ordering::Relaxed) {
@@ -281,14 +281,14 @@ fn wake_one<M: Model>(event: &M::U32) -> bool {
 }
 
 /// Wakes all waiters, so that they check again; after reaping.
-pub fn wake_all<M: Model>(event: &M::U32) {
+pub(crate) fn wake_all<M: Model>(event: &M::U32) {
     event.fetch_add(1, Ordering::Release);
     M::wake(event, u32::MAX);
 }
 
 /// How the lock was acquired.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Acquired {
+pub(crate) enum Acquired {
     /// It was free, or was released to us.
     Released,
     /// Its owner was dead. The caller may want to reap what else that client held.
@@ -303,7 +303,7 @@ pub enum Acquired {
 ///
 /// # Errors
 /// The owner at the deadline.
-pub fn acquire<M: Model>(
+pub(crate) fn acquire<M: Model>(
     word: &M::U64,
     event: &M::U32,
     me: ClientIdBits,
@@ -319,7 +319,7 @@ pub fn acquire<M: Model>(
 ///
 /// # Errors
 /// As [`acquire`].
-pub fn acquire_as<M: Model>(
+pub(crate) fn acquire_as<M: Model>(
     word: &M::U64,
     events: &EventCounts<'_, M>,
     class: &dyn Fn() -> CommitClass,
@@ -348,13 +348,13 @@ pub fn acquire_as<M: Model>(
 
 /// [`release`], and [`wake_next`].
 #[inline]
-pub fn release_and_wake<M: Model>(word: &M::U64, event: &M::U32, me: ClientIdBits) {
+pub(crate) fn release_and_wake<M: Model>(word: &M::U64, event: &M::U32, me: ClientIdBits) {
     release_and_wake_next::<M>(word, &EventCounts::one(event), me);
 }
 
 /// [`release_and_wake`] of a lock with two classes of waiters.
 #[inline]
-pub fn release_and_wake_next<M: Model>(word: &M::U64, events: &EventCounts<'_, M>, me: ClientIdBits) {
+pub(crate) fn release_and_wake_next<M: Model>(word: &M::U64, events: &EventCounts<'_, M>, me: ClientIdBits) {
     match release::<M>(word, events, me) {
         Next::Nobody => {}
         next => wake_next::<M>(word, events, next),
@@ -364,7 +364,7 @@ pub fn release_and_wake_next<M: Model>(word: &M::U64, events: &EventCounts<'_, M
 /// As [`release_and_wake_next`], by a process with an urgent waiter in its local queue, which does
 /// not sleep here. The lock stays reserved until that waiter, or another urgent one, takes it. If
 /// it does not, the caller [takes the reservation back](take_back).
-pub fn release_to_urgent<M: Model>(
+pub(crate) fn release_to_urgent<M: Model>(
     word: &M::U64,
     events: &EventCounts<'_, M>,
     me: ClientIdBits,

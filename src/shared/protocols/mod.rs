@@ -11,15 +11,19 @@
 //! - [`deadline`]: by when the log is to be flushed
 //! - [`cell`]: values updated in place
 //! - [`histogram`]: how long things take
+//! - `loom_tests`: the models
 
-pub mod atomic;
-pub mod cell;
-pub mod deadline;
-pub mod event_count;
+pub(crate) mod atomic;
+pub(crate) mod cell;
+pub(crate) mod deadline;
+pub(crate) mod event_count;
 pub(crate) mod futex;
-pub mod histogram;
-pub mod lock;
-pub mod occupancy;
-pub mod pins;
-pub mod ring;
-pub mod slots;
+pub(crate) mod histogram;
+pub(crate) mod lock;
+pub(crate) mod occupancy;
+pub(crate) mod pins;
+pub(crate) mod ring;
+pub(crate) mod slots;
+
+#[cfg(test)]
+mod loom_tests;

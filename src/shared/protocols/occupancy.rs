@@ -53,7 +53,7 @@ const SLOTS: usize = 64;
 /// Which slots may hold a pin: `AREAS` areas of `WORDS` words each, under `SUMMARIES` summary
 /// words.
 #[repr(C, align(64))]
-pub struct Occupancy<M: Model, const SUMMARIES: usize, const AREAS: usize, const WORDS: usize> {
+pub(crate) struct Occupancy<M: Model, const SUMMARIES: usize, const AREAS: usize, const WORDS: usize> {
     /// Flags, and the count of entries. Public for the planted bugs of the model.
     pub summaries: [M::U64; SUMMARIES],
     /// A bit for each slot. Public for the planted bugs of the model.
@@ -90,7 +90,7 @@ impl<M: Model, const SUMMARIES: usize, const AREAS: usize, const WORDS: usize> O
     }
 
     /// Has every later scan look at the slot. Called by its owner before it pins.
-    pub fn enter(&self, index: usize) {
+    pub(crate) fn enter(&self, index: usize) {
         let BitPosition { area, word, bit } = Self::place(index);
         let (summary, flag) = self.summary(area);
         self.areas[area][word].fetch_or(bit, Ordering::SeqCst);
@@ -100,7 +100,7 @@ impl<M: Model, const SUMMARIES: usize, const AREAS: usize, const WORDS: usize> O
     }
 
     /// Ends what [`Occupancy::enter`] began. Called by the slot's owner, which has unpinned.
-    pub fn leave(&self, index: usize) {
+    pub(crate) fn leave(&self, index: usize) {
         let BitPosition { area, word, bit } = Self::place(index);
         if self.areas[area][word].fetch_and(!bit, Ordering::AcqRel) & !bit == 0 {
             self.tidy(area);
@@ -119,14 +119,14 @@ impl<M: Model, const SUMMARIES: usize, const AREAS: usize, const WORDS: usize> O
     }
 
     /// Clears the flags of empty areas that the dead left.
-    pub fn tidy_all(&self) {
+    pub(crate) fn tidy_all(&self) {
         (0..AREAS).for_each(|area| self.tidy(area));
     }
 
     /// Calls `visit` with every slot that was entered, in ascending order. A scan has fenced
     /// before.
     #[inline]
-    pub fn for_each(&self, mut visit: impl FnMut(usize)) {
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(usize)) {
         for (at, summary) in self.summaries.iter().enumerate() {
             for flag in bits(summary.load(Ordering::SeqCst) & FLAG_MASK) {
                 let area = at * FLAGS + flag;
@@ -142,7 +142,7 @@ impl<M: Model, const SUMMARIES: usize, const AREAS: usize, const WORDS: usize> O
 
     /// Offers the slots in `range`, whole words, that were not entered to `claim` in ascending
     /// order, until it takes one.
-    pub fn claim_vacant<T>(&self, range: Range<usize>, mut claim: impl FnMut(usize) -> Option<T>) -> Option<T> {
+    pub(crate) fn claim_vacant<T>(&self, range: Range<usize>, mut claim: impl FnMut(usize) -> Option<T>) -> Option<T> {
         (range.start / SLOTS..range.end / SLOTS).find_map(|at| {
             let entered = self.areas[at / WORDS][at % WORDS].load(Ordering::Relaxed);
             bits(!entered).find_map(|bit| claim(at * SLOTS + bit))

@@ -47,7 +47,7 @@ fn decode(pin: u64) -> Option<TxnId> {
 
 /// One reader's place in the table; a cache line of its own.
 #[repr(C, align(64))]
-pub struct ReaderSlot<M: Model> {
+pub(crate) struct ReaderSlot<M: Model> {
     owner: M::U64,
     pin: M::U64,
     /// For statistics: the owner's process id, in its own namespace.
@@ -75,7 +75,7 @@ impl<M: Model> Default for ReaderSlot<M> {
 
 impl<M: Model> ReaderSlot<M> {
     /// Takes the slot if it is free. A scan finds its pins once it is entered in the occupancy map.
-    pub fn claim(&self, me: ClientIdBits) -> bool {
+    pub(crate) fn claim(&self, me: ClientIdBits) -> bool {
         // Acquire pairs with the release of the owner before.
         if self.owner.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed).is_err() {
             return false;
@@ -87,12 +87,12 @@ impl<M: Model> ReaderSlot<M> {
 
     /// Takes the slot over from `dead`, a client whose byte was found free. Its pin stays until the
     /// slot is released.
-    pub fn take_over(&self, dead: ClientIdBits, me: ClientIdBits) -> bool {
+    pub(crate) fn take_over(&self, dead: ClientIdBits, me: ClientIdBits) -> bool {
         self.owner.compare_exchange(dead, me, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// Who has the slot.
-    pub fn owner(&self) -> Option<ClientIdBits> {
+    pub(crate) fn owner(&self) -> Option<ClientIdBits> {
         Some(self.owner.load(Ordering::Acquire)).filter(|&owner| owner != 0)
     }
 
@@ -101,37 +101,37 @@ impl<M: Model> ReaderSlot<M> {
     ///
     /// Never waits. It repeats while transactions are published faster than it reads one word.
     #[inline]
-    pub fn pin(&self, watermark: &M::U64) -> TxnId {
+    pub(crate) fn pin(&self, watermark: &M::U64) -> TxnId {
         pin_newest::<M>(&self.pin, watermark, || {})
     }
 
     /// As [`ReaderSlot::pin`]. Calls `unpinned` whenever it knows a transaction that it has not
     /// pinned yet: the instant at which a test holds it.
     #[inline]
-    pub fn pin_by(&self, watermark: &M::U64, unpinned: impl FnMut()) -> TxnId {
+    pub(crate) fn pin_by(&self, watermark: &M::U64, unpinned: impl FnMut()) -> TxnId {
         pin_newest::<M>(&self.pin, watermark, unpinned)
     }
 
     /// Ends the pin. Release: the reader's reads of the pages come before the reuse by a writer
     /// that sees this.
     #[inline]
-    pub fn unpin(&self) {
+    pub(crate) fn unpin(&self) {
         self.pin.store(0, Ordering::Release);
     }
 
     /// By the owner: records its process id, for people to read.
-    pub fn set_pid(&self, pid: u32) {
+    pub(crate) fn set_pid(&self, pid: u32) {
         self.pid.store(u64::from(pid), Ordering::Relaxed);
     }
 
     /// The process id of the slot's owner, in its own namespace.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.pid.load(Ordering::Relaxed) as u32
     }
 
     /// Notes how long the slot has held its pin; `now` is on a clock that all processes share. One
     /// observer at a time.
-    pub fn observe(&self, now: u64) {
+    pub(crate) fn observe(&self, now: u64) {
         let pin = self.pin.load(Ordering::Relaxed);
         if self.seen_pin.load(Ordering::Relaxed) != pin {
             self.seen_since.store(now, Ordering::Relaxed);
@@ -140,13 +140,13 @@ impl<M: Model> ReaderSlot<M> {
     }
 
     /// Since when the pin of `txn` has been seen here; `None` if it is younger than the last look.
-    pub fn pinned_since(&self, txn: TxnId) -> Option<u64> {
+    pub(crate) fn pinned_since(&self, txn: TxnId) -> Option<u64> {
         (self.seen_pin.load(Ordering::Relaxed) == encode(txn)).then(|| self.seen_since.load(Ordering::Relaxed))
     }
 
     /// What the slot protects, as a scan sees it.
     #[inline]
-    pub fn pinned(&self) -> Option<TxnId> {
+    pub(crate) fn pinned(&self) -> Option<TxnId> {
         // Acquire pairs with `unpin`.
         decode(self.pin.load(Ordering::Acquire))
     }
@@ -154,7 +154,7 @@ impl<M: Model> ReaderSlot<M> {
 
 /// Claims the lowest free slot in `range`, whole words of the occupancy map, and enters it. Takes
 /// no lock.
-pub fn claim_lowest<'a, M: Model, const S: usize, const A: usize, const W: usize>(
+pub(crate) fn claim_lowest<'a, M: Model, const S: usize, const A: usize, const W: usize>(
     occupancy: &Occupancy<M, S, A, W>,
     range: Range<usize>,
     slot: impl Fn(usize) -> &'a ReaderSlot<M>,
@@ -167,7 +167,7 @@ pub fn claim_lowest<'a, M: Model, const S: usize, const A: usize, const W: usize
 }
 
 /// Gives a slot back. Only its owner may.
-pub fn release<M: Model, const S: usize, const A: usize, const W: usize>(
+pub(crate) fn release<M: Model, const S: usize, const A: usize, const W: usize>(
     occupancy: &Occupancy<M, S, A, W>,
     index: usize,
     slot: &ReaderSlot<M>,
@@ -180,7 +180,7 @@ pub fn release<M: Model, const S: usize, const A: usize, const W: usize>(
 
 /// Frees the slot if it belongs to `dead`, a client whose byte was found free. `me` is the id of
 /// the living reaper.
-pub fn reap<M: Model, const S: usize, const A: usize, const W: usize>(
+pub(crate) fn reap<M: Model, const S: usize, const A: usize, const W: usize>(
     occupancy: &Occupancy<M, S, A, W>,
     index: usize,
     slot: &ReaderSlot<M>,
@@ -215,7 +215,7 @@ fn pin_newest<M: Model>(pin: &M::U64, watermark: &M::U64, mut unpinned: impl FnM
 /// They belong to the logger's office, not to one process: nobody reaps them, a successor goes on
 /// with them. At every instant one of both holds the published transaction, wherever a logger dies.
 #[repr(C, align(64))]
-pub struct LoggerPins<M: Model> {
+pub(crate) struct LoggerPins<M: Model> {
     pins: [M::U64; 2],
     _reserved: [M::U64; 6],
 }
@@ -223,7 +223,7 @@ pub struct LoggerPins<M: Model> {
 /// A transaction that the logger has pinned and will publish once it is durable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use = "publish it once it is durable"]
-pub struct NextDurable {
+pub(crate) struct NextDurable {
     /// The transaction.
     pub txn: TxnId,
     /// Which of the two pins it has; a copy of its commit slot can stand in the place of the same
@@ -239,7 +239,7 @@ impl<M: Model> Default for LoggerPins<M> {
 
 impl<M: Model> LoggerPins<M> {
     /// Starts out with `txn` published, before anybody else maps the region.
-    pub fn start(&self, published: &M::U64, txn: TxnId) {
+    pub(crate) fn start(&self, published: &M::U64, txn: TxnId) {
         self.pins[0].store(encode(txn), Ordering::Relaxed);
         self.pins[1].store(0, Ordering::Relaxed);
         published.store(txn.as_u64(), Ordering::Release);
@@ -248,26 +248,26 @@ impl<M: Model> LoggerPins<M> {
     /// Pins what is committed now, as any reader would, without giving up the pin of the published
     /// transaction. What an earlier call pinned and never published, by this logger or a dead one,
     /// is let go.
-    pub fn pin_next(&self, committed: &M::U64, published: &M::U64) -> NextDurable {
+    pub(crate) fn pin_next(&self, committed: &M::U64, published: &M::U64) -> NextDurable {
         let place = 1 - self.place_of(published);
         NextDurable { txn: pin_newest::<M>(&self.pins[place], committed, || {}), place }
     }
 
     /// Publishes `next` as durable, and only then drops the older pin. The caller has made it
     /// durable, and written the copy of its slot.
-    pub fn publish(&self, published: &M::U64, next: NextDurable) {
+    pub(crate) fn publish(&self, published: &M::U64, next: NextDurable) {
         published.store_fenced(next.txn.as_u64());
         // Release: a scan that sees this zero sees the new `published` too.
         self.pins[1 - next.place].store(0, Ordering::Release);
     }
 
     /// What both protect.
-    pub fn pinned(&self) -> impl Iterator<Item = TxnId> {
+    pub(crate) fn pinned(&self) -> impl Iterator<Item = TxnId> {
         self.pins.iter().filter_map(|pin| decode(pin.load(Ordering::Acquire)))
     }
 
     /// Which of both pins protects the published transaction.
-    pub fn place_of(&self, published: &M::U64) -> usize {
+    pub(crate) fn place_of(&self, published: &M::U64) -> usize {
         let published = encode(TxnId::from_u64(published.load(Ordering::Acquire)));
         usize::from(self.pins[0].load(Ordering::Acquire) != published)
     }
@@ -280,7 +280,7 @@ impl<M: Model> LoggerPins<M> {
 /// freed later needs a new scan.
 ///
 /// `slot` finds the slot of a number; `None`, which is damage, counts as no pin here.
-pub fn scan<'a, M: Model, const S: usize, const A: usize, const W: usize>(
+pub(crate) fn scan<'a, M: Model, const S: usize, const A: usize, const W: usize>(
     committed: &M::U64,
     logger: &LoggerPins<M>,
     occupancy: &Occupancy<M, S, A, W>,

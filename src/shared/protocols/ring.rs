@@ -17,13 +17,13 @@ const WORD: usize = 8;
 /// A position before the ring's base or not a multiple of 8 bytes after it, or more bytes than the
 /// ring holds: damage, or a caller's mistake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct OutOfRing;
+pub(crate) struct OutOfRing;
 
 /// Some words in a row, in two pieces of the memory.
 type Parts<'a, M> = (&'a [<M as Model>::U64], &'a [<M as Model>::U64]);
 
 /// The ring's words.
-pub struct Ring<'a, M: Model> {
+pub(crate) struct Ring<'a, M: Model> {
     words: &'a [M::U64],
     base: u64,
 }
@@ -39,13 +39,13 @@ impl<M: Model> Copy for Ring<'_, M> {}
 impl<'a, M: Model> Ring<'a, M> {
     /// The ring in these words, of which there is at least one. Its first lap begins at position
     /// `base`.
-    pub fn new(words: &'a [M::U64], base: u64) -> Self {
+    pub(crate) fn new(words: &'a [M::U64], base: u64) -> Self {
         assert!(!words.is_empty(), "a ring without words");
         Ring { words, base }
     }
 
     /// Bytes that the ring holds.
-    pub fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.words.len() * WORD
     }
 
@@ -66,7 +66,7 @@ impl<'a, M: Model> Ring<'a, M> {
     ///
     /// The fence pairs with the one in [`Ring::copy_out`]: who copies any of these bytes too early,
     /// and then looks at a watermark, sees all that the writer had seen of it.
-    pub fn copy_in(&self, lsn: u64, bytes: &[u8]) -> Result<(), OutOfRing> {
+    pub(crate) fn copy_in(&self, lsn: u64, bytes: &[u8]) -> Result<(), OutOfRing> {
         let (first, second) = self.parts(lsn, bytes.len())?;
         M::fence(Ordering::Release);
         let (head, tail) = bytes.split_at(bytes.len().min(first.len() * WORD));
@@ -78,7 +78,7 @@ impl<'a, M: Model> Ring<'a, M> {
     /// Copies the bytes at `lsn` out. The caller has acquired a tail that covers them; unless it
     /// holds them in place (as the logger does, by not yet having called them durable), it looks
     /// again afterwards.
-    pub fn copy_out(&self, lsn: u64, bytes: &mut [u8]) -> Result<(), OutOfRing> {
+    pub(crate) fn copy_out(&self, lsn: u64, bytes: &mut [u8]) -> Result<(), OutOfRing> {
         let (first, second) = self.parts(lsn, bytes.len())?;
         let (head, tail) = bytes.split_at_mut(bytes.len().min(first.len() * WORD));
         read_words::<M>(first, head);

@@ -22,7 +22,7 @@ const REUSE_MARGIN: u64 = 2;
 
 /// `N` words describing one committed state; word 0 is the transaction's id.
 #[repr(C)]
-pub struct CommitSlot<M: Model, const N: usize> {
+pub(crate) struct CommitSlot<M: Model, const N: usize> {
     words: [M::U64; N],
 }
 
@@ -37,7 +37,7 @@ impl<M: Model, const N: usize> CommitSlot<M, N> {
     ///
     /// The fence pairs with the one in [`CommitSlot::copy`]: whoever copies any of these words and
     /// then looks at a watermark sees all that its writer had published before.
-    pub fn fill(&self, words: &[u64; N]) {
+    pub(crate) fn fill(&self, words: &[u64; N]) {
         M::fence(Ordering::Release);
         for (slot, word) in self.words.iter().zip(words) {
             slot.store(*word, Ordering::Relaxed);
@@ -46,7 +46,7 @@ impl<M: Model, const N: usize> CommitSlot<M, N> {
 
     /// Copies all words, possibly a mixture: the caller looks at a watermark afterwards to find
     /// out.
-    pub fn copy(&self) -> [u64; N] {
+    pub(crate) fn copy(&self) -> [u64; N] {
         let words = std::array::from_fn(|index| self.words[index].load(Ordering::Relaxed));
         M::fence(Ordering::Acquire);
         words
@@ -54,7 +54,7 @@ impl<M: Model, const N: usize> CommitSlot<M, N> {
 }
 
 /// The ring of commit slots.
-pub struct Slots<'a, M: Model, const N: usize> {
+pub(crate) struct Slots<'a, M: Model, const N: usize> {
     slots: &'a [CommitSlot<M, N>],
 }
 
@@ -68,7 +68,7 @@ impl<M: Model, const N: usize> Copy for Slots<'_, M, N> {}
 
 impl<'a, M: Model, const N: usize> Slots<'a, M, N> {
     /// The ring in this memory. The number of slots is part of the layout, and at least 3.
-    pub fn new(slots: &'a [CommitSlot<M, N>]) -> Self {
+    pub(crate) fn new(slots: &'a [CommitSlot<M, N>]) -> Self {
         const { assert!(N >= 1, "a slot begins with the transaction's id") };
         assert!(slots.len() as u64 > REUSE_MARGIN, "too few commit slots for anybody to read one");
         Slots { slots }
@@ -80,14 +80,14 @@ impl<'a, M: Model, const N: usize> Slots<'a, M, N> {
 
     /// Describes the next transaction, `words[0]`. By the owner of the writer lock, before
     /// [`publish`]; until then nothing has happened.
-    pub fn write(&self, words: &[u64; N]) {
+    pub(crate) fn write(&self, words: &[u64; N]) {
         self.slot(TxnId::from_u64(words[0])).fill(words);
     }
 
     /// The words of `wanted`, which was read from `committed` or from a pin that holds. None if its
     /// slot has been, or may be about to be, filled anew, or is damaged: the caller reads
     /// `committed` again.
-    pub fn read(&self, committed: &M::U64, wanted: TxnId) -> Option<[u64; N]> {
+    pub(crate) fn read(&self, committed: &M::U64, wanted: TxnId) -> Option<[u64; N]> {
         let words = self.slot(wanted).copy();
         let now = TxnId::from_u64(committed.load(Ordering::Relaxed));
         let passed = now.sequence().wrapping_sub(wanted.sequence());
@@ -101,6 +101,6 @@ impl<'a, M: Model, const N: usize> Slots<'a, M, N> {
 /// It is fenced, so that [`ring`](crate::shared::protocols::event_count::notify) may follow without
 /// a fence of its own.
 #[inline]
-pub fn publish<M: Model>(committed: &M::U64, txn: TxnId) {
+pub(crate) fn publish<M: Model>(committed: &M::U64, txn: TxnId) {
     committed.store_fenced(txn.as_u64());
 }

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 /// If it cannot be built.
 pub(crate) fn build() -> &'static Path {
     static VICTIM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let arguments = ["test", "--no-run", "--test", "victims", "--features", "untorn/planted-bugs"];
-    match VICTIM.get_or_init(|| program::build("victims", "tests/victims/main.rs", &arguments)) {
+    let arguments = ["test", "--no-run", "--test", "victims"];
+    match VICTIM.get_or_init(|| program::build_instrumented("victims", "tests/victims/main.rs", &arguments)) {
         Ok(path) => path,
         Err(error) => panic!("building the victims: {error}"),
     }

@@ -1,4 +1,4 @@
-//! The lock in one process. `tests/loom/lock.rs` explores its interleavings.
+//! The lock in one process. `loom_tests/lock.rs` explores its interleavings.
 
 use super::*;
 use crate::shared::protocols::atomic::Native;

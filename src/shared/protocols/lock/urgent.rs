@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 /// The urgent waiters of a lock, in shared memory. All zero at first.
 #[repr(C)]
-pub struct Urgent<M: Model> {
+pub(crate) struct Urgent<M: Model> {
     /// The event count on which they wait.
     pub event: M::U32,
     /// Number of those that have announced themselves and not left. Too large if one has died,
@@ -22,7 +22,7 @@ pub struct Urgent<M: Model> {
 impl<M: Model> Urgent<M> {
     /// Of a lock without waiters.
     #[must_use]
-    pub fn new() -> Urgent<M> {
+    pub(crate) fn new() -> Urgent<M> {
         let word = || M::U32::new(0);
         Urgent { event: word(), waiting: word(), reservations: word(), _reserved: word(), seen_ns: M::U64::new(0) }
     }

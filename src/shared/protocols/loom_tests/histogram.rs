@@ -4,12 +4,12 @@
 //! Method: loom runs two recorders through all interleavings, then everything must be there. A
 //! planted bug lets both record as if they were alone, and must be found.
 
-use crate::model::{Patient, Role, explore, role};
+use super::model::{Patient, Role, explore, role};
+use crate::shared::protocols::atomic::{Model, Word64};
+use crate::shared::protocols::histogram::Histogram;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use untorn::protocols::atomic::{Model, Word64};
-use untorn::protocols::histogram::Histogram;
 
 /// A lock that is tried once.
 struct Shared<M: Model> {

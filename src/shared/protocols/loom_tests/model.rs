@@ -11,14 +11,16 @@
 // Each test file uses a part.
 #![allow(dead_code)]
 
+use crate::shared::protocols::atomic::{Model, Woken, Word32, Word64};
+use crate::shared::protocols::event_count;
+use crate::shared::protocols::event_count::EVENT_WAIT_MAX;
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicU32, AtomicU64};
 use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
-use untorn::protocols::atomic::{Model, Woken, Word32, Word64};
+use std::time::{Duration, Instant};
 
 /// One thread's part in a model.
 pub type Role<S> = Arc<dyn Fn(&S) + Send + Sync>;
@@ -173,17 +175,11 @@ impl Word32 for Futex {
     fn store(&self, value: u32, order: Ordering) {
         self.value.store(value, order);
     }
-    fn swap(&self, value: u32, order: Ordering) -> u32 {
-        self.value.swap(value, order)
-    }
     fn compare_exchange(&self, current: u32, new: u32, success: Ordering, failure: Ordering) -> Result<u32, u32> {
         self.value.compare_exchange(current, new, success, failure)
     }
     fn fetch_add(&self, value: u32, order: Ordering) -> u32 {
         self.value.fetch_add(value, order)
-    }
-    fn fetch_or(&self, value: u32, order: Ordering) -> u32 {
-        self.value.fetch_or(value, order)
     }
 }
 
@@ -250,4 +246,23 @@ impl Plain {
         // SAFETY: the checker has made sure that nothing races with this.
         self.0.with_mut(|value| unsafe { *value = new });
     }
+}
+
+/// Moves `watermark` to `value` and wakes its waiters, as the product's words do.
+pub fn publish_watermark<M: Model>(watermark: &M::U64, event: &M::U32, value: u64) {
+    watermark.store_fenced(value);
+    event_count::notify::<M>(event);
+}
+
+/// Waits until `watermark` is at least `at_least`, and returns its value. See [`event_count::wait_until`].
+pub fn wait_for<M: Model, E>(
+    watermark: &M::U64,
+    event: &M::U32,
+    at_least: u64,
+    deadline: Option<Instant>,
+    on_tick: impl FnMut() -> Result<(), E>,
+) -> Result<u64, event_count::WaitError<E>> {
+    // Sequentially consistent: the load after `prepare_wait` is the second half of Dekker's idiom.
+    let look = || Some(watermark.load(Ordering::SeqCst)).filter(|&value| value >= at_least);
+    event_count::wait_until::<M, _, _>(event, deadline, EVENT_WAIT_MAX, look, on_tick)
 }

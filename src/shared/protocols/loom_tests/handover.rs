@@ -5,12 +5,12 @@
 //! where nobody dies, so that a lost wake-up is a deadlock, which loom reports. Planted bugs must
 //! be found.
 
-use crate::model::{Hasty, Patient, Role, Word, explore, must_be_found, role};
+use super::model::{Hasty, Patient, Role, Word, explore, must_be_found, publish_watermark, role, wait_for};
+use crate::shared::protocols::atomic::{Model, Word32, Word64};
+use crate::shared::protocols::event_count::{self, EVENT_WAIT_MAX, Threshold};
+use crate::shared::protocols::ring::Ring;
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
-use untorn::protocols::atomic::{Model, Word32, Word64};
-use untorn::protocols::event_count::{self, EVENT_WAIT_MAX, Threshold};
-use untorn::protocols::ring::Ring;
 
 /// The ring has room for one record of 16 bytes and a half, so that the second one wraps.
 const RING_WORDS: usize = 3;
@@ -52,7 +52,7 @@ impl<M: Model<U64 = Word>> Region<M> {
         let end = (number + 1) * RECORD as u64;
         let room_from = end.saturating_sub((RING_WORDS * 8) as u64);
         let go_on = || Ok::<(), Infallible>(());
-        event_count::wait_for::<M, _>(&self.durable, &self.durable_event, room_from, None, go_on).unwrap();
+        wait_for::<M, _>(&self.durable, &self.durable_event, room_from, None, go_on).unwrap();
         Ring::<M>::new(&self.ring, 0).copy_in(number * RECORD as u64, &record(number)).unwrap();
     }
 
@@ -73,7 +73,7 @@ impl<M: Model<U64 = Word>> Region<M> {
                 assert_eq!(bytes, record(taken / RECORD as u64), "a record changed on its way");
                 taken += RECORD as u64;
             }
-            event_count::publish::<M>(&self.durable, &self.durable_event, taken);
+            publish_watermark::<M>(&self.durable, &self.durable_event, taken);
         }
     }
 }
@@ -96,7 +96,7 @@ fn logger<M: Model<U64 = Word>>(records: u64) -> Role<Region<M>> {
 }
 
 fn publish<M: Model>(region: &Region<M>, tail: u64) {
-    event_count::publish::<M>(&region.tail, &region.tail_event, tail);
+    publish_watermark::<M>(&region.tail, &region.tail_event, tail);
 }
 
 #[test]
@@ -214,13 +214,13 @@ fn every_waiter_is_woken() {
         role(move |region: &Region<Patient>| {
             let go_on = || Ok::<(), Infallible>(());
             let (durable, event) = (&region.durable, &region.durable_event);
-            let found = event_count::wait_for::<Patient, _>(durable, event, value, None, go_on).unwrap();
+            let found = wait_for::<Patient, _>(durable, event, value, None, go_on).unwrap();
             assert!(found >= value);
         })
     };
     let publisher = role(|region: &Region<Patient>| {
         for value in [1, 2] {
-            event_count::publish::<Patient>(&region.durable, &region.durable_event, value);
+            publish_watermark::<Patient>(&region.durable, &region.durable_event, value);
         }
     });
     explore(Some(2), Region::new, &[waiter(1), waiter(2), publisher], |_| {});

@@ -5,11 +5,11 @@
 //! that it refills the one being read. Planted bugs leave out the look at `committed`, and the
 //! fences, and must be found.
 
-use crate::model::{Patient, Role, Unfenced, Word, explore, must_be_found, role};
+use super::model::{Patient, Role, Unfenced, Word, explore, must_be_found, role};
+use crate::TxnId;
+use crate::shared::protocols::atomic::{Model, Word64};
+use crate::shared::protocols::slots::{CommitSlot, Slots, publish};
 use std::sync::atomic::Ordering;
-use untorn::TxnId;
-use untorn::protocols::atomic::{Model, Word64};
-use untorn::protocols::slots::{CommitSlot, Slots, publish};
 
 /// The smallest ring of which anything can be read.
 const SLOTS: usize = 3;
@@ -80,8 +80,8 @@ fn planted_slots_without_fences() {
 
 #[test]
 fn a_slot_is_readable_until_nearly_lapped_and_across_incarnations() {
+    use crate::shared::protocols::atomic::Native;
     use std::sync::atomic::AtomicU64;
-    use untorn::protocols::atomic::Native;
     let slots: [CommitSlot<Native, WORDS>; 8] = Default::default();
     let slots = Slots::new(&slots);
     let incarnation = 5 << 44;

@@ -6,11 +6,11 @@
 //! out the fences, the second copy, or the order between a value and the flag that says so, and
 //! must be found.
 
-use crate::model::{Patient, Role, Unfenced, Word, explore, must_be_found, role};
+use super::model::{Patient, Role, Unfenced, Word, explore, must_be_found, role};
+use crate::Version;
+use crate::shared::protocols::atomic::{Model, Word64};
+use crate::shared::protocols::cell::{CellView, CellWords, WriteStep, clear_dirty, mark_dirty};
 use std::sync::atomic::Ordering;
-use untorn::Version;
-use untorn::protocols::atomic::{Model, Word64};
-use untorn::protocols::cell::{CellView, CellWords, WriteStep, clear_dirty, mark_dirty};
 
 /// A cell of `C` copies of two words.
 struct Cell<M: Model, const C: usize> {

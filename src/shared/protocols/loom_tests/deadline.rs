@@ -6,12 +6,12 @@
 //! so a deadline that is lost, or a wake-up, leaves a commit that is never flushed, which loom
 //! reports as a deadlock. Planted bugs must be found.
 
-use crate::model::{Hasty, Patient, Role, Word, explore, must_be_found, role};
+use super::model::{Hasty, Patient, Role, Word, explore, must_be_found, publish_watermark, role, wait_for};
+use crate::shared::protocols::atomic::{Model, Word32, Word64};
+use crate::shared::protocols::deadline;
+use crate::shared::protocols::event_count::{self, EVENT_WAIT_MAX, Threshold};
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
-use untorn::protocols::atomic::{Model, Word32, Word64};
-use untorn::protocols::deadline;
-use untorn::protocols::event_count::{self, EVENT_WAIT_MAX, Threshold};
 
 struct Region<M: Model> {
     /// The end of the published bytes.
@@ -53,7 +53,7 @@ impl<M: Model<U64 = Word>> Region<M> {
 
     fn wait(&self, tail: u64) {
         let go_on = || Ok::<(), Infallible>(());
-        event_count::wait_for::<M, _>(&self.durable, &self.durable_event, tail, None, go_on).unwrap();
+        wait_for::<M, _>(&self.durable, &self.durable_event, tail, None, go_on).unwrap();
     }
 
     /// Flushes whatever is at least as urgent as `due`, until everything up to `end` is durable.
@@ -66,7 +66,7 @@ impl<M: Model<U64 = Word>> Region<M> {
                 let tail = flush(self);
                 assert!(tail >= durable, "the tail went back");
                 durable = tail;
-                event_count::publish::<M>(&self.durable, &self.durable_event, durable);
+                publish_watermark::<M>(&self.durable, &self.durable_event, durable);
                 continue;
             }
             let reached = || deadline::peek::<M>(&self.urgency);
@@ -181,7 +181,7 @@ fn both_kinds(is_stored_before: bool) -> [Role<Region<Patient>>; 2] {
             let urgency = || deadline::peek::<Patient>(&region.urgency);
             if policy() > durable || urgency() >= 6 {
                 durable = flush(region);
-                event_count::publish::<Patient>(&region.durable, &region.durable_event, durable);
+                publish_watermark::<Patient>(&region.durable, &region.durable_event, durable);
                 continue;
             }
             let thresholds = [

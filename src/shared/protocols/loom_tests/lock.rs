@@ -7,11 +7,11 @@
 //! then only time-outs are left. Three clients are explored with a bound on preemptions, since all
 //! their interleavings are too many; two, without.
 
-use crate::model::{Hasty, Patient, Plain, Role, Word, explore, must_be_found, role};
+use super::model::{Hasty, Patient, Plain, Role, Word, explore, must_be_found, role};
+use crate::shared::protocols::atomic::{Model, Word32, Word64};
+use crate::shared::protocols::lock::{self, CommitClass, EventCounts, Next};
 use loom::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
-use untorn::protocols::atomic::{Model, Word32, Word64};
-use untorn::protocols::lock::{self, CommitClass, EventCounts, Next};
 
 struct Region<M: Model> {
     word: M::U64,

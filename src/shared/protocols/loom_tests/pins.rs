@@ -7,13 +7,13 @@
 //! slot by the occupancy map, whose flag other threads clear and set meanwhile. Planted bugs show
 //! that it would find what these tests are for.
 
-use crate::model::{Patient, Plain, Role, Unfenced, Word, explore, must_be_found, role};
+use super::model::{Patient, Plain, Role, Unfenced, Word, explore, must_be_found, role};
+use crate::TxnId;
+use crate::shared::protocols::atomic::{Model, Word64};
+use crate::shared::protocols::occupancy::Occupancy;
+use crate::shared::protocols::pins::{LoggerPins, ReaderSlot, claim_lowest, reap, release, scan};
+use crate::shared::protocols::slots::publish;
 use std::sync::atomic::Ordering;
-use untorn::TxnId;
-use untorn::protocols::atomic::{Model, Word64};
-use untorn::protocols::occupancy::Occupancy;
-use untorn::protocols::pins::{LoggerPins, ReaderSlot, claim_lowest, reap, release, scan};
-use untorn::protocols::slots::publish;
 
 const READER: u64 = 7;
 const DEAD: u64 = 8;
@@ -233,7 +233,7 @@ fn a_slot_that_goes_from_hand_to_hand_hides_no_pin() {
         })
     };
     explore(Some(2), Store::<Patient>::new, &[passing(), passing(), successor_of_a_writer()], |store| {
-        assert_eq!(entered(&store.map), []);
+        assert!(entered(&store.map).is_empty());
         assert!(store.page.read() == REUSED || store.reuse_if_unprotected(), "no pin is left");
     });
 }
