@@ -1,21 +1,21 @@
-//! Cargo, as far as the harness has to ask it for something: builds of this workspace, and what its
-//! manifests say.
+//! Calls to cargo: builds of this workspace, and the metadata of its manifests.
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The cargo that this program was built by, if it says so, in the workspace.
+/// Returns a command that runs the cargo that built this program, or `cargo` from `PATH`, in the
+/// workspace directory.
 pub fn command() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     command
 }
 
-/// What it writes to its standard output.
+/// Runs cargo and returns its standard output.
 ///
 /// # Errors
-/// If it can't be run, or fails: what it says.
+/// If cargo can't be run or fails. The error contains its standard error.
 pub fn output(arguments: &[&str]) -> Result<Vec<u8>, String> {
     let ended = command().args(arguments).output().map_err(|error| format!("running cargo: {error}"))?;
     if ended.status.success() {
@@ -24,10 +24,10 @@ pub fn output(arguments: &[&str]) -> Result<Vec<u8>, String> {
     Err(format!("cargo {}: {}", arguments.join(" "), String::from_utf8_lossy(&ended.stderr)))
 }
 
-/// Builds programs, in a release build below a target directory; where they are.
+/// Builds programs in release mode below a target directory and returns their paths.
 ///
 /// # Errors
-/// If it can't be run, or can't build: what it says.
+/// If cargo can't be run or the build fails. The error contains cargo's standard error.
 pub fn programs(which: &[&str], target: &Path) -> Result<Vec<PathBuf>, String> {
     let target = target.to_str().ok_or("the target directory has no name in UTF-8")?;
     let said = output(&[&["build", "--release", "--message-format=json", "--target-dir", target], which].concat())?;

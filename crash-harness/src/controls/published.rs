@@ -1,10 +1,8 @@
-//! Planted bugs stay where they belong: no manifest of this workspace switches them on, by a
-//! default or for a dependency, and the programs that are published have none of them, which their
-//! bytes show.
+//! Checks that planted bugs are not published. No manifest of this workspace enables them by a
+//! default or for a dependency, and no published program contains them.
 //!
-//! Bytes: each place that asks for a bug hands its name to a function that is never inlined, so a
-//! program with planted bugs has all their names in it. That this is so is looked at in the same
-//! way, in a build that has them.
+//! Each use of a bug passes the bug's name to a function that is never inlined, so a program with
+//! planted bugs contains all their names as bytes. A build with the bugs confirms this.
 
 use crate::outcome::{Finding, Kind};
 use crate::{cargo, instrumented};
@@ -12,15 +10,16 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Features that no default and no dependency may name.
+/// Features that no default feature and no dependency may enable.
 const FORBIDDEN: &[&str] = &["planted-bugs", "crash-points", "instrumented"];
-/// The variables that choose among what those features compile in.
+/// Environment variables that select from what those features compile in.
 const VARIABLES: &[&str] = &["UNTORN_BUG", "UNTORN_CRASH"];
 
-/// Looks at the manifests and at the programs; how many programs. The inner error is a finding.
+/// Checks the manifests and the programs, and returns the number of programs. The inner error is a
+/// finding.
 ///
 /// # Errors
-/// If cargo can't be run here, or can't build.
+/// If cargo can't be run or can't build.
 pub fn look() -> Result<Result<u64, Finding>, String> {
     let found = |what: String| Ok(Err(Finding::new(Kind::Misbehaved, what)));
     let metadata = cargo::output(&["metadata", "--no-deps", "--format-version", "1"])?;
@@ -31,7 +30,7 @@ pub fn look() -> Result<Result<u64, Finding>, String> {
     let plain = programs(&["--bins", "--features", "untorn/cli"], "", 2)?;
     for program in &plain {
         if let Some(name) = names_in(program)?.into_iter().next() {
-            return found(format!("{} has the bytes of {name:?} in it", program.display()));
+            return found(format!("{} contains the bytes of {name:?}", program.display()));
         }
     }
     let with_bugs = programs(&["--bin", "untorn-logger", "--features", "untorn/planted-bugs"], "crash-victims", 1)?;
@@ -41,7 +40,7 @@ pub fn look() -> Result<Result<u64, Finding>, String> {
     };
     if !missing.is_empty() {
         return found(format!(
-            "a program with planted bugs does not show {missing:?}: the look at the others proves nothing"
+            "a program with planted bugs does not contain {missing:?}, so the check of the other programs proves nothing"
         ));
     }
     Ok(Ok(plain.len() as u64))
@@ -51,20 +50,20 @@ fn names() -> impl Iterator<Item = &'static str> {
     untorn::planted_bugs::ALL.iter().map(|(name, _)| *name).chain(VARIABLES.iter().copied())
 }
 
-/// Which of the names the bytes of a file have.
+/// Returns the names that occur in the bytes of a file.
 fn names_in(program: &Path) -> Result<BTreeSet<&'static str>, String> {
     let bytes = std::fs::read(program).map_err(|error| format!("reading {}: {error}", program.display()))?;
     let has = |name: &str| bytes.windows(name.len()).any(|window| window == name.as_bytes());
     Ok(names().filter(|name| has(name)).collect())
 }
 
-/// Builds programs of the library's package below the target directory, and says where they are.
+/// Builds programs of the library's package below the target directory and returns their paths.
 fn programs(which: &[&str], place: &str, count: usize) -> Result<Vec<PathBuf>, String> {
     let found = cargo::programs(&[&["-p", "untorn"], which].concat(), &instrumented::target().join(place))?;
     if found.len() == count { Ok(found) } else { Err(format!("cargo names {found:?} instead of {count} programs")) }
 }
 
-/// What in the manifests switches a forbidden feature on, if anything does.
+/// Returns a description of the first place in the manifests that enables a forbidden feature.
 fn switched_on(metadata: &Value) -> Option<String> {
     // `untorn/planted-bugs`, `dep?/planted-bugs` and `planted-bugs` all name it.
     let names = |item: &str| FORBIDDEN.contains(&item.rsplit('/').next().unwrap_or(item));
@@ -73,7 +72,7 @@ fn switched_on(metadata: &Value) -> Option<String> {
     };
     let packages = metadata["packages"].as_array()?;
     if packages.is_empty() {
-        return Some("there are no manifests to look at".into());
+        return Some("the workspace has no manifests to check".into());
     }
     for package in packages {
         let name = package["name"].as_str().unwrap_or_default();
@@ -108,8 +107,7 @@ mod tests {
         serde_json::from_str(&text).unwrap()
     }
 
-    /// Goal: the look at the manifests passes those that are in order, and each way of switching a
-    /// bug on is seen.
+    /// Goal: correct manifests pass the check, and each way of enabling a bug is detected.
     #[test]
     fn each_way_to_switch_a_bug_on_is_seen() {
         let own = cargo::output(&["metadata", "--no-deps", "--format-version", "1"]).unwrap();
