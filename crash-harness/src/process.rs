@@ -224,34 +224,34 @@ fn wait_until_gone(handle: &OwnedFd) {
     while !poll(&mut asked, Some(&bound)).is_ok_and(|count| count > 0) && start.elapsed() < HANGS {}
 }
 
-/// Whether all threads of all loggers of the store at `path` stand still, after they were told to:
-/// each ends first what it does in the kernel, which on a busy machine takes its time.
+/// Returns whether all threads of all loggers of the store at `path` are stopped. After a stop
+/// signal each thread first leaves the kernel, which takes time on a busy machine.
 pub fn are_loggers_stopped(path: &Path) -> bool {
     let mut all = true;
     for_each_logger(path, |pid| {
         let threads = std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()));
         for thread in threads.into_iter().flatten().flatten() {
-            // A process that has ended stands still as well.
+            // A process that has ended counts as stopped.
             all &= matches!(state_of(&thread.path()), 'T' | 'Z' | 'X');
         }
     });
     all
 }
 
-/// How many loggers the store at `path` has, those that are not ready yet among them.
+/// Returns the number of loggers of the store at `path`, including those that are starting.
 pub fn loggers(path: &Path) -> usize {
     let mut count = 0;
     for_each_logger(path, |_| count += 1);
     count
 }
 
-/// Kills the loggers of the store at `path`, and waits until they are gone. How many there were.
+/// Kills the loggers of the store at `path`, waits for their ends, and returns their number.
 pub fn kill_loggers(path: &Path) -> usize {
     let mut killed = 0;
-    // One may be starting another just now.
+    // A logger may be starting another one.
     for _ in 0..2 {
         for_each_logger(path, |pid| {
-            // Opened before it is killed, so that it is this one.
+            // The handle is opened before the kill, so it refers to this process.
             let handle = pidfd_open(pid, PidfdFlags::empty());
             killed += usize::from(rustix::process::kill_process(pid, Signal::KILL).is_ok());
             if let Ok(handle) = handle {
@@ -262,29 +262,30 @@ pub fn kill_loggers(path: &Path) -> usize {
     killed
 }
 
-/// What a kernel crash leaves of a store whose clients have been killed: no logger, and no shared
+/// Simulates a kernel crash of a store whose clients were killed: no logger is left, and no shared
 /// region.
 pub fn crash_kernel(path: &Path) {
     let start = Instant::now();
     loop {
-        // A logger that was just being started when its client died is not known by its environment
-        // yet.
+        // If a client died while it started a logger, the environment of that logger does not
+        // identify it yet.
         while kill_loggers(path) > 0 || (is_in_use(path) && start.elapsed() < HANGS) {
             std::thread::sleep(Duration::from_millis(1));
         }
         let _ = std::fs::remove_file(path.join("control"));
-        // One that came only now may have the region that is no more.
+        // A logger that appeared only now may have mapped the removed region.
         if kill_loggers(path) == 0 && !is_in_use(path) || start.elapsed() > HANGS {
             return;
         }
     }
 }
 
-/// Whether any process has the store at `path` open: whether any byte of its file `lock` is locked.
+/// Returns whether any process has the store at `path` open, that is, whether any byte of its file
+/// `lock` is locked.
 #[allow(unsafe_code)]
 fn is_in_use(path: &Path) -> bool {
     let Ok(lock) = std::fs::File::options().read(true).write(true).open(path.join("lock")) else { return false };
-    // The length 0 reaches to the end.
+    // A length of 0 extends to the end of the file.
     let mut asked = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
@@ -292,7 +293,7 @@ fn is_in_use(path: &Path) -> bool {
         l_len: 0,
         l_pid: 0,
     };
-    // SAFETY: the descriptor is open, and the call writes to a structure of ours that is valid.
+    // SAFETY: the descriptor is open, and the call writes to a valid structure of this function.
     let answered = unsafe { libc::fcntl(lock.as_raw_fd(), libc::F_OFD_GETLK, &raw mut asked) };
     answered == 0 && asked.l_type != libc::F_UNLCK as libc::c_short
 }
