@@ -234,7 +234,7 @@ fn judge(injector: &Injector, traced: &mut Traced, name: &str) -> Result<(), Fin
     let status = traced.wait(LIFE_MAX);
     let lines = traced.lines();
     if let Some(finding) = lines.iter().find_map(|line| role::finding(line)) {
-        return Err(Finding { what: format!("{}; it said: {}", finding.what, lines.join("; ")), ..finding });
+        return Err(Finding { what: format!("{}; its output: {}", finding.what, lines.join("; ")), ..finding });
     }
     match status {
         None => {

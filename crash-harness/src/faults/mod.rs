@@ -117,7 +117,7 @@ fn full_disks(context: &Context) -> Box<dyn Iterator<Item = FaultScenario<'_>> +
     Box::new(full::FILE_SYSTEMS.into_iter().map(move |kind| {
         let scenario = move || {
             let turned_away = full::play(context, kind)?;
-            Ok(vec![("readers that were told so", turned_away as f64)])
+            Ok(vec![("readers that got the error", turned_away as f64)])
         };
         (format!("disk-full:{kind}"), Box::new(scenario) as Box<dyn Fn() -> _>)
     }))
@@ -169,7 +169,7 @@ fn flips(context: &Context) -> Box<dyn Iterator<Item = FaultScenario<'_>> + '_> 
             let _ = std::fs::remove_dir_all(&path);
             let flipped = played?;
             let refused = f64::from(u8::from(flipped.refused.is_some()));
-            Ok(vec![("bits", flipped.flips.len() as f64), ("refused afterwards, and said why", refused)])
+            Ok(vec![("bits", flipped.flips.len() as f64), ("refused afterwards with a reason", refused)])
         };
         (format!("control-flip:{which}"), Box::new(scenario) as Box<dyn Fn() -> _>)
     }))
