@@ -77,7 +77,7 @@ pub struct SyncTimes {
     pub mean: f64,
     /// The maximum.
     pub max: f64,
-    /// The midpoints of [`PARTS`] equal parts of the distribution, in order; empty if there were no
+    /// The midpoints of `PARTS` equal parts of the distribution, in order; empty if there were no
     /// syncs.
     pub parts: Vec<f64>,
 }
