@@ -1,21 +1,21 @@
-//! Cargo, as far as the harness has to ask it for something: builds of this workspace, and what its
-//! manifests say.
+//! Calls to cargo: builds of this workspace, and the metadata of its manifests.
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The cargo that this program was built by, if it says so, in the workspace.
+/// Returns a command that runs the cargo that built this program, or `cargo` from `PATH`, in the
+/// workspace directory.
 pub fn command() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     command
 }
 
-/// What it writes to its standard output.
+/// Runs cargo and returns its standard output.
 ///
 /// # Errors
-/// If it can't be run, or fails: what it says.
+/// If cargo can't be run or fails. The error contains its standard error.
 pub fn output(arguments: &[&str]) -> Result<Vec<u8>, String> {
     output_of(command(), arguments)
 }

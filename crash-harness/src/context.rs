@@ -1,5 +1,5 @@
-//! What a suite works with: its seed, its limit, a place for its stores, and a bar that shows how
-//! far it has come.
+//! The context of a suite's run: its seed, its limit, directories for its stores, and a progress
+//! bar.
 
 use crate::scratch::Scratch;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -10,18 +10,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-/// How much a suite may do.
+/// The budget of a suite.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Limit {
-    /// About so many seconds.
+    /// Approximate run time in seconds.
     Seconds(u64),
-    /// So many states or kill points.
+    /// Number of states or kill points.
     States(u64),
 }
 
 impl Limit {
-    /// The first suite's share, of those that are still to run, when so many seconds are gone.
-    /// Suites get time by weight.
+    /// Returns the share of the first of the remaining suites after `gone` seconds. The remaining
+    /// time is divided by the weights of the suites.
     pub fn share(self, gone: f64, left: &[crate::suites::Suite]) -> Limit {
         match self {
             Limit::States(_) => self,
@@ -34,58 +34,60 @@ impl Limit {
     }
 }
 
-/// From so much on a suite leaves nothing out.
+/// A suite with at least this many seconds skips nothing.
 const LONG_SECONDS: u64 = 1200;
-/// See there.
+/// A suite with at least this many states skips nothing.
 const LONG_STATES: u64 = 100_000;
 
-/// So many bytes must be free where stores go.
+/// Free bytes that the directory for stores must have.
 const FREE_MIN: u64 = 1 << 30;
 
 /// Set by Ctrl-C.
 static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
-/// From now on Ctrl-C ends the suites early, with all that they have found; a second one ends the
-/// process at once.
+/// Installs a handler for Ctrl-C. The first one ends the suites early and keeps their findings; the
+/// second one ends the process at once.
 ///
 /// # Errors
-/// If the system does not let the signal be handled.
+/// If the system does not allow a handler for the signal.
 pub fn end_at_interrupt() -> std::io::Result<()> {
-    // The first to be registered is the first to be asked: it acts when the flag is set already.
+    // Handlers run in the order of registration. This one acts only if the flag is already set.
     signal_hook::flag::register_conditional_shutdown(libc::SIGINT, INTERRUPTED_CODE.into(), INTERRUPTED.clone())?;
     signal_hook::flag::register(libc::SIGINT, INTERRUPTED.clone()).map(drop)
 }
 
-/// Whether somebody has pressed Ctrl-C.
+/// Returns whether Ctrl-C was pressed.
 pub fn is_interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
-/// Exit code of a run that Ctrl-C has ended.
+/// Exit code of a run that Ctrl-C ended.
 pub const INTERRUPTED_CODE: u8 = 130;
 
 /// One run of a suite.
 pub struct Context {
     /// The suite's name.
     pub suite: &'static str,
-    /// What its random choices follow.
+    /// Seed of the random choices.
     pub seed: u64,
-    /// How much it may do.
+    /// The budget of the run.
     pub limit: Limit,
-    /// The one thing that is to be done again, from a replay line.
+    /// The single item to repeat, from a replay line.
     pub only: Option<String>,
-    /// Other suites want some of the time, too.
+    /// Whether other suites share the time.
     pub is_one_of_several: bool,
-    /// How much may be at risk, if somebody asks: what advice is wanted for besides the usual.
+    /// Limits on what may be at risk, for which `tradeoff` prints advice in addition to the usual
+    /// ones.
     pub limits: Vec<crate::tradeoff::advice::Limit>,
-    /// Ends with the first violation: whoever asks wants to know whether there is one.
+    /// Whether the run ends at the first violation. A control needs to learn only whether there is
+    /// one.
     pub until_first: bool,
-    /// Whether there was one. Set by the outcome.
+    /// Whether a violation was found; set by the outcome.
     pub is_violated: Arc<AtomicBool>,
     start: Instant,
     bar: ProgressBar,
     scratch: Scratch,
-    /// In memory, where the system has such a place, and enough of it.
+    /// A directory in memory, if the system has one with enough free space.
     in_memory: Option<Scratch>,
 }
 
@@ -93,7 +95,7 @@ impl Context {
     /// Begins a run.
     ///
     /// # Errors
-    /// If there is no place for its stores.
+    /// If no directory for the stores can be made.
     pub fn new(suite: &'static str, seed: u64, limit: Limit, only: Option<String>) -> Result<Context, String> {
         let length = match limit {
             Limit::Seconds(seconds) => seconds,
@@ -105,8 +107,8 @@ impl Context {
         bar.set_prefix(suite);
         let scratch = Scratch::new(&std::env::temp_dir());
         let scratch = scratch.map_err(|error| format!("a directory for the stores: {error}"))?;
-        // A store on a full disk does what it must not do elsewhere; and the memory of a container
-        // is often small.
+        // A full disk makes stores fail for reasons that are not under test. The memory of a
+        // container is often small.
         if scratch.free() < FREE_MIN {
             let place = std::env::temp_dir();
             return Err(format!("less than 1 GiB is free in {}; TMPDIR can name another place", place.display()));
@@ -128,28 +130,28 @@ impl Context {
         })
     }
 
-    /// Random choices, the same for the same seed and purpose.
+    /// Returns a random generator that is the same for the same seed and purpose.
     pub fn random(&self, purpose: u64) -> StdRng {
         StdRng::seed_from_u64(self.seed ^ purpose.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
-    /// Where stores go; it goes with the context.
+    /// Returns the directory for stores; it is removed with the context.
     pub fn scratch(&self) -> &Path {
         self.scratch.path()
     }
 
-    /// A directory for one store, which is not there yet.
+    /// Returns the path of a store that does not exist yet.
     pub fn place(&self, name: &str) -> PathBuf {
         self.scratch.path().join(name)
     }
 
-    /// As [`Context::place`], in memory if the system has such a place: for stores of which only
-    /// the processes are killed.
+    /// As [`Context::place`], but in memory if the system has such a directory. It is for stores
+    /// whose tests kill only processes.
     pub fn place_in_memory(&self, name: &str) -> PathBuf {
         self.in_memory.as_ref().unwrap_or(&self.scratch).path().join(name)
     }
 
-    /// Whether there is time for everything, and not only for a good part of it.
+    /// Returns whether the budget suffices for everything instead of a sample.
     pub fn is_long(&self) -> bool {
         match self.limit {
             Limit::Seconds(seconds) => seconds >= LONG_SECONDS,
@@ -157,12 +159,12 @@ impl Context {
         }
     }
 
-    /// How long it has run.
+    /// Returns the time since the run began.
     pub fn elapsed(&self) -> Duration {
         self.start.elapsed()
     }
 
-    /// Shows how far it has come, and says whether it may go on after so many states.
+    /// Updates the progress bar and returns whether the budget allows more after `states` states.
     pub fn may_go_on(&self, states: u64, doing: &str) -> bool {
         self.bar.set_message(format!("{states} states, {doing}"));
         if self.until_first && self.is_violated.load(Ordering::Relaxed) {
@@ -183,24 +185,25 @@ impl Context {
         }
     }
 
-    /// Whether a thing is to be done: all are, unless a replay line names one.
+    /// Returns whether an item is to be run. A replay line restricts the run to one item.
     pub fn wants(&self, name: &str) -> bool {
         self.only.as_deref().is_none_or(|only| only == name)
     }
 
-    /// The command that does one thing of this run again.
+    /// Returns the command that repeats one item of this run.
     pub fn replay(&self, only: &str) -> String {
         format!("{} {} --seed {} --states 1 --only '{only}'", program(), self.suite, self.seed)
     }
 
-    /// Takes the bar away.
+    /// Removes the progress bar.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }
 
-/// How a person starts this build of the harness. One with crash points and planted bugs is no
-/// build that cargo would run again, and what it found may be the bug that its environment names.
+/// Returns the command line that starts this build of the harness. Cargo would not build an
+/// instrumented program again, and its finding may be the planted bug that the environment names;
+/// so the command contains the path of the program and the bug.
 fn program() -> String {
     if !cfg!(untorn_instrumented) {
         return "cargo run --release -p crash-harness --".into();

@@ -1,10 +1,10 @@
-//! The end of everybody at one named point: the thread that comes by it is held there, the others
-//! go on for a moment, as long as they can, then all are killed, and the kernel "crashes". What any
-//! of them was told to be durable must be there.
+//! Kills all processes at one named point. A thread that reaches the point is held there. The other
+//! processes continue for a short time as far as they can. Then all processes are killed and a
+//! kernel crash is simulated. Everything that was acknowledged as durable must be there.
 //!
-//! This is the sharpest question to ask of an acknowledgement: nobody comes after the death who
-//! might put things right. A writer, a writer by messages and a follower of the durable feed are
-//! asked what they were told.
+//! This is the strictest test of an acknowledgement, because no surviving process can repair the
+//! store afterwards. The acknowledgements of a writer, of a message-passing writer and of a
+//! follower of the durable feed are checked.
 
 use crate::oracle::{self, Acknowledged};
 use crate::outcome::{Finding, Kind};
@@ -14,10 +14,10 @@ use crate::{instrumented, workload};
 use std::path::Path;
 use std::time::Duration;
 
-/// How long the others may go on: some tens of flushes.
+/// Time that the other processes run on: some tens of flushes.
 const MEANWHILE: Duration = Duration::from_millis(150);
 
-/// Those who work beside the one that stops.
+/// The processes that run beside the stopped one.
 pub struct Others {
     messenger: Process,
     follower: Process,
@@ -36,14 +36,14 @@ impl Others {
     }
 }
 
-/// Ends it all, after somebody was held, and looks what is left. Where that was before anything
-/// worked, there are no others.
+/// Kills all processes after one was held, and checks the store. If the hold came before any work
+/// was done, there are no other processes.
 ///
 /// # Errors
-/// What does not hold.
+/// The first violation.
 pub fn end(path: &Path, mut writer: Process, mut others: Option<Others>) -> Result<(), Finding> {
     std::thread::sleep(MEANWHILE);
-    // Some of them can't go on, which is no finding; but none may have met damage.
+    // Some of them may be blocked, which is no finding. None may have found damage.
     for process in std::iter::once(&mut writer).chain(others.iter_mut().flat_map(Others::all)) {
         process.refuse_finding()?;
         process.kill();
@@ -58,7 +58,7 @@ pub fn end(path: &Path, mut writer: Process, mut others: Option<Others>) -> Resu
         for name in ["victim", "before", "m"] {
             let (heard, there) = (follower.newest(&format!("F {name} ")), found.get(name).copied().unwrap_or(0));
             if there < heard {
-                let what = format!("{name}: the durable feed told of transaction {heard}, {there} is there");
+                let what = format!("{name}: the durable feed delivered transaction {heard}, {there} is there");
                 return Err(Finding::new(Kind::LostAcked, what));
             }
         }
@@ -67,7 +67,8 @@ pub fn end(path: &Path, mut writer: Process, mut others: Option<Others>) -> Resu
     oracle::verified(&store)
 }
 
-/// A version of a cell that was given never names another value, also if the value is lost.
+/// Checks that a cell's version, once returned, never identifies another value, even if the value
+/// is lost.
 fn no_version_twice(store: &untorn::Store, given: u64) -> Result<(), Finding> {
     let Some(cell) = store.find_cell("cell of victim").map_err(misbehaved("find_cell"))? else { return Ok(()) };
     let mut value = vec![0; cell.size()];
@@ -76,6 +77,7 @@ fn no_version_twice(store: &untorn::Store, given: u64) -> Result<(), Finding> {
     if next > given {
         return Ok(());
     }
-    let what = format!("version {given} of a cell was given, and after a loss version {next}: they name two values");
+    let what =
+        format!("version {given} of a cell was returned before a loss, version {next} after it: two values share it");
     Err(Finding::new(Kind::OrderViolation, what))
 }

@@ -1,5 +1,5 @@
-//! A consumer of the change feed: it must be told of every transaction of every writer, once, in
-//! order, also after it was killed and resumed.
+//! A consumer of the change feed. The feed must deliver each transaction of each writer once and in
+//! order, even after the consumer was killed and resumed.
 
 use crate::oracle::unsealed;
 use crate::outcome::{Finding, Kind};
@@ -10,10 +10,10 @@ use std::path::Path;
 use std::time::Duration;
 use untorn::{Error, Feed, TxnId};
 
-/// Follows the writers' marks until killed, from the beginning, as far as that is kept.
+/// Follows the writers' marks from the oldest retained change until the process is killed.
 ///
 /// # Errors
-/// What a check found.
+/// The first violation.
 pub fn follow(path: &Path, is_durable: bool) -> Result<(), Finding> {
     let store = open(path)?;
     let feed = if is_durable { Feed::Durable } else { Feed::Visible };
@@ -37,7 +37,7 @@ pub fn follow(path: &Path, is_durable: bool) -> Result<(), Finding> {
                     if is_durable {
                         say(format_args!("F {} {n}", String::from_utf8_lossy(change.key())));
                     }
-                    // Where much is written it never waits.
+                    // Under steady load the follower never waits, so it reports progress here.
                     if n.is_multiple_of(8) {
                         say("ok");
                     }

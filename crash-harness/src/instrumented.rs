@@ -1,5 +1,5 @@
-//! The build of the harness that has crash points and planted bugs: made by cargo, beside this one,
-//! when it is first needed.
+//! The build of the harness that has crash points and planted bugs. Cargo builds it beside this
+//! program on first use.
 //!
 //! `--cfg untorn_instrumented` compiles them in. No manifest can switch that on, and what is
 //! published does not contain them.
@@ -9,25 +9,25 @@ use crate::cargo::Build;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// The program whose processes can be killed at named points.
+/// Returns the program whose processes can be killed at named points.
 ///
 /// # Errors
-/// If it can't be built: what cargo says.
+/// If it can't be built. The error contains cargo's output.
 pub fn program() -> Result<&'static Path, String> {
     static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     PROGRAM.get_or_init(build).as_deref().map_err(Clone::clone)
 }
 
-/// This program, without crash points.
+/// Returns the path of this program.
 pub fn own() -> PathBuf {
     std::env::current_exe().unwrap_or_else(|_| "crash-harness".into())
 }
 
-/// The target directory of this build, in which others get directories of their own.
+/// Returns the target directory of this build. Other builds get directories in it.
 pub fn target() -> PathBuf {
     let own = own();
-    // A program lies in its profile's directory, a test one deeper; and the victims' profile in a
-    // directory of its own.
+    // A program is in the directory of its profile, a test is one level deeper. The instrumented
+    // build has its own directory above the profile.
     let profile_and_above = own.ancestors().skip(1).skip_while(|place| place.ends_with("deps"));
     let mut target_and_above = profile_and_above.skip(1).skip_while(|place| place.ends_with("crash-instrumented"));
     target_and_above.next().map_or_else(|| "target".into(), Path::to_path_buf)
@@ -38,9 +38,9 @@ fn build() -> Result<PathBuf, String> {
         return Ok(own());
     }
     eprintln!("building the instrumented harness, with crash points");
-    // Beside this build, so that neither makes the other anew.
+    // A separate target directory keeps the two builds from invalidating each other.
     let which = ["-p", "crash-harness", "--bin", "crash-harness"];
     let built = cargo::programs(Build::Instrumented, &which, &target().join("crash-instrumented"), &target());
     let built = built.map_err(|error| format!("building the instrumented harness: {error}"))?;
-    built.into_iter().next().ok_or_else(|| "cargo does not name the victims' executable".into())
+    built.into_iter().next().ok_or_else(|| "cargo names no executable of the instrumented harness".into())
 }

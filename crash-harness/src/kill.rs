@@ -1,9 +1,11 @@
-//! Deaths: at each named point in turn, of whoever comes by and of its successor too, at random
-//! instants under load, of several at once, and stops in the middle.
+//! Process deaths: at each named point in turn, of the process that reaches it and of its
+//! successor, at random instants under load, and of several processes at once. Processes are also
+//! stopped and continued.
 //!
-//! After each death others must go on within a stated time, with nobody's help, and see all that
-//! was acknowledged. Then everybody dies, which must lose nothing that was visible; then the kernel
-//! (`control` is gone), which must lose nothing durable.
+//! After each death the other processes must make progress within a fixed time, without
+//! intervention, and find everything that was acknowledged. Then all processes die, which must lose
+//! nothing visible. Then a kernel crash is simulated (`control` is removed), which must lose
+//! nothing durable.
 
 mod random;
 
@@ -17,7 +19,7 @@ use rustix::process::Signal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// What `--only` calls one death at each point, whatever the limit.
+/// The value of `--only` that tries one death at each point, whatever the limit.
 pub const EVERY_POINT: &str = "every point";
 
 /// Runs the suite.
@@ -37,40 +39,40 @@ pub fn run(context: &Context) -> Outcome {
 
 // ---- at named points
 
-/// In which state the victim finds the store.
+/// The state of the store when the doomed process starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Start {
     Empty,
     Used,
-    /// Used, and then everybody died, and the kernel.
+    /// Used; then all processes died and the kernel crashed.
     Crashed,
 }
 
-/// How a process is brought to a point: the orders, the store, and after how many rounds the victim
-/// leaves.
+/// Returns how a process gets to a point: the value of `UNTORN_CRASH`, the state of the store, and
+/// the number of rounds after which the process leaves.
 fn way_to(point: &str, action: &str, path: &Path) -> (String, Start, &'static str) {
     let act = match action {
-        // Before an end only the thread that comes by is held: others of its process may
-        // acknowledge what they must not.
+        // Before an end only the thread that reaches the point is held. Other threads of its
+        // process could acknowledge too early.
         "end" => format!("hold={}", path.with_extension("gate").display()),
         "twice" => "kill".to_string(),
         action => action.to_string(),
     };
     let at = |passage: u32| format!("{point}@{passage}:{act}");
     match point {
-        // Not those of the logger's recovery: there must be something to lose. And the follower
-        // must be there already.
+        // Skips the passages of the logger's recovery, because there must be something to lose, and
+        // the follower must have started.
         _ if action == "end" && point.starts_with("flush.") && point != "flush.failed" => (at(150), Start::Used, ""),
         _ if action == "end" && point.starts_with("sample.") => (at(12), Start::Used, ""),
         _ if action == "end" && point.starts_with("header.") => (at(3), Start::Used, ""),
         "flush.failed" => (format!("wal.sync@3:fail,{}", at(1)), Start::Used, ""),
         "logger.unneeded" | "logger.leaving" | "logger.byte_dropped" => (at(1), Start::Used, "1"),
-        // Seldom passed, or once in a life.
+        // Points that are reached rarely, or once in a life.
         "grow.before_zeros" | "readers.chunk_claimed" => (at(1), Start::Empty, ""),
         "cell.resolved" => (format!("cell.dropped@2:kill,{}", at(1)), Start::Used, ""),
         "logger.byte_taken" | "logger.ready" | "client.entered" => (at(1), Start::Used, ""),
-        // The logger also commits, for recovery and for samples. Its own deaths there are those of
-        // "twice".
+        // The logger also commits, for recovery and for samples. Its deaths at these points are
+        // tried by "twice".
         _ if point.starts_with("commit.") => (at(9), Start::Used, ""),
         _ if point.starts_with("create.") => (at(1), Start::Empty, ""),
         _ if point.starts_with("recover.") || point.starts_with("replay.") => (at(1), Start::Crashed, ""),
@@ -111,8 +113,8 @@ fn at_points(context: &Context, outcome: &mut Outcome, program: &Path) {
     outcome.coverage.push(coverage);
 }
 
-/// A process dies at a point, or its successor as well, or it is stopped there for a while; all
-/// that must hold then, and after the deaths of all.
+/// A process dies at a point, or its successor does as well, or it is stopped there for a while.
+/// Then checks everything that must hold, also after the deaths of all processes.
 fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mut Outcome) -> Result<(), Finding> {
     let (orders, start, rounds) = way_to(point, action, path);
     prepare(path, start)?;
@@ -131,15 +133,16 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
     let begun = Instant::now();
     let mut others = None;
     while !mark.exists() {
-        // A check of its own may fail before it comes there.
+        // The process may find a violation before it reaches the point.
         doomed.refuse_finding()?;
-        // Once the victim works the logger is its own, and not one without crash points that
-        // somebody else started. Where it is to be left alone with its logger, nobody else comes.
+        // Once the process has written, the logger is its own and has crash points. If the process
+        // must be alone with its logger, no other process is started.
         if action == "end" && rounds.is_empty() && others.is_none() && doomed.newest("S ") > 0 {
             others = Some(crate::end::Others::start(path));
         }
-        // The next one is to come by the same point. Of a dead logger, that is the next logger of
-        // the same writer; of one that must be left alone, that of the next writer.
+        // The next process must reach the same point. After the death of a logger that is the next
+        // logger of the same writer. If the logger had to be left alone, it is that of the next
+        // writer.
         let is_next = rounds.is_empty() || (first.exists() && acknowledged.is_empty());
         if action == "twice" && is_next && !doomed.is_running() {
             doomed.kill();
@@ -179,12 +182,12 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
     other.refuse_finding()?;
     acknowledged.push(("other".to_string(), Acknowledged::by(&other)));
     let store = kept(&acknowledged, false)?;
-    // The victim may have died between a publication and its acknowledgement. What a reader saw
+    // The process may have died between a publication and its acknowledgement. What a reader saw
     // before a sync is durable all the same. Cells become durable with the next sample, not here.
     let seen = oracle::made_durable(&store)?;
     acknowledged.extend(seen.into_iter().map(|(name, acknowledged)| (name, Acknowledged { cell: 0, ..acknowledged })));
-    // However often one was begun. After one death none is asked for, since it would hide from
-    // recovery what the log lacks.
+    // A checkpoint must succeed after any number of interrupted ones. After one death none is
+    // requested, since it would hide from recovery what the log lacks.
     if action == "twice" {
         store.checkpoint().map_err(workload::misbehaved("checkpoint"))?;
     }
@@ -197,11 +200,11 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
     oracle::counters_not_ahead(&kept(&acknowledged, true)?)
 }
 
-/// Somebody is stopped in the middle of something: readers go on; and when it is continued, so does
-/// everybody else.
+/// A process is stopped in the middle of an operation. Readers must continue. When the process is
+/// continued, all other processes must, too.
 fn while_stopped(path: &Path, stopped: &mut Process) -> Result<(), Finding> {
-    // A logger that is stopped while it recovers, or a client while it opens, keeps others from
-    // opening: they wait.
+    // If the stopped process is a logger in recovery or a client that opens the store, other
+    // processes wait to open it.
     let mut reader = Process::start(&instrumented::own(), "reader", path, &[], &[]);
     let is_reading = reader.wait_for("ok", 1, Duration::from_millis(300));
     if let Ok(()) = is_reading {
@@ -209,12 +212,12 @@ fn while_stopped(path: &Path, stopped: &mut Process) -> Result<(), Finding> {
         reader.wait_for("ok", seen + 3, HANGS)?;
     }
     reader.refuse_finding()?;
-    // Whoever it is: the victim, or a logger that it started.
+    // The stopped process is the writer or a logger that it started.
     stopped.signal(Signal::CONT);
     signal_loggers(path, Signal::CONT);
     let mut other = Process::start(&instrumented::own(), "writer", path, &["other"], &[]);
     other.wait_for("C", 1, HANGS)?;
-    // Also a reader that had to wait, and one that did not.
+    // This covers a reader that had to wait and one that did not.
     reader.wait_for("ok", reader.lines_count() + 1, HANGS)?;
     stopped.refuse_finding()?;
     other.refuse_finding()?;
@@ -235,10 +238,10 @@ fn prepare(path: &Path, start: Start) -> Result<(), Finding> {
     let mut before = Process::start(&instrumented::own(), "writer", path, &["before", "4"], &[]);
     if !before.wait() {
         before.refuse_finding()?;
-        return Err(Finding::new(Kind::Misbehaved, "the writer before failed"));
+        return Err(Finding::new(Kind::Misbehaved, "the writer that fills the store failed"));
     }
     if start == Start::Crashed {
-        // Something to replay, whenever the last checkpoint was.
+        // Ensures that there is something to replay, whenever the last checkpoint was.
         let store = workload::open(path)?;
         store.checkpoint().map_err(workload::misbehaved("checkpoint"))?;
         let late = workload::Writer::open(store, "late").map_err(workload::misbehaved("opening"))?;
@@ -246,7 +249,7 @@ fn prepare(path: &Path, start: Start) -> Result<(), Finding> {
             late.commit(n, untorn::Durability::Durable).map_err(workload::misbehaved("commit"))?;
         }
     }
-    // The victim's logger is to be one with crash points.
+    // The next logger must be one with crash points.
     kill_loggers(path);
     if start == Start::Crashed {
         crash_kernel(path);

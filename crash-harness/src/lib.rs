@@ -1,22 +1,23 @@
-//! The crash harness of untorn: it kills, steps, cuts and breaks, and checks what is left.
+//! The crash harness of untorn. It kills processes, single-steps them, cuts the power, injects I/O
+//! faults, and checks the remaining store.
 //!
 //! | module | its one job |
 //! |---|---|
-//! | [`suites`] | which suites there are |
-//! | [`limits`] | the one limit that means "it hangs" |
-//! | [`context`], [`scratch`], [`outcome`], [`report`] | what a suite works with, what it finds, how that is shown |
+//! | [`suites`] | the list of suites |
+//! | [`limits`] | the timeout after which a process counts as hanging |
+//! | [`context`], [`scratch`], [`outcome`], [`report`] | the context of a suite, its results, and their presentation |
 //! | [`role`], [`process`], [`instrumented`], [`cargo`] | the processes that are killed, and the build of them that has crash points |
-//! | [`workload`], [`messenger`], [`follower`], [`oracle`] | what they do, and what must hold afterwards |
-//! | [`kill`], [`end`], [`scenarios`] | deaths at named points and at random instants, everybody's at once, and in arranged scenarios |
-//! | [`faults`] | calls that fail, full disks, damaged bytes, strangers |
+//! | [`workload`], [`messenger`], [`follower`], [`oracle`] | what the processes do, and what must hold afterwards |
+//! | [`kill`], [`end`], [`scenarios`] | deaths at named points and at random instants, of all processes at once, and in arranged scenarios |
+//! | [`faults`] | failing calls, full disks, damaged bytes, hostile peers |
 //! | [`inject`] | faults of single system calls, of any program |
-//! | [`controls`] | whether the suites find bugs that are planted |
-//! | [`step`] | every instruction of an update |
-//! | [`power`] | the power goes, with any part of what was not synced on the disk |
-//! | [`recorder`] | a file system that knows every state that a power cut could leave |
-//! | [`history`] | what clients were told, judged by a checker of linearizability |
-//! | [`tradeoff`] | what a sync less costs in lost records, and one more in latency |
-//! | [`store_under_test`] | any other store in the place of this one |
+//! | [`controls`] | checks that the suites find planted bugs |
+//! | [`step`] | kills at every instruction of an update |
+//! | [`power`] | power cuts, with any part of the unsynced data on the disk |
+//! | [`recorder`] | a file system that records every state that a power cut could leave |
+//! | [`history`] | the answers that clients receive, checked for linearizability |
+//! | [`tradeoff`] | the cost of fewer syncs in lost records, and of more syncs in latency |
+//! | [`store_under_test`] | the same tests for any other store |
 
 pub mod cargo;
 pub mod context;

@@ -1,8 +1,8 @@
 //! The command line of the harness: which suites run, for how long, and where their reports go.
 //!
-//! Exit code 0: nothing was violated (of `controls`: every planted bug was caught); 1: something
-//! was; 2: usage; 3: the harness itself could not go on; 130: Ctrl-C ended it, after it has told
-//! what it had found by then.
+//! Exit codes: 0 if nothing was violated (for `controls`: every planted bug was caught), 1 if
+//! something was, 2 for a usage error, 3 if the harness itself failed, 130 if Ctrl-C ended it.
+//! After Ctrl-C it reports its findings so far.
 
 use clap::Parser;
 use clap::builder::{PossibleValue, PossibleValuesParser};
@@ -11,52 +11,53 @@ use crash_harness::{context, context::Context, context::Limit, instrumented, rep
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Kills untorn's processes at every instruction, cuts the power, breaks the disk, and checks what
-/// is left.
+/// Kills untorn's processes at every instruction, cuts the power, injects I/O faults, and checks
+/// the remaining store.
 #[derive(Parser)]
 #[command(version, about)]
 struct Arguments {
-    /// Which suite to run.
+    /// The suite to run.
     #[arg(value_parser = suite_names())]
     suite: String,
-    /// What random choices follow; a new one unless given.
+    /// Seed of the random choices [default: a new one].
     #[arg(long)]
     seed: Option<u64>,
-    /// About how long to run, in seconds; 600 for `all`, 120 for `tradeoff`, 60 for another suite.
+    /// Approximate run time in seconds [default: 600 for `all`, 120 for `tradeoff`, 60 for another
+    /// suite].
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: Option<u64>,
-    /// How many states or kill points to check, instead of a time.
+    /// Number of states or kill points to check, instead of a time.
     #[arg(long, conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
     states: Option<u64>,
-    /// Only this one: the point, the call, the variant that a violation's replay line names.
+    /// Run only this item: the point, call or variant that a violation's replay line names.
     #[arg(long)]
     only: Option<String>,
-    /// Advice of `tradeoff` for so many records that a crash may take.
+    /// Make `tradeoff` advise for a crash that may lose at most N records.
     #[arg(long, value_name = "N")]
     at_most_records: Option<u64>,
-    /// Advice of `tradeoff` for what was acknowledged in the last so many milliseconds before a
-    /// crash.
+    /// Make `tradeoff` advise for a crash that may lose what was acknowledged in the last MS
+    /// milliseconds.
     #[arg(long, value_name = "MS")]
     at_most_ms: Option<f64>,
-    /// Ends a suite with its first violation: what `controls` asks for.
+    /// End a suite at its first violation, as `controls` does.
     #[arg(long, hide = true)]
     until_first: bool,
-    /// Writes the outcome as JSON, one object a line; `-` is the standard output.
+    /// Write the outcome as JSON to this file, one object a line; `-` is the standard output.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Writes a report for people to this directory.
+    /// Write an HTML report to this directory.
     #[arg(long)]
     report: Option<PathBuf>,
 }
 
-/// The names of the suites, and `all`.
+/// Returns the names of the suites, and `all`.
 fn suite_names() -> PossibleValuesParser {
     let names = suites::ALL.iter().map(|suite| PossibleValue::new(suite.name).help(suite.about));
     names.chain([PossibleValue::new("all").help("All suites, within the time")]).into()
 }
 
 fn main() -> ExitCode {
-    // What the harness starts itself as: the processes that it kills.
+    // The harness starts itself as the processes that it kills.
     if let Some(role) = role::Role::of_this_process() {
         return role.play();
     }
@@ -79,21 +80,21 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         (Some(states), _) => Limit::States(states),
         (None, Some(seconds)) => Limit::Seconds(seconds),
         (None, None) if suites.len() > 1 => Limit::Seconds(600),
-        // At one sync a second less says nothing.
+        // At one sync a second, a shorter run is not meaningful.
         (None, None) => Limit::Seconds(if arguments.suite == "tradeoff" { 120 } else { 60 }),
     };
     if let (true, Some(only)) = (suites.len() > 1, &arguments.only) {
-        return Err(format!("--only {only:?} is of one suite: name that in place of `all`"));
+        return Err(format!("--only {only:?} needs the name of a suite instead of `all`"));
     }
     let seed = arguments.seed.unwrap_or_else(rand::random::<u64>);
-    // What has to be built first takes nobody's time.
+    // Builds the instrumented program before the time starts.
     if suites.iter().any(suites::Suite::needs_victims) {
         let _ = instrumented::program();
     }
     context::end_at_interrupt().map_err(|error| format!("handling Ctrl-C: {error}"))?;
     let mut outcomes = Vec::new();
     for (index, suite) in suites.iter().enumerate() {
-        // What one suite leaves of its time, the later ones get.
+        // Later suites get the time that a suite leaves unused.
         let share =
             limit.share(outcomes.iter().map(|o: &crash_harness::outcome::Outcome| o.seconds).sum(), &suites[index..]);
         let mut context = Context::new(suite.name, seed, share, arguments.only.clone())?;
@@ -104,7 +105,7 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         let mut outcome = (suite.run)(&context);
         context.finish();
         if context::is_interrupted() {
-            outcome.uncovered.push("whatever was to come: it was interrupted".into());
+            outcome.uncovered.push("the rest: interrupted".into());
         }
         outcomes.push(outcome);
         if context::is_interrupted() {
@@ -112,29 +113,29 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         }
     }
     let table = report::table::text(&outcomes);
-    // The standard output is for one thing.
+    // The standard output contains either JSON or the table.
     if arguments.json.as_deref() == Some(Path::new("-")) {
         eprint!("{table}");
     } else {
         print!("{table}");
     }
-    // After the table: what can't be written somewhere has been seen all the same.
+    // After the table, so that an error in writing does not hide the results.
     report::json::write(&outcomes, arguments.json.as_deref())?;
     if let Some(directory) = &arguments.report {
         report::html::write(&outcomes, directory)?;
     }
     let skipped = outcomes.iter().any(|outcome| !outcome.skipped.is_empty());
     if skipped && std::env::var_os("CI").is_some() {
-        return Err("something was skipped, and the variable CI says that nothing may be".into());
+        return Err("something was skipped, which the variable CI forbids".into());
     }
-    // What fails before its first state is complete has been tried.
+    // A failure before the first complete state counts as a try.
     let is_idle = |outcome: &&crash_harness::outcome::Outcome| {
         outcome.states == 0 && outcome.skipped.is_empty() && outcome.violations.is_empty()
     };
     let idle = outcomes.iter().find(is_idle).filter(|_| !context::is_interrupted());
     if let Some(idle) = idle {
         let why = arguments.only.as_ref().map_or("the time did not suffice".into(), |only| {
-            format!("it has nothing named {only:?}, or that did not come about")
+            format!("no item is named {only:?}, or it did not occur")
         });
         return Err(format!("{}: nothing was tried: {why}", idle.suite));
     }

@@ -1,5 +1,5 @@
-//! A writer that sends messages: it maps nothing, and must get along with loggers that die while it
-//! waits for their answers.
+//! A message-passing writer. It maps nothing and must cope with loggers that die while it waits for
+//! their answers.
 
 use crate::limits::HANGS;
 use crate::oracle::{self, unsealed};
@@ -14,7 +14,7 @@ use untorn::{Batch, Client, CommitOutcome, Durability, Error};
 /// fsync.
 ///
 /// # Errors
-/// What a check found.
+/// The first violation.
 pub fn write(path: &Path, name: &str) -> Result<(), Finding> {
     let client = connect(path)?;
     let mut n = last(&client, name)?;
@@ -28,7 +28,7 @@ pub fn write(path: &Path, name: &str) -> Result<(), Finding> {
         batch.delete("data", &oracle::key(name, n + KEYS / 2)).put("marks", name.as_bytes(), &sealed(n, 30));
         match commit(&client, &batch, durability)? {
             Answer::Committed => say(format_args!("{} {n}", if durable { "D" } else { "V" })),
-            // It has happened or it has not: nothing in between, and not twice.
+            // The commit has happened completely or not at all, and not twice.
             Answer::InDoubt => {
                 let found = last(&client, name)?;
                 if found != n && found != n - 1 {
@@ -63,7 +63,7 @@ fn commit(client: &Client, batch: &Batch, durability: Durability) -> Result<Answ
     }
 }
 
-/// Connects as soon as somebody is there.
+/// Connects as soon as a server accepts.
 pub(crate) fn connect(path: &Path) -> Result<Client, Finding> {
     let start = Instant::now();
     loop {

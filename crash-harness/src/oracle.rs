@@ -1,15 +1,15 @@
-//! What must hold of a store, whatever happened to the processes that used it.
+//! Checks that must hold of a store after any failure of the processes that used it.
 
 use crate::outcome::{Finding, Kind};
 use crate::workload::{CELL, KEYS, misbehaved, sealed};
 use std::collections::BTreeMap;
 use untorn::{Durability, Keyspace, Snapshot, Store, Version};
 
-/// Accounts between which amounts are moved, and what each begins with.
+/// Number of accounts between which amounts are moved, and the initial balance of each.
 pub const ACCOUNTS: u64 = 32;
 const EACH: u64 = 1000;
 
-/// The number of a value, which must be whole.
+/// Returns the number that a value encodes, and checks that the value is whole.
 ///
 /// # Errors
 /// A torn read.
@@ -19,17 +19,17 @@ pub fn unsealed(bytes: &[u8]) -> Result<u64, Finding> {
     if sealed(number, bytes.len()) == bytes { Ok(number) } else { Err(torn()) }
 }
 
-/// The key of a writer's n-th transaction.
+/// Returns the key of a writer's n-th transaction.
 pub fn key(name: &str, n: u64) -> Vec<u8> {
     format!("{name}/{:03}", n % KEYS).into_bytes()
 }
 
-/// Checks one snapshot: each value whole, each writer's transaction there in both keyspaces or in
-/// neither, the keys that its last transactions left, the sum of the accounts. The last number of
-/// each writer.
+/// Checks one snapshot: each value is whole, each writer's transaction is in both keyspaces or in
+/// neither, the keys are those that its last transactions left, and the accounts have the right
+/// sum. Returns the last number of each writer.
 ///
 /// # Errors
-/// What does not hold.
+/// The first violation.
 pub fn check(snapshot: &Snapshot) -> Result<BTreeMap<String, u64>, Finding> {
     let find = |name: &str| snapshot.find_keyspace(name).map_err(misbehaved("find_keyspace"));
     if let Some(accounts) = find("accounts")? {
@@ -70,7 +70,8 @@ fn check_writer(snapshot: &Snapshot, data: &Keyspace, name: &str, n: u64) -> Res
     if found == expected { Ok(()) } else { Err(half(format!("after {n} its keys are {found:?}"))) }
 }
 
-/// The large transactions of a writer: the last one whole, or what the next transaction left of it.
+/// Checks the large transactions of a writer: the last one must be whole, except for keys that the
+/// next transaction has overwritten.
 fn check_large(snapshot: &Snapshot, extra: &Keyspace, name: &str, n: u64) -> Result<(), Finding> {
     let mut rounds = BTreeMap::<u64, u64>::new();
     for entry in snapshot.range(extra, ..).map_err(misbehaved("range"))? {
@@ -89,8 +90,8 @@ fn check_large(snapshot: &Snapshot, extra: &Keyspace, name: &str, n: u64) -> Res
     Err(Finding::new(Kind::HalfApplied, what))
 }
 
-/// A writer's cell: its version, and the number of its value, 0 if nothing was stored yet. `None`
-/// if there is no such cell.
+/// Returns the version of a writer's cell and the number of its value, 0 if nothing was stored yet.
+/// Returns `None` if the cell does not exist.
 fn load_cell(store: &Store, name: &str) -> Result<Option<(Version, u64)>, Finding> {
     let cell = store.find_cell(&format!("cell of {name}")).map_err(misbehaved("find_cell"))?;
     let Some(cell) = cell else { return Ok(None) };
@@ -99,7 +100,7 @@ fn load_cell(store: &Store, name: &str) -> Result<Option<(Version, u64)>, Findin
     Ok(Some((version, if bytes == [0; CELL] { 0 } else { unsealed(&bytes)? })))
 }
 
-/// What a writer's cell and counter hold.
+/// Returns the values of a writer's cell and counter.
 ///
 /// # Errors
 /// A torn read, or an error of the store.
@@ -109,10 +110,11 @@ pub fn cells_of(store: &Store, name: &str) -> Result<(u64, u64), Finding> {
     Ok((value, count.get().map_err(misbehaved("get of a counter"))?))
 }
 
-/// All cells of writers: whole, and no version older than at the last look.
+/// Checks all cells of writers: each is whole, and its version is not older than in the previous
+/// check.
 ///
 /// # Errors
-/// What does not hold.
+/// The first violation.
 pub fn check_cell_order(store: &Store, seen: &mut BTreeMap<String, (Version, u64)>) -> Result<(), Finding> {
     let snapshot = store.snapshot().map_err(misbehaved("snapshot"))?;
     let Some(marks) = snapshot.find_keyspace("marks").map_err(misbehaved("find_keyspace"))? else { return Ok(()) };
@@ -128,11 +130,11 @@ pub fn check_cell_order(store: &Store, seen: &mut BTreeMap<String, (Version, u64
     Ok(())
 }
 
-/// What a snapshot holds: of each keyspace the sum of its entries. Nothing is left out but the
-/// samples of cells, which follow the cells in their own time.
+/// Returns the content of a snapshot: for each keyspace a hash of its entries. It omits only the
+/// samples of cells, which the logger takes at its own intervals.
 ///
 /// # Errors
-/// What can't be read.
+/// An error of the store.
 pub fn contents(snapshot: &Snapshot) -> Result<BTreeMap<String, u64>, Finding> {
     let mut contents = BTreeMap::new();
     for name in snapshot.keyspaces().map_err(misbehaved("keyspaces"))? {
@@ -151,14 +153,15 @@ pub fn contents(snapshot: &Snapshot) -> Result<BTreeMap<String, u64>, Finding> {
     Ok(contents)
 }
 
-/// A sum of bytes that goes on from another one.
+/// Extends a hash by some bytes.
 pub fn hash(sum: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(sum ^ 0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
-/// No counter is ahead, once all writers are dead: a writer adds one after each commit, so that
-/// none was made twice. That none is missing which was told, [`kept`] looks at: so counters are
-/// exact, but for the one addition on whose way the writer died.
+/// Checks that no counter is ahead after all writers are dead. A writer adds one after each commit,
+/// so a counter that is ahead shows that an addition was made twice. [`kept`] checks that no
+/// acknowledged addition is missing. Together they show that counters are exact, except for one
+/// addition that was in progress when the writer died.
 ///
 /// # Errors
 /// A counter that is ahead.
@@ -167,68 +170,68 @@ pub fn counters_not_ahead(store: &Store) -> Result<(), Finding> {
     for (name, n) in found {
         let count = cells_of(store, &name)?.1;
         if count > n {
-            let what = format!("{name}: {n} transactions, and its counter says {count}");
+            let what = format!("{name}: {n} transactions, and its counter is {count}");
             return Err(Finding::new(Kind::OrderViolation, what));
         }
     }
     Ok(())
 }
 
-/// Everything that `verify` walks is in order: nothing damaged, no page lost or used twice.
+/// Checks that `verify` finds neither damage nor a page that is lost or used twice.
 ///
 /// # Errors
-/// What it found.
+/// The problems that it found.
 pub fn verified(store: &Store) -> Result<(), Finding> {
     let report = store.verify().map_err(misbehaved("verify"))?;
     if report.is_clean() { Ok(()) } else { Err(Finding::new(Kind::Damaged, format!("verify: {:?}", report.problems))) }
 }
 
-/// What a writer was told.
+/// The acknowledgements that a writer received.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Acknowledged {
-    /// The newest transaction that it was told to be visible, and durable.
+    /// The newest transaction that was acknowledged as visible.
     pub visible: u64,
-    /// See there.
+    /// The newest transaction that was acknowledged as durable.
     pub durable: u64,
-    /// The newest value of its cell that it was told to be durable.
+    /// The newest value of its cell that was acknowledged as durable.
     pub cell: u64,
-    /// It has no cell: it sends messages.
+    /// Whether the writer is a message-passing client, which has no cell.
     pub is_messenger: bool,
 }
 
 impl Acknowledged {
-    /// What a process has said so far.
+    /// Returns the acknowledgements that a process has printed so far.
     pub fn by(process: &crate::process::Process) -> Acknowledged {
         let durable = process.newest("D ");
         let cell = process.newest("C ");
         Acknowledged { visible: process.newest("V ").max(durable), durable, cell, is_messenger: false }
     }
 
-    /// What a process that sends messages has said so far.
+    /// As [`Acknowledged::by`], for a message-passing client.
     pub fn by_messenger(process: &crate::process::Process) -> Acknowledged {
         Acknowledged { is_messenger: true, ..Acknowledged::by(process) }
     }
 }
 
-/// What those whose transactions were found are told by that: it is durable, but for cells and
-/// counters that are behind.
+/// Returns what the found transactions imply for later checks. They are durable. Their cells and
+/// counters may be behind.
 ///
 /// # Errors
-/// What can't be read.
+/// An error of the store.
 fn acknowledged_by(store: &Store, found: &BTreeMap<String, u64>) -> Result<Vec<(String, Acknowledged)>, Finding> {
     let mut all = Vec::new();
     for (name, n) in found {
-        // Whoever has no cell sends messages.
+        // A message-passing writer has no cell.
         let is_messenger = name.starts_with('m');
         let (cell, count) = cells_of(store, name)?;
-        // The counter of a writer that died between its commit and its addition is behind.
+        // If a writer died between its commit and its addition, its counter is behind.
         let visible = if is_messenger { *n } else { (*n).min(cell).min(count) };
         all.push((name.clone(), Acknowledged { visible, durable: *n, cell, is_messenger }));
     }
     Ok(all)
 }
 
-/// Checks what is visible, makes it durable with a sync, and returns it as what writers were told.
+/// Checks what is visible, makes it durable with a sync, and returns it as acknowledged.
 ///
 /// # Errors
 /// Those of [`check`] and of the store.
@@ -238,11 +241,11 @@ pub fn made_durable(store: &Store) -> Result<Vec<(String, Acknowledged)>, Findin
     acknowledged_by(store, &check(&snapshot)?)
 }
 
-/// Whether all that writers were told is there: after mere deaths all that was visible, after a
-/// power cut all that was durable.
+/// Checks that everything acknowledged is there. After mere process deaths that is everything
+/// visible, after a power cut everything durable.
 ///
 /// # Errors
-/// What is lost, or any other check of the store that fails.
+/// The lost change, or any other violation.
 pub fn kept<'t>(
     store: &Store,
     acknowledged: impl IntoIterator<Item = (&'t str, Acknowledged)>,
@@ -260,26 +263,26 @@ pub fn kept<'t>(
         };
         let lost = |what: String| Err(Finding::new(Kind::LostAcked, format!("{name}: {what}")));
         if there < least {
-            return lost(format!("told {acknowledged:?}, transaction {there} is there"));
+            return lost(format!("acknowledged {acknowledged:?}, transaction {there} is there"));
         }
         if acknowledged.is_messenger {
             continue;
         }
         if cell < cell_least {
-            return lost(format!("told {acknowledged:?}, its cell holds {cell}"));
+            return lost(format!("acknowledged {acknowledged:?}, its cell holds {cell}"));
         }
         if !after_power_cut && count < least {
-            return lost(format!("told {acknowledged:?}, its counter says {count}"));
+            return lost(format!("acknowledged {acknowledged:?}, its counter is {count}"));
         }
     }
     Ok(())
 }
 
-/// Accounts whose sum never changes.
+/// Accounts whose sum is constant.
 pub struct Accounts(Keyspace);
 
 impl Accounts {
-    /// Opens them; whoever comes first fills them.
+    /// Opens the accounts. The first process fills them.
     ///
     /// # Errors
     /// Those of the store.
@@ -295,7 +298,7 @@ impl Accounts {
         Ok(Accounts(accounts))
     }
 
-    /// Moves an amount, as far as there is one.
+    /// Moves an amount, at most the balance.
     ///
     /// # Errors
     /// Those of the store.

@@ -1,4 +1,4 @@
-//! What a suite found: the numbers that programs read, and what people want to see of it.
+//! The result of a suite: its figures for programs and its findings for people.
 
 use crate::context::Context;
 use crate::tradeoff::advice::Advice;
@@ -8,60 +8,60 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What can be violated.
+/// The kinds of violations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// A value, or a cell, that is part old and part new.
+    /// A value or a cell that is part old and part new.
     TornRead,
-    /// Something that was acknowledged is not there.
+    /// An acknowledged change that is missing.
     LostAcked,
-    /// Part of a transaction.
+    /// A part of a transaction.
     HalfApplied,
-    /// A later change without an earlier one, a snapshot that changed, a version that names two
-    /// values.
+    /// A later change without an earlier one, a snapshot that changed, or a version that identifies
+    /// two values.
     OrderViolation,
-    /// Somebody was held up for longer than the stated bound.
+    /// A process was blocked for longer than the limit.
     BlockedReader,
-    /// A panic, a signal that nobody sent, a call that answered what it must not.
+    /// A panic, an unexpected signal, or a wrong result of a call.
     Misbehaved,
-    /// `verify` found damage, or a page that nobody can use again.
+    /// `verify` found damage, or a page that can never be used again.
     Damaged,
 }
 
-/// A check that failed.
+/// A failed check.
 #[derive(Clone, Debug)]
 pub struct Finding {
-    /// What was violated.
+    /// The kind of the violation.
     pub kind: Kind,
-    /// In which way, in words.
+    /// Description of the violation.
     pub what: String,
 }
 
 impl Finding {
-    /// A finding.
+    /// Creates a finding.
     pub fn new(kind: Kind, what: impl Into<String>) -> Finding {
         Finding { kind, what: what.into() }
     }
 }
 
-/// A violation, and the command that shows it again.
+/// A violation, and the command that repeats it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Violation {
-    /// What was violated.
+    /// The kind of the violation.
     pub kind: Kind,
-    /// In which way, and where.
+    /// Description and place of the violation.
     pub what: String,
-    /// One command line.
+    /// A command line that repeats it.
     pub replay: String,
 }
 
-/// Something that could not be tried, and why.
+/// An item that could not be tried.
 #[derive(Clone, Debug, Serialize)]
 pub struct Skipped {
-    /// What.
+    /// The item.
     pub what: String,
-    /// Why.
+    /// The reason.
     pub why: String,
 }
 
@@ -70,35 +70,35 @@ pub struct Skipped {
 pub struct Variant {
     /// The bug's name.
     pub name: String,
-    /// Whether the suite that is meant for it found it.
+    /// Whether its check found it.
     pub caught: bool,
-    /// That suite.
+    /// The suite of that check.
     pub suite: String,
-    /// How many states were checked until then.
+    /// Number of states that were checked until then.
     pub states: u64,
 }
 
-/// How often something was hit: the cells of a coverage map.
+/// Hit counts: the cells of a coverage map.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Coverage {
-    /// What the cells are: crash points, instructions, calls.
+    /// The kind of the cells: crash points, instructions, calls.
     pub of: String,
-    /// How often each was hit, by name, in the order in which they are drawn.
+    /// The count of each cell by name, in the order of drawing.
     pub hits: Vec<(String, u64)>,
 }
 
-/// What one suite found.
+/// The result of one suite.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Outcome {
     /// The suite's name.
     pub suite: String,
-    /// Which store it tried, in which version and with which settings, if that is not untorn as it
-    /// comes.
+    /// The store under test with its version and settings, if it is not untorn with default
+    /// settings.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub about: String,
-    /// What its random choices followed.
+    /// Seed of its random choices.
     pub seed: u64,
-    /// How long it took.
+    /// Run time in seconds.
     pub seconds: f64,
     /// Distinct crash states or kill points that were checked.
     pub states: u64,
@@ -106,43 +106,43 @@ pub struct Outcome {
     pub kills: u64,
     /// Values that were part old and part new.
     pub torn_reads: u64,
-    /// Acknowledged changes that were not there.
+    /// Acknowledged changes that were missing.
     pub lost_acked: u64,
-    /// Transactions that were there in part.
+    /// Transactions that were partly applied.
     pub half_applied: u64,
     /// Changes out of order.
     pub order_violations: u64,
-    /// Waits beyond the stated bound.
+    /// Waits beyond the limit.
     pub blocked_readers: u64,
-    /// All violations, of these kinds and others.
+    /// All violations, including those of other kinds.
     pub violations: Vec<Violation>,
-    /// What could not be tried.
+    /// Items that could not be tried.
     pub skipped: Vec<Skipped>,
-    /// What the time did not suffice for, or what is not covered at all.
+    /// Items for which the time did not suffice, and items that are never covered.
     pub uncovered: Vec<String>,
-    /// What was seen, breaks no promise, and is worth knowing.
+    /// Observations that break no promise.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
-    /// Planted bugs, of the suite that has them.
+    /// Planted bugs, in the suite `controls`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub variants: Vec<Variant>,
-    /// Loss, latency and throughput by setting, of the suite that compares them.
+    /// Loss, latency and throughput by setting, in the suite `tradeoff`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rows: Vec<Row>,
-    /// Which of these to use.
+    /// The recommended settings.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub advice: Vec<Advice>,
-    /// What was hit how often.
+    /// Coverage maps.
     pub coverage: Vec<Coverage>,
     /// Further figures, by name.
     pub figures: BTreeMap<String, f64>,
-    /// Tells the context of the first violation.
+    /// Informs the context of the first violation.
     #[serde(skip)]
     is_violated: Arc<AtomicBool>,
 }
 
 impl Outcome {
-    /// One without findings yet.
+    /// Creates an empty outcome.
     pub fn of(context: &Context) -> Outcome {
         Outcome {
             suite: context.suite.into(),
@@ -152,12 +152,12 @@ impl Outcome {
         }
     }
 
-    /// Whether nothing was violated, and every planted bug was caught.
+    /// Returns whether nothing was violated and every planted bug was caught.
     pub fn is_good(&self) -> bool {
         self.violations.is_empty() && self.variants.iter().all(|variant| variant.caught)
     }
 
-    /// Notes a violation.
+    /// Records a violation.
     pub fn violated(&mut self, finding: Finding, place: &str, replay: String) {
         let count = match finding.kind {
             Kind::TornRead => Some(&mut self.torn_reads),
@@ -173,12 +173,12 @@ impl Outcome {
         self.violations.push(Violation { kind: finding.kind, what: format!("{place}: {}", finding.what), replay });
     }
 
-    /// Notes something that could not be tried.
+    /// Records an item that could not be tried.
     pub fn skip(&mut self, what: impl Into<String>, why: impl Into<String>) {
         self.skipped.push(Skipped { what: what.into(), why: why.into() });
     }
 
-    /// What is not covered, for people: things that were left out for the same reason in one line.
+    /// Returns what is not covered, with all items that have the same reason in one line.
     pub fn uncovered_in_short(&self) -> Vec<String> {
         let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
         for line in &self.uncovered {

@@ -1,4 +1,4 @@
-//! Processes that the harness starts, hears, stops and kills.
+//! Processes that the harness starts, reads from, stops and kills.
 
 use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
@@ -14,13 +14,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// A process in a role. Killed when dropped.
+/// A process in a role. It is killed when dropped.
 pub struct Process {
     child: Child,
-    /// Names the process also when it has ended and its id is another's. `None` where the kernel
-    /// has no such thing.
+    /// Identifies the process even after its id was reused. `None` if the kernel has no pidfds.
     handle: Option<OwnedFd>,
-    /// Its role, and what it was told.
+    /// Its role and arguments.
     role: String,
     lines: Arc<Mutex<Vec<String>>>,
     listener: Option<std::thread::JoinHandle<()>>,
@@ -54,20 +53,20 @@ impl Process {
         self.lines.lock().expect("not poisoned")
     }
 
-    /// All that it has said so far.
+    /// Returns all lines that it has printed so far.
     pub fn lines(&self) -> Vec<String> {
         self.heard().clone()
     }
 
-    /// How many lines that are.
+    /// Returns the number of those lines.
     pub fn lines_count(&self) -> usize {
         self.heard().len()
     }
 
-    /// Waits until it has said so many lines that begin with `what`.
+    /// Waits until it has printed `count` lines that begin with `what`.
     ///
     /// # Errors
-    /// A finding if it does not within `time`, or says that a check failed.
+    /// A finding if it does not within `time`, or if a check of the process failed.
     pub fn wait_for(&mut self, what: &str, count: usize, time: Duration) -> Result<(), Finding> {
         let start = Instant::now();
         loop {
@@ -78,26 +77,26 @@ impl Process {
             if start.elapsed() > time {
                 let where_it_is = self.where_it_is();
                 let what =
-                    format!("`{}` has not said {what:?} {count} times within {time:?}: {where_it_is}", self.role);
+                    format!("`{}` has not printed {what:?} {count} times within {time:?}: {where_it_is}", self.role);
                 return Err(Finding::new(Kind::BlockedReader, what));
             }
             std::thread::sleep(Duration::from_micros(500));
         }
     }
 
-    /// What the newest line that begins with `what` says, as a number; 0 if there is none.
+    /// Returns the number in the newest line that begins with `what`, or 0 if there is none.
     pub fn newest(&self, what: &str) -> u64 {
         let lines = self.heard();
         let number = |line: &String| line.strip_prefix(what)?.trim().parse().ok();
         lines.iter().rev().find_map(number).unwrap_or(0)
     }
 
-    /// What it said last, and what its threads wait for, as the kernel says.
+    /// Describes its last line, and what its threads wait for according to the kernel.
     pub fn where_it_is(&mut self) -> String {
         let last = self.heard().last().cloned();
-        let said = last.map_or("it has said nothing".into(), |line| format!("it said {line:?} last"));
+        let said = last.map_or("it has printed nothing".into(), |line| format!("its last line is {line:?}"));
         if !self.is_running() {
-            return format!("{said}, and has ended");
+            return format!("{said}; it has ended");
         }
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid().as_raw_nonzero()));
         let waits = threads.into_iter().flatten().flatten().map(|thread| {
@@ -107,8 +106,8 @@ impl Process {
         format!("{said}; its threads: {}", waits.collect::<Vec<_>>().join(", "))
     }
 
-    /// An error if a check of the process failed, or if it ended by itself in another way than a
-    /// good one.
+    /// Checks that no check of the process failed, and that the process has not ended with a
+    /// failure.
     ///
     /// # Errors
     /// The finding.
@@ -119,18 +118,18 @@ impl Process {
         }
         match self.child.try_wait().expect("a child of ours") {
             Some(status) if !status.success() && !self.was_killed && status.signal() != Some(libc::SIGKILL) => {
-                Err(Finding::new(Kind::Misbehaved, format!("{} ended by itself: {status}", self.role)))
+                Err(Finding::new(Kind::Misbehaved, format!("{} ended unexpectedly: {status}", self.role)))
             }
             _ => Ok(()),
         }
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
 
-    /// Sends it a signal, unless it has ended: its id may be somebody else's by then.
+    /// Sends it a signal unless it has ended, since its id may have been reused by then.
     pub fn signal(&self, signal: Signal) {
         let _ = match &self.handle {
             Some(handle) => pidfd_send_signal(handle, signal),
@@ -138,16 +137,16 @@ impl Process {
         };
     }
 
-    /// Kills it, and waits until it is gone and all that it said is heard.
+    /// Kills it and waits until it is gone and all its output is read.
     pub fn kill(&mut self) {
         self.was_killed = true;
         let _ = self.child.kill();
         self.wait();
     }
 
-    /// Waits for its end; whether that was a good one.
+    /// Waits for its end and returns whether it ended with success.
     pub fn wait(&mut self) -> bool {
-        // Whoever traced it may have heard of its end already.
+        // A tracer may have collected its status already.
         let status = self.child.wait();
         if let Some(listener) = self.listener.take() {
             let _ = listener.join();
@@ -155,7 +154,7 @@ impl Process {
         status.is_ok_and(|status| status.success())
     }
 
-    /// Whether it still runs.
+    /// Returns whether it still runs.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("a child of ours").is_none()
     }
@@ -167,23 +166,23 @@ impl Drop for Process {
     }
 }
 
-/// The state of a thread, as the kernel's `stat` below `/proc` has it: `R`, `S`, `D`, `T`, `Z`; `X`
-/// also if there is none any more.
+/// Returns the state of a thread from its `stat` below `/proc`: `R`, `S`, `D`, `T`, `Z`; `X` also
+/// if the thread does not exist.
 pub fn state_of(thread: &Path) -> char {
     let stat = std::fs::read_to_string(thread.join("stat")).unwrap_or_default();
-    // It stands after the name, which ends with the last parenthesis.
+    // The state follows the name, which ends with the last parenthesis.
     stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('X')
 }
 
-/// Whether a process is a logger of the store at `path`, be it ready or not: its environment names
-/// the store.
+/// Returns whether a process is a logger of the store at `path`, ready or not. Its environment
+/// contains the path of the store.
 pub fn is_logger_of(process: Pid, path: &Path) -> bool {
     let wanted = format!("UNTORN_BECOME_LOGGER={}", path.display());
     let variables = std::fs::read(format!("/proc/{}/environ", process.as_raw_nonzero())).unwrap_or_default();
     variables.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
 }
 
-/// Does something with each logger of the store at `path`.
+/// Calls `act` for each logger of the store at `path`.
 fn for_each_logger(path: &Path, mut act: impl FnMut(Pid)) {
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
@@ -202,8 +201,8 @@ pub fn signal_loggers(path: &Path, signal: Signal) {
     });
 }
 
-/// The mappings of a task: the addresses of each, and its path or `[name]`, which may be empty.
-/// There are none if the task is gone.
+/// Returns the mappings of a task: the addresses of each, and its path or `[name]`, which may be
+/// empty. Returns none if the task is gone.
 pub(crate) fn mappings(tid: i32) -> Vec<(Range<u64>, String)> {
     let maps = std::fs::read_to_string(format!("/proc/{tid}/maps")).unwrap_or_default();
     let mapping = |line: &str| {
@@ -215,9 +214,9 @@ pub(crate) fn mappings(tid: i32) -> Vec<(Range<u64>, String)> {
     maps.lines().filter_map(mapping).collect()
 }
 
-/// Waits until a process that was killed is gone with all its threads. As long as one of them is
-/// left its locks are held: who opens the store then takes it for alive, and starts no other one.
-/// On a busy machine that is many milliseconds.
+/// Waits until a killed process is gone with all its threads. The process holds its locks as long
+/// as one thread is left. A client that opens the store then sees a live process and starts no
+/// logger. On a busy machine this takes many milliseconds.
 fn wait_until_gone(handle: &OwnedFd) {
     let start = Instant::now();
     let mut asked = [PollFd::new(handle, PollFlags::IN)];
@@ -225,34 +224,34 @@ fn wait_until_gone(handle: &OwnedFd) {
     while !poll(&mut asked, Some(&bound)).is_ok_and(|count| count > 0) && start.elapsed() < HANGS {}
 }
 
-/// Whether all threads of all loggers of the store at `path` stand still, after they were told to:
-/// each ends first what it does in the kernel, which on a busy machine takes its time.
+/// Returns whether all threads of all loggers of the store at `path` are stopped. After a stop
+/// signal each thread first leaves the kernel, which takes time on a busy machine.
 pub fn are_loggers_stopped(path: &Path) -> bool {
     let mut all = true;
     for_each_logger(path, |pid| {
         let threads = std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()));
         for thread in threads.into_iter().flatten().flatten() {
-            // A process that has ended stands still as well.
+            // A process that has ended counts as stopped.
             all &= matches!(state_of(&thread.path()), 'T' | 'Z' | 'X');
         }
     });
     all
 }
 
-/// How many loggers the store at `path` has, those that are not ready yet among them.
+/// Returns the number of loggers of the store at `path`, including those that are starting.
 pub fn loggers(path: &Path) -> usize {
     let mut count = 0;
     for_each_logger(path, |_| count += 1);
     count
 }
 
-/// Kills the loggers of the store at `path`, and waits until they are gone. How many there were.
+/// Kills the loggers of the store at `path`, waits for their ends, and returns their number.
 pub fn kill_loggers(path: &Path) -> usize {
     let mut killed = 0;
-    // One may be starting another just now.
+    // A logger may be starting another one.
     for _ in 0..2 {
         for_each_logger(path, |pid| {
-            // Opened before it is killed, so that it is this one.
+            // The handle is opened before the kill, so it refers to this process.
             let handle = pidfd_open(pid, PidfdFlags::empty());
             killed += usize::from(rustix::process::kill_process(pid, Signal::KILL).is_ok());
             if let Ok(handle) = handle {
@@ -263,29 +262,30 @@ pub fn kill_loggers(path: &Path) -> usize {
     killed
 }
 
-/// What a kernel crash leaves of a store whose clients have been killed: no logger, and no shared
+/// Simulates a kernel crash of a store whose clients were killed: no logger is left, and no shared
 /// region.
 pub fn crash_kernel(path: &Path) {
     let start = Instant::now();
     loop {
-        // A logger that was just being started when its client died is not known by its environment
-        // yet.
+        // If a client died while it started a logger, the environment of that logger does not
+        // identify it yet.
         while kill_loggers(path) > 0 || (is_in_use(path) && start.elapsed() < HANGS) {
             std::thread::sleep(Duration::from_millis(1));
         }
         let _ = std::fs::remove_file(path.join("control"));
-        // One that came only now may have the region that is no more.
+        // A logger that appeared only now may have mapped the removed region.
         if kill_loggers(path) == 0 && !is_in_use(path) || start.elapsed() > HANGS {
             return;
         }
     }
 }
 
-/// Whether any process has the store at `path` open: whether any byte of its file `lock` is locked.
+/// Returns whether any process has the store at `path` open, that is, whether any byte of its file
+/// `lock` is locked.
 #[allow(unsafe_code)]
 fn is_in_use(path: &Path) -> bool {
     let Ok(lock) = std::fs::File::options().read(true).write(true).open(path.join("lock")) else { return false };
-    // The length 0 reaches to the end.
+    // A length of 0 extends to the end of the file.
     let mut asked = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
@@ -293,7 +293,7 @@ fn is_in_use(path: &Path) -> bool {
         l_len: 0,
         l_pid: 0,
     };
-    // SAFETY: the descriptor is open, and the call writes to a structure of ours that is valid.
+    // SAFETY: the descriptor is open, and the call writes to a valid structure of this function.
     let answered = unsafe { libc::fcntl(lock.as_raw_fd(), libc::F_OFD_GETLK, &raw mut asked) };
     answered == 0 && asked.l_type != libc::F_UNLCK as libc::c_short
 }

@@ -1,5 +1,5 @@
-//! What the harness starts itself as: a process in a role, which says line by line what it was
-//! told.
+//! Roles: the harness starts itself as a process in a role, which prints the acknowledgements that
+//! it receives, line by line.
 //!
 //! | line | means |
 //! |---|---|
@@ -7,7 +7,7 @@
 //! | `D n` | it is durable |
 //! | `C n` | its cell's value n is durable |
 //! | `S v` | its cell's newest value has version v |
-//! | `F name n` | the durable feed tells of the n-th transaction of that writer |
+//! | `F name n` | the durable feed delivered the n-th transaction of that writer |
 //! | `ok` | a check passed |
 //! | `! kind what` | a check failed; the process then ends with exit code 9 |
 
@@ -20,41 +20,41 @@ use std::process::ExitCode;
 /// Exit code of a process whose check failed.
 const FOUND: u8 = 9;
 
-/// A process of the harness, as it finds itself started.
+/// The role of a process of the harness, from its arguments.
 #[derive(Clone, Debug)]
 pub struct Role {
-    /// What it is to do.
+    /// The name of the role.
     pub name: String,
     /// The store's directory.
     pub store: PathBuf,
-    /// The rest.
+    /// The remaining arguments.
     pub arguments: Vec<String>,
 }
 
 impl Role {
-    /// The role that this process was started for.
+    /// Returns the role that this process was started for.
     pub fn of_this_process() -> Option<Role> {
         let mut arguments = std::env::args_os().skip(1);
         if arguments.next()? != "role" {
             return None;
         }
-        // Nobody survives the harness, however that ends.
+        // No process in a role outlives the harness.
         let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-        // Ctrl-C goes to the whole group that is in the terminal's foreground: it is for the
-        // harness, which ends in order.
+        // The terminal sends Ctrl-C to its foreground process group. Only the harness handles it,
+        // and ends in order.
         let _ = rustix::process::setpgid(None, None);
         let name = arguments.next()?.into_string().ok()?;
         let store = arguments.next()?.into();
         Some(Role { name, store, arguments: arguments.filter_map(|argument| argument.into_string().ok()).collect() })
     }
 
-    /// Plays it to its end.
+    /// Plays the role to its end.
     pub fn play(&self) -> ExitCode {
         end_of(workload::play(self))
     }
 }
 
-/// How a process ends that has played its role; it says what it found.
+/// Returns the exit code after a role, and prints the finding if there is one.
 pub fn end_of(played: Result<(), Finding>) -> ExitCode {
     match played {
         Ok(()) => ExitCode::SUCCESS,
@@ -65,24 +65,24 @@ pub fn end_of(played: Result<(), Finding>) -> ExitCode {
     }
 }
 
-/// Ends the process in the middle, for what it found.
+/// Prints a finding and ends the process.
 pub fn die_of(finding: &Finding) -> ! {
     say_finding(finding);
     std::process::exit(i32::from(FOUND))
 }
 
-/// Says that a check failed, as [`finding`] hears it.
+/// Prints that a check failed, in the form that [`finding`] parses.
 pub fn say_finding(finding: &Finding) {
     say(format_args!("! {:?} {}", finding.kind, finding.what.replace('\n', " ")));
 }
 
-/// Says a line to the harness, in one write.
+/// Prints a line for the harness, in one write.
 pub fn say(line: impl std::fmt::Display) {
     let line = format!("{line}\n");
     let _ = std::io::stdout().lock().write_all(line.as_bytes());
 }
 
-/// What a line that begins with `!` says.
+/// Parses a line that begins with `!`.
 pub fn finding(line: &str) -> Option<Finding> {
     let (kind, what) = line.strip_prefix("! ")?.split_once(' ')?;
     let kind = match kind {

@@ -1,13 +1,13 @@
-//! Deaths that take an arrangement: who dies, and what the others do then, is chosen so that one
-//! promise is at stake.
+//! Arranged deaths: the process that dies and the actions of the others are chosen to test one
+//! promise.
 //!
-//! | scenario | what happens | at stake |
+//! | scenario | what happens | what is tested |
 //! |---|---|---|
-//! | `unfinished stream` | a writer dies in the middle of a streamed transaction, and the next one streams, too | that recovery does not take the frames of both for one |
-//! | `recycled segment` | the log comes round its segments in small batches, and everybody dies, and the kernel | that recovery does not take what stands behind the log's end, from a segment's former life, for its continuation |
-//! | `stalled reader` | a reader is held between its pin and its image while others commit, and again commit once it has gone on | that the pages of its snapshot are those that its pin protects |
-//! | `recycled under a follower` | a follower is held while all that it has not read is recycled | that it hears so, instead of going on behind the gap |
-//! | `namespaces` | writers work in pid namespaces of their own, where each is process 1, and are killed | that nobody takes the living for dead, or the dead for living |
+//! | `unfinished stream` | a writer dies in the middle of a streamed transaction, and the next writer streams, too | recovery does not combine the frames of both |
+//! | `recycled segment` | the log reuses its segments in small batches, then all processes die and the kernel crashes | recovery does not take old data behind the log's end, from a segment's former use, for its continuation |
+//! | `stalled reader` | a reader is held between its pin and its image while others commit, and they commit more after it continues | its pin protects the pages of its snapshot |
+//! | `recycled under a follower` | a follower is held while the log that it has not read is recycled | it gets an error instead of continuing after the gap |
+//! | `namespaces` | writers in pid namespaces of their own, where each is process 1, are killed | no live process is taken for dead, and no dead process for live |
 
 use crate::context::Context;
 use crate::instrumented;
@@ -21,7 +21,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Durability, Error, Feed};
 
-/// A scenario; false if it can't be played here.
+/// A scenario. It returns false if it can't be played here.
 type Scenario = fn(&Path, &mut Outcome) -> Result<bool, Finding>;
 
 /// All scenarios.
@@ -33,12 +33,12 @@ const ALL: &[(&str, Scenario)] = &[
     ("namespaces", namespaces),
 ];
 
-/// Values of a stream, several times the ring in all.
+/// Number of values of a stream, several times the size of the ring in total.
 const STREAM: u64 = 80;
-/// Length of each.
+/// Length of each value.
 const STREAM_VALUE: usize = 3000;
 
-/// Plays them.
+/// Plays all scenarios.
 pub fn run(context: &Context, outcome: &mut Outcome) {
     for (scenario, play) in ALL {
         let name = format!("scenario:{scenario}");
@@ -54,16 +54,16 @@ pub fn run(context: &Context, outcome: &mut Outcome) {
         let _ = std::fs::remove_dir_all(&path);
         match played {
             Ok(true) => outcome.states += 1,
-            Ok(false) => outcome.skip(name, "it takes what this machine does not have, or does not let it do"),
+            Ok(false) => outcome.skip(name, "this machine lacks a feature or a permission that it needs"),
             Err(finding) => outcome.violated(finding, &name, context.replay(&name)),
         }
     }
 }
 
-/// Plays a role of a scenario; `None` if it is another's.
+/// Plays a role of a scenario. Returns `None` for other roles.
 ///
 /// # Errors
-/// What a check found.
+/// The first violation.
 pub fn play(role: &Role) -> Option<Result<(), Finding>> {
     end_with_the_parent();
     match role.name.as_str() {
@@ -75,8 +75,8 @@ pub fn play(role: &Role) -> Option<Result<(), Finding>> {
 
 // ---- a stream that never commits
 
-/// Samples, which are small transactions, would come in between, and checkpoints would spare
-/// recovery the streams.
+/// Options without samples, whose small transactions would come in between, and without
+/// checkpoints, which would make recovery skip the streams.
 fn unsampled() -> untorn::Options {
     let mut options = workload::options();
     options.sample_interval(Duration::from_secs(3600)).checkpoint_bytes(1 << 30).segment_size(4 << 20);
@@ -88,7 +88,7 @@ fn stream(txn: &mut untorn::WriteTxn, name: &str) -> untorn::Result<()> {
     (0..STREAM).try_for_each(|i| txn.put(&keyspace, &i.to_be_bytes(), &sealed(i, STREAM_VALUE)))
 }
 
-/// Streams most of a transaction, says so, and waits to be killed.
+/// Streams most of a transaction, prints `ok`, and waits to be killed.
 fn stream_and_wait(path: &Path) -> Result<(), Finding> {
     let store = unsampled().open(path).map_err(misbehaved("opening"))?;
     let mut txn = store.begin().map_err(misbehaved("begin"))?;
@@ -133,16 +133,16 @@ fn unfinished_stream(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding
     oracle::verified(&store).map(|()| true)
 }
 
-// ---- a segment that was used before
+// ---- a reused segment
 
-/// Commits of a block each, after which the log has come round its segments.
+/// Rounds after which the log has reused its segments.
 const ROUNDS: u64 = 12;
-/// Commits of a round: about as many as a segment has blocks.
+/// Commits of a round, about as many as a segment has blocks.
 const PER_ROUND: u64 = 60;
 
 fn recycled_segment(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding> {
     let mut options = workload::options();
-    // Samples and checkpoints come when they are asked for.
+    // Samples and checkpoints are taken only on request.
     options.sample_interval(Duration::from_secs(3600)).checkpoint_bytes(1 << 30).retain_changes(0, Duration::ZERO);
     let store = options.open(path).map_err(misbehaved("opening"))?;
     let keys = store.keyspace("keys").map_err(misbehaved("keyspace"))?;
@@ -152,7 +152,7 @@ fn recycled_segment(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding>
             n += 1;
             keys.put(b"n", &sealed(n, 60)).map_err(misbehaved("put"))?;
         }
-        // The last round lies behind the checkpoint, and is replayed.
+        // The last round is not covered by a checkpoint and is replayed.
         if round + 1 < ROUNDS {
             store.checkpoint().map_err(misbehaved("checkpoint"))?;
         }
@@ -172,8 +172,8 @@ fn recycled_segment(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding>
 
 // ---- a reader that stalls
 
-/// Commits while the reader is held, and after that: enough for pages that no pin protects to be
-/// used again.
+/// Commits while the reader is held and again after that. They suffice for pages that no pin
+/// protects to be reused.
 const COMMITS_AROUND: u64 = 200;
 
 fn stalled_reader(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding> {
@@ -197,7 +197,8 @@ fn stalled_reader(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding> {
     }
     commit(COMMITS_AROUND..2 * COMMITS_AROUND)?;
     let _ = std::fs::write(&gate, "");
-    // The first one says that it holds a snapshot, which it compares with itself before each other.
+    // The reader prints its first `ok` when it holds a snapshot. Before each later one it compares
+    // the snapshot with the first reading.
     reader.wait_for("ok", 1, HANGS)?;
     commit(2 * COMMITS_AROUND..3 * COMMITS_AROUND)?;
     reader.wait_for("ok", reader.lines_count() + 2, HANGS)?;
@@ -230,8 +231,8 @@ fn recycled_under_a_follower(path: &Path, outcome: &mut Outcome) -> Result<bool,
     let mut follower = Process::start(program, "follower", path, &["durable"], &[("UNTORN_CRASH", &orders)]);
     follower.wait_for("ok", 1, HANGS)?;
     opened(false);
-    // It comes to the gate with the next commit or one of those after it; what it has read by then
-    // is less than is made now.
+    // The follower reaches the hold with the next commit or one soon after. More commits are made
+    // now than it has read by then.
     let begun = Instant::now();
     while !gate.with_extension("reached").exists() {
         commit(1).map_err(misbehaved("commit"))?;
@@ -253,7 +254,7 @@ fn recycled_under_a_follower(path: &Path, outcome: &mut Outcome) -> Result<bool,
         }
     }
     opened(true);
-    // Until it has heard of the newest, or that it has missed something.
+    // Waits until it has received the newest change or an error about the gap.
     let heard = follower.lines().iter().filter(|line| line.as_str() == "ok").count();
     follower.wait_for("ok", heard + 2, HANGS)?;
     follower.kill();
@@ -263,13 +264,13 @@ fn recycled_under_a_follower(path: &Path, outcome: &mut Outcome) -> Result<bool,
 
 // ---- namespaces
 
-/// What a role says that can't have a pid namespace.
+/// The finding of a role that can't create a pid namespace.
 const NO_NAMESPACES: &str = "no pid namespaces here";
 
-/// Says to a process that it ends when its standard input does.
+/// If this variable is set, the process ends when its standard input is closed.
 const TIED: &str = "CRASH_HARNESS_TIED";
 
-/// Ends this process when its parent ends, if it is tied to that.
+/// Ends this process when its parent ends, if [`TIED`] is set.
 fn end_with_the_parent() {
     if std::env::var_os(TIED).is_some() {
         std::thread::spawn(|| {
@@ -279,10 +280,10 @@ fn end_with_the_parent() {
     }
 }
 
-/// Plays another role, as process 1 of a pid namespace of its own.
+/// Plays another role as process 1 of a new pid namespace.
 #[allow(unsafe_code)]
 fn contained(role: &Role) -> Result<(), Finding> {
-    // SAFETY: the flags concern this process's future children alone; it has one thread.
+    // SAFETY: the flags affect only future children of this process, which has one thread.
     let unshared = unsafe {
         libc::unshare(libc::CLONE_NEWPID) == 0 || libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWPID) == 0
     };
@@ -292,9 +293,9 @@ fn contained(role: &Role) -> Result<(), Finding> {
     let mut command = std::process::Command::new(instrumented::own());
     let (name, arguments) = role.arguments.split_first().expect("the role to play");
     command.arg("role").arg(name).arg(&role.store).args(arguments);
-    // It says by itself what it finds, on the same output. A parent that is killed before its child
-    // has asked to be told of that would leave it behind, and a process 1 does not learn its
-    // parent's id: so it hears it from a pipe.
+    // The child prints its findings on the same output. A parent-death signal is not enough: if the
+    // parent is killed before the child requests the signal, the child stays. Process 1 of a
+    // namespace can't learn its parent's id, so the end of a pipe informs it.
     command.stdin(std::process::Stdio::piped()).env(TIED, "1");
     let failed = |error| Finding::new(Kind::Misbehaved, format!("starting {name}: {error}"));
     let mut child = command.spawn().map_err(failed)?;
@@ -326,13 +327,13 @@ fn namespaces(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding> {
         process.kill();
         acknowledged.push((dead, Acknowledged::by(&process)));
         outcome.kills += 1;
-        // Nobody waits for the dead one.
+        // The host must not wait for the dead writer.
         let heard = host.lines().len();
         let begun = Instant::now();
         while host.lines().len() < heard + 8 {
             host.refuse_finding()?;
             if begun.elapsed() > HANGS {
-                return Err(Finding::new(Kind::BlockedReader, format!("a writer was held up for {HANGS:?}")));
+                return Err(Finding::new(Kind::BlockedReader, format!("a writer was blocked for {HANGS:?}")));
             }
             std::thread::sleep(Duration::from_millis(1));
         }

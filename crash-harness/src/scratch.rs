@@ -1,8 +1,8 @@
-//! Temporary directories that go with their owner; and those of owners that were killed go with the
-//! next one.
+//! Temporary directories that are removed with their owner. If an owner was killed, the next one
+//! removes its directory.
 //!
-//! An owner holds a lock on its directory for as long as it lives, which tells the others from
-//! those that are left over, in whatever namespace it lives.
+//! An owner holds a lock on its directory as long as it lives. The lock distinguishes live owners
+//! from dead ones, in any namespace.
 
 use rustix::fs::{FlockOperation, flock, statvfs};
 use std::fs::File;
@@ -11,9 +11,9 @@ use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// How the names begin. Whatever bears such a name is locked by its owner.
+/// Prefix of the names. The owner of such a directory holds a lock on it.
 const PREFIX: &str = "crash-harness.";
-/// Younger ones may not be locked yet.
+/// A younger directory may not be locked yet.
 const AGE_MIN: Duration = Duration::from_secs(60);
 
 /// A temporary directory, removed when dropped.
@@ -23,7 +23,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Makes one in `parent`, and removes what is left over there.
+    /// Creates a directory in `parent` and removes abandoned ones there.
     ///
     /// # Errors
     /// Those of the system.
@@ -35,18 +35,18 @@ impl Scratch {
         Ok(Scratch { directory, _lock: lock })
     }
 
-    /// Where it is.
+    /// Returns its path.
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    /// How many bytes are free there.
+    /// Returns the number of free bytes in it.
     pub fn free(&self) -> u64 {
         statvfs(self.path()).map_or(0, |of| of.f_bavail.saturating_mul(of.f_frsize))
     }
 }
 
-/// Removes the directories whose owners are gone, as far as this user may.
+/// Removes the directories of dead owners, as far as permissions allow.
 fn sweep(parent: &Path, age_min: Duration) {
     for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
         let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());

@@ -1,8 +1,8 @@
-//! What the processes do: work whose every state shows whether it is whole, and checks while they
-//! are at it.
+//! The work of the processes under test. Every state of it shows whether it is whole, and some
+//! processes check it while others write.
 //!
-//! A writer's n-th transaction leaves marks from which the oracle knows n, and from n all that must
-//! be there.
+//! A writer's n-th transaction leaves marks. From them the oracle derives n, and from n everything
+//! that must be there.
 
 use crate::limits::HANGS;
 use crate::oracle::{self, Accounts, unsealed};
@@ -19,7 +19,8 @@ pub const KEYS: u64 = 40;
 /// Length of a writer's cell in bytes.
 pub const CELL: usize = 400;
 
-/// A store in which rings wrap, segments fill and checkpoints come soon; patient with a slow disk.
+/// Options with which rings wrap, segments fill and checkpoints come soon, with a timeout for slow
+/// disks.
 pub fn options() -> Options {
     let mut options = Store::options();
     options.ring_size(64 << 10).segment_size(256 << 10).checkpoint_bytes(96 << 10);
@@ -27,19 +28,19 @@ pub fn options() -> Options {
     options
 }
 
-/// Opens it.
+/// Opens a store with these options.
 ///
 /// # Errors
-/// A finding: nothing that the harness does may keep a store from being opened.
+/// A finding: no action of the harness may keep a store from being opened.
 pub fn open(path: &Path) -> Result<Store, Finding> {
     open_with(&options(), path)
 }
 
-/// Opens it with other options. Whoever has its logger killed time and again is told so, and tries
-/// once more.
+/// Opens a store with other options. If its logger is killed repeatedly, the call fails and is
+/// retried.
 ///
 /// # Errors
-/// As above.
+/// As [`open`].
 pub fn open_with(options: &Options, path: &Path) -> Result<Store, Finding> {
     let start = std::time::Instant::now();
     loop {
@@ -50,7 +51,7 @@ pub fn open_with(options: &Options, path: &Path) -> Result<Store, Finding> {
     }
 }
 
-/// An error of a call that must not fail here.
+/// Returns the finding for an error of a call that must not fail.
 pub fn misbehaved(what: &'static str) -> impl FnOnce(Error) -> Finding {
     move |error| match error {
         Error::Corrupt { .. } => Finding::new(Kind::Damaged, format!("{what}: {error}")),
@@ -64,7 +65,7 @@ pub fn misbehaved(what: &'static str) -> impl FnOnce(Error) -> Finding {
 /// Plays a role.
 ///
 /// # Errors
-/// What a check found.
+/// The first violation.
 pub fn play(role: &Role) -> Result<(), Finding> {
     if let Some(played) = crate::scenarios::play(role) {
         return played;
@@ -92,7 +93,7 @@ pub fn play(role: &Role) -> Result<(), Finding> {
     }
 }
 
-/// A value that shows whether it is torn: a number, and bytes that follow from it.
+/// Returns a value that shows whether it is torn: a number, and bytes that are derived from it.
 pub fn sealed(number: u64, len: usize) -> Vec<u8> {
     let mut bytes = number.to_le_bytes().to_vec();
     let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -106,7 +107,7 @@ pub fn sealed(number: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// What one writer has open.
+/// The handles of one writer.
 pub struct Writer {
     store: Store,
     data: Keyspace,
@@ -118,7 +119,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Opens all that the writer `name` uses.
+    /// Opens everything that the writer `name` uses.
     ///
     /// # Errors
     /// Those of the store.
@@ -134,7 +135,7 @@ impl Writer {
         })
     }
 
-    /// The number of the last transaction that is visible.
+    /// Returns the number of the last visible transaction.
     ///
     /// # Errors
     /// Those of the store.
@@ -143,7 +144,7 @@ impl Writer {
         value.map_or(Ok(0), |value| unsealed(&value))
     }
 
-    /// The number of the last large transaction that is visible: see [`Writer::large`].
+    /// Returns the number of the last visible large transaction: see [`Writer::large`].
     ///
     /// # Errors
     /// Those of the store.
@@ -152,8 +153,8 @@ impl Writer {
         value.map_or(Ok(0), |value| unsealed(&value))
     }
 
-    /// The n-th transaction: values of some sizes under keys that are overwritten in turn, a
-    /// removal, and the same number in two keyspaces.
+    /// Commits the n-th transaction: values of some sizes under keys that are overwritten in turn,
+    /// a removal, and the same number in two keyspaces.
     ///
     /// # Errors
     /// Those of the store.
@@ -161,7 +162,7 @@ impl Writer {
         self.commit_with_ticket(n, durability).map(drop)
     }
 
-    /// The same, with a ticket.
+    /// As [`Writer::commit`], and returns the ticket.
     ///
     /// # Errors
     /// Those of the store.
@@ -182,8 +183,9 @@ impl Writer {
         Ok(ticket)
     }
 
-    /// A transaction larger than the ring, with a part that it undoes; deletes that merge or a
-    /// range that is removed; one that rolls back, a keyspace and a cell that come and go.
+    /// Commits a transaction larger than the ring, with a part that it rolls back. Then it performs
+    /// deletes that merge pages or a range delete, a rollback, and the creation and removal of a
+    /// keyspace and of a cell.
     ///
     /// # Errors
     /// Those of the store.
@@ -192,7 +194,7 @@ impl Writer {
         for i in 0..60u64 {
             txn.put(&self.extra, &i.to_be_bytes(), &sealed(round, 3000))?;
         }
-        // Frames of what is undone are in the ring, which these outgrow.
+        // These outgrow the ring, so frames of rolled-back changes are in it.
         let savepoint = txn.savepoint();
         for i in 0..30u64 {
             txn.put(&self.extra, &i.to_be_bytes(), &sealed(round + 1, 3000))?;
@@ -223,7 +225,7 @@ impl Writer {
     }
 }
 
-/// Writes until killed, or for so many rounds: small transactions, a large one, now and then a
+/// Writes until killed or for `rounds` rounds: small transactions, a large one, at times a
 /// checkpoint.
 fn write(path: &Path, name: &str, rounds: u64) -> Result<(), Finding> {
     let store = open(path)?;
@@ -254,14 +256,14 @@ fn write(path: &Path, name: &str, rounds: u64) -> Result<(), Finding> {
     Ok(())
 }
 
-/// The round before which a writer holds many snapshots. Its first commits and flushes, at which
-/// most deaths at a point happen, are of the records that the oracle judges.
+/// The round before which a writer holds many snapshots. Most deaths at a point happen during its
+/// first commits and flushes, which must be those of records that the oracle checks.
 const MANY_SNAPSHOTS_ROUND: u64 = 20;
 
 /// Holds more snapshots at once than one chunk of the reader table has slots, so that a second
 /// chunk is made. Each is of another transaction, since snapshots of one transaction share a slot.
 fn hold_many_snapshots(store: &Store) -> Result<(), Finding> {
-    // A keyspace of its own: the oracle judges every record of the others.
+    // A separate keyspace: the oracle checks every record of the others.
     let keyspace = store.keyspace("held").map_err(misbehaved("opening a keyspace"))?;
     let mut held = Vec::new();
     for _ in 0..1_100 {
@@ -273,8 +275,7 @@ fn hold_many_snapshots(store: &Store) -> Result<(), Finding> {
     Ok(())
 }
 
-/// What is acknowledged as durable is so by one of two ways, in turn: at once, or when a deadline
-/// comes.
+/// Alternates between the two ways to acknowledge durability: immediately, or at a deadline.
 pub fn durability(durable: bool, turn: u64) -> Durability {
     match durable {
         false => Durability::Visible,
@@ -283,13 +284,13 @@ pub fn durability(durable: bool, turn: u64) -> Durability {
     }
 }
 
-/// Reads in the other ways that there are: what is durable, and some of the changes since a
+/// Reads in the other possible ways: the durable state, and some of the changes since a
 /// transaction.
 fn look(store: &Store, from: TxnId) -> Result<(), Finding> {
     let durable = store.durable_snapshot().map_err(misbehaved("durable_snapshot"))?;
     oracle::check(&durable)?;
     let mut changes = match store.changes(from, untorn::Feed::Visible) {
-        // Whoever is stopped for a while is late.
+        // A process that was stopped for a while may lag behind.
         Err(Error::Lagged { .. }) => return Ok(()),
         changes => changes.map_err(misbehaved("changes"))?,
     };
@@ -307,7 +308,7 @@ fn look(store: &Store, from: TxnId) -> Result<(), Finding> {
     Ok(())
 }
 
-/// Moves amounts between accounts, whose sum never changes, until killed.
+/// Moves amounts between accounts, whose sum is constant, until killed.
 fn transfer(path: &Path, name: &str) -> Result<(), Finding> {
     let store = open(path)?;
     let accounts = Accounts::open(&store).map_err(misbehaved("opening the accounts"))?;
@@ -326,8 +327,9 @@ fn transfer(path: &Path, name: &str) -> Result<(), Finding> {
     Ok(())
 }
 
-/// Checks snapshots until killed: each whole and repeatable, none older than the one before,
-/// durable ones behind visible ones, cells whole and never going back.
+/// Checks snapshots until killed. Each must be whole and repeatable, and none older than the
+/// previous one. Durable ones must not be newer than visible ones. Cells must be whole, and their
+/// versions must not decrease.
 fn read(path: &Path) -> Result<(), Finding> {
     let store = open_with(options().read_only(true), path)?;
     let mut last = BTreeMap::new();
@@ -348,13 +350,13 @@ fn read(path: &Path) -> Result<(), Finding> {
         }
         last = found;
         say("ok");
-        // Leaves the writers some of a small machine.
+        // Leaves processor time for the writers on a small machine.
         std::thread::sleep(Duration::from_millis(3));
     }
 }
 
-/// Holds snapshots for a while, until killed, and looks at everything in them again and again: it
-/// never changes, whatever is written, killed and recovered meanwhile.
+/// Holds snapshots for a while, until killed, and reads their whole content again and again. It
+/// must never change, whatever is written, killed and recovered during this time.
 fn hold(path: &Path) -> Result<(), Finding> {
     let store = open(path)?;
     loop {
@@ -372,8 +374,8 @@ fn hold(path: &Path) -> Result<(), Finding> {
     }
 }
 
-/// Takes one checkpoint after the other, until killed. Whoever has the logger killed in each is
-/// told so.
+/// Takes one checkpoint after the other, until killed. If the logger is killed during each of them,
+/// the call fails.
 fn take_checkpoints(path: &Path) -> Result<(), Finding> {
     let store = open(path)?;
     loop {
@@ -385,7 +387,7 @@ fn take_checkpoints(path: &Path) -> Result<(), Finding> {
     }
 }
 
-/// Opens the store, looks, and closes it, until killed.
+/// Opens the store, reads its statistics, and closes it, until killed.
 fn open_and_close(path: &Path) -> Result<(), Finding> {
     loop {
         let store = open(path)?;

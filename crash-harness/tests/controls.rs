@@ -1,8 +1,8 @@
-//! Goal: the controls catch a bug that is there, and miss one that is not: they look at what a
-//! suite finds, and not at the bug's name.
+//! Goal: the controls catch a bug that is present and miss one that is absent. They evaluate the
+//! findings of a suite, not the name of the bug.
 //!
-//! Method: the program itself with a quick bug; and the same control against a build that has no
-//! planted bugs. Runs of all bugs are the program's own business.
+//! Method: the program with a quick bug, and the same control with a build that has no planted
+//! bugs. The program itself runs all bugs.
 
 use crash_harness::context::{Context, Limit};
 use crash_harness::controls;
@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 const BUG: &str = "feed-skips-what-is-gone";
-/// Its check starts none of the processes that can be killed at named points.
+/// A bug whose check starts no process that can be killed at named points.
 const OF_PLAIN_PROCESSES: &str = "no-abort-record";
 
 #[test]
@@ -35,13 +35,13 @@ fn a_bug_that_is_there_is_caught() {
 #[test]
 fn a_bug_that_is_not_there_is_missed() {
     let context = Context::new("controls", 1, Limit::Seconds(60), None).unwrap();
-    // This build has no planted bugs, whatever its environment says; the check must be one that
-    // needs no process of the build that has them.
+    // This build has no planted bugs, whatever its environment contains. The check must not need a
+    // process of the build that has them.
     let plain = Path::new(env!("CARGO_BIN_EXE_crash-harness"));
     let control = controls::table::CONTROLS.iter().find(|control| control.bug == OF_PLAIN_PROCESSES).unwrap();
     let tried = controls::catch(&context, plain, control);
     assert!(matches!(tried, controls::Trial::Missed { .. }), "{tried:?}");
-    // Nor does a program that says nothing pass for one that found something.
+    // A program that prints nothing does not count as one that found something.
     let tried = controls::catch(&context, Path::new("true"), control);
     assert!(matches!(tried, controls::Trial::Missed { .. }), "{tried:?}");
 }

@@ -1,8 +1,7 @@
-//! Goal: the suite of faults finds nothing in the store where there is nothing to be found, and
-//! finds a sync whose error is ignored or that is tried again.
+//! Goal: the suite of faults finds nothing in a correct store, and finds a sync whose error is
+//! ignored or that is retried.
 //!
-//! Method: single faults by their names, as a replay line gives them. Two of them are of bugs that
-//! the suite has found.
+//! Method: single faults by their names, as in a replay line. Two of them revealed bugs earlier.
 
 use serde_json::Value;
 use std::path::Path;
@@ -10,7 +9,7 @@ use std::process::Command;
 
 const HARNESS: &str = env!("CARGO_BIN_EXE_crash-harness");
 
-/// Has one fault played; the outcome, which counts no skipped parts where nothing may be skipped.
+/// Plays one fault and returns the outcome. With the variable CI, skipped parts are an error.
 fn play(program: &Path, only: &str, bug: &str) -> Value {
     let place = tempfile::tempdir().unwrap();
     let json = place.path().join("outcome.json");
@@ -28,7 +27,7 @@ fn play(program: &Path, only: &str, bug: &str) -> Value {
     outcome
 }
 
-/// Each of these has been played, unless this machine does not let it be, and nothing was found.
+/// Checks that each of these was played or skipped, and that nothing was found.
 fn good(names: &[&str]) {
     for name in names {
         let outcome = play(Path::new(HARNESS), name, "");
@@ -38,15 +37,15 @@ fn good(names: &[&str]) {
     }
 }
 
-/// A store that needs recovery could not be opened again by whoever was quick about it, and
-/// `verify` took a directory that it could not list for damage.
+/// Once, a store that needed recovery could not be reopened immediately, and `verify` reported a
+/// directory that it could not list as damage.
 #[test]
 fn calls_that_failed_in_ways_that_were_mistaken() {
     good(&["untorn-logger/untorn-checkpoi:sync:arena:3:ENOSPC:once", "a:open:wal:5:EACCES:lasting"]);
 }
 
-/// Recovery gave a spare segment back after each failed sync and made a new one for the next
-/// attempt, without an end, and the opener waited as long.
+/// Once, recovery released a spare segment after each failed sync and made a new one for the next
+/// attempt, without end, and the opener waited as long.
 #[test]
 fn recovery_ends_on_a_log_that_stays_full() {
     good(&[
@@ -89,7 +88,7 @@ fn planted_syncs_that_lie() {
     // The build of the harness that has planted bugs in all its processes.
     let program = crash_harness::instrumented::program().unwrap();
     for bug in ["ignore-fsync-error", "retry-fsync"] {
-        // Which sync is the log's varies by a few.
+        // The number of the log's sync varies by a few.
         let caught = (8..24).find(|nth| {
             let outcome = play(program, &format!("sync:{nth}:once"), bug);
             let violations = outcome["violations"].as_array().unwrap();

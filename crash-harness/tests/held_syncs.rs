@@ -1,10 +1,10 @@
-//! Goal: who waits for a sync waits until it has succeeded, and no longer than that concerns them;
-//! a sync that failed for good is got over without anybody's help where no client maps the store;
-//! and a file system of this kind is not used by mistake.
+//! Goal: a caller that needs a sync waits until it has succeeded, and other callers do not wait. If
+//! a sync fails permanently and no client maps the store, the store recovers without intervention.
+//! A file system of this kind is not used by mistake.
 //!
-//! Method: the recording file system of the harness, whose syncs can be held and failed, and
-//! processes of the harness on it. Without root and FUSE that is said, and is an error where
-//! nothing may be skipped.
+//! Method: the recording file system of the harness, whose syncs can be held and made to fail, and
+//! processes of the harness on it. Without root and FUSE the tests are skipped with a message,
+//! which is an error with the variable CI.
 
 use crash_harness::limits::HANGS;
 use crash_harness::power::lives::Life;
@@ -12,7 +12,7 @@ use crash_harness::recorder::own_mounts;
 use std::time::{Duration, Instant};
 use untorn::{Client, Durability};
 
-/// A life on an empty recorder; none where nothing can be mounted.
+/// Begins a life on an empty recorder. Returns `None` if nothing can be mounted.
 fn life() -> Option<Life> {
     match own_mounts().and_then(|()| Life::begin(env!("CARGO_BIN_EXE_crash-harness").into(), None)) {
         Ok(life) => Some(life),
@@ -24,8 +24,8 @@ fn life() -> Option<Life> {
     }
 }
 
-/// A sync of the log is held: whoever asked for durability waits, whoever did not, does not. It
-/// fails: the log goes on elsewhere, and the answer is that it is durable.
+/// A sync of the log is held: callers that requested durability wait, other callers do not. Then
+/// the sync fails: the log continues in another segment, and the commit is durable.
 #[test]
 fn a_message_is_answered_after_the_sync() {
     let Some(mut life) = life() else { return };
@@ -39,7 +39,7 @@ fn a_message_is_answered_after_the_sync() {
         let durable = scope.spawn(|| client.put("k", b"durable", b""));
         let held = life.recorder.held(HANGS).expect("a sync of the log");
         other.put_with("k", b"visible", b"", Durability::Visible).unwrap();
-        // The sync may be of an earlier flush, before the message was served.
+        // The sync may belong to an earlier flush, before the message was served.
         let is_visible = || other.get("k", b"durable").unwrap().is_some();
         life.wait_for("the message is served", |_| is_visible()).unwrap();
         std::thread::sleep(Duration::from_millis(300));
@@ -51,8 +51,8 @@ fn a_message_is_answered_after_the_sync() {
     life.end(0);
 }
 
-/// A sync of the arena fails, after which a store refuses writes until all have closed it. Where
-/// all clients pass messages, the logger sees to that by itself, and the next one recovers.
+/// A sync of the arena fails. The store then refuses writes until all processes have closed it. If
+/// all clients pass messages, the logger leaves on its own, and the next one recovers.
 #[test]
 fn clients_that_pass_messages_need_not_close_the_store() {
     let Some(mut life) = life() else { return };
@@ -74,7 +74,7 @@ fn clients_that_pass_messages_need_not_close_the_store() {
     std::thread::scope(|scope| {
         let checkpoint = scope.spawn(|| client.checkpoint());
         life.recorder.held(HANGS).expect("a sync of the arena").fail();
-        // Refused, or taken by the next logger: the request may be sent again.
+        // The request was refused, or the next logger served it; it may be sent again.
         let _ = checkpoint.join().unwrap();
     });
     let start = Instant::now();
@@ -92,8 +92,8 @@ fn clients_that_pass_messages_need_not_close_the_store() {
     life.end(0);
 }
 
-/// A file system of this kind answers to nobody's locks but its own process's, as far as can be
-/// known: it is refused by name, unless the options insist.
+/// A file system of this kind may not propagate locks to other processes. It is refused unless the
+/// option allows it.
 #[test]
 fn such_a_file_system_is_refused_unless_insisted_on() {
     let Some(mut life) = life() else { return };
@@ -103,7 +103,7 @@ fn such_a_file_system_is_refused_unless_insisted_on() {
         matches!(&error, untorn::Error::UnsupportedFileSystem { file_system, path: named, .. } if file_system == "FUSE" && *named == path),
         "{error}"
     );
-    // The writers insist.
+    // The writers set the option.
     life.processes.start_writers(1, 1);
     life.processes.wait_for_writers().unwrap();
     life.end(0);

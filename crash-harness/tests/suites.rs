@@ -1,8 +1,7 @@
-//! Goal: the suites do what their names say: a small run finds nothing in the store, says what it
-//! did in the form that programs read, and finds a bug that is planted.
+//! Goal: a small run of each suite finds nothing in the store, reports its work in the form that
+//! programs read, and finds a planted bug.
 //!
-//! Method: the program itself, on a small part of each suite. Longer runs are the program's own
-//! business.
+//! Method: the program on a small part of each suite. Longer runs are not part of the tests.
 
 use serde_json::Value;
 use std::path::Path;
@@ -11,7 +10,7 @@ use std::process::Command;
 /// The program.
 const HARNESS: &str = env!("CARGO_BIN_EXE_crash-harness");
 
-/// Runs the harness; its exit code, and its outcomes.
+/// Runs the harness and returns its exit code and its outcomes.
 fn harness(arguments: &[&str], bug: &str) -> (i32, Vec<Value>) {
     run(Path::new(HARNESS), arguments, bug)
 }
@@ -35,8 +34,8 @@ fn run(program: &Path, arguments: &[&str], bug: &str) -> (i32, Vec<Value>) {
     (status.code().unwrap(), text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
 }
 
-/// Steps need a system that lets processes be traced. Where it does not, that is said, and an error
-/// where nothing may be skipped.
+/// Returns whether the outcome was skipped. Steps need a system that permits tracing. With the
+/// variable CI, skipping is an error.
 fn is_skipped(outcome: &Value) -> bool {
     let skipped = !outcome["skipped"].as_array().unwrap().is_empty();
     assert!(!skipped || std::env::var_os("CI").is_none(), "{}", outcome["skipped"]);
@@ -85,7 +84,7 @@ fn a_death_at_every_point() {
     assert!(hits.iter().all(|hit| hit[1].as_u64() > Some(0)), "never hit: {hits:?}");
 }
 
-/// Its second logger, too, once left a checkpoint that was taken for damage.
+/// Once, the second logger also left a checkpoint that was reported as damage.
 #[test]
 fn two_deaths_in_a_row_in_the_middle_of_a_checkpoint() {
     let only = ["kill", "--seed", "1", "--states", "1", "--only", "checkpoint.header_written:twice"];
@@ -117,9 +116,9 @@ fn histories_under_kills() {
 
 #[test]
 fn a_history_that_a_planted_bug_made_is_judged_again() {
-    // The build that has planted bugs in all its processes, and in itself.
+    // The build that has planted bugs in all its processes.
     let program = crash_harness::instrumented::program().unwrap();
-    // It shows if all die between the answer and the sync.
+    // The bug shows if all processes die between the answer and the sync.
     let tries = (0..20).map(|seed| {
         run(
             program,
@@ -136,14 +135,14 @@ fn a_history_that_a_planted_bug_made_is_judged_again() {
     };
     let only = tries.map(|(_, outcomes)| is_history(&outcomes[0])).find_map(|found| found);
     let only = only.expect("the bug was not caught");
-    // The judgement needs no bug: it is one of the file alone.
+    // Judging the saved history needs no bug, only the file.
     let (code, outcomes) = harness(&["linearizability", "--states", "1", "--only", &only], "");
     assert_eq!(code, 1);
     assert_eq!(outcomes[0]["order_violations"], 1);
     std::fs::remove_file(only.strip_prefix("history:").unwrap()).unwrap();
 }
 
-/// Power cuts need a system where file systems can be mounted.
+/// Runs a part of the suite `power`, which needs a system where file systems can be mounted.
 fn power_cuts(only: &str) -> Option<Value> {
     let (code, mut outcomes) = harness(&["power", "--seed", "1", "--states", "1", "--only", only], "");
     if is_skipped(&outcomes[0]) {
@@ -157,7 +156,7 @@ fn power_cuts(only: &str) -> Option<Value> {
 #[test]
 fn cuts_of_a_plain_life() {
     let Some(outcome) = power_cuts("plain") else { return };
-    // A recorder to which no mapped page comes before its sync would show nothing.
+    // A recorder that receives no mapped page before its sync would test nothing.
     let hits = outcome["coverage"][0]["hits"].as_array().unwrap();
     for operation in ["acknowledgement", "arena: mapped pages written back", "log: write", "log: sync", "header: sync"]
     {
@@ -189,9 +188,9 @@ fn wrong_arguments_are_told() {
     }
 }
 
-/// Goal: the comparison has its rows, those that wait lose nothing, and those that acknowledge
-/// early lose about half an interval; that is 50 records at 10 syncs and 1,000 records a second, of
-/// which a dozen cuts show a few at least.
+/// Goal: the comparison has its rows, and schemes that wait lose nothing. Schemes that acknowledge
+/// early lose about half an interval: 50 records at 10 syncs and 1,000 records per second, of which
+/// a dozen cuts show at least a few.
 #[test]
 fn what_a_sync_less_costs() {
     let (code, outcomes) = harness(&["tradeoff", "--seed", "1", "--seconds", "10"], "");
@@ -200,8 +199,7 @@ fn what_a_sync_less_costs() {
     for scheme in ["mmap-interval", "logger-visible", "logger-durable", "logger-within"] {
         let row = rows.iter().find(|row| row["scheme"] == scheme).unwrap_or_else(|| panic!("no row of {scheme}"));
         let number = |name: &str| row[name].as_f64().unwrap_or_else(|| panic!("{name} of {row}"));
-        // A disk that is busy with something else may answer nothing for the whole of such a short
-        // time.
+        // A busy disk may not answer at all within such a short time.
         assert!(number("throughput") >= 0.0 && number("fsyncs") >= 0.0, "{row}");
         assert!(number("ack_ms_mean") > 0.0 && number("ack_ms_p99") >= number("ack_ms_p50"), "{row}");
         let waits = matches!(scheme, "logger-durable" | "logger-within");
@@ -217,8 +215,8 @@ fn what_a_sync_less_costs() {
     assert!(outcomes[0]["advice"].as_array().unwrap().iter().all(|advice| advice["text"].is_string()));
 }
 
-/// Goal: a durable commit that was not is found. Method: a bug that says so before the sync, where
-/// there is nearly always a sync in progress.
+/// Goal: a commit that is acknowledged as durable too early is found. Method: a bug that
+/// acknowledges before the sync, under a load that nearly always has a sync in progress.
 #[test]
 fn an_acknowledgement_before_its_sync_is_seen_by_what_a_cut_takes() {
     let program = crash_harness::instrumented::program().unwrap();

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 /// fjall.
 pub(crate) struct Fjall;
 
-/// Bytes in memory after which fjall writes a table; 64 MiB unless set. Fewer, so that a short run
-/// has many.
+/// Bytes in memory after which fjall writes a table; the default is 64 MiB. A small value makes a
+/// short run write many.
 const MEMTABLE_BYTES: u64 = 256 << 10;
 
 impl StoreUnderTest for Fjall {
@@ -30,7 +30,7 @@ impl StoreUnderTest for Fjall {
         let begun = Instant::now();
         let database = loop {
             match Database::builder(path).worker_threads(1).open() {
-                // The lock of a process that was killed is released a moment after it is gone.
+                // The kernel releases the lock of a killed process a moment after its end.
                 Err(fjall::Error::Locked) if begun.elapsed() < HANGS => {
                     std::thread::sleep(Duration::from_millis(1));
                 }

@@ -19,8 +19,8 @@ pub(crate) const DEFAULT: Lmdb = Lmdb { name: "lmdb", flags: EnvFlags::empty(), 
 /// Pages are written through the mapping.
 pub(crate) const WRITE_MAP: Lmdb = Lmdb { name: "lmdb-writemap", flags: EnvFlags::WRITE_MAP, control_of: &[] };
 
-/// Nothing is synced, which is documented to lose and to damage data when the power goes: a control
-/// of the checks.
+/// Nothing is synced. According to its documentation, LMDB may then lose and damage data in a power
+/// cut: a control of the checks.
 pub(crate) const NO_SYNC: Lmdb = Lmdb { name: "lmdb-nosync", flags: EnvFlags::NO_SYNC, control_of: &["cuts"] };
 
 impl StoreUnderTest for Lmdb {
@@ -51,13 +51,13 @@ impl StoreUnderTest for Lmdb {
         std::fs::create_dir_all(path)?;
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(64 << 20).max_readers(126);
-        // SAFETY: nobody but LMDB touches its files while it has them open, and no process opens
-        // them twice. The control gives up syncs, whose loss shows only after a power cut, in files
-        // that are copies.
+        // SAFETY: only LMDB accesses its files while it has them open, and no process opens them
+        // twice. The control omits syncs, whose loss shows only after a power cut, in files that
+        // are copies.
         #[allow(unsafe_code)]
         let env = unsafe { options.flags(self.flags).open(path)? };
-        // What LMDB advises whoever opens it: a reader that was killed keeps pages from being used
-        // again until somebody looks.
+        // LMDB's documentation recommends this after opening: a killed reader prevents the reuse of
+        // pages until its slot is cleared.
         env.clear_stale_readers()?;
         let mut txn = env.write_txn()?;
         let data = env.create_database(&mut txn, None)?;

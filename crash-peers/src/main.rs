@@ -1,7 +1,7 @@
-//! The crash harness run against other embedded stores, and against untorn in the same way.
+//! The crash harness for other embedded stores, and for untorn in the same way.
 //!
-//! Exit code 0: no promise was broken, and every control was caught; 1: otherwise; 2: usage; 3: the
-//! program itself could not go on.
+//! Exit codes: 0 if no promise was broken and every control was caught, 1 otherwise, 2 for a usage
+//! error, 3 if the program itself failed.
 
 mod fjall;
 mod lmdb;
@@ -20,40 +20,40 @@ use crash_harness::{report, role};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Kills, power cuts, failing syncs and failing calls for several embedded stores, side by side.
+/// Kills, power cuts, failing syncs and failing calls for several embedded stores.
 #[derive(Parser)]
 #[command(version, about)]
 struct Arguments {
-    /// What is done to them.
+    /// The kind of test.
     run: Run,
-    /// Which stores, separated by commas: rows (`sqlite-wal-full`) or families (`sqlite`); all
-    /// unless given.
+    /// Stores to test, separated by commas: rows (`sqlite-wal-full`) or families (`sqlite`)
+    /// [default: all].
     #[arg(long, value_delimiter = ',')]
     store: Vec<String>,
-    /// What random choices follow; a new one unless given.
+    /// Seed of the random choices [default: a new one].
     #[arg(long)]
     seed: Option<u64>,
-    /// About how long in all, in seconds; ten for each store and run unless given.
+    /// Approximate total run time in seconds [default: ten for each store and run].
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: Option<u64>,
-    /// How many states of each store and run, instead of a time.
+    /// Number of states of each store and run, instead of a time.
     #[arg(long, conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
     states: Option<u64>,
-    /// Only this one: what a violation's replay line names.
+    /// Run only this item, which a violation's replay line names.
     #[arg(long)]
     only: Option<String>,
-    /// Bytes that the disk writes as a whole; smaller pieces of a page may be new beside old ones.
+    /// Bytes that the disk writes atomically; smaller units than a page may be new beside old ones.
     #[arg(long, default_value_t = 512, value_parser = parse_sector)]
     sector: usize,
-    /// The name of a new file is durable only after a sync of its directory, which is all that
-    /// POSIX grants. Unless given, a sync of the file makes its name durable too, as the journals
-    /// of ext4, XFS and btrfs do.
+    /// Make the name of a new file durable only by a sync of its directory, which is all that POSIX
+    /// guarantees. Without this option, a sync of the file makes its name durable, too, as the
+    /// journals of ext4, XFS and btrfs do.
     #[arg(long)]
     strict_names: bool,
-    /// Writes the outcome as JSON, one object a line; `-` is the standard output.
+    /// Write the outcome as JSON to this file, one object a line; `-` is the standard output.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Writes a report for people to this directory.
+    /// Write an HTML report to this directory.
     #[arg(long)]
     report: Option<PathBuf>,
 }
@@ -61,21 +61,21 @@ struct Arguments {
 fn parse_sector(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(bytes @ (512 | 4096)) => Ok(bytes),
-        _ => Err("512 or 4096".into()),
+        _ => Err("the sector size must be 512 or 4096".into()),
     }
 }
 
-/// What is done to the stores.
+/// The kind of test.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Run {
     /// Processes are killed at random instants under load.
     Kill,
-    /// The power goes, with any part of what was not synced on the disk.
+    /// The power fails, with any part of the unsynced data on the disk.
     Cuts,
-    /// A sync fails, takes with it what it covered, and the power goes later.
+    /// A sync fails and loses its data, and the power fails later.
     Faults,
-    /// One call about a file fails: a write, a sync, an open; once or from then on; or it does half
-    /// of what it was asked.
+    /// One call on a file fails: a write, a sync or an open, once or from then on; or it does half
+    /// of its work.
     Errors,
     /// All of these.
     All,
@@ -94,7 +94,7 @@ impl Run {
 }
 
 fn main() -> ExitCode {
-    // What the program starts itself as: the processes that it kills.
+    // The program starts itself as the processes that it kills.
     if let Some(role) = role::Role::of_this_process() {
         return store_under_test::work::play(&role, stores::ALL);
     }
@@ -135,12 +135,12 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     if let Some(directory) = &arguments.report {
         report::html::write(&outcomes, directory)?;
     }
-    let names = if arguments.strict_names { "only by a sync of the directory" } else { "by a sync of the file too" };
+    let names = if arguments.strict_names { "only by a sync of the directory" } else { "also by a sync of the file" };
     println!("seed {seed}; sectors of {} bytes; names of new files durable {names}", arguments.sector);
     Ok(outcomes.iter().all(Outcome::is_good))
 }
 
-/// Does one thing to one store.
+/// Runs one kind of test on one store.
 fn one(
     run: Run,
     tested: &dyn StoreUnderTest,
@@ -169,8 +169,8 @@ fn one(
     Ok(outcome)
 }
 
-/// What was found in settings that are known not to keep the promise shows that the checks work,
-/// and is no violation.
+/// Evaluates a control. Violations in settings that are known to break the promises show that the
+/// checks work, and are not reported as violations.
 fn as_control(outcome: &mut Outcome, name: &str, is_whole: bool) {
     let caught = !outcome.violations.is_empty();
     outcome.figures.insert("violations found in this control".into(), outcome.violations.len() as f64);

@@ -1,12 +1,12 @@
-//! No store: a file for each key, written over in place. A control, in which every run must find
-//! something.
+//! Plain files instead of a store: a file for each key, overwritten in place. It is a control, in
+//! which every run must find a violation.
 
 use crash_harness::store_under_test::{About, Change, Entries, Promise, Result, Store, StoreUnderTest};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-/// Files that claim to be a store.
+/// Files behind the interface of a store.
 pub(crate) struct PlainFiles;
 
 impl StoreUnderTest for PlainFiles {
@@ -33,7 +33,7 @@ struct Open {
 }
 
 impl Open {
-    /// The file of a key, whose bytes may be any.
+    /// Returns the file of a key, which may contain any bytes.
     fn file(&self, key: &[u8]) -> PathBuf {
         self.dir.join(key.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
     }

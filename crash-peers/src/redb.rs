@@ -26,7 +26,7 @@ pub(crate) const EXCLUSIVE: Redb =
 pub(crate) const MULTI_WRITER: Redb =
     Redb { name: "redb-multi-writer", mode: ConcurrencyMode::MultiWriter, durability: Durability::Immediate };
 
-/// Commits are kept by the next synced one, also when only the process dies.
+/// Commits are kept only by the next synced one, even if only the process dies.
 pub(crate) const NONE: Redb =
     Redb { name: "redb-none", mode: ConcurrencyMode::ExclusiveWriter, durability: Durability::None };
 
@@ -52,7 +52,7 @@ impl StoreUnderTest for Redb {
         let begun = Instant::now();
         let database = loop {
             match builder.create(path.join("data.redb")) {
-                // The lock of a process that was killed is released a moment after it is gone.
+                // The kernel releases the lock of a killed process a moment after its end.
                 Err(DatabaseError::DatabaseAlreadyOpen) if begun.elapsed() < HANGS => {
                     std::thread::sleep(Duration::from_millis(1));
                 }

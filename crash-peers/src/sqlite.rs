@@ -18,8 +18,8 @@ pub(crate) struct Sqlite {
 pub(crate) const WAL_FULL: Sqlite =
     Sqlite { name: "sqlite-wal-full", journal: "WAL", synchronous: "FULL", after_cut: Promise::Batch, control_of: &[] };
 
-/// Only checkpoints sync; documented to lose the latest commits, and nothing else, when the power
-/// goes.
+/// Only checkpoints sync. According to its documentation, SQLite may then lose the latest commits
+/// in a power cut, and nothing else.
 pub(crate) const WAL_NORMAL: Sqlite = Sqlite {
     name: "sqlite-wal-normal",
     journal: "WAL",
@@ -38,8 +38,8 @@ pub(crate) const DELETE_EXTRA: Sqlite = Sqlite {
     control_of: &[],
 };
 
-/// Nothing is synced, which is documented to lose and to damage data when the power goes: a control
-/// of the checks.
+/// Nothing is synced. According to its documentation, SQLite may then lose and damage data in a
+/// power cut: a control of the checks.
 pub(crate) const WAL_OFF: Sqlite = Sqlite {
     name: "sqlite-wal-off",
     journal: "WAL",
@@ -48,11 +48,11 @@ pub(crate) const WAL_OFF: Sqlite = Sqlite {
     control_of: &["cuts", "faults"],
 };
 
-/// Pages of the log after which SQLite takes a checkpoint by itself; 1,000 unless set. Fewer, so
-/// that a short run has many.
+/// Pages of the log after which SQLite takes a checkpoint; the default is 1,000. A small value
+/// makes a short run take many.
 const CHECKPOINT_PAGES: u32 = 100;
 
-/// How long to wait for other processes.
+/// Longest wait for other processes.
 const BUSY: Duration = Duration::from_secs(25);
 
 impl StoreUnderTest for Sqlite {
@@ -78,7 +78,7 @@ impl StoreUnderTest for Sqlite {
         std::fs::create_dir_all(path)?;
         let connection = Connection::open(path.join("data.sqlite"))?;
         connection.busy_timeout(BUSY)?;
-        // The change of the mode does not wait for others by itself.
+        // Changing the mode does not wait for other processes.
         let begun = Instant::now();
         let mode: String = loop {
             match connection.query_row(&format!("PRAGMA journal_mode={}", self.journal), [], |row| row.get(0)) {
@@ -107,7 +107,7 @@ struct Open {
 
 impl Store for Open {
     fn batch(&mut self, changes: &[Change]) -> Result<()> {
-        // A writer from the beginning on: one that began by reading could be refused.
+        // The transaction writes from the beginning: one that begins with a read could be refused.
         let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         for change in changes {
             match &change.value {
@@ -122,12 +122,12 @@ impl Store for Open {
 
     fn sync(&mut self) -> Result<()> {
         if self.is_log {
-            // Of all that SQLite offers, only a checkpoint syncs the log afterwards. It says
-            // whether another one kept it from that.
+            // Only a checkpoint syncs the log afterwards. Its result shows whether another
+            // connection blocked it.
             let begun = Instant::now();
             while self.connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |row| row.get::<_, i64>(0))? != 0 {
                 if begun.elapsed() > BUSY {
-                    return Err(Failure("a checkpoint was kept from completing".into()));
+                    return Err(Failure("a checkpoint was blocked by other connections".into()));
                 }
                 std::thread::sleep(Duration::from_millis(1));
             }

@@ -1,9 +1,9 @@
-//! The rows: which stores there are, each with one choice of settings.
+//! The rows: the stores under test, each with one choice of settings.
 
 use crate::{fjall::Fjall, lmdb, plain_files::PlainFiles, redb, sqlite};
 use crash_harness::store_under_test::{StoreUnderTest, untorn::Untorn};
 
-/// All of them, in the order of the table.
+/// All stores, in the order of the table.
 pub(crate) const ALL: &[&dyn StoreUnderTest] = &[
     &Untorn { durable: true },
     &Untorn { durable: false },
@@ -21,7 +21,8 @@ pub(crate) const ALL: &[&dyn StoreUnderTest] = &[
     &PlainFiles,
 ];
 
-/// Those that are named, by row or by the family with which the rows' names begin; all if none are.
+/// Returns the stores with these names. A name is that of a row or of a family of rows; without
+/// names, all are returned.
 pub(crate) fn chosen(names: &[String]) -> Result<Vec<&'static dyn StoreUnderTest>, String> {
     let is_of = |row: &str, name: &str| row == name || row.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'));
     let rows = || ALL.iter().map(|tested| tested.about().name);
@@ -33,7 +34,7 @@ pub(crate) fn chosen(names: &[String]) -> Result<Vec<&'static dyn StoreUnderTest
     Ok(ALL.iter().copied().filter(|tested| wanted(tested.about().name)).collect())
 }
 
-/// The version of a package as `Cargo.lock` has it, for libraries that can't be asked.
+/// Returns the version of a package from `Cargo.lock`, for libraries that do not report it.
 pub(crate) fn locked_version(package: &str) -> String {
     let lock = include_str!("../../Cargo.lock");
     let name = format!("name = \"{package}\"");

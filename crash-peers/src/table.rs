@@ -1,21 +1,21 @@
-//! The stores side by side on the terminal.
+//! The results of all stores as a table on the terminal.
 
 use crash_harness::outcome::Outcome;
 use crash_harness::store_under_test::About;
 
-/// A store, and what became of it in each run.
+/// A store and its result in each run.
 pub(crate) struct Row {
-    /// What it is.
+    /// Its description.
     pub(crate) about: About,
-    /// In the order of the runs.
+    /// The outcomes in the order of the runs.
     pub(crate) outcomes: Vec<Outcome>,
 }
 
-/// A store in a line: version, settings, promises.
+/// Describes a store in a line: version, settings, promises.
 pub(crate) fn describe(about: &About) -> String {
     let control = match about.control_of {
         [] => String::new(),
-        runs => format!("; a control, in which {} must find something", runs.join(", ")),
+        runs => format!("; a control, in which {} must find a violation", runs.join(", ")),
     };
     format!(
         "{} {}: {}; promises to keep {} after a kill, {} after a power cut{}{}",
@@ -29,7 +29,7 @@ pub(crate) fn describe(about: &About) -> String {
     )
 }
 
-/// Prints the table, and below it what was found, skipped and left out.
+/// Prints the table, followed by everything that was found, skipped and not covered.
 pub(crate) fn print(rows: &[Row]) {
     println!(
         "\n{:<28} {:>7} {:>7} {:>6} {:>6} {:>6} {:>6} {:>7}  verdict",

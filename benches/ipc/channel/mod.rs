@@ -134,7 +134,7 @@ impl Kind {
             Kind::Kept => "one shared buffer for all records, a message for each; copied out before it is looked at",
             Kind::Ring => "a shared ring of 256 KiB, copied in and out; a futex where one has to wait",
             Kind::Arena => "written into a shared arena, a pointer swung; read in place; a futex where one has to wait",
-            Kind::ArenaSpin => "the same, without sleeping: whoever waits looks all the time",
+            Kind::ArenaSpin => "the same, without sleeping: the waiter polls all the time",
             Kind::StoreFeed => "untorn: a visible put here, a follower of visible changes there; by way of the logger",
             Kind::StoreSpin => "untorn: a visible put here, snapshots there until the new version shows",
         }

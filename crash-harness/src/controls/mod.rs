@@ -1,21 +1,21 @@
-//! Controls: does the harness find anything at all? Each bug of the catalogue
-//! ([`untorn::planted_bugs`]) is switched on in a run of the suite that is meant for it, which must
-//! find it; and the same run without a bug must find nothing.
+//! Controls: tests of the harness itself. For each bug of the catalogue ([`untorn::planted_bugs`]),
+//! this suite runs the check that is meant for the bug, with the bug switched on. The check must
+//! find it. The same check without a bug must find nothing.
 //!
-//! A run is this program once more, in the build that has the bugs, told which one by its
-//! environment. It counts as caught only if a check fails that fits the bug: a panic somewhere
-//! proves nothing about lost acknowledgements. A bug that is not caught fails the suite. So does a
-//! bug that can be found in what is published ([`published`]).
+//! Each run is a process of the instrumented build, and an environment variable names its bug. The
+//! bug counts as caught only if a check of a fitting kind fails: a panic proves nothing about lost
+//! acknowledgements. The suite fails if a bug is not caught. It also fails if published code
+//! contains a planted bug ([`published`]).
 //!
 //! | file | its one job |
 //! |---|---|
-//! | `table.rs` | which suite is meant for which bug, and what it is to find |
+//! | `table.rs` | the check that is meant for each bug, and the violations that prove it |
 //! | `trial.rs` | one run of a suite, with a bug or without |
-//! | `published.rs` | no manifest switches the bugs on, and no published program has them |
+//! | `published.rs` | no manifest switches the bugs on, and no published program contains them |
 //!
-//! Alone, the suite makes all runs, however long that takes (about two minutes on two processors);
-//! among others it keeps to its share of the time, and what it did not come to is said to be not
-//! covered, and counts as neither caught nor missed.
+//! If the suite runs alone, it makes all runs, which takes about two minutes on two processors.
+//! Together with other suites it stays within its share of the time. The remaining bugs are
+//! reported as not covered, neither caught nor missed.
 
 pub mod published;
 pub mod table;
@@ -30,16 +30,16 @@ use std::sync::Mutex;
 use table::{CONTROLS, Check, Control};
 pub use trial::{Trial, catch};
 
-/// Runs side by side: most of them wait for deaths more than they work.
+/// Concurrent runs. Most runs wait for deaths more than they compute.
 const AT_ONCE: usize = 2;
 
-/// Something to do, by itself.
+/// An independent unit of work.
 enum Job {
     /// A bug that must be caught.
     Planted(&'static Control),
     /// A check without a bug, which must find nothing.
     Clean(Check),
-    /// What is published.
+    /// The check of the published manifests and programs.
     Published,
 }
 
@@ -66,7 +66,7 @@ pub fn run(context: &Context) -> Outcome {
     outcome
 }
 
-/// All that there is to do: bugs, then the same checks without them, each once.
+/// Returns all jobs: the bugs, then each of their checks once without a bug.
 fn jobs() -> Vec<Job> {
     let checks: BTreeSet<Check> = CONTROLS.iter().map(|control| control.check).collect();
     let planted = CONTROLS.iter().map(Job::Planted);
@@ -104,7 +104,7 @@ impl Job {
         match self {
             Job::Planted(control) => {
                 let tried = catch(context, program, control);
-                // Ctrl-C has ended the try as well.
+                // Ctrl-C ends the child process of the trial, too.
                 if is_interrupted() && !matches!(tried, Trial::Caught { .. }) {
                     outcome.lock().expect("not poisoned").uncovered.push(format!("{name}: it was interrupted"));
                     return;

@@ -19,10 +19,11 @@ const FORBIDDEN: &[&str] = &["planted-bugs", "crash-points", "instrumented"];
 /// The variables that choose a planted bug or a crash point.
 const VARIABLES: &[&str] = &["UNTORN_BUG", "UNTORN_CRASH"];
 
-/// Looks at the manifests and at the programs; how many programs. The inner error is a finding.
+/// Checks the manifests and the programs, and returns the number of programs. The inner error is a
+/// finding.
 ///
 /// # Errors
-/// If cargo can't be run here, or can't build.
+/// If cargo can't be run or can't build.
 pub fn look() -> Result<Result<u64, Finding>, String> {
     let found = |what: String| Ok(Err(Finding::new(Kind::Misbehaved, what)));
     let metadata = cargo::output(&["metadata", "--no-deps", "--format-version", "1"])?;
@@ -35,7 +36,7 @@ pub fn look() -> Result<Result<u64, Finding>, String> {
     let plain = programs(Build::Ordinary, &["--bins", "--features", "untorn/cli"], "", 2)?;
     for program in &plain {
         if let Some(name) = names_in(program)?.into_iter().next() {
-            return found(format!("{} has the bytes of {name:?} in it", program.display()));
+            return found(format!("{} contains the bytes of {name:?}", program.display()));
         }
     }
     let with_bugs = programs(Build::Instrumented, &["--bin", "untorn-logger"], "crash-instrumented", 1)?;
@@ -45,7 +46,7 @@ pub fn look() -> Result<Result<u64, Finding>, String> {
     };
     if !missing.is_empty() {
         return found(format!(
-            "a program with planted bugs does not show {missing:?}: the look at the others proves nothing"
+            "a program with planted bugs does not contain {missing:?}, so the check of the other programs proves nothing"
         ));
     }
     Ok(Ok(plain.len() as u64))
@@ -55,7 +56,7 @@ fn names() -> impl Iterator<Item = &'static str> {
     untorn::planted_bugs::ALL.iter().map(|(name, _)| *name).chain(VARIABLES.iter().copied())
 }
 
-/// Which of the names the bytes of a file have.
+/// Returns the names that occur in the bytes of a file.
 fn names_in(program: &Path) -> Result<BTreeSet<&'static str>, String> {
     let bytes = std::fs::read(program).map_err(|error| format!("reading {}: {error}", program.display()))?;
     let has = |name: &str| bytes.windows(name.len()).any(|window| window == name.as_bytes());

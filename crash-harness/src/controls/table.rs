@@ -1,16 +1,16 @@
-//! Which suite is meant for which planted bug, the part of it that is quick, and what it is to
-//! find. All bugs of the catalogue are here; a test says so.
+//! The check for each planted bug: the suite, the quick part of it, and the kinds of violation that
+//! prove the bug. A test ensures that the table contains all bugs of the catalogue.
 
 use crate::outcome::Kind::{
     self, BlockedReader, Damaged, HalfApplied, LostAcked, Misbehaved, OrderViolation, TornRead,
 };
 
-/// A part of a suite: what `crash-harness SUITE --only ONLY` does.
+/// A part of a suite: what `crash-harness SUITE --only ONLY` runs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Check {
-    /// The suite; or `model`, the model checker's own test.
+    /// The suite, or `model` for the model checker's own tests.
     pub suite: &'static str,
-    /// What of it.
+    /// The part of the suite.
     pub only: &'static str,
 }
 
@@ -21,26 +21,27 @@ impl std::fmt::Display for Check {
 }
 
 impl Check {
-    /// Whether it is one of this program.
+    /// Returns whether the check is a suite of this program.
     pub fn is_a_suite(&self) -> bool {
         self.suite != MODEL
     }
 }
 
-/// What stands in the place of a suite for the model checker, whose models are tests of the
-/// library: `only` names one.
+/// Stands in for a suite's name if the check is a model of the model checker. Models are tests of
+/// the library; `only` names one.
 pub const MODEL: &str = "model";
 
-/// A bug, and what must catch it.
+/// A bug and the check that must catch it.
 #[derive(Clone, Copy, Debug)]
 pub struct Control {
     /// The bug's name in the catalogue.
     pub bug: &'static str,
-    /// What is meant for it.
+    /// The check for it.
     pub check: Check,
-    /// What it may show as. Whatever else fails is no proof.
+    /// The violations that prove the bug. Any other violation is no proof.
     pub shows_as: &'static [Kind],
-    /// How often it is tried, with other random choices: what shows depends on who comes first.
+    /// Number of tries with different random choices. The result depends on how the processes
+    /// interleave.
     pub tries: u64,
 }
 
@@ -52,11 +53,11 @@ const fn often(control: Control) -> Control {
     Control { tries: 12, ..control }
 }
 
-/// What a reader sees of pages that were used again beneath it: other bytes, bytes without a
-/// meaning, or another time.
+/// What a reader sees of pages that were reused while it read them: other bytes, undecodable bytes,
+/// or another time.
 const REUSED: &[Kind] = &[TornRead, HalfApplied, OrderViolation, Damaged, Misbehaved];
 
-/// All of them; those that take long by waiting come first.
+/// All controls; those that wait long come first.
 pub const CONTROLS: &[Control] = &[
     by("lock-without-takeover", "kill", "commit.pages_written:kill", &[BlockedReader]),
     by("skip-reader-reread", "step", "snapshot read:between", REUSED),
@@ -110,9 +111,9 @@ pub const CONTROLS: &[Control] = &[
     by("versions-go-on", "kill", "sample.collected:end", &[OrderViolation]),
     by("wal-without-crc", "power", "plain", &[Damaged, LostAcked, HalfApplied, TornRead]),
     by("within-answered-before-sync", "power", "plain", &[LostAcked]),
-    // The model of the same bug: what a missing fence lets a weak memory order do, of which x86
-    // shows nothing.
-    by("seqlock-without-fence", MODEL, "loom cell::planted_a_cell_without_fences", &[]),
+    // The model of the same bug. It covers reorderings of a weak memory model that x86 does not
+    // show.
+    by("seqlock-without-fence", MODEL, "loom_tests::cell::planted_a_cell_without_fences", &[]),
 ];
 
 #[cfg(test)]
@@ -120,7 +121,7 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    /// Goal: a bug that somebody adds to the catalogue is not forgotten here, and no name is wrong.
+    /// Goal: the table contains each bug of the catalogue, and each name in it is valid.
     #[test]
     fn all_bugs_of_the_catalogue_have_a_suite() {
         let in_catalogue: BTreeSet<&str> = untorn::planted_bugs::ALL.iter().map(|(name, _)| *name).collect();

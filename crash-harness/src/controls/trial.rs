@@ -1,5 +1,5 @@
-//! One run of a part of a suite, with a bug or without: this program as a process of its own, and
-//! what its JSON says.
+//! One run of a part of a suite, with a bug or without. The run is a child process of this program,
+//! and its JSON is parsed here.
 
 use super::table::{Check, Control};
 use crate::cargo;
@@ -9,20 +9,20 @@ use serde::Deserialize;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Seconds that a run may take if its suite goes by the time at all.
+/// Run time in seconds, for suites that are limited by time.
 const SECONDS: &str = "8";
 
 /// What a run found.
 pub(super) struct Run {
-    /// Distinct states.
+    /// Number of distinct states.
     pub states: u64,
-    /// Violations, by kind and in words.
+    /// Violations: kind and description.
     pub found: Vec<(Kind, String)>,
-    /// What it could not do.
+    /// Parts that were skipped.
     pub skipped: Vec<String>,
 }
 
-/// The parts of an outcome that are looked at.
+/// The fields of an outcome that are used here.
 #[derive(Deserialize)]
 struct Said {
     states: u64,
@@ -42,29 +42,29 @@ struct SaidSkipped {
     why: String,
 }
 
-/// How it went with a bug.
+/// The result of trying a bug.
 #[derive(Debug)]
 pub enum Trial {
-    /// Found.
+    /// The bug was found.
     Caught {
         /// States until then.
         states: u64,
-        /// What was found, in words.
+        /// Description of the violation.
         what: String,
     },
-    /// Not found.
+    /// The bug was not found.
     Missed {
-        /// States that were looked at.
+        /// States that were checked.
         states: u64,
-        /// What was found instead, in words.
+        /// Description of what was found instead.
         instead: String,
     },
-    /// The suite can't do that here.
+    /// The suite can't run on this machine.
     Impossible(String),
 }
 
 impl Trial {
-    /// States that were looked at.
+    /// Returns the number of states that were checked.
     pub fn states(&self) -> u64 {
         match self {
             Trial::Caught { states, .. } | Trial::Missed { states, .. } => *states,
@@ -73,7 +73,7 @@ impl Trial {
     }
 }
 
-/// Looks for a bug with the check that is meant for it.
+/// Runs the check that is meant for a bug.
 pub fn catch(context: &Context, program: &Path, control: &Control) -> Trial {
     if !control.check.is_a_suite() {
         return in_the_model(control.check.only);
@@ -82,7 +82,7 @@ pub fn catch(context: &Context, program: &Path, control: &Control) -> Trial {
     for attempt in 0..control.tries {
         match run(program, &control.check, control.bug, context.seed.wrapping_add(attempt)) {
             Ok(run) => {
-                // A violation is a state of its own, though one that came too early to be counted.
+                // A violation counts as a state even if the run ended before it was counted.
                 states += run.states.max(u64::from(!run.found.is_empty()));
                 for (kind, what) in run.found {
                     if control.shows_as.contains(&kind) {
@@ -103,10 +103,10 @@ pub fn catch(context: &Context, program: &Path, control: &Control) -> Trial {
     Trial::Missed { states, instead: instead.join("; ") }
 }
 
-/// One run.
+/// Runs a check once.
 ///
 /// # Errors
-/// If it ended without saying what it found: why.
+/// If the process ended without a report. The error contains the reason.
 pub(super) fn run(program: &Path, check: &Check, bug: &str, seed: u64) -> Result<Run, String> {
     let ended = Command::new(program)
         .arg(check.suite)
@@ -134,11 +134,10 @@ pub(super) fn run(program: &Path, check: &Check, bug: &str, seed: u64) -> Result
     })
 }
 
-/// A model's own test of the bug: it passes if the model checker finds something wrong with the
-/// model that has it.
+/// Runs the model of the bug. The test passes if the model checker finds the bug.
 fn in_the_model(only: &str) -> Trial {
     let (test, name) = only.split_once(' ').expect("a test program, and one of its tests");
-    // Where `cargo test` has built it, if somebody has run the tests.
+    // Reuses the build of an earlier `cargo test`, if there is one.
     let target = crate::instrumented::target();
     let ended = cargo::command()
         .args(["test", "--quiet", "--test", test, "--target-dir"])
@@ -151,7 +150,7 @@ fn in_the_model(only: &str) -> Trial {
         Err(error) => return Trial::Impossible(format!("running cargo: {error}")),
     };
     let said = String::from_utf8_lossy(&ended.stdout).into_owned();
-    // That exactly this one ran, and not none.
+    // Ensures that exactly this test ran.
     if ended.status.success() && said.contains("1 passed") {
         return Trial::Caught { states: 1, what: format!("the model checker finds it: {name}") };
     }

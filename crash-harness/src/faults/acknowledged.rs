@@ -1,8 +1,9 @@
-//! What writers were told, as an argument of the process that is to hold the store against it.
+//! The acknowledgements that writers received, encoded as an argument of the process that checks
+//! the store.
 
 use crate::oracle::Acknowledged;
 
-/// `name=visible,durable,cell;…`, in words that [`parse`] understands.
+/// Encodes them as `name=visible,durable,cell;…`, which [`parse`] decodes.
 pub(super) fn write(acknowledged: &[(String, Acknowledged)]) -> String {
     let one = |(name, acknowledged): &(String, Acknowledged)| {
         format!("{name}={},{},{}", acknowledged.visible, acknowledged.durable, acknowledged.cell)
@@ -10,7 +11,7 @@ pub(super) fn write(acknowledged: &[(String, Acknowledged)]) -> String {
     acknowledged.iter().map(one).collect::<Vec<_>>().join(";")
 }
 
-/// What [`write`] made.
+/// Decodes the output of [`write`].
 pub(super) fn parse(words: &str) -> Vec<(String, Acknowledged)> {
     let one = |word: &str| {
         let (name, numbers) = word.split_once('=')?;
@@ -21,7 +22,7 @@ pub(super) fn parse(words: &str) -> Vec<(String, Acknowledged)> {
     words.split(';').filter_map(one).collect()
 }
 
-/// What a process has said so far.
+/// Returns the acknowledgements in the lines that a process has printed so far.
 pub(super) fn by(lines: &[String]) -> Acknowledged {
     let newest = |what: &str| {
         let number = |line: &String| line.strip_prefix(what)?.trim().parse().ok();

@@ -1,5 +1,5 @@
-//! What must hold when the cause of a fault is gone and all its witnesses are dead: the store
-//! opens, all that was acknowledged is there, and somebody works with it as if nothing had been.
+//! Checks that must hold after the cause of a fault is gone and all affected processes are dead.
+//! The store opens, everything acknowledged is there, and a new writer works normally.
 
 use crate::oracle::{self, Acknowledged};
 use crate::outcome::{Finding, Kind};
@@ -7,7 +7,7 @@ use crate::process::{Process, crash_kernel, kill_loggers};
 use crate::{instrumented, workload};
 use std::path::Path;
 
-/// Judges a store that nobody has open: as it is, after another writer has worked with it, and
+/// Checks a store that no process has open: as it is, after another writer has worked with it, and
 /// without its shared region.
 pub(super) fn judge(
     path: &Path,
@@ -23,7 +23,7 @@ pub(super) fn judge(
     let mut heir = Process::start(&instrumented::own(), "writer", path, &["heir", "1"], &[]);
     if !heir.wait() {
         heir.refuse_finding()?;
-        return Err(Finding::new(Kind::Misbehaved, "the writer that came afterwards failed"));
+        return Err(Finding::new(Kind::Misbehaved, "the writer that ran after the fault failed"));
     }
     let of_heir = Acknowledged::by(&heir);
     kill_loggers(path);

@@ -1,5 +1,4 @@
-//! States of a disk after a power cut, recovered and judged one after the other by a process of its
-//! own.
+//! Disk states after a power cut. A separate process recovers and checks them one after the other.
 
 use super::acknowledged;
 use super::at_rest::in_process;
@@ -13,11 +12,11 @@ use crate::workload::misbehaved;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Has the states `0`, `1`, … in a directory judged, each against what was said until then, in
-/// `0.said`, ….
+/// Runs a process that checks the states `0`, `1`, … of a directory. The acknowledgements of each
+/// are in `0.said`, ….
 ///
 /// # Errors
-/// The first that does not hold, and why.
+/// The index of the first state that violates a promise, and the finding.
 pub(super) fn judge(states: &Path, count: usize) -> Result<(), (usize, Finding)> {
     let mut process = Process::start(&instrumented::own(), "cut", states, &[&count.to_string()], &[]);
     let (mut heard, mut since) = (0, Instant::now());
@@ -34,13 +33,17 @@ pub(super) fn judge(states: &Path, count: usize) -> Result<(), (usize, Finding)>
     let ended_well = process.wait();
     let at = process.newest("T ") as usize;
     process.refuse_finding().map_err(|finding| (at, finding))?;
-    if ended_well { Ok(()) } else { Err((at, Finding::new(Kind::Misbehaved, "who recovers the store died"))) }
+    if ended_well {
+        Ok(())
+    } else {
+        Err((at, Finding::new(Kind::Misbehaved, "the process that recovers the store died")))
+    }
 }
 
-/// The role of that process.
+/// Plays the role of that process.
 ///
 /// # Errors
-/// What does not hold of the state that was named last.
+/// The violation in the state that was printed last.
 pub(crate) fn play(role: &Role) -> Result<(), Finding> {
     let count: usize = role.arguments.first().and_then(|count| count.parse().ok()).unwrap_or(0);
     for index in 0..count {
@@ -53,11 +56,12 @@ pub(crate) fn play(role: &Role) -> Result<(), Finding> {
         if !has_store && (acknowledged.durable > 0 || acknowledged.cell > 0) {
             return Err(Finding::new(Kind::LostAcked, "the store is gone"));
         }
-        // If the cut came before there was a store, nothing was promised, and one can be made.
+        // If the cut came before the store existed, nothing was acknowledged, and a store can be
+        // created.
         let store = in_process().create(!has_store).open(&path).map_err(misbehaved("recovering after the cut"))?;
         oracle::kept(&store, [("a", acknowledged)], true)?;
         let mut problems = store.verify().map_err(misbehaved("verify"))?.problems;
-        // A torn older header is worth knowing until the next checkpoint overwrites it.
+        // A torn older header is reported until the next checkpoint overwrites it.
         problems.retain(|problem| problem.file != "checkpoint");
         if !problems.is_empty() {
             return Err(Finding::new(Kind::Damaged, format!("verify: {problems:?}")));

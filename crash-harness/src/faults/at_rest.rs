@@ -1,10 +1,10 @@
-//! Damage at rest: bits flip in the files of a closed store, files are shortened, lengthened, gone,
-//! or there although they should not be. Opening says what is damaged, or `verify` does, or it does
-//! not matter; what both take for good is what was stored.
+//! Damage at rest: bits flip in the files of a closed store, and files are shortened, lengthened,
+//! removed or added. Opening must report the damage, or `verify` must, or the damage must not
+//! matter. What both accept must be what was stored.
 //!
-//! Two stores are damaged: one that everybody has left in order, and one after a kernel crash,
-//! whose log is still needed. A process of its own tries one damage after the other, so that one
-//! that dies of it shows.
+//! Two stores are damaged: one that all processes closed in order, and one after a kernel crash,
+//! whose log is still needed. A separate process tries one damage after the other, so that a crash
+//! caused by a damage is detected.
 
 use super::acknowledged;
 use crate::context::Context;
@@ -25,17 +25,17 @@ use std::time::{Duration, Instant};
 use untorn::{Error, Options, Store};
 
 const PAGE: u64 = 4096;
-/// What lies in the first bytes of a page, or of a block of the log, that says what the rest is.
+/// Length of the fields that describe a page or a block of the log.
 const HEADER: u64 = 128;
-/// What is used of a header slot.
+/// Bytes in use of a header slot.
 const SLOT: u64 = 512;
-/// Other bytes that are tried in a long run, for each byte of a header.
+/// Additional values that a long run tries for each byte of a header.
 const OTHERS: usize = 2;
 
-/// How many damages a process tries, one after the other.
+/// Number of damages that one process tries.
 const BATCH: &str = "20";
 
-/// Names below a store's directory, and what the files hold.
+/// The names of the files below a store's directory, and their contents.
 pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 
 /// One damage.
@@ -95,14 +95,14 @@ impl Damage {
         }
     }
 
-    /// Whether a replay line means it: that names one damage, or how those begin that it means, as
-    /// `flip:arena` and `flip:wal` do.
+    /// Returns whether a replay line selects this damage. A replay line names one damage or a
+    /// prefix such as `flip:arena` or `flip:wal`.
     fn is_meant_by(&self, only: &str) -> bool {
         let name = self.to_string();
         name.strip_prefix(only).is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/']))
     }
 
-    /// What the coverage map counts it under.
+    /// Returns the class under which the coverage map counts the damage.
     fn class(&self) -> String {
         let (kind, file) = match self {
             Damage::Flip { file, .. } => ("flip", file),
@@ -115,8 +115,8 @@ impl Damage {
         format!("{kind}:{file}")
     }
 
-    /// What no store can notice: it has lost the end of its log as a whole, as if that had never
-    /// been written.
+    /// Returns whether no store can detect the damage: the whole end of the log is gone, as if it
+    /// had never been written.
     fn is_beyond_notice(&self, newest_segment: &str) -> bool {
         match self {
             Damage::Gone { file } | Damage::Cut { file, .. } => file == newest_segment,
@@ -125,7 +125,7 @@ impl Damage {
     }
 }
 
-/// One of the two stores, and how far it is with.
+/// One of the two stores, and the progress of its damages.
 struct Image {
     how: &'static str,
     path: PathBuf,
@@ -134,14 +134,14 @@ struct Image {
     is_through: bool,
 }
 
-/// What came of the damages so far.
+/// Results of the damages so far.
 #[derive(Default)]
 struct Tally {
     hits: BTreeMap<String, u64>,
     verdicts: BTreeMap<String, u64>,
 }
 
-/// Runs this part: some damages of the one store, then some of the other, in turn.
+/// Runs this part. It alternates between damages of the two stores.
 pub(super) fn run(context: &Context, outcome: &mut Outcome, may_go_on: &dyn Fn(u64, &str) -> bool) {
     let mut images = Vec::new();
     for how in ["left", "crashed"] {
@@ -175,12 +175,12 @@ pub(super) fn run(context: &Context, outcome: &mut Outcome, may_go_on: &dyn Fn(u
     images.iter().for_each(|image| drop(fs::remove_dir_all(&image.path)));
 }
 
-/// The damage, or the damages, that a replay line names.
+/// Returns the damage, or the prefix of damages, that a replay line names.
 fn only<'c>(context: &'c Context, how: &str) -> Option<&'c str> {
     context.only.as_deref()?.strip_prefix(how)?.strip_prefix(':')
 }
 
-/// Has a process try the next damages of an image.
+/// Runs a process that tries the next damages of an image.
 fn batch(context: &Context, image: &mut Image, tally: &mut Tally, outcome: &mut Outcome) {
     let scratch = context.place_in_memory(&format!("damaged-{}", image.how));
     let arguments = [
@@ -222,7 +222,7 @@ fn batch(context: &Context, image: &mut Image, tally: &mut Tally, outcome: &mut 
     if !ended_well {
         let what = if hangs { "hangs" } else { "died" };
         let name = format!("{}:{trying}", image.how);
-        let finding = Finding::new(Kind::Misbehaved, format!("who looks at the damaged store {what}"));
+        let finding = Finding::new(Kind::Misbehaved, format!("the process that checks the damaged store {what}"));
         outcome.violated(finding, &name, context.replay(&name));
     }
     let _ = fs::remove_dir_all(&scratch);
@@ -231,19 +231,19 @@ fn batch(context: &Context, image: &mut Image, tally: &mut Tally, outcome: &mut 
     image.is_through |= tried == 0 || lines.iter().any(|line| line == "all");
 }
 
-/// Makes a store, and keeps its files. What its writer was told.
+/// Makes a store, keeps its files, and returns the acknowledgements of its writer.
 fn make(path: &Path, how: &str) -> Result<Vec<(String, Acknowledged)>, Finding> {
     let mut writer = Process::start(&instrumented::own(), "writer", path, &["w", "4"], &[]);
     if !writer.wait() {
         writer.refuse_finding()?;
-        return Err(Finding::new(Kind::Misbehaved, "the writer before failed"));
+        return Err(Finding::new(Kind::Misbehaved, "the writer that makes the store failed"));
     }
     let acknowledged = vec![("w".to_string(), Acknowledged::by(&writer))];
     if how == "left" {
         let stopped = untorn::logger::stop_logger(path, Duration::from_secs(60));
         stopped.map_err(crate::workload::misbehaved("stop_logger"))?;
     } else {
-        // What became durable last is stated by the next block, which comes soon.
+        // The log records the newest durable position in the next block, which is written soon.
         std::thread::sleep(Duration::from_millis(300));
         kill_loggers(path);
     }
@@ -254,7 +254,7 @@ fn make(path: &Path, how: &str) -> Result<Vec<(String, Acknowledged)>, Finding> 
     Ok(acknowledged)
 }
 
-/// All files of a store, by name.
+/// Returns all files of a store, by name.
 pub(crate) fn load(path: &Path) -> Files {
     let mut files = Files::new();
     for folder in ["", "wal/"] {
@@ -273,7 +273,7 @@ fn lay_out(files: &Files, path: &Path) -> std::io::Result<()> {
     files.iter().try_for_each(|(name, bytes)| fs::write(path.join(name), bytes))
 }
 
-/// All damages of a run, in the order in which they are tried.
+/// Returns all damages of a run, in the order of the tries.
 fn schedule(files: &Files, is_long: bool, dice: &mut StdRng) -> Vec<Damage> {
     let mut structural = Vec::new();
     let mut headers = Vec::new();
@@ -310,7 +310,7 @@ fn schedule(files: &Files, is_long: bool, dice: &mut StdRng) -> Vec<Damage> {
     for _ in 0..others {
         let (name, len) = sizes[dice.random_range(0..sizes.len())];
         if len > 0 {
-            // Mostly where something stands.
+            // Most flips go to the part of the file that is in use.
             let used = files[name].iter().rposition(|byte| *byte != 0).map_or(len, |at| at as u64 + 1);
             let bound = if dice.random_range(0..8) == 0 { len } else { used };
             let at = dice.random_range(0..bound);
@@ -319,7 +319,7 @@ fn schedule(files: &Files, is_long: bool, dice: &mut StdRng) -> Vec<Damage> {
     }
     flips.shuffle(dice);
     structural.shuffle(dice);
-    // One of the few to three of the many, as long as there are any.
+    // One structural damage, then three flips, as long as there are any.
     let mut all = Vec::new();
     let mut flips = flips.into_iter();
     for damage in structural {
@@ -330,11 +330,11 @@ fn schedule(files: &Files, is_long: bool, dice: &mut StdRng) -> Vec<Damage> {
     all
 }
 
-/// The role of the process that tries damages: `SCRATCH SEED SKIP COUNT ONLY short|long TOLD`, of
-/// the image that is its store.
+/// Plays the role of the process that tries damages of an image. The image is its store; the
+/// arguments are `SCRATCH SEED SKIP COUNT ONLY short|long TOLD`.
 ///
 /// # Errors
-/// The first thing that does not hold.
+/// The first violation.
 pub(crate) fn play(role: &Role) -> Result<(), Finding> {
     let argument = |at: usize| role.arguments.get(at).map_or("", String::as_str);
     let number = |at: usize| argument(at).parse::<u64>().unwrap_or(0);
@@ -363,7 +363,7 @@ pub(crate) fn play(role: &Role) -> Result<(), Finding> {
             Err(finding) if finding.kind == Kind::LostAcked && damage.is_beyond_notice(&newest) => {
                 say("R the newest part of the log is gone as a whole, which nothing shows");
             }
-            // The others are tried all the same.
+            // A violation does not prevent the remaining tries.
             Err(finding) => role::say_finding(&finding),
         }
         let _ = fs::remove_dir_all(&path);
@@ -374,7 +374,7 @@ pub(crate) fn play(role: &Role) -> Result<(), Finding> {
     Ok(())
 }
 
-/// The segment with the highest number in its header.
+/// Returns the segment with the highest number in its header.
 fn newest_segment(files: &Files) -> String {
     let number =
         |bytes: &[u8]| bytes.get(32..40).and_then(|number| number.try_into().ok()).map_or(0, u64::from_le_bytes);
@@ -382,7 +382,8 @@ fn newest_segment(files: &Files) -> String {
     segments.max_by_key(|(_, bytes)| number(bytes)).map_or_else(String::new, |(name, _)| name.clone())
 }
 
-/// Opens a store, recovered by a thread of this process, and holds it against what was told.
+/// Opens a store, which a thread of this process recovers, and checks it against the
+/// acknowledgements.
 fn judge(path: &Path, acknowledged: &[(String, Acknowledged)]) -> Result<&'static str, Finding> {
     let store = match in_process().open(path) {
         Ok(store) => store,
@@ -400,14 +401,15 @@ fn judge(path: &Path, acknowledged: &[(String, Acknowledged)]) -> Result<&'stati
     match (kept, store.verify()) {
         (Ok(()), Ok(report)) if report.is_clean() => Ok("harmless"),
         (Err(finding), Ok(report)) if report.is_clean() => {
-            Err(Finding { what: format!("{}; and verify finds nothing", finding.what), ..finding })
+            Err(Finding { what: format!("{}; verify finds nothing", finding.what), ..finding })
         }
         (_, Ok(_) | Err(Error::Corrupt { .. })) => Ok("found by verify"),
         (_, Err(error)) => Err(Finding::new(Kind::Misbehaved, format!("verify: {error:?}"))),
     }
 }
 
-/// Recovered by a thread of this process: nothing to wait for afterwards.
+/// Options under which a thread of this process recovers the store, so that no other process
+/// remains.
 pub(super) fn in_process() -> Options {
     let mut options = Store::options();
     options.logger_thread(true).logger_idle(Duration::from_millis(1)).create(false);

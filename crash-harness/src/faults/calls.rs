@@ -1,12 +1,12 @@
-//! Each call about a file of the store, in turn, fails: once, from then on, or from then on with
-//! all others like it.
+//! Each call on a file of the store fails in turn: once, from then on, or from then on together
+//! with all similar calls.
 //!
-//! Three lives of one store make the catalogue of calls: a store is made and worked with, its
-//! logger is killed beside it, and then everybody dies; the next life recovers it from what the
-//! processes shared, and leaves in order; then the kernel "crashes" (the shared region is gone),
-//! and the third recovers from the disk. The first run counts the calls. Every other one has one of
-//! them fail, for as long as the life lasts in which that happened: later the cause is gone, and
-//! everything must work again.
+//! The catalogue of calls comes from three lives of one store. In the first life the store is
+//! created and used, its logger is killed, and then all processes die. The second life recovers the
+//! store from the shared region and closes it in order. Then a kernel crash is simulated, which
+//! removes the shared region, and the third life recovers from the disk. The first run counts the
+//! calls. In every other run one call fails until the end of the life that made it. After that the
+//! cause is gone, and everything must work again.
 
 use super::{acknowledged, after};
 use crate::context::Context;
@@ -23,14 +23,14 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// Longest life, errors and all.
+/// Longest life, including errors.
 const LIFE_MAX: Duration = Duration::from_secs(150);
-/// The three lives: their writer, and how they end.
+/// The three lives: the name of the writer, and how it ends.
 const LIVES: [(&str, &str); 3] = [("a", "die"), ("b", "leave"), ("c", "leave")];
-/// Stores that are worked with at once: most of the time a life waits for something.
+/// Stores in use at once. A life mostly waits.
 const AT_ONCE: usize = 4;
 
-/// What one run of three lives came by.
+/// Counts and errors of one run of three lives.
 #[derive(Default)]
 struct Run {
     counts: BTreeMap<Site, u64>,
@@ -122,7 +122,7 @@ pub(super) fn run(context: &Context, outcome: &mut Outcome, may_go_on: &(dyn Fn(
     }
 }
 
-/// All faults, in the order in which they are tried: one of each site, another one of each, and so
+/// Returns all faults in the order of the tries: one of each site, then another one of each, and so
 /// on.
 fn schedule(context: &Context, counts: &BTreeMap<Site, u64>) -> Vec<Fault> {
     let mut random = context.random(1);
@@ -133,8 +133,8 @@ fn schedule(context: &Context, counts: &BTreeMap<Site, u64>) -> Vec<Fault> {
             for span in [Span::Once, Span::Lasting, Span::Everything] {
                 let is_real = match (span, effect) {
                     (Span::Once, _) => true,
-                    // A call is interrupted now and then, not for ever: whoever tries again would
-                    // do so for ever.
+                    // A real call is interrupted at times, not always. A correct retry loop would
+                    // never end.
                     (_, Effect::Error(libc::EINTR)) => false,
                     (Span::Lasting, _) => true,
                     (Span::Everything, _) => site.call.can_spread(*effect),
@@ -157,14 +157,14 @@ fn schedule(context: &Context, counts: &BTreeMap<Site, u64>) -> Vec<Fault> {
     all
 }
 
-/// Three lives of a store and what is left of it, with a fault or without.
+/// Runs three lives of a store, with a fault or without, and checks what remains.
 ///
 /// # Errors
-/// Why nothing can be traced here; inside, what was found.
+/// The reason why nothing can be traced on this machine. The inner error is a finding.
 fn three_lives(path: &Path, fault: Option<Fault>) -> Result<Result<Run, Finding>, String> {
     let has_fault = fault.is_some();
-    // What a logger that can't write leaves in the shared region is given up: visible transactions
-    // too.
+    // If a logger can't write, the shared region that it leaves is given up, including visible
+    // transactions.
     let may_give_up =
         fault.as_ref().is_some_and(|fault| fault.span != Span::Once || fault.site.who.starts_with("untorn-logger"));
     let is_once = fault.as_ref().is_some_and(|fault| fault.span == Span::Once);
@@ -181,7 +181,7 @@ fn three_lives(path: &Path, fault: Option<Fault>) -> Result<Result<Run, Finding>
             let fired_before = injector.fired();
             let mut command = Command::new(instrumented::own());
             command.args(["role", "enduring"]).arg(path).args([name, "2", ending, &must_be_kept]);
-            // Who leaves in order leaves everything durable.
+            // A writer that leaves in order makes everything durable.
             command.arg(if has_left && !may_give_up { "visible" } else { "durable" });
             command.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::null());
             let mut traced = injector.spawn(name, command)?;
@@ -194,9 +194,9 @@ fn three_lives(path: &Path, fault: Option<Fault>) -> Result<Result<Run, Finding>
                 return Ok(Err(finding));
             }
             let is_done = lines.iter().any(|line| line == "done");
-            // A fault that passes is got over, at the latest by opening the store again.
+            // The store survives a fault that passes, at the latest after it was opened again.
             if !is_done && (is_once || fired == fired_before) {
-                let what = format!("{name} gave up, although nothing fails any more: {}", lines.join("; "));
+                let what = format!("{name} gave up although the fault has passed: {}", lines.join("; "));
                 return Ok(Err(Finding::new(Kind::Misbehaved, what)));
             }
             if fired > 0 {
@@ -220,7 +220,7 @@ fn three_lives(path: &Path, fault: Option<Fault>) -> Result<Result<Run, Finding>
         (Ok(Err(finding)), _) => Err(finding),
         (_, Some(ended)) => {
             let note = std::fs::read_to_string(path.join("logger.panic")).unwrap_or_default();
-            let what = format!("{} ended by itself: {} {}", ended.who, ended.status, note.trim());
+            let what = format!("{} ended unexpectedly: {} {}", ended.who, ended.status, note.trim());
             Err(Finding::new(Kind::Misbehaved, what))
         }
         (Ok(Ok(())), None) => after::judge(path, &acknowledged, has_fault),
@@ -229,22 +229,22 @@ fn three_lives(path: &Path, fault: Option<Fault>) -> Result<Result<Run, Finding>
     Ok(judged.map(|()| run))
 }
 
-/// Waits for the end of a life, and for what its writer found.
+/// Waits for the end of a life and for the finding of its writer.
 fn judge(injector: &Injector, traced: &mut Traced, name: &str) -> Result<(), Finding> {
     let status = traced.wait(LIFE_MAX);
     let lines = traced.lines();
     if let Some(finding) = lines.iter().find_map(|line| role::finding(line)) {
-        return Err(Finding { what: format!("{}; it said: {}", finding.what, lines.join("; ")), ..finding });
+        return Err(Finding { what: format!("{}; its output: {}", finding.what, lines.join("; ")), ..finding });
     }
     match status {
         None => {
-            let what = format!("{name} goes on for {LIFE_MAX:?}: {}", lines.join("; "));
+            let what = format!("{name} did not end within {LIFE_MAX:?}: {}", lines.join("; "));
             Err(Finding::new(Kind::BlockedReader, what))
         }
         Some(status) if status.success() => Ok(()),
         Some(status) => {
             let fired = injector.fired();
-            let what = format!("{name} ended by itself after {fired} calls had failed: {status}: {}", lines.join("; "));
+            let what = format!("{name} ended unexpectedly after {fired} failed calls: {status}: {}", lines.join("; "));
             Err(Finding::new(Kind::Misbehaved, what))
         }
     }

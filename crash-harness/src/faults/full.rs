@@ -1,7 +1,8 @@
-//! The disk is full, again and again, while writers make the store grow and all of them have it
-//! mapped: they hear of it, readers go on, and as soon as there is room, so do the writers.
+//! The disk becomes full several times while writers make the store grow and all processes have it
+//! mapped. The writers get errors and readers continue. As soon as there is space, the writers
+//! continue, too.
 //!
-//! The disk is a small file system of its own: tmpfs, and ext4 on a loop device.
+//! The disk is a small separate file system: tmpfs, and ext4 on a loop device.
 
 use super::after;
 use super::processes::{ScenarioFailure, ScenarioProcesses, ScenarioResult};
@@ -18,13 +19,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// The file systems on which this is tried.
+/// The file systems of this test.
 pub(super) const FILE_SYSTEMS: [&str; 2] = ["tmpfs", "ext4"];
-/// How large they are: some times what the store has at first.
+/// Size of the file system, a small multiple of the initial size of the store.
 const MIB: u64 = 32;
-/// What is kept back for the end, when the store is judged, and grows.
+/// Space that is kept back for the final check, during which the store grows.
 const RESERVE: u64 = 8 << 20;
-/// How often the disk is filled.
+/// Number of times that the disk is filled.
 const FILLED: usize = 3;
 
 /// A small file system, unmounted when dropped.
@@ -47,19 +48,19 @@ impl Small {
         let made = File::create(&disk).and_then(|file| file.set_len(MIB << 20));
         made.map_err(|error| skipped(&error))?;
         run(Command::new(format!("mkfs.{kind}")).arg("-q").arg(&disk)).map_err(|error| skipped(&error))?;
-        // The loop device goes with the mount.
+        // The loop device is removed with the mount.
         run(Command::new("mount").args(["-o", "loop"]).arg(&disk).arg(&at)).map_err(|error| skipped(&error))?;
         Ok(Small(at))
     }
 
-    /// Leaves not a block of it.
+    /// Fills the file system to its last block.
     fn fill(&self) -> std::io::Result<()> {
         let mut file = File::create(self.0.join("ballast"))?;
         for piece in [1 << 20, 64 << 10, 4096, 1] {
             let bytes = vec![0x55; piece];
             while file.write_all(&bytes).is_ok() {}
         }
-        // Blocks are given out late on some file systems.
+        // Some file systems allocate blocks late.
         let _ = file.sync_all();
         Ok(())
     }
@@ -83,7 +84,8 @@ fn run(command: &mut Command) -> Result<(), String> {
     Err(format!("{command:?}: {} {}", done.status, String::from_utf8_lossy(&done.stderr).trim()))
 }
 
-/// Plays it on a file system of this kind. How many readers were told that there is no room.
+/// Plays the scenario on a file system of this kind. Returns the number of readers that got the
+/// error that no space is left.
 pub(super) fn play(context: &Context, kind: &str) -> ScenarioResult<u64> {
     let small = Small::mount(context, kind)?;
     let reserve = small.0.join("reserve");
@@ -99,7 +101,8 @@ pub(super) fn play(context: &Context, kind: &str) -> ScenarioResult<u64> {
     judged
 }
 
-/// What the writers were told, and how many readers were told that there is no room.
+/// Returns the acknowledgements of the writers, and the number of readers that got the error that
+/// no space is left.
 fn writers_on(small: &Small) -> ScenarioResult<(Vec<(String, Acknowledged)>, u64)> {
     let path: &Path = &small.0.join("store");
     let mut processes = ScenarioProcesses::new(path)?;
@@ -117,14 +120,15 @@ fn writers_on(small: &Small) -> ScenarioResult<(Vec<(String, Acknowledged)>, u64
         let errors = || writers.iter().map(|writer| processes.count(*writer, "E ")).sum::<usize>();
         let before = errors();
         small.fill().map_err(io)?;
-        // Somebody meets it before long; who needs no more room need not.
+        // A writer that needs space gets an error soon. A writer that needs no space may get none.
         let filled = Instant::now();
         while errors() < before + 2 && filled.elapsed() < Duration::from_secs(3) {
             processes.check()?;
             std::thread::sleep(Duration::from_millis(5));
         }
-        // Whoever comes now can read. When the log could not go on for long and was given up,
-        // opening recovers the store, which needs room for a new region: that is said.
+        // A new reader can open the store. If the log could not be written for long and was given
+        // up, opening recovers the store. Recovery needs space for a new region, and the error
+        // states that.
         let mut reader = Process::start(&instrumented::own(), "reader", path, &[], &[]);
         match reader.wait_for("ok", 3, HANGS) {
             Err(finding) if finding.what.contains("no space left for") => turned_away += 1,

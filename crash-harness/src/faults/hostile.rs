@@ -1,6 +1,6 @@
-//! Strangers on the logger's socket: garbage, messages that are cut off, changed or lie about their
-//! length, floods that nobody reads the answers of, peers that send a byte at a time. The logger
-//! lives, and those who behave are served.
+//! Hostile peers on the logger's socket. They send garbage, truncated or changed messages, wrong
+//! lengths, floods of requests without reading the answers, and single bytes. The logger survives
+//! and serves the correct clients.
 
 use super::after;
 use super::processes::{ScenarioProcesses, ScenarioResult, found};
@@ -14,16 +14,16 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Strangers at once.
+/// Concurrent hostile peers.
 const STRANGERS: u64 = 6;
-/// How long they go on.
+/// Duration of the attack.
 const ATTACK: Duration = Duration::from_millis(1500);
-/// What a client says first: magic, oldest and newest version, reserved.
+/// The first message of a client: magic, oldest and newest version, reserved.
 const HELLO: [u8; 16] = *b"untorn\r\n\x01\x00\x01\x00\x00\x00\x00\x00";
-/// What the server answers to it, without a text.
+/// Length of the server's answer to it, without a text.
 const WELCOME_BYTES: usize = 20;
 
-/// Plays it; how many connections the strangers have made.
+/// Plays the scenario and returns the number of hostile connections.
 pub(super) fn play(path: &Path, seed: u64) -> ScenarioResult<u64> {
     let mut processes = ScenarioProcesses::new(path)?;
     let writer = processes.start("a", "enduring", &["a", "", "stay", "", "visible"])?;
@@ -49,7 +49,7 @@ pub(super) fn play(path: &Path, seed: u64) -> ScenarioResult<u64> {
         }
         let before = [writer, messenger].map(|process| (process, processes.count(process, "D ")));
         std::thread::sleep(ATTACK);
-        // Both get on while the strangers are there.
+        // Both clients make progress during the attack.
         let served = before.into_iter().try_for_each(|(process, count)| processes.wait_for(process, "D ", count + 2));
         stop.store(true, Ordering::Relaxed);
         served
@@ -58,7 +58,7 @@ pub(super) fn play(path: &Path, seed: u64) -> ScenarioResult<u64> {
     processes.check()?;
     let later = logger_of(path)?;
     if logger != later || logger.is_none() {
-        let what = format!("the logger {logger:?} ended while strangers spoke to it, {later:?} is there");
+        let what = format!("the logger {logger:?} ended during the attack, {later:?} is there");
         return found(Kind::Misbehaved, format!("{what}; {}", processes.loggers_ended()));
     }
     let mut acknowledged = processes.end()?;
@@ -70,13 +70,13 @@ pub(super) fn play(path: &Path, seed: u64) -> ScenarioResult<u64> {
     Ok(connections.into_inner())
 }
 
-/// The logger's process, as the store knows it.
+/// Returns the process id of the logger from the statistics of the store.
 fn logger_of(path: &Path) -> ScenarioResult<Option<u32>> {
     let store = workload::open(path)?;
     Ok(store.stats().map_err(workload::misbehaved("stats"))?.logger_pid)
 }
 
-/// One connection of one stranger.
+/// Runs one hostile connection.
 fn bother(mut stream: UnixStream, dice: &mut StdRng, stop: &AtomicBool) -> std::io::Result<()> {
     let mut garbage = vec![0; dice.random_range(1..5000)];
     dice.fill_bytes(&mut garbage);
@@ -93,13 +93,13 @@ fn bother(mut stream: UnixStream, dice: &mut StdRng, stop: &AtomicBool) -> std::
     stream.read_exact(&mut welcome)?;
     match dice.random_range(0..7) {
         0 => stream.write_all(&garbage),
-        // An announcement without what it announces, up to all that a length can say.
+        // A length without a complete message, up to the largest length.
         1 => {
             let len: u32 = dice.random::<u32>() >> dice.random_range(0..32);
             stream.write_all(&len.to_le_bytes())?;
             stream.write_all(&garbage[..garbage.len().min(len as usize)])
         }
-        // Good messages, one of them cut off.
+        // Valid messages, the last of them truncated.
         2 => {
             let message = framed(&request(dice));
             stream.write_all(&framed(&request(dice)))?;
@@ -116,14 +116,14 @@ fn bother(mut stream: UnixStream, dice: &mut StdRng, stop: &AtomicBool) -> std::
             }
             Ok(())
         }
-        // A flood, whose answers nobody takes.
+        // A flood of requests whose answers are not read.
         4 => {
             while !stop.load(Ordering::Relaxed) {
                 stream.write_all(&framed(&request(dice)))?;
             }
             Ok(())
         }
-        // Messages of which something is wrong, and their answers.
+        // Corrupt messages, and their answers.
         _ => {
             for _ in 0..20 {
                 let mut body = request(dice);
@@ -146,7 +146,7 @@ fn bother(mut stream: UnixStream, dice: &mut StdRng, stop: &AtomicBool) -> std::
     }
 }
 
-/// A request of any kind, about names that nobody else uses.
+/// Returns a request of any kind, about names that only the hostile peers use.
 fn request(dice: &mut StdRng) -> Vec<u8> {
     let bytes = |to: &mut Vec<u8>, bytes: &[u8]| {
         to.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
@@ -167,7 +167,7 @@ fn request(dice: &mut StdRng) -> Vec<u8> {
             }
             body.extend_from_slice(&1u32.to_le_bytes());
         }
-        // No operations, or so many that there can't be.
+        // No operations, or an impossible number of them.
         4 => {
             let count = if dice.random() { 0 } else { dice.random::<u64>() };
             body.extend_from_slice(&count.to_le_bytes());

@@ -1,9 +1,9 @@
-//! A process is short of something that the system grants it: bytes of a file (`RLIMIT_FSIZE`), or
-//! descriptors (`RLIMIT_NOFILE`). It hears of it, others work on beside it, and whoever comes
-//! afterwards finds everything.
+//! A process reaches a resource limit: bytes of a file (`RLIMIT_FSIZE`) or descriptors
+//! (`RLIMIT_NOFILE`). The process gets an error, other processes continue, and a later process
+//! finds all data.
 //!
-//! A soft limit is the client's own: its logger lifts it to the hard one. A hard one binds the
-//! logger, too.
+//! A soft limit applies only to the client: its logger raises its own soft limit to the hard one. A
+//! hard limit applies to the logger, too.
 
 use super::after;
 use super::processes::{ScenarioProcesses, ScenarioResult, found};
@@ -24,14 +24,14 @@ use std::path::Path;
 pub(super) struct Limited {
     /// `file-size-limit` or `descriptors`.
     what: &'static str,
-    /// Whether the logger that the process starts has it, too.
+    /// Whether the limit applies to the logger that the process starts, too.
     is_hard: bool,
-    /// Whether the signal that comes with it is ignored.
+    /// Whether the signal of the limit is ignored.
     ignores: bool,
     limit: u64,
 }
 
-/// All of them, in the order in which they are tried.
+/// Returns all limits in the order of the tries.
 pub(super) fn all(context: &Context) -> Vec<Limited> {
     let mut all = Vec::new();
     for is_hard in [false, true] {
@@ -47,21 +47,21 @@ pub(super) fn all(context: &Context) -> Vec<Limited> {
 }
 
 impl Limited {
-    /// What a replay line calls it.
+    /// Returns the name in a replay line.
     pub(super) fn name(&self) -> String {
         let whose = if self.is_hard { "all" } else { "client" };
         let signal = if self.ignores { "" } else { ":signal" };
         format!("{}:{whose}:{}{signal}", self.what, self.limit)
     }
 
-    /// Plays it.
+    /// Plays the scenario.
     pub(super) fn play(&self, path: &Path) -> ScenarioResult<()> {
         let mut before = Process::start(&instrumented::own(), "writer", path, &["before", "1"], &[]);
         if !before.wait() {
             before.refuse_finding()?;
-            return found(Kind::Misbehaved, "the writer before failed");
+            return found(Kind::Misbehaved, "the writer without a limit failed");
         }
-        // Whoever is limited starts its own logger.
+        // The limited process must start its own logger.
         crate::process::kill_loggers(path);
         let mut processes = ScenarioProcesses::new(path)?;
         let kind = if self.is_hard { "hard" } else { "soft" };
@@ -72,7 +72,7 @@ impl Limited {
             "limited",
             &[self.what, &limit, kind, signal, "limited", "2", "die", "", "visible"],
         )?;
-        // A logger with a hard limit serves its own.
+        // With a hard limit the logger is limited, too, so there is no other writer.
         let other = if self.is_hard {
             None
         } else {
@@ -82,7 +82,7 @@ impl Limited {
         let died_of_it = status.signal() == Some(libc::SIGXFSZ) && self.what == "file-size-limit" && !self.ignores;
         if !status.success() && !died_of_it {
             processes.check()?;
-            return found(Kind::Misbehaved, format!("the limited process ended by itself: {status}"));
+            return found(Kind::Misbehaved, format!("the limited process ended unexpectedly: {status}"));
         }
         if let Some(other) = other {
             processes.wait_for(other, "done", 1)?;
@@ -92,8 +92,8 @@ impl Limited {
     }
 }
 
-/// The role of a process that limits itself, and is then an [`worker`]: `WHAT LIMIT hard|soft
-/// ignored|default …`.
+/// Plays the role of a process that limits itself and then acts as a [`worker`]: `WHAT LIMIT
+/// hard|soft ignored|default …`.
 ///
 /// # Errors
 /// As the worker.
@@ -105,8 +105,7 @@ pub(crate) fn play(role: &Role) -> Result<(), Finding> {
     let hard = rustix::process::getrlimit(resource).maximum;
     let maximum = if argument(2) == "hard" { Some(limit) } else { hard };
     if argument(3) == "ignored" {
-        // SAFETY: no handler, which could run amid something; the disposition of a signal that this
-        // program does not use otherwise.
+        // SAFETY: no handler is installed, and this program does not use the signal otherwise.
         unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     }
     let set = setrlimit(resource, Rlimit { current: Some(limit), maximum });

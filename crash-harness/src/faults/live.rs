@@ -1,7 +1,7 @@
-//! Bits flip in the shared region while processes work in it. Whoever maps a store can overwrite
-//! it, so this is not promised to go unnoticed: calls may fail. But nobody crashes, nobody hangs,
-//! and what was durable before the first flip is there when the region is gone, or opening says
-//! what is damaged.
+//! Bits flip in the shared region while processes use it. Any process that maps a store can
+//! overwrite it, so detection is not promised and calls may fail. But no process may crash or hang.
+//! What was durable before the first flip must be there when the region is gone, or opening must
+//! report the damage.
 
 use super::acknowledged;
 use super::processes::{ScenarioProcesses, ScenarioResult, found};
@@ -19,21 +19,21 @@ use std::time::Duration;
 use untorn::Error;
 pub(super) use untorn::region_layout::CHECKED_NUMBERS as NUMBERS;
 
-/// What became of it.
+/// The result of the scenario.
 #[derive(Default)]
 pub(super) struct Flipped {
-    /// Which bits, by their byte.
+    /// The flipped bits, by their byte.
     pub(super) flips: Vec<(u64, u32)>,
-    /// What the store says when it is opened without the region, if it can't be.
+    /// The error of opening the store without the region, if it can't be opened.
     pub(super) refused: Option<String>,
 }
 
-/// Bits of a number that counts pieces or slots: one that flips makes it larger or smaller by far
+/// Bits of a number that counts pieces or slots. Flipping one of them changes the number by far
 /// more than there are.
 const TELLING_BITS: std::ops::Range<u64> = 4..16;
 
-/// Plays it. The bits are anywhere in the region, or one is in the number at the offset `number`,
-/// while the store grows.
+/// Plays the scenario. The bits are anywhere in the region, or one bit is in the number at the
+/// offset `number` while the store grows.
 pub(super) fn play(path: &Path, number: Option<u64>, seed: u64) -> ScenarioResult<Flipped> {
     let mut dice = StdRng::seed_from_u64(seed);
     let mut processes = ScenarioProcesses::new(path)?;
@@ -56,7 +56,8 @@ pub(super) fn play(path: &Path, number: Option<u64>, seed: u64) -> ScenarioResul
                     (at + bit / 8, (bit % 8) as u32)
                 }
                 None => {
-                    // Words of state far more often than the tables, the ring and the cells.
+                    // Words of state are chosen far more often than the tables, the ring and the
+                    // cells.
                     let within = [2 << 10, 2 << 10, 16 << 10, 256 << 10, len][dice.random_range(0..5)].min(len).max(1);
                     (dice.random_range(0..within), dice.random_range(0..8))
                 }
@@ -74,7 +75,7 @@ pub(super) fn play(path: &Path, number: Option<u64>, seed: u64) -> ScenarioResul
         if !status.success() {
             return found(
                 Kind::Misbehaved,
-                format!("{} ended by itself: {status}; {:?}", processes.name(worker), flipped.flips),
+                format!("{} ended unexpectedly: {status}; {:?}", processes.name(worker), flipped.flips),
             );
         }
     }

@@ -1,16 +1,16 @@
-//! What else can go wrong: each call about a file fails in turn, each sync loses what it was to
-//! keep, the disk is full, descriptors run out, bits flip at rest and in the shared region,
-//! strangers send bytes. Errors must be clear, nobody may crash, nothing acknowledged may be lost,
-//! and when the cause is gone, the store must work again.
+//! I/O and resource faults: each call on a file fails in turn, each sync loses its data, the disk
+//! is full, descriptors run out, bits flip at rest and in the shared region, and hostile peers send
+//! bytes. Errors must be clear, no process may crash, nothing acknowledged may be lost, and the
+//! store must work again when the cause is gone.
 //!
 //! | file | its one job |
 //! |---|---|
 //! | `calls.rs` | each call fails, once and from then on |
-//! | `syncs.rs`, `after_cut.rs` | each sync fails, and then the power |
+//! | `syncs.rs`, `after_cut.rs` | each sync fails, then the power fails |
 //! | `at_rest.rs` | damage to the files of a closed store |
-//! | `full.rs`, `limits.rs` | a full disk; too few bytes or descriptors for a process |
-//! | `hostile.rs`, `live.rs` | strangers on the socket; bits that flip in the shared region |
-//! | `worker.rs`, `acknowledged.rs`, `processes.rs`, `after.rs` | a writer that copes with errors, what it was told, who plays beside it, and what must hold afterwards |
+//! | `full.rs`, `limits.rs` | a full disk; limits on bytes or descriptors of a process |
+//! | `hostile.rs`, `live.rs` | hostile peers on the socket; bits that flip in the shared region |
+//! | `worker.rs`, `acknowledged.rs`, `processes.rs`, `after.rs` | a writer that copes with errors, its acknowledgements, the processes of a scenario, and the checks after it |
 
 mod acknowledged;
 mod after;
@@ -30,7 +30,7 @@ use crate::outcome::{Coverage, Outcome};
 use processes::ScenarioFailure;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// How far into its time the suite is when each part is to be over.
+/// The fraction of the suite's time at which each part ends.
 const CALLS: f64 = 0.4;
 const SYNCS: f64 = 0.55;
 const AT_REST: f64 = 0.68;
@@ -43,7 +43,7 @@ const LIVE: f64 = 1.0;
 pub fn run(context: &Context) -> Outcome {
     let mut outcome = Outcome::of(context);
     let until = |share: f64| {
-        // Something of each part is done in any case.
+        // Each part does at least one unit of work.
         let has_begun = AtomicBool::new(false);
         move |states: u64, doing: &str| {
             let gone = match context.limit {
@@ -65,17 +65,17 @@ pub fn run(context: &Context) -> Outcome {
     outcome
 }
 
-/// One scenario, by its name; what it adds to the figures.
+/// A scenario: its name, and a function that plays it and returns additional figures.
 type FaultScenario<'c> = (String, Box<dyn Fn() -> Result<Vec<(&'static str, f64)>, ScenarioFailure> + 'c>);
 
-/// Whether a scenario is to be played: all are, unless a replay line names one, or how those begin
-/// that it means, as `descriptors:client` does.
+/// Returns whether a scenario is to be played. A replay line names one scenario or a prefix such as
+/// `descriptors:client`.
 fn is_meant(context: &Context, name: &str) -> bool {
     let Some(only) = context.only.as_deref() else { return true };
     name.strip_prefix(only).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
 }
 
-/// Scenarios, as many as the time suffices for.
+/// Plays as many scenarios as the time suffices for.
 fn scenarios<'c>(
     context: &'c Context,
     outcome: &mut Outcome,
@@ -117,7 +117,7 @@ fn full_disks(context: &Context) -> Box<dyn Iterator<Item = FaultScenario<'_>> +
     Box::new(full::FILE_SYSTEMS.into_iter().map(move |kind| {
         let scenario = move || {
             let turned_away = full::play(context, kind)?;
-            Ok(vec![("readers that were told so", turned_away as f64)])
+            Ok(vec![("readers that got the error", turned_away as f64)])
         };
         (format!("disk-full:{kind}"), Box::new(scenario) as Box<dyn Fn() -> _>)
     }))
@@ -136,8 +136,7 @@ fn limited(context: &Context) -> Box<dyn Iterator<Item = FaultScenario<'_>> + '_
     }))
 }
 
-/// The numbers of scenarios of which there is no end; the one that a replay line names, if it names
-/// one.
+/// Returns the numbers of an endless kind of scenario, or the one number that a replay line names.
 fn numbers(context: &Context, kind: &str) -> Box<dyn Iterator<Item = u64>> {
     match context.only.as_deref() {
         None => Box::new(0..),
@@ -170,7 +169,7 @@ fn flips(context: &Context) -> Box<dyn Iterator<Item = FaultScenario<'_>> + '_> 
             let _ = std::fs::remove_dir_all(&path);
             let flipped = played?;
             let refused = f64::from(u8::from(flipped.refused.is_some()));
-            Ok(vec![("bits", flipped.flips.len() as f64), ("refused afterwards, and said why", refused)])
+            Ok(vec![("bits", flipped.flips.len() as f64), ("refused afterwards with a reason", refused)])
         };
         (format!("control-flip:{which}"), Box::new(scenario) as Box<dyn Fn() -> _>)
     }))

@@ -1,5 +1,5 @@
-//! The processes of one scenario, all of them watched, the loggers that they start too: who says
-//! what, who ends how.
+//! The processes of one scenario, including the loggers that they start. All are traced, so that
+//! their output and their ends are recorded.
 
 use super::acknowledged;
 use crate::inject::{Ended, Injector, Traced};
@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Why a scenario did not come to its good end.
+/// Why a scenario failed.
 pub(super) enum ScenarioFailure {
-    /// This machine does not let it be played.
+    /// The scenario can't be played on this machine.
     Skipped(String),
-    /// Something is violated.
+    /// A promise is violated.
     Found(Finding),
 }
 
@@ -27,10 +27,10 @@ impl From<Finding> for ScenarioFailure {
     }
 }
 
-/// What becomes of a scenario.
+/// The result of a scenario.
 pub(super) type ScenarioResult<T> = Result<T, ScenarioFailure>;
 
-/// A violation.
+/// Returns a violation.
 pub(super) fn found<T>(kind: Kind, what: impl Into<String>) -> ScenarioResult<T> {
     Err(ScenarioFailure::Found(Finding::new(kind, what)))
 }
@@ -43,13 +43,13 @@ pub(super) struct ScenarioProcesses {
 }
 
 impl ScenarioProcesses {
-    /// Nobody yet, about the store at `path`.
+    /// Creates the list for the store at `path`, with no process yet.
     pub(super) fn new(path: &Path) -> ScenarioResult<ScenarioProcesses> {
         let injector = Injector::new(path, None).map_err(ScenarioFailure::Skipped)?;
         Ok(ScenarioProcesses { path: path.into(), injector, processes: Vec::new() })
     }
 
-    /// Starts a process in a role. Its number in the cast.
+    /// Starts a process in a role and returns its index.
     pub(super) fn start(&mut self, name: &str, role: &str, arguments: &[&str]) -> ScenarioResult<usize> {
         let mut command = Command::new(instrumented::own());
         command.args(["role", role]).arg(&self.path).args(arguments).stdin(Stdio::null()).stderr(Stdio::null());
@@ -58,28 +58,28 @@ impl ScenarioProcesses {
         Ok(self.processes.len() - 1)
     }
 
-    /// The name of a process.
+    /// Returns the name of a process.
     pub(super) fn name(&self, process: usize) -> String {
         self.processes[process].0.clone()
     }
 
-    /// All that a process has said so far.
+    /// Returns all lines that a process has printed so far.
     pub(super) fn lines(&self, process: usize) -> Vec<String> {
         self.processes[process].1.lines()
     }
 
-    /// How many lines that begin so a process has said.
+    /// Returns the number of printed lines that begin with `what`.
     pub(super) fn count(&self, process: usize, what: &str) -> usize {
         self.processes[process].1.lines().iter().filter(|line| line.starts_with(what)).count()
     }
 
-    /// Waits until a process has said so many lines that begin so.
+    /// Waits until a process has printed `count` lines that begin with `what`.
     pub(super) fn wait_for(&mut self, process: usize, what: &str, count: usize) -> ScenarioResult<()> {
         let start = Instant::now();
         while self.count(process, what) < count {
             self.check()?;
             let (name, traced) = &mut self.processes[process];
-            // When its end is known, all that it said is heard.
+            // After the end of a process all its output has been read.
             let has_ended = traced.wait(Duration::from_millis(2)).is_some();
             let said = traced.lines();
             if said.iter().filter(|line| line.starts_with(what)).count() >= count {
@@ -87,36 +87,36 @@ impl ScenarioProcesses {
             }
             let said = said.into_iter().rev().take(6).collect::<Vec<_>>().join("; ");
             if has_ended {
-                return found(Kind::Misbehaved, format!("{name} ended before it said {what:?}: {said}"));
+                return found(Kind::Misbehaved, format!("{name} ended before it printed {what:?}: {said}"));
             }
             if start.elapsed() > HANGS {
-                let what = format!("{name} has not said {what:?} {count} times within {HANGS:?}: {said}");
+                let what = format!("{name} has not printed {what:?} {count} times within {HANGS:?}: {said}");
                 return found(Kind::BlockedReader, what);
             }
         }
         Ok(())
     }
 
-    /// Waits for the end of a process; how it ended.
+    /// Waits for the end of a process and returns its status.
     pub(super) fn wait(&mut self, process: usize, time: Duration) -> ScenarioResult<std::process::ExitStatus> {
         let (name, traced) = &mut self.processes[process];
         match traced.wait(time) {
             Some(status) => Ok(status),
             None => {
                 let said = traced.lines().join("; ");
-                found(Kind::BlockedReader, format!("{name} goes on for {time:?}: {said}"))
+                found(Kind::BlockedReader, format!("{name} did not end within {time:?}: {said}"))
             }
         }
     }
 
-    /// The loggers that have ended so far, and how.
+    /// Describes the loggers that have ended so far.
     pub(super) fn loggers_ended(&self) -> String {
         let ended = self.injector.ended();
         let loggers = ended.iter().filter(|ended| ended.who == "untorn-logger");
         loggers.map(|ended| format!("{} ended: {}", ended.pid, ended.status)).collect::<Vec<_>>().join(", ")
     }
 
-    /// Nobody has found anything, and nobody has crashed.
+    /// Checks that no process has reported a finding or crashed.
     pub(super) fn check(&self) -> ScenarioResult<()> {
         for (name, traced) in &self.processes {
             let lines = traced.lines();
@@ -136,10 +136,10 @@ impl ScenarioProcesses {
         let name = self.processes.iter().find(|(_, traced)| traced.pid() == ended.pid);
         let name = name.map_or(&*ended.who, |(name, _)| name);
         let signal = ended.status.signal().map_or(String::new(), |signal| format!(" (signal {signal})"));
-        format!("{name} ended by itself: {}{signal} {}", ended.status, note.trim())
+        format!("{name} ended unexpectedly: {}{signal} {}", ended.status, note.trim())
     }
 
-    /// Everybody is killed. What they were told.
+    /// Kills all processes and returns their acknowledgements.
     pub(super) fn end(mut self) -> ScenarioResult<Vec<(String, Acknowledged)>> {
         for (_, traced) in &mut self.processes {
             traced.kill();

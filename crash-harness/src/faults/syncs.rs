@@ -1,9 +1,9 @@
-//! Each sync of a life fails in turn, as on a real disk: what it was to make durable is lost,
-//! although the page cache has it and later syncs succeed. Then the power goes, right after it and
-//! later. All that was acknowledged is there.
+//! Each sync of a life fails in turn, as on a real disk: its data does not become durable, although
+//! the page cache holds it and later syncs succeed. Then the power fails, immediately or later.
+//! Everything acknowledged must be there.
 //!
-//! This needs the recording file system, since no call that is merely answered with an error shows
-//! it.
+//! This needs the recording file system, because an error that is injected into a call loses no
+//! data.
 
 use super::after_cut;
 use super::processes::{ScenarioFailure, ScenarioResult, found};
@@ -18,18 +18,18 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Longest life, errors and all.
+/// Longest life, including errors.
 const LIFE_MAX: Duration = Duration::from_secs(120);
-/// Cuts after each failed sync, beside that right after it, and states of each cut.
+/// Cuts after each failed sync in addition to the immediate one, and states of each cut.
 const CUTS: usize = 6;
 const RANDOM: u64 = 2;
 
 /// A sync that fails.
 #[derive(Clone, Copy, Debug)]
 struct Failing {
-    /// How many pass before, of those that have something to make durable.
+    /// Number of preceding syncs that succeed, counting only those that make something durable.
     skip: usize,
-    /// All later ones fail, too.
+    /// Whether all later ones fail, too.
     lasting: bool,
 }
 
@@ -106,14 +106,14 @@ fn start(recorder: &Recorder) -> Process {
     Process::start(&instrumented::own(), "enduring", &recorder.store(), &["a", "2", "leave", "", "visible"], &env)
 }
 
-/// Waits for the end of the writer. How long that may take, and what it must not say.
+/// Waits a limited time for the end of the writer and checks that it reported no finding.
 fn end(process: &mut Process, meanwhile: &mut dyn FnMut()) -> ScenarioResult<()> {
     let begun = Instant::now();
     while process.is_running() {
         meanwhile();
         if begun.elapsed() > LIFE_MAX {
             let said = process.lines().join("; ");
-            return found(Kind::BlockedReader, format!("the writer goes on for {LIFE_MAX:?}: {said}"));
+            return found(Kind::BlockedReader, format!("the writer did not end within {LIFE_MAX:?}: {said}"));
         }
     }
     let ended_well = process.wait();
@@ -121,10 +121,10 @@ fn end(process: &mut Process, meanwhile: &mut dyn FnMut()) -> ScenarioResult<()>
         return found(finding.kind, format!("{}: {}", finding.what, process.lines().join("; ")));
     }
     process.refuse_finding()?;
-    if ended_well { Ok(()) } else { found(Kind::Misbehaved, "the writer ended by itself") }
+    if ended_well { Ok(()) } else { found(Kind::Misbehaved, "the writer ended unexpectedly") }
 }
 
-/// How many syncs a life has.
+/// Returns the number of syncs of a life.
 fn count() -> ScenarioResult<usize> {
     let recorder = mount()?;
     let mut process = start(&recorder);
@@ -134,8 +134,8 @@ fn count() -> ScenarioResult<usize> {
     Ok(recorder.syncs(0, ""))
 }
 
-/// One life with a sync that fails, and the states that a power cut afterwards could leave. How
-/// many were judged.
+/// Runs one life with a sync that fails, and checks states that a power cut afterwards could leave.
+/// Returns the number of checked states.
 fn fail(context: &Context, failing: Failing) -> ScenarioResult<u64> {
     let recorder = mount()?;
     recorder.hold_sync("", failing.skip);
@@ -143,14 +143,14 @@ fn fail(context: &Context, failing: Failing) -> ScenarioResult<u64> {
     let ended = end(&mut process, &mut || {
         let Some(held) = recorder.held(Duration::from_millis(5)) else { return };
         if failing.lasting {
-            // Ordered before the answer, so that none slips through.
+            // Requested before the answer, so that no sync passes in between.
             recorder.hold_sync("", 0);
         }
         held.fail();
     });
     let store = recorder.store();
     drop(process);
-    // Of the loggers, too, syncs may be held.
+    // The loggers' syncs may be held, too.
     while kill_loggers(&store) > 0 {
         drop(recorder.held(Duration::ZERO));
     }
@@ -159,11 +159,11 @@ fn fail(context: &Context, failing: Failing) -> ScenarioResult<u64> {
     judge(context, &record, &context.place_in_memory(&failing.name()))
 }
 
-/// Lays states out, and has a process recover and judge them.
+/// Lays states out and runs a process that recovers and checks them.
 fn judge(context: &Context, record: &Record, scratch: &Path) -> ScenarioResult<u64> {
     let failed: Vec<usize> =
         (0..record.events.len()).filter(|at| matches!(record.events[*at], Event::SyncFailed { .. })).collect();
-    // The first of them, then the rest: when all fail there are many.
+    // The first four and the last: if all syncs fail, there are many.
     let failed: Vec<usize> = failed.iter().copied().take(4).chain(failed.last().copied()).collect();
     let mut cuts = BTreeSet::from([record.events.len()]);
     for at in failed {

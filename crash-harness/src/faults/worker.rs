@@ -1,8 +1,8 @@
-//! A writer that meets errors: it says each of them, holds it against what has happened, tries
-//! again, opens the store anew where it is told to, and gives up only when nothing helps.
+//! A writer that copes with errors. It prints each error, compares it with the state of the store,
+//! retries, reopens the store if the error requires it, and gives up after repeated failures.
 //!
-//! An error must say what became of the call. A commit that answers `NotDurable` has happened,
-//! after any other error it has not; the writer looks each time.
+//! An error must state the outcome of the call. If a commit fails with `NotDurable`, it has
+//! happened; after any other error it has not. The writer checks this each time.
 
 use super::acknowledged;
 use crate::limits::HANGS;
@@ -15,21 +15,21 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Durability, Error, Feed, Options, Store, TxnId};
 
-/// Tries of a call that fails, and the fewest of them: a fault that happens once is over by then,
-/// however long a call takes.
+/// Longest and shortest series of tries of a failing call. A fault that happens once has passed
+/// after that, even if a call takes long.
 const TRIES: usize = 6;
 const TRIES_MIN: usize = 3;
-/// No further try begins after this, since a fault that lasts makes each call wait for the time-out
-/// of the store.
+/// No further try begins after this time, because a lasting fault makes each call wait for the
+/// store's timeout.
 const RETRY_TIME: Duration = Duration::from_secs(12);
 /// Commits of a round.
 const COMMITS: u64 = 7;
-/// Records by which a store grows in a round, and for how many rounds it does.
+/// Records that a store grows by in a round, and the number of rounds in which it grows.
 const GROWTH: u64 = 150;
 const GROWING: u64 = 8;
 
-/// Options of the store: small files, so that much happens to them, and no long waits for a logger
-/// that can't go on.
+/// Options of the store: small files, so that many calls occur, and a short timeout for a blocked
+/// logger.
 pub(super) fn options() -> Options {
     let mut options = workload::options();
     options.logger_timeout(Duration::from_secs(8)).sample_interval(Duration::from_millis(20));
@@ -37,15 +37,16 @@ pub(super) fn options() -> Options {
     options
 }
 
-/// Where the worker leaves marks of what it was told, too, and then does not mind the file system.
+/// Names a file to which the worker also writes its acknowledgements. If it is set, the store may
+/// be on any file system.
 pub(super) const MARK: &str = "UNTORN_FAULTS_MARK";
 
-/// Plays the role: `NAME ROUNDS ENDING TOLD WHAT`, where the ending is `leave` (everybody leaves in
-/// order), `die` (nobody does) or `stay` (until killed, however many rounds that takes). What
-/// earlier writers were told must be there.
+/// Plays the role: `NAME ROUNDS ENDING TOLD WHAT`. The ending is `leave` (all processes leave in
+/// order), `die` (no process does) or `stay` (until killed, for any number of rounds). `TOLD`
+/// contains the acknowledgements of earlier writers, which must be there.
 ///
 /// # Errors
-/// What a check found.
+/// The first violation.
 pub(crate) fn play(role: &Role) -> Result<(), Finding> {
     let argument = |at: usize| role.arguments.get(at).map_or("", String::as_str);
     let (name, rounds, ending) = (argument(0), argument(1).parse().unwrap_or(u64::MAX), argument(2));
@@ -79,24 +80,24 @@ pub(crate) fn play(role: &Role) -> Result<(), Finding> {
     }
 }
 
-/// Says an error, which must be a clear one.
+/// Prints an error, which must be a clear one.
 ///
 /// # Errors
-/// If it says nothing, or takes a failed call for damage: no byte of the store has changed by
-/// itself.
+/// If the error contains no information, or if it reports a failed call as damage: no byte of the
+/// store has changed.
 fn complain(what: &str, error: &Error, anything: bool) -> Result<(), Finding> {
     let text = error.to_string().replace('\n', " ");
     say(format_args!("E {what}: {text}"));
     let misbehaved = |why: &str| Err(Finding::new(Kind::Misbehaved, format!("{what}: {why}: {error:?}")));
     match error {
         Error::Corrupt { .. } | Error::Mismatch { .. } | Error::FormatVersion { .. } if anything => Ok(()),
-        Error::Corrupt { .. } => misbehaved("an error of the system was taken for damage"),
-        // The region alone may go, with everybody who used it.
+        Error::Corrupt { .. } => misbehaved("a system error was reported as damage"),
+        // Only the region may be missing; it vanishes when all its users are gone.
         Error::Mismatch { file, what } if file != "control" && what.contains("missing") => {
-            misbehaved("an error of the system was taken for a file that is not there")
+            misbehaved("a system error was reported as a missing file")
         }
         Error::Io { what, source } if what.trim().is_empty() || source.raw_os_error() == Some(0) => {
-            misbehaved("an error that does not say what it is about")
+            misbehaved("an error without the failed operation")
         }
         Error::LoggerUnavailable { reason } | Error::NeedsRecovery { reason } | Error::NotDurable { reason, .. }
             if reason.trim().is_empty() =>
@@ -108,7 +109,7 @@ fn complain(what: &str, error: &Error, anything: bool) -> Result<(), Finding> {
     }
 }
 
-/// What has been opened.
+/// The open store and its writer.
 struct Open {
     store: Store,
     writer: Writer,
@@ -117,21 +118,21 @@ struct Open {
 struct Worker<'r> {
     path: &'r Path,
     name: &'r str,
-    /// The last transaction that is there.
+    /// The last transaction that the store contains.
     n: u64,
     open: Option<Open>,
-    /// What earlier writers were told to be visible: it must be there when the store opens for the
+    /// Acknowledgements of earlier writers. The store must contain them when it is opened for the
     /// first time.
     kept: Vec<(String, oracle::Acknowledged)>,
-    /// `durable`: of that, only what was durable. `grow`: the store grows. `anything`: bytes are
-    /// damaged meanwhile, so that calls may answer anything; `anything, grow`: both.
+    /// `durable`: only the durable part of them must be kept. `grow`: the store grows. `anything`:
+    /// bytes are damaged during the run, so calls may return any result. `anything, grow`: both.
     how: &'r str,
-    /// Tries for ever.
+    /// Whether it retries without a limit.
     endless: bool,
 }
 
 impl Worker<'_> {
-    /// All rounds; false if a call failed each time.
+    /// Runs all rounds. Returns false if a call failed at each try.
     fn work(&mut self, rounds: u64, ending: &str) -> Result<bool, Finding> {
         for round in 0..rounds {
             for _ in 0..COMMITS {
@@ -159,7 +160,7 @@ impl Worker<'_> {
             if !self.look()? {
                 return Ok(false);
             }
-            // Beside a client that lives, the next logger takes over.
+            // While a client lives, the next logger takes over.
             if round == 0 && ending == "die" {
                 self.kill_logger();
             }
@@ -175,7 +176,7 @@ impl Worker<'_> {
         complain(what, error, self.anything())
     }
 
-    /// Opens the store and all that the writer uses, if it is not open.
+    /// Opens the store and the writer unless they are open.
     fn open(&mut self) -> untorn::Result<&Open> {
         if self.open.is_none() {
             let store = options().open(self.path)?;
@@ -185,7 +186,7 @@ impl Worker<'_> {
         Ok(self.open.as_ref().expect("opened just now"))
     }
 
-    /// Calls until it succeeds; false if it does not.
+    /// Retries a call until it succeeds. Returns false if it does not.
     fn attempt(
         &mut self,
         what: &str,
@@ -223,7 +224,7 @@ impl Worker<'_> {
         Ok(false)
     }
 
-    /// What is to be done about an error: some say that the store must be closed and opened again.
+    /// Handles an error: some errors require that the store is closed and opened again.
     fn after(&mut self, error: &Error) {
         if let Error::NeedsRecovery { .. } | Error::NotDurable { .. } | Error::LoggerStalled { .. } = error {
             drop(self.open.take());
@@ -231,17 +232,17 @@ impl Worker<'_> {
         std::thread::sleep(Duration::from_millis(5));
     }
 
-    /// The next transaction.
+    /// Commits the next transaction.
     fn commit(&mut self) -> Result<bool, Finding> {
         let n = self.n + 1;
         let durable = n.is_multiple_of(3);
         let durability = if durable { Durability::Durable } else { Durability::Visible };
         let anything = self.anything();
         let mut happened = false;
-        // What the last try said of it: there, not there, or perhaps.
+        // What the last try implies: the commit is there, is not there, or may be.
         let mut expected = Some(false);
         let done = self.attempt("commit", |open, name| {
-            // Whatever was open before has been closed since: what is there then is what counts.
+            // The store may have been reopened since, so its current content counts.
             let there = last(open, name)?;
             match (there.checked_sub(n - 1), expected) {
                 (Some(0), Some(false) | None) => {}
@@ -249,7 +250,7 @@ impl Worker<'_> {
                     happened = true;
                     return catch_up(open, name, n);
                 }
-                // A word that was damaged may have led to another transaction.
+                // A damaged word may have led to another transaction.
                 _ if anything => return Ok(()),
                 _ => {
                     let what = format!("the commit of {n} answered otherwise ({expected:?}), {there} is there");
@@ -261,10 +262,10 @@ impl Worker<'_> {
                 Err(error) => error,
             };
             let is_there = matches!(error, Error::NotDurable { .. } | Error::LoggerStalled { visible: Some(_), .. });
-            // Whether it survives what is to come is in doubt, but not that it has happened.
+            // The commit has happened, although it may still be lost.
             if is_there {
                 if last(open, name)? != n && !anything {
-                    let what = format!("{error}: and yet {n} is not there");
+                    let what = format!("{error}: but {n} is not there");
                     role::die_of(&Finding::new(Kind::OrderViolation, what));
                 }
                 expected = None;
@@ -281,7 +282,7 @@ impl Worker<'_> {
         Ok(done)
     }
 
-    /// What earlier writers were told is there; and where this one goes on.
+    /// Checks the acknowledgements of earlier writers.
     fn check_kept(&mut self, store: &Store) -> Result<(), Finding> {
         for (name, acknowledged) in std::mem::take(&mut self.kept) {
             lenient(oracle::kept(store, [(name.as_str(), acknowledged)], self.how == "durable"))?;
@@ -289,7 +290,7 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// All that is there, and what `verify` says of it.
+    /// Checks the whole content, and the report of `verify`.
     fn look(&mut self) -> Result<bool, Finding> {
         let mut found = Ok(());
         let done = self.attempt("a look", |open, _| {
@@ -308,7 +309,7 @@ impl Worker<'_> {
         Ok(done)
     }
 
-    /// A store that takes no more writes can be read as long as it is open.
+    /// Checks that a store that takes no more writes can be read as long as it is open.
     fn read_on(&self) -> Result<(), Finding> {
         let Some(open) = &self.open else { return Ok(()) };
         match open.store.snapshot() {
@@ -329,7 +330,7 @@ impl Worker<'_> {
     }
 }
 
-/// Leaves out what a call that failed accounts for.
+/// Drops findings that a failed call explains.
 fn lenient(found: Result<(), Finding>) -> Result<(), Finding> {
     match found {
         Err(Finding { kind: Kind::Misbehaved | Kind::BlockedReader, what }) => {
@@ -340,7 +341,7 @@ fn lenient(found: Result<(), Finding>) -> Result<(), Finding> {
     }
 }
 
-/// The number of the writer's last transaction.
+/// Returns the number of the writer's last transaction.
 fn last(open: &Open, name: &str) -> untorn::Result<u64> {
     let snapshot = open.store.snapshot()?;
     let Some(marks) = snapshot.find_keyspace("marks")? else { return Ok(0) };
@@ -348,7 +349,8 @@ fn last(open: &Open, name: &str) -> untorn::Result<u64> {
     Ok(value.map_or(0, |value| oracle::unsealed(value).unwrap_or_else(|finding| role::die_of(&finding))))
 }
 
-/// What belongs to a transaction beside it: its writer could not say it, since its call failed.
+/// Completes the counter and the cell of transaction `n`, whose commit failed with an error but
+/// happened.
 fn catch_up(open: &Open, name: &str, n: u64) -> untorn::Result<()> {
     let count = open.store.counter(&format!("count of {name}"))?;
     let counted = count.get()?;
@@ -360,7 +362,7 @@ fn store_cell(open: &Open, name: &str, n: u64) -> untorn::Result<()> {
     open.store.cell(&format!("cell of {name}"), CELL)?.store_durable(&sealed(n, CELL)).map(drop)
 }
 
-/// Makes the store larger for some rounds, and then overwrites.
+/// Makes the store larger for some rounds, and overwrites after that.
 fn grow(open: &Open, name: &str, round: u64) -> untorn::Result<()> {
     let growth = open.store.keyspace(&format!("growth of {name}"))?;
     let mut txn = open.store.begin_with(Durability::Visible)?;
@@ -370,7 +372,7 @@ fn grow(open: &Open, name: &str, round: u64) -> untorn::Result<()> {
     txn.commit().map(drop)
 }
 
-/// Says what was acknowledged, and leaves a mark of it where that is wanted.
+/// Prints an acknowledgement, and writes it to the mark file if there is one.
 fn tell(line: impl std::fmt::Display) {
     let line = line.to_string();
     if let Some(mark) = std::env::var_os(MARK)
@@ -381,7 +383,7 @@ fn tell(line: impl std::fmt::Display) {
     say(line);
 }
 
-/// Reads some of the changes from the oldest on.
+/// Reads some of the changes, beginning with the oldest.
 fn follow(store: &Store) -> untorn::Result<()> {
     let mut changes = match store.changes(TxnId::ZERO, Feed::Durable) {
         Err(Error::Lagged { oldest }) => store.changes(oldest, Feed::Durable)?,

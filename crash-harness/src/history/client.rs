@@ -1,5 +1,5 @@
-//! Clients whose operations are recorded: some with transactions, some that swap by version, some
-//! by messages.
+//! Clients whose operations are recorded. They use transactions, compare-and-swap by version, or
+//! messages.
 
 use super::event::{Answer, Event, Key, Operation, Seen, What};
 use crate::limits::HANGS;
@@ -14,24 +14,24 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Batch, CasOutcome, Client, CommitOutcome, Durability, Error, Keyspace, Snapshot, Store, TxnId};
 
-/// Keys of one history: so few that operations meet.
+/// Keys of one history. There are few, so that operations conflict.
 pub(super) const KEYS: Key = 4;
 /// The keyspace of all histories.
 pub(super) const KEYSPACE: &str = "history";
 
-/// What a client is told by its arguments.
+/// The instructions of a client, from its arguments.
 #[derive(Clone, Debug)]
 pub(super) struct Orders {
-    /// How it works: one of [`KINDS`].
+    /// The kind of client: one of [`KINDS`].
     pub(super) kind: &'static str,
     /// Its number in the history.
     pub(super) client: u32,
     /// The history's number in the store.
     pub(super) history: u32,
     pub(super) seed: u64,
-    /// So many operations.
+    /// Number of operations.
     pub(super) operations: u32,
-    /// Whether all that it is told must outlive the kernel.
+    /// Whether everything that is acknowledged must survive a kernel crash.
     pub(super) is_durable: bool,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Orders {
 pub(super) const KINDS: [&str; 3] = ["transactions", "swaps", "messages"];
 
 impl Orders {
-    /// As arguments of a process.
+    /// Encodes the instructions as arguments of a process.
     pub(super) fn arguments(&self) -> Vec<String> {
         let numbers = [u64::from(self.client), u64::from(self.history), self.seed, u64::from(self.operations)];
         let numbers = numbers.iter().map(u64::to_string);
@@ -59,20 +59,20 @@ impl Orders {
     }
 }
 
-/// The file that says that a history begins: who is there early waits for the others.
+/// Returns the path of the file that starts a history. Clients that are ready earlier wait for it.
 pub(super) fn starting_flag(store: &Path, history: u32) -> std::path::PathBuf {
     store.with_extension(format!("begin-{history}"))
 }
 
-/// The key in the store of a history's key.
+/// Returns the key in the store for a key of a history.
 pub(super) fn key_in(history: u32, key: Key) -> Vec<u8> {
     format!("{history}/{key}").into_bytes()
 }
 
-/// By the client: does its operations, and tells of each.
+/// Plays the role of a client: performs its operations and prints an event for each.
 ///
 /// # Errors
-/// What must not happen, whatever the history says.
+/// A violation that is independent of the history.
 pub(crate) fn play(role: &Role) -> Result<(), Finding> {
     let wrong = || Finding::new(Kind::Misbehaved, format!("orders of a client: {:?}", role.arguments));
     let orders = Orders::of(role).ok_or_else(wrong)?;
@@ -107,8 +107,8 @@ fn go(
         std::thread::sleep(Duration::from_micros(random.random_range(0..1200)));
         let value = u64::from(orders.client) * 1000 + u64::from(n);
         match once(random, value) {
-            // Whether it happened is not known; the history says what is possible. Whose loggers
-            // are killed time and again, before they are ready, is told so.
+            // The outcome is unknown; the checker decides which outcomes are possible.
+            // `LoggerUnavailable` occurs if loggers are killed repeatedly before they are ready.
             Err(Error::InDoubt { .. } | Error::NotDurable { .. } | Error::LoggerUnavailable { .. }) => {
                 Event::now(orders.client, What::InDoubt).tell()
             }
@@ -145,11 +145,11 @@ impl Orders {
 }
 
 fn bytes_of(value: u64) -> Vec<u8> {
-    // Some with pages of their own.
+    // Some values are large enough for pages of their own.
     sealed(value, if value.is_multiple_of(7) { 9000 } else { 30 })
 }
 
-/// What a value shows; one that is torn shows a number that nobody wrote.
+/// Returns what a value shows. A torn value shows a number that was never written.
 pub(super) fn seen(found: Option<(&[u8], TxnId)>) -> Seen {
     found.map_or(Seen::Absent, |(value, version)| seen_value(value, Some(version.as_u64())))
 }
@@ -158,7 +158,7 @@ fn seen_value(value: &[u8], version: Option<u64>) -> Seen {
     Seen::Present { value: Some(crate::oracle::unsealed(value).unwrap_or(u64::MAX)), version }
 }
 
-/// One to three keys, each once.
+/// Returns one to three distinct keys.
 fn some_keys(random: &mut StdRng) -> Vec<Key> {
     let first = random.random_range(0..KEYS);
     (first..first + random.random_range(1..4)).map(|key| key % KEYS).collect()
@@ -169,13 +169,13 @@ struct Direct {
     store: Store,
     keyspace: Keyspace,
     orders: Orders,
-    /// The versions that it knows, by key.
+    /// The known versions, by key.
     versions: BTreeMap<Key, u64>,
 }
 
 impl Direct {
-    /// What was read may be visible only: where a kernel crash follows, it is not told before it is
-    /// durable.
+    /// Makes everything that was read durable. A read may return data that is only visible, which a
+    /// kernel crash would lose after it was recorded.
     fn settle(&self) -> untorn::Result<()> {
         if self.orders.is_durable { self.store.sync() } else { Ok(()) }
     }
@@ -225,7 +225,7 @@ impl Direct {
         Ok(())
     }
 
-    /// Reads some keys, and then writes some, with values or without.
+    /// Reads some keys, then writes or removes some.
     fn read_and_write(&self, random: &mut StdRng, value: u64) -> untorn::Result<()> {
         let read = some_keys(random);
         let write: Vec<(Key, Option<u64>)> =
@@ -268,7 +268,7 @@ impl Direct {
         Ok(())
     }
 
-    /// An operation of a client by transactions.
+    /// An operation of a client that uses transactions.
     fn transaction(&mut self, random: &mut StdRng, value: u64) -> untorn::Result<()> {
         let key = random.random_range(0..KEYS);
         match random.random_range(0..10) {
@@ -282,8 +282,8 @@ impl Direct {
         }
     }
 
-    /// An operation of a client that swaps; now and then it also asks for a checkpoint, which
-    /// changes nothing.
+    /// An operation of a client that swaps. At times it also requests a checkpoint, which changes
+    /// no data.
     fn swap(&mut self, random: &mut StdRng, value: u64) -> untorn::Result<()> {
         let key = random.random_range(0..KEYS);
         if random.random_range(0..10) == 0 {
@@ -321,14 +321,14 @@ impl Direct {
     }
 }
 
-/// A client by messages.
+/// A message-passing client.
 struct Messages {
     client: Client,
     orders: Orders,
     versions: BTreeMap<Key, u64>,
 }
 
-/// Calls until somebody is there to answer: what was refused so has not happened.
+/// Retries until a server answers. A refused call has not happened.
 fn patiently<T>(mut call: impl FnMut() -> untorn::Result<T>) -> untorn::Result<T> {
     let start = Instant::now();
     loop {
@@ -416,7 +416,7 @@ impl Messages {
         Ok(())
     }
 
-    /// Some keys on the condition that others, of which it knows, have not changed.
+    /// Writes some keys on the condition that other keys have their known versions.
     fn batch(&mut self, random: &mut StdRng, value: u64) -> untorn::Result<()> {
         let durability = self.orders.durability(random);
         let expect: Vec<(Key, Option<u64>)> =

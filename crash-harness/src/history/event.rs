@@ -1,9 +1,9 @@
-//! What is recorded of a run: who began which operation when, and what it was answered; one JSON
-//! object a line.
+//! The events of a history: which client began which operation at what time, and its answer. One
+//! JSON object a line.
 //!
-//! Stamps are of CLOCK_MONOTONIC, which is one clock for all processes of a machine. The beginning
-//! is written before the call and the answer after it, each in one write: an operation whose
-//! process died is known, and has no answer.
+//! Times are from CLOCK_MONOTONIC, which all processes of a machine share. A client writes the
+//! beginning before the call and the answer after it, each in one write. An operation whose process
+//! died is therefore recorded without an answer.
 
 use crate::outcome::{Finding, Kind};
 use crate::role::say;
@@ -13,49 +13,49 @@ use std::path::{Path, PathBuf};
 /// One of the few keys of a history.
 pub(super) type Key = u8;
 
-/// Everything that clients do, as one transaction: if the versions are the expected ones, it reads,
-/// and then writes.
+/// An operation of a client, expressed as one transaction: if the versions are the expected ones,
+/// it reads and then writes.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Operation {
     /// The versions that keys must have; `None`: absent.
     pub(super) expect: Vec<(Key, Option<u64>)>,
-    /// The keys that it reads, all of the same state.
+    /// The keys that it reads, all in one state of the store.
     pub(super) read: Vec<Key>,
-    /// The keys that it stores a value under, or removes.
+    /// The keys that it sets to a value or removes.
     pub(super) write: Vec<(Key, Option<u64>)>,
 }
 
-/// What was told of a key.
+/// What an answer contains about a key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) enum Seen {
     Absent,
-    /// There, with this value and version as far as they were told.
+    /// The key exists. Value and version are set if the answer contains them.
     Present {
         value: Option<u64>,
         version: Option<u64>,
     },
 }
 
-/// What an operation was answered.
+/// The answer to an operation.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) enum Answer {
-    /// It happened.
+    /// The operation happened.
     Done {
-        /// What it read, key by key.
+        /// What it read, by key.
         read: Vec<Seen>,
-        /// The transaction that it wrote, or as of which it read, if that was told.
+        /// The transaction that it wrote or read, if the answer contains it.
         at: Option<u64>,
     },
-    /// It did not, since this key's version is another one.
+    /// The operation did not happen, because this key has another version.
     Mismatch { key: Key, current: Option<u64> },
 }
 
-/// What happened.
+/// What a client did.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) enum What {
     Began(Operation),
     Answered(Answer),
-    /// The client goes on, and does not know whether the operation happened.
+    /// The client continues without knowing whether the operation happened.
     InDoubt,
 }
 
@@ -68,7 +68,7 @@ pub(super) struct Event {
 }
 
 impl Event {
-    /// What happens now.
+    /// Creates an event with the current time.
     pub(super) fn now(client: u32, what: What) -> Event {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         Event { client, at_ns: now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64, what }
@@ -78,13 +78,13 @@ impl Event {
         serde_json::to_string(self).expect("plain data")
     }
 
-    /// Tells the harness, in one write.
+    /// Prints the event for the harness, in one write.
     pub(super) fn tell(&self) {
         say(self.line());
     }
 }
 
-/// The events among the lines that a process said.
+/// Returns the events among the lines that a process printed.
 pub(super) fn parse<'l>(lines: impl IntoIterator<Item = &'l str>) -> Result<Vec<Event>, Finding> {
     let events = lines.into_iter().filter(|line| line.starts_with('{')).map(serde_json::from_str);
     events
@@ -92,7 +92,7 @@ pub(super) fn parse<'l>(lines: impl IntoIterator<Item = &'l str>) -> Result<Vec<
         .map_err(|error| Finding::new(Kind::Misbehaved, format!("a recorded event: {error}")))
 }
 
-/// Saves a history where it outlives the run.
+/// Saves a history in a directory that outlives the run.
 pub(super) fn save(events: &[Event], name: &str) -> Result<PathBuf, Finding> {
     let directory = crate::instrumented::target().join("crash-histories");
     let path = directory.join(format!("{name}.jsonl"));
@@ -102,7 +102,7 @@ pub(super) fn save(events: &[Event], name: &str) -> Result<PathBuf, Finding> {
     Ok(path)
 }
 
-/// Loads one.
+/// Loads a saved history.
 pub(super) fn load(path: &Path) -> Result<Vec<Event>, Finding> {
     let text = std::fs::read_to_string(path);
     let text = text.map_err(|error| Finding::new(Kind::Misbehaved, format!("reading {}: {error}", path.display())))?;

@@ -1,33 +1,34 @@
-//! Whether a history is linearizable, by stateright's tester.
+//! Checks whether a history is linearizable, with stateright's tester.
 
 use super::event::{Answer, Event, What};
 use super::model::{Model, Step};
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What the tester says of a history.
+/// The result of the tester.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Verdict {
     Linearizable,
     NotLinearizable,
-    /// It was given up: too many orders to try.
+    /// The search was given up: too many orders.
     Undecided,
 }
 
-/// A client's operations up to the next one whose answer is lost. Those that end so come last, so
-/// that the tester first tries to do without what may never have happened.
+/// A client's operations up to the next one without an answer. Threads that end in such an
+/// operation sort last, so that the tester first tries to do without operations that may never have
+/// happened.
 type Thread = (bool, u32);
 
-/// Judges a history, whose events may come in any order.
+/// Checks a history. Its events may come in any order.
 ///
 /// # Errors
-/// If it is none: an answer to no operation.
+/// If the events are no history: an answer without an operation.
 pub(super) fn judge(events: &[Event]) -> Result<Verdict, String> {
     let mut events: Vec<&Event> = events.iter().collect();
-    // What is answered in the very nanosecond in which something else begins is not before it.
+    // If an answer and a beginning have the same time, the operations count as concurrent.
     events.sort_by_key(|event| (event.at_ns, !matches!(event.what, What::Began(_))));
     let threads = threads(&events);
-    // What only reads and has no answer is nothing.
+    // A read without an answer has no effect.
     let mut kept: Vec<(&Event, Thread)> = events.iter().copied().zip(threads).collect();
     let last_begin: BTreeMap<Thread, u64> = kept
         .iter()
@@ -70,7 +71,7 @@ pub(super) fn judge(events: &[Event]) -> Result<Verdict, String> {
     })
 }
 
-/// The thread of each event.
+/// Returns the thread of each event.
 fn threads(events: &[&Event]) -> Vec<Thread> {
     let mut next = 0;
     let mut of_client = BTreeMap::new();
@@ -85,7 +86,7 @@ fn threads(events: &[&Event]) -> Vec<Thread> {
         match event.what {
             What::Began(_) => drop(open.insert(number)),
             What::Answered(_) => drop(open.remove(&number)),
-            // What comes next is another thread's.
+            // The client's next operation starts a new thread.
             What::InDoubt => drop(of_client.remove(&event.client)),
         }
     }
@@ -94,9 +95,9 @@ fn threads(events: &[&Event]) -> Vec<Thread> {
 
 #[cfg(test)]
 mod tests {
-    //! Goal: the checker accepts what a store may do, and refuses each thing that it must not.
+    //! Goal: the checker accepts what a store may do and rejects each forbidden outcome.
     //!
-    //! Method: histories by hand; each wrong one differs from a right one in one answer.
+    //! Method: hand-written histories; each wrong one differs from a right one in one answer.
 
     use super::*;
     use crate::history::event::{Key, Operation, Seen};
@@ -122,7 +123,7 @@ mod tests {
             self.event(client, What::Answered(Answer::Done { read: Vec::new(), at: Some(id) }))
         }
 
-        /// Reads two keys, 0 for absent.
+        /// Reads two keys; 0 means absent.
         fn reads(self, client: u32, values: [u64; 2]) -> History {
             self.began_read(client).has_read(client, values)
         }
@@ -211,7 +212,7 @@ mod tests {
 
     #[test]
     fn many_operations_at_once_are_judged_quickly() {
-        // All orders of the reads would be tried in vain, if the search remembered nothing.
+        // Without memoization the search would try all orders of the reads.
         let mut history = History::new();
         for client in 0..16 {
             history = history.put(100 + client, 0, 1000 + u64::from(client)).began_read(client);

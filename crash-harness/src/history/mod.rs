@@ -1,10 +1,10 @@
-//! Histories: what real clients were told, under kills, must be what one map would have told, one
-//! transaction after the other.
+//! Histories: the answers that real clients receive while processes are killed must be those of one
+//! map whose transactions happen one after the other.
 //!
-//! Clients of each kind work on a few keys while they and the logger are killed; each begin and
-//! answer is recorded, and the history is judged by stateright's tester of linearizability. Where
-//! everything that is told is durable, the history goes on over a crash of the kernel, which must
-//! make no difference; else over deaths of all processes alone.
+//! Clients of each kind work on a few keys while clients and the logger are killed. Each beginning
+//! and each answer is recorded. Stateright's linearizability tester checks the history. If all
+//! answers are durable, the history continues across a kernel crash, which must make no difference.
+//! Otherwise it continues only across the deaths of all processes.
 
 mod client;
 mod event;
@@ -28,14 +28,13 @@ use rustix::process::Signal;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Clients at a time.
+/// Concurrent clients.
 const CLIENTS: usize = 8;
-/// Operations of each.
+/// Operations of each client.
 const OPERATIONS: u32 = 12;
-/// Clients that are killed in one history, at most: each leaves an operation of which nobody knows
-/// whether it happened.
+/// Most clients that are killed in one history. Each leaves an operation whose outcome is unknown.
 const DEATHS_MAX: usize = 6;
-/// Histories that one store lives through.
+/// Histories of one store.
 const HISTORIES: u32 = 4;
 
 /// Runs the suite.
@@ -59,8 +58,8 @@ fn rounds(context: &Context, outcome: &mut Outcome, figures: &mut Figures) {
             return;
         }
         if context.wants(&name) {
-            // Deaths alone don't need a disk; kernel crashes are tried on one, whose syncs take
-            // their time.
+            // Process deaths need no disk. Kernel crashes are tried on a disk, whose syncs take
+            // time.
             let is_durable = round % 2 == 1;
             let place = format!("history-{round}");
             let path = if is_durable { context.place(&place) } else { context.place_in_memory(&place) };
@@ -81,7 +80,7 @@ fn round_purpose(name: &str) -> u64 {
     name.bytes().fold(17, |sum, byte| sum * 31 + u64::from(byte))
 }
 
-/// Judges a history that was saved.
+/// Checks a saved history.
 fn again(context: &Context, path: &Path, outcome: &mut Outcome, figures: &mut Figures) {
     let name = format!("history:{}", path.display());
     match event::load(path) {
@@ -108,7 +107,7 @@ struct Figures {
 impl Figures {
     fn judge(&mut self, events: &[Event]) -> Result<(), Finding> {
         let begun = Instant::now();
-        let verdict = judge(events).map_err(|what| Finding::new(Kind::Misbehaved, format!("no history: {what}")))?;
+        let verdict = judge(events).map_err(|what| Finding::new(Kind::Misbehaved, format!("not a history: {what}")))?;
         self.longest = self.longest.max(begun.elapsed());
         self.histories += 1;
         let operations = events.iter().filter(|event| matches!(event.what, What::Began(_))).count();
@@ -143,7 +142,7 @@ impl Figures {
     }
 }
 
-/// One store, and the histories that it lives through.
+/// One store and its histories.
 struct Round<'r> {
     context: &'r Context,
     outcome: &'r mut Outcome,
@@ -174,7 +173,7 @@ impl Round<'_> {
         oracle::verified(&store)
     }
 
-    /// Lets clients work, kills some, then all, and has a look at what is left.
+    /// Lets clients work, kills some and finally all, and reads the remaining state.
     fn record(&mut self, history: u32, random: &mut StdRng) -> Result<Vec<Event>, Finding> {
         let mut clients = Clients::start(self.path, history, self.is_durable, random);
         clients.wait_until_ready()?;
@@ -193,25 +192,25 @@ impl Round<'_> {
         Ok(events)
     }
 
-    /// Kills and stops until all clients are done, or until all are to die.
+    /// Kills and stops clients until all have finished, or until all are to be killed.
     fn deaths(&mut self, clients: &mut Clients, random: &mut StdRng) -> Result<(), Finding> {
         let is_short = random.random_bool(0.5);
         let mut left = DEATHS_MAX;
         let begun = Instant::now();
         while clients.are_running() {
             if begun.elapsed() > HANGS {
-                let what = format!("clients were held up for {HANGS:?}: {}", clients.where_they_are());
+                let what = format!("clients were blocked for {HANGS:?}: {}", clients.where_they_are());
                 return Err(Finding::new(Kind::BlockedReader, what));
             }
             std::thread::sleep(Duration::from_micros(random.random_range(300..6000)));
-            // Who sends messages can't start a logger.
+            // A message-passing client can't start a logger.
             if !clients.can_start_a_logger() {
                 workload::open(self.path)?;
             }
             match random.random_range(0..8) {
                 0 => self.outcome.kills += kill_loggers(self.path) as u64,
                 1 => clients.stop_one(random),
-                // Several at once, the logger among them.
+                // Several at once, including the logger.
                 2 if left > 1 => {
                     self.outcome.kills += kill_loggers(self.path) as u64 + clients.kill(2, random);
                     left -= 2;
@@ -285,12 +284,12 @@ impl<'c> Clients<'c> {
         self.running.iter_mut().zip(kinds).any(|(client, kind)| kind != "messages" && client.is_running())
     }
 
-    /// Waits until all have opened the store, or are connected. Nobody is killed meanwhile, so
-    /// nobody has to help.
+    /// Waits until all have opened the store or are connected. No process is killed during this
+    /// time, so no other process is needed to recover.
     fn wait_until_ready(&mut self) -> Result<(), Finding> {
         for at in 0..CLIENTS {
             if let Err(finding) = self.running[at].wait_for("ready", 1, HANGS) {
-                // What another one met may be why.
+                // The failure of another client may be the cause.
                 self.running.iter_mut().try_for_each(Process::refuse_finding)?;
                 return Err(Finding::new(finding.kind, format!("{}; {}", finding.what, self.how_the_store_is())));
             }
@@ -298,8 +297,8 @@ impl<'c> Clients<'c> {
         Ok(())
     }
 
-    /// What is known of the store when somebody waits for it in vain: its loggers, what they left
-    /// in writing, the clients, and what one more of them meets.
+    /// Describes the store after a timeout: its loggers, the errors that they wrote, the clients,
+    /// and the result of one more client.
     fn how_the_store_is(&mut self) -> String {
         let loggers = loggers(self.path);
         let left = ["logger.panic", "logger.note"].map(|name| {
@@ -312,7 +311,7 @@ impl<'c> Clients<'c> {
         format!("{} loggers; {}one more client {another}; those that run: {clients}", loggers, left.concat())
     }
 
-    /// Where those are that run.
+    /// Describes where the running clients are.
     fn where_they_are(&mut self) -> String {
         let kinds = self.kinds.clone();
         let running = self
@@ -323,8 +322,8 @@ impl<'c> Clients<'c> {
         running.collect::<Vec<_>>().join("; ")
     }
 
-    /// Kills so many at the same time, and starts others in their place. How many had not ended by
-    /// themselves.
+    /// Kills `count` clients at once and replaces them. Returns how many of them were still
+    /// running.
     fn kill(&mut self, count: usize, random: &mut StdRng) -> u64 {
         let first = random.random_range(0..CLIENTS);
         let dying: Vec<usize> = (first..first + count).map(|at| at % CLIENTS).collect();
@@ -346,7 +345,7 @@ impl<'c> Clients<'c> {
         client.signal(Signal::CONT);
     }
 
-    /// Kills all that still run, at once; everything that was recorded.
+    /// Kills all running clients at once and returns all recorded events.
     fn end(&mut self, outcome: &mut Outcome) -> Result<Vec<Event>, Finding> {
         let mut running = std::mem::take(&mut self.running);
         for client in &mut running {

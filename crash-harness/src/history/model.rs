@@ -1,9 +1,9 @@
-//! What the store is to the checker: a map whose transactions happen one after the other, in the
+//! The checker's model of the store: a map whose transactions happen one after the other, in the
 //! order of their ids.
 //!
-//! More is asked than that some order explains the answers: it must be that of the transaction ids
-//! that the store told, and each version must be the id of the transaction that wrote it. That also
-//! leaves the search little to try.
+//! The check is stricter than linearizability. The order must be that of the transaction ids that
+//! the store returned, and each version must be the id of the transaction that wrote it. This also
+//! keeps the search small.
 
 use super::event::{Answer, Key, Operation, Seen};
 use stateright::semantics::SequentialSpec;
@@ -11,10 +11,10 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 
-/// Configurations after which a search is given up.
+/// Number of configurations after which a search is given up.
 const CONFIGURATIONS_MAX: usize = 200_000;
 
-/// An operation, and which one of its history it is.
+/// An operation and its index in the history.
 #[derive(Clone, Debug)]
 pub(super) struct Step {
     pub(super) index: usize,
@@ -24,59 +24,59 @@ pub(super) struct Step {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Entry {
     value: u64,
-    /// Not known as long as nobody was told: its writer died before the answer.
+    /// Unknown until an answer contains it, because its writer died before the answer.
     version: Option<u64>,
 }
 
 type Entries = BTreeMap<Key, Entry>;
 
-/// Which operations were done, and what the map was then.
+/// The set of completed operations, and the map at that time.
 type Configuration = (Vec<u64>, Entries);
 
-/// What all states of one search share.
+/// State that is shared by all models of one search.
 #[derive(Debug)]
 struct Search {
-    /// The ids of all transactions whose writers were told, in order.
+    /// The ids of all transactions whose answers contain them, in order.
     ids: Vec<u64>,
-    /// From each of these the search has gone on already: if it comes by again, that was in vain,
-    /// and it need not try again. (The search itself remembers nothing, and would try each order of
-    /// operations that don't touch each other.)
+    /// Configurations from which the search has continued already. If the search reaches one again,
+    /// the first attempt has failed, so this one would fail, too. (The tester itself does not
+    /// memoize and would try each order of independent operations.)
     tried: RefCell<HashSet<Configuration>>,
-    /// In each of these something was read. That is as good now as later, since it changes nothing:
-    /// if it was in vain, so is everything else that could be done there.
+    /// Configurations in which something was read. A read changes nothing, so it is as good now as
+    /// later: if the search from there failed, every other step from there fails, too.
     read_in: RefCell<HashSet<Configuration>>,
 }
 
-/// The map, and how far the history has come.
+/// The map, and the progress of the history.
 #[derive(Clone, Debug)]
 pub(super) struct Model {
     entries: Entries,
     done: Vec<u64>,
-    /// So many of the known transactions have happened.
+    /// Number of known transactions that have happened.
     known: usize,
     is_dead_end: bool,
     search: Rc<Search>,
 }
 
 impl Model {
-    /// An empty map, at the beginning of a history of so many operations in which transactions got
-    /// these ids.
+    /// Creates an empty map at the beginning of a history of `operations` operations, in which
+    /// transactions got these ids.
     pub(super) fn new(operations: usize, mut ids: Vec<u64>) -> Model {
         ids.sort_unstable();
-        // Two that got the same id can't both be the next one.
+        // Two transactions with the same id can't both be the next one.
         ids.dedup();
         let search = Rc::new(Search { ids, tried: RefCell::default(), read_in: RefCell::default() });
         let done = vec![0; operations.div_ceil(64)];
         Model { entries: Entries::new(), done, known: 0, is_dead_end: false, search }
     }
 
-    /// How many configurations were tried, and whether the search was given up.
+    /// Returns how many configurations were tried, and whether the search was given up.
     pub(super) fn tried(&self) -> (usize, bool) {
         let tried = self.search.tried.borrow().len();
         (tried, tried >= CONFIGURATIONS_MAX)
     }
 
-    /// Whether a key's version can be this one. Who learns a version that nobody knew fixes it.
+    /// Returns whether a key's version can be this one. If the version was unknown, this fixes it.
     fn has_version(&mut self, key: Key, version: Option<u64>) -> bool {
         match (self.entries.get_mut(&key), version) {
             (None, None) => true,
@@ -95,7 +95,7 @@ impl Model {
         }
     }
 
-    /// Whether an operation can be answered like this now.
+    /// Returns whether an operation can have this answer now.
     fn allows(&mut self, operation: &Operation, answer: &Answer) -> bool {
         match answer {
             Answer::Mismatch { key, current } => {
@@ -111,8 +111,8 @@ impl Model {
         }
     }
 
-    /// Whether this is the time of a transaction: of one that writes, if it is the next one; of one
-    /// that reads, if those up to it have happened and those after it have not.
+    /// Returns whether a transaction can happen now. One that writes must be the next one. For one
+    /// that reads, all transactions up to it must have happened, and none after it.
     fn is_at(&mut self, at: u64, writes: bool) -> bool {
         let (before, after) = self.search.ids.split_at(self.known);
         if writes {
@@ -136,7 +136,7 @@ impl Model {
         (self.done.clone(), self.entries.clone())
     }
 
-    /// Notes that an operation is done. A configuration that was tried is a dead end.
+    /// Marks an operation as done. A configuration that was tried before is a dead end.
     fn note(&mut self, index: usize) {
         self.done[index / 64] |= 1 << (index % 64);
         let mut tried = self.search.tried.borrow_mut();
@@ -148,11 +148,11 @@ impl SequentialSpec for Model {
     type Op = Step;
     type Ret = Answer;
 
-    /// An operation that has no answer, which happens nevertheless.
+    /// Applies an operation that has no answer but happens.
     fn invoke(&mut self, step: &Step) -> Answer {
         self.is_dead_end |= self.search.read_in.borrow().contains(&self.configuration());
         let version = |entries: &Entries, key: &Key| entries.get(key).map(|entry| entry.version);
-        // A version that nobody was told is not one that somebody expects.
+        // No client can expect a version that no answer contained.
         let unmet = step.operation.expect.iter().find(|(key, expected)| match version(&self.entries, key) {
             None => expected.is_some(),
             Some(current) => current.is_none() || current != *expected,
@@ -181,7 +181,7 @@ impl SequentialSpec for Model {
             return false;
         }
         let writes = !step.operation.write.is_empty() && matches!(answer, Answer::Done { .. });
-        // Who is the first to learn a version does change something.
+        // A read that fixes an unknown version changes the state.
         if !writes && self.entries == before.1 {
             self.search.read_in.borrow_mut().insert(before);
         }

@@ -1,11 +1,11 @@
-//! The calls about files, in the kinds in which they fail.
+//! The system calls on files, by the kinds in which they fail.
 
 use std::fmt;
 
 /// A kind of call.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Call {
-    /// Opens or makes a file.
+    /// Opens or creates a file.
     Open,
     /// Reads from a descriptor.
     Read,
@@ -17,7 +17,7 @@ pub enum Call {
     Allocate,
     /// Changes a length.
     Truncate,
-    /// Gives another name, or one more.
+    /// Renames or links a file.
     Rename,
     /// Removes a name.
     Unlink,
@@ -31,16 +31,16 @@ pub enum Call {
     SyncMap,
 }
 
-/// What a call does instead of what it was asked.
+/// What a failing call does instead.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Effect {
-    /// It fails with this error, and does nothing.
+    /// The call fails with this error and does nothing.
     Error(i32),
-    /// It does the first half.
+    /// The call does the first half.
     Short,
 }
 
-/// All kinds, with their names.
+/// All kinds with their names.
 const NAMES: [(Call, &str); 12] = [
     (Call::Open, "open"),
     (Call::Read, "read"),
@@ -56,7 +56,7 @@ const NAMES: [(Call, &str); 12] = [
     (Call::SyncMap, "msync"),
 ];
 
-/// The errors that occur, with their names.
+/// All injected errors with their names.
 const ERRORS: [(i32, &str); 7] = [
     (libc::EIO, "EIO"),
     (libc::ENOSPC, "ENOSPC"),
@@ -68,17 +68,17 @@ const ERRORS: [(i32, &str); 7] = [
 ];
 
 impl Call {
-    /// All kinds.
+    /// Returns all kinds.
     pub fn all() -> impl Iterator<Item = Call> {
         NAMES.iter().map(|(call, _)| *call)
     }
 
-    /// The kind of this name.
+    /// Returns the kind with this name.
     pub fn named(name: &str) -> Option<Call> {
         NAMES.iter().find(|(_, known)| *known == name).map(|(call, _)| *call)
     }
 
-    /// How it may fail.
+    /// Returns the ways in which the call can fail.
     pub fn effects(self) -> &'static [Effect] {
         use Effect::{Error, Short};
         match self {
@@ -100,7 +100,8 @@ impl Call {
         }
     }
 
-    /// Whether a fault of this kind comes to all calls like it: those that change something.
+    /// Returns whether a fault of this kind affects all similar calls. That is true for calls that
+    /// change something.
     pub fn can_spread(self, effect: Effect) -> bool {
         match effect {
             Effect::Error(libc::ENOSPC) => self.allocates(true),
@@ -109,7 +110,7 @@ impl Call {
         }
     }
 
-    /// Whether it changes what is on the disk. An open does if it may make a file.
+    /// Returns whether the call changes the disk. An open does if it may create a file.
     pub(super) fn changes(self, makes: bool) -> bool {
         match self {
             Call::Open => makes,
@@ -118,7 +119,7 @@ impl Call {
         }
     }
 
-    /// Whether it needs room on the disk.
+    /// Returns whether the call needs disk space.
     pub(super) fn allocates(self, makes: bool) -> bool {
         matches!(self, Call::Write | Call::Allocate | Call::Truncate | Call::MakeDir | Call::Rename)
             || (self == Call::Open && makes)
@@ -133,7 +134,7 @@ impl fmt::Display for Call {
 }
 
 impl Effect {
-    /// The effect of this name.
+    /// Returns the effect with this name.
     pub fn named(name: &str) -> Option<Effect> {
         if name == "short" {
             return Some(Effect::Short);

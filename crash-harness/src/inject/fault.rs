@@ -1,48 +1,48 @@
-//! The names of sites and faults: what a replay line gives, and what a catalogue lists.
+//! The names of sites and faults, as replay lines and catalogues contain them.
 
 use super::call::{Call, Effect};
 use std::fmt;
 use std::str::FromStr;
 
-/// Where calls are counted: who calls what on which sort of file. Written `who:call:class`.
+/// Where calls are counted: the program, the call and the class of files. Written `who:call:class`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Site {
-    /// The program, and its thread if that has a name of its own: `writer`,
+    /// The program, and its thread if the thread has a name of its own: `writer`,
     /// `untorn-logger/untorn-flush`.
     pub who: String,
-    /// What is called.
+    /// The kind of call.
     pub call: Call,
     /// The file's path in the directory, with `#` for each number in it.
     pub class: String,
 }
 
-/// For how long calls fail.
+/// How long calls fail.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Span {
     /// The one call.
     Once,
-    /// From then on each call of this kind on this class of files, whoever makes it.
+    /// From then on each call of this kind on this class of files, from any program.
     Lasting,
-    /// From then on each call that changes anything; of a full disk, each that needs room.
+    /// From then on each call that changes anything; for a full disk, each call that needs space.
     Everything,
 }
 
 /// A fault: the n-th call at a site fails. Written `who:call:class:n:effect:span`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fault {
-    /// Where.
+    /// The site.
     pub site: Site,
-    /// At which passage, from 1.
+    /// The number of the call at the site, from 1.
     pub nth: u64,
-    /// How.
+    /// How the call fails.
     pub effect: Effect,
-    /// For how long.
+    /// How long calls fail.
     pub span: Span,
 }
 
 impl Fault {
-    /// Whether a call at this site is to fail, its n-th; `has_begun` says that one has failed
-    /// already.
+    /// Returns whether the n-th call at this site is to fail. `has_begun` means that a call has
+    /// failed already.
     pub(super) fn is_due(&self, site: &Site, n: u64, makes: bool, has_begun: bool) -> bool {
         if !has_begun {
             return self.site == *site && self.nth == n;
@@ -82,7 +82,8 @@ impl FromStr for Fault {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Fault, String> {
-        let wrong = || format!("{name:?} is no fault: who:call:class:n:effect:once|lasting|everything");
+        let wrong =
+            || format!("{name:?} is not a fault, which has the form who:call:class:n:effect:once|lasting|everything");
         let parts: Vec<&str> = name.split(':').collect();
         let [who, call, class, nth, effect, span] = parts[..] else { return Err(wrong()) };
         let span = match span {

@@ -1,10 +1,9 @@
-//! The seccomp filter that stops a process at its calls about files, and the numbers of those
-//! calls.
+//! The seccomp filter that stops a process at its calls on files, and the numbers of those calls.
 #![allow(unsafe_code)]
 
 use super::call::Call;
 
-/// How a call names its file.
+/// How a call identifies its file.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Names {
     /// By a descriptor, in this argument.
@@ -13,7 +12,7 @@ pub(super) enum Names {
     Path(usize),
     /// By a path in the second of these arguments, relative to the descriptor in the first.
     PathAt(usize, usize),
-    /// By an address in its memory, in this argument.
+    /// By an address in the memory of the process, in this argument.
     Address(usize),
 }
 
@@ -37,19 +36,19 @@ const fn with_length(number: libc::c_long, call: Call) -> SystemCall {
     SystemCall { number, call, names: Names::Descriptor(0), length: Some(2), flags: None }
 }
 
-/// Why nothing can be traced here, if so.
+/// Returns an error if system calls can't be traced on this machine.
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 pub(super) fn supported() -> Result<(), String> {
     Err("system calls are replaced on x86_64 only".into())
 }
 
-/// Why nothing can be traced here, if so.
+/// Returns an error if system calls can't be traced on this machine.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub(super) fn supported() -> Result<(), String> {
     Ok(())
 }
 
-/// All calls that are watched.
+/// All traced calls.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub(super) const WATCHED: &[SystemCall] = &[
     SystemCall { flags: Some(1), ..entry(libc::SYS_open, Call::Open, Names::Path(0)) },
@@ -87,18 +86,18 @@ pub(super) const WATCHED: &[SystemCall] = &[
     entry(libc::SYS_msync, Call::SyncMap, Names::Address(0)),
 ];
 
-/// All calls that are watched.
+/// All traced calls.
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 pub(super) const WATCHED: &[SystemCall] = &[];
 
-/// The filter: stop at a watched call, let all others pass.
+/// Builds the filter: stop at a traced call, allow all others.
 pub(super) fn program() -> Vec<libc::sock_filter> {
     let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
     let equals =
         |k: u32| libc::sock_filter { code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, jt: 0, jf: 1, k };
     let answer = |action: u32| statement(libc::BPF_RET | libc::BPF_K, action);
-    // The number of the call is the first word of what the filter is given. A call of another word
-    // size has other numbers; the programs started here make none.
+    // The first word of the filter's input is the number of the call. Calls of another word size
+    // have other numbers; the traced programs make none.
     let mut program = vec![statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0)];
     for watched in WATCHED {
         program.push(equals(watched.number as u32));
@@ -108,14 +107,15 @@ pub(super) fn program() -> Vec<libc::sock_filter> {
     program
 }
 
-/// By the process itself, between `fork` and `exec`: asks to be traced, and puts itself under the
-/// filter. Calls nothing but the system.
+/// Requests tracing and installs the filter. The process calls this between `fork` and `exec`, so
+/// it makes only system calls.
 pub(super) fn submit(program: &[libc::sock_filter]) -> std::io::Result<()> {
     let filter = libc::sock_fprog { len: program.len() as libc::c_ushort, filter: program.as_ptr().cast_mut() };
     // SAFETY: plain system calls; the filter is read from memory that lives during the call.
     let done = unsafe {
         libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) == 0
-            // What asks for a filter without being root may not gain rights by it.
+            // An unprivileged process may install a filter only if it can't gain privileges
+            // afterwards.
             && libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
             && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) == 0
     };

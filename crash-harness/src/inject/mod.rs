@@ -1,23 +1,23 @@
 //! Faults of single system calls: the n-th write, sync, open, … of a program on the files of one
-//! directory fails, once or from then on, whatever store the program uses.
+//! directory fails, once or from then on. The program may use any store.
 //!
-//! A program is started under `ptrace` with a seccomp filter, so that only its calls about files
-//! stop it; all else runs at full speed. Its threads, its children and what they execute are
-//! followed, also a process that leaves it behind. At a stop the call is counted by its [`Site`],
-//! and if a [`Fault`] is due, the kernel never sees it: the caller gets the error, or the call does
-//! a part of what it was asked.
+//! A program runs under `ptrace` with a seccomp filter, so that only its calls on files stop it;
+//! all else runs at full speed. Its threads, its children and the programs that they execute are
+//! traced, even a process that outlives it. At a stop the call is counted by its [`Site`]. If a
+//! [`Fault`] is due, the kernel does not execute the call: the caller gets the error, or the call
+//! does a part of its work.
 //!
 //! | file | its one job |
 //! |---|---|
-//! | `call.rs` | which calls there are, and how each can fail |
+//! | `call.rs` | the kinds of calls, and how each can fail |
 //! | `fault.rs` | the names of sites and faults |
-//! | `place.rs` | which file of the directory a call is about |
+//! | `place.rs` | the file of the directory that a call is about |
 //! | `filter.rs` | the seccomp filter |
 //! | `tracer.rs` | the loop that follows processes |
 //!
-//! A call that fails here leaves the file as it was. What a failed sync does to the page cache of a
-//! real kernel (its pages count as clean, and are lost) is not shown by this, but by the recording
-//! file system.
+//! A call that fails here leaves the file as it was. After a failed sync, a real kernel marks the
+//! pages as clean, and their data is lost. The recording file system simulates that; this module
+//! does not.
 
 mod call;
 mod fault;
@@ -37,34 +37,33 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Watches the programs that it starts, and has their calls fail. All are killed when it is
+/// Traces the programs that it starts and makes their calls fail. All are killed when it is
 /// dropped.
 pub struct Injector {
     shared: Arc<Shared>,
     tracers: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// A process that has ended: one of those started, or of those that they started.
+/// A process that has ended: a started program or one of its descendants.
 #[derive(Clone, Debug)]
 pub struct Ended {
     /// Its process id.
     pub pid: i32,
-    /// Who it was, as in a [`Site`]; empty if it never made a call that counts.
+    /// Its name, as in a [`Site`]; empty if it made no call that counts.
     pub who: String,
-    /// How it ended.
+    /// Its exit status.
     pub status: ExitStatus,
 }
 
 impl Ended {
-    /// Whether it died of a signal that only a mistake of its own raises: a panic that aborts, a
-    /// fault of memory.
+    /// Returns whether a signal or exit code shows a programming error: a panic or a memory fault.
     pub fn crashed(&self) -> bool {
         let of_mistakes = [libc::SIGSEGV, libc::SIGBUS, libc::SIGABRT, libc::SIGILL, libc::SIGFPE, libc::SIGSYS];
         self.status.signal().is_some_and(|signal| of_mistakes.contains(&signal)) || self.status.code() == Some(101)
     }
 }
 
-/// What the tracers and their owner know in common.
+/// The state that the tracers and the injector share.
 struct Shared {
     /// The directory whose files count, without symbolic links.
     root: PathBuf,
@@ -75,7 +74,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     fault: Option<Fault>,
-    /// How many calls have failed by it.
+    /// Number of calls that the fault made fail.
     fired: u64,
     is_over: bool,
     counts: BTreeMap<Site, u64>,
@@ -91,11 +90,11 @@ impl Shared {
 }
 
 impl Injector {
-    /// One for the files of a directory, which need not be there yet; with a fault, or only to
-    /// count.
+    /// Creates an injector for the files of a directory, which need not exist yet. Without a fault
+    /// it only counts.
     ///
     /// # Errors
-    /// Why nothing can be traced on this machine.
+    /// The reason why nothing can be traced on this machine.
     pub fn new(directory: &Path, fault: Option<Fault>) -> Result<Injector, String> {
         filter::supported()?;
         let parent = directory.parent().unwrap_or(directory);
@@ -106,16 +105,16 @@ impl Injector {
         Ok(Injector { shared, tracers: Mutex::default() })
     }
 
-    /// Starts a program. `who` names it in sites; the programs that it executes are known by their
-    /// own names. Its standard output is heard.
+    /// Starts a program. `who` is its name in sites; programs that it executes have their own
+    /// names. Its standard output is collected.
     ///
     /// # Errors
-    /// As the system refuses: some containers forbid tracing.
+    /// If the system refuses, as some containers forbid tracing.
     pub fn spawn(&self, who: &str, mut command: Command) -> Result<Traced, String> {
         command.stdout(Stdio::piped());
         let (say, hear) = std::sync::mpsc::sync_channel(1);
         let (shared, who) = (self.shared.clone(), who.to_string());
-        // What a thread has started, only that thread can trace; so each program has one.
+        // Only the thread that started a process can trace it, so each program has a tracer thread.
         let tracer = std::thread::spawn(move || tracer::run(&shared, &who, command, &say));
         let started = hear.recv().unwrap_or_else(|_| Err("the tracer has ended".into()));
         self.tracers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(tracer);
@@ -130,22 +129,22 @@ impl Injector {
         Ok(Traced { pid, shared: self.shared.clone(), lines, listener: Some(listener) })
     }
 
-    /// The cause is gone: from now on nothing fails.
+    /// Ends the fault: from now on no call fails.
     pub fn heal(&self) {
         self.shared.lock().is_over = true;
     }
 
-    /// How many calls have failed so far.
+    /// Returns how many calls have failed so far.
     pub fn fired(&self) -> u64 {
         self.shared.lock().fired
     }
 
-    /// How often each site was come by.
+    /// Returns the number of calls of each site.
     pub fn counts(&self) -> BTreeMap<Site, u64> {
         self.shared.lock().counts.clone()
     }
 
-    /// The processes that have ended.
+    /// Returns the processes that have ended.
     pub fn ended(&self) -> Vec<Ended> {
         self.shared.lock().ended.clone()
     }
@@ -155,8 +154,7 @@ impl Drop for Injector {
     fn drop(&mut self) {
         let tracers = std::mem::take(&mut *self.tracers.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         for tracer in tracers {
-            // A process may start another just as it is killed, which is then found in the next
-            // round.
+            // A process may start another one while it is killed. The next round finds that one.
             while !tracer.is_finished() {
                 let alive: Vec<i32> = self.shared.lock().alive.iter().copied().collect();
                 alive.into_iter().for_each(kill);
@@ -173,8 +171,8 @@ fn kill(pid: i32) {
     }
 }
 
-/// A program that was started. Killed when dropped; those that it left behind live on until the
-/// injector is dropped.
+/// A program that was started. It is killed when this is dropped. Processes that it left behind
+/// live until the injector is dropped.
 pub struct Traced {
     pid: i32,
     shared: Arc<Shared>,
@@ -183,18 +181,17 @@ pub struct Traced {
 }
 
 impl Traced {
-    /// Its process id.
+    /// Returns its process id.
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// All lines that it has said so far.
+    /// Returns all lines that it has printed so far.
     pub fn lines(&self) -> Vec<String> {
         self.lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
-    /// Waits for its end, and until all that it said is heard; `None` if it goes on for longer than
-    /// `time`.
+    /// Waits for its end and until all its output is read. Returns `None` after `time`.
     pub fn wait(&mut self, time: Duration) -> Option<ExitStatus> {
         let end = Instant::now() + time;
         let mut state = self.shared.lock();
@@ -213,7 +210,7 @@ impl Traced {
         Some(status)
     }
 
-    /// Kills it, and waits until it is gone.
+    /// Kills it and waits for its end.
     pub fn kill(&mut self) {
         kill(self.pid);
         self.wait(Duration::from_secs(60));

@@ -1,4 +1,4 @@
-//! Which file a call of another process is about, from its descriptors and its memory.
+//! Finds the file of another process's system call, from its descriptors and its memory.
 
 use crate::process::mappings;
 use std::ffi::OsStr;
@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// The file of a descriptor of the task `tid`. Sockets, pipes and deleted files have no path of
-/// use: `None` for the former two.
+/// Returns the file of a descriptor of the task `tid`, or `None` for sockets and pipes. A deleted
+/// file has its former path.
 pub(super) fn of_descriptor(tid: i32, descriptor: u64) -> Option<PathBuf> {
     let descriptor = descriptor as i32;
     let link =
@@ -18,16 +18,16 @@ pub(super) fn of_descriptor(tid: i32, descriptor: u64) -> Option<PathBuf> {
     bytes.starts_with(b"/").then(|| PathBuf::from(OsStr::from_bytes(bytes)))
 }
 
-/// The file that a path in the task's memory names, relative to a descriptor.
+/// Returns the file that a path in the task's memory names, relative to a descriptor.
 pub(super) fn of_path(tid: i32, directory: u64, address: u64) -> Option<PathBuf> {
     let named = string(tid, address)?;
     let named = match named.strip_prefix("/proc/self") {
-        // Its own descriptors, not ours.
+        // The task's descriptors, not those of this process.
         Ok(rest) => Path::new(&format!("/proc/{tid}")).join(rest),
         Err(_) => named,
     };
     let path = if named.is_absolute() { named } else { of_descriptor(tid, directory)?.join(named) };
-    // What the names before the last one lead to: `.` and `..`, links, descriptors by their number.
+    // Resolves everything before the last name: `.` and `..`, links, descriptors by their number.
     let parent = path.parent()?.canonicalize().ok()?;
     match path.file_name() {
         Some(name) if name != "." => Some(parent.join(name)),
@@ -35,14 +35,14 @@ pub(super) fn of_path(tid: i32, directory: u64, address: u64) -> Option<PathBuf>
     }
 }
 
-/// The file that is mapped at an address.
+/// Returns the file that is mapped at an address.
 pub(super) fn of_mapping(tid: i32, address: u64) -> Option<PathBuf> {
     let mapped = mappings(tid).into_iter().find(|(addresses, _)| addresses.contains(&address));
     mapped.map(|(_, name)| PathBuf::from(name)).filter(|path| path.is_absolute())
 }
 
-/// The sort of a file in `root`: its path there, with `#` for each number; the directory itself is
-/// `.`.
+/// Returns the class of a file in `root`: its relative path, with `#` for each number. The
+/// directory itself is `.`.
 pub(super) fn class(root: &Path, path: &Path) -> Option<String> {
     let inside = path.strip_prefix(root).ok()?.to_string_lossy().into_owned();
     if inside.is_empty() {
@@ -51,7 +51,7 @@ pub(super) fn class(root: &Path, path: &Path) -> Option<String> {
     let mut class = String::new();
     for letter in inside.chars() {
         let letter = if letter.is_ascii_digit() { '#' } else { letter };
-        // The colon parts the names of faults.
+        // The colon separates the parts of a fault's name.
         let letter = if letter == ':' { '_' } else { letter };
         if letter != '#' || !class.ends_with('#') {
             class.push(letter);
@@ -60,12 +60,12 @@ pub(super) fn class(root: &Path, path: &Path) -> Option<String> {
     Some(class)
 }
 
-/// A string in the memory of another process.
+/// Reads a string from the memory of another process.
 fn string(tid: i32, address: u64) -> Option<PathBuf> {
     let memory = std::fs::File::open(format!("/proc/{tid}/mem")).ok()?;
     let mut bytes = Vec::new();
     while bytes.len() < libc::PATH_MAX as usize {
-        // Not beyond a page, since the next one may not be there.
+        // Not beyond a page, since the next one may be unmapped.
         let at = address + bytes.len() as u64;
         let mut piece = vec![0; 256.min(4096 - (at % 4096) as usize)];
         let read = memory.read_at(&mut piece, at).ok()?;

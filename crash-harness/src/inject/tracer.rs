@@ -1,4 +1,4 @@
-//! The loop that follows a program and all that comes of it, from stop to stop.
+//! The loop that follows a program and all its descendants from stop to stop.
 #![allow(unsafe_code)]
 
 use super::call::{Call, Effect};
@@ -12,10 +12,10 @@ use std::sync::mpsc::SyncSender;
 
 type Started = Result<(i32, ChildStdout), String>;
 
-/// Bytes of a sector: direct writes are cut at a multiple.
+/// Bytes of a sector: direct writes are truncated to a multiple of it.
 const SECTOR: u64 = 512;
 
-/// Starts a program and follows it until nothing is left of it.
+/// Starts a program and follows it until it and its descendants have ended.
 pub(super) fn run(shared: &Shared, who: &str, command: Command, say: &SyncSender<Started>) {
     match start(command) {
         Ok((pid, out)) => {
@@ -36,17 +36,17 @@ pub(super) fn run(shared: &Shared, who: &str, command: Command, say: &SyncSender
     }
 }
 
-/// Starts the program; it stands still before its first instruction.
+/// Starts the program, stopped before its first instruction.
 fn start(mut command: Command) -> Started {
     let program = filter::program();
-    // SAFETY: what runs between fork and exec makes system calls only, with memory that was made
-    // before.
+    // SAFETY: the code between fork and exec makes only system calls, with memory that was
+    // allocated before.
     unsafe { command.pre_exec(move || filter::submit(&program)) };
     let mut child = command.spawn().map_err(|error| format!("starting a traced program: {error}"))?;
     let out = child.stdout.take().ok_or("no standard output")?;
     let pid = child.id() as i32;
     let mut status = 0;
-    // SAFETY: waits for a child of this thread, with a valid place for its status.
+    // SAFETY: waits for a child of this thread; the pointer to the status is valid.
     let waited = unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) };
     if waited != pid || !libc::WIFSTOPPED(status) {
         return Err(format!("a traced program did not stop at its beginning: status {status:#x}"));
@@ -64,14 +64,14 @@ fn start(mut command: Command) -> Started {
     Ok((pid, out))
 }
 
-/// Whether a task is a thread of another.
+/// Returns whether a task is a thread of another process.
 fn is_thread(tid: i32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
     let process = status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse::<i32>().ok());
     process.is_some_and(|process| process != tid)
 }
 
-/// The name under which a process was executed.
+/// Returns the name under which a process was executed.
 fn program_of(tid: i32) -> String {
     let arguments = std::fs::read(format!("/proc/{tid}/cmdline")).unwrap_or_default();
     let first = arguments.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -81,14 +81,14 @@ fn program_of(tid: i32) -> String {
 
 struct Tracer<'s> {
     shared: &'s Shared,
-    /// What the program that was started is called in sites, and its name as a program.
+    /// The name of the started program in sites, and its name as a program.
     who: &'s str,
     program: String,
     /// Tasks whose first stop has been seen.
     known: HashSet<i32>,
-    /// Those that are threads of another.
+    /// Those that are threads of another process.
     threads: HashSet<i32>,
-    /// What tasks are called in sites.
+    /// The names of tasks in sites.
     names: HashMap<i32, String>,
 }
 
@@ -97,7 +97,7 @@ impl Tracer<'_> {
         resume(pid, 0);
         loop {
             let mut status = 0;
-            // SAFETY: waits for children of this thread alone, with a valid place for the status.
+            // SAFETY: waits for children of this thread alone; the pointer to the status is valid.
             let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL | libc::__WNOTHREAD) };
             if pid < 0 {
                 if std::io::Error::last_os_error().raw_os_error() == Some(libc::EINTR) {
@@ -114,14 +114,14 @@ impl Tracer<'_> {
         }
     }
 
-    /// What is to be done about a stop; the signal that the task gets when it goes on.
+    /// Handles a stop and returns the signal to deliver when the task continues.
     fn stopped(&mut self, pid: i32, status: i32) -> i32 {
         let signal = libc::WSTOPSIG(status);
         match status >> 16 {
             libc::PTRACE_EVENT_SECCOMP => self.call(pid),
             libc::PTRACE_EVENT_EXEC => drop(self.names.remove(&pid)),
-            // A new task begins with a stop of the tracer's making, often before its maker's stop
-            // about it; every other signal is its own affair.
+            // The tracer causes the first stop of a new task, often before its creator's stop for
+            // the event. All other signals are delivered.
             0 if self.known.insert(pid) => {
                 self.shared.lock().alive.insert(pid);
                 if is_thread(pid) {
@@ -147,12 +147,13 @@ impl Tracer<'_> {
         self.shared.changed.notify_all();
     }
 
-    /// A task stands before a call: counts it, and has it fail if it is to.
+    /// Handles a task that is stopped before a call: counts the call and makes it fail if a fault
+    /// is due.
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     fn call(&mut self, tid: i32) {
         // SAFETY: a structure of plain numbers.
         let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
-        // SAFETY: the task is stopped and traced by this thread; the place for its registers is
+        // SAFETY: the task is stopped and traced by this thread; the pointer to the registers is
         // valid.
         if unsafe { libc::ptrace(libc::PTRACE_GETREGS, tid, 0, &raw mut registers) } != 0 {
             return;
@@ -163,8 +164,8 @@ impl Tracer<'_> {
         let Some(effect) = self.due(tid, watched, &arguments) else { return };
         match effect {
             Effect::Error(errno) => {
-                // No such call: the kernel leaves it out, and the caller finds what stands in its
-                // register.
+                // An invalid number makes the kernel skip the call. The caller finds the error in
+                // the result register.
                 registers.orig_rax = u64::MAX;
                 registers.rax = i64::from(-errno) as u64;
             }
@@ -178,11 +179,11 @@ impl Tracer<'_> {
         unsafe { libc::ptrace(libc::PTRACE_SETREGS, tid, 0, &raw const registers) };
     }
 
-    /// Nothing is traced on other machines: see [`filter::supported`].
+    /// Other machines are not supported: see [`filter::supported`].
     #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
     fn call(&mut self, _: i32) {}
 
-    /// What is to happen to a call instead.
+    /// Returns the effect that replaces a call, if a fault is due.
     fn due(&mut self, tid: i32, watched: &SystemCall, arguments: &[u64; 6]) -> Option<Effect> {
         let path = match watched.names {
             Names::Descriptor(at) => place::of_descriptor(tid, arguments[at]),
@@ -201,7 +202,7 @@ impl Tracer<'_> {
         let has_begun = state.fired > 0;
         let fault = state.fault.as_ref().filter(|fault| fault.is_due(&site, n, makes, has_begun))?;
         let effect = fault.effect;
-        // Nothing can be cut off a vector from here, nor off a byte.
+        // The length of a vector or of a single byte can't be halved here.
         let can_be_short = watched.length.is_some_and(|at| arguments[at] > 1);
         if state.is_over || (effect == Effect::Short && !can_be_short) {
             return None;
@@ -210,7 +211,7 @@ impl Tracer<'_> {
         Some(effect)
     }
 
-    /// What a task is called: the program, and the thread if that has another name.
+    /// Returns the name of a task: the program, and the thread if that has another name.
     fn name_of(&mut self, tid: i32) -> String {
         if let Some(name) = self.names.get(&tid) {
             return name.clone();
@@ -228,7 +229,7 @@ impl Tracer<'_> {
 }
 
 fn resume(pid: i32, signal: i32) {
-    // SAFETY: the task is stopped and traced by this thread; if it was killed meanwhile, the call
-    // fails, and its end comes next.
+    // SAFETY: the task is stopped and traced by this thread. If it was killed in the meantime, the
+    // call fails, and its end is reported next.
     unsafe { libc::ptrace(libc::PTRACE_CONT, pid, 0, signal) };
 }

@@ -1,5 +1,5 @@
-//! Deaths at random instants under load: of one process, of several and the logger at once, of all;
-//! and stops in the middle.
+//! Deaths at random instants under load: of one process, of several and the logger at once, and of
+//! all. Processes are also stopped and continued.
 
 use crate::context::Context;
 use crate::limits::HANGS;
@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Who works at the same time: what they do, and with which argument.
+/// The concurrent processes: the role of each, and its argument.
 const ROLES: [(&str, &str); 11] = [
     ("writer", ""),
     ("writer", ""),
@@ -28,12 +28,12 @@ const ROLES: [(&str, &str); 11] = [
     ("opener", ""),
     ("checkpointer", ""),
 ];
-/// Times that everybody dies, in one store.
+/// Number of times that all processes of one store die.
 const LIVES: usize = 3;
-/// Deaths between those.
+/// Deaths in between.
 const DEATHS: usize = 10;
 
-/// Rounds of random deaths, each in a store of its own, until the time is up.
+/// Runs rounds of random deaths, each in its own store, until the time is up.
 pub(super) fn rounds(context: &Context, outcome: &mut Outcome) {
     let mut slowest = Duration::ZERO;
     for round in 0.. {
@@ -42,8 +42,7 @@ pub(super) fn rounds(context: &Context, outcome: &mut Outcome) {
             break;
         }
         if context.wants(&name) {
-            // In memory deaths come more often; on a disk they also meet syncs that take their
-            // time.
+            // In memory, deaths are more frequent. On a disk, they also hit syncs that take time.
             let place = format!("random-{round}");
             let path = if round % 2 == 0 { context.place(&place) } else { context.place_in_memory(&place) };
             let mut random = context.random(round);
@@ -61,11 +60,11 @@ pub(super) fn rounds(context: &Context, outcome: &mut Outcome) {
     outcome.figures.insert("longest wait after a death, in seconds".into(), slowest.as_secs_f64());
 }
 
-/// One of those who work.
+/// One of the concurrent processes.
 struct Member {
     role: &'static str,
     argument: &'static str,
-    /// Writers have names of their own, by which what they were told is found again.
+    /// Each writer has its own name, under which its acknowledgements are checked.
     name: String,
     process: Process,
 }
@@ -90,7 +89,7 @@ impl Member {
         Some((self.name.clone(), acknowledged))
     }
 
-    /// Waits until it has said something more.
+    /// Waits until it has printed another line.
     fn goes_on(&mut self) -> Result<(), Finding> {
         let heard = self.process.lines_count();
         let begun = Instant::now();
@@ -98,7 +97,7 @@ impl Member {
             self.process.refuse_finding()?;
             if begun.elapsed() > HANGS {
                 let where_it_is = self.process.where_it_is();
-                let what = format!("{} {} was held up for {HANGS:?}: {where_it_is}", self.role, self.name);
+                let what = format!("{} {} was blocked for {HANGS:?}: {where_it_is}", self.role, self.name);
                 return Err(Finding::new(Kind::BlockedReader, what));
             }
             std::thread::sleep(Duration::from_micros(200));
@@ -128,7 +127,7 @@ impl Round<'_> {
                 self.death(&mut processes, &format!("{life}-{death}"), random)?;
                 self.outcome.states += 1;
             }
-            // With nobody's help, everybody goes on.
+            // All processes must make progress without intervention.
             let begun = Instant::now();
             for member in &mut processes {
                 member.goes_on()?;
@@ -140,7 +139,8 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// Kills or stops some. Then some writer must go on, and nobody may have met anything odd.
+    /// Kills or stops some. Then a writer must make progress, and no process may have found a
+    /// violation.
     fn death(&mut self, processes: &mut [Member], name: &str, random: &mut StdRng) -> Result<(), Finding> {
         match random.random_range(0..8) {
             0 => self.outcome.kills += kill_loggers(self.path) as u64,
@@ -163,7 +163,7 @@ impl Round<'_> {
             if begun.elapsed() > HANGS {
                 let writers = processes.iter_mut().filter(|member| member.role == "writer");
                 let writers: Vec<_> = writers.map(|writer| writer.process.where_it_is()).collect();
-                let what = format!("all writers were held up for {HANGS:?}: {}", writers.join(" | "));
+                let what = format!("all writers were blocked for {HANGS:?}: {}", writers.join(" | "));
                 return Err(Finding::new(Kind::BlockedReader, what));
             }
             std::thread::sleep(Duration::from_micros(200));
@@ -173,8 +173,7 @@ impl Round<'_> {
         processes.iter_mut().try_for_each(|member| member.process.refuse_finding())
     }
 
-    /// Kills so many at the same time, and the logger too if that is wanted, and starts others in
-    /// their places.
+    /// Kills `count` processes at once, optionally the logger as well, and replaces them.
     fn kill(
         &mut self,
         processes: &mut [Member],
@@ -194,7 +193,7 @@ impl Round<'_> {
             let next = Member::start(self.path, (processes[at].role, processes[at].argument), &format!("{at}-{name}"));
             let mut dead = std::mem::replace(&mut processes[at], next);
             dead.process.kill();
-            // What it found since it was looked at last dies with it otherwise.
+            // Collects a finding that was printed since the last check.
             dead.process.refuse_finding()?;
             self.acknowledged.extend(dead.acknowledged());
             self.outcome.kills += 1;
@@ -202,9 +201,9 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// Kills all, and now and then the kernel, and looks at what is left.
+    /// Kills all, sometimes simulates a kernel crash, and checks the remaining store.
     fn end(&mut self, mut processes: Vec<Member>, random: &mut StdRng) -> Result<(), Finding> {
-        // All of them at once, the logger first, last or not at all.
+        // All at once; the logger first, last or not at all.
         let logger_first = random.random_bool(0.5);
         if logger_first {
             self.outcome.kills += kill_loggers(self.path) as u64;

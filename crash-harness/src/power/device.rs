@@ -1,10 +1,10 @@
-//! Cuts beneath a real file system: it lies on a loop device whose file lies on a recorder, so that
-//! all its writes and flushes are recorded. An image of the device as a cut left it is mounted,
-//! which replays the file system's journal, and the store on it is recovered and checked.
+//! Power cuts beneath a real file system. The file system is on a loop device whose file is on a
+//! recorder, so all its writes and flushes are recorded. An image of the device after a cut is
+//! mounted, which replays the file system's journal. Then the store on it is recovered and checked.
 //!
-//! Writes are torn only at whole sectors of the device, as file systems expect; what is in doubt
-//! are the device's writes since its last flush. Recovery happens in another boot, as the store
-//! sees it: the file `control` may be there, in any state.
+//! Writes are torn only at whole sectors of the device, as file systems expect. Only the device's
+//! writes since its last flush are in doubt. To the store, recovery happens in another boot, so the
+//! file `control` may be there in any state.
 
 use super::lives::{Lived, Processes};
 use super::loop_device::{LoopDevice, SECTOR};
@@ -24,7 +24,7 @@ use std::sync::Mutex;
 
 /// The device's file on the recorder.
 const DEVICE: &str = "device";
-/// What tells one boot from another.
+/// The file whose content differs between boots, and a content for the simulated boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const ANOTHER_BOOT: &str = "00000000-1111-2222-3333-444444444444\n";
 
@@ -33,17 +33,17 @@ const ANOTHER_BOOT: &str = "00000000-1111-2222-3333-444444444444\n";
 pub enum FileSystem {
     /// With a journal of 4 MiB.
     Ext4,
-    /// See there.
+    /// With the defaults of `mkfs.xfs`.
     Xfs,
-    /// See there.
+    /// With the defaults of `mkfs.btrfs`; it is copy-on-write.
     Btrfs,
 }
 
-/// All of them.
+/// All file systems.
 pub const ALL: [FileSystem; 3] = [FileSystem::Ext4, FileSystem::Xfs, FileSystem::Btrfs];
 
 impl FileSystem {
-    /// Its name, as the kernel knows it.
+    /// Returns the kernel's name of it.
     pub fn name(self) -> &'static str {
         match self {
             FileSystem::Ext4 => "ext4",
@@ -52,12 +52,12 @@ impl FileSystem {
         }
     }
 
-    /// The one of that name.
+    /// Returns the file system with that name.
     pub fn named(name: &str) -> Option<FileSystem> {
         ALL.into_iter().find(|file_system| file_system.name() == name)
     }
 
-    /// Bytes of its device: little more than it insists on.
+    /// Returns the size of its device in bytes, slightly above its minimum.
     fn size(self) -> u64 {
         let mebibytes = match self {
             FileSystem::Ext4 => 64,
@@ -67,7 +67,7 @@ impl FileSystem {
         mebibytes << 20
     }
 
-    /// Makes an empty one.
+    /// Creates an empty file system.
     fn make(self, device: &Path) -> Result<(), String> {
         let (program, arguments): (&str, &[&str]) = match self {
             FileSystem::Ext4 => {
@@ -86,13 +86,13 @@ impl FileSystem {
     }
 
     fn mount(self, device: &Path, at: &Path) -> io::Result<()> {
-        // Another image of the same file system may be mounted beside it.
+        // Another image of the same file system may be mounted at the same time.
         let data = (self == FileSystem::Xfs).then(|| CString::new("nouuid").expect("no zero byte"));
         Ok(mount(device, at, self.name(), MountFlags::NOATIME, data.as_deref())?)
     }
 }
 
-/// A program of the system's administrator, which not everybody's path leads to.
+/// Returns a command for an administrator's program, which may be missing from `PATH`.
 fn tool(program: &str) -> Command {
     let mut command = Command::new(program);
     let path = std::env::var("PATH").unwrap_or_default();
@@ -103,13 +103,13 @@ fn tool(program: &str) -> Command {
 /// A mounted file system on a device; unmounted when dropped.
 struct Mounted {
     at: PathBuf,
-    /// Goes after the mount.
+    /// Dropped after the unmount.
     _device: LoopDevice,
 }
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // Whoever is killed may not be gone entirely.
+        // A killed process may not have exited completely.
         if let Err(error) = unmount(&self.at, UnmountFlags::DETACH) {
             eprintln!("unmounting {}: {error}", self.at.display());
         }
@@ -118,7 +118,7 @@ impl Drop for Mounted {
 
 /// Why there is no record.
 pub enum Unmade {
-    /// The system does not let the harness.
+    /// The system does not permit it.
     Skipped(String),
     /// A check of a process failed.
     Found(Finding),
@@ -130,11 +130,11 @@ impl From<Finding> for Unmade {
     }
 }
 
-/// A plain life on a file system; at `place`, a directory that is not there yet, it is mounted.
-/// Cuts are of interest from the first mount on.
+/// Runs a plain life on a file system, which is mounted at `place`, a directory that does not exist
+/// yet. Cuts are of interest from the first mount on.
 ///
 /// # Errors
-/// Why there is none.
+/// The reason why there is no record.
 pub fn live(file_system: FileSystem, place: &Path) -> Result<Lived, Unmade> {
     let skipped = |what: &str, error: io::Error| Unmade::Skipped(format!("{what}: {error}"));
     let recorder =
@@ -157,7 +157,7 @@ pub fn live(file_system: FileSystem, place: &Path) -> Result<Lived, Unmade> {
     wait_for_marks(&mut processes, &recorder)?;
     processes.kill_writers();
     let kills = processes.kills;
-    // The power goes here; what the unmounting writes is no matter.
+    // The power fails here; the writes of the unmount do not count.
     let to = recorder.position();
     drop(processes);
     drop(mounted);
@@ -166,7 +166,7 @@ pub fn live(file_system: FileSystem, place: &Path) -> Result<Lived, Unmade> {
     Ok(Lived { record, from, kills })
 }
 
-/// Makes the device's file, durable as it is: of a disk nothing but its contents is in doubt.
+/// Makes the device's file durable, so that only its contents are in doubt.
 fn make_backing(recorder: &Recorder, path: &Path, size: u64) -> io::Result<()> {
     std::fs::create_dir(recorder.store())?;
     let file = File::create(path)?;
@@ -187,7 +187,7 @@ fn wait_for_marks(processes: &mut Processes, recorder: &Recorder) -> Result<(), 
     let (start, before) = (std::time::Instant::now(), recorder.position());
     while recorder.marks(before, "D ") < 30 {
         if start.elapsed() > HANGS {
-            return Err(Finding::new(Kind::BlockedReader, "writers are held up on a real file system"));
+            return Err(Finding::new(Kind::BlockedReader, "writers are blocked on a real file system"));
         }
         for writer in &mut processes.writers {
             writer.refuse_finding()?;
@@ -197,15 +197,15 @@ fn wait_for_marks(processes: &mut Processes, recorder: &Recorder) -> Result<(), 
     Ok(())
 }
 
-/// Images of devices are mounted, and the store in there recovered.
+/// Mounts images of devices and recovers the store on them.
 pub struct Devices {
     file_system: FileSystem,
-    /// btrfs knows a file system by its id, and takes two images for one.
+    /// btrfs identifies a file system by its id, so it confuses two mounted images.
     one_at_a_time: Mutex<()>,
 }
 
 impl Devices {
-    /// With this file system.
+    /// Creates one for this file system.
     pub fn new(file_system: FileSystem) -> Devices {
         Devices { file_system, one_at_a_time: Mutex::new(()) }
     }
@@ -215,7 +215,7 @@ impl Devices {
         let backing = place.join(DEVICE);
         file.lay_out(&backing)?;
         let device = LoopDevice::attach(&backing, false)?;
-        // The device has it open.
+        // The device keeps the file open.
         std::fs::remove_file(&backing)?;
         let at = place.join("mount");
         std::fs::create_dir(&at)?;
@@ -224,7 +224,7 @@ impl Devices {
     }
 }
 
-/// Has this thread, and whom it starts, live in another boot.
+/// Moves this thread and its future children to another boot.
 fn enter_another_boot(place: &Path) -> io::Result<()> {
     own_mounts()?;
     if std::fs::read_to_string(BOOT_ID)? != ANOTHER_BOOT {
@@ -253,7 +253,7 @@ impl Bench for Devices {
         let judged = recovered(&store, store.join("checkpoint").exists(), acknowledged);
         drop(mounted);
         if is_alone {
-            // Else it would refuse an older image.
+            // Otherwise btrfs would reject an older image.
             let _ = tool("btrfs").args(["device", "scan", "--forget"]).output();
         }
         let _ = std::fs::remove_dir_all(place);

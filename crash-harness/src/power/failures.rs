@@ -1,6 +1,6 @@
-//! Syncs that fail while somebody dies. What they were to make durable is lost unless it is written
-//! again, although the page cache has it and later syncs succeed: so whoever comes next must not
-//! build on what it reads.
+//! Syncs that fail while processes die. The data of a failed sync is lost unless it is written
+//! again, although the page cache holds it and later syncs succeed. The next process must therefore
+//! not rely on what it reads.
 
 use super::lives::{Life, Lived};
 use crate::limits::HANGS;
@@ -10,27 +10,28 @@ use rustix::process::{Pid, Signal};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The files of the log, of which one takes bytes just now.
+/// The files of the log; one of them is written at a time.
 const LOG: &str = "wal/seg-";
 const ARENA: &str = "arena";
 const HEADER: &str = "checkpoint";
 
-/// Who dies while a sync is held that then fails.
+/// The processes that die while a sync is held that fails afterwards.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Dies {
     Nobody,
     Logger,
-    /// The clients too, at the first one.
+    /// The logger and, at the first failure, the clients.
     Everyone,
 }
 
-/// Syncs that fail one after the other: of which file, and how many of its syncs pass before. The
-/// logger that called dies each time, unless nobody is to die. Who comes next meets the next one.
+/// Syncs that fail one after the other: the file of each, and how many of its syncs succeed before.
+/// The logger that made the call dies each time, unless no process is to die. The next logger meets
+/// the next failure.
 #[derive(Clone, Copy, Debug)]
 pub struct Failures {
     dies: Dies,
     syncs: &'static [(&'static str, usize)],
-    /// The store then refuses writes until all have closed it.
+    /// The store then refuses writes until all processes have closed it.
     sticky: bool,
 }
 
@@ -42,13 +43,14 @@ const fn sticky(syncs: &'static [(&'static str, usize)]) -> Failures {
     Failures { dies: Dies::Nobody, syncs, sticky: true }
 }
 
-/// All of them.
+/// All scenarios.
 ///
-/// Of the log: its bytes are written again elsewhere, by the same logger, by its successor beside
-/// living clients, or by the recovery that reads them from the page cache although the disk never
-/// got them. The successor may fail too, at each of the syncs of its new segment: the third one
-/// starts at the same position. Of the arena: a checkpoint's logger dies before it can say so, and
-/// its successor finds clean pages that the disk never got. The same for the checkpoint's header.
+/// A failed sync of the log: the same logger writes the bytes again elsewhere. Or its successor
+/// does, beside living clients. Or recovery does, which reads them from the page cache although the
+/// disk never received them. The successor may fail, too, at each of the syncs of its new segment;
+/// the third one starts at the same position. A failed sync of the arena: the logger dies before it
+/// can report the failure. Its successor finds clean pages that the disk never received. A failed
+/// sync of the checkpoint's header is similar.
 pub const ALL: &[Failures] = &[
     failures(Dies::Nobody, &[(LOG, 0)]),
     sticky(&[(ARENA, 0)]),
@@ -77,8 +79,8 @@ pub const ALL: &[Failures] = &[
 ];
 
 impl Failures {
-    /// What fails, and who dies of it: `failed syncs log+1 header, logger dies` are the second sync
-    /// of the log from some time on, and then the first of the header.
+    /// Returns the name: the syncs that fail and the processes that die. In `failed syncs log+1
+    /// header, logger dies`, the second sync of the log and then the first of the header fail.
     pub fn name(&self) -> String {
         let sync = |(file, skip): &(&str, usize)| {
             let file = match *file {
@@ -93,11 +95,11 @@ impl Failures {
         format!("failed syncs {}, {dies} dies", syncs.join(" "))
     }
 
-    /// Work, during which syncs fail and take with them what they covered, and work after that.
-    /// Cuts are of interest from the first failure on.
+    /// Writers work while syncs fail and lose their data, and continue after that. Cuts are of
+    /// interest from the first failure on.
     ///
     /// # Errors
-    /// What the processes found.
+    /// The findings of the processes.
     pub fn live(&self, mut life: Life) -> Result<Lived, Finding> {
         life.processes.keep_little();
         life.processes.start_writers(2, u64::MAX);
@@ -115,7 +117,8 @@ impl Failures {
                 life.processes.kill_writers();
             }
             if let Some(logger) = logger {
-                // It has the signal when the sync returns, so it never acts on the error.
+                // The signal is pending when the sync returns, so the logger never acts on the
+                // error.
                 let _ = rustix::process::kill_process(logger, Signal::KILL);
                 life.processes.kills += 1;
                 wait_until_gone(logger, Some(held.thread))?;
@@ -144,16 +147,16 @@ impl Failures {
     }
 }
 
-/// The process of a thread, which must be the logger of this store.
+/// Returns the process of a thread, which must be the logger of this store.
 fn logger_of_thread(thread: u32, store: &Path) -> Result<Pid, Finding> {
     let status = std::fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
     let process = status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse::<i32>().ok());
-    let other = || Finding::new(Kind::Misbehaved, format!("the process {process:?} syncs, and is no logger"));
+    let other = || Finding::new(Kind::Misbehaved, format!("the process {process:?} called sync but is not a logger"));
     process.and_then(Pid::from_raw).filter(|process| is_logger_of(*process, store)).ok_or_else(other)
 }
 
-/// Waits until of a killed process no thread runs any more, one that hangs in a call excepted; then
-/// others may hang as well, behind a lock of the kernel that it holds.
+/// Waits until all threads of a killed process have ended, except one that hangs in a call. Other
+/// threads may then hang as well, behind a kernel lock that it holds.
 fn wait_until_gone(process: Pid, hanging: Option<u32>) -> Result<(), Finding> {
     let process = process.as_raw_nonzero();
     let start = Instant::now();
@@ -169,7 +172,7 @@ fn wait_until_gone(process: Pid, hanging: Option<u32>) -> Result<(), Finding> {
     };
     while any_runs() {
         if start.elapsed() > HANGS {
-            return Err(Finding::new(Kind::Misbehaved, format!("the killed process {process} does not end")));
+            return Err(Finding::new(Kind::Misbehaved, format!("the killed process {process} did not end")));
         }
         std::thread::sleep(Duration::from_micros(200));
     }

@@ -1,4 +1,4 @@
-//! What must hold of a store after a power cut at which so much had been told.
+//! The checks of a store after a power cut, given the acknowledgements before it.
 
 use crate::oracle;
 use crate::outcome::{Finding, Kind};
@@ -12,27 +12,28 @@ use untorn::{ChangeKind, Durability, Error, Feed, Options, Snapshot, Store};
 /// Transactions of a writer before each of its large ones.
 pub const PER_ROUND: u64 = 12;
 
-/// What the processes had been told when the power went.
+/// The acknowledgements before the cut.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AcknowledgedAtCut {
-    /// Of each writer the last transaction that was acknowledged as durable, and the last large
-    /// one.
+    /// For each writer, the last transaction and the last large transaction that were acknowledged
+    /// as durable.
     durable: BTreeMap<String, u64>,
     large: BTreeMap<String, u64>,
-    /// Of each writer's cell the newest value that was acknowledged as durable, and the value of
+    /// For each writer's cell, the newest value that was acknowledged as durable, and the value of
     /// each version.
     cells: BTreeMap<String, u64>,
     versions: BTreeMap<String, BTreeMap<u64, u64>>,
-    /// What a recovery before found of writers that are gone since: exactly that stays.
+    /// The transactions of earlier writers that a previous recovery found. Exactly these must
+    /// remain.
     found: BTreeMap<String, u64>,
     found_all: bool,
 }
 
 impl AcknowledgedAtCut {
-    /// Takes in a mark: see [`super::roles`].
+    /// Adds a mark; see [`super::roles`].
     ///
     /// # Errors
-    /// If two values were told to have the same version.
+    /// If two values have the same version.
     pub fn hear(&mut self, mark: &str) -> Result<(), Finding> {
         let mut words = mark.split(' ');
         let (kind, name) = (words.next().unwrap_or_default(), words.next().unwrap_or_default().to_string());
@@ -45,7 +46,7 @@ impl AcknowledgedAtCut {
                 let (n, version) = (number(), number());
                 let before = self.versions.entry(name.clone()).or_default().insert(version, n);
                 if before.is_some_and(|before| before != n) {
-                    let what = format!("version {version} of {name} names two values");
+                    let what = format!("version {version} of {name} identifies two values");
                     return Err(Finding::new(Kind::OrderViolation, what));
                 }
             }
@@ -56,47 +57,49 @@ impl AcknowledgedAtCut {
         Ok(())
     }
 
-    /// Forgets what an earlier life's recovery found: another recovery comes.
+    /// Discards the result of an earlier life's recovery, because another recovery follows.
     pub fn next_life(mut self) -> AcknowledgedAtCut {
         self.found.clear();
         self.found_all = false;
         self
     }
 
-    /// Whether nothing was promised yet.
+    /// Returns whether nothing was acknowledged yet.
     fn is_nothing(&self) -> bool {
         self.durable.is_empty() && self.cells.is_empty()
     }
 }
 
-/// The role of a fresh process that recovers a store and checks it. Where what had been told is,
-/// and whether there is a store.
+/// Plays the role of a new process that recovers a store and checks it. The arguments are the path
+/// of the acknowledgements, and whether there is a store.
 ///
 /// # Errors
-/// What does not hold.
+/// The first violation.
 pub fn play(path: &Path, acknowledged: &str, has_store: &str) -> Result<(), Finding> {
     let acknowledged = std::fs::read(acknowledged).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let acknowledged: AcknowledgedAtCut =
-        acknowledged.ok_or_else(|| Finding::new(Kind::Misbehaved, "what was told can't be read"))?;
+        acknowledged.ok_or_else(|| Finding::new(Kind::Misbehaved, "the acknowledgements can't be read"))?;
     examine(path, has_store == "true", &acknowledged)
 }
 
-/// Recovered by a thread of this process: nothing to wait for afterwards.
+/// Options under which a thread of this process recovers the store, so that no other process
+/// remains.
 fn in_process() -> Options {
     let mut options = Store::options();
     options.logger_thread(true).logger_idle(Duration::from_millis(1)).create(false);
     options
 }
 
-/// Recovers the store at `path`, and checks everything that must hold of it.
+/// Recovers the store at `path` and checks everything that must hold.
 ///
 /// # Errors
-/// What does not hold.
+/// The first violation.
 pub fn examine(path: &Path, has_store: bool, acknowledged: &AcknowledgedAtCut) -> Result<(), Finding> {
     if !has_store && !acknowledged.is_nothing() {
         return Err(Finding::new(Kind::LostAcked, "the store is gone"));
     }
-    // If the cut came before there was a store, nothing was promised, and one can be made.
+    // If the cut came before the store existed, nothing was acknowledged, and a store can be
+    // created.
     let store = in_process().create(!has_store).open(path).map_err(misbehaved("recovering the store"))?;
     let snapshot = store.snapshot().map_err(misbehaved("snapshot"))?;
     let found = oracle::check(&snapshot)?;
@@ -120,7 +123,7 @@ pub fn examine(path: &Path, has_store: bool, acknowledged: &AcknowledgedAtCut) -
         check_versions(&store, name, acknowledged)?;
     }
     if acknowledged.found_all {
-        // Those of the first life write no more.
+        // The writers of the first life write no more.
         let first = |found: &BTreeMap<String, u64>| {
             found.clone().into_iter().filter(|(name, _)| name.starts_with('w')).collect::<BTreeMap<_, _>>()
         };
@@ -130,7 +133,7 @@ pub fn examine(path: &Path, has_store: bool, acknowledged: &AcknowledgedAtCut) -
         }
     }
     let mut problems = store.verify().map_err(misbehaved("verify"))?.problems;
-    // A torn older header is worth knowing until the next checkpoint overwrites it.
+    // A torn older header is reported until the next checkpoint overwrites it.
     problems.retain(|problem| problem.file != "checkpoint");
     if !problems.is_empty() {
         return Err(Finding::new(Kind::Damaged, format!("verify: {problems:?}")));
@@ -139,10 +142,10 @@ pub fn examine(path: &Path, has_store: bool, acknowledged: &AcknowledgedAtCut) -
     check_goes_on(&store)
 }
 
-/// A large transaction has its place between the others: the last one before the n-th is there, and
-/// what was told of it.
+/// Checks the order of a large transaction: the last one before the n-th transaction is there, and
+/// everything that was acknowledged of it.
 fn check_large(snapshot: &Snapshot, name: &str, n: u64, acknowledged: u64) -> Result<(), Finding> {
-    // Only some writers have any.
+    // Only some writers have large transactions.
     let extra = snapshot.find_keyspace(&format!("extra {name}")).map_err(misbehaved("find_keyspace"))?;
     let large = match extra {
         Some(extra) => match snapshot.get(&extra, b"large").map_err(misbehaved("get"))? {
@@ -162,7 +165,8 @@ fn check_large(snapshot: &Snapshot, name: &str, n: u64, acknowledged: u64) -> Re
     Err(Finding::new(Kind::OrderViolation, format!("{name}: the large transaction {large} beside {n}")))
 }
 
-/// A version names one value, also one that was told before the cut, and is never given again.
+/// Checks that a version identifies one value, even if it was returned before the cut, and is never
+/// assigned again.
 fn check_versions(store: &Store, name: &str, acknowledged: &AcknowledgedAtCut) -> Result<(), Finding> {
     let Some(versions) = acknowledged.versions.get(name) else { return Ok(()) };
     let cell = store.find_cell(&format!("cell of {name}")).map_err(misbehaved("find_cell"))?;
@@ -172,23 +176,23 @@ fn check_versions(store: &Store, name: &str, acknowledged: &AcknowledgedAtCut) -
     let of_version = versions.get(&version).copied().unwrap_or(n);
     let wrong = |what: String| Err(Finding::new(Kind::OrderViolation, format!("{name}: {what}")));
     if n != of_version {
-        return wrong(format!("version {version} was {of_version}, and is {n}"));
+        return wrong(format!("version {version} had the value {of_version}, and has {n}"));
     }
     let next = cell.store(&sealed(n, CELL)).map_err(misbehaved("store"))?.as_u64();
     if versions.contains_key(&next) {
-        return wrong(format!("version {next} is given once more"));
+        return wrong(format!("version {next} was assigned again"));
     }
     Ok(())
 }
 
-/// All records, by keyspace and key; not those of cells, of which samples come at any time.
+/// All records by keyspace and key, without the samples of cells, which come at any time.
 type Records = BTreeMap<(String, Vec<u8>), Vec<u8>>;
 
 fn is_ordinary(keyspace: &str) -> bool {
     !keyspace.starts_with("untorn.")
 }
 
-/// The log tells the same history as the pages, from the beginning on, if it is kept from there.
+/// Checks that the log contains the same history as the pages, if it is kept from the beginning.
 fn check_history(store: &Store) -> Result<(), Finding> {
     let until = store.durable_snapshot().map_err(misbehaved("durable_snapshot"))?.txn_id();
     let mut changes = match store.changes(untorn::TxnId::ZERO, Feed::Durable) {
@@ -212,7 +216,7 @@ fn check_history(store: &Store) -> Result<(), Finding> {
             (ChangeKind::Delete, None) if acknowledged.remove(&at).is_some() => {}
             (ChangeKind::DropKeyspace, None) => acknowledged.retain(|(name, _), _| *name != at.0),
             (kind, _) => {
-                let what = format!("the feed tells of {kind:?} of {at:?}, which was not there");
+                let what = format!("the feed delivers {kind:?} of {at:?}, which was not there");
                 return Err(Finding::new(Kind::OrderViolation, what));
             }
         }
@@ -223,7 +227,7 @@ fn check_history(store: &Store) -> Result<(), Finding> {
     for name in names.into_iter().filter(|name| is_ordinary(name)) {
         let keyspace = snapshot.find_keyspace(&name).map_err(misbehaved("find_keyspace"))?;
         let Some(keyspace) = keyspace else {
-            return Err(Finding::new(Kind::HalfApplied, format!("the keyspace {name} is listed and not there")));
+            return Err(Finding::new(Kind::HalfApplied, format!("the keyspace {name} is listed but not there")));
         };
         for entry in snapshot.range(&keyspace, ..).map_err(misbehaved("range"))? {
             let (key, value) = entry.map_err(misbehaved("range"))?;
@@ -233,11 +237,11 @@ fn check_history(store: &Store) -> Result<(), Finding> {
     if acknowledged == there {
         return Ok(());
     }
-    let what = format!("the feed tells of {} records, the pages hold {}", acknowledged.len(), there.len());
+    let what = format!("the feed delivers {} records, the pages hold {}", acknowledged.len(), there.len());
     Err(Finding::new(Kind::OrderViolation, what))
 }
 
-/// Work goes on.
+/// Checks that a new writer can work.
 fn check_goes_on(store: &Store) -> Result<(), Finding> {
     let writer = Writer::open(store.clone(), "later").map_err(misbehaved("opening keyspaces and cells"))?;
     for n in writer.last()? + 1..writer.last()? + 4 {

@@ -1,4 +1,4 @@
-//! Lives on a recorder: real processes of a store, what happens to them, and how it ends.
+//! Lives on a recorder: the processes of a store, what happens to them, and how they end.
 
 use super::roles::{KEEPS_ALL, KEEPS_LITTLE, PREFIX};
 use crate::limits::HANGS;
@@ -12,29 +12,29 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// The names of untorn's files that mean nothing after a power cut.
+/// Returns the names of untorn's files that have no meaning after a power cut.
 pub fn of_one_boot() -> OfOneBoot {
     OfOneBoot::names(&["control", "logger.sock"])
 }
 
-/// The processes that use a store, with their marks; all are gone when it is dropped.
+/// The processes that use a store and write marks. All are killed when this is dropped.
 pub struct Processes {
     program: PathBuf,
     /// The store.
     pub store: PathBuf,
     mark: PathBuf,
-    /// What is kept of the log.
+    /// How much of the log is retained.
     keeps: &'static str,
-    /// Those that are waited for.
+    /// The processes to wait for.
     pub writers: Vec<Process>,
     presser: Option<Process>,
-    /// How many were killed.
+    /// Number of killed processes.
     pub kills: u64,
 }
 
 impl Processes {
-    /// Nobody but the one that has the kernel write mapped pages back. `program` is a build of the
-    /// harness.
+    /// Starts only the process that makes the kernel write mapped pages back. `program` is a build
+    /// of the harness.
     pub fn new(program: PathBuf, store: PathBuf, mark: PathBuf) -> Processes {
         let mut processes =
             Processes { program, store, mark, keeps: KEEPS_ALL, writers: Vec::new(), presser: None, kills: 0 };
@@ -42,24 +42,24 @@ impl Processes {
         processes
     }
 
-    /// Segments of the log are to be used again and again.
+    /// Retains little of the log, so that its segments are reused often.
     pub fn keep_little(&mut self) {
         self.keeps = KEEPS_LITTLE;
     }
 
-    /// Starts a role that leaves marks.
+    /// Starts a role that writes marks.
     pub fn start(&self, role: &str, arguments: &[&str]) -> Process {
         let mark = self.mark.to_string_lossy();
         let arguments: Vec<&str> = [&*mark, self.keeps].into_iter().chain(arguments.iter().copied()).collect();
         Process::start(&self.program, &format!("{PREFIX}{role}"), &self.store, &arguments, &[])
     }
 
-    /// Starts one that doesn't.
+    /// Starts a role that writes no marks.
     pub fn start_without_mark(&self, role: &str) -> Process {
         Process::start(&self.program, &format!("{PREFIX}{role}"), &self.store, &[], &[])
     }
 
-    /// Starts so many writers, which do so many rounds.
+    /// Starts `count` writers that do `rounds` rounds each.
     pub fn start_writers(&mut self, count: usize, rounds: u64) {
         for i in 0..count {
             let writer = self.start("busy", &[&format!("w{i}"), &rounds.to_string()]);
@@ -67,45 +67,45 @@ impl Processes {
         }
     }
 
-    /// Has the logger leave in good order.
+    /// Makes the logger leave in order.
     ///
     /// # Errors
-    /// If it doesn't.
+    /// If it does not leave.
     pub fn stop_logger(&mut self) -> Result<(), Finding> {
         self.writers.push(self.start_without_mark("leave"));
         self.wait_for_writers()
     }
 
-    /// Waits until all writers have done what they were to do.
+    /// Waits until all writers have finished.
     ///
     /// # Errors
-    /// If one fails, or is held up.
+    /// If a writer fails or is blocked.
     pub fn wait_for_writers(&mut self) -> Result<(), Finding> {
         let start = Instant::now();
         for writer in &mut self.writers {
             while writer.is_running() {
                 if start.elapsed() > HANGS {
-                    return Err(Finding::new(Kind::BlockedReader, format!("a writer was held up for {HANGS:?}")));
+                    return Err(Finding::new(Kind::BlockedReader, format!("a writer was blocked for {HANGS:?}")));
                 }
                 std::thread::sleep(Duration::from_millis(1));
             }
             let ended_well = writer.wait();
             writer.refuse_finding()?;
             if !ended_well {
-                return Err(Finding::new(Kind::Misbehaved, "a writer did not do what it was to do"));
+                return Err(Finding::new(Kind::Misbehaved, "a writer did not finish its work"));
             }
         }
         self.writers.clear();
         Ok(())
     }
 
-    /// Waits until all writers have met an error.
+    /// Waits until all writers have received an error.
     pub(super) fn wait_for_refusals(&mut self) -> Result<(), Finding> {
         let start = Instant::now();
         for writer in &mut self.writers {
             while writer.is_running() {
                 if start.elapsed() > HANGS {
-                    return Err(Finding::new(Kind::Misbehaved, "a writer goes on after a sync that failed for good"));
+                    return Err(Finding::new(Kind::Misbehaved, "a writer continues after a sync that failed for good"));
                 }
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -120,7 +120,7 @@ impl Processes {
         self.writers.clear();
     }
 
-    /// Kills the logger, with any that is just being started.
+    /// Kills the logger, including one that is starting.
     pub fn kill_loggers(&mut self) {
         self.kills += kill_loggers(&self.store) as u64;
     }
@@ -134,26 +134,26 @@ impl Drop for Processes {
     }
 }
 
-/// A recorder with processes on it. They go first, then the file system.
+/// A recorder and the processes on it. The processes are dropped first, then the file system.
 pub struct Life {
-    /// See there.
+    /// The processes.
     pub processes: Processes,
-    /// See there.
+    /// The file system.
     pub recorder: Recorder,
 }
 
-/// What a life left.
+/// The result of a life.
 pub struct Lived {
-    /// All that was recorded.
+    /// The record.
     pub record: Record,
-    /// Where cuts are of interest: from this position on.
+    /// Cuts are of interest from this position on.
     pub from: usize,
-    /// How many processes were killed.
+    /// Number of killed processes.
     pub kills: u64,
 }
 
 impl Life {
-    /// Begins on an empty file system, or on what a cut left.
+    /// Begins on an empty file system, or on the state after a cut.
     ///
     /// # Errors
     /// If nothing can be mounted.
@@ -162,10 +162,10 @@ impl Life {
         Ok(Life { processes: Processes::new(program, recorder.store(), recorder.mark()), recorder })
     }
 
-    /// Waits until something holds, and the writers live.
+    /// Waits until a condition holds, while the writers live.
     ///
     /// # Errors
-    /// If it does not in time, or a writer failed.
+    /// If it does not hold in time, or if a writer failed.
     pub fn wait_for(&mut self, what: &str, holds: impl Fn(&Recorder) -> bool) -> Result<(), Finding> {
         let start = Instant::now();
         while !holds(&self.recorder) {
@@ -180,7 +180,7 @@ impl Life {
         Ok(())
     }
 
-    /// The power goes.
+    /// Simulates the loss of power.
     pub fn end(self, from: usize) -> Lived {
         let Life { processes, recorder } = self;
         let kills = processes.kills;
@@ -189,11 +189,11 @@ impl Life {
     }
 }
 
-/// Several writers from the creation of the store on. In between everybody leaves in good order,
-/// and comes back.
+/// Several writers, from the creation of the store on. In between all processes leave in order and
+/// come back.
 ///
 /// # Errors
-/// What the processes found.
+/// The findings of the processes.
 pub fn plain(mut life: Life, _: &mut StdRng) -> Result<Lived, Finding> {
     life.processes.start_writers(3, 2);
     life.processes.wait_for_writers()?;
@@ -203,10 +203,10 @@ pub fn plain(mut life: Life, _: &mut StdRng) -> Result<Lived, Finding> {
     Ok(life.end(0))
 }
 
-/// Several writers that pass messages.
+/// Several message-passing writers.
 ///
 /// # Errors
-/// What the processes found.
+/// The findings of the processes.
 pub fn by_message(mut life: Life, _: &mut StdRng) -> Result<Lived, Finding> {
     for writer in 0..3 {
         let names: Vec<String> = (0..6).map(|name| format!("m{writer}{name}")).collect();
@@ -218,11 +218,11 @@ pub fn by_message(mut life: Life, _: &mut StdRng) -> Result<Lived, Finding> {
     Ok(life.end(0))
 }
 
-/// Loggers, and all writers now and then, are killed in the middle; others go on, and the power
-/// goes later.
+/// Loggers, and at times all writers, are killed during their work. Others continue, and the power
+/// fails later.
 ///
 /// # Errors
-/// What the processes found.
+/// The findings of the processes.
 pub fn with_kills(mut life: Life, random: &mut StdRng) -> Result<Lived, Finding> {
     life.processes.keep_little();
     life.processes.start_writers(3, u64::MAX);
@@ -244,10 +244,10 @@ pub fn with_kills(mut life: Life, random: &mut StdRng) -> Result<Lived, Finding>
     Ok(life.end(0))
 }
 
-/// One process takes checkpoint after checkpoint, others write meanwhile.
+/// One process takes one checkpoint after the other while others write.
 ///
 /// # Errors
-/// What the processes found.
+/// The findings of the processes.
 pub fn checkpoints(mut life: Life, _: &mut StdRng) -> Result<Lived, Finding> {
     life.processes.keep_little();
     life.processes.start_writers(2, u64::MAX);
@@ -264,10 +264,10 @@ pub fn checkpoints(mut life: Life, _: &mut StdRng) -> Result<Lived, Finding> {
     Ok(life.end(from))
 }
 
-/// So much in the log at once that one sync covers two batches.
+/// The log receives so much at once that one sync covers two batches.
 ///
 /// # Errors
-/// What the process found.
+/// The finding of the process.
 pub fn two_batches(mut life: Life, _: &mut StdRng) -> Result<Lived, Finding> {
     let writer = life.processes.start("bulk", &["w0"]);
     life.processes.writers.push(writer);
@@ -275,17 +275,17 @@ pub fn two_batches(mut life: Life, _: &mut StdRng) -> Result<Lived, Finding> {
     Ok(life.end(0))
 }
 
-/// Lives on from a state, in the role `role`. Before that, so many are killed while they recover,
-/// or soon after.
+/// Continues from a state, in the role `role`. Before that, `kills` processes are killed during or
+/// soon after recovery.
 ///
 /// # Errors
-/// What the processes found.
+/// The findings of the processes.
 pub fn live_on(mut life: Life, random: &mut StdRng, role: &str, kills: u64) -> Result<Lived, Finding> {
     let from = life.recorder.position();
     for _ in 0..kills {
         let short = life.processes.start(role, &["x0"]);
-        // Within the time of a recovery, more or less. Whoever opens gives up after a few dead
-        // loggers, so it dies too.
+        // Roughly within the time of a recovery. Opening fails after a few dead loggers, so the
+        // process is killed, too.
         std::thread::sleep(Duration::from_micros(random.random_range(0..20_000)));
         life.processes.kill_loggers();
         drop(short);

@@ -1,12 +1,12 @@
-//! A block device made of a file. The kernel takes it away when nobody has it open or mounted any
-//! more, so none is left behind, however this process ends.
+//! A block device made of a file. The kernel removes it when it is no longer open or mounted, so
+//! none is left behind, however this process ends.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-/// Bytes that the device writes whole or not at all.
+/// Bytes that the device writes atomically.
 pub const SECTOR: usize = 4096;
 
 // From the kernel's `linux/loop.h`.
@@ -42,18 +42,18 @@ struct LoopConfig {
     reserved: [u64; 8],
 }
 
-/// An attached device. It goes when it is dropped and nothing on it is mounted.
+/// An attached device. It is removed when it is dropped and nothing on it is mounted.
 pub struct LoopDevice {
     _open: File,
     path: PathBuf,
 }
 
 impl LoopDevice {
-    /// Makes a device of a file. With `direct_io` each of its writes goes to the file at once, and
-    /// a flush of the device is a sync of the file.
+    /// Attaches a device to a file. With `direct_io` each of its writes goes to the file at once,
+    /// and a flush of the device is a sync of the file.
     ///
     /// # Errors
-    /// Those of the system: no loop devices, or not allowed to.
+    /// Those of the system: no loop devices, or no permission.
     pub fn attach(file: &Path, direct_io: bool) -> io::Result<LoopDevice> {
         let backing = File::options().read(true).write(true).open(file)?;
         let control = File::options().read(true).write(true).open("/dev/loop-control")?;
@@ -68,14 +68,14 @@ impl LoopDevice {
             let device = File::options().read(true).write(true).open(&path)?;
             match configure(&device, &backing, direct_io) {
                 Ok(()) => return Ok(LoopDevice { _open: device, path }),
-                // Somebody else was faster.
+                // Another process has taken the device.
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// The device's file.
+    /// Returns the path of the device.
     pub fn path(&self) -> &Path {
         &self.path
     }

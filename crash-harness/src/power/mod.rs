@@ -1,20 +1,20 @@
-//! Power cuts: the power may go at any instant, with any part of what was not synced on the disk.
-//! The store opens, all that was acknowledged as durable is there, every transaction is whole or
-//! absent, in order, and work goes on.
+//! Power cuts: the power may fail at any instant, with any part of the unsynced data on the disk.
+//! The store must open. Everything acknowledged as durable must be there. Every transaction must be
+//! whole or absent, in order. New work must be possible.
 //!
-//! Real processes work on a file system of this process that records what a disk would be told (see
-//! [`crate::recorder`]), while another one has the kernel write mapped pages back all the time.
-//! Then the record is cut at many places, states that the cut could have left are laid out in
-//! memory, recovered by a fresh process and checked. Some of these live on, on a recorder of their
-//! own, and the power goes again.
+//! Real processes work on a file system of this process that records what a disk would receive (see
+//! [`crate::recorder`]). Meanwhile another process makes the kernel write mapped pages back all the
+//! time. Then the record is cut at many places. States that the cut could have left are laid out in
+//! memory, recovered by a new process, and checked. Some of these states are used further, on
+//! another recorder, and the power fails again.
 //!
 //! | module | its one job |
 //! |---|---|
 //! | [`roles`], [`lives`], [`failures`] | what processes do on a recorder, and what happens to them |
 //! | [`device`], [`loop_device`] | the same beneath a real file system, on a block device |
-//! | [`judge`] | what must hold of a state |
-//! | [`search`], [`operations`] | which states are tried, and which operations they follow |
-//! | [`replay`] | a state in which something did not hold, once more |
+//! | [`judge`] | the checks of a state |
+//! | [`search`], [`operations`] | the states that are tried, and the operations before them |
+//! | [`replay`] | repeats a state that violated a promise |
 
 pub mod device;
 pub mod failures;
@@ -43,14 +43,14 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-/// States that are tried of each life at least.
+/// Smallest number of states that are tried of each life.
 const STATES_MIN: u64 = 24;
-/// The same if only one is wanted.
+/// The same if only one life is tried.
 const STATES_ONLY: u64 = 300;
-/// If there are no more combinations at a cut, all are tried: in a short run, in a long one.
+/// If a cut has at most this many combinations, all are tried: in a short run, in a long one.
 const EXHAUST: (u64, u64) = (64, 256);
 
-/// How a record comes about whose states are tried.
+/// How the record is made whose states are tried.
 #[derive(Clone, Copy)]
 enum Story {
     /// From the store's creation on.
@@ -59,17 +59,17 @@ enum Story {
     Checkpoints,
     /// Syncs fail.
     Failing(&'static Failures),
-    /// A cut, and cuts while that is recovered.
+    /// A cut, and cuts during the recovery from it.
     Recovery,
-    /// A cut, work after the recovery, and another cut. So many processes are killed while they
-    /// recover.
+    /// A cut, work after the recovery, and another cut. `kills` processes are killed during
+    /// recovery.
     LivingOn { kills: u64 },
-    /// One sync is to make two batches of the log durable, and the power goes with the second one
-    /// on the disk and without the first. After the recovery, records of the same lengths take the
-    /// place of the first, are acknowledged, and the power goes again: the second must not rise
-    /// from the dead.
+    /// One sync covers two batches of the log, and the power fails with the second batch on the
+    /// disk and without the first. After the recovery, records of the same lengths take the place
+    /// of the first batch and are acknowledged. The power fails again: the second batch must not
+    /// reappear.
     LaterBatch { kills: u64 },
-    /// On a file system of the kernel, on a device that is recorded.
+    /// On a file system of the kernel, on a recorded device.
     Device(FileSystem),
 }
 
@@ -82,12 +82,12 @@ impl Story {
     }
 }
 
-/// A life with its name, and its share of the time, beside the others'.
+/// A life with its name and its weight in the division of time.
 struct Item {
     name: String,
     story: Story,
     weight: f64,
-    /// As many states of one record, then there is another one.
+    /// Number of states of one record, after which another record is made.
     states_of_one: u64,
 }
 
@@ -125,17 +125,17 @@ pub fn run(context: &Context) -> Outcome {
     outcome
 }
 
-/// Whether file systems can be mounted here. They go with this process, however that ends.
+/// Checks that file systems can be mounted here. They vanish with this process, however it ends.
 ///
 /// # Errors
-/// Why not.
+/// The reason why they can't.
 pub fn prepare() -> Result<(), String> {
     own_mounts().map_err(|error| format!("no mounts of its own (that takes root): {error}"))?;
     let tried = Recorder::mount(lives::of_one_boot(), None);
     tried.map(drop).map_err(|error| format!("no file system in user space: {error}"))
 }
 
-/// How much one item may do.
+/// The budget of one item.
 #[derive(Clone, Copy)]
 struct Share {
     until: Option<Instant>,
@@ -145,11 +145,11 @@ struct Share {
 struct Suite<'a> {
     context: &'a Context,
     outcome: &'a mut Outcome,
-    /// A plain life, that others go on from.
+    /// The record of a plain life, from which other lives continue.
     base: Option<Record>,
-    /// How many cuts came right after each operation.
+    /// Number of cuts right after each operation.
     hits: BTreeMap<String, u64>,
-    /// How many states were tried of each item.
+    /// Number of states that were tried of each item.
     tried: Vec<(String, u64)>,
     counts: Counts,
     lives: u64,
@@ -160,11 +160,11 @@ struct Suite<'a> {
 enum Ended {
     /// A check of a process failed.
     Found(Finding),
-    /// The state that it lived on from can be shown again.
+    /// The same, and the command that repeats the state that it continued from.
     FoundAfter(Finding, String),
-    /// It could not be brought about.
+    /// The state could not be reached.
     NotReached(String),
-    /// The system does not let the harness.
+    /// The system does not permit it.
     Skipped(String),
 }
 
@@ -186,7 +186,7 @@ impl From<Finding> for Ended {
 /// A record to be searched.
 struct Lead {
     lived: Lived,
-    /// What had been told before.
+    /// The acknowledgements before the record.
     acknowledged: AcknowledgedAtCut,
     spans: Vec<RangeInclusive<usize>>,
 }
@@ -207,15 +207,15 @@ impl<'a> Suite<'a> {
     fn run(&mut self) {
         let mut items: Vec<Item> = items().into_iter().filter(|item| self.context.wants(&item.name)).collect();
         if !self.context.is_long() && self.context.only.is_none() {
-            // They are slow.
+            // These file systems are slow.
             let is_slow = |item: &Item| matches!(item.story, Story::Device(FileSystem::Xfs | FileSystem::Btrfs));
             let left_out = items.extract_if(.., |item| is_slow(item)).map(|item| item.name);
             self.outcome
                 .uncovered
-                .extend(left_out.map(|name| format!("{name}: only runs of 1,200 seconds and more have it")));
+                .extend(left_out.map(|name| format!("{name}: needs a run of at least 1,200 seconds")));
         }
-        // There are many of these: if the time does not suffice for all, it is not always the same
-        // that are left out.
+        // There are many of these. A random order ensures that a short run does not always omit the
+        // same ones.
         let is_failing = |item: &Item| matches!(item.story, Story::Failing(_));
         let first = items.iter().position(is_failing).unwrap_or(items.len());
         items[first..].shuffle(&mut self.context.random(0));
@@ -232,7 +232,7 @@ impl<'a> Suite<'a> {
         }
     }
 
-    /// This part of what is left.
+    /// Returns this part of the remaining budget.
     fn share(&self, part: f64) -> Share {
         let least = if self.context.only.is_some() { STATES_ONLY } else { STATES_MIN };
         match self.context.limit {
@@ -247,7 +247,7 @@ impl<'a> Suite<'a> {
         }
     }
 
-    /// Lives, and tries states, until the share is used up, or something does not hold.
+    /// Makes records and tries states until the share is used up or a violation is found.
     fn live(&mut self, item: &Item, share: Share) {
         let mut random =
             self.context.random(item.name.bytes().fold(1, |sum: u64, byte| sum.wrapping_mul(31) + u64::from(byte)));
@@ -322,7 +322,7 @@ impl<'a> Suite<'a> {
                 may_go_on(before + states)
             };
             found = search.pass(STATES_MIN * 3, random, &mut is_in_share).err();
-            // Nothing is left that is new.
+            // No new state is left.
             if search.counts.states == tried {
                 break;
             }
@@ -337,7 +337,7 @@ impl<'a> Suite<'a> {
         found.map(|found| *found)
     }
 
-    /// A record of the story.
+    /// Makes a record of the story.
     fn lead(&mut self, item: &Item, random: &mut StdRng) -> Result<Lead, Ended> {
         let begin = |image: Option<&Image>| {
             Life::begin(instrumented::own(), image)
@@ -368,7 +368,7 @@ impl<'a> Suite<'a> {
         })
     }
 
-    /// Lives on from a state of a plain life.
+    /// Continues from a state of a plain life.
     fn after_a_cut(&mut self, role: &str, kills: u64, random: &mut StdRng) -> Result<Lead, Ended> {
         let unmounted = |error| Ended::NotReached(format!("nothing can be mounted any more: {error}"));
         if self.base.is_none() {
@@ -388,7 +388,7 @@ impl<'a> Suite<'a> {
         Ok(Lead::new(lived, sample.acknowledged.next_life()))
     }
 
-    /// Puts what was done into the outcome.
+    /// Copies the figures into the outcome.
     fn report(self) {
         let Suite { outcome, hits, tried, counts, lives, writes, .. } = self;
         let states =
@@ -398,7 +398,7 @@ impl<'a> Suite<'a> {
         };
         figure("lives", lives);
         figure("writes recorded", writes);
-        // Each by a process of its own.
+        // Each by its own process.
         figure("states recovered by a fresh process", tried.iter().map(|(_, states)| *states).sum());
         figure("cuts", counts.cuts);
         figure("cuts of which every combination was tried", counts.exhausted);
@@ -411,7 +411,7 @@ impl<'a> Suite<'a> {
     }
 }
 
-/// The stretches between two marks.
+/// Returns the stretches between two marks.
 fn between(record: &Record, from: &str, to: &str) -> Vec<RangeInclusive<usize>> {
     let mut spans = Vec::new();
     let mut begun = None;
@@ -425,7 +425,7 @@ fn between(record: &Record, from: &str, to: &str) -> Vec<RangeInclusive<usize>> 
     spans
 }
 
-/// The record of [`Story::LaterBatch`].
+/// Makes the record of [`Story::LaterBatch`].
 fn later_batch(
     context: &Context,
     name: &str,
@@ -435,7 +435,7 @@ fn later_batch(
 ) -> Result<Lead, Ended> {
     let first = lives::two_batches(begin(None)?, random)?.record;
     let Some((cut, earlier)) = two_batches(&first) else {
-        return Err(Ended::NotReached("the log never took two batches before one sync".into()));
+        return Err(Ended::NotReached("the log never wrote two batches before one sync".into()));
     };
     let choice = Choice::Without(earlier);
     let (image, acknowledged) =
@@ -448,9 +448,10 @@ fn later_batch(
     Ok(Lead::new(lived, acknowledged.next_life()))
 }
 
-/// Where one sync is about to make two batches durable, and the write of the first of them.
+/// Returns the position of a sync that covers two batches, and that of the write of the first
+/// batch.
 fn two_batches(record: &Record) -> Option<(usize, usize)> {
-    /// A batch that fills what the log writes at once.
+    /// A batch of the largest size of one write.
     const WHOLE: usize = 256;
     let mut writes: Vec<usize> = Vec::new();
     let mut begun = false;

@@ -1,9 +1,9 @@
-//! What the events of a record are, for people: which kind of file, and what was done to it.
+//! Readable names of a record's events: the kind of file, and the operation on it.
 
 use crate::recorder::{Event, NameChange, Record, STORE};
 use std::collections::BTreeMap;
 
-/// The name of each event's operation, such as `log: write`.
+/// Returns the name of each event's operation, such as `log: write`.
 pub fn of(record: &Record) -> Vec<String> {
     let paths = record.paths();
     let kinds: BTreeMap<u64, &str> = paths.iter().map(|(number, path)| (*number, kind_of(path))).collect();
@@ -23,7 +23,7 @@ pub fn of(record: &Record) -> Vec<String> {
     record.events.iter().map(name).collect()
 }
 
-/// The kind of a file or directory, by its last path.
+/// Returns the kind of a file or directory, by its last path.
 fn kind_of(path: &str) -> &'static str {
     let within = path.strip_prefix(STORE).map(|rest| rest.trim_start_matches('/'));
     match within {

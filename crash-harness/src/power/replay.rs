@@ -1,5 +1,5 @@
-//! A state in which something did not hold, once more: real processes never leave the same record
-//! twice, so it is kept.
+//! Repeats a state that violated a promise. Real processes never produce the same record twice, so
+//! the record is saved.
 
 use super::device::FileSystem;
 use super::judge::AcknowledgedAtCut;
@@ -11,20 +11,20 @@ use crate::recorder::choice::Choice;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// So many records are kept; the oldest go.
+/// Number of records that are kept; the oldest are removed.
 const KEPT_MAX: usize = 20;
 
-/// What is kept beside a record.
+/// The data that is saved with a record.
 #[derive(Serialize, Deserialize)]
 struct Note {
     life: String,
-    /// What the device bears, if it is one.
+    /// The file system on the device, if the record is one of a device.
     file_system: Option<String>,
-    /// What had been told before the record began.
+    /// The acknowledgements before the record.
     acknowledged: AcknowledgedAtCut,
 }
 
-/// Keeps a record, and returns the command that shows one of its states again.
+/// Saves a record and returns the command that repeats one of its states.
 pub fn save(
     context: &Context,
     record: &Record,
@@ -59,7 +59,7 @@ fn keep(context: &Context, record: &Record, note: &Note) -> std::io::Result<Path
     Ok(path)
 }
 
-/// Judges the state that `saved` names: the record's file, the cut, the choice.
+/// Checks the state that `saved` names: the record's file, the cut, the choice.
 pub fn again(context: &Context, outcome: &mut Outcome, saved: &str) {
     let parts: Vec<&str> = saved.rsplitn(3, ':').collect();
     let &[choice, cut, file] = parts.as_slice() else {

@@ -1,5 +1,5 @@
-//! What the processes on a recorder do. They say what they were told by marks in the record, after
-//! the call returned.
+//! The roles of the processes on a recorder. After a call has returned, they write its
+//! acknowledgement as a mark into the record.
 //!
 //! | mark | means |
 //! |---|---|
@@ -7,9 +7,9 @@
 //! | `L name n` | its large transaction after the n-th is durable |
 //! | `S name n version` | its cell holds n under that version |
 //! | `C name n` | its cell's value n is durable |
-//! | `F name n`, `F.` | a recovery found the writer's n-th transaction as its last; found no other writer |
-//! | `K<`, `K>` | a checkpoint was asked for; was taken |
-//! | `B name` | the log is about to get two batches before one sync |
+//! | `F name n`, `F.` | a recovery found the writer's n-th transaction as its last; the list is complete |
+//! | `K<`, `K>` | a checkpoint was requested; was taken |
+//! | `B name` | the log is about to receive two batches before one sync |
 
 use super::judge::{self, PER_ROUND};
 use crate::limits::HANGS;
@@ -25,18 +25,18 @@ use std::time::Duration;
 use untorn::logger::LoggerOptions;
 use untorn::{Batch, Client, CommitOutcome, Durability, FlushPolicy, Store};
 
-/// How the names of this suite's roles begin.
+/// Prefix of the names of this suite's roles.
 pub const PREFIX: &str = "power-";
 
-/// The log is kept from the beginning on.
+/// Retains the log from the beginning on.
 pub const KEEPS_ALL: &str = "all";
-/// As little of the log as there can be is kept.
+/// Retains as little of the log as possible.
 pub const KEEPS_LITTLE: &str = "little";
 
-/// Plays one of them. Their first arguments are the file for marks and what is kept of the log.
+/// Plays a role. The first arguments are the file for marks and how much of the log is retained.
 ///
 /// # Errors
-/// What a check found.
+/// The first violation.
 pub fn play(role: &Role) -> Result<(), Finding> {
     let argument = |at: usize| role.arguments.get(at).map_or("", String::as_str);
     let number = |at: usize| argument(at).parse().unwrap_or(u64::MAX);
@@ -47,18 +47,18 @@ pub fn play(role: &Role) -> Result<(), Finding> {
         "recover" => recover(open(path, argument(1))?, &mut Marks::open(argument(0))?),
         "checkpoint" => checkpoint(&open(path, argument(1))?, &mut Marks::open(argument(0))?, argument(2)),
         "bulk" => bulk(path, &mut Marks::open(argument(0))?, argument(2)),
-        // A direct client, so that somebody starts the logger.
+        // A direct client is needed to start the logger.
         "remote" => remote(&open(path, argument(1))?, path, &mut Marks::open(argument(0))?, &role.arguments[2..]),
         "supervised" => supervised(path),
         "press" => press(path),
-        // It may have left by itself.
+        // The logger may have left already.
         "leave" => untorn::logger::stop_logger(path, HANGS).map(drop).map_err(misbehaved("stop_logger")),
         "judge" => judge::play(path, argument(0), argument(1)),
         other => Err(Finding::new(Kind::Misbehaved, format!("no role {other}"))),
     }
 }
 
-/// The file that puts acknowledgements into the record.
+/// The file that adds acknowledgements to the record.
 struct Marks(File);
 
 impl Marks {
@@ -67,15 +67,15 @@ impl Marks {
         opened.map(Marks).map_err(|error| Finding::new(Kind::Misbehaved, format!("opening {path}: {error}")))
     }
 
-    /// Says something after the call that it is about has returned.
+    /// Writes a mark, after the call that it is about has returned.
     fn say(&mut self, line: impl std::fmt::Display) {
-        // One write call, which is one mark. Nobody listens when the power has gone.
+        // One write call is one mark. After a power cut it fails.
         let _ = self.0.write_all(line.to_string().as_bytes());
     }
 }
 
-/// Opens the store. What is kept of the log for feeds: everything, so that a state can be compared
-/// with its whole history, or little, so that segments are used again and again.
+/// Opens the store. Retention for feeds is unlimited, so that a state can be compared with its
+/// whole history, or small, so that segments are reused often.
 fn open(path: &Path, keeps: &str) -> Result<Store, Finding> {
     let mut options = options();
     if keeps == KEEPS_ALL {
@@ -84,7 +84,7 @@ fn open(path: &Path, keeps: &str) -> Result<Store, Finding> {
     open_with(options.any_file_system(true), path)
 }
 
-/// Does everything that a store can do, for so many rounds, going on where it left off.
+/// Performs every kind of update, for `rounds` rounds, continuing where it left off.
 fn work(store: &Store, marks: &mut Marks, name: &str, rounds: u64) -> Result<(), Finding> {
     let writer = Writer::open(store.clone(), name).map_err(misbehaved("opening keyspaces and cells"))?;
     let cell = store.cell(&format!("cell of {name}"), CELL).map_err(misbehaved("cell"))?;
@@ -122,7 +122,7 @@ fn work(store: &Store, marks: &mut Marks, name: &str, rounds: u64) -> Result<(),
     Ok(())
 }
 
-/// Works by message: what [`Writer`] does, each commit acknowledged as durable.
+/// Commits as [`Writer`] does, but by message, each commit acknowledged as durable.
 fn remote(_: &Store, path: &Path, marks: &mut Marks, names: &[String]) -> Result<(), Finding> {
     let client = Client::connect(path.join("logger.sock")).map_err(misbehaved("connecting"))?;
     for name in names {
@@ -139,14 +139,14 @@ fn remote(_: &Store, path: &Path, marks: &mut Marks, names: &[String]) -> Result
     Ok(())
 }
 
-/// Serves as a supervisor would have it: a logger that stays, and another one when that has left.
+/// Serves as under a supervisor: a logger that stays, and a new one when that has left.
 fn supervised(path: &Path) -> Result<(), Finding> {
     loop {
         LoggerOptions::default().idle(Duration::MAX).run(path).map_err(misbehaved("a logger in the foreground"))?;
     }
 }
 
-/// Has the kernel write back the arena's dirty pages, again and again, as it may at any time.
+/// Makes the kernel write back the arena's dirty pages again and again, as it may at any time.
 fn press(path: &Path) -> Result<(), Finding> {
     let arena = loop {
         match File::open(path.join("arena")) {
@@ -155,7 +155,7 @@ fn press(path: &Path) -> Result<(), Finding> {
         }
     };
     loop {
-        // SAFETY: the descriptor is open; the call reads no memory of ours.
+        // SAFETY: the descriptor is open; the call reads no memory of this process.
         #[allow(unsafe_code)]
         let begun = unsafe { libc::sync_file_range(arena.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
         if begun != 0 {
@@ -165,7 +165,7 @@ fn press(path: &Path) -> Result<(), Finding> {
     }
 }
 
-/// Says what is there.
+/// Writes marks for everything that is there.
 fn say_found(store: &Store, marks: &mut Marks) -> Result<(), Finding> {
     for (name, n) in oracle::check(&store.snapshot().map_err(misbehaved("snapshot"))?)? {
         marks.say(format_args!("F {name} {n}"));
@@ -174,20 +174,20 @@ fn say_found(store: &Store, marks: &mut Marks) -> Result<(), Finding> {
     Ok(())
 }
 
-/// The life after a power cut: says what is there, then works like those before, with records of
-/// the same lengths.
+/// The life after a power cut: writes marks for everything that is there, then works like the lives
+/// before, with records of the same lengths.
 fn second(store: &Store, marks: &mut Marks, name: &str) -> Result<(), Finding> {
     say_found(store, marks)?;
     work(store, marks, name, 2)
 }
 
-/// Only has the store recovered, and says what is there.
+/// Opens the store, which recovers it, and writes marks for everything that is there.
 fn recover(store: Store, marks: &mut Marks) -> Result<(), Finding> {
     say_found(&store, marks)?;
     store.close().map_err(misbehaved("close"))
 }
 
-/// Takes one checkpoint after the other, some transactions between them.
+/// Takes one checkpoint after the other, with some transactions in between.
 fn checkpoint(store: &Store, marks: &mut Marks, name: &str) -> Result<(), Finding> {
     let writer = Writer::open(store.clone(), name).map_err(misbehaved("opening keyspaces and cells"))?;
     for n in writer.last()? + 1..=PER_ROUND {
@@ -200,11 +200,11 @@ fn checkpoint(store: &Store, marks: &mut Marks, name: &str) -> Result<(), Findin
     Ok(())
 }
 
-/// Bytes of each value that fills the log.
+/// Length in bytes of each value that fills the log.
 const BULK: usize = 120_000;
 
-/// Commits so much at once that the log takes it in two batches, which one sync is to make durable.
-/// Says when it is.
+/// Commits so much at once that the log writes two batches before one sync. Writes a mark when they
+/// are durable.
 fn bulk(path: &Path, marks: &mut Marks, name: &str) -> Result<(), Finding> {
     let mut options = Store::options();
     options.any_file_system(true).ring_size(2 << 20).segment_size(8 << 20);
@@ -214,7 +214,7 @@ fn bulk(path: &Path, marks: &mut Marks, name: &str) -> Result<(), Finding> {
     let values = store.keyspace("bulk").map_err(misbehaved("keyspace"))?;
     let policy = FlushPolicy::Every(Duration::from_secs(3600));
     store.set_flush_policy(policy).map_err(misbehaved("set_flush_policy"))?;
-    // The logger looks at the policy when it wakes.
+    // The logger reads the policy when it wakes.
     std::thread::sleep(Duration::from_millis(120));
     marks.say(format_args!("B {name}"));
     for n in writer.last()? + 1..PER_ROUND {

@@ -1,5 +1,5 @@
-//! The search through the states of one record: where it is cut, what of the doubtful is there, and
-//! the judgement of each state.
+//! Searches the states of one record: it selects cuts and which unsynced data is there, and checks
+//! each state.
 
 use super::device::{Devices, FileSystem};
 use super::judge::AcknowledgedAtCut;
@@ -23,22 +23,22 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// States tried for each cut, more or less, if there are too many to try them all.
+/// Approximate number of states per cut, if there are too many to try all.
 const PER_CUT: u64 = 6;
 
-/// How the states of a record are made into stores, and judged.
+/// How the states of a record are made into stores and checked.
 pub trait Bench: Sync {
-    /// Bytes at which writes are torn.
+    /// Returns the granularity of torn writes in bytes.
     fn sector(&self) -> usize;
 
-    /// Judges one state, in a place of its own. What had been told is in a file, too.
+    /// Checks one state in a separate directory. The acknowledgements are in a file.
     ///
     /// # Errors
-    /// What does not hold.
+    /// The violation.
     fn judge(&self, image: &Image, place: &Path, acknowledged: &Path) -> Result<(), Finding>;
 }
 
-/// The store's files lie in a directory.
+/// The store's files are laid out in a directory.
 pub struct Files;
 
 impl Bench for Files {
@@ -54,7 +54,7 @@ impl Bench for Files {
     }
 }
 
-/// How states are judged: on a file system of the kernel, or as mere files.
+/// Returns the bench for a file system of the kernel, or for plain files.
 pub fn bench(file_system: Option<FileSystem>) -> Box<dyn Bench> {
     match file_system {
         Some(file_system) => Box::new(Devices::new(file_system)),
@@ -62,10 +62,10 @@ pub fn bench(file_system: Option<FileSystem>) -> Box<dyn Bench> {
     }
 }
 
-/// Has a fresh process recover the store at `path`, and check it.
+/// Runs a new process that recovers the store at `path` and checks it.
 ///
 /// # Errors
-/// What does not hold.
+/// The violation.
 pub fn recovered(path: &Path, has_store: bool, acknowledged: &Path) -> Result<(), Finding> {
     let acknowledged = acknowledged.to_string_lossy();
     let arguments = [&*acknowledged, if has_store { "true" } else { "false" }];
@@ -82,37 +82,37 @@ pub fn recovered(path: &Path, has_store: bool, acknowledged: &Path) -> Result<()
     if ended_well { Ok(()) } else { Err(Finding::new(Kind::Misbehaved, "the recovering process was killed")) }
 }
 
-/// How much was looked at.
+/// How much was checked.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Counts {
     /// Cuts that were made.
     pub cuts: u64,
-    /// Those of which every combination was tried.
+    /// Cuts of which every combination was tried.
     pub exhausted: u64,
     /// States that were recovered and checked.
     pub states: u64,
 }
 
-/// A state in which something did not hold.
+/// A state that violates a promise.
 #[derive(Clone, Debug)]
 pub struct Bad {
-    /// What.
+    /// The violation.
     pub finding: Finding,
-    /// Where the record was cut.
+    /// The position of the cut.
     pub cut: usize,
-    /// What of the doubtful was there.
+    /// The unsynced data that was there.
     pub choice: Choice,
 }
 
-/// A state to live on from.
+/// A state to continue from.
 pub struct CutSample {
     /// The files.
     pub image: Image,
-    /// What had been told.
+    /// The acknowledgements before the cut.
     pub acknowledged: AcknowledgedAtCut,
-    /// Where the record was cut.
+    /// The position of the cut.
     pub cut: usize,
-    /// What of the doubtful was there.
+    /// The unsynced data that was there.
     pub choice: Choice,
 }
 
@@ -120,28 +120,29 @@ pub struct CutSample {
 pub struct Search<'a> {
     record: &'a Record,
     bench: &'a dyn Bench,
-    /// What had been told before the record began.
+    /// The acknowledgements before the record.
     acknowledged: AcknowledgedAtCut,
-    /// Where it may be cut.
+    /// All possible cuts.
     all: Vec<usize>,
-    /// The same by the operation right before, and then by the one right after. They take turns, so
-    /// that what is rare, such as the sync of a header, gets as many cuts as what is frequent.
+    /// The same cuts, grouped by the operation before them and by the one after them. The groups
+    /// take turns, so that a rare operation, such as the sync of a header, gets as many cuts as a
+    /// frequent one.
     turns: Vec<Vec<usize>>,
-    /// Whose turn it is.
+    /// The group whose turn it is.
     turn: usize,
     operations: Vec<String>,
-    /// What was tried already.
+    /// States that were tried already.
     seen: BTreeSet<(u64, usize)>,
     place: PathBuf,
-    /// If there are no more combinations at a cut, all are tried.
+    /// If a cut has at most this many combinations, all are tried.
     exhaust: u64,
-    /// How much was looked at.
+    /// How much was checked.
     pub counts: Counts,
-    /// How many cuts were made right after each operation.
+    /// Number of cuts right after each operation.
     pub hits: BTreeMap<String, u64>,
 }
 
-/// What had been told at a cut, in a file, for as long as anybody needs it.
+/// A file with the acknowledgements before a cut, removed when dropped.
 struct AcknowledgedFile(PathBuf);
 
 impl Drop for AcknowledgedFile {
@@ -153,21 +154,21 @@ impl Drop for AcknowledgedFile {
 impl AcknowledgedFile {
     fn write(acknowledged: &AcknowledgedAtCut, path: PathBuf) -> Result<AcknowledgedFile, Finding> {
         let written = std::fs::write(&path, serde_json::to_vec(acknowledged).unwrap_or_default());
-        let failed = |error| Finding::new(Kind::Misbehaved, format!("writing what was told: {error}"));
+        let failed = |error| Finding::new(Kind::Misbehaved, format!("writing the acknowledgements: {error}"));
         written.map(|()| AcknowledgedFile(path)).map_err(failed)
     }
 }
 
-/// Has one state judged, in `place`, an empty directory.
+/// Checks one state in `place`, an empty directory.
 ///
 /// # Errors
-/// What does not hold.
+/// The violation.
 pub fn judge(bench: &dyn Bench, image: &Image, acknowledged: &AcknowledgedAtCut, place: &Path) -> Result<(), Finding> {
     let file = AcknowledgedFile::write(acknowledged, place.join("told"))?;
     bench.judge(image, &place.join("state"), &file.0)
 }
 
-/// A state on its way to be judged.
+/// A state to be checked.
 struct Job {
     image: Image,
     acknowledged: Arc<AcknowledgedFile>,
@@ -176,8 +177,8 @@ struct Job {
 }
 
 impl<'a> Search<'a> {
-    /// Of cuts within these spans of the record; in `place`, an empty directory, states are laid
-    /// out.
+    /// Creates a search of cuts within these spans of the record. States are laid out in `place`,
+    /// an empty directory.
     pub fn new(
         record: &'a Record,
         bench: &'a dyn Bench,
@@ -215,11 +216,10 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Tries about so many states more, for as long as it may go on; the first one in which
-    /// something did not hold.
+    /// Tries about `budget` more states, for as long as `may_go_on` allows.
     ///
     /// # Errors
-    /// That one.
+    /// The first state that violates a promise.
     pub fn pass(
         &mut self,
         budget: u64,
@@ -260,7 +260,7 @@ impl<'a> Search<'a> {
         found.map_or(Ok(()), |found| Err(Box::new(found)))
     }
 
-    /// Goes through the record, and gives out the states at each cut.
+    /// Walks through the record and sends the states at each cut to the workers.
     fn walk(
         &mut self,
         cuts: &BTreeSet<usize>,
@@ -288,7 +288,8 @@ impl<'a> Search<'a> {
                     return Ok(());
                 }
                 let image = disk.image(&choice);
-                // What was told differs from cut to cut, and what is a state with it.
+                // The acknowledgements differ between cuts, so equal images at two cuts are two
+                // states.
                 if self.seen.insert((image.fingerprint(), cut)) {
                     let _ = give.send(Job { image, acknowledged: file.clone(), cut, choice });
                 }
@@ -298,7 +299,8 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    /// So many cuts: mostly right before and after an operation of each kind, and anywhere.
+    /// Selects `count` cuts: mostly right before and after an operation of each kind, some
+    /// anywhere.
     fn cuts(&mut self, count: usize, random: &mut StdRng) -> BTreeSet<usize> {
         if count >= self.all.len() {
             return self.all.iter().copied().collect();
@@ -317,7 +319,7 @@ impl<'a> Search<'a> {
     }
 }
 
-/// Judges states until there are no more.
+/// Checks states until there are no more.
 fn work(bench: &dyn Bench, take: &Mutex<Receiver<Job>>, place: &Path, judged: &AtomicU64, found: &dyn Fn(Bad)) {
     for number in 0.. {
         let job = take.lock().expect("not poisoned").recv();
@@ -330,7 +332,7 @@ fn work(bench: &dyn Bench, take: &Mutex<Receiver<Job>>, place: &Path, judged: &A
     }
 }
 
-/// Applies the events between two positions, and hears what was said.
+/// Applies the events between two positions and collects the acknowledgements.
 fn advance(
     disk: &mut Disk,
     acknowledged: &mut AcknowledgedAtCut,
@@ -347,10 +349,10 @@ fn advance(
     Ok(())
 }
 
-/// The state of one choice at one cut, and what had been told.
+/// Returns the state of one choice at one cut, and the acknowledgements before it.
 ///
 /// # Errors
-/// If what was told contradicts itself.
+/// If the acknowledgements contradict each other.
 pub fn state(
     record: &Record,
     sector: usize,
@@ -363,11 +365,11 @@ pub fn state(
     Ok((disk.image(choice), acknowledged))
 }
 
-/// States of a store to live on from, at random cuts after the first quarter; in most of them
-/// something of the log is in doubt.
+/// Returns states of a store to continue from, at random cuts after the first quarter. In most of
+/// them some of the log is in doubt.
 ///
 /// # Errors
-/// If what was told contradicts itself.
+/// If the acknowledgements contradict each other.
 pub fn samples(
     record: &Record,
     acknowledged: &AcknowledgedAtCut,
@@ -378,7 +380,7 @@ pub fn samples(
     let is_log = |number: &u64| paths.get(number).is_some_and(|path| path.contains("/wal/"));
     let len = record.events.len();
     let mut found = Vec::new();
-    // More than that are never needed.
+    // More tries than are ever needed.
     for _ in 0..200 * count {
         if found.len() == count {
             break;
@@ -414,7 +416,7 @@ fn choices(disk: &Disk, random: &mut StdRng) -> Vec<Choice> {
     choices
 }
 
-/// Two random states, in which sectors may be torn apart.
+/// Two random states, in which writes may be torn at sectors.
 fn torn(random: &mut StdRng) -> [Choice; 2] {
     [Choice::Random(random.random()), Choice::Random(random.random())]
 }

@@ -1,30 +1,29 @@
-//! What of all that is in doubt after a cut is on the disk. A choice can be written down and read
-//! again.
+//! The choice of which data in doubt is on the disk after a cut. A choice has a textual form.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A choice; the same one of the same cut is the same state.
+/// A choice. Equal choices at the same cut are the same state.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Choice {
-    /// Nothing; and of the names nothing, or all.
+    /// No data; either no names or all names.
     Nothing {
-        /// All of the names.
+        /// Whether all names are there.
         names: bool,
     },
-    /// Everything; and of the names nothing, or all.
+    /// All data; either no names or all names.
     Everything {
-        /// All of the names.
+        /// Whether all names are there.
         names: bool,
     },
-    /// What one event wrote, alone.
+    /// Only the data of one event.
     Only(usize),
-    /// All but what one event wrote.
+    /// All data except that of one event.
     Without(usize),
-    /// Something, by dice of this seed.
+    /// A random part, from this seed.
     Random(u64),
-    /// The n-th of all combinations of whole pages, names and sizes, of which
-    /// [`super::disk::Disk::combinations`] says how many there are.
+    /// The n-th combination of whole pages, names and sizes; see
+    /// [`super::disk::Disk::combinations`].
     Combination(u64),
 }
 

@@ -1,10 +1,10 @@
-//! The states that a power cut could have left, from what a recorder recorded up to the cut.
+//! The states that a power cut could have left, given the record up to the cut.
 //!
-//! Durable is what a completed sync covered. Of everything later, any part may be on the disk: of
-//! each sector any version written since, or the durable one; of each directory its durable names,
-//! or those after any number of its later changes; of each file its durable length or a later one.
-//! Writes that a failed sync covered stay in doubt for ever, until something newer that is written
-//! there becomes durable.
+//! What a completed sync covered is durable. Any part of the later changes may be on the disk. Each
+//! sector holds its durable version or any version written since. Each directory has its durable
+//! names or those after any number of its later changes. Each file has its durable length or a
+//! later one. Writes that a failed sync covered stay in doubt until something newer at the same
+//! place becomes durable.
 
 use super::choice::Choice;
 use super::event::{Event, NameChange, OfOneBoot, PAGE, Page, ROOT};
@@ -15,19 +15,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A disk after the first so many events, with all that is in doubt.
+/// A disk after the first events of a record, with all data that is in doubt.
 pub struct Disk {
     files: BTreeMap<u64, DiskFile>,
     dirs: BTreeMap<u64, DiskDir>,
     of_one_boot: OfOneBoot,
-    /// Bytes that are written whole or not at all.
+    /// Bytes that are written atomically.
     sector: usize,
 }
 
 #[derive(Default)]
 struct DiskFile {
     pages: BTreeMap<u64, DiskPage>,
-    /// The pages of which something is in doubt.
+    /// The pages that are in doubt.
     doubtful: BTreeSet<u64>,
     size: u64,
     later_sizes: Vec<(usize, u64)>,
@@ -43,7 +43,7 @@ struct Version {
     /// The event that wrote it.
     event: usize,
     content: Page,
-    /// A sync that covered it failed: no later one makes it durable.
+    /// Whether a sync that covered it failed. No later sync makes it durable.
     lost: bool,
 }
 
@@ -53,20 +53,20 @@ struct DiskDir {
     later: Vec<(usize, NameChange)>,
 }
 
-/// How one file's doubts are resolved under [`Choice::Random`].
+/// How the doubts of one file are resolved under [`Choice::Random`].
 enum Mode {
     Nothing,
     Everything,
-    /// What was written before this event.
+    /// Everything written before this event.
     Until(usize),
-    /// Each page by itself; one in so many is the durable one, else any version.
+    /// Each page independently: one in so many is the durable one, the others are any version.
     Pages(usize),
-    /// Each sector by itself, likewise.
+    /// Each sector independently, in the same way.
     Sectors(usize),
 }
 
-/// One combination of the [`Disk::combinations`]: of each thing in doubt, which of its versions, 0
-/// being the durable one.
+/// One combination of the [`Disk::combinations`]: the version of each item in doubt; 0 is the
+/// durable one.
 struct Combination {
     rest: u64,
     dirs: BTreeMap<u64, usize>,
@@ -83,7 +83,7 @@ impl Combination {
     }
 }
 
-/// A choice that is being carried out.
+/// A choice that is being applied.
 struct Chooser<'a> {
     choice: &'a Choice,
     dice: StdRng,
@@ -97,13 +97,13 @@ impl Chooser<'_> {
 }
 
 impl Disk {
-    /// An empty one, which tears writes at so many bytes (a divisor of [`PAGE`]).
+    /// Creates an empty disk that tears writes at multiples of `sector`, a divisor of [`PAGE`].
     pub fn new(of_one_boot: OfOneBoot, sector: usize) -> Disk {
         assert!(sector > 0 && PAGE.is_multiple_of(sector), "pages are whole sectors");
         Disk { files: BTreeMap::new(), dirs: BTreeMap::new(), of_one_boot, sector }
     }
 
-    /// The next event, which has the position `at` in the record.
+    /// Applies the next event, which has the position `at` in the record.
     pub fn apply(&mut self, at: usize, event: &Event) {
         match event {
             Event::Write { file, first, pages, size, .. } => {
@@ -139,7 +139,7 @@ impl Disk {
                     NameChange::Made { name, .. } | NameChange::Removed { name } => &[name],
                     NameChange::Moved { from, to } => &[from, to],
                 };
-                // What no cut leaves leaves nothing in doubt.
+                // Names that no cut leaves are never in doubt.
                 if names.iter().any(|name| !self.of_one_boot.has(name)) {
                     self.dirs.entry(*dir).or_default().later.push((at, change.clone()));
                 }
@@ -155,7 +155,7 @@ impl Disk {
         }
     }
 
-    /// The events whose writes are in doubt.
+    /// Returns the events whose writes are in doubt.
     pub fn doubtful_writes(&self) -> Vec<usize> {
         let versions = |file: &DiskFile| {
             let pages = file.doubtful.iter().flat_map(|page| file.pages[page].later.iter());
@@ -164,14 +164,14 @@ impl Disk {
         self.files.values().flat_map(versions).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// The numbers of the files of which something is in doubt.
+    /// Returns the numbers of the files of which something is in doubt.
     pub fn doubtful_files(&self) -> impl Iterator<Item = u64> + '_ {
         self.files.iter().filter(|(_, file)| !file.doubtful.is_empty()).map(|(number, _)| *number)
     }
 
-    /// How many combinations there are of all that is in doubt, if no page is torn: of each page
-    /// any version, of each directory any number of its changes, of each file any length. `None` if
-    /// there are more than can be counted.
+    /// Returns the number of combinations of everything in doubt, if no page is torn: any version
+    /// of each page, any number of changes of each directory, any length of each file. Returns
+    /// `None` if the number overflows.
     pub fn combinations(&self) -> Option<u64> {
         let dirs = self.dirs.values().map(|dir| dir.later.len());
         let sizes = self.files.values().map(|file| file.later_sizes.len());
@@ -197,7 +197,7 @@ impl Disk {
         found
     }
 
-    /// The files as one choice leaves them.
+    /// Returns the files that one choice leaves.
     pub fn image(&self, choice: &Choice) -> Image {
         let (seed, combination) = match choice {
             Choice::Random(seed) => (*seed, None),
@@ -284,16 +284,15 @@ impl DiskFile {
         }
     }
 
-    /// Of the first so many lengths that are not durable, those that are shorter than the one
-    /// before, with their events: what was written earlier beyond them is gone, also when the file
-    /// grows again.
+    /// Returns those of the first `count` lengths that are shorter than the previous one, with
+    /// their events. Data written earlier beyond them is gone, even if the file grows again.
     fn cuts(&self, count: usize) -> Vec<(usize, u64)> {
         let mut before = self.size;
         let is_cut = |(_, size): &&(usize, u64)| std::mem::replace(&mut before, *size) > *size;
         self.later_sizes[..count].iter().filter(is_cut).copied().collect()
     }
 
-    /// Whether something that this event wrote is in doubt.
+    /// Returns whether something that this event wrote is in doubt.
     fn has_written(&self, event: usize) -> bool {
         self.doubtful.iter().any(|page| self.pages[page].later.iter().any(|version| version.event == event))
     }
@@ -317,7 +316,7 @@ impl DiskFile {
     fn image(&self, inode: u64, path: PathBuf, chooser: &mut Chooser<'_>, sector: usize) -> FileImage {
         let is_random = matches!(chooser.choice, Choice::Random(_));
         let mode = if is_random { self.mode(chooser) } else { Mode::Nothing };
-        // A length may be there without the bytes before it. Bytes beyond the length are not.
+        // A length may be on the disk without the bytes before it. Bytes beyond the length are not.
         let nth = match chooser.choice {
             Choice::Nothing { .. } => 0,
             Choice::Everything { .. } | Choice::Without(_) => self.later_sizes.len(),
@@ -376,7 +375,7 @@ impl DiskFile {
 }
 
 impl Version {
-    /// What is left of it after the file was cut to these lengths, if that happened later.
+    /// Returns what is left of it after later truncations to these lengths.
     fn cut(&self, page: u64, cuts: &[(usize, u64)]) -> Page {
         let shortest = cuts.iter().filter(|(at, _)| *at > self.event).map(|(_, size)| *size).min();
         let left = shortest.map_or(PAGE as u64, |size| size.saturating_sub(page * PAGE as u64)) as usize;
@@ -391,7 +390,7 @@ impl Version {
 
 impl DiskPage {
     fn any_version(&self, chooser: &mut Chooser<'_>) -> &Version {
-        // The newest one as often as all older ones.
+        // The newest version is as likely as all older ones together.
         let newest = self.later.len() - 1;
         let at = if chooser.below(2) == 0 { newest } else { chooser.below(self.later.len()) };
         &self.later[at]
@@ -411,7 +410,7 @@ mod tests {
         Event::Name { dir: ROOT, change: NameChange::Made { name: name.into(), inode, is_dir: false } }
     }
 
-    /// The first bytes of the file's pages in each combination.
+    /// Returns the first bytes of the file's pages in each combination.
     fn states(events: &[Event]) -> BTreeSet<Option<Vec<u8>>> {
         let mut disk = Disk::new(OfOneBoot::names(&["volatile"]), 512);
         for (at, event) in events.iter().enumerate() {
@@ -432,11 +431,11 @@ mod tests {
         let mut events = durable.to_vec();
         events.extend([write(3, 0, 1), write(3, 1, 2), Event::Synced { file: 3, before: 4 }]);
         assert_eq!(states(&events), BTreeSet::from([Some(vec![1, 2])]));
-        // Any age of one page, and the other one.
+        // Any version of one page with any version of the other.
         events.extend([write(3, 0, 3), write(3, 0, 4), write(3, 1, 5)]);
         let expected = [1, 3, 4].into_iter().flat_map(|first| [2, 5].map(|second| Some(vec![first, second])));
         assert_eq!(states(&events), expected.collect());
-        // A sync covers what came before it, not what came before its answer.
+        // A sync covers the writes before its call, not those before its answer.
         events.push(Event::Synced { file: 3, before: 6 });
         let expected = [3, 4].into_iter().flat_map(|first| [2, 5].map(|second| Some(vec![first, second])));
         assert_eq!(states(&events), expected.collect());
@@ -454,7 +453,7 @@ mod tests {
         events.extend([write(3, 0, 1), Event::Synced { file: 3, before: 3 }, write(3, 0, 2)]);
         events.extend([Event::SyncFailed { file: 3, before: 5 }, Event::Synced { file: 3, before: 6 }]);
         assert_eq!(states(&events), BTreeSet::from([Some(vec![1, 0]), Some(vec![2, 0])]));
-        // Until something newer is durable.
+        // Until newer data is durable.
         events.extend([write(3, 0, 3), Event::Synced { file: 3, before: 8 }]);
         assert_eq!(states(&events), BTreeSet::from([Some(vec![3, 0])]));
     }

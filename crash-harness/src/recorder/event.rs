@@ -1,5 +1,5 @@
-//! What a recorder records: one total order of everything that a disk would be told, and of what
-//! processes said.
+//! The events of a record: one total order of everything that a disk would receive and of the marks
+//! that processes write.
 
 use super::disk::Disk;
 use serde::{Deserialize, Serialize};
@@ -7,147 +7,147 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes of a page of the page cache, in which writes are recorded.
+/// Size of a page of the page cache, the unit in which writes are recorded.
 pub const PAGE: usize = 4096;
 
-/// The bytes of a page. Equal pages of zeros are one.
+/// The bytes of a page. All pages of zeros share one allocation.
 pub type Page = Arc<[u8; PAGE]>;
 
 /// The number of the root directory.
 pub(super) const ROOT: u64 = 1;
 
-/// The directory in the recorder's root in which that lies which is tested.
+/// The directory in the recorder's root for the store under test.
 pub const STORE: &str = "store";
 
 /// The file in the recorder's root to which processes write their marks.
 pub const MARK: &str = ".mark";
 
-/// One thing that a disk was told. Files and directories go by numbers that are never given twice;
-/// the root is 1.
+/// One event. Files and directories are identified by numbers that are never reused; the root is 1.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// Whole pages as the page cache has them.
+    /// Whole pages with the content of the page cache.
     Write {
         /// The file.
         file: u64,
         /// The number of the first page.
         first: u64,
-        /// The pages, from that one on.
+        /// The pages.
         pages: Vec<Page>,
         /// The file's size afterwards.
         size: u64,
-        /// The kernel wrote back pages that a process had changed through a mapping. Otherwise it
-        /// was a write call.
+        /// Whether the kernel wrote back pages that a process had changed through a mapping.
+        /// Otherwise it was a write call.
         is_write_back: bool,
     },
-    /// The file was cut or extended.
+    /// A file was truncated or extended.
     Resized {
         /// The file.
         file: u64,
-        /// Its size from then on.
+        /// Its new size.
         size: u64,
     },
     /// A sync succeeded.
     Synced {
         /// The file.
         file: u64,
-        /// What was recorded before this position is durable.
+        /// Everything recorded before this position is durable.
         before: usize,
     },
     /// A sync failed.
     SyncFailed {
         /// The file.
         file: u64,
-        /// What was not durable yet and recorded before this position never will be.
+        /// Data that was recorded before this position and is not durable yet never will be.
         before: usize,
     },
-    /// A directory's names changed.
+    /// The names in a directory changed.
     Name {
         /// The directory.
         dir: u64,
-        /// How.
+        /// The change.
         change: NameChange,
     },
     /// A sync of a directory succeeded.
     DirSynced {
         /// The directory.
         dir: u64,
-        /// What changed before this position is durable.
+        /// Everything recorded before this position is durable.
         before: usize,
     },
-    /// A process said something.
+    /// A process wrote a mark.
     Mark(String),
 }
 
-/// How a directory's names changed.
+/// A change of the names in a directory.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum NameChange {
-    /// A file or directory was made.
+    /// A file or directory was created.
     Made {
-        /// Under this name.
+        /// Its name.
         name: String,
         /// Its number.
         inode: u64,
         /// Whether it is a directory.
         is_dir: bool,
     },
-    /// It got another name, and what bore that before is gone.
+    /// It was renamed, and replaced a file of the new name if there was one.
     Moved {
-        /// Its name before.
+        /// The old name.
         from: String,
-        /// Its name now.
+        /// The new name.
         to: String,
     },
     /// A name was removed.
     Removed {
-        /// That name.
+        /// The removed name.
         name: String,
     },
 }
 
-/// The names of files that belong to one boot, by how they begin: their bytes are served but not
-/// recorded, and after a cut they are not there.
+/// Prefixes of the names of files that belong to one boot. Their bytes are served but not recorded,
+/// and after a cut they do not exist.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct OfOneBoot(Vec<String>);
 
 impl OfOneBoot {
-    /// Names that begin so.
+    /// Creates the list from prefixes.
     pub fn names(beginnings: &[&str]) -> OfOneBoot {
         OfOneBoot(beginnings.iter().map(ToString::to_string).collect())
     }
 
-    /// Whether a name is one of these. That of the marks always is.
+    /// Returns whether a name belongs to one boot. The name of the file of marks always does.
     pub fn has(&self, name: &str) -> bool {
         name == MARK || self.0.iter().any(|beginning| name.starts_with(beginning))
     }
 }
 
-/// The time by the clock that all processes of a machine share and that never goes back
-/// (CLOCK_MONOTONIC).
+/// Returns the time of CLOCK_MONOTONIC, which all processes of a machine share and which never goes
+/// back.
 pub fn now() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// All that a recorder recorded.
+/// Everything that a recorder recorded.
 #[derive(Clone, Debug, Default)]
 pub struct Record {
-    /// In the order in which it happened.
+    /// The events in order.
     pub events: Vec<Event>,
-    /// When each of them happened, by the clock of [`now`]; nothing in a record that was read from
-    /// a file.
+    /// The time of each event, by the clock of [`now`]. Empty in a record that was read from a
+    /// file.
     pub times: Vec<Duration>,
-    /// What a cut takes away in any case.
+    /// The files that do not survive a cut.
     pub of_one_boot: OfOneBoot,
 }
 
 impl Record {
-    /// An empty disk for these events, which tears writes at this many bytes.
+    /// Returns an empty disk for these events that tears writes at multiples of `sector`.
     pub fn disk(&self, sector: usize) -> Disk {
         Disk::new(self.of_one_boot.clone(), sector)
     }
 
-    /// The last path, from the recorder's root, of each file and directory that ever was there.
+    /// Returns the last path, from the recorder's root, of each file and directory that ever
+    /// existed.
     pub fn paths(&self) -> BTreeMap<u64, String> {
         let mut names: BTreeMap<(u64, String), u64> = BTreeMap::new();
         let mut paths = BTreeMap::from([(ROOT, String::new())]);

@@ -1,4 +1,4 @@
-//! Files as a cut left them: to be laid out in a directory, or loaded into another recorder.
+//! The files after a cut, to be laid out in a directory or loaded into another recorder.
 
 use super::event::{PAGE, Page, STORE};
 use std::collections::BTreeMap;
@@ -11,9 +11,9 @@ use std::sync::Arc;
 /// All files and directories, by their paths from the recorder's root.
 #[derive(Clone, Debug, Default)]
 pub struct Image {
-    /// Parents before what is in them.
+    /// The directories, parents first.
     pub dirs: Vec<PathBuf>,
-    /// See there.
+    /// The files.
     pub files: Vec<FileImage>,
 }
 
@@ -24,12 +24,13 @@ pub struct FileImage {
     pub path: PathBuf,
     /// Its length.
     pub size: u64,
-    /// The pages that are not all zeros; perhaps some more.
+    /// The pages that are not all zeros; it may contain others.
     pub pages: BTreeMap<u64, Page>,
 }
 
 impl Image {
-    /// Tells images apart. Equal contents of different events count as different.
+    /// Returns a hash that identifies the image. Equal contents of different events count as
+    /// different.
     pub fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.dirs.hash(&mut hasher);
@@ -42,13 +43,13 @@ impl Image {
         hasher.finish()
     }
 
-    /// A file of the store, by its path in there.
+    /// Returns a file of the store, by its path in the store.
     pub fn file(&self, path: &str) -> Option<&FileImage> {
         let path = Path::new(STORE).join(path);
         self.files.iter().find(|file| file.path == path)
     }
 
-    /// Writes what is in the store's directory into a fresh directory.
+    /// Writes the content of the store's directory into a new directory.
     ///
     /// # Errors
     /// Those of the system.
@@ -69,7 +70,7 @@ impl Image {
 }
 
 impl FileImage {
-    /// Writes the file, which is not there yet, with holes where it has nothing but zeros.
+    /// Writes the file, which must not exist yet, with holes for pages of zeros.
     ///
     /// # Errors
     /// Those of the system.
@@ -85,7 +86,7 @@ impl FileImage {
             run.1.extend_from_slice(&**page);
         }
         made.write_all_at(&run.1, run.0 * PAGE as u64)?;
-        // The last page may reach beyond the end.
+        // The last page may extend beyond the end of the file.
         made.set_len(self.size)
     }
 }

@@ -1,33 +1,33 @@
-//! A file system in memory that records, in one total order, everything a disk would be told:
-//! writes, completed syncs of files and directories, names made, moved and removed. Whoever knows
-//! this order knows every state that a power cut could have left. It knows nothing of what is
-//! stored on it.
+//! A file system in memory that records everything a disk would receive, in one total order:
+//! writes, completed syncs of files and directories, and names that are created, renamed and
+//! removed. Every state that a power cut could leave follows from this order. The recorder is
+//! independent of the store on it.
 //!
 //! | module | its one job |
 //! |---|---|
-//! | [`event`] | what is recorded |
-//! | `tree`, `server`, `slow` | the files, the kernel's requests, and syncs that take their time |
-//! | [`disk`], [`choice`] | what a cut leaves in doubt, and what of that is there |
-//! | [`image`] | files as a cut left them |
-//! | [`saved`] | a record in a file, to be looked at again |
+//! | [`event`] | the events of a record |
+//! | `tree`, `server`, `slow` | the files, the kernel's requests, and syncs that take time |
+//! | [`disk`], [`choice`] | the data in doubt after a cut, and a choice from it |
+//! | [`image`] | the files after a cut |
+//! | [`saved`] | a record in a file, to be replayed |
 //!
-//! It is served by one thread of this process, so the order is real. Files are opened with the page
-//! cache, so they can be mapped shared; there is no write-back cache, so write calls arrive at
-//! once, and mapped pages when the kernel writes them back. What processes write to the file
-//! [`MARK`] is recorded as a mark: so acknowledgements stand in the same order.
+//! One thread of this process serves the file system, so the order is real. Files are opened with
+//! the page cache, so they can be mapped shared. There is no write-back cache: write calls arrive
+//! at once, and mapped pages arrive when the kernel writes them back. Each write to the file
+//! [`MARK`] is recorded as a mark, so acknowledgements are part of the same order.
 //!
-//! The process that serves it must not map its files: unmapping waits for the server, which may
-//! wait for the same memory map to grow its own. All that maps a file is done by other processes.
+//! The process that serves the file system must not map its files. Unmapping waits for the server,
+//! which may wait for the same memory map to grow its own. Only other processes map the files.
 //!
-//! A sync can be held, and then fail: what it was to make durable is lost unless it is written
-//! again, although the page cache keeps it and later syncs succeed. That is what Linux does after a
-//! failed write-back.
+//! A sync can be held and then made to fail. Its data is lost unless it is written again, although
+//! the page cache keeps it and later syncs succeed. Linux behaves like this after a failed
+//! write-back.
 //!
 //! ```no_run
 //! use crash_harness::recorder::{OfOneBoot, Recorder, SECTOR, choice::Choice};
 //!
 //! let recorder = Recorder::mount(OfOneBoot::names(&["control", "logger.sock"]), None)?;
-//! // Other processes work in recorder.store(), and write what they were told to recorder.mark().
+//! // Other processes work in recorder.store() and write acknowledgements to recorder.mark().
 //! let record = recorder.finish();
 //! let mut disk = record.disk(SECTOR);
 //! for (at, event) in record.events.iter().enumerate() {
@@ -56,36 +56,36 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 use tree::Tree;
 
-/// Bytes at which disks tear a write.
+/// Granularity at which disks tear a write, in bytes.
 pub const SECTOR: usize = 512;
-/// Nobody but this server changes anything, so what the kernel knows stays true.
+/// Only this server changes the files, so the kernel's cached attributes stay valid.
 const FOR_EVER: Duration = Duration::from_secs(1 << 20);
 
-/// Which sync is to be held.
+/// The sync that is to be held.
 struct Order {
-    /// How its path in the file system begins.
+    /// Prefix of its path in the file system.
     prefix: String,
-    /// So many are let pass before.
+    /// Number of syncs that pass before.
     skip: usize,
 }
 
-/// A sync that waits for its answer.
+/// A sync that waits for its answer. If it is dropped, it fails.
 pub struct Held {
     shared: Arc<Shared>,
     file: u64,
     before: usize,
-    /// The thread that called it.
+    /// The thread that made the call.
     pub thread: u32,
     reply: Option<ReplyEmpty>,
 }
 
 impl Held {
-    /// The sync fails, and what it covered is lost. So it also ends when it is dropped.
+    /// Makes the sync fail; the data that it covered is lost.
     pub fn fail(self) {
         drop(self);
     }
 
-    /// The sync succeeds after all.
+    /// Makes the sync succeed.
     pub fn succeed(mut self) {
         if let Some(reply) = self.reply.take() {
             let mut tree = self.shared.lock();
@@ -119,17 +119,17 @@ impl Shared {
     }
 }
 
-/// Gives this thread mounts of its own, once: what it and the threads and processes that it starts
-/// mount from then on, nobody else sees, and it vanishes with them, however they end.
+/// Moves this thread to a mount namespace, once. Mounts by this thread and by threads and processes
+/// that it starts later are invisible elsewhere, and vanish with them, however they end.
 ///
 /// # Errors
-/// As the system refuses.
+/// If the system refuses.
 pub fn own_mounts() -> io::Result<()> {
     use rustix::mount::{MountPropagationFlags, mount_change};
     use rustix::thread::{UnshareFlags, unshare_unsafe};
     thread_local!(static DONE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) });
     if !DONE.get() {
-        // SAFETY: no table of descriptors is unshared, and the working directory stays the same.
+        // SAFETY: no descriptor table is unshared, and the working directory stays the same.
         #[allow(unsafe_code)]
         unsafe {
             unshare_unsafe(UnshareFlags::NEWNS)?;
@@ -140,8 +140,8 @@ pub fn own_mounts() -> io::Result<()> {
     Ok(())
 }
 
-/// A mounted recorder; unmounted when dropped. After [`own_mounts`], it also goes when this process
-/// is killed.
+/// A mounted recorder, unmounted when dropped. After [`own_mounts`], it also vanishes when this
+/// process is killed.
 pub struct Recorder {
     shared: Arc<Shared>,
     session: Option<BackgroundSession>,
@@ -149,10 +149,10 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Mounts an empty one, or one with files that are durable already.
+    /// Mounts an empty recorder, or one with files that are durable already.
     ///
     /// # Errors
-    /// As the system refuses: no FUSE, or not allowed to mount.
+    /// If the system refuses: no FUSE, or no permission to mount.
     pub fn mount(of_one_boot: OfOneBoot, image: Option<&Image>) -> io::Result<Recorder> {
         let mut tree = Tree::new(of_one_boot);
         if let Some(image) = image {
@@ -166,35 +166,35 @@ impl Recorder {
         Ok(Recorder { shared, session: Some(session), mount: Some(mount) })
     }
 
-    /// Where it is mounted.
+    /// Returns the mount point.
     pub fn root(&self) -> &Path {
         self.mount.as_ref().expect("mounted until dropped").path()
     }
 
-    /// Where a store may be made.
+    /// Returns the directory for a store.
     pub fn store(&self) -> PathBuf {
         self.root().join(STORE)
     }
 
-    /// The file to which processes write their marks, one with each write call.
+    /// Returns the path of the file for marks. Each write call is one mark.
     pub fn mark(&self) -> PathBuf {
         self.root().join(MARK)
     }
 
-    /// From now on each sync of a file takes as long as one of these, chosen at random, as on a
-    /// disk; in memory it would take no time. What is written meanwhile is not covered by it. It
-    /// can be said once.
+    /// Makes each later sync of a file take one of these times, chosen at random, as on a disk.
+    /// Otherwise a sync takes no time. Data that is written during a sync is not covered by it.
+    /// Only the first call has an effect.
     pub fn slow_down_syncs(&self, takes: Vec<Duration>) {
         let _ = self.shared.slow.set(slow::Slow::start(takes, Arc::downgrade(&self.shared)));
     }
 
-    /// Holds the next sync of a file whose path in the store begins so and that has something to
-    /// sync; `skip` of them pass before.
+    /// Holds the next sync of a file whose path in the store begins with `prefix` and that has
+    /// something to sync, after `skip` of them have passed.
     pub fn hold_sync(&self, prefix: &str, skip: usize) {
         self.shared.lock().order = Some(Order { prefix: format!("{STORE}/{prefix}"), skip });
     }
 
-    /// Waits for the sync that was to be held.
+    /// Waits for the sync that is to be held.
     pub fn held(&self, at_most: Duration) -> Option<Held> {
         let end = Instant::now() + at_most;
         let mut tree = self.shared.lock();
@@ -207,20 +207,20 @@ impl Recorder {
         }
     }
 
-    /// How much has been recorded.
+    /// Returns the number of recorded events.
     pub fn position(&self) -> usize {
         self.shared.lock().events.len()
     }
 
-    /// How many marks begin so, after the position `from`.
+    /// Returns the number of marks that begin with `prefix`, after the position `from`.
     pub fn marks(&self, from: usize, prefix: &str) -> usize {
         let tree = self.shared.lock();
         let is_wanted = |event: &&Event| matches!(event, Event::Mark(said) if said.starts_with(prefix));
         tree.events.iter().skip(from).filter(is_wanted).count()
     }
 
-    /// How many syncs of a file whose path in the store begins so have succeeded, after the
-    /// position `from`.
+    /// Returns the number of successful syncs of files whose path in the store begins with
+    /// `prefix`, after the position `from`.
     pub fn syncs(&self, from: usize, prefix: &str) -> usize {
         let tree = self.shared.lock();
         let prefix = format!("{STORE}/{prefix}");
@@ -231,7 +231,7 @@ impl Recorder {
         tree.events.iter().skip(from).filter(is_wanted).count()
     }
 
-    /// Unmounts, and returns all that was recorded. Nobody uses the store any more.
+    /// Unmounts the recorder and returns the record. No process may use the store any more.
     pub fn finish(mut self) -> Record {
         self.unmount();
         let mut tree = self.shared.lock();
@@ -245,11 +245,10 @@ impl Recorder {
             tree.order = None;
             tree.held.take()
         };
-        // Answered without the lock, which answering takes.
+        // Dropping it sends the answer, which takes the lock.
         drop(held);
         let Some(mount) = self.mount.take() else { return };
-        // By force and lazily: whoever still waits for an answer gets an error, and nobody is kept
-        // from ending.
+        // Forced and lazy: pending requests fail, so no process is kept from exiting.
         let how = rustix::mount::UnmountFlags::FORCE | rustix::mount::UnmountFlags::DETACH;
         if let Err(error) = rustix::mount::unmount(mount.path(), how) {
             eprintln!("unmounting {}: {error}", mount.path().display());

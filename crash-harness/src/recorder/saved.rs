@@ -1,8 +1,7 @@
-//! A record in a file, so that a state in which something did not hold can be laid out again,
-//! exactly.
+//! A record in a file, so that a state that violated a promise can be laid out again exactly.
 //!
-//! The file: a line of JSON about the whole, a line for each event, and then the pages that the
-//! events name by number, each once.
+//! The file contains a line of JSON for the whole, a line for each event, and then each page once.
+//! The events refer to pages by number.
 
 use super::event::{Event, NameChange, OfOneBoot, PAGE, Page, Record};
 use serde::de::DeserializeOwned;
@@ -22,7 +21,7 @@ struct Head<N> {
     note: N,
 }
 
-/// A line about one event; pages go by number.
+/// The line of one event; pages are given by number.
 #[derive(Serialize, Deserialize)]
 enum Line {
     Write { file: u64, first: u64, pages: Vec<usize>, size: u64, is_write_back: bool },
@@ -35,7 +34,7 @@ enum Line {
 }
 
 impl Record {
-    /// Writes it to a file, with a note.
+    /// Writes the record to a file, with a note.
     ///
     /// # Errors
     /// Those of the system.
@@ -76,10 +75,10 @@ impl Record {
         to.flush()
     }
 
-    /// Reads one that was saved, and its note.
+    /// Reads a saved record and its note.
     ///
     /// # Errors
-    /// Those of the system, and if it is none.
+    /// Those of the system, and if the file is not a record.
     pub fn load<N: DeserializeOwned>(path: &Path) -> io::Result<(Record, N)> {
         let mut from = BufReader::new(File::open(path)?);
         let mut line = String::new();

@@ -1,5 +1,5 @@
-//! The recorder's side that the kernel talks to: each request is answered from memory and noted in
-//! the record.
+//! The recorder's interface to the kernel: it answers each request from memory and adds it to the
+//! record.
 
 use super::event::Event;
 use super::tree::{Inode, MARK_INODE};
@@ -77,7 +77,7 @@ impl Filesystem for Server {
             && let Some(file) = state.file_mut(inode.0)
         {
             if file.bytes.is_empty() {
-                // Memory that is not touched yet.
+                // Fresh zeroed memory, whose pages are not allocated until they are used.
                 file.bytes = vec![0; size as usize];
             } else {
                 file.bytes.resize(size as usize, 0);
@@ -149,7 +149,7 @@ impl Filesystem for Server {
     }
 
     fn open(&self, _: &Request, inode: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        // Marks go straight to the server. All else keeps its cached pages, dirty ones too, from
+        // Marks bypass the page cache. Other files keep their cached pages, even dirty ones, from
         // one open to the next.
         let is_mark = inode.0 == MARK_INODE;
         let flags = if is_mark { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::FOPEN_KEEP_CACHE };
@@ -195,8 +195,8 @@ impl Filesystem for Server {
             state.note(Event::Mark(said));
             Ok(())
         } else {
-            // Only pages that were changed through a mapping come from the page cache: it is
-            // written through.
+            // The page cache is written through, so it sends only pages that were changed through a
+            // mapping.
             state.write(inode.0, offset, data, flags.contains(WriteFlags::FUSE_WRITE_CACHE))
         };
         match written {
@@ -247,7 +247,7 @@ impl Filesystem for Server {
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        // Says once and for all that there is nothing to do at a close.
+        // This answer makes the kernel send no more requests at a close.
         reply.error(Errno::ENOSYS);
     }
 }

@@ -1,4 +1,4 @@
-//! The files that a recorder serves, and the record of what happens to them.
+//! The files that a recorder serves, and the record of their changes.
 
 use super::event::{Event, MARK, NameChange, OfOneBoot, PAGE, Page, ROOT, now};
 use super::image::Image;
@@ -22,16 +22,16 @@ pub(super) enum Inode {
 pub(super) struct FileNode {
     pub(super) bytes: Vec<u8>,
     pub(super) recorded: bool,
-    /// Something was written since the last sync.
+    /// Whether something was written since the last sync.
     pub(super) unsynced: bool,
     pub(super) is_socket: bool,
 }
 
 pub(super) struct Tree {
-    /// By number, from 1; they are never freed, as long as the recorder is there.
+    /// All inodes by number, from 1. They are never freed while the recorder lives.
     pub(super) inodes: Vec<Inode>,
     pub(super) events: Vec<Event>,
-    /// When each of them happened.
+    /// The time of each event.
     pub(super) times: Vec<Duration>,
     pub(super) order: Option<Order>,
     pub(super) held: Option<Held>,
@@ -53,7 +53,7 @@ impl Tree {
         }
     }
 
-    /// Takes files over that are durable from the beginning: the record begins with them.
+    /// Loads files that are durable from the beginning of the record.
     pub(super) fn load(&mut self, image: &Image) {
         for dir in &image.dirs {
             let parent = self.dir_at(dir.parent().expect("not the root"));
@@ -98,7 +98,7 @@ impl Tree {
         events.into_iter().for_each(|event| self.note(event));
     }
 
-    /// Records that something has happened, now.
+    /// Records an event with the current time.
     pub(super) fn note(&mut self, event: Event) {
         self.events.push(event);
         self.times.push(now());
@@ -144,7 +144,7 @@ impl Tree {
         }
     }
 
-    /// The path that a file has now.
+    /// Returns the current path of a file.
     pub(super) fn path_of(&self, number: u64) -> Option<String> {
         fn search(tree: &Tree, dir: u64, number: u64, prefix: &str) -> Option<String> {
             tree.dir(dir)?.iter().find_map(|(name, inode)| {
@@ -232,8 +232,8 @@ impl Tree {
         file.bytes[from..to].copy_from_slice(data);
         if file.recorded && !data.is_empty() {
             file.unsynced = true;
-            // A page is dirty or not as a whole: also the bytes beside those written go to the disk
-            // again.
+            // A page is dirty as a whole: the bytes beside the written ones go to the disk again,
+            // too.
             let first = from / PAGE;
             let pages = pages_of(&file.bytes, first * PAGE, to, &zero);
             let size = file.bytes.len() as u64;
@@ -242,7 +242,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Whether this sync is to be held.
+    /// Returns whether this sync is to be held.
     pub(super) fn is_ordered(&mut self, number: u64) -> bool {
         if !self.file_mut(number).is_some_and(|file| file.unsynced) {
             return false;
@@ -266,7 +266,7 @@ fn name_of(path: &Path) -> &str {
     path.file_name().and_then(OsStr::to_str).expect("a plain name")
 }
 
-/// The pages that hold the bytes `from .. to`, the last one padded with zeros.
+/// Returns the pages that hold the bytes `from .. to`. The last one is padded with zeros.
 fn pages_of(bytes: &[u8], from: usize, to: usize, zero: &Page) -> Vec<Page> {
     let to = to.next_multiple_of(PAGE).min(bytes.len());
     let page = |chunk: &[u8]| {

@@ -1,15 +1,15 @@
-//! Outcomes as one self-contained page: a verdict, a table of all suites, and per suite what was
-//! hit, found and left out.
+//! Outcomes as one self-contained page: a verdict, a table of all suites, and the coverage,
+//! findings and omissions of each suite.
 
 use crate::outcome::Outcome;
 use crate::report::{machine, map};
 use std::fmt::Write;
 use std::path::Path;
 
-/// Writes `index.html` to a directory, which is made if it is missing.
+/// Writes `index.html` to a directory, which is created if it is missing.
 ///
 /// # Errors
-/// If that can't be written.
+/// If it can't be written.
 pub fn write(outcomes: &[Outcome], directory: &Path) -> Result<(), String> {
     std::fs::create_dir_all(directory).map_err(|error| format!("making {}: {error}", directory.display()))?;
     let to = directory.join("index.html");
@@ -49,7 +49,7 @@ fn page(outcomes: &[Outcome]) -> String {
     html
 }
 
-/// A line per suite; the bar is its share of all states, by their logarithm.
+/// Writes a line per suite. The bar is its share of all states, on a logarithmic scale.
 fn overview(html: &mut String, outcomes: &[Outcome]) {
     let most = outcomes.iter().map(|outcome| outcome.states).max().unwrap_or(0).max(1) as f64;
     html.push_str(
@@ -135,7 +135,7 @@ fn suite(html: &mut String, outcome: &Outcome) {
     html.push_str("</section>");
 }
 
-/// A number with its thousands set apart.
+/// Formats a number with separated thousands.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let parts: Vec<&str> =
@@ -143,7 +143,7 @@ pub(crate) fn grouped(number: u64) -> String {
     parts.join("\u{202f}")
 }
 
-/// Text as HTML has it.
+/// Escapes text for HTML.
 pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\'', "&#39;")
 }

@@ -4,10 +4,10 @@ use crate::outcome::Outcome;
 use std::io::Write;
 use std::path::Path;
 
-/// Writes them to a file; `-` is the standard output.
+/// Writes outcomes to a file; `-` is the standard output.
 ///
 /// # Errors
-/// If that can't be written.
+/// If they can't be written.
 pub fn write(outcomes: &[Outcome], to: Option<&Path>) -> Result<(), String> {
     let Some(to) = to else { return Ok(()) };
     let mut text = String::new();

@@ -1,9 +1,9 @@
-//! On what a report was made: the store's version, the kernel, the processors, the file system of
-//! the stores, the command.
+//! Describes the environment of a report: the store's version, the kernel, the processors, the file
+//! system of the stores, the command.
 
 use std::os::linux::fs::MetadataExt;
 
-/// One line.
+/// Returns the description as one line.
 pub(super) fn describe() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_string();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
@@ -20,7 +20,7 @@ pub(super) fn describe() -> String {
     )
 }
 
-/// The file system of the directory for temporary files, by its device's number.
+/// Returns the file system of the directory for temporary files, by its device number.
 fn file_system() -> String {
     let device = std::fs::metadata(std::env::temp_dir()).map(|metadata| metadata.st_dev()).unwrap_or(0);
     let wanted = format!("{}:{}", libc::major(device), libc::minor(device));

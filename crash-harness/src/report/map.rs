@@ -1,6 +1,6 @@
-//! Coverage maps as inline SVG. What the cells are decides how they are drawn: stretches of
-//! instructions as a strip, `call:file` and `who:call:file` as a matrix if it is not too wide,
-//! `area.point` and other names with parts as a row of squares per area, names without parts as
+//! Coverage maps as inline SVG. The names of the cells select the drawing. Stretches of
+//! instructions are a strip. `call:file` and `who:call:file` are a matrix if it is not too wide.
+//! `area.point` and other names with parts are a row of squares per area. Names without parts are
 //! bars.
 
 use super::html::escape;
@@ -8,13 +8,13 @@ use crate::outcome::Coverage;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-/// Width of a map in units of its own.
+/// Width of a map in user units.
 const WIDTH: usize = 960;
-/// Width of the names at its left.
+/// Width of the names at the left.
 const NAMES: usize = 200;
 /// Width of the names of strips.
 const STRIP_NAMES: usize = 230;
-/// Width of a letter at most, of a column's name.
+/// Largest width of a letter in a column's name.
 const LETTER: usize = 7;
 /// Height of a line.
 const LINE: usize = 20;
@@ -22,14 +22,14 @@ const LINE: usize = 20;
 const SQUARE: usize = 18;
 /// Longest bar.
 const BAR: usize = 130;
-/// So many letters of a name fit beside it.
+/// Number of letters that fit beside a bar.
 const BAR_NAME: usize = 44;
-/// A matrix has as many columns as their names have room for; and its rows fit on a screen or two.
+/// Largest number of columns of a matrix, limited by the width of their names.
 const COLUMNS_MAX: usize = 12;
-/// See there.
+/// Largest number of rows of a matrix, one or two screens.
 const ROWS_MAX: usize = 70;
 
-/// Draws the maps of a suite; strips that follow each other share a figure.
+/// Draws the maps of a suite. Consecutive strips share a figure.
 pub(super) fn draw(html: &mut String, coverages: &[Coverage]) {
     let mut rest = coverages;
     while let Some(first) = rest.first() {
@@ -51,10 +51,11 @@ fn is_strip(coverage: &Coverage) -> bool {
     !coverage.hits.is_empty() && coverage.hits.iter().all(|(name, _)| name.starts_with("instructions "))
 }
 
-/// What stands between the parts of a name.
+/// Separators between the parts of a name.
 const PARTS: [char; 2] = ['.', ':'];
 
-/// Every name as a row and a column, if all have both and a matrix of them has a fit size.
+/// Splits each name into a row and a column, if all names have both and the matrix has a suitable
+/// size.
 fn in_two(coverage: &Coverage) -> Option<Vec<(String, String)>> {
     let names: Option<Vec<(&str, &str)>> = coverage.hits.iter().map(|(name, _)| name.split_once(':')).collect();
     let names: Vec<(String, String)> = names?.into_iter().map(arranged).collect();
@@ -63,8 +64,9 @@ fn in_two(coverage: &Coverage) -> Option<Vec<(String, String)>> {
     (rows.max(columns) > 1 && rows <= ROWS_MAX && columns <= COLUMNS_MAX).then_some(names)
 }
 
-/// Of `call:file` the call is the row. Of `who:call:file` who is the column: there are few of them.
-/// A thread goes by its own name alone.
+/// Returns the row and the column of a name. For `call:file` the call is the row. For
+/// `who:call:file` the program is the column, because there are few of them. A thread is shown by
+/// its own name alone.
 fn arranged((first, rest): (&str, &str)) -> (String, String) {
     if rest.contains(':') {
         let thread = first.rsplit('/').next().unwrap_or(first);
@@ -83,8 +85,8 @@ fn end(html: &mut String, caption: &str) {
     let _ = write!(html, "</svg><figcaption>{}</figcaption></figure>", escape(caption));
 }
 
-/// One line per update: its instructions from left to right, the fuller the more of them changed
-/// what is shared.
+/// Draws one line per update with its instructions from left to right. The more of them changed
+/// shared memory or files, the fuller the color.
 fn draw_strips(html: &mut String, coverages: &[Coverage]) {
     begin(html, coverages.len() * LINE, "instructions");
     for (line, coverage) in coverages.iter().enumerate() {
@@ -112,7 +114,7 @@ fn draw_strips(html: &mut String, coverages: &[Coverage]) {
     end(html, "The instructions of each update, from left to right; full where shared memory or a file changed.");
 }
 
-/// A cell for each name, in its row and its column, with its number.
+/// Draws a cell for each name in its row and column, with its number.
 fn draw_matrix(html: &mut String, coverage: &Coverage, names: &[(String, String)]) {
     let rows: BTreeSet<&str> = names.iter().map(|(row, _)| row.as_str()).collect();
     let columns: BTreeSet<&str> = names.iter().map(|(_, column)| column.as_str()).collect();
@@ -150,7 +152,7 @@ fn draw_matrix(html: &mut String, coverage: &Coverage, names: &[(String, String)
     end(html, &caption(coverage));
 }
 
-/// Squares; those whose names begin alike, up to a dot or a colon, on lines of their own.
+/// Draws squares; names with the same first part share a line.
 fn draw_rows(html: &mut String, coverage: &Coverage) {
     let area = |name: &str| name.split_once(PARTS).map_or(String::new(), |(area, _)| area.to_string());
     let mut groups: Vec<(String, Vec<&(String, u64)>)> = Vec::new();
@@ -186,15 +188,14 @@ fn draw_rows(html: &mut String, coverage: &Coverage) {
     end(html, &caption(coverage));
 }
 
-/// A line for each name, in two columns: the name, a bar as long as the logarithm of its number,
-/// the number.
+/// Draws a line for each name, in two columns: the name, a bar on a logarithmic scale, the number.
 fn draw_bars(html: &mut String, coverage: &Coverage) {
     let lines = coverage.hits.len().div_ceil(2);
     let most = most(coverage);
     begin(html, lines * LINE, &coverage.of);
     for (index, (name, hits)) in coverage.hits.iter().enumerate() {
         let (x, y) = (index / lines * (WIDTH / 2), index % lines * LINE);
-        // What is too long for its place is cut here, and whole where somebody points at it.
+        // A long name is truncated; the tooltip contains all of it.
         let cut = shortened(name, BAR_NAME);
         let width = (BAR as f64 * (*hits as f64).ln_1p() / most.ln_1p()).max(4.0);
         let fill = if *hits == 0 { "class=never" } else { "class=hit fill-opacity=.8" };
@@ -214,7 +215,7 @@ fn draw_bars(html: &mut String, coverage: &Coverage) {
     end(html, &caption(coverage));
 }
 
-/// A name that has room for so many letters.
+/// Truncates a name to `letters` letters.
 fn shortened(name: &str, letters: usize) -> String {
     if name.chars().count() <= letters {
         return name.into();
@@ -225,7 +226,7 @@ fn shortened(name: &str, letters: usize) -> String {
 fn caption(coverage: &Coverage) -> String {
     let hit = coverage.hits.iter().filter(|(_, hits)| *hits > 0).count();
     format!(
-        "{}: {hit} of {} hit, the fuller the more often; an empty red one never. Point at one for its name and number.",
+        "{}: {hit} of {} hit; a stronger color means more often, an empty red cell never. Hover over a cell for its name and number.",
         coverage.of,
         coverage.hits.len()
     )
@@ -235,7 +236,7 @@ fn most(coverage: &Coverage) -> f64 {
     coverage.hits.iter().map(|(_, hits)| *hits).max().unwrap_or(0).max(1) as f64
 }
 
-/// How full a cell is drawn, by the logarithm of its number.
+/// Returns the opacity of a cell, by the logarithm of its number.
 fn strength(hits: u64, most: f64) -> f64 {
     0.25 + 0.75 * (hits as f64).ln_1p() / most.ln_1p()
 }

@@ -1,4 +1,4 @@
-//! How outcomes are shown: a table on the terminal, JSON for programs, a page for people.
+//! Presentation of outcomes: a table on the terminal, JSON for programs, an HTML page.
 
 pub mod html;
 pub mod json;

@@ -3,11 +3,10 @@
 use crate::outcome::Outcome;
 use std::fmt::Write;
 
-/// Longest line that says what is not covered; the report has it in full.
+/// Longest line about what is not covered. The report contains it in full.
 const LINE_MAX: usize = 160;
 
-/// A line per suite, then what was skipped, what the time did not suffice for, and what was
-/// violated.
+/// Returns a line per suite, then everything that was skipped, not covered, or violated.
 pub fn text(outcomes: &[Outcome]) -> String {
     let mut text = format!(
         "\n{:<16} {:>8} {:>10} {:>8} {:>6} {:>6} {:>6} {:>6} {:>8}  verdict\n",

@@ -1,12 +1,12 @@
-//! What others do between two instructions of one operation: a reader, or one who adds to a
-//! counter, is stepped to its k-th instruction, then another process does as much as it takes to
-//! overwrite what the first was about to look at, and the first goes on by itself. Whatever it then
-//! sees must be whole.
+//! Interleavings of one operation with other processes. A process that reads or adds to a counter
+//! is stepped to its k-th instruction. Then another process writes enough to overwrite what the
+//! first was about to read, and the first continues on its own. Everything that it reads must be
+//! whole.
 //!
-//! It is the other half of the suite: there a writer stands still and readers look at what it has
-//! left so far, here a reader stands still and writers go round it. The instants that matter are
-//! few and known: those before and after each instruction with which the operation itself changes
-//! what is shared (it pins, it adds). All of them are tried, and others evenly in between.
+//! This is the counterpart of the other steps: there a writer is stopped and readers check the
+//! state, here a reader is stopped and writers continue. Few instants matter, and they are known:
+//! those before and after each instruction with which the operation changes shared memory (a pin,
+//! an addition). All of them are tried, and others at regular intervals.
 
 use super::memory::Memory;
 use super::trace::{Stopped, Traced, stand_still};
@@ -26,18 +26,18 @@ use untorn::{Cell, Counter, Durability, Keyspace, Store};
 pub const OPERATIONS: &[&str] = &["cell load", "counter addition", "snapshot read"];
 /// Length of the cell in bytes.
 const CELL: usize = 256;
-/// Values that go round the copies of a cell.
+/// Number of values; they pass all copies of a cell.
 const STORES: u64 = 5;
-/// Commits after which pages of the first one's predecessor have been used again.
+/// Commits after which pages of the first commit's predecessor have been reused.
 const COMMITS: u64 = 24;
-/// Instructions before and after one that changes what is shared.
+/// Instructions before and after one that changes shared memory.
 const AROUND: u64 = 16;
 /// Further instants in a short run.
 const SPREAD: u64 = 20;
-/// Instructions that no such operation has.
+/// More instructions than any of these operations has.
 const STEPS_MAX: u64 = 1_000_000;
 
-/// What both sides have open.
+/// The handles that both sides have open.
 struct Shared {
     store: Store,
     left: Keyspace,
@@ -62,7 +62,7 @@ impl Shared {
         open().map_err(misbehaved("opening what is shared"))
     }
 
-    /// Gives everything the number `n`.
+    /// Sets everything to the number `n`.
     fn write(&self, operation: &str, n: u64) -> untorn::Result<()> {
         match operation {
             "cell load" => self.cell.store(&sealed(n, CELL)).map(drop),
@@ -78,7 +78,7 @@ impl Shared {
         }
     }
 
-    /// The operation, and what must hold of it by itself.
+    /// Performs the operation and checks its result.
     fn operate(&self, operation: &str) -> Result<(), Finding> {
         match operation {
             "cell load" => {
@@ -103,13 +103,13 @@ impl Shared {
     }
 }
 
-/// By the stepped process: does the operation again and again, and stands still before each.
+/// Plays the stepped process: repeats the operation, and stops before each one.
 ///
 /// # Errors
-/// What does not hold.
+/// The first violation.
 pub fn play(path: &Path, operation: &str) -> Result<(), Finding> {
     let shared = Shared::open(path)?;
-    // What a first call sets up for good is done before.
+    // Completes the one-time setup of a first call.
     shared.operate(operation)?;
     for nth in 0.. {
         stand_still(nth == 0)?;
@@ -137,10 +137,9 @@ pub(super) fn try_all(context: &Context, path: &Path, operation: &str, outcome: 
     others(&mut n, times)?;
     let role = format!("between {operation}");
     let mut stepped = Traced::start(Process::start(&instrumented::own(), "stepped", path, &[&role], &[]))?;
-    // Each operation that is tried comes after writes, which make it take another path than a
-    // repeated one.
+    // Writes precede each tried operation, which then takes another path than a repeated one.
     others(&mut n, times)?;
-    // No other process may change anything while the changes of the operation itself are recorded.
+    // No other process may change anything while the changes of the operation are recorded.
     signal_loggers(path, Signal::STOP);
     let measured = measure(path, &mut stepped);
     signal_loggers(path, Signal::CONT);
@@ -153,8 +152,8 @@ pub(super) fn try_all(context: &Context, path: &Path, operation: &str, outcome: 
         let stride = (length / SPREAD).max(1);
         points.extend((context.random(length).random_range(0..stride)..length).step_by(stride as usize));
     }
-    // Additions so far: those before, the warm one of the stepped process, and the one that was
-    // measured.
+    // Additions so far: the earlier ones, the setup call of the stepped process, and the measured
+    // one.
     let mut added = n + 2;
     let mut tried = 0_u64;
     for at in &points {
@@ -178,7 +177,7 @@ pub(super) fn try_all(context: &Context, path: &Path, operation: &str, outcome: 
         tried += 1;
         let count = shared.counter.get().map_err(misbehaved("get of a counter"))?;
         if operation == "counter addition" && count != added {
-            let what = format!("at instruction {at}: {added} additions, the counter says {count}");
+            let what = format!("at instruction {at}: {added} additions, the counter is {count}");
             return Err(Finding::new(Kind::LostAcked, what));
         }
     }
@@ -187,7 +186,8 @@ pub(super) fn try_all(context: &Context, path: &Path, operation: &str, outcome: 
     Ok(())
 }
 
-/// How many instructions the operation has, and at which of them it changes what is shared.
+/// Returns the number of instructions of the operation, and those at which it changes shared
+/// memory.
 fn measure(path: &Path, stepped: &mut Traced) -> Result<(u64, Vec<u64>), Finding> {
     let (mut memory, mut steps, mut changes) = (Memory::of(path)?, 0, Vec::new());
     loop {
@@ -201,7 +201,7 @@ fn measure(path: &Path, stepped: &mut Traced) -> Result<(u64, Vec<u64>), Finding
             return Ok((steps, changes));
         }
         if steps > STEPS_MAX {
-            return Err(Finding::new(Kind::BlockedReader, format!("no end after {STEPS_MAX} instructions")));
+            return Err(Finding::new(Kind::BlockedReader, format!("not finished after {STEPS_MAX} instructions")));
         }
     }
 }

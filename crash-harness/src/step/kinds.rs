@@ -1,4 +1,4 @@
-//! The kinds of updates that are stepped through, and what a store holds, in a digest.
+//! The kinds of updates that are stepped through, and a digest of a store's content.
 
 use super::trace::stand_still;
 use crate::oracle;
@@ -27,20 +27,20 @@ pub const KINDS: &[&str] = &[
     "lock take-over",
 ];
 
-/// Entries of the keyspace that splits and merges happen in: a page and a half.
+/// Entries of the keyspace in which pages split and merge: a page and a half.
 const ENTRIES: u64 = 30;
 
 fn value(n: u64) -> Vec<u8> {
     sealed(n, 100)
 }
 
-/// What a store holds: of each keyspace its entries, of each cell its value.
+/// The content of a store: a hash of each keyspace and of each cell.
 pub type Digest = BTreeMap<String, u64>;
 
 /// Reads everything.
 ///
 /// # Errors
-/// What can't be read.
+/// An error of the store.
 pub fn digest(store: &Store) -> Result<Digest, Finding> {
     let mut digest = oracle::contents(&store.snapshot().map_err(misbehaved("snapshot"))?)?;
     for cell in store.cells().map_err(misbehaved("cells"))? {
@@ -69,7 +69,7 @@ fn open(path: &Path) -> Result<Open, Finding> {
     Ok(Open { store, keys })
 }
 
-/// Makes the store that an update of this kind begins with.
+/// Makes the store that an update of this kind starts from.
 ///
 /// # Errors
 /// Those of the store.
@@ -99,7 +99,7 @@ pub fn prepare(path: &Path, kind: &str) -> Result<(), Finding> {
     Ok(())
 }
 
-/// By the stepped process: gets ready, stands still, does the update, stands still.
+/// Plays the stepped process: it prepares, stops, performs the update, and stops.
 ///
 /// # Errors
 /// Those of the store.
@@ -119,7 +119,7 @@ pub fn play(path: &Path, kind: &str) -> Result<(), Finding> {
     if let Some(how) = kind.strip_prefix("dead ") {
         return die(&store, how);
     }
-    // What a first call sets up for good is done before.
+    // Completes the one-time setup of a first call.
     let warm = store.begin().map_err(misbehaved("begin"))?;
     drop(warm);
     stand_still(true)?;
@@ -163,7 +163,7 @@ pub fn play(path: &Path, kind: &str) -> Result<(), Finding> {
     done.map_err(misbehaved("the update"))
 }
 
-/// Dies with the writer lock, or with a cell's latch and half a value written.
+/// Dies while it holds the writer lock, or a cell's latch with half a value written.
 fn die(store: &Store, how: &str) -> Result<(), Finding> {
     if how == "holder" {
         let mut txn = store.begin().map_err(misbehaved("begin"))?;
@@ -172,7 +172,7 @@ fn die(store: &Store, how: &str) -> Result<(), Finding> {
         say("ok");
         std::process::abort();
     }
-    // A store that is killed somewhere in its middle: as good as any instruction of it.
+    // The store of a value is killed at some point, which is as good as any of its instructions.
     let cell = store.cell("cell", 64).map_err(misbehaved("cell"))?;
     let pid = rustix::process::getpid();
     std::thread::spawn(move || {
@@ -184,7 +184,7 @@ fn die(store: &Store, how: &str) -> Result<(), Finding> {
     }
 }
 
-/// What the next writer does after a death, and what takes it back.
+/// Writes what the next writer writes after a death; [`undo_write_on`] reverts it.
 ///
 /// # Errors
 /// Those of the store.
@@ -200,7 +200,7 @@ pub fn write_on(store: &Store) -> Result<(), Finding> {
     wrote.map_err(misbehaved("writing on"))
 }
 
-/// See [`write_on`].
+/// Reverts [`write_on`].
 ///
 /// # Errors
 /// Those of the store.

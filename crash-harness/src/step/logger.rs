@@ -1,11 +1,11 @@
-//! The logger's own steps: its threads go on instruction by instruction, in turn, through a
-//! checkpoint with its header, a flush of the log, and a sample of cells; each state of shared
-//! memory and of the files on the way is judged as a writer's are.
+//! The logger's steps. Its threads execute one instruction each in turn, through a checkpoint with
+//! its header, a flush of the log, and a sample of cells. Each state of shared memory and of the
+//! files is checked as a writer's is.
 //!
-//! The logger runs as threads of a process of its own, which does nothing else. Those that have to
-//! do with the matter are stepped, one instruction of each in turn, which is one of the many orders
-//! that there are; the others stand still. What is asked of the logger is asked by a thread of the
-//! harness, which is not stepped.
+//! The logger runs as threads of a process that does nothing else. The threads that take part are
+//! stepped, one instruction of each in turn, which is one of many possible orders. The other
+//! threads are stopped. A thread of the harness, which is not stepped, makes the requests to the
+//! logger.
 
 use super::kinds::{Digest, digest, prepare};
 use super::memory::Memory;
@@ -22,25 +22,25 @@ use std::path::Path;
 use std::time::Duration;
 use untorn::{Durability, Options, Store};
 
-/// What the logger does, and which of its threads.
+/// The operations of the logger, and the threads that take part.
 pub(super) const KINDS: &[(&str, &[&str])] = &[
     ("logger: checkpoint with its header", &["untorn-checkpoint", "untorn-flush"]),
     ("logger: flush of a commit", &["untorn-flush"]),
     ("logger: sample of a cell", &["untorn-sampler", "untorn-flush"]),
 ];
 
-/// Patient: a traced logger is slow.
+/// Options with a long timeout, because a traced logger is slow.
 fn options() -> Options {
     let mut options = workload::options();
     options.logger_timeout(Duration::from_secs(3600));
     options
 }
 
-/// By the traced process: is the logger, and nothing else, until killed.
+/// Plays the traced process: runs the logger until it is killed.
 pub(super) fn host(path: &Path) -> Result<(), Finding> {
     let store = options().logger_thread(true).open(path).map_err(misbehaved("opening"))?;
-    // The one before may have been about to die: a durable commit needs one that lives, which is
-    // then this process's own.
+    // The previous logger may be dying. A durable commit needs a live logger, which is then the one
+    // of this process.
     let put = store.keyspace("host").and_then(|host| host.put(b"k", b"v"));
     put.map_err(misbehaved("a durable put"))?;
     say("ready");
@@ -50,7 +50,7 @@ pub(super) fn host(path: &Path) -> Result<(), Finding> {
     }
 }
 
-/// A store, and its logger, which stands still.
+/// A store and its logger, which is stopped.
 struct LoggerSetup {
     store: Store,
     logger: Threads,
@@ -63,17 +63,17 @@ fn set_up(path: &Path, (kind, threads): (&str, &[&str])) -> Result<LoggerSetup, 
     process.wait_for("ready", 1, HANGS)?;
     let store = options().open(path).map_err(misbehaved("opening"))?;
     let keys = store.keyspace("keys").map_err(misbehaved("keyspace"))?;
-    // Something for a checkpoint to sum.
+    // Gives a checkpoint pages to sum.
     for i in 0..3u64 {
         keys.put(&(i * 20).to_be_bytes(), &sealed(i + 50, 100)).map_err(misbehaved("put"))?;
     }
     store.sync().map_err(misbehaved("sync"))?;
-    // Its threads go to sleep.
+    // The logger's threads go to sleep.
     std::thread::sleep(Duration::from_millis(20));
     Ok(LoggerSetup { store, logger: Threads::take(process, threads)? })
 }
 
-/// Asks the logger for something, and returns when it is done.
+/// Makes a request to the logger and returns when it is done.
 fn ask(store: &Store, kind: &str) -> untorn::Result<()> {
     if kind.contains("checkpoint") {
         return store.checkpoint().map(drop);
@@ -87,7 +87,8 @@ fn ask(store: &Store, kind: &str) -> untorn::Result<()> {
     txn.commit().map(drop)
 }
 
-/// Steps through what the logger does, and judges every state; how many instructions that are.
+/// Steps through an operation of the logger and checks every state. Returns the number of
+/// instructions.
 pub(super) fn through(
     context: &Context,
     path: &Path,
@@ -109,13 +110,14 @@ pub(super) fn through(
             last = visible;
             if is_over || is_news || context.is_long() || changed_at.len() as u64 % RECOVER_EACH == 1 {
                 let found = recovered(context, path, true)?;
-                // Whoever asks is not stepped: its commit may have come before the copy was made,
-                // and after the look at it.
+                // The requesting thread is not stepped. Its commit may have come between the copy
+                // and this check.
                 let now = digest(&store)?;
                 in_order(kind, &before, &last, &now, steps)?;
                 judge_recovered(&found, true, &[&last, &now], steps)?;
                 last = now;
-                // What is visible becomes durable in one of these states; what was acknowledged is.
+                // What is visible becomes durable in one of these states; what was acknowledged is
+                // durable.
                 let durable: &[&Digest] = if is_over { &[&last] } else { &[&before, &last] };
                 judge_recovered(&recovered(context, path, false)?, false, durable, steps)?;
                 recoveries += 1;
@@ -138,14 +140,14 @@ pub(super) fn through(
                     return judge(steps, true);
                 }
             }
-            Err(Finding::new(Kind::BlockedReader, format!("{kind}: no end after {STEPS_MAX} instructions")))
+            Err(Finding::new(Kind::BlockedReader, format!("{kind}: not finished after {STEPS_MAX} instructions")))
         })();
-        // If it was left in the middle, another one finishes it, and answers who asked.
+        // If the logger was killed in the middle, its successor completes and answers the request.
         logger.kill();
         let asked = asking.join().expect("does not panic");
         stepped.map(|()| asked)
     })?;
-    asked.map_err(misbehaved("what was asked of the logger"))?;
+    asked.map_err(misbehaved("the request to the logger"))?;
     outcome.figures.insert(format!("{kind}: instructions"), steps as f64);
     outcome.figures.insert(format!("{kind}: states"), changed_at.len() as f64);
     outcome.figures.insert(format!("{kind}: states recovered"), recoveries as f64);
@@ -153,7 +155,8 @@ pub(super) fn through(
     Ok(steps)
 }
 
-/// What is seen never changes in a checkpoint; else it changes once, and not back.
+/// Checks the visible state: a checkpoint never changes it. Other operations change it once and not
+/// back.
 fn in_order(kind: &str, before: &Digest, last: &Digest, now: &Digest, step: u64) -> Result<(), Finding> {
     let may_change = last == before && !kind.contains("checkpoint");
     if now == last || may_change {
@@ -163,7 +166,7 @@ fn in_order(kind: &str, before: &Digest, last: &Digest, now: &Digest, step: u64)
     Err(Finding::new(Kind::HalfApplied, what))
 }
 
-/// Kills the logger at an instruction. Its successor does what was asked.
+/// Kills the logger at an instruction. Its successor completes the request.
 pub(super) fn kill_at(path: &Path, kind: (&str, &[&str]), at: u64) -> Result<(), Finding> {
     let LoggerSetup { store, mut logger } = set_up(path, kind)?;
     let kind = kind.0;
@@ -181,7 +184,7 @@ pub(super) fn kill_at(path: &Path, kind: (&str, &[&str]), at: u64) -> Result<(),
         let asked = asking.join().expect("does not panic");
         stepped.map(|()| asked)
     })?;
-    asked.map_err(misbehaved("what was asked of the logger"))?;
+    asked.map_err(misbehaved("the request to the logger"))?;
     let after = digest(&store)?;
     if (after == before) != kind.contains("checkpoint") {
         return Err(Finding::new(Kind::LostAcked, format!("{kind}: {before:?}, then {after:?}")));

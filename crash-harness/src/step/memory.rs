@@ -1,5 +1,5 @@
-//! The memory that processes share, as the stepper watches it, and copies of a store in the middle
-//! of an update.
+//! Detection of changes to shared memory by the stepper, and copies of a store in the middle of an
+//! update.
 #![allow(unsafe_code)]
 
 use crate::outcome::{Finding, Kind};
@@ -11,12 +11,12 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use untorn::Store;
 
-/// As much of the arena as a small store uses.
+/// The part of the arena that a small store uses.
 const ARENA_BYTES: usize = 1 << 20;
-/// As much of that as an update may add to what is used.
+/// Of that, the part that an update may add.
 const UPDATE_BYTES: usize = 192 << 10;
 
-/// The shared files, mapped, and what they held at the last look.
+/// The mapped shared files, and their previous content.
 pub(super) struct Memory {
     ranges: Vec<Range>,
 }
@@ -27,7 +27,7 @@ struct Range {
 }
 
 impl Memory {
-    /// The parts of `control` that have blocks, and the beginning of `arena`.
+    /// Maps the allocated parts of `control` and the beginning of `arena`.
     pub(super) fn of(path: &Path) -> Result<Memory, Finding> {
         let mut ranges = Vec::new();
         let control = open(path, "control")?;
@@ -49,8 +49,8 @@ impl Memory {
         Ok(memory)
     }
 
-    /// These, and the files that the logger alone writes: the headers of checkpoints, and the log
-    /// as far as there is one.
+    /// As [`Memory::of`], with the files that only the logger writes: the headers of checkpoints
+    /// and the log, as far as it exists.
     pub(super) fn with_files(path: &Path) -> Result<Memory, Finding> {
         let mut memory = Memory::of(path)?;
         let failed = |error| Finding::new(Kind::Misbehaved, format!("the files of the store: {error}"));
@@ -69,16 +69,16 @@ impl Memory {
         Ok(memory)
     }
 
-    /// Whether anything is other than at the last look.
+    /// Returns whether anything has changed since the last [`Memory::look`].
     pub(super) fn has_changed(&self) -> bool {
         self.ranges.iter().any(Range::has_changed)
     }
 
-    /// Remembers what is there now.
+    /// Saves the current content.
     pub(super) fn look(&mut self) {
         for range in &mut self.ranges {
-            // SAFETY: mapped for as long as this lives. Who writes there is stopped, or this
-            // process's own reader, whose calls have returned.
+            // SAFETY: mapped as long as this lives. The processes that write there are stopped, or
+            // are this process's own reader, whose calls have returned.
             let now = unsafe { std::slice::from_raw_parts(range.at, range.held.len()) };
             range.held.copy_from_slice(now);
         }
@@ -87,8 +87,8 @@ impl Memory {
 
 impl Range {
     fn map(file: &File, from: u64, len: usize) -> Result<Range, Finding> {
-        let failed = |error| Finding::new(Kind::Misbehaved, format!("mapping what is shared: {error}"));
-        // SAFETY: a new mapping at an address of the kernel's choice, for reading alone.
+        let failed = |error| Finding::new(Kind::Misbehaved, format!("mapping shared memory: {error}"));
+        // SAFETY: a new read-only mapping at an address of the kernel's choice.
         let at = unsafe {
             rustix::mm::mmap(std::ptr::null_mut(), len, ProtFlags::READ, MapFlags::SHARED, file, from)
                 .map_err(failed)?
@@ -97,14 +97,14 @@ impl Range {
     }
 
     fn has_changed(&self) -> bool {
-        // SAFETY: both have this length. As in `look`.
+        // SAFETY: both have this length. Otherwise as in `look`.
         unsafe { libc::memcmp(self.at.cast(), self.held.as_ptr().cast(), self.held.len()) != 0 }
     }
 }
 
 impl Drop for Range {
     fn drop(&mut self) {
-        // SAFETY: mapped by `map` with this length; nobody else knows of it.
+        // SAFETY: mapped by `map` with this length; no other pointer to it exists.
         let _ = unsafe { rustix::mm::munmap(self.at.cast_mut().cast(), self.held.len()) };
     }
 }
@@ -114,7 +114,7 @@ fn open(path: &Path, name: &str) -> Result<File, Finding> {
     File::open(path.join(name)).map_err(failed)
 }
 
-/// Copies a store as it stands. The region of the copy passes for the copy's own if it is kept, as
+/// Copies a store in its current state. If the region is kept, the copy accepts it as its own, as
 /// if the processes had died and the files had stayed.
 pub(super) fn copy_store(from: &Path, to: &Path, keeps_region: bool) -> Result<(), Finding> {
     let _ = std::fs::remove_dir_all(to);

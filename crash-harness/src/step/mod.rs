@@ -1,18 +1,19 @@
-//! Single steps: a writer goes through one update instruction by instruction, and each state of
-//! shared memory on the way is judged by a reader and by a recoverer.
+//! Single steps: a writer executes one update instruction by instruction. A reader and a recovery
+//! check each intermediate state of shared memory.
 //!
-//! **Exhaustive**: all instructions of the update are stepped, and every one that changed the
-//! shared region or the arena gives a state. In each state a living reader must see the store as it
-//! was before or as it is afterwards, and never the former after the latter (I1). A recovery of a
-//! copy with the region, as after the death of all, must find what that reader saw, and one without
-//! it, as after a kernel crash, what was durable before: in a long run of every state, in a short
-//! one of one in so many (`RECOVER_EACH`), and of those about the swing. Then others write between
-//! the instructions of those who read or add (see [`between`]). Then real kills at every k-th
-//! instruction, after which another process writes on.
+//! **Exhaustive**: all instructions of the update are stepped. Each one that changed the shared
+//! region or the arena gives a state. In each state a live reader must see the store as before or
+//! as after the update, and never the old state after the new one (I1). A recovery of a copy with
+//! the region, as after the death of all processes, must find what that reader saw. A recovery
+//! without the region, as after a kernel crash, must find what was durable. A long run recovers
+//! every state; a short run recovers one in `RECOVER_EACH` and those around the publication. Then
+//! other processes write between the instructions of a reader or of a counter's addition (see
+//! [`between`]). Then processes are killed at every k-th instruction, and another process writes
+//! afterwards.
 //!
-//! The logger is stopped meanwhile, so that nothing else changes: a writer changes no file but
-//! through the arena's mapping. Of its own work the logger is stepped in `logger`, where the files
-//! are watched as well, and its recovery in `recovery`.
+//! The logger is stopped during this, so that nothing else changes: a writer changes files only
+//! through the arena's mapping. The logger's own operations are stepped in `logger`, which also
+//! watches the files. Its recovery is stepped in `recovery`.
 
 pub mod between;
 pub mod kinds;
@@ -35,11 +36,11 @@ use std::time::{Duration, Instant};
 use trace::{Stopped, Traced};
 use untorn::Store;
 
-/// Instructions of an update that are never reached: it would be caught in a loop.
+/// More instructions than any update has, to detect a loop.
 const STEPS_MAX: u64 = 5_000_000;
-/// In a short run, each so-manieth state is recovered.
+/// In a short run, one of this many states is recovered.
 const RECOVER_EACH: u64 = 32;
-/// Cells of the map of an update's instructions.
+/// Number of cells of the map of an update's instructions.
 const MAP_CELLS: u64 = 96;
 
 /// Runs the suite.
@@ -73,13 +74,13 @@ pub fn run(context: &Context) -> Outcome {
             .uncovered
             .push(format!("recoveries of all states: one in {RECOVER_EACH}; from 1,200 seconds on, of all"));
     }
-    outcome.uncovered.push("recovery's stores to mapped pages, one by one: judged with the next system call".into());
+    outcome.uncovered.push("recovery's stores to mapped pages, one by one: checked at the next system call".into());
     outcome.seconds = context.elapsed().as_secs_f64();
     outcome
 }
 
-/// Does one thing with an update or an operation, in a place of its own, if it is wanted and there
-/// is time; what it answers.
+/// Tests one update or operation in its own directory, if it is wanted and there is time. Returns
+/// the result of the test.
 fn each<T>(
     context: &Context,
     outcome: &mut Outcome,
@@ -102,7 +103,7 @@ fn each<T>(
     answer
 }
 
-/// Whether processes can be traced here at all.
+/// Checks that processes can be traced here.
 fn can_trace(context: &Context) -> Result<(), String> {
     let path = context.place_in_memory("probe");
     let traced = set_up(&path, KINDS[0]);
@@ -112,7 +113,7 @@ fn can_trace(context: &Context) -> Result<(), String> {
             Ok(())
         }
         Err(finding) if finding.what.contains(trace::UNTRACEABLE) => Err(finding.what),
-        // Whatever else it is, the suite will meet it.
+        // The suite will report any other error.
         Err(_) => Ok(()),
     };
     clear(&path);
@@ -125,8 +126,8 @@ fn clear(path: &Path) {
     let _ = std::fs::remove_dir_all(path);
 }
 
-/// A store in the state before the update, its reader, and a writer that stands before its first
-/// instruction.
+/// A store in the state before the update, its reader, and a writer that is stopped before its
+/// first instruction.
 struct WriterSetup {
     store: Store,
     writer: Traced,
@@ -141,8 +142,8 @@ fn set_up(path: &Path, kind: &str) -> Result<WriterSetup, Finding> {
     Ok(WriterSetup { store, writer })
 }
 
-/// Stops the logger where it is in the middle of nothing: if it stood there with the writer lock,
-/// the update would never end.
+/// Stops the logger outside its critical sections. If it were stopped while it holds the writer
+/// lock, the update would never end.
 fn stop_loggers(path: &Path, kind: &str) -> Result<(), Finding> {
     let begun = Instant::now();
     loop {
@@ -153,21 +154,21 @@ fn stop_loggers(path: &Path, kind: &str) -> Result<(), Finding> {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        // This lock is held by a dead writer, from whom the update is to take it.
+        // A dead writer holds this lock, and the update is to take it over.
         if kind == "lock take-over" {
             return Ok(());
         }
         let probe = workload::options().lock_timeout(Duration::from_millis(200)).open(path);
         match probe.and_then(|store| store.begin().map(untorn::WriteTxn::rollback)) {
             Err(untorn::Error::LockTimeout { .. }) if begun.elapsed() < HANGS => {}
-            other => return other.map_err(workload::misbehaved("a look at the writer lock")),
+            other => return other.map_err(workload::misbehaved("a test of the writer lock")),
         }
         signal_loggers(path, Signal::CONT);
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Steps through one update and judges every state; how many instructions it has.
+/// Steps through one update and checks every state. Returns the number of instructions.
 fn through(context: &Context, path: &Path, kind: &str, outcome: &mut Outcome) -> Result<u64, Finding> {
     let WriterSetup { store, mut writer } = set_up(path, kind)?;
     let before = digest(&store)?;
@@ -178,7 +179,10 @@ fn through(context: &Context, path: &Path, kind: &str, outcome: &mut Outcome) ->
         let is_over = writer.step()? == Stopped::AtTheEnd;
         steps += 1;
         if steps > STEPS_MAX {
-            return Err(Finding::new(Kind::BlockedReader, format!("{kind}: no end after {STEPS_MAX} instructions")));
+            return Err(Finding::new(
+                Kind::BlockedReader,
+                format!("{kind}: not finished after {STEPS_MAX} instructions"),
+            ));
         }
         if is_over || memory.has_changed() {
             changed_at.push(steps);
@@ -193,7 +197,7 @@ fn through(context: &Context, path: &Path, kind: &str, outcome: &mut Outcome) ->
                 context.may_go_on(outcome.states, &format!("{kind}, instruction {steps}"));
             }
             seen.push((steps, visible));
-            // The reader pins what it reads, in the same region.
+            // The reader's pins change the same region.
             memory.look();
         }
         if is_over {
@@ -210,11 +214,11 @@ fn through(context: &Context, path: &Path, kind: &str, outcome: &mut Outcome) ->
     Ok(steps)
 }
 
-/// **I1**: what is seen is the state before, then the state after, and nothing else.
+/// **I1**: readers see the state before, then the state after, and nothing else.
 fn one_switch(kind: &str, seen: &[(u64, Digest)]) -> Result<(), Finding> {
     let (before, after) = (&seen[0].1, &seen[seen.len() - 1].1);
     if before == after {
-        return Err(Finding::new(Kind::LostAcked, format!("{kind}: nothing has changed at its end")));
+        return Err(Finding::new(Kind::LostAcked, format!("{kind}: the update changed nothing")));
     }
     let switch = seen.iter().position(|(_, digest)| digest == after).unwrap_or(seen.len());
     let odd = seen[..switch].iter().find(|(_, digest)| digest != before);
@@ -228,7 +232,7 @@ fn one_switch(kind: &str, seen: &[(u64, Digest)]) -> Result<(), Finding> {
     }
 }
 
-/// What a recovery finds in a copy: with the shared region what was visible, and without it what
+/// Recovers copies: with the shared region a recovery must find what was visible, without it what
 /// may have been durable.
 fn judge_copies(
     context: &Context,
@@ -241,7 +245,7 @@ fn judge_copies(
     judge_copy(context, path, false, durable, step).map(drop)
 }
 
-/// What a recovery finds in a copy, which must be one of these.
+/// Recovers a copy, which must have one of these contents.
 fn judge_copy(
     context: &Context,
     path: &Path,
@@ -254,7 +258,7 @@ fn judge_copy(
     Ok(found)
 }
 
-/// What a recovery finds in a copy that is made now.
+/// Copies the store in its current state and returns what a recovery of the copy finds.
 fn recovered(context: &Context, path: &Path, keeps_region: bool) -> Result<Digest, Finding> {
     let copy = context.place_in_memory("copy");
     memory::copy_store(path, &copy, keeps_region)?;
@@ -266,7 +270,7 @@ fn recovered(context: &Context, path: &Path, keeps_region: bool) -> Result<Diges
     Ok(found)
 }
 
-/// It must be one of these.
+/// Checks that a recovery found one of these contents.
 fn judge_recovered(found: &Digest, kept_region: bool, expected: &[&Digest], step: u64) -> Result<(), Finding> {
     if expected.contains(&found) {
         return Ok(());
@@ -276,7 +280,7 @@ fn judge_recovered(found: &Digest, kept_region: bool, expected: &[&Digest], step
     Err(Finding::new(kind, what))
 }
 
-/// Which stretches of an update's instructions change what is shared.
+/// Returns the stretches of an update's instructions that change shared memory.
 fn map(kind: &str, unit: &str, steps: u64, changed_at: &[u64]) -> Coverage {
     let width = steps.div_ceil(MAP_CELLS).max(1);
     let cell = |index: u64| {
@@ -289,7 +293,7 @@ fn map(kind: &str, unit: &str, steps: u64, changed_at: &[u64]) -> Coverage {
 
 // ---- real kills
 
-/// Kills at every k-th instruction, as many as there is time for.
+/// Kills a process at every k-th instruction, as often as there is time for.
 fn kills(context: &Context, lengths: &[(&'static str, u64)], outcome: &mut Outcome) {
     if let Some((kind, at)) = context.only.as_deref().and_then(|only| only.split_once(":kill ")) {
         let mut known = KINDS.iter().chain(recovery::KINDS).copied().chain(logger::KINDS.iter().map(|kind| kind.0));
@@ -340,7 +344,7 @@ fn kill_at(context: &Context, kind: &str, at: u64, outcome: &mut Outcome) {
         let begun = Instant::now();
         kinds::write_on(&store)?;
         if begun.elapsed() > HANGS {
-            let what = format!("the next writer was held up for {:?}", begun.elapsed());
+            let what = format!("the next writer was blocked for {:?}", begun.elapsed());
             return Err(Finding::new(Kind::BlockedReader, what));
         }
         kinds::undo_write_on(&store)?;

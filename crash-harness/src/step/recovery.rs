@@ -1,12 +1,12 @@
-//! The logger's recovery, step by step: it runs in a process of its own, which is stopped before
-//! and after each of its system calls. Whenever a file of the store or its shared region is then
-//! other than at the stop before, the store is copied in that very state and recovered afresh, as
-//! after a death in the middle of recovery.
+//! The logger's recovery, step by step. It runs in its own process, which is stopped before and
+//! after each system call. If a file of the store or its shared region has changed since the
+//! previous stop, the store is copied in this state. Recovering the copy simulates a death in the
+//! middle of recovery.
 //!
-//! A recovery changes files by system calls alone, but for the pages of the arena, which are
-//! mapped: what of those changed in between is judged with the next call, and not store by store.
-//! (It has millions of instructions, nearly all of which read and sum.) The region that it makes
-//! has another name until it is whole. Kills hit it at instructions in between as well.
+//! A recovery changes files only by system calls, except for the mapped pages of the arena. Changes
+//! to those are checked at the next call, not store by store. (A recovery has millions of
+//! instructions, nearly all of which read and sum.) A new region has another name until it is
+//! complete. Kills also hit instructions between system calls.
 
 use super::kinds::{Digest, digest, prepare};
 use super::trace::Traced;
@@ -21,29 +21,28 @@ use std::path::Path;
 use untorn::Durability;
 use untorn::logger::LoggerOptions;
 
-/// With the region of those who died, and without one, as after a kernel crash.
+/// With the region of the dead processes, and without one, as after a kernel crash.
 pub(super) const KINDS: &[&str] = &["recovery with the region", "recovery without a region"];
-/// Stops that no recovery of a small store has.
+/// More stops than any recovery of a small store has.
 const STOPS_MAX: u64 = 100_000;
-/// What a kill's number counts: stops by the thousand, and then single instructions.
+/// The number of a kill is the number of stops times this, plus the number of single instructions.
 pub(super) const INSTRUCTIONS: u64 = 1000;
 
-/// By the traced process: recovers the store, and is its logger.
+/// Plays the traced process: recovers the store and is its logger.
 ///
 /// # Errors
-/// What stands in the way.
+/// The error of the logger.
 pub(super) fn play(path: &Path) -> Result<(), Finding> {
     super::trace::stand_still(true)?;
     LoggerOptions::default().run(path).map_err(misbehaved("recovery"))
 }
 
-/// A store that everybody has left by dying, and a process that stands before its recovery.
+/// A store whose processes have all died, and a process that is stopped before its recovery.
 struct RecoverySetup {
-    /// What a recovery may find without the region, in the order in which it may come to be: what
-    /// was durable, the same with all commits that were visible, and all that was visible, the
-    /// cells too.
+    /// What a recovery without the region may find, in the order in which it becomes possible: what
+    /// was durable, the same with all visible commits, and everything visible including the cells.
     without: Vec<Digest>,
-    /// What it must find with the region.
+    /// What a recovery with the region must find.
     visible: Digest,
     recovering: Traced,
 }
@@ -54,13 +53,13 @@ fn set_up(path: &Path, kind: &str) -> Result<RecoverySetup, Finding> {
     {
         let store = workload::open(path)?;
         let keys = store.keyspace("keys").map_err(misbehaved("keyspace"))?;
-        // A log that is to be replayed.
+        // Makes a log that must be replayed.
         for i in 0..3u64 {
             keys.put(&(i * 20).to_be_bytes(), &sealed(i + 50, 100)).map_err(misbehaved("put"))?;
         }
         store.sync().map_err(misbehaved("sync"))?;
         durable = digest(&store)?;
-        // What nobody writes to the log any more.
+        // With the logger stopped, later commits do not reach the log.
         stop_loggers(path, kind)?;
         let left = (|| {
             let mut txn = store.begin_with(Durability::Visible)?;
@@ -86,18 +85,18 @@ fn set_up(path: &Path, kind: &str) -> Result<RecoverySetup, Finding> {
     Ok(RecoverySetup { without: vec![durable, commits, visible.clone()], visible, recovering })
 }
 
-/// The files that count in a recovery: the region that is not in use yet is none of them.
+/// Returns the files that count in a recovery. A region that is not in use yet does not count.
 fn files(path: &Path) -> Files {
     let mut files = load(path);
     files.retain(|name, _| !["lock", "control.new"].contains(&name.as_str()));
     files
 }
 
-/// Goes through a recovery and judges every state; how many stops it has.
+/// Steps through a recovery and checks every state. Returns the number of stops.
 pub(super) fn through(context: &Context, path: &Path, kind: &str, outcome: &mut Outcome) -> Result<u64, Finding> {
     let RecoverySetup { without, visible, mut recovering } = set_up(path, kind)?;
     let (mut stops, mut changed_at, mut last, mut stage) = (0, Vec::new(), Files::new(), 0);
-    // It begins to serve with the first of its other threads.
+    // The recovery ends when its other threads start, which serve.
     while recovering.threads() == 1 {
         let now = files(path);
         if now != last {
@@ -105,10 +104,10 @@ pub(super) fn through(context: &Context, path: &Path, kind: &str, outcome: &mut 
             if has_region {
                 judge_copy(context, path, true, &[&visible], stops)?;
             }
-            // What a crash of the kernel finds never becomes older again.
+            // The content after a kernel crash never becomes older again.
             if kind == KINDS[0] && !has_region {
-                // All processes have died, but not the kernel: what was visible is in the log by
-                // now.
+                // All processes have died, but the kernel has not crashed: everything visible is in
+                // the log now.
                 stage = stage.max(1);
             }
             let allowed: Vec<&Digest> = without[stage..].iter().collect();
@@ -122,10 +121,10 @@ pub(super) fn through(context: &Context, path: &Path, kind: &str, outcome: &mut 
         recovering.run_to_call()?;
         stops += 1;
         if stops > STOPS_MAX {
-            return Err(Finding::new(Kind::BlockedReader, format!("{kind}: no end after {STOPS_MAX} stops")));
+            return Err(Finding::new(Kind::BlockedReader, format!("{kind}: not finished after {STOPS_MAX} stops")));
         }
     }
-    // The commits that it serves are durable. The cells are with the next sample.
+    // The commits that it serves are durable. Cells become durable with the next sample.
     judge_copy(context, path, false, &[&without[1], &visible], stops)?;
     judge_copy(context, path, true, &[&visible], stops)?;
     recovering.kill();
@@ -135,8 +134,8 @@ pub(super) fn through(context: &Context, path: &Path, kind: &str, outcome: &mut 
     Ok(stops)
 }
 
-/// Kills the one who recovers, after `at / 1000` stops and `at % 1000` instructions. The next one
-/// recovers.
+/// Kills the recovering process after `at / 1000` stops and `at % 1000` instructions. The next
+/// process recovers.
 pub(super) fn kill_at(path: &Path, kind: &str, at: u64) -> Result<(), Finding> {
     let RecoverySetup { visible, mut recovering, .. } = set_up(path, kind)?;
     for _ in 0..at / INSTRUCTIONS {

@@ -1,5 +1,5 @@
-//! The threads of a process, traced: some go on instruction by instruction, one at a time, the
-//! others stand still.
+//! The traced threads of a process: some are stepped, one instruction of one thread at a time, and
+//! the others are stopped.
 #![allow(unsafe_code)]
 
 use super::trace::{UNTRACEABLE, ended};
@@ -10,18 +10,17 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-/// How long the end of a step is waited for, before the thread counts as one that sleeps in the
-/// kernel.
+/// Time to wait for the end of a step. After that the thread counts as sleeping in the kernel.
 const STEP_WAIT: Duration = Duration::from_micros(150);
-/// How long all threads must sleep before nothing more is to be expected of them.
+/// If all threads sleep for this long, they make no more progress.
 const QUIET: Duration = Duration::from_millis(2);
 
-/// Whether the kernel calls a thread of this name so: it cuts names.
+/// Returns whether the kernel shows a thread of this name as `known`; the kernel truncates names.
 fn is_name_of(known: &str, name: &str) -> bool {
     name.starts_with(known.trim()) && known.trim().len() > "untorn-".len()
 }
 
-/// Whether a process has threads of all of these names.
+/// Returns whether a process has threads of all of these names.
 fn has_names(pid: libc::pid_t, names: &[&str]) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let known: Vec<String> =
@@ -29,7 +28,7 @@ fn has_names(pid: libc::pid_t, names: &[&str]) -> bool {
     names.iter().all(|name| known.iter().any(|known| is_name_of(known, name)))
 }
 
-/// Lets a stopped thread, which this thread traces, execute one instruction.
+/// Executes one instruction of a stopped thread, which this thread traces.
 fn single_step(tid: libc::pid_t) -> Result<(), Finding> {
     // SAFETY: the request takes no pointers, and fails if the thread is not traced and stopped.
     if unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, tid, 0, 0) } != 0 {
@@ -38,7 +37,7 @@ fn single_step(tid: libc::pid_t) -> Result<(), Finding> {
     Ok(())
 }
 
-/// The address of the instruction before which a stopped thread stands.
+/// Returns the address of the next instruction of a stopped thread.
 fn instruction_of(tid: libc::pid_t) -> u64 {
     let offset = std::mem::offset_of!(libc::user_regs_struct, rip);
     // SAFETY: the thread is traced and stopped. The request takes an offset and returns the word
@@ -48,28 +47,28 @@ fn instruction_of(tid: libc::pid_t) -> u64 {
 
 struct Thread {
     tid: libc::pid_t,
-    /// Stands before an instruction. Else it is in the kernel: it waits for something, or is on its
-    /// way.
+    /// Whether it is stopped before an instruction. Otherwise it is in the kernel, sleeping or
+    /// running.
     stands: bool,
 }
 
-/// A process whose threads are traced. Only the thread that took them may step them.
+/// A process whose threads are traced. Only the thread that attached to them may step them.
 pub(super) struct Threads {
     process: Process,
-    /// All but the first one.
+    /// All threads except the main one.
     others: Vec<libc::pid_t>,
     stepped: Vec<Thread>,
     next: usize,
-    /// Where the kernel's code for clocks lies in the process.
+    /// The address range of the kernel's code for clocks in the process.
     vdso: Range<u64>,
     _thread: PhantomData<*const ()>,
 }
 
 impl Threads {
-    /// Stops all threads of a process. Those with these names are the ones that are stepped.
+    /// Stops all threads of a process. Those with these names will be stepped.
     pub(super) fn take(process: Process, names: &[&str]) -> Result<Threads, Finding> {
         let pid = process.pid().as_raw_nonzero();
-        // A thread names itself, when it comes to it.
+        // A thread sets its name some time after its start.
         let begun = Instant::now();
         while !has_names(pid.get(), names) && begun.elapsed() < HANGS {
             std::thread::sleep(Duration::from_millis(1));
@@ -85,7 +84,7 @@ impl Threads {
                 continue;
             };
             let name = std::fs::read_to_string(entry.path().join("comm")).map_err(failed)?;
-            // SAFETY: the thread is one of a child of ours; the requests take no pointers.
+            // SAFETY: the thread belongs to a child of this process; the requests take no pointers.
             let is_seized = unsafe {
                 libc::ptrace(libc::PTRACE_SEIZE, tid, 0, 0) == 0 && libc::ptrace(libc::PTRACE_INTERRUPT, tid, 0, 0) == 0
             };
@@ -106,10 +105,11 @@ impl Threads {
         Err(ended(format!("has {} of the threads {names:?}", threads.stepped.len())))
     }
 
-    /// Whether a thread has stopped.
+    /// Returns whether a thread has stopped.
     fn stopped(&mut self, tid: libc::pid_t, flags: libc::c_int) -> Result<bool, Finding> {
         let mut status = 0;
-        // SAFETY: waits for a thread of a child of ours, with a valid place for its status.
+        // SAFETY: waits for a thread of a child of this process; the pointer to the status is
+        // valid.
         let waited = unsafe { libc::waitpid(tid, &raw mut status, flags | libc::__WALL) };
         match waited {
             0 => Ok(false),
@@ -121,8 +121,8 @@ impl Threads {
         }
     }
 
-    /// The next thread's next instruction. `false` if all of them sleep: they wait for something
-    /// that none of them does.
+    /// Executes the next instruction of the next thread. Returns `false` if all of them sleep,
+    /// waiting for something that none of them does.
     pub(super) fn step(&mut self) -> Result<bool, Finding> {
         let begun = Instant::now();
         while begun.elapsed() < QUIET {
@@ -136,10 +136,10 @@ impl Threads {
         Ok(false)
     }
 
-    /// One instruction of one thread; whether it is done.
+    /// Executes one instruction of one thread and returns whether it is done.
     ///
-    /// Reading a clock counts as one instruction. The vDSO begins again if the kernel has updated
-    /// the clock meanwhile, and between two updates slow single steps never reach its end.
+    /// Reading a clock counts as one instruction. The vDSO retries if the kernel has updated the
+    /// clock in the meantime, and between two updates slow single steps never reach its end.
     fn step_one(&mut self, at: usize) -> Result<bool, Finding> {
         let tid = self.stepped[at].tid;
         let mut patience = Duration::ZERO;
@@ -163,7 +163,7 @@ impl Threads {
         Ok(true)
     }
 
-    /// Kills the process where its threads stand.
+    /// Kills the process without executing more instructions.
     pub(super) fn kill(self) {
         drop(self);
     }
@@ -172,10 +172,11 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         self.process.signal(rustix::process::Signal::KILL);
-        // The end of a process is told when that of each traced thread has been.
+        // The end of a process is reported only after those of its traced threads.
         for tid in &self.others {
             let mut status = 0;
-            // SAFETY: waits for a thread of a child of ours, with a valid place for its status.
+            // SAFETY: waits for a thread of a child of this process; the pointer to the status is
+            // valid.
             while unsafe { libc::waitpid(*tid, &raw mut status, libc::__WALL) } == *tid && libc::WIFSTOPPED(status) {}
         }
         self.process.kill();

@@ -1,4 +1,4 @@
-//! A process that is traced: it goes on instruction by instruction.
+//! A traced process that executes one instruction at a time.
 #![allow(unsafe_code)]
 
 use crate::outcome::{Finding, Kind};
@@ -6,39 +6,39 @@ use crate::process::Process;
 use crate::role;
 use std::marker::PhantomData;
 
-/// Where a step has led.
+/// The position after a step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stopped {
     /// Before the next instruction.
     Before,
-    /// Where the process says that the update is over.
+    /// At the stop with which the process marks the end of the update.
     AtTheEnd,
 }
 
-/// A traced process, which stands before an instruction. Only the thread that started it may trace
-/// it.
+/// A traced process that is stopped before an instruction. Only the thread that started it may
+/// trace it.
 pub(super) struct Traced {
     process: Process,
     pid: libc::pid_t,
     _thread: PhantomData<*const ()>,
 }
 
-/// What a process says that can't be traced: some containers forbid it.
+/// The finding of a process that can't be traced, which some containers forbid.
 pub(super) const UNTRACEABLE: &str = "can't be traced here";
 
-/// By the traced process: stands still, for its tracer. Twice: before the update and after it.
+/// Stops the traced process for its tracer, once before the update and once after it.
 pub(super) fn stand_still(is_first: bool) -> Result<(), Finding> {
     // SAFETY: the request takes no pointers and lets the parent trace this process.
     if is_first && unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) } != 0 {
         return Err(Finding::new(Kind::Misbehaved, UNTRACEABLE));
     }
-    // SAFETY: stops this process, until its tracer lets it go on.
+    // SAFETY: stops this process until its tracer continues it.
     unsafe { libc::raise(libc::SIGSTOP) };
     Ok(())
 }
 
 impl Traced {
-    /// Takes a process that was just started and waits until it stands still.
+    /// Attaches to a process that was just started and waits until it has stopped.
     pub(super) fn start(process: Process) -> Result<Traced, Finding> {
         let pid = process.pid().as_raw_nonzero().get();
         let mut traced = Traced { process, pid, _thread: PhantomData };
@@ -50,10 +50,10 @@ impl Traced {
 
     fn wait(&mut self) -> Result<i32, Finding> {
         let mut status = 0;
-        // SAFETY: waits for a child of ours, with a valid place for its status.
+        // SAFETY: waits for a child of this process; the pointer to the status is valid.
         let waited = unsafe { libc::waitpid(self.pid, &raw mut status, libc::__WALL) };
         if waited != self.pid || !libc::WIFSTOPPED(status) {
-            // Hears all that it said.
+            // Reads the rest of its output.
             self.process.kill();
             let lines = self.process.lines();
             if let Some(found) = lines.iter().find_map(|line| role::finding(line)) {
@@ -65,56 +65,56 @@ impl Traced {
         Ok(libc::WSTOPSIG(status))
     }
 
-    /// One instruction.
+    /// Executes one instruction.
     pub(super) fn step(&mut self) -> Result<Stopped, Finding> {
-        // SAFETY: the process is ours, traced by this thread, and stopped.
+        // SAFETY: the process is a child, traced by this thread, and stopped.
         if unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, self.pid, 0, 0) } != 0 {
             return Err(ended("can't be stepped".into()));
         }
         match self.wait()? {
             libc::SIGTRAP => Ok(Stopped::Before),
             libc::SIGSTOP => Ok(Stopped::AtTheEnd),
-            signal => Err(ended(format!("met signal {signal}"))),
+            signal => Err(ended(format!("received signal {signal}"))),
         }
     }
 
-    /// Lets it go on until it is about to make a system call, or has just made one.
+    /// Continues it to the entry or exit of its next system call.
     pub(super) fn run_to_call(&mut self) -> Result<(), Finding> {
-        // SAFETY: the process is ours, traced by this thread, and stopped.
+        // SAFETY: the process is a child, traced by this thread, and stopped.
         if unsafe { libc::ptrace(libc::PTRACE_SYSCALL, self.pid, 0, 0) } != 0 {
-            return Err(ended("can't go on".into()));
+            return Err(ended("can't be continued".into()));
         }
         match self.wait()? {
             libc::SIGTRAP => Ok(()),
-            signal => Err(ended(format!("met signal {signal}"))),
+            signal => Err(ended(format!("received signal {signal}"))),
         }
     }
 
-    /// How many threads it has. Only the first is traced.
+    /// Returns the number of its threads. Only the first is traced.
     pub(super) fn threads(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/task", self.pid)).map_or(0, Iterator::count)
     }
 
-    /// Lets it go on to where it stands still the next time.
+    /// Continues it to its next stop.
     pub(super) fn run_on(&mut self) -> Result<(), Finding> {
-        // SAFETY: the process is ours, traced by this thread, and stopped.
+        // SAFETY: the process is a child, traced by this thread, and stopped.
         if unsafe { libc::ptrace(libc::PTRACE_CONT, self.pid, 0, 0) } != 0 {
-            return Err(ended("can't go on".into()));
+            return Err(ended("can't be continued".into()));
         }
         match self.wait()? {
             libc::SIGSTOP => Ok(()),
-            signal => Err(ended(format!("met signal {signal}"))),
+            signal => Err(ended(format!("received signal {signal}"))),
         }
     }
 
-    /// Kills it where it stands.
+    /// Kills it at the current instruction.
     pub(super) fn kill(mut self) {
         self.process.kill();
     }
 
-    /// Lets it go on by itself, to its end.
+    /// Detaches from it and waits for its end.
     pub(super) fn go_on(mut self) {
-        // SAFETY: the process is ours, traced by this thread, and stopped.
+        // SAFETY: the process is a child, traced by this thread, and stopped.
         unsafe { libc::ptrace(libc::PTRACE_DETACH, self.pid, 0, 0) };
         self.process.wait();
     }

@@ -1,7 +1,8 @@
-//! Power cuts: the processes of any store work on the recorder, the record is cut at many places,
-//! and states that a cut there could have left are laid out, opened and checked by a fresh process.
+//! Power cuts: the processes of any store work on the recorder, and the record is cut at many
+//! places. States that a cut there could have left are laid out, and a new process opens and checks
+//! them.
 //!
-//! A record in which something was found is kept, since processes never do the very same again: the
+//! Processes never repeat exactly the same calls, so a record with a finding is saved, and the
 //! replay line names it.
 
 use super::judge::{self, AcknowledgedBatches};
@@ -24,16 +25,16 @@ use std::time::Instant;
 
 /// Batches of all writers of a record together.
 const BATCHES: u64 = 120;
-/// Cuts of one record. Then comes the next.
+/// Cuts of one record, after which the next one is made.
 const CUTS: usize = 14;
-/// A store in which so much was found needs no further search.
+/// Number of findings after which a store is not searched further.
 pub(super) const ENOUGH: usize = 12;
 
-/// The figure for the states of a store in which nothing had been committed yet.
+/// The figure for states of a store in which no commit had returned yet.
 pub const UNFINISHED: &str = "states before the first commit that the store refuses to open";
 
-/// Notes that a store that was just being made can't be opened. Nothing had been promised yet;
-/// somebody must remove it.
+/// Records that a store can't be opened that was being created. Nothing had been acknowledged yet,
+/// but the user must remove it.
 pub(super) fn unfinished(outcome: &mut Outcome, what: &str) {
     let count = outcome.figures.entry(UNFINISHED.into()).or_default();
     *count += 1.0;
@@ -42,18 +43,18 @@ pub(super) fn unfinished(outcome: &mut Outcome, what: &str) {
     }
 }
 
-/// What is assumed of the disk and of the file system on it.
+/// Assumptions about the disk and its file system.
 #[derive(Clone, Copy, Debug)]
 pub struct Model {
-    /// Bytes that are written as a whole: smaller pieces of a page may be new beside old ones.
+    /// Bytes that are written atomically. Smaller units than a page may be new beside old ones.
     pub sector: usize,
-    /// Whether a new file's name is durable only after a sync of its directory, which is all that
-    /// POSIX grants. Otherwise a sync of the file makes its name durable too, as the journals of
-    /// ext4, XFS and btrfs do.
+    /// Whether a new file's name becomes durable only by a sync of its directory, which is all that
+    /// POSIX guarantees. Otherwise a sync of the file makes its name durable, too, as the journals
+    /// of ext4, XFS and btrfs do.
     pub strict_names: bool,
 }
 
-/// Cuts until the time is up.
+/// Runs power cuts until the time is up.
 pub fn run(context: &Context, tested: &dyn StoreUnderTest, model: Model, outcome: &mut Outcome) {
     let about = tested.about();
     if let Some(only) = context.only.as_ref().filter(|only| only.contains('@')) {
@@ -77,14 +78,15 @@ pub fn run(context: &Context, tested: &dyn StoreUnderTest, model: Model, outcome
     }
 }
 
-/// All rounds, or the one that a replay line names as `store:round`.
+/// Returns all rounds, or the one that a replay line names as `store:round`.
 pub(super) fn rounds(context: &Context, name: &str) -> Range<u64> {
     let Some(only) = &context.only else { return 0..u64::MAX };
     let round: Option<u64> = only.strip_prefix(name).and_then(|rest| rest.strip_prefix(':')?.parse().ok());
     round.map_or(0..0, |round| round..round + 1)
 }
 
-/// A recorder for a store of this kind; none where that can't be had, which is said.
+/// Mounts a recorder for a store of this kind. If that is impossible, records why and returns
+/// `None`.
 pub(super) fn recorder(tested: &dyn StoreUnderTest, outcome: &mut Outcome) -> Option<Recorder> {
     let mounted = crate::recorder::own_mounts()
         .and_then(|()| Recorder::mount(OfOneBoot::names(tested.files_of_one_boot()), None));
@@ -93,7 +95,7 @@ pub(super) fn recorder(tested: &dyn StoreUnderTest, outcome: &mut Outcome) -> Op
         Err(error) => {
             let why = format!("no recording file system can be mounted here (root and FUSE): {error}");
             if std::env::var_os("CI").is_some() {
-                let finding = Finding::new(Kind::Misbehaved, format!("nothing may be skipped here, but {why}"));
+                let finding = Finding::new(Kind::Misbehaved, format!("CI requires every run: {why}"));
                 outcome.violated(finding, tested.about().name, "as root, where /dev/fuse is".into());
             }
             outcome.skip(tested.about().name, why);
@@ -102,14 +104,14 @@ pub(super) fn recorder(tested: &dyn StoreUnderTest, outcome: &mut Outcome) -> Op
     }
 }
 
-/// The directory for a store, which is durable: what a store makes in there is its own concern.
+/// Makes the directory for a store and syncs its name. The store itself must sync everything in it.
 pub(super) fn place(recorder: &Recorder) -> Result<PathBuf, Finding> {
     let path = recorder.store();
     let made = std::fs::create_dir(&path).and_then(|()| File::open(path.parent().expect("in the root"))?.sync_all());
     made.map(|()| path).map_err(|error| super::Failure::from(error).finding("making a directory for the store"))
 }
 
-/// Work from the creation of the store on, to its end or to a kill.
+/// Records work from the creation of the store to its end or to a kill.
 fn record(tested: &dyn StoreUnderTest, outcome: &mut Outcome) -> Result<Option<Record>, Finding> {
     let Some(recorder) = recorder(tested, outcome) else { return Ok(None) };
     let path = place(&recorder)?;
@@ -127,12 +129,12 @@ fn all_write(tested: &dyn StoreUnderTest, path: &Path) -> Result<(), Finding> {
     writers.iter_mut().try_for_each(ended)
 }
 
-/// Waits until a process has done what it was to do.
+/// Waits until a process has finished.
 pub(super) fn ended(process: &mut Process) -> Result<(), Finding> {
     let begun = Instant::now();
     while process.is_running() {
         if begun.elapsed() > HANGS {
-            return Err(Finding::new(Kind::BlockedReader, format!("a writer was not done within {HANGS:?}")));
+            return Err(Finding::new(Kind::BlockedReader, format!("a writer did not finish within {HANGS:?}")));
         }
         std::thread::sleep(std::time::Duration::from_micros(300));
     }
@@ -146,10 +148,10 @@ pub(super) struct Search<'a> {
     pub(super) tested: &'a dyn StoreUnderTest,
     /// The run, for the replay line.
     pub(super) run: &'static str,
-    /// See there.
+    /// The round, for the replay line.
     pub(super) round: u64,
     pub(super) record: &'a Record,
-    /// Cuts come at this position at the earliest.
+    /// Position of the earliest cut.
     pub(super) from: usize,
     pub(super) model: Model,
     pub(super) cuts: usize,
@@ -188,7 +190,7 @@ impl Search<'_> {
         }
     }
 
-    /// The command that judges a state again, under the same model.
+    /// Returns the command that checks a state again, under the same model.
     fn replay(&self, place: &str) -> String {
         let names = if self.model.strict_names { " --strict-names" } else { "" };
         let command = replay(self.context, self.run, self.tested, place);
@@ -206,12 +208,12 @@ impl Search<'_> {
         outcome.states += 1;
         let kept = judge::kept(&found?.there, &state.acknowledged, after_cut)?;
         let lost =
-            outcome.figures.entry("batches that had returned and were not there, in all states".into()).or_default();
+            outcome.figures.entry("batches that had returned and were missing, in all states".into()).or_default();
         *lost += kept.returned_lost as f64;
         Ok(())
     }
 
-    /// Leaves the record where the replay line finds it.
+    /// Saves the record where the replay line finds it.
     fn keep(&self) -> PathBuf {
         let name = format!("{}-{}-{}-{}.record", self.run, self.tested.about().name, self.context.seed, self.round);
         let path = std::env::temp_dir().join("crash-peers").join(name);
@@ -222,8 +224,8 @@ impl Search<'_> {
         path
     }
 
-    /// Where to cut: mostly right before and after what changes a promise, and anywhere. What is
-    /// rare, such as the sync of a directory, gets as many cuts as what is frequent.
+    /// Selects cuts: mostly right before and after an event that changes a promise, some anywhere.
+    /// A rare event, such as the sync of a directory, gets as many cuts as a frequent one.
     fn places(&self, random: &mut StdRng) -> BTreeSet<usize> {
         let events = &self.record.events;
         let all: Vec<usize> = (self.from.max(1)..=events.len()).collect();
@@ -259,8 +261,8 @@ struct State<'a> {
     disk: Disk,
     acknowledged: AcknowledgedBatches,
     done: usize,
-    /// Of each new file and directory whose name is not durable yet: in which directory, and where
-    /// in the record it was made.
+    /// New files and directories whose names are not durable yet: the directory of each, and the
+    /// position of its creation.
     unnamed: BTreeMap<u64, (u64, usize)>,
 }
 
@@ -270,7 +272,7 @@ impl<'a> State<'a> {
         State { record, model, disk, acknowledged: AcknowledgedBatches::default(), done: 0, unnamed: BTreeMap::new() }
     }
 
-    /// Applies the events before the cut that have not been yet, and hears what was told.
+    /// Applies further events up to the cut and collects the acknowledgements.
     fn advance(&mut self, cut: usize) {
         for (at, event) in self.record.events.iter().enumerate().take(cut).skip(self.done) {
             self.disk.apply(at, event);
@@ -286,8 +288,8 @@ impl<'a> State<'a> {
         self.done = cut;
     }
 
-    /// A file was synced: its name becomes durable, with all that happened in its directory before,
-    /// and so on upwards.
+    /// Makes the name of a synced file durable, with all earlier changes in its directory, and so
+    /// on upwards.
     fn name(&mut self, file: u64, at: usize) {
         let mut inode = file;
         while let Some((dir, made)) = self.unnamed.remove(&inode) {
@@ -312,7 +314,7 @@ fn choices(disk: &Disk, random: &mut StdRng) -> Vec<Choice> {
     choices
 }
 
-/// One state of a record that was kept: `file@cut@choice`.
+/// Checks one state of a saved record: `file@cut@choice`.
 pub(super) fn again(
     context: &Context,
     run: &'static str,
@@ -323,7 +325,7 @@ pub(super) fn again(
 ) {
     let parts: Vec<&str> = only.split('@').collect();
     let wanted = || -> Result<(Record, usize, Choice), String> {
-        let [file, cut, choice] = parts[..] else { return Err("it is not of the form file@cut@choice".into()) };
+        let [file, cut, choice] = parts[..] else { return Err("expected the form file@cut@choice".into()) };
         let (record, ()) = Record::load(file.as_ref()).map_err(|error| format!("{file}: {error}"))?;
         Ok((record, cut.parse().map_err(|error| format!("{cut}: {error}"))?, choice.parse()?))
     };

@@ -1,9 +1,9 @@
-//! Failing calls: one system call about a store's files fails, once or from then on: a write, a
-//! sync, an open, for want of room or because of an error of the disk; or it does half of what it
-//! was asked. The writer tries again, and opens the store again. Then the cause is gone, and a
-//! fresh process opens and checks the store: all that had returned is there.
+//! Failing calls: one system call on a store's files fails, once or from then on. It may be a
+//! write, a sync or an open, and the cause may be a full disk or a disk error. Or the call does
+//! only half of its work. The writer retries and reopens the store. Then the cause is removed, and
+//! a new process opens and checks the store: everything that had returned must be there.
 //!
-//! What a failed sync does to the page cache is not shown by this, but by [`super::faults`].
+//! The effect of a failed sync on the page cache is simulated by [`super::faults`], not here.
 
 use super::cuts::{ENOUGH, rounds, unfinished};
 use super::judge;
@@ -20,10 +20,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-/// Batches of the writer to which it happens.
+/// Batches of the writer whose call fails.
 const BATCHES: &str = "40";
 
-/// Failing calls until the time is up.
+/// Runs failing calls until the time is up.
 pub fn run(context: &Context, tested: &dyn StoreUnderTest, outcome: &mut Outcome) {
     let name = tested.about().name;
     let path = context.place_in_memory(&format!("{name}-counted"));
@@ -44,7 +44,7 @@ pub fn run(context: &Context, tested: &dyn StoreUnderTest, outcome: &mut Outcome
         let path = context.place_in_memory(&format!("{name}-{round}"));
         let done = write(tested, &path, Some(&fault), outcome);
         remove(tested, &path);
-        // Real processes never make the very same calls twice.
+        // Real processes never make exactly the same calls twice.
         let has_come = !matches!(&done, Ok(Some(Written { fired: 0, .. }) | None));
         if has_come {
             outcome.states += 1;
@@ -68,13 +68,13 @@ fn remove(tested: &dyn StoreUnderTest, path: &Path) {
     let _ = std::fs::remove_dir_all(path);
 }
 
-/// A call, and how it fails; what is called seldom as often as what is called all the time.
+/// Selects a call and its failure. Rare calls are selected as often as frequent ones.
 fn chosen(sites: &[(Site, u64)], random: &mut StdRng) -> Fault {
     let (site, count) = &sites[random.random_range(0..sites.len())];
     let effects = site.call.effects();
     let effect = effects[random.random_range(0..effects.len())];
     let span = match random.random_range(0..3) {
-        // Whoever is told so tries again, for ever if it is for ever.
+        // A correct caller retries, which would never end if the error were permanent.
         _ if effect == Effect::Error(libc::EINTR) => Span::Once,
         0 if site.call.can_spread(effect) => Span::Everything,
         1 => Span::Lasting,
@@ -83,15 +83,16 @@ fn chosen(sites: &[(Site, u64)], random: &mut StdRng) -> Fault {
     Fault { site: site.clone(), nth: random.random_range(1..=*count), effect, span }
 }
 
-/// What a writer came by.
+/// The calls of a writer.
 struct Written {
-    /// How often it came by each site.
+    /// Number of calls of each site.
     counts: BTreeMap<Site, u64>,
-    /// How many calls failed.
+    /// Number of calls that failed.
     fired: u64,
 }
 
-/// A writer to which this happens, and the check afterwards; none if nothing can be traced here.
+/// Runs a writer with this fault and the check after it. Returns `None` if nothing can be traced
+/// here.
 fn write(
     tested: &dyn StoreUnderTest,
     path: &Path,
@@ -122,20 +123,18 @@ fn write(
     drop(writer);
     drop(injector);
     if ended.is_none() {
-        return Err(Finding::new(Kind::BlockedReader, format!("the writer was not done within {HANGS:?}")));
+        return Err(Finding::new(Kind::BlockedReader, format!("the writer did not finish within {HANGS:?}")));
     }
     if let Some(process) = crashed {
-        return Err(Finding::new(Kind::Misbehaved, format!("a process ended by itself: {}", process.status)));
+        return Err(Finding::new(Kind::Misbehaved, format!("a process ended unexpectedly: {}", process.status)));
     }
-    // That it could not open, or read, is what was to be expected; what it read was wrong is not.
+    // An error of an open or a read is to be expected. Wrong data is not.
     let found = lines.iter().find_map(|line| role::finding(line));
     match found {
         Some(finding) if finding.kind != Kind::Misbehaved || finding.what.starts_with(work::PANICKED) => {
             return Err(finding);
         }
-        Some(_) => {
-            *outcome.figures.entry("writers that could not open the store, or not read".into()).or_default() += 1.0
-        }
+        Some(_) => *outcome.figures.entry("writers that could not open or read the store".into()).or_default() += 1.0,
         None => {}
     }
     for (what, name) in work::FATES {
@@ -144,8 +143,8 @@ fn write(
     }
     let acknowledged = work::acknowledged("w0", &lines);
     match checked(tested, path, "close") {
-        // Calls that go on failing may cost what no sync had covered, as a power cut does: no store
-        // here promises more.
+        // Calls that fail permanently may lose what no sync had covered, as a power cut does. No
+        // store here promises more.
         Ok(found) => drop(judge::kept(&found.there, &acknowledged, about.after_cut)?),
         Err(finding) if acknowledged.is_empty() && finding.kind == Kind::Misbehaved => {
             let fault = fault.map(ToString::to_string).unwrap_or_default();

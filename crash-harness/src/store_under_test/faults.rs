@@ -1,9 +1,9 @@
-//! Failing syncs: one of a store's syncs fails, or several in a row, and takes with it what it
-//! covered: the page cache keeps the bytes, and later syncs succeed without them. That is what
-//! Linux does after a failed write-back.
+//! Failing syncs: one of a store's syncs fails, or several in a row, and the data that they cover
+//! is lost. The page cache keeps the bytes, and later syncs succeed without them, as on Linux after
+//! a failed write-back.
 //!
-//! The writer tries the same batch again, opens the store again if that does not help, and goes on.
-//! Then another process opens it, and goes on as well. Then the power goes.
+//! The writer retries the same batch, reopens the store if that does not help, and continues. Then
+//! another process opens the store and continues as well. Then the power fails.
 
 use super::cuts::{ENOUGH, Model, Search, again, ended, place, recorder, rounds, unfinished};
 use super::kills::{replay, start};
@@ -18,15 +18,15 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-/// Batches of the writer to which it happens, and of the one after it.
+/// Batches of the writer whose syncs fail, and of the next one.
 const BATCHES: (&str, &str) = ("30", "8");
 /// Cuts after each failure.
 const CUTS: usize = 4;
 
-/// A store of which so many writers met no failing sync has none.
+/// Number of writers without a failing sync after which the store counts as one that never syncs.
 const FRUITLESS: u32 = 8;
 
-/// Failing syncs until the time is up.
+/// Runs failing syncs until the time is up.
 pub fn run(context: &Context, tested: &dyn StoreUnderTest, model: Model, outcome: &mut Outcome) {
     let about = tested.about();
     if let Some(only) = context.only.as_ref().filter(|only| only.contains('@')) {
@@ -49,7 +49,7 @@ pub fn run(context: &Context, tested: &dyn StoreUnderTest, model: Model, outcome
             }
         };
         let Some(from) = record.events.iter().position(|event| matches!(event, Event::SyncFailed { .. })) else {
-            // It was over before the chosen one came; or the store never syncs.
+            // The writer ended before the chosen sync, or the store never syncs.
             fruitless += 1;
             if fruitless > FRUITLESS && outcome.states == 0 {
                 outcome.skip(about.name, "with these settings it never syncs");
@@ -64,7 +64,7 @@ pub fn run(context: &Context, tested: &dyn StoreUnderTest, model: Model, outcome
     }
 }
 
-/// A writer to which syncs fail, and one that comes after it.
+/// Runs a writer whose syncs fail, and one after it.
 fn record(tested: &dyn StoreUnderTest, random: &mut StdRng, outcome: &mut Outcome) -> Result<Option<Record>, Finding> {
     let Some(recorder) = recorder(tested, outcome) else { return Ok(None) };
     let path = place(&recorder)?;
@@ -72,7 +72,7 @@ fn record(tested: &dyn StoreUnderTest, random: &mut StdRng, outcome: &mut Outcom
     recorder.hold_sync("", random.random_range(0..60));
     let is_over = AtomicBool::new(false);
     let done = std::thread::scope(|scope| {
-        // Whoever meets it: also a process that the store started by itself, at any time.
+        // Any process may make the call, including one that the store started.
         scope.spawn(|| {
             let mut failed = 0;
             while !is_over.load(Relaxed) {
@@ -107,7 +107,7 @@ fn two_writers(tested: &dyn StoreUnderTest, path: &Path, outcome: &mut Outcome) 
             let count = writer.lines().iter().filter(|line| line.starts_with(what)).count();
             *outcome.figures.entry(name.into()).or_default() += count as f64;
         }
-        // Whatever it started for itself goes too.
+        // Ends the processes that the store started.
         tested.end(path);
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! What must hold of a store of any kind: each batch whole or absent, in order, and all that its
-//! own promises cover still there.
+//! Checks of a store of any kind: each batch is whole or absent, in order, and everything that the
+//! store promises to keep is there.
 
 use super::work::{LARGE_EACH, large};
 use super::{Entries, Promise};
@@ -8,18 +8,19 @@ use crate::outcome::{Finding, Kind};
 use crate::workload::KEYS;
 use std::collections::BTreeMap;
 
-/// What each writer has been told: the last batch that returned, and the last one before a sync
-/// that returned.
+/// The acknowledgements of each writer: the last batch that returned, and the last batch before a
+/// sync that returned.
 #[derive(Clone, Debug, Default)]
 pub struct AcknowledgedBatches {
     returned: BTreeMap<String, u64>,
     synced: BTreeMap<String, u64>,
-    /// Where it went on when it was started: that batch was there, whoever was told so.
+    /// The batch after which it continued when it was started. That batch was there, even if its
+    /// own return was lost.
     begun: BTreeMap<String, u64>,
 }
 
 impl AcknowledgedBatches {
-    /// Hears one thing that a writer said: what, its name, and a number.
+    /// Adds one line of a writer: a kind, its name, and a number.
     pub fn hear(&mut self, said: &str) {
         let words: Vec<&str> = said.split(' ').collect();
         let [what, name, number] = words[..] else { return };
@@ -32,29 +33,29 @@ impl AcknowledgedBatches {
         }
     }
 
-    /// What somebody else was told as well.
+    /// Adds the acknowledgements of another writer.
     pub fn add(&mut self, other: AcknowledgedBatches) {
         self.returned.extend(other.returned);
         self.synced.extend(other.synced);
         self.begun.extend(other.begun);
     }
 
-    /// What a check found: all of it was there, so from now on no less may be.
+    /// Returns what a check found as acknowledgements, because nothing of it may be lost later.
     pub fn found(found: &BTreeMap<String, u64>) -> AcknowledgedBatches {
         AcknowledgedBatches { returned: found.clone(), synced: found.clone(), begun: found.clone() }
     }
 
-    /// Whether nobody was told anything yet.
+    /// Returns whether nothing was acknowledged yet.
     pub fn is_empty(&self) -> bool {
         self.returned.is_empty()
     }
 }
 
-/// Checks that a state is whole: each value, and each writer's keys just as its last batch left
-/// them. That batch, by writer.
+/// Checks that a state is whole: each value, and each writer's keys exactly as its last batch left
+/// them. Returns that batch, by writer.
 ///
 /// # Errors
-/// What does not hold.
+/// The first violation.
 pub fn whole(entries: &Entries) -> Result<BTreeMap<String, u64>, Finding> {
     let mut found = BTreeMap::new();
     let mut numbers = BTreeMap::new();
@@ -94,18 +95,18 @@ pub fn whole(entries: &Entries) -> Result<BTreeMap<String, u64>, Finding> {
     Err(Finding::new(Kind::HalfApplied, what))
 }
 
-/// What a state has kept of what was told.
+/// The result of comparing a state with the acknowledgements.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Kept {
-    /// Batches that had returned and are not there, promised or not.
+    /// Batches that had returned and are missing, whether the store promised to keep them or not.
     pub returned_lost: u64,
 }
 
-/// Checks what is there against what was promised. Batches that had returned without a promise are
-/// counted.
+/// Checks a state against the store's promises, and counts missing batches that had returned
+/// without a promise.
 ///
 /// # Errors
-/// What was promised and is not there, or is there and was never begun.
+/// If a batch is missing that the store promised to keep, or if one is there that was never begun.
 pub fn kept(
     found: &BTreeMap<String, u64>,
     acknowledged: &AcknowledgedBatches,
@@ -126,9 +127,9 @@ pub fn kept(
     for (name, returned) in &acknowledged.returned {
         let there = found.get(name).copied().unwrap_or(0);
         kept.returned_lost += returned.saturating_sub(there);
-        // One more may have been under way.
+        // One more batch may have been in progress.
         if there > acknowledged.begun.get(name).map_or(*returned, |begun| *returned.max(begun)) + 1 {
-            let what = format!("{name}: batch {there} is there, and {returned} was the last one to return");
+            let what = format!("{name}: batch {there} is there, {returned} was the last one to return");
             return Err(Finding::new(Kind::OrderViolation, what));
         }
     }
@@ -140,7 +141,7 @@ mod tests {
     use super::super::work::batch;
     use super::*;
 
-    /// The entries after the n-th batch of a writer.
+    /// Returns the entries after the n-th batch of a writer.
     fn after(n: u64) -> Entries {
         let mut entries = Entries::new();
         for change in (1..=n).flat_map(|i| batch("w", i)) {
@@ -180,7 +181,7 @@ mod tests {
                 let mut half = after(n);
                 match change.value {
                     Some(value) => drop(half.insert(change.key, value)),
-                    // Nothing changes where there was nothing to take out.
+                    // Removing an absent key changes nothing.
                     None if half.remove(&change.key).is_none() => continue,
                     None => {}
                 }

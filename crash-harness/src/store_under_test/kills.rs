@@ -1,6 +1,5 @@
 //! Kills: the processes of any store are killed at random instants under load, one by one and all
-//! at once, time and again on the same store. What is left is opened and checked by a fresh
-//! process.
+//! at once, repeatedly on the same store. A new process opens and checks the remaining store.
 
 use super::cuts::{ENOUGH, rounds};
 use super::judge::{self, AcknowledgedBatches};
@@ -16,10 +15,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// A store lives through so many deaths, then comes the next one.
+/// Number of deaths of one store, after which a new one is made.
 const LIVES: u64 = 8;
 
-/// Kills until the time is up.
+/// Runs kills until the time is up.
 pub fn run(context: &Context, tested: &dyn StoreUnderTest, outcome: &mut Outcome) {
     for round in rounds(context, tested.about().name) {
         let name = format!("{}:{round}", tested.about().name);
@@ -37,7 +36,7 @@ pub fn run(context: &Context, tested: &dyn StoreUnderTest, outcome: &mut Outcome
     }
 }
 
-/// The command that does one thing again.
+/// Returns the command that repeats one item.
 pub fn replay(context: &Context, run: &str, tested: &dyn StoreUnderTest, only: &str) -> String {
     format!(
         "cargo run --release -p crash-peers -- {run} --store {} --seed {} --only '{only}'",
@@ -52,19 +51,19 @@ pub fn start(tested: &dyn StoreUnderTest, role: &str, path: &Path, arguments: &[
     Process::start(&instrumented::own(), role, path, &arguments, &[])
 }
 
-/// What a check found.
+/// The result of a check.
 pub struct Found {
-    /// Of each writer the last batch that was there.
+    /// The last batch of each writer that was there.
     pub there: BTreeMap<String, u64>,
-    /// The same after the check has written on, which is durable.
+    /// The same after the check has written more, which is durable.
     pub afterwards: BTreeMap<String, u64>,
 }
 
-/// Opens and checks the store at `path` in a fresh process, which then closes it, or ends as if
+/// Opens and checks the store at `path` in a new process, which then closes it or ends as if
 /// killed.
 ///
 /// # Errors
-/// What does not hold.
+/// The first violation.
 pub fn checked(tested: &dyn StoreUnderTest, path: &Path, how: &str) -> Result<Found, Finding> {
     let mut process = start(tested, "subject-check", path, &[how]);
     let begun = Instant::now();
@@ -103,7 +102,7 @@ fn lives(
             .map(|name| (name.clone(), start(tested, "subject-writer", path, &[&name])))
             .collect();
         let mut reader = about.many_processes.then(|| start(tested, "subject-reader", path, &[]));
-        // Now and then somebody dies before anything was written.
+        // At times the writers die before anything was written.
         if random.random_range(0..6) > 0 {
             writers[0].1.wait_for("V", 1, HANGS)?;
         }
@@ -116,7 +115,7 @@ fn lives(
                 outcome.kills += 1;
                 outcome.states += 1;
                 acknowledged.add(work::acknowledged(name, &victim.lines()));
-                // With nobody's help, the others go on, and so does who comes anew.
+                // The other writers and a new one must make progress without intervention.
                 let seen = writers[0].1.lines().iter().filter(|line| line.starts_with('V')).count();
                 writers[0].1.wait_for("V", seen + 1, HANGS)?;
                 let (name, victim) = &mut writers[random.random_range(1..count)];

@@ -1,15 +1,15 @@
-//! Any store under test, not only untorn: what it must be able to do, and runs that need nothing
-//! more than that.
+//! Any store under test, not only untorn: the interface that it must implement, and runs that use
+//! only this interface.
 //!
 //! | module | its one job |
 //! |---|---|
-//! | [`work`] | what the processes do with a store whose kind they don't know |
-//! | [`judge`] | what must hold afterwards, by what the store itself promises |
-//! | [`kills`], [`cuts`], [`faults`], [`errors`] | processes that are killed, power that goes, syncs that fail, any call that fails |
-//! | [`untorn`] | untorn, in the place of one store among others |
+//! | [`work`] | the processes that use a store through the interface |
+//! | [`judge`] | the checks of a store, according to its own promises |
+//! | [`kills`], [`cuts`], [`faults`], [`errors`] | killed processes, power cuts, failing syncs, any failing call |
+//! | [`untorn`] | untorn as one store among others |
 //!
-//! A store is added by implementing [`StoreUnderTest`] and [`Store`], for example a file that is
-//! written anew and renamed for each batch:
+//! A store is added by implementing [`StoreUnderTest`] and [`Store`]. For example, this one writes
+//! a new file and renames it for each batch:
 //!
 //! ```
 //! use crash_harness::store_under_test::{About, Change, Entries, Promise, Result, Store, StoreUnderTest};
@@ -106,10 +106,10 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// All that a store holds, in the order of the keys.
+/// All entries of a store, in the order of the keys.
 pub type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// What a store refused or could not do, in its own words.
+/// An error of a store, as text.
 #[derive(Debug)]
 pub struct Failure(pub String);
 
@@ -123,19 +123,19 @@ impl<E: std::fmt::Display> From<E> for Failure {
 }
 
 impl Failure {
-    /// As a finding, where this call must not fail.
+    /// Returns a finding, if this call must not fail.
     pub fn finding(self, doing: &str) -> Finding {
         Finding::new(Kind::Misbehaved, format!("{doing}: {}", self.0))
     }
 }
 
-/// From when on a store promises to keep what it was given.
+/// The point from which a store promises to keep a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Promise {
     /// From the return of [`Store::batch`] on.
     Batch,
-    /// From the return of the next [`Store::sync`] on; before that only the order is kept.
+    /// From the return of the next [`Store::sync`] on. Before that, only the order is kept.
     Sync,
 }
 
@@ -148,78 +148,79 @@ impl std::fmt::Display for Promise {
     }
 }
 
-/// What a report says of a store, and what the checks hold it to: nothing but its own
-/// documentation's word.
+/// The description of a store for reports and checks. The checks expect only what the store's
+/// documentation promises.
 #[derive(Clone, Debug, Serialize)]
 pub struct About {
     /// The row's name, for the command line.
     pub name: &'static str,
     /// The store's version.
     pub version: String,
-    /// The settings that matter.
+    /// The relevant settings.
     pub settings: String,
-    /// What outlives the death of its processes.
+    /// What survives the death of its processes.
     pub after_kill: Promise,
-    /// What outlives a power cut.
+    /// What survives a power cut.
     pub after_cut: Promise,
-    /// Whether several processes may have it open and write to it.
+    /// Whether several processes may open it and write to it.
     pub many_processes: bool,
-    /// The runs in which these settings are known not to keep the promises: the checks must find
-    /// something there, and it is no violation.
+    /// The runs in which these settings are known to break the promises. The checks must find a
+    /// violation there, which is not reported as one.
     pub control_of: &'static [&'static str],
 }
 
 /// A change to one key.
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// Which key.
+    /// The key.
     pub key: Vec<u8>,
-    /// Its new value; `None` takes it out.
+    /// Its new value; `None` removes the key.
     pub value: Option<Vec<u8>>,
 }
 
 /// A kind of store with its settings.
 pub trait StoreUnderTest: Sync {
-    /// What it is, and promises.
+    /// Returns its description and promises.
     fn about(&self) -> About;
 
-    /// Opens the store in the directory `path`, and makes one if there is none. The directory
+    /// Opens the store in the directory `path`, and creates one if there is none. The directory
     /// itself may be missing.
     ///
     /// # Errors
     /// Those of the store.
     fn open(&self, path: &Path) -> Result<Box<dyn Store>>;
 
-    /// Files that mean nothing after a power cut, by how their names begin; most stores have none.
+    /// Returns prefixes of the names of files that have no meaning after a power cut. Most stores
+    /// have none.
     fn files_of_one_boot(&self) -> &'static [&'static str] {
         &[]
     }
 
-    /// Ends what a store left running when its processes were killed, if it starts any by itself.
+    /// Ends the processes that a store started by itself, after its other processes were killed.
     fn end(&self, _path: &Path) {}
 }
 
 /// A store that is open in this process.
 pub trait Store {
-    /// Makes all these changes, or none.
+    /// Makes all these changes atomically.
     ///
     /// # Errors
     /// Those of the store.
     fn batch(&mut self, changes: &[Change]) -> Result<()>;
 
-    /// Makes durable whatever [`Store::batch`] did before.
+    /// Makes all earlier batches durable.
     ///
     /// # Errors
     /// Those of the store.
     fn sync(&mut self) -> Result<()>;
 
-    /// The value of a key.
+    /// Returns the value of a key.
     ///
     /// # Errors
     /// Those of the store.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
 
-    /// All entries, of one and the same state.
+    /// Returns all entries, from one state of the store.
     ///
     /// # Errors
     /// Those of the store.
@@ -233,16 +234,16 @@ pub trait Store {
         self.batch(&[Change { key: key.to_vec(), value: Some(value.to_vec()) }])
     }
 
-    /// The store's own check of its files, where it has one.
+    /// Runs the store's own check of its files, if it has one.
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// The problems that it found.
     fn verify(&mut self) -> Result<()> {
         Ok(())
     }
 }
 
-/// The store under test of this name.
+/// Returns the store under test with this name.
 pub fn find<'a>(tested_stores: &[&'a dyn StoreUnderTest], name: &str) -> Option<&'a dyn StoreUnderTest> {
     tested_stores.iter().copied().find(|tested| tested.about().name == name)
 }

@@ -1,5 +1,5 @@
-//! untorn as a store under test: the same runs that try other stores try it, so that the rows of a
-//! table say the same.
+//! untorn as a store under test. The same runs test it and other stores, so the rows of a table are
+//! comparable.
 
 use super::{About, Change, Entries, Failure, Promise, Result, StoreUnderTest};
 use crate::{process, workload};
@@ -7,9 +7,9 @@ use std::path::Path;
 use std::time::Duration;
 use untorn::{Durability, Keyspace};
 
-/// untorn, each of whose commits waits until it is durable, or none of them.
+/// untorn, with commits that either all wait until they are durable, or do not wait.
 pub struct Untorn {
-    /// Whether they wait.
+    /// Whether commits wait.
     pub durable: bool,
 }
 
@@ -84,8 +84,8 @@ impl super::Store for Open {
 
     fn verify(&mut self) -> Result<()> {
         let mut problems = self.store.verify()?.problems;
-        // A torn older header is worth knowing until the next checkpoint overwrites it; the store
-        // lives by the newer one.
+        // A torn older header is reported until the next checkpoint overwrites it. The store uses
+        // the newer one.
         problems.retain(|problem| problem.file != "checkpoint");
         if problems.is_empty() { Ok(()) } else { Err(Failure(format!("{problems:?}"))) }
     }

@@ -1,7 +1,8 @@
-//! What processes do with a store of any kind: batches whose every state shows whether it is whole,
-//! and checks beside them.
+//! The processes that use a store of any kind. Every state of their batches shows whether it is
+//! whole, and other processes check it.
 //!
-//! A writer's n-th batch follows from n, so that a mark in it tells all that must be there.
+//! A writer's n-th batch is a function of n, so the writer's mark determines everything that must
+//! be there.
 
 use super::judge::{self, AcknowledgedBatches};
 use super::{Change, Store, StoreUnderTest};
@@ -18,25 +19,25 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// One batch in so many sets the large value.
+/// One batch in this many sets the large value.
 pub const LARGE_EACH: u64 = 16;
-/// The length of that in bytes.
+/// Length of the large value in bytes.
 const LARGE: usize = 90_000;
-/// A store that promises durability only with a sync is synced after so many batches.
+/// Batches between two syncs of a store that promises durability only with a sync.
 const SYNC_EACH: u64 = 8;
-/// A writer looks at a snapshot of its own after so many batches.
+/// Batches after which a writer checks a snapshot.
 const LOOK_EACH: u64 = 12;
 
-/// A stubborn writer tries so often again.
+/// Number of tries of a stubborn writer.
 const ATTEMPTS: u32 = 4;
 
-/// The writer as which a check writes on.
+/// The name under which a check writes.
 pub const LATER: &str = "later";
 
-/// How a finding about a store that panicked begins.
+/// Prefix of a finding about a store that panicked.
 pub const PANICKED: &str = "it panicked";
 
-/// What a stubborn writer says of its fate, and what that means.
+/// The lines of a stubborn writer, and the figures that count them.
 pub const FATES: [(&str, &str); 4] = [
     ("E", "batches that failed"),
     ("R", "batches that succeeded when tried again"),
@@ -44,17 +45,17 @@ pub const FATES: [(&str, &str); 4] = [
     ("G", "writers that gave up"),
 ];
 
-/// The key of a writer's mark.
+/// Returns the key of a writer's mark.
 pub fn mark(name: &str) -> Vec<u8> {
     format!("mark/{name}").into_bytes()
 }
 
-/// The key of its large value.
+/// Returns the key of its large value.
 pub fn large(name: &str) -> Vec<u8> {
     format!("large/{name}").into_bytes()
 }
 
-/// The n-th batch of a writer.
+/// Returns the n-th batch of a writer.
 pub fn batch(name: &str, n: u64) -> Vec<Change> {
     let len = match n % 23 {
         0 => 20_000,
@@ -73,9 +74,9 @@ pub fn batch(name: &str, n: u64) -> Vec<Change> {
     changes
 }
 
-/// Plays one of the roles of this module, if it is one.
+/// Plays a role of this module.
 ///
-/// The arguments begin with the store under test's name; the others are the role's own.
+/// The first argument is the name of the store under test; the others belong to the role.
 pub fn play(role: &Role, tested_stores: &[&dyn StoreUnderTest]) -> ExitCode {
     let argument = |at: usize| role.arguments.get(at).map_or("", String::as_str);
     let Some(tested) = super::find(tested_stores, argument(0)) else {
@@ -92,7 +93,7 @@ pub fn play(role: &Role, tested_stores: &[&dyn StoreUnderTest]) -> ExitCode {
         "subject-check" => check(tested, &role.store, argument(1) == "abandon"),
         other => Err(Finding::new(Kind::Misbehaved, format!("no role {other}"))),
     };
-    // A store that panics is to be quoted.
+    // The text of a store's panic becomes part of the finding.
     let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(play)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
         Err(Finding::new(Kind::Misbehaved, format!("{PANICKED}: {}", text.unwrap_or("without words"))))
@@ -100,8 +101,8 @@ pub fn play(role: &Role, tested_stores: &[&dyn StoreUnderTest]) -> ExitCode {
     role::end_of(played)
 }
 
-/// Says what was told to a writer: to the harness, and into the record if the store lies on a
-/// recorder.
+/// Prints the acknowledgements of a writer for the harness. If the store is on a recorder, it also
+/// writes them into the record.
 struct Voice<'a> {
     name: &'a str,
     marks: Option<File>,
@@ -110,7 +111,7 @@ struct Voice<'a> {
 impl Voice<'_> {
     fn say(&mut self, what: &str, n: u64) -> Result<(), Finding> {
         if let Some(marks) = &mut self.marks {
-            // One write call, which is one mark.
+            // One write call is one mark.
             let line = format!("{what} {} {n}", self.name);
             marks.write_all(line.as_bytes()).map_err(|error| super::Failure::from(error).finding("a mark"))?;
         }
@@ -119,9 +120,9 @@ impl Voice<'_> {
     }
 }
 
-/// Writes batches until killed, or so many, going on where it left off. `B n`: it goes on after the
-/// n-th; `V n`: the n-th has returned; `S n`: so has a sync after it. One that is not stubborn ends
-/// with the first failure.
+/// Writes batches until killed, or a number of them, continuing where it left off. `B n`: it
+/// continues after the n-th; `V n`: the n-th has returned; `S n`: a sync after it has returned. A
+/// writer that is not stubborn ends with the first failure.
 fn write(tested: &dyn StoreUnderTest, path: &Path, name: &str, rounds: u64, stubborn: bool) -> Result<(), Finding> {
     let about = tested.about();
     let syncs = about.after_kill == super::Promise::Sync || about.after_cut == super::Promise::Sync;
@@ -149,8 +150,8 @@ fn write(tested: &dyn StoreUnderTest, path: &Path, name: &str, rounds: u64, stub
                 voice.say("G", n)?;
                 return Ok(());
             }
-            // Who had no success twice lets go of the store, opens it anew, and goes on after what
-            // is there: without a promise batches may be gone.
+            // After two failures the writer reopens the store and continues after the last batch
+            // that is there. Batches without a promise may be gone.
             if attempt > 0 {
                 voice.say("O", n)?;
                 drop(store);
@@ -175,7 +176,7 @@ fn write(tested: &dyn StoreUnderTest, path: &Path, name: &str, rounds: u64, stub
     Ok(())
 }
 
-/// The number of the last batch of a writer that is there.
+/// Returns the number of the last batch of a writer that is there.
 fn last(store: &dyn Store, name: &str) -> Result<u64, Finding> {
     let value = store.get(&mark(name)).map_err(|failure| failure.finding("get"))?;
     value.map_or(Ok(0), |value| oracle::unsealed(&value))
@@ -185,12 +186,12 @@ fn open(tested: &dyn StoreUnderTest, path: &Path) -> Result<Box<dyn Store>, Find
     tested.open(path).map_err(|failure| failure.finding("opening the store"))
 }
 
-/// Opens it although something failed before, or fails now.
+/// Opens the store after a failure, with retries.
 fn open_again(tested: &dyn StoreUnderTest, path: &Path) -> Result<Box<dyn Store>, Finding> {
     (0..ATTEMPTS).find_map(|_| tested.open(path).ok()).map_or_else(|| open(tested, path), Ok)
 }
 
-/// Looks at snapshots until killed: each whole, none older than the one before.
+/// Checks snapshots until killed: each must be whole, and none older than the previous one.
 fn read(tested: &dyn StoreUnderTest, path: &Path) -> Result<(), Finding> {
     let store = open(tested, path)?;
     let mut last = BTreeMap::<String, u64>::new();
@@ -201,13 +202,13 @@ fn read(tested: &dyn StoreUnderTest, path: &Path) -> Result<(), Finding> {
         }
         last = found;
         say("ok");
-        // Leaves the writers some of a small machine.
+        // Leaves processor time for the writers on a small machine.
         std::thread::sleep(Duration::from_millis(3));
     }
 }
 
-/// Opens the store after whatever happened to it, says what is there, checks it, and writes on;
-/// then closes it, or ends as if killed. `F name n`: of this writer the n-th batch is the last one
+/// Opens the store after a failure, prints what is there, checks it, and writes more. Then it
+/// closes the store or ends as if killed. `F name n`: the n-th batch of this writer is its last one
 /// there.
 fn check(tested: &dyn StoreUnderTest, path: &Path, abandon: bool) -> Result<(), Finding> {
     let mut store = open(tested, path)?;
@@ -236,16 +237,16 @@ fn check(tested: &dyn StoreUnderTest, path: &Path, abandon: bool) -> Result<(), 
     Ok(())
 }
 
-/// Has the kernel write what is dirty in the store's files back all the time, until killed: it may
-/// do so at any time, and if it never did before a sync, a store that syncs in the wrong order
-/// would pass.
+/// Makes the kernel write back dirty pages of the store's files all the time, until killed. The
+/// kernel may do so at any time. Without it, a store that syncs in the wrong order could pass.
 fn press(path: &Path) -> Result<(), Finding> {
     loop {
         for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
-            // Locks that are tied to a process are not touched by what another one closes.
+            // Closing this descriptor releases only locks of this process, not those of the store's
+            // processes.
             let Ok(file) = File::options().read(true).open(entry.path()) else { continue };
             let flags = libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
-            // SAFETY: the descriptor is open; the call touches no memory of ours.
+            // SAFETY: the descriptor is open; the call accesses no memory of this process.
             #[allow(unsafe_code)]
             unsafe {
                 libc::sync_file_range(file.as_raw_fd(), 0, 0, flags)
@@ -255,7 +256,7 @@ fn press(path: &Path) -> Result<(), Finding> {
     }
 }
 
-/// What a process that was told things has said.
+/// Returns the acknowledgements among the lines of a process.
 pub fn acknowledged(name: &str, lines: &[String]) -> AcknowledgedBatches {
     let mut acknowledged = AcknowledgedBatches::default();
     for line in lines {

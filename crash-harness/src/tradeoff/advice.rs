@@ -1,27 +1,27 @@
-//! Advice: which of the settings that were measured to use, if at most so many records, or so many
-//! milliseconds, may be at risk.
+//! Advice: the measured setting to use if at most a given number of records, or of milliseconds,
+//! may be at risk.
 //!
-//! A setting fits if no cut took more, and its worst case by the model is no more either; a few
-//! dozen cuts do not show the worst one. Of those that fit, the one whose writers wait least is
-//! best; of those that are about as fast, the one with the fewest syncs, since these are what wears
-//! disks and holds others up. Settings that did not carry the rate are out. The mapped file is no
-//! setting of untorn's, and is not advised.
+//! A setting fits if no cut lost more and if its worst case by the model is not more either; a few
+//! dozen cuts do not show the worst case. Among those that fit, the setting with the shortest wait
+//! is best. Among those that are about as fast, the one with the fewest syncs is best, because
+//! syncs wear disks and block other writers. Settings that did not sustain the rate are excluded.
+//! The mapped file is not a setting of untorn and is never advised.
 
 use super::row::Row;
 use super::setting::Scheme;
 use serde::Serialize;
 
-/// What may be at risk.
+/// The limit on what may be at risk.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Limit {
-    /// So many acknowledged records.
+    /// This many acknowledged records.
     Records(u64),
-    /// What was acknowledged in the last so many milliseconds.
+    /// What was acknowledged in the last milliseconds.
     Ms(f64),
 }
 
-/// Limits that are always answered.
+/// Limits for which advice is always given.
 pub const LIMITS: [Limit; 7] = [
     Limit::Records(0),
     Limit::Records(10),
@@ -32,28 +32,28 @@ pub const LIMITS: [Limit; 7] = [
     Limit::Ms(1000.0),
 ];
 
-/// An answer.
+/// A recommendation.
 #[derive(Clone, Debug, Serialize)]
 pub struct Advice {
-    /// What may be at risk.
+    /// The limit.
     pub at_most: Limit,
-    /// At so many records a second.
+    /// The rate in records per second.
     pub rate: u32,
-    /// Which of the rows; `None` if none fits.
+    /// Index of the recommended row; `None` if none fits.
     pub row: Option<usize>,
-    /// The same in words.
+    /// The recommendation as text.
     pub text: String,
 }
 
-/// As fast as another one is who takes no longer than so many times as long, or this much longer,
-/// in milliseconds.
+/// A setting counts as about as fast as another one if its wait is at most this many times as long,
+/// or at most [`ABOUT_MS`] longer.
 const ABOUT: f64 = 1.3;
-/// See there.
+/// See [`ABOUT`]; in milliseconds.
 const ABOUT_MS: f64 = 0.1;
-/// A rate is carried by who acknowledges at least this part of it.
+/// A setting sustains a rate if it acknowledges at least this fraction of it.
 const CARRIED: f64 = 0.9;
 
-/// Answers for each rate that was measured.
+/// Returns recommendations for each measured rate.
 pub fn advise(rows: &[Row], limits: &[Limit]) -> Vec<Advice> {
     let mut rates: Vec<u32> = rows.iter().map(|row| row.rate).collect();
     rates.sort_unstable();
@@ -61,7 +61,7 @@ pub fn advise(rows: &[Row], limits: &[Limit]) -> Vec<Advice> {
     let answer = |rate: u32, at_most: Limit| {
         let row = best(rows, rate, at_most);
         let text = match row.map(|at| &rows[at]) {
-            None => "none of the settings that were measured".into(),
+            None => "none of the measured settings".into(),
             Some(row) => format!(
                 "{}: {} in {} cuts, acknowledged after {} on average ({} in 99 of 100), {:.0} syncs/s",
                 row.setting,
@@ -98,13 +98,13 @@ fn best(rows: &[Row], rate: u32, at_most: Limit) -> Option<usize> {
         let is_within = match (at_most, row.lost_max, row.at_risk_ms_max) {
             (Limit::Records(most), Some(lost), _) => lost <= most && row.lost_worst <= most as f64,
             (Limit::Ms(most), _, Some(ms)) => ms <= most && row.at_risk_ms_worst <= most,
-            // Where nothing could be cut, nothing is known.
+            // Without cuts the loss is unknown.
             _ => false,
         };
         is_untorns && row.rate == rate && row.throughput >= CARRIED * f64::from(rate) && is_within
     };
     let fitting: Vec<usize> = (0..rows.len()).filter(|at| fits(&rows[*at])).collect();
-    // The median: what a busy machine does to a few of them says nothing about a setting.
+    // The median is robust against delays of single records by a busy machine.
     let fastest = fitting.iter().map(|at| rows[*at].ack_ms_p50).min_by(f64::total_cmp)?;
     let is_fast = |at: &usize| rows[*at].ack_ms_p50 <= (fastest * ABOUT).max(fastest + ABOUT_MS);
     let fast = fitting.into_iter().filter(is_fast);
@@ -149,8 +149,8 @@ mod tests {
         ]
     }
 
-    /// Goal: what may be lost decides who may be advised, then the time that writers wait, then the
-    /// syncs.
+    /// Goal: settings are compared first by what may be lost, then by the time that writers wait,
+    /// then by syncs.
     #[test]
     fn the_cheapest_setting_that_keeps_the_limit() {
         let rows = rows();
@@ -163,8 +163,8 @@ mod tests {
         assert_eq!(best(&rows, 1, Limit::Records(1000)), None);
     }
 
-    /// Goal: luck is no promise: a setting of which the cuts took less than they can take is not
-    /// advised for that.
+    /// Goal: a setting whose cuts lost less than they could have is not advised for the smaller
+    /// loss.
     #[test]
     fn what_can_be_lost_counts_and_a_rate_that_is_not_carried_does_not() {
         let mut lucky = rows();

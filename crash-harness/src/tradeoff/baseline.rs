@@ -1,8 +1,8 @@
-//! The baseline: a file of fixed-size records that its writer maps, fills, and syncs now and then.
-//! No log, no logger, no transactions.
+//! The baseline: a file of fixed-size records that its writer maps, fills, and syncs at times. It
+//! has no log, no logger and no transactions.
 //!
-//! A record is its number and bytes that follow from it, so a torn one shows. Recovery takes the
-//! records from the front, up to the first that is not whole.
+//! A record consists of its number and bytes that are derived from it, so a torn record is
+//! detected. Recovery accepts the records from the front up to the first that is not whole.
 
 use crate::oracle::unsealed;
 use crate::outcome::{Finding, Kind};
@@ -12,15 +12,15 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Bytes of a record.
+/// Length of a record in bytes.
 pub const RECORD: usize = 100;
-/// Bytes of a page: what is synced is whole pages.
+/// Size of a page in bytes. Syncs write whole pages.
 const PAGE: usize = 4096;
 
-/// The file, as its writer has it.
+/// The file in its writer.
 pub struct Baseline {
     map: MmapMut,
-    /// Records in the mapping, and those that a sync has covered.
+    /// Number of records in the mapping, and of those that a sync has covered.
     count: usize,
     synced: usize,
 }
@@ -34,8 +34,8 @@ fn broken(what: &str) -> impl FnOnce(std::io::Error) -> Finding {
 }
 
 impl Baseline {
-    /// Makes one with room for so many records, all of it written and synced, so that later syncs
-    /// have data to write and no metadata.
+    /// Creates a file with space for `records` records. It is written and synced completely, so
+    /// that later syncs write data and no metadata.
     ///
     /// # Errors
     /// Those of the system.
@@ -45,8 +45,8 @@ impl Baseline {
         let path = file_in(directory);
         let mut file =
             File::options().read(true).write(true).create_new(true).open(&path).map_err(broken("making it"))?;
-        // Page by page: what is written in large pieces the page cache of newer kernels also keeps
-        // in large pieces, and writes back as a whole for each byte that changes.
+        // Page by page: newer kernels keep large writes in large folios, and write a folio back as
+        // a whole for each changed byte.
         for _ in 0..(records * RECORD).div_ceil(PAGE) {
             file.write_all(&[0; PAGE]).map_err(broken("zeros"))?;
         }
@@ -54,16 +54,16 @@ impl Baseline {
         for directory in [Some(directory), directory.parent()].into_iter().flatten() {
             File::open(directory).and_then(|directory| directory.sync_all()).map_err(broken("its name"))?;
         }
-        // SAFETY: the file was made here, and nobody else writes to it or cuts it while this
-        // process lives.
+        // SAFETY: the file was created here, and no other process writes to it or truncates it
+        // while this process lives.
         let map = unsafe { MmapOptions::new().map_mut(&file) }.map_err(broken("mapping it"))?;
         Ok(Baseline { map, count: 0, synced: 0 })
     }
 
-    /// Adds the next record, whose number is the count of those before, and one.
+    /// Adds the next record, whose number is one more than the number of earlier records.
     ///
     /// # Errors
-    /// If there is no room for it.
+    /// If the file is full.
     pub fn put(&mut self) -> Result<(), Finding> {
         let at = self.count * RECORD;
         let room = self.map.get_mut(at..at + RECORD);
@@ -73,7 +73,7 @@ impl Baseline {
         Ok(())
     }
 
-    /// Makes all records durable; blocks meanwhile. Whether there was anything to do.
+    /// Makes all records durable; blocks until then. Returns whether there was anything to do.
     ///
     /// # Errors
     /// Those of the system.
@@ -88,7 +88,7 @@ impl Baseline {
     }
 }
 
-/// The recovery: how many records from the front are whole. None if there is no file.
+/// Returns the number of whole records at the front, 0 if there is no file.
 pub fn recovered(directory: &Path) -> u64 {
     let bytes = std::fs::read(file_in(directory)).unwrap_or_default();
     let is_whole = |(index, record): &(usize, &[u8])| unsealed(record).is_ok_and(|number| number == *index as u64 + 1);
@@ -99,8 +99,7 @@ pub fn recovered(directory: &Path) -> u64 {
 mod tests {
     use super::*;
 
-    /// Goal: recovery finds what was put, and stops before a torn record, also if whole ones
-    /// follow.
+    /// Goal: recovery finds all records and stops before a torn one, even if whole ones follow.
     #[test]
     fn recovery_counts_up_to_the_first_record_that_is_not_whole() {
         let place = tempfile::tempdir().unwrap();

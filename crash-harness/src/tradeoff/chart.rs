@@ -1,9 +1,9 @@
-//! Charts of the comparison as SVG that stands for itself, in a page or as a file: logarithmic
-//! axes, a panel for each rate, a mark for each setting.
+//! Charts of the comparison as self-contained SVG, for a page or a file: logarithmic axes, a panel
+//! for each rate, a mark for each setting.
 //!
-//! What is 0 has no place on a logarithmic axis; it gets one of its own beside it. Schemes differ
-//! by shape and colour (Okabe and Ito's, which the colour-blind tell apart); a dark page and paper
-//! have colours of their own.
+//! A logarithmic axis has no position for 0; a separate one beside it serves. Schemes differ by
+//! shape and by color (the palette of Okabe and Ito, which color-blind readers can distinguish).
+//! Dark pages and paper have their own colors.
 
 use super::row::Row;
 use super::setting::SCHEMES;
@@ -12,53 +12,51 @@ use crate::report::html::{escape, grouped};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-/// Width of a chart in units of its own, and of the margin at the left, where the numbers of the
-/// vertical axis stand.
+/// Width of a chart in user units.
 const WIDTH: f64 = 960.0;
-/// See there.
+/// Width of the left margin, which contains the numbers of the vertical axis.
 const LEFT: f64 = 62.0;
-/// Above the panels are the legend and the panels' titles; below are the numbers and the name of
-/// the horizontal axis.
+/// Height of the area above the panels, for the legend and the panels' titles.
 const TOP: f64 = 62.0;
-/// See there.
+/// Height of the area below the panels, for the numbers and the name of the horizontal axis.
 const BOTTOM: f64 = 46.0;
-/// Height of a panel, and the gap between two of them.
+/// Height of a panel.
 const HEIGHT: f64 = 250.0;
-/// See there.
+/// Gap between two panels.
 const GAP: f64 = 14.0;
-/// Room that a label takes; one that would cover another is left out.
+/// Size of a label. A label that would cover another is omitted.
 const LABEL: (f64, f64) = (24.0, 9.0);
-/// The place beside an axis for what is 0.
+/// Space beside an axis for the value 0.
 const ZERO: f64 = 30.0;
 
-/// What a chart shows of a row.
+/// The mark of a row.
 #[derive(Clone, Copy)]
 struct Mark {
     x: f64,
     y: f64,
-    /// As far up as this reaches a line: the worst, or what 99 of 100 don't exceed.
+    /// Upper end of its line: the maximum or the 99th percentile.
     up_to: Option<f64>,
-    /// What the refined model predicts.
+    /// The prediction of the refined model.
     refined: Option<f64>,
 }
 
-/// A value for a frequency and a rate.
+/// A value as a function of the frequency and the rate.
 type Curve = fn(f64, f64) -> f64;
 
-/// What a chart is about.
+/// The content of a chart.
 struct Chart<'a> {
     name: &'static str,
     x: &'static str,
     y: &'static str,
     mark: fn(&Row) -> Option<Mark>,
-    /// The plain model's name, and its curve: a value for a frequency and a rate.
+    /// The plain model's name and its curve.
     model: Option<(&'static str, Curve)>,
-    /// Whether each mark bears its frequency, since no axis shows it.
+    /// Whether each mark is labeled with its frequency, because no axis shows it.
     has_labels: bool,
     rows: &'a [Row],
 }
 
-/// All charts of the rows: the names of their files, what they show, and the SVG.
+/// Returns all charts of the rows: the names of their files, their captions, and the SVG.
 pub fn all(rows: &[Row]) -> Vec<(&'static str, &'static str, String)> {
     let loss = Chart {
         name: "loss",
@@ -96,21 +94,21 @@ pub fn all(rows: &[Row]) -> Vec<(&'static str, &'static str, String)> {
     let with_captions = [
         (
             loss,
-            "Acknowledged records that a power cut took, on average (mark) and at most (upright line), against how often is synced.",
+            "Acknowledged records that a power cut loses, on average (mark) and at most (upright line), against the rate of syncs.",
         ),
         (
             latency,
-            "Time to the acknowledgement, on average (mark) and in 99 of 100 cases (upright line), against how often is synced.",
+            "Time to the acknowledgement, on average (mark) and 99th percentile (upright line), against the rate of syncs.",
         ),
         (
             frontier,
-            "The frontier: what a crash takes against what an acknowledgement takes; the numbers are syncs per second (c: at each commit), the larger a mark the more records were acknowledged in a second. A number that would cover another is left out; point at the mark for it. Left and below is better.",
+            "The frontier: loss in a crash against time to the acknowledgement. The numbers are syncs per second (c: at each commit). A larger mark means more records acknowledged per second. A number that would cover another is omitted; hover over the mark for it. Left and below is better.",
         ),
     ];
     with_captions.into_iter().map(|(chart, caption)| (chart.name, caption, chart.draw())).collect()
 }
 
-/// A logarithmic axis over some decades, with a place for 0 before them if it is needed.
+/// A logarithmic axis over some decades, with a position for 0 before them if it is needed.
 #[derive(Clone, Copy)]
 struct Axis {
     first: i32,
@@ -128,7 +126,7 @@ impl Axis {
         Axis { first, last: last.max(first + 1), has_zero: values.iter().any(|value| *value <= 0.0), from, to }
     }
 
-    /// Where a value stands.
+    /// Returns the position of a value.
     fn at(&self, value: f64) -> f64 {
         let direction = (self.to - self.from).signum();
         if value <= 0.0 {
@@ -139,8 +137,8 @@ impl Axis {
         from + part.clamp(0.0, 1.0) * (self.to - from)
     }
 
-    /// The values that are named, with their names: each decade, or every second one where there
-    /// are many.
+    /// Returns the labeled values with their labels: each decade, or every second one if there are
+    /// many.
     fn ticks(&self) -> Vec<(f64, String)> {
         let step = if self.last - self.first > 7 { 2 } else { 1 };
         let decades = (self.first..=self.last).step_by(step).map(|decade| (10_f64.powi(decade), power(decade)));
@@ -186,7 +184,7 @@ impl Chart<'_> {
         );
         for (nth, rate) in rates.iter().enumerate() {
             let left = LEFT + nth as f64 * (width + GAP);
-            // Marks stay clear of the frame.
+            // Keeps the marks clear of the frame.
             let x = Axis::over(&xs, left + 20.0, left + width - 20.0);
             self.panel(&mut svg, *rate, left, width, x, y);
         }
@@ -220,7 +218,7 @@ impl Chart<'_> {
         for (value, _) in y.ticks() {
             let _ = write!(svg, "<path class='grid' d='M{left:.1} {:.1}h{width:.1}'/>", y.at(value));
         }
-        // In a narrow panel there is no room for each name.
+        // A narrow panel omits some labels.
         let ticks = x.ticks();
         let every = (ticks.len() as f64 * 46.0 / width).ceil().max(1.0) as usize;
         for (nth, (value, name)) in ticks.iter().enumerate() {
@@ -240,7 +238,7 @@ impl Chart<'_> {
         }
     }
 
-    /// The model's curve, as far as it lies within the panel.
+    /// Draws the model's curve within the panel.
     fn curve(&self, svg: &mut String, rate: u32, x: Axis, y: Axis, model: Curve) {
         let value = |tenth: i32| 10_f64.powf(f64::from(tenth) / 20.0);
         let (low, high) = (10_f64.powi(y.first), 10_f64.powi(y.last));
@@ -255,17 +253,17 @@ impl Chart<'_> {
         let _ = write!(svg, "<path class='model' d='{path}'/>");
     }
 
-    /// Draws a row's mark; `labels` are the places of those that the panel has.
+    /// Draws a row's mark. `labels` are the positions of the panel's labels.
     fn row(&self, svg: &mut String, row: &Row, x: Axis, y: Axis, labels: &mut Vec<(f64, f64)>) {
         let Some(mark) = (self.mark)(row) else { return };
         let nth = SCHEMES.iter().position(|scheme| scheme.name() == row.scheme).unwrap_or(0);
-        // Beside each other, where they would cover each other.
+        // Marks are shifted sideways so that they do not cover each other.
         let aside = if self.has_labels { 0.0 } else { (nth as f64 - 1.5) * 7.0 };
         let (at_x, at_y) = (x.at(mark.x) + aside, y.at(mark.y));
         if let Some(up_to) = mark.up_to.filter(|up_to| *up_to > mark.y) {
             let _ = write!(svg, "<path class='l{nth}' d='M{at_x:.1} {at_y:.1}V{:.1}'/>", y.at(up_to));
         }
-        // What is below the axis has no place there.
+        // A value below the axis is not drawn.
         if let Some(refined) = mark.refined.filter(|refined| *refined >= 10_f64.powi(y.first)) {
             let _ = write!(svg, "<path class='refined' d='M{:.1} {:.1}h14'/>", at_x - 7.0, y.at(refined));
         }
@@ -283,7 +281,7 @@ impl Chart<'_> {
         shape(svg, nth, at_x, at_y, size, &title);
         if self.has_labels {
             let label = if row.on_commit { "c".into() } else { format!("{}", row.fsync_hz) };
-            // Each scheme has its side, so that labels of two that are close don't meet.
+            // Each scheme has its own side for labels, so that those of close marks do not collide.
             let (class, dx, dy) = [("m", 0.0, -9.0), ("m", 0.0, 18.0), ("n", -9.0, 4.0), ("", 9.0, 4.0)][nth];
             let place = (at_x + dx, at_y + dy);
             let is_free = |(x, y): &(f64, f64)| (x - place.0).abs() >= LABEL.0 || (y - place.1).abs() >= LABEL.1;
@@ -295,7 +293,7 @@ impl Chart<'_> {
     }
 }
 
-/// A mark: each scheme has a shape and a colour.
+/// Draws a mark; each scheme has a shape and a color.
 fn shape(svg: &mut String, nth: usize, x: f64, y: f64, size: f64, title: &str) {
     let s = size;
     let path = match nth {
@@ -334,7 +332,8 @@ const STYLE: &str = "<style>\
 mod tests {
     use super::*;
 
-    /// Goal: decades are equally long, 0 has a place before them, and nothing leaves the panel.
+    /// Goal: all decades have the same length, 0 has a position before them, and nothing leaves the
+    /// panel.
     #[test]
     fn an_axis_is_logarithmic_and_has_a_place_for_zero() {
         let axis = Axis::over(&[0.0, 2.0, 300.0], 0.0, 330.0);

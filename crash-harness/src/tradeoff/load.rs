@@ -1,14 +1,13 @@
-//! The role of a process that puts records under one setting, and measures.
+//! The role of a process that writes records under one setting and measures.
 //!
-//! The load is open: records come at random times (a Poisson process of the wanted rate), whether
-//! or not earlier ones are acknowledged, and latency counts from the time at which a record was
-//! due. A load that waited for answers would come to a stop together with what it measures, and
-//! leave out just what is slow: Gil Tene's "coordinated omission" (How NOT to Measure Latency,
-//! 2013).
+//! The load is open: records arrive at random times (a Poisson process with the given rate),
+//! whether earlier ones are acknowledged or not. Latency counts from the time at which a record was
+//! due. A load that waits for answers would stall together with the store that it measures, and
+//! would omit the slow cases: Gil Tene's "coordinated omission" (How NOT to Measure Latency, 2013).
 //!
-//! One thread puts; under the schemes that wait another one waits for the oldest commit, and takes
-//! all that are durable with it. So there are as many commits on their way as it takes, as from so
-//! many writers, without a thread for each.
+//! One thread writes. Under the schemes that wait, another thread waits for the oldest commit and
+//! collects all that became durable with it. Any number of commits can thus be in progress, as from
+//! that many writers, without a thread for each.
 
 use super::baseline::{Baseline, RECORD};
 use super::setting::{Scheme, Setting};
@@ -28,98 +27,100 @@ use untorn::{Durability, FlushPolicy, Keyspace, Latency, Store, Ticket};
 
 /// The keyspace of the records.
 pub const KEYSPACE: &str = "records";
-/// How the line with what was measured begins.
+/// Prefix of the line with the measurements.
 pub const MEASURED: &str = "M ";
 
-/// What one run measured, between the times `from` and `to`.
+/// The measurements of one run between the times `from` and `to`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Measured {
-    /// When it was, by [`now`].
+    /// Begin, by [`now`].
     pub from: Duration,
-    /// See there.
+    /// End, by [`now`].
     pub to: Duration,
-    /// Records that were due, and acknowledged, in that time.
+    /// Records that were due in that time.
     pub due: u64,
-    /// See there.
+    /// Records that were acknowledged in that time.
     pub acknowledged: u64,
-    /// Time from when a record was due to its acknowledgement, in milliseconds.
+    /// Time from when a record was due to its acknowledgement: mean in milliseconds.
     pub ack_ms_mean: f64,
-    /// Half of them took no longer.
+    /// The median.
     pub ack_ms_p50: f64,
-    /// 99 in 100.
+    /// The 99th percentile.
     pub ack_ms_p99: f64,
-    /// 999 in 1,000.
+    /// The 99.9th percentile.
     pub ack_ms_p999: f64,
-    /// The longest.
+    /// The maximum.
     pub ack_ms_max: f64,
-    /// How late a record was put, in milliseconds, on average: the machine had other things to do,
-    /// or the writer waited for a sync.
+    /// Mean delay of writing a record in milliseconds: the machine was busy, or the writer waited
+    /// for a sync.
     pub put_late_ms: f64,
     /// Acknowledgements that came after the interval or deadline.
     pub late: u64,
     /// Syncs of the log or the file.
     pub syncs: u64,
-    /// How long they took, with the writes before them.
+    /// Durations of the syncs, including the writes before them.
     pub sync: SyncTimes,
-    /// How long before a deadline the logger began its flush, so as to keep it, in seconds: how
-    /// long it expected that and waking up to take.
+    /// Flush lead time in seconds: how long before a deadline the logger began its flush. It is the
+    /// logger's estimate of the flush and of its own wake-up.
     pub head_start: f64,
-    /// Bytes that the records took in the log; 0 if that is not known.
+    /// Bytes of the records in the log; 0 if unknown.
     pub log_bytes: u64,
-    /// Bytes that the processes caused to be written to the disk, as the kernel counts them. `None`
-    /// if it does not.
+    /// Bytes that the processes caused to be written to the disk, as counted by the kernel. `None`
+    /// if it does not count them.
     pub bytes_written: Option<u64>,
 }
 
-/// How long syncs took, in seconds.
+/// Durations of syncs in seconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SyncTimes {
-    /// On average.
+    /// The mean.
     pub mean: f64,
-    /// At most.
+    /// The maximum.
     pub max: f64,
-    /// The middles of so many equal parts of them, in order; nothing if there were no syncs.
+    /// The midpoints of `PARTS` equal parts of the distribution, in order; empty if there were no
+    /// syncs.
     pub parts: Vec<f64>,
 }
 
-/// As many parts.
+/// Number of parts of a distribution.
 const PARTS: u32 = 20;
 
 impl SyncTimes {
-    /// From a mean, a maximum, and what gives the duration that so many in 100 don't exceed.
+    /// Creates it from a mean, a maximum, and a function that returns a percentile.
     fn new(mean: f64, max: f64, of_percent: impl Fn(f64) -> f64) -> SyncTimes {
         let middles = (0..PARTS).map(|part| (f64::from(part) + 0.5) * 100.0 / f64::from(PARTS));
         let parts = if mean > 0.0 { middles.map(of_percent).collect() } else { Vec::new() };
         SyncTimes { mean, max, parts }
     }
 
-    /// The mean of their squares: of a random instant within syncs the long ones have more.
+    /// Returns the mean of the squares. A random instant falls into a sync with a probability
+    /// proportional to its length.
     pub fn mean_square(&self) -> f64 {
         let count = self.parts.len().max(1) as f64;
         let mean = self.parts.iter().sum::<f64>() / count;
         let square = self.parts.iter().map(|part| part * part).sum::<f64>() / count;
-        // The parts are known to within an eighth, the mean exactly.
+        // The parts are accurate to an eighth; the mean is exact.
         if mean > 0.0 { square * (self.mean / mean).powi(2) } else { self.mean * self.mean }
     }
 }
 
 impl Measured {
-    /// Its length in seconds.
+    /// Returns the length of the window in seconds.
     pub fn seconds(&self) -> f64 {
         (self.to.saturating_sub(self.from)).as_secs_f64()
     }
 }
 
-/// Plays the role. Its arguments: the setting, the seed, for how many seconds nothing is measured
-/// yet and for how many it is, and a file for the times of the acknowledgements, or nothing.
+/// Plays the role. Its arguments are the setting, the seed, the seconds of warm-up, the seconds of
+/// measurement, and a file for the times of the acknowledgements, or nothing.
 ///
 /// # Errors
-/// What must not happen.
+/// The first violation.
 pub fn play(role: &Role) -> Result<(), Finding> {
     let argument = |at: usize| role.arguments.get(at).map_or("", String::as_str);
     let setting: Setting = argument(0).parse().map_err(|what: String| Finding::new(Kind::Misbehaved, what))?;
     let seconds = |at: usize| Duration::from_secs_f64(argument(at).parse().unwrap_or(1.0));
-    // Sleeps are to end when they are due, and not up to 50 µs later.
+    // Makes sleeps end on time instead of up to 50 µs later.
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     let load = Load { setting, seed: argument(1).parse().unwrap_or(0), warm_up: seconds(2), length: seconds(3) };
     let (measured, acknowledged) = match setting.scheme {
@@ -145,7 +146,7 @@ struct Load {
     length: Duration,
 }
 
-/// When records are due.
+/// The times at which records are due.
 struct Arrivals {
     random: StdRng,
     gap: f64,
@@ -163,7 +164,7 @@ impl Iterator for Arrivals {
     }
 }
 
-/// What became of the records, in their order.
+/// The acknowledgements of the records, in order.
 struct Tally {
     from: Duration,
     to: Duration,
@@ -181,7 +182,7 @@ impl Tally {
         }
         if (self.from..self.to).contains(&due) {
             let took = at.saturating_sub(due);
-            // It grows as need be, up to 64 bits.
+            // The histogram grows as needed, up to 64 bits.
             let _ = self.nanos.record(took.as_nanos() as u64);
             self.measured.late += u64::from(!self.limit.is_zero() && took > self.limit);
         }
@@ -200,13 +201,13 @@ impl Tally {
     }
 }
 
-/// What is counted elsewhere, at one instant.
+/// Counters of other components at one instant.
 #[derive(Clone, Copy, Default)]
 struct Counts {
     syncs: u64,
     head_start: f64,
     bytes: Option<u64>,
-    /// Log bytes since the last checkpoint, and how many there were.
+    /// Log bytes since the last checkpoint, and the number of checkpoints.
     log: (u64, u64),
 }
 
@@ -222,13 +223,14 @@ impl Measured {
 }
 
 impl Load {
-    /// When records are due from now on, and what becomes of them.
+    /// Returns the arrivals from now on, and their tally.
     fn begin(&self) -> Result<(Arrivals, Tally), Finding> {
         let start = now();
         let from = start + self.warm_up;
         let to = from + self.length;
         let random = StdRng::seed_from_u64(self.seed);
-        // It goes on a little, so that those at the end meet the same load as the others.
+        // The load continues a little longer, so that the last records meet the same load as the
+        // others.
         let end = to + self.setting.interval().min(Duration::from_millis(50));
         let arrivals = Arrivals { random, gap: 1.0 / f64::from(self.setting.rate), next: start, end };
         let nanos = Histogram::new(3).map_err(|error| Finding::new(Kind::Misbehaved, error.to_string()))?;
@@ -236,7 +238,7 @@ impl Load {
         Ok((arrivals, Tally { from, to, limit, nanos, acknowledged: Vec::new(), measured: Measured::default() }))
     }
 
-    /// Room for twice as many records as are expected.
+    /// Returns space for twice the expected number of records.
     fn records_max(&self) -> usize {
         ((self.warm_up + self.length).as_secs_f64() * f64::from(self.setting.rate) * 2.0) as usize + 10_000
     }
@@ -253,8 +255,8 @@ impl Load {
         let mut synced = Histogram::<u64>::new(3).map_err(|error| Finding::new(Kind::Misbehaved, error.to_string()))?;
         let mut late = Duration::ZERO;
         for due in arrivals {
-            // What came during a sync is put before the next one, or a slow disk would leave no
-            // time for anything else.
+            // Records that arrived during a sync are written before the next one. Otherwise a slow
+            // disk would leave no time for anything else.
             while next_sync <= due && due > synced_at {
                 sleep_until(next_sync);
                 let start = now();
@@ -270,7 +272,7 @@ impl Load {
             let at = now();
             tally.acknowledged(due, at);
             late += at - due;
-            // No other thread is there to look at the right time.
+            // There is no other thread to take the counters at the right time.
             if due >= tally.from && before.is_none() {
                 before = Some(Counts { bytes: written_by("self"), ..counts });
             }
@@ -338,7 +340,7 @@ impl Load {
             let mut tally = waiter.join().map_err(gone)??;
             let (before, after) = counter.join().map_err(gone)??;
             tally.measured.take(before.0, after.0);
-            // With that which the last ones of the window waited for.
+            // Includes the syncs for which the last records of the window waited.
             let flushes = count()?.1.since(&before.1);
             let of_percent = |percent| flushes.percentile(percent).as_secs_f64();
             let (mean, max) = (flushes.mean().as_secs_f64(), flushes.percentile(100.0).as_secs_f64());
@@ -348,7 +350,7 @@ impl Load {
         })
     }
 
-    /// Commits the n-th record, and returns when it is visible.
+    /// Commits the n-th record and returns when it is visible.
     fn commit(&self, store: &Store, records: &Keyspace, n: u64) -> Result<Ticket, Finding> {
         let durability = match self.setting.scheme {
             Scheme::LoggerWithin => Durability::Within(self.setting.interval()),
@@ -361,14 +363,13 @@ impl Load {
     }
 }
 
-/// A record on its way to its acknowledgement: when it was due, and its ticket, or when it was
-/// acknowledged.
+/// A written record: when it was due, and its ticket or the time of its acknowledgement.
 enum Sent {
     Acknowledged(Duration, Duration),
     Waits(Duration, Ticket),
 }
 
-/// Commits become durable in their order: whoever waits for the oldest finds the others beside it.
+/// Commits become durable in order, so after the oldest one the next ones are often durable, too.
 fn wait_for_all(receive: &Receiver<Sent>, tally: &mut Tally) -> Result<(), Finding> {
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     while let Ok(sent) = receive.recv() {
@@ -390,7 +391,7 @@ fn sleep_until(due: Duration) {
     }
 }
 
-/// Bytes that a process, by its number or `self`, has caused to be written to disks.
+/// Returns the bytes that a process (its id or `self`) has caused to be written to disks.
 fn written_by(process: &str) -> Option<u64> {
     let counters = std::fs::read_to_string(format!("/proc/{process}/io")).ok()?;
     counters.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.trim().parse().ok())
@@ -400,7 +401,7 @@ fn written_by(process: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// Goal: records come at the rate that was asked for, at random times.
+    /// Goal: records arrive at the requested rate, at random times.
     #[test]
     fn arrivals_keep_the_rate() {
         let arrivals = |seed| {
@@ -409,13 +410,13 @@ mod tests {
             Arrivals { random, gap: 0.001, next: Duration::ZERO, end }.collect::<Vec<_>>()
         };
         let times = arrivals(1);
-        // 100,000 are expected; their number deviates by 316 in one of three cases.
+        // 100,000 are expected; the standard deviation is 316.
         assert!((98_000..102_000).contains(&times.len()), "{}", times.len());
         assert!(times.is_sorted() && times != arrivals(2));
     }
 
-    /// Goal: latency counts from when a record was due, and only what was due within the window
-    /// counts.
+    /// Goal: latency counts from the time at which a record was due, and only records that were due
+    /// within the window count.
     #[test]
     fn latency_counts_from_when_a_record_was_due() {
         let ms = Duration::from_millis;

@@ -1,12 +1,12 @@
-//! What a power cut takes under one setting. The load runs once more, on the recorder, whose syncs
-//! take as long as the disk's were measured to take, at random. Then the record is cut at random
-//! instants: of everything that no sync had covered nothing is on the disk, which is the worst
-//! case. What is left is laid out, recovered by a fresh process as after any crash, and its records
-//! are counted. Lost is what had been acknowledged before the instant and is not among them.
+//! The loss of a power cut under one setting. The load runs once more, on the recorder. Its syncs
+//! take random times from the distribution that was measured on the disk. Then the record is cut at
+//! random instants. Nothing that no sync had covered is on the disk, which is the worst case. A new
+//! process recovers the remaining store as after any crash and counts its records. A record is lost
+//! if it was acknowledged before the instant and is missing.
 //!
-//! Acknowledgements and events have times of one clock. An event of the record is noted before its
-//! answer is given, and an acknowledgement after it was heard, so no acknowledgement is taken to be
-//! earlier than the sync that it is owed to.
+//! Acknowledgements and events have times of one clock. An event is recorded before its answer is
+//! sent, and the time of an acknowledgement is taken after it was received. So an acknowledgement
+//! never appears earlier than the sync that caused it.
 
 use super::baseline;
 use super::load::{KEYSPACE, MEASURED, Measured, SyncTimes};
@@ -28,36 +28,36 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use untorn::Store;
 
-/// How the role that counts says what it found.
+/// Prefix of the line with the result of the role that counts.
 const COUNTED: &str = "N ";
-/// Instants that are drawn at once: the record is gone through once for them.
+/// Instants that are drawn at once and need one pass over the record.
 const AT_ONCE: usize = 12;
-/// More say no more.
+/// Further cuts add no information.
 const CUTS_MAX: usize = 400;
 
-/// What a cut took.
+/// The loss of one cut.
 #[derive(Clone, Copy, Debug)]
 pub struct Cut {
-    /// Acknowledged records that are gone.
+    /// Lost acknowledged records.
     pub lost: u64,
-    /// How long before the cut the oldest of them was acknowledged.
+    /// Time between the acknowledgement of the oldest of them and the cut.
     pub at_risk: Duration,
 }
 
-/// What the cuts of one record took.
+/// The losses of the cuts of one record.
 pub struct Losses {
-    /// One for each instant.
+    /// One per instant.
     pub cuts: Vec<Cut>,
-    /// Different states that were recovered.
+    /// Distinct states that were recovered.
     pub states: u64,
     /// Loggers that were killed at the end.
     pub kills: u64,
-    /// What the load measured meanwhile.
+    /// Measurements of the load during the record.
     pub measured: Measured,
 }
 
 impl Losses {
-    /// The mean of the losses, and its standard error.
+    /// Returns the mean of the losses and its standard error.
     pub fn mean(&self) -> (f64, f64) {
         let count = self.cuts.len().max(1) as f64;
         let mean = self.cuts.iter().map(|cut| cut.lost as f64).sum::<f64>() / count;
@@ -66,32 +66,32 @@ impl Losses {
         (mean, (variance / count).sqrt())
     }
 
-    /// The most that was lost, in records and in time.
+    /// Returns the largest loss, in records and in time.
     pub fn most(&self) -> (u64, Duration) {
         let lost = self.cuts.iter().map(|cut| cut.lost).max().unwrap_or(0);
         (lost, self.cuts.iter().map(|cut| cut.at_risk).max().unwrap_or_default())
     }
 }
 
-/// How a load is run.
+/// The parameters of a load.
 pub struct Run<'a> {
-    /// Under which setting.
+    /// The setting.
     pub setting: Setting,
-    /// What its arrivals follow.
+    /// Seed of the arrivals.
     pub seed: u64,
-    /// How long nothing is measured, in seconds, and for how long it is.
+    /// Duration of the warm-up in seconds.
     pub warm_up: f64,
-    /// See there.
+    /// Duration of the measurement in seconds.
     pub seconds: f64,
-    /// A directory for its files, which is not there yet.
+    /// A directory for its files, which does not exist yet.
     pub place: &'a Path,
 }
 
 impl Run<'_> {
-    /// Starts the load on a store, waits for its end, and returns what it measured.
+    /// Starts the load on a store, waits for its end, and returns its measurements.
     ///
     /// # Errors
-    /// What it found, or if it does not come to its end.
+    /// Its finding, or a timeout.
     pub fn load(&self, store: &Path, acknowledged: &str) -> Result<Measured, Finding> {
         let arguments = [
             self.setting.to_string(),
@@ -112,15 +112,15 @@ impl Run<'_> {
         let lines = process.lines();
         let line = lines.iter().find_map(|line| line.strip_prefix(MEASURED)).unwrap_or_default();
         serde_json::from_str(line)
-            .map_err(|error| Finding::new(Kind::Misbehaved, format!("the load said {line:?}: {error}")))
+            .map_err(|error| Finding::new(Kind::Misbehaved, format!("the load printed {line:?}: {error}")))
     }
 
-    /// Runs it on the recorder, whose syncs take as long as some of `sync`, and cuts the record at
-    /// `cuts_min` instants, at more of them until `until`.
+    /// Runs the load on the recorder, whose syncs take times from `sync`. Cuts the record at
+    /// `cuts_min` instants, and at more of them until `until`.
     ///
     /// # Errors
-    /// What must not be: a scheme that waits lost something, or a store can't be recovered. The
-    /// inner error is a recorder that can't be mounted.
+    /// A violation: a scheme that waits lost a record, or a store can't be recovered. The inner
+    /// error means that no recorder can be mounted.
     pub fn lose(
         &self,
         sync: &SyncTimes,
@@ -163,18 +163,18 @@ impl Run<'_> {
     }
 }
 
-/// A record, and how much of it is there after each state that was recovered.
+/// A record, and the number of records in each state that was recovered.
 struct Judge {
     setting: Setting,
     record: Record,
-    /// When each record was acknowledged, in their order.
+    /// The times of the acknowledgements, in order.
     acknowledged: Vec<Duration>,
     place: PathBuf,
     recovered: BTreeMap<u64, u64>,
 }
 
 impl Judge {
-    /// Cuts at these instants, which are in order.
+    /// Cuts at these instants, which are sorted.
     fn cut_at(&mut self, instants: &[Duration], cuts: &mut Vec<Cut>) -> Result<(), Finding> {
         let mut disk = self.record.disk(SECTOR);
         let mut at = 0;
@@ -186,7 +186,7 @@ impl Judge {
             at = end;
             let image = disk.image(&Choice::Nothing { names: false });
             let fingerprint = image.fingerprint();
-            // Between two syncs every instant leaves the same disk.
+            // All instants between two syncs leave the same disk.
             let there = match self.recovered.get(&fingerprint) {
                 Some(there) => *there,
                 None => {
@@ -205,10 +205,10 @@ impl Judge {
         Ok(())
     }
 
-    /// What is lost if so many are there.
+    /// Returns the loss if `there` records are there.
     ///
     /// # Errors
-    /// If an acknowledgement had been waited for, anything that is lost.
+    /// Any loss, if the scheme waits for durability.
     fn cut(&self, instant: Duration, there: u64) -> Result<Cut, Finding> {
         let cut = lost(&self.acknowledged, instant, there);
         if cut.lost > 0 && self.setting.scheme.waits() {
@@ -222,10 +222,10 @@ impl Judge {
     }
 }
 
-/// What of the acknowledged records a cut at this instant takes, if the first so many are there.
+/// Returns the loss of a cut at this instant, if the first `there` records are there.
 fn lost(acknowledged: &[Duration], instant: Duration, there: u64) -> Cut {
     let acknowledged_count = acknowledged.partition_point(|time| *time <= instant);
-    // More may be there than was told.
+    // Records may be there that were not acknowledged.
     let lost = (acknowledged_count as u64).saturating_sub(there);
     let oldest = acknowledged.get(there as usize).filter(|_| lost > 0);
     Cut { lost, at_risk: oldest.map_or(Duration::ZERO, |oldest| instant - *oldest) }
@@ -241,7 +241,7 @@ fn count_in_fresh_process(store: &Path, scheme: Scheme) -> Result<u64, Finding> 
 /// Plays the role of the process that recovers a store and counts its records.
 ///
 /// # Errors
-/// If one is torn, or missing before others.
+/// If a record is torn, or missing before others.
 pub fn play_count(role: &Role) -> Result<(), Finding> {
     let is_file = role.arguments.first().is_some_and(|scheme| scheme == Scheme::MmapInterval.name());
     let count = if is_file { baseline::recovered(&role.store) } else { count(&role.store)? };
@@ -262,7 +262,7 @@ fn count(path: &Path) -> Result<u64, Finding> {
         if *key != u64::to_be_bytes(count) || unsealed(value)? != count {
             return Err(Finding::new(
                 Kind::OrderViolation,
-                format!("record {count} is missing, and later ones are there"),
+                format!("record {count} is missing, but later ones are there"),
             ));
         }
     }
@@ -273,7 +273,8 @@ fn count(path: &Path) -> Result<u64, Finding> {
 mod tests {
     use super::*;
 
-    /// Goal: lost is what was acknowledged before the cut and is not there; nothing else.
+    /// Goal: exactly the records that were acknowledged before the cut and are missing count as
+    /// lost.
     #[test]
     fn what_is_lost_is_counted() {
         let ms = Duration::from_millis;
@@ -289,7 +290,7 @@ mod tests {
         assert_eq!(of(0, 0), (0, ms(0)));
     }
 
-    /// Goal: a scheme that waits may lose nothing, and the others' losses are no violation.
+    /// Goal: a scheme that waits may lose nothing; losses of the other schemes are no violation.
     #[test]
     fn a_loss_after_waiting_is_a_violation() {
         for (scheme, is_violation) in [(Scheme::LoggerDurable, true), (Scheme::LoggerVisible, false)] {

@@ -1,19 +1,20 @@
-//! How often to sync? Four schemes are compared on the disk that holds the temporary files, over a
-//! range of sync frequencies and record rates: what a power cut takes, how long acknowledgements
-//! take, and at what cost; beside each what models predict. It ends with advice.
+//! How often to sync? This suite compares four schemes on the disk with the temporary files, over a
+//! range of sync frequencies and record rates: the loss in a power cut, the time to an
+//! acknowledgement, and the costs. It compares them with models, too, and ends with advice.
 //!
-//! Each setting runs twice. On the disk, one after the other, latency, throughput, syncs and bytes
-//! are measured. Then the schemes of one frequency and rate run side by side on the recorder, whose
-//! syncs take as long as the disk's did, and the power is cut at random instants ([`loss`]).
+//! Each setting runs twice. First the settings run on the disk, one after the other, and latency,
+//! throughput, syncs and bytes are measured. Then the schemes of one frequency and rate run
+//! concurrently on the recorder, whose syncs take as long as those of the disk. The power is cut at
+//! random instants ([`loss`]).
 //!
 //! | module | its one job |
 //! |---|---|
-//! | [`setting`] | what is compared |
-//! | [`load`], [`baseline`] | a process that puts records and measures; the file of the scheme without a log |
-//! | [`loss`] | what a cut takes |
-//! | [`model`], [`row`] | what it ought to take, and why it differs; both side by side |
-//! | [`advice`] | which setting to use |
-//! | [`table`], [`page`], [`chart`] | how that is shown |
+//! | [`setting`] | the settings that are compared |
+//! | [`load`], [`baseline`] | a process that writes records and measures; the file of the scheme without a log |
+//! | [`loss`] | the loss in a cut |
+//! | [`model`], [`row`] | the predicted values and reasons for deviations; both next to the measurements |
+//! | [`advice`] | the recommended setting |
+//! | [`table`], [`page`], [`chart`] | presentation |
 
 pub mod advice;
 pub mod baseline;
@@ -35,37 +36,35 @@ use row::Row;
 use setting::{SCHEMES, Setting};
 use std::time::{Duration, Instant};
 
-/// The log's ring, as stores have it unless told otherwise, is flushed when it is half full,
-/// whatever the policy.
+/// The log's ring in its default size is flushed when it is half full, under any policy.
 const HALF_A_RING: f64 = (untorn::limits::RING_SIZE_DEFAULT / 2) as f64;
-/// Instants of a cut, of each setting at least; and seconds for more of them.
+/// Smallest number of cuts of each setting.
 const CUTS_MIN: usize = 12;
-/// See there.
+/// Seconds for more cuts.
 const CUTTING: f64 = 1.5;
-/// A setting is measured for so many intervals, and not for less than so many seconds.
+/// Number of intervals for which a setting is measured.
 const INTERVALS: f64 = 6.0;
-/// See there.
+/// Shortest measurement in seconds.
 const SECONDS_MIN: f64 = 0.8;
-/// What it takes to start a process and to make a store, in seconds.
+/// Time to start a process and to make a store, in seconds.
 const STARTING: f64 = 0.5;
-/// So much longer than usual a setting is measured, if there is time; and so much shorter, if there
-/// is little.
+/// Largest factor by which a measurement is prolonged if there is time.
 const STRETCH_MAX: f64 = 8.0;
-/// See there.
+/// Smallest factor by which it is shortened if there is little time.
 const STRETCH_MIN: f64 = 0.5;
 
-/// A frequency and a rate, at which all schemes are compared.
+/// A frequency and a rate at which all schemes are compared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Cell {
     hz: Option<u32>,
     rate: u32,
 }
 
-/// All of them; what matters most comes first, since the time may not suffice for all.
+/// Returns all cells. The most important ones come first, since the time may not suffice for all.
 fn cells() -> Vec<Cell> {
     let of_rate = |rate| [Some(10), Some(100), Some(1000), None, Some(1)].map(|hz| Cell { hz, rate });
     let mut cells: Vec<Cell> = [1000, 10_000, 100].into_iter().flat_map(of_rate).collect();
-    // To see where the rate is no longer carried.
+    // These show where the rate is no longer sustained.
     cells.extend([Some(100), None].map(|hz| Cell { hz, rate: 100_000 }));
     cells
 }
@@ -76,13 +75,13 @@ impl Cell {
         SCHEMES.into_iter().filter(has).map(|scheme| Setting { scheme, hz: self.hz, rate: self.rate }).collect()
     }
 
-    /// How long nothing is measured yet, and for how long it is, in seconds.
+    /// Returns the seconds of warm-up and of measurement.
     fn times(self, stretch: f64) -> (f64, f64) {
         let interval = self.hz.map_or(0.0, |hz| 1.0 / f64::from(hz));
         ((1.2 * interval).max(0.25), (INTERVALS * interval).max(SECONDS_MIN) * stretch)
     }
 
-    /// How long it takes, in seconds: each scheme on the disk, and all of them on the recorder.
+    /// Returns the duration in seconds: each scheme on the disk, and all of them on the recorder.
     fn cost(self, stretch: f64) -> f64 {
         let (warm_up, seconds) = self.times(stretch);
         (self.settings().len() + 1) as f64 * (warm_up + seconds + STARTING) + CUTTING * stretch
@@ -103,7 +102,7 @@ pub fn run(context: &Context) -> Outcome {
     let mut outcome = Outcome::of(context);
     let can_cut = crate::power::prepare();
     if let Err(why) = &can_cut {
-        outcome.skip("what a power cut takes", why);
+        outcome.skip("the loss in a power cut", why);
     }
     let mut suite = Suite { context, outcome: &mut outcome, can_cut: can_cut.is_ok(), rows: Vec::new() };
     match &context.only {
@@ -152,7 +151,7 @@ impl Suite<'_> {
         }
     }
 
-    /// Measures these settings one after the other, cuts the power of all, and notes what came out.
+    /// Measures these settings one after the other, cuts the power of all, and records the results.
     fn compare(&mut self, settings: &[Setting], stretch: f64) {
         let mut measured = Vec::new();
         for setting in settings {
@@ -195,8 +194,7 @@ impl Suite<'_> {
         Run { setting: *setting, seed: self.context.seed, warm_up, seconds, place }
     }
 
-    /// What cuts take, side by side: these runs are about what is lost when, and not about how long
-    /// anything takes.
+    /// Measures losses concurrently: these runs do not measure durations.
     fn lose(&mut self, measured: &[(Setting, Measured)], stretch: f64) -> Vec<Result<Option<Losses>, Finding>> {
         if !self.can_cut {
             return measured.iter().map(|_| Ok(None)).collect();
@@ -215,7 +213,7 @@ impl Suite<'_> {
             runs.into_iter().map(|run| run.join().expect("a run does not panic")).collect()
         });
         let unmounted = |why: String| {
-            self.outcome.skip("what a power cut takes", why);
+            self.outcome.skip("the loss in a power cut", why);
             None
         };
         let mut unmounted = unmounted;
@@ -227,7 +225,8 @@ impl Suite<'_> {
 mod tests {
     use super::*;
 
-    /// Goal: a minute or two have all frequencies at one rate, and half a minute the usual ones.
+    /// Goal: two minutes suffice for all frequencies at one rate, and half a minute for the usual
+    /// ones.
     #[test]
     fn what_matters_most_fits_into_a_short_run() {
         let cost = |count: usize| cells()[..count].iter().map(|cell| cell.cost(1.0)).sum::<f64>();

@@ -1,24 +1,24 @@
-//! What ought to be lost, and how long an acknowledgement ought to take: the plain model, and a
-//! refined one that knows how the schemes work and how long a sync takes here; and what the
-//! difference between model and measurement is due to.
+//! Predictions of the loss and of the time to an acknowledgement by two models: a plain one, and a
+//! refined one that includes the rules of the schemes and the measured length of a sync. The module
+//! also explains differences between a model and the measurement.
 //!
-//! Plain: with f syncs a second and r records, a cut finds half an interval of them unsynced,
-//! r/(2f), and who waits does so for half an interval, 1/(2f).
+//! Plain model: with f syncs and r records per second, a cut finds the records of half an interval
+//! unsynced, r/(2f). A writer that waits does so for half an interval, 1/(2f).
 //!
-//! Refined, for the logger: its interval Δ begins with the oldest record that waits, then comes a
-//! sync of the length S, which covers what had come when it began. If nothing comes during the
-//! sync, the next interval begins with the next record, 1/r later on average. So a cycle has the
-//! length Δ + S + e^(-rS)/r, and begins with k = rS + e^(-rS) records on average; the mean number
-//! of records that are not durable is
+//! Refined model for the logger: its interval Δ begins with the oldest waiting record. Then comes a
+//! sync of the length S, which covers the records before its beginning. If no record arrives during
+//! the sync, the next interval begins with the next record, 1/r later on average. A cycle thus has
+//! the length Δ + S + e^(-rS)/r and begins with k = rS + e^(-rS) records on average. The mean
+//! number of records that are not durable is
 //!
 //! ```text
 //!     L = (k·Δ + r·Δ²/2 + (k + r·Δ)·S + r·S²/2) / (Δ + S + e^(-rS)/r)
 //! ```
 //!
-//! with the mean of S, and the mean of its squares, since a long sync is met by more records than a
-//! short one, and each is not durable for L/r on average (Little's law, L = λW: Operations Research
-//! 9, 1961). The same L is lost by the scheme that acknowledges early, and L/r waited for by the
-//! one that does not: they are two sides of one thing.
+//! with the mean of S and the mean of its squares, since more records arrive during a long sync
+//! than during a short one. Each record waits L/r on average to become durable (Little's law, L =
+//! λW: Operations Research 9, 1961). The scheme that acknowledges early loses L records; the scheme
+//! that waits does so for L/r.
 
 use super::load::SyncTimes;
 use super::setting::{Scheme, Setting};
@@ -26,13 +26,13 @@ use super::setting::{Scheme, Setting};
 /// A prediction.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Prediction {
-    /// Acknowledged records that a cut takes, on average.
+    /// Mean number of acknowledged records that a cut loses.
     pub lost: f64,
     /// Mean time to the acknowledgement, in milliseconds.
     pub ack_ms: f64,
 }
 
-/// The plain model, for so many syncs a second.
+/// Returns the prediction of the plain model for `hz` syncs per second.
 pub fn plain(setting: &Setting, hz: f64) -> Prediction {
     let half = if hz > 0.0 { 0.5 / hz } else { 0.0 };
     if setting.scheme.waits() {
@@ -42,8 +42,8 @@ pub fn plain(setting: &Setting, hz: f64) -> Prediction {
     }
 }
 
-/// The refined model, with the rate that was reached, the measured lengths of syncs, and how long
-/// before a deadline the logger begins one, in seconds.
+/// Returns the prediction of the refined model, given the achieved rate, the measured lengths of
+/// syncs, and the flush lead time in seconds.
 pub fn refined(setting: &Setting, rate: f64, sync: &SyncTimes, head_start: f64) -> Prediction {
     let interval = setting.interval().as_secs_f64();
     match setting.scheme {
@@ -57,7 +57,8 @@ pub fn refined(setting: &Setting, rate: f64, sync: &SyncTimes, head_start: f64) 
     }
 }
 
-/// The mean number of records that are visible and not durable: see above.
+/// Returns the mean number of records that are visible but not durable; see the module's
+/// documentation.
 fn not_durable(interval: f64, rate: f64, sync: &SyncTimes) -> f64 {
     if rate <= 0.0 {
         return 0.0;
@@ -74,10 +75,11 @@ fn waiting_ms(interval: f64, rate: f64, sync: &SyncTimes) -> f64 {
     if rate <= 0.0 { 0.0 } else { not_durable(interval, rate, sync) / rate * 1e3 }
 }
 
-/// The writer of the mapped file syncs by the clock, or as soon as it can if a sync has taken
-/// longer, and takes no records meanwhile; those that come wait, and follow at once. So after a
-/// sync of the length S the next one begins at P = max(Δ, S) from the beginning of the first; in
-/// between rS records and then all that come are at risk, and during the next one rP.
+/// Returns the prediction for the mapped file. Its writer syncs by the clock, or as soon as
+/// possible if a sync took longer. During a sync it accepts no records; those that arrive wait and
+/// follow at once. After a sync of the length S the next one begins at P = max(Δ, S) from the
+/// beginning of the first. Until then rS records and then all later ones are at risk; during the
+/// next sync rP are.
 fn mapped(interval: f64, rate: f64, sync: &SyncTimes) -> Prediction {
     let parts: &[f64] = if sync.parts.is_empty() { &[sync.mean] } else { &sync.parts };
     let mean = |of: &dyn Fn(f64) -> f64| parts.iter().map(|part| of(*part)).sum::<f64>() / parts.len() as f64;
@@ -92,8 +94,8 @@ fn mapped(interval: f64, rate: f64, sync: &SyncTimes) -> Prediction {
     Prediction { lost: rate * of_a_cycle / period, ack_ms: sync.mean_square() / (2.0 * period) * 1e3 }
 }
 
-/// The most that a cut can take, in records and in seconds, if no sync takes longer than the given
-/// one: an interval, the sync that had just begun before it, and the one after it.
+/// Returns the largest possible loss in records and in seconds, if no sync takes longer than the
+/// given one: an interval, the sync that had just begun before it, and the sync after it.
 pub fn worst(setting: &Setting, rate: f64, sync: f64) -> (f64, f64) {
     if setting.scheme.waits() {
         return (0.0, 0.0);
@@ -102,38 +104,36 @@ pub fn worst(setting: &Setting, rate: f64, sync: f64) -> (f64, f64) {
     (rate * age, age)
 }
 
-/// What the measurements are about, for an explanation.
+/// The measurements from which a difference is explained.
 #[derive(Clone, Copy, Debug)]
 pub struct Evidence {
-    /// Records acknowledged in a second.
+    /// Records acknowledged per second.
     pub throughput: f64,
     /// The length of a sync, in seconds.
     pub sync: f64,
-    /// How long before a deadline the logger begins, in seconds.
+    /// Flush lead time in seconds.
     pub head_start: f64,
-    /// Log bytes of a second, and the bytes at which a flush comes under any policy.
+    /// Log bytes per second.
     pub log_bytes_per_second: f64,
-    /// See there.
+    /// Bytes at which a flush happens under any policy.
     pub half_a_ring: f64,
-    /// How late records were put on average, in what was measured, as part of it: nothing that a
-    /// model knows of.
+    /// Mean delay of writing records as a part of the measured value, which no model includes.
     pub late: f64,
-    /// The measured value, its standard error if it is a mean of samples, the plain prediction and
-    /// the refined one.
+    /// The measured value.
     pub measured: f64,
-    /// See there.
+    /// Its standard error, if it is a mean of samples.
     pub error: f64,
-    /// See there.
+    /// The prediction of the plain model.
     pub plain: f64,
-    /// See there.
+    /// The prediction of the refined model.
     pub refined: f64,
 }
 
-/// As much of a difference is not worth a word.
+/// Relative difference that needs no explanation.
 const CLOSE: f64 = 0.1;
 
-/// Why the plain model and the measurement differ, from what was measured beside; empty if they
-/// don't, by more than a tenth or two standard errors.
+/// Returns the reasons for a difference between the plain model and the measurement. Returns none
+/// if they differ by at most a tenth or two standard errors.
 pub fn why(setting: &Setting, of: &Evidence) -> Vec<String> {
     let mut why = Vec::new();
     let scale = of.measured.abs().max(of.plain.abs()).max(f64::MIN_POSITIVE);
@@ -147,21 +147,21 @@ pub fn why(setting: &Setting, of: &Evidence) -> Vec<String> {
     }
     let interval = setting.interval().as_secs_f64();
     if of.sync > CLOSE * interval {
-        why.push(format!("a sync takes {:.2} ms itself, and covers what had come when it began", of.sync * 1e3));
+        why.push(format!("a sync takes {:.2} ms itself and covers the records before its beginning", of.sync * 1e3));
     }
     let is_loggers = setting.scheme != Scheme::MmapInterval;
     if is_loggers && interval > 0.0 && rate * interval < 10.0 {
         let records = rate * interval;
-        why.push(format!("the interval begins with the oldest waiting record, and has {records:.1} records only"));
+        why.push(format!("the interval begins with the oldest waiting record and has only {records:.1} records"));
     }
     if setting.scheme == Scheme::LoggerWithin {
         why.push(format!(
-            "the logger begins {:.2} ms before the deadline, by what it expects a flush to take",
+            "the logger begins {:.2} ms before the deadline, its estimate of a flush",
             of.head_start * 1e3
         ));
     }
     if is_loggers && interval > 0.0 && of.log_bytes_per_second * interval > of.half_a_ring {
-        why.push("a half-full ring is flushed before the interval is over".into());
+        why.push("a half-full ring is flushed before the interval ends".into());
     }
     if of.late > CLOSE * of.measured {
         why.push(format!("records were put {:.2} ms late on average: the machine was busy", of.late));
@@ -169,7 +169,7 @@ pub fn why(setting: &Setting, of: &Evidence) -> Vec<String> {
     let expected = of.refined + of.late;
     if !is_near(of.measured, expected) {
         let left = of.measured - expected;
-        why.push(format!("with that {expected:.2} was to be expected; {left:+.2} is left unexplained"));
+        why.push(format!("together these predict {expected:.2}; {left:+.2} is unexplained"));
     }
     why
 }
@@ -184,7 +184,7 @@ mod tests {
         (a - b).abs() <= 0.02 * b.abs().max(1e-9)
     }
 
-    /// Syncs that all take equally long.
+    /// Returns syncs of equal length.
     fn always(seconds: f64) -> SyncTimes {
         SyncTimes { mean: seconds, max: seconds, parts: vec![seconds] }
     }
@@ -201,8 +201,8 @@ mod tests {
         assert_eq!(durable, Prediction { lost: 0.0, ack_ms: 50.0 });
     }
 
-    /// Goal: with many records and fast syncs the refined model is the plain one; with few it is an
-    /// interval, and without an interval one and a half syncs.
+    /// Goal: with many records and fast syncs the refined model equals the plain one. With few
+    /// records it predicts an interval, and without an interval one and a half syncs.
     #[test]
     fn the_refined_model_at_its_ends() {
         let many = refined(&setting(Scheme::LoggerDurable, 10, 100_000), 1e5, &always(1e-7), 0.0);
@@ -214,13 +214,13 @@ mod tests {
         assert!(close(grouped.ack_ms, 1.5), "{grouped:?}");
         let mapped = refined(&setting(Scheme::MmapInterval, 10, 1000), 1000.0, &always(0.0), 0.0);
         assert!(close(mapped.lost, 50.0) && mapped.ack_ms == 0.0, "{mapped:?}");
-        // Syncs that take longer than the interval follow each other, and each finds what came
-        // during the one before.
+        // Syncs that take longer than the interval follow each other immediately, and each covers
+        // the records of the previous one.
         let slow = refined(&setting(Scheme::MmapInterval, 1000, 1000), 1000.0, &always(0.005), 0.0);
         assert!(close(slow.lost, 5.0) && close(slow.ack_ms, 2.5), "{slow:?}");
     }
 
-    /// Goal: the formula is right. Method: the logger's rule, played out event by event.
+    /// Goal: the formula is right. Method: a simulation of the logger's rule.
     #[test]
     fn the_formula_agrees_with_a_simulation() {
         let varied = SyncTimes { mean: 0.004, max: 0.01, parts: vec![0.001, 0.001, 0.01] };
@@ -253,7 +253,8 @@ mod tests {
         }
     }
 
-    /// Goal: nothing is explained that needs no explanation, and what the evidence shows is named.
+    /// Goal: small differences are not explained, and the reasons that the measurements show are
+    /// named.
     #[test]
     fn differences_are_explained_by_what_was_measured() {
         let visible = setting(Scheme::LoggerVisible, 100, 1000);

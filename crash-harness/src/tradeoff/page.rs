@@ -1,5 +1,5 @@
-//! The comparison in the report: charts, the whole table, the reasons, the advice; and the same as
-//! files beside it.
+//! The comparison in the report: charts, the complete table, reasons and advice; and the same data
+//! as separate files.
 
 use super::table::{bytes_in_words, percent, short};
 use super::{chart, row};
@@ -8,13 +8,13 @@ use crate::report::html::{escape, grouped};
 use std::fmt::Write;
 use std::path::Path;
 
-/// Draws it; nothing for a suite that compares nothing.
+/// Draws the comparison, if the suite has one.
 pub fn draw(html: &mut String, outcome: &Outcome) {
     if outcome.rows.is_empty() {
         return;
     }
     for (_, caption, svg) in chart::all(&outcome.rows) {
-        // The name of SVG's grammar is needed in a file only.
+        // Only a separate file needs the XML namespace.
         let svg = svg.replacen(" xmlns='http://www.w3.org/2000/svg'", "", 1);
         let _ = write!(html, "<figure>{svg}<figcaption>{}</figcaption></figure>", escape(caption));
     }
@@ -63,10 +63,10 @@ pub fn draw(html: &mut String, outcome: &Outcome) {
     html.push_str("</table></div>");
 }
 
-/// Writes the rows as `tradeoff.csv` and each chart as a file of its own.
+/// Writes the rows as `tradeoff.csv` and each chart as a separate file.
 ///
 /// # Errors
-/// If that can't be written.
+/// If they can't be written.
 pub fn write_files(outcomes: &[Outcome], directory: &Path) -> Result<(), String> {
     for outcome in outcomes.iter().filter(|outcome| !outcome.rows.is_empty()) {
         let charts = chart::all(&outcome.rows).into_iter();

@@ -1,5 +1,5 @@
-//! The result of one setting: what was measured, and what the models predict. Programs read these
-//! names, from JSON and CSV.
+//! The result of one setting: measurements and predictions. Programs read these field names from
+//! JSON and CSV.
 
 use super::load::Measured;
 use super::loss::Losses;
@@ -10,88 +10,83 @@ use serde::Serialize;
 /// One setting.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    /// What to write to get it.
+    /// The options that select the setting, as text.
     pub setting: String,
     /// The scheme's name.
     pub scheme: &'static str,
-    /// Syncs in a second that it was set to; without an interval, those that were reached.
+    /// Configured syncs per second; without an interval, the measured ones.
     pub fsync_hz: f64,
-    /// Whether it syncs as soon as there is something, without an interval.
+    /// Whether it syncs immediately, without an interval.
     pub on_commit: bool,
-    /// Records in a second that were due.
+    /// Records due per second.
     pub rate: u32,
-    /// Acknowledged records that a cut took, on average, the standard error of that, and at most.
-    /// `None` where no power could be cut.
+    /// Acknowledged records that a cut lost: the mean. `None` if no power cut was possible.
     pub lost_mean: Option<f64>,
-    /// See there.
+    /// The standard error of that mean.
     pub lost_mean_error: Option<f64>,
-    /// See there.
+    /// The largest number of lost records.
     pub lost_max: Option<u64>,
-    /// The plain model's: r/(2f), or 0 for those that wait.
+    /// The plain model's loss: r/(2f), or 0 for schemes that wait.
     pub lost_predicted: f64,
-    /// The refined model's: see [`super::model`].
+    /// The refined model's loss: see [`super::model`].
     pub lost_refined: f64,
-    /// The most that a cut can take if no sync takes longer than the longest that was measured, in
-    /// records.
+    /// The largest possible loss in records, if no sync takes longer than the longest measured one.
     pub lost_worst: f64,
-    /// The longest time between an acknowledgement and a cut that took its record; and the longest
-    /// that the model allows.
+    /// The longest time between an acknowledgement and a cut that lost its record.
     pub at_risk_ms_max: Option<f64>,
-    /// See there.
+    /// The longest such time that the model allows.
     pub at_risk_ms_worst: f64,
     /// Instants at which the power was cut.
     pub cuts: u64,
-    /// Time from when a record was due to its acknowledgement.
+    /// Time from when a record was due to its acknowledgement: the mean.
     pub ack_ms_mean: f64,
-    /// See there.
+    /// The median.
     pub ack_ms_p50: f64,
-    /// See there.
+    /// The 99th percentile.
     pub ack_ms_p99: f64,
-    /// See there.
+    /// The 99.9th percentile.
     pub ack_ms_p999: f64,
-    /// See there.
+    /// The maximum.
     pub ack_ms_max: f64,
-    /// The plain model's mean: 1/(2f), or 0 for those that don't wait.
+    /// The plain model's mean: 1/(2f), or 0 for schemes that do not wait.
     pub ack_predicted_ms: f64,
     /// The refined model's mean.
     pub ack_refined_ms: f64,
-    /// How late records were put, on average: part of the latency, and nothing that the scheme can
-    /// help.
+    /// Mean delay of writing a record. It is part of the latency, but not caused by the scheme.
     pub put_late_ms: f64,
-    /// Acknowledgements later than the interval or deadline, as a part of all.
+    /// Acknowledgements later than the interval or deadline, as a fraction of all.
     pub late: f64,
-    /// Records acknowledged in a second.
+    /// Records acknowledged per second.
     pub throughput: f64,
-    /// Syncs in the time that was measured, in a second of it, and how long they took, on average
-    /// and at most.
+    /// Syncs in the measured time.
     pub fsyncs: u64,
-    /// See there.
+    /// Syncs per second.
     pub fsyncs_per_second: f64,
-    /// See there.
+    /// Mean duration of a sync.
     pub fsync_ms: f64,
-    /// See there.
+    /// Longest duration of a sync.
     pub fsync_ms_max: f64,
     /// Bytes that the processes caused to be written to the disk in that time. `None` if the kernel
     /// does not count them.
     pub bytes_written: Option<u64>,
-    /// The time that was measured.
+    /// The measured time in seconds.
     pub seconds: f64,
-    /// What the plain model misses, as a part of what it predicts: of the loss for those that
-    /// acknowledge early, of the latency for those that wait.
+    /// The relative deviation from the plain model: of the loss for schemes that acknowledge early,
+    /// of the latency for schemes that wait.
     pub deviation: Option<f64>,
-    /// Why, as far as what was measured shows it.
+    /// Reasons for the deviation that the measurements show.
     pub why: String,
 }
 
 impl Row {
-    /// Puts together what was measured on the disk and what was lost.
+    /// Combines the measurements on the disk and the losses.
     pub fn new(setting: &Setting, on_disk: &Measured, lost: Option<&Losses>, half_a_ring: f64) -> Row {
         let seconds = on_disk.seconds().max(f64::MIN_POSITIVE);
         let throughput = on_disk.acknowledged as f64 / seconds;
         let syncs_per_second = on_disk.syncs as f64 / seconds;
         let hz = setting.hz.map_or(syncs_per_second, f64::from);
         let rate = on_disk.due as f64 / seconds;
-        // The load of the cuts is another one; its syncs take as long as they do on the recorder.
+        // The cuts use another load, whose syncs take the times of the recorder.
         let (cut_rate, cut_sync) = lost.map_or((rate, &on_disk.sync), |lost| {
             (lost.measured.acknowledged as f64 / lost.measured.seconds(), &lost.measured.sync)
         });
@@ -166,7 +161,7 @@ impl Row {
         }
     }
 
-    /// How often it is set to sync, for people.
+    /// Returns the configured sync frequency as text.
     pub fn frequency(&self) -> String {
         if self.on_commit { "on commit".into() } else { format!("{} Hz", self.fsync_hz) }
     }
@@ -176,10 +171,10 @@ fn of(measured: f64, predicted: f64) -> Option<f64> {
     (predicted > 0.0).then(|| (measured - predicted) / predicted)
 }
 
-/// The rows as a table that spreadsheets read: a line with the names, and a line for each setting.
+/// Returns the rows as CSV: a line with the names and a line for each setting.
 ///
 /// # Errors
-/// If a row can't be written; there is no such row.
+/// If a row can't be written, which does not happen.
 pub fn csv(rows: &[Row]) -> Result<Vec<u8>, String> {
     let mut to = csv::Writer::from_writer(Vec::new());
     for row in rows {

@@ -1,30 +1,29 @@
-//! What is compared: schemes of durability, how often they sync, and how many records come in a
-//! second.
+//! The settings that are compared: durability schemes, sync frequencies, and record rates.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Who makes a record durable, and when its writer hears of it.
+/// The component that makes a record durable, and the time of the acknowledgement.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Scheme {
-    /// A file mapped by its writer, which syncs it now and then, and waits for that; a record
-    /// counts as soon as it is in the mapping.
+    /// A file that its writer maps. The writer syncs it at intervals and blocks during a sync. A
+    /// record is acknowledged when it is in the mapping.
     MmapInterval,
-    /// untorn's logger; a commit counts as soon as it is visible.
+    /// untorn's logger; a commit is acknowledged when it is visible.
     LoggerVisible,
-    /// untorn's logger; a commit counts when the sync that covers it has returned.
+    /// untorn's logger; a commit is acknowledged when the sync that covers it has returned.
     LoggerDurable,
-    /// The same, and each commit says by when; the logger syncs as late as that allows.
+    /// The same with a deadline for each commit; the logger syncs as late as the deadline allows.
     LoggerWithin,
 }
 
-/// All of them.
+/// All schemes.
 pub const SCHEMES: [Scheme; 4] =
     [Scheme::MmapInterval, Scheme::LoggerVisible, Scheme::LoggerDurable, Scheme::LoggerWithin];
 
 impl Scheme {
-    /// Its name, for programs and people.
+    /// Returns its name.
     pub fn name(self) -> &'static str {
         match self {
             Scheme::MmapInterval => "mmap-interval",
@@ -34,12 +33,12 @@ impl Scheme {
         }
     }
 
-    /// Whether a writer hears of its record only when that is durable.
+    /// Returns whether a record is acknowledged only when it is durable.
     pub fn waits(self) -> bool {
         matches!(self, Scheme::LoggerDurable | Scheme::LoggerWithin)
     }
 
-    /// Whether it can sync as soon as there is something, without an interval.
+    /// Returns whether it can sync immediately, without an interval.
     pub fn has_on_commit(self) -> bool {
         matches!(self, Scheme::LoggerVisible | Scheme::LoggerDurable)
     }
@@ -48,22 +47,22 @@ impl Scheme {
 /// One point of the comparison.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Setting {
-    /// Who.
+    /// The scheme.
     pub scheme: Scheme,
-    /// Syncs in a second that it is set to. `None`: as soon as there is something, one after the
-    /// other (group commit).
+    /// Configured syncs per second. `None`: a sync as soon as there is something to sync (group
+    /// commit).
     pub hz: Option<u32>,
-    /// Records that come in a second.
+    /// Records that arrive per second.
     pub rate: u32,
 }
 
 impl Setting {
-    /// The time between two syncs, or the deadline; zero if there is none.
+    /// Returns the time between two syncs, or the deadline; zero if there is none.
     pub fn interval(&self) -> Duration {
         self.hz.map_or(Duration::ZERO, |hz| Duration::from_secs(1) / hz)
     }
 
-    /// What to write to get it, for people.
+    /// Returns the options that select the setting, as text.
     pub fn in_words(&self) -> String {
         let interval = format!("{:?}", self.interval());
         match (self.scheme, self.hz) {
@@ -77,7 +76,7 @@ impl Setting {
     }
 }
 
-/// The name that a replay line has, such as `logger-visible:10:1000`.
+/// Writes the name in a replay line, such as `logger-visible:10:1000`.
 impl fmt::Display for Setting {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(to, "{}:", self.scheme.name())?;
@@ -109,7 +108,8 @@ impl FromStr for Setting {
 mod tests {
     use super::*;
 
-    /// Goal: the setting that a replay line names is the one that ran, and what is none is told.
+    /// Goal: the setting that a replay line names is the one that ran, and an invalid name is an
+    /// error.
     #[test]
     fn a_setting_is_read_as_it_was_written() {
         for scheme in SCHEMES {

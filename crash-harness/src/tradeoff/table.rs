@@ -1,9 +1,9 @@
-//! The comparison on a terminal: a line for each setting, the reasons below, and the advice.
+//! The comparison on a terminal: a line for each setting, followed by reasons and advice.
 
 use crate::outcome::Outcome;
 use std::fmt::Write;
 
-/// The table, and what is to be said about it; empty for a suite without one.
+/// Returns the table with its explanations; empty for a suite without one.
 pub fn text(outcome: &Outcome) -> String {
     let mut text = String::new();
     if outcome.rows.is_empty() {
@@ -64,7 +64,7 @@ pub fn text(outcome: &Outcome) -> String {
     if let Some(first) = outcome.rows.iter().find(|row| row.lost_mean.is_some()) {
         let _ = writeln!(
             text,
-            "lost: acknowledged records that a power cut at a random instant took, on average and at most; the first such line had {} cuts",
+            "lost: acknowledged records that a power cut at a random instant loses, mean and maximum; the first such line had {} cuts",
             first.cuts
         );
     }
@@ -74,7 +74,7 @@ pub fn text(outcome: &Outcome) -> String {
     text
 }
 
-/// Three digits, or as many as there are before the point.
+/// Formats a number with three digits, or with all digits before the point.
 pub(super) fn short(value: f64) -> String {
     match value.abs() {
         0.0 => "0".into(),
@@ -86,12 +86,12 @@ pub(super) fn short(value: f64) -> String {
     }
 }
 
-/// A part, as a percentage with its sign.
+/// Formats a fraction as a percentage with its sign.
 pub(super) fn percent(part: f64) -> String {
     if part.abs() < 10.0 { format!("{:+.0}%", part * 100.0) } else { format!("{part:+.0}x") }
 }
 
-/// A number of bytes.
+/// Formats a number of bytes.
 pub(super) fn bytes_in_words(bytes: f64) -> String {
     match bytes {
         bytes if bytes < 1e4 => format!("{bytes:.0} B"),
