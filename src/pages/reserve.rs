@@ -4,8 +4,8 @@
 //! Pages and log that only the newest checkpoint needs become free by the next one. The start of a
 //! checkpoint needs the writer lock. The writer that lacks space owns it, and can't release it in
 //! the middle of a transaction. So the writer starts the checkpoint itself, of the transaction that
-//! it began from ([`start`]), and waits until the logger has finished it ([`checkpoint`]). No other
-//! process can start one meanwhile, since that takes the writer lock.
+//! it began from, and waits until the logger has finished it ([`checkpoint`]). No other process can
+//! start one meanwhile, since that takes the writer lock.
 //!
 //! | the writer dies here | then |
 //! |---|---|

@@ -18,8 +18,8 @@
 //!
 //! - `layout`: where the words are
 //! - `event`: the words that threads wait on
-//! - `checkpoint`, `durable`, `logger`, `stream`, `deadlines`,
-//!   `clients`, `counters`, `lock_word`: the words of one subject each, behind verbs that argue their orderings
+//! - `checkpoint`, `durable`, `logger`, `stream`, `deadlines`, `clients`, `counters`, `lock_word`:
+//!   the words of one subject each. Their fields are private; their methods argue the orderings.
 //! - `state`: the newest and the durable transaction, the incarnation, poison
 //! - `growth`: the parts that grow
 //! - `blocks`: writes that give a file its blocks

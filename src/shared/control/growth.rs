@@ -124,7 +124,7 @@ impl Control {
 
     /// Doubles the ring until it reaches position `end` in its first lap. Returns the length in
     /// use. If the device or the process lacks what this takes, the ring keeps its length for good.
-    /// By the owner of the writer lock, see [`RingWords`].
+    /// By the owner of the writer lock, see [`RingWords`](super::RingWords).
     ///
     /// # Errors
     /// As [`Control::ring_len`].

@@ -97,7 +97,7 @@ pub const IMAGES_AT: [u64; 2] = [offset_of!(Fixed, slots) as u64, offset_of!(Fix
 /// How much of the ring's range is in use. The ring begins small. In its first lap it doubles, up
 /// to the ring size, before a record would wrap around. No position moves then, so nothing needs to
 /// be flushed for it: see [`crate::shared::protocols::ring`]. The owner of the writer lock grows
-/// the ring ([`Control::grow_ring`]):
+/// the ring ([`super::Control::grow_ring`]):
 ///
 /// | step | its owner dies here |
 /// |---|---|

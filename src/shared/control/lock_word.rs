@@ -49,7 +49,8 @@ impl LockWord {
         lock::release_and_wake_next::<Native>(&self.word, &self.events(), me);
     }
 
-    /// By the owner: leaves the lock reserved for an urgent waiter; see [`lock::release_to_urgent`].
+    /// By the owner: leaves the lock reserved for an urgent waiter; see
+    /// [`lock::release_to_urgent`].
     pub(crate) fn release_to_urgent(&self, me: ClientIdBits) -> Option<Reservation> {
         lock::release_to_urgent::<Native>(&self.word, &self.events(), me)
     }

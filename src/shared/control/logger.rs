@@ -71,8 +71,8 @@ pub(crate) struct FlusherSleep<'a> {
 
 /// The sleep of the flush thread.
 impl LoggerWords {
-    /// Wakes the flush thread if it sleeps and waits for the log's tail to come to `tail`, which was
-    /// stored fenced.
+    /// Wakes the flush thread if it sleeps and waits for the log's tail to come to `tail`, which
+    /// was stored fenced.
     #[inline]
     pub(crate) fn wake_flusher_at(&self, tail: Lsn) {
         event_count::notify_from::<Native>(&self.flusher.0, &self.wake_from, tail.0);
