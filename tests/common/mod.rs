@@ -13,6 +13,7 @@ pub mod store_files;
 use rustix::process::{Pid, Signal};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_res_uid};
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -97,11 +98,37 @@ pub fn role_test<'a>(role: &'a str, test: &str) -> (String, &'a str) {
     (format!("{module}::{test}"), name)
 }
 
+/// What a process writes to its standard error: shown if its test fails, else dropped.
+///
+/// It goes to a file. A logger that outlives its starter keeps it open; a pipe would break then.
+pub struct Complaints(std::fs::File);
+
+impl Complaints {
+    /// Takes them from the process that `command` starts.
+    pub fn of(command: &mut Command) -> Complaints {
+        let file = tempfile::tempfile().unwrap();
+        command.stderr(file.try_clone().unwrap());
+        Complaints(file)
+    }
+
+    /// Shows them if the calling test is about to fail.
+    pub fn show_on_failure(&self, role: &str, pid: u32) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let mut bytes = vec![0; self.0.metadata().map_or(0, |file| file.len() as usize)];
+        if self.0.read_exact_at(&mut bytes, 0).is_ok() && !bytes.is_empty() {
+            eprintln!("{role} {pid} wrote to its standard error:\n{}", String::from_utf8_lossy(&bytes));
+        }
+    }
+}
+
 /// Another process, in a role of this test executable. Killed when dropped.
 pub struct Child {
     process: std::process::Child,
     lines: Receiver<String>,
     role: String,
+    complaints: Complaints,
 }
 
 impl Child {
@@ -114,6 +141,7 @@ impl Child {
     /// executable.
     pub fn start(mut command: Command, role: &str, store: &Path, arguments: &[&str]) -> Child {
         let (test, name) = role_test(role, "child");
+        let complaints = Complaints::of(&mut command);
         let mut process = command
             .args([&test, "--exact", "--nocapture", "--test-threads=1"])
             .env(ROLE, name)
@@ -135,7 +163,7 @@ impl Child {
                 }
             }
         });
-        Child { process, lines, role: role.to_string() }
+        Child { process, lines, role: role.to_string(), complaints }
     }
 
     pub fn pid(&self) -> u32 {
@@ -200,6 +228,7 @@ impl Drop for Child {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        self.complaints.show_on_failure(&self.role, self.pid());
     }
 }
 
@@ -259,6 +288,12 @@ pub fn exists(pid: u32) -> bool {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
     let is_zombie = stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" Z") || rest.starts_with(" X"));
     !is_zombie || threads.count() > 1
+}
+
+/// Copies an executable. Not by this process: another thread that forks meanwhile would have the
+/// copy open for writing, and it could not be run.
+pub fn copy_program(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
 }
 
 /// Waits until something holds.

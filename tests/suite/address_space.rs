@@ -33,6 +33,7 @@ fn child() {
         "read-later" => read_later(&role),
         "cells" => cells(&role),
         "cells-until-full" => cells_until_full(&role),
+        "many-stores" => many_stores(&role),
         "many-mappings" => many_mappings(&role),
         other => panic!("no role {other}"),
     }
@@ -86,8 +87,14 @@ fn a_store_takes_little_address_space() {
 fn one_process_opens_256_stores() {
     let _limit = limit();
     let dir = tempfile::tempdir().unwrap();
+    Child::spawn("address_space::many-stores", dir.path(), &[]).finish();
+}
+
+/// Opens 256 stores in a directory. Their descriptors and mappings are not for the process of other
+/// tests.
+fn many_stores(role: &Role) {
     let open = |number: u64| {
-        let path = dir.path().join(number.to_string());
+        let path = role.store.join(number.to_string());
         // What is small here is files, not mappings.
         let mut options = Store::options();
         options.ring_size(64 << 10).segment_size(256 << 10).durability(Durability::Visible);

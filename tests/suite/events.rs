@@ -1,7 +1,7 @@
 //! Goal: the events of a store's life can be heard by a `tracing` subscriber, at the levels where
 //! people look for them; and there are none on the path of a visible commit or a read.
 //!
-//! Method: one life with the logger as a thread of this process, whose events go to a buffer with
+//! Method: one life with the logger as a thread of a child process, whose events go to a buffer with
 //! the names of their threads.
 
 use crate::common::{Child, HANGS, Role, TestStore, limit, listen, say};
@@ -14,10 +14,16 @@ use untorn::{Durability, FlushPolicy, Store};
 #[test]
 fn child() {
     let Some(role) = Role::of_this_process() else { return };
-    let store = Store::open(&role.store).unwrap();
-    let _txn = store.begin().unwrap();
-    say("holds the lock");
-    listen();
+    match role.name.as_str() {
+        "life" => life(),
+        "hold" => {
+            let store = Store::open(&role.store).unwrap();
+            let _txn = store.begin().unwrap();
+            say("holds the lock");
+            listen();
+        }
+        other => panic!("no role {other}"),
+    }
 }
 
 /// What was heard so far.
@@ -63,10 +69,14 @@ impl Heard {
 
 #[test]
 fn the_events_of_a_life() {
-    if Role::of_this_process().is_some() {
-        return;
-    }
     let _limit = limit();
+    let nowhere = tempfile::tempdir().unwrap();
+    Child::spawn("events::life", nowhere.path(), &[]).finish();
+}
+
+/// One life of a store in a process of its own: a process has one subscriber, and it must not hear
+/// other tests.
+fn life() {
     let heard = Heard::default();
     let writer = heard.clone();
     tracing_subscriber::fmt()

@@ -463,6 +463,7 @@ fn child() {
                 }
             }
         }
+        "forker" => deaths::forker(&store),
         other => panic!("no role {other}"),
     }
     let _ = listen;

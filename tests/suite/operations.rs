@@ -5,7 +5,7 @@
 //! `setpriv`; without them it says that it was skipped, and fails where the variable `CI` is set.
 
 use crate::common::program;
-use crate::common::{HANGS, limit};
+use crate::common::{HANGS, copy_program, limit};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -31,7 +31,7 @@ fn the_commands_of_the_document() {
         std::fs::set_permissions(made, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
     for program in programs {
-        std::fs::copy(&program, bin.join(program.file_name().unwrap())).unwrap();
+        copy_program(&program, &bin.join(program.file_name().unwrap()));
     }
     let commands: String = DOCUMENT.split("```sh\n").skip(1).map(|rest| rest.split_once("```").unwrap().0).collect();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());

@@ -7,9 +7,9 @@
 //! and recovered in this process. All bytes of the last batches and of the segments' headers are
 //! tried; of the others one in a few, unless `UNTORN_SWEEP=1` asks for all.
 
-use crate::common::HANGS;
 use crate::common::store_files;
 use crate::common::store_files::*;
+use crate::common::{Child, HANGS, Role};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -403,20 +403,22 @@ fn limits_of_the_starter_are_not_the_loggers() {
     let path = dir.path().join("limited");
     drop(small().open(&path).unwrap());
     untorn::logger::stop_logger(&path, HANGS).unwrap();
-    // The soft limit alone, which can be raised again.
-    let before = getrlimit(Resource::Fsize);
-    assert_ne!(before.current, Some(0));
-    setrlimit(Resource::Fsize, Rlimit { current: Some(64 << 20), ..before }).unwrap();
-    let store = small().open(&path);
-    setrlimit(Resource::Fsize, before).unwrap();
-    let store = store.unwrap();
+    Child::spawn("recovery::limited", &path, &[]).finish();
+    untorn::logger::stop_logger(&path, HANGS).unwrap();
+}
+
+#[test]
+fn child() {
+    let Some(role) = Role::of_this_process() else { return };
+    assert_eq!(role.name, "limited");
+    let limit = Rlimit { current: Some(64 << 20), ..getrlimit(Resource::Fsize) };
+    setrlimit(Resource::Fsize, limit).unwrap();
+    let store = small().open(&role.store).unwrap();
     let pid = store.stats().unwrap().logger_pid.unwrap();
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let line = limits.lines().find(|line| line.starts_with("Max file size")).unwrap();
     let fields: Vec<&str> = line.split_whitespace().collect();
     assert_eq!(fields[3], fields[4], "{line}");
-    drop(store);
-    untorn::logger::stop_logger(&path, HANGS).unwrap();
 }
 
 /// Goal: the pages of a checkpoint stay as they are until the next one, those that free queues

@@ -5,7 +5,7 @@
 //! Method: real processes in the roles at the end of the file. Some of them are this test's own
 //! executable, built once more with crash points, by which a thread can be made to panic.
 
-use crate::common::{Child, HANGS, Role, TestStore, assert_clean, limit, listen, say, wait_until};
+use crate::common::{Child, HANGS, Role, TestStore, assert_clean, copy_program, limit, listen, say, wait_until};
 use std::future::Future;
 use std::pin::pin;
 use std::process::Command;
@@ -458,7 +458,7 @@ fn a_setuid_program_obeys_no_variable() {
     std::fs::create_dir(&test.path).unwrap();
     chown(&test.path, Some(OWNER), Some(OWNER)).unwrap();
     let (program, evil, mark) = (beside.join("program"), beside.join("evil"), beside.join("mark"));
-    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    copy_program(&std::env::current_exe().unwrap(), &program);
     chown(&program, Some(OWNER), Some(OWNER)).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o4755)).unwrap();
     std::fs::create_dir(&mark).unwrap();

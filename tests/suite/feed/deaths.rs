@@ -51,7 +51,11 @@ fn a_stopped_logger_under_followers() {
 fn a_forked_child_is_refused() {
     let _limit = limit();
     let dir = TestStore::new();
-    let store = dir.open();
+    Child::spawn("feed::forker", &dir.path, &[]).finish();
+}
+
+/// Forks beside no other test: a child would hold the locks of all stores that are open here.
+pub(super) fn forker(store: &Store) {
     let mut changes = store.changes(TxnId::ZERO, Feed::Visible).unwrap();
     // SAFETY: the child calls what is checked here and ends at once, without unwinding or running
     // destructors.

@@ -6,7 +6,7 @@
 //! of the test's choice. All mounts are in the container's own namespace, so the host never sees
 //! them; they and all of its processes go when `init` does, which dies with the test.
 
-use crate::common::{Child, Role, exists, listen, say, wait_until};
+use crate::common::{Child, Role, copy_program, exists, listen, say, wait_until};
 use rustix::fs::{Mode, RawMode, chmod};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change, unmount,
@@ -76,14 +76,11 @@ impl Container {
         let root = tempfile::tempdir().unwrap();
         fs::set_permissions(root.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let program = root.path().join("test");
-        // Not by this process: another thread that forks meanwhile would have the copy open for
-        // writing, and nobody could run it.
         let original = match plan.bug {
             Some(_) => crate::workload::victim::build().to_path_buf(),
             None => std::env::current_exe().unwrap(),
         };
-        let copied = Command::new("cp").arg(original).arg(&program).status().unwrap();
-        assert!(copied.success());
+        copy_program(&original, &program);
         fs::create_dir(root.path().join("root")).unwrap();
         let mut command = Command::new("unshare");
         command.args(["--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child"]);

@@ -5,7 +5,7 @@
 pub(crate) mod victim;
 pub(crate) mod worker;
 
-use crate::common::{HANGS, role_test};
+use crate::common::{Complaints, HANGS, role_test};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -44,6 +44,8 @@ pub(crate) struct Role {
     said: Arc<Mutex<Vec<String>>>,
     /// Ends when the role has, and all that it said was read.
     reader: Option<JoinHandle<()>>,
+    role: String,
+    complaints: Complaints,
 }
 
 impl Role {
@@ -56,6 +58,7 @@ impl Role {
         command.args(["--exact", &test, "--nocapture", "--test-threads=1"]);
         command.env("UNTORN_TEST_ROLE", name).env("UNTORN_TEST_STORE", path).env("UNTORN_TEST_ARGUMENTS", arguments);
         command.envs(env.iter().copied());
+        let complaints = Complaints::of(&mut command);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the role starts");
         let said = Arc::new(Mutex::new(Vec::new()));
         let (lines, out) = (said.clone(), child.stdout.take().expect("piped"));
@@ -68,7 +71,7 @@ impl Role {
                 }
             }
         });
-        Role { child, said, reader: Some(reader) }
+        Role { child, said, reader: Some(reader), role: role.to_string(), complaints }
     }
 
     pub(crate) fn own(name: &str, path: &Path, arguments: &str) -> Role {
@@ -172,6 +175,7 @@ impl Role {
 impl Drop for Role {
     fn drop(&mut self) {
         self.kill();
+        self.complaints.show_on_failure(&self.role, self.child.id());
     }
 }
 
