@@ -177,6 +177,7 @@ struct Readme;
 /// other atomics. Not part of the library's interface: it may change in any release.
 #[doc(hidden)]
 pub mod protocols {
+    pub use crate::error::codec::{decode as decode_error, encode as encode_error};
     pub use crate::shared::control::{
         CHECKED_CELL_NUMBERS, CHECKED_NUMBERS, FLUSH_REQUEST_AT, HEARTBEAT_AT, IMAGES_AT, READER_CHUNK, REGION_INODE_AT,
     };

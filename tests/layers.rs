@@ -35,10 +35,9 @@ const COMMON: [&str; 11] = [
     "prefix",
 ];
 /// Message-passing clients. They have none of the store open, so they may use no more than these.
-/// The server has the codec of errors in common with them. `access` has the traits of both kinds of
-/// clients.
+/// `access` has the traits of both kinds of clients.
 const REMOTE_MAY_IMPORT: [&str; 3] = ["remote", "shared", "files"];
-const MAY_IMPORT_REMOTE: [&str; 3] = ["access", "remote", "server"];
+const MAY_IMPORT_REMOTE: [&str; 2] = ["access", "remote"];
 /// Every layer at once, for fuzzing alone.
 const UNLAYERED: [&str; 2] = ["bin", "fuzzing"];
 /// The spawner starts what is above it, as a program or as a thread. Followers by message yield the

@@ -1,8 +1,8 @@
 //! Messages between a message-passing client and the server, and the file `access`, by which the
 //! server goes.
 
+use crate::error::codec;
 use crate::fuzzing::sized;
-use crate::remote::failure;
 use crate::server::check_access;
 use untorn_wal::printable;
 use untorn_wal::wire;
@@ -50,11 +50,11 @@ pub fn reply(bytes: &[u8]) {
     assert_eq!(&frame[4..], bytes, "a reply encodes to other bytes");
     assert_eq!(wire::decode::<Reply<'_>>(&frame[4..]).as_ref(), Ok(&reply));
     if let Reply::Failed(what) = &reply {
-        let error = failure::decode(what);
+        let Ok(error) = codec::decode(what.error) else { return };
         let text = error.to_string();
         assert_eq!(printable(&text), text, "an error with characters that a terminal obeys");
         // A server may pass it on.
-        let again = failure::encode(&error);
+        let again = codec::encode_reply(&error);
         assert!(matches!(wire::decode::<Reply<'_>>(&again[4..]), Ok(Reply::Failed(_))));
     }
 }

@@ -1,12 +1,13 @@
 //! Real bytes for each target: those of the files of a store that is made for it, and messages of
 //! every kind.
 
+use crate::error::codec;
 use crate::files::page::CHECKSUM_LEN;
 use crate::files::slot::SLOT_WORDS;
 use crate::fuzzing::files::seal_image;
 use crate::fuzzing::log::SEGMENT;
 use crate::fuzzing::u64_at;
-use crate::{Durability, Options, Result, Store};
+use crate::{Durability, Error, LimitKind, Options, Result, Store, TxnId};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use untorn_wal::segment_catalog::slot_name;
 use untorn_wal::testing::SimDisk;
 use untorn_wal::wire;
 use untorn_wal::wire::{
-    ChangeItem, Edge, ErrorReply, FoundValue, Happened, List, Operation, Record, Reply, Request, request,
+    ChangeItem, Edge, Failure, FoundValue, Happened, List, Operation, Record, Reply, Request, request,
 };
 use untorn_wal::{LogScan, LogShape, Lsn, StoreId};
 
@@ -200,12 +201,13 @@ fn replies() -> Vec<Vec<u8>> {
     let found = FoundValue { version: 5, value: &[3; 20] };
     let change = |what| ChangeItem { txn: 8, keyspace: "readings", key: b"k", what, is_last_in_txn: true };
     let failures = [
-        ErrorReply::LockTimeout { waited_ms: 12, holder: "process 7" },
-        ErrorReply::LoggerStalled { waited_ms: 30_000, visible: Some(9) },
-        ErrorReply::Corrupt { file: "arena", offset: 4096, what: "page 1 \u{1b}[2J" },
-        ErrorReply::Limit { what: "the length of a key in bytes", found: 2000, limit: 1024 },
-        ErrorReply::Io { what: "read", errno: 5 },
-        ErrorReply::Other { what: "something" },
+        Error::LockTimeout { waited: Duration::from_millis(12), holder: "process 7".into() },
+        Error::LoggerStalled { waited: Duration::from_secs(30), visible: Some(TxnId::from_u64(9)) },
+        Error::corrupt("arena", 4096, "page 1 \u{1b}[2J"),
+        Error::Limit { what: LimitKind::KeyLength, found: 2000, limit: 1024 },
+        Error::Io { what: "read".into(), source: std::io::Error::from_raw_os_error(5) },
+        Error::Io { what: "read".into(), source: std::io::Error::other("something") },
+        Error::TransactionFailed,
     ];
     let replies = [
         Reply::Done,
@@ -231,9 +233,11 @@ fn replies() -> Vec<Vec<u8>> {
             ]),
         },
     ];
-    let failed = failures.into_iter().map(Reply::Failed);
-    let mut messages: Vec<Vec<u8>> =
-        replies.into_iter().chain(failed).map(|reply| message(wire::encode(&reply))).collect();
+    let mut messages: Vec<Vec<u8>> = replies.iter().map(|reply| message(wire::encode(reply))).collect();
+    messages.extend(failures.iter().map(|error| {
+        let failure = Failure { text: &error.to_string(), error: &codec::encode(error) };
+        message(wire::encode(&Reply::Failed(failure)))
+    }));
     messages.push(wire::ServerHello::encode(wire::VERSION, None, ""));
     messages.push(wire::ServerHello::encode(0, Some(wire::Refusal::Busy), "too many connections"));
     messages

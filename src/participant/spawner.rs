@@ -23,6 +23,7 @@ use crate::logger::process;
 use crate::logger::process::Service;
 use crate::participant::engine::Engine;
 use crate::participant::options::Options;
+use crate::participant::status;
 use crate::shared::liveness;
 use crate::shared::liveness::Tester;
 use crate::shared::progress::Patience;
@@ -49,8 +50,6 @@ pub(crate) const FOREIGN_OWNER: &str = "UNTORN_FOREIGN_OWNER";
 pub(crate) const DAEMON_OF_INIT: &str = "child";
 /// Exit code of a daemon's first process that can't fork the second.
 pub(crate) const NO_FORK: i32 = 71;
-/// What a daemon writes to its status pipe once it serves.
-pub(crate) const STATUS_READY: &str = "ready";
 /// Names a program to start instead.
 const PROGRAM_VARIABLE: &str = "UNTORN_LOGGER";
 /// How often a program is spawned that exits without a status: it may have been killed.
@@ -94,7 +93,7 @@ struct Spawned {
 
 /// Where a spawned logger reports its status.
 enum StatusPipe {
-    Process { pipe: Descriptor, words: Vec<u8> },
+    Process { pipe: Descriptor, output: Vec<u8> },
     Thread(Receiver<Result<()>>),
 }
 
@@ -315,7 +314,7 @@ impl StatusPipe {
                 Err(TryRecvError::Empty) => SpawnStatus::Pending,
                 Err(TryRecvError::Disconnected) => SpawnStatus::Exited,
             },
-            StatusPipe::Process { pipe, words } => {
+            StatusPipe::Process { pipe, output } => {
                 // If the host closed the descriptor, the status is lost.
                 while let Some(fd) = pipe.get() {
                     let mut bytes = [0; 512];
@@ -324,13 +323,14 @@ impl StatusPipe {
                         Err(rustix::io::Errno::INTR) => {}
                         Ok(0) | Err(_) => break,
                         // No logger writes more than this; another program may.
-                        Ok(count) if words.len() < 1 << 16 => words.extend_from_slice(&bytes[..count]),
+                        Ok(count) if output.len() < 1 << 16 => output.extend_from_slice(&bytes[..count]),
                         Ok(_) => {}
                     }
                 }
-                match &*String::from_utf8_lossy(words) {
-                    STATUS_READY => SpawnStatus::Ready,
-                    words => Error::from_words(words).map_or(SpawnStatus::Exited, SpawnStatus::Failed),
+                match status::read(output) {
+                    None => SpawnStatus::Exited,
+                    Some(Ok(())) => SpawnStatus::Ready,
+                    Some(Err(error)) => SpawnStatus::Failed(error),
                 }
             }
         }
@@ -351,7 +351,7 @@ fn run_daemon(command: &mut Command) -> std::io::Result<StatusPipe> {
     let mut child = command.spawn()?;
     let pipe: OwnedFd = child.stdout.take().ok_or_else(|| std::io::Error::other("no pipe"))?.into();
     fcntl_setfl(&pipe, OFlags::NONBLOCK)?;
-    let pipe = StatusPipe::Process { pipe: Descriptor::new(pipe)?, words: Vec::new() };
+    let pipe = StatusPipe::Process { pipe: Descriptor::new(pipe)?, output: Vec::new() };
     if adopts_orphans {
         let wait = std::thread::Builder::new().name("untorn-reaper".into()).spawn(move || child.wait());
         return wait.map(|_| pipe);

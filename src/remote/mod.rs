@@ -8,7 +8,6 @@
 //! - `changes`: the change feed
 //! - `scan`: ranges, piece by piece
 //! - `stats`: figures of the store
-//! - `failure`: errors as they cross the socket
 //!
 //! The protocol is in `untorn_wal::wire` and `docs/protocol.md`; the server in `server`.
 
@@ -16,7 +15,6 @@ mod batch;
 mod cells;
 mod changes;
 mod connection;
-pub(crate) mod failure;
 mod scan;
 mod stats;
 

@@ -4,8 +4,8 @@
 //! A reply is made whole before anything is sent, so that no snapshot is held while a peer takes
 //! its time.
 
+use crate::error::codec;
 use crate::limits::PAGE_SIZE_MAX;
-use crate::remote::failure;
 use crate::server::ServerState;
 use crate::server::buffers::{BufferPermit, User};
 use crate::server::feed::OpenFeed;
@@ -36,7 +36,7 @@ pub(super) struct Answer<'s> {
 
 impl<'s> Answer<'s> {
     pub(super) fn of_error(error: &Error) -> Answer<'s> {
-        Answer { awaited: None, small: failure::encode(error), permit: None }
+        Answer { awaited: None, small: codec::encode_reply(error), permit: None }
     }
 
     pub(super) fn new(reply: &Reply<'_>, mut permit: BufferPermit<'s>) -> Result<Answer<'s>> {
