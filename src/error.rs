@@ -2,10 +2,15 @@
 
 pub(crate) mod codec;
 mod limit_kind;
+pub mod reason;
 
 pub use limit_kind::LimitKind;
 
 use crate::TxnId;
+use reason::{
+    DetachedReason, FileSystemReason, LockHolder, LockKind, LoggerFailure, MismatchKind, NotDurableReason,
+    PermissionReason, RecoveryReason, Space,
+};
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,14 +28,20 @@ pub enum Error {
         "this handle was opened before fork() and belongs to the parent process; open the store again in the child"
     )]
     Forked,
-    /// Another transaction kept the writer lock longer than the caller was ready to wait. Try
-    /// again.
-    #[error("the writer lock was not free within {waited:?} (holder: {holder})")]
+    /// A lock, mostly that of the one write transaction, was not free as long as the caller was
+    /// ready to wait. Nothing of the call has happened. Try again; if the holder is a stopped
+    /// process, continue or end it.
+    #[error(
+        "{lock} was not free within {waited:?} (holder: {})",
+        holder.as_ref().map_or("unknown".into(), ToString::to_string)
+    )]
     LockTimeout {
+        /// The lock.
+        lock: LockKind,
         /// How long the call waited.
         waited: Duration,
-        /// Who holds the lock, as far as known.
-        holder: String,
+        /// The owner of the lock, as far as known.
+        holder: Option<LockHolder>,
     },
     /// This thread already has a write transaction of this store open. Commit or drop it first.
     #[error("this thread already has a write transaction of this store open")]
@@ -47,11 +58,12 @@ pub enum Error {
         /// the logger goes on. `None` if nothing of the call has happened.
         visible: Option<TxnId>,
     },
-    /// No logger process could be started.
+    /// No logger could be started, or none became ready. Nothing of the call has happened. Remove
+    /// the cause and try again.
     #[error("no logger could be started: {reason}")]
     LoggerUnavailable {
-        /// What was tried.
-        reason: String,
+        /// What was tried, and how it failed.
+        reason: LoggerFailure,
     },
     /// A thread of the logger that this process runs in the foreground panicked. The logger has
     /// given up its place, so the next one, started by a client or a supervisor, goes on from where
@@ -71,13 +83,15 @@ pub enum Error {
         /// The transaction.
         txn: TxnId,
         /// Why it did not become durable.
-        reason: String,
+        reason: NotDurableReason,
     },
-    /// There is no room for the log or the arena. Nothing of the transaction happened.
+    /// The device has no room for the log, the arena or another file of the store. Nothing of the
+    /// transaction happened. Free what [`Space`] names and try again. A store that has reached its
+    /// own limit is an [`Error::Limit`] of [`LimitKind::StoreSize`].
     #[error("no space left for {what}")]
     DiskFull {
         /// What could not grow.
-        what: String,
+        what: Space,
     },
     /// The id belongs to a future that a power loss took back, or never was given by this store.
     #[error("transaction {txn} is none of this store's: it was lost in a crash, or never was")]
@@ -94,13 +108,15 @@ pub enum Error {
         /// The oldest position that can still be read.
         oldest: TxnId,
     },
-    /// A sync of the arena failed: the store is read-only until all its clients have closed it.
+    /// A write or sync failed, after which the kernel may have dropped what was written: the store
+    /// takes no more writes until all its clients have closed it. Nothing of the call has happened.
     #[error("the store needs recovery: {reason}; close it in all processes and open it again")]
     NeedsRecovery {
         /// What happened.
-        reason: String,
+        reason: RecoveryReason,
     },
-    /// Stored bytes are not what was written.
+    /// Stored bytes are not what was written. Run `untorn verify`, and restore a backup. `what` is a
+    /// text for people: file and offset are what a program can use.
     #[error("{file} is damaged at byte {offset}: {what}")]
     Corrupt {
         /// The file, relative to the store's directory.
@@ -121,13 +137,13 @@ pub enum Error {
         known: u32,
     },
     /// Files of the store do not belong together, or the store is in use in another boot; or a name
-    /// in its directory leads to something else than a regular file.
+    /// in its directory leads to something else than a regular file. Nothing has changed.
     #[error("{file} does not fit: {what}")]
     Mismatch {
         /// The file, relative to the store's directory.
         file: String,
-        /// What was expected and found.
-        what: String,
+        /// How it does not fit, and what to do.
+        what: MismatchKind,
     },
     /// There is no store at this path, and it was not to be created.
     #[error("there is no store at {path}")]
@@ -135,7 +151,8 @@ pub enum Error {
         /// The path that was given.
         path: PathBuf,
     },
-    /// The directory lies on a file system that cannot keep the store's promises.
+    /// The directory lies on a file system that cannot keep the store's promises. The store was not
+    /// opened.
     #[error("{path} lies on {file_system}: {reason}")]
     UnsupportedFileSystem {
         /// The directory.
@@ -144,20 +161,21 @@ pub enum Error {
         file_system: String,
         /// What cannot be relied on, and the option that opens the store all the same, if there is
         /// one.
-        reason: String,
+        reason: FileSystemReason,
     },
     /// The handle is cut off from the store, and nothing of the call has happened. Drop it and open
     /// the store again: what was acknowledged is there.
     #[error("this handle is cut off from the store: {reason}; drop it and open the store again")]
     Detached {
         /// What cuts it off.
-        reason: String,
+        reason: DetachedReason,
     },
-    /// The process lacks a right that a direct client needs.
+    /// The process lacks a right that a direct client needs. The store was not opened. Run as its
+    /// owner, or use a message-passing client ([`Client`](crate::Client)).
     #[error("no permission for {what}; a direct client needs to read and write the directory's files")]
     Permission {
-        /// The file and the access that was refused.
-        what: String,
+        /// The right that it lacks, and what to do.
+        what: PermissionReason,
     },
     /// The handle was opened read-only.
     #[error("the store was opened read-only")]
@@ -211,39 +229,43 @@ pub enum Error {
         /// The limit.
         limit: u64,
     },
-    /// An option or argument makes no sense.
+    /// An option or argument makes no sense. Nothing has happened. `what` is a text for people: a
+    /// correct program never gets this error.
     #[error("{what}")]
     Invalid {
         /// What is wrong, with its limits.
         what: String,
     },
     /// There is no connection to the server of messages, or it broke, and nothing of the call has
-    /// happened. Try again.
+    /// happened. Try again. `reason` is a text for people, mostly the system's.
     #[error("no connection to the store's socket: {reason}")]
     Disconnected {
         /// What happened to it.
         reason: String,
     },
     /// The connection broke after a write was sent and before it was answered: it has happened, or
-    /// it has not. Look before doing it again.
+    /// it has not. Look before doing it again. `reason` is a text for people, mostly the system's.
     #[error("it is in doubt whether the write has happened: {reason}")]
     InDoubt {
         /// What happened to the connection.
         reason: String,
     },
-    /// The store's access file does not allow it to this user.
+    /// The store's access file does not allow it to this user, and nothing of the call has happened.
+    /// `what` is a text for people, which the server composes.
     #[error("not allowed: {what}")]
     NotAllowed {
         /// What is not allowed, and by which rule.
         what: String,
     },
-    /// The server of messages has no room for it just now. Try again.
+    /// The server of messages has no room for it just now, and nothing of the call has happened. Try
+    /// again. `what` is a text for people, which the server composes.
     #[error("the server is busy: {what}")]
     Busy {
         /// What there is too much of.
         what: String,
     },
-    /// The other side of a connection does not speak the protocol, or not this version of it.
+    /// The other side of a connection does not speak the protocol, or not this version of it. `what`
+    /// is a text for people. Use the version of the library that the store's logger has.
     #[error("{what}")]
     Protocol {
         /// What was expected and found.
@@ -263,8 +285,14 @@ impl Error {
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
         let what = what.into();
         move |source| match (WrongKind::of(&source), OtherOwner::of(&source)) {
-            (Some(wrong), _) => Error::Mismatch { file: wrong.name.clone(), what: wrong.what() },
-            (None, Some(other)) => Error::Permission { what: other.to_string() },
+            (Some(wrong), _) => {
+                let what = MismatchKind::WrongKind { found: wrong.found.into(), expected: wrong.expected.into() };
+                Error::Mismatch { file: wrong.name.clone(), what }
+            }
+            (None, Some(other)) => {
+                let OtherOwner { name: file, found, expected } = other.clone();
+                Error::Permission { what: PermissionReason::FileOwner { file, found, expected } }
+            }
             (None, None) => Error::Io { what, source },
         }
     }
@@ -283,11 +311,6 @@ impl Error {
             Error::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
             _ => libc::EIO,
         }
-    }
-
-    /// A full disk: `name` needs `bytes` more.
-    pub(crate) fn disk_full(name: &str, bytes: u64) -> Error {
-        Error::DiskFull { what: format!("{name}, which needs {bytes} bytes more") }
     }
 
     pub(crate) fn corrupt(file: &str, offset: u64, what: impl Into<String>) -> Error {

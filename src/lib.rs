@@ -146,7 +146,7 @@ pub use api::verify::{Problem, VerifyReport};
 pub use api::write_txn::{TxnRange, WriteTxn};
 pub use cas::CasOutcome;
 pub use durability::Durability;
-pub use error::{Error, LimitKind, Result};
+pub use error::{Error, LimitKind, Result, reason};
 pub(crate) use ids::{ClientId, KeyspaceId, PageId};
 pub use ids::{TxnId, Version};
 pub use key_range::KeyRange;

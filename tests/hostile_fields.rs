@@ -68,9 +68,8 @@ fn child() {
         match use_store(Path::new(&path)) {
             Ok(()) => say("opened"),
             Err(Error::FormatVersion { file, found, .. }) => say(format_args!("refused {file}: format {found}")),
-            Err(Error::Corrupt { file, what, .. } | Error::Mismatch { file, what }) if !file.is_empty() => {
-                say(format_args!("refused {file}: {what}"));
-            }
+            Err(Error::Corrupt { file, what, .. }) if !file.is_empty() => say(format_args!("refused {file}: {what}")),
+            Err(Error::Mismatch { file, what }) if !file.is_empty() => say(format_args!("refused {file}: {what}")),
             // A value of the log that the store has no room for.
             Err(error @ Error::Limit { .. }) => say(format_args!("limited {error}")),
             Err(error) => say(format_args!("odd {error:?}")),

@@ -7,6 +7,7 @@
 //! inheritance; Sha, Rajkumar and Lehoczky, 1990). A bulk thread that has waited for [`patience`]
 //! counts as urgent.
 
+use crate::error::reason::{LockHolder, LockKind};
 use crate::limits;
 use crate::participant::engine::now_ns;
 use crate::shared::protocols::lock::CommitClass;
@@ -98,10 +99,8 @@ impl LocalQueue {
                 self.urgent_count.fetch_sub(usize::from(is_counted), Ordering::SeqCst);
                 // This thread may have consumed a wake-up that another one needs.
                 self.wake_next(*holder);
-                return Err(Error::LockTimeout {
-                    waited: wait.waited(),
-                    holder: "another thread of this process".into(),
-                });
+                let holder = Some(LockHolder::Thread { pid: std::process::id() });
+                return Err(Error::LockTimeout { lock: LockKind::Writer, waited: wait.waited(), holder });
             }
             match (is_urgent, left) {
                 (true, None) => self.urgent.wait(&mut holder),

@@ -6,11 +6,17 @@
 //! compile before it has a number. Only append to them, and raise
 //! [`wire::VERSION`](untorn_wal::wire::VERSION).
 //!
-//! Every byte that is decoded is distrusted: a length buys no memory, and texts lose what a terminal obeys.
+//! Every byte that is decoded is distrusted: a length buys no memory, errors within errors
+//! end at [`DEPTH_MAX`], and texts lose what a terminal obeys.
 
-use crate::{Error, LimitKind, TxnId};
+use crate::error::reason::{
+    DetachedReason, FileAccess, FileSystemReason, LockHolder, LockKind, LoggerFailure, MismatchKind, NotDurableReason,
+    PermissionReason, RecoveryReason, Space, TriedProgram,
+};
+use crate::{Error, LimitKind, TxnId, Version};
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use untorn_wal::printable;
 use untorn_wal::wire;
@@ -18,12 +24,16 @@ use untorn_wal::wire::{Failure, Reply};
 
 /// The longest text of an error that is encoded, in bytes. A longer one is cut.
 const TEXT_BYTES_MAX: usize = 4096;
+/// How many errors an error may be within.
+const DEPTH_MAX: u32 = 4;
+/// The most programs of one error.
+const PROGRAMS_MAX: usize = 16;
 
 /// The error as bytes.
 pub fn encode(error: &Error) -> Vec<u8> {
-    let mut out = Vec::new();
+    let mut out = Output::default();
     error.put(&mut out);
-    out
+    out.bytes
 }
 
 /// The error that [`encode`] encoded.
@@ -31,7 +41,7 @@ pub fn encode(error: &Error) -> Vec<u8> {
 /// # Errors
 /// What is wrong with the bytes.
 pub fn decode(bytes: &[u8]) -> Decoded<Error> {
-    let mut input = Input { bytes };
+    let mut input = Input::new(bytes);
     let error = Error::get(&mut input)?;
     match input.bytes.len() {
         0 => Ok(error),
@@ -49,12 +59,26 @@ pub(crate) fn encode_reply(error: &Error) -> Vec<u8> {
 /// A value, or what is wrong with its bytes.
 pub(crate) type Decoded<T> = std::result::Result<T, String>;
 
+/// Bytes that have been encoded.
+#[derive(Default)]
+pub(crate) struct Output {
+    pub(crate) bytes: Vec<u8>,
+    /// How many errors the present value is within.
+    depth: u32,
+}
+
 /// Bytes that are to be decoded.
 pub(crate) struct Input<'b> {
     pub(crate) bytes: &'b [u8],
+    /// How many errors the present value is within.
+    depth: u32,
 }
 
 impl<'b> Input<'b> {
+    pub(crate) fn new(bytes: &'b [u8]) -> Input<'b> {
+        Input { bytes, depth: 0 }
+    }
+
     fn take(&mut self, count: usize) -> Decoded<&'b [u8]> {
         let (taken, rest) = self.bytes.split_at_checked(count).ok_or("an error that is cut short")?;
         self.bytes = rest;
@@ -71,7 +95,7 @@ impl<'b> Input<'b> {
 /// A value that errors consist of.
 pub(crate) trait Coded: Sized {
     /// Appends the value to `out`.
-    fn put(&self, out: &mut Vec<u8>);
+    fn put(&self, out: &mut Output);
     /// Takes a value from the beginning of `input`.
     fn get(input: &mut Input<'_>) -> Decoded<Self>;
 }
@@ -80,7 +104,7 @@ pub(crate) trait Coded: Sized {
 macro_rules! coded {
     ($type:ident { $($number:literal => $variant:ident { $($field:ident),* },)* }) => {
         impl Coded for $type {
-            fn put(&self, out: &mut Vec<u8>) {
+            fn put(&self, out: &mut Output) {
                 match self {
                     $($type::$variant { $($field),* } => {
                         let number: u32 = $number;
@@ -106,7 +130,7 @@ macro_rules! coded {
 }
 
 coded! { Error {
-    0 => LockTimeout { waited, holder },
+    0 => LockTimeout { lock, waited, holder },
     1 => LoggerStalled { waited, visible },
     2 => LoggerUnavailable { reason },
     3 => NotDurable { txn, reason },
@@ -142,11 +166,106 @@ coded! { Error {
     33 => InDoubt { reason },
 } }
 
+coded! { LockKind {
+    0 => Writer {},
+    1 => Growth {},
+    2 => Cell { name },
+} }
+
+coded! { LockHolder {
+    0 => Process { pid, held_for },
+    1 => Thread { pid },
+} }
+
+coded! { Space {
+    0 => Log {},
+    1 => RetainedLog { segments },
+    2 => Arena { bytes },
+    3 => Control { bytes },
+    4 => Snapshot { txn, pid, open_for, pinned_pages, free_pages, snapshots },
+    5 => Checkpoint {},
+    6 => CellSample {},
+    7 => File { name },
+} }
+
+coded! { LoggerFailure {
+    0 => Programs { tried },
+    1 => NoProgram {},
+    2 => Thread { error },
+    3 => NotReady {},
+    4 => Initializing { stalled_for },
+    5 => Panicked {},
+    6 => Reported { error },
+    7 => Foreign { output },
+} }
+
+coded! { NotDurableReason {
+    0 => NeedsRecovery { reason },
+    1 => NoLogger { reason },
+    2 => LoggerLeaving {},
+    3 => Cell { name, version, error },
+    4 => Failed { error },
+} }
+
+coded! { RecoveryReason {
+    0 => Log { errno },
+    1 => Arena { errno },
+    2 => CheckpointHeader { errno },
+    3 => Unknown { errno },
+    4 => LoggerLeaving {},
+    5 => CheckpointNotRecorded {},
+} }
+
+coded! { DetachedReason {
+    0 => LockRemoved { directory },
+    1 => LockReplaced { directory },
+    2 => DirectoryRemoved { directory },
+    3 => LockReplacedInOpen {},
+    4 => DescriptorClosed {},
+} }
+
+coded! { FileSystemReason {
+    0 => NotShared {},
+    1 => LockNotSeen { file },
+} }
+
+coded! { MismatchKind {
+    0 => Missing {},
+    1 => MissingHeader {},
+    2 => WrongKind { found, expected },
+    3 => Replaced {},
+    4 => LockReplaced {},
+    5 => LogReplaced {},
+    6 => Locked {},
+    7 => OtherStore {},
+    8 => OtherBoot {},
+    9 => OtherLayout { found, known },
+    10 => Segment { what },
+} }
+
+coded! { FileAccess {
+    0 => Open {},
+    1 => Read {},
+    2 => Write {},
+    3 => ReadWrite {},
+    4 => Create {},
+    5 => Remove {},
+} }
+
+coded! { PermissionReason {
+    0 => File { access, file, errno },
+    1 => OtherUser { path, owner, own },
+    2 => NotRoot { path, owner, own },
+    3 => UnmappedOwner { path, shown },
+    4 => FileOwner { file, found, expected },
+    5 => BecomeOwner { path, uid, gid, why },
+} }
+
 macro_rules! coded_integers {
     ($($type:ident),*) => {
         $(impl Coded for $type {
-            fn put(&self, out: &mut Vec<u8>) {
-                out.extend_from_slice(&self.to_le_bytes());
+            fn put(&self, out: &mut Output) {
+                out.bytes.extend_from_slice(&self.to_le_bytes());
             }
 
             fn get(input: &mut Input<'_>) -> Decoded<$type> {
@@ -159,7 +278,7 @@ macro_rules! coded_integers {
 coded_integers!(u8, u32, u64, i32);
 
 impl<T: Coded> Coded for Option<T> {
-    fn put(&self, out: &mut Vec<u8>) {
+    fn put(&self, out: &mut Output) {
         u8::from(self.is_some()).put(out);
         if let Some(value) = self {
             value.put(out);
@@ -176,7 +295,7 @@ impl<T: Coded> Coded for Option<T> {
 }
 
 impl Coded for String {
-    fn put(&self, out: &mut Vec<u8>) {
+    fn put(&self, out: &mut Output) {
         put_text(self, out);
     }
 
@@ -187,10 +306,10 @@ impl Coded for String {
     }
 }
 
-fn put_text(text: &str, out: &mut Vec<u8>) {
+fn put_text(text: &str, out: &mut Output) {
     let text = cut(text);
     (text.len() as u64).put(out);
-    out.extend_from_slice(text.as_bytes());
+    out.bytes.extend_from_slice(text.as_bytes());
 }
 
 fn cut(text: &str) -> &str {
@@ -203,7 +322,7 @@ fn cut(text: &str) -> &str {
 
 /// A path as a text: what is not UTF-8 is replaced, since the path is for people to read.
 impl Coded for PathBuf {
-    fn put(&self, out: &mut Vec<u8>) {
+    fn put(&self, out: &mut Output) {
         put_text(&self.to_string_lossy(), out);
     }
 
@@ -214,7 +333,7 @@ impl Coded for PathBuf {
 
 /// In nanoseconds; more than 584 years are 584 years.
 impl Coded for Duration {
-    fn put(&self, out: &mut Vec<u8>) {
+    fn put(&self, out: &mut Output) {
         u64::try_from(self.as_nanos()).unwrap_or(u64::MAX).put(out);
     }
 
@@ -224,7 +343,7 @@ impl Coded for Duration {
 }
 
 impl Coded for TxnId {
-    fn put(&self, out: &mut Vec<u8>) {
+    fn put(&self, out: &mut Output) {
         self.as_u64().put(out);
     }
 
@@ -233,9 +352,60 @@ impl Coded for TxnId {
     }
 }
 
+impl Coded for Version {
+    fn put(&self, out: &mut Output) {
+        self.as_u64().put(out);
+    }
+
+    fn get(input: &mut Input<'_>) -> Decoded<Version> {
+        u64::get(input).map(Version::from_u64)
+    }
+}
+
+/// An error within an error. The innermost that fits is encoded as its text.
+impl Coded for Arc<Error> {
+    fn put(&self, out: &mut Output) {
+        out.depth += 1;
+        match out.depth < DEPTH_MAX {
+            true => (**self).put(out),
+            false => Error::Protocol { what: self.to_string() }.put(out),
+        }
+        out.depth -= 1;
+    }
+
+    fn get(input: &mut Input<'_>) -> Decoded<Arc<Error>> {
+        input.depth += 1;
+        if input.depth > DEPTH_MAX {
+            return Err(format!("more than {DEPTH_MAX} errors within each other"));
+        }
+        let error = Error::get(input)?;
+        input.depth -= 1;
+        Ok(Arc::new(error))
+    }
+}
+
+impl Coded for Vec<TriedProgram> {
+    fn put(&self, out: &mut Output) {
+        let listed = &self[..self.len().min(PROGRAMS_MAX)];
+        (listed.len() as u64).put(out);
+        listed.iter().for_each(|tried| {
+            put_text(&tried.program, out);
+            put_text(&tried.failure, out);
+        });
+    }
+
+    fn get(input: &mut Input<'_>) -> Decoded<Vec<TriedProgram>> {
+        let count = u64::get(input)?;
+        if count > PROGRAMS_MAX as u64 {
+            return Err(format!("a list of {count} programs"));
+        }
+        (0..count).map(|_| Ok(TriedProgram::new(String::get(input)?, String::get(input)?))).collect()
+    }
+}
+
 /// By its text. One that this version does not know is [`LimitKind::Other`].
 impl Coded for LimitKind {
-    fn put(&self, out: &mut Vec<u8>) {
+    fn put(&self, out: &mut Output) {
         put_text(self.text(), out);
     }
 
@@ -246,7 +416,7 @@ impl Coded for LimitKind {
 
 /// The system's number, or 0 and a text.
 impl Coded for io::Error {
-    fn put(&self, out: &mut Vec<u8>) {
+    fn put(&self, out: &mut Output) {
         let errno = self.raw_os_error().unwrap_or(0);
         errno.put(out);
         put_text(&if errno == 0 { self.to_string() } else { String::new() }, out);

@@ -2,6 +2,7 @@
 //! every kind.
 
 use crate::error::codec;
+use crate::error::reason::{LockHolder, LockKind, MismatchKind, NotDurableReason};
 use crate::files::page::CHECKSUM_LEN;
 use crate::files::slot::SLOT_WORDS;
 use crate::fuzzing::files::seal_image;
@@ -10,6 +11,7 @@ use crate::fuzzing::u64_at;
 use crate::{Durability, Error, LimitKind, Options, Result, Store, TxnId};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use untorn_wal::record;
 use untorn_wal::record::Decoded;
@@ -201,7 +203,16 @@ fn replies() -> Vec<Vec<u8>> {
     let found = FoundValue { version: 5, value: &[3; 20] };
     let change = |what| ChangeItem { txn: 8, keyspace: "readings", key: b"k", what, is_last_in_txn: true };
     let failures = [
-        Error::LockTimeout { waited: Duration::from_millis(12), holder: "process 7".into() },
+        Error::LockTimeout {
+            lock: LockKind::Writer,
+            waited: Duration::from_millis(12),
+            holder: Some(LockHolder::Process { pid: 7, held_for: None }),
+        },
+        Error::NotDurable {
+            txn: TxnId::from_u64(9),
+            reason: NotDurableReason::Failed { error: Arc::new(Error::corrupt("wal", 1, "w")) },
+        },
+        Error::Mismatch { file: "wal".into(), what: MismatchKind::Missing },
         Error::LoggerStalled { waited: Duration::from_secs(30), visible: Some(TxnId::from_u64(9)) },
         Error::corrupt("arena", 4096, "page 1 \u{1b}[2J"),
         Error::Limit { what: LimitKind::KeyLength, found: 2000, limit: 1024 },

@@ -4,6 +4,7 @@
 mod logger_link;
 
 use crate::error::Result;
+use crate::error::reason::{LockHolder, LockKind, Space};
 use crate::files::descriptor::Descriptor;
 use crate::files::dir;
 use crate::files::dir::Dir;
@@ -203,7 +204,7 @@ impl Engine {
                 let offset = words.failure_offset.load(Ordering::Relaxed);
                 Error::corrupt(dir::ARENA, offset, "a checkpoint met damage here; `verify` says more")
             }
-            libc::ENOSPC => Error::DiskFull { what: "the checkpoint".into() },
+            libc::ENOSPC => Error::DiskFull { what: Space::Checkpoint },
             errno => Error::Io { what: "checkpoint".into(), source: std::io::Error::from_raw_os_error(errno) },
         }
     }
@@ -298,7 +299,7 @@ impl Engine {
             .acquire_while_clear(deadline, |alive, until| {
                 lock::acquire_as::<Native>(&word.word, &word.events(), class, self.me.0, alive, until)
             })?
-            .map_err(|_| Error::LockTimeout { waited: start.elapsed(), holder: self.holder(word) })?;
+            .map_err(|_| self.lock_timeout(word, start.elapsed()))?;
         if let lock::Acquired::TakenOver(_) = acquired {
             // Nobody has written there since, so this is the dead one's, if it lived long enough to
             // write it.
@@ -354,15 +355,20 @@ impl Engine {
         let writer = &self.control.fixed().writer;
         let age = now_ns().saturating_sub(writer.holder_since_ns.load(Ordering::Relaxed));
         if lock::owner::<Native>(&writer.word).is_some() && waited >= timeout && u128::from(age) > timeout.as_nanos() {
-            return Err(Error::LockTimeout { waited, holder: self.holder(writer) });
+            return Err(self.lock_timeout(writer, waited));
         }
         Ok(())
     }
 
-    /// Who holds a lock, for an error message.
-    fn holder(&self, word: &LockWord) -> String {
+    /// The error of a lock that was not free. A holder that has just come may not have stored its
+    /// number yet.
+    fn lock_timeout(&self, word: &LockWord, waited: Duration) -> Error {
+        let is_growth = std::ptr::eq(word, &raw const *self.control.fixed().growth);
+        let lock = if is_growth { LockKind::Growth } else { LockKind::Writer };
         let age = now_ns().saturating_sub(word.holder_since_ns.load(Ordering::Relaxed));
-        format!("process {} for {:?}", word.holder_pid.load(Ordering::Relaxed), Duration::from_nanos(age))
+        let pid = word.holder_pid.load(Ordering::Relaxed);
+        let holder = (pid != 0).then_some(LockHolder::Process { pid, held_for: Some(Duration::from_nanos(age)) });
+        Error::LockTimeout { lock, waited, holder }
     }
 
     /// Sees to it that the first `bytes` of the arena are backed by written blocks.
@@ -425,7 +431,7 @@ impl Engine {
         if let Some(max) = self.arena.scratch_len() {
             let target = limits::arena_size_for(bytes);
             if target > max {
-                return Err(Error::disk_full("the scratch copy of the arena", target - max));
+                return Err(Error::DiskFull { what: Space::Arena { bytes: target - max } });
             }
             self.control.set_arena_bytes(target);
             return Ok(());

@@ -15,6 +15,7 @@
 //! and returns the error of the last one that failed.
 
 use crate::environment;
+use crate::error::reason::{LoggerFailure, TriedProgram};
 use crate::files::descriptor::Descriptor;
 use crate::files::dir::Dir;
 #[cfg(feature = "logger-hook")]
@@ -87,7 +88,7 @@ struct Spawned {
     /// Loggers that had entered `control` before; 0 if the client has no region yet.
     logger_starts: u64,
     /// Why the candidates before it failed.
-    tried: Vec<String>,
+    tried: Vec<TriedProgram>,
     mismatch: Option<Error>,
 }
 
@@ -192,7 +193,7 @@ impl LoggerSpawner {
                 }
                 SpawnStatus::Exited => {
                     (program, tried, mismatch) = (last.program + 1, last.tried, last.mismatch);
-                    tried.push(format!("{name} ended at once"));
+                    tried.push(TriedProgram::new(name, "it ended at once"));
                 }
             }
             if has_logger()? {
@@ -201,7 +202,7 @@ impl LoggerSpawner {
         }
         if self.thread {
             if program > 0 {
-                return Err(mismatch.unwrap_or(Error::LoggerUnavailable { reason: tried.join("; ") }));
+                return Err(mismatch.unwrap_or(Error::LoggerUnavailable { reason: LoggerFailure::Programs { tried } }));
             }
             let pipe = self.start_thread(dir)?;
             *start = Some(Spawned { pipe, program, attempt, logger_starts, tried, mismatch });
@@ -213,14 +214,14 @@ impl LoggerSpawner {
                     *start = Some(Spawned { pipe, program: index, attempt, logger_starts, tried, mismatch });
                     return Ok(());
                 }
-                Err(error) => tried.push(format!("{}: {error}", name_of(&command))),
+                Err(error) => tried.push(TriedProgram::new(name_of(&command), error.to_string())),
             }
             attempt = 1;
         }
         if tried.is_empty() && mismatch.is_none() {
-            tried.push("a setuid program starts no program but itself and what Options::logger_program names".into());
+            return Err(Error::LoggerUnavailable { reason: LoggerFailure::NoProgram });
         }
-        Err(mismatch.unwrap_or(Error::LoggerUnavailable { reason: tried.join("; ") }))
+        Err(mismatch.unwrap_or(Error::LoggerUnavailable { reason: LoggerFailure::Programs { tried } }))
     }
 
     fn start_thread(&self, dir: &Dir) -> Result<StatusPipe> {
@@ -240,7 +241,9 @@ impl LoggerSpawner {
                     let _ = sender.try_send(Err(error));
                 }
             })
-            .map_err(|source| Error::LoggerUnavailable { reason: format!("thread: {source}") })?;
+            .map_err(|source| Error::LoggerUnavailable {
+                reason: LoggerFailure::Thread { error: source.to_string() },
+            })?;
         Ok(StatusPipe::Thread(receiver))
     }
 

@@ -10,8 +10,10 @@
 //! that case.
 
 use crate::error::codec;
-use crate::error::codec::{Coded, Input};
+use crate::error::codec::{Coded, Input, Output};
+use crate::error::reason::LoggerFailure;
 use crate::{Error, Result};
+use std::sync::Arc;
 use untorn_wal::printable;
 use untorn_wal::wire;
 
@@ -25,11 +27,10 @@ pub(crate) fn ready() -> Vec<u8> {
 
 /// The status of a logger that can't serve.
 pub(crate) fn failed(error: &Error) -> Vec<u8> {
-    let mut bytes = FAILED.to_vec();
-    u32::from(wire::VERSION).put(&mut bytes);
-    error.to_string().put(&mut bytes);
-    bytes.extend(codec::encode(error));
-    bytes
+    let mut head = Output::default();
+    u32::from(wire::VERSION).put(&mut head);
+    error.to_string().put(&mut head);
+    [FAILED, &head.bytes, &codec::encode(error)].concat()
 }
 
 /// What the whole output of a spawned program reports; `None` if it ended without a status.
@@ -41,18 +42,21 @@ pub(crate) fn read(bytes: &[u8]) -> Option<Result<()>> {
         return Some(Ok(()));
     }
     let status = bytes.strip_prefix(FAILED).and_then(|bytes| read_failed(bytes).ok());
-    let foreign = || Error::LoggerUnavailable { reason: printable(&String::from_utf8_lossy(bytes)) };
-    Some(Err(status.unwrap_or_else(foreign)))
+    Some(Err(status.unwrap_or_else(|| foreign(printable(&String::from_utf8_lossy(bytes))))))
 }
 
 fn read_failed(bytes: &[u8]) -> codec::Decoded<Error> {
-    let mut input = Input { bytes };
+    let mut input = Input::new(bytes);
     let version = u32::get(&mut input)?;
     let text = String::get(&mut input)?;
     match codec::decode(input.bytes) {
         Ok(error) if version == u32::from(wire::VERSION) => Ok(reported(error)),
-        _ => Ok(Error::LoggerUnavailable { reason: text }),
+        _ => Ok(foreign(text)),
     }
+}
+
+fn foreign(output: String) -> Error {
+    Error::LoggerUnavailable { reason: LoggerFailure::Foreign { output } }
 }
 
 /// The error of a client whose logger failed with `error`: the same if it is about the store's
@@ -65,7 +69,7 @@ fn reported(error: Error) -> Error {
         | Error::DiskFull { .. }
         | Error::Permission { .. }
         | Error::Io { .. } => error,
-        other => Error::LoggerUnavailable { reason: other.to_string() },
+        other => Error::LoggerUnavailable { reason: LoggerFailure::Reported { error: Arc::new(other) } },
     }
 }
 
@@ -86,7 +90,10 @@ mod tests {
         let error = read_error(&failed(&Error::corrupt("arena", 4096, "page 1")));
         assert!(matches!(&error, Error::Corrupt { file, offset: 4096, .. } if file == "arena"), "{error:?}");
         let error = read_error(&failed(&Error::Forked));
-        assert!(matches!(&error, Error::LoggerUnavailable { .. }), "{error:?}");
+        let Error::LoggerUnavailable { reason: LoggerFailure::Reported { error } } = &error else {
+            panic!("{error:?}")
+        };
+        assert!(matches!(**error, Error::Forked), "{error:?}");
     }
 
     /// Of a logger of another version, the text remains.

@@ -274,7 +274,6 @@ fn refuse_long_lists(request: &Request<'_>) -> Result<()> {
 fn error_of_server(bytes: &[u8]) -> Error {
     match codec::decode(bytes) {
         Ok(Error::Io { what, source }) => Error::Io { what: format!("server: {what}"), source },
-        Ok(Error::Detached { reason }) => Error::Detached { reason: format!("server: {reason}") },
         Ok(error) => error,
         Err(what) => Error::Protocol { what },
     }

@@ -7,6 +7,7 @@
 
 use crate::api::batch;
 use crate::api::batch::Unmet;
+use crate::error::reason::NotDurableReason;
 use crate::participant::engine::now_ns;
 use crate::server::answer::{Answer, Session, cut_name, refuse_unless};
 use crate::server::policy::Rights;
@@ -92,10 +93,10 @@ impl<'s> Session<'s> {
         loop {
             until += LOCK_WAIT_SLICE;
             match self.store.begin_since(asked_ns, durability, Some(until)) {
-                Err(Error::LockTimeout { holder, .. }) => {
+                Err(Error::LockTimeout { lock, holder, .. }) => {
                     let waited = Duration::from_nanos(now_ns().saturating_sub(asked_ns));
                     if waited >= WRITER_LOCK_TIMEOUT || self.shared.is_closing() {
-                        return Err(Error::LockTimeout { waited, holder });
+                        return Err(Error::LockTimeout { lock, waited, holder });
                     }
                 }
                 other => return other,
@@ -162,8 +163,7 @@ impl Awaited {
                 if self.ticket.wait_hurrying(Some(CLOSING_FLUSH_TIMEOUT))? {
                     break;
                 }
-                let reason = "the logger is leaving, and did not wait for the flush".into();
-                return Err(Error::NotDurable { txn: self.ticket.txn_id(), reason });
+                return Err(Error::NotDurable { txn: self.ticket.txn_id(), reason: NotDurableReason::LoggerLeaving });
             }
             if start.elapsed() >= self.patience {
                 return Err(Error::LoggerStalled { waited: start.elapsed(), visible: Some(self.ticket.txn_id()) });

@@ -27,6 +27,7 @@ mod growth;
 mod layout;
 mod state;
 
+use crate::error::reason::MismatchKind;
 use crate::files::descriptor;
 use crate::files::descriptor::FileId;
 use crate::files::dir;
@@ -330,7 +331,7 @@ impl Control {
         if self.fixed().identity.is_of(file)? {
             return Ok(());
         }
-        Err(Error::Mismatch { file: dir::CONTROL.into(), what: "it was replaced".into() })
+        Err(Error::Mismatch { file: dir::CONTROL.into(), what: MismatchKind::Replaced })
     }
 }
 

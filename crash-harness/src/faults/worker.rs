@@ -13,6 +13,7 @@ use crate::{oracle, workload};
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use untorn::reason::MismatchKind;
 use untorn::{Durability, Error, Feed, Options, Store, TxnId};
 
 /// Tries of a call that fails, and the fewest of them: a fault that happens once is over by then,
@@ -92,15 +93,13 @@ fn complain(what: &str, error: &Error, anything: bool) -> Result<(), Finding> {
         Error::Corrupt { .. } | Error::Mismatch { .. } | Error::FormatVersion { .. } if anything => Ok(()),
         Error::Corrupt { .. } => misbehaved("an error of the system was taken for damage"),
         // The region alone may go, with everybody who used it.
-        Error::Mismatch { file, what } if file != "control" && what.contains("missing") => {
+        Error::Mismatch { file, what: MismatchKind::Missing | MismatchKind::MissingHeader } if file != "control" => {
             misbehaved("an error of the system was taken for a file that is not there")
         }
         Error::Io { what, source } if what.trim().is_empty() || source.raw_os_error() == Some(0) => {
             misbehaved("an error that does not say what it is about")
         }
-        Error::LoggerUnavailable { reason } | Error::NeedsRecovery { reason } | Error::NotDurable { reason, .. }
-            if reason.trim().is_empty() =>
-        {
+        Error::LoggerUnavailable { reason } if reason.to_string().trim().is_empty() => {
             misbehaved("an error without a reason")
         }
         _ if text.trim().is_empty() => misbehaved("an empty error"),

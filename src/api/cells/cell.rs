@@ -3,6 +3,7 @@
 
 use crate::api::cells::{CellPlace, sampling};
 use crate::api::store::Store;
+use crate::error::reason::{LockHolder, LockKind, NotDurableReason};
 use crate::files::dir;
 use crate::shared::cells::CellEntry;
 use crate::shared::protocols::atomic::Native;
@@ -314,8 +315,9 @@ impl Opened {
     fn latch_timeout(&self, owner: u64, waited: Duration) -> Error {
         let clients = self.store.client().engine.control.clients();
         let holder = clients.iter().find(|client| client.owner.load(Ordering::Relaxed) == owner);
-        let pid = holder.map_or(0, |client| client.pid.load(Ordering::Relaxed));
-        Error::LockTimeout { waited, holder: format!("process {pid}, in the middle of storing cell {:?}", self.name) }
+        let pid = holder.map_or(0, |client| client.pid.load(Ordering::Relaxed) as u32);
+        let holder = (pid != 0).then_some(LockHolder::Process { pid, held_for: None });
+        Error::LockTimeout { lock: LockKind::Cell { name: self.name.to_string() }, waited, holder }
     }
 
     fn store_durable(&self, value: &[u8]) -> Result<Version> {
@@ -328,7 +330,7 @@ impl Opened {
             Error::Forked => error,
             other => Error::NotDurable {
                 txn: self.store.client().engine.control.committed(),
-                reason: format!("version {version} of cell {:?} is stored, but not in it: {other}", self.name),
+                reason: NotDurableReason::Cell { name: self.name.to_string(), version, error: Arc::new(other) },
             },
         })?;
         Ok(version)

@@ -1,6 +1,7 @@
 //! The state that the threads of a logger share, and what they ask of each other: turns under the
 //! writer lock, a record of a checkpoint in the log, the block credit.
 
+use crate::error::reason::{LockHolder, LockKind, RecoveryReason};
 use crate::participant::engine::{Engine, now_ns};
 use crate::participant::rest::Rest;
 use crate::shared::liveness::Claim;
@@ -69,7 +70,8 @@ impl Logger {
     pub(crate) fn with_writer_lock<T>(&self, patience: Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let asked_ns = now_ns();
         let Some(_turn) = self.writing.try_lock_for(patience) else {
-            return Err(Error::LockTimeout { waited: patience, holder: "another thread of the logger".into() });
+            let holder = Some(LockHolder::Thread { pid: std::process::id() });
+            return Err(Error::LockTimeout { lock: LockKind::Writer, waited: patience, holder });
         };
         // A short timeout must not end each wait before the logger's turn comes.
         let patient_ns = limits::BULK_PATIENCE.min(patience / 2).as_nanos();
@@ -104,7 +106,7 @@ impl Logger {
         while stating.done != Some(txn) {
             if stating.failed || self.ending.load(Ordering::SeqCst) || self.engine.has_failed.load(Ordering::SeqCst) {
                 self.engine.refuse_poisoned()?;
-                return Err(Error::NeedsRecovery { reason: "the log could not state the checkpoint".into() });
+                return Err(Error::NeedsRecovery { reason: RecoveryReason::CheckpointNotRecorded });
             }
             self.stated.wait_for(&mut stating, Duration::from_millis(20));
         }
