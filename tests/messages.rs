@@ -10,6 +10,8 @@
 mod common;
 #[path = "messages/lives.rs"]
 mod lives;
+#[path = "messages/ranges.rs"]
+mod ranges;
 
 use common::*;
 use rustix::process::Signal;

@@ -3,7 +3,7 @@
 
 use crate::error::codec;
 use crate::fuzzing::sized;
-use crate::server::check_access;
+use crate::server::{check_access, check_request};
 use untorn_wal::printable;
 use untorn_wal::wire;
 use untorn_wal::wire::{ClientHello, Reply, Request, ServerHello};
@@ -32,6 +32,7 @@ pub fn request(bytes: &[u8]) {
         assert!(hello.common_version().is_none_or(|version| (hello.oldest..=hello.newest).contains(&version)));
     }
     let _ = wire::frame_len(sized(bytes));
+    check_request(bytes);
     if let Ok(request) = wire::decode::<Request<'_>>(bytes) {
         let frame = frame_of!(&request);
         assert_eq!(&frame[4..], bytes, "a request encodes to other bytes");

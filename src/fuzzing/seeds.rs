@@ -165,6 +165,7 @@ fn requests() -> Vec<Vec<u8>> {
         Operation::ExpectAbsent { keyspace, key: b"" },
         Operation::Put { keyspace, key, value: &[9; 40] },
         Operation::Delete { keyspace, key },
+        Operation::DeleteRange { keyspace, lower: Edge::With(key), upper: Edge::Open },
     ];
     let requests = [
         Request::Get { keyspace, key },
@@ -192,6 +193,7 @@ fn requests() -> Vec<Vec<u8>> {
         Request::CounterGet { name },
         Request::Changes { from: Some(4), feed: request::Feed::Visible, keyspace: Some(keyspace), prefix: key },
         Request::ChangesNext { wait_ms: 100 },
+        Request::DeleteRange { keyspace, lower: Edge::Without(key), upper: Edge::With(b"11"), durability },
     ];
     let mut messages: Vec<Vec<u8>> = requests.iter().map(|request| message(wire::encode(request))).collect();
     messages.push(wire::ClientHello::OURS.encode().to_vec());
@@ -227,6 +229,7 @@ fn replies() -> Vec<Vec<u8>> {
         Reply::Values { txn: 4, values: List(vec![Some(found), None]) },
         Reply::Committed { txn: 6 },
         Reply::Deleted { txn: 6, was_there: true },
+        Reply::RangeDeleted { txn: 6, removed: 3 },
         Reply::Unmet { index: 2, current: Some(7) },
         Reply::Piece { scan: 1, txn: 4, records: List(vec![Record { key: b"a", value: b"b" }; 3]) },
         Reply::Names(List(vec!["a", "größe"])),

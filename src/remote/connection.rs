@@ -247,12 +247,13 @@ impl Link {
 /// The time that a request itself allows for its answer.
 fn time_allowed(request: &Request<'_>) -> Duration {
     match request {
-        Request::Put { durability, .. } | Request::Delete { durability, .. } | Request::Commit { durability, .. } => {
-            match durability {
-                wire::Durability::Within { micros } => Duration::from_micros(*micros),
-                _ => Duration::ZERO,
-            }
-        }
+        Request::Put { durability, .. }
+        | Request::Delete { durability, .. }
+        | Request::DeleteRange { durability, .. }
+        | Request::Commit { durability, .. } => match durability {
+            wire::Durability::Within { micros } => Duration::from_micros(*micros),
+            _ => Duration::ZERO,
+        },
         _ => Duration::ZERO,
     }
 }

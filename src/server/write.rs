@@ -16,7 +16,7 @@ use crate::shared::socket::SocketStream;
 use crate::{Durability, Error, LimitKind, Result, Ticket, TxnId, WriteTxn};
 use std::time::{Duration, Instant};
 use untorn_wal::wire;
-use untorn_wal::wire::{Operation, Reply};
+use untorn_wal::wire::{Edge, Operation, Reply};
 
 /// Between two looks whether the logger is to leave.
 pub(super) const LOCK_WAIT_SLICE: Duration = Duration::from_millis(100);
@@ -58,6 +58,21 @@ impl<'s> Session<'s> {
         finish(txn, durability, |txn| Reply::Deleted { txn, was_there })
     }
 
+    pub(super) fn delete_range(
+        &self,
+        rights: &Rights<'_>,
+        name: &str,
+        (lower, upper): (Edge<'_>, Edge<'_>),
+        durability: wire::Durability,
+    ) -> Result<Answer<'s>> {
+        refuse_unless(rights.may_write(name), "writing", "keyspace", name)?;
+        let durability = durability_of(durability, rights)?;
+        let mut txn = self.begin(durability)?;
+        let keyspace = self.store.find_keyspace(name)?.ok_or_else(|| Error::NoKeyspace { name: cut_name(name) })?;
+        let removed = txn.delete_range(&keyspace, (batch::bound(lower), batch::bound(upper)))?;
+        finish(txn, durability, |txn| Reply::RangeDeleted { txn, removed })
+    }
+
     pub(super) fn commit(
         &self,
         rights: &Rights<'_>,
@@ -69,7 +84,9 @@ impl<'s> Session<'s> {
                 Operation::ExpectVersion { keyspace, .. } | Operation::ExpectAbsent { keyspace, .. } => {
                     refuse_unless(rights.may_read(keyspace), "reading", "keyspace", keyspace)?;
                 }
-                Operation::Put { keyspace, .. } | Operation::Delete { keyspace, .. } => {
+                Operation::Put { keyspace, .. }
+                | Operation::Delete { keyspace, .. }
+                | Operation::DeleteRange { keyspace, .. } => {
                     refuse_unless(rights.may_write(keyspace), "writing", "keyspace", keyspace)?;
                 }
             }

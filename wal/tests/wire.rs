@@ -103,7 +103,7 @@ impl Material {
     fn request(&self) -> Request<'_> {
         let (keyspace, key, value) = (&*self.names[0], &*self.bytes[0], &*self.bytes[1]);
         let (name, number, durability) = (&*self.names[1], self.numbers[0], self.durability());
-        match self.choice % 19 {
+        match self.choice % 20 {
             0 => Request::Get { keyspace, key },
             1 => Request::MultiGet { keyspace, keys: List(self.bytes.iter().map(|key| &**key).collect()) },
             2 => Request::Put { keyspace, key, value, durability },
@@ -114,6 +114,7 @@ impl Material {
                     Operation::Put { keyspace: name, key, value },
                     Operation::ExpectAbsent { keyspace, key: value },
                     Operation::Delete { keyspace, key },
+                    Operation::DeleteRange { keyspace, lower: self.edge(2), upper: self.edge(3) },
                 ];
                 Request::Commit { operations: List(operations), durability }
             }
@@ -139,7 +140,8 @@ impl Material {
                 let feed = if number % 2 == 0 { Feed::Durable } else { Feed::Visible };
                 Request::Changes { from: Some(number), feed, keyspace: Some(keyspace), prefix: key }
             }
-            _ => Request::ChangesNext { wait_ms: number as u32 },
+            18 => Request::ChangesNext { wait_ms: number as u32 },
+            _ => Request::DeleteRange { keyspace, lower: self.edge(2), upper: self.edge(3), durability },
         }
     }
 
@@ -147,7 +149,7 @@ impl Material {
         let (name, key, value) = (&*self.names[0], &*self.bytes[0], &*self.bytes[1]);
         let (txn, number) = (self.numbers[0], self.numbers[1]);
         let found = FoundValue { version: number, value };
-        match self.choice % 13 {
+        match self.choice % 14 {
             0 => Reply::Failed(Failure { text: name, error: value }),
             1 => Reply::Done,
             2 => Reply::Value(Some(found)),
@@ -160,6 +162,7 @@ impl Material {
             9 => Reply::Stats(value),
             10 => Reply::Cell { version: number, value },
             11 => Reply::Count(number),
+            12 => Reply::RangeDeleted { txn, removed: number },
             _ => {
                 let change = |what| ChangeItem { txn, keyspace: name, key, what, is_last_in_txn: true };
                 let end = Some(value).filter(|_| number % 2 == 0);
@@ -296,6 +299,22 @@ fn the_bytes_of_version_3() {
     assert_eq!(
         hex(&wire::encode(&keys).unwrap()),
         concat!("1e000000", "01000000", "0100000000000000", "6b", "0100000000000000", "0100000000000000", "61")
+    );
+    let (lower, upper) = (Edge::With(b"a"), Edge::Open);
+    let delete = Request::DeleteRange { keyspace: "k", lower, upper, durability: Durability::Durable };
+    assert_eq!(
+        hex(&wire::encode(&delete).unwrap()),
+        concat!(
+            "22000000",
+            "13000000",
+            "0100000000000000",
+            "6b",
+            "01000000",
+            "0100000000000000",
+            "61",
+            "00000000",
+            "00000000"
+        )
     );
     let failed = Reply::Failed(Failure { text: "no", error: b"e" });
     assert_eq!(

@@ -69,6 +69,13 @@ pub enum Reply<'a> {
         /// The changes.
         changes: List<ChangeItem<'a>>,
     },
+    /// 13: as `Committed`, of the deletion of a range.
+    RangeDeleted {
+        /// The transaction's id.
+        txn: u64,
+        /// How many keys were removed.
+        removed: u64,
+    },
 }
 
 /// A value that was found.
