@@ -146,6 +146,13 @@ pub trait StoreWrite: StoreRead {
     /// [`Error::NoKeyspace`]; those of [`StoreWrite::put`].
     fn delete(&self, keyspace: &str, key: &[u8]) -> Result<bool>;
 
+    /// Removes all keys of a range, as one transaction at the handle's default durability. Returns
+    /// how many there were.
+    ///
+    /// # Errors
+    /// [`Error::NoKeyspace`]; those of [`StoreWrite::put`].
+    fn delete_range(&self, keyspace: &str, bounds: KeyBounds<'_>) -> Result<u64>;
+
     /// Commits a batch as one transaction, if all of its conditions hold.
     ///
     /// # Errors
@@ -280,6 +287,10 @@ impl StoreWrite for Store {
         existing(self, keyspace)?.delete(key)
     }
 
+    fn delete_range(&self, keyspace: &str, bounds: KeyBounds<'_>) -> Result<u64> {
+        existing(self, keyspace)?.delete_range(bounds)
+    }
+
     fn commit(&self, batch: &Batch, durability: Durability) -> Result<CommitOutcome> {
         let operations: Vec<_> = batch.operations().collect();
         let mut txn = self.begin_with(durability)?;
@@ -381,6 +392,10 @@ impl StoreWrite for Client {
 
     fn delete(&self, keyspace: &str, key: &[u8]) -> Result<bool> {
         Client::delete(self, keyspace, key)
+    }
+
+    fn delete_range(&self, keyspace: &str, bounds: KeyBounds<'_>) -> Result<u64> {
+        Client::delete_range(self, keyspace, bounds)
     }
 
     fn commit(&self, batch: &Batch, durability: Durability) -> Result<CommitOutcome> {

@@ -1,7 +1,16 @@
 //! The one public error: what went wrong, where, and what the caller can do.
 
+pub(crate) mod codec;
+mod limit_kind;
+pub mod reason;
+
+pub use limit_kind::LimitKind;
+
 use crate::TxnId;
-use std::fmt;
+use reason::{
+    DetachedReason, FileSystemReason, LockHolder, LockKind, LoggerFailure, MismatchKind, NotDurableReason,
+    PermissionReason, RecoveryReason, Space,
+};
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,14 +28,20 @@ pub enum Error {
         "this handle was opened before fork() and belongs to the parent process; open the store again in the child"
     )]
     Forked,
-    /// Another transaction kept the writer lock longer than the caller was ready to wait. Try
-    /// again.
-    #[error("the writer lock was not free within {waited:?} (holder: {holder})")]
+    /// A lock, mostly that of the one write transaction, was not free as long as the caller was
+    /// ready to wait. Nothing of the call has happened. Try again; if the holder is a stopped
+    /// process, continue or end it.
+    #[error(
+        "{lock} was not free within {waited:?} (holder: {})",
+        holder.as_ref().map_or("unknown".into(), ToString::to_string)
+    )]
     LockTimeout {
+        /// The lock.
+        lock: LockKind,
         /// How long the call waited.
         waited: Duration,
-        /// Who holds the lock, as far as known.
-        holder: String,
+        /// The owner of the lock, as far as known.
+        holder: Option<LockHolder>,
     },
     /// This thread already has a write transaction of this store open. Commit or drop it first.
     #[error("this thread already has a write transaction of this store open")]
@@ -43,11 +58,12 @@ pub enum Error {
         /// the logger goes on. `None` if nothing of the call has happened.
         visible: Option<TxnId>,
     },
-    /// No logger process could be started.
+    /// No logger could be started, or none became ready. Nothing of the call has happened. Remove
+    /// the cause and try again.
     #[error("no logger could be started: {reason}")]
     LoggerUnavailable {
-        /// What was tried.
-        reason: String,
+        /// What was tried, and how it failed.
+        reason: LoggerFailure,
     },
     /// A thread of the logger that this process runs in the foreground panicked. The logger has
     /// given up its place, so the next one, started by a client or a supervisor, goes on from where
@@ -67,13 +83,15 @@ pub enum Error {
         /// The transaction.
         txn: TxnId,
         /// Why it did not become durable.
-        reason: String,
+        reason: NotDurableReason,
     },
-    /// There is no room for the log or the arena. Nothing of the transaction happened.
+    /// The device has no room for the log, the arena or another file of the store. Nothing of the
+    /// transaction happened. Free what [`Space`] names and try again. A store that has reached its
+    /// own limit is an [`Error::Limit`] of [`LimitKind::StoreSize`].
     #[error("no space left for {what}")]
     DiskFull {
         /// What could not grow.
-        what: String,
+        what: Space,
     },
     /// The id belongs to a future that a power loss took back, or never was given by this store.
     #[error("transaction {txn} is none of this store's: it was lost in a crash, or never was")]
@@ -90,13 +108,15 @@ pub enum Error {
         /// The oldest position that can still be read.
         oldest: TxnId,
     },
-    /// A sync of the arena failed: the store is read-only until all its clients have closed it.
+    /// A write or sync failed, after which the kernel may have dropped what was written: the store
+    /// takes no more writes until all its clients have closed it. Nothing of the call has happened.
     #[error("the store needs recovery: {reason}; close it in all processes and open it again")]
     NeedsRecovery {
         /// What happened.
-        reason: String,
+        reason: RecoveryReason,
     },
-    /// Stored bytes are not what was written.
+    /// Stored bytes are not what was written. Run `untorn verify`, and restore a backup. `what` is a
+    /// text for people: file and offset are what a program can use.
     #[error("{file} is damaged at byte {offset}: {what}")]
     Corrupt {
         /// The file, relative to the store's directory.
@@ -117,13 +137,13 @@ pub enum Error {
         known: u32,
     },
     /// Files of the store do not belong together, or the store is in use in another boot; or a name
-    /// in its directory leads to something else than a regular file.
+    /// in its directory leads to something else than a regular file. Nothing has changed.
     #[error("{file} does not fit: {what}")]
     Mismatch {
         /// The file, relative to the store's directory.
         file: String,
-        /// What was expected and found.
-        what: String,
+        /// How it does not fit, and what to do.
+        what: MismatchKind,
     },
     /// There is no store at this path, and it was not to be created.
     #[error("there is no store at {path}")]
@@ -131,7 +151,8 @@ pub enum Error {
         /// The path that was given.
         path: PathBuf,
     },
-    /// The directory lies on a file system that cannot keep the store's promises.
+    /// The directory lies on a file system that cannot keep the store's promises. The store was not
+    /// opened.
     #[error("{path} lies on {file_system}: {reason}")]
     UnsupportedFileSystem {
         /// The directory.
@@ -140,20 +161,21 @@ pub enum Error {
         file_system: String,
         /// What cannot be relied on, and the option that opens the store all the same, if there is
         /// one.
-        reason: String,
+        reason: FileSystemReason,
     },
     /// The handle is cut off from the store, and nothing of the call has happened. Drop it and open
     /// the store again: what was acknowledged is there.
     #[error("this handle is cut off from the store: {reason}; drop it and open the store again")]
     Detached {
         /// What cuts it off.
-        reason: String,
+        reason: DetachedReason,
     },
-    /// The process lacks a right that a direct client needs.
+    /// The process lacks a right that a direct client needs. The store was not opened. Run as its
+    /// owner, or use a message-passing client ([`Client`](crate::Client)).
     #[error("no permission for {what}; a direct client needs to read and write the directory's files")]
     Permission {
-        /// The file and the access that was refused.
-        what: String,
+        /// The right that it lacks, and what to do.
+        what: PermissionReason,
     },
     /// The handle was opened read-only.
     #[error("the store was opened read-only")]
@@ -207,39 +229,43 @@ pub enum Error {
         /// The limit.
         limit: u64,
     },
-    /// An option or argument makes no sense.
+    /// An option or argument makes no sense. Nothing has happened. `what` is a text for people: a
+    /// correct program never gets this error.
     #[error("{what}")]
     Invalid {
         /// What is wrong, with its limits.
         what: String,
     },
     /// There is no connection to the server of messages, or it broke, and nothing of the call has
-    /// happened. Try again.
+    /// happened. Try again. `reason` is a text for people, mostly the system's.
     #[error("no connection to the store's socket: {reason}")]
     Disconnected {
         /// What happened to it.
         reason: String,
     },
     /// The connection broke after a write was sent and before it was answered: it has happened, or
-    /// it has not. Look before doing it again.
+    /// it has not. Look before doing it again. `reason` is a text for people, mostly the system's.
     #[error("it is in doubt whether the write has happened: {reason}")]
     InDoubt {
         /// What happened to the connection.
         reason: String,
     },
-    /// The store's access file does not allow it to this user.
+    /// The store's access file does not allow it to this user, and nothing of the call has happened.
+    /// `what` is a text for people, which the server composes.
     #[error("not allowed: {what}")]
     NotAllowed {
         /// What is not allowed, and by which rule.
         what: String,
     },
-    /// The server of messages has no room for it just now. Try again.
+    /// The server of messages has no room for it just now, and nothing of the call has happened. Try
+    /// again. `what` is a text for people, which the server composes.
     #[error("the server is busy: {what}")]
     Busy {
         /// What there is too much of.
         what: String,
     },
-    /// The other side of a connection does not speak the protocol, or not this version of it.
+    /// The other side of a connection does not speak the protocol, or not this version of it. `what`
+    /// is a text for people. Use the version of the library that the store's logger has.
     #[error("{what}")]
     Protocol {
         /// What was expected and found.
@@ -259,8 +285,14 @@ impl Error {
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
         let what = what.into();
         move |source| match (WrongKind::of(&source), OtherOwner::of(&source)) {
-            (Some(wrong), _) => Error::Mismatch { file: wrong.name.clone(), what: wrong.what() },
-            (None, Some(other)) => Error::Permission { what: other.to_string() },
+            (Some(wrong), _) => {
+                let what = MismatchKind::WrongKind { found: wrong.found.into(), expected: wrong.expected.into() };
+                Error::Mismatch { file: wrong.name.clone(), what }
+            }
+            (None, Some(other)) => {
+                let OtherOwner { name: file, found, expected } = other.clone();
+                Error::Permission { what: PermissionReason::FileOwner { file, found, expected } }
+            }
             (None, None) => Error::Io { what, source },
         }
     }
@@ -281,157 +313,12 @@ impl Error {
         }
     }
 
-    /// A full disk: `name` needs `bytes` more.
-    pub(crate) fn disk_full(name: &str, bytes: u64) -> Error {
-        Error::DiskFull { what: format!("{name}, which needs {bytes} bytes more") }
-    }
-
     pub(crate) fn corrupt(file: &str, offset: u64, what: impl Into<String>) -> Error {
         Error::Corrupt { file: file.to_string(), offset, what: what.into() }
-    }
-
-    /// The error in words that another process of this library can turn back into it.
-    pub(crate) fn to_words(&self) -> String {
-        let whole = |text: &str| text.replace('\n', " ");
-        let errno = |error: &io::Error| error.raw_os_error().unwrap_or(0);
-        match self {
-            Error::Corrupt { file, offset, what } => format!("corrupt\n{file}\n{offset}\n{}", whole(what)),
-            Error::Mismatch { file, what } => format!("mismatch\n{file}\n{}", whole(what)),
-            Error::FormatVersion { file, found, known } => format!("version\n{file}\n{found}\n{known}"),
-            Error::DiskFull { what } => format!("full\n{}", whole(what)),
-            Error::Permission { what } => format!("permission\n{}", whole(what)),
-            Error::Io { what, source } => format!("io\n{}\n{}", whole(what), errno(source)),
-            other => format!("other\n{}", whole(&other.to_string())),
-        }
-    }
-
-    /// What [`Error::to_words`] made; `None` for nothing at all.
-    pub(crate) fn from_words(words: &str) -> Option<Error> {
-        if words.is_empty() {
-            return None;
-        }
-        let parts: Vec<&str> = words.lines().collect();
-        Some(match parts[..] {
-            ["corrupt", file, offset, what] => Error::corrupt(file, offset.parse().unwrap_or(0), what),
-            ["mismatch", file, what] => Error::Mismatch { file: file.into(), what: what.into() },
-            ["version", file, found, known] => Error::FormatVersion {
-                file: file.into(),
-                found: found.parse().unwrap_or(0),
-                known: known.parse().unwrap_or(0),
-            },
-            ["full", what] => Error::DiskFull { what: what.into() },
-            ["permission", what] => Error::Permission { what: what.into() },
-            ["io", what, errno] => Error::Io {
-                what: what.into(),
-                source: io::Error::from_raw_os_error(errno.parse().unwrap_or(libc::EIO)),
-            },
-            ["other", what] => Error::LoggerUnavailable { reason: what.into() },
-            _ => Error::LoggerUnavailable { reason: words.replace('\n', " ") },
-        })
     }
 }
 
 /// A cell or counter, for an error message.
 fn cell_kind(len: Option<u64>) -> String {
     len.map_or("a counter".into(), |len| format!("a cell of {len} bytes"))
-}
-
-/// Defines [`LimitKind`] with the text of each kind.
-macro_rules! limit_kinds {
-    ($($(#[$doc:meta])* $kind:ident => $text:literal,)*) => {
-        /// What an [`Error::Limit`] limits.
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-        #[non_exhaustive]
-        pub enum LimitKind {
-            $($(#[$doc])* $kind,)*
-            /// A limit of a server that this version of the library does not know.
-            Other,
-        }
-
-        impl LimitKind {
-            const ALL: &[LimitKind] = &[$(LimitKind::$kind),*];
-
-            /// What is limited, in words.
-            pub fn text(self) -> &'static str {
-                match self {
-                    $(LimitKind::$kind => $text,)*
-                    LimitKind::Other => "a quantity that the server limits",
-                }
-            }
-        }
-    };
-}
-
-limit_kinds! {
-    /// A quarter of the page size: 1,024 at the default.
-    KeyLength => "the length of a key in bytes",
-    /// 1 GiB; by message 16 MiB.
-    ValueLength => "the length of a value in bytes",
-    /// 255 bytes.
-    KeyspaceNameLength => "the length of a keyspace's name in bytes",
-    /// 255 bytes.
-    CellNameLength => "the length of a cell's name in bytes",
-    /// 1 to 4,096 bytes.
-    CellLength => "the length of a cell in bytes (at least 1)",
-    /// 1,048,576.
-    Keyspaces => "the number of keyspaces",
-    /// 65,536.
-    Cells => "the number of cells and counters",
-    /// 65,536, of all processes.
-    Snapshots => "the number of pinned snapshots",
-    /// 4,096.
-    Clients => "the number of processes that have the store open",
-    /// Sockets that a child of `fork()` must close.
-    PrivateDescriptors => "the number of descriptors that children must not keep",
-    /// The store has reached its maximum size, or all pages are numbered.
-    StoreSize => "the store's size in bytes",
-    /// [`Options::max_size`](crate::Options::max_size) asks for less than 4 MiB or more than 2³²
-    /// pages.
-    MaxSize => "the store's maximum size in bytes (at least 4 MiB)",
-    /// The process may not write a file of this length.
-    FileSize => "the size of a file in bytes (RLIMIT_FSIZE)",
-    /// It does not fit the ring.
-    LogRecord => "a log record in bytes",
-    /// Of a damaged tree.
-    TreeLevels => "levels of a tree",
-    /// 2⁴⁴ in the life of a store.
-    TransactionIds => "the number of a store's transactions (copy its records into a new store)",
-    /// 2²⁰ in the life of a store.
-    Incarnations => "the incarnation of a store (copy its records into a new store)",
-    /// 2⁶⁴ in the life of a store.
-    KeyspaceNumbers => "the number of a keyspace (copy the store's records into a new store)",
-    /// 2⁶⁴ in the life of a cell.
-    CellVersions => "the versions of a cell (copy its value into one of another name)",
-    /// A new cell begins above those of all dropped ones.
-    StoreCellVersions => "the versions of a store's cells (copy its records into a new store)",
-    /// 2⁶⁴ checkpoints.
-    HeaderSerials => "the serial of a header in checkpoint (restore a backup)",
-    /// 16 MiB and 64 KiB.
-    MessageLength => "the length of a message in bytes",
-    /// As `MessageLength`.
-    ReplyLength => "the length of a reply in bytes",
-    /// 65,536.
-    MessageKeys => "the number of keys in a message",
-    /// 65,536.
-    BatchChanges => "the number of changes in a batch",
-    /// 65,536.
-    MessageKeyspaces => "the number of keyspaces in a message",
-    /// 8 for each connection.
-    Scans => "the number of scans that a connection has open",
-    /// [`Durability::Within`](crate::Durability::Within) of a message-passing client: the server's
-    /// patience with a peer.
-    CommitTime => "the time in microseconds that a message client gives a commit",
-}
-
-impl LimitKind {
-    /// The kind with this text.
-    pub(crate) fn from_text(text: &str) -> LimitKind {
-        LimitKind::ALL.iter().copied().find(|kind| kind.text() == text).unwrap_or(LimitKind::Other)
-    }
-}
-
-impl fmt::Display for LimitKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.text())
-    }
 }

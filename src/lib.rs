@@ -145,7 +145,7 @@ pub use api::write_txn::{TxnRange, WriteTxn};
 pub use cas::CasOutcome;
 pub use change::{Change, ChangeKind, Feed};
 pub use durability::Durability;
-pub use error::{Error, LimitKind, Result};
+pub use error::{Error, LimitKind, Result, reason};
 pub(crate) use ids::{ClientId, KeyspaceId, PageId};
 pub use ids::{TxnId, Version};
 pub use key_range::KeyRange;
@@ -175,10 +175,12 @@ unwind_safe!(Keyspace, Snapshot, Range, Value, Ticket);
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// Where words of `control` are, for tests that damage them from outside. Not part of the library's
-/// interface: it may change in any release.
+/// What the tests of this workspace use besides the public names: where words of `control` are, to
+/// damage them, and the codec of errors. Not part of the library's interface: it may change in any
+/// release.
 #[doc(hidden)]
-pub mod region_layout {
+pub mod internals {
+    pub use crate::error::codec::{decode as decode_error, encode as encode_error};
     pub use crate::shared::control::{
         CHECKED_CELL_NUMBERS, CHECKED_NUMBERS, FLUSH_REQUEST_AT, HEARTBEAT_AT, IMAGES_AT, READER_CHUNK, REGION_INODE_AT,
     };

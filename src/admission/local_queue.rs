@@ -8,6 +8,7 @@
 //! counts as urgent.
 
 use crate::admission::LockWait;
+use crate::error::reason::{LockHolder, LockKind};
 use crate::shared::protocols::lock::CommitClass;
 use crate::system::sync::{Condvar, Mutex};
 use crate::{Error, Result};
@@ -56,10 +57,8 @@ impl LocalQueue {
                 self.urgent_count.fetch_sub(usize::from(is_counted), Ordering::SeqCst);
                 // This thread may have consumed a wake-up that another one needs.
                 self.wake_next(*holder);
-                return Err(Error::LockTimeout {
-                    waited: wait.waited(),
-                    holder: "another thread of this process".into(),
-                });
+                let holder = Some(LockHolder::Thread { pid: std::process::id() });
+                return Err(Error::LockTimeout { lock: LockKind::Writer, waited: wait.waited(), holder });
             }
             match (is_urgent, left) {
                 (true, None) => self.urgent.wait(&mut holder),

@@ -3,7 +3,8 @@
 
 use crate::{Error, Keyspace, Result, Store, TxnId, WriteTxn};
 use std::collections::HashMap;
-use untorn_wal::wire::Operation;
+use std::ops::Bound;
+use untorn_wal::wire::{Edge, Operation};
 
 /// A condition of a batch that does not hold.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +26,7 @@ pub(crate) fn apply(store: &Store, txn: &mut WriteTxn<'_>, operations: &[Operati
         let (keyspace, key, expected) = match operation {
             Operation::ExpectVersion { keyspace, key, version } => (keyspace, key, Some(TxnId::from_u64(*version))),
             Operation::ExpectAbsent { keyspace, key } => (keyspace, key, None),
-            Operation::Put { .. } | Operation::Delete { .. } => continue,
+            Operation::Put { .. } | Operation::Delete { .. } | Operation::DeleteRange { .. } => continue,
         };
         let current = match keyspaces.find(keyspace)? {
             Some(keyspace) => txn.get_versioned(keyspace, key)?.map(|(_, version)| version),
@@ -46,10 +47,24 @@ pub(crate) fn apply(store: &Store, txn: &mut WriteTxn<'_>, operations: &[Operati
                 let keyspace = found.ok_or_else(|| Error::NoKeyspace { name: (*name).into() })?;
                 txn.delete(keyspace, key)?;
             }
+            Operation::DeleteRange { keyspace: name, lower, upper } => {
+                let found = keyspaces.find(name)?;
+                let keyspace = found.ok_or_else(|| Error::NoKeyspace { name: (*name).into() })?;
+                txn.delete_range(keyspace, (bound(*lower), bound(*upper)))?;
+            }
             Operation::ExpectVersion { .. } | Operation::ExpectAbsent { .. } => {}
         }
     }
     Ok(None)
+}
+
+/// An edge of the protocol as a bound.
+pub(crate) fn bound(edge: Edge<'_>) -> Bound<&[u8]> {
+    match edge {
+        Edge::Open => Bound::Unbounded,
+        Edge::With(key) => Bound::Included(key),
+        Edge::Without(key) => Bound::Excluded(key),
+    }
 }
 
 /// The keyspaces that a batch names.

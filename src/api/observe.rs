@@ -4,6 +4,7 @@
 //! What is shared is mapped for reading only, for as long as the look takes, so nothing here can
 //! write there, not even by mistake.
 
+use crate::error::reason::MismatchKind;
 use crate::files::dir;
 use crate::files::dir::Dir;
 use crate::files::header::CheckpointHeader;
@@ -88,14 +89,11 @@ pub(crate) fn observe_as(path: &Path, ownership: Ownership) -> Result<Observatio
         Some(file) => Control::foreign_layout(file, header.store_id, dir::boot_id()?)?,
         None => None,
     };
-    let refuse = |what: String| Err(Error::Mismatch { file: dir::CONTROL.into(), what });
+    let refuse = |what| Err(Error::Mismatch { file: dir::CONTROL.into(), what });
     match foreign {
         // Until a logger has recovered the store, it leaves what an earlier one shared.
-        Some(found) => refuse(format!(
-            "it has layout {found}, of which this version of the library, whose layout is {LAYOUT}, knows nothing: another version has the \
-             store open, or had it, and it is just being recovered"
-        )),
-        None if has_clients => refuse("the store is in use, but not by this boot of this kernel".into()),
+        Some(found) => refuse(MismatchKind::OtherLayout { found: found.into(), known: LAYOUT.into() }),
+        None if has_clients => refuse(MismatchKind::OtherBoot),
         None => Ok(Observation::Starting),
     }
 }

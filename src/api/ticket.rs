@@ -131,8 +131,7 @@ impl Ticket {
         match error {
             Error::Forked => error,
             Error::LoggerStalled { waited, .. } => Error::LoggerStalled { waited, visible: Some(self.txn) },
-            Error::NeedsRecovery { reason } => Error::NotDurable { txn: self.txn, reason },
-            other => Error::NotDurable { txn: self.txn, reason: other.to_string() },
+            other => Error::NotDurable { txn: self.txn, reason: other.into() },
         }
     }
 }

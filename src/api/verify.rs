@@ -69,7 +69,7 @@ impl VerifyReport {
     fn note(&mut self, error: Error) {
         let (file, offset, what) = match error {
             Error::Corrupt { file, offset, what } => (file, offset, what),
-            Error::Mismatch { file, what } => (file, 0, what),
+            Error::Mismatch { file, what } => (file, 0, what.to_string()),
             Error::FormatVersion { ref file, .. } => (file.clone(), 0, error.to_string()),
             other => (String::new(), 0, other.to_string()),
         };

@@ -4,6 +4,7 @@
 //! directory stays the same store. A file is made under another name, synced and renamed into
 //! place, and the directory is synced, so that nobody ever meets a half-made one.
 
+use crate::error::reason::{DetachedReason, FileAccess, FileSystemReason, MismatchKind, PermissionReason, Space};
 use crate::files::descriptor::Descriptor;
 use crate::files::owner;
 use crate::files::owner::Ownership;
@@ -93,7 +94,7 @@ impl Dir {
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(errno) => {
                         check_working_directory(path)?;
-                        return Err(refused(errno, &path.display().to_string(), "create"));
+                        return Err(refused(errno, &path.display().to_string(), FileAccess::Create));
                     }
                 }
                 fs::open(path, flags, Mode::empty())
@@ -105,7 +106,7 @@ impl Dir {
                 check_working_directory(path).err().unwrap_or_else(|| Error::NotFound { path: path.into() })
             }
             Errno::NOTDIR => Error::Invalid { what: format!("{} is not a directory", path.display()) },
-            _ => refused(errno, &path.display().to_string(), "open"),
+            _ => refused(errno, &path.display().to_string(), FileAccess::Open),
         })?;
         if is_removed(&fd) {
             return Err(Error::Invalid { what: format!("the directory {} was removed", path.display()) });
@@ -171,9 +172,7 @@ impl Dir {
             (file_system, false) => Err(Error::UnsupportedFileSystem {
                 path: self.path.clone(),
                 file_system,
-                reason: "locks and syncs there do not reach every process that sees the directory; set \
-                         `Options::any_file_system(true)` to open it anyway"
-                    .into(),
+                reason: FileSystemReason::NotShared,
             }),
         }
     }
@@ -190,21 +189,21 @@ impl Dir {
             Err(error) if error.raw_os_error() == Some(libc::EMFILE) && planted_bug!("no-descriptor-no-file") => {
                 Ok(None)
             }
-            Err(error) => Err(refused_io(error, name, if write { "write" } else { "read" })),
+            Err(error) => Err(refused_io(error, name, if write { FileAccess::Write } else { FileAccess::Read })),
         }
     }
 
     /// Opens a file of the store that must be there.
     pub(crate) fn need_file(&self, name: &str, write: bool) -> Result<File> {
         self.open_file(name, write)?
-            .ok_or_else(|| Error::Mismatch { file: name.to_string(), what: "it is missing".into() })
+            .ok_or_else(|| Error::Mismatch { file: name.to_string(), what: MismatchKind::Missing })
     }
 
     /// Removes a file of the store, if it is there.
     pub(crate) fn remove_file(&self, name: &str) -> Result<()> {
         match fs::unlinkat(self.handle()?, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(refused(errno, name, "remove")),
+            Err(errno) => Err(refused(errno, name, FileAccess::Remove)),
         }
     }
 
@@ -227,7 +226,7 @@ impl Dir {
                 self.open_file(LOCK, true)?;
                 Ok(())
             }
-            made => made.map(drop).map_err(|error| refused_io(error, LOCK, "create")),
+            made => made.map(drop).map_err(|error| refused_io(error, LOCK, FileAccess::Create)),
         }
     }
 
@@ -235,7 +234,7 @@ impl Dir {
     pub(crate) fn make_file(&self, name: &str) -> Result<File> {
         self.remove_file(name)?;
         let made = files::create_new(self.handle()?, name);
-        made.map(File::from).map_err(|error| refused_io(error, name, "create"))
+        made.map(File::from).map_err(|error| refused_io(error, name, FileAccess::Create))
     }
 
     /// Makes a file under another name, lets `fill` write it, syncs it and renames it into place.
@@ -259,7 +258,7 @@ impl Dir {
         match files::create_folder(self.handle()?, name) {
             Ok(true) => self.sync(),
             Ok(false) => Ok(()),
-            Err(error) => Err(refused_io(error, name, "create")),
+            Err(error) => Err(refused_io(error, name, FileAccess::Create)),
         }
     }
 
@@ -271,7 +270,7 @@ impl Dir {
         match files::open_folder(self.handle()?, name) {
             Ok(fd) => Ok(Some(fd)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(refused_io(error, name, "read")),
+            Err(error) => Err(refused_io(error, name, FileAccess::Read)),
         }
     }
 
@@ -306,14 +305,12 @@ impl Dir {
     /// [`Error::Detached`] names what was removed.
     pub(crate) fn check_lock(&self, expected: LockFileId) -> Result<()> {
         let handle = self.handle()?;
-        let path = self.path.display();
+        let directory = self.path.clone();
         let reason = match fs::statat(&handle, LOCK, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if LockFileId::of(&stat) == expected => return Ok(()),
-            Ok(_) => format!("another file was put in the place of {LOCK} in {path} while the store was open"),
-            Err(Errno::NOENT) if is_removed(&handle) => {
-                format!("the directory {path} was removed while the store was open")
-            }
-            Err(Errno::NOENT) => format!("{LOCK} was removed from {path} while the store was open"),
+            Ok(_) => DetachedReason::LockReplaced { directory },
+            Err(Errno::NOENT) if is_removed(&handle) => DetachedReason::DirectoryRemoved { directory },
+            Err(Errno::NOENT) => DetachedReason::LockRemoved { directory },
             Err(_) => return Ok(()),
         };
         Err(Error::Detached { reason })
@@ -452,19 +449,20 @@ pub(crate) fn set_no_cow(file: &File) {
 }
 
 /// As [`refused`], for an error that may name what the file is instead.
-fn refused_io(error: io::Error, name: &str, access: &str) -> Error {
+fn refused_io(error: io::Error, name: &str, access: FileAccess) -> Error {
     match Errno::from_io_error(&error) {
         Some(errno) => refused(errno, name, access),
         None => Error::io(format!("{access} of {name}"))(error),
     }
 }
 
-fn refused(errno: Errno, name: &str, access: &str) -> Error {
+fn refused(errno: Errno, name: &str, access: FileAccess) -> Error {
     match errno {
         Errno::ACCESS | Errno::PERM | Errno::ROFS => {
-            Error::Permission { what: format!("{access} of {name} ({errno})") }
+            let (file, errno) = (name.to_string(), errno.raw_os_error());
+            Error::Permission { what: PermissionReason::File { access, file, errno } }
         }
-        Errno::NOSPC | Errno::DQUOT => Error::DiskFull { what: name.to_string() },
+        Errno::NOSPC | Errno::DQUOT => Error::DiskFull { what: Space::File { name: name.to_string() } },
         _ => Error::Io { what: format!("{access} of {name}"), source: errno.into() },
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::Error;
 use crate::Result;
+use crate::error::reason::{MismatchKind, Space};
 use crate::files::dir::{self, Dir};
 use untorn_wal::LogError;
 use untorn_wal::RealDisk;
@@ -15,11 +16,13 @@ pub(crate) fn open_log(dir: &Dir) -> Result<RealDisk> {
 pub(crate) fn log_error(error: LogError) -> Error {
     match error {
         LogError::Io { what, source } => Error::io(format!("wal: {what}"))(source),
-        LogError::NoRoom | LogError::DiskFull { .. } => Error::DiskFull { what: "the log".into() },
+        LogError::NoRoom | LogError::DiskFull { .. } => Error::DiskFull { what: Space::Log },
         LogError::Corrupt { file, offset, what } => {
             Error::Corrupt { file: format!("{}/{file}", dir::WAL), offset, what }
         }
-        LogError::Mismatch { file, what } => Error::Mismatch { file: format!("{}/{file}", dir::WAL), what },
+        LogError::Mismatch { file, what } => {
+            Error::Mismatch { file: format!("{}/{file}", dir::WAL), what: MismatchKind::Segment { what } }
+        }
         other => Error::corrupt(dir::WAL, 0, other.to_string()),
     }
 }

@@ -18,6 +18,7 @@
 //! equals no other, itself included, unless the namespace has a number for every uid, as the first
 //! one has: then 65534 is an ordinary user.
 
+use crate::error::reason::PermissionReason;
 use crate::{Error, Result};
 use rustix::fs::Stat;
 use rustix::process::geteuid;
@@ -78,27 +79,17 @@ fn covers_all(map: &str) -> bool {
 /// [`Error::Permission`].
 pub(crate) fn check_directory(stat: &Stat, path: &Path, ownership: Ownership) -> Result<()> {
     let (owner, own) = (stat.st_uid, geteuid().as_raw());
-    let refuse = |what: String| Err(Error::Permission { what });
-    let path = path.display();
+    let refuse = |what| Err(Error::Permission { what });
+    let path = path.to_path_buf();
     if unmapped_uid() == Some(owner) {
-        return refuse(format!(
-            "a direct client of {path}: its owner has no uid of its own in this user namespace, which reports all such users as \
-             {owner}; run where the owner's uid is mapped, or use the store's socket as a message client"
-        ));
+        return refuse(PermissionReason::UnmappedOwner { path, shown: owner });
     }
     match ownership {
         _ if owner == own => Ok(()),
         Ownership::Foreign if own == 0 => Ok(()),
         Ownership::ForeignToRead => Ok(()),
-        Ownership::Foreign => refuse(format!(
-            "a direct client of {path}: it belongs to uid {owner}, and of all other users only root may open it; this process runs as uid \
-             {own}; run as uid {owner}, or use the store's socket as a message client"
-        )),
-        Ownership::Own => refuse(format!(
-            "a direct client of {path}: it belongs to uid {owner}, this process runs as uid {own}, and the owner of a store gets everything \
-             that is put into it; run as uid {owner}, or use the store's socket as a message client; root may open it with \
-             Options::foreign_owner(true) (--foreign-owner)"
-        )),
+        Ownership::Foreign => refuse(PermissionReason::NotRoot { path, owner, own }),
+        Ownership::Own => refuse(PermissionReason::OtherUser { path, owner, own }),
     }
 }
 

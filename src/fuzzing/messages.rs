@@ -1,9 +1,9 @@
 //! Messages between a message-passing client and the server, and the file `access`, by which the
 //! server goes.
 
+use crate::error::codec;
 use crate::fuzzing::sized;
-use crate::remote::failure;
-use crate::server::check_access;
+use crate::server::{check_access, check_request};
 use untorn_wal::printable;
 use untorn_wal::wire;
 use untorn_wal::wire::{ClientHello, Reply, Request, ServerHello};
@@ -32,6 +32,7 @@ pub fn request(bytes: &[u8]) {
         assert!(hello.common_version().is_none_or(|version| (hello.oldest..=hello.newest).contains(&version)));
     }
     let _ = wire::frame_len(sized(bytes));
+    check_request(bytes);
     if let Ok(request) = wire::decode::<Request<'_>>(bytes) {
         let frame = frame_of!(&request);
         assert_eq!(&frame[4..], bytes, "a request encodes to other bytes");
@@ -50,11 +51,11 @@ pub fn reply(bytes: &[u8]) {
     assert_eq!(&frame[4..], bytes, "a reply encodes to other bytes");
     assert_eq!(wire::decode::<Reply<'_>>(&frame[4..]).as_ref(), Ok(&reply));
     if let Reply::Failed(what) = &reply {
-        let error = failure::decode(what);
+        let Ok(error) = codec::decode(what.error) else { return };
         let text = error.to_string();
         assert_eq!(printable(&text), text, "an error with characters that a terminal obeys");
         // A server may pass it on.
-        let again = failure::encode(&error);
+        let again = codec::encode_reply(&error);
         assert!(matches!(wire::decode::<Reply<'_>>(&again[4..]), Ok(Reply::Failed(_))));
     }
 }

@@ -1,14 +1,17 @@
 //! Real bytes for each target: those of the files of a store that is made for it, and messages of
 //! every kind.
 
+use crate::error::codec;
+use crate::error::reason::{LockHolder, LockKind, MismatchKind, NotDurableReason};
 use crate::files::page::CHECKSUM_LEN;
 use crate::files::slot::SLOT_WORDS;
 use crate::fuzzing::files::seal_image;
 use crate::fuzzing::log::SEGMENT;
 use crate::fuzzing::u64_at;
-use crate::{Durability, Options, Result, Store};
+use crate::{Durability, Error, LimitKind, Options, Result, Store, TxnId};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use untorn_wal::record;
 use untorn_wal::record::Decoded;
@@ -16,7 +19,7 @@ use untorn_wal::segment_catalog::slot_name;
 use untorn_wal::testing::SimDisk;
 use untorn_wal::wire;
 use untorn_wal::wire::{
-    ChangeItem, Edge, ErrorReply, FoundValue, Happened, List, Operation, Record, Reply, Request, request,
+    ChangeItem, Edge, Failure, FoundValue, Happened, List, Operation, Record, Reply, Request, request,
 };
 use untorn_wal::{LogScan, LogShape, Lsn, StoreId};
 
@@ -162,6 +165,7 @@ fn requests() -> Vec<Vec<u8>> {
         Operation::ExpectAbsent { keyspace, key: b"" },
         Operation::Put { keyspace, key, value: &[9; 40] },
         Operation::Delete { keyspace, key },
+        Operation::DeleteRange { keyspace, lower: Edge::With(key), upper: Edge::Open },
     ];
     let requests = [
         Request::Get { keyspace, key },
@@ -189,6 +193,7 @@ fn requests() -> Vec<Vec<u8>> {
         Request::CounterGet { name },
         Request::Changes { from: Some(4), feed: request::Feed::Visible, keyspace: Some(keyspace), prefix: key },
         Request::ChangesNext { wait_ms: 100 },
+        Request::DeleteRange { keyspace, lower: Edge::Without(key), upper: Edge::With(b"11"), durability },
     ];
     let mut messages: Vec<Vec<u8>> = requests.iter().map(|request| message(wire::encode(request))).collect();
     messages.push(wire::ClientHello::OURS.encode().to_vec());
@@ -200,12 +205,22 @@ fn replies() -> Vec<Vec<u8>> {
     let found = FoundValue { version: 5, value: &[3; 20] };
     let change = |what| ChangeItem { txn: 8, keyspace: "readings", key: b"k", what, is_last_in_txn: true };
     let failures = [
-        ErrorReply::LockTimeout { waited_ms: 12, holder: "process 7" },
-        ErrorReply::LoggerStalled { waited_ms: 30_000, visible: Some(9) },
-        ErrorReply::Corrupt { file: "arena", offset: 4096, what: "page 1 \u{1b}[2J" },
-        ErrorReply::Limit { what: "the length of a key in bytes", found: 2000, limit: 1024 },
-        ErrorReply::Io { what: "read", errno: 5 },
-        ErrorReply::Other { what: "something" },
+        Error::LockTimeout {
+            lock: LockKind::Writer,
+            waited: Duration::from_millis(12),
+            holder: Some(LockHolder::Process { pid: 7, held_for: None }),
+        },
+        Error::NotDurable {
+            txn: TxnId::from_u64(9),
+            reason: NotDurableReason::Failed { error: Arc::new(Error::corrupt("wal", 1, "w")) },
+        },
+        Error::Mismatch { file: "wal".into(), what: MismatchKind::Missing },
+        Error::LoggerStalled { waited: Duration::from_secs(30), visible: Some(TxnId::from_u64(9)) },
+        Error::corrupt("arena", 4096, "page 1 \u{1b}[2J"),
+        Error::Limit { what: LimitKind::KeyLength, found: 2000, limit: 1024 },
+        Error::Io { what: "read".into(), source: std::io::Error::from_raw_os_error(5) },
+        Error::Io { what: "read".into(), source: std::io::Error::other("something") },
+        Error::TransactionFailed,
     ];
     let replies = [
         Reply::Done,
@@ -214,6 +229,7 @@ fn replies() -> Vec<Vec<u8>> {
         Reply::Values { txn: 4, values: List(vec![Some(found), None]) },
         Reply::Committed { txn: 6 },
         Reply::Deleted { txn: 6, was_there: true },
+        Reply::RangeDeleted { txn: 6, removed: 3 },
         Reply::Unmet { index: 2, current: Some(7) },
         Reply::Piece { scan: 1, txn: 4, records: List(vec![Record { key: b"a", value: b"b" }; 3]) },
         Reply::Names(List(vec!["a", "größe"])),
@@ -231,9 +247,11 @@ fn replies() -> Vec<Vec<u8>> {
             ]),
         },
     ];
-    let failed = failures.into_iter().map(Reply::Failed);
-    let mut messages: Vec<Vec<u8>> =
-        replies.into_iter().chain(failed).map(|reply| message(wire::encode(&reply))).collect();
+    let mut messages: Vec<Vec<u8>> = replies.iter().map(|reply| message(wire::encode(reply))).collect();
+    messages.extend(failures.iter().map(|error| {
+        let failure = Failure { text: &error.to_string(), error: &codec::encode(error) };
+        message(wire::encode(&Reply::Failed(failure)))
+    }));
     messages.push(wire::ServerHello::encode(wire::VERSION, None, ""));
     messages.push(wire::ServerHello::encode(0, Some(wire::Refusal::Busy), "too many connections"));
     messages

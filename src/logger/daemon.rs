@@ -19,7 +19,8 @@ use crate::logger::privileges;
 use crate::logger::process;
 use crate::logger::process::{LoggerExit, Service};
 use crate::participant::spawner::Host;
-use crate::participant::spawner::{BECOME_LOGGER, DAEMON, DAEMON_OF_INIT, FOREIGN_OWNER, NO_FORK, STATUS_READY};
+use crate::participant::spawner::{BECOME_LOGGER, DAEMON, DAEMON_OF_INIT, FOREIGN_OWNER, NO_FORK};
+use crate::participant::status;
 use crate::shared::liveness;
 use crate::shared::liveness::Tester;
 use crate::shared::progress::Patience;
@@ -33,14 +34,14 @@ use std::time::Duration;
 
 /// Tells whoever started this process why it could not serve.
 fn say(error: &Error) {
-    let _ = std::io::stdout().write_all(error.to_words().as_bytes());
+    let _ = std::io::stdout().write_all(&status::failed(error));
     let _ = std::io::stdout().flush();
 }
 
 /// Tells whoever started this process that it serves, and closes the pipe: there is nothing more to
 /// say.
 fn fall_silent() {
-    let _ = std::io::stdout().write_all(STATUS_READY.as_bytes());
+    let _ = std::io::stdout().write_all(&status::ready());
     let _ = std::io::stdout().flush();
     let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") else { return };
     // SAFETY: both descriptors are open, and replacing standard output is this program's own

@@ -6,6 +6,7 @@
 //! could not do.
 #![allow(unsafe_code)]
 
+use crate::error::reason::PermissionReason;
 use crate::files::dir::Dir;
 use crate::files::owner;
 use crate::{Error, Result};
@@ -45,10 +46,7 @@ pub(super) fn become_owner(dir: &Dir) -> Result<()> {
         return Ok(());
     }
     let refused = |why: String| Error::Permission {
-        what: format!(
-            "the logger of {}, which must run as its owner, uid {uid}, gid {gid}, and can't become that: {why}; run it as the owner",
-            dir.path().display()
-        ),
+        what: PermissionReason::BecomeOwner { path: dir.path().into(), uid, gid, why },
     };
     if owner::unmapped_uid() == Some(uid) || owner::unmapped_gid() == Some(gid) {
         return Err(refused("this user namespace has no number for them".into()));

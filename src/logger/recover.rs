@@ -18,6 +18,7 @@
 //! An old `control` of this boot holds what the log does not have yet. The new region is then made
 //! in memory, and takes those blocks when the log has all of it: see [`settle`].
 
+use crate::error::reason::Space;
 use crate::files::dir;
 use crate::files::dir::Dir;
 use crate::files::header::CheckpointHeader;
@@ -250,7 +251,7 @@ fn back_with_blocks(engine: &Engine, len: u64) -> Result<()> {
         for from in (0..len).step_by(BACKING_STEP_BYTES as usize) {
             match fallocate(&file, flags, from, BACKING_STEP_BYTES.min(len - from)) {
                 // How many of them are missing is not known.
-                Err(Errno::NOSPC | Errno::DQUOT) => return Err(Error::disk_full(dir::ARENA, len)),
+                Err(Errno::NOSPC | Errno::DQUOT) => return Err(Error::DiskFull { what: Space::Arena { bytes: len } }),
                 Ok(()) => engine.progress.step(),
                 // Where the first is not known, nothing is shared; where neither is, there is
                 // nothing to be done.

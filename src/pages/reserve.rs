@@ -26,6 +26,7 @@
 //! pages before it frees any. So transactions that make the store larger leave some pages to those
 //! that do not, and these leave a few to recovery ([`SpaceQuota`]).
 
+use crate::error::reason::Space;
 use crate::files::page::queue_capacity;
 use crate::files::slot::{QueueKind, SlotImage};
 use crate::pages::{extents, queue};
@@ -152,7 +153,7 @@ struct OpenSnapshot {
 ///
 /// # Errors
 /// [`Error::Corrupt`] for a damaged queue or table.
-pub(crate) fn pinning_snapshot(engine: &Engine, image: &SlotImage) -> Result<Option<String>> {
+pub(crate) fn pinning_snapshot(engine: &Engine, image: &SlotImage) -> Result<Option<Space>> {
     let now = now_ns();
     let mut snapshots = Vec::new();
     engine.control.for_each_reader(|_, slot| {
@@ -179,10 +180,12 @@ pub(crate) fn pinning_snapshot(engine: &Engine, image: &SlotImage) -> Result<Opt
     if most.pinned < PINNED_PAGES_MIN && most.pinned * 2 < image.free_pages.max(1) {
         return Ok(None);
     }
-    let age = most.age.map_or(String::new(), |age| format!(", open for {age:.1?}"));
-    let more = if snapshots.len() > 1 { format!(" ({} snapshots are open)", snapshots.len()) } else { String::new() };
-    Ok(Some(format!(
-        "the arena: {} of {} free pages are held by the snapshot of transaction {} in process {}{age}{more}; close it",
-        most.pinned, image.free_pages, most.txn, most.pid
-    )))
+    Ok(Some(Space::Snapshot {
+        txn: most.txn,
+        pid: most.pid,
+        open_for: most.age,
+        pinned_pages: most.pinned,
+        free_pages: image.free_pages,
+        snapshots: snapshots.len() as u64,
+    }))
 }

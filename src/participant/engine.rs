@@ -4,6 +4,7 @@
 mod logger_link;
 
 use crate::error::Result;
+use crate::error::reason::{LockHolder, LockKind, Space};
 use crate::files::descriptor::Descriptor;
 use crate::files::dir;
 use crate::files::dir::Dir;
@@ -231,7 +232,7 @@ impl Engine {
         let deadline = timeout.and_then(|timeout| start.checked_add(timeout));
         let acquired = self
             .acquire_while_clear(deadline, |alive, until| word.acquire_as(class, self.me.0, alive, until))?
-            .map_err(|_| Error::LockTimeout { waited: clock::since(start), holder: self.holder(word) })?;
+            .map_err(|_| self.lock_timeout(word, clock::since(start)))?;
         if let Acquired::TakenOver(_) = acquired {
             // The dead owner's, if it lived long enough to record it.
             let pid = word.holder_pid();
@@ -286,15 +287,19 @@ impl Engine {
         let writer = &self.control.fixed().writer;
         let age = now_ns().saturating_sub(writer.holder_since_ns());
         if writer.owner().is_some() && waited >= timeout && u128::from(age) > timeout.as_nanos() {
-            return Err(Error::LockTimeout { waited, holder: self.holder(writer) });
+            return Err(self.lock_timeout(writer, waited));
         }
         Ok(())
     }
 
-    /// Who holds a lock, for an error message.
-    fn holder(&self, word: &LockWord) -> String {
+    /// The error of a lock that was not free. A new holder may not have stored its number yet.
+    fn lock_timeout(&self, word: &LockWord, waited: Duration) -> Error {
+        let is_growth = std::ptr::eq(word, &raw const *self.control.fixed().growth);
+        let lock = if is_growth { LockKind::Growth } else { LockKind::Writer };
         let age = now_ns().saturating_sub(word.holder_since_ns());
-        format!("process {} for {:?}", word.holder_pid(), Duration::from_nanos(age))
+        let pid = word.holder_pid();
+        let holder = (pid != 0).then_some(LockHolder::Process { pid, held_for: Some(Duration::from_nanos(age)) });
+        Error::LockTimeout { lock, waited, holder }
     }
 
     /// Sees to it that the first `bytes` of the arena are backed by written blocks.
@@ -357,7 +362,7 @@ impl Engine {
         if let Some(max) = self.arena.scratch_len() {
             let target = limits::arena_size_for(bytes);
             if target > max {
-                return Err(Error::disk_full("the scratch copy of the arena", target - max));
+                return Err(Error::DiskFull { what: Space::Arena { bytes: target - max } });
             }
             self.control.set_arena_bytes(target);
             return Ok(());

@@ -3,6 +3,7 @@
 //! - `engine`: one participant's view of a store: its files, the region, the arena, its identity,
 //!   its waits
 //! - `spawner`: starts the logger for a client
+//! - `status`: what a spawned logger reports to that client
 //! - `options`: how a store is opened
 //! - `pin_scan`: what a scan of the reader slots has found
 //! - `panics`, `rest`: the threads of a logger: how a panic ends them, when they sleep
@@ -15,3 +16,4 @@ pub(crate) mod pin_scan;
 pub(crate) mod rest;
 pub(crate) mod settings;
 pub(crate) mod spawner;
+pub(crate) mod status;

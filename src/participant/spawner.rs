@@ -15,6 +15,7 @@
 //! and returns the error of the last one that failed.
 
 use crate::environment;
+use crate::error::reason::{LoggerFailure, TriedProgram};
 use crate::files::descriptor::Descriptor;
 use crate::files::dir::Dir;
 #[cfg(feature = "logger-hook")]
@@ -23,6 +24,7 @@ use crate::logger::process;
 use crate::logger::process::Service;
 use crate::participant::engine::Engine;
 use crate::participant::options::Options;
+use crate::participant::status;
 use crate::shared::liveness;
 use crate::shared::liveness::Tester;
 use crate::shared::progress::Patience;
@@ -50,8 +52,6 @@ pub(crate) const FOREIGN_OWNER: &str = "UNTORN_FOREIGN_OWNER";
 pub(crate) const DAEMON_OF_INIT: &str = "child";
 /// Exit code of a daemon's first process that can't fork the second.
 pub(crate) const NO_FORK: i32 = 71;
-/// What a daemon writes to its status pipe once it serves.
-pub(crate) const STATUS_READY: &str = "ready";
 /// Names a program to start instead.
 const PROGRAM_VARIABLE: &str = "UNTORN_LOGGER";
 /// How often a program is spawned that exits without a status: it may have been killed.
@@ -89,13 +89,13 @@ struct Spawned {
     /// Loggers that had entered `control` before; 0 if the client has no region yet.
     logger_starts: u64,
     /// Why the candidates before it failed.
-    tried: Vec<String>,
+    tried: Vec<TriedProgram>,
     mismatch: Option<Error>,
 }
 
 /// Where a spawned logger reports its status.
 enum StatusPipe {
-    Process { pipe: Descriptor, words: Vec<u8> },
+    Process { pipe: Descriptor, output: Vec<u8> },
     Thread(Receiver<Result<()>>),
 }
 
@@ -194,7 +194,7 @@ impl LoggerSpawner {
                 }
                 SpawnStatus::Exited => {
                     (program, tried, mismatch) = (last.program + 1, last.tried, last.mismatch);
-                    tried.push(format!("{name} ended at once"));
+                    tried.push(TriedProgram::new(name, "it ended at once"));
                 }
             }
             if has_logger()? {
@@ -203,7 +203,7 @@ impl LoggerSpawner {
         }
         if self.thread {
             if program > 0 {
-                return Err(mismatch.unwrap_or(Error::LoggerUnavailable { reason: tried.join("; ") }));
+                return Err(mismatch.unwrap_or(Error::LoggerUnavailable { reason: LoggerFailure::Programs { tried } }));
             }
             let pipe = self.start_thread(dir)?;
             *start = Some(Spawned { pipe, program, attempt, logger_starts, tried, mismatch });
@@ -215,14 +215,14 @@ impl LoggerSpawner {
                     *start = Some(Spawned { pipe, program: index, attempt, logger_starts, tried, mismatch });
                     return Ok(());
                 }
-                Err(error) => tried.push(format!("{}: {error}", name_of(&command))),
+                Err(error) => tried.push(TriedProgram::new(name_of(&command), error.to_string())),
             }
             attempt = 1;
         }
         if tried.is_empty() && mismatch.is_none() {
-            tried.push("a setuid program starts no program but itself and what Options::logger_program names".into());
+            return Err(Error::LoggerUnavailable { reason: LoggerFailure::NoProgram });
         }
-        Err(mismatch.unwrap_or(Error::LoggerUnavailable { reason: tried.join("; ") }))
+        Err(mismatch.unwrap_or(Error::LoggerUnavailable { reason: LoggerFailure::Programs { tried } }))
     }
 
     fn start_thread(&self, dir: &Dir) -> Result<StatusPipe> {
@@ -240,7 +240,7 @@ impl LoggerSpawner {
                 let _ = sender.try_send(Err(error));
             }
         })
-        .map_err(|source| Error::LoggerUnavailable { reason: format!("thread: {source}") })?;
+        .map_err(|source| Error::LoggerUnavailable { reason: LoggerFailure::Thread { error: source.to_string() } })?;
         Ok(StatusPipe::Thread(receiver))
     }
 
@@ -314,7 +314,7 @@ impl StatusPipe {
                 Err(TryRecvError::Empty) => SpawnStatus::Pending,
                 Err(TryRecvError::Disconnected) => SpawnStatus::Exited,
             },
-            StatusPipe::Process { pipe, words } => {
+            StatusPipe::Process { pipe, output } => {
                 // If the host closed the descriptor, the status is lost.
                 while let Some(fd) = pipe.get() {
                     let mut bytes = [0; 512];
@@ -323,13 +323,14 @@ impl StatusPipe {
                         Err(rustix::io::Errno::INTR) => {}
                         Ok(0) | Err(_) => break,
                         // No logger writes more than this; another program may.
-                        Ok(count) if words.len() < 1 << 16 => words.extend_from_slice(&bytes[..count]),
+                        Ok(count) if output.len() < 1 << 16 => output.extend_from_slice(&bytes[..count]),
                         Ok(_) => {}
                     }
                 }
-                match &*String::from_utf8_lossy(words) {
-                    STATUS_READY => SpawnStatus::Ready,
-                    words => Error::from_words(words).map_or(SpawnStatus::Exited, SpawnStatus::Failed),
+                match status::read(output) {
+                    None => SpawnStatus::Exited,
+                    Some(Ok(())) => SpawnStatus::Ready,
+                    Some(Err(error)) => SpawnStatus::Failed(error),
                 }
             }
         }
@@ -350,7 +351,7 @@ fn run_daemon(command: &mut Command) -> std::io::Result<StatusPipe> {
     let mut child = command.spawn()?;
     let pipe: OwnedFd = child.stdout.take().ok_or_else(|| std::io::Error::other("no pipe"))?.into();
     fcntl_setfl(&pipe, OFlags::NONBLOCK)?;
-    let pipe = StatusPipe::Process { pipe: Descriptor::new(pipe)?, words: Vec::new() };
+    let pipe = StatusPipe::Process { pipe: Descriptor::new(pipe)?, output: Vec::new() };
     if adopts_orphans {
         let wait = threads::spawn("untorn-reaper", move || child.wait());
         return wait.map(|_| pipe);

@@ -5,6 +5,7 @@
 //! a wipe-on-fork word first, so that a child can neither use nor release what is its parent's.
 
 use crate::admission::Admission;
+use crate::error::reason::{LoggerFailure, MismatchKind, RecoveryReason};
 use crate::files::dir;
 use crate::files::dir::Dir;
 use crate::files::dir::LockFileId;
@@ -14,7 +15,7 @@ use crate::participant::options::Options;
 use crate::participant::spawner::LoggerSpawner;
 use crate::process::create;
 use crate::process::{pin, waker};
-use crate::shared::control::{Control, REOPEN_REMEDY};
+use crate::shared::control::Control;
 use crate::shared::liveness;
 use crate::shared::liveness::{CLIENT_IDS, InitLock, LOGGER_OFFSET, Tester};
 use crate::shared::memory::arena::Arena;
@@ -130,8 +131,7 @@ impl DirectClient {
                 let is_left = control.poison() != 0 && !has_clients(&tester);
                 // That logger would wait for itself, and everybody else for it.
                 if is_left && options.is_of_logger {
-                    let reason = "the store is to be recovered, and its logger is leaving".into();
-                    return Err(Error::NeedsRecovery { reason });
+                    return Err(Error::NeedsRecovery { reason: RecoveryReason::LoggerLeaving });
                 }
                 if is_left && clock::since(started) < LOGGER_EXIT_TIMEOUT {
                     drop((control, init));
@@ -149,16 +149,11 @@ impl DirectClient {
                 presence::refuse_others(&dir, init.file_id())?;
             }
             if in_use && has_clients(&tester) {
-                return Err(Error::Mismatch {
-                    file: dir::CONTROL.into(),
-                    what: format!(
-                        "the store is in use, but not by this boot of this kernel, or the region is damaged; {REOPEN_REMEDY}"
-                    ),
-                });
+                return Err(Error::Mismatch { file: dir::CONTROL.into(), what: MismatchKind::OtherBoot });
             }
             drop(init);
             if patience.is_over() {
-                return Err(Error::LoggerUnavailable { reason: "a logger started, but did not get ready".into() });
+                return Err(Error::LoggerUnavailable { reason: LoggerFailure::NotReady });
             }
             spawner.start(&dir, &tester, &mut patience)?;
             // A logger that has its byte may need the initialisation lock.
@@ -287,18 +282,9 @@ impl Drop for DirectClient {
 
 /// Maps the `control` of a store if it is one of this boot.
 pub(crate) fn attach(dir: &Dir, header: &CheckpointHeader) -> Result<Option<Control>> {
-    match dir.open_file(dir::CONTROL, true).map_err(point_to_messages)? {
+    match dir.open_file(dir::CONTROL, true)? {
         None => Ok(None),
         Some(file) => Control::attach(&file, header.store_id, &header.geometry, dir::boot_id()?),
-    }
-}
-
-fn point_to_messages(error: Error) -> Error {
-    match error {
-        Error::Permission { what } => Error::Permission {
-            what: format!("{what}: every direct client, also a read-only one, notes its snapshots in control"),
-        },
-        other => other,
     }
 }
 
@@ -314,12 +300,7 @@ fn open_timeout() -> Duration {
 pub(crate) fn lock_init(dir: &Dir, patience: &mut Patience, progress: &Arc<Progress>) -> Result<InitLock> {
     match dir.with_fd(|fd| InitLock::acquire(fd, patience, progress))? {
         Some(init) => Ok(init),
-        None => Err(Error::LoggerUnavailable {
-            reason: format!(
-                "another process is opening, recovering or leaving the store and has made no progress for {:?}",
-                patience.limit()
-            ),
-        }),
+        None => Err(Error::LoggerUnavailable { reason: LoggerFailure::Initializing { stalled_for: patience.limit() } }),
     }
 }
 

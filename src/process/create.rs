@@ -3,6 +3,7 @@
 //! The header is made last: a directory without it holds no store, whatever a process that was
 //! killed here left behind.
 
+use crate::error::reason::MismatchKind;
 use crate::files::dir;
 use crate::files::dir::Dir;
 use crate::files::geometry::Geometry;
@@ -69,10 +70,7 @@ fn refuse_headless(dir: &Dir) -> Result<()> {
         let entry = entry.map_err(Error::sys("listing of wal"))?;
         let name = entry.file_name();
         if name.to_string_lossy().starts_with("seg-") {
-            return Err(Error::Mismatch {
-                file: dir::CHECKPOINT.into(),
-                what: "it is missing, but the log holds segments of a store".into(),
-            });
+            return Err(Error::Mismatch { file: dir::CHECKPOINT.into(), what: MismatchKind::MissingHeader });
         }
     }
     Ok(())

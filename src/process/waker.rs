@@ -1,6 +1,7 @@
 //! Wakes the tasks that await tickets: one thread per process, started with the first awaited
 //! ticket, sleeps on the durable watermark and wakes whoever it covers.
 
+use crate::error::reason::NotDurableReason;
 use crate::process::client::DirectClient;
 use crate::shared::latencies::Acknowledged;
 use crate::shared::protocols::event_count::EVENT_WAIT_MAX;
@@ -35,7 +36,7 @@ struct AwaitedTicket {
 }
 
 /// Why a ticket that is awaited can't become durable, from the thread to the next poll.
-pub(crate) type TicketFailure = Arc<Mutex<Option<String>>>;
+pub(crate) type TicketFailure = Arc<Mutex<Option<NotDurableReason>>>;
 
 impl DirectClient {
     /// Has `waker` woken once the log is durable up to `lsn`, or when `failure` says why it can't
@@ -115,7 +116,7 @@ impl DirectClient {
             Ok(_) => None,
             // A logger that is stopped may go on.
             Err(Error::LoggerStalled { .. }) => None,
-            Err(error) => Some(error.to_string()),
+            Err(error) => Some(NotDurableReason::from(error)),
         };
         let mut state = self.wakers.state.lock();
         let is_covered = |lsn: Lsn| durable.is_some_and(|durable| lsn <= durable);

@@ -1,6 +1,9 @@
 //! A batch: changes, and conditions under which they are made, as one transaction by one message.
 
 use crate::TxnId;
+use crate::key_range::KeyRange;
+use crate::remote::scan::edge;
+use std::ops::Bound;
 use untorn_wal::wire::Operation;
 
 /// Changes and conditions for [`Client::commit`](crate::Client::commit): all of the changes are
@@ -26,6 +29,7 @@ enum What {
     ExpectAbsent,
     Put(Vec<u8>),
     Delete,
+    DeleteRange(Bound<Vec<u8>>, Bound<Vec<u8>>),
 }
 
 /// How [`Client::commit`](crate::Client::commit) ended.
@@ -60,6 +64,13 @@ impl Batch {
         self.add(keyspace, key.as_ref(), What::Delete)
     }
 
+    /// Removes all keys of a range, those that earlier changes of the batch put there included. See
+    /// [`Client::delete_range`](crate::Client::delete_range).
+    pub fn delete_range<R: KeyRange>(&mut self, keyspace: &str, range: R) -> &mut Batch {
+        let (lower, upper) = range.bounds();
+        self.add(keyspace, &[], What::DeleteRange(lower.map(<[u8]>::to_vec), upper.map(<[u8]>::to_vec)))
+    }
+
     /// Makes it a condition that this transaction was the last to write the key.
     pub fn expect_version(&mut self, keyspace: &str, key: impl AsRef<[u8]>, version: TxnId) -> &mut Batch {
         self.add(keyspace, key.as_ref(), What::ExpectVersion(version))
@@ -91,6 +102,10 @@ impl Batch {
             What::ExpectAbsent => Operation::ExpectAbsent { keyspace, key },
             What::Put(value) => Operation::Put { keyspace, key, value },
             What::Delete => Operation::Delete { keyspace, key },
+            What::DeleteRange(lower, upper) => {
+                let (lower, upper) = (lower.as_ref().map(Vec::as_slice), upper.as_ref().map(Vec::as_slice));
+                Operation::DeleteRange { keyspace, lower: edge(lower), upper: edge(upper) }
+            }
         })
     }
 }

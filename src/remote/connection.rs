@@ -5,7 +5,7 @@
 //! happened, and may be sent again over another connection. One that was, and was not answered, is
 //! sent again if it is a read, and in doubt if it is a write.
 
-use crate::remote::failure;
+use crate::error::codec;
 use crate::shared::socket;
 use crate::shared::socket::SocketStream;
 use crate::system::clock;
@@ -185,7 +185,7 @@ impl Link {
         wire::encoded_len(request).map_err(too_long)?;
         self.exchange_safely(kind, request, time_allowed(request))?;
         let read = match wire::decode::<Reply<'_>>(&self.reply) {
-            Ok(Reply::Failed(failure)) => Err(failure::decode(&failure)),
+            Ok(Reply::Failed(failure)) => Err(error_of_server(failure.error)),
             Ok(reply) => read(reply).ok_or_else(|| Error::Protocol { what: "a reply of the wrong kind".into() }),
             Err(error) => Err(Error::Protocol { what: error.to_string() }),
         };
@@ -248,12 +248,13 @@ impl Link {
 /// The time that a request itself allows for its answer.
 fn time_allowed(request: &Request<'_>) -> Duration {
     match request {
-        Request::Put { durability, .. } | Request::Delete { durability, .. } | Request::Commit { durability, .. } => {
-            match durability {
-                wire::Durability::Within { micros } => Duration::from_micros(*micros),
-                _ => Duration::ZERO,
-            }
-        }
+        Request::Put { durability, .. }
+        | Request::Delete { durability, .. }
+        | Request::DeleteRange { durability, .. }
+        | Request::Commit { durability, .. } => match durability {
+            wire::Durability::Within { micros } => Duration::from_micros(*micros),
+            _ => Duration::ZERO,
+        },
         _ => Duration::ZERO,
     }
 }
@@ -269,6 +270,15 @@ fn refuse_long_lists(request: &Request<'_>) -> Result<()> {
         return Err(Error::Limit { what, found: found as u64, limit: LIST_ITEMS_MAX as u64 });
     }
     Ok(())
+}
+
+/// The error that a server reports, as one of the call that it served.
+fn error_of_server(bytes: &[u8]) -> Error {
+    match codec::decode(bytes) {
+        Ok(Error::Io { what, source }) => Error::Io { what: format!("server: {what}"), source },
+        Ok(error) => error,
+        Err(what) => Error::Protocol { what },
+    }
 }
 
 fn too_long(error: WireError) -> Error {

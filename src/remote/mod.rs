@@ -8,7 +8,6 @@
 //! - `changes`: the change feed
 //! - `scan`: ranges, piece by piece
 //! - `stats`: figures of the store
-//! - `failure`: errors as they cross the socket
 //!
 //! The protocol is in `untorn_wal::wire` and `docs/protocol.md`; the server in `server`.
 
@@ -16,7 +15,6 @@ mod batch;
 mod cells;
 mod changes;
 mod connection;
-pub(crate) mod failure;
 mod scan;
 mod stats;
 
@@ -29,6 +27,7 @@ use crate::shared::memory::fork::ForkGuard;
 use crate::system::sync::Mutex;
 use crate::{CasOutcome, Durability, Error, Result, TxnId};
 use connection::{Kind, Link};
+use scan::edge;
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
@@ -303,6 +302,39 @@ impl Client {
         let request = Request::Delete { keyspace, key, durability: connection::durability(self.durability) };
         self.call(Kind::Write, &request, |reply| match reply {
             Reply::Deleted { was_there, .. } => Some(was_there),
+            _ => None,
+        })
+    }
+
+    /// Removes all keys of a range, as one transaction at the client's default durability. Returns
+    /// how many there were. A keyspace stays when its last key is removed.
+    ///
+    /// ```
+    /// # fn main() -> untorn::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("data");
+    /// # let store = untorn::Store::open(&path)?;
+    /// let remote = untorn::Client::connect(path.join("logger.sock"))?;
+    /// for hour in ["08:00", "09:00", "10:00"] {
+    ///     remote.put("readings", hour, "21.5")?;
+    /// }
+    /// assert_eq!(remote.delete_range("readings", .."09:30")?, 2);
+    /// assert_eq!(remote.delete_range("readings", ..)?, 1);
+    /// # store.close()?;
+    /// # untorn::logger::stop_logger(&path, std::time::Duration::from_secs(5))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Client::put`]; [`Error::NoKeyspace`]; [`Error::Busy`] if other long writes are being
+    /// served.
+    pub fn delete_range<R: KeyRange>(&self, keyspace: &str, range: R) -> Result<u64> {
+        let (lower, upper) = range.bounds();
+        let durability = connection::durability(self.durability);
+        let request = Request::DeleteRange { keyspace, lower: edge(lower), upper: edge(upper), durability };
+        self.call(Kind::Write, &request, |reply| match reply {
+            Reply::RangeDeleted { removed, .. } => Some(removed),
             _ => None,
         })
     }

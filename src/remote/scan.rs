@@ -124,7 +124,8 @@ fn read(reply: Reply<'_>) -> Option<Piece> {
     Some(Piece { number: scan, txn: TxnId::from_u64(txn), records })
 }
 
-fn edge<'k>(bound: Bound<&'k [u8]>) -> Edge<'k> {
+/// A bound as the protocol has it.
+pub(super) fn edge<'k>(bound: Bound<&'k [u8]>) -> Edge<'k> {
     match bound {
         Bound::Unbounded => Edge::Open,
         Bound::Included(key) => Edge::With(key),

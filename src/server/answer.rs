@@ -4,8 +4,8 @@
 //! A reply is made whole before anything is sent, so that no snapshot is held while a peer takes
 //! its time.
 
+use crate::error::codec;
 use crate::limits::PAGE_SIZE_MAX;
-use crate::remote::failure;
 use crate::server::ServerState;
 use crate::server::buffers::{BufferPermit, User};
 use crate::server::feed::OpenFeed;
@@ -15,7 +15,7 @@ use crate::server::write::Awaited;
 use crate::{Error, Keyspace, LimitKind, Result, Snapshot, Store, TxnId};
 use std::time::Instant;
 use untorn_wal::wire;
-use untorn_wal::wire::{FoundValue, List, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, Reply, Request, WireError};
+use untorn_wal::wire::{FoundValue, List, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, Operation, Reply, Request, WireError};
 
 /// The most bytes of names, keys and values in one reply: a value of the greatest length, and what
 /// names it.
@@ -36,7 +36,7 @@ pub(super) struct Answer<'s> {
 
 impl<'s> Answer<'s> {
     pub(super) fn of_error(error: &Error) -> Answer<'s> {
-        Answer { awaited: None, small: failure::encode(error), permit: None }
+        Answer { awaited: None, small: codec::encode_reply(error), permit: None }
     }
 
     pub(super) fn new(reply: &Reply<'_>, mut permit: BufferPermit<'s>) -> Result<Answer<'s>> {
@@ -76,7 +76,7 @@ pub(super) fn check_head(head: &[u8], rights: &Rights<'_>) -> Result<()> {
     };
     match kind_of(head) {
         GET | MULTI_GET | SCAN => may(false, "keyspace", name(4)?),
-        PUT | DELETE => may(true, "keyspace", name(4)?),
+        PUT | DELETE | DELETE_RANGE => may(true, "keyspace", name(4)?),
         CELL_STORE => may(true, "cell", name(4)?),
         // The first operation; the numbers of conditions come before those of changes.
         COMMIT => {
@@ -99,6 +99,13 @@ pub(super) fn items_of(message: &[u8]) -> u64 {
         .map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().expect("eight bytes")))
 }
 
+/// Whether a short batch removes ranges, each of which can be as much work as a long batch. A batch
+/// that can't be decoded removes none.
+pub(super) fn has_range(message: &[u8]) -> bool {
+    let is_range = |operation: &Operation<'_>| matches!(operation, Operation::DeleteRange { .. });
+    matches!(wire::decode(message), Ok(Request::Commit { operations, .. }) if operations.0.iter().any(is_range))
+}
+
 /// The numbers of requests that can be long.
 pub(super) const GET: u32 = 0;
 pub(super) const MULTI_GET: u32 = 1;
@@ -109,6 +116,7 @@ pub(super) const SCAN: u32 = 5;
 pub(super) const SCAN_NEXT: u32 = 6;
 pub(super) const CELL_STORE: u32 = 14;
 pub(super) const CHANGES: u32 = 17;
+pub(super) const DELETE_RANGE: u32 = 19;
 
 /// The number of a request.
 pub(super) fn kind_of(message: &[u8]) -> u32 {
@@ -163,6 +171,9 @@ impl<'s> Session<'s> {
             Request::MultiGet { keyspace, keys } => self.multi_get(rights, keyspace, &keys.0),
             Request::Put { keyspace, key, value, durability } => self.put(rights, keyspace, key, value, *durability),
             Request::Delete { keyspace, key, durability } => self.delete(rights, keyspace, key, *durability),
+            Request::DeleteRange { keyspace, lower, upper, durability } => {
+                self.delete_range(rights, keyspace, (*lower, *upper), *durability)
+            }
             Request::Commit { operations, durability } => self.commit(rights, &operations.0, *durability),
             Request::Scan { keyspace, lower, upper, is_reverse, piece_bytes } => {
                 let (snapshot, handle) = self.readable(rights, keyspace)?;
@@ -318,4 +329,48 @@ pub(super) fn refuse_unless(is_allowed: bool, doing: &str, kind: &str, name: &st
 /// A name as an error repeats it.
 pub(super) fn cut_name(name: &str) -> String {
     name.chars().take(NAME_BYTES_MAX).collect()
+}
+
+/// Holds what the server concludes from the first bytes of a request against the whole request. For
+/// the fuzz target `request`.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn check_request(message: &[u8]) {
+    use crate::server::policy::{Policy, Principal};
+    let policy = Policy::parse(b"allow 8 read-write \"a\"", Principal { uid: 7, unmapped: None });
+    let rights = policy.rights(8).expect("a rule for this uid");
+    let checked = check_head(&message[..message.len().min(crate::server::buffers::SMALL_BYTES)], &rights);
+    let items = items_of(message);
+    let has_range = has_range(message);
+    let (keyspace, is_allowed) = match wire::decode(message) {
+        Ok(Request::Get { keyspace, .. } | Request::Scan { keyspace, .. }) => (keyspace, rights.may_read(keyspace)),
+        Ok(Request::MultiGet { keyspace, keys }) => {
+            assert_eq!(items, keys.0.len() as u64);
+            (keyspace, rights.may_read(keyspace))
+        }
+        Ok(
+            Request::Put { keyspace, .. } | Request::Delete { keyspace, .. } | Request::DeleteRange { keyspace, .. },
+        ) => (keyspace, rights.may_write(keyspace)),
+        Ok(Request::Commit { operations, .. }) => {
+            assert_eq!(items, operations.0.len() as u64);
+            match operations.0.first() {
+                None => return,
+                Some(Operation::ExpectVersion { keyspace, .. } | Operation::ExpectAbsent { keyspace, .. }) => {
+                    (*keyspace, rights.may_read(keyspace))
+                }
+                Some(
+                    Operation::Put { keyspace, .. }
+                    | Operation::Delete { keyspace, .. }
+                    | Operation::DeleteRange { keyspace, .. },
+                ) => (*keyspace, rights.may_write(keyspace)),
+            }
+        }
+        _ => {
+            assert!(!has_range);
+            return;
+        }
+    };
+    // A longer name may lie beyond the first bytes.
+    if keyspace.len() <= NAME_BYTES_MAX {
+        assert_eq!(checked.is_ok(), is_allowed, "{checked:?}: {keyspace:?}");
+    }
 }

@@ -6,7 +6,7 @@
 
 use crate::Error;
 use crate::LimitKind;
-use crate::remote::failure;
+use crate::error::codec;
 use crate::server::answer;
 use crate::server::answer::{Answer, Session};
 use crate::server::buffers::{GROWTH_STEP_BYTES, SMALL_BYTES, User};
@@ -76,7 +76,7 @@ fn serve_one(
     let deadline = clock::now() + policy.patience;
     let header = stream.read_header(Some(deadline)).ok()?;
     let last_words = |error: Error| {
-        let _ = stream.write(&failure::encode(&error), Some(clock::now() + policy.patience));
+        let _ = stream.write(&codec::encode_reply(&error), Some(clock::now() + policy.patience));
         None
     };
     let Ok(length) = wire::frame_len(header) else {
@@ -98,7 +98,7 @@ fn serve_one(
         // What the peer has no right to ask for takes no room.
         if let Err(error) = answer::check_head(buffer, &rights) {
             stream.discard(length - head, Some(deadline)).ok()?;
-            return stream.write(&failure::encode(&error), Some(clock::now() + policy.patience)).ok();
+            return stream.write(&codec::encode_reply(&error), Some(clock::now() + policy.patience)).ok();
         }
         permit.reuse_buffer(length);
         // Connections for all of it is only addresses; what is not written to takes no memory. So
@@ -119,7 +119,7 @@ fn serve_one(
         turn = turns.take(session.user, clock::now() + TURN_TIMEOUT, || shared.is_closing());
         if turn.is_none() {
             let busy = Error::Busy { what: "other long requests are being served".into() };
-            return stream.write(&failure::encode(&busy), Some(clock::now() + policy.patience)).ok();
+            return stream.write(&codec::encode_reply(&busy), Some(clock::now() + policy.patience)).ok();
         }
     }
     let mut answer = match wire::decode::<Request<'_>>(message) {

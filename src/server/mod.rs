@@ -49,6 +49,8 @@ use crate::system::threads;
 use crate::{Error, Result, Store};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use access::check_access;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use answer::check_request;
 use buffers::{BufferPool, SMALL_BYTES};
 use connections::{Connections, NotAdmitted};
 use policy::Policy;
@@ -274,7 +276,8 @@ impl ServerState {
     fn turns_for(&self, message: &[u8]) -> Option<&Turns> {
         let is_long = message.len() > SMALL_BYTES || answer::items_of(message) > ITEMS_WITHOUT_TURN_MAX;
         match answer::kind_of(message) {
-            answer::COMMIT if is_long => Some(&self.writes),
+            answer::DELETE_RANGE => Some(&self.writes),
+            answer::COMMIT if is_long || answer::has_range(message) => Some(&self.writes),
             answer::MULTI_GET if is_long => Some(&self.reads),
             answer::SCAN | answer::SCAN_NEXT => Some(&self.reads),
             _ => None,

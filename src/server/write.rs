@@ -7,6 +7,7 @@
 
 use crate::api::batch;
 use crate::api::batch::Unmet;
+use crate::error::reason::NotDurableReason;
 use crate::server::answer::{Answer, Session, cut_name, refuse_unless};
 use crate::server::policy::Rights;
 use crate::server::{ServerState, WRITER_LOCK_TIMEOUT};
@@ -16,7 +17,7 @@ use crate::system::clock::now_ns;
 use crate::{Durability, Error, LimitKind, Result, Ticket, TxnId, WriteTxn};
 use std::time::Duration;
 use untorn_wal::wire;
-use untorn_wal::wire::{Operation, Reply};
+use untorn_wal::wire::{Edge, Operation, Reply};
 
 /// Between two looks whether the logger is to leave.
 pub(super) const LOCK_WAIT_SLICE: Duration = Duration::from_millis(100);
@@ -58,6 +59,21 @@ impl<'s> Session<'s> {
         finish(txn, durability, |txn| Reply::Deleted { txn, was_there })
     }
 
+    pub(super) fn delete_range(
+        &self,
+        rights: &Rights<'_>,
+        name: &str,
+        (lower, upper): (Edge<'_>, Edge<'_>),
+        durability: wire::Durability,
+    ) -> Result<Answer<'s>> {
+        refuse_unless(rights.may_write(name), "writing", "keyspace", name)?;
+        let durability = durability_of(durability, rights)?;
+        let mut txn = self.begin(durability)?;
+        let keyspace = self.store.find_keyspace(name)?.ok_or_else(|| Error::NoKeyspace { name: cut_name(name) })?;
+        let removed = txn.delete_range(&keyspace, (batch::bound(lower), batch::bound(upper)))?;
+        finish(txn, durability, |txn| Reply::RangeDeleted { txn, removed })
+    }
+
     pub(super) fn commit(
         &self,
         rights: &Rights<'_>,
@@ -69,7 +85,9 @@ impl<'s> Session<'s> {
                 Operation::ExpectVersion { keyspace, .. } | Operation::ExpectAbsent { keyspace, .. } => {
                     refuse_unless(rights.may_read(keyspace), "reading", "keyspace", keyspace)?;
                 }
-                Operation::Put { keyspace, .. } | Operation::Delete { keyspace, .. } => {
+                Operation::Put { keyspace, .. }
+                | Operation::Delete { keyspace, .. }
+                | Operation::DeleteRange { keyspace, .. } => {
                     refuse_unless(rights.may_write(keyspace), "writing", "keyspace", keyspace)?;
                 }
             }
@@ -93,10 +111,10 @@ impl<'s> Session<'s> {
         loop {
             until += LOCK_WAIT_SLICE;
             match self.store.begin_since(asked_ns, durability, Some(until)) {
-                Err(Error::LockTimeout { holder, .. }) => {
+                Err(Error::LockTimeout { lock, holder, .. }) => {
                     let waited = Duration::from_nanos(now_ns().saturating_sub(asked_ns));
                     if waited >= WRITER_LOCK_TIMEOUT || self.shared.is_closing() {
-                        return Err(Error::LockTimeout { waited, holder });
+                        return Err(Error::LockTimeout { lock, waited, holder });
                     }
                 }
                 other => return other,
@@ -163,8 +181,7 @@ impl Awaited {
                 if self.ticket.wait_hurrying(Some(CLOSING_FLUSH_TIMEOUT))? {
                     break;
                 }
-                let reason = "the logger is leaving, and did not wait for the flush".into();
-                return Err(Error::NotDurable { txn: self.ticket.txn_id(), reason });
+                return Err(Error::NotDurable { txn: self.ticket.txn_id(), reason: NotDurableReason::LoggerLeaving });
             }
             if clock::since(start) >= self.patience {
                 return Err(Error::LoggerStalled { waited: clock::since(start), visible: Some(self.ticket.txn_id()) });

@@ -39,6 +39,7 @@ mod logger;
 mod state;
 mod stream;
 
+use crate::error::reason::MismatchKind;
 use crate::files::descriptor;
 use crate::files::descriptor::FileId;
 use crate::files::dir;
@@ -349,7 +350,7 @@ impl Control {
         if self.fixed().identity.is_of(file)? {
             return Ok(());
         }
-        Err(Error::Mismatch { file: dir::CONTROL.into(), what: "it was replaced".into() })
+        Err(Error::Mismatch { file: dir::CONTROL.into(), what: MismatchKind::Replaced })
     }
 }
 

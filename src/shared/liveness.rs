@@ -36,6 +36,7 @@ mod byte_lock;
 mod claim;
 mod init_lock;
 
+use crate::error::reason::MismatchKind;
 use crate::files::descriptor::Descriptor;
 use crate::files::dir::LockFileId;
 use crate::{Error, Result};
@@ -120,10 +121,9 @@ impl<'f> Tester<'f> {
     pub(crate) fn open(directory: impl AsFd, expected: Option<LockFileId>) -> Result<Tester<'f>> {
         let (file, found) = open_lock(directory, true)?;
         match expected {
-            Some(expected) if expected != found => Err(Error::Mismatch {
-                file: LOCK_FILE.to_string(),
-                what: format!("it is another file (expected {expected:?}, found {found:?})"),
-            }),
+            Some(expected) if expected != found => {
+                Err(Error::Mismatch { file: LOCK_FILE.to_string(), what: MismatchKind::Replaced })
+            }
             _ => Ok(Tester { file: TestFile::Own(file) }),
         }
     }

@@ -11,6 +11,7 @@
 //! other. As long as a participant holds `lock` open, by its mapping or its descriptor, no other
 //! file has that inode.
 
+use crate::error::reason::{DetachedReason, MismatchKind};
 use crate::files::dir;
 use crate::files::dir::Dir;
 use crate::files::dir::LockFileId;
@@ -44,12 +45,7 @@ pub(crate) fn refuse_others(dir: &Dir, lock_file: LockFileId) -> Result<()> {
     dir.need_file(dir::ARENA, false)?;
     while dir.with_fd(|fd| liveness::is_held_beside(fd, dir::ARENA, mine))? {
         if clock::since(start) > OTHER_CLAIMS_TIMEOUT {
-            return Err(Error::Mismatch {
-                file: dir::LOCK.into(),
-                what: "it was removed or replaced while processes had the store open, and they still have; close the store in \
-                       all of them, then open it again: nothing is lost"
-                    .into(),
-            });
+            return Err(Error::Mismatch { file: dir::LOCK.into(), what: MismatchKind::LockReplaced });
         }
         clock::sleep(OTHER_CLAIMS_POLL_INTERVAL);
     }
@@ -65,7 +61,7 @@ impl Presence {
     pub(crate) fn take(dir: &Dir, ids: Range<u64>, lock_file: LockFileId) -> Result<Presence> {
         let (id, in_lock) = dir.with_fd(|fd| Claim::take_new_id(fd, ids))?;
         if in_lock.file_id() != lock_file {
-            return Err(Error::Detached { reason: format!("{} was replaced during the opening", dir::LOCK) });
+            return Err(Error::Detached { reason: DetachedReason::LockReplacedInOpen });
         }
         dir.need_file(dir::ARENA, false)?;
         let in_arena = dir.with_fd(|fd| Claim::share(fd, dir::ARENA, liveness::arena_offset(lock_file)))?;
@@ -95,11 +91,5 @@ impl Presence {
 
 #[cold]
 pub(crate) fn lost_descriptor() -> Error {
-    Error::Detached {
-        reason: format!(
-            "something in this process has closed a descriptor of {} that it did not open, by close_range() for instance; on this file \
-             system the descriptor shows other processes that this one is alive",
-            dir::LOCK
-        ),
-    }
+    Error::Detached { reason: DetachedReason::DescriptorClosed }
 }

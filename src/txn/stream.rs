@@ -11,6 +11,7 @@
 //! publication never happens without log space. Streams leave a reserve, so that after a stream
 //! that filled the disk and aborted, an ordinary commit still gets through.
 
+use crate::error::reason::Space;
 use crate::files::dir;
 use crate::files::slot::SlotImage;
 use crate::participant::engine::Engine;
@@ -245,13 +246,7 @@ impl Stream {
 /// The error of a log that can't grow.
 fn no_log(engine: &Engine) -> Error {
     let kept = engine.control.fixed().counters.wal_kept();
-    let what = match kept {
-        0 => "the log".into(),
-        _ => format!(
-            "the log: {kept} segments are kept for followers (`Options::retain_changes`) and could not be deleted"
-        ),
-    };
-    Error::DiskFull { what }
+    Error::DiskFull { what: if kept == 0 { Space::Log } else { Space::RetainedLog { segments: kept } } }
 }
 
 /// Waits until the log is granted `reserved_blocks` blocks. Everything before `at` is published.
@@ -276,7 +271,7 @@ fn wait_for_grant(engine: &Engine, reserved_blocks: u64) -> Result<()> {
             if logger.log_failures().wrapping_sub(failures) >= 2 {
                 let errno = logger.log_errno();
                 return Some(Err(match errno {
-                    libc::ENOSPC => Error::DiskFull { what: "the log".into() },
+                    libc::ENOSPC => Error::DiskFull { what: Space::Log },
                     _ => Error::io("making a log segment")(std::io::Error::from_raw_os_error(errno)),
                 }));
             }

@@ -334,3 +334,11 @@ pub fn as_user<T: Send>(uid: u32, act: impl FnOnce() -> T + Send) -> T {
         acting.join().unwrap()
     })
 }
+
+/// The error that a server's reply reports, or `None` if it is another reply.
+pub fn error_in(reply: &[u8]) -> Option<untorn::Error> {
+    match untorn_wal::wire::decode(reply) {
+        Ok(untorn_wal::wire::Reply::Failed(failure)) => untorn::internals::decode_error(failure.error).ok(),
+        _ => None,
+    }
+}

@@ -44,6 +44,11 @@ fn script(store: &dyn StoreWrite, keyspace: &str) -> Told {
     told.note("get of nothing", store.get(keyspace, b"x").unwrap());
     told.note("multi_get", store.multi_get(keyspace, &[b"ab", b"x", b"a"]).unwrap());
     told.note("delete of nothing", store.delete(keyspace, b"x").unwrap());
+    told.error("delete_range in no keyspace", store.delete_range("none at all", ALL));
+    told.note(
+        "delete_range of nothing",
+        store.delete_range(keyspace, (Bound::Included(b"x"), Bound::Unbounded)).unwrap(),
+    );
 
     let mut batch = Batch::new();
     batch

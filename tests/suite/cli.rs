@@ -219,6 +219,34 @@ fn keys_are_set_found_and_deleted() {
 }
 
 #[test]
+fn ranges_are_deleted_and_counted() {
+    let fixture = Fixture::new();
+    fixture.feed(b"a\t1\nab\t2\nb\t3\nc\t4\nd\t5\n", "load", &["letters"]).ok();
+    assert_eq!(fixture.run("del", &["letters", "--prefix", "a"]).ok().text(), "2\n");
+    assert_eq!(fixture.run("del", &["letters", "--from", "b", "--to", "d"]).ok().text(), "2\n");
+    assert_eq!(fixture.run("del", &["letters", "--from", "x", "--json"]).ok().text(), "{\"deleted\":0}\n");
+    assert_eq!(fixture.run("scan", &["letters"]).ok().text(), "d\t5\n");
+    assert_eq!(fixture.run("del", &["letters", "--to", "ff", "--hex"]).ok().text(), "1\n");
+    // What can't be meant, and what is easily meant otherwise.
+    for wrong in [
+        &["letters"][..],
+        &["letters", "a", "--prefix", "a"],
+        &["letters", "--from", "a", "--prefix", "a"],
+        &["letters", "--from", "b", "--to", "a"],
+        &["letters", "--prefix", ""],
+        &["letters", "--prefix", "0", "--hex"],
+    ] {
+        let ran = fixture.run("del", wrong);
+        assert_eq!((ran.code, ran.out.len()), (2, 0), "{wrong:?}: {}", ran.error);
+    }
+    fixture.feed(b"-a\t1\n\xff\t2\n", "load", &["letters"]);
+    assert_eq!(fixture.run("del", &["letters", "--from", "-a", "--to", "-b"]).ok().text(), "1\n");
+    assert_eq!(fixture.run("del", &["others", "--prefix", "a"]).code, 1);
+    assert_eq!(fixture.run("del", &["letters", "--from", ""]).code, 0);
+    assert_eq!(fixture.run("scan", &["letters"]).ok().text(), "");
+}
+
+#[test]
 fn what_is_missing_is_said_and_not_created() {
     let fixture = Fixture::new();
     for (command, arguments) in [

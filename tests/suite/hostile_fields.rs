@@ -23,7 +23,7 @@ use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use untorn::region_layout::{CHECKED_CELL_NUMBERS, CHECKED_NUMBERS, IMAGES_AT, READER_CHUNK};
+use untorn::internals::{CHECKED_CELL_NUMBERS, CHECKED_NUMBERS, IMAGES_AT, READER_CHUNK};
 use untorn::{Durability, Error, Store};
 
 const PAGE: usize = 4096;
@@ -48,9 +48,8 @@ fn child() {
         match use_store(Path::new(&path)) {
             Ok(()) => say("opened"),
             Err(Error::FormatVersion { file, found, .. }) => say(format_args!("refused {file}: format {found}")),
-            Err(Error::Corrupt { file, what, .. } | Error::Mismatch { file, what }) if !file.is_empty() => {
-                say(format_args!("refused {file}: {what}"));
-            }
+            Err(Error::Corrupt { file, what, .. }) if !file.is_empty() => say(format_args!("refused {file}: {what}")),
+            Err(Error::Mismatch { file, what }) if !file.is_empty() => say(format_args!("refused {file}: {what}")),
             // A value of the log that the store has no room for.
             Err(error @ Error::Limit { .. }) => say(format_args!("limited {error}")),
             Err(error) => say(format_args!("odd {error:?}")),

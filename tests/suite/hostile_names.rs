@@ -80,7 +80,7 @@ fn each_name_that_leads_elsewhere_is_an_error() {
             for options in [in_process(), Store::options()] {
                 let error = options.open(&path).map(drop).unwrap_err();
                 let Error::Mismatch { file, what } = &error else { panic!("{name} is {kind}: {error:?}") };
-                assert_eq!((file.as_str(), what.contains(kind)), (name, true), "{name} is {kind}: {error}");
+                assert_eq!((file.as_str(), what.to_string().contains(kind)), (name, true), "{name} is {kind}: {error}");
             }
             if let Err(error) = untorn::observe(&path) {
                 assert!(error.to_string().contains(name), "{name} is {kind}: {error}");

@@ -25,10 +25,9 @@ const LAYERS: [&str; 13] = [
 const COMMON: [&str; 10] =
     ["cas", "change", "crash", "durability", "environment", "error", "ids", "key_range", "limits", "prefix"];
 /// Message-passing clients. They have none of the store open, so they may use no more than these.
-/// The server has the codec of errors in common with them. `access` has the traits of both kinds of
-/// clients.
+/// `access` has the traits of both kinds of clients.
 const REMOTE_MAY_IMPORT: [&str; 4] = ["remote", "shared", "files", "system"];
-const MAY_IMPORT_REMOTE: [&str; 3] = ["access", "remote", "server"];
+const MAY_IMPORT_REMOTE: [&str; 2] = ["access", "remote"];
 /// Every layer at once, for fuzzing alone.
 const UNLAYERED: [&str; 2] = ["bin", "fuzzing"];
 /// The spawner starts what is above it, as a program or as a thread.

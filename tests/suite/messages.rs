@@ -8,6 +8,8 @@
 #![allow(unsafe_code)]
 
 mod lives;
+#[path = "messages/ranges.rs"]
+mod ranges;
 
 use crate::common::*;
 use rustix::process::Signal;

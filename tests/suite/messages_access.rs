@@ -121,7 +121,9 @@ fn read_only_and_read_write() {
     alice.stats().unwrap();
     refused(alice.put("k", b"a", b"2"), "writing");
     refused(alice.delete("k", b"a"), "writing");
+    refused(alice.delete_range("k", ..), "writing");
     refused(alice.commit(Batch::new().delete("k", b"a")), "writing");
+    refused(alice.commit(Batch::new().delete_range("k", "a"..)), "writing");
     refused(alice.put("new", b"a", b"2"), "writing");
     refused(alice.cell_store("c", &[1; 8]), "writing");
     refused(alice.counter_add("n", 1), "writing");
@@ -171,6 +173,11 @@ fn prefixes() {
     }
     for name in ["public.a", "sensors"] {
         refused(alice.put(name, b"k", b""), "writing");
+        refused(alice.delete_range(name, ..), "writing");
+        refused(alice.commit(Batch::new().delete_range("alice.x", ..).delete_range(name, ..)), name);
+        // Bounds that are longer than what the right is checked by.
+        let long = vec![b'k'; 40_000];
+        refused(alice.delete_range(name, ..&long[..]), "writing");
         refused(alice.cell_store(name, &[0; 8]), "writing");
     }
     alice.put("alice.new", b"k", b"").unwrap();
@@ -182,6 +189,9 @@ fn prefixes() {
     assert_eq!(alice.get("alice.x", b"k").unwrap().unwrap(), b"v");
     let fine = alice.commit(Batch::new().expect_absent("sensors", b"none").put("alice.x", b"k", b"yes")).unwrap();
     assert!(matches!(fine, CommitOutcome::Committed(_)));
+    alice.put("alice.x", b"l", b"").unwrap();
+    assert_eq!(alice.delete_range("alice.x", b"l".to_vec()..).unwrap(), 1);
+    refused(alice.delete_range("untorn.cells", ..), "writing");
     refused(alice.stats(), "figures");
     refused(alice.checkpoint(), "checkpoint");
     alice.sync().unwrap();

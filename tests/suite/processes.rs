@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 use tickets::block_on;
+use untorn::reason::LockHolder;
 use untorn::{Durability, Error, FlushPolicy, Keyspace, Snapshot, Store};
 
 const ACCOUNTS: u32 = 50;
@@ -194,7 +195,8 @@ fn stopped_lock_holder() {
     let error = store.begin_timeout(Duration::from_millis(100)).unwrap_err();
     assert!(start.elapsed() < HANGS);
     let Error::LockTimeout { holder: named, .. } = &error else { panic!("{error}") };
-    assert!(named.contains(&holder.pid().to_string()), "{named}");
+    let Some(LockHolder::Process { pid, .. }) = named else { panic!("{error}") };
+    assert_eq!(*pid, holder.pid());
     let writer = store.stats().unwrap().writer.expect("somebody holds the lock");
     assert_eq!(writer.pid, holder.pid());
     assert!((Duration::from_millis(100)..HANGS).contains(&Duration::from_nanos(writer.age_ns)));

@@ -299,7 +299,7 @@ fn a_waiter_requests_a_flush_when_its_deadline_has_passed() {
         let control = std::fs::File::open(test.path.join("control")).unwrap();
         let requested = || {
             let mut word = [0; 8];
-            control.read_exact_at(&mut word, untorn::region_layout::FLUSH_REQUEST_AT).unwrap();
+            control.read_exact_at(&mut word, untorn::internals::FLUSH_REQUEST_AT).unwrap();
             u64::from_le_bytes(word)
         };
         let logger = store.stats().unwrap().logger_pid.unwrap();

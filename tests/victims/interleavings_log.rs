@@ -249,7 +249,7 @@ fn rounds_in_a_second(path: &Path) -> u64 {
     let control = std::fs::File::open(path.join("control")).unwrap();
     let rounds = || {
         let mut bytes = [0; 8];
-        control.read_exact_at(&mut bytes, untorn::region_layout::HEARTBEAT_AT).unwrap();
+        control.read_exact_at(&mut bytes, untorn::internals::HEARTBEAT_AT).unwrap();
         u64::from_ne_bytes(bytes)
     };
     let before = rounds();

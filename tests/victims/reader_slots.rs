@@ -11,7 +11,7 @@ use crate::workload::{listen, my_role, say, worker};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Barrier;
-use untorn::region_layout::{READER_CHUNK, READER_MAP_AT, READER_MAP_BYTES};
+use untorn::internals::{READER_CHUNK, READER_MAP_AT, READER_MAP_BYTES};
 use untorn::{Durability, Keyspace, Snapshot, Store};
 
 #[test]

@@ -20,7 +20,7 @@ pub mod request;
 
 pub use hello::{ClientHello, Refusal, ServerHello};
 pub use list::List;
-pub use reply::{ChangeItem, ErrorReply, FoundValue, Happened, Record, Reply};
+pub use reply::{ChangeItem, Failure, FoundValue, Happened, Record, Reply};
 pub use request::{Durability, Edge, Feed, Operation, Request};
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
@@ -29,10 +29,10 @@ use bincode::enc::{Encode, EncoderImpl};
 use bincode::error::EncodeError;
 
 /// The version of the protocol that this code speaks, and the oldest that it understands.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// The oldest version that this code understands. Version 1 has no change that removes a range of
-/// keys, so its followers would keep what is gone.
-pub const VERSION_MIN: u16 = 2;
+/// keys, so its followers would keep what is gone. Version 2 has other errors.
+pub const VERSION_MIN: u16 = 3;
 
 /// The longest message in bytes, without the four of its length: 16 MiB and room for what stands
 /// around a value of that size.

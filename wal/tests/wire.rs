@@ -11,7 +11,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use untorn_wal::wire::hello::{CLIENT_HELLO_BYTES, ClientHello, Refusal, SERVER_HELLO_BYTES, ServerHello};
 use untorn_wal::wire::{
-    self, ChangeItem, Durability, Edge, ErrorReply, FRAME_HEADER_BYTES, Feed, FoundValue, Happened, List,
+    self, ChangeItem, Durability, Edge, FRAME_HEADER_BYTES, Failure, Feed, FoundValue, Happened, List,
     MESSAGE_BYTES_MAX, Operation, Record, Reply, Request, WireError,
 };
 
@@ -103,7 +103,7 @@ impl Material {
     fn request(&self) -> Request<'_> {
         let (keyspace, key, value) = (&*self.names[0], &*self.bytes[0], &*self.bytes[1]);
         let (name, number, durability) = (&*self.names[1], self.numbers[0], self.durability());
-        match self.choice % 19 {
+        match self.choice % 20 {
             0 => Request::Get { keyspace, key },
             1 => Request::MultiGet { keyspace, keys: List(self.bytes.iter().map(|key| &**key).collect()) },
             2 => Request::Put { keyspace, key, value, durability },
@@ -114,6 +114,7 @@ impl Material {
                     Operation::Put { keyspace: name, key, value },
                     Operation::ExpectAbsent { keyspace, key: value },
                     Operation::Delete { keyspace, key },
+                    Operation::DeleteRange { keyspace, lower: self.edge(2), upper: self.edge(3) },
                 ];
                 Request::Commit { operations: List(operations), durability }
             }
@@ -139,7 +140,8 @@ impl Material {
                 let feed = if number % 2 == 0 { Feed::Durable } else { Feed::Visible };
                 Request::Changes { from: Some(number), feed, keyspace: Some(keyspace), prefix: key }
             }
-            _ => Request::ChangesNext { wait_ms: number as u32 },
+            18 => Request::ChangesNext { wait_ms: number as u32 },
+            _ => Request::DeleteRange { keyspace, lower: self.edge(2), upper: self.edge(3), durability },
         }
     }
 
@@ -147,15 +149,8 @@ impl Material {
         let (name, key, value) = (&*self.names[0], &*self.bytes[0], &*self.bytes[1]);
         let (txn, number) = (self.numbers[0], self.numbers[1]);
         let found = FoundValue { version: number, value };
-        match self.choice % 13 {
-            0 => Reply::Failed(match number % 6 {
-                0 => ErrorReply::Limit { what: name, found: txn, limit: number },
-                1 => ErrorReply::NotDurable { txn, reason: name },
-                2 => ErrorReply::Lagged { oldest: txn },
-                3 => ErrorReply::Io { what: name, errno: number as i32 },
-                4 => ErrorReply::LoggerStalled { waited_ms: number, visible: Some(txn) },
-                _ => ErrorReply::Stale,
-            }),
+        match self.choice % 14 {
+            0 => Reply::Failed(Failure { text: name, error: value }),
             1 => Reply::Done,
             2 => Reply::Value(Some(found)),
             3 => Reply::Values { txn, values: List(vec![None, Some(found), None]) },
@@ -167,6 +162,7 @@ impl Material {
             9 => Reply::Stats(value),
             10 => Reply::Cell { version: number, value },
             11 => Reply::Count(number),
+            12 => Reply::RangeDeleted { txn, removed: number },
             _ => {
                 let change = |what| ChangeItem { txn, keyspace: name, key, what, is_last_in_txn: true };
                 let end = Some(value).filter(|_| number % 2 == 0);
@@ -268,12 +264,12 @@ fn what_is_too_long() {
     assert!(matches!(wire::decode::<Request<'_>>(&frame[FRAME_HEADER_BYTES..]), Err(WireError::Malformed { .. })));
 }
 
-/// The bytes of version 2, as `docs/protocol.md` draws them.
+/// The bytes of version 3, as `docs/protocol.md` draws them.
 #[test]
-fn the_bytes_of_version_2() {
+fn the_bytes_of_version_3() {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    assert_eq!(hex(&ClientHello { oldest: 2, newest: 2 }.encode()), "756e746f726e0d0a0200020000000000");
-    assert_eq!(hex(&ServerHello::encode(2, None, "")), "756e746f726e0d0a020002000200000000000000");
+    assert_eq!(hex(&ClientHello { oldest: 3, newest: 3 }.encode()), "756e746f726e0d0a0300030000000000");
+    assert_eq!(hex(&ServerHello::encode(3, None, "")), "756e746f726e0d0a030003000300000000000000");
     let get = Request::Get { keyspace: "users", key: b"alice" };
     assert_eq!(
         hex(&wire::encode(&get).unwrap()),
@@ -304,10 +300,26 @@ fn the_bytes_of_version_2() {
         hex(&wire::encode(&keys).unwrap()),
         concat!("1e000000", "01000000", "0100000000000000", "6b", "0100000000000000", "0100000000000000", "61")
     );
-    let failed = Reply::Failed(ErrorReply::NoKeyspace { name: "k" });
+    let (lower, upper) = (Edge::With(b"a"), Edge::Open);
+    let delete = Request::DeleteRange { keyspace: "k", lower, upper, durability: Durability::Durable };
+    assert_eq!(
+        hex(&wire::encode(&delete).unwrap()),
+        concat!(
+            "22000000",
+            "13000000",
+            "0100000000000000",
+            "6b",
+            "01000000",
+            "0100000000000000",
+            "61",
+            "00000000",
+            "00000000"
+        )
+    );
+    let failed = Reply::Failed(Failure { text: "no", error: b"e" });
     assert_eq!(
         hex(&wire::encode(&failed).unwrap()),
-        concat!("11000000", "00000000", "0c000000", "0100000000000000", "6b")
+        concat!("17000000", "00000000", "0200000000000000", "6e6f", "0100000000000000", "65")
     );
     let what = Happened::DeleteRange { end: Some(b"c") };
     let change = ChangeItem { txn: 7, keyspace: "k", key: b"a", what, is_last_in_txn: true };

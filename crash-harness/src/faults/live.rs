@@ -17,7 +17,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 use untorn::Error;
-pub(super) use untorn::region_layout::CHECKED_NUMBERS as NUMBERS;
+pub(super) use untorn::internals::CHECKED_NUMBERS as NUMBERS;
 
 /// The result of the scenario.
 #[derive(Default)]

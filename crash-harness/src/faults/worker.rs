@@ -13,6 +13,7 @@ use crate::{oracle, workload};
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use untorn::reason::MismatchKind;
 use untorn::{Durability, Error, Feed, Options, Store, TxnId};
 
 /// Longest and shortest series of tries of a failing call. A fault that happens once has passed
@@ -93,15 +94,13 @@ fn complain(what: &str, error: &Error, anything: bool) -> Result<(), Finding> {
         Error::Corrupt { .. } | Error::Mismatch { .. } | Error::FormatVersion { .. } if anything => Ok(()),
         Error::Corrupt { .. } => misbehaved("a system error was reported as damage"),
         // Only the region may be missing; it vanishes when all its users are gone.
-        Error::Mismatch { file, what } if file != "control" && what.contains("missing") => {
+        Error::Mismatch { file, what: MismatchKind::Missing | MismatchKind::MissingHeader } if file != "control" => {
             misbehaved("a system error was reported as a missing file")
         }
         Error::Io { what, source } if what.trim().is_empty() || source.raw_os_error() == Some(0) => {
             misbehaved("an error without the failed operation")
         }
-        Error::LoggerUnavailable { reason } | Error::NeedsRecovery { reason } | Error::NotDurable { reason, .. }
-            if reason.trim().is_empty() =>
-        {
+        Error::LoggerUnavailable { reason } if reason.to_string().trim().is_empty() => {
             misbehaved("an error without a reason")
         }
         _ if text.trim().is_empty() => misbehaved("an empty error"),

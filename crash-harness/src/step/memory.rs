@@ -132,8 +132,8 @@ pub(super) fn copy_store(from: &Path, to: &Path, keeps_region: bool) -> Result<(
             copy_sparse(&from.join("control"), &region)?;
             let file = File::options().write(true).open(&region)?;
             let is = file.metadata()?;
-            file.write_all_at(&is.ino().to_le_bytes(), untorn::region_layout::REGION_INODE_AT)?;
-            file.write_all_at(&is.dev().to_le_bytes(), untorn::region_layout::REGION_INODE_AT + 8)?;
+            file.write_all_at(&is.ino().to_le_bytes(), untorn::internals::REGION_INODE_AT)?;
+            file.write_all_at(&is.dev().to_le_bytes(), untorn::internals::REGION_INODE_AT + 8)?;
         }
         Ok(())
     })();

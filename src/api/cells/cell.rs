@@ -3,6 +3,7 @@
 
 use crate::api::cells::{CellPlace, sampling};
 use crate::api::store::Store;
+use crate::error::reason::{LockHolder, LockKind, NotDurableReason};
 use crate::files::dir;
 use crate::shared::cells::{CellEntry, StoredCell};
 use crate::shared::protocols::cell::WriteStep;
@@ -308,8 +309,9 @@ impl Opened {
     }
 
     fn latch_timeout(&self, owner: u64, waited: Duration) -> Error {
-        let pid = self.store.client().engine.control.client_pid(owner);
-        Error::LockTimeout { waited, holder: format!("process {pid}, in the middle of storing cell {:?}", self.name) }
+        let pid = self.store.client().engine.control.client_pid(owner) as u32;
+        let holder = (pid != 0).then_some(LockHolder::Process { pid, held_for: None });
+        Error::LockTimeout { lock: LockKind::Cell { name: self.name.to_string() }, waited, holder }
     }
 
     fn store_durable(&self, value: &[u8]) -> Result<Version> {
@@ -322,7 +324,7 @@ impl Opened {
             Error::Forked => error,
             other => Error::NotDurable {
                 txn: self.store.client().engine.control.committed(),
-                reason: format!("version {version} of cell {:?} is stored, but not in it: {other}", self.name),
+                reason: NotDurableReason::Cell { name: self.name.to_string(), version, error: Arc::new(other) },
             },
         })?;
         Ok(version)

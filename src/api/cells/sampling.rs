@@ -1,6 +1,7 @@
 //! What clients ask of the sampler: to look at what they have stored, and to say when it is
 //! committed.
 
+use crate::error::reason::Space;
 use crate::participant::engine::{Engine, LOGGER_RECHECK_INTERVAL};
 use crate::system::clock;
 use crate::{Error, Result};
@@ -84,7 +85,7 @@ fn last_failure(engine: &Engine) -> Error {
         return error;
     }
     match engine.control.cells().errno() {
-        libc::ENOSPC => Error::DiskFull { what: "a sample of the cells".into() },
+        libc::ENOSPC => Error::DiskFull { what: Space::CellSample },
         0 => Error::corrupt(crate::files::dir::ARENA, 0, "a cell or the cells' keyspace can't be read"),
         errno => Error::io("a sample of the cells")(io::Error::from_raw_os_error(errno)),
     }

@@ -1,7 +1,7 @@
 //! What can be typed: the commands, their arguments and the switches that all of them share.
 
 use crate::tour;
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use std::path::PathBuf;
 
 /// A crash-consistent key-value store that several processes open at once.
@@ -61,6 +61,24 @@ pub(crate) struct WatchOptions {
     pub(crate) visible: bool,
 }
 
+/// What to delete.
+#[derive(Args)]
+#[command(group(ArgGroup::new("what").required(true).multiple(true)))]
+pub(crate) struct DelOptions {
+    /// The record's key
+    #[arg(group = "what", allow_hyphen_values = true, conflicts_with_all = ["from", "to", "prefix"])]
+    pub(crate) key: Option<String>,
+    /// Delete from this key on, to the end of the keyspace without --to
+    #[arg(group = "what", long, value_name = "KEY", allow_hyphen_values = true, conflicts_with = "prefix")]
+    pub(crate) from: Option<String>,
+    /// Delete up to this key, but not this key; from the first key without --from
+    #[arg(group = "what", long, value_name = "KEY", allow_hyphen_values = true, conflicts_with = "prefix")]
+    pub(crate) to: Option<String>,
+    /// Delete the keys that start with this
+    #[arg(group = "what", long, value_name = "P", allow_hyphen_values = true)]
+    pub(crate) prefix: Option<String>,
+}
+
 /// What to look at, and how often.
 #[derive(Args)]
 pub(crate) struct TopOptions {
@@ -95,13 +113,12 @@ pub(crate) enum Command {
         #[arg(allow_hyphen_values = true)]
         value: String,
     },
-    /// Delete a key; durable on return
+    /// Delete a key, or a range of keys, of which it prints how many were deleted; durable on return
     Del {
         #[command(flatten)]
         at: Location,
-        /// The record's key
-        #[arg(allow_hyphen_values = true)]
-        key: String,
+        #[command(flatten)]
+        what: DelOptions,
     },
     /// Print the records in key order, as dump does, optionally of one prefix only
     Scan {

@@ -52,7 +52,7 @@ fn run(arguments: Arguments) -> Outcome {
     match arguments.command {
         Command::Get { at, key } => get::run(&at, &key, format),
         Command::Put { at, key, value } => put::run(&at, &key, &value, format),
-        Command::Del { at, key } => del::run(&at, &key, format),
+        Command::Del { at, what } => del::run(&at, &what, format),
         Command::Scan { at, prefix } => scan::run(&at, prefix.as_deref(), format),
         Command::Load { at } => load::run(&at, format),
         Command::Dump { at } => dump::run(&at, format),

@@ -2,6 +2,7 @@
 //! recovers the store.
 
 use super::state::Logger;
+use crate::error::reason::MismatchKind;
 use crate::files::descriptor::Descriptor;
 use crate::files::dir;
 use crate::files::dir::{Dir, LockFileId};
@@ -76,12 +77,7 @@ fn try_to_prepare(
     let old = match old {
         Some(control) if is_of_log(&control) => Some(control),
         Some(_) if alive => {
-            return Err(Error::Mismatch {
-                file: dir::WAL.into(),
-                what: "processes have the store open, and the log is not the one that they write: its files were replaced; \
-                       close the store in all processes and open it again"
-                    .into(),
-            });
+            return Err(Error::Mismatch { file: dir::WAL.into(), what: MismatchKind::LogReplaced });
         }
         _ => None,
     };
@@ -174,10 +170,7 @@ fn try_to_prepare(
             (logger, flusher)
         }
         None if alive => {
-            return Err(Error::Mismatch {
-                file: dir::CONTROL.into(),
-                what: "clients live, but their shared region is gone or of another boot".into(),
-            });
+            return Err(Error::Mismatch { file: dir::CONTROL.into(), what: MismatchKind::OtherBoot });
         }
         old => {
             header.retention = old.as_ref().map_or(header.retention, |old| old.fixed().logger.settings.retention());

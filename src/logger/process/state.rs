@@ -2,6 +2,7 @@
 //! writer lock, a record of a checkpoint in the log, the block credit.
 
 use crate::admission;
+use crate::error::reason::{LockHolder, LockKind, RecoveryReason};
 use crate::participant::engine::Engine;
 use crate::participant::rest::Rest;
 use crate::shared::liveness::Claim;
@@ -66,7 +67,8 @@ impl Logger {
     pub(crate) fn with_writer_lock<T>(&self, patience: Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let asked_ns = now_ns();
         let Some(_turn) = self.writing.try_lock_for(patience) else {
-            return Err(Error::LockTimeout { waited: patience, holder: "another thread of the logger".into() });
+            let holder = Some(LockHolder::Thread { pid: std::process::id() });
+            return Err(Error::LockTimeout { lock: LockKind::Writer, waited: patience, holder });
         };
         self.check_present()?;
         let _admitted = admission::admit_logger(&self.engine, asked_ns, patience)?;
@@ -84,7 +86,7 @@ impl Logger {
         while stating.done != Some(txn) {
             if stating.failed || self.ending.load(Ordering::SeqCst) || self.engine.has_failed.load(Ordering::SeqCst) {
                 self.engine.refuse_poisoned()?;
-                return Err(Error::NeedsRecovery { reason: "the log could not state the checkpoint".into() });
+                return Err(Error::NeedsRecovery { reason: RecoveryReason::CheckpointNotRecorded });
             }
             self.stated.wait_for(&mut stating, Duration::from_millis(20));
         }

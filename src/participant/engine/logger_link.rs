@@ -2,6 +2,7 @@
 //! that it lives.
 
 use super::{Engine, LOGGER_GLANCE_INTERVAL_NS, LOGGER_RECHECK_INTERVAL};
+use crate::error::reason::LoggerFailure;
 use crate::shared::control::Poison;
 use crate::shared::latencies::Acknowledged;
 use crate::shared::progress::Patience;
@@ -255,7 +256,7 @@ impl Watch {
     /// [`Error::LoggerStalled`] if it lives and has not moved for the stated time.
     pub(crate) fn check(&mut self, engine: &Engine, start: Instant) -> Result<()> {
         if engine.has_failed.load(Ordering::Acquire) {
-            return Err(Error::LoggerUnavailable { reason: "a thread of the logger panicked".into() });
+            return Err(Error::LoggerUnavailable { reason: LoggerFailure::Panicked });
         }
         let heartbeat = engine.control.fixed().logger.heartbeat();
         if heartbeat != self.heartbeat {

@@ -1,5 +1,6 @@
 //! Writes that give a file its blocks.
 
+use crate::error::reason::Space;
 use crate::files::dir;
 use crate::{Error, LimitKind, Result, limits};
 use std::fs::File;
@@ -30,7 +31,11 @@ pub(crate) fn write_zeros(file: &File, from: u64, len: u64, name: &str) -> Resul
 pub(super) fn write_blocks(file: &File, at: u64, bytes: &[u8], name: &str, wanted: u64) -> Result<()> {
     use std::os::unix::fs::FileExt;
     file.write_all_at(bytes, at).map_err(|error| match error.raw_os_error() {
-        Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => Error::disk_full(name, wanted),
+        Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => {
+            let what =
+                if name == dir::ARENA { Space::Arena { bytes: wanted } } else { Space::Control { bytes: wanted } };
+            Error::DiskFull { what }
+        }
         _ => Error::Io { what: format!("write to {name} at byte {at}"), source: error },
     })
 }

@@ -4,6 +4,7 @@
 //! the logger or by recovery. C never changes until K = C: see [`crate::logger::checkpoint`].
 
 use super::{Control, Event};
+use crate::error::reason::Space;
 use crate::files::dir;
 use crate::files::slot::{SLOT_WORDS, SlotImage};
 use crate::shared::protocols::atomic::Word64;
@@ -139,7 +140,7 @@ impl CheckpointWords {
                 let offset = self.failure_offset.load(Ordering::Relaxed);
                 Error::corrupt(dir::ARENA, offset, "a checkpoint met damage here; `verify` says more")
             }
-            libc::ENOSPC => Error::DiskFull { what: "the checkpoint".into() },
+            libc::ENOSPC => Error::DiskFull { what: Space::Checkpoint },
             errno => Error::Io { what: "checkpoint".into(), source: std::io::Error::from_raw_os_error(errno) },
         }
     }

@@ -3,6 +3,7 @@
 
 use super::layout::{Fixed, checked, unchecked};
 use super::{Control, REOPEN_REMEDY};
+use crate::error::reason::RecoveryReason;
 use crate::files::dir;
 use crate::files::slot::{SLOT_WORDS, SlotImage};
 use crate::shared::protocols::atomic::Native;
@@ -146,13 +147,13 @@ impl Control {
         if poison == 0 {
             return Ok(());
         }
-        let cause = std::io::Error::from_raw_os_error(self.fixed().logger.poison_errno());
-        let what = match poison {
-            1 => "the log could not be written",
-            2 => "a sync of the arena failed",
-            3 => "the checkpoint's header could not be written",
-            _ => "a mark of unknown meaning stands in control",
+        let errno = self.fixed().logger.poison_errno();
+        let reason = match poison {
+            1 => RecoveryReason::Log { errno },
+            2 => RecoveryReason::Arena { errno },
+            3 => RecoveryReason::CheckpointHeader { errno },
+            _ => RecoveryReason::Unknown { errno },
         };
-        Err(Error::NeedsRecovery { reason: format!("{what} ({cause})") })
+        Err(Error::NeedsRecovery { reason })
     }
 }

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::LOCK_FILE;
+use crate::error::reason::{FileAccess, PermissionReason};
 use crate::files::dir::LockFileId;
 use crate::shared::memory::private::Private;
 use crate::{Error, Result};
@@ -17,7 +18,8 @@ pub(super) fn open_lock(directory: impl AsFd, write: bool) -> Result<(OwnedFd, L
 pub(super) fn open_file(directory: impl AsFd, name: &str, write: bool) -> Result<(OwnedFd, LockFileId)> {
     let file = files::open_file(directory, name, write).map_err(|error| match Errno::from_io_error(&error) {
         Some(errno @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) => {
-            Error::Permission { what: format!("read and write of {name} ({errno})") }
+            let (access, errno) = (FileAccess::ReadWrite, errno.raw_os_error());
+            Error::Permission { what: PermissionReason::File { access, file: name.into(), errno } }
         }
         _ => Error::io(format!("opening {name}"))(error),
     })?;

@@ -3,6 +3,7 @@
 
 use super::byte_lock::{ByteLockMode, first_held, open_file, random_in, try_lock_byte};
 use super::{LOCK_FILE, WITNESSES};
+use crate::error::reason::{FileSystemReason, MismatchKind};
 use crate::files::dir;
 use crate::files::dir::LockFileId;
 use crate::ids::ClientId;
@@ -95,10 +96,7 @@ impl Claim {
     pub(crate) fn share(directory: impl AsFd, name: &str, offset: u64) -> Result<Claim> {
         match Claim::take_in(directory, name, ByteLockMode::Shared, offset)? {
             Some(claim) => Ok(claim),
-            None => Err(Error::Mismatch {
-                file: name.into(),
-                what: "a process that does not belong to the store has locked it".into(),
-            }),
+            None => Err(Error::Mismatch { file: name.into(), what: MismatchKind::Locked }),
         }
     }
 
@@ -143,9 +141,7 @@ impl Claim {
         Err(Error::UnsupportedFileSystem {
             path: dir::path_of(directory).unwrap_or_default(),
             file_system: dir::file_system(directory)?.0,
-            reason: format!(
-                "a lock of {name} is not seen through another open of it, so no process could tell who is alive"
-            ),
+            reason: FileSystemReason::LockNotSeen { file: name.into() },
         })
     }
 

@@ -11,6 +11,7 @@
 //! word, are outside every reference, since the checkpoint writes them at any time.
 #![allow(unsafe_code)]
 
+use crate::error::reason::{MismatchKind, Space};
 use crate::files::descriptor::{FileId, file_id};
 use crate::files::dir;
 use crate::files::geometry::Geometry;
@@ -104,10 +105,7 @@ impl Arena {
             return Err(Error::corrupt(dir::ARENA, 0, "no arena of a store stands here"));
         }
         if bytes[8..24] != store_id || bytes[24..32] != (page_size as u64).to_le_bytes() {
-            return Err(Error::Mismatch {
-                file: dir::ARENA.into(),
-                what: "its store id or page size is not the checkpoint's".into(),
-            });
+            return Err(Error::Mismatch { file: dir::ARENA.into(), what: MismatchKind::OtherStore });
         }
         let read = map(file, geometry.max_size, false)?;
         let file_id = file_id(file).map_err(Error::io("stat of arena"))?;
@@ -155,7 +153,7 @@ impl Arena {
         let mut written = scratch.written.lock();
         written.extend(id.0..id.0.saturating_add(pages));
         match written.len() > scratch.pages_max {
-            true => Err(Error::DiskFull { what: "the scratch copy of the arena".into() }),
+            true => Err(Error::DiskFull { what: Space::Arena { bytes: u64::from(pages) * self.page_size as u64 } }),
             false => Ok(()),
         }
     }
@@ -166,7 +164,7 @@ impl Arena {
         if file_id(file).is_ok_and(|id| id == self.file_id) {
             return Ok(());
         }
-        Err(Error::Mismatch { file: dir::ARENA.into(), what: "it was replaced while the store was open".into() })
+        Err(Error::Mismatch { file: dir::ARENA.into(), what: MismatchKind::Replaced })
     }
 
     /// Maps the arena writable too, if it is not yet: its first span. A handle that only reads

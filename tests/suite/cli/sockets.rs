@@ -77,6 +77,10 @@ fn a_socket_in_place_of_a_directory() {
     assert_eq!(fixture.run("dump", &["awkward", "--hex"]).ok().text(), lines);
     assert_eq!(logger.run("scan", &["users", "--prefix", "b"]).ok().text(), "bob\t-2\n");
     logger.run("del", &["users", "bob"]).ok();
+    logger.feed(b"a\t1\nb\t2\nba\t3\nc\t4\n", "load", &["letters"]).ok();
+    assert_eq!(logger.run("del", &["letters", "--prefix", "b"]).ok().text(), "2\n");
+    assert_eq!(fixture.run("del", &["letters", "--from", "b"]).ok().text(), "1\n");
+    assert_eq!(logger.run("del", &["letters", "--to", "b", "--json"]).ok().text(), "{\"deleted\":1}\n");
     for (command, arguments) in [
         ("del", &["users", "bob"][..]),
         ("get", &["users", "bob"]),
@@ -84,6 +88,7 @@ fn a_socket_in_place_of_a_directory() {
         ("scan", &["none"]),
         ("dump", &["none"]),
         ("del", &["none", "x"]),
+        ("del", &["none", "--prefix", "x"]),
     ] {
         let (by_message, direct) = (logger.run(command, arguments), fixture.run(command, arguments));
         assert_eq!((by_message.code, by_message.error), (1, direct.error), "{command} {arguments:?}");

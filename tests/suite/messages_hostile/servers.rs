@@ -90,10 +90,10 @@ fn texts_of_a_server_are_plain() {
         raw.send(&ServerHello::encode(wire::VERSION, None, evil)).unwrap();
         let mut hello = [0; 16];
         raw.0.read_exact(&mut hello).unwrap();
-        for failure in
-            [ErrorReply::NotAllowed { what: evil }, ErrorReply::Corrupt { file: evil, offset: 1, what: evil }]
-        {
+        let corrupt = Error::Corrupt { file: evil.into(), offset: 1, what: evil.into() };
+        for error in [Error::NotAllowed { what: evil.into() }, corrupt] {
             raw.reply().unwrap();
+            let failure = Failure { text: evil, error: &untorn::internals::encode_error(&error) };
             raw.send(&wire::encode(&Reply::Failed(failure)).unwrap()).unwrap();
         }
     });

@@ -45,7 +45,7 @@ pub(crate) fn work(role: &Role) {
         let words: Vec<&str> = line.split(' ').collect();
         match worker.answer(&words) {
             Ok(answer) => say(answer),
-            Err(Error::LockTimeout { holder, .. }) => say(format_args!("timeout: {holder}")),
+            Err(Error::LockTimeout { holder, .. }) => say(format_args!("timeout: {holder:?}")),
             Err(error) => say(format_args!("error: {error}")),
         }
     }

@@ -8,7 +8,7 @@ use bincode::{BorrowDecode, Encode};
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 pub enum Reply<'a> {
     /// 0: it could not be done.
-    Failed(ErrorReply<'a>),
+    Failed(Failure<'a>),
     /// 1: it is done, and there is nothing more to say.
     Done,
     /// 2: the value of a key, if it is there.
@@ -69,6 +69,13 @@ pub enum Reply<'a> {
         /// The changes.
         changes: List<ChangeItem<'a>>,
     },
+    /// 13: as `Committed`, of the deletion of a range.
+    RangeDeleted {
+        /// The transaction's id.
+        txn: u64,
+        /// How many keys were removed.
+        removed: u64,
+    },
 }
 
 /// A value that was found.
@@ -120,143 +127,12 @@ pub struct ChangeItem<'a> {
     pub is_last_in_txn: bool,
 }
 
-/// Why something could not be done; `untorn::Error` has the same variants and says what they mean.
+/// Why something could not be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
-pub enum ErrorReply<'a> {
-    /// 0
-    LockTimeout {
-        /// How long the server waited for the writer lock, in milliseconds.
-        waited_ms: u64,
-        /// Who holds it.
-        holder: &'a str,
-    },
-    /// 1
-    LoggerStalled {
-        /// How long the server waited, in milliseconds.
-        waited_ms: u64,
-        /// The transaction, if it is visible.
-        visible: Option<u64>,
-    },
-    /// 2
-    LoggerUnavailable {
-        /// Why.
-        reason: &'a str,
-    },
-    /// 3
-    NotDurable {
-        /// The transaction: visible, in doubt.
-        txn: u64,
-        /// Why.
-        reason: &'a str,
-    },
-    /// 4
-    DiskFull {
-        /// What could not grow.
-        what: &'a str,
-    },
-    /// 5
-    Diverged {
-        /// The id of a lost future.
-        txn: u64,
-    },
-    /// 6
-    Stale,
-    /// 7
-    Lagged {
-        /// The oldest position that can still be read.
-        oldest: u64,
-    },
-    /// 8
-    NeedsRecovery {
-        /// What happened.
-        reason: &'a str,
-    },
-    /// 9
-    Corrupt {
-        /// The file, relative to the store's directory.
-        file: &'a str,
-        /// Where in it.
-        offset: u64,
-        /// What was expected and found.
-        what: &'a str,
-    },
-    /// 10
-    Mismatch {
-        /// The file, relative to the store's directory.
-        file: &'a str,
-        /// What was expected and found.
-        what: &'a str,
-    },
-    /// 11
-    ReadOnly,
-    /// 12
-    NoKeyspace {
-        /// Its name.
-        name: &'a str,
-    },
-    /// 13
-    NoCell {
-        /// Its name.
-        name: &'a str,
-    },
-    /// 14
-    Limit {
-        /// What is limited.
-        what: &'a str,
-        /// What was asked for.
-        found: u64,
-        /// The limit.
-        limit: u64,
-    },
-    /// 15
-    Invalid {
-        /// What is wrong.
-        what: &'a str,
-    },
-    /// 16
-    Io {
-        /// What was attempted.
-        what: &'a str,
-        /// The system's error number.
-        errno: i32,
-    },
-    /// 17: the access file does not allow it.
-    NotAllowed {
-        /// What is not allowed.
-        what: &'a str,
-    },
-    /// 18: the server has no room for it just now. Try again.
-    Busy {
-        /// What there is too much of.
-        what: &'a str,
-    },
-    /// 19: the request was no message of this protocol.
-    Protocol {
-        /// What is wrong with it.
-        what: &'a str,
-    },
-    /// 20: something else.
-    Other {
-        /// What.
-        what: &'a str,
-    },
-    /// 21: only the store itself writes to keyspaces of such names.
-    ReservedName {
-        /// The name.
-        name: &'a str,
-    },
-    /// 22: the cell has another length, or is a counter; or the counter is a cell.
-    OtherCell {
-        /// Its name.
-        name: &'a str,
-        /// Its length in bytes; `None` for a counter.
-        found: Option<u64>,
-        /// What the request needs.
-        wanted: Option<u64>,
-    },
-    /// 23: the server is cut off from the store.
-    Detached {
-        /// What cuts it off.
-        reason: &'a str,
-    },
+pub struct Failure<'a> {
+    /// The error in words, for people.
+    pub text: &'a str,
+    /// The error: the number of its variant, four bytes, and the variant's fields, as `untorn`
+    /// encodes an `untorn::Error`.
+    pub error: &'a [u8],
 }

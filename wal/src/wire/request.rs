@@ -135,6 +135,17 @@ pub enum Request<'a> {
         /// How long to wait, in milliseconds; at most [`super::CHANGES_WAIT_MS_MAX`].
         wait_ms: u32,
     },
+    /// 19: removes all keys of a range. Answer: `RangeDeleted`.
+    DeleteRange {
+        /// The keyspace's name.
+        keyspace: &'a str,
+        /// Where the range begins.
+        lower: Edge<'a>,
+        /// Where it ends.
+        upper: Edge<'a>,
+        /// When to answer.
+        durability: Durability,
+    },
 }
 
 /// When a write is answered.
@@ -185,6 +196,15 @@ pub enum Operation<'a> {
         keyspace: &'a str,
         /// The key.
         key: &'a [u8],
+    },
+    /// 4: removes all keys of a range.
+    DeleteRange {
+        /// The keyspace's name.
+        keyspace: &'a str,
+        /// Where the range begins.
+        lower: Edge<'a>,
+        /// Where it ends.
+        upper: Edge<'a>,
     },
 }
 

@@ -1,0 +1,438 @@
+//! The one encoding of errors between processes: in the replies of the server of messages, and in
+//! the status that a spawned logger reports to its client.
+//!
+//! An error is the number of its variant and the variant's fields, in the order of the tables below,
+//! as `docs/protocol.md` describes. The tables are matched exhaustively: a new variant does not
+//! compile before it has a number. Only append to them, and raise
+//! [`wire::VERSION`](untorn_wal::wire::VERSION).
+//!
+//! Every byte that is decoded is distrusted: a length buys no memory, errors within errors
+//! end at [`DEPTH_MAX`], and texts lose what a terminal obeys.
+
+use crate::error::reason::{
+    DetachedReason, FileAccess, FileSystemReason, LockHolder, LockKind, LoggerFailure, MismatchKind, NotDurableReason,
+    PermissionReason, RecoveryReason, Space, TriedProgram,
+};
+use crate::{Error, LimitKind, TxnId, Version};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use untorn_wal::printable;
+use untorn_wal::wire;
+use untorn_wal::wire::{Failure, Reply};
+
+/// The longest text of an error that is encoded, in bytes. A longer one is cut.
+const TEXT_BYTES_MAX: usize = 4096;
+/// How many errors an error may be within.
+const DEPTH_MAX: u32 = 4;
+/// The most programs of one error.
+const PROGRAMS_MAX: usize = 16;
+
+/// The error as bytes.
+pub fn encode(error: &Error) -> Vec<u8> {
+    let mut out = Output::default();
+    error.put(&mut out);
+    out.bytes
+}
+
+/// The error that [`encode`] encoded.
+///
+/// # Errors
+/// What is wrong with the bytes.
+pub fn decode(bytes: &[u8]) -> Decoded<Error> {
+    let mut input = Input::new(bytes);
+    let error = Error::get(&mut input)?;
+    match input.bytes.len() {
+        0 => Ok(error),
+        left => Err(format!("{left} bytes too many after an error")),
+    }
+}
+
+/// The reply that tells a message-passing client of an error.
+pub(crate) fn encode_reply(error: &Error) -> Vec<u8> {
+    let text = error.to_string();
+    let failure = Failure { text: cut(&text), error: &encode(error) };
+    wire::encode(&Reply::Failed(failure)).expect("an error is shorter than a message may be")
+}
+
+/// A value, or what is wrong with its bytes.
+pub(crate) type Decoded<T> = std::result::Result<T, String>;
+
+/// Bytes that have been encoded.
+#[derive(Default)]
+pub(crate) struct Output {
+    pub(crate) bytes: Vec<u8>,
+    /// How many errors the present value is within.
+    depth: u32,
+}
+
+/// Bytes that are to be decoded.
+pub(crate) struct Input<'b> {
+    pub(crate) bytes: &'b [u8],
+    /// How many errors the present value is within.
+    depth: u32,
+}
+
+impl<'b> Input<'b> {
+    pub(crate) fn new(bytes: &'b [u8]) -> Input<'b> {
+        Input { bytes, depth: 0 }
+    }
+
+    fn take(&mut self, count: usize) -> Decoded<&'b [u8]> {
+        let (taken, rest) = self.bytes.split_at_checked(count).ok_or("an error that is cut short")?;
+        self.bytes = rest;
+        Ok(taken)
+    }
+
+    fn take_array<const N: usize>(&mut self) -> Decoded<[u8; N]> {
+        let mut array = [0; N];
+        array.copy_from_slice(self.take(N)?);
+        Ok(array)
+    }
+}
+
+/// A value that errors consist of.
+pub(crate) trait Coded: Sized {
+    /// Appends the value to `out`.
+    fn put(&self, out: &mut Output);
+    /// Takes a value from the beginning of `input`.
+    fn get(input: &mut Input<'_>) -> Decoded<Self>;
+}
+
+/// Implements [`Coded`] for an enum: a number for each variant, and its fields.
+macro_rules! coded {
+    ($type:ident { $($number:literal => $variant:ident { $($field:ident),* },)* }) => {
+        impl Coded for $type {
+            fn put(&self, out: &mut Output) {
+                match self {
+                    $($type::$variant { $($field),* } => {
+                        let number: u32 = $number;
+                        number.put(out);
+                        $($field.put(out);)*
+                    })*
+                }
+            }
+
+            fn get(input: &mut Input<'_>) -> Decoded<$type> {
+                Ok(match u32::get(input)? {
+                    $($number => $type::$variant { $($field: Coded::get(input)?),* },)*
+                    number => return Err(format!("{} {number} is unknown", stringify!($type))),
+                })
+            }
+        }
+
+        #[cfg(test)]
+        impl Numbered for $type {
+            const NUMBERS: &[u32] = &[$($number),*];
+        }
+    };
+}
+
+coded! { Error {
+    0 => LockTimeout { lock, waited, holder },
+    1 => LoggerStalled { waited, visible },
+    2 => LoggerUnavailable { reason },
+    3 => NotDurable { txn, reason },
+    4 => DiskFull { what },
+    5 => Diverged { txn },
+    6 => Stale {},
+    7 => Lagged { oldest },
+    8 => NeedsRecovery { reason },
+    9 => Corrupt { file, offset, what },
+    10 => Mismatch { file, what },
+    11 => ReadOnly {},
+    12 => NoKeyspace { name },
+    13 => NoCell { name },
+    14 => Limit { what, found, limit },
+    15 => Invalid { what },
+    16 => Io { what, source },
+    17 => NotAllowed { what },
+    18 => Busy { what },
+    19 => Protocol { what },
+    20 => Permission { what },
+    21 => ReservedName { name },
+    22 => OtherCell { name, found, wanted },
+    23 => Detached { reason },
+    24 => FormatVersion { file, found, known },
+    25 => NotFound { path },
+    26 => UnsupportedFileSystem { path, file_system, reason },
+    27 => LoggerPanicked { thread, message },
+    28 => OtherStore { name },
+    29 => TransactionOpen {},
+    30 => TransactionFailed {},
+    31 => Forked {},
+    32 => Disconnected { reason },
+    33 => InDoubt { reason },
+} }
+
+coded! { LockKind {
+    0 => Writer {},
+    1 => Growth {},
+    2 => Cell { name },
+} }
+
+coded! { LockHolder {
+    0 => Process { pid, held_for },
+    1 => Thread { pid },
+} }
+
+coded! { Space {
+    0 => Log {},
+    1 => RetainedLog { segments },
+    2 => Arena { bytes },
+    3 => Control { bytes },
+    4 => Snapshot { txn, pid, open_for, pinned_pages, free_pages, snapshots },
+    5 => Checkpoint {},
+    6 => CellSample {},
+    7 => File { name },
+} }
+
+coded! { LoggerFailure {
+    0 => Programs { tried },
+    1 => NoProgram {},
+    2 => Thread { error },
+    3 => NotReady {},
+    4 => Initializing { stalled_for },
+    5 => Panicked {},
+    6 => Reported { error },
+    7 => Foreign { output },
+} }
+
+coded! { NotDurableReason {
+    0 => NeedsRecovery { reason },
+    1 => NoLogger { reason },
+    2 => LoggerLeaving {},
+    3 => Cell { name, version, error },
+    4 => Failed { error },
+} }
+
+coded! { RecoveryReason {
+    0 => Log { errno },
+    1 => Arena { errno },
+    2 => CheckpointHeader { errno },
+    3 => Unknown { errno },
+    4 => LoggerLeaving {},
+    5 => CheckpointNotRecorded {},
+} }
+
+coded! { DetachedReason {
+    0 => LockRemoved { directory },
+    1 => LockReplaced { directory },
+    2 => DirectoryRemoved { directory },
+    3 => LockReplacedInOpen {},
+    4 => DescriptorClosed {},
+} }
+
+coded! { FileSystemReason {
+    0 => NotShared {},
+    1 => LockNotSeen { file },
+} }
+
+coded! { MismatchKind {
+    0 => Missing {},
+    1 => MissingHeader {},
+    2 => WrongKind { found, expected },
+    3 => Replaced {},
+    4 => LockReplaced {},
+    5 => LogReplaced {},
+    6 => Locked {},
+    7 => OtherStore {},
+    8 => OtherBoot {},
+    9 => OtherLayout { found, known },
+    10 => Segment { what },
+} }
+
+coded! { FileAccess {
+    0 => Open {},
+    1 => Read {},
+    2 => Write {},
+    3 => ReadWrite {},
+    4 => Create {},
+    5 => Remove {},
+} }
+
+coded! { PermissionReason {
+    0 => File { access, file, errno },
+    1 => OtherUser { path, owner, own },
+    2 => NotRoot { path, owner, own },
+    3 => UnmappedOwner { path, shown },
+    4 => FileOwner { file, found, expected },
+    5 => BecomeOwner { path, uid, gid, why },
+} }
+
+macro_rules! coded_integers {
+    ($($type:ident),*) => {
+        $(impl Coded for $type {
+            fn put(&self, out: &mut Output) {
+                out.bytes.extend_from_slice(&self.to_le_bytes());
+            }
+
+            fn get(input: &mut Input<'_>) -> Decoded<$type> {
+                Ok($type::from_le_bytes(input.take_array()?))
+            }
+        })*
+    };
+}
+
+coded_integers!(u8, u32, u64, i32);
+
+impl<T: Coded> Coded for Option<T> {
+    fn put(&self, out: &mut Output) {
+        u8::from(self.is_some()).put(out);
+        if let Some(value) = self {
+            value.put(out);
+        }
+    }
+
+    fn get(input: &mut Input<'_>) -> Decoded<Option<T>> {
+        match u8::get(input)? {
+            0 => Ok(None),
+            1 => Ok(Some(T::get(input)?)),
+            other => Err(format!("an option that begins with {other}")),
+        }
+    }
+}
+
+impl Coded for String {
+    fn put(&self, out: &mut Output) {
+        put_text(self, out);
+    }
+
+    fn get(input: &mut Input<'_>) -> Decoded<String> {
+        let len = usize::try_from(u64::get(input)?).unwrap_or(usize::MAX);
+        let text = std::str::from_utf8(input.take(len)?).map_err(|error| error.to_string())?;
+        Ok(printable(text))
+    }
+}
+
+fn put_text(text: &str, out: &mut Output) {
+    let text = cut(text);
+    (text.len() as u64).put(out);
+    out.bytes.extend_from_slice(text.as_bytes());
+}
+
+fn cut(text: &str) -> &str {
+    let mut end = text.len().min(TEXT_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// A path as a text: what is not UTF-8 is replaced, since the path is for people to read.
+impl Coded for PathBuf {
+    fn put(&self, out: &mut Output) {
+        put_text(&self.to_string_lossy(), out);
+    }
+
+    fn get(input: &mut Input<'_>) -> Decoded<PathBuf> {
+        String::get(input).map(PathBuf::from)
+    }
+}
+
+/// In nanoseconds; more than 584 years are 584 years.
+impl Coded for Duration {
+    fn put(&self, out: &mut Output) {
+        u64::try_from(self.as_nanos()).unwrap_or(u64::MAX).put(out);
+    }
+
+    fn get(input: &mut Input<'_>) -> Decoded<Duration> {
+        u64::get(input).map(Duration::from_nanos)
+    }
+}
+
+impl Coded for TxnId {
+    fn put(&self, out: &mut Output) {
+        self.as_u64().put(out);
+    }
+
+    fn get(input: &mut Input<'_>) -> Decoded<TxnId> {
+        u64::get(input).map(TxnId::from_u64)
+    }
+}
+
+impl Coded for Version {
+    fn put(&self, out: &mut Output) {
+        self.as_u64().put(out);
+    }
+
+    fn get(input: &mut Input<'_>) -> Decoded<Version> {
+        u64::get(input).map(Version::from_u64)
+    }
+}
+
+/// An error within an error. The innermost that fits is encoded as its text.
+impl Coded for Arc<Error> {
+    fn put(&self, out: &mut Output) {
+        out.depth += 1;
+        match out.depth < DEPTH_MAX {
+            true => (**self).put(out),
+            false => Error::Protocol { what: self.to_string() }.put(out),
+        }
+        out.depth -= 1;
+    }
+
+    fn get(input: &mut Input<'_>) -> Decoded<Arc<Error>> {
+        input.depth += 1;
+        if input.depth > DEPTH_MAX {
+            return Err(format!("more than {DEPTH_MAX} errors within each other"));
+        }
+        let error = Error::get(input)?;
+        input.depth -= 1;
+        Ok(Arc::new(error))
+    }
+}
+
+impl Coded for Vec<TriedProgram> {
+    fn put(&self, out: &mut Output) {
+        let listed = &self[..self.len().min(PROGRAMS_MAX)];
+        (listed.len() as u64).put(out);
+        listed.iter().for_each(|tried| {
+            put_text(&tried.program, out);
+            put_text(&tried.failure, out);
+        });
+    }
+
+    fn get(input: &mut Input<'_>) -> Decoded<Vec<TriedProgram>> {
+        let count = u64::get(input)?;
+        if count > PROGRAMS_MAX as u64 {
+            return Err(format!("a list of {count} programs"));
+        }
+        (0..count).map(|_| Ok(TriedProgram::new(String::get(input)?, String::get(input)?))).collect()
+    }
+}
+
+/// By its text. One that this version does not know is [`LimitKind::Other`].
+impl Coded for LimitKind {
+    fn put(&self, out: &mut Output) {
+        put_text(self.text(), out);
+    }
+
+    fn get(input: &mut Input<'_>) -> Decoded<LimitKind> {
+        String::get(input).map(|text| LimitKind::from_text(&text))
+    }
+}
+
+/// The system's number, or 0 and a text.
+impl Coded for io::Error {
+    fn put(&self, out: &mut Output) {
+        let errno = self.raw_os_error().unwrap_or(0);
+        errno.put(out);
+        put_text(&if errno == 0 { self.to_string() } else { String::new() }, out);
+    }
+
+    fn get(input: &mut Input<'_>) -> Decoded<io::Error> {
+        let (errno, text) = (i32::get(input)?, String::get(input)?);
+        Ok(if errno == 0 { io::Error::other(text) } else { io::Error::from_raw_os_error(errno) })
+    }
+}
+
+/// The numbers of an enum's variants.
+#[cfg(test)]
+trait Numbered {
+    const NUMBERS: &[u32];
+}
+
+#[cfg(test)]
+mod tests;
