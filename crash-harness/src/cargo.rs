@@ -17,10 +17,15 @@ pub fn command() -> Command {
 /// # Errors
 /// If it can't be run, or fails: what it says.
 pub fn output(arguments: &[&str]) -> Result<Vec<u8>, String> {
-    let ended = command().args(arguments).output().map_err(|error| format!("running cargo: {error}"))?;
+    output_of(command().args(arguments))
+}
+
+fn output_of(command: &mut Command) -> Result<Vec<u8>, String> {
+    let ended = command.output().map_err(|error| format!("running cargo: {error}"))?;
     if ended.status.success() {
         return Ok(ended.stdout);
     }
+    let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy()).collect();
     Err(format!("cargo {}: {}", arguments.join(" "), String::from_utf8_lossy(&ended.stderr)))
 }
 
@@ -29,9 +34,23 @@ pub fn output(arguments: &[&str]) -> Result<Vec<u8>, String> {
 /// # Errors
 /// If it can't be run, or can't build: what it says.
 pub fn programs(which: &[&str], target: &Path) -> Result<Vec<PathBuf>, String> {
-    let target = target.to_str().ok_or("the target directory has no name in UTF-8")?;
-    let said = output(&[&["build", "--release", "--message-format=json", "--target-dir", target], which].concat())?;
+    programs_of(command().args(["build", "--release"]).args(which), target)
+}
+
+/// Builds programs with the dependencies that are in a build directory; the programs go below the
+/// target directory. Cargo before 1.91 has one directory for both and builds the dependencies
+/// again.
+///
+/// # Errors
+/// If it can't be run, or can't build: what it says.
+pub fn programs_beside(which: &[&str], target: &Path, build: &Path) -> Result<Vec<PathBuf>, String> {
+    programs_of(command().args(which).env("CARGO_BUILD_BUILD_DIR", build), target)
+}
+
+fn programs_of(command: &mut Command, target: &Path) -> Result<Vec<PathBuf>, String> {
+    let said = output_of(command.arg("--message-format=json").arg("--target-dir").arg(target))?;
     let said = String::from_utf8_lossy(&said).into_owned();
     let messages = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    Ok(messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).collect())
+    let programs = messages.filter(|message| message["target"]["kind"][0] == "bin");
+    Ok(programs.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).collect())
 }

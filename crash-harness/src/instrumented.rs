@@ -36,9 +36,17 @@ fn build() -> Result<PathBuf, String> {
         return Ok(own());
     }
     eprintln!("building the instrumented harness, with crash points");
-    // Beside this build, so that neither makes the other anew.
-    let which = ["-p", "crash-harness", "--bin", "crash-harness", "--features", "instrumented"];
-    let built = cargo::programs(&which, &target().join("crash-instrumented"));
+    // Beside this build, so that neither makes the other anew, and with its dependencies: those of
+    // `cargo test` have the features that tests ask for as well.
+    let which: &[&str] = if cfg!(debug_assertions) {
+        &["test", "--no-run", "--test", "controls", "--features", "crash-harness/instrumented"]
+    } else {
+        &["build", "--release", "-p", "crash-harness", "--bin", "crash-harness", "--features", "instrumented"]
+    };
+    let built = cargo::programs_beside(which, &target().join("crash-instrumented"), &target());
     let built = built.map_err(|error| format!("building the instrumented harness: {error}"))?;
-    built.into_iter().next().ok_or_else(|| "cargo does not name the victims' executable".into())
+    built
+        .into_iter()
+        .find(|program| program.ends_with("crash-harness"))
+        .ok_or_else(|| "cargo does not name the victims' executable".into())
 }
