@@ -37,20 +37,22 @@ pub enum Build {
     Instrumented,
 }
 
-/// Builds programs in release mode, puts them below `target`, and returns their paths. The
-/// dependencies are shared with the build of this program, in `build_dir`.
+/// Builds programs by cargo with `arguments`, puts them below `target`, and returns their paths. The
+/// dependencies are shared with the build of this program, in `build_dir`. Cargo before 1.91 has
+/// one directory for both and builds the dependencies again.
 ///
 /// # Errors
 /// If cargo cannot be run or cannot build: its messages.
-pub fn programs(build: Build, which: &[&str], target: &Path, build_dir: &Path) -> Result<Vec<PathBuf>, String> {
+pub fn programs(build: Build, arguments: &[&str], target: &Path, build_dir: &Path) -> Result<Vec<PathBuf>, String> {
     let target = target.to_str().ok_or("the target directory has no name in UTF-8")?;
     let mut cargo = command();
     cargo.env("CARGO_BUILD_BUILD_DIR", build_dir);
     if build == Build::Instrumented {
         cargo.env("RUSTC_WORKSPACE_WRAPPER", concat!(env!("CARGO_MANIFEST_DIR"), "/../rustc-instrumented"));
     }
-    let arguments = [&["build", "--release", "--message-format=json", "--target-dir", target], which].concat();
+    let arguments = [arguments, &["--message-format=json", "--target-dir", target]].concat();
     let messages = String::from_utf8_lossy(&output_of(cargo, &arguments)?).into_owned();
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    Ok(messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).collect())
+    let programs = messages.filter(|message| message["target"]["kind"][0] == "bin");
+    Ok(programs.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).collect())
 }

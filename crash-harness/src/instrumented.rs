@@ -38,9 +38,14 @@ fn build() -> Result<PathBuf, String> {
         return Ok(own());
     }
     eprintln!("building the instrumented harness, with crash points");
-    // A separate target directory keeps the two builds from invalidating each other.
-    let which = ["-p", "crash-harness", "--bin", "crash-harness"];
-    let built = cargo::programs(Build::Instrumented, &which, &target().join("crash-instrumented"), &target());
+    // The dependencies are those of this build: in `cargo test` with the features that tests
+    // request. The program goes to a directory of its own, so that this one stays as it is.
+    let arguments: &[&str] = match cfg!(debug_assertions) {
+        true => &["test", "--no-run", "--test", "controls"],
+        false => &["build", "--release", "-p", "crash-harness", "--bin", "crash-harness"],
+    };
+    let built = cargo::programs(Build::Instrumented, arguments, &target().join("crash-instrumented"), &target());
     let built = built.map_err(|error| format!("building the instrumented harness: {error}"))?;
-    built.into_iter().next().ok_or_else(|| "cargo names no executable of the instrumented harness".into())
+    let program = built.into_iter().find(|program| program.ends_with("crash-harness"));
+    program.ok_or_else(|| "cargo names no executable of the instrumented harness".into())
 }
