@@ -235,9 +235,7 @@ fn wait_until_unneeded(
         if in_use != was_in_use {
             // A client that has died may have left what only the busy threads look for.
             logger.rest.stir(engine);
-        }
-        if in_use && !was_in_use {
-            server.inspect(|server| server.note_joined());
+            server.inspect(|server| server.note_use_changed());
         }
         was_in_use = in_use;
         if in_use {

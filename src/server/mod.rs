@@ -107,9 +107,10 @@ struct ServerState {
     writes: Turns,
     store: Mutex<SharedStore>,
     socket: Mutex<Option<Arc<BoundSocket>>>,
-    /// Wakes the listening thread when a process has opened the store. Only in a process that is
+    /// Wakes the listening thread when the first process has opened the store, or the last has
+    /// closed it. Only in a process that is
     /// the logger alone.
-    joined: Option<OwnedFd>,
+    use_changed: Option<OwnedFd>,
 }
 
 /// The policy, the stamp of the file that it was read from, and when that was checked.
@@ -171,7 +172,7 @@ impl Server {
         let stamp = FileStamp::now(&dir);
         let policy = Arc::new(socket_path::read_policy(&dir)?);
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let joined = if host == Host::Daemon { eventfd(0, flags).ok() } else { None };
+        let use_changed = if host == Host::Daemon { eventfd(0, flags).ok() } else { None };
         let shared = Arc::new(ServerState {
             dir,
             host,
@@ -182,7 +183,7 @@ impl Server {
             writes: Turns::new(2),
             store: Mutex::default(),
             socket: Mutex::default(),
-            joined,
+            use_changed,
         });
         let mut listener = Listener {
             shared: shared.clone(),
@@ -209,10 +210,11 @@ impl Server {
         closed
     }
 
-    /// Tells the listening thread that a process has opened the store.
-    pub(crate) fn note_joined(&self) {
+    /// Wakes the listening thread: the first process has opened the store, or the last has closed
+    /// it.
+    pub(crate) fn note_use_changed(&self) {
         // A full counter wakes it as well.
-        let _ = self.shared.joined.as_ref().map(|joined| rustix::io::write(joined, &1_u64.to_ne_bytes()));
+        let _ = self.shared.use_changed.as_ref().map(|changed| rustix::io::write(changed, &1_u64.to_ne_bytes()));
     }
 
     /// Whether nobody uses the store but those who pass messages, or are about to.
@@ -340,8 +342,10 @@ impl Listener {
         while !self.shared.is_closing() {
             crash_point!("serve.looked");
             if self.watch_while(rest.is_alone()) {
-                // A change before it is not reported.
+                // A change before it is not reported: this thread looks for the socket, and the main
+                // thread for the directory and `lock`.
                 self.check_socket();
+                on_loss();
             }
             let is_unused = self.shared.connections.is_empty();
             let is_changed = clock::now() < self.looks_until;
@@ -361,7 +365,7 @@ impl Listener {
             let next = match &socket {
                 Some(socket) => {
                     let watched = self.watch.as_ref().map(Watch::fd);
-                    let others = [watched, self.shared.joined.as_ref().map(AsFd::as_fd)];
+                    let others = [watched, self.shared.use_changed.as_ref().map(AsFd::as_fd)];
                     socket.next_client(interval.saturating_sub(clock::since(looked)), others)
                 }
                 None => {
@@ -369,7 +373,7 @@ impl Listener {
                     Ok(None)
                 }
             };
-            let _ = self.shared.joined.as_ref().map(|joined| rustix::io::read(joined, &mut [0; 8]));
+            let _ = self.shared.use_changed.as_ref().map(|changed| rustix::io::read(changed, &mut [0; 8]));
             if let Some(change) = self.watch.as_ref().and_then(Watch::next_change) {
                 // Not at once: a directory that is being removed must not get a new socket.
                 looked = clock::now();
@@ -399,7 +403,7 @@ impl Listener {
 
     /// Begins or ends the watch. Returns whether it has begun.
     fn watch_while(&mut self, is_alone: bool) -> bool {
-        let begins = is_alone && self.watch.is_none() && self.shared.joined.is_some();
+        let begins = is_alone && self.watch.is_none() && self.shared.use_changed.is_some();
         if begins {
             self.watch = self.shared.dir.with_fd(|fd| Ok(Watch::new(fd).ok())).unwrap_or(None);
         } else if !is_alone {

@@ -22,9 +22,9 @@ use crate::{ClientId, Error, Result};
 use std::ops::Range;
 use std::time::Duration;
 
-/// How long an opener waits for participants of another `lock` to end: a logger leaves soon after
-/// `lock` has gone.
-const OTHER_CLAIMS_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long an opener waits for participants of another `lock` to end. A logger that rests beside
+/// clients notices within 3 s that `lock` is gone (`DEAD_CLIENT_CHECK_INTERVAL`), and then leaves.
+const OTHER_CLAIMS_TIMEOUT: Duration = Duration::from_secs(6);
 const OTHER_CLAIMS_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A participant's proof of life, as long as this lives.

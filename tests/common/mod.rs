@@ -268,9 +268,25 @@ pub fn listen() -> Option<String> {
     (std::io::stdin().read_line(&mut line).unwrap() > 0).then(|| line.trim_end().to_string())
 }
 
+/// Sends a signal. After SIGSTOP it waits until all threads of the process are stopped, or it has
+/// ended: a busy machine takes a while to stop them.
 pub fn send(pid: u32, signal: Signal) {
-    let pid = Pid::from_raw(pid as i32).expect("a process id");
-    let _ = rustix::process::kill_process(pid, signal);
+    let process = Pid::from_raw(pid as i32).expect("a process id");
+    let _ = rustix::process::kill_process(process, signal);
+    if signal == Signal::STOP {
+        wait_until(|| is_stopped(pid) || !exists(pid));
+    }
+}
+
+/// Whether all threads of a process are stopped.
+pub fn is_stopped(pid: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    let mut states = threads.flatten().map(|thread| std::fs::read_to_string(thread.path().join("stat")));
+    // The state follows the name, which is in parentheses. A thread that has ended is as good.
+    states.all(|stat| match stat.unwrap_or_default().rsplit_once(") ") {
+        Some((_, rest)) => rest.starts_with(['T', 't', 'Z', 'X']),
+        None => true,
+    })
 }
 
 /// Kills the store's logger and waits until it is gone.

@@ -341,7 +341,6 @@ fn stopped_logger() {
     keys.put(b"k", b"before").unwrap();
     let logger = store.stats().unwrap().logger_pid.unwrap();
     send(logger, Signal::STOP);
-    std::thread::sleep(Duration::from_millis(20));
     // The error says which transaction is visible all the same: it must not be taken for one that
     // has not happened.
     let stalled = |call: &dyn Fn() -> untorn::Result<()>| {

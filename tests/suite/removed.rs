@@ -7,6 +7,7 @@
 
 use crate::common::{Child, HANGS, Role, TestStore, assert_clean, exists, kill_logger, limit, listen, say, wait_until};
 use std::path::Path;
+use std::time::Duration;
 use untorn::{Error, Store};
 
 /// A wait that takes longer hangs.
@@ -17,6 +18,7 @@ fn child() {
     match role.name.as_str() {
         "holds" => holds(&role.store),
         "opens" => opens(&role.store),
+        "leaves" => leaves(&role.store),
         other => panic!("no role {other}"),
     }
 }
@@ -40,6 +42,17 @@ fn holds(path: &Path) {
             },
         }
     }
+}
+
+/// Opens the store, and closes it when it is told to. The logger stays until it is stopped.
+fn leaves(path: &Path) {
+    let store = Store::options().logger_idle(Duration::MAX).open(path).unwrap();
+    store.keyspace("keys").unwrap().put("k", "v").unwrap();
+    say(store.stats().unwrap().logger_pid.unwrap());
+    listen();
+    drop(store);
+    say("closed");
+    listen();
 }
 
 /// Tries to open the store, and says what is in the way.
@@ -117,6 +130,28 @@ fn lock_is_removed_while_a_process_has_the_store_open() {
         assert_clean(&store);
         drop((keys, store));
         test.stop_logger();
+    }
+}
+
+/// The last client has just closed the store, after it did nothing for a while. A logger that would
+/// stay for ever notices all the same that `lock`, or the directory, is removed. It once began to
+/// watch the directory only when its next look beside clients came.
+#[test]
+fn a_removal_soon_after_the_last_client_left_is_noticed() {
+    let _limit = limit();
+    let ways: [Removal; 2] =
+        [|path| std::fs::remove_file(path.join("lock")).unwrap(), |path| std::fs::remove_dir_all(path).unwrap()];
+    for remove in ways {
+        let test = TestStore::new();
+        let mut client = Child::spawn("removed::leaves", &test.path, &[]);
+        let logger: u32 = client.hear().parse().unwrap();
+        // Until the logger rests beside the client, and then until it rests alone.
+        std::thread::sleep(Duration::from_millis(2_300));
+        assert_eq!(client.ask(""), "closed");
+        std::thread::sleep(Duration::from_millis(1_500));
+        remove(&test.path);
+        wait_until(|| !exists(logger));
+        client.finish();
     }
 }
 

@@ -129,11 +129,7 @@ impl Role {
     }
 
     pub(crate) fn signal(&self, signal: i32) {
-        // SAFETY: signals a child of ours that has not been waited for.
-        #[allow(unsafe_code)]
-        unsafe {
-            libc::kill(self.child.id() as i32, signal);
-        }
+        victim::signal(self.child.id() as i32, signal);
     }
 
     /// Kills the process and waits until it is gone.

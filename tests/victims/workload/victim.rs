@@ -28,13 +28,11 @@ pub(crate) fn logger_of(path: &Path) -> Option<i32> {
     store.stats().unwrap().logger_pid.map(|pid| pid as i32)
 }
 
-/// Sends a signal to a process that the test started, or its store's clients did.
+/// Sends a signal to a process that the test started, or its store's clients did: see
+/// [`crate::common::send`].
 pub(crate) fn signal(pid: i32, signal: i32) {
-    // SAFETY: a signal touches no memory of ours; whose process it is, the caller knows.
-    #[allow(unsafe_code)]
-    unsafe {
-        libc::kill(pid, signal);
-    }
+    let signal = rustix::process::Signal::from_named_raw(signal).expect("a signal");
+    crate::common::send(pid as u32, signal);
 }
 
 /// Kills the loggers that name this store in their environment, also those that are not ready yet.
