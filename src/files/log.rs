@@ -1,4 +1,4 @@
-//! The directory of log segments, and the log's errors as the store's.
+//! The directory of log segments, and the conversion of the log's errors.
 
 use crate::Error;
 use crate::Result;
@@ -11,7 +11,7 @@ pub(crate) fn open_log(dir: &Dir) -> Result<RealDisk> {
     dir.with_fd(|fd| RealDisk::open_under(fd, dir::WAL).map_err(Error::io("open of the log's directory")))
 }
 
-/// The log's errors as the store's.
+/// Converts an error of the log to one of the store.
 pub(crate) fn log_error(error: LogError) -> Error {
     match error {
         LogError::Io { what, source } => Error::io(format!("wal: {what}"))(source),

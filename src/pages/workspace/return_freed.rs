@@ -13,11 +13,12 @@ use crate::pages::queue;
 use crate::pages::queue::FreeEntry;
 use crate::{PageId, Result};
 
-/// Entries of the pinned queue that each commit checks.
+/// The number of entries of the pinned queue that each commit checks.
 const PINNED_SCAN_LIMIT: u32 = 4;
-/// Bytes of young pages beyond which pages that become free are cold.
+/// The length of all young pages in bytes beyond which pages that become free are cold.
 const YOUNG_BYTES_MAX: usize = 1 << 20;
-/// Young pages that are recycled however large they are: as many as pins may protect for a moment.
+/// The least number of young pages, whatever their size: enough that briefly pinned pages do not
+/// exhaust the queue.
 const YOUNG_PAGES_MIN: usize = 64;
 
 /// The pages that a queue needs for an entry that does not fit its last page.
