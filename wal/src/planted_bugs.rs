@@ -1,12 +1,12 @@
 //! The catalogue of planted bugs: deliberate mistakes, one at a time, that the checks of
-//! `crash-harness` must catch. A name that is not here does not compile.
+//! `crash-harness` must catch. Using a name that is not in the catalogue is a compile error.
 //!
-//! It stands in this crate because this is the lowest one: the log has such bugs, and so has the
-//! store above it. In ordinary builds it is a list that nothing but the compiler reads: each place
-//! asks a constant `false`. With `--cfg untorn_instrumented`, which no feature switches on, the
-//! variable `UNTORN_BUG` names the one that this process has.
+//! The catalogue is in this crate because both the log and the store above it have planted bugs. In
+//! ordinary builds only the compiler reads it: each place tests a constant `false`. With `--cfg
+//! untorn_instrumented`, which no feature enables, the variable `UNTORN_BUG` selects the bug of a
+//! process.
 
-/// All of them, in alphabetical order, each with the line that says what goes wrong.
+/// All planted bugs, in alphabetical order, each with a line that describes the mistake.
 pub const ALL: &[(&str, &str)] = &[
     ("acknowledge-before-fsync", "a flush publishes what it is about to write as durable"),
     ("acknowledge-sample-early", "a sample of cells counts as committed before it is"),
@@ -46,7 +46,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("within-answered-before-sync", "a commit that has time is answered before the sync that covers it"),
 ];
 
-/// Whether the catalogue has this name. Asked at compile time, by each place.
+/// Returns whether the catalogue has this name. Each place calls it at compile time.
 #[must_use]
 pub const fn has(name: &str) -> bool {
     let mut index = 0;
@@ -59,7 +59,7 @@ pub const fn has(name: &str) -> bool {
     false
 }
 
-/// Whether two names are the same, as a constant expression can ask.
+/// Returns whether two names are equal, in a constant expression.
 #[must_use]
 pub const fn is_same(a: &str, b: &str) -> bool {
     let (a, b) = (a.as_bytes(), b.as_bytes());
@@ -70,11 +70,11 @@ pub const fn is_same(a: &str, b: &str) -> bool {
     index == a.len() && index == b.len()
 }
 
-/// Whether this process has the bug `name`.
+/// Returns whether this process has the bug `name`.
 ///
 /// # Panics
-/// If `UNTORN_BUG` names none of the catalogue: a check that is run with a bug that nobody plants
-/// would seem to miss it.
+/// If `UNTORN_BUG` is not in the catalogue: a check that runs with an unknown bug would seem to
+/// miss it.
 #[cfg(untorn_instrumented)]
 #[inline(never)]
 #[must_use]
@@ -114,7 +114,7 @@ macro_rules! planted_bug {
 
 #[cfg(test)]
 mod tests {
-    /// Goal: no name stands twice, and the order is the one that people look them up in.
+    /// Goal: no name occurs twice, and the order is alphabetical.
     #[test]
     fn the_catalogue_is_in_order() {
         assert!(super::ALL.is_sorted_by(|(a, _), (b, _)| a < b));

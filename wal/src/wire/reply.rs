@@ -1,4 +1,4 @@
-//! What a server answers. The order of variants and fields is the format: only append, and raise
+//! Replies of the server. The order of variants and fields is the format: only append, and raise
 //! the version.
 
 use super::List;
@@ -7,34 +7,34 @@ use bincode::{BorrowDecode, Encode};
 /// A reply. Transaction ids and versions are the 64 bits of a `TxnId`.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 pub enum Reply<'a> {
-    /// 0: it could not be done.
+    /// 0: the request failed.
     Failed(ErrorReply<'a>),
-    /// 1: it is done, and there is nothing more to say.
+    /// 1: the request succeeded, without a result.
     Done,
-    /// 2: the value of a key, if it is there.
+    /// 2: the value of a key, if it exists.
     Value(Option<FoundValue<'a>>),
     /// 3: the values of the keys, in their order.
     Values {
-        /// The transaction that this is a view of.
+        /// The transaction as of which the values were read.
         txn: u64,
-        /// For each key what was found.
+        /// The result for each key.
         values: List<Option<FoundValue<'a>>>,
     },
-    /// 4: the transaction is as durable as was asked for.
+    /// 4: the transaction is committed, and as durable as requested.
     Committed {
-        /// Its id.
+        /// The transaction's id.
         txn: u64,
     },
-    /// 5: as `Committed`, of a deletion.
+    /// 5: as `Committed`, for a deletion.
     Deleted {
-        /// Its id.
+        /// The transaction's id.
         txn: u64,
-        /// Whether the key was there.
+        /// Whether the key existed.
         was_there: bool,
     },
-    /// 6: a condition of the batch did not hold, and nothing of it has happened.
+    /// 6: a condition of the batch did not hold, and no change was made.
     Unmet {
-        /// Which of the operations it is, counted from 0.
+        /// The index of the condition among the operations, from 0.
         index: u32,
         /// The key's version; `None` if it is absent.
         current: Option<u64>,
@@ -43,9 +43,9 @@ pub enum Reply<'a> {
     Piece {
         /// The scan's number; 0 if this is the last piece.
         scan: u32,
-        /// The transaction that this is a view of, the same for all pieces.
+        /// The transaction as of which the range is read, the same for all pieces.
         txn: u64,
-        /// The records, in the order asked for.
+        /// The records, in the requested order.
         records: List<Record<'a>>,
     },
     /// 8: names, in the order of their creation.
@@ -56,15 +56,15 @@ pub enum Reply<'a> {
     Cell {
         /// Its version.
         version: u64,
-        /// The value; empty in the answer to a store.
+        /// The value; empty in the reply to a store.
         value: &'a [u8],
     },
     /// 11: a counter's value.
     Count(u64),
     /// 12: changes, in the order in which they happened.
     Changes {
-        /// All that the feed has up to and with this transaction has been sent; what comes next is
-        /// later, or is the rest of the transaction after it.
+        /// All changes of the feed up to and including this transaction have been sent. The next
+        /// ones are later, or are the rest of the transaction after it.
         through: u64,
         /// The changes.
         changes: List<ChangeItem<'a>>,
@@ -89,18 +89,18 @@ pub struct Record<'a> {
     pub value: &'a [u8],
 }
 
-/// What happened to a key or a keyspace.
+/// A change to a key or a keyspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 pub enum Happened<'a> {
-    /// 0: the key has this value now.
+    /// 0: the key was set to this value.
     Put(&'a [u8]),
-    /// 1: the key is gone.
+    /// 1: the key was removed.
     Delete,
-    /// 2: the keyspace is gone with all its keys; the key is empty.
+    /// 2: the keyspace was dropped with all its keys; the key is empty.
     DropKeyspace,
-    /// 3, since version 2: all keys from the key on are gone.
+    /// 3, since version 2: all keys from the key on were removed.
     DeleteRange {
-        /// Keys from this one on stay; it is above the key. `None`: none stays.
+        /// Keys from this one on stay; it is above the key. `None` if none stays.
         end: Option<&'a [u8]>,
     },
 }
@@ -112,22 +112,22 @@ pub struct ChangeItem<'a> {
     pub txn: u64,
     /// The keyspace's name.
     pub keyspace: &'a str,
-    /// The key, or where the range begins.
+    /// The key, or the beginning of the range.
     pub key: &'a [u8],
-    /// What happened to it.
+    /// The change to it.
     pub what: Happened<'a>,
     /// Whether this is the transaction's last change in the feed.
     pub is_last_in_txn: bool,
 }
 
-/// Why something could not be done; `untorn::Error` has the same variants and says what they mean.
+/// The reason why a request failed. `untorn::Error` has the same variants, and documents them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 pub enum ErrorReply<'a> {
     /// 0
     LockTimeout {
         /// How long the server waited for the writer lock, in milliseconds.
         waited_ms: u64,
-        /// Who holds it.
+        /// The holder of the lock.
         holder: &'a str,
     },
     /// 1
@@ -139,24 +139,24 @@ pub enum ErrorReply<'a> {
     },
     /// 2
     LoggerUnavailable {
-        /// Why.
+        /// The reason.
         reason: &'a str,
     },
     /// 3
     NotDurable {
-        /// The transaction: visible, in doubt.
+        /// The transaction, which is visible and not known to be durable.
         txn: u64,
-        /// Why.
+        /// The reason.
         reason: &'a str,
     },
     /// 4
     DiskFull {
-        /// What could not grow.
+        /// The file or structure that could not grow.
         what: &'a str,
     },
     /// 5
     Diverged {
-        /// The id of a lost future.
+        /// The id of a transaction that was lost.
         txn: u64,
     },
     /// 6
@@ -168,14 +168,14 @@ pub enum ErrorReply<'a> {
     },
     /// 8
     NeedsRecovery {
-        /// What happened.
+        /// The reason.
         reason: &'a str,
     },
     /// 9
     Corrupt {
         /// The file, relative to the store's directory.
         file: &'a str,
-        /// Where in it.
+        /// The offset in the file.
         offset: u64,
         /// What was expected and found.
         what: &'a str,
@@ -191,53 +191,53 @@ pub enum ErrorReply<'a> {
     ReadOnly,
     /// 12
     NoKeyspace {
-        /// Its name.
+        /// The keyspace's name.
         name: &'a str,
     },
     /// 13
     NoCell {
-        /// Its name.
+        /// The cell's name.
         name: &'a str,
     },
     /// 14
     Limit {
-        /// What is limited.
+        /// The limited quantity.
         what: &'a str,
-        /// What was asked for.
+        /// The requested value.
         found: u64,
         /// The limit.
         limit: u64,
     },
     /// 15
     Invalid {
-        /// What is wrong.
+        /// A description of the error.
         what: &'a str,
     },
     /// 16
     Io {
-        /// What was attempted.
+        /// The operation that failed.
         what: &'a str,
         /// The system's error number.
         errno: i32,
     },
     /// 17: the access file does not allow it.
     NotAllowed {
-        /// What is not allowed.
+        /// The operation that is not allowed.
         what: &'a str,
     },
-    /// 18: the server has no room for it just now. Try again.
+    /// 18: the server has reached a limit. The client may retry.
     Busy {
-        /// What there is too much of.
+        /// The limited resource.
         what: &'a str,
     },
-    /// 19: the request was no message of this protocol.
+    /// 19: the request was no valid message of this protocol.
     Protocol {
-        /// What is wrong with it.
+        /// A description of the error.
         what: &'a str,
     },
-    /// 20: something else.
+    /// 20: another error.
     Other {
-        /// What.
+        /// A description of the error.
         what: &'a str,
     },
     /// 21: only the store itself writes to keyspaces of such names.
@@ -247,16 +247,16 @@ pub enum ErrorReply<'a> {
     },
     /// 22: the cell has another length, or is a counter; or the counter is a cell.
     OtherCell {
-        /// Its name.
+        /// The cell's name.
         name: &'a str,
-        /// Its length in bytes; `None` for a counter.
+        /// The cell's length in bytes; `None` for a counter.
         found: Option<u64>,
-        /// What the request needs.
+        /// The length that the request needs; `None` for a counter.
         wanted: Option<u64>,
     },
-    /// 23: the server is cut off from the store.
+    /// 23: the server has lost its connection to the store's files.
     Detached {
-        /// What cuts it off.
+        /// The reason.
         reason: &'a str,
     },
 }
