@@ -126,7 +126,7 @@ impl<P: PageRead> TreeCheck<'_, P> {
 fn check_created_txn(node: &Node<'_>, created_txn: TxnId, limit: Option<TxnId>, whose: &str) -> Result<()> {
     match limit {
         Some(limit) if created_txn > limit => {
-            Err(node.damaged(format!("born in {created_txn}, after {whose} ({limit})")))
+            Err(node.damaged(format!("created in {created_txn}, after {whose} ({limit})")))
         }
         _ => Ok(()),
     }

@@ -73,7 +73,9 @@ pub(crate) fn make_writable<W: PageWrite>(pages: &mut W, id: PageId, youngest: T
     let node = Node::open(pages, id)?;
     let created_txn = node.created_txn();
     if created_txn > youngest {
-        return Err(node.damaged(format!("born in {created_txn}, after its parent or this transaction ({youngest})")));
+        return Err(
+            node.damaged(format!("created in {created_txn}, after its parent or this transaction ({youngest})"))
+        );
     }
     if pages.is_own(id, created_txn) {
         return Ok((id, created_txn));
@@ -223,7 +225,7 @@ fn free_value<W: PageWrite>(pages: &mut W, leaf: PageId, index: usize) -> Result
     if let StoredValue::Extent { page, pages: count, len } = value {
         let (_, created_txn) = read_extent(pages, page, count, len)?;
         if created_txn != version {
-            let what = format!("an extent born in {created_txn} holds a value of {version}");
+            let what = format!("an extent created in {created_txn} holds a value of {version}");
             return Err(format::damaged(page, pages.page_size(), what));
         }
         pages.free(page, count, created_txn);

@@ -99,7 +99,7 @@ impl<'k> Expected<'k> {
         if created_txn > self.youngest {
             let youngest = self.youngest;
             return Err(
-                node.damaged(format!("born in {created_txn}, after its parent or this transaction ({youngest})"))
+                node.damaged(format!("created in {created_txn}, after its parent or this transaction ({youngest})"))
             );
         }
         Ok(node)
@@ -305,7 +305,7 @@ impl Removal {
             let StoredValue::Extent { page, pages: count, len } = value else { continue };
             let (_, created_txn) = read_extent(pages, page, count, len)?;
             if created_txn != version {
-                let what = format!("an extent born in {created_txn} holds a value of {version}");
+                let what = format!("an extent created in {created_txn} holds a value of {version}");
                 return Err(format::damaged(page, pages.page_size(), what));
             }
             self.extents.push(Extent { page, pages: count, created_txn });

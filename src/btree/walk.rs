@@ -31,7 +31,7 @@ fn descend<P: PageRead>(
     // A transaction that copies a page copies those above it. So a page younger than its parent is
     // damaged, and must not be taken for one that has no checksum yet.
     if parent.is_some_and(|parent| created_txn > parent) {
-        return Err(node.damaged(format!("born in {created_txn}, after its parent")));
+        return Err(node.damaged(format!("created in {created_txn}, after its parent")));
     }
     let kind = if node.is_leaf() { PageKind::Leaf } else { PageKind::Branch };
     if !visit(PageSeen { page: node.id, pages: 1, created_txn, kind })? {
@@ -45,7 +45,7 @@ fn descend<P: PageRead>(
                     return Err(damaged(
                         page,
                         pages.page_size(),
-                        format!("born in {extent_created_txn}, after its leaf"),
+                        format!("created in {extent_created_txn}, after its leaf"),
                     ));
                 }
                 visit(PageSeen { page, pages: count, created_txn: extent_created_txn, kind: PageKind::Extent })?;

@@ -142,7 +142,7 @@ impl Dir {
             Ok(fd) if self.fd.is_same_file(&fd) => Ok(Handle::Fresh(fd)),
             _ => Err(Error::Invalid {
                 what: format!(
-                    "the descriptor of {} was closed by somebody else, and the path leads elsewhere now",
+                    "the descriptor of {} was closed by other code, and the path does not lead to the directory any more",
                     self.path.display()
                 ),
             }),
@@ -346,8 +346,10 @@ impl Dir {
                 Ok(_) | Err(_) => return Ok(self.path.clone()),
             }
         };
-        let what =
-            format!("no logger can be started for the store: by the path {} none finds it: {why}", shown(&self.path));
+        let what = format!(
+            "no logger can be started for the store, since it would not find it by the path {}: {why}",
+            shown(&self.path)
+        );
         Err(Error::Invalid { what })
     }
 }

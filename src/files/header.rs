@@ -137,7 +137,7 @@ impl CheckpointHeader {
         let damaged_at = |at: usize, what: String| Error::corrupt(dir::CHECKPOINT, offset + at as u64, what);
         let damaged = |what: String| damaged_at(0, what);
         if bytes[0..8] != MAGIC {
-            return Err(damaged("no header of a store stands here".into()));
+            return Err(damaged("the slot does not begin as a header of a store".into()));
         }
         let word32 = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
         let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));

@@ -183,7 +183,7 @@ impl SlotImage {
             return Some((1, what));
         }
         if !self.log_tail.is_stored() {
-            return Some((3, format!("the record ends at log position {}, which is none", self.log_tail)));
+            return Some((3, format!("the record ends at log position {}, which is invalid", self.log_tail)));
         }
         if self.next_keyspace == 0 {
             return Some((5, "the next keyspace has number 0, expected 1 or more".into()));

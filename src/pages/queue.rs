@@ -73,7 +73,7 @@ pub(crate) fn read_entry(pages: &Pages<'_>, arena: &Arena, page: PageId, index: 
         freed_txn: TxnId::from_u64(words[2]),
     };
     if entry.created_txn > entry.freed_txn || pages.check(entry.page, entry.pages).is_err() {
-        return Err(arena.damaged(page, format!("queue entry {index} makes no sense: {entry:?}")));
+        return Err(arena.damaged(page, format!("queue entry {index} is impossible: {entry:?}")));
     }
     Ok(entry)
 }
@@ -91,9 +91,10 @@ pub(crate) fn write_entry(arena: &Arena, page: PageId, index: u32, entry: FreeEn
 pub(crate) fn next_page(pages: &Pages<'_>, arena: &Arena, header: &PageHeader) -> Result<PageId> {
     let next = pages.expect(header.link, PageKind::FreeQueue)?;
     if next.page == header.page || next.extra == 0 {
-        return Err(
-            arena.damaged(header.page, format!("a queue's page is said to be followed by page {}", next.page.0))
-        );
+        return Err(arena.damaged(
+            header.page,
+            format!("a queue's page has page {} as its next page, which can't follow it", next.page.0),
+        ));
     }
     Ok(next.page)
 }

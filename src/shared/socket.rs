@@ -269,7 +269,7 @@ pub(crate) fn bind(dir: BorrowedFd<'_>, name: &str) -> io::Result<Private> {
     let address = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
     if address.len() > ADDRESS_BYTES_MAX {
         let most = ADDRESS_BYTES_MAX - (address.len() - name.len());
-        let what = format!("the name has {} bytes, and an address of a socket has room for {most}", name.len());
+        let what = format!("the name has {} bytes, and a socket address can contain at most {most}", name.len());
         return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     }
     net::bind(fd.get()?, &SocketAddrUnix::new(address)?)?;

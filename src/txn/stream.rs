@@ -91,11 +91,7 @@ impl Stream {
         // No frame is published before the ring has space for it.
         let reach = engine.control.durable().map(|(_, durable)| durable.advanced_by(engine.geometry.ring_size));
         if reach.is_some_and(|reach| at > reach) {
-            return Err(Error::corrupt(
-                dir::CONTROL,
-                0,
-                format!("the log's tail {at} is further than the ring reaches"),
-            ));
+            return Err(Error::corrupt(dir::CONTROL, 0, format!("the log's tail {at} is beyond the ring")));
         }
         let mut buffer = Vec::with_capacity(1024);
         let seed = engine.record_seed();

@@ -59,7 +59,7 @@ pub enum LogError {
     #[error("the current segment takes no more bytes after a failure; a new one must be started")]
     NeedsSegment,
     /// The caller's position is not the log's position.
-    #[error("the log stands at position {expected}, not at {found}")]
+    #[error("the log is at position {expected}, not at {found}")]
     Position {
         /// The log's position.
         expected: Lsn,

@@ -76,7 +76,7 @@ pub enum Decoded<'a> {
 #[non_exhaustive]
 pub enum BadRecord {
     /// The record contains another position of the stream.
-    #[error("the record says it stands at position {found}, but it stands at {expected}")]
+    #[error("the record is at position {expected}, but its header contains position {found}")]
     Place {
         /// The position of the record.
         expected: Lsn,

@@ -363,7 +363,7 @@ impl<'d, D: Disk> LogScan<'d, D> {
         let store = self.segment_catalog.shape.store();
         let Some((header, crc)) = BatchHeader::decode(&self.read_buffer.buf.bytes()[head..], store, cursor.block)
         else {
-            return bad("there is no whole batch header".to_owned());
+            return bad("there is no valid batch header".to_owned());
         };
         let trusts_all = planted_bug!("trust-recycled-segment");
         if (header.number, header.salt) != (found.header.number, found.header.salt) && !trusts_all {

@@ -232,7 +232,7 @@ impl SegmentHeader {
         }
         let version = get_u32(bytes, 8);
         if version != FORMAT_VERSION {
-            return mismatch(format!("its format version is {version}, this program knows {FORMAT_VERSION}"));
+            return mismatch(format!("its format version is {version}, this program supports {FORMAT_VERSION}"));
         }
         if bytes[16..32] != shape.store.0 {
             return mismatch("it belongs to another store".to_owned());

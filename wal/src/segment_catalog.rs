@@ -307,7 +307,7 @@ pub(crate) fn wrong_size(broken: &BrokenSegment, shape: &LogShape) -> LogError {
     let (expected, size) = (shape.segment_bytes(), broken.size);
     let whose = match &broken.header {
         Some(header) => format!("it is segment {}, which begins at position {}", header.number, header.start),
-        None => "it has no whole header that tells what it held".to_owned(),
+        None => "it has no valid header, so its content is unknown".to_owned(),
     };
     LogError::Corrupt {
         file: broken.file.clone(),

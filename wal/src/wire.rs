@@ -79,7 +79,7 @@ pub enum WireError {
         what: String,
     },
     /// The other side does not use this protocol.
-    #[error("the other side does not speak this protocol: it began with \"{}\"", found.escape_ascii())]
+    #[error("the other side does not use this protocol: it began with \"{}\"", found.escape_ascii())]
     Magic {
         /// The first bytes that it sent.
         found: [u8; 8],

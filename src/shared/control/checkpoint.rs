@@ -141,7 +141,7 @@ impl CheckpointWords {
         match self.failure_errno.load(Ordering::Relaxed) as i32 {
             0 => {
                 let offset = self.failure_offset.load(Ordering::Relaxed);
-                Error::corrupt(dir::ARENA, offset, "a checkpoint met damage here; `verify` says more")
+                Error::corrupt(dir::ARENA, offset, "a checkpoint found damage here; run `untorn verify` for details")
             }
             libc::ENOSPC => Error::DiskFull { what: "the checkpoint".into() },
             errno => Error::Io { what: "checkpoint".into(), source: std::io::Error::from_raw_os_error(errno) },

@@ -131,9 +131,11 @@ impl Control {
             // The slot of the newest transaction is not used again before 62 more commits. So the
             // slot, or the word that contains the transaction, is damaged, and retrying would never
             // end.
-            None if self.committed() == txn => {
-                Err(Error::corrupt(dir::CONTROL, 0, format!("the slot of transaction {txn} names another")))
-            }
+            None if self.committed() == txn => Err(Error::corrupt(
+                dir::CONTROL,
+                0,
+                format!("the slot of transaction {txn} contains another transaction"),
+            )),
             None => Ok(None),
         }
     }
@@ -153,7 +155,7 @@ impl Control {
             1 => "the log could not be written",
             2 => "a sync of the arena failed",
             3 => "the checkpoint's header could not be written",
-            _ => "a mark of unknown meaning stands in control",
+            _ => "control contains an unknown poison mark",
         };
         Err(Error::NeedsRecovery { reason: format!("{what} ({cause})") })
     }

@@ -143,9 +143,7 @@ impl Claim {
         Err(Error::UnsupportedFileSystem {
             path: dir::path_of(directory).unwrap_or_default(),
             file_system: dir::file_system(directory)?.0,
-            reason: format!(
-                "a lock of {name} is not seen through another open of it, so no process could tell who is alive"
-            ),
+            reason: format!("a lock of {name} is not visible through another open of it, so liveness can't be tested"),
         })
     }
 

@@ -101,7 +101,7 @@ impl Arena {
         let mut bytes = [0; 40];
         file.read_exact_at(&mut bytes, 0).map_err(Error::io("read of arena"))?;
         if bytes[0..8] != MAGIC || bytes[32..36] != crc32fast::hash(&bytes[..32]).to_le_bytes() {
-            return Err(Error::corrupt(dir::ARENA, 0, "no arena of a store stands here"));
+            return Err(Error::corrupt(dir::ARENA, 0, "the file is not the arena of a store"));
         }
         if bytes[8..24] != store_id || bytes[24..32] != (page_size as u64).to_le_bytes() {
             return Err(Error::Mismatch {

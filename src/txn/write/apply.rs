@@ -49,7 +49,7 @@ impl Write<'_> {
     fn check_page(&self, page: &PageSeen) -> Result<bool> {
         self.engine.progress.step();
         if page.created_txn > self.txn {
-            let what = format!("page {} was born in {}, after {}", page.page.0, page.created_txn, self.txn);
+            let what = format!("page {} was created in {}, after {}", page.page.0, page.created_txn, self.txn);
             return Err(self.engine.arena.damaged(page.page, what));
         }
         if page.kind != PageKind::Extent {

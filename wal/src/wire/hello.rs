@@ -168,7 +168,7 @@ impl ServerHello {
             text_bytes,
         };
         if hello.refusal.is_none() && !(VERSION_MIN..=VERSION).contains(&hello.version) {
-            return Err(WireError::Malformed { what: format!("a welcome in version {}", hello.version) });
+            return Err(WireError::Malformed { what: format!("an acceptance in version {}", hello.version) });
         }
         Ok(hello)
     }
