@@ -332,7 +332,7 @@ mod tests {
         assert_eq!(CheckpointHeader::decode(&bytes, 1).unwrap(), header());
     }
 
-    /// Goal: no flipped bit is read as a header, nor reserved bytes that somebody has come to use.
+    /// Goal: a header with a flipped bit is rejected, as is one with reserved bytes in use.
     #[test]
     fn a_changed_header_is_refused() {
         let bytes = header().encode();

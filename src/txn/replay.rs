@@ -44,7 +44,7 @@ struct Transactions<'k> {
     /// Whether each keyspace exists after the last commit. Keyspaces that no record has named are
     /// missing.
     keyspaces: HashMap<KeyspaceId, bool>,
-    /// A streamed transaction whose commit has not come yet.
+    /// A streamed transaction whose commit was not read yet.
     open: Option<Running>,
 }
 

@@ -88,8 +88,8 @@ fn broken() -> Pair {
     pair
 }
 
-/// An error leaves a point cursor nowhere, so that a loop that ignores it ends; `first` takes it
-/// back.
+/// After an error a point cursor is on no entry, so that a loop that ignores it ends; `first` moves
+/// it to an entry again.
 #[test]
 fn a_failed_cursor_is_nowhere() {
     let pair = broken();

@@ -1,5 +1,5 @@
-//! What the tests of the tree share: a tree beside the map that it must equal, and keys that are
-//! hard on page layouts.
+//! Shared code of the tree's tests: a tree and the map that it must equal, and keys that are
+//! difficult for page layouts.
 
 mod cursors;
 mod damage;
@@ -123,7 +123,7 @@ pub(crate) fn values() -> impl Strategy<Value = Vec<u8>> {
     (any::<u8>(), len).prop_map(|(byte, len)| vec![byte; len])
 }
 
-/// All of a range, as a test wants it.
+/// Returns all entries of a range.
 pub(crate) fn collect(pages: &TestPages, mut cursor: RangeCursor) -> Result<Vec<Vec<u8>>> {
     let mut keys = Vec::new();
     while let Some(entry) = cursor.next(pages)? {

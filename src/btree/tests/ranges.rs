@@ -128,7 +128,7 @@ fn pages_of_the_same_transaction_are_reused() {
     pair.verify();
 }
 
-/// A damaged tree must not have pages freed that something else uses.
+/// In a damaged tree, no page may be freed that is in use elsewhere.
 #[test]
 fn damage_inside_the_range_is_an_error() {
     let pair = tall();

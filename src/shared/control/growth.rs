@@ -32,7 +32,7 @@ impl Control {
             self.clients_known.fetch_max(ready, Ordering::Relaxed);
         }
         // SAFETY: as in `fixed`; the table lies within the file, which has at least `RING_AT`
-        // bytes, and the blocks of these entries were written before the word said so.
+        // bytes, and the blocks of these entries were written before the word was stored.
         unsafe {
             let first = self.base().add(CLIENTS_AT).cast::<ClientEntry>();
             std::slice::from_raw_parts(first, ready)
@@ -105,7 +105,7 @@ impl Control {
         let len = self.ring_len()? as usize;
         let base = self.ring_base()?;
         // SAFETY: as in `fixed`; the file was checked to hold the whole ring, and the blocks of the
-        // part in use were written before the word said so.
+        // part in use were written before the word was stored.
         let words = unsafe {
             let first = self.base().add(RING_AT).cast::<AtomicU64>();
             std::slice::from_raw_parts(first, len / 8)

@@ -350,7 +350,7 @@ mod tests {
         let writer = Mapping::new(&file, "arena", options(true)).unwrap();
         assert_eq!(reader.as_ptr() as u64 % MAPPING_ALIGN, 0);
         file.set_len(4 * PAGE).unwrap();
-        // The offset lies in the file, is aligned, and is used through atomics alone.
+        // The offset is within the file and aligned, and is used only through atomics.
         let word = |mapping: &Mapping| mapping.as_ptr().wrapping_add(3 * PAGE as usize).cast::<AtomicU64>();
         // SAFETY: as above, through a writable mapping.
         unsafe { &*word(&writer) }.store(77, Ordering::Release);

@@ -246,7 +246,7 @@ mod tests {
 
     const UNIT: u64 = MAPPING_ALIGN;
 
-    /// A file whose 8-byte words say where they are, and say `mark` as well.
+    /// A file whose 8-byte words contain their position, and `mark`.
     fn file_of(len: u64, mark: u64) -> std::fs::File {
         let mut file = tempfile::tempfile().unwrap();
         let bytes: Vec<u8> = (0..len / 8).flat_map(|word| (word * 8 + mark).to_le_bytes()).collect();
@@ -259,11 +259,10 @@ mod tests {
         Spans::new(file, "arena", options, UNIT, max_len).unwrap()
     }
 
-    /// The words of a range, all of which the file has.
+    /// Returns the words of a range, all of which the file has.
     fn read(spans: &Spans, range: Range<u64>) -> Result<Vec<u64>> {
         let address = spans.map(range.clone())?;
-        // SAFETY: the range is mapped, as was found just now, and lies in the file, which nothing
-        // changes.
+        // SAFETY: the range is mapped, as just checked, and within the file, which nothing changes.
         let words =
             unsafe { std::slice::from_raw_parts(address.cast::<u64>(), (range.end - range.start) as usize / 8) };
         Ok(words.to_vec())
@@ -282,7 +281,7 @@ mod tests {
             for units in [start, (start + end) / 2, end - 1] {
                 assert_eq!(number_of(units), number, "{units}");
             }
-            // Less than a quarter of what lies before.
+            // Less than a quarter of the length before it.
             assert!(number < EQUAL_SPANS as usize || (end - start) * 4 <= start, "{number}");
         }
         assert_eq!(
@@ -320,7 +319,7 @@ mod tests {
         assert_eq!(read(&spans, 0..len).unwrap(), words(0..len, 0));
     }
 
-    /// What lies beyond the greatest length, or makes no sense, is an error.
+    /// A range beyond the greatest length, or an invalid one, is an error.
     #[test]
     fn what_can_not_be_there_is_refused() {
         let len = 3 * UNIT;
@@ -338,7 +337,7 @@ mod tests {
         assert!(spans.find(UNIT).is_some());
     }
 
-    /// Where the file ends is found in each span, without a descriptor, also when the file grows.
+    /// The end of the file is found in each span, without a descriptor, also when the file grows.
     #[test]
     fn the_end_of_the_file_is_found() {
         let page = rustix::param::page_size() as u64;
@@ -351,7 +350,7 @@ mod tests {
         assert!(spans.reaches(3 * UNIT + 1).is_err());
     }
 
-    /// A first span that can't be had is halved, down to the least.
+    /// A first span that can't be mapped is halved, down to the least length.
     #[test]
     fn a_first_span_shrinks_to_what_can_be_had() {
         let file = file_of(UNIT, 0);
@@ -362,7 +361,7 @@ mod tests {
         assert!(error.to_string().contains("no address space for"), "{error}");
     }
 
-    /// All that is mapped, and what is mapped later, is of the new file.
+    /// All present and later mappings are of the new file.
     #[test]
     fn another_file_takes_the_place() {
         let len = 4 * UNIT;

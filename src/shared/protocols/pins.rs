@@ -18,7 +18,7 @@
 //! | slot: owner, pin, entered | meaning | its owner dies here |
 //! |---|---|---|
 //! | 0, 0, no | free | – |
-//! | id, 0, no | claimed, about to be entered; or about to be free | reaped by a look at all slots |
+//! | id, 0, no | claimed, about to be entered; or about to be free | reaped by a check of all slots |
 //! | id, 0, yes | idle | reaped |
 //! | id, t, yes | pinned, or about to be checked | reaped |
 //!
