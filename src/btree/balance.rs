@@ -179,8 +179,8 @@ fn wants_merge(node: &Node<'_>) -> bool {
 }
 
 /// Merges child `index` of a branch with a neighbour, if the child is underfull and both fit one
-/// page with some space left, so that the next insertion does not split it again. The neighbour is
-/// read and freed, not written. Returns true if they were merged.
+/// page. Some space must be left, so that the next insertion does not split the page again. The
+/// neighbour is read and freed, not written. Returns true if they were merged.
 fn merge<W: PageWrite>(pages: &mut W, branch: PageId, index: usize) -> Result<bool> {
     let created_txn = pages.txn_id();
     let parent = Node::open(pages, branch)?;

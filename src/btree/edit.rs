@@ -67,8 +67,8 @@ impl Path {
     }
 }
 
-/// Copy on write: returns a page of this transaction with the content of `id`, and its created_txn.
-/// `id` was created in `youngest` or before.
+/// Returns a page of this transaction with the content of `id` (copy on write), and its
+/// created_txn. `id` was created in `youngest` or before.
 pub(crate) fn make_writable<W: PageWrite>(pages: &mut W, id: PageId, youngest: TxnId) -> Result<(PageId, TxnId)> {
     let node = Node::open(pages, id)?;
     let created_txn = node.created_txn();

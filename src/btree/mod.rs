@@ -11,10 +11,12 @@
 //! - `balance`: the changes to branches when pages split, vanish or merge
 //! - `check`: every invariant of a tree, for `untorn verify`
 //!
-//! Invariants: all leaves lie at level 0 and equally deep; keys ascend inside and across pages; no
-//! leaf is empty; a page's created_txn is not after its parent's (each change of a child gives it a
-//! new number, and so changes the parent too); an empty tree has no pages. Deliberately absent:
-//! links between leaves, which path copying could not keep; reference counts; concurrency.
+//! Invariants: all leaves are at level 0 and equally deep. Keys ascend inside and across pages. No
+//! leaf is empty. A page's created_txn is not after its parent's, since a copy of a child has a new
+//! number, which changes the parent too. An empty tree has no pages.
+//!
+//! Deliberately absent: links between leaves, which path copying could not keep; reference counts;
+//! concurrency.
 
 mod balance;
 pub(crate) mod check;

@@ -305,9 +305,9 @@ impl<'a> Node<'a> {
         self.find_among_equals(index, head, suffix)
     }
 
-    /// A binary search with the same number of steps for all counts up to the next power of two,
-    /// and with no other branch. So the processor predicts the loop, and continues while the page's
-    /// cache lines are being loaded.
+    /// Searches by bisection, with the same number of steps for all counts up to the next power of
+    /// two, and with no other branch. So the processor predicts the loop, and continues while the
+    /// page's cache lines are being loaded.
     #[inline(always)]
     fn first_head_not_below(&self, head: u64) -> usize {
         let count = self.heads.len();

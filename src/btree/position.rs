@@ -52,7 +52,8 @@ fn read_entry<'a, P: PageRead>(pages: &'a P, leaf: &Node<'a>, index: usize) -> R
     Ok(EntryAt { key: leaf.key(index)?, value: entry.value })
 }
 
-/// All leaves are equally deep, so paths compare index by index.
+/// Returns whether `front` comes before `back`. All leaves are equally deep, so paths compare index
+/// by index.
 fn comes_before(front: &Position, back: &Position) -> bool {
     let order = front.iter().map(|step| step.index).cmp(back.iter().map(|step| step.index));
     order == Ordering::Less

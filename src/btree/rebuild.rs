@@ -3,8 +3,8 @@
 //!
 //! Compaction, a change of prefix, splits and merges all do this: read, change the list, write. The
 //! prefix of a page is chosen only here: the prefix that all its keys share, or a shorter one if
-//! the page fits only with that. (A long prefix that few keys share can cost a few bytes more than
-//! it saves; a subset of a page always fits with that page's own prefix.)
+//! the page fits only with that. A long prefix of few keys can cost a few bytes more than it saves.
+//! A subset of a page always fits with that page's own prefix.
 
 use crate::btree::node::{
     GARBAGE_AT, HEAD_LEN, HEAP_START_AT, Node, PREFIX_LEN_AT, Payload, RESERVED_AT, Slot, VERSION_LEN, head_of, padded,

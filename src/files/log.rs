@@ -6,7 +6,7 @@ use crate::files::dir::{self, Dir};
 use untorn_wal::LogError;
 use untorn_wal::RealDisk;
 
-/// The folder of the log.
+/// Opens the folder of the log.
 pub(crate) fn open_log(dir: &Dir) -> Result<RealDisk> {
     dir.with_fd(|fd| RealDisk::open_under(fd, dir::WAL).map_err(Error::io("open of the log's directory")))
 }

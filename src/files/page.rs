@@ -33,8 +33,8 @@ pub(crate) const fn queue_capacity(page_size: usize) -> u32 {
 
 /// A source from which pages are read.
 ///
-/// A page's *body* is the page without its first 8 bytes: the checksum word is atomic and stays
-/// outside every reference, so that a body is immutable for as long as a pin keeps it.
+/// A page's *body* is the page without its first 8 bytes. Those are the checksum word, which is
+/// atomic and outside every reference. So a body is immutable for as long as a pin protects it.
 pub(crate) trait PageRead {
     /// Returns the size of a page in bytes, a power of two.
     fn page_size(&self) -> usize;

@@ -249,8 +249,8 @@ impl SlotImage {
     }
 }
 
-/// A multiply-and-fold hash (the mixing step of wyhash): a slot is summed at each commit and each
-/// snapshot, where a CRC over bytes would cost more than the copy.
+/// Returns a multiply-and-fold hash (the mixing step of wyhash). A slot is summed at each commit
+/// and each snapshot, where a CRC over bytes would cost more than the copy.
 fn checksum(words: &[u64; SLOT_WORDS]) -> u64 {
     let mut sum: u64 = 0x9e37_79b9_7f4a_7c15;
     for &word in &words[..SLOT_WORDS - 1] {

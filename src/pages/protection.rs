@@ -50,7 +50,8 @@ pub(crate) struct Protected<'e> {
 }
 
 impl<'e> Protected<'e> {
-    /// The protection during the transaction after `committed`. The caller holds the writer lock.
+    /// Returns the protection during the transaction after `committed`. The caller holds the writer
+    /// lock.
     pub(crate) fn new(engine: &'e Engine, committed: TxnId, protection: Protection) -> Protected<'e> {
         let ((started, finished), scan, is_new) = match protection {
             Protection::Live => (engine.checkpoints(), engine.last_pin_scan(), false),
@@ -73,8 +74,8 @@ impl<'e> Protected<'e> {
         Ok(())
     }
 
-    /// From now on, scans as soon as a page waits for a scan, however many pins there are. Returns
-    /// true if this was not so before.
+    /// Enables scans as soon as a page waits for one, however many pins there are. Returns true if
+    /// this was not enabled before.
     pub(crate) fn become_thorough(&mut self) -> bool {
         !std::mem::replace(&mut self.is_thorough, true)
     }

@@ -19,8 +19,8 @@
 //! those that the checkpoint sums.
 //!
 //! **The log.** Recovery from this checkpoint begins at the first record of the running
-//! transaction, not at the log's tail: a transaction that streams has published frames already, and
-//! its commit makes them part of the log.
+//! transaction, not at the log's tail. A transaction that streams has already published frames, and
+//! recovery must apply them if it commits.
 //!
 //! **The reserve.** Only deletes free space in a store that is full of records, and a delete copies
 //! pages before it frees any. So transactions that make the store larger leave some pages to other
@@ -38,8 +38,8 @@ use std::time::Duration;
 use untorn_wal::Lsn;
 
 /// The number of pages that are left to recovery. It replays the same transactions, but without
-/// pins and with another order of the entries in the queues, so each of the four queues may need a
-/// page earlier than it did, and one to follow that.
+/// pins and with another order of the queues' entries. So each of the four queues may need a page
+/// earlier than it did, and one to follow that.
 const RECOVERY_PAGES: u64 = 8;
 /// The number of pages that are left to deletes, in addition to those for the queues' entries. This
 /// suffices for 32 deletes in one transaction whose keys share no page but the root. Each delete

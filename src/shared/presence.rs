@@ -1,9 +1,9 @@
 //! Presence: the proof to other processes that a participant of a store, client or logger, is
 //! alive.
 //!
-//! The proof is a locked byte of `lock`, at the offset of the participant's id
-//! (`shared/liveness.rs`), and a shared lock on one byte of `arena`, whose offset is derived from
-//! the inode of `lock`.
+//! The proof consists of two locks. One is on a byte of `lock`, at the offset of the participant's
+//! id (`shared/liveness.rs`). The other is a shared lock on one byte of `arena`, whose offset is
+//! derived from the inode of `lock`.
 //!
 //! **Why the second lock.** `lock` is an empty file, which invites deletion. A process that then
 //! opens the store makes another `lock` and finds no claim in it. Without the second lock, it would

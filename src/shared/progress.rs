@@ -91,12 +91,12 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    /// A limit that ends when no progress has been visible for `limit`.
+    /// Returns a limit that ends when no progress has been visible for `limit`.
     pub(crate) fn new(limit: Duration) -> Patience {
         Patience { limit, since: clock::now(), seen: None, goes_by_progress: true }
     }
 
-    /// A limit that ends after `limit`, with or without progress.
+    /// Returns a limit that ends after `limit`, with or without progress.
     pub(crate) fn fixed(limit: Duration) -> Patience {
         Patience { goes_by_progress: false, ..Patience::new(limit) }
     }

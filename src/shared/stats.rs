@@ -19,12 +19,12 @@ pub struct Stats {
     pub lag_txns: u64,
     /// The age of the oldest of them in nanoseconds; 0 if there are none.
     ///
-    /// This is the logger's estimate, and counts from one of three times. It is the time at which
-    /// the logger saw the commit; or, for a commit that was published during a flush that did not
-    /// cover it, the time at which that flush began; or, if the logger is stopped or dead, the last
-    /// time at which it saw all commits durable. So the value may be too large by the duration of
-    /// one flush, or by a minute if the logger does not run. It may be too small by the time that
-    /// the logger takes to wake up. For a commit that has time
+    /// This is the logger's estimate. The age counts from the time at which the logger saw the
+    /// commit. For a commit that was published during a flush that did not cover it, it counts from
+    /// the beginning of that flush. If the logger is stopped or dead, it counts from the last time
+    /// at which the logger saw all commits durable. So the value may be too large by the duration
+    /// of one flush, or by a minute if the logger does not run. It may be too small by the time
+    /// that the logger takes to wake up. For a commit that has time
     /// ([`Durability::Within`](crate::Durability::Within)), which wakes no thread, it may be too
     /// small by 50 ms.
     pub lag_ns: u64,

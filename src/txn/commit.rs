@@ -4,7 +4,7 @@
 //! writer is killed here, what it leaves (pages, queue entries, ring bytes, a filled slot) is
 //! beyond the published state. The next owner of the lock starts from the published slot.
 //!
-//! **I2** The order in the log is the order of commits and of ids: each record is copied in behind
+//! **I2** The order in the log is the order of commits and of ids. Each record is copied in behind
 //! the published tail, under the lock, and the publication publishes record and pages together.
 
 use crate::txn::write::Write;
@@ -69,9 +69,9 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// The transaction is empty, but its caller may wait for the durability of what it read. So the
-    /// base commit gets this commit's deadline, which may be earlier than its own. The caller holds
-    /// the writer lock, so no other process stores to `policy_tail`.
+    /// Gives the base commit the deadline of this commit, which is empty. The caller may wait for
+    /// the durability of what it read, and the base commit's own deadline may be later. The caller
+    /// holds the writer lock, so no other process stores to `policy_tail`.
     fn want_base_durable(&self, deadline_ns: Option<u64>) {
         let control = &self.engine.control;
         let base = self.base.log_tail;

@@ -396,7 +396,7 @@ impl<'e> Replay<'e> {
         self.safe_start
     }
 
-    /// From now on protects the pages of another checkpoint, which is of the newest commit.
+    /// Protects from now on the pages of another checkpoint, which is of the newest commit.
     pub(crate) fn protect(&mut self, checkpoint: TxnId) {
         self.checkpoint = checkpoint;
     }

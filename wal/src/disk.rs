@@ -24,7 +24,7 @@ use std::{
 pub trait Disk: Send + Sync {
     /// An open file.
     type File: DiskFile;
-    /// The names of all files, in no particular order.
+    /// Returns the names of all files, in no particular order.
     ///
     /// # Errors
     /// As the system reports them; this applies to every call of both traits.

@@ -105,7 +105,7 @@ mod tests {
         Pending { bytes, policy_age: Some(age), start_in: None, ring_len: 1 << 20, requested: false }
     }
 
-    /// A pending commit with a deadline, and none for which the policy decides.
+    /// Returns a pending commit with a deadline, and none for which the policy decides.
     fn within(bytes: u64, start_in: Duration) -> Pending {
         Pending { policy_age: None, start_in: Some(start_in), ..pending(bytes, MS) }
     }

@@ -128,9 +128,9 @@ impl<D: Disk> Log<D> {
         self.current.as_ref().filter(|c| !c.failed).map(|c| c.written)
     }
 
-    /// Returns how many blocks commits may still be charged, counted by [`blocks_for`] and not by
-    /// bytes: in the current segment and in all spares but the largest. 0 without a spare, since a
-    /// segment that fails would then have no successor.
+    /// Returns how many blocks commits may still be charged, in the current segment and in all
+    /// spares but the largest. A commit is charged the blocks of [`blocks_for`]. Returns 0 without
+    /// a spare, since a segment that fails would then have no successor.
     #[must_use]
     pub fn free_blocks(&self) -> u64 {
         let Some(spares) = self.pool.spare_blocks() else { return 0 };

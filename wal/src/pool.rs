@@ -13,8 +13,8 @@
 //! space. Only the first blocks of a file are ready, that is, written with zeros; the rest is a
 //! hole. Where the ready blocks end, the log continues in another file, so no commit needs a block
 //! that the device may not have. The first files have [`LogShape::ready_bytes_initial`]. Each spare
-//! is as large as all bytes that this pool has logged, and twice as large as the previous one if
-//! that was used up, up to the length of a file. Four rules ensure what
+//! is as large as all bytes that this pool has logged. It is twice as large as the previous one if
+//! that was used up. The length of a file is the limit. Four rules ensure what
 //! [`Log::free_blocks`](crate::Log::free_blocks) promises:
 //! 1. A spare is made with no fewer ready blocks than any other file has. So the current segment
 //!    has no more than the largest spare, unless the device is full.

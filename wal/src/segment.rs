@@ -21,11 +21,11 @@
 //! stated: durable u64, durable txn u64, settled u64, checkpoint txn u64, checkpoint LSN u64, incarnation u32,
 //!         reserved u32
 //! ```
-//! The position, length and meaning of the segment header's checksum, and the store id's and
-//! version's place, stay the same in all versions, so that a newer file is distinguished from a
-//! damaged one. A batch header's checksum starts from the store id; the checksum of a payload
-//! starts from the salt. The chain is the checksum of the batch header before, or of the segment
-//! header for the first batch.
+//! Three things stay the same in all versions, so that a newer file is distinguished from a damaged
+//! one: the position, length and meaning of the segment header's checksum, and the positions of the
+//! store id and the version. A batch header's checksum starts from the store id; the checksum of a
+//! payload starts from the salt. The chain is the checksum of the batch header before, or of the
+//! segment header for the first batch.
 
 use crate::{
     Lsn, SegmentNumber, StoreId,

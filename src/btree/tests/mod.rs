@@ -80,7 +80,7 @@ pub(crate) fn owned(entry: EntryAt<'_>) -> (Vec<u8>, Vec<u8>) {
     (entry.key.to_vec(), entry.value.to_vec())
 }
 
-/// The tree has exactly the map's entries, by iteration and by lookup.
+/// Asserts that the tree has exactly the map's entries, by iteration and by lookup.
 pub(crate) fn assert_holds(pages: &TestPages, root: PageId, map: &Map) {
     let mut cursor = RangeCursor::new(root, Bound::Unbounded, Bound::Unbounded);
     for (key, (version, value)) in map {
@@ -132,7 +132,7 @@ pub(crate) fn collect(pages: &TestPages, mut cursor: RangeCursor) -> Result<Vec<
     Ok(keys)
 }
 
-/// The longest key of a page size, ending in these bytes.
+/// Returns the longest key for a page size, ending in these bytes.
 pub(crate) fn longest(page_size: usize, fill: u8, end: &[u8]) -> Vec<u8> {
     let mut key = vec![fill; key_len_max(page_size) - end.len()];
     key.extend_from_slice(end);

@@ -11,7 +11,7 @@ fn key(n: u32) -> Vec<u8> {
     format!("key/{n:08}").into_bytes()
 }
 
-/// A tree of three levels, whose pages are all of an earlier transaction.
+/// Returns a tree of three levels, whose pages are all of an earlier transaction.
 fn tall() -> Pair {
     let mut pair = Pair::new(4096);
     for n in 0..30_000u32 {

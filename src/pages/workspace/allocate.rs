@@ -113,7 +113,7 @@ impl Workspace<'_> {
         Err(self.explain(full))
     }
 
-    /// After the error `full`, takes the next step by which a page may be found: scan more entries,
+    /// Takes the next step by which a page may be found after the error `full`: scan more entries,
     /// then checkpoint the commit that the transaction began from. Returns false if no step is
     /// left.
     pub(super) fn free_space(&mut self, full: &Error) -> Result<bool> {

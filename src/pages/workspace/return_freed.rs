@@ -109,8 +109,8 @@ impl Workspace<'_> {
         Ok(())
     }
 
-    /// Whether the next entry of a queue goes to a page after its tail. A page that the started
-    /// checkpoint contains is sealed.
+    /// Returns whether the next entry of a queue goes to a page after its tail. A page that the
+    /// started checkpoint contains is sealed.
     pub(super) fn needs_next_page(&self, state: &QueueState) -> Result<bool> {
         let tail = self.pages().expect(state.tail, PageKind::FreeQueue)?;
         let capacity = queue_capacity(self.engine.arena.page_size());
@@ -119,9 +119,9 @@ impl Workspace<'_> {
     }
 
     /// Takes the pages that the next append to this queue needs, if any. If `may_scan`, they come
-    /// from any queue; otherwise from the heads of the other queues where possible. (Queues that
-    /// grew the arena page by page, and freed their consumed pages, would grow it without end.)
-    /// Must be called between two changes of queues, since it changes them.
+    /// from any queue; otherwise from the heads of the other queues where possible. If queues took
+    /// their pages from the end of the arena, and freed their consumed pages, the arena would grow
+    /// without end. Must be called between two changes of queues, since it changes them.
     fn page_to_append(&mut self, state: QueueState, may_scan: bool) -> Result<Option<NewTail>> {
         if !state.tail.is_none() && !self.needs_next_page(&state)? {
             return Ok(None);

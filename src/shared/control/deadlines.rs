@@ -93,7 +93,7 @@ impl DeadlineWords {
         self.urgent_asked_ns.store(asked_ns, Ordering::Relaxed);
     }
 
-    /// See [`DeadlineWords::note_urgent`].
+    /// Returns the time that [`DeadlineWords::note_urgent`] recorded last.
     #[inline]
     pub(crate) fn urgent_asked_ns(&self) -> u64 {
         self.urgent_asked_ns.load(Ordering::Relaxed)

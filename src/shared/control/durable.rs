@@ -127,8 +127,8 @@ impl Control {
         self.fixed().durable.position()
     }
 
-    /// Pins, for durable readers, the transaction that the flush thread will publish as durable
-    /// next, and returns it. See [`crate::shared::protocols::pins`].
+    /// Pins the transaction that the flush thread will publish as durable next, for durable
+    /// readers, and returns it. See [`crate::shared::protocols::pins`].
     pub(crate) fn pin_next_durable(&self) -> NextDurable {
         let fixed = self.fixed();
         fixed.logger_pins.pin_next(&fixed.committed, &fixed.durable.txn)
@@ -140,7 +140,7 @@ impl Control {
         self.fixed().durable_slots[next.place].fill(&image.encode());
     }
 
-    /// **I4**: acknowledges everything up to `next` and `lsn`, after the sync. The caller then
+    /// Acknowledges everything up to `next` and `lsn`, after the sync (**I4**). The caller then
     /// notifies the waiters.
     ///
     /// `txn` is stored last, and fenced: durable readers check their pins against it, and waiters

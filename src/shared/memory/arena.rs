@@ -5,10 +5,10 @@
 //! one comparison, that the page is in it.
 //!
 //! Users' reads go through a read-only mapping. Only the commit path, recovery and the checkpoint
-//! map the arena writable, at another address. A plain reference is handed out only to bytes that
-//! are immutable while it lives: pages reachable from a pinned commit (readers), or created in a
-//! transaction that is not yet published (writers). The first 8 bytes of each page, the checksum
-//! word, are outside every reference, since the checkpoint writes them at any time.
+//! map the arena writable, at another address. A plain reference exists only to bytes that are
+//! immutable while it lives, or exclusive: pages reachable from a pinned commit (readers), or
+//! created in a transaction that is not yet published (writers). The first 8 bytes of each page,
+//! the checksum word, are outside every reference, since the checkpoint writes them at any time.
 #![allow(unsafe_code)]
 
 use crate::files::descriptor::{FileId, file_id};

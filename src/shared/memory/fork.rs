@@ -104,7 +104,7 @@ extern "C" fn after_fork_in_parent() {
     open_gate();
 }
 
-/// The child's copy of the lock is held, too.
+/// Releases the child's copy of the lock, which is held, too.
 extern "C" fn after_fork_in_child() {
     open_gate();
     crate::shared::memory::private::close_in_child();

@@ -246,7 +246,7 @@ mod tests {
 
     const UNIT: u64 = MAPPING_ALIGN;
 
-    /// A file whose 8-byte words contain their position, and `mark`.
+    /// Returns a file whose 8-byte words contain their position, and `mark`.
     fn file_of(len: u64, mark: u64) -> std::fs::File {
         let mut file = tempfile::tempfile().unwrap();
         let bytes: Vec<u8> = (0..len / 8).flat_map(|word| (word * 8 + mark).to_le_bytes()).collect();

@@ -25,7 +25,7 @@ pub(crate) trait Model: Sized + 'static {
     /// How often a waiter retries before it sleeps. 0 in a model checker.
     const SPINS: u32;
 
-    /// A fence.
+    /// Fences with this ordering.
     fn fence(order: Ordering);
 
     /// Sleeps while `word` holds `expected`, at most for `timeout`.
@@ -43,11 +43,11 @@ pub(crate) trait Model: Sized + 'static {
 
 /// A 64-bit atomic.
 pub(crate) trait Word64: Send + Sync {
-    /// A word with this value.
+    /// Returns a word with this value.
     fn new(value: u64) -> Self;
-    /// Loads.
+    /// Loads the value.
     fn load(&self, order: Ordering) -> u64;
-    /// Stores.
+    /// Stores a value.
     fn store(&self, value: u64, order: Ordering);
     /// Stores with release, then fences. A sequentially consistent load that this thread does
     /// afterwards is ordered after the store, in relation to every thread that also stores with
@@ -56,31 +56,31 @@ pub(crate) trait Word64: Send + Sync {
     /// This is one half of Dekker's idiom: each side stores its own word, then loads the other's.
     /// The pins of readers and the flags of sleepers rest on it.
     fn store_fenced(&self, value: u64);
-    /// Exchanges.
+    /// Stores a value; returns the value before.
     fn swap(&self, value: u64, order: Ordering) -> u64;
-    /// Stores `new` if the word holds `current`; the value found otherwise.
+    /// Stores `new` if the word holds `current`; otherwise returns the value found.
     fn compare_exchange(&self, current: u64, new: u64, success: Ordering, failure: Ordering) -> Result<u64, u64>;
-    /// Adds, wrapping; the value before.
+    /// Adds, wrapping; returns the value before.
     fn fetch_add(&self, value: u64, order: Ordering) -> u64;
-    /// The larger of both; the value before.
+    /// Stores the larger of both values; returns the value before.
     fn fetch_max(&self, value: u64, order: Ordering) -> u64;
-    /// Sets bits; the value before.
+    /// Sets bits; returns the value before.
     fn fetch_or(&self, value: u64, order: Ordering) -> u64;
-    /// Keeps bits; the value before.
+    /// Clears all other bits; returns the value before.
     fn fetch_and(&self, value: u64, order: Ordering) -> u64;
 }
 
 /// A 32-bit atomic.
 pub(crate) trait Word32: Send + Sync {
-    /// A word with this value.
+    /// Returns a word with this value.
     fn new(value: u32) -> Self;
-    /// Loads.
+    /// Loads the value.
     fn load(&self, order: Ordering) -> u32;
-    /// Stores.
+    /// Stores a value.
     fn store(&self, value: u32, order: Ordering);
-    /// Stores `new` if the word holds `current`; the value found otherwise.
+    /// Stores `new` if the word holds `current`; otherwise returns the value found.
     fn compare_exchange(&self, current: u32, new: u32, success: Ordering, failure: Ordering) -> Result<u32, u32>;
-    /// Adds, wrapping; the value before.
+    /// Adds, wrapping; returns the value before.
     fn fetch_add(&self, value: u32, order: Ordering) -> u32;
 }
 

@@ -87,7 +87,7 @@ pub(crate) struct CellView<'a, M: Model, const C: usize = COPIES> {
 }
 
 impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
-    /// A view of a cell of `len` bytes, whose copies are in `copies` at equal distances.
+    /// Returns a view of a cell of `len` bytes, whose copies are in `copies` at equal distances.
     pub(crate) fn new(words: &'a CellWords<M, C>, copies: &'a [M::U64], len: usize) -> Self {
         assert!(copies.len() / C >= len.div_ceil(8), "copies too small for the value");
         CellView { words, copies, len }

@@ -1,8 +1,9 @@
 //! A histogram of durations in shared memory: any process records, and any process reads.
 //!
-//! Log-linear buckets, as in Gil Tene's HdrHistogram: each power of two is divided into eight equal
-//! parts, so a duration is known to within an eighth of itself, from 256 ns to two minutes, in 240
-//! words. A shorter duration is known to within 32 ns; a longer one counts in the last bucket.
+//! The buckets are log-linear, as in Gil Tene's HdrHistogram: each power of two is divided into
+//! eight equal parts. So 240 words record a duration to within an eighth of itself, from 256 ns to
+//! two minutes. A shorter duration is recorded to within 32 ns; a longer one counts in the last
+//! bucket.
 //!
 //! Recording is one addition to a bucket, one to the sum, and one load of the maximum. All are
 //! relaxed, since a sample has no order with anything else. So there is no lock, nothing to repair,

@@ -90,12 +90,12 @@ pub(crate) struct EventCounts<'a, M: Model> {
 }
 
 impl<'a, M: Model> EventCounts<'a, M> {
-    /// The event count of a lock with one class of waiters.
+    /// Returns the event count of a lock with one class of waiters.
     pub(crate) fn one(event: &'a M::U32) -> EventCounts<'a, M> {
         EventCounts { urgent: None, bulk: event }
     }
 
-    /// The event counts of a lock with two classes.
+    /// Returns the event counts of a lock with two classes.
     pub(crate) fn two(urgent: &'a Urgent<M>, bulk: &'a M::U32) -> EventCounts<'a, M> {
         EventCounts { urgent: Some(urgent), bulk }
     }

@@ -24,13 +24,14 @@
 //! sets the flag again. The count keeps an old C1 from matching: it would have to run over 2^48
 //! between C1 and C3.
 //!
-//! E1 to E3 are sequentially consistent and come before the pin, so they take part in the argument
-//! of `shared::protocols::pins`: a scan that misses one of them fenced before it, and the reader's
-//! second load of the watermark returns the scan's horizon or a newer one.
+//! E1 to E3 are sequentially consistent and come before the pin, so the argument of
+//! `shared::protocols::pins` includes them. If a scan misses one of them, the scan's fence came
+//! before it. Then the reader's second load of the watermark returns the scan's horizon or a newer
+//! value.
 //!
-//! A scan that finds a bit or a flag cleared acquires what its owner read: E1 and C2/C3 form a
-//! chain of acquire and release from the owner's unpin to the scan, and the read-modify-writes in
-//! between continue the release sequences.
+//! A scan that finds a bit or a flag cleared is ordered after the reads of the slot's owner.
+//! Clearing the bit and C2/C3 form a chain of acquire and release from the owner's unpin to the
+//! scan. The read-modify-writes in between continue the release sequences.
 //!
 //! | a process dies | then |
 //! |---|---|
@@ -150,7 +151,7 @@ impl<M: Model, const SUMMARIES: usize, const AREAS: usize, const WORDS: usize> O
     }
 }
 
-/// The numbers of the bits that are set, in ascending order.
+/// Returns the numbers of the bits that are set, in ascending order.
 fn bits(mut word: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let bit = (word != 0).then(|| word.trailing_zeros() as usize)?;

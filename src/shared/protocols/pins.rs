@@ -276,9 +276,9 @@ impl<M: Model> LoggerPins<M> {
 /// by the owner of the writer lock.
 ///
 /// Returns the `committed` for which the result holds, the scan's horizon. A page may be reused,
-/// now and later, if that transaction or an earlier one freed it and none of the pins protects it:
-/// a pin that is taken after the scan is on `committed` or on a later transaction. A page that is
-/// freed later needs a new scan.
+/// now and later, if that transaction or an earlier one freed it and none of the pins protects it.
+/// A pin that is taken after the scan does not need it, since it is on `committed` or on a later
+/// transaction. A page that is freed later needs a new scan.
 ///
 /// `slot` returns the slot of a number. `None` is damage, and counts as no pin.
 pub(crate) fn scan<'a, M: Model, const S: usize, const A: usize, const W: usize>(

@@ -37,8 +37,8 @@ impl<M: Model> Clone for Ring<'_, M> {
 impl<M: Model> Copy for Ring<'_, M> {}
 
 impl<'a, M: Model> Ring<'a, M> {
-    /// A ring in these words, of which there is at least one. Its first lap begins at position
-    /// `base`.
+    /// Returns the ring in these words, of which there is at least one. Its first lap begins at
+    /// position `base`.
     pub(crate) fn new(words: &'a [M::U64], base: u64) -> Self {
         assert!(!words.is_empty(), "a ring without words");
         Ring { words, base }

@@ -68,7 +68,7 @@ impl<M: Model, const N: usize> Clone for Slots<'_, M, N> {
 impl<M: Model, const N: usize> Copy for Slots<'_, M, N> {}
 
 impl<'a, M: Model, const N: usize> Slots<'a, M, N> {
-    /// The ring in this memory. The number of slots is part of the layout, and at least 3.
+    /// Returns the ring in this memory. The number of slots is part of the layout, and at least 3.
     pub(crate) fn new(slots: &'a [CommitSlot<M, N>]) -> Self {
         const { assert!(N >= 1, "a slot begins with the transaction's id") };
         assert!(slots.len() as u64 > REUSE_MARGIN, "too few commit slots for a reader");

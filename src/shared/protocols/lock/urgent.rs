@@ -20,7 +20,7 @@ pub(crate) struct Urgent<M: Model> {
 }
 
 impl<M: Model> Urgent<M> {
-    /// The words of a lock without waiters.
+    /// Returns the words of a lock without waiters.
     #[must_use]
     pub(crate) fn new() -> Urgent<M> {
         let word = || M::U32::new(0);

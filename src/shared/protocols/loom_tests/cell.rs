@@ -20,7 +20,7 @@ struct Cell<M: Model, const C: usize> {
 
 const FLOOR: Version = Version::from_u64(0);
 
-/// Two words that identify their writer.
+/// Returns two words that identify their writer.
 fn value(number: u64) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&number.to_le_bytes());
@@ -89,7 +89,7 @@ fn writer<M: Model<U64 = Word>, const C: usize>() -> Role<Cell<M, C>> {
 const STEPS: [WriteStep; 5] =
     [WriteStep::Latched, WriteStep::Cleared, WriteStep::Filled(1), WriteStep::Filled(2), WriteStep::Stamped];
 
-/// A writer that dies at `step`, before its value is the newest.
+/// Returns a writer that dies at `step`, before its value is the newest.
 fn dies<M: Model<U64 = Word>, const C: usize>(cell: &Cell<M, C>, step: WriteStep) {
     assert_eq!(cell.store(666, |at| at != step), None);
 }

@@ -1,5 +1,5 @@
-//! Goal: no deadline is lost: a commit that no flush has covered has its deadline in the word, and
-//! a flush thread that sleeps is woken for one that is earlier than what it planned for.
+//! Goal: no deadline is lost. If no flush has covered a commit, its deadline is in the word. A
+//! flush thread that sleeps is woken for a deadline that is earlier than its planned wake-up.
 //!
 //! Method: loom runs writers that announce, publish and announce again, and a logger that takes the
 //! word and flushes only while something is due by the word. Its futexes never time out, so a
@@ -43,7 +43,7 @@ impl<M: Model<U64 = Word>> Region<M> {
         }
     }
 
-    /// A commit of `urgency` that ends at `tail`, as `txn::commit` and the client do it.
+    /// Makes a commit of `urgency` that ends at `tail`, as `txn::commit` and the client do.
     fn commit(&self, tail: u64, urgency: u64) {
         deadline::announce::<M>(&self.urgency, urgency);
         self.tail.store_fenced(tail);

@@ -60,8 +60,8 @@ impl<M: Model<U64 = Word>> Region<M> {
         EventCounts::two(&self.urgent, &self.event)
     }
 
-    /// One critical section of `client`, which may die in it. The kernel frees a dead client's byte
-    /// after its last step.
+    /// Runs one critical section of `client`, which may die in it. The kernel frees a dead client's
+    /// byte after its last step.
     fn run(&self, client: usize, class: CommitClass, death: Death) {
         self.run_until(client, class, death);
         if death != Death::Never {
@@ -104,7 +104,7 @@ fn client<M: Model<U64 = Word>>(client: usize, class: CommitClass, death: Death)
     role(move |region: &Region<M>| region.run(client, class, death))
 }
 
-/// Clients that die where `deaths` says.
+/// Explores clients that die where `deaths` determines.
 fn explore_clients<M: Model<U64 = Word>>(
     preemptions: Option<usize>,
     setup: fn() -> Region<M>,
@@ -113,7 +113,7 @@ fn explore_clients<M: Model<U64 = Word>>(
     explore_classes(preemptions, setup, &[Bulk; 3], deaths);
 }
 
-/// Clients that die as in [`run`], each with a class of its own.
+/// Explores clients that die where `deaths` determines, each in its class.
 fn explore_classes<M: Model<U64 = Word>>(
     preemptions: Option<usize>,
     setup: fn() -> Region<M>,

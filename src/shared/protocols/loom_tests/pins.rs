@@ -37,7 +37,7 @@ struct Store<M: Model> {
 }
 
 impl<M: Model<U64 = Word>> Store<M> {
-    /// Transaction 1 is committed; nothing is pinned.
+    /// Returns a region in which transaction 1 is committed and nothing is pinned.
     fn new() -> Store<M> {
         Store {
             committed: Word::new(1),
@@ -50,7 +50,8 @@ impl<M: Model<U64 = Word>> Store<M> {
         }
     }
 
-    /// Transaction 1 is durable and pinned by the logger, 2 is committed; the reader has its slot.
+    /// Returns a region in which transaction 1 is durable and pinned by the logger, and 2 is
+    /// committed. The reader has its slot.
     fn with_logger() -> Store<M> {
         let store: Store<M> = Store::new();
         store.committed.store(2, Ordering::Release);
@@ -59,7 +60,7 @@ impl<M: Model<U64 = Word>> Store<M> {
         store
     }
 
-    /// A client died with transaction 1 pinned.
+    /// Returns a region in which a client died with transaction 1 pinned.
     fn with_dead_reader() -> Store<M> {
         let store: Store<M> = Store::new();
         store.enter(DEAD);
@@ -67,7 +68,7 @@ impl<M: Model<U64 = Word>> Store<M> {
         store
     }
 
-    /// The neighbouring slot has an owner that pins nothing.
+    /// Returns a region in which the neighbouring slot has an owner that pins nothing.
     fn with_neighbour() -> Store<M> {
         let store: Store<M> = Store::new();
         assert!(store.neighbour.claim(REAPER));
@@ -205,8 +206,8 @@ fn reaping_never_takes_the_next_owners_pin() {
     });
 }
 
-/// The owner of the neighbouring slot gives it back, and with it the last bit of the area: it may
-/// clear the flag.
+/// The owner of the neighbouring slot frees it, and with it the last bit of the area: it may clear
+/// the flag.
 fn leaving_neighbour<M: Model<U64 = Word>>() -> Role<Store<M>> {
     role(|store: &Store<M>| release(&store.map, 1, &store.neighbour))
 }
