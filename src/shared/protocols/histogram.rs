@@ -9,9 +9,9 @@
 //! relaxed, since a sample has no order with anything else. So there is no lock, nothing to repair,
 //! and no state in which a reader has to wait.
 //!
-//! | dies here | then |
-//! |---|---|
 //! | a process dies | then |
+//! |---|---|
+//! | before the bucket | the sample is missing |
 //! | between the bucket and the sum, or the sum and the maximum | it is missing in the mean, or as the maximum |
 //!
 //! Readers load the words in any order. Flipped bits give wrong figures and do no other harm: no

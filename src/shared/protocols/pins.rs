@@ -25,7 +25,10 @@
 //! *Entered* means that the occupancy map (`shared::protocols::occupancy`) leads every scan to the
 //! slot.
 //!
-//! | id, 0, no | claimed, about to be entered; or about to be free | reaped by a check of all slots |
+//! **Reaping** replaces the dead owner by the reaper with one compare-and-swap, and then releases
+//! the slot as an owner does. A dead id never comes back, so the compare-and-swap of a slow reaper
+//! fails once the slot has another owner. If a reaper dies in between, the slot's owner is dead
+//! again, and another reaper reaps the slot in turn.
 
 use crate::TxnId;
 use crate::shared::protocols::atomic::{Model, Word64};
